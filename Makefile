@@ -1,0 +1,51 @@
+# Everything a newcomer needs: `make migrate` and `make test` do all of their own set-up.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h) pyproject.toml setup.py
+
+.PHONY: help migrate test check format bench docs clean
+
+help:
+	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
+	@echo "make test     run the tests"
+	@echo "make check    ruff, mypy --strict, import-linter"
+	@echo "make bench    benchmarks, JSON in bench/results/"
+	@echo "make docs     write again the documents that are made from data"
+	@echo "make clean    remove what was built"
+
+$(STAMP): $(SOURCES)
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or later, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or later is needed" >&2; exit 1; }
+	@command -v $${CC:-cc} >/dev/null || { echo "no C compiler was found: install one (Debian: apt-get install gcc python3-dev) or set CC" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): is the venv module installed (Debian: apt-get install python3-venv)?" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@touch $@
+
+migrate: $(STAMP)
+	$(BIN)/emu migrate
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@mkdir -p bench/results
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json=bench/results/bench.json -q
+
+docs: $(STAMP)
+	$(BIN)/python -m vhost_user.tables docs
+
+clean:
+	rm -rf $(VENV) build *.egg-info bench/floor bench/results vhost_user/_native.c vhost_user/_native*.so

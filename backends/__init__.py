@@ -1,0 +1,1 @@
+"""Vhost-user back-end programs, the device's side of the socket."""

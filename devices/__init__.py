@@ -1,0 +1,1 @@
+"""Virtio devices, the front-end's side of the vhost-user socket."""

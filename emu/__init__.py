@@ -1,0 +1,1 @@
+"""The machine: VMs with vhost-user devices, and their live migration."""
