@@ -1,0 +1,20 @@
+"""Builds `vhost_user._native` (cffi, API mode); called by setup.py."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent / "native"
+
+ffibuilder = FFI()
+ffibuilder.cdef((HERE / "native.h").read_text())
+ffibuilder.set_source(
+    "vhost_user._native",
+    '#include "native.h"',
+    sources=["vhost_user/native/native.c"],
+    include_dirs=["vhost_user/native"],
+    extra_compile_args=["-O2"],
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

@@ -1,0 +1,1 @@
+void vu_fence(void);
