@@ -1,0 +1,1 @@
+"""The subcommands of `emu`, one module each."""

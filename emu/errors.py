@@ -1,0 +1,61 @@
+"""Errors of the machine's own side; those of the protocol are in `vhost_user.errors`."""
+
+from __future__ import annotations
+
+
+class EmuError(Exception):
+    """Base of what the emulator raises on purpose: its text is the line that a user reads."""
+
+
+class PreflightError(EmuError):
+    """What was asked for cannot be done here. Raised before anything has been started."""
+
+
+class MonitorError(EmuError):
+    """A monitor's peer broke the protocol, refused a command, or did not answer in time."""
+
+
+class CommandError(MonitorError):
+    """A command was answered with an error.
+
+    Attributes:
+        error_class: QMP's class, such as ``GenericError``.
+        description: what the peer says.
+    """
+
+    def __init__(self, peer: str, error_class: str, description: str) -> None:
+        super().__init__(f"{peer}: {description}")
+        self.error_class = error_class
+        self.description = description
+
+
+class HangUpError(MonitorError):
+    """The other end of a monitor has gone."""
+
+
+class ProgramError(EmuError):
+    """A program that a run needs ended by itself, or never became ready."""
+
+
+class MigrationError(EmuError):
+    """A migration failed.
+
+    Attributes:
+        phase: what was being done, such as ``src.get_vring_base`` or ``pre-copy``.
+    """
+
+    def __init__(self, phase: str, text: str) -> None:
+        super().__init__(f"{phase}: {text}")
+        self.phase = phase
+
+
+class SignalError(EmuError):
+    """The user ended the run.
+
+    Attributes:
+        signum: the signal that said so.
+    """
+
+    def __init__(self, signum: int, name: str) -> None:
+        super().__init__(f"ended by {name}")
+        self.signum = signum

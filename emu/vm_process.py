@@ -1,0 +1,215 @@
+"""The process of one VM: serves a monitor on an inherited socket and obeys it.
+
+`VmControl` is what stands behind the monitor. Its methods are the monitor's commands, and all
+that goes in and out of them is JSON-able:
+
+    x-create x-start migrate-incoming migrate migrate_cancel query-migrate query-status stop cont
+    x-timeline x-ledger x-quiesce x-resume-load x-stats x-verify x-disk-reader x-release quit
+
+A VM process starts empty. ``x-create`` says which VM; then either ``x-start`` boots it or
+``migrate-incoming`` awaits it. After ``x-release`` it is empty again, so two such processes can
+pass one VM back and forth.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+import click
+
+from emu.monitor.protocol import JsonObject
+from emu.monitor.server import Handler, MonitorServer
+
+#: Sends an event to whoever drives the VM; any thread may call it.
+EventSink = Callable[[str, JsonObject], None]
+
+
+class VmControl(Protocol):
+    """What the monitor's commands do. All times are nanoseconds of CLOCK_MONOTONIC.
+
+    A method that fails raises `EmuError`, `VhostUserError` or `OSError`; the text of the error
+    is what the user reads. Anything else ends the process.
+
+    Events, through the `EventSink` that the control was made with: ``MIGRATION {"status"}`` on
+    each change (``setup``, ``active``, ``device``, then ``completed``, ``failed`` or
+    ``cancelled``, with ``"error-desc"`` when it failed), ``MIGRATION_PASS {"pass", "remaining",
+    "bytes"}`` at the source, ``STOP`` and ``RESUME``.
+    """
+
+    def create(
+        self,
+        *,
+        name: str,
+        spec: JsonObject,
+        accel: str,
+        costs: str,
+        load: str,
+        backends: JsonObject,
+        disk: JsonObject | None = None,
+    ) -> JsonObject:
+        """Say which VM this process is to have; nothing needs to be built yet.
+
+        Args:
+            name: of this side, ``A`` or ``B``: for threads, errors and traces.
+            spec: `emu.vmfile.spec_to_json`.
+            accel: ``auto``, ``soft`` or ``kvm``.
+            costs: ``native`` or ``rfc2021``.
+            load: ``none``, ``light`` or ``heavy``.
+            backends: socket path of each device's back-end, by the device's name.
+            disk: what is behind ``blk0`` when the user gave a file: ``{"path", "size",
+                "writable"}``; without it, or for every other disk, a scratch image.
+
+        Returns:
+            ``{"accel": "soft"}`` or ``"kvm"``: the one that will be used.
+        """
+
+    def start(self) -> JsonObject | None:
+        """Build the machine, connect the devices, boot the guest and put it under load."""
+
+    def incoming(self, uri: str) -> JsonObject:
+        """Build the machine, connect the devices, and listen; returns when it listens.
+
+        Args:
+            uri: ``unix:PATH`` or ``tcp:127.0.0.1:PORT``; port 0 takes a free one.
+
+        Returns:
+            ``{"uri": ...}`` that the source is to be given.
+        """
+
+    def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
+        """Begin to migrate, in a thread of its own, and return at once.
+
+        Args:
+            uri: as `incoming` returned it.
+            strategy: name of the scheduler.
+            options: ``{"threads": N}``, the size of the pool of ``threads``, when it was given.
+        """
+
+    def cancel(self) -> None:
+        """Give a migration up; the VM stays where it is."""
+
+    def stop(self) -> None:
+        """Pause the VM, its devices included."""
+
+    def cont(self) -> None:
+        """Let a paused VM run again."""
+
+    def query_migrate(self) -> JsonObject:
+        """QMP's ``query-migrate``: ``{"status", "total-time", "downtime", "ram", ...}``."""
+
+    def query_status(self) -> JsonObject:
+        """QMP's ``query-status``: ``{"status": "running", "running": true}``."""
+
+    def timeline(self) -> JsonObject:
+        """What this side recorded of the last migration.
+
+        Returns:
+            ``{"spans": [[side, class, device, ring or null, phase, start_ns, end_ns,
+            in_blackout], ...], "marks": {name: ns}, "commits": N}``; at the source also
+            ``"requests_in_flight_at_stop"`` and ``"precopy": {"rounds", "bytes", "ms"}``.
+            Of the marks, ``pause_start_ns`` at the source and ``running_ns`` at the destination
+            bound the downtime.
+        """
+
+    def ledger(self) -> JsonObject:
+        """The guest's own books, since it booted.
+
+        Returns:
+            ``{"requests", "completed", "outstanding", "lost", "duplicated", "corrupted",
+            "errors", "packets_sent", "packets_received", "packets_lost", "packets_duplicated",
+            "packets_reordered", "blk_requests", "guest_gap_ns"}``, the last being the largest
+            gap in the guest's heartbeat since the last blackout began (or since it booted).
+        """
+
+    def quiesce(self, timeout: float) -> JsonObject | None:
+        """Stop the load; returns when no request is outstanding, or raises after ``timeout`` s."""
+
+    def resume_load(self) -> JsonObject | None:
+        """Put the guest under load again."""
+
+    def stats(self) -> JsonObject:
+        """Counters since the guest booted, for a live view.
+
+        Returns:
+            ``{"now_ns": ..., "classes": {"blk": {"requests", "interrupts"}, "net": {"packets",
+            "interrupts"}}}``; further counters of a class may stand beside them.
+        """
+
+    def verify(self, timeout: float) -> JsonObject:
+        """Have the guest read back all it wrote. The load must be quiet.
+
+        Returns:
+            ``{"checked": blocks, "corrupted": blocks}``.
+        """
+
+    def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
+        """Drive the guest program that reads ``blk0`` in full through its rings.
+
+        Args:
+            action: ``start`` (from the beginning), ``limit``, or ``status``.
+            limit: stop short of this offset until another limit comes; None is the disk's end.
+
+        Returns:
+            ``{"position", "size", "done", "sha256"}``; the digest (hex) is null until done.
+        """
+
+    def release(self) -> JsonObject | None:
+        """Take the machine down and become empty; with an empty process it does nothing."""
+
+    def close(self) -> None:
+        """The process ends: give everything back, within a second or two."""
+
+
+def commands(control: VmControl) -> dict[str, Handler]:
+    """The monitor's commands, by name."""
+    return {
+        "x-create": control.create,
+        "x-start": control.start,
+        "migrate-incoming": control.incoming,
+        "migrate": control.migrate,
+        "migrate_cancel": control.cancel,
+        "stop": control.stop,
+        "cont": control.cont,
+        "query-migrate": control.query_migrate,
+        "query-status": control.query_status,
+        "x-timeline": control.timeline,
+        "x-ledger": control.ledger,
+        "x-quiesce": control.quiesce,
+        "x-resume-load": control.resume_load,
+        "x-stats": control.stats,
+        "x-verify": control.verify,
+        "x-disk-reader": control.disk_reader,
+        "x-release": control.release,
+    }
+
+
+def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -> None:
+    """Serve the monitor on ``sock`` until its client has gone, then give everything back."""
+    late: list[MonitorServer] = []
+
+    def emit(name: str, data: JsonObject) -> None:
+        late[0].emit(name, data)
+
+    control = make_control(emit)
+    server = MonitorServer(sock, commands(control))
+    late.append(server)
+    try:
+        server.serve()
+    finally:
+        control.close()
+        server.close()
+
+
+@click.command()
+@click.option("--monitor-fd", type=int, required=True, help="A connected stream socket.")
+def main(monitor_fd: int) -> None:
+    """Hold one VM and obey the monitor on the inherited socket."""
+    from emu.vm import make_control
+
+    serve(socket.socket(fileno=monitor_fd), make_control)
+
+
+if __name__ == "__main__":
+    main()
