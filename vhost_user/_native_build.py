@@ -11,9 +11,10 @@ ffibuilder.cdef((HERE / "native.h").read_text())
 ffibuilder.set_source(
     "vhost_user._native",
     '#include "native.h"',
-    sources=["vhost_user/native/native.c"],
+    sources=["vhost_user/native/native.c", "vhost_user/native/sha256.c"],
+    depends=["vhost_user/native/native.h"],
     include_dirs=["vhost_user/native"],
-    extra_compile_args=["-O2"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )
 
 if __name__ == "__main__":

@@ -1,1 +1,19 @@
+/* What the compiled extension offers. cffi reads this file as it is: declarations only. */
+
+/* memory */
 void vu_fence(void);
+
+/* many descriptors in one call; a failure of one does not keep the others from their turn, and the
+   result is 0 or the errno of the first failure */
+int vu_eventfd_create(int count, int flags, int *fds);
+int vu_eventfd_signal(const int *fds, int count);
+int vu_eventfd_drain(const int *fds, int count, uint64_t *values);
+int vu_close(const int *fds, int count);
+
+/* dirty log: one bit per 4096-byte page */
+int vu_log_mark(uint8_t *log, uint64_t log_bytes, uint64_t gpa, uint64_t length);
+size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64_t *runs,
+                      size_t max_runs, size_t *run_count);
+
+/* SHA-256: `count` blocks of 64 bytes */
+void vu_sha256_blocks(uint32_t *state, const uint8_t *data, size_t count);

@@ -1,0 +1,99 @@
+"""The split ring in memory (virtio 1.3, section 2.7), and what both of its sides compute alike.
+
+Virtio 1 rings are little-endian; this project runs on hosts that are, so native views of memory do.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+F_NEXT = 1
+F_WRITE = 2
+F_INDIRECT = 4
+
+#: avail.flags: the driver wants no calls. used.flags: the device wants no kicks.
+AVAIL_NO_INTERRUPT = 1
+USED_NO_NOTIFY = 1
+
+DESCRIPTOR_SIZE = 16
+#: A descriptor: u64 address, u32 length, u16 flags, u16 next.
+DESCRIPTOR = struct.Struct("=QIHH")
+#: The same without `next`, which a driver keeps as the link of its free list.
+DESCRIPTOR_BODY = struct.Struct("=QIH")
+
+DESC_ALIGN = 16
+AVAIL_ALIGN = 2
+USED_ALIGN = 4
+
+#: Largest ring of the virtio specification; vhost-user front-ends stop at 1024.
+MAX_SIZE = 32768
+
+
+class SplitSizes(NamedTuple):
+    """Bytes of the three parts of a ring."""
+
+    desc: int
+    avail: int
+    used: int
+
+
+def split_sizes(size: int, *, event_idx: bool = True) -> SplitSizes:
+    """Bytes that a ring of `size` descriptors takes.
+
+    The event fields (2 bytes each, VIRTIO_F_EVENT_IDX) are part of the layout also where they are
+    not negotiated; a driver that does not use them need not lay them out.
+    """
+    event = 2 if event_idx else 0
+    return SplitSizes(DESCRIPTOR_SIZE * size, 4 + 2 * size + event, 4 + 8 * size + event)
+
+
+class SplitOffsets(NamedTuple):
+    """Where the parts lie behind each other, and where the next thing may."""
+
+    desc: int
+    avail: int
+    used: int
+    end: int
+
+
+def split_offsets(size: int, *, event_idx: bool = True) -> SplitOffsets:
+    """Offsets of the parts when they are packed as tightly as their alignment (16, 2, 4) allows."""
+    sizes = split_sizes(size, event_idx=event_idx)
+    avail = sizes.desc
+    used = -(-(avail + sizes.avail) // USED_ALIGN) * USED_ALIGN
+    return SplitOffsets(0, avail, used, used + sizes.used)
+
+
+def valid_size(size: int) -> bool:
+    """Whether a split ring may have that many descriptors: a power of two up to 32768."""
+    return 0 < size <= MAX_SIZE and size & (size - 1) == 0
+
+
+def cast_ring(
+    size: int, desc: memoryview, avail: memoryview, used: memoryview, *, event_idx: bool
+) -> tuple[memoryview, memoryview, memoryview] | None:
+    """Views of the rings: avail and used as u16, the used elements as u32.
+
+    Bytes beyond the ring are cut off. None when there can be no ring of `size` descriptors, or a
+    part is too short for it.
+    """
+    event = 2 if event_idx else 0
+    avail_end, elements_end = 4 + 2 * size + event, 4 + 8 * size
+    if (
+        not valid_size(size)
+        or len(desc) < DESCRIPTOR_SIZE * size
+        or len(avail) < avail_end
+        or len(used) < elements_end + event
+    ):
+        return None
+    return (
+        avail[:avail_end].cast("H"),
+        used[: elements_end + event].cast("H"),
+        used[4:elements_end].cast("I"),
+    )
+
+
+def need_event(event: int, new: int, old: int) -> bool:
+    """Whether going from index `old` to `new` passes `event` (virtio 1.3, 2.7.10): notify then."""
+    return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF

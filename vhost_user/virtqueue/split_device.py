@@ -1,0 +1,272 @@
+"""The device's side of a split virtqueue.
+
+Whatever stands in the ring was written by the guest's driver, and is checked: each descriptor is
+read exactly once, so what was checked is what is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vhost_user.errors import FrontendError
+from vhost_user.memory import TranslationError
+from vhost_user.native import WEAKLY_ORDERED, barrier
+from vhost_user.virtqueue.layout import (
+    DESCRIPTOR,
+    DESCRIPTOR_SIZE,
+    F_INDIRECT,
+    F_NEXT,
+    F_WRITE,
+    USED_NO_NOTIFY,
+    cast_ring,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vhost_user.memory import MemoryTable
+
+#: Descriptors of one chain, an indirect table included. The specification allows as many as the
+#: ring has; drivers put more into indirect tables, and QEMU's device side takes 1024.
+MAX_CHAIN = 1024
+
+_unpack_from = DESCRIPTOR.unpack_from
+
+
+class Chain(NamedTuple):
+    """A chain of buffers that the driver made available.
+
+    Attributes:
+        head: index of its first descriptor; goes back with `DeviceQueue.push`.
+        readable: what the driver wrote for the device, in order.
+        writable: where the device may write, in order.
+        writable_extents: the same as (guest-physical address, length), for the dirty log.
+    """
+
+    head: int
+    readable: list[memoryview]
+    writable: list[memoryview]
+    writable_extents: list[tuple[int, int]]
+
+    def dirtied(self, written: int) -> Iterator[tuple[int, int]]:
+        """The guest-physical extents that the first `written` bytes of `writable` lie in."""
+        for gpa, length in self.writable_extents:
+            if written <= 0:
+                return
+            yield gpa, min(length, written)
+            written -= length
+
+
+class DeviceQueue:
+    """A split virtqueue as the device uses it.
+
+    Args:
+        size: number of descriptors, a power of two.
+        desc: the descriptor table, 16 * size bytes.
+        avail: the available ring, 6 + 2 * size bytes (4 + 2 * size without event index).
+        used: the used ring, 6 + 8 * size bytes (4 + 8 * size without event index).
+        memory: where the buffers are.
+        last_avail: index of the next available entry to take, as SET_VRING_BASE gave it. Where the
+            used ring stands is read from the ring.
+        event_idx: VIRTIO_F_EVENT_IDX was negotiated.
+        log: told (guest-physical address, length) of each write to the used ring.
+        used_log_gpa: the address to log the used ring at (SET_VRING_ADDR); None: it is not logged.
+        ring: index of this ring, for errors.
+
+    `log` and `used_log_gpa` may be set at any time. Writes to buffers are logged by who writes
+    them: see `Chain.dirtied`.
+
+    Raises:
+        FrontendError: the ring has no such size.
+    """
+
+    __slots__ = (
+        "_avail",
+        "_avail_idx",
+        "_call_next",
+        "_desc",
+        "_event_idx",
+        "_last_avail",
+        "_mask",
+        "_memory",
+        "_used",
+        "_used_elements",
+        "_used_idx",
+        "_used_start",
+        "log",
+        "ring",
+        "size",
+        "used_log_gpa",
+    )
+
+    def __init__(
+        self,
+        size: int,
+        desc: memoryview,
+        avail: memoryview,
+        used: memoryview,
+        memory: MemoryTable,
+        *,
+        last_avail: int,
+        event_idx: bool,
+        log: Callable[[int, int], None] | None = None,
+        used_log_gpa: int | None = None,
+        ring: int | None = None,
+    ) -> None:
+        self.size = size
+        self.ring = ring
+        self.log = log
+        self.used_log_gpa = used_log_gpa
+        parts = cast_ring(size, desc, avail, used, event_idx=event_idx)
+        if parts is None:
+            raise self._fault(f"no ring of {size} descriptors can be here")
+        self._avail, self._used, self._used_elements = parts
+        self._mask = size - 1
+        self._memory = memory
+        self._event_idx = event_idx
+        self._desc = desc
+        self._last_avail = self._avail_idx = last_avail & 0xFFFF
+        self._used_idx = self._used_start = self._used[1]
+        # A call may have been owed when the ring was stopped, and was perhaps not made.
+        self._call_next = True
+
+    def _fault(self, text: str) -> FrontendError:
+        return FrontendError(text, ring=self.ring)
+
+    @property
+    def last_avail(self) -> int:
+        """Index of the next available entry: the vring base to hand over (0 to 65535)."""
+        return self._last_avail
+
+    def _more(self) -> int:
+        """Looks at the available index again; how many entries are there to take."""
+        index = self._avail_idx = self._avail[1]
+        count = (index - self._last_avail) & 0xFFFF
+        if count > self.size:
+            raise self._fault(f"available index went {count} beyond, in a ring of {self.size}")
+        if WEAKLY_ORDERED:
+            barrier()  # the index before the entries it makes available
+        return count
+
+    def pop(self) -> Chain | None:
+        """Takes the next chain, or None when the driver has made no more available.
+
+        The chain's views stay valid for as long as they are held. After an error the ring is as
+        it was: the same chain would come again.
+
+        Raises:
+            FrontendError: the driver broke the ring: an index out of range, a loop, a buffer that
+                is empty or outside of memory, a table of descriptors that cannot be.
+        """
+        last = self._last_avail
+        if last == self._avail_idx and not self._more():
+            return None
+        head = self._avail[2 + (last & self._mask)]
+        if head >= self.size:
+            raise self._fault(f"descriptor {head} in a ring of {self.size}")
+        chain = Chain(head, [], [], [])
+        try:
+            self._follow(self._desc, self.size, head, chain)
+        except TranslationError as error:
+            raise self._fault(f"chain {head}: {error.text}") from error
+        self._last_avail = (last + 1) & 0xFFFF
+        return chain
+
+    def _follow(self, table: memoryview | bytes, size: int, index: int, chain: Chain) -> None:
+        """Adds the descriptors of a table to a chain, from `index` on."""
+        head, readable, writable, extents = chain
+        view = self._memory.view
+        for _ in range(min(size, MAX_CHAIN)):
+            gpa, length, flags, following = _unpack_from(table, index * DESCRIPTOR_SIZE)
+            if flags & F_INDIRECT:
+                self._follow_indirect(gpa, length, flags, chain, nested=table is not self._desc)
+                return
+            if not length:
+                raise self._fault(f"chain {head}: descriptor {index} has no bytes")
+            try:
+                data = view(gpa, length)
+            except TranslationError:
+                pieces = self._memory.slices(gpa, length)
+                (writable if flags & F_WRITE else readable).extend(pieces)
+            else:
+                (writable if flags & F_WRITE else readable).append(data)
+            if flags & F_WRITE:
+                extents.append((gpa, length))
+            elif extents:
+                raise self._fault(f"chain {head}: a readable buffer after a writable one")
+            if not flags & F_NEXT:
+                return
+            if following >= size:
+                raise self._fault(f"chain {head}: descriptor {following} in a table of {size}")
+            index = following
+        raise self._fault(f"chain {head}: more than {min(size, MAX_CHAIN)} descriptors, or a loop")
+
+    def _follow_indirect(
+        self, gpa: int, length: int, flags: int, chain: Chain, *, nested: bool
+    ) -> None:
+        """Adds the descriptors of an indirect table (virtio 1.3, 2.7.5.3)."""
+        if nested:
+            raise self._fault(f"chain {chain.head}: an indirect table inside an indirect table")
+        if flags & F_NEXT:
+            raise self._fault(f"chain {chain.head}: a descriptor after an indirect table")
+        count, rest = divmod(length, DESCRIPTOR_SIZE)
+        if rest or not 0 < count <= MAX_CHAIN:
+            raise self._fault(f"chain {chain.head}: an indirect table of {length} bytes")
+        table = b"".join(self._memory.slices(gpa, length))  # a copy: the driver may still write
+        self._follow(table, count, 0, chain)
+
+    def push(self, head: int, written: int) -> None:
+        """Gives a chain back, of which `written` bytes were written. Seen after `publish`."""
+        index = self._used_idx
+        slot = (index & self._mask) << 1
+        elements = self._used_elements
+        elements[slot] = head
+        elements[slot + 1] = written
+        self._used_idx = (index + 1) & 0xFFFF
+        if self.log is not None and self.used_log_gpa is not None:
+            self.log(self.used_log_gpa + 4 + 4 * slot, 8)
+
+    def publish(self) -> bool:
+        """Makes what was pushed visible; True when the driver wants a call for it."""
+        new, old = self._used_idx, self._used_start
+        if new == old:
+            return False
+        used = self._used
+        if WEAKLY_ORDERED:
+            barrier()  # the elements before the index that makes them visible
+        used[1] = new
+        self._used_start = new
+        if self.log is not None and self.used_log_gpa is not None:
+            self.log(self.used_log_gpa, 4)
+        barrier()  # the index before the look at what the driver wants
+        if self._call_next:
+            self._call_next = False
+            return True
+        if self._event_idx:
+            event = self._avail[2 + self.size]
+            return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
+        return not self._avail[0] & 1
+
+    def disarm(self) -> None:
+        """Asks the driver for no kicks. With event index none comes anyway until `arm`."""
+        if not self._event_idx:
+            self._used[0] = USED_NO_NOTIFY
+            self._log_flags()
+
+    def arm(self) -> bool:
+        """Asks for kicks again; True when more became available meanwhile: look again then."""
+        used = self._used
+        if self._event_idx:
+            event = 2 + 4 * self.size
+            used[event] = self._last_avail
+            if self.log is not None and self.used_log_gpa is not None:
+                self.log(self.used_log_gpa + 2 * event, 2)
+        elif used[0]:
+            used[0] = 0
+            self._log_flags()
+        barrier()  # the wish before the look
+        return self._avail[1] != self._last_avail
+
+    def _log_flags(self) -> None:
+        if self.log is not None and self.used_log_gpa is not None:
+            self.log(self.used_log_gpa, 2)
