@@ -1,0 +1,109 @@
+"""Feature bits: virtio's, vhost's, and vhost-user's own protocol features, as data.
+
+Numbers that are still moving between specifications and releases are not members of
+`ProtocolFeature`: a `Dialect` names them, so that a session picks who it speaks to.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import NamedTuple
+
+F_RING_INDIRECT_DESC = 28
+F_RING_EVENT_IDX = 29
+F_VERSION_1 = 32
+F_IOMMU_PLATFORM = 33
+F_RING_PACKED = 34
+VHOST_F_LOG_ALL = 26
+VHOST_USER_F_PROTOCOL_FEATURES = 30
+
+
+class ProtocolFeature(IntFlag):
+    """Protocol features whose numbers are settled, as masks (``MQ`` is bit 0)."""
+
+    MQ = 1 << 0
+    LOG_SHMFD = 1 << 1
+    RARP = 1 << 2
+    REPLY_ACK = 1 << 3
+    NET_MTU = 1 << 4
+    BACKEND_REQ = 1 << 5
+    CROSS_ENDIAN = 1 << 6
+    CRYPTO_SESSION = 1 << 7
+    PAGEFAULT = 1 << 8
+    CONFIG = 1 << 9
+    BACKEND_SEND_FD = 1 << 10
+    HOST_NOTIFIER = 1 << 11
+    INFLIGHT_SHMFD = 1 << 12
+    RESET_DEVICE = 1 << 13
+    INBAND_NOTIFICATIONS = 1 << 14
+    CONFIGURE_MEM_SLOTS = 1 << 15
+    STATUS = 1 << 16
+    XEN_MMAP = 1 << 17
+    SHARED_OBJECT = 1 << 18
+    DEVICE_STATE = 1 << 19
+    GET_VRING_BASE_INFLIGHT = 1 << 20
+
+
+#: A protocol feature that means nothing without others.
+DEPENDENCIES: dict[ProtocolFeature, ProtocolFeature] = {
+    # libvhost-user closes the connection on this one (vu_set_protocol_features_exec)
+    ProtocolFeature.INBAND_NOTIFICATIONS: ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_SEND_FD: ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.HOST_NOTIFIER: ProtocolFeature.BACKEND_REQ,
+    # commit e0822e6085: aborted requests stay recorded in the inflight region
+    ProtocolFeature.GET_VRING_BASE_INFLIGHT: ProtocolFeature.INFLIGHT_SHMFD,
+}
+
+
+class Dialect(NamedTuple):
+    """Who settles the numbers that are still moving.
+
+    Attributes:
+        name: what a user calls it.
+        source: where its numbers are written down.
+        bits: protocol features beyond bit 20: name to bit number.
+        messages: front-end ids beyond 43: id to the wire name that it has here.
+    """
+
+    name: str
+    source: str
+    bits: dict[str, int]
+    messages: dict[int, str]
+
+    def protocol_feature(self, name: str) -> ProtocolFeature | None:
+        """The mask of a protocol feature's name, or None where this dialect has none."""
+        settled = ProtocolFeature.__members__.get(name)
+        if settled is not None:
+            return settled
+        bit = self.bits.get(name)
+        return None if bit is None else ProtocolFeature(1 << bit)
+
+
+SPEC = Dialect(
+    "spec",
+    "QEMU docs/interop/vhost-user.rst, drafts of 2026-02",
+    {"GPA_ADDRESSES": 21, "SHMEM": 22},
+    {44: "GET_SHMEM_CONFIG"},
+)
+RUST_VMM = Dialect(
+    "rust-vmm",
+    "rust-vmm vhost 0.16, commit 4e217d99",
+    {"SHMEM": 21},
+    {44: "GET_SHMEM_CONFIG"},
+)
+YC_LIBVHOST = Dialect(
+    "yc-libvhost",
+    "yc-libvhost-server: a protocol feature of its own, whose bit is told by its header",
+    {},
+    {44: "GET_VRING_BASE_SKIP_DRAIN"},
+)
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (SPEC, RUST_VMM, YC_LIBVHOST)}
+
+
+def missing_dependencies(features: ProtocolFeature) -> dict[ProtocolFeature, ProtocolFeature]:
+    """Features of the set that need others which are not in it: feature to what it lacks."""
+    return {
+        feature: needs & ~features
+        for feature, needs in DEPENDENCIES.items()
+        if feature & features and needs & ~features
+    }
