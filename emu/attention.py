@@ -1,0 +1,103 @@
+"""What a run notices while it waits for anything else: signals, and programs that end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol, Self
+
+from emu.errors import ProgramError, SignalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import FrameType
+
+    from emu.program import Program
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Waiter(Protocol):
+    """Waits until one of some descriptors is readable."""
+
+    def wait(self, fds: Iterable[int], timeout: float) -> list[int]:
+        """The readable ones of ``fds``; empty when ``timeout`` seconds have passed."""
+
+
+class Attention:
+    """Turns signals and deaths into errors, at the places where a run waits.
+
+    A signal is not raised wherever the interpreter happens to be: it is noted, and raised by the
+    next `wait` (which it ends). So nothing is ever half started when the run is given up, and
+    what gives it up again runs undisturbed. Use it as a context manager, in the main thread;
+    outside of the main thread it watches programs only.
+    """
+
+    def __init__(self) -> None:
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._signum: int | None = None
+        self._programs: dict[int, Program] = {}
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for signum in _SIGNALS:
+                if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup means it
+                    self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]
+        self._previous.clear()
+        os.close(self._wake)
+
+    def watch(self, program: Program) -> None:
+        """From now on the end of this program is an error."""
+        self._programs[program.pidfd] = program
+
+    def forget(self, program: Program) -> None:
+        """This program may end now."""
+        self._programs.pop(program.pidfd, None)
+
+    def check(self) -> None:
+        """Raise what has been noted.
+
+        Raises:
+            SignalError: the user wants this to end.
+            ProgramError: a watched program has ended.
+        """
+        self.wait((), 0.0)
+
+    def wait(self, fds: Iterable[int], timeout: float) -> list[int]:
+        """The readable ones of ``fds``; empty when ``timeout`` seconds have passed.
+
+        Raises:
+            SignalError: the user wants this to end.
+            ProgramError: a watched program has ended.
+        """
+        poll = select.poll()
+        wanted = set(fds)
+        for fd in (*wanted, *self._programs, self._wake):
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _events in poll.poll(max(0.0, timeout) * 1000)]
+        if self._signum is not None:
+            raise SignalError(self._signum, signal.Signals(self._signum).name)
+        for fd in ready:
+            if fd in self._programs:
+                raise ProgramError(self._programs[fd].obituary())
+        return [fd for fd in ready if fd in wanted]
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, watchfully."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.wait((), left)
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if self._signum is None:
+            self._signum = signum
+            os.eventfd_write(self._wake, 1)

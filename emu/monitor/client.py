@@ -1,0 +1,138 @@
+"""The client's end of a monitor: the process that drives a VM."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from emu.errors import CommandError, HangUpError, MonitorError
+from emu.monitor import protocol
+
+if TYPE_CHECKING:
+    import socket
+
+    from emu.attention import Waiter
+    from emu.monitor.protocol import JsonObject
+
+
+class Event(NamedTuple):
+    """Something that happened in the VM's process."""
+
+    name: str
+    data: JsonObject
+
+
+class MonitorClient:
+    """Drives one VM over a connected stream socket, from one thread.
+
+    Args:
+        sock: connected; the client owns it from here on.
+        name: of the VM, as errors call it.
+        waiter: how to wait for answers.
+    """
+
+    def __init__(self, sock: socket.socket, name: str, waiter: Waiter) -> None:
+        sock.settimeout(0)
+        self.name = name
+        self.events: deque[Event] = deque()
+        self._sock = sock
+        self._waiter = waiter
+        self._buffer = protocol.LineBuffer()
+        self._answers: dict[int, JsonObject] = {}
+        self._greeted = False
+        self._last_id = 0
+
+    def fileno(self) -> int:
+        """The socket, to wait for events."""
+        return self._sock.fileno()
+
+    def negotiate(self, timeout: float) -> None:
+        """Await the greeting and leave the negotiation.
+
+        Raises:
+            MonitorError: no greeting, or another one than QMP's.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._greeted:
+            self._await_data("its greeting", timeout, deadline)
+        self.execute("qmp_capabilities", timeout=max(0.0, deadline - time.monotonic()))
+
+    def execute(
+        self, command: str, arguments: JsonObject | None = None, *, timeout: float
+    ) -> JsonObject:
+        """Have a command carried out.
+
+        Raises:
+            CommandError: it was refused; the text is the peer's reason.
+            HangUpError: the peer has gone.
+            MonitorError: no answer within ``timeout`` seconds.
+        """
+        return self.result(self.submit(command, arguments), timeout=timeout)
+
+    def submit(self, command: str, arguments: JsonObject | None = None) -> int:
+        """Send a command whose answer `result` will take."""
+        self._last_id += 1
+        message: JsonObject = {"execute": command, "id": self._last_id}
+        if arguments:
+            message["arguments"] = arguments
+        self._send(protocol.encode(message))
+        return self._last_id
+
+    def result(self, request_id: int, *, timeout: float) -> JsonObject:
+        """The answer to a command that was submitted; raises what `execute` raises."""
+        deadline = time.monotonic() + timeout
+        while request_id not in self._answers:
+            self._await_data("an answer", timeout, deadline)
+        answer = self._answers.pop(request_id)
+        if "error" in answer:
+            error = answer["error"]
+            raise CommandError(self.name, str(error.get("class")), str(error.get("desc")))
+        value: Any = answer["return"]
+        return value if isinstance(value, dict) else {"value": value}
+
+    def receive(self) -> None:
+        """Take in what has come, without waiting: events go to `events`.
+
+        Raises:
+            HangUpError: the peer has gone.
+            MonitorError: it sent what is no QMP.
+        """
+        try:
+            data = self._sock.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise HangUpError(f"{self.name}: {error.strerror}") from None
+        if not data:
+            raise HangUpError(f"{self.name} hung up")
+        for line in self._buffer.feed(data):
+            self._take(protocol.parse(line))
+
+    def close(self) -> None:
+        """Hang up; a VM's process ends when it sees that."""
+        self._sock.close()
+
+    def _send(self, data: bytes) -> None:
+        self._sock.settimeout(5.0)
+        try:
+            self._sock.sendall(data)
+        except OSError as error:
+            raise HangUpError(f"{self.name}: {error}") from None
+        finally:
+            self._sock.settimeout(0)
+
+    def _await_data(self, what: str, timeout: float, deadline: float) -> None:
+        if not self._waiter.wait((self.fileno(),), deadline - time.monotonic()):
+            raise MonitorError(f"{self.name}: waited {timeout:.3g} s for {what}")
+        self.receive()
+
+    def _take(self, message: JsonObject) -> None:
+        if "QMP" in message:
+            self._greeted = True
+        elif "event" in message:
+            self.events.append(Event(str(message["event"]), message.get("data", {})))
+        elif "id" in message and ("return" in message or "error" in message):
+            self._answers[message["id"]] = message
+        else:
+            raise MonitorError(f"{self.name}: {message} is no answer to anything that was asked")

@@ -1,0 +1,82 @@
+"""What a run has been asked to do, after everything about it has been checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emu.shape import VmSpec
+
+ACCELERATORS = ("auto", "soft", "kvm")
+COSTS = ("native", "rfc2021")
+CONTROLS = ("per-device", "shared")
+STOP_POLICIES = ("immediate", "drain", "tick")
+LOADS = ("none", "light", "heavy")
+TRANSPORTS = ("unix", "tcp")
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFile:
+    """The user's file behind the first disk.
+
+    Attributes:
+        path: absolute.
+        size: bytes, a multiple of 512.
+        writable: whether the guest may change the file.
+    """
+
+    path: Path
+    size: int
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MachinePlan:
+    """One VM and its back-ends.
+
+    Attributes:
+        spec: the shape.
+        accel: one of `ACCELERATORS`.
+        costs: which costs are injected, one of `COSTS`.
+        control: the back-ends' control plane, one of `CONTROLS`.
+        stop_time: nanoseconds that each back-end takes to stop.
+        stop_policy: one of `STOP_POLICIES`.
+        load: one of `LOADS`.
+        disk: what is behind the first disk, when it is no scratch image.
+    """
+
+    spec: VmSpec
+    accel: str = "auto"
+    costs: str = "native"
+    control: str = "per-device"
+    stop_time: int = 0
+    stop_policy: str = "immediate"
+    load: str = "heavy"
+    disk: DiskFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """Migrations of one VM, in turn, back and forth between two processes.
+
+    Attributes:
+        machine: the VM.
+        strategies: in the order in which they run.
+        repeat: how often the whole sequence runs.
+        via: how the stream goes, one of `TRANSPORTS`.
+        options: of the strategies, such as ``{"threads": 8}``.
+    """
+
+    machine: MachinePlan
+    strategies: tuple[str, ...]
+    repeat: int = 1
+    via: str = "unix"
+    options: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sequence(self) -> list[tuple[str, int]]:
+        """Strategy and number of the repetition (from 1) of every migration, in order."""
+        return [(name, n) for n in range(1, self.repeat + 1) for name in self.strategies]

@@ -1,0 +1,255 @@
+"""Everything that can be known to be wrong before anything is started.
+
+Each check raises `PreflightError` with one line that says what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from backends.durations import DurationError, parse_duration
+from emu import vmfile
+from emu.errors import PreflightError
+from emu.plan import DiskFile
+from emu.run_directory import PREFIX, RANDOM_LENGTH, longest_name
+from emu.shape import DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+#: sun_path has 108 bytes, one of them for the end (unix(7)).
+MAX_SOCKET_PATH = 107
+#: Guest memory is one mapping in every process; more than this fits into no address space.
+MAX_MEMORY = 16 << 40
+SECTOR = 512
+MAX_REPEAT = 1000
+
+# What one process holds open, generously: the VM's has a kick and a call for each ring, a socket,
+# a log and what a strategy needs for each device, and an epoll set, a wake-up and a timer for each
+# vCPU; a back-end program has for each ring a kick, a call and an error eventfd.
+_FDS_PER_RING = 3
+_FDS_PER_DEVICE = 6
+_FDS_PER_VCPU = 4
+_FDS_BESIDES = 128
+# What a ring touches on one side: a page of ring, a page of driver state, and its buffers; with
+# what the processes themselves take.
+_BYTES_PER_RING = 256 << 10
+_BYTES_PER_VCPU = 256 << 10
+_BYTES_BESIDES = 512 << 20
+
+
+def shape(
+    *, net: str | None, blk: str | None, vcpus: int | None, memory: str | None, file: Path | None
+) -> VmSpec:
+    """The VM that the options describe; what is None was not given.
+
+    Raises:
+        PreflightError: it cannot be.
+    """
+    given = {"--net": net, "--blk": blk, "--vcpus": vcpus, "--memory": memory}
+    if file is not None:
+        both = [name for name, value in given.items() if value is not None]
+        if both:
+            raise PreflightError(f"--vm describes the whole VM: leave {both[0]} out, or --vm")
+        spec = vmfile.read(file)
+    else:
+        spec = _shape_of_options(net, blk, vcpus, memory)
+    if not spec.groups:
+        raise PreflightError("a VM needs at least one device: --net or --blk")
+    if spec.memory_bytes > MAX_MEMORY:
+        raise PreflightError(f"a VM has at most {MAX_MEMORY >> 40}T of memory")
+    return spec
+
+
+def _shape_of_options(
+    net: str | None, blk: str | None, vcpus: int | None, memory: str | None
+) -> VmSpec:
+    default = VmSpec()
+    asked = {"net": net, "blk": blk}
+    try:
+        groups: list[DeviceGroup | None] = [
+            group
+            if (text := asked[group.device_class]) is None
+            else parse_group(group.device_class, text)
+            for group in default.groups
+        ]
+        return VmSpec(
+            default.vcpus if vcpus is None else vcpus,
+            default.memory_bytes if memory is None else _memory(memory),
+            tuple(group for group in groups if group is not None),
+        )
+    except ShapeError as error:
+        raise PreflightError(str(error)) from None
+
+
+def _memory(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ShapeError as error:
+        raise ShapeError(f"--memory {error}") from None
+
+
+def strategies(text: str, known: Collection[str]) -> tuple[str, ...]:
+    """The names in ``NAME[,NAME...]``, in order.
+
+    Raises:
+        PreflightError: one of them is unknown, or there is none.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in known:
+            raise PreflightError(f"{name!r} is no strategy: use one of {', '.join(known)}")
+    return names
+
+
+def duration(option: str, text: str) -> int:
+    """Nanoseconds of ``20ms``.
+
+    Raises:
+        PreflightError: it is no duration.
+    """
+    try:
+        return parse_duration(text)
+    except DurationError as error:
+        raise PreflightError(f"{option} {error}") from None
+
+
+def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:
+    """The file behind the first disk.
+
+    Raises:
+        PreflightError: it cannot be there.
+    """
+    if path is None:
+        if write:
+            raise PreflightError("--write says what may be done with --disk FILE, which is missing")
+        return None
+    if not any(group.device_class == "blk" for group in spec.groups):
+        raise PreflightError(f"--disk {path}: the VM has no disk to put it behind; see --blk")
+    size = _disk_size(path, write=write)
+    if size == 0:
+        raise PreflightError(f"--disk {path} is empty")
+    if size % SECTOR:
+        raise PreflightError(f"--disk {path}: {size} bytes is not a multiple of {SECTOR}")
+    return DiskFile(path.absolute(), size, write)
+
+
+def _disk_size(path: Path, *, write: bool) -> int:
+    try:
+        # Non-blocking: the open of a FIFO must not wait for its other end.
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK
+        fd = os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise PreflightError(f"--disk {path}: {error.strerror}") from None
+    try:
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise PreflightError(f"--disk {path} is neither a file nor a block device")
+        return os.lseek(fd, 0, os.SEEK_END)
+    finally:
+        os.close(fd)
+
+
+def accelerator(name: str) -> None:
+    """Check that this accelerator can be had; ``auto`` always can.
+
+    Raises:
+        PreflightError: it cannot.
+    """
+    if name != "kvm":
+        return
+    if importlib.util.find_spec("emu.accel.kvm") is None:
+        raise PreflightError("--accel kvm: this version has the soft accelerator only")
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        raise PreflightError("--accel kvm: /dev/kvm is missing, or may not be opened by this user")
+
+
+def json_file(path: Path | None) -> None:
+    """Check that the results can be written where they are to go (``-`` is stdout).
+
+    Raises:
+        PreflightError: they cannot.
+    """
+    if path is None or str(path) == "-":
+        return
+    if path.is_dir():
+        raise PreflightError(f"--json {path} is a directory")
+    target = path if path.exists() else path.absolute().parent
+    if not target.exists():
+        raise PreflightError(f"--json {path}: there is no directory {target}")
+    if not os.access(target, os.W_OK):
+        raise PreflightError(f"--json {path}: may not be written")
+
+
+def host(spec: VmSpec) -> None:
+    """Check what this machine gives: descriptors, memory, length of socket paths.
+
+    The descriptor limit is raised as far as this process may.
+
+    Raises:
+        PreflightError: it is not enough for a VM of this shape.
+    """
+    _check_descriptors(spec)
+    _check_memory(spec)
+    _check_socket_paths(spec)
+
+
+def descriptors_needed(spec: VmSpec) -> int:
+    """Descriptors that the process which needs most of them holds open."""
+    return (
+        spec.rings * _FDS_PER_RING
+        + len(spec.devices) * _FDS_PER_DEVICE
+        + spec.vcpus * _FDS_PER_VCPU
+        + _FDS_BESIDES
+    )
+
+
+def _check_descriptors(spec: VmSpec) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = descriptors_needed(spec)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise PreflightError(
+            f"a VM with {spec.rings} rings and {spec.vcpus} vCPUs needs {needed} open files in one "
+            f"process, but the hard limit is {hard}: raise it (ulimit -Hn), or ask for a smaller VM"
+        )
+
+
+def _check_memory(spec: VmSpec) -> None:
+    sides = 2
+    needed = sides * (
+        min(spec.rings * _BYTES_PER_RING, spec.memory_bytes) + spec.vcpus * _BYTES_PER_VCPU
+    )
+    needed += _BYTES_BESIDES
+    available = psutil.virtual_memory().available
+    if available < needed:
+        raise PreflightError(
+            f"a VM with {spec.rings} rings takes up to {needed >> 20} MiB of this machine's "
+            f"memory, and {available >> 20} MiB are available: ask for fewer rings"
+        )
+    space, _hard = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY and space < spec.memory_bytes + _BYTES_BESIDES:
+        raise PreflightError(
+            f"the address space of a process is limited to {space >> 20} MiB, and guest memory is "
+            f"{spec.memory_bytes >> 20} MiB: raise the limit (ulimit -v unlimited)"
+        )
+
+
+def _check_socket_paths(spec: VmSpec) -> None:
+    directory = tempfile.gettempdir()
+    path = Path(directory, PREFIX + "x" * RANDOM_LENGTH, longest_name(spec))
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH:
+        raise PreflightError(
+            f"a socket in {directory} would have a path of {length} bytes, and a unix socket's has "
+            f"at most {MAX_SOCKET_PATH}: set TMPDIR to a shorter directory"
+        )

@@ -1,0 +1,117 @@
+"""Programs that a run starts: each by its pid, with what it said last."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+#: Seconds that a program has to end by itself after SIGTERM.
+PATIENCE = 3.0
+_TAIL = 4096
+
+
+class Program:
+    """A program that has been started.
+
+    It gets a process group of its own, so that Ctrl-C on the terminal reaches the run alone,
+    which then ends its programs in order. What it writes on stderr goes to a file, so that
+    nobody needs to read along.
+
+    Args:
+        title: how errors call it, such as ``back-end blk of side A``.
+        argv: the command.
+        log: file for its stderr.
+        pass_fds: descriptors that it inherits under the same numbers.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(
+        self, title: str, argv: Sequence[str], *, log: Path, pass_fds: Sequence[int] = ()
+    ) -> None:
+        self.title = title
+        self._log = log
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                process_group=0,
+            )
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    @property
+    def running(self) -> bool:
+        """True until it has ended."""
+        return self._process.poll() is None
+
+    def obituary(self) -> str:
+        """One line on how it ended and what it said last."""
+        if not await_end([self], 1.0):
+            return f"{self.title} does not answer"
+        status = self._process.wait()
+        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        last = self.last_line()
+        return f"{self.title} ended {how}" + (f": {last}" if last else "")
+
+    def last_line(self) -> str:
+        """The last line that it wrote, or nothing."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
+                text = log.read().decode(errors="replace")
+        except OSError:
+            return ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    def send(self, signum: int) -> None:
+        """Send it a signal; nothing happens when it has ended."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signum)
+
+    def reap(self) -> None:
+        """It has ended, or is about to: take its status and let go of it."""
+        self._process.wait(PATIENCE)
+        os.close(self.pidfd)
+
+
+def await_end(programs: Iterable[Program], timeout: float) -> bool:
+    """True when all have ended within ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    waiting = {program.pidfd for program in programs}
+    poll = select.poll()
+    for fd in waiting:
+        poll.register(fd, select.POLLIN)
+    while waiting:
+        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not ready:
+            return False
+        for fd, _events in ready:
+            poll.unregister(fd)
+            waiting.discard(fd)
+    return True
+
+
+def end(programs: Sequence[Program], patience: float = PATIENCE) -> None:
+    """End all of them, first with SIGTERM, then with SIGKILL, and reap them."""
+    for program in programs:
+        program.send(signal.SIGTERM)
+    if not await_end(programs, patience):
+        for program in programs:
+            program.send(signal.SIGKILL)
+    for program in programs:
+        program.reap()

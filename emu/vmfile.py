@@ -1,0 +1,123 @@
+"""A VM's shape in a file, and on a monitor.
+
+A file says what the options ``--vcpus --memory --net --blk`` say:
+
+    vcpus = 224
+    memory = "180G"      # or a number of bytes
+
+    [net]
+    count = 16
+    rings = 32
+
+    [blk]
+    count = 24
+    rings = 4
+
+``net = "16x32"`` is the same in short, and ``net = "0"`` means no NIC. What is left out is as in
+the default VM, as it is with the options.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from emu.errors import PreflightError
+from emu.shape import DEVICE_CLASSES, DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emu.monitor.protocol import JsonObject
+
+_KEYS = {"vcpus", "memory", *DEVICE_CLASSES}
+
+
+def read(path: Path) -> VmSpec:
+    """The VM that a file describes.
+
+    Raises:
+        PreflightError: it cannot be read, is no TOML, or describes no VM that can be.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise PreflightError(f"--vm {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PreflightError(f"--vm {path} is no TOML: {error}") from None
+    try:
+        return _spec(table)
+    except ShapeError as error:
+        raise PreflightError(f"--vm {path}: {error}") from None
+
+
+def _spec(table: dict[str, Any]) -> VmSpec:
+    unknown = sorted(table.keys() - _KEYS)
+    if unknown:
+        raise ShapeError(f"{unknown[0]!r} is no key: use {', '.join(sorted(_KEYS))}")
+    default = VmSpec()
+    vcpus = table.get("vcpus", default.vcpus)
+    if not isinstance(vcpus, int) or isinstance(vcpus, bool):
+        raise ShapeError(f"vcpus = {vcpus!r} is no whole number")
+    groups = [
+        _group(group.device_class, table[group.device_class])
+        if group.device_class in table
+        else group
+        for group in default.groups
+    ]
+    return VmSpec(
+        vcpus,
+        _memory(table.get("memory", default.memory_bytes)),
+        tuple(group for group in groups if group is not None),
+    )
+
+
+def _memory(value: object) -> int:
+    if isinstance(value, str):
+        return parse_size(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ShapeError(f'memory = {value!r} is no size: write it like "512M" or "180G"')
+
+
+def _group(device_class: str, value: object) -> DeviceGroup | None:
+    if isinstance(value, str):
+        return parse_group(device_class, value)
+    if not isinstance(value, dict) or value.keys() != {"count", "rings"}:
+        raise ShapeError(f"[{device_class}] has two keys, count and rings")
+    count, rings = value["count"], value["rings"]
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in (count, rings)):
+        raise ShapeError(f"[{device_class}]: count and rings are whole numbers")
+    return parse_group(device_class, f"{count}x{rings}" if count else "0")
+
+
+def spec_to_json(spec: VmSpec) -> JsonObject:
+    """A shape as it goes over a monitor; `spec_from_json` is its inverse."""
+    return {
+        "vcpus": spec.vcpus,
+        "memory_bytes": spec.memory_bytes,
+        "ring_size": spec.ring_size,
+        "groups": [
+            {"class": group.device_class, "count": group.count, "rings": group.rings}
+            for group in spec.groups
+        ],
+    }
+
+
+def spec_from_json(value: JsonObject) -> VmSpec:
+    """The shape that came over a monitor.
+
+    Raises:
+        ShapeError: it is none.
+    """
+    try:
+        groups = tuple(
+            DeviceGroup(str(group["class"]), int(group["count"]), int(group["rings"]))
+            for group in value["groups"]
+        )
+        return VmSpec(
+            int(value["vcpus"]), int(value["memory_bytes"]), groups, int(value["ring_size"])
+        )
+    except (KeyError, TypeError) as error:
+        raise ShapeError(f"this is no shape of a VM: {error!r}") from None
