@@ -1,0 +1,66 @@
+"""virtio-blk over vhost-user, front-end side."""
+
+from __future__ import annotations
+
+import struct
+
+from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
+from vhost_user.errors import BackendError
+from vhost_user.messages import FrontendRequest, ProtocolFeature, Request
+from vhost_user.payloads import Config
+
+# virtio 1.2, 5.2.3 "Feature bits"
+VIRTIO_BLK_F_SEG_MAX = 2
+VIRTIO_BLK_F_RO = 5
+VIRTIO_BLK_F_BLK_SIZE = 6
+VIRTIO_BLK_F_FLUSH = 9
+VIRTIO_BLK_F_MQ = 12
+VIRTIO_BLK_F_DISCARD = 13
+VIRTIO_BLK_F_WRITE_ZEROES = 14
+
+#: struct virtio_blk_config up to and with write_zeroes_may_unmap and its padding.
+CONFIG_BYTES = 60
+SECTOR = 512
+
+
+class VhostUserBlk(VhostDevice):
+    """A disk whose back-end is another process."""
+
+    device_class = "blk"
+    wanted_features = RING_FEATURES | sum(
+        1 << bit
+        for bit in (
+            VIRTIO_BLK_F_SEG_MAX,
+            VIRTIO_BLK_F_RO,
+            VIRTIO_BLK_F_BLK_SIZE,
+            VIRTIO_BLK_F_FLUSH,
+            VIRTIO_BLK_F_MQ,
+            VIRTIO_BLK_F_DISCARD,
+            VIRTIO_BLK_F_WRITE_ZEROES,
+        )
+    )
+    wanted_protocol_features = COMMON_PROTOCOL_FEATURES | ProtocolFeature.CONFIG
+
+    def config(self, *, deadline: float = 5.0) -> bytes:
+        """The device's config space (struct virtio_blk_config), from the back-end.
+
+        Raises:
+            BackendError: the back-end could not give it.
+        """
+        request = Request(
+            FrontendRequest.GET_CONFIG, Config(0, 0, bytes(CONFIG_BYTES)), need_reply=False
+        )
+        reply = self.connection.call(request, deadline)
+        if reply is None or not isinstance(reply.payload, Config):
+            raise BackendError("gave no config space", device=self.name, message="GET_CONFIG")
+        return bytes(reply.payload.data)
+
+    def capacity(self, *, deadline: float = 5.0) -> int:
+        """Sectors of 512 bytes."""
+        sectors: int = struct.unpack_from("<Q", self.config(deadline=deadline))[0]
+        return sectors
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the back-end refuses writes."""
+        return bool(self.features & (1 << VIRTIO_BLK_F_RO))

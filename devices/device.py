@@ -1,0 +1,243 @@
+"""A virtio device as its front-end sees it: a connection, rings, and what has been set up so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from devices.procedure import GuestNotifier, HostNotifier
+from vhost_user import eventfd
+from vhost_user.errors import BackendError, UsageError
+from vhost_user.frontend import FrontendConnection
+from vhost_user.messages import (
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    F_VERSION_1,
+    F_RING_EVENT_IDX,
+    F_RING_INDIRECT_DESC,
+    FrontendRequest,
+    ProtocolFeature,
+    Request,
+)
+from vhost_user.payloads import U64, MemoryRegion, MemTable
+
+#: Our user addresses are guest addresses plus this: no process maps anything there, so a back-end
+#: that forgets to translate fails at once instead of reading something else.
+USER_ADDRESS_BASE = 1 << 52
+
+#: The features that every virtio device of ours can work with.
+RING_FEATURES = (
+    (1 << F_VERSION_1)
+    | (1 << F_RING_INDIRECT_DESC)
+    | (1 << F_RING_EVENT_IDX)
+    | (1 << VHOST_F_LOG_ALL)
+    | (1 << VHOST_USER_F_PROTOCOL_FEATURES)
+)
+_LOG_ALL = 1 << VHOST_F_LOG_ALL
+#: What a migration cannot do without, and what every device of ours uses where it is offered.
+COMMON_PROTOCOL_FEATURES = (
+    ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD | ProtocolFeature.REPLY_ACK
+)
+
+
+class RingAddresses(NamedTuple):
+    """Where the driver has put a ring: its size in descriptors, and guest physical addresses."""
+
+    size: int
+    desc: int
+    avail: int
+    used: int
+
+
+class SharedMemory(NamedTuple):
+    """Guest memory as a back-end is told of it: a region and the memfd behind it."""
+
+    gpa: int
+    size: int
+    fd: int
+
+
+@dataclass(slots=True)
+class Vring:
+    """One ring of a device.
+
+    Attributes:
+        index: its number within the device.
+        doorbell: guest physical address whose write kicks it.
+        vector: the interrupt vector that its calls raise.
+        kick_fd, call_fd: our ends of the two eventfds.
+        addresses: where the driver has put it; None until the driver has set it up.
+        base: the next available index to process (vring base), valid while it is stopped.
+        started: the back-end has it.
+    """
+
+    index: int
+    doorbell: int
+    vector: int
+    kick_fd: int
+    call_fd: int
+    addresses: RingAddresses | None = None
+    base: int = 0
+    started: bool = False
+
+
+class VhostDevice:
+    """A vhost-user device of a machine, front-end side. Subclasses name class and features.
+
+    Args:
+        name: ``net0``, ``blk3``: for tables, errors and sockets.
+        doorbells: guest physical address of each ring's doorbell.
+        vectors: interrupt vector of each ring.
+    """
+
+    device_class = ""
+    wanted_features = RING_FEATURES
+    wanted_protocol_features = COMMON_PROTOCOL_FEATURES
+
+    def __init__(self, name: str, doorbells: Sequence[int], vectors: Sequence[int]) -> None:
+        self.name = name
+        self._eventfds = eventfd.default()
+        fds = self._eventfds.create(2 * len(doorbells))
+        self.rings = [
+            Vring(index, doorbell, vector, fds[2 * index], fds[2 * index + 1])
+            for index, (doorbell, vector) in enumerate(zip(doorbells, vectors, strict=True))
+        ]
+        self.memory: Sequence[SharedMemory] = ()
+        self.host_notifiers = False
+        self.guest_notifiers = False
+        self.logging = False
+        self.acked_features = 0
+        self._connection: FrontendConnection | None = None
+
+    @property
+    def connection(self) -> FrontendConnection:
+        """The vhost-user connection.
+
+        Raises:
+            UsageError: the device has not been connected.
+        """
+        if self._connection is None:
+            raise UsageError("is not connected to a back-end", device=self.name)
+        return self._connection
+
+    def connect(self, path: str, *, deadline: float = 10.0) -> None:
+        """Connect to the back-end that listens at ``path`` and negotiate.
+
+        Raises:
+            BackendError: it lacks what a migration needs, or broke the protocol.
+            DeadlineError: it does not listen, or does not answer, within ``deadline`` seconds.
+        """
+        connection = FrontendConnection.connect(path, name=self.name, deadline=deadline)
+        self._connection = connection
+        connection.negotiate(
+            features=self.wanted_features,
+            protocol_features=self.wanted_protocol_features,
+            deadline=deadline,
+        )
+        self._check_back_end(deadline)
+        self.acked_features = connection.features & ~_LOG_ALL
+
+    def _check_back_end(self, deadline: float) -> None:
+        session = self.connection.session
+        missing = COMMON_PROTOCOL_FEATURES & ~session.protocol_features
+        if missing:
+            raise BackendError(
+                f"the back-end does not offer {missing.name}, which a live migration needs",
+                device=self.name,
+            )
+        reply = self.connection.call(Request(FrontendRequest.GET_QUEUE_NUM), deadline)
+        if reply is None or not isinstance(reply.payload, U64):
+            raise BackendError("gave no number of queues", device=self.name)
+        if reply.payload.value < len(self.rings):
+            raise BackendError(
+                f"the back-end has {reply.payload.value} rings, the device {len(self.rings)}",
+                device=self.name,
+            )
+
+    @property
+    def features(self) -> int:
+        """The features as SET_FEATURES says them: the acked ones, LOG_ALL while the log is on."""
+        return self.acked_features | (_LOG_ALL if self.logging else 0)
+
+    def take_features(self, features: int) -> None:
+        """Use the features that the guest's driver has acked on another back-end.
+
+        Raises:
+            BackendError: this side's back-end lacks some of them.
+        """
+        lacking = features & ~self.connection.features
+        if lacking:
+            raise BackendError(
+                f"the back-end lacks the features {lacking:#x}, which the guest uses",
+                device=self.name,
+            )
+        self.acked_features = features
+
+    @property
+    def event_idx(self) -> bool:
+        """Whether the rings use the event index."""
+        return bool(self.features & (1 << F_RING_EVENT_IDX))
+
+    def set_up_rings(self, addresses: Sequence[RingAddresses]) -> None:
+        """The guest's driver says where its rings are; they start from the beginning."""
+        for ring, where in zip(self.rings, addresses, strict=True):
+            ring.addresses = where
+            ring.base = 0
+
+    def configured(self) -> list[Vring]:
+        """The rings that the driver has set up."""
+        return [ring for ring in self.rings if ring.addresses is not None]
+
+    def mem_table(self) -> tuple[MemTable, tuple[int, ...]]:
+        """SET_MEM_TABLE's payload and descriptors for the machine's memory."""
+        regions = tuple(
+            MemoryRegion(part.gpa, part.size, USER_ADDRESS_BASE + part.gpa, 0)
+            for part in self.memory
+        )
+        return MemTable(regions), tuple(part.fd for part in self.memory)
+
+    def host_edits(self, *, assign: bool) -> list[HostNotifier]:
+        """The edits that assign or take away every ring's ioeventfd."""
+        return [
+            HostNotifier(
+                assign, self.name, self.device_class, ring.index, ring.doorbell, ring.kick_fd
+            )
+            for ring in self.rings
+        ]
+
+    def guest_edits(self, *, assign: bool) -> list[GuestNotifier]:
+        """The edits that assign or take away every ring's irqfd."""
+        return [
+            GuestNotifier(
+                assign, self.name, self.device_class, ring.index, ring.vector, ring.call_fd
+            )
+            for ring in self.rings
+        ]
+
+    def notifier_fds(self) -> list[int]:
+        """Kick and call eventfds of all started rings."""
+        return [fd for ring in self.rings if ring.started for fd in (ring.kick_fd, ring.call_fd)]
+
+    def kick(self, ring: int) -> None:
+        """A doorbell write that found no ioeventfd: kick from here."""
+        self._eventfds.signal([self.rings[ring].kick_fd])
+
+    def disconnect(self) -> None:
+        """Close the connection; the back-end drops all rings."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        for ring in self.rings:
+            ring.started = False
+
+    def close(self) -> None:
+        """Close the connection and the eventfds."""
+        self.disconnect()
+        fds = [fd for ring in self.rings for fd in (ring.kick_fd, ring.call_fd) if fd >= 0]
+        self._eventfds.close(fds)
+        for ring in self.rings:
+            ring.kick_fd = ring.call_fd = -1
+
+
+DeviceFactory = Callable[[str, Sequence[int], Sequence[int]], VhostDevice]

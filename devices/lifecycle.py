@@ -1,0 +1,168 @@
+"""The procedures of a vhost-user device: start, stop, and the dirty log.
+
+Each is a generator of steps (`devices.procedure`); a strategy answers them. They are written so
+that running one twice does nothing the second time: a device that is stopped already asks for
+nothing, and a notifier that is assigned is not assigned again. A failed migration is rolled back
+by running `start` on whatever `stop` has left.
+"""
+
+from __future__ import annotations
+
+from devices.device import USER_ADDRESS_BASE, RingAddresses, VhostDevice, Vring
+from devices.procedure import Ask, AwaitSwitchover, Change, Procedure
+from vhost_user.dirty_log import DirtyLog
+from vhost_user.errors import BackendError, UsageError
+from vhost_user.messages import FrontendRequest, Request
+from vhost_user.payloads import U64, LogArea, VringAddr, VringState
+
+VHOST_VRING_F_LOG = 1
+
+
+def stop(device: VhostDevice) -> Procedure:
+    """Stop the rings, then take the guest and the host notifiers away.
+
+    GET_VRING_BASE stops a ring; its answer is the base to start it from again (vhost-user,
+    "Ring states"). The notifiers go last: a stopped ring calls nobody and a paused vCPU kicks
+    nobody, so a strategy may put these steps off until after the blackout.
+    """
+    running = [ring for ring in device.rings if ring.started]
+    if running:
+        replies = yield Ask(
+            "src.get_vring_base",
+            device.connection,
+            [
+                Request(FrontendRequest.GET_VRING_BASE, VringState(ring.index, 0))
+                for ring in running
+            ],
+        )
+        for ring, reply in zip(running, replies or (), strict=True):
+            ring.base = _base_of(device, ring, reply.payload if reply else None)
+            ring.started = False
+    if device.guest_notifiers:
+        yield Change("src.disable_guest_notify", device.guest_edits(assign=False))
+        device.guest_notifiers = False
+    if device.host_notifiers:
+        yield Change("src.disable_host_notify", device.host_edits(assign=False))
+        device.host_notifiers = False
+
+
+def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:
+    if not isinstance(payload, VringState):
+        raise BackendError(
+            "gave no vring base", device=device.name, ring=ring.index, message="GET_VRING_BASE"
+        )
+    return payload.num
+
+
+def start(device: VhostDevice) -> Procedure:
+    """Assign the notifiers, hand over memory and rings, and enable them.
+
+    What stands before `AwaitSwitchover` does not depend on what guest memory holds: memory table,
+    ring sizes, call and kick descriptors. A back-end may read the used index when it is given the
+    addresses (libvhost-user does), so addresses, bases and enables come after it.
+    """
+    if not device.host_notifiers:
+        yield Change("dst.enable_host_notify", device.host_edits(assign=True))
+        device.host_notifiers = True
+    if not device.guest_notifiers:
+        yield Change("dst.enable_guest_notify", device.guest_edits(assign=True))
+        device.guest_notifiers = True
+    rings = [ring for ring in device.configured() if not ring.started]
+    if not rings:
+        yield AwaitSwitchover()
+        return
+    yield Ask("dst.set_mem_table", device.connection, _memory(device))
+    yield Ask("dst.start_vrings", device.connection, _wiring(rings))
+    yield AwaitSwitchover()
+    yield Ask("dst.start_vrings", device.connection, _activation(device, rings))
+    for ring in rings:
+        ring.started = True
+
+
+def _memory(device: VhostDevice) -> list[Request]:
+    table, fds = device.mem_table()
+    return [
+        Request(FrontendRequest.SET_FEATURES, U64(device.features)),
+        Request(FrontendRequest.SET_MEM_TABLE, table, fds, need_reply=True),
+    ]
+
+
+def _wiring(rings: list[Vring]) -> list[Request]:
+    """NUM, CALL and KICK of each ring: what can be sent before the switch-over."""
+    requests = []
+    for ring in rings:
+        index = ring.index
+        size = _addresses(ring).size
+        requests += [
+            Request(FrontendRequest.SET_VRING_NUM, VringState(index, size)),
+            Request(FrontendRequest.SET_VRING_CALL, U64(index), (ring.call_fd,)),
+            Request(FrontendRequest.SET_VRING_KICK, U64(index), (ring.kick_fd,)),
+        ]
+    return requests
+
+
+def _activation(device: VhostDevice, rings: list[Vring]) -> list[Request]:
+    """BASE, ADDR and ENABLE of each ring.
+
+    Messages are handled in the order in which they were sent, and a back-end that fails one
+    without being asked for an acknowledgement closes the connection: so an acknowledgement of the
+    last one vouches for all.
+    """
+    requests = []
+    last = rings[-1]
+    for ring in rings:
+        requests += [
+            Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)),
+            Request(FrontendRequest.SET_VRING_ADDR, _addr(ring, logged=device.logging)),
+            Request(
+                FrontendRequest.SET_VRING_ENABLE,
+                VringState(ring.index, 1),
+                need_reply=ring is last,
+            ),
+        ]
+    return requests
+
+
+def _addr(ring: Vring, *, logged: bool) -> VringAddr:
+    where = _addresses(ring)
+    return VringAddr(
+        index=ring.index,
+        flags=VHOST_VRING_F_LOG if logged else 0,
+        desc=USER_ADDRESS_BASE + where.desc,
+        used=USER_ADDRESS_BASE + where.used,
+        avail=USER_ADDRESS_BASE + where.avail,
+        log=where.used,
+    )
+
+
+def _addresses(ring: Vring) -> RingAddresses:
+    if ring.addresses is None:
+        raise UsageError("the driver has not set the ring up", ring=ring.index)
+    return ring.addresses
+
+
+def set_logging(device: VhostDevice, log: DirtyLog | None) -> Procedure:
+    """Switch the dirty log on, or off again when ``log`` is None.
+
+    The order is the one of QEMU's vhost_dev_set_log: log base, then LOG_ALL, then the flag of
+    every ring (vhost-user, "Migration").
+    """
+    device.logging = log is not None
+    started = [ring for ring in device.rings if ring.started]
+    requests: list[Request] = []
+    if log is not None:
+        requests.append(
+            Request(FrontendRequest.SET_LOG_BASE, LogArea(log.size, 0), (log.fd,)),
+        )
+    requests.append(
+        Request(FrontendRequest.SET_FEATURES, U64(device.features), need_reply=not started)
+    )
+    requests += [
+        Request(
+            FrontendRequest.SET_VRING_ADDR,
+            _addr(ring, logged=log is not None),
+            need_reply=ring is started[-1],
+        )
+        for ring in started
+    ]
+    yield Ask("precopy.dirty_log", device.connection, requests)

@@ -1,0 +1,19 @@
+"""virtio-net over vhost-user, front-end side."""
+
+from __future__ import annotations
+
+from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
+from vhost_user.messages import ProtocolFeature
+
+# virtio 1.2, 5.1.3 "Feature bits"
+VIRTIO_NET_F_MTU = 3
+VIRTIO_NET_F_MAC = 5
+VIRTIO_NET_F_MQ = 22
+
+
+class VhostUserNet(VhostDevice):
+    """A NIC whose back-end is another process. Ring 2n receives, ring 2n+1 sends."""
+
+    device_class = "net"
+    wanted_features = RING_FEATURES | (1 << VIRTIO_NET_F_MAC) | (1 << VIRTIO_NET_F_MQ)
+    wanted_protocol_features = COMMON_PROTOCOL_FEATURES | ProtocolFeature.NET_MTU

@@ -1,0 +1,146 @@
+"""The destination's side of a live migration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+
+from devices import lifecycle
+from emu.errors import EmuError, MigrationError
+from emu.migration import strategies
+from emu.migration.source import Observer
+from emu.migration.state import load_devices, load_switchover
+from emu.migration.strategies import Strategy, StrategyOptions
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.stream import Kind, MigrationStream
+from emu.migration.timeline import Timeline, without_collector
+from emu.vm import Vm
+from vhost_user.errors import VhostUserError
+
+#: Of the stream; a source that speaks another one is refused by name.
+VERSION = 1
+
+
+def hello(vm: Vm, strategy: str, options: StrategyOptions) -> dict[str, object]:
+    """What the source says first: who it is, and how its devices are to be started."""
+    return {
+        "version": VERSION,
+        "spec": vm.shape(),
+        "strategy": strategy,
+        "options": options._asdict(),
+    }
+
+
+class Destination:
+    """One incoming migration, into a VM that is built and connected but does not run.
+
+    Args:
+        vm: this side's VM. When the migration fails its devices are disconnected, so that their
+            back-ends let go of what the source's need.
+        deadline: seconds for each wait.
+        observe: told of what happens.
+    """
+
+    def __init__(self, vm: Vm, *, deadline: float, observe: Observer) -> None:
+        self.vm = vm
+        self.timeline = Timeline("dst")
+        self._observe = observe
+        self._stage = Stage(vm.machine, self.timeline, deadline)
+        self._tasks: Sequence[Task] = ()
+
+    def run(self, stream: MigrationStream) -> None:
+        """Receive the VM over a connected stream. When it returns, the VM runs here.
+
+        Raises:
+            EmuError, VhostUserError, OSError: it failed; the source has been told if possible.
+        """
+        with contextlib.closing(stream):
+            strategy: Strategy | None = None
+            try:
+                strategy = self._greet(stream)
+                strategy.open()
+                self._prepare(strategy, stream)
+                stream.send(Kind.PREPARED)
+                # The blackout begins at the source, so the collector must be silent before this
+                # side learns of it.
+                with without_collector():
+                    state = self._receive_memory(stream)
+                    self._switch_over(strategy, state, stream)
+            except (VhostUserError, EmuError, OSError) as error:
+                self.vm.disconnect()
+                with contextlib.suppress(MigrationError):
+                    stream.send(Kind.FAILED, str(error).encode())
+                raise
+            finally:
+                if strategy is not None:
+                    strategy.close()
+
+    def _greet(self, stream: MigrationStream) -> Strategy:
+        kind, _, payload = stream.receive()
+        if kind is not Kind.HELLO:
+            raise MigrationError("stream", f"{kind.name} came where HELLO was due")
+        try:
+            said = json.loads(payload)
+            version, spec = said["version"], said["spec"]
+            name, options = said["strategy"], StrategyOptions(**said["options"])
+        except (ValueError, KeyError, TypeError):
+            raise MigrationError("stream", "the source's greeting makes no sense") from None
+        if version != VERSION:
+            raise MigrationError("stream", f"the source speaks version {version}, not {VERSION}")
+        if spec != self.vm.shape():
+            raise MigrationError("stream", f"the source's VM is {spec}, this is {self.vm.shape()}")
+        try:
+            return strategies.make(name, options)
+        except ValueError as error:
+            raise MigrationError("stream", str(error)) from None
+
+    def _prepare(self, strategy: Strategy, stream: MigrationStream) -> None:
+        """What a strategy does ahead of the blackout, with what is known of the devices."""
+        kind, _, payload = stream.receive()
+        if kind is not Kind.DEVICES:
+            raise MigrationError("stream", f"{kind.name} came where DEVICES was due")
+        load_devices(payload, self.vm.devices)
+        self._tasks = self._start_tasks()
+        with self.vm.machine.charged("dst"):
+            strategy.prepare(self._tasks, self._stage)
+
+    def _start_tasks(self) -> list[Task]:
+        return [
+            Task(device.name, device.device_class, lifecycle.start(device))
+            for device in self.vm.devices
+        ]
+
+    def _receive_memory(self, stream: MigrationStream) -> bytes:
+        """Take memory until the switch-over comes; its payload."""
+        ram = self.vm.machine.ram
+        while True:
+            kind, count, payload = stream.receive()
+            if kind is Kind.RAM:
+                stream.receive_ram(ram, count, payload)
+            elif kind is Kind.SWITCHOVER:
+                return payload
+            else:
+                raise MigrationError("stream", f"{kind.name} came where RAM was due")
+
+    def _switch_over(self, strategy: Strategy, state: bytes, stream: MigrationStream) -> None:
+        """The blackout, as this side sees it: from the last byte to running vCPUs."""
+        vm = self.vm
+        timeline = self.timeline
+        with vm.machine.charged("dst"):
+            timeline.in_blackout = True
+            with timeline.span("dst.load_state"):
+                moved = load_switchover(state, vm)
+            if moved:
+                # The driver set a ring up anew after the preparation: begin again for all.
+                self._tasks = self._start_tasks()
+            strategy.start(self._tasks, self._stage)
+            with timeline.span("dst.resume_vcpus"):
+                vm.signal_all_rings()
+                vm.resume_vcpus(self._stage.deadline)
+            timeline.mark("running_ns")
+            timeline.in_blackout = False
+            stream.send(Kind.RUNNING)
+        self._observe("RESUME", {})
+
+

@@ -1,0 +1,159 @@
+"""The source's side of a live migration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from devices import lifecycle
+from devices.procedure import Procedure
+from emu.errors import EmuError, MigrationError
+from emu.migration.ram_sync import RamSync, total
+from emu.migration.state import pack_devices, pack_switchover
+from emu.migration.strategies import Strategy
+from emu.migration.strategies.split import Split
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.stream import Kind, MigrationStream
+from emu.migration.timeline import Timeline, now, without_collector
+from emu.vm import Vm
+from vhost_user.dirty_log import DirtyLog
+from vhost_user.errors import VhostUserError
+
+#: The switch-over follows a pre-copy round that leaves less than this to send.
+SMALL_ENOUGH = 1 << 20
+MAX_ROUNDS = 12
+
+#: Called with the name of an event (as QMP has it) and its data.
+Observer = Callable[[str, dict[str, object]], None]
+#: What can go wrong on the way, and is answered by a roll-back.
+FAILURES = (VhostUserError, EmuError, OSError)
+
+
+class Precopy(NamedTuple):
+    """What was sent while the VM ran: rounds, bytes, nanoseconds."""
+
+    rounds: int = 0
+    bytes: int = 0
+    ns: int = 0
+
+
+class Source:
+    """One outgoing migration of a running VM.
+
+    Args:
+        vm: the VM; it runs on when the migration fails.
+        strategy: how its devices are stopped.
+        deadline: seconds for each wait.
+        observe: told of what happens.
+    """
+
+    def __init__(self, vm: Vm, strategy: Strategy, *, deadline: float, observe: Observer) -> None:
+        self.vm = vm
+        self.timeline = Timeline("src")
+        self.precopy = Precopy()
+        self.requests_in_flight = 0
+        self.cancelled = False
+        self._strategy = strategy
+        self._observe = observe
+        self._stage = Stage(vm.machine, self.timeline, deadline)
+
+    def run(self, stream: MigrationStream, hello: dict[str, object]) -> None:
+        """Migrate the VM over a connected stream. When it returns, the VM runs over there.
+
+        Raises:
+            EmuError, VhostUserError, OSError: it failed, and the VM runs on here.
+        """
+        with DirtyLog.create(self.vm.log_pages) as log, contextlib.closing(stream):
+            try:
+                self._strategy.open()
+                self._set_logging(log)
+                sync = RamSync(self.vm.machine.ram, log)
+                stream.send(Kind.HELLO, json.dumps(hello).encode())
+                stream.send(Kind.DEVICES, pack_devices(self.vm.devices))
+                self._send_while_running(stream, sync)
+                self._expect(stream, Kind.PREPARED)
+                self._switch_over(stream, sync)
+            except FAILURES:
+                self._roll_back()
+                raise
+            finally:
+                self._strategy.close()
+
+    def _set_logging(self, log: DirtyLog | None) -> None:
+        self._split(lifecycle.set_logging(device, log) for device in self.vm.devices)
+
+    def _split(self, procedures: Iterator[Procedure]) -> None:
+        """Drive what is not part of the comparison in the quickest way."""
+        tasks = [
+            Task(device.name, device.device_class, procedure)
+            for device, procedure in zip(self.vm.devices, procedures, strict=True)
+        ]
+        Split().drive(tasks, self._stage)
+
+    def _send_while_running(self, stream: MigrationStream, sync: RamSync) -> None:
+        """The pre-copy rounds: until little is left, or it does not get less any more."""
+        start = now()
+        runs = sync.everything()
+        before = left = total(runs)
+        for number in range(1, MAX_ROUNDS + 1):
+            if self.cancelled:
+                raise MigrationError("precopy", "cancelled")
+            stream.send_ram(self.vm.machine.ram, runs)
+            runs = sync.dirty()
+            before, left = left, total(runs)
+            self.precopy = Precopy(number, stream.bytes_sent, now() - start)
+            self._observe(
+                "MIGRATION_PASS",
+                {"pass": number, "remaining": left, "bytes": stream.bytes_sent},
+            )
+            if number > 1 and (left < SMALL_ENOUGH or left > before * 0.9):
+                break
+        stream.send_ram(self.vm.machine.ram, runs)
+        self.precopy = Precopy(number + 1, stream.bytes_sent, now() - start)
+
+    def _switch_over(self, stream: MigrationStream, sync: RamSync) -> None:
+        """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
+        vm = self.vm
+        timeline = self.timeline
+        tasks = [
+            Task(device.name, device.device_class, lifecycle.stop(device))
+            for device in vm.devices
+        ]
+        # What became dirty while the destination prepared is sent before the clock starts.
+        stream.send_ram(vm.machine.ram, sync.dirty())
+        self._observe("MIGRATION", {"status": "device"})
+        with without_collector(), vm.machine.charged("src"):
+            timeline.mark("pause_start_ns")
+            timeline.in_blackout = True
+            with timeline.span("src.pause_vcpus"):
+                vm.pause_vcpus(self._stage.deadline)
+            self.requests_in_flight = vm.requests_in_flight()
+            self._strategy.stop(tasks, self._stage)
+            with timeline.span("src.final_ram"):
+                stream.send_ram(vm.machine.ram, sync.dirty())
+            with timeline.span("src.device_state"):
+                stream.send(Kind.SWITCHOVER, pack_switchover(vm))
+            self._expect(stream, Kind.RUNNING)
+            timeline.mark("running_ns")
+            timeline.in_blackout = False
+            self._strategy.tidy(tasks, self._stage)
+        self._observe("STOP", {})
+
+    def _expect(self, stream: MigrationStream, wanted: Kind) -> bytes:
+        kind, _, payload = stream.receive()
+        if kind is Kind.FAILED:
+            raise MigrationError("destination", payload.decode(errors="replace"))
+        if kind is not wanted:
+            raise MigrationError("stream", f"{kind.name} came where {wanted.name} was due")
+        return payload
+
+    def _roll_back(self) -> None:
+        """The devices start again here, where they have stopped, and the vCPUs run on."""
+        self.timeline.in_blackout = False
+        vm = self.vm
+        self._split(lifecycle.start(device) for device in vm.devices)
+        vm.signal_all_rings()
+        vm.resume_vcpus(self._stage.deadline)
+        self._set_logging(None)

@@ -1,0 +1,96 @@
+"""What the stream says of the machine besides its memory: devices and vCPUs, as bytes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+from devices.device import RingAddresses, VhostDevice
+from emu.errors import MigrationError
+from emu.vm import Vm
+
+_DEVICE = struct.Struct("<16sQI")
+_RING = struct.Struct("<IIQQQ")
+
+
+def pack_devices(devices: Iterable[VhostDevice]) -> bytes:
+    """Name, acked features and rings (size, base, addresses) of every device."""
+    parts: list[bytes] = []
+    for device in devices:
+        rings = device.configured()
+        parts.append(_DEVICE.pack(device.name.encode(), device.acked_features, len(rings)))
+        for ring in rings:
+            where = ring.addresses
+            assert where is not None  # noqa: S101  configured() says so
+            parts.append(_RING.pack(where.size, ring.base, where.desc, where.avail, where.used))
+    return b"".join(parts)
+
+
+def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevice]:
+    """Give every device what `pack_devices` said of it.
+
+    Returns:
+        The devices whose rings lie elsewhere, or have other sizes, than they knew before.
+
+    Raises:
+        MigrationError: these are other devices than this side's.
+        BackendError: this side's back-end lacks a feature that the guest uses.
+    """
+    at = 0
+    moved: list[VhostDevice] = []
+    for device in devices:
+        try:
+            raw, features, count = _DEVICE.unpack_from(data, at)
+            at += _DEVICE.size
+            rings = [_RING.unpack_from(data, at + index * _RING.size) for index in range(count)]
+        except struct.error:
+            raise MigrationError(
+                "dst.load_state", f"the state of the devices ends before {device.name}"
+            ) from None
+        at += count * _RING.size
+        name = raw.rstrip(b"\0").decode(errors="replace")
+        if name != device.name or count > len(device.rings):
+            raise MigrationError(
+                "dst.load_state",
+                f"the source has {name} with {count} rings where this side has {device.name} "
+                f"with {len(device.rings)}",
+            )
+        device.take_features(features)
+        if _load_rings(device, rings):
+            moved.append(device)
+    if at != len(data):
+        raise MigrationError("dst.load_state", "the source has more devices than this side")
+    return moved
+
+
+def _load_rings(device: VhostDevice, rings: Sequence[tuple[int, int, int, int, int]]) -> bool:
+    """Whether a ring lies elsewhere than before."""
+    moved = False
+    for ring, (size, base, desc, avail, used) in zip(device.rings, rings, strict=False):
+        addresses = RingAddresses(size, desc, avail, used)
+        moved = moved or ring.addresses != addresses
+        ring.addresses = addresses
+        ring.base = base
+    return moved
+
+
+_SWITCHOVER = struct.Struct("<II")
+
+
+def pack_switchover(vm: Vm) -> bytes:
+    """What the destination needs besides memory: all devices, all vCPUs."""
+    devices = pack_devices(vm.devices)
+    vcpus = vm.pack_vcpus()
+    return _SWITCHOVER.pack(len(devices), len(vcpus)) + devices + vcpus
+
+
+def load_switchover(data: bytes, vm: Vm) -> list[VhostDevice]:
+    """The reverse of `pack_switchover`; raises and returns as `load_devices`."""
+    if len(data) < _SWITCHOVER.size:
+        raise MigrationError("dst.load_state", "the device state is cut short")
+    devices, vcpus = _SWITCHOVER.unpack_from(data)
+    if len(data) != _SWITCHOVER.size + devices + vcpus:
+        raise MigrationError("dst.load_state", "the device state has the wrong length")
+    middle = _SWITCHOVER.size + devices
+    vm.load_vcpus(data[middle:])
+    return load_devices(data[_SWITCHOVER.size : middle], vm.devices)

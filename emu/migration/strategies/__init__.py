@@ -1,0 +1,56 @@
+"""Strategies: schedulers that drive the procedures of all devices.
+
+A strategy is one class in one file of this package. To add one: write `Strategy.drive` (and set
+``prepares_ahead`` if it works before the blackout), and name the class in `STRATEGIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from emu.migration.strategies.base import Strategy
+from emu.migration.strategies.prewired import Prewired
+from emu.migration.strategies.qemu import Qemu2021
+from emu.migration.strategies.split import Split
+from emu.migration.strategies.threads import Threads
+
+__all__ = ["DEFAULT", "DEFAULT_COMPARED", "STRATEGIES", "Strategy", "StrategyOptions", "make"]
+
+
+class StrategyOptions(NamedTuple):
+    """Options that some strategies take.
+
+    Attributes:
+        threads: workers of a pool.
+    """
+
+    threads: int = 8
+
+
+STRATEGIES: dict[str, Callable[[StrategyOptions], Strategy]] = {
+    "qemu-2021": lambda _options: Qemu2021(),
+    "threads": lambda options: Threads(options.threads),
+    "split": lambda _options: Split(),
+    "prewired": lambda _options: Prewired(),
+}
+DEFAULT = "prewired"
+DEFAULT_COMPARED = ("qemu-2021", "threads", "prewired")
+
+
+def make(name: str, options: StrategyOptions | None = None) -> Strategy:
+    """The strategy of that name.
+
+    Raises:
+        ValueError: there is none; the text lists those there are.
+    """
+    try:
+        factory = STRATEGIES[name]
+    except KeyError:
+        raise ValueError(f"{name!r} is no strategy: use one of {listed(STRATEGIES)}") from None
+    return factory(options or StrategyOptions())
+
+
+def listed(names: Iterable[str]) -> str:
+    """``a, b, c``, for messages."""
+    return ", ".join(names)

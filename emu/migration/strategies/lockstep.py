@@ -1,0 +1,28 @@
+"""One request, one reply: the way in which every front-end talks today."""
+
+from __future__ import annotations
+
+from devices.procedure import Ask
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.timeline import now
+from vhost_user.messages import Reply
+from vhost_user.payloads import VringState
+
+
+def answer_in_lockstep(task: Task, step: Ask, stage: Stage) -> list[Reply | None]:
+    """Send each request when the one before has been answered; the replies, in order."""
+    call = step.connection.call
+    add = stage.timeline.add
+    replies: list[Reply | None] = []
+    for request in step.requests:
+        start = now()
+        replies.append(call(request, stage.deadline))
+        payload = request.payload
+        add(
+            step.phase,
+            start,
+            device_class=task.device_class,
+            device=task.device,
+            ring=payload.index if isinstance(payload, VringState) else None,
+        )
+    return replies

@@ -1,0 +1,70 @@
+"""The maintainer's answer to the RFC: send to every back-end, then wait for them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from devices.procedure import Ask, AwaitSwitchover, Change, Edit
+from emu.migration.strategies.base import Halt, Strategy
+from emu.migration.strategies.flight import Flight
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.timeline import now
+
+
+class Split(Strategy):
+    """Everything of every device in flight at once: one thread, one selector, one commit."""
+
+    name = "split"
+
+    def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
+        """See `Strategy.drive`."""
+        flight = Flight(stage)
+        ready = list(tasks)
+        changing: list[Task] = []
+        try:
+            while ready:
+                for task in ready:
+                    self._launch(task, flight, halt)
+                    if isinstance(task.step, Change) and halt is not Change:
+                        changing.append(task)
+                if len(flight):
+                    ready = flight.landed()
+                else:
+                    # Nobody is asking any more, so no further edit can join this commit.
+                    ready, changing = changing, []
+                    commit_together(ready, stage)
+        finally:
+            flight.close()
+
+    def _launch(self, task: Task, flight: Flight, halt: Halt) -> None:
+        """Run a task until it waits for replies, or for a commit, or is parked, or has ended."""
+        while task.step is not None and not (halt is not None and isinstance(task.step, halt)):
+            if isinstance(task.step, AwaitSwitchover):
+                task.resume(None)
+            elif isinstance(task.step, Change) or flight.launch(task, task.step):
+                return
+
+
+def commit_together(tasks: Sequence[Task], stage: Stage) -> None:
+    """Commit the edits of all these tasks, phase by phase, and resume the tasks.
+
+    One commit serves all devices, so the span of each device class covers the same time.
+    """
+    phases: dict[str, list[Task]] = {}
+    for task in tasks:
+        if isinstance(task.step, Change):
+            phases.setdefault(task.step.phase, []).append(task)
+    for phase, members in phases.items():
+        edits: list[Edit] = []
+        classes: dict[str, int] = {}
+        for task in members:
+            step = task.step
+            if isinstance(step, Change):
+                edits += step.edits
+                classes[task.device_class] = classes.get(task.device_class, 0) + len(step.edits)
+        start = now()
+        stage.machine.apply(edits)
+        for device_class, count in classes.items():
+            stage.timeline.add(phase, start, device_class=device_class, count=count)
+        for task in members:
+            task.resume(None)

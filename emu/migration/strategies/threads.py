@@ -1,0 +1,124 @@
+"""What the RFC proposed: a thread pool, made when the migration begins."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from devices.procedure import Ask, AwaitSwitchover, Change
+from emu.locks import worker
+from emu.migration.strategies.base import Halt, Strategy
+from emu.migration.strategies.lockstep import answer_in_lockstep
+from emu.migration.strategies.split import commit_together
+from emu.migration.strategies.task import Stage, Task
+from vhost_user.errors import DeadlineError
+
+_Outcome = tuple[Task, "Future[None]"]
+
+
+class Threads(Strategy):
+    """One device per task, lock-step inside; edits go to the coordinator.
+
+    The coordinator commits whatever has arrived, so edits of several devices share a commit, as
+    the nested transactions of the RFC did. A worker never takes the big lock: it has no reason
+    to, and is marked so that the lock refuses it.
+
+    Args:
+        workers: size of the pool.
+    """
+
+    name = "threads"
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool: ThreadPoolExecutor | None = None
+
+    def open(self) -> None:
+        """Start all of the pool's threads, before there is work for them."""
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="migration-worker")
+        everyone = threading.Barrier(self._workers)
+        for started in [self._pool.submit(everyone.wait, 10.0) for _ in range(self._workers)]:
+            started.result()
+
+    def close(self) -> None:
+        """End the pool."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+            self._pool = None
+
+    def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
+        """See `Strategy.drive`."""
+        if self._pool is None:
+            raise RuntimeError("open() makes the pool, and has not been called")
+        shift = _Shift(self._pool, stage, halt)
+        shift.submit(tasks)
+        while shift.pending:
+            back = shift.gather()
+            changing = [task for task in back if isinstance(task.step, Change)]
+            if halt is not Change:
+                commit_together(changing, stage)
+                shift.submit(changing)
+
+
+class _Shift:
+    """The tasks that are in the hands of the pool during one drive."""
+
+    def __init__(self, pool: ThreadPoolExecutor, stage: Stage, halt: Halt) -> None:
+        self._pool = pool
+        self._stage = stage
+        self._halt = halt
+        self._arrived = queue.SimpleQueue[_Outcome]()
+        self.pending = 0
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Hand tasks to the pool."""
+        for task in tasks:
+            future = self._pool.submit(_work, task, self._stage, self._halt)
+            self.pending += 1
+            future.add_done_callback(partial(self._back, task))
+
+    def _back(self, task: Task, future: Future[None]) -> None:
+        self._arrived.put((task, future))
+
+    def gather(self) -> list[Task]:
+        """Wait for a task to come back, and take all others that have come back as well.
+
+        Raises:
+            VhostUserError: a device failed. All workers have come to rest by then, so that
+                whoever rolls back has the devices for himself.
+        """
+        outcomes = [self._next()]
+        while not self._arrived.empty():
+            outcomes.append(self._next())
+        if any(future.exception() for _, future in outcomes):
+            while self.pending:
+                outcomes.append(self._next())
+        for _, future in outcomes:
+            future.result()
+        return [task for task, _ in outcomes]
+
+    def _next(self) -> _Outcome:
+        # A worker's own waits end at the stage's deadline, each of a device's requests may take
+        # one: this one is only the net below them.
+        patience = self._stage.deadline * 300
+        try:
+            outcome = self._arrived.get(timeout=patience)
+        except queue.Empty:
+            raise DeadlineError("a worker of the pool", patience) from None
+        self.pending -= 1
+        return outcome
+
+
+def _work(task: Task, stage: Stage, halt: Halt) -> None:
+    """In a worker: run a task until it needs the coordinator, is parked, or has ended."""
+    with worker():
+        while task.step is not None and not isinstance(task.step, Change):
+            if halt is not None and isinstance(task.step, halt):
+                return
+            if isinstance(task.step, Ask):
+                task.resume(answer_in_lockstep(task, task.step, stage))
+            elif isinstance(task.step, AwaitSwitchover):
+                task.resume(None)
