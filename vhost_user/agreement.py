@@ -1,0 +1,218 @@
+"""What both ends of a connection hold: what is agreed on, what that allows, the rings' states.
+
+`vhost_user.session` has the two roles that are built on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+
+from vhost_user.codec import Form, reply_forms, request_forms
+from vhost_user.errors import UsageError
+from vhost_user.features import (
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    Dialect,
+    ProtocolFeature,
+)
+from vhost_user.messages import (
+    FdRule,
+    FrontendRequest,
+    Gate,
+    MessageSpec,
+    ReplyRule,
+    Request,
+    frontend_messages,
+)
+from vhost_user.payloads import (
+    U64,
+    VRING_INDEX_MASK,
+    AnyPayload,
+    VringAddr,
+    VringState,
+)
+from vhost_user.states import Ring, RingEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: SET_VRING_KICK and its like have eight bits for a ring (spec, "A vring index for a vring").
+MAX_RINGS = 256
+
+_PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+_F = FrontendRequest
+
+
+class _Tables(NamedTuple):
+    """What a dialect's table gives, made once for all sessions."""
+
+    rows: dict[int, MessageSpec]
+    requests: dict[int, Form]
+    replies: dict[int, Form]
+
+
+_TABLES: dict[str, _Tables] = {}
+
+
+def _tables(dialect: Dialect) -> _Tables:
+    if dialect.name not in _TABLES:
+        rows = frontend_messages(dialect)
+        _TABLES[dialect.name] = _Tables(rows, request_forms(rows), reply_forms(rows))
+    return _TABLES[dialect.name]
+
+
+def ring_of(payload: AnyPayload | None, fds: FdRule) -> int | None:
+    """The ring that a message is about, or None."""
+    if isinstance(payload, VringState | VringAddr):
+        return payload.index
+    if fds is FdRule.UNLESS_NO_FD and isinstance(payload, U64):
+        return payload.value & VRING_INDEX_MASK
+    return None
+
+
+class Opened:
+    """A message that may be sent as things stand, with what the hot paths need of its row.
+
+    Attributes:
+        kinds: classes that its payload may have.
+        own: it has a reply of its own, as things stand.
+        reply: classes that the payload of its answer may have.
+        indexed: its payload names a ring.
+        effect: what sending it changes in the session, or None.
+        learns: what its reply tells the session, or None.
+    """
+
+    __slots__ = (
+        "effect",
+        "fds",
+        "id",
+        "indexed",
+        "kinds",
+        "learns",
+        "name",
+        "own",
+        "reply",
+        "reply_fds",
+    )
+
+    def __init__(self, row: MessageSpec, *, own: bool) -> None:
+        self.effect: Callable[[AnyPayload | None], None] | None = None
+        self.learns: Callable[[Request, AnyPayload | None], None] | None = None
+        self.id = cast("FrontendRequest", row.id)
+        self.name = row.name
+        self.fds = row.fds
+        self.own = own
+        self.kinds: frozenset[type] = frozenset(row.payload or (type(None),))
+        self.reply: frozenset[type] = frozenset(
+            (kind or type(None)) for kind in (row.reply_payload if own else (U64,))
+        )
+        self.reply_fds = row.reply_fds if own else FdRule.NONE
+        self.indexed = bool(self.kinds & {VringState, VringAddr}) or (
+            row.fds is FdRule.UNLESS_NO_FD
+        )
+
+
+class Session:
+    """What both roles share: what is agreed on, the gates, the rings.
+
+    Attributes:
+        name: name of the device.
+        dialect: who settles the numbers that are still moving.
+        offered_features: feature bits of the back-end, or None while they are not known.
+        features: feature bits that SET_FEATURES acknowledged, or None before it.
+        offered_protocol_features: the back-end's.
+        protocol_features: those that SET_PROTOCOL_FEATURES acknowledged.
+        rings: the state of each ring, by index.
+    """
+
+    #: What a request changes in a session: id to the method that does it.
+    EFFECTS: ClassVar[dict[int, str]] = {
+        _F.SET_FEATURES: "_set_features",
+        _F.SET_PROTOCOL_FEATURES: "_set_protocol_features",
+        _F.SET_VRING_ENABLE: "_set_enable",
+        _F.VRING_KICK: "_vring_kick",
+        _F.RESET_OWNER: "_reset_owner",
+        _F.RESET_DEVICE: "_reset_device",
+        _F.SET_STATUS: "_set_status",
+    }
+    #: What a reply tells a session: id to the method that takes note of it.
+    LESSONS: ClassVar[dict[int, str]] = {}
+
+    def __init__(self, name: str, rings: int, dialect: Dialect) -> None:
+        if not 1 <= rings <= MAX_RINGS:
+            raise UsageError(f"{rings} rings: a message can index {MAX_RINGS}", device=name)
+        self.name = name
+        self.dialect = dialect
+        self.offered_features: int | None = None
+        self.features: int | None = None
+        self.offered_protocol_features = ProtocolFeature(0)
+        self.protocol_features = ProtocolFeature(0)
+        self.rings = [Ring(index) for index in range(rings)]
+        self._tables = _tables(dialect)
+        self._acks = False
+        # What has passed its gate; emptied whenever something is agreed on.
+        self._open: dict[int, Opened] = {}
+
+    def kicked(self, ring: int) -> None:
+        """Take note of a kick, which comes by eventfd and not by a message."""
+        self.rings[ring].apply(RingEvent.KICK)
+
+    def _closed(self, row: MessageSpec) -> str:
+        """Why a message may not be sent, or ""."""
+        if row.refusal:
+            return row.refusal
+        gate = row.gate
+        if gate.protocol:
+            mask = self.dialect.protocol_feature(gate.protocol)
+            agreed = mask is not None and mask in self.protocol_features
+            return "" if agreed else f"needs protocol feature {gate.protocol}, not negotiated"
+        if gate.feature is None or (self._gate_features(gate) >> gate.feature) & 1:
+            return ""
+        return f"needs {gate}"
+
+    def _gate_features(self, gate: Gate) -> int:
+        bits = self.offered_features if gate.offered else self.features
+        return bits or 0
+
+    def _opened(self, row: MessageSpec) -> Opened:
+        own = row.reply is ReplyRule.ALWAYS or (
+            row.reply is ReplyRule.IF_LOG_SHMFD
+            and ProtocolFeature.LOG_SHMFD in self.protocol_features
+        )
+        opened = self._open[row.id] = Opened(row, own=own)
+        if row.id in self.EFFECTS:
+            opened.effect = getattr(self, self.EFFECTS[row.id])
+        if row.id in self.LESSONS:
+            opened.learns = getattr(self, self.LESSONS[row.id])
+        return opened
+
+    def _apply(self, event: RingEvent) -> None:
+        for ring in self.rings:
+            ring.apply(event)
+
+    def _set_features(self, payload: AnyPayload | None) -> None:
+        self.features = cast("U64", payload).value
+        self._open.clear()
+        if not self.features & _PROTOCOL_BIT:
+            self._apply(RingEvent.PLAIN_FEATURES)
+
+    def _set_protocol_features(self, payload: AnyPayload | None) -> None:
+        self.protocol_features = ProtocolFeature(cast("U64", payload).value)
+        self._acks = ProtocolFeature.REPLY_ACK in self.protocol_features
+        self._open.clear()
+
+    def _set_enable(self, payload: AnyPayload | None) -> None:
+        index, num = cast("VringState", payload)
+        self.rings[index].apply(RingEvent.ENABLE if num else RingEvent.DISABLE)
+
+    def _vring_kick(self, payload: AnyPayload | None) -> None:
+        self.kicked(cast("VringState", payload).index)
+
+    def _reset_owner(self, _payload: AnyPayload | None) -> None:
+        self._apply(RingEvent.RESET_OWNER)
+
+    def _reset_device(self, _payload: AnyPayload | None) -> None:
+        self._apply(RingEvent.RESET_DEVICE)
+
+    def _set_status(self, payload: AnyPayload | None) -> None:
+        if not cast("U64", payload).value:
+            self._apply(RingEvent.STATUS_ZERO)

@@ -1,0 +1,216 @@
+"""A back-end's connection to a front-end: a session and a channel. It never blocks.
+
+Replies leave in the order of the requests, as the protocol has them. A device that cannot answer
+yet keeps the request (or its `ReplySlot`) and answers later; what was answered after it waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from vhost_user.channel import READ_SIZE, Channel
+from vhost_user.codec import close_all
+from vhost_user.errors import Disconnected, FrontendError, UsageError
+from vhost_user.features import SPEC, Dialect, ProtocolFeature
+from vhost_user.session import BackendSession
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from vhost_user.messages import Request
+    from vhost_user.payloads import AnyPayload
+
+#: Reads that one `BackendConnection.receive` makes at most, so that no peer keeps a thread.
+_MAX_READS = 64
+
+
+class _Answer(NamedTuple):
+    data: bytes
+    fds: Sequence[int]
+
+
+class ReplySlot:
+    """The place of one request's answer among the answers.
+
+    Attributes:
+        request: the request.
+    """
+
+    __slots__ = ("_connection", "request")
+
+    def __init__(self, connection: BackendConnection, request: Request) -> None:
+        self._connection = connection
+        self.request = request
+
+    @property
+    def due(self) -> bool:
+        """An answer is due, and has not been given."""
+        return self._connection.due(self.request)
+
+    def reply(self, payload: AnyPayload | None = None, fds: Sequence[int] = ()) -> None:
+        """As `BackendConnection.reply`."""
+        self._connection.reply(self.request, payload, fds)
+
+    def ack(self, code: int = 0) -> None:
+        """As `BackendConnection.ack`."""
+        self._connection.ack(self.request, code)
+
+
+class BackendConnection:
+    """One front-end's connection to one device.
+
+    Args:
+        sock: a connected unix stream socket; owned by the connection from now on.
+        name: name of the device, for errors.
+        features: feature bits that the device offers.
+        protocol_features: protocol features that it offers.
+        num_queues: rings that it has.
+        dialect: who settles the numbers that are still moving.
+
+    Attributes:
+        name: name of the device.
+        session: what is agreed on, and the rings' states.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        name: str,
+        features: int,
+        protocol_features: ProtocolFeature,
+        num_queues: int,
+        dialect: Dialect = SPEC,
+    ) -> None:
+        self.name = name
+        self.session = BackendSession(
+            name,
+            features=features,
+            protocol_features=protocol_features,
+            num_queues=num_queues,
+            dialect=dialect,
+        )
+        self._channel = Channel(sock, name, FrontendError)
+        self._due: deque[Request] = deque()  # requests without their answer, in order
+        self._early: dict[int, _Answer] = {}  # answers that wait for earlier ones, by id()
+
+    @property
+    def wants_write(self) -> bool:
+        """`flush` has something left to send."""
+        return self._channel.wants_write
+
+    @property
+    def outstanding(self) -> int:
+        """Answers that are due and have not left, early ones among them."""
+        return len(self._due)
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for a selector."""
+        return self._channel.fileno()
+
+    def receive(self) -> list[Request]:
+        """All requests that have come, in order; never blocks.
+
+        Their descriptors are the caller's to close. An answer is due to those that say
+        ``need_reply``, in any order: `reply` and `ack` see to it that they leave in this one.
+
+        Raises:
+            FrontendError: the front-end broke the protocol.
+            Disconnected: it has gone, and no request is left to be taken.
+        """
+        requests: list[Request] = []
+        try:
+            for _ in range(_MAX_READS):
+                read = self._channel.read_now()
+                if read is None:
+                    break
+                requests += self.session.feed(read.data, read.fds)
+                # A read ends short of more only where descriptors came, or where it was full.
+                if not read.fds and len(read.data) < READ_SIZE:
+                    break
+        except Disconnected:
+            # Told again by the next read, when what came before has been taken.
+            if not requests:
+                raise
+        except FrontendError:
+            for request in requests:
+                close_all(request.fds)
+            raise
+        self._due += [request for request in requests if request.need_reply]
+        return requests
+
+    def slot(self, request: Request) -> ReplySlot:
+        """The place of a request's answer, for a device that answers later."""
+        return ReplySlot(self, request)
+
+    def due(self, request: Request) -> bool:
+        """An answer to this very request is due, and has not been given."""
+        return (
+            request.need_reply
+            and id(request) not in self._early
+            and any(waiting is request for waiting in self._due)
+        )
+
+    def reply(
+        self, request: Request, payload: AnyPayload | None = None, fds: Sequence[int] = ()
+    ) -> None:
+        """Answer a request with its own reply; `flush` sends it. Nothing where none is due.
+
+        ``fds`` must stay open until `flush` has returned True.
+
+        Raises:
+            UsageError: the message has no such reply, or it has been answered.
+        """
+        if request.need_reply:
+            self._complete(request, self.session.answer(request, payload, fds), fds)
+
+    def ack(self, request: Request, code: int = 0) -> None:
+        """Acknowledge a request, 0 for success; `flush` sends it. Nothing where none is due.
+
+        Raises:
+            UsageError: the message has a reply of its own, or it has been answered.
+        """
+        if request.need_reply:
+            self._complete(request, self.session.ack(request, code), ())
+
+    def flush(self) -> bool:
+        """Send as much as goes without blocking; True when nothing is left to send.
+
+        Raises:
+            Disconnected: the front-end has gone.
+        """
+        return self._channel.flush()
+
+    def close(self) -> None:
+        """Close the connection. Answers that have not left are dropped."""
+        self._due.clear()
+        self._early.clear()
+        self.session.abandon()
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _complete(self, request: Request, data: bytes, fds: Sequence[int]) -> None:
+        due = self._due
+        if due and due[0] is request:
+            due.popleft()
+            self._channel.queue(data, fds)
+            if self._early:
+                self._release()
+        elif self.due(request):
+            self._early[id(request)] = _Answer(data, fds)
+        else:
+            raise UsageError("was answered already", device=self.name, message=request.id.name)
+
+    def _release(self) -> None:
+        """Let those go that waited for the answer that has just been given."""
+        due = self._due
+        while due and (answer := self._early.pop(id(due[0]), None)) is not None:
+            due.popleft()
+            self._channel.queue(answer.data, answer.fds)

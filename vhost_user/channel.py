@@ -1,0 +1,266 @@
+"""A unix stream socket that carries messages and descriptors, with a deadline for every wait.
+
+The socket stays in blocking mode. A lock-step exchange is one ``sendmsg`` and one ``recvmsg``,
+with the kernel's own time-outs (SO_SNDTIMEO, SO_RCVTIMEO) as the deadline, so that no poll is
+paid for; whoever keeps many connections busy at once asks for each call not to block instead
+(MSG_DONTWAIT). A time-out is set again only when it differs from the last one.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import socket
+import struct
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from vhost_user.codec import close_all
+from vhost_user.errors import DeadlineError, Disconnected, ProtocolError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Bytes that one read takes at most: hundreds of messages.
+READ_SIZE = 65536
+#: Room for descriptors in a read: twice what a message may have.
+READ_FDS = 32
+#: Bytes of a unix socket's path, the terminating zero not among them.
+MAX_PATH = 107
+
+_FD_SIZE = array.array("i").itemsize
+_ANCILLARY = socket.CMSG_SPACE(READ_FDS * _FD_SIZE)
+_READ_FLAGS = socket.MSG_CMSG_CLOEXEC
+_READ_NOW = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+_SEND_FLAGS = socket.MSG_NOSIGNAL
+_SEND_NOW = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+_GONE = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError)
+_RETRY_CONNECT = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
+
+
+class Read(NamedTuple):
+    """What one read brought: bytes, and the descriptors that came with them."""
+
+    data: bytes
+    fds: Sequence[int]
+
+
+class _Segment:
+    """What one ``sendmsg`` is to carry: whole messages, of which only the first has descriptors."""
+
+    __slots__ = ("fds", "parts")
+
+    def __init__(self, data: bytes, fds: Sequence[int]) -> None:
+        self.parts = [data]
+        self.fds = fds
+
+
+class Channel:
+    """One end of a connection.
+
+    Descriptors that are queued stay their owner's, and must stay open until `flush` has said
+    that nothing is left. Descriptors that are read belong to the caller.
+
+    Args:
+        sock: a connected unix stream socket; the channel owns it from now on.
+        name: name of the device, for errors.
+        peer_fault: the error to raise when the peer sends what cannot be.
+
+    Attributes:
+        name: name of the device.
+    """
+
+    def __init__(
+        self, sock: socket.socket, name: str, peer_fault: type[ProtocolError] = ProtocolError
+    ) -> None:
+        sock.settimeout(None)
+        self.name = name
+        self._sock = sock
+        self._fault = peer_fault
+        self._queue: deque[_Segment] = deque()
+        self._timeouts: dict[int, float] = {}
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 once it is closed."""
+        return self._sock.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Something is queued that has not been sent."""
+        return bool(self._queue)
+
+    def queue(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Put a message behind those that wait for `flush`.
+
+        Messages without descriptors join the write that waits; one with descriptors begins a
+        write of its own, for descriptors belong to the first byte of a write.
+        """
+        if self._queue and not fds:
+            self._queue[-1].parts.append(data)
+        else:
+            self._queue.append(_Segment(data, fds))
+
+    def flush(self) -> bool:
+        """Send as much as goes without blocking; True when nothing is left.
+
+        Raises:
+            Disconnected: the peer has gone.
+        """
+        while self._queue:
+            segment = self._queue[0]
+            data = segment.parts[0] if len(segment.parts) == 1 else b"".join(segment.parts)
+            try:
+                sent = self._send(data, segment.fds, _SEND_NOW)
+            except BlockingIOError:
+                segment.parts = [data]
+                return False
+            if sent < len(data):
+                # The descriptors went with the first byte.
+                segment.parts, segment.fds = [data[sent:]], ()
+                return False
+            self._queue.popleft()
+        return True
+
+    def send(self, data: bytes, fds: Sequence[int], deadline: float, what: str) -> None:
+        """Send one message, waiting for room if need be.
+
+        Args:
+            data: the message.
+            fds: its descriptors.
+            deadline: seconds.
+            what: the message's name, for errors.
+
+        Raises:
+            DeadlineError: the peer did not read.
+            Disconnected: the peer has gone.
+        """
+        started = time.monotonic()
+        remaining = deadline
+        while True:
+            self._set_timeout(socket.SO_SNDTIMEO, remaining)
+            try:
+                sent = self._send(data, fds, _SEND_FLAGS)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(data):
+                return
+            data, fds = data[sent:], () if sent else fds
+            remaining = deadline - (time.monotonic() - started)
+            if remaining <= 0:
+                self._too_late("the peer to read", deadline - remaining, what)
+
+    def read_now(self) -> Read | None:
+        """What has come, or None when nothing has.
+
+        Raises:
+            Disconnected: the peer has gone.
+        """
+        try:
+            return self._read(_READ_NOW)
+        except BlockingIOError:
+            return None
+
+    def read(self, deadline: float, what: str) -> Read:
+        """What comes first, within ``deadline`` seconds.
+
+        Raises:
+            DeadlineError: nothing came; ``what`` is the message that it names.
+            Disconnected: the peer has gone.
+        """
+        self._set_timeout(socket.SO_RCVTIMEO, deadline)
+        try:
+            return self._read(_READ_FLAGS)
+        except BlockingIOError:
+            self._too_late("a reply", deadline, what)
+
+    def close(self) -> None:
+        """Close the socket; what is queued is dropped."""
+        self._queue.clear()
+        self._sock.close()
+
+    def _send(self, data: bytes, fds: Sequence[int], flags: int) -> int:
+        try:
+            if not fds:
+                return self._sock.send(data, flags)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+            return self._sock.sendmsg([data], [rights], flags)
+        except _GONE as error:
+            raise Disconnected("the peer has closed the connection", device=self.name) from error
+
+    def _read(self, flags: int) -> Read:
+        try:
+            data, ancillary, came, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, flags)
+        except _GONE as error:
+            raise Disconnected("the connection was reset", device=self.name) from error
+        fds = _descriptors(ancillary) if ancillary else ()
+        if came & socket.MSG_CTRUNC:
+            close_all(fds)
+            raise self._fault(f"more than {READ_FDS} descriptors at once", device=self.name)
+        if not data:
+            close_all(fds)
+            raise Disconnected("the peer has closed the connection", device=self.name)
+        return Read(data, fds)
+
+    def _set_timeout(self, option: int, seconds: float) -> None:
+        if self._timeouts.get(option) == seconds:
+            return
+        # A time of zero would mean to wait for ever.
+        whole, micros = divmod(max(1, math.ceil(seconds * 1e6)), 1_000_000)
+        self._sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", whole, micros))
+        self._timeouts[option] = seconds
+
+    def _too_late(self, waiting_for: str, waited: float, what: str) -> NoReturn:
+        raise DeadlineError(waiting_for, waited, device=self.name, message=what)
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(data) - len(data) % _FD_SIZE
+            fds.extend(array.array("i", data[:whole]))
+    return fds
+
+
+def check_path(path: str, name: str) -> None:
+    """Raises `UsageError` when no socket can have that path."""
+    size = len(os.fsencode(path))
+    if not 1 <= size <= MAX_PATH:
+        raise UsageError(
+            f"{path}: a socket's path has {MAX_PATH} bytes at most, not {size}", device=name
+        )
+
+
+def connect(path: str, name: str, deadline: float) -> socket.socket:
+    """Connect to a unix socket, trying again until somebody listens there.
+
+    Args:
+        path: the socket's path.
+        name: name of the device, for errors.
+        deadline: seconds.
+
+    Raises:
+        UsageError: the path is too long, or may not be used.
+        DeadlineError: nobody accepted in time.
+    """
+    check_path(path, name)
+    started = time.monotonic()
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(max(deadline, 0.001))
+        try:
+            sock.connect(path)
+        except (*_RETRY_CONNECT, TimeoutError) as error:
+            sock.close()
+            waited = time.monotonic() - started
+            if waited >= deadline:
+                raise DeadlineError(f"somebody to listen at {path}", waited, device=name) from error
+            # No event tells that somebody has begun to listen.
+            time.sleep(min(0.005, deadline - waited))
+        except OSError as error:
+            sock.close()
+            raise UsageError(f"{path}: {error.strerror}", device=name) from error
+        else:
+            return sock

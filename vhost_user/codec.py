@@ -1,0 +1,322 @@
+"""Bytes and descriptors in, messages out, and back. No I/O.
+
+A message is a header of three 32-bit words in host byte order (id, flags, bytes of payload) and
+its payload. Descriptors ride on the system call that carries the first byte of the header (spec,
+commit 97f24a0496). The kernel ends a read of a unix stream after the write that had descriptors
+with it, yet puts plain writes that came before it into the same read: so the descriptors of a
+read belong to one message that *begins* in that read, and it is the first one there whose
+payload and row in the table say that it must have some.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, NoReturn
+
+from vhost_user.errors import ProtocolError
+from vhost_user.messages import MAX_FDS, FdRule, MessageSpec
+from vhost_user.payloads import SHAPES, U64, VRING_NO_FD, AnyPayload, MemTable, PayloadError
+
+HEADER = struct.Struct("=III")
+VERSION = 1
+REPLY = 1 << 2
+NEED_REPLY = 1 << 3
+
+#: Flags that a request may have, and those that a reply has. Peers refuse any other.
+REQUEST_FLAGS = frozenset({VERSION, VERSION | NEED_REPLY})
+REPLY_FLAGS = frozenset({VERSION | REPLY})
+
+#: Payload types that one `struct` call packs together with the header: (packer, payload bytes).
+FLAT: dict[type[object], tuple[Callable[..., bytes], int]] = {
+    kind: (struct.Struct("=III" + shape.layout.format.lstrip("=")).pack, shape.largest)
+    for kind, shape in SHAPES.items()
+    if shape.layout is not None
+}
+
+
+def encode(request_id: int, flags: int, payload: AnyPayload | None) -> bytes:
+    """A whole message.
+
+    Raises:
+        PayloadError: the payload cannot be: a field is out of range, or too many regions.
+    """
+    try:
+        if payload is None:
+            return HEADER.pack(request_id, flags, 0)
+        flat = FLAT.get(payload.__class__)
+        if flat is not None:
+            return flat[0](request_id, flags, flat[1], *payload)
+        body = payload.pack()
+    except struct.error as error:
+        raise PayloadError(f"{payload!r} does not fit: {error}") from None
+    return HEADER.pack(request_id, flags, len(body)) + body
+
+
+class Frame(NamedTuple):
+    """A message as it came in: id, flags, payload, descriptors (the receiver's to close)."""
+
+    id: int
+    flags: int
+    payload: AnyPayload | None
+    fds: tuple[int, ...]
+
+
+_Decode = Callable[[bytes, int], AnyPayload]
+
+
+def _decoder(kind: type[AnyPayload], size: int) -> _Decode:
+    """What makes a payload of ``size`` bytes at an offset."""
+    layout = SHAPES[kind].layout
+    if layout is None:
+        unpack = kind.unpack
+        return lambda data, at: unpack(data[at : at + size])
+    # tuple.__new__ instead of _make: the struct yields as many values as there are fields
+    make: Callable[[tuple[int, ...]], AnyPayload] = partial(tuple.__new__, kind)
+    unpack_from = layout.unpack_from
+    return lambda data, at: make(unpack_from(data, at))
+
+
+class Form:
+    """What a message of one id may look like when it comes in.
+
+    Attributes:
+        name: wire name.
+        fds: how many descriptors go with it.
+        largest: bytes of payload at most.
+    """
+
+    __slots__ = ("_by_size", "_variable", "fds", "largest", "name")
+
+    def __init__(
+        self, name: str, kinds: Iterable[type[AnyPayload] | None], fds: FdRule = FdRule.NONE
+    ) -> None:
+        self.name = name
+        self.fds = fds
+        self._by_size: dict[int, _Decode | None] = {}
+        self._variable: type[AnyPayload] | None = None
+        kinds = tuple(kinds) or (None,)
+        for kind in kinds:
+            self._add(kind)
+        self.largest = max(SHAPES[kind].largest if kind else 0 for kind in kinds)
+
+    def _add(self, kind: type[AnyPayload] | None) -> None:
+        if kind is None:
+            self._by_size[0] = None
+        elif SHAPES[kind].smallest == SHAPES[kind].largest:
+            self._by_size.setdefault(SHAPES[kind].largest, _decoder(kind, SHAPES[kind].largest))
+        else:
+            self._variable = kind
+
+    def decode(self, data: bytes, at: int, size: int) -> AnyPayload | None:
+        """The payload of ``size`` bytes at ``at``.
+
+        Raises:
+            PayloadError: this message has no payload of that size, or not of that content.
+        """
+        try:
+            decode = self._by_size[size]
+        except KeyError:
+            if self._variable is None:
+                raise PayloadError(f"has no payload of {size} bytes") from None
+            return self._variable.unpack(data[at : at + size])
+        return None if decode is None else decode(data, at)
+
+
+def request_forms(table: Mapping[int, MessageSpec]) -> dict[int, Form]:
+    """What the requests of a table look like."""
+    return {number: Form(row.name, row.payload, row.fds) for number, row in table.items()}
+
+
+def reply_forms(table: Mapping[int, MessageSpec]) -> dict[int, Form]:
+    """What the answers to a table's requests look like, acknowledgements among them."""
+    return {
+        number: Form(
+            row.name,
+            row.reply_payload if U64 in row.reply_payload else (*row.reply_payload, U64),
+            row.reply_fds,
+        )
+        for number, row in table.items()
+    }
+
+
+def fd_range(rule: FdRule, payload: AnyPayload | None) -> tuple[int, int]:
+    """The least and the most descriptors that go with a message."""
+    if rule is FdRule.NONE:
+        return 0, 0
+    if rule is FdRule.OPTIONAL:
+        return 0, 1
+    if isinstance(payload, MemTable):
+        return len(payload.regions), len(payload.regions)
+    if rule is FdRule.UNLESS_NO_FD and isinstance(payload, U64) and payload.value & VRING_NO_FD:
+        return 0, 0
+    return 1, 1
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Close descriptors that nobody will take."""
+    for fd in fds:
+        os.close(fd)
+
+
+class _Batch(NamedTuple):
+    """Descriptors that came with the bytes from ``start`` up to ``stop`` of the stream."""
+
+    start: int
+    stop: int
+    fds: tuple[int, ...]
+
+
+class Decoder:
+    """Takes what was read, gives whole messages that their row in the table allows.
+
+    It owns the descriptors that it is given, until it has handed them out with a frame: on an
+    error all of them are closed, those of the frames of the same call among them.
+
+    Args:
+        forms: what each id may look like.
+        flags: the flags that a message may have.
+        fault: the error to raise: whose messages these are.
+        device: name of the device, for errors.
+        discard: closes descriptors.
+    """
+
+    def __init__(
+        self,
+        forms: Mapping[int, Form],
+        flags: frozenset[int],
+        fault: type[ProtocolError],
+        device: str,
+        discard: Callable[[Iterable[int]], None] = close_all,
+    ) -> None:
+        self._forms = forms
+        self._flags = flags
+        self._fault = fault
+        self._device = device
+        self._discard = discard
+        self._rest = b""
+        self._base = 0  # how far into the stream the first byte of _rest is
+        self._batches: deque[_Batch] = deque()
+        self._optional: int | None = None  # a frame of this call that may have descriptors
+        self._broken = False
+
+    @property
+    def partial(self) -> bool:
+        """The stream is in the middle of a message."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Frame]:
+        """All messages that are whole now.
+
+        Raises:
+            ProtocolError: (as ``fault``) what came is no message. The stream is lost with it.
+        """
+        if fds:
+            start = self._base + len(self._rest)
+            self._batches.append(_Batch(start, start + len(data), tuple(fds)))
+        frames: list[Frame] = []
+        try:
+            if self._broken:
+                self._fail("spoke on after it broke the protocol")
+            self._parse(self._rest + data if self._rest else data, frames)
+        except ProtocolError:
+            self.abandon()
+            for frame in frames:
+                self._discard(frame.fds)
+            raise
+        return frames
+
+    def abandon(self) -> None:
+        """Close descriptors that wait for their message; nothing is taken from now on."""
+        self._broken = True
+        while self._batches:
+            self._discard(self._batches.popleft().fds)
+
+    def _parse(self, data: bytes, frames: list[Frame]) -> None:
+        forms, allowed, unpack_header = self._forms, self._flags, HEADER.unpack_from
+        make: Callable[[type[Frame], tuple[object, ...]], Frame] = tuple.__new__
+        at, end = 0, len(data)
+        while end - at >= 12:
+            number, flags, size = unpack_header(data, at)
+            form = forms.get(number)
+            if form is None or flags not in allowed or size > form.largest:
+                self._refuse_header(number, flags, size)
+            body = at + 12
+            if body + size > end:
+                break
+            try:
+                payload = form.decode(data, body, size)
+            except PayloadError as error:
+                self._fail(str(error), form.name)
+            fds: tuple[int, ...] = ()
+            if self._batches or form.fds is not FdRule.NONE:
+                fds = self._claim(form, payload, self._base + at, len(frames))
+            frames.append(make(Frame, (number, flags, payload, fds)))
+            at = body + size
+        self._rest = data[at:]
+        self._base += at
+        if self._batches:
+            self._settle(frames)
+        self._optional = None
+
+    def _claim(
+        self, form: Form, payload: AnyPayload | None, start: int, position: int
+    ) -> tuple[int, ...]:
+        """The descriptors of the message that begins at ``start`` of the stream."""
+        least, most = fd_range(form.fds, payload)
+        batch = self._batches[0] if self._batches else None
+        came = batch is not None and batch.start <= start < batch.stop
+        if most and not least:
+            self._optional = position if came else None
+            return ()
+        if not most:
+            return ()
+        if batch is None or not came:
+            self._fail(f"came without its {_count(least)}", form.name)
+        if len(batch.fds) != least:
+            self._fail(f"came with {_count(len(batch.fds))}, not {least}", form.name)
+        return self._batches.popleft().fds
+
+    def _settle(self, frames: list[Frame]) -> None:
+        """Descriptors that no message claimed go to the one that may have some, or are wrong."""
+        while self._batches:
+            batch = self._batches[0]
+            if batch.stop > self._base and (self._optional is None or self._may_claim_later()):
+                return
+            if self._optional is None or len(batch.fds) != 1:
+                last = self._forms[frames[-1].id].name if frames else None
+                self._fail(f"{_count(len(batch.fds))} came that belong to no message", last)
+            frames[self._optional] = frames[self._optional]._replace(fds=batch.fds)
+            self._optional = None
+            self._batches.popleft()
+
+    def _may_claim_later(self) -> bool:
+        """The message that has begun, as far as it can be seen, is one that has descriptors."""
+        if len(self._rest) < HEADER.size:
+            return False
+        form = self._forms.get(HEADER.unpack_from(self._rest)[0])
+        return form is not None and form.fds is not FdRule.NONE
+
+    def _refuse_header(self, number: int, flags: int, size: int) -> NoReturn:
+        form = self._forms.get(number)
+        if form is None:
+            self._fail(f"there is no message with id {number}")
+        if flags not in self._flags:
+            self._fail(f"flags {flags:#x} in its header", form.name)
+        self._fail(f"{size} bytes of payload announced, {form.largest} at most", form.name)
+
+    def _fail(self, text: str, message: str | None = None) -> NoReturn:
+        raise self._fault(text, device=self._device, message=message)
+
+
+def _count(fds: int) -> str:
+    return f"{fds} descriptor{'' if fds == 1 else 's'}"
+
+
+def check_fd_count(count: int) -> None:
+    """Raises `PayloadError` when no message can carry that many descriptors."""
+    if count > MAX_FDS:
+        raise PayloadError(f"{count} descriptors, {MAX_FDS} at most")

@@ -1,0 +1,226 @@
+"""A front-end's connection to a back-end: a session and a channel.
+
+Two ways to use it, which must not be mixed while replies are outstanding: `call` is lock-step,
+one request and its reply; `submit`, `flush` and `receive` never block, so that one thread can
+keep the requests of all devices in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self, cast
+
+from vhost_user.channel import READ_SIZE, Channel, connect
+from vhost_user.codec import close_all
+from vhost_user.errors import BackendError, Disconnected, UsageError
+from vhost_user.features import (
+    SPEC,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    Dialect,
+    ProtocolFeature,
+    missing_dependencies,
+)
+from vhost_user.messages import FrontendRequest, Reply, Request
+from vhost_user.payloads import U64
+from vhost_user.session import FrontendSession
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+_PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+#: Reads that one `FrontendConnection.receive` makes at most, so that no peer keeps a thread.
+_MAX_READS = 64
+
+
+class FrontendConnection:
+    """One device's connection.
+
+    Args:
+        sock: a connected unix stream socket; owned by the connection from now on.
+        name: name of the device, for errors and tables.
+        dialect: who settles the numbers that are still moving.
+
+    Attributes:
+        name: name of the device.
+        session: what is agreed on, and the rings' states.
+        offered_features: feature bits that the back-end offers (after `negotiate`).
+        features: those of them that are to be acknowledged with SET_FEATURES.
+    """
+
+    def __init__(self, sock: socket.socket, *, name: str, dialect: Dialect = SPEC) -> None:
+        self.name = name
+        self.session = FrontendSession(name, dialect=dialect)
+        self.offered_features = 0
+        self.features = 0
+        self._channel = Channel(sock, name, BackendError)
+
+    @classmethod
+    def connect(cls, path: str, *, name: str, deadline: float = 10.0) -> Self:
+        """Connect to a back-end's socket, trying again until it listens.
+
+        Raises:
+            UsageError: the path cannot be used.
+            DeadlineError: nobody accepted within ``deadline`` seconds.
+        """
+        return cls(connect(path, name, deadline), name=name)
+
+    @property
+    def protocol_features(self) -> ProtocolFeature:
+        """The protocol features that were negotiated."""
+        return self.session.protocol_features
+
+    @property
+    def outstanding(self) -> int:
+        """Replies that are due and have not come."""
+        return self.session.outstanding
+
+    @property
+    def wants_write(self) -> bool:
+        """`flush` has something left to send."""
+        return self._channel.wants_write
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for a selector."""
+        return self._channel.fileno()
+
+    def negotiate(
+        self, *, features: int, protocol_features: ProtocolFeature, deadline: float = 5.0
+    ) -> None:
+        """GET_FEATURES, the protocol features where the back-end has some, SET_OWNER.
+
+        SET_FEATURES is left to the device, which sends it when it starts.
+
+        Args:
+            features: feature bits that the device can use. Bit 30 is added by itself.
+            protocol_features: protocol features that it can use; one that lacks what it depends
+                on at the back-end is left out.
+            deadline: seconds for each round trip.
+
+        Raises:
+            BackendError, DeadlineError, Disconnected: as `call`.
+        """
+        self.offered_features = self._ask(FrontendRequest.GET_FEATURES, deadline)
+        self.features = (features | _PROTOCOL_BIT) & self.offered_features
+        if self.offered_features & _PROTOCOL_BIT:
+            offered = ProtocolFeature(self._ask(FrontendRequest.GET_PROTOCOL_FEATURES, deadline))
+            agreed = _usable(offered & protocol_features)
+            self.call(
+                Request(FrontendRequest.SET_PROTOCOL_FEATURES, U64(int(agreed))), deadline=deadline
+            )
+        self.call(Request(FrontendRequest.SET_OWNER), deadline=deadline)
+
+    def call(self, request: Request, deadline: float = 5.0) -> Reply | None:
+        """Send one request, and wait for its reply where one is due.
+
+        Args:
+            request: what to ask.
+            deadline: seconds for the whole exchange.
+
+        Returns:
+            The reply, or None when none is due. The descriptors of a reply are the caller's.
+
+        Raises:
+            UsageError: the session does not allow the request, or replies of `submit` are due.
+            BackendError: the back-end broke the protocol; `Refused`: it acknowledged with an error.
+            DeadlineError: it did not answer in time. Its reply may still come: what is left for
+                this connection is to be closed.
+            Disconnected: it has gone.
+        """
+        session, channel = self.session, self._channel
+        earlier = session.outstanding
+        if earlier or channel.wants_write:
+            raise UsageError(
+                f"{earlier} replies are outstanding: receive them first",
+                device=self.name,
+                message=request.id.name,
+            )
+        data = session.encode(request)
+        name = request.id.name
+        if not session.outstanding:
+            channel.send(data, request.fds, deadline, name)
+            return None
+        started = time.monotonic()
+        channel.send(data, request.fds, deadline, name)
+        replies = session.feed(*channel.read(deadline, name))
+        while not replies:
+            # A reply in pieces: what is left of the time, but never nothing.
+            left = max(deadline - (time.monotonic() - started), 1e-6)
+            replies = session.feed(*channel.read(left, name))
+        return replies[0]
+
+    def submit(self, requests: Sequence[Request]) -> int:
+        """Queue requests and send as many as go without blocking.
+
+        The descriptors of requests must stay open until `flush` has returned True.
+
+        Returns:
+            How many replies are outstanding now.
+
+        Raises:
+            UsageError: the session does not allow one of them; those before it are queued.
+            Disconnected: the back-end has gone.
+        """
+        encode, queue = self.session.encode, self._channel.queue
+        for request in requests:
+            queue(encode(request), request.fds)
+        self._channel.flush()
+        return self.session.outstanding
+
+    def flush(self) -> bool:
+        """Send as much as goes without blocking; True when nothing is left to send.
+
+        Raises:
+            Disconnected: the back-end has gone.
+        """
+        return self._channel.flush()
+
+    def receive(self) -> list[Reply]:
+        """All replies that have come, in the order of the requests; never blocks.
+
+        Raises:
+            BackendError: the back-end broke the protocol; `Refused`: it acknowledged with an error.
+            Disconnected: it has gone, and no reply is left to be taken.
+        """
+        replies: list[Reply] = []
+        try:
+            for _ in range(_MAX_READS):
+                read = self._channel.read_now()
+                if read is None:
+                    break
+                replies += self.session.feed(read.data, read.fds)
+                # A read ends short of more only where descriptors came, or where it was full.
+                if not read.fds and len(read.data) < READ_SIZE:
+                    break
+        except Disconnected:
+            # Told again by the next read, when what came before has been taken.
+            if not replies:
+                raise
+        except BackendError:
+            for reply in replies:
+                close_all(reply.fds)
+            raise
+        return replies
+
+    def close(self) -> None:
+        """Close the connection. Replies that are due will not come."""
+        self.session.abandon()
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, number: FrontendRequest, deadline: float) -> int:
+        reply = cast("Reply", self.call(Request(number), deadline=deadline))
+        return cast("U64", reply.payload).value
+
+
+def _usable(features: ProtocolFeature) -> ProtocolFeature:
+    """The features that have all they depend on."""
+    while missing := missing_dependencies(features):
+        for feature in missing:
+            features &= ~feature
+    return features

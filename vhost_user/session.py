@@ -1,0 +1,373 @@
+"""The protocol's state machine, for both ends. No I/O.
+
+A session knows what has been agreed on, which messages that allows, which answers are due, and
+the state of each ring. `FrontendSession` turns requests into bytes and bytes into replies;
+`BackendSession` turns bytes into requests and answers into bytes. Whoever holds the socket moves
+bytes and descriptors between them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar, NoReturn, cast
+
+from vhost_user.agreement import MAX_RINGS, Opened, Session, ring_of
+from vhost_user.codec import (
+    NEED_REPLY,
+    REPLY,
+    REPLY_FLAGS,
+    REQUEST_FLAGS,
+    VERSION,
+    Decoder,
+    Frame,
+    close_all,
+    encode,
+    fd_range,
+)
+from vhost_user.errors import BackendError, FrontendError, Refused, UsageError
+from vhost_user.features import SPEC, Dialect, ProtocolFeature, missing_dependencies
+from vhost_user.messages import FdRule, FrontendRequest, Gate, Reply, Request
+from vhost_user.payloads import U64, AnyPayload, PayloadError, VringState
+from vhost_user.states import RingEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["MAX_RINGS", "BackendSession", "FrontendSession", "Session"]
+
+_F = FrontendRequest
+_SUCCESS = U64(0)
+
+
+class FrontendSession(Session):
+    """The front-end's half: requests to bytes, bytes to replies, which come in order.
+
+    Args:
+        name: name of the device, for errors.
+        rings: how many rings it may have.
+        dialect: who settles the numbers that are still moving.
+        refusals_raise: a non-zero acknowledgement is raised as `Refused`; else it is returned.
+    """
+
+    LESSONS: ClassVar[dict[int, str]] = {
+        _F.GET_FEATURES: "_got_features",
+        _F.GET_PROTOCOL_FEATURES: "_got_protocol_features",
+        _F.GET_VRING_BASE: "_stopped",
+    }
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        rings: int = MAX_RINGS,
+        dialect: Dialect = SPEC,
+        refusals_raise: bool = True,
+    ) -> None:
+        super().__init__(name, rings, dialect)
+        self._refusals_raise = refusals_raise
+        self._expected: deque[tuple[Opened, Request]] = deque()
+        self._decoder = Decoder(self._tables.replies, REPLY_FLAGS, BackendError, name)
+
+    @property
+    def outstanding(self) -> int:
+        """Replies that are due and have not come."""
+        return len(self._expected)
+
+    @property
+    def awaited(self) -> Request | None:
+        """The request whose reply is the next to come, or None."""
+        return self._expected[0][1] if self._expected else None
+
+    @property
+    def partial(self) -> bool:
+        """The stream is in the middle of a reply."""
+        return self._decoder.partial
+
+    def expects_reply(self, request: Request) -> bool:
+        """Whether `encode` of this request would make a reply due.
+
+        Raises:
+            UsageError: this session does not allow the message.
+        """
+        opened = self._open.get(request.id) or self._admit(request.id)
+        return opened.own or (request.need_reply and self._acks)
+
+    def encode(self, request: Request) -> bytes:
+        """The request's bytes. From now on its reply is due, where one is.
+
+        A wish for an acknowledgement is dropped where REPLY_ACK was not negotiated, and where
+        the message has a reply of its own.
+
+        Raises:
+            UsageError: this session does not allow the message, or it is not put together well.
+        """
+        number, payload, fds, need_reply = request
+        opened = self._open.get(number) or self._admit(number)
+        answered = opened.own
+        flags = VERSION
+        if need_reply and not answered and self._acks:
+            answered = True
+            flags = VERSION | NEED_REPLY
+        if payload.__class__ not in opened.kinds:
+            self._misuse(opened, f"takes no {payload.__class__.__name__} as its payload")
+        try:
+            data = encode(number, flags, payload)
+        except PayloadError as error:
+            self._misuse(opened, str(error))
+        if opened.indexed:
+            self._check_ring(opened, payload)
+        if fds or opened.fds is not FdRule.NONE:
+            least, most = fd_range(opened.fds, payload)
+            if not least <= len(fds) <= most:
+                self._misuse(opened, f"takes {opened.fds.value} descriptors, not {len(fds)}")
+        if opened.effect is not None:
+            opened.effect(payload)
+        if answered:
+            self._expected.append((opened, request))
+        return data
+
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
+        """The replies that are whole now, in order. Their descriptors are the caller's to close.
+
+        Raises:
+            BackendError: the back-end broke the protocol; `Refused`: it acknowledged a request
+                with a non-zero code (the stream goes on; replies of the same call are lost).
+        """
+        frames = self._decoder.feed(data, fds)
+        refusal: Refused | None = None
+        replies: list[Reply] = []
+        make: Callable[[type[Reply], tuple[object, ...]], Reply] = tuple.__new__
+        try:
+            for frame in frames:
+                _, _, payload, came = frame
+                opened, request = self._expect(frame)
+                if opened.own:
+                    if opened.learns is not None:
+                        opened.learns(request, payload)
+                elif payload != _SUCCESS and self._refusals_raise:
+                    refusal = refusal or self._refused(request, payload)
+                replies.append(make(Reply, (opened.id, payload, came)))
+            if refusal:
+                raise refusal
+        except BackendError as error:
+            if error is not refusal:
+                self.abandon()
+            _discard(frames)
+            raise
+        return replies
+
+    def abandon(self) -> None:
+        """Nothing more will be taken from the peer."""
+        self._decoder.abandon()
+        self._expected.clear()
+
+    def _expect(self, frame: Frame) -> tuple[Opened, Request]:
+        """What this frame must be the reply to."""
+        name = self._tables.rows[frame.id].name
+        if not self._expected:
+            self._blame("answered, though nothing was asked", name)
+        opened, request = self._expected.popleft()
+        if frame.id != opened.id:
+            self._blame(f"answered, where the reply to {opened.name} is next", name)
+        if frame.payload.__class__ not in opened.reply:
+            self._blame(f"answered with {frame.payload!r}", name)
+        if frame.fds and not opened.own:
+            self._blame("acknowledged with descriptors", name)
+        return opened, request
+
+    def _stopped(self, request: Request, payload: AnyPayload | None) -> None:
+        asked, answered = cast("VringState", request.payload), cast("VringState", payload)
+        if asked.index != answered.index:
+            self._blame(f"answered for ring {answered.index}", "GET_VRING_BASE", asked.index)
+        self.rings[asked.index].apply(RingEvent.GET_VRING_BASE)
+
+    def _got_features(self, _request: Request, payload: AnyPayload | None) -> None:
+        self.offered_features = cast("U64", payload).value
+        self._open.clear()
+
+    def _got_protocol_features(self, _request: Request, payload: AnyPayload | None) -> None:
+        self.offered_protocol_features = ProtocolFeature(cast("U64", payload).value)
+
+    def _refused(self, request: Request, payload: AnyPayload | None) -> Refused:
+        name = self._tables.rows[request.id].name
+        error = Refused(cast("U64", payload).value, device=self.name, message=name)
+        error.ring = ring_of(request.payload, self._tables.rows[request.id].fds)
+        return error
+
+    def _admit(self, number: int) -> Opened:
+        row = self._tables.rows.get(number)
+        if row is None:
+            raise UsageError(f"there is no message with id {number}", device=self.name)
+        why = self._closed(row)
+        if why:
+            raise UsageError(why, device=self.name, message=row.name)
+        return self._opened(row)
+
+    def _check_ring(self, opened: Opened, payload: AnyPayload | None) -> None:
+        ring = ring_of(payload, opened.fds)
+        if ring is None or ring >= len(self.rings):
+            self._misuse(opened, f"there are {len(self.rings)} rings", ring)
+
+    def _misuse(self, opened: Opened, text: str, ring: int | None = None) -> NoReturn:
+        raise UsageError(text, device=self.name, ring=ring, message=opened.name)
+
+    def _blame(self, text: str, message: str, ring: int | None = None) -> NoReturn:
+        raise BackendError(text, device=self.name, ring=ring, message=message)
+
+
+class BackendSession(Session):
+    """The back-end's half: bytes to requests, answers to bytes.
+
+    Args:
+        name: name of the device, for errors.
+        features: feature bits that the device offers.
+        protocol_features: protocol features that it offers.
+        num_queues: rings that it has.
+        dialect: who settles the numbers that are still moving.
+
+    Raises:
+        UsageError: a protocol feature is offered without one that it needs.
+    """
+
+    EFFECTS: ClassVar[dict[int, str]] = Session.EFFECTS | {_F.GET_VRING_BASE: "_stop"}
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        features: int,
+        protocol_features: ProtocolFeature,
+        num_queues: int,
+        dialect: Dialect = SPEC,
+    ) -> None:
+        super().__init__(name, num_queues, dialect)
+        for feature, lacks in missing_dependencies(protocol_features).items():
+            raise UsageError(f"offers {feature!r} without {lacks!r}", device=name)
+        self.offered_features: int = features
+        self.offered_protocol_features = protocol_features
+        self._decoder = Decoder(self._tables.requests, REQUEST_FLAGS, FrontendError, name)
+
+    @property
+    def partial(self) -> bool:
+        """The stream is in the middle of a request."""
+        return self._decoder.partial
+
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Request]:
+        """The requests that are whole now, each allowed by what was agreed on before it.
+
+        What they change in the session (features, ring states) is in force when this returns.
+        `Request.need_reply` says that an answer is due, its own or an acknowledgement. The
+        descriptors are the caller's to close.
+
+        Raises:
+            FrontendError: the front-end broke the protocol.
+        """
+        frames = self._decoder.feed(data, fds)
+        requests: list[Request] = []
+        make: Callable[[type[Request], tuple[object, ...]], Request] = tuple.__new__
+        try:
+            for number, flags, payload, came in frames:
+                opened = self._open.get(number) or self._admit(number)
+                if opened.indexed:
+                    self._check_ring(opened, payload)
+                due = opened.own or (self._acks and flags & NEED_REPLY != 0)
+                if opened.effect is not None:
+                    opened.effect(payload)
+                requests.append(make(Request, (opened.id, payload, came, due)))
+        except FrontendError:
+            self.abandon()
+            _discard(frames)
+            raise
+        return requests
+
+    def abandon(self) -> None:
+        """Nothing more will be taken from the peer."""
+        self._decoder.abandon()
+
+    def standing_answer(self, request: Request) -> U64 | None:
+        """The answer to what the session itself knows (features, protocol features, rings)."""
+        if request.id == _F.GET_FEATURES:
+            return U64(self.offered_features)
+        if request.id == _F.GET_PROTOCOL_FEATURES:
+            return U64(int(self.offered_protocol_features))
+        if request.id == _F.GET_QUEUE_NUM:
+            return U64(len(self.rings))
+        return None
+
+    def answer(
+        self, request: Request, payload: AnyPayload | None = None, fds: Sequence[int] = ()
+    ) -> bytes:
+        """The bytes of a request's own reply; ``fds`` are to go with them.
+
+        Raises:
+            UsageError: no reply is due, or the message has no such reply.
+        """
+        opened = self._open.get(request.id) or self._opened(self._tables.rows[request.id])
+        if not request.need_reply:
+            self._misuse(opened, "has no reply due")
+        if payload.__class__ not in opened.reply:
+            self._misuse(opened, f"is not answered by a {payload.__class__.__name__}")
+        if fds:
+            most = fd_range(opened.reply_fds, payload)[1]
+            if len(fds) > most:
+                self._misuse(opened, f"is answered with {most} descriptors, not {len(fds)}")
+        try:
+            return encode(request.id, VERSION | REPLY, payload)
+        except PayloadError as error:
+            self._misuse(opened, str(error))
+
+    def ack(self, request: Request, code: int = 0) -> bytes:
+        """The bytes of an acknowledgement, 0 for success; empty when none is due.
+
+        Raises:
+            UsageError: the message has a reply of its own that is no such number.
+        """
+        if not request.need_reply:
+            return b""
+        return self.answer(request, U64(code) if code else _SUCCESS)
+
+    def _admit(self, number: int) -> Opened:
+        row = self._tables.rows[number]
+        why = self._closed(row)
+        if why:
+            raise FrontendError(why, device=self.name, message=row.name)
+        return self._opened(row)
+
+    def _gate_features(self, gate: Gate) -> int:
+        # QEMU's virtio-net enables rings before it sends SET_FEATURES: the offer counts till then
+        acked = self.offered_features if self.features is None else self.features
+        return self.offered_features if gate.offered else acked
+
+    def _check_ring(self, opened: Opened, payload: AnyPayload | None) -> None:
+        ring = ring_of(payload, opened.fds)
+        if ring is None or ring >= len(self.rings):
+            self._blame(opened.name, f"there are {len(self.rings)} rings", ring)
+
+    def _set_features(self, payload: AnyPayload | None) -> None:
+        beyond = cast("U64", payload).value & ~self.offered_features
+        if beyond:
+            self._blame("SET_FEATURES", f"feature bits {beyond:#x} were not offered")
+        super()._set_features(payload)
+
+    def _set_protocol_features(self, payload: AnyPayload | None) -> None:
+        asked = ProtocolFeature(cast("U64", payload).value)
+        beyond = asked & ~self.offered_protocol_features
+        if beyond:
+            self._blame("SET_PROTOCOL_FEATURES", f"bits {int(beyond):#x} were not offered")
+        for feature, lacks in missing_dependencies(asked).items():
+            self._blame("SET_PROTOCOL_FEATURES", f"{feature!r} without {lacks!r}")
+        super()._set_protocol_features(payload)
+
+    def _stop(self, payload: AnyPayload | None) -> None:
+        self.rings[cast("VringState", payload).index].apply(RingEvent.GET_VRING_BASE)
+
+    def _blame(self, message: str, text: str, ring: int | None = None) -> NoReturn:
+        raise FrontendError(text, device=self.name, ring=ring, message=message)
+
+    def _misuse(self, opened: Opened, text: str) -> NoReturn:
+        raise UsageError(text, device=self.name, message=opened.name)
+
+
+def _discard(frames: Iterable[Frame]) -> None:
+    for frame in frames:
+        close_all(frame.fds)

@@ -1,0 +1,126 @@
+"""The states of a vring, as data.
+
+A ring has two bits that do not depend on each other: *started* (a kick starts it,
+GET_VRING_BASE stops it) and *enabled* (SET_VRING_ENABLE). A ring is worked on while it is
+started; enabled tells whether that work may have effects on the outside: a network device that
+is started and disabled takes what the guest sends and drops it. While a ring is stopped the
+enabled bit is kept, and counts when it starts.
+
+An event sets bits or clears bits, whatever the state was. So the whole machine is `EFFECTS`;
+`TRANSITIONS` and the diagram in ``docs/ring-states.md`` are made from it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntFlag
+from typing import NamedTuple
+
+
+class RingState(IntFlag):
+    """The two bits of a ring. A ring begins with neither (spec, "Ring states")."""
+
+    NONE = 0
+    STARTED = 1
+    ENABLED = 2
+
+
+class RingEvent(Enum):
+    """What can change a ring's state."""
+
+    KICK = "kick"
+    GET_VRING_BASE = "GET_VRING_BASE"
+    ENABLE = "SET_VRING_ENABLE 1"
+    DISABLE = "SET_VRING_ENABLE 0"
+    PLAIN_FEATURES = "SET_FEATURES without bit 30"
+    RESET_OWNER = "RESET_OWNER"
+    RESET_DEVICE = "RESET_DEVICE"
+    STATUS_ZERO = "SET_STATUS 0"
+
+
+class Effect(NamedTuple):
+    """What an event does to a ring.
+
+    Attributes:
+        sets: bits that are set afterwards.
+        clears: bits that are clear afterwards.
+        source: where that is written.
+    """
+
+    sets: RingState
+    clears: RingState
+    source: str
+
+
+_BOTH = RingState.STARTED | RingState.ENABLED
+
+EFFECTS: dict[RingEvent, Effect] = {
+    RingEvent.KICK: Effect(
+        RingState.STARTED, RingState.NONE, "eae69cc36b: on the kick eventfd, or VRING_KICK in-band"
+    ),
+    RingEvent.GET_VRING_BASE: Effect(RingState.NONE, RingState.STARTED, "eae69cc36b"),
+    RingEvent.ENABLE: Effect(RingState.ENABLED, RingState.NONE, "0647098d2e"),
+    RingEvent.DISABLE: Effect(RingState.NONE, RingState.ENABLED, "0647098d2e: it does not stop"),
+    RingEvent.PLAIN_FEATURES: Effect(
+        RingState.ENABLED,
+        RingState.NONE,
+        "Ring states: without VHOST_USER_F_PROTOCOL_FEATURES there is no SET_VRING_ENABLE",
+    ),
+    RingEvent.RESET_OWNER: Effect(
+        RingState.NONE, RingState.ENABLED, "deprecated: may be ignored, or disable all rings"
+    ),
+    RingEvent.RESET_DEVICE: Effect(RingState.NONE, _BOTH, "back to the initial state"),
+    RingEvent.STATUS_ZERO: Effect(RingState.NONE, _BOTH, "with STATUS: a reset of the device"),
+}
+
+ALL_STATES = (
+    RingState.NONE,
+    RingState.ENABLED,
+    RingState.STARTED,
+    _BOTH,
+)
+
+
+def step(state: RingState, event: RingEvent) -> RingState:
+    """The state after an event."""
+    effect = EFFECTS[event]
+    return (state | effect.sets) & ~effect.clears
+
+
+#: Every (state, event) and where it leads.
+TRANSITIONS: dict[tuple[RingState, RingEvent], RingState] = {
+    (state, event): step(state, event) for state in ALL_STATES for event in RingEvent
+}
+
+
+def state_name(state: RingState) -> str:
+    """``stopped, disabled`` and so on, for people."""
+    started = "started" if state & RingState.STARTED else "stopped"
+    enabled = "enabled" if state & RingState.ENABLED else "disabled"
+    return f"{started}, {enabled}"
+
+
+class Ring:
+    """One ring's state within a session."""
+
+    __slots__ = ("index", "state")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.state = RingState.NONE
+
+    @property
+    def started(self) -> bool:
+        """A kick came, and no GET_VRING_BASE since."""
+        return RingState.STARTED in self.state
+
+    @property
+    def enabled(self) -> bool:
+        """Work on it may have effects on the outside."""
+        return RingState.ENABLED in self.state
+
+    def apply(self, event: RingEvent) -> None:
+        """Take note of an event."""
+        self.state = TRANSITIONS[self.state, event]
+
+    def __repr__(self) -> str:
+        return f"<Ring {self.index}: {state_name(self.state)}>"
