@@ -1,0 +1,139 @@
+"""The guest's global state in guest memory, and what all drivers share.
+
+Words are u64. The control page is written by the host's side alone, and seldom; the cursors lie
+in the pulse page, beside the heartbeat, which is hot anyway.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+from emu.guest.layout import PAGE, GuestLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from emu.guest.ledger import LedgerTotals
+    from emu.guest.platform import Platform
+
+
+class Mode(IntEnum):
+    """What the guest does of its own accord."""
+
+    QUIET = 0
+    LIGHT = 1
+    HEAVY = 2
+    VERIFY = 3
+
+
+#: Words of the control page. EPOCH grows whenever rings have to be filled anew; LOAD is what
+#: `resume_load` returns to; OVERDUE is 1 after a quiesce whose deadline has passed.
+MAGIC, MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER = range(8)
+MAGIC_VALUE = 0x5645_4D55_4755_5354
+
+#: Words of the pulse page, behind the heartbeat's. RESCAN: a driver left early because of a
+#: pause, so its ring has to be looked at again. PLUGGED: rings before LIGHT_BLK that have got
+#: requests but no kick yet.
+CURSORS = 256
+RESCAN, PRIMED, PRIME_AT, LIGHT_BLK, LIGHT_NET, PLUGGED, EXPIRE_AT, READER_SEEN = range(
+    CURSORS, CURSORS + 8
+)
+
+
+class Unit(Protocol):
+    """What is driven together under one lock: a queue pair, or a ring of a disk."""
+
+    number: int
+    lock: threading.Lock
+
+    def boot(self) -> None:
+        """Write the beginning to guest memory."""
+
+    def service(self) -> None:
+        """Handle what the device has completed."""
+
+    def prime(self) -> None:
+        """Put as many requests in flight as the load asks for."""
+
+    def quiet(self) -> bool:
+        """Nothing is outstanding and nothing will be submitted; the caller holds the lock."""
+
+    def ledger(self) -> LedgerTotals:
+        """This unit's part of the books."""
+
+
+class IdleWatch:
+    """Lets the host's side wait until all units are quiet; drivers report when they become so."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self._waiting: set[int] = set()
+        self._idle = threading.Event()
+
+    def begin(self, units: Iterable[Unit]) -> None:
+        """Watch from now on. No unit may begin anything new by itself any more."""
+        units = list(units)
+        self._waiting = {unit.number for unit in units}
+        self._idle.clear()
+        self.active = True
+        for unit in units:
+            with unit.lock:
+                if unit.quiet():
+                    self._waiting.discard(unit.number)
+        self._note()
+
+    def settle(self, number: int) -> None:
+        """A unit has become quiet."""
+        self._waiting.discard(number)
+        self._note()
+
+    def wait(self, deadline: float) -> bool:
+        """Whether all were quiet within ``deadline`` seconds; ends the watch."""
+        idle = self._idle.wait(deadline)
+        self.active = False
+        return idle
+
+    def _note(self) -> None:
+        if not self._waiting:
+            self._idle.set()
+
+
+class GuestContext:
+    """Guest memory's global words, and the few things of this process that drivers share.
+
+    Attributes:
+        epoch: grows with each `attach`: what a driver derived from guest memory before is stale.
+    """
+
+    __slots__ = ("control", "epoch", "idle", "layout", "mark", "platform", "pulse")
+
+    def __init__(self, platform: Platform, layout: GuestLayout) -> None:
+        self.platform = platform
+        self.layout = layout
+        self.mark = platform.ram.mark
+        self.control = platform.ram.view(layout.control, PAGE).cast("Q")
+        self.pulse = platform.ram.view(layout.pulse, PAGE).cast("Q")
+        self.idle = IdleWatch()
+        self.epoch = 0
+
+    def set(self, word: int, value: int) -> None:
+        """Write a word of the control page."""
+        self.control[word] = value
+        self.mark(self.layout.control, PAGE)
+
+    def rescan(self) -> None:
+        """Have the next tick look at all rings: one was left before it was empty."""
+        self.pulse[RESCAN] = 1
+        self.mark(self.layout.pulse, PAGE)
+
+    def close(self) -> None:
+        """Let go of guest memory."""
+        self.control = self.pulse = memoryview(bytearray(PAGE)).cast("Q")
+
+
+def remaining(until_ns: int) -> float:
+    """Seconds until a time of CLOCK_MONOTONIC, not below 0."""
+    return max(0.0, (until_ns - time.monotonic_ns()) / 1e9)

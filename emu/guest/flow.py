@@ -1,0 +1,60 @@
+"""The books of one flow of numbered packets, in guest memory.
+
+A flow knows three numbers: the next one to send, one past the highest that came back, and the
+floor, below which nothing is waited for any more. What lies between (the higher of the last two)
+and the first is on its way. A gap is a loss until the packet comes after all; only a number that
+was seen before is a duplicate, which a bitmap of the last 64 tells.
+"""
+
+from __future__ import annotations
+
+#: Words of a flow (u64).
+NEXT, HIGHEST, FLOOR, SEEN, RECEIVED, DUPLICATED, REORDERED, CORRUPTED, LAST_NS = range(9)
+WORDS = 9
+_WINDOW = 64
+_MASK64 = (1 << 64) - 1
+
+
+class Flow:
+    """The sequence numbers of one queue pair.
+
+    Args:
+        words: `WORDS` u64 of guest memory.
+    """
+
+    __slots__ = ("words",)
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+
+    def outstanding(self) -> int:
+        """Packets that are waited for."""
+        words = self.words
+        return words[NEXT] - max(words[HIGHEST], words[FLOOR])
+
+    def arrived(self, sequence: int) -> None:
+        """A packet of this flow came in."""
+        words = self.words
+        behind = words[HIGHEST] - 1 - sequence
+        if behind < 0:
+            if sequence >= words[NEXT]:
+                words[CORRUPTED] += 1  # nobody has sent it
+                return
+            words[SEEN] = (words[SEEN] << -behind | 1) & _MASK64
+            words[HIGHEST] = sequence + 1
+            words[RECEIVED] += 1
+        elif behind >= _WINDOW or words[SEEN] >> behind & 1:
+            words[DUPLICATED] += 1
+        else:
+            words[SEEN] |= 1 << behind
+            words[RECEIVED] += 1
+            words[REORDERED] += 1
+
+    def give_up(self) -> None:
+        """Wait no longer for what is on its way; it still counts when it comes."""
+        self.words[FLOOR] = self.words[NEXT]
+
+    def lost(self) -> int:
+        """Packets that did not come back and are not waited for."""
+        words = self.words
+        return max(words[HIGHEST], words[FLOOR]) - words[RECEIVED]

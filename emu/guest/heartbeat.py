@@ -1,0 +1,104 @@
+"""The guest's heartbeat: how long no guest code ran at all, as guest memory tells it.
+
+Every entry to and exit from guest code beats, and so does the tick of vCPU 0. Gaps that are
+longer than a tick should be are kept with their times, so that the one that a blackout made can
+be told from one that a busy host made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.guest.layout import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LAST, MAX_GAP, COUNT, NOTED = range(4)
+_LOG = 8
+_LOG_ENTRIES = 64
+#: A gap is remembered with its times from here on: twice the tick's period.
+NOTED_GAP_NS = 2_000_000
+
+
+class Heartbeat:
+    """Words of the pulse page: last beat, largest gap, beats, and the last 64 noticeable gaps.
+
+    Beats come from many threads without a lock. Between the read of the last beat and the write
+    of the new one stands no call, so that CPython does not switch threads there; a beat that was
+    overtaken while it read the clock is dropped.
+
+    Args:
+        words: the pulse page as u64.
+        gpa: its guest physical address.
+        mark: to mark it dirty.
+    """
+
+    __slots__ = ("_gpa", "_mark", "_words")
+
+    def __init__(self, words: memoryview, gpa: int, mark: Callable[[int, int], None]) -> None:
+        self._words = words
+        self._gpa = gpa
+        self._mark = mark
+
+    def start(self, now_ns: int) -> None:
+        """The first beat: gaps count from here."""
+        self._words[LAST] = now_ns
+        self._mark(self._gpa, PAGE)
+
+    def beat(self, now_ns: int) -> None:
+        """Guest code ran at this time (CLOCK_MONOTONIC)."""
+        words = self._words
+        last = words[LAST]
+        if now_ns <= last:
+            return
+        words[LAST] = now_ns
+        words[COUNT] += 1
+        gap = now_ns - last
+        if gap > NOTED_GAP_NS and last:
+            self._note(last, now_ns)
+        elif gap > words[MAX_GAP] and last:
+            words[MAX_GAP] = gap
+        self._mark(self._gpa, PAGE)
+
+    def _note(self, start: int, end: int) -> None:
+        words = self._words
+        words[MAX_GAP] = max(words[MAX_GAP], end - start)
+        at = _LOG + 2 * (words[NOTED] % _LOG_ENTRIES)
+        words[at] = start
+        words[at + 1] = end
+        words[NOTED] += 1
+
+    def forget_gaps(self) -> None:
+        """Count the largest gap anew; the log of gaps stays."""
+        self._words[MAX_GAP] = 0
+        self._mark(self._gpa, PAGE)
+
+    @property
+    def last(self) -> int:
+        """The last beat, nanoseconds of CLOCK_MONOTONIC."""
+        return self._words[LAST]
+
+    @property
+    def max_gap(self) -> int:
+        """The largest gap since `forget_gaps` or the boot, in nanoseconds."""
+        return self._words[MAX_GAP]
+
+    @property
+    def count(self) -> int:
+        """Beats since the boot."""
+        return self._words[COUNT]
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The last noticeable gaps: (last beat before, first beat after), oldest first."""
+        noted = self._words[NOTED]
+        first = max(0, noted - _LOG_ENTRIES)
+        places = [_LOG + 2 * (index % _LOG_ENTRIES) for index in range(first, noted)]
+        return [(self._words[at], self._words[at + 1]) for at in places]
+
+    def gap_between(self, start_ns: int, end_ns: int) -> int:
+        """The largest gap, in nanoseconds, that overlaps a span of time; 0 for none noticeable."""
+        return max(
+            (end - start for start, end in self.gaps() if start < end_ns and end > start_ns),
+            default=0,
+        )

@@ -1,0 +1,370 @@
+"""The guest's network driver: one queue pair, its flow of numbered packets, and probes.
+
+The receive ring's page holds the flow's books, the transmit ring's page the packets themselves,
+so a pair has three hot pages: two rings and the receive buffers. Sent packets are collected when
+others come in; the transmit ring asks for an interrupt only when the driver has to wait for it.
+
+    receive:   0 driver queue state (16)    16 flow, 9 words   88 counters, 5 words
+               136 heads of the buffers, u32 each
+    transmit:  0 driver queue state (16)    16 heads of the slots, u32 each    48 slots of 80 bytes
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from emu.guest import flow as books
+from emu.guest.control import MODE, GuestContext, Mode
+from emu.guest.flow import Flow
+from emu.guest.frames import (
+    FLOW,
+    FLOW_BYTES,
+    FLOW_ETHERTYPE,
+    FLOW_MAGIC,
+    MIN_FRAME,
+    PROBE_ETHERTYPE,
+    VNET_HEADER,
+    Probe,
+    flow_check,
+    nic_mac,
+)
+from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, PairPlace, RingPlace
+from emu.guest.ledger import LedgerTotals
+from vhost_user.errors import BackendError
+from vhost_user.virtqueue import DriverQueue
+
+#: Packets of a flow that may be on their way.
+WINDOW = 4
+#: A packet that has not come back after this time is not waited for.
+GIVE_UP_NS = 50_000_000
+
+_TX_SLOTS, _TX_STRIDE, _TX_AT, _TX_HEADS_AT, _RX_HEADS_AT = 8, 80, 48, 16, 136
+INTERRUPTS, PROBES, PROBES_DROPPED, UNKNOWN, BROKEN = range(5)
+#: Slots that hold no packet have this in place of a head.
+_FREE = 0xFFFF_FFFF
+_VNET = bytes(VNET_HEADER)
+
+#: Where a packet goes that came in on another pair than the one that sent it (a switch).
+FlowSink = Callable[[int, int], None]
+
+
+class NetPair:
+    """One queue pair of a NIC.
+
+    Args:
+        context: guest memory and the machine.
+        place: where the rings lie.
+        peer: MAC that the pair's packets are sent to.
+        elsewhere: told (flow, sequence) of packets that belong to another pair.
+        event_idx: VIRTIO_F_EVENT_IDX was negotiated.
+    """
+
+    def __init__(
+        self,
+        context: GuestContext,
+        place: PairPlace,
+        peer: bytes,
+        elsewhere: FlowSink,
+        *,
+        event_idx: bool,
+    ) -> None:
+        self.number = place.unit
+        self.place = place
+        self.lock = threading.Lock()
+        self._context = context
+        self._peer = peer
+        self._mac = nic_mac(place.nic)
+        self._elsewhere = elsewhere
+        self._rx, self._rx_control = self._queue(place.receive, event_idx=event_idx)
+        self._tx, self._tx_control = self._queue(place.transmit, event_idx=event_idx)
+        self.flow = Flow(self._rx_control[16:88].cast("Q"))
+        self._counters = self._rx_control[88:128].cast("Q")
+        self._rx_heads = self._rx_control[_RX_HEADS_AT : _RX_HEADS_AT + 4 * RX_BUFFERS].cast("I")
+        self._tx_heads = self._tx_control[_TX_HEADS_AT:_TX_AT].cast("I")
+        view = context.platform.ram.view(place.buffers, RX_BUFFERS * RX_BUFFER_BYTES)
+        self._buffers = [
+            (view[at : at + RX_BUFFER_BYTES], [(place.buffers + at, RX_BUFFER_BYTES)])
+            for at in range(0, RX_BUFFERS * RX_BUFFER_BYTES, RX_BUFFER_BYTES)
+        ]
+        tx_gpa = place.transmit.control + _TX_AT
+        self._tx_buffers = [[(tx_gpa + slot * _TX_STRIDE, FLOW_BYTES)] for slot in range(_TX_SLOTS)]
+        doorbell = context.platform.doorbell
+        self._rx_doorbell = doorbell(place.device, 2 * place.pair)
+        self._tx_doorbell = doorbell(place.device, 2 * place.pair + 1)
+        self._rx_by_head: dict[int, int] = {}
+        self._tx_by_head: dict[int, int] = {}
+        self._tx_free: list[int] = []
+        self._epoch = -1
+
+    def _queue(self, place: RingPlace, *, event_idx: bool) -> tuple[DriverQueue, memoryview]:
+        where, view = place.addresses, self._context.platform.ram.view
+        control = view(place.control, CONTROL_BYTES)
+        queue = DriverQueue(
+            where.size,
+            view(where.desc, 16 * where.size),
+            view(where.avail, 6 + 2 * where.size),
+            view(where.used, 6 + 8 * where.size),
+            control[:16],
+            event_idx=event_idx,
+        )
+        return queue, control
+
+    def boot(self) -> None:
+        """Empty rings and books; all receive buffers are posted, the device's start kicks."""
+        self._rx_control[:] = self._tx_control[:] = bytes(CONTROL_BYTES)
+        self._rx.reset()
+        self._tx.reset()
+        for slot in range(_TX_SLOTS):
+            self._tx_heads[slot] = _FREE
+        for buffer in range(RX_BUFFERS):
+            self._rx_heads[buffer] = self._rx.add((), self._buffers[buffer][1])
+        self._rx.publish()
+        self._mark_rings()
+
+    def _mark_rings(self) -> None:
+        mark, place = self._context.mark, self.place
+        mark(place.receive.start, place.receive.length)
+        mark(place.transmit.start, place.transmit.length)
+
+    def _refresh(self) -> None:
+        """Derives anew what guest memory tells: another process may have gone on meanwhile."""
+        self._rx_by_head = {head: buffer for buffer, head in enumerate(self._rx_heads)}
+        heads = list(self._tx_heads)
+        self._tx_by_head = {head: slot for slot, head in enumerate(heads) if head != _FREE}
+        self._tx_free = [slot for slot, head in enumerate(heads) if head == _FREE]
+        self._epoch = self._context.epoch
+
+    def interrupt(self) -> None:
+        """The device has received or sent something."""
+        self._enter(interrupts=1)
+
+    def service(self) -> None:
+        """The same, without having been called."""
+        self._enter(interrupts=0)
+
+    def _enter(self, interrupts: int) -> None:
+        foreign: list[tuple[int, int]] = []
+        with self.lock:
+            self._counters[INTERRUPTS] += interrupts
+            if self._epoch != self._context.epoch:
+                self._refresh()
+            try:
+                if not self._counters[BROKEN]:
+                    self._run(foreign)
+            except BackendError:
+                # It completed what was not in flight: such rings cannot be used any further.
+                self.flow.words[books.DUPLICATED] += 1
+                self._counters[BROKEN] = 1
+            self._mark_rings()
+            if self._context.idle.active and self.quiet():
+                self._context.idle.settle(self.number)
+        # Another pair's lock is never taken while this one's is held.
+        for flow, sequence in foreign:
+            self._elsewhere(flow, sequence)
+
+    def _run(self, foreign: list[tuple[int, int]]) -> None:
+        context, rx = self._context, self._rx
+        while True:
+            paused = self._receive(foreign)
+            self._reclaim()
+            if context.control[MODE] == Mode.HEAVY and not paused:
+                self._fill_window()
+            self._publish()
+            if paused:
+                context.rescan()
+                return
+            if not rx.arm():
+                return
+
+    def _receive(self, foreign: list[tuple[int, int]]) -> bool:
+        """Handles received frames until there are none, or a pause comes; whether one has."""
+        rx, platform = self._rx, self._context.platform
+        pop, add, by_head, buffers = rx.pop, rx.add, self._rx_by_head, self._buffers
+        arrived = paused = False
+        while not paused and (done := pop()) is not None:
+            buffer = by_head.pop(done[0])
+            data, extent = buffers[buffer]
+            arrived |= self._frame(data, done[1], foreign)
+            head = add((), extent)
+            by_head[head] = buffer
+            self._rx_heads[buffer] = head
+            paused = platform.paused
+        if arrived:
+            self.flow.words[books.LAST_NS] = time.monotonic_ns()
+        return paused
+
+    def _frame(self, data: memoryview, length: int, foreign: list[tuple[int, int]]) -> bool:
+        """Takes one frame; whether it was a packet of this pair's flow."""
+        if length >= FLOW_BYTES:
+            _, _, ethertype, magic, flow, sequence, check = FLOW.unpack_from(data)
+            if ethertype == FLOW_ETHERTYPE:
+                if magic != FLOW_MAGIC or check != flow_check(flow, sequence):
+                    self.flow.words[books.CORRUPTED] += 1
+                elif flow == self.number:
+                    self.flow.arrived(sequence)
+                    return True
+                else:
+                    foreign.append((flow, sequence))
+                return False
+            if ethertype == PROBE_ETHERTYPE and self.place.nic == 0:
+                self._answer(data[VNET_HEADER:length])
+                return False
+        self._counters[UNKNOWN] += 1
+        return False
+
+    def _answer(self, frame: memoryview) -> None:
+        probe = Probe.parse(frame)
+        if probe is None or probe.is_reply:
+            self._counters[UNKNOWN] += 1
+            return
+        if not self._tx_free:
+            self._reclaim()
+        if not self._tx_free:
+            self._counters[PROBES_DROPPED] += 1
+            return
+        slot = self._tx_free.pop()
+        at = _TX_AT + slot * _TX_STRIDE
+        self._tx_control[at : at + FLOW_BYTES] = _VNET + probe.reply(self._mac).pack()[:MIN_FRAME]
+        self._send(slot)
+        self._counters[PROBES] += 1
+
+    def _reclaim(self) -> None:
+        """Collects the transmit slots whose packets have been sent."""
+        pop = self._tx.pop
+        while (done := pop()) is not None:
+            slot = self._tx_by_head.pop(done[0])
+            self._tx_heads[slot] = _FREE
+            self._tx_free.append(slot)
+
+    def _send(self, slot: int) -> None:
+        head = self._tx.add(self._tx_buffers[slot], ())
+        self._tx_heads[slot] = head
+        self._tx_by_head[head] = slot
+
+    def _send_packet(self) -> None:
+        """The flow's next packet; a slot is free."""
+        words = self.flow.words
+        sequence = words[books.NEXT]
+        slot = self._tx_free.pop()
+        FLOW.pack_into(
+            self._tx_control,
+            _TX_AT + slot * _TX_STRIDE,
+            self._peer,
+            self._mac,
+            FLOW_ETHERTYPE,
+            FLOW_MAGIC,
+            self.number,
+            sequence,
+            flow_check(self.number, sequence),
+        )
+        self._send(slot)
+        words[books.NEXT] = sequence + 1
+
+    def _fill_window(self) -> None:
+        room = WINDOW - self.flow.outstanding()
+        if room <= 0:
+            return
+        for _ in range(room):
+            if not self._tx_free and not self._await_slot():
+                return
+            self._send_packet()
+        self.flow.words[books.LAST_NS] = time.monotonic_ns()
+
+    def _await_slot(self) -> bool:
+        """Asks for an interrupt when a slot becomes free; whether one has in the meantime."""
+        if self._tx.arm():
+            self._reclaim()
+        return bool(self._tx_free)
+
+    def _publish(self) -> None:
+        doorbell, pair = self._context.platform.ring_doorbell, self.place.pair
+        if self._rx.publish():
+            doorbell(self._rx_doorbell, 2 * pair)
+        if self._tx.publish():
+            doorbell(self._tx_doorbell, 2 * pair + 1)
+
+    def prime(self) -> None:
+        """Fill the window and kick; for the load that keeps itself going."""
+        if self._context.control[MODE] == Mode.HEAVY:
+            self.service()
+        elif self._context.idle.active:
+            with self.lock:
+                if self.quiet():
+                    self._context.idle.settle(self.number)
+
+    def send_one(self) -> bool:
+        """Send one packet if the window allows it.
+
+        Returns:
+            False when it does not.
+        """
+        with self.lock:
+            if self._epoch != self._context.epoch:
+                self._refresh()
+            if self._counters[BROKEN] or self.flow.outstanding() >= WINDOW:
+                return False
+            if not self._tx_free:
+                self._reclaim()
+            if self._tx_free:
+                self._send_packet()
+                self.flow.words[books.LAST_NS] = time.monotonic_ns()
+                self._publish()
+            self._mark_rings()
+        return True
+
+    def overdue(self, now_ns: int) -> bool:
+        """Whether packets are waited for that should have come back long ago (takes no lock)."""
+        words = self.flow.words
+        return now_ns - words[books.LAST_NS] > GIVE_UP_NS and self.flow.outstanding() > 0
+
+    def expire(self, now_ns: int) -> None:
+        """Give the window back when its packets do not return, and go on."""
+        with self.lock:
+            if not self.overdue(now_ns):
+                return
+            self.flow.give_up()
+            self.flow.words[books.LAST_NS] = now_ns
+        self.service()
+
+    def arrived_elsewhere(self, sequence: int) -> None:
+        """A packet of this flow came in on another pair."""
+        with self.lock:
+            self.flow.arrived(sequence)
+            self.flow.words[books.LAST_NS] = time.monotonic_ns()
+        self.service()
+
+    def outstanding(self) -> int:
+        """Packets in the transmit ring, or sent and waited for."""
+        return max(self.flow.outstanding(), self._tx.in_flight)
+
+    def quiet(self) -> bool:
+        """Nothing is on its way; the caller holds the lock."""
+        if self._counters[BROKEN]:
+            return False
+        if self._tx.in_flight:
+            if self._epoch != self._context.epoch:
+                self._refresh()
+            self._reclaim()
+            # packets that are dropped bring no other interrupt than the transmit ring's
+            if self._tx.in_flight and self._tx.arm():
+                self._reclaim()
+            self._mark_rings()
+        return not self._tx.in_flight and not self.flow.outstanding()
+
+    def ledger(self) -> LedgerTotals:
+        """This pair's part of the books."""
+        words, counters = self.flow.words, self._counters
+        return LedgerTotals(
+            corrupted=words[books.CORRUPTED],
+            packets_sent=words[books.NEXT],
+            packets_received=words[books.RECEIVED],
+            packets_lost=self.flow.lost(),
+            packets_duplicated=words[books.DUPLICATED],
+            packets_reordered=words[books.REORDERED],
+            packets_corrupted=words[books.CORRUPTED],
+            probes_answered=counters[PROBES],
+            probes_dropped=counters[PROBES_DROPPED],
+            net_interrupts=counters[INTERRUPTS],
+        )
