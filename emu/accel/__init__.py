@@ -1,0 +1,248 @@
+"""What runs guest code: the seam between the machine and an accelerator.
+
+An accelerator has two jobs. It carries *notifiers*: an ioeventfd turns a guest's write to a
+doorbell into a signal on an eventfd, an irqfd turns a signal on an eventfd into an interrupt
+vector, and a route says which vCPU takes that vector. And it makes *vCPUs*, which the machine runs
+on threads of their own.
+
+Notifiers come and go in batches, because that is how they are cheap: a batch is one call into the
+kernel's side (or into compiled code) whatever its size.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from emu.gate import Gate
+    from emu.ram import GuestRam
+    from emu.vcpu_state import VcpuState
+
+
+class NotifierError(EmuError):
+    """A notifier was assigned twice, taken away twice, or could not be assigned at all.
+
+    Attributes:
+        owner: whose notifier it is, such as ``blk3 ring 2``.
+    """
+
+    def __init__(self, text: str, *, owner: str = "") -> None:
+        super().__init__(f"{owner}: {text}" if owner else text)
+        self.owner = owner
+
+
+class Ioeventfd(NamedTuple):
+    """A doorbell: a write to it becomes a signal.
+
+    Attributes:
+        address: guest-physical address.
+        size: bytes of the write that matches: 1, 2, 4, 8, or 0 for any.
+        datamatch: the only value that matches, or None for any.
+        fd: the eventfd that is signalled.
+        owner: who asked for it; for people.
+    """
+
+    address: int
+    size: int
+    datamatch: int | None
+    fd: int
+    owner: str = ""
+
+    def __str__(self) -> str:
+        match = "" if self.datamatch is None else f" = {self.datamatch}"
+        return f"the ioeventfd at {self.address:#x}{match}"
+
+
+class Irqfd(NamedTuple):
+    """A signal on ``fd`` becomes the interrupt ``vector``."""
+
+    vector: int
+    fd: int
+
+
+class Capabilities(NamedTuple):
+    """What an accelerator can do.
+
+    Attributes:
+        max_vcpus: vCPUs of one machine.
+        max_routes: vectors that can be routed at one time.
+        emulated_guest: vCPUs run a `GuestProgram`; otherwise they run code out of guest memory.
+    """
+
+    max_vcpus: int
+    max_routes: int
+    emulated_guest: bool
+
+
+class GuestProgram(Protocol):
+    """What emulated vCPUs run.
+
+    Each method runs on the thread of the vCPU that it names. It returns early once the gate is
+    paused; it is then called again, with the same arguments, first thing after the resume.
+    """
+
+    def interrupt(self, vcpu: int, vector: int) -> None:
+        """The vCPU takes an interrupt. It may be spurious: the driver looks at its ring."""
+
+    def tick(self, vcpu: int, now_ns: int) -> int | None:
+        """The vCPU's timer is due, or the vCPU has just started.
+
+        Returns:
+            When it is due next (CLOCK_MONOTONIC, ns), or None: no timer.
+        """
+
+    def beat(self, now_ns: int) -> None:
+        """Guest code is entered or left now."""
+
+
+class Vcpu(abc.ABC):
+    """One vCPU. `run` is its thread's; everything else is called from other threads."""
+
+    __slots__ = ()
+    index: int
+
+    @abc.abstractmethod
+    def run(self, program: GuestProgram | None) -> None:
+        """Run guest code, and halt between interrupts, until the gate says stop."""
+
+    @abc.abstractmethod
+    def save(self) -> VcpuState:
+        """Its state. The machine is paused."""
+
+    @abc.abstractmethod
+    def load(self, state: VcpuState) -> None:
+        """Become that. The machine is paused; the vCPU is woken at resume if it has to run."""
+
+    @abc.abstractmethod
+    def arm(self, due_ns: int) -> None:
+        """Set its timer to `due_ns` (CLOCK_MONOTONIC) if it is not due earlier already."""
+
+    @property
+    @abc.abstractmethod
+    def runnable(self) -> bool:
+        """Whether it has something to do at once. The machine is paused."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back its descriptors. Its thread has ended."""
+
+
+class Accelerator(abc.ABC):
+    """Carries notifiers and makes vCPUs. Notifiers change under the big lock only.
+
+    A change is all or nothing: when it raises, the old state is in force.
+    """
+
+    name: str
+    capabilities: Capabilities
+
+    @abc.abstractmethod
+    def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
+        """Take some away, then assign others.
+
+        Raises:
+            NotifierError: one is not there, or is there already.
+        """
+
+    @abc.abstractmethod
+    def change_irqfds(self, remove: Sequence[Irqfd], add: Sequence[Irqfd]) -> None:
+        """Take some away, then assign others. Those taken away are not read any more on return.
+
+        A signal that is pending on an eventfd when it is assigned raises its interrupt.
+
+        Raises:
+            NotifierError: one is not there, or its eventfd or vector is assigned already.
+        """
+
+    @abc.abstractmethod
+    def set_routes(self, routes: Mapping[int, int]) -> None:
+        """The whole table, vector to vCPU, in one commit. An irqfd without a route waits.
+
+        Raises:
+            NotifierError: a route leads to a vCPU that does not exist, or there are too many.
+        """
+
+    @abc.abstractmethod
+    def mmio_write(self, address: int, value: int) -> None:
+        """A write of guest code to a doorbell: it signals the ioeventfd, or exits."""
+
+    @abc.abstractmethod
+    def set_memory(self, ram: GuestRam) -> None:
+        """Guest memory, for vCPUs that address it by themselves. Before the vCPUs are made."""
+
+    @abc.abstractmethod
+    def create_vcpus(self, count: int, gate: Gate) -> Sequence[Vcpu]:
+        """Make the machine's vCPUs; once.
+
+        Raises:
+            EmuError: this accelerator has not that many.
+            OSError: out of descriptors; nothing was made.
+        """
+
+    @abc.abstractmethod
+    def kick(self, vcpus: Sequence[int]) -> None:
+        """These leave guest code soon. The gate is closed already, and `Vcpu.run` looks at it."""
+
+    @abc.abstractmethod
+    def wake(self, vcpus: Sequence[int]) -> None:
+        """These look at the gate again, and pass it if it is open, with nothing to do as well."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what it holds. The vCPUs' threads have ended. May be called again."""
+
+    def ioeventfd_add(self, address: int, size: int, datamatch: int | None, fd: int) -> None:
+        """Assign one; see `change_ioeventfds`."""
+        self.change_ioeventfds((), (Ioeventfd(address, size, datamatch, fd),))
+
+    def ioeventfd_del(self, address: int, size: int, datamatch: int | None, fd: int) -> None:
+        """Take one away; see `change_ioeventfds`."""
+        self.change_ioeventfds((Ioeventfd(address, size, datamatch, fd),), ())
+
+    def irqfd_assign(self, vector: int, fd: int) -> None:
+        """Assign one; see `change_irqfds`."""
+        self.change_irqfds((), (Irqfd(vector, fd),))
+
+    def irqfd_deassign(self, vector: int, fd: int) -> None:
+        """Take one away; see `change_irqfds`."""
+        self.change_irqfds((Irqfd(vector, fd),), ())
+
+
+#: What an accelerator calls when a doorbell has no ioeventfd: (address, value).
+ExitHandler = Callable[[int, int], None]
+Factory = Callable[[ExitHandler], Accelerator]
+
+_factories: dict[str, Factory] = {}
+
+
+def register(name: str, factory: Factory) -> None:
+    """Make an accelerator known. Its contract tests find it here."""
+    _factories[name] = factory
+
+
+def registered() -> list[str]:
+    """The names of all accelerators."""
+    _load()
+    return list(_factories)
+
+
+def create(name: str, on_exit: ExitHandler) -> Accelerator:
+    """Make an accelerator.
+
+    Raises:
+        EmuError: there is none of that name, or it cannot work here.
+    """
+    _load()
+    factory = _factories.get(name)
+    if factory is None:
+        raise EmuError(f"no accelerator {name!r}: there is {', '.join(_factories)}")
+    return factory(on_exit)
+
+
+def _load() -> None:
+    """Importing an accelerator's module registers it. Late: they import this one."""
+    import emu.accel.soft  # noqa: F401

@@ -1,0 +1,220 @@
+"""The accelerator without hardware: vCPUs are threads that run a `GuestProgram`.
+
+A doorbell is an entry of a dictionary. A halted vCPU sleeps in its own epoll set, which holds the
+eventfds of the interrupts that are routed to it and one more to wake it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from emu.accel import (
+    Accelerator,
+    Capabilities,
+    ExitHandler,
+    Ioeventfd,
+    Irqfd,
+    NotifierError,
+    register,
+)
+from emu.accel.soft_vcpu import SoftVcpu
+from emu.errors import EmuError
+from vhost_user import eventfd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from emu.gate import Gate
+    from emu.ram import GuestRam
+
+_eventfd_write = os.eventfd_write
+#: The address of a doorbell that takes any value, or the address and the value that matches.
+_Key = int | tuple[int, int]
+
+
+class SoftAccelerator(Accelerator):
+    """Emulated vCPUs and notifiers.
+
+    Args:
+        on_exit: called on the vCPU's thread when guest code writes to an address that has no
+            ioeventfd.
+    """
+
+    name = "soft"
+    capabilities = Capabilities(max_vcpus=1024, max_routes=1 << 16, emulated_guest=True)
+
+    def __init__(self, on_exit: ExitHandler) -> None:
+        self._on_exit = on_exit
+        self._batch = eventfd.default()
+        self._doorbells: dict[_Key, int] = {}
+        self._irqfds: dict[int, int] = {}
+        self._vector_of: dict[int, int] = {}
+        self._routes: dict[int, int] = {}
+        self._vcpus: list[SoftVcpu] = []
+        self._lock = threading.Lock()
+
+    # -- doorbells
+
+    def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
+        """See `Accelerator.change_ioeventfds`."""
+        with self._lock:
+            doorbells = self._doorbells
+            done: list[tuple[bool, _Key, int]] = []
+            try:
+                for entry in remove:
+                    key = _key(entry)
+                    if doorbells.get(key) != entry.fd:
+                        raise NotifierError(f"{entry} is not assigned", owner=entry.owner)
+                    del doorbells[key]
+                    done.append((False, key, entry.fd))
+                for entry in add:
+                    key = _key(entry)
+                    if key in doorbells:
+                        raise NotifierError(f"{entry} is assigned already", owner=entry.owner)
+                    doorbells[key] = entry.fd
+                    done.append((True, key, entry.fd))
+            except NotifierError:
+                for added, key, fd in reversed(done):
+                    if added:
+                        del doorbells[key]
+                    else:
+                        doorbells[key] = fd
+                raise
+
+    def mmio_write(self, address: int, value: int) -> None:
+        """See `Accelerator.mmio_write`."""
+        fd = self._doorbells.get(address)
+        if fd is None:
+            fd = self._doorbells.get((address, value))
+            if fd is None:
+                self._on_exit(address, value)
+                return
+        try:
+            _eventfd_write(fd, 1)
+        except BlockingIOError:
+            pass  # the counter is full: the other side is signalled as much as it can be
+        except OSError as error:
+            text = f"the ioeventfd at {address:#x}: {error.strerror}"
+            raise NotifierError(text) from error
+
+    # -- interrupts
+
+    def change_irqfds(self, remove: Sequence[Irqfd], add: Sequence[Irqfd]) -> None:
+        """See `Accelerator.change_irqfds`."""
+        with self._lock:
+            done: list[tuple[bool, Irqfd]] = []
+            try:
+                for irqfd in remove:
+                    self._deassign(irqfd)
+                    done.append((False, irqfd))
+                for irqfd in add:
+                    self._assign(irqfd)
+                    done.append((True, irqfd))
+            except NotifierError:
+                for added, irqfd in reversed(done):
+                    # A step back fails only when its descriptor was closed meanwhile; the others
+                    # must have their turn all the same, and the first error is the one to tell.
+                    with suppress(NotifierError):
+                        (self._deassign if added else self._assign)(irqfd)
+                raise
+
+    def _assign(self, irqfd: Irqfd) -> None:
+        vector, fd = irqfd
+        if vector in self._irqfds:
+            raise NotifierError(f"the irqfd of vector {vector} is assigned already")
+        if fd in self._vector_of:
+            raise NotifierError(
+                f"the irqfd of vector {vector}: its eventfd serves vector {self._vector_of[fd]}"
+            )
+        self._attach(vector, fd, self._routes.get(vector))
+        self._irqfds[vector] = fd
+        self._vector_of[fd] = vector
+
+    def _deassign(self, irqfd: Irqfd) -> None:
+        vector, fd = irqfd
+        if self._irqfds.get(vector) != fd:
+            raise NotifierError(f"the irqfd of vector {vector} is not assigned")
+        self._detach(fd, self._routes.get(vector))
+        del self._irqfds[vector]
+        del self._vector_of[fd]
+
+    def _attach(self, vector: int, fd: int, vcpu: int | None) -> None:
+        if vcpu is not None:
+            try:
+                self._vcpus[vcpu].attach(vector, fd)
+            except OSError as error:
+                text = f"the irqfd of vector {vector}: {error.strerror}"
+                raise NotifierError(text) from error
+
+    def _detach(self, fd: int, vcpu: int | None) -> None:
+        if vcpu is not None:
+            self._vcpus[vcpu].detach(fd)
+
+    def set_routes(self, routes: Mapping[int, int]) -> None:
+        """See `Accelerator.set_routes`."""
+        if len(routes) > self.capabilities.max_routes:
+            raise NotifierError(f"{len(routes)} routes are more than fit in the table")
+        if routes and not 0 <= min(routes.values()) <= max(routes.values()) < len(self._vcpus):
+            raise NotifierError(f"a route leads to none of the {len(self._vcpus)} vCPUs")
+        with self._lock:
+            old = self._routes
+            new = dict(routes)
+            self._routes = new
+            changed = {vector for vector, _ in old.items() ^ new.items()}
+            for vector in changed & self._irqfds.keys():
+                fd = self._irqfds[vector]
+                self._detach(fd, old.get(vector))
+                self._attach(vector, fd, new.get(vector))
+
+    # -- vCPUs
+
+    def set_memory(self, ram: GuestRam) -> None:
+        """See `Accelerator.set_memory`. Emulated guest code goes through `GuestRam` itself."""
+
+    def create_vcpus(self, count: int, gate: Gate) -> Sequence[SoftVcpu]:
+        """See `Accelerator.create_vcpus`."""
+        if self._vcpus:
+            raise EmuError("the vCPUs of this machine were made before")
+        if not 1 <= count <= self.capabilities.max_vcpus:
+            raise EmuError(f"{count} vCPUs: {self.name} has 1 to {self.capabilities.max_vcpus}")
+        vcpus: list[SoftVcpu] = []
+        wakes = self._batch.create(count)
+        try:
+            for index, wake in enumerate(wakes):
+                vcpus.append(SoftVcpu(index, gate, select.epoll(), wake))
+        except OSError:
+            for vcpu in vcpus:
+                vcpu.close()
+            self._batch.close(wakes[len(vcpus) :])
+            raise
+        self._vcpus = vcpus
+        return vcpus
+
+    def kick(self, vcpus: Sequence[int]) -> None:
+        """See `Accelerator.kick`. Emulated guest code reads `Gate.paused` by itself."""
+
+    def wake(self, vcpus: Sequence[int]) -> None:
+        """See `Accelerator.wake`: one call for all of them."""
+        if vcpus:
+            self._batch.signal([self._vcpus[index].wake_fd for index in vcpus])
+
+    def close(self) -> None:
+        """See `Accelerator.close`."""
+        for vcpu in self._vcpus:
+            vcpu.close()
+        self._doorbells.clear()
+        for table in (self._irqfds, self._vector_of, self._routes):
+            table.clear()
+
+
+def _key(entry: Ioeventfd) -> _Key:
+    if entry.datamatch is None:
+        return entry.address
+    return entry.address, entry.datamatch
+
+
+register(SoftAccelerator.name, SoftAccelerator)

@@ -1,0 +1,147 @@
+"""The gate between a vCPU thread and guest code: where a machine pauses.
+
+A vCPU passes the gate before it runs guest code and again when it leaves it. `Gate.close` lets
+nobody in any more, and then waits for those that are inside; a vCPU that is halted, or that waits
+for the gate, is at a safe point already and costs a pause nothing.
+
+No lock guards the sets. Each side writes its own mark first and reads the other's afterwards
+(a vCPU: "I am inside", then ``paused``; a pause: ``paused``, then who is inside), so that at least
+one of the two sees the other. The interpreter runs one bytecode at a time, which makes both the
+order and the single set operations atomic.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from vhost_user.errors import DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Gate:
+    """One gate for all vCPUs of a machine. It is closed when it is made.
+
+    Attributes:
+        paused: the gate is closed. Guest code reads it between its operations and returns early.
+        stopping: the vCPUs' threads are to end.
+        inside: the vCPUs that run guest code.
+        parked: the vCPUs that want to, and wait for the gate.
+        owed: the vCPUs whose first run since the gate opened somebody waits for.
+    """
+
+    __slots__ = ("_emptied", "_ran", "inside", "owed", "parked", "paused", "stopping")
+
+    def __init__(self) -> None:
+        self.paused = True
+        self.stopping = False
+        self.inside: set[int] = set()
+        self.parked: set[int] = set()
+        self.owed: set[int] = set()
+        self._emptied = threading.Event()
+        self._ran = threading.Event()
+
+    def enter(self, vcpu: int) -> bool:
+        """From the vCPU's thread: go in, unless the gate is closed."""
+        self.inside.add(vcpu)
+        if self.paused:
+            self.leave(vcpu)
+            return False
+        return True
+
+    def leave(self, vcpu: int) -> None:
+        """From the vCPU's thread: come out. Harmless for a vCPU that is not inside."""
+        self.inside.discard(vcpu)
+        if self.paused and not self.inside:
+            self._emptied.set()
+
+    def ran(self, vcpu: int) -> None:
+        """From the vCPU's thread: it runs guest code, for the first time since the gate opened."""
+        self.owed.discard(vcpu)
+        if not self.owed:
+            self._ran.set()
+
+    def park(self, vcpu: int) -> bool:
+        """From the vCPU's thread: it waits for the gate. False: no need, the gate is open.
+
+        While this is true, `open` returns the vCPU among those that must be woken. Once woken it
+        says `unpark` and then passes the gate, whether or not there still is something to do: the
+        one that opened the gate may wait for it.
+        """
+        self.parked.add(vcpu)
+        if self.paused and not self.stopping:
+            return True
+        self.unpark(vcpu)
+        return False
+
+    def unpark(self, vcpu: int) -> None:
+        """From the vCPU's thread: it waits no longer."""
+        self.parked.discard(vcpu)
+
+    def close(self) -> list[int]:
+        """Let nobody in any more; returns who is inside and may have to be kicked out."""
+        self._emptied.clear()
+        self.paused = True
+        self.owed.clear()
+        return list(self.inside)
+
+    def wait_empty(self, deadline: float) -> None:
+        """Wait until nobody is inside of the closed gate.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            DeadlineError: names the vCPUs that are still inside. The gate stays closed.
+        """
+        start = time.monotonic()
+        while self.inside:
+            left = start + deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineError(f"{_names(self.inside)} to leave guest code", deadline)
+            self._emptied.wait(left)
+            self._emptied.clear()
+
+    def open(self, owed: Iterable[int] = ()) -> list[int]:
+        """Let everybody in.
+
+        Args:
+            owed: the vCPUs that must run before `wait_ran` returns. Those that wait for the gate
+                are added.
+
+        Returns:
+            The vCPUs that must be woken: all that are owed.
+        """
+        self._ran.clear()
+        # Before the gate opens: once it is open, one of them may have run before it is owed.
+        self.owed.update(owed, self.parked.copy())
+        self.paused = False
+        # Again, for whoever parked while the line above ran. Whoever parks from here on reads
+        # `paused` after it has said so, and does not wait.
+        return list(self.owed | self.parked)
+
+    def wait_ran(self, deadline: float) -> None:
+        """Wait until each vCPU that is owed has run guest code.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            DeadlineError: names the vCPUs that have not. The gate stays open.
+        """
+        start = time.monotonic()
+        while self.owed:
+            left = start + deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineError(f"{_names(self.owed)} to run again", deadline)
+            self._ran.wait(left)
+            self._ran.clear()
+
+
+def _names(vcpus: set[int]) -> str:
+    some = sorted(vcpus.copy())
+    listed = ", ".join(f"vcpu{index}" for index in some[:4])
+    return f"{listed} and {len(some) - 4} more" if len(some) > 4 else listed

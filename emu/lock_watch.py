@@ -1,0 +1,199 @@
+"""Who holds which lock, who waits for whom, and where in the code: the base of every check.
+
+The locks of `emu.locks` report here. A watchdog asks `find_cycle`, which sees a deadlock as a
+cycle of threads that wait for each other; a thread that waits for threads and not for a lock says
+so with `waiting_for`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+    from types import FrameType
+
+
+class LockOrderError(EmuError):
+    """Two locks are, or one lock is, being taken in an order that can deadlock."""
+
+
+class LockBrokenError(EmuError):
+    """A wait for a lock was broken off by whoever found the deadlock that it was part of."""
+
+
+class Site(NamedTuple):
+    """A place in the code."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{PurePath(self.file).name}:{self.line} ({self.function})"
+
+
+class Held(NamedTuple):
+    """A lock that a thread holds.
+
+    Attributes:
+        lock: the lock's name.
+        thread: the thread's name.
+        ident: the thread's identifier.
+        site: where it took the lock.
+        since_ns: when (CLOCK_MONOTONIC).
+    """
+
+    lock: str
+    thread: str
+    ident: int
+    site: Site
+    since_ns: int
+
+    def __str__(self) -> str:
+        return f"{self.lock} (taken at {self.site})"
+
+
+class Wait(NamedTuple):
+    """A thread that waits.
+
+    Attributes:
+        what: for what: a lock's name, or what `waiting_for` was told.
+        thread: the thread's name.
+        ident: the thread's identifier.
+        site: where it waits.
+        since_ns: since when (CLOCK_MONOTONIC).
+        on: gives the identifiers of the threads that could end the wait.
+        break_off: ends the wait with `LockBrokenError`, or None where that cannot be done.
+    """
+
+    what: str
+    thread: str
+    ident: int
+    site: Site
+    since_ns: int
+    on: Callable[[], Collection[int]]
+    break_off: Callable[[str], None] | None
+
+    def __str__(self) -> str:
+        return f"{self.thread} waits for {self.what} at {self.site}"
+
+
+# One of each for the process: a thread is in one place at a time, whichever lock it is about. Each
+# list is changed by its own thread only.
+_held: dict[int, list[Held]] = {}
+_waits: dict[int, Wait] = {}
+
+
+def call_site(*skip: str) -> Site:
+    """The place that called into the lock: the first frame that is not one of these files."""
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename in (__file__, *skip):
+        frame = frame.f_back
+    # contextlib's frame stands between a context manager and its caller.
+    while frame is not None and frame.f_code.co_filename.endswith("contextlib.py"):
+        frame = frame.f_back
+    if frame is None:
+        return Site("?", 0, "?")
+    return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def held_by_thread(ident: int | None = None) -> list[Held]:
+    """What a thread (this one unless told) holds, in the order in which it was taken."""
+    return list(_held.get(threading.get_ident() if ident is None else ident, ()))
+
+
+def note_taken(lock: str, site: Site) -> Held:
+    """This thread has taken a lock."""
+    thread = threading.current_thread()
+    ident = threading.get_ident()
+    held = Held(lock, thread.name, ident, site, time.monotonic_ns())
+    _held.setdefault(ident, []).append(held)
+    return held
+
+
+def note_released(held: Held) -> None:
+    """This thread has given it back."""
+    mine = _held.get(held.ident, [])
+    mine.remove(held)
+    if not mine:
+        _held.pop(held.ident, None)
+
+
+@contextmanager
+def waiting_for(
+    what: str,
+    on: Callable[[], Collection[int]],
+    *,
+    site: Site | None = None,
+    break_off: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """This thread waits for something that others are to do.
+
+    Args:
+        what: for people, such as ``the workers``.
+        on: gives the identifiers of the threads that could do it (`threading.get_ident`).
+        site: where it waits; the caller unless told.
+        break_off: ends the wait with an error of that text, from another thread.
+    """
+    ident = threading.get_ident()
+    name = threading.current_thread().name
+    where = site or call_site()
+    before = _waits.get(ident)
+    _waits[ident] = Wait(what, name, ident, where, time.monotonic_ns(), on, break_off)
+    try:
+        yield
+    finally:
+        if before is None:
+            _waits.pop(ident, None)
+        else:
+            _waits[ident] = before
+
+
+def waits() -> list[Wait]:
+    """Everything that waits now."""
+    return list(_waits.copy().values())
+
+
+def find_cycle() -> list[Wait]:
+    """A deadlock, or nothing.
+
+    Each of the waits can only be ended by the thread of the next one, the last by the first's.
+    """
+    now = _waits.copy()
+    for start in now:
+        cycle = _walk(now, start, [])
+        if cycle:
+            return cycle
+    return []
+
+
+def _walk(now: dict[int, Wait], ident: int, path: list[Wait]) -> list[Wait]:
+    for at, wait in enumerate(path):
+        if wait.ident == ident:
+            return path[at:]
+    wait_here = now.get(ident)
+    if wait_here is None:
+        return []
+    for other in wait_here.on():
+        cycle = _walk(now, other, [*path, wait_here])
+        if cycle:
+            return cycle
+    return []
+
+
+def describe_cycle(cycle: Collection[Wait]) -> str:
+    """A line per thread: what it holds, and where it took it; for what it waits, and where."""
+    lines = []
+    for wait in cycle:
+        holds = ", ".join(str(held) for held in held_by_thread(wait.ident)) or "no lock"
+        seconds = (time.monotonic_ns() - wait.since_ns) / 1e9
+        lines.append(f"{wait} since {seconds:.2f} s, and holds {holds}")
+    return "\n".join(lines)

@@ -1,0 +1,334 @@
+"""The big lock, and locks whose order is checked.
+
+The machine has one big lock: whoever edits the machine, and a vCPU whose write left the fast path,
+holds it. A thread that is marked as a *worker* never takes it. Its coordinator may hold the lock
+and wait for it, which would be a deadlock that happens now and then; refused at the first try, it
+is an error that happens always, and says which two threads it is about.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from emu.lock_watch import (
+    Held,
+    LockBrokenError,
+    LockOrderError,
+    Site,
+    call_site,
+    held_by_thread,
+    note_released,
+    note_taken,
+    waiting_for,
+)
+from vhost_user.errors import DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+__all__ = [
+    "BigLock",
+    "LockBrokenError",
+    "LockOrderError",
+    "OrderedLock",
+    "checking_enabled",
+    "enable_checking",
+    "is_worker",
+    "mark_worker",
+    "worker",
+]
+
+DEADLINE = 30.0
+
+_workers: dict[int, Site] = {}
+_checking = False
+#: (lock taken first, lock taken while it was held) -> where both were taken, and by whom.
+_order: dict[tuple[str, str], tuple[Held, Site, str]] = {}
+_after: dict[str, set[str]] = {}
+
+
+def enable_checking(enabled: bool) -> None:  # noqa: FBT001  it is a switch
+    """Check the order of locks from now on, or do not; what was seen so far is forgotten."""
+    global _checking
+    _checking = enabled
+    _order.clear()
+    _after.clear()
+
+
+def checking_enabled() -> bool:
+    """Whether the order of locks is being checked."""
+    return _checking
+
+
+def mark_worker() -> None:
+    """This thread is a worker, as long as it lives."""
+    _workers[threading.get_ident()] = call_site(__file__)
+
+
+@contextmanager
+def worker() -> Iterator[None]:
+    """This thread is a worker, for the length of the block."""
+    ident = threading.get_ident()
+    before = _workers.get(ident)
+    _workers[ident] = call_site(__file__)
+    try:
+        yield
+    finally:
+        if before is None:
+            del _workers[ident]
+        else:
+            _workers[ident] = before
+
+
+def is_worker() -> bool:
+    """Whether this thread is marked as a worker."""
+    return threading.get_ident() in _workers
+
+
+class OrderedLock:
+    """A lock that takes part in the check of the order of locks.
+
+    The check works as Linux's lockdep does: with every lock taken while another one is held, an
+    edge is added to a graph of lock names; an edge that would close a cycle is an error, even if
+    nobody stands in the way this time. Locks of one name are one class. Not re-entrant.
+
+    Args:
+        name: of the lock, or of the class of locks that it belongs to.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._condition = threading.Condition(threading.Lock())
+        self._holder: Held | None = None
+        self._depth = 0
+        self._waiting: dict[int, str | None] = {}
+
+    def acquire(self, deadline: float = DEADLINE) -> None:
+        """Take it.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            LockOrderError: taking it here can deadlock, or this thread holds it already.
+            DeadlineError: names the holder, and where it took the lock.
+            LockBrokenError: somebody broke the wait off.
+        """
+        self._acquire(deadline, call_site(__file__), 1)
+
+    def _acquire(self, deadline: float, site: Site, depth: int) -> None:
+        if self._holder is not None and self._holder.ident == threading.get_ident():
+            raise LockOrderError(
+                f"{threading.current_thread().name} takes {self.name} at {site}, and holds it: "
+                f"{self._holder}"
+            )
+        if _checking:
+            _check_order(self.name, site)
+        with self._condition:
+            if self._holder is not None:
+                self._wait(deadline, site)
+            self._holder = note_taken(self.name, site)
+            self._depth = depth
+
+    def _wait(self, deadline: float, site: Site) -> None:
+        """Wait for the holder to go; the condition is held."""
+        ident = threading.get_ident()
+        end = time.monotonic() + deadline
+        self._waiting[ident] = None
+        try:
+            with waiting_for(self.name, self._holders, site=site, break_off=self._breaker(ident)):
+                while self._holder is not None:
+                    reason = self._waiting[ident]
+                    if reason is not None:
+                        raise LockBrokenError(reason)
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        raise DeadlineError(f"{self.name}, {self.held_by()}", deadline)
+                    self._condition.wait(left)
+        finally:
+            del self._waiting[ident]
+
+    def _holders(self) -> tuple[int, ...]:
+        holder = self._holder
+        return () if holder is None else (holder.ident,)
+
+    def _breaker(self, ident: int) -> Callable[[str], None]:
+        def break_off(reason: str) -> None:
+            with self._condition:
+                if ident in self._waiting:
+                    self._waiting[ident] = reason
+                    self._condition.notify_all()
+
+        return break_off
+
+    def release(self) -> None:
+        """Give it back.
+
+        Raises:
+            LockOrderError: this thread does not hold it.
+        """
+        self.assert_held()
+        self._release()
+
+    def _release(self) -> int:
+        with self._condition:
+            holder, depth = self._holder, self._depth
+            assert holder is not None  # noqa: S101  the callers have looked
+            self._holder = None
+            self._depth = 0
+            note_released(holder)
+            if self._waiting:
+                self._condition.notify_all()
+        return depth
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    @property
+    def holder(self) -> Held | None:
+        """Who holds it, since when, and where it was taken."""
+        return self._holder
+
+    @property
+    def held(self) -> bool:
+        """Whether this thread holds it."""
+        holder = self._holder
+        return holder is not None and holder.ident == threading.get_ident()
+
+    def assert_held(self) -> None:
+        """Make sure of `held`.
+
+        Raises:
+            LockOrderError: this thread does not hold it.
+        """
+        if not self.held:
+            name = threading.current_thread().name
+            raise LockOrderError(f"{name} needs {self.name} for this, which is {self.held_by()}")
+
+    def held_by(self) -> str:
+        """For people: who holds it, where it was taken, and who waits for it."""
+        holder = self._holder
+        if holder is None:
+            return "held by nobody"
+        seconds = (time.monotonic_ns() - holder.since_ns) / 1e9
+        text = f"held by {holder.thread} for {seconds:.2f} s, taken at {holder.site}"
+        names = [thread.name for thread in threading.enumerate() if thread.ident in self._waiting]
+        return f"{text}, awaited by {', '.join(names)}" if names else text
+
+
+class BigLock(OrderedLock):
+    """The machine's one lock: re-entrant for its holder, refused to workers.
+
+    Args:
+        enforce: refuse it to workers. Without it the mistake can be watched.
+    """
+
+    def __init__(self, name: str = "the big lock", *, enforce: bool = True) -> None:
+        super().__init__(name)
+        self.enforce = enforce
+
+    def acquire(self, deadline: float = DEADLINE) -> None:
+        """Take it, or take it once more.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            LockOrderError: this thread is a worker, or taking it here can deadlock.
+            DeadlineError: names the holder, and where it took the lock.
+            LockBrokenError: somebody broke the wait off.
+        """
+        if self.held:
+            self._depth += 1
+            return
+        site = call_site(__file__)
+        if self.enforce and is_worker():
+            raise LockOrderError(self._refusal(site))
+        self._acquire(deadline, site, 1)
+
+    def _refusal(self, site: Site) -> str:
+        name = threading.current_thread().name
+        mine = ", ".join(str(held) for held in held_by_thread()) or "no lock"
+        text = (
+            f"{name}, a worker since {_workers[threading.get_ident()]}, holds {mine} and takes "
+            f"{self.name} at {site}: whoever waits for the worker may hold it"
+        )
+        holder = self._holder
+        if holder is None:
+            return f"{text} (nobody does just now)"
+        theirs = ", ".join(str(held) for held in held_by_thread(holder.ident))
+        return f"{text}; {holder.thread} holds {theirs or holder}"
+
+    def release(self) -> None:
+        """Give it back, or give back one time of several.
+
+        Raises:
+            LockOrderError: this thread does not hold it.
+        """
+        self.assert_held()
+        if self._depth > 1:
+            self._depth -= 1
+        else:
+            self._release()
+
+    @contextmanager
+    def released(self, deadline: float = DEADLINE) -> Iterator[None]:
+        """Without the lock for the length of the block, however often this thread holds it.
+
+        For a wait for threads that may need the lock: vCPUs on their way out of guest code.
+        """
+        if not self.held:
+            yield
+            return
+        site = call_site(__file__)
+        depth = self._release()
+        try:
+            yield
+        finally:
+            self._acquire(deadline, site, depth)
+
+
+def _check_order(name: str, site: Site) -> None:
+    """Add an edge from every lock that this thread holds; refuse one that closes a cycle."""
+    for held in held_by_thread():
+        if held.lock == name:
+            raise LockOrderError(
+                f"{held.thread} takes {name} at {site} while it holds another of the kind: {held}"
+            )
+        if (held.lock, name) in _order:
+            continue
+        path = _path(name, held.lock)
+        if path:
+            first, second, thread = _order[path[0], path[1]]
+            raise LockOrderError(
+                f"{held.thread} takes {name} at {site} while it holds {held}; the other way "
+                f"round, {thread} held {first} and took {path[1]} at {second}"
+            )
+        _order[held.lock, name] = (held, site, held.thread)
+        _after.setdefault(held.lock, set()).add(name)
+
+
+def _path(start: str, end: str) -> list[str]:
+    """Lock names from one to the other along the edges seen so far, or nothing."""
+    paths = [[start]]
+    seen = {start}
+    while paths:
+        path = paths.pop(0)
+        for following in _after.get(path[-1], set()).copy() - seen:
+            if following == end:
+                return [*path, end]
+            seen.add(following)
+            paths.append([*path, following])
+    return []

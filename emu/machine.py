@@ -1,0 +1,278 @@
+"""The machine: memory, doorbells, interrupts and vCPUs, under one big lock."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from devices.procedure import Edit, GuestNotifier, HostNotifier
+from emu import vcpu_state
+from emu.accel import GuestProgram, Irqfd, NotifierError, create
+from emu.address_space import AddressSpace
+from emu.costs import NATIVE, CostModel, Side
+from emu.locks import BigLock
+from emu.ram import GuestRam
+from emu.vcpus import DEADLINE, Crash, VcpuSet
+from emu.wiring import DOORBELL_SIZE, Wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from emu.shape import VmSpec
+
+#: A gap between two charged commits that is shorter than this belongs to the second one: the
+#: RFC's unit costs are whole totals divided, and sleeping wakes up a little late each time.
+_CREDIT_NS = 1_000_000
+_NS_PER_S = 1_000_000_000
+
+
+class CommitRecord(NamedTuple):
+    """One call of `Machine.apply`.
+
+    Attributes:
+        host: host notifiers that it assigned or took away.
+        guest: guest notifiers that it assigned or took away.
+        list_work: what it added to `AddressSpace.list_work`.
+        ns: how long it took, costs included.
+    """
+
+    host: int
+    guest: int
+    list_work: int
+    ns: int
+
+
+class Machine:
+    """One VM without its devices.
+
+    Args:
+        spec: its shape.
+        costs: what commits cost beyond what they take; only while `charging`.
+        accel: the accelerator's name.
+
+    Attributes:
+        ram: guest memory.
+        big_lock: whoever changes the machine holds it.
+        address_space: the doorbells.
+        accel: the accelerator.
+        vcpus: the vCPUs.
+        wiring: which doorbell, vector and vCPU belong to which ring.
+        ring_doorbell: what guest code calls to write to a doorbell: (address, value).
+        side: as which side of a migration commits are charged.
+        charging: whether they are.
+        route_commits: how often the table of routes was committed.
+        stray_writes: writes of guest code to addresses where nothing is.
+        records: one for each `apply`, until `records.clear()`.
+
+    Raises:
+        EmuError: this accelerator cannot run that machine.
+        OSError: out of descriptors or memory; nothing remains.
+    """
+
+    def __init__(self, spec: VmSpec, costs: CostModel = NATIVE, *, accel: str = "soft") -> None:
+        self.spec = spec
+        self.costs = costs
+        self.side: Side = "src"
+        self.charging = False
+        self.route_commits = 0
+        self.stray_writes = 0
+        self.records: list[CommitRecord] = []
+        self.big_lock = BigLock()
+        self.wiring = Wiring(spec.devices, spec.vcpus)
+        self._rings = {device.name: device.rings for device in spec.devices}
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._irqfds: dict[int, int] = {}
+        self._routes: dict[int, int] = {}
+        self._paid_until = 0
+        with ExitStack() as made:
+            self.ram = GuestRam(spec.memory_bytes)
+            made.callback(self.ram.close)
+            self.accel = create(accel, self._exit)
+            made.callback(self.accel.close)
+            self.accel.set_memory(self.ram)
+            self.vcpus = VcpuSet(spec.vcpus, self.accel)
+            self._owned = made.pop_all()
+        self.address_space = AddressSpace(self.accel, self.big_lock.assert_held)
+        self.gate = self.vcpus.gate
+        self.ring_doorbell: Callable[[int, int], None] = self.accel.mmio_write
+
+    # -- what the guest and the devices ask
+
+    @property
+    def paused(self) -> bool:
+        """Guest code reads this between its operations, and returns early when it is true."""
+        return self.gate.paused
+
+    @property
+    def commits(self) -> int:
+        """Outermost commits of the address space."""
+        return self.address_space.commits
+
+    @property
+    def crashed(self) -> list[Crash]:
+        """The vCPUs that ended with an error."""
+        return self.vcpus.crashed
+
+    def doorbell(self, device_index: int, ring: int) -> int:
+        """The guest-physical address of a ring's doorbell."""
+        return self.wiring.doorbell(device_index, ring)
+
+    def vector(self, device_index: int, ring: int) -> int:
+        """The interrupt vector of a ring."""
+        return self.wiring.vector(device_index, ring)
+
+    def set_device_handler(self, device_index: int, handler: Callable[[int], None]) -> None:
+        """Called, under the big lock, with the ring whose doorbell was written without ioeventfd.
+
+        That is the slow way: the vCPU's thread itself comes out of the fast path.
+        """
+        self._handlers[device_index] = handler
+
+    def _exit(self, address: int, value: int) -> None:  # noqa: ARG002  a doorbell takes any value
+        with self.big_lock:
+            where = self.wiring.ring_at(address)
+            handler = None if where is None else self._handlers.get(where[0])
+            if where is None or handler is None:
+                self.stray_writes += 1
+            else:
+                handler(where[1])
+
+    # -- edits
+
+    def apply(self, edits: Sequence[Edit]) -> None:
+        """Apply these edits, all or none of them, as one commit.
+
+        Host notifiers are one transaction of the address space; guest notifiers are their irqfds
+        and one commit of the table of routes.
+
+        Raises:
+            NotifierError: an edit cannot be; the machine is as it was.
+            LockOrderError: this thread may not take the big lock.
+        """
+        with self.big_lock:
+            start = time.monotonic_ns()
+            work = self.address_space.list_work
+            host = [edit for edit in edits if isinstance(edit, HostNotifier)]
+            guest = [edit for edit in edits if isinstance(edit, GuestNotifier)]
+            with ExitStack() as undo:
+                if host:
+                    self._apply_host(host)
+                    undo.callback(self._apply_host, _inverse(host))
+                if guest:
+                    self._apply_guest(guest, undo)
+                undo.pop_all()
+            if self.charging:
+                self._charge(start, host, guest)
+            work = self.address_space.list_work - work
+            took = time.monotonic_ns() - start
+            self.records.append(CommitRecord(len(host), len(guest), work, took))
+
+    def _apply_host(self, edits: Iterable[HostNotifier]) -> None:
+        space = self.address_space
+        with space.transaction():
+            for edit in edits:
+                change = space.add_ioeventfd if edit.assign else space.del_ioeventfd
+                change(
+                    edit.address, DOORBELL_SIZE, None, edit.fd, f"{edit.device} ring {edit.ring}"
+                )
+
+    def _apply_guest(self, edits: Iterable[GuestNotifier], undo: ExitStack) -> None:
+        planned = self._plan_guest(edits)
+        old = self._irqfds
+        remove = [Irqfd(vector, old[vector]) for vector in planned if vector in old]
+        add = [Irqfd(vector, fd) for vector, fd in planned.items() if fd is not None]
+        irqfds, routes = old.copy(), self._routes.copy()
+        for vector, _ in remove:
+            del irqfds[vector], routes[vector]
+        for vector, fd in add:
+            irqfds[vector] = fd
+            routes[vector] = self.wiring.vcpu_of(vector)
+        accel = self.accel
+        # In this order an irqfd that goes is never without its route, and one that comes neither.
+        accel.change_irqfds(remove, ())
+        undo.callback(accel.change_irqfds, (), remove)
+        accel.set_routes(routes)
+        undo.callback(accel.set_routes, self._routes)
+        accel.change_irqfds((), add)
+        self._irqfds, self._routes = irqfds, routes
+        self.route_commits += 1
+
+    def _plan_guest(self, edits: Iterable[GuestNotifier]) -> dict[int, int | None]:
+        """What each vector that is edited has afterwards: its eventfd, or None."""
+        planned: dict[int, int | None] = {}
+        for edit in edits:
+            has = planned.get(edit.vector, self._irqfds.get(edit.vector))
+            owner = f"{edit.device} ring {edit.ring}"
+            if edit.assign and has is not None:
+                raise NotifierError("its irqfd is assigned already", owner=owner)
+            if not edit.assign and has != edit.fd:
+                raise NotifierError("its irqfd is not assigned", owner=owner)
+            planned[edit.vector] = edit.fd if edit.assign else None
+        return planned
+
+    def _charge(
+        self, start: int, host: Sequence[HostNotifier], guest: Sequence[GuestNotifier]
+    ) -> None:
+        """Make the commit last what it costs: of host notifiers the commit, of guests' each one."""
+        cost = self.costs.host_commit(self.side, {edit.device_class for edit in host})
+        for edit in guest:
+            whole = self.costs.guest_device(self.side, edit.device_class)
+            cost += whole / self._rings.get(edit.device, 1)
+        if not cost:
+            return
+        begin = self._paid_until if start - self._paid_until < _CREDIT_NS else start
+        self._paid_until = begin + int(cost * _NS_PER_S)
+        left = self._paid_until - time.monotonic_ns()
+        if left > 0:
+            time.sleep(left / _NS_PER_S)
+
+    # -- running
+
+    def start(self, program: GuestProgram | None, *, incoming: bool = False) -> None:
+        """Start the vCPUs' threads; no guest code runs before `resume`. See `VcpuSet.start`."""
+        self.vcpus.start(program, incoming=incoming)
+
+    def pause(self, deadline: float = DEADLINE) -> None:
+        """Wait until no vCPU runs guest code, and let none in. See `VcpuSet.pause`.
+
+        If this thread holds the big lock it does not during the wait: a vCPU on its way out may
+        need it.
+        """
+        with self.big_lock.released():
+            self.vcpus.pause(deadline)
+
+    def resume(self, deadline: float = DEADLINE) -> None:
+        """Let the vCPUs run, and wait until those that are not halted have. See `VcpuSet`."""
+        with self.big_lock.released():
+            self.vcpus.resume(deadline)
+
+    def save_vcpus(self) -> bytes:
+        """The state of all vCPUs, which are paused."""
+        return vcpu_state.pack(self.vcpus.save())
+
+    def load_vcpus(self, data: bytes) -> None:
+        """What `save_vcpus` said, of a machine with as many vCPUs.
+
+        Raises:
+            VcpuStateError: it is no such state.
+        """
+        self.vcpus.load(vcpu_state.unpack(data, len(self.vcpus)))
+
+    def stop(self, deadline: float = DEADLINE) -> None:
+        """End the vCPUs' threads. Again is harmless."""
+        with self.big_lock.released():
+            self.vcpus.stop(deadline)
+
+    def close(self, deadline: float = DEADLINE) -> None:
+        """Stop, and give everything back. Again is harmless.
+
+        Raises:
+            DeadlineError: a vCPU's thread does not end; what it may use is not given back.
+        """
+        self.stop(deadline)
+        self._owned.close()
+
+
+def _inverse(edits: Sequence[HostNotifier]) -> list[HostNotifier]:
+    return [edit._replace(assign=not edit.assign) for edit in reversed(edits)]

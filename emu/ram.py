@@ -1,0 +1,180 @@
+"""Guest memory: sparse, shared, as large as the guest likes.
+
+Two regions around the hole below 4 GiB, where the doorbells are. Each is a memfd, so that a
+back-end can map it, and costs only the pages that were touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from contextlib import suppress
+from typing import NamedTuple
+
+PAGE_SIZE = 4096
+PAGE_SHIFT = 12
+#: What lies below the hole at the most; the rest starts above the hole.
+LOW_BYTES = 3 << 30
+HIGH_START = 4 << 30
+
+
+class RamError(ValueError):
+    """An address range that is not, or not in one region, guest memory."""
+
+
+class RamRegion(NamedTuple):
+    """Guest memory that is contiguous.
+
+    Attributes:
+        gpa: its guest-physical address.
+        size: bytes.
+        fd: the memfd; offset 0 is `gpa`.
+    """
+
+    gpa: int
+    size: int
+    fd: int
+
+
+class GuestRam:
+    """The memory of one machine.
+
+    The guest's own writes are noted by page (`mark`), for a migration; what back-ends write is
+    theirs to note in the dirty log.
+
+    Args:
+        size: bytes, a multiple of 4096.
+
+    Attributes:
+        size: the same.
+        regions: one or two, in address order.
+        pages: pages of the guest-physical address space up to the end of memory: how many bits a
+            dirty log needs. The hole counts.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size <= 0 or size % PAGE_SIZE:
+            raise RamError(f"{size} bytes are no whole number of pages")
+        self.size = size
+        self.regions: list[RamRegion] = []
+        self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
+        low = min(size, LOW_BYTES)
+        try:
+            self._add_region(0, low)
+            if size > low:
+                self._add_region(HIGH_START, size - low)
+        except OSError:
+            self.close()
+            raise
+        last = self.regions[-1]
+        self.pages = (last.gpa + last.size) >> PAGE_SHIFT
+        self._low = self._views[0]
+        self._low_end = low
+        self._high = self._views[-1]
+        self._high_end = last.gpa + last.size if size > low else 0
+        self._dirty: set[int] = set()
+        # The set that was harvested last, and what was found in it.
+        self._retired: set[int] = set()
+        self._reported: set[int] = set()
+
+    def _add_region(self, gpa: int, size: int) -> None:
+        fd = os.memfd_create(f"guest-ram-{gpa:#x}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.regions.append(RamRegion(gpa, size, fd))
+        os.ftruncate(fd, size)
+        # A memfd's pages are accounted when they are touched, so a mapping reserves nothing.
+        mapping = mmap.mmap(fd, size, mmap.MAP_SHARED)
+        self._maps.append(mapping)
+        self._views.append(memoryview(mapping))
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        """Guest memory itself, writable. Who writes also calls `mark`, afterwards.
+
+        Raises:
+            RamError: not all of it is memory, or it would span the hole.
+        """
+        end = gpa + length
+        if 0 <= gpa <= end <= self._low_end:
+            return self._low[gpa:end]
+        if HIGH_START <= gpa <= end <= self._high_end:
+            return self._high[gpa - HIGH_START : end - HIGH_START]
+        raise RamError(f"[{gpa:#x}, {end:#x}) is not guest memory")
+
+    def mark(self, gpa: int, length: int) -> None:
+        """Note that the guest wrote there. After the write: see `harvest`."""
+        first = gpa >> 12
+        last = (gpa + length - 1) >> 12
+        if first == last:
+            self._dirty.add(first)
+        else:
+            self._dirty.update(range(first, last + 1))
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy into guest memory and mark it.
+
+        Raises:
+            RamError: see `view`.
+        """
+        self.view(gpa, len(data))[:] = data
+        self.mark(gpa, len(data))
+
+    def harvest(self) -> set[int]:
+        """Take the numbers of the pages that were marked since the last time.
+
+        Vcpus may run. A mark that took hold of the old set just before it was exchanged lands there
+        after it was read; it is found at the next harvest, which reads that set once more. A page
+        that was in the old set already needs no second report: the write came before its mark,
+        hence before the exchange, hence before whoever harvests reads the page. When the vCPUs
+        are paused a harvest leaves nothing behind.
+        """
+        dirty, self._dirty = self._dirty, set()
+        late = self._retired.copy() - self._reported
+        found = dirty.copy()
+        self._retired, self._reported = dirty, found
+        return found | late
+
+    def extents(self) -> list[tuple[int, int]]:
+        """What was ever touched: (gpa, length) runs of whole pages, in address order."""
+        return [run for region in self.regions for run in _data_of(region)]
+
+    def locate(self, gpa: int, length: int) -> tuple[int, int]:
+        """The memfd that holds the range, and the offset in it, for sendfile and the like.
+
+        Raises:
+            RamError: see `view`.
+        """
+        for region in self.regions:
+            if length >= 0 and region.gpa <= gpa and gpa + length <= region.gpa + region.size:
+                return region.fd, gpa - region.gpa
+        raise RamError(f"[{gpa:#x}, {gpa + length:#x}) is not guest memory")
+
+    def close(self) -> None:
+        """Give the memory back. Again is harmless.
+
+        A mapping that somebody still holds a view of goes with the last view.
+        """
+        for view in self._views:
+            with suppress(BufferError):
+                view.release()
+        for mapping in self._maps:
+            with suppress(BufferError):
+                mapping.close()
+        for region in self.regions:
+            os.close(region.fd)
+        self._views, self._maps, self.regions = [], [], []
+
+
+def _data_of(region: RamRegion) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    end = 0
+    while end < region.size:
+        try:
+            start = os.lseek(region.fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but hole up to the end
+                break
+            raise
+        end = os.lseek(region.fd, start, os.SEEK_HOLE)
+        runs.append((region.gpa + start, end - start))
+    return runs

@@ -1,0 +1,205 @@
+"""All vCPUs of a machine: their threads, and pausing, saving and resuming them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.errors import EmuError
+from emu.gate import Gate
+from emu.vcpu_state import VcpuState, VcpuStateError
+from vhost_user.errors import DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from emu.accel import Accelerator, GuestProgram
+
+#: A vCPU's thread calls a few Python functions deep. The default of 8 MiB would be a gigabyte or
+#: more of address space for a large VM.
+STACK_BYTES = 256 << 10
+DEADLINE = 10.0
+
+_stack_size_lock = threading.Lock()  # the stack size is one of the process
+
+
+class Crash(NamedTuple):
+    """A vCPU whose guest code, or accelerator, raised. Its thread has ended.
+
+    Attributes:
+        vcpu: which one.
+        error: what it raised, with its traceback.
+    """
+
+    vcpu: int
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"vcpu{self.vcpu}: {type(self.error).__name__}: {self.error}"
+
+
+class VcpuSet:
+    """The vCPUs of one machine. They are paused until `resume`.
+
+    Args:
+        count: how many.
+        accel: makes them, kicks them and wakes them.
+
+    Attributes:
+        gate: what they pass to run guest code.
+        crashed: those whose thread ended with an error; the machine goes on without them.
+    """
+
+    def __init__(self, count: int, accel: Accelerator) -> None:
+        self.gate = Gate()
+        self.crashed: list[Crash] = []
+        self._accel = accel
+        self._vcpus = accel.create_vcpus(count, self.gate)
+        self._threads: list[threading.Thread] = []
+
+    def __len__(self) -> int:
+        return len(self._vcpus)
+
+    def start(self, program: GuestProgram | None, *, incoming: bool = False) -> None:
+        """Start the threads. No guest code runs before `resume`.
+
+        Args:
+            program: what emulated vCPUs run.
+            incoming: the vCPUs' state is yet to come (`load`), so they begin halted. Otherwise
+                each of them runs its program's `tick` once, at the first resume.
+        """
+        if self._threads:
+            raise EmuError("the vCPUs have been started before")
+        if incoming:
+            for vcpu in self._vcpus:
+                vcpu.load(VcpuState())
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(index, program), name=f"vcpu{index}", daemon=True
+            )
+            for index in range(len(self._vcpus))
+        ]
+        with _stack_size_lock:
+            before = threading.stack_size(STACK_BYTES)
+            try:
+                for thread in self._threads:
+                    thread.start()
+            finally:
+                threading.stack_size(before)
+
+    def _run(self, index: int, program: GuestProgram | None) -> None:
+        with _Keeper(self, index):
+            self._vcpus[index].run(program)
+
+    @property
+    def paused(self) -> bool:
+        """Whether no vCPU may run guest code."""
+        return self.gate.paused
+
+    def pause(self, deadline: float = DEADLINE) -> None:
+        """Close the gate and wait until no vCPU is inside of guest code. Again is harmless.
+
+        Must not be called from a vCPU's thread, nor while holding a lock that guest code may wait
+        for.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            DeadlineError: a vCPU does not leave guest code; the gate stays closed.
+        """
+        inside = self.gate.close()
+        if inside:
+            self._accel.kick(inside)
+            self.gate.wait_empty(deadline)
+
+    def resume(self, deadline: float = DEADLINE) -> None:
+        """Open the gate, wake those that are not halted, and wait until each of them has run.
+
+        Raises:
+            DeadlineError: one of them has not; the gate stays open.
+        """
+        if not self.gate.paused:
+            return
+        dead = {crash.vcpu for crash in self.crashed}
+        owed = [vcpu.index for vcpu in self._vcpus if vcpu.runnable and vcpu.index not in dead]
+        if not self._threads:
+            raise EmuError("the vCPUs have not been started")
+        self._accel.wake(self.gate.open(owed))
+        self.gate.wait_ran(deadline)
+
+    def save(self) -> list[VcpuState]:
+        """The state of each. They are paused.
+
+        Raises:
+            EmuError: they are not.
+        """
+        self._need_pause("saved")
+        return [vcpu.save() for vcpu in self._vcpus]
+
+    def load(self, states: Sequence[VcpuState]) -> None:
+        """Give each its state. They are paused; those that are not halted run at resume.
+
+        Raises:
+            VcpuStateError: there are more or fewer states than vCPUs.
+        """
+        self._need_pause("loaded")
+        if len(states) != len(self._vcpus):
+            raise VcpuStateError(f"{len(states)} states for {len(self._vcpus)} vCPUs")
+        for vcpu, state in zip(self._vcpus, states, strict=True):
+            vcpu.load(state)
+
+    def _need_pause(self, what: str) -> None:
+        if not self.gate.paused or self.gate.inside:
+            raise EmuError(f"vCPUs that run cannot be {what}: pause them first")
+
+    def arm(self, vcpu: int, due_ns: int) -> None:
+        """Make the program's `tick` run on that vCPU at `due_ns` (CLOCK_MONOTONIC) or earlier."""
+        self._vcpus[vcpu].arm(due_ns)
+
+    def stop(self, deadline: float = DEADLINE) -> None:
+        """End the threads and give back the descriptors. Again is harmless.
+
+        Raises:
+            DeadlineError: names the threads that do not end; they may still use descriptors, so
+                nothing is closed.
+        """
+        gate = self.gate
+        gate.stopping = True
+        self._accel.kick(gate.close())
+        self._accel.wake(range(len(self._vcpus)))
+        end = time.monotonic() + deadline
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        alive = [thread.name for thread in self._threads if thread.is_alive()]
+        if alive:
+            raise DeadlineError(f"the thread of {', '.join(alive[:4])} to end", deadline)
+        self._threads.clear()
+
+
+class _Keeper:
+    """Keeps the error that a vCPU's thread ends with, and lets nobody wait for that vCPU."""
+
+    def __init__(self, vcpus: VcpuSet, index: int) -> None:
+        self._vcpus = vcpus
+        self._index = index
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        gate = self._vcpus.gate
+        kept = isinstance(error, Exception)
+        if isinstance(error, Exception):
+            self._vcpus.crashed.append(Crash(self._index, error))
+        gate.unpark(self._index)
+        gate.leave(self._index)
+        gate.ran(self._index)
+        return kept

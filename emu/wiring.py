@@ -1,0 +1,111 @@
+"""Which doorbell, which interrupt vector and which vCPU belong to which ring."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.shape import DeviceSpec
+
+#: Doorbells lie in the hole below 4 GiB: a page for each device, four bytes for each ring.
+DOORBELL_BASE = 0xE000_0000
+DOORBELL_PAGE = 0x1000
+DOORBELL_SIZE = 4
+#: A vector has 16 bits in a vCPU's saved state.
+MAX_VECTORS = 1 << 16
+
+
+class Wiring:
+    """Doorbells, vectors and vCPUs of a machine's rings.
+
+    Devices are meant by their place in `devices`, rings by their index in the device.
+
+    Args:
+        devices: all devices of the machine.
+        vcpus: how many vCPUs take interrupts. The rings are dealt to them in turn; the two rings
+            of a NIC's pair go to the same one, so that a flow stays on one vCPU.
+
+    Raises:
+        EmuError: there are more rings than vectors.
+    """
+
+    def __init__(self, devices: Sequence[DeviceSpec], vcpus: int) -> None:
+        self.devices = tuple(devices)
+        self._first_vector: list[int] = []
+        self._vcpu_of: list[int] = []
+        self._rings_of: list[list[tuple[int, int]]] = [[] for _ in range(vcpus)]
+        turn = 0
+        for index, device in enumerate(self.devices):
+            self._first_vector.append(len(self._vcpu_of))
+            group = 2 if device.device_class == "net" else 1
+            for ring in range(device.rings):
+                vcpu = (turn + ring // group) % vcpus
+                self._vcpu_of.append(vcpu)
+                self._rings_of[vcpu].append((index, ring))
+            turn += -(-device.rings // group)
+        if len(self._vcpu_of) > MAX_VECTORS:
+            raise EmuError(f"{len(self._vcpu_of)} rings are more than {MAX_VECTORS} vectors")
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors there are: one for each ring, from 0."""
+        return len(self._vcpu_of)
+
+    def _check(self, device: int, ring: int) -> None:
+        if not (0 <= device < len(self.devices) and 0 <= ring < self.devices[device].rings):
+            raise EmuError(f"the machine has no ring {ring} of device {device}")
+
+    def doorbell(self, device: int, ring: int) -> int:
+        """The guest-physical address of a ring's doorbell.
+
+        Raises:
+            EmuError: there is no such ring.
+        """
+        self._check(device, ring)
+        return DOORBELL_BASE + device * DOORBELL_PAGE + ring * DOORBELL_SIZE
+
+    def ring_at(self, address: int) -> tuple[int, int] | None:
+        """The (device, ring) whose doorbell that is, or None."""
+        device, offset = divmod(address - DOORBELL_BASE, DOORBELL_PAGE)
+        ring, rest = divmod(offset, DOORBELL_SIZE)
+        if rest or not 0 <= device < len(self.devices) or ring >= self.devices[device].rings:
+            return None
+        return device, ring
+
+    def vector(self, device: int, ring: int) -> int:
+        """The interrupt vector of a ring.
+
+        Raises:
+            EmuError: there is no such ring.
+        """
+        self._check(device, ring)
+        return self._first_vector[device] + ring
+
+    def ring_of(self, vector: int) -> tuple[int, int]:
+        """The (device, ring) of a vector.
+
+        Raises:
+            EmuError: there is no such vector.
+        """
+        self.vcpu_of(vector)
+        device = bisect_right(self._first_vector, vector) - 1
+        return device, vector - self._first_vector[device]
+
+    def vcpu_of(self, vector: int) -> int:
+        """The vCPU that takes a vector.
+
+        Raises:
+            EmuError: there is no such vector.
+        """
+        if not 0 <= vector < len(self._vcpu_of):
+            raise EmuError(f"the machine has no vector {vector}")
+        return self._vcpu_of[vector]
+
+    def rings_of(self, vcpu: int) -> list[tuple[int, int]]:
+        """The (device, ring) whose interrupts a vCPU takes."""
+        return list(self._rings_of[vcpu])
