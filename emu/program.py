@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+#: This interpreter, with nothing of the current directory on its path.
+PYTHON = (sys.executable, "-P")
 #: Seconds that a program has to end by itself after SIGTERM.
 PATIENCE = 3.0
 _TAIL = 4096

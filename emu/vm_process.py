@@ -35,7 +35,8 @@ class VmControl(Protocol):
     Events, through the `EventSink` that the control was made with: ``MIGRATION {"status"}`` on
     each change (``setup``, ``active``, ``device``, then ``completed``, ``failed`` or
     ``cancelled``, with ``"error-desc"`` when it failed), ``MIGRATION_PASS {"pass", "remaining",
-    "bytes"}`` at the source, ``STOP`` and ``RESUME``.
+    "bytes"}`` at the source, ``STOP`` and ``RESUME``. The source says ``failed`` when the VM runs
+    on there, and the destination says ``completed`` when it runs here.
     """
 
     def create(
@@ -106,21 +107,19 @@ class VmControl(Protocol):
         """What this side recorded of the last migration.
 
         Returns:
-            ``{"spans": [[side, class, device, ring or null, phase, start_ns, end_ns,
-            in_blackout], ...], "marks": {name: ns}, "commits": N}``; at the source also
+            ``{"spans": [...], "marks": {name: ns}, "commits": N}``, each span being the list of
+            the fields of an `emu.migration.timeline.Span`; at the source also
             ``"requests_in_flight_at_stop"`` and ``"precopy": {"rounds", "bytes", "ms"}``.
             Of the marks, ``pause_start_ns`` at the source and ``running_ns`` at the destination
-            bound the downtime.
+            bound the downtime. ``commits`` are those of this side's blackout and preparation.
         """
 
     def ledger(self) -> JsonObject:
         """The guest's own books, since it booted.
 
         Returns:
-            ``{"requests", "completed", "outstanding", "lost", "duplicated", "corrupted",
-            "errors", "packets_sent", "packets_received", "packets_lost", "packets_duplicated",
-            "packets_reordered", "blk_requests", "guest_gap_ns"}``, the last being the largest
-            gap in the guest's heartbeat since the last blackout began (or since it booted).
+            The fields of `emu.guest.ledger.LedgerTotals`, and ``guest_gap_ns``: the largest gap
+            in the guest's heartbeat since the last blackout began, or since the guest booted.
         """
 
     def quiesce(self, timeout: float) -> JsonObject | None:

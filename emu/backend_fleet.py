@@ -1,0 +1,212 @@
+"""The back-end programs of one side: started together, awaited together, ended together."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from backends.durations import format_duration
+from backends.stats import StatsReader
+from emu.costs import by_name
+from emu.errors import ProgramError
+from emu.program import PYTHON, Program, end
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.attention import Attention
+    from emu.plan import MachinePlan
+    from emu.run_directory import RunDirectory
+    from emu.shape import DeviceSpec
+
+#: NICs are served by this many programs, as a host has several switches' worth of them.
+NET_PROGRAMS = 2
+READY_TIMEOUT = 30.0
+_MODULES = {"blk": "backends.blk", "net": "backends.net"}
+
+
+class ProgramSpec(NamedTuple):
+    """One program to be started: its name, its class, its devices, and their images."""
+
+    name: str
+    device_class: str
+    devices: tuple[DeviceSpec, ...]
+    arguments: tuple[str, ...] = ()
+
+
+class BackendFleet:
+    """The back-ends of all devices on one side.
+
+    Args:
+        side: ``A`` or ``B``.
+        plan: the VM.
+        directory: where sockets, images and logs go.
+        attention: told of the programs, so that a run notices when one ends.
+    """
+
+    def __init__(
+        self, side: str, plan: MachinePlan, directory: RunDirectory, attention: Attention
+    ) -> None:
+        self.side = side
+        self._plan = plan
+        self._directory = directory
+        self._attention = attention
+        self._programs: list[Program] = []
+        self._unready: dict[int, Program] = {}
+        self._specs = program_specs(plan, directory)
+
+    @property
+    def sockets(self) -> dict[str, str]:
+        """Path of the socket of each device, by the device's name."""
+        names = [device.name for device in self._plan.spec.devices]
+        return {name: str(self._directory.socket(self.side, name)) for name in names}
+
+    @property
+    def uplinks(self) -> list[str]:
+        """Paths of the datagram sockets that reach the VM's NICs from outside."""
+        return [
+            str(self._directory.uplink(self.side, spec.name))
+            for spec in self._specs
+            if spec.device_class == "net"
+        ]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the programs that have been started."""
+        return [program.pid for program in self._programs]
+
+    def start(self) -> None:
+        """Start all programs, without waiting for them.
+
+        Raises:
+            OSError: one of them cannot be started.
+        """
+        for spec in self._specs:
+            self._start_program(spec)
+
+    def await_ready(self, timeout: float = READY_TIMEOUT) -> None:
+        """Return when every socket listens.
+
+        Raises:
+            ProgramError: a program ended, or is not ready in time; the line has its last words.
+        """
+        deadline = time.monotonic() + timeout
+        while self._unready:
+            ready = self._attention.wait(self._unready, deadline - time.monotonic())
+            if not ready:
+                late = next(iter(self._unready.values()))
+                raise ProgramError(f"{late.title} was not ready within {timeout:g} s")
+            for fd in ready:
+                program = self._unready.pop(fd)
+                said = os.read(fd, 1)
+                os.close(fd)
+                if not said:  # it closed its end without a word: it is ending
+                    raise ProgramError(program.obituary())
+
+    def served(self) -> int:
+        """Requests that the disks' back-ends have completed since they were started."""
+        total = 0
+        for spec in self._specs:
+            if spec.device_class == "blk":
+                reader = StatsReader(str(self._directory.stats(self.side, spec.name)))
+                total += reader.totals()["requests"]
+                reader.close()
+        return total
+
+    def totals(self) -> dict[str, dict[str, int]]:
+        """The counters of all programs, summed up by class of devices."""
+        result: dict[str, dict[str, int]] = {}
+        for spec in self._specs:
+            reader = StatsReader(str(self._directory.stats(self.side, spec.name)))
+            of_class = result.setdefault(spec.device_class, {})
+            for name, value in reader.totals().items():
+                of_class[name] = of_class.get(name, 0) + value
+            reader.close()
+        return result
+
+    def stop(self) -> None:
+        """End all programs and remove what they leave behind."""
+        for program in self._programs:
+            self._attention.forget(program)
+        end(self._programs)
+        self._programs.clear()
+        for fd in self._unready:
+            os.close(fd)
+        self._unready.clear()
+        for path in (*self.sockets.values(), *self.uplinks):
+            Path(path).unlink(missing_ok=True)
+
+    def _start_program(self, spec: ProgramSpec) -> None:
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            program = Program(
+                f"back-end {spec.name} of side {self.side}",
+                self._argv(spec, write_end),
+                log=self._directory.log(self.side, spec.name),
+                pass_fds=(write_end,),
+            )
+        except OSError:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        self._programs.append(program)
+        self._unready[read_end] = program
+        self._attention.watch(program)
+
+    def _argv(self, spec: ProgramSpec, ready_fd: int) -> list[str]:
+        plan = self._plan
+        argv = [*PYTHON, "-m", _MODULES[spec.device_class], "--ready-fd", str(ready_fd)]
+        argv += ["--num-queues", str(spec.devices[0].rings), "--control", plan.control]
+        argv += ["--stop-policy", plan.stop_policy]
+        argv += ["--stats-file", str(self._directory.stats(self.side, spec.name))]
+        if plan.stop_time:
+            argv += ["--stop-time", format_duration(plan.stop_time)]
+        for option, value in by_name(plan.costs).backend_options(spec.device_class).items():
+            argv += [option, str(value)]
+        for device in spec.devices:
+            argv += ["--socket-path", str(self._directory.socket(self.side, device.name))]
+        if spec.device_class == "net":
+            argv += ["--uplink", str(self._directory.uplink(self.side, spec.name))]
+        return [*argv, *spec.arguments]
+
+
+def program_specs(plan: MachinePlan, directory: RunDirectory) -> list[ProgramSpec]:
+    """The programs that serve the devices of a VM: one for the disks, two for the NICs.
+
+    A disk that the guest may only read is served by a program of its own, because ``--read-only``
+    holds for a whole program.
+    """
+    nics = [device for device in plan.spec.devices if device.device_class == "net"]
+    disks = [device for device in plan.spec.devices if device.device_class == "blk"]
+    specs = []
+    if plan.disk is not None and not plan.disk.writable:
+        first = disks.pop(0)
+        arguments = ("--read-only", "--blk-file", str(plan.disk.path))
+        specs.append(ProgramSpec("blk-ro", "blk", (first,), arguments))
+    if disks:
+        specs.append(ProgramSpec("blk", "blk", tuple(disks), _images(plan, disks, directory)))
+    for number, part in enumerate(_split(nics, NET_PROGRAMS)):
+        specs.append(ProgramSpec(f"net-{number}", "net", tuple(part)))
+    return specs
+
+
+def _images(
+    plan: MachinePlan, disks: Sequence[DeviceSpec], directory: RunDirectory
+) -> tuple[str, ...]:
+    arguments: list[str] = []
+    for device in disks:
+        mine = plan.disk is not None and device.number == 0
+        image = plan.disk.path if plan.disk is not None and mine else directory.image(device.name)
+        arguments += ["--blk-file", str(image)]
+    return tuple(arguments)
+
+
+def _split(devices: list[DeviceSpec], parts: int) -> list[list[DeviceSpec]]:
+    """The devices in up to ``parts`` runs of nearly the same length, none of them empty."""
+    count = min(parts, len(devices))
+    bounds = [len(devices) * n // count for n in range(count + 1)] if count else [0]
+    return [devices[first:last] for first, last in itertools.pairwise(bounds)]

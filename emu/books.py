@@ -1,0 +1,52 @@
+"""The guest's books against the back-ends' own counters and what is on the disks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from emu.guest.ledger import LedgerTotals
+from emu.results import Integrity, integrity_between
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.side import Side
+
+
+class Books:
+    """Compares what the guest saw with what the back-ends of all sides did.
+
+    Each `balance` covers the time since the one before, or since the guest booted.
+    """
+
+    def __init__(self, sides: Sequence[Side]) -> None:
+        self._sides = sides
+        self._before = LedgerTotals()
+        self._served_before = 0
+
+    def balance(self, side: Side) -> Integrity:
+        """Bring the load of the VM on ``side`` to rest, and compare.
+
+        A request that a back-end served and no guest saw completed, or the other way round, is
+        as bad as one that the guest itself found missing.
+
+        Raises:
+            EmuError: the load does not come to rest, or the guest cannot read back its disks.
+        """
+        side.quiesce()
+        after, _gap = side.ledger()
+        served = self._served() - self._served_before
+        seen = after.completed - self._before.completed
+        corrupted = side.verify()
+        integrity = integrity_between(self._before, after, corrupted)
+        self._before, _gap = side.ledger()
+        self._served_before = self._served()
+        return dataclasses.replace(
+            integrity,
+            duplicated=max(integrity.duplicated, served - seen),
+            lost=max(integrity.lost + after.outstanding, seen - served),
+        )
+
+    def _served(self) -> int:
+        return sum(side.fleet.served() for side in self._sides)

@@ -1,0 +1,121 @@
+"""Options that `emu migrate` and `emu run` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emu import preflight
+from emu.plan import ACCELERATORS, CONTROLS, COSTS, LOADS, STOP_POLICIES, MachinePlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FILE = click.Path(path_type=Path)
+
+_OPTIONS = (
+    click.option("--net", metavar="NxR", help="N NICs with R rings each, or 0. [default: 16x32]"),
+    click.option("--blk", metavar="NxR", help="N disks with R rings each, or 0. [default: 24x4]"),
+    click.option("--vcpus", type=int, metavar="N", help="vCPUs. [default: 224]"),
+    click.option("--memory", metavar="SIZE", help="Guest memory, such as 512M. [default: 180G]"),
+    click.option(
+        "--vm", "vm_file", type=_FILE, metavar="FILE", help="A TOML file that says all four."
+    ),
+    click.option(
+        "--load",
+        type=click.Choice(LOADS),
+        default="heavy",
+        show_default=True,
+        help="What the guest does: nothing, a little, or all rings busy.",
+    ),
+    click.option(
+        "--costs",
+        type=click.Choice(COSTS),
+        default="native",
+        show_default=True,
+        help="Inject nothing, or the unit costs that the RFC of 2021 measured.",
+    ),
+    click.option(
+        "--control",
+        type=click.Choice(CONTROLS),
+        default="per-device",
+        show_default=True,
+        help="A control thread for each back-end, or one for all of a program's sockets.",
+    ),
+    click.option(
+        "--stop-policy",
+        type=click.Choice(STOP_POLICIES),
+        default="immediate",
+        show_default=True,
+        help="What a back-end does before it answers GET_VRING_BASE.",
+    ),
+    click.option(
+        "--stop-time",
+        default="0",
+        show_default=True,
+        metavar="TIME",
+        help="How long each back-end takes to stop, such as 20ms.",
+    ),
+    click.option(
+        "--accel",
+        type=click.Choice(ACCELERATORS),
+        default="auto",
+        show_default=True,
+        help="Who runs the vCPUs and the notifiers.",
+    ),
+    click.option(
+        "--disk",
+        "disk_file",
+        type=_FILE,
+        metavar="FILE",
+        help="Put this file (an image, an ISO, a device) behind the first disk, read-only.",
+    ),
+    click.option("--write", is_flag=True, help="The guest may change the file of --disk."),
+    click.option(
+        "--json",
+        "json_file",
+        type=_FILE,
+        metavar="FILE",
+        help="Write the results as JSON; - is stdout.",
+    ),
+    click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
+)
+
+
+def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the options that describe a VM and where the results go."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def machine_plan(options: dict[str, Any]) -> MachinePlan:
+    """The VM that the options describe, after everything about it has been checked.
+
+    Raises:
+        PreflightError: it cannot be, or not here.
+    """
+    spec = preflight.shape(
+        net=options["net"],
+        blk=options["blk"],
+        vcpus=options["vcpus"],
+        memory=options["memory"],
+        file=options["vm_file"],
+    )
+    disk = preflight.disk(options["disk_file"], spec, write=options["write"])
+    stop_time = preflight.duration("--stop-time", options["stop_time"])
+    preflight.accelerator(options["accel"])
+    preflight.json_file(options["json_file"])
+    preflight.host(spec)
+    return MachinePlan(
+        spec=spec,
+        accel=options["accel"],
+        costs=options["costs"],
+        control=options["control"],
+        stop_time=stop_time,
+        stop_policy=options["stop_policy"],
+        load=options["load"],
+        disk=disk,
+    )

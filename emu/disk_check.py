@@ -1,0 +1,77 @@
+"""The user's file behind the first disk: read by the guest across a migration, and by the host."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import TYPE_CHECKING
+
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from emu.attention import Attention
+    from emu.plan import DiskFile
+    from emu.progress import Progress
+    from emu.side import Side
+
+#: The reader is let on by this share of the disk at each step, and no further than the last
+#: share before the VM has moved: so it reads before, during and after the blackout.
+STEPS = 40
+STEP_SECONDS = 0.05
+HELD_BACK = 4
+_BLOCK = 64 << 10
+#: A guest that reads slower than this has stopped reading.
+_SLOWEST = 2 << 20
+_POLL = 0.1
+
+
+def host_digest(disk: DiskFile, attention: Attention) -> str:
+    """What ``sha256sum`` says of the file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with disk.path.open("rb", buffering=0) as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+            attention.check()
+    return digest.hexdigest()
+
+
+class DiskReader:
+    """Has the guest read the whole disk, from before the blackout until after it."""
+
+    def __init__(self, disk: DiskFile, source: Side) -> None:
+        self._size = disk.size
+        self._limit = 0
+        self._step = max(_BLOCK, disk.size // STEPS)
+        self._source = source
+        source.execute("x-disk-reader", {"action": "start", "limit": self._next_limit()})
+
+    def let_on(self) -> None:
+        """Let the reader go on a little; the VM is still at the source."""
+        before = self._limit
+        if self._next_limit() != before:
+            self._source.execute("x-disk-reader", {"action": "limit", "limit": self._limit})
+
+    def finish(self, side: Side, attention: Attention, progress: Progress) -> str:
+        """Let the reader read to the end, where the VM is now; the digest that it computed.
+
+        Raises:
+            EmuError: it does not get there.
+        """
+        deadline = time.monotonic() + 20.0 + self._size / _SLOWEST
+        state = side.execute("x-disk-reader", {"action": "limit"})
+        while not state["done"]:
+            if time.monotonic() > deadline:
+                raise EmuError(f"the guest's read of blk0 stands at {state['position']} bytes")
+            progress.detail(f"the guest has read {state['position'] >> 20} MiB of blk0")
+            attention.pause(_POLL)
+            state = side.execute("x-disk-reader", {"action": "status"})
+        return str(state["sha256"])
+
+    def _next_limit(self) -> int:
+        most = max(0, self._size - self._step * HELD_BACK) // _BLOCK * _BLOCK
+        self._limit = min(self._limit + self._step // _BLOCK * _BLOCK, most)
+        return self._limit

@@ -1,0 +1,232 @@
+"""Migrations of one VM, in turn, back and forth between two processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from emu.books import Books
+from emu.disk_check import STEP_SECONDS, DiskReader, host_digest
+from emu.echo import EchoClient
+from emu.errors import EmuError, HangUpError, MigrationError
+from emu.migration.timeline import Span
+from emu.results import (
+    COMPLETED,
+    ROLLED_BACK,
+    MigrationReport,
+    MigrationResult,
+    Precopy,
+    phase_rows,
+)
+from emu.side import SLOW
+
+if TYPE_CHECKING:
+    from emu.monitor.client import Event
+    from emu.monitor.protocol import JsonObject
+    from emu.plan import MigrationPlan
+    from emu.side import Side
+    from emu.supervisor import Supervisor
+
+#: What the network's gap is looked for in, before and after the blackout.
+MARGIN_NS = 50_000_000
+#: A migration of which nothing is heard for so long is given up.
+SILENCE = 60.0
+
+
+class MigrationSeries:
+    """Runs a `MigrationPlan` on a supervisor's two sides."""
+
+    def __init__(self, plan: MigrationPlan, supervisor: Supervisor) -> None:
+        self._plan = plan
+        self._supervisor = supervisor
+        self._progress = supervisor.progress
+        self._attention = supervisor.attention
+        self._source, self._destination = supervisor.sides
+        self._books = Books(supervisor.sides)
+        self._streams = 0
+        self._echo: EchoClient | None = None
+
+    def run(self) -> MigrationReport:
+        """Start everything, migrate, and return what was found out.
+
+        Raises:
+            EmuError: the run cannot go on; a migration that was rolled back is no such case.
+        """
+        begin = time.monotonic()
+        machine = self._plan.machine
+        self._supervisor.start_programs()
+        report = MigrationReport(machine, self._boot())
+        if machine.disk is not None:
+            self._progress.step(f"read {machine.disk.path} on the host")
+            report.disk_sha256 = host_digest(machine.disk, self._attention)
+        uplinks = [side.fleet.uplinks[0] for side in self._supervisor.sides if side.fleet.uplinks]
+        if uplinks:
+            self._echo = EchoClient(uplinks, str(self._supervisor.directory.path / "echo.sock"))
+            self._echo.start()
+        try:
+            self._migrate_all(report)
+        finally:
+            if self._echo is not None:
+                self._echo.stop()
+        report.seconds = time.monotonic() - begin
+        return report
+
+    def _boot(self) -> str:
+        """Boot the guest at the first side, while the second gets ready for it."""
+        spec = self._plan.machine.spec
+        self._progress.step(
+            f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
+        )
+        self._destination.begin_incoming(self._uri())
+        accel = self._source.create()
+        self._source.boot()
+        return accel
+
+    def _uri(self) -> str:
+        self._streams += 1
+        if self._plan.via == "tcp":
+            return "tcp:127.0.0.1:0"
+        return f"unix:{self._supervisor.directory.stream(self._streams)}"
+
+    def _migrate_all(self, report: MigrationReport) -> None:
+        sequence = self._plan.sequence
+        for number, (strategy, repeat) in enumerate(sequence, 1):
+            route = f"{self._source.name} -> {self._destination.name}"
+            self._progress.step(f"migrate {number}/{len(sequence)}, {strategy}, {route}")
+            result = self._migrate(strategy, repeat, last=number == len(sequence))
+            report.runs.append(result)
+            self._progress.done(f"{strategy}, {route}: {_summary(result)}")
+
+    def _migrate(self, strategy: str, repeat: int, *, last: bool) -> MigrationResult:
+        source, destination = self._source, self._destination
+        uri = destination.await_incoming()
+        source.monitor.events.clear()
+        disk = self._plan.machine.disk
+        reader = None if disk is None else DiskReader(disk, source)
+        arguments = {"uri": uri, "strategy": strategy, "options": dict(self._plan.options)}
+        source.execute("migrate", arguments)
+        error = self._await_outcome(reader)
+        if error is None:
+            result = self._measure(strategy, repeat)
+            self._source, self._destination = destination, source
+        else:
+            result = MigrationResult(strategy, repeat, ROLLED_BACK, error=error)
+        if not last:
+            self._destination.begin_incoming(self._uri(), release=True)
+        return self._check(result, reader, last=last)
+
+    def _await_outcome(self, reader: DiskReader | None) -> str | None:
+        """None when the VM has moved; why not, when it runs on at the source."""
+        outcomes: dict[str, JsonObject] = {}
+        sides = (self._source, self._destination)
+        heard = time.monotonic()
+        cancelled = False
+        while "src" not in outcomes or (_moved(outcomes["src"]) and "dst" not in outcomes):
+            ready = self._attention.wait(
+                [side.monitor.fileno() for side in sides], 1.0 if reader is None else STEP_SECONDS
+            )
+            if ready:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > SILENCE:
+                if cancelled:
+                    raise MigrationError("wait", f"nothing was heard for {SILENCE:g} s, twice")
+                cancelled = True
+                heard = time.monotonic()
+                self._source.execute("migrate_cancel")
+            for role, side in zip(("src", "dst"), sides, strict=True):
+                self._take_events(role, side, outcomes)
+            if reader is not None and not ready and not outcomes:
+                reader.let_on()
+        return self._verdict(outcomes)
+
+    def _take_events(self, role: str, side: Side, outcomes: dict[str, JsonObject]) -> None:
+        try:
+            side.monitor.receive()
+        except HangUpError:
+            side.execute("query-status")  # raises what became of the process
+        while side.monitor.events:
+            event = side.monitor.events.popleft()
+            if role == "src":
+                self._show(event)
+            status = event.data.get("status") if event.name == "MIGRATION" else None
+            if status in ("completed", "failed", "cancelled"):
+                outcomes[role] = event.data
+
+    def _show(self, event: Event) -> None:
+        if event.name == "MIGRATION_PASS":
+            data = event.data
+            self._progress.detail(
+                f"pass {data.get('pass')}: {data.get('bytes', 0) / (1 << 20):.1f} MiB sent, "
+                f"{data.get('remaining', 0) / (1 << 20):.1f} MiB dirty"
+            )
+
+    def _verdict(self, outcomes: dict[str, JsonObject]) -> str | None:
+        source = outcomes["src"]
+        destination = outcomes.get("dst", {})
+        if _moved(source):
+            if _moved(destination):
+                return None
+            reason = destination.get("error-desc", "it does not say why")
+            raise MigrationError("switch-over", f"the VM is lost at the destination: {reason}")
+        return str(source.get("error-desc") or destination.get("error-desc") or source["status"])
+
+    def _measure(self, strategy: str, repeat: int) -> MigrationResult:
+        """What both sides recorded of the migration that has just completed."""
+        source = self._source.execute("x-timeline")
+        destination = self._destination.execute("x-timeline")
+        start = int(dict(source["marks"])["pause_start_ns"])
+        end = int(dict(destination["marks"])["running_ns"])
+        self._attention.pause((end + MARGIN_NS - time.monotonic_ns()) / 1e9 + 0.01)
+        _books, guest_gap = self._destination.ledger()
+        return MigrationResult(
+            strategy,
+            repeat,
+            COMPLETED,
+            downtime_ms=(end - start) / 1e6,
+            guest_gap_ms=guest_gap,
+            network_gap_ms=None
+            if self._echo is None
+            else self._echo.max_gap_ms(start - MARGIN_NS, end + MARGIN_NS),
+            commits=int(source["commits"]) + int(destination["commits"]),
+            requests_in_flight_at_stop=int(source["requests_in_flight_at_stop"]),
+            phases=tuple(phase_rows(_spans(source) + _spans(destination))),
+            precopy=Precopy(**source["precopy"]),
+        )
+
+    def _check(
+        self, result: MigrationResult, reader: DiskReader | None, *, last: bool
+    ) -> MigrationResult:
+        """Have the disk read to its end, the load come to rest, and the books compared."""
+        here = self._source
+        digest = None
+        if reader is not None:
+            digest = reader.finish(here, self._attention, self._progress)
+        self._progress.detail("check the guest's books, the images and the back-ends' counters")
+        integrity = self._books.balance(here)
+        if not last:
+            here.execute("x-resume-load", timeout=SLOW)
+        return dataclasses.replace(result, integrity=integrity, disk_sha256=digest)
+
+
+def _moved(outcome: JsonObject) -> bool:
+    return outcome.get("status") == "completed"
+
+
+def _spans(timeline: JsonObject) -> list[Span]:
+    rows: list[list[Any]] = timeline["spans"]
+    try:
+        return [Span(*row) for row in rows]
+    except TypeError as error:
+        raise EmuError(f"a timeline that makes no sense: {error}") from None
+
+
+def _summary(result: MigrationResult) -> str:
+    if result.outcome != COMPLETED or result.downtime_ms is None:
+        return f"{result.outcome}: {result.error}"
+    integrity = result.integrity
+    return (
+        f"downtime {result.downtime_ms:.2f} ms, {result.requests_in_flight_at_stop} requests in "
+        f"flight, lost {integrity.lost}, duplicated {integrity.duplicated}, "
+        f"corrupted {integrity.corrupted}"
+    )

@@ -1,0 +1,121 @@
+"""What a run says while it works, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+
+class Progress(Protocol):
+    """Told of what a run does; a context manager."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the terminal as it was."""
+
+    def step(self, text: str) -> None:
+        """The run goes on to something else."""
+
+    def detail(self, text: str) -> None:
+        """The same step goes on; this is how far it is."""
+
+    def done(self, text: str) -> None:
+        """A result that stays."""
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def step(self, text: str) -> None:
+        """Nothing."""
+
+    def detail(self, text: str) -> None:
+        """Nothing."""
+
+    def done(self, text: str) -> None:
+        """Nothing."""
+
+
+class LineProgress(SilentProgress):
+    """Plain lines, for a log or a pipe."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def step(self, text: str) -> None:
+        """A line."""
+        self._line(text)
+
+    def detail(self, text: str) -> None:
+        """A line, indented."""
+        self._line(f"  {text}")
+
+    def done(self, text: str) -> None:
+        """A line."""
+        self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+class TerminalProgress:
+    """One line that changes, and results above it.
+
+    The line is drawn when something happens and at no other time: a thread that redraws would
+    take processor time from what is being measured.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._step = ""
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def step(self, text: str) -> None:
+        """The line becomes this."""
+        self._step = text
+        self._draw(text)
+
+    def detail(self, text: str) -> None:
+        """The line becomes the step and this."""
+        self._draw(f"{self._step}: {text}")
+
+    def done(self, text: str) -> None:
+        """A line that stays, above the one that changes."""
+        self._console.print(Text(text))
+        self._draw(self._step)
+
+    def _draw(self, text: str) -> None:
+        line = Text(text, style="cyan", no_wrap=True, overflow="ellipsis")
+        self._live.update(line, refresh=True)
+
+
+def make(*, quiet: bool, stream: TextIO | None = None) -> Progress:
+    """What suits where stderr goes: a terminal, something else, or nobody who reads it."""
+    if quiet:
+        return SilentProgress()
+    target = sys.stderr if stream is None else stream
+    console = Console(file=target)
+    return TerminalProgress(console) if console.is_terminal else LineProgress(target)

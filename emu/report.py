@@ -1,0 +1,272 @@
+"""What a user reads when the migrations are over: the RFC's table, the downtime, the integrity."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from emu.costs import RFC_TABLE, RFC_TOTAL_SERIAL_MS
+from emu.results import MigrationReport, PhaseRow, median
+from emu.shape import VmSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TextIO
+
+    from emu.plan import MachinePlan
+    from emu.results import Integrity, MigrationResult
+
+#: Where lines are not broken by a terminal, they may be this long.
+PLAIN_WIDTH = 200
+Key = tuple[str, str]
+
+
+def vm_line(plan: MachinePlan, accel: str) -> str:
+    """One line on what was run, and which costs were injected."""
+    spec = plan.spec
+    devices = ", ".join(f"{g.count} {g.device_class} x {g.rings} rings" for g in spec.groups)
+    costs = "native costs" if plan.costs == "native" else f"costs of {plan.costs} injected"
+    extra = f", back-ends stop in {plan.stop_time / 1e6:g} ms" if plan.stop_time else ""
+    return (
+        f"{spec.vcpus} vCPUs, {size(spec.memory_bytes)}, {devices}; accelerator {accel}, {costs}, "
+        f"load {plan.load}, control {plan.control}, stop policy {plan.stop_policy}{extra}"
+    )
+
+
+def size(count: int) -> str:
+    """``180 GiB`` of a number of bytes."""
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 1 << shift:
+            return f"{count / (1 << shift):.4g} {unit}"
+    return f"{count} B"
+
+
+def integrity_line(integrity: Integrity) -> str:
+    """One line on what became of the guest's requests and packets."""
+    text = (
+        f"integrity: {integrity.requests} requests, lost {integrity.lost}, "
+        f"duplicated {integrity.duplicated}, corrupted {integrity.corrupted}; "
+        f"{integrity.packets} packets, lost {integrity.packets_lost}, "
+        f"duplicated {integrity.packets_duplicated}, reordered {integrity.packets_reordered}"
+    )
+    return text + (f"; {integrity.errors} requests failed" if integrity.errors else "")
+
+
+class PhaseTable:
+    """Phases by strategy: a row for each phase and class, a cell of milliseconds each."""
+
+    def __init__(self, report: MigrationReport, *, in_blackout: bool) -> None:
+        self._report = report
+        self._in_blackout = in_blackout
+        self._cells = {
+            name: _cells(report.completed(name), in_blackout=in_blackout)
+            for name in report.strategies
+        }
+        self._columns = [name for name in report.strategies if in_blackout or self._cells[name]]
+
+    def __bool__(self) -> bool:
+        return any(self._cells.values())
+
+    def table(self, *, sums: bool, plain: bool) -> Table:
+        """The table; with ``sums``, the sum of the spans stands beside each wall time."""
+        title = "in the blackout" if self._in_blackout else "outside of the blackout (the VM runs)"
+        table = _new_table(f"{title}, ms", plain=plain)
+        for name in ("side", "class", "step"):
+            table.add_column(name)
+        rfc = self._rfc_column()
+        if rfc:
+            table.add_column("RFC", justify="right")
+        for name in self._columns:
+            table.add_column(name, justify="right")
+            if sums:
+                table.add_column("sum", justify="right", style="dim")
+            if self._compares(name):
+                table.add_column("x", justify="right", style="green")
+        for key in self._keys():
+            table.add_row(*_step(key), *self._row(key, rfc, sums=sums))
+        if self._in_blackout:
+            table.add_section()
+            table.add_row(*self._total(rfc, sums=sums), style="bold")
+        return table
+
+    def _keys(self) -> list[Key]:
+        rows: dict[Key, PhaseRow] = {}
+        for name in self._columns:
+            for run in self._report.completed(name):
+                for row in run.phases:
+                    if row.in_blackout == self._in_blackout:
+                        rows.setdefault((row.phase, row.device_class), row)
+        return sorted(rows, key=lambda key: rows[key].order)
+
+    def _compares(self, name: str) -> bool:
+        return self._in_blackout and name != self._columns[0]
+
+    def _row(self, key: Key, rfc: dict[Key, float], *, sums: bool) -> list[str]:
+        cells = [_ms(rfc.get(key))] if rfc else []
+        first = self._cells[self._columns[0]].get(key, (None, None))[0]
+        for name in self._columns:
+            wall, busy = self._cells[name].get(key, (None, None))
+            cells.append(_ms(wall))
+            if sums:
+                cells.append(_ms(busy))
+            if self._compares(name):
+                cells.append(_ratio(first, wall))
+        return cells
+
+    def _total(self, rfc: dict[Key, float], *, sums: bool) -> list[str]:
+        cells = ["", "", "downtime"]
+        if rfc:
+            cells.append(_ms(RFC_TOTAL_SERIAL_MS))
+        first = _downtime(self._report, self._columns[0])
+        for name in self._columns:
+            downtime = _downtime(self._report, name)
+            cells.append(_ms(downtime))
+            if sums:
+                cells.append("")
+            if self._compares(name):
+                cells.append(_ratio(first, downtime))
+        return cells
+
+    def _rfc_column(self) -> dict[Key, float]:
+        """The RFC's own figures, where they can be compared with these."""
+        machine = self._report.machine
+        same = machine.spec == VmSpec() and machine.costs == "rfc2021" and self._in_blackout
+        return {(row.phase, row.device_class): row.serial_ms for row in RFC_TABLE} if same else {}
+
+
+def _cells(
+    runs: Iterable[MigrationResult], *, in_blackout: bool
+) -> dict[Key, tuple[float | None, float | None]]:
+    found: dict[Key, list[PhaseRow]] = {}
+    for run in runs:
+        for row in run.phases:
+            if row.in_blackout == in_blackout:
+                found.setdefault((row.phase, row.device_class), []).append(row)
+    return {
+        key: (median([r.wall_ms for r in rows]), median([r.busy_ms for r in rows]))
+        for key, rows in found.items()
+    }
+
+
+def _step(key: Key) -> tuple[str, str, str]:
+    phase, device_class = key
+    side, _, step = phase.partition(".")
+    return side, device_class, step.replace("_", " ")
+
+
+def downtime_table(report: MigrationReport, *, plain: bool) -> Table:
+    """The three downtime figures of each strategy, and what they came with."""
+    table = _new_table("downtime, ms", plain=plain)
+    table.add_column("strategy")
+    names = ("accounted", "guest", "network", "x", "commits", "in flight", "pre-copy", "runs")
+    for name in names:
+        table.add_column(name, justify="right")
+    first = _downtime(report, report.strategies[0]) if report.strategies else None
+    for name in report.strategies:
+        runs = report.completed(name)
+        asked = sum(run.strategy == name for run in report.runs)
+        downtime = _downtime(report, name)
+        table.add_row(
+            name,
+            _ms(downtime) + _spread(runs),
+            _ms(median([run.guest_gap_ms for run in runs])),
+            _ms(median([run.network_gap_ms for run in runs])),
+            _ratio(first, downtime),
+            _count(median([run.commits for run in runs])),
+            _count(median([run.requests_in_flight_at_stop for run in runs])),
+            _precopy(runs),
+            f"{len(runs)}/{asked}",
+        )
+    return table
+
+
+def _downtime(report: MigrationReport, strategy: str) -> float | None:
+    return median([run.downtime_ms for run in report.completed(strategy)])
+
+
+def _spread(runs: list[MigrationResult]) -> str:
+    values = [run.downtime_ms for run in runs if run.downtime_ms is not None]
+    return f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+
+
+def _precopy(runs: list[MigrationResult]) -> str:
+    if not runs:
+        return "-"
+    last = runs[-1].precopy
+    return f"{last.rounds} rounds, {size(last.bytes)}"
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _ratio(first: float | None, other: float | None) -> str:
+    return f"{first / other:.1f}x" if first and other else "-"
+
+
+def _new_table(title: str, *, plain: bool) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="" if plain else "bold",
+        box=box.ASCII if plain else box.SIMPLE_HEAD,
+        pad_edge=plain,
+    )
+
+
+def _lines(report: MigrationReport) -> Iterable[str]:
+    for run in report.runs:
+        if run.error is not None:
+            yield f"{run.strategy}, run {run.repeat}: {run.outcome}: {run.error}"
+    disk = report.machine.disk
+    if disk is not None:
+        completed = [run for run in report.runs if run.downtime_ms is not None]
+        same = sum(report.disk_matches(run) for run in completed)
+        yield (
+            f"disk: the guest read all of {disk.path} across {same} of {len(completed)} migrations "
+            f"with the digest that the host has, sha256 {report.disk_sha256}"
+        )
+    yield integrity_line(report.integrity)
+
+
+def render(report: MigrationReport, *, plain: bool, width: int) -> RenderableType:
+    """The whole report."""
+    blackout = PhaseTable(report, in_blackout=True)
+    outside = PhaseTable(report, in_blackout=False)
+    parts: list[RenderableType] = [Text(vm_line(report.machine, report.accel)), Text()]
+    sums = plain or _fits(blackout.table(sums=True, plain=plain), width)
+    parts += [part.table(sums=sums, plain=plain) for part in (blackout, outside) if part]
+    parts += [downtime_table(report, plain=plain), *map(Text, _lines(report))]
+    return Group(*parts)
+
+
+def _fits(table: Table, width: int) -> bool:
+    console = Console(width=PLAIN_WIDTH, file=io.StringIO())
+    return Measurement.get(console, console.options, table).maximum <= width
+
+
+def console_for(stream: TextIO) -> Console:
+    """A console that breaks no line and draws no colour where no terminal is."""
+    console = Console(file=stream, highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(file=stream, highlight=False, width=PLAIN_WIDTH, color_system=None)
+
+
+def show(report: MigrationReport, stream: TextIO) -> None:
+    """Print the report."""
+    console = console_for(stream)
+    plain = not console.is_terminal
+    console.print(render(report, plain=plain, width=console.width), soft_wrap=plain)

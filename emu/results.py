@@ -1,0 +1,326 @@
+"""What a run found out, and its JSON (schema 1, described in docs/json.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import psutil
+
+from devices.procedure import PHASES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from emu.guest.ledger import LedgerTotals
+    from emu.migration.timeline import Span
+    from emu.monitor.protocol import JsonObject
+    from emu.plan import MachinePlan
+
+SCHEMA = 1
+COMPLETED = "completed"
+ROLLED_BACK = "rolled-back"
+_CLASS_ORDER = ("vm", "net", "blk")
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRow:
+    """One phase for one class of devices, in or outside of the blackout.
+
+    Attributes:
+        phase: as design and traces name it.
+        device_class: ``net``, ``blk``, or ``vm`` for what belongs to no device.
+        wall_ms: from the first start to the last end.
+        busy_ms: sum of the spans.
+        count: units (rings, devices) that the spans cover.
+        in_blackout: whether the VM was down meanwhile.
+    """
+
+    phase: str
+    device_class: str
+    wall_ms: float
+    busy_ms: float
+    count: int
+    in_blackout: bool
+
+    @property
+    def order(self) -> tuple[int, str, int, bool]:
+        """Where it stands among others: by phase, then class, the blackout first."""
+        known = PHASES.index(self.phase) if self.phase in PHASES else len(PHASES)
+        known_class = self.device_class in _CLASS_ORDER
+        kind = _CLASS_ORDER.index(self.device_class) if known_class else len(_CLASS_ORDER)
+        return known, self.phase, kind, not self.in_blackout
+
+    def to_json(self) -> JsonObject:
+        """As it stands in ``phases``."""
+        return {
+            "phase": self.phase,
+            "class": self.device_class,
+            "wall_ms": round(self.wall_ms, 4),
+            "busy_ms": round(self.busy_ms, 4),
+            "count": self.count,
+            "in_blackout": self.in_blackout,
+        }
+
+
+def phase_rows(spans: Iterable[Span]) -> list[PhaseRow]:
+    """Spans of both sides, summed up by phase, class and whether the VM was down."""
+    groups: dict[tuple[str, str, bool], list[Span]] = {}
+    for span in spans:
+        groups.setdefault((span.phase, span.device_class, span.in_blackout), []).append(span)
+    rows = [
+        PhaseRow(
+            phase,
+            device_class,
+            (max(span.end for span in group) - min(span.start for span in group)) / 1e6,
+            sum(span.end - span.start for span in group) / 1e6,
+            sum(span.count for span in group),
+            in_blackout,
+        )
+        for (phase, device_class, in_blackout), group in groups.items()
+    ]
+    return sorted(rows, key=lambda row: row.order)
+
+
+@dataclass(frozen=True, slots=True)
+class Precopy:
+    """What was sent while the VM ran."""
+
+    rounds: int = 0
+    bytes: int = 0
+    ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """What became of the guest's requests and packets between two points of rest.
+
+    ``errors`` and ``packets_reordered`` are no part of the JSON: a run in which one of them is
+    not 0 fails, and says so.
+    """
+
+    requests: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    corrupted: int = 0
+    packets_lost: int = 0
+    packets_duplicated: int = 0
+    packets: int = 0
+    packets_reordered: int = 0
+    errors: int = 0
+
+    @property
+    def clean(self) -> bool:
+        """Nothing that may not happen did; packets may be lost, as on a wire."""
+        wrong = (self.lost, self.duplicated, self.corrupted, self.errors)
+        return not any((*wrong, self.packets_duplicated, self.packets_reordered))
+
+    def complaint(self) -> str:
+        """What is not 0 and should be."""
+        wrong = ("lost", "duplicated", "corrupted", "errors")
+        names = (*wrong, "packets_duplicated", "packets_reordered")
+        found = [f"{name.replace('_', ' ')} {n}" for name in names if (n := getattr(self, name))]
+        return ", ".join(found)
+
+    def __add__(self, other: Integrity) -> Integrity:
+        """Of two stretches of time together."""
+        mine, yours = asdict(self), asdict(other)
+        return Integrity(**{name: mine[name] + yours[name] for name in mine})
+
+    def to_json(self) -> JsonObject:
+        """As it stands in ``integrity``."""
+        value = asdict(self)
+        for extra in ("packets", "packets_reordered", "errors"):
+            del value[extra]
+        return value
+
+
+def integrity_between(before: LedgerTotals, after: LedgerTotals, unverified: int = 0) -> Integrity:
+    """What the guest's books say of the time between two looks at them.
+
+    Args:
+        before: at the first look.
+        after: at the second.
+        unverified: blocks that read back wrong at the second look, and are in no book.
+    """
+    return Integrity(
+        requests=after.requests - before.requests,
+        lost=after.lost - before.lost,
+        duplicated=after.duplicated - before.duplicated,
+        corrupted=after.corrupted - before.corrupted + unverified,
+        packets_lost=after.packets_lost - before.packets_lost,
+        packets_duplicated=after.packets_duplicated - before.packets_duplicated,
+        packets=after.packets_sent - before.packets_sent,
+        packets_reordered=after.packets_reordered - before.packets_reordered,
+        errors=after.errors - before.errors,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationResult:
+    """One migration. Figures of a downtime are None when it was rolled back."""
+
+    strategy: str
+    repeat: int
+    outcome: str
+    downtime_ms: float | None = None
+    guest_gap_ms: float | None = None
+    network_gap_ms: float | None = None
+    commits: int = 0
+    requests_in_flight_at_stop: int = 0
+    phases: tuple[PhaseRow, ...] = ()
+    precopy: Precopy = Precopy()
+    integrity: Integrity = Integrity()
+    error: str | None = None
+    disk_sha256: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """It completed, and nothing was lost, duplicated or corrupted."""
+        return self.outcome == COMPLETED and self.integrity.clean
+
+    def to_json(self) -> JsonObject:
+        """As it stands in ``runs``."""
+        value: JsonObject = {
+            "strategy": self.strategy,
+            "repeat": self.repeat,
+            "outcome": self.outcome,
+            "downtime_ms": _rounded(self.downtime_ms),
+            "guest_gap_ms": _rounded(self.guest_gap_ms),
+            "network_gap_ms": _rounded(self.network_gap_ms),
+            "commits": self.commits,
+            "requests_in_flight_at_stop": self.requests_in_flight_at_stop,
+            "phases": [row.to_json() for row in self.phases],
+            "precopy": asdict(self.precopy),
+            "integrity": self.integrity.to_json(),
+        }
+        if self.error is not None:
+            value["error"] = self.error
+        if self.disk_sha256 is not None:
+            value["disk_sha256"] = self.disk_sha256
+        return value
+
+
+@dataclass(slots=True)
+class MigrationReport:
+    """All migrations of one `emu migrate`.
+
+    Attributes:
+        machine: what was migrated.
+        accel: the accelerator that was used.
+        runs: in the order in which they ran.
+        disk_sha256: of the file behind the first disk, as the host reads it.
+        seconds: what everything took.
+    """
+
+    machine: MachinePlan
+    accel: str
+    runs: list[MigrationResult] = field(default_factory=list)
+    disk_sha256: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Every run is."""
+        return bool(self.runs) and all(run.ok and self.disk_matches(run) for run in self.runs)
+
+    def disk_matches(self, run: MigrationResult) -> bool:
+        """False when the guest read another disk than the host has."""
+        return run.outcome != COMPLETED or run.disk_sha256 == self.disk_sha256
+
+    def failure(self) -> str:
+        """One line on what keeps this from being `ok`."""
+        for run in self.runs:
+            where = f"{run.strategy}, run {run.repeat}"
+            if run.outcome != COMPLETED:
+                return f"{where} was {run.outcome}: {run.error}"
+            if not run.integrity.clean:
+                return f"{where}: {run.integrity.complaint()}"
+            if not self.disk_matches(run):
+                return f"{where}: the guest read another disk, sha256 {run.disk_sha256}"
+        return "nothing was migrated"
+
+    @property
+    def strategies(self) -> list[str]:
+        """The strategies, in the order of their first runs."""
+        return list(dict.fromkeys(run.strategy for run in self.runs))
+
+    def completed(self, strategy: str) -> list[MigrationResult]:
+        """The completed runs of a strategy."""
+        return [r for r in self.runs if r.strategy == strategy and r.outcome == COMPLETED]
+
+    @property
+    def integrity(self) -> Integrity:
+        """Of all runs together."""
+        return sum((run.integrity for run in self.runs), start=Integrity())
+
+    def to_json(self) -> JsonObject:
+        """The whole document."""
+        return {
+            **document_head(self.machine, self.accel),
+            "runs": [run.to_json() for run in self.runs],
+        }
+
+
+def document_head(machine: MachinePlan, accel: str) -> JsonObject:
+    """What every JSON document of this project begins with."""
+    return {
+        "schema": SCHEMA,
+        "host": host_facts(),
+        "vm": {
+            "vcpus": machine.spec.vcpus,
+            "memory_bytes": machine.spec.memory_bytes,
+            "devices": [
+                {"class": group.device_class, "count": group.count, "rings": group.rings}
+                for group in machine.spec.groups
+            ],
+        },
+        "accel": accel,
+        "costs": machine.costs,
+    }
+
+
+def host_facts() -> JsonObject:
+    """What of this machine bears on the figures; nothing that names it."""
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "vhost_emu": version("vhost-emu"),
+    }
+
+
+def median(values: Sequence[float | None]) -> float | None:
+    """The median of those that are known, or None."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def write_json(path: Path, document: JsonObject) -> None:
+    """Write a document, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = json.dumps(document, indent=1) + "\n"
+    if path.exists() and not path.is_file():
+        path.write_text(text)  # a pipe or a terminal cannot be replaced
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

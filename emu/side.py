@@ -1,0 +1,183 @@
+"""One side of a run: the process of a VM, and the back-end programs of its devices."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from emu.backend_fleet import BackendFleet
+from emu.errors import HangUpError, ProgramError
+from emu.guest.ledger import LedgerTotals
+from emu.monitor.client import MonitorClient
+from emu.program import PYTHON, Program, await_end, end
+from emu.vmfile import spec_to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.attention import Attention
+    from emu.monitor.protocol import JsonObject
+    from emu.plan import MachinePlan
+    from emu.run_directory import RunDirectory
+
+VM_PROGRAM = (*PYTHON, "-m", "emu.vm_process")
+#: Seconds for what should be quick, and for building, booting or reading back a whole VM.
+QUICK = 20.0
+SLOW = 120.0
+
+
+class Side:
+    """A VM's process, driven over its monitor, with its back-ends.
+
+    Args:
+        name: ``A`` or ``B``.
+        plan: the VM.
+        directory: of the run.
+        attention: what to notice meanwhile.
+        vm_program: the command that runs a VM's process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plan: MachinePlan,
+        directory: RunDirectory,
+        attention: Attention,
+        vm_program: Sequence[str] = VM_PROGRAM,
+    ) -> None:
+        self.name = name
+        self.fleet = BackendFleet(name, plan, directory, attention)
+        self._plan = plan
+        self._log = directory.log(name, "vm")
+        self._attention = attention
+        self._vm_program = vm_program
+        self._program: Program | None = None
+        self._monitor: MonitorClient | None = None
+        self._awaited: list[int] = []
+
+    @property
+    def monitor(self) -> MonitorClient:
+        """The monitor of the VM's process, once that has been started."""
+        if self._monitor is None:
+            raise ProgramError(f"VM process {self.name} has not been started")
+        return self._monitor
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all its programs."""
+        vm = [] if self._program is None else [self._program.pid]
+        return vm + self.fleet.pids
+
+    def start_programs(self) -> None:
+        """Start the VM's process and the back-ends, without waiting for them."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._monitor = MonitorClient(ours, f"VM {self.name}", self._attention)
+            argv = [*self._vm_program, "--monitor-fd", str(theirs.fileno())]
+            self._program = Program(
+                f"VM process {self.name}", argv, log=self._log, pass_fds=(theirs.fileno(),)
+            )
+        self._attention.watch(self._program)
+        self.fleet.start()
+
+    def await_programs(self) -> None:
+        """Return when the back-ends listen and the VM's process answers.
+
+        Raises:
+            EmuError: one of them ended, or is not there in time.
+        """
+        self.fleet.await_ready()
+        try:
+            self.monitor.negotiate(QUICK)
+        except HangUpError:
+            raise self._ended() from None
+
+    def execute(
+        self, command: str, arguments: JsonObject | None = None, timeout: float = QUICK
+    ) -> JsonObject:
+        """Have the VM's process carry a command out.
+
+        Raises:
+            EmuError: it was refused, was not answered in time, or the process ended.
+        """
+        try:
+            return self.monitor.execute(command, arguments, timeout=timeout)
+        except HangUpError:
+            raise self._ended() from None
+
+    def create(self) -> str:
+        """Say which VM it is; the name of the accelerator that it will have."""
+        return str(self.execute("x-create", self._creation())["accel"])
+
+    def boot(self) -> None:
+        """Boot the guest and put it under load."""
+        self.execute("x-start", timeout=SLOW)
+
+    def begin_incoming(self, uri: str, *, release: bool = False) -> None:
+        """Have the VM's process build the VM and await its migration; do not wait for that.
+
+        Args:
+            uri: where to listen.
+            release: first give up the VM that the process still has.
+        """
+        if release:
+            self._awaited.append(self.monitor.submit("x-release"))
+        self._awaited.append(self.monitor.submit("x-create", self._creation()))
+        self._awaited.append(self.monitor.submit("migrate-incoming", {"uri": uri}))
+
+    def await_incoming(self) -> str:
+        """Return when it listens; the URI for the source."""
+        answer: JsonObject = {}
+        try:
+            for request_id in self._awaited:
+                answer = self.monitor.result(request_id, timeout=SLOW)
+        except HangUpError:
+            raise self._ended() from None
+        finally:
+            self._awaited.clear()
+        return str(answer["uri"])
+
+    def ledger(self) -> tuple[LedgerTotals, float]:
+        """The guest's books, and the largest gap in its heartbeat in milliseconds."""
+        answer = self.execute("x-ledger")
+        totals = {name: answer[name] for name in LedgerTotals._fields if name in answer}
+        return LedgerTotals(**totals), answer.get("guest_gap_ns", 0) / 1e6
+
+    def quiesce(self) -> None:
+        """Stop the load and wait until nothing is outstanding."""
+        self.execute("x-quiesce", {"timeout": QUICK}, timeout=QUICK + 5)
+
+    def verify(self) -> int:
+        """Blocks that the guest reads back otherwise than it wrote them."""
+        return int(self.execute("x-verify", {"timeout": SLOW}, timeout=SLOW + 5)["corrupted"])
+
+    def stop(self) -> None:
+        """End all of it: the VM's process by hanging up, then the back-ends."""
+        if self._monitor is not None:
+            self._monitor.close()
+        if self._program is not None:
+            self._attention.forget(self._program)
+            await_end([self._program], QUICK / 5)
+            end([self._program])
+            self._program = None
+        self.fleet.stop()
+
+    def _creation(self) -> JsonObject:
+        plan = self._plan
+        disk = plan.disk
+        return {
+            "name": self.name,
+            "spec": spec_to_json(plan.spec),
+            "accel": plan.accel,
+            "costs": plan.costs,
+            "load": plan.load,
+            "backends": self.fleet.sockets,
+            "disk": None
+            if disk is None
+            else {"path": str(disk.path), "size": disk.size, "writable": disk.writable},
+        }
+
+    def _ended(self) -> ProgramError:
+        if self._program is None:
+            return ProgramError(f"VM process {self.name} is not there")
+        return ProgramError(self._program.obituary())
