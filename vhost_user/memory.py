@@ -220,19 +220,16 @@ class MemoryTable:
         if start <= gpa and gpa + length <= end:
             return [data[gpa - start : gpa - start + length]]
         pieces: list[memoryview] = []
-        index = bisect_right(self._starts, gpa) - 1
-        at, left = gpa, length
-        while True:
-            if not 0 <= index < len(self._regions) or not (
-                self._regions[index].gpa <= at < self._regions[index].gpa_end
-            ):
-                raise TranslationError(f"guest addresses {gpa:#x}+{length:#x} are not in the table")
-            found = self._regions[index]
-            take = min(left, found.gpa_end - at)
-            pieces.append(found.data[at - found.gpa : at - found.gpa + take])
-            at, left, index = at + take, left - take, index + 1
-            if not left:
+        at, stop = gpa, gpa + length
+        for found in self._regions[max(0, bisect_right(self._starts, gpa) - 1) :]:
+            if not found.gpa <= at < found.gpa_end:
+                break
+            pieces.append(found.data[at - found.gpa : stop - found.gpa])
+            at = min(stop, found.gpa_end)
+            if at == stop:
+                self._last = (found.gpa, found.gpa_end, found.data, 0)
                 return pieces
+        raise TranslationError(f"guest addresses {gpa:#x}+{length:#x} are not in the table")
 
     def _user_seek(self, address: int, length: int) -> tuple[int, int, memoryview, int]:
         index = bisect_right(self._user_starts, address) - 1

@@ -140,10 +140,11 @@ class DeviceQueue:
 
     def _more(self) -> int:
         """Looks at the available index again; how many entries are there to take."""
-        index = self._avail_idx = self._avail[1]
+        index = self._avail[1]
         count = (index - self._last_avail) & 0xFFFF
         if count > self.size:
             raise self._fault(f"available index went {count} beyond, in a ring of {self.size}")
+        self._avail_idx = index
         if WEAKLY_ORDERED:
             barrier()  # the index before the entries it makes available
         return count

@@ -1,0 +1,238 @@
+"""The memory table: mapping, translation, and what a front-end may get wrong."""
+# ruff: noqa: D103 - the name of a test says what it is about
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.vhost_user.rings import USER_BASE, guest_memory
+from vhost_user.errors import FrontendError
+from vhost_user.memory import MemoryTable, MemoryTableError, TranslationError
+from vhost_user.payloads import MemoryRegion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 1 << 20
+LOW = MemoryRegion(0, MIB, USER_BASE, 0)
+HIGH = MemoryRegion(1 << 32, MIB, USER_BASE + (1 << 32), MIB)
+
+
+@pytest.fixture
+def ram() -> Iterator[int]:
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 2 * MIB)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def table(ram: int) -> Iterator[MemoryTable]:
+    made = MemoryTable()
+    made.replace([HIGH, LOW], [os.dup(ram), os.dup(ram)])
+    yield made
+    made.close()
+
+
+@contextmanager
+def guest_file(size: int) -> Iterator[int]:
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, size)
+    yield fd
+    os.close(fd)
+
+
+def open_fds() -> set[str]:
+    gc.collect()
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def mappings_of(name: str) -> int:
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count(f"/memfd:{name} ")
+
+
+def test_views_are_the_file(table: MemoryTable, ram: int) -> None:
+    table.view(0x1000, 4)[:] = b"low!"
+    table.view((1 << 32) + 0x1000, 5)[:] = b"high!"
+    table.user_view(USER_BASE + 0x2000, 4)[:] = b"user"
+    assert os.pread(ram, 4, 0x1000) == b"low!"
+    assert os.pread(ram, 5, MIB + 0x1000) == b"high!"
+    assert table.view(0x2000, 4) == b"user"
+
+
+def test_translates_user_addresses(table: MemoryTable) -> None:
+    assert table.user_to_gpa(USER_BASE + 5) == 5
+    assert table.user_to_gpa(USER_BASE + (1 << 32) + 7) == (1 << 32) + 7
+    assert table.user_to_gpa(USER_BASE + MIB - 1) == MIB - 1
+
+
+@pytest.mark.parametrize(
+    ("address", "length"),
+    [(MIB, 1), (MIB - 1, 2), (1 << 31, 1), ((1 << 32) - 1, 2), ((1 << 32) + MIB, 1), (1 << 63, 8)],
+)
+def test_addresses_outside_are_refused(table: MemoryTable, address: int, length: int) -> None:
+    for warm in (0, 1 << 32):  # whatever region was hit last
+        table.view(warm, 1)
+        table.user_view(USER_BASE + warm, 1)
+        with pytest.raises(TranslationError):
+            table.view(address, length)
+        with pytest.raises(TranslationError):
+            table.slices(address, length)
+        with pytest.raises(TranslationError):
+            table.user_view(USER_BASE + address, length)
+        if length == 1:
+            with pytest.raises(TranslationError):
+                table.user_to_gpa(USER_BASE + address)
+
+
+def test_below_the_first_region() -> None:
+    with guest_file(MIB) as fd:
+        table = MemoryTable()
+        table.replace([MemoryRegion(MIB, MIB, USER_BASE, 0)], [os.dup(fd)])
+    for ask in (table.view, table.slices):
+        with pytest.raises(TranslationError):
+            ask(0, 1)
+    with pytest.raises(TranslationError):
+        table.user_to_gpa(USER_BASE - 1)
+    table.close()
+
+
+@given(
+    cuts=st.sets(st.integers(1, 9999), max_size=6).map(sorted),
+    start=st.integers(0, 9999),
+    length=st.integers(1, 9999),
+)
+def test_slices_cross_regions_that_adjoin(cuts: list[int], start: int, length: int) -> None:
+    table = guest_memory(10_000, cuts)
+    pattern = bytes(i * 7 & 0xFF for i in range(10_000))
+    at = 0
+    for piece in table.slices(0, 10_000):
+        piece[:] = pattern[at : at + len(piece)]
+        at += len(piece)
+    if start + length > 10_000:
+        with pytest.raises(TranslationError):
+            table.slices(start, length)
+        return
+    pieces = table.slices(start, length)
+    assert b"".join(pieces) == pattern[start : start + length]
+    crossed = any(start < cut < start + length for cut in cuts)
+    assert (len(pieces) > 1) == crossed
+    if crossed:
+        with pytest.raises(TranslationError):
+            table.view(start, length)
+    else:
+        assert table.view(start, length) == pieces[0]
+    table.close()
+
+
+def test_offsets_need_not_be_whole_pages(ram: int) -> None:
+    os.pwrite(ram, b"here", 12345)
+    table = MemoryTable()
+    table.replace([MemoryRegion(0, 100, USER_BASE, 12345)], [os.dup(ram)])
+    assert bytes(table.view(0, 4)) == b"here"
+    table.close()
+
+
+@pytest.mark.parametrize(
+    ("regions", "complaint"),
+    [
+        ([LOW, MemoryRegion(MIB - 1, 10, USER_BASE + (1 << 40), 0)], "overlap at guest address"),
+        ([LOW, MemoryRegion(MIB, 10, USER_BASE + 100, 0)], "overlap at user address"),
+        ([LOW, LOW], "overlap"),
+        ([MemoryRegion(0, 2 * MIB + 1, USER_BASE, 0)], "of a file of"),
+        ([MemoryRegion(0, MIB, USER_BASE, 2 * MIB)], "of a file of"),
+        ([MemoryRegion(0, 0, USER_BASE, 0)], "no bytes"),
+        ([MemoryRegion((1 << 64) - 1, MIB, USER_BASE, 0)], "wraps"),
+        ([MemoryRegion(0, MIB, (1 << 64) - 1, 0)], "wraps"),
+    ],
+)
+def test_a_bad_table_leaves_the_old_one(
+    table: MemoryTable, ram: int, regions: list[MemoryRegion], complaint: str
+) -> None:
+    before, generation = open_fds(), table.generation
+    with pytest.raises(MemoryTableError, match=complaint):
+        table.replace(regions, [os.dup(ram) for _ in regions])
+    assert table.regions == [LOW, HIGH]
+    assert table.generation == generation
+    assert len(table.view(0, MIB)) == MIB
+    assert open_fds() == before
+
+
+def test_a_region_without_its_descriptor(table: MemoryTable, ram: int) -> None:
+    before = open_fds()
+    for fds in ([], [os.dup(ram), os.dup(ram)]):
+        with pytest.raises(MemoryTableError, match="descriptors"):
+            table.replace([LOW], fds)
+    assert open_fds() == before
+
+
+def test_what_cannot_be_mapped_is_the_front_ends_fault(table: MemoryTable) -> None:
+    reader, writer = os.pipe()
+    with pytest.raises(FrontendError):
+        table.add(MemoryRegion(1 << 40, 10, 1 << 40, 0), reader)
+    os.close(writer)
+    sealed = os.open("/proc/self/exe", os.O_RDONLY)
+    with pytest.raises(MemoryTableError, match="cannot be mapped"):
+        table.add(MemoryRegion(1 << 40, 10, 1 << 40, 0), sealed)
+
+
+def test_regions_come_and_go(table: MemoryTable, ram: int) -> None:
+    extra = MemoryRegion(1 << 40, 4096, 1 << 41, 4096)
+    generation = table.generation
+    table.add(extra, os.dup(ram))
+    assert table.end == (1 << 40) + 4096
+    assert table.generation > generation
+    assert table.regions == [LOW, HIGH, extra]
+    table.view(1 << 40, 1)
+    with pytest.raises(MemoryTableError, match="overlap"):
+        table.add(MemoryRegion(1 << 40, 1, 1 << 50, 0), os.dup(ram))
+    table.remove(extra._replace(mmap_offset=0))
+    with pytest.raises(TranslationError):
+        table.view(1 << 40, 1)
+    with pytest.raises(MemoryTableError, match="no such region"):
+        table.remove(extra)
+    table.close()
+    assert table.end == 0
+    assert table.regions == []
+
+
+def test_a_process_maps_a_file_once() -> None:
+    fd = os.memfd_create("shared-by-40")
+    os.ftruncate(fd, MIB)
+    before = open_fds()
+    tables = [MemoryTable() for _ in range(40)]
+    for table in tables:
+        table.replace([MemoryRegion(0, MIB, USER_BASE, 0)], [os.dup(fd)])
+    assert mappings_of("shared-by-40") == 1
+    assert len(open_fds() - before) <= 1
+    kept = tables[0].view(0, 4)
+    for table in tables:
+        table.close()
+    assert mappings_of("shared-by-40") == 1  # a view is still held
+    kept[:] = b"kept"
+    assert os.pread(fd, 4, 0) == b"kept"
+    kept.release()
+    assert mappings_of("shared-by-40") == 0
+    assert open_fds() == before
+    os.close(fd)
+
+
+def test_other_files_of_the_same_size_are_not_mixed_up() -> None:
+    tables = []
+    for letter in (b"a", b"b"):
+        with guest_file(4096) as fd:
+            os.pwrite(fd, letter, 0)
+            tables.append(MemoryTable())
+            tables[-1].replace([MemoryRegion(0, 4096, USER_BASE, 0)], [os.dup(fd)])
+    assert [bytes(table.view(0, 1)) for table in tables] == [b"a", b"b"]
+    for table in tables:
+        table.close()
