@@ -1,0 +1,111 @@
+"""``vhost-emu-blk``: a vhost-user-blk back-end on a file, or on several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backends.blk_device import BlkDevice
+from backends.image import Image
+from backends.io_pool import IoPool
+from backends.program import (
+    MAX_RINGS,
+    Program,
+    Settings,
+    backend_options,
+    run_command,
+    settings_from,
+)
+
+if TYPE_CHECKING:
+    from backends.loop import Loop
+
+NAME = "vhost-emu-blk"
+CAPABILITIES: dict[str, object] = {"type": "block", "features": ["read-only", "blk-file"]}
+
+
+class BlkProgram(Program):
+    """Disks, each on a file of its own, with a few threads for what may block."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        files: tuple[str, ...],
+        serials: tuple[str, ...],
+        *,
+        rings: int,
+        read_only: bool,
+    ) -> None:
+        super().__init__(settings)
+        self._files = files
+        self._serials = serials
+        self._rings = rings
+        self._read_only = read_only
+        self._pool = IoPool()
+
+    def make_device(self, number: int, name: str, loop: Loop) -> BlkDevice:
+        """A disk on the file with this number."""
+        return BlkDevice(
+            name,
+            loop,
+            Image(self._files[number], read_only=self._read_only),
+            self._rings,
+            self._pool,
+            serial=self._serials[number] if self._serials else f"vhost-emu-{number}",
+            counters=self.stats.device(number),
+        )
+
+    def close_extras(self) -> None:
+        """End the threads."""
+        self._pool.close()
+
+
+@click.command(help="Serve disks to vhost-user front-ends.")
+@backend_options
+@click.option(
+    "--blk-file",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help="The disk's contents; once for each socket.",
+)
+@click.option("--read-only", is_flag=True, help="Refuse whatever would change the file.")
+@click.option(
+    "--num-queues",
+    type=click.IntRange(1, MAX_RINGS),
+    default=1,
+    show_default=True,
+    help="Request queues of each disk.",
+)
+@click.option(
+    "--serial",
+    "serials",
+    multiple=True,
+    metavar="TEXT",
+    help="The disk's serial number, 20 bytes; once for each socket.",
+)
+def command(
+    files: tuple[str, ...],
+    serials: tuple[str, ...],
+    num_queues: int,
+    *,
+    read_only: bool,
+    **options: Any,
+) -> None:
+    """The command line."""
+    settings = settings_from(options)
+    if len(files) != settings.devices:
+        raise click.UsageError(f"{settings.devices} sockets need as many --blk-file")
+    if serials and len(serials) != settings.devices:
+        raise click.UsageError(f"{settings.devices} sockets need as many --serial, or none")
+    BlkProgram(settings, files, serials, rings=num_queues, read_only=read_only).run()
+
+
+def main() -> None:
+    """Entry point of ``vhost-emu-blk`` and ``python -m backends.blk``."""
+    run_command(command, NAME, CAPABILITIES)
+
+
+if __name__ == "__main__":
+    main()

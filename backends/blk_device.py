@@ -1,0 +1,339 @@
+"""A virtio block device on a file (virtio 1.3, section 5.2).
+
+Reads that the page cache can answer and writes are served in the loop's thread, straight from
+and to guest memory. What may block goes to a few threads, and comes back through the loop.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+from os import preadv, pwritev
+from typing import TYPE_CHECKING
+
+from backends import stats
+from backends.device import BUDGET, BackendDevice
+from backends.image import SECTOR, Image
+from vhost_user.errors import FrontendError
+from vhost_user.features import ProtocolFeature
+from vhost_user.payloads import MAX_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.io_pool import IoPool
+    from backends.loop import Loop
+    from backends.ring import Ring
+    from vhost_user.virtqueue import Chain, DeviceQueue
+
+F_SEG_MAX = 2
+F_RO = 5
+F_BLK_SIZE = 6
+F_FLUSH = 9
+F_MQ = 12
+F_DISCARD = 13
+F_WRITE_ZEROES = 14
+
+T_IN, T_OUT, T_FLUSH, T_GET_ID, T_DISCARD, T_WRITE_ZEROES = 0, 1, 4, 8, 11, 13
+S_OK, S_IOERR, S_UNSUPP = 0, 1, 2
+
+#: u32 type, u32 reserved, u64 sector.
+HEADER = struct.Struct("<IIQ")
+#: u64 sector, u32 sectors, u32 flags (bit 0: unmap).
+SEGMENT = struct.Struct("<QII")
+F_UNMAP = 1
+ID_BYTES = 20
+
+SEG_MAX = 126
+MAX_SEGMENTS = 32
+MAX_SEGMENT_SECTORS = 1 << 21
+
+#: capacity, size_max, seg_max, geometry, blk_size, topology, writeback, num_queues, discard (3),
+#: write zeroes (2), may_unmap.
+CONFIG = struct.Struct("<QII4xI8xBxHIIIIIB3x")
+
+_unpack_header = HEADER.unpack_from
+
+
+class Refusal(Exception):  # noqa: N818 - an answer to the driver, not a failure of ours
+    """The request is answered with this status instead of being served."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class BlkDevice(BackendDevice):
+    """A disk.
+
+    Args:
+        name: what errors and tables call it.
+        loop: the loop that serves it.
+        image: the file behind it, which it owns.
+        rings: how many request queues it has.
+        pool: threads for what may block.
+        serial: answer to GET_ID, cut at 20 bytes.
+        counters: its slots in the statistics.
+    """
+
+    kind = "block"
+
+    def __init__(
+        self,
+        name: str,
+        loop: Loop,
+        image: Image,
+        rings: int,
+        pool: IoPool,
+        *,
+        serial: str = "",
+        counters: memoryview | None = None,
+    ) -> None:
+        super().__init__(name, loop, rings, counters)
+        self._image = image
+        self._pool = pool
+        self._serial = serial.encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
+        self.protocol_features |= ProtocolFeature.CONFIG
+        offered = [F_SEG_MAX, F_BLK_SIZE, F_FLUSH, F_MQ]
+        offered += [F_RO] if image.read_only else [F_DISCARD, F_WRITE_ZEROES]
+        self.features |= sum(1 << bit for bit in offered)
+        self._config = self._make_config().ljust(MAX_CONFIG, b"\0")
+        self._slow: dict[int, Callable[[Ring, Chain, bytes], None]] = {
+            T_FLUSH: self._flush,
+            T_GET_ID: self._get_id,
+            T_DISCARD: partial(self._segments, T_DISCARD),
+            T_WRITE_ZEROES: partial(self._segments, T_WRITE_ZEROES),
+        }
+
+    def _make_config(self) -> bytes:
+        ranges = (MAX_SEGMENT_SECTORS, MAX_SEGMENTS)
+        return CONFIG.pack(
+            self._image.size // SECTOR,
+            0,
+            SEG_MAX,
+            SECTOR,
+            1,
+            len(self.rings),
+            *ranges,
+            1,
+            *ranges,
+            1,
+        )
+
+    def read_config(self, offset: int, size: int) -> bytes | None:
+        """A part of the configuration space, which reads as zeroes behind its last field."""
+        if offset + size > MAX_CONFIG:
+            return None
+        return self._config[offset : offset + size]
+
+    def acquire(self) -> str | None:
+        """Lock the image, so that two sides never have started rings on it."""
+        return self._image.lock()
+
+    def release(self) -> None:
+        """Unlock the image."""
+        self._image.unlock()
+
+    def close(self) -> None:
+        """Close the image as well."""
+        super().close()
+        self._image.close()
+
+    def process(self, ring: Ring, queue: DeviceQueue) -> bool:
+        """Serve requests; see `BackendDevice.process`."""
+        pop, serve = queue.pop, self._serve
+        try:
+            for _ in range(BUDGET):
+                chain = pop()
+                if chain is None:
+                    break
+                serve(ring, queue, chain)
+        finally:
+            if queue.publish():
+                self.call(ring)
+        return chain is not None or queue.arm()
+
+    # A request
+
+    def _serve(self, ring: Ring, queue: DeviceQueue, chain: Chain) -> None:
+        head, readable, writable, _ = chain
+        if not readable or not writable:
+            raise FrontendError(f"chain {head} has no header, or no room for a status")
+        header = readable[0]
+        if len(header) != HEADER.size:
+            readable = _split_header(head, readable)
+            header = readable[0]
+        kind, _, sector = _unpack_header(header)
+        counters = self.counters
+        counters[stats.REQUESTS] += 1
+        try:
+            if kind == T_IN:
+                written = self._read(ring, chain, sector)
+            elif kind == T_OUT:
+                written = self._write(ring, chain, readable[1:], sector)
+            else:
+                handler = self._slow.get(kind)
+                if handler is None:
+                    raise Refusal(S_UNSUPP)
+                handler(ring, chain, b"".join(readable[1:]))
+                return
+        except Refusal as refusal:
+            self._finish(queue, chain, refusal.status, 1)
+        else:
+            if written:
+                self._finish(queue, chain, S_OK, written)
+
+    def _finish(self, queue: DeviceQueue, chain: Chain, status: int, written: int) -> None:
+        self._set_status(chain, status)
+        queue.push(chain.head, written)
+
+    def _set_status(self, chain: Chain, status: int) -> None:
+        chain.writable[-1][-1] = status
+        if status:
+            self.counters[stats.ERRORS] += 1
+        mark = self.log_mark
+        if mark is not None:
+            for gpa, length in chain.writable_extents:
+                mark(gpa, length)
+
+    def _check(self, sector: int, length: int) -> int:
+        """The offset in the image, if the range is in it."""
+        offset = sector * SECTOR
+        if length % SECTOR or offset + length > self._image.size:
+            raise Refusal(S_IOERR)
+        return offset
+
+    def _read(self, ring: Ring, chain: Chain, sector: int) -> int:
+        buffers, length = _data_buffers(chain.writable)
+        offset = self._check(sector, length)
+        self.counters[stats.BYTES_READ] += length
+        if not length:
+            return 1
+        image = self._image
+        try:
+            if preadv(image.fd, buffers, offset, image.read_flags) == length:
+                return length + 1
+        except BlockingIOError:
+            pass  # not in the page cache
+        except OSError:
+            raise Refusal(S_IOERR) from None
+        self._hand_over(ring, chain, partial(image.read, buffers, offset), length + 1)
+        return 0
+
+    def _write(self, ring: Ring, chain: Chain, buffers: list[memoryview], sector: int) -> int:
+        length = sum(map(len, buffers))
+        offset = self._check(sector, length)
+        image = self._image
+        if image.read_only:
+            raise Refusal(S_IOERR)
+        self.counters[stats.BYTES_WRITTEN] += length
+        if not length:
+            return 1
+        try:
+            if pwritev(image.fd, buffers, offset) == length:
+                return 1
+        except OSError:
+            raise Refusal(S_IOERR) from None
+        self._hand_over(ring, chain, partial(image.write, buffers, offset), 1)
+        return 0
+
+    def _flush(self, ring: Ring, chain: Chain, data: bytes) -> None:
+        del data
+        self.counters[stats.FLUSHES] += 1
+        self._hand_over(ring, chain, self._image.flush, 1)
+
+    def _get_id(self, ring: Ring, chain: Chain, data: bytes) -> None:
+        del data
+        buffers, length = _data_buffers(chain.writable)
+        if length < ID_BYTES:
+            raise Refusal(S_IOERR)
+        at = 0
+        for buffer in buffers:
+            part = self._serial[at : at + len(buffer)]
+            buffer[: len(part)] = part
+            at += len(part)
+        self._hand_back(ring, chain, S_OK, ID_BYTES + 1)
+
+    def _segments(self, kind: int, ring: Ring, chain: Chain, data: bytes) -> None:
+        if self._image.read_only:
+            raise Refusal(S_IOERR)
+        count, rest = divmod(len(data), SEGMENT.size)
+        if rest or not 1 <= count <= MAX_SEGMENTS:
+            raise Refusal(S_IOERR)
+        allowed = F_UNMAP if kind == T_WRITE_ZEROES else 0
+        work: list[Callable[[], None]] = []
+        for sector, sectors, flags in SEGMENT.iter_unpack(data):
+            if flags & ~allowed:
+                raise Refusal(S_UNSUPP)
+            if sectors > MAX_SEGMENT_SECTORS:
+                raise Refusal(S_IOERR)
+            length = sectors * SECTOR
+            offset = self._check(sector, length)
+            if not length:
+                continue
+            if kind == T_DISCARD:
+                work.append(partial(self._image.discard, offset, length))
+            else:
+                unmap = bool(flags & F_UNMAP)
+                work.append(partial(self._image.write_zeroes, offset, length, unmap=unmap))
+        self._hand_over(ring, chain, partial(_run_all, work), 1)
+
+    # What may block
+
+    def _hand_over(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
+        ring.in_flight += 1
+        self._pool.submit(partial(self._work, ring, chain, work, written))
+
+    def _work(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
+        """In a thread of the pool."""
+        status = S_OK
+        try:
+            work()
+        except OSError:
+            status, written = S_IOERR, 1
+        self.loop.post(partial(self._done, ring, chain, status, written))
+
+    def _done(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
+        self._set_status(chain, status)
+        self.completed(ring, chain.head, written)
+
+    def _hand_back(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
+        self._set_status(chain, status)
+        if ring.queue is not None:
+            ring.queue.push(chain.head, written)
+
+
+def _run_all(work: list[Callable[[], None]]) -> None:
+    for step in work:
+        step()
+
+
+def _data_buffers(writable: list[memoryview]) -> tuple[list[memoryview], int]:
+    """The writable buffers without the status byte, and their length together."""
+    last = writable[-1]
+    if len(last) == 1:
+        if len(writable) == 2:
+            only = writable[0]
+            return [only], len(only)
+        buffers = writable[:-1]
+    else:
+        buffers = [*writable[:-1], last[:-1]]
+    return buffers, sum(map(len, buffers))
+
+
+def _split_header(head: int, readable: list[memoryview]) -> list[memoryview]:
+    """The same bytes, with the header alone in the first piece.
+
+    Drivers may lay out a request as they like (virtio 1.3, 2.7.4.1).
+    """
+    taken = b""
+    rest = list(readable)
+    while rest and len(taken) < HEADER.size:
+        first = rest.pop(0)
+        need = HEADER.size - len(taken)
+        taken += bytes(first[:need])
+        if len(first) > need:
+            rest.insert(0, first[need:])
+    if len(taken) < HEADER.size:
+        raise FrontendError(f"chain {head} is shorter than a request's header")
+    return [memoryview(taken), *rest]

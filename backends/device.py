@@ -1,0 +1,444 @@
+"""A back-end device: its memory, its rings, and the thread that serves them.
+
+All of it runs in the device's loop, control messages and kicks alike, so a ring can be stopped
+between two requests without a lock. What a front-end says reaches this class through
+`backends.control`; what the device does with a request is its subclass's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from backends import stats
+from backends.ring import Ring
+from vhost_user import eventfd
+from vhost_user.errors import FrontendError
+from vhost_user.features import (
+    F_RING_EVENT_IDX,
+    F_RING_INDIRECT_DESC,
+    F_VERSION_1,
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    ProtocolFeature,
+)
+from vhost_user.memory import MemoryTable
+from vhost_user.payloads import VRING_F_LOG
+from vhost_user.virtqueue import DeviceQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from backends.loop import Loop, Timer
+    from vhost_user.dirty_log import DirtyLog
+    from vhost_user.messages import Request
+    from vhost_user.payloads import VringAddr
+
+log = logging.getLogger("backends")
+
+BASE_FEATURES = (
+    1 << F_VERSION_1
+    | 1 << F_RING_INDIRECT_DESC
+    | 1 << F_RING_EVENT_IDX
+    | 1 << VHOST_F_LOG_ALL
+    | 1 << VHOST_USER_F_PROTOCOL_FEATURES
+)
+BASE_PROTOCOL_FEATURES = (
+    ProtocolFeature.MQ
+    | ProtocolFeature.LOG_SHMFD
+    | ProtocolFeature.REPLY_ACK
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
+    | ProtocolFeature.RESET_DEVICE
+)
+#: A ring without a kick descriptor is looked at this often.
+POLL_NS = 1_000_000
+#: Requests that are served in one look at a ring. A driver that never stops adding some keeps
+#: neither the other rings nor the control socket waiting.
+BUDGET = 16
+
+
+class BackendDevice:
+    """What all back-end devices have in common.
+
+    Args:
+        name: what errors and tables call it.
+        loop: the loop that serves it.
+        rings: how many rings it has.
+        counters: its u64 slots in the statistics (`backends.stats`).
+
+    Attributes:
+        kind: the device's type in the words of QEMU's back-end description files.
+        features: the feature bits it offers.
+        protocol_features: the protocol features it offers.
+        memory: guest memory.
+        acked: the feature bits that the front-end took.
+        log_mark: marks guest memory as written to, or None while nothing is logged.
+        on_idle: called with a ring that is stopping and has nothing in flight any more.
+    """
+
+    kind = ""
+
+    def __init__(
+        self, name: str, loop: Loop, rings: int, counters: memoryview | None = None
+    ) -> None:
+        self.name = name
+        self.loop = loop
+        self.rings = [Ring(index) for index in range(rings)]
+        self.counters = stats.StatsWriter(1).device(0) if counters is None else counters
+        self.features = BASE_FEATURES
+        self.protocol_features = BASE_PROTOCOL_FEATURES
+        self.memory = MemoryTable()
+        self.acked = 0
+        self.log_mark: Callable[[int, int], None] | None = None
+        self.on_idle: Callable[[Ring], None] | None = None
+        self._log: DirtyLog | None = None
+        self._event_idx = False
+        self._active = 0
+        self._retired_fds: list[int] = []
+        self._retired_queues: list[DeviceQueue] = []
+        self._poll_timer: Timer | None = None
+        self._batch = eventfd.default()
+
+    # What a subclass is
+
+    @property
+    def queue_num(self) -> int:
+        """The answer to GET_QUEUE_NUM: rings, or pairs of them for a network device."""
+        return len(self.rings)
+
+    def process(self, ring: Ring, queue: DeviceQueue) -> bool:
+        """Serve what the driver made available in an active ring, `BUDGET` requests at the most.
+
+        Returns:
+            True when there may be more, so that the ring has to be looked at again.
+
+        Raises:
+            FrontendError: the driver broke the ring's or the device's rules.
+        """
+        del ring
+        return queue.arm()
+
+    def discard(self, ring: Ring) -> None:
+        """A kick of a ring that is started but disabled: nothing may come of it."""
+
+    def acquire(self) -> str | None:
+        """The first ring is about to be active: get what the device may not share.
+
+        Returns:
+            None, or why it cannot be had; the ring is then not started.
+        """
+        return None
+
+    def release(self) -> None:
+        """No ring is active any more: give back what `acquire` got."""
+
+    def extra_handlers(self) -> dict[int, Callable[[Request], None]]:
+        """Messages that only this kind of device serves: id to what handles it.
+
+        A handler may raise `FrontendError` to refuse.
+        """
+        return {}
+
+    def read_config(self, offset: int, size: int) -> bytes | None:
+        """A part of the configuration space, or None where there is none."""
+        del offset, size
+        return None
+
+    def close(self) -> None:
+        """Let go of everything; the loop has ended or will not call any more."""
+        self.reset()
+        self.flush_retired()
+        self.forget_memory()
+
+    # Rings as the front-end sets them up
+
+    def set_addr(self, ring: Ring, addr: VringAddr) -> None:
+        """The ring has new addresses, or its used ring is logged from now on, or no more.
+
+        Raises:
+            FrontendError: they are not in guest memory.
+        """
+        ring.addr = addr
+        ring.views = None
+        ring.broken = False
+        if ring.queue is not None:
+            self._rebuild(ring)
+        elif ring.size and self.memory.end:
+            ring.map(self.memory, event_idx=self._event_idx)
+
+    def set_base(self, ring: Ring, base: int) -> None:
+        """The ring goes on from an available index."""
+        ring.base = base
+        ring.broken = False
+        if ring.queue is not None:
+            self._rebuild(ring, base)
+
+    def set_kick(self, ring: Ring, fd: int) -> None:
+        """The ring has a new kick; -1 has it polled instead.
+
+        Raises:
+            FrontendError: the descriptor cannot be waited for.
+        """
+        if ring.kick_fd >= 0:
+            self.loop.unwatch_kick(ring.kick_fd)
+            self._retired_fds.append(ring.kick_fd)
+            ring.kick_fd = -1
+        ring.polled = fd < 0
+        if fd < 0:
+            self._start(ring)
+            self._poll_later()
+            return
+        try:
+            os.set_blocking(fd, False)
+            self.loop.watch_kick(fd, partial(self._kicked, ring))
+        except OSError as error:
+            self._retired_fds.append(fd)
+            raise FrontendError(f"cannot wait for this kick: {error}", ring=ring.index) from error
+        ring.kick_fd = fd
+
+    def set_call(self, ring: Ring, fd: int) -> None:
+        """The ring has a new call; -1: the driver polls."""
+        if ring.call_fd >= 0:
+            self._retired_fds.append(ring.call_fd)
+        ring.call_fd = fd
+        if ring.queue is not None:
+            # What was completed while there was none would otherwise go unnoticed.
+            ring.call()
+
+    def set_err(self, ring: Ring, fd: int) -> None:
+        """The ring has a new error descriptor, or none (-1)."""
+        if ring.err_fd >= 0:
+            self._retired_fds.append(ring.err_fd)
+        ring.err_fd = fd
+
+    def set_features(self, acked: int) -> None:
+        """The front-end took these feature bits; rings that run go on with them."""
+        self.acked = acked
+        self._event_idx = bool(acked >> F_RING_EVENT_IDX & 1)
+        if not acked >> VHOST_USER_F_PROTOCOL_FEATURES & 1:
+            for ring in self.rings:
+                ring.enabled = True
+        self._apply_log()
+
+    def set_log(self, dirty_log: DirtyLog | None) -> None:
+        """Marks go to this log from now on."""
+        if self._log is not None:
+            self._log.close()
+        self._log = dirty_log
+        self._apply_log()
+
+    def _apply_log(self) -> None:
+        logging_all = self.acked >> VHOST_F_LOG_ALL & 1
+        self.log_mark = self._log.mark if self._log is not None and logging_all else None
+        for ring in self.rings:
+            if ring.queue is not None:
+                self._log_ring(ring, ring.queue)
+
+    def _log_ring(self, ring: Ring, queue: DeviceQueue) -> None:
+        addr = ring.addr
+        wanted = self._log is not None and addr is not None and addr.flags & VRING_F_LOG
+        queue.log = self._log.mark if self._log is not None and wanted else None
+        queue.used_log_gpa = addr.log if addr is not None and wanted else None
+
+    def remap(self) -> None:
+        """The memory table has changed: find the rings again, or let them rest if they are gone."""
+        for ring in self.rings:
+            if ring.queue is not None:
+                try:
+                    self._rebuild(ring)
+                except FrontendError:
+                    # With requests in flight it stays: its memory does, too, as long as it is held.
+                    if not ring.in_flight:
+                        self._retire(ring)
+
+    # A ring's life
+
+    def look(self, ring: Ring) -> None:
+        """Serve the ring if it is started, enabled and configured."""
+        if not ring.started or not ring.enabled or ring.broken:
+            return
+        queue = ring.queue
+        if queue is None:
+            queue = self._activate(ring)
+            if queue is None:
+                return
+        try:
+            if self.process(ring, queue):
+                self.loop.again(partial(self.look, ring))
+        except FrontendError as error:
+            self.fail(ring, error)
+
+    def drain(self, ring: Ring) -> None:
+        """Take all that the driver has made available up to now."""
+        queue = ring.queue
+        if queue is None or not ring.enabled or ring.broken:
+            return
+        try:
+            for _ in range(0, ring.size, BUDGET):
+                if not self.process(ring, queue):
+                    return
+        except FrontendError as error:
+            self.fail(ring, error)
+
+    def stop(self, ring: Ring) -> int:
+        """Stop a ring with nothing in flight; returns its base.
+
+        Its descriptors and views stay until `flush_retired`.
+        """
+        self.halt(ring)
+        ring.stopping = False
+        if ring.queue is not None:
+            self._retire(ring)
+        if ring.call_fd >= 0:
+            self._retired_fds.append(ring.call_fd)
+            ring.call_fd = -1
+        return ring.base
+
+    def halt(self, ring: Ring) -> None:
+        """Take nothing more from the ring; what is in flight may still be completed."""
+        if ring.started:
+            ring.started = ring.polled = False
+            self.counters[stats.RING_STOPS] += 1
+        fd = ring.kick_fd
+        if fd >= 0:
+            self.loop.unwatch_kick(fd)
+            self._retired_fds.append(fd)
+            ring.kick_fd = -1
+
+    def reset(self) -> None:
+        """All rings back to their initial state; nothing may be in flight."""
+        for ring in self.rings:
+            self.stop(ring)
+            self.set_err(ring, -1)
+            ring.forget()
+
+    def retire_fds(self, fds: Sequence[int]) -> None:
+        """Close descriptors at the end of this turn."""
+        self._retired_fds.extend(fds)
+
+    def flush_retired(self) -> None:
+        """Close the descriptors and let go of the views of rings that were stopped.
+
+        Late, because the front-end waits for the reply and not for this.
+        """
+        self._retired_queues.clear()
+        if self._retired_fds:
+            fds, self._retired_fds = self._retired_fds, []
+            self._batch.close(fds)
+
+    def forget_memory(self) -> None:
+        """Drop guest memory and the log: the front-end has gone."""
+        self.set_log(None)
+        self.acked = 0
+        self._event_idx = False
+        self.memory.close()
+        for ring in self.rings:
+            ring.views = None
+
+    def completed(self, ring: Ring, head: int, written: int) -> None:
+        """A request that was served elsewhere is done; belongs to the loop's thread."""
+        ring.in_flight -= 1
+        queue = ring.queue
+        if queue is not None:
+            queue.push(head, written)
+            if queue.publish():
+                self.call(ring)
+        if ring.stopping and not ring.in_flight and self.on_idle is not None:
+            self.on_idle(ring)
+
+    def call(self, ring: Ring) -> None:
+        """Interrupt the driver."""
+        self.counters[stats.CALLS] += 1
+        ring.call()
+
+    def fail(self, ring: Ring, error: FrontendError) -> None:
+        """The driver broke the ring: signal it, say so, and leave the ring alone."""
+        ring.broken = True
+        self.counters[stats.ERRORS] += 1
+        ring.fail()
+        log.error("%s: ring %d: %s", self.name, ring.index, error.text)
+
+    def _kicked(self, ring: Ring) -> None:
+        try:
+            os.read(ring.kick_fd, 8)
+        except BlockingIOError:
+            return  # the front-end took it back
+        self.counters[stats.KICKS] += 1
+        if not ring.started:
+            self._start(ring)
+        if ring.enabled:
+            self.look(ring)
+        else:
+            self.discard(ring)
+
+    def _start(self, ring: Ring) -> None:
+        ring.started = True
+        self.counters[stats.RING_STARTS] += 1
+
+    def _activate(self, ring: Ring) -> DeviceQueue | None:
+        if ring.addr is None or not ring.size or ring.in_flight:
+            return None
+        if not self._active:
+            refusal = self.acquire()
+            if refusal is not None:
+                ring.fail()
+                log.error("%s: ring %d is not started: %s", self.name, ring.index, refusal)
+                return None
+        self._active += 1
+        try:
+            return self._build(ring)
+        except FrontendError as error:
+            self._rest()
+            self.fail(ring, error)
+            return None
+
+    def _build(self, ring: Ring) -> DeviceQueue:
+        views = ring.map(self.memory, event_idx=self._event_idx)
+        queue = DeviceQueue(
+            ring.size,
+            views.desc,
+            views.avail,
+            views.used,
+            self.memory,
+            last_avail=ring.base,
+            event_idx=self._event_idx,
+            ring=ring.index,
+        )
+        if self._log is not None:
+            self._log_ring(ring, queue)
+        ring.queue = queue
+        return queue
+
+    def _rebuild(self, ring: Ring, base: int | None = None) -> None:
+        queue = ring.queue
+        if queue is not None:
+            ring.base = queue.last_avail if base is None else base
+            self._build(ring)
+
+    def _retire(self, ring: Ring) -> None:
+        queue = ring.queue
+        if queue is not None:
+            ring.base = queue.last_avail
+            ring.queue = None
+            self._retired_queues.append(queue)
+            self._rest()
+
+    def _rest(self) -> None:
+        self._active -= 1
+        if not self._active:
+            self.release()
+
+    def _poll_later(self) -> None:
+        if self._poll_timer is None:
+            self._poll_timer = self.loop.at(time.monotonic_ns() + POLL_NS, self._poll)
+
+    def _poll(self) -> None:
+        self._poll_timer = None
+        polled = [ring for ring in self.rings if ring.polled]
+        for ring in polled:
+            self.look(ring)
+        if polled:
+            self._poll_later()

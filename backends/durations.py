@@ -1,0 +1,34 @@
+"""Durations as a user writes them: ``20ms``, ``1.5s``, ``300us``."""
+
+from __future__ import annotations
+
+import re
+
+NANOSECONDS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+
+
+class DurationError(ValueError):
+    """It is no duration."""
+
+
+def parse_duration(text: str) -> int:
+    """Nanoseconds of ``20ms``, ``1.5s``, ``300us``, ``0``.
+
+    Raises:
+        DurationError: it is no duration: no number, no unit, or negative.
+    """
+    stripped = text.strip()
+    if stripped == "0":
+        return 0
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|ms|s)", stripped)
+    if not match:
+        raise DurationError(f"{text!r} is no duration: write it like 20ms, 1.5s or 300us")
+    return round(float(match[1]) * NANOSECONDS[match[2]])
+
+
+def format_duration(nanoseconds: int) -> str:
+    """The shortest way to write it: ``20ms``, ``0.375ms``, ``1.5s``."""
+    for unit in ("s", "ms", "us"):
+        if nanoseconds >= NANOSECONDS[unit]:
+            return f"{nanoseconds / NANOSECONDS[unit]:g}{unit}"
+    return f"{nanoseconds}ns" if nanoseconds else "0"

@@ -1,0 +1,173 @@
+"""The file behind a block device: its size, its lock, and the calls that work on parts of it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SECTOR = 512
+ZERO_CHUNK = bytes(1 << 20)
+
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+FALLOC_FL_ZERO_RANGE = 16
+
+#: What a file system says that cannot make holes or zeroes by itself.
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL)
+
+# The standard library has no fallocate with a mode.
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+
+
+class ImageError(ValueError):
+    """The file cannot be a disk; the text is for the user."""
+
+
+class Image:
+    """A disk's contents.
+
+    Args:
+        path: a regular file or a block device.
+        read_only: open it for reading only.
+
+    Attributes:
+        fd: its descriptor.
+        size: bytes, a multiple of 512.
+        read_flags: what `os.preadv` is told so that it does not block, 0 if the file system cannot.
+
+    Raises:
+        ImageError: it is missing, cannot be opened, is empty, or no multiple of 512 bytes.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        self.path = path
+        self.read_only = read_only
+        flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
+        try:
+            self.fd = os.open(path, flags)
+        except OSError as error:
+            purpose = "reading" if read_only else "reading and writing"
+            raise ImageError(f"{path}: cannot be opened for {purpose}: {error.strerror}") from error
+        try:
+            self.size = self._measure()
+        except ImageError:
+            os.close(self.fd)
+            raise
+        self.read_flags = self._find_read_flags()
+        self._locked = False
+
+    def _measure(self) -> int:
+        mode = os.fstat(self.fd).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise ImageError(f"{self.path}: is neither a file nor a block device")
+        size = os.lseek(self.fd, 0, os.SEEK_END)
+        if not size:
+            raise ImageError(f"{self.path}: is empty")
+        if size % SECTOR:
+            raise ImageError(f"{self.path}: {size} bytes is not a multiple of {SECTOR}")
+        return size
+
+    def _find_read_flags(self) -> int:
+        try:
+            os.preadv(self.fd, [bytearray(SECTOR)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return os.RWF_NOWAIT
+        except OSError:
+            return 0
+        return os.RWF_NOWAIT
+
+    def lock(self) -> str | None:
+        """Keep others off, or other writers off when it is read-only; says why not if it cannot.
+
+        The lock belongs to this opening of the file, so two devices of one process keep each
+        other off as well.
+        """
+        if not self._locked:
+            kind = fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX
+            try:
+                fcntl.flock(self.fd, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return f"{self.path} is in use by another back-end with started rings"
+            self._locked = True
+        return None
+
+    def unlock(self) -> None:
+        """Let others have it."""
+        if self._locked:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+            self._locked = False
+
+    def close(self) -> None:
+        """Close the file, and with it the lock."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def read(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fill the buffers, however long it takes.
+
+        Raises:
+            OSError: the file cannot be read, or ends.
+        """
+        left = list(buffers)
+        while left:
+            count = os.preadv(self.fd, left, offset)
+            if not count:
+                raise OSError(errno.EIO, "the file has become shorter")
+            offset += count
+            left = _rest(left, count)
+
+    def write(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Write all of the buffers.
+
+        Raises:
+            OSError: the file cannot be written, or the file system is full.
+        """
+        left = list(buffers)
+        while left:
+            count = os.pwritev(self.fd, left, offset)
+            offset += count
+            left = _rest(left, count)
+
+    def flush(self) -> None:
+        """Have all that was written reach the disk."""
+        os.fdatasync(self.fd)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give the bytes back to the file system; a hint, so it may do nothing."""
+        self._allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
+
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+        """Have the bytes read as zeroes, and be given back if they may."""
+        mode = FALLOC_FL_PUNCH_HOLE if unmap else FALLOC_FL_ZERO_RANGE
+        if self._allocate(mode | FALLOC_FL_KEEP_SIZE, offset, length):
+            return
+        while length:
+            count = os.pwrite(self.fd, memoryview(ZERO_CHUNK)[:length], offset)
+            offset += count
+            length -= count
+
+    def _allocate(self, mode: int, offset: int, length: int) -> bool:
+        if _libc.fallocate(self.fd, mode, offset, length) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code in _UNSUPPORTED:
+            return False
+        raise OSError(code, os.strerror(code), self.path)
+
+
+def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of buffers after ``count`` bytes."""
+    for number, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [buffer[count:], *buffers[number + 1 :]]
+        count -= len(buffer)
+    return []

@@ -1,0 +1,247 @@
+"""One thread that waits for everything: sockets, kicks, completions and timers.
+
+There are two epoll sets. Control descriptors (listening and connected sockets, wake-ups) are in
+one, kicks in the other, and the first is nested in the second. So a turn can look for control
+messages between two rings for the price of one system call, and a stop does not queue up behind
+the requests of all the other rings.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+from backends.pacing import Pacer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Callback = Callable[[], None]
+#: Control descriptors are looked at again after this many rings.
+RINGS_PER_LOOK = 4
+JOIN_DEADLINE = 5.0
+
+
+class Timer:
+    """A callback that is due at a time, unless it is cancelled."""
+
+    __slots__ = ("callback", "due")
+
+    def __init__(self, due: int, callback: Callback) -> None:
+        self.due = due
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Make it do nothing."""
+        self.callback = None
+
+
+class Loop:
+    """An event loop with a thread of its own.
+
+    All of its methods belong to that thread (or to whoever holds the loop before it starts),
+    except `post`, `start` and `stop`.
+
+    Attributes:
+        pacer: the pace of this control thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pacer = Pacer()
+        self._control = select.epoll()
+        self._data = select.epoll()
+        self._data.register(self._control.fileno(), select.EPOLLIN)
+        self._control_handlers: dict[int, Callable[[int], None]] = {}
+        self._data_handlers: dict[int, Callback] = {}
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._posted: deque[Callback] = deque()
+        self._again: list[Callback] = []
+        self._finally: list[Callback] = []
+        self._timers: list[tuple[int, int, Timer]] = []
+        self._sequence = itertools.count()
+        self._holder: object | None = None
+        self._waiting: deque[Callback] = deque()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.watch(self._wake_fd, self._on_wake)
+
+    # Descriptors
+
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Call ``handler(events)`` whenever the control descriptor is ready."""
+        self._control_handlers[fd] = handler
+        self._control.register(fd, events)
+
+    def change(self, fd: int, events: int) -> None:
+        """Wait for other events of a descriptor that is watched."""
+        self._control.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a control descriptor; no event of it is delivered any more."""
+        del self._control_handlers[fd]
+        self._control.unregister(fd)
+
+    def watch_kick(self, fd: int, handler: Callback) -> None:
+        """Call ``handler()`` whenever the kick is readable.
+
+        Raises:
+            OSError: the descriptor cannot be waited for (a regular file, for example).
+        """
+        self._data.register(fd, select.EPOLLIN)
+        self._data_handlers[fd] = handler
+
+    def unwatch_kick(self, fd: int) -> None:
+        """Forget a kick; no event of it is delivered any more, not even of this turn."""
+        del self._data_handlers[fd]
+        self._data.unregister(fd)
+
+    # Callbacks
+
+    def post(self, callback: Callback) -> None:
+        """From any thread: have the loop call it soon."""
+        self._posted.append(callback)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def again(self, callback: Callback) -> None:
+        """Call it in the next turn, after a look at what else is ready."""
+        self._again.append(callback)
+
+    def finally_(self, callback: Callback) -> None:
+        """Call it at the end of this turn.
+
+        Descriptors are closed there: no event that the turn still holds can then be taken for
+        one of a new descriptor with the same number.
+        """
+        self._finally.append(callback)
+
+    def at(self, due: int, callback: Callback) -> Timer:
+        """Call it when the monotonic clock (ns) reaches ``due``."""
+        timer = Timer(due, callback)
+        heapq.heappush(self._timers, (due, next(self._sequence), timer))
+        return timer
+
+    # The control plane of a shared loop
+
+    def take_control(self, holder: object) -> None:
+        """Let only ``holder`` read its control socket, until it gives control back."""
+        self._holder = holder
+
+    def give_control(self, holder: object) -> None:
+        """End what `take_control` began and let the next ones read, in the order they came."""
+        if self._holder is not holder:
+            return
+        self._holder = None
+        while self._waiting and self._holder is None:
+            self._waiting.popleft()()
+
+    def must_wait(self, device: object, resume: Callback) -> bool:
+        """True when another device has the control plane; ``resume`` is called when it is free."""
+        if self._holder is None or self._holder is device:
+            return False
+        self._waiting.append(resume)
+        return True
+
+    # Running
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """From any thread: end the thread and wait for it; False if it does not end in time."""
+        if self._thread.is_alive():
+            self.post(self._on_stop)
+            self._thread.join(JOIN_DEADLINE)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Close what the loop itself opened, once its thread has ended and nobody posts."""
+        if not self._control.closed:
+            self._data.close()
+            self._control.close()
+            os.close(self._wake_fd)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.stop():
+            self.close()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._turn()
+
+    def _turn(self) -> None:
+        events = self._data.poll(self._timeout(), 64)
+        if self._timers:
+            self._run_timers()
+        if self._again:
+            self._run_again()
+        self._serve_control()
+        handlers = self._data_handlers
+        for count, (fd, _) in enumerate(events, 1):
+            # Not there: the nested control set, or a ring that has been stopped in this turn.
+            handler = handlers.get(fd)
+            if handler is not None:
+                handler()
+                if not count % RINGS_PER_LOOK:
+                    self._serve_control()
+        while self._finally:
+            done, self._finally = self._finally, []
+            for callback in done:
+                callback()
+
+    def _serve_control(self) -> None:
+        handlers = self._control_handlers
+        for fd, events in self._control.poll(0):
+            handler = handlers.get(fd)
+            if handler is not None:
+                handler(events)
+
+    def _timeout(self) -> float | None:
+        if self._again or self._finally:
+            return 0
+        if not self._timers:
+            return None
+        remaining = (self._timers[0][0] - time.monotonic_ns()) / 1e9
+        if remaining <= 0:
+            return 0
+        # epoll_wait counts in milliseconds, select in microseconds; a stop time needs the latter.
+        select.select([self._data], [], [], remaining)
+        return 0
+
+    def _run_timers(self) -> None:
+        now = time.monotonic_ns()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                timer.callback()
+
+    def _run_again(self) -> None:
+        again, self._again = self._again, []
+        for callback in again:
+            callback()
+
+    def _on_wake(self, _events: int) -> None:
+        os.eventfd_read(self._wake_fd)
+        posted = self._posted
+        while posted:
+            posted.popleft()()
+
+    def _on_stop(self) -> None:
+        self._stopping = True

@@ -1,0 +1,150 @@
+"""The socket of a device: listens, takes one front-end at a time, listens again when it goes."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.control import Control, ControlOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.device import BackendDevice
+
+#: Bytes of a unix socket's path, without the terminating zero (unix(7)).
+MAX_PATH = 107
+BACKLOG = 8
+
+
+class ServerError(ValueError):
+    """A socket cannot be had; the text is for the user."""
+
+
+def listen(path: str) -> socket.socket:
+    """A listening unix socket. A socket file that nobody listens to any more is replaced.
+
+    Raises:
+        ServerError: the path is too long, in use, no socket, or cannot be made.
+    """
+    size = len(os.fsencode(path))
+    if size > MAX_PATH:
+        raise ServerError(f"{path}: a socket's path has {MAX_PATH} bytes at the most, not {size}")
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ServerError(f"{path}: cannot listen there: {error.strerror}") from error
+    return listener
+
+
+def _clear(path: str) -> None:
+    """Remove what a program that was killed has left."""
+    try:
+        mode = Path(path).lstat().st_mode
+    except OSError:
+        return  # not there; what else may be wrong, bind will say
+    if not stat.S_ISSOCK(mode):
+        raise ServerError(f"{path}: exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)
+        code = probe.connect_ex(path)
+    if code in (0, errno.EAGAIN, errno.EINPROGRESS):
+        raise ServerError(f"{path}: is in use")
+    if code == errno.ECONNREFUSED:
+        Path(path).unlink(missing_ok=True)
+
+
+def inherit(fd: int) -> socket.socket:
+    """The socket that the program was started with; connected or listening.
+
+    Raises:
+        ServerError: it is no unix stream socket.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ServerError(f"--fd {fd}: {error.strerror}") from error
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        sock.detach()
+        raise ServerError(f"--fd {fd}: is no unix stream socket")
+    return sock
+
+
+class DeviceServer:
+    """Serves a device on a socket.
+
+    Args:
+        device: the device.
+        sock: a listening socket, or one that is connected to a front-end.
+        options: how the control plane behaves.
+        path: the listening socket's path, which is removed in the end.
+        on_end: called when the front-end of a connected socket has gone; there is no other.
+    """
+
+    def __init__(
+        self,
+        device: BackendDevice,
+        sock: socket.socket,
+        options: ControlOptions,
+        *,
+        path: str | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        self.device = device
+        self._loop = device.loop
+        self._options = options
+        self._path = path
+        self._on_end = on_end
+        self._control: Control | None = None
+        self._listener: socket.socket | None = None
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.settimeout(0)
+            self._listener = sock
+            self._wait()
+        else:
+            self._control = Control(device, sock, options, self._gone)
+
+    def close(self) -> None:
+        """Leave the front-end, close the socket and remove it; the loop has ended."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._path is not None:
+            Path(self._path).unlink(missing_ok=True)
+        self.device.close()
+
+    def _wait(self) -> None:
+        if self._listener is not None:
+            self._loop.watch(self._listener.fileno(), self._on_connection)
+
+    def _on_connection(self, _events: int) -> None:
+        listener = self._listener
+        if listener is None:
+            return
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it went away again
+        # The next one has to wait in the backlog until this one has gone.
+        self._loop.unwatch(listener.fileno())
+        self._control = Control(self.device, sock, self._options, self._gone)
+
+    def _gone(self) -> None:
+        self._control = None
+        self._wait()
+        if self._on_end is not None:
+            self._on_end()
+        # The programs run without automatic collection, and now is nobody waiting.
+        gc.collect()
