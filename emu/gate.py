@@ -68,8 +68,7 @@ class Gate:
         """From the vCPU's thread: it waits for the gate. False: no need, the gate is open.
 
         While this is true, `open` returns the vCPU among those that must be woken. Once woken it
-        says `unpark` and then passes the gate, whether or not there still is something to do: the
-        one that opened the gate may wait for it.
+        says `unpark` and then looks again at what it has to do.
         """
         self.parked.add(vcpu)
         if self.paused and not self.stopping:
@@ -109,18 +108,16 @@ class Gate:
         """Let everybody in.
 
         Args:
-            owed: the vCPUs that must run before `wait_ran` returns. Those that wait for the gate
-                are added.
+            owed: the vCPUs that must run before `wait_ran` returns.
 
         Returns:
-            The vCPUs that must be woken: all that are owed.
+            The vCPUs that must be woken: those that are owed, and those that wait for the gate.
         """
         self._ran.clear()
         # Before the gate opens: once it is open, one of them may have run before it is owed.
-        self.owed.update(owed, self.parked.copy())
+        self.owed.update(owed)
         self.paused = False
-        # Again, for whoever parked while the line above ran. Whoever parks from here on reads
-        # `paused` after it has said so, and does not wait.
+        # Whoever parks from here on reads `paused` after it has said so, and does not wait.
         return list(self.owed | self.parked)
 
     def wait_ran(self, deadline: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from devices.procedure import Edit, GuestNotifier, HostNotifier
@@ -17,7 +17,7 @@ from emu.vcpus import DEADLINE, Crash, VcpuSet
 from emu.wiring import DOORBELL_SIZE, Wiring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from emu.shape import VmSpec
 
@@ -227,11 +227,20 @@ class Machine:
         if left > 0:
             time.sleep(left / _NS_PER_S)
 
+    @contextmanager
+    def charged(self, side: Side) -> Iterator[None]:
+        """For the length of the block commits cost what `costs` says of that side."""
+        self.side, self.charging = side, True
+        try:
+            yield
+        finally:
+            self.charging = False
+
     # -- running
 
-    def start(self, program: GuestProgram | None, *, incoming: bool = False) -> None:
+    def start_vcpus(self, program: GuestProgram | None) -> None:
         """Start the vCPUs' threads; no guest code runs before `resume`. See `VcpuSet.start`."""
-        self.vcpus.start(program, incoming=incoming)
+        self.vcpus.start(program)
 
     def pause(self, deadline: float = DEADLINE) -> None:
         """Wait until no vCPU runs guest code, and let none in. See `VcpuSet.pause`.

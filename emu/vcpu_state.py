@@ -45,6 +45,8 @@ class VcpuState(NamedTuple):
 
         The timer is kept to the microsecond, rounded up.
         """
+        if self == IDLE:
+            return _IDLE_BYTES
         timer = _NO_TIMER
         if self.timer_ns is not None:
             timer = min(-(-self.timer_ns // _NS_PER_US), _NO_TIMER - 1)
@@ -57,6 +59,11 @@ class VcpuState(NamedTuple):
 def pack(states: Sequence[VcpuState]) -> bytes:
     """All vCPUs of a machine, in order."""
     return b"".join([state.pack() for state in states])
+
+
+#: A vCPU that does nothing but wait for interrupts, as nearly all do: not worth taking apart.
+IDLE = VcpuState()
+_IDLE_BYTES = _HEADER.pack(_HALTED, 0, _NO_TIMER)
 
 
 def unpack(data: bytes, count: int) -> list[VcpuState]:
@@ -83,6 +90,8 @@ def unpack(data: bytes, count: int) -> list[VcpuState]:
 
 
 def _unpack_one(data: bytes, at: int) -> tuple[VcpuState, int]:
+    if data.startswith(_IDLE_BYTES, at):
+        return IDLE, at + len(_IDLE_BYTES)
     flags, count, timer = _HEADER.unpack_from(data, at)
     if flags & ~(_HALTED | _RAW):
         raise VcpuStateError(f"a vCPU's state has unknown flags {flags:#x}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STACK_BYTES = 256 << 10
 DEADLINE = 10.0
 
+_POWER_ON = VcpuState(halted=False, timer_ns=0)
 _stack_size_lock = threading.Lock()  # the stack size is one of the process
 
 
@@ -58,23 +59,22 @@ class VcpuSet:
         self._accel = accel
         self._vcpus = accel.create_vcpus(count, self.gate)
         self._threads: list[threading.Thread] = []
+        self._off = True
 
     def __len__(self) -> int:
         return len(self._vcpus)
 
-    def start(self, program: GuestProgram | None, *, incoming: bool = False) -> None:
+    def start(self, program: GuestProgram | None) -> None:
         """Start the threads. No guest code runs before `resume`.
+
+        If nothing is loaded before that, the machine is powered on then: each vCPU runs its
+        program's `tick` once.
 
         Args:
             program: what emulated vCPUs run.
-            incoming: the vCPUs' state is yet to come (`load`), so they begin halted. Otherwise
-                each of them runs its program's `tick` once, at the first resume.
         """
         if self._threads:
             raise EmuError("the vCPUs have been started before")
-        if incoming:
-            for vcpu in self._vcpus:
-                vcpu.load(VcpuState())
         self._threads = [
             threading.Thread(
                 target=self._run, args=(index, program), name=f"vcpu{index}", daemon=True
@@ -123,10 +123,12 @@ class VcpuSet:
         """
         if not self.gate.paused:
             return
+        if not self._threads:
+            raise EmuError("the vCPUs have not been started, or were stopped")
+        if self._off:
+            self.load([_POWER_ON] * len(self._vcpus))
         dead = {crash.vcpu for crash in self.crashed}
         owed = [vcpu.index for vcpu in self._vcpus if vcpu.runnable and vcpu.index not in dead]
-        if not self._threads:
-            raise EmuError("the vCPUs have not been started")
         self._accel.wake(self.gate.open(owed))
         self.gate.wait_ran(deadline)
 
@@ -148,6 +150,7 @@ class VcpuSet:
         self._need_pause("loaded")
         if len(states) != len(self._vcpus):
             raise VcpuStateError(f"{len(states)} states for {len(self._vcpus)} vCPUs")
+        self._off = False
         for vcpu, state in zip(self._vcpus, states, strict=True):
             vcpu.load(state)
 
@@ -169,6 +172,8 @@ class VcpuSet:
         gate = self.gate
         gate.stopping = True
         self._accel.kick(gate.close())
+        if not self._threads:
+            return
         self._accel.wake(range(len(self._vcpus)))
         end = time.monotonic() + deadline
         for thread in self._threads:

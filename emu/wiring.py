@@ -27,8 +27,9 @@ class Wiring:
 
     Args:
         devices: all devices of the machine.
-        vcpus: how many vCPUs take interrupts. The rings are dealt to them in turn; the two rings
-            of a NIC's pair go to the same one, so that a flow stays on one vCPU.
+        vcpus: how many vCPUs there are. The rings are dealt to them in turn; the two rings of a
+            NIC's pair go to the same one, so that a flow stays on one vCPU. vCPU 0 keeps the time
+            and takes none, unless it is the only one.
 
     Raises:
         EmuError: there are more rings than vectors.
@@ -44,7 +45,8 @@ class Wiring:
             self._first_vector.append(len(self._vcpu_of))
             group = 2 if device.device_class == "net" else 1
             for ring in range(device.rings):
-                vcpu = (turn + ring // group) % vcpus
+                unit = turn + ring // group
+                vcpu = 1 + unit % (vcpus - 1) if vcpus > 1 else 0
                 self._vcpu_of.append(vcpu)
                 self._rings_of[vcpu].append((index, ring))
             turn += -(-device.rings // group)

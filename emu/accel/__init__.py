@@ -124,7 +124,7 @@ class Vcpu(abc.ABC):
     @property
     @abc.abstractmethod
     def runnable(self) -> bool:
-        """Whether it has something to do at once. The machine is paused."""
+        """Whether it must run at the next resume. The machine is paused."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -189,7 +189,7 @@ class Accelerator(abc.ABC):
 
     @abc.abstractmethod
     def wake(self, vcpus: Sequence[int]) -> None:
-        """These look at the gate again, and pass it if it is open, with nothing to do as well."""
+        """These look at the gate again; a halted one comes out of its halt."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -216,6 +216,7 @@ class Accelerator(abc.ABC):
 ExitHandler = Callable[[int, int], None]
 Factory = Callable[[ExitHandler], Accelerator]
 
+AUTO = "auto"
 _factories: dict[str, Factory] = {}
 
 
@@ -233,11 +234,16 @@ def registered() -> list[str]:
 def create(name: str, on_exit: ExitHandler) -> Accelerator:
     """Make an accelerator.
 
+    Args:
+        name: of a registered one, or ``auto``: the one that works everywhere.
+        on_exit: called with the address and the value of a write that has no ioeventfd, on the
+            thread of the vCPU that wrote.
+
     Raises:
         EmuError: there is none of that name, or it cannot work here.
     """
     _load()
-    factory = _factories.get(name)
+    factory = _factories.get("soft" if name == AUTO else name)
     if factory is None:
         raise EmuError(f"no accelerator {name!r}: there is {', '.join(_factories)}")
     return factory(on_exit)

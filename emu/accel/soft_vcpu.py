@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from emu.accel import GuestProgram, Vcpu
 from emu.errors import EmuError
-from emu.vcpu_state import VcpuState
+from emu.vcpu_state import IDLE, VcpuState
 
 if TYPE_CHECKING:
     from emu.gate import Gate
@@ -49,9 +49,9 @@ class SoftVcpu(Vcpu):
         # `detach` has returned, the descriptor may be closed and its number used for anything.
         self._irq_lock = threading.Lock()
         self._pending: list[int] = []
-        self._due: int | None = 0
-        # It left guest code early, or never ran: it is not halted.
-        self._rerun = True
+        self._due: int | None = None
+        # It left guest code early, or was loaded so: it is not halted.
+        self._rerun = False
         # Its timer was set from outside while it was halted: the halt must be entered anew.
         self._stale = False
         self._wake_poll = select.poll()
@@ -136,7 +136,6 @@ class SoftVcpu(Vcpu):
             except BlockingIOError:
                 continue
         gate.unpark(self.index)
-        self._rerun = True  # even if what it was woken for has gone: a resume waits for it
 
     # -- from other threads
 
@@ -165,6 +164,8 @@ class SoftVcpu(Vcpu):
     def save(self) -> VcpuState:
         """See `Vcpu.save`."""
         due = self._due
+        if due is None and not self._rerun:
+            return IDLE
         timer = None if due is None else max(0, due - monotonic_ns())
         return VcpuState(not self._rerun, tuple(self._pending), timer)
 
