@@ -59,8 +59,3 @@ class VhostUserBlk(VhostDevice):
         """Sectors of 512 bytes."""
         sectors: int = struct.unpack_from("<Q", self.config(deadline=deadline))[0]
         return sectors
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the back-end refuses writes."""
-        return bool(self.features & (1 << VIRTIO_BLK_F_RO))

@@ -174,10 +174,9 @@ class VhostDevice:
             )
         self.acked_features = features
 
-    @property
-    def event_idx(self) -> bool:
-        """Whether the rings use the event index."""
-        return bool(self.features & (1 << F_RING_EVENT_IDX))
+    def has_feature(self, bit: int) -> bool:
+        """Whether a feature bit (its number) is acked."""
+        return bool(self.acked_features >> bit & 1)
 
     def set_up_rings(self, addresses: Sequence[RingAddresses]) -> None:
         """The guest's driver says where its rings are; they start from the beginning."""

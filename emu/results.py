@@ -80,7 +80,7 @@ def phase_rows(spans: Iterable[Span]) -> list[PhaseRow]:
             device_class,
             (max(span.end for span in group) - min(span.start for span in group)) / 1e6,
             sum(span.end - span.start for span in group) / 1e6,
-            sum(span.count for span in group),
+            sum(span.units for span in group),
             in_blackout,
         )
         for (phase, device_class, in_blackout), group in groups.items()

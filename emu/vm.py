@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import NamedTuple
 
 from devices import lifecycle
-from devices.blk import VhostUserBlk
+from devices.blk import (
+    VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+    VhostUserBlk,
+)
 from devices.device import SharedMemory, VhostDevice
 from devices.net import VhostUserNet
 from devices.procedure import Procedure
 from emu.costs import CostModel
-from emu.guest.program import GuestProgram
+from emu.guest.blk_driver import BlkFeatures
+from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
 from emu.machine import Machine
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import Timeline
 from emu.shape import VmSpec
 from vhost_user import eventfd
+from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
     VhostUserBlk.device_class: VhostUserBlk,
@@ -27,31 +36,51 @@ DEADLINE = 10.0
 _PAGE = 4096
 
 
+class DiskUse(NamedTuple):
+    """The user's file behind ``blk0``: read in full, and written back unchanged if ``write``."""
+
+    write: bool
+
+
 class Vm:
-    """A VM and its vhost-user devices.
+    """A VM and its vhost-user devices, connected to their back-ends.
 
     Args:
         spec: its shape.
         accel: ``auto``, ``soft`` or ``kvm``.
         costs: what the machine's notifiers cost beyond what they cost anyway.
         backends: socket path of each device's back-end, by the device's name.
+        disk: what the guest does with the user's file behind ``blk0``, if there is one.
+
+    Raises:
+        VhostUserError: a back-end is not there, or is not what the VM needs.
+        EmuError, ShapeError: there can be no such VM.
+        OSError: out of descriptors or memory.
     """
 
     def __init__(
-        self, spec: VmSpec, *, accel: str, costs: CostModel, backends: Mapping[str, str]
+        self,
+        spec: VmSpec,
+        *,
+        accel: str,
+        costs: CostModel,
+        backends: Mapping[str, str],
+        disk: DiskUse | None = None,
     ) -> None:
         self.spec = spec
-        self.machine = Machine(spec, accel=accel, costs=costs)
         self.devices: list[VhostDevice] = []
-        self._backends = backends
         self._eventfds = eventfd.default()
-        try:
-            self.guest = GuestProgram(spec, self.machine)
+        with ExitStack() as made:
+            self.machine = Machine(spec, costs, accel=accel)
+            made.callback(self.machine.close)
+            made.callback(self._close_devices)
             self._add_devices()
+            for device in self.devices:
+                device.connect(backends[device.name], deadline=DEADLINE)
+            self.guest = GuestProgram(spec, self.machine, self._probe(disk))
+            made.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
-        except BaseException:
-            self.close()
-            raise
+            self._owned = made.pop_all()
 
     def _add_devices(self) -> None:
         memory = [SharedMemory(part.gpa, part.size, part.fd) for part in self.machine.ram.regions]
@@ -66,26 +95,35 @@ class Vm:
             self.devices.append(device)
             self.machine.set_device_handler(index, device.kick)
 
-    def connect(self) -> None:
-        """Connect every device to its back-end.
-
-        Raises:
-            VhostUserError: one is not there, or is not what the VM needs.
-        """
-        for device in self.devices:
-            device.connect(self._backends[device.name], deadline=DEADLINE)
+    def _probe(self, disk: DiskUse | None) -> GuestConfig:
+        """What the guest's drivers find out of the devices."""
+        disks = [device for device in self.devices if isinstance(device, VhostUserBlk)]
+        features = [
+            BlkFeatures(
+                capacity=blk.capacity(deadline=DEADLINE),
+                read_only=blk.has_feature(VIRTIO_BLK_F_RO),
+                flush=blk.has_feature(VIRTIO_BLK_F_FLUSH),
+                write_zeroes=blk.has_feature(VIRTIO_BLK_F_WRITE_ZEROES),
+            )
+            for blk in disks
+        ]
+        reader = None
+        if disk is not None and features:
+            reader = ReaderConfig(capacity=features[0].capacity or 0, write=disk.write)
+        return GuestConfig(
+            event_idx=all(device.has_feature(F_RING_EVENT_IDX) for device in self.devices),
+            indirect=all(device.has_feature(F_RING_INDIRECT_DESC) for device in self.devices),
+            disks=features,
+            reader=reader,
+        )
 
     def boot(self) -> None:
         """Power on: the guest's drivers set their rings up, the devices start, the vCPUs run."""
         self.guest.boot()
         for index, device in enumerate(self.devices):
-            device.set_up_rings(self.guest.layout.ring_addresses(index))
+            device.set_up_rings(self.guest.ring_addresses(index))
         self.start_devices()
-        self.resume_vcpus(DEADLINE)
-
-    def attach(self) -> None:
-        """A VM will come by migration: the guest only looks at its memory, and waits for it."""
-        self.guest.attach()
+        self.resume_vcpus()
 
     def start_devices(self) -> None:
         """Start every device that is stopped."""
@@ -110,11 +148,11 @@ class Vm:
 
     def pause_vcpus(self, deadline: float = DEADLINE) -> None:
         """Stop all vCPUs; returns when none runs guest code."""
-        self.machine.vcpus.pause(deadline)
+        self.machine.pause(deadline)
 
     def resume_vcpus(self, deadline: float = DEADLINE) -> None:
         """Let all vCPUs run; returns when each one that had been running runs again."""
-        self.machine.vcpus.resume(deadline)
+        self.machine.resume(deadline)
 
     @property
     def log_pages(self) -> int:
@@ -135,9 +173,14 @@ class Vm:
         for device in self.devices:
             device.disconnect()
 
-    def close(self) -> None:
-        """Power off. May be called in any state, and twice."""
-        self.machine.vcpus.stop()
+    def _close_devices(self) -> None:
         for device in self.devices:
             device.close()
-        self.machine.close()
+
+    def _close_guest(self) -> None:
+        self.machine.stop()
+        self.guest.close()
+
+    def close(self) -> None:
+        """Power off, in any state. Again is harmless."""
+        self._owned.close()

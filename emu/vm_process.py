@@ -205,7 +205,7 @@ def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -
 @click.option("--monitor-fd", type=int, required=True, help="A connected stream socket.")
 def main(monitor_fd: int) -> None:
     """Hold one VM and obey the monitor on the inherited socket."""
-    from emu.vm import make_control
+    from emu.vm_control import make_control
 
     serve(socket.socket(fileno=monitor_fd), make_control)
 

@@ -80,7 +80,7 @@ class Heartbeat:
         return self._words[LAST]
 
     @property
-    def max_gap(self) -> int:
+    def max_gap_ns(self) -> int:
         """The largest gap since `forget_gaps` or the boot, in nanoseconds."""
         return self._words[MAX_GAP]
 
@@ -102,3 +102,7 @@ class Heartbeat:
             (end - start for start, end in self.gaps() if start < end_ns and end > start_ns),
             default=0,
         )
+
+    def gap_at(self, at_ns: int) -> int:
+        """The gap, in nanoseconds, around a moment in which no guest code had run yet."""
+        return self.gap_between(at_ns - 1, at_ns + 1)

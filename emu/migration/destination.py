@@ -46,6 +46,7 @@ class Destination:
         self.vm = vm
         self.timeline = Timeline("dst")
         self._observe = observe
+        self.commits_before = vm.machine.commits
         self._stage = Stage(vm.machine, self.timeline, deadline)
         self._tasks: Sequence[Task] = ()
 
@@ -128,6 +129,7 @@ class Destination:
         vm = self.vm
         timeline = self.timeline
         with vm.machine.charged("dst"):
+            timeline.mark("switchover_ns")
             timeline.in_blackout = True
             with timeline.span("dst.load_state"):
                 moved = load_switchover(state, vm)

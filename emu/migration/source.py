@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from devices import lifecycle
-from devices.procedure import Procedure
 from emu.errors import EmuError, MigrationError
 from emu.migration.ram_sync import RamSync, total
 from emu.migration.state import pack_devices, pack_switchover
 from emu.migration.strategies import Strategy
-from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import Timeline, now, without_collector
@@ -54,10 +52,15 @@ class Source:
         self.timeline = Timeline("src")
         self.precopy = Precopy()
         self.requests_in_flight = 0
-        self.cancelled = False
+        self._cancelled = False
         self._strategy = strategy
         self._observe = observe
+        self.commits_before = vm.machine.commits
         self._stage = Stage(vm.machine, self.timeline, deadline)
+
+    def cancel(self) -> None:
+        """Have the migration fail before the switch-over, if it is not too late for that."""
+        self._cancelled = True
 
     def run(self, stream: MigrationStream, hello: dict[str, object]) -> None:
         """Migrate the VM over a connected stream. When it returns, the VM runs over there.
@@ -65,7 +68,7 @@ class Source:
         Raises:
             EmuError, VhostUserError, OSError: it failed, and the VM runs on here.
         """
-        with DirtyLog.create(self.vm.log_pages) as log, contextlib.closing(stream):
+        with contextlib.closing(stream), contextlib.closing(self._new_log()) as log:
             try:
                 self._strategy.open()
                 self._set_logging(log)
@@ -81,16 +84,11 @@ class Source:
             finally:
                 self._strategy.close()
 
-    def _set_logging(self, log: DirtyLog | None) -> None:
-        self._split(lifecycle.set_logging(device, log) for device in self.vm.devices)
+    def _new_log(self) -> DirtyLog:
+        return DirtyLog.create(self.vm.log_pages)
 
-    def _split(self, procedures: Iterator[Procedure]) -> None:
-        """Drive what is not part of the comparison in the quickest way."""
-        tasks = [
-            Task(device.name, device.device_class, procedure)
-            for device, procedure in zip(self.vm.devices, procedures, strict=True)
-        ]
-        Split().drive(tasks, self._stage)
+    def _set_logging(self, log: DirtyLog | None) -> None:
+        self.vm.drive(lifecycle.set_logging(device, log) for device in self.vm.devices)
 
     def _send_while_running(self, stream: MigrationStream, sync: RamSync) -> None:
         """The pre-copy rounds: until little is left, or it does not get less any more."""
@@ -98,7 +96,7 @@ class Source:
         runs = sync.everything()
         before = left = total(runs)
         for number in range(1, MAX_ROUNDS + 1):
-            if self.cancelled:
+            if self._cancelled:
                 raise MigrationError("precopy", "cancelled")
             stream.send_ram(self.vm.machine.ram, runs)
             runs = sync.dirty()
@@ -129,7 +127,7 @@ class Source:
             timeline.in_blackout = True
             with timeline.span("src.pause_vcpus"):
                 vm.pause_vcpus(self._stage.deadline)
-            self.requests_in_flight = vm.requests_in_flight()
+            self.requests_in_flight = vm.guest.requests_in_flight()
             self._strategy.stop(tasks, self._stage)
             with timeline.span("src.final_ram"):
                 stream.send_ram(vm.machine.ram, sync.dirty())
@@ -152,8 +150,6 @@ class Source:
     def _roll_back(self) -> None:
         """The devices start again here, where they have stopped, and the vCPUs run on."""
         self.timeline.in_blackout = False
-        vm = self.vm
-        self._split(lifecycle.start(device) for device in vm.devices)
-        vm.signal_all_rings()
-        vm.resume_vcpus(self._stage.deadline)
+        self.vm.start_devices()
+        self.vm.resume_vcpus()
         self._set_logging(None)

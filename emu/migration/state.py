@@ -80,7 +80,7 @@ _SWITCHOVER = struct.Struct("<II")
 def pack_switchover(vm: Vm) -> bytes:
     """What the destination needs besides memory: all devices, all vCPUs."""
     devices = pack_devices(vm.devices)
-    vcpus = vm.pack_vcpus()
+    vcpus = vm.machine.save_vcpus()
     return _SWITCHOVER.pack(len(devices), len(vcpus)) + devices + vcpus
 
 
@@ -92,5 +92,5 @@ def load_switchover(data: bytes, vm: Vm) -> list[VhostDevice]:
     if len(data) != _SWITCHOVER.size + devices + vcpus:
         raise MigrationError("dst.load_state", "the device state has the wrong length")
     middle = _SWITCHOVER.size + devices
-    vm.load_vcpus(data[middle:])
+    vm.machine.load_vcpus(data[middle:])
     return load_devices(data[_SWITCHOVER.size : middle], vm.devices)

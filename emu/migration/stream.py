@@ -178,6 +178,6 @@ def _after(parts: Sequence[Buffer], done: int) -> list[memoryview]:
     for index, part in enumerate(parts):
         size = len(part)
         if done < size:
-            return [memoryview(part)[done:], *map(memoryview, parts[index + 1 :])]
+            return [memoryview(part)[done:], *[memoryview(rest) for rest in parts[index + 1 :]]]
         done -= size
     return []

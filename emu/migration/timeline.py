@@ -21,7 +21,7 @@ class Span(NamedTuple):
         ring: index of the ring, or None for a whole device.
         phase: one of `devices.procedure.PHASES`, or another name for what is never in a blackout.
         start, end: CLOCK_MONOTONIC nanoseconds.
-        count: how many units (rings, edits) it covers.
+        units: how many (rings, edits) it covers.
         in_blackout: whether the VM was down meanwhile.
     """
 
@@ -32,7 +32,7 @@ class Span(NamedTuple):
     phase: str
     start: int
     end: int
-    count: int
+    units: int
     in_blackout: bool
 
 
@@ -62,13 +62,13 @@ class Timeline:
         device_class: str = "vm",
         device: str = "",
         ring: int | None = None,
-        count: int = 1,
+        units: int = 1,
     ) -> int:
         """Add a span that ends now, and return its end."""
         end = now()
         self.spans.append(
             Span(
-                self.side, device_class, device, ring, phase, start, end, count, self.in_blackout
+                self.side, device_class, device, ring, phase, start, end, units, self.in_blackout
             )
         )
         return end

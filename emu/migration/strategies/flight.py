@@ -86,7 +86,7 @@ class Flight:
             task.started,
             device_class=task.device_class,
             device=task.device,
-            count=len(step.requests),
+            units=len(step.requests),
         )
         task.resume(_aligned(step, task.answered))
 

@@ -65,6 +65,6 @@ def commit_together(tasks: Sequence[Task], stage: Stage) -> None:
         start = now()
         stage.machine.apply(edits)
         for device_class, count in classes.items():
-            stage.timeline.add(phase, start, device_class=device_class, count=count)
+            stage.timeline.add(phase, start, device_class=device_class, units=count)
         for task in members:
             task.resume(None)

@@ -1,0 +1,318 @@
+"""What stands behind a VM process's monitor: one VM, and its migrations in and out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from emu import vmfile
+from emu.costs import by_name
+from emu.errors import EmuError, MigrationError
+from emu.migration import strategies
+from emu.migration.destination import Destination, hello
+from emu.migration.endpoint import Listener, connect
+from emu.migration.source import FAILURES, Source
+from emu.migration.strategies import StrategyOptions
+from emu.migration.timeline import now
+from emu.vm import DEADLINE, DiskUse, Vm
+
+if TYPE_CHECKING:
+    from emu.monitor.protocol import JsonObject
+    from emu.shape import VmSpec
+    from emu.vm_process import EventSink
+
+
+def make_control(emit: EventSink) -> Control:
+    """The control of a VM process that starts empty."""
+    return Control(emit)
+
+
+class Control:
+    """One process's VM. `emu.vm_process.VmControl` says what each method does and returns."""
+
+    def __init__(self, emit: EventSink) -> None:
+        self._emit = emit
+        self._plan: JsonObject = {}
+        self._vm: Vm | None = None
+        self._job: Job | None = None
+        self._incoming: Listener | None = None
+
+    @property
+    def vm(self) -> Vm:
+        """The VM that there is.
+
+        Raises:
+            EmuError: there is none.
+        """
+        if self._vm is None:
+            raise EmuError("there is no VM here: x-start or migrate-incoming makes it")
+        return self._vm
+
+    def create(
+        self,
+        *,
+        name: str,
+        spec: JsonObject,
+        accel: str,
+        costs: str,
+        load: str,
+        backends: JsonObject,
+        disk: JsonObject | None = None,
+    ) -> JsonObject:
+        """See `VmControl.create`."""
+        if self._vm is not None:
+            raise EmuError("there is a VM here already")
+        self._plan = {
+            "name": name,
+            "spec": vmfile.spec_from_json(spec),
+            "accel": accel,
+            "costs": by_name(costs),
+            "load": load,
+            "backends": backends,
+            "disk": disk,
+        }
+        return {"accel": "soft"}
+
+    def _build(self) -> Vm:
+        if not self._plan:
+            raise EmuError("say first which VM: x-create")
+        if self._vm is not None:
+            raise EmuError("there is a VM here already")
+        plan = self._plan
+        disk = plan["disk"]
+        self._vm = Vm(
+            plan["spec"],
+            accel=plan["accel"],
+            costs=plan["costs"],
+            backends=plan["backends"],
+            disk=None if disk is None else DiskUse(write=disk["writable"]),
+        )
+        return self._vm
+
+    def start(self) -> None:
+        """See `VmControl.start`."""
+        self._job = None
+        vm = self._build()
+        vm.boot()
+        vm.guest.start_load(self._plan["load"])
+
+    def incoming(self, uri: str) -> JsonObject:
+        """See `VmControl.incoming`."""
+        vm = self._build()
+        vm.guest.attach()
+        listener = Listener(uri)
+        side = Destination(vm, deadline=DEADLINE, observe=self._emit)
+
+        def receive() -> None:
+            stream = listener.accept(deadline=DEADLINE)
+            if stream is None:
+                raise MigrationError("listen", "cancelled")
+            side.run(stream)
+
+        self._job = Job(side, receive, self._emit, cancel=listener.cancel, close=listener.close)
+        return {"uri": listener.uri}
+
+    def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
+        """See `VmControl.migrate`."""
+        vm = self.vm
+        if self._job is not None and self._job.status == "active":
+            raise EmuError("a migration is under way already")
+        try:
+            chosen = StrategyOptions(**options)
+            side = Source(
+                vm, strategies.make(strategy, chosen), deadline=DEADLINE, observe=self._emit
+            )
+        except (ValueError, TypeError) as error:
+            raise EmuError(str(error)) from None
+
+        def send() -> None:
+            side.run(connect(uri, deadline=DEADLINE), hello(vm, strategy, chosen))
+
+        self._job = Job(side, send, self._emit, cancel=side.cancel)
+
+    def cancel(self) -> None:
+        """See `VmControl.cancel`."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def stop(self) -> None:
+        """See `VmControl.stop`."""
+        self.vm.pause_vcpus()
+        self.vm.stop_devices()
+        self._emit("STOP", {})
+
+    def cont(self) -> None:
+        """See `VmControl.cont`."""
+        self.vm.start_devices()
+        self.vm.resume_vcpus()
+        self._emit("RESUME", {})
+
+    def query_migrate(self) -> JsonObject:
+        """See `VmControl.query_migrate`."""
+        return {} if self._job is None else self._job.describe()
+
+    def query_status(self) -> JsonObject:
+        """See `VmControl.query_status`."""
+        vm = self._vm
+        if vm is None:
+            return {"status": "prelaunch", "running": False}
+        if vm.machine.vcpus.paused:
+            waiting = isinstance(getattr(self._job, "side", None), Destination)
+            return {"status": "inmigrate" if waiting else "paused", "running": False}
+        return {"status": "running", "running": True}
+
+    def timeline(self) -> JsonObject:
+        """See `VmControl.timeline`."""
+        if self._job is None:
+            raise EmuError("there has been no migration here")
+        side = self._job.side
+        answer: JsonObject = {
+            "spans": [list(span) for span in side.timeline.spans],
+            "marks": dict(side.timeline.marks),
+            "commits": self.vm.machine.commits - side.commits_before,
+        }
+        if isinstance(side, Source):
+            answer["requests_in_flight_at_stop"] = side.requests_in_flight
+            answer["precopy"] = {
+                "rounds": side.precopy.rounds,
+                "bytes": side.precopy.bytes,
+                "ms": side.precopy.ns / 1e6,
+            }
+        return answer
+
+    def ledger(self) -> JsonObject:
+        """See `VmControl.ledger`."""
+        guest = self.vm.guest
+        return {**guest.ledger()._asdict(), "guest_gap_ns": self._guest_gap()}
+
+    def _guest_gap(self) -> int:
+        """The heartbeat's gap over the blackout; without a migration, the largest there was."""
+        heartbeat = self.vm.guest.heartbeat
+        if self._job is None or "switchover_ns" not in self._job.side.timeline.marks:
+            return heartbeat.max_gap_ns
+        return heartbeat.gap_at(self._job.side.timeline.marks["switchover_ns"])
+
+    def quiesce(self, timeout: float) -> None:
+        """See `VmControl.quiesce`."""
+        left = self.vm.guest.quiesce(timeout)
+        if left:
+            raise EmuError(f"{left} requests and packets are still in flight after {timeout:g} s")
+
+    def resume_load(self) -> None:
+        """See `VmControl.resume_load`."""
+        self.vm.guest.resume_load()
+
+    def stats(self) -> JsonObject:
+        """See `VmControl.stats`."""
+        totals = self.vm.guest.ledger()
+        return {
+            "now_ns": now(),
+            "classes": {
+                "blk": {"requests": totals.completed, "interrupts": totals.blk_interrupts},
+                "net": {
+                    "packets": totals.packets_received,
+                    "interrupts": totals.net_interrupts,
+                },
+            },
+        }
+
+    def verify(self, timeout: float) -> JsonObject:
+        """See `VmControl.verify`."""
+        found = self.vm.guest.verify(timeout)
+        if not found.finished:
+            raise EmuError(f"the guest has not read all of its blocks back within {timeout:g} s")
+        return {"checked": found.checked, "corrupted": found.corrupted}
+
+    def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
+        """See `VmControl.disk_reader`."""
+        reader = self.vm.guest.reader
+        if reader is None:
+            raise EmuError("the guest reads no disk: there is no file behind blk0")
+        if action == "start":
+            reader.start(limit)
+        elif action == "limit":
+            reader.set_limit(limit)
+        elif action != "status":
+            raise EmuError(f"{action!r} is none of start, limit, status")
+        return reader.status()._asdict()
+
+    def release(self) -> None:
+        """See `VmControl.release`."""
+        if self._job is not None:
+            self._job.close()
+        if self._vm is not None:
+            self._vm.close()
+        self._vm = self._job = None
+        self._plan = {}
+
+    def close(self) -> None:
+        """See `VmControl.close`."""
+        self.release()
+
+
+class Job:
+    """One migration under way in a thread of its own, and how it ends.
+
+    Args:
+        side: the source or the destination.
+        work: runs it.
+        emit: told of every change of `status`.
+        cancel: makes ``work`` end early.
+        close: gives back what ``work`` needed.
+    """
+
+    def __init__(
+        self,
+        side: Source | Destination,
+        work: Callable[[], None],
+        emit: EventSink,
+        *,
+        cancel: Callable[[], None],
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.side = side
+        self.status = "setup"
+        self._error = ""
+        self._work = work
+        self._emit = emit
+        self._started = now()
+        self._ended = 0
+        self._close = close
+        self.cancel = cancel
+        self._thread = threading.Thread(target=self._run, name="migration", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except FAILURES as error:
+            self._error = str(error)
+            self._end("failed")
+        else:
+            self._end("completed")
+
+    def _end(self, status: str) -> None:
+        self._ended = now()
+        self.status = status
+        data: JsonObject = {"status": status}
+        if self._error:
+            data["error-desc"] = self._error
+        self._emit("MIGRATION", data)
+
+    def describe(self) -> JsonObject:
+        """QMP's query-migrate."""
+        answer: JsonObject = {
+            "status": self.status,
+            "total-time": ((self._ended or now()) - self._started) // 1_000_000,
+        }
+        if self._error:
+            answer["error-desc"] = self._error
+        return answer
+
+    def close(self) -> None:
+        """Cancel it if it still runs, wait for its end, and give back what it needed."""
+        if self._thread.is_alive():
+            self.cancel()
+            self._thread.join(2 * DEADLINE)
+        self._close()
