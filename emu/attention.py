@@ -97,6 +97,12 @@ class Attention:
         while (left := deadline - time.monotonic()) > 0:
             self.wait((), left)
 
+    def rearm(self) -> None:
+        """The signal that was raised has been dealt with: the next one counts anew."""
+        if self._signum is not None:
+            os.eventfd_read(self._wake)
+            self._signum = None
+
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self._signum is None:
             self._signum = signum

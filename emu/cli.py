@@ -7,25 +7,28 @@ import sys
 import click
 
 from emu.commands.migrate import migrate
+from emu.commands.options import CONTEXT
 from emu.commands.run import run
-from emu.errors import EmuError, SignalError
+from emu.errors import EmuError, OptionError, SignalError
 from vhost_user.errors import VhostUserError
 
+HELP = """Run and live-migrate VMs whose devices are real vhost-user back-ends.
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+The VM is emulated; the protocol, the sockets, the rings, the eventfds and the back-end programs
+are real.
+
+\b
+Examples:
+  emu migrate                                 the RFC's VM, three strategies, one table
+  emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
+  emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --for 10s
+"""
+
+
+@click.group(help=HELP, context_settings=CONTEXT)
 @click.version_option(package_name="vhost-emu", prog_name="emu")
 def emu() -> None:
-    r"""Run and live-migrate VMs whose devices are real vhost-user back-ends.
-
-    The VM is emulated; the protocol, the sockets, the rings, the eventfds and the back-end
-    programs are real.
-
-    \b
-    Examples:
-      emu migrate                                the RFC's VM, three strategies, one table
-      emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
-      emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --for 10s
-    """
+    """The command."""
 
 
 emu.add_command(migrate)
@@ -44,6 +47,8 @@ def main() -> None:
         status = _complain(str(interrupted), 128 + interrupted.signum)
     except (KeyboardInterrupt, click.Abort):
         status = _complain("ended by SIGINT", 130)
+    except OptionError as error:
+        status = _complain(str(error), 2)
     except (EmuError, VhostUserError, OSError) as error:
         status = _complain(str(error), 1)
     sys.exit(status if isinstance(status, int) else 0)

@@ -11,6 +11,10 @@ class PreflightError(EmuError):
     """What was asked for cannot be done here. Raised before anything has been started."""
 
 
+class OptionError(PreflightError):
+    """An option says what makes no sense, here or anywhere: the status is that of a usage error."""
+
+
 class MonitorError(EmuError):
     """A monitor's peer broke the protocol, refused a command, or did not answer in time."""
 

@@ -17,7 +17,7 @@ import psutil
 
 from backends.durations import DurationError, parse_duration
 from emu import vmfile
-from emu.errors import PreflightError
+from emu.errors import OptionError, PreflightError
 from emu.plan import DiskFile
 from emu.run_directory import PREFIX, RANDOM_LENGTH, longest_name
 from emu.shape import DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
@@ -58,14 +58,14 @@ def shape(
     if file is not None:
         both = [name for name, value in given.items() if value is not None]
         if both:
-            raise PreflightError(f"--vm describes the whole VM: leave {both[0]} out, or --vm")
+            raise OptionError(f"--vm describes the whole VM: leave {both[0]} out, or --vm")
         spec = vmfile.read(file)
     else:
         spec = _shape_of_options(net, blk, vcpus, memory)
     if not spec.groups:
-        raise PreflightError("a VM needs at least one device: --net or --blk")
+        raise OptionError("a VM needs at least one device: --net or --blk")
     if spec.memory_bytes > MAX_MEMORY:
-        raise PreflightError(f"a VM has at most {MAX_MEMORY >> 40}T of memory")
+        raise OptionError(f"a VM has at most {MAX_MEMORY >> 40}T of memory")
     return spec
 
 
@@ -87,7 +87,7 @@ def _shape_of_options(
             tuple(group for group in groups if group is not None),
         )
     except ShapeError as error:
-        raise PreflightError(str(error)) from None
+        raise OptionError(str(error)) from None
 
 
 def _memory(text: str) -> int:
@@ -106,7 +106,7 @@ def strategies(text: str, known: Collection[str]) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in known:
-            raise PreflightError(f"{name!r} is no strategy: use one of {', '.join(known)}")
+            raise OptionError(f"{name!r} is no strategy: use one of {', '.join(known)}")
     return names
 
 
@@ -119,7 +119,7 @@ def duration(option: str, text: str) -> int:
     try:
         return parse_duration(text)
     except DurationError as error:
-        raise PreflightError(f"{option} {error}") from None
+        raise OptionError(f"{option} {error}") from None
 
 
 def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:
@@ -130,7 +130,7 @@ def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:
     """
     if path is None:
         if write:
-            raise PreflightError("--write says what may be done with --disk FILE, which is missing")
+            raise OptionError("--write says what may be done with --disk FILE, which is missing")
         return None
     if not any(group.device_class == "blk" for group in spec.groups):
         raise PreflightError(f"--disk {path}: the VM has no disk to put it behind; see --blk")

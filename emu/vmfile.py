@@ -22,7 +22,7 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-from emu.errors import PreflightError
+from emu.errors import OptionError, PreflightError
 from emu.shape import DEVICE_CLASSES, DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def read(path: Path) -> VmSpec:
     except OSError as error:
         raise PreflightError(f"--vm {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PreflightError(f"--vm {path} is no TOML: {error}") from None
+        raise OptionError(f"--vm {path} is no TOML: {error}") from None
     try:
         return _spec(table)
     except ShapeError as error:
-        raise PreflightError(f"--vm {path}: {error}") from None
+        raise OptionError(f"--vm {path}: {error}") from None
 
 
 def _spec(table: dict[str, Any]) -> VmSpec:

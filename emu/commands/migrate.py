@@ -9,14 +9,43 @@ from typing import Any
 import click
 
 from emu import preflight, progress
-from emu.commands.options import machine_options, machine_plan
+from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError
 from emu.plan import TRANSPORTS, MigrationPlan
 
 _MAX_THREADS = 256
 
 
-@click.command(short_help="Migrate a VM live and compare strategies.")
+HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
+
+The VM (by default that of the RFC of March 2021: 224 vCPUs, 180 GiB, 16 NICs with 32 rings,
+24 disks with 4 rings) is under load and migrates once for each strategy, back and forth. Each
+side has vhost-user back-end programs of its own. The result is the time of each phase by
+strategy, the downtime as the host, the guest and the network saw it, and what became of the
+guest's requests.
+
+\b
+Strategies:
+  qemu-2021   one request at a time, one commit for each notifier ("Original" in the RFC)
+  threads     a pool of threads, a device each (the RFC's proposal)
+  split       all requests of all devices in flight, one commit
+  prewired    as split, with what does not depend on memory moved out of the blackout
+
+The status is 0 only when every migration completed with nothing lost, duplicated or corrupted.
+
+\b
+Examples:
+  emu migrate
+  emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --strategy split --repeat 10
+  emu migrate --costs rfc2021 --strategy qemu-2021,prewired --json result.json
+  emu migrate --stop-time 20ms --control shared
+  emu migrate --disk debian.iso
+"""
+
+
+@click.command(
+    help=HELP, context_settings=CONTEXT, short_help="Migrate a VM live and compare strategies."
+)
 @click.option(
     "--strategy",
     "-s",
@@ -47,31 +76,7 @@ _MAX_THREADS = 256
 )
 @machine_options
 def migrate(**options: Any) -> None:
-    r"""Migrate a VM live between two processes, and compare how its devices stop and start.
-
-    The VM (by default that of the RFC of March 2021: 224 vCPUs, 180 GiB, 16 NICs with 32 rings,
-    24 disks with 4 rings) is under load and migrates once for each strategy, back and forth. Each
-    side has vhost-user back-end programs of its own. The result is the time of each phase by
-    strategy, the downtime as the host, the guest and the network saw it, and what became of the
-    guest's requests.
-
-    \b
-    Strategies:
-      qemu-2021   one request at a time, one commit for each notifier ("Original" in the RFC)
-      threads     a pool of threads, a device each (the RFC's proposal)
-      split       all requests of all devices in flight, one commit
-      prewired    as split, with what does not depend on memory moved out of the blackout
-
-    The status is 0 only when every migration completed with nothing lost, duplicated or corrupted.
-
-    \b
-    Examples:
-      emu migrate
-      emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --strategy split --repeat 10
-      emu migrate --costs rfc2021 --strategy qemu-2021,prewired --json result.json
-      emu migrate --stop-time 20ms --control shared
-      emu migrate --disk debian.iso
-    """
+    """Check what was asked for, migrate, and report."""
     from emu.migration.strategies import DEFAULT_COMPARED, STRATEGIES
     from emu.migration_series import MigrationSeries
     from emu.supervisor import Supervisor

@@ -13,6 +13,8 @@ from emu.plan import ACCELERATORS, CONTROLS, COSTS, LOADS, STOP_POLICIES, Machin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: How help is laid out.
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _FILE = click.Path(path_type=Path)
 
 _OPTIONS = (
@@ -70,9 +72,13 @@ _OPTIONS = (
         "disk_file",
         type=_FILE,
         metavar="FILE",
-        help="Put this file (an image, an ISO, a device) behind the first disk, read-only.",
+        help="Put this file (image, ISO, device) behind the first disk; the guest reads it.",
     ),
-    click.option("--write", is_flag=True, help="The guest may change the file of --disk."),
+    click.option(
+        "--write",
+        is_flag=True,
+        help="The guest also writes every block of the file of --disk back, unchanged.",
+    ),
     click.option(
         "--json",
         "json_file",

@@ -1,10 +1,66 @@
-"""`emu run`."""
+"""`emu run`: the VM under load, watched, until Ctrl-C."""
 
 from __future__ import annotations
 
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
 import click
 
+from emu import preflight, progress
+from emu.commands.options import CONTEXT, machine_options, machine_plan
+from emu.errors import EmuError, OptionError
 
-@click.command()
-def run() -> None:
-    """Skeleton."""
+if TYPE_CHECKING:
+    from emu.load_run import LoadReport
+
+
+HELP = """Run a VM with its back-ends under load, with a live table, until Ctrl-C.
+
+At the end come the totals, and what became of the guest's requests: its books are compared
+with the back-ends' counters and with what is on the disks. The status is 0 only when nothing
+was lost, duplicated or corrupted.
+
+\b
+Examples:
+  emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
+  emu run --for 10s --json load.json
+"""
+
+
+@click.command(help=HELP, context_settings=CONTEXT, short_help="Run a VM under load and watch it.")
+@click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
+@machine_options
+def run(**options: Any) -> None:
+    """Check what was asked for, run, and report."""
+    from emu import live_view
+    from emu.load_run import LoadRun
+    from emu.supervisor import Supervisor
+
+    text = options["duration"]
+    seconds = None if text is None else preflight.duration("--for", text) / 1e9
+    if seconds == 0:
+        raise OptionError("--for 0: there would be nothing to see")
+    plan = machine_plan(options)
+    quiet = options["quiet"]
+    stream = sys.stderr if str(options["json_file"]) == "-" else sys.stdout
+    show = progress.make(quiet=quiet)
+    view = live_view.make(stream, quiet=quiet)
+    with show, Supervisor(plan, show, sides=1) as supervisor, view:
+        report = LoadRun(supervisor, view, seconds).run()
+    if not quiet:
+        live_view.show_report(report, stream)
+    _deliver(report, options)
+
+
+def _deliver(report: LoadReport, options: dict[str, Any]) -> None:
+    from emu.results import write_json
+
+    path = options["json_file"]
+    if str(path) == "-":
+        click.echo(json.dumps(report.to_json(), indent=1))
+    elif path is not None:
+        write_json(path, report.to_json())
+    if not report.integrity.clean:
+        raise EmuError(report.integrity.complaint())

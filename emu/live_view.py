@@ -1,0 +1,106 @@
+"""What `emu run` shows while the VM runs, and when it has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.live import Live
+from rich.table import Table
+
+from emu.report import console_for, integrity_line, size, vm_line
+
+if TYPE_CHECKING:
+    from typing import Self, TextIO
+
+    from rich.console import Console
+
+    from emu.load_run import LoadReport, Sample
+
+
+class TableView:
+    """A table that changes in its place, on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._live.stop()
+
+    def show(self, sample: Sample) -> None:
+        """Draw the table anew."""
+        self._live.start()
+        table = Table(box=box.SIMPLE_HEAD, title=f"{sample.seconds:.0f} s", title_justify="left")
+        table.add_column("class")
+        for name in ("requests/s", "packets/s", "interrupts/s", "kicks/s", "calls/s", "bytes/s"):
+            table.add_column(name, justify="right")
+        for name, rates in sample.rates.items():
+            table.add_row(name, *_cells(rates))
+        self._live.update(table, refresh=True)
+
+
+class LineView:
+    """A line for each sample, where no terminal is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        pass
+
+    def show(self, sample: Sample) -> None:
+        """Write the line."""
+        parts = []
+        for name, rates in sample.rates.items():
+            kinds = [key for key in ("requests", "packets", "interrupts") if key in rates]
+            parts.append(f"{name} " + ", ".join(f"{rates[key]:.0f} {key}/s" for key in kinds))
+        self._stream.write(f"{sample.seconds:6.1f} s  {'; '.join(parts)}\n")
+        self._stream.flush()
+
+
+class NoView:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        pass
+
+    def show(self, sample: Sample) -> None:
+        """Nothing."""
+
+
+def _cells(rates: dict[str, float]) -> list[str]:
+    cells = [
+        f"{rates[key]:,.0f}" if key in rates else "-"
+        for key in ("requests", "packets", "interrupts", "kicks", "calls")
+    ]
+    moved = [rates[key] for key in ("bytes_read", "bytes_written") if key in rates]
+    return [*cells, size(int(sum(moved))) if moved else "-"]
+
+
+def make(stream: TextIO, *, quiet: bool) -> TableView | LineView | NoView:
+    """What suits where the output goes."""
+    if quiet:
+        return NoView()
+    console = console_for(stream)
+    return TableView(console) if console.is_terminal else LineView(stream)
+
+
+def show_report(report: LoadReport, stream: TextIO) -> None:
+    """Print the totals and what became of the guest's requests."""
+    lines = [vm_line(report.machine, report.accel), f"ran for {report.seconds:.1f} s"]
+    for name, counts in report.totals.items():
+        totals = ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in counts.items())
+        lines.append(f"{name}: {totals}")
+    lines.append(integrity_line(report.integrity))
+    console = console_for(stream)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

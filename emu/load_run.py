@@ -1,0 +1,160 @@
+"""A VM under load on one side, watched: what `emu run` does."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from emu.books import Books
+from emu.errors import SignalError
+from emu.results import Integrity, document_head
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol
+
+    from emu.monitor.protocol import JsonObject
+    from emu.plan import MachinePlan
+    from emu.supervisor import Supervisor
+
+    class Viewer(Protocol):
+        """Shows samples as they come."""
+
+        def show(self, sample: Sample) -> None:
+            """The newest one."""
+
+
+INTERVAL = 1.0
+#: What is counted for a class: by the guest (requests, packets, interrupts) and by the back-ends.
+COUNTERS: Mapping[str, tuple[str, ...]] = {
+    "blk": ("requests", "interrupts", "kicks", "calls", "bytes_read", "bytes_written"),
+    "net": ("packets", "interrupts", "kicks", "calls", "packets_dropped"),
+}
+Counts = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Counters at one moment, and how fast they grew since the sample before.
+
+    Attributes:
+        seconds: since the first sample.
+        totals: by class of devices and counter, since the guest booted.
+        rates: the same, for each second.
+    """
+
+    seconds: float
+    totals: Counts
+    rates: dict[str, dict[str, float]]
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """What came of a run."""
+
+    machine: MachinePlan
+    accel: str
+    seconds: float = 0.0
+    samples: list[Sample] = field(default_factory=list)
+    totals: Counts = field(default_factory=dict)
+    integrity: Integrity = field(default_factory=Integrity)
+
+    def to_json(self) -> JsonObject:
+        """The document that docs/json.md describes."""
+        return {
+            **document_head(self.machine, self.accel),
+            "seconds": round(self.seconds, 3),
+            "samples": [
+                {
+                    "seconds": round(sample.seconds, 3),
+                    **{
+                        name: {f"{key}_per_s": round(rate, 1) for key, rate in rates.items()}
+                        for name, rates in sample.rates.items()
+                    },
+                }
+                for sample in self.samples
+            ],
+            "totals": self.totals,
+            "integrity": self.integrity.to_json(),
+        }
+
+
+class LoadRun:
+    """Boots a VM, watches it until the user or the clock ends it, and checks its books."""
+
+    def __init__(self, supervisor: Supervisor, viewer: Viewer, seconds: float | None) -> None:
+        self._supervisor = supervisor
+        self._viewer = viewer
+        self._length = seconds
+        (self._side,) = supervisor.sides
+        self._first = 0
+
+    def run(self) -> LoadReport:
+        """The whole run.
+
+        Raises:
+            EmuError: it cannot go on.
+        """
+        supervisor = self._supervisor
+        spec = supervisor.plan.spec
+        books = Books([self._side])
+        supervisor.start_programs()
+        supervisor.progress.step(
+            f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
+        )
+        report = LoadReport(supervisor.plan, self._side.create())
+        self._side.boot()
+        supervisor.progress.step("run")
+        self._watch(report)
+        supervisor.progress.step("check the guest's books, the images and the counters")
+        report.integrity = books.balance(self._side)
+        _now, report.totals = self._counts()
+        return report
+
+    def _watch(self, report: LoadReport) -> None:
+        """Sample until the time is over; Ctrl-C is the ordinary way to end it."""
+        before, counts = self._counts()
+        begin = before
+        try:
+            while (wait := self._until_next(begin)) > 0:
+                self._supervisor.attention.pause(wait)
+                now, new = self._counts()
+                rates = _rates(counts, new, (now - before) / 1e9)
+                sample = Sample((now - begin) / 1e9, new, rates)
+                report.samples.append(sample)
+                self._viewer.show(sample)
+                before, counts = now, new
+        except SignalError as end:
+            if end.signum != signal.SIGINT:
+                raise
+            self._supervisor.attention.rearm()
+        report.seconds = (time.monotonic_ns() - begin) / 1e9
+
+    def _until_next(self, begin: int) -> float:
+        if self._length is None:
+            return INTERVAL
+        left = self._length - (time.monotonic_ns() - begin) / 1e9
+        # A rest too short for rates of its own goes with the last interval.
+        return left if left < 1.5 * INTERVAL else INTERVAL
+
+    def _counts(self) -> tuple[int, Counts]:
+        """When it was, and the guest's and the back-ends' counters of each class."""
+        answer = self._side.execute("x-stats")
+        served = self._side.fleet.totals()
+        counts = {
+            name: {
+                key: int({**served.get(name, {}), **guest}.get(key, 0)) for key in COUNTERS[name]
+            }
+            for name, guest in answer["classes"].items()
+            if name in served
+        }
+        return int(answer["now_ns"]), counts
+
+
+def _rates(before: Counts, after: Counts, seconds: float) -> dict[str, dict[str, float]]:
+    return {
+        name: {key: (value - before[name][key]) / seconds for key, value in counts.items()}
+        for name, counts in after.items()
+    }
