@@ -94,6 +94,7 @@ class VhostDevice:
     device_class = ""
     wanted_features = RING_FEATURES
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES
+    queue_unit = "rings"
 
     def __init__(self, name: str, doorbells: Sequence[int], vectors: Sequence[int]) -> None:
         self.name = name
@@ -109,6 +110,11 @@ class VhostDevice:
         self.logging = False
         self.acked_features = 0
         self._connection: FrontendConnection | None = None
+
+    @property
+    def queues(self) -> int:
+        """The device's queues, as GET_QUEUE_NUM counts them."""
+        return len(self.rings)
 
     @property
     def connection(self) -> FrontendConnection:
@@ -149,9 +155,10 @@ class VhostDevice:
         reply = self.connection.call(Request(FrontendRequest.GET_QUEUE_NUM), deadline)
         if reply is None or not isinstance(reply.payload, U64):
             raise BackendError("gave no number of queues", device=self.name)
-        if reply.payload.value < len(self.rings):
+        if reply.payload.value < self.queues:
             raise BackendError(
-                f"the back-end has {reply.payload.value} rings, the device {len(self.rings)}",
+                f"the back-end has {reply.payload.value} {self.queue_unit}, "
+                f"the device {self.queues}",
                 device=self.name,
             )
 

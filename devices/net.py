@@ -17,3 +17,9 @@ class VhostUserNet(VhostDevice):
     device_class = "net"
     wanted_features = RING_FEATURES | (1 << VIRTIO_NET_F_MAC) | (1 << VIRTIO_NET_F_MQ)
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES | ProtocolFeature.NET_MTU
+    queue_unit = "queue pairs"
+
+    @property
+    def queues(self) -> int:
+        """Pairs of rings: QEMU and DPDK read a NIC's GET_QUEUE_NUM as these."""
+        return len(self.rings) // 2

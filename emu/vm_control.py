@@ -284,13 +284,15 @@ class Job:
         self._thread.start()
 
     def _run(self) -> None:
+        status = "failed"
+        self._error = "the migration thread ended unexpectedly"
         try:
             self._work()
+            status, self._error = "completed", ""
         except FAILURES as error:
             self._error = str(error)
-            self._end("failed")
-        else:
-            self._end("completed")
+        finally:
+            self._end(status)
 
     def _end(self, status: str) -> None:
         self._ended = now()

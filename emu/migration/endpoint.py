@@ -71,8 +71,10 @@ class Listener:
 
     def accept(self, *, deadline: float) -> MigrationStream | None:
         """The source's connection, or None when `cancel` was called instead."""
-        ready, _, _ = select.select([self._sock.fileno(), self._wake], [], [])
-        if self._wake in ready:
+        poll = select.poll()
+        for fd in (self._sock.fileno(), self._wake):
+            poll.register(fd, select.POLLIN)
+        if self._wake in [fd for fd, _ in poll.poll()]:
             return None
         sock, _ = self._sock.accept()
         return MigrationStream(sock, deadline=deadline)
