@@ -262,7 +262,7 @@ class BackendDevice:
             return
         queue = ring.queue
         if queue is None:
-            queue = self._activate(ring)
+            queue = self.activate(ring)
             if queue is None:
                 return
         try:
@@ -378,7 +378,8 @@ class BackendDevice:
         ring.started = True
         self.counters[stats.RING_STARTS] += 1
 
-    def _activate(self, ring: Ring) -> DeviceQueue | None:
+    def activate(self, ring: Ring) -> DeviceQueue | None:
+        """Begin to use a ring that is started; None if that cannot be (yet)."""
         if ring.addr is None or not ring.size or ring.in_flight:
             return None
         if not self._active:

@@ -32,10 +32,8 @@ def listen(path: str) -> socket.socket:
     Raises:
         ServerError: the path is too long, in use, no socket, or cannot be made.
     """
-    size = len(os.fsencode(path))
-    if size > MAX_PATH:
-        raise ServerError(f"{path}: a socket's path has {MAX_PATH} bytes at the most, not {size}")
-    _clear(path)
+    check_path(path)
+    clear_path(path, socket.SOCK_STREAM)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
@@ -46,21 +44,34 @@ def listen(path: str) -> socket.socket:
     return listener
 
 
-def _clear(path: str) -> None:
-    """Remove what a program that was killed has left."""
+def check_path(path: str) -> None:
+    """Raises `ServerError` when no socket can have that path."""
+    size = len(os.fsencode(path))
+    if not 1 <= size <= MAX_PATH:
+        raise ServerError(f"{path}: a socket's path has {MAX_PATH} bytes at the most, not {size}")
+
+
+def clear_path(path: str, kind: socket.SocketKind) -> None:
+    """Remove the socket file that a program that was killed has left.
+
+    Raises:
+        ServerError: somebody has it, or it is no socket.
+    """
     try:
         mode = Path(path).lstat().st_mode
     except OSError:
         return  # not there; what else may be wrong, bind will say
     if not stat.S_ISSOCK(mode):
         raise ServerError(f"{path}: exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.settimeout(0)
         code = probe.connect_ex(path)
-    if code in (0, errno.EAGAIN, errno.EINPROGRESS):
+    if code != errno.ECONNREFUSED:
         raise ServerError(f"{path}: is in use")
-    if code == errno.ECONNREFUSED:
+    try:
         Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise ServerError(f"{path}: cannot be replaced: {error.strerror}") from error
 
 
 def inherit(fd: int) -> socket.socket:

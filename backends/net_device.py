@@ -1,0 +1,235 @@
+"""A virtio network device (virtio 1.3, section 5.1) that is a port of a `Fabric`.
+
+Even rings receive, odd ones transmit; two make a pair. A frame for which the driver has no
+buffer is dropped, as a wire would: nothing is queued here, so nothing is old when it arrives.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from backends import stats
+from backends.device import BUDGET, BackendDevice
+from vhost_user.errors import FrontendError
+from vhost_user.features import F_VERSION_1, ProtocolFeature
+from vhost_user.messages import FrontendRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.fabric import Fabric
+    from backends.loop import Loop
+    from backends.ring import Ring
+    from vhost_user.messages import Request
+    from vhost_user.payloads import U64
+    from vhost_user.virtqueue import DeviceQueue
+
+F_MTU = 3
+F_CTRL_VQ = 17
+F_MQ = 22
+
+#: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers = 1.
+RX_HEADER = bytes(10) + b"\x01\x00"
+#: Without VERSION_1 (and mergeable buffers) there is no num_buffers.
+LEGACY_HEADER = bytes(10)
+SHORTEST_FRAME = 14
+MTU_RANGE = range(68, 65536)
+#: Frames that wait to be taken over by the thread of another NIC.
+INBOX_LIMIT = 4096
+
+
+class NetDevice(BackendDevice):
+    """A network card.
+
+    Args:
+        name: what errors and tables call it.
+        loop: the loop that serves it.
+        rings: how many rings it has: two for each pair.
+        fabric: where its frames go.
+        counters: its slots in the statistics.
+    """
+
+    kind = "net"
+
+    def __init__(
+        self,
+        name: str,
+        loop: Loop,
+        rings: int,
+        fabric: Fabric,
+        counters: memoryview | None = None,
+    ) -> None:
+        super().__init__(name, loop, rings, counters)
+        self._fabric = fabric
+        # The control queue is the front-end's affair, and a driver needs it for many queues.
+        self.features |= 1 << F_MTU | 1 << F_CTRL_VQ | 1 << F_MQ
+        self.protocol_features |= ProtocolFeature.NET_MTU | ProtocolFeature.RARP
+        self._header = RX_HEADER
+        self._touched: list[Ring] = []
+        self._publish_posted = False
+        self._inbox: deque[tuple[int, bytes]] = deque()
+        self._inbox_posted = False
+        fabric.attach(self)
+
+    @property
+    def queue_num(self) -> int:
+        """Pairs of rings."""
+        return len(self.rings) // 2
+
+    def extra_handlers(self) -> dict[int, Callable[[Request], None]]:
+        """SEND_RARP and NET_SET_MTU."""
+        return {
+            FrontendRequest.SEND_RARP: self._send_rarp,
+            FrontendRequest.NET_SET_MTU: self._set_mtu,
+        }
+
+    def set_features(self, acked: int) -> None:
+        """See `BackendDevice.set_features`."""
+        super().set_features(acked)
+        self._header = RX_HEADER if acked >> F_VERSION_1 & 1 else LEGACY_HEADER
+
+    # From the guest
+
+    def process(self, ring: Ring, queue: DeviceQueue) -> bool:
+        """Take frames from a transmit ring; see `BackendDevice.process`."""
+        if not ring.index & 1:
+            return False  # its buffers are taken when a frame comes
+        pop, push, transmit = queue.pop, queue.push, self._fabric.transmit
+        header, pair, frames = len(self._header), ring.index >> 1, 0
+        try:
+            for _ in range(BUDGET):
+                chain = pop()
+                if chain is None:
+                    break
+                readable = chain.readable
+                data = readable[0] if len(readable) == 1 else b"".join(readable)
+                push(chain.head, 0)
+                if len(data) < header + SHORTEST_FRAME:
+                    self.counters[stats.ERRORS] += 1
+                    continue
+                frames += 1
+                transmit(self, pair, bytes(data[header:]))
+        finally:
+            self.counters[stats.PACKETS_TX] += frames
+            if queue.publish():
+                self.call(ring)
+            if self._touched:
+                self.publish()
+        return chain is not None or queue.arm()
+
+    def discard(self, ring: Ring) -> None:
+        """A transmit ring that is disabled is read, and what it has is dropped."""
+        if not ring.index & 1 or ring.broken:
+            return
+        queue = ring.queue or self.activate(ring)
+        if queue is None:
+            return
+        try:
+            while True:
+                while (chain := queue.pop()) is not None:
+                    queue.push(chain.head, 0)
+                    self.counters[stats.PACKETS_DROPPED] += 1
+                if queue.publish():
+                    self.call(ring)
+                if not queue.arm():
+                    return
+        except FrontendError as error:
+            self.fail(ring, error)
+
+    # To the guest
+
+    def deliver(self, pair: int, frame: bytes) -> None:
+        """Put a frame into a receive ring; `publish` shows it. In the device's own thread."""
+        ring = self.rings[2 * pair]
+        queue = ring.queue
+        if queue is None or not ring.enabled or ring.broken:
+            self.counters[stats.PACKETS_DROPPED] += 1
+            return
+        try:
+            chain = queue.pop()
+        except FrontendError as error:
+            self.fail(ring, error)
+            return
+        if chain is None:
+            self.counters[stats.PACKETS_DROPPED] += 1
+            return
+        data = self._header + frame
+        length = len(data)
+        writable = chain.writable
+        if writable and length <= len(writable[0]):
+            writable[0][:length] = data
+        else:
+            length = _scatter(writable, data)
+        self.counters[stats.PACKETS_RX if length else stats.PACKETS_DROPPED] += 1
+        mark = self.log_mark
+        if mark is not None:
+            for gpa, size in chain.dirtied(length):
+                mark(gpa, size)
+        queue.push(chain.head, length)
+        if ring not in self._touched:
+            self._touched.append(ring)
+
+    def publish(self) -> None:
+        """Show the driver what was delivered."""
+        touched, self._touched = self._touched, []
+        for ring in touched:
+            if ring.queue is not None and ring.queue.publish():
+                self.call(ring)
+
+    def publish_later(self) -> None:
+        """`publish` at the end of this turn of the loop."""
+        if not self._publish_posted:
+            self._publish_posted = True
+            self.loop.finally_(self._publish_posted_ones)
+
+    def hand_over(self, pair: int, frame: bytes) -> None:
+        """From any thread: have the device's own thread deliver a frame."""
+        if len(self._inbox) >= INBOX_LIMIT:
+            self.counters[stats.PACKETS_DROPPED] += 1
+            return
+        self._inbox.append((pair, frame))
+        if not self._inbox_posted:
+            self._inbox_posted = True
+            self.loop.post(self._take_inbox)
+
+    def halt(self, ring: Ring) -> None:
+        """What was delivered must be seen before the ring's base is told."""
+        if self._touched:
+            self.publish()
+        super().halt(ring)
+
+    def _publish_posted_ones(self) -> None:
+        self._publish_posted = False
+        self.publish()
+
+    def _take_inbox(self) -> None:
+        # First: whatever is appended from here on posts again.
+        self._inbox_posted = False
+        inbox = self._inbox
+        for _ in range(len(inbox)):
+            self.deliver(*inbox.popleft())
+        self.publish()
+
+    # Messages
+
+    def _send_rarp(self, request: Request) -> None:
+        mac = cast("U64", request.payload).value.to_bytes(8, "little")[:6]
+        self._fabric.announce(self, mac)
+
+    def _set_mtu(self, request: Request) -> None:
+        mtu = cast("U64", request.payload).value
+        if mtu not in MTU_RANGE:
+            raise FrontendError(f"an MTU of {mtu} cannot be")
+
+
+def _scatter(writable: list[memoryview], data: bytes) -> int:
+    """Spread the bytes over the buffers; 0 if they do not fit."""
+    if sum(map(len, writable)) < len(data):
+        return 0
+    at = 0
+    for buffer in writable:
+        part = data[at : at + len(buffer)]
+        buffer[: len(part)] = part
+        at += len(part)
+    return at
