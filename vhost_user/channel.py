@@ -162,18 +162,23 @@ class Channel:
         except BlockingIOError:
             return None
 
-    def read(self, deadline: float, what: str) -> Read:
+    def read(self, deadline: float, what: str, waited: float = 0.0) -> Read:
         """What comes first, within ``deadline`` seconds.
 
+        Args:
+            deadline: seconds.
+            what: the message's name, for errors.
+            waited: seconds that were waited for the same message before, for errors.
+
         Raises:
-            DeadlineError: nothing came; ``what`` is the message that it names.
+            DeadlineError: nothing came.
             Disconnected: the peer has gone.
         """
         self._set_timeout(socket.SO_RCVTIMEO, deadline)
         try:
             return self._read(_READ_FLAGS)
         except BlockingIOError:
-            self._too_late("a reply", deadline, what)
+            self._too_late("a reply", waited + deadline, what)
 
     def close(self) -> None:
         """Close the socket; what is queued is dropped."""

@@ -145,8 +145,9 @@ class FrontendConnection:
         replies = session.feed(*channel.read(deadline, name))
         while not replies:
             # A reply in pieces: what is left of the time, but never nothing.
-            left = max(deadline - (time.monotonic() - started), 1e-6)
-            replies = session.feed(*channel.read(left, name))
+            waited = time.monotonic() - started
+            left = max(deadline - waited, 1e-6)
+            replies = session.feed(*channel.read(left, name, waited))
         return replies[0]
 
     def submit(self, requests: Sequence[Request]) -> int:

@@ -12,7 +12,7 @@ An event sets bits or clears bits, whatever the state was. So the whole machine 
 
 from __future__ import annotations
 
-from enum import Enum, IntFlag
+from enum import IntFlag, StrEnum
 from typing import NamedTuple
 
 
@@ -24,7 +24,7 @@ class RingState(IntFlag):
     ENABLED = 2
 
 
-class RingEvent(Enum):
+class RingEvent(StrEnum):
     """What can change a ring's state."""
 
     KICK = "kick"

@@ -1,0 +1,249 @@
+"""The back-end's connection against a front-end on a real socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vhost_user.backend import BackendConnection
+from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
+from vhost_user.errors import Disconnected, FrontendError, UsageError
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import FrontendRequest, Request
+from vhost_user.payloads import U64, VringState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+P = ProtocolFeature
+R = FrontendRequest
+ASK = VERSION | NEED_REPLY
+ANSWER = VERSION | REPLY
+NUM = encode(R.SET_VRING_NUM, ASK, VringState(0, 128))
+
+
+def connected() -> tuple[BackendConnection, socket.socket]:
+    """A back-end's connection with REPLY_ACK, and the front-end's bare socket."""
+    mine, theirs = socket.socketpair()
+    back = BackendConnection(
+        mine,
+        name="net0",
+        features=1 << 30,
+        protocol_features=P.REPLY_ACK | P.MQ,
+        num_queues=32,
+    )
+    theirs.sendall(encode(R.SET_PROTOCOL_FEATURES, VERSION, U64(int(P.REPLY_ACK))))
+    back.receive()
+    theirs.settimeout(5)
+    return back, theirs
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[BackendConnection, socket.socket]]:
+    """As `connected`, closed afterwards."""
+    back, theirs = connected()
+    with back, theirs:
+        yield back, theirs
+
+
+def base(ring: int) -> bytes:
+    """GET_VRING_BASE of a ring, on the wire."""
+    return encode(R.GET_VRING_BASE, VERSION, VringState(ring, 0))
+
+
+def answered(ring: int, num: int = 0) -> bytes:
+    """Its reply, on the wire."""
+    return encode(R.GET_VRING_BASE, ANSWER, VringState(ring, num))
+
+
+def test_many_messages_in_one_read(ends: tuple[BackendConnection, socket.socket]) -> None:
+    """All that have come are taken at once; a piece of the next waits for the rest."""
+    back, theirs = ends
+    wire = b"".join(base(ring) for ring in range(32))
+    theirs.sendall(wire[:-1])
+    assert len(back.receive()) == 31
+    assert back.receive() == []
+    theirs.sendall(wire[-1:])
+    assert back.receive() == [Request(R.GET_VRING_BASE, VringState(31, 0), (), True)]
+
+
+def test_descriptors_stay_with_their_messages(
+    ends: tuple[BackendConnection, socket.socket],
+) -> None:
+    """KICK and CALL of many rings, pipelined with plain messages: each gets its own eventfd."""
+    back, theirs = ends
+    sent = []
+    for ring in range(8):
+        for request in (R.SET_VRING_KICK, R.SET_VRING_CALL):
+            fd = os.eventfd(100 * ring + request)
+            theirs.sendall(encode(R.SET_VRING_NUM, VERSION, VringState(ring, 128)))
+            # Two messages in the write that carries the descriptor of the first.
+            data = encode(request, VERSION, U64(ring)) + base(ring)
+            socket.send_fds(theirs, [data], [fd])
+            os.close(fd)
+            sent.append((request, ring))
+    got = [request for request in back.receive() if request.fds]
+    assert [(r.id, r.payload.value) for r in got if isinstance(r.payload, U64)] == sent
+    for request in got:
+        assert isinstance(request.payload, U64)
+        assert os.eventfd_read(request.fds[0]) == 100 * request.payload.value + request.id
+        os.close(request.fds[0])
+
+
+def test_a_deferred_reply_holds_back_those_behind_it(
+    ends: tuple[BackendConnection, socket.socket],
+) -> None:
+    """Replies leave in the order of the requests, whenever they are given."""
+    back, theirs = ends
+    theirs.sendall(base(0) + NUM + base(1) + base(1))
+    first, acked, second, again = back.receive()
+    slot = back.slot(first)
+    back.reply(again, VringState(1, 3))
+    back.ack(acked)
+    back.reply(second, VringState(1, 2))
+    assert back.flush()
+    theirs.settimeout(0.02)
+    with pytest.raises(TimeoutError):
+        theirs.recv(1)
+    assert slot.due
+    assert back.outstanding == 4
+    slot.reply(VringState(0, 1))
+    assert not slot.due
+    assert back.outstanding == 0
+    assert back.flush()
+    ack = encode(R.SET_VRING_NUM, ANSWER, U64(0))
+    assert theirs.recv(1000) == answered(0, 1) + ack + answered(1, 2) + answered(1, 3)
+
+
+@given(st.permutations(range(6)))
+def test_any_order_of_answers_leaves_in_the_order_of_requests(order: list[int]) -> None:
+    """Equal requests among them: a reply belongs to the very request that it was given for."""
+    back, theirs = connected()
+    with back, theirs:
+        theirs.sendall(base(4) * 6)
+        requests = back.receive()
+        for position in order:
+            back.slot(requests[position]).reply(VringState(4, position))
+            back.flush()
+        wire = theirs.recv(1000)
+    assert wire == b"".join(answered(4, position) for position in range(6))
+
+
+def test_nothing_is_sent_where_no_answer_is_due(
+    ends: tuple[BackendConnection, socket.socket],
+) -> None:
+    """A handler may acknowledge whatever it has done."""
+    back, theirs = ends
+    theirs.sendall(encode(R.SET_VRING_NUM, VERSION, VringState(0, 128)))
+    (request,) = back.receive()
+    slot = back.slot(request)
+    assert not slot.due
+    slot.ack()
+    back.reply(request, U64(0))
+    assert not back.wants_write
+
+
+def test_an_answer_is_given_once(ends: tuple[BackendConnection, socket.socket]) -> None:
+    """A second one would be taken for the next request's: the caller is told."""
+    back, theirs = ends
+    theirs.sendall(base(0) + base(1))
+    first, second = back.receive()
+    for request in (second, first):
+        back.reply(request, VringState(0, 0))
+        with pytest.raises(UsageError, match="answered already"):
+            back.reply(request, VringState(0, 0))
+
+
+def test_an_early_answer_is_not_given_twice(
+    ends: tuple[BackendConnection, socket.socket],
+) -> None:
+    """Neither while it waits for its turn."""
+    back, theirs = ends
+    theirs.sendall(base(0) + base(1))
+    _, second = back.receive()
+    back.reply(second, VringState(1, 0))
+    with pytest.raises(UsageError, match="answered already"):
+        back.reply(second, VringState(1, 0))
+
+
+def test_a_front_end_that_does_not_read_blocks_nobody(
+    ends: tuple[BackendConnection, socket.socket],
+) -> None:
+    """What cannot be sent stays queued, and goes out later."""
+    back, theirs = ends
+    back._channel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    expected = b""
+    rounds = 0
+    while back.flush():
+        theirs.sendall(base(0) * 32)
+        for request in back.receive():
+            back.reply(request, VringState(0, rounds))
+            expected += answered(0, rounds)
+        rounds += 1
+        assert rounds < 10_000
+    assert back.wants_write
+    got = b""
+    while len(got) < len(expected):
+        got += theirs.recv(1 << 20)
+        back.flush()
+    assert got == expected
+    assert not back.wants_write
+
+
+def test_a_front_end_that_goes(ends: tuple[BackendConnection, socket.socket]) -> None:
+    """What it asked before is still handed out; then it has gone."""
+    back, theirs = ends
+    theirs.sendall(NUM)
+    theirs.close()
+    assert len(back.receive()) == 1
+    with pytest.raises(Disconnected, match="net0"):
+        back.receive()
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        [(NUM, 1)],
+        [(encode(R.SET_VRING_KICK, VERSION, U64(0)), 2)],
+        # A good one before the bad one, in an earlier read of the same call.
+        [(encode(R.SET_VRING_KICK, VERSION, U64(0)), 1), (HEADER.pack(77, 1, 0), 1)],
+        # Descriptors that came with the beginning of a message that is never completed.
+        [(encode(R.SET_VRING_KICK, VERSION, U64(0))[:14], 1)],
+        [(encode(R.SET_VRING_KICK, VERSION, U64(99)), 1)],
+        [(encode(R.SET_BACKEND_REQ_FD, VERSION, None), 1)],
+    ],
+)
+def test_no_descriptor_leaks(
+    ends: tuple[BackendConnection, socket.socket], writes: list[tuple[bytes, int]]
+) -> None:
+    """Whatever is wrong with a message, its descriptors and those before it are closed."""
+    back, theirs = ends
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for data, fds in writes:
+        socket.send_fds(theirs, [data], [0] * fds)
+    try:
+        assert back.receive() == []
+    except FrontendError:
+        pass
+    else:
+        back.session.abandon()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_closing_drops_what_was_not_sent(
+    ends: tuple[BackendConnection, socket.socket],
+) -> None:
+    """An answer that is due does not keep the connection."""
+    back, theirs = ends
+    theirs.sendall(base(0) + base(1))
+    back.reply(back.receive()[1], VringState(1, 0))
+    back.close()
+    assert back.fileno() == -1
+    assert back.outstanding == 0
+    assert theirs.recv(10) == b""
