@@ -38,7 +38,7 @@ class MonitorClient:
         self.events: deque[Event] = deque()
         self._sock = sock
         self._waiter = waiter
-        self._buffer = protocol.LineBuffer()
+        self._buffer = protocol.MessageBuffer()
         self._answers: dict[int, JsonObject] = {}
         self._greeted = False
         self._last_id = 0
@@ -106,8 +106,8 @@ class MonitorClient:
             raise HangUpError(f"{self.name}: {error.strerror}") from None
         if not data:
             raise HangUpError(f"{self.name} hung up")
-        for line in self._buffer.feed(data):
-            self._take(protocol.parse(line))
+        for message in self._buffer.feed(data):
+            self._take(protocol.parse(message))
 
     def close(self) -> None:
         """Hang up; a VM's process ends when it sees that."""

@@ -1,4 +1,4 @@
-"""What goes over a monitor: JSON objects, one a line (QEMU: docs/interop/qmp-spec.rst).
+"""What goes over a monitor: JSON objects (QEMU: docs/interop/qmp-spec.rst).
 
 Server first: a greeting, then the client's ``qmp_capabilities``; from then on commands, each
 answered by one ``return`` or ``error`` that carries the command's ``id`` when it had one. Events
@@ -8,6 +8,7 @@ may stand between any two answers.
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -15,8 +16,9 @@ from emu.errors import MonitorError
 
 JsonObject = dict[str, Any]
 
-#: A line longer than this is no command and no answer (a timeline of 608 rings takes about 1 MB).
-MAX_LINE = 64 << 20
+#: Longer than this is no command and no answer (a timeline of 608 rings takes about 1 MB).
+MAX_MESSAGE = 64 << 20
+_TOKEN = re.compile(rb'\\.|["{}\[\]\n]', re.DOTALL)
 #: The version of QMP's shape that is spoken here; clients look at it, and no QEMU answers.
 VERSION = {"qemu": {"major": 0, "minor": 1, "micro": 0}, "package": "vhost-emu"}
 
@@ -60,14 +62,14 @@ def _with_id(message: JsonObject, request_id: object) -> JsonObject:
     return message
 
 
-def parse(line: bytes) -> JsonObject:
-    """The object on one line.
+def parse(data: bytes) -> JsonObject:
+    """The object that a message is.
 
     Raises:
         MonitorError: it is no JSON, or no object.
     """
     try:
-        message = json.loads(line)
+        message = json.loads(data)
     except ValueError as error:
         raise MonitorError(f"JSON parse error, {error}") from None
     if not isinstance(message, dict):
@@ -75,24 +77,49 @@ def parse(line: bytes) -> JsonObject:
     return message
 
 
-class LineBuffer:
-    """Cuts a stream into lines; empty ones are skipped."""
+class MessageBuffer:
+    """Cuts a stream into messages.
+
+    A message ends with its outermost bracket: QEMU's clients send no line's end after it. Text
+    outside of brackets is cut at the line's end; that it is no message, `parse` will say.
+    """
 
     def __init__(self) -> None:
-        self._rest = bytearray()
+        self._data = bytearray()
+        self._seen = 0
+        self._depth = 0
+        self._in_string = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Complete lines, after these bytes came.
+        """Complete messages, after these bytes came.
 
         Raises:
-            MonitorError: a line is longer than `MAX_LINE`.
+            MonitorError: a message is longer than `MAX_MESSAGE`.
         """
-        # Only the new bytes can hold a new line's end; a long line must not be searched again.
-        if b"\n" not in data:
-            self._rest += data
-            if len(self._rest) > MAX_LINE:
-                raise MonitorError(f"a line is longer than {MAX_LINE} bytes")
-            return []
-        *lines, rest = (bytes(self._rest) + data).split(b"\n")
-        self._rest = bytearray(rest)
-        return [line.strip() for line in lines if line.strip()]
+        self._data += data
+        messages = []
+        start = 0
+        for token in _TOKEN.finditer(self._data, self._seen):
+            if self._ends_message(token[0]):
+                message = bytes(self._data[start : token.end()]).strip()
+                start = token.end()
+                if message:
+                    messages.append(message)
+        # A backslash at the very end waits for what it escapes.
+        self._seen = len(self._data) - start - (self._data[-1:] == b"\\")
+        del self._data[:start]
+        if len(self._data) > MAX_MESSAGE:
+            raise MonitorError(f"a message is longer than {MAX_MESSAGE} bytes")
+        return messages
+
+    def _ends_message(self, token: bytes) -> bool:
+        if self._in_string:
+            self._in_string = token != b'"'
+        elif token == b'"':
+            self._in_string = self._depth > 0
+        elif token in b"{[":
+            self._depth += 1
+        elif token in b"}]":
+            self._depth = max(0, self._depth - 1)
+            return self._depth == 0
+        return token == b"\n" and self._depth == 0

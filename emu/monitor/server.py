@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import EmuError, MonitorError
@@ -14,8 +16,6 @@ from emu.monitor import protocol
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
-    import socket
-
     from emu.monitor.protocol import JsonObject
 
 Handler = Callable[..., object]
@@ -90,8 +90,9 @@ class MonitorServer:
         self._commands["query-version"] = Command(lambda: protocol.VERSION)
         self._send_lock = threading.Lock()
         self._negotiated = False
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._finished = threading.Event()
+        self._reader = threading.Thread(target=self._read, name="monitor", daemon=True)
 
     def serve(self) -> None:
         """Answer commands until the client has gone or said ``quit``.
@@ -99,10 +100,10 @@ class MonitorServer:
         Raises whatever a handler raises that is none of `EmuError`, `VhostUserError` and
         `OSError`: that is a bug, and the process should end with its traceback.
         """
-        threading.Thread(target=self._read, name="monitor", daemon=True).start()
+        self._reader.start()
         self._send(protocol.greeting())
-        while (line := self._lines.get()) is not None:
-            if not self._answer(line):
+        while (data := self._inbox.get()) is not None:
+            if not self._answer(data):
                 return
 
     def emit(self, name: str, data: JsonObject | None = None) -> None:
@@ -113,23 +114,26 @@ class MonitorServer:
     def close(self) -> None:
         """Hang up: what the process has to do before it ends has been done."""
         self._finished.set()
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, which a close would not
+        self._reader.join()
         self._sock.close()
 
     def _read(self) -> None:
-        buffer = protocol.LineBuffer()
+        buffer = protocol.MessageBuffer()
         try:
             while data := self._sock.recv(1 << 16):
-                for line in buffer.feed(data):
-                    self._lines.put(line)
+                for message in buffer.feed(data):
+                    self._inbox.put(message)
         except (OSError, MonitorError):
             pass  # both mean that no further command will come
-        self._lines.put(None)
+        self._inbox.put(None)
         if not self._finished.wait(HANG_UP_GRACE):
             os._exit(1)  # a command hangs, and nobody is left who could be told
 
-    def _answer(self, line: bytes) -> bool:
+    def _answer(self, data: bytes) -> bool:
         try:
-            message = protocol.parse(line)
+            message = protocol.parse(data)
         except MonitorError as error:
             self._send(protocol.failure(protocol.GENERIC_ERROR, str(error)))
             return True
@@ -172,4 +176,4 @@ class MonitorServer:
             try:
                 self._sock.sendall(data)
             except OSError:
-                self._lines.put(None)  # the reader may not have noticed yet
+                self._inbox.put(None)  # the reader may not have noticed yet

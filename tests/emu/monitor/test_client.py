@@ -1,0 +1,78 @@
+"""The client's end, against the real server and against peers that misbehave."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.attention import Attention
+from emu.errors import CommandError, HangUpError, MonitorError
+from emu.monitor import protocol
+from emu.monitor.client import MonitorClient
+from emu.monitor.server import MonitorServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def attention() -> Iterator[Attention]:
+    with Attention() as watch:
+        yield watch
+
+
+def refuse() -> None:
+    """A handler that refuses."""
+    raise OSError(28, "No space left on device")
+
+
+def test_it_drives_a_server(attention: Attention) -> None:
+    ours, theirs = socket.socketpair()
+    server = MonitorServer(theirs, {"x-one": lambda: {"n": 1}, "x-refuse": refuse})
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    client = MonitorClient(ours, "VM A", attention)
+    client.negotiate(5)
+    first, second = client.submit("x-one"), client.submit("x-one")
+    assert client.result(second, timeout=5) == {"n": 1}
+    server.emit("STOP", {"a": 1})
+    assert client.result(first, timeout=5) == {"n": 1}
+    with pytest.raises(CommandError, match=r"VM A: .*No space left on device"):
+        client.execute("x-refuse", timeout=5)
+    assert [event.name for event in client.events] == ["STOP"]
+    client.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    server.close()
+
+
+def test_silence_ends_with_the_deadline(attention: Attention) -> None:
+    ours, theirs = socket.socketpair()
+    client = MonitorClient(ours, "VM A", attention)
+    with pytest.raises(MonitorError, match=r"VM A: waited 0\.05 s for its greeting"):
+        client.negotiate(0.05)
+    theirs.close()
+    client.close()
+
+
+def test_a_peer_that_goes_is_named(attention: Attention) -> None:
+    ours, theirs = socket.socketpair()
+    client = MonitorClient(ours, "VM B", attention)
+    request = client.submit("x-one")
+    theirs.close()
+    with pytest.raises(HangUpError, match="VM B"):
+        client.result(request, timeout=5)
+    client.close()
+
+
+def test_what_is_no_answer_is_an_error(attention: Attention) -> None:
+    ours, theirs = socket.socketpair()
+    client = MonitorClient(ours, "VM B", attention)
+    theirs.sendall(protocol.encode({"return": {}}))
+    with pytest.raises(MonitorError, match="no answer to anything"):
+        client.execute("x-one", timeout=5)
+    theirs.close()
+    client.close()

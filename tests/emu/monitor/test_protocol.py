@@ -1,0 +1,89 @@
+"""The monitor's messages and lines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.errors import MonitorError
+from emu.monitor import protocol
+
+
+def test_a_message_is_one_line() -> None:
+    line = protocol.encode({"execute": "x", "arguments": {"text": "two\nlines"}})
+    assert line.endswith(b"\r\n")
+    assert line.count(b"\n") == 1
+    assert protocol.parse(line.strip())["arguments"]["text"] == "two\nlines"
+
+
+def test_answers_carry_the_id_only_when_there_was_one() -> None:
+    assert protocol.success(None) == {"return": {}}
+    assert protocol.success({"a": 1}, 7) == {"return": {"a": 1}, "id": 7}
+    assert protocol.failure("GenericError", "no", "x") == {
+        "error": {"class": "GenericError", "desc": "no"},
+        "id": "x",
+    }
+
+
+def test_an_event_has_the_time_in_two_parts() -> None:
+    event = protocol.event("STOP")
+    assert 0 <= event["timestamp"]["microseconds"] < 1_000_000
+    assert event["timestamp"]["seconds"] > 1_600_000_000
+    assert "data" not in event
+    assert protocol.event("MIGRATION", {"status": "active"})["data"] == {"status": "active"}
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"7", b"\xff\xfe", b'"text"'])
+def test_what_is_no_object_is_refused(line: bytes) -> None:
+    with pytest.raises(MonitorError):
+        protocol.parse(line)
+
+
+MESSAGES = st.lists(
+    st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.text()), max_size=4),
+    max_size=5,
+)
+
+
+@given(MESSAGES, st.sampled_from([b"", b"\n", b"\r\n", b"  "]), st.data())
+def test_messages_are_found_however_the_stream_is_cut(
+    messages: list[dict], between: bytes, data: st.DataObject
+) -> None:
+    """With line's ends or without, with brackets and quotes in strings or without."""
+    stream = b"".join(
+        json.dumps(message, ensure_ascii=False).encode() + between for message in messages
+    )
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    buffer = protocol.MessageBuffer()
+    found: list[bytes] = []
+    for first, last in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        found += buffer.feed(stream[first:last])
+    assert [json.loads(message) for message in found] == messages
+
+
+@given(st.binary(max_size=60), st.integers(1, 60))
+def test_garbage_gives_messages_that_parse_or_an_error_of_ours(garbage: bytes, cut: int) -> None:
+    """Whole and in pieces alike, and the same ones."""
+    whole = protocol.MessageBuffer().feed(garbage)
+    buffer = protocol.MessageBuffer()
+    pieces: list[bytes] = []
+    for first in range(0, len(garbage), cut):
+        pieces += buffer.feed(garbage[first : first + cut])
+    assert pieces == whole
+    for message in whole:
+        try:
+            assert isinstance(protocol.parse(message), dict)
+        except MonitorError:
+            continue
+
+
+def test_a_message_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is not to be had for the asking."""
+    monkeypatch.setattr(protocol, "MAX_MESSAGE", 100)
+    buffer = protocol.MessageBuffer()
+    buffer.feed(b'{"' + b"x" * 90)
+    with pytest.raises(MonitorError, match="longer than 100"):
+        buffer.feed(b"x" * 20)

@@ -1,0 +1,215 @@
+"""The server's end, spoken to by the client that QEMU's own tools use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from qemu.qmp import ExecuteError, QMPClient
+
+from emu.errors import EmuError
+from emu.monitor.server import MonitorServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def echo(text: str, times: int = 1) -> dict:
+    """A handler with a required and an optional argument."""
+    return {"text": text * times}
+
+
+def fail() -> None:
+    """A handler that refuses."""
+    raise EmuError("the machine has no such thing")
+
+
+def reset(reset_gap: bool) -> dict:
+    """A handler whose argument has two words."""
+    return {"reset": reset_gap}
+
+
+HANDLERS = {"x-echo": echo, "x-fail": fail, "x-reset": reset}
+
+
+class Served:
+    """A server in a thread of its own, on one end of a pair of sockets."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.server = MonitorServer(sock, HANDLERS)
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        self.server.serve()
+        self.server.close()
+
+
+@pytest.fixture
+def lines() -> Iterator[tuple[Served, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    served = Served(theirs)
+    yield served, ours
+    ours.close()
+    served.thread.join(5)
+    assert not served.thread.is_alive()
+
+
+def ask(sock: socket.socket, text: str) -> dict:
+    sock.sendall(text.encode() + b"\n")
+    return receive(sock)
+
+
+def receive(sock: socket.socket) -> dict:
+    data = b""
+    while not data.endswith(b"\n"):
+        data += sock.recv(1)
+    return json.loads(data)
+
+
+def greet(sock: socket.socket) -> None:
+    assert "QMP" in receive(sock)
+    assert ask(sock, '{"execute": "qmp_capabilities"}') == {"return": {}}
+
+
+def test_the_client_of_qemu_talks_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "monitor.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    served: list[Served] = []
+
+    def accept() -> None:
+        connection, _ = listener.accept()
+        served.append(Served(connection))
+
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+
+    async def talk() -> None:
+        client = QMPClient("test")
+        await client.connect(str(path))
+        assert await client.execute("x-echo", {"text": "a", "times": 3}) == {"text": "aaa"}
+        with pytest.raises(ExecuteError, match="no such thing"):
+            await client.execute("x-fail")
+        with pytest.raises(ExecuteError) as caught:
+            await client.execute("x-nothing")
+        assert caught.value.error_class == "CommandNotFound"
+        with client.listener("STOP") as events:
+            served[0].server.emit("STOP", {"why": "test"})
+            event = await asyncio.wait_for(events.get(), 5)
+            assert event["data"] == {"why": "test"}
+        await client.execute("quit")
+        with contextlib.suppress(EOFError):  # the server hung up first, as QEMU does
+            await client.disconnect()
+
+    asyncio.run(talk())
+    accepting.join(5)
+    served[0].thread.join(5)
+    assert not served[0].thread.is_alive()
+    listener.close()
+
+
+def test_nothing_is_carried_out_before_the_negotiation(lines: tuple[Served, socket.socket]) -> None:
+    _, sock = lines
+    receive(sock)
+    answer = ask(sock, '{"execute": "x-echo", "arguments": {"text": "a"}, "id": 1}')
+    assert answer["error"]["class"] == "CommandNotFound"
+    assert answer["id"] == 1
+
+
+def test_no_event_is_sent_before_the_negotiation(lines: tuple[Served, socket.socket]) -> None:
+    served, sock = lines
+    receive(sock)
+    served.server.emit("STOP")
+    assert ask(sock, '{"execute": "qmp_capabilities"}') == {"return": {}}
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ('{"execute": "x-echo"}', "'text' is missing"),
+        ('{"execute": "x-echo", "arguments": {"text": 7}}', "'text', expected: string"),
+        ('{"execute": "x-echo", "arguments": {"text": "a", "times": true}}', "expected: integer"),
+        ('{"execute": "x-echo", "arguments": {"text": "a", "more": 1}}', "'more' is unexpected"),
+        ('{"execute": "x-reset", "arguments": {"reset-gap": 1}}', "'reset-gap', expected: bool"),
+        ('{"execute": "x-echo", "arguments": []}', "no object"),
+        ('{"arguments": {}}', "lacks member 'execute'"),
+        ('{"execute"}', "JSON parse error"),
+        ("execute x-echo", "JSON parse error"),
+    ],
+)
+def test_a_bad_command_is_refused_and_the_next_one_answered(
+    lines: tuple[Served, socket.socket], command: str, text: str
+) -> None:
+    _, sock = lines
+    greet(sock)
+    assert text in ask(sock, command)["error"]["desc"]
+    assert ask(sock, '{"execute": "x-reset", "arguments": {"reset-gap": true}}') == {
+        "return": {"reset": True}
+    }
+
+
+def test_commands_in_one_piece_are_answered_in_order(lines: tuple[Served, socket.socket]) -> None:
+    _, sock = lines
+    greet(sock)
+    sock.sendall(
+        b"".join(
+            b'{"execute": "x-echo", "arguments": {"text": "a"}, "id": %d}\r\n' % n
+            for n in range(50)
+        )
+    )
+    assert [receive(sock)["id"] for _ in range(50)] == list(range(50))
+
+
+def test_it_says_which_commands_it_has(lines: tuple[Served, socket.socket]) -> None:
+    _, sock = lines
+    greet(sock)
+    names = {entry["name"] for entry in ask(sock, '{"execute": "query-commands"}')["return"]}
+    assert {"x-echo", "quit", "qmp_capabilities", "query-version"} <= names
+
+
+def test_quit_ends_it(lines: tuple[Served, socket.socket]) -> None:
+    served, sock = lines
+    greet(sock)
+    assert ask(sock, '{"execute": "quit"}') == {"return": {}}
+    served.thread.join(5)
+    assert not served.thread.is_alive()
+
+
+STUCK = """
+import socket, sys, threading
+from emu.monitor import server
+server.HANG_UP_GRACE = 0.2
+def hang() -> None:
+    threading.Event().wait()
+server.MonitorServer(socket.socket(fileno=int(sys.argv[1])), {"x-hang": hang}).serve()
+"""
+
+
+def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = [sys.executable, "-c", STUCK, str(theirs.fileno())]
+        process = subprocess.Popen(argv, pass_fds=(theirs.fileno(),))
+    try:
+        ours.settimeout(10)
+        greet(ours)
+        ours.sendall(b'{"execute": "x-hang"}\n')
+        ours.close()
+        begin = time.monotonic()
+        assert process.wait(10) == 1
+        assert time.monotonic() - begin < 5
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,72 @@
+"""Programs start in a group of their own, and end by their pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from emu.program import Program, await_end, end
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PATIENT = "import time, sys; sys.stderr.write('here\\n'); sys.stderr.flush(); time.sleep(60)"
+DEAF = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "sys.stderr.write('deaf\\n'); sys.stderr.flush(); time.sleep(60)"
+)
+
+
+def start(code: str, log: Path) -> Program:
+    program = Program("a program", [sys.executable, "-c", code], log=log)
+    deadline = time.monotonic() + 10
+    while not program.last_line() and program.running:
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    return program
+
+
+def test_it_has_a_process_group_of_its_own(tmp_path: Path) -> None:
+    program = start(PATIENT, tmp_path / "log")
+    assert os.getpgid(program.pid) == program.pid != os.getpgrp()
+    end([program])
+
+
+def test_the_end_takes_programs_and_descriptors(tmp_path: Path) -> None:
+    before = psutil.Process().num_fds()
+    programs = [start(PATIENT, tmp_path / f"log{n}") for n in range(3)]
+    end(programs)
+    assert not any(psutil.pid_exists(program.pid) for program in programs)
+    assert psutil.Process().num_fds() == before
+
+
+def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    program = start(DEAF, tmp_path / "log")
+    begin = time.monotonic()
+    end([program], patience=0.2)
+    assert time.monotonic() - begin < 5
+    assert not psutil.pid_exists(program.pid)
+
+
+def test_the_obituary_of_one_that_was_killed(tmp_path: Path) -> None:
+    program = start(PATIENT, tmp_path / "log")
+    os.kill(program.pid, signal.SIGKILL)
+    assert program.obituary() == "a program ended by SIGKILL: here"
+    end([program])
+
+
+def test_one_that_lives_on_is_not_awaited_for_ever(tmp_path: Path) -> None:
+    program = start(PATIENT, tmp_path / "log")
+    assert not await_end([program], 0.05)
+    end([program])
+
+
+def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Program("nothing", [str(tmp_path / "nothing")], log=tmp_path / "log")
