@@ -214,15 +214,16 @@ def test_a_back_end_that_dribbles_meets_the_deadline(
     def dribble() -> None:
         for byte in wire[:-1]:
             theirs.sendall(bytes([byte]))
-            if stop.wait(0.03):
+            if stop.wait(0.06):
                 return
 
     dribbler = threading.Thread(target=dribble)
     dribbler.start()
     started = time.monotonic()
-    with pytest.raises(DeadlineError, match=r"blk0, GET_VRING_BASE: waited 0\.[12]\d* s"):
+    with pytest.raises(DeadlineError, match=r"blk0, GET_VRING_BASE: waited") as caught:
         front.call(base(0), deadline=0.1)
-    assert time.monotonic() - started < 0.4
+    assert time.monotonic() - started < 0.9
+    assert caught.value.waited > 0.09
     stop.set()
     dribbler.join()
 
