@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from emu import vmfile
@@ -105,12 +106,13 @@ class Control:
         side = Destination(vm, deadline=DEADLINE, observe=self._emit)
 
         def receive() -> None:
-            stream = listener.accept(deadline=DEADLINE)
+            with closing(listener):
+                stream = listener.accept(deadline=DEADLINE)
             if stream is None:
                 raise MigrationError("listen", "cancelled")
             side.run(stream)
 
-        self._job = Job(side, receive, self._emit, cancel=listener.cancel, close=listener.close)
+        self._job = Job(side, receive, self._emit, cancel=listener.cancel)
         return {"uri": listener.uri}
 
     def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
@@ -259,7 +261,6 @@ class Job:
         work: runs it.
         emit: told of every change of `status`.
         cancel: makes ``work`` end early.
-        close: gives back what ``work`` needed.
     """
 
     def __init__(
@@ -269,7 +270,6 @@ class Job:
         emit: EventSink,
         *,
         cancel: Callable[[], None],
-        close: Callable[[], None] = lambda: None,
     ) -> None:
         self.side = side
         self.status = "setup"
@@ -278,7 +278,6 @@ class Job:
         self._emit = emit
         self._started = now()
         self._ended = 0
-        self._close = close
         self.cancel = cancel
         self._thread = threading.Thread(target=self._run, name="migration", daemon=True)
         self._thread.start()
@@ -313,8 +312,7 @@ class Job:
         return answer
 
     def close(self) -> None:
-        """Cancel it if it still runs, wait for its end, and give back what it needed."""
+        """Cancel it if it still runs, and wait for its end."""
         if self._thread.is_alive():
             self.cancel()
             self._thread.join(2 * DEADLINE)
-        self._close()

@@ -138,10 +138,12 @@ class Destination:
                 self._tasks = self._start_tasks()
             strategy.start(self._tasks, self._stage)
             with timeline.span("dst.resume_vcpus"):
-                vm.signal_all_rings()
                 vm.resume_vcpus(self._stage.deadline)
             timeline.mark("running_ns")
             timeline.in_blackout = False
+            # After the vCPUs: an interrupt for every ring would have all of them compete with
+            # those that are waited for.
+            vm.signal_all_rings()
             stream.send(Kind.RUNNING)
         self._observe("RESUME", {})
 

@@ -81,7 +81,7 @@ class Listener:
 
     def cancel(self) -> None:
         """From another thread: nobody will come."""
-        with suppress(OSError):
+        with suppress(OSError):  # it may have been closed just now
             os.write(self._cancel, b"x")
 
     def close(self) -> None:
