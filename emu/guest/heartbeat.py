@@ -34,12 +34,17 @@ class Heartbeat:
         mark: to mark it dirty.
     """
 
-    __slots__ = ("_gpa", "_mark", "_words")
+    __slots__ = ("_fresh", "_gpa", "_mark", "_words")
 
     def __init__(self, words: memoryview, gpa: int, mark: Callable[[int, int], None]) -> None:
         self._words = words
         self._gpa = gpa
         self._mark = mark
+        self._fresh = False
+
+    def attach(self) -> None:
+        """The memory is another process's work: the first gap is noted, however short it is."""
+        self._fresh = True
 
     def start(self, now_ns: int) -> None:
         """The first beat: gaps count from here."""
@@ -55,7 +60,8 @@ class Heartbeat:
         words[LAST] = now_ns
         words[COUNT] += 1
         gap = now_ns - last
-        if gap > NOTED_GAP_NS and last:
+        if (gap > NOTED_GAP_NS or self._fresh) and last:
+            self._fresh = False
             self._note(last, now_ns)
         elif gap > words[MAX_GAP] and last:
             words[MAX_GAP] = gap
@@ -95,6 +101,10 @@ class Heartbeat:
         first = max(0, noted - _LOG_ENTRIES)
         places = [_LOG + 2 * (index % _LOG_ENTRIES) for index in range(first, noted)]
         return [(self._words[at], self._words[at + 1]) for at in places]
+
+    def gap_at(self, at_ns: int) -> int:
+        """The noticeable gap, in nanoseconds, that this time lies in; 0 for none."""
+        return max((end - start for start, end in self.gaps() if start <= at_ns <= end), default=0)
 
     def gap_between(self, start_ns: int, end_ns: int) -> int:
         """The largest gap, in nanoseconds, that overlaps a span of time; 0 for none noticeable."""

@@ -86,11 +86,6 @@ def scratch_bytes(rings: int) -> int:
     return rings * BLK_SLOTS * BLOCKS_PER_SLOT * BLOCK
 
 
-def vcpu_of(unit: int, vcpus: int) -> int:
-    """The vCPU that handles a unit. vCPU 0 keeps the time, and nothing else when it has company."""
-    return 0 if vcpus == 1 else 1 + unit % (vcpus - 1)
-
-
 def _round_up(value: int, to: int) -> int:
     return -(-value // to) * to
 

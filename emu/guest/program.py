@@ -28,7 +28,7 @@ from emu.guest.control import (
 from emu.guest.disk_reader import DiskReader
 from emu.guest.frames import nic_mac
 from emu.guest.heartbeat import Heartbeat
-from emu.guest.layout import PAGE, SERIAL_BYTES, GuestLayout, scratch_bytes, vcpu_of
+from emu.guest.layout import PAGE, SERIAL_BYTES, GuestLayout, scratch_bytes
 from emu.guest.ledger import LedgerTotals
 from emu.guest.net_driver import NetPair
 from emu.guest.workload import TICK_NS, Workload
@@ -192,8 +192,8 @@ class GuestProgram:
         self._context.set(LIGHT_REQUESTS, 1)
         self._context.set(LIGHT_PACKETS, 1)
         self._context.set(MAGIC, MAGIC_VALUE)
+        self._context.epoch += 1
         self.heartbeat.start(time.monotonic_ns())
-        self.attach()
 
     def attach(self) -> None:
         """Take memory as it is, or as it is going to be when the vCPUs run.
@@ -202,6 +202,7 @@ class GuestProgram:
         called again whenever another process has written the memory in the meantime.
         """
         self._context.epoch += 1
+        self.heartbeat.attach()
 
     @property
     def booted(self) -> bool:
@@ -234,17 +235,6 @@ class GuestProgram:
             return None
         self._workload.tick(now_ns)
         return now_ns + TICK_NS
-
-    def routes(self) -> dict[int, int]:
-        """The vCPU that handles each interrupt vector; both rings of a pair go to the same."""
-        vector, vcpus = self._platform.vector, self.spec.vcpus
-        routes = {}
-        for pair in self.layout.pairs:
-            for ring in (2 * pair.pair, 2 * pair.pair + 1):
-                routes[vector(pair.device, ring)] = vcpu_of(pair.unit, vcpus)
-        for place in self.layout.disk_rings:
-            routes[vector(place.device, place.ring)] = vcpu_of(place.unit, vcpus)
-        return routes
 
     def ring_addresses(self, device: int) -> list[RingAddresses]:
         """Where the rings of a device are, by its index on the bus."""

@@ -1,0 +1,155 @@
+"""An echo client outside of the VM: the network's view of a downtime.
+
+It sends numbered frames to the uplinks of both sides' net back-ends, in the format of QEMU's
+``-netdev dgram`` (one raw Ethernet frame for each datagram), and notes when the guest's answers
+come back. Only the side on which the VM runs answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from array import array
+from bisect import bisect_left, bisect_right
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.errors import EmuError
+from emu.guest.frames import BROADCAST, Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PERIOD_NS = 1_000_000
+#: Locally administered, and no NIC of the guest's.
+CLIENT_MAC = b"\x02\x45\x43\x48\x4f\x01"
+_LARGEST_FRAME = 65550
+_STOP_DEADLINE = 5.0
+
+
+class EchoCounts(NamedTuple):
+    """What became of the probes.
+
+    Attributes:
+        sent: numbers that were sent (to every side).
+        answered: numbers that were answered at least once.
+        duplicated: answers to what had been answered before.
+    """
+
+    sent: int
+    answered: int
+    duplicated: int
+
+
+class EchoClient:
+    """Sends probes from a thread of its own, one a millisecond, until it is stopped.
+
+    Args:
+        uplinks: paths of the back-ends' datagram sockets; they need not be there yet, and may go.
+        path: of its own socket, which the answers are sent to.
+        period_ns: time between two probes.
+
+    Raises:
+        EmuError: its socket cannot be had.
+    """
+
+    def __init__(self, uplinks: Sequence[str], path: str, *, period_ns: int = PERIOD_NS) -> None:
+        self._uplinks = list(uplinks)
+        self._path = path
+        self._period_ns = period_ns
+        self._sock = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+        try:
+            self._sock.bind(path)
+        except OSError as error:
+            self._sock.close()
+            raise EmuError(f"{path}: cannot be the echo client's socket: {error}") from error
+        self._wake, self._stopper = socket.socketpair()
+        self._times = array("q")
+        self._answered: set[int] = set()
+        self._duplicated = 0
+        self._sent = 0
+        self._thread = threading.Thread(target=self._run, name="echo", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop sending and remove the socket; what was measured stays. Again is harmless."""
+        self._stopper.close()
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_DEADLINE)
+        if not self._thread.is_alive():
+            self._sock.close()
+            self._wake.close()
+            Path(self._path).unlink(missing_ok=True)
+
+    def counts(self) -> EchoCounts:
+        """How many were sent, answered, and answered more than once."""
+        return EchoCounts(self._sent, len(self._answered), self._duplicated)
+
+    def max_gap_ms(self, start_ns: int, end_ns: int) -> float | None:
+        """The longest time without an answer that touches a span of CLOCK_MONOTONIC.
+
+        A gap counts in full, from the answer before the span, or the start of the span if there
+        was none, to the answer after it, or the end of the span if none has come yet.
+
+        Returns:
+            Milliseconds; None when no answer ever came.
+        """
+        times = self._times[:]
+        if not times:
+            return None
+        first = bisect_right(times, start_ns)
+        last = bisect_left(times, end_ns)
+        edges = [
+            times[first - 1] if first else start_ns,
+            *times[first:last],
+            times[last] if last < len(times) else end_ns,
+        ]
+        return max(later - earlier for earlier, later in pairwise(edges)) / 1e6
+
+    def _run(self) -> None:
+        due = time.monotonic_ns()
+        while True:
+            wait = (due - time.monotonic_ns()) / 1e9
+            readable, _, _ = select.select([self._sock, self._wake], [], [], max(0.0, wait))
+            if self._wake in readable:
+                return
+            if readable:
+                self._receive()
+            now = time.monotonic_ns()
+            if now >= due:
+                self._send(now)
+                # a client that was held up does not make up for it with a burst
+                due = max(due + self._period_ns, now)
+
+    def _send(self, now: int) -> None:
+        frame = Probe(BROADCAST, CLIENT_MAC, self._sent, now, is_reply=False).pack()
+        self._sent += 1
+        for uplink in self._uplinks:
+            # A side that is not there, or whose queue is full, loses the frame, as a wire would.
+            with contextlib.suppress(OSError):
+                self._sock.sendto(frame, uplink)
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                frame = self._sock.recv(_LARGEST_FRAME)
+            except BlockingIOError:
+                return
+            now = time.monotonic_ns()
+            probe = Probe.parse(frame)
+            if probe is None or not probe.is_reply or probe.sequence >= self._sent:
+                continue
+            if probe.sequence in self._answered:
+                self._duplicated += 1
+                continue
+            self._answered.add(probe.sequence)
+            self._times.append(now)

@@ -1,0 +1,70 @@
+"""The books of a flow."""
+# ruff: noqa: D103 - the name of a test says what it is about
+
+from __future__ import annotations
+
+import pytest
+
+from emu.guest import flow as books
+from emu.guest.flow import Flow
+
+
+@pytest.fixture
+def flow() -> Flow:
+    """A flow that has sent 100 packets."""
+    made = Flow(memoryview(bytearray(8 * books.WORDS)).cast("Q"))
+    made.words[books.NEXT] = 100
+    return made
+
+
+def counts(flow: Flow) -> tuple[int, int, int, int]:
+    words = flow.words
+    return words[books.RECEIVED], flow.lost(), words[books.DUPLICATED], words[books.REORDERED]
+
+
+def test_in_order(flow: Flow) -> None:
+    for sequence in range(100):
+        assert flow.outstanding() == 100 - sequence
+        flow.arrived(sequence)
+    assert counts(flow) == (100, 0, 0, 0)
+    assert flow.outstanding() == 0
+
+
+def test_a_gap_is_a_loss_until_the_packet_comes(flow: Flow) -> None:
+    flow.arrived(0)
+    flow.arrived(3)
+    assert counts(flow) == (2, 2, 0, 0)
+    flow.arrived(1)
+    assert counts(flow) == (3, 1, 0, 1)
+    assert flow.outstanding() == 96
+
+
+def test_only_a_number_seen_twice_is_a_duplicate(flow: Flow) -> None:
+    for sequence in (0, 1, 2, 1, 5, 4, 4, 3, 5):
+        flow.arrived(sequence)
+    assert counts(flow) == (6, 0, 3, 2)
+
+
+def test_what_is_older_than_the_window_cannot_be_new(flow: Flow) -> None:
+    flow.arrived(80)
+    flow.arrived(80 - 63)
+    flow.arrived(80 - 64)
+    assert counts(flow) == (2, 79, 1, 1)
+
+
+def test_given_up_packets_are_lost_until_they_come(flow: Flow) -> None:
+    flow.arrived(97)
+    flow.give_up()
+    assert flow.outstanding() == 0
+    assert flow.lost() == 99
+    flow.arrived(98)
+    flow.arrived(99)
+    assert counts(flow) == (3, 97, 0, 0)
+    flow.words[books.NEXT] = 102
+    assert flow.outstanding() == 2
+
+
+def test_a_packet_that_was_never_sent_is_damaged(flow: Flow) -> None:
+    flow.arrived(100)
+    assert counts(flow) == (0, 0, 0, 0)
+    assert flow.words[books.CORRUPTED] == 1

@@ -1,0 +1,164 @@
+"""The network driver: flows, losses, and probes from outside."""
+# ruff: noqa: D103 - the name of a test says what it is about
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.guest.frames import BROADCAST, Probe, nic_mac
+from emu.guest.net_driver import GIVE_UP_NS
+from emu.guest.program import GuestConfig
+from tests.emu.guest.small_machine import small_spec
+
+if TYPE_CHECKING:
+    from tests.emu.guest.conftest import Guest, MakeGuest
+
+OUTSIDE = b"\x02\0\0\0\0\1"
+
+
+@pytest.fixture(params=[True, False], ids=["event-idx", "flags"])
+def guest(request: pytest.FixtureRequest, make_guest: MakeGuest) -> Guest:
+    """Two NICs with two queue pairs each, under heavy load."""
+    made = make_guest(small_spec(blk=""), GuestConfig(event_idx=request.param))
+    made.program.start_load("heavy")
+    made.ticks(1)
+    return made
+
+
+def test_heavy_load_keeps_every_window_full(guest: Guest) -> None:
+    assert guest.program.packets_in_flight() == 16
+    guest.run(500)
+    totals = guest.program.ledger()
+    assert totals.packets_received > 900
+    assert totals.packets_sent == totals.packets_received + 16
+    assert totals.packets_lost == 0
+    assert totals.intact
+
+
+def test_lost_packets_are_counted_and_do_not_stall_the_flow(guest: Guest) -> None:
+    guest.devices.drop = {20, 40, 41, 42, 90}
+    guest.run(500)
+    totals = guest.program.ledger()
+    assert totals.packets_lost == 5
+    assert totals.packets_received == totals.packets_sent - 5 - guest.program.packets_in_flight()
+    assert totals.intact
+
+
+def test_a_window_that_was_lost_as_a_whole_is_given_back_after_a_while(guest: Guest) -> None:
+    guest.devices.drop = range(1 << 20)
+    guest.run(50)
+    assert guest.program.packets_in_flight() == 16
+    guest.devices.drop = set()
+    guest.ticks(4)
+    assert not guest.machine.rung  # too early
+    sent = guest.program.ledger().packets_sent
+    later = guest.program.pairs[0].flow.words[8] + GIVE_UP_NS + 5_000_000
+    guest.ticks(1, later)
+    assert guest.program.ledger().packets_lost == 16
+    assert guest.program.ledger().packets_sent == sent + 16
+    guest.run(100)
+    totals = guest.program.ledger()
+    assert totals.packets_lost == 16
+    assert totals.packets_received > 150
+
+
+def test_what_comes_after_it_was_given_up_is_not_lost_after_all(guest: Guest) -> None:
+    later = guest.program.pairs[0].flow.words[8] + GIVE_UP_NS + 5_000_000
+    guest.ticks(1, later)  # all 16 packets are still in the transmit rings
+    assert guest.program.ledger().packets_lost == 16
+    guest.run(300)
+    totals = guest.program.ledger()
+    assert (totals.packets_lost, totals.packets_duplicated, totals.packets_reordered) == (0, 0, 0)
+    assert totals.packets_received > 500
+
+
+def test_a_packet_that_comes_twice_is_a_duplicate(guest: Guest) -> None:
+    guest.devices.twice = {30, 60}
+    guest.run(300)
+    totals = guest.program.ledger()
+    assert totals.packets_duplicated == 2
+    assert totals.packets_lost == 0
+    assert not totals.intact
+
+
+def test_a_damaged_packet_is_noticed(guest: Guest) -> None:
+    guest.run(20)
+    frame = bytearray(60)
+    frame[12:14] = b"\x88\xb6"
+    for vector in guest.devices.deliver(0, 0, bytes(frame)):
+        guest.program.interrupt(0, vector)
+    assert guest.program.ledger().packets_corrupted == 1
+
+
+def test_probes_from_outside_are_answered_by_the_first_nic(make_guest: MakeGuest) -> None:
+    guest = make_guest(small_spec(blk=""))
+    probe = Probe(BROADCAST, OUTSIDE, sequence=77, sent_ns=123456, is_reply=False)
+    for device in (0, 1):
+        for vector in guest.devices.deliver(device, 0, probe.pack()):
+            guest.program.interrupt(0, vector)
+    guest.run()
+    (frame,) = guest.devices.outside
+    assert Probe.parse(frame) == Probe(OUTSIDE, nic_mac(0), 77, 123456, is_reply=True)
+    assert guest.program.ledger().probes_answered == 1
+
+
+def test_more_probes_than_can_be_answered_are_dropped_and_leave_the_flow_alone(
+    guest: Guest,
+) -> None:
+    probe = Probe(BROADCAST, OUTSIDE, sequence=1, sent_ns=2, is_reply=False).pack()
+    vectors = [v for _ in range(16) for v in guest.devices.deliver(0, 0, probe)]
+    guest.program.interrupt(0, guest.machine.vector(0, 0))
+    totals = guest.program.ledger()
+    assert vectors
+    assert totals.probes_answered == 4
+    assert totals.probes_dropped == 12
+    guest.run(300)
+    assert guest.program.ledger().packets_received > 500
+    assert guest.program.ledger().packets_lost == 0
+
+
+def test_nics_on_a_switch_send_to_each_other(make_guest: MakeGuest) -> None:
+    guest = make_guest(small_spec(blk=""), GuestConfig(switched=True))
+    guest.program.start_load("heavy")
+    guest.ticks(1)
+    deliver = guest.devices.deliver
+    guest.devices.deliver = (  # type: ignore[method-assign]
+        lambda device, ring, frame: (
+            deliver(device ^ 1, ring, frame) if frame[:6] == nic_mac(device ^ 1) else []
+        )
+    )
+    guest.run(300)
+    totals = guest.program.ledger()
+    assert totals.packets_received > 500
+    assert totals.packets_lost == 0
+    assert totals.intact
+
+
+def test_the_window_goes_on_when_sent_packets_are_collected_late(guest: Guest) -> None:
+    """A device may hand the looped packet in before it says that the packet was sent."""
+    queue = guest.devices.queues[0, 1]
+    publish, held = queue.publish, [True]
+    guest.devices.queues[0, 1] = _HeldBack(queue, held)  # type: ignore[assignment]
+    guest.run(40)
+    held[0] = False
+    if publish():
+        guest.program.interrupt(0, guest.machine.vector(0, 1))
+    guest.run(100)
+    assert guest.program.ledger().packets_lost == 0
+    assert guest.program.pairs[0].ledger().packets_received > 50
+
+
+class _HeldBack:
+    """A device queue that does not publish for a while."""
+
+    def __init__(self, queue: object, held: list[bool]) -> None:
+        self._queue = queue
+        self._held = held
+
+    def publish(self) -> bool:
+        return not self._held[0] and self._queue.publish()  # type: ignore[attr-defined,no-any-return]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._queue, name)

@@ -1,0 +1,341 @@
+"""The guest as a whole: loads, rest, and going on in another process's copy of its memory."""
+# ruff: noqa: D103 - the name of a test says what it is about
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
+from emu.shape import ShapeError
+from tests.emu.guest.conftest import Guest, MakeGuest
+from tests.emu.guest.small_machine import Devices, SmallMachine, settle, small_spec
+from vhost_user.errors import UsageError
+
+
+def interrupt_all(guest: Guest) -> None:
+    """What the start of the devices does at the destination: every ring kicked and called once."""
+    for device, spec in enumerate(guest.machine.spec.devices):
+        for ring in range(spec.rings):
+            guest.program.interrupt(0, guest.machine.vector(device, ring))
+    for vector in guest.devices.serve_all():
+        guest.program.interrupt(0, vector)
+
+
+def at_rest(guest: Guest) -> None:
+    """Stops the load and lets everything complete, as `quiesce` does with devices that run."""
+    done = threading.Event()
+    left: list[int] = []
+
+    def quiesce() -> None:
+        left.append(guest.program.quiesce(10.0))
+        done.set()
+
+    thread = threading.Thread(target=quiesce)
+    thread.start()
+    while not done.wait(0.001):
+        guest.ticks(1)
+        guest.settle()
+    thread.join()
+    assert left == [0]
+
+
+@pytest.mark.parametrize("event_idx", [True, False])
+@pytest.mark.parametrize("load", ["light", "heavy"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 17, 100])
+def test_a_copy_of_memory_goes_on_with_nothing_lost(
+    make_guest: MakeGuest, load: str, steps: int, *, event_idx: bool
+) -> None:
+    guest = make_guest(config=GuestConfig(event_idx=event_idx))
+    guest.program.start_load(load)
+    for _ in range(steps):
+        guest.ticks(1)
+        guest.run(7)
+    guest.devices.serve_all(most=1)  # some are served and their completions not seen yet
+    assert guest.program.requests_in_flight() > 0
+    seen = guest.program.ledger()
+    for _ in range(5):
+        guest = guest.move()
+        assert guest.program.ledger() == seen
+        interrupt_all(guest)
+        guest.ticks(3)
+        guest.run(20)
+        seen = guest.program.ledger()
+    at_rest(guest)
+    totals = guest.program.ledger()
+    assert totals.intact
+    assert totals.requests == totals.completed == guest.devices.served
+    assert totals.packets_lost == 0
+    assert totals.packets_sent == totals.packets_received == guest.devices.packets
+
+
+def test_a_pause_in_the_middle_of_a_batch_migrates(make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    guest.program.start_load("heavy")
+    guest.ticks(1)
+    for _ in range(4):
+        guest.run(30)
+        vectors = guest.devices.serve_all()
+        guest.machine.paused = True
+        for vector in vectors:
+            guest.program.interrupt(0, vector)
+        guest.ticks(1)
+        guest = guest.move()
+        guest.ticks(1)  # no interrupt is raised again: the guest has kept in memory what was left
+        guest.devices.serve_all()
+        guest.settle() if not guest.machine.rung else guest.run(30)
+    interrupt_all(guest)
+    at_rest(guest)
+    totals = guest.program.ledger()
+    assert totals.requests == totals.completed == guest.devices.served
+    assert totals.packets_sent == totals.packets_received
+    assert totals.intact
+
+
+def test_memory_goes_back_to_the_first_program(make_guest: MakeGuest) -> None:
+    """Back and forth between two processes: what a driver derived from memory is stale then."""
+    first = make_guest()
+    first.program.start_load("heavy")
+    first.ticks(1)
+    first.run(50)
+    second = first.move()
+    interrupt_all(second)
+    second.run(50)
+    for gpa, length in second.machine.ram.extents():
+        first.machine.ram.view(gpa, length)[:] = second.machine.ram.view(gpa, length)
+    first.program.attach()
+    devices = Devices(first.machine, first.program, second.devices.disks, second.devices.bases())
+    devices.served = second.devices.served
+    back = Guest(first.machine, first.program, devices)
+    interrupt_all(back)
+    back.run(50)
+    at_rest(back)
+    totals = back.program.ledger()
+    assert totals.requests == totals.completed == devices.served
+    assert totals.intact
+
+
+def test_every_write_is_marked_dirty(make_guest: MakeGuest) -> None:
+    """Pages that changed are those that the guest marked, or that a device wrote."""
+    guest = make_guest()
+    ram = guest.machine.ram
+    devices_wrote: set[int] = set()
+
+    def log(gpa: int, length: int) -> None:
+        devices_wrote.update(range(gpa >> 12, (gpa + length - 1 >> 12) + 1))
+
+    for device, rings in enumerate(guest.program.layout.rings):
+        for ring, place in enumerate(rings):
+            queue = guest.devices.queues[device, ring]
+            queue.log, queue.used_log_gpa = log, place.addresses.used
+    marked = ram.harvest()
+    image = {page: bytes(ram.view(page << 12, 4096)) for page in _touched(ram)}
+    assert {page for page, data in image.items() if data.strip(b"\0")} <= marked
+    guest.program.start_load("heavy")
+    guest.program.beat(time.monotonic_ns())
+    guest.ticks(1)
+    # without device writes first, then with them
+    marked = ram.harvest()
+    image = _assert_changes_within(ram, image, marked)
+    request, deliver = guest.devices._request, guest.devices.deliver
+    del request, deliver
+    guest.run(200)
+    data = {
+        page
+        for ring in guest.program.layout.disk_rings
+        for page in range(ring.data >> 12, (ring.data >> 12) + 4)
+    } | {pair.buffers >> 12 for pair in guest.program.layout.pairs}
+    # a request's own buffers are logged by the device that fills them
+    _assert_changes_within(ram, image, ram.harvest() | devices_wrote | data)
+
+
+def _touched(ram: object) -> list[int]:
+    return [
+        page
+        for gpa, length in ram.extents()  # type: ignore[attr-defined]
+        for page in range(gpa >> 12, gpa + length >> 12)
+    ]
+
+
+def _assert_changes_within(
+    ram: object, before: dict[int, bytes], allowed: set[int]
+) -> dict[int, bytes]:
+    after = {page: bytes(ram.view(page << 12, 4096)) for page in _touched(ram)}  # type: ignore[attr-defined]
+    changed = {page for page, data in after.items() if data != before.get(page, bytes(4096))}
+    assert changed
+    assert changed <= allowed
+    return after
+
+
+def test_the_hot_pages_of_a_ring_are_few(make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    guest.program.start_load("heavy")
+    guest.ticks(1)
+    guest.machine.ram.harvest()
+    guest.run(400)
+    marked = guest.machine.ram.harvest()
+    # 8 net rings and 4 disk rings have a page each, and every slot of a disk's ring one
+    assert len(marked) <= 8 + 4 + 4 * 4 + 4
+
+
+def test_light_load_is_paced_and_keeps_requests_in_flight(make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    guest.program.start_load("light")
+    in_flight = []
+    for _ in range(100):
+        guest.ticks(1)
+        guest.run()
+        in_flight.append(guest.program.requests_in_flight())
+    totals = guest.program.ledger()
+    assert totals.requests == 100
+    assert totals.packets_sent == 100
+    assert min(in_flight) == 1
+    assert totals.intact
+
+
+def test_no_load_sends_nothing(make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    guest.program.start_load("none")
+    guest.ticks(50)
+    guest.settle()
+    totals = guest.program.ledger()
+    assert totals.requests == totals.packets_sent == 0
+
+
+def test_an_unknown_load(make_guest: MakeGuest) -> None:
+    with pytest.raises(UsageError, match="no load 'full'"):
+        make_guest().program.start_load("full")
+
+
+def test_the_load_goes_on_after_a_rest(make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    guest.program.start_load("heavy")
+    guest.ticks(1)
+    guest.run(100)
+    at_rest(guest)
+    before = guest.program.ledger()
+    guest.ticks(20)
+    assert guest.program.ledger().requests == before.requests
+    guest.program.resume_load()
+    guest.ticks(1)
+    guest.run(100)
+    assert guest.program.ledger().completed > before.completed + 100
+
+
+def test_what_does_not_come_to_rest_in_time_is_lost(make_guest: MakeGuest) -> None:
+    guest = make_guest(small_spec(net=""))
+    guest.program.start_load("heavy")
+    guest.ticks(1)
+    assert guest.program.ledger().lost == 0
+    begin = time.monotonic()
+    assert guest.program.quiesce(0.05) == 16
+    assert 0.05 <= time.monotonic() - begin < 2
+    assert guest.program.ledger().lost == 16
+    guest.settle()
+    assert guest.program.quiesce(1.0) == 0
+    assert guest.program.ledger().lost == 0
+
+
+@pytest.mark.parametrize("damage", [0, 1, 3])
+def test_verify_reads_back_all_that_was_written(make_guest: MakeGuest, damage: int) -> None:
+    guest = make_guest(small_spec(net=""))
+    guest.program.start_load("heavy")
+    guest.ticks(1)
+    guest.run(300)
+    at_rest(guest)
+    written = [
+        (disk, block)
+        for disk in (0, 1)
+        for block, generation in guest.program.generations(disk).items()
+        if generation.value
+    ]
+    for disk, block in written[:: len(written) // 3][:damage]:
+        guest.devices.disks[disk][4096 * block + 3000] ^= 1
+    found = []
+    thread = threading.Thread(target=lambda: found.append(guest.program.verify(10.0)))
+    thread.start()
+    while thread.is_alive():
+        guest.ticks(1)
+        guest.run(1000)
+        thread.join(0.001)
+    assert found == [(len(written), damage, True)]
+    requests = guest.program.ledger().requests
+    guest.ticks(10)
+    assert guest.program.ledger().requests == requests
+
+
+def test_ticks_are_vcpu_0s(make_guest: MakeGuest) -> None:
+    program = make_guest().program
+    assert program.tick(1, 5_000_000) is None
+    assert program.tick(0, 5_000_000) == 6_000_000
+
+
+def test_a_stray_interrupt_does_no_harm(make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    before = guest.program.ledger()
+    guest.program.interrupt(0, 9999)
+    assert guest.program.ledger() == before
+
+
+def test_memory_that_has_no_guest(make_guest: MakeGuest) -> None:
+    spec = small_spec()
+    assert not GuestProgram(spec, SmallMachine(spec)).booted
+    assert make_guest(spec).program.booted
+
+
+def test_a_reader_needs_a_disk(make_guest: MakeGuest) -> None:
+    with pytest.raises(ShapeError, match="has none"):
+        make_guest(small_spec(blk=""), GuestConfig(reader=ReaderConfig(8)))
+
+
+def test_close_lets_go_of_memory() -> None:
+    spec = small_spec()
+    machine = SmallMachine(spec)
+    program = GuestProgram(spec, machine)
+    program.boot()
+    maps = list(machine.ram._maps)
+    program.close()
+    machine.ram.close()
+    assert all(mapping.closed for mapping in maps)
+
+
+def test_many_threads_share_the_units(make_guest: MakeGuest) -> None:
+    """Interrupts of all vCPUs, ticks and devices at once; then a rest, and nothing is missing."""
+    guest = make_guest(small_spec(net="2x4", blk="2x4"))
+    stop = threading.Event()
+    guard = threading.Lock()
+
+    def vcpu(index: int) -> None:
+        while not stop.is_set():
+            with guard:  # the devices of this test are not made for threads; the guest is
+                vectors = guest.devices.serve_all(most=2)
+            for vector in vectors:
+                guest.program.interrupt(index, vector)
+
+    def clock() -> None:
+        while not stop.wait(0.001):
+            guest.program.tick(0, time.monotonic_ns())
+
+    threads = [threading.Thread(target=vcpu, args=(index,)) for index in range(1, 4)]
+    threads.append(threading.Thread(target=clock))
+    guest.program.start_load("heavy")
+    for thread in threads:
+        thread.start()
+    try:
+        stop.wait(0.5)
+        left = guest.program.quiesce(10.0)
+        verified = guest.program.verify(10.0)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    settle(*guest)
+    totals = guest.program.ledger()
+    assert left == 0
+    assert verified.finished
+    assert verified.checked > 100
+    assert totals.intact
+    assert totals.requests == totals.completed == guest.devices.served
+    assert totals.completed > 1000
