@@ -102,10 +102,6 @@ class Heartbeat:
         places = [_LOG + 2 * (index % _LOG_ENTRIES) for index in range(first, noted)]
         return [(self._words[at], self._words[at + 1]) for at in places]
 
-    def gap_at(self, at_ns: int) -> int:
-        """The noticeable gap, in nanoseconds, that this time lies in; 0 for none."""
-        return max((end - start for start, end in self.gaps() if start <= at_ns <= end), default=0)
-
     def gap_between(self, start_ns: int, end_ns: int) -> int:
         """The largest gap, in nanoseconds, that overlaps a span of time; 0 for none noticeable."""
         return max(
