@@ -44,7 +44,14 @@ __all__ = [
 
 DEADLINE = 30.0
 
-_workers: dict[int, Site] = {}
+
+class _Mark(threading.local):
+    """Since where a thread is a worker. Not by identifier: those are used again."""
+
+    site: Site | None = None
+
+
+_mark = _Mark()
 _checking = False
 #: (lock taken first, lock taken while it was held) -> where both were taken, and by whom.
 _order: dict[tuple[str, str], tuple[Held, Site, str]] = {}
@@ -66,27 +73,23 @@ def checking_enabled() -> bool:
 
 def mark_worker() -> None:
     """This thread is a worker, as long as it lives."""
-    _workers[threading.get_ident()] = call_site(__file__)
+    _mark.site = call_site(__file__)
 
 
 @contextmanager
 def worker() -> Iterator[None]:
     """This thread is a worker, for the length of the block."""
-    ident = threading.get_ident()
-    before = _workers.get(ident)
-    _workers[ident] = call_site(__file__)
+    before = _mark.site
+    _mark.site = call_site(__file__)
     try:
         yield
     finally:
-        if before is None:
-            del _workers[ident]
-        else:
-            _workers[ident] = before
+        _mark.site = before
 
 
 def is_worker() -> bool:
     """Whether this thread is marked as a worker."""
-    return threading.get_ident() in _workers
+    return _mark.site is not None
 
 
 class OrderedLock:
@@ -262,7 +265,7 @@ class BigLock(OrderedLock):
         name = threading.current_thread().name
         mine = ", ".join(str(held) for held in held_by_thread()) or "no lock"
         text = (
-            f"{name}, a worker since {_workers[threading.get_ident()]}, holds {mine} and takes "
+            f"{name}, a worker since {_mark.site}, holds {mine} and takes "
             f"{self.name} at {site}: whoever waits for the worker may hold it"
         )
         holder = self._holder

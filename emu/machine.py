@@ -10,7 +10,7 @@ from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu import vcpu_state
 from emu.accel import GuestProgram, Irqfd, NotifierError, create
 from emu.address_space import AddressSpace
-from emu.costs import NATIVE, CostModel, Side
+from emu.costs import NATIVE, CostModel, Meter, Side
 from emu.locks import BigLock
 from emu.ram import GuestRam
 from emu.vcpus import DEADLINE, Crash, VcpuSet
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from emu.shape import VmSpec
-
-#: A gap between two charged commits that is shorter than this belongs to the second one: the
-#: RFC's unit costs are whole totals divided, and sleeping wakes up a little late each time.
-_CREDIT_NS = 1_000_000
-_NS_PER_S = 1_000_000_000
 
 
 class CommitRecord(NamedTuple):
@@ -84,7 +79,7 @@ class Machine:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._irqfds: dict[int, int] = {}
         self._routes: dict[int, int] = {}
-        self._paid_until = 0
+        self._meter = Meter()
         with ExitStack() as made:
             self.ram = GuestRam(spec.memory_bytes)
             made.callback(self.ram.close)
@@ -219,13 +214,8 @@ class Machine:
         for edit in guest:
             whole = self.costs.guest_device(self.side, edit.device_class)
             cost += whole / self._rings.get(edit.device, 1)
-        if not cost:
-            return
-        begin = self._paid_until if start - self._paid_until < _CREDIT_NS else start
-        self._paid_until = begin + int(cost * _NS_PER_S)
-        left = self._paid_until - time.monotonic_ns()
-        if left > 0:
-            time.sleep(left / _NS_PER_S)
+        if cost:
+            self._meter.charge(start, cost)
 
     @contextmanager
     def charged(self, side: Side) -> Iterator[None]:

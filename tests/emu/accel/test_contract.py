@@ -1,0 +1,263 @@
+"""What every accelerator does."""
+# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import os
+import threading
+
+import psutil
+import pytest
+
+from emu import accel
+from emu.accel import Ioeventfd, Irqfd, NotifierError
+from emu.errors import EmuError
+from emu.gate import Gate
+from emu.vcpu_state import VcpuState
+from tests.emu.accel.conftest import VCPUS
+from vhost_user import eventfd
+
+BELL = 0xE000_0000
+
+
+def signalled(fd):
+    return eventfd.default().drain([fd])[0]
+
+
+def test_a_doorbell_signals_its_eventfd(bench):
+    one, two = bench.eventfds(2)
+    bench.accel.change_ioeventfds(
+        (), [Ioeventfd(BELL, 4, None, one), Ioeventfd(BELL + 4, 4, None, two)]
+    )
+    bench.write(BELL + 4)
+    bench.write(BELL + 4)
+    assert (signalled(one), signalled(two)) == (0, 2)
+    assert not bench.exits
+
+
+def test_a_write_without_ioeventfd_exits(bench):
+    bench.write(BELL, 7)
+    assert bench.exits == [(BELL, 7)]
+
+
+def test_a_doorbell_that_was_taken_away_exits(bench):
+    (fd,) = bench.eventfds(1)
+    bench.accel.ioeventfd_add(BELL, 4, None, fd)
+    bench.accel.ioeventfd_del(BELL, 4, None, fd)
+    bench.write(BELL, 1)
+    assert signalled(fd) == 0
+    assert bench.exits == [(BELL, 1)]
+
+
+def test_values_that_match(bench):
+    one, two = bench.eventfds(2)
+    bench.accel.ioeventfd_add(BELL, 4, 1, one)
+    bench.accel.ioeventfd_add(BELL, 4, 2, two)
+    for value in (2, 3):
+        bench.write(BELL, value)
+    assert (signalled(one), signalled(two)) == (0, 1)
+    assert bench.exits == [(BELL, 3)]
+
+
+def test_a_full_counter_is_a_signal(bench):
+    (fd,) = bench.eventfds(1)
+    bench.accel.ioeventfd_add(BELL, 4, None, fd)
+    os.eventfd_write(fd, (1 << 64) - 2)
+    bench.write(BELL)
+    assert signalled(fd) == (1 << 64) - 2
+
+
+def test_a_batch_of_doorbells_is_all_or_nothing(bench):
+    old, new, other = bench.eventfds(3)
+    bench.accel.ioeventfd_add(BELL, 4, None, old)
+    missing = Ioeventfd(BELL + 64, 4, None, other, "blk0 ring 3")
+    for remove, add in (
+        ([Ioeventfd(BELL, 4, None, old), missing], []),
+        ([], [Ioeventfd(BELL + 4, 4, None, new), Ioeventfd(BELL, 4, None, new)]),
+        ([Ioeventfd(BELL, 4, None, new)], []),
+    ):
+        with pytest.raises(NotifierError):
+            bench.accel.change_ioeventfds(remove, add)
+    bench.write(BELL)
+    bench.write(BELL + 4)
+    assert (signalled(old), signalled(new)) == (1, 0)
+    assert bench.exits == [(BELL + 4, 0)]
+
+
+def test_the_same_doorbell_twice_with_one_eventfd(bench):
+    (fd,) = bench.eventfds(1)
+    bench.accel.ioeventfd_add(BELL, 4, None, fd)
+    with pytest.raises(NotifierError, match="already"):
+        bench.accel.ioeventfd_add(BELL, 4, None, fd)
+
+
+def test_an_error_names_the_owner(bench):
+    (fd,) = bench.eventfds(1)
+    with pytest.raises(NotifierError, match=r"blk0 ring 3: the ioeventfd at 0xe0000000") as caught:
+        bench.accel.change_ioeventfds([Ioeventfd(BELL, 4, None, fd, "blk0 ring 3")], ())
+    assert caught.value.owner == "blk0 ring 3"
+
+
+def test_a_signal_is_an_interrupt_on_the_vcpu_of_the_route(bench):
+    one, two = bench.eventfds(2)
+    bench.accel.set_routes({10: 3, 11: 1})
+    bench.accel.change_irqfds((), [Irqfd(10, one), Irqfd(11, two)])
+    bench.start()
+    os.eventfd_write(one, 1)
+    assert bench.interrupt() == (3, 10)
+    os.eventfd_write(two, 5)
+    assert bench.interrupt() == (1, 11)
+    assert bench.quiet()
+    assert signalled(one) == signalled(two) == 0
+
+
+def test_a_signal_from_before_the_irqfd_is_delivered(bench):
+    (fd,) = bench.eventfds(1)
+    os.eventfd_write(fd, 1)
+    bench.start()
+    bench.accel.set_routes({10: 3})
+    bench.accel.irqfd_assign(10, fd)
+    assert bench.interrupt() == (3, 10)
+
+
+def test_an_irqfd_without_route_waits_for_one(bench):
+    (fd,) = bench.eventfds(1)
+    bench.start()
+    bench.accel.irqfd_assign(10, fd)
+    os.eventfd_write(fd, 1)
+    assert bench.quiet()
+    bench.accel.set_routes({10: 2})
+    assert bench.interrupt() == (2, 10)
+
+
+def test_a_route_that_moves_takes_the_irqfd_along(bench):
+    (fd,) = bench.eventfds(1)
+    bench.start()
+    bench.accel.set_routes({10: 2})
+    bench.accel.irqfd_assign(10, fd)
+    bench.accel.set_routes({10: 0})
+    os.eventfd_write(fd, 1)
+    assert bench.interrupt() == (0, 10)
+    bench.accel.set_routes({})
+    os.eventfd_write(fd, 1)
+    assert bench.quiet()
+
+
+def test_an_irqfd_that_was_taken_away_is_not_read(bench):
+    (fd,) = bench.eventfds(1)
+    bench.start()
+    bench.accel.set_routes({10: 2})
+    bench.accel.irqfd_assign(10, fd)
+    bench.accel.irqfd_deassign(10, fd)
+    os.eventfd_write(fd, 1)
+    assert bench.quiet()
+    assert signalled(fd) == 1
+
+
+def test_a_batch_of_irqfds_is_all_or_nothing(bench):
+    old, new = bench.eventfds(2)
+    bench.start()
+    bench.accel.set_routes({10: 2, 11: 3})
+    bench.accel.irqfd_assign(10, old)
+    for remove, add in (
+        ([Irqfd(10, old), Irqfd(11, new)], []),
+        ([], [Irqfd(11, new), Irqfd(10, new)]),
+        ([], [Irqfd(11, old)]),
+        ([Irqfd(10, old)], [Irqfd(11, new), Irqfd(12, new)]),
+    ):
+        with pytest.raises(NotifierError):
+            bench.accel.change_irqfds(remove, add)
+    for fd in (old, new):
+        os.eventfd_write(fd, 1)
+    assert bench.interrupt() == (2, 10)
+    assert bench.quiet()
+
+
+def test_an_eventfd_that_is_none_is_refused(bench):
+    (fd,) = bench.eventfds(1)
+    bench.accel.set_routes({10: 2})
+    with pytest.raises(NotifierError, match="vector 10"):
+        bench.accel.irqfd_assign(10, 1 << 20)
+    bench.accel.irqfd_assign(10, fd)
+
+
+def test_a_route_to_no_vcpu_leaves_the_table_as_it_was(bench):
+    (fd,) = bench.eventfds(1)
+    bench.start()
+    bench.accel.set_routes({10: 2})
+    bench.accel.irqfd_assign(10, fd)
+    for vcpu in (-1, VCPUS):
+        with pytest.raises(NotifierError, match="none of the 4 vCPUs"):
+            bench.accel.set_routes({10: vcpu})
+    os.eventfd_write(fd, 1)
+    assert bench.interrupt() == (2, 10)
+
+
+def test_an_interrupt_during_a_pause_stays_in_its_eventfd(bench):
+    (fd,) = bench.eventfds(1)
+    bench.start()
+    bench.accel.set_routes({10: 2})
+    bench.accel.irqfd_assign(10, fd)
+    bench.vcpus.pause()
+    os.eventfd_write(fd, 1)
+    assert bench.quiet()
+    assert bench.vcpus.save() == [VcpuState()] * VCPUS
+    bench.vcpus.resume()
+    assert bench.interrupt() == (2, 10)
+
+
+def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(bench):
+    fds = bench.eventfds(VCPUS)
+    bench.start()
+    bench.accel.set_routes({vector: vector for vector in range(VCPUS)})
+    bench.accel.change_irqfds((), [Irqfd(vector, fd) for vector, fd in enumerate(fds)])
+    rounds = 50
+
+    def signal():
+        for _ in range(rounds):
+            for fd in fds:
+                os.eventfd_write(fd, 1)
+            taken.extend(bench.interrupt() for _ in fds)
+
+    taken: list[tuple[int, int]] = []
+    signalling = threading.Thread(target=signal)
+    signalling.start()
+    while signalling.is_alive():
+        bench.vcpus.pause()
+        bench.vcpus.resume()
+    signalling.join()
+    assert len(taken) >= rounds * VCPUS
+    assert all(vcpu == vector for vcpu, vector in taken)
+
+
+@pytest.mark.parametrize("name", accel.registered())
+def test_everything_is_given_back(name):
+    process = psutil.Process()
+    before = process.num_fds()
+    made = accel.create(name, lambda *_: None)
+    made.create_vcpus(VCPUS, Gate())
+    assert process.num_fds() > before
+    made.close()
+    made.close()
+    assert process.num_fds() == before
+
+
+@pytest.mark.parametrize("name", accel.registered())
+def test_numbers_of_vcpus_that_cannot_be(name):
+    made = accel.create(name, lambda *_: None)
+    for count in (0, made.capabilities.max_vcpus + 1):
+        with pytest.raises(EmuError, match="vCPUs"):
+            made.create_vcpus(count, Gate())
+    made.create_vcpus(1, Gate())
+    with pytest.raises(EmuError, match="before"):
+        made.create_vcpus(1, Gate())
+    made.close()
+
+
+def test_an_accelerator_that_does_not_exist():
+    with pytest.raises(EmuError, match=r"no accelerator 'xen'.*soft"):
+        accel.create("xen", lambda *_: None)
+
+
+def test_auto_always_works():
+    accel.create("auto", lambda *_: None).close()

@@ -1,0 +1,82 @@
+"""Small guest programs that say what they do, and can be held inside of guest code."""
+# ruff: noqa: D102 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEADLINE = 5.0
+
+
+def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+    """Look again and again until a state that has no event of its own has come about."""
+    end = time.monotonic() + deadline
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "did not come about"
+        pause.wait(0.001)
+
+
+class Recorder:
+    """Tells of every interrupt and tick. Timers are as `periods` says (ns), by vCPU."""
+
+    def __init__(self, periods: dict[int, int] | None = None) -> None:
+        self.interrupts: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        self.ticks: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        self.beats: list[int] = []
+        self.periods = periods or {}
+
+    def interrupt(self, vcpu: int, vector: int) -> None:
+        self.interrupts.put((vcpu, vector))
+
+    def tick(self, vcpu: int, now_ns: int) -> int | None:
+        self.ticks.put((vcpu, now_ns))
+        period = self.periods.get(vcpu)
+        return None if period is None else now_ns + period
+
+    def beat(self, now_ns: int) -> None:
+        self.beats.append(now_ns)
+
+    def next_interrupt(self) -> tuple[int, int]:
+        return self.interrupts.get(timeout=DEADLINE)
+
+    def next_interrupts(self, count: int) -> list[tuple[int, int]]:
+        return sorted(self.next_interrupt() for _ in range(count))
+
+    def quiet(self) -> bool:
+        """No interrupt comes for a moment."""
+        try:
+            self.interrupts.get(timeout=0.05)
+        except queue.Empty:
+            return True
+        return False
+
+
+class Holding(Recorder):
+    """Stays inside of an interrupt until it is let go; deaf to a pause unless it `listens` to one.
+
+    Args:
+        listens: gives the gate's `paused`; guest code then returns early.
+    """
+
+    def __init__(self, listens=None) -> None:
+        super().__init__()
+        self.entered = threading.Semaphore(0)
+        self.go = threading.Event()
+        self.listens = listens
+
+    def interrupt(self, vcpu: int, vector: int) -> None:
+        self.entered.release()
+        while not self.go.wait(0.001):
+            if self.listens and self.listens():
+                return
+        super().interrupt(vcpu, vector)
+
+    def wait_entered(self) -> None:
+        assert self.entered.acquire(timeout=DEADLINE)

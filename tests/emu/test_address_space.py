@@ -1,0 +1,197 @@
+"""Transactions over doorbells, against a listener that keeps what it is told."""
+# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import pytest
+
+from emu.accel import Ioeventfd, NotifierError
+from emu.address_space import AddressSpace
+
+
+class Bus:
+    """Carries ioeventfds; refuses addresses in `bad`."""
+
+    def __init__(self) -> None:
+        self.there: set[Ioeventfd] = set()
+        self.calls: list[tuple[list[int], list[int]]] = []
+        self.bad: set[int] = set()
+
+    def change_ioeventfds(self, remove, add):
+        if any(entry.address in self.bad for entry in (*remove, *add)):
+            raise NotifierError("no room on the bus")
+        self.calls.append(([entry.fd for entry in remove], [entry.fd for entry in add]))
+        self.there -= set(remove)
+        self.there |= set(add)
+
+
+@pytest.fixture
+def bus():
+    return Bus()
+
+
+@pytest.fixture
+def space(bus):
+    return AddressSpace(bus)
+
+
+def _add(space, *fds):
+    for fd in fds:
+        space.add_ioeventfd(0x1000 * (fd // 10) + 4 * (fd % 10), 4, None, fd, f"ring {fd}")
+
+
+def _del(space, *fds):
+    for fd in fds:
+        space.del_ioeventfd(0x1000 * (fd // 10) + 4 * (fd % 10), 4, None, fd, f"ring {fd}")
+
+
+def test_a_change_outside_of_a_transaction_is_one(space, bus):
+    _add(space, 11, 12)
+    _del(space, 11)
+    assert bus.calls == [([], [11]), ([], [12]), ([11], [])]
+    assert space.commits == 3
+
+
+def test_a_transaction_is_one_commit_in_address_order(space, bus):
+    with space.transaction():
+        _add(space, 31, 12, 11)
+        assert not bus.calls
+    assert bus.calls == [([], [11, 12, 31])]
+    assert space.commits == 1
+    assert [entry.fd for entry in space.ioeventfds()] == [11, 12, 31]
+
+
+def test_only_the_outermost_commit_counts(space, bus):
+    space.begin()
+    space.begin()
+    _add(space, 11)
+    space.commit()
+    assert not bus.calls
+    space.commit()
+    assert space.commits == len(bus.calls) == 1
+
+
+def test_an_empty_transaction_is_no_commit(space, bus):
+    with space.transaction():
+        pass
+    assert space.commits == len(bus.calls) == 0
+
+
+def test_what_goes_goes_before_what_comes(space, bus):
+    _add(space, 11)
+    with space.transaction():
+        _del(space, 11)
+        space.add_ioeventfd(0x1004, 4, None, 99)
+    assert bus.calls[-1] == ([11], [99])
+
+
+def test_gone_and_back_is_no_difference(space, bus):
+    _add(space, 11)
+    with space.transaction():
+        _del(space, 11)
+        _add(space, 11)
+    assert bus.calls[-1] == ([], [])
+
+
+def test_list_work_is_quadratic_one_by_one_and_linear_together(bus):
+    one_by_one, together = AddressSpace(bus), AddressSpace(Bus())
+    fds = range(10, 210)
+    for fd in fds:
+        _add(one_by_one, fd)
+    with together.transaction():
+        _add(together, *fds)
+    assert together.list_work == 200
+    assert one_by_one.list_work == 200 * 200
+
+
+def test_adding_twice_names_the_owner(space):
+    _add(space, 11)
+    with pytest.raises(NotifierError, match=r"mine: the ioeventfd at 0x1004 is assigned already"):
+        space.add_ioeventfd(0x1004, 4, None, 55, "mine")
+
+
+def test_taking_away_twice_names_the_owner(space):
+    _add(space, 11)
+    _del(space, 11)
+    with pytest.raises(NotifierError, match="ring 11: the ioeventfd at 0x1004 is not assigned"):
+        _del(space, 11)
+
+
+def test_another_eventfd_is_another_ioeventfd(space):
+    _add(space, 11)
+    with pytest.raises(NotifierError, match="not assigned"):
+        space.del_ioeventfd(0x1004, 4, None, 12)
+
+
+def test_values_that_match_share_an_address(space, bus):
+    with space.transaction():
+        space.add_ioeventfd(0x1000, 2, 0, 5)
+        space.add_ioeventfd(0x1000, 2, 1, 6)
+    assert {entry.datamatch for entry in bus.there} == {0, 1}
+
+
+def test_an_edit_that_fails_undoes_its_transaction(space, bus):
+    _add(space, 11)
+    before = space.ioeventfds()
+
+    def edit():
+        with space.transaction():
+            _del(space, 11)
+            _add(space, 12)
+            _del(space, 13)
+
+    with pytest.raises(NotifierError):
+        edit()
+    assert space.ioeventfds() == before
+    _add(space, 12)
+    _del(space, 11)
+    assert [entry.fd for entry in space.ioeventfds()] == [12]
+
+
+def test_a_listener_that_refuses_undoes_the_transaction(space, bus):
+    _add(space, 11)
+    bus.bad.add(0x2000)
+
+    def edit():
+        with space.transaction():
+            _del(space, 11)
+            _add(space, 20)
+
+    with pytest.raises(NotifierError, match="no room"):
+        edit()
+    assert [entry.fd for entry in space.ioeventfds()] == [11]
+    bus.bad.clear()
+    _add(space, 20)
+    assert [entry.fd for entry in bus.there]
+    assert len(bus.there) == len(space) == 2
+
+
+def test_a_failure_inside_of_nested_transactions_undoes_all(space, bus):
+    def edit():
+        with space.transaction():
+            _add(space, 11)
+            with space.transaction():
+                _del(space, 12)
+
+    with pytest.raises(NotifierError):
+        edit()
+    assert len(space) == 0
+    assert not bus.calls
+    _add(space, 11)
+    assert len(space) == 1
+
+
+def test_commit_without_begin(space):
+    with pytest.raises(NotifierError, match="without a begin"):
+        space.commit()
+
+
+def test_the_guard_is_asked_before_anything_changes(bus):
+    def guard():
+        raise PermissionError("not you")
+
+    space = AddressSpace(bus, guard)
+    for change in (space.begin, space.commit, space.rollback, lambda: _add(space, 11)):
+        with pytest.raises(PermissionError):
+            change()
+    assert not bus.calls

@@ -1,0 +1,119 @@
+"""The RFC's table and the unit costs made of it."""
+# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import pytest
+
+from devices.procedure import PHASES
+from emu.costs import (
+    MODELS,
+    NATIVE,
+    RFC2021,
+    RFC_SHAPE,
+    RFC_TABLE,
+    RFC_TOTAL_CONCURRENT_MS,
+    Meter,
+    by_name,
+)
+from emu.errors import EmuError
+
+
+def test_the_columns_add_up_as_in_the_document():
+    assert sum(row.serial_ms for row in RFC_TABLE) == 5570
+    assert sum(row.concurrent_ms for row in RFC_TABLE) == RFC_TOTAL_CONCURRENT_MS
+
+
+def test_every_row_is_of_a_phase_that_exists():
+    assert {row.phase for row in RFC_TABLE} < set(PHASES)
+    assert all(row.phase.startswith(f"{row.side}.") for row in RFC_TABLE)
+
+
+def test_unit_costs_give_the_rows_again():
+    for row in RFC_TABLE:
+        devices, rings = RFC_SHAPE[row.device_class]
+        steps = devices
+        if row.phase in ("src.get_vring_base", "src.disable_host_notify", "dst.enable_host_notify"):
+            steps *= rings
+        total = RFC2021.unit(row.phase, row.device_class) * steps * 1e3
+        assert total == pytest.approx(row.serial_ms)
+
+
+def test_units_keep_full_precision():
+    assert RFC2021.backend_options("net") == {
+        "--cost-get-vring-base": "2.6875ms",
+        "--cost-set-mem-table": "3.0ms",
+    }
+    assert RFC2021.unit("src.get_vring_base", "blk") == pytest.approx(36 / 96 / 1e3, rel=1e-12)
+
+
+def test_a_commit_costs_as_its_dearest_class():
+    both = RFC2021.host_commit("dst", {"net", "blk"})
+    assert both == RFC2021.host_commit("dst", {"net"}) == pytest.approx(2022 / 512 / 1e3)
+    assert RFC2021.host_commit("src", {"blk"}) == pytest.approx(300 / 96 / 1e3)
+    assert RFC2021.host_commit("src", ()) == 0
+
+
+def test_guest_notifiers_cost_by_device():
+    assert RFC2021.guest_device("dst", "net") == pytest.approx(310 / 16 / 1e3)
+    assert RFC2021.guest_device("src", "blk") == pytest.approx(0.002)
+
+
+def test_native_costs_nothing():
+    assert NATIVE.free
+    assert not RFC2021.free
+    assert NATIVE.host_commit("src", {"net"}) == NATIVE.guest_device("dst", "blk") == 0
+    assert NATIVE.backend_options("blk") == {}
+
+
+def test_by_name():
+    assert [by_name(name).name for name in MODELS] == ["native", "rfc2021"]
+    with pytest.raises(EmuError, match="native, rfc2021"):
+        by_name("cheap")
+
+
+class Clock:
+    """A clock that only sleeping moves, each time by `late` too far."""
+
+    def __init__(self, late: int = 0) -> None:
+        self.now = 1_000_000_000
+        self.late = late
+
+    def __call__(self) -> int:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9) + self.late
+
+
+@pytest.mark.parametrize("late", [0, 70_000, 5_000_000])
+def test_steps_in_a_row_cost_their_sum_however_late_a_sleep_ends(late):
+    clock = Clock(late)
+    meter, start = Meter(clock, clock.sleep), clock.now
+    for _ in range(100):
+        began = clock.now
+        clock.now += 40_000  # the step's own work
+        meter.charge(began, 0.002)
+        clock.now += 30_000  # on the way to the next step
+    assert 200_000_000 <= clock.now - start <= 200_000_000 + max(late, 2_000_000) + 70_000
+
+
+def test_a_long_gap_is_not_credited():
+    clock = Clock()
+    meter = Meter(clock, clock.sleep)
+    meter.charge(clock.now, 0.002)
+    clock.now += 50_000_000
+    start = clock.now
+    meter.charge(start, 0.002)
+    assert clock.now - start == 2_000_000
+
+
+def test_a_step_that_takes_longer_than_it_costs_leaves_no_debt():
+    clock = Clock()
+    meter, start = Meter(clock, clock.sleep), clock.now
+    clock.now += 9_000_000
+    meter.charge(start, 0.002)
+    assert clock.now - start == 9_000_000
+    start = clock.now
+    meter.charge(start, 0.002)
+    assert clock.now - start == 2_000_000

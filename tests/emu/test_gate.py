@@ -1,0 +1,95 @@
+"""The gate by itself, driven by hand: every order of events that two sides can meet in."""
+# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from emu.gate import Gate
+from vhost_user.errors import DeadlineError
+
+
+@pytest.fixture
+def gate():
+    gate = Gate()
+    gate.open()
+    return gate
+
+
+def test_a_new_gate_is_closed():
+    gate = Gate()
+    assert gate.paused
+    assert not gate.enter(0)
+    assert not gate.inside
+
+
+def test_close_tells_who_is_inside(gate):
+    gate.enter(3)
+    gate.enter(5)
+    gate.leave(5)
+    assert gate.close() == [3]
+
+
+def test_wait_empty_ends_when_the_last_one_leaves(gate):
+    gate.enter(0)
+    gate.enter(1)
+    gate.close()
+    gate.leave(0)
+    leaving = threading.Timer(0.02, gate.leave, [1])
+    leaving.start()
+    gate.wait_empty(5)
+    assert not gate.inside
+    leaving.join()
+
+
+def test_wait_empty_names_who_stays(gate):
+    for vcpu in range(6):
+        gate.enter(vcpu)
+    gate.close()
+    with pytest.raises(DeadlineError, match="vcpu0, vcpu1, vcpu2, vcpu3 and 2 more"):
+        gate.wait_empty(0.01)
+    assert gate.paused
+
+
+def test_one_that_is_refused_does_not_count_as_inside(gate):
+    gate.close()
+    assert not gate.enter(0)
+    gate.wait_empty(0)
+
+
+def test_open_wakes_who_is_owed_and_who_waits(gate):
+    gate.close()
+    assert gate.park(1)
+    assert sorted(gate.open(owed=[4])) == [1, 4]
+
+
+def test_nobody_parks_at_an_open_gate(gate):
+    assert not gate.park(1)
+    assert not gate.parked
+
+
+def test_wait_ran_waits_for_those_owed_only(gate):
+    gate.close()
+    gate.park(1)
+    gate.open(owed=[4])
+    running = threading.Timer(0.02, gate.ran, [4])
+    running.start()
+    gate.wait_ran(5)
+    running.join()
+
+
+def test_wait_ran_names_who_did_not(gate):
+    gate.close()
+    gate.open(owed=[4])
+    with pytest.raises(DeadlineError, match="vcpu4 to run again"):
+        gate.wait_ran(0.01)
+
+
+def test_a_second_pause_forgives_what_is_owed(gate):
+    gate.close()
+    gate.open(owed=[4])
+    gate.close()
+    gate.open()
+    gate.wait_ran(0)

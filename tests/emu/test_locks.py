@@ -1,0 +1,298 @@
+"""The big lock, the order of locks, and what a watchdog can see of them."""
+# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from emu import lock_watch
+from emu.lock_watch import describe_cycle, find_cycle, held_by_thread, waiting_for
+from emu.locks import (
+    BigLock,
+    LockBrokenError,
+    LockOrderError,
+    OrderedLock,
+    checking_enabled,
+    enable_checking,
+    is_worker,
+    mark_worker,
+    worker,
+)
+from tests.emu.guests import until
+from vhost_user.errors import DeadlineError
+
+DEADLINE = 5.0
+
+
+@pytest.fixture
+def checked():
+    enable_checking(True)
+    yield
+    enable_checking(False)
+
+
+@contextmanager
+def other_thread(name="other"):
+    """Runs one call after the other on a thread of that name."""
+    with ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
+        yield lambda call, *args: pool.submit(call, *args).result(DEADLINE)
+
+
+@contextmanager
+def waiter(lock, name="waiter"):
+    """A thread that waits for `lock`; gives a list that holds its error in the end."""
+    errors: list[Exception] = []
+
+    def wait():
+        try:
+            with lock:
+                pass
+        except (LockBrokenError, DeadlineError) as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait, name=name)
+    thread.start()
+    until(lambda: lock._waiting)
+    yield thread, errors
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
+def test_one_at_a_time():
+    lock, inside, most = BigLock(), [], []
+
+    def visit():
+        for _ in range(200):
+            with lock:
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=visit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert max(most) == 1
+    assert len(most) == 800
+
+
+def test_the_big_lock_is_re_entrant():
+    lock = BigLock()
+    with lock, lock:
+        pass
+    assert not lock.held
+    with other_thread() as call:
+        call(lock.acquire, 0.1)
+        call(lock.release)
+
+
+def test_an_ordered_lock_is_not_re_entrant():
+    lock = OrderedLock("leaf")
+    with lock, pytest.raises(LockOrderError, match=r"takes leaf at .* and holds it"):
+        lock.acquire()
+
+
+def test_the_holder_is_known_with_the_place():
+    lock = BigLock()
+    with other_thread("holder") as call:
+        call(lock.acquire)
+        assert lock.holder.thread.startswith("holder")
+        assert "taken at" in lock.held_by()
+        assert not lock.held
+        call(lock.release)
+    assert lock.holder is None
+    assert lock.held_by() == "held by nobody"
+    with lock:
+        assert lock.holder.site.function == "test_the_holder_is_known_with_the_place"
+
+
+def test_a_wait_ends_at_its_deadline_and_names_the_holder():
+    lock = BigLock()
+    with other_thread("holder") as call:
+        call(lock.acquire)
+        with pytest.raises(DeadlineError, match=r"the big lock, held by holder.*taken at"):
+            lock.acquire(0.01)
+        call(lock.release)
+
+
+def test_release_by_another_thread():
+    lock = BigLock()
+    with other_thread("holder") as call:
+        call(lock.acquire)
+        with pytest.raises(LockOrderError, match=r"MainThread needs the big lock.*held by holder"):
+            lock.release()
+        call(lock.release)
+
+
+def test_released_gives_it_away_for_a_while_at_any_depth():
+    lock = BigLock()
+    with other_thread() as call, lock, lock:
+        with lock.released():
+            call(lock.acquire, 1)
+            call(lock.release)
+        assert lock.held
+        with pytest.raises(DeadlineError):
+            call(lock.acquire, 0.01)
+    assert lock.holder is None
+
+
+def test_released_without_the_lock_is_harmless():
+    lock = BigLock()
+    with lock.released():
+        assert not lock.held
+    assert not lock.held
+
+
+def test_a_worker_is_refused_and_both_threads_are_named():
+    lock, leaf = BigLock(), OrderedLock("the worker's own")
+
+    def work():
+        with worker(), leaf:
+            assert is_worker()
+            with pytest.raises(LockOrderError) as caught:
+                lock.acquire()
+        assert not is_worker()
+        return str(caught.value)
+
+    with lock, other_thread("pool") as call:
+        text = call(work)
+    assert "pool" in text
+    assert "holds the worker's own (taken at test_locks.py" in text
+    assert "takes the big lock at test_locks.py" in text
+    assert "MainThread holds the big lock (taken at test_locks.py" in text
+
+
+def test_a_worker_is_refused_a_lock_that_is_free():
+    lock = BigLock()
+    with worker(), pytest.raises(LockOrderError, match="nobody does just now"):
+        lock.acquire()
+    with lock:
+        pass
+
+
+def test_a_marked_thread_stays_a_worker():
+    lock = BigLock()
+    with other_thread() as call:
+        call(mark_worker)
+        with pytest.raises(LockOrderError):
+            call(lock.acquire)
+        assert not is_worker()
+
+
+def test_nested_workers():
+    with worker():
+        with worker():
+            pass
+        assert is_worker()
+    assert not is_worker()
+
+
+def test_without_enforcement_a_worker_gets_it():
+    lock = BigLock(enforce=False)
+    with worker(), lock:
+        assert lock.held
+
+
+def test_two_orders_of_two_locks(checked):
+    first, second = OrderedLock("first"), OrderedLock("second")
+    with first, second:
+        pass
+    with other_thread("backwards") as call:
+        call(second.acquire)
+        with pytest.raises(LockOrderError) as caught:
+            call(first.acquire)
+        call(second.release)
+    text = str(caught.value)
+    assert "takes first at" in text
+    assert "while it holds second (taken at" in text
+    assert "MainThread held first (taken at test_locks.py" in text
+    assert "took second at test_locks.py" in text
+
+
+def test_a_cycle_over_three_locks(checked):
+    one, two, three = OrderedLock("one"), OrderedLock("two"), BigLock("three")
+    with one, two:
+        pass
+    with two, three:
+        pass
+    with three, pytest.raises(LockOrderError):
+        one.acquire()
+
+
+def test_two_locks_of_one_class(checked):
+    with (
+        OrderedLock("device"),
+        pytest.raises(LockOrderError, match="holds another of the kind"),
+        OrderedLock("device"),
+    ):
+        pass
+
+
+def test_the_order_is_not_checked_unless_told():
+    assert not checking_enabled()
+    first, second = OrderedLock("first"), OrderedLock("second")
+    with first, second:
+        pass
+    with second, first:
+        pass
+
+
+def test_what_a_thread_holds():
+    lock, leaf = BigLock(), OrderedLock("leaf")
+    with lock, leaf:
+        assert [held.lock for held in held_by_thread()] == ["the big lock", "leaf"]
+    assert held_by_thread() == []
+
+
+def test_who_waits_is_seen():
+    lock = BigLock()
+    with lock, waiter(lock, "patient"):
+        assert "awaited by patient" in lock.held_by()
+        (wait,) = lock_watch.waits()
+        assert (wait.what, wait.thread) == ("the big lock", "patient")
+        lock.release()
+        until(lambda: not lock_watch.waits())
+        lock.acquire()
+
+
+def test_a_deadlock_is_a_cycle_that_can_be_broken():
+    lock = BigLock()
+    lock.acquire()
+    with waiter(lock, "pool-1") as (thread, errors):
+        assert find_cycle() == []
+        with waiting_for("the workers", lambda: [thread.ident]):
+            cycle = find_cycle()
+            text = describe_cycle(cycle)
+            (wait,) = [wait for wait in cycle if wait.break_off]
+            wait.break_off("a deadlock was found")
+        thread.join(DEADLINE)
+    lock.release()
+    assert {wait.thread for wait in cycle} == {"MainThread", "pool-1"}
+    assert "MainThread waits for the workers" in text
+    assert "holds the big lock (taken at test_locks.py" in text
+    assert "pool-1 waits for the big lock" in text
+    assert [str(error) for error in errors] == ["a deadlock was found"]
+
+
+def test_a_lock_works_after_a_wait_was_broken():
+    lock = BigLock()
+    with lock, waiter(lock) as (thread, errors):
+        lock_watch.waits()[0].break_off("enough")
+        thread.join(DEADLINE)
+    assert errors
+    with lock:
+        pass
+    assert lock_watch.waits() == []
+
+
+def test_waiting_for_nests():
+    with waiting_for("outer", list):
+        with waiting_for("inner", list):
+            assert [wait.what for wait in lock_watch.waits()] == ["inner"]
+        assert [wait.what for wait in lock_watch.waits()] == ["outer"]
+    assert lock_watch.waits() == []

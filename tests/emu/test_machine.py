@@ -1,0 +1,294 @@
+"""The machine: edits, exits, costs, vCPUs."""
+# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psutil
+import pytest
+
+from devices.procedure import GuestNotifier, HostNotifier
+from emu.accel import NotifierError
+from emu.costs import RFC2021
+from emu.errors import EmuError
+from emu.locks import LockOrderError, worker
+from emu.machine import Machine
+from emu.shape import DeviceGroup, VmSpec
+from emu.vcpu_state import VcpuStateError
+from tests.emu.guests import DEADLINE, Holding, Recorder, until
+from vhost_user import eventfd
+
+SPEC = VmSpec(
+    vcpus=4, memory_bytes=1 << 30, groups=(DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2))
+)
+
+
+class Kit:
+    """A machine with eventfds for every ring and the edits that assign them."""
+
+    def __init__(self, **options) -> None:
+        self.machine = Machine(SPEC, **options)
+        self.batch = eventfd.default()
+        self.kicks = self.batch.create(SPEC.rings)
+        self.calls = self.batch.create(SPEC.rings)
+        self.host: list[HostNotifier] = []
+        self.guest: list[GuestNotifier] = []
+        for index, device in enumerate(SPEC.devices):
+            for ring in range(device.rings):
+                at = len(self.host)
+                named = (True, device.name, device.device_class, ring)
+                bell = self.machine.doorbell(index, ring)
+                vector = self.machine.vector(index, ring)
+                self.host.append(HostNotifier(*named, bell, self.kicks[at]))
+                self.guest.append(GuestNotifier(*named, vector, self.calls[at]))
+
+    @property
+    def state(self):
+        machine = self.machine
+        return (
+            machine.address_space.ioeventfds(),
+            dict(machine._irqfds),
+            dict(machine._routes),
+            dict(machine.accel._doorbells),
+            dict(machine.accel._irqfds),
+            dict(machine.accel._routes),
+        )
+
+    def close(self):
+        self.machine.close()
+        self.batch.close(self.kicks + self.calls)
+
+
+@pytest.fixture
+def kit():
+    made = Kit()
+    yield made
+    made.close()
+
+
+def away(edits):
+    return [edit._replace(assign=False) for edit in edits]
+
+
+def test_all_edits_together_are_one_commit(kit):
+    kit.machine.apply(kit.host + kit.guest)
+    assert (kit.machine.commits, kit.machine.route_commits) == (1, 1)
+    (record,) = kit.machine.records
+    assert (record.host, record.guest, record.list_work) == (12, 12, 12)
+    assert record.ns > 0
+
+
+def test_one_edit_at_a_time_is_a_commit_each(kit):
+    for edit in kit.host + kit.guest:
+        kit.machine.apply([edit])
+    assert (kit.machine.commits, kit.machine.route_commits) == (12, 12)
+    assert sum(record.list_work for record in kit.machine.records) == 12 * 12
+
+
+def test_assigned_and_taken_away_is_as_before(kit):
+    before = kit.state
+    kit.machine.apply(kit.host + kit.guest)
+    assert kit.state != before
+    kit.machine.apply(away(kit.host + kit.guest))
+    assert kit.state == before
+
+
+def test_no_edits_are_no_commit(kit):
+    kit.machine.apply([])
+    assert (kit.machine.commits, kit.machine.route_commits) == (0, 0)
+
+
+def test_a_doorbell_kicks_and_a_call_interrupts(kit):
+    guest = Recorder()
+    kit.machine.apply(kit.host + kit.guest)
+    kit.machine.start_vcpus(guest)
+    kit.machine.resume()
+    kit.machine.ring_doorbell(kit.machine.doorbell(2, 1), 0)
+    kicked = kit.batch.drain(kit.kicks)
+    assert [at for at, count in enumerate(kicked) if count] == [9]
+    kit.batch.signal(kit.calls)
+    taken = guest.next_interrupts(12)
+    assert taken == sorted((kit.machine.wiring.vcpu_of(vector), vector) for vector in range(12))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda kit: away(kit.host[:1]),
+        lambda kit: away(kit.guest[:1]),
+        lambda kit: kit.guest[11:],
+        lambda kit: kit.host[11:],
+        lambda kit: [kit.guest[3]._replace(fd=kit.calls[11])],
+        lambda kit: [kit.guest[3]._replace(fd=1 << 20)],
+        lambda kit: [kit.guest[3]._replace(vector=99)],
+    ],
+)
+def test_a_bad_edit_leaves_the_machine_as_it_was(kit, bad):
+    kit.machine.apply([kit.host[11], kit.guest[11], kit.host[10], kit.guest[10]])
+    before, counts = kit.state, (kit.machine.route_commits, len(kit.machine.records))
+    good = [kit.host[5], kit.guest[5], *away([kit.host[10], kit.guest[10]])]
+    with pytest.raises(EmuError):
+        kit.machine.apply(good + bad(kit))
+    assert kit.state == before
+    assert (kit.machine.route_commits, len(kit.machine.records)) == counts
+    kit.machine.apply(good)
+    assert kit.state != before
+
+
+def test_taking_a_notifier_away_twice_names_it(kit):
+    kit.machine.apply(kit.host[:1] + kit.guest[:1])
+    kit.machine.apply(away(kit.host[:1] + kit.guest[:1]))
+    with pytest.raises(NotifierError, match=r"net0 ring 0: the ioeventfd at .* is not assigned"):
+        kit.machine.apply(away(kit.host[:1]))
+    with pytest.raises(NotifierError, match="net0 ring 0: its irqfd is not assigned"):
+        kit.machine.apply(away(kit.guest[:1]))
+
+
+def test_a_notifier_can_change_its_eventfd_in_one_commit(kit):
+    kit.machine.apply(kit.host[:1] + kit.guest[:1])
+    new = [kit.host[0]._replace(fd=kit.kicks[1]), kit.guest[0]._replace(fd=kit.calls[1])]
+    kit.machine.apply(away(kit.host[:1] + kit.guest[:1]) + new)
+    kit.machine.ring_doorbell(kit.host[0].address, 0)
+    assert kit.batch.drain(kit.kicks[:2]) == [0, 1]
+    assert kit.machine._irqfds == {0: kit.calls[1]}
+
+
+def test_a_worker_cannot_edit_the_machine(kit):
+    before = kit.state
+    with worker(), pytest.raises(LockOrderError):
+        kit.machine.apply(kit.host)
+    assert kit.state == before
+
+
+def test_the_address_space_is_the_lock_holders(kit):
+    with pytest.raises(LockOrderError, match="needs the big lock"):
+        kit.machine.address_space.begin()
+    with kit.machine.big_lock, kit.machine.address_space.transaction():
+        pass
+
+
+def test_a_doorbell_without_ioeventfd_reaches_the_device_under_the_lock(kit):
+    rings = []
+
+    def handler(ring):
+        assert kit.machine.big_lock.held
+        rings.append(ring)
+
+    kit.machine.set_device_handler(1, handler)
+    kit.machine.ring_doorbell(kit.machine.doorbell(1, 3), 0)
+    kit.machine.ring_doorbell(kit.machine.doorbell(0, 3), 0)
+    kit.machine.ring_doorbell(0xDEAD_0000, 0)
+    assert rings == [3]
+    assert kit.machine.stray_writes == 2
+
+
+def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit):
+    exited = threading.Event()
+    guest = Holding(listens=lambda: True)
+    kit.machine.set_device_handler(0, lambda ring: exited.set())
+    inside = guest.interrupt
+
+    def interrupt(vcpu, vector):
+        inside(vcpu, vector)
+        kit.machine.ring_doorbell(kit.machine.doorbell(0, 0), 0)
+
+    guest.interrupt = interrupt
+    kit.machine.apply(kit.guest)
+    kit.machine.start_vcpus(guest)
+    kit.machine.resume()
+    with kit.machine.big_lock:
+        kit.batch.signal(kit.calls[:1])
+        guest.wait_entered()
+        kit.machine.pause(DEADLINE)
+        assert exited.is_set()
+        assert kit.machine.big_lock.held
+    assert kit.machine.paused
+
+
+def test_vcpu_state_crosses_as_bytes(kit):
+    kit.machine.start_vcpus(Recorder())
+    kit.machine.resume()
+    kit.machine.pause()
+    data = kit.machine.save_vcpus()
+    kit.machine.load_vcpus(data)
+    assert kit.machine.save_vcpus() == data
+    with pytest.raises(VcpuStateError):
+        kit.machine.load_vcpus(data[:-1])
+
+
+def test_crashes_are_told(kit):
+    kit.machine.start_vcpus(None)
+    kit.machine.close()
+    assert len(kit.machine.crashed) == 4
+
+
+def test_close_gives_everything_back():
+    process = psutil.Process()
+    before = (process.num_fds(), process.num_threads())
+    for _ in range(3):
+        kit = Kit()
+        kit.machine.apply(kit.host + kit.guest)
+        kit.machine.start_vcpus(Recorder({0: 1_000_000}))
+        kit.machine.resume()
+        kit.close()
+        kit.machine.close()
+        until(lambda: (process.num_fds(), process.num_threads()) == before)
+
+
+def test_a_machine_that_cannot_be_leaves_nothing():
+    before = psutil.Process().num_fds()
+    with pytest.raises(EmuError):
+        Machine(SPEC, accel="xen")
+    assert psutil.Process().num_fds() == before
+
+
+class TestCosts:
+    """With the costs of 2021."""
+
+    @pytest.fixture
+    def kit(self):
+        made = Kit(costs=RFC2021)
+        yield made
+        made.close()
+
+    @staticmethod
+    def _timed(call):
+        start = time.monotonic()
+        call()
+        return time.monotonic() - start
+
+    def test_nothing_is_charged_unless_told(self, kit):
+        assert self._timed(lambda: kit.machine.apply(kit.host + kit.guest)) < 0.025
+
+    def test_one_by_one_pays_for_every_ring_and_the_pauses_between_are_credited(self, kit):
+        def one_by_one():
+            for edit in kit.host:
+                kit.machine.apply([edit])
+
+        with kit.machine.charged("dst"):
+            took = self._timed(one_by_one)
+        due = 8 * RFC2021.host_commit("dst", {"net"}) + 4 * RFC2021.host_commit("dst", {"blk"})
+        assert due <= took < due + 0.030
+
+    def test_one_commit_pays_once(self, kit):
+        with kit.machine.charged("src"):
+            took = self._timed(lambda: kit.machine.apply(kit.host))
+        assert RFC2021.host_commit("src", {"blk"}) <= took < 0.025
+
+    def test_guest_notifiers_pay_by_device_however_they_come(self, kit):
+        due = 2 * RFC2021.guest_device("dst", "net") + 2 * RFC2021.guest_device("dst", "blk")
+        with kit.machine.charged("dst"):
+            together = self._timed(lambda: kit.machine.apply(kit.guest))
+            kit.machine.charging = False
+            kit.machine.apply(away(kit.guest))
+            kit.machine.charging = True
+            apart = self._timed(lambda: [kit.machine.apply([edit]) for edit in kit.guest])
+        assert due * 0.99 <= together < due + 0.030
+        assert due * 0.9 <= apart < due + 0.030
+
+    def test_the_block_ends_the_charging(self, kit):
+        with kit.machine.charged("dst"):
+            assert (kit.machine.side, kit.machine.charging) == ("dst", True)
+        assert not kit.machine.charging

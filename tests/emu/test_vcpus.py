@@ -1,0 +1,345 @@
+"""vCPU threads: pausing, saving, resuming, timers, crashes."""
+# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+import time
+
+import psutil
+import pytest
+
+from emu import accel, vcpu_state
+from emu.errors import EmuError
+from emu.vcpu_state import VcpuState, VcpuStateError
+from emu.vcpus import VcpuSet
+from tests.emu.guests import DEADLINE, Holding, Recorder, until
+from vhost_user import eventfd
+from vhost_user.errors import DeadlineError
+
+MS = 1_000_000
+
+
+class Rig:
+    """vCPUs of the soft accelerator with one eventfd each: vector N is vCPU N's."""
+
+    def __init__(self, count: int) -> None:
+        self.accel = accel.create("soft", lambda *_: None)
+        self.vcpus = VcpuSet(count, self.accel)
+        self.fds = eventfd.default().create(count)
+        self.accel.set_routes({index: index for index in range(count)})
+        for index, fd in enumerate(self.fds):
+            self.accel.irqfd_assign(index, fd)
+
+    def call(self, vcpu):
+        os.eventfd_write(self.fds[vcpu], 1)
+
+    def close(self):
+        self.vcpus.stop()
+        self.accel.close()
+        eventfd.default().close(self.fds)
+
+
+@pytest.fixture
+def rig(request):
+    made = Rig(getattr(request, "param", 4))
+    yield made
+    made.close()
+
+
+def _run(rig, guest):
+    rig.vcpus.start(guest)
+    rig.vcpus.resume()
+
+
+def test_power_on_ticks_every_vcpu_once(rig):
+    guest = Recorder()
+    rig.vcpus.start(guest)
+    assert guest.ticks.empty()
+    rig.vcpus.resume()
+    assert sorted(guest.ticks.get(timeout=DEADLINE)[0] for _ in range(4)) == [0, 1, 2, 3]
+    assert guest.quiet()
+    assert guest.ticks.empty()
+
+
+def test_guest_code_beats_when_entered_and_when_left(rig):
+    guest = Recorder()
+    _run(rig, guest)
+    rig.vcpus.pause()
+    before = len(guest.beats)
+    assert before == 8
+    rig.vcpus.resume()
+    rig.call(2)
+    guest.next_interrupt()
+    rig.vcpus.pause()
+    assert len(guest.beats) == before + 2
+    assert guest.beats[-2] <= guest.beats[-1]
+
+
+def test_pause_waits_for_guest_code(rig):
+    guest = Holding()
+    _run(rig, guest)
+    rig.call(1)
+    guest.wait_entered()
+    with pytest.raises(DeadlineError, match="vcpu1 to leave guest code"):
+        rig.vcpus.pause(0.02)
+    assert rig.vcpus.paused
+    guest.go.set()
+    rig.vcpus.pause()
+    rig.vcpus.resume()
+    for misuse in (rig.vcpus.save, lambda: rig.vcpus.load([VcpuState()] * 4)):
+        with pytest.raises(EmuError, match="pause them first"):
+            misuse()
+
+
+def test_an_interrupt_that_a_pause_cut_short_is_taken_again_at_resume(rig):
+    guest = Holding(listens=lambda: rig.vcpus.gate.paused)
+    _run(rig, guest)
+    rig.call(1)
+    guest.wait_entered()
+    rig.vcpus.pause()
+    assert rig.vcpus.save()[1] == VcpuState(halted=False, pending=(1,))
+    assert guest.interrupts.empty()
+    guest.go.set()
+    rig.vcpus.resume()
+    assert guest.next_interrupt() == (1, 1)
+    assert guest.quiet()
+
+
+def test_state_moves_to_another_machine(rig):
+    guest = Holding(listens=lambda: rig.vcpus.gate.paused)
+    _run(rig, guest)
+    rig.call(3)
+    guest.wait_entered()
+    rig.vcpus.pause()
+    data = vcpu_state.pack(rig.vcpus.save())
+    there, other = Recorder(), Rig(4)
+    other.vcpus.start(there)
+    other.vcpus.load(vcpu_state.unpack(data, 4))
+    other.vcpus.resume()
+    assert there.next_interrupt() == (3, 3)
+    assert there.ticks.empty()  # it was loaded, not powered on
+    other.close()
+    guest.go.set()
+
+
+def test_resume_returns_when_those_that_were_not_halted_have_run(rig):
+    guest = Recorder()
+    rig.vcpus.start(guest)
+    rig.vcpus.load([VcpuState(halted=False)] * 2 + [VcpuState()] * 2)
+    rig.vcpus.resume()
+    assert len(guest.beats) >= 2
+    rig.vcpus.pause()
+    assert len(guest.beats) == 4
+
+
+def test_resume_says_who_does_not_run(rig):
+    guest = Recorder()
+    letgo = threading.Event()
+    guest.beat = lambda now: letgo.wait(DEADLINE)
+    rig.vcpus.start(guest)
+    rig.vcpus.load([VcpuState()] * 3 + [VcpuState(halted=False)])
+    with pytest.raises(DeadlineError, match="vcpu3 to run again"):
+        rig.vcpus.resume(0.02)
+    letgo.set()
+
+
+def test_a_timer_ticks_on_time_and_does_not_spin(rig):
+    guest = Recorder({2: 5 * MS})
+    _run(rig, guest)
+    times = []
+    while len(times) < 6:
+        vcpu, now = guest.ticks.get(timeout=DEADLINE)
+        if vcpu == 2:
+            times.append(now)
+    gaps = [late - early for early, late in itertools.pairwise(times)]
+    assert min(gaps) >= 5 * MS
+    slices = rig.vcpus._vcpus[2].slices
+    assert slices <= len(times) + guest.ticks.qsize() + 1
+
+
+def test_a_timer_survives_the_move_to_another_machine(rig):
+    guest = Recorder({0: 40 * MS})
+    _run(rig, guest)
+    rig.vcpus.pause()
+    states = rig.vcpus.save()
+    assert 0 < states[0].timer_ns <= 40 * MS
+    there, other = Recorder(), Rig(4)
+    other.vcpus.start(there)
+    loaded = time.monotonic_ns()
+    other.vcpus.load(states)
+    other.vcpus.resume()
+    vcpu, now = there.ticks.get(timeout=DEADLINE)
+    assert vcpu == 0
+    assert now >= loaded + states[0].timer_ns
+    other.close()
+
+
+def test_a_timer_that_expires_during_a_pause_ticks_after_it(rig):
+    guest = Recorder({0: 2 * MS})
+    _run(rig, guest)
+    rig.vcpus.pause()
+    while not guest.ticks.empty():
+        guest.ticks.get()
+    with pytest.raises(queue.Empty):
+        guest.ticks.get(timeout=0.02)
+    rig.vcpus.resume()
+    assert guest.ticks.get(timeout=DEADLINE)[0] == 0
+
+
+def test_arm_ticks_a_vcpu_that_had_no_timer(rig):
+    guest = Recorder()
+    _run(rig, guest)
+    rig.vcpus.pause()
+    while not guest.ticks.empty():
+        guest.ticks.get()
+    rig.vcpus.resume()
+    rig.vcpus.arm(3, time.monotonic_ns() + 5 * MS)
+    rig.vcpus.arm(3, time.monotonic_ns() + 500 * MS)
+    start = time.monotonic_ns()
+    assert guest.ticks.get(timeout=DEADLINE)[0] == 3
+    assert time.monotonic_ns() - start < 400 * MS
+
+
+def test_guest_code_may_arm_its_own_vcpu(rig):
+    guest = Recorder()
+    guest.interrupt = lambda vcpu, vector: rig.vcpus.arm(vcpu, time.monotonic_ns())
+    _run(rig, guest)
+    for _ in range(4):
+        guest.ticks.get(timeout=DEADLINE)
+    rig.call(1)
+    assert guest.ticks.get(timeout=DEADLINE)[0] == 1
+
+
+def test_a_crash_is_kept_and_the_others_go_on(rig):
+    class Faulty(Recorder):
+        def interrupt(self, vcpu, vector):
+            if vcpu == 1:
+                super().interrupt(vcpu, vector)
+                raise KeyError("driver")
+            super().interrupt(vcpu, vector)
+
+    guest = Faulty()
+    _run(rig, guest)
+    rig.call(1)
+    assert guest.next_interrupt() == (1, 1)
+    rig.vcpus._threads[1].join(DEADLINE)
+    (crash,) = rig.vcpus.crashed
+    assert str(crash) == "vcpu1: KeyError: 'driver'"
+    assert crash.error.__traceback__ is not None
+    rig.vcpus.pause()
+    rig.vcpus.resume()
+    rig.call(2)
+    assert guest.next_interrupt() == (2, 2)
+
+
+def test_pause_and_resume_may_come_twice(rig):
+    guest = Recorder()
+    _run(rig, guest)
+    rig.vcpus.resume()
+    rig.vcpus.pause()
+    rig.vcpus.pause()
+    rig.vcpus.resume()
+    rig.call(0)
+    assert guest.next_interrupt() == (0, 0)
+
+
+def test_interrupts_from_all_sides_during_pauses_are_all_taken(rig):
+    counts = [0] * 4
+    guest = Recorder()
+    done = threading.Event()
+
+    def interrupt(vcpu, vector):
+        counts[vcpu] += 1
+        if counts[vcpu] < 300:
+            rig.call(vcpu)
+        elif min(counts) >= 300:
+            done.set()
+
+    guest.interrupt = interrupt
+    _run(rig, guest)
+    for vcpu in range(4):
+        rig.call(vcpu)
+    pauses = 0
+    while not done.is_set():
+        rig.vcpus.pause()
+        assert not rig.vcpus.gate.inside
+        frozen = list(counts)
+        rig.vcpus.save()
+        assert counts == frozen
+        rig.vcpus.resume()
+        pauses += 1
+        done.wait(0.001)
+    assert pauses > 1
+
+
+def test_loading_the_wrong_number(rig):
+    with pytest.raises(VcpuStateError, match="3 states for 4"):
+        rig.vcpus.load([VcpuState()] * 3)
+
+
+def test_starting_twice_and_resuming_before(rig):
+    with pytest.raises(EmuError, match="not been started"):
+        rig.vcpus.resume()
+    rig.vcpus.start(Recorder())
+    with pytest.raises(EmuError, match="before"):
+        rig.vcpus.start(Recorder())
+
+
+def test_a_vcpu_without_program_crashes_alone(rig):
+    rig.vcpus.start(None)
+    for thread in rig.vcpus._threads:
+        thread.join(DEADLINE)
+    assert len(rig.vcpus.crashed) == 4
+    rig.vcpus.resume()
+
+
+def test_stop_ends_threads_in_any_state_and_gives_everything_back():
+    process = psutil.Process()
+    threads, fds = process.num_threads(), process.num_fds()
+    for state in ("new", "started", "running", "paused"):
+        rig = Rig(8)
+        if state != "new":
+            rig.vcpus.start(Recorder({0: MS}))
+        if state in ("running", "paused"):
+            rig.vcpus.resume()
+            rig.call(5)
+        if state == "paused":
+            rig.vcpus.pause()
+        rig.close()
+        rig.vcpus.stop()
+        until(lambda: (process.num_threads(), process.num_fds()) == (threads, fds))
+
+
+def test_stop_names_a_thread_that_does_not_end(rig):
+    guest = Holding()
+    _run(rig, guest)
+    rig.call(1)
+    guest.wait_entered()
+    with pytest.raises(DeadlineError, match="the thread of vcpu1 to end"):
+        rig.vcpus.stop(0.05)
+    guest.go.set()
+    rig.vcpus.stop()
+
+
+def test_the_stack_size_of_other_threads_is_left_alone(rig):
+    before = threading.stack_size()
+    rig.vcpus.start(Recorder())
+    assert threading.stack_size() == before
+
+
+@pytest.mark.parametrize("rig", [224], indirect=True)
+def test_a_pause_of_halted_vcpus_costs_nearly_nothing(rig):
+    _run(rig, Recorder())
+    best = []
+    for _ in range(20):
+        rig.vcpus.pause()
+        rig.vcpus.resume()
+        start = time.perf_counter()
+        rig.vcpus.pause()
+        best.append(time.perf_counter() - start)
+        rig.vcpus.resume()
+    assert min(best) < 100e-6

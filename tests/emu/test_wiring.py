@@ -1,0 +1,86 @@
+"""Doorbells, vectors and vCPUs of rings."""
+# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import pytest
+
+from emu.errors import EmuError
+from emu.ram import HIGH_START, LOW_BYTES
+from emu.shape import DeviceGroup, DeviceSpec, VmSpec
+from emu.wiring import Wiring
+
+SPEC = VmSpec()
+
+
+@pytest.fixture
+def wiring():
+    return Wiring(SPEC.devices, SPEC.vcpus)
+
+
+def _rings():
+    return [
+        (index, ring) for index, device in enumerate(SPEC.devices) for ring in range(device.rings)
+    ]
+
+
+def test_doorbells_are_unique_lie_in_the_hole_and_lead_back(wiring):
+    doorbells = {wiring.doorbell(*where): where for where in _rings()}
+    assert len(doorbells) == SPEC.rings
+    assert all(LOW_BYTES <= address < HIGH_START for address in doorbells)
+    assert all(wiring.ring_at(address) == where for address, where in doorbells.items())
+
+
+def test_an_address_between_doorbells_is_none(wiring):
+    first = wiring.doorbell(0, 0)
+    last = wiring.doorbell(39, 3)
+    assert [wiring.ring_at(at) for at in (first - 4, first + 2, last + 4, last + 0x1000)] == [
+        None
+    ] * 4
+
+
+def test_vectors_are_unique_and_lead_back(wiring):
+    vectors = [wiring.vector(*where) for where in _rings()]
+    assert sorted(vectors) == list(range(SPEC.rings)) == list(range(wiring.vectors))
+    assert [wiring.ring_of(vector) for vector in vectors] == _rings()
+
+
+def test_vcpu_0_takes_none_and_the_others_share_evenly(wiring):
+    shares = [len(wiring.rings_of(vcpu)) for vcpu in range(SPEC.vcpus)]
+    assert shares[0] == 0
+    assert sum(shares) == SPEC.rings
+    assert min(shares[1:]) > 0
+    assert max(shares) <= 4
+
+
+def test_both_rings_of_a_pair_go_to_one_vcpu(wiring):
+    for device in range(16):
+        for pair in range(16):
+            vcpus = {wiring.vcpu_of(wiring.vector(device, 2 * pair + side)) for side in (0, 1)}
+            assert len(vcpus) == 1
+
+
+def test_a_single_vcpu_takes_all():
+    wiring = Wiring([DeviceSpec("blk", 0, 4)], 1)
+    assert len(wiring.rings_of(0)) == 4
+
+
+@pytest.mark.parametrize("where", [(-1, 0), (40, 0), (0, 32), (0, -1)])
+def test_a_ring_that_does_not_exist(wiring, where):
+    with pytest.raises(EmuError):
+        wiring.doorbell(*where)
+    with pytest.raises(EmuError):
+        wiring.vector(*where)
+
+
+def test_a_vector_that_does_not_exist(wiring):
+    with pytest.raises(EmuError):
+        wiring.vcpu_of(SPEC.rings)
+    with pytest.raises(EmuError):
+        wiring.ring_of(-1)
+
+
+def test_more_rings_than_vectors():
+    spec = VmSpec(groups=(DeviceGroup("blk", 257, 256),))
+    with pytest.raises(EmuError, match="65792 rings"):
+        Wiring(spec.devices, spec.vcpus)
