@@ -393,8 +393,15 @@ class BackendDevice:
             return self._build(ring)
         except FrontendError as error:
             self._rest()
-            self.fail(ring, error)
+            self._cannot_map(ring, error)
             return None
+
+    def _cannot_map(self, ring: Ring, error: FrontendError) -> None:
+        """The ring's memory is not there; it may come yet, so the ring only rests."""
+        if ring.unmapped != self.memory.generation:
+            ring.unmapped = self.memory.generation
+            ring.fail()
+            log.warning("%s: ring %d rests: %s", self.name, ring.index, error.text)
 
     def _build(self, ring: Ring) -> DeviceQueue:
         views = ring.map(self.memory, event_idx=self._event_idx)

@@ -45,6 +45,7 @@ class Ring:
         queue: the device's side of the ring while it is active: started, enabled, configured.
         in_flight: requests taken and not completed yet.
         stopping: it takes nothing more; GET_VRING_BASE waits for what is in flight.
+        unmapped: the memory table's generation in which it was found not to be mapped, or -1.
         broken: the driver broke the ring's rules; nothing is taken until it is set up again.
     """
 
@@ -63,6 +64,7 @@ class Ring:
         "size",
         "started",
         "stopping",
+        "unmapped",
         "views",
     )
 
@@ -86,6 +88,7 @@ class Ring:
         self.polled = False
         self.stopping = False
         self.broken = False
+        self.unmapped = -1
 
     def resize(self, size: int) -> None:
         """SET_VRING_NUM.

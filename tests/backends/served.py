@@ -1,0 +1,232 @@
+"""Back-end devices to test: in a thread of this process, and as the real program.
+
+A device class joins the contract suite (test_contract.py) by adding a `Kind` to `KINDS`.
+"""
+# ruff: noqa: D102 - the names say what they are about
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from backends.blk_device import HEADER, T_IN, BlkDevice
+from backends.fabric import Fabric
+from backends.image import Image
+from backends.io_pool import IoPool
+from backends.loop import Loop
+from backends.net_device import NetDevice
+from backends.server import DeviceServer, listen
+from tests.backends.rig import Rig, RigRing, readable
+from vhost_user.frontend import FrontendConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backends.control import ControlOptions
+    from backends.device import BackendDevice
+
+SECTORS = 2048
+#: Header of a frame to transmit: as long as virtio_net_hdr with num_buffers.
+NET_HEADER = bytes(12)
+FRAME = b"\x02\0\0\0\0\x01" + b"\x02\0\0\0\0\x02" + b"\x88\xb5"
+
+
+class Kind(ABC):
+    """A device class: how to make one, and what a piece of work on it is."""
+
+    name: str
+    #: The ring that `work` takes from, and how many rings a device has.
+    ring: int
+    rings: int
+
+    @abstractmethod
+    def make(self, loop: Loop, folder: Path) -> BackendDevice:
+        """A device whose files are in that folder."""
+
+    @abstractmethod
+    def arguments(self, folder: Path) -> list[str]:
+        """The program that serves one such device, but for its socket."""
+
+    @abstractmethod
+    def prepare(self, rig: Rig) -> None:
+        """What the driver does when its rings have been started."""
+
+    @abstractmethod
+    def submit(self, rig: Rig, number: int) -> None:
+        """Make one piece of work available."""
+
+    @abstractmethod
+    def finish(self, rig: Rig, number: int) -> list[int]:
+        """Wait for it and check it; the guest addresses that the device wrote to."""
+
+    def work(self, rig: Rig, number: int = 0) -> list[int]:
+        """A piece of work from beginning to end."""
+        self.submit(rig, number)
+        return self.finish(rig, number)
+
+
+class Blk(Kind):
+    """A read of one sector, which holds its own number."""
+
+    name = "blk"
+    ring = 1
+    rings = 4
+
+    def image(self, folder: Path) -> Path:
+        path = folder / "disk.img"
+        if not path.exists():
+            path.write_bytes(b"".join(n.to_bytes(8, "little") * 64 for n in range(SECTORS)))
+        return path
+
+    def make(self, loop: Loop, folder: Path) -> BackendDevice:
+        return BlkDevice("blk", loop, Image(str(self.image(folder))), self.rings, _pool())
+
+    def arguments(self, folder: Path) -> list[str]:
+        image = str(self.image(folder))
+        return [
+            *(sys.executable, "-m", "backends.blk"),
+            *("--num-queues", str(self.rings), "--blk-file", image),
+        ]
+
+    def prepare(self, rig: Rig) -> None:
+        pass
+
+    def submit(self, rig: Rig, number: int) -> None:
+        header_gpa, header = rig.alloc(16)
+        gpa, data = rig.alloc(513, rig.high)
+        header[:] = HEADER.pack(T_IN, 0, number)
+        data[512] = 0xFF
+        rig.buffers[self.ring, number] = (gpa, data)
+        rig.rings[self.ring].add([(header_gpa, 16)], [(gpa, 513)])
+
+    def finish(self, rig: Rig, number: int) -> list[int]:
+        gpa, data = rig.buffers.pop((self.ring, number))
+        done = rig.rings[self.ring].wait()
+        assert done.written == 513
+        assert data[512] == 0
+        assert bytes(data[:8]) == number.to_bytes(8, "little")
+        return [gpa, gpa + 512]
+
+
+class Net(Kind):
+    """A frame that goes out by a transmit ring and comes back by its pair's receive ring."""
+
+    name = "net"
+    ring = 1
+    rings = 4
+
+    def make(self, loop: Loop, folder: Path) -> BackendDevice:
+        return NetDevice("net", loop, self.rings, Fabric(switch=False))
+
+    def arguments(self, folder: Path) -> list[str]:
+        return [sys.executable, "-m", "backends.net", "--num-queues", str(self.rings)]
+
+    def prepare(self, rig: Rig) -> None:
+        for _ in range(16):
+            self.refill(rig, rig.rings[0])
+
+    def refill(self, rig: Rig, ring: RigRing) -> None:
+        gpa, data = rig.alloc(2048)
+        rig.buffers[ring.index, ring.add([], [(gpa, 2048)])] = (gpa, data)
+
+    def submit(self, rig: Rig, number: int) -> None:
+        gpa, data = rig.alloc(60)
+        frame = NET_HEADER + FRAME + number.to_bytes(8, "little") * 4
+        data[: len(frame)] = frame
+        rig.rings[self.ring].add([(gpa, len(frame))], [])
+
+    def finish(self, rig: Rig, number: int) -> list[int]:
+        rig.rings[self.ring].wait()
+        done = rig.rings[0].wait()
+        gpa, data = rig.buffers.pop((0, done.head))
+        expected = FRAME + number.to_bytes(8, "little") * 4
+        assert bytes(data[:12]) == bytes(10) + b"\x01\0"
+        assert bytes(data[12 : done.written]) == expected
+        return [gpa]
+
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Blk, Net)}
+
+_pools: list[IoPool] = []
+
+
+def _pool() -> IoPool:
+    """The threads of all disks of the test process, as in the program."""
+    if not _pools:
+        _pools.append(IoPool(2))
+    return _pools[0]
+
+
+class Served:
+    """A device in a thread, listening."""
+
+    def __init__(self, kind: Kind, folder: Path, options: ControlOptions) -> None:
+        self.path = str(folder / f"{kind.name}.sock")
+        self.loop = Loop(kind.name)
+        self.device = kind.make(self.loop, folder)
+        self._server = DeviceServer(self.device, listen(self.path), options, path=self.path)
+        self.loop.start()
+
+    def connect(self) -> FrontendConnection:
+        return FrontendConnection.connect(self.path, name=self.device.name)
+
+    def on_loop(self, function: object) -> None:
+        """Run something in the device's thread, and wait until it is done."""
+        assert callable(function)
+        done = threading.Event()
+
+        def run() -> None:
+            function()
+            done.set()
+
+        self.loop.post(run)
+        assert done.wait(5)
+
+    def close(self) -> None:
+        assert self.loop.stop()
+        self._server.close()
+        self.loop.close()
+
+
+@contextmanager
+def program(arguments: list[str], *extra: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The real program, once all of its sockets listen; it is ended with SIGTERM."""
+    ready, told = os.pipe()
+    process = subprocess.Popen(
+        [*arguments, *extra, "--ready-fd", str(told)],
+        pass_fds=[told, *inherited(extra)],
+        stderr=subprocess.PIPE,
+    )
+    os.close(told)
+    try:
+        assert readable(ready, 20)
+        assert os.read(ready, 1), process.communicate(timeout=5)[1].decode()
+        yield process
+        if process.poll() is None:
+            process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        os.close(ready)
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def inherited(extra: tuple[str, ...]) -> list[int]:
+    """The descriptor of an ``--fd`` option."""
+    return [int(extra[extra.index("--fd") + 1])] if "--fd" in extra else []
+
+
+def pair() -> tuple[FrontendConnection, socket.socket]:
+    """A front-end's connection, and the back-end's end of it."""
+    ours, theirs = socket.socketpair()
+    return FrontendConnection(ours, name="pair"), theirs
