@@ -37,12 +37,13 @@ class Attention:
     """
 
     def __init__(self) -> None:
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = -1
         self._signum: int | None = None
         self._programs: dict[int, Program] = {}
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if threading.current_thread() is threading.main_thread():
             for signum in _SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup means it

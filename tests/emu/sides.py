@@ -1,0 +1,67 @@
+"""Runs whose VM processes are fakes and whose back-ends are real."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from emu.migration_series import MigrationSeries
+from emu.plan import DiskFile, MachinePlan, MigrationPlan
+from emu.progress import LineProgress
+from emu.shape import DeviceGroup, VmSpec
+from emu.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Iterator
+
+    from emu.results import MigrationReport
+
+FAKE_VM = (sys.executable, str(Path(__file__).with_name("fake_vm.py")))
+SMALL = VmSpec(2, 256 << 20, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2)))
+
+
+def machine(**changes: Any) -> MachinePlan:
+    """A small VM."""
+    return MachinePlan(**{"spec": SMALL, **changes})
+
+
+def disk_file(path: Path, content: bytes, *, writable: bool = False) -> DiskFile:
+    """A file to put behind the first disk."""
+    path.write_bytes(content)
+    return DiskFile(path, len(content), writable)
+
+
+@contextmanager
+def nothing_left() -> Iterator[list[int]]:
+    """Inside of the block a list takes pids; afterwards none of them may be there any more.
+
+    Nor may this process have more descriptors or children than before.
+    """
+    me = psutil.Process()
+    before = me.num_fds()
+    pids: list[int] = []
+    yield pids
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+    assert me.children() == []
+    assert me.num_fds() == before
+
+
+def run_series(plan: MigrationPlan, out: io.StringIO) -> MigrationReport:
+    """Migrate fakes; leaves nothing behind."""
+    directory = None
+    with nothing_left() as pids:
+        try:
+            supervisor = Supervisor(plan.machine, LineProgress(out), vm_program=FAKE_VM)
+            with supervisor:
+                directory = supervisor.directory.path
+                try:
+                    return MigrationSeries(plan, supervisor).run()
+                finally:
+                    pids += [pid for side in supervisor.sides for pid in side.pids]
+        finally:
+            assert directory is None or not directory.exists()

@@ -1,0 +1,97 @@
+"""Back-end programs of one side: the real ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.attention import Attention
+from emu.backend_fleet import BackendFleet, program_specs
+from emu.errors import ProgramError
+from emu.plan import MachinePlan
+from emu.run_directory import RunDirectory
+from emu.shape import DeviceGroup, VmSpec
+
+from .sides import disk_file, machine, nothing_left
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_they_all_listen_when_they_are_ready() -> None:
+    """And nothing of them is left when they have been stopped."""
+    with nothing_left() as pids, RunDirectory() as directory, Attention() as attention:
+        fleet = BackendFleet("A", machine(stop_time=20_000_000), directory, attention)
+        try:
+            fleet.start()
+            fleet.await_ready()
+            pids += fleet.pids
+            assert len(fleet.pids) == 3
+            for path in fleet.sockets.values():
+                with socket.socket(socket.AF_UNIX) as sock:
+                    sock.connect(path)
+            assert all(os.path.exists(path) for path in fleet.uplinks)
+            assert fleet.served() == 0
+            assert fleet.totals()["net"]["packets_tx"] == 0
+        finally:
+            fleet.stop()
+        assert not any(os.path.exists(path) for path in (*fleet.sockets.values(), *fleet.uplinks))
+
+
+def test_a_socket_in_use_is_told_by_the_program_that_wanted_it() -> None:
+    """Its last line on stderr is the news."""
+    with nothing_left(), RunDirectory() as directory, Attention() as attention:
+        fleet = BackendFleet("A", machine(), directory, attention)
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(fleet.sockets["blk1"])
+                sock.listen()
+                fleet.start()
+                with pytest.raises(ProgramError, match="back-end blk of side A ended .*blk1.sock"):
+                    fleet.await_ready()
+        finally:
+            fleet.stop()
+
+
+def test_one_that_dies_later_is_noticed_at_the_next_wait() -> None:
+    """Whatever is being waited for."""
+    with nothing_left(), RunDirectory() as directory, Attention() as attention:
+        fleet = BackendFleet("B", machine(), directory, attention)
+        try:
+            fleet.start()
+            fleet.await_ready()
+            os.kill(fleet.pids[0], signal.SIGKILL)
+            with pytest.raises(ProgramError, match="back-end blk of side B ended by SIGKILL"):
+                attention.pause(10)
+        finally:
+            fleet.stop()
+
+
+def test_nics_are_split_between_two_programs() -> None:
+    """As evenly as they go; a single one has one program."""
+    with RunDirectory() as directory:
+
+        def programs(nics: int) -> list[list[str]]:
+            spec = VmSpec(1, 1 << 30, (DeviceGroup("net", nics, 2),))
+            specs = program_specs(MachinePlan(spec), directory)
+            return [[device.name for device in spec.devices] for spec in specs]
+
+        assert programs(1) == [["net0"]]
+        assert programs(5) == [["net0", "net1"], ["net2", "net3", "net4"]]
+
+
+def test_a_disk_that_is_only_read_has_a_read_only_program(tmp_path: Path) -> None:
+    """The others may be written, and one that may be written is among them."""
+    with RunDirectory() as directory:
+        for writable in (False, True):
+            disk = disk_file(tmp_path / "disk.img", bytes(512), writable=writable)
+            specs = program_specs(machine(disk=disk), directory)
+            disks = [spec for spec in specs if spec.device_class == "blk"]
+            owner = next(spec for spec in disks if str(disk.path) in spec.arguments)
+            assert owner.devices[0].name == "blk0"
+            assert ("--read-only" in owner.arguments) != writable
+            assert len(disks) == (1 if writable else 2)

@@ -1,0 +1,75 @@
+"""The guest's books against the back-ends' counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from emu.books import Books
+from emu.guest.ledger import LedgerTotals
+
+if TYPE_CHECKING:
+    from emu.side import Side
+
+
+class Counted:
+    """A side whose books and counters are said by the test."""
+
+    def __init__(self) -> None:
+        self.fleet = self
+        self.ledgers: list[LedgerTotals] = []
+        self.counters: list[int] = []
+        self.wrong = 0
+
+    def quiesce(self) -> None:
+        """At rest."""
+
+    def ledger(self) -> tuple[LedgerTotals, float]:
+        """The next one."""
+        return self.ledgers.pop(0), 0.0
+
+    def served(self) -> int:
+        """The next one."""
+        return self.counters.pop(0)
+
+    def verify(self) -> int:
+        """As the test says."""
+        return self.wrong
+
+
+def totals(requests: int, completed: int) -> LedgerTotals:
+    """A ledger in which nothing is wrong."""
+    return LedgerTotals(requests=requests, completed=completed)
+
+
+@pytest.mark.parametrize(("served", "lost", "duplicated"), [(10, 0, 0), (12, 0, 2), (9, 1, 0)])
+def test_served_and_seen_must_agree(served: int, lost: int, duplicated: int) -> None:
+    """More served than seen were served twice; fewer were never served."""
+    side = Counted()
+    side.ledgers = [totals(10, 10), totals(15, 15)]
+    side.counters = [served, 15]
+    integrity = Books([cast("Side", side)]).balance(cast("Side", side))
+    assert (integrity.requests, integrity.lost, integrity.duplicated) == (10, lost, duplicated)
+
+
+def test_reading_back_is_no_part_of_the_next_stretch() -> None:
+    """Its requests are in the books and in the counters, or in one of them: it does not matter."""
+    side = Counted()
+    side.ledgers = [totals(10, 10), totals(14, 14), totals(30, 30), totals(34, 34)]
+    side.counters = [10, 99, 115, 120]
+    books = Books([cast("Side", side)])
+    assert books.balance(cast("Side", side)).clean
+    second = books.balance(cast("Side", side))
+    assert second.clean
+    assert second.requests == 16
+
+
+def test_what_is_outstanding_at_rest_is_lost_and_what_reads_back_wrong_is_corrupted() -> None:
+    """Neither may be passed over."""
+    side = Counted()
+    side.ledgers = [LedgerTotals(requests=10, completed=9, outstanding=1), totals(10, 9)]
+    side.counters = [9, 9]
+    side.wrong = 3
+    integrity = Books([cast("Side", side)]).balance(cast("Side", side))
+    assert (integrity.lost, integrity.corrupted) == (1, 3)

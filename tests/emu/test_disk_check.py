@@ -1,0 +1,73 @@
+"""How far the guest's reader is let, and when."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from emu.attention import Attention
+from emu.disk_check import HELD_BACK, STEPS, DiskReader, host_digest
+from emu.errors import SignalError
+from emu.plan import DiskFile
+
+from .sides import disk_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emu.side import Side
+
+MIB = 1 << 20
+
+
+class Told:
+    """A side that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.limits: list[int | None] = []
+
+    def execute(self, _command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Note the limit."""
+        self.limits.append(arguments["limit"])
+        return {}
+
+
+def test_the_reader_is_let_on_step_by_step_and_held_back_in_the_end(tmp_path: Path) -> None:
+    """So it reads when the blackout comes, whenever that is, and after it."""
+    side = Told()
+    disk = DiskFile(tmp_path / "disk", 40 * MIB, writable=False)
+    reader = DiskReader(disk, cast("Side", side))
+    for _ in range(3 * STEPS):
+        reader.let_on()
+    assert side.limits[0] == MIB
+    assert side.limits == sorted(side.limits)
+    assert side.limits[-1] == (40 - HELD_BACK) * MIB
+    assert len(side.limits) == STEPS - HELD_BACK
+
+
+def test_a_disk_smaller_than_a_step_waits_for_the_end_of_the_blackout(tmp_path: Path) -> None:
+    """A limit never lies beyond the disk, nor below 0."""
+    side = Told()
+    DiskReader(DiskFile(tmp_path / "disk", 512, writable=False), cast("Side", side)).let_on()
+    assert side.limits == [0]
+
+
+def test_the_hosts_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
+    """Of more than one piece."""
+    content = os.urandom(3 * MIB + 512)
+    disk = disk_file(tmp_path / "disk", content)
+    with Attention() as attention:
+        assert host_digest(disk, attention) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_long_digest_can_be_interrupted(tmp_path: Path) -> None:
+    """It looks for signals between its pieces."""
+    disk = disk_file(tmp_path / "disk", bytes(4 * MIB))
+    with Attention() as attention:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(SignalError):
+            host_digest(disk, attention)

@@ -1,0 +1,48 @@
+"""The live table."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from emu import live_view
+from emu.load_run import Sample
+
+SAMPLE = Sample(
+    3.0,
+    {},
+    {
+        "blk": {"requests": 12345.6, "interrupts": 10.0, "bytes_read": 1 << 20, "bytes_written": 0},
+        "net": {"packets": 500.0, "interrupts": 20.0},
+    },
+)
+
+
+def test_a_terminal_gets_a_table() -> None:
+    """A row for each class; what a class has not is a dash."""
+    out = io.StringIO()
+    with live_view.TableView(Console(file=out, force_terminal=True, width=120)) as view:
+        view.show(SAMPLE)
+    text = out.getvalue()
+    assert "12,346" in text
+    assert "1 MiB" in text
+    assert "packets/s" in text
+
+
+def test_a_pipe_gets_a_line() -> None:
+    """With what matters of each class."""
+    out = io.StringIO()
+    with live_view.make(out, quiet=False) as view:
+        view.show(SAMPLE)
+    assert out.getvalue() == (
+        "   3.0 s  blk 12346 requests/s, 10 interrupts/s; net 500 packets/s, 20 interrupts/s\n"
+    )
+
+
+def test_quiet_is_quiet() -> None:
+    """Nothing at all."""
+    out = io.StringIO()
+    with live_view.make(out, quiet=True) as view:
+        view.show(SAMPLE)
+    assert out.getvalue() == ""

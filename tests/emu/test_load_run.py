@@ -1,0 +1,82 @@
+"""A VM under load, watched: a fake VM, with real back-ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import threading
+
+import pytest
+
+from emu import load_run
+from emu.errors import ProgramError, SignalError
+from emu.live_view import LineView, show_report
+from emu.load_run import LoadReport, LoadRun
+from emu.progress import SilentProgress
+from emu.supervisor import Supervisor
+
+from .sides import FAKE_VM, machine, nothing_left
+
+
+def run(out: io.StringIO, seconds: float | None) -> LoadReport:
+    """A run that leaves nothing behind."""
+    supervisor = Supervisor(machine(), SilentProgress(), sides=1, vm_program=FAKE_VM)
+    with nothing_left(), supervisor:
+        return LoadRun(supervisor, LineView(out), seconds).run()
+
+
+def test_rates_are_for_a_second_and_totals_since_the_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake makes 1000 requests and 2000 packets a second."""
+    monkeypatch.setattr(load_run, "INTERVAL", 0.1)
+    out = io.StringIO()
+    report = run(out, 0.5)
+    assert 3 <= len(report.samples) <= 5
+    for sample in report.samples:
+        assert sample.rates["blk"]["requests"] == pytest.approx(1000, rel=0.1)
+        assert sample.rates["net"]["packets"] == pytest.approx(2000, rel=0.1)
+        assert sample.rates["blk"]["kicks"] == 0
+    assert report.seconds == pytest.approx(0.5, abs=0.2)
+    assert out.getvalue().count("requests/s") == len(report.samples)
+    assert report.integrity.clean
+
+
+def test_ctrl_c_is_an_ordinary_end() -> None:
+    """The totals and the books come all the same."""
+    timer = threading.Timer(2.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    report = run(io.StringIO(), None)
+    timer.join()
+    assert report.totals["blk"]["requests"] > 0
+    assert report.integrity.requests == 10
+
+
+def test_sigterm_is_not() -> None:
+    """Somebody else wants it to end, and now."""
+    timer = threading.Timer(2.5, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(SignalError, match="SIGTERM"):
+        run(io.StringIO(), None)
+    timer.join()
+
+
+def test_a_vm_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its last words."""
+    monkeypatch.setenv("FAKE_VM", "die-at-start")
+    with pytest.raises(ProgramError, match="caught fire"):
+        run(io.StringIO(), 1)
+
+
+def test_the_document_and_the_text_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The document is described in docs/json.md."""
+    monkeypatch.setattr(load_run, "INTERVAL", 0.1)
+    report = run(io.StringIO(), 0.3)
+    document = json.loads(json.dumps(report.to_json()))
+    assert {"schema", "host", "vm", "accel", "costs"} < set(document)
+    assert set(document) >= {"seconds", "samples", "totals", "integrity"}
+    assert "requests_per_s" in document["samples"][0]["blk"]
+    out = io.StringIO()
+    show_report(report, out)
+    assert f"{document['totals']['blk']['requests']} requests" in out.getvalue()
+    assert "lost 0, duplicated 0, corrupted 0" in out.getvalue()

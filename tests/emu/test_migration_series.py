@@ -1,0 +1,122 @@
+"""Migrations in turn, with real processes and sockets on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu import migration_series
+from emu.errors import EmuError, MigrationError, ProgramError
+from emu.plan import MigrationPlan
+
+from .sides import disk_file, machine, run_series
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_strategies_run_in_turn_back_and_forth() -> None:
+    """Each run has its figures, and its own share of the books."""
+    out = io.StringIO()
+    plan = MigrationPlan(machine(), ("qemu-2021", "split"), repeat=2)
+    report = run_series(plan, out)
+    assert report.ok
+    assert [(run.strategy, run.repeat) for run in report.runs] == plan.sequence
+    for run in report.runs:
+        assert 2 <= run.downtime_ms < 1000
+        assert run.commits == 6
+        assert run.requests_in_flight_at_stop == 5
+        assert run.precopy.rounds == 2
+        assert run.guest_gap_ms == 1.9
+        assert {row.in_blackout for row in run.phases} == {True, False}
+    text = out.getvalue()
+    assert "migrate 1/4, qemu-2021, A -> B" in text
+    assert "migrate 2/4, split, B -> A" in text
+    assert "pass 1: 1.0 MiB sent" in text
+
+
+def test_over_tcp_the_port_is_the_one_that_was_taken() -> None:
+    """The source is given what the destination listens on."""
+    assert run_series(MigrationPlan(machine(), ("split",), via="tcp"), io.StringIO()).ok
+
+
+def test_a_roll_back_is_a_result_and_the_series_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The VM stays where it is, and the next strategy starts from there."""
+    monkeypatch.setenv("FAKE_VM", "fail-migration")
+    out = io.StringIO()
+    report = run_series(MigrationPlan(machine(), ("split", "prewired")), out)
+    assert [run.outcome for run in report.runs] == ["rolled-back"] * 2
+    assert not report.ok
+    assert report.failure() == "split, run 1 was rolled-back: net0: refused"
+    assert "migrate 2/2, prewired, A -> B" in out.getvalue()
+
+
+def test_a_lost_request_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is enough."""
+    monkeypatch.setenv("FAKE_VM", "lose")
+    report = run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
+    assert not report.ok
+    assert "lost" in report.failure()
+
+
+def test_silence_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration of which nothing is heard is called off."""
+    monkeypatch.setenv("FAKE_VM", "hang-migration")
+    monkeypatch.setattr(migration_series, "SILENCE", 0.5)
+    report = run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
+    assert report.runs[0].outcome == "rolled-back"
+    assert report.runs[0].error == "cancelled"
+
+
+def test_silence_after_that_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for ever for the cancellation either."""
+    monkeypatch.setenv("FAKE_VM", "hang-migration mute")
+    monkeypatch.setattr(migration_series, "SILENCE", 0.5)
+    with pytest.raises(MigrationError, match="nothing was heard"):
+        run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("refuse-create", "VM A: this host cannot have such a VM"),
+        ("die-at-start", "VM process A ended with status 7: the fake machine caught fire"),
+        ("die-in-migration", "VM process A ended with status 1: KeyError: 'ring'"),
+        ("garbage-timeline", "a timeline that makes no sense"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, word: str, line: str) -> None:
+    """And nothing is left behind, which `run_series` checks."""
+    monkeypatch.setenv("FAKE_VM", word)
+    with pytest.raises(EmuError) as caught:
+        run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
+    assert line in str(caught.value)
+
+
+def test_a_back_end_that_dies_at_start_is_named(tmp_path: Path) -> None:
+    """With its own last words."""
+    disk = disk_file(tmp_path / "disk.img", bytes(1 << 20))
+    disk.path.unlink()
+    with pytest.raises(ProgramError, match="back-end blk-ro of side A ended .*disk.img"):
+        run_series(MigrationPlan(machine(disk=disk), ("split",)), io.StringIO())
+
+
+def test_the_disk_is_read_across_the_blackout(tmp_path: Path) -> None:
+    """The digest of the guest is that of the host."""
+    content = bytes(range(256)) * 4096
+    disk = disk_file(tmp_path / "disk.img", content)
+    report = run_series(MigrationPlan(machine(disk=disk), ("split", "split")), io.StringIO())
+    assert report.ok
+    assert [run.disk_sha256 for run in report.runs] == [hashlib.sha256(content).hexdigest()] * 2
+
+
+def test_another_disk_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even when nothing else is wrong."""
+    monkeypatch.setenv("FAKE_VM", "other-disk")
+    disk = disk_file(tmp_path / "disk.img", bytes(1 << 20))
+    report = run_series(MigrationPlan(machine(disk=disk), ("split",)), io.StringIO())
+    assert not report.ok
+    assert "read another disk" in report.failure()

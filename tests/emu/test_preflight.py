@@ -1,0 +1,199 @@
+"""What is wrong is known before anything is started."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from emu import preflight
+from emu.errors import OptionError, PreflightError
+from emu.shape import DeviceGroup, VmSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = VmSpec(2, 256 << 20, (DeviceGroup("blk", 1, 1),))
+
+
+def shape(**options: Any) -> VmSpec:
+    """The VM of some options."""
+    given = {"net": None, "blk": None, "vcpus": None, "memory": None, "file": None, **options}
+    return preflight.shape(**given)
+
+
+def test_the_default_is_the_vm_of_the_rfc() -> None:
+    """And an option changes its own part only."""
+    assert shape() == VmSpec()
+    assert shape(net="2x4", memory="1G") == VmSpec(
+        224, 1 << 30, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 24, 4))
+    )
+    assert shape(net="0").groups == (DeviceGroup("blk", 24, 4),)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"net": "16"}, "--net '16' is no shape"),
+        ({"net": "1x3"}, "come in pairs"),
+        ({"blk": "1x257"}, "256 rings at the most"),
+        ({"blk": "0x4"}, "count must be 1"),
+        ({"memory": "12Q"}, "--memory '12Q' is no size"),
+        ({"memory": "-1G"}, "is no size"),
+        ({"memory": "99999T"}, "at most 16T"),
+        ({"memory": "1M"}, "at least 64M"),
+        ({"vcpus": 0}, "0 vCPUs"),
+        ({"net": "0", "blk": "0"}, "at least one device"),
+    ],
+)
+def test_a_vm_that_cannot_be_is_one_line(options: dict[str, Any], line: str) -> None:
+    """With the status of a usage error."""
+    with pytest.raises(OptionError) as caught:
+        shape(**options)
+    assert line in str(caught.value)
+
+
+def test_a_file_and_options_exclude_each_other(tmp_path: Path) -> None:
+    """Which of them should count?"""
+    with pytest.raises(OptionError, match="leave --blk out"):
+        shape(file=tmp_path / "vm.toml", blk="1x1")
+
+
+def test_strategies_keep_their_order() -> None:
+    """And may be named more than once."""
+    assert preflight.strategies("b, a,b", ("a", "b")) == ("b", "a", "b")
+
+
+@pytest.mark.parametrize("text", ["c", "", "a,,b", "a,"])
+def test_an_unknown_strategy_is_refused_with_those_there_are(text: str) -> None:
+    """An empty name is unknown too."""
+    with pytest.raises(OptionError, match="use one of a, b"):
+        preflight.strategies(text, ("a", "b"))
+
+
+def test_a_duration_names_its_option() -> None:
+    """So that one knows where to look."""
+    assert preflight.duration("--stop-time", "20ms") == 20_000_000
+    with pytest.raises(OptionError, match="--stop-time '20' is no duration"):
+        preflight.duration("--stop-time", "20")
+
+
+def test_a_disk_is_looked_at(tmp_path: Path) -> None:
+    """Its size is that of the file."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1024))
+    disk = preflight.disk(path, SMALL, write=True)
+    assert disk is not None
+    assert (disk.size, disk.writable) == (1024, True)
+    assert preflight.disk(None, SMALL, write=False) is None
+
+
+def test_a_disk_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    """Whatever it is that is wrong with it."""
+    odd, empty, fifo = tmp_path / "odd", tmp_path / "empty", tmp_path / "fifo"
+    odd.write_bytes(bytes(1000))
+    empty.touch()
+    os.mkfifo(fifo)
+    cases = {
+        tmp_path / "none": "No such file",
+        tmp_path: "neither a file nor a block device",
+        odd: "1000 bytes is not a multiple of 512",
+        empty: "is empty",
+        fifo: "neither a file nor a block device",
+    }
+    for path, line in cases.items():
+        with pytest.raises(PreflightError) as caught:
+            preflight.disk(path, SMALL, write=False)
+        assert line in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_disk_is_one_line(tmp_path: Path) -> None:
+    """With the system's reason."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(512))
+    path.chmod(0)
+    with pytest.raises(PreflightError, match="Permission denied"):
+        preflight.disk(path, SMALL, write=False)
+
+
+def test_a_disk_needs_a_disk_and_write_needs_a_file(tmp_path: Path) -> None:
+    """Options that go together are missed together."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(512))
+    with pytest.raises(PreflightError, match="no disk to put it behind"):
+        preflight.disk(path, VmSpec(groups=(DeviceGroup("net", 1, 2),)), write=False)
+    with pytest.raises(OptionError, match="--write"):
+        preflight.disk(None, SMALL, write=True)
+
+
+def test_results_must_have_where_to_go(tmp_path: Path) -> None:
+    """That is known before the run, not after it."""
+    preflight.json_file(tmp_path / "new.json")
+    preflight.json_file(None)
+    with pytest.raises(PreflightError, match="is a directory"):
+        preflight.json_file(tmp_path)
+    with pytest.raises(PreflightError, match="there is no directory"):
+        preflight.json_file(tmp_path / "no" / "new.json")
+
+
+LIMITED = """
+import resource, sys
+from emu import preflight
+from emu.errors import PreflightError
+from emu.shape import VmSpec
+resource.setrlimit(resource.RLIMIT_{name}, {limits})
+try:
+    preflight.host(VmSpec())
+except PreflightError as error:
+    print(error)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def limited(name: str, limits: str) -> list[str]:
+    """Lines of a process that checks the host under these limits."""
+    code = LIMITED.format(name=name, limits=limits)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
+    """Then the RFC's VM fits."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert limited("NOFILE", f"(256, {hard})") == [str(hard)]
+
+
+def test_a_descriptor_limit_that_is_too_low_is_one_line() -> None:
+    """With the number that is needed."""
+    line, _limit = limited("NOFILE", "(256, 1024)")
+    assert f"needs {preflight.descriptors_needed(VmSpec())} open files" in line
+    assert "the hard limit is 1024" in line
+
+
+def test_an_address_space_that_is_too_small_is_one_line() -> None:
+    """Guest memory is mapped as a whole."""
+    assert "address space" in limited("AS", "(8 << 30, 8 << 30)")[0]
+
+
+def test_too_many_rings_for_this_machines_memory_are_one_line() -> None:
+    """Each ring touches some memory on each side."""
+    with pytest.raises(PreflightError, match="MiB are available"):
+        preflight._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 100_000, 256),)))
+
+
+def test_a_temporary_directory_with_too_long_a_name_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unix socket's path has 107 bytes."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(preflight.tempfile, "tempdir", str(long))
+    with pytest.raises(PreflightError, match="at most 107: set TMPDIR"):
+        preflight.host(SMALL)

@@ -1,0 +1,162 @@
+"""Spans become rows, runs become a document."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.guest.ledger import LedgerTotals
+from emu.migration.timeline import Span
+from emu.results import (
+    Integrity,
+    MigrationReport,
+    MigrationResult,
+    PhaseRow,
+    Precopy,
+    integrity_between,
+    median,
+    phase_rows,
+    write_json,
+)
+
+from .sides import machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MS = 1_000_000
+
+
+def span(phase: str, device_class: str, start: int, end: int, *, down: bool = True) -> Span:
+    """A span of one unit, in milliseconds."""
+    side = phase.partition(".")[0]
+    return Span(side, device_class, "d", 0, phase, start * MS, end * MS, 1, down)
+
+
+def test_wall_is_from_first_to_last_and_busy_is_the_sum() -> None:
+    """Spans that overlap count twice in the one and once in the other."""
+    rows = phase_rows(
+        [
+            span("src.get_vring_base", "net", 10, 20),
+            span("src.get_vring_base", "net", 15, 30),
+            span("src.get_vring_base", "net", 50, 51, down=False),
+        ]
+    )
+    assert rows == [
+        PhaseRow("src.get_vring_base", "net", 20, 25, 2, True),
+        PhaseRow("src.get_vring_base", "net", 1, 1, 1, False),
+    ]
+
+
+def test_rows_are_in_the_order_of_the_blackout() -> None:
+    """What no phase names comes last."""
+    names = ["dst.start_vrings", "src.final_ram", "src.pause_vcpus", "x.other"]
+    rows = phase_rows([span(name, "vm", 1, 2) for name in names])
+    assert [row.phase for row in rows] == [
+        "src.pause_vcpus",
+        "src.final_ram",
+        "dst.start_vrings",
+        "x.other",
+    ]
+
+
+def test_a_run_is_judged_by_its_own_share_of_the_books() -> None:
+    """The ledger counts since the boot."""
+    before = LedgerTotals(requests=100, lost=1, packets_sent=10)
+    after = LedgerTotals(requests=150, lost=1, packets_sent=30, packets_lost=2)
+    integrity = integrity_between(before, after)
+    assert (integrity.requests, integrity.lost, integrity.packets) == (50, 0, 20)
+    assert integrity.packets_lost == 2
+    assert integrity.clean
+    assert not integrity_between(before, after, 1).clean
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["lost", "duplicated", "corrupted", "errors", "packets_duplicated", "packets_reordered"],
+)
+def test_one_of_anything_wrong_is_enough(wrong: str) -> None:
+    """And it is named."""
+    integrity = Integrity(**{wrong: 1})
+    assert not integrity.clean
+    assert integrity.complaint() == f"{wrong.replace('_', ' ')} 1"
+
+
+def test_nothing_migrated_is_no_success() -> None:
+    """An empty report proves nothing."""
+    assert not MigrationReport(machine(), "soft").ok
+
+
+def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
+    """Other tools read it."""
+    run = MigrationResult(
+        "split",
+        1,
+        "completed",
+        downtime_ms=1.23456789,
+        phases=(PhaseRow("src.final_ram", "vm", 1.5, 1.5, 1, True),),
+        precopy=Precopy(2, 4096, 1.5),
+    )
+    document = json.loads(json.dumps(MigrationReport(machine(), "soft", [run]).to_json()))
+    assert set(document) == {"schema", "host", "vm", "accel", "costs", "runs"}
+    assert document["schema"] == 1
+    assert document["vm"]["devices"][0] == {"class": "net", "count": 2, "rings": 4}
+    assert set(document["vm"]) == {"vcpus", "memory_bytes", "devices"}
+    (only,) = document["runs"]
+    assert set(only) == {
+        "strategy",
+        "repeat",
+        "outcome",
+        "downtime_ms",
+        "guest_gap_ms",
+        "network_gap_ms",
+        "commits",
+        "requests_in_flight_at_stop",
+        "phases",
+        "precopy",
+        "integrity",
+    }
+    assert only["downtime_ms"] == 1.2346
+    assert set(only["phases"][0]) == {
+        "phase",
+        "class",
+        "wall_ms",
+        "busy_ms",
+        "count",
+        "in_blackout",
+    }
+    assert set(only["precopy"]) == {"rounds", "bytes", "ms"}
+    assert set(only["integrity"]) == {
+        "requests",
+        "lost",
+        "duplicated",
+        "corrupted",
+        "packets_lost",
+        "packets_duplicated",
+    }
+
+
+def test_the_median_leaves_out_what_is_unknown() -> None:
+    """A roll-back has no downtime."""
+    assert median([3.0, None, 1.0]) == 2.0
+    assert median([None]) is None
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Nothing else stays in the directory."""
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    write_json(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """What cannot be written as JSON is not half written."""
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert path.read_text() == "old"

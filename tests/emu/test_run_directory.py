@@ -1,0 +1,48 @@
+"""The directory of a run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from emu.errors import PreflightError
+from emu.run_directory import SCRATCH_BYTES, RunDirectory, longest_name
+from emu.shape import VmSpec
+
+
+def test_it_goes_with_all_that_is_in_it() -> None:
+    """Sockets, images, logs."""
+    with RunDirectory() as directory:
+        directory.log("A", "blk").write_text("x")
+        directory.image("blk0")
+        assert directory.path.is_dir()
+    assert not directory.path.exists()
+
+
+def test_an_image_is_sparse_and_made_once() -> None:
+    """Both sides open the same one."""
+    with RunDirectory() as directory:
+        image = directory.image("blk0")
+        image.write_bytes(b"x" * 512)
+        assert directory.image("blk0") == image
+        assert image.read_bytes() == b"x" * 512
+        other = directory.image("blk1").stat()
+        assert (other.st_size, other.st_blocks) == (SCRATCH_BYTES, 0)
+
+
+def test_no_socket_has_a_longer_name_than_was_checked() -> None:
+    """What preflight looks at is the longest."""
+    spec = VmSpec()
+    with RunDirectory() as directory:
+        paths = [directory.socket(side, d.name) for side in "AB" for d in spec.devices]
+        paths += [directory.stream(1000), directory.uplink("A", "net-0")]
+        assert max(len(path.name) for path in paths) <= len(longest_name(spec))
+
+
+def test_no_place_for_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary directory that has gone meanwhile."""
+    monkeypatch.setattr(tempfile, "tempdir", str(Path("/nonexistent")))
+    with pytest.raises(PreflightError, match="no directory for sockets"):
+        RunDirectory()

@@ -1,0 +1,72 @@
+"""Whatever happens, everything that was started ends."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+
+import pytest
+
+from emu.errors import CommandError, ProgramError, SignalError
+from emu.progress import LineProgress
+from emu.supervisor import Supervisor
+
+from .sides import FAKE_VM, machine, nothing_left
+
+
+def supervise(*, sides: int = 2) -> Supervisor:
+    """Fakes with real back-ends."""
+    return Supervisor(machine(), LineProgress(io.StringIO()), sides=sides, vm_program=FAKE_VM)
+
+
+def interrupt(pids: list[int], supervisor: Supervisor) -> None:
+    """What `supervise` is given up by."""
+    with supervisor:
+        supervisor.start_programs()
+        pids += [pid for side in supervisor.sides for pid in side.pids]
+        os.kill(os.getpid(), signal.SIGINT)
+        supervisor.attention.pause(20)
+
+
+def test_a_signal_ends_everything_and_a_second_run_starts_at_once() -> None:
+    """Twice in a row, with nothing left between."""
+    for _ in range(2):
+        with nothing_left() as pids, pytest.raises(SignalError):
+            interrupt(pids, supervise())
+        assert len(pids) == 8
+
+
+@pytest.mark.parametrize("delay", [0.01, 0.1, 0.3])
+def test_a_signal_at_any_moment_of_the_start(delay: float) -> None:
+    """Half of the programs may be there."""
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
+    supervisor = supervise()
+    with nothing_left(), pytest.raises(SignalError), supervisor:
+        timer.start()
+        supervisor.start_programs()
+        supervisor.attention.pause(20)
+    timer.join()
+    assert not supervisor.directory.path.exists()
+
+
+def test_a_command_that_failed_because_a_back_end_died_is_told_so() -> None:
+    """The death is the news; what the VM said of it stands behind."""
+    supervisor = supervise(sides=1)
+    with (
+        nothing_left(),
+        pytest.raises(ProgramError, match=r"ended by SIGKILL.*net0: the peer has gone"),
+        supervisor,
+    ):
+        supervisor.start_programs()
+        os.kill(supervisor.sides[0].fleet.pids[0], signal.SIGKILL)
+        raise CommandError("VM A", "GenericError", "net0: the peer has gone")
+
+
+def test_a_command_that_failed_by_itself_stays_what_it_is() -> None:
+    """Nothing died."""
+    supervisor = supervise(sides=1)
+    with nothing_left(), pytest.raises(CommandError, match="VM A: no"), supervisor:
+        supervisor.start_programs()
+        raise CommandError("VM A", "GenericError", "no")

@@ -1,0 +1,68 @@
+"""The process of a VM, driven as the supervisor drives it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.attention import Attention
+from emu.errors import CommandError
+from emu.monitor.client import MonitorClient
+from emu.vm_process import VmControl, commands
+
+from .fake_vm import FakeVm
+from .sides import FAKE_VM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def vm() -> Iterator[tuple[MonitorClient, subprocess.Popen[bytes]]]:
+    """A process and its monitor; it ends when the monitor is hung up."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = [*FAKE_VM, "--monitor-fd", str(theirs.fileno())]
+        process = subprocess.Popen(argv, pass_fds=(theirs.fileno(),))
+    with Attention() as attention:
+        client = MonitorClient(ours, "VM", attention)
+        client.negotiate(20)
+        yield client, process
+        client.close()
+    assert process.wait(10) == 0
+
+
+def test_every_command_of_the_protocol_is_there(
+    vm: tuple[MonitorClient, subprocess.Popen[bytes]],
+) -> None:
+    """A method of `VmControl` that no command reaches would be of no use."""
+    client, _ = vm
+    methods = {name for name in vars(VmControl) if not name.startswith("_")} - {"close"}
+    assert {handler.__name__ for handler in commands(FakeVm(lambda *_: None)).values()} == methods
+    listed = client.execute("query-commands", timeout=5)["value"]
+    assert {"x-create", "migrate", "query-migrate", "quit"} <= {item["name"] for item in listed}
+
+
+def test_arguments_are_checked_against_the_protocol(
+    vm: tuple[MonitorClient, subprocess.Popen[bytes]],
+) -> None:
+    """Before the control sees them."""
+    client, _ = vm
+    with pytest.raises(CommandError, match="'uri', expected: string"):
+        client.execute("migrate-incoming", {"uri": 7}, timeout=5)
+    with pytest.raises(CommandError, match="'backends', expected: object"):
+        client.execute(
+            "x-create",
+            {"name": "", "spec": {}, "accel": "", "costs": "", "load": "", "backends": []},
+            timeout=5,
+        )
+
+
+def test_it_ends_when_it_is_told_to(vm: tuple[MonitorClient, subprocess.Popen[bytes]]) -> None:
+    """As QEMU does."""
+    client, process = vm
+    client.execute("quit", timeout=5)
+    assert process.wait(10) == 0

@@ -1,0 +1,85 @@
+"""A VM's shape in a TOML file, and as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu import vmfile
+from emu.errors import OptionError, PreflightError
+from emu.shape import DeviceGroup, ShapeError, VmSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read(tmp_path: Path, text: str) -> VmSpec:
+    """The VM of a file with this text."""
+    path = tmp_path / "vm.toml"
+    path.write_text(text)
+    return vmfile.read(path)
+
+
+def test_everything_can_be_said(tmp_path: Path) -> None:
+    """In both ways of saying it."""
+    spec = read(
+        tmp_path,
+        'vcpus = 4\nmemory = "1G"\nblk = "2x3"\n[net]\ncount = 2\nrings = 8\n',
+    )
+    assert spec == VmSpec(4, 1 << 30, (DeviceGroup("net", 2, 8), DeviceGroup("blk", 2, 3)))
+
+
+def test_what_is_left_out_is_as_in_the_default(tmp_path: Path) -> None:
+    """As with the options."""
+    assert read(tmp_path, "") == VmSpec()
+    assert read(tmp_path, 'net = "0"\nmemory = 1073741824\n') == VmSpec(
+        224, 1 << 30, (DeviceGroup("blk", 24, 4),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("vcpu = 4", "'vcpu' is no key"),
+        ('vcpus = "4"', "no whole number"),
+        ("vcpus = true", "no whole number"),
+        ("memory = 1.5", "is no size"),
+        ('memory = "12Q"', "is no size"),
+        ("[net]\ncount = 2", "two keys, count and rings"),
+        ('[net]\ncount = 2\nrings = "4"', "whole numbers"),
+        ("[net]\ncount = 2\nrings = 3", "come in pairs"),
+        ("[blk]\ncount = 1\nrings = 257", "256 rings at the most"),
+        ("[blk]\ncount = -1\nrings = 4", "no shape"),
+        ("vcpus = 0", "0 vCPUs"),
+        ("vcpus = ", "no TOML"),
+    ],
+)
+def test_what_cannot_be_is_one_line_that_names_the_file(
+    tmp_path: Path, text: str, line: str
+) -> None:
+    """And has the status of a usage error."""
+    with pytest.raises(OptionError) as caught:
+        read(tmp_path, text)
+    assert line in str(caught.value)
+    assert "vm.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    """With the system's reason."""
+    with pytest.raises(PreflightError, match="No such file"):
+        vmfile.read(tmp_path / "none.toml")
+
+
+def test_json_goes_both_ways() -> None:
+    """What a monitor carries is the whole shape."""
+    spec = VmSpec(4, 1 << 30, (DeviceGroup("blk", 2, 3),), 64)
+    assert vmfile.spec_from_json(vmfile.spec_to_json(spec)) == spec
+
+
+@pytest.mark.parametrize("value", [{}, {"vcpus": 1, "memory_bytes": 1, "groups": [3]}])
+def test_json_that_is_no_shape_is_refused(value: dict) -> None:
+    """A peer may send anything."""
+    with pytest.raises(ShapeError):
+        vmfile.spec_from_json(value)
