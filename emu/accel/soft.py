@@ -21,6 +21,7 @@ from emu.accel import (
     NotifierError,
     register,
 )
+from emu.accel.host_cpu import HostCpu
 from emu.accel.soft_vcpu import SoftVcpu
 from emu.errors import EmuError
 from vhost_user import eventfd
@@ -55,6 +56,7 @@ class SoftAccelerator(Accelerator):
         self._vector_of: dict[int, int] = {}
         self._routes: dict[int, int] = {}
         self._vcpus: list[SoftVcpu] = []
+        self._cpu: HostCpu | None = None
         self._lock = threading.Lock()
 
     # -- doorbells
@@ -182,10 +184,11 @@ class SoftAccelerator(Accelerator):
         if not 1 <= count <= self.capabilities.max_vcpus:
             raise EmuError(f"{count} vCPUs: {self.name} has 1 to {self.capabilities.max_vcpus}")
         vcpus: list[SoftVcpu] = []
+        self._cpu = cpu = HostCpu(gate)
         wakes = self._batch.create(count)
         try:
             for index, wake in enumerate(wakes):
-                vcpus.append(SoftVcpu(index, gate, select.epoll(), wake))
+                vcpus.append(SoftVcpu(index, gate, cpu, select.epoll(), wake))
         except OSError:
             for vcpu in vcpus:
                 vcpu.close()
@@ -199,6 +202,8 @@ class SoftAccelerator(Accelerator):
 
     def wake(self, vcpus: Sequence[int]) -> None:
         """See `Accelerator.wake`: one call for all of them."""
+        if self._cpu is not None:
+            self._cpu.open()
         if vcpus:
             self._batch.signal([self._vcpus[index].wake_fd for index in vcpus])
 

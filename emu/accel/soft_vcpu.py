@@ -14,6 +14,7 @@ from emu.errors import EmuError
 from emu.vcpu_state import IDLE, VcpuState
 
 if TYPE_CHECKING:
+    from emu.accel.host_cpu import HostCpu
     from emu.gate import Gate
 
 _WAKE = -1
@@ -29,20 +30,24 @@ class SoftVcpu(Vcpu):
     Args:
         index: the vCPU's number.
         gate: the machine's.
+        cpu: runs the guest code of all vCPUs in turn.
         epoll: its own epoll set.
         wake_fd: an eventfd of its own (non-blocking); closed with the vCPU, as is the set.
     """
 
     __slots__ = (
-        "_due", "_epoll", "_gate", "_irq_lock", "_irqs", "_pending", "_rerun", "_stale",
+        "_cpu", "_due", "_epoll", "_gate", "_irq_lock", "_irqs", "_pending", "_rerun", "_stale",
         "_wake_poll", "index", "slices", "wake_fd",
     )  # fmt: skip
 
-    def __init__(self, index: int, gate: Gate, epoll: select.epoll, wake_fd: int) -> None:
+    def __init__(
+        self, index: int, gate: Gate, cpu: HostCpu, epoll: select.epoll, wake_fd: int
+    ) -> None:
         self.index = index
         self.wake_fd = wake_fd
         self.slices = 0
         self._gate = gate
+        self._cpu = cpu
         self._epoll = epoll
         self._irqs = {wake_fd: _WAKE}
         # Taken around looking a descriptor up and draining it, and around taking it away: once
@@ -62,20 +67,27 @@ class SoftVcpu(Vcpu):
         """See `Vcpu.run`."""
         if program is None:
             raise EmuError("an emulated vCPU needs a program")
-        index, gate, poll, beat = self.index, self._gate, self._epoll.poll, program.beat
+        gate, cpu, poll = self._gate, self._cpu, self._epoll.poll
         while not gate.stopping:
             events = poll(self._halt_timeout())
-            if not gate.enter(index):
+            if not cpu.enter(self.index):
                 self._wait_for_gate()
                 continue
-            beat(monotonic_ns())
-            if gate.owed:
-                gate.ran(index)
-            self._rerun = self._stale = False
-            self._slice(program, events)
-            self.slices += 1
-            beat(monotonic_ns())
-            gate.leave(index)
+            try:
+                self._turn(program, events)
+            finally:
+                cpu.leave(self.index)
+
+    def _turn(self, program: GuestProgram, events: list[tuple[int, int]]) -> None:
+        """What happens behind the gate."""
+        beat = program.beat
+        beat(monotonic_ns())
+        if self._gate.owed:
+            self._gate.ran(self.index)
+        self._rerun = self._stale = False
+        self._slice(program, events)
+        self.slices += 1
+        beat(monotonic_ns())
 
     def _halt_timeout(self) -> float:
         """Seconds until the timer. epoll_wait rounds up to a millisecond, and so never spins."""
