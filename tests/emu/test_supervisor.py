@@ -38,35 +38,39 @@ def test_a_signal_ends_everything_and_a_second_run_starts_at_once() -> None:
         assert len(pids) == 8
 
 
+def start(supervisor: Supervisor, error: CommandError | None = None) -> None:
+    """Start all, then wait; or lose a back-end and fail."""
+    with supervisor:
+        supervisor.start_programs()
+        if error is None:
+            supervisor.attention.pause(20)
+            return
+        if "gone" in str(error):
+            os.kill(supervisor.sides[0].fleet.pids[0], signal.SIGKILL)
+        raise error
+
+
 @pytest.mark.parametrize("delay", [0.01, 0.1, 0.3])
 def test_a_signal_at_any_moment_of_the_start(delay: float) -> None:
     """Half of the programs may be there."""
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
     supervisor = supervise()
-    with nothing_left(), pytest.raises(SignalError), supervisor:
-        timer.start()
-        supervisor.start_programs()
-        supervisor.attention.pause(20)
+    timer.start()
+    with nothing_left(), pytest.raises(SignalError):
+        start(supervisor)
     timer.join()
     assert not supervisor.directory.path.exists()
 
 
 def test_a_command_that_failed_because_a_back_end_died_is_told_so() -> None:
     """The death is the news; what the VM said of it stands behind."""
-    supervisor = supervise(sides=1)
-    with (
-        nothing_left(),
-        pytest.raises(ProgramError, match=r"ended by SIGKILL.*net0: the peer has gone"),
-        supervisor,
-    ):
-        supervisor.start_programs()
-        os.kill(supervisor.sides[0].fleet.pids[0], signal.SIGKILL)
-        raise CommandError("VM A", "GenericError", "net0: the peer has gone")
+    error = CommandError("VM A", "GenericError", "net0: the peer has gone")
+    with nothing_left(), pytest.raises(ProgramError, match=r"by SIGKILL.*net0: the peer has gone"):
+        start(supervise(sides=1), error)
 
 
 def test_a_command_that_failed_by_itself_stays_what_it_is() -> None:
     """Nothing died."""
-    supervisor = supervise(sides=1)
-    with nothing_left(), pytest.raises(CommandError, match="VM A: no"), supervisor:
-        supervisor.start_programs()
-        raise CommandError("VM A", "GenericError", "no")
+    error = CommandError("VM A", "GenericError", "no")
+    with nothing_left(), pytest.raises(CommandError, match="VM A: no"):
+        start(supervise(sides=1), error)
