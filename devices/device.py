@@ -11,11 +11,11 @@ from vhost_user import eventfd
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import (
-    VHOST_F_LOG_ALL,
-    VHOST_USER_F_PROTOCOL_FEATURES,
-    F_VERSION_1,
     F_RING_EVENT_IDX,
     F_RING_INDIRECT_DESC,
+    F_VERSION_1,
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
     FrontendRequest,
     ProtocolFeature,
     Request,

@@ -8,12 +8,16 @@ by running `start` on whatever `stop` has left.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from devices.device import USER_ADDRESS_BASE, RingAddresses, VhostDevice, Vring
 from devices.procedure import Ask, AwaitSwitchover, Change, Procedure
-from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, LogArea, VringAddr, VringState
+
+if TYPE_CHECKING:
+    from vhost_user.dirty_log import DirtyLog
 
 VHOST_VRING_F_LOG = 1
 

@@ -10,10 +10,12 @@ strategy runs the same one.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import Reply, Request
+
+if TYPE_CHECKING:
+    from vhost_user.frontend import FrontendConnection
 
 #: The phases of a migration's blackout, in order: in tables, in JSON and in traces.
 PHASES = (

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from devices import lifecycle
 from devices.blk import (
@@ -15,17 +14,21 @@ from devices.blk import (
 )
 from devices.device import SharedMemory, VhostDevice
 from devices.net import VhostUserNet
-from devices.procedure import Procedure
-from emu.costs import CostModel
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
 from emu.machine import Machine
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import Timeline
-from emu.shape import VmSpec
 from vhost_user import eventfd
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from devices.procedure import Procedure
+    from emu.costs import CostModel
+    from emu.shape import VmSpec
 
 DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
     VhostUserBlk.device_class: VhostUserBlk,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,9 @@ from emu.migration.timeline import now
 from emu.vm import DEADLINE, DiskUse, Vm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emu.monitor.protocol import JsonObject
-    from emu.shape import VmSpec
     from emu.vm_process import EventSink
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import EmuError, MigrationError
 from emu.migration import strategies
-from emu.migration.source import Observer
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.strategies import Strategy, StrategyOptions
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import Timeline, without_collector
-from emu.vm import Vm
 from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.migration.source import Observer
+    from emu.vm import Vm
 
 #: Of the stream; a source that speaks another one is refused by name.
 VERSION = 1
@@ -146,5 +150,3 @@ class Destination:
             vm.signal_all_rings()
             stream.send(Kind.RUNNING)
         self._observe("RESUME", {})
-
-

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from emu.migration.stream import Run
-from emu.ram import GuestRam
-from vhost_user.dirty_log import DirtyLog
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from emu.migration.stream import Run
+    from emu.ram import GuestRam
+    from vhost_user.dirty_log import DirtyLog
 
 PAGE = 4096
 

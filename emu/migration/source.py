@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from devices import lifecycle
 from emu.errors import EmuError, MigrationError
 from emu.migration.ram_sync import RamSync, total
 from emu.migration.state import pack_devices, pack_switchover
-from emu.migration.strategies import Strategy
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import Timeline, now, without_collector
-from emu.vm import Vm
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from emu.migration.strategies import Strategy
+    from emu.vm import Vm
 
 #: The switch-over follows a pre-copy round that leaves less than this to send.
 SMALL_ENOUGH = 1 << 20
@@ -116,8 +118,7 @@ class Source:
         vm = self.vm
         timeline = self.timeline
         tasks = [
-            Task(device.name, device.device_class, lifecycle.stop(device))
-            for device in vm.devices
+            Task(device.name, device.device_class, lifecycle.stop(device)) for device in vm.devices
         ]
         # What became dirty while the destination prepared is sent before the clock starts.
         stream.send_ram(vm.machine.ram, sync.dirty())

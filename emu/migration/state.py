@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from devices.device import RingAddresses, VhostDevice
 from emu.errors import MigrationError
-from emu.vm import Vm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from emu.vm import Vm
 
 _DEVICE = struct.Struct("<16sQI")
 _RING = struct.Struct("<IIQQQ")

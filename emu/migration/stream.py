@@ -2,9 +2,9 @@
 
 A section is a header of 16 bytes (kind u32, count u32, length u64, little endian) and ``length``
 bytes. A RAM section's bytes are a table of ``count`` entries (guest physical address u64, length
-u64); the memory itself follows the table and is not counted in ``length``. It goes from the source's
-memory into the kernel, and from there into the destination's, without passing through a Python
-object.
+u64); the memory itself follows the table and is not counted in ``length``. It goes from the
+source's memory into the kernel, and from there into the destination's, without passing through a
+Python object.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from emu.errors import MigrationError
-from emu.ram import GuestRam
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.ram import GuestRam
 
 HEADER = struct.Struct("<IIQ")
 _ENTRY = struct.Struct("<QQ")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 now = time.monotonic_ns
 
@@ -67,9 +69,7 @@ class Timeline:
         """Add a span that ends now, and return its end."""
         end = now()
         self.spans.append(
-            Span(
-                self.side, device_class, device, ring, phase, start, end, units, self.in_blackout
-            )
+            Span(self.side, device_class, device, ring, phase, start, end, units, self.in_blackout)
         )
         return end
 

@@ -6,14 +6,16 @@ A strategy is one class in one file of this package. To add one: write `Strategy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.migration.strategies.base import Strategy
 from emu.migration.strategies.prewired import Prewired
 from emu.migration.strategies.qemu import Qemu2021
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.threads import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 __all__ = ["DEFAULT", "DEFAULT_COMPARED", "STRATEGIES", "Strategy", "StrategyOptions", "make"]
 

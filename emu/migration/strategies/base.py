@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from devices.procedure import AwaitSwitchover, Change, Step
-from emu.migration.strategies.task import Stage, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.migration.strategies.task import Stage, Task
 
 #: Steps at which a drive may be told to leave a task parked.
 Halt = type[Step] | None

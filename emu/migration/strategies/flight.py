@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from devices.procedure import Ask
-from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import now
 from vhost_user.errors import DeadlineError
-from vhost_user.messages import Reply, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.migration.strategies.task import Stage, Task
+    from vhost_user.messages import Reply, Request
 
 _READ_WRITE = select.EPOLLIN | select.EPOLLOUT
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from devices.procedure import Ask
-from emu.migration.strategies.task import Stage, Task
+from typing import TYPE_CHECKING
+
 from emu.migration.timeline import now
-from vhost_user.messages import Reply
 from vhost_user.payloads import VringState
+
+if TYPE_CHECKING:
+    from devices.procedure import Ask
+    from emu.migration.strategies.task import Stage, Task
+    from vhost_user.messages import Reply
 
 
 def answer_in_lockstep(task: Task, step: Ask, stage: Stage) -> list[Reply | None]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.migration.strategies.base import Halt, Strategy
 from emu.migration.strategies.lockstep import answer_in_lockstep
-from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import now
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.migration.strategies.task import Stage, Task
 
 
 class Qemu2021(Strategy):

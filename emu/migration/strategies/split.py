@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from devices.procedure import Ask, AwaitSwitchover, Change, Edit
+from devices.procedure import AwaitSwitchover, Change, Edit
 from emu.migration.strategies.base import Halt, Strategy
 from emu.migration.strategies.flight import Flight
-from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import now
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.migration.strategies.task import Stage, Task
 
 
 class Split(Strategy):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from devices.procedure import Answer, Edit, Procedure, Step
-from emu.migration.timeline import Timeline
-from vhost_user.messages import Reply
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devices.procedure import Answer, Edit, Procedure, Step
+    from emu.migration.timeline import Timeline
+    from vhost_user.messages import Reply
 
 
 class Committer(Protocol):

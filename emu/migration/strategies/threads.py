@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.locks import worker
@@ -15,6 +15,9 @@ from emu.migration.strategies.lockstep import answer_in_lockstep
 from emu.migration.strategies.split import commit_together
 from emu.migration.strategies.task import Stage, Task
 from vhost_user.errors import DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _Outcome = tuple[Task, "Future[None]"]
 
