@@ -16,7 +16,7 @@ from emu.guest.stamps import BlockPattern
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from emu.guest.blk_driver import Generation
+    from emu.guest.blk_state import Generation
 
 
 class ImageCheck(NamedTuple):

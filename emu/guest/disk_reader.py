@@ -11,16 +11,15 @@ been hashed.
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
-from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.guest.blk_driver import Op, driver_queue
+from emu.guest.blk_state import HEADER, STATUS_UNSET, Op
 from emu.guest.control import HOLD_READER, OVERDUE, READER_SEEN, GuestContext, remaining
 from emu.guest.layout import CHUNK, MAX_READER_SLOTS, PAGE, SECTOR, DiskRingPlace
 from emu.guest.ledger import LedgerTotals
+from emu.guest.rings import open_ring
 from vhost_user.errors import BackendError
 from vhost_user.native import SHA256_STATE_SIZE, Sha256State
 
@@ -47,15 +46,7 @@ _WORDS_AT, _SLOTS_AT, _HEADERS_AT, _STATUS_AT = 40, 256, 512, 640
 ) = range(11)
 _SLOT_WORDS = 4
 _STATE, _HEAD, _CHUNK = range(3)
-_HEADER = struct.Struct("<IIQ")
-_STATUS_UNSET = 0xFF
-
-
-class _Slot(IntEnum):
-    FREE = 0
-    READING = 1
-    READ = 2
-    WRITING = 3
+_FREE, _READING, _READ, _WRITING = range(4)
 
 
 class ReaderStatus(NamedTuple):
@@ -105,10 +96,10 @@ class DiskReader:
         self._write = write
         self._slots = min(len(places), MAX_READER_SLOTS)
         self._chunks = -(-self.size // CHUNK)
-        self._queues: list[DriverQueue] = [
-            driver_queue(context, place, event_idx=event_idx)[0] for place in places
-        ]
         ram, layout = context.platform.ram, context.layout
+        self._queues: list[DriverQueue] = [
+            open_ring(ram, place.place, place.ring, event_idx=event_idx)[0] for place in places
+        ]
         self._page = ram.view(layout.reader, PAGE)
         self._sha = Sha256State(self._page[:SHA256_STATE_SIZE])
         self._words = self._page[_WORDS_AT:_SLOTS_AT].cast("Q")
@@ -259,7 +250,7 @@ class DiskReader:
         table = self._table
         for slot in range(ring, self._slots, len(self._queues)):
             base = slot * _SLOT_WORDS
-            if table[base + _HEAD] == head and table[base] in (_Slot.READING, _Slot.WRITING):
+            if table[base + _HEAD] == head and table[base] in (_READING, _WRITING):
                 break
         else:
             self._words[DUPLICATED] += 1
@@ -267,7 +258,7 @@ class DiskReader:
         self._words[COMPLETED] += 1
         if self._status[slot]:
             self._words[ERRORS] += 1
-        table[base] = _Slot.READ if table[base] == _Slot.READING else _Slot.FREE
+        table[base] = _READ if table[base] == _READING else _FREE
 
     def _advance(self, touched: set[int]) -> bool:
         """Hashes what has come in order and reads on; whether a pause has come."""
@@ -276,7 +267,7 @@ class DiskReader:
             chunk = words[NEXT_HASHED]
             slot = chunk % self._slots
             base = slot * _SLOT_WORDS
-            if table[base] == _Slot.READ and table[base + _CHUNK] == chunk:
+            if table[base] == _READ and table[base + _CHUNK] == chunk:
                 self._hash(slot, chunk, touched)
             elif not self._read_next(touched):
                 return False
@@ -288,7 +279,7 @@ class DiskReader:
     def _hash(self, slot: int, chunk: int, touched: set[int]) -> None:
         self._sha.update(self._data[slot][: self._length(chunk)])
         self._words[NEXT_HASHED] = chunk + 1
-        self._table[slot * _SLOT_WORDS] = _Slot.FREE
+        self._table[slot * _SLOT_WORDS] = _FREE
         if self._write:
             self._submit(slot, chunk, Op.WRITE)
             touched.add(slot)
@@ -303,7 +294,7 @@ class DiskReader:
             or chunk >= self._chunks
             or chunk * CHUNK + self._length(chunk) > words[LIMIT]
             or self._context.control[HOLD_READER]
-            or self._table[slot * _SLOT_WORDS] != _Slot.FREE
+            or self._table[slot * _SLOT_WORDS] != _FREE
         ):
             return False
         self._submit(slot, chunk, Op.READ)
@@ -314,16 +305,16 @@ class DiskReader:
     def _submit(self, slot: int, chunk: int, op: Op) -> None:
         """Adds the request for a chunk to its slot's ring (slot and ring have the same number)."""
         layout, context = self._context.layout, self._context
-        header = _HEADERS_AT + slot * _HEADER.size
+        header = _HEADERS_AT + slot * HEADER.size
         data = (layout.reader_buffers + slot * CHUNK, self._length(chunk))
         status = (layout.reader + _STATUS_AT + slot, 1)
         if op == Op.READ:
             # a read that does nothing must not leave an earlier chunk to be hashed
             self._data[slot][:8] = b"unread!!"
             context.mark(data[0], 8)
-        _HEADER.pack_into(self._page, header, op, 0, chunk * CHUNK // SECTOR)
-        self._status[slot] = _STATUS_UNSET
-        extent = (layout.reader + header, _HEADER.size)
+        HEADER.pack_into(self._page, header, op, 0, chunk * CHUNK // SECTOR)
+        self._status[slot] = STATUS_UNSET
+        extent = (layout.reader + header, HEADER.size)
         if op == Op.READ:
             head = self._queues[slot].add([extent], [data, status])
         else:
@@ -331,7 +322,7 @@ class DiskReader:
         base = slot * _SLOT_WORDS
         self._table[base + _HEAD] = head
         self._table[base + _CHUNK] = chunk
-        self._table[base] = _Slot.READING if op == Op.READ else _Slot.WRITING
+        self._table[base] = _READING if op == Op.READ else _WRITING
         self._words[REQUESTS] += 1
 
     def _publish(self, touched: set[int]) -> None:

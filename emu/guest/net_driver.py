@@ -1,12 +1,10 @@
 """The guest's network driver: one queue pair, its flow of numbered packets, and probes.
 
-The receive ring's page holds the flow's books, the transmit ring's page the packets themselves,
-so a pair has three hot pages: two rings and the receive buffers. Sent packets are collected when
-others come in; the transmit ring asks for an interrupt only when the driver has to wait for it.
+The receive ring's page holds the flow's books beside the ring, the transmit ring's page the packets
+themselves, so a pair has three hot pages: two rings and the receive buffers.
 
-    receive:   0 driver queue state (16)    16 flow, 9 words   88 counters, 5 words
-               136 heads of the buffers, u32 each
-    transmit:  0 driver queue state (16)    16 heads of the slots, u32 each    48 slots of 80 bytes
+    0    driver queue state (16)    88   counters, 5 words
+    16   flow, 9 words              136  heads of the receive buffers, u32 each
 """
 
 from __future__ import annotations
@@ -30,20 +28,19 @@ from emu.guest.frames import (
     flow_check,
     nic_mac,
 )
-from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, PairPlace, RingPlace
+from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, PairPlace
 from emu.guest.ledger import LedgerTotals
+from emu.guest.rings import open_ring
+from emu.guest.transmit import TransmitRing
 from vhost_user.errors import BackendError
-from vhost_user.virtqueue import DriverQueue
 
 #: Packets of a flow that may be on their way.
 WINDOW = 4
 #: A packet that has not come back after this time is not waited for.
 GIVE_UP_NS = 50_000_000
 
-_TX_SLOTS, _TX_STRIDE, _TX_AT, _TX_HEADS_AT, _RX_HEADS_AT = 8, 80, 48, 16, 136
+_FLOW_AT, _COUNTERS_AT, _COUNTERS_END, _HEADS_AT = 16, 88, 128, 136
 INTERRUPTS, PROBES, PROBES_DROPPED, UNKNOWN, BROKEN = range(5)
-#: Slots that hold no packet have this in place of a head.
-_FREE = 0xFFFF_FFFF
 _VNET = bytes(VNET_HEADER)
 
 #: Where a packet goes that came in on another pair than the one that sent it (a switch).
@@ -77,49 +74,30 @@ class NetPair:
         self._peer = peer
         self._mac = nic_mac(place.nic)
         self._elsewhere = elsewhere
-        self._rx, self._rx_control = self._queue(place.receive, event_idx=event_idx)
-        self._tx, self._tx_control = self._queue(place.transmit, event_idx=event_idx)
-        self.flow = Flow(self._rx_control[16:88].cast("Q"))
-        self._counters = self._rx_control[88:128].cast("Q")
-        self._rx_heads = self._rx_control[_RX_HEADS_AT : _RX_HEADS_AT + 4 * RX_BUFFERS].cast("I")
-        self._tx_heads = self._tx_control[_TX_HEADS_AT:_TX_AT].cast("I")
+        ram, ring = context.platform.ram, 2 * place.pair
+        self._rx, self._control = open_ring(ram, place.receive, ring, event_idx=event_idx)
+        self._tx = TransmitRing(ram, place.transmit, ring + 1, event_idx=event_idx)
+        self.flow = Flow(self._control[_FLOW_AT:_COUNTERS_AT].cast("Q"))
+        self._counters = self._control[_COUNTERS_AT:_COUNTERS_END].cast("Q")
+        self._heads = self._control[_HEADS_AT : _HEADS_AT + 4 * RX_BUFFERS].cast("I")
         view = context.platform.ram.view(place.buffers, RX_BUFFERS * RX_BUFFER_BYTES)
         self._buffers = [
             (view[at : at + RX_BUFFER_BYTES], [(place.buffers + at, RX_BUFFER_BYTES)])
             for at in range(0, RX_BUFFERS * RX_BUFFER_BYTES, RX_BUFFER_BYTES)
         ]
-        tx_gpa = place.transmit.control + _TX_AT
-        self._tx_buffers = [[(tx_gpa + slot * _TX_STRIDE, FLOW_BYTES)] for slot in range(_TX_SLOTS)]
         doorbell = context.platform.doorbell
-        self._rx_doorbell = doorbell(place.device, 2 * place.pair)
-        self._tx_doorbell = doorbell(place.device, 2 * place.pair + 1)
-        self._rx_by_head: dict[int, int] = {}
-        self._tx_by_head: dict[int, int] = {}
-        self._tx_free: list[int] = []
+        self._rx_doorbell = doorbell(place.device, ring)
+        self._tx_doorbell = doorbell(place.device, ring + 1)
+        self._by_head: dict[int, int] = {}
         self._epoch = -1
-
-    def _queue(self, place: RingPlace, *, event_idx: bool) -> tuple[DriverQueue, memoryview]:
-        where, view = place.addresses, self._context.platform.ram.view
-        control = view(place.control, CONTROL_BYTES)
-        queue = DriverQueue(
-            where.size,
-            view(where.desc, 16 * where.size),
-            view(where.avail, 6 + 2 * where.size),
-            view(where.used, 6 + 8 * where.size),
-            control[:16],
-            event_idx=event_idx,
-        )
-        return queue, control
 
     def boot(self) -> None:
         """Empty rings and books; all receive buffers are posted, the device's start kicks."""
-        self._rx_control[:] = self._tx_control[:] = bytes(CONTROL_BYTES)
+        self._control[:] = bytes(CONTROL_BYTES)
         self._rx.reset()
-        self._tx.reset()
-        for slot in range(_TX_SLOTS):
-            self._tx_heads[slot] = _FREE
+        self._tx.boot()
         for buffer in range(RX_BUFFERS):
-            self._rx_heads[buffer] = self._rx.add((), self._buffers[buffer][1])
+            self._heads[buffer] = self._rx.add((), self._buffers[buffer][1])
         self._rx.publish()
         self._mark_rings()
 
@@ -130,10 +108,8 @@ class NetPair:
 
     def _refresh(self) -> None:
         """Derives anew what guest memory tells: another process may have gone on meanwhile."""
-        self._rx_by_head = {head: buffer for buffer, head in enumerate(self._rx_heads)}
-        heads = list(self._tx_heads)
-        self._tx_by_head = {head: slot for slot, head in enumerate(heads) if head != _FREE}
-        self._tx_free = [slot for slot, head in enumerate(heads) if head == _FREE]
+        self._by_head = {head: buffer for buffer, head in enumerate(self._heads)}
+        self._tx.refresh()
         self._epoch = self._context.epoch
 
     def interrupt(self) -> None:
@@ -168,7 +144,7 @@ class NetPair:
         context, rx = self._context, self._rx
         while True:
             paused = self._receive(foreign)
-            self._reclaim()
+            self._tx.reclaim()
             if context.control[MODE] == Mode.HEAVY and not paused:
                 self._fill_window()
             self._publish()
@@ -181,7 +157,7 @@ class NetPair:
     def _receive(self, foreign: list[tuple[int, int]]) -> bool:
         """Handles received frames until there are none, or a pause comes; whether one has."""
         rx, platform = self._rx, self._context.platform
-        pop, add, by_head, buffers = rx.pop, rx.add, self._rx_by_head, self._buffers
+        pop, add, by_head, buffers = rx.pop, rx.add, self._by_head, self._buffers
         arrived = paused = False
         while not paused and (done := pop()) is not None:
             buffer = by_head.pop(done[0])
@@ -189,7 +165,7 @@ class NetPair:
             arrived |= self._frame(data, done[1], foreign)
             head = add((), extent)
             by_head[head] = buffer
-            self._rx_heads[buffer] = head
+            self._heads[buffer] = head
             paused = platform.paused
         if arrived:
             self.flow.words[books.LAST_NS] = time.monotonic_ns()
@@ -219,38 +195,26 @@ class NetPair:
         if probe is None or probe.is_reply:
             self._counters[UNKNOWN] += 1
             return
-        if not self._tx_free:
-            self._reclaim()
-        if not self._tx_free:
+        tx = self._tx
+        if not tx.free:
+            tx.reclaim()
+        if not tx.free:
             self._counters[PROBES_DROPPED] += 1
             return
-        slot = self._tx_free.pop()
-        at = _TX_AT + slot * _TX_STRIDE
-        self._tx_control[at : at + FLOW_BYTES] = _VNET + probe.reply(self._mac).pack()[:MIN_FRAME]
-        self._send(slot)
+        slot = tx.free.pop()
+        at = tx.offset(slot)
+        tx.bytes[at : at + FLOW_BYTES] = _VNET + probe.reply(self._mac).pack()[:MIN_FRAME]
+        tx.send(slot)
         self._counters[PROBES] += 1
-
-    def _reclaim(self) -> None:
-        """Collects the transmit slots whose packets have been sent."""
-        pop = self._tx.pop
-        while (done := pop()) is not None:
-            slot = self._tx_by_head.pop(done[0])
-            self._tx_heads[slot] = _FREE
-            self._tx_free.append(slot)
-
-    def _send(self, slot: int) -> None:
-        head = self._tx.add(self._tx_buffers[slot], ())
-        self._tx_heads[slot] = head
-        self._tx_by_head[head] = slot
 
     def _send_packet(self) -> None:
         """The flow's next packet; a slot is free."""
-        words = self.flow.words
+        words, tx = self.flow.words, self._tx
         sequence = words[books.NEXT]
-        slot = self._tx_free.pop()
+        slot = tx.free.pop()
         FLOW.pack_into(
-            self._tx_control,
-            _TX_AT + slot * _TX_STRIDE,
+            tx.bytes,
+            tx.offset(slot),
             self._peer,
             self._mac,
             FLOW_ETHERTYPE,
@@ -259,7 +223,7 @@ class NetPair:
             sequence,
             flow_check(self.number, sequence),
         )
-        self._send(slot)
+        tx.send(slot)
         words[books.NEXT] = sequence + 1
 
     def _fill_window(self) -> None:
@@ -267,16 +231,10 @@ class NetPair:
         if room <= 0:
             return
         for _ in range(room):
-            if not self._tx_free and not self._await_slot():
+            if not self._tx.free and not self._tx.await_slot():
                 return
             self._send_packet()
         self.flow.words[books.LAST_NS] = time.monotonic_ns()
-
-    def _await_slot(self) -> bool:
-        """Asks for an interrupt when a slot becomes free; whether one has in the meantime."""
-        if self._tx.arm():
-            self._reclaim()
-        return bool(self._tx_free)
 
     def _publish(self) -> None:
         doorbell, pair = self._context.platform.ring_doorbell, self.place.pair
@@ -305,9 +263,9 @@ class NetPair:
                 self._refresh()
             if self._counters[BROKEN] or self.flow.outstanding() >= WINDOW:
                 return False
-            if not self._tx_free:
-                self._reclaim()
-            if self._tx_free:
+            if not self._tx.free:
+                self._tx.reclaim()
+            if self._tx.free:
                 self._send_packet()
                 self.flow.words[books.LAST_NS] = time.monotonic_ns()
                 self._publish()
@@ -337,21 +295,18 @@ class NetPair:
 
     def outstanding(self) -> int:
         """Packets in the transmit ring, or sent and waited for."""
-        return max(self.flow.outstanding(), self._tx.in_flight)
+        return max(self.flow.outstanding(), self._tx.queue.in_flight)
 
     def quiet(self) -> bool:
         """Nothing is on its way; the caller holds the lock."""
         if self._counters[BROKEN]:
             return False
-        if self._tx.in_flight:
-            if self._epoch != self._context.epoch:
-                self._refresh()
-            self._reclaim()
-            # packets that are dropped bring no other interrupt than the transmit ring's
-            if self._tx.in_flight and self._tx.arm():
-                self._reclaim()
-            self._mark_rings()
-        return not self._tx.in_flight and not self.flow.outstanding()
+        if self._epoch != self._context.epoch:
+            self._refresh()
+        # packets that are dropped bring no other interrupt than the transmit ring's
+        empty = self._tx.empty()
+        self._mark_rings()
+        return empty and not self.flow.outstanding()
 
     def ledger(self) -> LedgerTotals:
         """This pair's part of the books."""

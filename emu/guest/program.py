@@ -10,7 +10,7 @@ import functools
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.guest.blk_driver import BlkFeatures, BlkRing, Generation
+from emu.guest.blk_driver import BlkFeatures, BlkRing
 from emu.guest.control import (
     EPOCH,
     HOLD_READER,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from devices.device import RingAddresses
+    from emu.guest.blk_state import Generation
     from emu.guest.platform import Platform
 
 LOADS = {"none": Mode.QUIET, "light": Mode.LIGHT, "heavy": Mode.HEAVY}
@@ -105,7 +106,8 @@ class GuestProgram:
         self.pairs = [self._make_pair(index) for index in range(len(self.layout.pairs))]
         self.reader = self._make_reader()
         self.disks = self._make_disks()
-        self._units: list[Unit] = [*self.pairs, *self.disks]
+        # In the order in which a load begins. Disks first: they are the fewer and the slower.
+        self._units: list[Unit] = [*self.disks, *self.pairs]
         if self.reader is not None:
             self._units.append(self.reader)
         self._handlers = self._make_handlers()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TICK_NS = 1_000_000
 #: Units that one tick fills at the most: a tick must not hold the heartbeat up.
-PRIME_BATCH = 16
+PRIME_BATCH = 32
 #: Queue pairs that one tick looks at for packets that did not return.
 EXPIRE_BATCH = 32
 

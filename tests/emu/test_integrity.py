@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import EmuError
-from emu.guest.blk_driver import Generation
+from emu.guest.blk_state import Generation
 from emu.guest.stamps import ZEROED, BlockPattern
 from emu.integrity import check_image
 

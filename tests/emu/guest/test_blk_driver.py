@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.guest.blk_driver import BlkFeatures, Op
+from emu.guest.blk_driver import BlkFeatures
+from emu.guest.blk_state import Op
 from emu.guest.program import GuestConfig
 from emu.guest.stamps import ZEROED
 from emu.shape import ShapeError
