@@ -80,6 +80,17 @@ def test_more_runs_than_fit_into_one_harvest_call() -> None:
     log.close()
 
 
+def test_a_run_that_two_harvest_calls_share_is_one() -> None:
+    """32 runs a word for 127 words, one more, and then 4096 results might not be enough."""
+    log = DirtyLog.create(10_000)
+    for page in (*range(0, 127 * 64, 2), 128 * 64 - 1, 128 * 64):
+        log.mark(page * PAGE_SIZE, 1)
+    runs = log.harvest()
+    assert len(runs) == 127 * 32 + 1
+    assert runs[-1] == ((128 * 64 - 1) * PAGE_SIZE, 2 * PAGE_SIZE)
+    log.close()
+
+
 def test_a_large_guests_log_is_sparse() -> None:
     log = DirtyLog.create(180 << 18)  # 180 GiB
     assert log.size == 180 << 15

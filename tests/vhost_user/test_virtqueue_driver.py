@@ -78,15 +78,28 @@ def test_a_completion_of_what_is_not_in_flight(ring: Ring, head: int) -> None:
         driver.pop()
 
 
-def test_a_completion_twice(ring: Ring) -> None:
+@pytest.mark.parametrize("again", [0, 1])
+def test_a_completion_twice(ring: Ring, again: int) -> None:
+    """By its head, or by the other descriptor that the chain had."""
     driver = ring.driver()
     head = driver.add([(BUFFER, 1)], [(BUFFER, 4)])
     driver.add([(BUFFER, 1)], [])
     driver.publish()
     complete(ring, head, index=1)
     assert driver.pop() == (head, 0)
-    complete(ring, head, index=2)
+    complete(ring, head + again, index=2)
     with pytest.raises(BackendError, match="not in flight"):
+        driver.pop()
+
+
+def test_a_chain_that_the_device_made_a_loop_of(ring: Ring) -> None:
+    driver = ring.driver()
+    head = driver.add([(BUFFER, 1)], [(BUFFER, 4)])
+    driver.publish()
+    ring.desc.cast("H")[8 * (head + 1) + 6] |= 1
+    ring.desc.cast("H")[8 * (head + 1) + 7] = head
+    complete(ring, head, index=1)
+    with pytest.raises(BackendError, match="loop"):
         driver.pop()
 
 

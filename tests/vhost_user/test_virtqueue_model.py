@@ -189,6 +189,25 @@ class TwoSides(RuleBasedStateMachine):
         assert more == bool(self.used)
         self.driver_sleeps = not more
 
+    # What programs do, in one step each, so that runs get far; the rules above are its parts.
+
+    @rule(shape=shapes, burst=st.sampled_from([1, 2, 5, 1024]))
+    def driver_submits(self, shape: Shape, burst: int) -> None:
+        self.add(shape, burst)
+        self.driver_publish()
+
+    @rule(data=st.data(), count=st.sampled_from([1, 3, 2000]))
+    def device_serves(self, data: st.DataObject, count: int) -> None:
+        self.device_pop(2000)
+        self.device_complete(data, count)
+        self.device_publish()
+        self.device_arm()
+
+    @rule()
+    def driver_reaps(self) -> None:
+        self.driver_pop(2000)
+        self.driver_arm()
+
     @rule()
     def disarm(self) -> None:
         if not self.device_sleeps:
@@ -233,7 +252,7 @@ class TwoSides(RuleBasedStateMachine):
 
 
 TwoSidesTest = TwoSides.TestCase
-TwoSidesTest.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TwoSidesTest.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 
 
 def test_need_event_is_the_specifications_formula() -> None:

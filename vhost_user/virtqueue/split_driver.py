@@ -259,7 +259,9 @@ class DriverQueue:
         index, count = head, 1
         lengths[4 * index + 2] = 0
         while halves[8 * index + 6] & F_NEXT:
-            index = halves[8 * index + 7]
+            if count == self.size:  # the device has written where it must not
+                raise BackendError(f"chain {head} has become a loop", ring=self.ring)
+            index = halves[8 * index + 7] & self._mask
             lengths[4 * index + 2] = 0
             count += 1
         halves[8 * index + 7] = state[_FREE_HEAD]
