@@ -205,9 +205,7 @@ class DiskReader:
             self._run(range(len(self._queues)))
         self._tell()
 
-    def prime(self) -> None:
-        """Read on after a pause of the load."""
-        self.service()
+    prime = service
 
     def _tell(self) -> None:
         if self._watched:
