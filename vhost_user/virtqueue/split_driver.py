@@ -68,7 +68,7 @@ def _fill_table(
     return length
 
 
-class QueueFull(UsageError):  # noqa: N818 - a state to wait out, not a mistake
+class QueueFull(UsageError):
     """There are not enough free descriptors."""
 
 
