@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,6 @@ from emu.guest.frames import Probe, nic_mac
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-from contextlib import suppress
     from pathlib import Path
 
 MS = 1_000_000
