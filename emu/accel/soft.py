@@ -1,13 +1,12 @@
 """The accelerator without hardware: vCPUs are threads that run a `GuestProgram`.
 
-A doorbell is an entry of a dictionary. A halted vCPU sleeps in its own epoll set, which holds the
-eventfds of the interrupts that are routed to it and one more to wake it.
+A doorbell is an entry of a dictionary; an irqfd is an eventfd in the epoll set of the one processor
+that the vCPUs share.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -19,12 +18,11 @@ from emu.accel import (
     Ioeventfd,
     Irqfd,
     NotifierError,
+    Vcpu,
     register,
 )
-from emu.accel.host_cpu import HostCpu
-from emu.accel.soft_vcpu import SoftVcpu
+from emu.accel.soft_host import SoftHost
 from emu.errors import EmuError
-from vhost_user import eventfd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,13 +48,11 @@ class SoftAccelerator(Accelerator):
 
     def __init__(self, on_exit: ExitHandler) -> None:
         self._on_exit = on_exit
-        self._batch = eventfd.default()
         self._doorbells: dict[_Key, int] = {}
         self._irqfds: dict[int, int] = {}
         self._vector_of: dict[int, int] = {}
         self._routes: dict[int, int] = {}
-        self._vcpus: list[SoftVcpu] = []
-        self._cpu: HostCpu | None = None
+        self._host: SoftHost | None = None
         self._lock = threading.Lock()
 
     # -- doorbells
@@ -145,23 +141,24 @@ class SoftAccelerator(Accelerator):
         del self._vector_of[fd]
 
     def _attach(self, vector: int, fd: int, vcpu: int | None) -> None:
-        if vcpu is not None:
+        if vcpu is not None and self._host is not None:
             try:
-                self._vcpus[vcpu].attach(vector, fd)
+                self._host.attach(vector, fd, vcpu)
             except OSError as error:
                 text = f"the irqfd of vector {vector}: {error.strerror}"
                 raise NotifierError(text) from error
 
     def _detach(self, fd: int, vcpu: int | None) -> None:
-        if vcpu is not None:
-            self._vcpus[vcpu].detach(fd)
+        if vcpu is not None and self._host is not None:
+            self._host.detach(fd)
 
     def set_routes(self, routes: Mapping[int, int]) -> None:
         """See `Accelerator.set_routes`."""
         if len(routes) > self.capabilities.max_routes:
             raise NotifierError(f"{len(routes)} routes are more than fit in the table")
-        if routes and not 0 <= min(routes.values()) <= max(routes.values()) < len(self._vcpus):
-            raise NotifierError(f"a route leads to none of the {len(self._vcpus)} vCPUs")
+        vcpus = 0 if self._host is None else len(self._host.vcpus)
+        if routes and not 0 <= min(routes.values()) <= max(routes.values()) < vcpus:
+            raise NotifierError(f"a route leads to none of the {vcpus} vCPUs")
         with self._lock:
             old = self._routes
             new = dict(routes)
@@ -177,40 +174,27 @@ class SoftAccelerator(Accelerator):
     def set_memory(self, ram: GuestRam) -> None:
         """See `Accelerator.set_memory`. Emulated guest code goes through `GuestRam` itself."""
 
-    def create_vcpus(self, count: int, gate: Gate) -> Sequence[SoftVcpu]:
+    def create_vcpus(self, count: int, gate: Gate) -> Sequence[Vcpu]:
         """See `Accelerator.create_vcpus`."""
-        if self._vcpus:
+        if self._host is not None:
             raise EmuError("the vCPUs of this machine were made before")
         if not 1 <= count <= self.capabilities.max_vcpus:
             raise EmuError(f"{count} vCPUs: {self.name} has 1 to {self.capabilities.max_vcpus}")
-        vcpus: list[SoftVcpu] = []
-        self._cpu = cpu = HostCpu(gate)
-        wakes = self._batch.create(count)
-        try:
-            for index, wake in enumerate(wakes):
-                vcpus.append(SoftVcpu(index, gate, cpu, select.epoll(), wake))
-        except OSError:
-            for vcpu in vcpus:
-                vcpu.close()
-            self._batch.close(wakes[len(vcpus) :])
-            raise
-        self._vcpus = vcpus
-        return vcpus
+        self._host = SoftHost(count, gate)
+        return self._host.vcpus
 
     def kick(self, vcpus: Sequence[int]) -> None:
         """See `Accelerator.kick`. Emulated guest code reads `Gate.paused` by itself."""
 
     def wake(self, vcpus: Sequence[int]) -> None:
-        """See `Accelerator.wake`: one call for all of them."""
-        if self._cpu is not None:
-            self._cpu.open()
-        if vcpus:
-            self._batch.signal([self._vcpus[index].wake_fd for index in vcpus])
+        """See `Accelerator.wake`."""
+        if vcpus and self._host is not None:
+            self._host.wake(vcpus)
 
     def close(self) -> None:
         """See `Accelerator.close`."""
-        for vcpu in self._vcpus:
-            vcpu.close()
+        if self._host is not None:
+            self._host.close()
         self._doorbells.clear()
         for table in (self._irqfds, self._vector_of, self._routes):
             table.clear()

@@ -75,8 +75,10 @@ def test_guest_code_beats_when_entered_and_when_left(rig):
     rig.call(2)
     guest.next_interrupt()
     rig.vcpus.pause()
-    assert len(guest.beats) == before + 2
-    assert guest.beats[-2] <= guest.beats[-1]
+    more = guest.beats[before:]
+    assert len(more) >= 2
+    assert len(more) % 2 == 0
+    assert more == sorted(more)
 
 
 def test_pause_waits_for_guest_code(rig):

@@ -1,0 +1,233 @@
+"""The one processor on which emulated vCPUs take turns.
+
+The interpreter runs one thread at a time. 224 threads that each wake up by themselves, when their
+interrupts come, fight for it: whoever pauses, resumes or migrates the machine then stands in a
+queue with all of them (measured: 10 ms for a pause, hundreds for a resume). So the processor is a
+thing that a vCPU's thread has or waits for. Whoever has it runs guest code; when that halts it
+collects what has happened, for all vCPUs, and hands the processor to the next one that has
+something to do. Only when nobody has does it sleep, in epoll_wait, until an interrupt or a timer
+comes. So there is one thread that wants the interpreter on the guest's behalf, however many vCPUs
+are busy; and while the machine is paused there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import deque
+from contextlib import suppress
+from heapq import heappop, heappush
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from emu.accel.soft_vcpu import SoftVcpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from emu.gate import Gate
+
+_SECONDS_PER_NS = 1e-9
+_EDGE = select.EPOLLIN | select.EPOLLET
+
+
+class SoftHost:
+    """The vCPUs of a machine, the queue of those that are ready, and the processor.
+
+    An interrupt's eventfd is watched edge-triggered, and drained by the vCPU when it runs: behind
+    the gate. One that comes while the machine is paused stays in its eventfd.
+
+    Args:
+        count: vCPUs.
+        gate: the machine's.
+
+    Raises:
+        OSError: out of descriptors; nothing was made.
+    """
+
+    def __init__(self, count: int, gate: Gate) -> None:
+        self.gate = gate
+        self.vcpus: Sequence[SoftVcpu] = [SoftVcpu(index, self) for index in range(count)]
+        self._poke_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._epoll = select.epoll()
+        except OSError:
+            os.close(self._poke_fd)
+            raise
+        self._epoll.register(self._poke_fd, select.EPOLLIN)
+        self._poke_poll = select.poll()
+        self._poke_poll.register(self._poke_fd, select.POLLIN)
+        self._ready: deque[SoftVcpu] = deque()
+        self._timers: list[tuple[int, int]] = []
+        self._irqs: dict[int, tuple[int, SoftVcpu]] = {}
+        # Taken around looking an eventfd up and draining it, and around taking it away: once
+        # `detach` has returned, the descriptor may be closed and its number used for anything.
+        self.irq_lock = threading.Lock()
+        self.timer_lock = threading.Lock()
+        self._processor = threading.Lock()
+
+    # -- the processor; on the vCPUs' threads
+
+    def first(self, vcpu: SoftVcpu) -> bool:
+        """A thread has started: it gets the processor if it is the first, else waits for it.
+
+        Returns:
+            Whether this vCPU is to run now; False: the threads are to end.
+        """
+        if self._processor.acquire(blocking=False):
+            return self.next(vcpu)
+        return self._wait(vcpu)
+
+    def next(self, vcpu: SoftVcpu) -> bool:
+        """The vCPU that has the processor halts: it is somebody's turn, perhaps its own again.
+
+        Returns:
+            As `first`.
+        """
+        chosen = self._choose(vcpu)
+        if chosen is vcpu:
+            return True
+        if chosen is None:
+            return False
+        self._hand_over(chosen)
+        return self._wait(vcpu)
+
+    def _wait(self, vcpu: SoftVcpu) -> bool:
+        vcpu.turn.acquire()
+        if self.gate.stopping:
+            return False
+        if vcpu.leads:  # it inherited the processor, and has nothing to do itself
+            vcpu.leads = False
+            return self.next(vcpu)
+        return True
+
+    def _hand_over(self, vcpu: SoftVcpu) -> None:
+        with suppress(RuntimeError):  # a stop was quicker
+            vcpu.turn.release()
+
+    def retire(self, vcpu: SoftVcpu) -> None:
+        """A vCPU's thread ends by an error while it has the processor: another one inherits it."""
+        vcpu.alive = False
+        for heir in self.vcpus:
+            if heir.alive:
+                heir.leads = True
+                self._hand_over(heir)
+                return
+
+    def _choose(self, vcpu: SoftVcpu) -> SoftVcpu | None:
+        """Who is next; sleeps while nobody is. None: the threads are to end."""
+        gate, ready, poll = self.gate, self._ready, self._epoll.poll
+        while not gate.stopping:
+            if gate.paused:
+                self._wait_for_gate(vcpu.index)
+                continue
+            events = poll(0 if ready else self._halt_timeout())
+            if events:
+                self._collect(events)
+            if self._timers:
+                self._expire()
+            while ready:
+                chosen = ready.popleft()
+                chosen.queued = False
+                if chosen.alive:
+                    return chosen
+        return None
+
+    def _collect(self, events: Iterable[tuple[int, int]]) -> None:
+        """Note interrupts with the vCPUs that they are for. They are not drained yet."""
+        for fd, _ in events:
+            if fd == self._poke_fd:
+                self._drain_poke()
+                continue
+            irq = self._irqs.get(fd)
+            if irq is not None:  # otherwise it was taken away just now
+                irq[1].signalled.append(fd)
+                self._enqueue(irq[1])
+
+    def _enqueue(self, vcpu: SoftVcpu) -> None:
+        if not vcpu.queued:
+            vcpu.queued = True
+            self._ready.append(vcpu)
+
+    def _halt_timeout(self) -> float:
+        """Seconds until the next timer. epoll_wait rounds up to a millisecond: it never spins."""
+        if not self._timers:
+            return -1
+        return max(0, self._timers[0][0] - monotonic_ns()) * _SECONDS_PER_NS
+
+    def _expire(self) -> None:
+        timers, now = self._timers, monotonic_ns()
+        while timers and timers[0][0] <= now:
+            due, index = heappop(timers)
+            if self.vcpus[index].due == due:  # otherwise it was set anew meanwhile
+                self._enqueue(self.vcpus[index])
+
+    def _wait_for_gate(self, index: int) -> None:
+        gate = self.gate
+        if not gate.park(index):
+            return
+        while gate.paused and not gate.stopping:
+            self._poke_poll.poll()
+            self._drain_poke()
+        gate.unpark(index)
+
+    def _drain_poke(self) -> None:
+        with suppress(BlockingIOError):  # it was drained together with an earlier one
+            os.eventfd_read(self._poke_fd)
+
+    # -- from any thread
+
+    def again(self, vcpu: SoftVcpu) -> None:
+        """That vCPU is the next one."""
+        vcpu.queued = True
+        self._ready.appendleft(vcpu)
+
+    def wake(self, vcpus: Iterable[int]) -> None:
+        """Let these have a turn, before all others; or end, if the threads are to end."""
+        for index in vcpus:
+            if self.gate.stopping:
+                self._hand_over(self.vcpus[index])
+            else:
+                self.again(self.vcpus[index])
+        self.poke()
+
+    def poke(self) -> None:
+        """If whoever has the processor sleeps: look again."""
+        os.eventfd_write(self._poke_fd, 1)
+
+    def set_timer(self, due_ns: int, index: int) -> None:
+        """A vCPU is to be ready at that time, if its `due` still is that then."""
+        heappush(self._timers, (due_ns, index))
+
+    def vector_of(self, fd: int, vcpu: SoftVcpu) -> int | None:
+        """The vector of an eventfd, if it is that vCPU's. Call it under `irq_lock`."""
+        irq = self._irqs.get(fd)
+        return irq[0] if irq is not None and irq[1] is vcpu else None
+
+    def attach(self, vector: int, fd: int, vcpu: int) -> None:
+        """Take signals on `fd` as an interrupt from now on, those pending included.
+
+        Raises:
+            OSError: `fd` is no open eventfd.
+        """
+        with self.irq_lock:
+            self._irqs[fd] = (vector, self.vcpus[vcpu])
+            try:
+                self._epoll.register(fd, _EDGE)
+            except OSError:
+                del self._irqs[fd]
+                raise
+
+    def detach(self, fd: int) -> None:
+        """Take no signals from it any more; on return nothing reads it."""
+        with self.irq_lock:
+            del self._irqs[fd]
+            with suppress(OSError):  # its owner closed it first, which took it out of the set
+                self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Give back the descriptors. Again is harmless."""
+        if not self._epoll.closed:
+            self._epoll.close()
+            os.close(self._poke_fd)

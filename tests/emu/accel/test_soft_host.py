@@ -1,0 +1,178 @@
+"""The processor that emulated vCPUs share: who gets it, and who inherits it."""
+# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from emu import accel
+from emu.vcpu_state import VcpuState
+from emu.vcpus import VcpuSet
+from tests.emu.guests import DEADLINE, Recorder, until
+from vhost_user import eventfd
+
+
+class Rig:
+    """Vector N is vCPU N's."""
+
+    def __init__(self, count: int) -> None:
+        self.accel = accel.create("soft", lambda *_: None)
+        self.vcpus = VcpuSet(count, self.accel)
+        self.fds = eventfd.default().create(count)
+        self.accel.set_routes({index: index for index in range(count)})
+        for index, fd in enumerate(self.fds):
+            self.accel.irqfd_assign(index, fd)
+
+    def run(self, guest):
+        self.vcpus.start(guest)
+        self.vcpus.resume()
+
+    def call(self, vcpu):
+        os.eventfd_write(self.fds[vcpu], 1)
+
+    def close(self):
+        self.vcpus.stop()
+        self.accel.close()
+        eventfd.default().close(self.fds)
+
+
+@pytest.fixture
+def rig(request):
+    made = Rig(getattr(request, "param", 4))
+    yield made
+    made.close()
+
+
+def test_guest_code_runs_on_the_thread_of_its_vcpu(rig):
+    names = []
+    guest = Recorder()
+    beat = guest.beat
+    guest.beat = lambda now: (names.append(threading.current_thread().name), beat(now))
+    rig.run(guest)
+    names.clear()
+    for vcpu in (2, 1):
+        rig.call(vcpu)
+        guest.next_interrupt()
+    rig.vcpus.pause()
+    assert names == ["vcpu2", "vcpu2", "vcpu1", "vcpu1"]
+
+
+def test_one_vcpu_at_a_time(rig):
+    guest = Recorder()
+    most = []
+
+    def interrupt(vcpu, vector):
+        most.append(len(rig.vcpus.gate.inside))
+        if len(most) < 400:
+            rig.call(vcpu)
+
+    guest.interrupt = interrupt
+    rig.run(guest)
+    for vcpu in range(4):
+        rig.call(vcpu)
+    until(lambda: len(most) >= 400)
+    rig.vcpus.pause()
+    assert set(most) == {1}
+
+
+def test_a_vcpu_that_is_always_busy_starves_nobody(rig):
+    guest = Recorder()
+    take = guest.interrupt
+
+    def interrupt(vcpu, vector):
+        if vcpu == 1:
+            rig.call(1)
+        else:
+            take(vcpu, vector)
+
+    guest.interrupt = interrupt
+    rig.run(guest)
+    rig.call(1)
+    for vcpu in (2, 3, 2):
+        rig.call(vcpu)
+        assert guest.next_interrupt() == (vcpu, vcpu)
+    rig.vcpus.arm(0, time.monotonic_ns())
+    until(lambda: not guest.ticks.empty())
+
+
+def test_the_processor_is_inherited_from_one_that_crashes(rig):
+    guest = Recorder()
+    take = guest.interrupt
+
+    def interrupt(vcpu, vector):
+        if vcpu < 3:
+            raise ZeroDivisionError
+        take(vcpu, vector)
+
+    guest.interrupt = interrupt
+    rig.run(guest)
+    for vcpu in range(3):
+        rig.call(vcpu)
+        until(lambda: len(rig.vcpus.crashed) > vcpu)  # noqa: B023  it is called at once
+        rig.call(vcpu)  # nobody is there for it any more
+    rig.call(3)
+    assert guest.next_interrupt() == (3, 3)
+    rig.vcpus.pause()
+    rig.vcpus.resume()
+    rig.call(3)
+    assert guest.next_interrupt() == (3, 3)
+
+
+def test_all_may_crash(rig):
+    guest = Recorder()
+    guest.interrupt = lambda vcpu, vector: 1 // 0
+    rig.run(guest)
+    for vcpu in range(4):
+        rig.call(vcpu)
+    until(lambda: len(rig.vcpus.crashed) == 4)
+    rig.vcpus.pause()
+    rig.vcpus.resume()
+
+
+def test_those_that_were_not_halted_run_before_all_others(rig):
+    guest = Recorder()
+    rig.vcpus.start(guest)
+    rig.vcpus.load([VcpuState()] * 3 + [VcpuState(halted=False, pending=(3,))])
+    for vcpu in (0, 1, 2):
+        rig.call(vcpu)
+    rig.vcpus.resume()
+    assert guest.next_interrupt() == (3, 3)
+    assert guest.next_interrupts(3) == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_interrupts_during_a_pause_wake_no_vcpu(rig):
+    guest = Recorder()
+    rig.run(guest)
+    rig.vcpus.pause()
+    for vcpu in range(4):
+        rig.call(vcpu)
+    assert guest.quiet()
+    assert len(rig.vcpus.gate.parked) <= 1  # whoever has the processor
+    rig.vcpus.resume()
+    assert guest.next_interrupts(4) == [(vcpu, vcpu) for vcpu in range(4)]
+
+
+@pytest.mark.parametrize("rig", [224], indirect=True)
+def test_224_busy_vcpus_pause_and_resume_at_once(rig):
+    """A fight for the interpreter would make these take tens to hundreds of milliseconds."""
+    guest = Recorder()
+    guest.interrupt = lambda vcpu, vector: (sum(range(200)), rig.call(vcpu))
+    rig.run(guest)
+    for vcpu in range(224):
+        rig.call(vcpu)
+    pauses, resumes = [], []
+    waiting = threading.Event()
+    for _ in range(20):
+        waiting.wait(0.002)
+        start = time.perf_counter()
+        rig.vcpus.pause(DEADLINE)
+        pauses.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        rig.vcpus.resume(DEADLINE)
+        resumes.append(time.perf_counter() - start)
+    assert sorted(pauses)[10] < 0.005
+    assert sorted(resumes)[10] < 0.005
