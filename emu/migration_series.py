@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 #: What the network's gap is looked for in, before and after the blackout.
 MARGIN_NS = 50_000_000
+#: How long an answer from the VM is awaited after it has moved, and how often it is looked for.
+ECHO_PATIENCE = 2.0
+ECHO_POLL = 0.01
 #: A migration of which nothing is heard for so long is given up.
 SILENCE = 60.0
 
@@ -177,7 +180,7 @@ class MigrationSeries:
         destination = self._destination.execute("x-timeline")
         start = int(dict(source["marks"])["pause_start_ns"])
         end = int(dict(destination["marks"])["running_ns"])
-        self._attention.pause((end + MARGIN_NS - time.monotonic_ns()) / 1e9 + 0.01)
+        self._await_echo(end + MARGIN_NS)
         _books, guest_gap = self._destination.ledger()
         return MigrationResult(
             strategy,
@@ -193,6 +196,20 @@ class MigrationSeries:
             phases=tuple(phase_rows(_spans(source) + _spans(destination))),
             precopy=Precopy(**source["precopy"]),
         )
+
+    def _await_echo(self, until_ns: int) -> None:
+        """Return when the margin is over and the network has heard of the VM again.
+
+        An answer that has come since the VM runs ends the network's gap; without one the gap
+        would be cut off at the margin.
+        """
+        before = None if self._echo is None else self._echo.counts().answered
+        self._attention.pause((until_ns - time.monotonic_ns()) / 1e9)
+        deadline = time.monotonic() + ECHO_PATIENCE
+        while self._echo is not None and time.monotonic() < deadline:
+            if self._echo.counts().answered != before:
+                return
+            self._attention.pause(ECHO_POLL)
 
     def _check(
         self, result: MigrationResult, reader: DiskReader | None, *, last: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -20,6 +21,13 @@ PYTHON = (sys.executable, "-P")
 #: Seconds that a program has to end by itself after SIGTERM.
 PATIENCE = 3.0
 _TAIL = 4096
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """In the child: the kernel sends SIGTERM should the run be killed without a chance to."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class Program:
@@ -52,6 +60,8 @@ class Program:
                 stderr=stderr,
                 pass_fds=pass_fds,
                 process_group=0,
+                # Programs are started before there are other threads, which this needs.
+                preexec_fn=_end_with_parent,  # noqa: PLW1509
             )
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)

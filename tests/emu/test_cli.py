@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -80,3 +85,82 @@ def test_a_long_temporary_directory_is_one_line(
     assert "at most 107" in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(long.iterdir()) == []
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.7, 1.1, 1.8])
+def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
+    delay: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one's programs, sockets and files are gone."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    command = (*EMU, "migrate", *SMALL, "--repeat", "100", "--quiet")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(delay)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert errors == "emu: ended by SIGINT\n"
+    assert process.returncode == 130
+    assert not any(child.is_running() for child in family)
+    assert list(tmp_path.iterdir()) == []
+    assert emu("migrate", *SMALL, "--strategy", "split", "--quiet").returncode == 0
+
+
+def test_a_migration_ends_in_a_document_and_a_table(tmp_path: Path) -> None:
+    """The whole of it, on a small VM."""
+    path = tmp_path / "out.json"
+    result = emu("migrate", *SMALL, "--strategy", "qemu-2021,prewired", "--json", str(path))
+    assert result.returncode == 0, result.stderr
+    assert "lost 0, duplicated 0, corrupted 0" in result.stdout
+    document = json.loads(path.read_text())
+    assert [run["strategy"] for run in document["runs"]] == ["qemu-2021", "prewired"]
+    for run in document["runs"]:
+        assert run["outcome"] == "completed"
+        assert run["requests_in_flight_at_stop"] > 0
+        assert run["network_gap_ms"] > 0
+        assert run["integrity"]["requests"] > 0
+        assert {row["class"] for row in run["phases"]} == {"vm", "net", "blk"}
+
+
+def test_json_to_stdout_is_all_that_is_there() -> None:
+    """So that it can be piped; the report goes to stderr."""
+    result = emu("migrate", *SMALL, "--strategy", "split", "--json", "-")
+    assert json.loads(result.stdout)["schema"] == 1
+    assert "integrity:" in result.stderr
+
+
+def test_quiet_says_nothing() -> None:
+    """The status says it all."""
+    result = emu("run", *SMALL, "--for", "1s", "--quiet")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_run_ends_with_totals(tmp_path: Path) -> None:
+    """As text and as a document."""
+    path = tmp_path / "out.json"
+    result = emu("run", *SMALL, "--for", "2s", "--json", str(path))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("requests/s") == 2
+    totals = json.loads(path.read_text())["totals"]
+    assert totals["blk"]["requests"] > 0
+    assert totals["net"]["packets"] > 0
+    assert totals["net"]["kicks"] > 0
+
+
+def test_the_guest_reads_the_disk_that_the_host_has(tmp_path: Path) -> None:
+    """A file of odd contents, read only and written back."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(3 << 20) + bytes(5 << 20) + os.urandom(512))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for write in ((), ("--write",)):
+        result = emu("migrate", *SMALL, "--strategy", "split", "--disk", str(path), *write)
+        assert result.returncode == 0, result.stderr
+        assert f"across 1 of 1 migrations with the digest that the host has, sha256 {digest}" in (
+            result.stdout
+        )
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest

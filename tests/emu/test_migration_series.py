@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(autouse=True)
+def _no_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake VM answers no probe: there is nothing to wait for."""
+    monkeypatch.setattr(migration_series, "ECHO_PATIENCE", 0.0)
+
+
 def test_strategies_run_in_turn_back_and_forth() -> None:
     """Each run has its figures, and its own share of the books."""
     out = io.StringIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -66,6 +67,27 @@ def test_one_that_lives_on_is_not_awaited_for_ever(tmp_path: Path) -> None:
     program = start(PATIENT, tmp_path / "log")
     assert not await_end([program], 0.05)
     end([program])
+
+
+PARENT = """
+import os, signal, sys
+from pathlib import Path
+from emu.program import Program
+program = Program("a program", [sys.executable, "-c", "import time; time.sleep(60)"],
+                  log=Path(sys.argv[1]))
+print(program.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_one_whose_run_was_killed_ends_too(tmp_path: Path) -> None:
+    """Nobody was left who could have ended it."""
+    argv = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
+    pid = int(subprocess.run(argv, capture_output=True, check=False).stdout)
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        os.sched_yield()
 
 
 def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
