@@ -55,7 +55,7 @@ CONFIG = struct.Struct("<QII4xI8xBxHIIIIIB3x")
 _unpack_header = HEADER.unpack_from
 
 
-class Refusal(Exception):  # noqa: N818 - an answer to the driver, not a failure of ours
+class Refusal(Exception):
     """The request is answered with this status instead of being served."""
 
     def __init__(self, status: int) -> None:

@@ -220,6 +220,8 @@ class Control:
         except FrontendError as error:
             error.message = error.message or wire_name(request.id)
             self._refuse(request, error)
+        except Disconnected:
+            self._device.retire_fds(request.fds)
 
     def _refuse(self, request: Request, error: FrontendError) -> None:
         """Tell the front-end if it wants to know; else there is only one way to tell it."""
@@ -252,6 +254,8 @@ class Control:
     def _pay(self, cost: int) -> None:
         """Take as long as the unit is said to cost; what was answered before goes out first."""
         self._flush()
+        if self._leaving:
+            raise Disconnected("the front-end has gone", device=self._device.name)
         self._loop.pacer.charge(self._arrival, cost)
 
     def _reply(self, request: Request, payload: U64 | VringState | Config | None) -> bool:
@@ -294,7 +298,7 @@ class Control:
 
     def _get_vring_base(self, request: Request) -> bool:
         device = self._device
-        ring = device.rings[cast("VringState", request.payload).index]
+        ring = device.rings[request.payload.index]  # type: ignore[union-attr, index]
         cost = self._options.costs.get_vring_base
         if cost:
             self._pay(cost)

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from backends.device import BackendDevice
 
 F = TypeVar("F", bound=Callable[..., Any])
+log = logging.getLogger("backends")
 #: A message's vring index has eight bits.
 MAX_RINGS = 256
 
@@ -165,6 +167,7 @@ class Program:
         self._ended, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._servers: list[DeviceServer] = []
         self._stack = ExitStack()
+        self._crashed = False
         count = 1 if settings.options.shared else settings.devices
         self._loops = [Loop(f"control-{n}") for n in range(count)]
         try:
@@ -188,6 +191,7 @@ class Program:
         """Serve until SIGTERM or SIGINT, or until the front-end of ``--fd`` has gone."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
+        threading.excepthook = self._on_crash
         try:
             self._open()
             for loop in self._loops:
@@ -199,6 +203,8 @@ class Program:
             gc.freeze()
             gc.disable()
             self._wait()
+            if self._crashed:
+                raise ProgramError("ended by an error of its own")
         except (ImageError, ServerError) as error:
             raise ProgramError(str(error)) from error
         finally:
@@ -245,6 +251,13 @@ class Program:
                 os.close(fd)
             except OSError as error:
                 raise ProgramError(f"--ready-fd {fd}: {error.strerror}") from error
+
+    def _on_crash(self, crash: threading.ExceptHookArgs) -> None:
+        """A thread has died: better no back-end than one that does not answer."""
+        error = crash.exc_value
+        log.critical("%s", error, exc_info=error)
+        self._crashed = True
+        self.end()
 
     def _on_signal(self, _signum: int, _frame: object) -> None:
         self.end()
