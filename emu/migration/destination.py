@@ -74,8 +74,7 @@ class Destination:
                     self._switch_over(strategy, state, stream)
             except (VhostUserError, EmuError, OSError) as error:
                 self.vm.disconnect()
-                with contextlib.suppress(MigrationError):
-                    stream.send(Kind.FAILED, str(error).encode())
+                stream.give_up(str(error))
                 raise
             finally:
                 if strategy is not None:

@@ -80,8 +80,11 @@ class Source:
                 self._send_while_running(stream, sync)
                 self._expect(stream, Kind.PREPARED)
                 self._switch_over(stream, sync)
-            except FAILURES:
+            except FAILURES as error:
                 self._roll_back()
+                reason = stream.last_words()
+                if reason and isinstance(error, MigrationError):
+                    raise MigrationError("destination", reason) from error
                 raise
             finally:
                 self._strategy.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ SENDFILE_BYTES = 256 << 10
 #: No section that is not RAM comes near this.
 MAX_PAYLOAD = 64 << 20
 
+#: Seconds for which a side that gives up, or is given up, is listened to.
+LAST_WORDS = 1.0
 Buffer = bytes | memoryview
 #: Guest physical address and length of a piece of memory.
 Run = tuple[int, int]
@@ -171,6 +174,27 @@ class MigrationStream:
                 "stream", f"the other side has been silent for {self._deadline:g} s"
             )
         return MigrationError("stream", f"the connection broke: {error.strerror}")
+
+    def give_up(self, reason: str) -> None:
+        """At the destination: tell the source why, and take what it still sends until it hears."""
+        self.set_deadline(LAST_WORDS)
+        try:
+            self.send(Kind.FAILED, reason.encode())
+            self._sock.shutdown(socket.SHUT_WR)
+            until = time.monotonic() + LAST_WORDS
+            while time.monotonic() < until and self._sock.recv(1 << 20):
+                pass
+        except (MigrationError, OSError):
+            return  # it has gone, or does not listen: it will find the connection closed
+
+    def last_words(self) -> str:
+        """At the source, when the stream broke: why the destination gave up, if it said so."""
+        self.set_deadline(LAST_WORDS)
+        try:
+            kind, _, payload = self.receive()
+        except MigrationError:
+            return ""
+        return payload.decode(errors="replace") if kind is Kind.FAILED else ""
 
     def close(self) -> None:
         """Close the socket."""

@@ -85,14 +85,14 @@ class Timeline:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Python's cycle collector does not run meanwhile: it may take as long as a whole blackout."""
+    """Python's cycle collector does not run meanwhile: it may take as long as a whole blackout.
+
+    Nor does it run just before: it would stop the guest's threads as well.
+    """
     was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
             gc.enable()
-        gc.unfreeze()

@@ -1,0 +1,149 @@
+"""Sides of a migration inside of the test process: real back-ends in threads, real VMs."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from backends.blk_device import BlkDevice
+from backends.control import ControlOptions
+from backends.fabric import Fabric
+from backends.image import Image
+from backends.io_pool import IoPool
+from backends.loop import Loop
+from backends.net_device import NetDevice
+from backends.server import DeviceServer, listen
+from emu.costs import NATIVE, CostModel
+from emu.migration.destination import Destination, hello
+from emu.migration.endpoint import Listener, connect
+from emu.migration.source import Source
+from emu.migration.strategies import StrategyOptions, make
+from emu.shape import DeviceGroup, VmSpec
+from emu.vm import Vm
+
+DEADLINE = 5.0
+SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
+IMAGE_BYTES = 16 << 20
+#: One thread, so that a job that was submitted last is also the last to be done.
+POOL = 1
+
+
+class Site:
+    """The back-ends of one side, each device on a loop of its own."""
+
+    def __init__(self, name: str, folder: Path, spec: VmSpec = SPEC) -> None:
+        self.spec = spec
+        self.loops: dict[str, Loop] = {}
+        self.sockets: dict[str, str] = {}
+        self._servers: dict[str, DeviceServer] = {}
+        self._pool = IoPool(POOL)
+        fabric = Fabric(switch=False)
+        for device in spec.devices:
+            loop = self.loops[device.name] = Loop(f"{name}-{device.name}")
+            if device.device_class == "blk":
+                image = folder / f"{device.name}.img"
+                if not image.exists():
+                    with image.open("wb") as file:
+                        file.truncate(IMAGE_BYTES)
+                served: BlkDevice | NetDevice = BlkDevice(
+                    device.name, loop, Image(str(image)), device.rings, self._pool
+                )
+            else:
+                served = NetDevice(device.name, loop, device.rings, fabric)
+            path = str(folder / f"{name}-{device.name}.sock")
+            self.sockets[device.name] = path
+            self._servers[device.name] = DeviceServer(
+                served, listen(path), ControlOptions(), path=path
+            )
+            loop.start()
+
+    def vm(self, costs: CostModel = NATIVE) -> Vm:
+        return Vm(self.spec, accel="soft", costs=costs, backends=self.sockets)
+
+    def kill(self, device: str) -> None:
+        """The device's back-end goes away in the middle of everything."""
+        assert self.loops[device].stop()
+        rested = threading.Event()
+        self._pool.submit(rested.set)
+        assert rested.wait(DEADLINE)
+        self._servers.pop(device).close()
+
+    def close(self) -> None:
+        for name in self._servers:
+            assert self.loops[name].stop()
+        self._pool.close()
+        for server in self._servers.values():
+            server.close()
+        for loop in self.loops.values():
+            loop.close()
+
+
+class Events:
+    """What a side has told, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, object]]] = []
+
+    def __call__(self, name: str, data: dict[str, object]) -> None:
+        self.seen.append((name, data))
+
+
+class Migration:
+    """One migration from a running VM to one that waits, both in this process."""
+
+    def __init__(self, source: Vm, destination: Vm, strategy: str, folder: Path) -> None:
+        self.events = Events()
+        options = StrategyOptions(threads=3)
+        self.source = Source(
+            source, make(strategy, options), deadline=DEADLINE, observe=self.events
+        )
+        self.destination = Destination(destination, deadline=DEADLINE, observe=self.events)
+        self.listener = Listener(f"unix:{folder / 'stream'}")
+        self.received: list[BaseException | None] = []
+        self._hello = hello(source, strategy, options)
+        destination.guest.attach()
+        self._thread = threading.Thread(target=self._receive)
+
+    def _receive(self) -> None:
+        try:
+            stream = self.listener.accept(deadline=DEADLINE)
+            assert stream is not None
+            self.destination.run(stream)
+        except Exception as error:  # noqa: BLE001  the test looks at it
+            self.received.append(error)
+        else:
+            self.received.append(None)
+
+    def run(self, **changes: object) -> None:
+        """Migrate; raises what the source raises."""
+        self._thread.start()
+        try:
+            stream = connect(self.listener.uri, deadline=DEADLINE)
+            self.source.run(stream, {**self._hello, **changes})
+        finally:
+            self._thread.join(3 * DEADLINE)
+            self.listener.close()
+            assert not self._thread.is_alive()
+
+
+def await_work(vm: Vm, requests: int = 50) -> None:
+    """Return when the guest has had that many more requests completed."""
+    enough = threading.Event()
+    before = vm.guest.ledger().completed
+    for _ in range(500):
+        if vm.guest.ledger().completed >= before + requests:
+            return
+        enough.wait(0.01)
+    raise AssertionError(f"the guest is stuck: {vm.guest.ledger()}")
+
+
+def check_books(vm: Vm) -> None:
+    """At rest nothing is lost, nothing came twice, and every block reads back right."""
+    assert vm.guest.quiesce(DEADLINE) == 0
+    totals = vm.guest.ledger()
+    assert totals.intact, totals
+    assert totals.outstanding == 0
+    assert totals.requests == totals.completed > 0
+    verified = vm.guest.verify(DEADLINE)
+    assert verified.finished
+    assert verified.corrupted == 0

@@ -1,0 +1,117 @@
+"""Whole migrations between two VMs, and the way back from those that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devices.procedure import PHASES
+from emu.errors import MigrationError
+from emu.migration.strategies import STRATEGIES
+from emu.vm import Vm
+from tests.emu.migration.sites import Migration, Site, await_work, check_books
+from vhost_user.errors import VhostUserError
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_migrates_under_load(vm: Vm, other: Vm, strategy: str, tmp_path: Path) -> None:
+    """The guest goes on over there, and misses nothing."""
+    migration = Migration(vm, other, strategy, tmp_path)
+    migration.run()
+    assert migration.received == [None]
+    assert vm.machine.paused
+    assert not other.machine.paused
+    assert migration.source.requests_in_flight > 0
+    await_work(other)
+    check_books(other)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_downtimes_agree(vm: Vm, other: Vm, strategy: str, tmp_path: Path) -> None:
+    """What the guest missed is no more than what was accounted, and one heartbeat."""
+    migration = Migration(vm, other, strategy, tmp_path)
+    migration.run()
+    start = migration.source.timeline.marks["pause_start_ns"]
+    end = migration.destination.timeline.marks["running_ns"]
+    assert 0 < end - start < 2_000_000_000
+    await_work(other)
+    gap = other.guest.heartbeat.gap_at(migration.destination.timeline.marks["switchover_ns"])
+    assert 0 < gap <= end - start + 5_000_000
+    spans = migration.source.timeline.spans + migration.destination.timeline.spans
+    phases = {span.phase for span in spans if span.in_blackout}
+    assert phases <= set(PHASES)
+    inside = [span for span in spans if span.in_blackout]
+    assert all(start <= span.start <= span.end <= end for span in inside)
+    moved_out = {"src.disable_host_notify", "dst.enable_host_notify", "dst.set_mem_table"}
+    assert bool(moved_out & phases) is (strategy != "prewired")
+
+
+def test_rings_are_never_started_on_both_sides(
+    vm: Vm, other: Vm, sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    """While the VM runs here, the image's lock keeps the other side's rings from starting."""
+    other.guest.attach()
+    for index, device in enumerate(other.devices):
+        device.set_up_rings(other.guest.ring_addresses(index))
+    other.start_devices()
+    starts = sites[1].loops["blk0"]
+    assert starts is not None
+    await_work(vm)
+    assert other.guest.ledger().completed == 0
+    check_books(vm)
+
+
+def test_another_shape_is_refused_by_name(vm: Vm, other: Vm, tmp_path: Path) -> None:
+    """Nothing is touched, and the source runs on."""
+    migration = Migration(vm, other, "split", tmp_path)
+    with pytest.raises(MigrationError, match="the source's VM is"):
+        migration.run(spec={"vcpus": 7})
+    assert isinstance(migration.received[0], MigrationError)
+    await_work(vm)
+    check_books(vm)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_destination_back_end_dies(
+    vm: Vm, other: Vm, sites: tuple[Site, Site], strategy: str, tmp_path: Path
+) -> None:
+    """The source takes the VM back, and nothing is lost."""
+    sites[1].kill("blk1")
+    migration = Migration(vm, other, strategy, tmp_path)
+    with pytest.raises(MigrationError, match="blk1"):
+        migration.run()
+    assert isinstance(migration.received[0], VhostUserError)
+    assert not vm.machine.paused
+    await_work(vm)
+    check_books(vm)
+    assert not any(device.logging for device in vm.devices)
+
+
+def test_cancel_before_the_switch_over(vm: Vm, other: Vm, tmp_path: Path) -> None:
+    """The VM runs on here, and the other side learns of it."""
+    migration = Migration(vm, other, "prewired", tmp_path)
+    migration.source.cancel()
+    with pytest.raises(MigrationError, match="cancelled"):
+        migration.run()
+    assert isinstance(migration.received[0], MigrationError)
+    await_work(vm)
+    check_books(vm)
+
+
+def test_back_and_forth(vm: Vm, sites: tuple[Site, Site], tmp_path: Path) -> None:
+    """A VM that has been migrated can be migrated again."""
+    here, turn = vm, 0
+    for strategy in ("prewired", "split", "prewired"):
+        turn = 1 - turn
+        there = sites[turn].vm()
+        Migration(here, there, strategy, tmp_path).run()
+        here.close()
+        here = there
+        await_work(here)
+    try:
+        check_books(here)
+    finally:
+        here.close()
+
+

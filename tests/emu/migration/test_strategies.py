@@ -1,0 +1,154 @@
+"""The contract of strategies: everything that is named in STRATEGIES keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from devices import lifecycle
+from devices.procedure import AwaitSwitchover, Change
+from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.timeline import Timeline
+from emu.vm import Vm
+from tests.emu.migration.sites import SPEC, Site, await_work, check_books
+from vhost_user.errors import VhostUserError
+
+
+@pytest.fixture(params=STRATEGIES)
+def strategy(request: pytest.FixtureRequest) -> Iterator[Strategy]:
+    """Each strategy there is."""
+    made = make(request.param, StrategyOptions(threads=3))
+    made.open()
+    yield made
+    made.close()
+
+
+def stage_of(vm: Vm) -> Stage:
+    return Stage(vm.machine, Timeline("src"), 5.0)
+
+
+def stops(vm: Vm) -> list[Task]:
+    return [Task(d.name, d.device_class, lifecycle.stop(d)) for d in vm.devices]
+
+
+def starts(vm: Vm) -> list[Task]:
+    return [Task(d.name, d.device_class, lifecycle.start(d)) for d in vm.devices]
+
+
+def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
+    """After a stop no ring is started and no notifier assigned; after a start all are."""
+    vm.pause_vcpus()
+    stage = stage_of(vm)
+    tasks = stops(vm)
+    strategy.stop(tasks, stage)
+    assert not any(ring.started for device in vm.devices for ring in device.rings)
+    strategy.tidy(tasks, stage)
+    assert all(task.step is None for task in tasks)
+    assert not any(device.host_notifiers or device.guest_notifiers for device in vm.devices)
+
+    tasks = starts(vm)
+    strategy.prepare(tasks, stage)
+    strategy.start(tasks, stage)
+    assert all(task.step is None for task in tasks)
+    assert all(ring.started for device in vm.devices for ring in device.rings)
+    assert all(device.host_notifiers and device.guest_notifiers for device in vm.devices)
+
+    vm.signal_all_rings()
+    vm.resume_vcpus()
+    await_work(vm)
+    check_books(vm)
+
+
+def test_stopping_twice_asks_for_nothing(vm: Vm, strategy: Strategy) -> None:
+    """Procedures are idempotent, so a strategy has nothing to do the second time."""
+    vm.pause_vcpus()
+    stage = stage_of(vm)
+    tasks = stops(vm)
+    strategy.stop(tasks, stage)
+    strategy.tidy(tasks, stage)
+    commits = vm.machine.commits
+    spans = len(stage.timeline.spans)
+    again = stops(vm)
+    assert all(task.step is None for task in again)
+    strategy.stop(again, stage)
+    assert (vm.machine.commits, len(stage.timeline.spans)) == (commits, spans)
+
+
+def test_works_ahead_only_if_it_says_so(vm: Vm, strategy: Strategy) -> None:
+    """Who prepares ahead leaves the source's edits and the destination's rings parked."""
+    vm.pause_vcpus()
+    stage = stage_of(vm)
+    tasks = stops(vm)
+    strategy.stop(tasks, stage)
+    parked = [isinstance(task.step, Change) for task in tasks]
+    assert parked == [strategy.prepares_ahead] * len(tasks)
+    strategy.tidy(tasks, stage)
+    tasks = starts(vm)
+    before = vm.machine.commits
+    strategy.prepare(tasks, stage)
+    ahead = [isinstance(task.step, AwaitSwitchover) for task in tasks]
+    assert ahead == [strategy.prepares_ahead] * len(tasks)
+    assert (vm.machine.commits > before) is strategy.prepares_ahead
+
+
+def test_spans_name_phase_device_and_class(vm: Vm, strategy: Strategy) -> None:
+    """Every ring's GET_VRING_BASE and every notifier is in the timeline, by class."""
+    vm.pause_vcpus()
+    stage = stage_of(vm)
+    tasks = stops(vm)
+    strategy.stop(tasks, stage)
+    strategy.tidy(tasks, stage)
+    units: dict[tuple[str, str], int] = {}
+    for span in stage.timeline.spans:
+        assert span.start <= span.end
+        key = (span.phase, span.device_class)
+        units[key] = units.get(key, 0) + span.units
+    for phase in ("src.get_vring_base", "src.disable_guest_notify", "src.disable_host_notify"):
+        assert units[phase, "net"] == 4
+        assert units[phase, "blk"] == 4
+
+
+def test_commits(vm: Vm, strategy: Strategy) -> None:
+    """QEMU's way commits once for each notifier; in flight, once for all of them."""
+    vm.pause_vcpus()
+    before = vm.machine.commits
+    tasks = stops(vm)
+    strategy.stop(tasks, stage_of(vm))
+    strategy.tidy(tasks, stage_of(vm))
+    commits = vm.machine.commits - before
+    expected = {
+        "qemu-2021": {SPEC.rings},
+        "threads": set(range(1, len(SPEC.devices) + 1)),
+        "split": {1},
+        "prewired": {1},
+    }
+    assert commits in expected.get(strategy.name, range(1, SPEC.rings + 1))
+
+
+@pytest.mark.parametrize("victim", ["net0", "blk1"])
+def test_a_back_end_that_has_gone_is_named(
+    vm: Vm, sites: tuple[Site, Site], strategy: Strategy, victim: str
+) -> None:
+    """The strategy raises, and nothing of it is still at work when it does."""
+    vm.pause_vcpus()
+    sites[0].kill(victim)
+    tasks = stops(vm)
+    with pytest.raises(VhostUserError) as caught:
+        strategy.stop(tasks, stage_of(vm))
+    assert caught.value.device == victim
+
+
+def test_unknown_strategy_lists_those_there_are() -> None:
+    """The user reads what he can write."""
+    with pytest.raises(ValueError, match="'warp' is no strategy: use one of qemu-2021, threads"):
+        make("warp")
+
+
+def test_pool_must_be_open(vm: Vm, owned: ExitStack) -> None:
+    """A pool is made when the migration begins, never in the blackout."""
+    strategy = make("threads")
+    with pytest.raises(RuntimeError, match="open"):
+        strategy.drive(stops(vm), stage_of(vm))
