@@ -48,6 +48,7 @@ class Side:
         self.name = name
         self.fleet = BackendFleet(name, plan, directory, attention)
         self._plan = plan
+        self._directory = directory
         self._log = directory.log(name, "vm")
         self._attention = attention
         self._vm_program = vm_program
@@ -148,8 +149,9 @@ class Side:
         self.execute("x-quiesce", {"timeout": QUICK}, timeout=QUICK + 5)
 
     def verify(self) -> int:
-        """Blocks that the guest reads back otherwise than it wrote them."""
-        return int(self.execute("x-verify", {"timeout": SLOW}, timeout=SLOW + 5)["corrupted"])
+        """Blocks that are not as the guest wrote them, read back or looked at in the images."""
+        arguments = {"timeout": SLOW, "images": self._images()}
+        return int(self.execute("x-verify", arguments, timeout=SLOW + 5)["corrupted"])
 
     def stop(self) -> None:
         """End all of it: the VM's process by hanging up, then the back-ends."""
@@ -175,6 +177,15 @@ class Side:
             "disk": None
             if disk is None
             else {"path": str(disk.path), "size": disk.size, "writable": disk.writable},
+        }
+
+    def _images(self) -> dict[str, str]:
+        """The scratch images by their disks' numbers."""
+        own = self._plan.disk is not None
+        return {
+            str(device.number): str(self._directory.image(device.name))
+            for device in self._plan.spec.devices
+            if device.device_class == "blk" and not (own and device.number == 0)
         }
 
     def _ended(self) -> ProgramError:

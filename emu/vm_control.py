@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from emu import vmfile
 from emu.costs import by_name
 from emu.errors import EmuError, MigrationError
+from emu.integrity import check_image
 from emu.migration import strategies
 from emu.migration.destination import Destination, hello
 from emu.migration.endpoint import Listener, connect
@@ -219,12 +220,20 @@ class Control:
             },
         }
 
-    def verify(self, timeout: float) -> JsonObject:
+    def verify(self, timeout: float, images: JsonObject) -> JsonObject:
         """See `VmControl.verify`."""
-        found = self.vm.guest.verify(timeout)
+        guest = self.vm.guest
+        found = guest.verify(timeout)
         if not found.finished:
             raise EmuError(f"the guest has not read all of its blocks back within {timeout:g} s")
-        return {"checked": found.checked, "corrupted": found.corrupted}
+        stored = [
+            check_image(path, int(number), guest.generations(int(number)))
+            for number, path in images.items()
+        ]
+        return {
+            "checked": found.checked,
+            "corrupted": found.corrupted + sum(len(image.corrupted) for image in stored),
+        }
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
         """See `VmControl.disk_reader`."""

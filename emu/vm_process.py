@@ -136,11 +136,16 @@ class VmControl(Protocol):
             "interrupts"}}}``; further counters of a class may stand beside them.
         """
 
-    def verify(self, timeout: float) -> JsonObject:
-        """Have the guest read back all it wrote. The load must be quiet.
+    def verify(self, timeout: float, images: JsonObject) -> JsonObject:
+        """Have the guest read back all it wrote, and look at the images. The load must be quiet.
+
+        Args:
+            timeout: seconds that it may take.
+            images: path of the image of each scratch disk, by the disk's number.
 
         Returns:
-            ``{"checked": blocks, "corrupted": blocks}``.
+            ``{"checked": blocks, "corrupted": blocks}``; a block that is wrong in the image and
+            reads back wrong counts twice.
         """
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:

@@ -191,8 +191,10 @@ class FakeVm:
             },
         }
 
-    def verify(self, timeout: float) -> JsonObject:
-        """All is well."""
+    def verify(self, timeout: float, images: JsonObject) -> JsonObject:
+        """All is well when the images are there."""
+        if not all(os.path.getsize(path) for path in images.values()):  # noqa: PTH202
+            raise EmuError("an image is empty")
         return {"checked": 4, "corrupted": 0}
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
