@@ -7,10 +7,10 @@ so with `waiting_for`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,19 +90,19 @@ class Wait(NamedTuple):
 # list is changed by its own thread only.
 _held: dict[int, list[Held]] = {}
 _waits: dict[int, Wait] = {}
+#: Files whose frames are no call site. contextlib's stand between a context manager and its caller.
+inner_files = {__file__, contextlib.__file__}
 
 
-def call_site(*skip: str) -> Site:
-    """The place that called into the lock: the first frame that is not one of these files."""
+def call_site() -> Site:
+    """The place that called into the lock: the first frame that is not in one of its files."""
     frame: FrameType | None = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename in (__file__, *skip):
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename not in inner_files:
+            return Site(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
-    # contextlib's frame stands between a context manager and its caller.
-    while frame is not None and frame.f_code.co_filename.endswith("contextlib.py"):
-        frame = frame.f_back
-    if frame is None:
-        return Site("?", 0, "?")
-    return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    return Site("?", 0, "?")
 
 
 def held_by_thread(ident: int | None = None) -> list[Held]:
@@ -112,22 +112,26 @@ def held_by_thread(ident: int | None = None) -> list[Held]:
 
 def note_taken(lock: str, site: Site) -> Held:
     """This thread has taken a lock."""
-    thread = threading.current_thread()
     ident = threading.get_ident()
-    held = Held(lock, thread.name, ident, site, time.monotonic_ns())
-    _held.setdefault(ident, []).append(held)
+    held = Held(lock, threading.current_thread().name, ident, site, time.monotonic_ns())
+    mine = _held.get(ident)
+    if mine is None:
+        _held[ident] = [held]
+    else:
+        mine.append(held)
     return held
 
 
 def note_released(held: Held) -> None:
     """This thread has given it back."""
-    mine = _held.get(held.ident, [])
-    mine.remove(held)
-    if not mine:
-        _held.pop(held.ident, None)
+    mine = _held[held.ident]
+    if len(mine) == 1:
+        del _held[held.ident]
+    else:
+        mine.remove(held)
 
 
-@contextmanager
+@contextlib.contextmanager
 def waiting_for(
     what: str,
     on: Callable[[], Collection[int]],

@@ -20,6 +20,7 @@ from emu.lock_watch import (
     Site,
     call_site,
     held_by_thread,
+    inner_files,
     note_released,
     note_taken,
     waiting_for,
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 DEADLINE = 30.0
+#: Seconds after which a thread that waits looks whether its wait was broken off.
+PATIENCE = 0.05
 
 
 class _Mark(threading.local):
@@ -52,6 +55,7 @@ class _Mark(threading.local):
 
 
 _mark = _Mark()
+inner_files.add(__file__)
 _checking = False
 #: (lock taken first, lock taken while it was held) -> where both were taken, and by whom.
 _order: dict[tuple[str, str], tuple[Held, Site, str]] = {}
@@ -73,14 +77,14 @@ def checking_enabled() -> bool:
 
 def mark_worker() -> None:
     """This thread is a worker, as long as it lives."""
-    _mark.site = call_site(__file__)
+    _mark.site = call_site()
 
 
 @contextmanager
 def worker() -> Iterator[None]:
     """This thread is a worker, for the length of the block."""
     before = _mark.site
-    _mark.site = call_site(__file__)
+    _mark.site = call_site()
     try:
         yield
     finally:
@@ -105,7 +109,7 @@ class OrderedLock:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._condition = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self._holder: Held | None = None
         self._depth = 0
         self._waiting: dict[int, str | None] = {}
@@ -121,7 +125,7 @@ class OrderedLock:
             DeadlineError: names the holder, and where it took the lock.
             LockBrokenError: somebody broke the wait off.
         """
-        self._acquire(deadline, call_site(__file__), 1)
+        self._acquire(deadline, call_site(), 1)
 
     def _acquire(self, deadline: float, site: Site, depth: int) -> None:
         if self._holder is not None and self._holder.ident == threading.get_ident():
@@ -131,27 +135,26 @@ class OrderedLock:
             )
         if _checking:
             _check_order(self.name, site)
-        with self._condition:
-            if self._holder is not None:
-                self._wait(deadline, site)
-            self._holder = note_taken(self.name, site)
-            self._depth = depth
+        if not self._lock.acquire(blocking=False):
+            self._wait(deadline, site)
+        self._holder = note_taken(self.name, site)
+        self._depth = depth
 
     def _wait(self, deadline: float, site: Site) -> None:
-        """Wait for the holder to go; the condition is held."""
+        """Wait for the holder to go, and take the lock."""
         ident = threading.get_ident()
         end = time.monotonic() + deadline
         self._waiting[ident] = None
         try:
             with waiting_for(self.name, self._holders, site=site, break_off=self._breaker(ident)):
-                while self._holder is not None:
+                left = deadline
+                while not self._lock.acquire(timeout=max(0.0, min(left, PATIENCE))):
                     reason = self._waiting[ident]
                     if reason is not None:
                         raise LockBrokenError(reason)
                     left = end - time.monotonic()
                     if left <= 0:
                         raise DeadlineError(f"{self.name}, {self.held_by()}", deadline)
-                    self._condition.wait(left)
         finally:
             del self._waiting[ident]
 
@@ -161,10 +164,8 @@ class OrderedLock:
 
     def _breaker(self, ident: int) -> Callable[[str], None]:
         def break_off(reason: str) -> None:
-            with self._condition:
-                if ident in self._waiting:
-                    self._waiting[ident] = reason
-                    self._condition.notify_all()
+            if ident in self._waiting:
+                self._waiting[ident] = reason
 
         return break_off
 
@@ -178,14 +179,12 @@ class OrderedLock:
         self._release()
 
     def _release(self) -> int:
-        with self._condition:
-            holder, depth = self._holder, self._depth
-            assert holder is not None  # noqa: S101  the callers have looked
-            self._holder = None
-            self._depth = 0
-            note_released(holder)
-            if self._waiting:
-                self._condition.notify_all()
+        holder, depth = self._holder, self._depth
+        assert holder is not None  # noqa: S101  the callers have looked
+        note_released(holder)
+        self._holder = None
+        self._depth = 0
+        self._lock.release()
         return depth
 
     def __enter__(self) -> None:
@@ -256,7 +255,7 @@ class BigLock(OrderedLock):
         if self.held:
             self._depth += 1
             return
-        site = call_site(__file__)
+        site = call_site()
         if self.enforce and is_worker():
             raise LockOrderError(self._refusal(site))
         self._acquire(deadline, site, 1)
@@ -295,7 +294,7 @@ class BigLock(OrderedLock):
         if not self.held:
             yield
             return
-        site = call_site(__file__)
+        site = call_site()
         depth = self._release()
         try:
             yield
