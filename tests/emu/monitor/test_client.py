@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def attention() -> Iterator[Attention]:
+    """What waits for the client."""
     with Attention() as watch:
         yield watch
 
@@ -30,6 +31,7 @@ def refuse() -> None:
 
 
 def test_it_drives_a_server(attention: Attention) -> None:
+    """Answers may be taken in any order, and events wait beside them."""
     ours, theirs = socket.socketpair()
     server = MonitorServer(theirs, {"x-one": lambda: {"n": 1}, "x-refuse": refuse})
     thread = threading.Thread(target=server.serve)
@@ -50,6 +52,7 @@ def test_it_drives_a_server(attention: Attention) -> None:
 
 
 def test_silence_ends_with_the_deadline(attention: Attention) -> None:
+    """Every wait has one."""
     ours, theirs = socket.socketpair()
     client = MonitorClient(ours, "VM A", attention)
     with pytest.raises(MonitorError, match=r"VM A: waited 0\.05 s for its greeting"):
@@ -59,6 +62,7 @@ def test_silence_ends_with_the_deadline(attention: Attention) -> None:
 
 
 def test_a_peer_that_goes_is_named(attention: Attention) -> None:
+    """By the name that it has in the run."""
     ours, theirs = socket.socketpair()
     client = MonitorClient(ours, "VM B", attention)
     request = client.submit("x-one")
@@ -69,6 +73,7 @@ def test_a_peer_that_goes_is_named(attention: Attention) -> None:
 
 
 def test_what_is_no_answer_is_an_error(attention: Attention) -> None:
+    """An answer without an id cannot be matched with a question."""
     ours, theirs = socket.socketpair()
     client = MonitorClient(ours, "VM B", attention)
     theirs.sendall(protocol.encode({"return": {}}))

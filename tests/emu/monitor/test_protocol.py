@@ -13,6 +13,7 @@ from emu.monitor import protocol
 
 
 def test_a_message_is_one_line() -> None:
+    """Whatever is in its strings."""
     line = protocol.encode({"execute": "x", "arguments": {"text": "two\nlines"}})
     assert line.endswith(b"\r\n")
     assert line.count(b"\n") == 1
@@ -20,6 +21,7 @@ def test_a_message_is_one_line() -> None:
 
 
 def test_answers_carry_the_id_only_when_there_was_one() -> None:
+    """As QMP has it."""
     assert protocol.success(None) == {"return": {}}
     assert protocol.success({"a": 1}, 7) == {"return": {"a": 1}, "id": 7}
     assert protocol.failure("GenericError", "no", "x") == {
@@ -29,6 +31,7 @@ def test_answers_carry_the_id_only_when_there_was_one() -> None:
 
 
 def test_an_event_has_the_time_in_two_parts() -> None:
+    """Seconds, and microseconds within the second."""
     event = protocol.event("STOP")
     assert 0 <= event["timestamp"]["microseconds"] < 1_000_000
     assert event["timestamp"]["seconds"] > 1_600_000_000
@@ -38,6 +41,7 @@ def test_an_event_has_the_time_in_two_parts() -> None:
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b"7", b"\xff\xfe", b'"text"'])
 def test_what_is_no_object_is_refused(line: bytes) -> None:
+    """JSON or not."""
     with pytest.raises(MonitorError):
         protocol.parse(line)
 

@@ -56,6 +56,7 @@ class Served:
 
 @pytest.fixture
 def lines() -> Iterator[tuple[Served, socket.socket]]:
+    """A server, and the socket of its client."""
     ours, theirs = socket.socketpair()
     ours.settimeout(5)
     served = Served(theirs)
@@ -66,11 +67,13 @@ def lines() -> Iterator[tuple[Served, socket.socket]]:
 
 
 def ask(sock: socket.socket, text: str) -> dict:
+    """Send a line; the next message that comes."""
     sock.sendall(text.encode() + b"\n")
     return receive(sock)
 
 
 def receive(sock: socket.socket) -> dict:
+    """The next message."""
     data = b""
     while not data.endswith(b"\n"):
         data += sock.recv(1)
@@ -78,11 +81,13 @@ def receive(sock: socket.socket) -> dict:
 
 
 def greet(sock: socket.socket) -> None:
+    """Take the greeting and leave the negotiation."""
     assert "QMP" in receive(sock)
     assert ask(sock, '{"execute": "qmp_capabilities"}') == {"return": {}}
 
 
 def test_the_client_of_qemu_talks_to_it(tmp_path: Path) -> None:
+    """Commands, errors, events and the end, over a unix socket."""
     path = tmp_path / "monitor.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
@@ -121,6 +126,7 @@ def test_the_client_of_qemu_talks_to_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_carried_out_before_the_negotiation(lines: tuple[Served, socket.socket]) -> None:
+    """The refusal carries the id."""
     _, sock = lines
     receive(sock)
     answer = ask(sock, '{"execute": "x-echo", "arguments": {"text": "a"}, "id": 1}')
@@ -129,6 +135,7 @@ def test_nothing_is_carried_out_before_the_negotiation(lines: tuple[Served, sock
 
 
 def test_no_event_is_sent_before_the_negotiation(lines: tuple[Served, socket.socket]) -> None:
+    """A client that has not greeted expects none."""
     served, sock = lines
     receive(sock)
     served.server.emit("STOP")
@@ -152,6 +159,7 @@ def test_no_event_is_sent_before_the_negotiation(lines: tuple[Served, socket.soc
 def test_a_bad_command_is_refused_and_the_next_one_answered(
     lines: tuple[Served, socket.socket], command: str, text: str
 ) -> None:
+    """What is wrong with it is said as QEMU says it."""
     _, sock = lines
     greet(sock)
     assert text in ask(sock, command)["error"]["desc"]
@@ -161,6 +169,7 @@ def test_a_bad_command_is_refused_and_the_next_one_answered(
 
 
 def test_commands_in_one_piece_are_answered_in_order(lines: tuple[Served, socket.socket]) -> None:
+    """Each by its own id."""
     _, sock = lines
     greet(sock)
     sock.sendall(
@@ -173,6 +182,7 @@ def test_commands_in_one_piece_are_answered_in_order(lines: tuple[Served, socket
 
 
 def test_it_says_which_commands_it_has(lines: tuple[Served, socket.socket]) -> None:
+    """Its own among them."""
     _, sock = lines
     greet(sock)
     names = {entry["name"] for entry in ask(sock, '{"execute": "query-commands"}')["return"]}
@@ -180,6 +190,7 @@ def test_it_says_which_commands_it_has(lines: tuple[Served, socket.socket]) -> N
 
 
 def test_quit_ends_it(lines: tuple[Served, socket.socket]) -> None:
+    """After it has been answered."""
     served, sock = lines
     greet(sock)
     assert ask(sock, '{"execute": "quit"}') == {"return": {}}
@@ -198,6 +209,7 @@ server.MonitorServer(socket.socket(fileno=int(sys.argv[1])), {"x-hang": hang}).s
 
 
 def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
+    """Nobody is left who could be told."""
     ours, theirs = socket.socketpair()
     with theirs:
         argv = [sys.executable, "-c", STUCK, str(theirs.fileno())]
