@@ -1,4 +1,4 @@
-"""A virtio device as its front-end sees it: a connection, rings, and what has been set up so far."""
+"""A virtio device as its front-end sees it: a connection, rings, and what has been set up."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ class Vring:
         addresses: where the driver has put it; None until the driver has set it up.
         base: the next available index to process (vring base), valid while it is stopped.
         started: the back-end has it.
+        placed: the back-end has been told its addresses on this connection.
     """
 
     index: int
@@ -80,6 +81,7 @@ class Vring:
     addresses: RingAddresses | None = None
     base: int = 0
     started: bool = False
+    placed: bool = False
 
 
 class VhostDevice:
@@ -235,7 +237,7 @@ class VhostDevice:
             self._connection.close()
             self._connection = None
         for ring in self.rings:
-            ring.started = False
+            ring.started = ring.placed = False
 
     def close(self) -> None:
         """Close the connection and the eventfds."""

@@ -80,7 +80,7 @@ def start(device: VhostDevice) -> Procedure:
     yield AwaitSwitchover()
     yield Ask("dst.start_vrings", device.connection, _activation(device, rings))
     for ring in rings:
-        ring.started = True
+        ring.started = ring.placed = True
 
 
 def _memory(device: VhostDevice) -> list[Request]:
@@ -92,21 +92,29 @@ def _memory(device: VhostDevice) -> list[Request]:
 
 
 def _wiring(rings: list[Vring]) -> list[Request]:
-    """NUM, CALL and KICK of each ring: what can be sent before the switch-over."""
+    """NUM, CALL and KICK of each ring: what can be sent before the switch-over.
+
+    A ring that this back-end has had before gets its KICK later. It is still enabled and knows its
+    addresses, and a kick that is pending would start it from a base that is not the one to come.
+    """
     requests = []
     for ring in rings:
-        index = ring.index
         size = _addresses(ring).size
         requests += [
-            Request(FrontendRequest.SET_VRING_NUM, VringState(index, size)),
-            Request(FrontendRequest.SET_VRING_CALL, U64(index), (ring.call_fd,)),
-            Request(FrontendRequest.SET_VRING_KICK, U64(index), (ring.kick_fd,)),
+            Request(FrontendRequest.SET_VRING_NUM, VringState(ring.index, size)),
+            Request(FrontendRequest.SET_VRING_CALL, U64(ring.index), (ring.call_fd,)),
         ]
+        if not ring.placed:
+            requests.append(_kick(ring))
     return requests
 
 
+def _kick(ring: Vring) -> Request:
+    return Request(FrontendRequest.SET_VRING_KICK, U64(ring.index), (ring.kick_fd,))
+
+
 def _activation(device: VhostDevice, rings: list[Vring]) -> list[Request]:
-    """BASE, ADDR and ENABLE of each ring.
+    """BASE, ADDR and ENABLE of each ring, and its KICK if that was held back.
 
     Messages are handled in the order in which they were sent, and a back-end that fails one
     without being asked for an acknowledgement closes the connection: so an acknowledgement of the
@@ -118,12 +126,16 @@ def _activation(device: VhostDevice, rings: list[Vring]) -> list[Request]:
         requests += [
             Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)),
             Request(FrontendRequest.SET_VRING_ADDR, _addr(ring, logged=device.logging)),
+        ]
+        if ring.placed:
+            requests.append(_kick(ring))
+        requests.append(
             Request(
                 FrontendRequest.SET_VRING_ENABLE,
                 VringState(ring.index, 1),
                 need_reply=ring is last,
-            ),
-        ]
+            )
+        )
     return requests
 
 
