@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 JOIN_DEADLINE = 5.0
 
 

@@ -180,7 +180,7 @@ class Rig:
         protocol_features: ProtocolFeature = ALL_PROTOCOL_FEATURES,
     ) -> None:
         self.connection = connection
-        self.low = RamRegion(MIB, 4 * MIB, 0x7F00_0000_0000)
+        self.low = RamRegion(MIB, 8 * MIB, 0x7F00_0000_0000)
         self.high = RamRegion(64 * MIB, 2 * MIB, 0x7F10_0000_0000, offset=0x3000)
         connection.negotiate(features=features, protocol_features=protocol_features)
         self.features = connection.features

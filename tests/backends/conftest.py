@@ -1,0 +1,49 @@
+"""Devices in threads, and front-ends for them, closed when the test is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backends.control import ControlOptions
+from backends.loop import Loop
+from backends.server import DeviceServer
+from tests.backends.rig import Rig
+from tests.backends.served import pair
+
+if TYPE_CHECKING:
+    from backends.device import BackendDevice
+
+Serve = Callable[..., Rig]
+NATIVE = ControlOptions()
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """A loop whose thread runs, closed when everything that uses it is."""
+    running = Loop("test")
+    running.start()
+    yield running
+    running.stop()
+    running.close()
+
+
+@pytest.fixture
+def attach() -> Iterator[Serve]:
+    """Gives a front-end to a device: a `Rig` whose rings are started."""
+    with ExitStack() as stack:
+
+        def make(device: BackendDevice, options: ControlOptions = NATIVE, **rig: object) -> Rig:
+            connection, sock = pair()
+            servers: list[DeviceServer] = []
+            device.loop.post(lambda: servers.append(DeviceServer(device, sock, options)))
+            made = Rig(connection, len(device.rings), **rig)  # type: ignore[arg-type]
+            stack.callback(servers[0].close)
+            stack.callback(device.loop.stop)
+            stack.callback(made.close)
+            return made
+
+        yield make

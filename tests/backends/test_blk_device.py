@@ -1,0 +1,364 @@
+"""The disk: each kind of request, its limits, its configuration space, its lock."""
+# ruff: noqa: D102, D103 - the names say what they are about
+
+from __future__ import annotations
+
+import itertools
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backends import blk_device as blk
+from backends.blk_device import HEADER, SEGMENT, BlkDevice
+from backends.image import Image
+from backends.io_pool import IoPool
+from tests.backends.rig import Rig, readable
+from vhost_user.errors import Refused
+from vhost_user.messages import FrontendRequest as F
+from vhost_user.messages import Request
+from vhost_user.payloads import Config, VringState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backends.loop import Loop
+
+SECTORS = 512
+SIZE = SECTORS * 512
+F_RO, F_FLUSH, F_DISCARD, F_WRITE_ZEROES = 5, 9, 13, 14
+
+Attach = Callable[..., Rig]
+
+
+class Disk:
+    """A disk with its front-end, and its requests as a driver would make them."""
+
+    def __init__(self, device: BlkDevice, attach: Attach, path: Path, **rig: object) -> None:
+        self.device = device
+        self.path = path
+        self.rig = attach(device, **rig)
+
+    def request(
+        self,
+        kind: int,
+        sector: int = 0,
+        data: bytes = b"",
+        room: int = 0,
+        *,
+        ring: int = 0,
+        split: Sequence[int] = (),
+    ) -> tuple[int, bytes, int]:
+        """Status, what was read, bytes written; ``split`` cuts the readable part there."""
+        rig = self.rig
+        out = HEADER.pack(kind, 0, sector) + data
+        gpa, memory = rig.alloc(len(out))
+        memory[:] = out
+        cuts = [0, *(split or (16,)), len(out)]
+        parts = [(gpa + a, b - a) for a, b in itertools.pairwise(cuts) if b > a]
+        answer_gpa, answer = rig.alloc(room + 1)
+        answer[room] = 0xFF
+        writable = [(answer_gpa, room), (answer_gpa + room, 1)] if room else [(answer_gpa, 1)]
+        rig.rings[ring].add(parts, writable)
+        done = rig.rings[ring].wait()
+        return answer[room], bytes(answer[:room]), done.written
+
+    def content(self, sector: int, sectors: int = 1) -> bytes:
+        return self.path.read_bytes()[sector * 512 : (sector + sectors) * 512]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "disk"
+    file.write_bytes(b"".join(struct.pack("<Q", n) * 64 for n in range(SECTORS)))
+    return file
+
+
+@pytest.fixture
+def pool() -> Iterator[IoPool]:
+    made = IoPool(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make(loop: Loop, pool: IoPool, attach: Attach, path: Path) -> Callable[..., Disk]:
+    def made(*, read_only: bool = False, **options: object) -> Disk:
+        image = Image(str(path), read_only=read_only)
+        device = BlkDevice("disk", loop, image, 2, pool, serial="serial-0123456789-too-long")
+        return Disk(device, attach, path, **options)
+
+    return made
+
+
+@pytest.fixture
+def disk(make: Callable[..., Disk]) -> Disk:
+    made = make()
+    made.rig.start()
+    return made
+
+
+def config(disk: Disk, offset: int, size: int) -> bytes | None:
+    reply = disk.rig.call(Request(F.GET_CONFIG, Config(offset, 0, bytes(size))))
+    assert reply is not None
+    if reply.payload is None:
+        return None
+    assert isinstance(reply.payload, Config)
+    assert reply.payload.offset == offset
+    return reply.payload.data
+
+
+# Requests
+
+
+def test_read(disk: Disk) -> None:
+    status, data, written = disk.request(blk.T_IN, 7, room=4096)
+    assert (status, written) == (blk.S_OK, 4097)
+    assert data == disk.content(7, 8)
+
+
+def test_write(disk: Disk) -> None:
+    data = bytes(range(256)) * 16
+    assert disk.request(blk.T_OUT, 9, data) == (blk.S_OK, b"", 1)
+    assert disk.content(9, 8) == data
+    assert disk.content(8) == struct.pack("<Q", 8) * 64
+    assert disk.content(17) == struct.pack("<Q", 17) * 64
+
+
+@pytest.mark.parametrize("split", [(4, 16), (8,), (16, 17, 500), (20,)])
+def test_header_and_data_may_be_cut_anywhere(disk: Disk, split: tuple[int, ...]) -> None:
+    data = b"\x17" * 1024
+    assert disk.request(blk.T_OUT, 3, data, split=split)[0] == blk.S_OK
+    assert disk.content(3, 2) == data
+
+
+def test_large_requests(disk: Disk) -> None:
+    status, data, _ = disk.request(blk.T_IN, 0, room=65536)
+    assert status == blk.S_OK
+    assert data == disk.content(0, 128)
+
+
+def test_last_sector_and_beyond(disk: Disk) -> None:
+    assert disk.request(blk.T_IN, SECTORS - 1, room=512)[0] == blk.S_OK
+    for sector, size in ((SECTORS, 512), (SECTORS - 1, 1024), ((1 << 64) - 1, 512), (1 << 55, 512)):
+        status, data, written = disk.request(blk.T_IN, sector, room=size)
+        assert (status, data, written) == (blk.S_IOERR, bytes(size), 1)
+        assert disk.request(blk.T_OUT, sector, bytes(size))[0] == blk.S_IOERR
+    assert disk.path.stat().st_size == SIZE
+
+
+def test_not_whole_sectors(disk: Disk) -> None:
+    assert disk.request(blk.T_IN, 0, room=500)[0] == blk.S_IOERR
+    assert disk.request(blk.T_OUT, 0, b"x" * 100)[0] == blk.S_IOERR
+
+
+def test_unknown_request(disk: Disk) -> None:
+    for kind in (2, 3, 5, 24, 0xFFFF_FFFF):
+        assert disk.request(kind)[0] == blk.S_UNSUPP
+
+
+def test_flush(disk: Disk) -> None:
+    assert disk.request(blk.T_FLUSH) == (blk.S_OK, b"", 1)
+
+
+def test_get_id(disk: Disk) -> None:
+    status, data, written = disk.request(blk.T_GET_ID, room=20)
+    assert (status, data, written) == (blk.S_OK, b"serial-0123456789-to", 21)
+    assert disk.request(blk.T_GET_ID, room=19)[0] == blk.S_IOERR
+
+
+def test_write_zeroes(disk: Disk) -> None:
+    segments = SEGMENT.pack(8, 8, 0) + SEGMENT.pack(100, 1, blk.F_UNMAP)
+    assert disk.request(blk.T_WRITE_ZEROES, 0, segments)[0] == blk.S_OK
+    assert disk.content(8, 8) == bytes(4096)
+    assert disk.content(100) == bytes(512)
+    assert disk.content(16) == struct.pack("<Q", 16) * 64
+    assert disk.content(101) == struct.pack("<Q", 101) * 64
+
+
+def test_discard(disk: Disk) -> None:
+    assert disk.request(blk.T_DISCARD, 0, SEGMENT.pack(64, 64, 0))[0] == blk.S_OK
+    assert disk.content(63) == struct.pack("<Q", 63) * 64
+    assert disk.content(128) == struct.pack("<Q", 128) * 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "status"),
+    [
+        (blk.T_DISCARD, SEGMENT.pack(SECTORS, 1, 0), blk.S_IOERR),
+        (blk.T_DISCARD, SEGMENT.pack(0, SECTORS + 1, 0), blk.S_IOERR),
+        (blk.T_DISCARD, SEGMENT.pack(0, 1, blk.F_UNMAP), blk.S_UNSUPP),
+        (blk.T_DISCARD, b"", blk.S_IOERR),
+        (blk.T_DISCARD, bytes(17), blk.S_IOERR),
+        (blk.T_DISCARD, SEGMENT.pack(0, 1, 0) * 33, blk.S_IOERR),
+        (blk.T_WRITE_ZEROES, SEGMENT.pack(0, 1, 2), blk.S_UNSUPP),
+        (blk.T_WRITE_ZEROES, SEGMENT.pack(SECTORS - 1, 2, 0), blk.S_IOERR),
+        (blk.T_WRITE_ZEROES, SEGMENT.pack(0, 0xFFFF_FFFF, 0), blk.S_IOERR),
+    ],
+)
+def test_segments_that_cannot_be(disk: Disk, kind: int, data: bytes, status: int) -> None:
+    before = disk.path.read_bytes()
+    assert disk.request(kind, 0, data)[0] == status
+    assert disk.path.read_bytes() == before
+
+
+def test_read_only(make: Callable[..., Disk]) -> None:
+    disk = make(read_only=True)
+    disk.rig.start()
+    offered = disk.rig.connection.offered_features
+    assert offered >> F_RO & 1
+    assert not offered >> F_DISCARD & 1
+    before = disk.path.read_bytes()
+    assert disk.request(blk.T_IN, 5, room=512)[1] == disk.content(5)
+    assert disk.request(blk.T_OUT, 5, bytes(512))[0] == blk.S_IOERR
+    assert disk.request(blk.T_DISCARD, 0, SEGMENT.pack(0, 8, 0))[0] == blk.S_IOERR
+    assert disk.request(blk.T_WRITE_ZEROES, 0, SEGMENT.pack(0, 8, 0))[0] == blk.S_IOERR
+    assert disk.path.read_bytes() == before
+
+
+def test_file_that_became_shorter(disk: Disk) -> None:
+    with disk.path.open("r+b") as file:
+        file.truncate(512 * 10)
+    assert disk.request(blk.T_IN, 4, room=512)[0] == blk.S_OK
+    assert disk.request(blk.T_IN, 9, room=1024)[0] == blk.S_IOERR
+
+
+def test_every_ring_serves(disk: Disk) -> None:
+    for ring in (0, 1, 1, 0):
+        assert disk.request(blk.T_IN, ring, room=512, ring=ring)[1] == disk.content(ring)
+
+
+def test_more_requests_than_a_look_serves(disk: Disk) -> None:
+    """The ring is looked at again without another kick, and in order."""
+    rig, ring = disk.rig, disk.rig.rings[0]
+    memory: list[memoryview] = []
+    for sector in range(30):
+        gpa, header = rig.alloc(16)
+        header[:] = HEADER.pack(blk.T_IN, 0, sector)
+        data_gpa, data = rig.alloc(513, rig.low)
+        ring.driver.add([(gpa, 16)], [(data_gpa, 513)])
+        memory.append(data)
+    if ring.driver.publish():
+        ring.kick()
+    for sector, data in enumerate(memory):
+        ring.wait()
+        assert bytes(data[:512]) == disk.content(sector)
+
+
+def test_requests_without_header_or_status_break_the_ring(disk: Disk) -> None:
+    gpa, _ = disk.rig.alloc(64)
+    disk.rig.rings[0].add([(gpa, 8)], [(gpa, 1)])
+    assert readable(disk.rig.rings[0].err_fd, 5)
+    disk.rig.rings[1].add([(gpa, 16)], [])
+    assert readable(disk.rig.rings[1].err_fd, 5)
+
+
+# Configuration space
+
+
+def test_config_space(disk: Disk) -> None:
+    data = config(disk, 0, 60)
+    assert data is not None
+    assert struct.unpack_from("<Q", data)[0] == SECTORS
+    assert struct.unpack_from("<I", data, 12)[0] == blk.SEG_MAX
+    assert struct.unpack_from("<I", data, 20)[0] == 512
+    assert struct.unpack_from("<H", data, 34)[0] == 2
+    assert struct.unpack_from("<III", data, 36) == (blk.MAX_SEGMENT_SECTORS, blk.MAX_SEGMENTS, 1)
+    assert struct.unpack_from("<IIB", data, 48) == (blk.MAX_SEGMENT_SECTORS, blk.MAX_SEGMENTS, 1)
+    assert config(disk, 34, 2) == b"\x02\x00"
+    assert config(disk, 0, 256) == data + bytes(196)
+    assert config(disk, 200, 57) is None
+
+
+def test_config_space_is_read_only(disk: Disk) -> None:
+    before = config(disk, 0, 60)
+    with pytest.raises(Refused):
+        disk.rig.ack(F.SET_CONFIG, Config(0, 0, b"\xff" * 8))
+    assert config(disk, 0, 60) == before
+
+
+def test_offers(disk: Disk) -> None:
+    offered = disk.rig.connection.offered_features
+    for bit in (F_FLUSH, F_DISCARD, F_WRITE_ZEROES, 12):
+        assert offered >> bit & 1
+    assert not offered >> F_RO & 1
+
+
+# Requests in flight, and the lock
+
+
+def test_stop_waits_for_what_is_in_flight(make: Callable[..., Disk], pool: IoPool) -> None:
+    disk = make()
+    rig = disk.rig.start()
+    held = hold(pool, 2)
+    gpa, header = rig.alloc(16)
+    header[:] = HEADER.pack(blk.T_FLUSH, 0, 0)
+    status_gpa, status = rig.alloc(1)
+    status[0] = 0xFF
+    rig.rings[0].add([(gpa, 16)], [(status_gpa, 1)])
+    assert disk.request(blk.T_IN, 0, room=512, ring=1)[0] == blk.S_OK, "others go on"
+    rig.connection.submit([Request(F.GET_VRING_BASE, VringState(n, 0)) for n in (0, 1)])
+    assert not readable(rig.connection.fileno(), 0.05)
+    assert status[0] == 0xFF
+    held.set()
+    assert readable(rig.connection.fileno(), 5)
+    replies = rig.connection.receive()
+    while len(replies) < 2:
+        assert readable(rig.connection.fileno(), 5)
+        replies += rig.connection.receive()
+    assert [reply.payload for reply in replies] == [VringState(0, 1), VringState(1, 1)]
+    assert status[0] == blk.S_OK, "completed before the reply"
+    assert rig.rings[0].driver.pop() is not None
+
+
+def test_front_end_vanishes_with_requests_in_flight(
+    make: Callable[..., Disk], pool: IoPool
+) -> None:
+    disk = make()
+    rig = disk.rig.start()
+    held = hold(pool, 2)
+    gpa, header = rig.alloc(16)
+    header[:] = HEADER.pack(blk.T_FLUSH, 0, 0)
+    rig.rings[0].add([(gpa, 16)], [(gpa + 32, 1)])
+    assert disk.request(blk.T_IN, 0, room=512, ring=1)[0] == blk.S_OK
+    rig.connection.close()
+    on_loop(disk.device.loop)
+    assert disk.device.memory.regions, "its memory is still to be written to"
+    held.set()
+    pool.close()
+    on_loop(disk.device.loop)
+    assert not disk.device.memory.regions
+
+
+def test_two_sides_never_have_started_rings(
+    make: Callable[..., Disk], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, destination = make(), make()
+    source.rig.start()
+    assert source.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+    rig = destination.rig.start()
+    assert readable(rig.rings[0].err_fd, 5)
+    assert "in use by another back-end" in caplog.text
+    for ring in source.rig.rings:
+        ring.stop()
+    rig.rings[0].kick()
+    rig.rings[1].kick()
+    assert destination.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+
+
+def hold(pool: IoPool, threads: int) -> threading.Event:
+    """Keep all threads of the pool busy until the event is set."""
+    held = threading.Event()
+    for _ in range(threads):
+        pool.submit(lambda: held.wait(10))
+    return held
+
+
+def on_loop(loop: Loop) -> None:
+    """Wait until the loop has done what it was given before, and a turn more."""
+    for _ in range(2):
+        done = threading.Event()
+        loop.post(done.set)
+        assert done.wait(5)

@@ -1,0 +1,40 @@
+"""Durations, as users write them."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.durations import DurationError, format_duration, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        ("20ms", 20_000_000),
+        ("1.5s", 1_500_000_000),
+        ("300us", 300_000),
+        ("0.375ms", 375_000),
+        (".5s", 500_000_000),
+        ("7ns", 7),
+        ("0", 0),
+        (" 3 ms ", 3_000_000),
+    ],
+)
+def test_reads(text: str, nanoseconds: int) -> None:
+    assert parse_duration(text) == nanoseconds
+
+
+@pytest.mark.parametrize("text", ["", "20", "ms", "-1ms", "1m", "1e3ms", "1.2.3s", "nan s", "1 h"])
+def test_refuses(text: str) -> None:
+    with pytest.raises(DurationError, match="no duration"):
+        parse_duration(text)
+
+
+@given(st.integers(min_value=0, max_value=10**6))
+def test_what_is_written_can_be_read(microseconds: int) -> None:
+    nanoseconds = microseconds * 1000
+    again = parse_duration(format_duration(nanoseconds))
+    assert abs(again - nanoseconds) <= nanoseconds // 10**5

@@ -1,0 +1,159 @@
+"""The event loop: descriptors, callbacks from other threads, timers, the control plane."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backends.loop import Loop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    with Loop("test") as running:
+        yield running
+
+
+def on_loop(loop: Loop, function: object) -> None:
+    done = threading.Event()
+    loop.post(lambda: (function(), done.set())[1])  # type: ignore[operator,func-returns-value]
+    assert done.wait(5)
+
+
+def test_kick_is_delivered_until_it_is_forgotten(loop: Loop) -> None:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    kicks: list[int] = []
+    seen = threading.Event()
+
+    def on_kick() -> None:
+        kicks.append(os.eventfd_read(fd))
+        seen.set()
+
+    on_loop(loop, lambda: loop.watch_kick(fd, on_kick))
+    os.eventfd_write(fd, 1)
+    assert seen.wait(5)
+    on_loop(loop, lambda: loop.unwatch_kick(fd))
+    os.eventfd_write(fd, 1)
+    on_loop(loop, lambda: None)
+    on_loop(loop, lambda: None)
+    assert kicks == [1]
+    os.close(fd)
+
+
+def test_kick_forgotten_in_the_same_turn_is_not_delivered() -> None:
+    """A ring that another handler has stopped must not be looked at any more."""
+    loop = Loop("by hand")
+    fds = [os.eventfd(1, os.EFD_NONBLOCK) for _ in range(2)]
+    seen: list[int] = []
+
+    def handler(mine: int, other: int) -> None:
+        seen.append(mine)
+        loop.unwatch_kick(other)
+
+    loop.watch_kick(fds[0], lambda: handler(0, fds[1]))
+    loop.watch_kick(fds[1], lambda: handler(1, fds[0]))
+    loop._turn()
+    assert len(seen) == 1
+    loop.close()
+    for fd in fds:
+        os.close(fd)
+
+
+def test_control_comes_before_kicks_and_between_them() -> None:
+    loop = Loop("by hand")
+    fds = [os.eventfd(1, os.EFD_NONBLOCK) for _ in range(12)]
+    control = os.eventfd(0, os.EFD_NONBLOCK)
+    order: list[str] = []
+
+    def on_kick(fd: int) -> None:
+        os.eventfd_read(fd)
+        order.append("kick")
+        if order.count("kick") == 2:
+            os.eventfd_write(control, 1)
+
+    def on_control(_events: int) -> None:
+        os.eventfd_read(control)
+        order.append("control")
+
+    for fd in fds:
+        loop.watch_kick(fd, lambda fd=fd: on_kick(fd))  # type: ignore[misc]
+    loop.watch(control, on_control)
+    os.eventfd_write(control, 1)
+    loop._turn()
+    assert order[0] == "control"
+    assert order.index("control", 1) < 6, "not behind all of the rings"
+    loop.close()
+    for fd in (*fds, control):
+        os.close(fd)
+
+
+def test_timers_come_in_order_and_not_early(loop: Loop) -> None:
+    begin = time.monotonic_ns()
+    fired: list[tuple[str, int]] = []
+    done = threading.Event()
+
+    def fire(name: str) -> None:
+        fired.append((name, time.monotonic_ns() - begin))
+        if name == "late":
+            done.set()
+
+    def set_up() -> None:
+        loop.at(begin + 30_000_000, lambda: fire("late"))
+        loop.at(begin + 10_300_000, lambda: fire("early"))
+        loop.at(begin + 20_000_000, lambda: fire("never")).cancel()
+
+    on_loop(loop, set_up)
+    assert done.wait(5)
+    assert [name for name, _ in fired] == ["early", "late"]
+    assert 10_300_000 <= fired[0][1] < 60_000_000
+    assert fired[1][1] >= 30_000_000
+
+
+def test_again_and_finally(loop: Loop) -> None:
+    order: list[str] = []
+    done = threading.Event()
+
+    def turn() -> None:
+        loop.again(lambda: (order.append("next turn"), done.set())[1])  # type: ignore[func-returns-value]
+        loop.finally_(lambda: order.append("end of this turn"))
+        order.append("this turn")
+
+    loop.post(turn)
+    assert done.wait(5)
+    assert order == ["this turn", "end of this turn", "next turn"]
+
+
+def test_control_plane_is_given_on_in_order() -> None:
+    loop = Loop("by hand")
+    order: list[str] = []
+    loop.take_control("a")
+    assert not loop.must_wait("a", lambda: None)
+    assert loop.must_wait("b", lambda: (order.append("b"), loop.take_control("b"))[1])  # type: ignore[func-returns-value]
+    assert loop.must_wait("c", lambda: order.append("c"))
+    loop.give_control("b")
+    assert order == [], "only who has it can give it back"
+    loop.give_control("a")
+    assert order == ["b"]
+    loop.give_control("b")
+    assert order == ["b", "c"]
+    loop.close()
+
+
+def test_stop_ends_the_thread_and_closes(loop: Loop) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    other = Loop("other")
+    other.start()
+    assert other.stop()
+    other.close()
+    other.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert "other" not in {thread.name for thread in threading.enumerate()}

@@ -1,0 +1,295 @@
+"""The programs from outside: their options, their ends, what they say when they cannot start."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backends.stats import StatsReader
+from tests.backends.rig import Rig
+from tests.backends.served import Blk, Net, pair, program
+from vhost_user.frontend import FrontendConnection
+from vhost_user.messages import FrontendRequest as F
+from vhost_user.messages import Request
+from vhost_user.payloads import VringState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLK = [sys.executable, "-m", "backends.blk"]
+NET = [sys.executable, "-m", "backends.net"]
+
+
+def fails(arguments: list[str], *, status: int | None = None) -> str:
+    """The one line that the program ends with."""
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == status if status else done.returncode > 0
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@contextmanager
+def rig_at(path: str, rings: int) -> Iterator[Rig]:
+    rig = Rig(FrontendConnection.connect(path, name=path), rings)
+    try:
+        yield rig
+    finally:
+        rig.close()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    return str(Blk().image(tmp_path))
+
+
+# What they can do
+
+
+@pytest.mark.parametrize(("arguments", "kind"), [(BLK, "block"), (NET, "net")])
+def test_capabilities(arguments: list[str], kind: str) -> None:
+    for extra in ([], ["--nonsense", "--socket-path", "/x"]):
+        done = subprocess.run(
+            [*arguments, "--print-capabilities", *extra],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        capabilities = json.loads(done.stdout)
+        assert capabilities["type"] == kind
+        assert isinstance(capabilities["features"], list)
+        assert done.stderr == ""
+
+
+def test_installed_under_their_names() -> None:
+    for name in ("vhost-emu-blk", "vhost-emu-net"):
+        path = Path(sys.executable).with_name(name)
+        done = subprocess.run([path, "--print-capabilities"], capture_output=True, check=True)
+        assert json.loads(done.stdout)
+
+
+def test_help() -> None:
+    done = subprocess.run([*BLK, "--help"], capture_output=True, text=True, check=True)
+    for option in ("--socket-path", "--blk-file", "--stop-policy", "--control", "--ready-fd"):
+        assert option in done.stdout
+
+
+# Bad input
+
+
+def test_disk_files_that_cannot_be(tmp_path: Path) -> None:
+    sock = str(tmp_path / "s")
+    (tmp_path / "empty").touch()
+    (tmp_path / "odd").write_bytes(bytes(1000))
+    for name, text in (("none", "No such file"), ("empty", "is empty"), ("odd", "multiple of 512")):
+        file = str(tmp_path / name)
+        line = fails([*BLK, "--socket-path", sock, "--blk-file", file], status=1)
+        assert text in line
+        assert file in line
+        assert not Path(sock).exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_disk_file_that_may_not_be_read(image: str, tmp_path: Path) -> None:
+    Path(image).chmod(0)
+    line = fails([*BLK, "--socket-path", str(tmp_path / "s"), "--blk-file", image], status=1)
+    assert "Permission denied" in line
+
+
+def test_sockets_that_cannot_be(image: str, tmp_path: Path) -> None:
+    long = str(tmp_path / ("x" * 120))
+    assert "107" in fails([*BLK, "--socket-path", long, "--blk-file", image], status=1)
+    nowhere = str(tmp_path / "no" / "such" / "folder")
+    assert "No such file" in fails([*BLK, "--socket-path", nowhere, "--blk-file", image], status=1)
+    line = fails([*BLK, "--socket-path", image, "--blk-file", image], status=1)
+    assert "no socket" in line
+    assert Path(image).exists()
+
+
+def test_socket_in_use_and_left_behind(image: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    arguments = [*BLK, "--socket-path", path, "--blk-file", image]
+    with program(arguments) as process:
+        assert "in use" in fails(arguments, status=1)
+        process.kill()
+        process.wait(5)
+        assert Path(path).exists()
+        with program(arguments), rig_at(path, 1):
+            pass
+        process.returncode = 0
+
+
+def test_options_that_do_not_go_together(image: str, tmp_path: Path) -> None:
+    sock = ["--socket-path", str(tmp_path / "s")]
+    disk = ["--blk-file", image]
+    assert "--socket-path or --fd" in fails([*BLK, *disk])
+    assert "--socket-path or --fd" in fails([*BLK, *sock, "--fd", "3", *disk])
+    assert "--blk-file" in fails([*BLK, *sock])
+    assert "--blk-file" in fails([*BLK, *sock, *disk, *disk])
+    assert "its own" in fails([*BLK, *sock, *sock, *disk, *disk])
+    assert "no duration" in fails([*BLK, *sock, *disk, "--stop-time", "20"])
+    assert "pairs" in fails([*NET, *sock, "--num-queues", "3"])
+    assert "256" in fails([*BLK, *sock, *disk, "--num-queues", "257"])
+    assert "--uplink" in fails([*NET, *sock, "--uplink-peer", "/x"])
+    assert "fd 99" in fails([*BLK, "--fd", "99", *disk], status=1)
+    assert "stats" in fails([*NET, *sock, "--stats-file", str(tmp_path / "no" / "stats")], status=1)
+    assert not (tmp_path / "s").exists()
+
+
+def test_second_of_two_disks_is_bad(image: str, tmp_path: Path) -> None:
+    """Nothing of the first one is left."""
+    line = fails(
+        [
+            *BLK,
+            *("--socket-path", str(tmp_path / "a"), "--blk-file", image),
+            *("--socket-path", str(tmp_path / "b"), "--blk-file", str(tmp_path / "none")),
+        ],
+        status=1,
+    )
+    assert "none" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"disk.img"}
+
+
+# Life
+
+
+@pytest.mark.parametrize("control", ["per-device", "shared"])
+def test_several_devices_in_one_program(tmp_path: Path, control: str) -> None:
+    kind = Blk()
+    files = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        files.append(str(kind.image(folder)))
+    paths = [str(tmp_path / f"{number}.sock") for number in range(3)]
+    arguments = [*BLK, "--num-queues", str(kind.rings), "--control", control]
+    for path, file in zip(paths, files, strict=True):
+        arguments += ["--socket-path", path, "--blk-file", file]
+    stats_file = str(tmp_path / "stats")
+    with program(arguments, "--stats-file", stats_file):
+        reader = StatsReader(stats_file)
+        for number, path in enumerate(paths):
+            with rig_at(path, kind.rings) as rig:
+                rig.start()
+                for sector in range(number + 1):
+                    kind.work(rig, sector)
+                rows = reader.per_device()
+                assert rows[number]["requests"] == number + 1
+                assert rows[number]["bytes_read"] == 512 * (number + 1)
+                assert rows[number]["ring_starts"] >= 1
+        assert reader.totals()["requests"] == 6
+        reader.close()
+    assert not any(Path(path).exists() for path in paths)
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["connected", "listening"])
+def test_inherited_socket(tmp_path: Path, listening: bool) -> None:
+    kind = Net()
+    if listening:
+        path = str(tmp_path / "s")
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(path)
+        sock.listen()
+    else:
+        connection, sock = pair()
+    with program(kind.arguments(tmp_path), "--fd", str(sock.fileno())) as process:
+        sock.close()
+        if listening:
+            connection = FrontendConnection.connect(path, name="inherited")
+        with closing(Rig(connection, kind.rings)) as rig:
+            rig.start()
+            kind.prepare(rig)
+            kind.work(rig)
+        if listening:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 0, "it ends with its only front-end"
+
+
+def test_image_is_never_used_by_two_programs(tmp_path: Path) -> None:
+    kind = Blk()
+    arguments = kind.arguments(tmp_path)
+    paths = [str(tmp_path / name) for name in ("source", "destination")]
+    with (
+        program(arguments, "--socket-path", paths[0]),
+        program(arguments, "--socket-path", paths[1]) as destination,
+        rig_at(paths[0], kind.rings) as source_rig,
+        rig_at(paths[1], kind.rings) as destination_rig,
+    ):
+        source_rig.start()
+        kind.work(source_rig)
+        destination_rig.start()
+        assert destination.stderr is not None
+        line = destination.stderr.readline().decode()
+        assert line.startswith("vhost-emu-blk: destination: ring ")
+        assert "in use by another back-end" in line
+        source_rig.pipeline(
+            [Request(F.GET_VRING_BASE, VringState(n, 0)) for n in range(kind.rings)]
+        )
+        # The very next moment, for the lock is given back before the reply.
+        destination_rig.rings[kind.ring].kick()
+        kind.work(destination_rig)
+
+
+def test_costs_are_taken(tmp_path: Path) -> None:
+    kind = Blk()
+    path = str(tmp_path / "s")
+    costs = ["--cost-get-vring-base", "5ms", "--cost-set-mem-table", "20ms"]
+    with (
+        program([*kind.arguments(tmp_path), *costs], "--socket-path", path),
+        rig_at(path, kind.rings) as rig,
+    ):
+        rig.set_features()
+        begin = time.monotonic()
+        rig.set_mem_table()
+        assert 0.02 <= time.monotonic() - begin < 0.06
+        begin = time.monotonic()
+        for number in range(kind.rings):
+            rig.get_base(number)
+        # Less the credit for what went before the first one.
+        least = 0.005 * kind.rings - 0.001
+        assert least <= time.monotonic() - begin < least + 0.04
+
+
+@pytest.mark.parametrize(("control", "least", "most"), [("per-device", 1, 1.9), ("shared", 3, 4)])
+def test_stop_time_with_one_control_thread_or_many(
+    tmp_path: Path, control: str, least: float, most: float
+) -> None:
+    """Three devices at once: side by side, or one after the other."""
+    kind = Net()
+    paths = [str(tmp_path / f"{number}.sock") for number in range(3)]
+    arguments = [*kind.arguments(tmp_path), "--control", control, "--stop-time", "50ms"]
+    for path in paths:
+        arguments += ["--socket-path", path]
+    with program(arguments):
+        rigs = [Rig(FrontendConnection.connect(path, name=path), kind.rings) for path in paths]
+        for rig in rigs:
+            rig.start()
+            kind.prepare(rig)
+            kind.work(rig)
+        begin = time.monotonic()
+        for rig in rigs:
+            rig.connection.submit(
+                [Request(F.GET_VRING_BASE, VringState(n, 0)) for n in range(kind.rings)]
+            )
+        for rig in rigs:
+            got = 0
+            while got < kind.rings:
+                got += len(rig.connection.receive())
+                assert time.monotonic() - begin < 5
+        took = time.monotonic() - begin
+        assert 0.05 * least <= took < 0.05 * most
+        for rig in rigs:
+            rig.close()
