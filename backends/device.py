@@ -358,8 +358,8 @@ class BackendDevice:
         """The driver broke the ring: signal it, say so, and leave the ring alone."""
         ring.broken = True
         self.counters[stats.ERRORS] += 1
-        ring.fail()
         log.error("%s: ring %d: %s", self.name, ring.index, error.text)
+        ring.fail()
 
     def _kicked(self, ring: Ring) -> None:
         try:
@@ -385,8 +385,8 @@ class BackendDevice:
         if not self._active:
             refusal = self.acquire()
             if refusal is not None:
-                ring.fail()
                 log.error("%s: ring %d is not started: %s", self.name, ring.index, refusal)
+                ring.fail()
                 return None
         self._active += 1
         try:
@@ -400,8 +400,8 @@ class BackendDevice:
         """The ring's memory is not there; it may come yet, so the ring only rests."""
         if ring.unmapped != self.memory.generation:
             ring.unmapped = self.memory.generation
-            ring.fail()
             log.warning("%s: ring %d rests: %s", self.name, ring.index, error.text)
+            ring.fail()
 
     def _build(self, ring: Ring) -> DeviceQueue:
         views = ring.map(self.memory, event_idx=self._event_idx)
