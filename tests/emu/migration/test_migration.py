@@ -113,5 +113,3 @@ def test_back_and_forth(vm: Vm, sites: tuple[Site, Site], tmp_path: Path) -> Non
         check_books(here)
     finally:
         here.close()
-
-

@@ -1,0 +1,128 @@
+"""Devices, front-end side, against real back-ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backends.control import ControlOptions
+from devices.blk import VIRTIO_BLK_F_RO, VhostUserBlk
+from devices.device import SharedMemory, VhostDevice
+from devices.net import VhostUserNet
+from tests.backends.served import KINDS, SECTORS, Served
+from vhost_user.errors import BackendError, DeadlineError
+
+DEVICES: dict[str, Callable[..., VhostDevice]] = {"blk": VhostUserBlk, "net": VhostUserNet}
+
+
+@pytest.fixture(params=DEVICES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each class of devices."""
+    return str(request.param)
+
+
+@pytest.fixture
+def served(kind: str, tmp_path: Path) -> Iterator[Served]:
+    """Its back-end."""
+    made = Served(KINDS[kind](), tmp_path, ControlOptions())
+    yield made
+    made.close()
+
+
+def make(kind: str, rings: int) -> VhostDevice:
+    return DEVICES[kind](f"{kind}0", range(0x1000, 0x1000 + 4 * rings, 4), range(rings))
+
+
+def test_connects_and_negotiates(kind: str, served: Served) -> None:
+    """Only what both sides have is acked, and the log is off."""
+    device = make(kind, 4)
+    device.connect(served.path)
+    assert device.acked_features & ~served.device.features == 0
+    assert device.has_feature(32)
+    assert not device.features >> 26 & 1
+    device.logging = True
+    assert device.features >> 26 & 1
+    device.close()
+
+
+def test_too_few_queues_are_told(kind: str, served: Served) -> None:
+    """In the unit in which the class counts them."""
+    device = make(kind, 6)
+    unit = {"blk": "4 rings, the device 6", "net": "2 queue pairs, the device 3"}[kind]
+    with pytest.raises(BackendError, match=f"{kind}0: the back-end has {unit}"):
+        device.connect(served.path)
+    device.close()
+
+
+def test_features_of_the_source_must_be_there(kind: str, served: Served) -> None:
+    """A guest cannot lose a feature that it uses."""
+    device = make(kind, 2)
+    device.connect(served.path)
+    fewer = device.acked_features & ~(1 << 29)
+    device.take_features(fewer)
+    assert device.acked_features == fewer
+    with pytest.raises(BackendError, match="lacks the features 0x8000000000000000"):
+        device.take_features(fewer | 1 << 63)
+    device.close()
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    """The deadline is kept, and the error names the device."""
+    device = make("blk", 1)
+    with pytest.raises(DeadlineError, match="blk0"):
+        device.connect(str(tmp_path / "nobody"), deadline=0.05)
+    device.close()
+
+
+def test_capacity_comes_from_the_back_end(tmp_path: Path) -> None:
+    """From its config space."""
+    served = Served(KINDS["blk"](), tmp_path, ControlOptions())
+    disk = VhostUserBlk("blk0", [0x1000], [0])
+    disk.connect(served.path)
+    assert disk.capacity() == SECTORS
+    assert not disk.has_feature(VIRTIO_BLK_F_RO)
+    disk.close()
+    served.close()
+
+
+def test_closing_gives_everything_back(kind: str, served: Served) -> None:
+    """Eventfds and the socket, also when it is closed twice."""
+    make(kind, 2).close()
+    before = psutil.Process().num_fds()
+    device = make(kind, 2)
+    device.connect(served.path)
+    assert psutil.Process().num_fds() > before
+    device.close()
+    device.close()
+    served.on_loop(lambda: None)
+    assert psutil.Process().num_fds() <= before + 1
+
+
+def test_edits_name_ring_and_descriptor(kind: str) -> None:
+    """One for each ring, with its own doorbell, vector and eventfd."""
+    device = make(kind, 2)
+    host, guest = device.host_edits(assign=True), device.guest_edits(assign=False)
+    assert [(e.assign, e.ring, e.address) for e in host] == [(True, 0, 0x1000), (True, 1, 0x1004)]
+    assert [(e.assign, e.ring, e.vector) for e in guest] == [(False, 0, 0), (False, 1, 1)]
+    fds = {edit.fd for edit in (*host, *guest)}
+    assert len(fds) == 4
+    device.kick(1)
+    assert os.eventfd_read(device.rings[1].kick_fd) == 1
+    device.close()
+
+
+def test_memory_table_has_each_region_with_its_descriptor(kind: str) -> None:
+    """User addresses are guest addresses plus a constant that nobody maps."""
+    device = make(kind, 2)
+    device.memory = [SharedMemory(0, 1 << 20, 7), SharedMemory(4 << 30, 1 << 30, 8)]
+    table, fds = device.mem_table()
+    assert fds == (7, 8)
+    assert [(r.gpa, r.size, r.user_addr - (1 << 52)) for r in table.regions] == [
+        (0, 1 << 20, 0),
+        (4 << 30, 1 << 30, 4 << 30),
+    ]
+    device.close()
