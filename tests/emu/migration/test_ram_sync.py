@@ -1,0 +1,52 @@
+"""What is dirty, from both writers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.migration.ram_sync import PAGE, RamSync, runs_of, total
+from emu.ram import GuestRam
+from vhost_user.dirty_log import DirtyLog
+
+
+@given(st.sets(st.integers(0, 200)))
+def test_runs_are_the_pages(pages: set[int]) -> None:
+    """Sorted, whole, and no two of them touch."""
+    runs = runs_of(pages)
+    assert total(runs) == len(pages) * PAGE
+    covered = {page for gpa, length in runs for page in range(gpa // PAGE, (gpa + length) // PAGE)}
+    assert covered == pages
+    assert all(a + length < b for (a, length), (b, _) in zip(runs, runs[1:], strict=False))
+
+
+def test_joins_the_guest_s_writes_with_the_log() -> None:
+    """Each is told once, whoever wrote it; neighbours are one run."""
+    ram = GuestRam(64 << 20)
+    log = DirtyLog.create(ram.pages)
+    try:
+        ram.write(5 * PAGE, b"before")
+        sync = RamSync(ram, log)
+        assert sync.everything() == [(5 * PAGE, PAGE)]
+        assert sync.dirty() == []
+        ram.write(7 * PAGE, b"guest")
+        log.mark(8 * PAGE + 5, 1)
+        log.mark(20 * PAGE, 2 * PAGE)
+        assert sync.dirty() == [(7 * PAGE, 2 * PAGE), (20 * PAGE, 2 * PAGE)]
+        assert sync.dirty() == []
+    finally:
+        log.close()
+        ram.close()
+
+
+def test_runs_of_nothing() -> None:
+    """An idle VM has nothing to send."""
+    assert runs_of([]) == []
+    assert total([]) == 0
+
+
+@pytest.mark.parametrize("pages", [{0}, {0, 1}, {3, 5}])
+def test_page_zero_is_a_page(pages: set[int]) -> None:
+    """As any other."""
+    assert total(runs_of(pages)) == len(pages) * PAGE

@@ -1,0 +1,85 @@
+"""Device state as bytes: round trip, and what does not fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from devices.blk import VhostUserBlk
+from devices.device import RingAddresses, VhostDevice
+from emu.errors import MigrationError
+from emu.migration.state import load_devices, load_switchover, pack_devices, pack_switchover
+from emu.vm import Vm
+
+
+class Offline(VhostUserBlk):
+    """A disk whose back-end has every feature."""
+
+    def take_features(self, features: int) -> None:
+        """Anything goes."""
+        self.acked_features = features
+
+
+def make(rings: int = 2, name: str = "blk0") -> VhostDevice:
+    device = Offline(name, range(0x1000, 0x1000 + 4 * rings, 4), range(rings))
+    device.acked_features = 1 << 32
+    return device
+
+
+def test_round_trip() -> None:
+    """Features, sizes, addresses and bases; what has moved is told."""
+    source, target = make(), make()
+    source.set_up_rings([RingAddresses(128, n, n + 1, n + 2) for n in (0x10000, 0x20000)])
+    source.rings[1].base = 0xFFFF
+    data = pack_devices([source])
+    assert load_devices(data, [target]) == [target]
+    assert [ring.addresses for ring in target.rings] == [ring.addresses for ring in source.rings]
+    assert [ring.base for ring in target.rings] == [0, 0xFFFF]
+    assert target.acked_features == 1 << 32
+    source.rings[0].base = 9
+    assert load_devices(pack_devices([source]), [target]) == []
+    assert target.rings[0].base == 9
+    for device in (source, target):
+        device.close()
+
+
+@pytest.mark.parametrize(
+    ("mangle", "what"),
+    [
+        (lambda data: data[:-1], "ends before blk0"),
+        (lambda data: b"", "ends before blk0"),
+        (lambda data: data + b"\0", "more devices"),
+    ],
+)
+def test_cut_or_long(mangle: object, what: str) -> None:
+    """Nothing is read beyond the end, and nothing is left over."""
+    source, target = make(), make()
+    source.set_up_rings([RingAddresses(8, 0, 0, 0)] * 2)
+    assert callable(mangle)
+    with pytest.raises(MigrationError, match=what):
+        load_devices(mangle(pack_devices([source])), [target])
+    for device in (source, target):
+        device.close()
+
+
+@pytest.mark.parametrize(("rings", "name"), [(1, "blk0"), (2, "blk1")])
+def test_other_devices_are_named(rings: int, name: str) -> None:
+    """Both sides' devices stand in the error."""
+    source, target = make(), make(rings, name)
+    source.set_up_rings([RingAddresses(8, 0, 0, 0)] * 2)
+    with pytest.raises(MigrationError, match=f"blk0 with 2 rings where this side has {name}"):
+        load_devices(pack_devices([source]), [target])
+    for device in (source, target):
+        device.close()
+
+
+def test_switchover_has_the_vcpus_too(vm: Vm, other: Vm) -> None:
+    """Of a paused VM; and its length is checked before anything is loaded."""
+    vm.pause_vcpus()
+    vm.stop_devices()
+    data = pack_switchover(vm)
+    for bad in (data[:4], data[:-1], data + b"x"):
+        with pytest.raises(MigrationError, match="device state"):
+            load_switchover(bad, other)
+    moved = load_switchover(data, other)
+    assert moved == other.devices
+    assert other.machine.save_vcpus()

@@ -1,0 +1,193 @@
+"""The stream: sections and memory over real sockets, and what a broken peer looks like."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.errors import MigrationError
+from emu.migration.ram_sync import PAGE
+from emu.migration.stream import (
+    HEADER,
+    RUNS_PER_SECTION,
+    SENDFILE_BYTES,
+    Kind,
+    MigrationStream,
+    _after,
+)
+from emu.ram import GuestRam
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
+    """Both ends of a stream."""
+    a, b = socket.socketpair()
+    made = MigrationStream(a, deadline=2.0), MigrationStream(b, deadline=2.0)
+    yield made
+    for end in made:
+        end.close()
+
+
+@pytest.fixture
+def rams() -> Iterator[tuple[GuestRam, GuestRam]]:
+    """The memories of both sides: two regions, around the hole."""
+    made = GuestRam(6 << 30), GuestRam(6 << 30)
+    yield made
+    for ram in made:
+        ram.close()
+
+
+def test_sections_keep_kind_and_bytes(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """In both directions, empty ones as well."""
+    a, b = ends
+    a.send(Kind.HELLO, b"who")
+    a.send(Kind.SWITCHOVER)
+    b.send(Kind.RUNNING, bytes(1000))
+    assert b.receive() == (Kind.HELLO, 0, b"who")
+    assert b.receive() == (Kind.SWITCHOVER, 0, b"")
+    assert a.receive() == (Kind.RUNNING, 0, bytes(1000))
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [(PAGE, PAGE)],
+        [(PAGE * n * 2, PAGE) for n in range(RUNS_PER_SECTION + 5)],
+        [(0, SENDFILE_BYTES * 3), (4 << 30, SENDFILE_BYTES)],
+        [(PAGE, PAGE), (4 << 30, 2 << 20), ((5 << 30) + PAGE, 7 * PAGE)],
+    ],
+    ids=["a page", "more than a section", "by sendfile", "both"],
+)
+def test_memory_arrives(
+    ends: tuple[MigrationStream, MigrationStream],
+    rams: tuple[GuestRam, GuestRam],
+    runs: list[tuple[int, int]],
+) -> None:
+    """Every byte, where it was, and nothing beside it."""
+    here, there = rams
+    for gpa, length in runs:
+        here.view(gpa, length)[:] = os.urandom(length)
+
+    def send() -> None:
+        ends[0].send_ram(here, runs)
+        ends[0].send(Kind.SWITCHOVER)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    received = 0
+    while True:
+        kind, count, payload = ends[1].receive()
+        if kind is Kind.SWITCHOVER:
+            break
+        received += ends[1].receive_ram(there, count, payload)
+    sender.join(5)
+    assert received == sum(length for _, length in runs)
+    assert all(here.view(*run) == there.view(*run) for run in runs)
+    touched = sum(length for _, length in there.extents())
+    assert touched == received
+
+
+@given(
+    sizes=st.lists(st.integers(0, 9), max_size=6),
+    data=st.data(),
+)
+def test_after_is_what_is_left(sizes: list[int], data: st.DataObject) -> None:
+    """However a transfer is cut, the rest is the rest."""
+    parts = [os.urandom(size) for size in sizes]
+    whole = b"".join(parts)
+    done = data.draw(st.integers(0, len(whole)))
+    assert b"".join(_after(parts, done)) == whole[done:]
+
+
+def test_silence_is_told(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """A peer that says nothing does not keep a migration for ever."""
+    ends[0].set_deadline(0.05)
+    with pytest.raises(MigrationError, match="silent for 0.05 s"):
+        ends[0].receive()
+
+
+def test_full_pipe_is_told(
+    ends: tuple[MigrationStream, MigrationStream], rams: tuple[GuestRam, GuestRam]
+) -> None:
+    """Nor does one that takes nothing."""
+    ends[0].set_deadline(0.05)
+    for run in ((0, 8 << 20), (4 << 30, 64 << 10)):
+        rams[0].view(*run)[:] = bytes([7]) * run[1]
+        with pytest.raises(MigrationError, match=r"silent for 0\.05 s"):
+            for _ in range(100):
+                ends[0].send_ram(rams[0], [run])
+
+
+def test_end_is_told(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """A peer that goes away in the middle of a section."""
+    raw = ends[0]._sock
+    raw.sendall(HEADER.pack(Kind.HELLO, 0, 100) + b"short")
+    raw.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(MigrationError, match="closed the connection"):
+        ends[1].receive()
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (HEADER.pack(99, 0, 0), "unknown kind 99"),
+        (HEADER.pack(Kind.HELLO, 0, 1 << 40), "a HELLO section of 1099511627776 bytes"),
+    ],
+)
+def test_garbage_is_told(
+    ends: tuple[MigrationStream, MigrationStream], head: bytes, what: str
+) -> None:
+    """Before anything of its size is allocated."""
+    ends[0]._sock.sendall(head)
+    with pytest.raises(MigrationError, match=what):
+        ends[1].receive()
+
+
+@pytest.mark.parametrize(
+    ("count", "table", "what"),
+    [
+        (2, struct.pack("<QQ", 0, PAGE), "wrong length"),
+        (RUNS_PER_SECTION + 1, bytes(16 * (RUNS_PER_SECTION + 1)), "wrong length"),
+        (1, struct.pack("<QQ", 3 << 30, PAGE), "does not have"),
+        (1, struct.pack("<QQ", (1 << 64) - PAGE, PAGE), "does not have"),
+    ],
+)
+def test_memory_outside_is_refused(
+    ends: tuple[MigrationStream, MigrationStream],
+    rams: tuple[GuestRam, GuestRam],
+    count: int,
+    table: bytes,
+    what: str,
+) -> None:
+    """The source cannot write where the VM has no memory."""
+    with pytest.raises(MigrationError, match=what):
+        ends[1].receive_ram(rams[1], count, table)
+
+
+def test_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """A destination that gives up says why, and the source hears it through what it still sends."""
+    words: list[str] = []
+
+    def source() -> None:
+        ends[0].send(Kind.DEVICES, bytes(1 << 20))
+        words.append(ends[0].last_words())
+        ends[0].close()
+
+    thread = threading.Thread(target=source)
+    thread.start()
+    ends[1].give_up("no such disk")
+    thread.join(5)
+    assert words == ["no such disk"]
+
+
+def test_no_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """One that died said nothing."""
+    ends[1].close()
+    assert ends[0].last_words() == ""
