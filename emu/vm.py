@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +25,8 @@ from vhost_user import eventfd
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    import time
+from collections.abc import Callable, Iterable, Mapping
 
     from devices.procedure import Procedure
     from emu.costs import CostModel
@@ -36,6 +38,8 @@ DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
 }
 #: Seconds that a device, or a vCPU, may take for anything.
 DEADLINE = 10.0
+#: Seconds to wait for a heartbeat, which is due every millisecond.
+HEARTBEAT_PATIENCE = 0.2
 _PAGE = 4096
 
 
@@ -148,6 +152,15 @@ class Vm:
     def signal_all_rings(self) -> None:
         """Kick and call every started ring once, so that nothing that was pending is lost."""
         self._eventfds.signal([fd for device in self.devices for fd in device.notifier_fds()])
+
+    def await_heartbeat(self) -> None:
+        """Return just after a beat, or soon if there is none: the guest may hang.
+
+        On a busy host the last beat may be long ago, and the guest would count that gap together
+        with the one that a pause makes.
+        """
+        self.machine.vcpus.arm(0, time.monotonic_ns())
+        self.guest.heartbeat.await_beat(HEARTBEAT_PATIENCE)
 
     def pause_vcpus(self, deadline: float = DEADLINE) -> None:
         """Stop all vCPUs; returns when none runs guest code."""

@@ -7,6 +7,7 @@ be told from one that a busy host made.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from emu.guest.layout import PAGE
@@ -34,13 +35,14 @@ class Heartbeat:
         mark: to mark it dirty.
     """
 
-    __slots__ = ("_fresh", "_gpa", "_mark", "_words")
+    __slots__ = ("_awaited", "_fresh", "_gpa", "_mark", "_words")
 
     def __init__(self, words: memoryview, gpa: int, mark: Callable[[int, int], None]) -> None:
         self._words = words
         self._gpa = gpa
         self._mark = mark
         self._fresh = False
+        self._awaited: threading.Event | None = None
 
     def attach(self) -> None:
         """The memory is another process's work: the first gap is noted, however short it is."""
@@ -66,6 +68,16 @@ class Heartbeat:
         elif gap > words[MAX_GAP] and last:
             words[MAX_GAP] = gap
         self._mark(self._gpa, PAGE)
+        awaited = self._awaited
+        if awaited is not None:
+            awaited.set()
+
+    def await_beat(self, deadline: float) -> bool:
+        """Wait for the next beat; whether there was one within ``deadline`` seconds."""
+        self._awaited = awaited = threading.Event()
+        beaten = awaited.wait(deadline)
+        self._awaited = None
+        return beaten
 
     def _note(self, start: int, end: int) -> None:
         words = self._words

@@ -127,6 +127,7 @@ class Source:
         stream.send_ram(vm.machine.ram, sync.dirty())
         self._observe("MIGRATION", {"status": "device"})
         with without_collector(), vm.machine.charged("src"):
+            vm.await_heartbeat()
             timeline.mark("pause_start_ns")
             timeline.in_blackout = True
             with timeline.span("src.pause_vcpus"):
