@@ -25,8 +25,7 @@ from vhost_user import eventfd
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
-    import time
-from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from devices.procedure import Procedure
     from emu.costs import CostModel
