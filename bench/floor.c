@@ -6,34 +6,57 @@
  * Back-ends are forked processes, two of them, that share the sockets. A front-end on one thread
  *   lockstep_ns  stops all rings with one GET_VRING_BASE after the other,
  *   inflight_ns  stops them with all requests in flight,
+ *   activate_ns  hands them over: SET_VRING_BASE, SET_VRING_ADDR and SET_VRING_ENABLE of each, the
+ *                last one of each socket acknowledged, all in flight,
  *   start_ns     starts them: SET_VRING_BASE and a kick each, until each ring has called back.
- * The median of ROUNDS rounds is printed as one line of JSON.
+ * The medians of ROUNDS rounds are printed as one line of JSON. Status 1: it failed; 2: bad usage.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { SET_VRING_BASE = 10, GET_VRING_BASE = 11, VERSION = 1, REPLY = 4 };
+enum { SET_VRING_ADDR = 9, SET_VRING_BASE = 10, GET_VRING_BASE = 11, SET_VRING_ENABLE = 18 };
+enum { VERSION = 1, REPLY = 4, NEED_REPLY = 8 };
 enum { MAX_SOCKETS = 1024, MAX_RINGS = 256, BACKENDS = 2, ROUNDS = 21, EVENTS = 256 };
+enum { HEADER = 12, INBOX = 32768, DEADLINE_S = 60, RING_DEADLINE_MS = 5000 };
 
-/* Header and "vring state" payload (vhost-user, "Header" and "A vring state description"). */
-struct message {
+/* Header and "vring state" payload (vhost-user, "Header" and "A vring state description"). An
+   acknowledgement, a header and a u64, is as long. */
+struct state {
     uint32_t request, flags, size, index, num;
 };
+
+/* Header and "vring address" payload (vhost-user, "A vring address description"). */
+struct addr {
+    uint32_t request, flags, size, index, ring_flags;
+    uint64_t desc, used, avail, log;
+} __attribute__((packed));
+
+/* What hands one ring over. */
+struct activation {
+    struct state base;
+    struct addr addr;
+    struct state enable;
+} __attribute__((packed));
 
 struct device {
     int front, back, rings;
     int kick[MAX_RINGS], call[MAX_RINGS];
+    uint32_t base[MAX_RINGS];
+    size_t have; /* bytes of inbox that are no whole message yet */
+    char *inbox;
 };
 
 static struct device *devices;
@@ -63,6 +86,12 @@ static void write_all(int fd, const void *data, size_t size)
     }
 }
 
+static void read_all(int fd, void *data, size_t size)
+{
+    if (recv(fd, data, size, MSG_WAITALL) != (ssize_t)size)
+        die("recv");
+}
+
 static void signal_fd(int fd)
 {
     uint64_t one = 1;
@@ -76,13 +105,42 @@ static void watch(int epoll, int fd, uint64_t tag)
         die("epoll_ctl");
 }
 
-/* A back-end: answers GET_VRING_BASE, takes SET_VRING_BASE, and calls for every kick. */
+/* Back-end: takes the whole messages of the inbox, with one write for all of their replies. */
+static void answer(struct device *device)
+{
+    struct state in, out[INBOX / sizeof(struct state)];
+    size_t at = 0, replies = 0;
+    while (device->have - at >= sizeof in) {
+        memcpy(&in, device->inbox + at, sizeof in);
+        if (device->have - at < HEADER + in.size)
+            break;
+        at += HEADER + in.size;
+        if (in.request == SET_VRING_BASE)
+            device->base[in.index % MAX_RINGS] = in.num;
+        if (in.request == GET_VRING_BASE)
+            in.num = device->base[in.index % MAX_RINGS];
+        else if (in.flags & NEED_REPLY)
+            in.index = in.num = 0; /* success */
+        else
+            continue;
+        in.flags = VERSION | REPLY;
+        out[replies++] = in;
+    }
+    memmove(device->inbox, device->inbox + at, device->have - at);
+    device->have -= at;
+    if (replies)
+        write_all(device->back, out, replies * sizeof *out);
+}
+
+/* Back-end: answers requests, and calls for every kick. Ends when the front-end has gone. */
 static void serve(int which)
 {
-    static uint32_t base[MAX_SOCKETS][MAX_RINGS];
     struct epoll_event events[EVENTS];
     int epoll = epoll_create1(0);
     for (int d = which; d < sockets; d += BACKENDS) {
+        devices[d].inbox = malloc(INBOX);
+        if (!devices[d].inbox)
+            die("malloc");
         watch(epoll, devices[d].back, (uint64_t)d << 32 | UINT32_MAX);
         for (int r = 0; r < devices[d].rings; r++)
             watch(epoll, devices[d].kick[r], (uint64_t)d << 32 | (uint32_t)r);
@@ -98,30 +156,18 @@ static void serve(int which)
                     signal_fd(device->call[ring]);
                 continue;
             }
-            struct message in[MAX_RINGS], out[MAX_RINGS];
-            ssize_t size = read(device->back, in, sizeof in);
+            ssize_t size = read(device->back, device->inbox + device->have, INBOX - device->have);
             if (size <= 0)
                 _exit(0);
-            int replies = 0;
-            for (int m = 0; m < (int)(size / (ssize_t)sizeof *in); m++) {
-                uint32_t *mine = &base[events[i].data.u64 >> 32][in[m].index % MAX_RINGS];
-                if (in[m].request == SET_VRING_BASE) {
-                    *mine = in[m].num;
-                } else {
-                    out[replies] = in[m];
-                    out[replies].flags = VERSION | REPLY;
-                    out[replies++].num = *mine;
-                }
-            }
-            if (replies)
-                write_all(device->back, out, (size_t)replies * sizeof *out);
+            device->have += (size_t)size;
+            answer(device);
         }
     }
 }
 
-static struct message message(uint32_t request, int ring, uint32_t num)
+static struct state state(uint32_t request, int ring, uint32_t num)
 {
-    return (struct message){request, VERSION, 8, (uint32_t)ring, num};
+    return (struct state){request, VERSION, 8, (uint32_t)ring, num};
 }
 
 static uint64_t stop_lockstep(void)
@@ -129,34 +175,51 @@ static uint64_t stop_lockstep(void)
     uint64_t start = now();
     for (int d = 0; d < sockets; d++)
         for (int r = 0; r < devices[d].rings; r++) {
-            struct message m = message(GET_VRING_BASE, r, 0);
+            struct state m = state(GET_VRING_BASE, r, 0);
             write_all(devices[d].front, &m, sizeof m);
-            if (recv(devices[d].front, &m, sizeof m, MSG_WAITALL) != sizeof m)
-                die("recv");
+            read_all(devices[d].front, &m, sizeof m);
         }
     return now() - start;
 }
 
 static void send_all(uint32_t request)
 {
-    struct message batch[MAX_RINGS];
+    struct state batch[MAX_RINGS];
     for (int d = 0; d < sockets; d++) {
         for (int r = 0; r < devices[d].rings; r++)
-            batch[r] = message(request, r, 7);
+            batch[r] = state(request, r, 7);
         write_all(devices[d].front, batch, (size_t)devices[d].rings * sizeof *batch);
     }
 }
 
 static uint64_t stop_in_flight(void)
 {
+    struct state batch[MAX_RINGS];
     uint64_t start = now();
     send_all(GET_VRING_BASE);
+    for (int d = 0; d < sockets; d++)
+        read_all(devices[d].front, batch, (size_t)devices[d].rings * sizeof *batch);
+    return now() - start;
+}
+
+static uint64_t activate(void)
+{
+    struct activation batch[MAX_RINGS];
+    struct state ack;
+    uint64_t start = now();
     for (int d = 0; d < sockets; d++) {
-        struct message batch[MAX_RINGS];
-        size_t size = (size_t)devices[d].rings * sizeof *batch;
-        if (recv(devices[d].front, batch, size, MSG_WAITALL) != (ssize_t)size)
-            die("recv");
+        for (int r = 0; r < devices[d].rings; r++) {
+            batch[r].base = state(SET_VRING_BASE, r, 7);
+            batch[r].addr = (struct addr){.request = SET_VRING_ADDR, .flags = VERSION,
+                                          .size = sizeof(struct addr) - HEADER,
+                                          .index = (uint32_t)r, .desc = (uint64_t)r << 12};
+            batch[r].enable = state(SET_VRING_ENABLE, r, 1);
+        }
+        batch[devices[d].rings - 1].enable.flags |= NEED_REPLY;
+        write_all(devices[d].front, batch, (size_t)devices[d].rings * sizeof *batch);
     }
+    for (int d = 0; d < sockets; d++)
+        read_all(devices[d].front, &ack, sizeof ack);
     return now() - start;
 }
 
@@ -169,7 +232,7 @@ static uint64_t start_all(int epoll)
         for (int r = 0; r < devices[d].rings; r++)
             signal_fd(devices[d].kick[r]);
     for (int called = 0; called < total_rings;) {
-        int n = epoll_wait(epoll, events, EVENTS, 5000);
+        int n = epoll_wait(epoll, events, EVENTS, RING_DEADLINE_MS);
         if (n <= 0)
             die("a ring never called back");
         for (int i = 0; i < n; i++, called++) {
@@ -187,40 +250,66 @@ static int ascending(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static uint64_t median(uint64_t *values)
+static unsigned long long median(uint64_t *values)
 {
     qsort(values, ROUNDS, sizeof *values, ascending);
     return values[ROUNDS / 2];
 }
 
+static void add_device(int rings)
+{
+    struct device *device = &devices[sockets++];
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+        die("socketpair");
+    device->front = pair[0];
+    device->back = pair[1];
+    device->rings = rings;
+    total_rings += rings;
+    for (int r = 0; r < rings; r++) {
+        device->kick[r] = eventfd(0, EFD_NONBLOCK);
+        device->call[r] = eventfd(0, EFD_NONBLOCK);
+        if (device->kick[r] < 0 || device->call[r] < 0)
+            die("eventfd");
+    }
+}
+
 static void add_devices(const char *shape)
 {
-    int count, rings;
-    if (sscanf(shape, "%dx%d", &count, &rings) != 2 || rings < 1 || rings > MAX_RINGS ||
-        count < 0 || sockets + count > MAX_SOCKETS) {
-        fprintf(stderr, "floor: %s is no shape: write SOCKETSxRINGS\n", shape);
+    int count, rings, end = 0;
+    if (sscanf(shape, "%dx%d%n", &count, &rings, &end) != 2 || shape[end] || rings < 1 ||
+        rings > MAX_RINGS || count < 1 || count > MAX_SOCKETS - sockets) {
+        fprintf(stderr, "floor: %s is no shape: write SOCKETSxRINGS, %d sockets with %d rings at "
+                        "the most\n", shape, MAX_SOCKETS, MAX_RINGS);
         exit(2);
     }
-    for (; count; count--, sockets++, total_rings += rings) {
-        struct device *device = &devices[sockets];
-        int pair[2];
-        if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
-            die("socketpair");
-        device->front = pair[0];
-        device->back = pair[1];
-        device->rings = rings;
-        for (int r = 0; r < rings; r++) {
-            device->kick[r] = eventfd(0, EFD_NONBLOCK);
-            device->call[r] = eventfd(0, EFD_NONBLOCK);
-            if (device->call[r] < 0)
-                die("eventfd");
+    while (count--)
+        add_device(rings);
+}
+
+static int fork_backends(void)
+{
+    int count = sockets < BACKENDS ? sockets : BACKENDS;
+    pid_t parent = getpid();
+    for (int which = 0; which < count; which++) {
+        pid_t pid = fork();
+        if (pid < 0)
+            die("fork");
+        if (!pid) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (getppid() != parent)
+                _exit(1);
+            for (int d = 0; d < sockets; d++)
+                close(devices[d].front);
+            serve(which);
         }
     }
+    return count;
 }
 
 int main(int argc, char **argv)
 {
-    static uint64_t lockstep[ROUNDS], inflight[ROUNDS], start[ROUNDS];
+    static uint64_t lockstep[ROUNDS], inflight[ROUNDS], activation[ROUNDS], start[ROUNDS];
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
@@ -232,16 +321,8 @@ int main(int argc, char **argv)
     }
     for (int i = 1; i < argc; i++)
         add_devices(argv[i]);
-    for (int which = 0; which < BACKENDS; which++) {
-        pid_t pid = fork();
-        if (pid < 0)
-            die("fork");
-        if (!pid) {
-            for (int d = 0; d < sockets; d++)
-                close(devices[d].front);
-            serve(which);
-        }
-    }
+    alarm(DEADLINE_S); /* whatever it waits for, it ends */
+    int backends = fork_backends();
     int epoll = epoll_create1(0);
     for (int d = 0; d < sockets; d++) {
         close(devices[d].back);
@@ -251,15 +332,16 @@ int main(int argc, char **argv)
     for (int round = 0; round < ROUNDS; round++) {
         lockstep[round] = stop_lockstep();
         inflight[round] = stop_in_flight();
+        activation[round] = activate();
         start[round] = start_all(epoll);
     }
-    printf("{\"sockets\": %d, \"rings\": %d, \"lockstep_ns\": %llu, \"inflight_ns\": %llu, "
-           "\"start_ns\": %llu}\n",
-           sockets, total_rings, (unsigned long long)median(lockstep),
-           (unsigned long long)median(inflight), (unsigned long long)median(start));
+    printf("{\"sockets\": %d, \"rings\": %d, \"rounds\": %d, \"lockstep_ns\": %llu, "
+           "\"inflight_ns\": %llu, \"activate_ns\": %llu, \"start_ns\": %llu}\n",
+           sockets, total_rings, ROUNDS, median(lockstep), median(inflight), median(activation),
+           median(start));
     for (int d = 0; d < sockets; d++)
         close(devices[d].front);
-    for (int which = 0; which < BACKENDS; which++)
+    while (backends--)
         wait(NULL);
     return 0;
 }
