@@ -14,8 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backends import stats
-from backends.ring import Ring
-from vhost_user import eventfd
+from backends.ring_host import RingHost
 from vhost_user.errors import FrontendError
 from vhost_user.features import (
     F_RING_EVENT_IDX,
@@ -25,17 +24,14 @@ from vhost_user.features import (
     VHOST_USER_F_PROTOCOL_FEATURES,
     ProtocolFeature,
 )
-from vhost_user.memory import MemoryTable
-from vhost_user.payloads import VRING_F_LOG
-from vhost_user.virtqueue import DeviceQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from backends.loop import Loop, Timer
-    from vhost_user.dirty_log import DirtyLog
+    from backends.ring import Ring
     from vhost_user.messages import Request
-    from vhost_user.payloads import VringAddr
+    from vhost_user.virtqueue import DeviceQueue
 
 log = logging.getLogger("backends")
 
@@ -60,7 +56,7 @@ POLL_NS = 1_000_000
 BUDGET = 16
 
 
-class BackendDevice:
+class BackendDevice(RingHost):
     """What all back-end devices have in common.
 
     Args:
@@ -73,9 +69,6 @@ class BackendDevice:
         kind: the device's type in the words of QEMU's back-end description files.
         features: the feature bits it offers.
         protocol_features: the protocol features it offers.
-        memory: guest memory.
-        acked: the feature bits that the front-end took.
-        log_mark: marks guest memory as written to, or None while nothing is logged.
         on_idle: called with a ring that is stopping and has nothing in flight any more.
     """
 
@@ -84,23 +77,12 @@ class BackendDevice:
     def __init__(
         self, name: str, loop: Loop, rings: int, counters: memoryview | None = None
     ) -> None:
-        self.name = name
-        self.loop = loop
-        self.rings = [Ring(index) for index in range(rings)]
-        self.counters = stats.StatsWriter(1).device(0) if counters is None else counters
+        super().__init__(name, loop, rings, counters)
         self.features = BASE_FEATURES
         self.protocol_features = BASE_PROTOCOL_FEATURES
-        self.memory = MemoryTable()
-        self.acked = 0
-        self.log_mark: Callable[[int, int], None] | None = None
         self.on_idle: Callable[[Ring], None] | None = None
-        self._log: DirtyLog | None = None
-        self._event_idx = False
         self._active = 0
-        self._retired_fds: list[int] = []
-        self._retired_queues: list[DeviceQueue] = []
         self._poll_timer: Timer | None = None
-        self._batch = eventfd.default()
 
     # What a subclass is
 
@@ -155,26 +137,12 @@ class BackendDevice:
 
     # Rings as the front-end sets them up
 
-    def set_addr(self, ring: Ring, addr: VringAddr) -> None:
-        """The ring has new addresses, or its used ring is logged from now on, or no more.
-
-        Raises:
-            FrontendError: they are not in guest memory.
-        """
-        ring.addr = addr
-        ring.views = None
-        ring.broken = False
-        if ring.queue is not None:
-            self._rebuild(ring)
-        elif ring.size and self.memory.end:
-            ring.map(self.memory, event_idx=self._event_idx)
-
     def set_base(self, ring: Ring, base: int) -> None:
         """The ring goes on from an available index."""
         ring.base = base
         ring.broken = False
         if ring.queue is not None:
-            self._rebuild(ring, base)
+            self.rebuild(ring, base)
 
     def set_kick(self, ring: Ring, fd: int) -> None:
         """The ring has a new kick; -1 has it polled instead.
@@ -199,56 +167,12 @@ class BackendDevice:
             raise FrontendError(f"cannot wait for this kick: {error}", ring=ring.index) from error
         ring.kick_fd = fd
 
-    def set_call(self, ring: Ring, fd: int) -> None:
-        """The ring has a new call; -1: the driver polls."""
-        if ring.call_fd >= 0:
-            self._retired_fds.append(ring.call_fd)
-        ring.call_fd = fd
-        if ring.queue is not None:
-            # What was completed while there was none would otherwise go unnoticed.
-            ring.call()
-
-    def set_err(self, ring: Ring, fd: int) -> None:
-        """The ring has a new error descriptor, or none (-1)."""
-        if ring.err_fd >= 0:
-            self._retired_fds.append(ring.err_fd)
-        ring.err_fd = fd
-
-    def set_features(self, acked: int) -> None:
-        """The front-end took these feature bits; rings that run go on with them."""
-        self.acked = acked
-        self._event_idx = bool(acked >> F_RING_EVENT_IDX & 1)
-        if not acked >> VHOST_USER_F_PROTOCOL_FEATURES & 1:
-            for ring in self.rings:
-                ring.enabled = True
-        self._apply_log()
-
-    def set_log(self, dirty_log: DirtyLog | None) -> None:
-        """Marks go to this log from now on."""
-        if self._log is not None:
-            self._log.close()
-        self._log = dirty_log
-        self._apply_log()
-
-    def _apply_log(self) -> None:
-        logging_all = self.acked >> VHOST_F_LOG_ALL & 1
-        self.log_mark = self._log.mark if self._log is not None and logging_all else None
-        for ring in self.rings:
-            if ring.queue is not None:
-                self._log_ring(ring, ring.queue)
-
-    def _log_ring(self, ring: Ring, queue: DeviceQueue) -> None:
-        addr = ring.addr
-        wanted = self._log is not None and addr is not None and addr.flags & VRING_F_LOG
-        queue.log = self._log.mark if self._log is not None and wanted else None
-        queue.used_log_gpa = addr.log if addr is not None and wanted else None
-
     def remap(self) -> None:
         """The memory table has changed: find the rings again, or let them rest if they are gone."""
         for ring in self.rings:
             if ring.queue is not None:
                 try:
-                    self._rebuild(ring)
+                    self.rebuild(ring)
                 except FrontendError:
                     # With requests in flight it stays: its memory does, too, as long as it is held.
                     if not ring.in_flight:
@@ -315,29 +239,6 @@ class BackendDevice:
             self.set_err(ring, -1)
             ring.forget()
 
-    def retire_fds(self, fds: Sequence[int]) -> None:
-        """Close descriptors at the end of this turn."""
-        self._retired_fds.extend(fds)
-
-    def flush_retired(self) -> None:
-        """Close the descriptors and let go of the views of rings that were stopped.
-
-        Late, because the front-end waits for the reply and not for this.
-        """
-        self._retired_queues.clear()
-        if self._retired_fds:
-            fds, self._retired_fds = self._retired_fds, []
-            self._batch.close(fds)
-
-    def forget_memory(self) -> None:
-        """Drop guest memory and the log: the front-end has gone."""
-        self.set_log(None)
-        self.acked = 0
-        self._event_idx = False
-        self.memory.close()
-        for ring in self.rings:
-            ring.views = None
-
     def completed(self, ring: Ring, head: int, written: int) -> None:
         """A request that was served elsewhere is done; belongs to the loop's thread."""
         ring.in_flight -= 1
@@ -390,7 +291,7 @@ class BackendDevice:
                 return None
         self._active += 1
         try:
-            return self._build(ring)
+            return self.build(ring)
         except FrontendError as error:
             self._rest()
             self._cannot_map(ring, error)
@@ -402,29 +303,6 @@ class BackendDevice:
             ring.unmapped = self.memory.generation
             log.warning("%s: ring %d rests: %s", self.name, ring.index, error.text)
             ring.fail()
-
-    def _build(self, ring: Ring) -> DeviceQueue:
-        views = ring.map(self.memory, event_idx=self._event_idx)
-        queue = DeviceQueue(
-            ring.size,
-            views.desc,
-            views.avail,
-            views.used,
-            self.memory,
-            last_avail=ring.base,
-            event_idx=self._event_idx,
-            ring=ring.index,
-        )
-        if self._log is not None:
-            self._log_ring(ring, queue)
-        ring.queue = queue
-        return queue
-
-    def _rebuild(self, ring: Ring, base: int | None = None) -> None:
-        queue = ring.queue
-        if queue is not None:
-            ring.base = queue.last_avail if base is None else base
-            self._build(ring)
 
     def _retire(self, ring: Ring) -> None:
         queue = ring.queue

@@ -2,17 +2,22 @@
 
 A unit's figure is that of a whole round trip in lock-step, as it would be measured from the
 front-end: what the front-end itself spends between a reply and its next request belongs to the
-unit. So a short gap after the last reply is credited to the next unit, and an overshoot of the
-sleep does not add up either.
+unit. So a short gap after the last reply is credited to the next unit, and so is what a sleep
+took too long: many units take as long as their costs together, however busy the machine is.
 """
 
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: A longer gap is the front-end doing something else, and is credited to nobody.
-LARGEST_CREDIT_NS = 1_000_000
+LONGEST_GAP_NS = 1_000_000
+#: A control thread that is so late does not catch up any more.
+LARGEST_CREDIT_NS = 20_000_000
 
 
 class Costs(NamedTuple):
@@ -23,19 +28,29 @@ class Costs(NamedTuple):
 
 
 class Pacer:
-    """The pace of one control thread."""
+    """The pace of one control thread.
 
-    def __init__(self) -> None:
-        self._last_reply = 0
+    Args:
+        clock: monotonic nanoseconds.
+        sleep: waits for that many seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._due = 0
+        self._replied = 0
 
     def charge(self, arrival: int, cost: int) -> None:
         """Return when a unit of ``cost`` ns, whose request came at ``arrival``, may be answered."""
-        begin = self._last_reply
-        if arrival - begin > LARGEST_CREDIT_NS:
-            begin = arrival
-        due = begin + cost
-        now = time.monotonic_ns()
+        due = (arrival if arrival - self._replied > LONGEST_GAP_NS else self._due) + cost
+        now = self._clock()
         if now < due:
-            time.sleep((due - now) / 1e9)
-            now = time.monotonic_ns()
-        self._last_reply = due if now - due < LARGEST_CREDIT_NS else now
+            self._sleep((due - now) / 1e9)
+            now = self._clock()
+        self._due = max(due, now - LARGEST_CREDIT_NS)
+        self._replied = now

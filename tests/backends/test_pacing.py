@@ -1,41 +1,87 @@
-"""Costs of a control thread, on the real clock."""
-# ruff: noqa: D103 - the names say what they are about
+"""Costs of a control thread, on a clock of the test's own and on the real one."""
+# ruff: noqa: D102, D103 - the names say what they are about
 
 from __future__ import annotations
 
 import time
 
-from backends.pacing import LARGEST_CREDIT_NS, Pacer
+from backends.pacing import LARGEST_CREDIT_NS, LONGEST_GAP_NS, Pacer
 
 COST = 2_000_000
+START = 10**12
+
+
+class Clock:
+    """A clock that only a sleep, or the test, moves on; a sleep takes a bit too long."""
+
+    def __init__(self, late: int = 0) -> None:
+        self.now = START
+        self.late = late
+
+    def __call__(self) -> int:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9) + self.late
+
+    def pacer(self) -> Pacer:
+        return Pacer(self, self.sleep)
 
 
 def test_units_in_lock_step_take_their_cost_each() -> None:
     """What the front-end needs between two units is part of the second one."""
-    pacer = Pacer()
-    begin = time.monotonic_ns()
+    clock = Clock()
+    pacer = clock.pacer()
     for _ in range(10):
-        end = time.monotonic_ns() + LARGEST_CREDIT_NS // 3
-        while time.monotonic_ns() < end:
-            pass
-        pacer.charge(time.monotonic_ns(), COST)
-    took = time.monotonic_ns() - begin
-    assert 10 * COST <= took < 11.5 * COST
+        pacer.charge(clock.now, COST)
+        assert (clock.now - START) % COST == 0
+        clock.now += LONGEST_GAP_NS
+    assert clock.now - LONGEST_GAP_NS - START == 10 * COST
 
 
 def test_units_in_flight_follow_each_other() -> None:
-    pacer = Pacer()
-    begin = time.monotonic_ns()
+    clock = Clock()
+    pacer = clock.pacer()
     for _ in range(10):
-        pacer.charge(begin, COST)
-    took = time.monotonic_ns() - begin
-    assert 10 * COST <= took < 11 * COST
+        pacer.charge(START, COST)
+    assert clock.now - START == 10 * COST
+
+
+def test_sleeps_that_take_too_long_do_not_add_up() -> None:
+    late = 1_500_000
+    clock = Clock(late)
+    pacer = clock.pacer()
+    for _ in range(10):
+        pacer.charge(clock.now, COST)
+        clock.now += 100_000
+    assert 10 * COST <= clock.now - START <= 10 * COST + late + 100_000
 
 
 def test_a_long_gap_is_nobodys_credit() -> None:
-    pacer = Pacer()
-    pacer.charge(time.monotonic_ns(), 1)
-    time.sleep(0.01)
-    begin = time.monotonic_ns()
+    clock = Clock()
+    pacer = clock.pacer()
+    pacer.charge(clock.now, COST)
+    clock.now += LONGEST_GAP_NS + 1
+    begin = clock.now
     pacer.charge(begin, COST)
-    assert time.monotonic_ns() - begin >= COST
+    assert clock.now - begin == COST
+
+
+def test_who_is_much_too_late_does_not_catch_up() -> None:
+    clock = Clock()
+    pacer = clock.pacer()
+    pacer.charge(START, COST)
+    clock.now += 10**9
+    pacer.charge(START, COST)
+    begin = clock.now
+    for _ in range(100):
+        pacer.charge(START, COST)
+    assert clock.now - begin == 100 * COST - LARGEST_CREDIT_NS
+
+
+def test_on_the_real_clock() -> None:
+    pacer = Pacer()
+    begin = time.monotonic_ns()
+    for _ in range(5):
+        pacer.charge(begin, COST)
+    assert time.monotonic_ns() - begin >= 5 * COST

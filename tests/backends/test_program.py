@@ -254,23 +254,23 @@ def test_costs_are_taken(tmp_path: Path) -> None:
         rig.set_features()
         begin = time.monotonic()
         rig.set_mem_table()
-        assert 0.02 <= time.monotonic() - begin < 0.06
+        assert 0.02 <= time.monotonic() - begin < 0.2
+        time.sleep(0.005)  # a gap that is longer than what is credited to the next unit
         begin = time.monotonic()
         for number in range(kind.rings):
             rig.get_base(number)
-        # Less the credit for what went before the first one.
-        least = 0.005 * kind.rings - 0.001
-        assert least <= time.monotonic() - begin < least + 0.04
+        least = 0.005 * kind.rings
+        assert least <= time.monotonic() - begin < least + 0.2
 
 
-@pytest.mark.parametrize(("control", "least", "most"), [("per-device", 1, 1.9), ("shared", 3, 4)])
+@pytest.mark.parametrize(("control", "least", "most"), [("per-device", 1, 2.9), ("shared", 3, 9)])
 def test_stop_time_with_one_control_thread_or_many(
     tmp_path: Path, control: str, least: float, most: float
 ) -> None:
     """Three devices at once: side by side, or one after the other."""
     kind = Net()
     paths = [str(tmp_path / f"{number}.sock") for number in range(3)]
-    arguments = [*kind.arguments(tmp_path), "--control", control, "--stop-time", "50ms"]
+    arguments = [*kind.arguments(tmp_path), "--control", control, "--stop-time", "100ms"]
     for path in paths:
         arguments += ["--socket-path", path]
     with program(arguments):
@@ -290,6 +290,6 @@ def test_stop_time_with_one_control_thread_or_many(
                 got += len(rig.connection.receive())
                 assert time.monotonic() - begin < 5
         took = time.monotonic() - begin
-        assert 0.05 * least <= took < 0.05 * most
+        assert 0.1 * least <= took < 0.1 * most
         for rig in rigs:
             rig.close()

@@ -1,0 +1,207 @@
+"""What each message does to a device, but for those that stop rings (`backends.stops`).
+
+A handler returns True when it has answered, or will; None has the message acknowledged where the
+front-end asked for that. It raises `FrontendError` to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from vhost_user.dirty_log import DirtyLog
+from vhost_user.errors import FrontendError
+from vhost_user.messages import FrontendRequest, Request
+from vhost_user.payloads import (
+    U64,
+    VRING_INDEX_MASK,
+    VRING_NO_FD,
+    Config,
+    LogArea,
+    MemTable,
+    SingleRegion,
+    VringAddr,
+    VringState,
+)
+
+if TYPE_CHECKING:
+    from backends.device import BackendDevice
+    from backends.ring import Ring
+    from vhost_user.backend import BackendConnection
+
+_F = FrontendRequest
+Handler = Callable[[Request], bool | None]
+#: Slots for ADD_MEM_REG, as libvhost-user has them.
+MAX_MEM_SLOTS = 509
+
+
+class Handlers:
+    """The handlers of one connection.
+
+    Args:
+        device: what the messages are for.
+        connection: where replies go.
+        table_cost: nanoseconds that a memory table is made to cost.
+        pay: takes that long.
+
+    Attributes:
+        table: id of a message to its handler.
+        to_look: rings to look at when the messages that have come are answered, in order.
+    """
+
+    def __init__(
+        self,
+        device: BackendDevice,
+        connection: BackendConnection,
+        table_cost: int,
+        pay: Callable[[int], None],
+    ) -> None:
+        self._device = device
+        self._connection = connection
+        self._table_cost = table_cost
+        self._pay = pay
+        self.to_look: dict[Ring, None] = {}
+        self.table: dict[int, Handler] = {
+            _F.GET_FEATURES: self._get_features,
+            _F.SET_FEATURES: self._set_features,
+            _F.SET_OWNER: self._accept,
+            _F.RESET_OWNER: self._accept,
+            _F.GET_PROTOCOL_FEATURES: self._get_protocol_features,
+            _F.SET_PROTOCOL_FEATURES: self._accept,
+            _F.GET_QUEUE_NUM: self._get_queue_num,
+            _F.SET_MEM_TABLE: self._set_mem_table,
+            _F.GET_MAX_MEM_SLOTS: self._get_max_mem_slots,
+            _F.ADD_MEM_REG: self._add_mem_reg,
+            _F.REM_MEM_REG: self._rem_mem_reg,
+            _F.SET_LOG_BASE: self._set_log_base,
+            _F.SET_LOG_FD: self._close_fds,
+            _F.SET_VRING_NUM: self._set_vring_num,
+            _F.SET_VRING_ADDR: self._set_vring_addr,
+            _F.SET_VRING_BASE: self._set_vring_base,
+            _F.SET_VRING_KICK: self._set_vring_kick,
+            _F.SET_VRING_CALL: self._set_vring_call,
+            _F.SET_VRING_ERR: self._set_vring_err,
+            _F.SET_VRING_ENABLE: self._set_vring_enable,
+            _F.GET_CONFIG: self._get_config,
+            **device.extra_handlers(),
+        }
+
+    def _reply(self, request: Request, payload: U64 | Config | None) -> bool:
+        self._connection.reply(request, payload)
+        return True
+
+    # Features
+
+    def _accept(self, _request: Request) -> None:
+        """The session has taken note of it, and there is nothing more to do."""
+
+    def _get_features(self, request: Request) -> bool:
+        return self._reply(request, U64(self._device.features))
+
+    def _set_features(self, request: Request) -> None:
+        acked = cast("U64", request.payload).value
+        unknown = acked & ~self._device.features
+        if unknown:
+            raise FrontendError(f"features {unknown:#x} were not offered")
+        self._device.set_features(acked)
+        self.to_look.update(dict.fromkeys(self._device.rings))
+
+    def _get_protocol_features(self, request: Request) -> bool:
+        return self._reply(request, U64(int(self._device.protocol_features)))
+
+    def _get_queue_num(self, request: Request) -> bool:
+        return self._reply(request, U64(self._device.queue_num))
+
+    def _get_config(self, request: Request) -> bool:
+        asked = cast("Config", request.payload)
+        data = self._device.read_config(asked.offset, len(asked.data))
+        # An empty reply says that there is no such thing.
+        return self._reply(request, asked._replace(data=data) if data is not None else None)
+
+    # Memory
+
+    def _set_mem_table(self, request: Request) -> None:
+        if self._table_cost:
+            self._pay(self._table_cost)
+        regions = cast("MemTable", request.payload).regions
+        self._device.memory.replace(regions, request.fds)
+        self._memory_changed()
+
+    def _get_max_mem_slots(self, request: Request) -> bool:
+        return self._reply(request, U64(MAX_MEM_SLOTS))
+
+    def _add_mem_reg(self, request: Request) -> None:
+        memory = self._device.memory
+        if self._table_cost and not memory.end:
+            self._pay(self._table_cost)
+        if len(memory.regions) >= MAX_MEM_SLOTS:
+            self._device.retire_fds(request.fds)
+            raise FrontendError(f"there are only {MAX_MEM_SLOTS} slots")
+        memory.add(cast("SingleRegion", request.payload).region, request.fds[0])
+        self._memory_changed()
+
+    def _rem_mem_reg(self, request: Request) -> None:
+        self._device.retire_fds(request.fds)
+        self._device.memory.remove(cast("SingleRegion", request.payload).region)
+        self._memory_changed()
+
+    def _memory_changed(self) -> None:
+        self._device.remap()
+        self.to_look.update((ring, None) for ring in self._device.rings if ring.started)
+
+    def _set_log_base(self, request: Request) -> bool | None:
+        self._device.retire_fds(request.fds)
+        area = request.payload
+        if not request.fds or not isinstance(area, LogArea):
+            raise FrontendError("a log without a descriptor is not served")
+        self._device.set_log(DirtyLog.map(request.fds[0], area.size, area.offset))
+        return self._reply(request, U64(0)) if request.need_reply else None
+
+    def _close_fds(self, request: Request) -> None:
+        self._device.retire_fds(request.fds)
+
+    # Rings
+
+    def _set_vring_num(self, request: Request) -> None:
+        state = cast("VringState", request.payload)
+        self._device.rings[state.index].resize(state.num)
+
+    def _set_vring_addr(self, request: Request) -> None:
+        addr = cast("VringAddr", request.payload)
+        ring = self._device.rings[addr.index]
+        self._device.set_addr(ring, addr)
+        if ring.started:
+            self.to_look[ring] = None
+
+    def _set_vring_base(self, request: Request) -> None:
+        state = cast("VringState", request.payload)
+        if state.num > 0xFFFF:
+            raise FrontendError(f"base {state.num:#x} is no index of a split ring")
+        ring = self._device.rings[state.index]
+        self._device.set_base(ring, state.num)
+        if ring.started:
+            self.to_look[ring] = None
+
+    def _set_vring_kick(self, request: Request) -> None:
+        ring, fd = self._ring_and_fd(request)
+        self._device.set_kick(ring, fd)
+
+    def _set_vring_call(self, request: Request) -> None:
+        ring, fd = self._ring_and_fd(request)
+        self._device.set_call(ring, fd)
+
+    def _set_vring_err(self, request: Request) -> None:
+        ring, fd = self._ring_and_fd(request)
+        self._device.set_err(ring, fd)
+
+    def _ring_and_fd(self, request: Request) -> tuple[Ring, int]:
+        value = cast("U64", request.payload).value
+        fd = -1 if value & VRING_NO_FD else request.fds[0]
+        return self._device.rings[value & VRING_INDEX_MASK], fd
+
+    def _set_vring_enable(self, request: Request) -> None:
+        state = cast("VringState", request.payload)
+        ring = self._device.rings[state.index]
+        ring.enabled = state.num != 0
+        if ring.started:
+            self.to_look[ring] = None

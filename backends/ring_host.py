@@ -1,0 +1,180 @@
+"""A device's memory and rings as the front-end sets them up, whatever the device does.
+
+Descriptors that are no longer needed are not closed on the spot, but at the end of the loop's
+turn: the front-end waits for the reply, and not for this.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backends import stats
+from backends.ring import Ring
+from vhost_user import eventfd
+from vhost_user.features import (
+    F_RING_EVENT_IDX,
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+)
+from vhost_user.memory import MemoryTable
+from vhost_user.payloads import VRING_F_LOG
+from vhost_user.virtqueue import DeviceQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from backends.loop import Loop
+    from vhost_user.dirty_log import DirtyLog
+    from vhost_user.payloads import VringAddr
+
+
+class RingHost:
+    """The ground of every back-end device.
+
+    Args:
+        name: what errors and tables call it.
+        loop: the loop that serves it.
+        rings: how many rings it has.
+        counters: its u64 slots in the statistics (`backends.stats`).
+
+    Attributes:
+        memory: guest memory.
+        acked: the feature bits that the front-end took.
+        log_mark: marks guest memory as written to, or None while nothing is logged.
+    """
+
+    def __init__(
+        self, name: str, loop: Loop, rings: int, counters: memoryview | None = None
+    ) -> None:
+        self.name = name
+        self.loop = loop
+        self.rings = [Ring(index) for index in range(rings)]
+        self.counters = stats.StatsWriter(1).device(0) if counters is None else counters
+        self.memory = MemoryTable()
+        self.acked = 0
+        self.log_mark: Callable[[int, int], None] | None = None
+        self._log: DirtyLog | None = None
+        self._event_idx = False
+        self._retired_fds: list[int] = []
+        self._retired_queues: list[DeviceQueue] = []
+        self._batch = eventfd.default()
+
+    # Features and the log
+
+    def set_features(self, acked: int) -> None:
+        """The front-end took these feature bits; rings that run go on with them."""
+        self.acked = acked
+        self._event_idx = bool(acked >> F_RING_EVENT_IDX & 1)
+        if not acked >> VHOST_USER_F_PROTOCOL_FEATURES & 1:
+            for ring in self.rings:
+                ring.enabled = True
+        self._apply_log()
+
+    def set_log(self, dirty_log: DirtyLog | None) -> None:
+        """Marks go to this log from now on."""
+        if self._log is not None:
+            self._log.close()
+        self._log = dirty_log
+        self._apply_log()
+
+    def _apply_log(self) -> None:
+        logging_all = self.acked >> VHOST_F_LOG_ALL & 1
+        self.log_mark = self._log.mark if self._log is not None and logging_all else None
+        for ring in self.rings:
+            if ring.queue is not None:
+                self._log_ring(ring, ring.queue)
+
+    def _log_ring(self, ring: Ring, queue: DeviceQueue) -> None:
+        addr = ring.addr
+        wanted = self._log is not None and addr is not None and addr.flags & VRING_F_LOG
+        queue.log = self._log.mark if self._log is not None and wanted else None
+        queue.used_log_gpa = addr.log if addr is not None and wanted else None
+
+    # Rings
+
+    def set_addr(self, ring: Ring, addr: VringAddr) -> None:
+        """The ring has new addresses, or its used ring is logged from now on, or no more.
+
+        Raises:
+            FrontendError: they are not in guest memory.
+        """
+        ring.addr = addr
+        ring.views = None
+        ring.broken = False
+        if ring.queue is not None:
+            self.rebuild(ring)
+        elif ring.size and self.memory.end:
+            ring.map(self.memory, event_idx=self._event_idx)
+
+    def set_call(self, ring: Ring, fd: int) -> None:
+        """The ring has a new call; -1: the driver polls."""
+        if ring.call_fd >= 0:
+            self._retired_fds.append(ring.call_fd)
+        ring.call_fd = fd
+        if ring.queue is not None:
+            # What was completed while there was none would otherwise go unnoticed.
+            ring.call()
+
+    def set_err(self, ring: Ring, fd: int) -> None:
+        """The ring has a new error descriptor, or none (-1)."""
+        if ring.err_fd >= 0:
+            self._retired_fds.append(ring.err_fd)
+        ring.err_fd = fd
+
+    def build(self, ring: Ring) -> DeviceQueue:
+        """Begin to use the ring's memory, from its base on.
+
+        Raises:
+            FrontendError: it has no addresses, or they are not in guest memory.
+        """
+        views = ring.map(self.memory, event_idx=self._event_idx)
+        queue = DeviceQueue(
+            ring.size,
+            views.desc,
+            views.avail,
+            views.used,
+            self.memory,
+            last_avail=ring.base,
+            event_idx=self._event_idx,
+            ring=ring.index,
+        )
+        if self._log is not None:
+            self._log_ring(ring, queue)
+        ring.queue = queue
+        return queue
+
+    def rebuild(self, ring: Ring, base: int | None = None) -> None:
+        """Go on with a ring in use where its addresses are now.
+
+        Raises:
+            FrontendError: they are not in guest memory.
+        """
+        queue = ring.queue
+        if queue is not None:
+            ring.base = queue.last_avail if base is None else base
+            self.build(ring)
+
+    # What is no longer needed
+
+    def retire_fds(self, fds: Sequence[int]) -> None:
+        """Close descriptors at the end of this turn."""
+        self._retired_fds.extend(fds)
+
+    def flush_retired(self) -> None:
+        """Close the descriptors and let go of the views of rings that were stopped.
+
+        Late, because the front-end waits for the reply and not for this.
+        """
+        self._retired_queues.clear()
+        if self._retired_fds:
+            fds, self._retired_fds = self._retired_fds, []
+            self._batch.close(fds)
+
+    def forget_memory(self) -> None:
+        """Drop guest memory and the log: the front-end has gone."""
+        self.set_log(None)
+        self.acked = 0
+        self._event_idx = False
+        self.memory.close()
+        for ring in self.rings:
+            ring.views = None

@@ -1,0 +1,159 @@
+"""Rings that were asked to stop: what their answers wait for.
+
+GET_VRING_BASE is answered at once where nothing is in flight and the stop policy does not want
+more. Else the ring takes nothing more from then on, and its answer waits, with those of all
+other rings that are asked to stop meanwhile. RESET_DEVICE waits in the same way, for all rings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from backends import stats
+from backends.stop_policy import DRAIN_LIMIT_NS, StopKind, StopPolicy
+from vhost_user.errors import FrontendError
+from vhost_user.messages import FrontendRequest, Request
+from vhost_user.payloads import VringState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from backends.device import BackendDevice
+    from backends.loop import Timer
+    from backends.ring import Ring
+    from vhost_user.backend import BackendConnection
+
+
+class Stop(NamedTuple):
+    """A request that is answered when these rings have nothing in flight any more."""
+
+    request: Request
+    rings: Sequence[Ring]
+
+
+class Stops:
+    """The stops of one connection.
+
+    A device takes its stop time once in an *episode*, which begins when a ring is asked to stop
+    and ends when one is started again, however many rings are stopped in it, and in whatever way.
+
+    Args:
+        device: whose rings they are.
+        connection: where the answers go.
+        policy: what is waited for.
+        holder: who takes the control plane of a shared loop while a stop waits, or None.
+        answered: called when answers that waited have been given.
+        blame: called with what is wrong when a stop takes too long.
+
+    Attributes:
+        pending: stops that wait, in order.
+    """
+
+    def __init__(
+        self,
+        device: BackendDevice,
+        connection: BackendConnection,
+        policy: StopPolicy,
+        *,
+        holder: object | None,
+        answered: Callable[[], None],
+        blame: Callable[[FrontendError], None],
+    ) -> None:
+        self._device = device
+        self._connection = connection
+        self._policy = policy
+        self._instant = policy.instant
+        self._drains = policy.kind is StopKind.DRAIN
+        self._holder = holder
+        self._answered = answered
+        self._blame = blame
+        self._timer: Timer | None = None
+        self._starts_then = -1
+        self._begun = 0
+        self.pending: deque[Stop] = deque()
+
+    def get_vring_base(self, request: Request) -> bool:
+        """Handles GET_VRING_BASE."""
+        device = self._device
+        ring = device.rings[request.payload.index]  # type: ignore[union-attr, index]
+        if self._drains:
+            device.drain(ring)
+        if (self._instant or not ring.started) and not ring.in_flight and not self.pending:
+            self._connection.reply(request, VringState(ring.index, device.stop(ring)))
+        else:
+            self._begin(request, [ring])
+        return True
+
+    def reset_device(self, request: Request) -> bool | None:
+        """Handles RESET_DEVICE."""
+        rings = self._device.rings
+        if not self.pending and not any(ring.started or ring.in_flight for ring in rings):
+            self._device.reset()
+            return None
+        self._begin(request, rings)
+        return True
+
+    def on_idle(self) -> None:
+        """A ring that is stopping has nothing in flight any more."""
+        if self._policy.kind is not StopKind.TICK:
+            self._look()
+
+    def abandon(self) -> None:
+        """Nobody waits for the answers any more."""
+        self.pending.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _begin(self, request: Request, rings: Sequence[Ring]) -> None:
+        starts = self._device.counters[stats.RING_STARTS]
+        if starts != self._starts_then:
+            self._starts_then, self._begun = starts, time.monotonic_ns()
+        for ring in rings:
+            self._device.halt(ring)
+            ring.stopping = True
+        self.pending.append(Stop(request, rings))
+        self._answer_ready()
+
+    def _look(self) -> None:
+        if self.pending:
+            self._answer_ready()
+            self._answered()
+
+    def _answer_ready(self) -> None:
+        """Answer the stops that have nothing more to wait for, in order."""
+        now = time.monotonic_ns()
+        ready = self._policy.ready_at(self._begun)
+        while self.pending and now >= ready:
+            request, rings = self.pending[0]
+            if any(ring.in_flight for ring in rings):
+                if now > ready + DRAIN_LIMIT_NS:
+                    self._blame(FrontendError("requests in flight did not end in time"))
+                    return
+                break
+            self.pending.popleft()
+            self._answer(request, rings)
+        if self.pending:
+            self._wait(now)
+        elif self._holder is not None:
+            self._device.loop.give_control(self._holder)
+
+    def _answer(self, request: Request, rings: Sequence[Ring]) -> None:
+        if request.id == FrontendRequest.GET_VRING_BASE:
+            base = self._device.stop(rings[0])
+            self._connection.reply(request, VringState(rings[0].index, base))
+        else:
+            self._device.reset()
+            self._connection.ack(request)
+
+    def _wait(self, now: int) -> None:
+        if self._holder is not None:
+            self._device.loop.take_control(self._holder)
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self._policy.next_look(self._begun, now)
+        if due is None:
+            due = self._policy.ready_at(self._begun) + DRAIN_LIMIT_NS + 1
+        self._timer = self._device.loop.at(due, self._look)
