@@ -1,0 +1,30 @@
+"""A back-end program that answers garbage ends a run with one line that names it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from emu import backend_fleet
+from emu.errors import EmuError
+from emu.migration_series import MigrationSeries
+from emu.plan import MigrationPlan
+from emu.progress import SilentProgress
+from emu.supervisor import Supervisor
+
+from .sides import machine, nothing_left
+
+
+def test_garbage_is_the_back_end_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says which device and which message; nothing is left running."""
+    monkeypatch.setitem(backend_fleet._MODULES, "blk", "tests.emu.garbage_backend")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    started = time.monotonic()
+    with nothing_left() as pids, pytest.raises(EmuError, match=r"blk0.*GET_FEATURES"):
+        supervisor = Supervisor(machine(), SilentProgress())
+        with supervisor:
+            pids.extend(pid for side in supervisor.sides for pid in side.pids)
+            MigrationSeries(MigrationPlan(machine(), ("split",)), supervisor).run()
+    assert time.monotonic() - started < 20
