@@ -30,5 +30,5 @@ def format_duration(nanoseconds: int) -> str:
     """The shortest way to write it: ``20ms``, ``0.375ms``, ``1.5s``."""
     for unit in ("s", "ms", "us"):
         if nanoseconds >= NANOSECONDS[unit]:
-            return f"{nanoseconds / NANOSECONDS[unit]:g}{unit}"
+            return f"{nanoseconds / NANOSECONDS[unit]:.12g}{unit}"
     return f"{nanoseconds}ns" if nanoseconds else "0"
