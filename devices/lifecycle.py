@@ -77,8 +77,9 @@ def start(device: VhostDevice) -> Procedure:
         return
     yield Ask("dst.set_mem_table", device.connection, _memory(device))
     yield Ask("dst.start_vrings", device.connection, _wiring(rings))
+    placement = _placement(device, rings)
     yield AwaitSwitchover()
-    yield Ask("dst.start_vrings", device.connection, _activation(device, rings))
+    yield Ask("dst.start_vrings", device.connection, _activation(rings, placement))
     for ring in rings:
         ring.started = ring.placed = True
 
@@ -113,29 +114,34 @@ def _kick(ring: Vring) -> Request:
     return Request(FrontendRequest.SET_VRING_KICK, U64(ring.index), (ring.kick_fd,))
 
 
-def _activation(device: VhostDevice, rings: list[Vring]) -> list[Request]:
-    """BASE, ADDR and ENABLE of each ring, and its KICK if that was held back.
+def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Request]]:
+    """ADDR and ENABLE of each ring, and its KICK if that was held back.
+
+    They are sent after the switch-over, but can be put together before it.
 
     Messages are handled in the order in which they were sent, and a back-end that fails one
     without being asked for an acknowledgement closes the connection: so an acknowledgement of the
     last one vouches for all.
     """
-    requests = []
-    last = rings[-1]
+    placement = []
     for ring in rings:
-        requests += [
-            Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)),
-            Request(FrontendRequest.SET_VRING_ADDR, _addr(ring, logged=device.logging)),
-        ]
+        requests = [Request(FrontendRequest.SET_VRING_ADDR, _addr(ring, logged=device.logging))]
         if ring.placed:
             requests.append(_kick(ring))
+        enable = VringState(ring.index, 1)
         requests.append(
-            Request(
-                FrontendRequest.SET_VRING_ENABLE,
-                VringState(ring.index, 1),
-                need_reply=ring is last,
-            )
+            Request(FrontendRequest.SET_VRING_ENABLE, enable, need_reply=ring is rings[-1])
         )
+        placement.append(requests)
+    return placement
+
+
+def _activation(rings: list[Vring], placement: list[list[Request]]) -> list[Request]:
+    """Each ring's base, which the switch-over has brought, and then its placement."""
+    requests = []
+    for ring, rest in zip(rings, placement, strict=True):
+        requests.append(Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)))
+        requests += rest
     return requests
 
 
