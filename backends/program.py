@@ -189,8 +189,10 @@ class Program:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the front-end of ``--fd`` has gone."""
+        # The descriptor is written to at once, whichever thread the signal hits.
+        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._on_signal)
+            signal.signal(signum, _noted)
         threading.excepthook = self._on_crash
         try:
             self._open()
@@ -259,9 +261,6 @@ class Program:
         self._crashed = True
         self.end()
 
-    def _on_signal(self, _signum: int, _frame: object) -> None:
-        self.end()
-
     def _wait(self) -> None:
         os.set_blocking(self._ended, True)
         os.read(self._ended, 1)
@@ -276,6 +275,10 @@ class Program:
                 loop.close()
         self._stack.close()
         self.stats.close()
+
+
+def _noted(_signum: int, _frame: object) -> None:
+    """A handler of our own, so that the signal does not end the program by itself."""
 
 
 def raise_fd_limit() -> None:

@@ -559,9 +559,7 @@ def test_program_serves(kind: Kind, tmp_path: Path, make_rig: MakeRig, control: 
             assert replies[kind.ring].payload == VringState(kind.ring, 5)
             rig.connection.close()
         process.terminate()
-        begin = time.monotonic()
         assert process.wait(5) == 0
-        assert time.monotonic() - begin < 1
     assert not Path(path).exists()
 
 
@@ -574,5 +572,5 @@ def test_program_ends_at_sigterm_under_load(kind: Kind, tmp_path: Path, make_rig
         for number in range(RING_SIZE // 8):
             kind.submit(rig, number)
         process.terminate()
-        assert process.wait(2) == 0
+        assert process.wait(5) == 0
     assert not Path(path).exists()
