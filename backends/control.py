@@ -81,6 +81,7 @@ class Control:
         self._fd = self._connection.fileno()
         self._inbox: deque[Request] = deque()
         self._arrival = 0
+        self._paced = any(options.costs)
         self._leaving = False
         self._stops = Stops(
             device,
@@ -116,6 +117,8 @@ class Control:
         if events & select.EPOLLOUT and not self._flush():
             return
         self._arrival = time.monotonic_ns()
+        if self._paced:
+            self._loop.pacer.arrived(self._arrival)
         try:
             requests = self._connection.receive()
         except Disconnected:
@@ -200,11 +203,14 @@ class Control:
 
     def _flush(self) -> bool:
         """Send the replies; until they are gone, nothing more is read."""
+        answers = self._paced and self._connection.wants_write
         try:
             done = self._connection.flush()
         except Disconnected:
             self._leave()
             return False
+        if answers:
+            self._loop.pacer.answered()
         if done is self._writing:
             self._writing = not done
             if self._watched:

@@ -121,24 +121,26 @@ class Handlers:
     # Memory
 
     def _set_mem_table(self, request: Request) -> None:
-        if self._table_cost:
-            self._pay(self._table_cost)
         regions = cast("MemTable", request.payload).regions
         self._device.memory.replace(regions, request.fds)
         self._memory_changed()
+        # Paid last: what the work itself takes is a part of what it costs.
+        if self._table_cost:
+            self._pay(self._table_cost)
 
     def _get_max_mem_slots(self, request: Request) -> bool:
         return self._reply(request, U64(MAX_MEM_SLOTS))
 
     def _add_mem_reg(self, request: Request) -> None:
         memory = self._device.memory
-        if self._table_cost and not memory.end:
-            self._pay(self._table_cost)
+        first = not memory.end
         if len(memory.regions) >= MAX_MEM_SLOTS:
             self._device.retire_fds(request.fds)
             raise FrontendError(f"there are only {MAX_MEM_SLOTS} slots")
         memory.add(cast("SingleRegion", request.payload).region, request.fds[0])
         self._memory_changed()
+        if self._table_cost and first:
+            self._pay(self._table_cost)
 
     def _rem_mem_reg(self, request: Request) -> None:
         self._device.retire_fds(request.fds)

@@ -79,6 +79,21 @@ def test_who_is_much_too_late_does_not_catch_up() -> None:
     assert clock.now - begin == 100 * COST - LARGEST_CREDIT_NS
 
 
+def test_a_first_unit_is_credited_with_the_usual_gap() -> None:
+    """Else each device's first unit would last a round trip longer than it is said to."""
+    clock = Clock()
+    pacer = clock.pacer()
+    for gap in (90_000, 100_000, 800_000, LONGEST_GAP_NS + 1):
+        pacer.answered()
+        clock.now += gap
+        pacer.arrived(clock.now)
+        pacer.arrived(clock.now + 7)
+    clock.now += 10**9
+    begin = clock.now
+    pacer.charge(begin, COST)
+    assert clock.now - begin == COST - 100_000
+
+
 def test_on_the_real_clock() -> None:
     pacer = Pacer()
     begin = time.monotonic_ns()
