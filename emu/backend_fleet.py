@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from emu.run_directory import RunDirectory
     from emu.shape import DeviceSpec
 
-#: NICs are served by this many programs, as a host has several switches' worth of them.
-NET_PROGRAMS = 2
+#: The devices of a class are dealt to this many programs, as those of a host are.
+PROGRAMS = 2
 READY_TIMEOUT = 30.0
 _MODULES = {"blk": "backends.blk", "net": "backends.net"}
 
@@ -175,7 +175,7 @@ class BackendFleet:
 
 
 def program_specs(plan: MachinePlan, directory: RunDirectory) -> list[ProgramSpec]:
-    """The programs that serve the devices of a VM: one for the disks, two for the NICs.
+    """The programs that serve the devices of a VM: two for the disks, two for the NICs.
 
     A disk that the guest may only read is served by a program of its own, because ``--read-only``
     holds for a whole program.
@@ -187,9 +187,10 @@ def program_specs(plan: MachinePlan, directory: RunDirectory) -> list[ProgramSpe
         first = disks.pop(0)
         arguments = ("--read-only", "--blk-file", str(plan.disk.path))
         specs.append(ProgramSpec("blk-ro", "blk", (first,), arguments))
-    if disks:
-        specs.append(ProgramSpec("blk", "blk", tuple(disks), _images(plan, disks, directory)))
-    for number, part in enumerate(_split(nics, NET_PROGRAMS)):
+    for number, part in enumerate(_split(disks, PROGRAMS)):
+        images = _images(plan, part, directory)
+        specs.append(ProgramSpec(f"blk-{number}", "blk", tuple(part), images))
+    for number, part in enumerate(_split(nics, PROGRAMS)):
         specs.append(ProgramSpec(f"net-{number}", "net", tuple(part)))
     return specs
 

@@ -27,7 +27,7 @@ def test_they_all_listen_when_they_are_ready() -> None:
             fleet.start()
             fleet.await_ready()
             pids.extend(fleet.pids)
-            assert len(fleet.pids) == 3
+            assert len(fleet.pids) == 4
             for path in fleet.sockets.values():
                 with socket.socket(socket.AF_UNIX) as sock:
                     sock.connect(path)
@@ -48,7 +48,7 @@ def test_a_socket_in_use_is_told_by_the_program_that_wanted_it() -> None:
                 sock.bind(fleet.sockets["blk1"])
                 sock.listen()
                 fleet.start()
-                with pytest.raises(ProgramError, match=r"blk of side A ended .*blk1\.sock"):
+                with pytest.raises(ProgramError, match=r"blk-1 of side A ended .*blk1\.sock"):
                     fleet.await_ready()
         finally:
             fleet.stop()
@@ -62,23 +62,24 @@ def test_one_that_dies_later_is_noticed_at_the_next_wait() -> None:
             fleet.start()
             fleet.await_ready()
             os.kill(fleet.pids[0], signal.SIGKILL)
-            with pytest.raises(ProgramError, match="back-end blk of side B ended by SIGKILL"):
+            with pytest.raises(ProgramError, match="back-end blk-0 of side B ended by SIGKILL"):
                 attention.pause(10)
         finally:
             fleet.stop()
 
 
-def test_nics_are_split_between_two_programs() -> None:
+@pytest.mark.parametrize("kind", ["net", "blk"])
+def test_devices_are_split_between_two_programs(kind: str) -> None:
     """As evenly as they go; a single one has one program."""
     with RunDirectory() as directory:
 
-        def programs(nics: int) -> list[list[str]]:
-            spec = VmSpec(1, 1 << 30, (DeviceGroup("net", nics, 2),))
+        def programs(devices: int) -> list[list[str]]:
+            spec = VmSpec(1, 1 << 30, (DeviceGroup(kind, devices, 2),))
             specs = program_specs(MachinePlan(spec), directory)
             return [[device.name for device in spec.devices] for spec in specs]
 
-        assert programs(1) == [["net0"]]
-        assert programs(5) == [["net0", "net1"], ["net2", "net3", "net4"]]
+        assert programs(1) == [[f"{kind}0"]]
+        assert programs(5) == [[f"{kind}{n}" for n in part] for part in ((0, 1), (2, 3, 4))]
 
 
 def test_a_disk_that_is_only_read_has_a_read_only_program(tmp_path: Path) -> None:
@@ -91,4 +92,6 @@ def test_a_disk_that_is_only_read_has_a_read_only_program(tmp_path: Path) -> Non
             owner = next(spec for spec in disks if str(disk.path) in spec.arguments)
             assert owner.devices[0].name == "blk0"
             assert ("--read-only" in owner.arguments) != writable
-            assert len(disks) == (1 if writable else 2)
+            assert [spec.name for spec in disks] == (
+                ["blk-0", "blk-1"] if writable else ["blk-ro", "blk-0"]
+            )

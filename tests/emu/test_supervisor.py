@@ -35,7 +35,7 @@ def test_a_signal_ends_everything_and_a_second_run_starts_at_once() -> None:
     for _ in range(2):
         with nothing_left() as pids, pytest.raises(SignalError):
             interrupt(pids, supervise())
-        assert len(pids) == 8
+        assert len(pids) == 10
 
 
 def start(supervisor: Supervisor, error: CommandError | None = None) -> None:
