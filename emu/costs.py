@@ -7,13 +7,12 @@ each step was taken, they are unit costs that can be laid upon a VM of any shape
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from emu.errors import EmuError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
 Side = Literal["src", "dst"]
 
@@ -55,10 +54,6 @@ RFC_TOTAL_SERIAL_MS = 5600.0
 RFC_TOTAL_CONCURRENT_MS = 962.0
 #: (devices, rings of each) of the RFC's VM.
 RFC_SHAPE: Mapping[str, tuple[int, int]] = {"net": (16, 32), "blk": (24, 4)}
-
-#: The longest gap between two steps that counts as part of the second one.
-CREDITED_GAP_NS = 1_000_000
-_NS_PER_S = 1_000_000_000
 
 _HOST_PHASE = {"src": "src.disable_host_notify", "dst": "dst.enable_host_notify"}
 _GUEST_PHASE = {"src": "src.disable_guest_notify", "dst": "dst.enable_guest_notify"}
@@ -116,39 +111,6 @@ class CostModel:
             for phase, option in _BACKEND_OPTIONS.items()
             if (cost := self._units.get((phase, device_class)))
         }
-
-
-class Meter:
-    """Makes steps last what they cost, and no longer altogether.
-
-    The RFC's unit costs are totals divided by the number of steps, so what passes between two
-    steps is part of them: it is credited to the second one, if it is short. So is what a sleep
-    took too long; it would add up over hundreds of steps.
-
-    Args:
-        clock: nanoseconds.
-        sleep: seconds.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], int] = time.monotonic_ns,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._clock = clock
-        self._sleep = sleep
-        self._paid_until = 0
-        self._ended = 0
-
-    def charge(self, start_ns: int, cost: float) -> None:
-        """Wait until a step that began at `start_ns` has lasted `cost` seconds."""
-        begin = self._paid_until if start_ns - self._ended < CREDITED_GAP_NS else start_ns
-        now = self._clock()
-        # Work that takes longer than it costs is not credited: the next step costs what it does.
-        self._paid_until = begin + max(int(cost * _NS_PER_S), now - start_ns)
-        if self._paid_until > now:
-            self._sleep((self._paid_until - now) / _NS_PER_S)
-        self._ended = self._clock()
 
 
 NATIVE = CostModel("native", {})

@@ -6,11 +6,12 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from backends.pacing import Pacer
 from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu import vcpu_state
 from emu.accel import GuestProgram, Irqfd, NotifierError, create
 from emu.address_space import AddressSpace
-from emu.costs import NATIVE, CostModel, Meter, Side
+from emu.costs import NATIVE, CostModel, Side
 from emu.locks import BigLock
 from emu.ram import GuestRam
 from emu.vcpus import DEADLINE, Crash, VcpuSet
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from emu.shape import VmSpec
+
+_NS_PER_S = 1_000_000_000
 
 
 class CommitRecord(NamedTuple):
@@ -79,7 +82,7 @@ class Machine:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._irqfds: dict[int, int] = {}
         self._routes: dict[int, int] = {}
-        self._meter = Meter()
+        self._pacer = Pacer()
         with ExitStack() as made:
             self.ram = GuestRam(spec.memory_bytes)
             made.callback(self.ram.close)
@@ -215,7 +218,7 @@ class Machine:
             whole = self.costs.guest_device(self.side, edit.device_class)
             cost += whole / self._rings.get(edit.device, 1)
         if cost:
-            self._meter.charge(start, cost)
+            self._pacer.charge(start, int(cost * _NS_PER_S))
 
     @contextmanager
     def charged(self, side: Side) -> Iterator[None]:

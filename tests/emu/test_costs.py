@@ -1,5 +1,5 @@
 """The RFC's table and the unit costs made of it."""
-# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from emu.costs import (
     RFC_SHAPE,
     RFC_TABLE,
     RFC_TOTAL_CONCURRENT_MS,
-    Meter,
     by_name,
 )
 from emu.errors import EmuError
@@ -70,50 +69,3 @@ def test_by_name():
     assert [by_name(name).name for name in MODELS] == ["native", "rfc2021"]
     with pytest.raises(EmuError, match="native, rfc2021"):
         by_name("cheap")
-
-
-class Clock:
-    """A clock that only sleeping moves, each time by `late` too far."""
-
-    def __init__(self, late: int = 0) -> None:
-        self.now = 1_000_000_000
-        self.late = late
-
-    def __call__(self) -> int:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += round(seconds * 1e9) + self.late
-
-
-@pytest.mark.parametrize("late", [0, 70_000, 5_000_000])
-def test_steps_in_a_row_cost_their_sum_however_late_a_sleep_ends(late):
-    clock = Clock(late)
-    meter, start = Meter(clock, clock.sleep), clock.now
-    for _ in range(100):
-        began = clock.now
-        clock.now += 40_000  # the step's own work
-        meter.charge(began, 0.002)
-        clock.now += 30_000  # on the way to the next step
-    assert 200_000_000 <= clock.now - start <= 200_000_000 + max(late, 2_000_000) + 70_000
-
-
-def test_a_long_gap_is_not_credited():
-    clock = Clock()
-    meter = Meter(clock, clock.sleep)
-    meter.charge(clock.now, 0.002)
-    clock.now += 50_000_000
-    start = clock.now
-    meter.charge(start, 0.002)
-    assert clock.now - start == 2_000_000
-
-
-def test_a_step_that_takes_longer_than_it_costs_leaves_no_debt():
-    clock = Clock()
-    meter, start = Meter(clock, clock.sleep), clock.now
-    clock.now += 9_000_000
-    meter.charge(start, 0.002)
-    assert clock.now - start == 9_000_000
-    start = clock.now
-    meter.charge(start, 0.002)
-    assert clock.now - start == 2_000_000
