@@ -1,0 +1,171 @@
+"""The downtime of real migrations: strategy x shape x costs.
+
+The time of a round is the accounted downtime of one migration: from just before the first source
+vCPU is asked to pause until the last destination vCPU runs. All strategies of a setting migrate the
+same VM in turn, back and forth, so that what else the machine does meets each of them alike; what
+was accounted is then replayed as the rounds of the strategy's benchmark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from bench.floor_program import shape_of
+from bench.replay import recorded, replay
+from emu import preflight
+from emu.errors import PreflightError, SignalError
+from emu.migration.strategies import STRATEGIES
+from emu.migration_series import MigrationSeries
+from emu.plan import MachinePlan, MigrationPlan
+from emu.progress import SilentProgress
+from emu.results import median
+from emu.shape import DeviceGroup, VmSpec
+from emu.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench.figures import Figure
+    from bench.floor_program import Floor
+    from emu.results import MigrationReport, MigrationResult
+
+GIB = 1 << 30
+NET = DeviceGroup("net", 16, 32)
+BLK = DeviceGroup("blk", 24, 4)
+SMALL = VmSpec(4, GIB, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2)))
+DISKS = VmSpec(16, 16 * GIB, (BLK,))
+RFC = VmSpec(224, 180 * GIB, (NET, BLK))
+
+
+class Setting(NamedTuple):
+    """One VM with its costs.
+
+    Attributes:
+        name: shape and costs, for people.
+        machine: what is migrated.
+        rounds: how often each strategy migrates it.
+    """
+
+    name: str
+    machine: MachinePlan
+    rounds: int
+
+
+SETTINGS = (
+    Setting("small-native", MachinePlan(SMALL), 7),
+    Setting("disks-native", MachinePlan(DISKS), 7),
+    # Back-ends that take their time, as those of a busy storage network do.
+    Setting("disks-stop20ms", MachinePlan(DISKS, stop_time=20_000_000), 3),
+    Setting("rfc-native", MachinePlan(RFC), 7),
+    Setting("rfc-rfc2021", MachinePlan(RFC, costs="rfc2021"), 2),
+)
+
+
+class Migrations:
+    """The migrations of one setting, and the floor of the same shape and session."""
+
+    def __init__(self, setting: Setting, report: MigrationReport, floor: Floor) -> None:
+        self.setting = setting
+        self.report = report
+        self.floor = floor
+
+    def of(self, strategy: str) -> list[MigrationResult]:
+        """Those of one strategy."""
+        return [run for run in self.report.runs if run.strategy == strategy]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(
+            setting, id=setting.name, marks=[pytest.mark.smoke] if setting is SETTINGS[0] else []
+        )
+        for setting in SETTINGS
+    ],
+)
+def migrations(
+    request: pytest.FixtureRequest, floor: Callable[[Sequence[str]], Floor]
+) -> Migrations:
+    """Migrate one setting's VM by each strategy that was asked for, in turn."""
+    setting: Setting = request.param
+    measured = floor(shape_of(setting.machine.spec))
+    timed = not request.config.getoption("benchmark_disable")
+    plan = MigrationPlan(
+        setting.machine, _selected(request.session, setting), setting.rounds if timed else 1
+    )
+    try:
+        preflight.host(plan.machine.spec)
+    except PreflightError as error:
+        pytest.skip(str(error))
+    with _interruptible(), Supervisor(plan.machine, SilentProgress()) as supervisor:
+        report = MigrationSeries(plan, supervisor).run()
+    return Migrations(setting, report, measured)
+
+
+def _selected(session: pytest.Session, setting: Setting) -> tuple[str, ...]:
+    """The strategies of this setting that are among the session's benchmarks."""
+    params = [item.callspec.params for item in session.items if hasattr(item, "callspec")]
+    return tuple(p["strategy"] for p in params if p.get("migrations") is setting)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Any:
+    """Ctrl-C ends the session, and not only this migration."""
+    try:
+        yield
+    except SignalError as error:
+        raise KeyboardInterrupt from error
+
+
+@pytest.mark.benchmark(timer=recorded)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_downtime(benchmark: Any, figure: Figure, migrations: Migrations, strategy: str) -> None:
+    """One round for each migration; a migration that lost anything has no downtime to report."""
+    runs = migrations.of(strategy)
+    for run in runs:
+        assert run.ok, f"{run.outcome}: {run.error or run.integrity.complaint()}"
+    figure.name = strategy
+    benchmark.group = f"downtime: {migrations.setting.name}"
+    figure.floor_ns = migrations.floor.downtime_ns
+    figure.lockstep_floor_ns = migrations.floor.lockstep_downtime_ns
+    figure.info.update(_facts(migrations, strategy, runs))
+    figure.notes.update(_notes(runs))
+    replay(benchmark, [run.downtime_ms / 1e3 for run in runs if run.downtime_ms is not None])
+
+
+def _facts(
+    migrations: Migrations, strategy: str, runs: Sequence[MigrationResult]
+) -> dict[str, Any]:
+    """What goes into the JSON; phases are those of the run in the middle."""
+    machine = migrations.setting.machine
+    typical = sorted(runs, key=lambda run: run.downtime_ms or 0.0)[len(runs) // 2]
+    return {
+        "strategy": strategy,
+        "vcpus": machine.spec.vcpus,
+        "memory_bytes": machine.spec.memory_bytes,
+        "shape": " ".join(shape_of(machine.spec)),
+        "costs": machine.costs,
+        "stop_time_ms": machine.stop_time / 1e6,
+        "accel": migrations.report.accel,
+        "floor": migrations.floor._asdict(),
+        "commits": int(statistics.median(run.commits for run in runs)),
+        "guest_gap_ms": median([run.guest_gap_ms for run in runs]),
+        "network_gap_ms": median([run.network_gap_ms for run in runs]),
+        "requests_in_flight_at_stop": [run.requests_in_flight_at_stop for run in runs],
+        "phases": [row.to_json() for row in typical.phases],
+        "runs": [run.to_json() for run in runs],
+    }
+
+
+def _notes(runs: Sequence[MigrationResult]) -> dict[str, str]:
+    network = median([run.network_gap_ms for run in runs])
+    return {
+        "guest gap": f"{median([run.guest_gap_ms for run in runs]):.1f} ms",
+        "network gap": "-" if network is None else f"{network:.1f} ms",
+        "commits": str(int(statistics.median(run.commits for run in runs))),
+        "runs": str(len(runs)),
+    }
