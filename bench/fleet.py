@@ -1,0 +1,123 @@
+"""The back-end programs of a VM and its devices, without a VM that runs.
+
+The guest's memory and rings are real, the back-ends are the real programs, each ring is started
+by a real kick. What is missing is everything that is no protocol: vCPUs run nothing, and the
+edits of notifiers go nowhere.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+from devices import lifecycle
+from devices.procedure import AwaitSwitchover
+from emu import preflight
+from emu.attention import Attention
+from emu.backend_fleet import BackendFleet
+from emu.costs import NATIVE
+from emu.migration.strategies.split import Split
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.timeline import Timeline
+from emu.plan import MachinePlan
+from emu.run_directory import RunDirectory
+from emu.vm import Vm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from devices.procedure import Edit
+    from emu.shape import VmSpec
+
+DEADLINE = 10.0
+_POLL = 0.0005
+
+
+class _NoMachine:
+    """Takes edits, and does nothing about them."""
+
+    def apply(self, edits: Sequence[Edit]) -> None:
+        pass
+
+
+class Fleet:
+    """Devices with their back-ends, as a context manager.
+
+    Args:
+        spec: the shape; one vCPU is enough.
+    """
+
+    def __init__(self, spec: VmSpec) -> None:
+        self.spec = spec
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        preflight.host(self.spec)
+        plan = MachinePlan(self.spec)
+        with ExitStack() as stack:
+            attention = stack.enter_context(Attention())
+            directory = stack.enter_context(RunDirectory())
+            fleet = BackendFleet("A", plan, directory, attention)
+            stack.callback(fleet.stop)
+            fleet.start()
+            fleet.await_ready()
+            self._fleet = fleet
+            self.vm = Vm(self.spec, accel="soft", costs=NATIVE, backends=fleet.sockets)
+            stack.callback(self.vm.close)
+            self.vm.guest.boot()
+            for index, device in enumerate(self.vm.devices):
+                device.set_up_rings(self.vm.guest.ring_addresses(index))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def stage(self) -> Stage:
+        """To drive tasks on."""
+        return Stage(_NoMachine(), Timeline("src"), DEADLINE)
+
+    def stopping(self) -> list[Task]:
+        """The devices' stops, not begun."""
+        return [Task(d.name, d.device_class, lifecycle.stop(d)) for d in self.vm.devices]
+
+    def starting(self) -> list[Task]:
+        """The devices' starts, on new connections, not begun."""
+        sockets = self._fleet.sockets
+        for device in self.vm.devices:
+            device.disconnect()
+            device.connect(sockets[device.name], deadline=DEADLINE)
+            # The guest notifiers stay: only the protocol is of interest.
+            device.host_notifiers = device.guest_notifiers = True
+        return [Task(d.name, d.device_class, lifecycle.start(d)) for d in self.vm.devices]
+
+    def activating(self) -> list[Task]:
+        """The same, as far as they go ahead of the switch-over."""
+        tasks = self.starting()
+        Split().drive(tasks, self.stage(), halt=AwaitSwitchover)
+        return tasks
+
+    def run(self) -> None:
+        """Start all devices, and have all rings running."""
+        Split().drive(self.starting(), self.stage())
+        self.kick()
+
+    def kick(self) -> None:
+        """Kick every ring, and return when the back-ends have started all of them."""
+        wanted = self._started() + self.spec.rings
+        self.vm.signal_all_rings()
+        deadline = time.monotonic() + DEADLINE
+        while self._started() < wanted:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{wanted - self._started()} rings have not been started")
+            time.sleep(_POLL)  # counters in shared memory wake nobody up
+
+    def _started(self) -> int:
+        return sum(counters["ring_starts"] for counters in self._fleet.totals().values())
