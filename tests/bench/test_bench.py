@@ -1,0 +1,116 @@
+"""Each benchmark file runs, its cheapest case once and untimed; and the floor does what it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from bench import floor_program
+from bench.figures import Figure, duration, table
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path.stem for path in (ROOT / "bench").glob("bench_*.py"))
+SECONDS = 40
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "bench", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What became of the cheapest cases, by file; the other cases are collected only."""
+    report = tmp_path_factory.mktemp("bench") / "report.xml"
+    done = _run("-m", "smoke", "--benchmark-disable", f"--junitxml={report}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    by_file: dict[str, list[str]] = {}
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314  our own
+        skipped = case.find("skipped")
+        verdict = "passed" if skipped is None else f"skipped: {skipped.get('message')}"
+        by_file.setdefault(case.attrib["classname"].split(".")[-1], []).append(verdict)
+    return by_file
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_cheapest_case_of_each_file_runs(name: str, outcomes: dict[str, list[str]]) -> None:
+    """A file without such a case, or one whose case is skipped, is not looked after."""
+    assert set(outcomes[name]) == {"passed"}
+
+
+def test_without_a_compiler_what_needs_the_floor_is_skipped(tmp_path: Path) -> None:
+    """And the reason says so; what does not need it runs."""
+    done = _run(
+        *("-m", "smoke", "--benchmark-disable", "-rs"),
+        *("-k", "encode or lock_step"),
+        CC=str(tmp_path / "none"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed, 1 skipped" in done.stdout
+    assert f"the floor cannot be built: {tmp_path}/none: no such C compiler" in done.stdout
+
+
+def test_the_floor_measures_a_shape() -> None:
+    """As many sockets and rings as were asked for, and one ring after the other is slower."""
+    floor = floor_program.measure(("2x8", "1x1"))
+    assert (floor.sockets, floor.rings) == (3, 17)
+    assert 0 < floor.inflight_ns < floor.lockstep_ns
+    assert floor.downtime_ns == floor.inflight_ns + floor.start_ns
+    assert floor.activate_ns > 0
+
+
+@pytest.mark.parametrize("shape", ["x", "0x3", "3x0", "3x257", "1025x1", "2x2x2", ""])
+def test_the_floor_says_what_is_no_shape(shape: str) -> None:
+    """In one line, and with a status of its own."""
+    done = subprocess.run(
+        [str(floor_program.build()), shape], capture_output=True, text=True, timeout=10, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"floor: {shape} is no shape")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_figure_is_compared_with_the_floor() -> None:
+    """Both ratios go into the JSON and into the summary's line."""
+    figure = Figure("stop", {}, unit="ring", units=10, floor_ns=2_000_000)
+    figure.lockstep_floor_ns = 20_000_000
+    figure.finish(0.05)
+    assert figure.info["ratio_to_floor"] == pytest.approx(25)
+    assert figure.info["ratio_to_lockstep_floor"] == pytest.approx(2.5)
+    assert figure.info["unit_us"] == pytest.approx(5000)
+    assert figure.cells()["x floor"] == "25.0"
+    assert "50.0 ms, 25.0 times the floor of 2.00 ms" in figure.line()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (5.7394, "5.74 s"),
+        (0.0291, "29.1 ms"),
+        (1e-3, "1.00 ms"),
+        (497e-9, "497 ns"),
+        (0.0, "0.00 ns"),
+    ],
+)
+def test_three_digits_of_a_time(seconds: float, text: str) -> None:
+    """In the unit that suits."""
+    assert duration(seconds) == text
+
+
+def test_a_table_has_a_column_for_whatever_some_row_has() -> None:
+    """Names to the left, figures to the right."""
+    lines = table([{"name": "a", "x": "1"}, {"name": "bcd", "y": "22"}])
+    assert lines == ["name  x   y", "a     1   -", "bcd   -  22"]
