@@ -42,7 +42,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	@mkdir -p bench/results
-	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json=bench/results/bench.json -q
+	$(BIN)/python -m pytest bench --benchmark-json=bench/results/bench.json
 
 docs: $(STAMP)
 	$(BIN)/python -m vhost_user.tables docs
