@@ -106,6 +106,21 @@ class VhostDevice:
             Vring(index, doorbell, vector, fds[2 * index], fds[2 * index + 1])
             for index, (doorbell, vector) in enumerate(zip(doorbells, vectors, strict=True))
         ]
+        # They never change, and a blackout is no time to make them.
+        self._host_edits = {
+            assign: [
+                HostNotifier(assign, name, self.device_class, r.index, r.doorbell, r.kick_fd)
+                for r in self.rings
+            ]
+            for assign in (False, True)
+        }
+        self._guest_edits = {
+            assign: [
+                GuestNotifier(assign, name, self.device_class, r.index, r.vector, r.call_fd)
+                for r in self.rings
+            ]
+            for assign in (False, True)
+        }
         self.memory: Sequence[SharedMemory] = ()
         self.host_notifiers = False
         self.guest_notifiers = False
@@ -205,23 +220,13 @@ class VhostDevice:
         )
         return MemTable(regions), tuple(part.fd for part in self.memory)
 
-    def host_edits(self, *, assign: bool) -> list[HostNotifier]:
+    def host_edits(self, *, assign: bool) -> Sequence[HostNotifier]:
         """The edits that assign or take away every ring's ioeventfd."""
-        return [
-            HostNotifier(
-                assign, self.name, self.device_class, ring.index, ring.doorbell, ring.kick_fd
-            )
-            for ring in self.rings
-        ]
+        return self._host_edits[assign]
 
-    def guest_edits(self, *, assign: bool) -> list[GuestNotifier]:
+    def guest_edits(self, *, assign: bool) -> Sequence[GuestNotifier]:
         """The edits that assign or take away every ring's irqfd."""
-        return [
-            GuestNotifier(
-                assign, self.name, self.device_class, ring.index, ring.vector, ring.call_fd
-            )
-            for ring in self.rings
-        ]
+        return self._guest_edits[assign]
 
     def notifier_fds(self) -> list[int]:
         """Kick and call eventfds of all started rings."""

@@ -18,6 +18,8 @@ from vhost_user.payloads import U64, LogArea, VringAddr, VringState
 
 if TYPE_CHECKING:
     from vhost_user.dirty_log import DirtyLog
+    from vhost_user.frontend import FrontendConnection
+    from vhost_user.session import Message
 
 VHOST_VRING_F_LOG = 1
 
@@ -31,7 +33,7 @@ def stop(device: VhostDevice) -> Procedure:
     """
     running = [ring for ring in device.rings if ring.started]
     if running:
-        replies = yield Ask(
+        replies = yield Ask.of(
             "src.get_vring_base",
             device.connection,
             [
@@ -75,11 +77,12 @@ def start(device: VhostDevice) -> Procedure:
     if not rings:
         yield AwaitSwitchover()
         return
-    yield Ask("dst.set_mem_table", device.connection, _memory(device))
-    yield Ask("dst.start_vrings", device.connection, _wiring(rings))
+    connection = device.connection
+    yield Ask.of("dst.set_mem_table", connection, _memory(device))
+    yield Ask.of("dst.start_vrings", connection, _wiring(rings))
     placement = _placement(device, rings)
     yield AwaitSwitchover()
-    yield Ask("dst.start_vrings", device.connection, _activation(rings, placement))
+    yield Ask("dst.start_vrings", connection, _activation(connection, rings, placement))
     for ring in rings:
         ring.started = ring.placed = True
 
@@ -114,7 +117,7 @@ def _kick(ring: Vring) -> Request:
     return Request(FrontendRequest.SET_VRING_KICK, U64(ring.index), (ring.kick_fd,))
 
 
-def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Request]]:
+def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
     """ADDR and ENABLE of each ring, and its KICK if that was held back.
 
     They are sent after the switch-over, but can be put together before it.
@@ -132,17 +135,22 @@ def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Request]]:
         requests.append(
             Request(FrontendRequest.SET_VRING_ENABLE, enable, need_reply=ring is rings[-1])
         )
-        placement.append(requests)
+        placement.append(device.connection.prepare(requests))
     return placement
 
 
-def _activation(rings: list[Vring], placement: list[list[Request]]) -> list[Request]:
+def _activation(
+    connection: FrontendConnection, rings: list[Vring], placement: list[list[Message]]
+) -> list[Message]:
     """Each ring's base, which the switch-over has brought, and then its placement."""
-    requests = []
-    for ring, rest in zip(rings, placement, strict=True):
-        requests.append(Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)))
-        requests += rest
-    return requests
+    bases = connection.prepare(
+        Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)) for ring in rings
+    )
+    messages = []
+    for base, rest in zip(bases, placement, strict=True):
+        messages.append(base)
+        messages += rest
+    return messages
 
 
 def _addr(ring: Vring, *, logged: bool) -> VringAddr:
@@ -187,4 +195,4 @@ def set_logging(device: VhostDevice, log: DirtyLog | None) -> Procedure:
         )
         for ring in started
     ]
-    yield Ask("precopy.dirty_log", device.connection, requests)
+    yield Ask.of("precopy.dirty_log", device.connection, requests)

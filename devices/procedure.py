@@ -9,13 +9,14 @@ strategy runs the same one.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vhost_user.messages import Reply, Request
 
 if TYPE_CHECKING:
     from vhost_user.frontend import FrontendConnection
+    from vhost_user.session import Message
 
 #: The phases of a migration's blackout, in order: in tables, in JSON and in traces.
 PHASES = (
@@ -78,15 +79,20 @@ Edit = HostNotifier | GuestNotifier
 
 
 class Ask(NamedTuple):
-    """Send these requests on this connection; resume me with their replies, in order.
+    """Send these messages on this connection; resume me with their replies, in order.
 
-    Requests to which no reply is due give None at their place, so that the answer has the
-    length of ``requests``.
+    Messages to which no reply is due give None at their place, so that the answer has the length
+    of ``messages``.
     """
 
     phase: str
     connection: FrontendConnection
-    requests: Sequence[Request]
+    messages: Sequence[Message]
+
+    @classmethod
+    def of(cls, phase: str, connection: FrontendConnection, requests: Iterable[Request]) -> Self:
+        """An Ask whose messages are put together now, so that sending them is all that is left."""
+        return cls(phase, connection, connection.prepare(requests))
 
 
 class Change(NamedTuple):

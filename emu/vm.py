@@ -155,8 +155,8 @@ class Vm:
     def await_heartbeat(self) -> None:
         """Return just after a beat, or soon if there is none: the guest may hang.
 
-        On a busy host the last beat may be long ago, and the guest would count that gap together
-        with the one that a pause makes.
+        The two ends of a blackout are beats. On a busy host the last one may be long ago, and the
+        guest would count that gap together with the one that the pause makes.
         """
         self.machine.vcpus.arm(0, time.monotonic_ns())
         self.guest.heartbeat.await_beat(HEARTBEAT_PATIENCE)

@@ -2,7 +2,8 @@
 
 Two ways to use it, which must not be mixed while replies are outstanding: `call` is lock-step,
 one request and its reply; `submit`, `flush` and `receive` never block, so that one thread can
-keep the requests of all devices in flight.
+keep the requests of all devices in flight. Where the time counts, `prepare` puts messages
+together beforehand, and `exchange` or `post` sends them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from vhost_user.session import FrontendSession
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterable
+
+    from vhost_user.session import Message
 
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 #: Reads that one `FrontendConnection.receive` makes at most, so that no peer keeps a thread.
@@ -110,34 +113,49 @@ class FrontendConnection:
             )
         self.call(Request(FrontendRequest.SET_OWNER), deadline=deadline)
 
+    def prepare(self, requests: Iterable[Request]) -> list[Message]:
+        """Put requests together that are to be sent later, or now (`post`, `exchange`).
+
+        What is negotiated must not change in between.
+
+        Raises:
+            UsageError: the session does not allow one of them.
+        """
+        prepare = self.session.prepare
+        return [prepare(request) for request in requests]
+
     def call(self, request: Request, deadline: float = 5.0) -> Reply | None:
+        """`exchange` of a request that is put together now."""
+        return self.exchange(self.session.prepare(request), deadline)
+
+    def exchange(self, message: Message, deadline: float = 5.0) -> Reply | None:
         """Send one request, and wait for its reply where one is due.
 
         Args:
-            request: what to ask.
+            message: what to ask.
             deadline: seconds for the whole exchange.
 
         Returns:
             The reply, or None when none is due. The descriptors of a reply are the caller's.
 
         Raises:
-            UsageError: the session does not allow the request, or replies of `submit` are due.
+            UsageError: replies of `post` are due.
             BackendError: the back-end broke the protocol; `Refused`: it acknowledged with an error.
             DeadlineError: it did not answer in time. Its reply may still come: what is left for
                 this connection is to be closed.
             Disconnected: it has gone.
         """
         session, channel = self.session, self._channel
-        earlier = session.outstanding
-        if earlier or channel.wants_write:
+        request, data, opened, answered = message
+        name = opened.name
+        if session.outstanding or channel.wants_write:
             raise UsageError(
-                f"{earlier} replies are outstanding: receive them first",
+                f"{session.outstanding} replies are outstanding: receive them first",
                 device=self.name,
-                message=request.id.name,
+                message=name,
             )
-        data = session.encode(request)
-        name = request.id.name
-        if not session.outstanding:
+        session.begin(message)
+        if not answered:
             channel.send(data, request.fds, deadline, name)
             return None
         started = time.monotonic()
@@ -150,8 +168,12 @@ class FrontendConnection:
             replies = session.feed(*channel.read(left, name, waited))
         return replies[0]
 
-    def submit(self, requests: Sequence[Request]) -> int:
-        """Queue requests and send as many as go without blocking.
+    def submit(self, requests: Iterable[Request]) -> int:
+        """`post` of requests that are put together now."""
+        return self.post(self.prepare(requests))
+
+    def post(self, messages: Iterable[Message]) -> int:
+        """Queue messages and send as many as go without blocking.
 
         The descriptors of requests must stay open until `flush` has returned True.
 
@@ -159,12 +181,12 @@ class FrontendConnection:
             How many replies are outstanding now.
 
         Raises:
-            UsageError: the session does not allow one of them; those before it are queued.
             Disconnected: the back-end has gone.
         """
-        encode, queue = self.session.encode, self._channel.queue
-        for request in requests:
-            queue(encode(request), request.fds)
+        begin, queue = self.session.begin, self._channel.queue
+        for message in messages:
+            begin(message)
+            queue(message.data, message.request.fds)
         self._channel.flush()
         return self.session.outstanding
 

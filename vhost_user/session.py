@@ -9,7 +9,7 @@ bytes and descriptors between them.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, NoReturn, cast
 
 from vhost_user.agreement import MAX_RINGS, Opened, Session, ring_of
 from vhost_user.codec import (
@@ -33,10 +33,26 @@ from vhost_user.states import RingEvent
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["MAX_RINGS", "BackendSession", "FrontendSession", "Session"]
+__all__ = ["MAX_RINGS", "BackendSession", "FrontendSession", "Message", "Session"]
 
 _F = FrontendRequest
 _SUCCESS = U64(0)
+
+
+class Message(NamedTuple):
+    """A request that is ready to be sent.
+
+    Attributes:
+        request: what it asks; its descriptors must stay open until it has been sent.
+        data: its bytes.
+        opened: what the session knows of such messages.
+        answered: a reply, or an acknowledgement, is due for it.
+    """
+
+    request: Request
+    data: bytes
+    opened: Opened
+    answered: bool
 
 
 class FrontendSession(Session):
@@ -92,11 +108,12 @@ class FrontendSession(Session):
         opened = self._open.get(request.id) or self._admit(request.id)
         return opened.own or (request.need_reply and self._acks)
 
-    def encode(self, request: Request) -> bytes:
-        """The request's bytes. From now on its reply is due, where one is.
+    def prepare(self, request: Request) -> Message:
+        """The request's bytes, and what is due for them. Changes nothing in the session.
 
-        A wish for an acknowledgement is dropped where REPLY_ACK was not negotiated, and where
-        the message has a reply of its own.
+        So what can be put together early is; `begin` says when it is sent. A wish for an
+        acknowledgement is dropped where REPLY_ACK was not negotiated, and where the message has a
+        reply of its own.
 
         Raises:
             UsageError: this session does not allow the message, or it is not put together well.
@@ -120,11 +137,21 @@ class FrontendSession(Session):
             least, most = fd_range(opened.fds, payload)
             if not least <= len(fds) <= most:
                 self._misuse(opened, f"takes {opened.fds.value} descriptors, not {len(fds)}")
+        return Message(request, data, opened, answered)
+
+    def begin(self, message: Message) -> None:
+        """A message that `prepare` made is being sent: from now on its reply is due."""
+        request, _, opened, answered = message
         if opened.effect is not None:
-            opened.effect(payload)
+            opened.effect(request.payload)
         if answered:
             self._expected.append((opened, request))
-        return data
+
+    def encode(self, request: Request) -> bytes:
+        """`prepare` and `begin` in one: the bytes of a request that is sent at once."""
+        message = self.prepare(request)
+        self.begin(message)
+        return message.data
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
         """The replies that are whole now, in order. Their descriptors are the caller's to close.
@@ -138,14 +165,22 @@ class FrontendSession(Session):
         replies: list[Reply] = []
         make: Callable[[type[Reply], tuple[object, ...]], Reply] = tuple.__new__
         try:
+            expected = self._expected
             for frame in frames:
-                _, _, payload, came = frame
-                opened, request = self._expect(frame)
+                number, _, payload, came = frame
+                if not expected:
+                    self._unasked(frame)
+                opened, request = expected.popleft()
+                if number != opened.id or payload.__class__ not in opened.reply:
+                    self._mismatch(frame, opened)
                 if opened.own:
                     if opened.learns is not None:
                         opened.learns(request, payload)
-                elif payload != _SUCCESS and self._refusals_raise:
-                    refusal = refusal or self._refused(request, payload)
+                else:
+                    if came:
+                        self._blame("acknowledged with descriptors", opened.name)
+                    if payload != _SUCCESS and self._refusals_raise:
+                        refusal = refusal or self._refused(request, payload)
                 replies.append(make(Reply, (opened.id, payload, came)))
             if refusal:
                 raise refusal
@@ -161,19 +196,16 @@ class FrontendSession(Session):
         self._decoder.abandon()
         self._expected.clear()
 
-    def _expect(self, frame: Frame) -> tuple[Opened, Request]:
-        """What this frame must be the reply to."""
+    def _unasked(self, frame: Frame) -> NoReturn:
         name = self._tables.rows[frame.id].name
-        if not self._expected:
-            self._blame("answered, though nothing was asked", name)
-        opened, request = self._expected.popleft()
+        self._blame("answered, though nothing was asked", name)
+
+    def _mismatch(self, frame: Frame, opened: Opened) -> NoReturn:
+        """A frame is not the reply that is due."""
+        name = self._tables.rows[frame.id].name
         if frame.id != opened.id:
             self._blame(f"answered, where the reply to {opened.name} is next", name)
-        if frame.payload.__class__ not in opened.reply:
-            self._blame(f"answered with {frame.payload!r}", name)
-        if frame.fds and not opened.own:
-            self._blame("acknowledged with descriptors", name)
-        return opened, request
+        self._blame(f"answered with {frame.payload!r}", name)
 
     def _stopped(self, request: Request, payload: AnyPayload | None) -> None:
         asked, answered = cast("VringState", request.payload), cast("VringState", payload)

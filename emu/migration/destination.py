@@ -142,6 +142,8 @@ class Destination:
             strategy.start(self._tasks, self._stage)
             with timeline.span("dst.resume_vcpus"):
                 vm.resume_vcpus(self._stage.deadline)
+                # Only when guest code has run again is the VM there.
+                vm.await_heartbeat()
             timeline.mark("running_ns")
             timeline.in_blackout = False
             # After the vCPUs: an interrupt for every ring would have all of them compete with

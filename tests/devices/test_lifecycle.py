@@ -9,16 +9,18 @@ import pytest
 
 from devices import lifecycle
 from devices.blk import VhostUserBlk
-from devices.device import USER_ADDRESS_BASE, RingAddresses, VhostDevice
+from devices.device import USER_ADDRESS_BASE, RingAddresses, SharedMemory, VhostDevice
 from devices.procedure import Answer, Ask, AwaitSwitchover, Change, Procedure, Step
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.frontend import FrontendConnection
-from vhost_user.messages import FrontendRequest, Reply
+from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64, VringAddr, VringState
 
 F = FrontendRequest
 RINGS = 2
+FEATURES = 1 << 30 | 1 << 32 | 1 << 26
+PROTOCOL = 0b1011  # MQ, LOG_SHMFD, REPLY_ACK
 
 
 @pytest.fixture
@@ -27,6 +29,11 @@ def device() -> Iterator[VhostDevice]:
     made = VhostUserBlk("blk0", [0x1000, 0x1004], [5, 6])
     ours, theirs = socket.socketpair()
     made._connection = FrontendConnection(ours, name="blk0")
+    made._connection.session.offered_features = FEATURES
+    for request, value in ((F.SET_PROTOCOL_FEATURES, PROTOCOL), (F.SET_FEATURES, FEATURES)):
+        made._connection.session.encode(Request(request, U64(value)))
+    made.acked_features = FEATURES
+    made.memory = [SharedMemory(0, 1 << 30, ours.fileno())]
     made.set_up_rings([RingAddresses(8, n << 16, n << 17, n << 18) for n in (1, 2)])
     yield made
     made.close()
@@ -45,9 +52,13 @@ def run(procedure: Procedure, answers: dict[type[Step], Answer] | None = None) -
         return steps
 
 
-def names(step: Step) -> list[str]:
+def requests(step: Step) -> list[Request]:
     assert isinstance(step, Ask)
-    return [request.id.name for request in step.requests]
+    return [message.request for message in step.messages]
+
+
+def names(step: Step) -> list[str]:
+    return [request.id.name for request in requests(step)]
 
 
 def test_start_says_what_memory_decides_after_the_switch_over(device: VhostDevice) -> None:
@@ -70,14 +81,14 @@ def test_only_the_last_message_asks_for_an_acknowledgement(device: VhostDevice) 
     """Messages are handled in order, so one answer vouches for all."""
     last = run(lifecycle.start(device))[-1]
     assert isinstance(last, Ask)
-    assert [request.need_reply for request in last.requests] == [False] * 5 + [True]
+    assert [request.need_reply for request in requests(last)] == [False] * 5 + [True]
 
 
 def test_addresses_are_user_addresses(device: VhostDevice) -> None:
     """A back-end that does not translate them must fail at once."""
     last = run(lifecycle.start(device))[-1]
     assert isinstance(last, Ask)
-    addr = last.requests[1].payload
+    addr = requests(last)[1].payload
     assert addr == VringAddr(
         0, 0, *(USER_ADDRESS_BASE + (1 << bit) for bit in (16, 18, 17)), log=1 << 18
     )
@@ -123,6 +134,7 @@ def test_after_a_reconnect_the_kick_goes_ahead_again(device: VhostDevice) -> Non
     """A new back-end knows nothing that could start the ring."""
     run(lifecycle.start(device))
     connection = device._connection
+    device._connection = None
     device.disconnect()
     device._connection = connection
     steps = run(lifecycle.start(device))
@@ -147,15 +159,15 @@ def test_log_goes_on_in_qemu_s_order(device: VhostDevice) -> None:
     on = run(lifecycle.set_logging(device, log))[0]
     assert names(on) == ["SET_LOG_BASE", "SET_FEATURES", "SET_VRING_ADDR", "SET_VRING_ADDR"]
     assert isinstance(on, Ask)
-    flags = [r.payload.flags for r in on.requests if isinstance(r.payload, VringAddr)]
+    flags = [r.payload.flags for r in requests(on) if isinstance(r.payload, VringAddr)]
     assert flags == [1, 1]
-    features = on.requests[1].payload
+    features = requests(on)[1].payload
     assert isinstance(features, U64)
     assert features.value >> 26 & 1
     off = run(lifecycle.set_logging(device, None))[0]
     assert names(off) == ["SET_FEATURES", "SET_VRING_ADDR", "SET_VRING_ADDR"]
     assert isinstance(off, Ask)
-    assert [r.payload.flags for r in off.requests if isinstance(r.payload, VringAddr)] == [0, 0]
+    assert [r.payload.flags for r in requests(off) if isinstance(r.payload, VringAddr)] == [0, 0]
     log.close()
 
 

@@ -328,10 +328,11 @@ def test_connect_by_path(tmp_path: Path) -> None:
 
 
 def test_what_the_session_refuses_is_not_sent(front: FrontendConnection) -> None:
-    """The requests before it are; the connection goes on."""
+    """Nor are the requests before it; the connection goes on."""
     with pytest.raises(UsageError, match="CONFIG"):
         front.submit([base(0), Request(R.GET_CONFIG)])
-    assert front.outstanding == 1
-    front.flush()
+    assert front.outstanding == 0
+    assert front.flush()
+    assert front.submit([base(0)]) == 1
     assert select.select([front], [], [], 10)[0]
     assert len(front.receive()) == 1

@@ -31,7 +31,7 @@ class Flight:
         return len(self._tasks)
 
     def launch(self, task: Task, step: Ask) -> bool:
-        """Send all of a task's requests as far as they go without waiting.
+        """Send all of a task's messages as far as they go without waiting.
 
         Returns:
             False when the task waits for nothing: no reply is due and everything has been sent.
@@ -40,7 +40,7 @@ class Flight:
         connection = step.connection
         task.started = now()
         task.answered = []
-        if not connection.submit(step.requests) and not connection.wants_write:
+        if not connection.post(step.messages) and not connection.wants_write:
             self._resume(task, step)
             return False
         fd = connection.fileno()
@@ -90,7 +90,7 @@ class Flight:
             task.started,
             device_class=task.device_class,
             device=task.device,
-            units=len(step.requests),
+            units=len(step.messages),
         )
         task.resume(_aligned(step, task.answered))
 
@@ -113,11 +113,9 @@ class Flight:
         self._epoll.close()
 
 
-def _aligned(step: Ask, replies: Sequence[Reply | None]) -> Sequence[Reply | None]:
-    """Replies at the places of their requests, None where no reply was due."""
-    requests: Sequence[Request] = step.requests
-    if len(replies) == len(requests):
+def _aligned(step: Ask, replies: Sequence[Reply]) -> Sequence[Reply | None]:
+    """Replies at the places of their messages, None where no reply was due."""
+    if len(replies) == len(step.messages):
         return replies
-    expects = step.connection.session.expects_reply
     source = iter(replies)
-    return [next(source) if expects(request) else None for request in requests]
+    return [next(source) if message.answered else None for message in step.messages]

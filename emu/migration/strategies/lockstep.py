@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def answer_in_lockstep(task: Task, step: Ask, stage: Stage) -> list[Reply | None]:
-    """Send each request when the one before has been answered; the replies, in order."""
-    call = step.connection.call
+    """Send each message when the one before has been answered; the replies, in order."""
+    exchange = step.connection.exchange
     add = stage.timeline.add
     replies: list[Reply | None] = []
-    for request in step.requests:
+    for message in step.messages:
         start = now()
-        replies.append(call(request, stage.deadline))
-        payload = request.payload
+        replies.append(exchange(message, stage.deadline))
+        payload = message.request.payload
         add(
             step.phase,
             start,

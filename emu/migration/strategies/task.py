@@ -50,7 +50,7 @@ class Task:
         self._procedure = procedure
         self.step: Step | None = None
         self.started = 0
-        self.answered: list[Reply | None] = []
+        self.answered: list[Reply] = []
         self.resume(None)
 
     def resume(self, answer: Answer) -> None:
