@@ -191,10 +191,10 @@ class Control:
 
     def _guest_gap(self) -> int:
         """The heartbeat's gap over the blackout; without a migration, the largest there was."""
-        heartbeat = self.vm.guest.heartbeat
-        if self._job is None or "switchover_ns" not in self._job.side.timeline.marks:
-            return heartbeat.max_gap_ns
-        return heartbeat.gap_at(self._job.side.timeline.marks["switchover_ns"])
+        side = None if self._job is None else self._job.side
+        if isinstance(side, Destination) and side.guest_gap_ns:
+            return side.guest_gap_ns
+        return self.vm.guest.heartbeat.max_gap_ns
 
     def quiesce(self, timeout: float) -> None:
         """See `VmControl.quiesce`."""

@@ -44,6 +44,9 @@ class Destination:
             back-ends let go of what the source's need.
         deadline: seconds for each wait.
         observe: told of what happens.
+
+    Attributes:
+        guest_gap_ns: the gap that the blackout made in the guest's heartbeat, once the VM runs.
     """
 
     def __init__(self, vm: Vm, *, deadline: float, observe: Observer) -> None:
@@ -51,6 +54,7 @@ class Destination:
         self.timeline = Timeline("dst")
         self._observe = observe
         self.commits_before = vm.machine.commits
+        self.guest_gap_ns = 0
         self._stage = Stage(vm.machine, self.timeline, deadline)
         self._tasks: Sequence[Task] = ()
 
@@ -150,4 +154,5 @@ class Destination:
             # those that are waited for.
             vm.signal_all_rings()
             stream.send(Kind.RUNNING)
+            self.guest_gap_ns = vm.guest.heartbeat.gap_at(timeline.marks["switchover_ns"])
         self._observe("RESUME", {})

@@ -36,8 +36,8 @@ def test_downtimes_agree(vm: Vm, other: Vm, strategy: str, tmp_path: Path) -> No
     end = migration.destination.timeline.marks["running_ns"]
     assert 0 < end - start < 2_000_000_000
     await_work(other)
-    gap = other.guest.heartbeat.gap_at(migration.destination.timeline.marks["switchover_ns"])
-    assert 0 < gap <= end - start + 5_000_000
+    # One heartbeat, a millisecond, may have gone missing before the pause was asked for.
+    assert 0 < migration.destination.guest_gap_ns <= end - start + 1_000_000
     spans = migration.source.timeline.spans + migration.destination.timeline.spans
     phases = {span.phase for span in spans if span.in_blackout}
     assert phases <= set(PHASES)
