@@ -1,10 +1,10 @@
 """Devices, front-end side, against real back-ends."""
+# ruff: noqa: D103 - the names of helpers say what they do
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -15,6 +15,10 @@ from devices.device import SharedMemory, VhostDevice
 from devices.net import VhostUserNet
 from tests.backends.served import KINDS, SECTORS, Served
 from vhost_user.errors import BackendError, DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 DEVICES: dict[str, Callable[..., VhostDevice]] = {"blk": VhostUserBlk, "net": VhostUserNet}
 

@@ -1,9 +1,10 @@
 """Procedures by themselves: what they ask for, in which order, with nobody behind them."""
+# ruff: noqa: D103 - the names of helpers say what they do
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +17,9 @@ from vhost_user.errors import BackendError, UsageError
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64, VringAddr, VringState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 F = FrontendRequest
 RINGS = 2

@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.emu.test_cli import SMALL, emu
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MKE2FS = shutil.which("mke2fs") or shutil.which("mke2fs", path="/usr/sbin:/sbin")
 SIZE = 64 << 20

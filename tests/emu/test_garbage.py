@@ -17,14 +17,18 @@ from emu.supervisor import Supervisor
 from .sides import machine, nothing_left
 
 
+def migrate() -> None:
+    """A run of the small VM, from start to end."""
+    with nothing_left() as pids, Supervisor(machine(), SilentProgress()) as supervisor:
+        pids.extend(pid for side in supervisor.sides for pid in side.pids)
+        MigrationSeries(MigrationPlan(machine(), ("split",)), supervisor).run()
+
+
 def test_garbage_is_the_back_end_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says which device and which message; nothing is left running."""
     monkeypatch.setitem(backend_fleet._MODULES, "blk", "tests.emu.garbage_backend")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     started = time.monotonic()
-    with nothing_left() as pids, pytest.raises(EmuError, match=r"blk0.*GET_FEATURES"):
-        supervisor = Supervisor(machine(), SilentProgress())
-        with supervisor:
-            pids.extend(pid for side in supervisor.sides for pid in side.pids)
-            MigrationSeries(MigrationPlan(machine(), ("split",)), supervisor).run()
+    with pytest.raises(EmuError, match=r"blk0.*GET_FEATURES"):
+        migrate()
     assert time.monotonic() - started < 20

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.migration.strategies.task import Stage, Task
-    from vhost_user.messages import Reply, Request
+    from vhost_user.messages import Reply
 
 _READ_WRITE = select.EPOLLIN | select.EPOLLOUT
 

@@ -1,9 +1,10 @@
 """Sides of a migration inside of the test process: real back-ends in threads, real VMs."""
+# ruff: noqa: D102 - the names of helpers say what they do
 
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backends.blk_device import BlkDevice
 from backends.control import ControlOptions
@@ -20,6 +21,9 @@ from emu.migration.source import Source
 from emu.migration.strategies import StrategyOptions, make
 from emu.shape import DeviceGroup, VmSpec
 from emu.vm import Vm
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEADLINE = 5.0
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -11,6 +11,9 @@ import pytest
 from emu.errors import MigrationError
 from emu.migration.endpoint import Listener, connect
 from emu.migration.stream import Kind, MigrationStream
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("transport", ["unix", "tcp"])

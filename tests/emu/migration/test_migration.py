@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from devices.procedure import PHASES
 from emu.errors import MigrationError
 from emu.migration.strategies import STRATEGIES
-from emu.vm import Vm
 from tests.emu.migration.sites import Migration, Site, await_work, check_books
 from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emu.vm import Vm
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def test_runs_are_the_pages(pages: set[int]) -> None:
     assert total(runs) == len(pages) * PAGE
     covered = {page for gpa, length in runs for page in range(gpa // PAGE, (gpa + length) // PAGE)}
     assert covered == pages
-    assert all(a + length < b for (a, length), (b, _) in zip(runs, runs[1:], strict=False))
+    assert all(a + length < b for (a, length), (b, _) in itertools.pairwise(runs))
 
 
 def test_joins_the_guest_s_writes_with_the_log() -> None:

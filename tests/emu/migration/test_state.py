@@ -1,6 +1,9 @@
 """Device state as bytes: round trip, and what does not fit."""
+# ruff: noqa: D103 - the names of helpers say what they do
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -8,7 +11,9 @@ from devices.blk import VhostUserBlk
 from devices.device import RingAddresses, VhostDevice
 from emu.errors import MigrationError
 from emu.migration.state import load_devices, load_switchover, pack_devices, pack_switchover
-from emu.vm import Vm
+
+if TYPE_CHECKING:
+    from emu.vm import Vm
 
 
 class Offline(VhostUserBlk):

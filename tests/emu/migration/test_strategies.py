@@ -1,9 +1,9 @@
 """The contract of strategies: everything that is named in STRATEGIES keeps it."""
+# ruff: noqa: D103 - the names of helpers say what they do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +12,14 @@ from devices.procedure import AwaitSwitchover, Change
 from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import Timeline
-from emu.vm import Vm
 from tests.emu.migration.sites import SPEC, Site, await_work, check_books
 from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import ExitStack
+
+    from emu.vm import Vm
 
 
 @pytest.fixture(params=STRATEGIES)
