@@ -152,14 +152,18 @@ class Vm:
         """Kick and call every started ring once, so that nothing that was pending is lost."""
         self._eventfds.signal([fd for device in self.devices for fd in device.notifier_fds()])
 
-    def await_heartbeat(self) -> None:
+    def await_heartbeat(self) -> int:
         """Return just after a beat, or soon if there is none: the guest may hang.
+
+        Returns:
+            When the beat was, or now.
 
         The two ends of a blackout are beats. On a busy host the last one may be long ago, and the
         guest would count that gap together with the one that the pause makes.
         """
         self.machine.vcpus.arm(0, time.monotonic_ns())
-        self.guest.heartbeat.await_beat(HEARTBEAT_PATIENCE)
+        beat = self.guest.heartbeat.await_beat(HEARTBEAT_PATIENCE)
+        return time.monotonic_ns() if beat is None else beat
 
     def pause_vcpus(self, deadline: float = DEADLINE) -> None:
         """Stop all vCPUs; returns when none runs guest code."""

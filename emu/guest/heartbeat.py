@@ -7,7 +7,7 @@ be told from one that a busy host made.
 
 from __future__ import annotations
 
-import threading
+import queue
 from typing import TYPE_CHECKING
 
 from emu.guest.layout import PAGE
@@ -42,7 +42,7 @@ class Heartbeat:
         self._gpa = gpa
         self._mark = mark
         self._fresh = False
-        self._awaited: threading.Event | None = None
+        self._awaited: queue.SimpleQueue[int] | None = None
 
     def attach(self) -> None:
         """The memory is another process's work: the first gap is noted, however short it is."""
@@ -70,14 +70,22 @@ class Heartbeat:
         self._mark(self._gpa, PAGE)
         awaited = self._awaited
         if awaited is not None:
-            awaited.set()
+            self._awaited = None
+            awaited.put(now_ns)
 
-    def await_beat(self, deadline: float) -> bool:
-        """Wait for the next beat; whether there was one within ``deadline`` seconds."""
-        self._awaited = awaited = threading.Event()
-        beaten = awaited.wait(deadline)
-        self._awaited = None
-        return beaten
+    def await_beat(self, deadline: float) -> int | None:
+        """Wait for the next beat: when it was, or None if there was none in ``deadline`` seconds.
+
+        Whoever waits may learn of it late, because the guest's threads want the interpreter too.
+        """
+        awaited = queue.SimpleQueue[int]()
+        self._awaited = awaited
+        try:
+            return awaited.get(timeout=deadline)
+        except queue.Empty:
+            return None
+        finally:
+            self._awaited = None
 
     def _note(self, start: int, end: int) -> None:
         words = self._words

@@ -13,7 +13,7 @@ from emu.migration.state import load_devices, load_switchover
 from emu.migration.strategies import Strategy, StrategyOptions
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import Timeline, without_collector
+from emu.migration.timeline import Timeline, now, without_collector
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -144,11 +144,13 @@ class Destination:
                 # The driver set a ring up anew after the preparation: begin again for all.
                 self._tasks = self._start_tasks()
             strategy.start(self._tasks, self._stage)
-            with timeline.span("dst.resume_vcpus"):
-                vm.resume_vcpus(self._stage.deadline)
-                # Only when guest code has run again is the VM there.
-                vm.await_heartbeat()
-            timeline.mark("running_ns")
+            start = now()
+            vm.resume_vcpus(self._stage.deadline)
+            # The VM is there when guest code has run again. The guest now wants the interpreter
+            # as well, so that it ran is what counts, and not that this thread has learnt of it.
+            running = max(now(), vm.await_heartbeat())
+            timeline.add("dst.resume_vcpus", start, end=running)
+            timeline.marks["running_ns"] = running
             timeline.in_blackout = False
             # After the vCPUs: an interrupt for every ring would have all of them compete with
             # those that are waited for.

@@ -65,9 +65,10 @@ class Timeline:
         device: str = "",
         ring: int | None = None,
         units: int = 1,
+        end: int | None = None,
     ) -> int:
-        """Add a span that ends now, and return its end."""
-        end = now()
+        """Add a span that ends now, or at another time, and return its end."""
+        end = now() if end is None else end
         self.spans.append(
             Span(self.side, device_class, device, ring, phase, start, end, units, self.in_blackout)
         )

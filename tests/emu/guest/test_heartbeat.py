@@ -103,8 +103,8 @@ def test_beats_of_many_threads_never_lose_the_last() -> None:
 def test_awaits_the_next_beat() -> None:
     heart, _, _ = make()
     heart.start(5)
-    assert not heart.await_beat(0.01)
+    assert heart.await_beat(0.01) is None
     timer = threading.Timer(0.02, heart.beat, [6])
     timer.start()
-    assert heart.await_beat(5)
+    assert heart.await_beat(5) == 6
     timer.join(5)
