@@ -166,7 +166,6 @@ class Control:
             self._drop_requests()
             return
         self._flush()
-        self._loop.finally_(self._device.flush_retired)
         if self._handlers.to_look:
             rings, self._handlers.to_look = self._handlers.to_look, {}
             for ring in rings:
@@ -255,7 +254,7 @@ class Control:
         self._device.on_idle = None
         self._device.reset()
         self._device.forget_memory()
-        self._loop.finally_(self._device.flush_retired)
+        self._loop.finally_(self._device.tidy)
         self._loop.give_control(self)
         self._on_gone()
 

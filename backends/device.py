@@ -132,7 +132,7 @@ class BackendDevice(RingHost):
     def close(self) -> None:
         """Let go of everything; the loop has ended or will not call any more."""
         self.reset()
-        self.flush_retired()
+        self.tidy()
         self.forget_memory()
 
     # Rings as the front-end sets them up
@@ -151,9 +151,10 @@ class BackendDevice(RingHost):
             FrontendError: the descriptor cannot be waited for.
         """
         if ring.kick_fd >= 0:
-            self.loop.unwatch_kick(ring.kick_fd)
-            self._retired_fds.append(ring.kick_fd)
+            self.loop.mute_kick(ring.kick_fd)
+            self._retired_kicks.append(ring.kick_fd)
             ring.kick_fd = -1
+            self.tidy_later()
         ring.polled = fd < 0
         if fd < 0:
             self._start(ring)
@@ -163,7 +164,7 @@ class BackendDevice(RingHost):
             os.set_blocking(fd, False)
             self.loop.watch_kick(fd, partial(self._kicked, ring))
         except OSError as error:
-            self._retired_fds.append(fd)
+            self.retire_fds([fd])
             raise FrontendError(f"cannot wait for this kick: {error}", ring=ring.index) from error
         ring.kick_fd = fd
 
@@ -210,14 +211,14 @@ class BackendDevice(RingHost):
     def stop(self, ring: Ring) -> int:
         """Stop a ring with nothing in flight; returns its base.
 
-        Its descriptors and views stay until `flush_retired`.
+        Its descriptors and views stay until `tidy`.
         """
         self.halt(ring)
         ring.stopping = False
         if ring.queue is not None:
             self._retire(ring)
         if ring.call_fd >= 0:
-            self._retired_fds.append(ring.call_fd)
+            self.retire_fds([ring.call_fd])
             ring.call_fd = -1
         return ring.base
 
@@ -228,9 +229,10 @@ class BackendDevice(RingHost):
             self.counters[stats.RING_STOPS] += 1
         fd = ring.kick_fd
         if fd >= 0:
-            self.loop.unwatch_kick(fd)
-            self._retired_fds.append(fd)
+            self.loop.mute_kick(fd)
+            self._retired_kicks.append(fd)
             ring.kick_fd = -1
+            self.tidy_later()
 
     def reset(self) -> None:
         """All rings back to their initial state; nothing may be in flight."""

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from backends.pacing import Pacer
@@ -98,10 +99,15 @@ class Loop:
         self._data.register(fd, select.EPOLLIN)
         self._data_handlers[fd] = handler
 
-    def unwatch_kick(self, fd: int) -> None:
-        """Forget a kick; no event of it is delivered any more, not even of this turn."""
+    def mute_kick(self, fd: int) -> None:
+        """Deliver no event of a kick any more, not even of this turn; `unwatch_kick` it later."""
         del self._data_handlers[fd]
-        self._data.unregister(fd)
+
+    def unwatch_kick(self, fd: int) -> None:
+        """Forget a kick altogether."""
+        self._data_handlers.pop(fd, None)
+        with suppress(FileNotFoundError):  # it was muted, and signalled since
+            self._data.unregister(fd)
 
     # Callbacks
 
@@ -195,9 +201,11 @@ class Loop:
         self._serve_control()
         handlers = self._data_handlers
         for count, (fd, _) in enumerate(events, 1):
-            # Not there: the nested control set, or a ring that has been stopped in this turn.
+            # Not there: the nested control set, or a ring that has been stopped meanwhile.
             handler = handlers.get(fd)
-            if handler is not None:
+            if handler is None:
+                self._ignore(fd)
+            else:
                 handler()
                 if not count % RINGS_PER_LOOK:
                     self._serve_control()
@@ -205,6 +213,11 @@ class Loop:
             done, self._finally = self._finally, []
             for callback in done:
                 callback()
+
+    def _ignore(self, fd: int) -> None:
+        """A kick that nobody listens to: it would be ready for ever."""
+        if fd != self._control.fileno():
+            self.unwatch_kick(fd)
 
     def _serve_control(self) -> None:
         handlers = self._control_handlers

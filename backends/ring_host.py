@@ -1,11 +1,12 @@
 """A device's memory and rings as the front-end sets them up, whatever the device does.
 
-Descriptors that are no longer needed are not closed on the spot, but at the end of the loop's
-turn: the front-end waits for the reply, and not for this.
+Descriptors that are no longer needed are not closed on the spot, but a little later: the
+front-end waits for the replies of all rings, of this device and of others, and not for this.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from backends import stats
@@ -23,9 +24,13 @@ from vhost_user.virtqueue import DeviceQueue
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backends.loop import Loop
+    from backends.loop import Loop, Timer
     from vhost_user.dirty_log import DirtyLog
     from vhost_user.payloads import VringAddr
+
+
+#: Nanoseconds after which what a stopped ring has left is tidied up.
+TIDY_NS = 20_000_000
 
 
 class RingHost:
@@ -56,7 +61,9 @@ class RingHost:
         self._log: DirtyLog | None = None
         self._event_idx = False
         self._retired_fds: list[int] = []
+        self._retired_kicks: list[int] = []
         self._retired_queues: list[DeviceQueue] = []
+        self._tidying: Timer | None = None
         self._batch = eventfd.default()
 
     # Features and the log
@@ -109,7 +116,7 @@ class RingHost:
     def set_call(self, ring: Ring, fd: int) -> None:
         """The ring has a new call; -1: the driver polls."""
         if ring.call_fd >= 0:
-            self._retired_fds.append(ring.call_fd)
+            self.retire_fds([ring.call_fd])
         ring.call_fd = fd
         if ring.queue is not None:
             # What was completed while there was none would otherwise go unnoticed.
@@ -118,7 +125,7 @@ class RingHost:
     def set_err(self, ring: Ring, fd: int) -> None:
         """The ring has a new error descriptor, or none (-1)."""
         if ring.err_fd >= 0:
-            self._retired_fds.append(ring.err_fd)
+            self.retire_fds([ring.err_fd])
         ring.err_fd = fd
 
     def build(self, ring: Ring) -> DeviceQueue:
@@ -157,17 +164,26 @@ class RingHost:
     # What is no longer needed
 
     def retire_fds(self, fds: Sequence[int]) -> None:
-        """Close descriptors at the end of this turn."""
+        """Close descriptors a little later."""
         self._retired_fds.extend(fds)
+        self.tidy_later()
 
-    def flush_retired(self) -> None:
-        """Close the descriptors and let go of the views of rings that were stopped.
+    def tidy_later(self) -> None:
+        """Close what has been retired when the front-end does not wait for anything any more."""
+        if self._tidying is None:
+            self._tidying = self.loop.at(time.monotonic_ns() + TIDY_NS, self.tidy)
 
-        Late, because the front-end waits for the reply and not for this.
-        """
+    def tidy(self) -> None:
+        """Close the descriptors and let go of the views of rings that were stopped."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+            self._tidying = None
         self._retired_queues.clear()
-        if self._retired_fds:
-            fds, self._retired_fds = self._retired_fds, []
+        kicks, self._retired_kicks = self._retired_kicks, []
+        for fd in kicks:
+            self.loop.unwatch_kick(fd)
+        fds, self._retired_fds = self._retired_fds + kicks, []
+        if fds:
             self._batch.close(fds)
 
     def forget_memory(self) -> None:
