@@ -154,7 +154,7 @@ class FrontendConnection:
                 device=self.name,
                 message=name,
             )
-        session.begin(message)
+        session.begin([message])
         if not answered:
             channel.send(data, request.fds, deadline, name)
             return None
@@ -183,10 +183,8 @@ class FrontendConnection:
         Raises:
             Disconnected: the back-end has gone.
         """
-        begin, queue = self.session.begin, self._channel.queue
-        for message in messages:
-            begin(message)
-            queue(message.data, message.request.fds)
+        for data, fds in self.session.begin(messages):
+            self._channel.queue(data, fds)
         self._channel.flush()
         return self.session.outstanding
 

@@ -139,18 +139,35 @@ class FrontendSession(Session):
                 self._misuse(opened, f"takes {opened.fds.value} descriptors, not {len(fds)}")
         return Message(request, data, opened, answered)
 
-    def begin(self, message: Message) -> None:
-        """A message that `prepare` made is being sent: from now on its reply is due."""
-        request, _, opened, answered = message
-        if opened.effect is not None:
-            opened.effect(request.payload)
-        if answered:
-            self._expected.append((opened, request))
+    def begin(self, messages: Iterable[Message]) -> list[tuple[bytes, tuple[int, ...]]]:
+        """Messages that `prepare` made are being sent: from now on their replies are due.
+
+        Returns:
+            The writes that send them, bytes and descriptors. Descriptors belong to the first byte
+            of a write, so a message that has some begins a new one.
+        """
+        expect = self._expected.append
+        writes: list[tuple[bytes, tuple[int, ...]]] = []
+        parts: list[bytes] = []
+        fds: tuple[int, ...] = ()
+        for request, data, opened, answered in messages:
+            if opened.effect is not None:
+                opened.effect(request.payload)
+            if answered:
+                expect((opened, request))
+            if request.fds:
+                if parts:
+                    writes.append((b"".join(parts), fds))
+                parts, fds = [], request.fds
+            parts.append(data)
+        if parts:
+            writes.append((b"".join(parts), fds))
+        return writes
 
     def encode(self, request: Request) -> bytes:
         """`prepare` and `begin` in one: the bytes of a request that is sent at once."""
         message = self.prepare(request)
-        self.begin(message)
+        self.begin([message])
         return message.data
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
