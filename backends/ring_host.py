@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from vhost_user.payloads import VringAddr
 
 
-#: Nanoseconds after which what a stopped ring has left is tidied up.
-TIDY_NS = 20_000_000
+#: Nanoseconds after which what a stopped ring has left is tidied up: longer than a blackout lasts.
+TIDY_NS = 250_000_000
 
 
 class RingHost:
