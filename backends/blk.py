@@ -10,6 +10,7 @@ from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
 from backends.program import (
+    CONTEXT,
     MAX_RINGS,
     Program,
     Settings,
@@ -61,7 +62,7 @@ class BlkProgram(Program):
         self._pool.close()
 
 
-@click.command(help="Serve disks to vhost-user front-ends.")
+@click.command(help="Serve disks to vhost-user front-ends.", context_settings=CONTEXT)
 @backend_options
 @click.option(
     "--blk-file",
@@ -96,10 +97,14 @@ def command(
     """The command line."""
     settings = settings_from(options)
     if len(files) != settings.devices:
-        raise click.UsageError(f"{settings.devices} sockets need as many --blk-file")
+        raise click.UsageError(f"{_each(settings)} needs a --blk-file")
     if serials and len(serials) != settings.devices:
-        raise click.UsageError(f"{settings.devices} sockets need as many --serial, or none")
+        raise click.UsageError(f"{_each(settings)} needs a --serial, or none")
     BlkProgram(settings, files, serials, rings=num_queues, read_only=read_only).run()
+
+
+def _each(settings: Settings) -> str:
+    return "each --socket-path" if settings.socket_paths else "--fd"
 
 
 def main() -> None:

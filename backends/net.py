@@ -9,6 +9,7 @@ import click
 from backends.fabric import Fabric, Uplink
 from backends.net_device import NetDevice
 from backends.program import (
+    CONTEXT,
     MAX_RINGS,
     Program,
     Settings,
@@ -56,7 +57,7 @@ class NetProgram(Program):
             self._uplink.close()
 
 
-@click.command(help="Serve network cards to vhost-user front-ends.")
+@click.command(help="Serve network cards to vhost-user front-ends.", context_settings=CONTEXT)
 @backend_options
 @click.option(
     "--mode",

@@ -21,10 +21,14 @@ Examples:
 """
 
 
-@click.group(help=HELP, context_settings=CONTEXT)
+@click.group(help=HELP, context_settings=CONTEXT, invoke_without_command=True)
 @click.version_option(package_name="vhost-emu", prog_name="emu")
-def emu() -> None:
-    """The command."""
+@click.pass_context
+def emu(context: click.Context) -> None:
+    """The command; without a subcommand it is a usage error that the whole help answers."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 emu.add_command(migrate)

@@ -65,7 +65,7 @@ _OPTIONS = (
         type=click.Choice(ACCELERATORS),
         default="auto",
         show_default=True,
-        help="Who runs the vCPUs and the notifiers.",
+        help="Who runs the vCPUs and the notifiers; this version has the soft accelerator only.",
     ),
     click.option(
         "--disk",

@@ -81,10 +81,13 @@ def test_installed_under_their_names() -> None:
         assert json.loads(done.stdout)
 
 
-def test_help() -> None:
-    done = subprocess.run([*BLK, "--help"], capture_output=True, text=True, check=True)
-    for option in ("--socket-path", "--blk-file", "--stop-policy", "--control", "--ready-fd"):
+@pytest.mark.parametrize("arguments", [BLK, NET])
+@pytest.mark.parametrize("asked", ["-h", "--help"])
+def test_help(arguments: list[str], asked: str) -> None:
+    done = subprocess.run([*arguments, asked], capture_output=True, text=True, check=True)
+    for option in ("--socket-path", "--stop-policy", "--control", "--ready-fd"):
         assert option in done.stdout
+    assert ("--blk-file" in done.stdout) == (arguments is BLK)
 
 
 # Bad input
@@ -137,8 +140,8 @@ def test_options_that_do_not_go_together(image: str, tmp_path: Path) -> None:
     disk = ["--blk-file", image]
     assert "--socket-path or --fd" in fails([*BLK, *disk])
     assert "--socket-path or --fd" in fails([*BLK, *sock, "--fd", "3", *disk])
-    assert "--blk-file" in fails([*BLK, *sock])
-    assert "--blk-file" in fails([*BLK, *sock, *disk, *disk])
+    assert "each --socket-path needs a --blk-file\n" in fails([*BLK, *sock])
+    assert "each --socket-path needs a --blk-file\n" in fails([*BLK, *sock, *disk, *disk])
     assert "its own" in fails([*BLK, *sock, *sock, *disk, *disk])
     assert "no duration" in fails([*BLK, *sock, *disk, "--stop-time", "20"])
     assert "pairs" in fails([*NET, *sock, "--num-queues", "3"])

@@ -66,6 +66,13 @@ def test_help_has_examples() -> None:
         assert "Examples:\n" in result.stdout
 
 
+def test_no_command_is_the_help_as_it_is_laid_out() -> None:
+    """With its lines, and the status of a usage error."""
+    result = emu()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == emu("--help").stdout
+
+
 def test_its_version_is_that_of_the_package() -> None:
     """One place says it."""
     from importlib.metadata import version
