@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vhost_user.session import Message
 
 VHOST_VRING_F_LOG = 1
+#: The base of a split ring is an available index, which has 16 bits.
+MAX_BASE = 0xFFFF
 
 
 def stop(device: VhostDevice) -> Procedure:
@@ -41,9 +43,10 @@ def stop(device: VhostDevice) -> Procedure:
                 for ring in running
             ],
         )
+        for ring in running:
+            ring.started = False
         for ring, reply in zip(running, replies or (), strict=True):
             ring.base = _base_of(device, ring, reply.payload if reply else None)
-            ring.started = False
     if device.guest_notifiers:
         yield Change("src.disable_guest_notify", device.guest_edits(assign=False))
         device.guest_notifiers = False
@@ -53,11 +56,17 @@ def stop(device: VhostDevice) -> Procedure:
 
 
 def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:
-    if not isinstance(payload, VringState):
-        raise BackendError(
-            "gave no vring base", device=device.name, ring=ring.index, message="GET_VRING_BASE"
-        )
-    return payload.num
+    if isinstance(payload, VringState) and payload.num <= MAX_BASE:
+        return payload.num
+    # Where the ring stands nobody knows now: the back-end cannot be trusted any more.
+    device.connection.broken = True
+    given = f"{payload.num:#x}" if isinstance(payload, VringState) else "nothing"
+    raise BackendError(
+        f"gave {given} as the base of a split ring",
+        device=device.name,
+        ring=ring.index,
+        message="GET_VRING_BASE",
+    )
 
 
 def start(device: VhostDevice) -> Procedure:

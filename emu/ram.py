@@ -108,7 +108,9 @@ class GuestRam:
         if first == last:
             self._dirty.add(first)
         else:
-            self._dirty.update(range(first, last + 1))
+            # Made first: between the look at the set and its update there must be no call.
+            pages = range(first, last + 1)
+            self._dirty.update(pages)
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
         """Copy into guest memory and mark it.

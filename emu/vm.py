@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +23,7 @@ from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import Timeline
 from vhost_user import eventfd
+from vhost_user.errors import VhostUserError
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
 }
 #: Seconds that a device, or a vCPU, may take for anything.
 DEADLINE = 10.0
+#: Seconds for a back-end that has gone to listen again.
+RECONNECT_DEADLINE = 1.0
 #: Seconds to wait for a heartbeat, which is due every millisecond.
 HEARTBEAT_PATIENCE = 0.2
 _PAGE = 4096
@@ -74,6 +78,7 @@ class Vm:
         disk: DiskUse | None = None,
     ) -> None:
         self.spec = spec
+        self._backends = backends
         self.devices: list[VhostDevice] = []
         self._eventfds = eventfd.default()
         with ExitStack() as made:
@@ -132,19 +137,71 @@ class Vm:
         self.resume_vcpus()
 
     def start_devices(self) -> None:
-        """Start every device that is stopped."""
+        """Start every device that is stopped.
+
+        Raises:
+            VhostUserError: one cannot; the others have been started.
+        """
         self.drive(lifecycle.start(device) for device in self.devices)
         self.signal_all_rings()
 
     def stop_devices(self) -> None:
-        """Stop every device that runs."""
+        """Stop every device that runs.
+
+        Raises:
+            VhostUserError: one cannot; the others have been stopped.
+        """
         self.drive(lifecycle.stop(device) for device in self.devices)
+
+    def recover_devices(self) -> dict[str, VhostUserError]:
+        """Start every device again, whatever state it is in.
+
+        A device whose back-end has gone, or cannot be trusted any more, is connected anew. Where
+        its rings are to go on is not known then; but what has been completed stands in the used
+        ring, so whatever has not is done again.
+
+        Returns:
+            The devices that are left without a back-end, and why. Their requests stay in their
+            rings.
+        """
+        lost: dict[str, VhostUserError] = {}
+        for device in self.devices:
+            try:
+                if device.connection.broken:
+                    self._reconnect(device)
+                self.drive_one(device, lifecycle.start(device))
+            except VhostUserError:
+                try:
+                    self._reconnect(device)
+                    self.drive_one(device, lifecycle.start(device))
+                except VhostUserError as error:
+                    device.disconnect()
+                    lost[device.name] = error
+        self.signal_all_rings()
+        return lost
+
+    def _reconnect(self, device: VhostDevice) -> None:
+        acked = device.acked_features
+        device.disconnect()
+        device.connect(self._backends[device.name], deadline=RECONNECT_DEADLINE)
+        device.take_features(acked)
+        for ring in device.configured():
+            where = ring.addresses
+            if where is not None:
+                _, ring.base = struct.unpack("<HH", self.machine.ram.view(where.used, 4))
 
     def drive(self, procedures: Iterable[Procedure]) -> None:
         """Run one procedure for each device, all in flight, outside of any comparison."""
+        self._drive(self.devices, procedures)
+
+    def drive_one(self, device: VhostDevice, procedure: Procedure) -> None:
+        """Run a procedure of one device."""
+        self._drive([device], [procedure])
+
+    def _drive(self, devices: Iterable[VhostDevice], procedures: Iterable[Procedure]) -> None:
         tasks = [
             Task(device.name, device.device_class, procedure)
-            for device, procedure in zip(self.devices, procedures, strict=True)
+            for device, procedure in zip(devices, procedures, strict=True)
         ]
         Split().drive(tasks, Stage(self.machine, Timeline("src"), DEADLINE))
 

@@ -101,9 +101,14 @@ class Control:
 
     def incoming(self, uri: str) -> JsonObject:
         """See `VmControl.incoming`."""
-        vm = self._build()
-        vm.guest.attach()
+        self._refuse_while_migrating()
         listener = Listener(uri)
+        try:
+            vm = self._build()
+        except (*FAILURES, ValueError):
+            listener.close()
+            raise
+        vm.guest.attach()
         side = Destination(vm, deadline=DEADLINE, observe=self._emit)
 
         def receive() -> None:
@@ -119,8 +124,7 @@ class Control:
     def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
         """See `VmControl.migrate`."""
         vm = self.vm
-        if self._job is not None and self._job.status == "active":
-            raise EmuError("a migration is under way already")
+        self._refuse_while_migrating()
         try:
             chosen = StrategyOptions(**options)
             side = Source(
@@ -134,6 +138,10 @@ class Control:
 
         self._job = Job(side, send, self._emit, cancel=side.cancel)
 
+    def _refuse_while_migrating(self) -> None:
+        if self._job is not None and self._job.running:
+            raise EmuError("a migration is under way")
+
     def cancel(self) -> None:
         """See `VmControl.cancel`."""
         if self._job is not None:
@@ -141,14 +149,18 @@ class Control:
 
     def stop(self) -> None:
         """See `VmControl.stop`."""
+        self._refuse_while_migrating()
         self.vm.pause_vcpus()
         self.vm.stop_devices()
         self._emit("STOP", {})
 
     def cont(self) -> None:
         """See `VmControl.cont`."""
-        self.vm.start_devices()
+        self._refuse_while_migrating()
+        lost = self.vm.recover_devices()
         self.vm.resume_vcpus()
+        if lost:
+            raise EmuError(f"without a back-end: {', '.join(map(str, lost.values()))}")
         self._emit("RESUME", {})
 
     def query_migrate(self) -> JsonObject:
@@ -298,7 +310,9 @@ class Job:
             self._work()
             status, self._error = "completed", ""
         except FAILURES as error:
-            self._error = str(error)
+            lost = self.side.lost if isinstance(self.side, Source) else {}
+            parts = [str(error), *(f"{name} is left without a back-end" for name in lost)]
+            self._error = "; ".join(parts)
         finally:
             self._end(status)
 
@@ -309,6 +323,11 @@ class Job:
         if self._error:
             data["error-desc"] = self._error
         self._emit("MIGRATION", data)
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still under way."""
+        return self._thread.is_alive()
 
     def describe(self) -> JsonObject:
         """QMP's query-migrate."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from vhost_user.channel import READ_SIZE, Channel, connect
 from vhost_user.codec import close_all
-from vhost_user.errors import BackendError, Disconnected, UsageError
+from vhost_user.errors import BackendError, DeadlineError, Disconnected, Refused, UsageError
 from vhost_user.features import (
     SPEC,
     VHOST_USER_F_PROTOCOL_FEATURES,
@@ -49,6 +49,8 @@ class FrontendConnection:
         session: what is agreed on, and the rings' states.
         offered_features: feature bits that the back-end offers (after `negotiate`).
         features: those of them that are to be acknowledged with SET_FEATURES.
+        broken: the back-end has gone, broke the protocol, or did not answer in time: nothing that
+            comes can be trusted any more, and all that is left to do is to close.
     """
 
     def __init__(self, sock: socket.socket, *, name: str, dialect: Dialect = SPEC) -> None:
@@ -56,6 +58,7 @@ class FrontendConnection:
         self.session = FrontendSession(name, dialect=dialect)
         self.offered_features = 0
         self.features = 0
+        self.broken = False
         self._channel = Channel(sock, name, BackendError)
 
     @classmethod
@@ -155,17 +158,23 @@ class FrontendConnection:
                 message=name,
             )
         session.begin([message])
-        if not answered:
+        try:
+            if not answered:
+                channel.send(data, request.fds, deadline, name)
+                return None
+            started = time.monotonic()
             channel.send(data, request.fds, deadline, name)
-            return None
-        started = time.monotonic()
-        channel.send(data, request.fds, deadline, name)
-        replies = session.feed(*channel.read(deadline, name))
-        while not replies:
-            # A reply in pieces: what is left of the time, but never nothing.
-            waited = time.monotonic() - started
-            left = max(deadline - waited, 1e-6)
-            replies = session.feed(*channel.read(left, name, waited))
+            replies = session.feed(*channel.read(deadline, name))
+            while not replies:
+                # A reply in pieces: what is left of the time, but never nothing.
+                waited = time.monotonic() - started
+                left = max(deadline - waited, 1e-6)
+                replies = session.feed(*channel.read(left, name, waited))
+        except Refused:
+            raise
+        except (BackendError, DeadlineError, Disconnected):
+            self.broken = True
+            raise
         return replies[0]
 
     def submit(self, requests: Iterable[Request]) -> int:
@@ -185,7 +194,7 @@ class FrontendConnection:
         """
         for data, fds in self.session.begin(messages):
             self._channel.queue(data, fds)
-        self._channel.flush()
+        self.flush()
         return self.session.outstanding
 
     def flush(self) -> bool:
@@ -194,7 +203,11 @@ class FrontendConnection:
         Raises:
             Disconnected: the back-end has gone.
         """
-        return self._channel.flush()
+        try:
+            return self._channel.flush()
+        except Disconnected:
+            self.broken = True
+            raise
 
     def receive(self) -> list[Reply]:
         """All replies that have come, in the order of the requests; never blocks.
@@ -216,8 +229,10 @@ class FrontendConnection:
         except Disconnected:
             # Told again by the next read, when what came before has been taken.
             if not replies:
+                self.broken = True
                 raise
-        except BackendError:
+        except BackendError as error:
+            self.broken = not isinstance(error, Refused)
             for reply in replies:
                 close_all(reply.fds)
             raise

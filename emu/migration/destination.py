@@ -65,24 +65,33 @@ class Destination:
             EmuError, VhostUserError, OSError: it failed; the source has been told if possible.
         """
         with contextlib.closing(stream):
-            strategy: Strategy | None = None
+            reason = "the destination ended unexpectedly"
+            running = False
             try:
                 strategy = self._greet(stream)
-                strategy.open()
-                self._prepare(strategy, stream)
-                stream.send(Kind.PREPARED)
-                # The blackout begins at the source, so the collector must be silent before this
-                # side learns of it.
-                with without_collector():
-                    state = self._receive_memory(stream)
-                    self._switch_over(strategy, state, stream)
+                with contextlib.closing(strategy):
+                    self._take_over(strategy, stream)
+                running = True
             except (VhostUserError, EmuError, OSError) as error:
-                self.vm.disconnect()
-                stream.give_up(str(error))
+                reason = str(error)
                 raise
             finally:
-                if strategy is not None:
-                    strategy.close()
+                if not running:
+                    # The back-ends must have let go of the images before the source hears of it.
+                    self.vm.pause_vcpus()
+                    self.vm.disconnect()
+                    stream.give_up(reason)
+
+    def _take_over(self, strategy: Strategy, stream: MigrationStream) -> None:
+        """Everything from the greeting to RUNNING."""
+        strategy.open()
+        self._prepare(strategy, stream)
+        stream.send(Kind.PREPARED)
+        # The blackout begins at the source, so the collector must be silent before this side
+        # learns of it.
+        with without_collector():
+            state = self._receive_memory(stream)
+            self._switch_over(strategy, state, stream)
 
     def _greet(self, stream: MigrationStream) -> Strategy:
         kind, _, payload = stream.receive()
@@ -144,6 +153,8 @@ class Destination:
                 # The driver set a ring up anew after the preparation: begin again for all.
                 self._tasks = self._start_tasks()
             strategy.start(self._tasks, self._stage)
+            if stream.hung_up:
+                raise MigrationError("dst.resume_vcpus", "the source has given up, and runs on")
             start = now()
             vm.resume_vcpus(self._stage.deadline)
             # The VM is there when guest code has run again. The guest now wants the interpreter

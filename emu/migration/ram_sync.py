@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vhost_user.errors import BackendError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -33,9 +35,18 @@ class RamSync:
         return self._ram.extents()
 
     def dirty(self) -> list[Run]:
-        """What has been written since the last call, as runs of whole pages in address order."""
+        """What has been written since the last call, as runs of whole pages in address order.
+
+        Raises:
+            BackendError: a back-end has marked what is no memory.
+        """
         pages = self._ram.harvest()
         for gpa, length in self._log.harvest():
+            if not any(r.gpa <= gpa and gpa + length <= r.gpa + r.size for r in self._ram.regions):
+                raise BackendError(
+                    f"a back-end has marked {gpa:#x}+{length:#x} in the dirty log, "
+                    "where the VM has no memory"
+                )
             first = gpa // PAGE
             pages.update(range(first, first + length // PAGE))
         return runs_of(pages)

@@ -18,12 +18,15 @@ from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
+    from devices.device import VhostDevice
     from emu.migration.strategies import Strategy
     from emu.vm import Vm
 
 #: The switch-over follows a pre-copy round that leaves less than this to send.
 SMALL_ENOUGH = 1 << 20
 MAX_ROUNDS = 12
+#: Seconds for the destination to say that it is prepared, or runs. Its devices may take long.
+PATIENCE = 120.0
 
 #: Called with the name of an event (as QMP has it) and its data.
 Observer = Callable[[str, dict[str, object]], None]
@@ -47,6 +50,9 @@ class Source:
         strategy: how its devices are stopped.
         deadline: seconds for each wait.
         observe: told of what happens.
+
+    Attributes:
+        lost: after a failure, the devices that are left without a back-end, and why.
     """
 
     def __init__(self, vm: Vm, strategy: Strategy, *, deadline: float, observe: Observer) -> None:
@@ -54,6 +60,7 @@ class Source:
         self.timeline = Timeline("src")
         self.precopy = Precopy()
         self.requests_in_flight = 0
+        self.lost: dict[str, VhostUserError] = {}
         self._cancelled = False
         self._strategy = strategy
         self._observe = observe
@@ -70,27 +77,46 @@ class Source:
         Raises:
             EmuError, VhostUserError, OSError: it failed, and the VM runs on here.
         """
-        with contextlib.closing(stream), contextlib.closing(self._new_log()) as log:
+        with contextlib.ExitStack() as owned:
+            owned.callback(stream.close)
+            log = DirtyLog.create(self.vm.log_pages)
+            owned.callback(log.close)
+            owned.callback(self._strategy.close)
+            gone = False
             try:
-                self._strategy.open()
-                self._set_logging(log)
-                sync = RamSync(self.vm.machine.ram, log)
-                stream.send(Kind.HELLO, json.dumps(hello).encode())
-                stream.send(Kind.DEVICES, pack_devices(self.vm.devices))
-                self._send_while_running(stream, sync)
-                self._expect(stream, Kind.PREPARED)
-                self._switch_over(stream, sync)
+                tasks = self._hand_over(stream, log, hello)
+                gone = True
             except FAILURES as error:
-                self._roll_back()
-                reason = stream.last_words()
-                if reason and isinstance(error, MigrationError):
-                    raise MigrationError("destination", reason) from error
-                raise
+                raise self._explained(error, stream) from error
             finally:
-                self._strategy.close()
+                # Whatever it was that failed: until RUNNING has come, the VM belongs here.
+                if not gone:
+                    self._roll_back()
+            # From here on it runs over there, and nothing may start it here again.
+            self._observe("STOP", {})
+            self._strategy.tidy(tasks, self._stage)
 
-    def _new_log(self) -> DirtyLog:
-        return DirtyLog.create(self.vm.log_pages)
+    def _hand_over(
+        self, stream: MigrationStream, log: DirtyLog, hello: dict[str, object]
+    ) -> list[Task]:
+        """Everything up to RUNNING; the devices' tasks, which may have something left to do."""
+        self._strategy.open()
+        self._set_logging(log)
+        sync = RamSync(self.vm.machine.ram, log)
+        stream.send(Kind.HELLO, json.dumps(hello).encode())
+        stream.send(Kind.DEVICES, pack_devices(self.vm.devices))
+        self._send_while_running(stream, sync)
+        stream.set_deadline(PATIENCE)
+        self._expect(stream, Kind.PREPARED)
+        return self._switch_over(stream, sync)
+
+    def _explained(self, error: Exception, stream: MigrationStream) -> Exception:
+        """The error, or what the destination says of it when the stream broke."""
+        if isinstance(error, MigrationError) and error.phase == "stream":
+            reason = stream.last_words()
+            if reason:
+                return MigrationError("destination", reason)
+        return error
 
     def _set_logging(self, log: DirtyLog | None) -> None:
         self.vm.drive(lifecycle.set_logging(device, log) for device in self.vm.devices)
@@ -116,7 +142,7 @@ class Source:
         stream.send_ram(self.vm.machine.ram, runs)
         self.precopy = Precopy(number + 1, stream.bytes_sent, now() - start)
 
-    def _switch_over(self, stream: MigrationStream, sync: RamSync) -> None:
+    def _switch_over(self, stream: MigrationStream, sync: RamSync) -> list[Task]:
         """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
         vm = self.vm
         timeline = self.timeline
@@ -141,8 +167,7 @@ class Source:
             self._expect(stream, Kind.RUNNING)
             timeline.mark("running_ns")
             timeline.in_blackout = False
-            self._strategy.tidy(tasks, self._stage)
-        self._observe("STOP", {})
+        return tasks
 
     def _expect(self, stream: MigrationStream, wanted: Kind) -> bytes:
         kind, _, payload = stream.receive()
@@ -153,8 +178,20 @@ class Source:
         return payload
 
     def _roll_back(self) -> None:
-        """The devices start again here, where they have stopped, and the vCPUs run on."""
+        """The devices start again here, where they have stopped, and the vCPUs run on.
+
+        A device that cannot does not keep the others, nor the vCPUs.
+        """
         self.timeline.in_blackout = False
-        self.vm.start_devices()
+        for device in self.vm.devices:
+            device.logging = False
+        self.lost = self.vm.recover_devices()
         self.vm.resume_vcpus()
-        self._set_logging(None)
+        for device in self.vm.devices:
+            if device.name not in self.lost:
+                self._stop_logging(device)
+
+    def _stop_logging(self, device: VhostDevice) -> None:
+        # Where the log is still on, it goes on to be written to, which harms nobody.
+        with contextlib.suppress(VhostUserError):
+            self.vm.drive_one(device, lifecycle.set_logging(device, None))

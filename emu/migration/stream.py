@@ -10,6 +10,7 @@ Python object.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import time
@@ -100,14 +101,12 @@ class MigrationStream:
                 self._send_file(ram, run)
 
     def _send_file(self, ram: GuestRam, run: Run) -> None:
-        gpa, length = run
-        region = next(r for r in ram.regions if r.gpa <= gpa < r.gpa + r.size)
+        fd, offset = ram.locate(*run)
         self._send_all([HEADER.pack(Kind.RAM, 1, _ENTRY.size) + _ENTRY.pack(*run)])
-        offset = gpa - region.gpa
-        end = offset + length
+        end = offset + run[1]
         while offset < end:
             try:
-                sent = os.sendfile(self._sock.fileno(), region.fd, offset, end - offset)
+                sent = os.sendfile(self._sock.fileno(), fd, offset, end - offset)
             except OSError as error:
                 raise self._broken(error) from error
             offset += sent
@@ -195,6 +194,13 @@ class MigrationStream:
         except MigrationError:
             return ""
         return payload.decode(errors="replace") if kind is Kind.FAILED else ""
+
+    @property
+    def hung_up(self) -> bool:
+        """The other side has closed its end. It may have sent something before it did."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close the socket."""

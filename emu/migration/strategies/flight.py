@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from devices.procedure import Ask
 from emu.migration.timeline import now
-from vhost_user.errors import DeadlineError
+from vhost_user.errors import DeadlineError, VhostUserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +19,18 @@ _READ_WRITE = select.EPOLLIN | select.EPOLLOUT
 
 
 class Flight:
-    """The tasks whose Ask is under way, by the descriptor of their connection."""
+    """The tasks whose Ask is under way, by the descriptor of their connection.
+
+    A device that fails drops out, and the others are waited for all the same: their back-ends
+    have been asked already, so whoever rolls back must know what they answered.
+
+    Attributes:
+        failures: what the tasks that dropped out failed with, in the order in which they did.
+    """
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
+        self.failures: list[tuple[Task, VhostUserError]] = []
         self._tasks: dict[int, Task] = {}
         self._epoll = select.epoll()
         self._registered: dict[int, int] = {}
@@ -35,13 +43,17 @@ class Flight:
 
         Returns:
             False when the task waits for nothing: no reply is due and everything has been sent.
-            It has been resumed then, and has a new step.
+            It has been resumed then, and has a new step; or it has failed, and has none.
         """
         connection = step.connection
         task.started = now()
         task.answered = []
-        if not connection.post(step.messages) and not connection.wants_write:
-            self._resume(task, step)
+        try:
+            if not connection.post(step.messages) and not connection.wants_write:
+                self._resume(task, step)
+                return False
+        except VhostUserError as error:
+            self._fail(task, error)
             return False
         fd = connection.fileno()
         self._tasks[fd] = task
@@ -59,30 +71,61 @@ class Flight:
     def landed(self) -> list[Task]:
         """Wait until tasks have all of their replies; resume them and return them.
 
-        Raises:
-            DeadlineError: one has waited for longer than the stage's deadline.
+        Nothing comes back when all that were left have failed.
         """
         done: list[Task] = []
-        while not done:
+        while self._tasks and not done:
             for fd, events in self._epoll.poll(self._patience()):
                 task = self._tasks.get(fd)
                 if task is not None and self._serve(fd, task, events):
                     done.append(task)
+            self._drop_overdue()
         return done
 
     def _serve(self, fd: int, task: Task, events: int) -> bool:
+        """Whether the task has landed. One that fails is dropped."""
         step = task.step
         assert isinstance(step, Ask)  # noqa: S101  only asking tasks are in flight
         connection = step.connection
-        if events & select.EPOLLOUT and connection.flush():
-            self._watch(fd, select.EPOLLIN)
-        if events & ~select.EPOLLOUT:
-            task.answered += connection.receive()
-        if connection.outstanding or connection.wants_write:
+        try:
+            if events & select.EPOLLOUT and connection.flush():
+                self._watch(fd, select.EPOLLIN)
+            if events & ~select.EPOLLOUT:
+                task.answered += connection.receive()
+            if connection.outstanding or connection.wants_write:
+                return False
+            self._forget(fd)
+            self._resume(task, step)
+        except VhostUserError as error:
+            self._forget(fd)
+            self._fail(task, error)
             return False
-        del self._tasks[fd]
-        self._resume(task, step)
         return True
+
+    def _forget(self, fd: int) -> None:
+        del self._tasks[fd]
+        # A connection that has hung up would be ready for ever.
+        self._epoll.unregister(fd)
+        del self._registered[fd]
+
+    def _fail(self, task: Task, error: VhostUserError) -> None:
+        task.step = None
+        self.failures.append((task, error))
+
+    def _drop_overdue(self) -> None:
+        """Tasks that have waited for longer than the stage's deadline fail."""
+        limit = now() - int(self._stage.deadline * 1e9)
+        for fd, task in list(self._tasks.items()):
+            if task.started <= limit:
+                step = task.step
+                phase = step.phase if isinstance(step, Ask) else None
+                waited = (now() - task.started) / 1e9
+                if isinstance(step, Ask):
+                    step.connection.broken = True
+                self._forget(fd)
+                self._fail(
+                    task, DeadlineError("replies", waited, device=task.device, message=phase)
+                )
 
     def _resume(self, task: Task, step: Ask) -> None:
         self._stage.timeline.add(
@@ -96,17 +139,8 @@ class Flight:
 
     def _patience(self) -> float:
         """Seconds until the first of the waiting tasks runs out of time."""
-        oldest = min(self._tasks.values(), key=lambda task: task.started)
-        waited = (now() - oldest.started) / 1e9
-        if waited >= self._stage.deadline:
-            step = oldest.step
-            raise DeadlineError(
-                f"replies of {len(self._tasks)} devices",
-                waited,
-                device=oldest.device,
-                message=step.phase if isinstance(step, Ask) else None,
-            )
-        return self._stage.deadline - waited
+        oldest = min(task.started for task in self._tasks.values())
+        return max(0.0, self._stage.deadline - (now() - oldest) / 1e9)
 
     def close(self) -> None:
         """Give the selector back; the connections stay open."""

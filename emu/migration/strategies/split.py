@@ -28,17 +28,19 @@ class Split(Strategy):
         try:
             while ready:
                 for task in ready:
-                    self._launch(task, flight, halt)
+                    if not flight.failures:
+                        self._launch(task, flight, halt)
                     if isinstance(task.step, Change) and halt is not Change:
                         changing.append(task)
-                if len(flight):
-                    ready = flight.landed()
-                else:
+                ready = flight.landed()
+                if not ready and not flight.failures:
                     # Nobody is asking any more, so no further edit can join this commit.
                     ready, changing = changing, []
                     commit_together(ready, stage)
         finally:
             flight.close()
+        if flight.failures:
+            raise flight.failures[0][1]
 
     def _launch(self, task: Task, flight: Flight, halt: Halt) -> None:
         """Run a task until it waits for replies, or for a commit, or is parked, or has ended."""

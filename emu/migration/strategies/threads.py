@@ -58,12 +58,15 @@ class Threads(Strategy):
             raise RuntimeError("open() makes the pool, and has not been called")
         shift = _Shift(self._pool, stage, halt)
         shift.submit(tasks)
-        while shift.pending:
-            back = shift.gather()
-            changing = [task for task in back if isinstance(task.step, Change)]
-            if halt is not Change:
-                commit_together(changing, stage)
-                shift.submit(changing)
+        try:
+            while shift.pending:
+                back = shift.gather()
+                changing = [task for task in back if isinstance(task.step, Change)]
+                if halt is not Change:
+                    commit_together(changing, stage)
+                    shift.submit(changing)
+        finally:
+            shift.drain()
 
 
 class _Shift:
@@ -90,18 +93,19 @@ class _Shift:
         """Wait for a task to come back, and take all others that have come back as well.
 
         Raises:
-            VhostUserError: a device failed. All workers have come to rest by then, so that
-                whoever rolls back has the devices for himself.
+            VhostUserError: a device failed.
         """
         outcomes = [self._next()]
         while not self._arrived.empty():
             outcomes.append(self._next())
-        if any(future.exception() for _, future in outcomes):
-            while self.pending:
-                outcomes.append(self._next())
         for _, future in outcomes:
             future.result()
         return [task for task, _ in outcomes]
+
+    def drain(self) -> None:
+        """Wait until no worker is at work, so that whoever rolls back is alone with the devices."""
+        while self.pending:
+            self._next()
 
     def _next(self) -> _Outcome:
         # A worker's own waits end at the stage's deadline, each of a device's requests may take

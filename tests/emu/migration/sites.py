@@ -23,6 +23,7 @@ from emu.shape import DeviceGroup, VmSpec
 from emu.vm import Vm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 DEADLINE = 5.0
@@ -130,15 +131,27 @@ class Migration:
             assert not self._thread.is_alive()
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return when it is true; what it looks at is guest memory, which tells nobody."""
+    tick = threading.Event()
+    for _ in range(500):
+        if condition():
+            return
+        tick.wait(0.01)
+    raise AssertionError("it did not come true")
+
+
 def await_work(vm: Vm, requests: int = 50) -> None:
     """Return when the guest has had that many more requests completed."""
-    enough = threading.Event()
-    before = vm.guest.ledger().completed
-    for _ in range(500):
-        if vm.guest.ledger().completed >= before + requests:
-            return
-        enough.wait(0.01)
-    raise AssertionError(f"the guest is stuck: {vm.guest.ledger()}")
+    enough = vm.guest.ledger().completed + requests
+    wait_until(lambda: vm.guest.ledger().completed >= enough)
+
+
+def await_disk(vm: Vm, disk: int, ring: int) -> None:
+    """Return when this very ring has had requests completed."""
+    unit = next(u for u in vm.guest.disks if (u.place.disk, u.place.ring) == (disk, ring))
+    enough = unit.ledger().completed + 20
+    wait_until(lambda: unit.ledger().completed >= enough)
 
 
 def check_books(vm: Vm) -> None:

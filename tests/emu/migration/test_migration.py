@@ -9,7 +9,14 @@ import pytest
 from devices.procedure import PHASES
 from emu.errors import MigrationError
 from emu.migration.strategies import STRATEGIES
-from tests.emu.migration.sites import Migration, Site, await_work, check_books
+from tests.emu.migration.sites import (
+    Migration,
+    Site,
+    await_disk,
+    await_work,
+    check_books,
+    wait_until,
+)
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -90,6 +97,53 @@ def test_destination_back_end_dies(
     await_work(vm)
     check_books(vm)
     assert not any(device.logging for device in vm.devices)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("victim", ["net0", "blk1"])
+def test_source_back_end_dies_at_the_stop(
+    vm: Vm, other: Vm, sites: tuple[Site, Site], strategy: str, victim: str, tmp_path: Path
+) -> None:
+    """It costs its own device; the others go on, and its requests stay where they are."""
+    migration = Migration(vm, other, strategy, tmp_path)
+    pause = vm.pause_vcpus
+
+    def pause_and_kill(deadline: float) -> None:
+        pause(deadline)
+        sites[0].kill(victim)
+
+    vm.pause_vcpus = pause_and_kill  # type: ignore[method-assign]
+    with pytest.raises((VhostUserError, MigrationError), match=victim):
+        migration.run()
+    assert list(migration.source.lost) == [victim]
+    assert not vm.machine.paused
+    for disk in vm.guest.disks:
+        if f"blk{disk.place.disk}" != victim:
+            await_disk(vm, disk.place.disk, disk.place.ring)
+    if victim != "net0":
+        received = vm.guest.ledger().packets_received
+        wait_until(lambda: vm.guest.ledger().packets_received > received + 50)
+    totals = vm.guest.ledger()
+    assert totals.duplicated == totals.corrupted == totals.errors == 0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_failure_after_running_takes_the_vm_back(
+    vm: Vm, other: Vm, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it runs over there, nothing may start it here again."""
+    migration = Migration(vm, other, strategy, tmp_path)
+
+    def fail(_tasks: object, _stage: object) -> None:
+        raise MigrationError("tidy", "on purpose")
+
+    monkeypatch.setattr(migration.source._strategy, "tidy", fail)
+    with pytest.raises(MigrationError, match="on purpose"):
+        migration.run()
+    assert vm.machine.paused
+    assert not other.machine.paused
+    await_work(other)
+    check_books(other)
 
 
 def test_cancel_before_the_switch_over(vm: Vm, other: Vm, tmp_path: Path) -> None:

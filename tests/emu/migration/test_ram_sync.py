@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from emu.migration.ram_sync import PAGE, RamSync, runs_of, total
 from emu.ram import GuestRam
 from vhost_user.dirty_log import DirtyLog
+from vhost_user.errors import BackendError
 
 
 @given(st.sets(st.integers(0, 200)))
@@ -37,6 +38,21 @@ def test_joins_the_guest_s_writes_with_the_log() -> None:
         log.mark(20 * PAGE, 2 * PAGE)
         assert sync.dirty() == [(7 * PAGE, 2 * PAGE), (20 * PAGE, 2 * PAGE)]
         assert sync.dirty() == []
+    finally:
+        log.close()
+        ram.close()
+
+
+@pytest.mark.parametrize("gpa", [3 << 30, 6 << 30])
+def test_a_mark_where_no_memory_is(gpa: int) -> None:
+    """In the hole, or beyond the end: a back-end is to blame, by address."""
+    ram = GuestRam(4 << 30)
+    log = DirtyLog.create(2 << 20)
+    try:
+        sync = RamSync(ram, log)
+        log.mark(gpa, 1)
+        with pytest.raises(BackendError, match=f"{gpa:#x}"):
+            sync.dirty()
     finally:
         log.close()
         ram.close()
