@@ -86,6 +86,11 @@ def _cells(rates: dict[str, float]) -> list[str]:
     return [*cells, size(int(sum(moved))) if moved else "-"]
 
 
+def _total(key: str, count: int) -> str:
+    kind, _, way = key.partition("_")
+    return f"{size(count)} {way}" if kind == "bytes" else f"{count} {key.replace('_', ' ')}"
+
+
 def make(stream: TextIO, *, quiet: bool) -> TableView | LineView | NoView:
     """What suits where the output goes."""
     if quiet:
@@ -98,8 +103,7 @@ def show_report(report: LoadReport, stream: TextIO) -> None:
     """Print the totals and what became of the guest's requests."""
     lines = [vm_line(report.machine, report.accel), f"ran for {report.seconds:.1f} s"]
     for name, counts in report.totals.items():
-        totals = ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in counts.items())
-        lines.append(f"{name}: {totals}")
+        lines.append(f"{name}: {', '.join(_total(key, n) for key, n in counts.items())}")
     lines.append(integrity_line(report.integrity))
     console = console_for(stream)
     for line in lines:

@@ -109,8 +109,10 @@ class LoadRun:
         supervisor.progress.step("run")
         self._watch(report)
         supervisor.progress.step("check the guest's books, the images and the counters")
-        report.integrity = books.balance(self._side)
+        # At rest and before the check reads the disks back, so that both count the same requests.
+        self._side.quiesce()
         _now, report.totals = self._counts()
+        report.integrity = books.balance(self._side)
         return report
 
     def _watch(self, report: LoadReport) -> None:

@@ -59,7 +59,7 @@ class MigrationSeries:
         begin = time.monotonic()
         machine = self._plan.machine
         self._supervisor.start_programs()
-        report = MigrationReport(machine, self._boot())
+        report = MigrationReport(machine, self._boot(), via=self._plan.via)
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")
             report.disk_sha256 = host_digest(machine.disk, self._attention)
@@ -160,7 +160,7 @@ class MigrationSeries:
         if event.name == "MIGRATION_PASS":
             data = event.data
             self._progress.detail(
-                f"pass {data.get('pass')}: {data.get('bytes', 0) / (1 << 20):.1f} MiB sent, "
+                f"round {data.get('pass')}: {data.get('bytes', 0) / (1 << 20):.1f} MiB sent, "
                 f"{data.get('remaining', 0) / (1 << 20):.1f} MiB dirty"
             )
 
@@ -180,6 +180,11 @@ class MigrationSeries:
         destination = self._destination.execute("x-timeline")
         start = int(dict(source["marks"])["pause_start_ns"])
         end = int(dict(destination["marks"])["running_ns"])
+        precopy = Precopy(**source["precopy"])
+        # Said when it is over: drawing in the blackout would take processor time from it.
+        self._progress.detail(
+            f"round {precopy.rounds}: {precopy.bytes / (1 << 20):.1f} MiB sent, then switched over"
+        )
         self._await_echo(end + MARGIN_NS)
         _books, guest_gap = self._destination.ledger()
         return MigrationResult(
@@ -194,7 +199,7 @@ class MigrationSeries:
             commits=int(source["commits"]) + int(destination["commits"]),
             requests_in_flight_at_stop=int(source["requests_in_flight_at_stop"]),
             phases=tuple(phase_rows(_spans(source) + _spans(destination))),
-            precopy=Precopy(**source["precopy"]),
+            precopy=precopy,
         )
 
     def _await_echo(self, until_ns: int) -> None:

@@ -47,13 +47,19 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def integrity_line(integrity: Integrity) -> str:
-    """One line on what became of the guest's requests and packets."""
+def integrity_line(integrity: Integrity, when: str = "") -> str:
+    """One line on what became of the guest's requests and packets.
+
+    Args:
+        integrity: what became of them.
+        when: packets were dropped, such as ``while the VM was down``.
+    """
+    allowed = f" {when} (as on a wire)".replace("  ", " ") if integrity.packets_lost else ""
     text = (
         f"integrity: {integrity.requests} requests, lost {integrity.lost}, "
         f"duplicated {integrity.duplicated}, corrupted {integrity.corrupted}; "
-        f"{integrity.packets} packets, lost {integrity.packets_lost}, "
-        f"duplicated {integrity.packets_duplicated}, reordered {integrity.packets_reordered}"
+        f"packets: {integrity.packets} sent, {integrity.packets_lost} dropped{allowed}, "
+        f"{integrity.packets_duplicated} duplicated, {integrity.packets_reordered} reordered"
     )
     return text + (f"; {integrity.errors} requests failed" if integrity.errors else "")
 
@@ -238,7 +244,7 @@ def _lines(report: MigrationReport) -> Iterable[str]:
             f"disk: the guest read all of {disk.path} across {same} of {len(completed)} migrations "
             f"with the digest that the host has, sha256 {report.disk_sha256}"
         )
-    yield integrity_line(report.integrity)
+    yield integrity_line(report.integrity, "while the VM was down")
 
 
 def render(report: MigrationReport, *, plain: bool, width: int) -> RenderableType:

@@ -101,8 +101,7 @@ class Precopy:
 class Integrity:
     """What became of the guest's requests and packets between two points of rest.
 
-    ``errors`` and ``packets_reordered`` are no part of the JSON: a run in which one of them is
-    not 0 fails, and says so.
+    ``errors`` and ``packets`` are no part of the JSON; a run in which requests failed says so.
     """
 
     requests: int = 0
@@ -136,7 +135,7 @@ class Integrity:
     def to_json(self) -> JsonObject:
         """As it stands in ``integrity``."""
         value = asdict(self)
-        for extra in ("packets", "packets_reordered", "errors"):
+        for extra in ("packets", "errors"):
             del value[extra]
         return value
 
@@ -217,6 +216,7 @@ class MigrationReport:
         runs: in the order in which they ran.
         disk_sha256: of the file behind the first disk, as the host reads it.
         seconds: what everything took.
+        via: how the stream went.
     """
 
     machine: MachinePlan
@@ -224,6 +224,7 @@ class MigrationReport:
     runs: list[MigrationResult] = field(default_factory=list)
     disk_sha256: str | None = None
     seconds: float = 0.0
+    via: str = "unix"
 
     @property
     def ok(self) -> bool:
@@ -264,6 +265,7 @@ class MigrationReport:
         """The whole document."""
         return {
             **document_head(self.machine, self.accel),
+            "via": self.via,
             "runs": [run.to_json() for run in self.runs],
         }
 
@@ -283,6 +285,10 @@ def document_head(machine: MachinePlan, accel: str) -> JsonObject:
         },
         "accel": accel,
         "costs": machine.costs,
+        "load": machine.load,
+        "control": machine.control,
+        "stop_policy": machine.stop_policy,
+        "stop_time_ms": machine.stop_time / 1e6,
     }
 
 

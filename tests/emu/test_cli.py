@@ -153,8 +153,10 @@ def test_a_run_ends_with_totals(tmp_path: Path) -> None:
     result = emu("run", *SMALL, "--for", "2s", "--json", str(path))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("requests/s") == 2
-    totals = json.loads(path.read_text())["totals"]
-    assert totals["blk"]["requests"] > 0
+    document = json.loads(path.read_text())
+    totals = document["totals"]
+    assert totals["blk"]["requests"] == document["integrity"]["requests"] > 0
+    assert f"integrity: {totals['blk']['requests']} requests" in result.stdout
     assert totals["net"]["packets"] > 0
     assert totals["net"]["kicks"] > 0
 

@@ -7,7 +7,9 @@ import io
 from rich.console import Console
 
 from emu import live_view
-from emu.load_run import Sample
+from emu.load_run import LoadReport, Sample
+
+from .sides import machine
 
 SAMPLE = Sample(
     3.0,
@@ -38,6 +40,15 @@ def test_a_pipe_gets_a_line() -> None:
     assert out.getvalue() == (
         "   3.0 s  blk 12346 requests/s, 10 interrupts/s; net 500 packets/s, 20 interrupts/s\n"
     )
+
+
+def test_totals_are_in_the_units_of_the_table() -> None:
+    """Bytes as sizes, the rest as numbers."""
+    out = io.StringIO()
+    totals = {"blk": {"requests": 12, "bytes_read": 3 << 20}, "net": {"packets_dropped": 2048}}
+    live_view.show_report(LoadReport(machine(), "soft", totals=totals), out)
+    assert "blk: 12 requests, 3 MiB read\n" in out.getvalue()
+    assert "net: 2048 packets dropped\n" in out.getvalue()
 
 
 def test_quiet_is_quiet() -> None:

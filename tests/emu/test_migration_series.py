@@ -41,12 +41,15 @@ def test_strategies_run_in_turn_back_and_forth() -> None:
     text = out.getvalue()
     assert "migrate 1/4, qemu-2021, A -> B" in text
     assert "migrate 2/4, split, B -> A" in text
-    assert "pass 1: 1.0 MiB sent" in text
+    assert "round 1: 1.0 MiB sent" in text
+    assert text.count("round 2: 1.0 MiB sent, then switched over") == 4
 
 
 def test_over_tcp_the_port_is_the_one_that_was_taken() -> None:
     """The source is given what the destination listens on."""
-    assert run_series(MigrationPlan(machine(), ("split",), via="tcp"), io.StringIO()).ok
+    report = run_series(MigrationPlan(machine(), ("split",), via="tcp"), io.StringIO())
+    assert report.ok
+    assert report.to_json()["via"] == "tcp"
 
 
 def test_a_roll_back_is_a_result_and_the_series_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ def tell(show: progress.Progress) -> None:
     """A short run."""
     with show:
         show.step("boot")
-        show.detail("pass 1")
+        show.detail("round 1")
         show.done("downtime 1 ms")
 
 
@@ -21,7 +21,7 @@ def test_a_pipe_gets_lines() -> None:
     """One for each thing that happens, at once."""
     out = io.StringIO()
     tell(progress.make(quiet=False, stream=out))
-    assert out.getvalue() == "boot\n  pass 1\ndowntime 1 ms\n"
+    assert out.getvalue() == "boot\n  round 1\ndowntime 1 ms\n"
 
 
 def test_quiet_is_quiet() -> None:

@@ -84,6 +84,17 @@ def test_integrity_is_one_line() -> None:
     output = render(MigrationReport(machine(), "soft", [run("a", 1), run("b", 1)]))
     (line,) = [line for line in output.splitlines() if line.startswith("integrity")]
     assert "2000 requests, lost 0, duplicated 0, corrupted 0" in line
+    assert line.endswith("packets: 0 sent, 0 dropped, 0 duplicated, 0 reordered")
+
+
+def test_dropped_packets_are_said_to_be_allowed() -> None:
+    """They are no lost requests, and the blackout is no part of every run."""
+    integrity = Integrity(packets=11088, packets_lost=256)
+    report = MigrationReport(machine(), "soft", [MigrationResult("a", 1, "completed")])
+    report.runs[0] = dataclasses.replace(report.runs[0], integrity=integrity)
+    text_of_all = "11088 sent, 256 dropped while the VM was down (as on a wire), 0 duplicated"
+    assert text_of_all in render(report)
+    assert "256 dropped (as on a wire), 0 duplicated" in text.integrity_line(integrity)
 
 
 def test_a_roll_back_is_told_with_its_reason() -> None:

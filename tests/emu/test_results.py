@@ -99,8 +99,11 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
         phases=(PhaseRow("src.final_ram", "vm", 1.5, 1.5, 1, True),),
         precopy=Precopy(2, 4096, 1.5),
     )
-    document = json.loads(json.dumps(MigrationReport(machine(), "soft", [run]).to_json()))
-    assert set(document) == {"schema", "host", "vm", "accel", "costs", "runs"}
+    asked = machine(control="shared", stop_time=1_500_000)
+    document = json.loads(json.dumps(MigrationReport(asked, "soft", [run]).to_json()))
+    plan = ("load", "control", "stop_policy", "stop_time_ms", "via")
+    assert set(document) == {"schema", "host", "vm", "accel", "costs", "runs", *plan}
+    assert [document[key] for key in plan] == ["heavy", "shared", "immediate", 1.5, "unix"]
     assert document["schema"] == 1
     assert document["vm"]["devices"][0] == {"class": "net", "count": 2, "rings": 4}
     assert set(document["vm"]) == {"vcpus", "memory_bytes", "devices"}
@@ -135,6 +138,7 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
         "corrupted",
         "packets_lost",
         "packets_duplicated",
+        "packets_reordered",
     }
 
 
