@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 #: A ring index has eight bits in SET_VRING_KICK and SET_VRING_CALL (vhost-user, "A vring index").
 MAX_RINGS_PER_DEVICE = 256
 MAX_VCPUS = 1024
+#: Devices of one class: more than any host has, and few enough to be counted.
+MAX_DEVICES = 1024
 DEVICE_CLASSES = ("net", "blk")
 RING_SIZE = 128
 
@@ -83,6 +85,8 @@ def _check_group(group: DeviceGroup) -> None:
         raise ShapeError(f"{group.device_class!r} is no device class: use net or blk")
     if group.count < 1 or group.rings < 1:
         raise ShapeError(f"{shape}: a count must be 1 or more")
+    if group.count > MAX_DEVICES:
+        raise ShapeError(f"{shape}: {MAX_DEVICES} devices of a class are the most")
     if group.rings > MAX_RINGS_PER_DEVICE:
         raise ShapeError(
             f"{shape}: a vhost-user message can index {MAX_RINGS_PER_DEVICE} rings at the most"
@@ -97,7 +101,7 @@ def parse_size(text: str) -> int:
     Raises:
         ShapeError: it is no size.
     """
-    match = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
         raise ShapeError(f"{text!r} is no size: write it like 512M or 180G")
     return int(match[1]) * _UNITS[match[2].upper()]
@@ -111,7 +115,7 @@ def parse_group(device_class: str, text: str) -> DeviceGroup | None:
     """
     if text in ("0", "none", "0x0"):
         return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip())
     if not match:
         raise ShapeError(
             f"--{device_class} {text!r} is no shape: write COUNTxRINGS, such as 16x32, or 0"

@@ -40,6 +40,10 @@ def read(path: Path) -> VmSpec:
         PreflightError: it cannot be read, is no TOML, or describes no VM that can be.
     """
     try:
+        if not path.is_file():
+            # Some other kinds of file can be read for ever, or make one wait for ever.
+            path.stat()
+            raise PreflightError(f"--vm {path} is no regular file")
         with path.open("rb") as file:
             table = tomllib.load(file)
     except OSError as error:

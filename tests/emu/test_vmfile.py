@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from emu import vmfile
 from emu.errors import OptionError, PreflightError
 from emu.shape import DeviceGroup, ShapeError, VmSpec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def read(tmp_path: Path, text: str) -> VmSpec:
@@ -83,3 +80,9 @@ def test_json_that_is_no_shape_is_refused(value: dict) -> None:
     """A peer may send anything."""
     with pytest.raises(ShapeError):
         vmfile.spec_from_json(value)
+
+
+def test_what_is_no_file_is_not_read() -> None:
+    """A device can be read for ever."""
+    with pytest.raises(PreflightError, match="/dev/zero is no regular file"):
+        vmfile.read(Path("/dev/zero"))

@@ -1,0 +1,71 @@
+"""Shapes of VMs: what can be, and what cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from emu.shape import DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
+
+
+def test_the_default_is_the_rfc_s() -> None:
+    """224 vCPUs, 180 GiB, 16 NICs x 32 rings, 24 disks x 4 rings."""
+    spec = VmSpec()
+    assert (spec.vcpus, spec.memory_bytes, spec.rings) == (224, 180 << 30, 608)
+    names = [device.name for device in spec.devices]
+    assert (names[0], names[15], names[16], names[39]) == ("net0", "net15", "blk0", "blk23")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512M", 512 << 20), ("180G", 180 << 30), ("1t", 1 << 40), ("4096", 4096), ("2GiB", 2 << 30)],
+)
+def test_sizes(text: str, size: int) -> None:
+    """With or without a unit, in either case."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "1.5G", "-1G", "G", "1X", "9" * 30, "\uff11G"])
+def test_no_sizes(text: str) -> None:
+    """The text says how to write one."""
+    with pytest.raises(ShapeError, match="write it like 512M"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["0", "none", "0x0"])
+def test_no_devices(text: str) -> None:
+    """A class may be missing."""
+    assert parse_group("net", text) is None
+
+
+def test_a_group() -> None:
+    """COUNTxRINGS."""
+    assert parse_group("blk", "24x4") == DeviceGroup("blk", 24, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "what"),
+    [
+        ("net", "16", "is no shape"),
+        ("net", "x2", "is no shape"),
+        ("blk", "\uff12x4", "is no shape"),
+        ("blk", "99999999999x2", "is no shape"),
+        ("blk", "99999x2", "1024 devices of a class"),
+        ("blk", "1x257", "256 rings at the most"),
+        ("net", "2x3", "come in pairs"),
+        ("blk", "0x4", "1 or more"),
+    ],
+)
+def test_no_shapes(kind: str, text: str, what: str) -> None:
+    """Told before anything of that size is made."""
+    with pytest.raises(ShapeError, match=what):
+        parse_group(kind, text)
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "memory", "what"),
+    [(0, 1 << 30, "1 to 1024"), (1025, 1 << 30, "1 to 1024"), (1, 1 << 20, "at least 64M")],
+)
+def test_no_vms(vcpus: int, memory: int, what: str) -> None:
+    """Bounds of the machine."""
+    with pytest.raises(ShapeError, match=what):
+        VmSpec(vcpus, memory)
