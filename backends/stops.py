@@ -27,10 +27,17 @@ if TYPE_CHECKING:
 
 
 class Stop(NamedTuple):
-    """A request that is answered when these rings have nothing in flight any more."""
+    """A request that is answered when these rings have nothing in flight any more.
+
+    Attributes:
+        request: GET_VRING_BASE or RESET_DEVICE.
+        rings: those it stops.
+        since: when it was asked for; monotonic nanoseconds.
+    """
 
     request: Request
     rings: Sequence[Ring]
+    since: int
 
 
 class Stops:
@@ -108,13 +115,14 @@ class Stops:
             self._timer = None
 
     def _begin(self, request: Request, rings: Sequence[Ring]) -> None:
+        now = time.monotonic_ns()
         starts = self._device.counters[stats.RING_STARTS]
         if starts != self._starts_then:
-            self._starts_then, self._begun = starts, time.monotonic_ns()
+            self._starts_then, self._begun = starts, now
         for ring in rings:
             self._device.halt(ring)
             ring.stopping = True
-        self.pending.append(Stop(request, rings))
+        self.pending.append(Stop(request, rings, now))
         self._answer_ready()
 
     def _look(self) -> None:
@@ -127,9 +135,9 @@ class Stops:
         now = time.monotonic_ns()
         ready = self._policy.ready_at(self._begun)
         while self.pending and now >= ready:
-            request, rings = self.pending[0]
+            request, rings, since = self.pending[0]
             if any(ring.in_flight for ring in rings):
-                if now > ready + DRAIN_LIMIT_NS:
+                if now > self._limit(since):
                     self._blame(FrontendError("requests in flight did not end in time"))
                     return
                 break
@@ -139,6 +147,13 @@ class Stops:
             self._wait(now)
         elif self._holder is not None:
             self._device.loop.give_control(self._holder)
+
+    def _limit(self, since: int) -> int:
+        """Until when what is in flight may go on after a stop was asked for.
+
+        An episode may have begun long before: other rings of the device ran on meanwhile.
+        """
+        return max(self._policy.ready_at(self._begun), since) + DRAIN_LIMIT_NS
 
     def _answer(self, request: Request, rings: Sequence[Ring]) -> None:
         if request.id == FrontendRequest.GET_VRING_BASE:
@@ -155,5 +170,5 @@ class Stops:
             self._timer.cancel()
         due = self._policy.next_look(self._begun, now)
         if due is None:
-            due = self._policy.ready_at(self._begun) + DRAIN_LIMIT_NS + 1
+            due = self._limit(self.pending[0].since) + 1
         self._timer = self._device.loop.at(due, self._look)

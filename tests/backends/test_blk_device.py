@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends import blk_device as blk
+from backends import stops
 from backends.blk_device import HEADER, SEGMENT, BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
 from tests.backends.rig import Rig, readable
-from vhost_user.errors import Refused
+from vhost_user.errors import Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import Config, VringState
@@ -313,6 +314,46 @@ def test_stop_waits_for_what_is_in_flight(make: Callable[..., Disk], pool: IoPoo
     assert rig.rings[0].driver.pop() is not None
 
 
+def test_limit_counts_from_the_stop_and_not_from_an_earlier_one(
+    make: Callable[..., Disk], pool: IoPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ring 1 runs on for longer than the limit after ring 0 was stopped."""
+    monkeypatch.setattr(stops, "DRAIN_LIMIT_NS", 300_000_000)
+    disk = make()
+    rig = disk.rig.start()
+    assert disk.request(blk.T_IN, 0, room=512, ring=1)[0] == blk.S_OK
+    held = hold(pool, 2)
+    flush(disk, 0)
+    rig.connection.submit([Request(F.GET_VRING_BASE, VringState(0, 0))])
+    assert not readable(rig.connection.fileno(), 0.05)
+    held.set()
+    assert readable(rig.connection.fileno(), 5)
+    assert rig.connection.receive()[0].payload == VringState(0, 1)
+    assert not readable(rig.connection.fileno(), 0.4), "the limit passes"
+    held = hold(pool, 2)
+    flush(disk, 1)
+    rig.connection.submit([Request(F.GET_VRING_BASE, VringState(1, 0))])
+    assert not readable(rig.connection.fileno(), 0.05)
+    held.set()
+    assert readable(rig.connection.fileno(), 5)
+    assert rig.connection.receive()[0].payload == VringState(1, 2)
+
+
+def test_limit_ends_a_stop_that_takes_too_long(
+    make: Callable[..., Disk], pool: IoPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stops, "DRAIN_LIMIT_NS", 100_000_000)
+    disk = make()
+    rig = disk.rig.start()
+    held = hold(pool, 2)
+    flush(disk, 0)
+    rig.connection.submit([Request(F.GET_VRING_BASE, VringState(0, 0))])
+    assert readable(rig.connection.fileno(), 5)
+    with pytest.raises(Disconnected):
+        rig.connection.receive()
+    held.set()
+
+
 def test_front_end_vanishes_with_requests_in_flight(
     make: Callable[..., Disk], pool: IoPool
 ) -> None:
@@ -346,6 +387,16 @@ def test_two_sides_never_have_started_rings(
     rig.rings[0].kick()
     rig.rings[1].kick()
     assert destination.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+
+
+def flush(disk: Disk, ring: int) -> None:
+    """Have the device take a flush, which goes to the pool."""
+    rig = disk.rig
+    gpa, header = rig.alloc(16)
+    header[:] = HEADER.pack(blk.T_FLUSH, 0, 0)
+    rig.rings[ring].add([(gpa, 16)], [(gpa + 32, 1)])
+    on_loop(disk.device.loop)
+    assert disk.device.rings[ring].in_flight == 1
 
 
 def hold(pool: IoPool, threads: int) -> threading.Event:
