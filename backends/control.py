@@ -183,7 +183,7 @@ class Control:
             error.message = error.message or wire_name(request.id)
             self._refuse(request, error)
         except Disconnected:
-            self._device.retire_fds(request.fds)
+            return  # while a unit was paid for; the descriptors were its handler's to close
 
     def _refuse(self, request: Request, error: FrontendError) -> None:
         """Tell the front-end if it wants to know; else there is only one way to tell it."""

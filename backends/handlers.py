@@ -1,7 +1,8 @@
 """What each message does to a device, but for those that stop rings (`backends.stops`).
 
 A handler returns True when it has answered, or will; None has the message acknowledged where the
-front-end asked for that. It raises `FrontendError` to refuse.
+front-end asked for that. It raises `FrontendError` to refuse. In any case the request's descriptors
+are its own from the call on: whoever calls a handler closes none of them.
 """
 
 from __future__ import annotations

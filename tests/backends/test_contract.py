@@ -6,14 +6,16 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 from backends.control import ControlOptions
+from backends.pacing import Costs
 from backends.stop_policy import StopKind, StopPolicy
 from tests.backends.rig import (
     DEADLINE,
@@ -31,7 +33,7 @@ from vhost_user.errors import BackendError, Disconnected, Refused
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import ProtocolFeature, Reply, Request
-from vhost_user.payloads import U64, LogArea, VringAddr, VringState
+from vhost_user.payloads import U64, LogArea, MemTable, VringAddr, VringState
 
 MakeRig = Callable[..., Rig]
 Serve = Callable[..., Served]
@@ -507,6 +509,37 @@ def test_vanishes_in_the_middle_of_a_message(device: Served) -> None:
     connection = device.connect()
     connection.negotiate(features=0, protocol_features=ProtocolFeature(0))
     connection.close()
+
+
+def test_vanishes_while_its_memory_table_is_paid_for(
+    serve: Serve, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table's descriptors are closed once: their numbers may be somebody else's by then."""
+    served = serve(ControlOptions(costs=Costs(set_mem_table=1)))
+    rig = make_rig(served.connect())
+    rig.set_features()
+    closed: list[int] = []
+    gone = threading.Event()
+    retire = served.device.retire_fds
+
+    def note(fds: Sequence[int]) -> None:
+        closed.extend(fd for fd in fds if not Path(f"/proc/self/fd/{fd}").exists())
+        retire(fds)
+
+    def hold() -> None:
+        gone.wait(DEADLINE)
+
+    monkeypatch.setattr(served.device, "retire_fds", note)
+    table = MemTable((rig.low.region,))
+    served.loop.post(hold)
+    rig.connection.submit([Request(F.GET_FEATURES), Request(F.SET_MEM_TABLE, table, (rig.low.fd,))])
+    rig.connection.close()
+    gone.set()
+    generation = served.device.memory.generation
+    wait_until(lambda: served.device.memory.generation > generation, "the table came")
+    served.on_loop(lambda: None)
+    assert not served.device.memory.regions
+    assert closed == []
 
 
 def test_does_not_leak(kind: Kind, device: Served) -> None:
