@@ -143,7 +143,8 @@ class NetDevice(BackendDevice):
         """Put a frame into a receive ring; `publish` shows it. In the device's own thread."""
         ring = self.rings[2 * pair]
         queue = ring.queue
-        if queue is None or not ring.enabled or ring.broken:
+        # Halted, it may still have its queue: a stop that waits takes nothing more.
+        if queue is None or not ring.started or not ring.enabled or ring.broken:
             self.counters[stats.PACKETS_DROPPED] += 1
             return
         try:

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backends import stats
+from backends.control import ControlOptions
 from backends.fabric import Fabric
+from backends.net_device import NetDevice
+from backends.stop_policy import StopKind, StopPolicy
 from tests.backends.nic import RX_HEADER, Attach, Nic, frame, mac, nics
+from tests.backends.rig import readable
 from vhost_user.errors import Refused
 from vhost_user.messages import FrontendRequest as F
+from vhost_user.messages import Request
 from vhost_user.payloads import U64, VringState
 
 if TYPE_CHECKING:
@@ -97,6 +103,24 @@ def test_base_of_the_receive_ring_counts_what_was_delivered(nic: Nic) -> None:
     for _ in range(3):
         nic.receive()
     assert [ring.stop() for ring in nic.rig.rings] == [3, 3, 0, 0]
+
+
+@pytest.mark.parametrize("kind", list(StopKind))
+def test_receive_ring_takes_nothing_more_while_its_stop_waits(
+    loop: Loop, attach: Attach, kind: StopKind
+) -> None:
+    options = ControlOptions(StopPolicy(kind, 200_000_000))
+    nic = Nic(NetDevice("net", loop, 4, Fabric(switch=False)), partial(attach, options=options))
+    nic.refill(3)
+    nic.send(frame(mac(1), mac(2), b"before"))
+    assert b"before" in nic.receive()
+    nic.rig.connection.submit([Request(F.GET_VRING_BASE, VringState(0, 0))])
+    assert not readable(nic.rig.connection.fileno(), 0.02)
+    nic.send(frame(mac(1), mac(2), b"meanwhile"))
+    assert nic.silent()
+    assert nic.count(stats.PACKETS_DROPPED) == 1
+    assert readable(nic.rig.connection.fileno(), 5)
+    assert nic.rig.connection.receive()[0].payload == VringState(0, 1)
 
 
 def test_mtu(nic: Nic) -> None:
