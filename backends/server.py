@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
 import socket
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.control import Control, ControlOptions
+from vhost_user import channel
+from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.device import BackendDevice
 
-#: Bytes of a unix socket's path, without the terminating zero (unix(7)).
-MAX_PATH = 107
 BACKLOG = 8
 
 
@@ -46,9 +45,10 @@ def listen(path: str) -> socket.socket:
 
 def check_path(path: str) -> None:
     """Raises `ServerError` when no socket can have that path."""
-    size = len(os.fsencode(path))
-    if not 1 <= size <= MAX_PATH:
-        raise ServerError(f"{path}: a socket's path has {MAX_PATH} bytes at the most, not {size}")
+    try:
+        channel.check_path(path, path)
+    except UsageError as error:
+        raise ServerError(error.text) from error
 
 
 def clear_path(path: str, kind: socket.SocketKind) -> None:
