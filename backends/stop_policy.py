@@ -9,8 +9,9 @@ immediate  takes nothing more from the ring and answers as soon as nothing is in
            them (passt does so)
 drain      first serves what the driver has made available, then answers when
            nothing is in flight any more
-tick       looks only every millisecond whether something is still in flight, so
-           a device takes a millisecond at the least (SPDK's session stop)
+tick       takes nothing more either, and looks only every millisecond whether
+           something is still in flight, so a device takes a millisecond at the
+           least (SPDK's session stop)
 =========  =======================================================================
 
 A stop time comes on top: the device is ready that long after its first ring was asked to stop,
