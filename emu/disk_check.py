@@ -66,10 +66,14 @@ class DiskReader:
         while not state["done"]:
             if time.monotonic() > deadline:
                 raise EmuError(f"the guest's read of blk0 stands at {state['position']} bytes")
-            progress.detail(f"the guest has read {state['position'] >> 20} MiB of blk0")
+            progress.advance(self._told(state["position"]), state["position"], self._size)
             attention.pause(_POLL)
             state = side.execute("x-disk-reader", {"action": "status"})
         return str(state["sha256"])
+
+    def _told(self, position: int) -> str:
+        shift, unit = (20, "MiB") if self._size >= 1 << 20 else (10, "KiB")
+        return f"the guest has read {position >> shift} of {self._size >> shift} {unit} of blk0"
 
     def _next_limit(self) -> int:
         most = max(0, self._size - self._step * HELD_BACK) // _BLOCK * _BLOCK

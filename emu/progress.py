@@ -28,6 +28,9 @@ class Progress(Protocol):
     def detail(self, text: str) -> None:
         """The same step goes on; this is how far it is."""
 
+    def advance(self, text: str, done: int, whole: int) -> None:
+        """The same step goes on, and so much of it is done; for what is told often."""
+
     def done(self, text: str) -> None:
         """A result that stays."""
 
@@ -47,6 +50,9 @@ class SilentProgress:
     def detail(self, text: str) -> None:
         """Nothing."""
 
+    def advance(self, text: str, done: int, whole: int) -> None:
+        """Nothing."""
+
     def done(self, text: str) -> None:
         """Nothing."""
 
@@ -56,14 +62,23 @@ class LineProgress(SilentProgress):
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._quarters = 0
 
     def step(self, text: str) -> None:
         """A line."""
+        self._quarters = 0
         self._line(text)
 
     def detail(self, text: str) -> None:
         """A line, indented."""
         self._line(f"  {text}")
+
+    def advance(self, text: str, done: int, whole: int) -> None:
+        """A line for each quarter of the whole: a log is read once, in the end."""
+        quarters = 4 * done // whole
+        if quarters > self._quarters:
+            self._quarters = quarters
+            self.detail(text)
 
     def done(self, text: str) -> None:
         """A line."""
@@ -101,6 +116,10 @@ class TerminalProgress:
     def detail(self, text: str) -> None:
         """The line becomes the step and this."""
         self._draw(f"{self._step}: {text}")
+
+    def advance(self, text: str, done: int, whole: int) -> None:  # noqa: ARG002
+        """The line becomes the step and this."""
+        self.detail(text)
 
     def done(self, text: str) -> None:
         """A line that stays, above the one that changes."""

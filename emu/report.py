@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Where lines are not broken by a terminal, they may be this long.
 PLAIN_WIDTH = 200
+#: Milliseconds; two phases that are both shorter differ by noise, and are not compared.
+NOISE_MS = 0.5
+#: Less than this times as fast as the first strategy is red, and no longer yellow.
+NOTED = 0.8
 Key = tuple[str, str]
 
 
@@ -93,7 +97,7 @@ class PhaseTable:
             if sums:
                 table.add_column("sum", justify="right", style="dim")
             if self._compares(name):
-                table.add_column("x", justify="right", style="green")
+                table.add_column("x", justify="right")
         for key in self._keys():
             table.add_row(*_step(key), *self._row(key, rfc, sums=sums))
         if self._in_blackout:
@@ -113,8 +117,8 @@ class PhaseTable:
     def _compares(self, name: str) -> bool:
         return self._in_blackout and name != self._columns[0]
 
-    def _row(self, key: Key, rfc: dict[Key, float], *, sums: bool) -> list[str]:
-        cells = [_ms(rfc.get(key))] if rfc else []
+    def _row(self, key: Key, rfc: dict[Key, float], *, sums: bool) -> list[str | Text]:
+        cells: list[str | Text] = [_ms(rfc.get(key))] if rfc else []
         first = self._cells[self._columns[0]].get(key, (None, None))[0]
         for name in self._columns:
             wall, busy = self._cells[name].get(key, (None, None))
@@ -122,11 +126,12 @@ class PhaseTable:
             if sums:
                 cells.append(_ms(busy))
             if self._compares(name):
-                cells.append(_ratio(first, wall))
+                noise = max(first or 0.0, wall or 0.0) < NOISE_MS
+                cells.append("" if noise else _ratio(first, wall))
         return cells
 
-    def _total(self, rfc: dict[Key, float], *, sums: bool) -> list[str]:
-        cells = ["", "", "downtime"]
+    def _total(self, rfc: dict[Key, float], *, sums: bool) -> list[str | Text]:
+        cells: list[str | Text] = ["", "", "downtime"]
         if rfc:
             cells.append(_ms(RFC_TOTAL_SERIAL_MS))
         first = _downtime(self._report, self._columns[0])
@@ -167,10 +172,10 @@ def _step(key: Key) -> tuple[str, str, str]:
 
 
 def downtime_table(report: MigrationReport, *, plain: bool) -> Table:
-    """The three downtime figures of each strategy, and what they came with."""
+    """The three downtime figures of each strategy, and what they came with, in 80 columns."""
     table = _new_table("downtime, ms", plain=plain)
     table.add_column("strategy")
-    names = ("accounted", "guest", "network", "x", "commits", "in flight", "pre-copy", "runs")
+    names = ("accounted", "guest", "network", "x", "commits", "in flight", "runs")
     for name in names:
         table.add_column(name, justify="right")
     first = _downtime(report, report.strategies[0]) if report.strategies else None
@@ -180,13 +185,12 @@ def downtime_table(report: MigrationReport, *, plain: bool) -> Table:
         downtime = _downtime(report, name)
         table.add_row(
             name,
-            _ms(downtime) + _spread(runs),
+            _ms(downtime),
             _ms(median([run.guest_gap_ms for run in runs])),
             _ms(median([run.network_gap_ms for run in runs])),
             _ratio(first, downtime),
             _count(median([run.commits for run in runs])),
             _count(median([run.requests_in_flight_at_stop for run in runs])),
-            _precopy(runs),
             f"{len(runs)}/{asked}",
         )
     return table
@@ -198,14 +202,17 @@ def _downtime(report: MigrationReport, strategy: str) -> float | None:
 
 def _spread(runs: list[MigrationResult]) -> str:
     values = [run.downtime_ms for run in runs if run.downtime_ms is not None]
-    return f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"; downtime {_ms(min(values))} to {_ms(max(values))} ms" if len(values) > 1 else ""
 
 
-def _precopy(runs: list[MigrationResult]) -> str:
-    if not runs:
-        return "-"
-    last = runs[-1].precopy
-    return f"{last.rounds} rounds, {size(last.bytes)}"
+def _beside(report: MigrationReport) -> Iterable[str]:
+    """What each strategy's last run sent while the VM ran, and how far its runs lie apart."""
+    for name in report.strategies:
+        runs = report.completed(name)
+        if runs:
+            last = runs[-1].precopy
+            sent = f"pre-copy {last.rounds} rounds, {size(last.bytes)}"
+            yield f"{name}: {sent}{_spread(runs)}"
 
 
 def _ms(value: float | None) -> str:
@@ -218,8 +225,14 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
 
 
-def _ratio(first: float | None, other: float | None) -> str:
-    return f"{first / other:.1f}x" if first and other else "-"
+def _ratio(first: float | None, other: float | None) -> Text:
+    """How many times faster the other is than the first, coloured by whether it is."""
+    if not first or not other:
+        return Text("-")
+    ratio = round(first / other, 2)
+    if ratio >= 1:
+        return Text(f"{ratio:.1f}x", style="green")
+    return Text(f"{ratio:.2f}x", style="yellow" if ratio >= NOTED else "red")
 
 
 def _new_table(title: str, *, plain: bool) -> Table:
@@ -240,10 +253,10 @@ def _lines(report: MigrationReport) -> Iterable[str]:
     if disk is not None:
         completed = [run for run in report.runs if run.downtime_ms is not None]
         same = sum(report.disk_matches(run) for run in completed)
-        yield (
-            f"disk: the guest read all of {disk.path} across {same} of {len(completed)} migrations "
-            f"with the digest that the host has, sha256 {report.disk_sha256}"
-        )
+        yield f"disk: the guest read all of {disk.path}"
+        share = f"{same} of {len(completed)} migrations"
+        yield f"      across {share} with the digest that the host has,"
+        yield f"      sha256 {report.disk_sha256}"
     yield integrity_line(report.integrity, "while the VM was down")
 
 
@@ -254,7 +267,10 @@ def render(report: MigrationReport, *, plain: bool, width: int) -> RenderableTyp
     parts: list[RenderableType] = [Text(vm_line(report.machine, report.accel)), Text()]
     sums = plain or _fits(blackout.table(sums=True, plain=plain), width)
     parts += [part.table(sums=sums, plain=plain) for part in (blackout, outside) if part]
-    parts += [downtime_table(report, plain=plain), *map(Text, _lines(report))]
+    if not sums:
+        parts += [Text("a wider terminal also shows the sums of the spans", style="dim"), Text()]
+    parts += [downtime_table(report, plain=plain), *map(Text, _beside(report))]
+    parts += map(Text, _lines(report))
     return Group(*parts)
 
 

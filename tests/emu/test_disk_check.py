@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from emu import disk_check
 from emu.attention import Attention
 from emu.disk_check import HELD_BACK, STEPS, DiskReader, host_digest
 from emu.errors import SignalError
 from emu.plan import DiskFile
+from emu.progress import LineProgress
 
 from .sides import disk_file
 
@@ -22,6 +25,20 @@ if TYPE_CHECKING:
     from emu.side import Side
 
 MIB = 1 << 20
+
+
+class Reading:
+    """A side whose guest reads a little between two looks."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._position = 0
+
+    def execute(self, _command: str, _arguments: dict[str, Any]) -> dict[str, Any]:
+        """An eighth more."""
+        self._position = min(self._position + self._size // 8, self._size)
+        done = self._position == self._size
+        return {"position": self._position, "done": done, "sha256": "ab12"}
 
 
 class Told:
@@ -54,6 +71,20 @@ def test_a_disk_smaller_than_a_step_waits_for_the_end_of_the_blackout(tmp_path: 
     side = Told()
     DiskReader(DiskFile(tmp_path / "disk", 512, writable=False), cast("Side", side)).let_on()
     assert side.limits == [0]
+
+
+def test_how_far_the_reader_is_is_told_with_the_total_and_not_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line for each quarter of the disk."""
+    monkeypatch.setattr(disk_check, "_POLL", 0.001)
+    side = cast("Side", Reading(64 * MIB))
+    reader = DiskReader(DiskFile(tmp_path / "disk", 64 * MIB, writable=False), side)
+    out = io.StringIO()
+    with Attention() as attention:
+        assert reader.finish(side, attention, LineProgress(out)) == "ab12"
+    told = [f"  the guest has read {done} of 64 MiB of blk0" for done in (16, 32, 48)]
+    assert out.getvalue().splitlines() == told
 
 
 def test_the_hosts_digest_is_that_of_sha256sum(tmp_path: Path) -> None:

@@ -24,6 +24,18 @@ def test_a_pipe_gets_lines() -> None:
     assert out.getvalue() == "boot\n  round 1\ndowntime 1 ms\n"
 
 
+def test_a_log_is_not_flooded() -> None:
+    """A line for each quarter, and again from the first one in the next step."""
+    out = io.StringIO()
+    with progress.make(quiet=False, stream=out) as show:
+        for name in ("a", "b"):
+            show.step(name)
+            for done in (0, 10, 26, 27, 49, 80, 80, 99):
+                show.advance(f"{done} of 100", done, 100)
+    lines = ["  26 of 100", "  80 of 100"]
+    assert out.getvalue().splitlines() == ["a", *lines, "b", *lines]
+
+
 def test_quiet_is_quiet() -> None:
     """On a terminal or elsewhere."""
     out = io.StringIO()

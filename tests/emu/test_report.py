@@ -6,6 +6,8 @@ import dataclasses
 import io
 from pathlib import Path
 
+from rich.console import Console
+
 from emu import report as text
 from emu.plan import DiskFile
 from emu.results import Integrity, MigrationReport, MigrationResult, PhaseRow, Precopy
@@ -75,7 +77,8 @@ def test_downtime_has_three_figures_and_the_median_of_the_runs() -> None:
     """What is not known is a dash."""
     runs = [run("a", 10, BASE), run("a", 30, BASE, repeat=2), run("a", 20, BASE, repeat=3)]
     output = render(MigrationReport(machine(), "soft", runs))
-    assert cells(output, "a")[:3] == ["20.00 (10.00 to 30.00)", "21.00", "-"]
+    assert cells(output, "a")[:3] == ["20.00", "21.00", "-"]
+    assert "a: pre-copy 3 rounds, 5 MiB; downtime 10.00 to 30.00 ms\n" in output
     assert cells(output, "a")[-1] == "3/3"
 
 
@@ -120,8 +123,10 @@ def test_the_disk_is_told_with_its_digest() -> None:
     right = dataclasses.replace(run("a", 1), disk_sha256="ab12")
     wrong = dataclasses.replace(run("a", 1), disk_sha256="cd34")
     output = render(MigrationReport(plan, "soft", [right, wrong], disk_sha256="ab12"))
-    assert "all of /a/disk.img across 1 of 2 migrations" in output
-    assert "sha256 ab12" in output
+    lines = output.splitlines()
+    at = lines.index("disk: the guest read all of /a/disk.img")
+    assert "across 1 of 2 migrations with the digest that the host has" in lines[at + 1]
+    assert lines[at + 2].strip() == "sha256 ab12"
 
 
 def test_a_narrow_terminal_gets_no_sums() -> None:
@@ -131,7 +136,39 @@ def test_a_narrow_terminal_gets_no_sums() -> None:
     for width, expected in ((60, False), (150, True)):
         with console.capture() as capture:
             console.print(text.render(report, plain=False, width=width))
-        assert (" sum " in capture.get()) == expected
+        output = capture.get()
+        assert (" sum " in output) == expected
+        assert ("a wider terminal also shows the sums" in output) != expected
+
+
+def test_the_downtime_fits_an_ordinary_terminal() -> None:
+    """No cell of it is cut off or broken; what pre-copy sent stands below."""
+    report = MigrationReport(machine(), "soft")
+    for name in ("qemu-2021", "threads", "prewired"):
+        report.runs += [run(name, 1234, BASE), run(name, 1300, BASE, repeat=2)]
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(text.downtime_table(report, plain=False))
+    (header,) = [line for line in capture.get().splitlines() if "strategy" in line]
+    assert header.split()[1:6] == ["accounted", "guest", "network", "x", "commits"]
+    assert "in flight   runs" in header
+    assert "…" not in capture.get()
+    assert "threads: pre-copy 3 rounds, 5 MiB; downtime 1234.0 to 1300.0 ms\n" in render(report)
+
+
+def test_slower_is_not_green_and_noise_is_not_compared() -> None:
+    """A factor below 1 has two digits."""
+    short = [PhaseRow("src.final_ram", "vm", ms, ms, 1, True) for ms in (0.1, 0.4)]
+    slow = [PhaseRow("src.get_vring_base", "net", ms, ms, 1, True) for ms in (100.0, 196.0)]
+    runs = [run("a", 100, short[0], slow[0]), run("b", 110, short[1], slow[1])]
+    report = MigrationReport(machine(), "soft", runs)
+    assert cells(render(report), "src", "net", "get vring base")[-1] == "0.51x"
+    assert cells(render(report), "src", "vm", "final ram")[-1] == ""
+    console = Console(file=io.StringIO(), width=150, force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        console.print(text.render(report, plain=False, width=150))
+    assert "\x1b[31m0.51x" in capture.get()
+    assert "\x1b[1;33m0.91x" in capture.get()
 
 
 def test_sizes() -> None:
