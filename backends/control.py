@@ -20,7 +20,14 @@ from backends.stop_policy import StopPolicy
 from backends.stops import Stops
 from vhost_user.backend import BackendConnection
 from vhost_user.errors import Disconnected, FrontendError
-from vhost_user.messages import FrontendRequest, Request, wire_name
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import (
+    FRONTEND_MESSAGES,
+    FrontendRequest,
+    ReplyRule,
+    Request,
+    wire_name,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -188,12 +195,17 @@ class Control:
     def _refuse(self, request: Request, error: FrontendError) -> None:
         """Tell the front-end if it wants to know; else there is only one way to tell it."""
         error.device = self._device.name
-        own_reply = request.id in _OWN_REPLY
-        if request.need_reply and not own_reply:
+        if request.need_reply and not self._has_own_reply(request):
             log.warning("%s", error)
             self._connection.ack(request, REFUSED)
         else:
             self._blame(error)
+
+    def _has_own_reply(self, request: Request) -> bool:
+        """Whether its answer is no acknowledgement, which alone can say no."""
+        rule = FRONTEND_MESSAGES[request.id].reply
+        shmfd = ProtocolFeature.LOG_SHMFD in self._connection.session.protocol_features
+        return rule is ReplyRule.ALWAYS or (rule is ReplyRule.IF_LOG_SHMFD and shmfd)
 
     def _blame(self, error: FrontendError) -> None:
         error.device = self._device.name
@@ -262,16 +274,3 @@ class Control:
         for request in self._inbox:
             self._device.retire_fds(request.fds)
         self._inbox.clear()
-
-
-_OWN_REPLY = frozenset(
-    {
-        _F.GET_FEATURES,
-        _F.GET_PROTOCOL_FEATURES,
-        _F.GET_QUEUE_NUM,
-        _F.GET_MAX_MEM_SLOTS,
-        _F.GET_CONFIG,
-        _F.GET_VRING_BASE,
-        _F.SET_LOG_BASE,
-    }
-)

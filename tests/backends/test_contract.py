@@ -435,6 +435,17 @@ def test_log_that_is_too_small_is_told(rig: Rig) -> None:
     os.close(fd)
 
 
+def test_refusal_is_acknowledged_where_there_is_no_other_reply(
+    device: Served, make_rig: MakeRig
+) -> None:
+    """Without LOG_SHMFD a log has no reply of its own, so there is a way to say no."""
+    agreed = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
+    rig = make_rig(device.connect(), protocol_features=agreed)
+    with pytest.raises(Refused):
+        rig.ack(F.SET_LOG_BASE, U64(0))
+    rig.set_features()
+
+
 # What front-ends and guests do wrong, and how they go
 
 
