@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backends import stats
+from backends.refusals import Refusals
 from backends.ring_host import RingHost
 from vhost_user.errors import FrontendError
 from vhost_user.features import (
@@ -83,6 +84,7 @@ class BackendDevice(RingHost):
         self.on_idle: Callable[[Ring], None] | None = None
         self._active = 0
         self._poll_timer: Timer | None = None
+        self._refusals = Refusals(name, loop, self.look)
 
     # What a subclass is
 
@@ -110,7 +112,8 @@ class BackendDevice(RingHost):
         """The first ring is about to be active: get what the device may not share.
 
         Returns:
-            None, or why it cannot be had; the ring is then not started.
+            None, or why it cannot be had; the ring is then not started, and this is asked again
+            before long.
         """
         return None
 
@@ -217,6 +220,8 @@ class BackendDevice(RingHost):
         ring.stopping = False
         if ring.queue is not None:
             self._retire(ring)
+        else:
+            self._refusals.forget(ring)
         if ring.call_fd >= 0:
             self.retire_fds([ring.call_fd])
             ring.call_fd = -1
@@ -288,8 +293,7 @@ class BackendDevice(RingHost):
         if not self._active:
             refusal = self.acquire()
             if refusal is not None:
-                log.error("%s: ring %d is not started: %s", self.name, ring.index, refusal)
-                ring.fail()
+                self._refusals.refuse(ring, refusal)
                 return None
         self._active += 1
         try:

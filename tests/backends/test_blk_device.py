@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from backends import stops
 from backends.blk_device import HEADER, SEGMENT, BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
-from tests.backends.rig import Rig, readable
+from tests.backends.rig import QEMU_ORDER, Rig, readable
 from vhost_user.errors import Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
@@ -384,9 +385,52 @@ def test_two_sides_never_have_started_rings(
     assert "in use by another back-end" in caplog.text
     for ring in source.rig.rings:
         ring.stop()
-    rig.rings[0].kick()
-    rig.rings[1].kick()
     assert destination.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+
+
+def test_image_in_use_is_tried_again_without_another_kick(
+    make: Callable[..., Disk], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kick that was to start the ring came while the image was in use, and only then."""
+    source, destination = make(), make()
+    source.rig.start()
+    assert source.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+    rig = destination.rig.start()
+    gpa, header = rig.alloc(16)
+    header[:] = HEADER.pack(blk.T_IN, 0, 3)
+    data_gpa, data = rig.alloc(513)
+    rig.rings[0].add([(gpa, 16)], [(data_gpa, 513)])
+    for ring in rig.rings:
+        assert readable(ring.err_fd, 5)
+        os.eventfd_read(ring.err_fd)
+    assert rig.rings[0].idle(0.1), "ten times as long as it takes to try again"
+    assert not readable(rig.rings[0].err_fd, 0)
+    assert caplog.text.count("is not started") == 1
+    for ring in source.rig.rings:
+        ring.stop()
+    assert rig.rings[0].wait().written == 513
+    assert bytes(data[:512]) == destination.content(3)
+
+
+def test_ring_that_was_stopped_is_not_tried_again(
+    make: Callable[..., Disk], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, destination = make(), make()
+    source.rig.start()
+    assert source.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+    rig = destination.rig.start()
+    for ring in rig.rings:
+        assert readable(ring.err_fd, 5)
+        assert ring.stop() == 0
+    for ring in source.rig.rings:
+        ring.stop()
+    rig.rings[0].idle(0.05)
+    assert source.device.acquire() is None
+    for ring in rig.rings:
+        ring.set_up(QEMU_ORDER)
+        ring.kick()
+    on_loop(destination.device.loop)
+    assert caplog.text.count("is not started") == 2, "a new start, and told anew"
 
 
 def flush(disk: Disk, ring: int) -> None:
