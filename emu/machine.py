@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from emu.shape import VmSpec
 
 _NS_PER_S = 1_000_000_000
+#: What is kept of past commits: more than the largest VM makes in one migration.
+RECORDS = 8192
 
 
 class CommitRecord(NamedTuple):
@@ -61,7 +64,7 @@ class Machine:
         charging: whether they are.
         route_commits: how often the table of routes was committed.
         stray_writes: writes of guest code to addresses where nothing is.
-        records: one for each `apply`, until `records.clear()`.
+        records: of the last `apply` calls, up to `RECORDS` of them.
 
     Raises:
         EmuError: this accelerator cannot run that machine.
@@ -75,7 +78,7 @@ class Machine:
         self.charging = False
         self.route_commits = 0
         self.stray_writes = 0
-        self.records: list[CommitRecord] = []
+        self.records: deque[CommitRecord] = deque(maxlen=RECORDS)
         self.big_lock = BigLock()
         self.wiring = Wiring(spec.devices, spec.vcpus)
         self._rings = {device.name: device.rings for device in spec.devices}

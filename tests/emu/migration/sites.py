@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,17 @@ class Site:
 
     def vm(self, costs: CostModel = NATIVE) -> Vm:
         return Vm(self.spec, accel="soft", costs=costs, backends=self.sockets)
+
+    def active(self, device: str) -> bool:
+        """Whether the back-end looks at any of the device's rings, after all that came before."""
+        answer = queue.SimpleQueue[bool]()
+        rings = self._servers[device].device.rings
+        self.loops[device].post(
+            lambda: self.loops[device].again(
+                lambda: answer.put(any(ring.queue is not None for ring in rings))
+            )
+        )
+        return answer.get(timeout=DEADLINE)
 
     def kill(self, device: str) -> None:
         """The device's back-end goes away in the middle of everything."""
