@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 import click
 
 from emu.commands.migrate import migrate
 from emu.commands.options import CONTEXT
 from emu.commands.run import run
+from emu.errors import SignalError
 
 HELP = """Run and live-migrate VMs whose devices are real vhost-user back-ends.
 
@@ -21,7 +25,20 @@ Examples:
 """
 
 
-@click.group(help=HELP, context_settings=CONTEXT, invoke_without_command=True)
+class _Emu(click.Group):
+    """Has Ctrl-C end in the same way before a VM is started as afterwards.
+
+    Click itself would begin a new line first.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SignalError(signal.SIGINT, "SIGINT") from None
+
+
+@click.group(cls=_Emu, help=HELP, context_settings=CONTEXT, invoke_without_command=True)
 @click.version_option(package_name="vhost-emu", prog_name="emu")
 @click.pass_context
 def emu(context: click.Context) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from emu import cli, preflight
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -92,6 +94,22 @@ def test_a_long_temporary_directory_is_one_line(
     assert "at most 107" in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(long.iterdir()) == []
+
+
+def test_ctrl_c_before_a_vm_is_started_is_the_same_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While a subcommand is still being loaded."""
+
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preflight, "shape", interrupted)
+    monkeypatch.setattr(sys, "argv", ["emu", "run", *SMALL])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "emu: ended by SIGINT\n"
 
 
 @pytest.mark.parametrize("delay", [0.3, 0.7, 1.1, 1.8])
