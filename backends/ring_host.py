@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from backends import stats
 from backends.ring import Ring
 from vhost_user import eventfd
+from vhost_user.dirty_log import PAGE_SIZE
+from vhost_user.errors import FrontendError
 from vhost_user.features import (
     F_RING_EVENT_IDX,
     VHOST_F_LOG_ALL,
@@ -69,7 +71,12 @@ class RingHost:
     # Features and the log
 
     def set_features(self, acked: int) -> None:
-        """The front-end took these feature bits; rings that run go on with them."""
+        """The front-end took these feature bits; rings that run go on with them.
+
+        Raises:
+            FrontendError: they begin to log, and the log does not cover guest memory.
+        """
+        self.check_log(acked, self.memory.end)
         self.acked = acked
         self._event_idx = bool(acked >> F_RING_EVENT_IDX & 1)
         if not acked >> VHOST_USER_F_PROTOCOL_FEATURES & 1:
@@ -78,11 +85,47 @@ class RingHost:
         self._apply_log()
 
     def set_log(self, dirty_log: DirtyLog | None) -> None:
-        """Marks go to this log from now on."""
+        """Marks go to this log from now on.
+
+        Raises:
+            FrontendError: it does not cover guest memory, or a used ring that is to be logged.
+        """
+        if dirty_log is not None:
+            reach = _reach(dirty_log)
+            try:
+                _check_reach(reach, self.memory.end)
+                for ring in self.rings:
+                    if ring.addr is not None:
+                        self._check_used_log(ring, ring.addr, reach)
+            except FrontendError:
+                dirty_log.close()
+                raise
         if self._log is not None:
             self._log.close()
         self._log = dirty_log
         self._apply_log()
+
+    def check_log(self, acked: int, end: int) -> None:
+        """Whether rings that run may go on logging, with these features and this much memory.
+
+        A log may be left over from before the memory grew. That harms nobody while no ring is
+        started: QEMU sends a new one after the memory table when it starts a device.
+
+        Raises:
+            FrontendError: the log does not reach to that end of guest memory.
+        """
+        if self._log is not None and acked >> VHOST_F_LOG_ALL & 1:
+            if any(ring.started for ring in self.rings):
+                _check_reach(_reach(self._log), end)
+
+    def _check_used_log(self, ring: Ring, addr: VringAddr, reach: int) -> None:
+        if addr.flags & VRING_F_LOG:
+            end = addr.log + 4 + 8 * ring.size + (2 if self._event_idx else 0)
+            if end > reach:
+                raise FrontendError(
+                    f"the used ring is to be logged up to {end:#x}, and the log ends at {reach:#x}",
+                    ring=ring.index,
+                )
 
     def _apply_log(self) -> None:
         logging_all = self.acked >> VHOST_F_LOG_ALL & 1
@@ -103,8 +146,10 @@ class RingHost:
         """The ring has new addresses, or its used ring is logged from now on, or no more.
 
         Raises:
-            FrontendError: they are not in guest memory.
+            FrontendError: they are not in guest memory, or the used ring is not in the log.
         """
+        if self._log is not None:
+            self._check_used_log(ring, addr, _reach(self._log))
         ring.addr = addr
         ring.views = None
         ring.broken = False
@@ -158,6 +203,9 @@ class RingHost:
         """
         queue = ring.queue
         if queue is not None:
+            # The new queue reads from memory how far the device is: nothing may be held back.
+            if queue.publish():
+                ring.call()
             ring.base = queue.last_avail if base is None else base
             self.build(ring)
 
@@ -194,3 +242,13 @@ class RingHost:
         self.memory.close()
         for ring in self.rings:
             ring.views = None
+
+
+def _reach(dirty_log: DirtyLog) -> int:
+    """One past the last guest-physical address that has a bit in the log."""
+    return dirty_log.size * 8 * PAGE_SIZE
+
+
+def _check_reach(reach: int, end: int) -> None:
+    if end > reach:
+        raise FrontendError(f"guest memory ends at {end:#x}, and the log at {reach:#x}")

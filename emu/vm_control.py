@@ -45,10 +45,12 @@ class Control:
         """The VM that there is.
 
         Raises:
-            EmuError: there is none.
+            EmuError: there is none, or one of its vCPUs has crashed.
         """
         if self._vm is None:
             raise EmuError("there is no VM here: x-start or migrate-incoming makes it")
+        for crash in self._vm.machine.crashed:
+            raise EmuError(f"guest code failed on {crash}")
         return self._vm
 
     def create(

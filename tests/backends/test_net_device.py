@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,28 @@ def test_base_of_the_receive_ring_counts_what_was_delivered(nic: Nic) -> None:
     for _ in range(3):
         nic.receive()
     assert [ring.stop() for ring in nic.rig.rings] == [3, 3, 0, 0]
+
+
+def test_frames_held_back_survive_new_addresses(nic: Nic, loop: Loop) -> None:
+    """As when the dirty log is switched on in the very turn in which frames come from outside."""
+    nic.refill(3)
+    nic.send(frame(mac(1), mac(2), b"first"))  # the ring has started
+    assert b"first" in nic.receive()
+    ring = nic.device.rings[0]
+    done = threading.Event()
+
+    def deliver_and_rebuild() -> None:
+        nic.device.deliver(0, frame(mac(1), mac(2), b"held back"))
+        assert ring.addr is not None
+        nic.device.set_addr(ring, ring.addr)
+        nic.device.deliver(0, frame(mac(1), mac(2), b"after"))
+        nic.device.publish()
+        done.set()
+
+    loop.post(deliver_and_rebuild)
+    assert done.wait(5)
+    assert b"held back" in nic.receive()
+    assert b"after" in nic.receive()
 
 
 @pytest.mark.parametrize("kind", list(StopKind))
