@@ -294,8 +294,13 @@ class BlkDevice(BackendDevice):
         self.loop.post(partial(self._done, ring, chain, status, written))
 
     def _done(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
-        self._set_status(chain, status)
-        self.completed(ring, chain.head, written)
+        try:
+            self._set_status(chain, status)
+        except FrontendError as error:
+            self.fail(ring, error)
+            self.ended(ring)
+        else:
+            self.completed(ring, chain.head, written)
 
     def _hand_back(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
         self._set_status(chain, status)

@@ -248,12 +248,19 @@ class BackendDevice(RingHost):
 
     def completed(self, ring: Ring, head: int, written: int) -> None:
         """A request that was served elsewhere is done; belongs to the loop's thread."""
-        ring.in_flight -= 1
         queue = ring.queue
-        if queue is not None:
-            queue.push(head, written)
-            if queue.publish():
-                self.call(ring)
+        try:
+            if queue is not None:
+                queue.push(head, written)
+                if queue.publish():
+                    self.call(ring)
+        except FrontendError as error:
+            self.fail(ring, error)
+        self.ended(ring)
+
+    def ended(self, ring: Ring) -> None:
+        """A request is not in flight any more, whether it was completed or could not be."""
+        ring.in_flight -= 1
         if ring.stopping and not ring.in_flight and self.on_idle is not None:
             self.on_idle(ring)
 

@@ -7,7 +7,7 @@ are its own from the call on: whoever calls a handler closes none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from vhost_user.dirty_log import DirtyLog
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backends.device import BackendDevice
     from backends.ring import Ring
     from vhost_user.backend import BackendConnection
+    from vhost_user.payloads import MemoryRegion
 
 _F = FrontendRequest
 Handler = Callable[[Request], bool | None]
@@ -123,6 +124,7 @@ class Handlers:
 
     def _set_mem_table(self, request: Request) -> None:
         regions = cast("MemTable", request.payload).regions
+        self._check_log(request, regions)
         self._device.memory.replace(regions, request.fds)
         self._memory_changed()
         # Paid last: what the work itself takes is a part of what it costs.
@@ -138,7 +140,9 @@ class Handlers:
         if len(memory.regions) >= MAX_MEM_SLOTS:
             self._device.retire_fds(request.fds)
             raise FrontendError(f"there are only {MAX_MEM_SLOTS} slots")
-        memory.add(cast("SingleRegion", request.payload).region, request.fds[0])
+        region = cast("SingleRegion", request.payload).region
+        self._check_log(request, [region])
+        memory.add(region, request.fds[0])
         self._memory_changed()
         if self._table_cost and first:
             self._pay(self._table_cost)
@@ -147,6 +151,15 @@ class Handlers:
         self._device.retire_fds(request.fds)
         self._device.memory.remove(cast("SingleRegion", request.payload).region)
         self._memory_changed()
+
+    def _check_log(self, request: Request, regions: Sequence[MemoryRegion]) -> None:
+        """Refuse memory that the log in use does not cover: a front-end enlarges the log first."""
+        end = max((region.gpa + region.size for region in regions), default=0)
+        try:
+            self._device.check_log(self._device.acked, end)
+        except FrontendError:
+            self._device.retire_fds(request.fds)
+            raise
 
     def _memory_changed(self) -> None:
         self._device.remap()

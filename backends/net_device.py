@@ -140,7 +140,10 @@ class NetDevice(BackendDevice):
     # To the guest
 
     def deliver(self, pair: int, frame: bytes) -> None:
-        """Put a frame into a receive ring; `publish` shows it. In the device's own thread."""
+        """Put a frame into a receive ring; `publish` shows it. In the device's own thread.
+
+        What is wrong with the ring is its own fault, and not that of who sent the frame.
+        """
         ring = self.rings[2 * pair]
         queue = ring.queue
         # Halted, it may still have its queue: a stop that waits takes nothing more.
@@ -148,10 +151,12 @@ class NetDevice(BackendDevice):
             self.counters[stats.PACKETS_DROPPED] += 1
             return
         try:
-            chain = queue.pop()
+            self._put(ring, queue, frame)
         except FrontendError as error:
             self.fail(ring, error)
-            return
+
+    def _put(self, ring: Ring, queue: DeviceQueue, frame: bytes) -> None:
+        chain = queue.pop()
         if chain is None:
             self.counters[stats.PACKETS_DROPPED] += 1
             return
@@ -175,8 +180,11 @@ class NetDevice(BackendDevice):
         """Show the driver what was delivered."""
         touched, self._touched = self._touched, []
         for ring in touched:
-            if ring.queue is not None and ring.queue.publish():
-                self.call(ring)
+            try:
+                if ring.queue is not None and ring.queue.publish():
+                    self.call(ring)
+            except FrontendError as error:
+                self.fail(ring, error)
 
     def publish_later(self) -> None:
         """`publish` at the end of this turn of the loop."""

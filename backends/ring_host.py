@@ -95,7 +95,7 @@ class RingHost:
             try:
                 _check_reach(reach, self.memory.end)
                 for ring in self.rings:
-                    if ring.addr is not None:
+                    if ring.addr is not None and ring.started:
                         self._check_used_log(ring, ring.addr, reach)
             except FrontendError:
                 dirty_log.close()
@@ -114,9 +114,9 @@ class RingHost:
         Raises:
             FrontendError: the log does not reach to that end of guest memory.
         """
-        if self._log is not None and acked >> VHOST_F_LOG_ALL & 1:
-            if any(ring.started for ring in self.rings):
-                _check_reach(_reach(self._log), end)
+        logging_all = acked >> VHOST_F_LOG_ALL & 1
+        if self._log is not None and logging_all and any(ring.started for ring in self.rings):
+            _check_reach(_reach(self._log), end)
 
     def _check_used_log(self, ring: Ring, addr: VringAddr, reach: int) -> None:
         if addr.flags & VRING_F_LOG:
@@ -148,8 +148,9 @@ class RingHost:
         Raises:
             FrontendError: they are not in guest memory, or the used ring is not in the log.
         """
-        if self._log is not None:
-            self._check_used_log(ring, addr, _reach(self._log))
+        # One that does not even cover the memory is left over: see `check_log`.
+        if self._log is not None and (reach := _reach(self._log)) >= self.memory.end:
+            self._check_used_log(ring, addr, reach)
         ring.addr = addr
         ring.views = None
         ring.broken = False

@@ -17,11 +17,12 @@ from backends import stops
 from backends.blk_device import HEADER, SEGMENT, BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
-from tests.backends.rig import QEMU_ORDER, Rig, readable
+from tests.backends.rig import LOG_ALL, QEMU_ORDER, Rig, readable
+from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
-from vhost_user.payloads import Config, VringState
+from vhost_user.payloads import Config, LogArea, VringState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -372,6 +373,27 @@ def test_front_end_vanishes_with_requests_in_flight(
     pool.close()
     on_loop(disk.device.loop)
     assert not disk.device.memory.regions
+
+
+def test_completion_that_cannot_be_logged_breaks_the_ring(
+    make: Callable[..., Disk], pool: IoPool
+) -> None:
+    """It comes from the pool, where no request and no kick is to blame."""
+    disk = make()
+    rig = disk.rig
+    log = DirtyLog.create(64)
+    rig.call(Request(F.SET_LOG_BASE, LogArea(log.size, 0), (log.fd,)))
+    rig.features |= LOG_ALL
+    rig.start()
+    held = hold(pool, 2)
+    flush(disk, 0)
+    rig.connection.submit([Request(F.GET_VRING_BASE, VringState(0, 0))])
+    held.set()
+    assert readable(rig.rings[0].err_fd, 5)
+    assert readable(rig.connection.fileno(), 5), "it is not in flight any more"
+    assert rig.connection.receive()[0].payload == VringState(0, 1)
+    assert rig.rings[0].driver.pop() is None
+    log.close()
 
 
 def test_two_sides_never_have_started_rings(

@@ -16,9 +16,11 @@ from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import ServerError
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac, nics
-from tests.backends.rig import DEADLINE
+from tests.backends.rig import DEADLINE, LOG_ALL, Rig, readable
+from vhost_user.dirty_log import DirtyLog
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.payloads import U64
+from vhost_user.messages import Request
+from vhost_user.payloads import U64, LogArea
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +73,36 @@ def test_switch_keeps_flows_in_order(loops: list[Loop], attach: Attach) -> None:
         a.send(frame(mac(2), mac(1), b"%d" % number), pair=1, wait=False)
     for number in range(30):
         assert b.receive(pair=1) == frame(mac(2), mac(1), b"%d" % number)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["buffers", "used-ring"])
+def test_receiver_that_cannot_log_is_to_blame_itself(
+    loops: list[Loop], attach: Attach, used: bool
+) -> None:
+    """Its log came before its memory did, and does not reach."""
+    log = DirtyLog.create(64)
+
+    def attach_with_log(device: NetDevice) -> Rig:
+        rig = attach(device)
+        rig.call(Request(F.SET_LOG_BASE, LogArea(log.size, 0), (log.fd,)))
+        rig.features |= 0 if used else LOG_ALL
+        return rig
+
+    fabric = Fabric(switch=True)
+    a, c = nics(loops[::2], fabric, attach)
+    b = Nic(NetDevice("short", loops[1], 4, fabric), attach_with_log)
+    b.rig.ack(F.SET_VRING_ADDR, b.rig.rings[0].addr(log=used))
+    for one in (b, c):
+        one.refill(4)
+    first = frame(BROADCAST, mac(1), b"all")
+    a.send(first)
+    assert c.receive() == first
+    assert readable(b.rig.rings[0].err_fd, DEADLINE)
+    assert not any(readable(ring.err_fd, 0) for ring in a.rig.rings)
+    assert b.rig.get_base(2) == 0
+    a.send(first)
+    assert c.receive() == first
+    log.close()
 
 
 def test_switch_sends_nothing_back(loop: Loop, attach: Attach) -> None:
