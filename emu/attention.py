@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from emu.program import Program
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Waiter(Protocol):

@@ -6,6 +6,8 @@ the program is still loading.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 
 
@@ -15,6 +17,10 @@ def main() -> None:
     0 is success, 1 a failure, 2 a usage error, and 128 plus the signal's number (130 for Ctrl-C)
     when a signal ended it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets another one, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         sys.exit(_run())
     except KeyboardInterrupt:
@@ -47,7 +53,8 @@ def _run() -> int:
 
 def _complain(text: str, status: int) -> int:
     line = " ".join(text.split())
-    sys.stderr.write(f"emu: {line}\n")
+    with contextlib.suppress(OSError, AttributeError):  # it was closed, or its reader has gone
+        sys.stderr.write(f"emu: {line}\n")
     return status
 
 

@@ -180,12 +180,16 @@ def json_file(path: Path | None) -> None:
     """
     if path is None or str(path) == "-":
         return
-    if path.is_dir():
-        raise PreflightError(f"--json {path} is a directory")
-    target = path if path.exists() else path.absolute().parent
-    if not target.exists():
-        raise PreflightError(f"--json {path}: there is no directory {target}")
-    if not os.access(target, os.W_OK):
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise PreflightError(f"--json {path}: {error.strerror}") from None
+    if there and not path.is_file():
+        raise PreflightError(f"--json {path} is no regular file; - is stdout")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise PreflightError(f"--json {path}: there is no directory {folder}")
+    if not os.access(folder, os.W_OK) or (there and not os.access(path, os.W_OK)):
         raise PreflightError(f"--json {path}: may not be written")
 
 

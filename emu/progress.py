@@ -85,8 +85,11 @@ class LineProgress(SilentProgress):
         self._line(text)
 
     def _line(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except OSError:
+            return  # whoever read along has gone: that is no reason to give the run up
 
 
 class TerminalProgress:
@@ -133,8 +136,8 @@ class TerminalProgress:
 
 def make(*, quiet: bool, stream: TextIO | None = None) -> Progress:
     """What suits where stderr goes: a terminal, something else, or nobody who reads it."""
-    if quiet:
-        return SilentProgress()
     target = sys.stderr if stream is None else stream
+    if quiet or target is None:  # the latter when the program was started with stderr closed
+        return SilentProgress()
     console = Console(file=target)
     return TerminalProgress(console) if console.is_terminal else LineProgress(target)

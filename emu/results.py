@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from devices.procedure import PHASES
+from emu.errors import EmuError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -314,18 +315,16 @@ def write_json(path: Path, document: JsonObject) -> None:
     """Write a document, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        EmuError: it cannot be written.
     """
     text = json.dumps(document, indent=1) + "\n"
-    if path.exists() and not path.is_file():
-        path.write_text(text)  # a pipe or a terminal cannot be replaced
-        return
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{os.getpid()}.json")
     try:
         part.write_text(text)
         part.replace(path)
-    finally:
+    except OSError as error:
         part.unlink(missing_ok=True)
+        raise EmuError(f"--json {path}: {error.strerror}") from None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -102,11 +102,11 @@ def _deliver(report: Any, options: dict[str, Any]) -> None:
 
     path = options["json_file"]
     to_stdout = path is not None and str(path) == "-"
+    if path is not None and not to_stdout:
+        results.write_json(path, report.to_json())
     if not options["quiet"]:
         show(report, sys.stderr if to_stdout else sys.stdout)
     if to_stdout:
         click.echo(json.dumps(report.to_json(), indent=1))
-    elif path is not None:
-        results.write_json(path, report.to_json())
     if not report.ok:
         raise EmuError(report.failure())

@@ -42,6 +42,11 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("migrate", "--vm", "/none.toml"), 1, "No such file"),
         (("migrate", "--disk", "/none.img"), 1, "--disk /none.img: No such file"),
         (("migrate", "--json", "/none/out.json"), 1, "there is no directory /none"),
+        (("migrate", "--json", "/dev/null/x"), 1, "there is no directory /dev/null"),
+        (("migrate", "--json", "/dev/full"), 1, "/dev/full is no regular file"),
+        (("migrate", "--json", "x" * 300), 1, "File name too long"),
+        (("migrate", "--net", "99999999999x2"), 2, "is no shape"),
+        (("migrate", "--vm", "/dev/zero"), 1, "/dev/zero is no regular file"),
         (("migrate", "extra"), 2, "unexpected extra argument"),
         (("run", "--for", "0"), 2, "--for 0"),
         (("run", "--load", "much"), 2, "'much' is not one of"),
@@ -190,3 +195,34 @@ def test_the_guest_reads_the_disk_that_the_host_has(tmp_path: Path) -> None:
         assert "across 1 of 1 migrations with the digest that the host has" in result.stdout
         assert f"sha256 {digest}\n" in result.stdout
     assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+
+
+def test_a_stderr_that_nobody_reads_does_not_end_a_run() -> None:
+    """Nor one that is closed: what counts is on stdout."""
+    for redirect in ("2>/dev/full", "2>&-"):
+        command = " ".join([*EMU, "migrate", *SMALL, "--strategy", "split", redirect])
+        result = subprocess.run(  # noqa: S602  redirections are the shell's
+            command, shell=True, stdout=subprocess.PIPE, text=True, timeout=50, check=False
+        )
+        assert result.returncode == 0
+        assert "lost 0, duplicated 0, corrupted 0" in result.stdout
+
+
+def test_sigquit_leaves_nothing_either(tmp_path: Path) -> None:
+    """Whatever ends a run, its directory goes with it."""
+    process = subprocess.Popen(
+        [*EMU, "migrate", *SMALL, "--repeat", "50"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("boot"):
+            break
+    process.send_signal(signal.SIGQUIT)
+    rest = process.communicate(timeout=30)[1]
+    assert process.returncode == 128 + signal.SIGQUIT
+    assert rest.strip().splitlines()[-1] == "emu: ended by SIGQUIT"
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_results_must_have_where_to_go(tmp_path: Path) -> None:
     """That is known before the run, not after it."""
     preflight.json_file(tmp_path / "new.json")
     preflight.json_file(None)
-    with pytest.raises(PreflightError, match="is a directory"):
+    with pytest.raises(PreflightError, match="is no regular file"):
         preflight.json_file(tmp_path)
     with pytest.raises(PreflightError, match="there is no directory"):
         preflight.json_file(tmp_path / "no" / "new.json")
@@ -182,10 +183,15 @@ def test_an_address_space_that_is_too_small_is_one_line() -> None:
     assert "address space" in limited("AS", "(8 << 30, 8 << 30)")[0]
 
 
-def test_too_many_rings_for_this_machines_memory_are_one_line() -> None:
+def test_too_many_rings_for_this_machines_memory_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each ring touches some memory on each side."""
-    with pytest.raises(PreflightError, match="MiB are available"):
-        preflight._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 100_000, 256),)))
+    monkeypatch.setattr(
+        preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20)
+    )
+    with pytest.raises(PreflightError, match="1 MiB are available"):
+        preflight._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 1000, 256),)))
 
 
 def test_a_temporary_directory_with_too_long_a_name_is_one_line(
