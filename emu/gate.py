@@ -31,9 +31,10 @@ class Gate:
         inside: the vCPUs that run guest code.
         parked: the vCPUs that want to, and wait for the gate.
         owed: the vCPUs whose first run since the gate opened somebody waits for.
+        ran_ns: CLOCK_MONOTONIC when the last of them had run, or the gate opened if none was owed.
     """
 
-    __slots__ = ("_emptied", "_ran", "inside", "owed", "parked", "paused", "stopping")
+    __slots__ = ("_emptied", "_ran", "inside", "owed", "parked", "paused", "ran_ns", "stopping")
 
     def __init__(self) -> None:
         self.paused = True
@@ -41,6 +42,7 @@ class Gate:
         self.inside: set[int] = set()
         self.parked: set[int] = set()
         self.owed: set[int] = set()
+        self.ran_ns = 0
         self._emptied = threading.Event()
         self._ran = threading.Event()
 
@@ -62,6 +64,7 @@ class Gate:
         """From the vCPU's thread: it runs guest code, for the first time since the gate opened."""
         self.owed.discard(vcpu)
         if not self.owed:
+            self.ran_ns = time.monotonic_ns()
             self._ran.set()
 
     def park(self, vcpu: int) -> bool:
@@ -116,6 +119,7 @@ class Gate:
         self._ran.clear()
         # Before the gate opens: once it is open, one of them may have run before it is owed.
         self.owed.update(owed)
+        self.ran_ns = time.monotonic_ns()
         self.paused = False
         # Whoever parks from here on reads `paused` after it has said so, and does not wait.
         return list(self.owed | self.parked)

@@ -33,20 +33,25 @@ class Heartbeat:
         words: the pulse page as u64.
         gpa: its guest physical address.
         mark: to mark it dirty.
+
+    Attributes:
+        first_ns: the first beat since `attach`, 0 before it.
     """
 
-    __slots__ = ("_awaited", "_fresh", "_gpa", "_mark", "_words")
+    __slots__ = ("_awaited", "_fresh", "_gpa", "_mark", "_words", "first_ns")
 
     def __init__(self, words: memoryview, gpa: int, mark: Callable[[int, int], None]) -> None:
         self._words = words
         self._gpa = gpa
         self._mark = mark
         self._fresh = False
+        self.first_ns = 0
         self._awaited: queue.SimpleQueue[int] | None = None
 
     def attach(self) -> None:
         """The memory is another process's work: the first gap is noted, however short it is."""
         self._fresh = True
+        self.first_ns = 0
 
     def start(self, now_ns: int) -> None:
         """The first beat: gaps count from here."""
@@ -63,7 +68,9 @@ class Heartbeat:
         words[COUNT] += 1
         gap = now_ns - last
         if (gap > NOTED_GAP_NS or self._fresh) and last:
-            self._fresh = False
+            if self._fresh:
+                self._fresh = False
+                self.first_ns = now_ns
             self._note(last, now_ns)
         elif gap > words[MAX_GAP] and last:
             words[MAX_GAP] = gap

@@ -156,10 +156,7 @@ class Destination:
             if stream.hung_up:
                 raise MigrationError("dst.resume_vcpus", "the source has given up, and runs on")
             start = now()
-            vm.resume_vcpus(self._stage.deadline)
-            # The VM is there when guest code has run again. The guest now wants the interpreter
-            # as well, so that it ran is what counts, and not that this thread has learnt of it.
-            running = max(now(), vm.await_heartbeat())
+            running = vm.take_off(self._stage.deadline)
             timeline.add("dst.resume_vcpus", start, end=running)
             timeline.marks["running_ns"] = running
             timeline.in_blackout = False
