@@ -4,14 +4,15 @@ A unit's figure is that of a whole round trip in lock-step, as it would be measu
 front-end: what the front-end itself spends between a reply and its next request belongs to the
 unit. So a short gap after the last reply is credited to the next unit, and so is what a sleep
 took too long: many units take as long as their costs together, however busy the machine is. A
-unit that follows nothing is credited with what such gaps have been on this thread so far.
+unit that follows nothing is credited with twice the longest round trip that this thread has seen,
+because who has slept wakes up about so slowly; and it begins with the first message of those that
+came together. A sleep ends earlier by what sleeps have usually taken too long.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from statistics import median_low
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 #: A longer gap is the front-end doing something else, and is credited to nobody.
 LONGEST_GAP_NS = 1_000_000
+#: What takes longer than this was no round trip alone.
+LONGEST_ROUND_TRIP_NS = 300_000
 #: Gaps that are remembered.
 GAPS = 15
+#: A sleep is not cut short by more than this.
+LARGEST_LATENESS_NS = 200_000
 #: A control thread that is so late does not catch up any more.
 LARGEST_CREDIT_NS = 20_000_000
 
@@ -50,6 +55,9 @@ class Pacer:
         self._due = 0
         self._replied = 0
         self._answered = 0
+        self._begun = 0
+        self._arrived = 0
+        self._lateness = 0
         self._gaps: deque[int] = deque(maxlen=GAPS)
 
     def answered(self) -> None:
@@ -60,20 +68,27 @@ class Pacer:
         """A message came: if an answer was the last thing before it, that is a round trip."""
         if self._answered:
             gap = arrival - self._answered
-            if gap <= LONGEST_GAP_NS:
+            if gap <= LONGEST_ROUND_TRIP_NS:
                 self._gaps.append(gap)
             self._answered = 0
-
-    def _typical_gap(self) -> int:
-        return median_low(self._gaps) if self._gaps else 0
+            self._begun = arrival
+        elif arrival - self._arrived > LONGEST_GAP_NS:
+            self._begun = arrival
+        self._arrived = arrival
 
     def charge(self, arrival: int, cost: int) -> None:
         """Return when a unit of ``cost`` ns, whose request came at ``arrival``, may be answered."""
-        follows = arrival - self._replied <= LONGEST_GAP_NS
-        due = (self._due if follows else arrival - self._typical_gap()) + cost
+        if arrival - self._replied <= LONGEST_GAP_NS:
+            begin = self._due
+        else:
+            begin = min(arrival, self._begun or arrival) - 2 * max(self._gaps, default=0)
+        due = begin + cost
         now = self._clock()
-        if now < due:
-            self._sleep((due - now) / 1e9)
-            now = self._clock()
+        left = due - now - self._lateness
+        if left > 0:
+            self._sleep(left / 1e9)
+            slept = self._clock() - now
+            self._lateness += (min(slept - left, LARGEST_LATENESS_NS) - self._lateness) // 8
+            now += slept
         self._due = max(due, now - LARGEST_CREDIT_NS)
         self._replied = now

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from backends.pacing import LARGEST_CREDIT_NS, LONGEST_GAP_NS, Pacer
+from backends.pacing import LARGEST_CREDIT_NS, LONGEST_GAP_NS, LONGEST_ROUND_TRIP_NS, Pacer
 
 COST = 2_000_000
 START = 10**12
@@ -83,15 +83,38 @@ def test_a_first_unit_is_credited_with_the_usual_gap() -> None:
     """Else each device's first unit would last a round trip longer than it is said to."""
     clock = Clock()
     pacer = clock.pacer()
-    for gap in (90_000, 100_000, 800_000, LONGEST_GAP_NS + 1):
+    for gap in (80_000, 250_000, 100_000, LONGEST_ROUND_TRIP_NS + 1):
         pacer.answered()
         clock.now += gap
         pacer.arrived(clock.now)
         pacer.arrived(clock.now + 7)
     clock.now += 10**9
     begin = clock.now
+    pacer.arrived(begin)
     pacer.charge(begin, COST)
-    assert clock.now - begin == COST - 100_000
+    assert clock.now - begin == COST - 2 * 250_000
+
+
+def test_a_unit_begins_with_the_first_message_that_came_with_it() -> None:
+    """SET_FEATURES is a part of what setting a memory table takes."""
+    clock = Clock()
+    pacer = clock.pacer()
+    begin = clock.now
+    pacer.arrived(begin)
+    clock.now += 300_000
+    pacer.arrived(clock.now)
+    pacer.charge(clock.now, COST)
+    assert clock.now - begin == COST
+
+
+def test_sleeps_end_earlier_by_what_they_usually_take_too_long() -> None:
+    clock = Clock(late=80_000)
+    pacer = clock.pacer()
+    for _ in range(50):
+        clock.now += 10**9
+        begin = clock.now
+        pacer.charge(begin, COST)
+    assert abs(clock.now - begin - COST) < 5_000
 
 
 def test_on_the_real_clock() -> None:

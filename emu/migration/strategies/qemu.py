@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from devices.procedure import Ask, AwaitSwitchover, Change
+from devices.procedure import Answer, Ask, Change
 from emu.migration.strategies.base import Halt, Strategy
 from emu.migration.strategies.lockstep import answer_in_lockstep
 from emu.migration.timeline import now
@@ -29,21 +29,32 @@ class Qemu2021(Strategy):
         """See `Strategy.drive`."""
         for device_class in dict.fromkeys(task.device_class for task in tasks):
             running = [task for task in tasks if task.device_class == device_class]
+            running = [task for task in running if not _halted(task, halt)]
             while running:
-                for task in running:
-                    if not _halted(task, halt):
-                        self._answer(task, stage)
+                self._take_step(running, stage)
                 running = [task for task in running if not _halted(task, halt)]
 
-    def _answer(self, task: Task, stage: Stage) -> None:
+    def _take_step(self, tasks: Sequence[Task], stage: Stage) -> None:
+        """Answer the step of each, one after the other, and then let all go on.
+
+        What a device puts together for its next step is no part of this one. When one fails,
+        those that have been answered must learn of their answers all the same.
+        """
+        answers: list[tuple[Task, Answer]] = []
+        try:
+            for task in tasks:
+                answers.append((task, self._answer(task, stage)))  # noqa: PERF401  see above
+        finally:
+            for task, answer in answers:
+                task.resume(answer)
+
+    def _answer(self, task: Task, stage: Stage) -> Answer:
         step = task.step
         if isinstance(step, Ask):
-            task.resume(answer_in_lockstep(task, step, stage))
-        elif isinstance(step, Change):
+            return answer_in_lockstep(task, step, stage)
+        if isinstance(step, Change):
             self._commit(task, step, stage)
-            task.resume(None)
-        elif isinstance(step, AwaitSwitchover):
-            task.resume(None)
+        return None
 
     def _commit(self, task: Task, step: Change, stage: Stage) -> None:
         for edit in step.edits:
