@@ -4,9 +4,9 @@ A unit's figure is that of a whole round trip in lock-step, as it would be measu
 front-end: what the front-end itself spends between a reply and its next request belongs to the
 unit. So a short gap after the last reply is credited to the next unit, and so is what a sleep
 took too long: many units take as long as their costs together, however busy the machine is. A
-unit that follows nothing is credited with twice the longest round trip that this thread has seen,
-because who has slept wakes up about so slowly; and it begins with the first message of those that
-came together. A sleep ends earlier by what sleeps have usually taken too long.
+unit that follows nothing is credited with three times the longest round trip that this thread has
+seen, because who has slept for long wakes up about so slowly, but with half of its cost at the
+most; and it begins with the first message of those that came together. A sleep ends earlier by what sleeps have usually taken too long.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Pacer:
         if arrival - self._replied <= LONGEST_GAP_NS:
             begin = self._due
         else:
-            begin = min(arrival, self._begun or arrival) - 2 * max(self._gaps, default=0)
+            credit = min(3 * max(self._gaps, default=0), cost // 2)
+            begin = min(arrival, self._begun or arrival) - credit
         due = begin + cost
         now = self._clock()
         left = due - now - self._lateness

@@ -92,7 +92,12 @@ def test_a_first_unit_is_credited_with_the_usual_gap() -> None:
     begin = clock.now
     pacer.arrived(begin)
     pacer.charge(begin, COST)
-    assert clock.now - begin == COST - 2 * 250_000
+    assert clock.now - begin == COST - 3 * 250_000
+    clock.now += 10**9
+    begin = clock.now
+    pacer.arrived(begin)
+    pacer.charge(begin, 1_000_000)
+    assert clock.now - begin == 500_000, "half of its cost is the most that is credited"
 
 
 def test_a_unit_begins_with_the_first_message_that_came_with_it() -> None:
