@@ -6,7 +6,8 @@ unit. So a short gap after the last reply is credited to the next unit, and so i
 took too long: many units take as long as their costs together, however busy the machine is. A
 unit that follows nothing is credited with three times the longest round trip that this thread has
 seen, because who has slept for long wakes up about so slowly, but with half of its cost at the
-most; and it begins with the first message of those that came together. A sleep ends earlier by what sleeps have usually taken too long.
+most; and it begins with the first message of those that came together. A sleep ends earlier by
+what sleeps have usually taken too long.
 """
 
 from __future__ import annotations
