@@ -1,5 +1,5 @@
 """Devices, front-end side, against real back-ends."""
-# ruff: noqa: D103 - the names of helpers say what they do
+# ruff: noqa: D103 - the names say what they do
 
 from __future__ import annotations
 

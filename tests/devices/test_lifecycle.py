@@ -1,5 +1,5 @@
 """Procedures by themselves: what they ask for, in which order, with nobody behind them."""
-# ruff: noqa: D103 - the names of helpers say what they do
+# ruff: noqa: D103 - the names say what they do
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Sides of a migration inside of the test process: real back-ends in threads, real VMs."""
-# ruff: noqa: D102 - the names of helpers say what they do
+# ruff: noqa: D102 - the names say what they do
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Device state as bytes: round trip, and what does not fit."""
-# ruff: noqa: D103 - the names of helpers say what they do
+# ruff: noqa: D103 - the names say what they do
 
 from __future__ import annotations
 

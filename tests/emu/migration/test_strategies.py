@@ -1,5 +1,5 @@
 """The contract of strategies: everything that is named in STRATEGIES keeps it."""
-# ruff: noqa: D103 - the names of helpers say what they do
+# ruff: noqa: D103 - the names say what they do
 
 from __future__ import annotations
 
