@@ -257,13 +257,14 @@ def test_costs_are_taken(tmp_path: Path) -> None:
         rig.set_features()
         begin = time.monotonic()
         rig.set_mem_table()
-        assert 0.02 <= time.monotonic() - begin < 0.2
+        # A unit's figure holds the front-end's own part, for which it is credited a little.
+        assert 0.02 - 0.001 <= time.monotonic() - begin < 0.2
         time.sleep(0.005)  # a gap that is longer than what is credited to the next unit
         begin = time.monotonic()
         for number in range(kind.rings):
             rig.get_base(number)
         least = 0.005 * kind.rings
-        assert least <= time.monotonic() - begin < least + 0.2
+        assert least - 0.001 <= time.monotonic() - begin < least + 0.2
 
 
 @pytest.mark.parametrize(("control", "least", "most"), [("per-device", 1, 2.9), ("shared", 3, 9)])
