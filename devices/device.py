@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from devices.procedure import GuestNotifier, HostNotifier
 from vhost_user import eventfd
@@ -21,6 +20,9 @@ from vhost_user.messages import (
     Request,
 )
 from vhost_user.payloads import U64, MemoryRegion, MemTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Our user addresses are guest addresses plus this: no process maps anything there, so a back-end
 #: that forgets to translate fails at once instead of reading something else.
@@ -251,6 +253,3 @@ class VhostDevice:
         self._eventfds.close(fds)
         for ring in self.rings:
             ring.kick_fd = ring.call_fd = -1
-
-
-DeviceFactory = Callable[[str, Sequence[int], Sequence[int]], VhostDevice]

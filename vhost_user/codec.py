@@ -18,7 +18,7 @@ from functools import partial
 from typing import NamedTuple, NoReturn
 
 from vhost_user.errors import ProtocolError
-from vhost_user.messages import MAX_FDS, FdRule, MessageSpec
+from vhost_user.messages import FdRule, MessageSpec
 from vhost_user.payloads import SHAPES, U64, VRING_NO_FD, AnyPayload, MemTable, PayloadError
 
 HEADER = struct.Struct("=III")
@@ -314,9 +314,3 @@ class Decoder:
 
 def _count(fds: int) -> str:
     return f"{fds} descriptor{'' if fds == 1 else 's'}"
-
-
-def check_fd_count(count: int) -> None:
-    """Raises `PayloadError` when no message can carry that many descriptors."""
-    if count > MAX_FDS:
-        raise PayloadError(f"{count} descriptors, {MAX_FDS} at most")

@@ -17,7 +17,7 @@ from emu.migration.strategies.threads import Threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["DEFAULT", "DEFAULT_COMPARED", "STRATEGIES", "Strategy", "StrategyOptions", "make"]
+__all__ = ["DEFAULT_COMPARED", "STRATEGIES", "Strategy", "StrategyOptions", "make"]
 
 
 class StrategyOptions(NamedTuple):
@@ -36,7 +36,6 @@ STRATEGIES: dict[str, Callable[[StrategyOptions], Strategy]] = {
     "split": lambda _options: Split(),
     "prewired": lambda _options: Prewired(),
 }
-DEFAULT = "prewired"
 DEFAULT_COMPARED = ("qemu-2021", "threads", "prewired")
 
 
