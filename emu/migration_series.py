@@ -107,6 +107,9 @@ class MigrationSeries:
         source.monitor.events.clear()
         disk = self._plan.machine.disk
         reader = None if disk is None else DiskReader(disk, source)
+        parameters = self._plan.parameters.to_json()
+        for side in (destination, source):
+            side.execute("migrate-set-parameters", {"parameters": parameters})
         arguments = {"uri": uri, "strategy": strategy, "options": dict(self._plan.options)}
         source.execute("migrate", arguments)
         error = self._await_outcome(reader)

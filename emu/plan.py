@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from emu.migration.parameters import Parameters
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -68,6 +70,7 @@ class MigrationPlan:
         repeat: how often the whole sequence runs.
         via: how the stream goes, one of `TRANSPORTS`.
         options: of the strategies, such as ``{"threads": 8}``.
+        parameters: what each migration may take.
     """
 
     machine: MachinePlan
@@ -75,6 +78,7 @@ class MigrationPlan:
     repeat: int = 1
     via: str = "unix"
     options: dict[str, int] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=Parameters)
 
     @property
     def sequence(self) -> list[tuple[str, int]]:

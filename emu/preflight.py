@@ -31,6 +31,8 @@ MAX_SOCKET_PATH = 107
 MAX_MEMORY = 16 << 40
 SECTOR = 512
 MAX_REPEAT = 1000
+#: Seconds. A machine that is busy may well let a healthy device wait for some tenths of one.
+MIN_DEADLINE = 0.05
 
 # What one process holds open, generously: the VM's has a kick and a call for each ring, a socket,
 # a log and what a strategy needs for each device, and an epoll set, a wake-up and a timer for each
@@ -119,6 +121,30 @@ def duration(option: str, text: str) -> int:
     try:
         return parse_duration(text)
     except DurationError as error:
+        raise OptionError(f"{option} {error}") from None
+
+
+def deadline(text: str) -> float:
+    """Seconds of ``--deadline``.
+
+    Raises:
+        PreflightError: it is no duration, or one that leaves no time.
+    """
+    seconds = duration("--deadline", text) / 1e9
+    if seconds < MIN_DEADLINE:
+        raise OptionError(f"--deadline {text}: a device needs {MIN_DEADLINE:g} s at the least")
+    return seconds
+
+
+def size(option: str, text: str) -> int:
+    """Bytes of ``100M``.
+
+    Raises:
+        PreflightError: it is no size.
+    """
+    try:
+        return parse_size(text)
+    except ShapeError as error:
         raise OptionError(f"{option} {error}") from None
 
 

@@ -11,8 +11,10 @@ from emu.costs import by_name
 from emu.errors import EmuError, MigrationError
 from emu.integrity import check_image
 from emu.migration import strategies
-from emu.migration.destination import Destination, hello
+from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
+from emu.migration.greeting import hello
+from emu.migration.parameters import Parameters
 from emu.migration.source import FAILURES, Source
 from emu.migration.strategies import StrategyOptions
 from emu.migration.timeline import now
@@ -36,6 +38,7 @@ class Control:
     def __init__(self, emit: EventSink) -> None:
         self._emit = emit
         self._plan: JsonObject = {}
+        self._parameters = Parameters()
         self._vm: Vm | None = None
         self._job: Job | None = None
         self._incoming: Listener | None = None
@@ -111,11 +114,12 @@ class Control:
             listener.close()
             raise
         vm.guest.attach()
-        side = Destination(vm, deadline=DEADLINE, observe=self._emit)
+        parameters = self._parameters
+        side = Destination(vm, parameters=parameters, observe=self._emit)
 
         def receive() -> None:
             with closing(listener):
-                stream = listener.accept(deadline=DEADLINE)
+                stream = listener.accept(deadline=parameters.deadline)
             if stream is None:
                 raise MigrationError("listen", "cancelled")
             side.run(stream)
@@ -126,19 +130,31 @@ class Control:
     def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
         """See `VmControl.migrate`."""
         vm = self.vm
+        parameters = self._parameters
         self._refuse_while_migrating()
         try:
             chosen = StrategyOptions(**options)
             side = Source(
-                vm, strategies.make(strategy, chosen), deadline=DEADLINE, observe=self._emit
+                vm,
+                strategies.make(strategy, chosen),
+                parameters=parameters,
+                observe=self._emit,
             )
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
 
         def send() -> None:
-            side.run(connect(uri, deadline=DEADLINE), hello(vm, strategy, chosen))
+            side.run(connect(uri, deadline=parameters.deadline), hello(vm, strategy, chosen))
 
         self._job = Job(side, send, self._emit, cancel=side.cancel)
+
+    def set_parameters(self, parameters: JsonObject) -> None:
+        """See `VmControl.set_parameters`."""
+        self._parameters = Parameters.from_json(parameters, self._parameters)
+
+    def query_parameters(self) -> JsonObject:
+        """See `VmControl.query_parameters`."""
+        return self._parameters.to_json()
 
     def _refuse_while_migrating(self) -> None:
         if self._job is not None and self._job.running:

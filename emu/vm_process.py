@@ -3,8 +3,9 @@
 `VmControl` is what stands behind the monitor. Its methods are the monitor's commands, and all
 that goes in and out of them is JSON-able:
 
-    x-create x-start migrate-incoming migrate migrate_cancel query-migrate query-status stop cont
-    x-timeline x-ledger x-quiesce x-resume-load x-stats x-verify x-disk-reader x-release quit
+    x-create x-start migrate-incoming migrate migrate_cancel migrate-set-parameters
+    query-migrate-parameters query-migrate query-status stop cont x-timeline x-ledger x-quiesce
+    x-resume-load x-stats x-verify x-disk-reader x-release quit
 
 A VM process starts empty. ``x-create`` says which VM; then either ``x-start`` boots it or
 ``migrate-incoming`` awaits it. After ``x-release`` it is empty again, so two such processes can
@@ -85,8 +86,14 @@ class VmControl(Protocol):
         Args:
             uri: as `incoming` returned it.
             strategy: name of the scheduler.
-            options: ``{"threads": N}``, the size of the pool of ``threads``, when it was given.
+            options: fields of `emu.migration.strategies.StrategyOptions`, those that were given.
         """
+
+    def set_parameters(self, parameters: JsonObject) -> None:
+        """Set some of `emu.migration.parameters.Parameters`, for migrations that begin later."""
+
+    def query_parameters(self) -> JsonObject:
+        """All of them."""
 
     def cancel(self) -> None:
         """Give a migration up; the VM stays where it is."""
@@ -174,6 +181,8 @@ def commands(control: VmControl) -> dict[str, Handler]:
         "migrate-incoming": control.incoming,
         "migrate": control.migrate,
         "migrate_cancel": control.cancel,
+        "migrate-set-parameters": control.set_parameters,
+        "query-migrate-parameters": control.query_parameters,
         "stop": control.stop,
         "cont": control.cont,
         "query-migrate": control.query_migrate,

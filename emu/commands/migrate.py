@@ -9,12 +9,10 @@ from typing import Any
 import click
 
 from emu import preflight, progress
+from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError
 from emu.plan import TRANSPORTS, MigrationPlan
-
-_MAX_THREADS = 256
-
 
 HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
 
@@ -68,12 +66,7 @@ Examples:
     show_default=True,
     help="How memory and state travel; tcp goes over loopback.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, _MAX_THREADS),
-    metavar="N",
-    help="Size of the pool of the strategy 'threads'.",
-)
+@migration_options
 @machine_options
 def migrate(**options: Any) -> None:
     """Check what was asked for, migrate, and report."""
@@ -82,13 +75,13 @@ def migrate(**options: Any) -> None:
     from emu.supervisor import Supervisor
 
     names = preflight.strategies(options["strategies"] or ",".join(DEFAULT_COMPARED), STRATEGIES)
-    threads = options["threads"]
     plan = MigrationPlan(
         machine=machine_plan(options),
         strategies=names,
         repeat=options["repeat"],
         via=options["via"],
-        options={} if threads is None else {"threads": threads},
+        options=strategy_options(options),
+        parameters=parameters(options),
     )
     show = progress.make(quiet=options["quiet"])
     with show, Supervisor(plan.machine, show) as supervisor:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import EmuError, MigrationError
-from emu.migration import strategies
+from emu.migration.greeting import accept
 from emu.migration.state import load_devices, load_switchover
-from emu.migration.strategies import Strategy, StrategyOptions
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import Timeline, now, without_collector
@@ -19,21 +17,10 @@ from vhost_user.errors import VhostUserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.migration.source import Observer
+    from emu.migration.parameters import Parameters
+    from emu.migration.precopy import Observer
+    from emu.migration.strategies import Strategy
     from emu.vm import Vm
-
-#: Of the stream; a source that speaks another one is refused by name.
-VERSION = 1
-
-
-def hello(vm: Vm, strategy: str, options: StrategyOptions) -> dict[str, object]:
-    """What the source says first: who it is, and how its devices are to be started."""
-    return {
-        "version": VERSION,
-        "spec": vm.shape(),
-        "strategy": strategy,
-        "options": options._asdict(),
-    }
 
 
 class Destination:
@@ -42,20 +29,20 @@ class Destination:
     Args:
         vm: this side's VM. When the migration fails its devices are disconnected, so that their
             back-ends let go of what the source's need.
-        deadline: seconds for each wait.
+        parameters: what it may take.
         observe: told of what happens.
 
     Attributes:
         guest_gap_ns: the gap that the blackout made in the guest's heartbeat, once the VM runs.
     """
 
-    def __init__(self, vm: Vm, *, deadline: float, observe: Observer) -> None:
+    def __init__(self, vm: Vm, *, parameters: Parameters, observe: Observer) -> None:
         self.vm = vm
         self.timeline = Timeline("dst")
         self._observe = observe
         self.commits_before = vm.machine.commits
         self.guest_gap_ns = 0
-        self._stage = Stage(vm.machine, self.timeline, deadline)
+        self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
         self._tasks: Sequence[Task] = ()
 
     def run(self, stream: MigrationStream) -> None:
@@ -97,20 +84,7 @@ class Destination:
         kind, _, payload = stream.receive()
         if kind is not Kind.HELLO:
             raise MigrationError("stream", f"{kind.name} came where HELLO was due")
-        try:
-            said = json.loads(payload)
-            version, spec = said["version"], said["spec"]
-            name, options = said["strategy"], StrategyOptions(**said["options"])
-        except (ValueError, KeyError, TypeError):
-            raise MigrationError("stream", "the source's greeting makes no sense") from None
-        if version != VERSION:
-            raise MigrationError("stream", f"the source speaks version {version}, not {VERSION}")
-        if spec != self.vm.shape():
-            raise MigrationError("stream", f"the source's VM is {spec}, this is {self.vm.shape()}")
-        try:
-            return strategies.make(name, options)
-        except ValueError as error:
-            raise MigrationError("stream", str(error)) from None
+        return accept(payload, self.vm)
 
     def _prepare(self, strategy: Strategy, stream: MigrationStream) -> None:
         """What a strategy does ahead of the blackout, with what is known of the devices."""

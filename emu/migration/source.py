@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import EmuError, MigrationError
-from emu.migration.ram_sync import RamSync, total
+from emu.migration.precopy import Precopied, Precopy
+from emu.migration.ram_sync import RamSync
 from emu.migration.state import pack_devices, pack_switchover
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import Timeline, now, without_collector
+from emu.migration.timeline import Timeline, without_collector
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from devices.device import VhostDevice
+    from emu.migration.parameters import Parameters
+    from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
     from emu.vm import Vm
 
-#: The switch-over follows a pre-copy round that leaves less than this to send.
-SMALL_ENOUGH = 1 << 20
-MAX_ROUNDS = 12
 #: Seconds for the destination to say that it is prepared, or runs. Its devices may take long.
 PATIENCE = 120.0
 
-#: Called with the name of an event (as QMP has it) and its data.
-Observer = Callable[[str, dict[str, object]], None]
 #: What can go wrong on the way, and is answered by a roll-back.
 FAILURES = (VhostUserError, EmuError, OSError)
-
-
-class Precopy(NamedTuple):
-    """What was sent while the VM ran: rounds, bytes, nanoseconds."""
-
-    rounds: int = 0
-    bytes: int = 0
-    ns: int = 0
 
 
 class Source:
@@ -48,24 +37,27 @@ class Source:
     Args:
         vm: the VM; it runs on when the migration fails.
         strategy: how its devices are stopped.
-        deadline: seconds for each wait.
+        parameters: what it may take.
         observe: told of what happens.
 
     Attributes:
         lost: after a failure, the devices that are left without a back-end, and why.
     """
 
-    def __init__(self, vm: Vm, strategy: Strategy, *, deadline: float, observe: Observer) -> None:
+    def __init__(
+        self, vm: Vm, strategy: Strategy, *, parameters: Parameters, observe: Observer
+    ) -> None:
         self.vm = vm
         self.timeline = Timeline("src")
-        self.precopy = Precopy()
+        self.precopy = Precopied()
         self.requests_in_flight = 0
         self.lost: dict[str, VhostUserError] = {}
         self._cancelled = False
+        self._parameters = parameters
         self._strategy = strategy
         self._observe = observe
         self.commits_before = vm.machine.commits
-        self._stage = Stage(vm.machine, self.timeline, deadline)
+        self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
 
     def cancel(self) -> None:
         """Have the migration fail before the switch-over, if it is not too late for that."""
@@ -105,7 +97,11 @@ class Source:
         sync = RamSync(self.vm.machine.ram, log)
         stream.send(Kind.HELLO, json.dumps(hello).encode())
         stream.send(Kind.DEVICES, pack_devices(self.vm.devices))
-        self._send_while_running(stream, sync)
+        precopy = Precopy(self.vm.machine.ram, sync, stream, self._parameters, self._observe)
+        try:
+            precopy.run(self._check_cancelled)
+        finally:
+            self.precopy = precopy.sent
         stream.set_deadline(PATIENCE)
         self._expect(stream, Kind.PREPARED)
         return self._switch_over(stream, sync)
@@ -121,26 +117,9 @@ class Source:
     def _set_logging(self, log: DirtyLog | None) -> None:
         self.vm.drive(lifecycle.set_logging(device, log) for device in self.vm.devices)
 
-    def _send_while_running(self, stream: MigrationStream, sync: RamSync) -> None:
-        """The pre-copy rounds: until little is left, or it does not get less any more."""
-        start = now()
-        runs = sync.everything()
-        before = left = total(runs)
-        for number in range(1, MAX_ROUNDS + 1):
-            if self._cancelled:
-                raise MigrationError("precopy", "cancelled")
-            stream.send_ram(self.vm.machine.ram, runs)
-            runs = sync.dirty()
-            before, left = left, total(runs)
-            self.precopy = Precopy(number, stream.bytes_sent, now() - start)
-            self._observe(
-                "MIGRATION_PASS",
-                {"pass": number, "remaining": left, "bytes": stream.bytes_sent},
-            )
-            if number > 1 and (left < SMALL_ENOUGH or left > before * 0.9):
-                break
-        stream.send_ram(self.vm.machine.ram, runs)
-        self.precopy = Precopy(number + 1, stream.bytes_sent, now() - start)
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise MigrationError("precopy", "cancelled")
 
     def _switch_over(self, stream: MigrationStream, sync: RamSync) -> list[Task]:
         """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""

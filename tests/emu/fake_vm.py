@@ -97,6 +97,13 @@ class FakeVm:
             self._emit("MIGRATION", {"status": "completed"})
             stream.sendall(b"running\n")
 
+    def set_parameters(self, parameters: JsonObject) -> None:
+        """They change nothing here."""
+
+    def query_parameters(self) -> JsonObject:
+        """There are none."""
+        return {}
+
     def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
         """Send the books from a thread."""
         if "die-in-migration" in WORDS:

@@ -24,10 +24,14 @@ class StrategyOptions(NamedTuple):
     """Options that some strategies take.
 
     Attributes:
-        threads: workers of a pool.
+        threads: workers of a pool of threads.
+        processes: workers of a pool of processes.
+        unsafe: as the RFC first tried it, with the failures that it found.
     """
 
     threads: int = 8
+    processes: int = 2
+    unsafe: bool = False
 
 
 STRATEGIES: dict[str, Callable[[StrategyOptions], Strategy]] = {

@@ -16,8 +16,10 @@ from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import DeviceServer, listen
 from emu.costs import NATIVE, CostModel
-from emu.migration.destination import Destination, hello
+from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
+from emu.migration.greeting import hello
+from emu.migration.parameters import Parameters
 from emu.migration.source import Source
 from emu.migration.strategies import StrategyOptions, make
 from emu.shape import DeviceGroup, VmSpec
@@ -111,10 +113,11 @@ class Migration:
     def __init__(self, source: Vm, destination: Vm, strategy: str, folder: Path) -> None:
         self.events = Events()
         options = StrategyOptions(threads=3)
+        parameters = Parameters(deadline=DEADLINE)
         self.source = Source(
-            source, make(strategy, options), deadline=DEADLINE, observe=self.events
+            source, make(strategy, options), parameters=parameters, observe=self.events
         )
-        self.destination = Destination(destination, deadline=DEADLINE, observe=self.events)
+        self.destination = Destination(destination, parameters=parameters, observe=self.events)
         self.listener = Listener(f"unix:{folder / 'stream'}")
         self.received: list[BaseException | None] = []
         self._hello = hello(source, strategy, options)

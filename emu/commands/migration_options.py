@@ -1,0 +1,116 @@
+"""Options of `emu migrate` that say how a migration goes, beside the VM itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emu import preflight
+from emu.migration.parameters import ON_NO_CONVERGE, Parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_THREADS = 256
+MAX_PROCESSES = 64
+MAX_STREAMS = 64
+
+_OPTIONS = (
+    click.option(
+        "--threads",
+        type=click.IntRange(1, MAX_THREADS),
+        metavar="N",
+        help="Size of the pool of the strategy 'threads'. [default: 8]",
+    ),
+    click.option(
+        "--processes",
+        type=click.IntRange(1, MAX_PROCESSES),
+        metavar="N",
+        help="Size of the pool of the strategy 'processes'. [default: 2]",
+    ),
+    click.option(
+        "--unsafe",
+        is_flag=True,
+        help="Run 'threads' as the RFC first did, to see its two failures found and rolled back.",
+    ),
+    click.option(
+        "--check-locks",
+        is_flag=True,
+        help="Check the order in which locks are taken; an error names both places.",
+    ),
+    click.option(
+        "--deadline",
+        default="10s",
+        show_default=True,
+        metavar="TIME",
+        help="How long a device, or the other side, may take for one thing.",
+    ),
+    click.option(
+        "--downtime-limit",
+        default="300ms",
+        show_default=True,
+        metavar="TIME",
+        help="Switch over when the blackout is expected to take no longer.",
+    ),
+    click.option(
+        "--max-bandwidth",
+        default="0",
+        metavar="SIZE",
+        help="Bytes a second for memory before the switch-over, such as 100M; 0 is no limit.",
+    ),
+    click.option(
+        "--auto-converge",
+        is_flag=True,
+        help="Slow the guest down when it writes faster than memory can be sent.",
+    ),
+    click.option(
+        "--on-no-converge",
+        type=click.Choice(ON_NO_CONVERGE),
+        default="switch",
+        show_default=True,
+        help="What to do when the downtime limit cannot be kept.",
+    ),
+    click.option(
+        "--streams",
+        type=click.IntRange(1, MAX_STREAMS),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Connections that memory is sent over.",
+    ),
+)
+
+
+def migration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the options that `parameters` and `strategy_options` read."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def parameters(options: dict[str, Any]) -> Parameters:
+    """What each migration may take.
+
+    Raises:
+        PreflightError: a value makes no sense.
+    """
+    return Parameters(
+        downtime_limit=preflight.duration("--downtime-limit", options["downtime_limit"])
+        // 1_000_000,
+        max_bandwidth=preflight.size("--max-bandwidth", options["max_bandwidth"]),
+        auto_converge=options["auto_converge"],
+        on_no_converge=options["on_no_converge"],
+        streams=options["streams"],
+        deadline=preflight.deadline(options["deadline"]),
+        check_locks=options["check_locks"],
+    )
+
+
+def strategy_options(options: dict[str, Any]) -> dict[str, int]:
+    """What was said of the strategies; what was not is left out."""
+    chosen = {name: options[name] for name in ("threads", "processes")}
+    given: dict[str, int] = {name: value for name, value in chosen.items() if value is not None}
+    if options["unsafe"]:
+        given["unsafe"] = True
+    return given

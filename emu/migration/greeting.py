@@ -1,0 +1,48 @@
+"""What the source says first, and what a destination makes of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from emu.errors import MigrationError
+from emu.migration import strategies
+from emu.migration.strategies import Strategy, StrategyOptions
+
+if TYPE_CHECKING:
+    from emu.vm import Vm
+
+#: Of the stream; a source that speaks another one is refused by name.
+VERSION = 1
+
+
+def hello(vm: Vm, strategy: str, options: StrategyOptions) -> dict[str, object]:
+    """What the source says first: who it is, and how its devices are to be started."""
+    return {
+        "version": VERSION,
+        "spec": vm.shape(),
+        "strategy": strategy,
+        "options": options._asdict(),
+    }
+
+
+def accept(payload: bytes, vm: Vm) -> Strategy:
+    """The strategy that a greeting asks for, if it is about this VM.
+
+    Raises:
+        MigrationError: it makes no sense, or is about another VM, by name.
+    """
+    try:
+        said = json.loads(payload)
+        version, spec = said["version"], said["spec"]
+        name, options = said["strategy"], StrategyOptions(**said["options"])
+    except (ValueError, KeyError, TypeError):
+        raise MigrationError("stream", "the source's greeting makes no sense") from None
+    if version != VERSION:
+        raise MigrationError("stream", f"the source speaks version {version}, not {VERSION}")
+    if spec != vm.shape():
+        raise MigrationError("stream", f"the source's VM is {spec}, this is {vm.shape()}")
+    try:
+        return strategies.make(name, options)
+    except ValueError as error:
+        raise MigrationError("stream", str(error)) from None

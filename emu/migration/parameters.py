@@ -1,0 +1,67 @@
+"""What a migration may take: the settings that QMP calls migration parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from emu.monitor.protocol import JsonObject
+
+#: What to do when pre-copy does not get below what the downtime limit allows.
+ON_NO_CONVERGE = ("switch", "abort")
+DEFAULT_DEADLINE = 10.0
+
+
+class Parameters(NamedTuple):
+    """Settings of one migration; both sides are given the same ones.
+
+    Attributes:
+        downtime_limit: milliseconds that the blackout may be expected to take.
+        max_bandwidth: bytes a second that memory may take before the switch-over, 0 for no limit.
+        auto_converge: slow the guest down when it writes faster than memory can be sent.
+        on_no_converge: one of `ON_NO_CONVERGE`.
+        streams: connections that memory is sent over.
+        deadline: seconds that a device, or the other side, may take for one thing.
+        check_locks: check the order in which locks are taken.
+    """
+
+    downtime_limit: int = 300
+    max_bandwidth: int = 0
+    auto_converge: bool = False
+    on_no_converge: str = "switch"
+    streams: int = 1
+    deadline: float = DEFAULT_DEADLINE
+    check_locks: bool = False
+
+    @classmethod
+    def from_json(cls, values: JsonObject, base: Parameters | None = None) -> Self:
+        """``base`` with what is named in ``values``, in QMP's spelling (``downtime-limit``).
+
+        Raises:
+            EmuError: a name is unknown, or a value is of another type or makes no sense.
+        """
+        current = (base or cls())._asdict()
+        for name, value in values.items():
+            field = name.replace("-", "_")
+            if field not in current:
+                raise EmuError(f"Parameter '{name}' is unexpected")
+            wanted = type(current[field])
+            if wanted is float and type(value) is int:
+                value = float(value)  # noqa: PLW2901  JSON does not tell them apart
+            if type(value) is not wanted:
+                raise EmuError(f"Invalid parameter type for '{name}', expected: {wanted.__name__}")
+            current[field] = value
+        result = cls(**current)
+        if result.on_no_converge not in ON_NO_CONVERGE:
+            raise EmuError(f"on-no-converge is one of {', '.join(ON_NO_CONVERGE)}")
+        if min(result.downtime_limit, result.max_bandwidth) < 0 or result.streams < 1:
+            raise EmuError("a limit is not negative, and there is at least one stream")
+        if result.deadline <= 0:
+            raise EmuError("a deadline is more than 0 s")
+        return result
+
+    def to_json(self) -> JsonObject:
+        """In QMP's spelling."""
+        return {name.replace("_", "-"): value for name, value in self._asdict().items()}
