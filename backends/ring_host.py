@@ -7,6 +7,7 @@ front-end waits for the replies of all rings, of this device and of others, and 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backends import stats
@@ -220,7 +221,9 @@ class RingHost:
     def tidy_later(self) -> None:
         """Close what has been retired when the front-end does not wait for anything any more."""
         if self._tidying is None:
-            self._tidying = self.loop.at(time.monotonic_ns() + TIDY_NS, self.tidy)
+            # At a turn's end: the turn may hold an event of a kick that is closed here.
+            tidy = partial(self.loop.finally_, self.tidy)
+            self._tidying = self.loop.at(time.monotonic_ns() + TIDY_NS, tidy)
 
     def tidy(self) -> None:
         """Close the descriptors and let go of the views of rings that were stopped."""
