@@ -90,7 +90,7 @@ _OPTIONS = (
         type=click.Choice(["per-device", "shared"]),
         default="per-device",
         show_default=True,
-        help="One thread for each device, or one for all of them.",
+        help="Devices stop side by side, or one that stops keeps the others waiting.",
     ),
     click.option(
         "--stop-policy",
@@ -170,8 +170,7 @@ class Program:
         self._servers: list[DeviceServer] = []
         self._stack = ExitStack()
         self._crashed = False
-        count = 1 if settings.options.shared else settings.devices
-        self._loops = [Loop(f"control-{n}") for n in range(count)]
+        self._loops = [Loop(f"control-{n}") for n in range(_threads(settings))]
         try:
             self.stats = StatsWriter(settings.devices, settings.stats_file)
         except OSError as error:
@@ -310,3 +309,13 @@ def run_command(
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
+
+
+def _threads(settings: Settings) -> int:
+    """How many threads the devices of a program need so that none waits for another.
+
+    A stop that has to wait holds no thread, so one is enough, and Python would run one at a time
+    anyway; but what a unit is made to cost is slept.
+    """
+    paced = any(settings.options.costs)
+    return settings.devices if paced and not settings.options.shared else 1

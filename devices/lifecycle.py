@@ -18,7 +18,6 @@ from vhost_user.payloads import U64, LogArea, VringAddr, VringState
 
 if TYPE_CHECKING:
     from vhost_user.dirty_log import DirtyLog
-    from vhost_user.frontend import FrontendConnection
     from vhost_user.session import Message
 
 VHOST_VRING_F_LOG = 1
@@ -91,7 +90,7 @@ def start(device: VhostDevice) -> Procedure:
     yield Ask.of("dst.start_vrings", connection, _wiring(rings))
     placement = _placement(device, rings)
     yield AwaitSwitchover()
-    yield Ask("dst.start_vrings", connection, _activation(connection, rings, placement))
+    yield Ask("dst.start_vrings", connection, _activation(rings, placement))
     for ring in rings:
         ring.started = ring.placed = True
 
@@ -127,9 +126,9 @@ def _kick(ring: Vring) -> Request:
 
 
 def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
-    """ADDR and ENABLE of each ring, and its KICK if that was held back.
+    """BASE, ADDR and ENABLE of each ring, and its KICK if that was held back.
 
-    They are sent after the switch-over, but can be put together before it.
+    They are sent after the switch-over, which brings the bases, but can be put together before it.
 
     Messages are handled in the order in which they were sent, and a back-end that fails one
     without being asked for an acknowledgement closes the connection: so an acknowledgement of the
@@ -137,7 +136,10 @@ def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
     """
     placement = []
     for ring in rings:
-        requests = [Request(FrontendRequest.SET_VRING_ADDR, _addr(ring, logged=device.logging))]
+        requests = [
+            Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, 0)),
+            Request(FrontendRequest.SET_VRING_ADDR, _addr(ring, logged=device.logging)),
+        ]
         if ring.placed:
             requests.append(_kick(ring))
         enable = VringState(ring.index, 1)
@@ -148,16 +150,11 @@ def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
     return placement
 
 
-def _activation(
-    connection: FrontendConnection, rings: list[Vring], placement: list[list[Message]]
-) -> list[Message]:
-    """Each ring's base, which the switch-over has brought, and then its placement."""
-    bases = connection.prepare(
-        Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)) for ring in rings
-    )
+def _activation(rings: list[Vring], placement: list[list[Message]]) -> list[Message]:
+    """The placement of each ring, with its base."""
     messages = []
-    for base, rest in zip(bases, placement, strict=True):
-        messages.append(base)
+    for ring, (base, *rest) in zip(rings, placement, strict=True):
+        messages.append(base.with_num(ring.base))
         messages += rest
     return messages
 

@@ -8,6 +8,7 @@ bytes and descriptors between them.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, NoReturn, cast
 
@@ -37,6 +38,7 @@ __all__ = ["MAX_RINGS", "BackendSession", "FrontendSession", "Message", "Session
 
 _F = FrontendRequest
 _SUCCESS = U64(0)
+_U32 = struct.Struct("<I")
 
 
 class Message(NamedTuple):
@@ -53,6 +55,20 @@ class Message(NamedTuple):
     data: bytes
     opened: Opened
     answered: bool
+
+    def with_num(self, num: int) -> Message:
+        """The same message with another number in its vring state, which is the payload's end.
+
+        So a base that comes late costs a copy, and not all the checks once more.
+
+        Raises:
+            struct.error: the number has more than 32 bits.
+        """
+        request, data, opened, answered = self
+        number, payload, fds, need_reply = request
+        state = VringState(cast("VringState", payload).index, num)
+        changed = Request(number, state, fds, need_reply)
+        return Message(changed, data[: -_U32.size] + _U32.pack(num), opened, answered)
 
 
 class FrontendSession(Session):

@@ -44,7 +44,7 @@ _OPTIONS = (
         type=click.Choice(CONTROLS),
         default="per-device",
         show_default=True,
-        help="A control thread for each back-end, or one for all of a program's sockets.",
+        help="Back-ends stop side by side, or one that stops keeps its program's others waiting.",
     ),
     click.option(
         "--stop-policy",

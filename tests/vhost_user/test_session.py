@@ -347,3 +347,13 @@ def test_answers_that_do_not_fit() -> None:
         back.answer(base, VringState(0, 2**32))
     with pytest.raises(UsageError, match="no reply due"):
         back.answer(num, U64(0))
+
+
+@given(st.sampled_from([R.SET_VRING_BASE, R.SET_VRING_NUM]), st.integers(0, 0xFFFF))
+def test_a_message_with_another_number_is_the_one_that_was_asked_for(
+    kind: FrontendRequest, num: int
+) -> None:
+    """Made early and changed late, it is the same as made late."""
+    front, _ = pair()
+    early = front.prepare(Request(kind, VringState(7, 0), need_reply=True))
+    assert early.with_num(num) == front.prepare(Request(kind, VringState(7, num), need_reply=True))
