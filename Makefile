@@ -6,13 +6,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h) pyproject.toml setup.py
 
-.PHONY: help migrate test check format bench docs clean
+.PHONY: help migrate sweep test check format bench fault-matrix docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
+	@echo "make sweep    migrate VMs of 4 to 128 devices, and show how the blackout grows"
 	@echo "make test     run the tests"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    benchmarks, JSON in bench/results/"
+	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make docs     write again the documents that are made from data"
 	@echo "make clean    remove what was built"
 
@@ -26,6 +28,9 @@ $(STAMP): $(SOURCES)
 
 migrate: $(STAMP)
 	$(BIN)/emu migrate
+
+sweep: $(STAMP)
+	$(BIN)/emu sweep --vcpus 8 --memory 4G
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -43,6 +48,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	@mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-json=bench/results/bench.json
+
+# ONLY="prewired and hang" runs the cells whose names (strategy:place:phase:fault) match.
+fault-matrix: $(STAMP)
+	$(BIN)/python -m pytest tests/faults --fault-matrix $(if $(ONLY),-k "$(ONLY)")
 
 docs: $(STAMP)
 	$(BIN)/python -m vhost_user.tables docs

@@ -17,6 +17,7 @@ from emu.results import (
     MigrationReport,
     MigrationResult,
     Precopy,
+    devices_ms,
     phase_rows,
 )
 from emu.side import SLOW
@@ -190,6 +191,7 @@ class MigrationSeries:
         )
         self._await_echo(end + MARGIN_NS)
         _books, guest_gap = self._destination.ledger()
+        spans = _spans(source) + _spans(destination)
         return MigrationResult(
             strategy,
             repeat,
@@ -199,9 +201,11 @@ class MigrationSeries:
             network_gap_ms=None
             if self._echo is None
             else self._echo.max_gap_ms(start - MARGIN_NS, end + MARGIN_NS),
+            stop_ms=devices_ms(spans, "src"),
+            start_ms=devices_ms(spans, "dst"),
             commits=int(source["commits"]) + int(destination["commits"]),
             requests_in_flight_at_stop=int(source["requests_in_flight_at_stop"]),
-            phases=tuple(phase_rows(_spans(source) + _spans(destination))),
+            phases=tuple(phase_rows(spans)),
             precopy=precopy,
         )
 

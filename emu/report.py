@@ -86,7 +86,7 @@ class PhaseTable:
     def table(self, *, sums: bool, plain: bool) -> Table:
         """The table; with ``sums``, the sum of the spans stands beside each wall time."""
         title = "in the blackout" if self._in_blackout else "outside of the blackout (the VM runs)"
-        table = _new_table(f"{title}, ms", plain=plain)
+        table = new_table(f"{title}, ms", plain=plain)
         for name in ("side", "class", "step"):
             table.add_column(name)
         rfc = self._rfc_column()
@@ -118,13 +118,13 @@ class PhaseTable:
         return self._in_blackout and name != self._columns[0]
 
     def _row(self, key: Key, rfc: dict[Key, float], *, sums: bool) -> list[str | Text]:
-        cells: list[str | Text] = [_ms(rfc.get(key))] if rfc else []
+        cells: list[str | Text] = [milliseconds(rfc.get(key))] if rfc else []
         first = self._cells[self._columns[0]].get(key, (None, None))[0]
         for name in self._columns:
             wall, busy = self._cells[name].get(key, (None, None))
-            cells.append(_ms(wall))
+            cells.append(milliseconds(wall))
             if sums:
-                cells.append(_ms(busy))
+                cells.append(milliseconds(busy))
             if self._compares(name):
                 noise = max(first or 0.0, wall or 0.0) < NOISE_MS
                 cells.append("" if noise else _ratio(first, wall))
@@ -133,11 +133,11 @@ class PhaseTable:
     def _total(self, rfc: dict[Key, float], *, sums: bool) -> list[str | Text]:
         cells: list[str | Text] = ["", "", "downtime"]
         if rfc:
-            cells.append(_ms(RFC_TOTAL_SERIAL_MS))
+            cells.append(milliseconds(RFC_TOTAL_SERIAL_MS))
         first = _downtime(self._report, self._columns[0])
         for name in self._columns:
             downtime = _downtime(self._report, name)
-            cells.append(_ms(downtime))
+            cells.append(milliseconds(downtime))
             if sums:
                 cells.append("")
             if self._compares(name):
@@ -173,7 +173,7 @@ def _step(key: Key) -> tuple[str, str, str]:
 
 def downtime_table(report: MigrationReport, *, plain: bool) -> Table:
     """The three downtime figures of each strategy, and what they came with, in 80 columns."""
-    table = _new_table("downtime, ms", plain=plain)
+    table = new_table("downtime, ms", plain=plain)
     table.add_column("strategy")
     names = ("accounted", "guest", "network", "x", "commits", "in flight", "runs")
     for name in names:
@@ -185,9 +185,9 @@ def downtime_table(report: MigrationReport, *, plain: bool) -> Table:
         downtime = _downtime(report, name)
         table.add_row(
             name,
-            _ms(downtime),
-            _ms(median([run.guest_gap_ms for run in runs])),
-            _ms(median([run.network_gap_ms for run in runs])),
+            milliseconds(downtime),
+            milliseconds(median([run.guest_gap_ms for run in runs])),
+            milliseconds(median([run.network_gap_ms for run in runs])),
             _ratio(first, downtime),
             _count(median([run.commits for run in runs])),
             _count(median([run.requests_in_flight_at_stop for run in runs])),
@@ -202,7 +202,11 @@ def _downtime(report: MigrationReport, strategy: str) -> float | None:
 
 def _spread(runs: list[MigrationResult]) -> str:
     values = [run.downtime_ms for run in runs if run.downtime_ms is not None]
-    return f"; downtime {_ms(min(values))} to {_ms(max(values))} ms" if len(values) > 1 else ""
+    return (
+        f"; downtime {milliseconds(min(values))} to {milliseconds(max(values))} ms"
+        if len(values) > 1
+        else ""
+    )
 
 
 def _beside(report: MigrationReport) -> Iterable[str]:
@@ -215,7 +219,8 @@ def _beside(report: MigrationReport) -> Iterable[str]:
             yield f"{name}: {sent}{_spread(runs)}"
 
 
-def _ms(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """``12.34``, ``123.4``, or ``-`` for what is not known."""
     if value is None:
         return "-"
     return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
@@ -235,7 +240,8 @@ def _ratio(first: float | None, other: float | None) -> Text:
     return Text(f"{ratio:.2f}x", style="yellow" if ratio >= NOTED else "red")
 
 
-def _new_table(title: str, *, plain: bool) -> Table:
+def new_table(title: str, *, plain: bool) -> Table:
+    """An empty table, as all tables of the reports look."""
     return Table(
         title=title,
         title_justify="left",

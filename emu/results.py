@@ -89,6 +89,16 @@ def phase_rows(spans: Iterable[Span]) -> list[PhaseRow]:
     return sorted(rows, key=lambda row: row.order)
 
 
+def devices_ms(spans: Iterable[Span], side: str) -> float:
+    """From the first device's first step in the blackout to the last one's last, on one side."""
+    own = [
+        span
+        for span in spans
+        if span.side == side and span.in_blackout and span.device_class != "vm"
+    ]
+    return (max(s.end for s in own) - min(s.start for s in own)) / 1e6 if own else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Precopy:
     """What was sent while the VM ran."""
@@ -172,6 +182,8 @@ class MigrationResult:
     downtime_ms: float | None = None
     guest_gap_ms: float | None = None
     network_gap_ms: float | None = None
+    stop_ms: float | None = None
+    start_ms: float | None = None
     commits: int = 0
     requests_in_flight_at_stop: int = 0
     phases: tuple[PhaseRow, ...] = ()
@@ -194,6 +206,8 @@ class MigrationResult:
             "downtime_ms": _rounded(self.downtime_ms),
             "guest_gap_ms": _rounded(self.guest_gap_ms),
             "network_gap_ms": _rounded(self.network_gap_ms),
+            "stop_ms": _rounded(self.stop_ms),
+            "start_ms": _rounded(self.start_ms),
             "commits": self.commits,
             "requests_in_flight_at_stop": self.requests_in_flight_at_stop,
             "phases": [row.to_json() for row in self.phases],

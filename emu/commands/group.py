@@ -10,6 +10,7 @@ import click
 from emu.commands.migrate import migrate
 from emu.commands.options import CONTEXT
 from emu.commands.run import run
+from emu.commands.sweep import sweep
 from emu.errors import SignalError
 
 HELP = """Run and live-migrate VMs whose devices are real vhost-user back-ends.
@@ -21,6 +22,7 @@ are real.
 Examples:
   emu migrate                                 the RFC's VM, three strategies, one table
   emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
+  emu sweep                                   how the blackout grows with the rings
   emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --for 10s
 """
 
@@ -50,3 +52,4 @@ def emu(context: click.Context) -> None:
 
 emu.add_command(migrate)
 emu.add_command(run)
+emu.add_command(sweep)

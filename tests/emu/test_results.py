@@ -115,6 +115,8 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
         "downtime_ms",
         "guest_gap_ms",
         "network_gap_ms",
+        "stop_ms",
+        "start_ms",
         "commits",
         "requests_in_flight_at_stop",
         "phases",

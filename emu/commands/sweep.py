@@ -1,0 +1,127 @@
+"""`emu sweep`: the same migration on VMs of several sizes, and how the blackout grows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import click
+
+from emu import preflight, progress
+from emu.commands.migration_options import migration_options, parameters, strategy_options
+from emu.commands.options import CONTEXT, machine_options, machine_plan
+from emu.errors import EmuError, OptionError
+from emu.plan import MigrationPlan
+
+HELP = """Migrate VMs of several sizes, and show how stop and start grow with the rings.
+
+Half of a VM's devices are NICs and half are disks, with --rings rings each. Every VM migrates
+--repeat times by each strategy; the table has the medians, and how often those of the
+smallest VM they are.
+
+\b
+Examples:
+  emu sweep
+  emu sweep --devices 2,8,32 --rings 4 --strategy split,prewired --json sweep.json
+  emu sweep --costs rfc2021 --control shared
+"""
+
+
+@click.command(
+    help=HELP, context_settings=CONTEXT, short_help="Migrate VMs of several sizes and compare."
+)
+@click.option(
+    "--devices",
+    default="4,16,40,128",
+    show_default=True,
+    metavar="N[,N...]",
+    help="How many devices the VMs have.",
+)
+@click.option(
+    "--rings",
+    type=click.IntRange(2, 256),
+    default=8,
+    show_default=True,
+    metavar="R",
+    help="Rings of each device.",
+)
+@click.option(
+    "--strategy",
+    "-s",
+    "strategies",
+    default="qemu-2021,prewired",
+    show_default=True,
+    metavar="NAME[,NAME...]",
+    help="Who stops and starts the devices, in turn.",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, preflight.MAX_REPEAT),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Migrations of each VM by each strategy.",
+)
+@migration_options
+@machine_options
+def sweep(**options: Any) -> None:
+    """Check what was asked for, migrate every VM, and report."""
+    from emu import sweep as sweeping
+    from emu.migration.strategies import STRATEGIES
+    from emu.report import console_for
+    from emu.results import write_json
+
+    for name in ("net", "blk", "vm_file"):
+        if options[name] is not None:
+            option = "--vm" if name == "vm_file" else f"--{name}"
+            raise OptionError(f"{option}: emu sweep makes its own devices, see --devices, --rings")
+    numbers = sweeping.sizes(options["devices"])
+    if options["rings"] % 2:
+        raise OptionError(f"--rings {options['rings']}: a NIC's rings come in pairs")
+    plan = MigrationPlan(
+        machine=machine_plan(options),
+        strategies=preflight.strategies(options["strategies"], STRATEGIES),
+        repeat=options["repeat"],
+        options=strategy_options(options),
+        parameters=parameters(options),
+    )
+    plans = [_sized(plan, number, options["rings"]) for number in numbers]
+    reports = [_migrate(each, quiet=options["quiet"]) for each in plans]
+    path = options["json_file"]
+    to_stdout = path is not None and str(path) == "-"
+    document = sweeping.document(plan, reports)
+    if path is not None and not to_stdout:
+        write_json(path, document)
+    if to_stdout:
+        click.echo(json.dumps(document, indent=1))
+    if not options["quiet"]:
+        console = console_for(sys.stderr if to_stdout else sys.stdout)
+        points = [point for report in reports for point in sweeping.points_of(report)]
+        console.print(sweeping.heading(plan, reports[0].accel), soft_wrap=True)
+        console.print(sweeping.table(points, plain=not console.is_terminal))
+    for report in reports:
+        if not report.ok:
+            raise EmuError(report.failure())
+
+
+def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:
+    from emu.shape import ShapeError
+    from emu.sweep import shape_of
+
+    try:
+        spec = shape_of(devices, rings, plan.machine.spec)
+    except ShapeError as error:
+        raise OptionError(str(error)) from None
+    preflight.host(spec)
+    return dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, spec=spec))
+
+
+def _migrate(plan: MigrationPlan, *, quiet: bool) -> Any:
+    from emu.migration_series import MigrationSeries
+    from emu.supervisor import Supervisor
+
+    show = progress.make(quiet=quiet)
+    with show, Supervisor(plan.machine, show) as supervisor:
+        return MigrationSeries(plan, supervisor).run()

@@ -1,0 +1,139 @@
+"""The same migration on VMs of several sizes: how the blackout grows with the rings."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.text import Text
+
+from emu.errors import OptionError
+from emu.report import milliseconds, new_table, vm_line
+from emu.results import document_head, median
+from emu.shape import DeviceGroup, VmSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.table import Table
+
+    from emu.monitor.protocol import JsonObject
+    from emu.plan import MigrationPlan
+    from emu.results import MigrationReport
+
+#: More cannot be, whatever the size of a device: a VM's descriptors would not do.
+MAX_DEVICES = 1000
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Numbers of devices, as ``4,16,40,128``.
+
+    Raises:
+        OptionError: it is no such list.
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(1 <= number <= MAX_DEVICES for number in numbers):
+        raise OptionError(
+            f"--devices {text!r}: write numbers from 1 to {MAX_DEVICES}, such as 4,16,40,128"
+        )
+    return numbers
+
+
+def shape_of(devices: int, rings: int, base: VmSpec) -> VmSpec:
+    """A VM with that many devices, half of them NICs and half disks, with so many rings each.
+
+    Raises:
+        ShapeError: there can be no such devices.
+    """
+    parts = (("net", devices // 2), ("blk", devices - devices // 2))
+    groups = tuple(DeviceGroup(kind, count, rings) for kind, count in parts if count)
+    return dataclasses.replace(base, groups=groups)
+
+
+class Point(NamedTuple):
+    """What one strategy needed for one VM: medians in milliseconds.
+
+    Attributes:
+        devices, rings: of the VM, all together.
+        strategy: its name.
+        downtime_ms: as accounted.
+        stop_ms, start_ms: from the first device's first step in the blackout to the last one's
+            last, at the source and at the destination.
+    """
+
+    devices: int
+    rings: int
+    strategy: str
+    downtime_ms: float
+    stop_ms: float
+    start_ms: float
+
+
+def points_of(report: MigrationReport) -> list[Point]:
+    """One for each strategy that completed."""
+    spec = report.machine.spec
+    points = []
+    for name in report.strategies:
+        runs = report.completed(name)
+        figures = [
+            median([getattr(run, key) for run in runs])
+            for key in ("downtime_ms", "stop_ms", "start_ms")
+        ]
+        known = [value for value in figures if value is not None]
+        if len(known) == len(figures):
+            points.append(Point(len(spec.devices), spec.rings, name, *known))
+    return points
+
+
+def table(points: Sequence[Point], *, plain: bool) -> Table:
+    """A row for each VM and strategy; growth is against the strategy's first row."""
+    result = new_table("medians, ms; growth since the smallest VM", plain=plain)
+    for name in ("devices", "rings", "x", "strategy", "downtime", "stop", "x", "start", "x"):
+        result.add_column(name, justify="left" if name == "strategy" else "right")
+    first: dict[str, Point] = {}
+    size = 0
+    for point in points:
+        if size not in (0, point.rings):
+            result.add_section()
+        size = point.rings
+        base = first.setdefault(point.strategy, point)
+        rings = point.rings / base.rings
+        result.add_row(
+            str(point.devices),
+            str(point.rings),
+            f"{rings:.0f}x",
+            point.strategy,
+            milliseconds(point.downtime_ms),
+            milliseconds(point.stop_ms),
+            _growth(point.stop_ms / base.stop_ms, rings),
+            milliseconds(point.start_ms),
+            _growth(point.start_ms / base.start_ms, rings),
+        )
+    return result
+
+
+def _growth(factor: float, rings: float) -> Text:
+    """Green where it grew less than the rings did."""
+    style = "green" if factor < rings else "red" if factor > rings else ""
+    return Text(f"{factor:.1f}x", style=style)
+
+
+def heading(plan: MigrationPlan, accel: str) -> str:
+    """What all of the VMs have in common."""
+    line = vm_line(plan.machine, accel)
+    return line.partition("; ")[2]
+
+
+def document(plan: MigrationPlan, reports: Iterable[MigrationReport]) -> JsonObject:
+    """Everything, as JSON: the points, and the runs they are from."""
+    kept = list(reports)
+    head = document_head(plan.machine, kept[0].accel if kept else plan.machine.accel)
+    del head["vm"]
+    return {
+        **head,
+        "points": [point._asdict() for report in kept for point in points_of(report)],
+        "migrations": [report.to_json() for report in kept],
+    }

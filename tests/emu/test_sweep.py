@@ -1,0 +1,81 @@
+"""VMs of several sizes: what is made of their migrations."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from emu.errors import OptionError
+from emu.results import COMPLETED, ROLLED_BACK, MigrationReport, MigrationResult
+from emu.shape import VmSpec
+from emu.sweep import points_of, shape_of, sizes, table
+
+from .sides import machine
+from .test_cli import emu
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def report(devices: int, stop_ms: float) -> MigrationReport:
+    """Three runs, of which one was rolled back."""
+    plan = dataclasses.replace(machine(), spec=shape_of(devices, 8, VmSpec()))
+    made = MigrationReport(plan, "soft")
+    for number, extra in enumerate((0.0, 2.0), 1):
+        made.runs.append(
+            MigrationResult(
+                "split", number, COMPLETED, downtime_ms=9 + extra, stop_ms=stop_ms, start_ms=5
+            )
+        )
+    made.runs.append(MigrationResult("split", 3, ROLLED_BACK, error="no"))
+    return made
+
+
+@pytest.mark.parametrize("text", ["", "4,", "4,x", "0", "1001", "-4"])
+def test_what_is_no_list_of_sizes_is_refused(text: str) -> None:
+    """In one line that shows how it is written."""
+    with pytest.raises(OptionError, match=r"4,16,40,128"):
+        sizes(text)
+
+
+def test_half_of_the_devices_are_nics() -> None:
+    """And an odd one is a disk."""
+    assert sizes("4,16") == (4, 16)
+    groups = shape_of(5, 8, VmSpec()).groups
+    assert [(g.device_class, g.count, g.rings) for g in groups] == [("net", 2, 8), ("blk", 3, 8)]
+    assert [g.device_class for g in shape_of(1, 8, VmSpec()).groups] == ["blk"]
+
+
+def test_growth_is_against_the_smallest_vm_of_the_strategy() -> None:
+    """In medians of what completed."""
+    points = [point for made in (report(4, 2.0), report(40, 6.0)) for point in points_of(made)]
+    assert [point.downtime_ms for point in points] == [10.0, 10.0]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table(points, plain=True))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert any("320 | 10x" in line and " 6.00 | 3.0x |" in line for line in lines)
+
+
+def test_a_sweep_end_to_end(tmp_path: Path) -> None:
+    """Two small VMs; everything is in the JSON."""
+    path = tmp_path / "sweep.json"
+    small = ("--vcpus", "2", "--memory", "256M", "--repeat", "1", "--load", "light")
+    result = emu("sweep", "--devices", "2,4", "--rings", "2", "-s", "prewired", *small,
+                 "--json", str(path))  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    points = json.loads(path.read_text())["points"]
+    assert [(point["devices"], point["rings"]) for point in points] == [(2, 4), (4, 8)]
+    assert all(0 < p["stop_ms"] < p["downtime_ms"] for p in points)
+    assert "prewired" in result.stdout
+
+
+def test_a_sweep_makes_its_own_devices() -> None:
+    """So they cannot be given."""
+    result = emu("sweep", "--net", "2x2")
+    assert result.returncode == 2
+    assert "--devices" in result.stderr
