@@ -51,7 +51,7 @@ bench: $(STAMP)
 
 # ONLY="prewired and hang" runs the cells whose names (strategy:place:phase:fault) match.
 fault-matrix: $(STAMP)
-	$(BIN)/python -m pytest tests/faults --fault-matrix $(if $(ONLY),-k "$(ONLY)")
+	$(BIN)/python -m pytest tests/faults --fault-matrix --tb=no $(if $(ONLY),-k "$(ONLY)")
 
 docs: $(STAMP)
 	$(BIN)/python -m vhost_user.tables docs

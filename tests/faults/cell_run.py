@@ -1,0 +1,271 @@
+"""Runs one cell on a pair of sides, and leaves the pair as good as new."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.errors import CommandError, HangUpError
+from emu.results import COMPLETED, ROLLED_BACK, Integrity, integrity_between
+from tests.faults.cells import PROCESS, SOURCE, Cell
+
+if TYPE_CHECKING:
+    from emu.monitor.protocol import JsonObject
+    from tests.faults.pair import FaultySide, Pair
+    from tests.faults.switch import FaultSwitch
+
+#: Seconds that a device or the other side has for one thing, and that a whole cell has: the
+#: strike, and what a roll-back may wait for, are a deadline each.
+DEADLINE = 1.0
+LIMIT = 3 * DEADLINE + 2.0
+#: Seconds for what no fault delays.
+PATIENCE = 10.0
+_ENDS = ("completed", "failed", "cancelled")
+
+
+class CellFailureError(AssertionError):
+    """The cell is not as it has to be; the text says in what."""
+
+
+class CellResult(NamedTuple):
+    """What a cell came to.
+
+    Attributes:
+        outcome: ``completed`` or ``rolled-back``.
+        seconds: from the migration's begin until the VM was known to run at one side.
+        error: what was said of a roll-back.
+        again: requests that a back-end served a second time, because nobody could know that the
+            first one had: the guest saw each of them complete once.
+    """
+
+    outcome: str
+    seconds: float
+    error: str
+    integrity: Integrity
+    again: int
+
+
+class CellRun:
+    """One cell.
+
+    Args:
+        pair: with the VM under load at its source.
+        cell: what is to fail.
+    """
+
+    def __init__(self, pair: Pair, cell: Cell) -> None:
+        self._pair = pair
+        self._cell = cell
+        self._outcomes: dict[str, JsonObject] = {}
+
+    def run(self) -> CellResult:
+        """The whole cell.
+
+        Raises:
+            CellFailureError: something is not as it has to be.
+            EmuError: the run cannot go on.
+        """
+        pair = self._pair
+        parameters = {"parameters": {"deadline": DEADLINE}}
+        for side in pair.sides:
+            side.execute("migrate-set-parameters", parameters)
+            side.monitor.events.clear()
+        self._expect_deaths()
+        if self._cell.phase.any_strategy:
+            result = self._strike_before_migration()
+        else:
+            result = self._strike()
+        self._disarm()
+        if result.outcome == COMPLETED:
+            pair.swap()
+        self._repair()
+        self._check_places()
+        integrity, again = self._balance()
+        self._tidy()
+        return result._replace(integrity=integrity, again=again)
+
+    # The fault
+
+    def _strike_before_migration(self) -> CellResult:
+        """The destination is built while its back-end fails; the source hears nothing of it."""
+        destination = self._pair.destination
+        self._arm()
+        begin = time.monotonic()
+        error = ""
+        try:
+            destination.begin_incoming(self._pair.next_uri(), release=True)
+            destination.await_incoming()
+        except CommandError as refusal:
+            error = str(refusal)
+        seconds = time.monotonic() - begin
+        self._judge(ROLLED_BACK, error, seconds)
+        self._outcomes = {"src": {"status": "failed"}, "dst": {"status": "failed"}}
+        return CellResult(ROLLED_BACK, seconds, error, Integrity(), 0)
+
+    def _strike(self) -> CellResult:
+        pair, cell = self._pair, self._cell
+        pair.destination.begin_incoming(pair.next_uri(), release=True)
+        uri = pair.destination.await_incoming()
+        self._arm()
+        begin = time.monotonic()
+        pair.source.execute("migrate", {"uri": uri, "strategy": cell.strategy, "options": {}})
+        while not self._over():
+            left = LIMIT - (time.monotonic() - begin)
+            if left <= 0:
+                raise CellFailureError(f"is not over after {LIMIT:g} s: {self._told()}")
+            self._listen(left)
+        seconds = time.monotonic() - begin
+        source = self._outcomes["src"]
+        outcome = COMPLETED if source["status"] == "completed" else ROLLED_BACK
+        error = str(source.get("error-desc", ""))
+        self._judge(outcome, error, seconds)
+        return CellResult(outcome, seconds, error, Integrity(), 0)
+
+    def _judge(self, outcome: str, error: str, seconds: float) -> None:
+        cell = self._cell
+        if not all(switch.fired for switch in self._switches()):
+            raise CellFailureError(f"the fault was never met: {outcome} {error}")
+        if seconds > LIMIT:
+            raise CellFailureError(f"took {seconds:.1f} s, and may take {LIMIT:g}")
+        if outcome == COMPLETED:
+            return
+        if cell.phase.committed:
+            raise CellFailureError(f"was rolled back although the VM had moved: {error}")
+        if not error:
+            raise CellFailureError("was rolled back without a reason")
+        if self._device_is_lost() and cell.device not in error:
+            raise CellFailureError(f"{cell.device} is not named: {error}")
+
+    def _device_is_lost(self) -> bool:
+        """Whether the migration, or the roll-back, cannot but fail over the device.
+
+        In a roll-back a device may be connected anew, and then there is nothing to tell.
+        """
+        phase, fault = self._cell.phase, self._cell.fault
+        return phase.place != PROCESS and (not phase.rolls_back or fault in ("die", "hang"))
+
+    def _over(self) -> bool:
+        source = self._outcomes.get("src")
+        if source is None:
+            return False
+        return source["status"] != "completed" or "dst" in self._outcomes
+
+    def _listen(self, timeout: float) -> None:
+        pair = self._pair
+        sides = {"src": pair.source, "dst": pair.destination}
+        waiting = [side for role, side in sides.items() if role not in self._outcomes]
+        pair.attention.wait([side.monitor.fileno() for side in waiting], timeout)
+        for role, side in sides.items():
+            if role not in self._outcomes:
+                self._take_events(role, side)
+
+    def _take_events(self, role: str, side: FaultySide) -> None:
+        try:
+            side.monitor.receive()
+        except HangUpError:
+            if role == "src" or self._cell.phase.place != PROCESS:
+                raise CellFailureError(f"the process of VM {side.name} has ended") from None
+            self._outcomes[role] = {"status": "gone"}
+        while side.monitor.events:
+            event = side.monitor.events.popleft()
+            if event.name == "MIGRATION" and event.data.get("status") in _ENDS:
+                self._outcomes[role] = event.data
+
+    def _told(self) -> str:
+        said = [f"{role} {data.get('status')}" for role, data in self._outcomes.items()]
+        return ", ".join(said) or "no side has said anything"
+
+    # Switches
+
+    def _faulty_side(self) -> FaultySide:
+        return self._pair.source if self._cell.phase.place == SOURCE else self._pair.destination
+
+    def _switches(self) -> list[FaultSwitch]:
+        phase, side = self._cell.phase, self._faulty_side()
+        own = side.switch if phase.place == PROCESS else side.fleet.switches[self._cell.device]
+        return [own, self._pair.destination.switch] if phase.rolls_back else [own]
+
+    def _arm(self) -> None:
+        cell = self._cell
+        own, *others = self._switches()
+        own.arm(cell.phase.point, cell.fault, cell.nth)
+        for switch in others:
+            switch.arm("after SWITCHOVER", "refuse")
+
+    def _disarm(self) -> None:
+        for switch in self._switches():
+            switch.disarm()
+
+    def _expect_deaths(self) -> None:
+        if self._cell.fault != "die":
+            return
+        if self._cell.phase.place == PROCESS:
+            self._pair.destination.expect_death()
+        else:
+            self._faulty_side().fleet.expect_death(self._cell.device)
+
+    # Afterwards
+
+    def _repair(self) -> None:
+        """Somebody starts again what has died or hangs."""
+        cell, pair = self._cell, self._pair
+        if cell.phase.place == PROCESS:
+            if cell.fault in ("die", "hang"):
+                pair.destination.replace_process()
+        elif cell.fault in ("die", "hang"):
+            side = self._side_of_fault_now()
+            side.fleet.restart(cell.device)
+
+    def _side_of_fault_now(self) -> FaultySide:
+        """The sides may have changed their roles since."""
+        completed = self._outcomes["src"]["status"] == "completed"
+        at_source = self._cell.phase.place == SOURCE
+        return self._pair.destination if at_source is completed else self._pair.source
+
+    def _check_places(self) -> None:
+        """The VM runs at the source (whoever that is now), and at no other side."""
+        pair = self._pair
+        here = pair.source.execute("query-status")
+        if not here["running"]:
+            raise CellFailureError(f"the VM does not run at its side: {here['status']}")
+        there = pair.destination.execute("query-status")
+        if there["running"]:
+            raise CellFailureError("the VM runs at both sides")
+
+    def _balance(self) -> tuple[Integrity, int]:
+        """Bring the load to rest and compare the books, the images and what was served."""
+        pair, side = self._pair, self._pair.source
+        try:
+            side.execute("x-quiesce", {"timeout": PATIENCE}, timeout=PATIENCE + 5)
+        except CommandError as error:
+            raise CellFailureError(f"requests did not complete: {error}") from None
+        after, _gap = side.ledger()
+        served = sum(each.fleet.served() for each in pair.sides)
+        again = (served - pair.served) - (after.completed - pair.books.completed)
+        integrity = integrity_between(pair.books, after, side.verify())
+        pair.books, _gap = side.ledger()
+        pair.served = sum(each.fleet.served() for each in pair.sides)
+        if not integrity.clean or after.outstanding or again < 0:
+            raise CellFailureError(
+                f"books: {integrity.complaint()}; outstanding {after.outstanding}, again {again}"
+            )
+        if not integrity.requests:
+            raise CellFailureError("the guest asked for nothing")
+        if again and not self._may_repeat():
+            raise CellFailureError(f"{again} requests were served twice")
+        return integrity, again
+
+    def _may_repeat(self) -> bool:
+        """Whether requests may be served anew that have been served, but not completed, before.
+
+        Either the back-end that knew of them has gone, or it is the destination's, whose memory
+        has gone.
+        """
+        phase = self._cell.phase
+        if phase.place == SOURCE or phase.rolls_back:
+            return True
+        return phase.point in ("SET_VRING_ENABLE", "before READY", "SET_VRING_BASE")
+
+    def _tidy(self) -> None:
+        """Back to work."""
+        self._pair.source.execute("x-resume-load")

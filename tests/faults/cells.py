@@ -1,0 +1,122 @@
+"""The cells of the matrix: phases of a migration x faults x places x strategies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.migration.strategies import STRATEGIES
+from tests.faults.switch import FAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE, DESTINATION, PROCESS = "source back-end", "destination back-end", "destination process"
+#: Disks and NICs of the VM have one of each that fails; which one takes turns.
+FAULTY_DEVICES = ("blk1", "net0")
+RINGS = {"blk1": 2, "net0": 4}
+#: Passes the back-ends' sockets on, so that no back-end of the destination is asked anything, and
+#: those of the source are neither stopped nor started.
+HANDOVER = "handover"
+
+
+class Phase(NamedTuple):
+    """A moment of a migration, as one place sees it.
+
+    Attributes:
+        place: whose fault it is.
+        name: for tables and for ``ONLY``.
+        point: what the program that fails passes: a message, or a point of the stream.
+        each_ring: it fails at the last ring, not at the first.
+        rolls_back: the destination refuses the switch-over, so that the source's devices start
+            again, which is when this fault strikes.
+        any_strategy: no strategy is at work yet, so that one stands for all.
+        committed: the VM is the destination's already.
+    """
+
+    place: str
+    name: str
+    point: str
+    each_ring: bool = False
+    rolls_back: bool = False
+    any_strategy: bool = False
+    committed: bool = False
+
+
+PHASES = (
+    Phase(SOURCE, "log base", "SET_LOG_BASE"),
+    Phase(SOURCE, "log flags", "SET_VRING_ADDR", each_ring=True),
+    Phase(SOURCE, "stop first ring", "GET_VRING_BASE"),
+    Phase(SOURCE, "stop last ring", "GET_VRING_BASE", each_ring=True),
+    Phase(SOURCE, "back: memory table", "SET_MEM_TABLE", rolls_back=True),
+    Phase(SOURCE, "back: base", "SET_VRING_BASE", rolls_back=True),
+    Phase(SOURCE, "back: enable", "SET_VRING_ENABLE", each_ring=True, rolls_back=True),
+    Phase(DESTINATION, "connect", "GET_FEATURES", any_strategy=True),
+    Phase(DESTINATION, "features", "SET_FEATURES"),
+    Phase(DESTINATION, "memory table", "SET_MEM_TABLE"),
+    Phase(DESTINATION, "size", "SET_VRING_NUM"),
+    Phase(DESTINATION, "kick", "SET_VRING_KICK", each_ring=True),
+    Phase(DESTINATION, "addresses", "SET_VRING_ADDR"),
+    Phase(DESTINATION, "base", "SET_VRING_BASE", each_ring=True),
+    Phase(DESTINATION, "enable first ring", "SET_VRING_ENABLE"),
+    Phase(DESTINATION, "enable last ring", "SET_VRING_ENABLE", each_ring=True),
+    Phase(PROCESS, "greeting", "after HELLO"),
+    Phase(PROCESS, "devices", "after DEVICES"),
+    Phase(PROCESS, "memory", "after RAM"),
+    Phase(PROCESS, "prepared", "before PREPARED"),
+    Phase(PROCESS, "switch-over", "after SWITCHOVER"),
+    Phase(PROCESS, "started", "before READY"),
+    Phase(PROCESS, "running", "before RUNNING", committed=True),
+    Phase(PROCESS, "over", "after RUNNING", committed=True),
+)
+
+
+class Cell(NamedTuple):
+    """One cell: what fails, how, where, under which strategy."""
+
+    phase: Phase
+    fault: str
+    strategy: str
+
+    @property
+    def name(self) -> str:
+        """What ``ONLY`` finds it by."""
+        place, name = self.phase.place.replace(" ", "-"), self.phase.name.replace(" ", "-")
+        return f"{self.strategy}:{place}:{name.replace(':', '')}:{self.fault}"
+
+    @property
+    def device(self) -> str:
+        """The device whose back-end fails; neighbours in the table differ."""
+        turn = PHASES.index(self.phase) + FAULTS.index(self.fault)
+        return FAULTY_DEVICES[(turn + list(STRATEGIES).index(self.strategy)) % 2]
+
+    @property
+    def nth(self) -> int:
+        """At which of the messages it fails."""
+        return RINGS[self.device] if self.phase.each_ring else 1
+
+    @property
+    def impossible(self) -> str:
+        """Why there is no such cell, or nothing."""
+        phase = self.phase
+        if phase.any_strategy and self.strategy != next(iter(STRATEGIES)):
+            return "no strategy is at work yet: the first one stands for all"
+        if phase.committed and self.fault in ("die", "hang"):
+            return "the VM has moved: its process takes it along, as any process would"
+        if phase.committed and self.fault == "refuse":
+            return "the VM has moved: there is nothing left to refuse"
+        if self.strategy == HANDOVER:
+            if phase.place == DESTINATION:
+                return "handover has no back-ends of the destination's own"
+            if phase.place == SOURCE:
+                return "handover asks the back-ends nothing: they are neither stopped nor logged"
+            if phase.name == "memory":
+                return "handover sends no memory"
+        return ""
+
+
+def all_cells() -> Iterator[Cell]:
+    """Every cell, those that cannot be among them; a strategy's stand together."""
+    for strategy in STRATEGIES:
+        for phase in PHASES:
+            for fault in FAULTS:
+                yield Cell(phase, fault, strategy)

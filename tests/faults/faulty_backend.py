@@ -1,0 +1,79 @@
+"""A back-end program of ours, whose device does one thing wrong when it is told to.
+
+``faulty_backend.py blk|net --fault-file FILE ...`` takes all options of ``vhost-emu-blk`` or
+``vhost-emu-net``. The fault and the message it strikes at come through the file
+(`tests.faults.switch`), while the program runs; until then, and after it, the device is as good
+as any.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from backends import blk, net, server
+from backends.control import Control
+from backends.program import run_command
+from tests.faults.switch import FaultSwitch
+from vhost_user.errors import FrontendError
+from vhost_user.messages import wire_name
+
+if TYPE_CHECKING:
+    from vhost_user.messages import Request
+
+PROGRAMS = {"blk": blk, "net": net}
+#: A reply by its flags, to a message that nobody sent, and shorter than it says.
+WRONG_REPLY = struct.pack("<III", 39, 5, 4096) + b"?!?"
+NO_MESSAGE = bytes(range(255, 191, -1))
+
+
+class FaultyControl(Control):
+    """A connection that is served as it should be, but for one message."""
+
+    switch: FaultSwitch
+
+    def _serve(self, request: Request) -> None:
+        fault = self.switch.passes(wire_name(request.id))
+        if fault is None:
+            super()._serve(request)
+            return
+        if fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif fault == "hang":
+            # The loop's thread: neither the control socket nor the rings are looked at again.
+            threading.Event().wait()
+        self._device.retire_fds(request.fds)
+        if fault == "refuse":
+            self._refuse(request, FrontendError("is refused, as the test wants it"))
+        elif fault == "garbage":
+            self._babble(request)
+        elif fault == "close":
+            self._leave()
+
+    def _babble(self, request: Request) -> None:
+        """What is no message at all, or, in place of a reply, one that answers something else."""
+        noise = WRONG_REPLY if self._has_own_reply(request) else NO_MESSAGE
+        self._connection._channel.queue(noise, ())
+        self._flush()
+
+
+def main() -> None:
+    """Entry point."""
+    kind, option, path, *arguments = sys.argv[1:]
+    if option != "--fault-file":
+        raise SystemExit("usage: faulty_backend.py blk|net --fault-file FILE ...")
+    FaultyControl.switch = FaultSwitch(path)
+    setattr(server, "Control", FaultyControl)  # noqa: B010  it is no name that the module exports
+    program = PROGRAMS[kind]
+    run_command(program.command, program.NAME, program.CAPABILITIES, arguments)
+
+
+if __name__ == "__main__":
+    main()

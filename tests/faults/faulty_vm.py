@@ -1,0 +1,95 @@
+"""The process of a VM, which does one thing wrong when it is told to, as a destination.
+
+``faulty_vm.py --fault-file FILE --monitor-fd N``. A point is passed when a section of the stream
+has come (``after HELLO``), is about to be sent (``before PREPARED``), or has been
+(``after RUNNING``), and just before the vCPUs go on (``before resume``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from emu import vm_process
+from emu.errors import MigrationError
+from emu.migration.stream import Kind, MigrationStream
+from emu.vm import Vm
+from tests.faults.switch import FaultSwitch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOISE = bytes(range(255, 191, -1))
+
+
+class Saboteur:
+    """Passes the points, and does what is due there."""
+
+    def __init__(self, switch: FaultSwitch) -> None:
+        self._switch = switch
+        self._stream: MigrationStream | None = None
+
+    def pass_by(self, point: str, stream: MigrationStream | None = None) -> None:
+        """Does nothing, or does not return, or raises, or spoils the stream."""
+        if stream is not None:
+            self._stream = stream
+        fault = self._switch.passes(point)
+        if fault is None:
+            return
+        if fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif fault == "hang":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif fault == "refuse":
+            raise MigrationError("destination", f"{point}: refused, as the test wants it")
+        elif self._stream is not None:
+            sock = self._stream._sock
+            if fault == "garbage":
+                sock.send(NOISE)
+            elif fault == "close":
+                sock.shutdown(2)
+
+    def lie_in_wait(self) -> None:
+        """Put the points into the code of a destination."""
+        receive, send = MigrationStream.receive, MigrationStream.send
+        take_off = Vm.take_off
+
+        def received(stream: MigrationStream) -> tuple[Kind, int, bytes]:
+            section = receive(stream)
+            self.pass_by(f"after {section[0].name}", stream)
+            return section
+
+        def sent(stream: MigrationStream, kind: Kind, *payload: Any) -> None:
+            self.pass_by(f"before {kind.name}", stream)
+            send(stream, kind, *payload)
+            self.pass_by(f"after {kind.name}", stream)
+
+        def taken_off(vm: Vm, *deadline: Any) -> int:
+            self.pass_by("before resume")
+            return take_off(vm, *deadline)
+
+        _replace(MigrationStream, receive=received, send=sent)
+        _replace(Vm, take_off=taken_off)
+
+
+def _replace(where: type, **methods: Callable[..., Any]) -> None:
+    for name, method in methods.items():
+        setattr(where, name, method)
+
+
+def main() -> None:
+    """Entry point."""
+    option, path, *arguments = sys.argv[1:]
+    if option != "--fault-file":
+        raise SystemExit("usage: faulty_vm.py --fault-file FILE --monitor-fd N")
+    Saboteur(FaultSwitch(path)).lie_in_wait()
+    vm_process.main(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Two sides with faulty programs, and one VM that goes back and forth between them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emu.backend_fleet import BackendFleet, ProgramSpec
+from emu.guest.ledger import LedgerTotals
+from emu.plan import MachinePlan
+from emu.program import Program, end
+from emu.progress import SilentProgress
+from emu.shape import DeviceGroup, VmSpec
+from emu.side import Side
+from emu.supervisor import Supervisor
+from tests.faults.switch import FaultSwitch
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from emu.attention import Attention
+    from emu.run_directory import RunDirectory
+
+HERE = Path(__file__).parent
+SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
+
+
+class FaultyFleet(BackendFleet):
+    """Back-ends each of which has a switch, and that are started again when they have ended.
+
+    A device has a program of its own, so what one does wrong is its own affair.
+    """
+
+    def __init__(
+        self, side: str, plan: MachinePlan, directory: RunDirectory, attention: Attention
+    ) -> None:
+        super().__init__(side, plan, directory, attention)
+        self._spec_of = {device.name: s for s in self._specs for device in s.devices}
+        assert len(self._spec_of) == len(self._specs), "two devices share a program"
+        self.switches = {
+            name: FaultSwitch(self._switch_file(spec)) for name, spec in self._spec_of.items()
+        }
+        #: What programs that have ended had served: a new one counts from 0.
+        self._served_by_the_dead = 0
+
+    def expect_death(self, device: str) -> None:
+        """From now on it is no error when the back-end of this device ends."""
+        self._attention.forget(self._program(device))
+
+    def restart(self, device: str) -> None:
+        """End the back-end of this device, in whatever state it is, and start a new one."""
+        program = self._program(device)
+        self._attention.forget(program)
+        end([program], patience=0.0)
+        self._programs.remove(program)
+        spec = self._spec_of[device]
+        if spec.device_class == "blk":
+            self._served_by_the_dead += self._count(spec)
+        self._start_program(spec)
+        self.await_ready()
+
+    def running(self, device: str) -> bool:
+        """Whether its back-end has not ended."""
+        return self._program(device).running
+
+    def mind(self, device: str) -> None:
+        """The end of this device's back-end is an error again."""
+        self._attention.watch(self._program(device))
+
+    def served(self) -> int:
+        """See `BackendFleet.served`; those that have ended count as well."""
+        return super().served() + self._served_by_the_dead
+
+    def stop(self) -> None:
+        """See `BackendFleet.stop`."""
+        super().stop()
+        for switch in self.switches.values():
+            switch.close()
+
+    def _count(self, spec: ProgramSpec) -> int:
+        everyone, self._specs = self._specs, [spec]
+        try:
+            return super().served()
+        finally:
+            self._specs = everyone
+
+    def _program(self, device: str) -> Program:
+        title = f"back-end {self._spec_of[device].name} of side {self.side}"
+        return next(program for program in self._programs if program.title == title)
+
+    def _switch_file(self, spec: ProgramSpec) -> Path:
+        return self._directory.path / f"{self.side}-{spec.name}.fault"
+
+    def _argv(self, spec: ProgramSpec, ready_fd: int) -> list[str]:
+        argv = super()._argv(spec, ready_fd)
+        module = argv.index("-m")
+        program = [str(HERE / "faulty_backend.py"), spec.device_class]
+        argv[module : module + 2] = [*program, "--fault-file", str(self._switch_file(spec))]
+        return argv
+
+
+class FaultySide(Side):
+    """A side whose programs all have switches."""
+
+    fleet: FaultyFleet
+
+    def __init__(
+        self, name: str, plan: MachinePlan, directory: RunDirectory, attention: Attention
+    ) -> None:
+        path = directory.path / f"{name}-vm.fault"
+        self.switch = FaultSwitch(path)
+        command = (sys.executable, "-P", str(HERE / "faulty_vm.py"), "--fault-file", str(path))
+        super().__init__(name, plan, directory, attention, command)
+        self.fleet = FaultyFleet(name, plan, directory, attention)
+
+    @property
+    def program(self) -> Program:
+        """The VM's process."""
+        assert self._program is not None
+        return self._program
+
+    def expect_death(self) -> None:
+        """From now on it is no error when the VM's process ends."""
+        self._attention.forget(self.program)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether the VM's process has ended, or was stopped by a signal."""
+        if not self.program.running:
+            return True
+        stat = Path(f"/proc/{self.program.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
+
+    def replace_process(self) -> None:
+        """End the VM's process, in whatever state it is, and start an empty one."""
+        fleet = self.fleet
+        self.monitor.close()
+        self._attention.forget(self.program)
+        os.kill(self.program.pid, signal.SIGKILL)
+        end([self.program])
+        self._program = None
+        self._awaited.clear()
+        # The back-ends stay as they are.
+        self.fleet = _NoFleet()  # type: ignore[assignment]
+        try:
+            self.start_programs()
+            self.await_programs()
+        finally:
+            self.fleet = fleet
+
+    def stop(self) -> None:
+        """See `Side.stop`; a process that stands still is not waited for."""
+        if self._program is not None and self.stands_still:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._program.pid, signal.SIGKILL)
+        super().stop()
+        self.switch.close()
+
+
+class _NoFleet:
+    """In place of a side's back-ends, where only its VM process is to be started."""
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def await_ready(self) -> None:
+        """Nothing."""
+
+
+class Pair(Supervisor):
+    """Both sides, started, with the VM under load at one of them."""
+
+    source: FaultySide
+    destination: FaultySide
+
+    def __init__(self) -> None:
+        super().__init__(MachinePlan(SPEC, accel="soft", load="heavy"), SilentProgress())
+        self._streams = 0
+        #: The guest's books, and the back-ends' own count, when they were compared last.
+        self.books = LedgerTotals()
+        self.served = 0
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        sides = [
+            FaultySide(name, self.plan, self.directory, self.attention) for name in self._names
+        ]
+        for side in sides:
+            self._stack.callback(side.stop)
+        self.sides[:] = sides
+        try:
+            self.start_programs()
+            self.source, self.destination = sides
+            self.source.create()
+            self.source.boot()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+
+    def next_uri(self) -> str:
+        """Where the next destination is to listen."""
+        self._streams += 1
+        return f"unix:{self.directory.stream(self._streams)}"
+
+    def swap(self) -> None:
+        """The VM has moved."""
+        self.source, self.destination = self.destination, self.source
