@@ -14,6 +14,7 @@ import psutil
 
 from devices.procedure import PHASES
 from emu.errors import EmuError
+from emu.guest.workload import TICK_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 COMPLETED = "completed"
 ROLLED_BACK = "rolled-back"
+#: Between two beats of a guest that runs.
+HEARTBEAT_MS = TICK_NS / 1e6
 _CLASS_ORDER = ("vm", "net", "blk")
 
 
@@ -194,8 +197,20 @@ class MigrationResult:
 
     @property
     def ok(self) -> bool:
-        """It completed, and nothing was lost, duplicated or corrupted."""
-        return self.outcome == COMPLETED and self.integrity.clean
+        """It completed, nothing was lost, duplicated or corrupted, and its figures agree."""
+        return self.outcome == COMPLETED and self.integrity.clean and not self.disagreement
+
+    @property
+    def disagreement(self) -> str:
+        """How the downtime figures contradict each other, or nothing.
+
+        What the guest saw cannot be longer than what was accounted for, but for one heartbeat: its
+        last beat may be that old when the pause begins.
+        """
+        accounted, guest = self.downtime_ms, self.guest_gap_ms
+        if accounted is None or guest is None or guest <= accounted + HEARTBEAT_MS:
+            return ""
+        return f"the guest stood still for {guest:.2f} ms, and {accounted:.2f} ms are accounted for"
 
     def to_json(self) -> JsonObject:
         """As it stands in ``runs``."""
@@ -258,6 +273,8 @@ class MigrationReport:
                 return f"{where} was {run.outcome}: {run.error}"
             if not run.integrity.clean:
                 return f"{where}: {run.integrity.complaint()}"
+            if run.disagreement:
+                return f"{where}: {run.disagreement}"
             if not self.disk_matches(run):
                 return f"{where}: the guest read another disk, sha256 {run.disk_sha256}"
         return "nothing was migrated"

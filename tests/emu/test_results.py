@@ -84,6 +84,17 @@ def test_one_of_anything_wrong_is_enough(wrong: str) -> None:
     assert integrity.complaint() == f"{wrong.replace('_', ' ')} 1"
 
 
+@pytest.mark.parametrize(("guest", "agrees"), [(9.0, True), (10.9, True), (12.5, False)])
+def test_a_guest_that_stood_still_for_longer_than_is_accounted_for_is_a_failure(
+    guest: float, agrees: bool
+) -> None:
+    """But for one heartbeat."""
+    run = MigrationResult("split", 1, "completed", downtime_ms=10.0, guest_gap_ms=guest)
+    report = MigrationReport(machine(), "soft", [run])
+    assert report.ok is agrees
+    assert ("12.50 ms" in report.failure()) is not agrees
+
+
 def test_nothing_migrated_is_no_success() -> None:
     """An empty report proves nothing."""
     assert not MigrationReport(machine(), "soft").ok

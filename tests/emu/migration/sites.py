@@ -16,6 +16,7 @@ from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import DeviceServer, listen
 from emu.costs import NATIVE, CostModel
+from emu.guest.workload import TICK_NS
 from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
 from emu.migration.greeting import hello
@@ -144,6 +145,13 @@ class Migration:
             self._thread.join(3 * DEADLINE)
             self.listener.close()
             assert not self._thread.is_alive()
+        self._check_figures()
+
+    def _check_figures(self) -> None:
+        """The guest's gap is accounted for, but for one heartbeat."""
+        start = self.source.timeline.marks["pause_start_ns"]
+        accounted = self.destination.timeline.marks["running_ns"] - start
+        assert 0 < self.destination.guest_gap_ns <= accounted + TICK_NS
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
