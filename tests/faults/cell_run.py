@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 DEADLINE = 1.0
 LIMIT = 3 * DEADLINE + 2.0
 #: Seconds for what no fault delays.
-PATIENCE = 10.0
+PATIENCE = 5.0
+#: Requests that the guest has had completed before a fault strikes; how often that is looked at.
+WORK = 100
+POLL = 0.005
 _ENDS = ("completed", "failed", "cancelled")
 
 
@@ -70,6 +73,7 @@ class CellRun:
         for side in pair.sides:
             side.execute("migrate-set-parameters", parameters)
             side.monitor.events.clear()
+        self._await_work()
         self._expect_deaths()
         if self._cell.phase.any_strategy:
             result = self._strike_before_migration()
@@ -83,6 +87,17 @@ class CellRun:
         integrity, again = self._balance()
         self._tidy()
         return result._replace(integrity=integrity, again=again)
+
+    def _await_work(self) -> None:
+        """Return when the guest has had requests completed: a fault without load proves little."""
+        pair = self._pair
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            totals, _gap = pair.source.ledger()
+            if totals.completed >= pair.books.completed + WORK:
+                return
+            pair.attention.pause(POLL)
+        raise CellFailureError("the guest does not work any more")
 
     # The fault
 
@@ -128,6 +143,8 @@ class CellRun:
         if seconds > LIMIT:
             raise CellFailureError(f"took {seconds:.1f} s, and may take {LIMIT:g}")
         if outcome == COMPLETED:
+            if self._outcomes["dst"].get("status") != "completed":
+                raise CellFailureError(f"the VM has moved and is lost: {self._outcomes['dst']}")
             return
         if cell.phase.committed:
             raise CellFailureError(f"was rolled back although the VM had moved: {error}")

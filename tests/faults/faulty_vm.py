@@ -7,8 +7,10 @@ has come (``after HELLO``), is about to be sent (``before PREPARED``), or has be
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,11 +50,15 @@ class Saboteur:
         elif fault == "refuse":
             raise MigrationError("destination", f"{point}: refused, as the test wants it")
         elif self._stream is not None:
-            sock = self._stream._sock
-            if fault == "garbage":
-                sock.send(NOISE)
-            elif fault == "close":
-                sock.shutdown(2)
+            # The source may have hung up already, which is no failure of this side's.
+            with contextlib.suppress(OSError):
+                self._spoil(self._stream._sock, fault)
+
+    def _spoil(self, sock: socket.socket, fault: str) -> None:
+        if fault == "garbage":
+            sock.send(NOISE)
+        elif fault == "close":
+            sock.shutdown(socket.SHUT_RDWR)
 
     def lie_in_wait(self) -> None:
         """Put the points into the code of a destination."""
