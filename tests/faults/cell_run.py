@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.errors import CommandError, HangUpError
 from emu.results import COMPLETED, ROLLED_BACK, Integrity, integrity_between
 from tests.faults.cells import PROCESS, SOURCE, Cell
+from tests.faults.pair import POLL
 
 if TYPE_CHECKING:
     from emu.monitor.protocol import JsonObject
@@ -20,9 +21,8 @@ DEADLINE = 1.0
 LIMIT = 3 * DEADLINE + 2.0
 #: Seconds for what no fault delays.
 PATIENCE = 5.0
-#: Requests that the guest has had completed before a fault strikes; how often that is looked at.
+#: Requests that the guest has had completed before a fault strikes.
 WORK = 100
-POLL = 0.005
 _ENDS = ("completed", "failed", "cancelled")
 
 
@@ -248,6 +248,9 @@ class CellRun:
         there = pair.destination.execute("query-status")
         if there["running"]:
             raise CellFailureError("the VM runs at both sides")
+        for side in (pair.source, pair.destination):
+            if not side.await_childless(DEADLINE):
+                raise CellFailureError(f"the process of VM {side.name} has left processes behind")
 
     def _balance(self) -> tuple[Integrity, int]:
         """Bring the load to rest and compare the books, the images and what was served."""

@@ -6,8 +6,11 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from emu.backend_fleet import BackendFleet, ProgramSpec
 from emu.guest.ledger import LedgerTotals
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from emu.attention import Attention
     from emu.run_directory import RunDirectory
 
+#: Seconds between two looks at what tells nobody.
+POLL = 0.01
 HERE = Path(__file__).parent
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
 
@@ -63,14 +68,6 @@ class FaultyFleet(BackendFleet):
             self._served_by_the_dead += self._count(spec)
         self._start_program(spec)
         self.await_ready()
-
-    def running(self, device: str) -> bool:
-        """Whether its back-end has not ended."""
-        return self._program(device).running
-
-    def mind(self, device: str) -> None:
-        """The end of this device's back-end is an error again."""
-        self._attention.watch(self._program(device))
 
     def served(self) -> int:
         """See `BackendFleet.served`; those that have ended count as well."""
@@ -135,6 +132,16 @@ class FaultySide(Side):
             return True
         stat = Path(f"/proc/{self.program.pid}/stat").read_text()
         return stat.rpartition(")")[2].split()[0] == "T"
+
+    def await_childless(self, timeout: float) -> bool:
+        """Whether the VM's process has no processes of its own, or soon has none any more."""
+        process = psutil.Process(self.program.pid)
+        deadline = time.monotonic() + timeout
+        while process.children():
+            if time.monotonic() > deadline:
+                return False
+            self._attention.pause(POLL)
+        return True
 
     def replace_process(self) -> None:
         """End the VM's process, in whatever state it is, and start an empty one."""
