@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from emu.throttle import Throttle
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ class Gate:
         parked: the vCPUs that want to, and wait for the gate.
         owed: the vCPUs whose first run since the gate opened somebody waits for.
         ran_ns: CLOCK_MONOTONIC when the last of them had run, or the gate opened if none was owed.
+        throttle: how much of its time a vCPU stays out of the open gate.
     """
 
-    __slots__ = ("_emptied", "_ran", "inside", "owed", "parked", "paused", "ran_ns", "stopping")
+    __slots__ = (
+        "_emptied", "_ran", "inside", "owed", "parked", "paused", "ran_ns", "stopping", "throttle",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.paused = True
@@ -43,6 +47,7 @@ class Gate:
         self.parked: set[int] = set()
         self.owed: set[int] = set()
         self.ran_ns = 0
+        self.throttle = Throttle()
         self._emptied = threading.Event()
         self._ran = threading.Event()
 

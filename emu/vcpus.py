@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
 from emu.gate import Gate
+from emu.throttle import MAX_PERCENT
 from emu.vcpu_state import VcpuState, VcpuStateError
 from vhost_user.errors import DeadlineError
 
@@ -157,6 +158,16 @@ class VcpuSet:
     def _need_pause(self, what: str) -> None:
         if not self.gate.paused or self.gate.inside:
             raise EmuError(f"vCPUs that run cannot be {what}: pause them first")
+
+    def throttle(self, percent: int) -> None:
+        """Keep all vCPUs out of guest code for that much of their time; 0 ends it.
+
+        Raises:
+            EmuError: it is none of 0 to 99.
+        """
+        if not 0 <= percent <= MAX_PERCENT:
+            raise EmuError(f"a throttle of {percent}%: it is 0 to {MAX_PERCENT}")
+        self.gate.throttle.percent = percent
 
     def arm(self, vcpu: int, due_ns: int) -> None:
         """Make the program's `tick` run on that vCPU at `due_ns` (CLOCK_MONOTONIC) or earlier."""

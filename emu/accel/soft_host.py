@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from emu.gate import Gate
 
 _SECONDS_PER_NS = 1e-9
+_NS_PER_MS = 1_000_000
 _EDGE = select.EPOLLIN | select.EPOLLET
 
 
@@ -118,9 +119,13 @@ class SoftHost:
     def _choose(self, vcpu: SoftVcpu) -> SoftVcpu | None:
         """Who is next; sleeps while nobody is. None: the threads are to end."""
         gate, ready, poll = self.gate, self._ready, self._epoll.poll
+        throttle = gate.throttle
         while not gate.stopping:
             if gate.paused:
                 self._wait_for_gate(vcpu.index)
+                continue
+            if throttle.percent and (out := throttle.stay_out_ns(monotonic_ns())):
+                self._stay_out(out)
                 continue
             events = poll(0 if ready else self._halt_timeout())
             if events:
@@ -171,6 +176,11 @@ class SoftHost:
             self._poke_poll.poll()
             self._drain_poke()
         gate.unpark(index)
+
+    def _stay_out(self, ns: int) -> None:
+        """The guest is throttled. Whoever pokes may want a pause, an end, or no more throttle."""
+        if self._poke_poll.poll(-(-ns // _NS_PER_MS)):
+            self._drain_poke()
 
     def _drain_poke(self) -> None:
         with suppress(BlockingIOError):  # it was drained together with an earlier one

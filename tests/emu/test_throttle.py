@@ -1,0 +1,84 @@
+"""A guest that is kept from running for a share of its time."""
+# ruff: noqa: D103 - the names say what they do
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.errors import EmuError
+from emu.machine import Machine
+from emu.shape import VmSpec
+from emu.throttle import PERIOD_NS, Throttle
+from tests.emu.guests import Recorder, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEADLINE = 5.0
+
+
+@given(percent=st.integers(0, 99), start=st.integers(0, 1 << 60))
+def test_stays_out_for_the_share_that_was_asked_for(percent: int, start: int) -> None:
+    throttle = Throttle()
+    throttle.percent = percent
+    step = PERIOD_NS // 100
+    begin = start // step * step
+    out = [throttle.stay_out_ns(begin + n * step) for n in range(100)]
+    assert sum(ns > 0 for ns in out) == percent
+    for at, ns in enumerate(out):
+        assert not ns or throttle.stay_out_ns(begin + at * step + ns) == 0
+
+
+@pytest.fixture
+def running() -> Iterator[tuple[Machine, Recorder]]:
+    guest = Recorder(periods={0: 200_000})
+    machine = Machine(VmSpec(2, 64 << 20))
+    machine.start_vcpus(guest)
+    machine.resume(DEADLINE)
+    yield machine, guest
+    machine.close()
+
+
+def ticks_in(guest: Recorder, seconds: float) -> int:
+    before = guest.ticks.qsize()
+    time.sleep(seconds)
+    return guest.ticks.qsize() - before
+
+
+def test_a_throttled_guest_runs_less_and_a_freed_one_as_before(
+    running: tuple[Machine, Recorder],
+) -> None:
+    machine, guest = running
+    free = ticks_in(guest, 0.2)
+    machine.vcpus.throttle(90)
+    slow = ticks_in(guest, 0.4) / 2
+    machine.vcpus.throttle(0)
+    freed = ticks_in(guest, 0.2)
+    assert 0 < slow < free / 2
+    assert freed > 2 * slow
+
+
+def test_a_throttled_guest_pauses_resumes_and_ends_as_quickly(
+    running: tuple[Machine, Recorder],
+) -> None:
+    machine, guest = running
+    machine.vcpus.throttle(99)
+    for _ in range(10):
+        machine.pause(DEADLINE)
+        seen = guest.ticks.qsize()
+        machine.resume(DEADLINE)
+        until(lambda seen=seen: guest.ticks.qsize() > seen)  # type: ignore[misc]
+    machine.stop(DEADLINE)
+
+
+@pytest.mark.parametrize("percent", [-1, 100])
+def test_a_guest_cannot_be_stopped_that_way(
+    running: tuple[Machine, Recorder], percent: int
+) -> None:
+    with pytest.raises(EmuError, match="it is 0 to 99"):
+        running[0].vcpus.throttle(percent)
