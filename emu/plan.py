@@ -47,6 +47,7 @@ class MachinePlan:
         stop_time: nanoseconds that each back-end takes to stop.
         stop_policy: one of `STOP_POLICIES`.
         load: one of `LOADS`.
+        dirty_rate: bytes of memory a second that the guest writes besides.
         disk: what is behind the first disk, when it is no scratch image.
     """
 
@@ -57,6 +58,7 @@ class MachinePlan:
     stop_time: int = 0
     stop_policy: str = "immediate"
     load: str = "heavy"
+    dirty_rate: int = 0
     disk: DiskFile | None = None
 
 

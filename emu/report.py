@@ -215,8 +215,19 @@ def _beside(report: MigrationReport) -> Iterable[str]:
         runs = report.completed(name)
         if runs:
             last = runs[-1].precopy
-            sent = f"pre-copy {last.rounds} rounds, {size(last.bytes)}"
+            sent = f"pre-copy {last.rounds} rounds, {size(last.bytes)}{_expectation(runs[-1])}"
             yield f"{name}: {sent}{_spread(runs)}"
+
+
+def _expectation(run: MigrationResult) -> str:
+    """What was expected of the blackout when it was decided on, beside what it was."""
+    expected = run.precopy.expected_downtime_ms
+    if expected is None:
+        return ""
+    throttled = run.precopy.throttle_percent
+    slow = f", guest throttled by {throttled}%" if throttled else ""
+    actual = milliseconds(run.downtime_ms)
+    return f"{slow}; expected downtime {milliseconds(expected)} ms, was {actual}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -253,8 +264,11 @@ def new_table(title: str, *, plain: bool) -> Table:
 
 def _lines(report: MigrationReport) -> Iterable[str]:
     for run in report.runs:
+        which = f"{run.strategy}, run {run.repeat}"
         if run.error is not None:
-            yield f"{run.strategy}, run {run.repeat}: {run.outcome}: {run.error}"
+            yield f"{which}: {run.outcome}: {run.error}"
+        if run.precopy.note:
+            yield f"{which}: switched over all the same: {run.precopy.note}"
     disk = report.machine.disk
     if disk is not None:
         completed = [run for run in report.runs if run.downtime_ms is not None]

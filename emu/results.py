@@ -104,11 +104,24 @@ def devices_ms(spans: Iterable[Span], side: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Precopy:
-    """What was sent while the VM ran."""
+    """What was sent while the VM ran, and what was expected of the blackout then.
+
+    docs/json.md says what each of them is; None where it is not known.
+    """
 
     rounds: int = 0
     bytes: int = 0
     ms: float = 0.0
+    reason: str | None = None
+    expected_downtime_ms: float | None = None
+    expected_memory_ms: float | None = None
+    expected_stop_ms: float | None = None
+    expected_start_ms: float | None = None
+    expected_vcpus_ms: float | None = None
+    dirty_bytes_per_s: int | None = None
+    bytes_per_s: int | None = None
+    throttle_percent: int | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +331,7 @@ def document_head(machine: MachinePlan, accel: str) -> JsonObject:
         "accel": accel,
         "costs": machine.costs,
         "load": machine.load,
+        "dirty_rate": machine.dirty_rate,
         "control": machine.control,
         "stop_policy": machine.stop_policy,
         "stop_time_ms": machine.stop_time / 1e6,

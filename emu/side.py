@@ -173,6 +173,7 @@ class Side:
             "accel": plan.accel,
             "costs": plan.costs,
             "load": plan.load,
+            "dirty_rate": plan.dirty_rate,
             "backends": self.fleet.sockets,
             "disk": None
             if disk is None

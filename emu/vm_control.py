@@ -15,6 +15,7 @@ from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
 from emu.migration.greeting import hello
 from emu.migration.parameters import Parameters
+from emu.migration.past import Past
 from emu.migration.source import FAILURES, Source
 from emu.migration.strategies import StrategyOptions
 from emu.migration.timeline import now
@@ -42,6 +43,8 @@ class Control:
         self._vm: Vm | None = None
         self._job: Job | None = None
         self._incoming: Listener | None = None
+        # It outlives the VM, which may come back.
+        self._past = Past()
 
     @property
     def vm(self) -> Vm:
@@ -66,6 +69,7 @@ class Control:
         load: str,
         backends: JsonObject,
         disk: JsonObject | None = None,
+        dirty_rate: int = 0,
     ) -> JsonObject:
         """See `VmControl.create`."""
         if self._vm is not None:
@@ -78,6 +82,7 @@ class Control:
             "load": load,
             "backends": backends,
             "disk": disk,
+            "dirty_rate": dirty_rate,
         }
         return {"accel": "soft"}
 
@@ -102,6 +107,7 @@ class Control:
         self._job = None
         vm = self._build()
         vm.boot()
+        vm.guest.set_dirty_rate(self._plan["dirty_rate"])
         vm.guest.start_load(self._plan["load"])
 
     def incoming(self, uri: str) -> JsonObject:
@@ -115,7 +121,7 @@ class Control:
             raise
         vm.guest.attach()
         parameters = self._parameters
-        side = Destination(vm, parameters=parameters, observe=self._emit)
+        side = Destination(vm, parameters=parameters, observe=self._emit, past=self._past)
 
         def receive() -> None:
             with closing(listener):
@@ -139,6 +145,7 @@ class Control:
                 strategies.make(strategy, chosen),
                 parameters=parameters,
                 observe=self._emit,
+                past=self._past,
             )
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
@@ -207,11 +214,7 @@ class Control:
         }
         if isinstance(side, Source):
             answer["requests_in_flight_at_stop"] = side.requests_in_flight
-            answer["precopy"] = {
-                "rounds": side.precopy.rounds,
-                "bytes": side.precopy.bytes,
-                "ms": side.precopy.ns / 1e6,
-            }
+            answer["precopy"] = side.precopy.to_json()
         return answer
 
     def ledger(self) -> JsonObject:
@@ -355,6 +358,9 @@ class Job:
         }
         if self._error:
             answer["error-desc"] = self._error
+        if isinstance(self.side, Source) and self.side.precopy.decision is not None:
+            answer["expected-downtime"] = self.side.precopy.expected_ns // 1_000_000
+            answer["cpu-throttle-percentage"] = self.side.precopy.decision.outlook.throttle
         return answer
 
     def close(self) -> None:

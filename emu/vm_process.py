@@ -50,6 +50,7 @@ class VmControl(Protocol):
         load: str,
         backends: JsonObject,
         disk: JsonObject | None = None,
+        dirty_rate: int = 0,
     ) -> JsonObject:
         """Say which VM this process is to have; nothing needs to be built yet.
 
@@ -62,6 +63,7 @@ class VmControl(Protocol):
             backends: socket path of each device's back-end, by the device's name.
             disk: what is behind ``blk0`` when the user gave a file: ``{"path", "size",
                 "writable"}``; without it, or for every other disk, a scratch image.
+            dirty_rate: bytes of memory a second that the guest writes besides.
 
         Returns:
             ``{"accel": "soft"}`` or ``"kvm"``: the one that will be used.

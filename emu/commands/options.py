@@ -33,6 +33,12 @@ _OPTIONS = (
         help="What the guest does: nothing, a little, or all rings busy.",
     ),
     click.option(
+        "--dirty-rate",
+        default="0",
+        metavar="SIZE",
+        help="Memory that the guest writes besides, a second, such as 200M.",
+    ),
+    click.option(
         "--costs",
         type=click.Choice(COSTS),
         default="native",
@@ -123,5 +129,6 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
         stop_time=stop_time,
         stop_policy=options["stop_policy"],
         load=options["load"],
+        dirty_rate=preflight.size("--dirty-rate", options["dirty_rate"]),
         disk=disk,
     )

@@ -30,8 +30,9 @@ class Mode(IntEnum):
 
 
 #: Words of the control page. EPOCH grows whenever rings have to be filled anew; LOAD is what
-#: `resume_load` returns to; OVERDUE is 1 after a quiesce whose deadline has passed.
-MAGIC, MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER = range(8)
+#: `resume_load` returns to; OVERDUE is 1 after a quiesce whose deadline has passed. HOLD_READER
+#: also holds the scribbler, whose bytes a second DIRTY_RATE has.
+MAGIC, MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER, DIRTY_RATE = range(9)
 MAGIC_VALUE = 0x5645_4D55_4755_5354
 
 #: Words of the pulse page, behind the heartbeat's. RESCAN: a driver left early because of a
@@ -41,6 +42,8 @@ CURSORS = 256
 RESCAN, PRIMED, PRIME_AT, LIGHT_BLK, LIGHT_NET, PLUGGED, EXPIRE_AT, READER_SEEN = range(
     CURSORS, CURSORS + 8
 )
+#: And the scribbler's: pages written, when it last wrote, pages that were not as it left them.
+DIRTY_COUNT, DIRTY_AT, DIRTY_WRONG = range(CURSORS + 8, CURSORS + 11)
 
 
 class Unit(Protocol):

@@ -11,6 +11,7 @@ split ring of 128 descriptors (3342 bytes) leaves room in its page for the drive
              receive buffers    one page a queue pair
     4 GiB    block buffers      4 pages a disk's ring (after the receive buffers in a small VM)
              reader buffers     64 KiB a slot
+             scribbled pages    up to 64 MiB, touched only when the guest is to write them
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ RX_BUFFER_BYTES = 256
 SERIAL_BYTES = 32
 CHUNK = 64 << 10
 MAX_READER_SLOTS = 8
+#: What is written over and over when the guest is given a rate to dirty memory at.
+SCRIBBLE_BYTES = 64 << 20
 
 
 class RingPlace(NamedTuple):
@@ -129,6 +132,7 @@ class GuestLayout:
         at = self._place_pairs(spec, at)
         end = self._place_disks(spec, _data_base(spec, regions, at))
         self.check(regions, at, end)
+        self.scribble = _place_scribble(regions, end)
 
     def _place_pairs(self, spec: VmSpec, at: int) -> int:
         for index, device in enumerate(spec.devices):
@@ -182,3 +186,11 @@ def _data_base(spec: VmSpec, regions: Sequence[Region], low: int) -> int:
     needed = BASE + rings * BLK_SLOTS * BLOCK + (MAX_READER_SLOTS + 1) * CHUNK
     high = [part for part in regions if part.gpa >= HIGH and part.size >= needed]
     return high[0].gpa + BASE if high else low
+
+
+def _place_scribble(regions: Sequence[Region], at: int) -> tuple[int, int]:
+    """Address and bytes of the scribbled pages: at most half of what the region has left."""
+    home = next(part for part in regions if part.gpa < at <= part.gpa + part.size)
+    start = _round_up(at, PAGE)
+    left = home.gpa + home.size - start
+    return start, min(SCRIBBLE_BYTES, left // 2 // PAGE * PAGE)

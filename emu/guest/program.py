@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.guest.blk_driver import BlkFeatures, BlkRing
 from emu.guest.control import (
+    DIRTY_RATE,
     EPOCH,
     HOLD_READER,
     LIGHT_PACKETS,
@@ -244,6 +245,16 @@ class GuestProgram:
 
     # -- loads
 
+    def set_dirty_rate(self, rate: int) -> None:
+        """Have the guest write so many bytes of memory a second besides, or none.
+
+        Raises:
+            ShapeError: its memory has no room for that.
+        """
+        if rate and not self._workload.scribbler.pages:
+            raise ShapeError("the VM's memory has no room for pages to dirty: give it more")
+        self._context.set(DIRTY_RATE, rate)
+
     def start_load(self, load: str | None = None) -> None:
         """Put the guest under load: ``none``, ``light``, ``heavy``, or as it was before.
 
@@ -315,7 +326,8 @@ class GuestProgram:
 
     def ledger(self) -> LedgerTotals:
         """The books of all drivers, as memory has them now."""
-        totals = (unit.ledger() for unit in self._units)
+        totals = [unit.ledger() for unit in self._units]
+        totals.append(self._workload.scribbler.ledger())
         return LedgerTotals(*map(sum, zip(LedgerTotals(), *totals, strict=True)))
 
     def requests_in_flight(self) -> int:

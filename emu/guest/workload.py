@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.guest.control import (
+    DIRTY_RATE,
     EPOCH,
     EXPIRE_AT,
     LIGHT_BLK,
@@ -27,6 +28,7 @@ from emu.guest.control import (
     Unit,
 )
 from emu.guest.layout import PAGE
+from emu.guest.scribbler import Scribbler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +68,7 @@ class Workload:
         self._disks = disks
         self._pairs = pairs
         self._reader = reader
+        self.scribbler = Scribbler(context)
 
     def tick(self, now_ns: int) -> None:
         """One step; returns early when the vCPUs are asked to stop."""
@@ -81,6 +84,8 @@ class Workload:
             self._light()
         if self._reader is not None and self._reader.woken():
             self._reader.service()
+        if control[DIRTY_RATE]:
+            self.scribbler.tick(now_ns)
         if self._pairs:
             self._expire(now_ns)
         context.mark(context.layout.pulse, PAGE)

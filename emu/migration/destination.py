@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from devices import lifecycle
 from emu.errors import EmuError, MigrationError
 from emu.migration.greeting import accept
+from emu.migration.past import Past
+from emu.migration.rehearsal import prepared
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
@@ -31,12 +33,15 @@ class Destination:
             back-ends let go of what the source's need.
         parameters: what it may take.
         observe: told of what happens.
+        past: what earlier migrations of this VM took.
 
     Attributes:
         guest_gap_ns: the gap that the blackout made in the guest's heartbeat, once the VM runs.
     """
 
-    def __init__(self, vm: Vm, *, parameters: Parameters, observe: Observer) -> None:
+    def __init__(
+        self, vm: Vm, *, parameters: Parameters, observe: Observer, past: Past | None = None
+    ) -> None:
         self.vm = vm
         self.timeline = Timeline("dst")
         self._observe = observe
@@ -44,6 +49,7 @@ class Destination:
         self.guest_gap_ns = 0
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
         self._tasks: Sequence[Task] = ()
+        self._past = Past() if past is None else past
 
     def run(self, stream: MigrationStream) -> None:
         """Receive the VM over a connected stream. When it returns, the VM runs here.
@@ -73,12 +79,14 @@ class Destination:
         """Everything from the greeting to RUNNING."""
         strategy.open()
         self._prepare(strategy, stream)
-        stream.send(Kind.PREPARED)
+        expects = prepared(self.vm, strategy, self._past, self._stage.deadline)
+        stream.send(Kind.PREPARED, expects)
         # The blackout begins at the source, so the collector must be silent before this side
         # learns of it.
         with without_collector():
             state = self._receive_memory(stream)
             self._switch_over(strategy, state, stream)
+        self._past.note("dst", strategy.name, self.timeline.spans)
 
     def _greet(self, stream: MigrationStream) -> Strategy:
         kind, _, payload = stream.receive()

@@ -1,32 +1,75 @@
-"""The memory that goes while the VM runs: rounds, until little enough is left."""
+"""The memory that goes while the VM runs: rounds, until the blackout is expected to be short."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.migration.ram_sync import RamSync, total
+from emu.errors import MigrationError
+from emu.migration.bandwidth import TokenBucket
+from emu.migration.convergence import Action, Convergence, Decision, Round, explain
+from emu.migration.ram_sync import RamSync, pieces, total
 from emu.migration.timeline import now
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from emu.migration.parameters import Parameters
-    from emu.migration.stream import MigrationStream
+    from emu.migration.rehearsal import Forecast
+    from emu.migration.stream import MigrationStream, Run
+    from emu.monitor.protocol import JsonObject
     from emu.ram import GuestRam
 
-#: The switch-over follows a round that leaves less than this to send.
-SMALL_ENOUGH = 1 << 20
-MAX_ROUNDS = 12
+#: Bytes between two looks at whether the migration is to be given up.
+PIECE = 64 << 20
+#: What is dirty when all is decided still goes before the clock starts if it goes in this time
+#: (nanoseconds), or if less is dirty afterwards.
+TOP_UP_NS = 50_000_000
+#: So often (nanoseconds) whoever waits for it hears of a round that takes long.
+TOLD_NS = 5_000_000_000
+_NS = 1_000_000_000
 
 #: Called with the name of an event (as QMP has it) and its data.
 Observer = Callable[[str, dict[str, object]], None]
 
 
 class Precopied(NamedTuple):
-    """What was sent while the VM ran: rounds, bytes, nanoseconds."""
+    """What was sent while the VM ran: rounds, bytes, nanoseconds; and what came of it.
+
+    Attributes:
+        decision: the last one, once there is one.
+        note: why it did not converge, if it did not.
+    """
 
     rounds: int = 0
     bytes: int = 0
     ns: int = 0
+    decision: Decision | None = None
+    note: str = ""
+
+    @property
+    def expected_ns(self) -> int:
+        """The blackout that the last decision expected, in nanoseconds."""
+        return 0 if self.decision is None else self.decision.outlook.downtime_ns
+
+    def to_json(self) -> JsonObject:
+        """As it stands in ``precopy`` of docs/json.md."""
+        answer: JsonObject = {"rounds": self.rounds, "bytes": self.bytes, "ms": self.ns / 1e6}
+        if self.decision is not None:
+            _, reason, outlook = self.decision
+            answer |= {
+                "reason": None if reason is None else reason.value,
+                "expected_downtime_ms": round(outlook.downtime_ns / 1e6, 4),
+                "expected_memory_ms": round(outlook.memory_ns / 1e6, 4),
+                "expected_stop_ms": round(outlook.devices.stop / 1e6, 4),
+                "expected_start_ms": round(outlook.devices.start / 1e6, 4),
+                "expected_vcpus_ms": round(outlook.devices.vcpus / 1e6, 4),
+                "dirty_bytes_per_s": outlook.dirty_rate,
+                "bytes_per_s": outlook.rate,
+                "throttle_percent": outlook.throttle,
+                "note": self.note or None,
+            }
+        return answer
 
 
 class Precopy:
@@ -38,6 +81,10 @@ class Precopy:
         stream: where it goes.
         parameters: what it may take.
         observe: told of every round.
+        forecast: what the blackout is expected to take besides memory.
+        throttle: keeps the guest from running for a share of its time, in percent.
+        pause: waits for so many seconds, or until the migration is to be given up.
+        check: raises when it is to be given up.
 
     Attributes:
         sent: what has been sent so far.
@@ -50,35 +97,120 @@ class Precopy:
         stream: MigrationStream,
         parameters: Parameters,
         observe: Observer,
+        *,
+        forecast: Forecast,
+        throttle: Callable[[int], None],
+        pause: Callable[[float], object],
+        check: Callable[[], None],
     ) -> None:
         self.sent = Precopied()
         self._ram = ram
         self._sync = sync
         self._stream = stream
-        self._parameters = parameters
+        self._limit_ns = parameters.downtime_limit * 1_000_000
+        self._convergence = Convergence(
+            self._limit_ns,
+            auto_converge=parameters.auto_converge,
+            abort=parameters.on_no_converge == "abort",
+        )
+        self._bucket = TokenBucket(parameters.max_bandwidth)
         self._observe = observe
+        self._forecast = forecast
+        self._throttle = throttle
+        self._pause = pause
+        self._check = check
+        self._start = self._told = now()
 
-    def run(self, check: Callable[[], None]) -> None:
-        """All rounds: until little is left, or it does not get less any more.
+    def run(self, await_prepared: Callable[[], bytes]) -> None:
+        """All rounds, until it is time to switch over. Then `top_up`, and the blackout.
+
+        While the destination prepares the guest writes on, so what is decided before it has said
+        that it is prepared is decided again afterwards.
 
         Args:
-            check: called between two rounds; raises when the migration is to be given up.
+            await_prepared: returns what the destination says when it is.
+
+        Raises:
+            MigrationError: it does not converge, and that was to end it.
         """
-        stream = self._stream
-        start = now()
         runs = self._sync.everything()
-        before = left = total(runs)
-        for number in range(1, MAX_ROUNDS + 1):
-            check()
-            stream.send_ram(self._ram, runs)
+        decided = prepared = False
+        while not (decided and prepared):
+            began = now()
+            sent, sending_ns = self._send(runs)
+            paced_ns = now() - began
+            if decided:
+                self._forecast.learn(await_prepared())
+                prepared = True
             runs = self._sync.dirty()
-            before, left = left, total(runs)
-            self.sent = Precopied(number, stream.bytes_sent, now() - start)
-            self._observe(
-                "MIGRATION_PASS",
-                {"pass": number, "remaining": left, "bytes": stream.bytes_sent},
-            )
-            if number > 1 and (left < SMALL_ENOUGH or left > before * 0.9):
-                break
-        stream.send_ram(self._ram, runs)
-        self.sent = Precopied(number + 1, stream.bytes_sent, now() - start)
+            done = Round(sent, total(runs), now() - began, paced_ns, sending_ns)
+            decided = self._decide(done)
+        # To be looked at again when everything else is ready.
+        self._sync.put_back(runs)
+
+    def _decide(self, done: Round) -> bool:
+        """Whether to switch over; slows the guest down if need be."""
+        decision = self._convergence.decide(done, self._forecast.expected())
+        note = explain(decision, self._limit_ns)
+        self._note(decision, note)
+        self._observe(
+            "MIGRATION_PASS",
+            {
+                "pass": self.sent.rounds,
+                "remaining": done.remaining,
+                "bytes": self._stream.bytes_sent,
+                "expected-downtime": decision.outlook.downtime_ns // 1_000_000,
+            },
+        )
+        if decision.action is Action.GIVE_UP:
+            raise MigrationError("pre-copy", note)
+        if decision.action is Action.THROTTLE:
+            self._throttle(decision.outlook.throttle)
+        return decision.action is Action.SWITCH
+
+    def top_up(self) -> None:
+        """The last thing before the clock starts: send what is dirty now, if that pays.
+
+        It does not where the guest writes faster than the limit lets memory go: more would be
+        dirty after it than before. What is not sent is left to the blackout.
+        """
+        decision = self.sent.decision
+        assert decision is not None  # noqa: S101  `run` has decided
+        runs = self._sync.dirty()
+        size = total(runs)
+        outlook = decision.outlook
+        rate = self._bucket.rate or outlook.bandwidth
+        if size * _NS <= TOP_UP_NS * rate or outlook.dirty_rate < outlook.rate:
+            began = now()
+            self._send(runs)
+            size = min(size, outlook.dirty_rate * (now() - began) // _NS)
+        else:
+            self._sync.put_back(runs)
+        self._throttle(0)
+        memory_ns = size * _NS // max(outlook.bandwidth, 1)
+        self._note(decision._replace(outlook=outlook._replace(memory_ns=memory_ns)), self.sent.note)
+
+    def _note(self, decision: Decision, note: str) -> None:
+        sent = self._stream.bytes_sent
+        rounds = self._convergence.rounds
+        self.sent = Precopied(rounds, sent, now() - self._start, decision, note)
+
+    def _send(self, runs: Sequence[Run]) -> tuple[int, int]:
+        """Send memory, no faster than the limit; the bytes, and what sending itself took in ns."""
+        sent = sending_ns = 0
+        bucket = self._bucket
+        for piece in pieces(runs, bucket.piece if bucket.rate else PIECE):
+            self._check()
+            began = now()
+            self._stream.send_ram(self._ram, piece)
+            sending_ns += now() - began
+            size = total(piece)
+            sent += size
+            wait = bucket.spend(size)
+            if wait:
+                self._pause(wait / _NS)
+            if now() - self._told > TOLD_NS:
+                self._told = now()
+                self._observe("MIGRATION", {"status": "active"})
+        self._check()
+        return sent, sending_ns

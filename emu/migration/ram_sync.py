@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vhost_user.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from emu.migration.stream import Run
     from emu.ram import GuestRam
@@ -27,6 +27,7 @@ class RamSync:
     def __init__(self, ram: GuestRam, log: DirtyLog) -> None:
         self._ram = ram
         self._log = log
+        self._unsent: set[int] = set()
         ram.harvest()
         ram.harvest()
 
@@ -40,7 +41,8 @@ class RamSync:
         Raises:
             BackendError: a back-end has marked what is no memory.
         """
-        pages = self._ram.harvest()
+        pages = self._ram.harvest() | self._unsent
+        self._unsent = set()
         for gpa, length in self._log.harvest():
             if not any(r.gpa <= gpa and gpa + length <= r.gpa + r.size for r in self._ram.regions):
                 raise BackendError(
@@ -50,6 +52,12 @@ class RamSync:
             first = gpa // PAGE
             pages.update(range(first, first + length // PAGE))
         return runs_of(pages)
+
+    def put_back(self, runs: Iterable[Run]) -> None:
+        """These were not sent: the next `dirty` has them again."""
+        for gpa, length in runs:
+            first = gpa // PAGE
+            self._unsent.update(range(first, first + length // PAGE))
 
 
 def runs_of(pages: Iterable[int]) -> list[Run]:
@@ -70,3 +78,21 @@ def runs_of(pages: Iterable[int]) -> list[Run]:
 def total(runs: Iterable[Run]) -> int:
     """Bytes of all runs together."""
     return sum(length for _, length in runs)
+
+
+def pieces(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
+    """The runs in groups of ``size`` bytes, a whole number of pages; the last may be smaller."""
+    group: list[Run] = []
+    room = size
+    for gpa, length in runs:
+        at, end = gpa, gpa + length
+        while at < end:
+            part = min(end - at, room)
+            group.append((at, part))
+            at += part
+            room -= part
+            if not room:
+                yield group
+                group, room = [], size
+    if group:
+        yield group

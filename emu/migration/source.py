@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import EmuError, MigrationError
+from emu.migration.past import Past
 from emu.migration.precopy import Precopied, Precopy
 from emu.migration.ram_sync import RamSync
+from emu.migration.rehearsal import Forecast
 from emu.migration.state import pack_devices, pack_switchover
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
@@ -39,29 +42,42 @@ class Source:
         strategy: how its devices are stopped.
         parameters: what it may take.
         observe: told of what happens.
+        past: what earlier migrations of this VM took.
 
     Attributes:
         lost: after a failure, the devices that are left without a back-end, and why.
     """
 
     def __init__(
-        self, vm: Vm, strategy: Strategy, *, parameters: Parameters, observe: Observer
+        self,
+        vm: Vm,
+        strategy: Strategy,
+        *,
+        parameters: Parameters,
+        observe: Observer,
+        past: Past | None = None,
     ) -> None:
         self.vm = vm
         self.timeline = Timeline("src")
-        self.precopy = Precopied()
+        self._sending: Precopy | None = None
         self.requests_in_flight = 0
         self.lost: dict[str, VhostUserError] = {}
-        self._cancelled = False
+        self._cancelled = threading.Event()
+        self._past = Past() if past is None else past
         self._parameters = parameters
         self._strategy = strategy
         self._observe = observe
         self.commits_before = vm.machine.commits
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
 
+    @property
+    def precopy(self) -> Precopied:
+        """What has been sent while the VM runs, and what is expected of the blackout by now."""
+        return Precopied() if self._sending is None else self._sending.sent
+
     def cancel(self) -> None:
         """Have the migration fail before the switch-over, if it is not too late for that."""
-        self._cancelled = True
+        self._cancelled.set()
 
     def run(self, stream: MigrationStream, hello: dict[str, object]) -> None:
         """Migrate the VM over a connected stream. When it returns, the VM runs over there.
@@ -84,6 +100,7 @@ class Source:
                 # Whatever it was that failed: until RUNNING has come, the VM belongs here.
                 if not gone:
                     self._roll_back()
+            self._past.note("src", self._strategy.name, self.timeline.spans)
             # From here on it runs over there, and nothing may start it here again.
             self._observe("STOP", {})
             self._strategy.tidy(tasks, self._stage)
@@ -97,14 +114,27 @@ class Source:
         sync = RamSync(self.vm.machine.ram, log)
         stream.send(Kind.HELLO, json.dumps(hello).encode())
         stream.send(Kind.DEVICES, pack_devices(self.vm.devices))
-        precopy = Precopy(self.vm.machine.ram, sync, stream, self._parameters, self._observe)
-        try:
-            precopy.run(self._check_cancelled)
-        finally:
-            self.precopy = precopy.sent
+        precopy = self._sending = self._make_precopy(stream, sync)
+        precopy.run(lambda: self._await_prepared(stream))
+        return self._switch_over(stream, sync, precopy)
+
+    def _make_precopy(self, stream: MigrationStream, sync: RamSync) -> Precopy:
+        vm = self.vm
+        return Precopy(
+            vm.machine.ram,
+            sync,
+            stream,
+            self._parameters,
+            self._observe,
+            forecast=Forecast(vm, self._strategy, self._past, self._parameters.deadline),
+            throttle=vm.machine.vcpus.throttle,
+            pause=self._cancelled.wait,
+            check=self._check_cancelled,
+        )
+
+    def _await_prepared(self, stream: MigrationStream) -> bytes:
         stream.set_deadline(PATIENCE)
-        self._expect(stream, Kind.PREPARED)
-        return self._switch_over(stream, sync)
+        return self._expect(stream, Kind.PREPARED)
 
     def _explained(self, error: Exception, stream: MigrationStream) -> Exception:
         """The error, or what the destination says of it when the stream broke."""
@@ -118,18 +148,18 @@ class Source:
         self.vm.drive(lifecycle.set_logging(device, log) for device in self.vm.devices)
 
     def _check_cancelled(self) -> None:
-        if self._cancelled:
+        if self._cancelled.is_set():
             raise MigrationError("precopy", "cancelled")
 
-    def _switch_over(self, stream: MigrationStream, sync: RamSync) -> list[Task]:
+    def _switch_over(self, stream: MigrationStream, sync: RamSync, precopy: Precopy) -> list[Task]:
         """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
         vm = self.vm
         timeline = self.timeline
         tasks = [
             Task(device.name, device.device_class, lifecycle.stop(device)) for device in vm.devices
         ]
-        # What became dirty while the destination prepared is sent before the clock starts.
-        stream.send_ram(vm.machine.ram, sync.dirty())
+        # What has become dirty since the decision goes before the clock starts, if that pays.
+        precopy.top_up()
         self._observe("MIGRATION", {"status": "device"})
         with without_collector(), vm.machine.charged("src"):
             vm.await_heartbeat()
@@ -162,6 +192,7 @@ class Source:
         A device that cannot does not keep the others, nor the vCPUs.
         """
         self.timeline.in_blackout = False
+        self.vm.machine.vcpus.throttle(0)
         for device in self.vm.devices:
             device.logging = False
         self.lost = self.vm.recover_devices()

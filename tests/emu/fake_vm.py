@@ -52,6 +52,7 @@ class FakeVm:
         load: str,
         backends: JsonObject,
         disk: JsonObject | None = None,
+        dirty_rate: int = 0,
     ) -> JsonObject:
         """Remember what matters."""
         if "refuse-create" in WORDS:

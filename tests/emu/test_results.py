@@ -112,9 +112,9 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
     )
     asked = machine(control="shared", stop_time=1_500_000)
     document = json.loads(json.dumps(MigrationReport(asked, "soft", [run]).to_json()))
-    plan = ("load", "control", "stop_policy", "stop_time_ms", "via")
+    plan = ("load", "dirty_rate", "control", "stop_policy", "stop_time_ms", "via")
     assert set(document) == {"schema", "host", "vm", "accel", "costs", "runs", *plan}
-    assert [document[key] for key in plan] == ["heavy", "shared", "immediate", 1.5, "unix"]
+    assert [document[key] for key in plan] == ["heavy", 0, "shared", "immediate", 1.5, "unix"]
     assert document["schema"] == 1
     assert document["vm"]["devices"][0] == {"class": "net", "count": 2, "rings": 4}
     assert set(document["vm"]) == {"vcpus", "memory_bytes", "devices"}
@@ -143,7 +143,21 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
         "count",
         "in_blackout",
     }
-    assert set(only["precopy"]) == {"rounds", "bytes", "ms"}
+    assert set(only["precopy"]) == {
+        "rounds",
+        "bytes",
+        "ms",
+        "reason",
+        "expected_downtime_ms",
+        "expected_memory_ms",
+        "expected_stop_ms",
+        "expected_start_ms",
+        "expected_vcpus_ms",
+        "dirty_bytes_per_s",
+        "bytes_per_s",
+        "throttle_percent",
+        "note",
+    }
     assert set(only["integrity"]) == {
         "requests",
         "lost",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from devices.procedure import AwaitSwitchover, Change, Step
 
@@ -14,6 +14,34 @@ if TYPE_CHECKING:
 
 #: Steps at which a drive may be told to leave a task parked.
 Halt = type[Step] | None
+
+
+class DeviceCost(NamedTuple):
+    """What a device's stop, or its start, consists of. Times are nanoseconds.
+
+    Attributes:
+        asked: messages whose reply is waited for.
+        posted: messages to which none is due.
+        round_trip: one message and its reply, while nothing else is under way.
+        share: one message, where those of many devices are under way.
+        besides: what the device takes once, as it did before.
+    """
+
+    asked: int = 0
+    posted: int = 0
+    round_trip: int = 0
+    share: int = 0
+    besides: int = 0
+
+    @property
+    def in_lockstep(self) -> int:
+        """The device alone, one message after the other."""
+        return self.asked * self.round_trip + self.posted * self.share + self.besides
+
+    @property
+    def in_flight(self) -> int:
+        """What its messages take where nobody waits for a single one of them."""
+        return (self.asked + self.posted) * self.share
 
 
 class Strategy(ABC):
@@ -40,6 +68,10 @@ class Strategy(ABC):
         Raises:
             VhostUserError: a device failed; the others may have stopped anywhere.
         """
+
+    def estimate(self, costs: Sequence[DeviceCost]) -> int:
+        """Nanoseconds that devices of these costs should take, if one comes after the other."""
+        return sum(cost.in_lockstep for cost in costs)
 
     def stop(self, tasks: Sequence[Task], stage: Stage) -> None:
         """At the source, in the blackout."""

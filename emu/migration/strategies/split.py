@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devices.procedure import AwaitSwitchover, Change, Edit
-from emu.migration.strategies.base import Halt, Strategy
+from emu.migration.strategies.base import DeviceCost, Halt, Strategy
 from emu.migration.strategies.flight import Flight
 from emu.migration.timeline import now
 
@@ -41,6 +41,11 @@ class Split(Strategy):
             flight.close()
         if flight.failures:
             raise flight.failures[0][1]
+
+    def estimate(self, costs: Sequence[DeviceCost]) -> int:
+        """The slowest device, and what handling everybody's messages takes."""
+        slowest = max((cost.round_trip + cost.besides for cost in costs), default=0)
+        return slowest + sum(cost.in_flight for cost in costs)
 
     def _launch(self, task: Task, flight: Flight, halt: Halt) -> None:
         """Run a task until it waits for replies, or for a commit, or is parked, or has ended."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.locks import worker
-from emu.migration.strategies.base import Halt, Strategy
+from emu.migration.strategies.base import DeviceCost, Halt, Strategy
 from emu.migration.strategies.lockstep import answer_in_lockstep
 from emu.migration.strategies.split import commit_together
 from emu.migration.strategies.task import Stage, Task
@@ -51,6 +51,11 @@ class Threads(Strategy):
         if self._pool is not None:
             self._pool.shutdown(wait=True)
             self._pool = None
+
+    def estimate(self, costs: Sequence[DeviceCost]) -> int:
+        """Shared among the workers; no device takes less than it takes alone."""
+        alone = [cost.in_lockstep for cost in costs]
+        return max(max(alone, default=0), sum(alone) // self._workers)
 
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
         """See `Strategy.drive`."""

@@ -1,0 +1,75 @@
+"""A guest program that writes memory at a given rate, and knows what it has written where.
+
+It goes round and round its pages. Each page holds the number of its last write, so that the next
+one finds out when a migration has brought an older copy of the page, or none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.guest.control import DIRTY_AT, DIRTY_COUNT, DIRTY_RATE, DIRTY_WRONG, HOLD_READER
+from emu.guest.layout import PAGE
+from emu.guest.ledger import LedgerTotals
+
+if TYPE_CHECKING:
+    from emu.guest.control import GuestContext
+
+_WORDS = PAGE // 8
+#: Time that one tick makes up for at the most, in nanoseconds. What a guest that did not run has
+#: missed is missed: a throttled one writes less.
+MAX_CATCH_UP_NS = 2_000_000
+#: Pages between two looks at whether the vCPUs are to stop.
+BATCH = 64
+
+
+class Scribbler:
+    """Writes a word to one page after the other.
+
+    Args:
+        context: guest memory, and the rate in its control page (bytes a second, 0 for off).
+    """
+
+    def __init__(self, context: GuestContext) -> None:
+        self._context = context
+        self._gpa, size = context.layout.scribble
+        self.pages = size // PAGE
+        self._words = context.platform.ram.view(self._gpa, size).cast("Q")
+
+    def tick(self, now_ns: int) -> None:
+        """Write as many pages as are due, or as there is time for."""
+        context = self._context
+        rate = context.control[DIRTY_RATE]
+        if not rate or context.control[HOLD_READER]:
+            return
+        pulse = context.pulse
+        elapsed = min(max(0, now_ns - pulse[DIRTY_AT]), MAX_CATCH_UP_NS)
+        due = min(rate * elapsed // (1_000_000_000 * PAGE), self.pages)
+        if not due:
+            if elapsed == MAX_CATCH_UP_NS:
+                pulse[DIRTY_AT] = now_ns  # so slow a rate, or the first tick of all
+            return
+        pulse[DIRTY_AT] = now_ns
+        while due > 0 and not context.platform.paused:
+            due -= self._write(min(due, BATCH))
+
+    def _write(self, count: int) -> int:
+        """Write the next pages up to the end of the memory; how many they were."""
+        pulse, words = self._context.pulse, self._words
+        done, pages = pulse[DIRTY_COUNT], self.pages
+        first = done % pages
+        count = min(count, pages - first)
+        wrong = 0
+        for number in range(done + 1, done + count + 1):
+            at = (first + number - done - 1) * _WORDS
+            if words[at] != max(0, number - pages):
+                wrong += 1
+            words[at] = number
+        pulse[DIRTY_COUNT] = done + count
+        pulse[DIRTY_WRONG] += wrong
+        self._context.mark(self._gpa + first * PAGE, count * PAGE)
+        return count
+
+    def ledger(self) -> LedgerTotals:
+        """Pages that did not hold what was last written to them."""
+        return LedgerTotals(corrupted=self._context.pulse[DIRTY_WRONG])

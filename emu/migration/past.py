@@ -1,0 +1,134 @@
+"""What devices and vCPUs took in earlier migrations of a VM: the last known costs.
+
+A back-end that is slow to stop cannot be told from a quick one before it has been stopped. So what
+a migration took is kept, by strategy, and expected again of the next one. It goes with the VM: the
+destination tells the source what it knows before the last decision.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+from emu.migration.strategies.base import DeviceCost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from emu.migration.strategies import Strategy
+    from emu.migration.timeline import Span
+    from emu.monitor.protocol import JsonObject
+
+Side = Literal["src", "dst"]
+#: It is expected by what is dirty, not by what was.
+_MEMORY = "src.final_ram"
+#: What no strategy can move out of the blackout.
+_RINGS = ("src.get_vring_base", "dst.start_vrings")
+
+
+class Taken(NamedTuple):
+    """What one side took in one blackout, in nanoseconds.
+
+    Attributes:
+        number: migrations are counted, so that of two of them the later one is known.
+        devices: by device and phase, the sum of its spans. What is done for a whole class of
+            devices at once stands under the name of the class.
+        wall: from the first device's first step to the last one's last.
+        vcpus: what belongs to no device, memory left out.
+    """
+
+    number: int
+    devices: dict[str, dict[str, int]]
+    wall: int
+    vcpus: int
+
+    @classmethod
+    def of(cls, number: int, spans: Iterable[Span]) -> Self:
+        """What the spans of a blackout come to."""
+        devices: dict[str, dict[str, int]] = {}
+        inside = [span for span in spans if span.in_blackout]
+        own = [span for span in inside if span.device_class != "vm"]
+        for span in own:
+            phases = devices.setdefault(span.device or span.device_class, {})
+            phases[span.phase] = phases.get(span.phase, 0) + span.end - span.start
+        wall = max(s.end for s in own) - min(s.start for s in own) if own else 0
+        vcpus = sum(
+            span.end - span.start
+            for span in inside
+            if span.device_class == "vm" and span.phase != _MEMORY
+        )
+        return cls(number, devices, wall, vcpus)
+
+    def costs(self, *, rings_only: bool) -> list[DeviceCost]:
+        """Of each device, in all phases or in those alone that are about its rings."""
+        return [
+            DeviceCost(besides=sum(ns for p, ns in phases.items() if p in _RINGS or not rings_only))
+            for phases in self.devices.values()
+        ]
+
+
+class Past:
+    """The last known costs of a VM, by side and strategy."""
+
+    def __init__(self) -> None:
+        self._taken: dict[Side, dict[str, Taken]] = {"src": {}, "dst": {}}
+
+    def note(self, side: Side, strategy: str, spans: Iterable[Span]) -> None:
+        """Keep what this side has taken in the migration that has just completed."""
+        numbers = [taken.number for kept in self._taken.values() for taken in kept.values()]
+        self._taken[side][strategy] = Taken.of(max(numbers, default=0) + 1, spans)
+
+    def devices(self, side: Side, strategy: Strategy) -> int:
+        """Nanoseconds that the devices of a side are expected to take; 0 where nothing is known.
+
+        By what they took under the same strategy; or else by what each of them took under another
+        one, put together in this one's way.
+        """
+        kept = self._taken[side]
+        same = kept.get(strategy.name)
+        if same is not None:
+            return same.wall
+        return min(
+            (
+                strategy.estimate(taken.costs(rings_only=strategy.prepares_ahead))
+                for taken in kept.values()
+                if taken.devices
+            ),
+            default=0,
+        )
+
+    def vcpus(self) -> int:
+        """The same of the vCPUs, both sides together."""
+        latest = [
+            max(kept.values(), key=lambda taken: taken.number)
+            for kept in self._taken.values()
+            if kept
+        ]
+        return sum(taken.vcpus for taken in latest)
+
+    def learn(self, said: JsonObject) -> None:
+        """Take over what the other side knows, where it is the later.
+
+        Raises:
+            TypeError, ValueError, AttributeError: it is nothing that `to_json` says.
+        """
+        for side, kept in self._taken.items():
+            for strategy, (number, devices, wall, vcpus) in said.get(side, {}).items():
+                theirs = Taken(
+                    int(number),
+                    {
+                        str(name): {str(phase): int(ns) for phase, ns in phases.items()}
+                        for name, phases in devices.items()
+                    },
+                    int(wall),
+                    int(vcpus),
+                )
+                ours = kept.get(strategy)
+                if ours is None or ours.number < theirs.number:
+                    kept[strategy] = theirs
+
+    def to_json(self) -> JsonObject:
+        """For the other side."""
+        return {
+            side: {strategy: list(taken) for strategy, taken in kept.items()}
+            for side, kept in self._taken.items()
+        }
