@@ -124,8 +124,7 @@ class SoftHost:
             if gate.paused:
                 self._wait_for_gate(vcpu.index)
                 continue
-            if throttle.percent and (out := throttle.stay_out_ns(monotonic_ns())):
-                self._stay_out(out)
+            if throttle.percent and self._stay_out(throttle.stay_out_ns(monotonic_ns())):
                 continue
             events = poll(0 if ready else self._halt_timeout())
             if events:
@@ -177,10 +176,17 @@ class SoftHost:
             self._drain_poke()
         gate.unpark(index)
 
-    def _stay_out(self, ns: int) -> None:
-        """The guest is throttled. Whoever pokes may want a pause, an end, or no more throttle."""
-        if self._poke_poll.poll(-(-ns // _NS_PER_MS)):
-            self._drain_poke()
+    def _stay_out(self, ns: int) -> bool:
+        """The guest is throttled, and stays out for so long.
+
+        Returns:
+            Whether it was poked: somebody may want a pause, an end, or no more throttle. If not,
+            one vCPU has its turn now in any case: the wait may have taken its whole share.
+        """
+        if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
+            return False
+        self._drain_poke()
+        return True
 
     def _drain_poke(self) -> None:
         with suppress(BlockingIOError):  # it was drained together with an earlier one

@@ -21,6 +21,8 @@ MAX_ROUNDS = 30
 PROGRESS = 0.9
 #: Less than this is not worth a round of its own.
 SMALL = 1 << 20
+#: Bytes a second that a stream is taken for at the most before it has had that much to carry.
+ASSUMED = 1 << 30
 #: Rounds in a row that get nowhere, before something is done about it.
 PATIENCE = 2
 #: Shares of its time that the guest is kept from running, in percent: as in QEMU
@@ -145,6 +147,7 @@ class Convergence:
         outlook = self._outlook(done, devices)
         progress = self._progress(done)
         if outlook.downtime_ns <= self.limit_ns:
+            self._stuck = 0
             return Decision(Action.SWITCH, Reason.CONVERGED, outlook)
         if sum(devices) > self.limit_ns:
             # No round makes that shorter. But what rounds can do, they do.
@@ -168,6 +171,9 @@ class Convergence:
         self._sent = self._sent // 2 + done.sent
         self._sending_ns = self._sending_ns // 2 + done.sending_ns
         bandwidth = self._sent * _NS // max(self._sending_ns, 1)
+        if self._sent < SMALL:
+            # It went no further than into the socket's buffer.
+            bandwidth = min(bandwidth, ASSUMED)
         return Outlook(
             memory_ns=done.remaining * _NS // bandwidth if bandwidth else 0,
             devices=devices,

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import MigrationError
 from emu.migration.bandwidth import TokenBucket
-from emu.migration.convergence import Action, Convergence, Decision, Round, explain
+from emu.migration.convergence import (
+    PROGRESS,
+    Action,
+    Convergence,
+    Decision,
+    Round,
+    explain,
+)
 from emu.migration.ram_sync import RamSync, pieces, total
 from emu.migration.timeline import now
 
@@ -180,7 +187,7 @@ class Precopy:
         size = total(runs)
         outlook = decision.outlook
         rate = self._bucket.rate or outlook.bandwidth
-        if size * _NS <= TOP_UP_NS * rate or outlook.dirty_rate < outlook.rate:
+        if size * _NS <= TOP_UP_NS * rate or outlook.dirty_rate < PROGRESS * outlook.rate:
             began = now()
             self._send(runs)
             size = min(size, outlook.dirty_rate * (now() - began) // _NS)

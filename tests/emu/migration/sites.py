@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from emu.migration.past import Past
+
 DEADLINE = 5.0
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
 IMAGE_BYTES = 16 << 20
+PARAMETERS = Parameters(deadline=DEADLINE)
 #: One thread, so that a job that was submitted last is also the last to be done.
 POOL = 1
 
@@ -111,12 +114,19 @@ class Events:
 class Migration:
     """One migration from a running VM to one that waits, both in this process."""
 
-    def __init__(self, source: Vm, destination: Vm, strategy: str, folder: Path) -> None:
+    def __init__(
+        self,
+        source: Vm,
+        destination: Vm,
+        strategy: str,
+        folder: Path,
+        parameters: Parameters = PARAMETERS,
+        past: Past | None = None,
+    ) -> None:
         self.events = Events()
         options = StrategyOptions(threads=3)
-        parameters = Parameters(deadline=DEADLINE)
         self.source = Source(
-            source, make(strategy, options), parameters=parameters, observe=self.events
+            source, make(strategy, options), parameters=parameters, observe=self.events, past=past
         )
         self.destination = Destination(destination, parameters=parameters, observe=self.events)
         self.listener = Listener(f"unix:{folder / 'stream'}")

@@ -1,0 +1,102 @@
+"""The last known costs: what is kept of a timeline, and what the next migration expects of it."""
+# ruff: noqa: D103 - the names say what they do
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from emu.migration.past import Past
+from emu.migration.strategies import make
+from emu.migration.timeline import Span
+
+MS = 1_000_000
+
+
+def stops(*devices: str, start: int = 0, apart: int = 20 * MS) -> list[Span]:
+    """Each takes 20 ms; ``apart`` says how long after each other they begin."""
+    return [
+        Span(
+            "src",
+            name[:3],
+            name,
+            None,
+            "src.get_vring_base",
+            start + n * apart,
+            start + n * apart + 20 * MS,
+            4,
+            True,
+        )
+        for n, name in enumerate(devices)
+    ]
+
+
+def test_nothing_is_expected_where_nothing_is_known() -> None:
+    past = Past()
+    assert past.devices("src", make("split")) == 0
+    assert past.vcpus() == 0
+
+
+def test_the_same_strategy_is_expected_to_take_as_long_again() -> None:
+    past = Past()
+    past.note("src", "qemu-2021", stops("blk0", "blk1", "blk2"))
+    assert past.devices("src", make("qemu-2021")) == 60 * MS
+    assert past.devices("dst", make("qemu-2021")) == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "apart", "asked", "expected"),
+    [("prewired", 0, "qemu-2021", 60 * MS), ("qemu-2021", 20 * MS, "prewired", 20 * MS)],
+)
+def test_another_strategy_has_the_same_devices_in_its_own_way(
+    known: str, apart: int, asked: str, expected: int
+) -> None:
+    past = Past()
+    past.note("src", known, stops("blk0", "blk1", "blk2", apart=apart))
+    assert past.devices("src", make(asked)) == expected
+
+
+def test_what_a_strategy_moves_out_of_the_blackout_is_not_expected_in_it() -> None:
+    notify = Span("src", "blk", "blk0", 0, "src.disable_host_notify", 20 * MS, 90 * MS, 1, True)
+    past = Past()
+    past.note("src", "qemu-2021", [*stops("blk0"), notify])
+    assert past.devices("src", make("split")) == 90 * MS
+    assert past.devices("src", make("prewired")) == 20 * MS
+
+
+def test_what_was_outside_of_the_blackout_does_not_count_nor_does_memory() -> None:
+    past = Past()
+    ram = Span("src", "vm", "", None, "src.final_ram", 0, 50 * MS, 1, True)
+    state = Span("src", "vm", "", None, "src.device_state", 0, 3 * MS, 1, True)
+    outside = [span._replace(in_blackout=False) for span in stops("blk1")]
+    past.note("src", "split", [*stops("blk0"), *outside, ram, state])
+    assert past.devices("src", make("split")) == 20 * MS
+    assert past.vcpus() == 3 * MS
+
+
+def test_the_other_side_is_believed_where_it_knows_the_later() -> None:
+    ours, theirs = Past(), Past()
+    ours.note("src", "split", stops("blk0"))
+    theirs.learn(json.loads(json.dumps(ours.to_json())))
+    theirs.note("src", "split", stops("blk0", "blk1"))
+    before = json.dumps(theirs.to_json())
+    theirs.learn(ours.to_json())
+    assert json.dumps(theirs.to_json()) == before
+    ours.learn(json.loads(before))
+    assert ours.devices("src", make("split")) == 40 * MS
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [],
+        {"src": 1},
+        {"src": {"split": [1]}},
+        {"src": {"split": [1, 2, 3, 4]}},
+        {"src": {"split": ["x", {}, 3, 4]}},
+    ],
+)
+def test_nonsense_is_refused(said: object) -> None:
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        Past().learn(said)  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""Devices are timed while the VM runs, and the VM does not notice."""
+# ruff: noqa: D103 - the names say what they do
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.errors import MigrationError
+from emu.migration.past import Past
+from emu.migration.rehearsal import Forecast, Rehearsal, prepared
+from emu.migration.strategies import STRATEGIES, StrategyOptions, make
+from emu.migration.strategies.base import DeviceCost
+from tests.emu.migration.sites import DEADLINE, Site, await_work, check_books
+from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from emu.vm import Vm
+
+MS = 1_000_000
+SLOW = 0.02
+
+
+def test_disturbs_nothing(vm: Vm, sites: tuple[Site, Site]) -> None:
+    rings = [(ring.started, ring.base) for device in vm.devices for ring in device.rings]
+    commits = vm.machine.commits
+    for _ in range(5):
+        Rehearsal(vm.devices, vm.machine, DEADLINE)
+        await_work(vm)
+    assert rings == [(ring.started, ring.base) for d in vm.devices for ring in d.rings]
+    assert commits == vm.machine.commits
+    assert all(sites[0].active(device.name) for device in vm.devices)
+    check_books(vm)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_expects_something_of_every_strategy(vm: Vm, name: str) -> None:
+    rehearsal = Rehearsal(vm.devices, vm.machine, DEADLINE)
+    strategy = make(name, StrategyOptions(threads=3))
+    assert 0 <= rehearsal.stop(strategy) < 5_000 * MS
+    assert 0 <= rehearsal.start(strategy) < 5_000 * MS
+
+
+def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, sites: tuple[Site, Site]) -> None:
+    """One device after the other pays for each of its messages, in flight for the slowest once."""
+    loop = sites[0].loops["blk1"]
+    over = threading.Event()
+
+    def busy() -> None:
+        if not over.wait(SLOW):
+            loop.again(busy)
+
+    loop.post(busy)
+    try:
+        rehearsal = Rehearsal(vm.devices, vm.machine, DEADLINE)
+    finally:
+        over.set()
+    serial, at_once = rehearsal.stop(make("qemu-2021")), rehearsal.stop(make("split"))
+    assert serial > SLOW / 2 * 1e9
+    assert at_once > SLOW / 4 * 1e9
+
+
+def test_a_back_end_that_has_gone_is_found_now(vm: Vm, sites: tuple[Site, Site]) -> None:
+    sites[0].kill("blk1")
+    with pytest.raises(VhostUserError) as caught:
+        Rehearsal(vm.devices, vm.machine, DEADLINE)
+    assert caught.value.device == "blk1"
+
+
+def test_who_waits_for_one_after_the_other_expects_the_sum() -> None:
+    costs = [DeviceCost(asked=4, round_trip=2, share=1, besides=20)] * 24
+    assert make("qemu-2021").estimate(costs) == 24 * 28
+    assert make("threads", StrategyOptions(threads=8)).estimate(costs) == 3 * 28
+    assert make("split").estimate(costs) == 22 + 24 * 4
+    assert make("split").estimate([]) == 0
+
+
+def test_the_destination_says_what_it_expects(vm: Vm, other: Vm) -> None:
+    """And what it knows from before counts as well."""
+    strategy = make("qemu-2021")
+    theirs = Past()
+    theirs.learn({"dst": {"qemu-2021": [3, {}, 700 * MS, 5 * MS]}})
+    payload = prepared(other, strategy, theirs, DEADLINE)
+    mine = Past()
+    forecast = Forecast(vm, strategy, mine, DEADLINE)
+    before = forecast.expected()
+    forecast.learn(payload)
+    after = forecast.expected()
+    assert before.start < 700 * MS
+    assert after.start == 700 * MS
+    assert after.stop == before.stop
+    assert after.vcpus == 5 * MS
+    assert mine.devices("dst", strategy) == 700 * MS
+
+
+def test_a_destination_may_say_nothing_but_no_nonsense(vm: Vm) -> None:
+    forecast = Forecast(vm, make("split"), Past(), DEADLINE)
+    before = forecast.expected()
+    forecast.learn(b"")
+    assert forecast.expected() == before
+    for payload in (b"\xff", b"[]", b"{}", b'{"start_ns": 1, "past": {"src": 7}}'):
+        with pytest.raises(MigrationError, match="PREPARED makes no sense"):
+            forecast.learn(payload)
