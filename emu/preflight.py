@@ -31,6 +31,8 @@ MAX_SOCKET_PATH = 107
 MAX_MEMORY = 16 << 40
 SECTOR = 512
 MAX_REPEAT = 1000
+#: Bytes a second; no guest here comes near it.
+MAX_DIRTY_RATE = 64 << 30
 #: Seconds. A machine that is busy may well let a healthy device wait for some tenths of one.
 MIN_DEADLINE = 0.05
 
@@ -146,6 +148,18 @@ def size(option: str, text: str) -> int:
         return parse_size(text)
     except ShapeError as error:
         raise OptionError(f"{option} {error}") from None
+
+
+def dirty_rate(text: str) -> int:
+    """Bytes a second of ``--dirty-rate``.
+
+    Raises:
+        PreflightError: it is no size, or more than any memory takes.
+    """
+    rate = size("--dirty-rate", text)
+    if rate > MAX_DIRTY_RATE:
+        raise OptionError(f"--dirty-rate {text}: {MAX_DIRTY_RATE >> 30}G a second is the most")
+    return rate
 
 
 def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:

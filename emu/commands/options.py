@@ -129,6 +129,6 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
         stop_time=stop_time,
         stop_policy=options["stop_policy"],
         load=options["load"],
-        dirty_rate=preflight.size("--dirty-rate", options["dirty_rate"]),
+        dirty_rate=preflight.dirty_rate(options["dirty_rate"]),
         disk=disk,
     )

@@ -10,6 +10,7 @@ import functools
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from emu.errors import EmuError
 from emu.guest.blk_driver import BlkFeatures, BlkRing
 from emu.guest.control import (
     DIRTY_RATE,
@@ -249,10 +250,10 @@ class GuestProgram:
         """Have the guest write so many bytes of memory a second besides, or none.
 
         Raises:
-            ShapeError: its memory has no room for that.
+            EmuError: its memory has no room for that.
         """
         if rate and not self._workload.scribbler.pages:
-            raise ShapeError("the VM's memory has no room for pages to dirty: give it more")
+            raise EmuError("--dirty-rate: the VM's memory has no room for that, give it more")
         self._context.set(DIRTY_RATE, rate)
 
     def start_load(self, load: str | None = None) -> None:

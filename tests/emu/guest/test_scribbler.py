@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from emu.errors import EmuError
 from emu.guest.layout import PAGE
 from emu.guest.program import GuestProgram
-from emu.shape import ShapeError
 from tests.emu.guest.small_machine import SmallMachine, small_spec
 
 TICK = 1_000_000
@@ -88,5 +88,5 @@ def test_stops_in_the_middle_when_the_vcpus_are_to_pause() -> None:
 def test_a_vm_without_room_says_so() -> None:
     _machine, program = booted(0)
     program._workload.scribbler.pages = 0
-    with pytest.raises(ShapeError, match="no room"):
+    with pytest.raises(EmuError, match="no room"):
         program.set_dirty_rate(1)
