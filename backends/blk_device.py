@@ -93,7 +93,7 @@ class BlkDevice(BackendDevice):
         self._image = image
         self._pool = pool
         self._serial = serial.encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
-        self.protocol_features |= ProtocolFeature.CONFIG
+        self.protocol_features |= ProtocolFeature.CONFIG | ProtocolFeature.INFLIGHT_SHMFD
         offered = [F_SEG_MAX, F_BLK_SIZE, F_FLUSH, F_MQ]
         offered += [F_RO] if image.read_only else [F_DISCARD, F_WRITE_ZEROES]
         self.features |= sum(1 << bit for bit in offered)

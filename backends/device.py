@@ -194,6 +194,9 @@ class BackendDevice(RingHost):
             if queue is None:
                 return
         try:
+            # No base can tell of them: they are taken before the ring can be stopped.
+            while queue.owed:
+                self.process(ring, queue)
             if self.process(ring, queue):
                 self.loop.again(partial(self.look, ring))
         except FrontendError as error:
@@ -304,11 +307,14 @@ class BackendDevice(RingHost):
                 return None
         self._active += 1
         try:
-            return self.build(ring)
+            queue = self.build(ring)
+            queue.resume()
         except FrontendError as error:
+            ring.queue = None
             self._rest()
             self._cannot_map(ring, error)
             return None
+        return queue
 
     def _cannot_map(self, ring: Ring, error: FrontendError) -> None:
         """The ring's memory is not there; it may come yet, so the ring only rests."""

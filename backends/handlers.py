@@ -10,20 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
+from vhost_user import inflight
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import FrontendError
+from vhost_user.inflight import InflightRegion
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import (
     U64,
     VRING_INDEX_MASK,
     VRING_NO_FD,
     Config,
+    Inflight,
     LogArea,
     MemTable,
     SingleRegion,
     VringAddr,
     VringState,
 )
+from vhost_user.virtqueue.layout import valid_size
 
 if TYPE_CHECKING:
     from backends.device import BackendDevice
@@ -85,6 +89,8 @@ class Handlers:
             _F.SET_VRING_ERR: self._set_vring_err,
             _F.SET_VRING_ENABLE: self._set_vring_enable,
             _F.GET_CONFIG: self._get_config,
+            _F.GET_INFLIGHT_FD: self._get_inflight_fd,
+            _F.SET_INFLIGHT_FD: self._set_inflight_fd,
             **device.extra_handlers(),
         }
 
@@ -175,6 +181,31 @@ class Handlers:
 
     def _close_fds(self, request: Request) -> None:
         self._device.retire_fds(request.fds)
+
+    # The inflight region
+
+    def _get_inflight_fd(self, request: Request) -> bool:
+        asked = cast("Inflight", request.payload)
+        rings, size = asked.num_queues, asked.queue_size
+        if not 0 < rings <= len(self._device.rings) or not valid_size(size):
+            raise FrontendError(f"an inflight region for {rings} rings of {size} descriptors")
+        try:
+            fd, length = inflight.create(rings, size)
+        except OSError as error:
+            raise FrontendError(f"no inflight region: {error.strerror}") from error
+        self._connection.reply(request, Inflight(length, 0, rings, size), (fd,))
+        self._device.retire_fds((fd,))
+        return True
+
+    def _set_inflight_fd(self, request: Request) -> None:
+        given = cast("Inflight", request.payload)
+        self._device.retire_fds(request.fds)
+        if not valid_size(given.queue_size):
+            raise FrontendError(f"an inflight region for rings of {given.queue_size} descriptors")
+        region = InflightRegion(
+            request.fds[0], given.mmap_size, given.mmap_offset, given.num_queues, given.queue_size
+        )
+        self._device.set_inflight(region)
 
     # Rings
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from backends.loop import Loop, Timer
     from vhost_user.dirty_log import DirtyLog
+    from vhost_user.inflight import InflightRegion, InflightRing
     from vhost_user.payloads import VringAddr
 
 
@@ -62,6 +63,7 @@ class RingHost:
         self.acked = 0
         self.log_mark: Callable[[int, int], None] | None = None
         self._log: DirtyLog | None = None
+        self._inflight: InflightRegion | None = None
         self._event_idx = False
         self._retired_fds: list[int] = []
         self._retired_kicks: list[int] = []
@@ -141,6 +143,14 @@ class RingHost:
         queue.log = self._log.mark if self._log is not None and wanted else None
         queue.used_log_gpa = addr.log if addr is not None and wanted else None
 
+    # The inflight region
+
+    def set_inflight(self, region: InflightRegion) -> None:
+        """Rings that start from now on note there what they take, and begin with what is noted."""
+        if self._inflight is not None:
+            self._inflight.close()
+        self._inflight = region
+
     # Rings
 
     def set_addr(self, ring: Ring, addr: VringAddr) -> None:
@@ -190,12 +200,18 @@ class RingHost:
             self.memory,
             last_avail=ring.base,
             event_idx=self._event_idx,
+            inflight=self._inflight_of(ring),
             ring=ring.index,
         )
         if self._log is not None:
             self._log_ring(ring, queue)
         ring.queue = queue
         return queue
+
+    def _inflight_of(self, ring: Ring) -> InflightRing | None:
+        if ring.queue is not None:
+            return ring.queue.inflight
+        return None if self._inflight is None else self._inflight.ring(ring.index)
 
     def rebuild(self, ring: Ring, base: int | None = None) -> None:
         """Go on with a ring in use where its addresses are now.
@@ -241,6 +257,9 @@ class RingHost:
     def forget_memory(self) -> None:
         """Drop guest memory and the log: the front-end has gone."""
         self.set_log(None)
+        if self._inflight is not None:
+            self._inflight.close()
+            self._inflight = None
         self.acked = 0
         self._event_idx = False
         self.memory.close()

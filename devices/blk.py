@@ -39,7 +39,9 @@ class VhostUserBlk(VhostDevice):
             VIRTIO_BLK_F_WRITE_ZEROES,
         )
     )
-    wanted_protocol_features = COMMON_PROTOCOL_FEATURES | ProtocolFeature.CONFIG
+    wanted_protocol_features = (
+        COMMON_PROTOCOL_FEATURES | ProtocolFeature.CONFIG | ProtocolFeature.INFLIGHT_SHMFD
+    )
 
     def config(self, *, deadline: float = 5.0) -> bytes:
         """The device's config space (struct virtio_blk_config), from the back-end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +20,7 @@ from vhost_user.messages import (
     ProtocolFeature,
     Request,
 )
-from vhost_user.payloads import U64, MemoryRegion, MemTable
+from vhost_user.payloads import U64, Inflight, MemoryRegion, MemTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,13 @@ class RingAddresses(NamedTuple):
     desc: int
     avail: int
     used: int
+
+
+class InflightFile(NamedTuple):
+    """The inflight region: its file, which is the device's to close, and what describes it."""
+
+    fd: int
+    area: Inflight
 
 
 class SharedMemory(NamedTuple):
@@ -128,6 +136,7 @@ class VhostDevice:
         self.guest_notifiers = False
         self.logging = False
         self.acked_features = 0
+        self.inflight: InflightFile | None = None
         self._connection: FrontendConnection | None = None
 
     @property
@@ -206,6 +215,7 @@ class VhostDevice:
 
     def set_up_rings(self, addresses: Sequence[RingAddresses]) -> None:
         """The guest's driver says where its rings are; they start from the beginning."""
+        self.forget_inflight()
         for ring, where in zip(self.rings, addresses, strict=True):
             ring.addresses = where
             ring.base = 0
@@ -213,6 +223,22 @@ class VhostDevice:
     def configured(self) -> list[Vring]:
         """The rings that the driver has set up."""
         return [ring for ring in self.rings if ring.addresses is not None]
+
+    @property
+    def lacks_inflight(self) -> bool:
+        """The back-end notes what it is serving, and has not given the memory for that yet."""
+        return self.notes_inflight and self.inflight is None
+
+    @property
+    def notes_inflight(self) -> bool:
+        """The back-end notes what it is serving in memory that outlives it."""
+        return ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features
+
+    def forget_inflight(self) -> None:
+        """What was being served is of no interest any more; the next start asks for new memory."""
+        if self.inflight is not None:
+            os.close(self.inflight.fd)
+            self.inflight = None
 
     def mem_table(self) -> tuple[MemTable, tuple[int, ...]]:
         """SET_MEM_TABLE's payload and descriptors for the machine's memory."""
@@ -247,8 +273,9 @@ class VhostDevice:
             ring.started = ring.placed = False
 
     def close(self) -> None:
-        """Close the connection and the eventfds."""
+        """Close the connection, the eventfds and the inflight region."""
         self.disconnect()
+        self.forget_inflight()
         fds = [fd for ring in self.rings for fd in (ring.kick_fd, ring.call_fd) if fd >= 0]
         self._eventfds.close(fds)
         for ring in self.rings:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from devices.device import USER_ADDRESS_BASE, RingAddresses, VhostDevice, Vring
+from devices.device import USER_ADDRESS_BASE, InflightFile, RingAddresses, VhostDevice, Vring
 from devices.procedure import Ask, AwaitSwitchover, Change, Procedure
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.messages import FrontendRequest, Request
-from vhost_user.payloads import U64, LogArea, VringAddr, VringState
+from vhost_user.payloads import U64, Inflight, LogArea, VringAddr, VringState
 
 if TYPE_CHECKING:
     from vhost_user.dirty_log import DirtyLog
+    from vhost_user.messages import Reply
     from vhost_user.session import Message
 
 VHOST_VRING_F_LOG = 1
@@ -86,6 +87,9 @@ def start(device: VhostDevice) -> Procedure:
         yield AwaitSwitchover()
         return
     connection = device.connection
+    if device.lacks_inflight:
+        replies = yield Ask.of("dst.set_mem_table", connection, _ask_inflight(device, rings))
+        device.inflight = _inflight_of(device, replies[-1] if replies else None)
     yield Ask.of("dst.set_mem_table", connection, _memory(device))
     yield Ask.of("dst.start_vrings", connection, _wiring(rings))
     placement = _placement(device, rings)
@@ -95,12 +99,32 @@ def start(device: VhostDevice) -> Procedure:
         ring.started = ring.placed = True
 
 
-def _memory(device: VhostDevice) -> list[Request]:
-    table, fds = device.mem_table()
+def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
+    """The order is QEMU's: the features first, then the region, once for a back-end's life."""
+    size = max(_addresses(ring).size for ring in rings)
     return [
         Request(FrontendRequest.SET_FEATURES, U64(device.features)),
-        Request(FrontendRequest.SET_MEM_TABLE, table, fds, need_reply=True),
+        Request(FrontendRequest.GET_INFLIGHT_FD, Inflight(0, 0, len(device.rings), size)),
     ]
+
+
+def _inflight_of(device: VhostDevice, reply: Reply | None) -> InflightFile | None:
+    """The region of a reply, or None where the back-end has none after all (a size of 0)."""
+    if reply is None or not isinstance(reply.payload, Inflight):
+        raise BackendError("gave no inflight region", device=device.name, message="GET_INFLIGHT_FD")
+    if not reply.fds:
+        return None
+    return InflightFile(reply.fds[0], reply.payload)
+
+
+def _memory(device: VhostDevice) -> list[Request]:
+    table, fds = device.mem_table()
+    requests = [Request(FrontendRequest.SET_FEATURES, U64(device.features))]
+    if device.inflight is not None and device.notes_inflight:
+        fd, area = device.inflight
+        requests.append(Request(FrontendRequest.SET_INFLIGHT_FD, area, (fd,)))
+    requests.append(Request(FrontendRequest.SET_MEM_TABLE, table, fds, need_reply=True))
+    return requests
 
 
 def _wiring(rings: list[Vring]) -> list[Request]:

@@ -6,6 +6,7 @@ read exactly once, so what was checked is what is used.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.errors import FrontendError
@@ -24,6 +25,7 @@ from vhost_user.virtqueue.layout import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from vhost_user.inflight import InflightRing
     from vhost_user.memory import MemoryTable
 
 #: Descriptors of one chain, an indirect table included. The specification allows as many as the
@@ -71,6 +73,8 @@ class DeviceQueue:
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
         log: told (guest-physical address, length) of each write to the used ring.
         used_log_gpa: the address to log the used ring at (SET_VRING_ADDR); None: it is not logged.
+        inflight: where the requests that are being served are noted; those that an earlier back-end
+            has taken and not completed come first, whatever `last_avail` says.
         ring: index of this ring, for errors.
 
     `log` and `used_log_gpa` may be set at any time. Writes to buffers are logged by who writes
@@ -81,6 +85,7 @@ class DeviceQueue:
     """
 
     __slots__ = (
+        "_again",
         "_avail",
         "_avail_idx",
         "_call_next",
@@ -93,6 +98,7 @@ class DeviceQueue:
         "_used_elements",
         "_used_idx",
         "_used_start",
+        "inflight",
         "log",
         "ring",
         "size",
@@ -111,6 +117,7 @@ class DeviceQueue:
         event_idx: bool,
         log: Callable[[int, int], None] | None = None,
         used_log_gpa: int | None = None,
+        inflight: InflightRing | None = None,
         ring: int | None = None,
     ) -> None:
         self.size = size
@@ -129,6 +136,26 @@ class DeviceQueue:
         self._used_idx = self._used_start = self._used[1]
         # A call may have been owed when the ring was stopped, and was perhaps not made.
         self._call_next = True
+        self.inflight = inflight
+        self._again: deque[int] = deque()
+
+    def resume(self) -> None:
+        """Take up what an earlier back-end has left in the inflight region.
+
+        Raises:
+            FrontendError: the region is none for this ring.
+        """
+        if self.inflight is not None:
+            self._again = deque(self.inflight.resume(self._used_idx))
+            if self._again:
+                # They have been taken from the available ring, and it is not known in which order.
+                taken = self._used_idx + len(self._again)
+                self._last_avail = self._avail_idx = taken & 0xFFFF
+
+    @property
+    def owed(self) -> int:
+        """Chains that an earlier back-end has taken, and this one has not yet."""
+        return len(self._again)
 
     def _fault(self, text: str) -> FrontendError:
         return FrontendError(text, ring=self.ring)
@@ -159,18 +186,28 @@ class DeviceQueue:
             FrontendError: the driver broke the ring: an index out of range, a loop, a buffer that
                 is empty or outside of memory, a table of descriptors that cannot be.
         """
+        if self._again:
+            chain = self._chain(self._again[0])
+            self._again.popleft()
+            return chain
         last = self._last_avail
         if last == self._avail_idx and not self._more():
             return None
         head = self._avail[2 + (last & self._mask)]
         if head >= self.size:
             raise self._fault(f"descriptor {head} in a ring of {self.size}")
+        chain = self._chain(head)
+        self._last_avail = (last + 1) & 0xFFFF
+        if self.inflight is not None:
+            self.inflight.taken(head)
+        return chain
+
+    def _chain(self, head: int) -> Chain:
         chain = Chain(head, [], [], [])
         try:
             self._follow(self._desc, self.size, head, chain)
         except TranslationError as error:
             raise self._fault(f"chain {head}: {error.text}") from error
-        self._last_avail = (last + 1) & 0xFFFF
         return chain
 
     def _follow(self, table: memoryview | bytes, size: int, index: int, chain: Chain) -> None:
@@ -224,6 +261,8 @@ class DeviceQueue:
         elements[slot] = head
         elements[slot + 1] = written
         self._used_idx = (index + 1) & 0xFFFF
+        if self.inflight is not None:
+            self.inflight.given_back(head)
         if self.log is not None and self.used_log_gpa is not None:
             self.log(self.used_log_gpa + 4 + 4 * slot, 8)
 
@@ -237,6 +276,8 @@ class DeviceQueue:
             barrier()  # the elements before the index that makes them visible
         used[1] = new
         self._used_start = new
+        if self.inflight is not None:
+            self.inflight.published(new)
         if self.log is not None and self.used_log_gpa is not None:
             self.log(self.used_log_gpa, 4)
         barrier()  # the index before the look at what the driver wants

@@ -1,0 +1,181 @@
+"""The inflight region: which requests a back-end has taken and not completed (split rings).
+
+It is shared memory that outlives the back-end. A new one that is given the region takes those
+requests again, in the order in which they were taken first, and none that was completed: out of
+the ring alone that cannot be told when requests complete out of order (vhost-user specification,
+"Inflight I/O tracking"; the layout is the one given there for split virtqueues).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+
+from vhost_user.errors import FrontendError
+from vhost_user.native import barrier
+
+#: features u64, version u16, desc_num u16, last_batch_head u16, used_idx u16.
+_HEADER = struct.Struct("<QHHHH")
+_DESCRIPTOR_SIZE = 16
+_ALIGNMENT = 64
+_VERSION = 1
+_SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+# In units of u16 from the start of a ring's part.
+_AT_VERSION, _AT_NUMBER, _AT_BATCH, _AT_USED = 4, 5, 6, 7
+
+
+def ring_bytes(size: int) -> int:
+    """Bytes that the part of one ring of ``size`` descriptors takes."""
+    return -(-(_HEADER.size + _DESCRIPTOR_SIZE * size) // _ALIGNMENT) * _ALIGNMENT
+
+
+def create(rings: int, size: int) -> tuple[int, int]:
+    """A new region for so many rings of so many descriptors: its memfd, sealed, and its bytes.
+
+    Raises:
+        OSError: out of descriptors or memory.
+    """
+    length = rings * ring_bytes(size)
+    fd = os.memfd_create("vhost-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, length)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd, length
+
+
+class InflightRing:
+    """The part of one ring, as its back-end keeps it."""
+
+    __slots__ = ("_batch", "_bytes", "_counter", "_counters", "_words", "size")
+
+    def __init__(self, part: memoryview, size: int) -> None:
+        self.size = size
+        self._bytes = part
+        self._words = part.cast("H")
+        self._counters = part.cast("Q")
+        self._counter = 0
+        self._batch: list[int] = []
+
+    def resume(self, used_idx: int) -> list[int]:
+        """The ring starts: the heads that are to be taken again, the oldest first.
+
+        Args:
+            used_idx: where the used ring stands in guest memory.
+
+        Raises:
+            FrontendError: the region is one of another layout.
+        """
+        words = self._words
+        if not words[_AT_VERSION]:
+            words[_AT_NUMBER] = self.size
+            words[_AT_USED] = used_idx
+            words[_AT_VERSION] = _VERSION
+        if words[_AT_VERSION] != _VERSION or words[_AT_NUMBER] != self.size:
+            raise FrontendError(
+                f"an inflight region of version {words[_AT_VERSION]} for "
+                f"{words[_AT_NUMBER]} descriptors, where the ring has {self.size}"
+            )
+        self._batch.clear()
+        self._settle(used_idx)
+        waiting = [head for head in range(self.size) if self._bytes[self._at(head)]]
+        waiting.sort(key=self._count_of)
+        if waiting:
+            self._counter = self._count_of(waiting[-1]) + 1
+        return waiting
+
+    def _settle(self, used_idx: int) -> None:
+        """What was given back just before the end, and could not be noted as completed."""
+        words = self._words
+        missing = (used_idx - words[_AT_USED]) & 0xFFFF
+        head = words[_AT_BATCH]
+        for _ in range(min(missing, self.size)):
+            if head >= self.size:
+                break
+            self._bytes[self._at(head)] = 0
+            head = words[self._at(head) // 2 + 3]
+        words[_AT_USED] = used_idx
+
+    @staticmethod
+    def _at(head: int) -> int:
+        return _HEADER.size + _DESCRIPTOR_SIZE * head
+
+    def _count_of(self, head: int) -> int:
+        return self._counters[self._at(head) // 8 + 1]
+
+    def taken(self, head: int) -> None:
+        """A chain was taken from the available ring."""
+        at = 16 + 16 * head
+        self._counters[at // 8 + 1] = self._counter
+        self._counter += 1
+        self._bytes[at] = 1
+
+    def given_back(self, head: int) -> None:
+        """A chain was put into the used ring, which the driver cannot see yet."""
+        words = self._words
+        words[(16 + 16 * head) // 2 + 3] = words[_AT_BATCH]
+        words[_AT_BATCH] = head
+        self._batch.append(head)
+
+    def published(self, used_idx: int) -> None:
+        """The driver can see all that was given back; the used ring stands there now."""
+        barrier()  # the used index before the notes that rest on it
+        for head in self._batch:
+            self._bytes[16 + 16 * head] = 0
+        self._batch.clear()
+        self._words[_AT_USED] = used_idx
+
+
+class InflightRegion:
+    """A region as SET_INFLIGHT_FD gave it, mapped; a back-end's.
+
+    Args:
+        fd: its file, which stays the caller's.
+        size: bytes of the region.
+        offset: where in the file it starts.
+        rings: how many rings it is for.
+        ring_size: their descriptors.
+
+    Raises:
+        FrontendError: the file does not hold so much, or cannot be mapped.
+    """
+
+    def __init__(self, fd: int, size: int, offset: int, rings: int, ring_size: int) -> None:
+        needed = rings * ring_bytes(ring_size)
+        try:
+            if not 0 < needed <= size or offset + size > os.fstat(fd).st_size:
+                raise FrontendError(
+                    f"{size} bytes at offset {offset} hold no inflight region of {rings} rings of "
+                    f"{ring_size} descriptors",
+                    message="SET_INFLIGHT_FD",
+                )
+            start = offset - offset % mmap.ALLOCATIONGRANULARITY
+            mapping = mmap.mmap(fd, offset + size - start, offset=start)
+        except (OSError, ValueError, OverflowError) as error:
+            raise FrontendError(f"cannot map: {error}", message="SET_INFLIGHT_FD") from error
+        self._view = memoryview(mapping)[offset - start :]
+        self._each = ring_bytes(ring_size)
+        self.rings = rings
+        self.ring_size = ring_size
+        self._parts: dict[int, InflightRing] = {}
+
+    def ring(self, index: int) -> InflightRing | None:
+        """The part of a ring, or None for a ring that the region was not made for."""
+        if index >= self.rings:
+            return None
+        part = self._parts.get(index)
+        if part is None:
+            at = index * self._each
+            part = self._parts[index] = InflightRing(
+                self._view[at : at + self._each], self.ring_size
+            )
+        return part
+
+    def close(self) -> None:
+        """Let go of it; the last ring that uses it unmaps it, and its file lives on."""
+        self._parts.clear()
+        self._view = memoryview(b"")
