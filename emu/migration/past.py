@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from emu.monitor.protocol import JsonObject
 
 Side = Literal["src", "dst"]
+#: A rehearsal that is so many times longer than the past says that the devices have changed.
+WORSE = 3
 #: It is expected by what is dirty, not by what was.
 _MEMORY = "src.final_ram"
 #: What no strategy can move out of the blackout.
@@ -77,17 +79,18 @@ class Past:
         numbers = [taken.number for kept in self._taken.values() for taken in kept.values()]
         self._taken[side][strategy] = Taken.of(max(numbers, default=0) + 1, spans)
 
-    def devices(self, side: Side, strategy: Strategy) -> int:
-        """Nanoseconds that the devices of a side are expected to take; 0 where nothing is known.
+    def devices(self, side: Side, strategy: Strategy, rehearsed: int = 0) -> int:
+        """Nanoseconds that the devices of a side are expected to take.
 
-        By what they took under the same strategy; or else by what each of them took under another
-        one, put together in this one's way.
+        What they took under the same strategy is believed before the rehearsal, which a running
+        guest holds up, unless that says `WORSE` times as much. What each of them took under
+        another strategy, put together in this one's way, counts if it is longer.
         """
         kept = self._taken[side]
         same = kept.get(strategy.name)
         if same is not None:
-            return same.wall
-        return min(
+            return same.wall if rehearsed < WORSE * same.wall else rehearsed
+        other = min(
             (
                 strategy.estimate(taken.costs(rings_only=strategy.prepares_ahead))
                 for taken in kept.values()
@@ -95,6 +98,7 @@ class Past:
             ),
             default=0,
         )
+        return max(rehearsed, other)
 
     def vcpus(self) -> int:
         """The same of the vCPUs, both sides together."""

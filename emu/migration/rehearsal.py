@@ -164,12 +164,12 @@ class Forecast:
         return PAUSE_NS + 2 * (now() - start)
 
     def _with_past(self) -> Expected:
-        """Of what is rehearsed and what is known from before, the longer each."""
+        """What is rehearsed, and what is known from before."""
         stop, start, vcpus = self._rehearsed
         past = self._past
         return Expected(
-            max(stop, past.devices("src", self._strategy)),
-            max(start, past.devices("dst", self._strategy)),
+            past.devices("src", self._strategy, stop),
+            past.devices("dst", self._strategy, start),
             past.vcpus() or vcpus,
         )
 

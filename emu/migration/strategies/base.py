@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Halt = type[Step] | None
 
 
+#: Where many are under way, so many messages without a reply take as long as one with a reply.
+POSTED = 4
+
+
 class DeviceCost(NamedTuple):
     """What a device's stop, or its start, consists of. Times are nanoseconds.
 
@@ -41,7 +45,7 @@ class DeviceCost(NamedTuple):
     @property
     def in_flight(self) -> int:
         """What its messages take where nobody waits for a single one of them."""
-        return (self.asked + self.posted) * self.share
+        return self.asked * self.share + self.posted * self.share // POSTED
 
 
 class Strategy(ABC):

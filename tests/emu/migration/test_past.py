@@ -45,6 +45,20 @@ def test_the_same_strategy_is_expected_to_take_as_long_again() -> None:
     assert past.devices("dst", make("qemu-2021")) == 0
 
 
+@pytest.mark.parametrize(("rehearsed", "expected"), [(10, 60), (150, 60), (200, 200)])
+def test_a_rehearsal_is_believed_only_when_it_is_much_longer(rehearsed: int, expected: int) -> None:
+    past = Past()
+    past.note("src", "qemu-2021", stops("blk0", "blk1", "blk2"))
+    assert past.devices("src", make("qemu-2021"), rehearsed * MS) == expected * MS
+
+
+def test_of_another_strategys_past_and_the_rehearsal_the_longer_counts() -> None:
+    past = Past()
+    past.note("src", "qemu-2021", stops("blk0", "blk1"))
+    assert past.devices("src", make("split"), 7 * MS) == 20 * MS
+    assert past.devices("src", make("split"), 70 * MS) == 70 * MS
+
+
 @pytest.mark.parametrize(
     ("known", "apart", "asked", "expected"),
     [("prewired", 0, "qemu-2021", 60 * MS), ("qemu-2021", 20 * MS, "prewired", 20 * MS)],

@@ -74,6 +74,7 @@ def test_who_waits_for_one_after_the_other_expects_the_sum() -> None:
     assert make("qemu-2021").estimate(costs) == 24 * 28
     assert make("threads", StrategyOptions(threads=8)).estimate(costs) == 3 * 28
     assert make("split").estimate(costs) == 22 + 24 * 4
+    assert make("split").estimate([DeviceCost(asked=1, posted=8, share=4)]) == 12
     assert make("split").estimate([]) == 0
 
 
