@@ -54,8 +54,8 @@ class Fabric:
         self._uplink = uplink
 
     def announce(self, nic: NetDevice, mac: bytes) -> None:
-        """Have the world learn where this address is now (a RARP request, RFC 903)."""
-        frame = _RARP.pack(BROADCAST, mac, 0x8035, 1, 0x0800, 6, 4, 3, mac, bytes(4), mac, bytes(4))
+        """Have the world learn where this address is now."""
+        frame = rarp(mac)
         if self._switching:
             self._switch(nic, 0, frame)
         else:
@@ -181,6 +181,11 @@ class Uplink:
             except BlockingIOError:
                 return
             self._fabric.receive(self._loop, frame, os.fsdecode(address) if address else None)
+
+
+def rarp(mac: bytes) -> bytes:
+    """The frame by which a network learns where an address is: a RARP request (RFC 903)."""
+    return _RARP.pack(BROADCAST, mac, 0x8035, 1, 0x0800, 6, 4, 3, mac, bytes(4), mac, bytes(4))
 
 
 def _remember(table: dict[bytes, T], key: bytes, value: T) -> None:

@@ -1,4 +1,4 @@
-"""``vhost-emu-net``: a vhost-user-net back-end: a loop for each NIC, or a switch between them."""
+"""``vhost-emu-net``: a vhost-user-net back-end: each NIC on itself, a switch, or a TAP device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backends.fabric import Fabric, Uplink
-from backends.net_device import NetDevice
+from backends.net_device import NetDevice, Network
 from backends.program import (
     CONTEXT,
     MAX_RINGS,
@@ -17,8 +17,11 @@ from backends.program import (
     run_command,
     settings_from,
 )
+from backends.tap import TapPort, adopt_tap, open_tap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backends.loop import Loop
 
 NAME = "vhost-emu-net"
@@ -36,8 +39,13 @@ class NetProgram(Program):
         switch: bool,
         uplink: str | None,
         uplink_peer: str | None,
+        taps: Sequence[str] = (),
+        tap_fds: Sequence[int] = (),
     ) -> None:
         super().__init__(settings)
+        self._taps = taps
+        self._tap_fds = tap_fds
+        self._ports: list[TapPort] = []
         self._rings = rings
         self._fabric = Fabric(switch=switch)
         self._uplink_path = uplink
@@ -49,10 +57,26 @@ class NetProgram(Program):
         if not number and self._uplink_path is not None:
             self._uplink = Uplink(self._fabric, loop, self._uplink_path, self._uplink_peer)
         counters = self.stats.device(number)
-        return NetDevice(name, loop, self._rings, self._fabric, counters)
+        network = self._port(number, loop) or self._fabric
+        return NetDevice(name, loop, self._rings, network, counters)
+
+    def _port(self, number: int, loop: Loop) -> Network | None:
+        """The TAP device of the NIC with this number, if it has one."""
+        if number < len(self._taps):
+            name = self._taps[number]
+            port = TapPort(loop, name, open_tap(name, self._rings // 2))
+        elif number < len(self._tap_fds):
+            fd = self._tap_fds[number]
+            port = TapPort(loop, adopt_tap(fd), [fd])
+        else:
+            return None
+        self._ports.append(port)
+        return port
 
     def close_extras(self) -> None:
-        """Close the uplink."""
+        """Close the uplink and the TAP devices."""
+        for port in self._ports:
+            port.close()
         if self._uplink is not None:
             self._uplink.close()
 
@@ -73,6 +97,21 @@ class NetProgram(Program):
 )
 @click.option("--uplink-peer", metavar="PATH", help="Send there what is for everybody outside.")
 @click.option(
+    "--tap",
+    "taps",
+    multiple=True,
+    metavar="NAME",
+    help="A NIC's TAP device; once for each --socket-path. NICs without one are on the fabric.",
+)
+@click.option(
+    "--tap-fd",
+    "tap_fds",
+    multiple=True,
+    type=int,
+    metavar="N",
+    help="The same, as an inherited descriptor (IFF_TAP, IFF_NO_PI, no IFF_VNET_HDR).",
+)
+@click.option(
     "--num-queues",
     type=click.IntRange(2, MAX_RINGS),
     default=2,
@@ -83,6 +122,8 @@ def command(
     mode: str,
     uplink: str | None,
     uplink_peer: str | None,
+    taps: tuple[str, ...],
+    tap_fds: tuple[int, ...],
     num_queues: int,
     **options: Any,
 ) -> None:
@@ -92,12 +133,20 @@ def command(
         raise click.UsageError(f"--num-queues {num_queues}: a NIC's rings come in pairs")
     if uplink_peer and not uplink:
         raise click.UsageError("--uplink-peer needs an --uplink")
+    if taps and tap_fds:
+        raise click.UsageError("give either --tap or --tap-fd")
+    if max(len(taps), len(tap_fds)) > settings.devices:
+        raise click.UsageError("each --tap belongs to a --socket-path: there are more of them")
+    if len(set(taps)) != len(taps):
+        raise click.UsageError("each NIC needs a --tap of its own")
     NetProgram(
         settings,
         rings=num_queues,
         switch=mode == "switch",
         uplink=uplink,
         uplink_peer=uplink_peer,
+        taps=taps,
+        tap_fds=tap_fds,
     ).run()
 
 

@@ -7,7 +7,7 @@ buffer is dropped, as a wire would: nothing is queued here, so nothing is old wh
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
 from backends.device import BUDGET, BackendDevice
@@ -18,7 +18,6 @@ from vhost_user.messages import FrontendRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.fabric import Fabric
     from backends.loop import Loop
     from backends.ring import Ring
     from vhost_user.messages import Request
@@ -39,6 +38,19 @@ MTU_RANGE = range(68, 65536)
 INBOX_LIMIT = 4096
 
 
+class Network(Protocol):
+    """What a NIC is plugged into: a `backends.fabric.Fabric`, or a `backends.tap.TapPort`."""
+
+    def attach(self, nic: NetDevice, /) -> None:
+        """The NIC is there, and takes frames from now on."""
+
+    def transmit(self, nic: NetDevice, pair: int, frame: bytes, /) -> None:
+        """A frame that the NIC's driver sends."""
+
+    def announce(self, nic: NetDevice, mac: bytes, /) -> None:
+        """Have the world learn where this address is now."""
+
+
 class NetDevice(BackendDevice):
     """A network card.
 
@@ -57,7 +69,7 @@ class NetDevice(BackendDevice):
         name: str,
         loop: Loop,
         rings: int,
-        fabric: Fabric,
+        fabric: Network,
         counters: memoryview | None = None,
     ) -> None:
         super().__init__(name, loop, rings, counters)

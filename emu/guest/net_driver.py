@@ -17,6 +17,7 @@ from emu.guest import flow as books
 from emu.guest.control import MODE, GuestContext, Mode
 from emu.guest.flow import Flow
 from emu.guest.frames import (
+    ETHERNET_HEADER,
     FLOW,
     FLOW_BYTES,
     FLOW_ETHERTYPE,
@@ -28,6 +29,7 @@ from emu.guest.frames import (
     flow_check,
     nic_mac,
 )
+from emu.guest.internet import ARP_ETHERTYPE, GUEST_ADDRESS, IPV4_ETHERTYPE, answer
 from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, PairPlace
 from emu.guest.ledger import LedgerTotals
 from emu.guest.rings import open_ring
@@ -42,6 +44,8 @@ GIVE_UP_NS = 50_000_000
 _FLOW_AT, _COUNTERS_AT, _COUNTERS_END, _HEADS_AT = 16, 88, 128, 136
 INTERRUPTS, PROBES, PROBES_DROPPED, UNKNOWN, BROKEN = range(5)
 _VNET = bytes(VNET_HEADER)
+#: Where a received frame's ethertype ends; what is shorter is no frame.
+_ETHERTYPE_END = VNET_HEADER + ETHERNET_HEADER
 
 #: Where a packet goes that came in on another pair than the one that sent it (a switch).
 FlowSink = Callable[[int, int], None]
@@ -184,17 +188,26 @@ class NetPair:
                 else:
                     foreign.append((flow, sequence))
                 return False
-            if ethertype == PROBE_ETHERTYPE and self.place.nic == 0:
-                self._answer(data[VNET_HEADER:length])
-                return False
-        self._counters[UNKNOWN] += 1
+        # Only the first NIC is a station of the world outside.
+        if self.place.nic or length < _ETHERTYPE_END or not self._answer(data[VNET_HEADER:length]):
+            self._counters[UNKNOWN] += 1
         return False
 
-    def _answer(self, frame: memoryview) -> None:
-        probe = Probe.parse(frame)
-        if probe is None or probe.is_reply:
-            self._counters[UNKNOWN] += 1
-            return
+    def _answer(self, frame: memoryview) -> bool:
+        """Answers a probe, an ARP request or an ICMP echo; False if it was none for this guest."""
+        ethertype = int.from_bytes(frame[ETHERNET_HEADER - 2 : ETHERNET_HEADER], "big")
+        reply: bytes | None = None
+        if ethertype == PROBE_ETHERTYPE:
+            probe = Probe.parse(frame)
+            if probe is not None and not probe.is_reply:
+                reply = probe.reply(self._mac).pack()
+        elif ethertype in (IPV4_ETHERTYPE, ARP_ETHERTYPE):
+            reply = answer(frame, self._mac, GUEST_ADDRESS)
+        if reply is not None:
+            self._reply(reply)
+        return reply is not None
+
+    def _reply(self, frame: bytes) -> None:
         tx = self._tx
         if not tx.free:
             tx.reclaim()
@@ -203,7 +216,7 @@ class NetPair:
             return
         slot = tx.free.pop()
         at = tx.offset(slot)
-        tx.bytes[at : at + FLOW_BYTES] = _VNET + probe.reply(self._mac).pack()[:MIN_FRAME]
+        tx.bytes[at : at + FLOW_BYTES] = _VNET + frame[:MIN_FRAME]
         tx.send(slot)
         self._counters[PROBES] += 1
 

@@ -1,0 +1,275 @@
+"""A NIC on a TAP device, in a network namespace that lives as long as a test's descriptors."""
+# ruff: noqa: D102, D103 - the names say what they are about
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from backends import stats
+from backends.net_device import NetDevice
+from backends.server import ServerError
+from backends.tap import DEVICE, TapPort, adopt_tap, open_tap
+from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac
+from tests.backends.rig import DEADLINE
+from vhost_user.messages import FrontendRequest as F
+from vhost_user.payloads import U64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from backends.loop import Loop
+
+T = TypeVar("T")
+NAME = "emu-test"
+CLONE_NEWNET = 0x40000000
+TUNSETPERSIST = 0x400454CB
+SIOCSIFFLAGS = 0x8914
+
+
+class Namespace:
+    """A thread that has a network of its own, and does what it is told to in there."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Callable[[], None]] = []
+        self._ready = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.refusal: str | None = None
+        entered = threading.Event()
+        self._jobs.append(entered.set)
+        self._thread.start()
+        self._ready.release()
+        assert entered.wait(DEADLINE)
+
+    def _run(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_NEWNET):
+            self.refusal = f"no network namespace: {os.strerror(ctypes.get_errno())}"
+        elif not os.access(DEVICE, os.R_OK | os.W_OK):
+            self.refusal = f"{DEVICE} cannot be opened"
+        while True:
+            self._ready.acquire()
+            job = self._jobs.pop(0)
+            job()
+            if job == self._end:
+                return
+
+    def _end(self) -> None:
+        """The last job."""
+
+    def do(self, function: Callable[[], T]) -> T:
+        results: list[T] = []
+        errors: list[Exception] = []
+        done = threading.Event()
+
+        def job() -> None:
+            try:
+                results.append(function())
+            except Exception as error:  # noqa: BLE001 - it is raised in the test's own thread
+                errors.append(error)
+            done.set()
+
+        self._jobs.append(job)
+        self._ready.release()
+        assert done.wait(DEADLINE)
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def close(self) -> None:
+        self._jobs.append(self._end)
+        self._ready.release()
+        self._thread.join(DEADLINE)
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    made = Namespace()
+    if made.refusal:
+        made.close()
+        pytest.skip(made.refusal)
+    yield made
+    made.close()
+
+
+class World:
+    """A NIC of four rings on a TAP device, and a socket on the kernel's side of it."""
+
+    def __init__(self, namespace: Namespace, loop: Loop, attach: Attach, queues: int) -> None:
+        fds = namespace.do(lambda: open_tap(NAME, queues))
+        self.control = namespace.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.sock = namespace.do(self._listen)
+        self.port = TapPort(loop, NAME, fds)
+        self.nic = Nic(NetDevice("net0", loop, 4, self.port), attach)
+
+    @staticmethod
+    def _listen() -> socket.socket:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        sock.bind((NAME, 3))
+        sock.settimeout(DEADLINE)
+        return sock
+
+    def receive(self, ethertype: bytes = b"\x88\xb5") -> bytes:
+        """The next frame from the NIC; the kernel's own (IPv6 looks for routers) do not count."""
+        while True:
+            data, (_, _, kind, *_) = self.sock.recvfrom(65536)
+            if kind != socket.PACKET_OUTGOING and data[12:14] == ethertype:
+                return data
+
+    def set_flags(self, flags: int) -> None:
+        fcntl.ioctl(self.control, SIOCSIFFLAGS, struct.pack("16sH22x", NAME.encode(), flags))
+
+    def await_count(self, counter: int, least: int) -> None:
+        end = time.monotonic() + DEADLINE
+        while self.nic.count(counter) < least:
+            assert time.monotonic() < end
+
+    def close(self) -> None:
+        self.sock.close()
+        self.control.close()
+
+
+@pytest.fixture(params=[1, 2], ids=["one-queue", "multi-queue"])
+def world(
+    request: pytest.FixtureRequest, namespace: Namespace, loop: Loop, attach: Attach
+) -> Iterator[World]:
+    made = World(namespace, loop, attach, request.param)
+    yield made
+    loop.stop()
+    made.port.close()
+    made.close()
+
+
+def ours(nic: Nic, pair: int = 0) -> bytes:
+    """The next frame of the experiments' ethertype."""
+    while (data := nic.receive(pair))[12:14] != b"\x88\xb5":
+        nic.refill(1, pair)
+    return data
+
+
+def test_frames_go_both_ways(world: World) -> None:
+    world.nic.refill(16)
+    world.nic.refill(16, pair=1)
+    out = frame(OUTSIDE, mac(1), b"out")
+    world.nic.send(out)
+    assert world.receive() == out
+    world.nic.send(out, pair=1)
+    assert world.receive() == out
+    coming = frame(mac(1), OUTSIDE, b"in")
+    world.sock.send(coming)
+    end = time.monotonic() + DEADLINE
+    # With more than one queue the kernel chooses by the flow to which pair it goes.
+    while not any(bytes(each[12:]).startswith(coming) for each in world.nic._buffers.values()):
+        assert time.monotonic() < end
+
+
+def test_what_a_nic_sends_to_itself_comes_back(world: World) -> None:
+    world.nic.refill(16, pair=1)
+    mine = frame(mac(1), mac(1), b"mine")
+    world.nic.send(mine, pair=1)
+    assert ours(world.nic, 1) == mine
+
+
+def test_rarp_goes_out(world: World) -> None:
+    world.nic.rig.ack(F.SEND_RARP, U64(int.from_bytes(mac(5) + bytes(2), "little")))
+    data = world.receive(b"\x80\x35")
+    assert data[:12] == BROADCAST + mac(5)
+    assert data[22:28] == data[32:38] == mac(5)
+
+
+def test_frames_without_a_buffer_are_dropped_and_counted(world: World) -> None:
+    for _ in range(5):
+        world.sock.send(frame(mac(1), OUTSIDE, b"too many"))
+    world.await_count(stats.PACKETS_DROPPED, 5)
+    assert world.nic.count(stats.PACKETS_RX) == 0
+
+
+def test_interface_that_is_down_drops_and_comes_back(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.set_flags(0)
+    with caplog.at_level(logging.WARNING, "backends"):
+        for _ in range(3):
+            world.nic.send(frame(OUTSIDE, mac(1)))
+    world.await_count(stats.PACKETS_DROPPED, 3)
+    assert [record.message for record in caplog.records if "is down" in record.message] == [
+        "emu-test is down: what its NIC sends is dropped until it is up"
+    ]
+    world.set_flags(1)
+    again = frame(OUTSIDE, mac(1), b"again")
+    world.sock.settimeout(0.05)
+    end = time.monotonic() + DEADLINE
+    while True:  # the socket first reports that the network was down
+        assert time.monotonic() < end
+        world.nic.send(again)
+        with suppress(OSError):
+            assert world.receive() == again
+            return
+
+
+DELETE = "from pyroute2 import IPRoute; ip = IPRoute(); ip.link('del', ifname='emu-test')"
+
+
+def test_interface_that_is_deleted_is_one_line(
+    namespace: Namespace, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "backends"):
+        argv = [sys.executable, "-c", DELETE]  # a child has its parent thread's namespace
+        namespace.do(lambda: subprocess.run(argv, check=True, timeout=DEADLINE))
+        before = world.nic.count(stats.PACKETS_DROPPED)
+        for _ in range(3):
+            world.nic.send(frame(OUTSIDE, mac(1)))
+        world.await_count(stats.PACKETS_DROPPED, before + 3)
+    assert [record.message for record in caplog.records if "gone" in record.message] == [
+        "emu-test has gone: its NIC sends and receives nothing any more"
+    ]
+
+
+def test_device_that_belongs_to_somebody_else(namespace: Namespace) -> None:
+    (fd,) = namespace.do(lambda: open_tap(NAME, 1))
+    with pytest.raises(ServerError, match="in use by another program"):
+        namespace.do(lambda: open_tap(NAME, 1))
+    fcntl.ioctl(fd, TUNSETPERSIST, 1)
+    os.close(fd)
+    with pytest.raises(ServerError, match="with multi_queue, which a NIC of 4 rings needs"):
+        namespace.do(lambda: open_tap(NAME, 2))
+    (fd,) = namespace.do(lambda: open_tap(NAME, 1))
+    assert adopt_tap(fd) == NAME
+    fcntl.ioctl(fd, TUNSETPERSIST, 0)
+    os.close(fd)
+
+
+def test_what_is_no_tap_device() -> None:
+    read_end, write_end = os.pipe()
+    with pytest.raises(ServerError, match="is no TAP device"):
+        adopt_tap(read_end)
+    os.close(read_end)
+    os.close(write_end)
+    with pytest.raises(ServerError, match="1 to 15 bytes"):
+        open_tap("x" * 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--tap", "a", "--tap-fd", "3"], "give either --tap or --tap-fd"),
+        (["--tap", "a", "--tap", "b"], "each --tap belongs to a --socket-path"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments: list[str], text: str) -> None:
+    argv = [sys.executable, "-m", "backends.net", "--socket-path", "/tmp/none.sock", *arguments]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert ended.returncode == 2
+    assert text in ended.stderr
