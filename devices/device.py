@@ -155,14 +155,25 @@ class VhostDevice:
             raise UsageError("is not connected to a back-end", device=self.name)
         return self._connection
 
-    def connect(self, path: str, *, deadline: float = 10.0) -> None:
+    @property
+    def connected(self) -> bool:
+        """There is a connection, whatever state it is in."""
+        return self._connection is not None
+
+    def connect(self, path: str, *, deadline: float = 10.0, patience: float | None = None) -> None:
         """Connect to the back-end that listens at ``path`` and negotiate.
+
+        Args:
+            path: its socket.
+            deadline: seconds for each answer.
+            patience: seconds for somebody to listen; the deadline unless told.
 
         Raises:
             BackendError: it lacks what a migration needs, or broke the protocol.
-            DeadlineError: it does not listen, or does not answer, within ``deadline`` seconds.
+            DeadlineError: it does not listen, or does not answer, in time.
         """
-        connection = FrontendConnection.connect(path, name=self.name, deadline=deadline)
+        wait = deadline if patience is None else patience
+        connection = FrontendConnection.connect(path, name=self.name, deadline=wait)
         self._connection = connection
         connection.negotiate(
             features=self.wanted_features,

@@ -16,6 +16,7 @@ from devices.blk import (
 )
 from devices.device import SharedMemory, VhostDevice
 from devices.net import VhostUserNet
+from emu.device_keeper import DeviceKeeper, Observer
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
 from emu.machine import Machine
@@ -39,14 +40,18 @@ DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
 }
 #: Seconds that a device, or a vCPU, may take for anything.
 DEADLINE = 10.0
-#: Seconds for a back-end that has gone to listen again.
-RECONNECT_DEADLINE = 1.0
+#: Seconds for each answer of a back-end that has come back; until then the device is lost anyway.
+ANSWER_DEADLINE = 2.0
 #: Seconds to wait for a heartbeat, which is due every millisecond.
 HEARTBEAT_PATIENCE = 0.2
 #: A beat of which this thread learns later than this is not the last one; how often to try again.
 HEARTBEAT_FRESH_NS = 300_000
 HEARTBEAT_TRIES = 5
 _PAGE = 4096
+
+
+def _nobody(_name: str, _data: dict[str, object]) -> None:
+    """Nobody wants to know."""
 
 
 class DiskUse(NamedTuple):
@@ -64,6 +69,11 @@ class Vm:
         costs: what the machine's notifiers cost beyond what they cost anyway.
         backends: socket path of each device's back-end, by the device's name.
         disk: what the guest does with the user's file behind ``blk0``, if there is one.
+        deadline: seconds that a device may take for anything.
+        observe: told of devices that are lost, and that come back.
+
+    Attributes:
+        keeper: has a device that lost its back-end come back; it rests until the VM runs.
 
     Raises:
         VhostUserError: a back-end is not there, or is not what the VM needs.
@@ -79,8 +89,11 @@ class Vm:
         costs: CostModel,
         backends: Mapping[str, str],
         disk: DiskUse | None = None,
+        deadline: float = DEADLINE,
+        observe: Observer = _nobody,
     ) -> None:
         self.spec = spec
+        self.deadline = deadline
         self._backends = backends
         self.devices: list[VhostDevice] = []
         self._eventfds = eventfd.default()
@@ -90,10 +103,12 @@ class Vm:
             made.callback(self._close_devices)
             self._add_devices()
             for device in self.devices:
-                device.connect(backends[device.name], deadline=DEADLINE)
+                device.connect(backends[device.name], deadline=deadline)
             self.guest = GuestProgram(spec, self.machine, self._probe(disk))
             made.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
+            self.keeper = DeviceKeeper(self.devices, self._bring_back, observe)
+            made.callback(self.keeper.close)
             self._owned = made.pop_all()
 
     def _add_devices(self) -> None:
@@ -114,7 +129,7 @@ class Vm:
         disks = [device for device in self.devices if isinstance(device, VhostUserBlk)]
         features = [
             BlkFeatures(
-                capacity=blk.capacity(deadline=DEADLINE),
+                capacity=blk.capacity(deadline=self.deadline),
                 read_only=blk.has_feature(VIRTIO_BLK_F_RO),
                 flush=blk.has_feature(VIRTIO_BLK_F_FLUSH),
                 write_zeroes=blk.has_feature(VIRTIO_BLK_F_WRITE_ZEROES),
@@ -138,6 +153,7 @@ class Vm:
             device.set_up_rings(self.guest.ring_addresses(index))
         self.start_devices()
         self.resume_vcpus()
+        self.keeper.watch()
 
     def start_devices(self) -> None:
         """Start every device that is stopped.
@@ -156,42 +172,56 @@ class Vm:
         """
         self.drive(lifecycle.stop(device) for device in self.devices)
 
-    def recover_devices(self) -> dict[str, VhostUserError]:
-        """Start every device again, whatever state it is in.
+    def recover_devices(self) -> None:
+        """Start every device again, whatever state it is in; one that cannot be keeps no other.
 
-        A device whose back-end has gone, or cannot be trusted any more, is connected anew. Where
-        its rings are to go on is not known then; but what has been completed stands in the used
-        ring, so whatever has not is done again.
-
-        Returns:
-            The devices that are left without a back-end, and why. Their requests stay in their
-            rings.
+        A device whose back-end has gone, or cannot be trusted any more, is lost: the keeper brings
+        it back when there is somebody to connect to. Its requests stay in its rings.
         """
-        lost: dict[str, VhostUserError] = {}
+        kept: list[VhostDevice] = []
         for device in self.devices:
-            try:
-                if device.connection.broken:
-                    self._reconnect(device)
-                self.drive_one(device, lifecycle.start(device))
-            except VhostUserError:
-                try:
-                    self._reconnect(device)
-                    self.drive_one(device, lifecycle.start(device))
-                except VhostUserError as error:
-                    device.disconnect()
-                    lost[device.name] = error
+            if device.connected and not device.connection.broken:
+                kept.append(device)
+            elif device.name not in self.keeper.lost:
+                gone = VhostUserError("its back-end cannot be used any more", device=device.name)
+                self.keeper.lose(device, gone)
+        strategy = Split(lenient=True)
+        self._drive(kept, map(lifecycle.start, kept), strategy)
+        for device in kept:
+            if device.name in strategy.failures:
+                self.keeper.lose(device, strategy.failures[device.name])
         self.signal_all_rings()
-        return lost
 
-    def _reconnect(self, device: VhostDevice) -> None:
+    def _bring_back(self, device: VhostDevice) -> None:
+        """Connect a lost device anew, and start it.
+
+        Where its rings are to go on is not known. What has been completed stands in the used ring,
+        and a disk's back-end finds in the inflight region what has not; what a NIC had taken and
+        not completed it takes again.
+        """
         acked = device.acked_features
-        device.disconnect()
-        device.connect(self._backends[device.name], deadline=RECONNECT_DEADLINE)
-        device.take_features(acked)
-        for ring in device.configured():
-            where = ring.addresses
-            if where is not None:
-                _, ring.base = struct.unpack("<HH", self.machine.ram.view(where.used, 4))
+        try:
+            device.connect(self._backends[device.name], deadline=ANSWER_DEADLINE, patience=0)
+            device.take_features(acked)
+            for ring in device.configured():
+                where = ring.addresses
+                if where is not None:
+                    _, ring.base = struct.unpack("<HH", self.machine.ram.view(where.used, 4))
+            self.drive_one(device, lifecycle.start(device))
+        except VhostUserError:
+            device.disconnect()
+            device.acked_features = acked
+            raise
+        self._eventfds.signal(device.notifier_fds())
+
+    def stop_logging(self) -> None:
+        """Switch the dirty log off wherever there is a back-end.
+
+        Where it stays on it goes on to be written to, which harms nobody.
+        """
+        kept = [device for device in self.devices if device.connected]
+        procedures = [lifecycle.set_logging(device, None) for device in kept]
+        self._drive(kept, procedures, Split(lenient=True))
 
     def drive(self, procedures: Iterable[Procedure]) -> None:
         """Run one procedure for each device, all in flight, outside of any comparison."""
@@ -201,12 +231,18 @@ class Vm:
         """Run a procedure of one device."""
         self._drive([device], [procedure])
 
-    def _drive(self, devices: Iterable[VhostDevice], procedures: Iterable[Procedure]) -> None:
+    def _drive(
+        self,
+        devices: Iterable[VhostDevice],
+        procedures: Iterable[Procedure],
+        strategy: Split | None = None,
+    ) -> None:
         tasks = [
             Task(device.name, device.device_class, procedure)
             for device, procedure in zip(devices, procedures, strict=True)
         ]
-        Split().drive(tasks, Stage(self.machine, Timeline("src"), DEADLINE))
+        stage = Stage(self.machine, Timeline("src"), self.deadline)
+        (strategy or Split()).drive(tasks, stage)
 
     def signal_all_rings(self) -> None:
         """Kick and call every started ring once, so that nothing that was pending is lost."""

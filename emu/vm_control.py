@@ -16,7 +16,7 @@ from emu.migration.endpoint import Listener, connect
 from emu.migration.greeting import hello
 from emu.migration.parameters import Parameters
 from emu.migration.past import Past
-from emu.migration.source import FAILURES, Source
+from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
 from emu.migration.strategies import StrategyOptions
 from emu.migration.timeline import now
 from emu.vm import DEADLINE, DiskUse, Vm
@@ -99,6 +99,8 @@ class Control:
             costs=plan["costs"],
             backends=plan["backends"],
             disk=None if disk is None else DiskUse(write=disk["writable"]),
+            deadline=self._parameters.deadline,
+            observe=self._emit,
         )
         return self._vm
 
@@ -175,17 +177,26 @@ class Control:
     def stop(self) -> None:
         """See `VmControl.stop`."""
         self._refuse_while_migrating()
-        self.vm.pause_vcpus()
-        self.vm.stop_devices()
+        vm = self.vm
+        if vm.machine.vcpus.paused:
+            return
+        vm.keeper.rest()
+        vm.pause_vcpus()
+        vm.stop_devices()
         self._emit("STOP", {})
 
     def cont(self) -> None:
         """See `VmControl.cont`."""
         self._refuse_while_migrating()
-        lost = self.vm.recover_devices()
-        self.vm.resume_vcpus()
-        if lost:
-            raise EmuError(f"without a back-end: {', '.join(map(str, lost.values()))}")
+        vm = self.vm
+        if not vm.machine.vcpus.paused:
+            return
+        vm.recover_devices()
+        vm.resume_vcpus()
+        vm.keeper.watch()
+        vm.keeper.await_all(RETURN_PATIENCE)
+        if vm.keeper.lost:
+            raise EmuError(f"without a back-end: {', '.join(map(str, vm.keeper.lost.values()))}")
         self._emit("RESUME", {})
 
     def query_migrate(self) -> JsonObject:

@@ -147,4 +147,5 @@ class Destination:
             vm.signal_all_rings()
             stream.send(Kind.RUNNING)
             self.guest_gap_ns = vm.guest.heartbeat.gap_at(timeline.marks["switchover_ns"])
+        self.vm.keeper.watch()
         self._observe("RESUME", {})

@@ -21,12 +21,13 @@ from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from devices.device import VhostDevice
     from emu.migration.parameters import Parameters
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
     from emu.vm import Vm
 
+#: Seconds in which devices that lost their back-ends may come back before they are called lost.
+RETURN_PATIENCE = 1.0
 #: Seconds for the destination to say that it is prepared, or runs. Its devices may take long.
 PATIENCE = 120.0
 
@@ -63,6 +64,7 @@ class Source:
         self.requests_in_flight = 0
         self.lost: dict[str, VhostUserError] = {}
         self._cancelled = threading.Event()
+        self._gone = False
         self._past = Past() if past is None else past
         self._parameters = parameters
         self._strategy = strategy
@@ -87,28 +89,42 @@ class Source:
         """
         with contextlib.ExitStack() as owned:
             owned.callback(stream.close)
+            self.vm.keeper.rest()
+            owned.callback(self._wake_keeper)
             log = DirtyLog.create(self.vm.log_pages)
             owned.callback(log.close)
             owned.callback(self._strategy.close)
-            gone = False
             try:
                 tasks = self._hand_over(stream, log, hello)
-                gone = True
+                self._gone = True
             except FAILURES as error:
                 raise self._explained(error, stream) from error
             finally:
                 # Whatever it was that failed: until RUNNING has come, the VM belongs here.
-                if not gone:
+                if not self._gone:
                     self._roll_back()
             self._past.note("src", self._strategy.name, self.timeline.spans)
             # From here on it runs over there, and nothing may start it here again.
             self._observe("STOP", {})
             self._strategy.tidy(tasks, self._stage)
 
+    def _wake_keeper(self) -> None:
+        """The VM runs on here, or rests for good; tell which devices it is without."""
+        keeper = self.vm.keeper
+        if not self._gone:
+            keeper.watch()
+            keeper.await_all(RETURN_PATIENCE)
+            self.lost = dict(keeper.lost)
+
+    def _refuse_without_back_end(self) -> None:
+        for name, reason in self.vm.keeper.lost.items():
+            raise MigrationError("precopy", f"{name} is without a back-end: {reason}")
+
     def _hand_over(
         self, stream: MigrationStream, log: DirtyLog, hello: dict[str, object]
     ) -> list[Task]:
         """Everything up to RUNNING; the devices' tasks, which may have something left to do."""
+        self._refuse_without_back_end()
         self._strategy.open()
         self._set_logging(log)
         sync = RamSync(self.vm.machine.ram, log)
@@ -195,13 +211,6 @@ class Source:
         self.vm.machine.vcpus.throttle(0)
         for device in self.vm.devices:
             device.logging = False
-        self.lost = self.vm.recover_devices()
+        self.vm.recover_devices()
         self.vm.resume_vcpus()
-        for device in self.vm.devices:
-            if device.name not in self.lost:
-                self._stop_logging(device)
-
-    def _stop_logging(self, device: VhostDevice) -> None:
-        # Where the log is still on, it goes on to be written to, which harms nobody.
-        with contextlib.suppress(VhostUserError):
-            self.vm.drive_one(device, lifecycle.set_logging(device, None))
+        self.vm.stop_logging()

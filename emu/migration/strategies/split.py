@@ -13,12 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.migration.strategies.task import Stage, Task
+    from vhost_user.errors import VhostUserError
 
 
 class Split(Strategy):
-    """Everything of every device in flight at once: one thread, one selector, one commit."""
+    """Everything of every device in flight at once: one thread, one selector, one commit.
+
+    Args:
+        lenient: a device that fails keeps no other one; `failures` tells of it, and nothing is
+            raised.
+
+    Attributes:
+        failures: when lenient, what devices failed with in the last drive, by their names.
+    """
 
     name = "split"
+
+    def __init__(self, *, lenient: bool = False) -> None:
+        self.failures: dict[str, VhostUserError] = {}
+        self._lenient = lenient
 
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
         """See `Strategy.drive`."""
@@ -28,18 +41,19 @@ class Split(Strategy):
         try:
             while ready:
                 for task in ready:
-                    if not flight.failures:
+                    if self._lenient or not flight.failures:
                         self._launch(task, flight, halt)
                     if isinstance(task.step, Change) and halt is not Change:
                         changing.append(task)
                 ready = flight.landed()
-                if not ready and not flight.failures:
+                if not ready and (self._lenient or not flight.failures):
                     # Nobody is asking any more, so no further edit can join this commit.
                     ready, changing = changing, []
                     commit_together(ready, stage)
         finally:
             flight.close()
-        if flight.failures:
+        self.failures = {task.device: error for task, error in flight.failures}
+        if flight.failures and not self._lenient:
             raise flight.failures[0][1]
 
     def estimate(self, costs: Sequence[DeviceCost]) -> int:

@@ -23,7 +23,7 @@ from emu.migration.greeting import hello
 from emu.migration.parameters import Parameters
 from emu.migration.source import Source
 from emu.migration.strategies import StrategyOptions, make
-from emu.shape import DeviceGroup, VmSpec
+from emu.shape import DeviceGroup, DeviceSpec, VmSpec
 from emu.vm import Vm
 
 if TYPE_CHECKING:
@@ -49,25 +49,33 @@ class Site:
         self.sockets: dict[str, str] = {}
         self._servers: dict[str, DeviceServer] = {}
         self._pool = IoPool(POOL)
-        fabric = Fabric(switch=False)
+        self._folder = folder
+        self._fabric = Fabric(switch=False)
+        self._dead: list[Loop] = []
         for device in spec.devices:
-            loop = self.loops[device.name] = Loop(f"{name}-{device.name}")
-            if device.device_class == "blk":
-                image = folder / f"{device.name}.img"
-                if not image.exists():
-                    with image.open("wb") as file:
-                        file.truncate(IMAGE_BYTES)
-                served: BlkDevice | NetDevice = BlkDevice(
-                    device.name, loop, Image(str(image)), device.rings, self._pool
-                )
-            else:
-                served = NetDevice(device.name, loop, device.rings, fabric)
-            path = str(folder / f"{name}-{device.name}.sock")
-            self.sockets[device.name] = path
-            self._servers[device.name] = DeviceServer(
-                served, listen(path), ControlOptions(), path=path
+            self.sockets[device.name] = str(folder / f"{name}-{device.name}.sock")
+            self._serve(device)
+
+    def _serve(self, device: DeviceSpec) -> None:
+        path = self.sockets[device.name]
+        loop = self.loops[device.name] = Loop(device.name)
+        if device.device_class == "blk":
+            image = self._folder / f"{device.name}.img"
+            if not image.exists():
+                with image.open("wb") as file:
+                    file.truncate(IMAGE_BYTES)
+            served: BlkDevice | NetDevice = BlkDevice(
+                device.name, loop, Image(str(image)), device.rings, self._pool
             )
-            loop.start()
+        else:
+            served = NetDevice(device.name, loop, device.rings, self._fabric)
+        self._servers[device.name] = DeviceServer(served, listen(path), ControlOptions(), path=path)
+        loop.start()
+
+    def revive(self, device: str) -> None:
+        """A new back-end listens where the one that was killed did."""
+        self._dead.append(self.loops[device])
+        self._serve(next(spec for spec in self.spec.devices if spec.name == device))
 
     def vm(self, costs: CostModel = NATIVE) -> Vm:
         return Vm(self.spec, accel="soft", costs=costs, backends=self.sockets)
@@ -97,7 +105,7 @@ class Site:
         self._pool.close()
         for server in self._servers.values():
             server.close()
-        for loop in self.loops.values():
+        for loop in (*self.loops.values(), *self._dead):
             loop.close()
 
 

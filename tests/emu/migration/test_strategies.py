@@ -31,6 +31,12 @@ def strategy(request: pytest.FixtureRequest) -> Iterator[Strategy]:
     made.close()
 
 
+@pytest.fixture(autouse=True)
+def alone(vm: Vm) -> None:
+    """These tests drive the devices themselves."""
+    vm.keeper.rest()
+
+
 def stage_of(vm: Vm) -> Stage:
     return Stage(vm.machine, Timeline("src"), 5.0)
 

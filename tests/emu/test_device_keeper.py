@@ -1,0 +1,132 @@
+"""A device whose back-end has gone comes back with the next one, and nothing is lost."""
+
+from __future__ import annotations
+
+import queue
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.costs import NATIVE
+from emu.errors import MigrationError
+from emu.vm import Vm
+
+from .migration.conftest import other, owned, sites
+from .migration.sites import (
+    DEADLINE,
+    Migration,
+    Site,
+    await_disk,
+    await_work,
+    check_books,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import ExitStack
+    from pathlib import Path
+
+__all__ = ["other", "owned", "sites"]
+
+Told = queue.SimpleQueue[tuple[str, dict[str, object]]]
+
+
+@pytest.fixture
+def told() -> Told:
+    """What the keeper has told."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def vm(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Iterator[Vm]:
+    """A VM under load."""
+    site = sites[0]
+
+    def observe(name: str, data: dict[str, object]) -> None:
+        told.put((name, data))
+
+    made = Vm(site.spec, accel="soft", costs=NATIVE, backends=site.sockets, observe=observe)
+    owned.callback(made.close)
+    made.boot()
+    made.guest.start_load("heavy")
+    await_work(made)
+    return made
+
+
+def await_news(told: Told, name: str, device: str) -> dict[str, object]:
+    """The next thing that is told is this one."""
+    got, data = told.get(timeout=DEADLINE)
+    assert (got, data["device"]) == (name, device)
+    return data
+
+
+@pytest.mark.parametrize("victim", ["blk1", "net0"])
+def test_a_device_comes_back_with_a_new_back_end(
+    vm: Vm,
+    sites: tuple[Site, Site],
+    told: Told,
+    victim: str,
+) -> None:
+    """Nobody says so: the keeper finds both out, and the other devices never notice."""
+    for _ in range(3):
+        sites[0].kill(victim)
+        assert "gone" in str(await_news(told, "DEVICE_LOST", victim)["reason"])
+        assert list(vm.keeper.lost) == [victim]
+        await_disk(vm, 0, 0)
+        sites[0].revive(victim)
+        await_news(told, "DEVICE_BACK", victim)
+        assert not vm.keeper.lost
+        await_work(vm)
+    check_books(vm)
+
+
+def test_all_devices_come_back(vm: Vm, sites: tuple[Site, Site], told: Told) -> None:
+    """Whatever the order."""
+    names = [device.name for device in vm.devices]
+    for name in names:
+        sites[0].kill(name)
+    wait_until(lambda: sorted(vm.keeper.lost) == sorted(names))
+    for name in reversed(names):
+        sites[0].revive(name)
+    vm.keeper.await_all(DEADLINE)
+    assert not vm.keeper.lost
+    await_work(vm)
+    check_books(vm)
+
+
+def test_a_vm_that_is_without_a_back_end_does_not_migrate(
+    vm: Vm,
+    other: Vm,
+    sites: tuple[Site, Site],
+    told: Told,
+    tmp_path: Path,
+) -> None:
+    """The refusal names the device; with the back-end it goes."""
+    sites[0].kill("blk0")
+    await_news(told, "DEVICE_LOST", "blk0")
+    migration = Migration(vm, other, "prewired", tmp_path)
+    with pytest.raises(MigrationError, match="blk0 is without a back-end"):
+        migration.run()
+    assert not vm.machine.paused
+    sites[0].revive("blk0")
+    await_news(told, "DEVICE_BACK", "blk0")
+    await_work(vm)
+    check_books(vm)
+
+
+def test_a_keeper_that_rests_touches_nothing(
+    vm: Vm,
+    sites: tuple[Site, Site],
+    told: Told,
+) -> None:
+    """It makes up for it when it goes on."""
+    with vm.keeper.resting():
+        sites[0].kill("blk1")
+        sites[0].revive("blk1")
+        with pytest.raises(queue.Empty):
+            told.get(timeout=0.2)
+    await_news(told, "DEVICE_LOST", "blk1")
+    await_news(told, "DEVICE_BACK", "blk1")
+    await_work(vm)
+    check_books(vm)
