@@ -49,6 +49,7 @@ class Destination:
         self.guest_gap_ns = 0
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
         self._tasks: Sequence[Task] = ()
+        self._committed = False
         self._past = Past() if past is None else past
 
     def run(self, stream: MigrationStream) -> None:
@@ -69,7 +70,7 @@ class Destination:
                 reason = str(error)
                 raise
             finally:
-                if not running:
+                if not running and not self._committed:
                     # The back-ends must have let go of the images before the source hears of it.
                     self.vm.pause_vcpus()
                     self.vm.disconnect()
@@ -122,6 +123,18 @@ class Destination:
             else:
                 raise MigrationError("stream", f"{kind.name} came where RAM was due")
 
+    def _await_go(self, stream: MigrationStream) -> None:
+        """Say that the devices have been started; the VM is this side's when GO has come.
+
+        Raises:
+            MigrationError: the source has given up, or is silent: then it runs on there.
+        """
+        stream.send(Kind.READY)
+        kind, _, _ = stream.receive()
+        if kind is not Kind.GO:
+            raise MigrationError("stream", f"{kind.name} came where GO was due")
+        self._committed = True
+
     def _switch_over(self, strategy: Strategy, state: bytes, stream: MigrationStream) -> None:
         """The blackout, as this side sees it: from the last byte to running vCPUs."""
         vm = self.vm
@@ -135,8 +148,7 @@ class Destination:
                 # The driver set a ring up anew after the preparation: begin again for all.
                 self._tasks = self._start_tasks()
             strategy.start(self._tasks, self._stage)
-            if stream.hung_up:
-                raise MigrationError("dst.resume_vcpus", "the source has given up, and runs on")
+            self._await_go(stream)
             start = now()
             running = vm.take_off(self._stage.deadline)
             timeline.add("dst.resume_vcpus", start, end=running)
@@ -145,7 +157,9 @@ class Destination:
             # After the vCPUs: an interrupt for every ring would have all of them compete with
             # those that are waited for.
             vm.signal_all_rings()
-            stream.send(Kind.RUNNING)
+            # It is only news: the source has let go of the VM, whether it hears of this or not.
+            with contextlib.suppress(MigrationError):
+                stream.send(Kind.RUNNING)
             self.guest_gap_ns = vm.guest.heartbeat.gap_at(timeline.marks["switchover_ns"])
         self.vm.keeper.watch()
         self._observe("RESUME", {})

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 #: Seconds in which devices that lost their back-ends may come back before they are called lost.
 RETURN_PATIENCE = 1.0
-#: Seconds for the destination to say that it is prepared, or runs. Its devices may take long.
-PATIENCE = 120.0
+#: How many deadlines the destination has to say that it is prepared, or ready: a device of its may
+#: use one up, and it gives its own devices up before it says so.
+PATIENCE = 2
 
 #: What can go wrong on the way, and is answered by a roll-back.
 FAILURES = (VhostUserError, EmuError, OSError)
@@ -100,7 +101,7 @@ class Source:
             except FAILURES as error:
                 raise self._explained(error, stream) from error
             finally:
-                # Whatever it was that failed: until RUNNING has come, the VM belongs here.
+                # Whatever it was that failed: until GO has been sent, the VM belongs here.
                 if not self._gone:
                     self._roll_back()
             self._past.note("src", self._strategy.name, self.timeline.spans)
@@ -149,7 +150,7 @@ class Source:
         )
 
     def _await_prepared(self, stream: MigrationStream) -> bytes:
-        stream.set_deadline(PATIENCE)
+        stream.set_deadline(PATIENCE * self._parameters.deadline)
         return self._expect(stream, Kind.PREPARED)
 
     def _explained(self, error: Exception, stream: MigrationStream) -> Exception:
@@ -189,10 +190,27 @@ class Source:
                 stream.send_ram(vm.machine.ram, sync.dirty())
             with timeline.span("src.device_state"):
                 stream.send(Kind.SWITCHOVER, pack_switchover(vm))
-            self._expect(stream, Kind.RUNNING)
+            self._commit(stream)
             timeline.mark("running_ns")
             timeline.in_blackout = False
         return tasks
+
+    def _commit(self, stream: MigrationStream) -> None:
+        """Give the VM away, once, when the destination's devices have been started.
+
+        Until GO has been sent the VM belongs here, and from then on there: a guest that may have
+        run over there must never run here again from older memory. Only a destination that has
+        given up before it read GO says FAILED after it; then it has not run.
+        """
+        self._expect(stream, Kind.READY)
+        if stream.hung_up:
+            raise MigrationError("stream", "the destination has given up")
+        stream.send(Kind.GO)
+        try:
+            self._expect(stream, Kind.RUNNING)
+        except MigrationError as error:
+            if error.phase == "destination":
+                raise
 
     def _expect(self, stream: MigrationStream, wanted: Kind) -> bytes:
         kind, _, payload = stream.receive()

@@ -48,9 +48,11 @@ class Kind(IntEnum):
     DEVICES = 2
     RAM = 3
     SWITCHOVER = 4
+    GO = 5
     PREPARED = 16
     RUNNING = 17
     FAILED = 18
+    READY = 19
 
 
 class MigrationStream:
