@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.migration.strategies.base import Strategy
 from emu.migration.strategies.prewired import Prewired
-from emu.migration.strategies.qemu import Qemu2021
+from emu.migration.strategies.qemu import Qemu2021, QemuNow
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.threads import Threads
 
@@ -36,6 +36,7 @@ class StrategyOptions(NamedTuple):
 
 STRATEGIES: dict[str, Callable[[StrategyOptions], Strategy]] = {
     "qemu-2021": lambda _options: Qemu2021(),
+    "qemu-now": lambda _options: QemuNow(),
     "threads": lambda options: Threads(options.threads),
     "split": lambda _options: Split(),
     "prewired": lambda _options: Prewired(),

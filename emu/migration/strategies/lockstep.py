@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from vhost_user.messages import Reply
 
 
-def answer_in_lockstep(task: Task, step: Ask, stage: Stage) -> list[Reply | None]:
-    """Send each message when the one before has been answered; the replies, in order."""
+def answer_in_lockstep(
+    task: Task, step: Ask, stage: Stage, *, units: int = 1
+) -> list[Reply | None]:
+    """Send each message when the one before has been answered; the replies, in order.
+
+    Args:
+        task: whose step it is.
+        step: the step.
+        stage: what to work with.
+        units: what each message counts for in the timeline.
+    """
     exchange = step.connection.exchange
     add = stage.timeline.add
     replies: list[Reply | None] = []
@@ -28,5 +37,6 @@ def answer_in_lockstep(task: Task, step: Ask, stage: Stage) -> list[Reply | None
             device_class=task.device_class,
             device=task.device,
             ring=payload.index if isinstance(payload, VringState) else None,
+            units=units,
         )
     return replies

@@ -8,11 +8,24 @@ from devices.procedure import Answer, Ask, Change
 from emu.migration.strategies.base import Halt, Strategy
 from emu.migration.strategies.lockstep import answer_in_lockstep
 from emu.migration.timeline import now
+from vhost_user.errors import VhostUserError
+from vhost_user.messages import FrontendRequest, Request
+from vhost_user.payloads import VringState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.migration.strategies.task import Stage, Task
+
+
+#: What QEMU has acknowledged today, and had not in 2021.
+_ACKNOWLEDGED = frozenset(
+    {
+        FrontendRequest.SET_VRING_ENABLE,
+        FrontendRequest.SET_VRING_KICK,
+        FrontendRequest.SET_VRING_CALL,
+    }
+)
 
 
 class Qemu2021(Strategy):
@@ -67,6 +80,64 @@ class Qemu2021(Strategy):
                 device=task.device,
                 ring=edit.ring,
             )
+
+
+class QemuNow(Qemu2021):
+    """QEMU of 2026: one commit for each device, and more round trips for each ring.
+
+    Since the RFC it has put the host notifiers of a device into one transaction (d0267da614,
+    0fdc6b8509, 6166799f69), disables a disk's rings before it stops them, and waits for the
+    acknowledgements of SET_VRING_ENABLE (d7dc0682f5), SET_VRING_KICK and SET_VRING_CALL
+    (1ba9a52203).
+    """
+
+    name = "qemu-now"
+
+    def _answer(self, task: Task, stage: Stage) -> Answer:
+        step = task.step
+        if not isinstance(step, Ask):
+            return super()._answer(task, stage)
+        if step.phase == "src.get_vring_base" and task.device_class == "blk":
+            _disable_rings(task, step, stage)
+        prepare = step.connection.prepare
+        messages = [
+            prepare([message.request._replace(need_reply=True)])[0]
+            if message.request.id in _ACKNOWLEDGED and not message.answered
+            else message
+            for message in step.messages
+        ]
+        return answer_in_lockstep(task, step._replace(messages=messages), stage)
+
+    def _commit(self, task: Task, step: Change, stage: Stage) -> None:
+        start = now()
+        stage.machine.apply(step.edits)
+        stage.timeline.add(
+            step.phase,
+            start,
+            device_class=task.device_class,
+            device=task.device,
+            units=len(step.edits),
+        )
+
+
+def _disable_rings(task: Task, step: Ask, stage: Stage) -> None:
+    """SET_VRING_ENABLE 0 for each ring that is about to be stopped, and wait for each.
+
+    Whoever rolls back does not know of rings that are disabled and not stopped: if it fails here,
+    the connection is given up.
+    """
+    states = [message.request.payload for message in step.messages]
+    requests = [
+        Request(FrontendRequest.SET_VRING_ENABLE, VringState(state.index, 0), need_reply=True)
+        for state in states
+        if isinstance(state, VringState)
+    ]
+    try:
+        # It takes its time, but the rings are counted where they are stopped.
+        answer_in_lockstep(task, Ask.of(step.phase, step.connection, requests), stage, units=0)
+    except VhostUserError:
+        step.connection.broken = True
+        raise
 
 
 def _halted(task: Task, halt: Halt) -> bool:
