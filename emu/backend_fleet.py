@@ -57,6 +57,8 @@ class BackendFleet:
         self._programs: list[Program] = []
         self._unready: dict[int, Program] = {}
         self._specs = program_specs(plan, directory)
+        #: Descriptor of the first NIC's TAP device; set before `start`, and not closed here.
+        self.tap_fd: int | None = None
 
     @property
     def sockets(self) -> dict[str, str]:
@@ -141,12 +143,13 @@ class BackendFleet:
 
     def _start_program(self, spec: ProgramSpec) -> None:
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        tap = None if spec.name != "net-0" else self.tap_fd
         try:
             program = Program(
                 f"back-end {spec.name} of side {self.side}",
-                self._argv(spec, write_end),
+                self._argv(spec, write_end) + ([] if tap is None else ["--tap-fd", str(tap)]),
                 log=self._directory.log(self.side, spec.name),
-                pass_fds=(write_end,),
+                pass_fds=(write_end,) if tap is None else (write_end, tap),
             )
         except OSError:
             os.close(read_end)

@@ -46,29 +46,16 @@ class EchoCounts(NamedTuple):
 
 
 class EchoClient:
-    """Sends probes from a thread of its own, one a millisecond, until it is stopped.
+    """Sends requests from a thread of its own, one a millisecond, until it is stopped.
 
     Args:
-        uplinks: paths of the back-ends' datagram sockets; they need not be there yet, and may go.
-        path: of its own socket, which the answers are sent to.
-        period_ns: time between two probes.
-
-    Raises:
-        EmuError: its socket cannot be had.
+        sock: what answers come in on; it does not block, and is closed in the end.
+        period_ns: time between two requests.
     """
 
-    def __init__(self, uplinks: Sequence[str], path: str, *, period_ns: int = PERIOD_NS) -> None:
-        self._uplinks = list(uplinks)
-        self._path = path
+    def __init__(self, sock: socket.socket, *, period_ns: int = PERIOD_NS) -> None:
+        self._sock = sock
         self._period_ns = period_ns
-        self._sock = socket.socket(
-            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
-        try:
-            self._sock.bind(path)
-        except OSError as error:
-            self._sock.close()
-            raise EmuError(f"{path}: cannot be the echo client's socket: {error}") from error
         self._wake, self._stopper = socket.socketpair()
         self._times = array("q")
         self._answered: set[int] = set()
@@ -86,9 +73,11 @@ class EchoClient:
         if self._thread.ident is not None:
             self._thread.join(_STOP_DEADLINE)
         if not self._thread.is_alive():
-            self._sock.close()
             self._wake.close()
-            Path(self._path).unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
+        self._sock.close()
 
     def counts(self) -> EchoCounts:
         """How many were sent, answered, and answered more than once."""
@@ -131,12 +120,12 @@ class EchoClient:
                 due = max(due + self._period_ns, now)
 
     def _send(self, now: int) -> None:
-        frame = Probe(BROADCAST, CLIENT_MAC, self._sent, now, is_reply=False).pack()
-        self._sent += 1
-        for uplink in self._uplinks:
-            # A side that is not there, or whose queue is full, loses the frame, as a wire would.
-            with contextlib.suppress(OSError):
-                self._sock.sendto(frame, uplink)
+        """Send the next request, whose number is `_sent`."""
+        raise NotImplementedError
+
+    def _number_of(self, frame: bytes) -> int | None:
+        """The number of the request that a frame answers; None if it answers none."""
+        raise NotImplementedError
 
     def _receive(self) -> None:
         while True:
@@ -145,11 +134,53 @@ class EchoClient:
             except BlockingIOError:
                 return
             now = time.monotonic_ns()
-            probe = Probe.parse(frame)
-            if probe is None or not probe.is_reply or probe.sequence >= self._sent:
+            number = self._number_of(frame)
+            if number is None or number >= self._sent:
                 continue
-            if probe.sequence in self._answered:
+            if number in self._answered:
                 self._duplicated += 1
                 continue
-            self._answered.add(probe.sequence)
+            self._answered.add(number)
             self._times.append(now)
+
+
+class ProbeClient(EchoClient):
+    """Sends probes to the uplinks of net back-ends.
+
+    Args:
+        uplinks: paths of the back-ends' datagram sockets; they need not be there yet, and may go.
+        path: of its own socket, which the answers are sent to.
+        period_ns: time between two probes.
+
+    Raises:
+        EmuError: its socket cannot be had.
+    """
+
+    def __init__(self, uplinks: Sequence[str], path: str, *, period_ns: int = PERIOD_NS) -> None:
+        self._uplinks = list(uplinks)
+        self._path = path
+        sock = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+        try:
+            sock.bind(path)
+        except OSError as error:
+            sock.close()
+            raise EmuError(f"{path}: cannot be the echo client's socket: {error}") from error
+        super().__init__(sock, period_ns=period_ns)
+
+    def _close(self) -> None:
+        super()._close()
+        Path(self._path).unlink(missing_ok=True)
+
+    def _send(self, now: int) -> None:
+        frame = Probe(BROADCAST, CLIENT_MAC, self._sent, now, is_reply=False).pack()
+        self._sent += 1
+        for uplink in self._uplinks:
+            # A side that is not there, or whose queue is full, loses the frame, as a wire would.
+            with contextlib.suppress(OSError):
+                self._sock.sendto(frame, uplink)
+
+    def _number_of(self, frame: bytes) -> int | None:
+        probe = Probe.parse(frame)
+        return probe.sequence if probe is not None and probe.is_reply else None

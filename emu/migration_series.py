@@ -6,9 +6,11 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from emu.books import Books
 from emu.disk_check import STEP_SECONDS, DiskReader, host_digest
-from emu.echo import EchoClient
+from emu.echo import EchoClient, ProbeClient
 from emu.errors import EmuError, HangUpError, MigrationError
 from emu.migration.timeline import Span
 from emu.results import (
@@ -25,6 +27,7 @@ from emu.side import SLOW
 if TYPE_CHECKING:
     from emu.monitor.client import Event
     from emu.monitor.protocol import JsonObject
+    from emu.network.namespaces import NamespaceNetwork
     from emu.plan import MigrationPlan
     from emu.side import Side
     from emu.supervisor import Supervisor
@@ -58,6 +61,29 @@ class MigrationSeries:
             EmuError: the run cannot go on; a migration that was rolled back is no such case.
         """
         begin = time.monotonic()
+        network = self._open_network()
+        try:
+            return self._run(begin, network)
+        finally:
+            if network is not None:
+                network.close()
+
+    def _open_network(self) -> NamespaceNetwork | None:
+        """The network of namespaces, where one is wanted and can be had."""
+        if self._plan.network != "netns" or not self._source.fleet.uplinks:
+            return None
+        from emu.network.namespaces import NamespaceNetwork, NetworkUnavailableError
+
+        try:
+            network = NamespaceNetwork.build()
+        except NetworkUnavailableError as error:
+            click.echo(f"emu: --network netns: {error}; loopback is used", err=True)
+            return None
+        for side, tap in zip(self._supervisor.sides, network.taps, strict=True):
+            side.fleet.tap_fd = tap
+        return network
+
+    def _run(self, begin: float, network: NamespaceNetwork | None) -> MigrationReport:
         machine = self._plan.machine
         self._supervisor.start_programs()
         report = MigrationReport(machine, self._boot(), via=self._plan.via)
@@ -65,8 +91,15 @@ class MigrationSeries:
             self._progress.step(f"read {machine.disk.path} on the host")
             report.disk_sha256 = host_digest(machine.disk, self._attention)
         uplinks = [side.fleet.uplinks[0] for side in self._supervisor.sides if side.fleet.uplinks]
-        if uplinks:
-            self._echo = EchoClient(uplinks, str(self._supervisor.directory.path / "echo.sock"))
+        if network is not None:
+            from emu.network.ping import PingClient
+
+            report.network = "netns"
+            self._echo = PingClient(network)
+        elif uplinks:
+            path = str(self._supervisor.directory.path / "echo.sock")
+            self._echo = ProbeClient(uplinks, path)
+        if self._echo is not None:
             self._echo.start()
         try:
             self._migrate_all(report)

@@ -18,6 +18,7 @@ CONTROLS = ("per-device", "shared")
 STOP_POLICIES = ("immediate", "drain", "tick")
 LOADS = ("none", "light", "heavy")
 TRANSPORTS = ("unix", "tcp")
+NETWORKS = ("loopback", "netns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class MigrationPlan:
         strategies: in the order in which they run.
         repeat: how often the whole sequence runs.
         via: how the stream goes, one of `TRANSPORTS`.
+        network: what is between the VM and the client outside, one of `NETWORKS`.
         options: of the strategies, such as ``{"threads": 8}``.
         parameters: what each migration may take.
     """
@@ -81,6 +83,7 @@ class MigrationPlan:
     via: str = "unix"
     options: dict[str, int] = field(default_factory=dict)
     parameters: Parameters = field(default_factory=Parameters)
+    network: str = "loopback"
 
     @property
     def sequence(self) -> list[tuple[str, int]]:

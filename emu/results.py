@@ -260,6 +260,7 @@ class MigrationReport:
         disk_sha256: of the file behind the first disk, as the host reads it.
         seconds: what everything took.
         via: how the stream went.
+        network: what was between the VM and the client outside: ``loopback`` or ``netns``.
     """
 
     machine: MachinePlan
@@ -268,6 +269,7 @@ class MigrationReport:
     disk_sha256: str | None = None
     seconds: float = 0.0
     via: str = "unix"
+    network: str = "loopback"
 
     @property
     def ok(self) -> bool:
@@ -311,6 +313,7 @@ class MigrationReport:
         return {
             **document_head(self.machine, self.accel),
             "via": self.via,
+            "network": self.network,
             "runs": [run.to_json() for run in self.runs],
         }
 

@@ -10,6 +10,7 @@ import click
 
 from emu import preflight, progress
 from emu.commands.migration_options import migration_options, parameters, strategy_options
+from emu.commands.network_options import network_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError
 from emu.plan import TRANSPORTS, MigrationPlan
@@ -38,6 +39,7 @@ Examples:
   emu migrate --costs rfc2021 --strategy qemu-2021,prewired --json result.json
   emu migrate --stop-time 20ms --control shared
   emu migrate --disk debian.iso
+  emu migrate --network netns
 """
 
 
@@ -66,6 +68,7 @@ Examples:
     show_default=True,
     help="How memory and state travel; tcp goes over loopback.",
 )
+@network_options
 @migration_options
 @machine_options
 def migrate(**options: Any) -> None:
@@ -82,6 +85,7 @@ def migrate(**options: Any) -> None:
         via=options["via"],
         options=strategy_options(options),
         parameters=parameters(options),
+        network=options["network"],
     )
     show = progress.make(quiet=options["quiet"])
     with show, Supervisor(plan.machine, show) as supervisor:

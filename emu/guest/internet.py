@@ -111,6 +111,11 @@ def arp_request(mac: bytes, sender: bytes, wanted: bytes) -> bytes:
     return _arp(BROADCAST, _ARP_REQUEST, mac, sender, bytes(6), wanted)
 
 
+def gratuitous_arp(mac: bytes, address: bytes) -> bytes:
+    """I am here: what a station says when it has come (RFC 5227, section 3)."""
+    return arp_request(mac, address, address)
+
+
 def arp_reply(frame: bytes | memoryview) -> tuple[bytes, bytes] | None:
     """Address and MAC of who answers, or None if the frame is no ARP reply."""
     found = _parse_arp(frame)
@@ -122,7 +127,7 @@ def answer(frame: bytes | memoryview, mac: bytes, address: bytes) -> bytes | Non
     found = _parse_arp(frame)
     if found is not None:
         operation, asker, sender, wanted = found
-        if operation != _ARP_REQUEST or wanted != address:
+        if operation != _ARP_REQUEST or wanted != address or asker == mac:
             return None
         return _arp(asker, _ARP_REPLY, mac, address, asker, sender)
     echo = Echo.parse(frame)

@@ -29,7 +29,13 @@ from emu.guest.frames import (
     flow_check,
     nic_mac,
 )
-from emu.guest.internet import ARP_ETHERTYPE, GUEST_ADDRESS, IPV4_ETHERTYPE, answer
+from emu.guest.internet import (
+    ARP_ETHERTYPE,
+    GUEST_ADDRESS,
+    IPV4_ETHERTYPE,
+    answer,
+    gratuitous_arp,
+)
 from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, PairPlace
 from emu.guest.ledger import LedgerTotals
 from emu.guest.rings import open_ring
@@ -43,6 +49,9 @@ GIVE_UP_NS = 50_000_000
 
 _FLOW_AT, _COUNTERS_AT, _COUNTERS_END, _HEADS_AT = 16, 88, 128, 136
 INTERRUPTS, PROBES, PROBES_DROPPED, UNKNOWN, BROKEN = range(5)
+#: After a migration: milliseconds from one announcement to the next, as QEMU spaces its own
+#: (announce-initial, announce-step, announce-rounds).
+_ANNOUNCEMENTS_MS = (0, 50, 150, 250, 350)
 _VNET = bytes(VNET_HEADER)
 #: Where a received frame's ethertype ends; what is shorter is no frame.
 _ETHERTYPE_END = VNET_HEADER + ETHERNET_HEADER
@@ -94,6 +103,25 @@ class NetPair:
         self._tx_doorbell = doorbell(place.device, ring + 1)
         self._by_head: dict[int, int] = {}
         self._epoch = -1
+        self._announcements: list[int] = []
+        self._announce_ns = 0
+
+    def arrive(self) -> None:
+        """The VM is coming from elsewhere: once it runs, the first NIC says where it is now.
+
+        The bridges still know it where it was, and nothing that it sends to itself tells them.
+        """
+        if not self.place.nic and not self.place.pair:
+            self._announcements = list(_ANNOUNCEMENTS_MS)
+            self._announce_ns = 0
+
+    def _announce(self) -> None:
+        now = time.monotonic_ns()
+        due = self._announce_ns + self._announcements[0] * 1_000_000
+        if now >= due and (self._tx.free or self._tx.await_slot()):
+            del self._announcements[0]
+            self._announce_ns = now
+            self._put(gratuitous_arp(self._mac, GUEST_ADDRESS))
 
     def boot(self) -> None:
         """Empty rings and books; all receive buffers are posted, the device's start kicks."""
@@ -149,6 +177,8 @@ class NetPair:
         while True:
             paused = self._receive(foreign)
             self._tx.reclaim()
+            if self._announcements:
+                self._announce()
             if context.control[MODE] == Mode.HEAVY and not paused:
                 self._fill_window()
             self._publish()
@@ -214,11 +244,16 @@ class NetPair:
         if not tx.free:
             self._counters[PROBES_DROPPED] += 1
             return
+        self._put(frame)
+        self._counters[PROBES] += 1
+
+    def _put(self, frame: bytes) -> None:
+        """Makes a frame available; a slot is free."""
+        tx = self._tx
         slot = tx.free.pop()
         at = tx.offset(slot)
         tx.bytes[at : at + FLOW_BYTES] = _VNET + frame[:MIN_FRAME]
         tx.send(slot)
-        self._counters[PROBES] += 1
 
     def _send_packet(self) -> None:
         """The flow's next packet; a slot is free."""

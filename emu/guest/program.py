@@ -207,6 +207,8 @@ class GuestProgram:
         """
         self._context.epoch += 1
         self.heartbeat.attach()
+        for pair in self.pairs:
+            pair.arrive()
 
     @property
     def booted(self) -> bool:

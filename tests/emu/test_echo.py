@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.echo import CLIENT_MAC, EchoClient
+from emu.echo import CLIENT_MAC, ProbeClient
 from emu.errors import EmuError
 from emu.guest.frames import Probe, nic_mac
 
@@ -66,8 +66,8 @@ def stations(tmp_path: Path) -> Iterator[list[Station]]:
         station.close()
 
 
-def run_client(tmp_path: Path, seconds: float = 0.1) -> EchoClient:
-    client = EchoClient([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "c"))
+def run_client(tmp_path: Path, seconds: float = 0.1) -> ProbeClient:
+    client = ProbeClient([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "c"))
     client.start()
     threading.Event().wait(seconds)
     return client
@@ -119,7 +119,7 @@ def test_answers_that_come_twice_are_counted(tmp_path: Path) -> None:
 
 
 def test_gaps_count_in_full_where_they_touch_the_span(tmp_path: Path) -> None:
-    client = EchoClient([], str(tmp_path / "c"))
+    client = ProbeClient([], str(tmp_path / "c"))
     client._times.extend([10 * MS, 11 * MS, 12 * MS, 40 * MS, 41 * MS, 100 * MS])
     assert client.max_gap_ms(20 * MS, 30 * MS) == 28.0
     assert client.max_gap_ms(11 * MS, 11 * MS + 1) == 1.0
@@ -132,11 +132,11 @@ def test_gaps_count_in_full_where_they_touch_the_span(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(EmuError, match="echo client"):
-        EchoClient([], str(tmp_path / "missing" / "c"))
+        ProbeClient([], str(tmp_path / "missing" / "c"))
 
 
 def test_frames_that_are_no_answers_are_ignored(tmp_path: Path) -> None:
-    client = EchoClient([], str(tmp_path / "c"))
+    client = ProbeClient([], str(tmp_path / "c"))
     client.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         unasked = Probe(CLIENT_MAC, nic_mac(0), 1 << 40, 0, is_reply=True)

@@ -170,10 +170,11 @@ class Devices:
                 break
             frame = b"".join(chain.readable)[12:]
             queue.push(chain.head, 0)
-            number, self.packets = self.packets, self.packets + 1
             if frame[12:14] != b"\x88\xb6":
                 self.outside.append(frame)
-            elif number not in self.drop:
+                continue
+            number, self.packets = self.packets, self.packets + 1
+            if number not in self.drop:
                 for _copy in range(1 + (number in self.twice)):
                     vectors += self.deliver(device, ring - 1, frame)
         if queue.publish():

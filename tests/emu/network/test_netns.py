@@ -1,0 +1,180 @@
+"""Two hosts, a switch and a client made of namespaces, and a VM that migrates between them."""
+# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from emu.guest.frames import nic_mac
+from emu.guest.internet import GUEST_ADDRESS, answer, gratuitous_arp
+from emu.network import namespaces
+from emu.network.namespaces import NamespaceNetwork, NetworkUnavailableError
+from emu.network.ping import PingClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEADLINE = 30.0
+SMALL = ["--net", "1x4", "--blk", "1x2", "--vcpus", "2", "--memory", "512M"]
+MIGRATE = [sys.executable, "-m", "emu.cli", "migrate", "--network", "netns", *SMALL]
+
+
+@pytest.fixture
+def network() -> Iterator[NamespaceNetwork]:
+    try:
+        made = NamespaceNetwork.build()
+    except NetworkUnavailableError as error:
+        pytest.skip(f"no network of namespaces: {error}")
+    yield made
+    made.close()
+
+
+def interfaces() -> set[str]:
+    return {path.name for path in Path("/sys/class/net").iterdir()}
+
+
+def holders() -> set[str]:
+    """Network namespaces that any process is in, or has a descriptor of."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            found.add(str((process / "ns/net").readlink()))
+            found |= {str(fd.readlink()) for fd in (process / "fd").iterdir()}
+    return {name for name in found if name.startswith("net:[")}
+
+
+def test_nothing_of_it_shows_outside(network: NamespaceNetwork) -> None:
+    before = interfaces()
+    assert len(network.taps) == 2
+    assert not {"uplink", "bridge", "client", "tap0"} & before
+    kept = {str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in network._fds}
+    spaces = {name for name in kept if name.startswith("net:[")}
+    assert len(spaces) == 4
+    network.close()
+    assert not spaces & holders()
+    assert interfaces() == before
+
+
+class Station:
+    """Somebody with the guest's addresses at the TAP of one host."""
+
+    def __init__(self, tap: int) -> None:
+        self._tap = tap
+        self._wake, self._stopper = os.pipe()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._tap, self._wake], [], [])
+            if self._wake in ready:
+                return
+            reply = answer(os.read(self._tap, 2048), nic_mac(0), GUEST_ADDRESS)
+            if reply is not None:
+                os.write(self._tap, reply)
+
+    def close(self) -> None:
+        os.close(self._stopper)
+        self._thread.join(DEADLINE)
+        os.close(self._wake)
+
+
+def await_answers(client: PingClient, count: int) -> None:
+    least = client.counts().answered + count
+    deadline = time.monotonic() + DEADLINE
+    while client.counts().answered < least:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_without_an_announcement_the_bridges_send_to_the_old_host(
+    network: NamespaceNetwork, announced: bool
+) -> None:
+    """Then the client has to ask again for the address, which takes it a second."""
+    client = PingClient(network)
+    station = Station(network.taps[0])
+    try:
+        client.start()
+        await_answers(client, 20)
+        begin = time.monotonic_ns()
+        station.close()
+        with suppress(BlockingIOError):  # the client's first question went to everybody
+            while os.read(network.taps[1], 2048):
+                pass
+        station = Station(network.taps[1])
+        if announced:
+            os.write(network.taps[1], gratuitous_arp(nic_mac(0), GUEST_ADDRESS))
+        await_answers(client, 20)
+        gap = client.max_gap_ms(begin, time.monotonic_ns())
+    finally:
+        station.close()
+        client.stop()
+    assert gap is not None
+    assert gap < 900 if announced else gap >= 990
+    assert client.counts().duplicated == 0
+
+
+def test_a_vm_migrates_and_answers_pings_before_and_after(
+    network: NamespaceNetwork, tmp_path: Path
+) -> None:
+    result = tmp_path / "result.json"
+    argv = [*MIGRATE, "--strategy", "split,prewired", "--quiet", "--json", str(result)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    document = json.loads(result.read_text())
+    assert document["network"] == "netns"
+    for run in document["runs"]:
+        assert run["outcome"] == "completed"
+        # The client must have heard of the VM again; a gap of a second or more would mean that
+        # nobody told the bridges, and that the client had to ask.
+        assert 0 < run["network_gap_ms"] < 1000
+        assert run["integrity"]["lost"] == run["integrity"]["corrupted"] == 0
+
+
+def test_a_run_that_is_killed_leaves_nothing(network: NamespaceNetwork) -> None:
+    network.close()
+    before = interfaces()
+    argv = [*MIGRATE, "--repeat", "100"]
+    run = subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if re.search("migrate 1/", line):
+            break
+    started = psutil.Process(run.pid).children(recursive=True)
+    links = {str(fd.readlink()) for fd in Path(f"/proc/{run.pid}/fd").iterdir()}
+    made = {name for name in links if name.startswith("net:[")}
+    assert len(made) == 4
+    run.send_signal(signal.SIGKILL)
+    run.wait(DEADLINE)
+    run.stderr.close()
+    assert not psutil.wait_procs(started, timeout=DEADLINE)[1]
+    deadline = time.monotonic() + DEADLINE
+    while made & holders():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    assert interfaces() == before
+    assert not Path("/run/netns").exists() or not list(Path("/run/netns").iterdir())
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    silent = tmp_path / "python"
+    silent.write_text("#!/bin/sh\necho no such module >&2\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(namespaces, "PYTHON", (str(silent),))
+    with pytest.raises(NetworkUnavailableError, match="ended without a word: no such module"):
+        NamespaceNetwork.build()
