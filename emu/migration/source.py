@@ -72,6 +72,8 @@ class Source:
         self._observe = observe
         self.commits_before = vm.machine.commits
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
+        # Holds for the dirty log and for the roll-back as well, which the VM drives itself.
+        vm.deadline = parameters.deadline
 
     @property
     def precopy(self) -> Precopied:
