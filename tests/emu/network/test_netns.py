@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,3 +179,17 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(namespaces, "PYTHON", (str(silent),))
     with pytest.raises(NetworkUnavailableError, match="ended without a word: no such module"):
         NamespaceNetwork.build()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes privileges away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to take away")
+def test_without_the_privilege_loopback_is_used(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    argv = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", *MIGRATE]
+    argv += ["--strategy", "split", "--quiet", "--json", str(result)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert ended.returncode == 0
+    (line,) = ended.stderr.splitlines()
+    assert "no network namespace can be had (CAP_SYS_ADMIN)" in line
+    assert line.endswith("loopback is used")
+    assert json.loads(result.read_text())["network"] == "loopback"
