@@ -153,7 +153,9 @@ class Source:
 
     def _await_prepared(self, stream: MigrationStream) -> bytes:
         stream.set_deadline(PATIENCE * self._parameters.deadline)
-        return self._expect(stream, Kind.PREPARED)
+        expects = self._expect(stream, Kind.PREPARED)
+        stream.set_deadline(self._parameters.deadline)
+        return expects
 
     def _explained(self, error: Exception, stream: MigrationStream) -> Exception:
         """The error, or what the destination says of it when the stream broke."""
@@ -204,6 +206,7 @@ class Source:
         run over there must never run here again from older memory. Only a destination that has
         given up before it read GO says FAILED after it; then it has not run.
         """
+        stream.set_deadline(PATIENCE * self._parameters.deadline)
         self._expect(stream, Kind.READY)
         if stream.hung_up:
             raise MigrationError("stream", "the destination has given up")

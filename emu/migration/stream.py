@@ -70,6 +70,7 @@ class MigrationStream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.set_deadline(deadline)
         self.bytes_sent = 0
+        self._silent = False
 
     def set_deadline(self, seconds: float) -> None:
         """How long one system call may wait from now on."""
@@ -171,6 +172,7 @@ class MigrationStream:
 
     def _broken(self, error: OSError) -> MigrationError:
         if isinstance(error, BlockingIOError):
+            self._silent = True
             return MigrationError(
                 "stream", f"the other side has been silent for {self._deadline:g} s"
             )
@@ -190,6 +192,8 @@ class MigrationStream:
 
     def last_words(self) -> str:
         """At the source, when the stream broke: why the destination gave up, if it said so."""
+        if self._silent:
+            return ""  # it has been listened to for long enough
         self.set_deadline(LAST_WORDS)
         try:
             kind, _, payload = self.receive()

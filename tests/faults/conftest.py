@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: What `make test` runs: each place, each fault and every strategy at least once.
 FIXED = (
+    "qemu-2021:source-back-end:stop-first-ring:die",
+    "prewired:source-back-end:stop-last-ring:die",
+    "split:source-back-end:stop-first-ring:hang",
+    "prewired:destination-process:started:die",
     "threads:source-back-end:log-base:refuse",
     "qemu-2021:source-back-end:back-base:close",
     "threads:destination-back-end:memory-table:refuse",

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ class Saboteur:
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault == "hang":
             os.kill(os.getpid(), signal.SIGSTOP)
+            # The signal may stop another thread first; this one goes no step further.
+            threading.Event().wait()
         elif fault == "refuse":
             raise MigrationError("destination", f"{point}: refused, as the test wants it")
         elif self._stream is not None:
