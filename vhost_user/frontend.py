@@ -27,7 +27,7 @@ from vhost_user.session import FrontendSession
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from vhost_user.session import Message
 
@@ -196,6 +196,22 @@ class FrontendConnection:
             self._channel.queue(data, fds)
         self.flush()
         return self.session.outstanding
+
+    def lend(self, messages: Iterable[Message]) -> None:
+        """Somebody else sends these messages; `take_in` is to get what comes for them."""
+        self.session.begin(messages)
+
+    def take_in(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
+        """Replies that somebody else has read, with the descriptors that came with them.
+
+        Raises:
+            BackendError: the back-end broke the protocol; `Refused`: it acknowledged with an error.
+        """
+        try:
+            return self.session.feed(data, fds)
+        except BackendError as error:
+            self.broken = not isinstance(error, Refused)
+            raise
 
     def flush(self) -> bool:
         """Send as much as goes without blocking; True when nothing is left to send.

@@ -26,7 +26,9 @@ guest's requests.
 \b
 Strategies:
   qemu-2021   one request at a time, one commit for each notifier ("Original" in the RFC)
+  qemu-now    QEMU of 2026: one commit for each device, more acknowledgements for each ring
   threads     a pool of threads, a device each (the RFC's proposal)
+  processes   the same with processes, which are handed the devices' sockets
   split       all requests of all devices in flight, one commit
   prewired    as split, with what does not depend on memory moved out of the blackout
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
+from backends.ring_host import TIDY_NS
 from emu.migration_series import MigrationSeries
 from emu.plan import MachinePlan, MigrationPlan
 from emu.progress import SilentProgress
@@ -55,6 +56,11 @@ def census(sides: list[Side]) -> list[Held]:
     return counts
 
 
+STRATEGIES = ("qemu-2021", "qemu-now", "threads", "processes", "split", "prewired")
+#: After so many migrations everything is as it was: an even number, as the VM goes back and forth.
+PERIOD = len(STRATEGIES)
+
+
 def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What every process holds is the same whenever the VM is on the same side.
 
@@ -66,18 +72,27 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
 
     def look(side: Side) -> str:
         uri = await_incoming(side)
+        number = len(counts)
+        if number in range(PERIOD, 2 * PERIOD):
+            # What stopped rings leave is tidied up by the clock.
+            time.sleep(1.5 * TIDY_NS / 1e9)
         counts.append(census(supervisor.sides))
+        if number in range(3 * PERIOD, 4 * PERIOD):
+            end = time.monotonic() + 5.0
+            while counts[number] != counts[number - 2 * PERIOD] and time.monotonic() < end:
+                time.sleep(TIDY_NS / 1e9)
+                counts[number] = census(supervisor.sides)
         return uri
 
     monkeypatch.setattr(Side, "await_incoming", look)
-    plan = MigrationPlan(MachinePlan(SPEC), ("qemu-2021", "threads", "split", "prewired"), repeat=5)
+    plan = MigrationPlan(MachinePlan(SPEC), STRATEGIES, repeat=4)
     with nothing_left() as pids:
         supervisor = Supervisor(plan.machine, SilentProgress())
         with supervisor:
             report = MigrationSeries(plan, supervisor).run()
             pids.extend(pid for side in supervisor.sides for pid in side.pids)
     assert report.ok, report.failure()
-    assert len(counts) == 20
+    assert len(counts) == 4 * PERIOD
     # In the first rounds some things are made that stay, such as the threads of a pool.
-    for early, late in zip(counts[4:8], counts[16:20], strict=True):
+    for early, late in zip(counts[PERIOD : 2 * PERIOD], counts[3 * PERIOD :], strict=True):
         assert late == early

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.migration.strategies.base import Strategy
 from emu.migration.strategies.prewired import Prewired
+from emu.migration.strategies.processes import Processes
 from emu.migration.strategies.qemu import Qemu2021, QemuNow
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.threads import Threads
@@ -38,6 +39,7 @@ STRATEGIES: dict[str, Callable[[StrategyOptions], Strategy]] = {
     "qemu-2021": lambda _options: Qemu2021(),
     "qemu-now": lambda _options: QemuNow(),
     "threads": lambda options: Threads(options.threads),
+    "processes": lambda options: Processes(options.processes),
     "split": lambda _options: Split(),
     "prewired": lambda _options: Prewired(),
 }

@@ -135,7 +135,7 @@ class Flight:
             device=task.device,
             units=len(step.messages),
         )
-        task.resume(_aligned(step, task.answered))
+        task.resume(aligned(step, task.answered))
 
     def _patience(self) -> float:
         """Seconds until the first of the waiting tasks runs out of time."""
@@ -147,7 +147,7 @@ class Flight:
         self._epoll.close()
 
 
-def _aligned(step: Ask, replies: Sequence[Reply]) -> Sequence[Reply | None]:
+def aligned(step: Ask, replies: Sequence[Reply]) -> Sequence[Reply | None]:
     """Replies at the places of their messages, None where no reply was due."""
     if len(replies) == len(step.messages):
         return replies

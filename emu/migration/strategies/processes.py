@@ -1,0 +1,385 @@
+"""The RFC's pool, with processes in the place of threads: no worker waits for the interpreter."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import subprocess
+import sys
+from collections import deque
+from typing import TYPE_CHECKING
+
+from devices.procedure import Ask, AwaitSwitchover, Change
+from emu import socket_worker as wire
+from emu.errors import ProgramError
+from emu.migration.strategies.base import DeviceCost, Halt, Strategy
+from emu.migration.strategies.flight import aligned
+from emu.migration.strategies.split import commit_together
+from vhost_user.codec import close_all
+from vhost_user.errors import DeadlineError, Disconnected, VhostUserError
+from vhost_user.payloads import VringState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from emu.migration.strategies.task import Stage, Task
+    from vhost_user.frontend import FrontendConnection
+    from vhost_user.messages import Reply
+    from vhost_user.session import Message
+
+_COMMAND = (sys.executable, "-P", "-m", "emu.socket_worker")
+#: Jobs that a worker has at one time, so that it need not wait for the coordinator between two.
+_DEPTH = 2
+#: Descriptors in one job, besides the device's socket; and bytes of messages.
+_MAX_FDS = wire.MAX_FDS - 1
+_MAX_BYTES = wire.PACKET // 2
+#: Seconds for a worker to start.
+_START = 30.0
+#: Seconds for a worker to end when its coordinator has hung up, and beyond a back-end's deadline.
+_PATIENCE = 5.0
+
+
+class Processes(Strategy):
+    """One device per job, lock-step inside; edits come back to the coordinator.
+
+    The workers are processes, made when the migration begins. They get the devices' sockets by
+    SCM_RIGHTS and move bytes; procedures, sessions and commits stay here, on one thread. Edits of
+    devices whose jobs have come back together share a commit.
+
+    Args:
+        workers: size of the pool.
+    """
+
+    name = "processes"
+
+    def __init__(self, workers: int) -> None:
+        self._size = workers
+        self._workers: list[Worker] = []
+
+    def open(self) -> None:
+        """Start the processes, and wait until all are up: a blackout is no time for that.
+
+        Raises:
+            OSError, ProgramError: they cannot be started.
+        """
+        for number in range(self._size):
+            self._workers.append(Worker(number))
+        for worker in self._workers:
+            worker.await_up()
+
+    def close(self) -> None:
+        """End the pool."""
+        for worker in self._workers:
+            worker.hang_up()
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+
+    def estimate(self, costs: Sequence[DeviceCost]) -> int:
+        """Shared among the workers; no device takes less than it takes alone."""
+        alone = [cost.in_lockstep for cost in costs]
+        return max(max(alone, default=0), sum(alone) // self._size)
+
+    def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
+        """See `Strategy.drive`.
+
+        Raises:
+            ProgramError: a worker has ended.
+        """
+        if not self._workers:
+            raise RuntimeError("open() makes the pool, and has not been called")
+        shift = _Shift(self._workers, stage, halt)
+        try:
+            for task in tasks:
+                shift.advance(task)
+            while shift.work():
+                pass
+        finally:
+            shift.drain()
+        if shift.failures:
+            raise shift.failures[0]
+
+
+class Worker:
+    """A worker process, as its coordinator sees it.
+
+    Args:
+        number: of the worker, for errors.
+
+    Attributes:
+        errands: what it is at, in the order in which it will answer.
+        channel: where jobs go and results come from.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.errands: deque[Errand] = deque()
+        self._title = f"worker {number} of the pool"
+        self._known: dict[int, FrontendConnection] = {}
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [*_COMMAND, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                )
+            except OSError:
+                self.channel.close()
+                raise
+
+    def await_up(self) -> None:
+        """Return when it is ready for work.
+
+        Raises:
+            ProgramError: it is not, or has ended.
+        """
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        if not poll.poll(_START * 1000) or self.channel.recv(wire.PACKET) != wire.UP:
+            raise ProgramError(f"{self._title} does not start")
+
+    def send(self, errand: Errand, deadline: float) -> None:
+        """Hand an errand's next part over.
+
+        Raises:
+            ProgramError: the worker has ended.
+        """
+        connection = errand.step.connection
+        key = id(connection) & 0xFFFF_FFFF
+        fds: list[int] = []
+        if self._known.get(key) is not connection:
+            self._known[key] = connection
+            fds.append(connection.fileno())
+        messages = errand.part
+        head = wire.JOB.pack(key, max(1, int(deadline * 1000)), len(fds), len(messages))
+        table = [
+            wire.MESSAGE.pack(len(message.data), len(message.request.fds), message.answered)
+            for message in messages
+        ]
+        for message in messages:
+            fds += message.request.fds
+        connection.lend(messages)
+        self.errands.append(errand)
+        packet = b"".join([head, *table, *[message.data for message in messages]])
+        try:
+            self.channel.sendmsg([packet], wire.rights(fds), socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise self._ended(error) from error
+
+    def receive(self) -> tuple[Errand, bytes, list[int]]:
+        """The next result, and what it is about.
+
+        Raises:
+            ProgramError: the worker has ended.
+        """
+        try:
+            size = wire.MAX_FDS * struct.calcsize("i")
+            packet, ancillary, _, _ = self.channel.recvmsg(
+                wire.PACKET, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            raise self._ended(error) from error
+        if not packet:
+            raise self._ended(None)
+        return self.errands.popleft(), packet, wire.descriptors(ancillary)
+
+    def _ended(self, error: OSError | None) -> ProgramError:
+        """Nobody knows what was sent on the sockets that it was at."""
+        for errand in self.errands:
+            errand.step.connection.broken = True
+        self.errands.clear()
+        reason = f": {error.strerror}" if error is not None else ""
+        return ProgramError(f"{self._title} ended unexpectedly{reason}")
+
+    def hang_up(self) -> None:
+        """Tell it that there is no more to do."""
+        self.channel.close()
+
+    def close(self) -> None:
+        """Wait for its end, and see to it."""
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._known.clear()
+
+
+class Errand:
+    """An Ask that workers are to carry out, in parts that fit into a packet each."""
+
+    def __init__(self, task: Task, step: Ask) -> None:
+        self.task = task
+        self.step = step
+        self.replies: list[Reply] = []
+        self._parts = deque(_parts(step.messages))
+        self.part: Sequence[Message] = ()
+
+    def next_part(self) -> bool:
+        """Go on to the next part; False when there is none."""
+        if not self._parts:
+            return False
+        self.part = self._parts.popleft()
+        return True
+
+
+def _parts(messages: Iterable[Message]) -> Iterable[Sequence[Message]]:
+    part: list[Message] = []
+    fds = size = 0
+    for message in messages:
+        fds += len(message.request.fds)
+        size += len(message.data)
+        if part and (fds > _MAX_FDS or size > _MAX_BYTES):
+            yield part
+            part, fds, size = [], len(message.request.fds), len(message.data)
+        part.append(message)
+    if part:
+        yield part
+
+
+class _Shift:
+    """What the pool does during one drive.
+
+    Attributes:
+        failures: what went wrong, in the order in which it did.
+    """
+
+    def __init__(self, workers: Sequence[Worker], stage: Stage, halt: Halt) -> None:
+        self.failures: list[Exception] = []
+        self._workers = workers
+        self._stage = stage
+        self._halt = halt
+        self._queue: deque[Errand] = deque()
+        self._changing: list[Task] = []
+        self._poll = select.poll()
+        self._by_fd = {worker.channel.fileno(): worker for worker in workers}
+        for fd in self._by_fd:
+            self._poll.register(fd, select.POLLIN)
+
+    def advance(self, task: Task) -> None:
+        """Run a task until it needs a worker, or a commit, or is parked, or has ended."""
+        while task.step is not None and not (
+            self._halt is not None and isinstance(task.step, self._halt)
+        ):
+            step = task.step
+            if isinstance(step, AwaitSwitchover):
+                task.resume(None)
+            elif isinstance(step, Change):
+                self._changing.append(task)
+                return
+            else:
+                errand = Errand(task, step)
+                if errand.next_part():
+                    self._queue.append(errand)
+                    return
+                task.resume([])
+
+    def work(self) -> bool:
+        """One round: hand out, wait for what comes back, commit what came; False at the end."""
+        self._hand_out()
+        if self._busy:
+            for worker in self._ready():
+                self._take(worker)
+        if self.failures:
+            return False
+        changing, self._changing = self._changing, []
+        if changing:
+            commit_together(changing, self._stage)
+            for task in changing:
+                self.advance(task)
+        return bool(self._busy or self._queue or self._changing)
+
+    @property
+    def _busy(self) -> int:
+        return sum(len(worker.errands) for worker in self._workers)
+
+    def _hand_out(self) -> None:
+        for depth in range(_DEPTH):
+            for worker in self._workers:
+                if self._queue and len(worker.errands) <= depth:
+                    worker.send(self._queue.popleft(), self._stage.deadline)
+
+    def _ready(self) -> list[Worker]:
+        """The workers that have something to say; one at the least.
+
+        Raises:
+            DeadlineError: none of them says anything. Each message ends at the deadline, so they
+                hang.
+        """
+        patience = self._stage.deadline + _PATIENCE
+        longest = max(len(e.part) for worker in self._workers for e in worker.errands)
+        events = self._poll.poll(patience * longest * 1000)
+        if not events:
+            for worker in self._workers:
+                for errand in worker.errands:
+                    errand.step.connection.broken = True
+                worker.errands.clear()
+            raise DeadlineError("a worker of the pool", patience)
+        return [self._by_fd[fd] for fd, _ in events]
+
+    def _take(self, worker: Worker) -> None:
+        """A result has come: the device learns of it, and goes on where nothing has failed."""
+        try:
+            errand, packet, fds = worker.receive()
+        except ProgramError as error:
+            self.failures.append(error)
+            self._poll.unregister(worker.channel)
+            return
+        task, step = errand.task, errand.step
+        try:
+            errand.replies += self._read(errand, packet, fds)
+            if errand.next_part():
+                self._queue.appendleft(errand)
+                return
+            task.resume(aligned(step, errand.replies))
+        except VhostUserError as error:
+            task.step = None
+            self.failures.append(error)
+        else:
+            if not self.failures:
+                self.advance(task)
+
+    def _read(self, errand: Errand, packet: bytes, fds: list[int]) -> list[Reply]:
+        """The replies of a result; raises what went wrong, as the front-end's own calls would."""
+        step, task = errand.step, errand.task
+        outcome, count, number = wire.RESULT.unpack_from(packet)
+        at = wire.RESULT.size
+        for message in errand.part[:count]:
+            start, end, _ = wire.DONE.unpack_from(packet, at)
+            at += wire.DONE.size
+            payload = message.request.payload
+            self._stage.timeline.add(
+                step.phase,
+                start,
+                end=end,
+                device_class=task.device_class,
+                device=task.device,
+                ring=payload.index if isinstance(payload, VringState) else None,
+            )
+        data = packet[at:]
+        try:
+            replies = step.connection.take_in(data, fds) if data else []
+        except VhostUserError:
+            if outcome != wire.FINISHED:
+                step.connection.broken = True
+            raise
+        if outcome == wire.FINISHED:
+            return replies
+        for reply in replies:
+            close_all(reply.fds)
+        step.connection.broken = True
+        name = errand.part[count].opened.name
+        if outcome == wire.TOO_LATE:
+            raise DeadlineError("a reply", self._stage.deadline, device=task.device, message=name)
+        raise Disconnected(
+            f"the peer has closed the connection (errno {number})",
+            device=task.device,
+            message=name,
+        )
+
+    def drain(self) -> None:
+        """Wait until no worker is at work, so that whoever rolls back is alone with the devices."""
+        while self._busy:
+            for worker in self._ready():
+                self._take(worker)

@@ -1,0 +1,95 @@
+"""The pool of processes: what is special about workers that are processes."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from emu import socket_worker as wire
+from emu.errors import ProgramError
+from emu.migration.strategies.processes import Processes, _parts
+
+from .sites import Migration, Site, await_work, check_books
+from .test_strategies import stage_of, stops
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emu.vm import Vm
+
+
+def workers() -> list[psutil.Process]:
+    """The workers that this process has."""
+    mine = psutil.Process().children()
+    return [child for child in mine if "emu.socket_worker" in child.cmdline()]
+
+
+def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:
+    """Nobody knows what it had sent: the devices that it was at are connected anew."""
+    strategy = Processes(2)
+    vm.keeper.rest()
+    vm.pause_vcpus()
+    strategy.open()
+    try:
+        workers()[0].send_signal(signal.SIGKILL)
+        with pytest.raises(ProgramError, match=r"worker \d of the pool ended unexpectedly"):
+            strategy.drive(stops(vm), stage_of(vm))
+    finally:
+        strategy.close()
+    vm.recover_devices()
+    vm.resume_vcpus()
+    vm.keeper.watch()
+    vm.keeper.await_all(5.0)
+    assert not vm.keeper.lost
+    await_work(vm)
+    check_books(vm)
+
+
+def test_the_pool_leaves_nothing_behind(vm: Vm) -> None:
+    """Neither processes nor descriptors."""
+    before = psutil.Process().num_fds()
+    strategy = Processes(3)
+    strategy.open()
+    assert len(workers()) == 3
+    vm.keeper.rest()
+    vm.pause_vcpus()
+    strategy.drive(stops(vm), stage_of(vm))
+    strategy.close()
+    strategy.close()
+    assert not workers()
+    # The back-ends are in this process as well, and let go of what stopped rings had.
+    assert psutil.Process().num_fds() <= before
+
+
+def test_what_does_not_fit_into_a_packet_goes_in_parts(vm: Vm) -> None:
+    """Descriptors as well as bytes; nothing is left out, and the order stays."""
+    from vhost_user.messages import FrontendRequest, Request
+    from vhost_user.payloads import U64, Config
+
+    connection = vm.devices[1].connection
+    fd = vm.devices[1].rings[0].kick_fd
+    kicks = [Request(FrontendRequest.SET_VRING_KICK, U64(0), (fd,)) for _ in range(600)]
+    parts = list(_parts(connection.prepare(kicks)))
+    assert [len(part) for part in parts] == [252, 252, 96]
+    large = [Request(FrontendRequest.GET_CONFIG, Config(0, 0, bytes(256))) for _ in range(600)]
+    messages = connection.prepare(large)
+    parts = list(_parts(messages))
+    assert len(parts) > 1
+    assert all(sum(len(m.data) for m in part) <= wire.PACKET // 2 for part in parts)
+    assert [m for part in parts for m in part] == messages
+
+
+def test_a_back_end_that_dies_is_survived(
+    vm: Vm, other: Vm, sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    """At the destination, so that the VM runs on at the source."""
+    sites[1].kill("blk1")
+    migration = Migration(vm, other, "processes", tmp_path)
+    with pytest.raises(Exception, match="blk1"):
+        migration.run()
+    await_work(vm)
+    check_books(vm)
+    assert not workers()
