@@ -53,6 +53,13 @@ class MigrationError(EmuError):
         self.phase = phase
 
 
+class CancelledError(MigrationError):
+    """A migration was cancelled; the VM runs on where it was."""
+
+    def __init__(self) -> None:
+        super().__init__("migrate_cancel", "cancelled")
+
+
 class SignalError(EmuError):
     """The user ended the run.
 

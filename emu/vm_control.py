@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -19,11 +18,10 @@ from emu.migration.past import Past
 from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
 from emu.migration.strategies import StrategyOptions
 from emu.migration.timeline import now
-from emu.vm import DEADLINE, DiskUse, Vm
+from emu.migration_job import Job
+from emu.vm import DiskUse, Vm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from emu.monitor.protocol import JsonObject
     from emu.vm_process import EventSink
 
@@ -123,7 +121,8 @@ class Control:
             raise
         vm.guest.attach()
         parameters = self._parameters
-        side = Destination(vm, parameters=parameters, observe=self._emit, past=self._past)
+        job = Job(self._emit)
+        side = Destination(vm, parameters=parameters, observe=job.observe, past=self._past)
 
         def receive() -> None:
             with closing(listener):
@@ -132,7 +131,8 @@ class Control:
                 raise MigrationError("listen", "cancelled")
             side.run(stream)
 
-        self._job = Job(side, receive, self._emit, cancel=listener.cancel)
+        self._job = job
+        job.start(side, receive, cancel=listener.cancel)
         return {"uri": listener.uri}
 
     def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
@@ -140,13 +140,14 @@ class Control:
         vm = self.vm
         parameters = self._parameters
         self._refuse_while_migrating()
+        job = Job(self._emit)
         try:
             chosen = StrategyOptions(**options)
             side = Source(
                 vm,
                 strategies.make(strategy, chosen),
                 parameters=parameters,
-                observe=self._emit,
+                observe=job.observe,
                 past=self._past,
             )
         except (ValueError, TypeError) as error:
@@ -155,7 +156,8 @@ class Control:
         def send() -> None:
             side.run(connect(uri, deadline=parameters.deadline), hello(vm, strategy, chosen))
 
-        self._job = Job(side, send, self._emit, cancel=side.cancel)
+        self._job = job
+        job.start(side, send, cancel=side.cancel)
 
     def set_parameters(self, parameters: JsonObject) -> None:
         """See `VmControl.set_parameters`."""
@@ -215,9 +217,9 @@ class Control:
 
     def timeline(self) -> JsonObject:
         """See `VmControl.timeline`."""
-        if self._job is None:
+        side = None if self._job is None else self._job.side
+        if side is None:
             raise EmuError("there has been no migration here")
-        side = self._job.side
         answer: JsonObject = {
             "spans": [list(span) for span in side.timeline.spans],
             "marks": dict(side.timeline.marks),
@@ -304,78 +306,3 @@ class Control:
     def close(self) -> None:
         """See `VmControl.close`."""
         self.release()
-
-
-class Job:
-    """One migration under way in a thread of its own, and how it ends.
-
-    Args:
-        side: the source or the destination.
-        work: runs it.
-        emit: told of every change of `status`.
-        cancel: makes ``work`` end early.
-    """
-
-    def __init__(
-        self,
-        side: Source | Destination,
-        work: Callable[[], None],
-        emit: EventSink,
-        *,
-        cancel: Callable[[], None],
-    ) -> None:
-        self.side = side
-        self.status = "setup"
-        self._error = ""
-        self._work = work
-        self._emit = emit
-        self._started = now()
-        self._ended = 0
-        self.cancel = cancel
-        self._thread = threading.Thread(target=self._run, name="migration", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        status = "failed"
-        self._error = "the migration thread ended unexpectedly"
-        try:
-            self._work()
-            status, self._error = "completed", ""
-        except FAILURES as error:
-            lost = self.side.lost if isinstance(self.side, Source) else {}
-            parts = [str(error), *(f"{name} is left without a back-end" for name in lost)]
-            self._error = "; ".join(parts)
-        finally:
-            self._end(status)
-
-    def _end(self, status: str) -> None:
-        self._ended = now()
-        self.status = status
-        data: JsonObject = {"status": status}
-        if self._error:
-            data["error-desc"] = self._error
-        self._emit("MIGRATION", data)
-
-    @property
-    def running(self) -> bool:
-        """Whether it is still under way."""
-        return self._thread.is_alive()
-
-    def describe(self) -> JsonObject:
-        """QMP's query-migrate."""
-        answer: JsonObject = {
-            "status": self.status,
-            "total-time": ((self._ended or now()) - self._started) // 1_000_000,
-        }
-        if self._error:
-            answer["error-desc"] = self._error
-        if isinstance(self.side, Source) and self.side.precopy.decision is not None:
-            answer["expected-downtime"] = self.side.precopy.expected_ns // 1_000_000
-            answer["cpu-throttle-percentage"] = self.side.precopy.decision.outlook.throttle
-        return answer
-
-    def close(self) -> None:
-        """Cancel it if it still runs, and wait for its end."""
-        if self._thread.is_alive():
-            self.cancel()
-            self._thread.join(2 * DEADLINE)

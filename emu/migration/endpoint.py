@@ -79,10 +79,13 @@ class Listener:
         sock, _ = self._sock.accept()
         return MigrationStream(sock, deadline=deadline)
 
-    def cancel(self) -> None:
-        """From another thread: nobody will come."""
+    def cancel(self) -> bool:
+        """From another thread: nobody will come. False: somebody has come."""
+        if self._sock.fileno() < 0:
+            return False
         with suppress(OSError):  # it may have been closed just now
             os.write(self._cancel, b"x")
+        return True
 
     def close(self) -> None:
         """Close the socket and remove its path. May be called twice."""

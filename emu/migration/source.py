@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
-from emu.errors import EmuError, MigrationError
+from emu.errors import CancelledError, EmuError, MigrationError
 from emu.migration.past import Past
 from emu.migration.precopy import Precopied, Precopy
 from emu.migration.ram_sync import RamSync
@@ -66,6 +66,10 @@ class Source:
         self.lost: dict[str, VhostUserError] = {}
         self._cancelled = threading.Event()
         self._gone = False
+        # Between a cancel and the GO there is one winner.
+        self._giving = threading.Lock()
+        self._given = False
+        self._stream: MigrationStream | None = None
         self._past = Past() if past is None else past
         self._parameters = parameters
         self._strategy = strategy
@@ -80,9 +84,15 @@ class Source:
         """What has been sent while the VM runs, and what is expected of the blackout by now."""
         return Precopied() if self._sending is None else self._sending.sent
 
-    def cancel(self) -> None:
-        """Have the migration fail before the switch-over, if it is not too late for that."""
-        self._cancelled.set()
+    def cancel(self) -> bool:
+        """Have the migration fail, whatever it is at; False when the VM has been given away."""
+        with self._giving:
+            if self._given:
+                return False
+            self._cancelled.set()
+            if self._stream is not None:
+                self._stream.interrupt()
+        return True
 
     def run(self, stream: MigrationStream, hello: dict[str, object]) -> None:
         """Migrate the VM over a connected stream. When it returns, the VM runs over there.
@@ -91,7 +101,8 @@ class Source:
             EmuError, VhostUserError, OSError: it failed, and the VM runs on here.
         """
         with contextlib.ExitStack() as owned:
-            owned.callback(stream.close)
+            owned.callback(self._forget_stream)
+            self._stream = stream
             self.vm.keeper.rest()
             owned.callback(self._wake_keeper)
             log = DirtyLog.create(self.vm.log_pages)
@@ -111,6 +122,12 @@ class Source:
             self._observe("STOP", {})
             self._strategy.tidy(tasks, self._stage)
 
+    def _forget_stream(self) -> None:
+        with self._giving:
+            if self._stream is not None:
+                self._stream.close()
+                self._stream = None
+
     def _wake_keeper(self) -> None:
         """The VM runs on here, or rests for good; tell which devices it is without."""
         keeper = self.vm.keeper
@@ -127,7 +144,9 @@ class Source:
         self, stream: MigrationStream, log: DirtyLog, hello: dict[str, object]
     ) -> list[Task]:
         """Everything up to RUNNING; the devices' tasks, which may have something left to do."""
+        self._check_cancelled()
         self._refuse_without_back_end()
+        self._observe("MIGRATION", {"status": "active"})
         self._strategy.open()
         self._set_logging(log)
         sync = RamSync(self.vm.machine.ram, log)
@@ -159,6 +178,8 @@ class Source:
 
     def _explained(self, error: Exception, stream: MigrationStream) -> Exception:
         """The error, or what the destination says of it when the stream broke."""
+        if self._cancelled.is_set():
+            return CancelledError()
         if isinstance(error, MigrationError) and error.phase == "stream":
             reason = stream.last_words()
             if reason:
@@ -170,7 +191,7 @@ class Source:
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
-            raise MigrationError("precopy", "cancelled")
+            raise CancelledError
 
     def _switch_over(self, stream: MigrationStream, sync: RamSync, precopy: Precopy) -> list[Task]:
         """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
@@ -208,9 +229,12 @@ class Source:
         """
         stream.set_deadline(PATIENCE * self._parameters.deadline)
         self._expect(stream, Kind.READY)
-        if stream.hung_up:
-            raise MigrationError("stream", "the destination has given up")
-        stream.send(Kind.GO)
+        with self._giving:
+            self._check_cancelled()
+            if stream.hung_up:
+                raise MigrationError("stream", "the destination has given up")
+            stream.send(Kind.GO)
+            self._given = True
         try:
             self._expect(stream, Kind.RUNNING)
         except MigrationError as error:

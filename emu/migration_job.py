@@ -1,0 +1,159 @@
+"""One migration under way in a VM's process, as QMP's query-migrate tells of it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from emu.errors import CancelledError
+from emu.migration.source import FAILURES, Source
+from emu.migration.timeline import now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.migration.destination import Destination
+    from emu.monitor.protocol import JsonObject
+    from emu.vm_process import EventSink
+
+#: Seconds that a migration may take to end when the process ends.
+PATIENCE = 20.0
+_MS = 1_000_000
+
+
+class Job:
+    """A migration, in a thread of its own from `start` on, and how it ends.
+
+    Args:
+        emit: told of every change of `status`, and of what the migration itself tells.
+
+    Attributes:
+        status: QMP's: ``setup``, ``active``, ``device``, ``cancelling``; then ``completed``,
+            ``failed`` or ``cancelled``.
+        side: the source or the destination, once it has been started.
+    """
+
+    def __init__(self, emit: EventSink) -> None:
+        self.status = "setup"
+        self.side: Source | Destination | None = None
+        self._error = ""
+        self._emit = emit
+        self._started = now()
+        self._ended = 0
+        self._active = 0
+        self._remaining = 0
+        self._cancel: Callable[[], bool] = bool
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(
+        self,
+        side: Source | Destination,
+        work: Callable[[], None],
+        *,
+        cancel: Callable[[], bool],
+    ) -> None:
+        """Begin.
+
+        Args:
+            side: whose migration it is.
+            work: runs it.
+            cancel: makes ``work`` end early; False when it is too late for that.
+        """
+        self.side = side
+        self._cancel = cancel
+        self._emit("MIGRATION", {"status": self.status})
+        self._thread = threading.Thread(
+            target=self._run, args=(work,), name="migration", daemon=True
+        )
+        self._thread.start()
+
+    def observe(self, name: str, data: JsonObject) -> None:
+        """What the migration tells on its way."""
+        if name == "MIGRATION":
+            with self._lock:
+                # Who has cancelled it wants to hear of the end, and of nothing before that.
+                if self.status == "cancelling":
+                    return
+                self.status = str(data["status"])
+            if self.status == "active":
+                self._active = now()
+        elif name == "MIGRATION_PASS":
+            self._remaining = int(data["remaining"])
+        self._emit(name, data)
+
+    def cancel(self) -> None:
+        """Give it up if it is not too late; the VM stays where it is."""
+        if not self.running or not self._cancel():
+            return
+        with self._lock:
+            self.status = "cancelling"
+        self._emit("MIGRATION", {"status": "cancelling"})
+
+    def _run(self, work: Callable[[], None]) -> None:
+        status = "failed"
+        self._error = "the migration thread ended unexpectedly"
+        try:
+            work()
+            status, self._error = "completed", ""
+        except FAILURES as error:
+            if isinstance(error, CancelledError):
+                status = "cancelled"
+            lost = self.side.lost if isinstance(self.side, Source) else {}
+            parts = [str(error), *(f"{name} is left without a back-end" for name in lost)]
+            self._error = "; ".join(parts)
+        finally:
+            self._end(status)
+
+    def _end(self, status: str) -> None:
+        self._ended = now()
+        with self._lock:
+            self.status = status
+        data: JsonObject = {"status": status}
+        if self._error:
+            data["error-desc"] = self._error
+        self._emit("MIGRATION", data)
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def describe(self) -> JsonObject:
+        """QMP's query-migrate; times are milliseconds."""
+        answer: JsonObject = {
+            "status": self.status,
+            "total-time": ((self._ended or now()) - self._started) // _MS,
+        }
+        if self._active:
+            answer["setup-time"] = (self._active - self._started) // _MS
+        if self._error:
+            answer["error-desc"] = self._error
+        if isinstance(self.side, Source):
+            answer |= self._describe_source(self.side)
+        return answer
+
+    def _describe_source(self, side: Source) -> JsonObject:
+        sent = side.precopy
+        answer: JsonObject = {
+            "ram": {
+                "transferred": sent.bytes,
+                "remaining": 0 if self.status == "completed" else self._remaining,
+                "total": side.vm.machine.ram.size,
+                "dirty-sync-count": sent.rounds,
+            }
+        }
+        if sent.decision is not None:
+            answer["expected-downtime"] = sent.expected_ns // _MS
+            answer["cpu-throttle-percentage"] = sent.decision.outlook.throttle
+        marks = side.timeline.marks
+        if self.status == "completed" and "running_ns" in marks:
+            # Until the source has heard of it: a little longer than the VM was down.
+            answer["downtime"] = (marks["running_ns"] - marks["pause_start_ns"]) // _MS
+        return answer
+
+    def close(self) -> None:
+        """Cancel it if it still runs, and wait for its end."""
+        if self._thread is not None and self._thread.is_alive():
+            self._cancel()
+            self._thread.join(PATIENCE)

@@ -1,0 +1,141 @@
+"""migrate_cancel at any moment: the VM runs on where it was, or it is too late."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.errors import CancelledError, MigrationError
+from emu.migration.strategies import STRATEGIES
+from emu.migration.stream import Kind
+
+from .sites import DEADLINE, Migration, await_work, check_books
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from emu.vm import Vm
+
+Stage = tuple[str, str]
+
+
+def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the source cancelled at that moment of its own run."""
+    source = migration.source
+    observe, strategy = source._observe, source._strategy
+    stop, receive = strategy.stop, source._expect
+
+    def watch(name: str, data: dict[str, object]) -> None:
+        observe(name, data)
+        told = name if name == "MIGRATION_PASS" else data.get("status", "")
+        if told == moment:
+            assert source.cancel()
+
+    def stop_and_cancel(*arguments: object) -> None:
+        stop(*arguments)  # type: ignore[arg-type]
+        assert source.cancel()
+
+    def expect(stream: object, kind: Kind) -> bytes:
+        got = receive(stream, kind)  # type: ignore[arg-type]
+        if kind.name == moment:
+            assert source.cancel() is (kind is not Kind.RUNNING)
+        return got
+
+    monkeypatch.setattr(source, "_observe", watch)
+    monkeypatch.setattr(source, "_expect", expect)
+    if moment == "stopped":
+        monkeypatch.setattr(strategy, "stop", stop_and_cancel)
+
+
+@pytest.mark.parametrize(
+    "moment", ["active", "MIGRATION_PASS", "PREPARED", "device", "stopped", "READY"]
+)
+def test_the_vm_runs_on_at_the_source(
+    vm: Vm, other: Vm, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the migration was at; nothing is lost, and the next one goes."""
+    migration = Migration(vm, other, "prewired", tmp_path)
+    cancel_at(migration, moment, monkeypatch)
+    with pytest.raises(CancelledError):
+        migration.run()
+    assert isinstance(migration.received[0], MigrationError)
+    assert not vm.machine.paused
+    assert other.machine.paused
+    assert not migration.source.lost
+    await_work(vm)
+    check_books(vm)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_can_be_cancelled_when_its_devices_have_stopped(
+    vm: Vm, other: Vm, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They start again."""
+    if name == "handover":
+        pytest.skip("its devices do not stop")
+    migration = Migration(vm, other, name, tmp_path)
+    cancel_at(migration, "stopped", monkeypatch)
+    with pytest.raises(CancelledError):
+        migration.run()
+    assert not vm.machine.paused
+    await_work(vm)
+    check_books(vm)
+
+
+def test_after_the_vm_was_given_away_it_is_too_late(
+    vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The migration completes, and the VM runs at one side only."""
+    migration = Migration(vm, other, "prewired", tmp_path)
+    cancel_at(migration, "RUNNING", monkeypatch)
+    migration.run()
+    assert not migration.source.cancel()
+    assert vm.machine.paused
+    assert not other.machine.paused
+    await_work(other)
+    check_books(other)
+
+
+def test_a_cancel_wakes_who_waits_for_a_silent_destination(
+    vm: Vm, other: Vm, tmp_path: Path
+) -> None:
+    """It does not take the deadline for that."""
+    migration = Migration(vm, other, "split", tmp_path)
+    waits, goes = threading.Event(), threading.Event()
+    prepare: Callable[..., None] = migration.destination._prepare
+
+    def dawdle(*arguments: object) -> None:
+        prepare(*arguments)
+        waits.set()
+        assert goes.wait(DEADLINE)
+
+    migration.destination._prepare = dawdle  # type: ignore[method-assign]
+
+    def cancel() -> None:
+        assert waits.wait(DEADLINE)
+        assert migration.source.cancel()
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    ended = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            migration.run()
+        except MigrationError as error:
+            failures.append(error)
+        ended.set()
+
+    runner = threading.Thread(target=run)
+    runner.start()
+    canceller.join(DEADLINE)
+    await_work(vm)
+    goes.set()
+    runner.join(3 * DEADLINE)
+    assert ended.is_set()
+    assert isinstance(failures[0], CancelledError)
+    check_books(vm)
