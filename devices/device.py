@@ -231,6 +231,13 @@ class VhostDevice:
             ring.addresses = where
             ring.base = 0
 
+    def forget_rings(self) -> None:
+        """The guest's driver has reset the device: it has no rings until it sets them up again."""
+        self.forget_inflight()
+        for ring in self.rings:
+            ring.addresses = None
+            ring.base = 0
+
     def configured(self) -> list[Vring]:
         """The rings that the driver has set up."""
         return [ring for ring in self.rings if ring.addresses is not None]

@@ -17,6 +17,8 @@ from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, Inflight, LogArea, VringAddr, VringState
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vhost_user.dirty_log import DirtyLog
     from vhost_user.messages import Reply
     from vhost_user.session import Message
@@ -53,6 +55,24 @@ def stop(device: VhostDevice) -> Procedure:
     if device.host_notifiers:
         yield Change("src.disable_host_notify", device.host_edits(assign=False))
         device.host_notifiers = False
+
+
+def reset(device: VhostDevice) -> Procedure:
+    """The guest's driver resets the device: its rings stop, and are forgotten."""
+    yield from stop(device)
+    device.forget_rings()
+
+
+def activate(device: VhostDevice, addresses: Sequence[RingAddresses]) -> Procedure:
+    """The guest's driver has set its rings up: they start from the beginning.
+
+    Raises:
+        UsageError: they run; the driver has to reset the device first.
+    """
+    if any(ring.started for ring in device.rings):
+        raise UsageError("its rings run: reset it before they are set up", device=device.name)
+    device.set_up_rings(addresses)
+    yield from start(device)
 
 
 def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:

@@ -19,6 +19,7 @@ from devices.net import VhostUserNet
 from emu.device_keeper import DeviceKeeper, Observer
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
+from emu.locks import OrderedLock
 from emu.machine import Machine
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
@@ -73,6 +74,8 @@ class Vm:
         observe: told of devices that are lost, and that come back.
 
     Attributes:
+        driving: held by whoever talks to the back-ends of a VM that runs; while the vCPUs are
+            paused there is nobody but the migration.
         keeper: has a device that lost its back-end come back; it rests until the VM runs.
 
     Raises:
@@ -96,6 +99,7 @@ class Vm:
         self.deadline = deadline
         self._backends = backends
         self.devices: list[VhostDevice] = []
+        self.driving = OrderedLock("the devices")
         self._eventfds = eventfd.default()
         with ExitStack() as made:
             self.machine = Machine(spec, costs, accel=accel)
@@ -214,6 +218,25 @@ class Vm:
             raise
         self._eventfds.signal(device.notifier_fds())
 
+    def reset_device(self, index: int) -> None:
+        """The guest's driver resets a device, by its index on the bus; at any moment.
+
+        Raises:
+            VhostUserError: its back-end has failed.
+        """
+        device = self.devices[index]
+        self.drive_one(device, lifecycle.reset(device))
+
+    def activate_device(self, index: int) -> None:
+        """The guest's driver has set a device's rings up anew, and starts it.
+
+        Raises:
+            VhostUserError: its back-end has failed, or its rings run.
+        """
+        device = self.devices[index]
+        self.drive_one(device, lifecycle.activate(device, self.guest.ring_addresses(index)))
+        self._eventfds.signal(device.notifier_fds())
+
     def stop_logging(self) -> None:
         """Switch the dirty log off wherever there is a back-end.
 
@@ -237,12 +260,14 @@ class Vm:
         procedures: Iterable[Procedure],
         strategy: Split | None = None,
     ) -> None:
-        tasks = [
-            Task(device.name, device.device_class, procedure)
-            for device, procedure in zip(devices, procedures, strict=True)
-        ]
-        stage = Stage(self.machine, Timeline("src"), self.deadline)
-        (strategy or Split()).drive(tasks, stage)
+        # The guest may reset a device while a migration switches the log on, or rehearses.
+        with self.driving:
+            tasks = [
+                Task(device.name, device.device_class, procedure)
+                for device, procedure in zip(devices, procedures, strict=True)
+            ]
+            stage = Stage(self.machine, Timeline("src"), self.deadline)
+            (strategy or Split()).drive(tasks, stage)
 
     def signal_all_rings(self) -> None:
         """Kick and call every started ring once, so that nothing that was pending is lost."""

@@ -199,6 +199,18 @@ class GuestProgram:
         self._context.epoch += 1
         self.heartbeat.start(time.monotonic_ns())
 
+    def boot_device(self, device: int) -> None:
+        """The driver of a device, by its index on the bus, begins anew: empty rings, empty books.
+
+        The vCPUs are paused meanwhile.
+        """
+        for disk in self.disks:
+            if disk.place.device == device:
+                disk.boot()
+        for pair in self.pairs:
+            if pair.place.device == device:
+                pair.boot()
+
     def attach(self) -> None:
         """Take memory as it is, or as it is going to be when the vCPUs run.
 

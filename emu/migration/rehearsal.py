@@ -149,7 +149,8 @@ class Forecast:
     def expected(self) -> Expected:
         """The rest of the blackout; the first call rehearses."""
         if self._expected is None:
-            rehearsal = Rehearsal(self._vm.devices, self._vm.machine, self._deadline)
+            with self._vm.driving:
+                rehearsal = Rehearsal(self._vm.devices, self._vm.machine, self._deadline)
             # The destination's devices are taken to be like these until it has spoken.
             self._rehearsed = Expected(
                 rehearsal.stop(self._strategy), rehearsal.start(self._strategy), self._vcpus()
@@ -197,5 +198,6 @@ def prepared(vm: Vm, strategy: Strategy, past: Past, deadline: float) -> bytes:
     Raises:
         VhostUserError: a back-end does not answer.
     """
-    start = Rehearsal(vm.devices, vm.machine, deadline).start(strategy)
+    with vm.driving:
+        start = Rehearsal(vm.devices, vm.machine, deadline).start(strategy)
     return json.dumps({"start_ns": start, "past": past.to_json()}).encode()

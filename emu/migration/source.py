@@ -151,7 +151,9 @@ class Source:
         self._set_logging(log)
         sync = RamSync(self.vm.machine.ram, log)
         stream.send(Kind.HELLO, json.dumps(hello).encode())
-        stream.send(Kind.DEVICES, pack_devices(self.vm.devices))
+        with self.vm.driving:
+            devices = pack_devices(self.vm.devices)
+        stream.send(Kind.DEVICES, devices)
         precopy = self._sending = self._make_precopy(stream, sync)
         precopy.run(lambda: self._await_prepared(stream))
         return self._switch_over(stream, sync, precopy)

@@ -75,6 +75,10 @@ def _load_rings(device: VhostDevice, rings: Sequence[tuple[int, int, int, int, i
         moved = moved or ring.addresses != addresses
         ring.addresses = addresses
         ring.base = base
+    for ring in device.rings[len(rings) :]:
+        # The driver has reset the device since the source told of it first.
+        moved = moved or ring.addresses is not None
+        ring.addresses = None
     return moved
 
 
