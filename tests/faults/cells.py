@@ -92,7 +92,12 @@ class Cell(NamedTuple):
     @property
     def nth(self) -> int:
         """At which of the messages it fails."""
-        return RINGS[self.device] if self.phase.each_ring else 1
+        rings = RINGS[self.device]
+        if self.phase.point == "SET_VRING_ENABLE" and self.phase.rolls_back:
+            # This one disables a disk's rings before it stops them, with the same message.
+            before = rings if self.strategy == "qemu-now" and self.device.startswith("blk") else 0
+            return before + rings
+        return rings if self.phase.each_ring else 1
 
     @property
     def impossible(self) -> str:
