@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.faults.cell_run import CellResult
 
 #: Whoever reads it has a wide terminal, or a file.
-WIDTH = 112
+WIDTH = 132
 
 
 class Entry(NamedTuple):
