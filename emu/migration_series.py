@@ -138,7 +138,9 @@ class MigrationSeries:
     def _migrate(self, strategy: str, repeat: int, *, last: bool) -> MigrationResult:
         source, destination = self._source, self._destination
         uri = destination.await_incoming()
-        source.monitor.events.clear()
+        # What a run that was rolled back has told since is no news of this one.
+        for side in (source, destination):
+            side.monitor.events.clear()
         disk = self._plan.machine.disk
         reader = None if disk is None else DiskReader(disk, source)
         parameters = self._plan.parameters.to_json()
