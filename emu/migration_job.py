@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from emu.errors import CancelledError
 from emu.migration.source import FAILURES, Source
 from emu.migration.timeline import now
+from emu.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +95,8 @@ class Job:
         status = "failed"
         self._error = "the migration thread ended unexpectedly"
         try:
-            work()
+            with Watchdog():
+                work()
             status, self._error = "completed", ""
         except FAILURES as error:
             if isinstance(error, CancelledError):

@@ -81,7 +81,7 @@ class MigrationPlan:
     strategies: tuple[str, ...]
     repeat: int = 1
     via: str = "unix"
-    options: dict[str, int] = field(default_factory=dict)
+    options: dict[str, int | str] = field(default_factory=dict)
     parameters: Parameters = field(default_factory=Parameters)
     network: str = "loopback"
 

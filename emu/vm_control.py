@@ -9,6 +9,7 @@ from emu import vmfile
 from emu.costs import by_name
 from emu.errors import EmuError, MigrationError
 from emu.integrity import check_image
+from emu.locks import enable_checking
 from emu.migration import strategies
 from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
@@ -161,7 +162,10 @@ class Control:
 
     def set_parameters(self, parameters: JsonObject) -> None:
         """See `VmControl.set_parameters`."""
-        self._parameters = Parameters.from_json(parameters, self._parameters)
+        before = self._parameters
+        self._parameters = Parameters.from_json(parameters, before)
+        if self._parameters.check_locks != before.check_locks:
+            enable_checking(self._parameters.check_locks)
 
     def query_parameters(self) -> JsonObject:
         """See `VmControl.query_parameters`."""

@@ -8,6 +8,7 @@ import click
 
 from emu import preflight
 from emu.migration.parameters import ON_NO_CONVERGE, Parameters
+from emu.migration.strategies.unsafe import EITHER, MODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +32,11 @@ _OPTIONS = (
     ),
     click.option(
         "--unsafe",
-        is_flag=True,
-        help="Run 'threads' as the RFC first did, to see its two failures found and rolled back.",
+        type=click.Choice(MODES),
+        is_flag=False,
+        flag_value=EITHER,
+        help="Run 'threads' as the RFC first did, to see its two failures found and rolled back; "
+        "without a value, whichever comes first.",
     ),
     click.option(
         "--check-locks",
@@ -107,10 +111,7 @@ def parameters(options: dict[str, Any]) -> Parameters:
     )
 
 
-def strategy_options(options: dict[str, Any]) -> dict[str, int]:
+def strategy_options(options: dict[str, Any]) -> dict[str, int | str]:
     """What was said of the strategies; what was not is left out."""
-    chosen = {name: options[name] for name in ("threads", "processes")}
-    given: dict[str, int] = {name: value for name, value in chosen.items() if value is not None}
-    if options["unsafe"]:
-        given["unsafe"] = True
-    return given
+    chosen = {name: options[name] for name in ("threads", "processes", "unsafe")}
+    return {name: value for name, value in chosen.items() if value is not None}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +18,6 @@ from emu.locks import (
     LockBrokenError,
     LockOrderError,
     OrderedLock,
-    checking_enabled,
     enable_checking,
     is_worker,
     mark_worker,
@@ -234,7 +235,9 @@ def test_two_locks_of_one_class(checked):
 
 
 def test_the_order_is_not_checked_unless_told():
-    assert not checking_enabled()
+    asked = "import sys, emu.locks; sys.exit(emu.locks.checking_enabled())"
+    subprocess.run([sys.executable, "-c", asked], check=True)
+    enable_checking(False)
     first, second = OrderedLock("first"), OrderedLock("second")
     with first, second:
         pass

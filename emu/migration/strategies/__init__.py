@@ -14,6 +14,7 @@ from emu.migration.strategies.processes import Processes
 from emu.migration.strategies.qemu import Qemu2021, QemuNow
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.threads import Threads
+from emu.migration.strategies.unsafe import UnsafeThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,18 +28,24 @@ class StrategyOptions(NamedTuple):
     Attributes:
         threads: workers of a pool of threads.
         processes: workers of a pool of processes.
-        unsafe: as the RFC first tried it, with the failures that it found.
+        unsafe: run `threads` as the RFC first tried it; one of `unsafe.MODES`, or empty.
     """
 
     threads: int = 8
     processes: int = 2
-    unsafe: bool = False
+    unsafe: str = ""
+
+
+def _threads(options: StrategyOptions) -> Strategy:
+    if options.unsafe:
+        return UnsafeThreads(options.threads, options.unsafe)
+    return Threads(options.threads)
 
 
 STRATEGIES: dict[str, Callable[[StrategyOptions], Strategy]] = {
     "qemu-2021": lambda _options: Qemu2021(),
     "qemu-now": lambda _options: QemuNow(),
-    "threads": lambda options: Threads(options.threads),
+    "threads": _threads,
     "processes": lambda options: Processes(options.processes),
     "split": lambda _options: Split(),
     "prewired": lambda _options: Prewired(),

@@ -1,0 +1,216 @@
+"""The RFC's first attempt as it was, kept to be looked at: it fails, and is rolled back."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import nullcontext, suppress
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from devices.procedure import Ask, AwaitSwitchover, Change, HostNotifier
+from emu.accel import Ioeventfd, NotifierError
+from emu.errors import EmuError
+from emu.lock_watch import Site, call_site, waiting_for
+from emu.machine import Machine
+from emu.migration.strategies.lockstep import answer_in_lockstep
+from emu.migration.strategies.split import commit_together
+from emu.migration.strategies.threads import Threads
+from vhost_user.errors import DeadlineError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.migration.strategies.base import Halt
+    from emu.migration.strategies.task import Stage, Task
+
+EITHER, DOUBLE_DISABLE, DEADLOCK = MODES = ("either", "double-disable", "deadlock")
+#: Seconds in which a second worker may come to where the first one waits for it.
+RENDEZVOUS = 1.0
+
+
+class DoubleDisableError(EmuError):
+    """Two threads took the same notifier away."""
+
+
+class _Taken(NamedTuple):
+    """Who took a notifier away, and where."""
+
+    thread: str
+    site: Site
+
+
+class UnsafeThreads(Threads):
+    """Workers take host notifiers away by themselves; the coordinator joins under the big lock.
+
+    The edits that assign, and those of guest notifiers, go to the coordinator as in `Threads`.
+
+    Args:
+        workers: size of the pool.
+        mode: one of `MODES`. ``double-disable`` has two workers compare with the old list before
+            either acts; ``deadlock`` lets one worker commit at a time, as the RFC's extra lock did,
+            so that the first failure hides; ``either`` leaves it to chance.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
+
+    def __init__(self, workers: int, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"unsafe is one of {', '.join(MODES)}, not {mode!r}")
+        # Two threads have to be at it at the same time.
+        super().__init__(max(workers, 2))
+        self._mode = mode
+
+    def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
+        """See `Strategy.drive`.
+
+        Raises:
+            DoubleDisableError: names the notifier, and both threads.
+            LockBrokenError: a watchdog found the deadlock and broke it.
+        """
+        machine = stage.machine
+        if self._pool is None or not isinstance(machine, Machine):
+            raise UsageError("this strategy needs its pool, and a whole machine")
+        running = list(tasks)
+        with machine.big_lock:
+            while running:
+                shared = _Globals(machine, self._mode, len(running))
+                try:
+                    self._join([self._pool.submit(_work, t, stage, shared, halt) for t in running])
+                finally:
+                    shared.give_back()
+                running = [task for task in running if isinstance(task.step, Change)]
+                if halt is Change:
+                    return
+                commit_together(running, stage)
+
+    def _join(self, futures: list[Future[None]]) -> None:
+        """Wait for all workers. The big lock is held meanwhile: this is the mistake."""
+        workers = self._idents
+        patience = 300.0
+        with waiting_for("the workers, to join them", workers):
+            done, late = wait(futures, timeout=patience, return_when=FIRST_EXCEPTION)
+            for future in late:
+                future.cancel()
+            _, still = wait(late, timeout=patience)
+        if still:
+            raise DeadlineError("a worker of the pool", patience)
+        # The one that failed first says why; those after it may have failed of that.
+        for future in [*done, *late]:
+            if not future.cancelled():
+                future.result()
+
+    def _idents(self) -> list[int]:
+        threads = () if self._pool is None else self._pool._threads  # noqa: SLF001  no other way
+        return [thread.ident for thread in threads if thread.ident is not None]
+
+
+class _Globals:
+    """What the workers share without protection: QEMU's regions, and its list in force."""
+
+    def __init__(self, machine: Machine, mode: str, tasks: int) -> None:
+        self._machine = machine
+        self._mode = mode
+        self._in_force = frozenset(machine.address_space.ioeventfds())
+        self._wanted = self._in_force
+        self._taken: dict[Ioeventfd, _Taken] = {}
+        self._extra: threading.Lock | nullcontext[None] = (
+            threading.Lock() if mode == DEADLOCK else nullcontext()
+        )
+        self._failed = False
+        self._arrivals = count()
+        self._pair = threading.Barrier(2) if mode == DOUBLE_DISABLE and tasks > 1 else None
+        self._pair_over = threading.Event()
+
+    def take_away(self, edits: Sequence[HostNotifier]) -> None:
+        """A worker's own commit, and a kick by hand for each ring.
+
+        Raises:
+            DoubleDisableError: another worker was at it.
+            LockBrokenError: the kick was part of a deadlock.
+        """
+        if self._failed:
+            return
+        try:
+            with self._extra:
+                self._commit({(edit.address, edit.fd) for edit in edits})
+            if self._mode != DOUBLE_DISABLE:
+                self._kick(edits)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _commit(self, gone: set[tuple[int, int]]) -> None:
+        """Compare what is wanted with the old list, and act.
+
+        The first two workers do it side by side when that was asked for; the others come later.
+        """
+        paired = self._pair is not None and next(self._arrivals) < 2
+        if self._pair is not None and not paired:
+            self._pair_over.wait(2 * RENDEZVOUS)
+        old = self._in_force
+        self._wanted -= {entry for entry in old if (entry.address, entry.fd) in gone}
+        self._meet(paired=paired)
+        difference = sorted(old - self._wanted)
+        self._meet(paired=paired)
+        try:
+            for entry in difference:
+                self._disable(entry)
+            self._in_force = self._wanted
+        finally:
+            self._pair_over.set()
+
+    def _kick(self, edits: Sequence[HostNotifier]) -> None:
+        """Ring the doorbells: a kick that came just before must not be lost.
+
+        They have no ioeventfds now, so the write comes out of the fast path, for the big lock.
+        """
+        for edit in edits:
+            self._machine.accel.mmio_write(edit.address, edit.ring)
+
+    def _meet(self, *, paired: bool) -> None:
+        """Wait for the other one of the pair at the same point; alone, go on."""
+        if self._pair is not None and paired:
+            with suppress(threading.BrokenBarrierError):
+                self._pair.wait(RENDEZVOUS)
+
+    def _disable(self, entry: Ioeventfd) -> None:
+        site = call_site()
+        me = threading.current_thread().name
+        try:
+            self._machine.accel.change_ioeventfds([entry], ())
+        except NotifierError as error:
+            first = self._taken.get(entry)
+            if first is None:
+                raise
+            raise DoubleDisableError(
+                f"the host notifier of {entry.owner} was disabled by two threads:\n"
+                f"{first.thread} disabled it at {first.site}\n"
+                f"{me} disabled it again at {site}: {error}\n"
+                "both compared with the same old list of ioeventfds"
+            ) from error
+        self._taken[entry] = _Taken(me, site)
+
+    def give_back(self) -> None:
+        """Undo what was done behind the address space's back. No worker is at work.
+
+        What was right of it is committed by the coordinator then, so the machine and the devices
+        never disagree.
+        """
+        self._machine.accel.change_ioeventfds((), sorted(self._taken))
+
+
+def _work(task: Task, stage: Stage, shared: _Globals, halt: Halt) -> None:
+    """In a worker, which is not marked as one: the big lock would refuse it."""
+    while task.step is not None and not (halt is not None and isinstance(task.step, halt)):
+        if isinstance(task.step, Ask):
+            task.resume(answer_in_lockstep(task, task.step, stage))
+        elif isinstance(task.step, AwaitSwitchover):
+            task.resume(None)
+        else:
+            host = [edit for edit in task.step.edits if isinstance(edit, HostNotifier)]
+            taken = [edit for edit in host if not edit.assign]
+            if taken:
+                shared.take_away(taken)
+            return

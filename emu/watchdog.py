@@ -1,0 +1,60 @@
+"""A thread that looks for deadlocks while a migration runs, and ends them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from emu.lock_watch import describe_cycle, find_cycle, waits
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from emu.lock_watch import Wait
+
+#: Seconds between two looks, and how long a cycle must stand: one may only seem to be there while
+#: a lock changes hands.
+INTERVAL = 0.1
+STANDING = 0.3
+
+
+class Watchdog:
+    """Looks for a cycle of waits, and breaks it off within a second; a context manager.
+
+    Whoever waits for a lock within the cycle gets a `LockBrokenError` that draws it.
+    """
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join(10 * INTERVAL)
+
+    def _watch(self) -> None:
+        while not self._over.wait(INTERVAL):
+            cycle = find_cycle()
+            if cycle and _seconds(cycle) >= STANDING:
+                break_cycle(cycle)
+
+
+def break_cycle(cycle: Collection[Wait]) -> None:
+    """End every wait that closes a cycle with one of these threads and can be ended."""
+    text = f"deadlock: {len(cycle)} threads wait for each other\n{describe_cycle(cycle)}"
+    members = {wait.ident: wait for wait in cycle}
+    for wait in waits():
+        holders = [members[ident] for ident in wait.on() if ident in members]
+        closes = wait.ident in members or any(wait.ident in holder.on() for holder in holders)
+        if wait.break_off is not None and holders and closes:
+            wait.break_off(text)
+
+
+def _seconds(cycle: Collection[Wait]) -> float:
+    """How long the cycle stands: as long as its youngest wait."""
+    return (time.monotonic_ns() - max(wait.since_ns for wait in cycle)) / 1e9

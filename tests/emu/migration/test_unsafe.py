@@ -1,0 +1,166 @@
+"""The RFC's two failures: met with `unsafe`, whatever the order, and never without."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from devices import lifecycle
+from emu.lock_watch import LockBrokenError, held_by_thread
+from emu.locks import LockOrderError
+from emu.migration.strategies import Strategy, StrategyOptions, make
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
+from emu.migration.timeline import Timeline
+from emu.watchdog import Watchdog
+from tests.emu.migration.sites import SPEC, await_work, check_books
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devices.procedure import Edit
+    from emu.machine import Machine
+    from emu.vm import Vm
+
+DEADLINE = 5.0
+#: No device is there, so a write comes out of the fast path and takes the big lock.
+NOWHERE = 0x10
+
+
+def stop(vm: Vm, strategy: Strategy, machine: Machine | Sequencer) -> None:
+    """Stop all devices, with a watchdog."""
+    vm.keeper.rest()
+    vm.pause_vcpus()
+    tasks = [Task(d.name, d.device_class, lifecycle.stop(d)) for d in vm.devices]
+    strategy.open()
+    try:
+        with Watchdog():
+            strategy.stop(tasks, Stage(machine, Timeline("src"), DEADLINE))
+            strategy.tidy(tasks, Stage(machine, Timeline("src"), DEADLINE))
+    finally:
+        strategy.close()
+
+
+def assert_agree(vm: Vm) -> None:
+    """The machine, its address space, and the devices are of one mind; nobody holds the lock."""
+    wanted = {
+        (edit.address, edit.fd)
+        for device in vm.devices
+        if device.host_notifiers
+        for edit in device.host_edits(assign=True)
+    }
+    space = vm.machine.address_space
+    assert {(entry.address, entry.fd) for entry in space.ioeventfds()} == wanted
+    assert set(vm.machine.accel._doorbells.values()) == {fd for _, fd in wanted}
+    assert vm.machine.big_lock.holder is None
+    assert not held_by_thread()
+
+
+def run_on(vm: Vm) -> None:
+    """The roll-back, and proof that nothing is lost."""
+    vm.recover_devices()
+    assert_agree(vm)
+    assert len(vm.machine.address_space) == SPEC.rings
+    vm.signal_all_rings()
+    vm.resume_vcpus()
+    await_work(vm)
+    check_books(vm)
+
+
+def test_names_both_threads_that_disabled_a_notifier(vm: Vm) -> None:
+    """Two workers compare with the same old list: the second one's is not there any more."""
+    strategy = make("threads", StrategyOptions(threads=3, unsafe=DOUBLE_DISABLE))
+    with pytest.raises(DoubleDisableError) as raised:
+        stop(vm, strategy, vm.machine)
+    said = str(raised.value)
+    assert said.startswith("the host notifier of ")
+    threads = {line.split()[0] for line in said.splitlines() if " disabled it " in line}
+    assert len(threads) == 2
+    assert said.count("unsafe.py:") == 2
+    assert_agree(vm)
+    run_on(vm)
+
+
+def test_draws_the_deadlock_and_runs_on(vm: Vm) -> None:
+    """A worker's kick needs the big lock, which the coordinator holds while it joins."""
+    strategy = make("threads", StrategyOptions(threads=3, unsafe=DEADLOCK))
+    with pytest.raises(LockBrokenError) as raised:
+        stop(vm, strategy, vm.machine)
+    said = str(raised.value)
+    assert "waits for the workers, to join them at unsafe.py" in said
+    assert "holds the big lock (taken at unsafe.py" in said
+    assert "waits for the big lock at machine.py" in said
+    assert_agree(vm)
+    run_on(vm)
+
+
+class Sequencer:
+    """The machine, in an order that is bad for unsafe strategies.
+
+    Every commit is held until another thread, which is no worker, waits for the big lock at a
+    doorbell without ioeventfd. That one is queued, and served when the commit is over.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.committers: set[int] = set()
+        self.taken: list[Edit] = []
+        self.served = 0
+
+    def apply(self, edits: Sequence[Edit]) -> None:
+        """Commit while somebody wants the lock."""
+        self.committers.add(threading.get_ident())
+        self.taken += edits
+        lock = self._machine.big_lock
+        guest = threading.Thread(target=self._ring)
+        with lock:
+            guest.start()
+            until_awaited(lock)
+            self._machine.apply(edits)
+        guest.join(DEADLINE)
+        assert not guest.is_alive()
+
+    def _ring(self) -> None:
+        self._machine.accel.mmio_write(NOWHERE, 0)
+        self.served += 1
+
+
+def until_awaited(lock: object) -> None:
+    """Return when somebody waits for the lock."""
+    tick = threading.Event()
+    for _ in range(500):
+        if "awaited by" in lock.held_by():  # type: ignore[attr-defined]
+            return
+        tick.wait(0.01)
+    raise AssertionError("nobody waits")
+
+
+@pytest.mark.parametrize("name", ["threads", "split", "prewired"])
+def test_safe_strategies_queue_instead(vm: Vm, name: str) -> None:
+    """Under a contended lock each notifier goes once, by the coordinator alone."""
+    sequencer = Sequencer(vm.machine)
+    stop(vm, make(name, StrategyOptions(threads=3)), sequencer)
+    assert sequencer.committers == {threading.get_ident()}
+    assert len(sequencer.taken) == len(set(sequencer.taken)) == 2 * SPEC.rings
+    assert sequencer.served > 0
+    assert_agree(vm)
+    assert len(vm.machine.address_space) == 0
+    run_on(vm)
+
+
+def test_a_safe_worker_is_refused_the_lock(vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's MMIO is an error at once, not a deadlock now and then."""
+    connection = vm.devices[0].connection
+    exchange = connection.exchange
+
+    def touch(*arguments: object) -> object:
+        vm.machine.accel.mmio_write(NOWHERE, 0)
+        return exchange(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(connection, "exchange", touch)
+    with pytest.raises(LockOrderError, match="a worker since"):
+        stop(vm, make("threads", StrategyOptions(threads=3)), vm.machine)
+    monkeypatch.undo()
+    run_on(vm)

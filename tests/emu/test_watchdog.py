@@ -1,0 +1,58 @@
+"""The watchdog ends deadlocks, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from emu.lock_watch import LockBrokenError, waiting_for
+from emu.locks import BigLock
+from emu.watchdog import STANDING, Watchdog
+
+DEADLINE = 5.0
+
+
+def test_draws_and_ends_a_deadlock_within_two_seconds() -> None:
+    """A thread that joins another one while it holds what that one needs."""
+    lock, ready = BigLock(), threading.Event()
+    errors: list[str] = []
+
+    def work() -> None:
+        ready.wait(DEADLINE)
+        try:
+            lock.acquire(DEADLINE)
+        except LockBrokenError as error:
+            errors.append(str(error))
+
+    worker = threading.Thread(target=work, name="needs-it")
+    worker.start()
+    start = time.monotonic()
+    with Watchdog(), lock, waiting_for("the worker", lambda: [worker.ident or 0]):
+        ready.set()
+        worker.join(DEADLINE)
+    assert time.monotonic() - start < 2.0
+    (drawn,) = errors
+    me = threading.current_thread().name
+    assert "2 threads" in drawn
+    for part in (f"{me} waits for the worker at test_watchdog.py", "the big lock (taken at test_"):
+        assert part in drawn
+    assert "needs-it waits for the big lock at test_watchdog.py" in drawn
+    assert not lock.held_by().startswith(me)
+
+
+def test_leaves_a_slow_holder_alone() -> None:
+    """Somebody who waits for a lock that will be given back is in no deadlock."""
+    lock, over = BigLock(), threading.Event()
+    taken: list[bool] = []
+
+    def work() -> None:
+        with lock:
+            taken.append(True)
+
+    waiter = threading.Thread(target=work)
+    with Watchdog():
+        with lock:
+            waiter.start()
+            over.wait(2 * STANDING)
+        waiter.join(DEADLINE)
+    assert taken == [True]
