@@ -154,7 +154,9 @@ def test_a_back_end_that_has_gone_is_named(
 
 def test_unknown_strategy_lists_those_there_are() -> None:
     """The user reads what he can write."""
-    with pytest.raises(ValueError, match="'warp' is no strategy: use one of qemu-2021, .*prewired"):
+    with pytest.raises(
+        ValueError, match=r"'warp' is no strategy: use one of qemu-2021, .*prewired"
+    ):
         make("warp")
 
 
