@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 256
 MAX_PROCESSES = 64
-MAX_STREAMS = 64
 
 _OPTIONS = (
     click.option(
@@ -75,14 +74,6 @@ _OPTIONS = (
         show_default=True,
         help="What to do when the downtime limit cannot be kept.",
     ),
-    click.option(
-        "--streams",
-        type=click.IntRange(1, MAX_STREAMS),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Connections that memory is sent over.",
-    ),
 )
 
 
@@ -105,7 +96,6 @@ def parameters(options: dict[str, Any]) -> Parameters:
         max_bandwidth=preflight.size("--max-bandwidth", options["max_bandwidth"]),
         auto_converge=options["auto_converge"],
         on_no_converge=options["on_no_converge"],
-        streams=options["streams"],
         deadline=preflight.deadline(options["deadline"]),
         check_locks=options["check_locks"],
     )

@@ -22,7 +22,6 @@ class Parameters(NamedTuple):
         max_bandwidth: bytes a second that memory may take before the switch-over, 0 for no limit.
         auto_converge: slow the guest down when it writes faster than memory can be sent.
         on_no_converge: one of `ON_NO_CONVERGE`.
-        streams: connections that memory is sent over.
         deadline: seconds that a device, or the other side, may take for one thing.
         check_locks: check the order in which locks are taken.
     """
@@ -31,7 +30,6 @@ class Parameters(NamedTuple):
     max_bandwidth: int = 0
     auto_converge: bool = False
     on_no_converge: str = "switch"
-    streams: int = 1
     deadline: float = DEFAULT_DEADLINE
     check_locks: bool = False
 
@@ -56,8 +54,8 @@ class Parameters(NamedTuple):
         result = cls(**current)
         if result.on_no_converge not in ON_NO_CONVERGE:
             raise EmuError(f"on-no-converge is one of {', '.join(ON_NO_CONVERGE)}")
-        if min(result.downtime_limit, result.max_bandwidth) < 0 or result.streams < 1:
-            raise EmuError("a limit is not negative, and there is at least one stream")
+        if min(result.downtime_limit, result.max_bandwidth) < 0:
+            raise EmuError("a limit is not negative")
         if result.deadline <= 0:
             raise EmuError("a deadline is more than 0 s")
         return result
