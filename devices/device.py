@@ -135,6 +135,8 @@ class VhostDevice:
         self.host_notifiers = False
         self.guest_notifiers = False
         self.logging = False
+        #: How often the driver has set its rings up, or reset them.
+        self.setups = 0
         self.acked_features = 0
         self.inflight: InflightFile | None = None
         self._connection: FrontendConnection | None = None
@@ -183,6 +185,11 @@ class VhostDevice:
         self._check_back_end(deadline)
         self.acked_features = connection.features & ~_LOG_ALL
 
+    def adopt(self, connection: FrontendConnection, acked_features: int) -> None:
+        """Go on with a connection that is negotiated, and features that the guest has acked."""
+        self._connection = connection
+        self.acked_features = acked_features
+
     def _check_back_end(self, deadline: float) -> None:
         session = self.connection.session
         missing = COMMON_PROTOCOL_FEATURES & ~session.protocol_features
@@ -227,6 +234,7 @@ class VhostDevice:
     def set_up_rings(self, addresses: Sequence[RingAddresses]) -> None:
         """The guest's driver says where its rings are; they start from the beginning."""
         self.forget_inflight()
+        self.setups += 1
         for ring, where in zip(self.rings, addresses, strict=True):
             ring.addresses = where
             ring.base = 0
@@ -234,6 +242,7 @@ class VhostDevice:
     def forget_rings(self) -> None:
         """The guest's driver has reset the device: it has no rings until it sets them up again."""
         self.forget_inflight()
+        self.setups += 1
         for ring in self.rings:
             ring.addresses = None
             ring.base = 0

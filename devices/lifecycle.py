@@ -49,12 +49,36 @@ def stop(device: VhostDevice) -> Procedure:
             ring.started = False
         for ring, reply in zip(running, replies or (), strict=True):
             ring.base = _base_of(device, ring, reply.payload if reply else None)
+    yield from disable_guest_notify(device)
+    yield from disable_host_notify(device)
+
+
+def disable_guest_notify(device: VhostDevice) -> Procedure:
+    """Take every ring's irqfd away."""
     if device.guest_notifiers:
         yield Change("src.disable_guest_notify", device.guest_edits(assign=False))
         device.guest_notifiers = False
+
+
+def disable_host_notify(device: VhostDevice) -> Procedure:
+    """Take every ring's ioeventfd away."""
     if device.host_notifiers:
         yield Change("src.disable_host_notify", device.host_edits(assign=False))
         device.host_notifiers = False
+
+
+def enable_host_notify(device: VhostDevice) -> Procedure:
+    """Assign every ring's ioeventfd."""
+    if not device.host_notifiers:
+        yield Change("dst.enable_host_notify", device.host_edits(assign=True))
+        device.host_notifiers = True
+
+
+def enable_guest_notify(device: VhostDevice) -> Procedure:
+    """Assign every ring's irqfd."""
+    if not device.guest_notifiers:
+        yield Change("dst.enable_guest_notify", device.guest_edits(assign=True))
+        device.guest_notifiers = True
 
 
 def reset(device: VhostDevice) -> Procedure:
@@ -96,12 +120,8 @@ def start(device: VhostDevice) -> Procedure:
     ring sizes, call and kick descriptors. A back-end may read the used index when it is given the
     addresses (libvhost-user does), so addresses, bases and enables come after it.
     """
-    if not device.host_notifiers:
-        yield Change("dst.enable_host_notify", device.host_edits(assign=True))
-        device.host_notifiers = True
-    if not device.guest_notifiers:
-        yield Change("dst.enable_guest_notify", device.guest_edits(assign=True))
-        device.guest_notifiers = True
+    yield from enable_host_notify(device)
+    yield from enable_guest_notify(device)
     rings = [ring for ring in device.configured() if not ring.started]
     if not rings:
         yield AwaitSwitchover()

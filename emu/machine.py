@@ -51,6 +51,7 @@ class Machine:
         spec: its shape.
         costs: what commits cost beyond what they take; only while `charging`.
         accel: the accelerator's name.
+        memory_fds: memfds of guest memory that is there already; they stay the caller's.
 
     Attributes:
         ram: guest memory.
@@ -71,7 +72,14 @@ class Machine:
         OSError: out of descriptors or memory; nothing remains.
     """
 
-    def __init__(self, spec: VmSpec, costs: CostModel = NATIVE, *, accel: str = "soft") -> None:
+    def __init__(
+        self,
+        spec: VmSpec,
+        costs: CostModel = NATIVE,
+        *,
+        accel: str = "soft",
+        memory_fds: Sequence[int] = (),
+    ) -> None:
         self.spec = spec
         self.costs = costs
         self.side: Side = "src"
@@ -87,7 +95,7 @@ class Machine:
         self._routes: dict[int, int] = {}
         self._pacer = Pacer()
         with ExitStack() as made:
-            self.ram = GuestRam(spec.memory_bytes)
+            self.ram = GuestRam(spec.memory_bytes, memory_fds)
             made.callback(self.ram.close)
             self.accel = create(accel, self._exit)
             made.callback(self.accel.close)

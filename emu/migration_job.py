@@ -13,7 +13,7 @@ from emu.watchdog import Watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emu.migration.destination import Destination
+    from emu.migration.arrival import Arrival
     from emu.monitor.protocol import JsonObject
     from emu.vm_process import EventSink
 
@@ -36,7 +36,7 @@ class Job:
 
     def __init__(self, emit: EventSink) -> None:
         self.status = "setup"
-        self.side: Source | Destination | None = None
+        self.side: Source | Arrival | None = None
         self._error = ""
         self._emit = emit
         self._started = now()
@@ -49,7 +49,7 @@ class Job:
 
     def start(
         self,
-        side: Source | Destination,
+        side: Source | Arrival,
         work: Callable[[], None],
         *,
         cancel: Callable[[], bool],

@@ -12,6 +12,7 @@ from emu.books import Books
 from emu.disk_check import STEP_SECONDS, DiskReader, host_digest
 from emu.echo import EchoClient, ProbeClient
 from emu.errors import EmuError, HangUpError, MigrationError
+from emu.migration import strategies
 from emu.migration.timeline import Span
 from emu.results import (
     COMPLETED,
@@ -115,10 +116,15 @@ class MigrationSeries:
         self._progress.step(
             f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
         )
-        self._destination.begin_incoming(self._uri())
+        self._expect(self._plan.sequence[0][0])
         accel = self._source.create()
         self._source.boot()
         return accel
+
+    def _expect(self, strategy: str, *, release: bool = False) -> None:
+        """Have the destination await the VM as this strategy will send it."""
+        handover = strategies.make(strategy).hands_over
+        self._destination.begin_incoming(self._uri(), handover=handover, release=release)
 
     def _uri(self) -> str:
         self._streams += 1
@@ -131,11 +137,12 @@ class MigrationSeries:
         for number, (strategy, repeat) in enumerate(sequence, 1):
             route = f"{self._source.name} -> {self._destination.name}"
             self._progress.step(f"migrate {number}/{len(sequence)}, {strategy}, {route}")
-            result = self._migrate(strategy, repeat, last=number == len(sequence))
+            following = sequence[number][0] if number < len(sequence) else None
+            result = self._migrate(strategy, repeat, following)
             report.runs.append(result)
             self._progress.done(f"{strategy}, {route}: {_summary(result)}")
 
-    def _migrate(self, strategy: str, repeat: int, *, last: bool) -> MigrationResult:
+    def _migrate(self, strategy: str, repeat: int, following: str | None) -> MigrationResult:
         source, destination = self._source, self._destination
         uri = destination.await_incoming()
         # What a run that was rolled back has told since is no news of this one.
@@ -152,11 +159,14 @@ class MigrationSeries:
         if error is None:
             result = self._measure(strategy, repeat)
             self._source, self._destination = destination, source
+            if strategies.make(strategy).hands_over:
+                # The VM has kept its back-ends, whichever process it is in now.
+                source.fleet, destination.fleet = destination.fleet, source.fleet
         else:
             result = MigrationResult(strategy, repeat, ROLLED_BACK, error=error)
-        if not last:
-            self._destination.begin_incoming(self._uri(), release=True)
-        return self._check(result, reader, last=last)
+        if following is not None:
+            self._expect(following, release=True)
+        return self._check(result, reader, last=following is None)
 
     def _await_outcome(self, reader: DiskReader | None) -> str | None:
         """None when the VM has moved; why not, when it runs on at the source."""

@@ -10,7 +10,10 @@ import errno
 import mmap
 import os
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PAGE_SIZE = 4096
 PAGE_SHIFT = 12
@@ -45,6 +48,12 @@ class GuestRam:
 
     Args:
         size: bytes, a multiple of 4096.
+        fds: the memfds of memory that is there already, one for each region; they
+            stay the caller's.
+
+    Raises:
+        RamError: no such memory can be, or what was given is not of that size.
+        OSError: out of descriptors or memory.
 
     Attributes:
         size: the same.
@@ -53,7 +62,7 @@ class GuestRam:
             dirty log needs. The hole counts.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, fds: Sequence[int] = ()) -> None:
         if size <= 0 or size % PAGE_SIZE:
             raise RamError(f"{size} bytes are no whole number of pages")
         self.size = size
@@ -62,10 +71,10 @@ class GuestRam:
         self._views: list[memoryview] = []
         low = min(size, LOW_BYTES)
         try:
-            self._add_region(0, low)
+            self._add_region(0, low, fds[0] if fds else None)
             if size > low:
-                self._add_region(HIGH_START, size - low)
-        except OSError:
+                self._add_region(HIGH_START, size - low, fds[1] if fds else None)
+        except (OSError, RamError):
             self.close()
             raise
         last = self.regions[-1]
@@ -79,10 +88,17 @@ class GuestRam:
         self._retired: set[int] = set()
         self._reported: set[int] = set()
 
-    def _add_region(self, gpa: int, size: int) -> None:
-        fd = os.memfd_create(f"guest-ram-{gpa:#x}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self.regions.append(RamRegion(gpa, size, fd))
-        os.ftruncate(fd, size)
+    def _add_region(self, gpa: int, size: int, given: int | None) -> None:
+        if given is None:
+            fd = os.memfd_create(f"guest-ram-{gpa:#x}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            self.regions.append(RamRegion(gpa, size, fd))
+            os.ftruncate(fd, size)
+        else:
+            fd = os.dup(given)
+            self.regions.append(RamRegion(gpa, size, fd))
+            there = os.fstat(fd).st_size
+            if there != size:
+                raise RamError(f"memory of {there} bytes was given where {size} are needed")
         # A memfd's pages are accounted when they are touched, so a mapping reserves nothing.
         mapping = mmap.mmap(fd, size, mmap.MAP_SHARED)
         self._maps.append(mapping)

@@ -114,17 +114,20 @@ class Side:
         """Boot the guest and put it under load."""
         self.execute("x-start", timeout=SLOW)
 
-    def begin_incoming(self, uri: str, *, release: bool = False) -> None:
+    def begin_incoming(self, uri: str, *, handover: bool = False, release: bool = False) -> None:
         """Have the VM's process build the VM and await its migration; do not wait for that.
 
         Args:
             uri: where to listen.
+            handover: the VM is to come as it is, with its memory and its devices.
             release: first give up the VM that the process still has.
         """
         if release:
             self._awaited.append(self.monitor.submit("x-release"))
         self._awaited.append(self.monitor.submit("x-create", self._creation()))
-        self._awaited.append(self.monitor.submit("migrate-incoming", {"uri": uri}))
+        self._awaited.append(
+            self.monitor.submit("migrate-incoming", {"uri": uri, "handover": handover})
+        )
 
     def await_incoming(self) -> str:
         """Return when it listens; the URI for the source."""

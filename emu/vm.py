@@ -15,6 +15,7 @@ from devices.blk import (
     VhostUserBlk,
 )
 from devices.device import SharedMemory, VhostDevice
+from devices.heritage import take_over
 from devices.net import VhostUserNet
 from emu.device_keeper import DeviceKeeper, Observer
 from emu.guest.blk_driver import BlkFeatures
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from devices.procedure import Procedure
     from emu.costs import CostModel
+    from emu.migration.heritage import VmHeritage
     from emu.shape import VmSpec
 
 DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
@@ -72,8 +74,11 @@ class Vm:
         disk: what the guest does with the user's file behind ``blk0``, if there is one.
         deadline: seconds that a device may take for anything.
         observe: told of devices that are lost, and that come back.
+        heritage: what another process leaves to this one: memory and devices that run already.
+            Nothing is sent to a back-end, and no byte of memory is touched.
 
     Attributes:
+        backends: as given, or as they are inherited.
         driving: held by whoever talks to the back-ends of a VM that runs; while the vCPUs are
             paused there is nobody but the migration.
         keeper: has a device that lost its back-end come back; it rests until the VM runs.
@@ -94,21 +99,22 @@ class Vm:
         disk: DiskUse | None = None,
         deadline: float = DEADLINE,
         observe: Observer = _nobody,
+        heritage: VmHeritage | None = None,
     ) -> None:
         self.spec = spec
         self.deadline = deadline
-        self._backends = backends
+        self.backends = backends if heritage is None else heritage.backends
         self.devices: list[VhostDevice] = []
         self.driving = OrderedLock("the devices")
         self._eventfds = eventfd.default()
         with ExitStack() as made:
-            self.machine = Machine(spec, costs, accel=accel)
+            memory = () if heritage is None else heritage.memory
+            self.machine = Machine(spec, costs, accel=accel, memory_fds=memory)
             made.callback(self.machine.close)
             made.callback(self._close_devices)
             self._add_devices()
-            for device in self.devices:
-                device.connect(backends[device.name], deadline=deadline)
-            self.guest = GuestProgram(spec, self.machine, self._probe(disk))
+            config = self._connect(disk) if heritage is None else self._take_over(heritage)
+            self.guest = GuestProgram(spec, self.machine, config)
             made.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
             self.keeper = DeviceKeeper(self.devices, self._bring_back, observe)
@@ -127,6 +133,18 @@ class Vm:
             device.memory = memory
             self.devices.append(device)
             self.machine.set_device_handler(index, device.kick)
+
+    def _connect(self, disk: DiskUse | None) -> GuestConfig:
+        """Connect every device to its back-end; what the guest's drivers find out of them."""
+        for device in self.devices:
+            device.connect(self.backends[device.name], deadline=self.deadline)
+        return self._probe(disk)
+
+    def _take_over(self, heritage: VmHeritage) -> GuestConfig:
+        """The same of devices that are connected, and run, already."""
+        for device, (known, fds) in zip(self.devices, heritage.by_device(), strict=True):
+            take_over(device, known, fds)
+        return heritage.config
 
     def _probe(self, disk: DiskUse | None) -> GuestConfig:
         """What the guest's drivers find out of the devices."""
@@ -205,7 +223,7 @@ class Vm:
         """
         acked = device.acked_features
         try:
-            device.connect(self._backends[device.name], deadline=ANSWER_DEADLINE, patience=0)
+            device.connect(self.backends[device.name], deadline=ANSWER_DEADLINE, patience=0)
             device.take_features(acked)
             for ring in device.configured():
                 where = ring.addresses
@@ -314,15 +332,6 @@ class Vm:
     def log_pages(self) -> int:
         """Pages that a dirty log covers: from address 0 to the end of memory."""
         return max(part.gpa + part.size for part in self.machine.ram.regions) // _PAGE
-
-    def shape(self) -> dict[str, object]:
-        """What must be the same on both sides of a migration."""
-        return {
-            "vcpus": self.spec.vcpus,
-            "memory": self.spec.memory_bytes,
-            "ring_size": self.spec.ring_size,
-            "devices": [f"{device.name}x{device.rings}" for device in self.spec.devices],
-        }
 
     def disconnect(self) -> None:
         """Close all connections; the back-ends drop their rings."""

@@ -11,9 +11,11 @@ from emu.errors import EmuError, MigrationError
 from emu.integrity import check_image
 from emu.locks import enable_checking
 from emu.migration import strategies
+from emu.migration.arrival import Arrival
 from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
 from emu.migration.greeting import hello
+from emu.migration.handover import HandoverDestination, HandoverSource
 from emu.migration.parameters import Parameters
 from emu.migration.past import Past
 from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
@@ -23,6 +25,7 @@ from emu.migration_job import Job
 from emu.vm import DiskUse, Vm
 
 if TYPE_CHECKING:
+    from emu.migration.heritage import VmHeritage
     from emu.monitor.protocol import JsonObject
     from emu.vm_process import EventSink
 
@@ -85,11 +88,8 @@ class Control:
         }
         return {"accel": "soft"}
 
-    def _build(self) -> Vm:
-        if not self._plan:
-            raise EmuError("say first which VM: x-create")
-        if self._vm is not None:
-            raise EmuError("there is a VM here already")
+    def _build(self, heritage: VmHeritage | None = None) -> Vm:
+        self._refuse_second()
         plan = self._plan
         disk = plan["disk"]
         self._vm = Vm(
@@ -100,8 +100,20 @@ class Control:
             disk=None if disk is None else DiskUse(write=disk["writable"]),
             deadline=self._parameters.deadline,
             observe=self._emit,
+            heritage=heritage,
         )
         return self._vm
+
+    def _refuse_second(self) -> None:
+        if not self._plan:
+            raise EmuError("say first which VM: x-create")
+        if self._vm is not None:
+            raise EmuError("there is a VM here already")
+
+    def _discard(self) -> None:
+        if self._vm is not None:
+            self._vm.close()
+            self._vm = None
 
     def start(self) -> None:
         """See `VmControl.start`."""
@@ -111,23 +123,21 @@ class Control:
         vm.guest.set_dirty_rate(self._plan["dirty_rate"])
         vm.guest.start_load(self._plan["load"])
 
-    def incoming(self, uri: str) -> JsonObject:
+    def incoming(self, uri: str, *, handover: bool = False) -> JsonObject:
         """See `VmControl.incoming`."""
         self._refuse_while_migrating()
         listener = Listener(uri)
+        job = Job(self._emit)
         try:
-            vm = self._build()
+            side = self._await_handover(job) if handover else self._await_copy(job)
         except (*FAILURES, ValueError):
             listener.close()
             raise
-        vm.guest.attach()
-        parameters = self._parameters
-        job = Job(self._emit)
-        side = Destination(vm, parameters=parameters, observe=job.observe, past=self._past)
+        deadline = self._parameters.deadline
 
         def receive() -> None:
             with closing(listener):
-                stream = listener.accept(deadline=parameters.deadline)
+                stream = listener.accept(deadline=deadline)
             if stream is None:
                 raise MigrationError("listen", "cancelled")
             side.run(stream)
@@ -135,6 +145,24 @@ class Control:
         self._job = job
         job.start(side, receive, cancel=listener.cancel)
         return {"uri": listener.uri}
+
+    def _await_copy(self, job: Job) -> Arrival:
+        """The side that builds its own VM beforehand."""
+        vm = self._build()
+        vm.guest.attach()
+        return Destination(vm, parameters=self._parameters, observe=job.observe, past=self._past)
+
+    def _await_handover(self, job: Job) -> Arrival:
+        """The side that builds it of what comes."""
+        self._refuse_second()
+        return HandoverDestination(
+            self._plan["spec"],
+            self._build,
+            self._discard,
+            parameters=self._parameters,
+            observe=job.observe,
+            past=self._past,
+        )
 
     def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
         """See `VmControl.migrate`."""
@@ -144,9 +172,10 @@ class Control:
         job = Job(self._emit)
         try:
             chosen = StrategyOptions(**options)
-            side = Source(
+            scheduler = strategies.make(strategy, chosen)
+            side = (HandoverSource if scheduler.hands_over else Source)(
                 vm,
-                strategies.make(strategy, chosen),
+                scheduler,
                 parameters=parameters,
                 observe=job.observe,
                 past=self._past,
@@ -155,7 +184,7 @@ class Control:
             raise EmuError(str(error)) from None
 
         def send() -> None:
-            side.run(connect(uri, deadline=parameters.deadline), hello(vm, strategy, chosen))
+            side.run(connect(uri, deadline=parameters.deadline), hello(vm.spec, strategy, chosen))
 
         self._job = job
         job.start(side, send, cancel=side.cancel)
@@ -215,7 +244,7 @@ class Control:
         if vm is None:
             return {"status": "prelaunch", "running": False}
         if vm.machine.vcpus.paused:
-            waiting = isinstance(getattr(self._job, "side", None), Destination)
+            waiting = isinstance(getattr(self._job, "side", None), Arrival)
             return {"status": "inmigrate" if waiting else "paused", "running": False}
         return {"status": "running", "running": True}
 
@@ -242,7 +271,7 @@ class Control:
     def _guest_gap(self) -> int:
         """The heartbeat's gap over the blackout; without a migration, the largest there was."""
         side = None if self._job is None else self._job.side
-        if isinstance(side, Destination) and side.guest_gap_ns:
+        if isinstance(side, Arrival) and side.guest_gap_ns:
             return side.guest_gap_ns
         return self.vm.guest.heartbeat.max_gap_ns
 

@@ -72,11 +72,13 @@ class VmControl(Protocol):
     def start(self) -> JsonObject | None:
         """Build the machine, connect the devices, boot the guest and put it under load."""
 
-    def incoming(self, uri: str) -> JsonObject:
+    def incoming(self, uri: str, *, handover: bool = False) -> JsonObject:
         """Build the machine, connect the devices, and listen; returns when it listens.
 
         Args:
             uri: ``unix:PATH`` or ``tcp:127.0.0.1:PORT``; port 0 takes a free one.
+            handover: the VM comes with memory and devices of its own (strategy ``handover``):
+                nothing is built before.
 
         Returns:
             ``{"uri": ...}`` that the source is to be given.

@@ -30,7 +30,7 @@ from vhost_user.payloads import (
     VringAddr,
     VringState,
 )
-from vhost_user.states import Ring, RingEvent
+from vhost_user.states import Ring, RingEvent, RingState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +111,22 @@ class Opened:
         )
 
 
+class Agreed(NamedTuple):
+    """What a session has agreed on: all that another holder of the socket has to know.
+
+    Attributes:
+        offered_features, features: as the session's.
+        offered_protocol_features, protocol_features: the same, as numbers.
+        rings: the state of each ring, as a number; those that are left out at the end are in none.
+    """
+
+    offered_features: int | None
+    features: int | None
+    offered_protocol_features: int
+    protocol_features: int
+    rings: tuple[int, ...]
+
+
 class Session:
     """What both roles share: what is agreed on, the gates, the rings.
 
@@ -155,6 +171,36 @@ class Session:
     def kicked(self, ring: int) -> None:
         """Take note of a kick, which comes by eventfd and not by a message."""
         self.rings[ring].apply(RingEvent.KICK)
+
+    @property
+    def agreed(self) -> Agreed:
+        """What has been agreed on by now."""
+        states = [int(ring.state) for ring in self.rings]
+        while states and not states[-1]:
+            states.pop()
+        return Agreed(
+            self.offered_features,
+            self.features,
+            int(self.offered_protocol_features),
+            int(self.protocol_features),
+            tuple(states),
+        )
+
+    def take_up(self, agreed: Agreed) -> None:
+        """Go on where another session with the same peer is.
+
+        Raises:
+            UsageError: it has more rings than this one.
+        """
+        if len(agreed.rings) > len(self.rings):
+            raise UsageError(f"{len(agreed.rings)} rings, not {len(self.rings)}", device=self.name)
+        self.offered_features, self.features = agreed.offered_features, agreed.features
+        self.offered_protocol_features = ProtocolFeature(agreed.offered_protocol_features)
+        self.protocol_features = ProtocolFeature(agreed.protocol_features)
+        self._acks = ProtocolFeature.REPLY_ACK in self.protocol_features
+        self._open.clear()
+        for ring, state in zip(self.rings, agreed.rings, strict=False):
+            ring.state = RingState(state)
 
     def _closed(self, row: MessageSpec) -> str:
         """Why a message may not be sent, or ""."""

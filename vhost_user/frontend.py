@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Sequence
 
+    from vhost_user.agreement import Agreed
     from vhost_user.session import Message
 
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
@@ -70,6 +71,38 @@ class FrontendConnection:
             DeadlineError: nobody accepted within ``deadline`` seconds.
         """
         return cls(connect(path, name, deadline), name=name)
+
+    @classmethod
+    def adopt(cls, sock: socket.socket, *, name: str, features: int, agreed: Agreed) -> Self:
+        """Take over a connection that another process has negotiated, and does not use any more.
+
+        Nothing is sent: the back-end does not learn of it.
+
+        Args:
+            sock: the connected socket; owned by the connection from now on.
+            name: name of the device.
+            features: `FrontendConnection.features` over there.
+            agreed: what `agreed` said over there.
+
+        Raises:
+            UsageError: what was agreed on makes no sense.
+        """
+        connection = cls(sock, name=name)
+        connection.session.take_up(agreed)
+        connection.offered_features = agreed.offered_features or 0
+        connection.features = features
+        return connection
+
+    @property
+    def agreed(self) -> Agreed:
+        """What another process needs to `adopt` the connection.
+
+        Raises:
+            UsageError: something is under way on it, which that process would miss.
+        """
+        if self.broken or self.outstanding or self.wants_write or self.session.partial:
+            raise UsageError("messages are under way on its connection", device=self.name)
+        return self.session.agreed
 
     @property
     def protocol_features(self) -> ProtocolFeature:

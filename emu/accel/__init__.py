@@ -71,11 +71,14 @@ class Capabilities(NamedTuple):
         max_vcpus: vCPUs of one machine.
         max_routes: vectors that can be routed at one time.
         emulated_guest: vCPUs run a `GuestProgram`; otherwise they run code out of guest memory.
+        calls_wait: while the vCPUs are paused nothing takes what is signalled on an irqfd's
+            eventfd, so that two machines, of which one runs, may both have it.
     """
 
     max_vcpus: int
     max_routes: int
     emulated_guest: bool
+    calls_wait: bool = False
 
 
 class GuestProgram(Protocol):

@@ -44,7 +44,9 @@ class SoftAccelerator(Accelerator):
     """
 
     name = "soft"
-    capabilities = Capabilities(max_vcpus=1024, max_routes=1 << 16, emulated_guest=True)
+    capabilities = Capabilities(
+        max_vcpus=1024, max_routes=1 << 16, emulated_guest=True, calls_wait=True
+    )
 
     def __init__(self, on_exit: ExitHandler) -> None:
         self._on_exit = on_exit

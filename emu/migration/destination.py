@@ -2,79 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
-from emu.errors import EmuError, MigrationError
-from emu.migration.greeting import accept
-from emu.migration.past import Past
+from emu.errors import MigrationError
+from emu.migration.arrival import Arrival
 from emu.migration.rehearsal import prepared
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import Timeline, now, without_collector
-from vhost_user.errors import VhostUserError
+from emu.migration.timeline import without_collector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.migration.parameters import Parameters
+    from emu.migration.past import Past
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
     from emu.vm import Vm
 
 
-class Destination:
-    """One incoming migration, into a VM that is built and connected but does not run.
+class Destination(Arrival):
+    """Into a VM that is built, and connected to back-ends of its own, but does not run.
 
     Args:
         vm: this side's VM. When the migration fails its devices are disconnected, so that their
             back-ends let go of what the source's need.
-        parameters: what it may take.
-        observe: told of what happens.
-        past: what earlier migrations of this VM took.
-
-    Attributes:
-        guest_gap_ns: the gap that the blackout made in the guest's heartbeat, once the VM runs.
+        parameters, observe, past: see `Arrival`.
     """
 
     def __init__(
         self, vm: Vm, *, parameters: Parameters, observe: Observer, past: Past | None = None
     ) -> None:
+        super().__init__(vm.spec, parameters=parameters, observe=observe, past=past)
         self.vm = vm
-        self.timeline = Timeline("dst")
-        self._observe = observe
         self.commits_before = vm.machine.commits
-        self.guest_gap_ns = 0
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
         self._tasks: Sequence[Task] = ()
-        self._committed = False
-        self._past = Past() if past is None else past
 
-    def run(self, stream: MigrationStream) -> None:
-        """Receive the VM over a connected stream. When it returns, the VM runs here.
-
-        Raises:
-            EmuError, VhostUserError, OSError: it failed; the source has been told if possible.
-        """
-        with contextlib.closing(stream):
-            reason = "the destination ended unexpectedly"
-            running = False
-            try:
-                strategy = self._greet(stream)
-                with contextlib.closing(strategy):
-                    self._take_over(strategy, stream)
-                running = True
-            except (VhostUserError, EmuError, OSError) as error:
-                reason = str(error)
-                raise
-            finally:
-                if not running and not self._committed:
-                    # The back-ends must have let go of the images before the source hears of it.
-                    self.vm.pause_vcpus()
-                    self.vm.disconnect()
-                    stream.give_up(reason)
+    def _let_go(self) -> None:
+        self.vm.pause_vcpus()
+        self.vm.disconnect()
 
     def _take_over(self, strategy: Strategy, stream: MigrationStream) -> None:
         """Everything from the greeting to RUNNING."""
@@ -88,12 +57,6 @@ class Destination:
             state = self._receive_memory(stream)
             self._switch_over(strategy, state, stream)
         self._past.note("dst", strategy.name, self.timeline.spans)
-
-    def _greet(self, stream: MigrationStream) -> Strategy:
-        kind, _, payload = stream.receive()
-        if kind is not Kind.HELLO:
-            raise MigrationError("stream", f"{kind.name} came where HELLO was due")
-        return accept(payload, self.vm)
 
     def _prepare(self, strategy: Strategy, stream: MigrationStream) -> None:
         """What a strategy does ahead of the blackout, with what is known of the devices."""
@@ -123,18 +86,6 @@ class Destination:
             else:
                 raise MigrationError("stream", f"{kind.name} came where RAM was due")
 
-    def _await_go(self, stream: MigrationStream) -> None:
-        """Say that the devices have been started; the VM is this side's when GO has come.
-
-        Raises:
-            MigrationError: the source has given up, or is silent: then it runs on there.
-        """
-        stream.send(Kind.READY)
-        kind, _, _ = stream.receive()
-        if kind is not Kind.GO:
-            raise MigrationError("stream", f"{kind.name} came where GO was due")
-        self._committed = True
-
     def _switch_over(self, strategy: Strategy, state: bytes, stream: MigrationStream) -> None:
         """The blackout, as this side sees it: from the last byte to running vCPUs."""
         vm = self.vm
@@ -149,17 +100,4 @@ class Destination:
                 self._tasks = self._start_tasks()
             strategy.start(self._tasks, self._stage)
             self._await_go(stream)
-            start = now()
-            running = vm.take_off(self._stage.deadline)
-            timeline.add("dst.resume_vcpus", start, end=running)
-            timeline.marks["running_ns"] = running
-            timeline.in_blackout = False
-            # After the vCPUs: an interrupt for every ring would have all of them compete with
-            # those that are waited for.
-            vm.signal_all_rings()
-            # It is only news: the source has let go of the VM, whether it hears of this or not.
-            with contextlib.suppress(MigrationError):
-                stream.send(Kind.RUNNING)
-            self.guest_gap_ns = vm.guest.heartbeat.gap_at(timeline.marks["switchover_ns"])
-        self.vm.keeper.watch()
-        self._observe("RESUME", {})
+            self._take_off(vm, stream, signal=True)

@@ -10,23 +10,33 @@ from emu.migration import strategies
 from emu.migration.strategies import Strategy, StrategyOptions
 
 if TYPE_CHECKING:
-    from emu.vm import Vm
+    from emu.shape import VmSpec
 
 #: Of the stream; a source that speaks another one is refused by name.
 VERSION = 1
 
 
-def hello(vm: Vm, strategy: str, options: StrategyOptions) -> dict[str, object]:
+def hello(spec: VmSpec, strategy: str, options: StrategyOptions) -> dict[str, object]:
     """What the source says first: who it is, and how its devices are to be started."""
     return {
         "version": VERSION,
-        "spec": vm.shape(),
+        "spec": shape(spec),
         "strategy": strategy,
         "options": options._asdict(),
     }
 
 
-def accept(payload: bytes, vm: Vm) -> Strategy:
+def shape(spec: VmSpec) -> dict[str, object]:
+    """What must be the same on both sides of a migration."""
+    return {
+        "vcpus": spec.vcpus,
+        "memory": spec.memory_bytes,
+        "ring_size": spec.ring_size,
+        "devices": [f"{device.name}x{device.rings}" for device in spec.devices],
+    }
+
+
+def accept(payload: bytes, own: VmSpec) -> Strategy:
     """The strategy that a greeting asks for, if it is about this VM.
 
     Raises:
@@ -40,8 +50,8 @@ def accept(payload: bytes, vm: Vm) -> Strategy:
         raise MigrationError("stream", "the source's greeting makes no sense") from None
     if version != VERSION:
         raise MigrationError("stream", f"the source speaks version {version}, not {VERSION}")
-    if spec != vm.shape():
-        raise MigrationError("stream", f"the source's VM is {spec}, this is {vm.shape()}")
+    if spec != shape(own):
+        raise MigrationError("stream", f"the source's VM is {spec}, this is {shape(own)}")
     try:
         return strategies.make(name, options)
     except ValueError as error:

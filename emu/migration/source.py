@@ -21,6 +21,8 @@ from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from emu.migration.parameters import Parameters
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
@@ -105,11 +107,9 @@ class Source:
             self._stream = stream
             self.vm.keeper.rest()
             owned.callback(self._wake_keeper)
-            log = DirtyLog.create(self.vm.log_pages)
-            owned.callback(log.close)
             owned.callback(self._strategy.close)
             try:
-                tasks = self._hand_over(stream, log, hello)
+                tasks = self._move(stream, hello, owned)
                 self._gone = True
             except FAILURES as error:
                 raise self._explained(error, stream) from error
@@ -140,14 +140,22 @@ class Source:
         for name, reason in self.vm.keeper.lost.items():
             raise MigrationError("precopy", f"{name} is without a back-end: {reason}")
 
-    def _hand_over(
-        self, stream: MigrationStream, log: DirtyLog, hello: dict[str, object]
-    ) -> list[Task]:
-        """Everything up to RUNNING; the devices' tasks, which may have something left to do."""
+    def _begin(self) -> None:
         self._check_cancelled()
         self._refuse_without_back_end()
         self._observe("MIGRATION", {"status": "active"})
         self._strategy.open()
+
+    def _move(
+        self, stream: MigrationStream, hello: dict[str, object], owned: contextlib.ExitStack
+    ) -> list[Task]:
+        """Everything up to RUNNING; the devices' tasks, which may have something left to do.
+
+        What has to be closed when all is over goes to ``owned``.
+        """
+        self._begin()
+        log = DirtyLog.create(self.vm.log_pages)
+        owned.callback(log.close)
         self._set_logging(log)
         sync = RamSync(self.vm.machine.ram, log)
         stream.send(Kind.HELLO, json.dumps(hello).encode())
@@ -204,6 +212,19 @@ class Source:
         ]
         # What has become dirty since the decision goes before the clock starts, if that pays.
         precopy.top_up()
+        with self._blackout():
+            self._strategy.stop(tasks, self._stage)
+            with timeline.span("src.final_ram"):
+                stream.send_ram(vm.machine.ram, sync.dirty())
+            with timeline.span("src.device_state"):
+                stream.send(Kind.SWITCHOVER, pack_switchover(vm))
+            self._commit(stream)
+        return tasks
+
+    @contextlib.contextmanager
+    def _blackout(self) -> Iterator[None]:
+        """The vCPUs are paused, and for the length of the block the downtime is counted."""
+        vm, timeline = self.vm, self.timeline
         self._observe("MIGRATION", {"status": "device"})
         with without_collector(), vm.machine.charged("src"):
             vm.await_heartbeat()
@@ -212,15 +233,9 @@ class Source:
             with timeline.span("src.pause_vcpus"):
                 vm.pause_vcpus(self._stage.deadline)
             self.requests_in_flight = vm.guest.requests_in_flight()
-            self._strategy.stop(tasks, self._stage)
-            with timeline.span("src.final_ram"):
-                stream.send_ram(vm.machine.ram, sync.dirty())
-            with timeline.span("src.device_state"):
-                stream.send(Kind.SWITCHOVER, pack_switchover(vm))
-            self._commit(stream)
+            yield
             timeline.mark("running_ns")
             timeline.in_blackout = False
-        return tasks
 
     def _commit(self, stream: MigrationStream) -> None:
         """Give the VM away, once, when the destination's devices have been started.
@@ -262,4 +277,7 @@ class Source:
             device.logging = False
         self.vm.recover_devices()
         self.vm.resume_vcpus()
+        self._stop_logging()
+
+    def _stop_logging(self) -> None:
         self.vm.stop_logging()

@@ -19,6 +19,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from emu.errors import MigrationError
+from vhost_user.codec import close_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,9 @@ SENDFILE_BYTES = 256 << 10
 #: No section that is not RAM comes near this.
 MAX_PAYLOAD = 64 << 20
 
+#: Descriptors in one message (SCM_MAX_FD of the kernel).
+DESCRIPTORS_PER_MESSAGE = 253
+
 #: Seconds for which a side that gives up, or is given up, is listened to.
 LAST_WORDS = 1.0
 Buffer = bytes | memoryview
@@ -50,6 +54,7 @@ class Kind(IntEnum):
     RAM = 3
     SWITCHOVER = 4
     GO = 5
+    HANDOVER = 6
     PREPARED = 16
     RUNNING = 17
     FAILED = 18
@@ -170,6 +175,49 @@ class MigrationStream:
             if not got:
                 raise MigrationError("stream", "the other side closed the connection")
             left = _after(left, got)
+
+    def send_descriptors(self, fds: Sequence[int]) -> None:
+        """Pass open files on, some hundred with each byte; they stay open here.
+
+        Raises:
+            MigrationError: the other side has gone, or is on another host.
+        """
+        if self._sock.family != socket.AF_UNIX:
+            raise MigrationError("handover", "descriptors go over a unix socket only: same host")
+        for first in range(0, len(fds), DESCRIPTORS_PER_MESSAGE):
+            try:
+                socket.send_fds(self._sock, [b"\0"], fds[first : first + DESCRIPTORS_PER_MESSAGE])
+            except OSError as error:
+                raise self._broken(error) from error
+
+    def receive_descriptors(self, count: int) -> list[int]:
+        """As many open files as `send_descriptors` passed on; the caller's to close.
+
+        Raises:
+            MigrationError: they did not all come, as the other side has gone, or this process may
+                not have so many.
+        """
+        fds: list[int] = []
+        try:
+            while len(fds) < count:
+                wanted = min(DESCRIPTORS_PER_MESSAGE, count - len(fds))
+                data, came, flags, _ = socket.recv_fds(
+                    self._sock, 1, wanted, socket.MSG_CMSG_CLOEXEC
+                )
+                fds += came
+                if not data:
+                    raise MigrationError("stream", "the other side closed the connection")
+                if flags & socket.MSG_CTRUNC or len(came) != wanted:
+                    raise MigrationError(
+                        "handover", f"only {len(fds)} of {count} descriptors came: see ulimit -n"
+                    )
+        except OSError as error:
+            close_all(fds)
+            raise self._broken(error) from error
+        except MigrationError:
+            close_all(fds)
+            raise
+        return fds
 
     def _broken(self, error: OSError) -> MigrationError:
         if isinstance(error, BlockingIOError):

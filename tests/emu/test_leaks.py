@@ -56,7 +56,7 @@ def census(sides: list[Side]) -> list[Held]:
     return counts
 
 
-STRATEGIES = ("qemu-2021", "qemu-now", "threads", "processes", "split", "prewired")
+STRATEGIES = ("qemu-2021", "qemu-now", "threads", "processes", "split", "prewired", "handover")
 #: After so many migrations everything is as it was: an even number, as the VM goes back and forth.
 PERIOD = len(STRATEGIES)
 

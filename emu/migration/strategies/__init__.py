@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.migration.strategies.base import Strategy
+from emu.migration.strategies.handover import Handover
 from emu.migration.strategies.prewired import Prewired
 from emu.migration.strategies.processes import Processes
 from emu.migration.strategies.qemu import Qemu2021, QemuNow
@@ -49,6 +50,7 @@ STRATEGIES: dict[str, Callable[[StrategyOptions], Strategy]] = {
     "processes": lambda options: Processes(options.processes),
     "split": lambda _options: Split(),
     "prewired": lambda _options: Prewired(),
+    "handover": lambda _options: Handover(),
 }
 DEFAULT_COMPARED = ("qemu-2021", "threads", "prewired")
 

@@ -58,6 +58,8 @@ class Strategy(ABC):
     name = ""
     #: Whether the destination is prepared, and the source tidied up, outside of the blackout.
     prepares_ahead = False
+    #: Whether the devices change hands instead of being stopped (`emu.migration.handover`).
+    hands_over = False
 
     def open(self) -> None:  # noqa: B027  most strategies need nothing
         """Make what the blackout will need."""

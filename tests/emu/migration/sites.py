@@ -7,6 +7,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
+from backends import stats
 from backends.blk_device import BlkDevice
 from backends.control import ControlOptions
 from backends.fabric import Fabric
@@ -20,19 +21,24 @@ from emu.guest.workload import TICK_NS
 from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
 from emu.migration.greeting import hello
+from emu.migration.handover import HandoverDestination, HandoverSource
 from emu.migration.parameters import Parameters
 from emu.migration.source import Source
-from emu.migration.strategies import StrategyOptions, make
+from emu.migration.strategies import STRATEGIES, StrategyOptions, make
 from emu.shape import DeviceGroup, DeviceSpec, VmSpec
 from emu.vm import Vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
     from pathlib import Path
 
+    from emu.migration.heritage import VmHeritage
     from emu.migration.past import Past
 
 DEADLINE = 5.0
+#: The strategies that need back-ends at the destination, and stop those of the source.
+MOVES = [name for name in STRATEGIES if not make(name).hands_over]
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
 IMAGE_BYTES = 16 << 20
 PARAMETERS = Parameters(deadline=DEADLINE)
@@ -79,6 +85,11 @@ class Site:
 
     def vm(self, costs: CostModel = NATIVE) -> Vm:
         return Vm(self.spec, accel="soft", costs=costs, backends=self.sockets)
+
+    def ring_events(self, device: str) -> tuple[int, int]:
+        """How many rings of the device its back-end has started, and has stopped."""
+        counters = self._servers[device].device.counters
+        return counters[stats.RING_STARTS], counters[stats.RING_STOPS]
 
     def active(self, device: str) -> bool:
         """Whether the back-end looks at any of the device's rings, after all that came before."""
@@ -130,18 +141,47 @@ class Migration:
         folder: Path,
         parameters: Parameters = PARAMETERS,
         past: Past | None = None,
+        owned: ExitStack | None = None,
     ) -> None:
         self.events = Events()
+        #: Where the VM arrives: `destination`, or what it inherited when it was handed over.
+        self.there = destination
         options = StrategyOptions(threads=3)
-        self.source = Source(
-            source, make(strategy, options), parameters=parameters, observe=self.events, past=past
+        chosen = make(strategy, options)
+        self.source = (HandoverSource if chosen.hands_over else Source)(
+            source, chosen, parameters=parameters, observe=self.events, past=past
         )
-        self.destination = Destination(destination, parameters=parameters, observe=self.events)
+        self.destination: Destination | HandoverDestination
+        self._built: list[Vm] = []
+        if chosen.hands_over:
+            if owned is None:
+                raise ValueError("what is handed over has to be given back")
+            owned.callback(self._discard)
+            self.destination = HandoverDestination(
+                source.spec,
+                self._build,
+                self._discard,
+                parameters=parameters,
+                observe=self.events,
+            )
+        else:
+            self.destination = Destination(destination, parameters=parameters, observe=self.events)
+            destination.guest.attach()
         self.listener = Listener(f"unix:{folder / 'stream'}")
         self.received: list[BaseException | None] = []
-        self._hello = hello(source, strategy, options)
-        destination.guest.attach()
+        self._hello = hello(source.spec, strategy, options)
         self._thread = threading.Thread(target=self._receive)
+
+    def _build(self, heritage: VmHeritage) -> Vm:
+        vm = Vm(self.there.spec, accel="soft", costs=NATIVE, backends={}, heritage=heritage)
+        self._built.append(vm)
+        self.there = vm
+        return vm
+
+    def _discard(self) -> None:
+        for vm in self._built:
+            vm.close()
+        self._built.clear()
 
     def _receive(self) -> None:
         try:

@@ -8,8 +8,9 @@ import pytest
 
 from devices.procedure import PHASES
 from emu.errors import MigrationError
-from emu.migration.strategies import STRATEGIES
+from emu.migration.strategies import STRATEGIES, make
 from tests.emu.migration.sites import (
+    MOVES,
     Migration,
     Site,
     await_disk,
@@ -20,33 +21,38 @@ from tests.emu.migration.sites import (
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
     from pathlib import Path
 
     from emu.vm import Vm
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_migrates_under_load(vm: Vm, other: Vm, strategy: str, tmp_path: Path) -> None:
+def test_migrates_under_load(
+    vm: Vm, other: Vm, strategy: str, tmp_path: Path, owned: ExitStack
+) -> None:
     """The guest goes on over there, and misses nothing."""
-    migration = Migration(vm, other, strategy, tmp_path)
+    migration = Migration(vm, other, strategy, tmp_path, owned=owned)
     migration.run()
     assert migration.received == [None]
     assert vm.machine.paused
-    assert not other.machine.paused
+    assert not migration.there.machine.paused
     assert migration.source.requests_in_flight > 0
-    await_work(other)
-    check_books(other)
+    await_work(migration.there)
+    check_books(migration.there)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_downtimes_agree(vm: Vm, other: Vm, strategy: str, tmp_path: Path) -> None:
+def test_downtimes_agree(
+    vm: Vm, other: Vm, strategy: str, tmp_path: Path, owned: ExitStack
+) -> None:
     """What the guest missed is no more than what was accounted, and one heartbeat."""
-    migration = Migration(vm, other, strategy, tmp_path)
+    migration = Migration(vm, other, strategy, tmp_path, owned=owned)
     migration.run()
     start = migration.source.timeline.marks["pause_start_ns"]
     end = migration.destination.timeline.marks["running_ns"]
     assert 0 < end - start < 2_000_000_000
-    await_work(other)
+    await_work(migration.there)
     # One heartbeat, a millisecond, may have gone missing before the pause was asked for.
     assert 0 < migration.destination.guest_gap_ns <= end - start + 1_000_000
     spans = migration.source.timeline.spans + migration.destination.timeline.spans
@@ -55,7 +61,7 @@ def test_downtimes_agree(vm: Vm, other: Vm, strategy: str, tmp_path: Path) -> No
     inside = [span for span in spans if span.in_blackout]
     assert all(start <= span.start <= span.end <= end for span in inside)
     moved_out = {"src.disable_host_notify", "dst.enable_host_notify", "dst.set_mem_table"}
-    assert bool(moved_out & phases) is (strategy != "prewired")
+    assert bool(moved_out & phases) is not make(strategy).prepares_ahead
 
 
 def test_rings_are_never_started_on_both_sides(vm: Vm, other: Vm, sites: tuple[Site, Site]) -> None:
@@ -86,7 +92,7 @@ def test_another_shape_is_refused_by_name(vm: Vm, other: Vm, tmp_path: Path) -> 
     check_books(vm)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", MOVES)
 def test_destination_back_end_dies(
     vm: Vm, other: Vm, sites: tuple[Site, Site], strategy: str, tmp_path: Path
 ) -> None:
@@ -102,7 +108,7 @@ def test_destination_back_end_dies(
     assert not any(device.logging for device in vm.devices)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", MOVES)
 @pytest.mark.parametrize("victim", ["net0", "blk1"])
 def test_source_back_end_dies_at_the_stop(
     vm: Vm, other: Vm, sites: tuple[Site, Site], strategy: str, victim: str, tmp_path: Path
@@ -132,10 +138,15 @@ def test_source_back_end_dies_at_the_stop(
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_failure_after_running_takes_the_vm_back(
-    vm: Vm, other: Vm, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vm: Vm,
+    other: Vm,
+    strategy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owned: ExitStack,
 ) -> None:
     """Once it runs over there, nothing may start it here again."""
-    migration = Migration(vm, other, strategy, tmp_path)
+    migration = Migration(vm, other, strategy, tmp_path, owned=owned)
 
     def fail(_tasks: object, _stage: object) -> None:
         raise MigrationError("tidy", "on purpose")
@@ -144,9 +155,9 @@ def test_no_failure_after_running_takes_the_vm_back(
     with pytest.raises(MigrationError, match="on purpose"):
         migration.run()
     assert vm.machine.paused
-    assert not other.machine.paused
-    await_work(other)
-    check_books(other)
+    assert not migration.there.machine.paused
+    await_work(migration.there)
+    check_books(migration.there)
 
 
 def test_cancel_before_the_switch_over(vm: Vm, other: Vm, tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.migration.strategies import STRATEGIES
 from vhost_user.errors import UsageError
 
-from .sites import Migration, await_disk, await_work, check_books
+from .sites import MOVES, Migration, await_disk, await_work, check_books
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from emu.vm import Vm
 
 NET0, BLK0, BLK1 = range(3)
-MOVES = [name for name in STRATEGIES if name != "handover"]
 
 
 def reset(vm: Vm, index: int) -> None:

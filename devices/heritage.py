@@ -1,0 +1,153 @@
+"""A device as one process of a host leaves it to another: what is known of it, and descriptors.
+
+The back-end does not take part. Its connection and its eventfds go over as they are, so its rings
+run on, and it cannot tell that another process holds their other ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from devices.device import InflightFile, RingAddresses, VhostDevice
+from vhost_user.agreement import Agreed
+from vhost_user.errors import UsageError
+from vhost_user.frontend import FrontendConnection
+from vhost_user.payloads import Inflight
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+
+class RingHeritage(NamedTuple):
+    """What is known of a ring; the fields of `devices.device.Vring` that change."""
+
+    addresses: RingAddresses | None
+    base: int
+    started: bool
+    placed: bool
+
+
+class DeviceHeritage(NamedTuple):
+    """What is known of a device.
+
+    Attributes:
+        name: of the device.
+        acked_features: feature bits that the guest's driver has acked.
+        features: feature bits that both ends can use (`FrontendConnection.features`).
+        agreed: what its connection has agreed on.
+        rings: each of its rings.
+        inflight: what describes its inflight region, if it has one.
+        setups: how often its driver has set its rings up, or reset them.
+    """
+
+    name: str
+    acked_features: int
+    features: int
+    agreed: Agreed
+    rings: tuple[RingHeritage, ...]
+    inflight: Inflight | None
+    setups: int
+
+    @classmethod
+    def of(cls, device: VhostDevice) -> Self:
+        """A connected device as it is now.
+
+        Raises:
+            UsageError: it is without a back-end, or something is under way on its connection.
+        """
+        connection = device.connection
+        return cls(
+            device.name,
+            device.acked_features,
+            connection.features,
+            connection.agreed,
+            tuple(RingHeritage(r.addresses, r.base, r.started, r.placed) for r in device.rings),
+            None if device.inflight is None else device.inflight.area,
+            device.setups,
+        )
+
+    @classmethod
+    def from_json(cls, fields: Sequence[Any]) -> Self:
+        """The reverse of ``json.dumps``, which makes lists of all tuples.
+
+        Raises:
+            TypeError, ValueError: it makes no sense.
+        """
+        name, acked, features, agreed, rings, inflight, setups = fields
+        offered, driver, offered_protocol, protocol, states = agreed
+        return cls(
+            str(name),
+            int(acked),
+            int(features),
+            Agreed(offered, driver, offered_protocol, protocol, tuple(states)),
+            tuple(
+                RingHeritage(None if where is None else RingAddresses(*where), *rest)
+                for where, *rest in rings
+            ),
+            None if inflight is None else Inflight(*inflight),
+            int(setups),
+        )
+
+    def still_holds(self, device: VhostDevice) -> bool:
+        """Whether the driver has let the device be since."""
+        rings = zip(self.rings, device.rings, strict=True)
+        return self.setups == device.setups and all(
+            left.started == ring.started for left, ring in rings
+        )
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors belong to it; see `descriptors_of`."""
+        return 1 + 2 * len(self.rings) + (self.inflight is not None)
+
+
+def descriptors_of(device: VhostDevice) -> list[int]:
+    """Its socket, kick and call of each ring, and its inflight region if it has one."""
+    fds = [device.connection.fileno()]
+    for ring in device.rings:
+        fds += (ring.kick_fd, ring.call_fd)
+    if device.inflight is not None:
+        fds.append(device.inflight.fd)
+    return fds
+
+
+def take_over(device: VhostDevice, heritage: DeviceHeritage, fds: Sequence[int]) -> None:
+    """Have a device that is not connected go on as one of another process.
+
+    The descriptors of its own eventfds keep their numbers and become those of the other process,
+    so this must come before any notifier is assigned.
+
+    Args:
+        device: of the same name and shape.
+        heritage: what the other process knows of it.
+        fds: as `descriptors_of` gives them; they stay the caller's.
+
+    Raises:
+        UsageError: it is another device.
+        OSError: out of descriptors.
+    """
+    if heritage.name != device.name or len(heritage.rings) != len(device.rings):
+        raise UsageError(
+            f"{heritage.name} with {len(heritage.rings)} rings was handed over where this side "
+            f"has {device.name} with {len(device.rings)}",
+            device=device.name,
+        )
+    sock, *notifiers = fds
+    device.adopt(
+        FrontendConnection.adopt(
+            socket.socket(fileno=os.dup(sock)),
+            name=device.name,
+            features=heritage.features,
+            agreed=heritage.agreed,
+        ),
+        heritage.acked_features,
+    )
+    if heritage.inflight is not None:
+        device.inflight = InflightFile(os.dup(notifiers.pop()), heritage.inflight)
+    for index, (ring, left) in enumerate(zip(device.rings, heritage.rings, strict=True)):
+        os.dup2(notifiers[2 * index], ring.kick_fd, inheritable=False)
+        os.dup2(notifiers[2 * index + 1], ring.call_fd, inheritable=False)
+        ring.addresses, ring.base, ring.started, ring.placed = left

@@ -1,0 +1,139 @@
+"""What every destination does: hear the greeting, take the VM once, and say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from emu.errors import EmuError, MigrationError
+from emu.migration.greeting import accept
+from emu.migration.past import Past
+from emu.migration.stream import Kind, MigrationStream
+from emu.migration.timeline import Timeline, now
+from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from emu.migration.parameters import Parameters
+    from emu.migration.precopy import Observer
+    from emu.migration.strategies import Strategy
+    from emu.shape import VmSpec
+    from emu.vm import Vm
+
+
+class Arrival(ABC):
+    """One incoming migration.
+
+    Args:
+        spec: of the VM that can come.
+        parameters: what it may take.
+        observe: told of what happens.
+        past: what earlier migrations of this VM took.
+
+    Attributes:
+        commits_before: commits of the machine that are none of this migration's.
+        guest_gap_ns: the gap that the blackout made in the guest's heartbeat, once the VM runs.
+    """
+
+    #: Whether it takes the source's own devices and memory, which a strategy has to be made for.
+    inherits = False
+
+    def __init__(
+        self,
+        spec: VmSpec,
+        *,
+        parameters: Parameters,
+        observe: Observer,
+        past: Past | None = None,
+    ) -> None:
+        self.timeline = Timeline("dst")
+        self.commits_before = 0
+        self.guest_gap_ns = 0
+        self._spec = spec
+        self._deadline = parameters.deadline
+        self._observe = observe
+        self._past = Past() if past is None else past
+        self._committed = False
+
+    def run(self, stream: MigrationStream) -> None:
+        """Receive the VM over a connected stream. When it returns, the VM runs here.
+
+        Raises:
+            EmuError, VhostUserError, OSError: it failed; the source has been told if possible.
+        """
+        with contextlib.closing(stream):
+            reason = "the destination ended unexpectedly"
+            running = False
+            try:
+                strategy = self._greet(stream)
+                with contextlib.closing(strategy):
+                    self._take_over(strategy, stream)
+                running = True
+            except (VhostUserError, EmuError, OSError) as error:
+                reason = str(error)
+                raise
+            finally:
+                if not running and not self._committed:
+                    # The back-ends must be the source's alone before it hears of this.
+                    self._let_go()
+                    stream.give_up(reason)
+
+    @abstractmethod
+    def _take_over(self, strategy: Strategy, stream: MigrationStream) -> None:
+        """Everything from the greeting to RUNNING."""
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """It has failed, and the VM is not this side's: leave the devices alone."""
+
+    def _greet(self, stream: MigrationStream) -> Strategy:
+        kind, _, payload = stream.receive()
+        if kind is not Kind.HELLO:
+            raise MigrationError("stream", f"{kind.name} came where HELLO was due")
+        strategy = accept(payload, self._spec)
+        if strategy.hands_over and not self.inherits:
+            raise MigrationError(
+                "handover", "this side has devices of its own: migrate-incoming with handover"
+            )
+        if self.inherits and not strategy.hands_over:
+            raise MigrationError(
+                "handover", f"this side has no devices until they are handed over: {strategy.name}"
+            )
+        return strategy
+
+    def _await_go(self, stream: MigrationStream) -> None:
+        """Say that the devices have been started; the VM is this side's when GO has come.
+
+        Raises:
+            MigrationError: the source has given up, or is silent: then it runs on there.
+        """
+        stream.send(Kind.READY)
+        kind, _, _ = stream.receive()
+        if kind is not Kind.GO:
+            raise MigrationError("stream", f"{kind.name} came where GO was due")
+        self._committed = True
+
+    def _take_off(self, vm: Vm, stream: MigrationStream, *, signal: bool) -> None:
+        """The end of the blackout: the vCPUs run, and the source hears of it.
+
+        Args:
+            vm: this side's VM.
+            stream: to the source.
+            signal: kick and call every ring, as what was pending there does not show here.
+        """
+        timeline = self.timeline
+        start = now()
+        running = vm.take_off(self._deadline)
+        timeline.add("dst.resume_vcpus", start, end=running)
+        timeline.marks["running_ns"] = running
+        timeline.in_blackout = False
+        # After the vCPUs: an interrupt for every ring would have all of them compete with those
+        # that are waited for.
+        if signal:
+            vm.signal_all_rings()
+        # It is only news: the source has let go of the VM, whether it hears of this or not.
+        with contextlib.suppress(MigrationError):
+            stream.send(Kind.RUNNING)
+        self.guest_gap_ns = vm.guest.heartbeat.gap_at(timeline.marks["switchover_ns"])
+        vm.keeper.watch()
+        self._observe("RESUME", {})

@@ -1,0 +1,163 @@
+"""Both sides of a handover: a migration to another process of the same host.
+
+Ahead of the blackout the destination gets descriptors for all that the VM is made of, and builds
+its own machine around them; in the blackout only the vCPUs' state goes over. From the moment the
+destination has the connections until GO nobody sends on them but the source, and after GO nobody
+but the destination: so a handover that fails costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from devices import lifecycle
+from emu.errors import MigrationError
+from emu.migration.arrival import Arrival
+from emu.migration.heritage import VmHeritage
+from emu.migration.source import Source
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.stream import Kind
+from emu.migration.timeline import without_collector
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable
+
+    from devices.device import VhostDevice
+    from devices.procedure import Procedure
+    from emu.migration.parameters import Parameters
+    from emu.migration.past import Past
+    from emu.migration.precopy import Observer
+    from emu.migration.strategies import Strategy
+    from emu.migration.stream import MigrationStream
+    from emu.shape import VmSpec
+    from emu.vm import Vm
+
+#: How often a VM is handed over anew when the guest has changed a device meanwhile.
+TRIES = 3
+
+
+def _tasks(vm: Vm, procedure: Callable[[VhostDevice], Procedure]) -> list[Task]:
+    return [Task(device.name, device.device_class, procedure(device)) for device in vm.devices]
+
+
+def _calls_wait(vm: Vm) -> bool:
+    return vm.machine.accel.capabilities.calls_wait
+
+
+class HandoverSource(Source):
+    """The side that lets go."""
+
+    def _move(
+        self,
+        stream: MigrationStream,
+        hello: dict[str, object],
+        owned: contextlib.ExitStack,  # noqa: ARG002  there is nothing to close
+    ) -> list[Task]:
+        self._begin()
+        stream.send(Kind.HELLO, json.dumps(hello).encode())
+        for _ in range(TRIES):
+            heritage = VmHeritage.of(self.vm)
+            heritage.send(stream)
+            self._await_prepared(stream)
+            tasks = self._switch_over_to(stream, heritage)
+            if tasks is not None:
+                return tasks
+        raise MigrationError("handover", f"the guest changed its devices {TRIES} times meanwhile")
+
+    def _switch_over_to(self, stream: MigrationStream, heritage: VmHeritage) -> list[Task] | None:
+        """The blackout; None when the VM is no longer what was handed over, and runs on here."""
+        vm, stage = self.vm, self._stage
+        calls = _tasks(vm, lifecycle.disable_guest_notify)
+        kicks = _tasks(vm, lifecycle.disable_host_notify)
+        with self._blackout():
+            if not heritage.still_holds(vm):
+                vm.resume_vcpus(stage.deadline)
+                return None
+            if not _calls_wait(vm):
+                self._strategy.drive(calls, stage)
+            with self.timeline.span("src.device_state"):
+                stream.send(Kind.SWITCHOVER, vm.machine.save_vcpus())
+            self._commit(stream)
+        # Only descriptors are closed: the connections live on over there.
+        vm.disconnect()
+        return calls + kicks
+
+    def _stop_logging(self) -> None:
+        """It has never been switched on."""
+
+
+class HandoverDestination(Arrival):
+    """The side that takes over, and has no VM before.
+
+    Args:
+        spec: of the VM that can come.
+        build: makes the VM of what was handed over.
+        discard: unmakes the one that was made last.
+        parameters, observe, past: see `Arrival`.
+    """
+
+    inherits = True
+
+    def __init__(
+        self,
+        spec: VmSpec,
+        build: Callable[[VmHeritage], Vm],
+        discard: Callable[[], None],
+        *,
+        parameters: Parameters,
+        observe: Observer,
+        past: Past | None = None,
+    ) -> None:
+        super().__init__(spec, parameters=parameters, observe=observe, past=past)
+        self._build = build
+        self._discard = discard
+        self._tasks: list[Task] = []
+
+    def _let_go(self) -> None:
+        self._discard()
+
+    def _take_over(self, strategy: Strategy, stream: MigrationStream) -> None:
+        kind, _, payload = stream.receive()
+        while kind is Kind.HANDOVER:
+            with VmHeritage.receive(payload, stream) as heritage:
+                self._discard()
+                vm = self._build(heritage)
+            self._tasks = self._prepare(vm, strategy)
+            stream.send(Kind.PREPARED)
+            with without_collector():
+                kind, _, payload = stream.receive()
+                if kind is Kind.SWITCHOVER:
+                    self._switch_over(vm, strategy, payload, stream)
+                    return
+        raise MigrationError("stream", f"{kind.name} came where HANDOVER was due")
+
+    def _prepare(self, vm: Vm, strategy: Strategy) -> list[Task]:
+        """Assign the notifiers ahead; the tasks of those that have to wait for the blackout."""
+        kicks = _tasks(vm, lifecycle.enable_host_notify)
+        calls = _tasks(vm, lifecycle.enable_guest_notify)
+        ahead, later = (kicks + calls, []) if _calls_wait(vm) else (kicks, calls)
+        with vm.machine.charged("dst"):
+            strategy.drive(ahead, self._stage(vm))
+        return later
+
+    def _stage(self, vm: Vm) -> Stage:
+        return Stage(vm.machine, self.timeline, self._deadline)
+
+    def _switch_over(
+        self, vm: Vm, strategy: Strategy, state: bytes, stream: MigrationStream
+    ) -> None:
+        """The blackout, as this side sees it: from the last byte to running vCPUs."""
+        timeline = self.timeline
+        with vm.machine.charged("dst"):
+            timeline.mark("switchover_ns")
+            timeline.in_blackout = True
+            with timeline.span("dst.load_state"):
+                vm.machine.load_vcpus(state)
+                # Not before: until the source's vCPUs were paused its drivers changed memory.
+                vm.guest.attach()
+            strategy.drive(self._tasks, self._stage(vm))
+            self._await_go(stream)
+            # What was pending in the eventfds is pending still: they are the same.
+            self._take_off(vm, stream, signal=False)
