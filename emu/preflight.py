@@ -114,6 +114,21 @@ def strategies(text: str, known: Collection[str]) -> tuple[str, ...]:
     return names
 
 
+def transport(via: str, handing_over: Collection[str]) -> None:
+    """The stream can carry what the strategies send.
+
+    Args:
+        via: how it goes, one of `emu.plan.TRANSPORTS`.
+        handing_over: the strategies that pass descriptors on.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    for name in handing_over:
+        if via != "unix":
+            raise OptionError(f"{name} passes descriptors within a host: use it with --via unix")
+
+
 def duration(option: str, text: str) -> int:
     """Nanoseconds of ``20ms``.
 

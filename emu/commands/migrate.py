@@ -75,11 +75,12 @@ Examples:
 @machine_options
 def migrate(**options: Any) -> None:
     """Check what was asked for, migrate, and report."""
-    from emu.migration.strategies import DEFAULT_COMPARED, STRATEGIES
+    from emu.migration.strategies import DEFAULT_COMPARED, STRATEGIES, make
     from emu.migration_series import MigrationSeries
     from emu.supervisor import Supervisor
 
     names = preflight.strategies(options["strategies"] or ",".join(DEFAULT_COMPARED), STRATEGIES)
+    preflight.transport(options["via"], [name for name in names if make(name).hands_over])
     plan = MigrationPlan(
         machine=machine_plan(options),
         strategies=names,

@@ -81,7 +81,7 @@ class CellRun:
             result = self._strike()
         self._disarm()
         if result.outcome == COMPLETED:
-            pair.swap()
+            pair.swap(fleets=self._cell.hands_over)
         self._repair()
         self._check_places()
         integrity, again = self._balance()
@@ -119,7 +119,7 @@ class CellRun:
 
     def _strike(self) -> CellResult:
         pair, cell = self._pair, self._cell
-        pair.destination.begin_incoming(pair.next_uri(), release=True)
+        pair.destination.begin_incoming(pair.next_uri(), handover=cell.hands_over, release=True)
         uri = pair.destination.await_incoming()
         self._arm()
         begin = time.monotonic()
@@ -205,7 +205,7 @@ class CellRun:
     def _arm(self) -> None:
         cell = self._cell
         own, *others = self._switches()
-        own.arm(cell.phase.point, cell.fault, cell.nth)
+        own.arm(cell.point, cell.fault, cell.nth)
         for switch in others:
             switch.arm("after SWITCHOVER", "refuse")
 

@@ -17,6 +17,8 @@ RINGS = {"blk1": 2, "net0": 4}
 #: Passes the back-ends' sockets on, so that no back-end of the destination is asked anything, and
 #: those of the source are neither stopped nor started.
 HANDOVER = "handover"
+#: What it says in place of the devices' description.
+_SECTIONS = {"after DEVICES": "after HANDOVER"}
 
 
 class Phase(NamedTuple):
@@ -84,6 +86,17 @@ class Cell(NamedTuple):
         return f"{self.strategy}:{place}:{name.replace(':', '')}:{self.fault}"
 
     @property
+    def hands_over(self) -> bool:
+        """Whether the VM keeps its back-ends when it moves."""
+        return self.strategy == HANDOVER
+
+    @property
+    def point(self) -> str:
+        """What the program that fails passes."""
+        point = self.phase.point
+        return _SECTIONS.get(point, point) if self.hands_over else point
+
+    @property
     def device(self) -> str:
         """The device whose back-end fails; neighbours in the table differ."""
         turn = PHASES.index(self.phase) + FAULTS.index(self.fault)
@@ -109,7 +122,7 @@ class Cell(NamedTuple):
             return "the VM has moved: its process takes it along, as any process would"
         if phase.committed and self.fault == "refuse":
             return "the VM has moved: there is nothing left to refuse"
-        if self.strategy == HANDOVER:
+        if self.hands_over:
             if phase.place == DESTINATION:
                 return "handover has no back-ends of the destination's own"
             if phase.place == SOURCE:

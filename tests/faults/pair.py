@@ -223,6 +223,9 @@ class Pair(Supervisor):
         self._streams += 1
         return f"unix:{self.directory.stream(self._streams)}"
 
-    def swap(self) -> None:
-        """The VM has moved."""
+    def swap(self, *, fleets: bool) -> None:
+        """The VM has moved, and with ``fleets`` has kept its back-ends."""
+        if fleets:
+            here, there = self.source, self.destination
+            here.fleet, there.fleet = there.fleet, here.fleet
         self.source, self.destination = self.destination, self.source
