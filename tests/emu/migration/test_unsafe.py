@@ -10,7 +10,7 @@ import pytest
 from devices import lifecycle
 from emu.lock_watch import LockBrokenError, held_by_thread
 from emu.locks import LockOrderError
-from emu.migration.strategies import Strategy, StrategyOptions, make
+from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
 from emu.migration.timeline import Timeline
@@ -137,7 +137,7 @@ def until_awaited(lock: object) -> None:
     raise AssertionError("nobody waits")
 
 
-@pytest.mark.parametrize("name", ["threads", "split", "prewired"])
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_safe_strategies_queue_instead(vm: Vm, name: str) -> None:
     """Under a contended lock each notifier goes once, by the coordinator alone."""
     sequencer = Sequencer(vm.machine)

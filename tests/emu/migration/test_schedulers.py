@@ -1,0 +1,186 @@
+"""Procedures x schedulers: whatever is stopped, started or left half-way by whom, all agree.
+
+A hypothesis state machine drives the devices of one VM, on real back-ends, by any strategy in any
+order: whole stops and starts, some of the devices only, drives that are abandoned at a step of any
+kind, and resets by the guest's driver. After each rule the devices, the machine, the accelerator
+and the back-ends must be of one mind. In the end the VM runs on, and its books must balance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from devices import lifecycle
+from devices.procedure import Ask, AwaitSwitchover, Change
+from emu.migration.strategies import STRATEGIES, StrategyOptions, make
+from emu.migration.strategies.task import Stage, Task
+from emu.migration.timeline import Timeline
+from tests.emu.migration.sites import SPEC, Site, await_work, check_books
+from tests.emu.migration.test_unsafe import assert_agree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from devices.device import VhostDevice
+    from devices.procedure import Procedure, Step
+    from emu.migration.strategies import Strategy
+
+DEADLINE = 5.0
+WORK = 20
+NAMES = st.sampled_from(sorted(STRATEGIES))
+DEVICES = st.sets(st.integers(0, len(SPEC.devices) - 1), min_size=1)
+HALTS = st.sampled_from([Change, AwaitSwitchover])
+
+
+class Schedulers(RuleBasedStateMachine):
+    """One VM, whose vCPUs are paused while its devices are driven."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._owned = contextlib.ExitStack()
+        folder = Path(self._owned.enter_context(tempfile.TemporaryDirectory()))
+        self.site = Site("a", folder)
+        self._owned.callback(self.site.close)
+        self.vm = self.site.vm()
+        self._owned.callback(self.vm.close)
+        self.vm.boot()
+        self.vm.guest.start_load("heavy")
+        await_work(self.vm, WORK)
+        self.vm.keeper.rest()
+        self.vm.pause_vcpus()
+        #: The devices that the driver has reset, by index.
+        self.reset: set[int] = set()
+
+    def _stage(self) -> Stage:
+        return Stage(self.vm.machine, Timeline("src"), DEADLINE)
+
+    def _tasks(
+        self, procedure: Callable[[VhostDevice], Procedure], devices: set[int]
+    ) -> list[Task]:
+        chosen = [self.vm.devices[index] for index in sorted(devices)]
+        return [Task(d.name, d.device_class, procedure(d)) for d in chosen]
+
+    @contextlib.contextmanager
+    def _strategy(self, name: str) -> Iterator[Strategy]:
+        strategy = make(name, StrategyOptions(threads=2, processes=1))
+        strategy.open()
+        try:
+            yield strategy
+        finally:
+            strategy.close()
+
+    # -- the rules
+
+    @rule(name=NAMES, devices=DEVICES)
+    def stop(self, name: str, devices: set[int]) -> None:
+        """As a source does it, the tidying included."""
+        with self._strategy(name) as strategy:
+            tasks = self._tasks(lifecycle.stop, devices)
+            strategy.stop(tasks, self._stage())
+            strategy.tidy(tasks, self._stage())
+        for index in devices:
+            assert not self.vm.devices[index].notifier_fds()
+            assert not self.vm.devices[index].host_notifiers
+
+    @rule(name=NAMES, devices=DEVICES)
+    def start(self, name: str, devices: set[int]) -> None:
+        """As a destination does it, ahead of the blackout and in it."""
+        with self._strategy(name) as strategy:
+            tasks = self._tasks(lifecycle.start, devices)
+            strategy.prepare(tasks, self._stage())
+            strategy.start(tasks, self._stage())
+        for index in devices - self.reset:
+            assert all(ring.started for ring in self.vm.devices[index].rings)
+
+    @rule(
+        name=NAMES,
+        devices=DEVICES,
+        halt=HALTS,
+        procedure=st.sampled_from([lifecycle.stop, lifecycle.start]),
+    )
+    def abandon(
+        self,
+        name: str,
+        devices: set[int],
+        halt: type[Step],
+        procedure: Callable[[VhostDevice], Procedure],
+    ) -> None:
+        """A migration that is given up: nobody comes back to what is parked."""
+        with self._strategy(name) as strategy:
+            tasks = self._tasks(procedure, devices)
+            strategy.drive(tasks, self._stage(), halt=halt)
+            assert not any(isinstance(task.step, Ask) for task in tasks)
+
+    @rule(index=st.integers(0, len(SPEC.devices) - 1))
+    def reset_device(self, index: int) -> None:
+        """The guest's driver forgets what it had asked of it."""
+        self.vm.reset_device(index)
+        self.vm.guest.boot_device(index)
+        self.reset.add(index)
+
+    @precondition(lambda self: self.reset)
+    @rule(data=st.data())
+    def activate_device(self, data: st.DataObject) -> None:
+        """The driver sets it up anew."""
+        index = data.draw(st.sampled_from(sorted(self.reset)))
+        self.vm.activate_device(index)
+        self.reset.discard(index)
+
+    @rule()
+    def let_run(self) -> None:
+        """Everything starts, whatever it is at, and the guest works for a while."""
+        for index in sorted(self.reset):
+            self.vm.activate_device(index)
+        self.reset.clear()
+        self.vm.recover_devices()
+        self.vm.resume_vcpus()
+        self.vm.guest.resume_load()
+        await_work(self.vm, WORK)
+        self.vm.pause_vcpus()
+
+    # -- what must be
+
+    @invariant()
+    def all_agree(self) -> None:
+        """Devices, address space, accelerator; nobody holds a lock, and no device is lost."""
+        assert_agree(self.vm)
+        wanted = {
+            edit.fd
+            for device in self.vm.devices
+            if device.guest_notifiers
+            for edit in device.guest_edits(assign=True)
+        }
+        assert set(self.vm.machine._irqfds.values()) == wanted
+        assert not self.vm.keeper.lost
+
+    @invariant()
+    def back_ends_look_at_what_is_started(self) -> None:
+        """A back-end has rings to look at exactly where the front-end has started them."""
+        self.vm.signal_all_rings()
+        for device in self.vm.devices:
+            started = any(ring.started for ring in device.rings)
+            assert self.site.active(device.name) is started
+
+    def teardown(self) -> None:
+        """The VM runs on, and nothing is lost, comes twice or is wrong."""
+        with self._owned:
+            self.let_run()
+            self.vm.resume_vcpus()
+            check_books(self.vm)
+
+
+TestSchedulers = Schedulers.TestCase
+TestSchedulers.settings = settings(
+    max_examples=12,
+    stateful_step_count=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
