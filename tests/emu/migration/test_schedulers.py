@@ -171,6 +171,7 @@ class Schedulers(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The VM runs on, and nothing is lost, comes twice or is wrong."""
         with self._owned:
+            self.all_agree()  # or nothing would run, and hide what was wrong
             self.let_run()
             self.vm.resume_vcpus()
             check_books(self.vm)
