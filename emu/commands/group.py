@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from emu.commands.conform import conform
 from emu.commands.migrate import migrate
 from emu.commands.options import CONTEXT
 from emu.commands.run import run
@@ -50,6 +51,7 @@ def emu(context: click.Context) -> None:
         context.exit(2)
 
 
+emu.add_command(conform)
 emu.add_command(migrate)
 emu.add_command(run)
 emu.add_command(sweep)

@@ -1,0 +1,207 @@
+"""`emu conform`: does a back-end, or a front-end, keep the rules of vhost-user?"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emu.commands.options import CONTEXT
+from emu.errors import OptionError, PreflightError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from emu.conformance.case import Case
+    from emu.conformance.result import CaseResult
+
+DEVICES = ("blk", "net", "fs")
+PATIENCE = 2.0
+
+
+@click.group(context_settings=CONTEXT)
+def conform() -> None:
+    """Test a back-end or a front-end for conformance to the vhost-user protocol."""
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            click.option("--socket", "path", type=click.Path(path_type=Path), metavar="PATH"),
+            click.option(
+                "--exec",
+                "command",
+                metavar="COMMAND",
+                help="Start the program under test, and again where it ends; {socket} in it is the "
+                "socket's path.",
+            ),
+            click.option(
+                "--device",
+                type=click.Choice(DEVICES),
+                help="What device it is: without it no case has it serve requests.",
+            ),
+            click.option(
+                "--only",
+                multiple=True,
+                metavar="ID|AREA",
+                help="Run these cases only; may be given several times.",
+            ),
+            click.option("--list", "listed", is_flag=True, help="Show the cases; run none."),
+            click.option(
+                "--json",
+                "json_file",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Write the verdicts as JSON; - is stdout.",
+            ),
+            click.option(
+                "--junitxml",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Write the verdicts as JUnit's XML.",
+            ),
+            click.option(
+                "--strict",
+                is_flag=True,
+                help="The status is 0 only if no case ended as ERROR, either.",
+            ),
+            click.option(
+                "--dialect",
+                type=click.Choice(("spec", "rust-vmm", "yc-libvhost")),
+                default="spec",
+                show_default=True,
+                help="Whose numbers, where they are still moving.",
+            ),
+            click.option(
+                "--patience",
+                type=click.FloatRange(0.1, 60),
+                default=PATIENCE,
+                show_default=True,
+                metavar="SECONDS",
+                help="How long each answer may take.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@conform.command("back-end", context_settings=CONTEXT)
+@_options
+def back_end(**options: Any) -> None:
+    r"""Test a back-end: one that listens at --socket, or one that --exec starts.
+
+    \b
+    Examples:
+      emu conform back-end --device blk --exec 'my-backend --socket-path {socket} disk.img'
+      emu conform back-end --socket /run/vhost.sock --only framing --only VU-B-0401
+      emu conform back-end --list
+
+    The status is 0 when no case failed.
+    """
+    from emu.conformance.back_end import cases
+
+    chosen = _select(cases(), options["only"])
+    if options["listed"]:
+        _list(chosen, "back-end", options)
+        return
+    from emu.conformance.back_end.runner import BackEndRunner
+    from vhost_user.features import DIALECTS
+
+    with tempfile.TemporaryDirectory(prefix="emu-conform-") as folder:
+        program = _program(options, Path(folder))
+        path = options["path"] or Path(folder) / "peer.sock"
+        try:
+            runner = BackEndRunner(
+                path,
+                program,
+                device=options["device"] or "",
+                dialect=DIALECTS[options["dialect"]],
+                patience=options["patience"],
+            )
+            _run(runner, chosen, "back-end", options)
+        finally:
+            if program is not None:
+                program.stop()
+
+
+def _program(options: dict[str, Any], folder: Path) -> Any:
+    from emu.conformance.peer import PeerProgram
+
+    if options["command"] is None:
+        if options["path"] is None:
+            raise OptionError("say what is to be tested: --socket PATH or --exec COMMAND")
+        return None
+    path = options["path"] or folder / "peer.sock"
+    return PeerProgram(options["command"], path, folder / "peer.log")
+
+
+def _select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
+    """The cases that ``--only`` names.
+
+    Raises:
+        OptionError: one of its words names none.
+    """
+    for word in wanted:
+        if not any(word in (case.id, case.area) for case in cases):
+            areas = ", ".join(dict.fromkeys(case.area for case in cases))
+            raise OptionError(f"--only {word}: no such case; the areas are {areas}")
+    return [case for case in cases if not wanted or {case.id, case.area} & set(wanted)]
+
+
+def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
+    from emu.conformance import show
+    from emu.conformance.result import SCHEMA, described
+
+    if options["json_file"] is None:
+        show.console(sys.stdout).print(show.listing(cases))
+        return
+    whole = {"schema": SCHEMA, "role": role, "cases": [described(case) for case in cases]}
+    _write_json(options["json_file"], whole)
+
+
+def _run(runner: Any, cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
+    from emu.conformance import show
+    from emu.conformance.result import document
+    from emu.conformance.verdict import Verdict
+
+    offered = runner.probe()
+    target = show.console(sys.stderr)
+    with show.progress(target) as live:
+        task = live.add_task(role, total=len(cases), last="")
+
+        def told(result: CaseResult) -> None:
+            live.update(task, advance=1, last=f"{result.case.id} {result.verdict}")
+
+        results = runner.run(cases, told)
+    if options["json_file"] is not None:
+        whole = document(role, runner.describe(), offered.to_json(), results)
+        _write_json(options["json_file"], whole)
+    if options["junitxml"] is not None:
+        try:
+            show.write_junit(options["junitxml"], role, results)
+        except OSError as error:
+            raise PreflightError(f"--junitxml {options['junitxml']}: {error.strerror}") from None
+    out = show.console(sys.stderr if str(options["json_file"]) == "-" else sys.stdout)
+    if not options["quiet"]:
+        out.print(show.by_area(results))
+    out.print(show.details(results, observed=not options["quiet"]))
+    bad = {Verdict.FAIL, Verdict.ERROR} if options["strict"] else {Verdict.FAIL}
+    if any(result.verdict in bad for result in results):
+        raise click.exceptions.Exit(1)
+
+
+def _write_json(path: Path, whole: dict[str, Any]) -> None:
+    text = json.dumps(whole, indent=1)
+    if str(path) == "-":
+        click.echo(text)
+        return
+    try:
+        path.write_text(text + "\n")
+    except OSError as error:
+        raise PreflightError(f"--json {path}: {error.strerror}") from None

@@ -1,0 +1,14 @@
+"""The cases for back-ends, a file for each area. `AREAS` names them all."""
+
+from __future__ import annotations
+
+from emu.conformance.back_end import framing, negotiation, rings
+from emu.conformance.case import Case, collect
+
+#: In the order in which they run.
+AREAS = (framing.area, negotiation.area, rings.area)
+
+
+def cases() -> list[Case]:
+    """All cases for back-ends, by id."""
+    return collect(AREAS)

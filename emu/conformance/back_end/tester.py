@@ -1,0 +1,464 @@
+"""The back-end under test, as a case sees it: one connection, memory and rings.
+
+A case may keep the rules (`ask`, `negotiate`, `start`) or break them (`wire`). Whatever it makes
+is given back when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Self
+
+from emu.conformance.memory import PAGE, USER_OFFSET, DirtyLog, Memory, TestRing
+from emu.conformance.verdict import Failed, check, unsupported
+from emu.conformance.wire import Closed, Message, Silent, WireError
+from emu.conformance.work import WORKS, BlkWork, Job, Work
+from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+from vhost_user.features import (
+    F_VERSION_1,
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    Dialect,
+    ProtocolFeature,
+)
+from vhost_user.message_ids import FrontendRequest
+from vhost_user.payloads import U64, LogArea, VringAddr, VringState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from emu.conformance.peer import PeerProgram
+    from emu.conformance.wire import Wire
+
+F = FrontendRequest
+PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+LOG_ALL = 1 << VHOST_F_LOG_ALL
+#: Rings of which nobody says how many there are, as without MQ.
+ASSUMED_RINGS = 1
+#: Seconds in which nothing may happen for it to count as not happening.
+QUIET = 0.15
+#: Protocol features that change what messages mean, and are only agreed on by cases about them.
+INTRUSIVE = (
+    ProtocolFeature.INBAND_NOTIFICATIONS
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
+    | ProtocolFeature.XEN_MMAP
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+    | ProtocolFeature.PAGEFAULT
+    | ProtocolFeature.STATUS
+)
+_SETTLED = ProtocolFeature((1 << 21) - 1)
+
+
+def vring(index: int, num: int) -> bytes:
+    """A vring state's bytes."""
+    return VringState(index, num).pack()
+
+
+def u64(value: int) -> bytes:
+    """A number's bytes."""
+    return U64(value).pack()
+
+
+class BackEnd:
+    """One connection to the back-end under test.
+
+    Args:
+        wire: connected.
+        device: its class, or "" if nobody has said.
+        dialect: which numbers it uses.
+
+    Attributes:
+        features: feature bits that it offers, once `look` has asked.
+        protocol: protocol features that it offers.
+        acked: protocol features that were agreed on.
+        rings: how many rings it says that it has.
+    """
+
+    def __init__(self, wire: Wire, device: str, dialect: Dialect) -> None:
+        self.wire = wire
+        self.device = device
+        self.dialect = dialect
+        self.features = 0
+        self.protocol = ProtocolFeature(0)
+        self.acked = ProtocolFeature(0)
+        self.rings = ASSUMED_RINGS
+        self.driver_features = 0
+        #: The program under test, where the suite has started it.
+        self.program: PeerProgram | None = None
+        self._started: set[int] = set()
+        self._owned = contextlib.ExitStack()
+
+    # -- messages
+
+    @property
+    def patience(self) -> float:
+        """Seconds for each answer."""
+        return self.wire.patience
+
+    def ask(
+        self,
+        number: int,
+        payload: bytes = b"",
+        *,
+        fds: Sequence[int] = (),
+        need_reply: bool = False,
+    ) -> Message:
+        """Send a request that has a reply, and return that.
+
+        Raises:
+            Failed: it is no reply to this request.
+            WireError: none came.
+        """
+        flags = VERSION | (NEED_REPLY if need_reply else 0)
+        self.wire.send(number, payload, flags=flags, fds=fds)
+        return self.reply_to(number)
+
+    def reply_to(self, number: int) -> Message:
+        """The next message, which is to be the reply to this request. Raises as `ask`."""
+        name = F(number).name if number in F._value2member_map_ else f"id {number}"
+        message = self.wire.receive()
+        self._owned.callback(message.close)
+        check(message.id == number, f"a reply with the id of {name}", f"id {message.id}")
+        wanted = VERSION | REPLY
+        check(
+            message.flags == wanted,
+            f"flags {wanted:#x} in the reply to {name}",
+            f"flags {message.flags:#x}",
+        )
+        return message
+
+    def ask_u64(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> int:
+        """The same for a reply of one number."""
+        message = self.ask(number, payload, fds=fds)
+        name = F(number).name
+        check(
+            len(message.payload) == 8,
+            f"8 bytes in the reply to {name}",
+            f"{len(message.payload)} bytes",
+        )
+        return message.u64
+
+    def tell(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> None:
+        """Send a request without asking for an acknowledgement."""
+        self.wire.send(number, payload, fds=fds)
+
+    def acked_with(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> int:
+        """Ask for an acknowledgement, and return its code (REPLY_ACK has been negotiated)."""
+        message = self.ask(number, payload, fds=fds, need_reply=True)
+        name = F(number).name if number in F._value2member_map_ else f"id {number}"
+        check(
+            len(message.payload) == 8,
+            f"8 bytes in the acknowledgement of {name}",
+            f"{len(message.payload)} bytes",
+        )
+        check(not message.fds, f"no descriptor with the acknowledgement of {name}", "one came")
+        return message.u64
+
+    def accepted(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> None:
+        """Have a legal request acknowledged, by its code or at least by a barrier behind it.
+
+        Raises:
+            Failed: it is refused.
+        """
+        if ProtocolFeature.REPLY_ACK in self.acked:
+            code = self.acked_with(number, payload, fds=fds)
+            check(code == 0, f"{F(number).name} acknowledged with 0", f"acknowledged with {code}")
+        else:
+            self.tell(number, payload, fds=fds)
+            self.barrier()
+
+    def refused(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> str:
+        """An illegal request: how it was refused, by a code or by closing the connection.
+
+        Without REPLY_ACK only closing shows, and going on is not forbidden.
+
+        Raises:
+            Failed: it is acknowledged with success, or never answered.
+        """
+        name = F(number).name if number in F._value2member_map_ else f"id {number}"
+        try:
+            if ProtocolFeature.REPLY_ACK not in self.acked:
+                self.tell(number, payload, fds=fds)
+                self.barrier()
+                return "ignored"
+            code = self.acked_with(number, payload, fds=fds)
+        except Closed:
+            return "closed"
+        except Silent as error:
+            raise Failed(
+                f"{name} refused by a code, or the connection closed", str(error)
+            ) from None
+        check(code != 0, f"{name} refused by a non-zero code, or closing", "acknowledged with 0")
+        return f"code {code}"
+
+    def barrier(self) -> None:
+        """Return when the back-end has handled all that was sent.
+
+        Raises:
+            WireError: it has not.
+        """
+        self.ask_u64(F.GET_FEATURES)
+
+    # -- agreeing
+
+    def look(self) -> Self:
+        """Ask what it offers; nothing is agreed on by that."""
+        self.features = self.ask_u64(F.GET_FEATURES)
+        if self.features & PROTOCOL_BIT:
+            self.protocol = ProtocolFeature(self.ask_u64(F.GET_PROTOCOL_FEATURES))
+        return self
+
+    def agree(
+        self,
+        *names: str,
+        without: tuple[str, ...] = (),
+        features: int | None = None,
+        set_features: bool = True,
+    ) -> Self:
+        """Negotiate: protocol features, the number of rings, the owner, and features.
+
+        Args:
+            names: protocol features that are wanted besides the usual ones.
+            without: usual ones that are not wanted.
+            features: what to ack; unless told VERSION_1 and bit 30, as far as they are offered.
+            set_features: send SET_FEATURES.
+
+        Raises:
+            Unsupported: it does not offer one of ``names``.
+        """
+        self.look()
+        usual = self.protocol & _SETTLED & ~INTRUSIVE
+        for name in without:
+            usual &= ~self.mask(name)
+        for name in names:
+            mask = self.mask(name)
+            if mask not in self.protocol:
+                unsupported(f"{name} is not offered")
+            usual |= mask
+        if ProtocolFeature.BACKEND_REQ not in usual:
+            usual &= ~(ProtocolFeature.BACKEND_SEND_FD | ProtocolFeature.HOST_NOTIFIER)
+        if self.features & PROTOCOL_BIT:
+            self.tell(F.SET_PROTOCOL_FEATURES, u64(int(usual)))
+            self.acked = usual
+        if ProtocolFeature.MQ in usual:
+            self.rings = self._ring_count()
+        elif self.device:
+            self.rings = max(self.rings, WORKS[self.device].rings)
+        self.tell(F.SET_OWNER)
+        wanted = (1 << F_VERSION_1 | PROTOCOL_BIT) if features is None else features
+        self.driver_features = wanted & self.features
+        if set_features:
+            self.tell(F.SET_FEATURES, u64(self.driver_features))
+        return self
+
+    def _ring_count(self) -> int:
+        queues = self.ask_u64(F.GET_QUEUE_NUM)
+        # A NIC's queues are pairs of rings to QEMU and DPDK, and to their back-ends.
+        return queues * 2 if self.device == "net" else queues
+
+    def mask(self, name: str) -> ProtocolFeature:
+        """The mask of a protocol feature in this dialect."""
+        mask = self.dialect.protocol_feature(name)
+        return ProtocolFeature(0) if mask is None else mask
+
+    # -- memory and rings
+
+    def own(self, close: Callable[[], object]) -> None:
+        """Call it when the case is over."""
+        self._owned.callback(close)
+
+    def memory(self, *sizes: int, offset: int = 0, share: bool = True) -> Memory:
+        """Guest memory of these regions (4 MiB unless told), shared by SET_MEM_TABLE."""
+        memory = Memory(sizes, offset=offset) if sizes else Memory(offset=offset)
+        self.own(memory.close)
+        if share:
+            self.share(memory)
+        return memory
+
+    def share(self, memory: Memory) -> None:
+        """SET_MEM_TABLE, which must be accepted."""
+        self.accepted(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+
+    def ring(
+        self,
+        memory: Memory,
+        index: int = 0,
+        size: int = 64,
+        *,
+        start: int = 0,
+        event_idx: bool = False,
+        region: int = 0,
+    ) -> TestRing:
+        """A ring in memory, of which the back-end knows nothing yet."""
+        ring = TestRing(memory, index, size, start=start, event_idx=event_idx, region=region)
+        self.own(ring.close)
+        return ring
+
+    def set_up(self, ring: TestRing, *, base: int | None = None, log: bool = False) -> None:
+        """NUM, BASE, ADDR, CALL and KICK, in QEMU's order; enabling is another matter."""
+        start = ring.start if base is None else base
+        self.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
+        self.tell(F.SET_VRING_BASE, vring(ring.index, start))
+        self.tell(F.SET_VRING_ADDR, self.address(ring, log=log))
+        self.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+        self.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+
+    @staticmethod
+    def address(ring: TestRing, *, log: bool = False) -> bytes:
+        """SET_VRING_ADDR's payload."""
+        return VringAddr(
+            index=ring.index,
+            flags=int(log),
+            desc=ring.desc + USER_OFFSET,
+            used=ring.used + USER_OFFSET,
+            avail=ring.avail + USER_OFFSET,
+            log=ring.used,
+        ).pack()
+
+    def enable(self, ring: TestRing, *, on: bool = True) -> None:
+        """SET_VRING_ENABLE, where bit 30 is acked; else rings are enabled by themselves."""
+        if self.driver_features & PROTOCOL_BIT:
+            self.tell(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
+
+    def start(self, ring: TestRing, *, base: int | None = None, log: bool = False) -> None:
+        """Set a ring up, enable it, and wait until the back-end knows of it.
+
+        A device that has its rings in pairs may not begin before both are there (DPDK's vhost
+        library does not): the other ones of the smallest set are started as well, empty.
+        """
+        self._started.add(ring.index)
+        least = WORKS[self.device].rings if self.device else 1
+        for index in range(min(least, self.rings)):
+            if index not in self._started:
+                self.start(self.ring(ring.memory, index, ring.size))
+        self.set_up(ring, base=base, log=log)
+        self.enable(ring)
+        self.barrier()
+
+    def stop(self, ring: TestRing) -> int:
+        """GET_VRING_BASE: its base.
+
+        Raises:
+            Failed: the reply is about another ring, or has another size.
+        """
+        reply = self.ask(F.GET_VRING_BASE, vring(ring.index, 0))
+        check(
+            len(reply.payload) == 8,
+            "8 bytes in the reply to GET_VRING_BASE",
+            f"{len(reply.payload)} bytes",
+        )
+        state = VringState.unpack(reply.payload)
+        check(state.index == ring.index, f"a reply about ring {ring.index}", f"ring {state.index}")
+        return state.num
+
+    # -- work
+
+    @property
+    def work(self) -> Work:
+        """How this class of device is asked for something.
+
+        Raises:
+            Unsupported: nobody has said what device it is.
+        """
+        if not self.device:
+            unsupported("needs to know the device: say --device")
+        return WORKS[self.device]()
+
+    @property
+    def disk(self) -> BlkWork:
+        """The same, of a disk."""
+        work = self.work
+        if not isinstance(work, BlkWork):
+            unsupported("is about a disk")
+        return work
+
+    def working_ring(self, *names: str, size: int = 64, start: int = 0) -> TestRing:
+        """Negotiate, share memory, and start the ring that takes requests."""
+        work = self.work
+        self.agree(*names)
+        ring = self.ring(self.memory(), work.ring, size, start=start)
+        self.start(ring)
+        return ring
+
+    def serve(self, ring: TestRing, *, kick: bool = True) -> Job:
+        """Have the device do the smallest thing there is, and check that it is done right.
+
+        Raises:
+            Failed: it is not.
+        """
+        before = ring.used_index
+        job = self.work.post(ring.memory, ring)
+        if kick:
+            ring.kick()
+        self.await_used(ring, before + 1)
+        self.completed(ring, job)
+        return job
+
+    def await_used(self, ring: TestRing, index: int) -> None:
+        """Wait for the used index. Raises `Failed` when it does not come to that."""
+        if not ring.await_used(index, self.patience):
+            raise Failed(
+                f"ring {ring.index}'s used index to become {index & 0xFFFF}",
+                f"it is {ring.used_index} after {self.patience:g} s",
+            )
+
+    @staticmethod
+    def completed(ring: TestRing, job: Job) -> None:
+        """Take the completion, and check that it is the job's. Raises `Failed`."""
+        done = ring.driver.pop()
+        if done is None:
+            raise Failed("a completion in the used ring", "there is none")
+        head, written = done
+        check(head == job.head, f"the used element to name chain {job.head}", f"it names {head}")
+        if job.written is not None:
+            check(
+                written == job.written,
+                f"{job.written} bytes written, says the used element",
+                f"it says {written}",
+            )
+        if job.status is not None:
+            status = ring.memory.read(job.status, 1)[0]
+            check(status == 0, "status 0 (VIRTIO_BLK_S_OK)", f"status {status}")
+
+    def idle(self, ring: TestRing, *, index: int | None = None) -> None:
+        """Check that the device does nothing on this ring for a while.
+
+        Raises:
+            Failed: the used index moves.
+        """
+        before = ring.used_index if index is None else index & 0xFFFF
+        if ring.await_used(before + 1, QUIET):
+            raise Failed(
+                f"the used index of ring {ring.index} to stay at {before}",
+                f"it became {ring.used_index}",
+            )
+
+    def log(self, memory: Memory, *, offset: int = 0) -> DirtyLog:
+        """Have a dirty log as large as guest memory taken by the back-end."""
+        log = DirtyLog.create(-(-memory.end // PAGE))
+        self.own(log.close)
+        self.ask(F.SET_LOG_BASE, LogArea(log.size, offset).pack(), fds=(log.fd,))
+        return log
+
+    def alive(self, why: str) -> None:
+        """Check that it answers still.
+
+        Raises:
+            Failed: it does not.
+        """
+        try:
+            self.barrier()
+        except WireError as error:
+            raise Failed(f"the connection to go on {why}", str(error)) from None
+
+    def spare_fd(self) -> int:
+        """An eventfd that means nothing; the suite's to close."""
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.own(lambda: os.close(fd))
+        return fd
+
+    def close(self) -> None:
+        """Close the connection and give back what the case made."""
+        self.wire.close()
+        self._owned.close()

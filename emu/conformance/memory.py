@@ -1,0 +1,207 @@
+"""Guest memory of the suite, and rings in it, shared with the peer under test."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import struct
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from vhost_user.dirty_log import DirtyLog
+from vhost_user.payloads import MemoryRegion, MemTable
+from vhost_user.virtqueue import DriverQueue, split_offsets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAGE = 4096
+MIB = 1 << 20
+#: Guest addresses begin here, and user addresses are that much higher: they look like neither.
+GPA_BASE = 1 << 20
+USER_OFFSET = 0x7F00_0000_0000
+
+__all__ = ["GPA_BASE", "MIB", "PAGE", "USER_OFFSET", "DirtyLog", "Memory", "Region", "TestRing"]
+
+
+class Region(NamedTuple):
+    """A piece of guest memory: ``offset`` into the file of ``fd``."""
+
+    gpa: int
+    size: int
+    offset: int
+    fd: int
+
+    @property
+    def on_wire(self) -> MemoryRegion:
+        """As a memory table has it."""
+        return MemoryRegion(self.gpa, self.size, self.gpa + USER_OFFSET, self.offset)
+
+
+class Memory:
+    """Some regions of guest memory, each a memfd of its own.
+
+    Args:
+        sizes: bytes of each region.
+        gap: bytes of guest address space between them.
+        offset: where in its file each one begins.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int] = (4 * MIB,), *, gap: int = 16 * MIB, offset: int = 0
+    ) -> None:
+        self.regions: list[Region] = []
+        self._maps: list[mmap.mmap] = []
+        self._next: list[int] = []
+        gpa = GPA_BASE
+        for size in sizes:
+            fd = os.memfd_create("conformance", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, offset + size)
+            self.regions.append(Region(gpa, size, offset, fd))
+            self._maps.append(mmap.mmap(fd, size, offset=offset))
+            self._next.append(gpa)
+            gpa += size + gap
+
+    @property
+    def table(self) -> bytes:
+        """SET_MEM_TABLE's payload."""
+        return MemTable(tuple(region.on_wire for region in self.regions)).pack()
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """SET_MEM_TABLE's descriptors."""
+        return tuple(region.fd for region in self.regions)
+
+    @property
+    def end(self) -> int:
+        """The first guest address behind all of it."""
+        return max(region.gpa + region.size for region in self.regions)
+
+    def allocate(self, size: int, *, align: int = 64, region: int = 0) -> int:
+        """Guest address of so many fresh bytes, which are zero."""
+        gpa = -(-self._next[region] // align) * align
+        self._next[region] = gpa + size
+        where = self.regions[region]
+        if gpa + size > where.gpa + where.size:
+            raise MemoryError(f"region {region} has no {size} bytes left")
+        return gpa
+
+    def view(self, gpa: int, size: int) -> memoryview:
+        """These bytes of guest memory."""
+        for region, mapped in zip(self.regions, self._maps, strict=True):
+            if region.gpa <= gpa and gpa + size <= region.gpa + region.size:
+                at = gpa - region.gpa
+                return memoryview(mapped)[at : at + size]
+        raise ValueError(f"no guest memory at {gpa:#x}")
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """A copy of these bytes."""
+        return bytes(self.view(gpa, size))
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Put bytes there."""
+        self.view(gpa, len(data))[:] = data
+
+    def close(self) -> None:
+        """Give it back; views may outlive it."""
+        for region in self.regions:
+            os.close(region.fd)
+        self.regions.clear()
+
+
+class TestRing:
+    """One ring: its memory, a driver's side of it, and the eventfds.
+
+    Args:
+        memory: where it lies.
+        index: of the ring.
+        size: descriptors.
+        start: both of its indices in the beginning.
+        event_idx: VIRTIO_F_EVENT_IDX is in use.
+        region: of the memory.
+    """
+
+    __test__ = False
+
+    def __init__(
+        self,
+        memory: Memory,
+        index: int,
+        size: int = 64,
+        *,
+        start: int = 0,
+        event_idx: bool = False,
+        region: int = 0,
+    ) -> None:
+        self.memory = memory
+        self.index = index
+        self.size = size
+        self.start = start
+        parts = split_offsets(size)
+        base = memory.allocate(parts.end, align=PAGE, region=region)
+        self.desc, self.avail, self.used = base + parts.desc, base + parts.avail, base + parts.used
+        avail_size, used_size = 6 + 2 * size, 6 + 8 * size
+        self._state = bytearray(16)
+        self.driver = DriverQueue(
+            size,
+            memory.view(self.desc, 16 * size),
+            memory.view(self.avail, avail_size),
+            memory.view(self.used, used_size),
+            memoryview(self._state),
+            event_idx=event_idx,
+            ring=index,
+        )
+        self.driver.reset(start)
+        self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    @property
+    def used_index(self) -> int:
+        """The device's index."""
+        index: int = struct.unpack("<H", self.memory.read(self.used + 2, 2))[0]
+        return index
+
+    @property
+    def avail_index(self) -> int:
+        """The driver's index."""
+        index: int = struct.unpack("<H", self.memory.read(self.avail + 2, 2))[0]
+        return index
+
+    def kick(self) -> None:
+        """Signal the kick eventfd."""
+        os.eventfd_write(self.kick_fd, 1)
+
+    def calls(self) -> int:
+        """Take what the call eventfd has counted."""
+        try:
+            return os.eventfd_read(self.call_fd)
+        except BlockingIOError:
+            return 0
+
+    def await_call(self, patience: float) -> bool:
+        """Whether the call eventfd is signalled in time; its count is taken."""
+        poll = select.poll()
+        poll.register(self.call_fd, select.POLLIN)
+        return bool(poll.poll(patience * 1000)) and self.calls() > 0
+
+    def await_used(self, index: int, patience: float) -> bool:
+        """Whether the device's index comes to be ``index`` in time.
+
+        A call tells of most changes, but a device may be asked for none.
+        """
+        until = time.monotonic() + patience
+        poll = select.poll()
+        poll.register(self.call_fd, select.POLLIN)
+        while self.used_index != index & 0xFFFF:
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            if poll.poll(min(left, 0.005) * 1000):
+                self.calls()
+        return True
+
+    def close(self) -> None:
+        """Close the eventfds."""
+        os.close(self.kick_fd)
+        os.close(self.call_fd)

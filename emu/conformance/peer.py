@@ -1,0 +1,172 @@
+"""Where a peer under test comes from: one that listens, or one that is started for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds for a program to listen, and to end after SIGTERM.
+START_PATIENCE = 15.0
+END_PATIENCE = 3.0
+_RETRY = 0.01
+_NOT_YET = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
+
+
+class PeerError(EmuError):
+    """The peer under test cannot be had; the text says what to do."""
+
+
+class PeerProgram:
+    """A program under test: ``{socket}`` in its command is replaced by the socket's path.
+
+    Its standard input is a pipe that stays open, as dpdk-testpmd ends with it.
+
+    Args:
+        command: in the shell's words, without a shell.
+        path: of the socket.
+        log: file for what it says.
+    """
+
+    def __init__(self, command: str, path: Path, log: Path) -> None:
+        try:
+            self._argv = [word.replace("{socket}", str(path)) for word in shlex.split(command)]
+        except ValueError as error:
+            raise PeerError(f"--exec {command!r}: {error}") from None
+        if not any(str(path) in word for word in self._argv):
+            raise PeerError("--exec: write {socket} where the program takes the socket's path")
+        self._path = path
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def command(self) -> str:
+        """As it is run."""
+        return shlex.join(self._argv)
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            PeerError: it cannot be.
+        """
+        self._path.unlink(missing_ok=True)
+        with self._log.open("ab") as log:
+            try:
+                self._process = subprocess.Popen(
+                    self._argv,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise PeerError(f"--exec {self._argv[0]}: {error.strerror}") from None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def end_soon(self, patience: float) -> bool:
+        """Whether it ends by itself in time."""
+        if self._process is None:
+            return True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+        return not self.running
+
+    @property
+    def how_it_ended(self) -> str:
+        """``by SIGSEGV``, ``with status 1``, or nothing while it runs."""
+        status = None if self._process is None else self._process.poll()
+        if status is None:
+            return ""
+        return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+
+    @property
+    def crashed(self) -> bool:
+        """Whether a signal that nobody sent has ended it."""
+        status = None if self._process is None else self._process.poll()
+        return status is not None and status < 0
+
+    @property
+    def last_line(self) -> str:
+        """What it said last."""
+        text = self._log.read_bytes()[-4096:].decode(errors="replace") if self._log.exists() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    @property
+    def descriptors(self) -> int:
+        """How many files it has open."""
+        if self._process is None:
+            return 0
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))  # noqa: PTH208  no files
+
+    @property
+    def mappings(self) -> int:
+        """How many of this suite's memory files it has mapped."""
+        if self._process is None:
+            return 0
+        maps = Path(f"/proc/{self._process.pid}/maps").read_text()
+        return maps.count("memfd:conformance")
+
+    def stop(self) -> None:
+        """End it and what it has started: its whole session."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        for signum, patience in ((signal.SIGTERM, END_PATIENCE), (signal.SIGKILL, END_PATIENCE)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signum)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+                break
+        self._path.unlink(missing_ok=True)
+
+
+def connect(path: Path, *, patience: float, gone: Callable[[], str]) -> socket.socket:
+    """Connect to a peer's socket, as soon as it listens.
+
+    Args:
+        path: of the socket.
+        patience: seconds.
+        gone: why there is nobody to wait for, or nothing.
+
+    Raises:
+        PeerError: nobody accepts.
+    """
+    until = time.monotonic() + patience
+    poll = select.poll()
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(path))
+        except _NOT_YET as error:
+            sock.close()
+            why = gone()
+            if why:
+                raise PeerError(why) from None
+            if time.monotonic() > until:
+                raise PeerError(f"nobody listens on {path}: {error.strerror}") from None
+            poll.poll(_RETRY * 1000)
+        except OSError as error:
+            sock.close()
+            raise PeerError(f"{path}: {error.strerror or error}") from None
+        else:
+            return sock

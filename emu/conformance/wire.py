@@ -1,0 +1,199 @@
+"""Messages as bytes, right ones and wrong ones, with a deadline for each wait.
+
+The suite does not speak through `vhost_user.session`: that keeps the rules, and the suite must be
+able to break them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HEADER = struct.Struct("=III")
+#: A payload that is announced with more bytes than this is not waited for.
+LARGEST = 1 << 20
+_FDS = 64
+_SHOWN = 24
+
+
+class Message(NamedTuple):
+    """A message as it came: descriptors are the receiver's to close."""
+
+    id: int
+    flags: int
+    payload: bytes
+    fds: tuple[int, ...] = ()
+
+    @property
+    def u64(self) -> int:
+        """The payload as a number, of which there may be fewer bytes than 8."""
+        return int.from_bytes(self.payload[:8], "little")
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        for fd in self.fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+class WireError(Exception):
+    """Nothing more can be had of this connection; the text says why."""
+
+
+class Closed(WireError):
+    """The peer closed the connection."""
+
+
+class Silent(WireError):
+    """Nothing came in time."""
+
+
+class Nonsense(WireError):
+    """What came cannot be the beginning of a message."""
+
+
+class Wire:
+    """One connection.
+
+    Args:
+        sock: connected; owned from now on.
+        names: of the messages, for people.
+        patience: seconds for each answer.
+
+    Attributes:
+        transcript: what went (``>``) and came (``<``), a line each.
+    """
+
+    def __init__(self, sock: socket.socket, names: Mapping[int, str], patience: float) -> None:
+        sock.setblocking(False)  # noqa: FBT003  the name of the method says what it is
+        self.patience = patience
+        self.transcript: list[str] = []
+        self._sock = sock
+        self._names = names
+        self._came: list[int] = []
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    def send(
+        self,
+        number: int,
+        payload: bytes = b"",
+        *,
+        flags: int = VERSION,
+        fds: Sequence[int] = (),
+        size: int | None = None,
+    ) -> None:
+        """Send one message.
+
+        Args:
+            number: its id.
+            payload: its bytes.
+            flags: of the header.
+            fds: descriptors that go with its first byte.
+            size: what the header says of the payload's size, when that is not true.
+
+        Raises:
+            Closed: the peer has gone. Silent: it takes nothing.
+        """
+        length = len(payload) if size is None else size
+        self._note(">", number, flags, payload, len(fds))
+        self.send_bytes(HEADER.pack(number, flags, length) + payload, fds)
+
+    def send_bytes(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send bytes, whatever they are. Raises as `send`."""
+        until = time.monotonic() + self.patience
+        left = memoryview(data)
+        while left:
+            try:
+                sent = socket.send_fds(self._sock, [left], fds) if fds else self._sock.send(left)
+            except BlockingIOError:
+                if not self._ready(select.POLLOUT, until):
+                    raise Silent(f"took no more bytes within {self.patience:g} s") from None
+                continue
+            except OSError as error:
+                raise Closed(f"the connection is closed ({error.strerror})") from None
+            left, fds = left[sent:], ()
+
+    def receive(self, patience: float | None = None) -> Message:
+        """The next message.
+
+        Raises:
+            Closed, Silent, Nonsense: there is none.
+        """
+        wait = self.patience if patience is None else patience
+        until = time.monotonic() + wait
+        number, flags, size = HEADER.unpack(self._exactly(HEADER.size, until, wait))
+        fds = tuple(self._came)
+        self._came.clear()
+        if size > LARGEST:
+            raise Nonsense(f"a header of {size} bytes of payload: id {number}, flags {flags:#x}")
+        payload = self._exactly(size, until, wait) if size else b""
+        message = Message(number, flags, payload, (*fds, *self._came))
+        self._came.clear()
+        self._note("<", number, flags, payload, len(message.fds))
+        return message
+
+    def _exactly(self, count: int, until: float, wait: float) -> bytes:
+        data = b""
+        while len(data) < count:
+            try:
+                part, fds, _, _ = socket.recv_fds(
+                    self._sock, count - len(data), _FDS, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                if not self._ready(select.POLLIN, until):
+                    self.transcript.append(f"  nothing within {wait:g} s")
+                    raise Silent(f"nothing came within {wait:g} s") from None
+                continue
+            except OSError as error:
+                raise Closed(f"the connection is closed ({error.strerror})") from None
+            self._came += fds
+            if not part:
+                self.transcript.append("< end of the connection")
+                raise Closed("the peer closed the connection")
+            data += part
+        return data
+
+    def _ready(self, events: int, until: float) -> bool:
+        poll = select.poll()
+        poll.register(self._sock, events)
+        return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+
+    def _note(self, arrow: str, number: int, flags: int, payload: bytes, fds: int) -> None:
+        name = self._names.get(number, f"id {number}")
+        marks = [] if flags & 3 == VERSION else [f"flags {flags:#x}"]
+        marks += ["reply"] * bool(flags & REPLY) + ["need_reply"] * bool(flags & NEED_REPLY)
+        marks += [f"flags {flags:#x}"] * bool(flags >> 4)
+        shown = payload[:_SHOWN].hex(" ", 4) + (" ..." if len(payload) > _SHOWN else "")
+        parts = [f"{arrow} {name}", *marks, f"{len(payload)} bytes", shown]
+        parts += [f"{fds} fds"] * bool(fds)
+        self.transcript.append(" ".join(part for part in parts if part))
+
+    def hangs_up(self, patience: float | None = None) -> bool:
+        """Whether the peer closes the connection in time; what it says before that is dropped."""
+        try:
+            while True:
+                self.receive(patience).close()
+        except Silent:
+            return False
+        except WireError:
+            return True
+
+    def close(self) -> None:
+        """Close the connection."""
+        for fd in self._came:
+            os.close(fd)
+        self._came.clear()
+        self._sock.close()
