@@ -1,4 +1,4 @@
-"""Builds `emu._kvm` (cffi, API mode); called by setup.py where there is KVM to be had."""
+"""Builds `emu._kvm` (cffi, API mode); called by setup.py on x86-64."""
 
 from pathlib import Path
 

@@ -9,126 +9,87 @@ from __future__ import annotations
 
 import os
 import select
-import struct
 import threading
 import time
 from contextlib import suppress
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from emu.accel import kvm_image as image
+from emu.accel.kvm_mailbox import Mailbox
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
 
     from emu.accel import GuestProgram
+    from emu.accel.kvm_machine import KernelMachine
     from emu.gate import Gate
     from emu.ram import GuestRam
 
-ORDERS_VECTOR = 0x20
-TIMER_VECTOR = 0x21
-#: Vectors that devices share: the rest of a local APIC's.
-FIRST_VECTOR, LAST_VECTOR = 0x22, 0xFE
-#: Seconds for a vCPU to ring what was ordered.
+#: Seconds for a vCPU to ring what was ordered, and to come out of its first halt.
 PATIENCE = 5.0
-_PENDING = struct.Struct("<4Q")
-_U32 = struct.Struct("<I")
-_ORDER = struct.Struct("<II")
-
-
-class Mailbox:
-    """A vCPU's page, as the host sees it."""
-
-    def __init__(self, page: memoryview) -> None:
-        self._page = page
-        self._pending = page[image.PENDING : image.PENDING + _PENDING.size].cast("Q")
-        self._orders = page[image.ORDERED : image.ORDERED + 8].cast("I")
-
-    def take(self, exchange: Callable[[memoryview], Sequence[int]]) -> list[int]:
-        """The vectors that were taken since the last time; they are forgotten here."""
-        words = exchange(self._pending)
-        return [
-            64 * place + bit
-            for place, word in enumerate(words)
-            if word
-            for bit in range(64)
-            if word >> bit & 1
-        ]
-
-    @property
-    def waiting(self) -> bool:
-        """Vectors were taken that nobody has seen."""
-        return any(self._pending)
-
-    @property
-    def unrung(self) -> int:
-        """Doorbells that were ordered and have not been rung."""
-        return (self._orders[0] - self._orders[1]) & 0xFFFF_FFFF
-
-    def order(self, address: int, value: int) -> None:
-        """Have a doorbell rung; there must be room."""
-        ordered = self._orders[0]
-        at = image.ORDERS + 8 * (ordered % image.ORDER_SLOTS)
-        _ORDER.pack_into(self._page, at, address, value & 0xFFFF_FFFF)
-        self._orders[0] = (ordered + 1) & 0xFFFF_FFFF
-
-    def release(self) -> None:
-        """Let go of guest memory."""
-        self._pending.release()
-        self._orders.release()
-        self._page.release()
+_NS_PER_MS = 1_000_000
 
 
 class DriverHost:
     """Runs a `GuestProgram` for real vCPUs.
 
     Args:
+        machine: whose vCPUs they are.
         gate: the machine's.
-        ram: the guest's memory.
-        where: of the mailboxes.
+        ram: the guest's memory, with the image in it.
+        where: the mailboxes are.
         vcpus: how many there are.
-        exchange: reads words of memory and clears them, as one step each.
-        rings_of: the machine's vectors behind a local APIC's vector of a vCPU.
+        vectors_of: the machine's vectors behind a local APIC's vector of a vCPU.
 
     Attributes:
-        told: eventfds, one for each vCPU: it has taken interrupts.
-        orders: eventfds, one for each vCPU: it is to ring doorbells.
-        timer: eventfd: vCPU 0 is to tick now.
+        told: eventfds, one for each vCPU: it has taken interrupts. They are never read; each
+            signal is an edge.
+        loaded: vCPUs have been given the state of another host's since the last resume.
+        errors: what the drivers of a vCPU raised; the vCPU has been ended.
+
+    Raises:
+        OSError: out of descriptors; nothing remains.
     """
 
     def __init__(
         self,
+        machine: KernelMachine,
         gate: Gate,
         ram: GuestRam,
         where: image.Places,
         vcpus: int,
-        exchange: Callable[[memoryview], Sequence[int]],
-        rings_of: Callable[[int, int], Sequence[int]],
+        vectors_of: Callable[[int, int], Sequence[int]],
     ) -> None:
+        self._machine = machine
         self._gate = gate
-        self._exchange = exchange
-        self._rings_of = rings_of
-        self.mailboxes = [
-            Mailbox(ram.view(where.mailbox(vcpu), 4096)) for vcpu in range(vcpus)
-        ]
-        flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-        self._fds: list[int] = []
+        self._vectors_of = vectors_of
+        self.errors: dict[int, Exception] = {}
+        self.loaded = False
+        self.told: list[int] = []
+        self.mailboxes: list[Mailbox] = []
         self._epoll = select.epoll()
+        self._poke_fd = -1
         try:
-            for _ in range(2 * vcpus + 2):
-                self._fds.append(os.eventfd(0, flags))
+            self._poke_fd = _eventfd()
+            self._epoll.register(self._poke_fd, select.EPOLLIN)
+            for _ in range(vcpus):
+                self.told.append(_eventfd())
+                self._epoll.register(self.told[-1], select.EPOLLIN | select.EPOLLET)
         except OSError:
             self.close()
             raise
-        self.told = self._fds[:vcpus]
-        self.orders = self._fds[vcpus : 2 * vcpus]
-        self.timer, self._poke_fd = self._fds[2 * vcpus :]
-        self._by_fd = {fd: vcpu for vcpu, fd in enumerate(self.told)}
-        for fd in (*self.told, self._poke_fd):
-            self._epoll.register(fd, select.EPOLLIN)
+        self._vcpu_of = {fd: vcpu for vcpu, fd in enumerate(self.told)}
+        self._poke_poll = select.poll()
+        self._poke_poll.register(self._poke_fd, select.POLLIN)
+        self.mailboxes = [Mailbox(machine, ram, where.mailbox(vcpu)) for vcpu in range(vcpus)]
         self._vcpu = 0
         self._again: set[int] = set()
-        self._lock = threading.Lock()
+        # Doorbells for which there was no room when the machine paused.
+        self._held: list[tuple[int, int, int]] = []
+        self._ordering = threading.Lock()
         self._thread: threading.Thread | None = None
 
     # -- the drivers' thread
@@ -142,111 +103,195 @@ class DriverHost:
 
     def _run(self, program: GuestProgram) -> None:
         gate = self._gate
+        throttle = gate.throttle
         while not gate.stopping:
             if gate.paused:
                 self._wait_for_gate()
                 continue
+            if throttle.percent and self._stay_out(throttle.stay_out_ns(monotonic_ns())):
+                continue
             for vcpu in self._ready():
-                if not gate.enter(vcpu):
+                if gate.enter(vcpu):
+                    with _Keeper(self, vcpu):
+                        self._slice(vcpu, program)
+                    gate.leave(vcpu)
+                else:
                     self._again.add(vcpu)
-                    continue
-                self._slice(vcpu, program)
-                gate.leave(vcpu)
 
-    def _ready(self) -> list[int]:
+    def _ready(self) -> Iterable[int]:
         """The vCPUs that have something for their drivers; waits until there is one."""
-        again, self._again = self._again, set()
-        for fd, _ in self._epoll.poll(0 if again else -1):
-            with suppress(BlockingIOError):
-                os.eventfd_read(fd)
-            vcpu = self._by_fd.get(fd)
-            if vcpu is not None:
-                again.add(vcpu)
-        return sorted(again)
+        ready, self._again = self._again, set()
+        for fd, _ in self._epoll.poll(0 if ready else -1):
+            if fd == self._poke_fd:
+                self._drain_poke()
+            else:
+                ready.add(self._vcpu_of[fd])
+        return ready - self.errors.keys()
 
     def _wait_for_gate(self) -> None:
         gate = self._gate
-        if not gate.park(0):
-            return
-        poll = select.poll()
-        poll.register(self._poke_fd, select.POLLIN)
-        while gate.paused and not gate.stopping:
-            poll.poll()
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._poke_fd)
-        gate.unpark(0)
+        if gate.park(0):
+            while gate.paused and not gate.stopping:
+                self._poke_poll.poll()
+                self._drain_poke()
+            gate.unpark(0)
+        held, self._held = self._held, []
+        for vcpu, address, value in held:
+            self._vcpu = vcpu
+            self.ring(address, value)
+
+    def _stay_out(self, ns: int) -> bool:
+        """The guest is throttled, and stays out for so long; whether it was poked meanwhile."""
+        if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
+            return False
+        self._drain_poke()
+        return True
+
+    def _drain_poke(self) -> None:
+        with suppress(BlockingIOError):  # it was drained together with an earlier one
+            os.eventfd_read(self._poke_fd)
 
     def _slice(self, vcpu: int, program: GuestProgram) -> None:
-        """What the drivers do after one vCPU's interrupts."""
+        """What the drivers do after a vCPU's interrupts."""
+        mailbox, gate = self.mailboxes[vcpu], self._gate
         self._vcpu = vcpu
-        program.beat(time.monotonic_ns())
-        taken = self.mailboxes[vcpu].take(self._exchange)
-        for vector in taken:
-            if vector == TIMER_VECTOR:
-                program.tick(vcpu, time.monotonic_ns())
-                continue
-            for ring in self._rings_of(vcpu, vector):
-                program.interrupt(vcpu, ring)
-        if self._gate.paused and taken:
-            # It may have returned early: once more, first thing after the resume.
-            self._unfinished(vcpu, taken)
-        program.beat(time.monotonic_ns())
+        program.beat(monotonic_ns())
+        taken = mailbox.take()
+        for place, vector in enumerate(taken):
+            self._interrupt(vcpu, vector, program)
+            if gate.paused:
+                # It may have returned early: it has its turn once more, first thing.
+                mailbox.put_back(taken[place:])
+                self._again.add(vcpu)
+                break
+        program.beat(monotonic_ns())
         self._send(vcpu)
 
-    def _unfinished(self, vcpu: int, taken: Sequence[int]) -> None:
-        pending = self.mailboxes[vcpu]
-        pending.put_back(taken)
+    def _interrupt(self, vcpu: int, vector: int, program: GuestProgram) -> None:
+        if vector == image.TIMER_VECTOR:
+            program.tick(vcpu, monotonic_ns())
+            return
+        for ring in self._vectors_of(vcpu, vector):
+            program.interrupt(vcpu, ring)
+
+    def crash(self, vcpu: int, error: Exception) -> None:
+        """The drivers of that vCPU have failed: it ends, and the others go on."""
+        self.errors[vcpu] = error
+        self._machine.end(vcpu)
+
+    # -- doorbells
 
     def ring(self, address: int, value: int) -> None:
-        """A driver writes to a doorbell: the vCPU that it runs on is to do it."""
-        with self._lock:
-            mailbox = self.mailboxes[self._vcpu]
-            if mailbox.unrung >= image.ORDER_SLOTS:
-                self._make_room(self._vcpu)
-            mailbox.order(address, value)
-        if threading.current_thread() is not self._thread:
-            self._send(self._vcpu)
+        """A driver writes to a doorbell: the vCPU that it runs on is to do it.
 
-    def _make_room(self, vcpu: int) -> None:
+        Raises:
+            DeadlineError: it does not ring what was ordered before.
+        """
+        with self._ordering:
+            vcpu = self._vcpu
+            mailbox = self.mailboxes[vcpu]
+            if mailbox.full and not self._make_room(vcpu, mailbox):
+                self._held.append((vcpu, address, value))
+                return
+            mailbox.order(address, value)
+        if threading.current_thread() is not self._thread or not self._gate.inside:
+            self._send(vcpu)
+
+    def _make_room(self, vcpu: int, mailbox: Mailbox) -> bool:
+        """Wait until a vCPU has rung some of its doorbells; False: the machine pauses."""
         self._send(vcpu)
         end = time.monotonic() + PATIENCE
-        while self.mailboxes[vcpu].unrung >= image.ORDER_SLOTS:
+        while mailbox.full:
+            if self._gate.paused:
+                return False
             if time.monotonic() > end:
                 raise DeadlineError(f"vcpu{vcpu} to ring its doorbells", PATIENCE)
-            time.sleep(0)  # the vCPU is at it: it needs the processor, and tells nobody
+            os.sched_yield()  # the vCPU is at it: all it needs is a processor
+        return True
 
     def _send(self, vcpu: int) -> None:
         if self.mailboxes[vcpu].unrung:
-            os.eventfd_write(self.orders[vcpu], 1)
+            self._machine.interrupt(vcpu, image.ORDERS_VECTOR)
 
     # -- from other threads
 
     def poke(self) -> None:
-        """Look at the gate, and at all mailboxes."""
+        """Look at the gate."""
         os.eventfd_write(self._poke_fd, 1)
 
-    def look_everywhere(self) -> None:
-        """After a load: what stands in the mailboxes has been taken by the vCPUs of another host."""
+    def await_ready(self, deadline: float) -> bool:
+        """Whether every vCPU was ready for interrupts within ``deadline`` seconds."""
+        poll = select.poll()
+        for fd in self.told:
+            poll.register(fd, select.POLLIN)
+        left = len(self.told)
+        end = time.monotonic() + deadline
+        while left and (wait := end - time.monotonic()) > 0:
+            for fd, _ in poll.poll(wait * 1000):
+                poll.unregister(fd)
+                os.eventfd_read(fd)  # it is no news for the drivers
+                left -= 1
+        return not left
+
+    def catch_up(self) -> None:
+        """After a load: what the mailboxes tell of was done by the vCPUs of another host.
+
+        The vCPUs run, and the gate is closed still.
+        """
+        if not self.loaded:
+            return
+        self.loaded = False
         for vcpu, mailbox in enumerate(self.mailboxes):
             if mailbox.waiting:
-                os.eventfd_write(self.told[vcpu], 1)
+                self._again.add(vcpu)
             self._send(vcpu)
-
-    def join(self, deadline: float) -> bool:
-        """Wait for the thread's end, after the gate has said stop."""
         self.poke()
-        if self._thread is None:
-            return True
-        self._thread.join(deadline)
-        return not self._thread.is_alive()
+
+    def join(self, deadline: float) -> None:
+        """Wait for the thread's end; the gate says stop.
+
+        Raises:
+            DeadlineError: it does not end.
+        """
+        thread = self._thread
+        if thread is None:
+            return
+        self.poke()
+        thread.join(deadline)
+        if thread.is_alive():
+            raise DeadlineError("the guest's drivers to return", deadline)
 
     def close(self) -> None:
-        """Give everything back; the thread has ended. Again is harmless."""
+        """Give everything back; the thread has ended."""
         for mailbox in self.mailboxes:
             mailbox.release()
-        self.mailboxes = []
-        if not self._epoll.closed:
-            self._epoll.close()
-        for fd in self._fds:
-            os.close(fd)
-        self._fds = []
+        self._epoll.close()
+        for fd in (self._poke_fd, *self.told):
+            if fd >= 0:
+                os.close(fd)
+
+
+class _Keeper:
+    """Keeps an error of the drivers with the vCPU that they ran for."""
+
+    def __init__(self, host: DriverHost, vcpu: int) -> None:
+        self._host = host
+        self._vcpu = vcpu
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._host.crash(self._vcpu, error)
+        return True
+
+
+def _eventfd() -> int:
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -27,11 +27,19 @@ _VECTORS = 256
 #: Page tables: present and writable; in a directory also: a page of 2 MiB.
 _PRESENT = 0x3
 _LARGE = 0x83
-_CODE_DESCRIPTOR = 0x0020_9A00_0000_0000
-_DATA_DESCRIPTOR = 0x0000_9200_0000_0000
+# As vk_begin (emu/native/kvm.c) loads them: a vCPU that returns from an interrupt reads them anew,
+# and is to have what it had.
+_CODE_DESCRIPTOR = 0x00AF_9B00_0000_FFFF
+_DATA_DESCRIPTOR = 0x00CF_9300_0000_FFFF
 CODE_SELECTOR = 8
 DATA_SELECTOR = 16
+GDT_LIMIT = 3 * 8 - 1
+IDT_LIMIT = 256 * 16 - 1
 _INTERRUPT_GATE = 0x8E << 40
+
+#: Vectors of a local APIC: doorbells were ordered; the timer; those that devices share.
+ORDERS_VECTOR, TIMER_VECTOR = 0x20, 0x21
+FIRST_VECTOR, LAST_VECTOR = 0x22, 0xFE
 
 # Offsets in a mailbox, as emu/native/guest.c has them.
 PORT = 0x08
@@ -99,9 +107,7 @@ def write(ram: GuestRam, where: Places, code: bytes, first_port: int, vcpus: int
 
 
 def _gate(address: int) -> bytes:
-    low = (
-        address & 0xFFFF | CODE_SELECTOR << 16 | _INTERRUPT_GATE | (address >> 16 & 0xFFFF) << 48
-    )
+    low = address & 0xFFFF | CODE_SELECTOR << 16 | _INTERRUPT_GATE | (address >> 16 & 0xFFFF) << 48
     return struct.pack("<2Q", low, address >> 32)
 
 

@@ -14,11 +14,16 @@
  *   0x018 u64       ticks of the timer
  *   0x020 u64 x 4   a bit for each vector that was taken and that the driver has not seen
  *   0x040 u32       ticks of the APIC's clock between two of its timer, 0 for no timer
- *   0x100 u64 x 128 orders: address of the doorbell, and in the upper half the value
+ *   0x100 u64 x 128 orders: address of the doorbell (below 0x10000: a port), and in the upper half
+ *                   the value
  *   0x500           the vCPU's stack, from 0x800 downwards
  *   0x800 u64 x 256 interrupts taken, by vector
  *
  * Vectors: 0x20 orders have come, 0x21 the timer, all others belong to devices.
+ *
+ * A vCPU tells the driver once, without a vector, when it is ready for interrupts. One that is
+ * halted always has the same registers, whatever it has done before. So at the destination of
+ * a migration they are there already, and need not be set.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -81,7 +86,14 @@ __asm__(
     "  mov %gs:0x100(,%rax,8), %rdx\n"
     "  mov %edx, %eax\n"
     "  shr $32, %rdx\n"
+    "  cmp $0x10000, %eax\n"
+    "  jb 10f\n"
     "  mov %edx, (%rax)\n"
+    "  jmp 11f\n"
+    "10:\n"
+    "  xchg %eax, %edx\n"
+    "  out %eax, (%dx)\n"
+    "11:\n"
     "  inc %ecx\n"
     "  mov %ecx, %gs:0x14\n"
     "  jmp 5b\n"
@@ -110,10 +122,17 @@ __asm__(
     "  mov %gs:0x40, %eax\n"
     "  wrmsr\n"
     "7:\n"
-    "  sti\n"
+    /* ready */
+    "  mov %gs:0x8, %rdx\n"
+    "  out %ax, (%dx)\n"
+    "  xor %edx, %edx\n"
+    "  xor %ecx, %ecx\n"
+    "  xor %eax, %eax\n"
     "6:\n"
+    "  sti\n"
     "  hlt\n"
     "  incq %gs:0x0\n"
+    "  xor %eax, %eax\n"
     "  jmp 6b\n"
     "vk_guest_end:\n"
     ".text\n");

@@ -48,6 +48,8 @@ typedef struct {
     _Atomic int inside;
     _Atomic unsigned round; /* the resume after which it entered last */
     _Atomic pid_t thread;
+    _Atomic int ended; /* its thread is to end, or has */
+    int retired;
     int known; /* `state` is what the kernel has */
     vcpu_state state;
 } vcpu;
@@ -62,6 +64,7 @@ struct vk_machine {
     _Atomic unsigned running; /* a futex: how many are inside */
     _Atomic unsigned round;
     _Atomic unsigned entered; /* a futex: how many entered since the last resume */
+    _Atomic unsigned retired; /* vCPUs whose threads have ended: they count as entered */
 };
 
 static int failed(void) { return errno ? -errno : -EIO; }
@@ -236,10 +239,12 @@ int vk_routes(vk_machine *m, const vk_route *list, size_t count)
     int result;
     if (table == NULL)
         return -ENOMEM;
-    table->nr = (uint32_t)count;
     for (i = 0; i < count; i++) {
-        struct kvm_irq_routing_entry *entry = &table->entries[i];
-        entry->gsi = list[i].gsi;
+        struct kvm_irq_routing_entry *entry = &table->entries[table->nr];
+        if (!list[i].vector)
+            continue;
+        table->nr++;
+        entry->gsi = (uint32_t)i;
         entry->type = KVM_IRQ_ROUTING_MSI;
         /* Physical destination; bits 8 and up of an x2APIC identifier stand in the upper half. */
         entry->u.msi.address_lo = (uint32_t)X2APIC_BASE | (list[i].apic & 0xff) << 12;
@@ -249,6 +254,30 @@ int vk_routes(vk_machine *m, const vk_route *list, size_t count)
     result = ioctl(m->fd, KVM_SET_GSI_ROUTING, table) < 0 ? failed() : 0;
     free(table);
     return result;
+}
+
+int vk_interrupt(vk_machine *m, uint32_t index, uint32_t vector)
+{
+    struct kvm_msi msi = {
+        .address_lo = (uint32_t)X2APIC_BASE | (index & 0xff) << 12,
+        .address_hi = index & ~0xffu,
+        .data = vector,
+    };
+    return ioctl(m->fd, KVM_SIGNAL_MSI, &msi) < 0 ? failed() : 0;
+}
+
+void vk_take(void *words, uint64_t *taken, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        taken[i] = atomic_exchange((_Atomic uint64_t *)words + i, 0);
+}
+
+void vk_put_back(void *words, const uint64_t *taken, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        atomic_fetch_or((_Atomic uint64_t *)words + i, taken[i]);
 }
 
 /* -- vCPUs */
@@ -350,22 +379,27 @@ static void leave(vk_machine *m, vcpu *v)
         futex(&m->running, FUTEX_WAKE, INT_MAX, NULL);
 }
 
-/* Go in; 0 when the machine is to stop. */
+/* It has entered for the first time since the last resume. */
+static void count_entry(vk_machine *m, vcpu *v)
+{
+    unsigned round = atomic_load(&m->round);
+    if (atomic_exchange(&v->round, round) != round &&
+        atomic_fetch_add(&m->entered, 1) + 1 >= m->count)
+        futex(&m->entered, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/* Go in; 0 when the vCPU's thread is to end. */
 static int enter(vk_machine *m, vcpu *v)
 {
     for (;;) {
-        unsigned round;
-        if (atomic_load(&m->stopping))
+        if (atomic_load(&m->stopping) || atomic_load(&v->ended))
             return 0;
         v->run->immediate_exit = 0;
         atomic_fetch_add(&m->running, 1);
         atomic_store(&v->inside, 1);
         /* Whoever pauses says so first and looks at `inside` afterwards: one sees the other. */
         if (!atomic_load(&m->paused)) {
-            round = atomic_load(&m->round);
-            if (atomic_exchange(&v->round, round) != round &&
-                atomic_fetch_add(&m->entered, 1) + 1 == m->count)
-                futex(&m->entered, FUTEX_WAKE, INT_MAX, NULL);
+            count_entry(m, v);
             return 1;
         }
         leave(m, v);
@@ -373,38 +407,76 @@ static int enter(vk_machine *m, vcpu *v)
     }
 }
 
+static void describe_failure(vcpu *v, int error, vk_exit *out)
+{
+    struct kvm_regs regs;
+    out->reason = VK_FAILED;
+    out->kernel_reason = error ? 0 : v->run->exit_reason;
+    out->detail = error ? (uint32_t)error : v->run->internal.suberror;
+    if (ioctl(v->fd, KVM_GET_REGS, &regs) == 0)
+        out->rip = regs.rip;
+}
+
+/* Whether KVM_RUN came back with a write that no ioeventfd took. */
+static int describe_write(const struct kvm_run *run, vk_exit *out)
+{
+    if (run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write) {
+        out->address = run->mmio.phys_addr;
+        out->length = run->mmio.len;
+        memcpy(&out->value, run->mmio.data, out->length);
+    } else if (run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT) {
+        out->address = run->io.port;
+        out->length = run->io.size;
+        memcpy(&out->value, (const char *)run + run->io.data_offset, out->length);
+    } else {
+        return 0;
+    }
+    out->reason = VK_WRITE;
+    return 1;
+}
+
 int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
 {
     vcpu *v = &m->vcpus[index];
-    struct kvm_run *run = v->run;
     memset(out, 0, sizeof *out);
     atomic_store(&v->thread, (pid_t)syscall(SYS_gettid));
-    while (enter(m, v)) {
+    /* It is inside still if it has been out for a write: entering again ends that. */
+    while (atomic_load(&v->inside) || enter(m, v)) {
         int error = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
         v->known = 0;
-        if (error == EINTR || error == EAGAIN || (!error && run->exit_reason == KVM_EXIT_INTR)) {
+        if (error == EINTR || error == EAGAIN || (!error && v->run->exit_reason == KVM_EXIT_INTR)) {
             leave(m, v);
             continue;
         }
-        if (!error && run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write) {
-            out->reason = VK_WRITE;
-            out->address = run->mmio.phys_addr;
-            out->length = run->mmio.len;
-            memcpy(&out->value, run->mmio.data, sizeof out->value);
-            /* The write is done with when KVM_RUN is entered again. */
-        } else {
-            struct kvm_regs regs;
-            out->reason = VK_FAILED;
-            out->kernel_reason = error ? 0 : run->exit_reason;
-            out->detail = error ? (uint32_t)error : run->internal.suberror;
-            if (ioctl(v->fd, KVM_GET_REGS, &regs) == 0)
-                out->rip = regs.rip;
-        }
-        leave(m, v);
+        if (error || !describe_write(v->run, out))
+            describe_failure(v, error, out);
         return 0;
     }
     out->reason = VK_STOPPED;
     return 0;
+}
+
+void vk_retire(vk_machine *m, uint32_t index)
+{
+    vcpu *v = &m->vcpus[index];
+    atomic_store(&v->ended, 1);
+    if (atomic_load(&v->inside))
+        leave(m, v);
+    if (!v->retired) {
+        v->retired = 1;
+        atomic_fetch_add(&m->retired, 1);
+        count_entry(m, v);
+    }
+}
+
+void vk_end(vk_machine *m, uint32_t index)
+{
+    vcpu *v = &m->vcpus[index];
+    atomic_store(&v->ended, 1);
+    v->run->immediate_exit = 1;
+    if (atomic_load(&v->inside))
+        syscall(SYS_tgkill, getpid(), atomic_load(&v->thread), KICK_SIGNAL);
+    futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
 }
 
 static void kick_inside(vk_machine *m)
@@ -429,7 +501,7 @@ int vk_resume(vk_machine *m, uint64_t timeout_ns)
 {
     if (!atomic_load(&m->paused))
         return 0;
-    atomic_store(&m->entered, 0);
+    atomic_store(&m->entered, atomic_load(&m->retired));
     atomic_fetch_add(&m->round, 1);
     atomic_store(&m->paused, 0);
     futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
@@ -448,28 +520,19 @@ void vk_stop(vk_machine *m)
 
 size_t vk_state_size(void) { return sizeof(vcpu_state); }
 
-static int read_state(vcpu *v)
+/* An interrupt may come in at any time, so it is read anew each time. */
+int vk_save(vk_machine *m, uint32_t index, void *state)
 {
+    vcpu *v = &m->vcpus[index];
     vcpu_state *s = &v->state;
+    v->known = 0;
     memset(s, 0, sizeof *s);
     if (ioctl(v->fd, KVM_GET_MP_STATE, &s->mp) < 0 || ioctl(v->fd, KVM_GET_REGS, &s->regs) < 0 ||
         ioctl(v->fd, KVM_GET_SREGS, &s->sregs) < 0 || ioctl(v->fd, KVM_GET_LAPIC, &s->lapic) < 0 ||
         ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) < 0)
         return failed();
     v->known = 1;
-    return 0;
-}
-
-int vk_save(vk_machine *m, uint32_t first, uint32_t count, void *states)
-{
-    uint32_t i;
-    for (i = 0; i < count; i++) {
-        vcpu *v = &m->vcpus[first + i];
-        int error = v->known ? 0 : read_state(v);
-        if (error)
-            return error;
-        memcpy((char *)states + i * sizeof(vcpu_state), &v->state, sizeof(vcpu_state));
-    }
+    memcpy(state, s, sizeof *s);
     return 0;
 }
 
@@ -493,17 +556,13 @@ static int write_state(vcpu *v, vcpu_state *s, uint32_t *set)
     return 0;
 }
 
-int vk_load(vk_machine *m, uint32_t first, uint32_t count, const void *states, uint32_t *set)
+int vk_load(vk_machine *m, uint32_t index, const void *state, uint32_t *set)
 {
-    uint32_t i;
-    *set = 0;
-    for (i = 0; i < count; i++) {
-        vcpu_state state;
-        int error;
-        memcpy(&state, (const char *)states + i * sizeof state, sizeof state);
-        error = write_state(&m->vcpus[first + i], &state, set);
-        if (error)
-            return error;
-    }
-    return 0;
+    vcpu_state s;
+    int error;
+    memcpy(&s, state, sizeof s);
+    error = write_state(&m->vcpus[index], &s, set);
+    if (error)
+        m->vcpus[index].known = 0;
+    return error;
 }
