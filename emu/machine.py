@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from backends.pacing import Pacer
 from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu import vcpu_state
-from emu.accel import GuestProgram, Irqfd, NotifierError, create
+from emu.accel import GuestProgram, Irqfd, NotifierError, create, resolve
 from emu.address_space import AddressSpace
 from emu.costs import NATIVE, CostModel, Side
 from emu.errors import EmuError
@@ -51,7 +51,7 @@ class Machine:
     Args:
         spec: its shape.
         costs: what commits cost beyond what they take; only while `charging`.
-        accel: the accelerator's name.
+        accel: the accelerator's name, or ``auto``.
         memory_fds: memfds of guest memory that is there already; they stay the caller's.
 
     Attributes:
@@ -98,7 +98,8 @@ class Machine:
         with ExitStack() as made:
             self.ram = GuestRam(spec.memory_bytes, memory_fds)
             made.callback(self.ram.close)
-            self.accel = create(accel, self._exit)
+            name = resolve(accel, vcpus=spec.vcpus, rings=self.wiring.vectors)
+            self.accel = create(name, self._exit)
             made.callback(self.accel.close)
             self.accel.set_memory(self.ram)
             self.vcpus = VcpuSet(spec.vcpus, self.accel)

@@ -77,9 +77,11 @@ class Control:
         """See `VmControl.create`."""
         if self._vm is not None:
             raise EmuError("there is a VM here already")
+        shape = vmfile.spec_from_json(spec)
+        accel = resolve(accel, vcpus=shape.vcpus, rings=shape.rings)
         self._plan = {
             "name": name,
-            "spec": vmfile.spec_from_json(spec),
+            "spec": shape,
             "accel": accel,
             "costs": by_name(costs),
             "load": load,
@@ -87,7 +89,7 @@ class Control:
             "disk": disk,
             "dirty_rate": dirty_rate,
         }
-        return {"accel": resolve(accel)}
+        return {"accel": accel}
 
     def _build(self, heritage: VmHeritage | None = None) -> Vm:
         self._refuse_second()

@@ -272,16 +272,27 @@ def registered() -> list[str]:
     return list(_factories)
 
 
-def resolve(name: str) -> str:
-    """The accelerator that a name stands for: ``auto`` for the one that works everywhere."""
-    return "soft" if name == AUTO else name
+def resolve(name: str, *, vcpus: int = 1, rings: int = 0) -> str:
+    """The accelerator that a name stands for.
+
+    Args:
+        name: of a registered one, or ``auto``: KVM where it works and a machine of that size has
+            room in it, otherwise the one that works everywhere.
+        vcpus: how many vCPUs the machine is to have.
+        rings: how many doorbells, and vectors.
+    """
+    if name != AUTO:
+        return name
+    from emu.accel import kvm_limits
+
+    return "kvm" if kvm_limits.has_room(vcpus, rings) else "soft"
 
 
 def create(name: str, on_exit: ExitHandler) -> Accelerator:
     """Make an accelerator.
 
     Args:
-        name: of a registered one, or ``auto``: the one that works everywhere.
+        name: of a registered one, or ``auto``, see `resolve`.
         on_exit: called with the address and the value of a write that has no ioeventfd, on the
             thread of the vCPU that wrote.
 

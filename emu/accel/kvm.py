@@ -23,7 +23,7 @@ from emu.accel import (
 )
 from emu.accel import kvm_image as image
 from emu.accel.kvm_host import DriverHost
-from emu.accel.kvm_limits import BUS_DEVICES, BUS_ROOM, limits, max_doorbells
+from emu.accel.kvm_limits import BUS_ROOM, limits, max_doorbells, no_room
 from emu.accel.kvm_machine import Bell, KernelMachine, KvmError, guest_code
 from emu.accel.kvm_vcpu import KvmVcpu
 from emu.errors import EmuError
@@ -105,7 +105,7 @@ class KvmAccelerator(Accelerator):
                 elif ports:
                     bell = bell._replace(address=ports.pop(), pio=True)
                 else:
-                    raise NotifierError(_no_room(len(self._vcpus)), owner=entry.owner)
+                    raise NotifierError(no_room(len(self._vcpus)), owner=entry.owner)
                 bells[_key(entry)] = bell
                 come.append(bell)
             self._change_bells(gone, remove, come, add)
@@ -363,14 +363,6 @@ def _taken(bells: dict[_Key, Bell], entry: Ioeventfd) -> Bell:
 
 def _refused(entry: Ioeventfd, error: KvmError) -> NotifierError:
     return NotifierError(f"{entry}: {error}", owner=entry.owner)
-
-
-def _no_room(vcpus: int) -> str:
-    return (
-        f"KVM has room for {BUS_DEVICES} devices on the bus of memory and as many on that of "
-        f"ports, and with {vcpus} vCPUs that makes {max_doorbells(vcpus)} doorbells: ask for "
-        "fewer rings or vCPUs, or use --accel soft"
-    )
 
 
 def _apic_vector(vector: int) -> int:

@@ -66,6 +66,42 @@ def limits() -> Limits:
     return Limits(min(vcpus, BUS_ROOM), kvm_machine.capability(_IRQ_ROUTING))
 
 
+def check(vcpus: int, rings: int) -> None:
+    """Whether KVM works here, for a VM of that size.
+
+    Raises:
+        KvmError: it does not; says what to do.
+    """
+    most = limits()
+    if vcpus > most.max_vcpus:
+        raise KvmError(f"{vcpus} vCPUs: this host's KVM has {most.max_vcpus} at the most")
+    if rings > most.max_routes:
+        raise KvmError(
+            f"{rings} rings: KVM has {most.max_routes} interrupt routes: ask for fewer rings, or "
+            "use --accel soft"
+        )
+    if rings > max_doorbells(vcpus):
+        raise KvmError(f"{rings} rings: {no_room(vcpus)}")
+
+
+def has_room(vcpus: int, rings: int) -> bool:
+    """Whether `check` finds nothing."""
+    try:
+        check(vcpus, rings)
+    except KvmError:
+        return False
+    return True
+
+
+def no_room(vcpus: int) -> str:
+    """Why there are no more doorbells than there are."""
+    return (
+        f"KVM has room for {BUS_DEVICES} devices on the bus of memory and as many on that of "
+        f"ports, and with {vcpus} vCPUs that makes {max_doorbells(vcpus)} doorbells: ask for "
+        "fewer rings or vCPUs, or use --accel soft"
+    )
+
+
 def max_doorbells(vcpus: int) -> int:
     """How many ioeventfds the rings may have: on the bus of memory, and what is left of ports."""
     return BUS_ROOM + BUS_ROOM - vcpus
