@@ -284,12 +284,15 @@ def _check_descriptors(spec: VmSpec) -> None:
         )
 
 
-def _check_memory(spec: VmSpec) -> None:
+def memory_needed(spec: VmSpec) -> int:
+    """Bytes that all processes of a migration take at the most."""
     sides = 2
-    needed = sides * (
-        min(spec.rings * _BYTES_PER_RING, spec.memory_bytes) + spec.vcpus * _BYTES_PER_VCPU
-    )
-    needed += _BYTES_BESIDES
+    rings = min(spec.rings * _BYTES_PER_RING, spec.memory_bytes)
+    return sides * (rings + spec.vcpus * _BYTES_PER_VCPU) + _BYTES_BESIDES
+
+
+def _check_memory(spec: VmSpec) -> None:
+    needed = memory_needed(spec)
     available = psutil.virtual_memory().available
     if available < needed:
         raise PreflightError(

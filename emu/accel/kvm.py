@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emu.accel import (
     Accelerator,
@@ -52,6 +52,7 @@ class KvmAccelerator(Accelerator):
         on_exit: called on the vCPU's thread when it writes to an address that has no ioeventfd.
 
     Attributes:
+        kernel: its machine there.
         host: the guest's drivers, once there are vCPUs.
 
     Raises:
@@ -69,7 +70,7 @@ class KvmAccelerator(Accelerator):
             max_doorbells=max_doorbells(1),
             emulated_guest=False,
         )
-        self._machine = KernelMachine()
+        self.kernel = KernelMachine()
         self._ram: GuestRam | None = None
         self.host: DriverHost | None = None
         self._vcpus: list[KvmVcpu] = []
@@ -80,7 +81,7 @@ class KvmAccelerator(Accelerator):
         self._irqfds: dict[int, int] = {}
         self._vector_of: dict[int, int] = {}
         self._routes: dict[int, int] = {}
-        self._table: Any = self._machine.make_routes(most.max_routes)
+        self._table = self.kernel.make_routes(most.max_routes)
         self._table_used = 0
         self._sharing: dict[tuple[int, int], list[int]] = {}
         self._closed = False
@@ -119,7 +120,7 @@ class KvmAccelerator(Accelerator):
         come: Sequence[Bell],
         add: Sequence[Ioeventfd],
     ) -> None:
-        machine = self._machine
+        machine = self.kernel
         try:
             if gone:
                 machine.change_bells(gone, assign=False)
@@ -171,7 +172,7 @@ class KvmAccelerator(Accelerator):
         if not irqfds:
             return
         try:
-            self._machine.change_irqfds(irqfds, assign=True)
+            self.kernel.change_irqfds(irqfds, assign=True)
         except KvmError as error:
             self._deassign(irqfds[: error.done])
             text = f"the irqfd of vector {irqfds[error.done].vector}: {error}"
@@ -182,7 +183,7 @@ class KvmAccelerator(Accelerator):
         left = list(irqfds)
         while left:
             try:
-                self._machine.change_irqfds(left, assign=False)
+                self.kernel.change_irqfds(left, assign=False)
             except KvmError as error:
                 if error.errno not in (errno.EBADF, errno.EINVAL):
                     raise
@@ -205,7 +206,7 @@ class KvmAccelerator(Accelerator):
             self._deassign([Irqfd(v, fd) for v, fd in fds.items() if v not in new])
             self._write_routes(changed, new)
             try:
-                self._machine.set_routes(self._table, self._table_used)
+                self.kernel.set_routes(self._table, self._table_used)
             except KvmError as error:
                 self._write_routes(changed, old)
                 self._assign([Irqfd(v, fd) for v, fd in fds.items() if v not in new])
@@ -243,7 +244,7 @@ class KvmAccelerator(Accelerator):
 
     def _map(self, ram: GuestRam, own: int) -> None:
         """Give the guest its memory; the last ``own`` bytes of the low region are its code's."""
-        machine = self._machine
+        machine = self.kernel
         low = ram.regions[0]
         free = low.size - own
         machine.map(_LOW, low.gpa, ram.view(low.gpa, free))
@@ -275,21 +276,21 @@ class KvmAccelerator(Accelerator):
         where = image.places(ram, count)
         if not ram.inherited:  # otherwise it is there, and at work
             image.write(ram, where, guest_code(), _TELL_PORTS, count)
-        self._machine.create_vcpus(count)
+        self.kernel.create_vcpus(count)
         self._gate = gate
-        self.host = host = DriverHost(self._machine, gate, ram, where, count, self._vectors_of)
+        self.host = host = DriverHost(self.kernel, gate, ram, where, count, self._vectors_of)
         tell = [
             Bell(_TELL_PORTS + _TELL_BYTES * vcpu, None, _TELL_BYTES, fd, pio=True)
             for vcpu, fd in enumerate(host.told)
         ]
-        self._machine.change_bells(tell, assign=True)
+        self.kernel.change_bells(tell, assign=True)
         room = BUS_ROOM - count
         self._free_ports = [_BELL_PORTS + _BELL_BYTES * n for n in reversed(range(room))]
         self.capabilities = self.capabilities._replace(max_doorbells=max_doorbells(count))
         for vcpu in range(count):
-            self._machine.begin(vcpu, where)
+            self.kernel.begin(vcpu, where)
         self._vcpus = [
-            KvmVcpu(vcpu, self._machine, host, gate, self._on_exit) for vcpu in range(count)
+            KvmVcpu(vcpu, self.kernel, host, gate, self._on_exit) for vcpu in range(count)
         ]
         return self._vcpus
 
@@ -308,18 +309,18 @@ class KvmAccelerator(Accelerator):
         if host is None or gate is None:
             return
         if gate.stopping:
-            self._machine.stop()
+            self.kernel.stop()
         if vcpus:
             host.poke()
 
     def pause(self, deadline: float) -> None:
         """See `Accelerator.pause`: all are signalled first, and waited for afterwards."""
-        if not self._machine.pause(deadline):
+        if not self.kernel.pause(deadline):
             raise DeadlineError("the vCPUs to leave guest code", deadline)
 
     def resume(self, deadline: float) -> None:
         """See `Accelerator.resume`."""
-        if not self._machine.resume(deadline):
+        if not self.kernel.resume(deadline):
             raise DeadlineError("the vCPUs to run again", deadline)
         self._drivers.catch_up()
 
@@ -329,7 +330,7 @@ class KvmAccelerator(Accelerator):
         That is where nearly all of another host's vCPUs stand, too, when they are paused. What is
         the same in the state to come need not be set.
         """
-        host, machine = self._drivers, self._machine
+        host, machine = self._drivers, self.kernel
         if not machine.resume(deadline):
             raise DeadlineError("the vCPUs to run", deadline)
         ready = host.await_ready(deadline)
@@ -344,7 +345,7 @@ class KvmAccelerator(Accelerator):
         if self._closed:
             return
         self._closed = True
-        self._machine.close()
+        self.kernel.close()
         if self.host is not None:
             self.host.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.accel import kvm_image as image
 from emu.errors import EmuError
@@ -96,7 +96,6 @@ class KernelMachine:
         self._state_size = int(lib.vk_state_size())
         self._state = ffi.new("char[]", self._state_size)
         self._set = ffi.new("uint32_t *")
-        self._done = ffi.new("size_t *")
         self._taken = ffi.new("uint64_t[]", _WORDS)
 
     # -- memory
@@ -144,21 +143,22 @@ class KernelMachine:
             for bell in bells
         ]
         array = ffi.new("vk_ioeventfd[]", entries)
-        result = lib.vk_ioeventfds(self._machine, array, len(entries), assign, self._done)
-        self._check(result, "the kernel refuses", self._done[0])
+        done = ffi.new("size_t *")
+        result = lib.vk_ioeventfds(self._machine, array, len(entries), assign, done)
+        self._check(result, "the kernel refuses", done[0])
 
     def change_irqfds(self, irqfds: Sequence[tuple[int, int]], *, assign: bool) -> None:
         """The same, for (route, eventfd)."""
         array = ffi.new("vk_irqfd[]", irqfds)
-        result = lib.vk_irqfds(self._machine, array, len(irqfds), assign, self._done)
-        self._check(result, "the kernel refuses", self._done[0])
+        done = ffi.new("size_t *")
+        result = lib.vk_irqfds(self._machine, array, len(irqfds), assign, done)
+        self._check(result, "the kernel refuses", done[0])
 
-    def make_routes(self, count: int) -> Sequence[object]:
+    def make_routes(self, count: int) -> Any:
         """A table of that many routes, none of which leads anywhere: entries (vCPU, vector)."""
-        table: Sequence[object] = ffi.new("vk_route[]", count)
-        return table
+        return ffi.new("vk_route[]", count)
 
-    def set_routes(self, table: Sequence[object], count: int) -> None:
+    def set_routes(self, table: Any, count: int) -> None:
         """Put the first ``count`` entries of a table in force, as one commit."""
         result = lib.vk_routes(self._machine, table, count)
         self._check(result, f"KVM does not take a table of {count} routes")

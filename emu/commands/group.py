@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from emu.commands.doctor import doctor
 from emu.commands.migrate import migrate
 from emu.commands.options import CONTEXT
 from emu.commands.run import run
@@ -24,6 +25,7 @@ Examples:
   emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
   emu sweep                                   how the blackout grows with the rings
   emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --for 10s
+  emu doctor                                  what this host can do
 """
 
 
@@ -50,6 +52,7 @@ def emu(context: click.Context) -> None:
         context.exit(2)
 
 
+emu.add_command(doctor)
 emu.add_command(migrate)
 emu.add_command(run)
 emu.add_command(sweep)
