@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.accel import Ioeventfd, NotifierError
+from emu import accel
+from emu.accel import Ioeventfd, NotifierError, kvm_limits
 from emu.accel import kvm_image as image
 from emu.accel.kvm_limits import BUS_ROOM, max_doorbells
 from emu.accel.kvm_machine import why_not_open
@@ -279,3 +280,10 @@ def test_many_vcpus_pause_and_run_again():
 def test_the_reason_why_there_is_no_kvm(number, advice):
     assert why_not_open(number).startswith("/dev/kvm ")
     assert advice in why_not_open(number)
+
+
+def test_a_capability_that_is_missing_is_named(monkeypatch):
+    make("kvm").close()
+    monkeypatch.setitem(kvm_limits._NEEDED, 1 << 20, "what no kernel has")
+    with pytest.raises(EmuError, match=r"is without what no kernel has: use --accel soft"):
+        accel.create("kvm", lambda *_: None)
