@@ -28,6 +28,7 @@ from emu.accel.kvm_machine import Bell, KernelMachine, KvmError, guest_code
 from emu.accel.kvm_vcpu import KvmVcpu
 from emu.errors import EmuError
 from emu.ram import RamError
+from vhost_user import eventfd
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
@@ -137,7 +138,14 @@ class KvmAccelerator(Accelerator):
 
     def mmio_write(self, address: int, value: int) -> None:
         """See `Accelerator.mmio_write`. The vCPU that the driver runs for does it, soon."""
-        self._drivers.ring(self._ports.get(address, address), value)
+        if self._drivers.ring(self._ports.get(address, address), value):
+            return
+        # It is about to be paused, and has not come to it: it is done here as KVM would do it.
+        bell = self._bells.get((address, None)) or self._bells.get((address, value))
+        if bell is None:
+            self._on_exit(address, value)
+        else:
+            eventfd.default().signal([bell.fd])
 
     # -- interrupts
 

@@ -87,8 +87,6 @@ class DriverHost:
         self.mailboxes = [Mailbox(machine, ram, where.mailbox(vcpu)) for vcpu in range(vcpus)]
         self._vcpu = 0
         self._again: set[int] = set()
-        # Doorbells for which there was no room when the machine paused.
-        self._held: list[tuple[int, int, int]] = []
         self._ordering = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -135,10 +133,6 @@ class DriverHost:
                 self._poke_poll.poll()
                 self._drain_poke()
             gate.unpark(0)
-        held, self._held = self._held, []
-        for vcpu, address, value in held:
-            self._vcpu = vcpu
-            self.ring(address, value)
 
     def _stay_out(self, ns: int) -> bool:
         """The guest is throttled, and stays out for so long; whether it was poked meanwhile."""
@@ -181,8 +175,11 @@ class DriverHost:
 
     # -- doorbells
 
-    def ring(self, address: int, value: int) -> None:
+    def ring(self, address: int, value: int) -> bool:
         """A driver writes to a doorbell: the vCPU that it runs on is to do it.
+
+        Returns:
+            False: there is no room for the order, and the machine pauses.
 
         Raises:
             DeadlineError: it does not ring what was ordered before.
@@ -191,11 +188,11 @@ class DriverHost:
             vcpu = self._vcpu
             mailbox = self.mailboxes[vcpu]
             if mailbox.full and not self._make_room(vcpu, mailbox):
-                self._held.append((vcpu, address, value))
-                return
+                return False
             mailbox.order(address, value)
         if threading.current_thread() is not self._thread or not self._gate.inside:
             self._send(vcpu)
+        return True
 
     def _make_room(self, vcpu: int, mailbox: Mailbox) -> bool:
         """Wait until a vCPU has rung some of its doorbells; False: the machine pauses."""
