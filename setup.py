@@ -1,5 +1,13 @@
-"""Builds the compiled extension; everything else is in pyproject.toml."""
+"""Builds the compiled extensions; everything else is in pyproject.toml."""
+
+import platform
+import sys
 
 from setuptools import setup
 
-setup(cffi_modules=["vhost_user/_native_build.py:ffibuilder"])
+MODULES = ["vhost_user/_native_build.py:ffibuilder"]
+if sys.platform == "linux" and platform.machine() == "x86_64":
+    # The guest of the KVM accelerator is x86-64 code.
+    MODULES.append("emu/_kvm_build.py:ffibuilder")
+
+setup(cffi_modules=MODULES)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from backends.pacing import Pacer
 from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu import vcpu_state
-from emu.accel import GuestProgram, Irqfd, NotifierError, create
+from emu.accel import GuestProgram, Irqfd, NotifierError, create, resolve
 from emu.address_space import AddressSpace
 from emu.costs import NATIVE, CostModel, Side
+from emu.errors import EmuError
 from emu.locks import BigLock
 from emu.ram import GuestRam
 from emu.vcpus import DEADLINE, Crash, VcpuSet
@@ -50,7 +51,7 @@ class Machine:
     Args:
         spec: its shape.
         costs: what commits cost beyond what they take; only while `charging`.
-        accel: the accelerator's name.
+        accel: the accelerator's name, or ``auto``.
         memory_fds: memfds of guest memory that is there already; they stay the caller's.
 
     Attributes:
@@ -97,14 +98,28 @@ class Machine:
         with ExitStack() as made:
             self.ram = GuestRam(spec.memory_bytes, memory_fds)
             made.callback(self.ram.close)
-            self.accel = create(accel, self._exit)
+            name = resolve(accel, vcpus=spec.vcpus, rings=self.wiring.vectors)
+            self.accel = create(name, self._exit)
             made.callback(self.accel.close)
             self.accel.set_memory(self.ram)
             self.vcpus = VcpuSet(spec.vcpus, self.accel)
+            self._check_room()
             self._owned = made.pop_all()
         self.address_space = AddressSpace(self.accel, self.big_lock.assert_held)
         self.gate = self.vcpus.gate
         self.ring_doorbell: Callable[[int, int], None] = self.accel.mmio_write
+
+    def _check_room(self) -> None:
+        most, rings = self.accel.capabilities, self.wiring.vectors
+        for has, what in (
+            (most.max_doorbells, "doorbells"),
+            (most.max_routes, "interrupt routes"),
+        ):
+            if rings > has:
+                raise EmuError(
+                    f"{rings} rings: with {self.spec.vcpus} vCPUs {self.accel.name} has {has} "
+                    f"{what}: ask for fewer rings, or use --accel soft"
+                )
 
     # -- what the guest and the devices ask
 
@@ -259,6 +274,11 @@ class Machine:
         """Let the vCPUs run, and wait until those that are not halted have. See `VcpuSet`."""
         with self.big_lock.released():
             self.vcpus.resume(deadline)
+
+    def warm_up(self, deadline: float = DEADLINE) -> None:
+        """Ahead of a `load_vcpus`: see `Accelerator.warm_up`."""
+        with self.big_lock.released():
+            self.accel.warm_up(deadline)
 
     def save_vcpus(self) -> bytes:
         """The state of all vCPUs, which are paused."""

@@ -53,7 +53,7 @@ class MachinePlan:
     """
 
     spec: VmSpec
-    accel: str = "auto"
+    accel: str = "soft"
     costs: str = "native"
     control: str = "per-device"
     stop_time: int = 0

@@ -5,7 +5,6 @@ Each check raises `PreflightError` with one line that says what is wrong and wha
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import resource
 import stat
@@ -17,7 +16,7 @@ import psutil
 
 from backends.durations import DurationError, parse_duration
 from emu import vmfile
-from emu.errors import OptionError, PreflightError
+from emu.errors import EmuError, OptionError, PreflightError
 from emu.plan import DiskFile
 from emu.run_directory import PREFIX, RANDOM_LENGTH, longest_name
 from emu.shape import DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
@@ -213,18 +212,20 @@ def _disk_size(path: Path, *, write: bool) -> int:
         os.close(fd)
 
 
-def accelerator(name: str) -> None:
-    """Check that this accelerator can be had; ``auto`` always can.
+def accelerator(name: str, spec: VmSpec) -> None:
+    """Check that this accelerator can be had for that VM; ``auto`` always can.
 
     Raises:
         PreflightError: it cannot.
     """
     if name != "kvm":
         return
-    if importlib.util.find_spec("emu.accel.kvm") is None:
-        raise PreflightError("--accel kvm: this version has the soft accelerator only")
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        raise PreflightError("--accel kvm: /dev/kvm is missing, or may not be opened by this user")
+    from emu.accel import kvm_limits
+
+    try:
+        kvm_limits.check(spec.vcpus, spec.rings)
+    except EmuError as error:
+        raise PreflightError(f"--accel kvm: {error}") from None
 
 
 def json_file(path: Path | None) -> None:
@@ -283,12 +284,15 @@ def _check_descriptors(spec: VmSpec) -> None:
         )
 
 
-def _check_memory(spec: VmSpec) -> None:
+def memory_needed(spec: VmSpec) -> int:
+    """Bytes that all processes of a migration take at the most."""
     sides = 2
-    needed = sides * (
-        min(spec.rings * _BYTES_PER_RING, spec.memory_bytes) + spec.vcpus * _BYTES_PER_VCPU
-    )
-    needed += _BYTES_BESIDES
+    rings = min(spec.rings * _BYTES_PER_RING, spec.memory_bytes)
+    return sides * (rings + spec.vcpus * _BYTES_PER_VCPU) + _BYTES_BESIDES
+
+
+def _check_memory(spec: VmSpec) -> None:
+    needed = memory_needed(spec)
     available = psutil.virtual_memory().available
     if available < needed:
         raise PreflightError(

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 PAGE_SIZE = 4096
 PAGE_SHIFT = 12
@@ -57,6 +57,7 @@ class GuestRam:
 
     Attributes:
         size: the same.
+        inherited: another process has it as well, and may be running its guest.
         regions: one or two, in address order.
         pages: pages of the guest-physical address space up to the end of memory: how many bits a
             dirty log needs. The hole counts.
@@ -66,6 +67,7 @@ class GuestRam:
         if size <= 0 or size % PAGE_SIZE:
             raise RamError(f"{size} bytes are no whole number of pages")
         self.size = size
+        self.inherited = bool(fds)
         self.regions: list[RamRegion] = []
         self._maps: list[mmap.mmap] = []
         self._views: list[memoryview] = []
@@ -83,6 +85,8 @@ class GuestRam:
         self._low_end = low
         self._high = self._views[-1]
         self._high_end = last.gpa + last.size if size > low else 0
+        self._reserved = 0
+        self._writers: list[Callable[[], Iterable[int]]] = []
         self._dirty: set[int] = set()
         # The set that was harvested last, and what was found in it.
         self._retired: set[int] = set()
@@ -137,6 +141,26 @@ class GuestRam:
         self.view(gpa, len(data))[:] = data
         self.mark(gpa, len(data))
 
+    def reserve(self, size: int) -> None:
+        """Keep the last bytes of the first region for whoever runs the guest's code.
+
+        Raises:
+            RamError: it has not got so many.
+        """
+        if size >= self.regions[0].size:
+            raise RamError(f"{self.size} bytes of memory are too few for so many vCPUs")
+        self._reserved = size
+
+    @property
+    def free_regions(self) -> list[RamRegion]:
+        """What the guest's drivers may use."""
+        low, *high = self.regions
+        return [low._replace(size=low.size - self._reserved), *high]
+
+    def add_writer(self, dirty: Callable[[], Iterable[int]]) -> None:
+        """Somebody else who writes on the guest's behalf: says which pages, at each harvest."""
+        self._writers.append(dirty)
+
     def harvest(self) -> set[int]:
         """Take the numbers of the pages that were marked since the last time.
 
@@ -150,7 +174,7 @@ class GuestRam:
         late = self._retired.copy() - self._reported
         found = dirty.copy()
         self._retired, self._reported = dirty, found
-        return found | late
+        return found.union(late, *[written() for written in self._writers])
 
     def extents(self) -> list[tuple[int, int]]:
         """What was ever touched: (gpa, length) runs of whole pages, in address order."""

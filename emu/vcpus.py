@@ -115,6 +115,7 @@ class VcpuSet:
         if inside:
             self._accel.kick(inside)
             self.gate.wait_empty(deadline)
+        self._accel.pause(deadline)
 
     def resume(self, deadline: float = DEADLINE) -> None:
         """Open the gate, wake those that are not halted, and wait until each of them has run.
@@ -130,6 +131,7 @@ class VcpuSet:
             self.load([_POWER_ON] * len(self._vcpus))
         dead = {crash.vcpu for crash in self.crashed}
         owed = [vcpu.index for vcpu in self._vcpus if vcpu.runnable and vcpu.index not in dead]
+        self._accel.resume(deadline)
         self._accel.wake(self.gate.open(owed))
         self.gate.wait_ran(deadline)
 

@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from emu import vmfile
+from emu.accel import resolve
 from emu.costs import by_name
 from emu.errors import EmuError, MigrationError
 from emu.integrity import check_image
@@ -76,9 +77,11 @@ class Control:
         """See `VmControl.create`."""
         if self._vm is not None:
             raise EmuError("there is a VM here already")
+        shape = vmfile.spec_from_json(spec)
+        accel = resolve(accel, vcpus=shape.vcpus, rings=shape.rings)
         self._plan = {
             "name": name,
-            "spec": vmfile.spec_from_json(spec),
+            "spec": shape,
             "accel": accel,
             "costs": by_name(costs),
             "load": load,
@@ -86,7 +89,7 @@ class Control:
             "disk": disk,
             "dirty_rate": dirty_rate,
         }
-        return {"accel": "soft"}
+        return {"accel": accel}
 
     def _build(self, heritage: VmHeritage | None = None) -> Vm:
         self._refuse_second()
@@ -162,6 +165,7 @@ class Control:
             parameters=self._parameters,
             observe=job.observe,
             past=self._past,
+            accel=self._plan["accel"],
         )
 
     def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
@@ -183,8 +187,10 @@ class Control:
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
 
+        said = hello(vm.spec, strategy, chosen, accel=vm.machine.accel.name)
+
         def send() -> None:
-            side.run(connect(uri, deadline=parameters.deadline), hello(vm.spec, strategy, chosen))
+            side.run(connect(uri, deadline=parameters.deadline), said)
 
         self._job = job
         job.start(side, send, cancel=side.cancel)

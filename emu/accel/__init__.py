@@ -69,14 +69,17 @@ class Capabilities(NamedTuple):
 
     Attributes:
         max_vcpus: vCPUs of one machine.
-        max_routes: vectors that can be routed at one time.
-        emulated_guest: vCPUs run a `GuestProgram`; otherwise they run code out of guest memory.
+        max_routes: vectors that can be routed at one time, from 0.
+        max_doorbells: ioeventfds that can be assigned at one time.
+        emulated_guest: vCPUs run the `GuestProgram` themselves; otherwise they run code out of
+            guest memory.
         calls_wait: while the vCPUs are paused nothing takes what is signalled on an irqfd's
             eventfd, so that two machines, of which one runs, may both have it.
     """
 
     max_vcpus: int
     max_routes: int
+    max_doorbells: int
     emulated_guest: bool
     calls_wait: bool = False
 
@@ -194,6 +197,41 @@ class Accelerator(abc.ABC):
     def wake(self, vcpus: Sequence[int]) -> None:
         """These look at the gate again; a halted one comes out of its halt."""
 
+    def pause(self, deadline: float) -> None:  # noqa: B027  emulated vCPUs are behind the gate
+        """Wait until vCPUs that run code of their own have left it. The gate is closed and empty.
+
+        Again is harmless.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            DeadlineError: one does not leave.
+        """
+
+    def resume(self, deadline: float) -> None:  # noqa: B027
+        """Let them run, and wait until each of them has. The gate is opened afterwards.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            DeadlineError: one has not; they may run from now on all the same.
+        """
+
+    def warm_up(self, deadline: float) -> None:  # noqa: B027
+        """At the destination of a migration: get as near to the state to come as can be known.
+
+        The vCPUs' threads have been started, and the machine is paused, before and after. What
+        guest memory holds is overwritten.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            DeadlineError: a vCPU does not get there.
+        """
+
     @abc.abstractmethod
     def close(self) -> None:
         """Give back what it holds. The vCPUs' threads have ended. May be called again."""
@@ -234,11 +272,27 @@ def registered() -> list[str]:
     return list(_factories)
 
 
+def resolve(name: str, *, vcpus: int = 1, rings: int = 0) -> str:
+    """The accelerator that a name stands for.
+
+    Args:
+        name: of a registered one, or ``auto``: KVM where it works and a machine of that size has
+            room in it, otherwise the one that works everywhere.
+        vcpus: how many vCPUs the machine is to have.
+        rings: how many doorbells, and vectors.
+    """
+    if name != AUTO:
+        return name
+    from emu.accel import kvm_limits
+
+    return "kvm" if kvm_limits.has_room(vcpus, rings) else "soft"
+
+
 def create(name: str, on_exit: ExitHandler) -> Accelerator:
     """Make an accelerator.
 
     Args:
-        name: of a registered one, or ``auto``: the one that works everywhere.
+        name: of a registered one, or ``auto``, see `resolve`.
         on_exit: called with the address and the value of a write that has no ioeventfd, on the
             thread of the vCPU that wrote.
 
@@ -246,7 +300,7 @@ def create(name: str, on_exit: ExitHandler) -> Accelerator:
         EmuError: there is none of that name, or it cannot work here.
     """
     _load()
-    factory = _factories.get("soft" if name == AUTO else name)
+    factory = _factories.get(resolve(name))
     if factory is None:
         raise EmuError(f"no accelerator {name!r}: there is {', '.join(_factories)}")
     return factory(on_exit)
@@ -254,4 +308,5 @@ def create(name: str, on_exit: ExitHandler) -> Accelerator:
 
 def _load() -> None:
     """Importing an accelerator's module registers it. Late: they import this one."""
+    import emu.accel.kvm
     import emu.accel.soft  # noqa: F401

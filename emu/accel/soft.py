@@ -45,7 +45,11 @@ class SoftAccelerator(Accelerator):
 
     name = "soft"
     capabilities = Capabilities(
-        max_vcpus=1024, max_routes=1 << 16, emulated_guest=True, calls_wait=True
+        max_vcpus=1024,
+        max_routes=1 << 16,
+        max_doorbells=1 << 16,
+        emulated_guest=True,
+        calls_wait=True,
     )
 
     def __init__(self, on_exit: ExitHandler) -> None:

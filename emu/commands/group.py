@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from emu.commands.conform import conform
+from emu.commands.doctor import doctor
 from emu.commands.migrate import migrate
 from emu.commands.options import CONTEXT
 from emu.commands.run import run
@@ -25,6 +26,7 @@ Examples:
   emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
   emu sweep                                   how the blackout grows with the rings
   emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --for 10s
+  emu doctor                                  what this host can do
 """
 
 
@@ -52,6 +54,7 @@ def emu(context: click.Context) -> None:
 
 
 emu.add_command(conform)
+emu.add_command(doctor)
 emu.add_command(migrate)
 emu.add_command(run)
 emu.add_command(sweep)

@@ -71,7 +71,8 @@ _OPTIONS = (
         type=click.Choice(ACCELERATORS),
         default="auto",
         show_default=True,
-        help="Who runs the vCPUs and the notifiers; this version has the soft accelerator only.",
+        help="Who runs the vCPUs and carries the notifiers: the kernel (kvm), or a program (soft); "
+        "auto is kvm where /dev/kvm works.",
     ),
     click.option(
         "--disk",
@@ -118,7 +119,7 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
     )
     disk = preflight.disk(options["disk_file"], spec, write=options["write"])
     stop_time = preflight.duration("--stop-time", options["stop_time"])
-    preflight.accelerator(options["accel"])
+    preflight.accelerator(options["accel"], spec)
     preflight.json_file(options["json_file"])
     preflight.host(spec)
     return MachinePlan(

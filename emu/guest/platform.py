@@ -24,8 +24,8 @@ class Ram(Protocol):
     """Guest memory, and the record of what the guest itself has written to it."""
 
     @property
-    def regions(self) -> Sequence[Region]:
-        """All regions, by address."""
+    def free_regions(self) -> Sequence[Region]:
+        """What the guest may use, by address."""
 
     def view(self, gpa: int, length: int) -> memoryview:
         """The bytes [gpa, gpa + length), writable."""

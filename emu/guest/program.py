@@ -100,7 +100,7 @@ class GuestProgram:
     def __init__(self, spec: VmSpec, platform: Platform, config: GuestConfig | None = None) -> None:
         self.spec = spec
         self.config = config or GuestConfig()
-        self.layout = GuestLayout(spec, platform.ram.regions)
+        self.layout = GuestLayout(spec, platform.ram.free_regions)
         self._platform = platform
         self._context = GuestContext(platform, self.layout)
         self.heartbeat = Heartbeat(self._context.pulse, self.layout.pulse, platform.ram.mark)

@@ -29,6 +29,7 @@ class Arrival(ABC):
         parameters: what it may take.
         observe: told of what happens.
         past: what earlier migrations of this VM took.
+        accel: the accelerator that this side's VM has, or will have.
 
     Attributes:
         commits_before: commits of the machine that are none of this migration's.
@@ -45,11 +46,13 @@ class Arrival(ABC):
         parameters: Parameters,
         observe: Observer,
         past: Past | None = None,
+        accel: str = "soft",
     ) -> None:
         self.timeline = Timeline("dst")
         self.commits_before = 0
         self.guest_gap_ns = 0
         self._spec = spec
+        self._accel = accel
         self._deadline = parameters.deadline
         self._observe = observe
         self._past = Past() if past is None else past
@@ -90,7 +93,7 @@ class Arrival(ABC):
         kind, _, payload = stream.receive()
         if kind is not Kind.HELLO:
             raise MigrationError("stream", f"{kind.name} came where HELLO was due")
-        strategy = accept(payload, self._spec)
+        strategy = accept(payload, self._spec, accel=self._accel)
         if strategy.hands_over and not self.inherits:
             raise MigrationError(
                 "handover", "this side has devices of its own: migrate-incoming with handover"

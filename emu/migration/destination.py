@@ -35,7 +35,8 @@ class Destination(Arrival):
     def __init__(
         self, vm: Vm, *, parameters: Parameters, observe: Observer, past: Past | None = None
     ) -> None:
-        super().__init__(vm.spec, parameters=parameters, observe=observe, past=past)
+        accel = vm.machine.accel.name
+        super().__init__(vm.spec, parameters=parameters, observe=observe, past=past, accel=accel)
         self.vm = vm
         self.commits_before = vm.machine.commits
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
@@ -65,6 +66,9 @@ class Destination(Arrival):
             raise MigrationError("stream", f"{kind.name} came where DEVICES was due")
         load_devices(payload, self.vm.devices)
         self._tasks = self._start_tasks()
+        if strategy.prepares_ahead:
+            # Before any memory comes: it writes to some.
+            self.vm.machine.warm_up(self._stage.deadline)
         with self.vm.machine.charged("dst"):
             strategy.prepare(self._tasks, self._stage)
 

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def hello(spec: VmSpec, strategy: str, options: StrategyOptions) -> dict[str, object]:
+def hello(
+    spec: VmSpec, strategy: str, options: StrategyOptions, *, accel: str = "soft"
+) -> dict[str, object]:
     """What the source says first: who it is, and how its devices are to be started."""
     return {
         "version": VERSION,
-        "spec": shape(spec),
+        "spec": shape(spec, accel),
         "strategy": strategy,
         "options": options._asdict(),
     }
 
 
-def shape(spec: VmSpec) -> dict[str, object]:
-    """What must be the same on both sides of a migration."""
+def shape(spec: VmSpec, accel: str) -> dict[str, object]:
+    """What must be the same on both sides of a migration: the vCPUs' state is the accelerator's."""
     return {
+        "accelerator": accel,
         "vcpus": spec.vcpus,
         "memory": spec.memory_bytes,
         "ring_size": spec.ring_size,
@@ -36,7 +39,7 @@ def shape(spec: VmSpec) -> dict[str, object]:
     }
 
 
-def accept(payload: bytes, own: VmSpec) -> Strategy:
+def accept(payload: bytes, own: VmSpec, *, accel: str = "soft") -> Strategy:
     """The strategy that a greeting asks for, if it is about this VM.
 
     Raises:
@@ -50,8 +53,9 @@ def accept(payload: bytes, own: VmSpec) -> Strategy:
         raise MigrationError("stream", "the source's greeting makes no sense") from None
     if version != VERSION:
         raise MigrationError("stream", f"the source speaks version {version}, not {VERSION}")
-    if spec != shape(own):
-        raise MigrationError("stream", f"the source's VM is {spec}, this is {shape(own)}")
+    ours = shape(own, accel)
+    if spec != ours:
+        raise MigrationError("stream", f"the source's VM is {spec}, this is {ours}")
     try:
         return strategies.make(name, options)
     except ValueError as error:

@@ -95,7 +95,7 @@ class HandoverDestination(Arrival):
         spec: of the VM that can come.
         build: makes the VM of what was handed over.
         discard: unmakes the one that was made last.
-        parameters, observe, past: see `Arrival`.
+        parameters, observe, past, accel: see `Arrival`.
     """
 
     inherits = True
@@ -109,8 +109,9 @@ class HandoverDestination(Arrival):
         parameters: Parameters,
         observe: Observer,
         past: Past | None = None,
+        accel: str = "soft",
     ) -> None:
-        super().__init__(spec, parameters=parameters, observe=observe, past=past)
+        super().__init__(spec, parameters=parameters, observe=observe, past=past, accel=accel)
         self._build = build
         self._discard = discard
         self._tasks: list[Task] = []

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EMU = (sys.executable, "-m", "emu.cli")
-SMALL = ("--net", "2x4", "--blk", "2x2", "--vcpus", "2", "--memory", "256M")
+SHAPE = ("--net", "2x4", "--blk", "2x2", "--vcpus", "2", "--memory", "256M")
+SMALL = (*SHAPE, "--accel", "soft")
 
 
 def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -155,6 +156,21 @@ def test_a_migration_ends_in_a_document_and_a_table(tmp_path: Path) -> None:
         assert run["network_gap_ms"] > 0
         assert run["integrity"]["requests"] > 0
         assert {row["class"] for row in run["phases"]} == {"vm", "net", "blk"}
+
+
+def test_real_vcpus_where_there_are_some(tmp_path: Path) -> None:
+    """The same with the accelerator that is chosen, and with the kernel's by name."""
+    for accel in ("auto", "kvm"):
+        path = tmp_path / f"{accel}.json"
+        command = ("migrate", *SHAPE, "--accel", accel, "--strategy", "qemu-2021,prewired")
+        result = emu(*command, "--json", str(path))
+        if accel == "kvm" and "--accel kvm: " in result.stderr:
+            pytest.skip(result.stderr)
+        assert result.returncode == 0, result.stderr
+        document = json.loads(path.read_text())
+        assert document["accel"] in {"soft", "kvm"}
+        assert [run["outcome"] for run in document["runs"]] == ["completed", "completed"]
+    assert document["accel"] == "kvm"
 
 
 def test_json_to_stdout_is_all_that_is_there() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from emu import preflight
+from emu.accel import resolve
 from emu.errors import OptionError, PreflightError
 from emu.shape import DeviceGroup, VmSpec
 
@@ -203,3 +204,42 @@ def test_a_temporary_directory_with_too_long_a_name_is_one_line(
     monkeypatch.setattr(preflight.tempfile, "tempdir", str(long))
     with pytest.raises(PreflightError, match="at most 107: set TMPDIR"):
         preflight.host(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "rings", "line"),
+    [(1000, 4, "vCPUs: this host's KVM has"), (4, 64, "1980 doorbells: ask for fewer rings")],
+)
+def test_what_kvm_has_no_room_for_is_one_line(vcpus: int, rings: int, line: str) -> None:
+    """And another accelerator, or the one that is chosen, has it."""
+    spec = VmSpec(vcpus, 1 << 30, (DeviceGroup("blk", 32, rings),))
+    try:
+        preflight.accelerator("kvm", SMALL)
+    except PreflightError as error:
+        pytest.skip(str(error))
+    with pytest.raises(PreflightError, match=f"--accel kvm: .*{line}"):
+        preflight.accelerator("kvm", spec)
+    assert resolve("auto", vcpus=vcpus, rings=spec.rings) == "soft"
+    assert resolve("auto", vcpus=SMALL.vcpus, rings=SMALL.rings) == "kvm"
+
+
+def test_a_host_without_kvm_is_one_line_and_loses_nothing_else() -> None:
+    """``auto`` is then the accelerator that works everywhere."""
+    hidden = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    program = "mount -t tmpfs none /dev && exec \"$0\" -c '{}'"
+    line = "import sys; from emu.accel import resolve; from emu.cli import main; "
+    line += 'assert resolve("auto") == "soft"; '
+    line += 'sys.argv[1:] = ["migrate", "--accel", "kvm"]; main()'
+    if subprocess.run([*hidden, "mount -t tmpfs none /dev"], check=False).returncode:
+        pytest.skip("no user namespaces here")
+    result = subprocess.run(
+        [*hidden, program.format(line), sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.returncode == 1
+    if "this build is without KVM" not in result.stderr:
+        assert result.stderr.startswith("emu: --accel kvm: /dev/kvm is missing: load the module")
+    assert result.stderr.count("\n") == 1

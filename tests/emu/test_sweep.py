@@ -64,7 +64,8 @@ def test_growth_is_against_the_smallest_vm_of_the_strategy() -> None:
 def test_a_sweep_end_to_end(tmp_path: Path) -> None:
     """Two small VMs; everything is in the JSON."""
     path = tmp_path / "sweep.json"
-    small = ("--vcpus", "2", "--memory", "256M", "--repeat", "1", "--load", "light")
+    small = ("--vcpus", "2", "--memory", "256M", "--repeat", "1", "--load", "light",
+             "--accel", "soft")  # fmt: skip
     result = emu("sweep", "--devices", "2,4", "--rings", "2", "-s", "prewired", *small,
                  "--json", str(path))  # fmt: skip
     assert result.returncode == 0, result.stderr

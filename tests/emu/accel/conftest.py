@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu import accel
+from emu.accel.kvm import KvmAccelerator
+from emu.errors import EmuError
+from emu.ram import GuestRam
 from emu.vcpus import VcpuSet
-from tests.emu.guests import Recorder
+from tests.emu.guests import Recorder, until
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -20,19 +23,30 @@ if TYPE_CHECKING:
     from emu.gate import Gate
 
 VCPUS = 4
+MEMORY = 16 << 20
+
+
+def make(name, on_exit=lambda *_: None):
+    """An accelerator; the test is skipped where this host has not got it."""
+    try:
+        return accel.create(name, on_exit)
+    except EmuError as error:
+        pytest.skip(str(error))
 
 
 class Bench:
     """An accelerator with vCPUs that run, and eventfds to try it with.
 
     This one is for accelerators whose guest is a program in Python. One that runs real code brings
-    its own, with a guest that writes to doorbells and tells of interrupts, in `BENCHES`.
+    its own in `BENCHES`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, vcpus: int = VCPUS) -> None:
         self.exits: list[tuple[int, int]] = []
-        self.accel: Accelerator = accel.create(name, lambda *write: self.exits.append(write))
-        self.vcpus = VcpuSet(VCPUS, self.accel)
+        self.accel: Accelerator = make(name, lambda *write: self.exits.append(write))
+        self.ram = GuestRam(MEMORY)
+        self.accel.set_memory(self.ram)
+        self.vcpus = VcpuSet(vcpus, self.accel)
         self.gate: Gate = self.vcpus.gate
         self.guest = Recorder()
         self._fds: list[int] = []
@@ -62,15 +76,48 @@ class Bench:
     def close(self) -> None:
         self.vcpus.stop()
         self.accel.close()
+        self.ram.close()
         for fd in self._fds:
             os.close(fd)
 
 
-BENCHES: dict[str, Callable[[], Bench]] = {}
+class KvmBench(Bench):
+    """The guest's own code rings the doorbells, so it runs from the start."""
+
+    def __init__(self, name: str = KvmAccelerator.name, vcpus: int = VCPUS) -> None:
+        super().__init__(name, vcpus)
+        super().start()
+
+    def start(self) -> None:
+        """They run."""
+
+    @property
+    def mailboxes(self):
+        assert isinstance(self.accel, KvmAccelerator)
+        assert self.accel.host is not None
+        return self.accel.host.mailboxes
+
+    def write(self, address: int, value: int = 0) -> None:
+        super().write(address, value)
+        self.await_rung()
+
+    def await_rung(self) -> None:
+        """What was ordered has been rung."""
+        until(lambda: not any(mailbox.unrung for mailbox in self.mailboxes))
+
+
+BENCHES: dict[str, Callable[[], Bench]] = {KvmAccelerator.name: KvmBench}
 
 
 @pytest.fixture(params=accel.registered())
 def bench(request):
     made = BENCHES.get(request.param, lambda: Bench(request.param))()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def memory():
+    made = GuestRam(MEMORY)
     yield made
     made.close()

@@ -83,8 +83,8 @@ class Site:
         self._dead.append(self.loops[device])
         self._serve(next(spec for spec in self.spec.devices if spec.name == device))
 
-    def vm(self, costs: CostModel = NATIVE) -> Vm:
-        return Vm(self.spec, accel="soft", costs=costs, backends=self.sockets)
+    def vm(self, costs: CostModel = NATIVE, accel: str = "soft") -> Vm:
+        return Vm(self.spec, accel=accel, costs=costs, backends=self.sockets)
 
     def ring_events(self, device: str) -> tuple[int, int]:
         """How many rings of the device its back-end has started, and has stopped."""
@@ -163,17 +163,19 @@ class Migration:
                 self._discard,
                 parameters=parameters,
                 observe=self.events,
+                accel=source.machine.accel.name,
             )
         else:
             self.destination = Destination(destination, parameters=parameters, observe=self.events)
             destination.guest.attach()
         self.listener = Listener(f"unix:{folder / 'stream'}")
         self.received: list[BaseException | None] = []
-        self._hello = hello(source.spec, strategy, options)
+        self._hello = hello(source.spec, strategy, options, accel=source.machine.accel.name)
         self._thread = threading.Thread(target=self._receive)
 
     def _build(self, heritage: VmHeritage) -> Vm:
-        vm = Vm(self.there.spec, accel="soft", costs=NATIVE, backends={}, heritage=heritage)
+        accel = self.there.machine.accel.name
+        vm = Vm(self.there.spec, accel=accel, costs=NATIVE, backends={}, heritage=heritage)
         self._built.append(vm)
         self.there = vm
         return vm

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEADLINE = 30.0
-SMALL = ["--net", "1x4", "--blk", "1x2", "--vcpus", "2", "--memory", "512M"]
+SMALL = ["--net", "1x4", "--blk", "1x2", "--vcpus", "2", "--memory", "512M", "--accel", "soft"]
 MIGRATE = [sys.executable, "-m", "emu.cli", "migrate", "--network", "netns", *SMALL]
 
 

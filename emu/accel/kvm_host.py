@@ -1,0 +1,294 @@
+"""The drivers of a KVM machine's guest: one thread that the vCPUs' interrupts reach.
+
+The guest's own code (``emu/native/guest.c``) takes the interrupts and rings the doorbells. Which
+they are is said in the vCPUs' mailboxes; that something was taken, by an eventfd for each vCPU.
+Whatever this thread does, it does on behalf of a vCPU, behind the gate.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from contextlib import suppress
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from emu.accel import kvm_image as image
+from emu.accel.kvm_mailbox import Mailbox
+from vhost_user.errors import DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+
+    from emu.accel import GuestProgram
+    from emu.accel.kvm_machine import KernelMachine
+    from emu.gate import Gate
+    from emu.ram import GuestRam
+
+#: Seconds for a vCPU to ring what was ordered, and to come out of its first halt.
+PATIENCE = 5.0
+_NS_PER_MS = 1_000_000
+
+
+class DriverHost:
+    """Runs a `GuestProgram` for real vCPUs.
+
+    Args:
+        machine: whose vCPUs they are.
+        gate: the machine's.
+        ram: the guest's memory, with the image in it.
+        where: the mailboxes are.
+        vcpus: how many there are.
+        vectors_of: the machine's vectors behind a local APIC's vector of a vCPU.
+
+    Attributes:
+        told: eventfds, one for each vCPU: it has taken interrupts. They are never read; each
+            signal is an edge.
+        loaded: vCPUs have been given the state of another host's since the last resume.
+        errors: what the drivers of a vCPU raised; the vCPU has been ended.
+
+    Raises:
+        OSError: out of descriptors; nothing remains.
+    """
+
+    def __init__(
+        self,
+        machine: KernelMachine,
+        gate: Gate,
+        ram: GuestRam,
+        where: image.Places,
+        vcpus: int,
+        vectors_of: Callable[[int, int], Sequence[int]],
+    ) -> None:
+        self._machine = machine
+        self._gate = gate
+        self._vectors_of = vectors_of
+        self.errors: dict[int, Exception] = {}
+        self.loaded = False
+        self.told: list[int] = []
+        self.mailboxes: list[Mailbox] = []
+        self._epoll = select.epoll()
+        self._poke_fd = -1
+        try:
+            self._poke_fd = _eventfd()
+            self._epoll.register(self._poke_fd, select.EPOLLIN)
+            for _ in range(vcpus):
+                self.told.append(_eventfd())
+                self._epoll.register(self.told[-1], select.EPOLLIN | select.EPOLLET)
+        except OSError:
+            self.close()
+            raise
+        self._vcpu_of = {fd: vcpu for vcpu, fd in enumerate(self.told)}
+        self._poke_poll = select.poll()
+        self._poke_poll.register(self._poke_fd, select.POLLIN)
+        self.mailboxes = [Mailbox(machine, ram, where.mailbox(vcpu)) for vcpu in range(vcpus)]
+        self._vcpu = 0
+        self._again: set[int] = set()
+        self._ordering = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    # -- the drivers' thread
+
+    def start(self, program: GuestProgram) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(
+            target=self._run, args=(program,), name="guest-drivers", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, program: GuestProgram) -> None:
+        gate = self._gate
+        throttle = gate.throttle
+        while not gate.stopping:
+            if gate.paused:
+                self._wait_for_gate()
+                continue
+            if throttle.percent and self._stay_out(throttle.stay_out_ns(monotonic_ns())):
+                continue
+            for vcpu in self._ready():
+                if gate.enter(vcpu):
+                    with _Keeper(self, vcpu):
+                        self._slice(vcpu, program)
+                    gate.leave(vcpu)
+                else:
+                    self._again.add(vcpu)
+
+    def _ready(self) -> Iterable[int]:
+        """The vCPUs that have something for their drivers; waits until there is one."""
+        ready, self._again = self._again, set()
+        for fd, _ in self._epoll.poll(0 if ready else -1):
+            if fd == self._poke_fd:
+                self._drain_poke()
+            else:
+                ready.add(self._vcpu_of[fd])
+        return ready - self.errors.keys()
+
+    def _wait_for_gate(self) -> None:
+        gate = self._gate
+        if gate.park(0):
+            while gate.paused and not gate.stopping:
+                self._poke_poll.poll()
+                self._drain_poke()
+            gate.unpark(0)
+
+    def _stay_out(self, ns: int) -> bool:
+        """The guest is throttled, and stays out for so long; whether it was poked meanwhile."""
+        if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
+            return False
+        self._drain_poke()
+        return True
+
+    def _drain_poke(self) -> None:
+        with suppress(BlockingIOError):  # it was drained together with an earlier one
+            os.eventfd_read(self._poke_fd)
+
+    def _slice(self, vcpu: int, program: GuestProgram) -> None:
+        """What the drivers do after a vCPU's interrupts."""
+        mailbox, gate = self.mailboxes[vcpu], self._gate
+        self._vcpu = vcpu
+        program.beat(monotonic_ns())
+        taken = mailbox.take()
+        for place, vector in enumerate(taken):
+            self._interrupt(vcpu, vector, program)
+            if gate.paused:
+                # It may have returned early: it has its turn once more, first thing.
+                mailbox.put_back(taken[place:])
+                self._again.add(vcpu)
+                break
+        program.beat(monotonic_ns())
+        self._send(vcpu)
+
+    def _interrupt(self, vcpu: int, vector: int, program: GuestProgram) -> None:
+        if vector == image.TIMER_VECTOR:
+            program.tick(vcpu, monotonic_ns())
+            return
+        for ring in self._vectors_of(vcpu, vector):
+            program.interrupt(vcpu, ring)
+
+    def crash(self, vcpu: int, error: Exception) -> None:
+        """The drivers of that vCPU have failed: it ends, and the others go on."""
+        self.errors[vcpu] = error
+        self._machine.end(vcpu)
+
+    # -- doorbells
+
+    def ring(self, address: int, value: int) -> bool:
+        """A driver writes to a doorbell: the vCPU that it runs on is to do it.
+
+        Returns:
+            False: there is no room for the order, and the machine pauses.
+
+        Raises:
+            DeadlineError: it does not ring what was ordered before.
+        """
+        with self._ordering:
+            vcpu = self._vcpu
+            mailbox = self.mailboxes[vcpu]
+            if mailbox.full and not self._make_room(vcpu, mailbox):
+                return False
+            mailbox.order(address, value)
+        if threading.current_thread() is not self._thread or not self._gate.inside:
+            self._send(vcpu)
+        return True
+
+    def _make_room(self, vcpu: int, mailbox: Mailbox) -> bool:
+        """Wait until a vCPU has rung some of its doorbells; False: the machine pauses."""
+        self._send(vcpu)
+        end = time.monotonic() + PATIENCE
+        while mailbox.full:
+            if self._gate.paused:
+                return False
+            if time.monotonic() > end:
+                raise DeadlineError(f"vcpu{vcpu} to ring its doorbells", PATIENCE)
+            os.sched_yield()  # the vCPU is at it: all it needs is a processor
+        return True
+
+    def _send(self, vcpu: int) -> None:
+        if self.mailboxes[vcpu].unrung:
+            self._machine.interrupt(vcpu, image.ORDERS_VECTOR)
+
+    # -- from other threads
+
+    def poke(self) -> None:
+        """Look at the gate."""
+        os.eventfd_write(self._poke_fd, 1)
+
+    def await_ready(self, deadline: float) -> bool:
+        """Whether every vCPU was ready for interrupts within ``deadline`` seconds."""
+        poll = select.poll()
+        for fd in self.told:
+            poll.register(fd, select.POLLIN)
+        left = len(self.told)
+        end = time.monotonic() + deadline
+        while left and (wait := end - time.monotonic()) > 0:
+            for fd, _ in poll.poll(wait * 1000):
+                poll.unregister(fd)
+                os.eventfd_read(fd)  # it is no news for the drivers
+                left -= 1
+        return not left
+
+    def catch_up(self) -> None:
+        """After a load: what the mailboxes tell of was done by the vCPUs of another host.
+
+        The vCPUs run, and the gate is closed still.
+        """
+        if not self.loaded:
+            return
+        self.loaded = False
+        for vcpu, mailbox in enumerate(self.mailboxes):
+            if mailbox.waiting:
+                self._again.add(vcpu)
+            self._send(vcpu)
+        self.poke()
+
+    def join(self, deadline: float) -> None:
+        """Wait for the thread's end; the gate says stop.
+
+        Raises:
+            DeadlineError: it does not end.
+        """
+        thread = self._thread
+        if thread is None:
+            return
+        self.poke()
+        thread.join(deadline)
+        if thread.is_alive():
+            raise DeadlineError("the guest's drivers to return", deadline)
+
+    def close(self) -> None:
+        """Give everything back; the thread has ended."""
+        for mailbox in self.mailboxes:
+            mailbox.release()
+        self._epoll.close()
+        for fd in (self._poke_fd, *self.told):
+            if fd >= 0:
+                os.close(fd)
+
+
+class _Keeper:
+    """Keeps an error of the drivers with the vCPU that they ran for."""
+
+    def __init__(self, host: DriverHost, vcpu: int) -> None:
+        self._host = host
+        self._vcpu = vcpu
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._host.crash(self._vcpu, error)
+        return True
+
+
+def _eventfd() -> int:
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

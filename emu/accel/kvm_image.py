@@ -1,0 +1,120 @@
+"""What a KVM machine's guest finds in memory: its code, its tables, and a mailbox for each vCPU.
+
+It lies at the end of the memory below 4 GiB, where no driver puts anything:
+
+    page tables     4 GiB mapped as they are, in pages of 2 MiB (6 pages)
+    descriptors     a page: 64-bit code, data
+    interrupts      a page: 256 gates, each to the stub of its vector
+    code            2 pages
+    mailboxes       a page for each vCPU; see ``emu/native/guest.c``
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.ram import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from emu.ram import GuestRam
+
+_TABLE_PAGES = 6
+_CODE_PAGES = 2
+_FIXED_PAGES = _TABLE_PAGES + 2 + _CODE_PAGES
+_STUB_BYTES = 16
+_VECTORS = 256
+#: Page tables: present and writable; in a directory also: a page of 2 MiB.
+_PRESENT = 0x3
+_LARGE = 0x83
+# As vk_begin (emu/native/kvm.c) loads them: a vCPU that returns from an interrupt reads them anew,
+# and is to have what it had.
+_CODE_DESCRIPTOR = 0x00AF_9B00_0000_FFFF
+_DATA_DESCRIPTOR = 0x00CF_9300_0000_FFFF
+CODE_SELECTOR = 8
+DATA_SELECTOR = 16
+GDT_LIMIT = 3 * 8 - 1
+IDT_LIMIT = 256 * 16 - 1
+_INTERRUPT_GATE = 0x8E << 40
+
+#: Vectors of a local APIC: doorbells were ordered; the timer; those that devices share.
+ORDERS_VECTOR, TIMER_VECTOR = 0x20, 0x21
+FIRST_VECTOR, LAST_VECTOR = 0x22, 0xFE
+
+# Offsets in a mailbox, as emu/native/guest.c has them.
+PORT = 0x08
+ORDERED, RUNG = 0x10, 0x14
+TICKS = 0x18
+PENDING = 0x20
+TIMER = 0x40
+ORDERS = 0x100
+ORDER_SLOTS = 128
+STACK_TOP = 0x800
+COUNTS = 0x800
+#: Ticks of the local APIC's clock, which runs at 1 GHz under KVM, in a millisecond.
+TIMER_MS = 1_000_000
+
+
+def reserved_bytes(vcpus: int) -> int:
+    """How much of the end of the memory below 4 GiB belongs to the guest's own code."""
+    return (_FIXED_PAGES + vcpus) * PAGE_SIZE
+
+
+class Places(NamedTuple):
+    """Guest-physical addresses of the parts."""
+
+    tables: int
+    descriptors: int
+    gates: int
+    code: int
+    mailboxes: int
+
+    def mailbox(self, vcpu: int) -> int:
+        """A vCPU's page."""
+        return self.mailboxes + vcpu * PAGE_SIZE
+
+
+def places(ram: GuestRam, vcpus: int) -> Places:
+    """Where everything is in a machine with that memory."""
+    low = ram.regions[0]
+    at = low.gpa + low.size - reserved_bytes(vcpus)
+    descriptors = at + _TABLE_PAGES * PAGE_SIZE
+    code = descriptors + 2 * PAGE_SIZE
+    return Places(at, descriptors, descriptors + PAGE_SIZE, code, code + _CODE_PAGES * PAGE_SIZE)
+
+
+def write(ram: GuestRam, where: Places, code: bytes, first_port: int, vcpus: int) -> None:
+    """Write all of it; vCPU 0 has the timer.
+
+    Args:
+        ram: the guest's memory.
+        where: `places`.
+        code: the guest's code, stubs included.
+        first_port: that tells the driver of vCPU 0; the next one's is two further.
+        vcpus: how many mailboxes there are.
+    """
+    ram.write(where.code, code)
+    ram.write(where.descriptors, struct.pack("<3Q", 0, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR))
+    stubs = where.code + _STUB_BYTES
+    gates = [_gate(stubs + _STUB_BYTES * vector) for vector in range(_VECTORS)]
+    ram.write(where.gates, b"".join(gates))
+    ram.write(where.tables, _page_tables(where.tables))
+    for vcpu in range(vcpus):
+        page = bytearray(PAGE_SIZE)
+        struct.pack_into("<Q", page, PORT, first_port + 2 * vcpu)
+        struct.pack_into("<I", page, TIMER, 0 if vcpu else TIMER_MS)
+        ram.write(where.mailbox(vcpu), page)
+
+
+def _gate(address: int) -> bytes:
+    low = address & 0xFFFF | CODE_SELECTOR << 16 | _INTERRUPT_GATE | (address >> 16 & 0xFFFF) << 48
+    return struct.pack("<2Q", low, address >> 32)
+
+
+def _page_tables(at: int) -> bytes:
+    """A root, a table of directories, and four directories of 512 pages of 2 MiB each."""
+    entries = 512
+    root = [at + PAGE_SIZE | _PRESENT] + [0] * (entries - 1)
+    directories = [at + (2 + n) * PAGE_SIZE | _PRESENT for n in range(4)] + [0] * (entries - 4)
+    pages = [n << 21 | _LARGE for n in range(4 * entries)]
+    return struct.pack(f"<{6 * entries}Q", *root, *directories, *pages)

@@ -1,0 +1,308 @@
+"""The kernel's virtual machine: the calls of `emu._kvm`, with errors that are exceptions."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from emu.accel import kvm_image as image
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+try:
+    from emu._kvm import ffi, lib
+except ImportError as error:  # it is built on x86-64 only, and needs the kernel's headers
+    ffi = lib = None
+    NOT_BUILT = str(error)
+else:
+    NOT_BUILT = ""
+
+DEVICE = "/dev/kvm"
+#: What KVM_GET_API_VERSION has said since 2007; another one is another interface.
+API_VERSION = 12
+_WORDS = 4
+#: KVM_EXIT_* of linux/kvm.h that are likely to be seen.
+_EXITS = {
+    0: "unknown",
+    2: "port I/O",
+    6: "a read of a device",
+    8: "a shutdown",
+    17: "an internal error",
+}
+_REASONS = {
+    errno.ENOENT: "is missing: load the module kvm_intel or kvm_amd, or run on a host that has it",
+    errno.EACCES: "may not be opened by this user: join the group kvm, or ask for access to it",
+    errno.EPERM: "may not be opened here: give the container access to it",
+    errno.ENODEV: "leads to no driver: virtualisation is switched off in the firmware, or missing",
+}
+
+
+class KvmError(EmuError):
+    """KVM cannot, or will not.
+
+    Attributes:
+        errno: the kernel's reason, 0 if it is none of the kernel's.
+        done: how many entries of a batch were carried out before it.
+    """
+
+    def __init__(self, text: str, number: int = 0, done: int = 0) -> None:
+        super().__init__(f"{text}: {os.strerror(number)}" if number else text)
+        self.errno = number
+        self.done = done
+
+
+class Exit(NamedTuple):
+    """A write of a vCPU's to where no ioeventfd is."""
+
+    address: int
+    value: int
+
+
+class Bell(NamedTuple):
+    """An ioeventfd as the kernel knows it: on the bus of memory, or of ports."""
+
+    address: int
+    datamatch: int | None
+    size: int
+    fd: int
+    pio: bool
+
+
+def why_not_open(number: int) -> str:
+    """What to do about an error of opening /dev/kvm."""
+    return f"{DEVICE} {_REASONS.get(number, 'cannot be opened: ' + os.strerror(number))}"
+
+
+class KernelMachine:
+    """One VM of the kernel, paused. The vCPUs' threads call `run`; all else is for other threads.
+
+    Raises:
+        KvmError: there is no KVM, or it has no room for another VM.
+    """
+
+    def __init__(self) -> None:
+        if NOT_BUILT:
+            raise KvmError(f"this build is without KVM ({NOT_BUILT})")
+        reason = ffi.new("int *")
+        self._machine = lib.vk_open(reason)
+        if not self._machine:
+            number = -reason[0]
+            if not os.access(DEVICE, os.R_OK | os.W_OK):
+                raise KvmError(why_not_open(number))
+            raise KvmError("KVM makes no virtual machine", number)
+        self._state_size = int(lib.vk_state_size())
+        self._state = ffi.new("char[]", self._state_size)
+        self._set = ffi.new("uint32_t *")
+        self._taken = ffi.new("uint64_t[]", _WORDS)
+
+    # -- memory
+
+    def map(self, slot: int, gpa: int, view: memoryview, *, log: bool = False) -> None:
+        """Give the guest memory; whose writes are logged, if ``log``."""
+        host = ffi.from_buffer("char[]", view)
+        self._check(
+            lib.vk_memory(self._machine, slot, gpa, len(view), host, log),
+            f"KVM does not take {len(view)} bytes of memory at {gpa:#x}",
+        )
+
+    def dirty_pages(self, slot: int, pages: int) -> list[int]:
+        """The pages of a slot that the guest has written to since the last time, from 0."""
+        words = -(-pages // 64)
+        bitmap = ffi.new("uint64_t[]", words)
+        self._check(
+            lib.vk_dirty_log(self._machine, slot, bitmap), "KVM does not tell what is dirty"
+        )
+        return [
+            64 * place + bit
+            for place in range(words)
+            if bitmap[place]
+            for bit in range(64)
+            if bitmap[place] >> bit & 1
+        ]
+
+    # -- notifiers
+
+    def change_bells(self, bells: Sequence[Bell], *, assign: bool) -> None:
+        """Assign them, or take them away.
+
+        Raises:
+            KvmError: `done` says how many are done.
+        """
+        entries = [
+            (
+                bell.address,
+                bell.datamatch or 0,
+                bell.size,
+                bell.fd,
+                bell.pio,
+                bell.datamatch is not None,
+            )
+            for bell in bells
+        ]
+        array = ffi.new("vk_ioeventfd[]", entries)
+        done = ffi.new("size_t *")
+        result = lib.vk_ioeventfds(self._machine, array, len(entries), assign, done)
+        self._check(result, "the kernel refuses", done[0])
+
+    def change_irqfds(self, irqfds: Sequence[tuple[int, int]], *, assign: bool) -> None:
+        """The same, for (route, eventfd)."""
+        array = ffi.new("vk_irqfd[]", irqfds)
+        done = ffi.new("size_t *")
+        result = lib.vk_irqfds(self._machine, array, len(irqfds), assign, done)
+        self._check(result, "the kernel refuses", done[0])
+
+    def make_routes(self, count: int) -> Any:
+        """A table of that many routes, none of which leads anywhere: entries (vCPU, vector)."""
+        return ffi.new("vk_route[]", count)
+
+    def set_routes(self, table: Any, count: int) -> None:
+        """Put the first ``count`` entries of a table in force, as one commit."""
+        result = lib.vk_routes(self._machine, table, count)
+        self._check(result, f"KVM does not take a table of {count} routes")
+
+    def interrupt(self, vcpu: int, vector: int) -> None:
+        """Raise an interrupt, whoever is paused."""
+        self._check(lib.vk_interrupt(self._machine, vcpu, vector), f"no interrupt for vcpu{vcpu}")
+
+    def take(self, words: memoryview) -> list[int]:
+        """Four words of guest memory, and clear them; each in one step."""
+        lib.vk_take(ffi.from_buffer(words), self._taken, _WORDS)
+        return list(self._taken)
+
+    def put_back(self, words: memoryview, bits: Sequence[int]) -> None:
+        """Set bits of four words of guest memory."""
+        lib.vk_put_back(ffi.from_buffer(words), ffi.new("uint64_t[]", bits), _WORDS)
+
+    # -- vCPUs
+
+    def create_vcpus(self, count: int) -> None:
+        """Make them; once."""
+        self._check(lib.vk_vcpus(self._machine, count), f"KVM does not make {count} vCPUs")
+
+    def begin(self, vcpu: int, where: image.Places) -> None:
+        """Power a vCPU on."""
+        mailbox = where.mailbox(vcpu)
+        start = {
+            "rip": where.code,
+            "rsp": mailbox + image.STACK_TOP,
+            "cr3": where.tables,
+            "gdt": where.descriptors,
+            "idt": where.gates,
+            "gs": mailbox,
+            "gdt_limit": image.GDT_LIMIT,
+            "idt_limit": image.IDT_LIMIT,
+            "code": image.CODE_SELECTOR,
+            "data": image.DATA_SELECTOR,
+        }
+        result = lib.vk_begin(self._machine, vcpu, ffi.new("vk_start *", start))
+        self._check(result, f"vcpu{vcpu} does not begin")
+
+    def run(self, vcpu: int) -> Exit | None:
+        """Run guest code, and wait while the machine is paused; None: the thread is to end.
+
+        Raises:
+            KvmError: the vCPU cannot go on.
+        """
+        out = ffi.new("vk_exit *")
+        lib.vk_run(self._machine, vcpu, out)
+        if out.reason == lib.VK_STOPPED:
+            return None
+        if out.reason == lib.VK_WRITE:
+            return Exit(out.address, out.value)
+        if not out.kernel_reason:
+            raise KvmError(f"KVM does not run it (at {out.rip:#x})", out.detail)
+        what = _EXITS.get(out.kernel_reason, f"exit {out.kernel_reason}")
+        raise KvmError(f"the guest's code ended with {what} ({out.detail}) at {out.rip:#x}")
+
+    def retire(self, vcpu: int) -> None:
+        """From its thread: it does not call `run` again."""
+        lib.vk_retire(self._machine, vcpu)
+
+    def end(self, vcpu: int) -> None:
+        """Have its `run` return."""
+        lib.vk_end(self._machine, vcpu)
+
+    def pause(self, deadline: float) -> bool:
+        """Stop all; whether none ran any more within ``deadline`` seconds."""
+        return self._in_time(lib.vk_pause(self._machine, int(deadline * 1e9)))
+
+    def resume(self, deadline: float) -> bool:
+        """Let all run; whether each one did within ``deadline`` seconds."""
+        return self._in_time(lib.vk_resume(self._machine, int(deadline * 1e9)))
+
+    def _in_time(self, result: int) -> bool:
+        if result == -errno.ETIMEDOUT:
+            return False
+        self._check(result, "KVM")
+        return True
+
+    def stop(self) -> None:
+        """Have every `run` return, now and from now on."""
+        lib.vk_stop(self._machine)
+
+    def save(self, vcpu: int) -> bytes:
+        """What a paused vCPU is: registers, local APIC, whether it is halted."""
+        result = lib.vk_save(self._machine, vcpu, self._state)
+        self._check(result, f"the state of vcpu{vcpu} cannot be read")
+        return bytes(ffi.buffer(self._state))
+
+    def load(self, vcpu: int, state: bytes) -> int:
+        """Make a paused vCPU that; how many parts of it had to be set.
+
+        Raises:
+            KvmError: it is no such state.
+        """
+        if len(state) != self._state_size:
+            raise KvmError(
+                f"the state of vcpu{vcpu} has {len(state)} bytes, not {self._state_size}"
+            )
+        self._set[0] = 0
+        result = lib.vk_load(self._machine, vcpu, state, self._set)
+        self._check(result, f"KVM does not take the state of vcpu{vcpu}")
+        return int(self._set[0])
+
+    def close(self) -> None:
+        """End the VM; the threads have left. Again is harmless."""
+        lib.vk_close(self._machine)
+        self._machine = ffi.NULL
+
+    @staticmethod
+    def _check(result: int, text: str, done: int = 0) -> None:
+        if result < 0:
+            raise KvmError(text, -result, done)
+
+
+def guest_code() -> bytes:
+    """The code that the vCPUs run."""
+    return bytes(ffi.buffer(lib.vk_guest_code, lib.vk_guest_end - lib.vk_guest_code))
+
+
+def capability(number: int) -> int:
+    """What KVM_CHECK_EXTENSION says; 0: it has not got that.
+
+    Raises:
+        KvmError: there is no KVM to ask.
+    """
+    if NOT_BUILT:
+        raise KvmError(f"this build is without KVM ({NOT_BUILT})")
+    value = int(lib.vk_capability(number))
+    if value < 0:
+        raise KvmError(why_not_open(-value))
+    return value
+
+
+def api_version() -> int:
+    """What KVM_GET_API_VERSION says.
+
+    Raises:
+        KvmError: there is no KVM to ask.
+    """
+    if NOT_BUILT:
+        raise KvmError(f"this build is without KVM ({NOT_BUILT})")
+    value = int(lib.vk_api())
+    if value < 0:
+        raise KvmError(why_not_open(-value))
+    return value

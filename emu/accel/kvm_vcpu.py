@@ -1,0 +1,99 @@
+"""A real vCPU: a thread that sits in KVM_RUN, and the state that migrates."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from emu.accel import ExitHandler, GuestProgram, Vcpu
+from emu.accel import kvm_image as image
+from emu.accel.kvm_host import PATIENCE
+from emu.accel.kvm_machine import KvmError
+from emu.errors import EmuError
+from emu.vcpu_state import VcpuState, VcpuStateError
+
+if TYPE_CHECKING:
+    from emu.accel.kvm_host import DriverHost
+    from emu.accel.kvm_machine import KernelMachine
+    from emu.gate import Gate
+
+
+class KvmVcpu(Vcpu):
+    """One vCPU of the kernel's.
+
+    Args:
+        index: the vCPU's number.
+        machine: whose it is.
+        host: runs the drivers on its behalf.
+        gate: the machine's.
+        on_exit: told of a write that no ioeventfd takes.
+    """
+
+    __slots__ = ("_gate", "_host", "_machine", "_on_exit", "index", "parts_set")
+
+    def __init__(
+        self,
+        index: int,
+        machine: KernelMachine,
+        host: DriverHost,
+        gate: Gate,
+        on_exit: ExitHandler,
+    ) -> None:
+        self.index = index
+        #: Parts of its state that loads had to set: what was there already costs nothing.
+        self.parts_set = 0
+        self._machine = machine
+        self._host = host
+        self._gate = gate
+        self._on_exit = on_exit
+
+    def run(self, program: GuestProgram | None) -> None:
+        """See `Vcpu.run`. The drivers' thread begins with vCPU 0's, and ends before the last."""
+        if program is None:
+            self._machine.retire(self.index)
+            raise EmuError("the drivers of a KVM machine's guest are a program")
+        if not self.index:
+            self._host.start(program)
+        try:
+            while (out := self._machine.run(self.index)) is not None:
+                self._on_exit(out.address, out.value)
+        finally:
+            self._machine.retire(self.index)
+            if self._gate.stopping:
+                self._host.join(PATIENCE)
+        error = self._host.errors.get(self.index)
+        if error is not None:
+            raise error
+
+    @property
+    def runnable(self) -> bool:
+        """See `Vcpu.runnable`. All real vCPUs are resumed, by `KvmAccelerator.resume`."""
+        return False
+
+    def save(self) -> VcpuState:
+        """See `Vcpu.save`. What is pending, and the timer, are in the local APIC's state."""
+        return VcpuState(raw=self._machine.save(self.index))
+
+    def load(self, state: VcpuState) -> None:
+        """See `Vcpu.load`. A vCPU that is to be powered on has no state yet, and is so already.
+
+        Raises:
+            VcpuStateError: KVM does not take it.
+        """
+        if not state.raw:
+            if state.halted:
+                raise VcpuStateError(f"vcpu{self.index} comes from another accelerator")
+            return
+        try:
+            self.parts_set += self._machine.load(self.index, state.raw)
+            self._host.loaded = True
+        except KvmError as error:
+            raise VcpuStateError(str(error)) from error
+
+    def arm(self, due_ns: int) -> None:
+        """See `Vcpu.arm`. Its own timer ticks anyway; what is due by now comes as an interrupt."""
+        if due_ns <= time.monotonic_ns():
+            self._machine.interrupt(self.index, image.TIMER_VECTOR)
+
+    def close(self) -> None:
+        """See `Vcpu.close`. The descriptors are the machine's."""

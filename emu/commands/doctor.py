@@ -1,0 +1,38 @@
+"""`emu doctor`: what this host can do, and what to do about what it cannot."""
+
+from __future__ import annotations
+
+import click
+
+from emu.commands.options import CONTEXT
+from emu.errors import EmuError
+
+HELP = """Look at what this host has for a VM: KVM, limits, namespaces, memory.
+
+Nothing is changed and no privileges are needed. What is missing is named with what it is
+needed for and what to do about it. The status is 0 unless nothing could run without it.
+"""
+
+
+@click.command(help=HELP, context_settings=CONTEXT, short_help="Say what this host can do.")
+def doctor() -> None:
+    """Examine, and print."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from emu.doctor import examine
+
+    findings = examine()
+    table = Table(show_edge=False, pad_edge=False, box=None)
+    table.add_column("")
+    table.add_column("what", no_wrap=True)
+    table.add_column("here")
+    for finding in findings:
+        mark = "ok" if finding.good else "MISSING" if finding.needed else "-"
+        table.add_row(mark, finding.what, finding.here)
+        if not finding.good and finding.advice:
+            table.add_row("", "", f"-> {finding.advice}")
+    Console(highlight=False, markup=False).print(table)
+    lacking = [finding.what for finding in findings if finding.needed and not finding.good]
+    if lacking:
+        raise EmuError(f"no VM can run here without {', '.join(lacking)}")

@@ -1,0 +1,169 @@
+"""What this host can do for a VM, and what to do about each thing that it cannot."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+
+from emu import preflight
+from emu.accel import kvm_limits
+from emu.errors import EmuError
+from emu.network.namespaces import NamespaceNetwork
+from emu.shape import VmSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds for a program that is asked.
+_PATIENCE = 10.0
+#: userfaultfd(2): no wrapper in the C library; the number by machine, and the flag (of Linux 5.11)
+#: by which a user without privileges may have it.
+_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
+_USER_MODE_ONLY = 1
+_GIB = 1 << 30
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        what: its name.
+        good: whether it is as it should be.
+        here: what was found.
+        advice: what to do about it, if it is not good.
+        needed: nothing works without it; otherwise only what `advice` names.
+    """
+
+    what: str
+    good: bool
+    here: str
+    advice: str = ""
+    needed: bool = False
+
+
+def examine() -> list[Finding]:
+    """Look at everything; no privileges are needed, and nothing remains."""
+    return [check() for check in _CHECKS]
+
+
+def _cores() -> Finding:
+    count = len(os.sched_getaffinity(0))
+    advice = "the VM and its back-ends share one core, so every figure is a worst case: give it two"
+    return Finding("cores", count > 1, f"{count}, {platform.machine()}", advice)
+
+
+def _memory() -> Finding:
+    spec = VmSpec()
+    available = psutil.virtual_memory().available
+    needed = preflight.memory_needed(spec)
+    here = f"{available / _GIB:.1f} GiB available, the default VM takes at most {needed / _GIB:.1f}"
+    advice = "ask for fewer rings (--net, --blk)"
+    return Finding("memory", available >= needed, here, advice)
+
+
+def _memfd() -> Finding:
+    size = VmSpec().memory_bytes
+    advice = "guest memory is a sparse memfd: use Linux 3.17 or later, and lift `ulimit -v`"
+    try:
+        fd = os.memfd_create("doctor", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            mmap.mmap(fd, size).close()
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return Finding("memfd", good=False, here=str(error.strerror), advice=advice, needed=True)
+    return Finding("memfd", good=True, here=f"{size // _GIB} GiB, sparse", needed=True)
+
+
+def _descriptors() -> Finding:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = preflight.descriptors_needed(VmSpec())
+    unlimited = hard == resource.RLIM_INFINITY
+    here = f"{'no limit' if unlimited else hard}, the default VM needs {needed}"
+    advice = "raise the hard limit (ulimit -Hn, or LimitNOFILE=), or ask for a smaller VM"
+    return Finding("open files", unlimited or hard >= needed, here, advice, needed=True)
+
+
+def _kvm() -> Finding:
+    try:
+        most = kvm_limits.limits()
+    except EmuError as error:
+        return Finding("KVM", good=False, here=str(error), advice="--accel soft does without it")
+    doorbells = kvm_limits.max_doorbells(1)
+    here = f"{most.max_vcpus} vCPUs, {most.max_routes} interrupt routes, {doorbells} doorbells"
+    return Finding("KVM", good=True, here=here)
+
+
+def _user_namespaces() -> Finding:
+    advice = (
+        "--network netns needs them: sysctl user.max_user_namespaces=1000, and on some systems "
+        "kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0"
+    )
+    program = shutil.which("unshare")
+    if program is None:
+        return Finding("user namespaces", good=False, here="unshare is missing: install util-linux")
+    ended = subprocess.run(
+        [program, "--user", "--map-root-user", "--net", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_PATIENCE,
+    )
+    here = "with a network of their own" if not ended.returncode else ended.stderr.strip()
+    return Finding("user namespaces", not ended.returncode, here, advice)
+
+
+def _tap() -> Finding:
+    advice = "--network netns needs it: load the modules tun, veth and bridge, and see /dev/net/tun"
+    try:
+        NamespaceNetwork.build().close()
+    except (EmuError, OSError) as error:
+        return Finding("TAP", good=False, here=str(error), advice=advice)
+    return Finding("TAP", good=True, here="with bridge and veth, in a network namespace")
+
+
+def _userfaultfd() -> Finding:
+    advice = "memory that comes after the switch-over would need it: vm.unprivileged_userfaultfd=1"
+    number = _USERFAULTFD.get(platform.machine())
+    if number is None:
+        return Finding("userfaultfd", good=False, here="unknown on this machine", advice=advice)
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(number, os.O_CLOEXEC | _USER_MODE_ONLY)
+    if fd < 0:
+        here = os.strerror(ctypes.get_errno())
+        return Finding("userfaultfd", good=False, here=here, advice=advice)
+    os.close(fd)
+    return Finding("userfaultfd", good=True, here="for memory that user code touches")
+
+
+def _hugepages() -> Finding:
+    sizes = []
+    for folder in sorted(Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB")):
+        count = int((folder / "nr_hugepages").read_text())
+        if count:
+            sizes.append(f"{count} of {folder.name.removeprefix('hugepages-')}")
+    advice = "a DPDK back-end wants them: sysctl vm.nr_hugepages=512 (2 MiB each)"
+    return Finding("hugepages", bool(sizes), ", ".join(sizes) or "none reserved", advice)
+
+
+_CHECKS: tuple[Callable[[], Finding], ...] = (
+    _cores,
+    _memory,
+    _memfd,
+    _descriptors,
+    _kvm,
+    _user_namespaces,
+    _tap,
+    _userfaultfd,
+    _hugepages,
+)

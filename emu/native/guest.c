@@ -1,0 +1,138 @@
+/* What runs on the vCPUs of a KVM machine: 64-bit code that does nothing but carry notifiers.
+ *
+ * The drivers run on the host. They leave the doorbells that they want rung in a vCPU's mailbox and
+ * interrupt it; it rings them, with plain stores that KVM turns into signals on ioeventfds. An
+ * interrupt that an irqfd has raised is counted and noted in the mailbox, and the driver is told by
+ * a write to a port, which is an ioeventfd, too. So both ways of a notifier are the kernel's, and
+ * none of them leaves the guest.
+ *
+ * A mailbox is a page; the base of %gs points to it:
+ *
+ *   0x000 u64       beats: how often the vCPU came out of its halt
+ *   0x008 u64       the port that tells the driver
+ *   0x010 u32, u32  orders: written by the host; rung by the guest. Both only grow.
+ *   0x018 u64       ticks of the timer
+ *   0x020 u64 x 4   a bit for each vector that was taken and that the driver has not seen
+ *   0x040 u32       ticks of the APIC's clock between two of its timer, 0 for no timer
+ *   0x100 u64 x 128 orders: address of the doorbell (below 0x10000: a port), and in the upper half
+ *                   the value
+ *   0x500           the vCPU's stack, from 0x800 downwards
+ *   0x800 u64 x 256 interrupts taken, by vector
+ *
+ * Vectors: 0x20 orders have come, 0x21 the timer, all others belong to devices.
+ *
+ * A vCPU tells the driver once, without a vector, when it is ready for interrupts. One that is
+ * halted always has the same registers, whatever it has done before. So at the destination of
+ * a migration they are there already, and need not be set.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kvm.h"
+
+__asm__(
+    ".section .rodata\n"
+    ".balign 64\n"
+    ".globl vk_guest_code\n"
+    ".globl vk_guest_end\n"
+    "vk_guest_code:\n"
+    /* offset 0: entry; 16 and on: a stub of 16 bytes for each of the 256 vectors */
+    "  jmp 9f\n"
+    "  .balign 16\n"
+    ".set vector, 0\n"
+    ".rept 256\n"
+    "  .balign 16\n"
+    "  push %rax\n"
+    "  mov $vector, %eax\n"
+    "  jmp 1f\n"
+    ".set vector, vector + 1\n"
+    ".endr\n"
+    "  .balign 16\n"
+    "1:\n"
+    "  push %rcx\n"
+    "  push %rdx\n"
+    "  cmp $0x20, %eax\n"
+    "  jb 8f\n"
+    "  incq %gs:0x800(,%rax,8)\n"
+    "  cmp $0x20, %eax\n"
+    "  je 4f\n"
+    "  cmp $0x21, %eax\n"
+    "  jne 2f\n"
+    "  incq %gs:0x18\n"
+    "2:\n"
+    /* note the vector, and tell the driver unless it has been told and has not looked yet */
+    "  lock btsq %rax, %gs:0x20\n"
+    "  jc 3f\n"
+    "  mov %gs:0x8, %rdx\n"
+    "  out %ax, (%dx)\n"
+    "3:\n"
+    /* end of interrupt: x2APIC register 0x80b */
+    "  mov $0x80b, %ecx\n"
+    "  xor %eax, %eax\n"
+    "  xor %edx, %edx\n"
+    "  wrmsr\n"
+    "  pop %rdx\n"
+    "  pop %rcx\n"
+    "  pop %rax\n"
+    "  iretq\n"
+    /* ring what was ordered */
+    "4:\n"
+    "  mov %gs:0x14, %ecx\n"
+    "5:\n"
+    "  cmp %gs:0x10, %ecx\n"
+    "  je 3b\n"
+    "  mov %ecx, %eax\n"
+    "  and $127, %eax\n"
+    "  mov %gs:0x100(,%rax,8), %rdx\n"
+    "  mov %edx, %eax\n"
+    "  shr $32, %rdx\n"
+    "  cmp $0x10000, %eax\n"
+    "  jb 10f\n"
+    "  mov %edx, (%rax)\n"
+    "  jmp 11f\n"
+    "10:\n"
+    "  xchg %eax, %edx\n"
+    "  out %eax, (%dx)\n"
+    "11:\n"
+    "  inc %ecx\n"
+    "  mov %ecx, %gs:0x14\n"
+    "  jmp 5b\n"
+    /* an exception: there is none in this code, so the host is to see it as a stray write */
+    "8:\n"
+    "  mov $0xdffff000, %edx\n"
+    "  mov %eax, (%rdx)\n"
+    "  hlt\n"
+    "  jmp 8b\n"
+    "9:\n"
+    /* the local APIC: spurious vector register with the enable bit */
+    "  mov $0x80f, %ecx\n"
+    "  mov $0x1ff, %eax\n"
+    "  xor %edx, %edx\n"
+    "  wrmsr\n"
+    /* the timer of the vCPU that keeps the time: divide by 1, periodic, initial count */
+    "  cmpl $0, %gs:0x40\n"
+    "  je 7f\n"
+    "  mov $0x83e, %ecx\n"
+    "  mov $0xb, %eax\n"
+    "  wrmsr\n"
+    "  mov $0x832, %ecx\n"
+    "  mov $0x20021, %eax\n"
+    "  wrmsr\n"
+    "  mov $0x838, %ecx\n"
+    "  mov %gs:0x40, %eax\n"
+    "  wrmsr\n"
+    "7:\n"
+    /* ready */
+    "  mov %gs:0x8, %rdx\n"
+    "  out %ax, (%dx)\n"
+    "  xor %edx, %edx\n"
+    "  xor %ecx, %ecx\n"
+    "  xor %eax, %eax\n"
+    "6:\n"
+    "  sti\n"
+    "  hlt\n"
+    "  incq %gs:0x0\n"
+    "  xor %eax, %eax\n"
+    "  jmp 6b\n"
+    "vk_guest_end:\n"
+    ".text\n");

@@ -1,0 +1,568 @@
+/* See kvm.h. A vCPU's thread stays in vk_run, without the interpreter's lock; to pause, one caller
+ * signals all threads first and waits for all of them afterwards.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kvm.h"
+
+/* Interrupts KVM_RUN; its handler does nothing. */
+#define KICK_SIGNAL (SIGRTMIN + 3)
+#define CPUID_ENTRIES 256
+/* Where KVM may put its own pages: at the end of the hole below 4 GiB. */
+#define TSS_ADDRESS 0xfffbd000ul
+#define X2APIC_BASE 0xfee00000ul
+#define APIC_ENABLED 0x800u
+#define APIC_X2 0x400u
+#define APIC_BSP 0x100u
+
+/* Everything of a vCPU that its guest can change. */
+typedef struct {
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+    struct kvm_lapic_state lapic;
+    struct kvm_vcpu_events events;
+    struct kvm_mp_state mp;
+    uint32_t reserved;
+} vcpu_state;
+
+typedef struct {
+    int fd;
+    struct kvm_run *run;
+    _Atomic int inside;
+    _Atomic unsigned round; /* the resume after which it entered last */
+    _Atomic pid_t thread;
+    _Atomic int ended; /* its thread is to end, or has */
+    int retired;
+    int known; /* `state` is what the kernel has */
+    vcpu_state state;
+} vcpu;
+
+struct vk_machine {
+    int kvm, fd;
+    size_t run_size;
+    uint32_t count;
+    vcpu *vcpus;
+    _Atomic int paused; /* a futex: vCPUs wait here */
+    _Atomic int stopping;
+    _Atomic unsigned running; /* a futex: how many are inside */
+    _Atomic unsigned round;
+    _Atomic unsigned entered; /* a futex: how many entered since the last resume */
+    _Atomic unsigned retired; /* vCPUs whose threads have ended: they count as entered */
+};
+
+static int failed(void) { return errno ? -errno : -EIO; }
+
+static long futex(void *word, int op, unsigned value, const struct timespec *timeout)
+{
+    return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Wait until the word is `wanted`, or at least that; -ETIMEDOUT after the deadline. */
+static int await(_Atomic unsigned *word, unsigned wanted, int at_least, uint64_t deadline)
+{
+    for (;;) {
+        unsigned value = atomic_load(word);
+        uint64_t now;
+        struct timespec left;
+        if (at_least ? value >= wanted : value == wanted)
+            return 0;
+        now = now_ns();
+        if (now >= deadline)
+            return -ETIMEDOUT;
+        left.tv_sec = (time_t)((deadline - now) / 1000000000u);
+        left.tv_nsec = (long)((deadline - now) % 1000000000u);
+        futex(word, FUTEX_WAIT, value, &left);
+    }
+}
+
+static void on_kick(int number) { (void)number; }
+
+/* -- /dev/kvm */
+
+int vk_api(void)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), version;
+    if (fd < 0)
+        return failed();
+    version = ioctl(fd, KVM_GET_API_VERSION, 0);
+    version = version < 0 ? failed() : version;
+    close(fd);
+    return version;
+}
+
+int vk_capability(int number)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), value;
+    if (fd < 0)
+        return failed();
+    value = ioctl(fd, KVM_CHECK_EXTENSION, number);
+    value = value < 0 ? failed() : value;
+    close(fd);
+    return value;
+}
+
+/* -- the machine */
+
+vk_machine *vk_open(int *error)
+{
+    vk_machine *m = calloc(1, sizeof *m);
+    struct sigaction action;
+    int size;
+    if (m == NULL) {
+        *error = -ENOMEM;
+        return NULL;
+    }
+    m->fd = -1;
+    atomic_store(&m->paused, 1);
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_kick;
+    sigaction(KICK_SIGNAL, &action, NULL);
+    m->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    if (m->kvm < 0)
+        goto fail;
+    m->fd = ioctl(m->kvm, KVM_CREATE_VM, 0);
+    if (m->fd < 0 || ioctl(m->fd, KVM_SET_TSS_ADDR, TSS_ADDRESS) < 0 ||
+        ioctl(m->fd, KVM_CREATE_IRQCHIP, 0) < 0)
+        goto fail;
+    size = ioctl(m->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (size < 0)
+        goto fail;
+    m->run_size = (size_t)size;
+    *error = 0;
+    return m;
+fail:
+    *error = failed();
+    vk_close(m);
+    return NULL;
+}
+
+void vk_close(vk_machine *m)
+{
+    uint32_t i;
+    if (m == NULL)
+        return;
+    for (i = 0; i < m->count; i++) {
+        if (m->vcpus[i].run != NULL)
+            munmap(m->vcpus[i].run, m->run_size);
+        if (m->vcpus[i].fd >= 0)
+            close(m->vcpus[i].fd);
+    }
+    free(m->vcpus);
+    if (m->fd >= 0)
+        close(m->fd);
+    if (m->kvm >= 0)
+        close(m->kvm);
+    free(m);
+}
+
+int vk_memory(vk_machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host, int log)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = slot,
+        .flags = log ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+        .guest_phys_addr = gpa,
+        .memory_size = size,
+        .userspace_addr = (uint64_t)(uintptr_t)host,
+    };
+    return ioctl(m->fd, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? failed() : 0;
+}
+
+int vk_dirty_log(vk_machine *m, uint32_t slot, void *bitmap)
+{
+    struct kvm_dirty_log log = {.slot = slot};
+    log.dirty_bitmap = bitmap;
+    return ioctl(m->fd, KVM_GET_DIRTY_LOG, &log) < 0 ? failed() : 0;
+}
+
+int vk_ioeventfds(vk_machine *m, const vk_ioeventfd *list, size_t count, int assign, size_t *done)
+{
+    for (*done = 0; *done < count; ++*done) {
+        const vk_ioeventfd *one = &list[*done];
+        struct kvm_ioeventfd request = {
+            .addr = one->address,
+            .datamatch = one->datamatch,
+            .len = one->length,
+            .fd = one->fd,
+            .flags = (assign ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN) |
+                     (one->pio ? KVM_IOEVENTFD_FLAG_PIO : 0) |
+                     (one->match ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0),
+        };
+        if (ioctl(m->fd, KVM_IOEVENTFD, &request) < 0)
+            return failed();
+    }
+    return 0;
+}
+
+int vk_irqfds(vk_machine *m, const vk_irqfd *list, size_t count, int assign, size_t *done)
+{
+    for (*done = 0; *done < count; ++*done) {
+        struct kvm_irqfd request = {
+            .fd = (uint32_t)list[*done].fd,
+            .gsi = list[*done].gsi,
+            .flags = assign ? 0 : KVM_IRQFD_FLAG_DEASSIGN,
+        };
+        if (ioctl(m->fd, KVM_IRQFD, &request) < 0)
+            return failed();
+    }
+    return 0;
+}
+
+int vk_routes(vk_machine *m, const vk_route *list, size_t count)
+{
+    struct kvm_irq_routing *table =
+        calloc(1, sizeof *table + count * sizeof(struct kvm_irq_routing_entry));
+    size_t i;
+    int result;
+    if (table == NULL)
+        return -ENOMEM;
+    for (i = 0; i < count; i++) {
+        struct kvm_irq_routing_entry *entry = &table->entries[table->nr];
+        if (!list[i].vector)
+            continue;
+        table->nr++;
+        entry->gsi = (uint32_t)i;
+        entry->type = KVM_IRQ_ROUTING_MSI;
+        /* Physical destination; bits 8 and up of an x2APIC identifier stand in the upper half. */
+        entry->u.msi.address_lo = (uint32_t)X2APIC_BASE | (list[i].apic & 0xff) << 12;
+        entry->u.msi.address_hi = list[i].apic & ~0xffu;
+        entry->u.msi.data = list[i].vector;
+    }
+    result = ioctl(m->fd, KVM_SET_GSI_ROUTING, table) < 0 ? failed() : 0;
+    free(table);
+    return result;
+}
+
+int vk_interrupt(vk_machine *m, uint32_t index, uint32_t vector)
+{
+    struct kvm_msi msi = {
+        .address_lo = (uint32_t)X2APIC_BASE | (index & 0xff) << 12,
+        .address_hi = index & ~0xffu,
+        .data = vector,
+    };
+    return ioctl(m->fd, KVM_SIGNAL_MSI, &msi) < 0 ? failed() : 0;
+}
+
+void vk_take(void *words, uint64_t *taken, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        taken[i] = atomic_exchange((_Atomic uint64_t *)words + i, 0);
+}
+
+void vk_put_back(void *words, const uint64_t *taken, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        atomic_fetch_or((_Atomic uint64_t *)words + i, taken[i]);
+}
+
+/* -- vCPUs */
+
+static int set_cpuid(vk_machine *m)
+{
+    struct kvm_cpuid2 *table =
+        calloc(1, sizeof *table + CPUID_ENTRIES * sizeof(struct kvm_cpuid_entry2));
+    uint32_t i, k;
+    int result = 0;
+    if (table == NULL)
+        return -ENOMEM;
+    table->nent = CPUID_ENTRIES;
+    if (ioctl(m->kvm, KVM_GET_SUPPORTED_CPUID, table) < 0)
+        result = failed();
+    for (i = 0; result == 0 && i < m->count; i++) {
+        for (k = 0; k < table->nent; k++) {
+            struct kvm_cpuid_entry2 *entry = &table->entries[k];
+            if (entry->function == 1) {
+                entry->ecx |= 1u << 21; /* x2APIC */
+                entry->ebx = (entry->ebx & 0x00ffffffu) | (i & 0xff) << 24;
+            } else if (entry->function == 0xb || entry->function == 0x1f) {
+                entry->edx = i; /* the x2APIC identifier */
+            }
+        }
+        if (ioctl(m->vcpus[i].fd, KVM_SET_CPUID2, table) < 0)
+            result = failed();
+    }
+    free(table);
+    return result;
+}
+
+int vk_vcpus(vk_machine *m, uint32_t count)
+{
+    /* Identifiers above 254 need this; an old kernel says so when it matters. */
+    struct kvm_enable_cap x2apic = {
+        .cap = KVM_CAP_X2APIC_API,
+        .args = {KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK},
+    };
+    uint32_t i;
+    if (ioctl(m->fd, KVM_ENABLE_CAP, &x2apic) < 0)
+        return failed();
+    m->vcpus = calloc(count, sizeof *m->vcpus);
+    if (m->vcpus == NULL)
+        return -ENOMEM;
+    for (i = 0; i < count; i++)
+        m->vcpus[i].fd = -1;
+    m->count = count;
+    for (i = 0; i < count; i++) {
+        vcpu *v = &m->vcpus[i];
+        void *run;
+        v->fd = ioctl(m->fd, KVM_CREATE_VCPU, (unsigned long)i);
+        if (v->fd < 0)
+            return failed();
+        run = mmap(NULL, m->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+        if (run == MAP_FAILED)
+            return failed();
+        v->run = run;
+    }
+    return set_cpuid(m);
+}
+
+int vk_begin(vk_machine *m, uint32_t index, const vk_start *start)
+{
+    struct kvm_segment code = {.limit = ~0u, .selector = start->code, .type = 11, .present = 1,
+                               .s = 1, .l = 1, .g = 1};
+    struct kvm_segment data = {.limit = ~0u, .selector = start->data, .type = 3, .present = 1,
+                               .s = 1, .db = 1, .g = 1};
+    struct kvm_mp_state mp = {.mp_state = KVM_MP_STATE_RUNNABLE};
+    struct kvm_regs regs = {.rip = start->rip, .rsp = start->rsp, .rdi = start->rdi, .rflags = 2};
+    struct kvm_sregs sregs;
+    vcpu *v = &m->vcpus[index];
+    v->known = 0;
+    if (ioctl(v->fd, KVM_GET_SREGS, &sregs) < 0)
+        return failed();
+    sregs.cr3 = start->cr3;
+    sregs.cr4 = 1u << 5;               /* PAE */
+    sregs.cr0 = 0x80000033u;           /* paging, protection, numeric errors */
+    sregs.efer = 1u << 8 | 1u << 10;   /* long mode, enabled and active */
+    sregs.cs = code;
+    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+    sregs.gs.base = start->gs;
+    sregs.gdt.base = start->gdt;
+    sregs.gdt.limit = start->gdt_limit;
+    sregs.idt.base = start->idt;
+    sregs.idt.limit = start->idt_limit;
+    sregs.apic_base = X2APIC_BASE | APIC_ENABLED | APIC_X2 | (index == 0 ? APIC_BSP : 0);
+    if (ioctl(v->fd, KVM_SET_SREGS, &sregs) < 0 || ioctl(v->fd, KVM_SET_REGS, &regs) < 0 ||
+        ioctl(v->fd, KVM_SET_MP_STATE, &mp) < 0)
+        return failed();
+    return 0;
+}
+
+/* The vCPU comes out of guest code; the last one wakes whoever pauses. */
+static void leave(vk_machine *m, vcpu *v)
+{
+    atomic_store(&v->inside, 0);
+    if (atomic_fetch_sub(&m->running, 1) == 1 && atomic_load(&m->paused))
+        futex(&m->running, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/* It has entered for the first time since the last resume. */
+static void count_entry(vk_machine *m, vcpu *v)
+{
+    unsigned round = atomic_load(&m->round);
+    if (atomic_exchange(&v->round, round) != round &&
+        atomic_fetch_add(&m->entered, 1) + 1 >= m->count)
+        futex(&m->entered, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/* Go in; 0 when the vCPU's thread is to end. */
+static int enter(vk_machine *m, vcpu *v)
+{
+    for (;;) {
+        if (atomic_load(&m->stopping) || atomic_load(&v->ended))
+            return 0;
+        v->run->immediate_exit = 0;
+        atomic_fetch_add(&m->running, 1);
+        atomic_store(&v->inside, 1);
+        /* Whoever pauses says so first and looks at `inside` afterwards: one sees the other. */
+        if (!atomic_load(&m->paused)) {
+            count_entry(m, v);
+            return 1;
+        }
+        leave(m, v);
+        futex(&m->paused, FUTEX_WAIT, 1, NULL);
+    }
+}
+
+static void describe_failure(vcpu *v, int error, vk_exit *out)
+{
+    struct kvm_regs regs;
+    out->reason = VK_FAILED;
+    out->kernel_reason = error ? 0 : v->run->exit_reason;
+    out->detail = error ? (uint32_t)error : v->run->internal.suberror;
+    if (ioctl(v->fd, KVM_GET_REGS, &regs) == 0)
+        out->rip = regs.rip;
+}
+
+/* Whether KVM_RUN came back with a write that no ioeventfd took. */
+static int describe_write(const struct kvm_run *run, vk_exit *out)
+{
+    if (run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write) {
+        out->address = run->mmio.phys_addr;
+        out->length = run->mmio.len;
+        memcpy(&out->value, run->mmio.data, out->length);
+    } else if (run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT) {
+        out->address = run->io.port;
+        out->length = run->io.size;
+        memcpy(&out->value, (const char *)run + run->io.data_offset, out->length);
+    } else {
+        return 0;
+    }
+    out->reason = VK_WRITE;
+    return 1;
+}
+
+int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
+{
+    vcpu *v = &m->vcpus[index];
+    memset(out, 0, sizeof *out);
+    atomic_store(&v->thread, (pid_t)syscall(SYS_gettid));
+    /* It is inside still if it has been out for a write: entering again ends that. */
+    while (atomic_load(&v->inside) || enter(m, v)) {
+        int error = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
+        v->known = 0;
+        if (error == EINTR || error == EAGAIN || (!error && v->run->exit_reason == KVM_EXIT_INTR)) {
+            leave(m, v);
+            continue;
+        }
+        if (error || !describe_write(v->run, out))
+            describe_failure(v, error, out);
+        return 0;
+    }
+    out->reason = VK_STOPPED;
+    return 0;
+}
+
+void vk_retire(vk_machine *m, uint32_t index)
+{
+    vcpu *v = &m->vcpus[index];
+    atomic_store(&v->ended, 1);
+    if (atomic_load(&v->inside))
+        leave(m, v);
+    if (!v->retired) {
+        v->retired = 1;
+        atomic_fetch_add(&m->retired, 1);
+        count_entry(m, v);
+    }
+}
+
+void vk_end(vk_machine *m, uint32_t index)
+{
+    vcpu *v = &m->vcpus[index];
+    atomic_store(&v->ended, 1);
+    v->run->immediate_exit = 1;
+    if (atomic_load(&v->inside))
+        syscall(SYS_tgkill, getpid(), atomic_load(&v->thread), KICK_SIGNAL);
+    futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+static void kick_inside(vk_machine *m)
+{
+    pid_t process = getpid();
+    uint32_t i;
+    for (i = 0; i < m->count; i++)
+        m->vcpus[i].run->immediate_exit = 1;
+    for (i = 0; i < m->count; i++)
+        if (atomic_load(&m->vcpus[i].inside))
+            syscall(SYS_tgkill, process, atomic_load(&m->vcpus[i].thread), KICK_SIGNAL);
+}
+
+int vk_pause(vk_machine *m, uint64_t timeout_ns)
+{
+    atomic_store(&m->paused, 1);
+    kick_inside(m);
+    return await(&m->running, 0, 0, now_ns() + timeout_ns);
+}
+
+int vk_resume(vk_machine *m, uint64_t timeout_ns)
+{
+    if (!atomic_load(&m->paused))
+        return 0;
+    atomic_store(&m->entered, atomic_load(&m->retired));
+    atomic_fetch_add(&m->round, 1);
+    atomic_store(&m->paused, 0);
+    futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
+    return await(&m->entered, m->count, 1, now_ns() + timeout_ns);
+}
+
+void vk_stop(vk_machine *m)
+{
+    atomic_store(&m->stopping, 1);
+    kick_inside(m);
+    atomic_store(&m->paused, 0);
+    futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/* -- state. The vCPUs are paused. */
+
+size_t vk_state_size(void) { return sizeof(vcpu_state); }
+
+/* An interrupt may come in at any time, so it is read anew each time. */
+int vk_save(vk_machine *m, uint32_t index, void *state)
+{
+    vcpu *v = &m->vcpus[index];
+    vcpu_state *s = &v->state;
+    v->known = 0;
+    memset(s, 0, sizeof *s);
+    if (ioctl(v->fd, KVM_GET_MP_STATE, &s->mp) < 0 || ioctl(v->fd, KVM_GET_REGS, &s->regs) < 0 ||
+        ioctl(v->fd, KVM_GET_SREGS, &s->sregs) < 0 || ioctl(v->fd, KVM_GET_LAPIC, &s->lapic) < 0 ||
+        ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) < 0)
+        return failed();
+    v->known = 1;
+    memcpy(state, s, sizeof *s);
+    return 0;
+}
+
+#define SET(part, request)                                                                   \
+    if (!v->known || memcmp(&v->state.part, &s->part, sizeof s->part) != 0) {                \
+        if (ioctl(v->fd, request, &s->part) < 0)                                             \
+            return failed();                                                                 \
+        ++*set;                                                                              \
+    }
+
+/* Give a vCPU what it does not have already. SREGS switches the x2APIC on, so it goes first. */
+static int write_state(vcpu *v, vcpu_state *s, uint32_t *set)
+{
+    SET(sregs, KVM_SET_SREGS)
+    SET(regs, KVM_SET_REGS)
+    SET(lapic, KVM_SET_LAPIC)
+    SET(events, KVM_SET_VCPU_EVENTS)
+    SET(mp, KVM_SET_MP_STATE)
+    v->state = *s;
+    v->known = 1;
+    return 0;
+}
+
+int vk_load(vk_machine *m, uint32_t index, const void *state, uint32_t *set)
+{
+    vcpu_state s;
+    int error;
+    memcpy(&s, state, sizeof s);
+    error = write_state(&m->vcpus[index], &s, set);
+    if (error)
+        m->vcpus[index].known = 0;
+    return error;
+}

@@ -1,0 +1,289 @@
+"""What real vCPUs and notifiers do beside the contract: state, dirty pages, the kernel's limits."""
+# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu import accel
+from emu.accel import Ioeventfd, NotifierError, kvm_limits
+from emu.accel import kvm_image as image
+from emu.accel.kvm_limits import BUS_ROOM, max_doorbells
+from emu.accel.kvm_machine import why_not_open
+from emu.errors import EmuError
+from emu.gate import Gate
+from emu.machine import Machine
+from emu.ram import GuestRam
+from emu.shape import DeviceGroup, VmSpec
+from emu.vcpu_state import VcpuState, VcpuStateError, pack, unpack
+from emu.vcpus import VcpuSet
+from tests.emu.accel.conftest import MEMORY, VCPUS, KvmBench, make
+from tests.emu.guests import until
+from vhost_user import eventfd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BELL = 0xE000_0000
+VECTOR = 10
+
+
+@pytest.fixture
+def kvm() -> Iterator[KvmBench]:
+    made = KvmBench()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def incoming() -> Iterator[KvmBench]:
+    """A machine that waits for another one's state."""
+    made = KvmBench.__new__(KvmBench)
+    super(KvmBench, made).__init__("kvm")
+    made.vcpus.start(made.guest)
+    yield made
+    made.close()
+
+
+def bells(fds, first=0):
+    return [Ioeventfd(BELL + 4 * (first + n), 4, None, fd) for n, fd in enumerate(fds)]
+
+
+def copy(source: KvmBench, destination: KvmBench) -> None:
+    """What a migration carries over."""
+    for gpa, length in source.ram.extents():
+        destination.ram.view(gpa, length)[:] = source.ram.view(gpa, length)
+    data = pack(source.vcpus.save())
+    destination.vcpus.load(unpack(data, VCPUS))
+
+
+def ticks(bench: KvmBench) -> int:
+    return int(bench.mailboxes[0].counts[image.TIMER_VECTOR])
+
+
+def test_the_first_vcpu_keeps_the_time(kvm):
+    before = ticks(kvm)
+    until(lambda: ticks(kvm) > before + 20)
+    assert {vcpu for vcpu, _ in (kvm.guest.ticks.get(timeout=5) for _ in range(20))} == {0}
+
+
+def test_no_code_runs_while_the_machine_is_paused(kvm):
+    kvm.vcpus.pause()
+    before = bytes(kvm.ram.view(0, MEMORY))
+    assert kvm.quiet()
+    assert bytes(kvm.ram.view(0, MEMORY)) == before
+    kvm.vcpus.resume()
+    stood = ticks(kvm)
+    until(lambda: ticks(kvm) > stood)
+
+
+def test_more_doorbells_than_a_mailbox_has_room_for(kvm):
+    fds = kvm.eventfds(3 * image.ORDER_SLOTS)
+    entries = bells(fds)
+    kvm.accel.change_ioeventfds((), entries)
+    for entry in entries:
+        kvm.accel.mmio_write(entry.address, 0)
+    kvm.await_rung()
+    assert eventfd.default().drain(fds) == [1] * len(fds)
+
+
+def test_doorbells_that_have_no_room_on_one_bus_go_to_the_other(kvm):
+    fds = kvm.eventfds(BUS_ROOM + 100)
+    entries = bells(fds)
+    kvm.accel.change_ioeventfds((), entries)
+    for place in (0, BUS_ROOM - 1, BUS_ROOM, BUS_ROOM + 99):
+        kvm.write(entries[place].address)
+        assert eventfd.default().drain([fds[place]]) == [1]
+    assert not kvm.exits
+    kvm.accel.change_ioeventfds(entries, ())
+    kvm.write(entries[-1].address, 5)
+    assert kvm.exits == [(entries[-1].address, 5)]
+    kvm.accel.change_ioeventfds((), entries)
+
+
+def test_more_doorbells_than_both_buses_have_room_for(kvm):
+    room = kvm.accel.capabilities.max_doorbells
+    assert room == max_doorbells(VCPUS)
+    (fd,) = kvm.eventfds(1)
+    most = bells([fd] * room)
+    with pytest.raises(NotifierError, match="1000 devices on the bus"):
+        kvm.accel.change_ioeventfds((), [*most, Ioeventfd(BELL - 4, 4, None, fd)])
+    kvm.accel.change_ioeventfds((), most)
+    kvm.accel.change_ioeventfds(most, ())
+
+
+def test_a_vector_beyond_the_routes(kvm):
+    most = kvm.accel.capabilities.max_routes
+    with pytest.raises(NotifierError, match=f"KVM has {most} interrupt routes"):
+        kvm.accel.set_routes({most: 0})
+    kvm.accel.set_routes(dict.fromkeys(range(most), 1))
+
+
+def test_a_machine_with_more_rings_than_doorbells():
+    make("kvm").close()
+    spec = VmSpec(4, 1 << 30, (DeviceGroup("blk", 32, 64),))
+    with pytest.raises(EmuError, match=r"2048 rings: with 4 vCPUs kvm has 1980 doorbells"):
+        Machine(spec, accel="kvm")
+
+
+def test_too_little_memory_for_its_own_code():
+    made = make("kvm")
+    ram = GuestRam(4 << 12)
+    made.set_memory(ram)
+    with pytest.raises(EmuError, match="too little"):
+        made.create_vcpus(1, Gate())
+    made.close()
+    ram.close()
+
+
+def test_vectors_that_share_one_of_a_local_apic(kvm):
+    step = image.LAST_VECTOR - image.FIRST_VECTOR + 1
+    one, two = kvm.eventfds(2)
+    kvm.accel.set_routes({VECTOR: 2, VECTOR + step: 2, VECTOR + 2 * step: 3})
+    kvm.accel.irqfd_assign(VECTOR, one)
+    kvm.accel.irqfd_assign(VECTOR + step, two)
+    os.eventfd_write(two, 1)
+    assert sorted(kvm.interrupt() for _ in range(2)) == [(2, VECTOR), (2, VECTOR + step)]
+    assert kvm.quiet()
+
+
+def test_what_the_guest_s_code_writes_is_dirty(kvm):
+    (fd,) = kvm.eventfds(1)
+    kvm.accel.set_routes({VECTOR: 3})
+    kvm.accel.irqfd_assign(VECTOR, fd)
+    kvm.vcpus.pause()
+    kvm.ram.harvest()
+    kvm.ram.harvest()
+    assert not kvm.ram.harvest()
+    os.eventfd_write(fd, 1)
+    had = ticks(kvm)
+    kvm.vcpus.resume()
+    assert kvm.interrupt() == (3, VECTOR)
+    until(lambda: ticks(kvm) > had)
+    kvm.vcpus.pause()
+    mailboxes = image.places(kvm.ram, VCPUS).mailboxes >> 12
+    assert kvm.ram.harvest() >= {mailboxes, mailboxes + 3}
+
+
+def test_a_guest_goes_on_elsewhere(kvm, incoming):
+    (fd,) = kvm.eventfds(1)
+    kvm.accel.set_routes({VECTOR: 2})
+    kvm.accel.irqfd_assign(VECTOR, fd)
+    for _ in range(3):
+        os.eventfd_write(fd, 1)
+        kvm.interrupt()
+    kvm.vcpus.pause()
+    had = ticks(kvm)
+    os.eventfd_write(fd, 1)  # nobody has taken it when the state is saved
+    incoming.accel.set_routes({VECTOR: 2})
+    copy(kvm, incoming)
+    incoming.vcpus.resume()
+    assert incoming.interrupt() == (2, VECTOR)
+    assert incoming.mailboxes[2].counts[image.FIRST_VECTOR + VECTOR] == 4
+    until(lambda: ticks(incoming) > had + 10)
+    assert kvm.quiet()
+
+
+def test_what_was_noted_and_not_seen_is_seen_elsewhere(kvm, incoming):
+    """The vCPU took it, and the machine paused before its driver had a turn."""
+    (fd,) = kvm.eventfds(1)
+    kvm.accel.set_routes({VECTOR: 2})
+    kvm.accel.irqfd_assign(VECTOR, fd)
+    kvm.gate.close()
+    os.eventfd_write(fd, 1)
+    until(lambda: kvm.mailboxes[2].waiting)
+    kvm.vcpus.pause()
+    incoming.accel.set_routes({VECTOR: 2})
+    copy(kvm, incoming)
+    incoming.vcpus.resume()
+    assert incoming.interrupt() == (2, VECTOR)
+    kvm.vcpus.resume()
+    assert kvm.interrupt() == (2, VECTOR)
+
+
+def test_a_warm_machine_has_nearly_all_of_the_state_already(kvm, incoming):
+    for vcpu in range(VCPUS):
+        kvm.vcpus.arm(vcpu, 0)
+    until(lambda: all(box.counts[image.TIMER_VECTOR] for box in kvm.mailboxes))
+    kvm.vcpus.pause()
+    incoming.accel.warm_up(5.0)
+    assert incoming.guest.quiet()
+    copy(kvm, incoming)
+    parts = 5
+    idle = incoming.vcpus._vcpus[1:]
+    assert sum(vcpu.parts_set for vcpu in idle) < parts * len(idle) / 2
+    incoming.vcpus.resume()
+    had = ticks(kvm)
+    until(lambda: ticks(incoming) > had)
+
+
+def test_the_state_of_another_accelerator(incoming):
+    for state in (VcpuState(), VcpuState(raw=b"short")):
+        with pytest.raises(VcpuStateError, match="vcpu0"):
+            incoming.vcpus.load([state] * VCPUS)
+
+
+def test_a_driver_that_fails_ends_its_vcpu_alone(kvm):
+    fds = kvm.eventfds(VCPUS)
+    kvm.accel.set_routes({vcpu: vcpu for vcpu in range(VCPUS)})
+    for vcpu, fd in enumerate(fds):
+        kvm.accel.irqfd_assign(vcpu, fd)
+    take = kvm.guest.interrupt
+
+    def interrupt(vcpu, vector):
+        if vcpu == 2:
+            raise ZeroDivisionError
+        take(vcpu, vector)
+
+    kvm.guest.interrupt = interrupt
+    os.eventfd_write(fds[2], 1)
+    until(lambda: [crash.vcpu for crash in kvm.vcpus.crashed] == [2])
+    kvm.vcpus.pause()
+    kvm.vcpus.resume()
+    os.eventfd_write(fds[3], 1)
+    assert kvm.interrupt() == (3, 3)
+
+
+def test_vcpus_that_were_never_started_are_given_back():
+    made = make("kvm")
+    ram = GuestRam(MEMORY)
+    made.set_memory(ram)
+    vcpus = VcpuSet(2, made)
+    vcpus.stop()
+    made.close()
+    ram.close()
+
+
+def test_many_vcpus_pause_and_run_again():
+    many = KvmBench(vcpus=64)
+    try:
+        for _ in range(3):
+            many.vcpus.pause()
+            many.vcpus.resume()
+        (fd,) = many.eventfds(1)
+        many.accel.set_routes({VECTOR: 63})
+        many.accel.irqfd_assign(VECTOR, fd)
+        os.eventfd_write(fd, 1)
+        assert many.interrupt() == (63, VECTOR)
+    finally:
+        many.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOENT, "kvm_intel"), (errno.EACCES, "group kvm"), (errno.EMFILE, "Too many open")],
+)
+def test_the_reason_why_there_is_no_kvm(number, advice):
+    assert why_not_open(number).startswith("/dev/kvm ")
+    assert advice in why_not_open(number)
+
+
+def test_a_capability_that_is_missing_is_named(monkeypatch):
+    make("kvm").close()
+    monkeypatch.setitem(kvm_limits._NEEDED, 1 << 20, "what no kernel has")
+    with pytest.raises(EmuError, match=r"is without what no kernel has: use --accel soft"):
+        accel.create("kvm", lambda *_: None)

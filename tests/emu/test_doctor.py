@@ -1,0 +1,60 @@
+"""What a host can do is said, with what to do about the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from emu import doctor
+from emu.accel import resolve
+from tests.emu.test_cli import emu
+
+
+def test_this_host_is_described() -> None:
+    """What is missing has an explanation; what is needed is there, or no test would run."""
+    findings = {finding.what: finding for finding in doctor.examine()}
+    assert {
+        "cores", "memory", "memfd", "open files", "KVM", "user namespaces", "TAP", "userfaultfd",
+        "hugepages",
+    } == findings.keys()  # fmt: skip
+    for finding in findings.values():
+        assert finding.here
+        assert finding.good or finding.advice
+        assert finding.good or not finding.needed
+    assert findings["KVM"].good == (resolve("auto") == "kvm")
+    result = emu("doctor")
+    assert result.returncode == 0, result.stderr
+    assert all(what in result.stdout for what in findings)
+
+
+def test_too_few_descriptors_are_no_success() -> None:
+    """The status says so, and the line what to do."""
+    program = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (512, 512)); "
+    program += "import sys; sys.argv[1:] = ['doctor']; from emu.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert result.returncode == 1
+    assert "emu: no VM can run here without open files" in result.stderr
+    assert "MISSING" in result.stdout
+    assert "ulimit -Hn" in result.stdout
+
+
+def test_a_host_without_devices() -> None:
+    """Neither KVM nor TAP: both are told of, and a VM can run all the same."""
+    hidden = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if subprocess.run([*hidden, "mount -t tmpfs none /dev"], check=False).returncode:
+        pytest.skip("no user namespaces here")
+    script = 'mount -t tmpfs none /dev && exec "$0" -m emu.cli doctor'
+    result = subprocess.run(
+        [*hidden, script, sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--accel soft does without it" in result.stdout
+    assert "--network netns needs it" in result.stdout
