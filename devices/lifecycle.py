@@ -131,7 +131,7 @@ def start(device: VhostDevice) -> Procedure:
         replies = yield Ask.of("dst.set_mem_table", connection, _ask_inflight(device, rings))
         device.inflight = _inflight_of(device, replies[-1] if replies else None)
     yield Ask.of("dst.set_mem_table", connection, _memory(device))
-    yield Ask.of("dst.start_vrings", connection, _wiring(rings))
+    yield Ask.of("dst.start_vrings", connection, _wiring(device, rings))
     placement = _placement(device, rings)
     yield AwaitSwitchover()
     yield Ask("dst.start_vrings", connection, _activation(rings, placement))
@@ -167,10 +167,12 @@ def _memory(device: VhostDevice) -> list[Request]:
     return requests
 
 
-def _wiring(rings: list[Vring]) -> list[Request]:
-    """NUM, CALL and KICK of each ring: what can be sent before the switch-over.
+def _wiring(device: VhostDevice, rings: list[Vring]) -> list[Request]:
+    """NUM, CALL, ADDR and KICK of each ring: what can be sent before the switch-over.
 
-    A ring that this back-end has had before gets its KICK later. It is still enabled and knows its
+    The addresses are sent once more after it, for those who read the used index then. They are
+    sent here as well because DPDK's vhost library looks them up when it is given the KICK, and
+    never again (vhost_user_set_vring_kick in 22.11). A ring that this back-end has had before gets its KICK later. It is still enabled and knows its
     addresses, and a kick that is pending would start it from a base that is not the one to come.
     """
     requests = []
@@ -181,7 +183,8 @@ def _wiring(rings: list[Vring]) -> list[Request]:
             Request(FrontendRequest.SET_VRING_CALL, U64(ring.index), (ring.call_fd,)),
         ]
         if not ring.placed:
-            requests.append(_kick(ring))
+            where = _addr(ring, logged=device.logging)
+            requests += [Request(FrontendRequest.SET_VRING_ADDR, where), _kick(ring)]
     return requests
 
 

@@ -77,7 +77,16 @@ def test_start_says_what_memory_decides_after_the_switch_over(device: VhostDevic
         "dst.start_vrings",
     ]
     assert names(steps[2]) == ["SET_FEATURES", "SET_MEM_TABLE"]
-    assert names(steps[3]) == ["SET_VRING_NUM", "SET_VRING_CALL", "SET_VRING_KICK"] * RINGS
+    assert (
+        names(steps[3])
+        == [
+            "SET_VRING_NUM",
+            "SET_VRING_CALL",
+            "SET_VRING_ADDR",
+            "SET_VRING_KICK",
+        ]
+        * RINGS
+    )
     assert names(steps[5]) == ["SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_ENABLE"] * RINGS
 
 

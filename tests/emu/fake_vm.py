@@ -70,7 +70,7 @@ class FakeVm:
             os._exit(7)
         self._loaded = True
 
-    def incoming(self, uri: str) -> JsonObject:
+    def incoming(self, uri: str, *, handover: bool = False) -> JsonObject:
         """Listen, and take over whatever comes."""
         kind, _, address = uri.partition(":")
         if kind == "unix":

@@ -1,0 +1,95 @@
+"""Our front-end on the back-ends of others: real I/O, and live migrations between two of them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.costs import NATIVE
+from emu.shape import DeviceGroup, VmSpec
+from emu.vm import Vm
+from tests.emu.migration.sites import IMAGE_BYTES, MOVES, Migration, await_work, check_books
+from tests.peers.programs import Running, pmd_back_end, storage_daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
+NIC = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4),))
+
+
+@pytest.fixture
+def owned() -> Iterator[ExitStack]:
+    """What a test makes and has to give back."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def serve_disks(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
+    """A qemu-storage-daemon for each disk, on the same images on both sides."""
+    sockets = {}
+    for disk in DISKS.devices:
+        image = folder / f"{disk.name}.img"
+        if not image.exists():
+            with image.open("wb") as file:
+                file.truncate(IMAGE_BYTES)
+        path = folder / f"{side}-{disk.name}.sock"
+        argv = storage_daemon(image, path, queues=disk.rings)
+        running = owned.enter_context(Running(argv, folder / f"{side}-{disk.name}.log"))
+        running.await_socket(path)
+        sockets[disk.name] = str(path)
+    return sockets
+
+
+def serve_nic(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
+    """A dpdk-testpmd that sends back what it gets."""
+    path = folder / f"{side}-net0.sock"
+    argv = pmd_back_end(path, queues=2, prefix=f"emu-{folder.name}-{side}")
+    owned.enter_context(Running(argv, folder / f"{side}.log")).await_socket(path)
+    return {"net0": str(path)}
+
+
+def make_vm(spec: VmSpec, backends: dict[str, str], owned: ExitStack) -> Vm:
+    vm = Vm(spec, accel="soft", costs=NATIVE, backends=backends)
+    owned.callback(vm.close)
+    return vm
+
+
+@pytest.mark.parametrize("strategy", MOVES)
+def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: ExitStack) -> None:
+    """Under load, by every strategy; each block is read back in the end."""
+    vm = make_vm(DISKS, serve_disks("a", tmp_path, owned), owned)
+    other = make_vm(DISKS, serve_disks("b", tmp_path, owned), owned)
+    vm.boot()
+    vm.guest.start_load("heavy")
+    await_work(vm, 500)
+    migration = Migration(vm, other, strategy, tmp_path)
+    migration.run()
+    assert migration.source.requests_in_flight > 0
+    await_work(other, 500)
+    check_books(other)
+
+
+def test_testpmd_to_testpmd(tmp_path: Path, owned: ExitStack) -> None:
+    """Frames that the guest sends come back to it, before and after."""
+    vm = make_vm(NIC, serve_nic("a", tmp_path, owned), owned)
+    other = make_vm(NIC, serve_nic("b", tmp_path, owned), owned)
+    vm.boot()
+    vm.guest.start_load("heavy")
+    await_packets(vm, 500)
+    Migration(vm, other, "prewired", tmp_path).run()
+    await_packets(other, 500)
+    other.guest.quiesce(5.0)
+    totals = other.guest.ledger()
+    assert totals.packets_duplicated == totals.packets_corrupted == totals.corrupted == 0
+
+
+def await_packets(vm: Vm, count: int) -> None:
+    """Return when the guest has received that many more packets."""
+    from tests.emu.migration.sites import wait_until
+
+    enough = vm.guest.ledger().packets_received + count
+    wait_until(lambda: vm.guest.ledger().packets_received >= enough)
