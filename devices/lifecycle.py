@@ -172,7 +172,9 @@ def _wiring(device: VhostDevice, rings: list[Vring]) -> list[Request]:
 
     The addresses are sent once more after it, for those who read the used index then. They are
     sent here as well because DPDK's vhost library looks them up when it is given the KICK, and
-    never again (vhost_user_set_vring_kick in 22.11). A ring that this back-end has had before gets its KICK later. It is still enabled and knows its
+    never again (vhost_user_set_vring_kick in 22.11).
+
+    A ring that this back-end has had before gets its KICK later. It is still enabled and knows its
     addresses, and a kick that is pending would start it from a base that is not the one to come.
     """
     requests = []

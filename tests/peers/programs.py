@@ -37,8 +37,8 @@ def storage_daemon(image: Path, socket: Path | str, *, queues: int) -> list[str]
         "--blockdev",
         "driver=raw,node-name=d,file=f",
         "--export",
-        f"type=vhost-user-blk,id=e,node-name=d,addr.type=unix,addr.path={socket},"
-        f"num-queues={queues},writable=on",
+        f"type=vhost-user-blk,id=e,node-name=d,num-queues={queues},writable=on"
+        f",addr.type=unix,addr.path={socket}",
     ]
 
 
