@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emu.backend_fleet import BackendFleet
 from emu.errors import HangUpError, ProgramError
@@ -114,20 +114,22 @@ class Side:
         """Boot the guest and put it under load."""
         self.execute("x-start", timeout=SLOW)
 
-    def begin_incoming(self, uri: str, *, handover: bool = False, release: bool = False) -> None:
+    def begin_incoming(
+        self, uri: str, *, handover: bool = False, release: bool = False, **between: Any
+    ) -> None:
         """Have the VM's process build the VM and await its migration; do not wait for that.
 
         Args:
             uri: where to listen.
             handover: the VM is to come as it is, with its memory and its devices.
             release: first give up the VM that the process still has.
+            between: further arguments of ``migrate-incoming``, when the source is another run's.
         """
         if release:
             self._awaited.append(self.monitor.submit("x-release"))
         self._awaited.append(self.monitor.submit("x-create", self._creation()))
-        self._awaited.append(
-            self.monitor.submit("migrate-incoming", {"uri": uri, "handover": handover})
-        )
+        arguments = {"uri": uri, "handover": handover, **between}
+        self._awaited.append(self.monitor.submit("migrate-incoming", arguments))
 
     def await_incoming(self) -> str:
         """Return when it listens; the URI for the source."""
