@@ -9,6 +9,7 @@ from emu import shared_disks
 from emu.books import Books
 from emu.errors import HangUpError, MigrationError
 from emu.migration.timeline import Span
+from emu.migration_series import SILENCE
 from emu.results import (
     COMPLETED,
     ROLLED_BACK,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from emu.plan import MigrationPlan
     from emu.supervisor import Supervisor
 
-#: A migration of which nothing is heard for so long is given up.
-SILENCE = 60.0
 #: Seconds for which the guest works before it is migrated.
 WARM_UP = 0.5
 

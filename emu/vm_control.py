@@ -163,7 +163,12 @@ class Control:
                 side.run(accept(patience=None))
 
         self._job = job
-        job.start(side, receive, cancel=listener.cancel)
+
+        def give_up() -> None:
+            if not listener.cancel():
+                side.give_up()
+
+        job.start(side, receive, cancel=listener.cancel, give_up=give_up)
         return {"uri": listener.uri}
 
     def _await_copy(

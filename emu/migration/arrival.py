@@ -65,6 +65,7 @@ class Arrival(ABC):
         self._observe = observe
         self._past = Past() if past is None else past
         self._committed = False
+        self._stream: MigrationStream | None = None
         self._check_disks = check_disks
         # How far this side's clock is ahead of the source's.
         self._ahead_ns = 0
@@ -75,6 +76,7 @@ class Arrival(ABC):
         Raises:
             EmuError, VhostUserError, OSError: it failed; the source has been told if possible.
         """
+        self._stream = stream
         with contextlib.closing(stream):
             reason = "the destination ended unexpectedly"
             running = False
@@ -95,6 +97,15 @@ class Arrival(ABC):
                     # The back-ends must be the source's alone before it hears of this.
                     self._let_go()
                     stream.give_up(reason)
+
+    def give_up(self) -> None:
+        """From another thread: this process is to end. Unless GO has come the VM stays there.
+
+        What has come is read first, and the source is still told: it may have sent GO just now.
+        """
+        stream = self._stream
+        if stream is not None:
+            stream.interrupt_reading()
 
     @abstractmethod
     def _take_over(self, greeting: Greeting, stream: MigrationStream) -> None:

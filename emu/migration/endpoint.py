@@ -89,6 +89,7 @@ class Listener:
     def __init__(self, uri: str, credentials: Credentials | None = None) -> None:
         family, address = parse(uri)
         self._credentials = credentials
+        self._taken = False
         self._path = address if isinstance(address, str) else ""
         self._sock = socket.socket(family, socket.SOCK_STREAM)
         self._wake, self._cancel = os.pipe()
@@ -124,13 +125,14 @@ class Listener:
         if not ready:
             raise MigrationError("listen", f"nobody has come within {patience:g} s")
         sock, _ = self._sock.accept()
+        self._taken = True
         if self._credentials is not None:
             sock = secure(sock, self._credentials, server=True, host="", deadline=deadline)
         return MigrationStream(sock, deadline=deadline)
 
     def cancel(self) -> bool:
         """From another thread: nobody will come. False: somebody has come."""
-        if self._sock.fileno() < 0:
+        if self._sock.fileno() < 0 or self._taken:
             return False
         with suppress(OSError):  # it may have been closed just now
             os.write(self._cancel, b"x")
