@@ -125,7 +125,7 @@ class LoadRun:
             report = LoadReport(supervisor.plan, self._side.create())
             self._side.boot()
         else:
-            report = LoadReport(supervisor.plan, "soft")
+            report = LoadReport(supervisor.plan, "")
             books = self._await_vm(self._passage, what, report)
         supervisor.progress.step("run")
         self._watch(report)
@@ -140,6 +140,7 @@ class LoadRun:
         """Make the VM ready and wait until it has come; its books, which began elsewhere."""
         incoming = Incoming(self._supervisor, passage)
         incoming.await_source(what)
+        report.accel = self._side.accel
         report.arrival = incoming.await_vm()
         self._supervisor.progress.done(str(report.arrival))
         return Books([self._side], report.arrival.served)

@@ -55,6 +55,8 @@ class Side:
         self._program: Program | None = None
         self._monitor: MonitorClient | None = None
         self._awaited: list[int] = []
+        #: The accelerator of the VM that is awaited, once it is.
+        self.accel = ""
 
     @property
     def monitor(self) -> MonitorClient:
@@ -137,6 +139,7 @@ class Side:
         try:
             for request_id in self._awaited:
                 answer = self.monitor.result(request_id, timeout=SLOW)
+                self.accel = str(answer.get("accel", self.accel))
         except HangUpError:
             raise self._ended() from None
         finally:

@@ -119,9 +119,7 @@ class Arrival(ABC):
         kind, _, payload = stream.receive()
         if kind is not Kind.HELLO:
             raise MigrationError("stream", f"{kind.name} came where HELLO was due")
-        greeting = Greeting.accept(
-            payload, self._spec, self._accel, self.vm, self._check_disks
-        )
+        greeting = Greeting.accept(payload, self._spec, self._accel, self.vm, self._check_disks)
         self._refuse_stranger(greeting.strategy)
         stream.send(Kind.WELCOME, welcome())
         if not greeting.same_clock:

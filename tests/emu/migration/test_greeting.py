@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _shape(vm: Vm, **changes: Any) -> dict[str, Any]:
-    return {"spec": {**shape(vm.spec), **changes}}
+    return {"spec": {**shape(vm.spec, "soft"), **changes}}
 
 
 _CASES = {
@@ -36,7 +36,10 @@ _CASES = {
         lambda vm: {"features": {"blk1": 1 << 34 | 1 << 41}},
         "blk1: the guest uses feature bits 34, 41, which the destination's back-end lacks",
     ),
-    "accelerator": (lambda vm: {"accel": "kvm"}, "accelerator: kvm at the source, soft at the"),
+    "accelerator": (
+        lambda vm: _shape(vm, accelerator="kvm"),
+        "accelerator: kvm at the source, soft at the",
+    ),
     "streams": (lambda vm: {"streams": 99}, "streams: 99 are not 1 to 16"),
     "strategy": (lambda vm: {"strategy": "magic"}, "magic"),
     "options": (lambda vm: {"options": {"magic": 1}}, "greeting makes no sense"),
@@ -69,10 +72,10 @@ def test_all_that_differs_is_named_at_once(vm: Vm, other: Vm) -> None:
     import json
 
     said = hello(vm, "prewired", StrategyOptions())
-    said |= {"accel": "kvm", **_shape(vm, vcpus=5)}
+    said |= _shape(vm, vcpus=5, accelerator="kvm")
     with pytest.raises(MigrationError, match=r"vcpus: 5 .*; accelerator: kvm .*; no such disk"):
         Greeting.accept(
-            json.dumps(said).encode(), other.spec, other, lambda _disks: ["no such disk"]
+            json.dumps(said).encode(), other.spec, "soft", other, lambda _disks: ["no such disk"]
         )
 
 
@@ -80,7 +83,7 @@ def test_nonsense_from_a_stranger(other: Vm) -> None:
     """Is one line, whatever it is."""
     for payload in (b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"version": 2}'):
         with pytest.raises(MigrationError, match="makes no sense"):
-            Greeting.accept(payload, other.spec, other)
+            Greeting.accept(payload, other.spec, "soft", other)
     for payload in (b"", b"[]", b"{}"):
         with pytest.raises(MigrationError, match="welcome makes no sense"):
             same_clock(payload)
