@@ -73,7 +73,7 @@ def ram() -> Iterator[GuestRam]:
 
 
 @pytest.mark.parametrize("streams", [1, 2, 4])
-@pytest.mark.parametrize("transport", ["plain", "tls"])
+@pytest.mark.parametrize("transport", [pytest.param("plain", marks=pytest.mark.smoke), "tls"])
 def test_streams(
     benchmark: Any, ram: GuestRam, tmp_path: Path, transport: str, streams: int
 ) -> None:
