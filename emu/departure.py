@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Seconds for which the guest works before it is migrated.
 WARM_UP = 0.5
+_ENDS = ("completed", "failed", "cancelled")
 
 
 class Departure:
@@ -88,7 +89,8 @@ class Departure:
     def _await_outcome(self) -> JsonObject:
         monitor = self._side.monitor
         cancelled = False
-        while True:
+        # It may have ended before the command that began it was answered.
+        while (outcome := self._outcome()) is None:
             if not self._supervisor.attention.wait([monitor.fileno()], SILENCE):
                 if cancelled:
                     raise MigrationError("wait", f"nothing was heard for {SILENCE:g} s, twice")
@@ -98,17 +100,19 @@ class Departure:
                 monitor.receive()
             except HangUpError:
                 self._side.execute("query-status")  # raises what became of the process
-            while monitor.events:
-                event = monitor.events.popleft()
-                if event.name == "MIGRATION_PASS":
-                    sent = event.data.get("bytes", 0) / (1 << 20)
-                    self._progress.detail(f"round {event.data.get('pass')}: {sent:.1f} MiB sent")
-                elif event.name == "MIGRATION" and event.data.get("status") in (
-                    "completed",
-                    "failed",
-                    "cancelled",
-                ):
-                    return event.data
+        return outcome
+
+    def _outcome(self) -> JsonObject | None:
+        """What has been told since the last look: the end, if it was that."""
+        events = self._side.monitor.events
+        while events:
+            event = events.popleft()
+            if event.name == "MIGRATION_PASS":
+                sent = event.data.get("bytes", 0) / (1 << 20)
+                self._progress.detail(f"round {event.data.get('pass')}: {sent:.1f} MiB sent")
+            elif event.name == "MIGRATION" and event.data.get("status") in _ENDS:
+                return event.data
+        return None
 
     def _stay(self, error: str) -> MigrationResult:
         """The VM runs on here: show that it has lost nothing by it."""

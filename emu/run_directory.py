@@ -74,7 +74,7 @@ class RunDirectory:
         try:
             if not path.exists():
                 _make_image(path)
-            elif path.stat().st_size != SCRATCH_BYTES:
+            elif self._images and path.stat().st_size != SCRATCH_BYTES:
                 raise PreflightError(
                     f"{path} is no scratch image: it would have {SCRATCH_BYTES} bytes"
                 )
