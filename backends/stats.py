@@ -12,6 +12,10 @@ import mmap
 import os
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: Names of the counters, in the order in which they stand in the file.
 COUNTERS = (
@@ -143,3 +147,17 @@ class StatsReader:
     def close(self) -> None:
         """Let go of the mapping."""
         self._map.close()
+
+
+def served(paths: Iterable[str]) -> int:
+    """Requests that the programs with these files have completed since they were started.
+
+    Raises:
+        OSError, StatsError: a file cannot be read, or is none.
+    """
+    total = 0
+    for path in paths:
+        reader = StatsReader(path)
+        total += reader.totals()["requests"]
+        reader.close()
+    return total

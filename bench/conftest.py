@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FIGURES = pytest.StashKey[list[Figure]]()
 #: Groups whose times are milliseconds; all others are microseconds.
-_SLOW_GROUPS = ("downtime", "stop and start", "address space", "kvm")
+_SLOW_GROUPS = ("downtime", "stop and start", "address space", "kvm", "streams")
 
 
 def pytest_configure(config: pytest.Config) -> None:

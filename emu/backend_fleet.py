@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.durations import format_duration
-from backends.stats import StatsReader
+from backends.stats import StatsReader, served
 from emu.costs import by_name
 from emu.errors import ProgramError
 from emu.program import PYTHON, Program, end
@@ -110,13 +110,13 @@ class BackendFleet:
 
     def served(self) -> int:
         """Requests that the disks' back-ends have completed since they were started."""
-        total = 0
-        for spec in self._specs:
-            if spec.device_class == "blk":
-                reader = StatsReader(str(self._directory.stats(self.side, spec.name)))
-                total += reader.totals()["requests"]
-                reader.close()
-        return total
+        return served(self.disk_stats)
+
+    @property
+    def disk_stats(self) -> list[str]:
+        """Paths of the counters of the programs that serve disks."""
+        names = [spec.name for spec in self._specs if spec.device_class == "blk"]
+        return [str(self._directory.stats(self.side, name)) for name in names]
 
     def totals(self) -> dict[str, dict[str, int]]:
         """The counters of all programs, summed up by class of devices."""

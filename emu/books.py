@@ -18,10 +18,16 @@ class Books:
     """Compares what the guest saw with what the back-ends of all sides did.
 
     Each `balance` covers the time since the one before, or since the guest booted.
+
+    Args:
+        sides: of this run.
+        elsewhere: requests that back-ends of another run had served when the VM came from there;
+            None when that is not known, and then the guest's own books have to do.
     """
 
-    def __init__(self, sides: Sequence[Side]) -> None:
+    def __init__(self, sides: Sequence[Side], elsewhere: int | None = 0) -> None:
         self._sides = sides
+        self._elsewhere = elsewhere
         self._before = LedgerTotals()
         self._served_before = 0
 
@@ -42,6 +48,8 @@ class Books:
         integrity = integrity_between(self._before, after, corrupted)
         self._before, _gap = side.ledger()
         self._served_before = self._served()
+        if self._elsewhere is None:
+            return dataclasses.replace(integrity, lost=integrity.lost + after.outstanding)
         return dataclasses.replace(
             integrity,
             duplicated=max(integrity.duplicated, served - seen),
@@ -49,4 +57,4 @@ class Books:
         )
 
     def _served(self) -> int:
-        return sum(side.fleet.served() for side in self._sides)
+        return (self._elsewhere or 0) + sum(side.fleet.served() for side in self._sides)

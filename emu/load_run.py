@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from emu.books import Books
 from emu.errors import SignalError
+from emu.incoming import Arrived, Incoming
 from emu.results import Integrity, document_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Protocol
 
+    from emu.between import Passage
     from emu.monitor.protocol import JsonObject
     from emu.plan import MachinePlan
     from emu.supervisor import Supervisor
@@ -60,6 +62,7 @@ class LoadReport:
     samples: list[Sample] = field(default_factory=list)
     totals: Counts = field(default_factory=dict)
     integrity: Integrity = field(default_factory=Integrity)
+    arrival: Arrived | None = None
 
     def to_json(self) -> JsonObject:
         """The document that docs/json.md describes."""
@@ -78,14 +81,29 @@ class LoadReport:
             ],
             "totals": self.totals,
             "integrity": self.integrity.to_json(),
+            **({} if self.arrival is None else {"arrival": self.arrival.to_json()}),
         }
 
 
 class LoadRun:
-    """Boots a VM, watches it until the user or the clock ends it, and checks its books."""
+    """Boots a VM, watches it until the user or the clock ends it, and checks its books.
 
-    def __init__(self, supervisor: Supervisor, viewer: Viewer, seconds: float | None) -> None:
+    Args:
+        supervisor: of one side.
+        viewer: shows samples.
+        seconds: how long to watch; until Ctrl-C when None.
+        passage: do not boot the VM, but wait for it there.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        viewer: Viewer,
+        seconds: float | None,
+        passage: Passage | None = None,
+    ) -> None:
         self._supervisor = supervisor
+        self._passage = passage
         self._viewer = viewer
         self._length = seconds
         (self._side,) = supervisor.sides
@@ -101,11 +119,14 @@ class LoadRun:
         spec = supervisor.plan.spec
         books = Books([self._side])
         supervisor.start_programs()
-        supervisor.progress.step(
-            f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
-        )
-        report = LoadReport(supervisor.plan, self._side.create())
-        self._side.boot()
+        what = f"{spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
+        if self._passage is None:
+            supervisor.progress.step(f"boot: {what}")
+            report = LoadReport(supervisor.plan, self._side.create())
+            self._side.boot()
+        else:
+            report = LoadReport(supervisor.plan, "")
+            books = self._await_vm(self._passage, what, report)
         supervisor.progress.step("run")
         self._watch(report)
         supervisor.progress.step("check the guest's books, the images and the counters")
@@ -114,6 +135,15 @@ class LoadRun:
         _now, report.totals = self._counts()
         report.integrity = books.balance(self._side)
         return report
+
+    def _await_vm(self, passage: Passage, what: str, report: LoadReport) -> Books:
+        """Make the VM ready and wait until it has come; its books, which began elsewhere."""
+        incoming = Incoming(self._supervisor, passage)
+        incoming.await_source(what)
+        report.accel = self._side.accel
+        report.arrival = incoming.await_vm()
+        self._supervisor.progress.done(str(report.arrival))
+        return Books([self._side], report.arrival.served)
 
     def _watch(self, report: LoadReport) -> None:
         """Sample until the time is over; Ctrl-C is the ordinary way to end it."""

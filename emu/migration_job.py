@@ -44,6 +44,7 @@ class Job:
         self._active = 0
         self._remaining = 0
         self._cancel: Callable[[], bool] = bool
+        self._give_up: Callable[[], object] = bool
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -53,6 +54,7 @@ class Job:
         work: Callable[[], None],
         *,
         cancel: Callable[[], bool],
+        give_up: Callable[[], object] | None = None,
     ) -> None:
         """Begin.
 
@@ -60,9 +62,11 @@ class Job:
             side: whose migration it is.
             work: runs it.
             cancel: makes ``work`` end early; False when it is too late for that.
+            give_up: the same, when the process ends; ``cancel`` unless told.
         """
         self.side = side
         self._cancel = cancel
+        self._give_up = give_up or cancel
         self._emit("MIGRATION", {"status": self.status})
         self._thread = threading.Thread(
             target=self._run, args=(work,), name="migration", daemon=True
@@ -157,5 +161,5 @@ class Job:
     def close(self) -> None:
         """Cancel it if it still runs, and wait for its end."""
         if self._thread is not None and self._thread.is_alive():
-            self._cancel()
+            self._give_up()
             self._thread.join(PATIENCE)

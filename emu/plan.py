@@ -50,6 +50,7 @@ class MachinePlan:
         load: one of `LOADS`.
         dirty_rate: bytes of memory a second that the guest writes besides.
         disk: what is behind the first disk, when it is no scratch image.
+        images: where the scratch images are kept; None for the run's own directory.
     """
 
     spec: VmSpec
@@ -61,6 +62,7 @@ class MachinePlan:
     load: str = "heavy"
     dirty_rate: int = 0
     disk: DiskFile | None = None
+    images: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def downtime_table(report: MigrationReport, *, plain: bool) -> Table:
         downtime = _downtime(report, name)
         table.add_row(
             name,
-            milliseconds(downtime),
+            milliseconds(downtime) + _plus_minus(runs),
             milliseconds(median([run.guest_gap_ms for run in runs])),
             milliseconds(median([run.network_gap_ms for run in runs])),
             _ratio(first, downtime),
@@ -198,6 +198,11 @@ def downtime_table(report: MigrationReport, *, plain: bool) -> Table:
 
 def _downtime(report: MigrationReport, strategy: str) -> float | None:
     return median([run.downtime_ms for run in report.completed(strategy)])
+
+
+def _plus_minus(runs: list[MigrationResult]) -> str:
+    errors = [run.downtime_error_ms for run in runs if run.downtime_error_ms is not None]
+    return f" ±{max(errors):.2f}" if errors else ""
 
 
 def _spread(runs: list[MigrationResult]) -> str:
@@ -277,7 +282,16 @@ def _lines(report: MigrationReport) -> Iterable[str]:
         share = f"{same} of {len(completed)} migrations"
         yield f"      across {share} with the digest that the host has,"
         yield f"      sha256 {report.disk_sha256}"
-    yield integrity_line(report.integrity, "while the VM was down")
+    for run in report.runs:
+        if run.downtime_error_ms is not None:
+            yield (
+                f"{run.strategy}, run {run.repeat}: the clocks of both machines are compared by "
+                f"round trips: the downtime is right to {run.downtime_error_ms:.3f} ms"
+            )
+    if any(run.checked_elsewhere for run in report.runs):
+        yield "integrity: the destination checks the guest's books when its run ends"
+    else:
+        yield integrity_line(report.integrity, "while the VM was down")
 
 
 def render(report: MigrationReport, *, plain: bool, width: int) -> RenderableType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -23,11 +24,15 @@ SCRATCH_BYTES = 64 << 20
 class RunDirectory:
     """A new directory under ``TMPDIR``, as a context manager.
 
+    Args:
+        images: where scratch images are kept instead, beyond the run.
+
     Raises:
         PreflightError: it cannot be made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images: Path | None = None) -> None:
+        self._images = images
         try:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
         except OSError as error:
@@ -60,12 +65,34 @@ class RunDirectory:
         return self.path / f"{side}-{program}.log"
 
     def image(self, device: str) -> Path:
-        """The scratch image of a disk: sparse, made when it is asked for first."""
-        path = self.path / f"{device}.img"
-        if not path.exists():
-            path.touch()
-            os.truncate(path, SCRATCH_BYTES)
+        """The scratch image of a disk: sparse, made when it is asked for first.
+
+        Raises:
+            PreflightError: it cannot be made, or there is something else of that name.
+        """
+        path = (self._images or self.path) / f"{device}.img"
+        try:
+            if not path.exists():
+                _make_image(path)
+            elif self._images and path.stat().st_size != SCRATCH_BYTES:
+                raise PreflightError(
+                    f"{path} is no scratch image: it would have {SCRATCH_BYTES} bytes"
+                )
+        except OSError as error:
+            raise PreflightError(f"{path}: {error.strerror}") from None
         return path
+
+
+def _make_image(path: Path) -> None:
+    """Make it whole or not at all: another run may look for it at the same time."""
+    fd, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(fd)
+    try:
+        os.truncate(part, SCRATCH_BYTES)
+        with suppress(FileExistsError):  # the other one was quicker
+            os.link(part, path)
+    finally:
+        Path(part).unlink()
 
 
 def socket_name(side: str, device: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emu.backend_fleet import BackendFleet
 from emu.errors import HangUpError, ProgramError
@@ -55,6 +55,8 @@ class Side:
         self._program: Program | None = None
         self._monitor: MonitorClient | None = None
         self._awaited: list[int] = []
+        #: The accelerator of the VM that is awaited, once it is.
+        self.accel = ""
 
     @property
     def monitor(self) -> MonitorClient:
@@ -114,20 +116,22 @@ class Side:
         """Boot the guest and put it under load."""
         self.execute("x-start", timeout=SLOW)
 
-    def begin_incoming(self, uri: str, *, handover: bool = False, release: bool = False) -> None:
+    def begin_incoming(
+        self, uri: str, *, handover: bool = False, release: bool = False, **between: Any
+    ) -> None:
         """Have the VM's process build the VM and await its migration; do not wait for that.
 
         Args:
             uri: where to listen.
             handover: the VM is to come as it is, with its memory and its devices.
             release: first give up the VM that the process still has.
+            between: further arguments of ``migrate-incoming``, when the source is another run's.
         """
         if release:
             self._awaited.append(self.monitor.submit("x-release"))
         self._awaited.append(self.monitor.submit("x-create", self._creation()))
-        self._awaited.append(
-            self.monitor.submit("migrate-incoming", {"uri": uri, "handover": handover})
-        )
+        arguments = {"uri": uri, "handover": handover, **between}
+        self._awaited.append(self.monitor.submit("migrate-incoming", arguments))
 
     def await_incoming(self) -> str:
         """Return when it listens; the URI for the source."""
@@ -135,6 +139,7 @@ class Side:
         try:
             for request_id in self._awaited:
                 answer = self.monitor.result(request_id, timeout=SLOW)
+                self.accel = str(answer.get("accel", self.accel))
         except HangUpError:
             raise self._ended() from None
         finally:

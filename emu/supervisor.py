@@ -51,7 +51,7 @@ class Supervisor:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self.attention)
-            self.directory = stack.enter_context(RunDirectory())
+            self.directory = stack.enter_context(RunDirectory(self.plan.images))
             for name in self._names:
                 side = Side(name, self.plan, self.directory, self.attention, self._vm_program)
                 stack.callback(side.stop)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
-from emu import vmfile
+from backends.stats import served
+from emu import shared_disks, vmfile
 from emu.accel import resolve
 from emu.costs import by_name
 from emu.errors import EmuError, MigrationError
@@ -22,11 +24,15 @@ from emu.migration.past import Past
 from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
 from emu.migration.strategies import StrategyOptions
 from emu.migration.timeline import now
+from emu.migration.tls import Credentials
 from emu.migration_job import Job
 from emu.vm import DiskUse, Vm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emu.migration.heritage import VmHeritage
+    from emu.migration.stream import MigrationStream
     from emu.monitor.protocol import JsonObject
     from emu.vm_process import EventSink
 
@@ -126,34 +132,59 @@ class Control:
         vm.guest.set_dirty_rate(self._plan["dirty_rate"])
         vm.guest.start_load(self._plan["load"])
 
-    def incoming(self, uri: str, *, handover: bool = False) -> JsonObject:
+    def incoming(
+        self,
+        uri: str,
+        *,
+        handover: bool = False,
+        tls: list[str] | None = None,
+        disks: JsonObject | None = None,
+    ) -> JsonObject:
         """See `VmControl.incoming`."""
         self._refuse_while_migrating()
-        listener = Listener(uri)
+        listener = Listener(uri, None if tls is None else Credentials(*tls))
         job = Job(self._emit)
+        deadline = self._parameters.deadline
+
+        def accept(patience: float | None = deadline) -> MigrationStream:
+            stream = listener.accept(deadline=deadline, patience=patience)
+            if stream is None:
+                raise MigrationError("listen", "cancelled")
+            return stream
+
         try:
-            side = self._await_handover(job) if handover else self._await_copy(job)
+            side = self._await_handover(job) if handover else self._await_copy(job, accept, disks)
         except (*FAILURES, ValueError):
             listener.close()
             raise
-        deadline = self._parameters.deadline
 
         def receive() -> None:
             with closing(listener):
-                stream = listener.accept(deadline=deadline)
-            if stream is None:
-                raise MigrationError("listen", "cancelled")
-            side.run(stream)
+                side.run(accept(patience=None))
 
         self._job = job
-        job.start(side, receive, cancel=listener.cancel)
+
+        def give_up() -> None:
+            if not listener.cancel():
+                side.give_up()
+
+        job.start(side, receive, cancel=listener.cancel, give_up=give_up)
         return {"uri": listener.uri}
 
-    def _await_copy(self, job: Job) -> Arrival:
+    def _await_copy(
+        self, job: Job, accept: Callable[[], MigrationStream], disks: JsonObject | None
+    ) -> Arrival:
         """The side that builds its own VM beforehand."""
         vm = self._build()
         vm.guest.attach()
-        return Destination(vm, parameters=self._parameters, observe=job.observe, past=self._past)
+        return Destination(
+            vm,
+            parameters=self._parameters,
+            observe=job.observe,
+            past=self._past,
+            check_disks=None if disks is None else partial(shared_disks.differences, disks),
+            accept=accept,
+        )
 
     def _await_handover(self, job: Job) -> Arrival:
         """The side that builds it of what comes."""
@@ -168,12 +199,26 @@ class Control:
             accel=self._plan["accel"],
         )
 
-    def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
+    def migrate(
+        self,
+        uri: str,
+        strategy: str,
+        options: JsonObject,
+        tls: list[str] | None = None,
+        between: JsonObject | None = None,
+    ) -> None:
         """See `VmControl.migrate`."""
         vm = self.vm
         parameters = self._parameters
         self._refuse_while_migrating()
         job = Job(self._emit)
+        reach = partial(
+            connect,
+            uri,
+            deadline=parameters.deadline,
+            credentials=None if tls is None else Credentials(*tls),
+        )
+        abroad = between or {}
         try:
             chosen = StrategyOptions(**options)
             scheduler = strategies.make(strategy, chosen)
@@ -183,14 +228,22 @@ class Control:
                 parameters=parameters,
                 observe=job.observe,
                 past=self._past,
+                reach=reach,
+                accounts=lambda: {"served": served(abroad.get("stats", ()))},
             )
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
 
-        said = hello(vm.spec, strategy, chosen, accel=vm.machine.accel.name)
-
         def send() -> None:
-            side.run(connect(uri, deadline=parameters.deadline), said)
+            said = hello(
+                vm,
+                strategy,
+                chosen,
+                streams=parameters.streams,
+                disks=abroad.get("disks"),
+                farewell=between is not None,
+            )
+            side.run(reach(), said)
 
         self._job = job
         job.start(side, send, cancel=side.cancel)
@@ -267,6 +320,9 @@ class Control:
         if isinstance(side, Source):
             answer["requests_in_flight_at_stop"] = side.requests_in_flight
             answer["precopy"] = side.precopy.to_json()
+            answer["destination"] = side.destination
+        else:
+            answer["source"] = side.source
         return answer
 
     def ledger(self) -> JsonObject:

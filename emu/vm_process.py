@@ -72,11 +72,21 @@ class VmControl(Protocol):
     def start(self) -> JsonObject | None:
         """Build the machine, connect the devices, boot the guest and put it under load."""
 
-    def incoming(self, uri: str, *, handover: bool = False) -> JsonObject:
+    def incoming(
+        self,
+        uri: str,
+        *,
+        handover: bool = False,
+        tls: list[str] | None = None,
+        disks: JsonObject | None = None,
+    ) -> JsonObject:
         """Build the machine, connect the devices, and listen; returns when it listens.
 
         Args:
-            uri: ``unix:PATH`` or ``tcp:127.0.0.1:PORT``; port 0 takes a free one.
+            uri: ``unix:PATH`` or ``tcp:ADDRESS:PORT``; port 0 takes a free one.
+            tls: the fields of `emu.migration.tls.Credentials`, to speak TLS.
+            disks: what is behind the disks (`emu.shared_disks`), which the source's are to be
+                compared with; nothing when the source is a side of the same run.
             handover: the VM comes with memory and devices of its own (strategy ``handover``):
                 nothing is built before.
 
@@ -84,13 +94,24 @@ class VmControl(Protocol):
             ``{"uri": ...}`` that the source is to be given.
         """
 
-    def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
+    def migrate(
+        self,
+        uri: str,
+        strategy: str,
+        options: JsonObject,
+        tls: list[str] | None = None,
+        between: JsonObject | None = None,
+    ) -> None:
         """Begin to migrate, in a thread of its own, and return at once.
 
         Args:
             uri: as `incoming` returned it.
             strategy: name of the scheduler.
             options: fields of `emu.migration.strategies.StrategyOptions`, those that were given.
+            tls: as `incoming` takes it.
+            between: when the destination is no side of the same run: ``{"disks": what is behind
+                the disks (`emu.shared_disks`), "stats": [path of the counters of each program
+                that serves disks]}``. Both sides then tell each other of the migration.
         """
 
     def set_parameters(self, parameters: JsonObject) -> None:
@@ -120,7 +141,9 @@ class VmControl(Protocol):
         Returns:
             ``{"spans": [...], "marks": {name: ns}, "commits": N}``, each span being the list of
             the fields of an `emu.migration.timeline.Span`; at the source also
-            ``"requests_in_flight_at_stop"`` and ``"precopy": {"rounds", "bytes", "ms"}``.
+            ``"requests_in_flight_at_stop"``, ``"precopy": {"rounds", "bytes", "ms"}`` and
+            ``"destination"``, what that told of its side between two runs; at the destination
+            ``"source"``, likewise.
             Of the marks, ``pause_start_ns`` at the source and ``running_ns`` at the destination
             bound the downtime. ``commits`` are those of this side's blackout and preparation.
         """

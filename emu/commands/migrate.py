@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from emu import preflight, progress
+from emu.commands.between_options import between_options, check_machine, passage_plan
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.network_options import network_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
-from emu.errors import EmuError
+from emu.errors import EmuError, OptionError
 from emu.plan import TRANSPORTS, MigrationPlan
 
 HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
@@ -42,6 +43,12 @@ Examples:
   emu migrate --stop-time 20ms --control shared
   emu migrate --disk debian.iso
   emu migrate --network netns
+
+With --to the VM goes, once, to an `emu run --incoming` in another terminal or on another machine
+(docs/between-machines.md), and the destination checks the guest's books when its run ends.
+
+\b
+  emu migrate --to tcp:127.0.0.1:4444 --images /tmp/images --vm small.toml
 """
 
 
@@ -53,7 +60,8 @@ Examples:
     "-s",
     "strategies",
     metavar="NAME[,NAME...]",
-    help="Who stops and starts the devices, in turn. [default: qemu-2021,threads,prewired]",
+    help="Who stops and starts the devices, in turn. [default: qemu-2021,threads,prewired; "
+    "with --to: prewired]",
 )
 @click.option(
     "--repeat",
@@ -70,17 +78,34 @@ Examples:
     show_default=True,
     help="How memory and state travel; tcp goes over loopback.",
 )
+@click.option(
+    "--to",
+    metavar="URI",
+    help="Migrate once, to the run that waits at tcp:ADDRESS:PORT or unix:PATH.",
+)
+@click.option(
+    "--tls-hostname",
+    metavar="NAME",
+    help="The name that the destination's certificate must be for. [default: its address]",
+)
+@between_options
 @network_options
 @migration_options
 @machine_options
 def migrate(**options: Any) -> None:
     """Check what was asked for, migrate, and report."""
+    from emu.departure import Departure
     from emu.migration.strategies import DEFAULT_COMPARED, STRATEGIES, make
     from emu.migration_series import MigrationSeries
     from emu.supervisor import Supervisor
 
-    names = preflight.strategies(options["strategies"] or ",".join(DEFAULT_COMPARED), STRATEGIES)
-    preflight.transport(options["via"], [name for name in names if make(name).hands_over])
+    passage = passage_plan("--to", options, listens=False)
+    default = DEFAULT_COMPARED if passage is None else DEFAULT_COMPARED[-1:]
+    names = preflight.strategies(options["strategies"] or ",".join(default), STRATEGIES)
+    handing_over = [name for name in names if make(name).hands_over]
+    preflight.transport(options["via"], handing_over)
+    if passage is not None:
+        _check_single(options, names, handing_over)
     plan = MigrationPlan(
         machine=machine_plan(options),
         strategies=names,
@@ -90,10 +115,25 @@ def migrate(**options: Any) -> None:
         parameters=parameters(options),
         network=options["network"],
     )
+    check_machine("--to", plan.machine, passage)
     show = progress.make(quiet=options["quiet"])
-    with show, Supervisor(plan.machine, show) as supervisor:
-        report = MigrationSeries(plan, supervisor).run()
+    with show, Supervisor(plan.machine, show, sides=1 if passage else 2) as supervisor:
+        if passage is None:
+            report = MigrationSeries(plan, supervisor).run()
+        else:
+            report = Departure(plan, supervisor, passage).run()
     _deliver(report, options)
+
+
+def _check_single(options: dict[str, Any], names: tuple[str, ...], handing_over: list[str]) -> None:
+    """A VM that goes away goes once, and to back-ends of the other run."""
+    for name in handing_over:
+        raise OptionError(f"{name} keeps the VM's back-ends, and those end with --to")
+    if len(names) > 1:
+        raise OptionError(f"--to: the VM goes only once, and {len(names)} strategies were given")
+    for name, unset in (("repeat", 1), ("network", "loopback"), ("via", "unix")):
+        if options[name] != unset:
+            raise OptionError(f"--{name} does not go with --to")
 
 
 def _deliver(report: Any, options: dict[str, Any]) -> None:

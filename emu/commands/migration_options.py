@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu import preflight
-from emu.migration.parameters import ON_NO_CONVERGE, Parameters
+from emu.migration.parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
 from emu.migration.strategies.unsafe import EITHER, MODES
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ _OPTIONS = (
         help="Bytes a second for memory before the switch-over, such as 100M; 0 is no limit.",
     ),
     click.option(
+        "--streams",
+        type=click.IntRange(1, MAX_STREAMS),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Send memory over so many sockets side by side.",
+    ),
+    click.option(
         "--auto-converge",
         is_flag=True,
         help="Slow the guest down when it writes faster than memory can be sent.",
@@ -98,6 +106,7 @@ def parameters(options: dict[str, Any]) -> Parameters:
         on_no_converge=options["on_no_converge"],
         deadline=preflight.deadline(options["deadline"]),
         check_locks=options["check_locks"],
+        streams=options["streams"],
     )
 
 

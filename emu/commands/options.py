@@ -132,4 +132,5 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
         load=options["load"],
         dirty_rate=preflight.dirty_rate(options["dirty_rate"]),
         disk=disk,
+        images=None if options.get("images") is None else options["images"].absolute(),
     )

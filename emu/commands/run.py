@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu import preflight, progress
+from emu.commands.between_options import between_options, check_machine, passage_plan
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError, OptionError
 
@@ -26,11 +27,23 @@ was lost, duplicated or corrupted.
 Examples:
   emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
   emu run --for 10s --json load.json
+
+With --incoming the VM is made ready, and waits for `emu migrate --to` of another terminal or
+machine (docs/between-machines.md). Shape, images and certificates must suit those of the source.
+
+\b
+  emu run --incoming tcp:127.0.0.1:4444 --images /tmp/images --vm small.toml
 """
 
 
 @click.command(help=HELP, context_settings=CONTEXT, short_help="Run a VM under load and watch it.")
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
+@click.option(
+    "--incoming",
+    metavar="URI",
+    help="Boot nothing: wait for a VM at tcp:ADDRESS:PORT or unix:PATH, and run that.",
+)
+@between_options
 @machine_options
 def run(**options: Any) -> None:
     """Check what was asked for, run, and report."""
@@ -42,13 +55,15 @@ def run(**options: Any) -> None:
     seconds = None if text is None else preflight.duration("--for", text) / 1e9
     if seconds == 0:
         raise OptionError("--for 0: there would be nothing to see")
+    passage = passage_plan("--incoming", options, listens=True)
     plan = machine_plan(options)
+    check_machine("--incoming", plan, passage)
     quiet = options["quiet"]
     stream = sys.stderr if str(options["json_file"]) == "-" else sys.stdout
     show = progress.make(quiet=quiet)
     view = live_view.make(stream, quiet=quiet)
     with show, Supervisor(plan, show, sides=1) as supervisor, view:
-        report = LoadRun(supervisor, view, seconds).run()
+        report = LoadRun(supervisor, view, seconds, passage).run()
     if not quiet:
         live_view.show_report(report, stream)
     _deliver(report, options)

@@ -102,6 +102,15 @@ class Heartbeat:
         words[at + 1] = end
         words[NOTED] += 1
 
+    def shift(self, ns: int) -> None:
+        """The guest's clock is another one from now on, which is so far ahead of the one before."""
+        words = self._words
+        kept = range(_LOG, _LOG + 2 * min(words[NOTED], _LOG_ENTRIES))
+        for at in (LAST, *kept):
+            # A gap of before that clock began is too long ago to be looked for.
+            words[at] = max(1, words[at] + ns) if words[at] else 0
+        self._mark(self._gpa, PAGE)
+
     def forget_gaps(self) -> None:
         """Count the largest gap anew; the log of gaps stays."""
         self._words[MAX_GAP] = 0

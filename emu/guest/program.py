@@ -222,6 +222,17 @@ class GuestProgram:
         for pair in self.pairs:
             pair.arrive()
 
+    def shift_clock(self, ns: int) -> None:
+        """All times in memory are of another machine's clock: go on with this one's.
+
+        Args:
+            ns: how far this machine's CLOCK_MONOTONIC is ahead of that one's.
+        """
+        self.heartbeat.shift(ns)
+        self._workload.scribbler.shift_clock(ns)
+        for pair in self.pairs:
+            pair.shift_clock(ns)
+
     @property
     def booted(self) -> bool:
         """Whether this memory has a guest in it."""

@@ -36,6 +36,11 @@ class Scribbler:
         self.pages = size // PAGE
         self._words = context.platform.ram.view(self._gpa, size).cast("Q")
 
+    def shift_clock(self, ns: int) -> None:
+        """The guest's clock is another one from now on, which is so far ahead of the one before."""
+        pulse = self._context.pulse
+        pulse[DIRTY_AT] = max(0, pulse[DIRTY_AT] + ns)
+
     def tick(self, now_ns: int) -> None:
         """Write as many pages as are due, or as there is time for."""
         context = self._context

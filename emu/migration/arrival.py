@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError, MigrationError
-from emu.migration.greeting import accept
+from emu.migration import clocks, farewell
+from emu.migration.greeting import DiskCheck, Greeting, welcome
 from emu.migration.past import Past
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import Timeline, now
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from emu.migration.parameters import Parameters
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
+    from emu.monitor.protocol import JsonObject
     from emu.shape import VmSpec
     from emu.vm import Vm
 
@@ -30,8 +32,11 @@ class Arrival(ABC):
         observe: told of what happens.
         past: what earlier migrations of this VM took.
         accel: the accelerator that this side's VM has, or will have.
+        check_disks: what of the source's disks is not as here.
 
     Attributes:
+        vm: this side's VM, once there is one.
+        source: what the source told of its side when the VM had moved, if it did.
         commits_before: commits of the machine that are none of this migration's.
         guest_gap_ns: the gap that the blackout made in the guest's heartbeat, once the VM runs.
     """
@@ -47,7 +52,10 @@ class Arrival(ABC):
         observe: Observer,
         past: Past | None = None,
         accel: str = "soft",
+        check_disks: DiskCheck | None = None,
     ) -> None:
+        self.vm: Vm | None = None
+        self.source: JsonObject = {}
         self.timeline = Timeline("dst")
         self.commits_before = 0
         self.guest_gap_ns = 0
@@ -57,6 +65,10 @@ class Arrival(ABC):
         self._observe = observe
         self._past = Past() if past is None else past
         self._committed = False
+        self._stream: MigrationStream | None = None
+        self._check_disks = check_disks
+        # How far this side's clock is ahead of the source's.
+        self._ahead_ns = 0
 
     def run(self, stream: MigrationStream) -> None:
         """Receive the VM over a connected stream. When it returns, the VM runs here.
@@ -64,14 +76,19 @@ class Arrival(ABC):
         Raises:
             EmuError, VhostUserError, OSError: it failed; the source has been told if possible.
         """
+        self._stream = stream
         with contextlib.closing(stream):
             reason = "the destination ended unexpectedly"
             running = False
             try:
-                strategy = self._greet(stream)
-                with contextlib.closing(strategy):
-                    self._take_over(strategy, stream)
+                greeting = self._greet(stream)
+                with contextlib.closing(greeting.strategy):
+                    self._take_over(greeting, stream)
                 running = True
+                if greeting.farewell:
+                    # It runs here whether the source's figures come or not.
+                    with contextlib.suppress(MigrationError):
+                        self.source = self._take_farewell(stream, greeting)
             except (VhostUserError, EmuError, OSError) as error:
                 reason = str(error)
                 raise
@@ -81,19 +98,36 @@ class Arrival(ABC):
                     self._let_go()
                     stream.give_up(reason)
 
+    def give_up(self) -> None:
+        """From another thread: this process is to end. Unless GO has come the VM stays there.
+
+        What has come is read first, and the source is still told: it may have sent GO just now.
+        """
+        stream = self._stream
+        if stream is not None:
+            stream.interrupt_reading()
+
     @abstractmethod
-    def _take_over(self, strategy: Strategy, stream: MigrationStream) -> None:
+    def _take_over(self, greeting: Greeting, stream: MigrationStream) -> None:
         """Everything from the greeting to RUNNING."""
 
     @abstractmethod
     def _let_go(self) -> None:
         """It has failed, and the VM is not this side's: leave the devices alone."""
 
-    def _greet(self, stream: MigrationStream) -> Strategy:
+    def _greet(self, stream: MigrationStream) -> Greeting:
         kind, _, payload = stream.receive()
         if kind is not Kind.HELLO:
             raise MigrationError("stream", f"{kind.name} came where HELLO was due")
-        strategy = accept(payload, self._spec, accel=self._accel)
+        greeting = Greeting.accept(payload, self._spec, self._accel, self.vm, self._check_disks)
+        self._refuse_stranger(greeting.strategy)
+        stream.send(Kind.WELCOME, welcome())
+        if not greeting.same_clock:
+            clocks.answer(stream)
+            self._ahead_ns = clocks.learn(stream)
+        return greeting
+
+    def _refuse_stranger(self, strategy: Strategy) -> None:
         if strategy.hands_over and not self.inherits:
             raise MigrationError(
                 "handover", "this side has devices of its own: migrate-incoming with handover"
@@ -102,7 +136,16 @@ class Arrival(ABC):
             raise MigrationError(
                 "handover", f"this side has no devices until they are handed over: {strategy.name}"
             )
-        return strategy
+
+    def _take_farewell(self, stream: MigrationStream, greeting: Greeting) -> JsonObject:
+        commits = 0 if self.vm is None else self.vm.machine.commits - self.commits_before
+        news: JsonObject = {
+            "spans": [list(span) for span in self.timeline.spans],
+            "marks": dict(self.timeline.marks),
+            "commits": commits,
+            "guest_gap_ns": self.guest_gap_ns,
+        }
+        return farewell.take(stream, same_clock=greeting.same_clock, news=news)
 
     def _await_go(self, stream: MigrationStream) -> None:
         """Say that the devices have been started; the VM is this side's when GO has come.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import MigrationError
 from emu.migration.arrival import Arrival
+from emu.migration.lanes import ReceivingLanes
 from emu.migration.rehearsal import prepared
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.strategies.task import Stage, Task
@@ -14,8 +16,9 @@ from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import without_collector
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from emu.migration.greeting import DiskCheck, Greeting
     from emu.migration.parameters import Parameters
     from emu.migration.past import Past
     from emu.migration.precopy import Observer
@@ -29,15 +32,32 @@ class Destination(Arrival):
     Args:
         vm: this side's VM. When the migration fails its devices are disconnected, so that their
             back-ends let go of what the source's need.
-        parameters, observe, past: see `Arrival`.
+        parameters, observe, past, check_disks: see `Arrival`.
+        accept: waits for a further stream of the same source.
     """
 
+    vm: Vm
+
     def __init__(
-        self, vm: Vm, *, parameters: Parameters, observe: Observer, past: Past | None = None
+        self,
+        vm: Vm,
+        *,
+        parameters: Parameters,
+        observe: Observer,
+        past: Past | None = None,
+        check_disks: DiskCheck | None = None,
+        accept: Callable[[], MigrationStream] | None = None,
     ) -> None:
-        accel = vm.machine.accel.name
-        super().__init__(vm.spec, parameters=parameters, observe=observe, past=past, accel=accel)
+        super().__init__(
+            vm.spec,
+            parameters=parameters,
+            observe=observe,
+            past=past,
+            accel=vm.machine.accel.name,
+            check_disks=check_disks,
+        )
         self.vm = vm
+        self._accept = accept
         self.commits_before = vm.machine.commits
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
         self._tasks: Sequence[Task] = ()
@@ -46,7 +66,29 @@ class Destination(Arrival):
         self.vm.pause_vcpus()
         self.vm.disconnect()
 
-    def _take_over(self, strategy: Strategy, stream: MigrationStream) -> None:
+    def _take_over(self, greeting: Greeting, stream: MigrationStream) -> None:
+        with contextlib.closing(self._join(stream, greeting)) as lanes:
+            self._take_over_by(lanes, greeting.strategy, stream)
+
+    def _join(self, stream: MigrationStream, greeting: Greeting) -> ReceivingLanes:
+        """Wait for the further streams of this migration, and of no other."""
+        others: list[MigrationStream] = []
+        with contextlib.ExitStack() as made:
+            for _ in range(1, greeting.streams):
+                if self._accept is None:
+                    raise MigrationError("listen", "there is no way to a second stream")
+                others.append(made.enter_context(contextlib.closing(self._accept())))
+                kind, _, payload = others[-1].receive()
+                if kind is not Kind.JOIN or payload != greeting.session.encode():
+                    raise MigrationError("stream", "a stream came that is not of this migration")
+            made.pop_all()
+        lanes = ReceivingLanes(stream, others, self.vm.machine.ram)
+        lanes.open()
+        return lanes
+
+    def _take_over_by(
+        self, lanes: ReceivingLanes, strategy: Strategy, stream: MigrationStream
+    ) -> None:
         """Everything from the greeting to RUNNING."""
         strategy.open()
         self._prepare(strategy, stream)
@@ -55,7 +97,7 @@ class Destination(Arrival):
         # The blackout begins at the source, so the collector must be silent before this side
         # learns of it.
         with without_collector():
-            state = self._receive_memory(stream)
+            state = self._receive_memory(stream, lanes)
             self._switch_over(strategy, state, stream)
         self._past.note("dst", strategy.name, self.timeline.spans)
 
@@ -78,14 +120,24 @@ class Destination(Arrival):
             for device in self.vm.devices
         ]
 
-    def _receive_memory(self, stream: MigrationStream) -> bytes:
+    def _receive_memory(self, stream: MigrationStream, lanes: ReceivingLanes) -> bytes:
         """Take memory until the switch-over comes; its payload."""
+        try:
+            return self._receive_rounds(stream, lanes)
+        except MigrationError:
+            lanes.check()
+            raise
+
+    def _receive_rounds(self, stream: MigrationStream, lanes: ReceivingLanes) -> bytes:
         ram = self.vm.machine.ram
         while True:
             kind, count, payload = stream.receive()
             if kind is Kind.RAM:
                 stream.receive_ram(ram, count, payload)
+            elif kind is Kind.BARRIER:
+                lanes.await_barrier(self._stage.deadline)
             elif kind is Kind.SWITCHOVER:
+                lanes.finish()
                 return payload
             else:
                 raise MigrationError("stream", f"{kind.name} came where RAM was due")
@@ -99,6 +151,8 @@ class Destination(Arrival):
             timeline.in_blackout = True
             with timeline.span("dst.load_state"):
                 moved = load_switchover(state, vm)
+                if self._ahead_ns:
+                    vm.guest.shift_clock(self._ahead_ns)
             if moved:
                 # The driver set a ring up anew after the preparation: begin again for all.
                 self._tasks = self._start_tasks()

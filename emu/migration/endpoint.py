@@ -1,7 +1,11 @@
-"""Where a migration stream begins and ends: ``unix:PATH`` or ``tcp:ADDRESS:PORT``."""
+"""Where a migration stream begins and ends: ``unix:PATH`` or ``tcp:ADDRESS:PORT``.
+
+An IPv6 address stands in brackets: ``tcp:[::1]:4444``.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import select
 import socket
@@ -9,26 +13,52 @@ from contextlib import suppress
 
 from emu.errors import MigrationError
 from emu.migration.stream import MigrationStream
+from emu.migration.tls import Credentials, secure
 
 
-def _parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
+def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
+    """The family of an address, and its path or its host and port.
+
+    Raises:
+        MigrationError: it is none.
+    """
     scheme, _, rest = uri.partition(":")
     if scheme == "unix" and rest:
         return socket.AF_UNIX, rest
     if scheme == "tcp":
         host, _, port = rest.rpartition(":")
         if host and port.isdigit() and int(port) < 1 << 16:
+            if host.startswith("[") and host.endswith("]"):
+                return socket.AF_INET6, (host[1:-1], int(port))
             return socket.AF_INET, (host, int(port))
     raise MigrationError("connect", f"{uri!r} is no address: write unix:PATH or tcp:ADDRESS:PORT")
 
 
-def connect(uri: str, *, deadline: float) -> MigrationStream:
-    """Connect to a destination that listens.
+def stays_here(uri: str) -> bool:
+    """Whether what goes there does not leave this machine: a unix socket, or loopback.
 
     Raises:
-        MigrationError: it does not, or the address is none.
+        MigrationError: it is no address, or there is no such host.
     """
-    family, address = _parse(uri)
+    family, address = parse(uri)
+    if isinstance(address, str):
+        return True
+    try:
+        found = socket.getaddrinfo(*address, family=family, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise MigrationError("connect", f"{uri}: {error.strerror}") from None
+    return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+
+
+def connect(
+    uri: str, *, deadline: float, credentials: Credentials | None = None
+) -> MigrationStream:
+    """Connect to a destination that listens; with credentials, speak TLS.
+
+    Raises:
+        MigrationError: it does not, it is not to be trusted, or the address is none.
+    """
+    family, address = parse(uri)
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.settimeout(deadline)
     try:
@@ -36,6 +66,9 @@ def connect(uri: str, *, deadline: float) -> MigrationStream:
     except OSError as error:
         sock.close()
         raise MigrationError("connect", f"{uri}: {error.strerror or error}") from None
+    if credentials is not None:
+        host = "" if isinstance(address, str) else address[0]
+        sock = secure(sock, credentials, server=False, host=host, deadline=deadline)
     return MigrationStream(sock, deadline=deadline)
 
 
@@ -44,6 +77,7 @@ class Listener:
 
     Args:
         uri: where to listen; port 0 takes a free one.
+        credentials: speak TLS, with these.
 
     Attributes:
         uri: what the source is to be given.
@@ -52,36 +86,53 @@ class Listener:
         MigrationError: it is no address, or in use.
     """
 
-    def __init__(self, uri: str) -> None:
-        family, address = _parse(uri)
+    def __init__(self, uri: str, credentials: Credentials | None = None) -> None:
+        family, address = parse(uri)
+        self._credentials = credentials
+        self._taken = False
         self._path = address if isinstance(address, str) else ""
         self._sock = socket.socket(family, socket.SOCK_STREAM)
         self._wake, self._cancel = os.pipe()
         try:
-            if family == socket.AF_INET:
+            if family != socket.AF_UNIX:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._sock.bind(address)
-            self._sock.listen(1)
+            self._sock.listen()
         except OSError as error:
             self._path = ""
             self.close()
             raise MigrationError("listen", f"{uri}: {error.strerror or error}") from None
         bound = self._sock.getsockname()
-        self.uri = uri if family == socket.AF_UNIX else f"tcp:{bound[0]}:{bound[1]}"
+        host = f"[{bound[0]}]" if family == socket.AF_INET6 else bound[0]
+        self.uri = uri if family == socket.AF_UNIX else f"tcp:{host}:{bound[1]}"
 
-    def accept(self, *, deadline: float) -> MigrationStream | None:
-        """The source's connection, or None when `cancel` was called instead."""
+    def accept(self, *, deadline: float, patience: float | None = None) -> MigrationStream | None:
+        """The source's connection, or None when `cancel` was called instead.
+
+        Args:
+            deadline: seconds for which one system call on it may wait.
+            patience: seconds for somebody to come; for ever unless told.
+
+        Raises:
+            MigrationError: nobody has come, or somebody who is not to be trusted.
+        """
         poll = select.poll()
         for fd in (self._sock.fileno(), self._wake):
             poll.register(fd, select.POLLIN)
-        if self._wake in [fd for fd, _ in poll.poll()]:
+        ready = [fd for fd, _ in poll.poll(None if patience is None else patience * 1000)]
+        if self._wake in ready:
             return None
+        if not ready:
+            raise MigrationError("listen", f"nobody has come within {patience:g} s")
         sock, _ = self._sock.accept()
+        self._taken = True
+        if self._credentials is not None:
+            sock = secure(sock, self._credentials, server=True, host="", deadline=deadline)
         return MigrationStream(sock, deadline=deadline)
 
     def cancel(self) -> bool:
         """From another thread: nobody will come. False: somebody has come."""
-        if self._sock.fileno() < 0:
+        if self._sock.fileno() < 0 or self._taken:
             return False
         with suppress(OSError):  # it may have been closed just now
             os.write(self._cancel, b"x")

@@ -8,7 +8,6 @@ but the destination: so a handover that fails costs nothing.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from devices.device import VhostDevice
     from devices.procedure import Procedure
+    from emu.migration.greeting import Greeting
     from emu.migration.parameters import Parameters
     from emu.migration.past import Past
     from emu.migration.precopy import Observer
@@ -52,11 +52,10 @@ class HandoverSource(Source):
     def _move(
         self,
         stream: MigrationStream,
-        hello: dict[str, object],
+        hello: dict[str, object],  # noqa: ARG002  one stream is enough
         owned: contextlib.ExitStack,  # noqa: ARG002  there is nothing to close
     ) -> list[Task]:
         self._begin()
-        stream.send(Kind.HELLO, json.dumps(hello).encode())
         for _ in range(TRIES):
             heritage = VmHeritage.of(self.vm)
             heritage.send(stream)
@@ -119,7 +118,8 @@ class HandoverDestination(Arrival):
     def _let_go(self) -> None:
         self._discard()
 
-    def _take_over(self, strategy: Strategy, stream: MigrationStream) -> None:
+    def _take_over(self, greeting: Greeting, stream: MigrationStream) -> None:
+        strategy = greeting.strategy
         kind, _, payload = stream.receive()
         while kind is Kind.HANDOVER:
             with VmHeritage.receive(payload, stream) as heritage:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 #: What to do when pre-copy does not get below what the downtime limit allows.
 ON_NO_CONVERGE = ("switch", "abort")
 DEFAULT_DEADLINE = 10.0
+#: Sockets of one migration.
+MAX_STREAMS = 16
 
 
 class Parameters(NamedTuple):
@@ -24,6 +26,7 @@ class Parameters(NamedTuple):
         on_no_converge: one of `ON_NO_CONVERGE`.
         deadline: seconds that a device, or the other side, may take for one thing.
         check_locks: check the order in which locks are taken.
+        streams: sockets that memory goes over, side by side.
     """
 
     downtime_limit: int = 300
@@ -32,6 +35,7 @@ class Parameters(NamedTuple):
     on_no_converge: str = "switch"
     deadline: float = DEFAULT_DEADLINE
     check_locks: bool = False
+    streams: int = 1
 
     @classmethod
     def from_json(cls, values: JsonObject, base: Parameters | None = None) -> Self:
@@ -58,6 +62,8 @@ class Parameters(NamedTuple):
             raise EmuError("a limit is not negative")
         if result.deadline <= 0:
             raise EmuError("a deadline is more than 0 s")
+        if not 1 <= result.streams <= MAX_STREAMS:
+            raise EmuError(f"memory goes over 1 to {MAX_STREAMS} streams")
         return result
 
     def to_json(self) -> JsonObject:

@@ -21,6 +21,7 @@ from emu.migration.timeline import now
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from emu.migration.lanes import SendingLanes
     from emu.migration.parameters import Parameters
     from emu.migration.rehearsal import Forecast
     from emu.migration.stream import MigrationStream, Run
@@ -101,7 +102,7 @@ class Precopy:
         self,
         ram: GuestRam,
         sync: RamSync,
-        stream: MigrationStream,
+        stream: MigrationStream | SendingLanes,
         parameters: Parameters,
         observe: Observer,
         *,
@@ -219,5 +220,6 @@ class Precopy:
             if now() - self._told > TOLD_NS:
                 self._told = now()
                 self._observe("MIGRATION", {"status": "active"})
+        self._stream.end_round()
         self._check()
         return sent, sending_ns

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import CancelledError, EmuError, MigrationError
+from emu.migration import clocks, farewell, greeting
+from emu.migration.lanes import SendingLanes
 from emu.migration.past import Past
 from emu.migration.precopy import Precopied, Precopy
 from emu.migration.ram_sync import RamSync
@@ -21,11 +23,13 @@ from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from emu.migration.clocks import Offset, Probe
     from emu.migration.parameters import Parameters
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
+    from emu.monitor.protocol import JsonObject
     from emu.vm import Vm
 
 #: Seconds in which devices that lost their back-ends may come back before they are called lost.
@@ -47,8 +51,12 @@ class Source:
         parameters: what it may take.
         observe: told of what happens.
         past: what earlier migrations of this VM took.
+        reach: connects to the destination once more, for a further stream.
+        accounts: what the destination is told of this side when the VM has moved.
 
     Attributes:
+        destination: what the destination told of its side, with ``downtime_ns`` and
+            ``downtime_error_ns``; empty unless the greeting promised a farewell.
         lost: after a failure, the devices that are left without a back-end, and why.
     """
 
@@ -60,9 +68,17 @@ class Source:
         parameters: Parameters,
         observe: Observer,
         past: Past | None = None,
+        reach: Callable[[], MigrationStream] | None = None,
+        accounts: Callable[[], JsonObject] = dict,
     ) -> None:
         self.vm = vm
         self.timeline = Timeline("src")
+        self.destination: JsonObject = {}
+        self._reach = reach
+        self._accounts = accounts
+        self._lanes: SendingLanes | None = None
+        self._probes: list[Probe] = []
+        self._ahead_ns = 0
         self._sending: Precopy | None = None
         self.requests_in_flight = 0
         self.lost: dict[str, VhostUserError] = {}
@@ -92,8 +108,9 @@ class Source:
             if self._given:
                 return False
             self._cancelled.set()
-            if self._stream is not None:
-                self._stream.interrupt()
+            for stream in (self._stream, self._lanes):
+                if stream is not None:
+                    stream.interrupt()
         return True
 
     def run(self, stream: MigrationStream, hello: dict[str, object]) -> None:
@@ -105,6 +122,7 @@ class Source:
         with contextlib.ExitStack() as owned:
             owned.callback(self._forget_stream)
             self._stream = stream
+            self._greet(stream, hello)
             self.vm.keeper.rest()
             owned.callback(self._wake_keeper)
             owned.callback(self._strategy.close)
@@ -121,6 +139,62 @@ class Source:
             # From here on it runs over there, and nothing may start it here again.
             self._observe("STOP", {})
             self._strategy.tidy(tasks, self._stage)
+            if hello.get("farewell"):
+                # It runs over there whether its figures come or not.
+                with contextlib.suppress(*FAILURES, ValueError):
+                    self._bid_farewell(stream)
+
+    def _greet(self, stream: MigrationStream, hello: dict[str, object]) -> None:
+        """Ask whether the VM is welcome, before anything is touched.
+
+        Raises:
+            MigrationError: it is not, and why.
+        """
+        try:
+            self._check_cancelled()
+            stream.send(Kind.HELLO, json.dumps(hello).encode())
+            welcome = self._expect(stream, Kind.WELCOME)
+            if not greeting.same_clock(welcome):
+                self._probes = clocks.probe(stream)
+                self._ahead_ns = clocks.agree(stream, self._probes)
+        except FAILURES as error:
+            reason = self._explained(error, stream)
+            if hello.get("farewell") and getattr(reason, "phase", "") == "stream":
+                # A destination that wants TLS does not answer who speaks none.
+                hint = "" if stream.encrypted else ": does the destination want TLS (--tls-cert)?"
+                reason = MigrationError("greeting", f"{error}{hint}")
+            raise reason from error
+
+    def _join(self, stream: MigrationStream, hello: dict[str, object]) -> SendingLanes:
+        """Connect the further streams that the greeting promised."""
+        others: list[MigrationStream] = []
+        with contextlib.ExitStack() as made:
+            for _ in range(1, self._parameters.streams):
+                if self._reach is None:
+                    raise MigrationError("connect", "there is no way to a second stream")
+                others.append(made.enter_context(contextlib.closing(self._reach())))
+                others[-1].send(Kind.JOIN, str(hello["session"]).encode())
+            made.pop_all()
+        with self._giving:
+            self._lanes = SendingLanes(stream, others)
+        return self._lanes
+
+    def _bid_farewell(self, stream: MigrationStream) -> None:
+        start = self.timeline.marks["pause_start_ns"]
+
+        def news(downtime: int, offset: Offset) -> JsonObject:
+            return {
+                "strategy": self._strategy.name,
+                "downtime_ns": downtime,
+                "downtime_error_ns": None if offset.same else offset.error_ns,
+                "precopy": self.precopy.to_json(),
+                **self._accounts(),
+            }
+
+        told = farewell.bid(stream, start, self._probes, news)
+        # The guest took the clock over as it was known before the blackout.
+        late = self._ahead_ns - int(told["offset_ns"])
+        self.destination = {**told, "guest_gap_ns": int(told["guest_gap_ns"]) + late}
 
     def _forget_stream(self) -> None:
         with self._giving:
@@ -154,24 +228,24 @@ class Source:
         What has to be closed when all is over goes to ``owned``.
         """
         self._begin()
+        lanes = owned.enter_context(contextlib.closing(self._join(stream, hello)))
         log = DirtyLog.create(self.vm.log_pages)
         owned.callback(log.close)
         self._set_logging(log)
         sync = RamSync(self.vm.machine.ram, log)
-        stream.send(Kind.HELLO, json.dumps(hello).encode())
         with self.vm.driving:
             devices = pack_devices(self.vm.devices)
         stream.send(Kind.DEVICES, devices)
-        precopy = self._sending = self._make_precopy(stream, sync)
+        precopy = self._sending = self._make_precopy(lanes, sync)
         precopy.run(lambda: self._await_prepared(stream))
-        return self._switch_over(stream, sync, precopy)
+        return self._switch_over(stream, lanes, sync, precopy)
 
-    def _make_precopy(self, stream: MigrationStream, sync: RamSync) -> Precopy:
+    def _make_precopy(self, lanes: SendingLanes, sync: RamSync) -> Precopy:
         vm = self.vm
         return Precopy(
             vm.machine.ram,
             sync,
-            stream,
+            lanes,
             self._parameters,
             self._observe,
             forecast=Forecast(vm, self._strategy, self._past, self._parameters.deadline),
@@ -203,7 +277,9 @@ class Source:
         if self._cancelled.is_set():
             raise CancelledError
 
-    def _switch_over(self, stream: MigrationStream, sync: RamSync, precopy: Precopy) -> list[Task]:
+    def _switch_over(
+        self, stream: MigrationStream, lanes: SendingLanes, sync: RamSync, precopy: Precopy
+    ) -> list[Task]:
         """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
         vm = self.vm
         timeline = self.timeline
@@ -215,7 +291,8 @@ class Source:
         with self._blackout():
             self._strategy.stop(tasks, self._stage)
             with timeline.span("src.final_ram"):
-                stream.send_ram(vm.machine.ram, sync.dirty())
+                lanes.send_ram(vm.machine.ram, sync.dirty())
+                lanes.end_round()
             with timeline.span("src.device_state"):
                 stream.send(Kind.SWITCHOVER, pack_switchover(vm))
             self._commit(stream)

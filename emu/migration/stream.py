@@ -13,12 +13,14 @@ import contextlib
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from emu.errors import MigrationError
+from emu.migration import tls
 from vhost_user.codec import close_all
 
 if TYPE_CHECKING:
@@ -55,10 +57,20 @@ class Kind(IntEnum):
     SWITCHOVER = 4
     GO = 5
     HANDOVER = 6
+    #: First on every further socket of a migration: which migration it belongs to.
+    JOIN = 7
+    #: A round of memory ends; on every socket of a migration that has several.
+    BARRIER = 8
+    #: What time is it?
+    PING = 9
+    #: From both sides, when the VM has moved: what the other one is to know of it.
+    FAREWELL = 10
     PREPARED = 16
     RUNNING = 17
     FAILED = 18
     READY = 19
+    WELCOME = 20
+    PONG = 21
 
 
 class MigrationStream:
@@ -80,10 +92,18 @@ class MigrationStream:
 
     def set_deadline(self, seconds: float) -> None:
         """How long one system call may wait from now on."""
+        self._deadline = seconds
+        if self.encrypted:
+            self._sock.settimeout(seconds)
+            return
         timeval = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        self._deadline = seconds
+
+    @property
+    def encrypted(self) -> bool:
+        """TLS is spoken."""
+        return isinstance(self._sock, ssl.SSLSocket)
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
         """Send a section.
@@ -112,6 +132,9 @@ class MigrationStream:
     def _send_file(self, ram: GuestRam, run: Run) -> None:
         fd, offset = ram.locate(*run)
         self._send_all([HEADER.pack(Kind.RAM, 1, _ENTRY.size) + _ENTRY.pack(*run)])
+        if self.encrypted:  # what the kernel does not see it cannot send
+            self._send_all([ram.view(*run)])
+            return
         end = offset + run[1]
         while offset < end:
             try:
@@ -138,11 +161,16 @@ class MigrationStream:
             MigrationError: the other side has gone, is silent, or sent what is no section.
         """
         head = bytearray(HEADER.size)
-        self._receive_into([memoryview(head)])
+        try:
+            self._receive_into([memoryview(head)])
+        except MigrationError:
+            _refuse_tls(head)
+            raise
         number, count, length = HEADER.unpack(head)
         try:
             kind = Kind(number)
         except ValueError:
+            _refuse_tls(head)
             raise MigrationError("stream", f"a section of unknown kind {number}") from None
         if length > MAX_PAYLOAD:
             raise MigrationError("stream", f"a {kind.name} section of {length} bytes")
@@ -220,11 +248,13 @@ class MigrationStream:
         return fds
 
     def _broken(self, error: OSError) -> MigrationError:
-        if isinstance(error, BlockingIOError):
+        if isinstance(error, BlockingIOError | TimeoutError):
             self._silent = True
             return MigrationError(
                 "stream", f"the other side has been silent for {self._deadline:g} s"
             )
+        if isinstance(error, ssl.SSLError):
+            return MigrationError("tls", tls.explain(error))
         return MigrationError("stream", f"the connection broke: {error.strerror}")
 
     def give_up(self, reason: str) -> None:
@@ -257,6 +287,22 @@ class MigrationStream:
         poll.register(self._sock, select.POLLRDHUP)
         return bool(poll.poll(0))
 
+    def end_round(self) -> None:
+        """What is sent from now on may be of the same pages: one socket keeps the order anyway."""
+
+    def await_section(self) -> None:
+        """Return when there is something to be received, however long that takes."""
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            return
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.poll()
+
+    def interrupt_reading(self) -> None:
+        """From another thread: whoever receives here fails when all that has come is read."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
+
     def interrupt(self) -> None:
         """From another thread: whoever sends or receives here fails at once, from now on."""
         with contextlib.suppress(OSError):  # the other side was quicker
@@ -265,6 +311,13 @@ class MigrationStream:
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
+
+
+def _refuse_tls(head: bytes | bytearray) -> None:
+    """Say what it means when these bytes begin a TLS record: an alert or a handshake."""
+    if head[0] in (0x15, 0x16) and head[1] == 0x03:
+        text = "the other side speaks TLS: give both sides certificates, or neither"
+        raise MigrationError("tls", text) from None
 
 
 def _after(parts: Sequence[Buffer], done: int) -> list[memoryview]:

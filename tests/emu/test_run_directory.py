@@ -32,6 +32,17 @@ def test_an_image_is_sparse_and_made_once() -> None:
         assert (other.st_size, other.st_blocks) == (SCRATCH_BYTES, 0)
 
 
+def test_images_elsewhere_stay_and_nothing_else_is_taken_for_one(tmp_path: Path) -> None:
+    """The user's directory may hold other files of that name."""
+    with RunDirectory(tmp_path) as directory:
+        assert directory.image("blk0") == tmp_path / "blk0.img"
+        (tmp_path / "blk1.img").write_bytes(b"precious")
+        with pytest.raises(PreflightError, match="is no scratch image"):
+            directory.image("blk1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blk0.img", "blk1.img"]
+    assert (tmp_path / "blk1.img").read_bytes() == b"precious"
+
+
 def test_no_socket_has_a_longer_name_than_was_checked() -> None:
     """What preflight looks at is the longest."""
     spec = VmSpec()

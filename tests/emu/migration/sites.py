@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from emu.migration.heritage import VmHeritage
     from emu.migration.past import Past
+    from emu.migration.stream import MigrationStream
+    from emu.migration.tls import Credentials
 
 DEADLINE = 5.0
 #: The strategies that need back-ends at the destination, and stop those of the source.
@@ -142,14 +144,28 @@ class Migration:
         parameters: Parameters = PARAMETERS,
         past: Past | None = None,
         owned: ExitStack | None = None,
+        *,
+        tls: tuple[Credentials, Credentials] | None = None,
+        farewell: bool = False,
     ) -> None:
         self.events = Events()
         #: Where the VM arrives: `destination`, or what it inherited when it was handed over.
         self.there = destination
         options = StrategyOptions(threads=3)
         chosen = make(strategy, options)
+        # With credentials (the source's, the destination's) as between two machines.
+        ours, theirs = (None, None) if tls is None else tls
+        uri = f"unix:{folder / 'stream'}" if tls is None else "tcp:127.0.0.1:0"
+        self.listener = Listener(uri, theirs)
+        self._credentials = ours
         self.source = (HandoverSource if chosen.hands_over else Source)(
-            source, chosen, parameters=parameters, observe=self.events, past=past
+            source,
+            chosen,
+            parameters=parameters,
+            observe=self.events,
+            past=past,
+            reach=self._reach,
+            accounts=lambda: {"served": 7},
         )
         self.destination: Destination | HandoverDestination
         self._built: list[Vm] = []
@@ -166,11 +182,14 @@ class Migration:
                 accel=source.machine.accel.name,
             )
         else:
-            self.destination = Destination(destination, parameters=parameters, observe=self.events)
+            self.destination = Destination(
+                destination, parameters=parameters, observe=self.events, accept=self._accept
+            )
             destination.guest.attach()
-        self.listener = Listener(f"unix:{folder / 'stream'}")
         self.received: list[BaseException | None] = []
-        self._hello = hello(source.spec, strategy, options, accel=source.machine.accel.name)
+        self._hello = hello(
+            source, strategy, options, streams=parameters.streams, farewell=farewell
+        )
         self._thread = threading.Thread(target=self._receive)
 
     def _build(self, heritage: VmHeritage) -> Vm:
@@ -187,20 +206,25 @@ class Migration:
 
     def _receive(self) -> None:
         try:
-            stream = self.listener.accept(deadline=DEADLINE)
-            assert stream is not None
-            self.destination.run(stream)
+            self.destination.run(self._accept())
         except Exception as error:  # noqa: BLE001  the test looks at it
             self.received.append(error)
         else:
             self.received.append(None)
 
+    def _reach(self) -> MigrationStream:
+        return connect(self.listener.uri, deadline=DEADLINE, credentials=self._credentials)
+
+    def _accept(self) -> MigrationStream:
+        stream = self.listener.accept(deadline=DEADLINE, patience=DEADLINE)
+        assert stream is not None
+        return stream
+
     def run(self, **changes: object) -> None:
         """Migrate; raises what the source raises."""
         self._thread.start()
         try:
-            stream = connect(self.listener.uri, deadline=DEADLINE)
-            self.source.run(stream, {**self._hello, **changes})
+            self.source.run(self._reach(), {**self._hello, **changes})
         finally:
             self._thread.join(3 * DEADLINE)
             self.listener.close()

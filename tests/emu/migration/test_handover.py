@@ -221,7 +221,7 @@ def test_nonsense_is_refused(migration: Migration) -> None:
         stream = MigrationStream(ours, deadline=DEADLINE)
         stream.send(Kind.HELLO, json.dumps(migration._hello).encode())
         stream.send(Kind.HANDOVER, payload)
-        stream.interrupt()
+        ours.shutdown(socket.SHUT_WR)  # nothing more comes, and WELCOME is taken
         with pytest.raises(MigrationError):
             migration.destination.run(MigrationStream(theirs, deadline=DEADLINE))
         stream.close()

@@ -8,6 +8,7 @@ import pytest
 
 from devices.procedure import PHASES
 from emu.errors import MigrationError
+from emu.migration.greeting import shape
 from emu.migration.strategies import STRATEGIES, make
 from tests.emu.migration.sites import (
     MOVES,
@@ -85,8 +86,8 @@ def test_rings_are_never_started_on_both_sides(vm: Vm, other: Vm, sites: tuple[S
 def test_another_shape_is_refused_by_name(vm: Vm, other: Vm, tmp_path: Path) -> None:
     """Nothing is touched, and the source runs on."""
     migration = Migration(vm, other, "split", tmp_path)
-    with pytest.raises(MigrationError, match="the source's VM is"):
-        migration.run(spec={"vcpus": 7})
+    with pytest.raises(MigrationError, match="vcpus: 7 at the source, 3 at"):
+        migration.run(spec={**shape(vm.spec, "soft"), "vcpus": 7})
     assert isinstance(migration.received[0], MigrationError)
     await_work(vm)
     check_books(vm)

@@ -1,0 +1,156 @@
+"""A VM that goes to another run: `emu migrate --to`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from emu import shared_disks
+from emu.books import Books
+from emu.errors import HangUpError, MigrationError
+from emu.migration.timeline import Span
+from emu.migration_series import SILENCE
+from emu.results import (
+    COMPLETED,
+    ROLLED_BACK,
+    MigrationReport,
+    MigrationResult,
+    Precopy,
+    devices_ms,
+    phase_rows,
+)
+
+if TYPE_CHECKING:
+    from emu.between import Passage
+    from emu.monitor.protocol import JsonObject
+    from emu.plan import MigrationPlan
+    from emu.supervisor import Supervisor
+
+#: Seconds for which the guest works before it is migrated.
+WARM_UP = 0.5
+_ENDS = ("completed", "failed", "cancelled")
+
+
+class Departure:
+    """Runs a `MigrationPlan` of one migration on a supervisor's one side."""
+
+    def __init__(self, plan: MigrationPlan, supervisor: Supervisor, passage: Passage) -> None:
+        self._plan = plan
+        self._supervisor = supervisor
+        self._passage = passage
+        self._progress = supervisor.progress
+        (self._side,) = supervisor.sides
+        self._books = Books(supervisor.sides)
+
+    def run(self) -> MigrationReport:
+        """Boot the VM, send it away, and return what was found out.
+
+        Raises:
+            EmuError: the run cannot go on; a migration that was rolled back is no such case.
+        """
+        begin = time.monotonic()
+        machine = self._plan.machine
+        self._supervisor.start_programs()
+        if machine.disk is not None:
+            self._progress.step(f"read {machine.disk.path} on the host")
+        disk = shared_disks.of_file(machine, self._supervisor.attention)
+        spec = machine.spec
+        self._progress.step(
+            f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
+        )
+        report = MigrationReport(machine, self._side.create(), via=self._passage.transport)
+        self._side.boot()
+        self._supervisor.attention.pause(WARM_UP)
+        with shared_disks.marked(machine.images) as mark:
+            error = self._migrate({"mark": mark, "disk": disk})
+        report.runs.append(self._measure() if error is None else self._stay(error))
+        report.seconds = time.monotonic() - begin
+        return report
+
+    def _migrate(self, disks: JsonObject) -> str | None:
+        """None when the VM has gone; why not, when it runs on here."""
+        side, passage = self._side, self._passage
+        self._progress.step(f"migrate, {self._plan.strategies[0]}, to {passage.uri}")
+        parameters = self._plan.parameters.to_json()
+        side.execute("migrate-set-parameters", {"parameters": parameters})
+        arguments = {
+            "uri": passage.uri,
+            "strategy": self._plan.strategies[0],
+            "options": dict(self._plan.options),
+            "tls": passage.tls,
+            "between": {"disks": disks, "stats": side.fleet.disk_stats},
+        }
+        side.execute("migrate", arguments)
+        outcome = self._await_outcome()
+        if outcome["status"] == "completed":
+            return None
+        return str(outcome.get("error-desc") or outcome["status"])
+
+    def _await_outcome(self) -> JsonObject:
+        monitor = self._side.monitor
+        cancelled = False
+        # It may have ended before the command that began it was answered.
+        while (outcome := self._outcome()) is None:
+            if not self._supervisor.attention.wait([monitor.fileno()], SILENCE):
+                if cancelled:
+                    raise MigrationError("wait", f"nothing was heard for {SILENCE:g} s, twice")
+                cancelled = True
+                self._side.execute("migrate_cancel")
+            try:
+                monitor.receive()
+            except HangUpError:
+                self._side.execute("query-status")  # raises what became of the process
+        return outcome
+
+    def _outcome(self) -> JsonObject | None:
+        """What has been told since the last look: the end, if it was that."""
+        events = self._side.monitor.events
+        while events:
+            event = events.popleft()
+            if event.name == "MIGRATION_PASS":
+                sent = event.data.get("bytes", 0) / (1 << 20)
+                self._progress.detail(f"round {event.data.get('pass')}: {sent:.1f} MiB sent")
+            elif event.name == "MIGRATION" and event.data.get("status") in _ENDS:
+                return event.data
+        return None
+
+    def _stay(self, error: str) -> MigrationResult:
+        """The VM runs on here: show that it has lost nothing by it."""
+        self._progress.step("the VM runs on here: check its books")
+        integrity = self._books.balance(self._side)
+        strategy = self._plan.strategies[0]
+        return MigrationResult(strategy, 1, ROLLED_BACK, error=error, integrity=integrity)
+
+    def _measure(self) -> MigrationResult:
+        """What both sides recorded; of the destination, what it told."""
+        here = self._side.execute("x-timeline")
+        there = dict(here["destination"])
+        error = there.get("downtime_error_ns")
+        result = MigrationResult(
+            self._plan.strategies[0],
+            1,
+            COMPLETED,
+            precopy=Precopy(**here["precopy"]),
+            requests_in_flight_at_stop=int(here["requests_in_flight_at_stop"]),
+            checked_elsewhere=True,
+            **_figures(here, there) if there else {},
+            downtime_error_ms=None if error is None else int(error) / 1e6,
+        )
+        told = "" if there else ", and has told nothing of it"
+        self._progress.done(f"the VM runs at {self._passage.uri}{told}")
+        return result
+
+
+def _figures(here: JsonObject, there: JsonObject) -> dict[str, Any]:
+    try:
+        spans = [Span(*row) for row in [*here["spans"], *there["spans"]]]
+        return {
+            "downtime_ms": int(there["downtime_ns"]) / 1e6,
+            "guest_gap_ms": int(there["guest_gap_ns"]) / 1e6,
+            "stop_ms": devices_ms(spans, "src"),
+            "start_ms": devices_ms(spans, "dst"),
+            "commits": int(here["commits"]) + int(there["commits"]),
+            "phases": tuple(phase_rows(spans)),
+        }
+    except (KeyError, TypeError, ValueError):
+        raise MigrationError("farewell", "the destination's figures make no sense") from None

@@ -1,0 +1,135 @@
+"""Two machines' clocks: whether they are the same one, and how far they lie apart if not.
+
+CLOCK_MONOTONIC counts from another moment on each machine. The offset is estimated as NTP does it
+(RFC 5905, section 8): a round trip that leaves at ``a``, is answered at the other clock's ``t``
+and is back at ``b`` says that the offset lies between ``t - b`` and ``t - a``. The shortest round
+trip says it best. Two clocks also drift apart, which widens what was found at another time.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.errors import MigrationError
+from emu.migration.stream import Kind, MigrationStream
+from emu.migration.timeline import now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+#: Round trips of one estimate.
+PROBES = 32
+#: Two clocks drift by this share at the most: the kernel slews each by up to 500 ppm (adjtimex).
+DRIFT = 1e-3
+_TIME = struct.Struct("<q")
+
+
+def identity() -> str:
+    """What names this clock: two processes with the same one read the same CLOCK_MONOTONIC.
+
+    It is one for each boot of a machine, and each time namespace in it.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    space = Path("/proc/self/ns/time")
+    return f"{boot} {space.readlink() if space.exists() else ''}".strip()
+
+
+class Probe(NamedTuple):
+    """One round trip: begin and end by this clock, and the answer by the other one, nanoseconds."""
+
+    begin: int
+    answer: int
+    end: int
+
+    @property
+    def ns(self) -> int:
+        """How long it took."""
+        return self.end - self.begin
+
+
+class Offset(NamedTuple):
+    """How far the other clock is ahead, in nanoseconds, and how wrong that may be.
+
+    Attributes:
+        ns: what to take off a time of the other clock.
+        error_ns: the truth lies no further off than this.
+        same: it is the same clock.
+    """
+
+    ns: int = 0
+    error_ns: int = 0
+    same: bool = True
+
+
+def agree(stream: MigrationStream, probes: Sequence[Probe]) -> int:
+    """Tell the destination how far its clock is ahead, and return that, nanoseconds."""
+    offset = estimate(probes, probes[-1].end).ns
+    stream.send(Kind.PING, _TIME.pack(offset))
+    return offset
+
+
+def learn(stream: MigrationStream) -> int:
+    """What `agree` tells: how far this clock is ahead of the source's, nanoseconds.
+
+    Raises:
+        MigrationError: the source says something else, or has gone.
+    """
+    kind, _count, payload = stream.receive()
+    if kind is not Kind.PING or len(payload) != _TIME.size:
+        raise MigrationError("stream", f"{kind.name} came where the clocks' offset was due")
+    return int(_TIME.unpack(payload)[0])
+
+
+def probe(
+    stream: MigrationStream, count: int = PROBES, clock: Callable[[], int] = now
+) -> list[Probe]:
+    """Ask the other side for its time, so often; `answer` is the other end.
+
+    Raises:
+        MigrationError: it does not say, or has gone.
+    """
+    probes = []
+    for _ in range(count):
+        begin = clock()
+        stream.send(Kind.PING)
+        kind, _count, payload = stream.receive()
+        end = clock()
+        if kind is Kind.FAILED:
+            raise MigrationError("destination", payload.decode(errors="replace"))
+        if kind is not Kind.PONG or len(payload) != _TIME.size:
+            raise MigrationError("stream", f"{kind.name} came where the time was due")
+        probes.append(Probe(begin, _TIME.unpack(payload)[0], end))
+    return probes
+
+
+def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int] = now) -> None:
+    """Say what time it is, so often.
+
+    Raises:
+        MigrationError: the other side asks for something else, or has gone.
+    """
+    for _ in range(count):
+        kind, _count, _payload = stream.receive()
+        at = clock()
+        if kind is not Kind.PING:
+            raise MigrationError("stream", f"{kind.name} came where PING was due")
+        stream.send(Kind.PONG, _TIME.pack(at))
+
+
+def estimate(probes: Iterable[Probe], at: int) -> Offset:
+    """The offset at a moment, of round trips that were made around it.
+
+    Args:
+        probes: at least one.
+        at: nanoseconds of this side's clock.
+    """
+
+    def error(sample: Probe) -> float:
+        away = max(sample.begin - at, at - sample.end, 0)
+        return sample.ns / 2 + away * DRIFT
+
+    best = min(probes, key=error)
+    middle = (best.begin + best.end) // 2
+    return Offset(best.answer - middle, int(error(best)) + 1, same=False)

@@ -1,0 +1,231 @@
+"""Memory over several sockets side by side.
+
+The first socket carries everything else as well. A round of memory ends with a BARRIER on every
+socket; a receiver that has read its own reads nothing more until all have. So no page of a later
+round can be overtaken by what an earlier round said of it. What is little goes by the first
+socket alone, and needs no barrier: in a blackout there is nothing to wait for.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from emu.errors import MigrationError
+from emu.migration.stream import Kind, MigrationStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from emu.migration.stream import Run
+    from emu.ram import GuestRam
+
+#: Less memory than this is not worth waking anybody for.
+LITTLE = 1 << 20
+#: Seconds for a thread to end when its socket has been shut down.
+PATIENCE = 5.0
+
+
+def shares(runs: Sequence[Run], count: int) -> list[list[Run]]:
+    """The runs cut into so many shares of nearly the same size, in whole pages."""
+    whole = sum(length for _, length in runs)
+    size = max(4096, -(-whole // count) + 4095 & -4096)
+    found: list[list[Run]] = [[] for _ in range(count)]
+    number, room = 0, size
+    for gpa, length in runs:
+        at, end = gpa, gpa + length
+        while at < end:
+            part = min(end - at, room)
+            found[number].append((at, part))
+            at += part
+            room -= part
+            if not room:
+                number, room = number + 1, size
+    return found
+
+
+class SendingLanes:
+    """The source's sockets: the stream itself, and further ones with a thread each.
+
+    Args:
+        stream: the first one, which carries all else.
+        others: the further ones, which are closed with this.
+    """
+
+    def __init__(self, stream: MigrationStream, others: Sequence[MigrationStream] = ()) -> None:
+        self._stream = stream
+        self._others = others
+        self._pending: list[SimpleQueue[Callable[[], None] | None]] = []
+        self._done: SimpleQueue[Exception | None] = SimpleQueue()
+        # Pages of this round have gone by several sockets; of an earlier one, by the first alone.
+        self._uneven = self._owed = False
+        self._threads = []
+        for number, _ in enumerate(others, 1):
+            queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+            self._pending.append(queue)
+            thread = threading.Thread(
+                target=self._work, args=(queue,), name=f"stream {number}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    @property
+    def bytes_sent(self) -> int:
+        """By all sockets together."""
+        return self._stream.bytes_sent + sum(other.bytes_sent for other in self._others)
+
+    def send_ram(self, ram: GuestRam, runs: Sequence[Run]) -> None:
+        """Send memory, and return when all sockets have taken it.
+
+        Raises:
+            MigrationError: one of them has broken.
+        """
+        if not self._others or sum(length for _, length in runs) < LITTLE:
+            self._stream.send_ram(ram, runs)
+            return
+        if self._owed:
+            self._send_barrier()
+        self._uneven = True
+        mine, *rest = shares(runs, 1 + len(self._others))
+        for queue, other, share in zip(self._pending, self._others, rest, strict=True):
+            queue.put(lambda other=other, share=share: other.send_ram(ram, share))  # type: ignore[misc]
+        try:
+            self._stream.send_ram(ram, mine)
+        except MigrationError:
+            self.interrupt()
+            self._await_others()
+            raise
+        error = self._await_others()
+        if error is not None:
+            raise error
+
+    def _await_others(self) -> Exception | None:
+        """Return when every thread has done its share; the first error, if there was one."""
+        errors = [self._done.get() for _ in self._others]
+        return next((error for error in errors if error is not None), None)
+
+    def end_round(self) -> None:
+        """What is sent from now on may be of the same pages.
+
+        Raises:
+            MigrationError: a socket has broken.
+        """
+        if self._uneven:
+            self._send_barrier()
+        else:
+            self._owed = True
+
+    def _send_barrier(self) -> None:
+        self._uneven = self._owed = False
+        for stream in (self._stream, *self._others):
+            stream.send(Kind.BARRIER)
+
+    def _work(self, queue: SimpleQueue[Callable[[], None] | None]) -> None:
+        while (job := queue.get()) is not None:
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001  whoever waits for it raises it
+                self._done.put(error)
+            else:
+                self._done.put(None)
+
+    def interrupt(self) -> None:
+        """From any thread: whoever sends here fails at once."""
+        for other in self._others:
+            other.interrupt()
+
+    def close(self) -> None:
+        """End the threads and close the further sockets."""
+        self.interrupt()
+        for queue in self._pending:
+            queue.put(None)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        for other in self._others:
+            other.close()
+
+
+class ReceivingLanes:
+    """The destination's sockets. The further ones are read by a thread each, from `open` on.
+
+    Args:
+        stream: the first one; whoever reads it calls `await_barrier` where a BARRIER comes.
+        others: the further ones, which are closed with this.
+        ram: where memory goes.
+    """
+
+    def __init__(
+        self, stream: MigrationStream, others: Sequence[MigrationStream], ram: GuestRam
+    ) -> None:
+        self._stream = stream
+        self._others = others
+        self._ram = ram
+        self._error: MigrationError | None = None
+        self._finished = False
+        self._barrier = threading.Barrier(1 + len(others))
+        self._threads = [
+            threading.Thread(target=self._receive, args=(other,), name=f"stream {n}", daemon=True)
+            for n, other in enumerate(others, 1)
+        ]
+
+    def open(self) -> None:
+        """Begin to read."""
+        for thread in self._threads:
+            thread.start()
+
+    def await_barrier(self, deadline: float) -> None:
+        """The first socket has come to the end of a round: return when all have.
+
+        Raises:
+            MigrationError: one of them has broken, or is silent for ``deadline`` seconds.
+        """
+        try:
+            self._barrier.wait(deadline)
+        except threading.BrokenBarrierError:
+            self.check()
+            raise MigrationError(
+                "stream", f"a stream has not come to the round's end within {deadline:g} s"
+            ) from None
+
+    def finish(self) -> None:
+        """All memory has come: what becomes of the further sockets is of no interest any more."""
+        self._finished = True
+
+    def check(self) -> None:
+        """Raise what has ended another socket."""
+        if self._error is not None:
+            raise self._error
+
+    def _receive(self, other: MigrationStream) -> None:
+        try:
+            while True:
+                other.await_section()
+                kind, count, payload = other.receive()
+                if kind is Kind.RAM:
+                    other.receive_ram(self._ram, count, payload)
+                elif kind is Kind.BARRIER:
+                    self._barrier.wait()
+                else:
+                    raise MigrationError("stream", f"{kind.name} came where RAM was due")
+        except MigrationError as error:
+            if self._finished:
+                return
+            # The one who reads the first socket is to learn of it at once.
+            self._error = self._error or error
+            self._stream.interrupt_reading()
+            self._barrier.abort()
+        except threading.BrokenBarrierError:
+            return
+
+    def close(self) -> None:
+        """End the threads and close the further sockets."""
+        self._barrier.abort()
+        for other in self._others:
+            other.interrupt()
+        for thread in self._threads:
+            with suppress(RuntimeError):  # it was never started
+                thread.join(PATIENCE)
+        for other in self._others:
+            other.close()

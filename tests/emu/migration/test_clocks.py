@@ -1,0 +1,107 @@
+"""The offset of two clocks, and how wrong it may be."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.errors import MigrationError
+from emu.migration import clocks
+from emu.migration.clocks import DRIFT, Probe, estimate
+from emu.migration.stream import Kind, MigrationStream
+from emu.migration.timeline import now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECOND = 1_000_000_000
+_ways = st.integers(1, 50_000_000)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
+    """A stream."""
+    a, b = (MigrationStream(sock, deadline=2.0) for sock in socket.socketpair())
+    yield a, b
+    a.close()
+    b.close()
+
+
+@given(
+    st.integers(-(10**15), 10**15),
+    st.integers(-500, 500),
+    st.lists(st.tuples(_ways, _ways, st.integers(0, SECOND)), min_size=1, max_size=8),
+    st.integers(0, 60 * SECOND),
+)
+def test_the_truth_is_within_the_bound(
+    offset: int, ppm: int, trips: list[tuple[int, int, int]], at: int
+) -> None:
+    """Whatever each way of each round trip took, and while the clocks drift."""
+
+    def other(ns: int) -> int:
+        return ns + offset + ns * ppm // 1_000_000
+
+    probes = []
+    begin = 0
+    for there, back, rest in trips:
+        answered = begin + there
+        probes.append(Probe(begin, other(answered), answered + back))
+        begin = answered + back + rest
+    found = estimate(probes, at)
+    truth = other(at) - at
+    slack = 2 + int(60 * SECOND * DRIFT * DRIFT)
+    assert abs(found.ns - truth) <= found.error_ns + slack
+
+
+def test_the_shortest_round_trip_counts() -> None:
+    """And a longer one that lies far nearer may be better."""
+    probes = [Probe(0, 1_000_600, 1000), Probe(2000, 1_002_050, 2100), Probe(3000, 1_009_000, 9000)]
+    assert estimate(probes, 2100) == (1_000_000, 51, False)
+    far = Probe(0, 500, 10)
+    near = Probe(SECOND, SECOND + 600, SECOND + 200)
+    assert estimate([far, near], SECOND).error_ns == 101
+
+
+@pytest.mark.parametrize("shift", [0, 7_200 * SECOND, -86_400 * SECOND])
+def test_a_shifted_clock_is_found_out(
+    ends: tuple[MigrationStream, MigrationStream], shift: int
+) -> None:
+    """By round trips on a real stream; both sides then know of it."""
+    source, destination = ends
+    learned: list[int] = []
+
+    def answer() -> None:
+        clocks.answer(destination, clock=lambda: now() + shift)
+        learned.append(clocks.learn(destination))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    probes = clocks.probe(source)
+    found = estimate(probes, now())
+    told = clocks.agree(source, probes)
+    thread.join(5)
+    assert learned == [told]
+    assert abs(found.ns - shift) <= found.error_ns < SECOND
+    assert not found.same
+
+
+def test_who_answers_something_else(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """Is told apart from a clock."""
+    source, destination = ends
+    destination.send(Kind.READY)
+    with pytest.raises(MigrationError, match="READY came where the time was due"):
+        clocks.probe(source)
+    source.send(Kind.DEVICES)
+    assert destination.receive()[0] is Kind.PING
+    with pytest.raises(MigrationError, match="DEVICES came where PING was due"):
+        clocks.answer(destination)
+
+
+def test_one_clock_has_one_identity() -> None:
+    """And says which boot it is of."""
+    assert clocks.identity() == clocks.identity() != ""

@@ -1,0 +1,126 @@
+"""Between two machines the connection may be cut at any moment: the VM runs on at one side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from emu.errors import MigrationError
+from emu.migration import lanes
+from emu.migration.parameters import Parameters
+from emu.migration.stream import Kind, MigrationStream
+from tests.emu.migration.certificates import Authority
+from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emu.vm import Vm
+
+PARAMETERS = Parameters(deadline=DEADLINE, streams=2)
+
+
+def _migration(vm: Vm, other: Vm, folder: Path) -> Migration:
+    """By TLS, with two streams and a farewell."""
+    ca = Authority(folder)
+    tls = ca.credentials("source"), ca.credentials("destination")
+    return Migration(vm, other, "prewired", folder, PARAMETERS, tls=tls, farewell=True)
+
+
+def _cut(monkeypatch: pytest.MonkeyPatch, when: Kind) -> list[Kind]:
+    """Cut the socket by which a section of this kind comes, just as it has come."""
+    receive = MigrationStream.receive
+    cut: list[Kind] = []
+
+    def received(stream: MigrationStream) -> tuple[Kind, int, bytes]:
+        section = receive(stream)
+        if section[0] is when and not cut:
+            cut.append(when)
+            stream.interrupt()
+        return section
+
+    monkeypatch.setattr(MigrationStream, "receive", received)
+    monkeypatch.setattr(lanes, "LITTLE", 1)
+    return cut
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        Kind.HELLO,
+        Kind.WELCOME,
+        Kind.JOIN,
+        Kind.DEVICES,
+        Kind.RAM,
+        Kind.BARRIER,
+        Kind.PREPARED,
+        Kind.SWITCHOVER,
+        Kind.READY,
+    ],
+    ids=lambda kind: kind.name,
+)
+def test_before_the_vm_is_given_away_it_stays(
+    vm: Vm, other: Vm, tmp_path: Path, when: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And misses nothing."""
+    migration = _migration(vm, other, tmp_path)
+    cut = _cut(monkeypatch, when)
+    with pytest.raises(MigrationError):
+        migration.run()
+    assert cut
+    assert isinstance(migration.received[0], MigrationError)
+    assert not vm.machine.paused
+    assert other.machine.paused
+    await_work(vm)
+    check_books(vm)
+
+
+@pytest.mark.parametrize("when", [Kind.GO, Kind.RUNNING, Kind.FAREWELL], ids=lambda kind: kind.name)
+def test_afterwards_it_has_moved(
+    vm: Vm, other: Vm, tmp_path: Path, when: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only figures are lost."""
+    migration = _migration(vm, other, tmp_path)
+    cut = _cut(monkeypatch, when)
+    migration.run()
+    assert cut
+    assert migration.received == [None]
+    assert migration.source.destination == {} or migration.destination.source == {}
+    assert vm.machine.paused
+    await_work(other)
+    check_books(other)
+
+
+def test_uncut_both_sides_know_of_each_other(vm: Vm, other: Vm, tmp_path: Path) -> None:
+    """The figures of the whole migration, and what the guest had been served."""
+    migration = _migration(vm, other, tmp_path)
+    migration.run()
+    there: dict[str, Any] = migration.source.destination
+    here = migration.destination.source
+    start = migration.source.timeline.marks["pause_start_ns"]
+    end = migration.destination.timeline.marks["running_ns"]
+    assert there["downtime_ns"] == here["downtime_ns"] == end - start
+    assert there["downtime_error_ns"] is here["downtime_error_ns"] is None
+    assert there["guest_gap_ns"] == migration.destination.guest_gap_ns
+    assert len(there["spans"]) == len(migration.destination.timeline.spans)
+    assert (here["served"], here["strategy"]) == (7, "prewired")
+    assert here["precopy"]["bytes"] > 0
+
+
+def test_clocks_that_differ_are_compared(
+    vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here both sides only believe that they do: what is estimated must be nearly nothing."""
+    migration = _migration(vm, other, tmp_path)
+    migration._hello["clock"] = "another machine's"
+    monkeypatch.setattr("emu.migration.greeting.same_clock", lambda _welcome: False)
+    migration.run()
+    there = migration.source.destination
+    start = migration.source.timeline.marks["pause_start_ns"]
+    truth = migration.destination.timeline.marks["running_ns"] - start
+    assert abs(there["downtime_ns"] - truth) <= there["downtime_error_ns"]
+    assert 0 < there["downtime_error_ns"] < 1_000_000_000
+    assert migration.destination.source["downtime_ns"] == there["downtime_ns"]
+    await_work(other)
+    check_books(other)

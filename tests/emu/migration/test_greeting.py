@@ -1,0 +1,108 @@
+"""A VM that does not fit is refused by name, before anything at the source is touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from devices import lifecycle
+from emu.errors import MigrationError
+from emu.migration.greeting import VERSION, Greeting, hello, same_clock, shape, welcome
+from emu.migration.parameters import Parameters
+from emu.migration.strategies import StrategyOptions
+from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from emu.vm import Vm
+
+
+def _shape(vm: Vm, **changes: Any) -> dict[str, Any]:
+    return {"spec": {**shape(vm.spec, "soft"), **changes}}
+
+
+_CASES = {
+    "version": (lambda vm: {"version": 1}, f"the source speaks version 1, not {VERSION}"),
+    "vcpus": (lambda vm: _shape(vm, vcpus=7), "vcpus: 7 at the source, 3 at the destination"),
+    "memory": (lambda vm: _shape(vm, memory=4096), "memory: 4096 at the source"),
+    "ring size": (lambda vm: _shape(vm, ring_size=1), "ring size: 1 at the source"),
+    "rings": (
+        lambda vm: _shape(vm, devices=["net0x8", "blk0x2", "blk1x2"]),
+        "devices: net0x8 at the source only, net0x4 at the destination only",
+    ),
+    "features": (
+        lambda vm: {"features": {"blk1": 1 << 34 | 1 << 41}},
+        "blk1: the guest uses feature bits 34, 41, which the destination's back-end lacks",
+    ),
+    "accelerator": (
+        lambda vm: _shape(vm, accelerator="kvm"),
+        "accelerator: kvm at the source, soft at the",
+    ),
+    "streams": (lambda vm: {"streams": 99}, "streams: 99 are not 1 to 16"),
+    "strategy": (lambda vm: {"strategy": "magic"}, "magic"),
+    "options": (lambda vm: {"options": {"magic": 1}}, "greeting makes no sense"),
+    "nonsense": (lambda vm: {"spec": "x"}, "greeting makes no sense"),
+}
+
+
+@pytest.mark.parametrize("case", _CASES)
+def test_a_mismatch_is_refused_before_anything_is_touched(
+    vm: Vm, other: Vm, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No dirty log, no message to a back-end, no vCPU: the guest never learns of it."""
+    change, said = _CASES[case]
+    touched: list[object] = []
+    monkeypatch.setattr(lifecycle, "set_logging", touched.append)
+    monkeypatch.setattr(vm, "drive", touched.append)
+    monkeypatch.setattr(vm.keeper, "rest", lambda: touched.append("keeper"))
+    migration = Migration(vm, other, "prewired", tmp_path)
+    with pytest.raises(MigrationError, match=r"^destination: greeting: ") as refused:
+        migration.run(**change(vm))
+    assert said in str(refused.value)
+    assert said in str(migration.received[0])
+    assert touched == []
+    await_work(vm)
+    check_books(vm)
+
+
+def test_all_that_differs_is_named_at_once(vm: Vm, other: Vm) -> None:
+    """So that nobody needs a second try to learn of the second reason."""
+    import json
+
+    said = hello(vm, "prewired", StrategyOptions())
+    said |= _shape(vm, vcpus=5, accelerator="kvm")
+    with pytest.raises(MigrationError, match=r"vcpus: 5 .*; accelerator: kvm .*; no such disk"):
+        Greeting.accept(
+            json.dumps(said).encode(), other.spec, "soft", other, lambda _disks: ["no such disk"]
+        )
+
+
+def test_nonsense_from_a_stranger(other: Vm) -> None:
+    """Is one line, whatever it is."""
+    for payload in (b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"version": 2}'):
+        with pytest.raises(MigrationError, match="makes no sense"):
+            Greeting.accept(payload, other.spec, "soft", other)
+    for payload in (b"", b"[]", b"{}"):
+        with pytest.raises(MigrationError, match="welcome makes no sense"):
+            same_clock(payload)
+    assert same_clock(welcome())
+
+
+def test_a_further_stream_of_somebody_else_is_refused(
+    vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who does not know the session is no stream of this migration."""
+    parameters = Parameters(deadline=DEADLINE, streams=2)
+    migration = Migration(vm, other, "prewired", tmp_path, parameters)
+    accept = Greeting.accept
+
+    def another(*arguments: Any) -> Greeting:
+        return accept(*arguments)._replace(session="another")
+
+    monkeypatch.setattr(Greeting, "accept", another)
+    with pytest.raises(MigrationError, match="not of this migration"):
+        migration.run()
+    await_work(vm)
+    check_books(vm)

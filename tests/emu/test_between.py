@@ -1,0 +1,336 @@
+"""Two runs, started as a user starts them, and a VM that goes from one to the other."""
+# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+import pytest
+
+from tests.emu.migration.certificates import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from emu.migration.tls import Credentials
+
+EMU = (sys.executable, "-m", "emu.cli")
+SMALL = ("--net", "1x2", "--blk", "2x2", "--vcpus", "2", "--memory", "256M")
+#: A clock of its own for the programs that follow.
+OTHER_CLOCK = ("unshare", "-Ur", "--time", "--monotonic")
+PATIENCE = 40.0
+
+
+class Ended(NamedTuple):
+    """What a run said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line on stderr."""
+        return self.err.strip().splitlines()[-1]
+
+
+class Run:
+    """One `emu`, whose stderr goes to a file as it comes."""
+
+    def __init__(self, folder: Path, name: str, argv: Sequence[str], before: Sequence[str]) -> None:
+        self._log = folder / f"{name}.err"
+        # A socket's path must be short.
+        self._tmp = Path(tempfile.mkdtemp(prefix="emu-test-"))
+        with self._log.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*before, *EMU, *argv],
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
+                env={**os.environ, "TMPDIR": str(self._tmp)},
+            )
+
+    def await_line(self, words: str) -> str:
+        """The first line on stderr with these words in it."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            for line in self._log.read_text().splitlines():
+                if words in line:
+                    return line
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.02)
+                raise AssertionError(f"it ended: {self._log.read_text()}")
+        raise AssertionError(f"{words!r} was never said: {self._log.read_text()}")
+
+    def interrupt(self) -> None:
+        """Ctrl-C; every program of the run must have ended when it has."""
+        self.process.send_signal(signal.SIGINT)
+
+    def close(self) -> None:
+        """Whatever a test has left of it."""
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        shutil.rmtree(self._tmp, ignore_errors=True)
+
+    def end(self) -> Ended:
+        """How it ended by itself; nothing of it may be left."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        out, _ = self.process.communicate(timeout=PATIENCE)
+        assert not [child for child in family if child.is_running()]
+        self._tmp.rmdir()  # which fails if anything is left in it
+        return Ended(self.process.returncode, out, self._log.read_text())
+
+
+class Terminals:
+    """Two of them, with a directory of images that both see."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.images = folder / "images"
+        self.images.mkdir()
+        self._runs: list[Run] = []
+
+    def incoming(
+        self, *arguments: str, uri: str = "tcp:127.0.0.1:0", before: Sequence[str] = ()
+    ) -> tuple[Run, str]:
+        """A destination that waits, and where."""
+        run = self._start("destination", ("run", "--incoming", uri, *arguments), before)
+        return run, run.await_line("waiting for a VM at ").rpartition(" ")[2]
+
+    def to(self, uri: str, *arguments: str, before: Sequence[str] = ()) -> Run:
+        """A source that migrates there."""
+        return self._start("source", ("migrate", "--to", uri, *arguments), before)
+
+    def _start(self, name: str, argv: Sequence[str], before: Sequence[str]) -> Run:
+        shape = () if "--net" in argv else SMALL
+        images = () if "--images" in argv else ("--images", str(self.images))
+        run = Run(self._folder, name, (*argv, *shape, *images), before)
+        self._runs.append(run)
+        return run
+
+    def close(self) -> None:
+        """End what a test that failed has left."""
+        for run in self._runs:
+            if run.process.poll() is None:
+                run.process.terminate()
+                run.process.wait(PATIENCE)
+            run.close()
+
+
+@pytest.fixture
+def terminals(tmp_path: Path) -> Iterator[Terminals]:
+    """Two of them."""
+    made = Terminals(tmp_path)
+    yield made
+    made.close()
+
+
+def _tls(credentials: Credentials) -> tuple[str, ...]:
+    cert, key, ca, _ = credentials
+    return ("--tls-cert", cert, "--tls-key", key, "--tls-ca", ca)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+def test_a_vm_goes_from_one_terminal_to_the_other(
+    terminals: Terminals, tmp_path: Path, kind: str
+) -> None:
+    """Table at the source, arrival and integrity at the destination."""
+    uri = f"unix:{tmp_path / 'stream'}" if kind == "unix" else "tcp:127.0.0.1:0"
+    source_tls: tuple[str, ...] = ()
+    destination_tls: tuple[str, ...] = ()
+    if kind == "tls":
+        ca = Authority(tmp_path)
+        source_tls = (*_tls(ca.credentials("source")), "--streams", "2")
+        destination_tls = _tls(ca.credentials("destination"))
+    there = tmp_path / "destination.json"
+    here = tmp_path / "source.json"
+    destination, uri = terminals.incoming(
+        "--for", "1s", "--json", str(there), *destination_tls, uri=uri
+    )
+    source = terminals.to(uri, "--json", str(here), *source_tls).end()
+    assert source.status == 0, source.err
+    arrived = destination.await_line("the VM has arrived: prewired, downtime ")
+    ended = destination.end()
+    assert ended.status == 0, ended.err
+    assert f"the VM runs at {uri}" in source.err
+    assert "| prewired |" in source.out
+    assert "the destination checks the guest's books" in source.out
+    assert "lost 0, duplicated 0, corrupted 0" in ended.out
+    (run,) = json.loads(here.read_text())["runs"]
+    assert run["integrity"] is None
+    assert "downtime_error_ms" not in run
+    assert 0 < run["guest_gap_ms"] <= run["downtime_ms"] + 1
+    assert {row["phase"][:3] for row in run["phases"]} == {"src", "dst"}
+    document = json.loads(there.read_text())
+    assert f"downtime {run['downtime_ms']:.2f} ms" in arrived
+    assert document["arrival"]["downtime_ms"] == pytest.approx(run["downtime_ms"], abs=1e-3)
+    assert document["integrity"]["requests"] > document["arrival"]["served_before"] - 100 > 0
+    assert sorted(path.name for path in terminals.images.iterdir()) == ["blk0.img", "blk1.img"]
+    assert not (tmp_path / "stream").exists()
+
+
+@pytest.mark.parametrize("ahead", ["source", "destination"])
+def test_the_downtime_across_two_clocks_has_a_bound(
+    terminals: Terminals, tmp_path: Path, ahead: str
+) -> None:
+    """One side's programs live 5000 s in the future, as on a machine that booted earlier."""
+    before = (*OTHER_CLOCK, "5000")
+    if subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a time namespace may not be made here")
+    destination, uri = terminals.incoming(
+        "--for", "1s", before=before if ahead == "destination" else ()
+    )
+    path = tmp_path / "source.json"
+    run = terminals.to(uri, "--json", str(path), before=before if ahead == "source" else ())
+    source = run.end()
+    assert source.status == 0, source.err
+    ended = destination.end()
+    assert ended.status == 0, ended.err
+    (result,) = json.loads(path.read_text())["runs"]
+    bound = result["downtime_error_ms"]
+    assert 0 < bound < 1000
+    # The guest's own clock has been shifted with it, and saw the same blackout.
+    assert 0 < result["guest_gap_ms"] <= result["downtime_ms"] + bound + 1
+    assert 0 < result["downtime_ms"] < 5000
+    assert f"{result['downtime_ms']:.2f} ±" in source.out
+    assert "the clocks of both machines are compared by round trips" in source.out
+    assert " ±" in ended.err
+    assert "lost 0, duplicated 0, corrupted 0" in ended.out
+
+
+def test_another_vm_is_refused_by_name_on_both_sides(terminals: Terminals) -> None:
+    """One line each; the source's VM runs on and has lost nothing."""
+    destination, uri = terminals.incoming()
+    other = ("--net", "1x4", "--blk", "2x2", "--vcpus", "3", "--memory", "256M")
+    source = terminals.to(uri, *other).end()
+    ended = destination.end()
+    for said in (
+        "vcpus: 3 at the source, 2 at the destination",
+        "devices: net0x4 at the source only, net0x2 at the destination only",
+    ):
+        assert said in source.last
+        assert said in ended.last
+    assert (source.status, ended.status) == (1, 1)
+    assert "prewired, run 1: rolled-back: destination: greeting: " in source.out
+    assert "lost 0, duplicated 0, corrupted 0" in source.out
+    assert source.err.count("emu: ") == ended.err.count("emu: ") == 1
+
+
+def test_other_images_are_refused(terminals: Terminals, tmp_path: Path) -> None:
+    """A directory of the same name on another machine is another one."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    destination, uri = terminals.incoming()
+    source = terminals.to(uri, "--images", str(other)).end()
+    ended = destination.end()
+    said = f"disks: --images {terminals.images} of the destination is not the source's directory"
+    assert said in source.last
+    assert said in ended.last
+    assert sorted(path.name for path in other.iterdir()) == ["blk0.img", "blk1.img"]
+
+
+def test_another_disk_is_refused(terminals: Terminals, tmp_path: Path) -> None:
+    """A copy will do, and nothing else."""
+    disks = []
+    for name, content in (("a", b"a" * 4096), ("b", b"b" * 4096)):
+        disks.append(tmp_path / f"{name}.img")
+        disks[-1].write_bytes(content)
+    destination, uri = terminals.incoming("--disk", str(disks[0]))
+    source = terminals.to(uri, "--disk", str(disks[1])).end()
+    ended = destination.end()
+    for run in (source, ended):
+        assert run.status == 1
+        assert "blk0: --disk differs, sha256 " in run.last
+
+
+def test_a_wrong_certificate_is_one_line_on_both_sides(
+    terminals: Terminals, tmp_path: Path
+) -> None:
+    ca = Authority(tmp_path)
+    stranger = Authority(tmp_path, "other").credentials("source", trusts=ca)
+    destination, uri = terminals.incoming(*_tls(ca.credentials("destination")))
+    source = terminals.to(uri, *_tls(stranger)).end()
+    ended = destination.end()
+    assert (source.status, ended.status) == (1, 1)
+    assert "refuses this side's certificate: its --tls-ca did not sign it" in source.last
+    assert "the other side's certificate is refused" in ended.last
+    assert "lost 0, duplicated 0, corrupted 0" in source.out
+
+
+def test_ctrl_c_at_a_destination_that_waits_leaves_nothing(terminals: Terminals) -> None:
+    destination, _ = terminals.incoming()
+    destination.interrupt()
+    ended = destination.end()
+    assert (ended.status, ended.last) == (130, "emu: ended by SIGINT")
+
+
+def test_ctrl_c_at_the_destination_leaves_the_vm_at_the_source(terminals: Terminals) -> None:
+    """In the middle of memory."""
+    destination, uri = terminals.incoming()
+    slow = ("--dirty-rate", "4M", "--max-bandwidth", "1M")
+    source = terminals.to(uri, *slow)
+    source.await_line("round 1: ")
+    destination.interrupt()
+    ended, stayed = destination.end(), source.end()
+    assert (ended.status, ended.last) == (130, "emu: ended by SIGINT")
+    assert stayed.status == 1
+    assert "rolled-back" in stayed.last
+    assert "lost 0, duplicated 0, corrupted 0" in stayed.out
+
+
+def test_ctrl_c_at_the_source_ends_both(terminals: Terminals) -> None:
+    """In the middle of memory; what the source has marked in the directory of images is gone."""
+    destination, uri = terminals.incoming()
+    source = terminals.to(uri, "--dirty-rate", "4M", "--max-bandwidth", "1M")
+    source.await_line("round 1: ")
+    source.interrupt()
+    gone, ended = source.end(), destination.end()
+    assert (gone.status, gone.last) == (130, "emu: ended by SIGINT")
+    assert ended.status == 1
+    assert ended.last.startswith("emu: incoming: no VM has come: ")
+    assert sorted(path.name for path in terminals.images.iterdir()) == ["blk0.img", "blk1.img"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (("migrate", "--to", "nowhere"), 2, "write unix:PATH or tcp:ADDRESS:PORT"),
+        (("migrate", "--to", "tcp:192.0.2.1:4444"), 1, "give --tls-cert, --tls-key and --tls-ca"),
+        (("run", "--incoming", "tcp:0.0.0.0:4444"), 1, "or --insecure"),
+        (("run", "--incoming", "unix:/tmp/x", "--tls-cert", "x"), 2, "TLS needs all three"),
+        (("run", "--tls-ca", "x"), 2, "--tls-ca goes with --incoming"),
+        (("run", "--insecure"), 2, "--insecure goes with --incoming"),
+        (("migrate", "--tls-hostname", "x"), 2, "--tls-hostname goes with --to"),
+        (("migrate", "--to", "unix:/tmp/x"), 2, "--to needs --images DIR"),
+        (("run", "--incoming", "unix:/tmp/x", "--images", "/none"), 1, "no such directory"),
+        (("migrate", "--to", "unix:/tmp/x", "--repeat", "2"), 2, "--repeat does not go with --to"),
+        (("migrate", "--to", "unix:/tmp/x", "-s", "split,threads"), 2, "goes only once"),
+        (("migrate", "--streams", "0"), 2, "0 is not in the range"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, line: str) -> None:
+    """Before anything is started."""
+    done = subprocess.run(
+        [*EMU, *arguments, *SMALL], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_nobody_there_is_one_line_and_the_vm_runs_on(terminals: Terminals, tmp_path: Path) -> None:
+    source = terminals.to(f"unix:{tmp_path / 'nobody'}").end()
+    assert source.status == 1
+    assert "No such file" in source.last
+    assert "lost 0, duplicated 0, corrupted 0" in source.out
