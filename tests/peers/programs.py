@@ -30,15 +30,12 @@ def need(program: str, package: str) -> str:
 
 def storage_daemon(image: Path, socket: Path | str, *, queues: int) -> list[str]:
     """qemu-storage-daemon with one vhost-user-blk export."""
+    export = f"type=vhost-user-blk,id=e,node-name=d,num-queues={queues},writable=on"
     return [
         need("qemu-storage-daemon", "qemu-utils"),
-        "--blockdev",
-        f"driver=file,node-name=f,filename={image},locking=off",
-        "--blockdev",
-        "driver=raw,node-name=d,file=f",
-        "--export",
-        f"type=vhost-user-blk,id=e,node-name=d,num-queues={queues},writable=on"
-        f",addr.type=unix,addr.path={socket}",
+        *("--blockdev", f"driver=file,node-name=f,filename={image},locking=off"),
+        *("--blockdev", "driver=raw,node-name=d,file=f"),
+        *("--export", f"{export},addr.type=unix,addr.path={socket}"),
     ]
 
 
