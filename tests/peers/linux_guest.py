@@ -1,0 +1,250 @@
+"""A real Linux guest in QEMU: a Debian kernel, an initramfs made here, and what it is to do.
+
+It boots under TCG (a stock kernel needs no KVM then) in some seconds. What it says comes on its
+serial console; a line that begins with ``EMU`` is one of ours.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from emu.guest.internet import CLIENT_ADDRESS, GUEST_ADDRESS, answer
+from tests.peers.programs import Running, need
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MEMORY = "256M"
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
+#: Seconds for a guest under TCG to do what it is told, on a busy host.
+PATIENCE = 50.0
+_CLIENT_MAC = b"\x02\x45\x43\x48\x4f\x02"
+_TOOLS = {"mkfs.ext4": "e2fsprogs", "fio": "fio"}
+
+INIT = """#!/bin/sh
+export PATH=/bin
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+for module in $(cat /modules/order); do insmod /modules/$module; done
+echo EMU booted
+. /job
+echo EMU done
+sync
+poweroff -f
+"""
+
+#: A file system on the disk, and files that are read back with their checksums.
+DISK_JOB = """
+mkfs.ext4 -q -F /dev/vda && mkdir -p /mnt && mount -t ext4 /dev/vda /mnt || echo EMU failed mount
+echo EMU fio begins
+fio --name=a --directory=/mnt --size={size} --bs=4k --rw=randwrite --ioengine=psync --direct=1 \
+    --verify=crc32c --do_verify=1 --verify_fatal=1 --loops={loops} --minimal >/tmp/fio 2>&1 \
+    && echo EMU fio is clean || {{ echo EMU failed fio; cat /tmp/fio; }}
+umount /mnt && echo EMU unmounted
+"""
+
+PING_JOB = f"""
+ip addr add {socket.inet_ntoa(GUEST_ADDRESS)}/24 dev eth0 && ip link set eth0 up
+ping -c 5 -i 1 -s 18 -W 5 {socket.inet_ntoa(CLIENT_ADDRESS)} >/tmp/ping 2>&1
+grep -q ' 5 packets received' /tmp/ping && echo EMU ping is clean || cat /tmp/ping
+"""
+
+
+def kernel() -> Path:
+    """A Debian cloud kernel; the test is skipped when there is none that may be read."""
+    found = sorted(Path("/boot").glob("vmlinuz-*cloud*"))
+    if not found or not os.access(found[-1], os.R_OK):
+        pytest.skip("no kernel for a guest (Debian: apt-get install linux-image-cloud-amd64)")
+    return found[-1]
+
+
+def make_initramfs(folder: Path, job: str) -> Path:
+    """An initramfs whose init does the job."""
+    root = folder / "root"
+    for name in ("bin", "proc", "sys", "dev", "tmp", "modules", "lib64"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    busybox = need("busybox", "busybox-static")
+    shutil.copy(busybox, root / "bin/busybox")
+    for name in subprocess.check_output([busybox, "--list"], text=True).split():
+        if not (root / "bin" / name).exists():
+            (root / "bin" / name).symlink_to("busybox")
+    for tool, package in _TOOLS.items():
+        if tool in job:
+            _copy_program(Path(need(tool, package)), root)
+    _copy_modules(root / "modules")
+    (root / "job").write_text(job)
+    (root / "init").write_text(INIT)
+    (root / "init").chmod(0o755)
+    names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+    archive = subprocess.run(
+        [busybox, "cpio", "-o", "-H", "newc"],
+        input=names.encode(),
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    ).stdout
+    path = folder / "initramfs.gz"
+    path.write_bytes(gzip.compress(archive, 1))
+    return path
+
+
+def _copy_program(program: Path, root: Path) -> None:
+    """A program and its shared libraries, at the same places."""
+    target = root / "bin" / program.name
+    target.unlink(missing_ok=True)
+    shutil.copy(program.resolve(), target)
+    libraries = subprocess.check_output(["ldd", str(program)], text=True)
+    for library in re.findall(r"(/\S+)", libraries):
+        there = root / library.lstrip("/")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(library).resolve(), there)
+
+
+def _copy_modules(folder: Path) -> None:
+    """The modules that the guest needs and that the kernel has not built in, in order."""
+    base = Path("/lib/modules") / kernel().name.removeprefix("vmlinuz-")
+    needs = {}
+    for line in (base / "modules.dep").read_text().splitlines():
+        name, _, others = line.partition(":")
+        needs[Path(name).name.removesuffix(".ko")] = [name, *others.split()]
+    order: list[str] = []
+    for module in MODULES:
+        for name in reversed(needs.get(module, [])):
+            if Path(name).name not in order:
+                shutil.copy(base / name, folder / Path(name).name)
+                order.append(Path(name).name)
+    (folder / "order").write_text(" ".join(order))
+
+
+class Guest(Running):
+    """One QEMU with a Linux guest.
+
+    Args:
+        folder: for its console, its monitor and its log.
+        name: of this QEMU.
+        initramfs: what it boots.
+        devices: options for its devices.
+        incoming: where it awaits a migration, or "".
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        initramfs: Path,
+        devices: Sequence[str],
+        *,
+        incoming: str = "",
+    ) -> None:
+        self._monitor_path = folder / f"{name}.qmp"
+        self.console_path = folder / f"{name}.console"
+        argv = [
+            need("qemu-system-x86_64", "qemu-system-x86"),
+            *("-accel", "tcg", "-cpu", "max", "-m", MEMORY, "-nographic", "-nodefaults"),
+            *("-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on"),
+            *("-machine", "q35,memory-backend=mem", "-no-reboot"),
+            *("-kernel", str(kernel()), "-initrd", str(initramfs)),
+            *("-append", "console=ttyS0 quiet panic=-1"),
+            *("-serial", f"file:{self.console_path}"),
+            *("-qmp", f"unix:{self._monitor_path},server=on,wait=off"),
+            *devices,
+            *(("-incoming", incoming) if incoming else ()),
+        ]
+        super().__init__(argv, folder / f"{name}.log")
+
+    @property
+    def console(self) -> str:
+        """All that the guest has said."""
+        if not self.console_path.exists():
+            return ""
+        return self.console_path.read_text(errors="replace")
+
+    def await_line(self, text: str, patience: float = PATIENCE) -> None:
+        """Return when the guest has said so."""
+        until = time.monotonic() + patience
+        while f"EMU {text}" not in self.console:
+            assert "EMU failed" not in self.console, self.console
+            assert time.monotonic() < until, f"{self.console}\n{self.said}"
+            assert self.process.poll() is None, f"{self.console}\n{self.said}"
+            time.sleep(0.05)  # a file that another program writes; nothing tells of it
+
+    def await_end(self) -> None:
+        """Return when QEMU has ended, by itself and well."""
+        assert self.process.wait(PATIENCE) == 0, self.said
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        """Carry out a QMP command; what it returns."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(str(self._monitor_path))
+            with sock.makefile("rw") as stream:
+                stream.readline()
+                for line in ({"execute": "qmp_capabilities"}, _command(name, arguments)):
+                    stream.write(json.dumps(line) + "\n")
+                    stream.flush()
+                    answered = _answer(stream)
+        return answered
+
+    def await_migrated(self) -> dict[str, Any]:
+        """Return QMP's query-migrate when it says that the migration has completed."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            state: dict[str, Any] = self.command("query-migrate")
+            if state["status"] == "completed":
+                return state
+            assert state["status"] in ("setup", "active", "device", "wait-unplug"), state
+            assert time.monotonic() < until, state
+            time.sleep(0.05)  # QMP has an event for it, which needs a connection that stays
+
+
+def _command(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"execute": name, "arguments": arguments}
+
+
+def _answer(stream: Any) -> Any:
+    """The next answer; events are passed over."""
+    while True:
+        line = json.loads(stream.readline())
+        assert "error" not in line, line
+        if "return" in line:
+            return line["return"]
+
+
+class Client:
+    """A station behind the NIC's uplink that answers ARP and pings, in a thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind(str(path))
+        self._sock.settimeout(0.2)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                frame, uplink = self._sock.recvfrom(65536)
+            except TimeoutError:
+                continue
+            said = answer(frame, _CLIENT_MAC, CLIENT_ADDRESS)
+            if said is not None and uplink:
+                self._sock.sendto(said, uplink)
+
+    def close(self) -> None:
+        """End."""
+        self._over.set()
+        self._thread.join(5)
+        self._sock.close()

@@ -1,0 +1,108 @@
+"""Our back-ends under a real Linux guest in a real QEMU, which migrates, too."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.peers.linux_guest import DISK_JOB, PING_JOB, Client, Guest, make_initramfs
+from tests.peers.programs import Running, need
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+IMAGE_BYTES = 48 << 20
+
+
+@pytest.fixture
+def owned() -> Iterator[ExitStack]:
+    """What a test makes and has to give back."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An empty disk."""
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    return path
+
+
+def serve_disk(side: str, image: Path, owned: ExitStack) -> list[str]:
+    """Our disk, and QEMU's options for it."""
+    folder = image.parent
+    path = folder / f"{side}-disk.sock"
+    argv = [sys.executable, "-m", "backends.blk", "--socket-path", str(path)]
+    argv += ["--blk-file", str(image)]
+    owned.enter_context(Running(argv, folder / f"{side}-disk.log")).await_socket(path)
+    return [
+        *("-chardev", f"socket,id=disk,path={path}"),
+        *("-device", "vhost-user-blk-pci,chardev=disk,num-queues=1"),
+    ]
+
+
+def serve_nic(side: str, folder: Path, owned: ExitStack) -> list[str]:
+    """Our NIC with an uplink to a client, and QEMU's options for it.
+
+    QEMU 7.2 under TCG ends by itself with vhost-user NICs and MSI-X, so it has none.
+    """
+    path, client = folder / f"{side}-nic.sock", folder / f"{side}-client.sock"
+    owned.callback(Client(client).close)
+    argv = [sys.executable, "-m", "backends.net", "--socket-path", str(path), "--mode", "switch"]
+    argv += ["--uplink", str(folder / f"{side}-uplink.sock"), "--uplink-peer", str(client)]
+    owned.enter_context(Running(argv, folder / f"{side}-nic.log")).await_socket(path)
+    return [
+        *("-chardev", f"socket,id=nic,path={path}"),
+        *("-netdev", "vhost-user,id=net,chardev=nic"),
+        *("-device", "virtio-net-pci,netdev=net,vectors=0"),
+    ]
+
+
+def check_file_system(image: Path) -> None:
+    """``e2fsck -fn`` finds nothing to mend."""
+    program = need("e2fsck", "e2fsprogs")
+    found = subprocess.run(
+        [program, "-fn", str(image)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_file_system_and_ping(tmp_path: Path, image: Path, owned: ExitStack) -> None:
+    """ext4 on our disk under fio's checksums; pings through our NIC."""
+    job = DISK_JOB.format(size="4m", loops=2) + PING_JOB
+    initramfs = make_initramfs(tmp_path, job)
+    devices = serve_disk("a", image, owned) + serve_nic("a", tmp_path, owned)
+    guest = owned.enter_context(Guest(tmp_path, "guest", initramfs, devices))
+    for line in ("booted", "fio is clean", "unmounted", "ping is clean", "done"):
+        guest.await_line(line)
+    guest.await_end()
+    check_file_system(image)
+
+
+def test_live_migration_between_two_qemus(tmp_path: Path, image: Path, owned: ExitStack) -> None:
+    """While fio writes; its verification passes at the destination, and so does e2fsck."""
+    initramfs = make_initramfs(tmp_path, DISK_JOB.format(size="4m", loops=8))
+    options = [
+        serve_disk(side, image, owned) + serve_nic(side, tmp_path, owned) for side in ("a", "b")
+    ]
+    source = owned.enter_context(Guest(tmp_path, "source", initramfs, options[0]))
+    source.await_line("fio begins")
+    stream = f"unix:{tmp_path / 'stream'}"
+    there = owned.enter_context(Guest(tmp_path, "there", initramfs, options[1], incoming=stream))
+    there.await_socket(tmp_path / "stream")
+    source.command("migrate", uri=stream)
+    state = source.await_migrated()
+    assert state["downtime"] < 5_000
+    assert "fio is clean" not in source.console
+    source.command("quit")
+    for line in ("fio is clean", "unmounted", "done"):
+        there.await_line(line)
+    there.await_end()
+    check_file_system(image)
