@@ -32,6 +32,7 @@ Strategies:
   processes   the same with processes, which are handed the devices' sockets
   split       all requests of all devices in flight, one commit
   prewired    as split, with what does not depend on memory moved out of the blackout
+  handover    memory, back-ends' sockets and eventfds are passed on: no device stops (one host)
 
 The status is 0 only when every migration completed with nothing lost, duplicated or corrupted.
 
