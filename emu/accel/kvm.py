@@ -330,7 +330,8 @@ class KvmAccelerator(Accelerator):
         """See `Accelerator.resume`."""
         if not self.kernel.resume(deadline):
             raise DeadlineError("the vCPUs to run again", deadline)
-        self._drivers.catch_up()
+        if self._drivers.loaded:
+            self._drivers.poke()
 
     def warm_up(self, deadline: float) -> None:
         """See `Accelerator.warm_up`: each begins, and halts.

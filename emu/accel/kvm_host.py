@@ -47,7 +47,7 @@ class DriverHost:
     Attributes:
         told: eventfds, one for each vCPU: it has taken interrupts. They are never read; each
             signal is an edge.
-        loaded: vCPUs have been given the state of another host's since the last resume.
+        loaded: vCPUs have been given the state of another host's; the drivers see to it.
         errors: what the drivers of a vCPU raised; the vCPU has been ended.
 
     Raises:
@@ -106,6 +106,8 @@ class DriverHost:
             if gate.paused:
                 self._wait_for_gate()
                 continue
+            if self.loaded:
+                self._catch_up()
             if throttle.percent and self._stay_out(throttle.stay_out_ns(monotonic_ns())):
                 continue
             for vcpu in self._ready():
@@ -133,6 +135,14 @@ class DriverHost:
                 self._poke_poll.poll()
                 self._drain_poke()
             gate.unpark(0)
+
+    def _catch_up(self) -> None:
+        """What the mailboxes tell of was done by the vCPUs of another host."""
+        self.loaded = False
+        for vcpu, mailbox in enumerate(self.mailboxes):
+            if mailbox.waiting:
+                self._again.add(vcpu)
+            self._send(vcpu)
 
     def _stay_out(self, ns: int) -> bool:
         """The guest is throttled, and stays out for so long; whether it was poked meanwhile."""
@@ -229,20 +239,6 @@ class DriverHost:
                 os.eventfd_read(fd)  # it is no news for the drivers
                 left -= 1
         return not left
-
-    def catch_up(self) -> None:
-        """After a load: what the mailboxes tell of was done by the vCPUs of another host.
-
-        The vCPUs run, and the gate is closed still.
-        """
-        if not self.loaded:
-            return
-        self.loaded = False
-        for vcpu, mailbox in enumerate(self.mailboxes):
-            if mailbox.waiting:
-                self._again.add(vcpu)
-            self._send(vcpu)
-        self.poke()
 
     def join(self, deadline: float) -> None:
         """Wait for the thread's end; the gate says stop.
