@@ -98,15 +98,17 @@ class MessageBuffer:
         """
         self._data += data
         messages = []
-        start = 0
+        start = end = 0
         for token in _TOKEN.finditer(self._data, self._seen):
+            end = token.end()
             if self._ends_message(token[0]):
-                message = bytes(self._data[start : token.end()]).strip()
-                start = token.end()
+                message = bytes(self._data[start:end]).strip()
+                start = end
                 if message:
                     messages.append(message)
-        # A backslash at the very end waits for what it escapes.
-        self._seen = len(self._data) - start - (self._data[-1:] == b"\\")
+        # A backslash at the very end waits for what it escapes, unless it is escaped itself.
+        waits = self._data[-1:] == b"\\" and end < len(self._data)
+        self._seen = len(self._data) - start - waits
         del self._data[:start]
         if len(self._data) > MAX_MESSAGE:
             raise MonitorError(f"a message is longer than {MAX_MESSAGE} bytes")

@@ -91,3 +91,10 @@ def test_a_message_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     buffer.feed(b'{"' + b"x" * 90)
     with pytest.raises(MonitorError, match="longer than 100"):
         buffer.feed(b"x" * 20)
+
+
+def test_a_cut_behind_an_escaped_backslash() -> None:
+    """It escapes nothing any more."""
+    buffer = protocol.MessageBuffer()
+    assert buffer.feed(b'{"a": "x\\\\') == []
+    assert buffer.feed(b'"}') == [b'{"a": "x\\\\"}']
