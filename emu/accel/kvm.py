@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: the bus of memory.
 _TELL_PORTS, _BELL_PORTS = 0x1000, 0x2000
 _TELL_BYTES, _BELL_BYTES = 2, 4
-_LOW, _OWN, _HIGH = range(3)
+_LOW, _OWN = range(2)
 #: The address, and the value that matches.
 _Key = tuple[int, int | None]
 
@@ -251,14 +251,16 @@ class KvmAccelerator(Accelerator):
         self._ram = ram
 
     def _map(self, ram: GuestRam, own: int) -> None:
-        """Give the guest its memory; the last ``own`` bytes of the low region are its code's."""
+        """Give the guest its memory; the last ``own`` bytes of the low region are its code's.
+
+        What lies above 4 GiB is the drivers' alone. KVM is not told of it: it would keep 2.5 MiB of
+        books for each GiB.
+        """
         machine = self.kernel
         low = ram.regions[0]
         free = low.size - own
         machine.map(_LOW, low.gpa, ram.view(low.gpa, free))
         machine.map(_OWN, low.gpa + free, ram.view(low.gpa + free, own), log=True)
-        for region in ram.regions[1:]:
-            machine.map(_HIGH, region.gpa, ram.view(region.gpa, region.size))
         first, pages = (low.gpa + free) >> 12, own >> 12
         ram.add_writer(lambda: [first + page for page in machine.dirty_pages(_OWN, pages)])
 
