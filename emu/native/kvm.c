@@ -25,6 +25,7 @@
 /* Interrupts KVM_RUN; its handler does nothing. */
 #define KICK_SIGNAL (SIGRTMIN + 3)
 #define CPUID_ENTRIES 256
+#define SYNCED (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
 /* Where KVM may put its own pages: at the end of the hole below 4 GiB. */
 #define TSS_ADDRESS 0xfffbd000ul
 #define X2APIC_BASE 0xfee00000ul
@@ -50,7 +51,8 @@ typedef struct {
     _Atomic pid_t thread;
     _Atomic int ended; /* its thread is to end, or has */
     int retired;
-    int known; /* `state` is what the kernel has */
+    int known;  /* `state` is what the kernel has */
+    int synced; /* the run page has the registers that it came out with */
     vcpu_state state;
 } vcpu;
 
@@ -59,6 +61,7 @@ struct vk_machine {
     size_t run_size;
     uint32_t count;
     vcpu *vcpus;
+    int sync; /* KVM leaves the registers in the run page at each exit */
     _Atomic int paused; /* a futex: vCPUs wait here */
     _Atomic int stopping;
     _Atomic unsigned running; /* a futex: how many are inside */
@@ -326,6 +329,7 @@ int vk_vcpus(vk_machine *m, uint32_t count)
     for (i = 0; i < count; i++)
         m->vcpus[i].fd = -1;
     m->count = count;
+    m->sync = (ioctl(m->kvm, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS) & SYNCED) == SYNCED;
     for (i = 0; i < count; i++) {
         vcpu *v = &m->vcpus[i];
         void *run;
@@ -336,6 +340,8 @@ int vk_vcpus(vk_machine *m, uint32_t count)
         if (run == MAP_FAILED)
             return failed();
         v->run = run;
+        if (m->sync)
+            v->run->kvm_valid_regs = SYNCED;
     }
     return set_cpuid(m);
 }
@@ -350,7 +356,7 @@ int vk_begin(vk_machine *m, uint32_t index, const vk_start *start)
     struct kvm_regs regs = {.rip = start->rip, .rsp = start->rsp, .rdi = start->rdi, .rflags = 2};
     struct kvm_sregs sregs;
     vcpu *v = &m->vcpus[index];
-    v->known = 0;
+    v->known = v->synced = 0;
     if (ioctl(v->fd, KVM_GET_SREGS, &sregs) < 0)
         return failed();
     sregs.cr3 = start->cr3;
@@ -444,6 +450,7 @@ int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
     while (atomic_load(&v->inside) || enter(m, v)) {
         int error = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
         v->known = 0;
+        v->synced = m->sync;
         if (error == EINTR || error == EAGAIN || (!error && v->run->exit_reason == KVM_EXIT_INTR)) {
             leave(m, v);
             continue;
@@ -520,16 +527,28 @@ void vk_stop(vk_machine *m)
 
 size_t vk_state_size(void) { return sizeof(vcpu_state); }
 
-/* An interrupt may come in at any time, so it is read anew each time. */
+/* What only running changes. */
+static int read_registers(vcpu *v, vcpu_state *s)
+{
+    if (v->synced) {
+        s->regs = v->run->s.regs.regs;
+        s->sregs = v->run->s.regs.sregs;
+        s->events = v->run->s.regs.events;
+        return 0;
+    }
+    return ioctl(v->fd, KVM_GET_REGS, &s->regs) < 0 || ioctl(v->fd, KVM_GET_SREGS, &s->sregs) < 0 ||
+           ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) < 0;
+}
+
+/* An interrupt may come in at any time, so the rest is read anew each time. */
 int vk_save(vk_machine *m, uint32_t index, void *state)
 {
     vcpu *v = &m->vcpus[index];
     vcpu_state *s = &v->state;
     v->known = 0;
     memset(s, 0, sizeof *s);
-    if (ioctl(v->fd, KVM_GET_MP_STATE, &s->mp) < 0 || ioctl(v->fd, KVM_GET_REGS, &s->regs) < 0 ||
-        ioctl(v->fd, KVM_GET_SREGS, &s->sregs) < 0 || ioctl(v->fd, KVM_GET_LAPIC, &s->lapic) < 0 ||
-        ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) < 0)
+    if (ioctl(v->fd, KVM_GET_MP_STATE, &s->mp) < 0 || ioctl(v->fd, KVM_GET_LAPIC, &s->lapic) < 0 ||
+        read_registers(v, s))
         return failed();
     v->known = 1;
     memcpy(state, s, sizeof *s);
@@ -546,6 +565,7 @@ int vk_save(vk_machine *m, uint32_t index, void *state)
 /* Give a vCPU what it does not have already. SREGS switches the x2APIC on, so it goes first. */
 static int write_state(vcpu *v, vcpu_state *s, uint32_t *set)
 {
+    v->synced = 0;
     SET(sregs, KVM_SET_SREGS)
     SET(regs, KVM_SET_REGS)
     SET(lapic, KVM_SET_LAPIC)
