@@ -128,7 +128,7 @@ int vk_capability(int number)
     return value;
 }
 
-/* -- the machine */
+/* -- the machine. Once it is closed it is NULL, and does nothing any more. */
 
 vk_machine *vk_open(int *error)
 {
@@ -184,6 +184,8 @@ void vk_close(vk_machine *m)
 
 int vk_memory(vk_machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host, int log)
 {
+    if (m == NULL)
+        return -EBADF;
     struct kvm_userspace_memory_region region = {
         .slot = slot,
         .flags = log ? KVM_MEM_LOG_DIRTY_PAGES : 0,
@@ -196,6 +198,8 @@ int vk_memory(vk_machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *h
 
 int vk_dirty_log(vk_machine *m, uint32_t slot, void *bitmap)
 {
+    if (m == NULL)
+        return -EBADF;
     struct kvm_dirty_log log = {.slot = slot};
     log.dirty_bitmap = bitmap;
     return ioctl(m->fd, KVM_GET_DIRTY_LOG, &log) < 0 ? failed() : 0;
@@ -203,6 +207,8 @@ int vk_dirty_log(vk_machine *m, uint32_t slot, void *bitmap)
 
 int vk_ioeventfds(vk_machine *m, const vk_ioeventfd *list, size_t count, int assign, size_t *done)
 {
+    if (m == NULL)
+        return -EBADF;
     for (*done = 0; *done < count; ++*done) {
         const vk_ioeventfd *one = &list[*done];
         struct kvm_ioeventfd request = {
@@ -222,6 +228,8 @@ int vk_ioeventfds(vk_machine *m, const vk_ioeventfd *list, size_t count, int ass
 
 int vk_irqfds(vk_machine *m, const vk_irqfd *list, size_t count, int assign, size_t *done)
 {
+    if (m == NULL)
+        return -EBADF;
     for (*done = 0; *done < count; ++*done) {
         struct kvm_irqfd request = {
             .fd = (uint32_t)list[*done].fd,
@@ -236,6 +244,8 @@ int vk_irqfds(vk_machine *m, const vk_irqfd *list, size_t count, int assign, siz
 
 int vk_routes(vk_machine *m, const vk_route *list, size_t count)
 {
+    if (m == NULL)
+        return -EBADF;
     struct kvm_irq_routing *table =
         calloc(1, sizeof *table + count * sizeof(struct kvm_irq_routing_entry));
     size_t i;
@@ -261,6 +271,8 @@ int vk_routes(vk_machine *m, const vk_route *list, size_t count)
 
 int vk_interrupt(vk_machine *m, uint32_t index, uint32_t vector)
 {
+    if (m == NULL)
+        return -EBADF;
     struct kvm_msi msi = {
         .address_lo = (uint32_t)X2APIC_BASE | (index & 0xff) << 12,
         .address_hi = index & ~0xffu,
@@ -315,6 +327,8 @@ static int set_cpuid(vk_machine *m)
 
 int vk_vcpus(vk_machine *m, uint32_t count)
 {
+    if (m == NULL)
+        return -EBADF;
     /* Identifiers above 254 need this; an old kernel says so when it matters. */
     struct kvm_enable_cap x2apic = {
         .cap = KVM_CAP_X2APIC_API,
@@ -348,6 +362,8 @@ int vk_vcpus(vk_machine *m, uint32_t count)
 
 int vk_begin(vk_machine *m, uint32_t index, const vk_start *start)
 {
+    if (m == NULL)
+        return -EBADF;
     struct kvm_segment code = {.limit = ~0u, .selector = start->code, .type = 11, .present = 1,
                                .s = 1, .l = 1, .g = 1};
     struct kvm_segment data = {.limit = ~0u, .selector = start->data, .type = 3, .present = 1,
@@ -443,6 +459,8 @@ static int describe_write(const struct kvm_run *run, vk_exit *out)
 
 int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
 {
+    if (m == NULL)
+        return -EBADF;
     vcpu *v = &m->vcpus[index];
     memset(out, 0, sizeof *out);
     atomic_store(&v->thread, (pid_t)syscall(SYS_gettid));
@@ -465,6 +483,8 @@ int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
 
 void vk_retire(vk_machine *m, uint32_t index)
 {
+    if (m == NULL)
+        return;
     vcpu *v = &m->vcpus[index];
     atomic_store(&v->ended, 1);
     if (atomic_load(&v->inside))
@@ -478,6 +498,8 @@ void vk_retire(vk_machine *m, uint32_t index)
 
 void vk_end(vk_machine *m, uint32_t index)
 {
+    if (m == NULL)
+        return;
     vcpu *v = &m->vcpus[index];
     atomic_store(&v->ended, 1);
     v->run->immediate_exit = 1;
@@ -499,6 +521,8 @@ static void kick_inside(vk_machine *m)
 
 int vk_pause(vk_machine *m, uint64_t timeout_ns)
 {
+    if (m == NULL)
+        return 0;
     atomic_store(&m->paused, 1);
     kick_inside(m);
     return await(&m->running, 0, 0, now_ns() + timeout_ns);
@@ -506,6 +530,8 @@ int vk_pause(vk_machine *m, uint64_t timeout_ns)
 
 int vk_resume(vk_machine *m, uint64_t timeout_ns)
 {
+    if (m == NULL)
+        return 0;
     if (!atomic_load(&m->paused))
         return 0;
     atomic_store(&m->entered, atomic_load(&m->retired));
@@ -517,6 +543,8 @@ int vk_resume(vk_machine *m, uint64_t timeout_ns)
 
 void vk_stop(vk_machine *m)
 {
+    if (m == NULL)
+        return;
     atomic_store(&m->stopping, 1);
     kick_inside(m);
     atomic_store(&m->paused, 0);
@@ -543,6 +571,8 @@ static int read_registers(vcpu *v, vcpu_state *s)
 /* An interrupt may come in at any time, so the rest is read anew each time. */
 int vk_save(vk_machine *m, uint32_t index, void *state)
 {
+    if (m == NULL)
+        return -EBADF;
     vcpu *v = &m->vcpus[index];
     vcpu_state *s = &v->state;
     v->known = 0;
@@ -578,6 +608,8 @@ static int write_state(vcpu *v, vcpu_state *s, uint32_t *set)
 
 int vk_load(vk_machine *m, uint32_t index, const void *state, uint32_t *set)
 {
+    if (m == NULL)
+        return -EBADF;
     vcpu_state s;
     int error;
     memcpy(&s, state, sizeof s);

@@ -287,3 +287,12 @@ def test_a_capability_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(kvm_limits._NEEDED, 1 << 20, "what no kernel has")
     with pytest.raises(EmuError, match=r"is without what no kernel has: use --accel soft"):
         accel.create("kvm", lambda *_: None)
+
+
+def test_a_machine_that_is_closed_does_nothing_any_more():
+    bench = KvmBench()
+    bench.close()
+    bench.accel.pause(1.0)
+    bench.accel.resume(1.0)
+    with pytest.raises(EmuError, match="Bad file descriptor"):
+        bench.vcpus.arm(0, 0)
