@@ -122,6 +122,6 @@ def test_another_accelerator_is_refused(
     """Real vCPUs cannot go on as emulated ones."""
     soft = sites[1].vm()
     owned.callback(soft.close)
-    with pytest.raises(MigrationError, match=r"'accelerator': 'kvm'.*'accelerator': 'soft'"):
+    with pytest.raises(MigrationError, match="accelerator: kvm at the source, soft at"):
         Migration(vm, soft, "split", tmp_path).run()
     all_run(vm)
