@@ -80,7 +80,7 @@ class Vring:
         addresses: where the driver has put it; None until the driver has set it up.
         base: the next available index to process (vring base), valid while it is stopped.
         started: the back-end has it.
-        placed: the back-end has been told its addresses on this connection.
+        ran: it has been started before, so a kick may be pending in its eventfd.
     """
 
     index: int
@@ -91,7 +91,7 @@ class Vring:
     addresses: RingAddresses | None = None
     base: int = 0
     started: bool = False
-    placed: bool = False
+    ran: bool = False
 
 
 class VhostDevice:
@@ -297,7 +297,7 @@ class VhostDevice:
             self._connection.close()
             self._connection = None
         for ring in self.rings:
-            ring.started = ring.placed = False
+            ring.started = False
 
     def close(self) -> None:
         """Close the connection, the eventfds and the inflight region."""

@@ -27,7 +27,7 @@ class RingHeritage(NamedTuple):
     addresses: RingAddresses | None
     base: int
     started: bool
-    placed: bool
+    ran: bool
 
 
 class DeviceHeritage(NamedTuple):
@@ -64,7 +64,7 @@ class DeviceHeritage(NamedTuple):
             device.acked_features,
             connection.features,
             connection.agreed,
-            tuple(RingHeritage(r.addresses, r.base, r.started, r.placed) for r in device.rings),
+            tuple(RingHeritage(r.addresses, r.base, r.started, r.ran) for r in device.rings),
             None if device.inflight is None else device.inflight.area,
             device.setups,
         )
@@ -150,4 +150,4 @@ def take_over(device: VhostDevice, heritage: DeviceHeritage, fds: Sequence[int])
     for index, (ring, left) in enumerate(zip(device.rings, heritage.rings, strict=True)):
         os.dup2(notifiers[2 * index], ring.kick_fd, inheritable=False)
         os.dup2(notifiers[2 * index + 1], ring.call_fd, inheritable=False)
-        ring.addresses, ring.base, ring.started, ring.placed = left
+        ring.addresses, ring.base, ring.started, ring.ran = left

@@ -136,7 +136,7 @@ def start(device: VhostDevice) -> Procedure:
     yield AwaitSwitchover()
     yield Ask("dst.start_vrings", connection, _activation(rings, placement))
     for ring in rings:
-        ring.started = ring.placed = True
+        ring.started = ring.ran = True
 
 
 def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
@@ -174,8 +174,8 @@ def _wiring(device: VhostDevice, rings: list[Vring]) -> list[Request]:
     sent here as well because DPDK's vhost library looks them up when it is given the KICK, and
     never again (vhost_user_set_vring_kick in 22.11).
 
-    A ring that this back-end has had before gets its KICK later. It is still enabled and knows its
-    addresses, and a kick that is pending would start it from a base that is not the one to come.
+    A ring that has run before gets its KICK later: a kick that is pending would have the back-end,
+    which knows the addresses now, start it from a base that is not the one to come.
     """
     requests = []
     for ring in rings:
@@ -184,7 +184,7 @@ def _wiring(device: VhostDevice, rings: list[Vring]) -> list[Request]:
             Request(FrontendRequest.SET_VRING_NUM, VringState(ring.index, size)),
             Request(FrontendRequest.SET_VRING_CALL, U64(ring.index), (ring.call_fd,)),
         ]
-        if not ring.placed:
+        if not ring.ran:
             where = _addr(ring, logged=device.logging)
             requests += [Request(FrontendRequest.SET_VRING_ADDR, where), _kick(ring)]
     return requests
@@ -209,7 +209,7 @@ def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
             Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, 0)),
             Request(FrontendRequest.SET_VRING_ADDR, _addr(ring, logged=device.logging)),
         ]
-        if ring.placed:
+        if ring.ran:
             requests.append(_kick(ring))
         enable = VringState(ring.index, 1)
         requests.append(
