@@ -6,11 +6,14 @@ able to break them.
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import os
 import select
 import socket
 import struct
+import termios
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -125,6 +128,24 @@ class Wire:
             except OSError as error:
                 raise Closed(f"the connection is closed ({error.strerror})") from None
             left, fds = left[sent:], ()
+
+    def send_pieces(self, data: bytes) -> None:
+        """Send bytes one by one, each when the peer has taken the one before. Raises as `send`."""
+        for byte in data:
+            self.send_bytes(bytes([byte]))
+            until = time.monotonic() + self.patience
+            while self._unread and time.monotonic() < until:
+                os.sched_yield()  # the kernel counts what the peer has not read, and tells nobody
+
+    @property
+    def _unread(self) -> int:
+        """Bytes that the peer has not taken; 0 when it has gone."""
+        count = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._sock, termios.TIOCOUTQ, count)
+        except OSError:
+            return 0
+        return count[0]
 
     def receive(self, patience: float | None = None) -> Message:
         """The next message.

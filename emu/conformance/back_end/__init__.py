@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from emu.conformance.back_end import framing, negotiation, rings
+from emu.conformance.back_end import (
+    bases,
+    framing,
+    memory,
+    negotiation,
+    notifications,
+    reply_ack,
+    rings,
+)
 from emu.conformance.case import Case, collect
 
 #: In the order in which they run.
-AREAS = (framing.area, negotiation.area, rings.area)
+AREAS = (
+    framing.area,
+    negotiation.area,
+    memory.area,
+    rings.area,
+    notifications.area,
+    bases.area,
+    reply_ack.area,
+)
 
 
 def cases() -> list[Case]:

@@ -36,8 +36,7 @@ def no_answer_unasked(be: BackEnd) -> None:
 
 @area.case(104, "A message whose bytes come one by one is handled as one that comes whole")
 def byte_by_byte(be: BackEnd) -> None:
-    for byte in HEADER.pack(F.GET_FEATURES, VERSION, 0):
-        be.wire.send_bytes(bytes([byte]))
+    be.wire.send_pieces(HEADER.pack(F.GET_FEATURES, VERSION, 0))
     be.reply_to(F.GET_FEATURES)
 
 
@@ -45,8 +44,7 @@ def byte_by_byte(be: BackEnd) -> None:
 def payload_later(be: BackEnd) -> None:
     be.agree()
     be.wire.send_bytes(HEADER.pack(F.SET_VRING_NUM, VERSION, 8))
-    for byte in vring(0, 64):
-        be.wire.send_bytes(bytes([byte]))
+    be.wire.send_pieces(vring(0, 64))
     be.alive("after a message in pieces")
 
 

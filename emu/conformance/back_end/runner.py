@@ -56,6 +56,8 @@ class BackEndRunner:
         self._dialect = dialect
         self._patience = patience
         self.offered = Offered(0, 0, 0)
+        # It has been seen to end when its front-end leaves.
+        self._ends = False
 
     def probe(self) -> Offered:
         """Ask once what it offers.
@@ -185,7 +187,11 @@ class BackEndRunner:
     def _crash(self) -> str:
         """How the program was ended by a signal, or nothing; it is replaced if it ended."""
         program = self._program
-        if program is None or program.running:
+        if program is None:
             return ""
-        program.end_soon(SETTLE)
+        if self._ends:
+            program.end_soon(SETTLE)
+        if program.running:
+            return ""
+        self._ends = not program.crashed
         return f"it ended {program.how_it_ended}: {program.last_line}" if program.crashed else ""

@@ -86,7 +86,7 @@ class BackEnd:
         self.driver_features = 0
         #: The program under test, where the suite has started it.
         self.program: PeerProgram | None = None
-        self._started: set[int] = set()
+        self._started: dict[int, TestRing] = {}
         self._owned = contextlib.ExitStack()
 
     # -- messages
@@ -327,7 +327,7 @@ class BackEnd:
         A device that has its rings in pairs may not begin before both are there (DPDK's vhost
         library does not): the other ones of the smallest set are started as well, empty.
         """
-        self._started.add(ring.index)
+        self._started[ring.index] = ring
         least = WORKS[self.device].rings if self.device else 1
         for index in range(min(least, self.rings)):
             if index not in self._started:
@@ -335,6 +335,13 @@ class BackEnd:
         self.set_up(ring, base=base, log=log)
         self.enable(ring)
         self.barrier()
+
+    def stop_all(self) -> None:
+        """Disable and stop every ring that has been started, as a front-end does at a reset."""
+        for ring in self._started.values():
+            self.enable(ring, on=False)
+            self.stop(ring)
+        self._started.clear()
 
     def stop(self, ring: TestRing) -> int:
         """GET_VRING_BASE: its base.

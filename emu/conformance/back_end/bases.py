@@ -1,0 +1,154 @@
+"""VU-B-06xx: SET_VRING_BASE, GET_VRING_BASE, and what has to be over when it is answered."""
+
+from __future__ import annotations
+
+from emu.conformance.back_end.tester import QUIET, BackEnd, F, vring
+from emu.conformance.case import BACK_END, Area
+from emu.conformance.verdict import Severity, check
+from vhost_user.payloads import VringState
+
+area = Area("bases", BACK_END, "VHOST_USER_GET_VRING_BASE")
+
+MANY = 24
+
+
+@area.each(601, (0, 1, 7, 63, 64), "The base after {} requests is that number", works=True)
+def base_counts(be: BackEnd, count: int) -> None:
+    ring = be.working_ring()
+    for _ in range(count):
+        be.serve(ring)
+    base = be.stop(ring)
+    check(base == count, f"base {count}", f"base {base}")
+
+
+@area.case(610, "The reply names the ring that was asked for", works=True)
+def base_names_ring(be: BackEnd) -> None:
+    ring = be.working_ring()
+    reply = be.ask(F.GET_VRING_BASE, vring(ring.index, 0))
+    state = VringState.unpack(reply.payload)
+    check(state.index == ring.index, f"index {ring.index}", f"index {state.index}")
+
+
+@area.case(611, "The base of a split ring has 16 bits: the upper ones of num are zero", works=True)
+def base_has_16_bits(be: BackEnd) -> None:
+    ring = be.working_ring(start=65535)
+    be.serve(ring)
+    be.serve(ring)
+    base = be.stop(ring)
+    check(base == 1, "base 1 after 65535 and two requests", f"base {base:#x}")
+
+
+@area.case(612, "A base that was set comes back when nothing was asked for", works=True)
+def base_comes_back(be: BackEnd) -> None:
+    ring = be.working_ring(start=1234)
+    base = be.stop(ring)
+    check(base == 1234, "base 1234", f"base {base}")
+
+
+@area.case(
+    613,
+    "When GET_VRING_BASE is answered all that was taken is completed: base and used index agree",
+    works=True,
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
+)
+def nothing_in_flight(be: BackEnd) -> None:
+    ring = be.working_ring(size=128)
+    for _ in range(MANY):
+        be.work.post(ring.memory, ring)
+    ring.kick()
+    base = be.stop(ring)
+    used = ring.used_index
+    check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
+
+
+@area.case(614, "After the answer no further request is completed", works=True)
+def nothing_completed_after(be: BackEnd) -> None:
+    ring = be.working_ring(size=128)
+    for _ in range(MANY):
+        be.work.post(ring.memory, ring)
+    ring.kick()
+    be.stop(ring)
+    be.idle(ring)
+
+
+@area.case(615, "After the answer the used ring is not written any more", works=True)
+def used_ring_untouched(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    before = ring.memory.read(ring.used, 4 + 8 * ring.size)
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    ring.await_used(ring.used_index + 1, QUIET)
+    after = ring.memory.read(ring.used, 4 + 8 * ring.size)
+    check(before == after, "the same bytes in the used ring", "they changed")
+
+
+@area.case(616, "After the answer nobody is called", works=True)
+def no_call_after(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    ring.calls()
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    check(not ring.await_call(QUIET), "no call of a stopped ring", "it called")
+
+
+@area.case(617, "What was not taken before the stop is served after the start", works=True)
+def rest_is_served(be: BackEnd) -> None:
+    ring = be.working_ring(size=128)
+    jobs = [be.work.post(ring.memory, ring) for _ in range(MANY)]
+    ring.kick()
+    base = be.stop(ring)
+    be.start(ring, base=base)
+    ring.kick()
+    be.await_used(ring, MANY)
+    done = [ring.driver.pop() for _ in range(MANY)]
+    heads = sorted(entry[0] for entry in done if entry is not None)
+    check(heads == sorted(job.head for job in jobs), "each request once", f"heads {heads}")
+
+
+@area.case(618, "Stopping and starting ten times loses and repeats nothing", works=True)
+def ten_times(be: BackEnd) -> None:
+    ring = be.working_ring()
+    for turn in range(10):
+        be.serve(ring)
+        base = be.stop(ring)
+        check(base == turn + 1, f"base {turn + 1}", f"base {base}")
+        be.start(ring, base=base)
+
+
+@area.case(619, "A ring may be started from an earlier base, as after a roll-back", works=True)
+def from_zero_again(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    fresh = be.ring(ring.memory, ring.index, ring.size)
+    be.start(fresh)
+    be.serve(fresh)
+    base = be.stop(fresh)
+    check(base == 1, "base 1 of the new ring", f"base {base}")
+
+
+@area.case(
+    620,
+    "GET_VRING_BASE with a number that is reserved is answered all the same",
+    severity=Severity.SHOULD,
+    works=True,
+    spec="c7f2181661: num is reserved",
+)
+def reserved_number(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    reply = be.ask(F.GET_VRING_BASE, vring(ring.index, 77))
+    state = VringState.unpack(reply.payload)
+    check(state.num == 1, "base 1", f"base {state.num}")
+
+
+@area.case(621, "need_reply on GET_VRING_BASE gives its own reply, once", needs=("REPLY_ACK",))
+def need_reply(be: BackEnd) -> None:
+    be.agree()
+    reply = be.ask(F.GET_VRING_BASE, vring(0, 0), need_reply=True)
+    check(len(reply.payload) == 8, "a vring state", f"{len(reply.payload)} bytes")
+    be.alive("with nothing but the next reply")

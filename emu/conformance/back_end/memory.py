@@ -1,0 +1,211 @@
+"""VU-B-03xx: the memory table: what is mapped, what is replaced, what is refused."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from emu.conformance.back_end.tester import BackEnd, F
+from emu.conformance.case import BACK_END, Area
+from emu.conformance.memory import MIB, PAGE, Memory
+from emu.conformance.verdict import Severity, check, unsupported
+from emu.conformance.wire import Closed
+from vhost_user.payloads import MemoryRegion, MemTable
+
+area = Area("memory", BACK_END, "Memory region description")
+
+_HEAD = struct.Struct("<II")
+
+
+def _work_in(be: BackEnd, memory: Memory, region: int) -> None:
+    """Serve with the ring in that region; the buffers lie in the first."""
+    ring = be.ring(memory, be.work.ring, region=region)
+    be.start(ring)
+    be.serve(ring)
+
+
+@area.each(301, range(1, 9), "A table of {} regions is accepted")
+def regions(be: BackEnd, count: int) -> None:
+    be.agree()
+    be.memory(*[MIB] * count)
+    be.alive(f"with {count} regions")
+
+
+@area.each(
+    311, (1, 3, 7), "A ring in region {} of 8 is worked on, its buffers in another", works=True
+)
+def ring_in_region(be: BackEnd, region: int) -> None:
+    be.agree()
+    memory = be.memory(*[MIB] * 8)
+    _work_in(be, memory, region)
+
+
+@area.each(
+    315,
+    (PAGE, 2 * MIB, 2 * MIB + 3 * PAGE),
+    "A region that begins {} bytes into its file is mapped there",
+    works=True,
+)
+def offsets(be: BackEnd, offset: int) -> None:
+    be.agree()
+    memory = be.memory(4 * MIB, offset=offset)
+    _work_in(be, memory, 0)
+
+
+@area.case(320, "The same table again changes nothing", works=True)
+def same_again(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    be.share(memory)
+    _work_in(be, memory, 0)
+
+
+@area.case(321, "A table replaces the one before as a whole", works=True)
+def replaced(be: BackEnd) -> None:
+    be.agree()
+    be.memory(MIB, MIB)
+    memory = be.memory()
+    _work_in(be, memory, 0)
+
+
+@area.case(322, "The same table may come again while a ring runs", works=True)
+def same_while_running(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.share(ring.memory)
+    be.serve(ring)
+
+
+@area.case(323, "A larger table may come while a ring runs, which goes on", works=True)
+def grown_while_running(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    more = Memory((MIB,))
+    be.own(more.close)
+    extra = more.regions[0]._replace(gpa=1 << 32)
+    parts = [*ring.memory.regions, extra]
+    table = MemTable(tuple(part.on_wire for part in parts)).pack()
+    be.accepted(F.SET_MEM_TABLE, table, fds=tuple(part.fd for part in parts))
+    be.serve(ring)
+
+
+@area.case(324, "A ring can be started again after its memory was replaced", works=True)
+def restart_elsewhere(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop_all()
+    memory = be.memory()
+    _work_in(be, memory, 0)
+
+
+@area.case(325, "Guest addresses and user addresses are told apart", works=True)
+def addresses(be: BackEnd) -> None:
+    # The suite's user addresses are far from its guest addresses: whoever mixes them finds nothing.
+    be.serve(be.working_ring())
+
+
+@area.case(326, "Two regions of one file are both mapped", works=True)
+def one_file(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(4 * MIB, share=False)
+    whole = memory.regions[0]
+    half = whole.size // 2
+    parts = [
+        MemoryRegion(whole.gpa, half, whole.on_wire.user_addr, 0),
+        MemoryRegion(whole.gpa + half, half, whole.on_wire.user_addr + half, half),
+    ]
+    be.accepted(F.SET_MEM_TABLE, MemTable(tuple(parts)).pack(), fds=(whole.fd, whole.fd))
+    _work_in(be, memory, 0)
+
+
+@area.case(327, "A region at guest address 0 is no special one")
+def at_zero(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(share=False)
+    region = memory.regions[0].on_wire
+    table = MemTable((region._replace(gpa=0),)).pack()
+    be.accepted(F.SET_MEM_TABLE, table, fds=memory.fds)
+
+
+@area.case(328, "A region above 4 GiB is no special one")
+def above_4g(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(share=False)
+    region = memory.regions[0].on_wire
+    table = MemTable((region._replace(gpa=1 << 40),)).pack()
+    be.accepted(F.SET_MEM_TABLE, table, fds=memory.fds)
+
+
+def _refusing(be: BackEnd) -> Memory:
+    be.agree()
+    return be.memory(MIB, MIB, share=False)
+
+
+@area.case(340, "Fewer descriptors than regions are refused", needs=("REPLY_ACK",))
+def too_few_fds(be: BackEnd) -> None:
+    memory = _refusing(be)
+    be.refused(F.SET_MEM_TABLE, memory.table, fds=memory.fds[:1])
+
+
+@area.case(341, "No descriptor at all is refused", needs=("REPLY_ACK",))
+def no_fds(be: BackEnd) -> None:
+    memory = _refusing(be)
+    be.refused(F.SET_MEM_TABLE, memory.table)
+
+
+@area.case(342, "A count of 9 regions is refused", needs=("REPLY_ACK",))
+def nine(be: BackEnd) -> None:
+    memory = _refusing(be)
+    region = memory.regions[0].on_wire
+    payload = _HEAD.pack(9, 0) + region.pack() * 9
+    be.refused(F.SET_MEM_TABLE, payload, fds=(memory.fds[0],) * 9)
+
+
+@area.case(343, "A descriptor that cannot be mapped is refused", needs=("REPLY_ACK",))
+def not_mappable(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(MIB, share=False)
+    reading, writing = os.pipe()
+    be.own(lambda: os.close(reading))
+    be.own(lambda: os.close(writing))
+    be.refused(F.SET_MEM_TABLE, memory.table, fds=(reading,))
+
+
+@area.case(344, "A table that is cut short is survived", severity=Severity.SHOULD)
+def cut_short(be: BackEnd) -> None:
+    memory = _refusing(be)
+    try:
+        be.tell(F.SET_MEM_TABLE, memory.table[:-8], fds=memory.fds)
+        be.barrier()
+    except Closed:
+        return
+
+
+@area.case(350, "The descriptors of a table are closed when it is replaced", spec="SET_MEM_TABLE")
+def descriptors_closed(be: BackEnd) -> None:
+    be.agree()
+    if be.program is None:
+        unsupported("the suite can only count the files of a program that --exec has started")
+    be.memory(MIB, MIB)
+    be.barrier()
+    before = be.program.descriptors
+    for _ in range(8):
+        be.memory(MIB, MIB)
+    be.barrier()
+    after = be.program.descriptors
+    check(after <= before, f"{before} files open, as before", f"{after}")
+
+
+@area.case(351, "The mappings of a table go when it is replaced", spec="SET_MEM_TABLE")
+def mappings_gone(be: BackEnd) -> None:
+    be.agree()
+    if be.program is None:
+        unsupported("the suite can only count the mappings of a program that --exec has started")
+    be.memory(MIB, MIB)
+    be.barrier()
+    before = be.program.mappings
+    for _ in range(8):
+        be.memory(MIB, MIB)
+    be.barrier()
+    after = be.program.mappings
+    check(after <= before, f"{before} mappings, as before", f"{after}")

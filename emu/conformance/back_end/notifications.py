@@ -1,0 +1,227 @@
+"""VU-B-05xx: kicks, calls, and who wants none."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, u64, vring
+from emu.conformance.case import BACK_END, Area
+from emu.conformance.verdict import Severity, check, unsupported
+from vhost_user.features import F_RING_EVENT_IDX, F_VERSION_1
+from vhost_user.payloads import VRING_NO_FD
+
+if TYPE_CHECKING:
+    from emu.conformance.memory import TestRing
+
+area = Area("notifications", BACK_END, "VHOST_USER_SET_VRING_CALL")
+
+
+@area.case(501, "A completion is called for", works=True)
+def calls(be: BackEnd) -> None:
+    ring = be.working_ring()
+    ring.calls()
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    check(ring.await_call(be.patience), "a call", "none came")
+    be.await_used(ring, 1)
+
+
+@area.case(502, "The used index has moved when the call comes", works=True)
+def index_before_call(be: BackEnd) -> None:
+    ring = be.working_ring()
+    for turn in range(1, 20):
+        ring.calls()
+        be.work.post(ring.memory, ring)
+        ring.kick()
+        check(ring.await_call(be.patience), "a call", "none came")
+        # A call without news is allowed; the news itself must come all the same.
+        be.await_used(ring, turn)
+        ring.driver.pop()
+
+
+@area.case(503, "VIRTQ_AVAIL_F_NO_INTERRUPT: no calls", works=True, severity=Severity.SHOULD)
+def no_interrupt(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    ring.driver.disarm()
+    ring.calls()
+    until = ring.used_index + 1
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    while_waiting = ring.await_call(QUIET)
+    be.await_used(ring, until)
+    check(not while_waiting, "no call", "it called")
+
+
+@area.case(504, "Several kicks at once count as one", works=True)
+def several_kicks(be: BackEnd) -> None:
+    ring = be.working_ring()
+    job = be.work.post(ring.memory, ring)
+    os.eventfd_write(ring.kick_fd, 9)
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+    be.idle(ring)
+
+
+@area.case(505, "A kick without a request does nothing", works=True)
+def empty_kick(be: BackEnd) -> None:
+    ring = be.working_ring()
+    ring.kick()
+    be.idle(ring)
+    be.serve(ring)
+
+
+@area.case(506, "One kick is enough for many requests", works=True)
+def one_kick_for_many(be: BackEnd) -> None:
+    ring = be.working_ring(size=128)
+    for _ in range(20):
+        be.work.post(ring.memory, ring)
+    ring.kick()
+    be.await_used(ring, 20)
+
+
+@area.case(507, "A kick that was pending when the eventfd was handed over counts", works=True)
+def pending_kick(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    ring = be.ring(memory, be.work.ring)
+    job = be.work.post(memory, ring)
+    ring.kick()
+    be.start(ring)
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+
+
+@area.case(508, "A call eventfd may be replaced while the ring runs", works=True)
+def call_replaced(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    other = _other_eventfd(be)
+    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(other,))
+    be.barrier()
+    be.work.post(ring.memory, ring)
+    ring.calls()
+    ring.kick()
+    be.await_used(ring, 2)
+    check(_read(other), "a call on the new eventfd", "none came")
+
+
+@area.case(509, "A kick eventfd may be replaced while the ring is stopped", works=True)
+def kick_replaced(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    base = be.stop(ring)
+    os.dup2(_other_eventfd(be), ring.kick_fd, inheritable=False)
+    be.start(ring, base=base)
+    be.serve(ring)
+
+
+@area.case(510, "SET_VRING_CALL without a descriptor is accepted: the driver polls", works=True)
+def call_without_fd(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.tell(F.SET_VRING_CALL, u64(ring.index | VRING_NO_FD))
+    be.barrier()
+    be.serve(ring)
+
+
+@area.case(511, "SET_VRING_ERR is accepted, with a descriptor and without")
+def err(be: BackEnd) -> None:
+    be.agree()
+    be.tell(F.SET_VRING_ERR, u64(0), fds=(be.spare_fd(),))
+    be.tell(F.SET_VRING_ERR, u64(0 | VRING_NO_FD))
+    be.alive("after SET_VRING_ERR")
+
+
+@area.case(512, "SET_VRING_CALL before the ring has a size or an address is accepted")
+def call_first(be: BackEnd) -> None:
+    be.agree()
+    be.tell(F.SET_VRING_CALL, u64(0), fds=(be.spare_fd(),))
+    be.alive("after SET_VRING_CALL alone")
+
+
+@area.case(513, "CALL and KICK may come in either order", works=True)
+def call_before_kick(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    ring = be.ring(memory, be.work.ring)
+    be.start(ring)
+    be.stop(ring)
+    be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
+    be.tell(F.SET_VRING_BASE, vring(ring.index, 0))
+    be.tell(F.SET_VRING_ADDR, be.address(ring))
+    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+    be.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+    be.enable(ring)
+    be.barrier()
+    be.serve(ring)
+
+
+def _event_ring(be: BackEnd) -> TestRing:
+    """A ring on which both sides use the event index."""
+    be.look()
+    if not be.features >> F_RING_EVENT_IDX & 1:
+        unsupported("VIRTIO_F_EVENT_IDX is not offered")
+    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << F_RING_EVENT_IDX)
+    ring = be.ring(be.memory(), be.work.ring, event_idx=True)
+    be.start(ring)
+    return ring
+
+
+def _serve_events(be: BackEnd, ring: TestRing, *, called: bool) -> None:
+    """One request, and whether a call comes for it."""
+    ring.calls()
+    index = ring.used_index + 1
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    if called:
+        check(ring.await_call(be.patience), "a call at the event index", "none came")
+        be.await_used(ring, index)
+    else:
+        came = ring.await_call(QUIET)
+        be.await_used(ring, index)
+        check(not came, "no call before the event index", "it called")
+    ring.driver.pop()
+
+
+@area.case(520, "With VIRTIO_F_EVENT_IDX the completion at used_event is called for", works=True)
+def event_called(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    for _ in range(5):
+        ring.driver.arm()
+        _serve_events(be, ring, called=True)
+
+
+@area.case(
+    521,
+    "With VIRTIO_F_EVENT_IDX a completion before used_event is not called for",
+    works=True,
+    severity=Severity.SHOULD,
+)
+def event_not_called(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    ring.driver.arm()
+    _serve_events(be, ring, called=True)
+    _serve_events(be, ring, called=False)
+
+
+@area.case(522, "With VIRTIO_F_EVENT_IDX request after request is served", works=True)
+def event_kicked(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    for turn in range(1, 8):
+        ring.driver.arm()
+        be.work.post(ring.memory, ring)
+        ring.kick()
+        be.await_used(ring, turn)
+        ring.driver.pop()
+
+
+def _other_eventfd(be: BackEnd) -> int:
+    return be.spare_fd()
+
+
+def _read(fd: int) -> bool:
+    try:
+        return os.eventfd_read(fd) > 0
+    except BlockingIOError:
+        return False
