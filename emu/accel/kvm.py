@@ -77,7 +77,7 @@ class KvmAccelerator(Accelerator):
         self._vcpus: list[KvmVcpu] = []
         self._gate: Gate | None = None
         self._bells: dict[_Key, Bell] = {}
-        self._ports: dict[int, int] = {}
+        self._on_memory = 0
         self._free_ports: list[int] = []
         self._irqfds: dict[int, int] = {}
         self._vector_of: dict[int, int] = {}
@@ -93,26 +93,45 @@ class KvmAccelerator(Accelerator):
     def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
         """See `Accelerator.change_ioeventfds`."""
         with self._lock:
-            bells = self._bells.copy()
-            gone = [_taken(bells, entry) for entry in remove]
-            ports = self._free_ports + [bell.address for bell in gone if bell.pio]
-            on_memory = sum(not bell.pio for bell in bells.values())
-            come: list[Bell] = []
-            for entry in add:
-                if _key(entry) in bells:
-                    raise NotifierError(f"{entry} is assigned already", owner=entry.owner)
-                bell = Bell(entry.address, entry.datamatch, entry.size, entry.fd, pio=False)
-                if on_memory < BUS_ROOM:
-                    on_memory += 1
-                elif ports:
-                    bell = bell._replace(address=ports.pop(), pio=True)
-                else:
-                    raise NotifierError(no_room(len(self._vcpus)), owner=entry.owner)
-                bells[_key(entry)] = bell
-                come.append(bell)
-            self._change_bells(gone, remove, come, add)
-            self._bells, self._free_ports = bells, ports
-            self._ports = {key[0]: bell.address for key, bell in bells.items() if bell.pio}
+            going = self._going(remove)
+            coming, spare = self._coming(add, going)
+            self._change_bells(list(going.values()), remove, list(coming.values()), add)
+            for key in going:
+                del self._bells[key]
+            self._bells |= coming
+            self._on_memory += _on_memory(coming) - _on_memory(going)
+            self._free_ports = spare
+
+    def _going(self, remove: Sequence[Ioeventfd]) -> dict[_Key, Bell]:
+        going: dict[_Key, Bell] = {}
+        for entry in remove:
+            key = entry.address, entry.datamatch
+            bell = self._bells.get(key)
+            if bell is None or bell.fd != entry.fd or key in going:
+                raise NotifierError(f"{entry} is not assigned", owner=entry.owner)
+            going[key] = bell
+        return going
+
+    def _coming(
+        self, add: Sequence[Ioeventfd], going: Mapping[_Key, Bell]
+    ) -> tuple[dict[_Key, Bell], list[int]]:
+        """Where the new ones go: on the bus of memory, or of ports; and the ports that are left."""
+        spare = self._free_ports + [bell.address for bell in going.values() if bell.pio]
+        room = BUS_ROOM - self._on_memory + _on_memory(going)
+        coming: dict[_Key, Bell] = {}
+        for entry in add:
+            key = entry.address, entry.datamatch
+            if key in coming or (key in self._bells and key not in going):
+                raise NotifierError(f"{entry} is assigned already", owner=entry.owner)
+            bell = Bell(entry.address, entry.datamatch, entry.size, entry.fd, pio=False)
+            if room > 0:
+                room -= 1
+            elif spare:
+                bell = bell._replace(address=spare.pop(), pio=True)
+            else:
+                raise NotifierError(no_room(len(self._vcpus)), owner=entry.owner)
+            coming[key] = bell
+        return coming, spare
 
     def _change_bells(
         self,
@@ -138,10 +157,10 @@ class KvmAccelerator(Accelerator):
 
     def mmio_write(self, address: int, value: int) -> None:
         """See `Accelerator.mmio_write`. The vCPU that the driver runs for does it, soon."""
-        if self._drivers.ring(self._ports.get(address, address), value):
+        bell = self._bells.get((address, None)) or self._bells.get((address, value))
+        if self._drivers.ring(address if bell is None else bell.address, value):
             return
         # It is about to be paused, and has not come to it: it is done here as KVM would do it.
-        bell = self._bells.get((address, None)) or self._bells.get((address, value))
         if bell is None:
             self._on_exit(address, value)
         else:
@@ -152,20 +171,11 @@ class KvmAccelerator(Accelerator):
     def change_irqfds(self, remove: Sequence[Irqfd], add: Sequence[Irqfd]) -> None:
         """See `Accelerator.change_irqfds`."""
         with self._lock:
-            irqfds, vector_of = self._irqfds.copy(), self._vector_of.copy()
-            for irqfd in remove:
-                if irqfds.get(irqfd.vector) != irqfd.fd:
-                    raise NotifierError(f"the irqfd of vector {irqfd.vector} is not assigned")
-                del irqfds[irqfd.vector], vector_of[irqfd.fd]
-            for vector, fd in add:
-                if vector in irqfds:
-                    raise NotifierError(f"the irqfd of vector {vector} is assigned already")
-                if fd in vector_of:
-                    raise NotifierError(
-                        f"the irqfd of vector {vector}: its eventfd serves vector {vector_of[fd]}"
-                    )
-                irqfds[vector] = fd
-                vector_of[fd] = vector
+            going = dict(remove)
+            for vector, fd in remove:
+                if self._irqfds.get(vector) != fd or going.pop(vector, None) is None:
+                    raise NotifierError(f"the irqfd of vector {vector} is not assigned")
+            self._check_free(remove, add)
             gone = [irqfd for irqfd in remove if irqfd.vector in self._routes]
             come = [irqfd for irqfd in add if irqfd.vector in self._routes]
             self._deassign(gone)
@@ -174,7 +184,26 @@ class KvmAccelerator(Accelerator):
             except NotifierError:
                 self._assign(gone)
                 raise
-            self._irqfds, self._vector_of = irqfds, vector_of
+            for vector, fd in remove:
+                del self._irqfds[vector], self._vector_of[fd]
+            for vector, fd in add:
+                self._irqfds[vector] = fd
+                self._vector_of[fd] = vector
+
+    def _check_free(self, remove: Sequence[Irqfd], add: Sequence[Irqfd]) -> None:
+        """Neither the vectors nor the eventfds of the new ones may have an irqfd then."""
+        vectors = {irqfd.vector: False for irqfd in remove}
+        fds: dict[int, int | None] = {irqfd.fd: None for irqfd in remove}
+        for vector, fd in add:
+            if vectors.get(vector, vector in self._irqfds):
+                raise NotifierError(f"the irqfd of vector {vector} is assigned already")
+            serves = fds.get(fd, self._vector_of.get(fd))
+            if serves is not None:
+                raise NotifierError(
+                    f"the irqfd of vector {vector}: its eventfd serves vector {serves}"
+                )
+            vectors[vector] = True
+            fds[fd] = vector
 
     def _assign(self, irqfds: Sequence[Irqfd]) -> None:
         if not irqfds:
@@ -361,16 +390,8 @@ class KvmAccelerator(Accelerator):
             self.host.close()
 
 
-def _key(entry: Ioeventfd) -> _Key:
-    return entry.address, entry.datamatch
-
-
-def _taken(bells: dict[_Key, Bell], entry: Ioeventfd) -> Bell:
-    bell = bells.get(_key(entry))
-    if bell is None or bell.fd != entry.fd:
-        raise NotifierError(f"{entry} is not assigned", owner=entry.owner)
-    del bells[_key(entry)]
-    return bell
+def _on_memory(bells: Mapping[_Key, Bell]) -> int:
+    return sum(not bell.pio for bell in bells.values())
 
 
 def _refused(entry: Ioeventfd, error: KvmError) -> NotifierError:
