@@ -219,11 +219,21 @@ class Accelerator(abc.ABC):
             DeadlineError: one has not; they may run from now on all the same.
         """
 
+    def hold_calls(self) -> None:  # noqa: B027
+        """Have what is signalled on irqfds' eventfds wait whenever the vCPUs are paused.
+
+        That makes `Capabilities.calls_wait` true of an accelerator of which it is not, at the price
+        of slower interrupts, until `release_calls`. The vCPUs may run.
+        """
+
+    def release_calls(self) -> None:  # noqa: B027
+        """The reverse of `hold_calls`."""
+
     def warm_up(self, deadline: float) -> None:  # noqa: B027
         """At the destination of a migration: get as near to the state to come as can be known.
 
         The vCPUs' threads have been started, and the machine is paused, before and after. What
-        guest memory holds is overwritten.
+        guest memory holds is overwritten, unless it was inherited: then it is left alone.
 
         Args:
             deadline: seconds.

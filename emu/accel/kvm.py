@@ -22,6 +22,7 @@ from emu.accel import (
     register,
 )
 from emu.accel import kvm_image as image
+from emu.accel.kvm_calls import PolledCalls
 from emu.accel.kvm_host import DriverHost
 from emu.accel.kvm_limits import BUS_ROOM, limits, max_doorbells, no_room
 from emu.accel.kvm_machine import Bell, KernelMachine, KvmError, guest_code
@@ -85,6 +86,10 @@ class KvmAccelerator(Accelerator):
         self._table = self.kernel.make_routes(most.max_routes)
         self._table_used = 0
         self._sharing: dict[tuple[int, int], list[int]] = {}
+        # Where the memory of the vCPUs' own code is, and its bytes.
+        self._own = 0, memoryview(b"")
+        # In place of the kernel's irqfds, when calls are to wait.
+        self._polled: PolledCalls | None = None
         self._closed = False
         self._lock = threading.Lock()
 
@@ -177,6 +182,8 @@ class KvmAccelerator(Accelerator):
                     raise NotifierError(f"the irqfd of vector {vector} is not assigned")
             self._check_free(remove, add)
             gone = [irqfd for irqfd in remove if irqfd.vector in self._routes]
+            if self._polled is not None:
+                gone = []  # the kernel has none of them
             come = [irqfd for irqfd in add if irqfd.vector in self._routes]
             self._deassign(gone)
             try:
@@ -204,6 +211,27 @@ class KvmAccelerator(Accelerator):
                 )
             vectors[vector] = True
             fds[fd] = vector
+
+    def hold_calls(self) -> None:
+        """See `Accelerator.hold_calls`."""
+        with self._lock:
+            if self._polled is None:
+                irqfds = [Irqfd(v, fd) for v, fd in self._irqfds.items() if v in self._routes]
+                self._deassign(irqfds)
+                self._polled = PolledCalls([fd for _, fd in irqfds], self._raise_call)
+
+    def release_calls(self) -> None:
+        """See `Accelerator.release_calls`."""
+        with self._lock:
+            if self._polled is not None:
+                self._polled.close()
+                self._polled = None
+                irqfds = [Irqfd(v, fd) for v, fd in self._irqfds.items() if v in self._routes]
+                self._assign(irqfds)
+
+    def _raise_call(self, fd: int) -> None:
+        vector = self._vector_of[fd]
+        self.kernel.interrupt(self._routes[vector], _apic_vector(vector))
 
     def _assign(self, irqfds: Sequence[Irqfd]) -> None:
         if not irqfds:
@@ -289,7 +317,8 @@ class KvmAccelerator(Accelerator):
         low = ram.regions[0]
         free = low.size - own
         machine.map(_LOW, low.gpa, ram.view(low.gpa, free))
-        machine.map(_OWN, low.gpa + free, ram.view(low.gpa + free, own), log=True)
+        self._own = low.gpa + free, ram.view(low.gpa + free, own)
+        machine.map(_OWN, *self._own, log=True)
         first, pages = (low.gpa + free) >> 12, own >> 12
         ram.add_writer(lambda: [first + page for page in machine.dirty_pages(_OWN, pages)])
 
@@ -354,6 +383,8 @@ class KvmAccelerator(Accelerator):
 
     def pause(self, deadline: float) -> None:
         """See `Accelerator.pause`: all are signalled first, and waited for afterwards."""
+        if self._polled is not None:
+            self._polled.pause()
         if not self.kernel.pause(deadline):
             raise DeadlineError("the vCPUs to leave guest code", deadline)
 
@@ -361,6 +392,8 @@ class KvmAccelerator(Accelerator):
         """See `Accelerator.resume`."""
         if not self.kernel.resume(deadline):
             raise DeadlineError("the vCPUs to run again", deadline)
+        if self._polled is not None:
+            self._polled.resume()
         if self._drivers.loaded:
             self._drivers.poke()
 
@@ -368,8 +401,23 @@ class KvmAccelerator(Accelerator):
         """See `Accelerator.warm_up`: each begins, and halts.
 
         That is where nearly all of another host's vCPUs stand, too, when they are paused. What is
-        the same in the state to come need not be set.
+        the same in the state to come need not be set. Memory that is inherited is in use: there
+        they begin and halt in a copy.
         """
+        if self._ram is None or not self._ram.inherited:
+            self._begin_and_halt(deadline)
+            return
+        gpa, own = self._own
+        copy = image.StandIn(gpa, len(own))
+        count = len(self._vcpus)
+        image.write(copy, image.places(self._ram, count), guest_code(), _TELL_PORTS, count)
+        self.kernel.replace(_OWN, gpa, copy.view)
+        try:
+            self._begin_and_halt(deadline)
+        finally:
+            self.kernel.replace(_OWN, gpa, own, log=True)
+
+    def _begin_and_halt(self, deadline: float) -> None:
         host, machine = self._drivers, self.kernel
         if not machine.resume(deadline):
             raise DeadlineError("the vCPUs to run", deadline)
@@ -385,6 +433,8 @@ class KvmAccelerator(Accelerator):
         if self._closed:
             return
         self._closed = True
+        if self._polled is not None:
+            self._polled.close()
         self.kernel.close()
         if self.host is not None:
             self.host.close()

@@ -11,8 +11,9 @@ It lies at the end of the memory below 4 GiB, where no driver puts anything:
 
 from __future__ import annotations
 
+import mmap
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from emu.ram import PAGE_SIZE
 
@@ -83,11 +84,35 @@ def places(ram: GuestRam, vcpus: int) -> Places:
     return Places(at, descriptors, descriptors + PAGE_SIZE, code, code + _CODE_PAGES * PAGE_SIZE)
 
 
-def write(ram: GuestRam, where: Places, code: bytes, first_port: int, vcpus: int) -> None:
+class Memory(Protocol):
+    """Where the image goes: guest memory, or a copy of the part of it that is reserved."""
+
+    def write(self, gpa: int, data: bytes | bytearray) -> None:
+        """Put bytes at a guest-physical address."""
+
+
+class StandIn:
+    """Reserved memory that is not the guest's: nobody is disturbed by what happens in it.
+
+    Args:
+        gpa: where it is to be.
+        size: bytes.
+    """
+
+    def __init__(self, gpa: int, size: int) -> None:
+        self.gpa = gpa
+        self.view = memoryview(mmap.mmap(-1, size))
+
+    def write(self, gpa: int, data: bytes | bytearray) -> None:
+        """See `Memory.write`."""
+        self.view[gpa - self.gpa : gpa - self.gpa + len(data)] = data
+
+
+def write(ram: Memory, where: Places, code: bytes, first_port: int, vcpus: int) -> None:
     """Write all of it; vCPU 0 has the timer.
 
     Args:
-        ram: the guest's memory.
+        ram: the guest's memory, or what stands in for it.
         where: `places`.
         code: the guest's code, stubs included.
         first_port: that tells the driver of vCPU 0; the next one's is two further.

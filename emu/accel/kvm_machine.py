@@ -108,6 +108,12 @@ class KernelMachine:
             f"KVM does not take {len(view)} bytes of memory at {gpa:#x}",
         )
 
+    def replace(self, slot: int, gpa: int, view: memoryview, *, log: bool = False) -> None:
+        """Give the guest other memory there; the vCPUs are paused."""
+        # KVM lets a slot go before it takes another one of another process's address.
+        self.map(slot, gpa, view[:0])
+        self.map(slot, gpa, view, log=log)
+
     def dirty_pages(self, slot: int, pages: int) -> list[int]:
         """The pages of a slot that the guest has written to since the last time, from 0."""
         words = -(-pages // 64)

@@ -42,10 +42,6 @@ def _tasks(vm: Vm, procedure: Callable[[VhostDevice], Procedure]) -> list[Task]:
     return [Task(device.name, device.device_class, procedure(device)) for device in vm.devices]
 
 
-def _calls_wait(vm: Vm) -> bool:
-    return vm.machine.accel.capabilities.calls_wait
-
-
 class HandoverSource(Source):
     """The side that lets go."""
 
@@ -67,21 +63,24 @@ class HandoverSource(Source):
 
     def _switch_over_to(self, stream: MigrationStream, heritage: VmHeritage) -> list[Task] | None:
         """The blackout; None when the VM is no longer what was handed over, and runs on here."""
-        vm, stage = self.vm, self._stage
+        vm = self.vm
         calls = _tasks(vm, lifecycle.disable_guest_notify)
         kicks = _tasks(vm, lifecycle.disable_host_notify)
+        vm.machine.accel.hold_calls()
         with self._blackout():
             if not heritage.still_holds(vm):
-                vm.resume_vcpus(stage.deadline)
+                vm.resume_vcpus(self._stage.deadline)
                 return None
-            if not _calls_wait(vm):
-                self._strategy.drive(calls, stage)
             with self.timeline.span("src.device_state"):
                 stream.send(Kind.SWITCHOVER, vm.machine.save_vcpus())
             self._commit(stream)
         # Only descriptors are closed: the connections live on over there.
         vm.disconnect()
         return calls + kicks
+
+    def _roll_back(self) -> None:
+        self.vm.machine.accel.release_calls()
+        super()._roll_back()
 
     def _stop_logging(self) -> None:
         """It has never been switched on."""
@@ -138,7 +137,10 @@ class HandoverDestination(Arrival):
         """Assign the notifiers ahead; the tasks of those that have to wait for the blackout."""
         kicks = _tasks(vm, lifecycle.enable_host_notify)
         calls = _tasks(vm, lifecycle.enable_guest_notify)
-        ahead, later = (kicks + calls, []) if _calls_wait(vm) else (kicks, calls)
+        vm.machine.warm_up(self._deadline)
+        ahead, later = (
+            (kicks + calls, []) if vm.machine.accel.capabilities.calls_wait else (kicks, calls)
+        )
         with vm.machine.charged("dst"):
             strategy.drive(ahead, self._stage(vm))
         return later
