@@ -207,11 +207,14 @@ def test_an_interrupt_during_a_pause_is_taken_after_it(bench):
     assert bench.interrupt() == (2, 10)
 
 
-def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(bench):
+@pytest.mark.parametrize("held", [False, True])
+def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(bench, held):
     fds = bench.eventfds(VCPUS)
     bench.start()
     bench.accel.set_routes({vector: vector for vector in range(VCPUS)})
     bench.accel.change_irqfds((), [Irqfd(vector, fd) for vector, fd in enumerate(fds)])
+    if held:
+        bench.accel.hold_calls()
     rounds = 50
 
     def signal():
@@ -229,6 +232,25 @@ def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(bench):
     signalling.join()
     assert len(taken) >= rounds * VCPUS
     assert all(vcpu == vector for vcpu, vector in taken)
+
+
+def test_held_calls_wait_while_the_machine_is_paused(bench):
+    (fd,) = bench.eventfds(1)
+    bench.start()
+    bench.accel.set_routes({0: 0})
+    bench.accel.change_irqfds((), [Irqfd(0, fd)])
+    bench.accel.hold_calls()
+    bench.accel.hold_calls()
+    bench.vcpus.pause()
+    os.eventfd_write(fd, 1)
+    assert os.eventfd_read(fd) == 1
+    os.eventfd_write(fd, 1)
+    bench.vcpus.resume()
+    assert bench.interrupt() == (0, 0)
+    bench.accel.release_calls()
+    bench.accel.release_calls()
+    os.eventfd_write(fd, 1)
+    assert bench.interrupt() == (0, 0)
 
 
 @pytest.mark.parametrize("name", accel.registered())

@@ -8,9 +8,10 @@ import pytest
 
 from emu.accel import kvm_image as image
 from emu.accel.kvm import KvmAccelerator
-from emu.errors import EmuError, MigrationError
+from emu.errors import CancelledError, EmuError, MigrationError
 from emu.migration.strategies import STRATEGIES
 from tests.emu.migration.sites import Migration, Site, await_work, check_books, wait_until
+from tests.emu.migration.test_cancel import cancel_at
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -112,6 +113,18 @@ def test_the_source_runs_on_when_it_fails(
     with pytest.raises(MigrationError, match="nothing is loaded today"):
         Migration(vm, other, strategy, tmp_path).run()
     assert not vm.machine.paused
+    all_run(vm)
+    check_books(vm)
+
+
+def test_the_source_runs_on_when_a_handover_is_cancelled(
+    vm: Vm, other: Vm, tmp_path: Path, owned: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has its irqfds back, and those of the other side are gone."""
+    migration = Migration(vm, other, "handover", tmp_path, owned=owned)
+    cancel_at(migration, "READY", monkeypatch)
+    with pytest.raises(CancelledError):
+        migration.run()
     all_run(vm)
     check_books(vm)
 
