@@ -55,6 +55,7 @@ fault-matrix: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m vhost_user.tables docs
+	$(BIN)/python -m emu.conformance.document docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info bench/floor bench/results vhost_user/_native.c vhost_user/_native*.so emu/_kvm.c emu/_kvm*.so

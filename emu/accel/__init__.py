@@ -73,15 +73,12 @@ class Capabilities(NamedTuple):
         max_doorbells: ioeventfds that can be assigned at one time.
         emulated_guest: vCPUs run the `GuestProgram` themselves; otherwise they run code out of
             guest memory.
-        calls_wait: while the vCPUs are paused nothing takes what is signalled on an irqfd's
-            eventfd, so that two machines, of which one runs, may both have it.
     """
 
     max_vcpus: int
     max_routes: int
     max_doorbells: int
     emulated_guest: bool
-    calls_wait: bool = False
 
 
 class GuestProgram(Protocol):
@@ -222,12 +219,15 @@ class Accelerator(abc.ABC):
     def hold_calls(self) -> None:  # noqa: B027
         """Have what is signalled on irqfds' eventfds wait whenever the vCPUs are paused.
 
-        That makes `Capabilities.calls_wait` true of an accelerator of which it is not, at the price
-        of slower interrupts, until `release_calls`. The vCPUs may run.
+        Two machines, of which one at most runs, may then have irqfds on the same eventfds. It may
+        be at the price of slower interrupts. The vCPUs may run. Again is harmless.
         """
 
     def release_calls(self) -> None:  # noqa: B027
-        """The reverse of `hold_calls`."""
+        """The reverse of `hold_calls`, for irqfds that no other machine has any more.
+
+        Where it cannot be, as another one has them still, calls stay held.
+        """
 
     def warm_up(self, deadline: float) -> None:  # noqa: B027
         """At the destination of a migration: get as near to the state to come as can be known.

@@ -182,8 +182,6 @@ class KvmAccelerator(Accelerator):
                     raise NotifierError(f"the irqfd of vector {vector} is not assigned")
             self._check_free(remove, add)
             gone = [irqfd for irqfd in remove if irqfd.vector in self._routes]
-            if self._polled is not None:
-                gone = []  # the kernel has none of them
             come = [irqfd for irqfd in add if irqfd.vector in self._routes]
             self._deassign(gone)
             try:
@@ -216,25 +214,39 @@ class KvmAccelerator(Accelerator):
         """See `Accelerator.hold_calls`."""
         with self._lock:
             if self._polled is None:
-                irqfds = [Irqfd(v, fd) for v, fd in self._irqfds.items() if v in self._routes]
+                irqfds = self._routed()
                 self._deassign(irqfds)
-                self._polled = PolledCalls([fd for _, fd in irqfds], self._raise_call)
+                paused = self._gate is None or self._gate.paused
+                fds = [fd for _, fd in irqfds]
+                self._polled = PolledCalls(fds, self._raise_call, paused=paused)
 
     def release_calls(self) -> None:
         """See `Accelerator.release_calls`."""
         with self._lock:
-            if self._polled is not None:
-                self._polled.close()
-                self._polled = None
-                irqfds = [Irqfd(v, fd) for v, fd in self._irqfds.items() if v in self._routes]
-                self._assign(irqfds)
+            polled, self._polled = self._polled, None
+            if polled is None:
+                return
+            try:
+                self._assign(self._routed())
+            except NotifierError:
+                self._polled = polled
+            else:
+                polled.close()
+
+    def _routed(self) -> list[Irqfd]:
+        return [Irqfd(v, fd) for v, fd in self._irqfds.items() if v in self._routes]
 
     def _raise_call(self, fd: int) -> None:
-        vector = self._vector_of[fd]
+        vector = self._vector_of.get(fd)
+        if vector is None or vector not in self._routes:
+            return  # it has just been taken away
         self.kernel.interrupt(self._routes[vector], _apic_vector(vector))
 
     def _assign(self, irqfds: Sequence[Irqfd]) -> None:
         if not irqfds:
+            return
+        if self._polled is not None:
+            self._polled.watch(fd for _, fd in irqfds)
             return
         try:
             self.kernel.change_irqfds(irqfds, assign=True)
@@ -245,6 +257,9 @@ class KvmAccelerator(Accelerator):
 
     def _deassign(self, irqfds: Sequence[Irqfd]) -> None:
         """Take them away. One whose eventfd was closed by its owner went with it."""
+        if self._polled is not None:
+            self._polled.forget(fd for _, fd in irqfds)
+            return
         left = list(irqfds)
         while left:
             try:

@@ -30,21 +30,34 @@ class PolledCalls:
     Args:
         fds: the eventfds, which stay the caller's.
         raise_interrupt: called with the eventfd that was signalled; the signal has been taken.
+        paused: the vCPUs are.
     """
 
-    def __init__(self, fds: Iterable[int], raise_interrupt: Callable[[int], None]) -> None:
+    def __init__(
+        self, fds: Iterable[int], raise_interrupt: Callable[[int], None], *, paused: bool
+    ) -> None:
         self._raise = raise_interrupt
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
-        for fd in fds:
-            self._epoll.register(fd, select.EPOLLIN)
+        self.watch(fds)
         # Between a signal's taking and its interrupt nobody may save the vCPUs' state.
         self._turn = threading.Condition()
-        self._paused = False
+        self._paused = paused
         self._over = False
         self._thread = threading.Thread(target=self._run, name="calls", daemon=True)
         self._thread.start()
+
+    def watch(self, fds: Iterable[int]) -> None:
+        """Watch these as well."""
+        for fd in fds:
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fds: Iterable[int]) -> None:
+        """Watch these no longer. One that was closed has gone by itself."""
+        for fd in fds:
+            with suppress(OSError):
+                self._epoll.unregister(fd)
 
     def _run(self) -> None:
         while True:

@@ -49,7 +49,6 @@ class SoftAccelerator(Accelerator):
         max_routes=1 << 16,
         max_doorbells=1 << 16,
         emulated_guest=True,
-        calls_wait=True,
     )
 
     def __init__(self, on_exit: ExitHandler) -> None:

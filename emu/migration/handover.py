@@ -112,7 +112,6 @@ class HandoverDestination(Arrival):
         super().__init__(spec, parameters=parameters, observe=observe, past=past, accel=accel)
         self._build = build
         self._discard = discard
-        self._tasks: list[Task] = []
 
     def _let_go(self) -> None:
         self._discard()
@@ -124,33 +123,24 @@ class HandoverDestination(Arrival):
             with VmHeritage.receive(payload, stream) as heritage:
                 self._discard()
                 vm = self._build(heritage)
-            self._tasks = self._prepare(vm, strategy)
+            self._prepare(vm, strategy)
             stream.send(Kind.PREPARED)
             with without_collector():
                 kind, _, payload = stream.receive()
                 if kind is Kind.SWITCHOVER:
-                    self._switch_over(vm, strategy, payload, stream)
+                    self._switch_over(vm, payload, stream)
                     return
         raise MigrationError("stream", f"{kind.name} came where HANDOVER was due")
 
-    def _prepare(self, vm: Vm, strategy: Strategy) -> list[Task]:
-        """Assign the notifiers ahead; the tasks of those that have to wait for the blackout."""
-        kicks = _tasks(vm, lifecycle.enable_host_notify)
-        calls = _tasks(vm, lifecycle.enable_guest_notify)
+    def _prepare(self, vm: Vm, strategy: Strategy) -> None:
+        """Assign the notifiers ahead. Until the vCPUs run the calls are the source's to take."""
         vm.machine.warm_up(self._deadline)
-        ahead, later = (
-            (kicks + calls, []) if vm.machine.accel.capabilities.calls_wait else (kicks, calls)
-        )
+        vm.machine.accel.hold_calls()
+        tasks = _tasks(vm, lifecycle.enable_host_notify) + _tasks(vm, lifecycle.enable_guest_notify)
         with vm.machine.charged("dst"):
-            strategy.drive(ahead, self._stage(vm))
-        return later
+            strategy.drive(tasks, Stage(vm.machine, self.timeline, self._deadline))
 
-    def _stage(self, vm: Vm) -> Stage:
-        return Stage(vm.machine, self.timeline, self._deadline)
-
-    def _switch_over(
-        self, vm: Vm, strategy: Strategy, state: bytes, stream: MigrationStream
-    ) -> None:
+    def _switch_over(self, vm: Vm, state: bytes, stream: MigrationStream) -> None:
         """The blackout, as this side sees it: from the last byte to running vCPUs."""
         timeline = self.timeline
         with vm.machine.charged("dst"):
@@ -160,7 +150,7 @@ class HandoverDestination(Arrival):
                 vm.machine.load_vcpus(state)
                 # Not before: until the source's vCPUs were paused its drivers changed memory.
                 vm.guest.attach()
-            strategy.drive(self._tasks, self._stage(vm))
             self._await_go(stream)
             # What was pending in the eventfds is pending still: they are the same.
             self._take_off(vm, stream, signal=False)
+        vm.machine.accel.release_calls()

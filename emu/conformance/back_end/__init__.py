@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from emu.conformance.back_end import (
     bases,
+    data_blk,
+    dirty_log,
     framing,
     memory,
+    multi_queue,
     negotiation,
     notifications,
     reply_ack,
@@ -22,6 +25,9 @@ AREAS = (
     notifications.area,
     bases.area,
     reply_ack.area,
+    dirty_log.area,
+    multi_queue.area,
+    data_blk.area,
 )
 
 

@@ -1,0 +1,222 @@
+"""VU-B-08xx: what is noted in the dirty log while a migration copies memory."""
+
+from __future__ import annotations
+
+from emu.conformance.back_end.tester import LOG_ALL, PROTOCOL_BIT, BackEnd, F, u64
+from emu.conformance.case import BACK_END, Area
+from emu.conformance.memory import PAGE, DirtyLog, TestRing
+from emu.conformance.verdict import check, unsupported
+from emu.conformance.wire import Closed
+from emu.conformance.work import SECTOR
+from vhost_user.features import F_VERSION_1
+from vhost_user.payloads import LogArea
+
+area = Area("dirty_log", BACK_END, "Migration", needs=("LOG_SHMFD",))
+
+
+def _ready(be: BackEnd, *, flag: bool = True) -> tuple[TestRing, DirtyLog]:
+    """A ring that runs, with the log on as QEMU switches it: base, LOG_ALL, the rings' flag."""
+    ring = be.working_ring()
+    be.serve(ring)
+    if not be.features & LOG_ALL:
+        unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
+    log = be.log(ring.memory)
+    be.tell(F.SET_FEATURES, u64(be.driver_features | LOG_ALL))
+    be.tell(F.SET_VRING_ADDR, be.address(ring, log=flag))
+    be.barrier()
+    log.harvest()
+    return ring, log
+
+
+def _pages(log: DirtyLog) -> set[int]:
+    runs = log.harvest()
+    return {page for gpa, size in runs for page in range(gpa >> 12, gpa + size >> 12)}
+
+
+def _used_pages(ring: TestRing) -> set[int]:
+    return set(range(ring.used >> 12, (ring.used + 4 + 8 * ring.size - 1 >> 12) + 1))
+
+
+@area.case(801, "SET_LOG_BASE with a descriptor is answered", spec="VHOST_USER_SET_LOG_BASE")
+def answered(be: BackEnd) -> None:
+    be.agree()
+    be.log(be.memory())
+
+
+@area.case(802, "The used ring of a ring with the log flag is logged", works=True)
+def used_ring(be: BackEnd) -> None:
+    ring, log = _ready(be)
+    be.serve(ring)
+    dirty = _pages(log)
+    check(dirty & _used_pages(ring), f"page {ring.used >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(803, "Data that a disk writes into guest memory is logged", device="blk")
+def data(be: BackEnd) -> None:
+    ring, log = _ready(be)
+    memory = ring.memory
+    where = memory.allocate(PAGE, align=PAGE)
+    header, status = memory.allocate(16), memory.allocate(1, align=PAGE)
+    memory.write(header, bytes(16))
+    ring.driver.add([(header, 16)], [(where, SECTOR), (status, 1)])
+    ring.driver.publish()
+    index = ring.used_index + 1
+    ring.kick()
+    be.await_used(ring, index)
+    dirty = _pages(log)
+    for what, gpa in (("the data's", where), ("the status byte's", status)):
+        check(gpa >> 12 in dirty, f"{what} page {gpa >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(804, "A buffer across two pages is logged in both", device="blk")
+def two_pages(be: BackEnd) -> None:
+    ring, log = _ready(be)
+    memory = ring.memory
+    where = memory.allocate(2 * PAGE, align=PAGE) + PAGE - SECTOR // 2
+    header, status = memory.allocate(16), memory.allocate(1)
+    memory.write(header, bytes(16))
+    ring.driver.add([(header, 16)], [(where, SECTOR), (status, 1)])
+    ring.driver.publish()
+    index = ring.used_index + 1
+    ring.kick()
+    be.await_used(ring, index)
+    dirty = _pages(log)
+    wanted = {where >> 12, (where >> 12) + 1}
+    check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(805, "Memory that nobody wrote to is not logged", works=True)
+def nothing_else(be: BackEnd) -> None:
+    ring, log = _ready(be)
+    memory = ring.memory
+    untouched = memory.allocate(16 * PAGE, align=PAGE)
+    be.serve(ring)
+    dirty = _pages(log)
+    wrong = dirty & set(range(untouched >> 12, (untouched >> 12) + 16))
+    check(not wrong, "none of these pages in the log", f"pages {sorted(wrong)}")
+
+
+@area.case(806, "Without LOG_ALL nothing is logged", works=True)
+def not_on(be: BackEnd) -> None:
+    ring = be.working_ring()
+    log = be.log(ring.memory)
+    be.serve(ring)
+    dirty = _pages(log)
+    check(not dirty, "an empty log", f"pages {sorted(dirty)}")
+
+
+@area.case(
+    807,
+    "The used ring of a ring without the log flag is not logged",
+    works=True,
+)
+def no_flag(be: BackEnd) -> None:
+    ring, log = _ready(be, flag=False)
+    # What the device writes besides must not share a page with the ring.
+    ring.memory.allocate(PAGE, align=PAGE)
+    be.serve(ring)
+    dirty = _pages(log) & _used_pages(ring)
+    check(not dirty, "the used ring's page not in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(808, "When LOG_ALL is off again nothing is logged any more", works=True)
+def off_again(be: BackEnd) -> None:
+    ring, log = _ready(be)
+    be.serve(ring)
+    be.tell(F.SET_FEATURES, u64(be.driver_features))
+    be.tell(F.SET_VRING_ADDR, be.address(ring))
+    be.barrier()
+    log.harvest()
+    be.serve(ring)
+    dirty = _pages(log)
+    check(not dirty, "an empty log", f"pages {sorted(dirty)}")
+
+
+@area.case(809, "A log may be replaced by another while rings run", works=True)
+def replaced(be: BackEnd) -> None:
+    ring, old = _ready(be)
+    be.serve(ring)
+    new = be.log(ring.memory)
+    be.barrier()
+    old.harvest()
+    be.serve(ring)
+    check(_pages(new) & _used_pages(ring), "the used ring in the new log", "it is not there")
+    check(not _pages(old), "nothing in the old log", "something is")
+
+
+@area.case(810, "A log goes on over a stop and a start of the ring", works=True)
+def over_a_restart(be: BackEnd) -> None:
+    ring, log = _ready(be)
+    be.serve(ring)
+    base = be.stop(ring)
+    log.harvest()
+    be.start(ring, base=base, log=True)
+    be.serve(ring)
+    check(_pages(log) & _used_pages(ring), "the used ring in the log", "it is not there")
+
+
+@area.case(811, "log_guest_addr says where the used ring is logged, not its address", works=True)
+def elsewhere(be: BackEnd) -> None:
+    ring, log = _ready(be)
+    memory = ring.memory
+    other = memory.allocate(PAGE, align=PAGE)
+    address = bytearray(be.address(ring, log=True))
+    address[32:40] = u64(other)
+    be.tell(F.SET_VRING_ADDR, bytes(address))
+    be.barrier()
+    log.harvest()
+    be.serve(ring)
+    dirty = _pages(log)
+    check(other >> 12 in dirty, f"page {other >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(812, "Bits that are set stay set: the back-end only adds", works=True)
+def only_adds(be: BackEnd) -> None:
+    ring, log = _ready(be)
+    be.serve(ring)
+    be.serve(ring)
+    first = _used_pages(ring)
+    check(first & _pages(log), "the used ring's page in the log", "it is not there")
+
+
+@area.case(813, "SET_FEATURES with LOG_ALL is accepted while a ring runs", works=True)
+def while_running(be: BackEnd) -> None:
+    ring, _log = _ready(be)
+    for _ in range(5):
+        be.serve(ring)
+
+
+@area.case(814, "The log's descriptor may be closed once the message is answered", works=True)
+def closed_descriptor(be: BackEnd) -> None:
+    be.serve(_ready(be)[0])
+
+
+@area.case(815, "SET_LOG_FD is accepted", spec="VHOST_USER_SET_LOG_FD")
+def log_fd(be: BackEnd) -> None:
+    be.agree()
+    be.tell(F.SET_LOG_FD, fds=(be.spare_fd(),))
+    be.alive("after SET_LOG_FD")
+
+
+@area.case(816, "A log that is smaller than memory is survived, or refused")
+def small(be: BackEnd) -> None:
+    be.agree()
+    be.memory()
+    log = DirtyLog.create(8)
+    be.own(log.close)
+    try:
+        be.ask(F.SET_LOG_BASE, LogArea(log.size, 0).pack(), fds=(log.fd,))
+        be.barrier()
+    except Closed:
+        return
+
+
+@area.case(817, "VERSION_1 and LOG_ALL are all that a log needs", works=True)
+def few_features(be: BackEnd) -> None:
+    be.look()
+    wanted = 1 << F_VERSION_1 | PROTOCOL_BIT | LOG_ALL
+    if be.features & wanted != wanted:
+        unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
+    ring, log = _ready(be)
+    be.serve(ring)
+    check(_pages(log), "something in the log", "it is empty")
