@@ -8,6 +8,7 @@ from pathlib import Path
 from emu.conformance.back_end import AREAS
 
 DOCUMENT = "conformance/cases.md"
+_COLUMNS = "| id | rule | source | severity | needs |\n|---|---|---|---|---|\n"
 _HEAD = """# The cases
 
 Written by `make docs` from the cases themselves (`emu/conformance/back_end/`). {count} cases for
@@ -20,9 +21,7 @@ def listing() -> str:
     """The document."""
     parts = [_HEAD.format(count=sum(len(area.cases) for area in AREAS))]
     for area in AREAS:
-        parts.append(
-            f"\n## {area.name}\n\n| id | rule | source | severity | needs |\n|---|---|---|---|---|\n"
-        )
+        parts.append(f"\n## {area.name}\n\n{_COLUMNS}")
         for case in area.cases:
             needs = [*case.needs, *([case.device] if case.device else [])]
             if case.works and not case.device:

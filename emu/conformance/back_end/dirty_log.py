@@ -5,7 +5,7 @@ from __future__ import annotations
 from emu.conformance.back_end.tester import LOG_ALL, PROTOCOL_BIT, BackEnd, F, u64
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import PAGE, DirtyLog, TestRing
-from emu.conformance.verdict import check, unsupported
+from emu.conformance.verdict import Severity, check, observed, unsupported
 from emu.conformance.wire import Closed
 from emu.conformance.work import SECTOR
 from vhost_user.features import F_VERSION_1
@@ -105,18 +105,14 @@ def not_on(be: BackEnd) -> None:
     check(not dirty, "an empty log", f"pages {sorted(dirty)}")
 
 
-@area.case(
-    807,
-    "The used ring of a ring without the log flag is not logged",
-    works=True,
-)
+@area.case(807, "The used ring of a ring without the log flag", works=True, severity=Severity.MAY)
 def no_flag(be: BackEnd) -> None:
     ring, log = _ready(be, flag=False)
     # What the device writes besides must not share a page with the ring.
     ring.memory.allocate(PAGE, align=PAGE)
     be.serve(ring)
-    dirty = _pages(log) & _used_pages(ring)
-    check(not dirty, "the used ring's page not in the log", f"pages {sorted(dirty)}")
+    if _pages(log) & _used_pages(ring):
+        observed("it is logged all the same, which costs a page and harms nobody")
 
 
 @area.case(808, "When LOG_ALL is off again nothing is logged any more", works=True)
