@@ -10,6 +10,8 @@ from emu.conformance.back_end import (
     notifications,
     reply_ack,
     rings,
+    scripts,
+    timing,
 )
 from emu.conformance.case import Case, collect
 
@@ -22,6 +24,8 @@ AREAS = (
     notifications.area,
     bases.area,
     reply_ack.area,
+    timing.area,
+    scripts.area,
 )
 
 
