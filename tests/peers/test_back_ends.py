@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
+#: Seconds for each answer: two testpmds that poll leave little of two cores.
+PEER_DEADLINE = 20.0
 NIC = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4),))
 
 
@@ -62,7 +64,7 @@ def serve_nic(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
 
 def make_vm(spec: VmSpec, backends: dict[str, str], owned: ExitStack) -> Vm:
     """A VM on these back-ends."""
-    vm = Vm(spec, accel="soft", costs=NATIVE, backends=backends)
+    vm = Vm(spec, accel="soft", costs=NATIVE, backends=backends, deadline=PEER_DEADLINE)
     owned.callback(vm.close)
     return vm
 

@@ -13,6 +13,8 @@ from emu.conformance.back_end import (
     notifications,
     reply_ack,
     rings,
+    scripts,
+    timing,
 )
 from emu.conformance.case import Case, collect
 
@@ -28,6 +30,8 @@ AREAS = (
     dirty_log.area,
     multi_queue.area,
     data_blk.area,
+    timing.area,
+    scripts.area,
 )
 
 
