@@ -12,6 +12,7 @@ from emu.conformance.back_end import (
     multi_queue,
     negotiation,
     notifications,
+    pipelining,
     reply_ack,
     rings,
     scripts,
@@ -32,6 +33,7 @@ AREAS = (
     multi_queue.area,
     inflight_resume.area,
     data_blk.area,
+    pipelining.area,
     timing.area,
     scripts.area,
 )
