@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, u64, vring
+from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import USER_OFFSET, TestRing
 from emu.conformance.verdict import check, unsupported
@@ -289,18 +289,7 @@ def last_call(be: BackEnd) -> None:
     check(ring.await_call(be.patience), "a call on the last descriptor", "none came")
 
 
-@area.case(1919, "Of several bases in one write the last one counts", works=True)
-def last_base(be: BackEnd) -> None:
-    ring = be.working_ring()
-    be.serve(ring)
-    base = be.stop(ring)
-    values = (7, 9, base)
-    be.wire.send_bytes(b"".join(_bytes(F.SET_VRING_BASE, vring(ring.index, v)) for v in values))
-    be.start(ring, base=base)
-    be.serve(ring)
-
-
-@area.case(1920, "Several GET_CONFIG in flight are answered in order", needs=("CONFIG",))
+@area.case(1919, "Several GET_CONFIG in flight are answered in order", needs=("CONFIG",))
 def configs(be: BackEnd) -> None:
     be.agree()
     offsets = (0, 8, 4, 16)
@@ -313,7 +302,7 @@ def configs(be: BackEnd) -> None:
 
 
 @area.case(
-    1921,
+    1920,
     "An acknowledgement behind GET_VRING_BASE comes behind its reply",
     needs=("REPLY_ACK",),
     works=True,
@@ -331,7 +320,7 @@ def ack_behind_base(be: BackEnd) -> None:
     check(code == 0, "acknowledged with 0", f"acknowledged with {code}")
 
 
-@area.case(1922, "A kick between requests in flight is served", works=True)
+@area.case(1921, "A kick between requests in flight is served", works=True)
 def kick_between(be: BackEnd) -> None:
     ring = be.working_ring()
     job = be.work.post(ring.memory, ring)
@@ -343,7 +332,7 @@ def kick_between(be: BackEnd) -> None:
         be.reply_to(F.GET_FEATURES)
 
 
-@area.case(1923, "A front-end that leaves with requests in flight harms no later one", works=True)
+@area.case(1922, "A front-end that leaves with requests in flight harms no later one", works=True)
 def leaves(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -352,7 +341,7 @@ def leaves(be: BackEnd) -> None:
     other.serve(other.working_ring())
 
 
-@area.case(1924, "Addresses that change twice in a row are the last ones", works=True)
+@area.case(1923, "Addresses that change twice in a row are the last ones", works=True)
 def last_address(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -367,17 +356,3 @@ def last_address(be: BackEnd) -> None:
     be.serve(ring)
     used = other.used + USER_OFFSET
     check(not other.used_index, f"nothing written at {used:#x}", "the other ring is used")
-
-
-@area.case(
-    1925, "An acknowledgement is not held back until the next request comes", needs=("REPLY_ACK",)
-)
-def not_held_back(be: BackEnd) -> None:
-    be.agree()
-    be.wire.send_bytes(
-        _bytes(F.SET_VRING_NUM, vring(0, 64))
-        + _bytes(F.SET_VRING_NUM, vring(0, 128), need_reply=True)
-    )
-    reply = be.reply_to(F.SET_VRING_NUM)
-    check(reply.u64 == 0, "acknowledged with 0", f"acknowledged with {reply.u64}")
-    check(not be.wire.hangs_up(QUIET), "the connection to stay", "it was closed")
