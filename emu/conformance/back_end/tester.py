@@ -488,17 +488,17 @@ class BackEnd:
             Unsupported: the program ended with its front-end, as it may.
             Failed: it lives, and does not answer.
         """
-        self.wire.close()
+        self.wire.leave(self.patience)
         try:
             other = self.beside()
             other.barrier()
         except (WireError, PeerError) as error:
             if self.program is not None and self.program.end_soon(QUIET):
-                unsupported("the program ends without its front-end")
+                unsupported("is about several connections, and the program ends with its first")
             raise Failed("the next connection to be answered", str(error)) from None
         return other
 
     def close(self) -> None:
         """Close the connection and give back what the case made."""
-        self.wire.close()
+        self.wire.leave(QUIET)
         self._owned.close()
