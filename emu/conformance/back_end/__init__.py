@@ -18,6 +18,7 @@ from emu.conformance.back_end import (
     resources,
     rings,
     scripts,
+    status,
     timing,
 )
 from emu.conformance.case import Case, collect
@@ -35,6 +36,7 @@ AREAS = (
     multi_queue.area,
     inflight_resume.area,
     data_blk.area,
+    status.area,
     errors.area,
     resources.area,
     pipelining.area,

@@ -16,7 +16,7 @@ from emu.conformance.back_end.tester import QUIET, BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import MIB, USER_OFFSET
 from emu.conformance.peer import PeerError
-from emu.conformance.verdict import Failed, Severity, check, observed
+from emu.conformance.verdict import Failed, Severity, observed
 from emu.conformance.wire import Closed, Silent, WireError
 from vhost_user.payloads import VRING_NO_FD, LogArea, VringAddr
 

@@ -346,6 +346,10 @@ class BackEnd:
             self.stop(ring)
         self._started.clear()
 
+    def forget_rings(self) -> None:
+        """All rings are back in their initial state: `start` begins with none again."""
+        self._started.clear()
+
     def stop(self, ring: TestRing) -> int:
         """GET_VRING_BASE: its base.
 
