@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from emu.conformance.back_end import (
     bases,
+    channel,
     data_blk,
     dirty_log,
     errors,
@@ -14,6 +15,7 @@ from emu.conformance.back_end import (
     negotiation,
     notifications,
     pipelining,
+    postcopy,
     reply_ack,
     resources,
     rings,
@@ -36,7 +38,9 @@ AREAS = (
     multi_queue.area,
     inflight_resume.area,
     data_blk.area,
+    channel.area,
     status.area,
+    postcopy.area,
     errors.area,
     resources.area,
     pipelining.area,
