@@ -119,10 +119,21 @@ class PeerProgram:
     @property
     def mappings(self) -> int:
         """How many of this suite's memory files it has mapped."""
+        return self.mapped("conformance")
+
+    def mapped(self, name: str) -> int:
+        """How many mappings it has of memfds with this name."""
         if self._process is None:
             return 0
         maps = Path(f"/proc/{self._process.pid}/maps").read_text()
-        return maps.count("memfd:conformance")
+        return maps.count(f"memfd:{name}")
+
+    @property
+    def threads(self) -> int:
+        """How many threads it has."""
+        if self._process is None:
+            return 0
+        return len(os.listdir(f"/proc/{self._process.pid}/task"))  # noqa: PTH208  no files
 
     def stop(self) -> None:
         """End it and what it has started: its whole session."""

@@ -212,6 +212,17 @@ class Wire:
         except WireError:
             return True
 
+    def leave(self, patience: float) -> None:
+        """Go, and close the connection when the peer has noticed, or after ``patience``.
+
+        Without that a peer may find the next front-end there before it knows that this one has
+        gone (seen with DPDK, whose port then stays down now and then).
+        """
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            self.hangs_up(patience)
+        self.close()
+
     def close(self) -> None:
         """Close the connection."""
         for fd in self._came:

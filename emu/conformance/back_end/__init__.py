@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from emu.conformance.back_end import (
     bases,
+    channel,
     data_blk,
     dirty_log,
+    errors,
     framing,
+    inflight_resume,
     memory,
     multi_queue,
     negotiation,
     notifications,
+    pipelining,
+    postcopy,
     reply_ack,
+    resources,
     rings,
     scripts,
+    status,
     timing,
 )
 from emu.conformance.case import Case, collect
@@ -29,7 +36,14 @@ AREAS = (
     reply_ack.area,
     dirty_log.area,
     multi_queue.area,
+    inflight_resume.area,
     data_blk.area,
+    channel.area,
+    status.area,
+    postcopy.area,
+    errors.area,
+    resources.area,
+    pipelining.area,
     timing.area,
     scripts.area,
 )

@@ -141,6 +141,7 @@ class BackEndRunner:
         be = BackEnd(wire, self._device, self._dialect)
         # With the program at hand some cases look at what it holds.
         be.program = self._program
+        be.dial = self._dial
         try:
             yield be
         finally:
@@ -175,6 +176,16 @@ class BackEndRunner:
         sock = connect(
             self._path,
             patience=START_PATIENCE,
+            gone=lambda: self._why_not() if program is not None and not program.running else "",
+        )
+        return Wire(sock, NAMES, self._patience)
+
+    def _dial(self) -> Wire:
+        """One more connection to what runs; a program that has ended stays so."""
+        program = self._program
+        sock = connect(
+            self._path,
+            patience=self._patience,
             gone=lambda: self._why_not() if program is not None and not program.running else "",
         )
         return Wire(sock, NAMES, self._patience)

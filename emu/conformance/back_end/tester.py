@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from emu.conformance.memory import PAGE, USER_OFFSET, DirtyLog, Memory, TestRing
+from emu.conformance.peer import PeerError
 from emu.conformance.verdict import Failed, check, unsupported
 from emu.conformance.wire import Closed, Message, Silent, WireError
 from emu.conformance.work import WORKS, BlkWork, Job, Work
@@ -86,6 +87,8 @@ class BackEnd:
         self.driver_features = 0
         #: The program under test, where the suite has started it.
         self.program: PeerProgram | None = None
+        #: Makes another connection to the same back-end, where the runner can.
+        self.dial: Callable[[], Wire] | None = None
         self._started: dict[int, TestRing] = {}
         self._owned = contextlib.ExitStack()
 
@@ -343,6 +346,10 @@ class BackEnd:
             self.stop(ring)
         self._started.clear()
 
+    def forget_rings(self) -> None:
+        """All rings are back in their initial state: `start` begins with none again."""
+        self._started.clear()
+
     def stop(self, ring: TestRing) -> int:
         """GET_VRING_BASE: its base.
 
@@ -465,7 +472,37 @@ class BackEnd:
         self.own(lambda: os.close(fd))
         return fd
 
+    def beside(self) -> BackEnd:
+        """Another connection to the same back-end, of which nobody knows whether it answers.
+
+        Raises:
+            Unsupported: there can be none.
+        """
+        if self.dial is None:
+            unsupported("is about several connections, and there can be only this one")
+        other = BackEnd(self.dial(), self.device, self.dialect)
+        other.program, other.dial = self.program, self.dial
+        self.own(other.close)
+        return other
+
+    def again(self) -> BackEnd:
+        """Leave, and come back: a connection that follows this one, and has been answered.
+
+        Raises:
+            Unsupported: the program ended with its front-end, as it may.
+            Failed: it lives, and does not answer.
+        """
+        self.wire.leave(self.patience)
+        try:
+            other = self.beside()
+            other.barrier()
+        except (WireError, PeerError) as error:
+            if self.program is not None and self.program.end_soon(QUIET):
+                unsupported("is about several connections, and the program ends with its first")
+            raise Failed("the next connection to be answered", str(error)) from None
+        return other
+
     def close(self) -> None:
         """Close the connection and give back what the case made."""
-        self.wire.close()
+        self.wire.leave(QUIET)
         self._owned.close()
