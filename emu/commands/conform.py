@@ -130,7 +130,52 @@ def back_end(**options: Any) -> None:
                 program.stop()
 
 
-def _program(options: dict[str, Any], folder: Path) -> Any:
+@conform.command("front-end", context_settings=CONTEXT)
+@_options
+def front_end(**options: Any) -> None:
+    r"""Test a front-end: the suite is the back-end, listens, and has it connect.
+
+    With --exec the program is started anew for each session. Where it serves QMP at {qmp}, it is
+    also stopped and continued, logged and reset (stop, cont, calc-dirty-rate, system_reset).
+
+    \b
+    Examples:
+      emu conform front-end --device blk --exec 'qemu-system-x86_64 -m 256 -nodefaults -nographic
+        -object memory-backend-memfd,id=m,size=256M,share=on -machine q35,memory-backend=m
+        -chardev socket,id=c,path={socket} -device vhost-user-blk-pci,chardev=c,bootindex=0
+        -qmp unix:{qmp},server=on,wait=off'
+      emu conform front-end --socket /tmp/vhost.sock --only framing
+      emu conform front-end --list
+
+    The status is 0 when no case failed.
+    """
+    from emu.conformance.front_end import cases
+
+    chosen = _select(cases(), options["only"])
+    if options["listed"]:
+        _list(chosen, "front-end", options)
+        return
+    from emu.conformance.front_end.runner import FrontEndRunner
+    from vhost_user.features import DIALECTS
+
+    with tempfile.TemporaryDirectory(prefix="emu-conform-") as folder:
+        qmp = Path(folder) / "qmp.sock" if "{qmp}" in (options["command"] or "") else None
+        program = _program(options, Path(folder), qmp=qmp, listens=False)
+        runner = FrontEndRunner(
+            options["path"] or Path(folder) / "peer.sock",
+            program,
+            qmp=qmp,
+            device=options["device"] or "",
+            dialect=DIALECTS[options["dialect"]],
+            patience=options["patience"],
+        )
+        try:
+            _run(runner, chosen, "front-end", options)
+        finally:
+            runner.close()
+
+
+def _program(options: dict[str, Any], folder: Path, **settings: Any) -> Any:
     from emu.conformance.peer import PeerProgram
 
     if options["command"] is None:
@@ -138,7 +183,7 @@ def _program(options: dict[str, Any], folder: Path) -> Any:
             raise OptionError("say what is to be tested: --socket PATH or --exec COMMAND")
         return None
     path = options["path"] or folder / "peer.sock"
-    return PeerProgram(options["command"], path, folder / "peer.log")
+    return PeerProgram(options["command"], path, folder / "peer.log", **settings)
 
 
 def _select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:

@@ -38,17 +38,26 @@ class PeerProgram:
         command: in the shell's words, without a shell.
         path: of the socket.
         log: file for what it says.
+        qmp: replaces ``{qmp}``: where a front-end is to serve QMP.
+        listens: the socket is the program's to make; else the suite listens there.
     """
 
-    def __init__(self, command: str, path: Path, log: Path) -> None:
+    def __init__(
+        self, command: str, path: Path, log: Path, *, qmp: Path | None = None, listens: bool = True
+    ) -> None:
         try:
-            self._argv = [word.replace("{socket}", str(path)) for word in shlex.split(command)]
+            words = shlex.split(command)
         except ValueError as error:
             raise PeerError(f"--exec {command!r}: {error}") from None
-        if not any(str(path) in word for word in self._argv):
+        if not any("{socket}" in word for word in words):
             raise PeerError("--exec: write {socket} where the program takes the socket's path")
-        self._path = path
+        places = {"{socket}": str(path), "{qmp}": str(qmp)}
+        for place, value in places.items():
+            words = [word.replace(place, value) for word in words]
+        self._argv = words
+        self._made_by_it = [made for made in (path if listens else None, qmp) if made is not None]
         self._log = log
+        self._told_to_end = False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -62,7 +71,8 @@ class PeerProgram:
         Raises:
             PeerError: it cannot be.
         """
-        self._path.unlink(missing_ok=True)
+        self._clear()
+        self._told_to_end = False
         with self._log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
@@ -87,6 +97,18 @@ class PeerProgram:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(patience)
         return not self.running
+
+    def ask_to_end(self) -> None:
+        """SIGTERM."""
+        if self._process is not None:
+            self._told_to_end = True
+            self._process.terminate()
+
+    @property
+    def terminated(self) -> bool:
+        """Whether SIGTERM has ended it after `ask_to_end`, and no other signal."""
+        ended = None if self._process is None else self._process.poll()
+        return self._told_to_end and ended == -signal.SIGTERM
 
     @property
     def how_it_ended(self) -> str:
@@ -148,7 +170,12 @@ class PeerProgram:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
                 break
-        self._path.unlink(missing_ok=True)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove the sockets that it has made."""
+        for path in self._made_by_it:
+            path.unlink(missing_ok=True)
 
 
 def connect(path: Path, *, patience: float, gone: Callable[[], str]) -> socket.socket:

@@ -1,0 +1,14 @@
+"""The cases for front-ends, a file for each area. `AREAS` names them all."""
+
+from __future__ import annotations
+
+from emu.conformance.case import Case, collect
+from emu.conformance.front_end import framing
+
+#: In the order in which they run.
+AREAS = (framing.area,)
+
+
+def cases() -> list[Case]:
+    """All cases for front-ends, by id."""
+    return collect(AREAS)

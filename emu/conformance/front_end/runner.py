@@ -1,0 +1,317 @@
+"""Runs the cases of a front-end: plays its back-end in sessions, and has the cases look."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from emu.conformance.front_end.qmp import Qmp
+from emu.conformance.front_end.recording import F
+from emu.conformance.front_end.script import CONT, END, LOG, RESET, START, Script
+from emu.conformance.front_end.session import Session
+from emu.conformance.front_end.tester import FrontEnd
+from emu.conformance.peer import PeerError
+from emu.conformance.result import CaseResult, Offered
+from emu.conformance.verdict import CaseEnd, Verdict
+from emu.conformance.wire import Wire
+from vhost_user.features import VHOST_F_LOG_ALL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from emu.conformance.case import Case
+    from emu.conformance.front_end.recording import Recording
+    from emu.conformance.peer import PeerProgram
+    from vhost_user.features import Dialect
+
+NAMES = {member.value: member.name for member in F}
+#: Lines of the transcript that a verdict shows.
+SHOWN = 12
+#: Seconds for a front-end to connect, and for its guest to start a ring.
+CONNECT_PATIENCE = 20.0
+START_PATIENCE = 20.0
+#: Seconds for each of the other acts, and for the program to go when it is told to.
+ACT_PATIENCE = 6.0
+#: Seconds without a message after which a front-end has said what it has to say.
+SETTLED = 0.3
+#: Seconds in which a front-end that was left connects anew, if it does.
+RETURN_PATIENCE = 0.5
+NO_QMP = "needs {qmp} in --exec: a path where the front-end serves QMP"
+
+
+class FrontEndRunner:
+    """One front-end under test.
+
+    Args:
+        path: the socket on which the suite listens.
+        program: what to start for each session; None if it connects by itself.
+        qmp: where the program serves QMP, or None.
+        device: class of device that the suite's back-end is, or "".
+        dialect: which numbers it uses.
+        patience: seconds for each answer.
+
+    Raises:
+        PeerError: there can be no socket there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        program: PeerProgram | None,
+        *,
+        qmp: Path | None,
+        device: str,
+        dialect: Dialect,
+        patience: float,
+    ) -> None:
+        self._path = path
+        self._program = program
+        self._qmp_path = qmp
+        self._device = device
+        self._dialect = dialect
+        self._patience = patience
+        self._tester = FrontEnd(device, patience, self._play)
+        self.offered = Offered(0, 0, 0)
+        self._listener = self._listen()
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if self._path.is_socket():
+                self._path.unlink()
+            listener.bind(str(self._path))
+            listener.listen(8)
+        except OSError as error:
+            listener.close()
+            why = error.strerror or error
+            raise PeerError(f"{self._path}: cannot listen there: {why}") from None
+        listener.setblocking(False)  # noqa: FBT003
+        return listener
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def probe(self) -> Offered:
+        """Play the plain session: what the front-end acknowledges in it, and how many rings it has.
+
+        Raises:
+            PeerError: no front-end connects.
+        """
+        recording = self._tester.plain()
+        if recording.messages:
+            last = recording.messages[-1]
+            self.offered = Offered(last.features or 0, last.protocol, len(recording.rings()))
+        return self.offered
+
+    def describe(self) -> dict[str, Any]:
+        """What was tested, for ``--json``."""
+        return {
+            "socket": str(self._path),
+            "command": None if self._program is None else self._program.command,
+            "device": self._device or None,
+            "dialect": self._dialect.name,
+        }
+
+    def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
+        """Run them all, telling of each.
+
+        Raises:
+            PeerError: the front-end does not connect any more.
+        """
+        results = []
+        for case in cases:
+            result = self._run(case)
+            results.append(result)
+            told(result)
+        return results
+
+    def _run(self, case: Case) -> CaseResult:
+        missing = self._missing(case)
+        if missing:
+            return CaseResult(case, Verdict.UNSUPPORTED, "", missing, 0.0)
+        begin = time.monotonic()
+        self._tester.shown = []
+        try:
+            case.run(self._tester)
+        except CaseEnd as end:
+            verdict, expected, seen = end.verdict, end.expected, end.seen
+        except PeerError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer
+            verdict, expected, seen = Verdict.ERROR, "", f"{type(error).__name__}: {error}"
+        else:
+            verdict, expected, seen = Verdict.PASS, "", ""
+        if verdict in (Verdict.FAIL, Verdict.ERROR):
+            seen = "\n".join([seen, *self._tester.shown[-SHOWN:]])
+        return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
+
+    def _missing(self, case: Case) -> str:
+        """Why the case is not about this peer, or nothing."""
+        for name in case.needs:
+            mask = self._dialect.protocol_feature(name)
+            if mask is None or not int(mask) & self.offered.protocol_features:
+                return f"the front-end does not acknowledge {name}: it is not offered or not wanted"
+        if case.device and case.device != self._device:
+            return f"is about {case.device}: say --device {case.device}"
+        return ""
+
+    # -- a session
+
+    def _play(self, script: Script) -> Recording:
+        """Start the front-end, play the script, and end it.
+
+        Raises:
+            PeerError: it does not connect.
+        """
+        if self._program is not None:
+            self._forget_callers()
+            self._program.start()
+        try:
+            session = Session(self._accept(), script, self._device)
+            try:
+                self._acts(session)
+            finally:
+                session.close()
+            self._look_at_end(session.recording)
+        finally:
+            if self._program is not None:
+                self._program.stop()
+        return session.recording
+
+    def _forget_callers(self) -> None:
+        """Refuse what an earlier program left in the queue."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._listener.accept()[0].close()
+
+    def _accept(self) -> Wire:
+        sock = self._await_caller(CONNECT_PATIENCE)
+        if sock is None:
+            program = self._program
+            if program is not None and not program.running:
+                why = f"the program ended {program.how_it_ended}: {program.last_line}"
+                raise PeerError(f"--exec: {why}")
+            raise PeerError(f"no front-end connects to {self._path} in {CONNECT_PATIENCE:g} s")
+        return Wire(sock, NAMES, self._patience)
+
+    def _await_caller(self, patience: float) -> socket.socket | None:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            if poll.poll(100):
+                return self._listener.accept()[0]
+            if self._program is not None and not self._program.running:
+                return None
+        return None
+
+    def _acts(self, session: Session) -> None:
+        recording = session.recording
+        with contextlib.ExitStack() as owned:
+            qmp = self._monitor()
+            if qmp is not None:
+                owned.callback(qmp.close)
+            for act in session.script.acts:
+                if session.over:
+                    break
+                session.act = act
+                why_not = self._act(act, session, qmp)
+                if why_not:
+                    recording.undone[act] = why_not
+                    if act == START:
+                        break
+                else:
+                    recording.acts.append(act)
+
+    def _monitor(self) -> Qmp | None:
+        """A connection to the front-end's monitor, which served since before it connected."""
+        if self._qmp_path is None:
+            return None
+        until = time.monotonic() + ACT_PATIENCE
+        while True:
+            try:
+                return Qmp(self._qmp_path)
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise PeerError(f"{{qmp}}: {self._qmp_path}: {error.strerror}") from None
+                time.sleep(0.02)  # a name in a directory; nothing tells of it
+
+    def _act(self, act: str, session: Session, qmp: Qmp | None) -> str:
+        """Do one thing to the front-end; why it was not done, or nothing."""
+        if act == START:
+            return self._start(session, qmp)
+        if act == END:
+            return self._end(session, qmp)
+        if qmp is None:
+            return NO_QMP
+        qmp.do(act)
+        if not session.pump(lambda: qmp.answered, ACT_PATIENCE, qmp):
+            return f"the front-end did not answer {act} within {ACT_PATIENCE:g} s"
+        if qmp.refusal:
+            return f"the front-end refused to {act}: {qmp.refusal}"
+        reached = {LOG: _logged, RESET: _restarted}.get(act, _answered)
+        session.pump(lambda: session.quiet(SETTLED) and reached(session), ACT_PATIENCE, qmp)
+        if act == CONT and self._program is not None and not session.over:
+            session.recording.held.append(self._program.descriptors)
+        return ""
+
+    def _start(self, session: Session, qmp: Qmp | None) -> str:
+        def done() -> bool:
+            if session.recording.marks:
+                # What it makes of it is over when it says nothing more.
+                return session.quiet(self._patience)
+            return session.running and session.quiet(SETTLED)
+
+        session.pump(done, START_PATIENCE, qmp)
+        if session.running:
+            return ""
+        if session.over:
+            return "the front-end closed the connection before it started a ring"
+        return f"no guest started a ring within {START_PATIENCE:g} s"
+
+    def _end(self, session: Session, qmp: Qmp | None) -> str:
+        if self._program is None:
+            return "the suite has not started the front-end, and does not end it: say --exec"
+        self._program.ask_to_end()
+        session.pump(lambda: False, ACT_PATIENCE, qmp)
+        session.recording.left = False
+        return ""
+
+    def _look_at_end(self, recording: Recording) -> None:
+        """Whether the program has ended by itself, or connects anew."""
+        program = self._program
+        told = END in recording.acts
+        if program is not None and not told and recording.left:
+            program.end_soon(RETURN_PATIENCE)
+        if program is not None and not program.running:
+            recording.crashed = program.crashed and not (told and program.terminated)
+            recording.ended = f"{program.how_it_ended}: {program.last_line}"
+        elif recording.left:
+            caller = self._await_caller(RETURN_PATIENCE)
+            recording.again = caller is not None
+            if caller is not None:
+                caller.close()
+
+
+def _answered(_session: Session) -> bool:
+    """The command's answer is all there is to wait for."""
+    return True
+
+
+def _logged(session: Session) -> bool:
+    """Logging was switched off again, or the rings were stopped as for a migration."""
+    changes = session.recording.of(F.SET_FEATURES, F.GET_VRING_BASE, act=LOG)
+    last = changes[-1] if changes else None
+    if last is None or last.id == F.GET_VRING_BASE:
+        return last is not None
+    return not last.u64 >> VHOST_F_LOG_ALL & 1
+
+
+def _restarted(session: Session) -> bool:
+    return bool(session.recording.of(F.GET_VRING_BASE, act=RESET)) and session.running

@@ -1,0 +1,303 @@
+"""The suite's back-end at work: it takes requests from rings and looks at how they lie there.
+
+Nothing is taken from `vhost_user.virtqueue`: that refuses what is wrong, and here it is noted.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.conformance.front_end.descriptors import map_shared
+from emu.conformance.work import BLK_FLUSH, BLK_GET_ID, BLK_IN, BLK_OK, BLK_OUT, BLK_UNSUPP
+
+if TYPE_CHECKING:
+    import mmap
+
+    from vhost_user.payloads import MemoryRegion, VringAddr
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+DESCRIPTOR = struct.Struct("<QIHH")
+SECTOR = 512
+#: What a disk answers to GET_ID (virtio 1.3, 5.2.6: 20 bytes).
+_SERIAL = b"conformance".ljust(20, b"\0")
+_DISK_BYTES = 1 << 20
+
+
+class Part(NamedTuple):
+    """A descriptor of a chain: guest address, bytes, and whether the device may write there."""
+
+    gpa: int
+    size: int
+    writable: bool
+
+
+class Chain(NamedTuple):
+    """A request as it lay in a ring.
+
+    Attributes:
+        ring: index.
+        head: of the chain.
+        parts: its descriptors.
+        indirect: they lay in a table of their own.
+        faults: what is wrong with it, in words.
+    """
+
+    ring: int
+    head: int
+    parts: tuple[Part, ...]
+    indirect: bool
+    faults: tuple[str, ...]
+
+
+class Mapped(NamedTuple):
+    """A region of guest memory, and its mapping, if there can be one."""
+
+    region: MemoryRegion
+    view: mmap.mmap | None
+
+
+class GuestMemory:
+    """What a front-end has shared."""
+
+    def __init__(self) -> None:
+        self.mapped: list[Mapped] = []
+
+    def add(self, region: MemoryRegion, fd: int) -> None:
+        """Map one more."""
+        self.mapped.append(Mapped(region, map_shared(fd, region.size, region.mmap_offset)))
+
+    def remove(self, region: MemoryRegion) -> None:
+        """Forget the one at these addresses."""
+        self.mapped = [
+            each
+            for each in self.mapped
+            if (each.region.gpa, each.region.size) != (region.gpa, region.size)
+        ]
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self.mapped.clear()
+
+    def gpa(self, user: int, size: int) -> int | None:
+        """The guest address of this user address, or None: no region has all of it."""
+        for region, _ in self.mapped:
+            if region.user_addr <= user and user + size <= region.user_addr + region.size:
+                return user - region.user_addr + region.gpa
+        return None
+
+    def view(self, gpa: int, size: int) -> memoryview | None:
+        """These bytes, or None: no region that is mapped has them all."""
+        for region, mapped in self.mapped:
+            if mapped and region.gpa <= gpa and gpa + size <= region.gpa + region.size:
+                at = gpa - region.gpa + region.mmap_offset
+                return memoryview(mapped)[at : at + size]
+        return None
+
+    def covers(self, gpa: int, size: int) -> bool:
+        """Whether all of these bytes are shared; they may lie in regions that touch."""
+        while size > 0:
+            for region, _ in self.mapped:
+                if region.gpa <= gpa < region.gpa + region.size:
+                    taken = min(size, region.gpa + region.size - gpa)
+                    gpa, size = gpa + taken, size - taken
+                    break
+            else:
+                return False
+        return True
+
+
+class Ring:
+    """A ring of the front-end, as far as it has told of it.
+
+    Attributes:
+        size, next, address, kick, call, enabled: as the messages said; None if they have not.
+        served: how many chains were taken since it was started last.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.size = 0
+        self.next = 0
+        self.address: VringAddr | None = None
+        self.kick: int | None = None
+        self.call: int | None = None
+        self.enabled = False
+        self.kicked = False
+        self.served = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be worked on."""
+        return bool(self.size and self.address is not None and self.kick is not None)
+
+    def stop(self) -> None:
+        """GET_VRING_BASE: it has no notifiers any more."""
+        for fd in (self.kick, self.call):
+            if fd is not None:
+                os.close(fd)
+        self.kick = self.call = None
+        self.kicked = False
+        self.served = 0
+
+    def notify(self) -> None:
+        """Signal the call eventfd."""
+        if self.call is not None:
+            os.write(self.call, (1).to_bytes(8, "little"))
+
+
+class Walker:
+    """Takes requests from one ring."""
+
+    def __init__(self, memory: GuestMemory, ring: Ring) -> None:
+        address = ring.address
+        assert address is not None  # noqa: S101  asked only of rings that are ready
+        self._memory = memory
+        self._ring = ring
+        size = ring.size
+        self._desc = self._at(address.desc, 16 * size)
+        self._avail = self._at(address.avail, 6 + 2 * size)
+        self._used = self._at(address.used, 6 + 8 * size)
+
+    def _at(self, user: int, size: int) -> memoryview | None:
+        gpa = self._memory.gpa(user, size)
+        return None if gpa is None else self._memory.view(gpa, size)
+
+    @property
+    def avail_index(self) -> int | None:
+        """The driver's index, or None: the ring is nowhere."""
+        if self._avail is None or self._desc is None or self._used is None:
+            return None
+        index: int = struct.unpack_from("<H", self._avail, 2)[0]
+        return index
+
+    @property
+    def used_index(self) -> int:
+        """The device's index."""
+        assert self._used is not None  # noqa: S101
+        index: int = struct.unpack_from("<H", self._used, 2)[0]
+        return index
+
+    def take(self) -> Chain | None:
+        """The next request, if there is one."""
+        avail, ring = self.avail_index, self._ring
+        if avail is None or avail == ring.next & 0xFFFF:
+            return None
+        assert self._avail is not None  # noqa: S101
+        waiting = avail - ring.next & 0xFFFF
+        head: int = struct.unpack_from("<H", self._avail, 4 + 2 * (ring.next % ring.size))[0]
+        faults = [f"{waiting} requests wait in a ring of {ring.size}"] * (waiting > ring.size)
+        ring.next = ring.next + 1 & 0xFFFF
+        ring.served += 1
+        return self._walk(head, faults)
+
+    def _walk(self, head: int, faults: list[str]) -> Chain:
+        table, size = self._desc, self._ring.size
+        assert table is not None  # noqa: S101
+        parts: list[Part] = []
+        index, indirect, seen = head, False, 0
+        while True:
+            if index >= size:
+                faults.append(f"descriptor {index} of a table of {size}")
+                break
+            gpa, length, flags, following = DESCRIPTOR.unpack_from(table, 16 * index)
+            seen += 1
+            if flags & INDIRECT:
+                inner = self._memory.view(gpa, length)
+                faults += self._indirect_faults(length, flags, indirect, inner)
+                if indirect or inner is None or not length or length % 16:
+                    break
+                table, size, index, indirect, seen = inner, length // 16, 0, True, 0
+                continue
+            part = Part(gpa, length, bool(flags & WRITE))
+            faults += self._part_faults(part, parts)
+            parts.append(part)
+            if not flags & NEXT:
+                break
+            if seen >= size:
+                faults.append("the chain has a loop")
+                break
+            index = following
+        return Chain(self._ring.index, head, tuple(parts), indirect, tuple(faults))
+
+    def _part_faults(self, part: Part, before: list[Part]) -> list[str]:
+        faults = []
+        if not self._memory.covers(part.gpa, part.size):
+            faults.append(f"{part.size} bytes at {part.gpa:#x} are in no region")
+        if before and before[-1].writable and not part.writable:
+            faults.append("a descriptor to read stands behind one to write")
+        return faults
+
+    @staticmethod
+    def _indirect_faults(length: int, flags: int, nested: bool, inner: object) -> list[str]:  # noqa: FBT001
+        faults = []
+        if nested:
+            faults.append("an indirect table stands in an indirect table")
+        if not length or length % 16:
+            faults.append(f"an indirect table of {length} bytes")
+        if flags & NEXT:
+            faults.append("a descriptor has both INDIRECT and NEXT")
+        if inner is None:
+            faults.append("an indirect table is in no region")
+        return faults
+
+    def give_back(self, chain: Chain, written: int) -> None:
+        """Complete a request, ask for a kick at the next one, and signal."""
+        used = self._used
+        assert used is not None  # noqa: S101
+        size, index = self._ring.size, self.used_index
+        struct.pack_into("<II", used, 4 + 8 * (index % size), chain.head, written)
+        struct.pack_into("<H", used, 2, index + 1 & 0xFFFF)
+        self.want_kick()
+        self._ring.notify()
+
+    def want_kick(self) -> None:
+        """The event index: kick at the next request (it lies there whether agreed on or not)."""
+        if self._used is not None:
+            struct.pack_into("<H", self._used, 4 + 8 * self._ring.size, self._ring.next & 0xFFFF)
+
+
+class Device:
+    """What the suite's back-end is: a disk that keeps what is written, or a sink for frames.
+
+    Rings of which it does not know what is in them are left alone: their requests wait.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._bytes = bytearray(_DISK_BYTES)
+
+    def handles(self, ring: int) -> bool:
+        """Whether it completes this ring's requests."""
+        return self._kind == "blk" or (self._kind == "net" and ring % 2 == 1)
+
+    def do(self, memory: GuestMemory, chain: Chain) -> int:
+        """Carry a request out; how many bytes were written."""
+        return self._disk(memory, chain) if self._kind == "blk" else 0
+
+    def _disk(self, memory: GuestMemory, chain: Chain) -> int:
+        views = [(memory.view(part.gpa, part.size), part.writable) for part in chain.parts]
+        readable = b"".join(view for view, writable in views if view is not None and not writable)
+        room = [view for view, writable in views if view is not None and writable]
+        if len(readable) < 16 or not room or not room[-1]:
+            return 0
+        kind, _, sector = struct.unpack_from("<IIQ", readable)
+        at, status = sector * SECTOR, BLK_OK
+        # The last byte is the status, and may stand behind data in one descriptor.
+        data = [*room[:-1], room[-1][:-1]]
+        written = sum(map(len, data))
+        if kind == BLK_IN:
+            for view in data:
+                view[:] = bytes(self._bytes[at : at + len(view)]).ljust(len(view), b"\0")
+                at += len(view)
+        elif kind == BLK_OUT:
+            piece = readable[16 : 16 + max(0, _DISK_BYTES - at)]
+            self._bytes[at : at + len(piece)] = piece
+        elif kind == BLK_GET_ID:
+            for view in data:
+                view[:] = _SERIAL[: len(view)].ljust(len(view), b"\0")
+        elif kind != BLK_FLUSH:
+            status = BLK_UNSUPP
+        room[-1][-1] = status
+        return written + 1

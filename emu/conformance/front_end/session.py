@@ -1,0 +1,344 @@
+"""The suite's back-end in one session: it answers by its script, serves rings, and records."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from emu.conformance.front_end.descriptors import look_at
+from emu.conformance.front_end.recording import Answered, F, Received, Recording, Table
+from emu.conformance.front_end.script import KINDS, START, Script
+from emu.conformance.front_end.serving import Device, GuestMemory, Ring, Walker
+from emu.conformance.wire import Closed, Message, Wire, WireError
+from vhost_user import inflight
+from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
+from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
+from vhost_user.payloads import (
+    U64,
+    VRING_NO_FD,
+    Inflight,
+    MemTable,
+    PayloadError,
+    SingleRegion,
+    VringState,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.conformance.front_end.qmp import Qmp
+
+#: Requests that are kept to be looked at; there may be many.
+CHAINS_KEPT = 4000
+PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+REPLY_FLAGS = VERSION | REPLY
+
+
+class Session:
+    """One connection of the front-end under test.
+
+    Args:
+        wire: connected.
+        script: how to behave.
+        device: class of device, or "".
+
+    Attributes:
+        recording: what came so far.
+        act: what is being done to the front-end.
+        memory, rings: what it has told of.
+        channel: its back-end channel, if it gave one.
+    """
+
+    def __init__(self, wire: Wire, script: Script, device: str) -> None:
+        self.wire = wire
+        self.script = script
+        self.device = device
+        self.recording = Recording(transcript=wire.transcript)
+        self.act = START
+        self.memory = GuestMemory()
+        self.rings: dict[int, Ring] = {}
+        self.features: int | None = None
+        self.protocol = 0
+        self.channel: Wire | None = None
+        self.over = False
+        self.last = time.monotonic()
+        self._device = Device(device)
+        self._reactions = dict(script.reactions)
+        self._pending = 0
+        self._inflight: tuple[int, int] | None = None
+
+    # -- the loop
+
+    def pump(self, done: Callable[[], bool], patience: float, qmp: Qmp | None = None) -> bool:
+        """Answer and serve until it is done; whether it was, before time or the session ended."""
+        until = time.monotonic() + patience
+        while not self.over:
+            if done():
+                return True
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            self._step(min(left, 0.05), qmp)
+        return done()
+
+    def _step(self, wait: float, qmp: Qmp | None) -> None:
+        poll = select.poll()
+        poll.register(self.wire.fileno(), select.POLLIN)
+        if qmp is not None and not qmp.closed:
+            poll.register(qmp.fileno(), select.POLLIN)
+        kicks = {}
+        for ring in self.rings.values():
+            if ring.kick is not None:
+                poll.register(ring.kick, select.POLLIN)
+                kicks[ring.kick] = ring
+        for fd, _ in poll.poll(wait * 1000):
+            if fd == self.wire.fileno():
+                self._take()
+            elif fd in kicks:
+                self._kicked(kicks[fd])
+            elif qmp is not None:
+                qmp.take()
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether nothing has come for so long."""
+        return time.monotonic() - self.last >= seconds
+
+    @property
+    def running(self) -> bool:
+        """Whether a ring has been started and kicked."""
+        return any(ring.ready and ring.kicked for ring in self.rings.values())
+
+    def _take(self) -> None:
+        try:
+            message = self.wire.receive()
+        except WireError as error:
+            self._end(clean=isinstance(error, Closed))
+            return
+        self.last = time.monotonic()
+        self._note(message)
+        try:
+            self._learn(message)
+            self._answer(message)
+        except (Closed, BrokenPipeError):
+            self._end(clean=True)
+        finally:
+            message.close()
+
+    def _end(self, *, clean: bool) -> None:
+        self.over = True
+        self.recording.left = self.recording.left or clean
+
+    def _note(self, message: Message) -> None:
+        self.recording.messages.append(
+            Received(
+                len(self.recording.messages),
+                self.act,
+                message.id,
+                message.flags,
+                message.payload,
+                tuple(map(look_at, message.fds)),
+                self.features,
+                self.protocol,
+                self._pending,
+            )
+        )
+
+    def mark(self, what: str) -> None:
+        """Note what a reaction has done: what comes next is what the front-end makes of it."""
+        self.recording.marks.append((len(self.recording.messages), what))
+
+    # -- what it says
+
+    def _learn(self, message: Message) -> None:
+        """Take note of what a message says; one that cannot be read is the cases' business."""
+        with contextlib.suppress(PayloadError, ValueError):
+            if message.id == F.SET_FEATURES:
+                self.features = message.u64
+                self._enable_all()
+            elif message.id == F.SET_PROTOCOL_FEATURES:
+                self.protocol = message.u64
+            elif message.id in (F.SET_MEM_TABLE, F.ADD_MEM_REG, F.REM_MEM_REG):
+                self._learn_memory(message)
+            elif message.id == F.SET_BACKEND_REQ_FD and message.fds:
+                self._learn_channel(message)
+            else:
+                self._learn_ring(message)
+
+    def _learn_memory(self, message: Message) -> None:
+        if message.id == F.SET_MEM_TABLE:
+            self.memory.clear()
+            for region, fd in zip(
+                MemTable.unpack(message.payload).regions, message.fds, strict=False
+            ):
+                self.memory.add(region, fd)
+        else:
+            region = SingleRegion.unpack(message.payload).region
+            if message.id == F.REM_MEM_REG:
+                self.memory.remove(region)
+            elif message.fds:
+                self.memory.add(region, message.fds[0])
+        mapped = self.memory.mapped
+        self.recording.tables.append(
+            Table(
+                len(self.recording.messages) - 1,
+                tuple(each.region for each in mapped),
+                tuple(each.region for each in mapped if each.view is None),
+            )
+        )
+
+    def _learn_channel(self, message: Message) -> None:
+        if self.channel is not None:
+            self.channel.close()
+        sock = socket.socket(fileno=os.dup(message.fds[0]))
+        self.channel = Wire(sock, {}, self.wire.patience)
+
+    def _learn_ring(self, message: Message) -> None:
+        if message.id in (F.SET_VRING_KICK, F.SET_VRING_CALL):
+            ring = self._ring(message.u64 & 0xFF)
+            fd = os.dup(message.fds[0]) if message.fds else None
+            name = "kick" if message.id == F.SET_VRING_KICK else "call"
+            old = getattr(ring, name)
+            setattr(ring, name, fd)
+            if old is not None:
+                os.close(old)
+            if name == "kick" and ring.ready:
+                Walker(self.memory, ring).want_kick()
+        elif message.id == F.SET_VRING_ADDR:
+            received = self.recording.messages[-1].address
+            self._ring(received.index).address = received
+        elif message.id in (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ENABLE):
+            state = VringState.unpack(message.payload)
+            ring = self._ring(state.index)
+            if message.id == F.SET_VRING_NUM:
+                ring.size = state.num
+            elif message.id == F.SET_VRING_BASE:
+                ring.next = state.num & 0xFFFF
+            else:
+                ring.enabled = bool(state.num)
+                self._serve(ring)
+
+    def _ring(self, index: int) -> Ring:
+        if index not in self.rings:
+            self.rings[index] = Ring(index)
+            self._enable_all()
+        return self.rings[index]
+
+    def _enable_all(self) -> None:
+        """Without bit 30 there is no SET_VRING_ENABLE: all rings are enabled."""
+        if self.features is not None and not self.features & PROTOCOL_BIT:
+            for ring in self.rings.values():
+                ring.enabled = True
+
+    # -- its rings
+
+    def _kicked(self, ring: Ring) -> None:
+        assert ring.kick is not None  # noqa: S101  it was polled
+        os.read(ring.kick, 8)
+        self.last = time.monotonic()
+        ring.kicked = True
+        self.recording.kicked.add(ring.index)
+        self._serve(ring)
+
+    def _serve(self, ring: Ring) -> None:
+        """Look at all that is available, and do what the device can do."""
+        if self.script.idle or not (ring.ready and ring.enabled and ring.kicked):
+            return
+        if not self._device.handles(ring.index):
+            return
+        walker = Walker(self.memory, ring)
+        while (chain := walker.take()) is not None:
+            if len(self.recording.chains) < CHAINS_KEPT:
+                self.recording.chains.append(chain)
+            walker.give_back(chain, self._device.do(self.memory, chain))
+
+    # -- what it is told
+
+    def _answer(self, message: Message) -> None:
+        reaction = self._reactions.get(message.id)
+        if self.script.delay and self._wants_reply(message):
+            time.sleep(self.script.delay)  # the delay is what is tested
+        if reaction is None:
+            self.answer(message)
+        else:
+            reaction(self, message)
+
+    def _wants_reply(self, message: Message) -> bool:
+        row = FRONTEND_MESSAGES.get(F(message.id)) if message.id in F._value2member_map_ else None
+        if row is not None and row.reply is ReplyRule.ALWAYS:
+            return True
+        if message.id == F.SET_LOG_BASE and self.protocol & ProtocolFeature.LOG_SHMFD:
+            return True
+        return bool(message.flags & NEED_REPLY and self.protocol & ProtocolFeature.REPLY_ACK)
+
+    def answer(self, message: Message) -> None:
+        """Answer as a good back-end does."""
+        if not self._wants_reply(message):
+            return
+        payload, fds = self.reply_to(message)
+        self.reply(message.id, payload, fds)
+
+    def reply(
+        self, number: int, payload: bytes, fds: tuple[int, ...] = (), flags: int = REPLY_FLAGS
+    ) -> None:
+        """Send a reply, right or wrong; a front-end that has gone is no error here."""
+        self.wire.send(number, payload, flags=flags, fds=fds)
+
+    def reply_to(self, message: Message) -> tuple[bytes, tuple[int, ...]]:
+        """What a good back-end answers."""
+        if message.id == F.GET_VRING_BASE:
+            return self._stop_ring(message), ()
+        if message.id == F.GET_CONFIG:
+            return self._config(message.payload), ()
+        if message.id == F.GET_INFLIGHT_FD:
+            return self._inflight_fd(message.payload)
+        values = {
+            F.GET_FEATURES: self.script.features(self.device),
+            F.GET_PROTOCOL_FEATURES: self.script.protocol(self.device),
+            F.GET_QUEUE_NUM: self.script.queues,
+            F.GET_MAX_MEM_SLOTS: self.script.slots,
+            F.SET_DEVICE_STATE_FD: VRING_NO_FD,
+        }
+        refused = int(message.id in self.script.refuses)
+        known = message.id in F._value2member_map_
+        return U64(values.get(F(message.id), refused) if known else refused).pack(), ()
+
+    def _stop_ring(self, message: Message) -> bytes:
+        index = VringState.unpack(message.payload[:8].ljust(8, b"\0")).index
+        ring = self._ring(index)
+        self._serve(ring)
+        ring.stop()
+        at = len(self.recording.messages) - 1
+        self.recording.bases.append(Answered(at, index, ring.next))
+        return VringState(index, ring.next).pack()
+
+    def _config(self, asked: bytes) -> bytes:
+        offset, size = (int.from_bytes(asked[at : at + 4], "little") for at in (0, 4))
+        space = KINDS[self.device].config.ljust(256, b"\0")
+        if offset + size > len(space):
+            return b""
+        return asked[:12] + space[offset : offset + size]
+
+    def _inflight_fd(self, asked: bytes) -> tuple[bytes, tuple[int, ...]]:
+        wanted = Inflight.unpack(asked[:24].ljust(24, b"\0"))
+        fd, size = inflight.create(max(wanted.num_queues, 1), max(wanted.queue_size, 1))
+        if self._inflight is not None:
+            os.close(self._inflight[0])
+        self._inflight = (fd, size)
+        return Inflight(size, 0, wanted.num_queues, wanted.queue_size).pack(), (fd,)
+
+    def close(self) -> None:
+        """Close the connection, and all that came over it."""
+        self.wire.close()
+        if self.channel is not None:
+            self.channel.close()
+        for ring in self.rings.values():
+            ring.stop()
+        if self._inflight is not None:
+            os.close(self._inflight[0])
+            self._inflight = None
+        self.memory.clear()
