@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from emu.conformance.case import Case, collect
-from emu.conformance.front_end import framing
+from emu.conformance.front_end import framing, memory, negotiation, rings
 
 #: In the order in which they run.
-AREAS = (framing.area,)
+AREAS = (
+    framing.area,
+    negotiation.area,
+    memory.area,
+    rings.rings,
+    rings.notifications,
+    rings.bases,
+    memory.slots,
+)
 
 
 def cases() -> list[Case]:
