@@ -73,7 +73,7 @@ class PeerProgram:
         """
         self._clear()
         self._told_to_end = False
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             try:
                 self._process = subprocess.Popen(
                     self._argv,

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from emu.conformance.case import Case, collect
-from emu.conformance.front_end import framing, memory, negotiation, rings
+from emu.conformance.front_end import (
+    config,
+    dirty_log,
+    framing,
+    memory,
+    negotiation,
+    reply_ack,
+    rings,
+)
 
 #: In the order in which they run.
 AREAS = (
@@ -13,7 +21,12 @@ AREAS = (
     rings.rings,
     rings.notifications,
     rings.bases,
+    reply_ack.area,
+    dirty_log.area,
+    config.config,
     memory.slots,
+    config.queues,
+    config.inflight,
 )
 
 

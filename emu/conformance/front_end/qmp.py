@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 #: Seconds for which dirty memory is logged.
 LOG_SECONDS = 1
-#: The commands for each act; the next one is tried where one is refused. Dirty memory is logged
-#: for a migration, which goes nowhere, or to measure how fast memory becomes dirty. (QEMU 7.2 ends
-#: by SIGSEGV when that is measured with a vhost-user device, so it comes second.)
+#: The commands for each act; the next one is tried where a front-end does not know one, or not
+#: with these arguments. Dirty memory is logged for a migration, which goes nowhere, or to measure
+#: how fast memory becomes dirty. (QEMU 7.2 ends by SIGSEGV when that is measured with a vhost-user
+#: device, so it comes second.)
 COMMANDS: dict[str, tuple[tuple[str, JsonObject], ...]] = {
     STOP: (("stop", {}),),
     CONT: (("cont", {}),),
@@ -97,9 +98,15 @@ class Qmp:
                 self._waiting -= 1
             if "error" in message:
                 self.refusal = str(message["error"].get("desc", "refused"))
-                if self._others:
+                if self._others and _unknown(message["error"]):
                     self._send(*self._others.pop(0))
 
     def close(self) -> None:
         """Hang up."""
         self._sock.close()
+
+
+def _unknown(error: JsonObject) -> bool:
+    """Whether a command was refused for its name or its arguments, and not for what it does."""
+    about_arguments = str(error.get("desc", "")).startswith("Parameter ")
+    return error.get("class") == "CommandNotFound" or about_arguments
