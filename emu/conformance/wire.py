@@ -192,6 +192,11 @@ class Wire:
         poll.register(self._sock, events)
         return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something has come that was not received yet."""
+        return self._ready(select.POLLIN, 0.0)
+
     def _note(self, arrow: str, number: int, flags: int, payload: bytes, fds: int) -> None:
         name = self._names.get(number, f"id {number}")
         marks = [] if flags & 3 == VERSION else [f"flags {flags:#x}"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from emu.conformance.case import Case, collect
 from emu.conformance.front_end import (
+    channel,
     config,
+    data_path,
     dirty_log,
+    errors,
     framing,
     memory,
     negotiation,
@@ -27,6 +30,12 @@ AREAS = (
     memory.slots,
     config.queues,
     config.inflight,
+    channel.area,
+    errors.status,
+    errors.errors,
+    errors.resources,
+    errors.timing,
+    data_path.area,
 )
 
 

@@ -34,7 +34,7 @@ class Received(NamedTuple):
         fds: what its descriptors were.
         features: feature bits that it had acknowledged before, or None.
         protocol: protocol features that it had acknowledged before.
-        pending: how many of its requests had no reply yet when this one came.
+        followed: it wants a reply, and the next one came before it had that.
     """
 
     at: int
@@ -45,7 +45,7 @@ class Received(NamedTuple):
     fds: tuple[Descriptor, ...]
     features: int | None
     protocol: int
-    pending: int
+    followed: bool
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.conformance.front_end.qmp import Qmp
 from emu.conformance.front_end.recording import F
-from emu.conformance.front_end.script import CONT, END, LOG, RESET, START, Script
+from emu.conformance.front_end.script import ASKED, CONT, END, LOG, RESET, START, Script
 from emu.conformance.front_end.session import Session
 from emu.conformance.front_end.tester import FrontEnd
 from emu.conformance.peer import PeerError
@@ -248,6 +248,9 @@ class FrontEndRunner:
             return self._start(session, qmp)
         if act == END:
             return self._end(session, qmp)
+        if act == ASKED and session.script.asks is not None:
+            session.script.asks(session)
+            return ""
         if qmp is None:
             return NO_QMP
         qmp.do(act)

@@ -26,6 +26,8 @@ Reaction = Callable[["Session", "Message"], None]
 #: What a user can have done to a front-end: it is started, stopped and continued as a whole, its
 #: dirty memory is logged for a while, its devices are reset, and it is told to end.
 START, STOP, CONT, LOG, RESET, END = "start", "stop", "cont", "log", "reset", "end"
+#: The suite's back-end does something by itself, which the script says.
+ASKED = "ask"
 EVERYTHING = (START, STOP, CONT, LOG, STOP, CONT, RESET, END)
 
 COMMON_FEATURES = (
@@ -81,6 +83,7 @@ class Script(NamedTuple):
         reactions: (id, what answers it).
         delay: seconds before each reply.
         idle: no ring is worked on.
+        asks: what the back-end does at `ASKED`.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Script(NamedTuple):
     reactions: tuple[tuple[int, Reaction], ...] = ()
     delay: float = 0.0
     idle: bool = False
+    asks: Callable[[Session], None] | None = None
 
     def features(self, device: str) -> int:
         """The feature bits that are offered."""

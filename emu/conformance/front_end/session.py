@@ -69,7 +69,7 @@ class Session:
         self.last = time.monotonic()
         self._device = Device(device)
         self._reactions = dict(script.reactions)
-        self._pending = 0
+        self._status = 0
         self._inflight: tuple[int, int] | None = None
 
     # -- the loop
@@ -108,6 +108,10 @@ class Session:
         """Whether nothing has come for so long."""
         return time.monotonic() - self.last >= seconds
 
+    def last_now(self) -> None:
+        """From now on it is to be quiet."""
+        self.last = time.monotonic()
+
     @property
     def running(self) -> bool:
         """Whether a ring has been started and kicked."""
@@ -144,7 +148,7 @@ class Session:
                 tuple(map(look_at, message.fds)),
                 self.features,
                 self.protocol,
-                self._pending,
+                self._wants_reply(message) and self.wire.waiting,
             )
         )
 
@@ -162,6 +166,8 @@ class Session:
                 self._enable_all()
             elif message.id == F.SET_PROTOCOL_FEATURES:
                 self.protocol = message.u64
+            elif message.id == F.SET_STATUS:
+                self._status = message.u64
             elif message.id in (F.SET_MEM_TABLE, F.ADD_MEM_REG, F.REM_MEM_REG):
                 self._learn_memory(message)
             elif message.id == F.SET_BACKEND_REQ_FD and message.fds:
@@ -302,6 +308,7 @@ class Session:
             F.GET_QUEUE_NUM: self.script.queues,
             F.GET_MAX_MEM_SLOTS: self.script.slots,
             F.SET_DEVICE_STATE_FD: VRING_NO_FD,
+            F.GET_STATUS: self._status,
         }
         refused = int(message.id in self.script.refuses)
         known = message.id in F._value2member_map_
