@@ -1,4 +1,4 @@
-"""VU-F-14xx, 17xx and 18xx: status and reset, back-ends that fail, and what is held and given back."""
+"""VU-F-14xx, 17xx, 18xx, 20xx: status, back-ends that fail or are slow, open files."""
 
 from __future__ import annotations
 

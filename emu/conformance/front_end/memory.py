@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
 from emu.conformance.front_end.recording import F
-from emu.conformance.front_end.script import EVERYTHING, Script
+from emu.conformance.front_end.script import EVERYTHING, Script, refusing
 from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import check, unsupported
 from vhost_user.features import ProtocolFeature
@@ -135,8 +135,7 @@ def ring_inside(fe: FrontEnd, part: str) -> None:
 
 @area.case(320, "No ring is started on memory that the back-end has refused", spec="REPLY_ACK")
 def refused(fe: FrontEnd) -> None:
-    script = Script("memory is refused", refuses=(F.SET_MEM_TABLE,))
-    recording = fe.session(script)
+    recording = fe.session(refusing(F.SET_MEM_TABLE))
     first = recording.first(F.SET_MEM_TABLE)
     if not first.need_reply:
         unsupported("the front-end does not ask whether its memory was taken")
@@ -228,7 +227,7 @@ def few_regions(fe: FrontEnd) -> None:
 
 @slots.case(1010, "No ring is started on a region that the back-end has refused")
 def refused_region(fe: FrontEnd) -> None:
-    script = SLOTS._replace(name="a region is refused", refuses=(F.ADD_MEM_REG,), acts=("start",))
+    script = SLOTS._replace(name="a region is refused", refuses=F.ADD_MEM_REG, acts=("start",))
     recording = fe.session(script)
     first = recording.first(F.ADD_MEM_REG)
     if not first.need_reply:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
 from emu.conformance.front_end.recording import F
-from emu.conformance.front_end.script import Script
+from emu.conformance.front_end.script import Script, refusing
 from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import check, observed, unsupported
 from vhost_user.features import ProtocolFeature
@@ -74,7 +74,7 @@ def own_reply(fe: FrontEnd) -> None:
 
 @area.each(705, ACKED_AT_START, "An acknowledgement of {0.name} with 1 does not go unnoticed")
 def refused(fe: FrontEnd, number: F) -> None:
-    recording = fe.session(Script(f"{number.name} is refused", refuses=(number,)))
+    recording = fe.session(refusing(number))
     first = recording.first(number)
     if not first.need_reply:
         unsupported(f"the front-end asks for no acknowledgement of {number.name}")

@@ -79,7 +79,7 @@ class Script(NamedTuple):
         protocol_offering: protocol features that are offered besides.
         queues: the answer to GET_QUEUE_NUM.
         slots: the answer to GET_MAX_MEM_SLOTS.
-        refuses: ids that are acknowledged with 1.
+        refuses: id of the message that is acknowledged with 1, or 0.
         reactions: (id, what answers it).
         delay: seconds before each reply.
         idle: no ring is worked on.
@@ -94,7 +94,7 @@ class Script(NamedTuple):
     protocol_offering: int = 0
     queues: int = 4
     slots: int = 32
-    refuses: tuple[int, ...] = ()
+    refuses: int = 0
     reactions: tuple[tuple[int, Reaction], ...] = ()
     delay: float = 0.0
     idle: bool = False
@@ -112,3 +112,8 @@ class Script(NamedTuple):
 
 #: A back-end that does everything right.
 PLAIN = Script("a plain session", EVERYTHING)
+
+
+def refusing(number: int) -> Script:
+    """A back-end that refuses this message, where it is asked for an acknowledgement."""
+    return Script(f"message {number} is refused", refuses=number)

@@ -310,9 +310,13 @@ class Session:
             F.SET_DEVICE_STATE_FD: VRING_NO_FD,
             F.GET_STATUS: self._status,
         }
-        refused = int(message.id in self.script.refuses)
         known = message.id in F._value2member_map_
-        return U64(values.get(F(message.id), refused) if known else refused).pack(), ()
+        if known and F(message.id) in values:
+            return U64(values[F(message.id)]).pack(), ()
+        if message.id == self.script.refuses:
+            self.mark("a refusal")
+            return U64(1).pack(), ()
+        return U64(0).pack(), ()
 
     def _stop_ring(self, message: Message) -> bytes:
         index = VringState.unpack(message.payload[:8].ljust(8, b"\0")).index
