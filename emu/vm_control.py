@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backends.stats import served
-from emu import shared_disks, vmfile
+from emu import dirty_rate, shared_disks, vmfile
 from emu.accel import resolve
 from emu.costs import by_name
 from emu.errors import EmuError, MigrationError
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from emu.monitor.protocol import JsonObject
     from emu.vm_process import EventSink
 
+#: Seconds for which dirty memory may be measured: nothing else is answered in that time.
+LONGEST_MEASUREMENT = 60
+
 
 def make_control(emit: EventSink) -> Control:
     """The control of a VM process that starts empty."""
@@ -54,6 +57,7 @@ class Control:
         self._incoming: Listener | None = None
         # It outlives the VM, which may come back.
         self._past = Past()
+        self._dirty_rate: JsonObject = {"status": "unstarted"}
 
     @property
     def vm(self) -> Vm:
@@ -292,6 +296,36 @@ class Control:
         if vm.keeper.lost:
             raise EmuError(f"without a back-end: {', '.join(map(str, vm.keeper.lost.values()))}")
         self._emit("RESUME", {})
+
+    def reset(self) -> None:
+        """See `VmControl.reset`."""
+        self._refuse_while_migrating()
+        vm = self.vm
+        if vm.machine.vcpus.paused:
+            raise EmuError("the VM is paused: cont first")
+        for index in range(len(vm.devices)):
+            vm.reset_device(index)
+        vm.pause_vcpus()
+        for index in range(len(vm.devices)):
+            vm.guest.boot_device(index)
+        vm.resume_vcpus()
+        for index in range(len(vm.devices)):
+            vm.activate_device(index)
+        vm.guest.resume_load()
+        self._emit("RESET", {"guest": False})
+
+    def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
+        """See `VmControl.calc_dirty_rate`."""
+        self._refuse_while_migrating()
+        if mode != "dirty-bitmap":
+            raise EmuError(f"Parameter 'mode' is {mode!r}: there is dirty-bitmap only")
+        if not 1 <= calc_time <= LONGEST_MEASUREMENT:
+            raise EmuError(f"Parameter 'calc-time' is {calc_time}: 1 to {LONGEST_MEASUREMENT} s")
+        self._dirty_rate = dirty_rate.measure(self.vm, calc_time)
+
+    def query_dirty_rate(self) -> JsonObject:
+        """See `VmControl.query_dirty_rate`."""
+        return self._dirty_rate
 
     def query_migrate(self) -> JsonObject:
         """See `VmControl.query_migrate`."""

@@ -4,8 +4,9 @@
 that goes in and out of them is JSON-able:
 
     x-create x-start migrate-incoming migrate migrate_cancel migrate-set-parameters
-    query-migrate-parameters query-migrate query-status stop cont x-timeline x-ledger x-quiesce
-    x-resume-load x-stats x-verify x-disk-reader x-release quit
+    query-migrate-parameters query-migrate query-status stop cont system_reset calc-dirty-rate
+    query-dirty-rate x-timeline x-ledger x-quiesce x-resume-load x-stats x-verify x-disk-reader
+    x-release quit
 
 A VM process starts empty. ``x-create`` says which VM; then either ``x-start`` boots it or
 ``migrate-incoming`` awaits it. After ``x-release`` it is empty again, so two such processes can
@@ -129,6 +130,20 @@ class VmControl(Protocol):
     def cont(self) -> None:
         """Let a paused VM run again."""
 
+    def reset(self) -> None:
+        """Have the guest's drivers reset all devices and set them up again, as at a reboot."""
+
+    def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
+        """Measure how fast memory becomes dirty; all devices log for that time.
+
+        Args:
+            calc_time: seconds, 1 to 60.
+            mode: ``dirty-bitmap``, the only one that there is.
+        """
+
+    def query_dirty_rate(self) -> JsonObject:
+        """What was measured last: ``{"status", "dirty-rate": MiB/s, "calc-time": s, ...}``."""
+
     def query_migrate(self) -> JsonObject:
         """QMP's ``query-migrate``: ``{"status", "total-time", "downtime", "ram", ...}``."""
 
@@ -212,6 +227,9 @@ def commands(control: VmControl) -> dict[str, Handler]:
         "query-migrate-parameters": control.query_parameters,
         "stop": control.stop,
         "cont": control.cont,
+        "system_reset": control.reset,
+        "calc-dirty-rate": control.calc_dirty_rate,
+        "query-dirty-rate": control.query_dirty_rate,
         "query-migrate": control.query_migrate,
         "query-status": control.query_status,
         "x-timeline": control.timeline,

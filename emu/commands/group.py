@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from emu.commands.attach import attach
 from emu.commands.conform import conform
 from emu.commands.doctor import doctor
 from emu.commands.migrate import migrate
@@ -53,6 +54,7 @@ def emu(context: click.Context) -> None:
         context.exit(2)
 
 
+emu.add_command(attach)
 emu.add_command(conform)
 emu.add_command(doctor)
 emu.add_command(migrate)

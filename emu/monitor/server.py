@@ -81,9 +81,13 @@ class MonitorServer:
     Args:
         sock: connected; the server owns it from here on.
         commands: what the client may say.
+
+    Attributes:
+        told_to_quit: the client said ``quit``.
     """
 
     def __init__(self, sock: socket.socket, commands: Mapping[str, Handler]) -> None:
+        self.told_to_quit = False
         self._sock = sock
         self._commands = {name: Command(handler) for name, handler in commands.items()}
         self._commands["query-commands"] = Command(self._query_commands)
@@ -139,7 +143,8 @@ class MonitorServer:
             return True
         name = message.get("execute")
         self._send(self._carry_out(name, message.get("arguments", {}), message.get("id")))
-        return not (name == "quit" and self._negotiated)
+        self.told_to_quit = name == "quit" and self._negotiated
+        return not self.told_to_quit
 
     def _carry_out(self, name: object, arguments: object, request_id: Any) -> JsonObject:
         if not isinstance(name, str) or not isinstance(arguments, dict):

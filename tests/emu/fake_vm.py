@@ -150,6 +150,16 @@ class FakeVm:
         """Go on."""
         self._loaded = True
 
+    def reset(self) -> None:
+        """Nothing is set up here."""
+
+    def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
+        """Nothing is dirty here."""
+
+    def query_dirty_rate(self) -> JsonObject:
+        """Nothing was measured."""
+        return {"status": "unstarted"}
+
     def query_migrate(self) -> JsonObject:
         """Nothing to tell."""
         return {}

@@ -105,7 +105,7 @@ class Session:
                 qmp.take()
 
     def quiet(self, seconds: float) -> bool:
-        """Whether nothing has come for so long."""
+        """Whether no message has come for so long; kicks of a busy guest do not count."""
         return time.monotonic() - self.last >= seconds
 
     def last_now(self) -> None:
@@ -245,7 +245,6 @@ class Session:
     def _kicked(self, ring: Ring) -> None:
         assert ring.kick is not None  # noqa: S101  it was polled
         os.read(ring.kick, 8)
-        self.last = time.monotonic()
         ring.kicked = True
         self.recording.kicked.add(ring.index)
         self._serve(ring)

@@ -1,0 +1,117 @@
+"""`emu attach`: an emulated VM on back-ends that run already."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emu import preflight
+from emu.commands.options import CONTEXT
+from emu.errors import OptionError, SignalError
+from emu.plan import ACCELERATORS, LOADS
+
+if TYPE_CHECKING:
+    from emu.attached import AttachedVm, AttachPlan
+    from emu.attention import Attention
+
+#: Seconds between two looks at whether somebody has said ``quit``.
+_LOOK = 0.1
+
+HELP = """Run a VM whose devices are served by back-ends that you have started, until Ctrl-C.
+
+--blk and --net name the sockets of disks and NICs; each may be given several times. The disks'
+contents are overwritten. With --qmp the VM obeys QMP's stop, cont, system_reset, calc-dirty-rate,
+query-status, quit and others (query-commands lists them).
+
+\b
+Examples:
+  emu attach --blk /run/disk.sock --for 10s
+  emu attach --net /run/nic.sock --rings 4 --qmp /tmp/qmp.sock --load light
+"""
+
+
+@click.command(
+    help=HELP,
+    context_settings=CONTEXT,
+    short_help="Run a VM on back-ends that you have started.",
+)
+@click.option("--blk", multiple=True, metavar="PATH", help="Socket of a disk's back-end.")
+@click.option("--net", multiple=True, metavar="PATH", help="Socket of a NIC's back-end.")
+@click.option(
+    "--rings", type=click.IntRange(1, 256), default=2, show_default=True, help="Of each device."
+)
+@click.option("--vcpus", type=int, default=2, show_default=True, help="vCPUs.")
+@click.option("--memory", default="256M", show_default=True, metavar="SIZE", help="Guest memory.")
+@click.option(
+    "--load",
+    type=click.Choice(LOADS),
+    default="light",
+    show_default=True,
+    help="What the guest does: nothing, a little, or all rings busy.",
+)
+@click.option("--accel", type=click.Choice(ACCELERATORS), default="soft", show_default=True)
+@click.option("--qmp", type=click.Path(path_type=Path), metavar="PATH", help="Serve QMP there.")
+@click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def attach(**options: Any) -> None:
+    """Check what was asked for, run, and say what was done."""
+    from emu.attached import AttachedVm
+    from emu.attention import Attention
+
+    text = options["duration"]
+    seconds = None if text is None else preflight.duration("--for", text) / 1e9
+    plan = _plan(options)
+    with Attention() as attention, AttachedVm(plan, options["qmp"]) as vm:
+        if not options["quiet"]:
+            names = ", ".join(f"{name} on {path}" for name, path in plan.backends.items())
+            click.echo(f"running ({vm.accel}): {names}", file=sys.stderr)
+        _run(vm, attention, seconds)
+        if not options["quiet"]:
+            click.echo(_summary(vm), file=sys.stderr)
+
+
+def _plan(options: dict[str, Any]) -> AttachPlan:
+    from emu.attached import AttachPlan
+    from emu.shape import DeviceGroup, VmSpec
+
+    if not options["blk"] and not options["net"]:
+        raise OptionError("say where the back-ends are: --blk PATH or --net PATH")
+    if options["net"] and options["rings"] % 2:
+        raise OptionError(f"--rings {options['rings']}: a NIC has them in pairs")
+    groups = [
+        DeviceGroup(kind, len(options[kind]), options["rings"])
+        for kind in ("net", "blk")
+        if options[kind]
+    ]
+    spec = VmSpec(options["vcpus"], preflight.size("--memory", options["memory"]), tuple(groups))
+    paths = [*options["net"], *options["blk"]]
+    backends = {device.name: path for device, path in zip(spec.devices, paths, strict=True)}
+    return AttachPlan(spec, backends, options["accel"], options["load"])
+
+
+def _run(vm: AttachedVm, attention: Attention, seconds: float | None) -> None:
+    """Until Ctrl-C, SIGTERM, ``quit``, or until the time is over."""
+    until = None if seconds is None else time.monotonic() + seconds
+    try:
+        while not vm.over.is_set():
+            left = _LOOK if until is None else min(_LOOK, until - time.monotonic())
+            if left <= 0:
+                return
+            attention.pause(left)
+    except SignalError as end:
+        if end.signum not in (signal.SIGINT, signal.SIGTERM):
+            raise
+
+
+def _summary(vm: AttachedVm) -> str:
+    classes = vm.stats()["classes"]
+    parts = [
+        f"{name}: " + ", ".join(f"{count} {what}" for what, count in counters.items())
+        for name, counters in classes.items()
+    ]
+    return "; ".join(parts)
