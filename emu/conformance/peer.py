@@ -86,6 +86,11 @@ class PeerProgram:
                 raise PeerError(f"--exec {self._argv[0]}: {error.strerror}") from None
 
     @property
+    def pid(self) -> int:
+        """Its process, or 0."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether it has been started and has not ended."""
         return self._process is not None and self._process.poll() is None

@@ -58,6 +58,10 @@ class BackEndRunner:
         self.offered = Offered(0, 0, 0)
         # It has been seen to end when its front-end leaves.
         self._ends = False
+        # A connection for the next case, which has been answered.
+        self._ready: Wire | None = None
+        # Why there is no peer any more.
+        self._gone = ""
 
     def probe(self) -> Offered:
         """Ask once what it offers.
@@ -85,14 +89,19 @@ class BackEndRunner:
     def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
         """Run them all, telling of each.
 
-        Raises:
-            PeerError: there is no peer any more, and none can be started.
+        A case after which the back-end is dead, or answers nobody, has failed. Where it cannot be
+        started anew, the cases after that end as ERROR.
         """
         results = []
-        for case in cases:
-            result = self._run(case)
-            results.append(result)
-            told(result)
+        try:
+            for case in cases:
+                result = self._run(case)
+                results.append(result)
+                told(result)
+        finally:
+            if self._ready is not None:
+                self._ready.close()
+                self._ready = None
         return results
 
     def _run(self, case: Case) -> CaseResult:
@@ -100,13 +109,17 @@ class BackEndRunner:
         if missing:
             return CaseResult(case, Verdict.UNSUPPORTED, "", missing, 0.0)
         begin = time.monotonic()
-        with self._connected() as be:
-            verdict, expected, seen = self._judge(case, be)
-            if verdict in (Verdict.FAIL, Verdict.ERROR):
-                seen = "\n".join([seen, *be.wire.transcript[-SHOWN:]])
-        crash = self._crash()
-        if crash:
-            verdict, expected, seen = Verdict.FAIL, "the back-end to live", f"{crash}\n{seen}"
+        try:
+            with self._connected() as be:
+                verdict, expected, seen = self._judge(case, be)
+                if verdict in (Verdict.FAIL, Verdict.ERROR):
+                    seen = "\n".join([seen, *be.wire.transcript[-SHOWN:]])
+        except PeerError as error:
+            self._gone = self._gone or str(error)
+            return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self._gone}", 0.0)
+        trouble = self._look_after()
+        if trouble:
+            verdict, expected, seen = Verdict.FAIL, "the back-end to live", f"{trouble}\n{seen}"
         return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
 
     def _missing(self, case: Case) -> str:
@@ -148,34 +161,53 @@ class BackEndRunner:
             be.close()
 
     def _connect(self) -> Wire:
-        """A connection that answers; a program that does not is started anew."""
-        for _ in range(TRIES):
-            wire = None
+        """A connection that answers; a program that does not is started anew.
+
+        Raises:
+            PeerError: there can be none.
+        """
+        wire, self._ready = self._ready, None
+        if wire is not None:
+            return wire
+        if self._gone and self._program is None:
+            raise PeerError(self._gone)
+        for _ in range(1 if self._gone else TRIES):
             try:
-                wire = self._try_connect()
-                wire.send(F.GET_FEATURES)
-                wire.receive().close()
+                return self._answered()
             except (WireError, PeerError) as error:
                 why = str(error)
-                if wire is not None:
-                    wire.close()
                 if self._program is None:
                     break
                 # It may end with its front-end, as virtiofsd does, or be of no use any more.
                 self._program.stop()
-            else:
-                wire.transcript.clear()
-                return wire
         raise PeerError(f"{self._path} does not answer: {why}")
+
+    def _answered(self) -> Wire:
+        """A connection, and an answer on it.
+
+        Raises:
+            PeerError, WireError: there is none.
+        """
+        wire = self._try_connect()
+        try:
+            wire.send(F.GET_FEATURES)
+            wire.receive().close()
+        except WireError:
+            wire.close()
+            raise
+        wire.transcript.clear()
+        return wire
 
     def _try_connect(self) -> Wire:
         program = self._program
         if program is not None and not program.running:
             program.stop()
             program.start()
+        # Nobody starts it again if it is not the suite's, so there is nothing to wait for.
+        hopeless = program is None and self.offered.rings > 0
         sock = connect(
             self._path,
-            patience=START_PATIENCE,
+            patience=self._patience if hopeless else START_PATIENCE,
             gone=lambda: self._why_not() if program is not None and not program.running else "",
         )
         return Wire(sock, NAMES, self._patience)
@@ -195,14 +227,34 @@ class BackEndRunner:
         assert program is not None  # noqa: S101  only asked of one
         return f"--exec: the program ended {program.how_it_ended}: {program.last_line}"
 
+    def _look_after(self) -> str:
+        """What has become of the back-end after a case: how it died or hangs, or nothing.
+
+        The connection that tells is the next case's.
+        """
+        if self._has_ended(SETTLE if self._ends else 0.0):
+            return self._crash()
+        for _ in range(TRIES):
+            try:
+                self._ready = self._answered()
+            except (WireError, PeerError) as error:
+                why = str(error)
+            else:
+                return ""
+            if self._has_ended(SETTLE):
+                return self._crash()
+        if self._program is None:
+            self._gone = why
+        else:
+            self._program.stop()
+        return f"it answers no front-end any more: {why}"
+
+    def _has_ended(self, patience: float) -> bool:
+        return self._program is not None and self._program.end_soon(patience)
+
     def _crash(self) -> str:
-        """How the program was ended by a signal, or nothing; it is replaced if it ended."""
+        """How the program was ended by a signal, or nothing; it ends with its front-end then."""
         program = self._program
-        if program is None:
-            return ""
-        if self._ends:
-            program.end_soon(SETTLE)
-        if program.running:
-            return ""
+        assert program is not None  # noqa: S101  only asked of one
         self._ends = not program.crashed
         return f"it ended {program.how_it_ended}: {program.last_line}" if program.crashed else ""

@@ -1,0 +1,95 @@
+"""The runner, when the back-end under test does not live as long as the cases."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.conformance.back_end.runner import BackEndRunner
+from emu.conformance.back_end.tester import BackEnd, F
+from emu.conformance.case import BACK_END, Area
+from emu.conformance.peer import PeerProgram
+from emu.conformance.verdict import Verdict
+from vhost_user.features import DIALECTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+NET = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
+
+
+@pytest.fixture
+def owned() -> Iterator[ExitStack]:
+    """What a test makes and has to give back."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def started(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], int]]:
+    """A runner that starts the program, and what tells its process."""
+    program = PeerProgram(NET, folder / "s", folder / "log")
+    owned.callback(program.stop)
+    return runner(folder, program), lambda: program.pid
+
+
+def found(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], int]]:
+    """A runner of a program that listens already."""
+    argv = shlex.split(NET.replace("{socket}", str(folder / "s")))
+    process = owned.enter_context(subprocess.Popen(argv))
+    owned.callback(process.kill)
+    return runner(folder, None), lambda: process.pid
+
+
+def runner(folder: Path, program: PeerProgram | None) -> BackEndRunner:
+    """A runner that waits a short time only."""
+    made = BackEndRunner(
+        folder / "s", program, device="net", dialect=DIALECTS["spec"], patience=0.3
+    )
+    made.probe()
+    return made
+
+
+def verdicts(made: BackEndRunner, pid: Callable[[], int], signum: int) -> list[tuple[Verdict, str]]:
+    """What comes of a case, of one that sends the back-end this signal, and of another."""
+    area = Area("a", BACK_END, "s")
+
+    def strikes(be: BackEnd) -> None:
+        be.ask_u64(F.GET_FEATURES)
+        os.kill(pid(), signum)
+
+    area.case(1, "one")(BackEnd.look)
+    area.case(2, "strikes")(strikes)
+    area.case(3, "another")(BackEnd.look)
+    return [(one.verdict, one.seen) for one in made.run(area.cases, lambda _result: None)]
+
+
+@pytest.mark.parametrize(
+    ("signum", "text"),
+    [(signal.SIGSEGV, "it ended by SIGSEGV"), (signal.SIGSTOP, "answers no front-end any more")],
+)
+def test_the_next_case_gets_a_fresh_peer(
+    signum: int, text: str, tmp_path: Path, owned: ExitStack
+) -> None:
+    """The case that killed it, or made it hang, has failed, though it saw nothing of that."""
+    one, struck, other = verdicts(*started(tmp_path, owned), signum)
+    assert one == other == (Verdict.PASS, "")
+    assert struck[0] is Verdict.FAIL
+    assert text in struck[1]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_peer_that_nobody_can_start_again(signum: int, tmp_path: Path, owned: ExitStack) -> None:
+    """What was found out so far is kept, and the rest could not be told."""
+    one, struck, other = verdicts(*found(tmp_path, owned), signum)
+    assert one == (Verdict.PASS, "")
+    assert struck[0] is Verdict.FAIL
+    assert other[0] is Verdict.ERROR
+    assert "there is no peer" in other[1]
