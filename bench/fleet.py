@@ -96,7 +96,7 @@ class Fleet:
             device.connect(sockets[device.name], deadline=DEADLINE)
             # The guest notifiers stay: only the protocol is of interest.
             device.host_notifiers = device.guest_notifiers = True
-        return [Task(d.name, d.device_class, lifecycle.start(d)) for d in self.vm.devices]
+        return [Task(d.name, d.device_class, lifecycle.start_ahead(d)) for d in self.vm.devices]
 
     def activating(self) -> list[Task]:
         """The same, as far as they go ahead of the switch-over."""

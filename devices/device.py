@@ -38,7 +38,7 @@ RING_FEATURES = (
     | (1 << VHOST_USER_F_PROTOCOL_FEATURES)
 )
 _LOG_ALL = 1 << VHOST_F_LOG_ALL
-#: What a migration cannot do without, and what every device of ours uses where it is offered.
+#: What every device of ours uses where it is offered.
 COMMON_PROTOCOL_FEATURES = (
     ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD | ProtocolFeature.REPLY_ACK
 )
@@ -171,7 +171,7 @@ class VhostDevice:
             patience: seconds for somebody to listen; the deadline unless told.
 
         Raises:
-            BackendError: it lacks what a migration needs, or broke the protocol.
+            BackendError: it has too few queues, or broke the protocol.
             DeadlineError: it does not listen, or does not answer, in time.
         """
         wait = deadline if patience is None else patience
@@ -191,20 +191,37 @@ class VhostDevice:
         self.acked_features = acked_features
 
     def _check_back_end(self, deadline: float) -> None:
-        session = self.connection.session
-        missing = COMMON_PROTOCOL_FEATURES & ~session.protocol_features
-        if missing:
+        queues = self._queues_offered(deadline)
+        if queues < self.queues:
             raise BackendError(
-                f"the back-end does not offer {missing.name}, which a live migration needs",
+                f"the back-end has {queues} {self.queue_unit}, the device {self.queues}",
                 device=self.name,
             )
+
+    def _queues_offered(self, deadline: float) -> int:
+        """How many there are; a back-end without MQ has one ("Multiple queue support")."""
+        if ProtocolFeature.MQ not in self.connection.protocol_features:
+            return 1
         reply = self.connection.call(Request(FrontendRequest.GET_QUEUE_NUM), deadline)
         if reply is None or not isinstance(reply.payload, U64):
             raise BackendError("gave no number of queues", device=self.name)
-        if reply.payload.value < self.queues:
+        return reply.payload.value
+
+    def check_logs(self) -> None:
+        """Go on only if the back-end can log what it writes to memory.
+
+        Raises:
+            BackendError: it does not offer what that needs.
+        """
+        lacking = []
+        if not self.connection.features & _LOG_ALL:
+            lacking.append("VHOST_F_LOG_ALL")
+        if ProtocolFeature.LOG_SHMFD not in self.connection.protocol_features:
+            lacking.append("LOG_SHMFD")
+        if lacking:
             raise BackendError(
-                f"the back-end has {reply.payload.value} {self.queue_unit}, "
-                f"the device {self.queues}",
+                f"the back-end does not offer {' and '.join(lacking)}: it cannot log what it "
+                "writes to memory, which a live migration needs",
                 device=self.name,
             )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from devices.device import USER_ADDRESS_BASE, InflightFile, RingAddresses, VhostDevice, Vring
 from devices.procedure import Ask, AwaitSwitchover, Change, Procedure
 from vhost_user.errors import BackendError, UsageError
+from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, Inflight, LogArea, VringAddr, VringState
 
@@ -116,6 +117,33 @@ def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:
 def start(device: VhostDevice) -> Procedure:
     """Assign the notifiers, hand over memory and rings, and enable them.
 
+    Each ring's messages come in the order in which every back-end knows them: what it is, where
+    it begins, and only then what starts it.
+    """
+    yield from enable_host_notify(device)
+    yield from enable_guest_notify(device)
+    rings = [ring for ring in device.configured() if not ring.started]
+    if not rings:
+        return
+    yield from _hand_over_memory(device, rings)
+    requests: list[Request] = []
+    for ring in rings:
+        requests += [
+            _num(ring),
+            Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, ring.base)),
+            _addr(ring, logged=device.logging),
+            _call(ring),
+            _kick(ring),
+            *_enable(device, ring),
+        ]
+    yield Ask.of("dst.start_vrings", device.connection, _vouched(device, requests))
+    for ring in rings:
+        ring.started = ring.ran = True
+
+
+def start_ahead(device: VhostDevice) -> Procedure:
+    """`start` at a migration's destination, as much of it as can be ahead of the switch-over.
+
     What stands before `AwaitSwitchover` does not depend on what guest memory holds: memory table,
     ring sizes, call and kick descriptors. A back-end may read the used index when it is given the
     addresses (libvhost-user does), so addresses, bases and enables come after it.
@@ -126,17 +154,35 @@ def start(device: VhostDevice) -> Procedure:
     if not rings:
         yield AwaitSwitchover()
         return
-    connection = device.connection
-    if device.lacks_inflight:
-        replies = yield Ask.of("dst.set_mem_table", connection, _ask_inflight(device, rings))
-        device.inflight = _inflight_of(device, replies[-1] if replies else None)
-    yield Ask.of("dst.set_mem_table", connection, _memory(device))
-    yield Ask.of("dst.start_vrings", connection, _wiring(device, rings))
+    yield from _hand_over_memory(device, rings)
+    yield Ask.of("dst.start_vrings", device.connection, _wiring(device, rings))
     placement = _placement(device, rings)
     yield AwaitSwitchover()
-    yield Ask("dst.start_vrings", connection, _activation(rings, placement))
+    yield Ask("dst.start_vrings", device.connection, _activation(rings, placement))
     for ring in rings:
         ring.started = ring.ran = True
+
+
+def _vouched(device: VhostDevice, requests: Sequence[Request]) -> list[Request]:
+    """The requests, of which the last one's reply says that all have been handled.
+
+    Messages are handled in the order in which they were sent, and a back-end that fails one
+    without being asked for an acknowledgement closes the connection: so an answer to the last one
+    vouches for all. Without REPLY_ACK something has to be asked that is always answered, as QEMU
+    does it (d7dc0682f5).
+    """
+    *others, last = requests
+    if ProtocolFeature.REPLY_ACK in device.connection.protocol_features:
+        return [*others, last._replace(need_reply=True)]
+    return [*others, last, Request(FrontendRequest.GET_FEATURES)]
+
+
+def _hand_over_memory(device: VhostDevice, rings: list[Vring]) -> Procedure:
+    if device.lacks_inflight:
+        asked = _ask_inflight(device, rings)
+        replies = yield Ask.of("dst.set_mem_table", device.connection, asked)
+        device.inflight = _inflight_of(device, replies[-1] if replies else None)
+    yield Ask.of("dst.set_mem_table", device.connection, _memory(device))
 
 
 def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
@@ -163,8 +209,8 @@ def _memory(device: VhostDevice) -> list[Request]:
     if device.inflight is not None and device.notes_inflight:
         fd, area = device.inflight
         requests.append(Request(FrontendRequest.SET_INFLIGHT_FD, area, (fd,)))
-    requests.append(Request(FrontendRequest.SET_MEM_TABLE, table, fds, need_reply=True))
-    return requests
+    requests.append(Request(FrontendRequest.SET_MEM_TABLE, table, fds))
+    return _vouched(device, requests)
 
 
 def _wiring(device: VhostDevice, rings: list[Vring]) -> list[Request]:
@@ -179,42 +225,47 @@ def _wiring(device: VhostDevice, rings: list[Vring]) -> list[Request]:
     """
     requests = []
     for ring in rings:
-        size = _addresses(ring).size
-        requests += [
-            Request(FrontendRequest.SET_VRING_NUM, VringState(ring.index, size)),
-            Request(FrontendRequest.SET_VRING_CALL, U64(ring.index), (ring.call_fd,)),
-        ]
+        requests += [_num(ring), _call(ring)]
         if not ring.ran:
-            where = _addr(ring, logged=device.logging)
-            requests += [Request(FrontendRequest.SET_VRING_ADDR, where), _kick(ring)]
+            requests += [_addr(ring, logged=device.logging), _kick(ring)]
     return requests
+
+
+def _num(ring: Vring) -> Request:
+    return Request(FrontendRequest.SET_VRING_NUM, VringState(ring.index, _addresses(ring).size))
+
+
+def _call(ring: Vring) -> Request:
+    return Request(FrontendRequest.SET_VRING_CALL, U64(ring.index), (ring.call_fd,))
 
 
 def _kick(ring: Vring) -> Request:
     return Request(FrontendRequest.SET_VRING_KICK, U64(ring.index), (ring.kick_fd,))
 
 
+def _enable(device: VhostDevice, ring: Vring) -> list[Request]:
+    """SET_VRING_ENABLE; without bit 30 there is none, and all rings are enabled."""
+    if not device.has_feature(VHOST_USER_F_PROTOCOL_FEATURES):
+        return []
+    return [Request(FrontendRequest.SET_VRING_ENABLE, VringState(ring.index, 1))]
+
+
 def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
     """BASE, ADDR and ENABLE of each ring, and its KICK if that was held back.
 
     They are sent after the switch-over, which brings the bases, but can be put together before it.
-
-    Messages are handled in the order in which they were sent, and a back-end that fails one
-    without being asked for an acknowledgement closes the connection: so an acknowledgement of the
-    last one vouches for all.
     """
     placement = []
     for ring in rings:
         requests = [
             Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, 0)),
-            Request(FrontendRequest.SET_VRING_ADDR, _addr(ring, logged=device.logging)),
+            _addr(ring, logged=device.logging),
         ]
         if ring.ran:
             requests.append(_kick(ring))
-        enable = VringState(ring.index, 1)
-        requests.append(
-            Request(FrontendRequest.SET_VRING_ENABLE, enable, need_reply=ring is rings[-1])
-        )
+        requests += _enable(device, ring)
+        if ring is rings[-1]:
+            requests = _vouched(device, requests)
         placement.append(device.connection.prepare(requests))
     return placement
 
@@ -228,9 +279,9 @@ def _activation(rings: list[Vring], placement: list[list[Message]]) -> list[Mess
     return messages
 
 
-def _addr(ring: Vring, *, logged: bool) -> VringAddr:
+def _addr(ring: Vring, *, logged: bool) -> Request:
     where = _addresses(ring)
-    return VringAddr(
+    address = VringAddr(
         index=ring.index,
         flags=VHOST_VRING_F_LOG if logged else 0,
         desc=USER_ADDRESS_BASE + where.desc,
@@ -238,6 +289,7 @@ def _addr(ring: Vring, *, logged: bool) -> VringAddr:
         avail=USER_ADDRESS_BASE + where.avail,
         log=where.used,
     )
+    return Request(FrontendRequest.SET_VRING_ADDR, address)
 
 
 def _addresses(ring: Vring) -> RingAddresses:
@@ -251,23 +303,20 @@ def set_logging(device: VhostDevice, log: DirtyLog | None) -> Procedure:
 
     The order is the one of QEMU's vhost_dev_set_log: log base, then LOG_ALL, then the flag of
     every ring (vhost-user, "Migration").
+
+    Raises:
+        BackendError: the back-end does not log.
     """
+    if log is not None:
+        device.check_logs()
+    elif not device.logging:
+        return
     device.logging = log is not None
-    started = [ring for ring in device.rings if ring.started]
     requests: list[Request] = []
     if log is not None:
         requests.append(
             Request(FrontendRequest.SET_LOG_BASE, LogArea(log.size, 0), (log.fd,)),
         )
-    requests.append(
-        Request(FrontendRequest.SET_FEATURES, U64(device.features), need_reply=not started)
-    )
-    requests += [
-        Request(
-            FrontendRequest.SET_VRING_ADDR,
-            _addr(ring, logged=log is not None),
-            need_reply=ring is started[-1],
-        )
-        for ring in started
-    ]
-    yield Ask.of("precopy.dirty_log", device.connection, requests)
+    requests.append(Request(FrontendRequest.SET_FEATURES, U64(device.features)))
+    requests += [_addr(ring, logged=log is not None) for ring in device.rings if ring.started]
+    yield Ask.of("precopy.dirty_log", device.connection, _vouched(device, requests))

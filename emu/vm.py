@@ -261,6 +261,9 @@ class Vm:
         Where it stays on it goes on to be written to, which harms nobody.
         """
         kept = [device for device in self.devices if device.connected]
+        for device in self.devices:
+            if not device.connected:
+                device.logging = False  # the next back-end is given no log
         procedures = [lifecycle.set_logging(device, None) for device in kept]
         self._drive(kept, procedures, Split(lenient=True))
 

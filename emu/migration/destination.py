@@ -116,7 +116,7 @@ class Destination(Arrival):
 
     def _start_tasks(self) -> list[Task]:
         return [
-            Task(device.name, device.device_class, lifecycle.start(device))
+            Task(device.name, device.device_class, lifecycle.start_ahead(device))
             for device in self.vm.devices
         ]
 

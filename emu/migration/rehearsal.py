@@ -40,8 +40,8 @@ MESSAGES = 8
 PASSES_NS = 15_000_000
 #: What a pause of the vCPUs is expected to take when none is known: one tick of the guest.
 PAUSE_NS = 1_000_000
-#: Messages of a ring's start (`devices.lifecycle.start`): NUM, CALL, ADDR, KICK; then BASE, ADDR,
-#: ENABLE.
+#: Messages of a ring's start (`devices.lifecycle.start_ahead`): NUM, CALL, ADDR, KICK; then BASE,
+#: ADDR, ENABLE.
 _AHEAD, _PLACEMENT = 4, 3
 
 

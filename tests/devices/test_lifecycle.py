@@ -19,7 +19,7 @@ from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64, VringAddr, VringState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 F = FrontendRequest
 RINGS = 2
@@ -33,10 +33,7 @@ def device() -> Iterator[VhostDevice]:
     made = VhostUserBlk("blk0", [0x1000, 0x1004], [5, 6])
     ours, theirs = socket.socketpair()
     made._connection = FrontendConnection(ours, name="blk0")
-    made._connection.session.offered_features = FEATURES
-    for request, value in ((F.SET_PROTOCOL_FEATURES, PROTOCOL), (F.SET_FEATURES, FEATURES)):
-        made._connection.session.encode(Request(request, U64(value)))
-    made.acked_features = FEATURES
+    agree(made)
     made.memory = [SharedMemory(0, 1 << 30, ours.fileno())]
     made.set_up_rings([RingAddresses(8, n << 16, n << 17, n << 18) for n in (1, 2)])
     yield made
@@ -65,9 +62,92 @@ def names(step: Step) -> list[str]:
     return [request.id.name for request in requests(step)]
 
 
+def agree(device: VhostDevice, *, features: int = FEATURES, protocol: int = PROTOCOL) -> None:
+    """Negotiate anew."""
+    connection = device.connection
+    connection.session.offered_features = connection.features = features
+    if features >> 30 & 1:
+        connection.session.encode(Request(F.SET_PROTOCOL_FEATURES, U64(protocol)))
+    connection.session.encode(Request(F.SET_FEATURES, U64(features)))
+    device.acked_features = features
+
+
+def test_a_plain_start_gives_all_of_a_ring_before_its_kick(device: VhostDevice) -> None:
+    """A kick starts a ring, so what comes later would change one that runs."""
+    for ring in device.rings:
+        ring.base = 40 + ring.index
+    steps = run(lifecycle.start(device))
+    assert [type(step) for step in steps] == [Change, Change, Ask, Ask]
+    assert names(steps[2]) == ["SET_FEATURES", "SET_MEM_TABLE"]
+    assert names(steps[3]) == RINGS * [
+        "SET_VRING_NUM",
+        "SET_VRING_BASE",
+        "SET_VRING_ADDR",
+        "SET_VRING_CALL",
+        "SET_VRING_KICK",
+        "SET_VRING_ENABLE",
+    ]
+    bases = [r.payload for r in requests(steps[3]) if r.id is F.SET_VRING_BASE]
+    assert bases == [VringState(0, 40), VringState(1, 41)]
+    assert [r.need_reply for r in requests(steps[3])] == [False] * 11 + [True]
+    assert run(lifecycle.start(device)) == []
+
+
+@pytest.mark.parametrize("procedure", [lifecycle.start, lifecycle.start_ahead])
+def test_without_reply_ack_a_question_vouches_for_what_went_before(
+    device: VhostDevice, procedure: Callable[[VhostDevice], Procedure]
+) -> None:
+    """As QEMU does it."""
+    agree(device, protocol=PROTOCOL & ~0b1000)
+    asks = [step for step in run(procedure(device)) if isinstance(step, Ask)]
+    assert names(asks[0]) == ["SET_FEATURES", "SET_MEM_TABLE", "GET_FEATURES"]
+    assert names(asks[-1])[-2:] == ["SET_VRING_ENABLE", "GET_FEATURES"]
+    assert not any(r.need_reply for ask in asks for r in requests(ask))
+    log = DirtyLog.create(1024)
+    assert names(run(lifecycle.set_logging(device, log))[0])[-2:] == [
+        "SET_VRING_ADDR",
+        "GET_FEATURES",
+    ]
+    log.close()
+
+
+def test_without_bit_30_rings_are_not_enabled(device: VhostDevice) -> None:
+    """They are already."""
+    connection, device._connection = device.connection, None
+    connection.close()
+    ours, theirs = socket.socketpair()
+    device._connection = FrontendConnection(ours, name="blk0")
+    agree(device, features=FEATURES & ~(1 << 30))
+    last = run(lifecycle.start(device))[-1]
+    assert "SET_VRING_ENABLE" not in names(last)
+    assert names(last)[-1] == "GET_FEATURES"
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("features", "protocol", "lacks"),
+    [
+        (FEATURES & ~(1 << 26), PROTOCOL, "VHOST_F_LOG_ALL:"),
+        (FEATURES, PROTOCOL & ~0b10, "LOG_SHMFD:"),
+        (FEATURES & ~(1 << 26), PROTOCOL & ~0b10, "VHOST_F_LOG_ALL and LOG_SHMFD:"),
+    ],
+)
+def test_a_back_end_that_does_not_log_is_not_asked_to(
+    device: VhostDevice, features: int, protocol: int, lacks: str
+) -> None:
+    """Nothing is sent, then or when the log goes off."""
+    agree(device, features=features, protocol=protocol)
+    run(lifecycle.start(device))
+    log = DirtyLog.create(1024)
+    with pytest.raises(BackendError, match=f"^blk0: the back-end does not offer {lacks}"):
+        run(lifecycle.set_logging(device, log))
+    log.close()
+    assert run(lifecycle.set_logging(device, None)) == []
+
+
 def test_start_says_what_memory_decides_after_the_switch_over(device: VhostDevice) -> None:
     """Addresses, bases and enables depend on what guest memory will hold; the rest does not."""
-    steps = run(lifecycle.start(device))
+    steps = run(lifecycle.start_ahead(device))
     assert [type(step) for step in steps] == [Change, Change, Ask, Ask, AwaitSwitchover, Ask]
     assert [step.phase for step in steps if not isinstance(step, AwaitSwitchover)] == [
         "dst.enable_host_notify",
@@ -92,14 +172,14 @@ def test_start_says_what_memory_decides_after_the_switch_over(device: VhostDevic
 
 def test_only_the_last_message_asks_for_an_acknowledgement(device: VhostDevice) -> None:
     """Messages are handled in order, so one answer vouches for all."""
-    last = run(lifecycle.start(device))[-1]
+    last = run(lifecycle.start_ahead(device))[-1]
     assert isinstance(last, Ask)
     assert [request.need_reply for request in requests(last)] == [False] * 5 + [True]
 
 
 def test_addresses_are_user_addresses(device: VhostDevice) -> None:
     """A back-end that does not translate them must fail at once."""
-    last = run(lifecycle.start(device))[-1]
+    last = run(lifecycle.start_ahead(device))[-1]
     assert isinstance(last, Ask)
     addr = requests(last)[1].payload
     assert addr == VringAddr(
@@ -109,13 +189,13 @@ def test_addresses_are_user_addresses(device: VhostDevice) -> None:
 
 def test_start_again_does_nothing(device: VhostDevice) -> None:
     """What runs is left alone."""
-    run(lifecycle.start(device))
-    assert [type(step) for step in run(lifecycle.start(device))] == [AwaitSwitchover]
+    run(lifecycle.start_ahead(device))
+    assert [type(step) for step in run(lifecycle.start_ahead(device))] == [AwaitSwitchover]
 
 
 def test_stop_keeps_the_bases(device: VhostDevice) -> None:
     """The answers to GET_VRING_BASE are what the rings start from again."""
-    run(lifecycle.start(device))
+    run(lifecycle.start_ahead(device))
     replies = [Reply(F.GET_VRING_BASE, VringState(n, 40 + n)) for n in range(RINGS)]
     steps = run(lifecycle.stop(device), {Ask: replies})
     assert [type(step) for step in steps] == [Ask, Change, Change]
@@ -127,12 +207,12 @@ def test_stop_keeps_the_bases(device: VhostDevice) -> None:
 
 def test_a_restarted_ring_gets_its_kick_after_its_base(device: VhostDevice) -> None:
     """The back-end still knows the old addresses: a pending kick would start from a stale base."""
-    run(lifecycle.start(device))
+    run(lifecycle.start_ahead(device))
     run(
         lifecycle.stop(device),
         {Ask: [Reply(F.GET_VRING_BASE, VringState(n, 7)) for n in range(RINGS)]},
     )
-    steps = run(lifecycle.start(device))
+    steps = run(lifecycle.start_ahead(device))
     wiring, activation = steps[3], steps[5]
     assert "SET_VRING_KICK" not in names(wiring)
     assert names(activation)[:4] == [
@@ -145,12 +225,12 @@ def test_a_restarted_ring_gets_its_kick_after_its_base(device: VhostDevice) -> N
 
 def test_after_a_reconnect_the_kick_waits_for_the_base_too(device: VhostDevice) -> None:
     """The guest has gone on kicking, and the new back-end is given the addresses ahead."""
-    run(lifecycle.start(device))
+    run(lifecycle.start_ahead(device))
     connection = device._connection
     device._connection = None
     device.disconnect()
     device._connection = connection
-    steps = run(lifecycle.start(device))
+    steps = run(lifecycle.start_ahead(device))
     asks = [step for step in steps if isinstance(step, Ask)]
     assert "SET_VRING_KICK" not in names(asks[1])
     assert names(asks[2])[:3] == ["SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_KICK"]
@@ -161,7 +241,7 @@ def test_no_base_is_the_back_end_s_fault(
     device: VhostDevice, payload: U64 | VringState | None
 ) -> None:
     """The error names device, ring and message."""
-    run(lifecycle.start(device))
+    run(lifecycle.start_ahead(device))
     replies = [Reply(F.GET_VRING_BASE, payload) for _ in range(RINGS)]
     with pytest.raises(BackendError, match=r"blk0, ring 0, GET_VRING_BASE: gave .* as the base"):
         run(lifecycle.stop(device), {Ask: replies})
@@ -170,7 +250,7 @@ def test_no_base_is_the_back_end_s_fault(
 
 def test_log_goes_on_in_qemu_s_order(device: VhostDevice) -> None:
     """Log base, LOG_ALL, then the flag of every started ring; off again without a base."""
-    run(lifecycle.start(device))
+    run(lifecycle.start_ahead(device))
     log = DirtyLog.create(1024)
     on = run(lifecycle.set_logging(device, log))[0]
     assert names(on) == ["SET_LOG_BASE", "SET_FEATURES", "SET_VRING_ADDR", "SET_VRING_ADDR"]
@@ -190,7 +270,7 @@ def test_log_goes_on_in_qemu_s_order(device: VhostDevice) -> None:
 def test_rings_that_are_not_set_up_are_not_started() -> None:
     """A driver that uses fewer rings than there are is an ordinary driver."""
     device = VhostUserBlk("blk0", [0x1000, 0x1004], [5, 6])
-    steps = run(lifecycle.start(device))
+    steps = run(lifecycle.start_ahead(device))
     assert [type(step) for step in steps] == [Change, Change, AwaitSwitchover]
     with pytest.raises(UsageError, match="blk0: is not connected"):
         _ = device.connection

@@ -6,7 +6,7 @@ import contextlib
 import select
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.conformance.front_end.qmp import Qmp
 from emu.conformance.front_end.recording import F
@@ -36,11 +36,35 @@ CONNECT_PATIENCE = 20.0
 START_PATIENCE = 20.0
 #: Seconds for each of the other acts, and for the program to go when it is told to.
 ACT_PATIENCE = 6.0
-#: Seconds without a message after which a front-end has said what it has to say.
+END_PATIENCE = 3.0
+#: Seconds without a message after which a front-end has said what it has to say; and where it has
+#: answered for what it was told to do, or has said as much as in the plain session.
 SETTLED = 0.3
-#: Seconds in which a front-end that was left connects anew, if it does.
+BRIEFLY = 0.1
+#: Seconds in which a front-end that was left connects anew or ends, if it does.
 RETURN_PATIENCE = 0.5
+#: A ring that is not started in this many times the time that it took first is not started. The
+#: seconds are for a machine that is busy.
+SLOWER, SLOWER_BY = 3, 3.0
+#: Seconds between two looks at whether a program has ended.
+_LOOK = 0.05
 NO_QMP = "needs {qmp} in --exec: a path where the front-end serves QMP"
+
+
+class Usual(NamedTuple):
+    """What the plain session's start was like: so other sessions' starts are expected to be.
+
+    Attributes:
+        started: a ring was started.
+        seconds: that it took.
+        messages: how many were sent until all was quiet.
+        pause: the longest time without a message before the last one, in seconds.
+    """
+
+    started: bool
+    seconds: float
+    messages: int
+    pause: float
 
 
 class FrontEndRunner:
@@ -75,6 +99,7 @@ class FrontEndRunner:
         self._dialect = dialect
         self._patience = patience
         self._tester = FrontEnd(device, patience, self._play)
+        self._usual: Usual | None = None
         self.offered = Offered(0, 0, 0)
         self._listener = self._listen()
 
@@ -101,12 +126,14 @@ class FrontEndRunner:
         """Play the plain session: what the front-end acknowledges in it, and how many rings it has.
 
         Raises:
-            PeerError: no front-end connects.
+            PeerError: no front-end connects, or it says nothing that could be understood.
         """
         recording = self._tester.plain()
-        if recording.messages:
-            last = recording.messages[-1]
-            self.offered = Offered(last.features or 0, last.protocol, len(recording.rings()))
+        if not recording.messages:
+            came = "; ".join(recording.transcript[:2]) or "it said nothing"
+            raise PeerError(f"what connects to {self._path} is no vhost-user front-end: {came}")
+        last = recording.messages[-1]
+        self.offered = Offered(last.features or 0, last.protocol, len(recording.rings()))
         return self.offered
 
     def describe(self) -> dict[str, Any]:
@@ -141,8 +168,8 @@ class FrontEndRunner:
             case.run(self._tester)
         except CaseEnd as end:
             verdict, expected, seen = end.verdict, end.expected, end.seen
-        except PeerError:
-            raise
+        except PeerError as error:
+            raise PeerError(f"at {case.id}: {error}") from None
         except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer
             verdict, expected, seen = Verdict.ERROR, "", f"{type(error).__name__}: {error}"
         else:
@@ -174,15 +201,35 @@ class FrontEndRunner:
             self._program.start()
         try:
             session = Session(self._accept(), script, self._device)
+            recording = session.recording
             try:
                 self._acts(session)
+                self._look_at_end(session)
             finally:
+                self._end_program(session)
                 session.close()
-            self._look_at_end(session.recording)
         finally:
             if self._program is not None:
                 self._program.stop()
-        return session.recording
+        return recording
+
+    def _end_program(self, session: Session) -> None:
+        """Let the program go in peace, which it cannot while nobody answers it.
+
+        What it says to that is of interest only where the script tells it to end.
+        """
+        program = self._program
+        session.leave_unrecorded()
+        if program is None:
+            return
+        program.ask_to_end()
+        until = time.monotonic() + END_PATIENCE
+        while program.running and time.monotonic() < until:
+            self._forget_callers()
+            if session.over:
+                program.end_soon(_LOOK)
+            else:
+                session.pump(lambda: not program.running, _LOOK)
 
     def _forget_callers(self) -> None:
         """Refuse what an earlier program left in the queue."""
@@ -220,12 +267,13 @@ class FrontEndRunner:
             for act in session.script.acts:
                 if session.over:
                     break
+                if START in recording.undone and act != END:
+                    recording.undone[act] = recording.undone[START]
+                    continue
                 session.act = act
                 why_not = self._act(act, session, qmp)
                 if why_not:
                     recording.undone[act] = why_not
-                    if act == START:
-                        break
                 else:
                     recording.acts.append(act)
 
@@ -255,28 +303,52 @@ class FrontEndRunner:
             return NO_QMP
         qmp.do(act)
         if not session.pump(lambda: qmp.answered, ACT_PATIENCE, qmp):
+            if session.over:
+                return f"the front-end closed the connection at {act}"
             return f"the front-end did not answer {act} within {ACT_PATIENCE:g} s"
         if qmp.refusal:
             return f"the front-end refused to {act}: {qmp.refusal}"
         reached = {LOG: _logged, RESET: _restarted}.get(act, _answered)
-        session.pump(lambda: session.quiet(SETTLED) and reached(session), ACT_PATIENCE, qmp)
+        quiet = SETTLED if act == RESET else BRIEFLY
+        session.pump(lambda: session.quiet(quiet) and reached(session), ACT_PATIENCE, qmp)
         if act == CONT and self._program is not None and not session.over:
             session.recording.held.append(self._program.descriptors)
         return ""
 
     def _start(self, session: Session, qmp: Qmp | None) -> str:
-        def done() -> bool:
-            if session.recording.marks:
-                # What it makes of it is over when it says nothing more.
-                return session.quiet(self._patience)
-            return session.running and session.quiet(SETTLED)
-
-        session.pump(done, START_PATIENCE, qmp)
+        begin = time.monotonic()
+        patience = self._start_patience(session.script)
+        session.pump(lambda: self._said_all(session), patience, qmp)
+        if self._usual is None:
+            took = time.monotonic() - begin
+            count = len(session.recording.messages)
+            self._usual = Usual(session.running, took, count, session.longest_pause)
         if session.running:
             return ""
         if session.over:
             return "the front-end closed the connection before it started a ring"
-        return f"no guest started a ring within {START_PATIENCE:g} s"
+        return f"no guest started a ring within {patience:.3g} s"
+
+    def _start_patience(self, script: Script) -> float:
+        """Seconds for a ring to be started: many at first, and then as it has turned out."""
+        if self._usual is None:
+            return START_PATIENCE
+        delays = script.delay * self._usual.messages
+        return min(self._usual.seconds * SLOWER, START_PATIENCE) + SLOWER_BY + delays
+
+    def _said_all(self, session: Session) -> bool:
+        """Whether the front-end has said what it has to say at its start."""
+        usual, count = self._usual, len(session.recording.messages)
+        if session.running:
+            as_usual = usual is not None and count >= usual.messages
+            return session.quiet(BRIEFLY if as_usual else SETTLED)
+        if session.recording.marks:
+            # What it makes of it is over when it says nothing more.
+            return session.quiet(self._patience)
+        if usual is None or usual.started:
+            return False
+        # Its guest starts no ring, whatever the back-end does.
+        return session.quiet(max(SETTLED, 2 * usual.pause + session.script.delay))
 
     def _end(self, session: Session, qmp: Qmp | None) -> str:
         if self._program is None:
@@ -286,16 +358,16 @@ class FrontEndRunner:
         session.recording.left = False
         return ""
 
-    def _look_at_end(self, recording: Recording) -> None:
+    def _look_at_end(self, session: Session) -> None:
         """Whether the program has ended by itself, or connects anew."""
-        program = self._program
+        program, recording = self._program, session.recording
         told = END in recording.acts
-        if program is not None and not told and recording.left:
+        if program is not None and not told and session.over:
             program.end_soon(RETURN_PATIENCE)
         if program is not None and not program.running:
             recording.crashed = program.crashed and not (told and program.terminated)
             recording.ended = f"{program.how_it_ended}: {program.last_line}"
-        elif recording.left:
+        elif session.over and not told:
             caller = self._await_caller(RETURN_PATIENCE)
             recording.again = caller is not None
             if caller is not None:

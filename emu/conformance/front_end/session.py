@@ -52,6 +52,8 @@ class Session:
         act: what is being done to the front-end.
         memory, rings: what it has told of.
         channel: its back-end channel, if it gave one.
+        over: nothing more comes.
+        longest_pause: seconds that went by between two messages.
     """
 
     def __init__(self, wire: Wire, script: Script, device: str) -> None:
@@ -67,6 +69,7 @@ class Session:
         self.channel: Wire | None = None
         self.over = False
         self.last = time.monotonic()
+        self.longest_pause = 0.0
         self._device = Device(device)
         self._reactions = dict(script.reactions)
         self._status = 0
@@ -96,17 +99,22 @@ class Session:
             if ring.kick is not None:
                 poll.register(ring.kick, select.POLLIN)
                 kicks[ring.kick] = ring
-        for fd, _ in poll.poll(wait * 1000):
-            if fd == self.wire.fileno():
-                self._take()
-            elif fd in kicks:
-                self._kicked(kicks[fd])
-            elif qmp is not None:
-                qmp.take()
+        ready = {fd for fd, _ in poll.poll(wait * 1000)}
+        for fd in ready & kicks.keys():
+            self._kicked(kicks[fd], fd)
+        if qmp is not None and qmp.fileno() in ready:
+            qmp.take()
+        # A message may close what was polled, so it comes last.
+        if self.wire.fileno() in ready:
+            self._take()
 
     def quiet(self, seconds: float) -> bool:
         """Whether no message has come for so long; kicks of a busy guest do not count."""
         return time.monotonic() - self.last >= seconds
+
+    def leave_unrecorded(self) -> None:
+        """What comes from now on is answered, and is not of the recording any more."""
+        self.recording = Recording()
 
     def last_now(self) -> None:
         """From now on it is to be quiet."""
@@ -123,7 +131,10 @@ class Session:
         except WireError as error:
             self._end(clean=isinstance(error, Closed))
             return
-        self.last = time.monotonic()
+        now = time.monotonic()
+        if self.recording.messages:
+            self.longest_pause = max(self.longest_pause, now - self.last)
+        self.last = now
         self._note(message)
         try:
             self._learn(message)
@@ -242,9 +253,9 @@ class Session:
 
     # -- its rings
 
-    def _kicked(self, ring: Ring) -> None:
-        assert ring.kick is not None  # noqa: S101  it was polled
-        os.read(ring.kick, 8)
+    def _kicked(self, ring: Ring, fd: int) -> None:
+        with contextlib.suppress(BlockingIOError):  # somebody else may have read it
+            os.read(fd, 8)
         ring.kicked = True
         self.recording.kicked.add(ring.index)
         self._serve(ring)

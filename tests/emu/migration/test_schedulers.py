@@ -93,7 +93,7 @@ class Schedulers(RuleBasedStateMachine):
     def start(self, name: str, devices: set[int]) -> None:
         """As a destination does it, ahead of the blackout and in it."""
         with self._strategy(name) as strategy:
-            tasks = self._tasks(lifecycle.start, devices)
+            tasks = self._tasks(lifecycle.start_ahead, devices)
             strategy.prepare(tasks, self._stage())
             strategy.start(tasks, self._stage())
         for index in devices - self.reset:
@@ -103,7 +103,7 @@ class Schedulers(RuleBasedStateMachine):
         name=NAMES,
         devices=DEVICES,
         halt=HALTS,
-        procedure=st.sampled_from([lifecycle.stop, lifecycle.start]),
+        procedure=st.sampled_from([lifecycle.stop, lifecycle.start_ahead]),
     )
     def abandon(
         self,

@@ -46,7 +46,7 @@ def stops(vm: Vm) -> list[Task]:
 
 
 def starts(vm: Vm) -> list[Task]:
-    return [Task(d.name, d.device_class, lifecycle.start(d)) for d in vm.devices]
+    return [Task(d.name, d.device_class, lifecycle.start_ahead(d)) for d in vm.devices]
 
 
 def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
