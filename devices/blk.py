@@ -49,6 +49,11 @@ class VhostUserBlk(VhostDevice):
         Raises:
             BackendError: the back-end could not give it.
         """
+        if ProtocolFeature.CONFIG not in self.connection.protocol_features:
+            raise BackendError(
+                "the back-end does not offer CONFIG, so it cannot tell what disk it has",
+                device=self.name,
+            )
         request = Request(
             FrontendRequest.GET_CONFIG, Config(0, 0, bytes(CONFIG_BYTES)), need_reply=False
         )

@@ -1,30 +1,31 @@
-"""A VM on back-ends that somebody else has started, in this process: `emu attach`.
-
-Its monitor listens at a path, and serves one client after the other, as QEMU's does.
-"""
+"""A VM on back-ends that somebody else has started, in this process: `emu attach`."""
 
 from __future__ import annotations
 
 import contextlib
-import socket
+import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from emu import vmfile
-from emu.errors import MonitorError, PreflightError
-from emu.monitor.server import MonitorServer
+from emu.errors import EmuError
+from emu.monitor.listener import MonitorListener
 from emu.vm_control import make_control
 from emu.vm_process import commands
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from emu.attention import Attention
+    from emu.guest.ledger import LedgerTotals
     from emu.monitor.protocol import JsonObject
     from emu.shape import VmSpec
 
 #: What a VM process is told by the run that it belongs to, and nobody else has to say.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
+#: Seconds between two signs of life while the VM starts; its devices have deadlines of their own.
+_LOOK = 60.0
 
 
 class AttachPlan(NamedTuple):
@@ -35,12 +36,14 @@ class AttachPlan(NamedTuple):
         backends: socket path of each device's back-end, by the device's name.
         accel: ``auto``, ``soft`` or ``kvm``.
         load: ``none``, ``light`` or ``heavy``.
+        monitor: where its monitor listens, or None for none.
     """
 
     spec: VmSpec
     backends: Mapping[str, str]
     accel: str
     load: str
+    monitor: Path | None
 
 
 class AttachedVm:
@@ -48,26 +51,21 @@ class AttachedVm:
 
     Args:
         plan: which VM.
-        monitor: where its monitor listens, or None for none.
+        notice: is told, a line each, of devices that lose their back-end and that have one again.
 
     Attributes:
-        over: an event that is set when a client of the monitor said ``quit``.
+        accel: ``soft`` or ``kvm``.
 
     Raises:
-        EmuError, VhostUserError, OSError: there can be no such VM, or a back-end is not there.
+        EmuError, OSError: there can be no such VM, or no such monitor.
     """
 
-    def __init__(self, plan: AttachPlan, monitor: Path | None) -> None:
-        self.over = threading.Event()
-        self._path = monitor
-        self._listener: socket.socket | None = None
-        self._server: MonitorServer | None = None
+    def __init__(self, plan: AttachPlan, notice: Callable[[str], None]) -> None:
+        self._notice = notice
+        self._monitor: MonitorListener | None = None
+        self._starter: threading.Thread | None = None
         self._control = make_control(self._emit)
-        self._thread = threading.Thread(target=self._serve, name="monitors", daemon=True)
-        # The monitor comes first: who connects to it finds a VM that is about to start.
-        if monitor is not None:
-            self._listener = _listen(monitor)
-        self._created = self._control.create(
+        created = self._control.create(
             name="A",
             spec=vmfile.spec_to_json(plan.spec),
             accel=plan.accel,
@@ -75,83 +73,97 @@ class AttachedVm:
             load=plan.load,
             backends=dict(plan.backends),
         )
-
-    @property
-    def accel(self) -> str:
-        """``soft`` or ``kvm``."""
-        return str(self._created["accel"])
+        self.accel = str(created["accel"])
+        if plan.monitor is not None:
+            offered = {
+                name: handler
+                for name, handler in commands(self._control).items()
+                if name not in _INTERNAL
+            }
+            # It listens before the VM starts: who knows of the VM by its devices can connect.
+            self._monitor = MonitorListener(plan.monitor, offered)
 
     def __enter__(self) -> Self:
-        try:
-            self._control.start()
-        except BaseException:
-            self._close()
-            raise
-        self._thread.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._close()
-
-    def stats(self) -> JsonObject:
-        """See `VmControl.stats`."""
-        return self._control.stats()
-
-    def _close(self) -> None:
-        if self._listener is not None and self._path is not None:
-            self._path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-        server = self._server
-        if server is not None:
-            server.close()
-        if self._thread.ident is not None:
-            self._thread.join()
+        if self._monitor is not None:
+            self._monitor.close()
+        if self._starter is not None and self._starter.is_alive():
+            return  # it waits for a back-end, and ends with the process
         with contextlib.suppress(Exception):  # the user wants this to end, whatever a device says
             self._control.stop()
         self._control.close()
 
-    def _emit(self, name: str, data: JsonObject) -> None:
-        server = self._server
-        if server is not None:
-            server.emit(name, data)
+    def start(self, attention: Attention) -> None:
+        """Connect the devices and boot.
 
-    def _serve(self) -> None:
-        """One client after the other, until there is no listener any more."""
-        offered = {
-            name: handler
-            for name, handler in commands(self._control).items()
-            if name not in _INTERNAL
-        }
-        while self._listener is not None and not self.over.is_set():
+        Raises:
+            SignalError: the user wants this to end; a back-end may never answer.
+            VhostUserError: a back-end is not there, or is not what the VM needs.
+        """
+        ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        failures: list[BaseException] = []
+
+        def boot() -> None:
             try:
-                client, _ = self._listener.accept()
-            except OSError:
+                self._control.start()
+            except BaseException as error:  # noqa: BLE001  raised below
+                failures.append(error)
+            os.eventfd_write(ended, 1)
+
+        self._starter = threading.Thread(target=boot, name="boot", daemon=True)
+        self._starter.start()
+        while not attention.wait((ended,), _LOOK):
+            pass
+        self._starter.join()
+        os.close(ended)
+        for failure in failures:
+            raise failure
+        if self._monitor is not None:
+            self._monitor.start()
+
+    def run(self, attention: Attention, seconds: float | None) -> None:
+        """Return when the time is over, or when a client of the monitor has said ``quit``.
+
+        Raises:
+            SignalError: the user wants this to end.
+        """
+        fds = () if self._monitor is None else (self._monitor.over_fd,)
+        while not attention.wait(fds, _LOOK if seconds is None else seconds):
+            if seconds is not None:
                 return
-            server = MonitorServer(client, offered)
-            self._server = server
-            with contextlib.suppress(MonitorError):
-                server.serve()
-            server.close()
-            self._server = None
-            if server.told_to_quit:
-                self.over.set()
+        if self._monitor is not None and self._monitor.failure is not None:
+            raise self._monitor.failure
+
+    def stats(self) -> JsonObject:
+        """See `emu.vm_process.VmControl.stats`."""
+        return self._control.stats()
+
+    def check(self) -> None:
+        """Return if all is well: each device has a back-end, and each request its answer.
+
+        Raises:
+            EmuError: it is not; the text says what.
+        """
+        lost = self._control.vm.keeper.lost
+        if lost:
+            raise EmuError("; ".join(map(str, lost.values())))
+        ledger = self._control.vm.guest.ledger()
+        if not ledger.intact:
+            raise EmuError(_complaint(ledger))
+
+    def _emit(self, name: str, data: JsonObject) -> None:
+        if self._monitor is not None:
+            self._monitor.emit(name, data)
+        if name == "DEVICE_LOST":
+            self._notice(str(data["reason"]))
+        elif name == "DEVICE_BACK":
+            self._notice(f"{data['device']}: has a back-end again")
 
 
-def _listen(path: Path) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        PreflightError: there can be none; the text says why.
-    """
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        if path.is_socket():
-            path.unlink()
-        listener.bind(str(path))
-        listener.listen(4)
-    except OSError as error:
-        listener.close()
-        raise PreflightError(f"--qmp {path}: {error.strerror or error}") from None
-    return listener
+def _complaint(ledger: LedgerTotals) -> str:
+    counters = ("lost", "duplicated", "corrupted", "errors", "packets_duplicated")
+    found = [(getattr(ledger, name), name) for name in (*counters, "packets_reordered")]
+    what = ", ".join(f"{count} {name.replace('_', ' ')}" for count, name in found if count)
+    return f"of {ledger.requests} requests and {ledger.packets_sent} packets: {what}"

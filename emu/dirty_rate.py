@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
+from emu.errors import EmuError
 from emu.migration.ram_sync import RamSync, total
 from vhost_user.dirty_log import DirtyLog
+from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from emu.monitor.protocol import JsonObject
@@ -16,27 +20,69 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 
-def measure(vm: Vm, seconds: int) -> JsonObject:
-    """Have all devices log for so long; the answer of QMP's ``query-dirty-rate``.
+class DirtyRate:
+    """Measures one VM's rate, in the background, and tells the answer of QMP's query-dirty-rate."""
 
-    Raises:
-        VhostUserError: a back-end does not log.
-        OSError: there is no memory for the log.
-    """
-    log = DirtyLog.create(vm.log_pages)
-    start = time.time()
-    try:
-        vm.drive(lifecycle.set_logging(device, log) for device in vm.devices)
-        sync = RamSync(vm.machine.ram, log)
-        time.sleep(seconds)  # the time is what was asked for
-        dirty = total(sync.dirty())
-    finally:
-        vm.stop_logging()
-        log.close()
-    return {
-        "status": "measured",
-        "dirty-rate": dirty // seconds // _MIB,
-        "start-time": int(start),
-        "calc-time": seconds,
-        "mode": "dirty-bitmap",
-    }
+    def __init__(self) -> None:
+        self._answer: JsonObject = {"status": "unstarted"}
+        self._enough = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def measuring(self) -> bool:
+        """Whether devices log for it at this time."""
+        return bool(self._answer["status"] == "measuring")
+
+    def query(self) -> JsonObject:
+        """The answer."""
+        return self._answer
+
+    def start(self, vm: Vm, seconds: int) -> None:
+        """Have all devices log for so long. Returns when they do.
+
+        A back-end that goes meanwhile is not missed before it is over: the next one would be given
+        no log.
+
+        Raises:
+            EmuError: it is being measured already.
+            VhostUserError: a back-end does not log.
+            OSError: there is no memory for the log.
+        """
+        if self.measuring:
+            raise EmuError("the dirty rate is being measured already")
+        self._enough.clear()
+        with ExitStack() as undo:
+            log = DirtyLog.create(vm.log_pages)
+            undo.callback(log.close)
+            undo.enter_context(vm.keeper.resting())
+            undo.callback(vm.stop_logging)
+            vm.drive(lifecycle.set_logging(device, log) for device in vm.devices)
+            sync = RamSync(vm.machine.ram, log)
+            self._answer = {
+                "status": "measuring",
+                "start-time": int(time.time()),
+                "calc-time": seconds,
+                "mode": "dirty-bitmap",
+            }
+            self._thread = threading.Thread(
+                target=self._measure, args=(undo.pop_all(), sync, seconds), name="dirty-rate"
+            )
+            self._thread.start()
+
+    def _measure(self, undo: ExitStack, sync: RamSync, seconds: int) -> None:
+        rate = None
+        with undo:
+            self._enough.wait(seconds)
+            # A back-end may have marked what is no memory; QMP has no word for that.
+            with suppress(VhostUserError):
+                rate = total(sync.dirty()) // seconds // _MIB
+        if rate is None:
+            self._answer = {**self._answer, "status": "unstarted"}
+        else:
+            self._answer = {**self._answer, "status": "measured", "dirty-rate": rate}
+
+    def close(self) -> None:
+        """Stop logging, if it is going on."""
+        self._enough.set()
+        if self._thread is not None:
+            self._thread.join()

@@ -7,9 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backends.stats import served
-from emu import dirty_rate, shared_disks, vmfile
+from emu import shared_disks, vmfile
 from emu.accel import resolve
 from emu.costs import by_name
+from emu.dirty_rate import DirtyRate
 from emu.errors import EmuError, MigrationError
 from emu.integrity import check_image
 from emu.locks import enable_checking
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from emu.monitor.protocol import JsonObject
     from emu.vm_process import EventSink
 
-#: Seconds for which dirty memory may be measured: nothing else is answered in that time.
+#: Seconds for which dirty memory may be measured, as in QEMU.
 LONGEST_MEASUREMENT = 60
 
 
@@ -57,7 +58,7 @@ class Control:
         self._incoming: Listener | None = None
         # It outlives the VM, which may come back.
         self._past = Past()
-        self._dirty_rate: JsonObject = {"status": "unstarted"}
+        self._dirty_rate = DirtyRate()
 
     @property
     def vm(self) -> Vm:
@@ -215,6 +216,7 @@ class Control:
         vm = self.vm
         parameters = self._parameters
         self._refuse_while_migrating()
+        self._refuse_while_measuring()
         job = Job(self._emit)
         reach = partial(
             connect,
@@ -266,6 +268,10 @@ class Control:
     def _refuse_while_migrating(self) -> None:
         if self._job is not None and self._job.running:
             raise EmuError("a migration is under way")
+
+    def _refuse_while_measuring(self) -> None:
+        if self._dirty_rate.measuring:
+            raise EmuError("the dirty rate is being measured: wait until it is")
 
     def cancel(self) -> None:
         """See `VmControl.cancel`."""
@@ -321,11 +327,11 @@ class Control:
             raise EmuError(f"Parameter 'mode' is {mode!r}: there is dirty-bitmap only")
         if not 1 <= calc_time <= LONGEST_MEASUREMENT:
             raise EmuError(f"Parameter 'calc-time' is {calc_time}: 1 to {LONGEST_MEASUREMENT} s")
-        self._dirty_rate = dirty_rate.measure(self.vm, calc_time)
+        self._dirty_rate.start(self.vm, calc_time)
 
     def query_dirty_rate(self) -> JsonObject:
         """See `VmControl.query_dirty_rate`."""
-        return self._dirty_rate
+        return self._dirty_rate.query()
 
     def query_migrate(self) -> JsonObject:
         """See `VmControl.query_migrate`."""
@@ -425,6 +431,7 @@ class Control:
 
     def release(self) -> None:
         """See `VmControl.release`."""
+        self._dirty_rate.close()
         if self._job is not None:
             self._job.close()
         if self._vm is not None:

@@ -134,7 +134,7 @@ class VmControl(Protocol):
         """Have the guest's drivers reset all devices and set them up again, as at a reboot."""
 
     def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
-        """Measure how fast memory becomes dirty; all devices log for that time.
+        """Begin to measure how fast memory becomes dirty; all devices log for that time.
 
         Args:
             calc_time: seconds, 1 to 60.
@@ -142,7 +142,10 @@ class VmControl(Protocol):
         """
 
     def query_dirty_rate(self) -> JsonObject:
-        """What was measured last: ``{"status", "dirty-rate": MiB/s, "calc-time": s, ...}``."""
+        """What was measured last: ``{"status", "dirty-rate": MiB/s, "calc-time": s, ...}``.
+
+        The status is ``unstarted``, ``measuring`` or ``measured``.
+        """
 
     def query_migrate(self) -> JsonObject:
         """QMP's ``query-migrate``: ``{"status", "total-time", "downtime", "ram", ...}``."""

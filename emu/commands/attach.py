@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
     from emu.attached import AttachedVm, AttachPlan
     from emu.attention import Attention
 
-#: Seconds between two looks at whether somebody has said ``quit``.
-_LOOK = 0.1
-
 HELP = """Run a VM whose devices are served by back-ends that you have started, until Ctrl-C.
 
 --blk and --net name the sockets of disks and NICs; each may be given several times. The disks'
 contents are overwritten. With --qmp the VM obeys QMP's stop, cont, system_reset, calc-dirty-rate,
 query-status, quit and others (query-commands lists them).
+
+A back-end that goes is told of, and the next one that listens on its socket takes its place. The
+status is 0 when at the end each device has a back-end, and each request was answered well.
 
 \b
 Examples:
@@ -66,18 +65,25 @@ def attach(**options: Any) -> None:
     text = options["duration"]
     seconds = None if text is None else preflight.duration("--for", text) / 1e9
     plan = _plan(options)
-    with Attention() as attention, AttachedVm(plan, options["qmp"]) as vm:
-        if not options["quiet"]:
+    quiet = options["quiet"]
+    with Attention() as attention, AttachedVm(plan, _say) as vm:
+        vm.start(attention)
+        if not quiet:
             names = ", ".join(f"{name} on {path}" for name, path in plan.backends.items())
-            click.echo(f"running ({vm.accel}): {names}", file=sys.stderr)
+            _say(f"running ({vm.accel}): {names}")
         _run(vm, attention, seconds)
-        if not options["quiet"]:
-            click.echo(_summary(vm), file=sys.stderr)
+        if not quiet:
+            _say(_summary(vm))
+        vm.check()
+
+
+def _say(line: str) -> None:
+    click.echo(line, file=sys.stderr)
 
 
 def _plan(options: dict[str, Any]) -> AttachPlan:
     from emu.attached import AttachPlan
-    from emu.shape import DeviceGroup, VmSpec
+    from emu.shape import DeviceGroup, ShapeError, VmSpec
 
     if not options["blk"] and not options["net"]:
         raise OptionError("say where the back-ends are: --blk PATH or --net PATH")
@@ -88,21 +94,20 @@ def _plan(options: dict[str, Any]) -> AttachPlan:
         for kind in ("net", "blk")
         if options[kind]
     ]
-    spec = VmSpec(options["vcpus"], preflight.size("--memory", options["memory"]), tuple(groups))
+    memory = preflight.size("--memory", options["memory"])
+    try:
+        spec = VmSpec(options["vcpus"], memory, tuple(groups))
+    except ShapeError as error:
+        raise OptionError(str(error)) from None
     paths = [*options["net"], *options["blk"]]
     backends = {device.name: path for device, path in zip(spec.devices, paths, strict=True)}
-    return AttachPlan(spec, backends, options["accel"], options["load"])
+    return AttachPlan(spec, backends, options["accel"], options["load"], options["qmp"])
 
 
 def _run(vm: AttachedVm, attention: Attention, seconds: float | None) -> None:
     """Until Ctrl-C, SIGTERM, ``quit``, or until the time is over."""
-    until = None if seconds is None else time.monotonic() + seconds
     try:
-        while not vm.over.is_set():
-            left = _LOOK if until is None else min(_LOOK, until - time.monotonic())
-            if left <= 0:
-                return
-            attention.pause(left)
+        vm.run(attention, seconds)
     except SignalError as end:
         if end.signum not in (signal.SIGINT, signal.SIGTERM):
             raise

@@ -81,14 +81,19 @@ class MonitorServer:
     Args:
         sock: connected; the server owns it from here on.
         commands: what the client may say.
+        alone: nobody else drives the VM, so that the process ends if a command hangs when the
+            client has gone.
 
     Attributes:
         told_to_quit: the client said ``quit``.
     """
 
-    def __init__(self, sock: socket.socket, commands: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, sock: socket.socket, commands: Mapping[str, Handler], *, alone: bool = True
+    ) -> None:
         self.told_to_quit = False
         self._sock = sock
+        self._alone = alone
         self._commands = {name: Command(handler) for name, handler in commands.items()}
         self._commands["query-commands"] = Command(self._query_commands)
         self._commands["query-version"] = Command(lambda: protocol.VERSION)
@@ -115,11 +120,15 @@ class MonitorServer:
         if self._negotiated:
             self._send(protocol.event(name, data))
 
+    def hang_up(self) -> None:
+        """Have `serve` return when it has carried out what it has begun. From any thread."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, which a close would not
+
     def close(self) -> None:
         """Hang up: what the process has to do before it ends has been done."""
         self._finished.set()
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, which a close would not
+        self.hang_up()
         self._reader.join()
         self._sock.close()
 
@@ -132,7 +141,7 @@ class MonitorServer:
         except (OSError, MonitorError):
             pass  # both mean that no further command will come
         self._inbox.put(None)
-        if not self._finished.wait(HANG_UP_GRACE):
+        if self._alone and not self._finished.wait(HANG_UP_GRACE):
             os._exit(1)  # a command hangs, and nobody is left who could be told
 
     def _answer(self, data: bytes) -> bool:

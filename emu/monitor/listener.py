@@ -1,0 +1,115 @@
+"""A monitor at a path, as QEMU's ``-qmp unix:PATH,server=on,wait=off``: one client at a time."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from emu.errors import PreflightError
+from emu.monitor.server import MonitorServer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from emu.monitor.protocol import JsonObject
+    from emu.monitor.server import Handler
+
+
+class MonitorListener:
+    """Listens from the beginning, and serves since `start`.
+
+    A client that connects before that is served then. A VM outlives its clients here: one that
+    hangs up makes room for the next.
+
+    Args:
+        path: of the socket; one that somebody has left there is replaced.
+        commands: what a client may say.
+
+    Attributes:
+        over_fd: becomes readable when a client has said ``quit``, or the monitor has failed.
+        failure: what it failed with: a bug, which is not to go unnoticed.
+
+    Raises:
+        PreflightError: there can be no socket there; the text says why.
+    """
+
+    def __init__(self, path: Path, commands: Mapping[str, Handler]) -> None:
+        self.failure: BaseException | None = None
+        self._path = path
+        self._commands = commands
+        self._listener = _listen(path)
+        self.over_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._server: MonitorServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread = threading.Thread(target=self._run, name="monitors", daemon=True)
+        self._thread.start()
+
+    def emit(self, name: str, data: JsonObject) -> None:
+        """Send an event to the client, if there is one."""
+        server = self._server
+        if server is not None:
+            server.emit(name, data)
+
+    def close(self) -> None:
+        """Hang up, and listen no more. Returns when no command is being carried out."""
+        with self._lock:
+            self._closed = True
+            if self._server is not None:
+                self._server.hang_up()
+        os.eventfd_write(self._wake_fd, 1)
+        if self._thread is not None:
+            self._thread.join()
+        self._path.unlink(missing_ok=True)
+        self._listener.close()
+        os.close(self._wake_fd)
+        os.close(self.over_fd)
+
+    def _run(self) -> None:
+        try:
+            while not self._serve_next():
+                pass
+        except BaseException as error:  # noqa: BLE001  whoever waits for this thread raises it
+            self.failure = error
+        os.eventfd_write(self.over_fd, 1)
+
+    def _serve_next(self) -> bool:
+        """Serve one client; whether that was the last one."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        poll.poll()
+        with self._lock:
+            if self._closed:
+                return True
+            client, _ = self._listener.accept()
+            server = self._server = MonitorServer(client, self._commands, alone=False)
+        try:
+            server.serve()
+        finally:
+            with self._lock:
+                self._server = None
+            server.close()
+        return server.told_to_quit
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket():
+            path.unlink()
+        listener.bind(str(path))
+        listener.listen(4)
+    except OSError as error:
+        listener.close()
+        raise PreflightError(f"--qmp {path}: {error.strerror or error}") from None
+    return listener

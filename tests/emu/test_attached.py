@@ -1,0 +1,315 @@
+"""`emu attach` on back-end programs that this test has started, as a user starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.attention import Attention
+from emu.errors import CommandError
+from emu.monitor.client import MonitorClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EMU = (sys.executable, "-m", "emu.cli")
+PATIENCE = 20.0
+
+
+def attach(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*EMU, "attach", *arguments], capture_output=True, text=True, timeout=50, check=False
+    )
+
+
+class Programs:
+    """Back-ends of a test, and the VM on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._owned = contextlib.ExitStack()
+
+    def start(self, *argv: str, stderr: int | None = None) -> subprocess.Popen[str]:
+        """Start one, which ends with the test."""
+        process = subprocess.Popen([sys.executable, "-m", *argv], text=True, stderr=stderr)
+        self._owned.callback(process.communicate)
+        self._owned.callback(process.kill)
+        return process
+
+    def blk(self, name: str = "blk.sock") -> tuple[str, subprocess.Popen[str]]:
+        """A disk's; its socket."""
+        image, path = self._folder / "disk.img", self._folder / name
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        options = ("--num-queues", "2", "--blk-file", str(image))
+        return str(path), self._listening(path, "backends.blk", *options)
+
+    def net(self) -> tuple[str, subprocess.Popen[str]]:
+        """A NIC's, which sends everything back; its socket."""
+        path = self._folder / "net.sock"
+        return str(path), self._listening(path, "backends.net", "--num-queues", "2")
+
+    def _listening(self, path: Path, *argv: str) -> subprocess.Popen[str]:
+        program = self.start(*argv, "--socket-path", str(path))
+        end = time.monotonic() + PATIENCE
+        while not path.is_socket():
+            assert program.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)  # a name in a directory; nothing tells of it
+        return program
+
+    def vm(self, *arguments: str) -> subprocess.Popen[str]:
+        """`emu attach`, which runs when this returns."""
+        process = self.start("emu.cli", "attach", *arguments, stderr=subprocess.PIPE)
+        assert line(process).startswith("running (soft): ")
+        return process
+
+    def close(self) -> None:
+        """End them all."""
+        self._owned.close()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line that it says."""
+    assert process.stderr is not None
+    assert select.select([process.stderr], [], [], PATIENCE)[0], "it says nothing"
+    return process.stderr.readline().rstrip()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """What a test starts."""
+    made = Programs(tmp_path)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def monitor(path: Path) -> Iterator[MonitorClient]:
+    """A client of the VM's monitor."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))
+    with Attention() as attention:
+        client = MonitorClient(sock, "VM", attention)
+        client.negotiate(PATIENCE)
+        yield client
+        client.close()
+
+
+def say(client: MonitorClient, command: str, **arguments: object) -> dict[str, object]:
+    """Have a command carried out."""
+    given = {name.replace("_", "-"): value for name, value in arguments.items()}
+    return client.execute(command, given, timeout=PATIENCE)
+
+
+def counters(client: MonitorClient) -> tuple[int, int]:
+    """Requests and packets."""
+    classes = client.execute("x-stats", timeout=PATIENCE)["classes"]
+    return classes["blk"]["requests"], classes["net"]["packets"]
+
+
+def await_work(client: MonitorClient) -> None:
+    """More requests, and more packets, come to be served."""
+    requests, packets = counters(client)
+    end = time.monotonic() + PATIENCE
+    while True:
+        now = counters(client)
+        if now[0] > requests and now[1] > packets:
+            return
+        assert time.monotonic() < end, f"{now}, as before"
+        time.sleep(0.02)
+
+
+def test_for_a_time(programs: Programs) -> None:
+    """It says what runs where, and at the end what went through."""
+    blk, _ = programs.blk()
+    net, _ = programs.net()
+    done = attach("--blk", blk, "--net", net, "--for", "300ms")
+    assert (done.returncode, done.stdout) == (0, "")
+    running, summary = done.stderr.splitlines()
+    assert running == f"running (soft): net0 on {net}, blk0 on {blk}"
+    assert summary.startswith("blk: ")
+    assert "blk: 0 requests" not in summary
+    assert ": 0 packets" not in summary
+
+
+def test_quiet(programs: Programs) -> None:
+    """Nothing but errors."""
+    blk, _ = programs.blk()
+    done = attach("--blk", blk, "--for", "100ms", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_qmp(programs: Programs, tmp_path: Path) -> None:
+    """The VM is stopped, continued, reset and measured, and works on after each."""
+    blk, _ = programs.blk()
+    net, _ = programs.net()
+    path = tmp_path / "qmp"
+    vm = programs.vm("--blk", blk, "--net", net, "--qmp", str(path))
+    with monitor(path) as client:
+        await_work(client)
+        say(client, "stop")
+        assert say(client, "query-status")["status"] == "paused"
+        assert counters(client) == counters(client)
+        say(client, "cont")
+        await_work(client)
+        say(client, "system_reset")
+        await_work(client)
+        say(client, "calc-dirty-rate", calc_time=1)
+        with pytest.raises(CommandError, match="measured already"):
+            say(client, "calc-dirty-rate", calc_time=1)
+        with pytest.raises(CommandError, match="the dirty rate is being measured: wait"):
+            say(client, "migrate", uri="unix:/none", strategy="split", options={})
+        end = time.monotonic() + PATIENCE
+        while (told := say(client, "query-dirty-rate"))["status"] == "measuring":
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert told["status"] == "measured"
+        assert told["calc-time"] == 1
+        await_work(client)
+    # One that hangs up makes room for the next.
+    with monitor(path) as client:
+        await_work(client)
+        say(client, "quit")
+        assert vm.wait(PATIENCE) == 0
+    assert line(vm).startswith("blk: ")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("x-create", "has not been found"),
+        ("x-release", "has not been found"),
+        ("migrate-incoming", "has not been found"),
+    ],
+)
+def test_what_the_monitor_does_not_offer(
+    programs: Programs, tmp_path: Path, command: str, text: str
+) -> None:
+    """The VM is made by the command line, and by nobody else."""
+    blk, _ = programs.blk()
+    programs.vm("--blk", blk, "--qmp", str(tmp_path / "qmp"))
+    with monitor(tmp_path / "qmp") as client, pytest.raises(CommandError, match=text):
+        say(client, command)
+
+
+def test_a_measurement_does_not_hold_up_the_end(programs: Programs, tmp_path: Path) -> None:
+    """Nor does a client that has gone in the middle of it take the VM along."""
+    blk, _ = programs.blk()
+    vm = programs.vm("--blk", blk, "--qmp", str(tmp_path / "qmp"))
+    with monitor(tmp_path / "qmp") as client:
+        say(client, "calc-dirty-rate", calc_time=60)
+    with monitor(tmp_path / "qmp") as client:
+        assert say(client, "query-dirty-rate")["status"] == "measuring"
+        vm.send_signal(signal.SIGINT)
+        assert vm.wait(10) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_well(programs: Programs, tmp_path: Path, signum: int) -> None:
+    """The rings are stopped, and the back-end serves the next one."""
+    blk, back_end = programs.blk()
+    path = tmp_path / "qmp"
+    vm = programs.vm("--blk", blk, "--qmp", str(path))
+    vm.send_signal(signum)
+    assert vm.wait(PATIENCE) == 0
+    assert line(vm).startswith("blk: ")
+    assert not path.exists()
+    assert back_end.poll() is None
+    assert attach("--blk", blk, "--for", "100ms").returncode == 0
+
+
+def test_a_back_end_that_dies_is_told_of(programs: Programs) -> None:
+    """At once, and by the status at the end."""
+    blk, back_end = programs.blk()
+    vm = programs.vm("--blk", blk)
+    back_end.kill()
+    assert line(vm) == "blk0: its back-end has gone"
+    vm.send_signal(signal.SIGINT)
+    assert vm.wait(PATIENCE) == 1
+    rest = vm.stderr.read() if vm.stderr is not None else ""
+    assert rest.splitlines()[-1].startswith("emu: blk0")
+
+
+def test_the_next_back_end_takes_its_place(programs: Programs, tmp_path: Path) -> None:
+    """What was asked of the dead one is asked of it, and completes once."""
+    blk, back_end = programs.blk()
+    net, _ = programs.net()
+    path = tmp_path / "qmp"
+    vm = programs.vm("--blk", blk, "--net", net, "--qmp", str(path))
+    back_end.kill()
+    assert line(vm) == "blk0: its back-end has gone"
+    programs.blk()
+    assert line(vm) == "blk0: has a back-end again"
+    with monitor(path) as client:
+        await_work(client)
+    vm.send_signal(signal.SIGINT)
+    assert vm.wait(PATIENCE) == 0
+
+
+def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
+    """Ctrl-C is not kept waiting for it."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        argv = [*EMU, "attach", "--blk", str(path), "--qmp", str(tmp_path / "qmp")]
+        with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as vm:
+            listener.settimeout(PATIENCE)
+            caller, _ = listener.accept()
+            assert caller.recv(12)
+            begin = time.monotonic()
+            vm.send_signal(signal.SIGINT)
+            _, said = vm.communicate(timeout=PATIENCE)
+            caller.close()
+    assert time.monotonic() - begin < 5
+    assert (vm.returncode, said) == (130, "emu: ended by SIGINT\n")
+    assert not (tmp_path / "qmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        ((), 2, "--blk PATH or --net PATH"),
+        (("--blk", "s", "--for", "soon"), 2, "'soon' is no duration"),
+        (("--net", "s", "--rings", "3"), 2, "--rings 3: a NIC has them in pairs"),
+        (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),
+        (("--blk", "s", "--vcpus", "0"), 2, "0 vCPUs"),
+        (("--blk", "s", "--memory", "1M"), 2, "at least 64M"),
+        (("--blk", "s", "--memory", "much"), 2, "'much' is no size"),
+        (("--blk", "s", "--load", "much"), 2, "'much' is not one of"),
+        (("--blk", "s", "--qmp", "/no/such/qmp"), 1, "--qmp /no/such/qmp: No such file"),
+        (("--blk", "/" + "x" * 120), 1, "107 bytes at most"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, text: str) -> None:
+    """That says what to do."""
+    done = attach(*arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert text in done.stderr
+    assert done.stderr.startswith("emu: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_wrong_back_end_is_one_line(programs: Programs) -> None:
+    """Which says what it lacks."""
+    blk, _ = programs.blk()
+    net, _ = programs.net()
+    for arguments, text in (
+        (("--blk", net, "--rings", "1"), "blk0: the back-end does not offer CONFIG"),
+        (("--blk", blk, "--rings", "9"), "the back-end has 2 rings, the device 9"),
+    ):
+        done = attach(*arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert text in done.stderr
