@@ -39,14 +39,16 @@ class CaseEnd(Exception):
         verdict: which.
         expected: what the rule wants, in words.
         seen: what came instead.
+        line: where it stands in the transcript, behind it; None for its end.
     """
 
     verdict = Verdict.ERROR
 
-    def __init__(self, expected: str = "", seen: str = "") -> None:
+    def __init__(self, expected: str = "", seen: str = "", *, line: int | None = None) -> None:
         super().__init__(f"expected {expected}; {seen}" if expected else seen)
         self.expected = expected
         self.seen = seen
+        self.line = line
 
 
 class Failed(CaseEnd):

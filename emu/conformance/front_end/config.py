@@ -8,7 +8,7 @@ from emu.conformance.case import FRONT_END, Area
 from emu.conformance.front_end.recording import F
 from emu.conformance.front_end.script import CONT, Script
 from emu.conformance.front_end.tester import all_of
-from emu.conformance.verdict import check, unsupported
+from emu.conformance.verdict import Severity, check, unsupported
 from vhost_user.payloads import Inflight
 
 if TYPE_CHECKING:
@@ -85,7 +85,11 @@ def large_reply(fe: FrontEnd) -> None:
     check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
 
 
-@queues.case(1101, "The number of queues is asked for before a second one is used")
+@queues.case(
+    1101,
+    "The number of queues is asked for before a second one is used",
+    severity=Severity.SHOULD,
+)
 def ask_first(fe: FrontEnd) -> None:
     recording = fe.plain()
     single = 2 if fe.device == "net" else 1

@@ -35,6 +35,7 @@ class Received(NamedTuple):
         features: feature bits that it had acknowledged before, or None.
         protocol: protocol features that it had acknowledged before.
         followed: it wants a reply, and the next one came before it had that.
+        line: of the transcript, behind the one that shows it.
     """
 
     at: int
@@ -46,6 +47,7 @@ class Received(NamedTuple):
     features: int | None
     protocol: int
     followed: bool
+    line: int
 
     @property
     def name(self) -> str:
@@ -81,7 +83,7 @@ class Received(NamedTuple):
             return self.address.index
         return self.u64 & 0xFF if self.id in RING_FDS else None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name} (message {self.at + 1}, at {self.act})"
 
 

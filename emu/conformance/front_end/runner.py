@@ -164,10 +164,11 @@ class FrontEndRunner:
             return CaseResult(case, Verdict.UNSUPPORTED, "", missing, 0.0)
         begin = time.monotonic()
         self._tester.shown = []
+        line: int | None = None
         try:
             case.run(self._tester)
         except CaseEnd as end:
-            verdict, expected, seen = end.verdict, end.expected, end.seen
+            verdict, expected, seen, line = end.verdict, end.expected, end.seen, end.line
         except PeerError as error:
             raise PeerError(f"at {case.id}: {error}") from None
         except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer
@@ -175,7 +176,7 @@ class FrontEndRunner:
         else:
             verdict, expected, seen = Verdict.PASS, "", ""
         if verdict in (Verdict.FAIL, Verdict.ERROR):
-            seen = "\n".join([seen, *self._tester.shown[-SHOWN:]])
+            seen = "\n".join([seen, *self._tester.shown[:line][-SHOWN:]])
         return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
 
     def _missing(self, case: Case) -> str:

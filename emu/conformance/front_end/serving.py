@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.conformance.front_end.descriptors import map_shared
 from emu.conformance.work import BLK_FLUSH, BLK_GET_ID, BLK_IN, BLK_OK, BLK_OUT, BLK_UNSUPP
+from vhost_user.native import barrier
 
 if TYPE_CHECKING:
     import mmap
@@ -148,7 +149,11 @@ class Ring:
 
 
 class Walker:
-    """Takes requests from one ring."""
+    """Takes requests from one ring.
+
+    The two indices are looked at and written as numbers of 16 bits: byte by byte a driver on
+    another CPU would see one that never was.
+    """
 
     def __init__(self, memory: GuestMemory, ring: Ring) -> None:
         address = ring.address
@@ -169,15 +174,13 @@ class Walker:
         """The driver's index, or None: the ring is nowhere."""
         if self._avail is None or self._desc is None or self._used is None:
             return None
-        index: int = struct.unpack_from("<H", self._avail, 2)[0]
-        return index
+        return self._avail.cast("H")[1]
 
     @property
     def used_index(self) -> int:
         """The device's index."""
         assert self._used is not None  # noqa: S101
-        index: int = struct.unpack_from("<H", self._used, 2)[0]
-        return index
+        return self._used.cast("H")[1]
 
     def take(self) -> Chain | None:
         """The next request, if there is one."""
@@ -248,14 +251,19 @@ class Walker:
         assert used is not None  # noqa: S101
         size, index = self._ring.size, self.used_index
         struct.pack_into("<II", used, 4 + 8 * (index % size), chain.head, written)
-        struct.pack_into("<H", used, 2, index + 1 & 0xFFFF)
+        barrier()
+        used.cast("H")[1] = index + 1 & 0xFFFF
         self.want_kick()
         self._ring.notify()
 
     def want_kick(self) -> None:
-        """The event index: kick at the next request (it lies there whether agreed on or not)."""
+        """The event index: kick at the next request (it lies there whether agreed on or not).
+
+        Whoever asks for that looks once more whether there is one already.
+        """
         if self._used is not None:
-            struct.pack_into("<H", self._used, 4 + 8 * self._ring.size, self._ring.next & 0xFFFF)
+            self._used.cast("H")[2 + 4 * self._ring.size] = self._ring.next & 0xFFFF
+            barrier()
 
 
 class Device:

@@ -73,6 +73,7 @@ class Session:
         self._device = Device(device)
         self._reactions = dict(script.reactions)
         self._status = 0
+        self._busy: set[Ring] = set()
         self._inflight: tuple[int, int] | None = None
 
     # -- the loop
@@ -90,6 +91,9 @@ class Session:
         return done()
 
     def _step(self, wait: float, qmp: Qmp | None) -> None:
+        busy, self._busy = self._busy, set()
+        for ring in busy:
+            self._serve(ring)
         poll = select.poll()
         poll.register(self.wire.fileno(), select.POLLIN)
         if qmp is not None and not qmp.closed:
@@ -99,7 +103,7 @@ class Session:
             if ring.kick is not None:
                 poll.register(ring.kick, select.POLLIN)
                 kicks[ring.kick] = ring
-        ready = {fd for fd, _ in poll.poll(wait * 1000)}
+        ready = {fd for fd, _ in poll.poll(0 if self._busy else wait * 1000)}
         for fd in ready & kicks.keys():
             self._kicked(kicks[fd], fd)
         if qmp is not None and qmp.fileno() in ready:
@@ -114,6 +118,7 @@ class Session:
 
     def leave_unrecorded(self) -> None:
         """What comes from now on is answered, and is not of the recording any more."""
+        self.recording.transcript = list(self.recording.transcript)
         self.recording = Recording()
 
     def last_now(self) -> None:
@@ -160,6 +165,7 @@ class Session:
                 self.features,
                 self.protocol,
                 self._wants_reply(message) and self.wire.waiting,
+                len(self.recording.transcript),
             )
         )
 
@@ -261,16 +267,21 @@ class Session:
         self._serve(ring)
 
     def _serve(self, ring: Ring) -> None:
-        """Look at all that is available, and do what the device can do."""
+        """Look at what is available, and do what the device can do."""
         if self.script.idle or not (ring.ready and ring.enabled and ring.kicked):
             return
         if not self._device.handles(ring.index):
             return
         walker = Walker(self.memory, ring)
-        while (chain := walker.take()) is not None:
+        # A front-end may add requests as fast as they are taken: others want their turn, too.
+        for _ in range(ring.size):
+            chain = walker.take()
+            if chain is None:
+                return
             if len(self.recording.chains) < CHAINS_KEPT:
                 self.recording.chains.append(chain)
             walker.give_back(chain, self._device.do(self.memory, chain))
+        self._busy.add(ring)
 
     # -- what it is told
 
@@ -332,6 +343,7 @@ class Session:
         index = VringState.unpack(message.payload[:8].ljust(8, b"\0")).index
         ring = self._ring(index)
         self._serve(ring)
+        self._busy.discard(ring)
         ring.stop()
         at = len(self.recording.messages) - 1
         self.recording.bases.append(Answered(at, index, ring.next))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.conformance.front_end.script import PLAIN, START, Script
-from emu.conformance.verdict import Failed, check
+from emu.conformance.verdict import Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -70,4 +70,5 @@ def all_of(
     for each in messages:
         shown = each.payload[:24].hex(" ", 4) + (" ..." if len(each.payload) > 24 else "")
         seen = f"{each}: flags {each.flags:#x}, {len(each.payload)} bytes, {len(each.fds)} fds"
-        check(keeps(each), expected, f"{seen}: {shown}" if shown else seen)
+        if not keeps(each):
+            raise Failed(expected, f"{seen}: {shown}" if shown else seen, line=each.line)
