@@ -25,7 +25,7 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child: the kernel sends SIGTERM should the run be killed without a chance to."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
@@ -61,7 +61,7 @@ class Program:
                 pass_fds=pass_fds,
                 process_group=0,
                 # Programs are started before there are other threads, which this needs.
-                preexec_fn=_end_with_parent,  # noqa: PLW1509
+                preexec_fn=end_with_parent,  # noqa: PLW1509
             )
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)

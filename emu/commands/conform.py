@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.commands.options import CONTEXT
-from emu.errors import OptionError, PreflightError
+from emu.errors import OptionError, PreflightError, SignalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
     from emu.conformance.case import Case
     from emu.conformance.result import CaseResult
@@ -113,7 +116,7 @@ def back_end(**options: Any) -> None:
     from emu.conformance.back_end.runner import BackEndRunner
     from vhost_user.features import DIALECTS
 
-    with tempfile.TemporaryDirectory(prefix="emu-conform-") as folder:
+    with _signals(), tempfile.TemporaryDirectory(prefix="emu-conform-") as folder:
         program = _program(options, Path(folder))
         path = options["path"] or Path(folder) / "peer.sock"
         try:
@@ -158,7 +161,7 @@ def front_end(**options: Any) -> None:
     from emu.conformance.front_end.runner import FrontEndRunner
     from vhost_user.features import DIALECTS
 
-    with tempfile.TemporaryDirectory(prefix="emu-conform-") as folder:
+    with _signals(), tempfile.TemporaryDirectory(prefix="emu-conform-") as folder:
         qmp = Path(folder) / "qmp.sock" if "{qmp}" in (options["command"] or "") else None
         program = _program(options, Path(folder), qmp=qmp, listens=False)
         runner = FrontEndRunner(
@@ -173,6 +176,35 @@ def front_end(**options: Any) -> None:
             _run(runner, chosen, "front-end", options)
         finally:
             runner.close()
+
+
+class _GivenUp(BaseException):
+    """A signal that ends the run, whatever it is doing."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does: nothing is left behind.
+
+    Raises:
+        SignalError: one of them came.
+    """
+
+    def give_up(signum: int, _frame: FrameType | None) -> None:
+        raise _GivenUp(signum)
+
+    before = {each: signal.signal(each, give_up) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except _GivenUp as end:
+        raise SignalError(end.signum, signal.Signals(end.signum).name) from None
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _program(options: dict[str, Any], folder: Path, **settings: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
+from emu.program import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,8 @@ class PeerProgram:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    # The suite has no other threads, which this needs.
+                    preexec_fn=end_with_parent,  # noqa: PLW1509
                 )
             except OSError as error:
                 raise PeerError(f"--exec {self._argv[0]}: {error.strerror}") from None
@@ -169,18 +172,32 @@ class PeerProgram:
             return
         if process.stdin is not None:
             process.stdin.close()
-        for signum, patience in ((signal.SIGTERM, END_PATIENCE), (signal.SIGKILL, END_PATIENCE)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signum)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience)
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            if not _signal_all(process.pid, signum):
                 break
+            until = time.monotonic() + END_PATIENCE
+            while time.monotonic() < until and _signal_all(process.pid, 0):
+                # It is not only the process: a shell may be gone before what it has started.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_RETRY)
+                    select.select([], [], [], _RETRY)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_PATIENCE)
         self._clear()
 
     def _clear(self) -> None:
         """Remove the sockets that it has made."""
         for path in self._made_by_it:
             path.unlink(missing_ok=True)
+
+
+def _signal_all(group: int, signum: int) -> bool:
+    """Signal a session's processes; whether there is one."""
+    try:
+        os.killpg(group, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def connect(path: Path, *, patience: float, gone: Callable[[], str]) -> socket.socket:

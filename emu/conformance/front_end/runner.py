@@ -328,7 +328,8 @@ class FrontEndRunner:
             return ""
         if session.over:
             return "the front-end closed the connection before it started a ring"
-        return f"no guest started a ring within {patience:.3g} s"
+        waited = time.monotonic() - begin
+        return f"no guest started a ring within {waited:.2g} s"
 
     def _start_patience(self, script: Script) -> float:
         """Seconds for a ring to be started: many at first, and then as it has turned out."""
