@@ -178,15 +178,17 @@ class BackendDevice(RingHost):
                 try:
                     self.rebuild(ring)
                 except FrontendError:
-                    # With requests in flight it stays: its memory does, too, as long as it is held.
-                    if not ring.in_flight:
+                    # What is in flight still holds its memory, and is given back there.
+                    if ring.in_flight:
+                        ring.adrift = True
+                    else:
                         self._retire(ring)
 
     # A ring's life
 
     def look(self, ring: Ring) -> None:
         """Serve the ring if it is started, enabled and configured."""
-        if not ring.started or not ring.enabled or ring.broken:
+        if not ring.started or not ring.enabled or ring.broken or ring.adrift:
             return
         queue = ring.queue
         if queue is None:
@@ -205,7 +207,7 @@ class BackendDevice(RingHost):
     def drain(self, ring: Ring) -> None:
         """Take all that the driver has made available up to now."""
         queue = ring.queue
-        if queue is None or not ring.enabled or ring.broken:
+        if queue is None or not ring.enabled or ring.broken or ring.adrift:
             return
         try:
             for _ in range(0, ring.size, BUDGET):
@@ -264,7 +266,13 @@ class BackendDevice(RingHost):
     def ended(self, ring: Ring) -> None:
         """A request is not in flight any more, whether it was completed or could not be."""
         ring.in_flight -= 1
-        if ring.stopping and not ring.in_flight and self.on_idle is not None:
+        if ring.in_flight:
+            return
+        if ring.adrift:
+            ring.adrift = False
+            self._retire(ring)
+            self.look(ring)  # its memory is not back, or it would not be adrift: it says so
+        if ring.stopping and self.on_idle is not None:
             self.on_idle(ring)
 
     def call(self, ring: Ring) -> None:

@@ -47,10 +47,13 @@ class Ring:
         stopping: it takes nothing more; GET_VRING_BASE waits for what is in flight.
         unmapped: the memory table's generation in which it was found not to be mapped, or -1.
         broken: the driver broke the ring's rules; nothing is taken until it is set up again.
+        adrift: its memory was taken away while requests are in flight: nothing more is taken, and
+            it rests when they are done.
     """
 
     __slots__ = (
         "addr",
+        "adrift",
         "base",
         "broken",
         "call_fd",
@@ -88,6 +91,7 @@ class Ring:
         self.polled = False
         self.stopping = False
         self.broken = False
+        self.adrift = False
         self.unmapped = -1
 
     def resize(self, size: int) -> None:

@@ -206,6 +206,7 @@ class RingHost:
         if self._log is not None:
             self._log_ring(ring, queue)
         ring.queue = queue
+        ring.adrift = False
         return queue
 
     def _inflight_of(self, ring: Ring) -> InflightRing | None:

@@ -316,6 +316,46 @@ def test_stop_waits_for_what_is_in_flight(make: Callable[..., Disk], pool: IoPoo
     assert rig.rings[0].driver.pop() is not None
 
 
+def test_memory_is_taken_away_with_requests_in_flight(
+    make: Callable[..., Disk], pool: IoPool
+) -> None:
+    """They complete where they are; nothing more is taken until the memory is back."""
+    disk = make()
+    rig = disk.rig.start()
+    held = hold(pool, 2)
+    flush(disk, 0)
+    rig.rem_mem_reg(rig.low)
+    gpa, header = rig.alloc(16)
+    header[:] = HEADER.pack(blk.T_GET_ID, 0, 0)
+    answer_gpa, answer = rig.alloc(21)
+    rig.rings[0].add([(gpa, 16)], [(answer_gpa, 21)])
+    on_loop(disk.device.loop)
+    assert in_use(disk, 0)
+    held.set()
+    assert rig.rings[0].wait().written == 1
+    assert readable(rig.rings[0].err_fd, 5), "the ring rests, and says so"
+    assert not in_use(disk, 0)
+    assert bytes(answer) == bytes(21)
+    rig.add_mem_reg(rig.low)
+    assert rig.rings[0].wait().written == 21
+    assert bytes(answer[:6]) == b"serial"
+
+
+def test_memory_is_back_before_requests_in_flight_are_done(
+    make: Callable[..., Disk], pool: IoPool
+) -> None:
+    disk = make()
+    rig = disk.rig.start()
+    held = hold(pool, 2)
+    flush(disk, 0)
+    rig.rem_mem_reg(rig.low)
+    rig.add_mem_reg(rig.low)
+    held.set()
+    assert rig.rings[0].wait().written == 1
+    assert disk.request(blk.T_IN, 3, room=512)[0] == blk.S_OK
+    assert not readable(rig.rings[0].err_fd, 0)
+
+
 def test_limit_counts_from_the_stop_and_not_from_an_earlier_one(
     make: Callable[..., Disk], pool: IoPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,6 +495,11 @@ def test_ring_that_was_stopped_is_not_tried_again(
         ring.kick()
     on_loop(destination.device.loop)
     assert caplog.text.count("is not started") == 2, "a new start, and told anew"
+
+
+def in_use(disk: Disk, ring: int) -> bool:
+    """Whether the device looks at the ring's memory."""
+    return disk.device.rings[ring].queue is not None
 
 
 def flush(disk: Disk, ring: int) -> None:
