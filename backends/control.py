@@ -101,6 +101,7 @@ class Control:
         self._handlers = Handlers(device, self._connection, options.costs.set_mem_table, self._pay)
         self._table = self._handlers.table
         self._table[_F.RESET_DEVICE] = self._stops.reset_device
+        self._table[_F.SET_STATUS] = self._stops.set_status
         cost = options.costs.get_vring_base
         self._table[_F.GET_VRING_BASE] = (
             partial(self._paid_stop, cost) if cost else self._stops.get_vring_base

@@ -49,6 +49,7 @@ BASE_PROTOCOL_FEATURES = (
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.STATUS
 )
 #: A ring without a kick descriptor is looked at this often.
 POLL_NS = 1_000_000
@@ -70,6 +71,7 @@ class BackendDevice(RingHost):
         kind: the device's type in the words of QEMU's back-end description files.
         features: the feature bits it offers.
         protocol_features: the protocol features it offers.
+        status: the device status that the driver sees (virtio 1.3, 2.1), as SET_STATUS left it.
         on_idle: called with a ring that is stopping and has nothing in flight any more.
     """
 
@@ -81,6 +83,7 @@ class BackendDevice(RingHost):
         super().__init__(name, loop, rings, counters)
         self.features = BASE_FEATURES
         self.protocol_features = BASE_PROTOCOL_FEATURES
+        self.status = 0
         self.on_idle: Callable[[Ring], None] | None = None
         self._active = 0
         self._poll_timer: Timer | None = None
@@ -244,12 +247,19 @@ class BackendDevice(RingHost):
             ring.kick_fd = -1
             self.tidy_later()
 
-    def reset(self) -> None:
-        """All rings back to their initial state; nothing may be in flight."""
+    def reset(self, *, keep_bases: bool = False) -> None:
+        """The status and all rings back to their initial state; nothing may be in flight.
+
+        Args:
+            keep_bases: rings can still be asked where they were stopped.
+        """
+        self.status = 0
         for ring in self.rings:
-            self.stop(ring)
+            base = self.stop(ring)
             self.set_err(ring, -1)
             ring.forget()
+            if keep_bases:
+                ring.base = base
 
     def completed(self, ring: Ring, head: int, written: int) -> None:
         """A request that was served elsewhere is done; belongs to the loop's thread."""

@@ -88,6 +88,7 @@ class Handlers:
             _F.SET_VRING_CALL: self._set_vring_call,
             _F.SET_VRING_ERR: self._set_vring_err,
             _F.SET_VRING_ENABLE: self._set_vring_enable,
+            _F.GET_STATUS: self._get_status,
             _F.GET_CONFIG: self._get_config,
             _F.GET_INFLIGHT_FD: self._get_inflight_fd,
             _F.SET_INFLIGHT_FD: self._set_inflight_fd,
@@ -119,6 +120,9 @@ class Handlers:
 
     def _get_queue_num(self, request: Request) -> bool:
         return self._reply(request, U64(self._device.queue_num))
+
+    def _get_status(self, request: Request) -> bool:
+        return self._reply(request, U64(self._device.status))
 
     def _get_config(self, request: Request) -> bool:
         asked = cast("Config", request.payload)

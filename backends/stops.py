@@ -2,14 +2,15 @@
 
 GET_VRING_BASE is answered at once where nothing is in flight and the stop policy does not want
 more. Else the ring takes nothing more from then on, and its answer waits, with those of all
-other rings that are asked to stop meanwhile. RESET_DEVICE waits in the same way, for all rings.
+other rings that are asked to stop meanwhile. RESET_DEVICE waits in the same way, for all rings, and
+so does a status of 0, which is the same (virtio 1.3, 2.4).
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from backends import stats
 from backends.stop_policy import DRAIN_LIMIT_NS, StopKind, StopPolicy
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
     from backends.loop import Timer
     from backends.ring import Ring
     from vhost_user.backend import BackendConnection
+    from vhost_user.payloads import U64
+
+#: A device status is a byte (virtio 1.3, 2.1).
+MAX_STATUS = 0xFF
 
 
 class Stop(NamedTuple):
     """A request that is answered when these rings have nothing in flight any more.
 
     Attributes:
-        request: GET_VRING_BASE or RESET_DEVICE.
+        request: GET_VRING_BASE, RESET_DEVICE, or SET_STATUS with 0.
         rings: those it stops.
         since: when it was asked for; monotonic nanoseconds.
     """
@@ -94,13 +99,23 @@ class Stops:
         return True
 
     def reset_device(self, request: Request) -> bool | None:
-        """Handles RESET_DEVICE."""
+        """Handles RESET_DEVICE, and a status of 0."""
         rings = self._device.rings
         if not self.pending and not any(ring.started or ring.in_flight for ring in rings):
-            self._device.reset()
+            self._reset(request)
             return None
         self._begin(request, rings)
         return True
+
+    def set_status(self, request: Request) -> bool | None:
+        """Handles SET_STATUS. What was not offered is refused earlier, so FEATURES_OK may stay."""
+        status = cast("U64", request.payload).value
+        if status > MAX_STATUS:
+            raise FrontendError(f"status {status:#x} has more than 8 bits")
+        if not status:
+            return self.reset_device(request)
+        self._device.status = status
+        return None
 
     def on_idle(self) -> None:
         """A ring that is stopping has nothing in flight any more."""
@@ -160,8 +175,12 @@ class Stops:
             base = self._device.stop(rings[0])
             self._connection.reply(request, VringState(rings[0].index, base))
         else:
-            self._device.reset()
+            self._reset(request)
             self._connection.ack(request)
+
+    def _reset(self, request: Request) -> None:
+        # QEMU 7.2 sets status 0 first, and asks for the bases that it migrates then.
+        self._device.reset(keep_bases=request.id == FrontendRequest.SET_STATUS)
 
     def _wait(self, now: int) -> None:
         if self._holder is not None:

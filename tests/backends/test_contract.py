@@ -334,13 +334,19 @@ def test_replies_keep_their_order_behind_a_slow_stop(
     assert replies[4].payload == U64(0), "the ring had stopped before it was resized"
 
 
-def test_reset_device(kind: Kind, running: Rig) -> None:
+@pytest.mark.parametrize("how", ["RESET_DEVICE", "SET_STATUS 0"])
+def test_reset(kind: Kind, running: Rig, how: str) -> None:
+    running.ack(F.SET_STATUS, U64(15))
     kind.work(running, 0)
-    running.ack(F.RESET_DEVICE)
+    if how == "RESET_DEVICE":
+        running.ack(F.RESET_DEVICE)
+    else:
+        running.ack(F.SET_STATUS, U64(0))
+    assert status(running) == 0
     kind.submit(running, 1)
     assert running.rings[kind.ring].idle()
-    # Back in the initial state: base 0, disabled, without size and addresses.
-    assert running.rings[kind.ring].stop() == 0
+    # Back in the initial state: disabled, without size and addresses.
+    assert running.rings[kind.ring].stop() == (0 if how == "RESET_DEVICE" else 1)
     for ring in running.rings:
         ring.set_up(QEMU_ORDER[1:3], base=0)
     for ring in running.rings:
@@ -349,6 +355,50 @@ def test_reset_device(kind: Kind, running: Rig) -> None:
         ring.kick()
     kind.prepare(running)
     kind.work(running, 5)
+
+
+def status(rig: Rig) -> int:
+    reply = rig.call(Request(F.GET_STATUS))
+    assert reply is not None
+    assert isinstance(reply.payload, U64)
+    return reply.payload.value
+
+
+def test_status_is_what_was_set(rig: Rig) -> None:
+    assert status(rig) == 0
+    for bits in (1, 3, 11, 15):
+        rig.ack(F.SET_STATUS, U64(bits))
+        assert status(rig) == bits
+    with pytest.raises(Refused):
+        rig.ack(F.SET_STATUS, U64(0x10F))
+    assert status(rig) == 15
+
+
+def test_status_begins_anew_with_each_front_end(
+    device: Served, rig: Rig, make_rig: MakeRig
+) -> None:
+    rig.ack(F.SET_STATUS, U64(15))
+    rig.connection.close()
+    assert status(make_rig(device.connect())) == 0
+
+
+def test_status_of_a_reset_that_waits(kind: Kind, serve: Serve, make_rig: MakeRig) -> None:
+    """It is 0 when the rings have stopped; what is asked behind it waits for that."""
+    policy = StopPolicy(StopKind.IMMEDIATE, 50_000_000)
+    rig = make_rig(serve(ControlOptions(policy)).connect()).start()
+    kind.prepare(rig)
+    rig.ack(F.SET_STATUS, U64(15))
+    kind.work(rig, 0)
+    began = time.monotonic()
+    replies = rig.pipeline(
+        [
+            Request(F.SET_STATUS, U64(0), need_reply=True),
+            Request(F.GET_STATUS),
+            Request(F.GET_VRING_BASE, VringState(kind.ring, 0)),
+        ]
+    )
+    assert time.monotonic() - began >= 0.05
+    assert [reply.payload for reply in replies] == [U64(0), U64(0), VringState(kind.ring, 1)]
 
 
 # Memory
