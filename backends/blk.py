@@ -29,6 +29,8 @@ CAPABILITIES: dict[str, object] = {"type": "block", "features": ["read-only", "b
 class BlkProgram(Program):
     """Disks, each on a file of its own, with a few threads for what may block."""
 
+    refreshes = True
+
     def __init__(
         self,
         settings: Settings,
@@ -62,7 +64,14 @@ class BlkProgram(Program):
         self._pool.close()
 
 
-@click.command(help="Serve disks to vhost-user front-ends.", context_settings=CONTEXT)
+HELP = """Serve disks to vhost-user front-ends.
+
+At SIGHUP the files are measured again, and front-ends are told of the capacity of those that have
+grown.
+"""
+
+
+@click.command(help=HELP, context_settings=CONTEXT)
 @backend_options
 @click.option(
     "--blk-file",

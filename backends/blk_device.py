@@ -6,6 +6,7 @@ and to guest memory. What may block goes to a few threads, and comes back throug
 
 from __future__ import annotations
 
+import logging
 import struct
 from functools import partial
 from os import preadv, pwritev
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from backends import stats
 from backends.device import BUDGET, BackendDevice
-from backends.image import SECTOR, Image
+from backends.image import SECTOR, Image, ImageError
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import MAX_CONFIG
@@ -53,6 +54,7 @@ MAX_SEGMENT_SECTORS = 1 << 21
 CONFIG = struct.Struct("<QII4xI8xBxHIIIIIB3x")
 
 _unpack_header = HEADER.unpack_from
+log = logging.getLogger("backends")
 
 
 class Refusal(Exception):
@@ -93,7 +95,9 @@ class BlkDevice(BackendDevice):
         self._image = image
         self._pool = pool
         self._serial = serial.encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
-        self.protocol_features |= ProtocolFeature.CONFIG | ProtocolFeature.INFLIGHT_SHMFD
+        self.protocol_features |= (
+            ProtocolFeature.CONFIG | ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.BACKEND_REQ
+        )
         offered = [F_SEG_MAX, F_BLK_SIZE, F_FLUSH, F_MQ]
         offered += [F_RO] if image.read_only else [F_DISCARD, F_WRITE_ZEROES]
         self.features |= sum(1 << bit for bit in offered)
@@ -125,6 +129,17 @@ class BlkDevice(BackendDevice):
         if offset + size > MAX_CONFIG:
             return None
         return self._config[offset : offset + size]
+
+    def refresh(self) -> None:
+        """See whether the image has grown; the front-end is told of the new capacity."""
+        try:
+            grown = self._image.refresh()
+        except ImageError as error:
+            log.warning("%s: its capacity stays: %s", self.name, error)
+            return
+        if grown:
+            self._config = self._make_config().ljust(MAX_CONFIG, b"\0")
+            self.config_changed()
 
     def acquire(self) -> str | None:
         """Lock the image, so that two sides never have started rings on it."""

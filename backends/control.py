@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.handlers import Handlers
+from backends.notices import Notices
 from backends.pacing import Costs
 from backends.stop_policy import StopPolicy
 from backends.stops import Stops
@@ -100,6 +101,8 @@ class Control:
         )
         self._handlers = Handlers(device, self._connection, options.costs.set_mem_table, self._pay)
         self._table = self._handlers.table
+        self._notices = Notices(device, self._connection.session)
+        self._table[_F.SET_BACKEND_REQ_FD] = self._notices.set_channel
         self._table[_F.RESET_DEVICE] = self._stops.reset_device
         self._table[_F.SET_STATUS] = self._stops.set_status
         cost = options.costs.get_vring_base
@@ -114,6 +117,7 @@ class Control:
     def close(self) -> None:
         """Leave the front-end; the loop has ended."""
         self._drop_requests()
+        self._notices.close()
         self._connection.close()
 
     # Requests in, replies out
@@ -258,6 +262,7 @@ class Control:
             ring.stopping = True
         self._stops.abandon()
         self._drop_requests()
+        self._notices.close()
         self._connection.close()
         self._leave_when_idle()
 

@@ -73,6 +73,8 @@ class BackendDevice(RingHost):
         protocol_features: the protocol features it offers.
         status: the device status that the driver sees (virtio 1.3, 2.1), as SET_STATUS left it.
         on_idle: called with a ring that is stopping and has nothing in flight any more.
+        on_config_change: called when the configuration space has changed.
+        on_start: called when a ring was started.
     """
 
     kind = ""
@@ -85,6 +87,8 @@ class BackendDevice(RingHost):
         self.protocol_features = BASE_PROTOCOL_FEATURES
         self.status = 0
         self.on_idle: Callable[[Ring], None] | None = None
+        self.on_config_change: Callable[[], None] | None = None
+        self.on_start: Callable[[], None] | None = None
         self._active = 0
         self._poll_timer: Timer | None = None
         self._refusals = Refusals(name, loop, self.look)
@@ -134,6 +138,14 @@ class BackendDevice(RingHost):
         """A part of the configuration space, or None where there is none."""
         del offset, size
         return None
+
+    def refresh(self) -> None:
+        """Look again at what lies behind the device, which may have changed."""
+
+    def config_changed(self) -> None:
+        """The configuration space is another one from now on: tell the front-end."""
+        if self.on_config_change is not None:
+            self.on_config_change()
 
     def close(self) -> None:
         """Let go of everything; the loop has ended or will not call any more."""
@@ -313,6 +325,8 @@ class BackendDevice(RingHost):
     def _start(self, ring: Ring) -> None:
         ring.started = True
         self.counters[stats.RING_STARTS] += 1
+        if self.on_start is not None:
+            self.on_start()
 
     def activate(self, ring: Ring) -> DeviceQueue | None:
         """Begin to use a ring that is started; None if that cannot be (yet)."""

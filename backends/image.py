@@ -75,6 +75,19 @@ class Image:
             raise ImageError(f"{self.path}: {size} bytes is not a multiple of {SECTOR}")
         return size
 
+    def refresh(self) -> bool:
+        """Measure the file again, which may have grown; True when it has.
+
+        Raises:
+            ImageError: it has shrunk, or cannot be a disk any more; the size is what it was.
+        """
+        size = self._measure()
+        if size < self.size:
+            raise ImageError(f"{self.path}: is now {size} bytes, less than {self.size}")
+        grown = size > self.size
+        self.size = size
+        return grown
+
     def _find_read_flags(self) -> int:
         try:
             os.preadv(self.fd, [bytearray(SECTOR)], 0, os.RWF_NOWAIT)

@@ -160,9 +160,14 @@ class Program:
 
     A subclass makes the devices.
 
+    Attributes:
+        refreshes: SIGHUP has the devices look again at what lies behind them, and ends nothing.
+
     Raises:
         ProgramError: it cannot start; what was made until then is gone again.
     """
+
+    refreshes = False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -192,7 +197,8 @@ class Program:
         """Serve until SIGTERM or SIGINT, or until the front-end of ``--fd`` has gone."""
         # The descriptor is written to at once, whichever thread the signal hits.
         signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        refresh = (signal.SIGHUP,) if self.refreshes else ()
+        for signum in (signal.SIGTERM, signal.SIGINT, *refresh):
             signal.signal(signum, _noted)
         threading.excepthook = self._on_crash
         try:
@@ -263,8 +269,11 @@ class Program:
         self.end()
 
     def _wait(self) -> None:
+        """Return at the first byte that is no SIGHUP: another signal's number, or `end`'s."""
         os.set_blocking(self._ended, True)
-        os.read(self._ended, 1)
+        while os.read(self._ended, 1) == bytes([signal.SIGHUP]):
+            for server in self._servers:
+                server.device.loop.post(server.device.refresh)
 
     def _close(self) -> None:
         stuck = [loop for loop in self._loops if not loop.stop()]

@@ -202,7 +202,7 @@ class Session:
         for ring, state in zip(self.rings, agreed.rings, strict=False):
             ring.state = RingState(state)
 
-    def _closed(self, row: MessageSpec) -> str:
+    def closed(self, row: MessageSpec) -> str:
         """Why a message may not be sent, or ""."""
         if row.refusal:
             return row.refusal

@@ -189,7 +189,7 @@ _SHARED = Gate("SHARED_OBJECT")
 _NO_POSTCOPY = "postcopy changes what the memory messages answer, and is not served as yet"
 _NO_IOMMU = "no IOTLB is kept as yet"
 _NO_CRYPTO = "its payload holds pointers of the sender's process, and no specification draws it"
-_NO_CHANNEL = "the back-end's own channel is not served as yet"
+_NO_USE = "no back-end here has a use for it as yet"
 
 _ALWAYS = ReplyRule.ALWAYS
 _A_U64 = (U64,)
@@ -381,7 +381,8 @@ _BACKEND_ROWS = (
 FRONTEND_MESSAGES: dict[int, MessageSpec] = {row.id: row for row in _FRONTEND_ROWS}
 #: All back-end messages by id.
 BACKEND_MESSAGES: dict[int, MessageSpec] = {
-    row.id: row._replace(refusal=_NO_CHANNEL) for row in _BACKEND_ROWS
+    row.id: row if row.id == _B.CONFIG_CHANGE_MSG else row._replace(refusal=_NO_USE)
+    for row in _BACKEND_ROWS
 }
 
 #: What an id is to those who number it otherwise: (dialect, id) to its row.

@@ -263,7 +263,7 @@ class FrontendSession(Session):
         row = self._tables.rows.get(number)
         if row is None:
             raise UsageError(f"there is no message with id {number}", device=self.name)
-        why = self._closed(row)
+        why = self.closed(row)
         if why:
             raise UsageError(why, device=self.name, message=row.name)
         return self._opened(row)
@@ -393,7 +393,7 @@ class BackendSession(Session):
 
     def _admit(self, number: int) -> Opened:
         row = self._tables.rows[number]
-        why = self._closed(row)
+        why = self.closed(row)
         if why:
             raise FrontendError(why, device=self.name, message=row.name)
         return self._opened(row)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,20 @@ def test_sizes_that_cannot_be(tmp_path: Path, size: int, text: str) -> None:
     file.write_bytes(bytes(size))
     with pytest.raises(ImageError, match=text):
         Image(str(file))
+
+
+def test_is_measured_again(path: str) -> None:
+    image = Image(path)
+    assert not image.refresh()
+    os.truncate(path, 2 * SIZE)
+    assert image.refresh()
+    assert image.size == 2 * SIZE
+    for size, text in ((SIZE, "less than"), (2 * SIZE + 1, "not a multiple of 512"), (0, "empty")):
+        os.truncate(path, size)
+        with pytest.raises(ImageError, match=text):
+            image.refresh()
+        assert image.size == 2 * SIZE
+    image.close()
 
 
 def test_no_file_at_all(tmp_path: Path) -> None:

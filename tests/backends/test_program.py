@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.stats import StatsReader
-from tests.backends.rig import Rig
+from tests.backends.rig import Rig, readable
 from tests.backends.served import Blk, Net, pair, program
+from vhost_user.codec import HEADER, NEED_REPLY, VERSION
 from vhost_user.frontend import FrontendConnection
+from vhost_user.messages import BackendRequest, Request
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import Request
 from vhost_user.payloads import VringState
 
 if TYPE_CHECKING:
@@ -244,6 +245,28 @@ def test_image_is_never_used_by_two_programs(tmp_path: Path) -> None:
         # The very next moment, for the lock is given back before the reply.
         destination_rig.rings[kind.ring].kick()
         kind.work(destination_rig)
+
+
+def test_sighup_measures_the_images_again(tmp_path: Path) -> None:
+    """And ends nothing; the front-end hears of the one that has grown."""
+    kind = Blk()
+    path, image = str(tmp_path / "s"), kind.image(tmp_path)
+    with (
+        program(kind.arguments(tmp_path), "--socket-path", path) as process,
+        rig_at(path, kind.rings) as rig,
+    ):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            rig.ack(F.SET_BACKEND_REQ_FD, None, (theirs.fileno(),))
+            rig.start()
+            process.send_signal(signal.SIGHUP)
+            kind.work(rig, 1)
+            os.truncate(image, 2 * image.stat().st_size)
+            process.send_signal(signal.SIGHUP)
+            assert readable(ours.fileno(), 5)
+            said = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
+            assert ours.recv(100) == said
+        kind.work(rig, 2)
 
 
 def test_costs_are_taken(tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ fio --name=a --directory=/mnt --size={size} --bs=4k --rw=randwrite --ioengine=ps
 umount /mnt && echo EMU unmounted
 """
 
+#: A disk that is said to have so many sectors now, and its last one written to.
+GROW_JOB = """
+echo EMU it begins
+until [ $(cat /sys/block/vda/size) = {sectors} ]; do sleep 0.1; done
+echo EMU it has grown
+dd if=/dev/zero of=/dev/vda bs=512 seek=$(({sectors} - 1)) count=1 conv=fsync && echo EMU written
+"""
+
 PING_JOB = f"""
 ip addr add {socket.inet_ntoa(GUEST_ADDRESS)}/24 dev eth0 && ip link set eth0 up
 ping -c 5 -i 1 -s 18 -W 5 {socket.inet_ntoa(CLIENT_ADDRESS)} >/tmp/ping 2>&1

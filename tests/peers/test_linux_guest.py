@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -9,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.peers.linux_guest import DISK_JOB, PING_JOB, Client, Guest, make_initramfs
+from tests.peers.linux_guest import (
+    DISK_JOB,
+    GROW_JOB,
+    PING_JOB,
+    Client,
+    Guest,
+    make_initramfs,
+)
 from tests.peers.programs import Running, need
 
 if TYPE_CHECKING:
@@ -35,13 +44,24 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def serve_disk(side: str, image: Path, owned: ExitStack) -> list[str]:
-    """Our disk, and QEMU's options for it."""
-    folder = image.parent
-    path = folder / f"{side}-disk.sock"
+def start_disk(path: Path, image: Path, owned: ExitStack) -> Running:
+    """Our disk, listening."""
     argv = [sys.executable, "-m", "backends.blk", "--socket-path", str(path)]
     argv += ["--blk-file", str(image)]
-    owned.enter_context(Running(argv, folder / f"{side}-disk.log")).await_socket(path)
+    disk = owned.enter_context(Running(argv, path.with_suffix(".log")))
+    disk.await_socket(path)
+    return disk
+
+
+def serve_disk(side: str, image: Path, owned: ExitStack) -> list[str]:
+    """Our disk, and QEMU's options for it."""
+    path = image.parent / f"{side}-disk.sock"
+    start_disk(path, image, owned)
+    return disk_options(path)
+
+
+def disk_options(path: Path) -> list[str]:
+    """QEMU's options for the disk that listens there."""
     return [
         *("-chardev", f"socket,id=disk,path={path}"),
         *("-device", "vhost-user-blk-pci,chardev=disk,num-queues=1"),
@@ -84,6 +104,23 @@ def test_file_system_and_ping(tmp_path: Path, image: Path, owned: ExitStack) -> 
         guest.await_line(line)
     guest.await_end()
     check_file_system(image)
+
+
+def test_disk_that_grows(tmp_path: Path, image: Path, owned: ExitStack) -> None:
+    """The guest hears of it by itself, and writes to what is new."""
+    sectors = 2 * IMAGE_BYTES // 512
+    initramfs = make_initramfs(tmp_path, GROW_JOB.format(sectors=sectors))
+    path = tmp_path / "disk.sock"
+    disk = start_disk(path, image, owned)
+    guest = owned.enter_context(Guest(tmp_path, "guest", initramfs, disk_options(path)))
+    guest.await_line("it begins")
+    assert "it has grown" not in guest.console
+    os.truncate(image, 2 * IMAGE_BYTES)
+    disk.process.send_signal(signal.SIGHUP)
+    for line in ("it has grown", "written", "done"):
+        guest.await_line(line)
+    guest.await_end()
+    assert disk.said == ""
 
 
 def test_live_migration_between_two_qemus(tmp_path: Path, image: Path, owned: ExitStack) -> None:

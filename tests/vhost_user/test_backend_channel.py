@@ -1,0 +1,183 @@
+"""The back-end's own channel, against a front-end's bare socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vhost_user.backend_channel import Answer, BackendChannel
+from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
+from vhost_user.errors import Disconnected, FrontendError, UsageError
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import BackendRequest, FrontendRequest
+from vhost_user.payloads import U64
+from vhost_user.session import BackendSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+P = ProtocolFeature
+B = BackendRequest
+OFFERED = P.REPLY_ACK | P.CONFIG | P.BACKEND_REQ
+Ends = tuple[BackendChannel, socket.socket]
+
+
+def connected(protocol_features: ProtocolFeature) -> Ends:
+    """The channel of a session that agreed on that, and the front-end's end."""
+    session = BackendSession("disk0", features=1 << 30, protocol_features=OFFERED, num_queues=1)
+    agreed = U64(int(protocol_features))
+    session.feed(encode(FrontendRequest.SET_PROTOCOL_FEATURES, VERSION, agreed))
+    mine, theirs = socket.socketpair()
+    theirs.settimeout(5)
+    return BackendChannel(mine, session), theirs
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Ends]]:
+    """As `connected`, closed afterwards."""
+    with ExitStack() as stack:
+
+        def made(protocol_features: ProtocolFeature = OFFERED) -> Ends:
+            channel, theirs = connected(protocol_features)
+            stack.callback(channel.close)
+            stack.callback(theirs.close)
+            return channel, theirs
+
+        yield made
+
+
+def answer(number: int = B.CONFIG_CHANGE_MSG, code: int = 0) -> bytes:
+    """What a front-end answers, on the wire."""
+    return encode(number, VERSION | REPLY, U64(code))
+
+
+def test_asks_for_an_answer_and_takes_it(make: Callable[..., Ends]) -> None:
+    """Where REPLY_ACK was agreed on."""
+    channel, theirs = make()
+    channel.tell(B.CONFIG_CHANGE_MSG)
+    assert channel.flush()
+    assert theirs.recv(100) == HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
+    assert channel.outstanding == 1
+    assert channel.receive() == []
+    theirs.sendall(answer()[:10])
+    assert channel.receive() == []
+    theirs.sendall(answer()[10:])
+    assert channel.receive() == [Answer(B.CONFIG_CHANGE_MSG, 0)]
+    assert channel.outstanding == 0
+
+
+def test_a_refusal_is_an_answer(make: Callable[..., Ends]) -> None:
+    """And the stream goes on."""
+    channel, theirs = make()
+    for _ in range(2):
+        channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.flush()
+    theirs.sendall(answer(code=22) + answer())
+    assert [given.code for given in channel.receive()] == [22, 0]
+
+
+def test_asks_for_none_without_reply_ack(make: Callable[..., Ends]) -> None:
+    """None is due then, and one that comes all the same is wrong."""
+    channel, theirs = make(P.CONFIG | P.BACKEND_REQ)
+    channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.flush()
+    assert theirs.recv(100) == HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION, 0)
+    assert channel.outstanding == 0
+    theirs.sendall(answer())
+    with pytest.raises(FrontendError, match="disk0, CONFIG_CHANGE_MSG: answered, though nothing"):
+        channel.receive()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (B.CONFIG_CHANGE_MSG, "needs protocol feature CONFIG"),
+        (B.SHARED_OBJECT_ADD, "no back-end here has a use for it"),
+    ],
+)
+def test_says_only_what_may_be_said(make: Callable[..., Ends], number: B, text: str) -> None:
+    """By what the connection agreed on."""
+    channel, _ = make(P.REPLY_ACK | P.BACKEND_REQ)
+    with pytest.raises(UsageError, match=text):
+        channel.tell(number)
+    assert not channel.wants_write
+    assert channel.outstanding == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (answer(B.IOTLB_MSG), "IOTLB_MSG: answered, where the answer to CONFIG_CHANGE_MSG is next"),
+        (b"\xff" * 64, "no message with id"),
+        (HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION, 0), "flags 0x1"),
+        (HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION | REPLY, 4) + bytes(4), "no payload of 4 bytes"),
+    ],
+)
+def test_what_is_no_answer_is_the_front_end_s_fault(
+    make: Callable[..., Ends], data: bytes, text: str
+) -> None:
+    """And is told as such."""
+    channel, theirs = make()
+    channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.flush()
+    theirs.sendall(data)
+    with pytest.raises(FrontendError, match=text):
+        channel.receive()
+
+
+def test_descriptors_that_nobody_asked_for_are_closed(make: Callable[..., Ends]) -> None:
+    """With an answer that has none they are an error."""
+    channel, theirs = make()
+    channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.flush()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with Path("/dev/null").open("rb") as file:
+        socket.send_fds(theirs, [answer()], [file.fileno()])
+    with pytest.raises(FrontendError, match="belong to no message"):
+        channel.receive()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_front_end_closes_it(make: Callable[..., Ends]) -> None:
+    """Which is no error of anybody's."""
+    channel, theirs = make()
+    channel.tell(B.CONFIG_CHANGE_MSG)
+    theirs.close()
+    with pytest.raises(Disconnected):
+        channel.flush()
+    with pytest.raises(Disconnected):
+        channel.receive()
+
+
+def test_nobody_reads(make: Callable[..., Ends]) -> None:
+    """What does not go is kept, and nothing blocks."""
+    channel, theirs = make()
+    said = 0
+    while not channel.wants_write:
+        channel.tell(B.CONFIG_CHANGE_MSG)
+        channel.flush()
+        said += 1
+    data = b""
+    while len(data) < said * HEADER.size:
+        data += theirs.recv(1 << 16)
+        channel.flush()
+    assert data == HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0) * said
+
+
+def test_a_descriptor_that_is_no_channel() -> None:
+    """It is closed, and the front-end is to blame."""
+    session = BackendSession("disk0", features=0, protocol_features=P.BACKEND_REQ, num_queues=1)
+    datagrams, other = socket.socketpair(type=socket.SOCK_DGRAM)
+    reader, writer = os.pipe()
+    for fd, text in ((datagrams.detach(), "no unix stream socket"), (reader, "no socket")):
+        with pytest.raises(FrontendError, match=text):
+            BackendChannel.adopt(fd, session)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    os.close(writer)
+    other.close()

@@ -1,0 +1,149 @@
+"""The back-end's own channel, as the back-end has it: it asks there, and the front-end answers.
+
+Nothing here waits. QEMU reads nothing from this channel while it waits for a reply on the
+connection, so a back-end that waited for an answer here before it gave that reply would wait for
+ever: answers are taken when they come.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
+
+from vhost_user.channel import READ_SIZE, Channel
+from vhost_user.codec import (
+    NEED_REPLY,
+    REPLY_FLAGS,
+    VERSION,
+    Decoder,
+    Frame,
+    close_all,
+    encode,
+    reply_forms,
+)
+from vhost_user.errors import FrontendError, UsageError
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import BACKEND_MESSAGES, BackendRequest
+
+if TYPE_CHECKING:
+    from vhost_user.payloads import U64, AnyPayload
+    from vhost_user.session import BackendSession
+
+_FORMS = reply_forms(BACKEND_MESSAGES)
+
+
+class Answer(NamedTuple):
+    """What a front-end says to a request on the channel: 0 for success."""
+
+    id: BackendRequest
+    code: int
+
+
+class BackendChannel:
+    """What SET_BACKEND_REQ_FD gave.
+
+    Args:
+        sock: a connected unix stream socket; owned by the channel from now on.
+        session: the connection that it belongs to: what was agreed on there holds here.
+    """
+
+    def __init__(self, sock: socket.socket, session: BackendSession) -> None:
+        self._session = session
+        self._channel = Channel(sock, session.name, FrontendError)
+        self._decoder = Decoder(_FORMS, REPLY_FLAGS, FrontendError, session.name)
+        self._asked: deque[BackendRequest] = deque()
+
+    @classmethod
+    def adopt(cls, fd: int, session: BackendSession) -> Self:
+        """The channel of a descriptor that came with SET_BACKEND_REQ_FD; owns and closes it.
+
+        Raises:
+            FrontendError: it is no unix stream socket.
+        """
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            os.close(fd)
+            raise FrontendError(f"the channel is no socket: {error.strerror}") from error
+        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+            sock.close()
+            raise FrontendError("the channel is no unix stream socket")
+        return cls(sock, session)
+
+    @property
+    def outstanding(self) -> int:
+        """Answers that are due and have not come."""
+        return len(self._asked)
+
+    @property
+    def wants_write(self) -> bool:
+        """`flush` has something left to send."""
+        return self._channel.wants_write
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for a selector."""
+        return self._channel.fileno()
+
+    def tell(self, number: BackendRequest, payload: AnyPayload | None = None) -> None:
+        """Queue a request; `flush` sends it. With REPLY_ACK an answer is asked for.
+
+        Raises:
+            UsageError: what was agreed on does not allow it.
+        """
+        row = BACKEND_MESSAGES[number]
+        why = self._session.closed(row)
+        if why:
+            raise UsageError(why, device=self._session.name, message=row.name)
+        flags = VERSION
+        if ProtocolFeature.REPLY_ACK in self._session.protocol_features:
+            flags |= NEED_REPLY
+            self._asked.append(number)
+        self._channel.queue(encode(number, flags, payload))
+
+    def flush(self) -> bool:
+        """Send as much as goes without blocking; True when nothing is left to send.
+
+        Raises:
+            Disconnected: the front-end has closed the channel.
+        """
+        return self._channel.flush()
+
+    def receive(self) -> list[Answer]:
+        """The answers that have come; never blocks.
+
+        Raises:
+            FrontendError: the front-end broke the protocol.
+            Disconnected: it has closed the channel.
+        """
+        answers: list[Answer] = []
+        while (read := self._channel.read_now()) is not None:
+            frames = self._decoder.feed(read.data, read.fds)
+            for frame in frames:
+                close_all(frame.fds)
+            answers += map(self._answer, frames)
+            if len(read.data) < READ_SIZE:
+                break
+        return answers
+
+    def _answer(self, frame: Frame) -> Answer:
+        name = BACKEND_MESSAGES[frame.id].name
+        if not self._asked:
+            raise FrontendError(
+                "answered, though nothing was asked", device=self._session.name, message=name
+            )
+        asked = self._asked.popleft()
+        if frame.id != asked:
+            raise FrontendError(
+                f"answered, where the answer to {asked.name} is next",
+                device=self._session.name,
+                message=name,
+            )
+        return Answer(asked, cast("U64", frame.payload).value)
+
+    def close(self) -> None:
+        """Close the channel; answers that are due will not come."""
+        self._asked.clear()
+        self._decoder.abandon()
+        self._channel.close()
