@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backends.fabric import Fabric, Uplink
+from backends.net_config import DEFAULT_MTU, MTU_RANGE, parse_mac
 from backends.net_device import NetDevice, Network
 from backends.program import (
     CONTEXT,
@@ -39,10 +40,14 @@ class NetProgram(Program):
         switch: bool,
         uplink: str | None,
         uplink_peer: str | None,
+        macs: Sequence[bytes] = (),
+        mtu: int | None = None,
         taps: Sequence[str] = (),
         tap_fds: Sequence[int] = (),
     ) -> None:
         super().__init__(settings)
+        self._macs = macs
+        self._mtu = mtu
         self._taps = taps
         self._tap_fds = tap_fds
         self._ports: list[TapPort] = []
@@ -58,7 +63,8 @@ class NetProgram(Program):
             self._uplink = Uplink(self._fabric, loop, self._uplink_path, self._uplink_peer)
         counters = self.stats.device(number)
         network = self._port(number, loop) or self._fabric
-        return NetDevice(name, loop, self._rings, network, counters)
+        mac = self._macs[number] if self._macs else None
+        return NetDevice(name, loop, self._rings, network, counters, mac=mac, mtu=self._mtu)
 
     def _port(self, number: int, loop: Loop) -> Network | None:
         """The TAP device of the NIC with this number, if it has one."""
@@ -79,6 +85,16 @@ class NetProgram(Program):
             port.close()
         if self._uplink is not None:
             self._uplink.close()
+
+
+def _addresses(
+    _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> list[bytes]:
+    """The addresses that an option's texts say."""
+    try:
+        return [parse_mac(text) for text in texts]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command(help="Serve network cards to vhost-user front-ends.", context_settings=CONTEXT)
@@ -112,6 +128,20 @@ class NetProgram(Program):
     help="The same, as an inherited descriptor (IFF_TAP, IFF_NO_PI, no IFF_VNET_HDR).",
 )
 @click.option(
+    "--mac",
+    "macs",
+    multiple=True,
+    callback=_addresses,
+    metavar="MAC",
+    help="A NIC's address; once for each socket. It has a configuration space then, for "
+    "front-ends that have none themselves, as QEMU has.",
+)
+@click.option(
+    "--mtu",
+    type=click.IntRange(MTU_RANGE[0], MTU_RANGE[-1]),
+    help=f"The largest packet of a NIC.  [default: {DEFAULT_MTU} with --mac, else the front-end's]",
+)
+@click.option(
     "--num-queues",
     type=click.IntRange(2, MAX_RINGS),
     default=2,
@@ -124,6 +154,8 @@ def command(
     uplink_peer: str | None,
     taps: tuple[str, ...],
     tap_fds: tuple[int, ...],
+    macs: list[bytes],
+    mtu: int | None,
     num_queues: int,
     **options: Any,
 ) -> None:
@@ -139,8 +171,12 @@ def command(
         raise click.UsageError("each --tap belongs to a --socket-path: there are more of them")
     if len(set(taps)) != len(taps):
         raise click.UsageError("each NIC needs a --tap of its own")
+    if macs and len(macs) != settings.devices:
+        raise click.UsageError("each NIC needs a --mac, or none")
     NetProgram(
         settings,
+        macs=macs,
+        mtu=mtu,
         rings=num_queues,
         switch=mode == "switch",
         uplink=uplink,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
 from backends.device import BUDGET, BackendDevice
+from backends.net_config import DEFAULT_MTU, MTU_RANGE, NetConfig, longest_frame, too_long
 from vhost_user.errors import FrontendError
 from vhost_user.features import F_VERSION_1, ProtocolFeature
 from vhost_user.messages import FrontendRequest
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from vhost_user.virtqueue import DeviceQueue
 
 F_MTU = 3
+F_MAC = 5
+F_STATUS = 16
 F_CTRL_VQ = 17
 F_MQ = 22
 
@@ -33,7 +36,7 @@ RX_HEADER = bytes(10) + b"\x01\x00"
 #: Without VERSION_1 (and mergeable buffers) there is no num_buffers.
 LEGACY_HEADER = bytes(10)
 SHORTEST_FRAME = 14
-MTU_RANGE = range(68, 65536)
+LONGEST_FRAME = longest_frame(MTU_RANGE[-1])
 #: Frames that wait to be taken over by the thread of another NIC.
 INBOX_LIMIT = 4096
 
@@ -60,6 +63,8 @@ class NetDevice(BackendDevice):
         rings: how many rings it has: two for each pair.
         fabric: where its frames go.
         counters: its slots in the statistics.
+        mac: its address, if it has a configuration space; front-ends like QEMU have one themselves.
+        mtu: bytes of the largest packet, if there is such a limit.
     """
 
     kind = "net"
@@ -71,12 +76,23 @@ class NetDevice(BackendDevice):
         rings: int,
         fabric: Network,
         counters: memoryview | None = None,
+        *,
+        mac: bytes | None = None,
+        mtu: int | None = None,
     ) -> None:
         super().__init__(name, loop, rings, counters)
         self._fabric = fabric
         # The control queue is the front-end's affair, and a driver needs it for many queues.
         self.features |= 1 << F_MTU | 1 << F_CTRL_VQ | 1 << F_MQ
         self.protocol_features |= ProtocolFeature.NET_MTU | ProtocolFeature.RARP
+        self._config: NetConfig | None = None
+        if mac is not None:
+            mtu = mtu or DEFAULT_MTU
+            self._config = NetConfig(mac, rings // 2, mtu)
+            self.features |= 1 << F_MAC | 1 << F_STATUS
+            self.protocol_features |= ProtocolFeature.CONFIG | ProtocolFeature.BACKEND_REQ
+        self._own_mtu = self._mtu = mtu
+        self._longest = LONGEST_FRAME
         self._header = RX_HEADER
         self._touched: list[Ring] = []
         self._publish_posted = False
@@ -100,6 +116,23 @@ class NetDevice(BackendDevice):
         """See `BackendDevice.set_features`."""
         super().set_features(acked)
         self._header = RX_HEADER if acked >> F_VERSION_1 & 1 else LEGACY_HEADER
+        self._apply_mtu()
+
+    def forget_memory(self) -> None:
+        """The front-end has gone, and its MTU with it."""
+        super().forget_memory()
+        self._mtu = self._own_mtu
+        self._apply_mtu()
+
+    def read_config(self, offset: int, size: int) -> bytes | None:
+        """A part of the configuration space, if the NIC has one."""
+        return None if self._config is None else self._config.read(offset, size)
+
+    def unplug(self) -> None:
+        """There is no network any more: the link is down from now on."""
+        if self._config is not None and self._config.link:
+            self._config = self._config._replace(link=False)
+            self.config_changed()
 
     # From the guest
 
@@ -109,6 +142,7 @@ class NetDevice(BackendDevice):
             return False  # its buffers are taken when a frame comes
         pop, push, transmit = queue.pop, queue.push, self._fabric.transmit
         header, pair, frames = len(self._header), ring.index >> 1, 0
+        longest = self._longest
         try:
             for _ in range(BUDGET):
                 chain = pop()
@@ -120,8 +154,12 @@ class NetDevice(BackendDevice):
                 if len(data) < header + SHORTEST_FRAME:
                     self.counters[stats.ERRORS] += 1
                     continue
+                frame = bytes(data[header:])
+                if len(frame) > longest and too_long(frame, longest):
+                    self.counters[stats.ERRORS] += 1
+                    continue
                 frames += 1
-                transmit(self, pair, bytes(data[header:]))
+                transmit(self, pair, frame)
         finally:
             self.counters[stats.PACKETS_TX] += frames
             if queue.publish():
@@ -160,6 +198,9 @@ class NetDevice(BackendDevice):
         queue = ring.queue
         # Halted, it may still have its queue: a stop that waits takes nothing more.
         if queue is None or not ring.started or not ring.enabled or ring.broken:
+            self.counters[stats.PACKETS_DROPPED] += 1
+            return
+        if len(frame) > self._longest and too_long(frame, self._longest):
             self.counters[stats.PACKETS_DROPPED] += 1
             return
         try:
@@ -242,6 +283,15 @@ class NetDevice(BackendDevice):
         mtu = cast("U64", request.payload).value
         if mtu not in MTU_RANGE:
             raise FrontendError(f"an MTU of {mtu} cannot be")
+        if self._own_mtu is not None and mtu > self._own_mtu:
+            raise FrontendError(f"an MTU of {mtu}, where {self._own_mtu} is the most")
+        self._mtu = mtu
+        self._apply_mtu()
+
+    def _apply_mtu(self) -> None:
+        """A driver that knows the MTU has to keep to it, and so has what it is sent (5.1.4)."""
+        known = self._mtu if self.acked >> F_MTU & 1 else None
+        self._longest = LONGEST_FRAME if known is None else longest_frame(known)
 
 
 def _scatter(writable: list[memoryview], data: bytes) -> int:

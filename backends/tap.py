@@ -194,3 +194,5 @@ class TapPort:
             with suppress(KeyError, OSError):
                 self._loop.unwatch(fd)
         log.error("%s has gone: its NIC sends and receives nothing any more", self._name)
+        if self._nic is not None:
+            self._nic.unplug()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,14 +13,15 @@ import pytest
 from backends import stats
 from backends.control import ControlOptions
 from backends.fabric import Fabric
-from backends.net_device import NetDevice
+from backends.net_device import F_MAC, F_MTU, F_STATUS, NetDevice
 from backends.stop_policy import StopKind, StopPolicy
 from tests.backends.nic import RX_HEADER, Attach, Nic, frame, mac, nics
 from tests.backends.rig import readable
+from vhost_user.codec import HEADER, NEED_REPLY, VERSION
 from vhost_user.errors import Refused
+from vhost_user.messages import BackendRequest, ProtocolFeature, Request
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import Request
-from vhost_user.payloads import U64, VringState
+from vhost_user.payloads import U64, Config, VringState
 
 if TYPE_CHECKING:
     from backends.loop import Loop
@@ -148,8 +150,82 @@ def test_receive_ring_takes_nothing_more_while_its_stop_waits(
 
 def test_mtu(nic: Nic) -> None:
     nic.rig.ack(F.NET_SET_MTU, U64(9000))
+    for mtu in (0, 20, 65536):
+        with pytest.raises(Refused):
+            nic.rig.ack(F.NET_SET_MTU, U64(mtu))
+
+
+def test_longer_packets_than_the_mtu_do_not_pass(nic: Nic) -> None:
+    """In either direction, once the driver knows it (F_MTU)."""
+    nic.refill(5)
+    long = frame(mac(1), mac(2)).ljust(14 + 1001, b"l")
+    nic.send(long)
+    assert nic.receive() == long
+    nic.rig.ack(F.NET_SET_MTU, U64(1000))
+    nic.send(long)
+    nic.send(long[:-1])
+    assert nic.receive() == long[:-1]
+    assert nic.count(stats.ERRORS) == 1, "the driver's fault"
+    nic.device.loop.post(partial(nic.device.deliver, 0, long))
+    nic.device.loop.post(partial(nic.device.deliver, 0, long[:-1]))
+    nic.device.loop.post(nic.device.publish)
+    assert nic.receive() == long[:-1]
+    assert nic.count(stats.PACKETS_DROPPED) == 1, "nobody's"
+    nic.rig.set_features(nic.rig.features & ~(1 << F_MTU))
+    nic.send(long)
+    assert nic.receive() == long
+
+
+def test_own_mtu(loop: Loop, attach: Attach) -> None:
+    nic = Nic(NetDevice("net", loop, 4, Fabric(switch=False), mtu=1200), attach)
+    nic.refill(2)
+    long = frame(mac(1), mac(2)).ljust(14 + 1201, b"l")
+    nic.send(long)
+    nic.send(long[:-1])
+    assert nic.receive() == long[:-1]
     with pytest.raises(Refused):
-        nic.rig.ack(F.NET_SET_MTU, U64(20))
+        nic.rig.ack(F.NET_SET_MTU, U64(1201))
+    nic.rig.ack(F.NET_SET_MTU, U64(1000))
+    nic.send(long[:-1])
+    assert nic.silent()
+    assert nic.count(stats.ERRORS) == 2
+
+
+def config(nic: Nic, size: int = 12) -> bytes:
+    reply = nic.rig.call(Request(F.GET_CONFIG, Config(0, 0, bytes(size))))
+    assert reply is not None
+    assert isinstance(reply.payload, Config)
+    return reply.payload.data
+
+
+def test_configuration_space(loop: Loop, attach: Attach) -> None:
+    nic = Nic(NetDevice("net", loop, 4, Fabric(switch=False), mac=mac(9)), attach)
+    for bit in (F_MAC, F_STATUS):
+        assert nic.rig.connection.offered_features >> bit & 1
+    assert config(nic) == mac(9) + b"\0" + b"\0" + (1500).to_bytes(2, "little")
+
+
+def test_link_that_goes_down_is_told(loop: Loop, attach: Attach) -> None:
+    nic = Nic(NetDevice("net", loop, 4, Fabric(switch=False), mac=mac(9)), attach)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        nic.rig.ack(F.SET_BACKEND_REQ_FD, None, (theirs.fileno(),))
+        for _ in range(2):
+            loop.post(nic.device.unplug)
+        assert readable(ours.fileno(), 5)
+        said = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
+        assert ours.recv(100) == said
+        assert config(nic, 8)[6:] == b"\0\0"
+        assert nic.device.queue_num == 2
+
+
+def test_no_configuration_space_without_an_address(nic: Nic) -> None:
+    """Front-ends like QEMU have it themselves, and warn of a back-end that does, too."""
+    offered = nic.rig.connection.offered_features
+    assert not offered >> F_MAC & 1
+    assert not offered >> F_STATUS & 1
+    agreed = nic.rig.connection.protocol_features
+    assert not agreed & (ProtocolFeature.CONFIG | ProtocolFeature.BACKEND_REQ)
 
 
 def test_queue_num_counts_pairs(nic: Nic) -> None:

@@ -148,6 +148,10 @@ def test_options_that_do_not_go_together(image: str, tmp_path: Path) -> None:
     assert "pairs" in fails([*NET, *sock, "--num-queues", "3"])
     assert "256" in fails([*BLK, *sock, *disk, "--num-queues", "257"])
     assert "--uplink" in fails([*NET, *sock, "--uplink-peer", "/x"])
+    macs = ["--mac", "02:00:00:00:00:01", "--mac", "02:00:00:00:00:02"]
+    assert "each NIC needs a --mac" in fails([*NET, *sock, *macs])
+    assert "'--mac': 1:2" in fails([*NET, *sock, "--mac", "1:2"])
+    assert "'--mtu': 67" in fails([*NET, *sock, "--mtu", "67"])
     assert "fd 99" in fails([*BLK, "--fd", "99", *disk], status=1)
     assert "stats" in fails([*NET, *sock, "--stats-file", str(tmp_path / "no" / "stats")], status=1)
     assert not (tmp_path / "s").exists()

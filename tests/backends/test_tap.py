@@ -112,7 +112,7 @@ class World:
         self.control = namespace.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self.sock = namespace.do(self._listen)
         self.port = TapPort(loop, NAME, fds)
-        self.nic = Nic(NetDevice("net0", loop, 4, self.port), attach)
+        self.nic = Nic(NetDevice("net0", loop, 4, self.port, mac=mac(1)), attach)
 
     @staticmethod
     def _listen() -> socket.socket:
@@ -225,6 +225,7 @@ DELETE = "from pyroute2 import IPRoute; ip = IPRoute(); ip.link('del', ifname='e
 def test_interface_that_is_deleted_is_one_line(
     namespace: Namespace, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert world.nic.device.read_config(6, 2) == b"\1\0"
     with caplog.at_level(logging.WARNING, "backends"):
         argv = [sys.executable, "-c", DELETE]  # a child has its parent thread's namespace
         namespace.do(lambda: subprocess.run(argv, check=True, timeout=DEADLINE))
@@ -235,6 +236,7 @@ def test_interface_that_is_deleted_is_one_line(
     assert [record.message for record in caplog.records if "gone" in record.message] == [
         "emu-test has gone: its NIC sends and receives nothing any more"
     ]
+    assert world.nic.device.read_config(6, 2) == b"\0\0", "its link is down"
 
 
 def test_device_that_belongs_to_somebody_else(namespace: Namespace) -> None:

@@ -1,0 +1,47 @@
+"""What a driver reads of a NIC, and how long frames may be."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import pytest
+
+from backends.net_config import NetConfig, longest_frame, parse_mac, too_long
+
+MAC = bytes.fromhex("02deadbeef01")
+
+
+def test_fields() -> None:
+    config = NetConfig(MAC, pairs=3, mtu=9000)
+    assert config.read(0, 12) == MAC + b"\x01\0" + b"\x03\0" + (9000).to_bytes(2, "little")
+    assert config.read(6, 2) == b"\x01\0"
+    assert config._replace(link=False).read(6, 2) == b"\0\0"
+    assert config.read(12, 244) == bytes(244)
+    assert config.read(12, 245) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("02:00:00:00:00", "give six bytes"),
+        ("2:0:0:0:0:1", "give six bytes"),
+        ("02:00:00:00:00:0x", "no number in base 16"),
+        ("01:00:5e:00:00:01", "no address of a single NIC"),
+        ("00:00:00:00:00:00", "no address of a single NIC"),
+    ],
+)
+def test_addresses_that_cannot_be(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_mac(text)
+
+
+def test_addresses() -> None:
+    assert parse_mac("02:De:ad:be:ef:01") == MAC
+
+
+@pytest.mark.parametrize(
+    ("packet", "tag", "wrong"),
+    [(1500, b"", False), (1501, b"", True), (1500, b"\x81\0\0\1", False), (1501, b"\x81\0\0\1", 1)],
+)
+def test_a_vlan_s_tag_does_not_count(packet: int, tag: bytes, wrong: bool) -> None:
+    frame = bytes(12) + tag + b"\x08\0" + bytes(packet)
+    assert too_long(frame, longest_frame(1500)) == wrong
