@@ -6,14 +6,24 @@ import contextlib
 import json
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from emu.commands.options import CONTEXT
-from emu.errors import OptionError, PreflightError, SignalError
+from emu.conformance.case import BACK_END, FRONT_END
+from emu.conformance.target import (
+    DEVICES,
+    DIALECTS,
+    LONGEST_PATIENCE,
+    PATIENCE,
+    SHORTEST_PATIENCE,
+    Target,
+    cases_of,
+    select,
+)
+from emu.errors import PreflightError, SignalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +31,7 @@ if TYPE_CHECKING:
 
     from emu.conformance.case import Case
     from emu.conformance.result import CaseResult
-
-DEVICES = ("blk", "net", "fs")
-PATIENCE = 2.0
+    from emu.conformance.target import Runner
 
 
 @click.group(context_settings=CONTEXT)
@@ -74,14 +82,14 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--dialect",
-                type=click.Choice(("spec", "rust-vmm", "yc-libvhost")),
-                default="spec",
+                type=click.Choice(DIALECTS),
+                default=DIALECTS[0],
                 show_default=True,
                 help="Whose numbers, where they are still moving.",
             ),
             click.option(
                 "--patience",
-                type=click.FloatRange(0.1, 60),
+                type=click.FloatRange(SHORTEST_PATIENCE, LONGEST_PATIENCE),
                 default=PATIENCE,
                 show_default=True,
                 metavar="SECONDS",
@@ -107,30 +115,7 @@ def back_end(**options: Any) -> None:
 
     The status is 0 when no case failed.
     """
-    from emu.conformance.back_end import cases
-
-    chosen = _select(cases(), options["only"])
-    if options["listed"]:
-        _list(chosen, "back-end", options)
-        return
-    from emu.conformance.back_end.runner import BackEndRunner
-    from vhost_user.features import DIALECTS
-
-    with _signals(), tempfile.TemporaryDirectory(prefix="emu-conform-") as folder:
-        program = _program(options, Path(folder))
-        path = options["path"] or Path(folder) / "peer.sock"
-        try:
-            runner = BackEndRunner(
-                path,
-                program,
-                device=options["device"] or "",
-                dialect=DIALECTS[options["dialect"]],
-                patience=options["patience"],
-            )
-            _run(runner, chosen, "back-end", options)
-        finally:
-            if program is not None:
-                program.stop()
+    _conform(BACK_END, options)
 
 
 @conform.command("front-end", context_settings=CONTEXT)
@@ -152,30 +137,24 @@ def front_end(**options: Any) -> None:
 
     The status is 0 when no case failed.
     """
-    from emu.conformance.front_end import cases
+    _conform(FRONT_END, options)
 
-    chosen = _select(cases(), options["only"])
+
+def _conform(role: str, options: dict[str, Any]) -> None:
+    chosen = select(cases_of(role), options["only"])
     if options["listed"]:
-        _list(chosen, "front-end", options)
+        _list(chosen, role, options)
         return
-    from emu.conformance.front_end.runner import FrontEndRunner
-    from vhost_user.features import DIALECTS
-
-    with _signals(), tempfile.TemporaryDirectory(prefix="emu-conform-") as folder:
-        qmp = Path(folder) / "qmp.sock" if "{qmp}" in (options["command"] or "") else None
-        program = _program(options, Path(folder), qmp=qmp, listens=False)
-        runner = FrontEndRunner(
-            options["path"] or Path(folder) / "peer.sock",
-            program,
-            qmp=qmp,
-            device=options["device"] or "",
-            dialect=DIALECTS[options["dialect"]],
-            patience=options["patience"],
-        )
-        try:
-            _run(runner, chosen, "front-end", options)
-        finally:
-            runner.close()
+    target = Target(
+        role,
+        options["path"],
+        options["command"],
+        options["device"] or "",
+        options["dialect"],
+        options["patience"],
+    )
+    with _signals(), target.opened() as runner:
+        _run(runner, chosen, role, options)
 
 
 class _GivenUp(BaseException):
@@ -207,30 +186,6 @@ def _signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _program(options: dict[str, Any], folder: Path, **settings: Any) -> Any:
-    from emu.conformance.peer import PeerProgram
-
-    if options["command"] is None:
-        if options["path"] is None:
-            raise OptionError("say what is to be tested: --socket PATH or --exec COMMAND")
-        return None
-    path = options["path"] or folder / "peer.sock"
-    return PeerProgram(options["command"], path, folder / "peer.log", **settings)
-
-
-def _select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
-    """The cases that ``--only`` names.
-
-    Raises:
-        OptionError: one of its words names none.
-    """
-    for word in wanted:
-        if not any(word in (case.id, case.area) for case in cases):
-            areas = ", ".join(dict.fromkeys(case.area for case in cases))
-            raise OptionError(f"--only {word}: no such case; the areas are {areas}")
-    return [case for case in cases if not wanted or {case.id, case.area} & set(wanted)]
-
-
 def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
     from emu.conformance import show
     from emu.conformance.result import SCHEMA, described
@@ -242,7 +197,7 @@ def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
     _write_json(options["json_file"], whole)
 
 
-def _run(runner: Any, cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
+def _run(runner: Runner, cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
     from emu.conformance import show
     from emu.conformance.result import document
     from emu.conformance.verdict import Verdict

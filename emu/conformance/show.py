@@ -81,14 +81,15 @@ def details(results: Sequence[CaseResult], *, observed: bool) -> RenderableType:
     parts: list[Text] = []
     for result in results:
         if result.verdict in (Verdict.FAIL, Verdict.ERROR):
-            parts.append(_evidence(result))
+            parts.append(evidence(result))
         elif observed and result.verdict is Verdict.OBSERVED:
             text = Text(f"{result.case.id} OBSERVED ", STYLES[Verdict.OBSERVED])
             parts.append(text.append(f"{result.case.rule}: {result.seen}", "default"))
     return Group(*parts)
 
 
-def _evidence(result: CaseResult) -> Text:
+def evidence(result: CaseResult) -> Text:
+    """What failed: the rule, what was expected, what was seen, and the messages before it."""
     text = Text(f"{result.case.id} {result.verdict} ", STYLES[result.verdict])
     text.append(f"{result.case.rule} ({result.case.spec})", "default")
     if result.expected:
