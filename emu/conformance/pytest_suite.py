@@ -179,18 +179,14 @@ class CaseRun:
         return cls(request.node, case, _trial(request.config, target))
 
     def run(self) -> CaseResult:
-        """The verdict, whatever it is.
-
-        Raises:
-            EmuError: there is no peer any more.
-        """
+        """The verdict, whatever it is."""
         result = self._trial.run(self.case)
         self._tell(verdict=str(result.verdict))
         return result
 
     def check(self) -> None:
         """Pass, fail or skip the test by the verdict: UNSUPPORTED and OBSERVED skip it."""
-        result = _or_fail(self.run)
+        result = self.run()
         if result.verdict in (Verdict.FAIL, Verdict.ERROR):
             pytest.fail(show.evidence(result).plain, pytrace=False)
         if result.verdict is Verdict.OBSERVED:
@@ -206,7 +202,6 @@ class Trial:
     """A peer that is being tested, from the first case that needs it to the end of the run."""
 
     def __init__(self, target: Target, config: pytest.Config) -> None:
-        self._gone = ""
         with ExitStack() as owned:
             claim(target, config, owned)
             self._runner: Runner = owned.enter_context(target.opened())
@@ -237,18 +232,11 @@ class Trial:
             trials.popitem()[1].close()
 
     def run(self, case: Case) -> CaseResult:
-        """Run it.
-
-        Raises:
-            EmuError: there is no peer any more. After that every case skips its test.
-        """
-        if self._gone:
-            pytest.skip(f"not run: {self._gone}")
-        try:
-            return self._runner.run([case], lambda _result: None)[0]
-        except _ERRORS as error:
-            self._gone = f"the peer is gone since {case.id}: {error}"
-            raise EmuError(f"{error}; the cases after {case.id} are not run") from error
+        """Run it; once there is no peer any more, skip the test."""
+        gone = self._runner.gone
+        if gone:
+            pytest.skip(f"not run, as there is no peer any more: {gone}")
+        return self._runner.run([case], lambda _result: None)[0]
 
     def close(self) -> None:
         """End it."""

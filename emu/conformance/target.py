@@ -30,7 +30,13 @@ SHORTEST_PATIENCE, LONGEST_PATIENCE = 0.1, 60.0
 
 
 class Runner(Protocol):
-    """Runs cases against one peer."""
+    """Runs cases against one peer.
+
+    Attributes:
+        gone: why there is no peer any more, or nothing.
+    """
+
+    gone: str
 
     def probe(self) -> Offered:
         """Ask once what the peer offers."""

@@ -39,6 +39,10 @@ class BackEndRunner:
         device: its class, or "".
         dialect: which numbers it uses.
         patience: seconds for each answer.
+
+    Attributes:
+        offered: what it offers, once `probe` has asked.
+        gone: why there is no peer any more, or nothing.
     """
 
     def __init__(
@@ -60,8 +64,7 @@ class BackEndRunner:
         self._ends = False
         # A connection for the next case, which has been answered.
         self._ready: Wire | None = None
-        # Why there is no peer any more.
-        self._gone = ""
+        self.gone = ""
 
     def probe(self) -> Offered:
         """Ask once what it offers.
@@ -115,9 +118,9 @@ class BackEndRunner:
                 if verdict in (Verdict.FAIL, Verdict.ERROR):
                     seen = "\n".join([seen, *be.wire.transcript[-SHOWN:]])
         except PeerError as error:
-            self._gone = self._gone or str(error)
-            return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self._gone}", 0.0)
-        trouble = self._look_after()
+            self.gone = self.gone or f"at {case.id}: {error}"
+            return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self.gone}", 0.0)
+        trouble = self._look_after(case)
         if trouble:
             verdict, expected, seen = Verdict.FAIL, "the back-end to live", f"{trouble}\n{seen}"
         return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
@@ -169,9 +172,9 @@ class BackEndRunner:
         wire, self._ready = self._ready, None
         if wire is not None:
             return wire
-        if self._gone and self._program is None:
-            raise PeerError(self._gone)
-        for _ in range(1 if self._gone else TRIES):
+        if self.gone and self._program is None:
+            raise PeerError(self.gone)
+        for _ in range(1 if self.gone else TRIES):
             try:
                 return self._answered()
             except (WireError, PeerError) as error:
@@ -227,7 +230,7 @@ class BackEndRunner:
         assert program is not None  # noqa: S101  only asked of one
         return f"--exec: the program ended {program.how_it_ended}: {program.last_line}"
 
-    def _look_after(self) -> str:
+    def _look_after(self, case: Case) -> str:
         """What has become of the back-end after a case: how it died or hangs, or nothing.
 
         The connection that tells is the next case's.
@@ -244,7 +247,7 @@ class BackEndRunner:
             if self._has_ended(SETTLE):
                 return self._crash()
         if self._program is None:
-            self._gone = why
+            self.gone = f"after {case.id}: {why}"
         else:
             self._program.stop()
         return f"it answers no front-end any more: {why}"
