@@ -32,6 +32,10 @@ SHORTEST_PATIENCE, LONGEST_PATIENCE = 0.1, 60.0
 class Runner(Protocol):
     """Runs cases against one peer."""
 
+    @property
+    def gone(self) -> str:
+        """Why there was no peer for some cases, or nothing."""
+
     def probe(self) -> Offered:
         """Ask once what the peer offers."""
 

@@ -63,6 +63,11 @@ class BackEndRunner:
         # Why there is no peer any more.
         self._gone = ""
 
+    @property
+    def gone(self) -> str:
+        """Why there is no back-end any more, or nothing."""
+        return self._gone
+
     def probe(self) -> Offered:
         """Ask once what it offers.
 
