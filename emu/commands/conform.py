@@ -155,6 +155,10 @@ def _conform(role: str, options: dict[str, Any]) -> None:
     )
     with _signals(), target.opened() as runner:
         _run(runner, chosen, role, options)
+        if runner.gone:
+            from emu.conformance.peer import PeerError
+
+            raise PeerError(runner.gone)
 
 
 class _GivenUp(BaseException):

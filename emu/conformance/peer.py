@@ -127,6 +127,11 @@ class PeerProgram:
         return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
     @property
+    def obituary(self) -> str:
+        """How it ended, and what it said last."""
+        return ": ".join(part for part in (self.how_it_ended, self.last_line) if part)
+
+    @property
     def crashed(self) -> bool:
         """Whether a signal that nobody sent has ended it."""
         status = None if self._process is None else self._process.poll()

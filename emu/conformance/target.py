@@ -38,6 +38,10 @@ class Runner(Protocol):
 
     gone: str
 
+    @property
+    def gone(self) -> str:
+        """Why there was no peer for some cases, or nothing."""
+
     def probe(self) -> Offered:
         """Ask once what the peer offers."""
 

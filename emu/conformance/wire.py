@@ -159,7 +159,9 @@ class Wire:
         fds = tuple(self._came)
         self._came.clear()
         if size > LARGEST:
-            raise Nonsense(f"a header of {size} bytes of payload: id {number}, flags {flags:#x}")
+            nonsense = f"a header of {size} bytes of payload: id {number}, flags {flags:#x}"
+            self.transcript.append(f"< {nonsense}")
+            raise Nonsense(nonsense)
         payload = self._exactly(size, until, wait) if size else b""
         message = Message(number, flags, payload, (*fds, *self._came))
         self._came.clear()

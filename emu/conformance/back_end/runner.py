@@ -66,6 +66,11 @@ class BackEndRunner:
         self._ready: Wire | None = None
         self.gone = ""
 
+    @property
+    def gone(self) -> str:
+        """Why there is no back-end any more, or nothing."""
+        return self._gone
+
     def probe(self) -> Offered:
         """Ask once what it offers.
 

@@ -78,6 +78,9 @@ class FrontEndRunner:
         dialect: which numbers it uses.
         patience: seconds for each answer.
 
+    Attributes:
+        offered: what it acknowledged in the plain session.
+
     Raises:
         PeerError: there can be no socket there.
     """
@@ -100,7 +103,9 @@ class FrontEndRunner:
         self._patience = patience
         self._tester = FrontEnd(device, patience, self._play)
         self._usual: Usual | None = None
+        self._connected_in = 0.0
         self.offered = Offered(0, 0, 0)
+        self._gone = ""
         self._listener = self._listen()
 
     def _listen(self) -> socket.socket:
@@ -122,6 +127,11 @@ class FrontEndRunner:
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
+    @property
+    def gone(self) -> str:
+        """Why there was no session for some cases, or nothing."""
+        return self._gone
+
     def probe(self) -> Offered:
         """Play the plain session: what the front-end acknowledges in it, and how many rings it has.
 
@@ -130,7 +140,7 @@ class FrontEndRunner:
         """
         recording = self._tester.plain()
         if not recording.messages:
-            came = "; ".join(recording.transcript[:2]) or "it said nothing"
+            came = "; ".join(recording.transcript[:2]) or "it says nothing"
             raise PeerError(f"what connects to {self._path} is no vhost-user front-end: {came}")
         last = recording.messages[-1]
         self.offered = Offered(last.features or 0, last.protocol, len(recording.rings()))
@@ -146,11 +156,7 @@ class FrontEndRunner:
         }
 
     def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
-        """Run them all, telling of each.
-
-        Raises:
-            PeerError: the front-end does not connect any more.
-        """
+        """Run them all, telling of each. `gone` tells if a session could not be had in it."""
         results = []
         for case in cases:
             result = self._run(case)
@@ -170,7 +176,8 @@ class FrontEndRunner:
         except CaseEnd as end:
             verdict, expected, seen, line = end.verdict, end.expected, end.seen, end.line
         except PeerError as error:
-            raise PeerError(f"at {case.id}: {error}") from None
+            self._gone = self._gone or f"at {case.id}: {error}"
+            verdict, expected, seen = Verdict.ERROR, "", f"there was no session: {error}"
         except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer
             verdict, expected, seen = Verdict.ERROR, "", f"{type(error).__name__}: {error}"
         else:
@@ -200,6 +207,8 @@ class FrontEndRunner:
         if self._program is not None:
             self._forget_callers()
             self._program.start()
+        elif self._gone:
+            raise PeerError(self._gone)
         try:
             session = Session(self._accept(), script, self._device)
             recording = session.recording
@@ -239,13 +248,15 @@ class FrontEndRunner:
                 self._listener.accept()[0].close()
 
     def _accept(self) -> Wire:
-        sock = self._await_caller(CONNECT_PATIENCE)
+        usual, begin = self._connected_in, time.monotonic()
+        patience = usual * SLOWER + SLOWER_BY if usual else CONNECT_PATIENCE
+        sock = self._await_caller(patience)
         if sock is None:
             program = self._program
             if program is not None and not program.running:
-                why = f"the program ended {program.how_it_ended}: {program.last_line}"
-                raise PeerError(f"--exec: {why}")
-            raise PeerError(f"no front-end connects to {self._path} in {CONNECT_PATIENCE:g} s")
+                raise PeerError(f"--exec: the program ended {program.obituary}")
+            raise PeerError(f"no front-end connects to {self._path} within {patience:.3g} s")
+        self._connected_in = usual or time.monotonic() - begin
         return Wire(sock, NAMES, self._patience)
 
     def _await_caller(self, patience: float) -> socket.socket | None:
@@ -368,7 +379,7 @@ class FrontEndRunner:
             program.end_soon(RETURN_PATIENCE)
         if program is not None and not program.running:
             recording.crashed = program.crashed and not (told and program.terminated)
-            recording.ended = f"{program.how_it_ended}: {program.last_line}"
+            recording.ended = program.obituary
         elif session.over and not told:
             caller = self._await_caller(RETURN_PATIENCE)
             recording.again = caller is not None
