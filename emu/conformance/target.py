@@ -30,13 +30,7 @@ SHORTEST_PATIENCE, LONGEST_PATIENCE = 0.1, 60.0
 
 
 class Runner(Protocol):
-    """Runs cases against one peer.
-
-    Attributes:
-        gone: why there is no peer any more, or nothing.
-    """
-
-    gone: str
+    """Runs cases against one peer."""
 
     @property
     def gone(self) -> str:

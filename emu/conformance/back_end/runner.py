@@ -42,7 +42,6 @@ class BackEndRunner:
 
     Attributes:
         offered: what it offers, once `probe` has asked.
-        gone: why there is no peer any more, or nothing.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class BackEndRunner:
         self._ends = False
         # A connection for the next case, which has been answered.
         self._ready: Wire | None = None
-        self.gone = ""
+        self._gone = ""
 
     @property
     def gone(self) -> str:
@@ -123,8 +122,8 @@ class BackEndRunner:
                 if verdict in (Verdict.FAIL, Verdict.ERROR):
                     seen = "\n".join([seen, *be.wire.transcript[-SHOWN:]])
         except PeerError as error:
-            self.gone = self.gone or f"at {case.id}: {error}"
-            return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self.gone}", 0.0)
+            self._gone = self._gone or f"at {case.id}: {error}"
+            return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self._gone}", 0.0)
         trouble = self._look_after(case)
         if trouble:
             verdict, expected, seen = Verdict.FAIL, "the back-end to live", f"{trouble}\n{seen}"
@@ -177,9 +176,9 @@ class BackEndRunner:
         wire, self._ready = self._ready, None
         if wire is not None:
             return wire
-        if self.gone and self._program is None:
-            raise PeerError(self.gone)
-        for _ in range(1 if self.gone else TRIES):
+        if self._gone and self._program is None:
+            raise PeerError(self._gone)
+        for _ in range(1 if self._gone else TRIES):
             try:
                 return self._answered()
             except (WireError, PeerError) as error:
@@ -252,7 +251,7 @@ class BackEndRunner:
             if self._has_ended(SETTLE):
                 return self._crash()
         if self._program is None:
-            self.gone = f"after {case.id}: {why}"
+            self._gone = f"after {case.id}: {why}"
         else:
             self._program.stop()
         return f"it answers no front-end any more: {why}"
