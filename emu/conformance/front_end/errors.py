@@ -152,6 +152,7 @@ def ends_well(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(END)
     check(not recording.crashed, "the program to end", f"it ended {recording.ended}")
+    check(recording.ended, "the program to end", "it runs on after SIGTERM")
 
 
 @errors.case(1711, "The front-end does not close a connection that nothing is wrong with")

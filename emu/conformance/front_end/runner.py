@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 NAMES = {member.value: member.name for member in F}
 #: Lines of the transcript that a verdict shows.
 SHOWN = 12
-#: Seconds for a front-end to connect, and for its guest to start a ring.
-CONNECT_PATIENCE = 20.0
-START_PATIENCE = 20.0
+#: A front-end may take as many times the patience for an answer to connect, and then its guest to
+#: start a ring: it has to boot.
+BOOT = 10
 #: Seconds for each of the other acts, and for the program to go when it is told to.
 ACT_PATIENCE = 6.0
 END_PATIENCE = 3.0
@@ -76,7 +76,7 @@ class FrontEndRunner:
         qmp: where the program serves QMP, or None.
         device: class of device that the suite's back-end is, or "".
         dialect: which numbers it uses.
-        patience: seconds for each answer.
+        patience: seconds for each answer; a boot may take `BOOT` times as long.
 
     Attributes:
         offered: what it acknowledged in the plain session.
@@ -143,6 +143,8 @@ class FrontEndRunner:
             came = "; ".join(recording.transcript[:2]) or "it says nothing"
             raise PeerError(f"what connects to {self._path} is no vhost-user front-end: {came}")
         last = recording.messages[-1]
+        if START in recording.undone and not recording.of(F.SET_OWNER, F.SET_FEATURES):
+            raise PeerError(f"the front-end does not go on after {last}: {recording.undone[START]}")
         self.offered = Offered(last.features or 0, last.protocol, len(recording.rings()))
         return self.offered
 
@@ -249,7 +251,7 @@ class FrontEndRunner:
 
     def _accept(self) -> Wire:
         usual, begin = self._connected_in, time.monotonic()
-        patience = usual * SLOWER + SLOWER_BY if usual else CONNECT_PATIENCE
+        patience = usual * SLOWER + SLOWER_BY if usual else self._patience * BOOT
         sock = self._await_caller(patience)
         if sock is None:
             program = self._program
@@ -277,7 +279,7 @@ class FrontEndRunner:
             if qmp is not None:
                 owned.callback(qmp.close)
             for act in session.script.acts:
-                if session.over:
+                if session.over or (START in recording.undone and not recording.messages):
                     break
                 if START in recording.undone and act != END:
                     recording.undone[act] = recording.undone[START]
@@ -345,9 +347,9 @@ class FrontEndRunner:
     def _start_patience(self, script: Script) -> float:
         """Seconds for a ring to be started: many at first, and then as it has turned out."""
         if self._usual is None:
-            return START_PATIENCE
+            return self._patience * BOOT
         delays = script.delay * self._usual.messages
-        return min(self._usual.seconds * SLOWER, START_PATIENCE) + SLOWER_BY + delays
+        return min(self._usual.seconds * SLOWER, self._patience * BOOT) + SLOWER_BY + delays
 
     def _said_all(self, session: Session) -> bool:
         """Whether the front-end has said what it has to say at its start."""
@@ -367,7 +369,9 @@ class FrontEndRunner:
         if self._program is None:
             return "the suite has not started the front-end, and does not end it: say --exec"
         self._program.ask_to_end()
+        until = time.monotonic() + ACT_PATIENCE
         session.pump(lambda: False, ACT_PATIENCE, qmp)
+        self._program.end_soon(max(0.0, until - time.monotonic()))
         session.recording.left = False
         return ""
 

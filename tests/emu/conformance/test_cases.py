@@ -7,33 +7,57 @@ from pathlib import Path
 
 import pytest
 
-from emu.conformance.back_end import AREAS, cases
-from emu.conformance.case import BACK_END, Area, collect
+from emu.conformance import back_end, front_end
+from emu.conformance.case import BACK_END, FRONT_END, Area, Case, collect
 from emu.conformance.document import DOCUMENT, listing
 
 DOCS = Path(__file__).parents[3] / "docs"
+AREAS = {BACK_END: back_end.AREAS, FRONT_END: front_end.AREAS}
+CASES: dict[str, list[Case]] = {BACK_END: back_end.cases(), FRONT_END: front_end.cases()}
+FORMS = {BACK_END: r"VU-B-\d{4}", FRONT_END: r"VU-F-\d{4}"}
+LEAST = {BACK_END: 170, FRONT_END: 80}
 
 
-def test_ids_are_unique_and_of_one_form() -> None:
+@pytest.fixture(params=AREAS)
+def role(request: pytest.FixtureRequest) -> str:
+    """Each role."""
+    return str(request.param)
+
+
+def test_ids_are_unique_and_of_one_form(role: str) -> None:
     """An id is what users write down."""
-    ids = [case.id for case in cases()]
-    assert len(ids) == len(set(ids)) >= 170
-    assert all(re.fullmatch(r"VU-B-\d{4}", one) for one in ids)
+    ids = [case.id for case in CASES[role]]
+    assert len(ids) == len(set(ids)) >= LEAST[role]
+    assert all(re.fullmatch(FORMS[role], one) for one in ids)
+    assert all(case.role == role for case in CASES[role])
 
 
-def test_every_case_says_its_rule_and_where_it_is_written() -> None:
+def test_every_case_says_its_rule_and_where_it_is_written(role: str) -> None:
     """In one line each."""
-    for case in cases():
+    for case in CASES[role]:
         assert case.rule
         assert "\n" not in case.rule
         assert case.spec, case.id
 
 
-def test_the_numbers_of_an_area_stand_together() -> None:
+def _blocks(role: str) -> dict[str, set[str]]:
+    """The first digits of each area's cases."""
+    return {area.name: {case.id[5:7] for case in area.cases} for area in AREAS[role]}
+
+
+def test_the_numbers_of_an_area_stand_together(role: str) -> None:
     """The first digits tell the area."""
-    blocks = {area.name: {case.id[5:7] for case in area.cases} for area in AREAS}
+    blocks = _blocks(role)
     assert all(len(block) == 1 for block in blocks.values()), blocks
     assert len({next(iter(block)) for block in blocks.values()}) == len(blocks)
+
+
+def test_areas_have_the_same_digits_for_both_roles() -> None:
+    """Who knows one half of the suite finds his way in the other."""
+    back, front = _blocks(BACK_END), _blocks(FRONT_END)
+    both = back.keys() & front.keys()
+    assert len(both) > 10
+    assert {name: back[name] for name in both} == {name: front[name] for name in both}
 
 
 def test_an_id_that_is_given_twice_is_an_error() -> None:
