@@ -124,7 +124,8 @@ def front_end(**options: Any) -> None:
     r"""Test a front-end: the suite is the back-end, listens, and has it connect.
 
     With --exec the program is started anew for each session. Where it serves QMP at {qmp}, it is
-    also stopped and continued, logged and reset (stop, cont, calc-dirty-rate, system_reset).
+    also stopped and continued, logged and reset (stop, cont, migrate or calc-dirty-rate,
+    system_reset). Until its guest has started a ring it may take ten times --patience.
 
     \b
     Examples:
