@@ -45,3 +45,5 @@ class IoPool:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+            # It holds a request's buffers, and with them the memory of a guest that may go.
+            del job

@@ -201,6 +201,17 @@ class TestRing:
                 self.calls()
         return True
 
+    def await_progress(self, index: int, patience: float) -> bool:
+        """Whether the device's index leaves ``index`` in time, wherever it goes."""
+        until = time.monotonic() + patience
+        poll = select.poll()
+        while self.used_index == index & 0xFFFF:
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            poll.poll(min(left, 0.001) * 1000)
+        return True
+
     def close(self) -> None:
         """Close the eventfds."""
         os.close(self.kick_fd)

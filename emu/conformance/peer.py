@@ -138,6 +138,12 @@ class PeerProgram:
         return status is not None and status < 0
 
     @property
+    def failed(self) -> bool:
+        """Whether it has ended with another status than 0."""
+        status = None if self._process is None else self._process.poll()
+        return status is not None and status != 0
+
+    @property
     def last_line(self) -> str:
         """What it said last."""
         text = self._log.read_bytes()[-4096:].decode(errors="replace") if self._log.exists() else ""

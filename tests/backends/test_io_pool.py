@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from functools import partial
 
 from backends.io_pool import IoPool
@@ -29,3 +30,17 @@ def test_close_finishes_what_was_submitted_and_ends_the_threads() -> None:
     pool.close()
     assert sorted(done) == list(range(50))
     assert threading.active_count() == before
+
+
+class Buffer:
+    """Stands for what a job works on."""
+
+
+def test_a_job_that_is_done_is_not_held() -> None:
+    pool = IoPool(1)
+    buffer, dropped = Buffer(), threading.Event()
+    weakref.finalize(buffer, dropped.set)
+    pool.submit(partial(id, buffer))
+    del buffer
+    assert dropped.wait(5), "the thread still holds what it was given"
+    pool.close()

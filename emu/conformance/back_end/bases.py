@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from emu.conformance.back_end.tester import QUIET, BackEnd, F, vring
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.verdict import Severity, check
+from emu.conformance.verdict import Severity, check, unsupported
+from emu.conformance.work import BLK_FLUSH, BLK_OUT, SECTOR
 from vhost_user.payloads import VringState
 
 area = Area("bases", BACK_END, "VHOST_USER_GET_VRING_BASE")
 
 MANY = 24
+_BLK_F_RO, _BLK_F_FLUSH = 5, 9
 
 
 @area.each(601, (0, 1, 7, 63, 64), "The base after {} requests is that number", works=True)
@@ -152,3 +154,25 @@ def need_reply(be: BackEnd) -> None:
     reply = be.ask(F.GET_VRING_BASE, vring(0, 0), need_reply=True)
     check(len(reply.payload) == 8, "a vring state", f"{len(reply.payload)} bytes")
     be.alive("with nothing but the next reply")
+
+
+@area.case(
+    622,
+    "Requests that take their time are completed before GET_VRING_BASE is answered",
+    device="blk",
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
+)
+def slow_ones_completed(be: BackEnd) -> None:
+    ring = be.working_ring(size=256)
+    if be.features >> _BLK_F_RO & 1 or not be.features >> _BLK_F_FLUSH & 1:
+        unsupported("it takes no writes, or has no flush, and reads may take no time at all")
+    for sector in range(MANY):
+        be.disk.request(ring.memory, ring, BLK_OUT, sector, read=bytes(SECTOR))
+        be.disk.request(ring.memory, ring, BLK_FLUSH, 0)
+    ring.kick()
+    # The first completion tells that the ring is being worked on.
+    check(ring.await_progress(0, be.patience), "a completion", "none came")
+    base = be.stop(ring)
+    used = ring.used_index
+    check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
+    be.idle(ring)

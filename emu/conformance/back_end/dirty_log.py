@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from emu.conformance.back_end.tester import LOG_ALL, PROTOCOL_BIT, BackEnd, F, u64
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import PAGE, DirtyLog, TestRing
@@ -14,9 +16,11 @@ from vhost_user.payloads import LogArea
 area = Area("dirty_log", BACK_END, "Migration", needs=("LOG_SHMFD",))
 
 
-def _ready(be: BackEnd, *, flag: bool = True) -> tuple[TestRing, DirtyLog]:
+def _ready(
+    be: BackEnd, *, flag: bool = True, size: int = 64, start: int = 0
+) -> tuple[TestRing, DirtyLog]:
     """A ring that runs, with the log on as QEMU switches it: base, LOG_ALL, the rings' flag."""
-    ring = be.working_ring()
+    ring = be.working_ring(size=size, start=start)
     be.serve(ring)
     if not be.features & LOG_ALL:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
@@ -216,3 +220,45 @@ def few_features(be: BackEnd) -> None:
     ring, log = _ready(be)
     be.serve(ring)
     check(_pages(log), "something in the log", "it is empty")
+
+
+def _large_ring(be: BackEnd) -> tuple[set[int], int, int]:
+    """A request in a used ring of more than two pages, alone on them.
+
+    Returns:
+        The pages that were logged, that of the used index, and that of the element.
+    """
+    ring, log = _ready(be, size=1024, start=600)
+    ring.memory.allocate(PAGE, align=PAGE)
+    index = ring.used_index
+    be.serve(ring)
+    return _pages(log), ring.used >> 12, ring.used + 4 + 8 * (index % ring.size) >> 12
+
+
+@area.case(818, "The page of the used index is logged, where no element is", works=True)
+def index_page(be: BackEnd) -> None:
+    dirty, index, _ = _large_ring(be)
+    check(index in dirty, f"the used index's page {index} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(819, "The page of a used element is logged, where the index is not", works=True)
+def element_page(be: BackEnd) -> None:
+    dirty, _, element = _large_ring(be)
+    check(element in dirty, f"the element's page {element} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(
+    820, "A log begins at its offset in its file", spec="VHOST_USER_SET_LOG_BASE", works=True
+)
+def at_an_offset(be: BackEnd) -> None:
+    ring, _ = _ready(be)
+    size = -(-ring.memory.end // (8 * PAGE))
+    fd = os.memfd_create("conformance-log", os.MFD_CLOEXEC)
+    be.own(lambda: os.close(fd))
+    os.ftruncate(fd, PAGE + size)
+    be.ask(F.SET_LOG_BASE, LogArea(size, PAGE).pack(), fds=(fd,))
+    be.serve(ring)
+    check(not any(os.pread(fd, PAGE, 0)), "nothing before the log's offset", "something is there")
+    page = ring.used >> 12
+    byte = os.pread(fd, 1, PAGE + page // 8)[0]
+    check(byte >> page % 8 & 1, f"page {page} in the log", f"its byte is {byte:#x}")

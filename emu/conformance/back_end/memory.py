@@ -7,9 +7,10 @@ import struct
 
 from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.memory import MIB, PAGE, Memory
+from emu.conformance.memory import MIB, PAGE, Memory, TestRing
 from emu.conformance.verdict import Severity, check, unsupported
 from emu.conformance.wire import Closed
+from emu.conformance.work import BLK_IN, SECTOR, Job
 from vhost_user.payloads import MemoryRegion, MemTable
 
 area = Area("memory", BACK_END, "Memory region description")
@@ -22,6 +23,16 @@ def _work_in(be: BackEnd, memory: Memory, region: int) -> None:
     ring = be.ring(memory, be.work.ring, region=region)
     be.start(ring)
     be.serve(ring)
+
+
+def _read_into(memory: Memory, ring: TestRing, gpa: int, size: int) -> Job:
+    """Have a disk's first sectors read to that place."""
+    header, status = memory.allocate(16), memory.allocate(1)
+    memory.write(header, bytes(16))
+    memory.write(status, b"\xff")
+    head = ring.driver.add([(header, 16)], [(gpa, size), (status, 1)])
+    ring.driver.publish()
+    return Job(head, size + 1, status)
 
 
 @area.each(301, range(1, 9), "A table of {} regions is accepted")
@@ -134,6 +145,70 @@ def above_4g(be: BackEnd) -> None:
     region = memory.regions[0].on_wire
     table = MemTable((region._replace(gpa=1 << 40),)).pack()
     be.accepted(F.SET_MEM_TABLE, table, fds=memory.fds)
+
+
+@area.case(329, "The second region of a file is mapped from its offset", works=True)
+def second_half(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(4 * MIB, share=False)
+    whole = memory.regions[0]
+    half = whole.size // 2
+    user = whole.on_wire.user_addr
+    parts = [
+        MemoryRegion(whole.gpa, half, user, 0),
+        MemoryRegion(whole.gpa + half, half, user + half, half),
+    ]
+    be.accepted(F.SET_MEM_TABLE, MemTable(tuple(parts)).pack(), fds=(whole.fd, whole.fd))
+    memory.allocate(half)
+    _work_in(be, memory, 0)
+
+
+@area.case(330, "A buffer may end where its region does", device="blk")
+def at_the_end(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(MIB, MIB)
+    ring = be.ring(memory, be.work.ring)
+    be.start(ring)
+    end = memory.regions[1].gpa + memory.regions[1].size
+    job = _read_into(memory, ring, end - SECTOR, SECTOR)
+    ring.kick()
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+
+
+@area.each(
+    331, (1, 3, 7), "A buffer in region {} of 8 is used, its ring in the first", device="blk"
+)
+def buffer_in_region(be: BackEnd, region: int) -> None:
+    be.agree()
+    memory = be.memory(*[MIB] * 8)
+    ring = be.ring(memory, be.work.ring)
+    be.start(ring)
+    job = be.disk.request(memory, ring, BLK_IN, 0, write=SECTOR, region=region)
+    ring.kick()
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+
+
+@area.case(
+    334, "A buffer may lie across two regions that adjoin", severity=Severity.SHOULD, device="blk"
+)
+def across_regions(be: BackEnd) -> None:
+    be.agree()
+    memory = Memory((MIB, MIB), gap=0)
+    be.own(memory.close)
+    be.share(memory)
+    ring = be.ring(memory, be.work.ring)
+    be.start(ring)
+    border = memory.regions[1].gpa
+    for gpa in (border - SECTOR, border):
+        memory.write(gpa, b"\xa5" * SECTOR)
+    job = _read_into(memory, ring, border - SECTOR, 2 * SECTOR)
+    ring.kick()
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+    parts = [memory.read(gpa, SECTOR) for gpa in (border - SECTOR, border)]
+    check(b"\xa5" * SECTOR not in parts, "both sectors in memory", "one was not written")
 
 
 def _refusing(be: BackEnd) -> Memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING
 
 from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, u64, vring
@@ -214,6 +215,35 @@ def event_kicked(be: BackEnd) -> None:
         ring.kick()
         be.await_used(ring, turn)
         ring.driver.pop()
+
+
+@area.case(
+    523, "With VIRTIO_F_EVENT_IDX a driver that kicks at avail_event only is served", works=True
+)
+def event_kicks(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    for turn in range(1, 8):
+        be.work.post(ring.memory, ring)
+        # virtio 1.3, 2.7.10: the index after which the device wants a kick.
+        event = struct.unpack("<H", ring.memory.read(ring.used + 4 + 8 * ring.size, 2))[0]
+        if event == turn - 1:
+            ring.kick()
+        be.await_used(ring, turn)
+        ring.driver.pop()
+
+
+@area.case(
+    524, "A kick eventfd may be replaced while the ring runs; the new one is heard", works=True
+)
+def kick_replaced_running(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    other = _other_eventfd(be)
+    be.accepted(F.SET_VRING_KICK, u64(ring.index), fds=(other,))
+    job = be.work.post(ring.memory, ring)
+    os.eventfd_write(other, 1)
+    be.await_used(ring, 2)
+    be.completed(ring, job)
 
 
 def _other_eventfd(be: BackEnd) -> int:

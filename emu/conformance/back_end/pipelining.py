@@ -16,9 +16,10 @@ from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import USER_OFFSET, TestRing
 from emu.conformance.verdict import check, unsupported
 from emu.conformance.wire import HEADER
+from emu.conformance.work import BLK_FLUSH, BLK_OUT, SECTOR
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import F_VERSION_1
-from vhost_user.payloads import Config, VringState
+from vhost_user.payloads import Config, Inflight, VringState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from emu.conformance.memory import Memory
 
 area = Area("pipelining", BACK_END, "Communication")
-#: Replies of a size that no socket buffer holds, so that they wait at the back-end.
-_UNREAD = 1500
+#: Replies of more bytes than a socket's buffer has, so that they wait at the back-end.
+_UNREAD = 12000
+_BLK_F_RO, _BLK_F_FLUSH = 5, 9
 _Part = tuple[int, bytes, tuple[int, ...]]
 
 
@@ -356,3 +358,43 @@ def last_address(be: BackEnd) -> None:
     be.serve(ring)
     used = other.used + USER_OFFSET
     check(not other.used_index, f"nothing written at {used:#x}", "the other ring is used")
+
+
+@area.case(1924, "A descriptor comes with its own reply, among others", needs=("INFLIGHT_SHMFD",))
+def descriptor_of_a_reply(be: BackEnd) -> None:
+    be.agree()
+    asked = (F.GET_FEATURES, F.GET_INFLIGHT_FD, F.GET_FEATURES)
+    payloads = (b"", Inflight(0, 0, 1, 64).pack(), b"")
+    be.wire.send_bytes(b"".join(map(_bytes, asked, payloads)))
+    for number in asked:
+        reply = be.reply_to(number)
+        wanted = int(number == F.GET_INFLIGHT_FD)
+        came = len(reply.fds)
+        check(came == wanted, f"{wanted} descriptors with {F(number).name}", f"{came}")
+
+
+@area.case(
+    1925,
+    "A ring that has requests in flight is stopped and started without waiting for its base",
+    device="blk",
+)
+def restart_in_flight(be: BackEnd) -> None:
+    ring = be.working_ring()
+    if be.features >> _BLK_F_RO & 1 or not be.features >> _BLK_F_FLUSH & 1:
+        unsupported("it takes no writes, or has no flush, and reads may take no time at all")
+    for turn in range(1, 9):
+        be.disk.request(ring.memory, ring, BLK_OUT, turn, read=bytes(SECTOR))
+        be.disk.request(ring.memory, ring, BLK_FLUSH, 0)
+        ring.kick()
+        # The first completion tells that both were taken, and so what the base will be.
+        check(ring.await_progress(2 * turn - 2, be.patience), "a completion", "none came")
+        be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
+        be.set_up(ring, base=2 * turn)
+        be.enable(ring)
+        base = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload).num
+        check(base == 2 * turn, f"base {2 * turn}", f"{base}")
+        be.barrier()
+        be.await_used(ring, 2 * turn)
+        for _ in range(2):
+            ring.driver.pop()
+    be.serve(ring)

@@ -223,7 +223,11 @@ def log_fds(be: BackEnd) -> None:
 @area.case(1815, "GET_INFLIGHT_FD again leaves no descriptors", needs=("INFLIGHT_SHMFD",))
 def inflight(be: BackEnd) -> None:
     be.agree()
-    _descriptors(be, lambda: be.ask(F.GET_INFLIGHT_FD, Inflight(0, 0, 1, 64).pack()).close())
+
+    def ask() -> None:
+        be.ask(F.GET_INFLIGHT_FD, Inflight(0, 0, 1, 64).pack())
+
+    _descriptors(be, ask)
 
 
 def _inflight_region(be: BackEnd) -> Callable[[], None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from emu.conformance.back_end.tester import QUIET, BackEnd, F, vring
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.verdict import check
+from emu.conformance.verdict import Severity, check
+from vhost_user.features import F_VERSION_1
 
 area = Area("rings", BACK_END, "Ring states")
 
@@ -130,6 +131,41 @@ def disable_enable(be: BackEnd) -> None:
     be.serve(ring)
 
 
+@area.case(413, "SET_VRING_ENABLE does not start a ring that was stopped", works=True)
+def enable_is_no_start(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    be.work.post(ring.memory, ring)
+    be.enable(ring, on=False)
+    be.enable(ring)
+    be.barrier()
+    be.idle(ring, index=1)
+
+
+@area.case(
+    414,
+    "A transmit ring that is started and disabled is read, and what it has is dropped",
+    spec="Ring states (0647098d2e)",
+    severity=Severity.SHOULD,
+    device="net",
+)
+def disabled_is_read(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.enable(ring, on=False)
+    be.barrier()
+    be.serve(ring)
+
+
+@area.case(415, "Without bit 30 a ring is enabled from its start", works=True)
+def enabled_by_itself(be: BackEnd) -> None:
+    be.agree(features=1 << F_VERSION_1)
+    ring = be.ring(be.memory(), be.work.ring)
+    be.start(ring)
+    be.serve(ring)
+
+
 @area.each(420, (2, 4, 16, 128, 256, 512, 1024), "A ring of {} descriptors serves", works=True)
 def sizes(be: BackEnd, size: int) -> None:
     if be.device == "blk" and size < 4:
@@ -165,3 +201,15 @@ def left_alone(be: BackEnd) -> None:
     be.work.post(ring.memory, ring)
     ring.kick()
     be.idle(ring)
+
+
+@area.case(
+    441, "A connection begins with rings that nobody has set up: their base is 0", works=True
+)
+def begins_anew(be: BackEnd) -> None:
+    ring = be.working_ring(start=77)
+    be.serve(ring)
+    other = be.again()
+    other.agree()
+    base = other.stop(ring)
+    check(base == 0, "base 0 of a ring that was never set up", f"base {base}")

@@ -6,11 +6,11 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from emu.conformance.back_end.tester import BackEnd, F
+from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F
 from emu.conformance.peer import START_PATIENCE, PeerError, PeerProgram, connect
 from emu.conformance.result import CaseResult, Offered
 from emu.conformance.verdict import CaseEnd, Verdict
-from emu.conformance.wire import Closed, Wire, WireError
+from emu.conformance.wire import Closed, Nonsense, Wire, WireError
 from emu.conformance.work import WORKS
 from vhost_user.message_ids import FrontendRequest
 
@@ -28,6 +28,8 @@ SHOWN = 12
 SETTLE = 0.5
 #: How often a program is started before it is given up.
 TRIES = 2
+#: Of a number.
+ANSWER_BYTES = 8
 
 
 class BackEndRunner:
@@ -59,8 +61,8 @@ class BackEndRunner:
         self._dialect = dialect
         self._patience = patience
         self.offered = Offered(0, 0, 0)
-        # It has been seen to end when its front-end leaves.
-        self._ends = False
+        # It has been seen to end when its front-end leaves, and to take another one.
+        self._ends = self._serves_on = False
         # A connection for the next case, which has been answered.
         self._ready: Wire | None = None
         self._gone = ""
@@ -78,10 +80,15 @@ class BackEndRunner:
         """
         with self._connected() as be:
             try:
-                be.agree(set_features=False)
-            except (CaseEnd, WireError) as error:
+                features = _told(be, F.GET_FEATURES)
+                has_more = features & PROTOCOL_BIT
+                protocol = _told(be, F.GET_PROTOCOL_FEATURES) if has_more else 0
+            except WireError as error:
                 raise PeerError(f"{self._path} is no vhost-user back-end: {error}") from None
-            self.offered = Offered(be.features, int(be.protocol), be.rings)
+            # What is wrong beyond that is for the cases to find.
+            with contextlib.suppress(CaseEnd, WireError):
+                be.agree(set_features=False)
+            self.offered = Offered(features, protocol, be.rings)
         return self.offered
 
     def describe(self) -> dict[str, Any]:
@@ -247,6 +254,7 @@ class BackEndRunner:
             except (WireError, PeerError) as error:
                 why = str(error)
             else:
+                self._serves_on = True
                 return ""
             if self._has_ended(SETTLE):
                 return self._crash()
@@ -260,8 +268,29 @@ class BackEndRunner:
         return self._program is not None and self._program.end_soon(patience)
 
     def _crash(self) -> str:
-        """How the program was ended by a signal, or nothing; it ends with its front-end then."""
+        """How the program ended where it should not have, or nothing.
+
+        Some end with their front-end, whatever their status; one that serves the next front-end,
+        too, has no reason to end but an error.
+        """
         program = self._program
         assert program is not None  # noqa: S101  only asked of one
-        self._ends = not program.crashed
-        return f"it ended {program.how_it_ended}: {program.last_line}" if program.crashed else ""
+        self._ends = not program.crashed and not self._serves_on
+        if program.crashed or (program.failed and self._serves_on):
+            return f"it ended {program.how_it_ended}: {program.last_line}"
+        return ""
+
+
+def _told(be: BackEnd, number: int) -> int:
+    """The answer to a question, whatever else is wrong with it.
+
+    Raises:
+        WireError: it is none.
+    """
+    be.tell(number)
+    answer = be.wire.receive()
+    answer.close()
+    if answer.id != number or len(answer.payload) != ANSWER_BYTES:
+        what = f"id {answer.id}, flags {answer.flags:#x}, {len(answer.payload)} bytes"
+        raise Nonsense(f"{F(number).name} was answered with {what}")
+    return answer.u64

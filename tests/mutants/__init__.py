@@ -1,0 +1,1 @@
+"""The proof of the conformance suite: mistakes in our own endpoints, each found by a case."""

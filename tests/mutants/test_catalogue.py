@@ -1,0 +1,75 @@
+"""The catalogue fits the code: a change of an endpoint cannot leave a mutant behind unnoticed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+
+import pytest
+
+from emu.conformance import back_end, front_end
+from tests.mutants.catalogue import DEVICES, ROOT, CatalogueError, Mutant, find, mutants
+from tests.mutants.document import DOCUMENT
+
+CASES = {case.id: case for case in (*back_end.cases(), *front_end.cases())}
+#: What only one end of the socket has.
+OTHER_END = {
+    "back-end": ("devices.", "emu.", "vhost_user.frontend", "vhost_user.virtqueue.split_driver"),
+    "front-end": ("backends.", "vhost_user.backend", "vhost_user.virtqueue.split_device"),
+}
+
+
+def test_there_are_enough_of_both_ends() -> None:
+    """And each has a name of its own."""
+    assert Counter(mutant.role for mutant in mutants())["back-end"] >= 60
+    assert Counter(mutant.role for mutant in mutants())["front-end"] >= 20
+    names = Counter(mutant.name for mutant in mutants())
+    assert [name for name, count in names.items() if count > 1] == []
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", name) for name in names)
+
+
+@pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant.name)
+def test_it_is_one_line_of_its_module(mutant: Mutant) -> None:
+    """The text is there once, one line at the most differs, and the result is Python."""
+    gone, come = mutant.change()
+    assert len(gone) <= 1
+    assert len(come) <= 1
+    assert gone != come
+    ast.parse(mutant.apply(mutant.path.read_text()))
+    assert not mutant.module.startswith(OTHER_END[mutant.role])
+
+
+@pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant.name)
+def test_its_catchers_are_cases_of_its_role_and_device(mutant: Mutant) -> None:
+    """They would be skipped otherwise."""
+    assert mutant.device in DEVICES
+    assert mutant.caught_by
+    assert mutant.mistake.endswith(".")
+    for case in map(CASES.__getitem__, mutant.caught_by):
+        assert case.role == mutant.role
+        assert case.device in ("", mutant.device)
+
+
+def test_a_text_that_is_not_there_once_is_an_error() -> None:
+    """The message names the mutant, the module and the count."""
+    mutant = mutants()[0]._replace(original="import")
+    with pytest.raises(
+        CatalogueError, match=rf"{mutant.name}: .* has its text \d+ times, not once"
+    ):
+        mutant.apply(mutant.path.read_text())
+    with pytest.raises(CatalogueError, match="there is no mutant 'nobody'"):
+        find("nobody")
+
+
+def test_the_document_names_every_mutant_and_what_caught_it() -> None:
+    """`make mutants` writes it, when all were tried."""
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (ROOT / "docs" / DOCUMENT).read_text().splitlines()
+        if line.startswith("| ") and not line.startswith("| mutant ")
+    ]
+    assert [row[0] for row in rows] == [mutant.name for mutant in mutants()]
+    for name, _, _, caught_by in rows:
+        assert caught_by, name
+        assert all(case in CASES for case in caught_by.split(", ")), name

@@ -1,0 +1,71 @@
+"""A part of `make mutants` that is fast enough for every run of the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.mutants.catalogue import ROOT, UNMUTATED, find
+from tests.mutants.trial import Finding, Subject, attempt
+
+#: One or two of the large areas; each is caught within a second or two.
+FIXED = (
+    "reply-without-flag",
+    "payload-not-waited-for",
+    "version-1-not-offered",
+    "region-end-off-by-one",
+    "table-descriptors-leak",
+    "enable-starts",
+    "used-event-off-by-one",
+    "base-off-by-one",
+    "success-is-one",
+    "used-elements-not-logged",
+    "stop-stops-all",
+    "inflight-not-cleared",
+)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_mutant_is_caught(name: str) -> None:
+    """By one of the cases that the catalogue names."""
+    mutant = find(name)
+    trial = attempt(Subject(mutant.role, mutant.device, mutant), thorough=False)
+    assert trial.findings
+    assert not trial.by_surprise, trial.findings
+
+
+@pytest.mark.parametrize(("role", "device"), [("back-end", "blk")])
+def test_what_catches_mutants_passes_an_endpoint_as_it_is(role: str, device: str) -> None:
+    """The same cases, through the same launcher, on the same program."""
+    caught_by = {case for mutant in map(find, FIXED) for case in mutant.caught_by}
+    trial = attempt(Subject(role, device), only=frozenset(caught_by))
+    assert trial.findings == ()
+    assert trial.cases >= len(FIXED) // 2
+
+
+def test_a_program_that_does_not_start_is_found() -> None:
+    """It is no survivor, and no case has caught it."""
+    broken = find("success-is-one")._replace(name="nobody")
+    trial = attempt(Subject("back-end", "blk", broken), thorough=False)
+    (finding,) = trial.findings
+    assert isinstance(finding, Finding)
+    assert "there is no mutant 'nobody'" in finding.seen
+    assert trial.by_surprise
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The launcher, as a shell starts it."""
+    argv = [sys.executable, "-m", "tests.mutants.launch", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+
+
+def test_the_launcher_runs_the_program_with_its_arguments() -> None:
+    """As it is, and with one text replaced; the files stay as they are."""
+    before = find("success-is-one").path.read_bytes()
+    assert '"type": "block"' in launch(UNMUTATED, "backends.blk", "--print-capabilities").stdout
+    mutated = launch("success-is-one", "backends.blk", "--print-capabilities")
+    assert '"type": "block"' in mutated.stdout
+    assert find("success-is-one").path.read_bytes() == before
+    assert "usage:" in launch("success-is-one").stderr

@@ -1,0 +1,183 @@
+"""Runs the suite against an endpoint with a mistake in it, until a case finds the mistake."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from emu.conformance import back_end, front_end
+from emu.conformance.back_end.runner import BackEndRunner
+from emu.conformance.front_end.runner import FrontEndRunner
+from emu.conformance.peer import PeerError, PeerProgram
+from emu.conformance.verdict import Verdict
+from tests.mutants.catalogue import ROOT, UNMUTATED, Mutant
+from vhost_user.features import SPEC
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from emu.conformance.case import Case
+    from emu.conformance.result import CaseResult
+
+#: Seconds for each answer, as `emu conform` has it.
+PATIENCE = 2.0
+DISK_BYTES = 16 << 20
+#: What stands for a case where the program cannot even be asked.
+NO_PEER = "no peer"
+
+_PROGRAMS = {
+    ("back-end", "blk"): "backends.blk --socket-path {socket} --num-queues 4 --blk-file {disk}",
+    ("back-end", "net"): "backends.net --socket-path {socket} --num-queues 4",
+    ("front-end", "blk"): "emu.cli attach --blk {socket} --qmp {qmp} -q",
+    ("front-end", "net"): "emu.cli attach --net {socket} --qmp {qmp} -q",
+}
+_CASES = {"back-end": back_end.cases, "front-end": front_end.cases}
+
+
+class Subject(NamedTuple):
+    """An endpoint that is tried: a mutant, or one as it is (``mutant`` is None)."""
+
+    role: str
+    device: str
+    mutant: Mutant | None = None
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        return f"{UNMUTATED}-{self.role}-{self.device}" if self.mutant is None else self.mutant.name
+
+    @property
+    def command(self) -> str:
+        """How it is started: as `emu conform --exec` takes it, with a ``{disk}`` besides."""
+        launcher = [
+            *("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.mutants.launch"),
+            UNMUTATED if self.mutant is None else self.mutant.name,
+        ]
+        return f"{shlex.join(launcher)} {_PROGRAMS[self.role, self.device]}"
+
+
+class Finding(NamedTuple):
+    """A case that does not pass: its id, and what it saw."""
+
+    case: str
+    seen: str
+
+
+class Trial(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        subject: what was tried.
+        findings: what cases found; of a mutant the first ones only.
+        cases: how many were run.
+        seconds: that it took.
+    """
+
+    subject: Subject
+    findings: tuple[Finding, ...]
+    cases: int
+    seconds: float
+
+    @property
+    def as_it_should_be(self) -> bool:
+        """A mutant is caught, and an endpoint without a mistake is not."""
+        return bool(self.findings) is (self.subject.mutant is not None)
+
+    @property
+    def by_surprise(self) -> bool:
+        """It was caught, and by none of the cases that the catalogue names."""
+        mutant = self.subject.mutant
+        found = {finding.case for finding in self.findings}
+        return mutant is not None and bool(found) and not found & set(mutant.caught_by)
+
+
+def attempt(
+    subject: Subject,
+    *,
+    thorough: bool = True,
+    every: bool = False,
+    only: frozenset[str] | None = None,
+) -> Trial:
+    """Run the cases that are known to catch the mutant, then the others until one does.
+
+    An endpoint without a mistake is given all cases.
+
+    Args:
+        subject: what is tried.
+        thorough: go on with the other cases where those that are named catch nothing.
+        every: run all cases, whatever was found.
+        only: of all cases these.
+    """
+    begin = time.monotonic()
+    results: list[CaseResult] = []
+    lost: list[Finding] = []
+    wanted = {Verdict.FAIL} if subject.mutant else {Verdict.FAIL, Verdict.ERROR}
+
+    def found() -> list[Finding]:
+        return [_finding(result) for result in results if result.verdict in wanted]
+
+    with tempfile.TemporaryDirectory(prefix="emu-mutant-") as folder:
+        runner, close = _runner(subject, Path(folder))
+        try:
+            runner.probe()
+            named, others = _cases(subject, only)
+            runner.run(named, results.append)
+            if every or subject.mutant is None:
+                runner.run(others, results.append)
+            elif thorough and not found():
+                runner.run(_until(others, found), results.append)
+        except PeerError as error:
+            lost.append(Finding(NO_PEER, str(error)))
+        finally:
+            close()
+    findings = (*found(), *lost)
+    return Trial(subject, findings, len(results), time.monotonic() - begin)
+
+
+def _cases(subject: Subject, only: frozenset[str] | None) -> tuple[list[Case], list[Case]]:
+    """Those that the mutant's entry names, and the others."""
+    ids = subject.mutant.caught_by if subject.mutant else ()
+    cases = [case for case in _CASES[subject.role]() if only is None or case.id in only]
+    named = [case for case in cases if case.id in ids]
+    return named, [case for case in cases if case.id not in ids]
+
+
+def _until(cases: Iterable[Case], over: Callable[[], object]) -> Iterator[Case]:
+    for case in cases:
+        yield case
+        if over():
+            return
+
+
+def _finding(result: CaseResult) -> Finding:
+    seen = result.seen.splitlines()[0] if result.seen else ""
+    expected = f"expected {result.expected}; " if result.expected else ""
+    return Finding(result.case.id, f"{expected}{seen}")
+
+
+def _runner(subject: Subject, folder: Path) -> tuple[Any, Callable[[], None]]:
+    """The suite's end, and what ends both."""
+    path, log = folder / "peer.sock", folder / "peer.log"
+    disk = folder / "disk.img"
+    with disk.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    command = subject.command.replace("{disk}", shlex.quote(str(disk)))
+    if subject.role == "back-end":
+        program = PeerProgram(command, path, log)
+        back = BackEndRunner(path, program, device=subject.device, dialect=SPEC, patience=PATIENCE)
+        return back, program.stop
+    qmp = folder / "qmp.sock"
+    program = PeerProgram(command, path, log, qmp=qmp, listens=False)
+    front = FrontEndRunner(
+        path, program, qmp=qmp, device=subject.device, dialect=SPEC, patience=PATIENCE
+    )
+
+    def close() -> None:
+        front.close()
+        program.stop()
+
+    return front, close
