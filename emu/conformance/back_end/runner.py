@@ -263,5 +263,7 @@ class BackEndRunner:
         """How the program was ended by a signal, or nothing; it ends with its front-end then."""
         program = self._program
         assert program is not None  # noqa: S101  only asked of one
+        if program.told_to_end:
+            return ""
         self._ends = not program.crashed
         return f"it ended {program.how_it_ended}: {program.last_line}" if program.crashed else ""
