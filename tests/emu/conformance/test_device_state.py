@@ -34,7 +34,7 @@ def judge(number: int, *messages: Sent) -> None:
     recording = Recording()
     for at, (id_, payload, fds) in enumerate(messages):
         recording.messages.append(
-            Received(at, LOG, id_, 1, payload, fds, features=0, protocol=0, followed=False)
+            Received(at, LOG, id_, 1, payload, fds, features=0, protocol=0, followed=False, line=at)
         )
 
     def play(_script: Script) -> Recording:
