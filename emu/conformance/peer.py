@@ -52,6 +52,8 @@ class PeerProgram:
             raise PeerError(f"--exec {command!r}: {error}") from None
         if not any("{socket}" in word for word in words):
             raise PeerError("--exec: write {socket} where the program takes the socket's path")
+        #: The command as it was given, word by word.
+        self.words = tuple(words)
         places = {"{socket}": str(path), "{qmp}": str(qmp)}
         for place, value in places.items():
             words = [word.replace(place, value) for word in words]
@@ -111,6 +113,11 @@ class PeerProgram:
         if self._process is not None:
             self._told_to_end = True
             self._process.terminate()
+
+    @property
+    def told_to_end(self) -> bool:
+        """Whether it has been, since it was started."""
+        return self._told_to_end
 
     @property
     def terminated(self) -> bool:

@@ -52,6 +52,19 @@ def pmd_back_end(socket: Path | str, *, queues: int, prefix: str) -> list[str]:
     ]
 
 
+def pmd_front_end(socket: Path | str, *, queues: int, prefix: str) -> list[str]:
+    """dpdk-testpmd as a front-end, which needs no VM; it starts when it has connected."""
+    device = f"net_virtio_user0,path={socket},queues={queues},queue_size=256"
+    return [
+        need("dpdk-testpmd", "dpdk-dev"),
+        *("-l", "0,1", "--no-huge", "--no-shconf", "-m", "256", "--no-pci"),
+        *("--file-prefix", prefix, "--single-file-segments", "--vdev", device),
+        "--",
+        *("-i", f"--rxq={queues}", f"--txq={queues}", "--nb-cores=1"),
+        *("--total-num-mbufs=4096", "--no-mlockall"),
+    ]
+
+
 def virtiofsd(folder: Path, socket: Path | str) -> list[str]:
     """The C virtiofsd of QEMU 7.2, which ends with its front-end."""
     if not Path(VIRTIOFSD).exists():

@@ -16,6 +16,7 @@ from emu.conformance.back_end import (
     notifications,
     pipelining,
     postcopy,
+    program,
     reply_ack,
     resources,
     rings,
@@ -46,6 +47,7 @@ AREAS = (
     pipelining.area,
     timing.area,
     scripts.area,
+    program.area,
 )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from emu.conformance.back_end.tester import QUIET, BackEnd, F, vring
+from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import Severity, check, unsupported
 from emu.conformance.work import BLK_FLUSH, BLK_OUT, SECTOR
+from vhost_user.features import F_RING_PACKED, F_VERSION_1
 from vhost_user.payloads import VringState
 
 area = Area("bases", BACK_END, "VHOST_USER_GET_VRING_BASE")
@@ -176,3 +177,20 @@ def slow_ones_completed(be: BackEnd) -> None:
     used = ring.used_index
     check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
     be.idle(ring)
+
+
+#: Bits 0 to 14 next available, 15 its wrap counter, 16 to 30 next used, 31 its wrap counter.
+_PACKED_BASES = {"in the beginning": 0x8000_8000, "in the second round": 0x0005_0005}
+
+
+@area.each(630, _PACKED_BASES, "A packed ring's base {} comes back as it was set", works=True)
+def packed(be: BackEnd, when: str) -> None:
+    be.look()
+    if not be.features >> F_RING_PACKED & 1:
+        unsupported("VIRTIO_F_RING_PACKED is not offered")
+    be.agree(features=1 << F_VERSION_1 | 1 << F_RING_PACKED | PROTOCOL_BIT)
+    wanted = _PACKED_BASES[when]
+    ring = be.ring(be.memory(), be.work.ring)
+    be.start(ring, base=wanted)
+    base = be.stop(ring)
+    check(base == wanted, f"base {wanted:#x}", f"base {base:#x}")

@@ -296,3 +296,33 @@ def no_chain(be: BackEnd) -> None:
     except WireError:
         observed("it closed the connection")
     observed(f"chain 63, of no bytes, was {'completed' if served else 'left'}")
+
+
+@area.case(
+    1280,
+    "With GET_VRING_BASE_INFLIGHT what was taken is completed or noted, and served after the start",
+    spec="VHOST_USER_GET_VRING_BASE; e0822e6085",
+    needs=("GET_VRING_BASE_INFLIGHT",),
+    device="blk",
+)
+def left_at_the_stop(be: BackEnd) -> None:
+    be.agree("GET_VRING_BASE_INFLIGHT")
+    memory = be.memory()
+    region = get_region(be)
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE)
+    be.start(ring)
+    jobs = [be.work.post(memory, ring) for _ in range(SIZE // 3)]
+    ring.kick()
+    base = be.stop(ring)
+    used, noted = ring.used_index, len(region.taken())
+    check(
+        used + noted == base,
+        f"all {base} that were taken completed or noted",
+        f"{used} completed, {noted} noted",
+    )
+    _resume(be, ring, region, base)
+    be.await_used(ring, len(jobs))
+    be.idle(ring)
+    heads, wanted = sorted(_completed(ring)), sorted(job.head for job in jobs)
+    check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")

@@ -275,6 +275,8 @@ class BackEndRunner:
         """
         program = self._program
         assert program is not None  # noqa: S101  only asked of one
+        if program.told_to_end:
+            return ""
         self._ends = not program.crashed and not self._serves_on
         if program.crashed or (program.failed and self._serves_on):
             return f"it ended {program.how_it_ended}: {program.last_line}"

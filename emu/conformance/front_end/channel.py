@@ -10,11 +10,12 @@ from emu.conformance.front_end.descriptors import SOCKET
 from emu.conformance.front_end.recording import F
 from emu.conformance.front_end.script import ASKED, START, Script
 from emu.conformance.front_end.tester import all_of
-from emu.conformance.verdict import check, observed, unsupported
+from emu.conformance.verdict import Severity, check, observed, unsupported
 from emu.conformance.wire import Message, Wire, WireError
 from vhost_user.codec import NEED_REPLY, VERSION
+from vhost_user.features import ProtocolFeature
 from vhost_user.message_ids import BackendRequest
-from vhost_user.payloads import Mmap, SharedUuid, VringArea, VringState
+from vhost_user.payloads import Iotlb, Mmap, SharedUuid, VringArea, VringState
 
 if TYPE_CHECKING:
     from emu.conformance.front_end.recording import Recording
@@ -26,6 +27,8 @@ B = BackendRequest
 ASKING = VERSION | NEED_REPLY
 #: Larger than any message of the specification.
 HUGE = 1 << 20
+#: An IOTLB message's permission and type.
+_READ, _MISS = 1, 1
 NONE = "no answer"
 GONE = "closed"
 
@@ -212,3 +215,37 @@ def closed(fe: FrontEnd) -> None:
     recording = fe.session(Script("the channel is closed", (START, ASKED), asks=ask))
     recording.did(ASKED)
     check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+
+
+@area.case(1390, "What IOTLB_MSG is taken for without an IOMMU", severity=Severity.MAY)
+def iotlb_miss(fe: FrontEnd) -> None:
+    payload = Iotlb(0, 4096, 0, _READ, _MISS).pack()
+    _, answer = _asked(fe, "IOTLB_MSG of a miss", B.IOTLB_MSG, payload)
+    observed(f"acknowledged with {answer.u64}" if isinstance(answer, Message) else answer)
+
+
+@area.case(1391, "SHMEM_MAP without a descriptor is acknowledged, and not with 0")
+def nothing_to_map(fe: FrontEnd) -> None:
+    answer = _reply(fe, "SHMEM_MAP of nothing", B.SHMEM_MAP, Mmap(0, 0, 0, 4096, 0).pack())
+    check(answer.u64 != 0, "a code other than 0", "acknowledged with 0")
+
+
+@area.case(1392, "SHARED_OBJECT_ADD is acknowledged with 0 where SHARED_OBJECT was agreed on")
+def shared(fe: FrontEnd) -> None:
+    def ask(session: Session) -> None:
+        payload = SharedUuid(bytes(range(16))).pack()
+        answer = _exchange(session, B.SHARED_OBJECT_ADD, payload, ASKING)
+        session.recording.channel["added"] = answer
+
+    script = Script(
+        "an object is shared",
+        (START, ASKED),
+        protocol_offering=int(ProtocolFeature.SHARED_OBJECT),
+        asks=ask,
+    )
+    recording = fe.session(script)
+    recording.did(ASKED)
+    if not recording.messages[-1].protocol & ProtocolFeature.SHARED_OBJECT:
+        unsupported("the front-end does not acknowledge SHARED_OBJECT")
+    answer = recording.channel["added"]
+    check(isinstance(answer, Message) and answer.u64 == 0, "acknowledged with 0", f"{answer}")

@@ -148,6 +148,10 @@ class FrontEndRunner:
         self.offered = Offered(last.features or 0, last.protocol, len(recording.rings()))
         return self.offered
 
+    def record(self, script: Script) -> Recording:
+        """Play a session, for others than the cases to look at. Raises as `probe`."""
+        return self._tester.session(script)
+
     def describe(self) -> dict[str, Any]:
         """What was tested, for ``--json``."""
         return {

@@ -1,0 +1,144 @@
+"""How a front-end orders its messages, as data, and what it says of that to a given back-end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
+from vhost_user.message_ids import FrontendRequest
+from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+F = FrontendRequest
+P = ProtocolFeature
+NOTHING = P(0)
+#: Rings that the guest uses, and all that the device has: some front-ends speak of both.
+USED, EVERY = "used", "every"
+
+
+class Step(NamedTuple):
+    """One message.
+
+    Attributes:
+        id: which.
+        ack: need_reply is set once REPLY_ACK was agreed on.
+        barrier: where it was not, GET_FEATURES follows, so that there is an answer all the same.
+        num: what SET_VRING_ENABLE and SET_STATUS say.
+        log: SET_FEATURES has LOG_ALL, or SET_VRING_ADDR the ring's log flag.
+        unless: left out if this protocol feature was agreed on.
+    """
+
+    id: F
+    ack: bool = False
+    barrier: bool = False
+    num: int = 0
+    log: bool = False
+    unless: P = NOTHING
+
+
+class Rings(NamedTuple):
+    """Messages about rings: all of them for one ring, then for the next.
+
+    Attributes:
+        steps: about each ring.
+        which: `USED`, `EVERY`, or their numbers.
+    """
+
+    steps: tuple[Step, ...]
+    which: str | tuple[int, ...] = USED
+
+
+Part = Step | Rings
+
+
+class Said(NamedTuple):
+    """A message to be sent: its step, the ring that it is about, and whether it asks for an ack."""
+
+    step: Step
+    ring: int | None
+    need_reply: bool
+
+
+class Script(NamedTuple):
+    """A front-end.
+
+    Attributes:
+        name: what people call it, and which device it drives where that matters.
+        source: where its order is from.
+        knows: protocol features that it agrees to when they are offered.
+        hello: what it says when it has connected.
+        start: how it starts a device.
+        restart: how it does so again, on the same connection.
+        stop: how it stops it; empty when it only leaves.
+        log: how it has dirty memory logged.
+        unlog: how it ends that, when a migration was given up.
+        requires: protocol features without which it gives up.
+        least: rings without which it cannot be told from others.
+        renews: after a stop its rings begin anew.
+    """
+
+    name: str
+    source: str
+    knows: P
+    hello: tuple[Part, ...]
+    start: tuple[Part, ...]
+    restart: tuple[Part, ...] = ()
+    stop: tuple[Part, ...] = ()
+    log: tuple[Part, ...] = ()
+    unlog: tuple[Part, ...] = ()
+    requires: P = NOTHING
+    least: int = 1
+    renews: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def spoken(
+    parts: Sequence[Part],
+    rings: dict[str, Sequence[int]],
+    *,
+    agreed: P,
+    bit_30: bool,
+) -> Iterator[Said]:
+    """The messages that the parts come to.
+
+    They are worked out one by one: what is agreed on may change with a message.
+
+    Args:
+        parts: of a script.
+        rings: the rings that the guest uses, and every one.
+        agreed: protocol features.
+        bit_30: the back-end offers protocol features.
+    """
+    for part in parts:
+        if isinstance(part, Step):
+            about: list[tuple[Step, int | None]] = [(part, None)]
+        else:
+            numbers = rings[part.which] if isinstance(part.which, str) else part.which
+            about = [(step, ring) for ring in numbers for step in part.steps]
+        for step, ring in about:
+            if step.unless & agreed or not possible(step.id, agreed, bit_30=bit_30):
+                continue
+            can_ack = P.REPLY_ACK in agreed
+            yield Said(step, ring, step.ack and can_ack)
+            if step.barrier and not can_ack:
+                yield Said(Step(F.GET_FEATURES), None, need_reply=False)
+
+
+def possible(number: F, agreed: P, *, bit_30: bool) -> bool:
+    """Whether a front-end may send this message, after what was agreed on."""
+    gate = FRONTEND_MESSAGES[number].gate
+    if gate.protocol:
+        return ProtocolFeature[gate.protocol] in agreed
+    return bit_30 or gate.feature != VHOST_USER_F_PROTOCOL_FEATURES
+
+
+def answered(said: Said, agreed: P) -> bool:
+    """Whether a message is answered by something else than an acknowledgement."""
+    reply = FRONTEND_MESSAGES[said.step.id].reply
+    if reply is ReplyRule.IF_LOG_SHMFD:
+        return P.LOG_SHMFD in agreed
+    return reply is ReplyRule.ALWAYS

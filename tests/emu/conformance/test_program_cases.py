@@ -1,0 +1,112 @@
+"""Cases about programs, on programs that do it wrong."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.conformance.back_end.program import area
+from emu.conformance.back_end.tester import BackEnd
+from emu.conformance.peer import PeerProgram
+from emu.conformance.verdict import Failed, Unsupported
+from emu.conformance.wire import Wire
+from vhost_user.features import SPEC
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Bench:
+    """Runs one case on a program, with nobody at the other end of its connection."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._programs: list[PeerProgram] = []
+
+    def judge(self, number: int, command: str, *, start: bool = False) -> None:
+        """Raises what the case does."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            be = BackEnd(Wire(ours, {}, 1.0), "", SPEC)
+            program = PeerProgram(command, self._folder / "s", self._folder / "log")
+            self._programs.append(program)
+            be.program = program
+            if start:
+                program.start()
+                until = time.monotonic() + 10
+                while program.last_line != "ready":
+                    assert time.monotonic() < until
+                    time.sleep(0.01)  # a file that another program writes; nothing tells of it
+                # An answer to GET_FEATURES, which the case waits for first.
+                theirs.send(bytes.fromhex("01000000 05000000 08000000") + bytes(8))
+            (case,) = [case for case in area.cases if case.id == f"VU-B-{number}"]
+            theirs.shutdown(socket.SHUT_WR)
+            try:
+                case.run(be)
+            finally:
+                be.close()
+
+    def close(self) -> None:
+        """End what was started."""
+        for program in self._programs:
+            program.stop()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A place to run programs."""
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def shell(script: str) -> str:
+    """A command that has a socket's path among its words, and does something else."""
+    return f"sh -c '{script}' --socket-path={{socket}}"
+
+
+@pytest.mark.parametrize(
+    ("number", "script"),
+    [
+        (2501, "echo nothing of the kind"),
+        (2501, "echo []"),
+        (2502, 'echo "{\\"type\\": \\"toaster\\"}"'),
+        (2502, 'echo "{\\"type\\": \\"net\\", \\"features\\": [1]}"'),
+        (2506, "exit 0"),
+        (2507, "exit 0"),
+    ],
+)
+def test_a_program_that_does_it_wrong(bench: Bench, number: int, script: str) -> None:
+    """Fails."""
+    with pytest.raises(Failed):
+        bench.judge(number, shell(script))
+
+
+def test_a_program_that_does_not_know_the_option(bench: Bench) -> None:
+    """Is not judged."""
+    with pytest.raises(Unsupported, match="status 3"):
+        bench.judge(2501, shell("exit 3"))
+    with pytest.raises(Unsupported, match="--socket-path"):
+        bench.judge(2506, "true {socket}")
+
+
+def test_a_program_that_does_not_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails, and so does one that ends by another signal; one that just ends passes."""
+    monkeypatch.setattr("emu.conformance.back_end.program.SOON", 0.5)
+    rest = "echo ready; while :; do sleep 0.05; done"
+    for reaction in ('""', '"kill -9 $$"'):
+        with pytest.raises(Failed):
+            bench.judge(2504, shell(f"trap {reaction} TERM; {rest}"), start=True)
+    bench.judge(2504, shell(rest), start=True)
+
+
+def test_a_program_that_prints_what_it_should(bench: Bench) -> None:
+    """Passes."""
+    printed = 'echo "{\\"type\\": \\"net\\"}"'
+    bench.judge(2501, shell(printed))
+    bench.judge(2502, shell(printed))
+    bench.judge(2507, shell("exit 1"))

@@ -1,0 +1,190 @@
+"""The scripts of front-ends that are installed: each is run, and says what its script says."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from emu.conformance.back_end.front_ends import SCRIPTS
+from emu.conformance.back_end.script import EVERY, USED, F, P, spoken
+from emu.conformance.front_end.runner import NAMES, FrontEndRunner
+from emu.conformance.front_end.script import CONT, LOG, PLAIN, START, STOP
+from emu.conformance.front_end.session import Session
+from emu.conformance.peer import PeerProgram
+from emu.conformance.wire import Wire
+from tests.peers.programs import Running, need, pmd_front_end
+from vhost_user.features import SPEC, VHOST_F_LOG_ALL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from emu.conformance.back_end.script import Part, Said
+    from emu.conformance.front_end.recording import Received, Recording
+    from emu.conformance.front_end.script import Script as BackEndScript
+
+QEMU = (
+    "qemu-system-x86_64 -m 256 -nodefaults -nographic -machine q35,memory-backend=m "
+    "-object memory-backend-memfd,id=m,size=256M,share=on "
+    "-qmp unix:{qmp},server=on,wait=off -chardev socket,id=c,path={socket} "
+)
+DISK = QEMU + "-device vhost-user-blk-pci,chardev=c,bootindex=0,num-queues=2"
+NIC = QEMU + "-netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n,bootindex=0"
+#: Seconds for testpmd to start, and to say what it has to say.
+PATIENCE = 20.0
+QUIET = 0.5
+#: VIRTIO_NET_F_GUEST_CSUM: a change of it has virtio-user negotiate anew.
+GUEST_CSUM = 1 << 1
+
+
+class Line(NamedTuple):
+    """What of a message is compared."""
+
+    name: str
+    ring: int | None
+    need_reply: bool
+    value: int
+
+
+def in_script(said: Said) -> Line:
+    """What the script has."""
+    return Line(said.step.id.name, said.ring, said.need_reply, said.step.num or said.step.log)
+
+
+def came(message: Received) -> Line:
+    """What the program has sent."""
+    values = {
+        F.SET_VRING_ENABLE: message.state.num,
+        F.SET_STATUS: message.u64,
+        F.SET_VRING_ADDR: message.address.flags,
+        F.SET_FEATURES: message.u64 >> VHOST_F_LOG_ALL & 1,
+    }
+    value = values.get(F(message.id), 0)
+    return Line(message.name, message.ring, message.need_reply, value)
+
+
+def settled(lines: Iterable[Line]) -> list[Line]:
+    """Without SET_VRING_ENABLE that repeats another: how often a NIC's come is up to the guest."""
+    whole: list[Line] = []
+    told: set[Line] = set()
+    for line in lines:
+        if line.name != "SET_VRING_ENABLE":
+            told.clear()
+        elif line in told:
+            continue
+        else:
+            told.add(line)
+        whole.append(line)
+    return whole
+
+
+def check(
+    recording: Recording, acts: dict[str, Sequence[Part]], rings: dict[str, Sequence[int]]
+) -> None:
+    """Each act came to what the script has for it; of one that is done twice, the first time."""
+    agreed = P(recording.messages[-1].protocol)
+    messages = recording.messages
+    for act, parts in acts.items():
+        first = next(each.at for each in messages if each.act == act)
+        past = [each.at for each in messages if each.at > first and each.act != act]
+        seen = settled(came(each) for each in messages[first : min(past, default=None)])
+        wanted = settled(map(in_script, spoken(parts, rings, agreed=agreed, bit_30=True)))
+        assert seen == wanted, act
+
+
+def play(folder: Path, command: str, device: str, script: BackEndScript) -> Recording:
+    """A session with QEMU: its firmware is the guest."""
+    need("qemu-system-x86_64", "qemu-system-x86")
+    path, qmp = folder / "s", folder / "q"
+    program = PeerProgram(command, path, folder / "log", qmp=qmp, listens=False)
+    runner = FrontEndRunner(path, program, qmp=qmp, device=device, dialect=SPEC, patience=2.0)
+    try:
+        return runner.record(script)
+    finally:
+        runner.close()
+
+
+OFFERS = pytest.mark.parametrize(
+    ("offering", "without"),
+    [(P(0), P(0)), (P.STATUS | P.CONFIGURE_MEM_SLOTS, P(0)), (P(0), P.REPLY_ACK | P.MQ)],
+    ids=["plain", "with STATUS and slots", "without REPLY_ACK and MQ"],
+)
+
+
+@OFFERS
+def test_qemu_with_a_disk(tmp_path: Path, offering: P, without: P) -> None:
+    """Two rings, of which the firmware uses one."""
+    script = SCRIPTS[0]
+    offers = PLAIN._replace(protocol_offering=int(offering), protocol_without=int(without))
+    command = DISK.replace("num-queues=2", "num-queues=1") if P.MQ in without else DISK
+    recording = play(tmp_path, command, "blk", offers)
+    acts = {
+        START: (*script.hello, *script.start),
+        STOP: script.stop,
+        CONT: script.restart,
+        # The migration ends by stopping the device.
+        LOG: (*script.log, *script.stop),
+    }
+    check(recording, acts, {USED: [0], EVERY: [0] if P.MQ in without else [0, 1]})
+
+
+@OFFERS
+def test_qemu_with_a_nic(tmp_path: Path, offering: P, without: P) -> None:
+    """One pair of rings."""
+    script = SCRIPTS[1]
+    offers = PLAIN._replace(protocol_offering=int(offering), protocol_without=int(without))
+    recording = play(tmp_path, NIC, "net", offers)
+    acts = {
+        START: (*script.hello, *script.start),
+        STOP: script.stop,
+        CONT: script.restart,
+        LOG: (*script.log, *script.stop),
+    }
+    check(recording, acts, {USED: [0, 1], EVERY: [0, 1]})
+
+
+@pytest.mark.parametrize("offering", [P(0), P.STATUS], ids=["plain", "with STATUS"])
+def test_dpdk_virtio_user(tmp_path: Path, offering: P) -> None:
+    """One pair of rings; it stops and starts them when its offloads change."""
+    script = SCRIPTS[6]
+    path = tmp_path / "s"
+    offers = PLAIN._replace(protocol_offering=int(offering), offering=GUEST_CSUM)
+    argv = pmd_front_end(path, queues=1, prefix=f"emu-{tmp_path.name}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        listener.settimeout(PATIENCE)
+        with Running(argv, tmp_path / "log") as program:
+            session = Session(Wire(listener.accept()[0], NAMES, 2.0), offers, "net")
+            try:
+                _drive(session, program)
+            finally:
+                session.close()
+    acts = {
+        START: (*script.hello, *script.start),
+        CONT: (*script.stop, *script.restart),
+        STOP: script.stop,
+    }
+    check(session.recording, acts, {USED: [0, 1], EVERY: [0, 1]})
+
+
+def _drive(session: Session, program: Running) -> None:
+    """Start, change, close: each is over when nothing more comes."""
+    stdin = program.process.stdin
+    assert stdin is not None
+
+    def enabled() -> bool:
+        return len(session.recording.of(F.SET_VRING_ENABLE, act=session.act)) > 1
+
+    def told_to(act: str, *commands: str) -> None:
+        session.act = act
+        stdin.write("".join(f"{each}\n" for each in commands).encode())
+        stdin.flush()
+        done = session.pump(lambda: enabled() and session.quiet(QUIET), PATIENCE)
+        assert done or session.over, program.said
+
+    told_to(START)
+    told_to(CONT, "port stop 0", "port config 0 rx_offload udp_cksum on", "port start 0")
+    told_to(STOP, "port stop 0", "port close 0", "quit")
