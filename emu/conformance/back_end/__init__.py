@@ -5,6 +5,7 @@ from __future__ import annotations
 from emu.conformance.back_end import (
     bases,
     channel,
+    config_fields,
     data_blk,
     dirty_log,
     errors,
@@ -35,6 +36,7 @@ AREAS = (
     bases.area,
     reply_ack.area,
     dirty_log.area,
+    config_fields.area,
     multi_queue.area,
     inflight_resume.area,
     data_blk.area,
