@@ -18,6 +18,7 @@ from emu.conformance.back_end import (
     multi_queue,
     negotiation,
     notifications,
+    optional,
     pipelining,
     postcopy,
     reply_ack,
@@ -53,6 +54,7 @@ AREAS = (
     resources.area,
     pipelining.area,
     timing.area,
+    optional.area,
     scripts.area,
 )
 
