@@ -138,6 +138,7 @@ class TestRing:
         self.index = index
         self.size = size
         self.start = start
+        self.region = region
         parts = split_offsets(size)
         base = memory.allocate(parts.end, align=PAGE, region=region)
         self.desc, self.avail, self.used = base + parts.desc, base + parts.avail, base + parts.used

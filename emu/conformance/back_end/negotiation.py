@@ -57,7 +57,7 @@ def version_1(be: BackEnd) -> None:
 @area.each(
     210,
     DEPENDENCIES,
-    "{0!r} is not offered without what it needs",
+    "{0.name} is not offered without what it needs",
     spec="Protocol features; libvhost-user vu_set_protocol_features_exec; e0822e6085",
 )
 def dependencies_offered(be: BackEnd, feature: ProtocolFeature) -> None:
@@ -65,7 +65,11 @@ def dependencies_offered(be: BackEnd, feature: ProtocolFeature) -> None:
     if feature not in be.protocol:
         unsupported(f"{feature.name} is not offered")
     lacks = missing_dependencies(be.protocol).get(feature)
-    check(not lacks, f"{feature.name} with {DEPENDENCIES[feature]!r}", f"without {lacks!r}")
+    check(
+        not lacks,
+        f"{feature.name} with {DEPENDENCIES[feature].name}",
+        f"without {lacks and lacks.name}",
+    )
 
 
 @area.case(220, "LOG_SHMFD is offered with VHOST_F_LOG_ALL", spec="Migration")

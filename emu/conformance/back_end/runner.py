@@ -12,6 +12,7 @@ from emu.conformance.result import CaseResult, Offered
 from emu.conformance.verdict import CaseEnd, Verdict
 from emu.conformance.wire import Closed, Nonsense, Wire, WireError
 from emu.conformance.work import WORKS
+from vhost_user.errors import BackendError
 from vhost_user.message_ids import FrontendRequest
 
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ class BackEndRunner:
             return end.verdict, end.expected, end.seen
         except Closed as closed:
             return Verdict.FAIL, "the connection to stay open", str(closed)
+        except BackendError as error:
+            return Verdict.FAIL, "a used ring of what was made available", str(error)
         except WireError as error:
             return Verdict.FAIL, f"an answer within {be.patience:g} s", str(error)
         except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from emu.conformance.memory import PAGE, USER_OFFSET, DirtyLog, Memory, TestRing
 from emu.conformance.peer import PeerError
-from emu.conformance.verdict import Failed, check, unsupported
+from emu.conformance.verdict import Failed, check, observed, unsupported
 from emu.conformance.wire import Closed, Message, Silent, WireError
 from emu.conformance.work import WORKS, BlkWork, Job, Work
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
@@ -195,6 +195,22 @@ class BackEnd:
         check(code != 0, f"{name} refused by a non-zero code, or closing", "acknowledged with 0")
         return f"code {code}"
 
+    def not_done(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> str:
+        """As `refused`, for what a back-end may find out only after it has answered.
+
+        libvhost-user acknowledges first, and closes the connection after it.
+
+        Raises:
+            Failed: it is acknowledged with success, and the connection goes on.
+            Observed: it is acknowledged with success, and the connection closed.
+        """
+        try:
+            return self.refused(number, payload, fds=fds)
+        except Failed:
+            if self.wire.hangs_up(QUIET):
+                observed("acknowledged with 0, and then the connection closed")
+            raise
+
     def barrier(self) -> None:
         """Return when the back-end has handled all that was sent.
 
@@ -334,7 +350,7 @@ class BackEnd:
         least = WORKS[self.device].rings if self.device else 1
         for index in range(min(least, self.rings)):
             if index not in self._started:
-                self.start(self.ring(ring.memory, index, ring.size))
+                self.start(self.ring(ring.memory, index, ring.size, region=ring.region))
         self.set_up(ring, base=base, log=log)
         self.enable(ring)
         self.barrier()

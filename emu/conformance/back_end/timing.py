@@ -23,6 +23,8 @@ def answers_while_busy(be: BackEnd) -> None:
         be.work.post(ring.memory, ring)
         ring.kick()
         be.barrier()
+        if not ring.driver.free:
+            be.await_used(ring, ring.avail_index)
         while ring.driver.pop() is not None:
             pass
 

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PYTHON = shlex.quote(sys.executable)
+#: Seconds for all cases, of which there are hundreds, on a machine that has other work to do.
+LONGEST = 200
 
 
 def conform(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
     argv = [sys.executable, "-m", "emu.cli", "conform", "back-end", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=LONGEST, check=False)
 
 
 def disk(folder: Path) -> str:
@@ -48,6 +50,7 @@ def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.timeout(LONGEST + 20)
 @pytest.mark.parametrize("device", ["blk", "net"])
 def test_our_back_ends_keep_every_rule(device: str, tmp_path: Path) -> None:
     """No FAIL, no ERROR; what is not supported is what they do not have."""
@@ -59,7 +62,7 @@ def test_our_back_ends_keep_every_rule(device: str, tmp_path: Path) -> None:
     assert whole["role"] == "back-end"
     assert whole["peer"]["device"] == device
     assert len(whole["cases"]) == len(cases()) == sum(whole["summary"].values())
-    assert whole["summary"]["PASS"] >= 150
+    assert whole["summary"]["PASS"] >= 400
     unsupported = [case for case in whole["cases"] if case["verdict"] == "UNSUPPORTED"]
     reasons = ("is not offered", "is about", "without", "has fewer")
     assert all(any(reason in case["seen"] for reason in reasons) for case in unsupported)

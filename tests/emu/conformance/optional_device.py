@@ -1,0 +1,116 @@
+"""A disk with what ours has not: a state to save and to load, and rings with an order of bytes.
+
+Run as a program, it is ``vhost-emu-blk`` with that; ``MISTAKE`` in its environment names what it
+does wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, cast
+
+from backends import blk, control
+from backends.blk_device import BlkDevice
+from backends.handlers import Handlers
+from vhost_user.errors import FrontendError
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import FrontendRequest, Request
+from vhost_user.payloads import U64, VRING_NO_FD, VringState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.device import BackendDevice
+    from vhost_user.backend import BackendConnection
+    from vhost_user.payloads import DeviceState
+
+_F = FrontendRequest
+MISTAKE = os.environ.get("MISTAKE", "")
+STATE = b"the state of a disk " * 20
+_REFUSED = 1
+
+
+class OptionalHandlers(Handlers):
+    """The handlers of one connection."""
+
+    def __init__(
+        self,
+        device: BackendDevice,
+        connection: BackendConnection,
+        table_cost: int,
+        pay: Callable[[int], None],
+    ) -> None:
+        super().__init__(device, connection, table_cost, pay)
+        self.table[_F.SET_DEVICE_STATE_FD] = self._set_device_state_fd
+        self.table[_F.CHECK_DEVICE_STATE] = self._check_device_state
+        self.table[_F.SET_VRING_ENDIAN] = self._set_vring_endian
+        self._result: Callable[[], int] = lambda: _REFUSED
+
+    def _set_device_state_fd(self, request: Request) -> bool:
+        asked = cast("DeviceState", request.payload)
+        fd = request.fds[0]
+        if any(ring.started for ring in self._device.rings):
+            self._device.retire_fds(request.fds)
+            return self._answer(request, _REFUSED)
+        work = self._save if asked.direction == 0 else self._load
+        results: list[int] = []
+        thread = threading.Thread(target=lambda: results.append(work(fd)), daemon=True)
+        thread.start()
+
+        def result() -> int:
+            thread.join()
+            return results[0]
+
+        self._result = result
+        return self._answer(request, 0)
+
+    def _answer(self, request: Request, error: int) -> bool:
+        if MISTAKE == "descriptor with an error" and error:
+            self._connection.reply(request, U64(error), (0,))
+            return True
+        flag = 0 if MISTAKE == "bit 8 clear" else VRING_NO_FD
+        return self._reply(request, U64(error | flag))
+
+    @staticmethod
+    def _save(fd: int) -> int:
+        os.set_blocking(fd, True)
+        try:
+            with open(fd, "wb", closefd=MISTAKE != "no end") as file:
+                file.write(STATE)
+        except BrokenPipeError:
+            return _REFUSED
+        return 0
+
+    @staticmethod
+    def _load(fd: int) -> int:
+        os.set_blocking(fd, True)
+        with open(fd, "rb") as file:
+            data = file.read()
+        if MISTAKE == "loads a part":
+            return 0
+        if MISTAKE == "loads nothing":
+            return _REFUSED
+        return 0 if data == STATE else _REFUSED
+
+    def _check_device_state(self, request: Request) -> bool:
+        return self._reply(request, U64(self._result()))
+
+    @staticmethod
+    def _set_vring_endian(request: Request) -> None:
+        if cast("VringState", request.payload).num > 1 and MISTAKE != "any order":
+            raise FrontendError("no such order of bytes")
+
+
+class OptionalDisk(BlkDevice):
+    """The disk."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self.protocol_features |= ProtocolFeature.DEVICE_STATE | ProtocolFeature.CROSS_ENDIAN
+
+
+if __name__ == "__main__":
+    control.Handlers = OptionalHandlers  # type: ignore[misc]
+    blk.BlkDevice = OptionalDisk  # type: ignore[misc]
+    blk.main()
