@@ -220,11 +220,10 @@ class BackEndRunner:
         if program is not None and not program.running:
             program.stop()
             program.start()
-        # Nobody starts it again if it is not the suite's, so there is nothing to wait for.
-        hopeless = program is None and self.offered.rings > 0
         sock = connect(
             self._path,
-            patience=self._patience if hopeless else START_PATIENCE,
+            # One that the suite has not started listens already, or never.
+            patience=self._patience if program is None else START_PATIENCE,
             gone=lambda: self._why_not() if program is not None and not program.running else "",
         )
         return Wire(sock, NAMES, self._patience)

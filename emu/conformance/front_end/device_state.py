@@ -107,5 +107,6 @@ def refused(fe: FrontEnd) -> None:
         reactions=((F.SET_DEVICE_STATE_FD, _refuse),),
     )
     recording = fe.session(script)
+    recording.some(F.SET_DEVICE_STATE_FD)
     recording.since(REFUSAL)
     check(not recording.ended, "the front-end to go on", f"it ended {recording.ended}")
