@@ -38,6 +38,10 @@ class Attention:
 
     def __init__(self) -> None:
         self._wake = -1
+        # Written to by the interpreter's own handler, in whatever thread a signal comes: without
+        # it a signal that comes in another thread leaves the main one in its poll.
+        self._pipe = (-1, -1)
+        self._before = -1
         self._signum: int | None = None
         self._programs: dict[int, Program] = {}
         self._previous: dict[int, object] = {}
@@ -45,6 +49,8 @@ class Attention:
     def __enter__(self) -> Self:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if threading.current_thread() is threading.main_thread():
+            self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             for signum in _SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup means it
                     self._previous[signum] = signal.signal(signum, self._note)
@@ -55,6 +61,11 @@ class Attention:
             signal.signal(signum, handler)  # type: ignore[arg-type]
         self._previous.clear()
         os.close(self._wake)
+        if self._pipe[0] >= 0:
+            signal.set_wakeup_fd(self._before)
+            for fd in self._pipe:
+                os.close(fd)
+            self._pipe = (-1, -1)
 
     def watch(self, program: Program) -> None:
         """From now on the end of this program is an error."""
@@ -84,9 +95,17 @@ class Attention:
         wanted = set(fds)
         for fd in (*wanted, *self._programs, self._wake):
             poll.register(fd, select.POLLIN)
-        ready = [fd for fd, _events in poll.poll(max(0.0, timeout) * 1000)]
-        if self._signum is not None:
-            raise SignalError(self._signum, signal.Signals(self._signum).name)
+        if self._pipe[0] >= 0:
+            poll.register(self._pipe[0], select.POLLIN)
+        deadline = time.monotonic() + max(0.0, timeout)
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            ready = [fd for fd, _events in poll.poll(left * 1000)]
+            if self._signum is not None:
+                raise SignalError(self._signum, signal.Signals(self._signum).name)
+            if ready != [self._pipe[0]]:
+                break
+            os.read(self._pipe[0], 4096)  # a signal that somebody else handles
         for fd in ready:
             if fd in self._programs:
                 raise ProgramError(self._programs[fd].obituary())

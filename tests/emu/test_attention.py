@@ -44,6 +44,25 @@ def test_a_signal_ends_a_wait_at_once() -> None:
         timer.join()
 
 
+def test_a_signal_that_comes_in_another_thread_ends_a_wait_at_once() -> None:
+    """The kernel gives it to any thread; the main one's poll is not interrupted by that."""
+
+    def strike() -> None:
+        time.sleep(0.1)  # the main thread is to wait by then
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    with Attention() as attention:
+        striker = threading.Thread(target=strike)
+        striker.start()
+        begin = time.monotonic()
+        with pytest.raises(SignalError):
+            attention.pause(20)
+        assert time.monotonic() - begin < 5
+        striker.join()
+        attention.rearm()
+        assert attention.wait((), 0.05) == []
+
+
 def test_after_rearming_only_a_new_signal_counts() -> None:
     with Attention() as attention:
         os.kill(os.getpid(), signal.SIGINT)
