@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
 from emu.conformance.front_end.recording import F
-from emu.conformance.front_end.script import CONT, END, PLAIN, RESET, START, STOP, Script
+from emu.conformance.front_end.script import (
+    CONT,
+    END,
+    RESET,
+    RESETTING,
+    START,
+    STATUS,
+    STOP,
+    Script,
+)
 from emu.conformance.front_end.session import REPLY_FLAGS
 from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import check, observed, unsupported
@@ -25,8 +34,6 @@ timing = Area("timing", FRONT_END, "a stream socket, and a back-end that takes i
 
 P = ProtocolFeature
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, FAILED = 1, 2, 4, 8, 128
-STATUS = Script("status", PLAIN.acts, protocol_offering=int(P.STATUS))
-RESETTING = Script("reset", PLAIN.acts, protocol_offering=int(P.RESET_DEVICE))
 #: Messages at which a back-end may die; each front-end sends them.
 MOMENTS = (
     F.GET_FEATURES,

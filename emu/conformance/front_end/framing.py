@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
 from emu.conformance.front_end.recording import RING_FDS, F
-from emu.conformance.front_end.script import Script
+from emu.conformance.front_end.script import Script, occasion
 from emu.conformance.front_end.session import REPLY_FLAGS
 from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import check
@@ -82,7 +82,8 @@ def _right_size(each: Received) -> bool:
 
 @area.each(110, list(F), "The payload of {0.name} has its size, wherever it is sent")
 def payload_size(fe: FrontEnd, number: F) -> None:
-    all_of(fe.plain().some(number), _right_size, "a payload of the size that its type has")
+    recording = fe.session(occasion(number))
+    all_of(recording.some(number), _right_size, "a payload of the size that its type has")
 
 
 def _right_descriptors(each: Received) -> bool:

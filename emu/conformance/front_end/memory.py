@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
 from emu.conformance.front_end.recording import F
-from emu.conformance.front_end.script import EVERYTHING, Script, refusing
+from emu.conformance.front_end.script import SLOTS, refusing
 from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import check, unsupported
 from vhost_user.features import ProtocolFeature
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 area = Area("memory", FRONT_END, "Memory regions description")
 slots = Area("memory_slots", FRONT_END, "VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS")
 
-SLOTS = Script(
-    "memory slots", EVERYTHING, protocol_offering=int(ProtocolFeature.CONFIGURE_MEM_SLOTS)
-)
 STARTING = (F.SET_VRING_ADDR, F.SET_VRING_KICK)
 
 

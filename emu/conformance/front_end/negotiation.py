@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
 from emu.conformance.front_end.recording import F
-from emu.conformance.front_end.script import COMMON_FEATURES, KINDS, Script
+from emu.conformance.front_end.script import COMMON_FEATURES, KINDS, Script, occasion
 from emu.conformance.front_end.session import PROTOCOL_BIT
 from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import check, observed, unsupported
@@ -167,7 +167,7 @@ def nothing_offered(fe: FrontEnd) -> None:
 @area.each(230, GATES, "Messages of {0.name} are sent only once that was acknowledged")
 def after_acknowledging(fe: FrontEnd, feature: ProtocolFeature) -> None:
     all_of(
-        fe.plain().some(*GATES[feature]),
+        fe.session(occasion(GATES[feature][0])).some(*GATES[feature]),
         lambda each: each.protocol & feature,
         f"{feature.name} acknowledged before",
     )

@@ -114,7 +114,7 @@ class Recording:
         chains: requests that lay in its rings.
         bases: replies to GET_VRING_BASE.
         tables: guest memory, each time that it changed.
-        kicked: rings whose kick was signalled.
+        kicks: (act, ring) of each kick.
         left: it closed the connection before it was told to end.
         ended: how its program ended while it had not been told to, or nothing.
         crashed: a signal ended it that the suite did not send.
@@ -131,7 +131,7 @@ class Recording:
     chains: list[Chain] = field(default_factory=list)
     bases: list[Answered] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    kicked: set[int] = field(default_factory=set)
+    kicks: set[tuple[str, int]] = field(default_factory=set)
     left: bool = False
     ended: str = ""
     crashed: bool = False
@@ -158,6 +158,10 @@ class Recording:
             names = " or ".join(F(number).name for number in numbers)
             unsupported(f"the front-end sent no {names}" + (f" at {act}" if act else ""))
         return found
+
+    def kicked(self, act: str = "") -> set[int]:
+        """Rings whose kick was signalled; at one act only if it is named."""
+        return {ring for at, ring in self.kicks if not act or at == act}
 
     def first(self, number: int) -> Received:
         """The first message with this id. Raises as `some`."""

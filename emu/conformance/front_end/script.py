@@ -14,12 +14,14 @@ from vhost_user.features import (
     VHOST_USER_F_PROTOCOL_FEATURES,
     ProtocolFeature,
 )
+from vhost_user.message_ids import FrontendRequest
 
 if TYPE_CHECKING:
     from emu.conformance.front_end.session import Session
     from emu.conformance.wire import Message
 
 P = ProtocolFeature
+F = FrontendRequest
 #: Answers a message in the suite's place.
 Reaction = Callable[["Session", "Message"], None]
 
@@ -112,6 +114,23 @@ class Script(NamedTuple):
 
 #: A back-end that does everything right.
 PLAIN = Script("a plain session", EVERYTHING)
+#: The same with features that change a whole session, so that they are not in the plain one.
+SLOTS = Script("memory slots", EVERYTHING, protocol_offering=int(P.CONFIGURE_MEM_SLOTS))
+STATUS = Script("status", EVERYTHING, protocol_offering=int(P.STATUS))
+RESETTING = Script("reset", EVERYTHING, protocol_offering=int(P.RESET_DEVICE))
+_OCCASIONS = {
+    F.GET_MAX_MEM_SLOTS: SLOTS,
+    F.ADD_MEM_REG: SLOTS,
+    F.REM_MEM_REG: SLOTS,
+    F.SET_STATUS: STATUS,
+    F.GET_STATUS: STATUS,
+    F.RESET_DEVICE: RESETTING,
+}
+
+
+def occasion(number: int) -> Script:
+    """The script of the session in which this message comes, if it comes at all."""
+    return _OCCASIONS.get(F(number), PLAIN)
 
 
 def refusing(number: int) -> Script:

@@ -263,7 +263,7 @@ class Session:
         with contextlib.suppress(BlockingIOError):  # somebody else may have read it
             os.read(fd, 8)
         ring.kicked = True
-        self.recording.kicked.add(ring.index)
+        self.recording.kicks.add((self.act, ring.index))
         self._serve(ring)
 
     def _serve(self, ring: Ring) -> None:

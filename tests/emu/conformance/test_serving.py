@@ -1,0 +1,192 @@
+"""The suite's back-end at work: what it takes from rings, and what it finds wrong with it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.conformance.front_end.serving import (
+    INDIRECT,
+    NEXT,
+    WRITE,
+    Chain,
+    Device,
+    GuestMemory,
+    Part,
+    Ring,
+    Walker,
+)
+from vhost_user.payloads import MemoryRegion, VringAddr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIZE = 4
+#: Guest and user addresses differ, as they do in a VM.
+GPA, USER, BYTES = 0x10000, 0x7000_0000, 0x10000
+DESC, AVAIL, USED, TABLE, DATA = 0, 0x1000, 0x2000, 0x3000, 0x4000
+
+
+class Guest:
+    """A ring in shared memory, and a driver that may do it wrong."""
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("guest")
+        os.truncate(self._fd, BYTES)
+        self.memory = GuestMemory()
+        self.memory.add(MemoryRegion(GPA, BYTES, USER, 0), self._fd)
+        self.ring = Ring(0)
+        self.ring.size = SIZE
+        self.ring.address = VringAddr(0, 0, USER + DESC, USER + USED, USER + AVAIL, 0)
+        self.walker = Walker(self.memory, self.ring)
+
+    def write(self, at: int, data: bytes) -> None:
+        """Write to guest memory, by offset."""
+        view = self.memory.view(GPA + at, len(data))
+        assert view is not None
+        view[:] = data
+
+    def read(self, at: int, size: int) -> bytes:
+        """Read from it."""
+        view = self.memory.view(GPA + at, size)
+        assert view is not None
+        return bytes(view)
+
+    def describe(
+        self, index: int, gpa: int, length: int, flags: int = 0, following: int = 0, at: int = DESC
+    ) -> None:
+        """Write a descriptor."""
+        self.write(at + 16 * index, struct.pack("<QIHH", gpa, length, flags, following))
+
+    def offer(self, *heads: int) -> None:
+        """Make chains available, from the ring's beginning."""
+        for slot, head in enumerate(heads):
+            self.write(AVAIL + 4 + 2 * slot, struct.pack("<H", head))
+        self.write(AVAIL + 2, struct.pack("<H", len(heads)))
+
+    def take(self) -> Chain:
+        """What the suite finds in the first chain."""
+        self.offer(0)
+        chain = self.walker.take()
+        assert chain is not None
+        return chain
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.memory.clear()
+        os.close(self._fd)
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    """One."""
+    made = Guest()
+    yield made
+    made.close()
+
+
+def test_a_good_chain(guest: Guest) -> None:
+    """Has its parts in order, and no faults; then there is nothing more."""
+    guest.describe(0, GPA + DATA, 16, NEXT, 2)
+    guest.describe(2, GPA + DATA + 16, 1, WRITE)
+    chain = guest.take()
+    assert chain.parts == (Part(GPA + DATA, 16, False), Part(GPA + DATA + 16, 1, True))
+    assert (chain.head, chain.indirect, chain.faults) == (0, False, ())
+    assert guest.walker.take() is None
+
+
+def test_an_indirect_chain(guest: Guest) -> None:
+    """Is walked in its own table."""
+    guest.describe(0, GPA + TABLE, 32, INDIRECT)
+    guest.describe(0, GPA + DATA, 16, NEXT, 1, at=TABLE)
+    guest.describe(1, GPA + DATA + 16, 1, WRITE, at=TABLE)
+    chain = guest.take()
+    assert [part.size for part in chain.parts] == [16, 1]
+    assert (chain.indirect, chain.faults) == (True, ())
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "fault"),
+    [
+        ([(GPA + BYTES - 8, 16, 0, 0)], "16 bytes at 0x1fff8 are in no region"),
+        ([(0, 16, 0, 0)], "16 bytes at 0x0 are in no region"),
+        ([(GPA, 16, NEXT, SIZE)], "descriptor 4 of a table of 4"),
+        ([(GPA, 16, NEXT, 0)], "the chain has a loop"),
+        ([(GPA, 16, NEXT | WRITE, 1), (GPA, 16, 0, 0)], "to read stands behind one to write"),
+        ([(GPA + TABLE, 24, INDIRECT, 0)], "an indirect table of 24 bytes"),
+        ([(GPA + TABLE, 0, INDIRECT, 0)], "an indirect table of 0 bytes"),
+        ([(GPA + TABLE, 16, INDIRECT | NEXT, 1)], "both INDIRECT and NEXT"),
+        ([(0, 16, INDIRECT, 0)], "an indirect table is in no region"),
+        ([(GPA + DESC, 16, INDIRECT, 0)], "an indirect table stands in an indirect table"),
+    ],
+)
+def test_what_is_wrong_is_told(
+    guest: Guest, descriptors: list[tuple[int, int, int, int]], fault: str
+) -> None:
+    """And ends no walk in an endless loop, or in an error."""
+    for index, (gpa, length, flags, following) in enumerate(descriptors):
+        guest.describe(index, gpa, length, flags, following)
+    assert any(fault in found for found in guest.take().faults)
+
+
+def test_more_requests_than_there_are_descriptors(guest: Guest) -> None:
+    """The index is too far ahead."""
+    guest.describe(0, GPA + DATA, 16)
+    guest.offer(0, 0, 0, 0)
+    guest.write(AVAIL + 2, struct.pack("<H", SIZE + 1))
+    chain = guest.walker.take()
+    assert chain is not None
+    assert chain.faults == ("5 requests wait in a ring of 4",)
+
+
+def test_what_is_given_back(guest: Guest) -> None:
+    """Head and length, then the index, a call, and the wish for a kick at the next request."""
+    guest.ring.call = os.eventfd(0, os.EFD_NONBLOCK)
+    guest.ring.next = 0xFFFF
+    guest.write(USED + 2, struct.pack("<H", 0xFFFF))
+    guest.describe(3, GPA + DATA, 1, WRITE)
+    guest.write(AVAIL + 4 + 2 * (0xFFFF % SIZE), struct.pack("<H", 3))
+    chain = guest.walker.take()
+    assert chain is not None
+    guest.walker.give_back(chain, 1)
+    assert struct.unpack("<II", guest.read(USED + 4 + 8 * (0xFFFF % SIZE), 8)) == (3, 1)
+    assert struct.unpack("<H", guest.read(USED + 2, 2)) == (0,)
+    assert struct.unpack("<H", guest.read(USED + 4 + 8 * SIZE, 2)) == (0,)
+    assert os.eventfd_read(guest.ring.call) == 1
+    guest.ring.stop()
+
+
+def test_a_ring_that_is_nowhere(guest: Guest) -> None:
+    """Has no requests."""
+    guest.ring.address = VringAddr(0, 0, 0, 0, 0, 0)
+    assert Walker(guest.memory, guest.ring).take() is None
+
+
+def test_the_disk_keeps_what_is_written(guest: Guest) -> None:
+    """And says so in the status byte."""
+    disk = Device("blk")
+    guest.write(DATA, struct.pack("<IIQ", 1, 0, 2) + b"x" * 512 + b"\xff")
+    out = (
+        Part(GPA + DATA, 16, False),
+        Part(GPA + DATA + 16, 512, False),
+        Part(GPA + DATA + 528, 1, True),
+    )
+    assert disk.do(guest.memory, Chain(0, 0, out, False, ())) == 1
+    assert guest.read(DATA + 528, 1) == b"\0"
+    guest.write(DATA, struct.pack("<IIQ", 0, 0, 2) + bytes(512) + b"\xff")
+    back = tuple(part._replace(writable=part.size != 16) for part in out)
+    assert disk.do(guest.memory, Chain(0, 0, back, False, ())) == 513
+    assert guest.read(DATA + 16, 513) == b"x" * 512 + b"\0"
+
+
+def test_regions_that_touch_are_one(guest: Guest) -> None:
+    """A buffer may lie in two of them."""
+    fd = os.memfd_create("more")
+    os.truncate(fd, BYTES)
+    guest.memory.add(MemoryRegion(GPA + BYTES, BYTES, USER + BYTES, 0), fd)
+    os.close(fd)
+    assert guest.memory.covers(GPA + BYTES - 8, 16)
+    assert not guest.memory.covers(GPA + 2 * BYTES - 8, 16)
