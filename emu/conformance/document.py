@@ -1,4 +1,4 @@
-"""The list of all cases, as a document: ``python -m emu.conformance.document docs``."""
+"""The suite's documents: ``python -m emu.conformance.document docs``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.conformance import back_end, front_end
+from emu.conformance.back_end.front_ends import SCRIPTS
+from emu.conformance.back_end.script import EVERY, Step
+from emu.conformance.matrix_document import MATRIX, matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from emu.conformance.back_end.script import Part, Script
     from emu.conformance.case import Area
 
 DOCUMENT = "conformance/cases.md"
+FRONT_ENDS = "conformance/front-ends.md"
 _COLUMNS = "| id | rule | source | severity | needs |\n|---|---|---|---|---|\n"
 _HEAD = """# The cases
 
 Written by `make docs` from the cases themselves (`emu/conformance/`): {back} for back-ends, {front}
 for front-ends. *needs* are protocol features, or the class of device; *work* means that the device
-is asked to serve requests, so that it has to be named with `--device`.
+is asked to serve requests, so that it has to be named with `--device`. [matrix.md](matrix.md) says
+which rules of the protocol each of them is about.
+"""
+_FRONT_ENDS_HEAD = """# How front-ends order their messages
+
+Written by `make docs` from `emu/conformance/back_end/front_ends.py`. The area `scripts` replays
+these orders against a back-end. `(A B)` is said of one ring after the other, `(A B) of every ring`
+of rings that the guest does not use, too; `A!` asks for an acknowledgement where REPLY_ACK was
+agreed on; `A+log` switches logging on. What needs a feature is left out where it was not agreed on.
 """
 
 
@@ -47,7 +60,52 @@ def _table(area: Area) -> str:
     return "".join(parts)
 
 
+def _step(step: Step) -> str:
+    name = step.id.name.removeprefix("SET_VRING_")
+    if step.id.name in ("SET_VRING_ENABLE", "SET_STATUS"):
+        name = f"{name} {step.num}"
+    unless = f" (unless {step.unless.name})" if step.unless else ""
+    return f"{name}{'+log' * step.log}{'!' * step.ack}{unless}"
+
+
+def _part(part: Part) -> str:
+    if isinstance(part, Step):
+        return _step(part)
+    said = f"({' '.join(map(_step, part.steps))})"
+    if isinstance(part.which, str):
+        return f"{said} of every ring" if part.which == EVERY else said
+    return f"{said} of {', '.join(map(str, part.which))}"
+
+
+def _order(parts: Iterable[Part]) -> str:
+    return ", ".join(map(_part, parts)) or "-"
+
+
+def _script(script: Script) -> str:
+    knows = ", ".join(feature.name for feature in script.knows if feature.name)
+    rows = {
+        "agrees to": knows,
+        "connects": _order(script.hello),
+        "starts": _order(script.start),
+        "stops": _order(script.stop),
+        "starts again": _order(script.restart),
+        "logs": _order(script.log),
+        "gives up": _order(script.unlog),
+    }
+    lines = [f"\n## {script.name}\n", f"{script.source[0].upper()}{script.source[1:]}.\n"]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]
+    return "\n".join(lines) + "\n"
+
+
+def front_ends() -> str:
+    """The scripts, as people read them."""
+    return _FRONT_ENDS_HEAD + "".join(map(_script, SCRIPTS))
+
+
+DOCUMENTS = {DOCUMENT: listing, MATRIX: matrix, FRONT_ENDS: front_ends}
+
 if __name__ == "__main__":
-    path = Path(sys.argv[1]) / DOCUMENT
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(listing())
+    for name, made in DOCUMENTS.items():
+        path = Path(sys.argv[1]) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made())

@@ -159,8 +159,9 @@ def _answers(be: BackEnd, theirs: socket.socket, connect: Callable[[], socket.so
         stderr=subprocess.DEVNULL,
         pass_fds=[theirs.fileno()],
     )
-    theirs.close()
+    # Connected while it is open here: a program may end before it listens.
     wire = Wire(connect(), {}, be.patience)
+    theirs.close()
     try:
         wire.send(F.GET_FEATURES)
         return wire.receive().id == F.GET_FEATURES
