@@ -20,6 +20,26 @@ def test_a_job_that_blocks_does_not_keep_the_others() -> None:
     pool.close()
 
 
+class Held:
+    """What a job works on, as guest memory is."""
+
+    def work(self, done: threading.Event) -> None:
+        """Do it."""
+        done.set()
+
+
+def test_a_job_that_is_done_is_let_go() -> None:
+    pool = IoPool(1)
+    done, held = threading.Event(), Held()
+    gone = threading.Event()
+    weakref.finalize(held, gone.set)
+    pool.submit(partial(held.work, done))
+    assert done.wait(5)
+    del held
+    assert gone.wait(5), "an idle thread keeps what its last job worked on"
+    pool.close()
+
+
 def test_close_finishes_what_was_submitted_and_ends_the_threads() -> None:
     before = threading.active_count()
     pool = IoPool(3)
