@@ -64,6 +64,8 @@ def verdicts(made: BackEndRunner, pid: Callable[[], int], signum: int) -> list[t
     def strikes(be: BackEnd) -> None:
         be.ask_u64(F.GET_FEATURES)
         os.kill(pid(), signum)
+        # It takes effect when the other processor gets to it.
+        os.waitid(os.P_PID, pid(), os.WEXITED | os.WSTOPPED | os.WNOWAIT)
 
     area.case(1, "one")(BackEnd.look)
     area.case(2, "strikes")(strikes)
