@@ -34,6 +34,36 @@ if TYPE_CHECKING:
     from emu.conformance.target import Runner
 
 
+BACK_END_HELP = """Test a back-end: one that listens at --socket, or one that --exec starts.
+
+\b
+Examples:
+  emu conform back-end --device blk --exec 'my-backend --socket-path {socket} disk.img'
+  emu conform back-end --socket /run/vhost.sock --only framing --only VU-B-0401
+  emu conform back-end --list
+
+The status is 0 when no case failed.
+"""
+
+FRONT_END_HELP = """Test a front-end: the suite is the back-end, listens, and has it connect.
+
+With --exec the program is started anew for each session. Where it serves QMP at {qmp}, it is
+also stopped and continued, logged and reset (stop, cont, migrate or calc-dirty-rate,
+system_reset). Until its guest has started a ring it may take ten times --patience.
+
+\b
+Examples:
+  emu conform front-end --device blk --exec 'qemu-system-x86_64 -m 256 -nodefaults -nographic
+    -object memory-backend-memfd,id=m,size=256M,share=on -machine q35,memory-backend=m
+    -chardev socket,id=c,path={socket} -device vhost-user-blk-pci,chardev=c,bootindex=0
+    -qmp unix:{qmp},server=on,wait=off'
+  emu conform front-end --socket /tmp/vhost.sock --only framing
+  emu conform front-end --list
+
+The status is 0 when no case failed.
+"""
+
+
 @click.group(context_settings=CONTEXT)
 def conform() -> None:
     """Test a back-end or a front-end for conformance to the vhost-user protocol."""
@@ -42,7 +72,13 @@ def conform() -> None:
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
-            click.option("--socket", "path", type=click.Path(path_type=Path), metavar="PATH"),
+            click.option(
+                "--socket",
+                "path",
+                type=click.Path(path_type=Path),
+                metavar="PATH",
+                help="Where the back-end listens, or where the suite does for a front-end.",
+            ),
             click.option(
                 "--exec",
                 "command",
@@ -102,42 +138,21 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@conform.command("back-end", context_settings=CONTEXT)
+@conform.command(
+    "back-end", help=BACK_END_HELP, short_help="Test a back-end.", context_settings=CONTEXT
+)
 @_options
 def back_end(**options: Any) -> None:
-    r"""Test a back-end: one that listens at --socket, or one that --exec starts.
-
-    \b
-    Examples:
-      emu conform back-end --device blk --exec 'my-backend --socket-path {socket} disk.img'
-      emu conform back-end --socket /run/vhost.sock --only framing --only VU-B-0401
-      emu conform back-end --list
-
-    The status is 0 when no case failed.
-    """
+    """Test a back-end."""
     _conform(BACK_END, options)
 
 
-@conform.command("front-end", context_settings=CONTEXT)
+@conform.command(
+    "front-end", help=FRONT_END_HELP, short_help="Test a front-end.", context_settings=CONTEXT
+)
 @_options
 def front_end(**options: Any) -> None:
-    r"""Test a front-end: the suite is the back-end, listens, and has it connect.
-
-    With --exec the program is started anew for each session. Where it serves QMP at {qmp}, it is
-    also stopped and continued, logged and reset (stop, cont, migrate or calc-dirty-rate,
-    system_reset). Until its guest has started a ring it may take ten times --patience.
-
-    \b
-    Examples:
-      emu conform front-end --device blk --exec 'qemu-system-x86_64 -m 256 -nodefaults -nographic
-        -object memory-backend-memfd,id=m,size=256M,share=on -machine q35,memory-backend=m
-        -chardev socket,id=c,path={socket} -device vhost-user-blk-pci,chardev=c,bootindex=0
-        -qmp unix:{qmp},server=on,wait=off'
-      emu conform front-end --socket /tmp/vhost.sock --only framing
-      emu conform front-end --list
-
-    The status is 0 when no case failed.
-    """
+    """Test a front-end."""
     _conform(FRONT_END, options)
 
 
