@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from backends.handlers import Handlers
 from backends.notices import Notices
 from backends.pacing import Costs
+from backends.postcopy import Postcopy
 from backends.stop_policy import StopPolicy
 from backends.stops import Stops
 from vhost_user.backend import BackendConnection
@@ -101,6 +102,13 @@ class Control:
         )
         self._handlers = Handlers(device, self._connection, options.costs.set_mem_table, self._pay)
         self._table = self._handlers.table
+        self._postcopy = Postcopy(
+            device,
+            self._connection,
+            self._table,
+            self._handlers.lent,
+            self._handlers.memory_changed,
+        )
         self._notices = Notices(device, self._connection.session)
         self._table[_F.SET_BACKEND_REQ_FD] = self._notices.set_channel
         self._table[_F.RESET_DEVICE] = self._stops.reset_device
@@ -116,9 +124,14 @@ class Control:
 
     def close(self) -> None:
         """Leave the front-end; the loop has ended."""
+        self._postcopy.close()
         self._drop_requests()
         self._notices.close()
         self._connection.close()
+
+    def hurry(self) -> None:
+        """From any thread: the loop is to end, whatever it waits for."""
+        self._postcopy.give_up()
 
     # Requests in, replies out
 
@@ -227,6 +240,8 @@ class Control:
             return False
         if answers:
             self._loop.pacer.answered()
+        if done and self._handlers.lent:
+            self._close_lent()
         if done is self._writing:
             self._writing = not done
             if self._watched:
@@ -262,6 +277,7 @@ class Control:
             ring.stopping = True
         self._stops.abandon()
         self._drop_requests()
+        self._postcopy.close()
         self._notices.close()
         self._connection.close()
         self._leave_when_idle()
@@ -276,7 +292,13 @@ class Control:
         self._loop.give_control(self)
         self._on_gone()
 
+    def _close_lent(self) -> None:
+        lent = self._handlers.lent
+        self._device.retire_fds(lent)
+        lent.clear()
+
     def _drop_requests(self) -> None:
         for request in self._inbox:
             self._device.retire_fds(request.fds)
         self._inbox.clear()
+        self._close_lent()

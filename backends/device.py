@@ -9,50 +9,25 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from backends import stats
+from backends import offer, stats
+from backends.polling import Polling
 from backends.refusals import Refusals
 from backends.ring_host import RingHost
 from vhost_user.errors import FrontendError
-from vhost_user.features import (
-    F_RING_EVENT_IDX,
-    F_RING_INDIRECT_DESC,
-    F_VERSION_1,
-    VHOST_F_LOG_ALL,
-    VHOST_USER_F_PROTOCOL_FEATURES,
-    ProtocolFeature,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.loop import Loop, Timer
+    from backends.loop import Loop
     from backends.ring import Ring
     from vhost_user.messages import Request
     from vhost_user.virtqueue import DeviceQueue
 
 log = logging.getLogger("backends")
 
-BASE_FEATURES = (
-    1 << F_VERSION_1
-    | 1 << F_RING_INDIRECT_DESC
-    | 1 << F_RING_EVENT_IDX
-    | 1 << VHOST_F_LOG_ALL
-    | 1 << VHOST_USER_F_PROTOCOL_FEATURES
-)
-BASE_PROTOCOL_FEATURES = (
-    ProtocolFeature.MQ
-    | ProtocolFeature.LOG_SHMFD
-    | ProtocolFeature.REPLY_ACK
-    | ProtocolFeature.CONFIGURE_MEM_SLOTS
-    | ProtocolFeature.RESET_DEVICE
-    | ProtocolFeature.STATUS
-)
-#: A ring without a kick descriptor is looked at this often.
-POLL_NS = 1_000_000
 #: Requests that are served in one look at a ring. A driver that never stops adding some keeps
 #: neither the other rings nor the control socket waiting.
 BUDGET = 16
@@ -83,15 +58,15 @@ class BackendDevice(RingHost):
         self, name: str, loop: Loop, rings: int, counters: memoryview | None = None
     ) -> None:
         super().__init__(name, loop, rings, counters)
-        self.features = BASE_FEATURES
-        self.protocol_features = BASE_PROTOCOL_FEATURES
+        self.features = offer.FEATURES
+        self.protocol_features = offer.protocol_features()
         self.status = 0
         self.on_idle: Callable[[Ring], None] | None = None
         self.on_config_change: Callable[[], None] | None = None
         self.on_start: Callable[[], None] | None = None
         self._active = 0
-        self._poll_timer: Timer | None = None
         self._refusals = Refusals(name, loop, self.look)
+        self._polling = Polling(loop, self.rings, self.look)
 
     # What a subclass is
 
@@ -176,7 +151,7 @@ class BackendDevice(RingHost):
         ring.polled = fd < 0
         if fd < 0:
             self._start(ring)
-            self._poll_later()
+            self._polling.begin()
             return
         try:
             os.set_blocking(fd, False)
@@ -367,15 +342,3 @@ class BackendDevice(RingHost):
         self._active -= 1
         if not self._active:
             self.release()
-
-    def _poll_later(self) -> None:
-        if self._poll_timer is None:
-            self._poll_timer = self.loop.at(time.monotonic_ns() + POLL_NS, self._poll)
-
-    def _poll(self) -> None:
-        self._poll_timer = None
-        polled = [ring for ring in self.rings if ring.polled]
-        for ring in polled:
-            self.look(ring)
-        if polled:
-            self._poll_later()

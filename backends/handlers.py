@@ -52,6 +52,7 @@ class Handlers:
 
     Attributes:
         table: id of a message to its handler.
+        lent: descriptors that go with replies, to be closed when these have gone.
         to_look: rings to look at when the messages that have come are answered, in order.
     """
 
@@ -66,6 +67,7 @@ class Handlers:
         self._connection = connection
         self._table_cost = table_cost
         self._pay = pay
+        self.lent: list[int] = []
         self.to_look: dict[Ring, None] = {}
         self.table: dict[int, Handler] = {
             _F.GET_FEATURES: self._get_features,
@@ -133,10 +135,12 @@ class Handlers:
     # Memory
 
     def _set_mem_table(self, request: Request) -> None:
-        regions = cast("MemTable", request.payload).regions
+        if not isinstance(request.payload, MemTable):
+            raise FrontendError("without regions it belongs to postcopy")
+        regions = request.payload.regions
         self._check_log(request, regions)
         self._device.memory.replace(regions, request.fds)
-        self._memory_changed()
+        self.memory_changed()
         # Paid last: what the work itself takes is a part of what it costs.
         if self._table_cost:
             self._pay(self._table_cost)
@@ -145,22 +149,24 @@ class Handlers:
         return self._reply(request, U64(MAX_MEM_SLOTS))
 
     def _add_mem_reg(self, request: Request) -> None:
+        if not isinstance(request.payload, SingleRegion):
+            raise FrontendError("without a region it belongs to postcopy")
         memory = self._device.memory
         first = not memory.end
         if len(memory.regions) >= MAX_MEM_SLOTS:
             self._device.retire_fds(request.fds)
             raise FrontendError(f"there are only {MAX_MEM_SLOTS} slots")
-        region = cast("SingleRegion", request.payload).region
+        region = request.payload.region
         self._check_log(request, [region])
         memory.add(region, request.fds[0])
-        self._memory_changed()
+        self.memory_changed()
         if self._table_cost and first:
             self._pay(self._table_cost)
 
     def _rem_mem_reg(self, request: Request) -> None:
         self._device.retire_fds(request.fds)
         self._device.memory.remove(cast("SingleRegion", request.payload).region)
-        self._memory_changed()
+        self.memory_changed()
 
     def _check_log(self, request: Request, regions: Sequence[MemoryRegion]) -> None:
         """Refuse memory that the log in use does not cover: a front-end enlarges the log first."""
@@ -171,7 +177,8 @@ class Handlers:
             self._device.retire_fds(request.fds)
             raise
 
-    def _memory_changed(self) -> None:
+    def memory_changed(self) -> None:
+        """The rings have to be found again."""
         self._device.remap()
         self.to_look.update((ring, None) for ring in self._device.rings if ring.started)
 
@@ -198,7 +205,7 @@ class Handlers:
         except OSError as error:
             raise FrontendError(f"no inflight region: {error.strerror}") from error
         self._connection.reply(request, Inflight(length, 0, rings, size), (fd,))
-        self._device.retire_fds((fd,))
+        self.lent.append(fd)
         return True
 
     def _set_inflight_fd(self, request: Request) -> None:

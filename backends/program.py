@@ -276,6 +276,8 @@ class Program:
                 server.device.loop.post(server.device.refresh)
 
     def _close(self) -> None:
+        for server in self._servers:
+            server.hurry()
         stuck = [loop for loop in self._loops if not loop.stop()]
         self.close_extras()
         if not stuck:

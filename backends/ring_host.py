@@ -228,6 +228,12 @@ class RingHost:
             ring.base = queue.last_avail if base is None else base
             self.build(ring)
 
+    def use_memory(self, memory: MemoryTable) -> None:
+        """Guest memory is this one from now on, which is empty as yet; the old one is let go of."""
+        memory.generation = self.memory.generation + 1
+        self.memory.close()
+        self.memory = memory
+
     # What is no longer needed
 
     def retire_fds(self, fds: Sequence[int]) -> None:
@@ -263,7 +269,7 @@ class RingHost:
             self._inflight = None
         self.acked = 0
         self._event_idx = False
-        self.memory.close()
+        self.use_memory(MemoryTable())
         for ring in self.rings:
             ring.views = None
 

@@ -124,6 +124,12 @@ class DeviceServer:
         else:
             self._control = Control(device, sock, options, self._gone)
 
+    def hurry(self) -> None:
+        """From any thread: the loop is to end, whatever it waits for."""
+        control = self._control
+        if control is not None:
+            control.hurry()
+
     def close(self) -> None:
         """Leave the front-end, close the socket and remove it; the loop has ended."""
         if self._control is not None:

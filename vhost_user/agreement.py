@@ -75,6 +75,7 @@ class Opened:
     Attributes:
         kinds: classes that its payload may have.
         own: it has a reply of its own, as things stand.
+        mute: the class of a payload with which it has none, or None.
         reply: classes that the payload of its answer may have.
         indexed: its payload names a ring.
         effect: what sending it changes in the session, or None.
@@ -88,6 +89,7 @@ class Opened:
         "indexed",
         "kinds",
         "learns",
+        "mute",
         "name",
         "own",
         "reply",
@@ -101,6 +103,7 @@ class Opened:
         self.name = row.name
         self.fds = row.fds
         self.own = own
+        self.mute = U64 if own and row.reply is ReplyRule.IF_POSTCOPY else None
         self.kinds: frozenset[type] = frozenset(row.payload or (type(None),))
         self.reply: frozenset[type] = frozenset(
             (kind or type(None)) for kind in (row.reply_payload if own else (U64,))
@@ -146,6 +149,8 @@ class Session:
         _F.SET_PROTOCOL_FEATURES: "_set_protocol_features",
         _F.SET_VRING_ENABLE: "_set_enable",
         _F.VRING_KICK: "_vring_kick",
+        _F.POSTCOPY_LISTEN: "_postcopy_listen",
+        _F.POSTCOPY_END: "_postcopy_end",
         _F.RESET_OWNER: "_reset_owner",
         _F.RESET_DEVICE: "_reset_device",
         _F.SET_STATUS: "_set_status",
@@ -165,6 +170,7 @@ class Session:
         self.rings = [Ring(index) for index in range(rings)]
         self._tables = _tables(dialect)
         self._acks = False
+        self._postcopy = False
         # What has passed its gate; emptied whenever something is agreed on.
         self._open: dict[int, Opened] = {}
 
@@ -224,6 +230,7 @@ class Session:
             row.reply is ReplyRule.IF_LOG_SHMFD
             and ProtocolFeature.LOG_SHMFD in self.protocol_features
         )
+        own = own or (row.reply is ReplyRule.IF_POSTCOPY and self._postcopy)
         opened = self._open[row.id] = Opened(row, own=own)
         if row.id in self.EFFECTS:
             opened.effect = getattr(self, self.EFFECTS[row.id])
@@ -252,6 +259,14 @@ class Session:
 
     def _vring_kick(self, payload: AnyPayload | None) -> None:
         self.kicked(cast("VringState", payload).index)
+
+    def _postcopy_listen(self, _payload: AnyPayload | None) -> None:
+        self._postcopy = True
+        self._open.clear()
+
+    def _postcopy_end(self, _payload: AnyPayload | None) -> None:
+        self._postcopy = False
+        self._open.clear()
 
     def _reset_owner(self, _payload: AnyPayload | None) -> None:
         self._apply(RingEvent.RESET_OWNER)

@@ -149,8 +149,9 @@ def fd_range(rule: FdRule, payload: AnyPayload | None) -> tuple[int, int]:
         return 0, 0
     if rule is FdRule.OPTIONAL:
         return 0, 1
-    if isinstance(payload, MemTable):
-        return len(payload.regions), len(payload.regions)
+    if rule is FdRule.PER_REGION:
+        regions = len(payload.regions) if isinstance(payload, MemTable) else 1
+        return (0, 0) if isinstance(payload, U64) else (regions, regions)
     if rule is FdRule.UNLESS_NO_FD and isinstance(payload, U64) and payload.value & VRING_NO_FD:
         return 0, 0
     return 1, 1

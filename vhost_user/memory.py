@@ -55,8 +55,14 @@ _mappings: WeakValueDictionary[tuple[int, int, int, int], mmap.mmap] = WeakValue
 _mappings_lock = threading.Lock()
 
 
-def _map(fd: int, offset: int, size: int) -> memoryview:
-    """The bytes [offset, offset + size) of a file, shared with whoever else has mapped them.
+def _map(fd: int, offset: int, size: int, *, alone: bool) -> memoryview:
+    """The bytes [offset, offset + size) of a file.
+
+    Args:
+        fd: the file.
+        offset: where they begin.
+        size: how many they are.
+        alone: in a mapping of their own; else it is shared with whoever else has mapped them.
 
     Raises:
         MemoryTableError: the file is too small, or cannot be mapped.
@@ -71,6 +77,8 @@ def _map(fd: int, offset: int, size: int) -> memoryview:
         granule = max(mmap.ALLOCATIONGRANULARITY, status.st_blksize)
         start = offset - offset % granule
         length = offset + size - start
+        if alone:
+            return memoryview(mmap.mmap(fd, length, offset=start))[offset - start :]
         key = (status.st_dev, status.st_ino, start, length)
         with _mappings_lock:
             mapping = _mappings.get(key)
@@ -97,13 +105,18 @@ def _check_disjoint(regions: Sequence[MappedRegion]) -> None:
             raise MemoryTableError(f"regions overlap at user address {high.user:#x}")
 
 
-def _map_region(region: MemoryRegion, fd: int) -> MappedRegion:
+def map_region(region: MemoryRegion, fd: int, *, alone: bool = False) -> MappedRegion:
+    """A region, mapped; ``alone`` keeps the mapping to this one region of this one table.
+
+    Raises:
+        MemoryTableError: it is empty, wraps around, or does not fit its file.
+    """
     gpa_end, user_end = region.gpa + region.size, region.user_addr + region.size
     if region.size == 0:
         raise MemoryTableError(f"region of no bytes at guest address {region.gpa:#x}")
     if gpa_end > ADDRESS_SPACE or user_end > ADDRESS_SPACE:
         raise MemoryTableError(f"region at guest address {region.gpa:#x} wraps around")
-    data = _map(fd, region.mmap_offset, region.size)
+    data = _map(fd, region.mmap_offset, region.size, alone=alone)
     return MappedRegion(region.gpa, gpa_end, region.user_addr, user_end, data, region)
 
 
@@ -156,7 +169,7 @@ class MemoryTable:
         try:
             if len(regions) != len(fds):
                 raise MemoryTableError(f"{len(regions)} regions came with {len(fds)} descriptors")
-            self._install([_map_region(*pair) for pair in zip(regions, fds, strict=True)])
+            self._install([map_region(*pair) for pair in zip(regions, fds, strict=True)])
         finally:
             _close_all(fds)
 
@@ -167,7 +180,7 @@ class MemoryTable:
             MemoryTableError: as `replace`.
         """
         try:
-            self._install([*self._regions, _map_region(region, fd)])
+            self._install([*self._regions, map_region(region, fd)])
         finally:
             os.close(fd)
 

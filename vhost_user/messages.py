@@ -94,6 +94,7 @@ class ReplyRule(Enum):
     ACK = "only if need_reply"
     ALWAYS = "always"
     IF_LOG_SHMFD = "with LOG_SHMFD"
+    IF_POSTCOPY = "between POSTCOPY_LISTEN and POSTCOPY_END, unless the payload is a U64"
 
 
 class Gate(NamedTuple):
@@ -186,10 +187,14 @@ _SLOTS = Gate("CONFIGURE_MEM_SLOTS")
 _SHMEM = Gate("SHMEM")
 _SHARED = Gate("SHARED_OBJECT")
 
-_NO_POSTCOPY = "postcopy changes what the memory messages answer, and is not served as yet"
 _NO_IOMMU = "no IOTLB is kept as yet"
 _NO_CRYPTO = "its payload holds pointers of the sender's process, and no specification draws it"
 _NO_USE = "no back-end here has a use for it as yet"
+
+_GO_AHEAD = (
+    "in postcopy the reply has the back-end's addresses; then a U64 of 0, which has no reply, is "
+    "the go-ahead"
+)
 
 _ALWAYS = ReplyRule.ALWAYS
 _A_U64 = (U64,)
@@ -202,7 +207,14 @@ _FRONTEND_ROWS = (
     MessageSpec(_F.SET_FEATURES, payload=(U64,)),
     MessageSpec(_F.SET_OWNER),
     MessageSpec(_F.RESET_OWNER, source="deprecated: all rings are disabled"),
-    MessageSpec(_F.SET_MEM_TABLE, payload=(MemTable,), fds=FdRule.PER_REGION),
+    MessageSpec(
+        _F.SET_MEM_TABLE,
+        payload=(MemTable, U64),
+        fds=FdRule.PER_REGION,
+        reply=ReplyRule.IF_POSTCOPY,
+        reply_payload=(MemTable, U64),
+        source=_GO_AHEAD,
+    ),
     MessageSpec(
         _F.SET_LOG_BASE,
         payload=(LogArea, U64),
@@ -271,21 +283,18 @@ _FRONTEND_ROWS = (
         gate=Gate("PAGEFAULT"),
         reply_payload=(None,),
         reply_fds=FdRule.ONE,
-        refusal=_NO_POSTCOPY,
         reply=_ALWAYS,
     ),
     MessageSpec(
         _F.POSTCOPY_LISTEN,
         gate=Gate("PAGEFAULT"),
         source="the text has no reply, QEMU waits for one",
-        refusal=_NO_POSTCOPY,
         reply_payload=_A_U64,
         reply=_ALWAYS,
     ),
     MessageSpec(
         _F.POSTCOPY_END,
         gate=Gate("PAGEFAULT"),
-        refusal=_NO_POSTCOPY,
         reply_payload=_A_U64,
         reply=_ALWAYS,
     ),
@@ -305,7 +314,15 @@ _FRONTEND_ROWS = (
     MessageSpec(_F.RESET_DEVICE, gate=Gate("RESET_DEVICE")),
     MessageSpec(_F.VRING_KICK, payload=(VringState,), gate=Gate("INBAND_NOTIFICATIONS")),
     MessageSpec(_F.GET_MAX_MEM_SLOTS, gate=_SLOTS, reply_payload=_A_U64, reply=_ALWAYS),
-    MessageSpec(_F.ADD_MEM_REG, payload=(SingleRegion,), fds=FdRule.ONE, gate=_SLOTS),
+    MessageSpec(
+        _F.ADD_MEM_REG,
+        payload=(SingleRegion, U64),
+        fds=FdRule.PER_REGION,
+        reply=ReplyRule.IF_POSTCOPY,
+        reply_payload=(SingleRegion, U64),
+        gate=_SLOTS,
+        source=_GO_AHEAD,
+    ),
     MessageSpec(
         _F.REM_MEM_REG,
         payload=(SingleRegion,),

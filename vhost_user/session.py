@@ -122,7 +122,8 @@ class FrontendSession(Session):
             UsageError: this session does not allow the message.
         """
         opened = self._open.get(request.id) or self._admit(request.id)
-        return opened.own or (request.need_reply and self._acks)
+        own = opened.own and request.payload.__class__ is not opened.mute
+        return own or (request.need_reply and self._acks)
 
     def prepare(self, request: Request) -> Message:
         """The request's bytes, and what is due for them. Changes nothing in the session.
@@ -136,7 +137,7 @@ class FrontendSession(Session):
         """
         number, payload, fds, need_reply = request
         opened = self._open.get(number) or self._admit(number)
-        answered = opened.own
+        answered = opened.own and payload.__class__ is not opened.mute
         flags = VERSION
         if need_reply and not answered and self._acks:
             answered = True
@@ -206,7 +207,7 @@ class FrontendSession(Session):
                 opened, request = expected.popleft()
                 if number != opened.id or payload.__class__ not in opened.reply:
                     self._mismatch(frame, opened)
-                if opened.own:
+                if opened.own and request.payload.__class__ is not opened.mute:
                     if opened.learns is not None:
                         opened.learns(request, payload)
                 else:
@@ -335,7 +336,8 @@ class BackendSession(Session):
                 opened = self._open.get(number) or self._admit(number)
                 if opened.indexed:
                     self._check_ring(opened, payload)
-                due = opened.own or (self._acks and flags & NEED_REPLY != 0)
+                own = opened.own and payload.__class__ is not opened.mute
+                due = own or (self._acks and flags & NEED_REPLY != 0)
                 if opened.effect is not None:
                     opened.effect(payload)
                 requests.append(make(Request, (opened.id, payload, came, due)))

@@ -30,6 +30,7 @@ MEMORY = "256M"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 #: Seconds for a guest under TCG to do what it is told, on a busy host.
 PATIENCE = 50.0
+_UNDER_WAY = ("setup", "active", "device", "wait-unplug")
 _CLIENT_MAC = b"\x02\x45\x43\x48\x4f\x02"
 _TOOLS = {"mkfs.ext4": "e2fsprogs", "fio": "fio"}
 
@@ -60,6 +61,16 @@ echo EMU it begins
 until [ $(cat /sys/block/vda/size) = {sectors} ]; do sleep 0.1; done
 echo EMU it has grown
 dd if=/dev/zero of=/dev/vda bs=512 seek=$(({sectors} - 1)) count=1 conv=fsync && echo EMU written
+"""
+
+#: A disk that is read from end to end, again and again.
+READ_JOB = """
+echo EMU it begins
+for turn in $(seq {turns}); do
+    echo 1 >/proc/sys/vm/drop_caches
+    [ "$(md5sum </dev/vda)" = "{digest}  -" ] || echo EMU failed md5sum
+done
+echo EMU all was read
 """
 
 PING_JOB = f"""
@@ -205,14 +216,18 @@ class Guest(Running):
                     answered = _answer(stream)
         return answered
 
-    def await_migrated(self) -> dict[str, Any]:
-        """Return QMP's query-migrate when it says that the migration has completed."""
+    def await_migrated(self, *under_way: str) -> dict[str, Any]:
+        """Return QMP's query-migrate when it says that the migration has completed.
+
+        Args:
+            under_way: what it may say until then, besides what it says of every migration.
+        """
         until = time.monotonic() + PATIENCE
         while True:
             state: dict[str, Any] = self.command("query-migrate")
             if state["status"] == "completed":
                 return state
-            assert state["status"] in ("setup", "active", "device", "wait-unplug"), state
+            assert state["status"] in {*_UNDER_WAY, *under_way}, state
             assert time.monotonic() < until, state
             time.sleep(0.05)  # QMP has an event for it, which needs a connection that stays
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,17 +17,21 @@ from tests.peers.linux_guest import (
     DISK_JOB,
     GROW_JOB,
     PING_JOB,
+    READ_JOB,
     Client,
     Guest,
     make_initramfs,
 )
 from tests.peers.programs import Running, need
+from vhost_user import postcopy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 IMAGE_BYTES = 48 << 20
+#: What QEMU traces when a back-end has told where memory is that it will wait for.
+PLACED = "vhost_user_set_mem_table_postcopy"
 
 
 @pytest.fixture
@@ -143,3 +149,35 @@ def test_live_migration_between_two_qemus(tmp_path: Path, image: Path, owned: Ex
         there.await_line(line)
     there.await_end()
     check_file_system(image)
+
+
+@pytest.mark.skipif(not postcopy.possible(), reason="no userfaultfd for this user")
+def test_postcopy_between_two_qemus(tmp_path: Path, image: Path, owned: ExitStack) -> None:
+    """The guest goes on before its memory has come, and reads its disk.
+
+    Who meets a missing page first, a vCPU or the back-end, is chance.
+    """
+    image.write_bytes(random.Random(1).randbytes(IMAGE_BYTES))
+    digest = hashlib.md5(image.read_bytes(), usedforsecurity=False).hexdigest()
+    initramfs = make_initramfs(tmp_path, READ_JOB.format(turns=8, digest=digest))
+    options = [serve_disk(side, image, owned) for side in ("a", "b")]
+    options[1] += ["-trace", PLACED]
+    source = owned.enter_context(Guest(tmp_path, "source", initramfs, options[0]))
+    source.await_line("it begins")
+    stream = f"unix:{tmp_path / 'stream'}"
+    there = owned.enter_context(Guest(tmp_path, "there", initramfs, options[1], incoming=stream))
+    there.await_socket(tmp_path / "stream")
+    for guest in (source, there):
+        capability = {"capability": "postcopy-ram", "state": True}
+        guest.command("migrate-set-capabilities", capabilities=[capability])
+    # So slow that it would not have gone before postcopy begins.
+    source.command("migrate-set-parameters", **{"max-bandwidth": 8 << 20})
+    source.command("migrate", uri=stream)
+    source.command("migrate-start-postcopy")
+    source.await_migrated("postcopy-active")
+    assert PLACED in there.said
+    assert "all was read" not in there.console
+    source.command("quit")
+    for line in ("all was read", "done"):
+        there.await_line(line)
+    there.await_end()

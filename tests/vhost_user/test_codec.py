@@ -162,7 +162,7 @@ def test_garbage_with_descriptors_leaks_none(stream: bytes, fds: list[int], cut:
         (HEADER.pack(8, 0x11, 8), "flags 0x11"),
         (HEADER.pack(8, 1, 2**32 - 1), "8 at most"),
         (HEADER.pack(8, 1, 4) + bytes(4), "no payload of 4 bytes"),
-        (HEADER.pack(5, 1, 8) + bytes(8), "1 to 8 regions"),
+        (HEADER.pack(5, 1, 40) + bytes(40), "1 to 8 regions"),
     ],
 )
 def test_what_a_header_cannot_be(data: bytes, words: str) -> None:

@@ -12,7 +12,15 @@ from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import BackendError, FrontendError, Refused, UsageError
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest, Request
-from vhost_user.payloads import U64, Config, LogArea, VringState
+from vhost_user.payloads import (
+    U64,
+    Config,
+    LogArea,
+    MemoryRegion,
+    MemTable,
+    SingleRegion,
+    VringState,
+)
 from vhost_user.session import BackendSession, FrontendSession
 
 from .payload_strategies import plain_requests
@@ -27,9 +35,13 @@ ALL = (
 )  # fmt: skip
 
 
-def pair(agreed: ProtocolFeature = ALL) -> tuple[FrontendSession, BackendSession]:
+def pair(
+    agreed: ProtocolFeature = ALL, offered: ProtocolFeature = ALL
+) -> tuple[FrontendSession, BackendSession]:
     """Two sessions that have negotiated."""
-    back = BackendSession("net0", features=BIT_30 | 1 << 32, protocol_features=ALL, num_queues=64)
+    back = BackendSession(
+        "net0", features=BIT_30 | 1 << 32, protocol_features=offered, num_queues=64
+    )
     front = FrontendSession("net0", rings=64)
     for request in (
         Request(R.GET_FEATURES),
@@ -249,7 +261,8 @@ def test_a_caller_that_asks_for_what_cannot_be(request_: Request, words: str) ->
         (encode(R.SET_VRING_ENABLE, VERSION, VringState(2**31, 0)), "there are 64 rings"),
         (encode(R.SET_FEATURES, VERSION, U64(1 << 5)), "0x20 were not offered"),
         (encode(R.SET_PROTOCOL_FEATURES, VERSION, U64(1 << 17)), "0x20000 were not offered"),
-        (encode(R.POSTCOPY_END, VERSION, None), "postcopy"),
+        (encode(R.POSTCOPY_END, VERSION, None), "PAGEFAULT, not negotiated"),
+        (encode(R.CLOSE_CRYPTO_SESSION, VERSION, U64(0)), "pointers"),
         (encode(R.SET_BACKEND_REQ_FD, VERSION, None), "without its 1 descriptor"),
         (encode(R.GET_SHMEM_CONFIG, VERSION, None), "SHMEM, not negotiated"),
     ],
@@ -357,3 +370,47 @@ def test_a_message_with_another_number_is_the_one_that_was_asked_for(
     front, _ = pair()
     early = front.prepare(Request(kind, VringState(7, 0), need_reply=True))
     assert early.with_num(num) == front.prepare(Request(kind, VringState(7, num), need_reply=True))
+
+
+TABLE = MemTable((MemoryRegion(0, 4096, 1 << 20, 0),))
+
+
+@pytest.mark.parametrize("acks", [P(0), P.REPLY_ACK])
+def test_memory_has_a_reply_of_its_own_in_postcopy(acks: ProtocolFeature) -> None:
+    """But for the go-ahead; and none before and after it."""
+    front, back = pair(P.CONFIGURE_MEM_SLOTS | P.PAGEFAULT | acks, ALL | P.PAGEFAULT)
+    fd = os.memfd_create("ram")
+    slot = SingleRegion(TABLE.regions[0])
+    due = []
+    for request in (
+        Request(R.SET_MEM_TABLE, TABLE, (fd,)),
+        Request(R.POSTCOPY_LISTEN),
+        Request(R.SET_MEM_TABLE, TABLE, (fd,)),
+        Request(R.SET_MEM_TABLE, U64(0)),
+        Request(R.ADD_MEM_REG, slot, (fd,)),
+        Request(R.ADD_MEM_REG, U64(0)),
+        Request(R.REM_MEM_REG, slot),
+        Request(R.POSTCOPY_END),
+        Request(R.ADD_MEM_REG, slot, (fd,)),
+    ):
+        expected = front.expects_reply(request)
+        (got,) = back.feed(front.encode(request), [os.dup(each) for each in request.fds])
+        assert got.need_reply == expected
+        due.append(expected)
+        if expected:
+            own = request.payload if request.payload else U64(0)
+            assert front.feed(back.answer(got, own))[0].payload == own
+        for each in got.fds:
+            os.close(each)
+    os.close(fd)
+    assert due == [False, True, True, False, True, False, False, True, False]
+
+
+def test_a_go_ahead_is_acknowledged_where_that_is_asked_for() -> None:
+    """It has no reply of its own, so REPLY_ACK holds for it."""
+    front, back = pair(P.PAGEFAULT | P.REPLY_ACK, ALL | P.PAGEFAULT)
+    (listen,) = back.feed(front.encode(Request(R.POSTCOPY_LISTEN)))
+    front.feed(back.answer(listen, U64(0)))
+    (word,) = back.feed(front.encode(Request(R.SET_MEM_TABLE, U64(0), need_reply=True)))
+    assert word.need_reply
+    assert front.feed(back.ack(word))[0].payload == U64(0)

@@ -15,5 +15,11 @@ int vu_log_mark(uint8_t *log, uint64_t log_bytes, uint64_t gpa, uint64_t length)
 size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64_t *runs,
                       size_t max_runs, size_t *run_count);
 
+/* userfaultfd: a descriptor, or minus an errno; 0 or an errno; read a byte of each page */
+int vu_uffd_open(void);
+int vu_uffd_watch(int fd, uint64_t address, uint64_t length);
+int vu_uffd_unwatch(int fd, uint64_t address, uint64_t length);
+void vu_touch(const uint8_t *bytes, size_t length, size_t page);
+
 /* SHA-256: `count` blocks of 64 bytes */
 void vu_sha256_blocks(uint32_t *state, const uint8_t *data, size_t count);

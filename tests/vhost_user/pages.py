@@ -1,0 +1,73 @@
+"""Where missing pages come from in tests of postcopy: the front-end's half of a userfaultfd."""
+# ruff: noqa: D102 - the names say what they are about
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vhost_user import postcopy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = 4096
+#: linux/userfaultfd.h: struct uffd_msg (event, address), and UFFDIO_WAKE.
+_MESSAGE = struct.Struct("<B15xQ8x")
+_PAGEFAULT = 0x12
+_WAKE = 0x8010AA02
+
+needs_userfaultfd = pytest.mark.skipif(
+    not postcopy.possible(), reason="no userfaultfd for this user, or no compiled extension"
+)
+
+
+class Pages:
+    """Brings pages as they are asked for, in a thread of its own.
+
+    Args:
+        fd: the userfaultfd.
+        bring: puts the page at this address of the back-end where it belongs.
+
+    Attributes:
+        asked: the addresses, in order.
+    """
+
+    def __init__(self, fd: int, bring: Callable[[int], None]) -> None:
+        self.asked: list[int] = []
+        self._fd = fd
+        self._bring = bring
+        self._end = os.eventfd(0)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.register(self._end, select.POLLIN)
+        while all(fd != self._end for fd, _ in poll.poll()):
+            event, address = _MESSAGE.unpack(os.read(self._fd, _MESSAGE.size))
+            assert event == _PAGEFAULT
+            address -= address % PAGE
+            self.asked.append(address)
+            self._bring(address)
+            fcntl.ioctl(self._fd, _WAKE, struct.pack("<QQ", address, PAGE))
+
+    def close(self) -> None:
+        os.eventfd_write(self._end, 1)
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+        os.close(self._end)
+
+
+def await_fault(fd: int) -> None:
+    """Return when somebody waits for a page, and leave it at that."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    assert poll.poll(5000), "nobody waits for a page"

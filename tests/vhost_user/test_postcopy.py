@@ -1,0 +1,198 @@
+"""Memory that comes later: what is watched, who waits, and how that ends."""
+# ruff: noqa: D103 - the name of a test says what it is about
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.vhost_user.pages import PAGE, Pages, await_fault, needs_userfaultfd
+from tests.vhost_user.rings import USER_BASE
+from vhost_user.errors import FrontendError
+from vhost_user.memory import MemoryTable, MemoryTableError, TranslationError
+from vhost_user.payloads import MemoryRegion
+from vhost_user.postcopy import FaultingTable, Userfault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = needs_userfaultfd
+
+MIB = 1 << 20
+REGION = MemoryRegion(MIB, MIB, USER_BASE, 0)
+OTHER = MemoryRegion(4 * MIB, MIB, USER_BASE + 4 * MIB, MIB)
+
+
+@pytest.fixture
+def ram() -> Iterator[int]:
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 2 * MIB)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def faults() -> Iterator[Userfault]:
+    made = Userfault()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def table(faults: Userfault) -> Iterator[FaultingTable]:
+    made = FaultingTable(faults)
+    yield made
+    made.close()
+
+
+def open_fds() -> int:
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_who_looks_waits_and_gets_what_was_brought(
+    table: FaultingTable, faults: Userfault, ram: int
+) -> None:
+    (base,) = table.propose([REGION], [os.dup(ram)], replace=True)
+    assert table.regions == [], "only proposed"
+    table.go_ahead()
+    assert table.regions == [REGION]
+
+    def bring(address: int) -> None:
+        os.pwrite(ram, address.to_bytes(8, "little"), address - base)
+
+    pages = Pages(faults.fd, bring)
+    try:
+        for look in (
+            partial(table.view, MIB + PAGE, 8),
+            partial(table.user_view, USER_BASE + PAGE, 8),
+            lambda: table.slices(MIB + PAGE, 8)[0],
+        ):
+            assert int.from_bytes(look(), "little") == base + PAGE
+        assert pages.asked == [base + PAGE], "once"
+        table.view(MIB + 3 * PAGE - 1, PAGE + 2)
+        assert pages.asked[1:] == [base + page * PAGE for page in (2, 3, 4)]
+        table.view(MIB, 0)
+        assert len(pages.asked) == 4
+    finally:
+        pages.close()
+
+
+def test_a_page_that_is_there_is_not_asked_for(
+    table: FaultingTable, faults: Userfault, ram: int
+) -> None:
+    os.pwrite(ram, b"here", 2 * PAGE)
+    table.propose([REGION], [os.dup(ram)], replace=True)
+    table.go_ahead()
+    pages = Pages(faults.fd, lambda _: None)
+    assert bytes(table.view(MIB + 2 * PAGE, 4)) == b"here"
+    pages.close()
+    assert pages.asked == []
+
+
+def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram: int) -> None:
+    table.propose([REGION], [os.dup(ram)], replace=True)
+    table.go_ahead()
+    seen: list[bytes] = []
+    waiting = threading.Thread(target=lambda: seen.append(bytes(table.view(MIB, 4))))
+    waiting.start()
+    await_fault(faults.fd)
+    assert not seen
+    faults.give_up()
+    waiting.join(5)
+    assert seen == [bytes(4)]
+    table.propose([OTHER], [os.dup(ram)], replace=False)
+    table.go_ahead()
+    assert bytes(table.view(OTHER.gpa, 4)) == bytes(4), "nothing is watched after that"
+
+
+def test_regions_one_by_one(table: FaultingTable, ram: int) -> None:
+    table.propose([REGION], [os.dup(ram)], replace=False)
+    table.propose([OTHER], [os.dup(ram)], replace=False)
+    assert table.slots == 2
+    table.go_ahead()
+    assert table.regions == [REGION, OTHER]
+    table.remove(OTHER)
+    assert table.regions == [REGION]
+    assert table.slots == 1
+    with pytest.raises(MemoryTableError):
+        table.remove(OTHER)
+
+
+def test_a_table_replaces_what_was_there_and_what_was_proposed(
+    table: FaultingTable, faults: Userfault, ram: int
+) -> None:
+    before = open_fds()
+    table.propose([REGION], [os.dup(ram)], replace=True)
+    table.go_ahead()
+    table.propose([REGION], [os.dup(ram)], replace=True)
+    table.propose([OTHER], [os.dup(ram)], replace=True)
+    table.go_ahead()
+    assert table.regions == [OTHER]
+    assert table.slots == 1
+    faults.give_up()
+    assert open_fds() == before + 2, "its own, and Python's of its mapping"
+
+
+def test_settled_memory_is_the_same_without_a_watch(
+    table: FaultingTable, faults: Userfault, ram: int
+) -> None:
+    before = open_fds()
+    table.propose([REGION, OTHER], [os.dup(ram), os.dup(ram)], replace=True)
+    table.go_ahead()
+    settled = table.settle()
+    usual = MemoryTable()
+    usual.replace([region for region, _ in settled], [fd for _, fd in settled])
+    assert usual.regions == [REGION, OTHER]
+    os.pwrite(ram, b"same", 0)
+    assert bytes(usual.view(MIB, 4)) == b"same"
+    assert bytes(usual.view(MIB + PAGE, 4)) == bytes(4), "missing, and nobody waits"
+    usual.close()
+    table.close()
+    faults.give_up()
+    assert open_fds() == before
+
+
+@pytest.mark.parametrize("size", [0, 4 * MIB])
+def test_what_cannot_be_mapped_is_refused(table: FaultingTable, ram: int, size: int) -> None:
+    before = open_fds()
+    wrong = REGION._replace(size=size)
+    with pytest.raises(MemoryTableError):
+        table.propose([OTHER, wrong], [os.dup(ram), os.dup(ram)], replace=True)
+    with pytest.raises(MemoryTableError, match="1 regions came with 0"):
+        table.propose([OTHER], [], replace=True)
+    assert open_fds() == before
+    assert table.slots == 0
+
+
+def test_overlapping_regions_are_refused(table: FaultingTable, ram: int) -> None:
+    table.propose([REGION, REGION], [os.dup(ram), os.dup(ram)], replace=True)
+    with pytest.raises(MemoryTableError, match="overlap"):
+        table.go_ahead()
+
+
+def test_what_cannot_be_watched_is_refused(table: FaultingTable, tmp_path: Path) -> None:
+    path = tmp_path / "ram"
+    path.write_bytes(bytes(MIB))
+    fd = os.open(path, os.O_RDWR)
+    if os.fstatvfs(fd).f_fsid == os.statvfs("/dev/shm").f_fsid:
+        os.close(fd)
+        pytest.skip("the test's folder is in memory, which can be watched")
+    table.propose([REGION], [fd], replace=True)
+    with pytest.raises(FrontendError, match="cannot be watched"):
+        table.go_ahead()
+
+
+def test_addresses_that_are_nowhere(table: FaultingTable) -> None:
+    with pytest.raises(TranslationError):
+        table.view(0, 1)
+    with pytest.raises(TranslationError):
+        table.user_view(0, 1)
+    with pytest.raises(TranslationError):
+        table.slices(0, 1)

@@ -1,0 +1,54 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "native.h"
+
+/* A userfaultfd for missing pages of shared memory. System calls fault, too, so one that is good
+   for user space only would not do. */
+int vu_uffd_open(void) {
+#ifdef SYS_userfaultfd
+    struct uffdio_api api = {.api = UFFD_API};
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return -errno;
+    if (ioctl(fd, UFFDIO_API, &api)) {
+        int error = errno;
+        close(fd);
+        return -error;
+    }
+    if (api.features & UFFD_FEATURE_MISSING_SHMEM)
+        return fd;
+    close(fd);
+    return -EOPNOTSUPP;
+#else
+    return -ENOSYS;
+#endif
+}
+
+/* From now on whoever touches a missing page there waits until somebody has brought it. */
+int vu_uffd_watch(int fd, uint64_t address, uint64_t length) {
+    struct uffdio_register range = {
+        .range = {.start = address, .len = length}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    return ioctl(fd, UFFDIO_REGISTER, &range) ? errno : 0;
+}
+
+/* Nobody waits there any more; those who do are woken. */
+int vu_uffd_unwatch(int fd, uint64_t address, uint64_t length) {
+    struct uffdio_range range = {.start = address, .len = length};
+    return ioctl(fd, UFFDIO_UNREGISTER, &range) ? errno : 0;
+}
+
+/* Returns when all pages of [bytes, bytes + length) are there. */
+void vu_touch(const uint8_t *bytes, size_t length, size_t page) {
+    const volatile uint8_t *end = bytes + length, *at = bytes;
+    while (at < end) {
+        (void)*at;
+        at += page - (uintptr_t)at % page;
+    }
+}

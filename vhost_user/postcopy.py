@@ -1,0 +1,195 @@
+"""Guest memory that comes after its rings have started, page by page, as they are looked at.
+
+A back-end has the kernel watch its mappings (userfaultfd(2)). Whoever touches a page that is not
+there waits; the front-end, which has the same descriptor, hears of it, brings the page and wakes
+who waits (vhost-user specification, "Postcopy live migration").
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+from vhost_user import native
+from vhost_user.codec import close_all
+from vhost_user.memory import MappedRegion, MemoryTable, MemoryTableError, map_region
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vhost_user.payloads import MemoryRegion
+
+
+@cache
+def possible() -> bool:
+    """Whether this process may watch memory, system calls' accesses among them."""
+    if not native.available:
+        return False
+    try:
+        Userfault().close()
+    except OSError:
+        return False
+    return True
+
+
+class Userfault:
+    """A userfaultfd, and the memory that it watches. May be used by several threads.
+
+    Attributes:
+        fd: the descriptor.
+
+    Raises:
+        OSError: the kernel has none, or not for this user.
+    """
+
+    def __init__(self) -> None:
+        native.require()
+        self.fd: int = native.lib.vu_uffd_open()
+        if self.fd < 0:
+            raise OSError(-self.fd, os.strerror(-self.fd))
+        self._lock = threading.Lock()
+        # The mappings are held, so that nothing else can come to be at their addresses.
+        self._watched: list[tuple[int, int, mmap.mmap]] = []
+        self._over = False
+
+    def watch(self, mapping: mmap.mmap) -> None:
+        """From now on missing pages of a mapping are waited for.
+
+        Raises:
+            OSError: it is not memory of a kind that can be watched, or it is watched already.
+        """
+        start, pages = native.address_of(memoryview(mapping)), -(-len(mapping) // mmap.PAGESIZE)
+        length = pages * mmap.PAGESIZE
+        with self._lock:
+            if self._over:
+                return
+            error = native.lib.vu_uffd_watch(self.fd, start, length)
+            if error:
+                raise OSError(error, os.strerror(error))
+            self._watched.append((start, length, mapping))
+
+    def give_up(self) -> None:
+        """Wait for no page any more: what is missing is zeroes now. Whoever waits goes on."""
+        with self._lock:
+            self._over = True
+            while self._watched:
+                start, length, _ = self._watched.pop()
+                native.lib.vu_uffd_unwatch(self.fd, start, length)
+
+    def close(self) -> None:
+        """Give up, and close the descriptor."""
+        self.give_up()
+        os.close(self.fd)
+
+
+class FaultingTable(MemoryTable):
+    """A memory table whose bytes are there when they are handed out, however long that takes.
+
+    The interpreter's lock is not held while they are waited for, as it would be if the bytes were
+    touched first by whoever uses them: other threads go on, and can give up.
+
+    A change is proposed first, and takes effect when the front-end is ready to bring pages.
+    """
+
+    def __init__(self, faults: Userfault) -> None:
+        super().__init__()
+        self._faults = faults
+        self._proposed: list[tuple[MappedRegion, int]] = []
+        self._replaces = False
+        self._files: dict[MemoryRegion, int] = {}
+
+    @property
+    def slots(self) -> int:
+        """How many regions there are, those that are only proposed among them."""
+        return len(self._files) + len(self._proposed)
+
+    def propose(
+        self, regions: Sequence[MemoryRegion], fds: Sequence[int], *, replace: bool
+    ) -> list[int]:
+        """Map regions that `go_ahead` puts into the table; owns the descriptors.
+
+        Args:
+            regions: what to map.
+            fds: a descriptor for each.
+            replace: they are the whole table, and not more of it.
+
+        Returns:
+            The address in this process of each region's first byte.
+
+        Raises:
+            MemoryTableError: as `MemoryTable.replace`.
+        """
+        try:
+            if len(regions) != len(fds):
+                raise MemoryTableError(f"{len(regions)} regions came with {len(fds)} descriptors")
+            pairs = zip(regions, fds, strict=True)
+            mapped = [map_region(region, fd, alone=True) for region, fd in pairs]
+        except MemoryTableError:
+            close_all(fds)
+            raise
+        if replace:
+            close_all(fd for _, fd in self._proposed)
+            self._proposed.clear()
+            self._replaces = True
+        self._proposed += zip(mapped, fds, strict=True)
+        return [native.address_of(each.data) for each in mapped]
+
+    def go_ahead(self) -> None:
+        """What was proposed is the table from now on, or a part of it.
+
+        Raises:
+            MemoryTableError: regions overlap, or are not of a kind that can be watched.
+        """
+        proposed = [mapped for mapped, _ in self._proposed]
+        self._install([*([] if self._replaces else self._regions), *proposed])
+        if self._replaces:
+            close_all(self._files.values())
+            self._files.clear()
+        self._files.update((mapped.region, fd) for mapped, fd in self._proposed)
+        self._proposed, self._replaces = [], False
+        try:
+            for mapped in proposed:
+                self._faults.watch(cast("mmap.mmap", mapped.data.obj))
+        except OSError as error:
+            raise MemoryTableError(f"region cannot be watched: {error.strerror}") from error
+
+    def settle(self) -> list[tuple[MemoryRegion, int]]:
+        """The regions with their descriptors, which are the caller's from now on."""
+        settled = list(self._files.items())
+        self._files.clear()
+        return settled
+
+    def remove(self, region: MemoryRegion) -> None:
+        """As `MemoryTable.remove`."""
+        super().remove(region)
+        for known in [known for known in self._files if known[:3] == region[:3]]:
+            os.close(self._files.pop(known))
+
+    def close(self) -> None:
+        """As `MemoryTable.close`."""
+        super().close()
+        close_all(fd for _, fd in self._proposed)
+        close_all(self._files.values())
+        self._proposed.clear()
+        self._files.clear()
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        """As `MemoryTable.view`; returns when the bytes are there."""
+        return _there(super().view(gpa, length))
+
+    def slices(self, gpa: int, length: int) -> list[memoryview]:
+        """As `MemoryTable.slices`; returns when the bytes are there."""
+        return [_there(piece) for piece in super().slices(gpa, length)]
+
+    def user_view(self, user_addr: int, length: int) -> memoryview:
+        """As `MemoryTable.user_view`; returns when the bytes are there."""
+        return _there(super().user_view(user_addr, length))
+
+
+def _there(view: memoryview) -> memoryview:
+    if len(view):
+        native.lib.vu_touch(native.ffi.from_buffer(view), len(view), mmap.PAGESIZE)
+    return view
