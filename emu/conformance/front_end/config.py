@@ -138,6 +138,17 @@ def given(fe: FrontEnd) -> None:
     check(told.at < first.at, "SET_INFLIGHT_FD before SET_VRING_KICK", f"{first} came first")
 
 
+@inflight.case(1207, "A region that was asked for, and given, is used: it comes back at the start")
+def used(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    asked = recording.first(F.GET_INFLIGHT_FD)
+    kicks = [each for each in recording.after(asked) if each.id == F.SET_VRING_KICK]
+    if not kicks:
+        unsupported("the front-end starts no ring after it")
+    told = [each for each in recording.of(F.SET_INFLIGHT_FD) if asked.at < each.at < kicks[0].at]
+    check(told, "SET_INFLIGHT_FD before the ring is started", f"{kicks[0]} without it")
+
+
 @inflight.case(1203, "SET_INFLIGHT_FD has a descriptor of a file that holds the region")
 def has_descriptor(fe: FrontEnd) -> None:
     all_of(

@@ -169,6 +169,15 @@ def stays(fe: FrontEnd) -> None:
     check(not recording.left, "the connection to stay open", "the front-end closed it")
 
 
+@errors.case(1715, "A back-end with which nothing is wrong is not given up")
+def not_given_up(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    if not recording.messages:
+        unsupported("the front-end said nothing")
+    why = recording.ended or "the front-end closed the connection"
+    check(START in recording.acts or not recording.left, "a ring to be started", why)
+
+
 @errors.case(1712, "A descriptor that comes with a reply that has none is no reason to crash")
 def stray_descriptor(fe: FrontEnd) -> None:
     def react(session: Session, message: Message) -> None:

@@ -218,6 +218,15 @@ def own_kick(fe: FrontEnd) -> None:
             check(other == each.ring, "another eventfd for another ring", f"{each}: {fd.identity}")
 
 
+@notifications.case(513, "A ring's kick and its call are two eventfds")
+def kick_is_no_call(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    kicks = {fd.identity for each in recording.some(F.SET_VRING_KICK) for fd in each.fds}
+    for each in recording.some(F.SET_VRING_CALL):
+        same = [fd.identity for fd in each.fds if fd.identity in kicks]
+        check(not same, "an eventfd that is no kick", f"{each}: {same[:1]}")
+
+
 @notifications.case(511, "A ring that has requests is kicked")
 def kicked(fe: FrontEnd) -> None:
     recording = fe.plain()
