@@ -13,7 +13,12 @@ rule(
     back="1201..1210 1261..1263",
     front="1201 1206",
 )
-rule(2, "It is given back before rings start, as it was", back="1211 1219 1221", front="1202..1205")
+rule(
+    2,
+    "It is given back before rings start, as it was",
+    back="1211 1219 1221",
+    front="1202..1205 1207",
+)
 rule(
     3,
     "Each ring has a part: version 1, its size, used index, last batch",

@@ -221,7 +221,7 @@ rule(
     5,
     "CALL, KICK and ERR may come in any order, and be replaced",
     back="0508 0509 0512 0513 0524 1918 2014",
-    front="0501..0503 0510",
+    front="0501..0503 0510 0513",
 )
 rule(
     6,
