@@ -99,7 +99,8 @@ PMD_FRONT_END = Peer(
     "dpdk-testpmd",
     "dpdk-dev",
     f"{_PMD} --single-file-segments "
-    f"--vdev net_virtio_user0,path={{socket}},queues={{queues}},queue_size=256 {_PMD_PORTS}",
+    f"--vdev net_virtio_user0,path={{socket}},queues={{queues}},queue_size=256 "
+    f"{_PMD_PORTS} --forward-mode=txonly",
     _PMD_VERSION,
     runs=2,
     quick=_QUICK_SESSIONS,
@@ -147,11 +148,12 @@ PEERS = (
         "net",
         "emu",
         "",
-        "emu attach --net {socket} --qmp {qmp} -q",
+        "emu attach --net {socket} --qmp {qmp} -q --rings 4",
         _EMU_VERSION,
         runs=1,
         quick=_QUICK_SESSIONS,
     ),
+    # The guest of these two is the BIOS, with its network boot; -icount has its waits pass at once.
     Peer(
         "qemu-blk",
         FRONT_END,
@@ -169,12 +171,13 @@ PEERS = (
         "net",
         "qemu-system-x86_64",
         "qemu-system-x86",
-        f"{_QEMU} -netdev vhost-user,id=n,chardev=c "
+        f"{_QEMU} -icount shift=3,sleep=off -netdev vhost-user,id=n,chardev=c "
         "-device virtio-net-pci,netdev=n,vectors=0,bootindex=0",
         _QEMU_VERSION,
         runs=1,
         quick=_QUICK_SESSIONS,
     ),
+    # The BIOS does not start a file system: a Linux guest mounts it.
     Peer(
         "qemu-fs",
         FRONT_END,
