@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/_kvm_build.py emu/native/*.c emu/native/*.h) pyproject.toml setup.py
 
-.PHONY: help migrate sweep test check format bench fault-matrix docs clean
+.PHONY: help migrate sweep test check format bench fault-matrix peers peers-install docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -15,6 +15,8 @@ help:
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
+	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
+	@echo "make peers-install  install them, where they are missing (Debian; root or sudo)"
 	@echo "make docs     write again the documents that are made from data"
 	@echo "make clean    remove what was built"
 
@@ -53,9 +55,17 @@ bench: $(STAMP)
 fault-matrix: $(STAMP)
 	$(BIN)/python -m pytest tests/faults --fault-matrix --tb=no $(if $(ONLY),-k "$(ONLY)")
 
+# PEERS="virtiofsd qemu-net" runs these only (tests/peers/table.py names all).
+peers: peers-install
+	$(BIN)/python -m tests.peers.results $(PEERS)
+
+peers-install: $(STAMP)
+	@$(BIN)/python -m tests.peers.install
+
 docs: $(STAMP)
 	$(BIN)/python -m vhost_user.tables docs
 	$(BIN)/python -m emu.conformance.document docs
+	$(BIN)/python -m tests.peers.results --write-only
 
 clean:
 	rm -rf $(VENV) build *.egg-info bench/floor bench/results vhost_user/_native.c vhost_user/_native*.so emu/_kvm.c emu/_kvm*.so

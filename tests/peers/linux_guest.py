@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
 import socket
@@ -18,21 +17,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from emu.guest.internet import CLIENT_ADDRESS, GUEST_ADDRESS, answer
-from tests.peers.programs import Running, need
+from tests.peers.programs import Running, kernel, need
+from tests.peers.table import GUEST_PACKAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MEMORY = "256M"
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtiofs")
 #: Seconds for a guest under TCG to do what it is told, on a busy host.
 PATIENCE = 50.0
 _UNDER_WAY = ("setup", "active", "device", "wait-unplug")
 _CLIENT_MAC = b"\x02\x45\x43\x48\x4f\x02"
-_TOOLS = {"mkfs.ext4": "e2fsprogs", "fio": "fio"}
 
 INIT = """#!/bin/sh
 export PATH=/bin
@@ -79,13 +76,11 @@ ping -c 5 -i 1 -s 18 -W 5 {socket.inet_ntoa(CLIENT_ADDRESS)} >/tmp/ping 2>&1
 grep -q ' 5 packets received' /tmp/ping && echo EMU ping is clean || cat /tmp/ping
 """
 
-
-def kernel() -> Path:
-    """A Debian cloud kernel; the test is skipped when there is none that may be read."""
-    found = sorted(Path("/boot").glob("vmlinuz-*cloud*"))
-    if not found or not os.access(found[-1], os.R_OK):
-        pytest.skip("no kernel for a guest (Debian: apt-get install linux-image-cloud-amd64)")
-    return found[-1]
+#: Its device is the suite's, which answers no FUSE request: it mounts until it is ended.
+SHARED_FOLDER_JOB = """
+mkdir -p /mnt && mount -t virtiofs fs /mnt
+sleep 1000
+"""
 
 
 def make_initramfs(folder: Path, job: str) -> Path:
@@ -93,12 +88,12 @@ def make_initramfs(folder: Path, job: str) -> Path:
     root = folder / "root"
     for name in ("bin", "proc", "sys", "dev", "tmp", "modules", "lib64"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    busybox = need("busybox", "busybox-static")
+    busybox = need("busybox", GUEST_PACKAGES["busybox"])
     shutil.copy(busybox, root / "bin/busybox")
     for name in subprocess.check_output([busybox, "--list"], text=True).split():
         if not (root / "bin" / name).exists():
             (root / "bin" / name).symlink_to("busybox")
-    for tool, package in _TOOLS.items():
+    for tool, package in GUEST_PACKAGES.items():
         if tool in job:
             _copy_program(Path(need(tool, package)), root)
     _copy_modules(root / "modules")

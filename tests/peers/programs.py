@@ -2,74 +2,181 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.peers.table import (
+    GUEST_PACKAGES,
+    KERNEL_PACKAGE,
+    PMD_BACK_END,
+    PMD_FRONT_END,
+    STORAGE_DAEMON,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
-#: Debian keeps it off the path.
-VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+    from tests.peers.table import Peer
+
 END_PATIENCE = 5.0
 START_PATIENCE = 20.0
+VERSION_PATIENCE = 20.0
+IMAGE_BYTES = 64 << 20
+#: What is ours lies beside the interpreter.
+PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
 
 
 def need(program: str, package: str) -> str:
     """Where a program is; the test is skipped when it is not."""
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed (Debian: apt-get install {package})")
+    found = which(program)
+    if not found:
+        pytest.skip(_why(program, package))
     return found
+
+
+def which(program: str) -> str:
+    """Where a program is, or nothing."""
+    return shutil.which(program, path=PATH) or ""
+
+
+def missing(peer: Peer) -> str:
+    """Why it cannot be run here and what to do about that, or nothing."""
+    programs = {peer.program: peer.packages}
+    if "{initramfs}" in peer.command:
+        programs["busybox"] = GUEST_PACKAGES["busybox"]
+        if find_kernel() is None:
+            return _why("a kernel for a guest", KERNEL_PACKAGE)
+    for program, package in programs.items():
+        if not which(program):
+            return _why(program, package)
+    return ""
+
+
+def _why(what: str, package: str) -> str:
+    return f"{what} is not installed (Debian: apt-get install {package}, or make peers-install)"
+
+
+def find_kernel() -> Path | None:
+    """A Debian cloud kernel that may be read."""
+    found = sorted(Path("/boot").glob("vmlinuz-*cloud*"))
+    return found[-1] if found and os.access(found[-1], os.R_OK) else None
+
+
+def kernel() -> Path:
+    """The same; the test is skipped when there is none."""
+    found = find_kernel()
+    if found is None:
+        pytest.skip(_why("a kernel for a guest", KERNEL_PACKAGE))
+    return found
+
+
+def fill(peer: Peer, folder: Path, **places: object) -> str:
+    """Its command with all places filled but those that ``emu conform`` fills.
+
+    Args:
+        peer: which.
+        folder: for what it needs: a disk, a directory to share, a guest.
+        places: what stands in others, and in place of what would be made in the folder.
+    """
+    filled = {"socket": "{socket}", "qmp": "{qmp}", "queues": str(peer.queues)}
+    filled |= {name: shlex.quote(str(value)) for name, value in places.items()}
+    for name, make in _MATERIALS.items():
+        if f"{{{name}}}" in peer.command and name not in filled:
+            filled[name] = shlex.quote(str(make(folder)))
+    return peer.command.format(**filled)
+
+
+def argv(peer: Peer, socket: Path | str, **places: object) -> list[str]:
+    """The command as words, for a test that starts it itself; skipped where it is missing."""
+    words = shlex.split(fill(peer, Path(), socket=socket, **places))
+    return [need(peer.program, peer.packages), *words[1:]]
+
+
+def version(peer: Peer) -> str:
+    """What it says that its version is, in the first line that has one.
+
+    Raises:
+        ValueError: it says none.
+    """
+    done = subprocess.run(
+        peer.version,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PATH": PATH},
+        timeout=VERSION_PATIENCE,
+        text=True,
+        check=False,  # dpdk-testpmd says it, and then finds no port
+    )
+    for line in done.stdout.splitlines():
+        if re.search(r"version", line, re.IGNORECASE) and number(line):
+            return line.strip()
+    raise ValueError(f"{shlex.join(peer.version)} tells no version")
+
+
+def number(text: str) -> str:
+    """The version's number in what a program says of itself."""
+    found = re.search(r"\d+(?:\.\d+)+", text)
+    return found[0] if found else ""
+
+
+def _image(folder: Path) -> Path:
+    path = folder / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    return path
+
+
+def _shared_folder(folder: Path) -> Path:
+    path = folder / "shared"
+    path.mkdir()
+    (path / "file").write_text("a file for a guest to read\n")
+    return path
+
+
+def _prefix(folder: Path) -> str:
+    return f"emu-{os.getpid()}-{folder.name}"
+
+
+def _initramfs(folder: Path) -> Path:
+    from tests.peers.linux_guest import SHARED_FOLDER_JOB, make_initramfs
+
+    return make_initramfs(folder, SHARED_FOLDER_JOB)
+
+
+#: What stands in a command, and who makes it.
+_MATERIALS: dict[str, Callable[[Path], object]] = {
+    "image": _image,
+    "folder": _shared_folder,
+    "prefix": _prefix,
+    "kernel": lambda _folder: kernel(),
+    "initramfs": _initramfs,
+}
 
 
 def storage_daemon(image: Path, socket: Path | str, *, queues: int) -> list[str]:
     """qemu-storage-daemon with one vhost-user-blk export."""
-    export = f"type=vhost-user-blk,id=e,node-name=d,num-queues={queues},writable=on"
-    return [
-        need("qemu-storage-daemon", "qemu-utils"),
-        *("--blockdev", f"driver=file,node-name=f,filename={image},locking=off"),
-        *("--blockdev", "driver=raw,node-name=d,file=f"),
-        *("--export", f"{export},addr.type=unix,addr.path={socket}"),
-    ]
+    return argv(STORAGE_DAEMON, socket, image=image, queues=queues)
 
 
 def pmd_back_end(socket: Path | str, *, queues: int, prefix: str) -> list[str]:
     """dpdk-testpmd as a back-end, which sends each frame back to where it came from."""
-    return [
-        need("dpdk-testpmd", "dpdk-dev"),
-        *("-l", "0,1", "--no-huge", "--no-shconf", "-m", "256", "--no-pci"),
-        *("--file-prefix", prefix),
-        *("--vdev", f"net_vhost0,iface={socket},queues={queues}"),
-        "--",
-        *("-i", "--auto-start", f"--rxq={queues}", f"--txq={queues}", "--nb-cores=1"),
-        *("--total-num-mbufs=8192", "--no-mlockall"),
-    ]
+    return argv(PMD_BACK_END, socket, queues=queues, prefix=prefix)
 
 
 def pmd_front_end(socket: Path | str, *, queues: int, prefix: str) -> list[str]:
     """dpdk-testpmd as a front-end, which needs no VM; it starts when it has connected."""
-    device = f"net_virtio_user0,path={socket},queues={queues},queue_size=256"
-    return [
-        need("dpdk-testpmd", "dpdk-dev"),
-        *("-l", "0,1", "--no-huge", "--no-shconf", "-m", "256", "--no-pci"),
-        *("--file-prefix", prefix, "--single-file-segments", "--vdev", device),
-        "--",
-        *("-i", f"--rxq={queues}", f"--txq={queues}", "--nb-cores=1"),
-        *("--total-num-mbufs=4096", "--no-mlockall"),
-    ]
-
-
-def virtiofsd(folder: Path, socket: Path | str) -> list[str]:
-    """The C virtiofsd of QEMU 7.2, which ends with its front-end."""
-    if not Path(VIRTIOFSD).exists():
-        pytest.skip("virtiofsd is not installed (Debian: apt-get install qemu-system-common)")
-    return [VIRTIOFSD, f"--socket-path={socket}", "-o", f"source={folder}", "-o", "sandbox=chroot"]
+    return argv(PMD_FRONT_END, socket, queues=queues, prefix=prefix)
 
 
 class Running:

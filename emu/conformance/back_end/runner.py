@@ -190,7 +190,7 @@ class BackEndRunner:
             raise PeerError(self._gone)
         for _ in range(1 if self._gone else TRIES):
             try:
-                return self._answered()
+                return self._answered(self._try_connect)
             except (WireError, PeerError) as error:
                 why = str(error)
                 if self._program is None:
@@ -199,13 +199,14 @@ class BackEndRunner:
                 self._program.stop()
         raise PeerError(f"{self._path} does not answer: {why}")
 
-    def _answered(self) -> Wire:
+    @staticmethod
+    def _answered(dial: Callable[[], Wire]) -> Wire:
         """A connection, and an answer on it.
 
         Raises:
             PeerError, WireError: there is none.
         """
-        wire = self._try_connect()
+        wire = dial()
         try:
             wire.send(F.GET_FEATURES)
             wire.receive().close()
@@ -252,7 +253,8 @@ class BackEndRunner:
             return self._crash()
         for _ in range(TRIES):
             try:
-                self._ready = self._answered()
+                # A program that has just ended is not started anew: that it serves tells nothing.
+                self._ready = self._answered(self._dial)
             except (WireError, PeerError) as error:
                 why = str(error)
             else:

@@ -95,3 +95,33 @@ def test_a_peer_that_nobody_can_start_again(signum: int, tmp_path: Path, owned: 
     assert struck[0] is Verdict.FAIL
     assert other[0] is Verdict.ERROR
     assert "there is no peer" in other[1]
+
+
+class SeenLate(PeerProgram):
+    """A program whose end is overlooked the first time, as on a busy host."""
+
+    overlooked = False
+
+    def end_soon(self, patience: float) -> bool:
+        """See `PeerProgram`."""
+        ended = super().end_soon(5.0)
+        if not self.overlooked:
+            self.overlooked = True
+            return False
+        return ended
+
+
+def test_a_program_that_ends_with_its_front_end(tmp_path: Path, owned: ExitStack) -> None:
+    """Whatever its status is: the one that is started for the next front-end is another one."""
+    script = (
+        "import os; from backends.device import BackendDevice as D; "
+        "D.stop = lambda device, ring: os._exit(1); from backends.net import main; main()"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} --socket-path {{socket}}"
+    program = SeenLate(command, tmp_path / "s", tmp_path / "log")
+    owned.callback(program.stop)
+    area = Area("a", BACK_END, "s")
+    for number in range(4):
+        area.case(number, "looks")(BackEnd.look)
+    results = runner(tmp_path, program).run(area.cases, lambda _result: None)
+    assert [one.verdict for one in results] == [Verdict.PASS] * 4

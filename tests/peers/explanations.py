@@ -1,0 +1,108 @@
+"""Why a FAIL on a real peer is the peer's, and not the suite's: `explanations.toml`, as data.
+
+Each entry says which cases of which peers and versions it is about, what the peer does, and why
+that is wrong. Every FAIL needs one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from emu.conformance.target import ROLES, cases_of
+from tests.peers.table import PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tests.peers.record import Record
+
+FILE = Path(__file__).with_name("explanations.toml")
+
+
+class Explanation(NamedTuple):
+    """One entry.
+
+    Attributes:
+        peers: their names in the table.
+        versions: what their version begins with.
+        cases: ids.
+        does: what the peer does.
+        wrong: why we believe that it is the peer that is wrong.
+        sometimes: the FAIL does not come every time, so its absence tells nothing.
+    """
+
+    peers: tuple[str, ...]
+    versions: str
+    cases: tuple[str, ...]
+    does: str
+    wrong: str
+    sometimes: bool = False
+
+    def about(self, record: Record) -> bool:
+        """Whether it is about this peer in this version."""
+        return record.peer in self.peers and _begins(record.version, self.versions)
+
+
+def _begins(version: str, start: str) -> bool:
+    """``7.2.22`` begins with ``7.2`` and not with ``7.22`` or ``7.2.2``."""
+    wanted = start.split(".")
+    return version.split(".")[: len(wanted)] == wanted
+
+
+def load(path: Path = FILE) -> list[Explanation]:
+    """All of them.
+
+    Raises:
+        ValueError: an entry says too little, too much, or names what does not exist.
+    """
+    entries = tomllib.loads(path.read_text()).get("explanation", [])
+    return [_checked(entry, number) for number, entry in enumerate(entries, 1)]
+
+
+def _checked(entry: dict[str, Any], number: int) -> Explanation:
+    where = f"explanation {number}"
+    unknown = set(entry) - set(Explanation._fields)
+    missing = set(Explanation._fields) - {"sometimes"} - set(entry)
+    if unknown or missing:
+        raise ValueError(f"{where}: unknown {sorted(unknown)}, missing {sorted(missing)}")
+    made = Explanation(
+        tuple(entry["peers"]),
+        entry["versions"],
+        tuple(entry["cases"]),
+        entry["does"],
+        entry["wrong"],
+        entry.get("sometimes", False),
+    )
+    ids = {case.id for role in ROLES for case in cases_of(role)}
+    strangers = set(made.cases) - ids | set(made.peers) - {peer.name for peer in PEERS}
+    if strangers:
+        raise ValueError(f"{where}: there is no {', '.join(sorted(strangers))}")
+    return made
+
+
+def of(record: Record, case: str, explanations: Iterable[Explanation]) -> Explanation | None:
+    """What explains that this case failed there."""
+    fitting = (each for each in explanations if case in each.cases and each.about(record))
+    return next(fitting, None)
+
+
+def unexplained(record: Record, explanations: Sequence[Explanation]) -> list[str]:
+    """The cases that ended as FAIL or ERROR there for no known reason."""
+    return [row.id for row in record.bad if of(record, row.id, explanations) is None]
+
+
+def stale(records: Sequence[Record], explanations: Iterable[Explanation]) -> list[str]:
+    """What is explained although it no longer fails on any of these, as lines."""
+    lines = []
+    for each in explanations:
+        mine = [record for record in records if each.about(record)]
+        if each.sometimes or not mine:
+            continue
+        failing = {row.id for record in mine for row in record.bad}
+        gone = [case for case in each.cases if case not in failing]
+        if gone:
+            where = ", ".join(f"{record.peer} {record.version}" for record in mine)
+            lines.append(f"{', '.join(gone)} did not fail on {where}: {each.does}")
+    return lines

@@ -1,0 +1,88 @@
+"""Installs the programs of others that the tests want, where they are missing: Debian's packages.
+
+``python -m tests.peers.install``, as root or with sudo. What cannot be installed is one line and
+status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+from tests.peers.table import GUEST_PACKAGES, KERNEL_PACKAGE, PEERS
+
+#: Seconds for a mirror that is slow.
+LIMIT = 900.0
+
+
+class InstallError(Exception):
+    """They cannot be installed; the text says why, in a line."""
+
+
+def wanted() -> list[str]:
+    """All packages, each once."""
+    named = [package for peer in PEERS for package in peer.packages.split()]
+    return list(dict.fromkeys([*named, *GUEST_PACKAGES.values(), KERNEL_PACKAGE]))
+
+
+def missing(packages: list[str]) -> list[str]:
+    """Those that are not installed.
+
+    Raises:
+        InstallError: this is no Debian.
+    """
+    if shutil.which("dpkg-query") is None or shutil.which("apt-get") is None:
+        raise InstallError(f"this is no Debian: install {' '.join(packages)} as you can")
+    return [package for package in packages if not _installed(package)]
+
+
+def _installed(package: str) -> bool:
+    argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
+    said = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    return said == "installed"
+
+
+def install(packages: list[str]) -> None:
+    """Install them.
+
+    Raises:
+        InstallError: it was not done.
+    """
+    before = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if before and shutil.which("sudo") is None:
+        raise InstallError(f"as root: apt-get install {' '.join(packages)}")
+    apt = [*before, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]
+    _run([*apt, "update"])
+    _run([*apt, "install", "--yes", "--no-install-recommends", *packages])
+
+
+def _run(argv: list[str]) -> None:
+    try:
+        done = subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
+            check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InstallError(f"{' '.join(argv)}: {error}") from None
+    if done.returncode:
+        last = (done.stdout.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise InstallError(f"{' '.join(argv)}: {last}")
+
+
+def main() -> int:
+    """Entry point; the status."""
+    try:
+        packages = missing(wanted())
+        if packages:
+            sys.stdout.write(f"installing {' '.join(packages)}\n")
+            install(packages)
+    except InstallError as error:
+        sys.stderr.write(f"peers-install: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Runs the suite on all peers and writes what came of it: ``make peers``.
+
+``python -m tests.peers.results [--write-only] [NAME...]``. The status is 0 when every peer that was
+named was tested, and every FAIL and ERROR is explained in `explanations.toml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emu.conformance.verdict import Verdict
+from emu.program import end_with_parent
+from tests.peers import explanations as explained
+from tests.peers import pages
+from tests.peers.programs import PATH, fill, missing, number, version
+from tests.peers.record import distil, load_all
+from tests.peers.table import PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.peers.record import Record
+    from tests.peers.table import Peer
+
+FOLDER = Path(__file__).parents[2] / "docs" / "conformance" / "results"
+#: Seconds for one run of the suite, and for it to end after that. None takes half of it, even on a
+#: host that is busy.
+LIMIT = 600.0
+END_PATIENCE = 20.0
+
+
+class PeerRunError(Exception):
+    """The suite did not come to its end on a peer."""
+
+
+def conform(peer: Peer, folder: Path, *arguments: str, limit: float = LIMIT) -> dict[str, Any]:
+    """Run the suite once, as a program of its own with a time limit.
+
+    Args:
+        peer: on which.
+        folder: empty, for all that it needs.
+        arguments: more for ``emu conform``.
+        limit: seconds.
+
+    Returns:
+        What ``--json`` says.
+
+    Raises:
+        PeerRunError: it took longer, or there is no verdict.
+    """
+    out = folder / "out.json"
+    argv = [
+        *(sys.executable, "-m", "emu.cli", "conform", peer.role),
+        *("--socket", str(folder / "socket"), "--exec", fill(peer, folder)),
+        *("--device", peer.device, "--json", str(out), "--quiet", *arguments),
+    ]
+    environment = os.environ | {"PATH": PATH}
+    with subprocess.Popen(
+        argv,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509  there are no other threads here
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            # SIGINT, so that it ends the peer, too.
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_PATIENCE)
+            process.kill()
+            raise PeerRunError(f"was not over after {limit:g} s") from None
+    if not out.exists():
+        raise PeerRunError(f"ended with status {process.returncode}: {said.strip()}")
+    # Paths in what a peer says differ from run to run, and mean nothing to a reader.
+    whole: dict[str, Any] = json.loads(out.read_text().replace(str(folder), "DIR"))
+    return whole
+
+
+def examine(peer: Peer) -> Record:
+    """Run the suite as often as the table says.
+
+    Raises:
+        PeerRunError: it did not come to its end.
+    """
+    documents, seconds = [], 0.0
+    for _ in range(peer.runs):
+        with tempfile.TemporaryDirectory(prefix="emu-peer-") as folder:
+            begin = time.monotonic()
+            documents.append(conform(peer, Path(folder)))
+            seconds = max(seconds, time.monotonic() - begin)
+    said = version(peer)
+    return distil(
+        documents,
+        peer=peer.name,
+        version=number(said),
+        said=said,
+        command=peer.command.replace("{queues}", str(peer.queues)),
+        seconds=seconds,
+    )
+
+
+def examine_all(peers: Sequence[Peer], folder: Path) -> int:
+    """Examine each, keep its record; how many could not be."""
+    trouble = 0
+    for peer in peers:
+        why = missing(peer)
+        try:
+            if why:
+                raise PeerRunError(f"is not tested: {why}")
+            record = examine(peer)
+        except (PeerRunError, ValueError) as error:
+            trouble += 1
+            _say(f"{peer.name} {error}")
+            continue
+        for old in folder.glob(f"{peer.name}-{record.version}.json"):
+            old.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        record.save(folder)
+        counts = ", ".join(f"{record.total(verdict)} {verdict}" for verdict in Verdict)
+        _say(f"{record.peer} {record.version}: {counts}; {record.seconds:.0f} s")
+    return trouble
+
+
+def judge(records: Sequence[Record], entries: Sequence[explained.Explanation]) -> int:
+    """Say what is not explained, and what is explained in vain; how many are not."""
+    count = 0
+    for record in records:
+        for case in explained.unexplained(record, entries):
+            count += 1
+            _say(f"{record.peer} {record.version}: {case} is not explained ({explained.FILE})")
+    for line in explained.stale(records, entries):
+        _say(f"warning: a stale explanation: {line}")
+    return count
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point; the status."""
+    parser = argparse.ArgumentParser(prog="tests.peers.results", description=__doc__)
+    names = [peer.name for peer in PEERS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument(
+        "--write-only",
+        action="store_true",
+        help="run nothing; write the documents from the records",
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the documents")
+    options = parser.parse_args(arguments)
+    unknown = set(options.names) - set(names)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    peers = [peer for peer in PEERS if not options.names or peer.name in options.names]
+    entries = explained.load()
+    trouble = 0 if options.write_only else examine_all(peers, options.folder)
+    records = load_all(options.folder)
+    pages.write(options.folder, records, entries)
+    trouble += judge(records, entries)
+    return 1 if trouble and not options.write_only else 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,202 @@
+"""The peers that the suite is proven on: what they are, and how each is started, as data.
+
+In a command ``{socket}`` and ``{qmp}`` are for ``emu conform``; the other places are filled by
+`tests.peers.programs.fill`: ``{image}`` a disk image, ``{folder}`` a directory, ``{queues}`` how
+many, ``{prefix}`` a name that no other program has, ``{kernel}`` and ``{initramfs}`` of a guest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from emu.conformance.case import BACK_END, FRONT_END
+
+#: Areas that make a moderate run; see `Peer.quick`. To start a VM for each session takes its time,
+#: so those for front-ends are such that their cases look at the same few sessions.
+_QUICK = ("negotiation", "rings", "bases", "errors")
+_QUICK_SESSIONS = ("rings", "notifications", "bases", "data_path")
+
+
+class Peer(NamedTuple):
+    """One program under test.
+
+    Attributes:
+        name: what it is called in results and explanations.
+        role: what it is.
+        device: its class.
+        program: what has to be installed.
+        packages: Debian's, or "" for what is ours.
+        command: starts it.
+        version: what to run to be told its version.
+        queues: how many it is given.
+        runs: how often the whole suite is run, to see which verdicts come only sometimes.
+        quick: the areas that ``make test`` runs.
+    """
+
+    name: str
+    role: str
+    device: str
+    program: str
+    packages: str
+    command: str
+    version: tuple[str, ...]
+    queues: int = 2
+    runs: int = 3
+    quick: tuple[str, ...] = _QUICK
+
+
+_EMU_VERSION = ("emu", "--version")
+_PMD_VERSION = ("dpdk-testpmd", "-v", "--no-huge", "--no-pci", "--no-shconf", "-m", "64")
+_PMD = "dpdk-testpmd -l 0,1 --no-huge --no-shconf -m 256 --no-pci --file-prefix {prefix}"
+_PMD_PORTS = (
+    "-- -i --auto-start --rxq={queues} --txq={queues} --nb-cores=1 "
+    "--total-num-mbufs=8192 --no-mlockall"
+)
+_QEMU_VERSION = ("qemu-system-x86_64", "--version")
+_QEMU = (
+    "qemu-system-x86_64 -m 256 -nodefaults -nographic "
+    "-object memory-backend-memfd,id=m,size=256M,share=on -machine q35,memory-backend=m "
+    "-qmp unix:{qmp},server=on,wait=off -chardev socket,id=c,path={socket}"
+)
+
+#: Which of the packages has it depends on Debian's release.
+STORAGE_DAEMON = Peer(
+    "qemu-storage-daemon",
+    BACK_END,
+    "blk",
+    "qemu-storage-daemon",
+    "qemu-system-common qemu-utils",
+    "qemu-storage-daemon --blockdev driver=file,node-name=f,filename={image},locking=off "
+    "--blockdev driver=raw,node-name=d,file=f --export type=vhost-user-blk,id=e,node-name=d,"
+    "num-queues={queues},writable=on,addr.type=unix,addr.path={socket}",
+    ("qemu-storage-daemon", "--version"),
+    queues=4,
+)
+#: Debian keeps it off the path. It ends with its front-end.
+VIRTIOFSD = Peer(
+    "virtiofsd",
+    BACK_END,
+    "fs",
+    "/usr/lib/qemu/virtiofsd",
+    "qemu-system-common",
+    "/usr/lib/qemu/virtiofsd --socket-path={socket} -o source={folder} -o sandbox=chroot",
+    ("/usr/lib/qemu/virtiofsd", "--version"),
+)
+#: It sends each frame back to where it came from.
+PMD_BACK_END = Peer(
+    "dpdk-testpmd",
+    BACK_END,
+    "net",
+    "dpdk-testpmd",
+    "dpdk-dev",
+    f"{_PMD} --vdev net_vhost0,iface={{socket}},queues={{queues}} {_PMD_PORTS}",
+    _PMD_VERSION,
+)
+PMD_FRONT_END = Peer(
+    "dpdk-virtio-user",
+    FRONT_END,
+    "net",
+    "dpdk-testpmd",
+    "dpdk-dev",
+    f"{_PMD} --single-file-segments "
+    f"--vdev net_virtio_user0,path={{socket}},queues={{queues}},queue_size=256 "
+    f"{_PMD_PORTS} --forward-mode=txonly",
+    _PMD_VERSION,
+    runs=2,
+    quick=_QUICK_SESSIONS,
+)
+
+PEERS = (
+    Peer(
+        "vhost-emu-blk",
+        BACK_END,
+        "blk",
+        "vhost-emu-blk",
+        "",
+        "vhost-emu-blk --socket-path {socket} --blk-file {image} --num-queues {queues}",
+        _EMU_VERSION,
+        queues=4,
+    ),
+    Peer(
+        "vhost-emu-net",
+        BACK_END,
+        "net",
+        "vhost-emu-net",
+        "",
+        "vhost-emu-net --socket-path {socket} --num-queues {queues} "
+        "--mac 02:00:00:00:00:01 --mtu 1500",
+        _EMU_VERSION,
+        queues=4,
+    ),
+    STORAGE_DAEMON,
+    VIRTIOFSD,
+    PMD_BACK_END,
+    Peer(
+        "emu-attach-blk",
+        FRONT_END,
+        "blk",
+        "emu",
+        "",
+        "emu attach --blk {socket} --qmp {qmp} -q",
+        _EMU_VERSION,
+        runs=1,
+        quick=_QUICK_SESSIONS,
+    ),
+    Peer(
+        "emu-attach-net",
+        FRONT_END,
+        "net",
+        "emu",
+        "",
+        "emu attach --net {socket} --qmp {qmp} -q --rings 4",
+        _EMU_VERSION,
+        runs=1,
+        quick=_QUICK_SESSIONS,
+    ),
+    # The guest of these two is the BIOS, with its network boot; -icount has its waits pass at once.
+    Peer(
+        "qemu-blk",
+        FRONT_END,
+        "blk",
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        f"{_QEMU} -device vhost-user-blk-pci,chardev=c,bootindex=0",
+        _QEMU_VERSION,
+        runs=1,
+        quick=_QUICK_SESSIONS,
+    ),
+    Peer(
+        "qemu-net",
+        FRONT_END,
+        "net",
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        f"{_QEMU} -icount shift=3,sleep=off -netdev vhost-user,id=n,chardev=c "
+        "-device virtio-net-pci,netdev=n,vectors=0,bootindex=0",
+        _QEMU_VERSION,
+        runs=1,
+        quick=_QUICK_SESSIONS,
+    ),
+    # The BIOS does not start a file system: a Linux guest mounts it.
+    Peer(
+        "qemu-fs",
+        FRONT_END,
+        "fs",
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        f"{_QEMU} -device vhost-user-fs-pci,chardev=c,tag=fs -kernel {{kernel}} "
+        "-initrd {initramfs} -append 'console=ttyS0 quiet panic=-1' -cpu max",
+        _QEMU_VERSION,
+        runs=1,
+        quick=_QUICK_SESSIONS,
+    ),
+    PMD_FRONT_END,
+)
+
+#: What the tests in this directory need besides the peers themselves.
+GUEST_PACKAGES = {
+    "busybox": "busybox-static",
+    "mkfs.ext4": "e2fsprogs",
+    "fio": "fio",
+}
+KERNEL_PACKAGE = "linux-image-cloud-amd64"

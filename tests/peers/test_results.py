@@ -1,0 +1,279 @@
+"""How results become documents: without any peer."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from emu.conformance.case import BACK_END
+from emu.conformance.target import ROLES, cases_of
+from tests.peers import explanations, install, pages, results
+from tests.peers.explanations import Explanation
+from tests.peers.feature_names import features, protocol_features
+from tests.peers.programs import fill, missing, number
+from tests.peers.record import Record, distil, load_all, worst
+from tests.peers.table import PEERS, Peer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENTRY = Explanation(
+    ("virtiofsd",), "7.2", ("VU-B-0401",), "it sleeps", "nobody may", sometimes=False
+)
+OURS = next(peer for peer in PEERS if peer.name == "vhost-emu-net")
+
+
+def document(**verdicts: str) -> dict[str, Any]:
+    """What ``--json`` says of cases 0401 and 0402."""
+    cases = [
+        {
+            "id": f"VU-B-{name[1:]}",
+            "area": "rings",
+            "rule": f"rule {name[1:]}",
+            "spec": "Ring states",
+            "verdict": verdict,
+            "expected": "it to work",
+            "seen": "it does not\n> GET_FEATURES",
+        }
+        for name, verdict in verdicts.items()
+    ]
+    return {
+        "role": BACK_END,
+        "peer": {"device": "fs"},
+        "offered": {"features": "0x140000001", "protocol_features": "0x9", "rings": 2},
+        "cases": cases,
+    }
+
+
+def record_of(
+    *documents: dict[str, Any], peer: str = "virtiofsd", version: str = "7.2.22"
+) -> Record:
+    """A record of these runs."""
+    said = f"{peer} version {version}"
+    return distil(
+        documents, peer=peer, version=version, said=said, command="x {socket}", seconds=3.04
+    )
+
+
+def test_worst_verdict() -> None:
+    """A FAIL that came once is a FAIL."""
+    assert worst(["PASS", "FAIL", "ERROR"]) == "FAIL"
+    assert worst(["PASS", "OBSERVED"]) == "OBSERVED"
+    assert worst(["UNSUPPORTED", "PASS"]) == "PASS"
+
+
+def test_runs_become_a_record(tmp_path: Path) -> None:
+    """It counts, keeps what is worth telling, and comes back from its file as it was."""
+    record = record_of(
+        document(_0401="PASS", _0402="PASS", _0403="OBSERVED"),
+        document(_0401="FAIL", _0402="PASS", _0403="PASS"),
+    )
+    assert record.areas == {"rings": {"FAIL": 1, "PASS": 1, "OBSERVED": 1}}
+    assert [row.id for row in record.bad] == ["VU-B-0401"]
+    assert [row.id for row in record.flaky] == ["VU-B-0401", "VU-B-0403"]
+    assert record.rows[0].verdicts == ("PASS", "FAIL")
+    assert record.seconds == 3.0
+    record.save(tmp_path)
+    assert load_all(tmp_path) == [record]
+
+
+@pytest.mark.parametrize(
+    ("version", "start", "fits"),
+    [
+        ("7.2.22", "7.2", True),
+        ("7.2.22", "7.2.2", False),
+        ("7.22", "7.2", False),
+        ("8", "7", False),
+    ],
+)
+def test_versions(version: str, start: str, fits: bool) -> None:
+    """By their parts, not by their letters."""
+    record = record_of(document(_0401="FAIL"), version=version)
+    assert ENTRY._replace(versions=start).about(record) is fits
+
+
+def test_unexplained() -> None:
+    """What no entry of this peer, version and case is about."""
+    record = record_of(document(_0401="FAIL", _0402="FAIL", _0403="ERROR", _0404="PASS"))
+    assert explanations.unexplained(record, [ENTRY]) == ["VU-B-0402", "VU-B-0403"]
+    other = record_of(document(_0401="FAIL"), peer="dpdk-testpmd")
+    assert explanations.unexplained(other, [ENTRY]) == ["VU-B-0401"]
+
+
+def test_stale() -> None:
+    """An entry whose cases all pass, unless they fail only sometimes or nobody looked."""
+    passes, fails = record_of(document(_0401="PASS")), record_of(document(_0401="FAIL"))
+    assert explanations.stale([fails], [ENTRY]) == []
+    [line] = explanations.stale([passes], [ENTRY])
+    assert "VU-B-0401 did not fail on virtiofsd 7.2.22" in line
+    assert explanations.stale([passes], [ENTRY._replace(sometimes=True)]) == []
+    assert explanations.stale([], [ENTRY]) == []
+    assert explanations.stale([record_of(document(_0401="PASS"), version="8.0")], [ENTRY]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('peers = ["virtiofsd"]', "missing"),
+        ('peers = ["x"]\nversions = "1"\ncases = []\ndoes = ""\nwrong = ""', "there is no x"),
+        (
+            'peers = []\nversions = "1"\ncases = ["VU-B-9999"]\ndoes = ""\nwrong = ""',
+            "there is no VU-B-9999",
+        ),
+        ('peers = []\nversions = "1"\ncases = []\ndoes = ""\nwrong = ""\nmood = 1', "mood"),
+    ],
+)
+def test_an_entry_that_is_wrong(tmp_path: Path, text: str, why: str) -> None:
+    """Is named."""
+    path = tmp_path / "e.toml"
+    path.write_text(f"[[explanation]]\n{text}\n")
+    with pytest.raises(ValueError, match=f"explanation 1: .*{why}"):
+        explanations.load(path)
+
+
+def test_pages() -> None:
+    """What a reader finds there."""
+    record = record_of(
+        document(_0401="FAIL", _0402="FAIL", _0403="ERROR", _0404="PASS"),
+        document(_0401="FAIL", _0402="PASS", _0403="ERROR", _0404="PASS"),
+    )
+    texts = pages.documents([record], [ENTRY])
+    assert set(texts) == {"README.md", "virtiofsd-7.2.22.md"}
+    assert (
+        "| [virtiofsd](virtiofsd-7.2.22.md) | 7.2.22 | 1 | 2 | 0 | 0 | 1 | 3 s |"
+        in texts["README.md"]
+    )
+    page = texts["virtiofsd-7.2.22.md"]
+    assert "NOTIFICATION, PROTOCOL_FEATURES, VERSION_1" in page
+    assert "0x9: MQ, REPLY_ACK" in page
+    assert "| rings | 1 | 2 | - | - | 1 |" in page
+    assert "What it does: it sleeps." in page
+    assert "Why that is wrong: nobody may." in page
+    assert "### VU-B-0402\n\n**Not explained yet.**" in page
+    assert "VU-B-0401 FAIL rule 0401 (Ring states)\n      expected: it to work" in page
+    assert "## ERROR: the suite could not tell\n\n    VU-B-0403" in page
+    assert "- VU-B-0402 (rule 0402): FAIL, PASS" in page
+
+
+def test_a_page_that_nobody_has_a_record_of_goes(tmp_path: Path) -> None:
+    """With the record."""
+    (tmp_path / "old-1.0.md").write_text("x")
+    pages.write(tmp_path, [record_of(document(_0401="PASS"))], [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "virtiofsd-7.2.22.md"]
+
+
+def test_the_documents_are_up_to_date() -> None:
+    """`make docs` writes them from the records and the explanations."""
+    written = {path.name: path.read_text() for path in results.FOLDER.glob("*.md")}
+    assert written == pages.documents(load_all(results.FOLDER), explanations.load())
+
+
+def test_what_is_kept_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every FAIL and ERROR in the records has its reason, and no reason is stale."""
+    records = load_all(results.FOLDER)
+    assert {record.peer for record in records} == {peer.name for peer in PEERS}
+    assert results.judge(records, explanations.load()) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_feature_names() -> None:
+    """By class of device; a bit that has no name is told by its number."""
+    assert features(1 << 5 | 1 << 45, "net") == ["MAC", "bit 45"]
+    assert features(1 << 5, "blk") == ["RO"]
+    assert protocol_features(1 << 3 | 1 << 40) == ["REPLY_ACK", "bit 40"]
+
+
+def test_the_table() -> None:
+    """Names are unique; areas exist; commands have their places."""
+    assert len({peer.name for peer in PEERS}) == len(PEERS)
+    areas = {role: {case.area for case in cases_of(role)} for role in ROLES}
+    for peer in PEERS:
+        assert set(peer.quick) <= areas[peer.role], peer.name
+        assert "{socket}" in peer.command
+
+
+def test_fill(tmp_path: Path) -> None:
+    """Places are filled by what is made for them, and those of ``emu conform`` stay."""
+    disk = next(peer for peer in PEERS if peer.name == "vhost-emu-blk")
+    command = fill(disk, tmp_path)
+    assert f"--blk-file {tmp_path / 'disk.img'} --num-queues 4" in command
+    assert "--socket-path {socket}" in command
+    assert (tmp_path / "disk.img").exists()
+    assert "--blk-file '/a b'" in fill(disk, tmp_path, image="/a b")
+
+
+def test_number() -> None:
+    """Of a version, in what programs say."""
+    assert number("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)") == "7.2.22"
+    assert number("EAL: RTE Version: 'DPDK 22.11.11'") == "22.11.11"
+    assert number("Copyright (c) 2003") == ""
+
+
+def test_a_peer_that_is_missing() -> None:
+    """Says what to do."""
+    peer = OURS._replace(program="no-such-program", packages="no-such-package")
+    assert "no-such-program is not installed (Debian: apt-get install no-such-package" in missing(
+        peer
+    )
+
+
+def command_of(script: str) -> Peer:
+    """A peer that is a line of Python."""
+    return OURS._replace(command=f"{sys.executable} -c '{script}' {{socket}}")
+
+
+def test_a_peer_that_does_not_come(tmp_path: Path) -> None:
+    """Is an error that says why."""
+    with pytest.raises(results.PeerRunError, match=r"ended with status 1: emu: .*status 3"):
+        results.conform(command_of("raise SystemExit(3)"), tmp_path)
+
+
+def test_a_run_that_takes_too_long(tmp_path: Path) -> None:
+    """Is ended in time, and the peer with it."""
+    with pytest.raises(results.PeerRunError, match="was not over after 2 s"):
+        results.conform(command_of("import time; time.sleep(30)"), tmp_path, limit=2)
+
+
+def test_our_nic_from_the_command_to_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole of ``make peers``, with a few cases."""
+    conform = results.conform
+    monkeypatch.setattr(
+        results, "conform", lambda peer, folder: conform(peer, folder, "--only", "bases")
+    )
+    assert results.main(["vhost-emu-net", "--folder", str(tmp_path)]) == 0
+    [record] = load_all(tmp_path)
+    assert record.peer == "vhost-emu-net"
+    assert record.runs == OURS.runs
+    assert set(record.areas) == {"bases"}
+    assert f"{record.name}.md" in {path.name for path in tmp_path.iterdir()}
+    assert f"vhost-emu-net {record.version}: 17 PASS" in capsys.readouterr().out
+
+
+def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once; and where there is no apt-get, a line."""
+    packages = install.wanted()
+    assert len(packages) == len(set(packages))
+    assert {"qemu-system-x86", "dpdk-dev", "fio", "linux-image-cloud-amd64"} <= set(packages)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(install.InstallError, match="this is no Debian: install qemu-system"):
+        install.missing(packages)
+
+
+def test_an_installation_that_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is one line, and a status."""
+    monkeypatch.setattr(install, "missing", lambda packages: packages)
+    monkeypatch.setattr(install, "_run", _no_network)
+    monkeypatch.setattr(install.os, "geteuid", lambda: 0)
+    assert install.main() == 1
+    assert capsys.readouterr().err == "peers-install: no network\n"
+
+
+def _no_network(_argv: list[str]) -> None:
+    raise install.InstallError("no network")
