@@ -45,7 +45,7 @@ BRIEFLY = 0.1
 RETURN_PATIENCE = 0.5
 #: A ring that is not started in this many times the time that it took first is not started. The
 #: seconds are for a machine that is busy.
-SLOWER, SLOWER_BY = 3, 3.0
+SLOWER, SLOWER_BY = 4, 6.0
 #: Seconds between two looks at whether a program has ended.
 _LOOK = 0.05
 NO_QMP = "needs {qmp} in --exec: a path where the front-end serves QMP"
@@ -103,7 +103,6 @@ class FrontEndRunner:
         self._patience = patience
         self._tester = FrontEnd(device, patience, self._play)
         self._usual: Usual | None = None
-        self._connected_in = 0.0
         self.offered = Offered(0, 0, 0)
         self._gone = ""
         self._listener = self._listen()
@@ -254,15 +253,14 @@ class FrontEndRunner:
                 self._listener.accept()[0].close()
 
     def _accept(self) -> Wire:
-        usual, begin = self._connected_in, time.monotonic()
-        patience = usual * SLOWER + SLOWER_BY if usual else self._patience * BOOT
+        # One that has failed to connect once is not waited for as long again.
+        patience = self._patience * (1 if self._gone else BOOT)
         sock = self._await_caller(patience)
         if sock is None:
             program = self._program
             if program is not None and not program.running:
                 raise PeerError(f"--exec: the program ended {program.obituary}")
             raise PeerError(f"no front-end connects to {self._path} within {patience:.3g} s")
-        self._connected_in = usual or time.monotonic() - begin
         return Wire(sock, NAMES, self._patience)
 
     def _await_caller(self, patience: float) -> socket.socket | None:

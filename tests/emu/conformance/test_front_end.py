@@ -94,8 +94,12 @@ def test_our_front_end_keeps_every_rule(
 ) -> None:
     """No FAIL, no ERROR."""
     status, whole = own[device]
-    bad = [case for case in whole["cases"] if case["verdict"] in ("FAIL", "ERROR")]
-    assert bad == []
+    bad = [
+        f"{case['id']} {case['verdict']}: {case['expected']}; {case['seen']}"
+        for case in whole["cases"]
+        if case["verdict"] in ("FAIL", "ERROR")
+    ]
+    assert not bad, "\n".join(bad)
     assert status == 0
     assert whole["schema"] == 1
     assert whole["role"] == "front-end"
