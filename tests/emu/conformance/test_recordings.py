@@ -21,7 +21,15 @@ from emu.conformance.verdict import CaseEnd, Verdict
 from emu.conformance.wire import Wire
 from vhost_user.codec import VERSION
 from vhost_user.features import VHOST_F_LOG_ALL, ProtocolFeature
-from vhost_user.payloads import U64, Inflight, LogArea, MemoryRegion, VringAddr, VringState
+from vhost_user.payloads import (
+    U64,
+    VRING_NO_FD,
+    Inflight,
+    LogArea,
+    MemoryRegion,
+    VringAddr,
+    VringState,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,14 +50,19 @@ def features(value: int, act: str = START) -> Sent:
     return sent(F.SET_FEATURES, U64(value).pack(), act=act)
 
 
-def kick(ring: int, act: str = START) -> Sent:
+def notifier(number: F, ring: int, identity: str) -> Sent:
+    """SET_VRING_KICK or SET_VRING_CALL with this eventfd."""
+    return sent(number, U64(ring).pack(), Descriptor(EVENTFD, identity, 0))
+
+
+def kick(ring: int) -> Sent:
     """A ring is started."""
-    return sent(F.SET_VRING_KICK, U64(ring).pack(), Descriptor(EVENTFD, f"kick {ring}", 0), act=act)
+    return notifier(F.SET_VRING_KICK, ring, f"kick {ring}")
 
 
-def stop(ring: int, act: str = START) -> Sent:
+def stop(ring: int) -> Sent:
     """A ring is stopped."""
-    return sent(F.GET_VRING_BASE, VringState(ring, 0).pack(), act=act)
+    return sent(F.GET_VRING_BASE, VringState(ring, 0).pack())
 
 
 def enable(ring: int, on: int) -> Sent:
@@ -96,6 +109,8 @@ def judge(number: int, play: Recording | Callable[[Script], Recording]) -> Verdi
 
 
 BIT_30 = 1 << 30
+#: Ring 0 has no kick descriptor any more.
+POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
 
 
 @pytest.mark.parametrize(
@@ -113,6 +128,13 @@ BIT_30 = 1 << 30
         (410, (features(BIT_30), enable(0, 0), kick(0)), FAIL),
         # A pair that the guest does not use.
         (410, (features(BIT_30), enable(0, 1), enable(1, 0), kick(0), kick(1)), OBSERVED),
+        (510, (kick(0), kick(1)), PASS),
+        (510, (kick(0), notifier(F.SET_VRING_KICK, 1, "kick 0")), FAIL),
+        # The number of one that is gone.
+        (510, (kick(0), kick(1), stop(0), stop(1), notifier(F.SET_VRING_KICK, 1, "kick 0")), PASS),
+        (513, (kick(0), notifier(F.SET_VRING_CALL, 0, "call")), PASS),
+        (513, (kick(0), notifier(F.SET_VRING_CALL, 0, "kick 0")), FAIL),
+        (513, (kick(0), POLLED, notifier(F.SET_VRING_CALL, 0, "kick 0")), PASS),
         (607, (kick(0), stop(0), sent(F.SET_VRING_BASE, VringState(0, 0).pack())), PASS),
         (607, (kick(0), sent(F.SET_VRING_BASE, VringState(0, 0).pack())), FAIL),
         (803, (log_base(1),), FAIL),
