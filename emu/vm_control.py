@@ -41,6 +41,16 @@ if TYPE_CHECKING:
 LONGEST_MEASUREMENT = 60
 
 
+def _need_back_ends(vm: Vm) -> None:
+    """Go on only if no device has lost its back-end.
+
+    Raises:
+        EmuError: one has.
+    """
+    if vm.keeper.lost:
+        raise EmuError(f"without a back-end: {', '.join(map(str, vm.keeper.lost.values()))}")
+
+
 def make_control(emit: EventSink) -> Control:
     """The control of a VM process that starts empty."""
     return Control(emit)
@@ -299,8 +309,7 @@ class Control:
         vm.resume_vcpus()
         vm.keeper.watch()
         vm.keeper.await_all(RETURN_PATIENCE)
-        if vm.keeper.lost:
-            raise EmuError(f"without a back-end: {', '.join(map(str, vm.keeper.lost.values()))}")
+        _need_back_ends(vm)
         self._emit("RESUME", {})
 
     def reset(self) -> None:
@@ -309,14 +318,18 @@ class Control:
         vm = self.vm
         if vm.machine.vcpus.paused:
             raise EmuError("the VM is paused: cont first")
-        for index in range(len(vm.devices)):
-            vm.reset_device(index)
-        vm.pause_vcpus()
-        for index in range(len(vm.devices)):
-            vm.guest.boot_device(index)
-        vm.resume_vcpus()
-        for index in range(len(vm.devices)):
-            vm.activate_device(index)
+        indices = range(len(vm.devices))
+        # Nobody else is to start a device between its reset and its activation.
+        with vm.keeper.resting():
+            _need_back_ends(vm)
+            for index in indices:
+                vm.reset_device(index)
+            vm.pause_vcpus()
+            for index in indices:
+                vm.guest.boot_device(index)
+            vm.resume_vcpus()
+            for index in indices:
+                vm.activate_device(index)
         vm.guest.resume_load()
         self._emit("RESET", {"guest": False})
 

@@ -6,6 +6,7 @@ import inspect
 import os
 import queue
 import socket
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +23,9 @@ Handler = Callable[..., object]
 
 #: How long a command that is being carried out may go on after the client has gone.
 HANG_UP_GRACE = 3.0
+
+#: How long a client may leave unread what it is sent: an event comes from a thread with other work.
+SEND_DEADLINE = 30
 
 #: What an argument must be, by its annotation's text: (what JSON calls it, Python's types).
 _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -93,6 +97,9 @@ class MonitorServer:
     ) -> None:
         self.told_to_quit = False
         self._sock = sock
+        # For what is sent only: a command may come at any time.
+        timeval = struct.pack("@ll", SEND_DEADLINE, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         self._alone = alone
         self._commands = {name: Command(handler) for name, handler in commands.items()}
         self._commands["query-commands"] = Command(self._query_commands)
@@ -190,4 +197,5 @@ class MonitorServer:
             try:
                 self._sock.sendall(data)
             except OSError:
-                self._inbox.put(None)  # the reader may not have noticed yet
+                # It has gone, or reads nothing: no further message is to wait for it.
+                self.hang_up()

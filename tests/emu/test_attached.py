@@ -230,6 +230,24 @@ def test_a_signal_ends_it_well(programs: Programs, tmp_path: Path, signum: int) 
     assert attach("--blk", blk, "--for", "100ms").returncode == 0
 
 
+def test_a_vm_without_a_back_end_is_not_reset(programs: Programs, tmp_path: Path) -> None:
+    """Its other devices would be left without rings; when the back-end is back, it can be."""
+    blk, back_end = programs.blk()
+    net, _ = programs.net()
+    path = tmp_path / "qmp"
+    vm = programs.vm("--blk", blk, "--net", net, "--qmp", str(path))
+    with monitor(path) as client:
+        back_end.kill()
+        assert line(vm) == "blk0: its back-end has gone"
+        with pytest.raises(CommandError, match="without a back-end: blk0"):
+            say(client, "system_reset")
+        programs.blk()
+        assert line(vm) == "blk0: has a back-end again"
+        await_work(client)
+        say(client, "system_reset")
+        await_work(client)
+
+
 def test_a_back_end_that_dies_is_told_of(programs: Programs) -> None:
     """At once, and by the status at the end."""
     blk, back_end = programs.blk()

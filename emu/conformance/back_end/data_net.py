@@ -1,4 +1,4 @@
-"""VU-B-2201 to 2249: what a NIC is given to send, well put and badly put.
+"""VU-B-2201 to 2250: what a NIC is given to send, well put and badly put.
 
 Whatever becomes of a frame, its buffers must come back: that is all that is asked of transmission.
 What a NIC that sends frames back makes of them is in `data_net_receive`.

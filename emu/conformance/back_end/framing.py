@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emu.conformance.back_end.tester import BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.verdict import Severity, check, observed
+from emu.conformance.verdict import Severity, check, observed, unsupported
 from emu.conformance.wire import HEADER, Closed, Silent
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 
@@ -59,7 +59,7 @@ def many_in_one_write(be: BackEnd) -> None:
 def order(be: BackEnd) -> None:
     be.look()
     if not be.protocol:
-        observed("there is only one question that it answers")
+        unsupported("there is only one question that it answers")
     asked = [F.GET_FEATURES, F.GET_PROTOCOL_FEATURES] * (MANY // 2)
     be.wire.send_bytes(b"".join(HEADER.pack(number, VERSION, 0) for number in asked))
     for number in asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
@@ -29,12 +30,14 @@ ASKING = VERSION | NEED_REPLY
 HUGE = 1 << 20
 #: An IOTLB message's permission and type.
 _READ, _MISS = 1, 1
+#: An id that nobody has given a meaning: what becomes of such a request is not specified.
+UNKNOWN = 99
 NONE = "no answer"
 GONE = "closed"
 
 #: Requests that a front-end has to refuse here, or may not know.
 REFUSED = {
-    "an id that does not exist": (99, b""),
+    "an id that does not exist": (UNKNOWN, b""),
     "the host notifier of a ring that does not exist": (
         B.VRING_HOST_NOTIFIER_MSG,
         VringArea(0xFF | 1 << 8, 4096, 0).pack(),
@@ -45,6 +48,21 @@ REFUSED = {
         SharedUuid(bytes(range(16))).pack(),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked on the channel; two that are equal are asked in one session."""
+
+    name: str
+    number: int
+    payload: bytes
+    flags: int
+
+    def __call__(self, session: Session) -> None:
+        """Ask it, and keep the answer."""
+        answer = _exchange(session, self.number, self.payload, self.flags)
+        session.recording.channel[self.name] = answer
 
 
 def _exchange(session: Session, number: int, payload: bytes, flags: int) -> Message | str:
@@ -84,18 +102,28 @@ def _asked(
     fe: FrontEnd, name: str, number: int, payload: bytes = b"", flags: int = ASKING
 ) -> tuple[Recording, Message | str]:
     """A session in which this is asked on the channel, once rings run."""
-
-    def ask(session: Session) -> None:
-        session.recording.channel[name] = _exchange(session, number, payload, flags)
-
-    recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=ask))
+    question = Question(name, number, payload, flags)
+    recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=question))
     recording.did(ASKED)
     return recording, recording.channel[name]
 
 
+def _answer_is_due(recording: Recording) -> None:
+    """Raises `Unsupported` if none is, as REPLY_ACK was not agreed on."""
+    if not recording.messages[-1].protocol & ProtocolFeature.REPLY_ACK:
+        unsupported("the front-end does not acknowledge REPLY_ACK, so that no answer is due")
+
+
 def _reply(fe: FrontEnd, name: str, number: int, payload: bytes = b"") -> Message:
-    """The same; the answer that must have come. Raises `Failed`."""
-    _, answer = _asked(fe, name, number, payload)
+    """The same; the answer that must have come.
+
+    Raises:
+        Failed: none came. Unsupported: none is due.
+    """
+    recording, answer = _asked(fe, name, number, payload)
+    _answer_is_due(recording)
+    if answer == GONE and number == UNKNOWN:
+        observed("it closed the channel over an id that it does not know")
     check(isinstance(answer, Message), "an acknowledgement, as need_reply is set", f"{answer}")
     assert isinstance(answer, Message)  # noqa: S101  checked
     return answer
@@ -150,20 +178,22 @@ def config_read(fe: FrontEnd) -> None:
 
 @area.case(1322, "An acknowledgement on the channel has the reply bit and version 1, only")
 def ack_flags(fe: FrontEnd) -> None:
-    answer = _reply(fe, "an id that does not exist", 99)
+    answer = _reply(fe, "an id that does not exist", UNKNOWN)
     check(answer.flags == 5, "flags 0x5", f"{answer.flags:#x}")
 
 
 @area.case(1323, "An acknowledgement on the channel has the request's id, and 8 bytes")
 def ack_form(fe: FrontEnd) -> None:
-    answer = _reply(fe, "an id that does not exist", 99)
-    check((answer.id, len(answer.payload)) == (99, 8), "id 99 and 8 bytes", f"{answer}")
+    answer = _reply(fe, "an id that does not exist", UNKNOWN)
+    check(
+        (answer.id, len(answer.payload)) == (UNKNOWN, 8), f"id {UNKNOWN} and 8 bytes", f"{answer}"
+    )
 
 
 @area.case(1324, "Without need_reply nothing is answered on the channel")
 def not_asked(fe: FrontEnd) -> None:
     name = "an id that does not exist, without need_reply"
-    _, answer = _asked(fe, name, 99, flags=VERSION)
+    _, answer = _asked(fe, name, UNKNOWN, flags=VERSION)
     check(not isinstance(answer, Message), "no answer", f"{answer}")
 
 
@@ -247,5 +277,6 @@ def shared(fe: FrontEnd) -> None:
     recording.did(ASKED)
     if not recording.messages[-1].protocol & ProtocolFeature.SHARED_OBJECT:
         unsupported("the front-end does not acknowledge SHARED_OBJECT")
+    _answer_is_due(recording)
     answer = recording.channel["added"]
     check(isinstance(answer, Message) and answer.u64 == 0, "acknowledged with 0", f"{answer}")

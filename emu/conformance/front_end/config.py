@@ -179,11 +179,9 @@ def same_region(fe: FrontEnd) -> None:
     recording.did(CONT)
     before = recording.some(F.SET_INFLIGHT_FD, act="start")[-1]
     after = recording.some(F.SET_INFLIGHT_FD, act=CONT)[0]
-    check(
-        before.fds[0].identity == after.fds[0].identity and before.payload == after.payload,
-        f"the file {before.fds[0].identity}",
-        f"{after}: {after.fds[0].identity}",
-    )
+    files = [[fd.identity for fd in each.fds] for each in (before, after)]
+    same = files[0] == files[1] and before.payload == after.payload
+    check(same, f"the file {files[0]}", f"{after}: {files[1]}")
 
 
 @inflight.case(1206, "A back-end that has no region to give is no reason to crash")

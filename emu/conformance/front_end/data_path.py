@@ -84,7 +84,9 @@ def blk_header(fe: FrontEnd) -> None:
 @area.case(2111, "A disk's request ends with a byte to write", device="blk")
 def blk_status(fe: FrontEnd) -> None:
     for chain in _chains(fe.plain()):
-        check(chain.parts[-1].writable, "a descriptor that the device writes", f"{chain.parts}")
+        last = chain.parts[-1:]
+        ends = last and last[0].writable
+        check(ends, "a descriptor that the device writes", f"{chain.parts}")
 
 
 @area.case(2112, "A frame to send has a header of 12 bytes, and nothing to write", device="net")

@@ -42,24 +42,11 @@ def _numbers(message: Received) -> tuple[int, int]:
     return direction, phase
 
 
-def _running(recording: Recording, at: int) -> set[int]:
-    """Rings that were started and not stopped when a message came."""
-    rings: set[int] = set()
-    for each in recording.messages[:at]:
-        if each.ring is None:
-            continue
-        if each.id == F.SET_VRING_KICK:
-            rings.add(each.ring)
-        elif each.id == F.GET_VRING_BASE:
-            rings.discard(each.ring)
-    return rings
-
-
 @area.case(1501, "A state is transferred while all rings are stopped")
 def suspended(fe: FrontEnd) -> None:
     recording, transfers = _transfers(fe)
     for each in transfers:
-        running = _running(recording, each.at)
+        running = recording.running(each.at)
         check(not running, "no ring that runs", f"{each}: rings {sorted(running)} run")
 
 

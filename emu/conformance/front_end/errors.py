@@ -114,14 +114,15 @@ def reset_owner(fe: FrontEnd) -> None:
 # -- back-ends that fail
 
 
-def _dies_at(fe: FrontEnd, number: F) -> Recording:
-    def react(session: Session, _message: Message) -> None:
-        session.mark("the back-end dies")
-        session.wire.close()
-        session.over = True
+def _die(session: Session, _message: Message) -> None:
+    session.mark("the back-end dies")
+    session.wire.close()
+    session.over = True
 
+
+def _dies_at(fe: FrontEnd, number: F) -> Recording:
     fe.plain().some(number)
-    return fe.reacting(f"the back-end dies at {number.name}", number, react)
+    return fe.reacting(f"the back-end dies at {number.name}", number, _die)
 
 
 @errors.each(1701, MOMENTS, "A back-end that dies at {0.name} does not take the front-end along")
@@ -131,14 +132,9 @@ def dies(fe: FrontEnd, number: F) -> None:
 
 @errors.case(1708, "A back-end that dies at GET_VRING_BASE does not take the front-end along")
 def dies_at_stop(fe: FrontEnd) -> None:
-    def react(session: Session, _message: Message) -> None:
-        session.mark("the back-end dies")
-        session.wire.close()
-        session.over = True
-
     fe.plain().some(F.GET_VRING_BASE)
     script = Script(
-        "the back-end dies at the stop", (START, STOP), reactions=((F.GET_VRING_BASE, react),)
+        "the back-end dies at the stop", (START, STOP), reactions=((F.GET_VRING_BASE, _die),)
     )
     fe.session(script)
 

@@ -38,7 +38,10 @@ SIZES = {
     F.SET_DEVICE_STATE_FD: 8,
     F.IOTLB_MSG: 32,
 }
-WITH_DESCRIPTOR = (F.SET_BACKEND_REQ_FD, F.SET_INFLIGHT_FD, F.SET_DEVICE_STATE_FD, F.ADD_MEM_REG)
+WITH_DESCRIPTOR = (
+    *(F.SET_BACKEND_REQ_FD, F.SET_INFLIGHT_FD, F.SET_DEVICE_STATE_FD, F.ADD_MEM_REG),
+    F.GPU_SET_SOCKET,
+)
 #: A front-end that does not look at a reply's flags takes anything, so they are asked about one by
 #: one: what is wrong with them, and they.
 WRONG_FLAGS = {

@@ -203,6 +203,18 @@ class Recording:
                 found.setdefault(each.ring, []).append(each)
         return found
 
+    def running(self, at: int) -> set[int]:
+        """Rings that were started, and not stopped or reset, when this message came."""
+        rings: set[int] = set()
+        for each in self.messages[:at]:
+            if each.id == F.RESET_DEVICE or (each.id == F.SET_STATUS and not each.u64):
+                rings.clear()
+            elif each.ring is not None and each.id == F.SET_VRING_KICK:
+                rings.add(each.ring)
+            elif each.ring is not None and each.id == F.GET_VRING_BASE:
+                rings.discard(each.ring)
+        return rings
+
     def starts(self) -> Iterator[tuple[int, list[Received]]]:
         """Each start of a ring: its messages since the one before was over, up to its kick.
 

@@ -5,6 +5,7 @@ Nothing is taken from `vhost_user.virtqueue`: that refuses what is wrong, and he
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -143,9 +144,10 @@ class Ring:
         self.served = 0
 
     def notify(self) -> None:
-        """Signal the call eventfd."""
+        """Signal the call eventfd; a descriptor that is none is the cases' business."""
         if self.call is not None:
-            os.write(self.call, (1).to_bytes(8, "little"))
+            with contextlib.suppress(OSError):
+                os.write(self.call, (1).to_bytes(8, "little"))
 
 
 class Walker:

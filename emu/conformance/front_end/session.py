@@ -217,7 +217,13 @@ class Session:
     def _learn_channel(self, message: Message) -> None:
         if self.channel is not None:
             self.channel.close()
-        sock = socket.socket(fileno=os.dup(message.fds[0]))
+            self.channel = None
+        fd = os.dup(message.fds[0])
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:  # it is no socket, which is the cases' business
+            os.close(fd)
+            return
         self.channel = Wire(sock, {}, self.wire.patience)
 
     def _learn_ring(self, message: Message) -> None:
@@ -260,7 +266,7 @@ class Session:
     # -- its rings
 
     def _kicked(self, ring: Ring, fd: int) -> None:
-        with contextlib.suppress(BlockingIOError):  # somebody else may have read it
+        with contextlib.suppress(OSError):  # somebody else may have read it, or it is no eventfd
             os.read(fd, 8)
         ring.kicked = True
         self.recording.kicks.add((self.act, ring.index))

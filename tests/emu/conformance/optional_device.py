@@ -98,7 +98,7 @@ class OptionalHandlers(Handlers):
 
     @staticmethod
     def _set_vring_endian(request: Request) -> None:
-        if cast("VringState", request.payload).num > 1 and MISTAKE != "any order":
+        if cast("VringState", request.payload).num > 1:
             raise FrontendError("no such order of bytes")
 
 

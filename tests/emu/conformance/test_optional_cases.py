@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.conformance.verdict import Verdict
+from emu.conformance.back_end.data_blk_rings import in_batches
+from emu.conformance.memory import Memory, TestRing
+from emu.conformance.verdict import Failed, Verdict
 from tests.emu.conformance.puppet import Answer, Puppet
 from vhost_user.features import (
     F_IOMMU_PLATFORM,
@@ -92,6 +95,40 @@ def test_a_nic_s_configuration(
     assert "nothing came" not in seen
 
 
+@pytest.mark.parametrize("case", [960, 961])
+def test_fields_of_a_device_that_nobody_knows(case: int) -> None:
+    """May be for the driver to write: such a back-end has broken no rule."""
+    assert Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "")[0] == Verdict.UNSUPPORTED
+    got, _ = Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "net")
+    assert got == (FAIL if case == 960 else PASS)
+
+
+@pytest.mark.parametrize(
+    ("told", "right"),
+    [
+        ((0, 3, 6, 9), True),
+        # A batch of all, of two and two, and one by one behind a batch.
+        ((9,), True),
+        ((3, None, 9), True),
+        ((6, None, None, 9), True),
+        ((6, 0, 0, 3), False),
+        ((0, 0, 6, 9), False),
+        ((0, 5, 6, 9), False),
+    ],
+)
+def test_completions_in_order(told: tuple[int | None, ...], right: bool) -> None:
+    """Each, or the last one of a batch where the batch begins."""
+    memory = Memory()
+    ring = TestRing(memory, 0)
+    for place, head in enumerate(told):
+        if head is not None:
+            memory.write(ring.used + 4 + 8 * place, struct.pack("<II", head, 0))
+    with contextlib.nullcontext() if right else pytest.raises(Failed):
+        in_batches(ring, [0, 3, 6, 9])
+    ring.close()
+    memory.close()
+
+
 @pytest.mark.parametrize(
     ("data", "verdict"),
     [
@@ -122,7 +159,9 @@ def shmem(*sizes: int, count: int | None = None) -> Callable[[bytes], Answer]:
         (2445, "REPLY_ACK", {F.IOTLB_MSG: number(0)}, PASS),
         (2446, "CRYPTO_SESSION", {F.CREATE_CRYPTO_SESSION: lambda p: (p, ())}, OBSERVED),
         (2447, "CRYPTO_SESSION", {F.CLOSE_CRYPTO_SESSION: number(1)}, PASS),
-        (2447, "CRYPTO_SESSION", {F.CLOSE_CRYPTO_SESSION: number(0)}, FAIL),
+        (2447, "CRYPTO_SESSION", {F.CLOSE_CRYPTO_SESSION: number(0)}, OBSERVED),
+        (2442, "CROSS_ENDIAN", {F.SET_VRING_ENDIAN: number(1)}, PASS),
+        (2442, "CROSS_ENDIAN", {F.SET_VRING_ENDIAN: number(0)}, OBSERVED),
         (2449, "SHARED_OBJECT", {F.GET_SHARED_OBJECT: lambda p: (p, ())}, PASS),
         (2449, "SHARED_OBJECT", {F.GET_SHARED_OBJECT: lambda p: (p, (0,))}, FAIL),
         (2450, "SHMEM", {F.GET_SHMEM_CONFIG: shmem()}, PASS),
@@ -180,7 +219,6 @@ def test_a_device_whose_state_can_be_moved(tmp_path: Path) -> None:
         ("no end", 1503),
         ("loads a part", 1511),
         ("loads nothing", 1505),
-        ("any order", 2442),
     ],
 )
 def test_a_mistake_is_found(mistake: str, case: int, tmp_path: Path) -> None:

@@ -225,3 +225,19 @@ def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends an event has other work, which does not wait for it."""
+    monkeypatch.setattr("emu.monitor.server.SEND_DEADLINE", 1)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        served = Served(ours)
+        theirs.sendall(b'{"execute": "qmp_capabilities"}\n')
+        text = "x" * 10000
+        end = time.monotonic() + 20
+        while served.thread.is_alive():
+            served.server.emit("STOP", {"text": text})
+            assert time.monotonic() < end
+        served.thread.join(5)
+        assert not served.thread.is_alive()
