@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/_kvm_build.py emu/native/*.c emu/native/*.h) pyproject.toml setup.py
 
-.PHONY: help migrate sweep test check format bench fault-matrix peers peers-install docs clean
+.PHONY: help migrate sweep test check format bench fault-matrix mutants peers peers-install docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
@@ -17,6 +17,7 @@ help:
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
 	@echo "make peers-install  install them, where they are missing (Debian; root or sudo)"
+	@echo "make mutants  one mistake after another in our own endpoints: does the conformance suite find it?"
 	@echo "make docs     write again the documents that are made from data"
 	@echo "make clean    remove what was built"
 
@@ -61,6 +62,10 @@ peers: peers-install
 
 peers-install: $(STAMP)
 	@$(BIN)/python -m tests.peers.install
+
+# ONLY="dirty_log leak" tries those that are called so, or are about that; all of them write the document.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants --only "$(ONLY)" --json bench/results/mutants.json --document docs
 
 docs: $(STAMP)
 	$(BIN)/python -m vhost_user.tables docs

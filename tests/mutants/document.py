@@ -21,11 +21,12 @@ one. So our own endpoints are given one-line protocol mistakes, one at a time
 the endpoints as they are have to pass. The code of the endpoints has no trace of it: a launcher
 compiles one module with one text replaced.
 
-    make mutants                        # all of them
-    make mutants ONLY="dirty_log fd"    # areas, names, or parts of names
+    make mutants                          # all of them
+    make mutants ONLY="dirty_log leak"    # areas, names, or parts of names
 
-The last run of all: {counts}. *caught by* names the cases that were run and failed, the ones that
-the catalogue names first; with none of those the suite is run until a case finds it.
+The last run of all: {counts}.
+*caught by* names the cases that were run and failed. Those that the catalogue names are run first;
+where none of them fails, the whole suite is run until a case does.
 """
 _COLUMNS = "| mutant | the mistake | made in | caught by |\n|---|---|---|---|\n"
 
@@ -52,8 +53,8 @@ def _counts(trials: Sequence[Trial]) -> str:
         of_role = [trial for trial in trials if trial.subject.role == role]
         mutated = [trial for trial in of_role if trial.subject.mutant]
         caught = sum(bool(trial.findings) for trial in mutated)
-        parts.append(f"{caught} of {len(mutated)} of a {role}")
-    return f"caught were {' and '.join(parts)}"
+        parts.append(f"{caught} of {len(mutated)} mistakes of a {role}")
+    return f"{' and '.join(parts)} were caught"
 
 
 def _row(trial: Trial) -> str:

@@ -90,6 +90,9 @@ class BackEndRunner:
             with contextlib.suppress(CaseEnd, WireError):
                 be.agree(set_features=False)
             self.offered = Offered(features, protocol, be.rings)
+        with contextlib.suppress(WireError, PeerError):
+            self._ready = self._answered(self._dial)
+            self._serves_on = True
         return self.offered
 
     def describe(self) -> dict[str, Any]:
