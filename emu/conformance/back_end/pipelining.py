@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import USER_OFFSET, TestRing
-from emu.conformance.verdict import check, observed, unsupported
+from emu.conformance.verdict import check, unsupported
 from emu.conformance.wire import HEADER
 from emu.conformance.work import BLK_FLUSH, BLK_OUT, SECTOR
 from vhost_user.codec import NEED_REPLY, VERSION
