@@ -396,6 +396,7 @@ def restart_in_flight(be: BackEnd) -> None:
         be.set_up(ring, base=after)
         be.enable(ring)
         base = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload).num
+        check(before < base <= after, f"a base of {before + 1} to {after}", f"{base}")
         be.barrier()
         if base != after:
             # It takes requests one by one, and had not taken all of them: they are served now.
