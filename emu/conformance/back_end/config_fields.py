@@ -8,7 +8,7 @@ from typing import NamedTuple
 from emu.conformance.back_end.config import asked, contents, read
 from emu.conformance.back_end.config_write import area
 from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F
-from emu.conformance.verdict import Failed, check, unsupported
+from emu.conformance.verdict import Failed, Severity, check, unsupported
 from emu.conformance.wire import Closed
 from emu.conformance.work import BLK_FLUSH, BLK_IN, SECTOR
 from vhost_user.features import F_VERSION_1
@@ -89,7 +89,13 @@ def num_queues(be: BackEnd) -> None:
     check(1 <= queues <= there, f"1 to {there} queues, as GET_QUEUE_NUM says", f"{queues}")
 
 
-@area.case(988, "A disk's block is a power of two of 512 bytes or more", device="blk", spec=_DISK)
+@area.case(
+    988,
+    "A disk's block is a power of two of 512 bytes or more",
+    severity=Severity.SHOULD,
+    device="blk",
+    spec=_DISK,
+)
 def block_size(be: BackEnd) -> None:
     be.agree()
     size = _value(be, _BLK_SIZE)

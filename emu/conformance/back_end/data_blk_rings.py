@@ -219,7 +219,12 @@ def regions(be: BackEnd) -> None:
         finish(be, ring, [job])
 
 
-@area.case(2156, "A buffer across two regions that adjoin is served", device="blk")
+@area.case(
+    2156,
+    "A buffer across two regions that adjoin is served",
+    severity=Severity.SHOULD,
+    device="blk",
+)
 def across(be: BackEnd) -> None:
     memory = Memory((2 * MIB, MIB), gap=0)
     be.own(memory.close)

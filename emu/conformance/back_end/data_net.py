@@ -164,7 +164,12 @@ def regions(be: BackEnd) -> None:
         send(be, ring, header + laid_out(memory, frame_of(60), (), region=second))
 
 
-@area.case(2219, "A buffer across two regions that adjoin is taken", device="net")
+@area.case(
+    2219,
+    "A buffer across two regions that adjoin is taken",
+    severity=Severity.SHOULD,
+    device="net",
+)
 def across(be: BackEnd) -> None:
     memory = Memory((2 * MIB, MIB), gap=0)
     be.own(memory.close)

@@ -154,9 +154,11 @@ def disabled(be: BackEnd) -> None:
     be.serve(ring)
     be.enable(ring, on=False)
     be.barrier()
-    be.work.post(ring.memory, ring)
+    jobs = [be.work.post(ring.memory, ring) for _ in range(5)]
     ring.kick()
-    be.await_used(ring, 2)
+    be.await_used(ring, 1 + len(jobs))
+    for job in jobs:
+        be.completed(ring, job)
 
 
 @area.case(

@@ -121,7 +121,7 @@ def in_pieces(be: BackEnd) -> None:
     check(code == 0, "CHECK_DEVICE_STATE to say 0", f"{code}")
 
 
-@area.case(1511, "A state that is cut short is not loaded with success")
+@area.case(1511, "A state that is cut short is not loaded with success", severity=Severity.SHOULD)
 def cut_short(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     state = save(be)
@@ -159,7 +159,12 @@ _UNKNOWN = {
 }
 
 
-@area.each(1516, _UNKNOWN, "A transfer with {} is refused, without a descriptor")
+@area.each(
+    1516,
+    _UNKNOWN,
+    "A transfer with {} is refused, without a descriptor",
+    severity=Severity.SHOULD,
+)
 def unknown(be: BackEnd, name: str) -> None:
     be.agree("DEVICE_STATE")
     _, writing = pipe_of(be)

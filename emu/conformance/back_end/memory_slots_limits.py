@@ -132,7 +132,7 @@ def not_mappable(be: BackEnd) -> None:
     be.not_done(F.ADD_MEM_REG, packed(memory.regions[0].on_wire), fds=(_unmappable(be),))
 
 
-@area.case(1035, "A region of no bytes is refused", needs=("REPLY_ACK",))
+@area.case(1035, "A region of no bytes is refused", severity=Severity.SHOULD, needs=("REPLY_ACK",))
 def no_bytes(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]

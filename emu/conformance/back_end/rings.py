@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emu.conformance.back_end.tester import QUIET, BackEnd, F, vring
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.verdict import Severity, check
+from emu.conformance.verdict import check
 from vhost_user.features import F_VERSION_1
 
 area = Area("rings", BACK_END, "Ring states")
@@ -147,7 +147,6 @@ def enable_is_no_start(be: BackEnd) -> None:
     414,
     "A transmit ring that is started and disabled is read, and what it has is dropped",
     spec="Ring states (0647098d2e)",
-    severity=Severity.SHOULD,
     device="net",
 )
 def disabled_is_read(be: BackEnd) -> None:

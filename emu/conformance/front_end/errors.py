@@ -104,6 +104,9 @@ def reset_device(fe: FrontEnd) -> None:
     recording = fe.session(RESETTING)
     for each in recording.some(F.RESET_DEVICE):
         check(each.protocol & P.RESET_DEVICE, "RESET_DEVICE acknowledged before", f"{each}")
+        running = recording.running(each.at)
+        if running:
+            observed(f"{each} stops rings {sorted(running)}, whose bases nobody has asked for")
 
 
 @status.case(1408, "RESET_OWNER is not sent", spec="deprecated; 22d2464f7e")

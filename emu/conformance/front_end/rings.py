@@ -9,7 +9,7 @@ from emu.conformance.front_end.descriptors import EVENTFD, PIPE
 from emu.conformance.front_end.recording import RING_FDS, F
 from emu.conformance.front_end.script import CONT, END, START, STOP, Script
 from emu.conformance.front_end.tester import all_of
-from emu.conformance.verdict import check, observed, unsupported
+from emu.conformance.verdict import Severity, check, observed, unsupported
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES
 from vhost_user.payloads import VRING_NO_FD, VringState
 
@@ -98,7 +98,11 @@ def stopped(fe: FrontEnd) -> None:
     check(started <= ended, f"GET_VRING_BASE of rings {sorted(map(str, started))}", f"{ended}")
 
 
-@rings.case(412, "Each ring that was started is stopped when the front-end is told to end")
+@rings.case(
+    412,
+    "Each ring that was started is stopped when the front-end is told to end",
+    severity=Severity.SHOULD,
+)
 def stopped_at_end(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(END)

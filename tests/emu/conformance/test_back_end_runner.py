@@ -15,7 +15,7 @@ import pytest
 from emu.conformance.back_end.runner import BackEndRunner
 from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.peer import PeerProgram
+from emu.conformance.peer import PeerProgram, connect
 from emu.conformance.verdict import Verdict
 from vhost_user.features import DIALECTS
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+#: Seconds for each answer.
+PATIENCE = 1.0
 NET = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
 
 
@@ -45,13 +47,14 @@ def found(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], i
     argv = shlex.split(NET.replace("{socket}", str(folder / "s")))
     process = owned.enter_context(subprocess.Popen(argv))
     owned.callback(process.kill)
+    connect(folder / "s", patience=20, gone=lambda: "").close()
     return runner(folder, None), lambda: process.pid
 
 
 def runner(folder: Path, program: PeerProgram | None) -> BackEndRunner:
     """A runner that waits a short time only."""
     made = BackEndRunner(
-        folder / "s", program, device="net", dialect=DIALECTS["spec"], patience=0.3
+        folder / "s", program, device="net", dialect=DIALECTS["spec"], patience=PATIENCE
     )
     made.probe()
     return made
