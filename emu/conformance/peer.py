@@ -17,7 +17,7 @@ from emu.errors import EmuError
 from emu.program import end_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 #: Seconds for a program to listen, and to end after SIGTERM.
 START_PATIENCE = 15.0
@@ -76,7 +76,12 @@ class PeerProgram:
         """
         self._clear()
         self._told_to_end = False
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, _undisturbed() as mask:
+
+            def prepare() -> None:
+                end_with_parent()
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
             try:
                 self._process = subprocess.Popen(
                     self._argv,
@@ -84,8 +89,8 @@ class PeerProgram:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    # The suite has no other threads, which this needs.
-                    preexec_fn=end_with_parent,  # noqa: PLW1509
+                    # It takes no lock that the thread of the progress line could hold.
+                    preexec_fn=prepare,  # noqa: PLW1509
                 )
             except OSError as error:
                 raise PeerError(f"--exec {self._argv[0]}: {error.strerror}") from None
@@ -207,6 +212,20 @@ class PeerProgram:
         """Remove the sockets that it has made."""
         for path in self._made_by_it:
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[set[int]]:
+    """Signals wait until it is over: what they raise would be lost in the middle of a fork.
+
+    Yields:
+        The mask that was in force.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield {int(each) for each in mask}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _signal_all(group: int, signum: int) -> bool:

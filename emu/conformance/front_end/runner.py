@@ -209,12 +209,12 @@ class FrontEndRunner:
         Raises:
             PeerError: it does not connect.
         """
-        if self._program is not None:
-            self._forget_callers()
-            self._program.start()
-        elif self._gone:
+        if self._program is None and self._gone:
             raise PeerError(self._gone)
         try:
+            if self._program is not None:
+                self._forget_callers()
+                self._program.start()
             session = Session(self._accept(), script, self._device)
             recording = session.recording
             try:
