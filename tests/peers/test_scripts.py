@@ -186,5 +186,5 @@ def _drive(session: Session, program: Running) -> None:
         assert done or session.over, program.said
 
     told_to(START)
-    told_to(CONT, "port stop 0", "port config 0 rx_offload udp_cksum on", "port start 0")
+    told_to(CONT, "stop", "port stop 0", "port config 0 rx_offload udp_cksum on", "port start 0")
     told_to(STOP, "port stop 0", "port close 0", "quit")
