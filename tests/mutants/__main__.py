@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.mutants import document, table
 from tests.mutants.catalogue import ROLES, mutants
-from tests.mutants.trial import Subject, Trial, attempt
+from tests.mutants.trial import Subject, Trial, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ def _try_all(chosen: Sequence[Subject], jobs: int, console: Console, *, every: b
     # A process each: a trial opens and closes descriptors as its peer does, by their numbers.
     with progress, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         task = progress.add_task("mutants", total=len(chosen), last="")
-        futures = [pool.submit(attempt, subject, every=every) for subject in chosen]
+        futures = [pool.submit(judge, subject, every=every) for subject in chosen]
         for future in as_completed(futures):
             trial = future.result()
             done[trial.subject] = trial
