@@ -94,10 +94,14 @@ class Flight:
                 task.answered += connection.receive()
             if connection.outstanding or connection.wants_write:
                 return False
-            self._forget(fd)
-            self._resume(task, step)
         except VhostUserError as error:
             self._forget(fd)
+            self._fail(task, error)
+            return False
+        self._forget(fd)
+        try:
+            self._resume(task, step)
+        except VhostUserError as error:  # the procedure does not like what it was answered
             self._fail(task, error)
             return False
         return True

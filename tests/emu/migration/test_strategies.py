@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices import lifecycle
-from devices.procedure import AwaitSwitchover, Change
+from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import Timeline
 from tests.emu.migration.sites import SPEC, Site, await_work, check_books
-from vhost_user.errors import VhostUserError
+from vhost_user.errors import BackendError, VhostUserError
+from vhost_user.messages import FrontendRequest, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import ExitStack
 
+    from devices.device import VhostDevice
+    from devices.procedure import Procedure
     from emu.vm import Vm
 
 
@@ -150,6 +153,23 @@ def test_a_back_end_that_has_gone_is_named(
     with pytest.raises(VhostUserError) as caught:
         strategy.stop(tasks, stage_of(vm))
     assert caught.value.device == victim
+
+
+def dislikes_its_answer(device: VhostDevice) -> Procedure:
+    """What a device does that is answered by something that it cannot use."""
+    yield Ask.of("src.get_vring_base", device.connection, [Request(FrontendRequest.GET_QUEUE_NUM)])
+    raise BackendError("gave nothing of use", device=device.name)
+
+
+def test_an_answer_that_a_device_cannot_use_fails_that_device(vm: Vm, strategy: Strategy) -> None:
+    """By its own error; the other devices are stopped all the same, or not yet begun with."""
+    vm.pause_vcpus()
+    tasks = stops(vm)
+    victim = vm.devices[1]
+    tasks[1] = Task(victim.name, victim.device_class, dislikes_its_answer(victim))
+    with pytest.raises(BackendError, match="gave nothing of use") as caught:
+        strategy.stop(tasks, stage_of(vm))
+    assert caught.value.device == victim.name
 
 
 def test_unknown_strategy_lists_those_there_are() -> None:
