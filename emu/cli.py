@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 
 
@@ -17,6 +18,7 @@ def main() -> None:
     0 is success, 1 a failure, 2 a usage error, and 128 plus the signal's number (130 for Ctrl-C)
     when a signal ended it.
     """
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets another one, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -25,6 +27,13 @@ def main() -> None:
         sys.exit(_run())
     except KeyboardInterrupt:
         sys.exit(_complain("ended by SIGINT", 130))
+
+
+def _open_closed() -> None:
+    """What was closed when the program began leads to nowhere: no socket takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  to the end
 
 
 def _run() -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emu import preflight
 from emu.commands.options import CONTEXT
 from emu.conformance.case import BACK_END, FRONT_END
 from emu.conformance.target import (
@@ -26,8 +27,9 @@ from emu.conformance.target import (
 from emu.errors import PreflightError, SignalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
+    from typing import Self
 
     from emu.conformance.case import Case
     from emu.conformance.result import CaseResult
@@ -64,9 +66,25 @@ The status is 0 when no case failed.
 """
 
 
-@click.group(context_settings=CONTEXT)
-def conform() -> None:
+@click.group(context_settings=CONTEXT, invoke_without_command=True)
+@click.pass_context
+def conform(context: click.Context) -> None:
     """Test a back-end or a front-end for conformance to the vhost-user protocol."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
+
+
+class _Seconds(click.FloatRange):
+    """A range that not a number is out of."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return seconds
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,14 +95,14 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 "path",
                 type=click.Path(path_type=Path),
                 metavar="PATH",
-                help="Where the back-end listens, or where the suite does for a front-end.",
+                help="Where the back-end listens; of a front-end: where it is to connect.",
             ),
             click.option(
                 "--exec",
                 "command",
                 metavar="COMMAND",
                 help="Start the program under test, and again where it ends; {socket} in it is the "
-                "socket's path.",
+                "socket's path, {qmp} where a front-end is to serve QMP.",
             ),
             click.option(
                 "--device",
@@ -125,7 +143,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--patience",
-                type=click.FloatRange(SHORTEST_PATIENCE, LONGEST_PATIENCE),
+                type=_Seconds(SHORTEST_PATIENCE, LONGEST_PATIENCE),
                 default=PATIENCE,
                 show_default=True,
                 metavar="SECONDS",
@@ -169,8 +187,13 @@ def _conform(role: str, options: dict[str, Any]) -> None:
         options["dialect"],
         options["patience"],
     )
-    with _signals(), target.opened() as runner:
-        _run(runner, chosen, role, options)
+    preflight.json_file(options["json_file"])
+    with _Ending() as ending, target.opened() as runner:
+        try:
+            ending.watch()
+            _run(runner, chosen, role, options, ending)
+        finally:
+            ending.clean_up()
         if runner.gone:
             from emu.conformance.peer import PeerError
 
@@ -185,25 +208,51 @@ class _GivenUp(BaseException):
         self.signum = signum
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does: nothing is left behind.
+class _Ending:
+    """Ctrl-C, SIGTERM and SIGHUP end the run, and nothing is left behind.
+
+    What a handler raises may be lost, in a callback of the interpreter's own: so each case that is
+    over asks again. While the run cleans up, which takes seconds at most, signals are only noted.
 
     Raises:
         SignalError: one of them came.
     """
 
-    def give_up(signum: int, _frame: FrameType | None) -> None:
-        raise _GivenUp(signum)
+    def __init__(self) -> None:
+        self._came = 0
+        self._raises = True
+        self._before: dict[signal.Signals, Any] = {}
 
-    before = {each: signal.signal(each, give_up) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    except _GivenUp as end:
-        raise SignalError(end.signum, signal.Signals(end.signum).name) from None
-    finally:
-        for each, handler in before.items():
+    def __enter__(self) -> Self:
+        self._raises = False  # until all handlers stand, and somebody catches what they raise
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[each] = signal.signal(each, self._take)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        for each, handler in self._before.items():
             signal.signal(each, handler)
+        if self._came and (kind is None or issubclass(kind, _GivenUp)):
+            raise SignalError(self._came, signal.Signals(self._came).name) from None
+
+    def watch(self) -> None:
+        """From now on a signal ends what is being done."""
+        self._raises = True
+        self.check()
+
+    def check(self) -> None:
+        """End the run if a signal has come."""
+        if self._came:
+            raise _GivenUp(self._came)
+
+    def clean_up(self) -> None:
+        """From now on signals end nothing."""
+        self._raises = False
+
+    def _take(self, signum: int, _frame: FrameType | None) -> None:
+        self._came = self._came or signum
+        if self._raises:
+            raise _GivenUp(signum)
 
 
 def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
@@ -217,7 +266,9 @@ def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
     _write_json(options["json_file"], whole)
 
 
-def _run(runner: Runner, cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
+def _run(
+    runner: Runner, cases: Sequence[Case], role: str, options: dict[str, Any], ending: _Ending
+) -> None:
     from emu.conformance import show
     from emu.conformance.result import document
     from emu.conformance.verdict import Verdict
@@ -229,8 +280,14 @@ def _run(runner: Runner, cases: Sequence[Case], role: str, options: dict[str, An
 
         def told(result: CaseResult) -> None:
             live.update(task, advance=1, last=f"{result.case.id} {result.verdict}")
+            ending.check()
 
         results = runner.run(cases, told)
+    # What was found out is told before it is written to files: a disk may be full.
+    out = show.console(sys.stderr if str(options["json_file"]) == "-" else sys.stdout)
+    if not options["quiet"]:
+        out.print(show.by_area(results))
+    out.print(show.details(results, observed=not options["quiet"]))
     if options["json_file"] is not None:
         whole = document(role, runner.describe(), offered.to_json(), results)
         _write_json(options["json_file"], whole)
@@ -239,10 +296,6 @@ def _run(runner: Runner, cases: Sequence[Case], role: str, options: dict[str, An
             show.write_junit(options["junitxml"], role, results)
         except OSError as error:
             raise PreflightError(f"--junitxml {options['junitxml']}: {error.strerror}") from None
-    out = show.console(sys.stderr if str(options["json_file"]) == "-" else sys.stdout)
-    if not options["quiet"]:
-        out.print(show.by_area(results))
-    out.print(show.details(results, observed=not options["quiet"]))
     bad = {Verdict.FAIL, Verdict.ERROR} if options["strict"] else {Verdict.FAIL}
     if any(result.verdict in bad for result in results):
         raise click.exceptions.Exit(1)

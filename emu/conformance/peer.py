@@ -8,12 +8,14 @@ import select
 import shlex
 import signal
 import socket
+import stat
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emu.errors import EmuError
+from emu.errors import EmuError, OptionError
 from emu.program import end_with_parent
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 START_PATIENCE = 15.0
 END_PATIENCE = 3.0
 _RETRY = 0.01
+#: Signals that end the suite.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TAIL = 4096
 _NOT_YET = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
 
 
@@ -41,6 +46,9 @@ class PeerProgram:
         log: file for what it says.
         qmp: replaces ``{qmp}``: where a front-end is to serve QMP.
         listens: the socket is the program's to make; else the suite listens there.
+
+    Raises:
+        OptionError: the command cannot be what is meant.
     """
 
     def __init__(
@@ -49,9 +57,9 @@ class PeerProgram:
         try:
             words = shlex.split(command)
         except ValueError as error:
-            raise PeerError(f"--exec {command!r}: {error}") from None
+            raise OptionError(f"--exec {command!r}: {error}") from None
         if not any("{socket}" in word for word in words):
-            raise PeerError("--exec: write {socket} where the program takes the socket's path")
+            raise OptionError("--exec: write {socket} where the program takes the socket's path")
         #: The command as it was given, word by word.
         self.words = tuple(words)
         places = {"{socket}": str(path), "{qmp}": str(qmp)}
@@ -76,12 +84,7 @@ class PeerProgram:
         """
         self._clear()
         self._told_to_end = False
-        with self._log.open("wb") as log, _undisturbed() as mask:
-
-            def prepare() -> None:
-                end_with_parent()
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
+        with self._log.open("wb") as log, _held_back():
             try:
                 self._process = subprocess.Popen(
                     self._argv,
@@ -90,7 +93,7 @@ class PeerProgram:
                     stderr=log,
                     start_new_session=True,
                     # It takes no lock that the thread of the progress line could hold.
-                    preexec_fn=prepare,  # noqa: PLW1509
+                    preexec_fn=end_with_parent,  # noqa: PLW1509
                 )
             except OSError as error:
                 raise PeerError(f"--exec {self._argv[0]}: {error.strerror}") from None
@@ -158,7 +161,12 @@ class PeerProgram:
     @property
     def last_line(self) -> str:
         """What it said last."""
-        text = self._log.read_bytes()[-4096:].decode(errors="replace") if self._log.exists() else ""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
+                text = log.read(_TAIL).decode(errors="replace")
+        except OSError:
+            return ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
@@ -209,23 +217,35 @@ class PeerProgram:
         self._clear()
 
     def _clear(self) -> None:
-        """Remove the sockets that it has made."""
+        """Remove the sockets that it has made, and nothing else that may have been there."""
         for path in self._made_by_it:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(path.lstat().st_mode):
+                    path.unlink()
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[set[int]]:
-    """Signals wait until it is over: what they raise would be lost in the middle of a fork.
+def _held_back() -> Iterator[None]:
+    """No signal ends the suite meanwhile; one that comes is raised again afterwards.
 
-    Yields:
-        The mask that was in force.
+    What its handler raises would be dropped by whatever runs around a fork, or lose a program that
+    has been started and is not known of yet. A mask would not do: the progress line's thread takes
+    the signal, and the handler runs here all the same.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # no other one is interrupted
+        handlers = {each: signal.getsignal(each) for each in ENDING}
+        handlers = {each: handler for each, handler in handlers.items() if callable(handler)}
+    for each in handlers:
+        signal.signal(each, lambda signum, _frame: came.append(signum))
     try:
-        yield {int(each) for each in mask}
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _signal_all(group: int, signum: int) -> bool:

@@ -113,6 +113,9 @@ def write_junit(path: Path, role: str, results: Sequence[CaseResult]) -> None:
         tests=str(len(results)),
         failures=str(sum(result.verdict is Verdict.FAIL for result in results)),
         errors=str(sum(result.verdict is Verdict.ERROR for result in results)),
+        skipped=str(
+            sum(result.verdict in (Verdict.UNSUPPORTED, Verdict.OBSERVED) for result in results)
+        ),
         time=f"{sum(result.ms for result in results) / 1e3:.3f}",
     )
     for result in results:

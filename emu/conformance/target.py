@@ -70,8 +70,7 @@ class Target(NamedTuple):
         """Find what can be found without a peer.
 
         Raises:
-            OptionError: there is nobody to test.
-            PeerError: the command cannot be what is meant.
+            OptionError: there is nobody to test, or the command cannot be what is meant.
         """
         if self.command is None and self.socket is None:
             raise OptionError("say what is to be tested: --socket PATH or --exec COMMAND")
@@ -82,8 +81,8 @@ class Target(NamedTuple):
         """A runner; the program, if there is one, is started when it is first needed.
 
         Raises:
-            OptionError: there is nobody to test.
-            PeerError: the command cannot be what is meant, or there can be no socket there.
+            OptionError: there is nobody to test, or the command cannot be what is meant.
+            PeerError: there can be no socket there.
         """
         self.check()
         with ExitStack() as owned:

@@ -204,7 +204,7 @@ class Wire:
         marks = [] if flags & 3 == VERSION else [f"flags {flags:#x}"]
         marks += ["reply"] * bool(flags & REPLY) + ["need_reply"] * bool(flags & NEED_REPLY)
         marks += [f"flags {flags:#x}"] * bool(flags >> 4)
-        shown = payload[:_SHOWN].hex(" ", 4) + (" ..." if len(payload) > _SHOWN else "")
+        shown = payload[:_SHOWN].hex(" ", -4) + (" ..." if len(payload) > _SHOWN else "")
         parts = [f"{arrow} {name}", *marks, f"{len(payload)} bytes", shown]
         parts += [f"{fds} fds"] * bool(fds)
         self.transcript.append(" ".join(part for part in parts if part))

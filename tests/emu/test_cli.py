@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -79,6 +80,19 @@ def test_no_command_is_the_help_as_it_is_laid_out() -> None:
     result = emu()
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == emu("--help").stdout
+    result = emu("conform")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == emu("conform", "--help").stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_is_closed_takes_nothing_and_ends_nothing(closed: str) -> None:
+    """A run goes on as if nobody looked."""
+    command = f"{shlex.join([*EMU, 'conform', 'back-end', '--list'])} {closed}"
+    result = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_its_version_is_that_of_the_package() -> None:

@@ -13,7 +13,7 @@ from emu.conformance.front_end.descriptors import look_at
 from emu.conformance.front_end.recording import Answered, F, Received, Recording, Table
 from emu.conformance.front_end.script import KINDS, START, Script
 from emu.conformance.front_end.serving import Device, GuestMemory, Ring, Walker
-from emu.conformance.wire import Closed, Message, Wire, WireError
+from emu.conformance.wire import Closed, Message, Silent, Wire, WireError
 from vhost_user import inflight
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
@@ -144,8 +144,9 @@ class Session:
         try:
             self._learn(message)
             self._answer(message)
-        except (Closed, BrokenPipeError):
-            self._end(clean=True)
+        except (WireError, BrokenPipeError) as error:
+            # One that takes no answer any more is one that says nothing any more.
+            self._end(clean=not isinstance(error, Silent))
         finally:
             message.close()
 

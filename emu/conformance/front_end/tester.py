@@ -68,7 +68,7 @@ def all_of(
         Failed: one does not keep it; it is named.
     """
     for each in messages:
-        shown = each.payload[:24].hex(" ", 4) + (" ..." if len(each.payload) > 24 else "")
+        shown = each.payload[:24].hex(" ", -4) + (" ..." if len(each.payload) > 24 else "")
         seen = f"{each}: flags {each.flags:#x}, {len(each.payload)} bytes, {len(each.fds)} fds"
         if not keeps(each):
             raise Failed(expected, f"{seen}: {shown}" if shown else seen, line=each.line)

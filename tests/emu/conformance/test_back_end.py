@@ -111,12 +111,14 @@ def test_list() -> None:
     ("arguments", "status", "text"),
     [
         ((), 2, "--socket PATH or --exec COMMAND"),
-        (("--exec", "true"), 1, "write {socket} where"),
+        (("--exec", "true"), 2, "write {socket} where"),
+        (("--socket", "x", "--patience", "nan"), 2, "nan is not a number"),
+        (("--socket", "x", "--json", "/none/x"), 1, "--json /none/x: there is no directory"),
         (("--exec", "/no/such {socket}"), 1, "No such file"),
         (("--exec", "false {socket}"), 1, "ended with status 1"),
         (("--socket", "/no/such"), 1, "nobody listens"),
         (("--socket", "x", "--only", "nothing"), 2, "the areas are framing"),
-        (("--exec", "'"), 1, "No closing quotation"),
+        (("--exec", "'"), 2, "No closing quotation"),
     ],
 )
 def test_bad_input_is_one_line(arguments: Sequence[str], status: int, text: str) -> None:
@@ -166,3 +168,11 @@ def test_somebody_else_s_socket(tmp_path: Path, answer: bytes) -> None:
         impostor.close()
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_does_not_hide_the_verdicts(tmp_path: Path) -> None:
+    """They are printed before they are written."""
+    done = conform("--exec", disk(tmp_path), "--only", "VU-B-0101", "--junitxml", "/dev/full")
+    assert done.returncode == 1
+    assert "framing      1" in done.stdout
+    assert done.stderr == "emu: --junitxml /dev/full: No space left on device\n"

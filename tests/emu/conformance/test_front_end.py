@@ -132,6 +132,7 @@ def test_junit(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     suite = ET.parse(path).getroot()  # noqa: S314  our own file
     assert (suite.get("tests"), suite.get("failures")) == ("1", "0")
+    assert suite.get("skipped") == "0"
     (case,) = suite.findall("testcase")
     assert case.get("classname") == "vhost-user.front-end.framing"
 
@@ -179,12 +180,14 @@ def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
     ("arguments", "status", "text"),
     [
         ((), 2, "--socket PATH or --exec COMMAND"),
-        (("--exec", "true"), 1, "write {socket} where"),
+        (("--exec", "true"), 2, "write {socket} where"),
+        (("--socket", "x", "--patience", "nan"), 2, "nan is not a number"),
+        (("--socket", "x", "--json", "/none/x"), 1, "--json /none/x: there is no directory"),
         (("--exec", "/no/such {socket}"), 1, "No such file"),
         (("--exec", "false {socket}"), 1, "the program ended with status 1"),
         (("--socket", "/no/such/s"), 1, "/no/such/s: cannot listen there: No such file"),
         (("--socket", "x", "--only", "nothing"), 2, "the areas are framing"),
-        (("--exec", "'"), 1, "No closing quotation"),
+        (("--exec", "'"), 2, "No closing quotation"),
     ],
 )
 def test_bad_input_is_one_line(arguments: Sequence[str], status: int, text: str) -> None:
@@ -204,6 +207,11 @@ def test_bad_input_is_one_line(arguments: Sequence[str], status: int, text: str)
         (
             CONNECT + "sock.send(b'GET / HTTP/1.0\\r\\n\\r\\n')\n" + WAIT,
             "is no vhost-user front-end: < a header of 825184340 bytes",
+        ),
+        (
+            # It asks, and reads no answer: in the end the suite cannot send one.
+            CONNECT + "while True: sock.sendall(bytes([1,0,0,0,1,0,0,0])+bytes(4))\n",
+            "does not go on after GET_FEATURES",
         ),
         (CONNECT + GET_FEATURES + WAIT, "does not go on after GET_FEATURES (message 1, at start)"),
         (
