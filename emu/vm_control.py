@@ -28,6 +28,7 @@ from emu.migration.timeline import now
 from emu.migration.tls import Credentials
 from emu.migration_job import Job
 from emu.vm import DiskUse, Vm
+from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,34 @@ def _need_back_ends(vm: Vm) -> None:
     """
     if vm.keeper.lost:
         raise EmuError(f"without a back-end: {', '.join(map(str, vm.keeper.lost.values()))}")
+
+
+def _reset_devices(vm: Vm) -> None:
+    """The guest's drivers reset all devices and set them up anew, while the keeper rests.
+
+    A device whose back-end fails in the middle of it is lost, and keeps no other one: its rings
+    are set up as well, so that the keeper can start it when there is somebody to connect to.
+    """
+    for index, device in enumerate(vm.devices):
+        try:
+            vm.reset_device(index)
+        except VhostUserError as error:
+            vm.keeper.lose(device, error)
+            device.forget_rings()
+    try:
+        vm.pause_vcpus()
+        for index in range(len(vm.devices)):
+            vm.guest.boot_device(index)
+    finally:
+        vm.resume_vcpus()
+    for index, device in enumerate(vm.devices):
+        if device.name in vm.keeper.lost:
+            device.set_up_rings(vm.guest.ring_addresses(index))
+            continue
+        try:
+            vm.activate_device(index)
+        except VhostUserError as error:
+            vm.keeper.lose(device, error)
 
 
 def make_control(emit: EventSink) -> Control:
@@ -318,20 +347,14 @@ class Control:
         vm = self.vm
         if vm.machine.vcpus.paused:
             raise EmuError("the VM is paused: cont first")
-        indices = range(len(vm.devices))
         # Nobody else is to start a device between its reset and its activation.
         with vm.keeper.resting():
             _need_back_ends(vm)
-            for index in indices:
-                vm.reset_device(index)
-            vm.pause_vcpus()
-            for index in indices:
-                vm.guest.boot_device(index)
-            vm.resume_vcpus()
-            for index in indices:
-                vm.activate_device(index)
+            _reset_devices(vm)
         vm.guest.resume_load()
         self._emit("RESET", {"guest": False})
+        vm.keeper.await_all(RETURN_PATIENCE)
+        _need_back_ends(vm)
 
     def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
         """See `VmControl.calc_dirty_rate`."""

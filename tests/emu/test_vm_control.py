@@ -1,0 +1,83 @@
+"""What a VM's monitor can ask for, when a back-end fails in the middle of it."""
+
+from __future__ import annotations
+
+import queue
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu import vmfile
+from emu.errors import EmuError
+from emu.vm import Vm
+from emu.vm_control import make_control
+
+from .migration.conftest import owned, sites
+from .migration.sites import DEADLINE, SPEC, Site, await_disk, await_work, check_books
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from emu.monitor.protocol import JsonObject
+    from emu.vm_control import Control
+
+__all__ = ["owned", "sites"]
+
+BLK0 = 1
+Told = queue.SimpleQueue[tuple[str, "JsonObject"]]
+
+
+@pytest.fixture
+def told() -> Told:
+    """What the control has told."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def control(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Control:
+    """The control of a VM under load."""
+    made = make_control(lambda name, data: told.put((name, data)))
+    made.create(
+        name="A",
+        spec=vmfile.spec_to_json(SPEC),
+        accel="soft",
+        costs="native",
+        load="heavy",
+        backends=sites[0].sockets,
+    )
+    owned.callback(made.close)
+    made.start()
+    await_work(made.vm)
+    return made
+
+
+@pytest.mark.parametrize("step", ["reset_device", "activate_device"])
+def test_a_back_end_that_dies_during_a_reset(
+    sites: tuple[Site, Site],
+    control: Control,
+    told: Told,
+    step: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its device is lost, and told of; the others are reset and work, and it does when it can."""
+    site, vm, do = sites[0], control.vm, getattr(Vm, step)
+
+    def dies(vm: Vm, index: int) -> None:
+        if index == BLK0:
+            site.kill("blk0")
+        do(vm, index)
+
+    monkeypatch.setattr(Vm, step, dies)
+    with pytest.raises(EmuError, match="without a back-end: blk0"):
+        control.reset()
+    assert [told.get(timeout=DEADLINE)[0] for _ in range(2)] == ["DEVICE_LOST", "RESET"]
+    assert control.query_status() == {"status": "running", "running": True}
+    await_disk(vm, 1, 0)
+    site.revive("blk0")
+    assert told.get(timeout=DEADLINE) == ("DEVICE_BACK", {"device": "blk0"})
+    await_disk(vm, 0, 0)
+    await_work(vm)
+    check_books(vm)
+    monkeypatch.undo()
+    control.reset()
+    await_work(vm)
