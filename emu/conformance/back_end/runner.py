@@ -128,13 +128,22 @@ class BackEndRunner:
             return CaseResult(case, Verdict.UNSUPPORTED, "", missing, 0.0)
         begin = time.monotonic()
         try:
-            with self._connected() as be:
-                verdict, expected, seen = self._judge(case, be)
-                if verdict in (Verdict.FAIL, Verdict.ERROR):
-                    seen = "\n".join([seen, *be.wire.transcript[-SHOWN:]])
+            be = self._begin()
         except PeerError as error:
             self._gone = self._gone or f"at {case.id}: {error}"
             return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self._gone}", 0.0)
+        try:
+            verdict, expected, seen = self._judge(case, be)
+            said = be.wire.transcript[-SHOWN:]
+        finally:
+            left_over = self._clean_up(be)
+        if left_over:
+            # It says nothing of the peer, so what the case has found to be wrong stands.
+            if verdict is not Verdict.FAIL:
+                verdict, expected = Verdict.ERROR, ""
+            seen = f"{seen}\n{left_over}".lstrip()
+        if verdict in (Verdict.FAIL, Verdict.ERROR):
+            seen = "\n".join([seen, *said])
         trouble = self._look_after(case)
         if trouble:
             verdict, expected, seen = Verdict.FAIL, "the back-end to live", f"{trouble}\n{seen}"
@@ -168,17 +177,30 @@ class BackEndRunner:
             return Verdict.ERROR, "", f"{type(error).__name__}: {error}"
         return Verdict.PASS, "", ""
 
+    @staticmethod
+    def _clean_up(be: BackEnd) -> str:
+        """Give back what a case made; what went wrong with that, or nothing."""
+        try:
+            be.close()
+        except Exception as error:  # noqa: BLE001  whatever it is, other cases have to be run
+            return f"its clean-up: {type(error).__name__}: {error}"
+        return ""
+
     @contextlib.contextmanager
     def _connected(self) -> Iterator[BackEnd]:
-        wire = self._connect()
-        be = BackEnd(wire, self._device, self._dialect)
-        # With the program at hand some cases look at what it holds.
-        be.program = self._program
-        be.dial = self._dial
+        be = self._begin()
         try:
             yield be
         finally:
             be.close()
+
+    def _begin(self) -> BackEnd:
+        """The back-end, on a connection that answers. Raises `PeerError`."""
+        be = BackEnd(self._connect(), self._device, self._dialect)
+        # With the program at hand some cases look at what it holds.
+        be.program = self._program
+        be.dial = self._dial
+        return be
 
     def _connect(self) -> Wire:
         """A connection that answers; a program that does not is started anew.

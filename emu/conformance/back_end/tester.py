@@ -519,6 +519,10 @@ class BackEnd:
         return other
 
     def close(self) -> None:
-        """Close the connection and give back what the case made."""
-        self.wire.leave(QUIET)
-        self._owned.close()
+        """Close the connection and give back what the case made: all of it, whatever fails.
+
+        Raises:
+            OSError: some of it had been given back already.
+        """
+        with self._owned:
+            self.wire.leave(QUIET)

@@ -215,14 +215,13 @@ class FrontEndRunner:
             if self._program is not None:
                 self._forget_callers()
                 self._program.start()
-            session = Session(self._accept(), script, self._device)
-            recording = session.recording
-            try:
-                self._acts(session)
-                self._look_at_end(session)
-            finally:
-                self._end_program(session)
-                session.close()
+            with contextlib.closing(Session(self._accept(), script, self._device)) as session:
+                recording = session.recording
+                try:
+                    self._acts(session)
+                    self._look_at_end(session)
+                finally:
+                    self._end_program(session)
         finally:
             if self._program is not None:
                 self._program.stop()

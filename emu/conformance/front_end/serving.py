@@ -136,12 +136,13 @@ class Ring:
 
     def stop(self) -> None:
         """GET_VRING_BASE: it has no notifiers any more."""
-        for fd in (self.kick, self.call):
-            if fd is not None:
-                os.close(fd)
-        self.kick = self.call = None
+        fds, self.kick, self.call = (self.kick, self.call), None, None
         self.kicked = False
         self.served = 0
+        with contextlib.ExitStack() as owned:
+            for fd in fds:
+                if fd is not None:
+                    owned.callback(os.close, fd)
 
     def notify(self) -> None:
         """Signal the call eventfd; a descriptor that is none is the cases' business."""

@@ -372,13 +372,18 @@ class Session:
         return Inflight(size, 0, wanted.num_queues, wanted.queue_size).pack(), (fd,)
 
     def close(self) -> None:
-        """Close the connection, and all that came over it."""
-        self.wire.close()
-        if self.channel is not None:
-            self.channel.close()
-        for ring in self.rings.values():
-            ring.stop()
-        if self._inflight is not None:
-            os.close(self._inflight[0])
-            self._inflight = None
-        self.memory.clear()
+        """Close the connection, and all that came over it, whatever fails.
+
+        Raises:
+            OSError: some of it had been closed already.
+        """
+        with contextlib.ExitStack() as owned:
+            owned.callback(self.memory.clear)
+            if self._inflight is not None:
+                owned.callback(os.close, self._inflight[0])
+                self._inflight = None
+            for ring in self.rings.values():
+                owned.callback(ring.stop)
+            if self.channel is not None:
+                owned.callback(self.channel.close)
+            owned.callback(self.wire.close)

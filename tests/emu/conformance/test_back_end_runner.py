@@ -16,7 +16,7 @@ from emu.conformance.back_end.runner import BackEndRunner
 from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.peer import PeerProgram, connect
-from emu.conformance.verdict import Verdict
+from emu.conformance.verdict import Verdict, check
 from vhost_user.features import DIALECTS
 
 if TYPE_CHECKING:
@@ -128,3 +128,26 @@ def test_a_program_that_ends_with_its_front_end(tmp_path: Path, owned: ExitStack
         area.case(number, "looks")(BackEnd.look)
     results = runner(tmp_path, program).run(area.cases, lambda _result: None)
     assert [one.verdict for one in results] == [Verdict.PASS] * 4
+
+
+@pytest.mark.parametrize(("holds", "verdict"), [(True, Verdict.ERROR), (False, Verdict.FAIL)])
+def test_a_clean_up_that_fails(
+    holds: bool, verdict: Verdict, tmp_path: Path, owned: ExitStack
+) -> None:
+    """Is that case's error, unless the peer has failed in it; the rest is given back and run."""
+    area, given_back = Area("a", BACK_END, "s"), []
+
+    def spoils(be: BackEnd) -> None:
+        be.own(lambda: given_back.append("first"))
+        os.close(be.spare_fd())
+        be.own(lambda: given_back.append("last"))
+        check(holds, "what holds", "what does not")
+
+    area.case(1, "spoils")(spoils)
+    area.case(2, "looks")(BackEnd.look)
+    made, _ = started(tmp_path, owned)
+    spoilt, other = made.run(area.cases, lambda _result: None)
+    assert spoilt.verdict is verdict
+    assert "its clean-up: OSError: [Errno 9]" in spoilt.seen
+    assert given_back == ["last", "first"]
+    assert other.verdict is Verdict.PASS

@@ -253,6 +253,22 @@ def test_a_channel_that_is_no_socket_is_recorded() -> None:
     os.close(fd)
 
 
+def test_a_session_gives_back_what_it_can() -> None:
+    """A descriptor that has gone already is told of, and keeps no other one from being closed."""
+    before = psutil.Process().num_fds()
+    fd = os.eventfd(0)
+    session = take((F.SET_VRING_KICK, U64(0).pack()), fd)
+    os.close(fd)
+    kick = session.rings[0].kick
+    assert kick is not None
+    session.rings[1] = Ring(1)
+    session.rings[1].call = os.eventfd(0)
+    os.close(kick)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        session.close()
+    assert psutil.Process().num_fds() == before
+
+
 def test_a_kick_that_cannot_be_read_is_survived() -> None:
     """A file that was opened for writing, which poll says is ready."""
     fd = os.open(os.devnull, os.O_WRONLY)
