@@ -84,7 +84,7 @@ class PeerProgram:
         """
         self._clear()
         self._told_to_end = False
-        with self._log.open("wb") as log, _held_back():
+        with self._log.open("wb") as log, held_back():
             try:
                 self._process = subprocess.Popen(
                     self._argv,
@@ -225,7 +225,7 @@ class PeerProgram:
 
 
 @contextlib.contextmanager
-def _held_back() -> Iterator[None]:
+def held_back() -> Iterator[None]:
     """No signal ends the suite meanwhile; one that comes is raised again afterwards.
 
     What its handler raises would be dropped by whatever runs around a fork, or lose a program that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
+from emu.conformance.peer import held_back
 from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
 from emu.conformance.wire import Wire, WireError
+from emu.program import end_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from emu.conformance.peer import PeerProgram
 
@@ -52,21 +55,47 @@ def _program(be: BackEnd) -> PeerProgram:
     return be.program
 
 
-def _run(words: Sequence[str], fds: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
-    """Run it until it ends, with nothing to say to it.
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str], fds: Sequence[int], *, stdin: int, stdout: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Another program than the one that is under test; it goes at the end, and with the suite."""
+    with contextlib.ExitStack() as owned:
+        with held_back():
+            program = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.DEVNULL,
+                pass_fds=fds,
+                # It takes no lock that the thread of the progress line could hold.
+                preexec_fn=end_with_parent,  # noqa: PLW1509
+            )
+            owned.callback(_end, program)
+        yield program
+
+
+def _end(program: subprocess.Popen[bytes]) -> None:
+    with program:
+        if program.stdin is not None:
+            program.stdin.close()
+        program.terminate()
+        try:
+            program.wait(SOON)
+        except subprocess.TimeoutExpired:
+            program.kill()
+
+
+def _run(words: Sequence[str], fds: Sequence[int] = ()) -> tuple[int, bytes]:
+    """Run it until it ends, with nothing to say to it; its status, and what it prints.
 
     Raises:
         subprocess.TimeoutExpired: it does not end.
     """
-    return subprocess.run(
-        words,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PRINTED,
-        pass_fds=fds,
-        check=False,
-    )
+    nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with _started(words, fds, stdin=nothing, stdout=pipe) as program:
+        printed, _ = program.communicate(timeout=PRINTED)
+    return program.returncode, printed
 
 
 def _capabilities(be: BackEnd) -> Any:
@@ -75,15 +104,16 @@ def _capabilities(be: BackEnd) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = [word.replace("{socket}", f"{folder}/s") for word in words]
         try:
-            done = _run([*elsewhere, "--print-capabilities"])
+            status, printed = _run([*elsewhere, "--print-capabilities"])
         except subprocess.TimeoutExpired:
             unsupported("it does not know --print-capabilities: it runs on")
-    if done.returncode:
-        unsupported(f"it does not know --print-capabilities: status {done.returncode}")
+    if status:
+        unsupported(f"it does not know --print-capabilities: status {status}")
     try:
-        return json.loads(done.stdout)
+        return json.loads(printed)
     except ValueError:
-        raise Failed("JSON on standard output", repr(done.stdout[:80])) from None
+        text = printed[:80].decode(errors="replace")
+        raise Failed("JSON on standard output", repr(text)) from None
 
 
 @area.case(
@@ -152,43 +182,28 @@ def _with_fd(words: Sequence[str], fd: int, path: Path | None = None) -> list[st
 def _answers(be: BackEnd, theirs: socket.socket, connect: Callable[[], socket.socket]) -> bool:
     """Whether the program, with this socket as its --fd, answers a front-end."""
     command = _with_fd(_program(be).words, theirs.fileno())
-    program = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[theirs.fileno()],
-    )
-    # Connected while it is open here: a program may end before it listens.
-    wire = Wire(connect(), {}, be.patience)
-    theirs.close()
-    try:
-        wire.send(F.GET_FEATURES)
-        return wire.receive().id == F.GET_FEATURES
-    except WireError:
-        return False
-    finally:
-        wire.close()
-        _end(program)
-
-
-def _end(program: subprocess.Popen[bytes]) -> None:
-    program.terminate()
-    try:
-        program.communicate(timeout=SOON)
-    except subprocess.TimeoutExpired:
-        program.kill()
-        program.communicate()
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with (
+        _started(command, [theirs.fileno()], stdin=pipe, stdout=nothing),
+        # Connected while it is open here: a program may end before it listens.
+        contextlib.closing(Wire(connect(), {}, be.patience)) as wire,
+    ):
+        theirs.close()
+        try:
+            wire.send(F.GET_FEATURES)
+            return wire.receive().id == F.GET_FEATURES
+        except WireError:
+            return False
 
 
 @area.case(2506, "--fd has a socket that is connected served", severity=Severity.SHOULD)
 def inherited(be: BackEnd) -> None:
     ours, theirs = socket.socketpair()
-    if _answers(be, theirs, lambda: ours):
-        return
-    with tempfile.TemporaryDirectory() as folder:
+    with ours, theirs:
+        if _answers(be, theirs, lambda: ours):
+            return
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         path = f"{folder}/s"
-        listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen(1)
 
@@ -208,7 +223,7 @@ def both(be: BackEnd) -> None:
     with ours, theirs, tempfile.TemporaryDirectory() as folder:
         words = _with_fd(_program(be).words, theirs.fileno(), Path(folder) / "s")
         try:
-            status = _run(words, [theirs.fileno()]).returncode
+            status, _ = _run(words, [theirs.fileno()])
         except subprocess.TimeoutExpired:
             raise Failed("a status other than 0", f"it runs after {PRINTED:g} s") from None
     check(status != 0, "a status other than 0", "status 0")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
-from emu.conformance.back_end.program import area
+from emu.conformance.back_end.program import _answers, area
 from emu.conformance.back_end.tester import BackEnd
 from emu.conformance.peer import PeerProgram
 from emu.conformance.verdict import Failed, Unsupported
@@ -110,3 +113,38 @@ def test_a_program_that_prints_what_it_should(bench: Bench) -> None:
     bench.judge(2501, shell(printed))
     bench.judge(2502, shell(printed))
     bench.judge(2507, shell("exit 1"))
+
+
+def refuse() -> socket.socket:
+    """Nobody can be connected to."""
+    raise ConnectionRefusedError
+
+
+def test_a_second_program_does_not_outlive_its_case(tmp_path: Path) -> None:
+    """Though nobody can connect to it."""
+    ours, theirs = socket.socketpair()
+    be = BackEnd(Wire(ours, {}, 1.0), "", SPEC)
+    be.program = PeerProgram(shell("sleep 60"), tmp_path / "s", tmp_path / "log")
+    before = psutil.Process().children()
+    with theirs, pytest.raises(ConnectionRefusedError):
+        _answers(be, theirs, refuse)
+    assert psutil.Process().children() == before
+    be.close()
+
+
+def test_a_suite_that_is_killed_takes_the_second_program_along() -> None:
+    """It had no chance to end it."""
+    script = (
+        "import time; from emu.conformance.back_end.program import _started\n"
+        "with _started(['sleep', '60'], (), stdin=-3, stdout=-3) as program:\n"
+        " print(program.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as suite:
+        assert suite.stdout is not None
+        try:
+            second = psutil.Process(int(suite.stdout.readline()))
+        finally:
+            suite.kill()
+    _, alive = psutil.wait_procs([second], timeout=10)
+    # Whoever has taken over an orphan may not have looked after it yet.
+    assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
