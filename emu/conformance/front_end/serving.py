@@ -54,10 +54,28 @@ class Chain(NamedTuple):
 
 
 class Mapped(NamedTuple):
-    """A region of guest memory, and its mapping, if there can be one."""
+    """A region of guest memory, and its mapping, if there can be one.
+
+    Attributes:
+        sized: the mapping's file has a size; that of a device file says nothing.
+    """
 
     region: MemoryRegion
     view: mmap.mmap | None
+    sized: bool
+
+    @property
+    def size(self) -> int:
+        """How many of the region's bytes there are now.
+
+        A front-end may cut its file after it has shared it, and whoever looks behind the end gets
+        SIGBUS; so the file's size is looked at before each use. One that cuts it between that and
+        the use ends the suite still: without a handler of SIGBUS, which Python cannot have,
+        nothing is safe but to copy all by pread and pwrite, and a ring cannot be worked on so.
+        """
+        if self.view is None or not self.sized:
+            return self.region.size
+        return max(0, min(self.region.size, self.view.size() - self.region.mmap_offset))
 
 
 class GuestMemory:
@@ -68,7 +86,9 @@ class GuestMemory:
 
     def add(self, region: MemoryRegion, fd: int) -> None:
         """Map one more."""
-        self.mapped.append(Mapped(region, map_shared(fd, region.size, region.mmap_offset)))
+        view = map_shared(fd, region.size, region.mmap_offset)
+        sized = view is not None and view.size() >= len(view)
+        self.mapped.append(Mapped(region, view, sized))
 
     def remove(self, region: MemoryRegion) -> None:
         """Forget the one at these addresses."""
@@ -84,25 +104,27 @@ class GuestMemory:
 
     def gpa(self, user: int, size: int) -> int | None:
         """The guest address of this user address, or None: no region has all of it."""
-        for region, _ in self.mapped:
+        for region, *_ in self.mapped:
             if region.user_addr <= user and user + size <= region.user_addr + region.size:
                 return user - region.user_addr + region.gpa
         return None
 
     def view(self, gpa: int, size: int) -> memoryview | None:
-        """These bytes, or None: no region that is mapped has them all."""
-        for region, mapped in self.mapped:
-            if mapped and region.gpa <= gpa and gpa + size <= region.gpa + region.size:
+        """These bytes, or None: no region that is mapped has them all. Not to be kept for long."""
+        for each in self.mapped:
+            region = each.region
+            if each.view and region.gpa <= gpa and gpa + size <= region.gpa + each.size:
                 at = gpa - region.gpa + region.mmap_offset
-                return memoryview(mapped)[at : at + size]
+                return memoryview(each.view)[at : at + size]
         return None
 
     def covers(self, gpa: int, size: int) -> bool:
         """Whether all of these bytes are shared; they may lie in regions that touch."""
         while size > 0:
-            for region, _ in self.mapped:
-                if region.gpa <= gpa < region.gpa + region.size:
-                    taken = min(size, region.gpa + region.size - gpa)
+            for each in self.mapped:
+                start, end = each.region.gpa, each.region.gpa + each.size
+                if start <= gpa < end:
+                    taken = min(size, end - gpa)
                     gpa, size = gpa + taken, size - taken
                     break
             else:
@@ -164,13 +186,21 @@ class Walker:
         self._memory = memory
         self._ring = ring
         size = ring.size
-        self._desc = self._at(address.desc, 16 * size)
-        self._avail = self._at(address.avail, 6 + 2 * size)
-        self._used = self._at(address.used, 6 + 8 * size)
+        self._parts = tuple(
+            (memory.gpa(user, length), length)
+            for user, length in (
+                (address.desc, 16 * size),
+                (address.avail, 6 + 2 * size),
+                (address.used, 6 + 8 * size),
+            )
+        )
+        self._look()
 
-    def _at(self, user: int, size: int) -> memoryview | None:
-        gpa = self._memory.gpa(user, size)
-        return None if gpa is None else self._memory.view(gpa, size)
+    def _look(self) -> None:
+        """The ring's parts, as far as they are there still."""
+        self._desc, self._avail, self._used = (
+            None if gpa is None else self._memory.view(gpa, size) for gpa, size in self._parts
+        )
 
     @property
     def avail_index(self) -> int | None:
@@ -187,6 +217,7 @@ class Walker:
 
     def take(self) -> Chain | None:
         """The next request, if there is one."""
+        self._look()
         avail, ring = self.avail_index, self._ring
         if avail is None or avail == ring.next & 0xFFFF:
             return None
@@ -249,9 +280,14 @@ class Walker:
         return faults
 
     def give_back(self, chain: Chain, written: int) -> None:
-        """Complete a request, ask for a kick at the next one, and signal."""
+        """Complete a request, ask for a kick at the next one, and signal.
+
+        Where the used ring has gone meanwhile, nothing can be said.
+        """
+        self._look()
         used = self._used
-        assert used is not None  # noqa: S101
+        if used is None:
+            return
         size, index = self._ring.size, self.used_index
         struct.pack_into("<II", used, 4 + 8 * (index % size), chain.head, written)
         barrier()

@@ -34,10 +34,10 @@ class Guest:
     """A ring in shared memory, and a driver that may do it wrong."""
 
     def __init__(self) -> None:
-        self._fd = os.memfd_create("guest")
-        os.truncate(self._fd, BYTES)
+        self.fd = os.memfd_create("guest")
+        os.truncate(self.fd, BYTES)
         self.memory = GuestMemory()
-        self.memory.add(MemoryRegion(GPA, BYTES, USER, 0), self._fd)
+        self.memory.add(MemoryRegion(GPA, BYTES, USER, 0), self.fd)
         self.ring = Ring(0)
         self.ring.size = SIZE
         self.ring.address = VringAddr(0, 0, USER + DESC, USER + USED, USER + AVAIL, 0)
@@ -77,7 +77,7 @@ class Guest:
     def close(self) -> None:
         """Give the memory back."""
         self.memory.clear()
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 @pytest.fixture
@@ -190,3 +190,36 @@ def test_regions_that_touch_are_one(guest: Guest) -> None:
     os.close(fd)
     assert guest.memory.covers(GPA + BYTES - 8, 16)
     assert not guest.memory.covers(GPA + 2 * BYTES - 8, 16)
+
+
+def test_memory_that_is_cut_off(guest: Guest) -> None:
+    """Is in no region any more, and whoever looks for it is not killed."""
+    guest.describe(0, GPA + DATA, 16)
+    guest.describe(1, GPA + TABLE, 16, INDIRECT)
+    guest.offer(0, 1, 0)
+    os.truncate(guest.fd, TABLE)
+    chain = guest.walker.take()
+    assert chain is not None
+    assert chain.faults == (f"16 bytes at {GPA + DATA:#x} are in no region",)
+    guest.walker.give_back(chain, Device("blk").do(guest.memory, chain))
+    assert guest.read(USED + 2, 2) == b"\x01\x00"
+    chain = guest.walker.take()
+    assert chain is not None
+    assert "an indirect table is in no region" in chain.faults
+    os.truncate(guest.fd, USED)
+    guest.walker.give_back(chain, 0)
+    assert guest.walker.take() is None
+    os.truncate(guest.fd, 0)
+    assert Walker(guest.memory, guest.ring).take() is None
+    assert guest.memory.view(GPA, 1) is None
+    assert not guest.memory.covers(GPA, 1)
+
+
+def test_memory_whose_size_nobody_knows() -> None:
+    """That of a device file: it is there as far as the front-end says."""
+    memory, fd = GuestMemory(), os.open("/dev/zero", os.O_RDWR)
+    memory.add(MemoryRegion(GPA, BYTES, USER, 0), fd)
+    os.close(fd)
+    assert memory.view(GPA, BYTES) == bytes(BYTES)
+    assert not memory.covers(GPA, BYTES + 1)
+    memory.clear()
