@@ -14,6 +14,11 @@ _BLK_HEADER = struct.Struct("<IIQ")
 #: virtio 1.3, 5.2.6: types of requests, and the status that means success.
 BLK_IN, BLK_OUT, BLK_FLUSH, BLK_GET_ID = 0, 1, 4, 8
 BLK_OK, BLK_IOERR, BLK_UNSUPP = 0, 1, 2
+#: virtio 1.3, 5.2.3: feature bits of a disk.
+BLK_F_SEG_MAX, BLK_F_RO, BLK_F_BLK_SIZE, BLK_F_FLUSH = 2, 5, 6, 9
+BLK_F_CONFIG_WCE, BLK_F_MQ, BLK_F_DISCARD, BLK_F_WRITE_ZEROES = 11, 12, 13, 14
+#: virtio 1.3, 5.1.3: feature bits of a NIC.
+NET_F_MTU, NET_F_MAC, NET_F_MRG_RXBUF, NET_F_MQ = 3, 5, 15, 22
 #: struct virtio_net_hdr with num_buffers, as VIRTIO_F_VERSION_1 has it (virtio 1.3, 5.1.6).
 NET_HEADER = 12
 FRAME = bytes.fromhex("ffffffffffff02c04f4d000188b5") + bytes(46)

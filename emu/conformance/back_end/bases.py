@@ -5,14 +5,13 @@ from __future__ import annotations
 from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import Severity, check, unsupported
-from emu.conformance.work import BLK_FLUSH, BLK_OUT, SECTOR
+from emu.conformance.work import BLK_F_FLUSH, BLK_F_RO, BLK_FLUSH, BLK_OUT, SECTOR
 from vhost_user.features import F_RING_PACKED, F_VERSION_1
 from vhost_user.payloads import VringState
 
 area = Area("bases", BACK_END, "VHOST_USER_GET_VRING_BASE")
 
 MANY = 24
-_BLK_F_RO, _BLK_F_FLUSH = 5, 9
 
 
 @area.each(601, (0, 1, 7, 63, 64), "The base after {} requests is that number", works=True)
@@ -165,7 +164,7 @@ def need_reply(be: BackEnd) -> None:
 )
 def slow_ones_completed(be: BackEnd) -> None:
     ring = be.working_ring(size=256)
-    if be.features >> _BLK_F_RO & 1 or not be.features >> _BLK_F_FLUSH & 1:
+    if be.features >> BLK_F_RO & 1 or not be.features >> BLK_F_FLUSH & 1:
         unsupported("it takes no writes, or has no flush, and reads may take no time at all")
     for sector in range(MANY):
         be.disk.request(ring.memory, ring, BLK_OUT, sector, read=bytes(SECTOR))

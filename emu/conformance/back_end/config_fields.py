@@ -10,7 +10,19 @@ from emu.conformance.back_end.config_write import area
 from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F
 from emu.conformance.verdict import Failed, Severity, check, unsupported
 from emu.conformance.wire import Closed
-from emu.conformance.work import BLK_FLUSH, BLK_IN, SECTOR
+from emu.conformance.work import (
+    BLK_F_BLK_SIZE,
+    BLK_F_CONFIG_WCE,
+    BLK_F_FLUSH,
+    BLK_F_MQ,
+    BLK_F_SEG_MAX,
+    BLK_FLUSH,
+    BLK_IN,
+    NET_F_MAC,
+    NET_F_MQ,
+    NET_F_MTU,
+    SECTOR,
+)
 from vhost_user.features import F_VERSION_1
 
 __all__ = ["area"]
@@ -27,14 +39,14 @@ class Field(NamedTuple):
 _U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 #: virtio 1.3, 5.2.4: of a disk.
 _CAPACITY = Field(None, 0, _U64)
-_SEG_MAX = Field(2, 12, _U32)
-_BLK_SIZE = Field(6, 20, _U32)
-_NUM_QUEUES = Field(12, 34, _U16)
-_F_CONFIG_WCE, _WRITEBACK = 11, 32
+_SEG_MAX = Field(BLK_F_SEG_MAX, 12, _U32)
+_BLK_SIZE = Field(BLK_F_BLK_SIZE, 20, _U32)
+_NUM_QUEUES = Field(BLK_F_MQ, 34, _U16)
+_WRITEBACK = 32
 #: virtio 1.3, 5.1.4: of a NIC.
-_MAC_BIT, _MAC_BYTES = 5, 6
-_PAIRS = Field(22, 8, _U16)
-_MTU = Field(3, 10, _U16)
+_MAC_BYTES = 6
+_PAIRS = Field(NET_F_MQ, 8, _U16)
+_MTU = Field(NET_F_MTU, 10, _U16)
 
 _DISK, _NIC = "virtio 1.3, 5.2.4", "virtio 1.3, 5.1.4"
 
@@ -131,9 +143,9 @@ def seg_max(be: BackEnd) -> None:
 )
 def write_cache(be: BackEnd) -> None:
     be.look()
-    if not be.features >> _F_CONFIG_WCE & 1:
+    if not be.features >> BLK_F_CONFIG_WCE & 1:
         unsupported("VIRTIO_BLK_F_CONFIG_WCE is not offered")
-    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << _F_CONFIG_WCE | 1 << 9)
+    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << BLK_F_CONFIG_WCE | 1 << BLK_F_FLUSH)
     ring = be.ring(be.memory(), 0)
     be.start(ring)
     before = read(be, 0, _WRITEBACK + 1)[_WRITEBACK]
@@ -156,7 +168,7 @@ def write_cache(be: BackEnd) -> None:
 )
 def write_cache_kept(be: BackEnd) -> None:
     be.agree()
-    if not be.features >> _F_CONFIG_WCE & 1:
+    if not be.features >> BLK_F_CONFIG_WCE & 1:
         unsupported("VIRTIO_BLK_F_CONFIG_WCE is not offered")
     before = read(be, 0, _WRITEBACK + 1)
     be.accepted(F.SET_CONFIG, asked(_WRITEBACK, 1, data=bytes([1 - before[_WRITEBACK]])))
@@ -173,7 +185,7 @@ def write_cache_kept(be: BackEnd) -> None:
 @area.case(995, "A NIC's address is one, and not of a group", device="net", spec=_NIC)
 def mac(be: BackEnd) -> None:
     be.agree()
-    if not be.features >> _MAC_BIT & 1:
+    if not be.features >> NET_F_MAC & 1:
         unsupported("VIRTIO_NET_F_MAC is not offered")
     address = read(be, 0, _MAC_BYTES)
     check(any(address), "an address", "zeroes")

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import struct
 
-from emu.conformance.back_end.tester import QUIET, BackEnd
+from emu.conformance.back_end.odd_driver import INDIRECT, NEXT, WRITE, spoil, survives
+from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import MIB, PAGE, Memory, TestRing
-from emu.conformance.verdict import Severity, check, observed, unsupported
-from emu.conformance.wire import WireError
-from emu.conformance.work import BLK_FLUSH, BLK_GET_ID, BLK_IN, BLK_OUT, BLK_UNSUPP, SECTOR, Job
+from emu.conformance.verdict import Severity, check, unsupported
+from emu.conformance.work import (
+    BLK_F_FLUSH,
+    BLK_F_RO,
+    BLK_FLUSH,
+    BLK_GET_ID,
+    BLK_IN,
+    BLK_OUT,
+    BLK_UNSUPP,
+    SECTOR,
+    Job,
+)
 from vhost_user.features import F_RING_INDIRECT_DESC, F_VERSION_1
 
-from .tester import PROTOCOL_BIT
-
 area = Area("data_blk", BACK_END, "virtio 1.3, 5.2.6 Device Operation")
-
-_RO, _FLUSH = 5, 9
-_DESC = struct.Struct("<QIHH")
 
 
 def _disk(be: BackEnd, *, writes: bool = False, size: int = 64) -> TestRing:
     ring = be.working_ring(size=size)
-    if writes and be.features >> _RO & 1:
+    if writes and be.features >> BLK_F_RO & 1:
         unsupported("the disk is read-only")
     return ring
 
@@ -66,7 +71,7 @@ def sectors(be: BackEnd, sector: int) -> None:
 @area.case(2120, "VIRTIO_BLK_T_FLUSH is served where it is offered", device="blk")
 def flush(be: BackEnd) -> None:
     ring = _disk(be)
-    if not be.features >> _FLUSH & 1:
+    if not be.features >> BLK_F_FLUSH & 1:
         unsupported("VIRTIO_BLK_F_FLUSH is not offered")
     _, status = _do(be, ring, BLK_FLUSH, 0)
     check(status == 0, "status 0", f"status {status}")
@@ -194,37 +199,16 @@ def _submit(
     ring.driver.pop()
 
 
-def _spoil(ring: TestRing, entries: dict[int, tuple[int, int, int, int]], head: int) -> None:
-    """Write descriptors by hand, and make ``head`` available."""
-    for index, entry in entries.items():
-        ring.memory.write(ring.desc + 16 * index, _DESC.pack(*entry))
-    at = ring.avail_index
-    ring.memory.write(ring.avail + 4 + 2 * (at % ring.size), struct.pack("<H", head))
-    ring.memory.write(ring.avail + 2, struct.pack("<H", (at + 1) & 0xFFFF))
-    ring.kick()
-
-
-def _survives(be: BackEnd, ring: TestRing, what: str) -> None:
-    """It may complete, ignore, or close; the runner sees whether it died."""
-    completed = ring.await_used(ring.start + 1, QUIET)
-    try:
-        be.barrier()
-    except WireError:
-        observed(f"it closed the connection over {what}")
-    observed(f"it {'completed' if completed else 'left'} {what}, and went on")
-
-
-_NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _BAD = {
-    "a chain that loops": ({0: (0, 16, _NEXT, 1), 1: (0, 16, _NEXT, 0)}, 0),
-    "a chain that leads out of the table": ({0: (0, 16, _NEXT, 9999)}, 0),
+    "a chain that loops": ({0: (0, 16, NEXT, 1), 1: (0, 16, NEXT, 0)}, 0),
+    "a chain that leads out of the table": ({0: (0, 16, NEXT, 9999)}, 0),
     "a head that is out of the table": ({}, 9999),
-    "a buffer outside of memory": ({0: (1 << 50, 16, _NEXT, 1), 1: (1 << 50, 513, _WRITE, 0)}, 0),
+    "a buffer outside of memory": ({0: (1 << 50, 16, NEXT, 1), 1: (1 << 50, 513, WRITE, 0)}, 0),
     "a buffer of 4 GiB": ({0: (MIB, 0xFFFFFFFF, 0, 0)}, 0),
     "a chain of nothing but a short header": ({0: (MIB, 3, 0, 0)}, 0),
     "a chain without a byte for the status": ({0: (MIB, 16, 0, 0)}, 0),
-    "an indirect table outside of memory": ({0: (1 << 50, 64, _INDIRECT, 0)}, 0),
-    "an indirect table of 7 bytes": ({0: (MIB, 7, _INDIRECT, 0)}, 0),
+    "an indirect table outside of memory": ({0: (1 << 50, 64, INDIRECT, 0)}, 0),
+    "an indirect table of 7 bytes": ({0: (MIB, 7, INDIRECT, 0)}, 0),
 }
 
 
@@ -232,8 +216,8 @@ _BAD = {
 def bad_chains(be: BackEnd, name: str) -> None:
     ring = _disk(be)
     entries, head = _BAD[name]
-    _spoil(ring, entries, head)
-    _survives(be, ring, name)
+    spoil(ring, entries, head)
+    survives(be, ring, name)
 
 
 @area.case(2180, "An available index that is far ahead does not kill the back-end", device="blk")
@@ -241,4 +225,4 @@ def index_far_ahead(be: BackEnd) -> None:
     ring = _disk(be)
     ring.memory.write(ring.avail + 2, struct.pack("<H", 40000))
     ring.kick()
-    _survives(be, ring, "an available index of 40000")
+    survives(be, ring, "an available index of 40000")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 from emu.conformance.back_end.data_blk_rings import (
     AT,
@@ -14,38 +15,42 @@ from emu.conformance.back_end.data_blk_rings import (
     sector,
     status_of,
 )
-from emu.conformance.back_end.tester import QUIET, BackEnd
-from emu.conformance.memory import MIB, TestRing
-from emu.conformance.verdict import Severity, check, observed
-from emu.conformance.wire import WireError
-from emu.conformance.work import BLK_OUT, SECTOR
+from emu.conformance.back_end.odd_driver import (
+    INDIRECT,
+    NEXT,
+    WRITE,
+    Entry,
+    kick_if_asked,
+    spoil,
+    survives,
+    write_table,
+)
+from emu.conformance.memory import MIB
+from emu.conformance.verdict import Severity, check
+from emu.conformance.work import BLK_F_DISCARD, BLK_F_RO, BLK_F_WRITE_ZEROES, BLK_OUT, SECTOR
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+
+if TYPE_CHECKING:
+    from emu.conformance.back_end.tester import BackEnd
+    from emu.conformance.memory import TestRing
 
 __all__ = ["area"]
 
-_RO, _DISCARD, _WRITE_ZEROES = 5, 13, 14
 _T_DISCARD, _T_WRITE_ZEROES = 11, 13
 _SEGMENT = struct.Struct("<QII")
-_NEXT, _WRITE, _INDIRECT = 1, 2, 4
-_DESC = struct.Struct("<QIHH")
 
 
 # -- notifications
 
 
-def _kick_if_asked(be: BackEnd, ring: TestRing) -> None:
-    kicks = 0
-    for turn in range(1, 101):
-        memory = ring.memory
+def _spare_kicks(be: BackEnd, ring: TestRing) -> None:
+    memory = ring.memory
+
+    def add() -> int:
         header, data, status = memory.allocate(16), memory.allocate(SECTOR), memory.allocate(1)
-        ring.driver.add([(header, 16)], [(data, SECTOR), (status, 1)])
-        if ring.driver.publish():
-            kicks += 1
-            ring.kick()
-        be.await_used(ring, turn)
-        ring.driver.pop()
-    if not kicks:
-        observed("it never asks for a kick: it polls")
+        return ring.driver.add([(header, 16)], [(data, SECTOR), (status, 1)])
+
+    kick_if_asked(be, ring, add, lambda _head: ring.driver.pop())
 
 
 @area.case(
@@ -55,7 +60,7 @@ def _kick_if_asked(be: BackEnd, ring: TestRing) -> None:
     spec="virtio 1.3, 2.7.13.4",
 )
 def kicks_wanted(be: BackEnd) -> None:
-    _kick_if_asked(be, disk_ring(be))
+    _spare_kicks(be, disk_ring(be))
 
 
 @area.case(
@@ -65,7 +70,7 @@ def kicks_wanted(be: BackEnd) -> None:
     spec="virtio 1.3, 2.7.10",
 )
 def kicks_at_event(be: BackEnd) -> None:
-    _kick_if_asked(be, disk_ring(be, F_RING_EVENT_IDX))
+    _spare_kicks(be, disk_ring(be, F_RING_EVENT_IDX))
 
 
 @area.case(
@@ -93,7 +98,7 @@ def called_in_batch(be: BackEnd) -> None:
     2126, "Sectors that are discarded can be read, where discarding is offered", device="blk"
 )
 def discard(be: BackEnd) -> None:
-    ring = disk_ring(be, _DISCARD)
+    ring = disk_ring(be, BLK_F_DISCARD)
     fill(be, ring, 8)
     segment = _SEGMENT.pack(AT, 8, 0)
     finish(be, ring, [be.disk.request(ring.memory, ring, _T_DISCARD, 0, read=segment)])
@@ -102,7 +107,7 @@ def discard(be: BackEnd) -> None:
 
 @area.each(2127, (0, 1), "Sectors are zeroes after WRITE_ZEROES, unmap {}", device="blk")
 def write_zeroes(be: BackEnd, unmap: int) -> None:
-    ring = disk_ring(be, _WRITE_ZEROES)
+    ring = disk_ring(be, BLK_F_WRITE_ZEROES)
     fill(be, ring, 8)
     segment = _SEGMENT.pack(AT + 2, 4, unmap)
     finish(be, ring, [be.disk.request(ring.memory, ring, _T_WRITE_ZEROES, 0, read=segment)])
@@ -117,7 +122,7 @@ def write_zeroes(be: BackEnd, unmap: int) -> None:
 
 @area.case(2129, "A disk that is read-only refuses to be written", device="blk")
 def refuses(be: BackEnd) -> None:
-    ring = disk_ring(be, _RO)
+    ring = disk_ring(be, BLK_F_RO)
     job = be.disk.request(ring.memory, ring, BLK_OUT, 0, read=bytes(SECTOR))
     ring.kick()
     be.await_used(ring, 1)
@@ -127,41 +132,42 @@ def refuses(be: BackEnd) -> None:
 
 # -- what no driver does
 
-#: Descriptors in the ring, and at what offset of memory more of them lie: an indirect table.
+#: Where in memory an indirect table lies.
 _TABLE = MIB + (1 << 20) + (1 << 19)
-_HEAD = (MIB, 16, _NEXT, 1)
-_STATUS = (MIB + 4096, 1, _WRITE, 0)
-_BAD: dict[str, tuple[dict[int, tuple[int, int, int, int]], list[tuple[int, int, int, int]]]] = {
+_HEAD = (MIB, 16, NEXT, 1)
+_STATUS = (MIB + 4096, 1, WRITE, 0)
+#: Descriptors in the ring, and in the table.
+_BAD: dict[str, tuple[dict[int, Entry], list[Entry]]] = {
     "a descriptor of no bytes in a chain": (
-        {0: _HEAD, 1: (MIB, 0, _NEXT, 2), 2: _STATUS},
+        {0: _HEAD, 1: (MIB, 0, NEXT, 2), 2: _STATUS},
         [],
     ),
     "a writable buffer before a readable one": (
-        {0: (MIB + 4096, SECTOR, _WRITE | _NEXT, 1), 1: (MIB, 16, _NEXT, 2), 2: _STATUS},
+        {0: (MIB + 4096, SECTOR, WRITE | NEXT, 1), 1: (MIB, 16, NEXT, 2), 2: _STATUS},
         [],
     ),
-    "a chain that points at itself": ({0: (MIB, 16, _NEXT, 0)}, []),
-    "a long loop": ({n: (MIB, 16, _NEXT, (n + 1) % 64) for n in range(64)}, []),
+    "a chain that points at itself": ({0: (MIB, 16, NEXT, 0)}, []),
+    "a long loop": ({n: (MIB, 16, NEXT, (n + 1) % 64) for n in range(64)}, []),
     "an indirect table that loops": (
-        {0: (_TABLE, 32, _INDIRECT, 0)},
-        [(MIB, 16, _NEXT, 1), (MIB, 16, _NEXT, 0)],
+        {0: (_TABLE, 32, INDIRECT, 0)},
+        [(MIB, 16, NEXT, 1), (MIB, 16, NEXT, 0)],
     ),
     "an indirect table whose chain leaves it": (
-        {0: (_TABLE, 32, _INDIRECT, 0)},
-        [(MIB, 16, _NEXT, 77), (MIB, 16, 0, 0)],
+        {0: (_TABLE, 32, INDIRECT, 0)},
+        [(MIB, 16, NEXT, 77), (MIB, 16, 0, 0)],
     ),
     "an indirect table in an indirect table": (
-        {0: (_TABLE, 32, _INDIRECT, 0)},
-        [(_TABLE, 32, _INDIRECT, 0), _STATUS],
+        {0: (_TABLE, 32, INDIRECT, 0)},
+        [(_TABLE, 32, INDIRECT, 0), _STATUS],
     ),
-    "an indirect table of no bytes": ({0: (_TABLE, 0, _INDIRECT, 0)}, []),
+    "an indirect table of no bytes": ({0: (_TABLE, 0, INDIRECT, 0)}, []),
     "an indirect table that is also a chain": (
-        {0: (_TABLE, 32, _INDIRECT | _NEXT, 1), 1: _STATUS},
+        {0: (_TABLE, 32, INDIRECT | NEXT, 1), 1: _STATUS},
         [_HEAD, _STATUS],
     ),
-    "a buffer that leaves memory": ({0: _HEAD, 1: (5 * MIB - 100, 513, _WRITE, 0)}, []),
+    "a buffer that leaves memory": ({0: _HEAD, 1: (5 * MIB - 100, 513, WRITE, 0)}, []),
     "a buffer whose end cannot be told by 64 bits": (
-        {0: _HEAD, 1: ((1 << 64) - 100, 513, _WRITE, 0)},
+        {0: _HEAD, 1: ((1 << 64) - 100, 513, WRITE, 0)},
         [],
     ),
 }
@@ -171,17 +177,6 @@ _BAD: dict[str, tuple[dict[int, tuple[int, int, int, int]], list[tuple[int, int,
 def bad_chains(be: BackEnd, name: str) -> None:
     chain, table = _BAD[name]
     ring = disk_ring(be, *([F_RING_INDIRECT_DESC] if table or "indirect" in name else []))
-    memory = ring.memory
-    for index, entry in chain.items():
-        memory.write(ring.desc + 16 * index, _DESC.pack(*entry))
-    for index, entry in enumerate(table):
-        memory.write(_TABLE + 16 * index, _DESC.pack(*entry))
-    memory.write(ring.avail + 4, struct.pack("<H", 0))
-    memory.write(ring.avail + 2, struct.pack("<H", 1))
-    ring.kick()
-    completed = ring.await_used(1, QUIET)
-    try:
-        be.barrier()
-    except WireError:
-        observed(f"it closed the connection over {name}")
-    observed(f"it {'completed' if completed else 'left'} {name}, and went on")
+    write_table(ring, _TABLE, table)
+    spoil(ring, chain)
+    survives(be, ring, name)

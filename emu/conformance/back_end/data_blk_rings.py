@@ -9,13 +9,13 @@ from emu.conformance.back_end.data_blk import area
 from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd
 from emu.conformance.memory import MIB, Memory, TestRing
 from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
-from emu.conformance.work import BLK_FLUSH, BLK_IN, BLK_OUT, SECTOR, Job
+from emu.conformance.work import BLK_F_FLUSH, BLK_F_RO, BLK_FLUSH, BLK_IN, BLK_OUT, SECTOR, Job
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, F_VERSION_1
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_RO, _FLUSH, _IN_ORDER = 5, 9, 35
+_IN_ORDER = 35
 __all__ = ["area"]
 
 #: Where these cases write: sectors that others leave alone.
@@ -53,7 +53,7 @@ def disk_ring(
 
 def need_writable(be: BackEnd) -> None:
     """Raises `Unsupported` where nothing can be written."""
-    if be.features >> _RO & 1:
+    if be.features >> BLK_F_RO & 1:
         unsupported("is about a disk that is not read-only")
 
 
@@ -152,14 +152,15 @@ def wraps(be: BackEnd) -> None:
 
 @area.case(2153, "Whatever the order of completions, each names its own request", device="blk")
 def any_order(be: BackEnd) -> None:
-    ring = disk_ring(be, *([_FLUSH] if be.look().features >> _FLUSH & 1 else []), size=256)
+    flush = be.look().features >> BLK_F_FLUSH & 1
+    ring = disk_ring(be, *([BLK_F_FLUSH] if flush else []), size=256)
     fill(be, ring, 24)
     jobs, reads = [], []
     for number in range(24):
         job = read(be, ring, AT + number)
         jobs.append(job)
         reads.append(job)
-        if be.driver_features >> _FLUSH & 1 and number % 4 == 0:
+        if be.driver_features >> BLK_F_FLUSH & 1 and number % 4 == 0:
             jobs.append(be.disk.request(ring.memory, ring, BLK_FLUSH, 0))
         if number % 6 == 0:
             jobs.append(be.disk.request(ring.memory, ring, BLK_OUT, AT + 4096, read=bytes(1 << 15)))

@@ -6,10 +6,18 @@ What a NIC that sends frames back makes of them is in `data_net_receive`.
 
 from __future__ import annotations
 
-import os
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
+from emu.conformance.back_end.odd_driver import (
+    INDIRECT,
+    NEXT,
+    WRITE,
+    kick_if_asked,
+    spoil,
+    survives,
+)
 from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import MIB, Memory, TestRing
@@ -27,8 +35,6 @@ area = Area("data_net", BACK_END, "virtio 1.3, 5.1.6 Device Operation")
 TX, RX = 1, 0
 #: Frames that a test may send anywhere: to nobody, of an EtherType for experiments.
 _HEAD = bytes.fromhex("020000000001 02c04f4d0001 88b5")
-_DESC = struct.Struct("<QIHH")
-_NEXT, _WRITE, _INDIRECT = 1, 2, 4
 Pieces = list[tuple[int, int]]
 
 
@@ -238,7 +244,7 @@ def all_values(be: BackEnd) -> None:
 )
 def kicks_wanted(be: BackEnd) -> None:
     ring = sender(be)
-    _kick_if_asked(be, ring)
+    _spare_kicks(be, ring)
 
 
 @area.case(
@@ -249,21 +255,12 @@ def kicks_wanted(be: BackEnd) -> None:
 )
 def kicks_at_event(be: BackEnd) -> None:
     ring = sender(be, features=1 << F_RING_EVENT_IDX)
-    _kick_if_asked(be, ring)
+    _spare_kicks(be, ring)
 
 
-def _kick_if_asked(be: BackEnd, ring: TestRing) -> None:
+def _spare_kicks(be: BackEnd, ring: TestRing) -> None:
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
-    kicks = 0
-    for turn in range(1, 101):
-        head = ring.driver.add(pieces, [])
-        if ring.driver.publish():
-            kicks += 1
-            ring.kick()
-        be.await_used(ring, turn)
-        back(ring, head)
-    if not kicks:
-        observed("it never asks for a kick: it polls")
+    kick_if_asked(be, ring, lambda: ring.driver.add(pieces, []), partial(back, ring))
 
 
 @area.case(
@@ -351,16 +348,16 @@ def strange(be: BackEnd, name: str) -> None:
 
 
 _BAD = {
-    "a chain that loops": ({0: (0, 16, _NEXT, 1), 1: (0, 16, _NEXT, 0)}, 0),
-    "a chain that leads out of the table": ({0: (MIB, 16, _NEXT, 9999)}, 0),
+    "a chain that loops": ({0: (0, 16, NEXT, 1), 1: (0, 16, NEXT, 0)}, 0),
+    "a chain that leads out of the table": ({0: (MIB, 16, NEXT, 9999)}, 0),
     "a head that is out of the table": ({}, 9999),
     "a buffer outside of memory": ({0: (1 << 50, 100, 0, 0)}, 0),
     "a buffer that leaves memory": ({0: (5 * MIB - 50, 100, 0, 0)}, 0),
     "a buffer of 4 GiB": ({0: (MIB, 0xFFFFFFFF, 0, 0)}, 0),
     "a buffer of no bytes": ({0: (MIB, 0, 0, 0)}, 0),
-    "a buffer that is writable": ({0: (MIB, 100, _WRITE, 0)}, 0),
-    "an indirect table outside of memory": ({0: (1 << 50, 64, _INDIRECT, 0)}, 0),
-    "an indirect table of 7 bytes": ({0: (MIB, 7, _INDIRECT, 0)}, 0),
+    "a buffer that is writable": ({0: (MIB, 100, WRITE, 0)}, 0),
+    "an indirect table outside of memory": ({0: (1 << 50, 64, INDIRECT, 0)}, 0),
+    "an indirect table of 7 bytes": ({0: (MIB, 7, INDIRECT, 0)}, 0),
 }
 
 
@@ -368,14 +365,5 @@ _BAD = {
 def bad_chains(be: BackEnd, name: str) -> None:
     ring = sender(be)
     entries, head = _BAD[name]
-    for index, entry in entries.items():
-        ring.memory.write(ring.desc + 16 * index, _DESC.pack(*entry))
-    ring.memory.write(ring.avail + 4, struct.pack("<H", head))
-    ring.memory.write(ring.avail + 2, struct.pack("<H", 1))
-    os.eventfd_write(ring.kick_fd, 1)
-    completed = ring.await_used(1, QUIET)
-    try:
-        be.barrier()
-    except WireError:
-        observed(f"it closed the connection over {name}")
-    observed(f"it {'completed' if completed else 'left'} {name}, and went on")
+    spoil(ring, entries, head)
+    survives(be, ring, name)

@@ -7,22 +7,21 @@ from emu.conformance.back_end.data_net_receive import area
 from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, u64
 from emu.conformance.verdict import Severity, check, observed, unsupported
 from emu.conformance.wire import Closed
-from emu.conformance.work import NET_HEADER
+from emu.conformance.work import NET_F_MTU, NET_HEADER
 from vhost_user.features import F_VERSION_1
 
 __all__ = ["area"]
 
 _MTU, _RARP = "VHOST_USER_NET_SET_MTU", "VHOST_USER_SEND_RARP"
-_F_MTU = 3
 _MAC = 0x0100_4F4D_C002  # 02:c0:4d:4f:00:01, its first byte lowest
 
 
 def _agreed(be: BackEnd) -> None:
     """Agree, VIRTIO_NET_F_MTU included."""
     be.look()
-    if not be.features >> _F_MTU & 1:
+    if not be.features >> NET_F_MTU & 1:
         unsupported("VIRTIO_NET_F_MTU is not offered")
-    be.agree("NET_MTU", features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << _F_MTU)
+    be.agree("NET_MTU", features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << NET_F_MTU)
 
 
 @area.each(

@@ -14,12 +14,11 @@ from emu.conformance.back_end.data_net import RX, TX, area, frame_of, laid_out
 from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd
 from emu.conformance.memory import MIB, Memory, TestRing
 from emu.conformance.verdict import Failed, check, observed, unsupported
-from emu.conformance.work import NET_HEADER
+from emu.conformance.work import NET_F_MRG_RXBUF, NET_HEADER
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, F_VERSION_1
 
 __all__ = ["area"]
 
-_F_MRG_RXBUF = 15
 _ROOM = 2048
 _MARK = 0xEE
 _LOOK = 0.005
@@ -129,7 +128,7 @@ def _looped(
         Unsupported: none does.
     """
     be.look()
-    for bit in (_F_MRG_RXBUF, F_RING_INDIRECT_DESC, F_RING_EVENT_IDX):
+    for bit in (NET_F_MRG_RXBUF, F_RING_INDIRECT_DESC, F_RING_EVENT_IDX):
         if features & ~be.features & 1 << bit:
             unsupported(f"feature bit {bit} is not offered")
     be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | features)
@@ -286,7 +285,7 @@ def too_small(be: BackEnd) -> None:
     spec=_RECEIVE,
 )
 def mergeable(be: BackEnd, room: int) -> None:
-    nic = _looped(be, features=1 << _F_MRG_RXBUF)
+    nic = _looped(be, features=1 << NET_F_MRG_RXBUF)
     frame = frame_of(1514, 3)
     before = nic.rx.used_index
     count = -(-(NET_HEADER + len(frame)) // room)
@@ -301,7 +300,7 @@ def mergeable(be: BackEnd, room: int) -> None:
 
 @area.case(2275, "With VIRTIO_NET_F_MRG_RXBUF a frame that fits takes one buffer", device="net")
 def mergeable_one(be: BackEnd) -> None:
-    header = _looped(be, features=1 << _F_MRG_RXBUF).comes_back(frame_of(100))
+    header = _looped(be, features=1 << NET_F_MRG_RXBUF).comes_back(frame_of(100))
     count: int = struct.unpack_from("<H", header, 10)[0]
     check(count == 1, "num_buffers 1", f"{count}")
 

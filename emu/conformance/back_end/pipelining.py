@@ -16,7 +16,7 @@ from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import USER_OFFSET, TestRing
 from emu.conformance.verdict import check, unsupported
 from emu.conformance.wire import HEADER
-from emu.conformance.work import BLK_FLUSH, BLK_OUT, SECTOR
+from emu.conformance.work import BLK_F_FLUSH, BLK_F_RO, BLK_FLUSH, BLK_OUT, SECTOR
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import F_VERSION_1
 from vhost_user.payloads import Config, Inflight, VringState
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 area = Area("pipelining", BACK_END, "Communication")
 #: Replies of more bytes than a socket's buffer has, so that they wait at the back-end.
 _UNREAD = 12000
-_BLK_F_RO, _BLK_F_FLUSH = 5, 9
 #: Requests that take their time, at each stop.
 _FLUSHES = 8
 _Part = tuple[int, bytes, tuple[int, ...]]
@@ -382,7 +381,7 @@ def descriptor_of_a_reply(be: BackEnd) -> None:
 )
 def restart_in_flight(be: BackEnd) -> None:
     ring = be.working_ring()
-    if be.features >> _BLK_F_RO & 1 or not be.features >> _BLK_F_FLUSH & 1:
+    if be.features >> BLK_F_RO & 1 or not be.features >> BLK_F_FLUSH & 1:
         unsupported("it takes no writes, or has no flush, and reads may take no time at all")
     for turn in range(1, 9):
         before, after = (turn - 1) * (_FLUSHES + 1), turn * (_FLUSHES + 1)

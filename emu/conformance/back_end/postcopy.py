@@ -20,7 +20,7 @@ from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import PAGE, USER_OFFSET, Memory
 from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
 from emu.conformance.wire import Closed, Silent
-from emu.conformance.work import BLK_IN, BLK_OUT, SECTOR
+from emu.conformance.work import BLK_F_RO, BLK_IN, BLK_OUT, SECTOR
 from vhost_user.payloads import MemTable
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ _MESSAGE = struct.Struct("<B7xQQ8x")
 _PAGEFAULT = 0x12
 _WAKE = 0x8010AA02
 _NR_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
-_RO = 5
 
 
 def _possible() -> bool:
@@ -211,7 +210,7 @@ def asked_for(be: BackEnd) -> None:
 @area.case(1608, "A page is used with what the front-end has put there", device="blk")
 def contents(be: BackEnd) -> None:
     ring, pages = _incoming(be)
-    if be.features >> _RO & 1:
+    if be.features >> BLK_F_RO & 1:
         unsupported("is about a disk that can be written, and this one is read-only")
     memory = ring.memory
     wanted = bytes(range(256)) * (PAGE // 256)
