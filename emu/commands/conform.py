@@ -288,6 +288,8 @@ def _run(
     if not options["quiet"]:
         out.print(show.by_area(results))
     out.print(show.details(results, observed=not options["quiet"]))
+    if not options["quiet"]:
+        out.print(show.conclusion(results))
     if options["json_file"] is not None:
         whole = document(role, runner.describe(), offered.to_json(), results)
         _write_json(options["json_file"], whole)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from emu.conformance.case import Case
 
 SCHEMA = 1
+#: Lines of a transcript that a verdict shows.
+SHOWN = 12
 
 
 class CaseResult(NamedTuple):
@@ -68,6 +70,13 @@ class Offered(NamedTuple):
             "protocol_features": f"{self.protocol_features:#x}",
             "rings": self.rings,
         }
+
+
+def evidence(seen: str, transcript: Sequence[str]) -> str:
+    """What was seen, and the last lines of what went before it."""
+    cut = len(transcript) - SHOWN
+    before = [f"... ({cut} lines before)"] if cut > 0 else []
+    return "\n".join([seen, *before, *transcript[-SHOWN:]])
 
 
 def summary(results: Iterable[CaseResult]) -> dict[str, int]:

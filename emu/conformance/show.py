@@ -77,15 +77,29 @@ def by_area(results: Sequence[CaseResult]) -> Table:
 
 
 def details(results: Sequence[CaseResult], *, observed: bool) -> RenderableType:
-    """Each case that failed, or could not be told, with its evidence; what was observed."""
+    """What was observed, and then each case that failed, or could not be told, with its evidence.
+
+    The end is what a user has on the screen.
+    """
     parts: list[Text] = []
     for result in results:
-        if result.verdict in (Verdict.FAIL, Verdict.ERROR):
-            parts.append(evidence(result))
-        elif observed and result.verdict is Verdict.OBSERVED:
+        if observed and result.verdict is Verdict.OBSERVED:
             text = Text(f"{result.case.id} OBSERVED ", STYLES[Verdict.OBSERVED])
             parts.append(text.append(f"{result.case.rule}: {result.seen}", "default"))
-    return Group(*parts)
+    bad = [one for one in results if one.verdict in (Verdict.FAIL, Verdict.ERROR)]
+    return Group(*parts, *map(evidence, bad))
+
+
+def conclusion(results: Sequence[CaseResult]) -> Text:
+    """The last line: whether the peer keeps the rules."""
+    failed = sum(result.verdict is Verdict.FAIL for result in results)
+    untold = sum(result.verdict is Verdict.ERROR for result in results)
+    judged = failed + sum(result.verdict is Verdict.PASS for result in results)
+    text = f"{failed} of {judged} rules broken" if failed else f"all {judged} rules kept"
+    if not judged:
+        text = "there was nothing to judge"
+    text += f"; {untold} cases could not tell" if untold else ""
+    return Text(text, STYLES[Verdict.FAIL if failed else Verdict.PASS])
 
 
 def evidence(result: CaseResult) -> Text:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F
 from emu.conformance.peer import START_PATIENCE, PeerError, PeerProgram, connect
-from emu.conformance.result import CaseResult, Offered
+from emu.conformance.result import CaseResult, Offered, evidence
 from emu.conformance.verdict import CaseEnd, Verdict
 from emu.conformance.wire import Closed, Nonsense, Wire, WireError
 from emu.conformance.work import WORKS
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from vhost_user.features import Dialect
 
 NAMES = {member.value: member.name for member in FrontendRequest}
-#: Lines of the transcript that a verdict shows.
-SHOWN = 12
 #: Seconds that a back-end may take to notice that its front-end has gone, and to end if it does.
 SETTLE = 0.5
 #: How often a program is started before it is given up.
@@ -134,7 +132,7 @@ class BackEndRunner:
             return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self._gone}", 0.0)
         try:
             verdict, expected, seen = self._judge(case, be)
-            said = be.wire.transcript[-SHOWN:]
+            said = list(be.wire.transcript)
         finally:
             left_over = self._clean_up(be)
         if left_over:
@@ -143,7 +141,7 @@ class BackEndRunner:
                 verdict, expected = Verdict.ERROR, ""
             seen = f"{seen}\n{left_over}".lstrip()
         if verdict in (Verdict.FAIL, Verdict.ERROR):
-            seen = "\n".join([seen, *said])
+            seen = evidence(seen, said)
         trouble = self._look_after(case)
         if trouble:
             verdict, expected, seen = Verdict.FAIL, "the back-end to live", f"{trouble}\n{seen}"
@@ -216,13 +214,19 @@ class BackEndRunner:
         for _ in range(1 if self._gone else TRIES):
             try:
                 return self._answered(self._try_connect)
-            except (WireError, PeerError) as error:
+            except PeerError as error:
                 why = str(error)
+                if self._program is None or self._program.running:
+                    break  # it has had its time to listen
+            except WireError as error:
+                why = f"{self._path} does not answer: {error}"
                 if self._program is None:
                     break
-                # It may end with its front-end, as virtiofsd does, or be of no use any more.
-                self._program.stop()
-        raise PeerError(f"{self._path} does not answer: {why}")
+                if self._program.end_soon(0.0):
+                    why += f"; {self._why_not()}"
+            # It may end with its front-end, as virtiofsd does, or be of no use any more.
+            self._program.stop()
+        raise PeerError(why)
 
     @staticmethod
     def _answered(dial: Callable[[], Wire]) -> Wire:
@@ -267,7 +271,8 @@ class BackEndRunner:
     def _why_not(self) -> str:
         program = self._program
         assert program is not None  # noqa: S101  only asked of one
-        return f"--exec: the program ended {program.how_it_ended}: {program.last_line}"
+        said = f": {program.last_line}" if program.last_line else ""
+        return f"--exec: the program ended {program.how_it_ended}{said}"
 
     def _look_after(self, case: Case) -> str:
         """What has become of the back-end after a case: how it died or hangs, or nothing.

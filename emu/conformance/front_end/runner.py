@@ -14,7 +14,7 @@ from emu.conformance.front_end.script import ASKED, CONT, END, LOG, RESET, START
 from emu.conformance.front_end.session import Session
 from emu.conformance.front_end.tester import FrontEnd
 from emu.conformance.peer import PeerError
-from emu.conformance.result import CaseResult, Offered
+from emu.conformance.result import CaseResult, Offered, evidence
 from emu.conformance.verdict import CaseEnd, Verdict
 from emu.conformance.wire import Wire
 from vhost_user.features import VHOST_F_LOG_ALL
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from vhost_user.features import Dialect
 
 NAMES = {member.value: member.name for member in F}
-#: Lines of the transcript that a verdict shows.
-SHOWN = 12
 #: A front-end may take as many times the patience for an answer to connect, and then its guest to
 #: start a ring: it has to boot.
 BOOT = 10
@@ -188,7 +186,7 @@ class FrontEndRunner:
         else:
             verdict, expected, seen = Verdict.PASS, "", ""
         if verdict in (Verdict.FAIL, Verdict.ERROR):
-            seen = "\n".join([seen, *self._tester.shown[:line][-SHOWN:]])
+            seen = evidence(seen, self._tester.shown[:line])
         return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
 
     def _missing(self, case: Case) -> str:

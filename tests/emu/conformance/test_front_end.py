@@ -156,7 +156,9 @@ def test_a_rule_that_is_broken(tmp_path: Path) -> None:
     done = conform("--exec", command, "--only", "VU-F-0103", "--patience", "0.2")
     assert done.returncode == 1
     assert "VU-F-0103 FAIL No request has a flag set that is not defined" in done.stdout
-    assert done.stdout.rstrip().endswith("< GET_FEATURES flags 0x11 0 bytes")
+    *_, last, conclusion = done.stdout.rstrip().splitlines()
+    assert last.strip() == "< GET_FEATURES flags 0x11 0 bytes"
+    assert conclusion == "1 of 1 rules broken"
 
 
 def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
