@@ -129,10 +129,10 @@ class Wire:
                 raise Closed(f"the connection is closed ({error.strerror})") from None
             left, fds = left[sent:], ()
 
-    def send_pieces(self, data: bytes) -> None:
-        """Send bytes one by one, each when the peer has taken the one before. Raises as `send`."""
-        for byte in data:
-            self.send_bytes(bytes([byte]))
+    def send_pieces(self, data: bytes, size: int = 1) -> None:
+        """Send ``size`` bytes at a time, when the peer has taken those before. Raises as `send`."""
+        for at in range(0, len(data), size):
+            self.send_bytes(data[at : at + size])
             until = time.monotonic() + self.patience
             while self._unread and time.monotonic() < until:
                 os.sched_yield()  # the kernel counts what the peer has not read, and tells nobody

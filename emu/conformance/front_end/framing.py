@@ -180,7 +180,7 @@ def cut(fe: FrontEnd, count: int) -> None:
         session.mark("a cut reply")
         header = [message.id, REPLY_FLAGS, len(payload)]
         whole = b"".join(each.to_bytes(4, "little") for each in header) + payload
-        session.wire.send_pieces(whole[:count])
+        session.wire.send_pieces(whole[:count], count)
         session.wire.send_bytes(whole[count:])
 
     recording = fe.session(Script(f"cut after {count}", reactions=((F.GET_FEATURES, react),)))
