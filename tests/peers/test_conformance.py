@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from tests.peers.results import conform
 from tests.peers.table import PEERS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tests.peers.table import Peer
@@ -24,21 +25,39 @@ if TYPE_CHECKING:
 LIMIT = 50.0
 
 
-@pytest.mark.timeout(LIMIT + 30)
+@pytest.mark.timeout(2 * LIMIT + 30)
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_every_failure_is_explained(peer: Peer, tmp_path: Path) -> None:
-    """Of the areas that the table names."""
+    """Of the areas that the table names.
+
+    One that is not is looked at again, with more patience: a host whose processors are all taken,
+    by testpmd itself for one, may keep a peer from answering.
+    """
     why = missing(peer)
     if why:
         pytest.skip(why)
-    areas = [word for area in peer.quick for word in ("--only", area)]
-    whole = conform(peer, tmp_path, *areas, limit=LIMIT)
+    whole = run(peer, tmp_path / "first", peer.quick)
+    assert {case["area"] for case in whole["cases"]} == set(peer.quick)
+    assert whole["summary"]["PASS"] > 0
+    left = unexplained(peer, whole)
+    if left:
+        again = run(peer, tmp_path / "again", left, "--patience", "10")
+        left = unexplained(peer, again)
+    assert left == []
+
+
+def run(peer: Peer, folder: Path, only: Iterable[str], *arguments: str) -> dict[str, Any]:
+    """These areas or cases; what ``--json`` says."""
+    folder.mkdir()
+    words = [word for name in only for word in ("--only", name)]
+    return conform(peer, folder, *words, *arguments, limit=LIMIT)
+
+
+def unexplained(peer: Peer, whole: dict[str, Any]) -> list[str]:
+    """The cases that nobody has explained, and those that could not be told."""
     said = version(peer)
     record = distil(
         [whole], peer=peer.name, version=number(said), said=said, command="", seconds=0.0
     )
-    assert {case["area"] for case in whole["cases"]} == set(peer.quick)
-    assert whole["summary"]["PASS"] > 0
-    assert whole["summary"]["ERROR"] == 0, record.rows
-    left = explanations.unexplained(record, explanations.load())
-    assert left == [], [row for row in record.rows if row.id in left]
+    untold = [case["id"] for case in whole["cases"] if case["verdict"] == "ERROR"]
+    return [*explanations.unexplained(record, explanations.load()), *untold]
