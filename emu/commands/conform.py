@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from emu.conformance.case import Case
     from emu.conformance.result import CaseResult
-    from emu.conformance.target import Runner
+    from emu.conformance.runner import CaseRunner
 
 
 BACK_END_HELP = """Test a back-end: one that listens at --socket, or one that --exec starts.
@@ -267,7 +267,7 @@ def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
 
 
 def _run(
-    runner: Runner, cases: Sequence[Case], role: str, options: dict[str, Any], ending: _Ending
+    runner: CaseRunner, cases: Sequence[Case], role: str, options: dict[str, Any], ending: _Ending
 ) -> None:
     from emu.conformance import show
     from emu.conformance.result import document

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from emu.conformance.case import Case
     from emu.conformance.result import CaseResult
-    from emu.conformance.target import Runner
+    from emu.conformance.runner import CaseRunner
 
 #: What a user sees as one line.
 _ERRORS = (EmuError, VhostUserError, OSError)
@@ -204,7 +204,7 @@ class Trial:
     def __init__(self, target: Target, config: pytest.Config) -> None:
         with ExitStack() as owned:
             claim(target, config, owned)
-            self._runner: Runner = owned.enter_context(target.opened())
+            self._runner: CaseRunner = owned.enter_context(target.opened())
             self._runner.probe()
             self._owned = owned.pop_all()
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.conformance.case import BACK_END, FRONT_END
 from emu.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from emu.conformance.case import Case
     from emu.conformance.peer import PeerProgram
-    from emu.conformance.result import CaseResult, Offered
+    from emu.conformance.runner import CaseRunner
 
 ROLES = (BACK_END, FRONT_END)
 DEVICES = ("blk", "net", "fs")
@@ -27,23 +27,6 @@ DIALECTS = ("spec", "rust-vmm", "yc-libvhost")
 PATIENCE = 2.0
 #: And what may be told.
 SHORTEST_PATIENCE, LONGEST_PATIENCE = 0.1, 60.0
-
-
-class Runner(Protocol):
-    """Runs cases against one peer."""
-
-    @property
-    def gone(self) -> str:
-        """Why there was no peer for some cases, or nothing."""
-
-    def probe(self) -> Offered:
-        """Ask once what the peer offers."""
-
-    def describe(self) -> dict[str, Any]:
-        """What is tested."""
-
-    def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
-        """Run them all, telling of each."""
 
 
 class Target(NamedTuple):
@@ -77,7 +60,7 @@ class Target(NamedTuple):
         self._program(Path())
 
     @contextmanager
-    def opened(self) -> Iterator[Runner]:
+    def opened(self) -> Iterator[CaseRunner]:
         """A runner; the program, if there is one, is started when it is first needed.
 
         Raises:
@@ -90,7 +73,7 @@ class Target(NamedTuple):
             make = self._back_end if self.role == BACK_END else self._front_end
             yield make(folder, owned)
 
-    def _back_end(self, folder: Path, owned: ExitStack) -> Runner:
+    def _back_end(self, folder: Path, owned: ExitStack) -> CaseRunner:
         from emu.conformance.back_end.runner import BackEndRunner
 
         program = self._program(folder)
@@ -98,7 +81,7 @@ class Target(NamedTuple):
             owned.callback(program.stop)
         return BackEndRunner(self._path(folder), program, **self._settings())
 
-    def _front_end(self, folder: Path, owned: ExitStack) -> Runner:
+    def _front_end(self, folder: Path, owned: ExitStack) -> CaseRunner:
         from emu.conformance.front_end.runner import FrontEndRunner
 
         qmp = folder / "qmp.sock" if "{qmp}" in (self.command or "") else None

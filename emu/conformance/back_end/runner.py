@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F
-from emu.conformance.peer import START_PATIENCE, PeerError, PeerProgram, connect
+from emu.conformance.peer import START_PATIENCE, PeerError, connect
 from emu.conformance.result import CaseResult, Offered, evidence
+from emu.conformance.runner import CaseRunner
 from emu.conformance.verdict import CaseEnd, Verdict
 from emu.conformance.wire import Closed, Nonsense, Wire, WireError
 from emu.conformance.work import WORKS
@@ -16,11 +17,11 @@ from vhost_user.errors import BackendError
 from vhost_user.message_ids import FrontendRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from emu.conformance.case import Case
-    from vhost_user.features import Dialect
+    from emu.conformance.peer import PeerProgram
 
 NAMES = {member.value: member.name for member in FrontendRequest}
 #: Seconds that a back-end may take to notice that its front-end has gone, and to end if it does.
@@ -31,45 +32,15 @@ TRIES = 2
 ANSWER_BYTES = 8
 
 
-class BackEndRunner:
-    """One back-end under test.
+class BackEndRunner(CaseRunner):
+    """One back-end under test. See `CaseRunner`; a program is started again where need be."""
 
-    Args:
-        path: its socket.
-        program: what to start, again where need be; None if it listens already.
-        device: its class, or "".
-        dialect: which numbers it uses.
-        patience: seconds for each answer.
-
-    Attributes:
-        offered: what it offers, once `probe` has asked.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        program: PeerProgram | None,
-        *,
-        device: str,
-        dialect: Dialect,
-        patience: float,
-    ) -> None:
-        self._path = path
-        self._program = program
-        self._device = device
-        self._dialect = dialect
-        self._patience = patience
-        self.offered = Offered(0, 0, 0)
+    def __init__(self, path: Path, program: PeerProgram | None, **settings: Any) -> None:
+        super().__init__(path, program, **settings)
         # It has been seen to end when its front-end leaves, and to take another one.
         self._ends = self._serves_on = False
         # A connection for the next case, which has been answered.
         self._ready: Wire | None = None
-        self._gone = ""
-
-    @property
-    def gone(self) -> str:
-        """Why there is no back-end any more, or nothing."""
-        return self._gone
 
     def probe(self) -> Offered:
         """Ask once what it offers.
@@ -77,7 +48,7 @@ class BackEndRunner:
         Raises:
             PeerError: it cannot be talked to at all.
         """
-        with self._connected() as be:
+        with contextlib.closing(self._begin()) as be:
             try:
                 features = _told(be, F.GET_FEATURES)
                 has_more = features & PROTOCOL_BIT
@@ -93,32 +64,18 @@ class BackEndRunner:
             self._serves_on = True
         return self.offered
 
-    def describe(self) -> dict[str, Any]:
-        """What was tested, for ``--json``."""
-        return {
-            "socket": str(self._path),
-            "command": None if self._program is None else self._program.command,
-            "device": self._device or None,
-            "dialect": self._dialect.name,
-        }
-
     def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
-        """Run them all, telling of each.
+        """As `CaseRunner.run`.
 
-        A case after which the back-end is dead, or answers nobody, has failed. Where it cannot be
-        started anew, the cases after that end as ERROR.
+        A case after which the back-end is dead, or answers nobody, has failed; one that cannot be
+        started anew is gone.
         """
-        results = []
         try:
-            for case in cases:
-                result = self._run(case)
-                results.append(result)
-                told(result)
+            return super().run(cases, told)
         finally:
             if self._ready is not None:
                 self._ready.close()
                 self._ready = None
-        return results
 
     def _run(self, case: Case) -> CaseResult:
         missing = self._missing(case)
@@ -148,16 +105,10 @@ class BackEndRunner:
         return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
 
     def _missing(self, case: Case) -> str:
-        """Why the case is not about this peer, or nothing."""
-        for name in case.needs:
-            mask = self._dialect.protocol_feature(name)
-            if mask is None or not int(mask) & self.offered.protocol_features:
-                return f"{name} is not offered"
-        if case.device and case.device != self._device:
-            return f"is about {case.device}: say --device {case.device}"
-        if case.works and self._device not in WORKS:
+        missing = super()._missing(case)
+        if not missing and case.works and self._device not in WORKS:
             return "needs to know the device: say --device"
-        return ""
+        return missing
 
     @staticmethod
     def _judge(case: Case, be: BackEnd) -> tuple[Verdict, str, str]:
@@ -184,14 +135,6 @@ class BackEndRunner:
             return f"its clean-up: {type(error).__name__}: {error}"
         return ""
 
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[BackEnd]:
-        be = self._begin()
-        try:
-            yield be
-        finally:
-            be.close()
-
     def _begin(self) -> BackEnd:
         """The back-end, on a connection that answers. Raises `PeerError`."""
         be = BackEnd(self._connect(), self._device, self._dialect)
@@ -213,7 +156,7 @@ class BackEndRunner:
             raise PeerError(self._gone)
         for _ in range(1 if self._gone else TRIES):
             try:
-                return self._answered(self._try_connect)
+                return self._answered(self._started)
             except PeerError as error:
                 why = str(error)
                 if self._program is None or self._program.running:
@@ -245,34 +188,31 @@ class BackEndRunner:
         wire.transcript.clear()
         return wire
 
-    def _try_connect(self) -> Wire:
+    def _started(self) -> Wire:
+        """A connection to the program, which is started where it does not run."""
         program = self._program
-        if program is not None and not program.running:
+        if program is None:
+            return self._dial()  # it listens already, or never
+        if not program.running:
             program.stop()
             program.start()
-        sock = connect(
-            self._path,
-            # One that the suite has not started listens already, or never.
-            patience=self._patience if program is None else START_PATIENCE,
-            gone=lambda: self._why_not() if program is not None and not program.running else "",
-        )
-        return Wire(sock, NAMES, self._patience)
+        return self._dial(START_PATIENCE)
 
-    def _dial(self) -> Wire:
+    def _dial(self, patience: float | None = None) -> Wire:
         """One more connection to what runs; a program that has ended stays so."""
-        program = self._program
         sock = connect(
             self._path,
-            patience=self._patience,
-            gone=lambda: self._why_not() if program is not None and not program.running else "",
+            patience=self._patience if patience is None else patience,
+            gone=self._why_not,
         )
         return Wire(sock, NAMES, self._patience)
 
     def _why_not(self) -> str:
+        """Why there is nobody to connect to, or nothing."""
         program = self._program
-        assert program is not None  # noqa: S101  only asked of one
-        said = f": {program.last_line}" if program.last_line else ""
-        return f"--exec: the program ended {program.how_it_ended}{said}"
+        if program is None or program.running:
+            return ""
+        return f"--exec: the program ended {program.obituary}"
 
     def _look_after(self, case: Case) -> str:
         """What has become of the back-end after a case: how it died or hangs, or nothing.
@@ -313,7 +253,7 @@ class BackEndRunner:
             return ""
         self._ends = not program.crashed and not self._serves_on
         if program.crashed or (program.failed and self._serves_on):
-            return f"it ended {program.how_it_ended}: {program.last_line}"
+            return f"it ended {program.obituary}"
         return ""
 
 

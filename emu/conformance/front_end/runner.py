@@ -15,18 +15,17 @@ from emu.conformance.front_end.session import Session
 from emu.conformance.front_end.tester import FrontEnd
 from emu.conformance.peer import PeerError
 from emu.conformance.result import CaseResult, Offered, evidence
+from emu.conformance.runner import CaseRunner
 from emu.conformance.verdict import CaseEnd, Verdict
 from emu.conformance.wire import Wire
 from vhost_user.features import VHOST_F_LOG_ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from emu.conformance.case import Case
     from emu.conformance.front_end.recording import Recording
     from emu.conformance.peer import PeerProgram
-    from vhost_user.features import Dialect
 
 NAMES = {member.value: member.name for member in F}
 #: A front-end may take as many times the patience for an answer to connect, and then its guest to
@@ -65,44 +64,29 @@ class Usual(NamedTuple):
     pause: float
 
 
-class FrontEndRunner:
-    """One front-end under test.
+class FrontEndRunner(CaseRunner):
+    """One front-end under test. See `CaseRunner`.
+
+    The suite listens on the socket. A program is started for each session; a boot may take `BOOT`
+    times the patience.
 
     Args:
-        path: the socket on which the suite listens.
-        program: what to start for each session; None if it connects by itself.
+        path, program, settings: see `CaseRunner`.
         qmp: where the program serves QMP, or None.
-        device: class of device that the suite's back-end is, or "".
-        dialect: which numbers it uses.
-        patience: seconds for each answer; a boot may take `BOOT` times as long.
-
-    Attributes:
-        offered: what it acknowledged in the plain session.
 
     Raises:
         PeerError: there can be no socket there.
     """
 
+    LACKS = "the front-end does not acknowledge {}: it is not offered or not wanted"
+
     def __init__(
-        self,
-        path: Path,
-        program: PeerProgram | None,
-        *,
-        qmp: Path | None,
-        device: str,
-        dialect: Dialect,
-        patience: float,
+        self, path: Path, program: PeerProgram | None, *, qmp: Path | None, **settings: Any
     ) -> None:
-        self._path = path
-        self._program = program
+        super().__init__(path, program, **settings)
         self._qmp_path = qmp
-        self._device = device
-        self._dialect = dialect
-        self._patience = patience
-        self._tester = FrontEnd(device, patience, self._play)
+        self._tester = FrontEnd(self._device, self._patience, self._play)
         self._usual: Usual | None = None
-        self.offered = Offered(0, 0, 0)
-        self._gone = ""
         self._listener = self._listen()
 
     def _listen(self) -> socket.socket:
@@ -124,11 +108,6 @@ class FrontEndRunner:
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
-    @property
-    def gone(self) -> str:
-        """Why there was no session for some cases, or nothing."""
-        return self._gone
-
     def probe(self) -> Offered:
         """Play the plain session: what the front-end acknowledges in it, and how many rings it has.
 
@@ -148,24 +127,6 @@ class FrontEndRunner:
     def record(self, script: Script) -> Recording:
         """Play a session, for others than the cases to look at. Raises as `probe`."""
         return self._tester.session(script)
-
-    def describe(self) -> dict[str, Any]:
-        """What was tested, for ``--json``."""
-        return {
-            "socket": str(self._path),
-            "command": None if self._program is None else self._program.command,
-            "device": self._device or None,
-            "dialect": self._dialect.name,
-        }
-
-    def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
-        """Run them all, telling of each. `gone` tells if a session could not be had in it."""
-        results = []
-        for case in cases:
-            result = self._run(case)
-            results.append(result)
-            told(result)
-        return results
 
     def _run(self, case: Case) -> CaseResult:
         missing = self._missing(case)
@@ -188,16 +149,6 @@ class FrontEndRunner:
         if verdict in (Verdict.FAIL, Verdict.ERROR):
             seen = evidence(seen, self._tester.shown[:line])
         return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
-
-    def _missing(self, case: Case) -> str:
-        """Why the case is not about this peer, or nothing."""
-        for name in case.needs:
-            mask = self._dialect.protocol_feature(name)
-            if mask is None or not int(mask) & self.offered.protocol_features:
-                return f"the front-end does not acknowledge {name}: it is not offered or not wanted"
-        if case.device and case.device != self._device:
-            return f"is about {case.device}: say --device {case.device}"
-        return ""
 
     # -- a session
 
