@@ -37,20 +37,18 @@ class Attention:
     """
 
     def __init__(self) -> None:
-        self._wake = -1
-        # Written to by the interpreter's own handler, in whatever thread a signal comes: without
-        # it a signal that comes in another thread leaves the main one in its poll.
-        self._pipe = (-1, -1)
+        # Written to by the interpreter's own handler, in whatever thread a signal comes: one that
+        # comes in another thread does not interrupt the main one's poll.
+        self._awake, self._wake = -1, -1
         self._before = -1
         self._signum: int | None = None
         self._programs: dict[int, Program] = {}
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._awake, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         if threading.current_thread() is threading.main_thread():
-            self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            self._before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            self._before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
             for signum in _SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup means it
                     self._previous[signum] = signal.signal(signum, self._note)
@@ -60,12 +58,10 @@ class Attention:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
         self._previous.clear()
-        os.close(self._wake)
-        if self._pipe[0] >= 0:
+        if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(self._before)
-            for fd in self._pipe:
-                os.close(fd)
-            self._pipe = (-1, -1)
+        os.close(self._wake)
+        os.close(self._awake)
 
     def watch(self, program: Program) -> None:
         """From now on the end of this program is an error."""
@@ -91,21 +87,20 @@ class Attention:
             SignalError: the user wants this to end.
             ProgramError: a watched program has ended.
         """
+        self._raise_signal()
         poll = select.poll()
         wanted = set(fds)
-        for fd in (*wanted, *self._programs, self._wake):
+        for fd in (*wanted, *self._programs, self._awake):
             poll.register(fd, select.POLLIN)
-        if self._pipe[0] >= 0:
-            poll.register(self._pipe[0], select.POLLIN)
         deadline = time.monotonic() + max(0.0, timeout)
         while True:
             left = max(0.0, deadline - time.monotonic())
             ready = [fd for fd, _events in poll.poll(left * 1000)]
-            if self._signum is not None:
-                raise SignalError(self._signum, signal.Signals(self._signum).name)
-            if ready != [self._pipe[0]]:
-                break
-            os.read(self._pipe[0], 4096)  # a signal that somebody else handles
+            if self._awake in ready:
+                os.read(self._awake, 4096)  # the handler of whatever it was runs here at the latest
+                self._raise_signal()
+            if ready != [self._awake]:
+                break  # else it was a signal that somebody else handles
         for fd in ready:
             if fd in self._programs:
                 raise ProgramError(self._programs[fd].obituary())
@@ -119,11 +114,12 @@ class Attention:
 
     def rearm(self) -> None:
         """The signal that was raised has been dealt with: the next one counts anew."""
+        self._signum = None
+
+    def _raise_signal(self) -> None:
         if self._signum is not None:
-            os.eventfd_read(self._wake)
-            self._signum = None
+            raise SignalError(self._signum, signal.Signals(self._signum).name)
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self._signum is None:
             self._signum = signum
-            os.eventfd_write(self._wake, 1)
