@@ -207,14 +207,18 @@ def misshapen(be: BackEnd, name: str) -> None:
         observed(f"it answers with {len(reply.payload)} bytes")
 
 
-@area.each(940, _MISSHAPEN, "GET_CONFIG with {} does not spoil the next connection")
-def next_connection(be: BackEnd, name: str) -> None:
+def spoils_nothing(be: BackEnd, number: F, payload: bytes) -> None:
+    """Say this, and leave: the next front-end finds the same configuration."""
     be.agree()
     whole = whole_of(be)
-    be.tell(F.GET_CONFIG, _MISSHAPEN[name])
-    other = be.again().agree()
-    again = whole_of(other)
+    be.tell(number, payload)
+    again = whole_of(be.again().agree())
     check(again == whole, whole.hex(), again.hex())
+
+
+@area.each(940, _MISSHAPEN, "GET_CONFIG with {} does not spoil the next connection")
+def next_connection(be: BackEnd, name: str) -> None:
+    spoils_nothing(be, F.GET_CONFIG, _MISSHAPEN[name])
 
 
 @area.each(948, (1, 2, 0xFFFFFFFF), "GET_CONFIG with flags {}", severity=Severity.MAY)

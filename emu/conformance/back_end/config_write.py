@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from emu.conformance.back_end.config import MIGRATION, area, asked, contents, whole_of
+from emu.conformance.back_end.config import (
+    MIGRATION,
+    area,
+    asked,
+    contents,
+    spoils_nothing,
+    whole_of,
+)
 from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.verdict import Severity, check, observed, unsupported
 from emu.conformance.wire import Closed
@@ -85,12 +92,7 @@ def wrong_write(be: BackEnd, name: str) -> None:
 
 @area.each(972, _WRONG_WRITES, "SET_CONFIG {} does not spoil the next connection", spec=_SET)
 def wrong_write_then(be: BackEnd, name: str) -> None:
-    be.agree()
-    whole = whole_of(be)
-    be.tell(F.SET_CONFIG, _WRONG_WRITES[name])
-    other = be.again().agree()
-    again = whole_of(other)
-    check(again == whole, whole.hex(), again.hex())
+    spoils_nothing(be, F.SET_CONFIG, _WRONG_WRITES[name])
 
 
 @area.case(979, "SET_CONFIG of no bytes", spec=_SET, severity=Severity.MAY, needs=("REPLY_ACK",))

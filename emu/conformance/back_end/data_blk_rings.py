@@ -6,14 +6,15 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.conformance.back_end.data_blk import area
-from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd
 from emu.conformance.memory import MIB, Memory, TestRing
 from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
 from emu.conformance.work import BLK_F_FLUSH, BLK_F_RO, BLK_FLUSH, BLK_IN, BLK_OUT, SECTOR, Job
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, F_VERSION_1
+from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from emu.conformance.back_end.tester import BackEnd
 
 _IN_ORDER = 35
 __all__ = ["area"]
@@ -36,16 +37,8 @@ def disk_ring(
     Raises:
         Unsupported: one of them is not offered.
     """
-    be.look()
-    for bit in bits:
-        if not be.features >> bit & 1:
-            unsupported(f"feature bit {bit} is not offered")
-    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | sum(1 << bit for bit in bits))
-    if memory is None:
-        memory = be.memory()
-    else:
-        be.share(memory)
     events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
     ring = be.ring(memory, 0, size, start=start, event_idx=events, region=region)
     be.start(ring)
     return ring
@@ -308,26 +301,25 @@ def mixed(be: BackEnd) -> None:
         _all_right(be, ring, jobs, range(12))
 
 
-@area.case(2185, "A read of no bytes completes", device="blk", severity=Severity.SHOULD)
-def read_nothing(be: BackEnd) -> None:
-    ring = disk_ring(be)
-    job = be.disk.request(ring.memory, ring, BLK_IN, 0)
+def _ask_for_nothing(be: BackEnd, ring: TestRing, kind: int, sector: int) -> None:
+    """A request of no bytes, which has to have a status."""
+    job = be.disk.request(ring.memory, ring, kind, sector)
     ring.kick()
     be.await_used(ring, 1)
     status = status_of(ring, job)
     check(status != 0xFF, "a status", "none was written")
     if status:
         observed(f"status {status}")
+
+
+@area.case(2185, "A read of no bytes completes", device="blk", severity=Severity.SHOULD)
+def read_nothing(be: BackEnd) -> None:
+    ring = disk_ring(be)
+    _ask_for_nothing(be, ring, BLK_IN, 0)
 
 
 @area.case(2186, "A write of no bytes completes", device="blk", severity=Severity.SHOULD)
 def write_nothing(be: BackEnd) -> None:
     ring = disk_ring(be)
     need_writable(be)
-    job = be.disk.request(ring.memory, ring, BLK_OUT, AT)
-    ring.kick()
-    be.await_used(ring, 1)
-    status = status_of(ring, job)
-    check(status != 0xFF, "a status", "none was written")
-    if status:
-        observed(f"status {status}")
+    _ask_for_nothing(be, ring, BLK_OUT, AT)

@@ -18,13 +18,13 @@ from emu.conformance.back_end.odd_driver import (
     spoil,
     survives,
 )
-from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd
+from emu.conformance.back_end.tester import QUIET, BackEnd
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import MIB, Memory, TestRing
-from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
+from emu.conformance.verdict import Failed, Severity, check, observed
 from emu.conformance.wire import WireError
 from emu.conformance.work import NET_HEADER
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, F_VERSION_1
+from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,19 +45,15 @@ def frame_of(size: int, number: int = 0) -> bytes:
 
 
 def sender(
-    be: BackEnd, *, size: int = 64, start: int = 0, features: int = 0, memory: Memory | None = None
+    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
 ) -> TestRing:
-    """Agree, and have a ring that sends."""
-    be.look()
-    for bit in (F_RING_INDIRECT_DESC, F_RING_EVENT_IDX):
-        if features & ~be.features & 1 << bit:
-            unsupported(f"feature bit {bit} is not offered")
-    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | features)
-    if memory is None:
-        memory = be.memory()
-    else:
-        be.share(memory)
-    events = bool(features & 1 << F_RING_EVENT_IDX)
+    """A ring that sends, with these feature bits.
+
+    Raises:
+        Unsupported: one of them is not offered.
+    """
+    events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
     ring = be.ring(memory, TX, size, start=start, event_idx=events)
     be.start(ring)
     return ring
@@ -142,7 +138,7 @@ def longest_chain(be: BackEnd, size: int) -> None:
     spec="virtio 1.3, 2.7.5.3",
 )
 def indirect(be: BackEnd, parts: int) -> None:
-    ring = sender(be, features=1 << F_RING_INDIRECT_DESC)
+    ring = sender(be, F_RING_INDIRECT_DESC)
     memory = ring.memory
     for number in range(ring.size + 3):
         data = _whole(frame_of(80, number))
@@ -153,7 +149,7 @@ def indirect(be: BackEnd, parts: int) -> None:
 
 @area.case(2217, "Direct and indirect frames may take turns", device="net")
 def mixed(be: BackEnd) -> None:
-    ring = sender(be, features=1 << F_RING_INDIRECT_DESC)
+    ring = sender(be, F_RING_INDIRECT_DESC)
     memory = ring.memory
     for number in range(20):
         pieces = laid_out(memory, _whole(frame_of(80, number)), (NET_HEADER,))
@@ -254,7 +250,7 @@ def kicks_wanted(be: BackEnd) -> None:
     spec="virtio 1.3, 2.7.10",
 )
 def kicks_at_event(be: BackEnd) -> None:
-    ring = sender(be, features=1 << F_RING_EVENT_IDX)
+    ring = sender(be, F_RING_EVENT_IDX)
     _spare_kicks(be, ring)
 
 
@@ -270,7 +266,7 @@ def _spare_kicks(be: BackEnd, ring: TestRing) -> None:
     spec="virtio 1.3, 2.7.7",
 )
 def called_in_batch(be: BackEnd) -> None:
-    ring = sender(be, features=1 << F_RING_EVENT_IDX)
+    ring = sender(be, F_RING_EVENT_IDX)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
     for turn in range(1, 6):
         before = 8 * (turn - 1)
@@ -294,7 +290,7 @@ def called_in_batch(be: BackEnd) -> None:
     severity=Severity.SHOULD,
 )
 def not_called_in_batch(be: BackEnd) -> None:
-    ring = sender(be, features=1 << F_RING_EVENT_IDX)
+    ring = sender(be, F_RING_EVENT_IDX)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
     ring.driver.arm()
     send(be, ring, pieces)

@@ -11,11 +11,11 @@ import time
 from typing import NamedTuple
 
 from emu.conformance.back_end.data_net import RX, TX, area, frame_of, laid_out
-from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd
+from emu.conformance.back_end.tester import QUIET, BackEnd
 from emu.conformance.memory import MIB, Memory, TestRing
 from emu.conformance.verdict import Failed, check, observed, unsupported
 from emu.conformance.work import NET_F_MRG_RXBUF, NET_HEADER
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, F_VERSION_1
+from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 __all__ = ["area"]
 
@@ -115,28 +115,15 @@ class Nic(NamedTuple):
 
 
 def _looped(
-    be: BackEnd,
-    *,
-    size: int = 64,
-    start: int = 0,
-    features: int = 0,
-    memory: Memory | None = None,
+    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
 ) -> Nic:
-    """Agree, start both rings, and see that a frame comes back.
+    """Start both rings, with these feature bits, and see that a frame comes back.
 
     Raises:
-        Unsupported: none does.
+        Unsupported: none does, or one of the bits is not offered.
     """
-    be.look()
-    for bit in (NET_F_MRG_RXBUF, F_RING_INDIRECT_DESC, F_RING_EVENT_IDX):
-        if features & ~be.features & 1 << bit:
-            unsupported(f"feature bit {bit} is not offered")
-    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | features)
-    if memory is None:
-        memory = be.memory()
-    else:
-        be.share(memory)
-    events = bool(features & 1 << F_RING_EVENT_IDX)
+    events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
     rx = be.ring(memory, RX, size, start=start, event_idx=events)
     tx = be.ring(memory, TX, 64, event_idx=events)
     for ring in (rx, tx):
@@ -203,7 +190,7 @@ def rooms(be: BackEnd, name: str) -> None:
 
 @area.case(2264, "A frame is received into an indirect table's buffers", device="net")
 def indirect(be: BackEnd) -> None:
-    nic = _looped(be, features=1 << F_RING_INDIRECT_DESC)
+    nic = _looped(be, F_RING_INDIRECT_DESC)
     for number in range(5):
         nic.comes_back(frame_of(300, number), NET_HEADER, 100, _ROOM, indirect=True)
 
@@ -285,7 +272,7 @@ def too_small(be: BackEnd) -> None:
     spec=_RECEIVE,
 )
 def mergeable(be: BackEnd, room: int) -> None:
-    nic = _looped(be, features=1 << NET_F_MRG_RXBUF)
+    nic = _looped(be, NET_F_MRG_RXBUF)
     frame = frame_of(1514, 3)
     before = nic.rx.used_index
     count = -(-(NET_HEADER + len(frame)) // room)
@@ -300,7 +287,7 @@ def mergeable(be: BackEnd, room: int) -> None:
 
 @area.case(2275, "With VIRTIO_NET_F_MRG_RXBUF a frame that fits takes one buffer", device="net")
 def mergeable_one(be: BackEnd) -> None:
-    header = _looped(be, features=1 << NET_F_MRG_RXBUF).comes_back(frame_of(100))
+    header = _looped(be, NET_F_MRG_RXBUF).comes_back(frame_of(100))
     count: int = struct.unpack_from("<H", header, 10)[0]
     check(count == 1, "num_buffers 1", f"{count}")
 

@@ -271,6 +271,18 @@ class BackEnd:
             self.tell(F.SET_FEATURES, u64(self.driver_features))
         return self
 
+    def agree_bits(self, *bits: int) -> Self:
+        """`agree` on the usual features and on these feature bits.
+
+        Raises:
+            Unsupported: it does not offer one of them.
+        """
+        self.look()
+        for bit in bits:
+            if not self.features >> bit & 1:
+                unsupported(f"feature bit {bit} is not offered")
+        return self.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | sum(1 << bit for bit in bits))
+
     def _ring_count(self) -> int:
         queues = self.ask_u64(F.GET_QUEUE_NUM)
         # A NIC's queues are pairs of rings to QEMU and DPDK, and to their back-ends.
@@ -298,6 +310,13 @@ class BackEnd:
     def share(self, memory: Memory) -> None:
         """SET_MEM_TABLE, which must be accepted."""
         self.accepted(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+
+    def shared(self, memory: Memory | None) -> Memory:
+        """This memory, or what there is unless told, shared by SET_MEM_TABLE."""
+        if memory is None:
+            return self.memory()
+        self.share(memory)
+        return memory
 
     def ring(
         self,
