@@ -16,7 +16,6 @@ import pytest
 from emu.conformance.back_end import cases
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 PYTHON = shlex.quote(sys.executable)
@@ -105,28 +104,6 @@ def test_list() -> None:
     listed = json.loads(conform("--list", "--json", "-", "--only", "bases").stdout)
     assert {case["area"] for case in listed["cases"]} == {"bases"}
     assert "verdict" not in listed["cases"][0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "text"),
-    [
-        ((), 2, "--socket PATH or --exec COMMAND"),
-        (("--exec", "true"), 2, "write {socket} where"),
-        (("--socket", "x", "--patience", "nan"), 2, "nan is not a number"),
-        (("--socket", "x", "--json", "/none/x"), 1, "--json /none/x: there is no directory"),
-        (("--exec", "/no/such {socket}"), 1, "No such file"),
-        (("--exec", "false {socket}"), 1, "ended with status 1"),
-        (("--socket", "/no/such"), 1, "nobody listens"),
-        (("--socket", "x", "--only", "nothing"), 2, "the areas are framing"),
-        (("--exec", "'"), 2, "No closing quotation"),
-    ],
-)
-def test_bad_input_is_one_line(arguments: Sequence[str], status: int, text: str) -> None:
-    """That says what to do."""
-    done = conform(*arguments)
-    assert (done.returncode, done.stdout) == (status, "")
-    assert text in done.stderr
-    assert len(done.stderr.splitlines()) == 1
 
 
 class Impostor:

@@ -18,7 +18,6 @@ import pytest
 from emu.conformance.front_end import cases
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 CONFORM = (sys.executable, "-m", "emu.cli", "conform", "front-end")
@@ -176,28 +175,6 @@ def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
     assert "FAIL" not in done.stdout.split("all", 1)[1]
     assert "VU-F-1709 OBSERVED" in done.stdout
     assert "it connects anew" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "text"),
-    [
-        ((), 2, "--socket PATH or --exec COMMAND"),
-        (("--exec", "true"), 2, "write {socket} where"),
-        (("--socket", "x", "--patience", "nan"), 2, "nan is not a number"),
-        (("--socket", "x", "--json", "/none/x"), 1, "--json /none/x: there is no directory"),
-        (("--exec", "/no/such {socket}"), 1, "No such file"),
-        (("--exec", "false {socket}"), 1, "the program ended with status 1"),
-        (("--socket", "/no/such/s"), 1, "/no/such/s: cannot listen there: No such file"),
-        (("--socket", "x", "--only", "nothing"), 2, "the areas are framing"),
-        (("--exec", "'"), 2, "No closing quotation"),
-    ],
-)
-def test_bad_input_is_one_line(arguments: Sequence[str], status: int, text: str) -> None:
-    """That says what to do."""
-    done = conform(*arguments)
-    assert (done.returncode, done.stdout) == (status, "")
-    assert text in done.stderr
-    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
