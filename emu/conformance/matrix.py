@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.conformance import back_end, front_end
-from emu.conformance.case import BACK_END, FRONT_END
 from emu.conformance.rules import CHAPTERS
 from emu.conformance.rules.rule import Covered, NotFromOutside, Rule, RuleError
+from emu.conformance.target import ROLES
+from emu.conformance.target import cases_of as cases_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROLES = (BACK_END, FRONT_END)
-KNOWN = {
-    BACK_END: [case.id for case in back_end.cases()],
-    FRONT_END: [case.id for case in front_end.cases()],
-}
+KNOWN = {role: [case.id for case in cases_for(role)] for role in ROLES}
 
 
 class Count(NamedTuple):

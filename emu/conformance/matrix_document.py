@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from emu.conformance import back_end, front_end
 from emu.conformance.case import BACK_END, FRONT_END
-from emu.conformance.matrix import ROLES, count, rules_by_case
+from emu.conformance.matrix import count, rules_by_case
 from emu.conformance.rules import CHAPTERS
 from emu.conformance.rules.rule import Covered
+from emu.conformance.target import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,25 +6,22 @@ import shlex
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from emu.conformance import back_end, front_end
-from emu.conformance.back_end.runner import BackEndRunner
-from emu.conformance.front_end.runner import FrontEndRunner
-from emu.conformance.peer import PeerError, PeerProgram
+from emu.conformance.peer import PeerError
+from emu.conformance.target import Target, cases_of
 from emu.conformance.verdict import Verdict
 from tests.mutants.catalogue import ROOT, UNMUTATED, Mutant
-from vhost_user.features import SPEC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from emu.conformance.case import Case
     from emu.conformance.result import CaseResult
+    from emu.conformance.runner import CaseRunner
 
-#: Seconds for each answer, as `emu conform` has it.
-PATIENCE = 2.0
 DISK_BYTES = 16 << 20
 #: What stands for a case where the program cannot even be asked.
 NO_PEER = "no peer"
@@ -35,7 +32,6 @@ _PROGRAMS = {
     ("front-end", "blk"): "emu.cli attach --blk {socket} --qmp {qmp} -q",
     ("front-end", "net"): "emu.cli attach --net {socket} --qmp {qmp} -q",
 }
-_CASES = {"back-end": back_end.cases, "front-end": front_end.cases}
 
 
 class Subject(NamedTuple):
@@ -120,9 +116,8 @@ def attempt(
     def found() -> list[Finding]:
         return [_finding(result) for result in results if result.verdict in wanted]
 
-    with tempfile.TemporaryDirectory(prefix="emu-mutant-") as folder:
-        runner, close = _runner(subject, Path(folder))
-        try:
+    try:
+        with _opened(subject) as runner:
             runner.probe()
             named, others = _cases(subject, only)
             runner.run(named, results.append)
@@ -130,10 +125,8 @@ def attempt(
                 runner.run(others, results.append)
             elif thorough and not found():
                 runner.run(_until(others, found), results.append)
-        except PeerError as error:
-            lost.append(Finding(NO_PEER, str(error)))
-        finally:
-            close()
+    except PeerError as error:
+        lost.append(Finding(NO_PEER, str(error)))
     findings = (*found(), *lost)
     return Trial(subject, findings, len(results), time.monotonic() - begin)
 
@@ -149,7 +142,7 @@ def judge(subject: Subject, *, every: bool = False) -> Trial:
 def _cases(subject: Subject, only: frozenset[str] | None) -> tuple[list[Case], list[Case]]:
     """Those that the mutant's entry names, and the others."""
     ids = subject.mutant.caught_by if subject.mutant else ()
-    cases = [case for case in _CASES[subject.role]() if only is None or case.id in only]
+    cases = [case for case in cases_of(subject.role) if only is None or case.id in only]
     named = [case for case in cases if case.id in ids]
     return named, [case for case in cases if case.id not in ids]
 
@@ -167,25 +160,13 @@ def _finding(result: CaseResult) -> Finding:
     return Finding(result.case.id, f"{expected}{seen}")
 
 
-def _runner(subject: Subject, folder: Path) -> tuple[Any, Callable[[], None]]:
-    """The suite's end, and what ends both."""
-    path, log = folder / "peer.sock", folder / "peer.log"
-    disk = folder / "disk.img"
-    with disk.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    command = subject.command.replace("{disk}", shlex.quote(str(disk)))
-    if subject.role == "back-end":
-        program = PeerProgram(command, path, log)
-        back = BackEndRunner(path, program, device=subject.device, dialect=SPEC, patience=PATIENCE)
-        return back, program.stop
-    qmp = folder / "qmp.sock"
-    program = PeerProgram(command, path, log, qmp=qmp, listens=False)
-    front = FrontEndRunner(
-        path, program, qmp=qmp, device=subject.device, dialect=SPEC, patience=PATIENCE
-    )
-
-    def close() -> None:
-        front.close()
-        program.stop()
-
-    return front, close
+@contextmanager
+def _opened(subject: Subject) -> Iterator[CaseRunner]:
+    """The suite's end of it, with a disk for those that need one."""
+    with tempfile.TemporaryDirectory(prefix="emu-mutant-") as folder:
+        disk = Path(folder) / "disk.img"
+        with disk.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        command = subject.command.replace("{disk}", shlex.quote(str(disk)))
+        with Target(subject.role, None, command, subject.device).opened() as runner:
+            yield runner

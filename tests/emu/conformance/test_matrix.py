@@ -9,10 +9,11 @@ import pytest
 
 from emu.conformance.case import BACK_END, FRONT_END
 from emu.conformance.document import DOCUMENTS
-from emu.conformance.matrix import KNOWN, ROLES, cases_of, count, rules, rules_by_case
+from emu.conformance.matrix import KNOWN, cases_of, count, rules, rules_by_case
 from emu.conformance.rules import CHAPTERS
 from emu.conformance.rules.messages import back_end_messages, features, front_end_messages
 from emu.conformance.rules.rule import Chapter, Covered, NotFromOutside, RuleError
+from emu.conformance.target import ROLES
 from vhost_user.features import SPEC, ProtocolFeature
 from vhost_user.messages import BACKEND_MESSAGES, FRONTEND_MESSAGES
 
