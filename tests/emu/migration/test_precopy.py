@@ -39,9 +39,12 @@ if TYPE_CHECKING:
     from tests.emu.migration.sites import Site
 
 MIB = 1 << 20
-WORKING_SET = 8 * MIB
+WORKING_SET = 16 * MIB
 #: Bytes a second of memory, and of what may be sent: far below what a busy machine manages.
 FAST, SLOW = 100 * MIB, 40 * MIB
+#: Milliseconds of downtime. A stream of 0.2 to 8 GiB/s carries less than the working set in them,
+#: and more than a guest writes between two looks that has been slowed down as far as it can be.
+LIMIT = 2
 
 
 class Known:
@@ -156,7 +159,7 @@ def prepared() -> bytes:
 def test_slows_a_guest_down_that_writes_faster_than_it_is_sent(rig: Rig) -> None:
     """With the throttle the dirty rate falls below the limit, and then it converges."""
     wait_until(lambda: total(rig.vm.machine.ram.extents()) > WORKING_SET)
-    precopy = rig.precopy(Parameters(downtime_limit=1, max_bandwidth=SLOW, auto_converge=True))
+    precopy = rig.precopy(Parameters(downtime_limit=LIMIT, max_bandwidth=SLOW, auto_converge=True))
     precopy.run(prepared)
     decision = precopy.sent.decision
     assert decision is not None
@@ -165,7 +168,9 @@ def test_slows_a_guest_down_that_writes_faster_than_it_is_sent(rig: Rig) -> None
     assert rig.throttles[-1] == decision.outlook.throttle >= 30
     assert rig.vm.machine.gate.throttle.percent == decision.outlook.throttle
     assert decision.outlook.dirty_rate < SLOW * 1.1
-    assert max(rig.remaining) > 4 * rig.remaining[-1]
+    # What the limit allows depends on how fast the machine's sockets are.
+    allowed = decision.outlook.bandwidth * LIMIT // 1000
+    assert rig.remaining[-1] <= allowed < max(rig.remaining)
     precopy.top_up()
     assert rig.vm.machine.gate.throttle.percent == 0
     rig.vm.pause_vcpus()
@@ -177,7 +182,7 @@ def test_slows_a_guest_down_that_writes_faster_than_it_is_sent(rig: Rig) -> None
 
 def test_does_not_converge_and_says_so(rig: Rig) -> None:
     wait_until(lambda: total(rig.vm.machine.ram.extents()) > WORKING_SET)
-    limits = Parameters(downtime_limit=1, max_bandwidth=SLOW, on_no_converge="abort")
+    limits = Parameters(downtime_limit=LIMIT, max_bandwidth=SLOW, on_no_converge="abort")
     precopy = rig.precopy(limits)
     with pytest.raises(MigrationError, match=r"does not converge: .* become dirty") as caught:
         precopy.run(prepared)
@@ -189,7 +194,7 @@ def test_does_not_converge_and_says_so(rig: Rig) -> None:
 
 def test_what_does_not_pay_before_the_blackout_is_left_to_it(rig: Rig) -> None:
     wait_until(lambda: total(rig.vm.machine.ram.extents()) > WORKING_SET)
-    precopy = rig.precopy(Parameters(downtime_limit=1, max_bandwidth=SLOW))
+    precopy = rig.precopy(Parameters(downtime_limit=LIMIT, max_bandwidth=SLOW))
     precopy.run(prepared)
     sent = rig.wire.stream.bytes_sent
     precopy.top_up()
