@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -13,12 +12,10 @@ from typing import TYPE_CHECKING
 import psutil
 
 from devices.procedure import PHASES
-from emu.errors import EmuError
 from emu.guest.workload import TICK_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from emu.guest.ledger import LedgerTotals
     from emu.migration.timeline import Span
@@ -367,22 +364,6 @@ def median(values: Sequence[float | None]) -> float | None:
     """The median of those that are known, or None."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
-
-
-def write_json(path: Path, document: JsonObject) -> None:
-    """Write a document, whole or not at all.
-
-    Raises:
-        EmuError: it cannot be written.
-    """
-    text = json.dumps(document, indent=1) + "\n"
-    part = path.with_name(f".{os.getpid()}.json")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EmuError(f"--json {path}: {error.strerror}") from None
 
 
 def _rounded(value: float | None) -> float | None:

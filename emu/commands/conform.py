@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu import preflight
+from emu.commands.json_output import deliver, json_option, report_stream
 from emu.commands.options import CONTEXT
 from emu.conformance.case import BACK_END, FRONT_END
 from emu.conformance.target import (
@@ -116,13 +116,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Run these cases only; may be given several times.",
             ),
             click.option("--list", "listed", is_flag=True, help="Show the cases; run none."),
-            click.option(
-                "--json",
-                "json_file",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="Write the verdicts as JSON; - is stdout.",
-            ),
+            json_option("the verdicts, or the list,"),
             click.option(
                 "--junitxml",
                 type=click.Path(path_type=Path),
@@ -263,7 +257,7 @@ def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
         show.console(sys.stdout).print(show.listing(cases))
         return
     whole = {"schema": SCHEMA, "role": role, "cases": [described(case) for case in cases]}
-    _write_json(options["json_file"], whole)
+    deliver(options["json_file"], whole)
 
 
 def _run(
@@ -284,15 +278,13 @@ def _run(
 
         results = runner.run(cases, told)
     # What was found out is told before it is written to files: a disk may be full.
-    out = show.console(sys.stderr if str(options["json_file"]) == "-" else sys.stdout)
+    out = show.console(report_stream(options["json_file"]))
     if not options["quiet"]:
         out.print(show.by_area(results))
     out.print(show.details(results, observed=not options["quiet"]))
     if not options["quiet"]:
         out.print(show.conclusion(results))
-    if options["json_file"] is not None:
-        whole = document(role, runner.describe(), offered.to_json(), results)
-        _write_json(options["json_file"], whole)
+    deliver(options["json_file"], document(role, runner.describe(), offered.to_json(), results))
     if options["junitxml"] is not None:
         try:
             show.write_junit(options["junitxml"], role, results)
@@ -301,14 +293,3 @@ def _run(
     bad = {Verdict.FAIL, Verdict.ERROR} if options["strict"] else {Verdict.FAIL}
     if any(result.verdict in bad for result in results):
         raise click.exceptions.Exit(1)
-
-
-def _write_json(path: Path, whole: dict[str, Any]) -> None:
-    text = json.dumps(whole, indent=1)
-    if str(path) == "-":
-        click.echo(text)
-        return
-    try:
-        path.write_text(text + "\n")
-    except OSError as error:
-        raise PreflightError(f"--json {path}: {error.strerror}") from None

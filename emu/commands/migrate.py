@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import click
 
 from emu import preflight, progress
 from emu.commands.between_options import between_options, check_machine, passage_plan
+from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.network_options import network_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
@@ -138,16 +137,11 @@ def _check_single(options: dict[str, Any], names: tuple[str, ...], handing_over:
 
 
 def _deliver(report: Any, options: dict[str, Any]) -> None:
-    from emu import results
     from emu.report import show
 
     path = options["json_file"]
-    to_stdout = path is not None and str(path) == "-"
-    if path is not None and not to_stdout:
-        results.write_json(path, report.to_json())
     if not options["quiet"]:
-        show(report, sys.stderr if to_stdout else sys.stdout)
-    if to_stdout:
-        click.echo(json.dumps(report.to_json(), indent=1))
+        show(report, report_stream(path))
+    deliver(path, report.to_json())
     if not report.ok:
         raise EmuError(report.failure())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu import preflight
+from emu.commands.json_output import json_option
 from emu.plan import ACCELERATORS, CONTROLS, COSTS, LOADS, STOP_POLICIES, MachinePlan
 
 if TYPE_CHECKING:
@@ -86,13 +87,7 @@ _OPTIONS = (
         is_flag=True,
         help="The guest also writes every block of the file of --disk back, unchanged.",
     ),
-    click.option(
-        "--json",
-        "json_file",
-        type=_FILE,
-        metavar="FILE",
-        help="Write the results as JSON; - is stdout.",
-    ),
+    json_option("the results"),
     click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
 )
 

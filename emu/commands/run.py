@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from emu import preflight, progress
 from emu.commands.between_options import between_options, check_machine, passage_plan
+from emu.commands.json_output import deliver, report_stream
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError, OptionError
 
@@ -59,7 +58,7 @@ def run(**options: Any) -> None:
     plan = machine_plan(options)
     check_machine("--incoming", plan, passage)
     quiet = options["quiet"]
-    stream = sys.stderr if str(options["json_file"]) == "-" else sys.stdout
+    stream = report_stream(options["json_file"])
     show = progress.make(quiet=quiet)
     view = live_view.make(stream, quiet=quiet)
     with show, Supervisor(plan, show, sides=1) as supervisor, view:
@@ -70,12 +69,6 @@ def run(**options: Any) -> None:
 
 
 def _deliver(report: LoadReport, options: dict[str, Any]) -> None:
-    from emu.results import write_json
-
-    path = options["json_file"]
-    if str(path) == "-":
-        click.echo(json.dumps(report.to_json(), indent=1))
-    elif path is not None:
-        write_json(path, report.to_json())
+    deliver(options["json_file"], report.to_json())
     if not report.integrity.clean:
         raise EmuError(report.integrity.complaint())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from typing import Any
 
 import click
 
 from emu import preflight, progress
+from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError, OptionError
@@ -71,7 +70,6 @@ def sweep(**options: Any) -> None:
     from emu import sweep as sweeping
     from emu.migration.strategies import STRATEGIES
     from emu.report import console_for
-    from emu.results import write_json
 
     for name in ("net", "blk", "vm_file"):
         if options[name] is not None:
@@ -90,17 +88,12 @@ def sweep(**options: Any) -> None:
     plans = [_sized(plan, number, options["rings"]) for number in numbers]
     reports = [_migrate(each, quiet=options["quiet"]) for each in plans]
     path = options["json_file"]
-    to_stdout = path is not None and str(path) == "-"
-    document = sweeping.document(plan, reports)
-    if path is not None and not to_stdout:
-        write_json(path, document)
-    if to_stdout:
-        click.echo(json.dumps(document, indent=1))
     if not options["quiet"]:
-        console = console_for(sys.stderr if to_stdout else sys.stdout)
+        console = console_for(report_stream(path))
         points = [point for report in reports for point in sweeping.points_of(report)]
         console.print(sweeping.heading(plan, reports[0].accel), soft_wrap=True)
         console.print(sweeping.table(points, plain=not console.is_terminal))
+    deliver(path, sweeping.document(plan, reports))
     for report in reports:
         if not report.ok:
             raise EmuError(report.failure())

@@ -50,14 +50,15 @@ def progress(target: Console) -> Progress:
 
 
 def listing(cases: Sequence[Case]) -> RenderableType:
-    """All cases, a line each."""
+    """All cases, a line each, and how many they are."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("id", "area", "rule", "needs"):
         table.add_column(name, no_wrap=name != "rule")
     for case in cases:
         needs = [*case.needs, *([case.device] if case.device else [])]
         table.add_row(case.id, case.area, case.rule, " ".join(needs))
-    return table
+    areas = len({case.area for case in cases})
+    return Group(table, Text(f"cases: {len(cases)}, areas: {areas}"))
 
 
 def by_area(results: Sequence[CaseResult]) -> Table:

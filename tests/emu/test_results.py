@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,13 +17,9 @@ from emu.results import (
     integrity_between,
     median,
     phase_rows,
-    write_json,
 )
 
 from .sides import machine
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MS = 1_000_000
 
@@ -174,21 +169,3 @@ def test_the_median_leaves_out_what_is_unknown() -> None:
     """A roll-back has no downtime."""
     assert median([3.0, None, 1.0]) == 2.0
     assert median([None]) is None
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """Nothing else stays in the directory."""
-    path = tmp_path / "out.json"
-    path.write_text("old")
-    write_json(path, {"a": 1})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """What cannot be written as JSON is not half written."""
-    path = tmp_path / "out.json"
-    path.write_text("old")
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert path.read_text() == "old"

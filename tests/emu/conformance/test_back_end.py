@@ -100,8 +100,10 @@ def test_junit(tmp_path: Path) -> None:
 
 def test_list() -> None:
     """By eye, and as JSON."""
-    assert "VU-B-0401" in conform("--list").stdout
-    listed = json.loads(conform("--list", "--json", "-", "--only", "bases").stdout)
+    shown = conform("--list").stdout
+    assert "VU-B-0401" in shown
+    assert f"cases: {len(cases())}," in shown
+    listed = json.loads(conform("--list", "--json", "--only", "bases").stdout)
     assert {case["area"] for case in listed["cases"]} == {"bases"}
     assert "verdict" not in listed["cases"][0]
 

@@ -139,7 +139,7 @@ def test_junit(tmp_path: Path) -> None:
 def test_list() -> None:
     """By eye, and as JSON."""
     assert "VU-F-0401" in conform("--list").stdout
-    listed = json.loads(conform("--list", "--json", "-", "--only", "bases").stdout)
+    listed = json.loads(conform("--list", "--json", "--only", "bases").stdout)
     assert {case["area"] for case in listed["cases"]} == {"bases"}
     assert all(case["id"].startswith("VU-F-") for case in listed["cases"])
     assert "verdict" not in listed["cases"][0]

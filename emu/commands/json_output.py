@@ -1,0 +1,69 @@
+"""The option ``--json`` of all commands that have one, and where their documents go."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_STDOUT = Path("-")
+
+
+def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: ``--json``, as ``json_file``. Without a file it stands for stdout.
+
+    Args:
+        what: is written there.
+    """
+    return click.option(
+        "--json",
+        "json_file",
+        type=click.Path(path_type=Path),
+        is_flag=False,
+        flag_value=str(_STDOUT),
+        metavar="[FILE]",
+        help=f"Write {what} as JSON; to stdout without a FILE, or if it is -.",
+    )
+
+
+def report_stream(path: Path | None) -> TextIO:
+    """Where a report for people goes: not to stdout if the document is to be all that is there.
+
+    Args:
+        path: the option's value.
+    """
+    return sys.stderr if path == _STDOUT else sys.stdout
+
+
+def deliver(path: Path | None, document: Mapping[str, Any]) -> None:
+    """Write a document where it is to go; into a file whole or not at all.
+
+    Args:
+        path: the option's value; None for nowhere.
+        document: what `json` can write.
+
+    Raises:
+        EmuError: it cannot be written.
+    """
+    if path is None:
+        return
+    text = json.dumps(document, indent=1)
+    if path == _STDOUT:
+        click.echo(text)
+        return
+    part = path.with_name(f".{os.getpid()}.json")
+    try:
+        part.write_text(text + "\n")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise EmuError(f"--json {path}: {error.strerror}") from None

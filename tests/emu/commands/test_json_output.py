@@ -1,0 +1,76 @@
+"""One option, and where what it asks for goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from emu.commands.json_output import deliver, json_option, report_stream
+from emu.errors import EmuError
+
+
+@click.command()
+@json_option("it")
+@click.option("--list", "listed", is_flag=True)
+def command(json_file: Path | None, *, listed: bool) -> None:
+    """Write what was asked for."""
+    deliver(json_file, {"listed": listed})
+
+
+@pytest.mark.parametrize("arguments", [("--json",), ("--json", "-"), ("--json=-",)])
+def test_without_a_file_it_is_stdout(arguments: tuple[str, ...]) -> None:
+    """Wherever another option stands."""
+    for order in ((*arguments, "--list"), ("--list", *arguments)):
+        result = CliRunner().invoke(command, order)
+        assert (result.exit_code, json.loads(result.stdout)) == (0, {"listed": True})
+
+
+def test_a_file(tmp_path: Path) -> None:
+    """Then stdout has nothing of it."""
+    path = tmp_path / "out.json"
+    result = CliRunner().invoke(command, ("--json", str(path)))
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert json.loads(path.read_text()) == {"listed": False}
+
+
+def test_nothing_is_asked_for() -> None:
+    """No option, no document."""
+    assert CliRunner().invoke(command).stdout == ""
+
+
+def test_the_report_makes_way() -> None:
+    """A program that reads the document finds nothing else."""
+    assert report_stream(Path("-")) is sys.stderr
+    assert report_stream(Path("out.json")) is sys.stdout
+    assert report_stream(None) is sys.stdout
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Nothing else stays in the directory."""
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    deliver(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """What cannot be written as JSON is not half written."""
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    broken: dict[str, Any] = {"a": object()}
+    with pytest.raises(TypeError):
+        deliver(path, broken)
+    assert path.read_text() == "old"
+
+
+def test_where_it_cannot_be_written_is_said(tmp_path: Path) -> None:
+    """In one line, as of all errors."""
+    with pytest.raises(EmuError, match=r"--json .*none/out.json: No such file or directory"):
+        deliver(tmp_path / "none" / "out.json", {})
