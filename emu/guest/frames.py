@@ -66,7 +66,7 @@ class Probe(NamedTuple):
         return frame + _PADDING[len(frame) :]
 
     @classmethod
-    def parse(cls, frame: bytes | memoryview) -> Probe | None:
+    def parse(cls, frame: bytes | bytearray | memoryview) -> Probe | None:
         """The probe in a frame, or None if it is none."""
         if len(frame) < _PROBE.size:
             return None

@@ -35,7 +35,7 @@ _HEADERS = ETHERNET_HEADER + _IPV4.size + _ICMP.size
 ECHO_DATA = MIN_FRAME - _HEADERS
 
 
-def checksum(data: bytes | memoryview) -> int:
+def checksum(data: bytes | bytearray | memoryview) -> int:
     """The Internet checksum (RFC 1071); 0 of data that holds its own."""
     padded = bytes(data) + b"\0" * (len(data) % 2)
     total: int = sum(struct.unpack(f">{len(padded) // 2}H", padded))
@@ -77,7 +77,7 @@ class Echo(NamedTuple):
         return (ethernet + header + message).ljust(MIN_FRAME, b"\0")
 
     @classmethod
-    def parse(cls, frame: bytes | memoryview) -> Echo | None:
+    def parse(cls, frame: bytes | bytearray | memoryview) -> Echo | None:
         """The echo in a frame, or None if it is none, or damaged, or longer than the shortest."""
         data = bytes(frame)
         if len(data) < _HEADERS or data[12:14] != IPV4_ETHERTYPE.to_bytes(2, "big"):
@@ -116,13 +116,13 @@ def gratuitous_arp(mac: bytes, address: bytes) -> bytes:
     return arp_request(mac, address, address)
 
 
-def arp_reply(frame: bytes | memoryview) -> tuple[bytes, bytes] | None:
+def arp_reply(frame: bytes | bytearray | memoryview) -> tuple[bytes, bytes] | None:
     """Address and MAC of who answers, or None if the frame is no ARP reply."""
     found = _parse_arp(frame)
     return None if found is None or found[0] != _ARP_REPLY else (found[2], found[1])
 
 
-def answer(frame: bytes | memoryview, mac: bytes, address: bytes) -> bytes | None:
+def answer(frame: bytes | bytearray | memoryview, mac: bytes, address: bytes) -> bytes | None:
     """What a station with these addresses answers to a frame; None if nothing."""
     found = _parse_arp(frame)
     if found is not None:
@@ -143,7 +143,7 @@ def _arp(
     return _ARP.pack(*fields).ljust(MIN_FRAME, b"\0")
 
 
-def _parse_arp(frame: bytes | memoryview) -> tuple[int, bytes, bytes, bytes] | None:
+def _parse_arp(frame: bytes | bytearray | memoryview) -> tuple[int, bytes, bytes, bytes] | None:
     """Operation, sender's MAC, sender's address, wanted address."""
     if len(frame) < _ARP.size:
         return None

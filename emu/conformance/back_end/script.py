@@ -9,7 +9,7 @@ from vhost_user.message_ids import FrontendRequest
 from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 F = FrontendRequest
 P = ProtocolFeature
@@ -98,7 +98,7 @@ class Script(NamedTuple):
 
 def spoken(
     parts: Sequence[Part],
-    rings: dict[str, Sequence[int]],
+    rings: Mapping[str, Sequence[int]],
     *,
     agreed: P,
     bit_30: bool,
