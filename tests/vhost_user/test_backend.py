@@ -90,10 +90,10 @@ def test_descriptors_stay_with_their_messages(
             sent.append((request, ring))
     got = [request for request in back.receive() if request.fds]
     assert [(r.id, r.payload.value) for r in got if isinstance(r.payload, U64)] == sent
-    for request in got:
-        assert isinstance(request.payload, U64)
-        assert os.eventfd_read(request.fds[0]) == 100 * request.payload.value + request.id
-        os.close(request.fds[0])
+    for told in got:
+        assert isinstance(told.payload, U64)
+        assert os.eventfd_read(told.fds[0]) == 100 * told.payload.value + told.id
+        os.close(told.fds[0])
 
 
 def test_a_deferred_reply_holds_back_those_behind_it(
@@ -111,11 +111,9 @@ def test_a_deferred_reply_holds_back_those_behind_it(
     theirs.settimeout(0.02)
     with pytest.raises(TimeoutError):
         theirs.recv(1)
-    assert slot.due
-    assert back.outstanding == 4
+    assert (slot.due, back.outstanding) == (True, 4)
     slot.reply(VringState(0, 1))
-    assert not slot.due
-    assert back.outstanding == 0
+    assert (slot.due, back.outstanding) == (False, 0)
     assert back.flush()
     ack = encode(R.SET_VRING_NUM, ANSWER, U64(0))
     assert theirs.recv(1000) == answered(0, 1) + ack + answered(1, 2) + answered(1, 3)

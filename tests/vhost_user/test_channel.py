@@ -15,7 +15,7 @@ from vhost_user.channel import MAX_PATH, READ_FDS, Channel, check_path, connect
 from vhost_user.errors import BackendError, DeadlineError, Disconnected, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def open_fds() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def close_fds(fds: object) -> None:
+def close_fds(fds: Iterable[int]) -> None:
     """Close descriptors that a read brought."""
-    for fd in fds:  # type: ignore[attr-defined]
+    for fd in fds:
         os.close(fd)
 
 
@@ -160,10 +160,15 @@ def test_flush_goes_on_where_a_full_socket_stopped_it(
     sent = bytes(range(256)) * (1 << 12)
     one.queue(sent, descriptors[:1])
     one.queue(b"end", descriptors[1:2])
+
+    def unsent() -> bool:
+        return one.wants_write
+
     assert not one.flush()
-    assert one.wants_write
-    got, fds = bytearray(), []
-    while one.wants_write or len(got) < len(sent) + 3:
+    assert unsent()
+    got = bytearray()
+    fds: list[int] = []
+    while unsent() or len(got) < len(sent) + 3:
         while (read := other.read_now()) is not None:
             got += read.data
             fds += read.fds
@@ -203,7 +208,12 @@ def test_connect_waits_until_somebody_listens(tmp_path: Path) -> None:
     """A back-end that is being started is connected to as soon as it listens."""
     path = str(tmp_path / "s.sock")
     listener = socket.socket(socket.AF_UNIX)
-    timer = threading.Timer(0.05, lambda: (listener.bind(path), listener.listen()))
+
+    def listen() -> None:
+        listener.bind(path)
+        listener.listen()
+
+    timer = threading.Timer(0.05, listen)
     timer.start()
     connect(path, "net0", 5.0).close()
     timer.join()

@@ -23,6 +23,8 @@ from vhost_user.payloads import U64, Inflight, VringState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from _typeshed import ReadableBuffer
+
 P = ProtocolFeature
 R = FrontendRequest
 OFFERED = P.MQ | P.REPLY_ACK | P.LOG_SHMFD | P.INFLIGHT_SHMFD
@@ -142,17 +144,24 @@ def test_lock_step_takes_two_system_calls(raw: tuple[FrontendConnection, socket.
     calls: list[str] = []
 
     class Counted(socket.socket):
-        def send(self, *args: object) -> int:
+        def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
             calls.append("send")
-            return super().send(*args)
+            return super().send(data, flags)
 
-        def recvmsg(self, *args: object) -> object:
+        def recvmsg(
+            self, size: int, room: int = 0, flags: int = 0, /
+        ) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
             calls.append("recvmsg")
-            return super().recvmsg(*args)
+            return super().recvmsg(size, room, flags)
 
-        def setsockopt(self, *args: object) -> None:
+        def setsockopt(
+            self, level: int, option: int, value: int | ReadableBuffer | None, length: int = 0, /
+        ) -> None:
             calls.append("setsockopt")
-            super().setsockopt(*args)
+            if value is None:
+                super().setsockopt(level, option, None, length)
+            else:
+                super().setsockopt(level, option, value)
 
     front._channel._sock = Counted(fileno=front._channel._sock.detach())
     for ring in range(3):

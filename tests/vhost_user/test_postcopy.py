@@ -6,7 +6,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from vhost_user.payloads import MemoryRegion
 from vhost_user.postcopy import FaultingTable, Userfault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = needs_userfaultfd
 
@@ -69,11 +68,12 @@ def test_who_looks_waits_and_gets_what_was_brought(
 
     pages = Pages(faults.fd, bring)
     try:
-        for look in (
-            partial(table.view, MIB + PAGE, 8),
-            partial(table.user_view, USER_BASE + PAGE, 8),
+        looks: tuple[Callable[[], memoryview], ...] = (
+            lambda: table.view(MIB + PAGE, 8),
+            lambda: table.user_view(USER_BASE + PAGE, 8),
             lambda: table.slices(MIB + PAGE, 8)[0],
-        ):
+        )
+        for look in looks:
             assert int.from_bytes(look(), "little") == base + PAGE
         assert pages.asked == [base + PAGE], "once"
         table.view(MIB + 3 * PAGE - 1, PAGE + 2)

@@ -315,20 +315,30 @@ def test_a_change_counts_for_the_messages_behind_it_in_the_same_read() -> None:
     assert back.standing_answer(got[1]) == U64(2)
 
 
+def started(session: FrontendSession | BackendSession) -> bool:
+    """Whether that end holds ring 2 for started."""
+    return session.rings[2].started
+
+
+def enabled(session: FrontendSession | BackendSession) -> bool:
+    """Whether that end holds ring 2 for enabled."""
+    return session.rings[2].enabled
+
+
 def test_ring_states_follow_kicks_and_messages() -> None:
     """Started by a kick, stopped by GET_VRING_BASE at both ends, enabled all the while."""
     front, back = pair()
     exchange(front, back, Request(R.SET_VRING_ENABLE, VringState(2, 1)))
     for session in (front, back):
         session.kicked(2)
-        assert session.rings[2].started
-        assert session.rings[2].enabled
+        assert started(session)
+        assert enabled(session)
     (got,) = back.feed(front.encode(Request(R.GET_VRING_BASE, VringState(2, 0))))
-    assert not back.rings[2].started
-    assert front.rings[2].started, "until the reply has come it may be worked on"
+    assert not started(back)
+    assert started(front), "until the reply has come it may be worked on"
     front.feed(back.answer(got, VringState(2, 9)))
-    assert not front.rings[2].started
-    assert front.rings[2].enabled
+    assert not started(front)
+    assert enabled(front)
 
 
 @pytest.mark.parametrize(
@@ -341,10 +351,10 @@ def test_resets_reach_all_rings(request_: Request) -> None:
     exchange(front, back, Request(R.SET_VRING_ENABLE, VringState(2, 1)))
     back.kicked(2)
     exchange(front, back, Request(R.SET_STATUS, U64(0xF)))
-    assert back.rings[2].enabled
+    assert enabled(back)
     exchange(front, back, request_)
-    assert not back.rings[2].enabled
-    assert back.rings[2].started == (request_.id == R.RESET_OWNER)
+    assert not enabled(back)
+    assert started(back) == (request_.id == R.RESET_OWNER)
 
 
 def test_answers_that_do_not_fit() -> None:
