@@ -182,9 +182,8 @@ def test_addresses_are_user_addresses(device: VhostDevice) -> None:
     last = run(lifecycle.start_ahead(device))[-1]
     assert isinstance(last, Ask)
     addr = requests(last)[1].payload
-    assert addr == VringAddr(
-        0, 0, *(USER_ADDRESS_BASE + (1 << bit) for bit in (16, 18, 17)), log=1 << 18
-    )
+    desc, used, avail = (USER_ADDRESS_BASE + (1 << bit) for bit in (16, 18, 17))
+    assert addr == VringAddr(0, 0, desc, used, avail, log=1 << 18)
 
 
 def test_start_again_does_nothing(device: VhostDevice) -> None:
