@@ -16,6 +16,7 @@ from tests.emu.guest.small_machine import small_spec
 
 if TYPE_CHECKING:
     from tests.emu.guest.conftest import Guest, MakeGuest
+    from vhost_user.virtqueue import Chain
 
 
 @pytest.fixture(params=[True, False], ids=["event-idx", "flags"])
@@ -88,31 +89,33 @@ def test_a_block_that_holds_something_else_is_noticed(guest: Guest) -> None:
     assert not totals.intact
 
 
-def test_a_read_that_reads_nothing_is_noticed(guest: Guest) -> None:
+def test_a_read_that_reads_nothing_is_noticed(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     guest.run(400)
     serve = guest.devices._request
 
-    def lazy(disk: bytearray, chain: object) -> int:
-        kept = bytes(chain.writable[0]) if len(chain.writable) == 2 else None  # type: ignore[attr-defined]
-        written = serve(disk, chain)  # type: ignore[arg-type]
+    def lazy(disk: bytearray, chain: Chain) -> int:
+        kept = bytes(chain.writable[0]) if len(chain.writable) == 2 else None
+        written = serve(disk, chain)
         if kept is not None and len(kept) == 4096:
-            chain.writable[0][:] = kept  # type: ignore[attr-defined]
+            chain.writable[0][:] = kept
         return written
 
-    guest.devices._request = lazy  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(guest.devices, "_request", lazy)
     guest.run(20)
     assert guest.program.ledger().corrupted > 0
 
 
-def test_an_error_status_is_counted(guest: Guest) -> None:
+def test_an_error_status_is_counted(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     serve = guest.devices._request
 
-    def failing(disk: bytearray, chain: object) -> int:
-        written = serve(disk, chain)  # type: ignore[arg-type]
-        chain.writable[-1][0] = 1  # type: ignore[attr-defined]
+    def failing(disk: bytearray, chain: Chain) -> int:
+        written = serve(disk, chain)
+        chain.writable[-1][0] = 1
         return written
 
-    guest.devices._request = failing  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(guest.devices, "_request", failing)
     guest.run(3)
     totals = guest.program.ledger()
     assert totals.errors == totals.completed == 12

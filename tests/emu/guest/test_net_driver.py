@@ -15,6 +15,7 @@ from tests.emu.guest.small_machine import small_spec
 
 if TYPE_CHECKING:
     from tests.emu.guest.conftest import Guest, MakeGuest
+    from vhost_user.virtqueue import DeviceQueue
 
 OUTSIDE = b"\x02\0\0\0\0\1"
 
@@ -159,12 +160,12 @@ def test_the_window_goes_on_when_sent_packets_are_collected_late(guest: Guest) -
 class _HeldBack:
     """A device queue that does not publish for a while."""
 
-    def __init__(self, queue: object, held: list[bool]) -> None:
+    def __init__(self, queue: DeviceQueue, held: list[bool]) -> None:
         self._queue = queue
         self._held = held
 
     def publish(self) -> bool:
-        return not self._held[0] and self._queue.publish()  # type: ignore[attr-defined,no-any-return]
+        return not self._held[0] and self._queue.publish()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._queue, name)
