@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 
 from emu.errors import MonitorError
 from emu.monitor import protocol
+
+if TYPE_CHECKING:
+    from emu.monitor.protocol import JsonObject
 
 
 def test_a_message_is_one_line() -> None:
@@ -54,7 +58,7 @@ MESSAGES = st.lists(
 
 @given(MESSAGES, st.sampled_from([b"", b"\n", b"\r\n", b"  "]), st.data())
 def test_messages_are_found_however_the_stream_is_cut(
-    messages: list[dict], between: bytes, data: st.DataObject
+    messages: list[JsonObject], between: bytes, data: st.DataObject
 ) -> None:
     """With line's ends or without, with brackets and quotes in strings or without."""
     stream = b"".join(

@@ -16,14 +16,16 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
 from emu.errors import EmuError
-from emu.monitor.server import MonitorServer
+from emu.monitor.server import Handler, MonitorServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from emu.monitor.protocol import JsonObject
 
-def echo(text: str, times: int = 1) -> dict:
+
+def echo(text: str, times: int = 1) -> JsonObject:
     """A handler with a required and an optional argument."""
     return {"text": text * times}
 
@@ -33,12 +35,12 @@ def fail() -> None:
     raise EmuError("the machine has no such thing")
 
 
-def reset(reset_gap: bool) -> dict:
+def reset(reset_gap: bool) -> JsonObject:
     """A handler whose argument has two words."""
     return {"reset": reset_gap}
 
 
-HANDLERS = {"x-echo": echo, "x-fail": fail, "x-reset": reset}
+HANDLERS: dict[str, Handler] = {"x-echo": echo, "x-fail": fail, "x-reset": reset}
 
 
 class Served:
@@ -66,18 +68,19 @@ def lines() -> Iterator[tuple[Served, socket.socket]]:
     assert not served.thread.is_alive()
 
 
-def ask(sock: socket.socket, text: str) -> dict:
+def ask(sock: socket.socket, text: str) -> JsonObject:
     """Send a line; the next message that comes."""
     sock.sendall(text.encode() + b"\n")
     return receive(sock)
 
 
-def receive(sock: socket.socket) -> dict:
+def receive(sock: socket.socket) -> JsonObject:
     """The next message."""
     data = b""
     while not data.endswith(b"\n"):
         data += sock.recv(1)
-    return json.loads(data)
+    message: JsonObject = json.loads(data)
+    return message
 
 
 def greet(sock: socket.socket) -> None:
