@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import CancelledError, MigrationError
-from emu.migration.stream import Kind
+from emu.migration.destination import Destination
+from emu.migration.stream import Kind, MigrationStream
 
 from .sites import DEADLINE, MOVES, Migration, await_work, check_books
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from emu.migration.strategies import Strategy
+    from emu.migration.strategies.task import Stage, Task
     from emu.vm import Vm
-
-Stage = tuple[str, str]
 
 
 def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,12 +34,12 @@ def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch
         if told == moment:
             assert source.cancel()
 
-    def stop_and_cancel(*arguments: object) -> None:
-        stop(*arguments)  # type: ignore[arg-type]
+    def stop_and_cancel(tasks: Sequence[Task], stage: Stage) -> None:
+        stop(tasks, stage)
         assert source.cancel()
 
-    def expect(stream: object, kind: Kind) -> bytes:
-        got = receive(stream, kind)  # type: ignore[arg-type]
+    def expect(stream: MigrationStream, kind: Kind) -> bytes:
+        got = receive(stream, kind)
         if kind.name == moment:
             assert source.cancel() is (kind is not Kind.RUNNING)
         return got
@@ -97,19 +98,21 @@ def test_after_the_vm_was_given_away_it_is_too_late(
 
 
 def test_a_cancel_wakes_who_waits_for_a_silent_destination(
-    vm: Vm, other: Vm, tmp_path: Path
+    vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not take the deadline for that."""
     migration = Migration(vm, other, "split", tmp_path)
     waits, goes = threading.Event(), threading.Event()
-    prepare: Callable[..., None] = migration.destination._prepare
+    destination = migration.destination
+    assert isinstance(destination, Destination)
+    prepare = destination._prepare
 
-    def dawdle(*arguments: object) -> None:
-        prepare(*arguments)
+    def dawdle(strategy: Strategy, stream: MigrationStream) -> None:
+        prepare(strategy, stream)
         waits.set()
         assert goes.wait(DEADLINE)
 
-    migration.destination._prepare = dawdle  # type: ignore[method-assign]
+    monkeypatch.setattr(destination, "_prepare", dawdle)
 
     def cancel() -> None:
         assert waits.wait(DEADLINE)

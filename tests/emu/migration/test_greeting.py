@@ -14,6 +14,7 @@ from emu.migration.strategies import StrategyOptions
 from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from emu.vm import Vm
@@ -23,7 +24,7 @@ def _shape(vm: Vm, **changes: Any) -> dict[str, Any]:
     return {"spec": {**shape(vm.spec, "soft"), **changes}}
 
 
-_CASES = {
+_CASES: dict[str, tuple[Callable[[Vm], dict[str, Any]], str]] = {
     "version": (lambda vm: {"version": 1}, f"the source speaks version 1, not {VERSION}"),
     "vcpus": (lambda vm: _shape(vm, vcpus=7), "vcpus: 7 at the source, 3 at the destination"),
     "memory": (lambda vm: _shape(vm, memory=4096), "memory: 4096 at the source"),

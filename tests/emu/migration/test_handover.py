@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
+    from emu.migration.heritage import VmHeritage
     from emu.vm import Vm
 
 
@@ -114,13 +115,15 @@ def test_after_a_failure_the_next_one_goes(
     check_books(second.there)
 
 
-def test_the_destination_cannot_build_it(vm: Vm, migration: Migration) -> None:
+def test_the_destination_cannot_build_it(
+    vm: Vm, migration: Migration, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its reason is the source's, which runs on."""
 
-    def refuse(_heritage: object) -> Vm:
+    def refuse(_heritage: VmHeritage) -> Vm:
         raise EmuError("no room for it")
 
-    migration.destination._build = refuse  # type: ignore[union-attr, assignment]
+    monkeypatch.setattr(migration.destination, "_build", refuse)
     with pytest.raises(MigrationError, match="no room for it"):
         migration.run()
     await_work(vm)
@@ -135,8 +138,8 @@ def test_a_device_that_is_reset_meanwhile_is_handed_over_anew(
     expect = source._await_prepared
     steps = [lambda: reset(vm, BLK1), lambda: activate(vm, BLK1)]
 
-    def prepared(stream: object) -> bytes:
-        got = expect(stream)  # type: ignore[arg-type]
+    def prepared(stream: MigrationStream) -> bytes:
+        got = expect(stream)
         if steps:
             steps.pop(0)()
         return got
@@ -155,8 +158,8 @@ def test_a_guest_that_never_rests_is_given_up(
     source = migration.source
     expect = source._await_prepared
 
-    def prepared(stream: object) -> bytes:
-        got = expect(stream)  # type: ignore[arg-type]
+    def prepared(stream: MigrationStream) -> bytes:
+        got = expect(stream)
         reset(vm, BLK1)
         activate(vm, BLK1)
         return got
@@ -169,7 +172,7 @@ def test_a_guest_that_never_rests_is_given_up(
 
 
 def test_a_back_end_that_dies_in_the_blackout_is_missed_over_there(
-    vm: Vm, migration: Migration, sites: tuple[Site, Site]
+    vm: Vm, migration: Migration, sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is nobody's business here any more; when it comes back its requests complete."""
     pause = vm.pause_vcpus
@@ -178,7 +181,7 @@ def test_a_back_end_that_dies_in_the_blackout_is_missed_over_there(
         pause(deadline)
         sites[0].kill("blk1")
 
-    vm.pause_vcpus = pause_and_kill  # type: ignore[method-assign]
+    monkeypatch.setattr(vm, "pause_vcpus", pause_and_kill)
     migration.run()
     there = migration.there
     wait_until(lambda: "blk1" in there.keeper.lost)

@@ -112,7 +112,13 @@ def test_destination_back_end_dies(
 @pytest.mark.parametrize("strategy", MOVES)
 @pytest.mark.parametrize("victim", ["net0", "blk1"])
 def test_source_back_end_dies_at_the_stop(
-    vm: Vm, other: Vm, sites: tuple[Site, Site], strategy: str, victim: str, tmp_path: Path
+    vm: Vm,
+    other: Vm,
+    sites: tuple[Site, Site],
+    strategy: str,
+    victim: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It costs its own device; the others go on, and its requests stay where they are."""
     migration = Migration(vm, other, strategy, tmp_path)
@@ -122,7 +128,7 @@ def test_source_back_end_dies_at_the_stop(
         pause(deadline)
         sites[0].kill(victim)
 
-    vm.pause_vcpus = pause_and_kill  # type: ignore[method-assign]
+    monkeypatch.setattr(vm, "pause_vcpus", pause_and_kill)
     with pytest.raises((VhostUserError, MigrationError), match=victim):
         migration.run()
     assert list(migration.source.lost) == [victim]

@@ -11,8 +11,10 @@ from vhost_user.errors import UsageError
 from .sites import MOVES, Migration, await_disk, await_work, check_books
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from emu.migration.stream import MigrationStream
     from emu.vm import Vm
 
 NET0, BLK0, BLK1 = range(3)
@@ -34,15 +36,16 @@ def activate(vm: Vm, index: int) -> None:
     vm.guest.resume_load()
 
 
-def during_precopy(migration: Migration, monkeypatch: pytest.MonkeyPatch, *steps: object) -> None:
+def during_precopy(
+    migration: Migration, monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]
+) -> None:
     """Have the steps run when the destination has been prepared with what it knew before."""
     source = migration.source
     expect = source._await_prepared
 
-    def prepared(stream: object) -> bytes:
-        got = expect(stream)  # type: ignore[arg-type]
+    def prepared(stream: MigrationStream) -> bytes:
+        got = expect(stream)
         for step in steps:
-            assert callable(step)
             step()
         return got
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices import lifecycle
+from emu.accel.soft import SoftAccelerator
 from emu.lock_watch import LockBrokenError, held_by_thread
-from emu.locks import LockOrderError
+from emu.locks import BigLock, LockOrderError
 from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
@@ -53,6 +54,7 @@ def assert_agree(vm: Vm) -> None:
     }
     space = vm.machine.address_space
     assert {(entry.address, entry.fd) for entry in space.ioeventfds()} == wanted
+    assert isinstance(vm.machine.accel, SoftAccelerator)
     assert set(vm.machine.accel._doorbells.values()) == {fd for _, fd in wanted}
     assert vm.machine.big_lock.holder is None
     assert not held_by_thread()
@@ -127,11 +129,11 @@ class Sequencer:
         self.served += 1
 
 
-def until_awaited(lock: object) -> None:
+def until_awaited(lock: BigLock) -> None:
     """Return when somebody waits for the lock."""
     tick = threading.Event()
     for _ in range(500):
-        if "awaited by" in lock.held_by():  # type: ignore[attr-defined]
+        if "awaited by" in lock.held_by():
             return
         tick.wait(0.01)
     raise AssertionError("nobody waits")
