@@ -111,6 +111,6 @@ class OptionalDisk(BlkDevice):
 
 
 if __name__ == "__main__":
-    control.Handlers = OptionalHandlers  # type: ignore[misc]
-    blk.BlkDevice = OptionalDisk  # type: ignore[misc]
+    control.Handlers = OptionalHandlers  # type: ignore[attr-defined]
+    blk.BlkDevice = OptionalDisk  # type: ignore[attr-defined]
     blk.main()

@@ -139,7 +139,10 @@ def test_completions_in_order(told: tuple[int | None, ...], right: bool) -> None
 )
 def test_a_file_system_s_configuration(data: bytes, verdict: Verdict) -> None:
     """A tag, and queues."""
-    answers = {F.GET_CONFIG: space(data), F.GET_QUEUE_NUM: number(2)}
+    answers: dict[int, Callable[[bytes], Answer]] = {
+        F.GET_CONFIG: space(data),
+        F.GET_QUEUE_NUM: number(2),
+    }
     got, seen = Puppet(BITS, int(CONFIG), answers).judge(998, "fs")
     assert got == verdict, seen
     assert "nothing came" not in seen
