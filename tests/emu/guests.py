@@ -24,15 +24,22 @@ def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
 
 
 class Recorder:
-    """Tells of every interrupt and tick. Timers are as `periods` says (ns), by vCPU."""
+    """Tells of every interrupt and tick. Timers are as `periods` says (ns), by vCPU.
+
+    Attributes:
+        interrupt: what the vCPUs call; a test may put something else there.
+        beat: the same.
+    """
 
     def __init__(self, periods: dict[int, int] | None = None) -> None:
+        self.interrupt: Callable[[int, int], None] = self.take_interrupt
+        self.beat: Callable[[int], None] = self.take_beat
         self.interrupts: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         self.ticks: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         self.beats: list[int] = []
         self.periods = periods or {}
 
-    def interrupt(self, vcpu: int, vector: int) -> None:
+    def take_interrupt(self, vcpu: int, vector: int) -> None:
         self.interrupts.put((vcpu, vector))
 
     def tick(self, vcpu: int, now_ns: int) -> int | None:
@@ -40,7 +47,7 @@ class Recorder:
         period = self.periods.get(vcpu)
         return None if period is None else now_ns + period
 
-    def beat(self, now_ns: int) -> None:
+    def take_beat(self, now_ns: int) -> None:
         self.beats.append(now_ns)
 
     def next_interrupt(self) -> tuple[int, int]:
@@ -65,18 +72,18 @@ class Holding(Recorder):
         listens: gives the gate's `paused`; guest code then returns early.
     """
 
-    def __init__(self, listens=None) -> None:
+    def __init__(self, listens: Callable[[], bool] | None = None) -> None:
         super().__init__()
         self.entered = threading.Semaphore(0)
         self.go = threading.Event()
         self.listens = listens
 
-    def interrupt(self, vcpu: int, vector: int) -> None:
+    def take_interrupt(self, vcpu: int, vector: int) -> None:
         self.entered.release()
         while not self.go.wait(0.001):
             if self.listens and self.listens():
                 return
-        super().interrupt(vcpu, vector)
+        super().take_interrupt(vcpu, vector)
 
     def wait_entered(self) -> None:
         assert self.entered.acquire(timeout=DEADLINE)

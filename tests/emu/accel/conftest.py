@@ -17,16 +17,17 @@ from tests.emu.guests import Recorder, until
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from emu.accel import Accelerator
+    from emu.accel import Accelerator, ExitHandler
+    from emu.accel.kvm_mailbox import Mailbox
     from emu.gate import Gate
 
 VCPUS = 4
 MEMORY = 16 << 20
 
 
-def make(name, on_exit=lambda *_: None):
+def make(name: str, on_exit: ExitHandler = lambda *_: None) -> Accelerator:
     """An accelerator; the test is skipped where this host has not got it."""
     try:
         return accel.create(name, on_exit)
@@ -92,7 +93,7 @@ class KvmBench(Bench):
         """They run."""
 
     @property
-    def mailboxes(self):
+    def mailboxes(self) -> list[Mailbox]:
         assert isinstance(self.accel, KvmAccelerator)
         assert self.accel.host is not None
         return self.accel.host.mailboxes
@@ -110,14 +111,14 @@ BENCHES: dict[str, Callable[[], Bench]] = {KvmAccelerator.name: KvmBench}
 
 
 @pytest.fixture(params=accel.registered())
-def bench(request):
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     made = BENCHES.get(request.param, lambda: Bench(request.param))()
     yield made
     made.close()
 
 
 @pytest.fixture
-def memory():
+def memory() -> Iterator[GuestRam]:
     made = GuestRam(MEMORY)
     yield made
     made.close()

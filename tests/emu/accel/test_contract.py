@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -14,17 +15,20 @@ from emu.accel import Ioeventfd, Irqfd, NotifierError
 from emu.errors import EmuError
 from emu.gate import Gate
 from emu.vcpu_state import VcpuState
-from tests.emu.accel.conftest import VCPUS, make
+from tests.emu.accel.conftest import VCPUS, Bench, make
 from vhost_user import eventfd
+
+if TYPE_CHECKING:
+    from emu.ram import GuestRam
 
 BELL = 0xE000_0000
 
 
-def signalled(fd):
+def signalled(fd: int) -> int:
     return eventfd.default().drain([fd])[0]
 
 
-def test_a_doorbell_signals_its_eventfd(bench):
+def test_a_doorbell_signals_its_eventfd(bench: Bench) -> None:
     one, two = bench.eventfds(2)
     bench.accel.change_ioeventfds(
         (), [Ioeventfd(BELL, 4, None, one), Ioeventfd(BELL + 4, 4, None, two)]
@@ -35,12 +39,12 @@ def test_a_doorbell_signals_its_eventfd(bench):
     assert not bench.exits
 
 
-def test_a_write_without_ioeventfd_exits(bench):
+def test_a_write_without_ioeventfd_exits(bench: Bench) -> None:
     bench.write(BELL, 7)
     assert bench.exits == [(BELL, 7)]
 
 
-def test_a_doorbell_that_was_taken_away_exits(bench):
+def test_a_doorbell_that_was_taken_away_exits(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.accel.ioeventfd_add(BELL, 4, None, fd)
     bench.accel.ioeventfd_del(BELL, 4, None, fd)
@@ -49,7 +53,7 @@ def test_a_doorbell_that_was_taken_away_exits(bench):
     assert bench.exits == [(BELL, 1)]
 
 
-def test_values_that_match(bench):
+def test_values_that_match(bench: Bench) -> None:
     one, two = bench.eventfds(2)
     bench.accel.ioeventfd_add(BELL, 4, 1, one)
     bench.accel.ioeventfd_add(BELL, 4, 2, two)
@@ -59,7 +63,7 @@ def test_values_that_match(bench):
     assert bench.exits == [(BELL, 3)]
 
 
-def test_a_full_counter_is_a_signal(bench):
+def test_a_full_counter_is_a_signal(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.accel.ioeventfd_add(BELL, 4, None, fd)
     os.eventfd_write(fd, (1 << 64) - 2)
@@ -67,7 +71,7 @@ def test_a_full_counter_is_a_signal(bench):
     assert signalled(fd) >= (1 << 64) - 2
 
 
-def test_a_batch_of_doorbells_is_all_or_nothing(bench):
+def test_a_batch_of_doorbells_is_all_or_nothing(bench: Bench) -> None:
     old, new, other = bench.eventfds(3)
     bench.accel.ioeventfd_add(BELL, 4, None, old)
     missing = Ioeventfd(BELL + 64, 4, None, other, "blk0 ring 3")
@@ -84,21 +88,21 @@ def test_a_batch_of_doorbells_is_all_or_nothing(bench):
     assert bench.exits == [(BELL + 4, 0)]
 
 
-def test_the_same_doorbell_twice_with_one_eventfd(bench):
+def test_the_same_doorbell_twice_with_one_eventfd(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.accel.ioeventfd_add(BELL, 4, None, fd)
     with pytest.raises(NotifierError, match="already"):
         bench.accel.ioeventfd_add(BELL, 4, None, fd)
 
 
-def test_an_error_names_the_owner(bench):
+def test_an_error_names_the_owner(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     with pytest.raises(NotifierError, match=r"blk0 ring 3: the ioeventfd at 0xe0000000") as caught:
         bench.accel.change_ioeventfds([Ioeventfd(BELL, 4, None, fd, "blk0 ring 3")], ())
     assert caught.value.owner == "blk0 ring 3"
 
 
-def test_a_signal_is_an_interrupt_on_the_vcpu_of_the_route(bench):
+def test_a_signal_is_an_interrupt_on_the_vcpu_of_the_route(bench: Bench) -> None:
     one, two = bench.eventfds(2)
     bench.accel.set_routes({10: 3, 11: 1})
     bench.accel.change_irqfds((), [Irqfd(10, one), Irqfd(11, two)])
@@ -111,7 +115,7 @@ def test_a_signal_is_an_interrupt_on_the_vcpu_of_the_route(bench):
     assert signalled(one) == signalled(two) == 0
 
 
-def test_a_signal_from_before_the_irqfd_is_delivered(bench):
+def test_a_signal_from_before_the_irqfd_is_delivered(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     os.eventfd_write(fd, 1)
     bench.start()
@@ -120,7 +124,7 @@ def test_a_signal_from_before_the_irqfd_is_delivered(bench):
     assert bench.interrupt() == (3, 10)
 
 
-def test_an_irqfd_without_route_waits_for_one(bench):
+def test_an_irqfd_without_route_waits_for_one(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.irqfd_assign(10, fd)
@@ -130,7 +134,7 @@ def test_an_irqfd_without_route_waits_for_one(bench):
     assert bench.interrupt() == (2, 10)
 
 
-def test_a_route_that_moves_takes_the_irqfd_along(bench):
+def test_a_route_that_moves_takes_the_irqfd_along(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({10: 2})
@@ -143,7 +147,7 @@ def test_a_route_that_moves_takes_the_irqfd_along(bench):
     assert bench.quiet()
 
 
-def test_an_irqfd_that_was_taken_away_is_not_read(bench):
+def test_an_irqfd_that_was_taken_away_is_not_read(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({10: 2})
@@ -154,7 +158,7 @@ def test_an_irqfd_that_was_taken_away_is_not_read(bench):
     assert signalled(fd) == 1
 
 
-def test_a_batch_of_irqfds_is_all_or_nothing(bench):
+def test_a_batch_of_irqfds_is_all_or_nothing(bench: Bench) -> None:
     old, new = bench.eventfds(2)
     bench.start()
     bench.accel.set_routes({10: 2, 11: 3})
@@ -173,7 +177,7 @@ def test_a_batch_of_irqfds_is_all_or_nothing(bench):
     assert bench.quiet()
 
 
-def test_an_eventfd_that_is_none_is_refused(bench):
+def test_an_eventfd_that_is_none_is_refused(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.accel.set_routes({10: 2})
     with pytest.raises(NotifierError, match="vector 10"):
@@ -181,7 +185,7 @@ def test_an_eventfd_that_is_none_is_refused(bench):
     bench.accel.irqfd_assign(10, fd)
 
 
-def test_a_route_to_no_vcpu_leaves_the_table_as_it_was(bench):
+def test_a_route_to_no_vcpu_leaves_the_table_as_it_was(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({10: 2})
@@ -193,7 +197,7 @@ def test_a_route_to_no_vcpu_leaves_the_table_as_it_was(bench):
     assert bench.interrupt() == (2, 10)
 
 
-def test_an_interrupt_during_a_pause_is_taken_after_it(bench):
+def test_an_interrupt_during_a_pause_is_taken_after_it(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({10: 2})
@@ -208,7 +212,9 @@ def test_an_interrupt_during_a_pause_is_taken_after_it(bench):
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(bench, held):
+def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(
+    bench: Bench, held: bool
+) -> None:
     fds = bench.eventfds(VCPUS)
     bench.start()
     bench.accel.set_routes({vector: vector for vector in range(VCPUS)})
@@ -217,7 +223,7 @@ def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(bench, held):
         bench.accel.hold_calls()
     rounds = 50
 
-    def signal():
+    def signal() -> None:
         for _ in range(rounds):
             for fd in fds:
                 os.eventfd_write(fd, 1)
@@ -234,7 +240,7 @@ def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(bench, held):
     assert all(vcpu == vector for vcpu, vector in taken)
 
 
-def test_held_calls_wait_while_the_machine_is_paused(bench):
+def test_held_calls_wait_while_the_machine_is_paused(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({0: 0})
@@ -254,7 +260,7 @@ def test_held_calls_wait_while_the_machine_is_paused(bench):
 
 
 @pytest.mark.parametrize("name", accel.registered())
-def test_everything_is_given_back(name, memory):
+def test_everything_is_given_back(name: str, memory: GuestRam) -> None:
     process = psutil.Process()
     before = process.num_fds()
     made = make(name)
@@ -267,7 +273,7 @@ def test_everything_is_given_back(name, memory):
 
 
 @pytest.mark.parametrize("name", accel.registered())
-def test_numbers_of_vcpus_that_cannot_be(name, memory):
+def test_numbers_of_vcpus_that_cannot_be(name: str, memory: GuestRam) -> None:
     made = make(name)
     made.set_memory(memory)
     for count in (0, made.capabilities.max_vcpus + 1):
@@ -279,10 +285,10 @@ def test_numbers_of_vcpus_that_cannot_be(name, memory):
     made.close()
 
 
-def test_an_accelerator_that_does_not_exist():
+def test_an_accelerator_that_does_not_exist() -> None:
     with pytest.raises(EmuError, match=r"no accelerator 'xen'.*soft"):
         accel.create("xen", lambda *_: None)
 
 
-def test_auto_always_works():
+def test_auto_always_works() -> None:
     accel.create("auto", lambda *_: None).close()

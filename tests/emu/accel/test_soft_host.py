@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from emu.vcpu_state import VcpuState
 from emu.vcpus import VcpuSet
 from tests.emu.guests import DEADLINE, Recorder, until
 from vhost_user import eventfd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Rig:
@@ -27,31 +31,36 @@ class Rig:
         for index, fd in enumerate(self.fds):
             self.accel.irqfd_assign(index, fd)
 
-    def run(self, guest):
+    def run(self, guest: Recorder) -> None:
         self.vcpus.start(guest)
         self.vcpus.resume()
 
-    def call(self, vcpu):
+    def call(self, vcpu: int) -> None:
         os.eventfd_write(self.fds[vcpu], 1)
 
-    def close(self):
+    def close(self) -> None:
         self.vcpus.stop()
         self.accel.close()
         eventfd.default().close(self.fds)
 
 
 @pytest.fixture
-def rig(request):
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made = Rig(getattr(request, "param", 4))
     yield made
     made.close()
 
 
-def test_guest_code_runs_on_the_thread_of_its_vcpu(rig):
-    names = []
+def test_guest_code_runs_on_the_thread_of_its_vcpu(rig: Rig) -> None:
+    names: list[str] = []
     guest = Recorder()
-    beat = guest.beat
-    guest.beat = lambda now: (names.append(threading.current_thread().name), beat(now))
+    take = guest.beat
+
+    def beat(now: int) -> None:
+        names.append(threading.current_thread().name)
+        take(now)
+
+    guest.beat = beat
     rig.run(guest)
     names.clear()
     for vcpu in (2, 1):
@@ -61,11 +70,11 @@ def test_guest_code_runs_on_the_thread_of_its_vcpu(rig):
     assert names == ["vcpu2", "vcpu2", "vcpu1", "vcpu1"]
 
 
-def test_one_vcpu_at_a_time(rig):
+def test_one_vcpu_at_a_time(rig: Rig) -> None:
     guest = Recorder()
     most = []
 
-    def interrupt(vcpu, vector):
+    def interrupt(vcpu: int, vector: int) -> None:
         most.append(len(rig.vcpus.gate.inside))
         if len(most) < 400:
             rig.call(vcpu)
@@ -79,11 +88,11 @@ def test_one_vcpu_at_a_time(rig):
     assert set(most) == {1}
 
 
-def test_a_vcpu_that_is_always_busy_starves_nobody(rig):
+def test_a_vcpu_that_is_always_busy_starves_nobody(rig: Rig) -> None:
     guest = Recorder()
     take = guest.interrupt
 
-    def interrupt(vcpu, vector):
+    def interrupt(vcpu: int, vector: int) -> None:
         if vcpu == 1:
             rig.call(1)
         else:
@@ -99,11 +108,11 @@ def test_a_vcpu_that_is_always_busy_starves_nobody(rig):
     until(lambda: not guest.ticks.empty())
 
 
-def test_the_processor_is_inherited_from_one_that_crashes(rig):
+def test_the_processor_is_inherited_from_one_that_crashes(rig: Rig) -> None:
     guest = Recorder()
     take = guest.interrupt
 
-    def interrupt(vcpu, vector):
+    def interrupt(vcpu: int, vector: int) -> None:
         if vcpu < 3:
             raise ZeroDivisionError
         take(vcpu, vector)
@@ -122,9 +131,13 @@ def test_the_processor_is_inherited_from_one_that_crashes(rig):
     assert guest.next_interrupt() == (3, 3)
 
 
-def test_all_may_crash(rig):
+def test_all_may_crash(rig: Rig) -> None:
     guest = Recorder()
-    guest.interrupt = lambda vcpu, vector: 1 // 0
+
+    def interrupt(vcpu: int, vector: int) -> None:
+        raise ZeroDivisionError
+
+    guest.interrupt = interrupt
     rig.run(guest)
     for vcpu in range(4):
         rig.call(vcpu)
@@ -133,7 +146,7 @@ def test_all_may_crash(rig):
     rig.vcpus.resume()
 
 
-def test_those_that_were_not_halted_run_before_all_others(rig):
+def test_those_that_were_not_halted_run_before_all_others(rig: Rig) -> None:
     guest = Recorder()
     rig.vcpus.start(guest)
     rig.vcpus.load([VcpuState()] * 3 + [VcpuState(halted=False, pending=(3,))])
@@ -144,7 +157,7 @@ def test_those_that_were_not_halted_run_before_all_others(rig):
     assert guest.next_interrupts(3) == [(0, 0), (1, 1), (2, 2)]
 
 
-def test_interrupts_during_a_pause_wake_no_vcpu(rig):
+def test_interrupts_during_a_pause_wake_no_vcpu(rig: Rig) -> None:
     guest = Recorder()
     rig.run(guest)
     rig.vcpus.pause()
@@ -157,10 +170,15 @@ def test_interrupts_during_a_pause_wake_no_vcpu(rig):
 
 
 @pytest.mark.parametrize("rig", [224], indirect=True)
-def test_224_busy_vcpus_pause_and_resume_at_once(rig):
+def test_224_busy_vcpus_pause_and_resume_at_once(rig: Rig) -> None:
     """A fight for the interpreter would make these take tens to hundreds of milliseconds."""
     guest = Recorder()
-    guest.interrupt = lambda vcpu, vector: (sum(range(200)), rig.call(vcpu))
+
+    def interrupt(vcpu: int, vector: int) -> None:
+        sum(range(200))
+        rig.call(vcpu)
+
+    guest.interrupt = interrupt
     rig.run(guest)
     for vcpu in range(224):
         rig.call(vcpu)
