@@ -70,7 +70,14 @@ class FakeVm:
             os._exit(7)
         self._loaded = True
 
-    def incoming(self, uri: str, *, handover: bool = False) -> JsonObject:
+    def incoming(
+        self,
+        uri: str,
+        *,
+        handover: bool = False,
+        tls: list[str] | None = None,
+        disks: JsonObject | None = None,
+    ) -> JsonObject:
         """Listen, and take over whatever comes."""
         kind, _, address = uri.partition(":")
         if kind == "unix":
@@ -105,7 +112,14 @@ class FakeVm:
         """There are none."""
         return {}
 
-    def migrate(self, uri: str, strategy: str, options: JsonObject) -> None:
+    def migrate(
+        self,
+        uri: str,
+        strategy: str,
+        options: JsonObject,
+        tls: list[str] | None = None,
+        between: JsonObject | None = None,
+    ) -> None:
         """Send the books from a thread."""
         if "die-in-migration" in WORDS:
             sys.stderr.write("Traceback\nKeyError: 'ring'\n")

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from emu.accel import Ioeventfd, NotifierError
 from emu.address_space import AddressSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Bus:
@@ -17,7 +22,7 @@ class Bus:
         self.calls: list[tuple[list[int], list[int]]] = []
         self.bad: set[int] = set()
 
-    def change_ioeventfds(self, remove, add):
+    def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
         if any(entry.address in self.bad for entry in (*remove, *add)):
             raise NotifierError("no room on the bus")
         self.calls.append(([entry.fd for entry in remove], [entry.fd for entry in add]))
@@ -26,33 +31,33 @@ class Bus:
 
 
 @pytest.fixture
-def bus():
+def bus() -> Bus:
     return Bus()
 
 
 @pytest.fixture
-def space(bus):
+def space(bus: Bus) -> AddressSpace:
     return AddressSpace(bus)
 
 
-def _add(space, *fds):
+def _add(space: AddressSpace, *fds: int) -> None:
     for fd in fds:
         space.add_ioeventfd(0x1000 * (fd // 10) + 4 * (fd % 10), 4, None, fd, f"ring {fd}")
 
 
-def _del(space, *fds):
+def _del(space: AddressSpace, *fds: int) -> None:
     for fd in fds:
         space.del_ioeventfd(0x1000 * (fd // 10) + 4 * (fd % 10), 4, None, fd, f"ring {fd}")
 
 
-def test_a_change_outside_of_a_transaction_is_one(space, bus):
+def test_a_change_outside_of_a_transaction_is_one(space: AddressSpace, bus: Bus) -> None:
     _add(space, 11, 12)
     _del(space, 11)
     assert bus.calls == [([], [11]), ([], [12]), ([11], [])]
     assert space.commits == 3
 
 
-def test_a_transaction_is_one_commit_in_address_order(space, bus):
+def test_a_transaction_is_one_commit_in_address_order(space: AddressSpace, bus: Bus) -> None:
     with space.transaction():
         _add(space, 31, 12, 11)
         assert not bus.calls
@@ -61,7 +66,7 @@ def test_a_transaction_is_one_commit_in_address_order(space, bus):
     assert [entry.fd for entry in space.ioeventfds()] == [11, 12, 31]
 
 
-def test_only_the_outermost_commit_counts(space, bus):
+def test_only_the_outermost_commit_counts(space: AddressSpace, bus: Bus) -> None:
     space.begin()
     space.begin()
     _add(space, 11)
@@ -71,13 +76,13 @@ def test_only_the_outermost_commit_counts(space, bus):
     assert space.commits == len(bus.calls) == 1
 
 
-def test_an_empty_transaction_is_no_commit(space, bus):
+def test_an_empty_transaction_is_no_commit(space: AddressSpace, bus: Bus) -> None:
     with space.transaction():
         pass
     assert space.commits == len(bus.calls) == 0
 
 
-def test_what_goes_goes_before_what_comes(space, bus):
+def test_what_goes_goes_before_what_comes(space: AddressSpace, bus: Bus) -> None:
     _add(space, 11)
     with space.transaction():
         _del(space, 11)
@@ -85,7 +90,7 @@ def test_what_goes_goes_before_what_comes(space, bus):
     assert bus.calls[-1] == ([11], [99])
 
 
-def test_gone_and_back_is_no_difference(space, bus):
+def test_gone_and_back_is_no_difference(space: AddressSpace, bus: Bus) -> None:
     _add(space, 11)
     with space.transaction():
         _del(space, 11)
@@ -93,7 +98,7 @@ def test_gone_and_back_is_no_difference(space, bus):
     assert bus.calls[-1] == ([], [])
 
 
-def test_list_work_is_quadratic_one_by_one_and_linear_together(bus):
+def test_list_work_is_quadratic_one_by_one_and_linear_together(bus: Bus) -> None:
     one_by_one, together = AddressSpace(bus), AddressSpace(Bus())
     fds = range(10, 210)
     for fd in fds:
@@ -104,37 +109,37 @@ def test_list_work_is_quadratic_one_by_one_and_linear_together(bus):
     assert one_by_one.list_work == 200 * 200
 
 
-def test_adding_twice_names_the_owner(space):
+def test_adding_twice_names_the_owner(space: AddressSpace) -> None:
     _add(space, 11)
     with pytest.raises(NotifierError, match=r"mine: the ioeventfd at 0x1004 is assigned already"):
         space.add_ioeventfd(0x1004, 4, None, 55, "mine")
 
 
-def test_taking_away_twice_names_the_owner(space):
+def test_taking_away_twice_names_the_owner(space: AddressSpace) -> None:
     _add(space, 11)
     _del(space, 11)
     with pytest.raises(NotifierError, match="ring 11: the ioeventfd at 0x1004 is not assigned"):
         _del(space, 11)
 
 
-def test_another_eventfd_is_another_ioeventfd(space):
+def test_another_eventfd_is_another_ioeventfd(space: AddressSpace) -> None:
     _add(space, 11)
     with pytest.raises(NotifierError, match="not assigned"):
         space.del_ioeventfd(0x1004, 4, None, 12)
 
 
-def test_values_that_match_share_an_address(space, bus):
+def test_values_that_match_share_an_address(space: AddressSpace, bus: Bus) -> None:
     with space.transaction():
         space.add_ioeventfd(0x1000, 2, 0, 5)
         space.add_ioeventfd(0x1000, 2, 1, 6)
     assert {entry.datamatch for entry in bus.there} == {0, 1}
 
 
-def test_an_edit_that_fails_undoes_its_transaction(space, bus):
+def test_an_edit_that_fails_undoes_its_transaction(space: AddressSpace, bus: Bus) -> None:
     _add(space, 11)
     before = space.ioeventfds()
 
-    def edit():
+    def edit() -> None:
         with space.transaction():
             _del(space, 11)
             _add(space, 12)
@@ -148,11 +153,11 @@ def test_an_edit_that_fails_undoes_its_transaction(space, bus):
     assert [entry.fd for entry in space.ioeventfds()] == [12]
 
 
-def test_a_listener_that_refuses_undoes_the_transaction(space, bus):
+def test_a_listener_that_refuses_undoes_the_transaction(space: AddressSpace, bus: Bus) -> None:
     _add(space, 11)
     bus.bad.add(0x2000)
 
-    def edit():
+    def edit() -> None:
         with space.transaction():
             _del(space, 11)
             _add(space, 20)
@@ -166,8 +171,8 @@ def test_a_listener_that_refuses_undoes_the_transaction(space, bus):
     assert len(bus.there) == len(space) == 2
 
 
-def test_a_failure_inside_of_nested_transactions_undoes_all(space, bus):
-    def edit():
+def test_a_failure_inside_of_nested_transactions_undoes_all(space: AddressSpace, bus: Bus) -> None:
+    def edit() -> None:
         with space.transaction():
             _add(space, 11)
             with space.transaction():
@@ -181,13 +186,13 @@ def test_a_failure_inside_of_nested_transactions_undoes_all(space, bus):
     assert len(space) == 1
 
 
-def test_commit_without_begin(space):
+def test_commit_without_begin(space: AddressSpace) -> None:
     with pytest.raises(NotifierError, match="without a begin"):
         space.commit()
 
 
-def test_the_guard_is_asked_before_anything_changes(bus):
-    def guard():
+def test_the_guard_is_asked_before_anything_changes(bus: Bus) -> None:
+    def guard() -> None:
         raise PermissionError("not you")
 
     space = AddressSpace(bus, guard)

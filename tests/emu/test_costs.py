@@ -18,17 +18,17 @@ from emu.costs import (
 from emu.errors import EmuError
 
 
-def test_the_columns_add_up_as_in_the_document():
+def test_the_columns_add_up_as_in_the_document() -> None:
     assert sum(row.serial_ms for row in RFC_TABLE) == 5570
     assert sum(row.concurrent_ms for row in RFC_TABLE) == RFC_TOTAL_CONCURRENT_MS
 
 
-def test_every_row_is_of_a_phase_that_exists():
+def test_every_row_is_of_a_phase_that_exists() -> None:
     assert {row.phase for row in RFC_TABLE} < set(PHASES)
     assert all(row.phase.startswith(f"{row.side}.") for row in RFC_TABLE)
 
 
-def test_unit_costs_give_the_rows_again():
+def test_unit_costs_give_the_rows_again() -> None:
     for row in RFC_TABLE:
         devices, rings = RFC_SHAPE[row.device_class]
         steps = devices
@@ -38,7 +38,7 @@ def test_unit_costs_give_the_rows_again():
         assert total == pytest.approx(row.serial_ms)
 
 
-def test_units_keep_full_precision():
+def test_units_keep_full_precision() -> None:
     assert RFC2021.backend_options("net") == {
         "--cost-get-vring-base": "2.6875ms",
         "--cost-set-mem-table": "3.0ms",
@@ -46,26 +46,26 @@ def test_units_keep_full_precision():
     assert RFC2021.unit("src.get_vring_base", "blk") == pytest.approx(36 / 96 / 1e3, rel=1e-12)
 
 
-def test_a_commit_costs_as_its_dearest_class():
+def test_a_commit_costs_as_its_dearest_class() -> None:
     both = RFC2021.host_commit("dst", {"net", "blk"})
     assert both == RFC2021.host_commit("dst", {"net"}) == pytest.approx(2022 / 512 / 1e3)
     assert RFC2021.host_commit("src", {"blk"}) == pytest.approx(300 / 96 / 1e3)
     assert RFC2021.host_commit("src", ()) == 0
 
 
-def test_guest_notifiers_cost_by_device():
+def test_guest_notifiers_cost_by_device() -> None:
     assert RFC2021.guest_device("dst", "net") == pytest.approx(310 / 16 / 1e3)
     assert RFC2021.guest_device("src", "blk") == pytest.approx(0.002)
 
 
-def test_native_costs_nothing():
+def test_native_costs_nothing() -> None:
     assert NATIVE.free
     assert not RFC2021.free
     assert NATIVE.host_commit("src", {"net"}) == NATIVE.guest_device("dst", "blk") == 0
     assert NATIVE.backend_options("blk") == {}
 
 
-def test_by_name():
+def test_by_name() -> None:
     assert [by_name(name).name for name in MODELS] == ["native", "rfc2021"]
     with pytest.raises(EmuError, match="native, rfc2021"):
         by_name("cheap")

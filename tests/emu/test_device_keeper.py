@@ -23,7 +23,6 @@ from .migration.sites import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -39,7 +38,7 @@ def told() -> Told:
 
 
 @pytest.fixture
-def vm(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Iterator[Vm]:
+def vm(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Vm:
     """A VM under load."""
     site = sites[0]
 

@@ -45,7 +45,7 @@ class Told:
     """A side that remembers what it was told."""
 
     def __init__(self) -> None:
-        self.limits: list[int | None] = []
+        self.limits: list[int] = []
 
     def execute(self, _command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Note the limit."""

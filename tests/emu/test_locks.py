@@ -8,11 +8,12 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 import pytest
 
 from emu import lock_watch
-from emu.lock_watch import describe_cycle, find_cycle, held_by_thread, waiting_for
+from emu.lock_watch import Held, describe_cycle, find_cycle, held_by_thread, waiting_for
 from emu.locks import (
     BigLock,
     LockBrokenError,
@@ -26,29 +27,50 @@ from emu.locks import (
 from tests.emu.guests import until
 from vhost_user.errors import DeadlineError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 DEADLINE = 5.0
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
+
+
+class Call(Protocol):
+    """Runs a call somewhere else, and gives what it gives."""
+
+    def __call__(
+        self, call: Callable[Args, Result], /, *args: Args.args, **kwargs: Args.kwargs
+    ) -> Result:
+        """What it gives."""
+        ...
 
 
 @pytest.fixture
-def checked():
+def checked() -> Iterator[None]:
     enable_checking(True)
     yield
     enable_checking(False)
 
 
 @contextmanager
-def other_thread(name="other"):
+def other_thread(name: str = "other") -> Iterator[Call]:
     """Runs one call after the other on a thread of that name."""
     with ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
-        yield lambda call, *args: pool.submit(call, *args).result(DEADLINE)
+
+        def run(call: Callable[Args, Result], /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+            return pool.submit(call, *args, **kwargs).result(DEADLINE)
+
+        yield run
 
 
 @contextmanager
-def waiter(lock, name="waiter"):
+def waiter(
+    lock: OrderedLock, name: str = "waiter"
+) -> Iterator[tuple[threading.Thread, list[Exception]]]:
     """A thread that waits for `lock`; gives a list that holds its error in the end."""
     errors: list[Exception] = []
 
-    def wait():
+    def wait() -> None:
         try:
             with lock:
                 pass
@@ -63,10 +85,16 @@ def waiter(lock, name="waiter"):
     assert not thread.is_alive()
 
 
-def test_one_at_a_time():
+def _holder(lock: OrderedLock) -> Held:
+    holder = lock.holder
+    assert holder is not None
+    return holder
+
+
+def test_one_at_a_time() -> None:
     lock, inside, most = BigLock(), [], []
 
-    def visit():
+    def visit() -> None:
         for _ in range(200):
             with lock:
                 inside.append(1)
@@ -82,7 +110,7 @@ def test_one_at_a_time():
     assert len(most) == 800
 
 
-def test_the_big_lock_is_re_entrant():
+def test_the_big_lock_is_re_entrant() -> None:
     lock = BigLock()
     with lock, lock:
         pass
@@ -92,27 +120,27 @@ def test_the_big_lock_is_re_entrant():
         call(lock.release)
 
 
-def test_an_ordered_lock_is_not_re_entrant():
+def test_an_ordered_lock_is_not_re_entrant() -> None:
     lock = OrderedLock("leaf")
     with lock, pytest.raises(LockOrderError, match=r"takes leaf at .* and holds it"):
         lock.acquire()
 
 
-def test_the_holder_is_known_with_the_place():
+def test_the_holder_is_known_with_the_place() -> None:
     lock = BigLock()
     with other_thread("holder") as call:
         call(lock.acquire)
-        assert lock.holder.thread.startswith("holder")
+        assert _holder(lock).thread.startswith("holder")
         assert "taken at" in lock.held_by()
         assert not lock.held
         call(lock.release)
     assert lock.holder is None
     assert lock.held_by() == "held by nobody"
     with lock:
-        assert lock.holder.site.function == "test_the_holder_is_known_with_the_place"
+        assert _holder(lock).site.function == "test_the_holder_is_known_with_the_place"
 
 
-def test_a_wait_ends_at_its_deadline_and_names_the_holder():
+def test_a_wait_ends_at_its_deadline_and_names_the_holder() -> None:
     lock = BigLock()
     with other_thread("holder") as call:
         call(lock.acquire)
@@ -121,7 +149,7 @@ def test_a_wait_ends_at_its_deadline_and_names_the_holder():
         call(lock.release)
 
 
-def test_release_by_another_thread():
+def test_release_by_another_thread() -> None:
     lock = BigLock()
     with other_thread("holder") as call:
         call(lock.acquire)
@@ -130,7 +158,7 @@ def test_release_by_another_thread():
         call(lock.release)
 
 
-def test_released_gives_it_away_for_a_while_at_any_depth():
+def test_released_gives_it_away_for_a_while_at_any_depth() -> None:
     lock = BigLock()
     with other_thread() as call, lock, lock:
         with lock.released():
@@ -142,17 +170,17 @@ def test_released_gives_it_away_for_a_while_at_any_depth():
     assert lock.holder is None
 
 
-def test_released_without_the_lock_is_harmless():
+def test_released_without_the_lock_is_harmless() -> None:
     lock = BigLock()
     with lock.released():
         assert not lock.held
     assert not lock.held
 
 
-def test_a_worker_is_refused_and_both_threads_are_named():
+def test_a_worker_is_refused_and_both_threads_are_named() -> None:
     lock, leaf = BigLock(), OrderedLock("the worker's own")
 
-    def work():
+    def work() -> str:
         with worker(), leaf:
             assert is_worker()
             with pytest.raises(LockOrderError) as caught:
@@ -168,7 +196,7 @@ def test_a_worker_is_refused_and_both_threads_are_named():
     assert "MainThread holds the big lock (taken at test_locks.py" in text
 
 
-def test_a_worker_is_refused_a_lock_that_is_free():
+def test_a_worker_is_refused_a_lock_that_is_free() -> None:
     lock = BigLock()
     with worker(), pytest.raises(LockOrderError, match="nobody does just now"):
         lock.acquire()
@@ -176,7 +204,7 @@ def test_a_worker_is_refused_a_lock_that_is_free():
         pass
 
 
-def test_a_marked_thread_stays_a_worker():
+def test_a_marked_thread_stays_a_worker() -> None:
     lock = BigLock()
     with other_thread() as call:
         call(mark_worker)
@@ -185,7 +213,7 @@ def test_a_marked_thread_stays_a_worker():
         assert not is_worker()
 
 
-def test_nested_workers():
+def test_nested_workers() -> None:
     with worker():
         with worker():
             pass
@@ -193,13 +221,13 @@ def test_nested_workers():
     assert not is_worker()
 
 
-def test_without_enforcement_a_worker_gets_it():
+def test_without_enforcement_a_worker_gets_it() -> None:
     lock = BigLock(enforce=False)
     with worker(), lock:
         assert lock.held
 
 
-def test_two_orders_of_two_locks(checked):
+def test_two_orders_of_two_locks(checked: None) -> None:
     first, second = OrderedLock("first"), OrderedLock("second")
     with first, second:
         pass
@@ -215,7 +243,7 @@ def test_two_orders_of_two_locks(checked):
     assert "took second at test_locks.py" in text
 
 
-def test_a_cycle_over_three_locks(checked):
+def test_a_cycle_over_three_locks(checked: None) -> None:
     one, two, three = OrderedLock("one"), OrderedLock("two"), BigLock("three")
     with one, two:
         pass
@@ -225,7 +253,7 @@ def test_a_cycle_over_three_locks(checked):
         one.acquire()
 
 
-def test_two_locks_of_one_class(checked):
+def test_two_locks_of_one_class(checked: None) -> None:
     with (
         OrderedLock("device"),
         pytest.raises(LockOrderError, match="holds another of the kind"),
@@ -234,7 +262,7 @@ def test_two_locks_of_one_class(checked):
         pass
 
 
-def test_the_order_is_not_checked_unless_told():
+def test_the_order_is_not_checked_unless_told() -> None:
     asked = "import sys, emu.locks; sys.exit(emu.locks.checking_enabled())"
     subprocess.run([sys.executable, "-c", asked], check=True)
     enable_checking(False)
@@ -245,14 +273,14 @@ def test_the_order_is_not_checked_unless_told():
         pass
 
 
-def test_what_a_thread_holds():
+def test_what_a_thread_holds() -> None:
     lock, leaf = BigLock(), OrderedLock("leaf")
     with lock, leaf:
         assert [held.lock for held in held_by_thread()] == ["the big lock", "leaf"]
     assert held_by_thread() == []
 
 
-def test_who_waits_is_seen():
+def test_who_waits_is_seen() -> None:
     lock = BigLock()
     with lock, waiter(lock, "patient"):
         assert "awaited by patient" in lock.held_by()
@@ -263,16 +291,18 @@ def test_who_waits_is_seen():
         lock.acquire()
 
 
-def test_a_deadlock_is_a_cycle_that_can_be_broken():
+def test_a_deadlock_is_a_cycle_that_can_be_broken() -> None:
     lock = BigLock()
     lock.acquire()
     with waiter(lock, "pool-1") as (thread, errors):
+        ident = thread.ident
+        assert ident is not None
         assert find_cycle() == []
-        with waiting_for("the workers", lambda: [thread.ident]):
+        with waiting_for("the workers", lambda: [ident]):
             cycle = find_cycle()
             text = describe_cycle(cycle)
-            (wait,) = [wait for wait in cycle if wait.break_off]
-            wait.break_off("a deadlock was found")
+            (break_off,) = [wait.break_off for wait in cycle if wait.break_off]
+            break_off("a deadlock was found")
         thread.join(DEADLINE)
     lock.release()
     assert {wait.thread for wait in cycle} == {"MainThread", "pool-1"}
@@ -282,10 +312,12 @@ def test_a_deadlock_is_a_cycle_that_can_be_broken():
     assert [str(error) for error in errors] == ["a deadlock was found"]
 
 
-def test_a_lock_works_after_a_wait_was_broken():
+def test_a_lock_works_after_a_wait_was_broken() -> None:
     lock = BigLock()
     with lock, waiter(lock) as (thread, errors):
-        lock_watch.waits()[0].break_off("enough")
+        break_off = lock_watch.waits()[0].break_off
+        assert break_off is not None
+        break_off("enough")
         thread.join(DEADLINE)
     assert errors
     with lock:
@@ -293,7 +325,7 @@ def test_a_lock_works_after_a_wait_was_broken():
     assert lock_watch.waits() == []
 
 
-def test_waiting_for_nests():
+def test_waiting_for_nests() -> None:
     with waiting_for("outer", list):
         with waiting_for("inner", list):
             assert [wait.what for wait in lock_watch.waits()] == ["inner"]

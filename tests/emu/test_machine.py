@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from devices.procedure import GuestNotifier, HostNotifier
+from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu.accel import NotifierError
-from emu.costs import RFC2021
+from emu.accel.soft import SoftAccelerator
+from emu.costs import NATIVE, RFC2021, CostModel
 from emu.errors import EmuError
 from emu.locks import LockOrderError, worker
 from emu.machine import Machine
@@ -19,6 +21,9 @@ from emu.shape import DeviceGroup, VmSpec
 from emu.vcpu_state import VcpuStateError
 from tests.emu.guests import DEADLINE, Holding, Recorder, until
 from vhost_user import eventfd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 SPEC = VmSpec(
     vcpus=4, memory_bytes=1 << 30, groups=(DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2))
@@ -28,8 +33,8 @@ SPEC = VmSpec(
 class Kit:
     """A machine with eventfds for every ring and the edits that assign them."""
 
-    def __init__(self, **options) -> None:
-        self.machine = Machine(SPEC, **options)
+    def __init__(self, costs: CostModel = NATIVE) -> None:
+        self.machine = Machine(SPEC, costs)
         self.batch = eventfd.default()
         self.kicks = self.batch.create(SPEC.rings)
         self.calls = self.batch.create(SPEC.rings)
@@ -45,8 +50,13 @@ class Kit:
                 self.guest.append(GuestNotifier(*named, vector, self.calls[at]))
 
     @property
-    def state(self):
+    def both(self) -> list[Edit]:
+        return [*self.host, *self.guest]
+
+    @property
+    def state(self) -> tuple[object, ...]:
         machine = self.machine
+        assert isinstance(machine.accel, SoftAccelerator)
         return (
             machine.address_space.ioeventfds(),
             dict(machine._irqfds),
@@ -56,53 +66,53 @@ class Kit:
             dict(machine.accel._routes),
         )
 
-    def close(self):
+    def close(self) -> None:
         self.machine.close()
         self.batch.close(self.kicks + self.calls)
 
 
 @pytest.fixture
-def kit():
+def kit() -> Iterator[Kit]:
     made = Kit()
     yield made
     made.close()
 
 
-def away(edits):
+def away(edits: Iterable[Edit]) -> list[Edit]:
     return [edit._replace(assign=False) for edit in edits]
 
 
-def test_all_edits_together_are_one_commit(kit):
-    kit.machine.apply(kit.host + kit.guest)
+def test_all_edits_together_are_one_commit(kit: Kit) -> None:
+    kit.machine.apply(kit.both)
     assert (kit.machine.commits, kit.machine.route_commits) == (1, 1)
     (record,) = kit.machine.records
     assert (record.host, record.guest, record.list_work) == (12, 12, 12)
     assert record.ns > 0
 
 
-def test_one_edit_at_a_time_is_a_commit_each(kit):
-    for edit in kit.host + kit.guest:
+def test_one_edit_at_a_time_is_a_commit_each(kit: Kit) -> None:
+    for edit in kit.both:
         kit.machine.apply([edit])
     assert (kit.machine.commits, kit.machine.route_commits) == (12, 12)
     assert sum(record.list_work for record in kit.machine.records) == 12 * 12
 
 
-def test_assigned_and_taken_away_is_as_before(kit):
+def test_assigned_and_taken_away_is_as_before(kit: Kit) -> None:
     before = kit.state
-    kit.machine.apply(kit.host + kit.guest)
+    kit.machine.apply(kit.both)
     assert kit.state != before
-    kit.machine.apply(away(kit.host + kit.guest))
+    kit.machine.apply(away(kit.both))
     assert kit.state == before
 
 
-def test_no_edits_are_no_commit(kit):
+def test_no_edits_are_no_commit(kit: Kit) -> None:
     kit.machine.apply([])
     assert (kit.machine.commits, kit.machine.route_commits) == (0, 0)
 
 
-def test_a_doorbell_kicks_and_a_call_interrupts(kit):
+def test_a_doorbell_kicks_and_a_call_interrupts(kit: Kit) -> None:
     guest = Recorder()
-    kit.machine.apply(kit.host + kit.guest)
+    kit.machine.apply(kit.both)
     kit.machine.start_vcpus(guest)
     kit.machine.resume()
     kit.machine.ring_doorbell(kit.machine.doorbell(2, 1), 0)
@@ -125,7 +135,9 @@ def test_a_doorbell_kicks_and_a_call_interrupts(kit):
         lambda kit: [kit.guest[3]._replace(vector=99)],
     ],
 )
-def test_a_bad_edit_leaves_the_machine_as_it_was(kit, bad):
+def test_a_bad_edit_leaves_the_machine_as_it_was(
+    kit: Kit, bad: Callable[[Kit], list[Edit]]
+) -> None:
     kit.machine.apply([kit.host[11], kit.guest[11], kit.host[10], kit.guest[10]])
     before, counts = kit.state, (kit.machine.route_commits, len(kit.machine.records))
     good = [kit.host[5], kit.guest[5], *away([kit.host[10], kit.guest[10]])]
@@ -137,42 +149,45 @@ def test_a_bad_edit_leaves_the_machine_as_it_was(kit, bad):
     assert kit.state != before
 
 
-def test_taking_a_notifier_away_twice_names_it(kit):
-    kit.machine.apply(kit.host[:1] + kit.guest[:1])
-    kit.machine.apply(away(kit.host[:1] + kit.guest[:1]))
+def test_taking_a_notifier_away_twice_names_it(kit: Kit) -> None:
+    kit.machine.apply([*kit.host[:1], *kit.guest[:1]])
+    kit.machine.apply(away([*kit.host[:1], *kit.guest[:1]]))
     with pytest.raises(NotifierError, match=r"net0 ring 0: the ioeventfd at .* is not assigned"):
         kit.machine.apply(away(kit.host[:1]))
     with pytest.raises(NotifierError, match="net0 ring 0: its irqfd is not assigned"):
         kit.machine.apply(away(kit.guest[:1]))
 
 
-def test_a_notifier_can_change_its_eventfd_in_one_commit(kit):
-    kit.machine.apply(kit.host[:1] + kit.guest[:1])
-    new = [kit.host[0]._replace(fd=kit.kicks[1]), kit.guest[0]._replace(fd=kit.calls[1])]
-    kit.machine.apply(away(kit.host[:1] + kit.guest[:1]) + new)
+def test_a_notifier_can_change_its_eventfd_in_one_commit(kit: Kit) -> None:
+    kit.machine.apply([*kit.host[:1], *kit.guest[:1]])
+    new: list[Edit] = [
+        kit.host[0]._replace(fd=kit.kicks[1]),
+        kit.guest[0]._replace(fd=kit.calls[1]),
+    ]
+    kit.machine.apply(away([*kit.host[:1], *kit.guest[:1]]) + new)
     kit.machine.ring_doorbell(kit.host[0].address, 0)
     assert kit.batch.drain(kit.kicks[:2]) == [0, 1]
     assert kit.machine._irqfds == {0: kit.calls[1]}
 
 
-def test_a_worker_cannot_edit_the_machine(kit):
+def test_a_worker_cannot_edit_the_machine(kit: Kit) -> None:
     before = kit.state
     with worker(), pytest.raises(LockOrderError):
         kit.machine.apply(kit.host)
     assert kit.state == before
 
 
-def test_the_address_space_is_the_lock_holders(kit):
+def test_the_address_space_is_the_lock_holders(kit: Kit) -> None:
     with pytest.raises(LockOrderError, match="needs the big lock"):
         kit.machine.address_space.begin()
     with kit.machine.big_lock, kit.machine.address_space.transaction():
         pass
 
 
-def test_a_doorbell_without_ioeventfd_reaches_the_device_under_the_lock(kit):
+def test_a_doorbell_without_ioeventfd_reaches_the_device_under_the_lock(kit: Kit) -> None:
     rings = []
 
-    def handler(ring):
+    def handler(ring: int) -> None:
         assert kit.machine.big_lock.held
         rings.append(ring)
 
@@ -184,13 +199,13 @@ def test_a_doorbell_without_ioeventfd_reaches_the_device_under_the_lock(kit):
     assert kit.machine.stray_writes == 2
 
 
-def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit):
+def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit: Kit) -> None:
     exited = threading.Event()
     guest = Holding(listens=lambda: True)
     kit.machine.set_device_handler(0, lambda ring: exited.set())
     inside = guest.interrupt
 
-    def interrupt(vcpu, vector):
+    def interrupt(vcpu: int, vector: int) -> None:
         inside(vcpu, vector)
         kit.machine.ring_doorbell(kit.machine.doorbell(0, 0), 0)
 
@@ -207,7 +222,7 @@ def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit):
     assert kit.machine.paused
 
 
-def test_vcpu_state_crosses_as_bytes(kit):
+def test_vcpu_state_crosses_as_bytes(kit: Kit) -> None:
     kit.machine.start_vcpus(Recorder())
     kit.machine.resume()
     kit.machine.pause()
@@ -218,18 +233,18 @@ def test_vcpu_state_crosses_as_bytes(kit):
         kit.machine.load_vcpus(data[:-1])
 
 
-def test_crashes_are_told(kit):
+def test_crashes_are_told(kit: Kit) -> None:
     kit.machine.start_vcpus(None)
     kit.machine.close()
     assert len(kit.machine.crashed) == 4
 
 
-def test_close_gives_everything_back():
+def test_close_gives_everything_back() -> None:
     process = psutil.Process()
     before = (process.num_fds(), process.num_threads())
     for _ in range(3):
         kit = Kit()
-        kit.machine.apply(kit.host + kit.guest)
+        kit.machine.apply(kit.both)
         kit.machine.start_vcpus(Recorder({0: 1_000_000}))
         kit.machine.resume()
         kit.close()
@@ -237,7 +252,7 @@ def test_close_gives_everything_back():
         until(lambda: (process.num_fds(), process.num_threads()) == before)
 
 
-def test_a_machine_that_cannot_be_leaves_nothing():
+def test_a_machine_that_cannot_be_leaves_nothing() -> None:
     before = psutil.Process().num_fds()
     with pytest.raises(EmuError):
         Machine(SPEC, accel="xen")
@@ -248,22 +263,24 @@ class TestCosts:
     """With the costs of 2021."""
 
     @pytest.fixture
-    def kit(self):
+    def kit(self) -> Iterator[Kit]:
         made = Kit(costs=RFC2021)
         yield made
         made.close()
 
     @staticmethod
-    def _timed(call):
+    def _timed(call: Callable[[], object]) -> float:
         start = time.monotonic()
         call()
         return time.monotonic() - start
 
-    def test_nothing_is_charged_unless_told(self, kit):
-        assert self._timed(lambda: kit.machine.apply(kit.host + kit.guest)) < 0.025
+    def test_nothing_is_charged_unless_told(self, kit: Kit) -> None:
+        assert self._timed(lambda: kit.machine.apply(kit.both)) < 0.025
 
-    def test_one_by_one_pays_for_every_ring_and_the_pauses_between_are_credited(self, kit):
-        def one_by_one():
+    def test_one_by_one_pays_for_every_ring_and_the_pauses_between_are_credited(
+        self, kit: Kit
+    ) -> None:
+        def one_by_one() -> None:
             for edit in kit.host:
                 kit.machine.apply([edit])
 
@@ -272,23 +289,27 @@ class TestCosts:
         due = 8 * RFC2021.host_commit("dst", {"net"}) + 4 * RFC2021.host_commit("dst", {"blk"})
         assert due <= took < due + 0.030
 
-    def test_one_commit_pays_once(self, kit):
+    def test_one_commit_pays_once(self, kit: Kit) -> None:
         with kit.machine.charged("src"):
             took = self._timed(lambda: kit.machine.apply(kit.host))
         assert RFC2021.host_commit("src", {"blk"}) <= took < 0.025
 
-    def test_guest_notifiers_pay_by_device_however_they_come(self, kit):
+    def test_guest_notifiers_pay_by_device_however_they_come(self, kit: Kit) -> None:
+        def one_by_one() -> None:
+            for edit in kit.guest:
+                kit.machine.apply([edit])
+
         due = 2 * RFC2021.guest_device("dst", "net") + 2 * RFC2021.guest_device("dst", "blk")
         with kit.machine.charged("dst"):
             together = self._timed(lambda: kit.machine.apply(kit.guest))
             kit.machine.charging = False
             kit.machine.apply(away(kit.guest))
             kit.machine.charging = True
-            apart = self._timed(lambda: [kit.machine.apply([edit]) for edit in kit.guest])
+            apart = self._timed(one_by_one)
         assert due * 0.99 <= together < due + 0.030
         assert due * 0.9 <= apart < due + 0.030
 
-    def test_the_block_ends_the_charging(self, kit):
+    def test_the_block_ends_the_charging(self, kit: Kit) -> None:
         with kit.machine.charged("dst"):
             assert (kit.machine.side, kit.machine.charging) == ("dst", True)
         assert not kit.machine.charging

@@ -6,9 +6,11 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from emu import preflight
@@ -188,9 +190,7 @@ def test_too_many_rings_for_this_machines_memory_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each ring touches some memory on each side."""
-    monkeypatch.setattr(
-        preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20)
-    )
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
     with pytest.raises(PreflightError, match="1 MiB are available"):
         preflight._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 1000, 256),)))
 
@@ -201,7 +201,7 @@ def test_a_temporary_directory_with_too_long_a_name_is_one_line(
     """A unix socket's path has 107 bytes."""
     long = tmp_path / ("x" * 100)
     long.mkdir()
-    monkeypatch.setattr(preflight.tempfile, "tempdir", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
     with pytest.raises(PreflightError, match="at most 107: set TMPDIR"):
         preflight.host(SMALL)
 

@@ -6,23 +6,27 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from emu.ram import HIGH_START, LOW_BYTES, PAGE_SIZE, GuestRam, RamError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 GIB = 1 << 30
 
 
 @pytest.fixture
-def ram():
+def ram() -> Iterator[GuestRam]:
     memory = GuestRam(4 * GIB)
     yield memory
     memory.close()
 
 
-def test_memory_goes_around_the_hole(ram):
+def test_memory_goes_around_the_hole(ram: GuestRam) -> None:
     assert [(region.gpa, region.size) for region in ram.regions] == [
         (0, 3 * GIB),
         (4 * GIB, GIB),
@@ -30,7 +34,7 @@ def test_memory_goes_around_the_hole(ram):
     assert ram.pages == 5 * GIB // PAGE_SIZE
 
 
-def test_a_small_machine_has_one_region():
+def test_a_small_machine_has_one_region() -> None:
     memory = GuestRam(64 << 20)
     assert [(region.gpa, region.size) for region in memory.regions] == [(0, 64 << 20)]
     assert memory.pages == (64 << 20) // PAGE_SIZE
@@ -39,7 +43,7 @@ def test_a_small_machine_has_one_region():
     memory.close()
 
 
-def test_180_gib_cost_what_is_touched():
+def test_180_gib_cost_what_is_touched() -> None:
     memory = GuestRam(180 * GIB)
     memory.write(0, b"low")
     memory.write(memory.pages * PAGE_SIZE - 4, b"high")
@@ -49,7 +53,7 @@ def test_180_gib_cost_what_is_touched():
 
 
 @pytest.mark.parametrize("gpa", [0, LOW_BYTES - 16, HIGH_START, HIGH_START + GIB - 16])
-def test_a_view_is_the_memory_itself(ram, gpa):
+def test_a_view_is_the_memory_itself(ram: GuestRam, gpa: int) -> None:
     ram.view(gpa, 16)[:] = bytes(range(16))
     fd, offset = ram.locate(gpa, 16)
     assert os.pread(fd, 16, offset) == bytes(range(16))
@@ -72,14 +76,14 @@ def test_a_view_is_the_memory_itself(ram, gpa):
         (1 << 64, 8),
     ],
 )
-def test_what_is_not_memory_cannot_be_seen(ram, gpa, length):
+def test_what_is_not_memory_cannot_be_seen(ram: GuestRam, gpa: int, length: int) -> None:
     with pytest.raises(RamError):
         ram.view(gpa, length)
     with pytest.raises(RamError):
         ram.locate(gpa, length)
 
 
-def test_marks_are_pages(ram):
+def test_marks_are_pages(ram: GuestRam) -> None:
     ram.mark(0, 1)
     ram.mark(2 * PAGE_SIZE - 1, 2)
     ram.mark(8 * PAGE_SIZE, 3 * PAGE_SIZE)
@@ -88,13 +92,13 @@ def test_marks_are_pages(ram):
     assert ram.harvest() == set()
 
 
-def test_write_marks(ram):
+def test_write_marks(ram: GuestRam) -> None:
     ram.write(HIGH_START + PAGE_SIZE - 1, b"ab")
     page = HIGH_START // PAGE_SIZE
     assert ram.harvest() == {page, page + 1}
 
 
-def test_a_mark_that_raced_with_a_harvest_is_found_by_the_next(ram):
+def test_a_mark_that_raced_with_a_harvest_is_found_by_the_next(ram: GuestRam) -> None:
     ram.mark(0, 1)
     held = ram._dirty  # what a `mark` has in hands when it is interrupted
     assert ram.harvest() == {0}
@@ -103,11 +107,14 @@ def test_a_mark_that_raced_with_a_harvest_is_found_by_the_next(ram):
     assert ram.harvest() == set()
 
 
-def test_no_mark_is_lost_between_threads(ram):
+def test_no_mark_is_lost_between_threads(ram: GuestRam) -> None:
     pages = 20_000
-    marking = threading.Thread(
-        target=lambda: [ram.mark(page * PAGE_SIZE, 1) for page in range(pages)]
-    )
+
+    def mark() -> None:
+        for page in range(pages):
+            ram.mark(page * PAGE_SIZE, 1)
+
+    marking = threading.Thread(target=mark)
     found: set[int] = set()
     marking.start()
     while marking.is_alive():
@@ -117,13 +124,13 @@ def test_no_mark_is_lost_between_threads(ram):
     assert found == set(range(pages))
 
 
-def test_a_harvest_belongs_to_the_caller(ram):
+def test_a_harvest_belongs_to_the_caller(ram: GuestRam) -> None:
     ram.mark(0, 1)
     ram.harvest().clear()
     assert ram.harvest() == set()
 
 
-def test_extents_are_what_was_touched(ram):
+def test_extents_are_what_was_touched(ram: GuestRam) -> None:
     assert ram.extents() == []
     ram.write(3 * PAGE_SIZE, b"x")
     ram.write(4 * PAGE_SIZE, b"x")
@@ -134,13 +141,13 @@ def test_extents_are_what_was_touched(ram):
     ]
 
 
-def test_another_mapping_sees_the_same(ram):
+def test_another_mapping_sees_the_same(ram: GuestRam) -> None:
     with mmap.mmap(ram.regions[1].fd, PAGE_SIZE) as other:
         ram.write(HIGH_START, b"shared")
         assert other[:6] == b"shared"
 
 
-def test_close_gives_everything_back_and_may_come_twice():
+def test_close_gives_everything_back_and_may_come_twice() -> None:
     process = psutil.Process()
     fds = process.num_fds()
     memory = GuestRam(4 * GIB)
@@ -154,6 +161,6 @@ def test_close_gives_everything_back_and_may_come_twice():
 
 
 @pytest.mark.parametrize("size", [0, -4096, 4097])
-def test_a_size_that_cannot_be(size):
+def test_a_size_that_cannot_be(size: int) -> None:
     with pytest.raises(RamError):
         GuestRam(size)

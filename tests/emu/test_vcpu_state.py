@@ -19,12 +19,12 @@ _states = st.builds(
 
 
 @given(st.lists(_states, max_size=8))
-def test_round_trip(states):
+def test_round_trip(states: list[VcpuState]) -> None:
     assert unpack(pack(states), len(states)) == states
 
 
 @given(st.binary(max_size=60), st.integers(0, 4))
-def test_garbage_is_an_error_or_states(data, count):
+def test_garbage_is_an_error_or_states(data: bytes, count: int) -> None:
     try:
         states = unpack(data, count)
     except VcpuStateError:
@@ -32,21 +32,21 @@ def test_garbage_is_an_error_or_states(data, count):
     assert len(states) == count
 
 
-def test_a_timer_is_never_early():
+def test_a_timer_is_never_early() -> None:
     (state,) = unpack(pack([VcpuState(timer_ns=1_000_001)]), 1)
     assert state.timer_ns == 1_001_000
 
 
-def test_224_vcpus_with_interrupts_pending_fit_in_4_kib():
+def test_224_vcpus_with_interrupts_pending_fit_in_4_kib() -> None:
     states = [VcpuState(halted=False, pending=(1, 2, 3))] * 224
     assert len(pack(states)) < 4096
 
 
-def test_what_follows_is_not_ignored():
+def test_what_follows_is_not_ignored() -> None:
     with pytest.raises(VcpuStateError, match="1 bytes follow"):
         unpack(pack([IDLE]) + b"\0", 1)
 
 
-def test_cut_short_says_where():
+def test_cut_short_says_where() -> None:
     with pytest.raises(VcpuStateError, match="vcpu1 of 2"):
         unpack(pack([IDLE, VcpuState(raw=b"registers")])[:-1], 2)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from emu import vmfile
 from emu.errors import OptionError, PreflightError
 from emu.shape import DeviceGroup, ShapeError, VmSpec
+
+if TYPE_CHECKING:
+    from emu.monitor.protocol import JsonObject
 
 
 def read(tmp_path: Path, text: str) -> VmSpec:
@@ -76,7 +80,7 @@ def test_json_goes_both_ways() -> None:
 
 
 @pytest.mark.parametrize("value", [{}, {"vcpus": 1, "memory_bytes": 1, "groups": [3]}])
-def test_json_that_is_no_shape_is_refused(value: dict) -> None:
+def test_json_that_is_no_shape_is_refused(value: JsonObject) -> None:
     """A peer may send anything."""
     with pytest.raises(ShapeError):
         vmfile.spec_from_json(value)

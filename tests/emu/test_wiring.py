@@ -14,24 +14,24 @@ SPEC = VmSpec()
 
 
 @pytest.fixture
-def wiring():
+def wiring() -> Wiring:
     return Wiring(SPEC.devices, SPEC.vcpus)
 
 
-def _rings():
+def _rings() -> list[tuple[int, int]]:
     return [
         (index, ring) for index, device in enumerate(SPEC.devices) for ring in range(device.rings)
     ]
 
 
-def test_doorbells_are_unique_lie_in_the_hole_and_lead_back(wiring):
+def test_doorbells_are_unique_lie_in_the_hole_and_lead_back(wiring: Wiring) -> None:
     doorbells = {wiring.doorbell(*where): where for where in _rings()}
     assert len(doorbells) == SPEC.rings
     assert all(LOW_BYTES <= address < HIGH_START for address in doorbells)
     assert all(wiring.ring_at(address) == where for address, where in doorbells.items())
 
 
-def test_an_address_between_doorbells_is_none(wiring):
+def test_an_address_between_doorbells_is_none(wiring: Wiring) -> None:
     first = wiring.doorbell(0, 0)
     last = wiring.doorbell(39, 3)
     assert [wiring.ring_at(at) for at in (first - 4, first + 2, last + 4, last + 0x1000)] == [
@@ -39,13 +39,13 @@ def test_an_address_between_doorbells_is_none(wiring):
     ] * 4
 
 
-def test_vectors_are_unique_and_lead_back(wiring):
+def test_vectors_are_unique_and_lead_back(wiring: Wiring) -> None:
     vectors = [wiring.vector(*where) for where in _rings()]
     assert sorted(vectors) == list(range(SPEC.rings)) == list(range(wiring.vectors))
     assert [wiring.ring_of(vector) for vector in vectors] == _rings()
 
 
-def test_vcpu_0_takes_none_and_the_others_share_evenly(wiring):
+def test_vcpu_0_takes_none_and_the_others_share_evenly(wiring: Wiring) -> None:
     shares = [len(wiring.rings_of(vcpu)) for vcpu in range(SPEC.vcpus)]
     assert shares[0] == 0
     assert sum(shares) == SPEC.rings
@@ -53,34 +53,34 @@ def test_vcpu_0_takes_none_and_the_others_share_evenly(wiring):
     assert max(shares) <= 4
 
 
-def test_both_rings_of_a_pair_go_to_one_vcpu(wiring):
+def test_both_rings_of_a_pair_go_to_one_vcpu(wiring: Wiring) -> None:
     for device in range(16):
         for pair in range(16):
             vcpus = {wiring.vcpu_of(wiring.vector(device, 2 * pair + side)) for side in (0, 1)}
             assert len(vcpus) == 1
 
 
-def test_a_single_vcpu_takes_all():
+def test_a_single_vcpu_takes_all() -> None:
     wiring = Wiring([DeviceSpec("blk", 0, 4)], 1)
     assert len(wiring.rings_of(0)) == 4
 
 
 @pytest.mark.parametrize("where", [(-1, 0), (40, 0), (0, 32), (0, -1)])
-def test_a_ring_that_does_not_exist(wiring, where):
+def test_a_ring_that_does_not_exist(wiring: Wiring, where: tuple[int, int]) -> None:
     with pytest.raises(EmuError):
         wiring.doorbell(*where)
     with pytest.raises(EmuError):
         wiring.vector(*where)
 
 
-def test_a_vector_that_does_not_exist(wiring):
+def test_a_vector_that_does_not_exist(wiring: Wiring) -> None:
     with pytest.raises(EmuError):
         wiring.vcpu_of(SPEC.rings)
     with pytest.raises(EmuError):
         wiring.ring_of(-1)
 
 
-def test_more_rings_than_vectors():
+def test_more_rings_than_vectors() -> None:
     spec = VmSpec(groups=(DeviceGroup("blk", 257, 256),))
     with pytest.raises(EmuError, match="65792 rings"):
         Wiring(spec.devices, spec.vcpus)
