@@ -138,8 +138,8 @@ def distil(
         counts[str(verdict)] = counts.get(str(verdict), 0) + 1
         if verdict in _BAD or len(set(verdicts)) > 1:
             shown = same[verdicts.index(verdict)]
-            told = (shown[name] for name in ("id", "rule", "spec"))
-            rows.append(Row(*told, verdicts, shown["expected"], shown["seen"]))
+            about: tuple[str, str, str] = (shown["id"], shown["rule"], shown["spec"])
+            rows.append(Row(*about, verdicts, shown["expected"], shown["seen"]))
     return Record(
         peer,
         version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -270,7 +271,7 @@ def test_an_installation_that_fails(
     """Is one line, and a status."""
     monkeypatch.setattr(install, "missing", lambda packages: packages)
     monkeypatch.setattr(install, "_run", _no_network)
-    monkeypatch.setattr(install.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert install.main() == 1
     assert capsys.readouterr().err == "peers-install: no network\n"
 

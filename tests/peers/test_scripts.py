@@ -18,7 +18,7 @@ from tests.peers.programs import Running, need, pmd_front_end
 from vhost_user.features import SPEC, VHOST_F_LOG_ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from emu.conformance.back_end.script import Part, Said
@@ -81,7 +81,7 @@ def settled(lines: Iterable[Line]) -> list[Line]:
 
 
 def check(
-    recording: Recording, acts: dict[str, Sequence[Part]], rings: dict[str, Sequence[int]]
+    recording: Recording, acts: Mapping[str, Sequence[Part]], rings: Mapping[str, Sequence[int]]
 ) -> None:
     """Each act came to what the script has for it; of one that is done twice, the first time."""
     agreed = P(recording.messages[-1].protocol)
