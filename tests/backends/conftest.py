@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import pytest
 
 from backends.control import ControlOptions
 from backends.loop import Loop
 from backends.server import DeviceServer
-from tests.backends.rig import Rig
+from tests.backends.rig import Rig, RigOptions
 from tests.backends.served import pair
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ def attach() -> Iterator[Serve]:
     """Gives a front-end to a device: a `Rig` whose rings are started."""
     with ExitStack() as stack:
 
-        def make(device: BackendDevice, options: ControlOptions = NATIVE, **rig: object) -> Rig:
+        def make(
+            device: BackendDevice, options: ControlOptions = NATIVE, **rig: Unpack[RigOptions]
+        ) -> Rig:
             connection, sock = pair()
             servers: list[DeviceServer] = []
             device.loop.post(lambda: servers.append(DeviceServer(device, sock, options)))
-            made = Rig(connection, len(device.rings), **rig)  # type: ignore[arg-type]
+            made = Rig(connection, len(device.rings), **rig)
             stack.callback(servers[0].close)
             stack.callback(device.loop.stop)
             stack.callback(made.close)

@@ -11,7 +11,7 @@ import mmap
 import os
 import select
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.messages import FrontendRequest as F
@@ -20,6 +20,7 @@ from vhost_user.payloads import (
     U64,
     VRING_F_LOG,
     VRING_NO_FD,
+    AnyPayload,
     LogArea,
     MemoryRegion,
     MemTable,
@@ -168,6 +169,13 @@ PREWIRED_ORDER = (
 )
 
 
+class RigOptions(TypedDict, total=False):
+    """What a `Rig` may be told of the negotiation."""
+
+    features: int
+    protocol_features: ProtocolFeature
+
+
 class Rig:
     """A front-end with two regions of guest memory; rings lie in the lower one."""
 
@@ -196,9 +204,9 @@ class Rig:
     def call(self, request: Request) -> Reply | None:
         return self.connection.call(request, deadline=DEADLINE)
 
-    def ack(self, number: F, payload: object = None, fds: tuple[int, ...] = ()) -> None:
+    def ack(self, number: F, payload: AnyPayload | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send one and have it acknowledged."""
-        self.call(Request(number, payload, fds, need_reply=True))  # type: ignore[arg-type]
+        self.call(Request(number, payload, fds, need_reply=True))
 
     def pipeline(self, requests: Sequence[Request]) -> list[Reply]:
         """Send all at once, then take all the replies."""

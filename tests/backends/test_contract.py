@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import psutil
 import pytest
@@ -25,6 +26,7 @@ from tests.backends.rig import (
     RING_SIZE,
     RamRegion,
     Rig,
+    RigOptions,
     no_fd,
     readable,
 )
@@ -63,8 +65,8 @@ def serve(kind: Kind, tmp_path: Path) -> Iterator[Serve]:
 def make_rig(kind: Kind) -> Iterator[MakeRig]:
     rigs: list[Rig] = []
 
-    def make(connection: FrontendConnection, **options: object) -> Rig:
-        rigs.append(Rig(connection, kind.rings, **options))  # type: ignore[arg-type]
+    def make(connection: FrontendConnection, **options: Unpack[RigOptions]) -> Rig:
+        rigs.append(Rig(connection, kind.rings, **options))
         return rigs[-1]
 
     yield make
@@ -200,11 +202,11 @@ def test_without_event_index_or_acks(kind: Kind, device: Served, make_rig: MakeR
         kind.work(rig, number)
 
 
-def test_polled_ring(kind: Kind, rig: Rig) -> None:
+def test_polled_ring(kind: Kind, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.start()
     kind.prepare(rig)
     rig.call(no_fd(F.SET_VRING_KICK, kind.ring))
-    rig.rings[kind.ring].kick = lambda: None  # type: ignore[method-assign]
+    monkeypatch.setattr(rig.rings[kind.ring], "kick", lambda: None)
     kind.work(rig, 4)
     assert rig.rings[kind.ring].stop() == 1
 

@@ -46,7 +46,7 @@ def test_close_finishes_what_was_submitted_and_ends_the_threads() -> None:
     assert threading.active_count() == before, "no thread before the first job"
     done: list[int] = []
     for number in range(50):
-        pool.submit(lambda number=number: done.append(number))  # type: ignore[misc]
+        pool.submit(partial(done.append, number))
     pool.close()
     assert sorted(done) == list(range(50))
     assert threading.active_count() == before

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import pytest
 from backends.loop import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -23,9 +24,14 @@ def loop() -> Iterator[Loop]:
         yield running
 
 
-def on_loop(loop: Loop, function: object) -> None:
+def on_loop(loop: Loop, function: Callable[[], object]) -> None:
     done = threading.Event()
-    loop.post(lambda: (function(), done.set())[1])  # type: ignore[operator,func-returns-value]
+
+    def run() -> None:
+        function()
+        done.set()
+
+    loop.post(run)
     assert done.wait(5)
 
 
@@ -85,7 +91,7 @@ def test_control_comes_before_kicks_and_between_them() -> None:
         order.append("control")
 
     for fd in fds:
-        loop.watch_kick(fd, lambda fd=fd: on_kick(fd))  # type: ignore[misc]
+        loop.watch_kick(fd, partial(on_kick, fd))
     loop.watch(control, on_control)
     os.eventfd_write(control, 1)
     loop._turn()
@@ -122,8 +128,12 @@ def test_again_and_finally(loop: Loop) -> None:
     order: list[str] = []
     done = threading.Event()
 
+    def next_turn() -> None:
+        order.append("next turn")
+        done.set()
+
     def turn() -> None:
-        loop.again(lambda: (order.append("next turn"), done.set())[1])  # type: ignore[func-returns-value]
+        loop.again(next_turn)
         loop.finally_(lambda: order.append("end of this turn"))
         order.append("this turn")
 
@@ -135,9 +145,14 @@ def test_again_and_finally(loop: Loop) -> None:
 def test_control_plane_is_given_on_in_order() -> None:
     loop = Loop("by hand")
     order: list[str] = []
+
+    def second() -> None:
+        order.append("b")
+        loop.take_control("b")
+
     loop.take_control("a")
     assert not loop.must_wait("a", lambda: None)
-    assert loop.must_wait("b", lambda: (order.append("b"), loop.take_control("b"))[1])  # type: ignore[func-returns-value]
+    assert loop.must_wait("b", second)
     assert loop.must_wait("c", lambda: order.append("c"))
     loop.give_control("b")
     assert order == [], "only who has it can give it back"

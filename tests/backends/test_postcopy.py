@@ -163,9 +163,9 @@ def begin(kind: Kind, incoming: Incoming) -> None:
         take_away(rig.high)
         kick()
 
-    ring.kick = take_away_and_kick  # type: ignore[method-assign]
-    kind.submit(rig, 0)
-    ring.kick = kick  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring, "kick", take_away_and_kick)
+        kind.submit(rig, 0)
 
 
 @pytest.mark.parametrize("how", ["tables", "slots"])
