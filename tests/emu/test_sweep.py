@@ -55,9 +55,10 @@ def test_growth_is_against_the_smallest_vm_of_the_strategy() -> None:
     """In medians of what completed."""
     points = [point for made in (report(4, 2.0), report(40, 6.0)) for point in points_of(made)]
     assert [point.downtime_ms for point in points] == [10.0, 10.0]
-    console = Console(file=io.StringIO(), width=120)
+    out = io.StringIO()
+    console = Console(file=out, width=120)
     console.print(table(points, plain=True))
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = out.getvalue().splitlines()
     assert any("320 | 10x" in line and " 6.00 | 3.0x |" in line for line in lines)
 
 

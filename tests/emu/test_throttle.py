@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,12 +68,16 @@ def test_a_throttled_guest_pauses_resumes_and_ends_as_quickly(
     running: tuple[Machine, Recorder],
 ) -> None:
     machine, guest = running
+
+    def more_ticks_than(seen: int) -> bool:
+        return guest.ticks.qsize() > seen
+
     machine.vcpus.throttle(99)
     for _ in range(10):
         machine.pause(DEADLINE)
         seen = guest.ticks.qsize()
         machine.resume(DEADLINE)
-        until(lambda seen=seen: guest.ticks.qsize() > seen)  # type: ignore[misc]
+        until(partial(more_ticks_than, seen))
     machine.stop(DEADLINE)
 
 

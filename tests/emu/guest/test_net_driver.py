@@ -12,10 +12,10 @@ from emu.guest.frames import BROADCAST, Probe, nic_mac
 from emu.guest.net_driver import GIVE_UP_NS
 from emu.guest.program import GuestConfig
 from tests.emu.guest.small_machine import small_spec
+from vhost_user.virtqueue import DeviceQueue
 
 if TYPE_CHECKING:
     from tests.emu.guest.conftest import Guest, MakeGuest
-    from vhost_user.virtqueue import DeviceQueue
 
 OUTSIDE = b"\x02\0\0\0\0\1"
 
@@ -126,16 +126,18 @@ def test_more_probes_than_can_be_answered_are_dropped_and_leave_the_flow_alone(
     assert guest.program.ledger().packets_lost == 0
 
 
-def test_nics_on_a_switch_send_to_each_other(make_guest: MakeGuest) -> None:
+def test_nics_on_a_switch_send_to_each_other(
+    make_guest: MakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     guest = make_guest(small_spec(blk=""), GuestConfig(switched=True))
     guest.program.start_load("heavy")
     guest.ticks(1)
     deliver = guest.devices.deliver
-    guest.devices.deliver = (  # type: ignore[method-assign]
-        lambda device, ring, frame: (
-            deliver(device ^ 1, ring, frame) if frame[:6] == nic_mac(device ^ 1) else []
-        )
-    )
+
+    def switch(device: int, ring: int, frame: bytes) -> list[int]:
+        return deliver(device ^ 1, ring, frame) if frame[:6] == nic_mac(device ^ 1) else []
+
+    monkeypatch.setattr(guest.devices, "deliver", switch)
     guest.run(300)
     totals = guest.program.ledger()
     assert totals.packets_received > 500
@@ -143,29 +145,21 @@ def test_nics_on_a_switch_send_to_each_other(make_guest: MakeGuest) -> None:
     assert totals.intact
 
 
-def test_the_window_goes_on_when_sent_packets_are_collected_late(guest: Guest) -> None:
+def test_the_window_goes_on_when_sent_packets_are_collected_late(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A device may hand the looped packet in before it says that the packet was sent."""
     queue = guest.devices.queues[0, 1]
-    publish, held = queue.publish, [True]
-    guest.devices.queues[0, 1] = _HeldBack(queue, held)  # type: ignore[assignment]
-    guest.run(40)
-    held[0] = False
-    if publish():
+    publish = DeviceQueue.publish
+
+    def held_back(of: DeviceQueue) -> bool:
+        return of is not queue and publish(of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeviceQueue, "publish", held_back)
+        guest.run(40)
+    if queue.publish():
         guest.program.interrupt(0, guest.machine.vector(0, 1))
     guest.run(100)
     assert guest.program.ledger().packets_lost == 0
     assert guest.program.pairs[0].ledger().packets_received > 50
-
-
-class _HeldBack:
-    """A device queue that does not publish for a while."""
-
-    def __init__(self, queue: DeviceQueue, held: list[bool]) -> None:
-        self._queue = queue
-        self._held = held
-
-    def publish(self) -> bool:
-        return not self._held[0] and self._queue.publish()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._queue, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,9 @@ from emu.shape import ShapeError
 from tests.emu.guest.conftest import Guest, MakeGuest
 from tests.emu.guest.small_machine import Devices, SmallMachine, settle, small_spec
 from vhost_user.errors import UsageError
+
+if TYPE_CHECKING:
+    from emu.ram import GuestRam
 
 
 def interrupt_all(guest: Guest) -> None:
@@ -151,18 +155,14 @@ def test_every_write_is_marked_dirty(make_guest: MakeGuest) -> None:
     _assert_changes_within(ram, image, ram.harvest() | devices_wrote | data)
 
 
-def _touched(ram: object) -> list[int]:
-    return [
-        page
-        for gpa, length in ram.extents()  # type: ignore[attr-defined]
-        for page in range(gpa >> 12, gpa + length >> 12)
-    ]
+def _touched(ram: GuestRam) -> list[int]:
+    return [page for gpa, length in ram.extents() for page in range(gpa >> 12, gpa + length >> 12)]
 
 
 def _assert_changes_within(
-    ram: object, before: dict[int, bytes], allowed: set[int]
+    ram: GuestRam, before: dict[int, bytes], allowed: set[int]
 ) -> dict[int, bytes]:
-    after = {page: bytes(ram.view(page << 12, 4096)) for page in _touched(ram)}  # type: ignore[attr-defined]
+    after = {page: bytes(ram.view(page << 12, 4096)) for page in _touched(ram)}
     changed = {page for page, data in after.items() if data != before.get(page, bytes(4096))}
     assert changed
     assert changed <= allowed

@@ -18,6 +18,7 @@ from emu.migration.convergence import Expected, Reason
 from emu.migration.parameters import Parameters
 from emu.migration.precopy import Precopy
 from emu.migration.ram_sync import RamSync, pieces, total
+from emu.migration.rehearsal import Forecast
 from emu.migration.stream import Kind, MigrationStream
 from emu.ram import GuestRam
 from tests.emu.migration.sites import (
@@ -47,8 +48,8 @@ FAST, SLOW = 100 * MIB, 40 * MIB
 LIMIT = 2
 
 
-class Known:
-    """A blackout of which all is known but memory."""
+class Known(Forecast):
+    """A blackout of which all is known but memory, without a VM to rehearse it on."""
 
     def __init__(self) -> None:
         self.learned: list[bytes] = []
@@ -111,7 +112,7 @@ class Rig:
             self.wire.stream,
             parameters,
             self.events,
-            forecast=self.known,  # type: ignore[arg-type]
+            forecast=self.known,
             throttle=self._throttle,
             pause=self.cancelled.wait,
             check=self._check,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from devices.procedure import Edit
     from emu.machine import Machine
     from emu.vm import Vm
+    from vhost_user.messages import Reply
+    from vhost_user.session import Message
 
 DEADLINE = 5.0
 #: No device is there, so a write comes out of the fast path and takes the big lock.
@@ -157,9 +159,9 @@ def test_a_safe_worker_is_refused_the_lock(vm: Vm, monkeypatch: pytest.MonkeyPat
     connection = vm.devices[0].connection
     exchange = connection.exchange
 
-    def touch(*arguments: object) -> object:
+    def touch(message: Message, deadline: float) -> Reply | None:
         vm.machine.accel.mmio_write(NOWHERE, 0)
-        return exchange(*arguments)  # type: ignore[arg-type]
+        return exchange(message, deadline)
 
     monkeypatch.setattr(connection, "exchange", touch)
     with pytest.raises(LockOrderError, match="a worker since"):

@@ -31,7 +31,8 @@ class Client:
 
     def read(self) -> dict[str, Any]:
         """The next message; empty at the end."""
-        return json.loads(self._lines.readline() or b"{}")  # type: ignore[no-any-return]
+        message: dict[str, Any] = json.loads(self._lines.readline() or b"{}")
+        return message
 
     def say(self, command: str) -> None:
         """Send a command."""
