@@ -153,7 +153,7 @@ class FaultySide(Side):
         self._program = None
         self._awaited.clear()
         # The back-ends stay as they are.
-        self.fleet = _NoFleet()  # type: ignore[assignment]
+        self.fleet = _NoFleet()
         try:
             self.start_programs()
             self.await_programs()
@@ -169,13 +169,16 @@ class FaultySide(Side):
         self.switch.close()
 
 
-class _NoFleet:
+class _NoFleet(FaultyFleet):
     """In place of a side's back-ends, where only its VM process is to be started."""
+
+    def __init__(self) -> None:
+        """It has none."""
 
     def start(self) -> None:
         """Nothing."""
 
-    def await_ready(self) -> None:
+    def await_ready(self, timeout: float = 0.0) -> None:
         """Nothing."""
 
 
