@@ -287,7 +287,8 @@ class TestCosts:
         with kit.machine.charged("dst"):
             took = self._timed(one_by_one)
         due = 8 * RFC2021.host_commit("dst", {"net"}) + 4 * RFC2021.host_commit("dst", {"blk"})
-        assert due <= took < due + 0.030
+        # A sleep is cut short by what sleeps usually take too long: the last one may end early.
+        assert due * 0.99 <= took < due + 0.030
 
     def test_one_commit_pays_once(self, kit: Kit) -> None:
         with kit.machine.charged("src"):
