@@ -1,6 +1,6 @@
 """Back-end devices to test: in a thread of this process, and as the real program.
 
-A device class joins the contract suite (test_contract.py) by adding a `Kind` to `KINDS`.
+A device class joins the contract suite (`contract`) by adding a `Kind` to `KINDS`.
 """
 # ruff: noqa: D102 - the names say what they are about
 

@@ -1,0 +1,37 @@
+"""What the contract's tests are given, and do often."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from backends.control import ControlOptions
+from tests.backends.rig import DEADLINE, Rig
+from tests.backends.served import Served
+from vhost_user.messages import FrontendRequest as F
+from vhost_user.messages import Reply, Request
+from vhost_user.payloads import U64, VringState
+
+MakeRig = Callable[..., Rig]
+Serve = Callable[..., Served]
+NATIVE = ControlOptions()
+
+
+def stop_all(rig: Rig) -> list[Reply]:
+    return rig.pipeline([Request(F.GET_VRING_BASE, VringState(r.index, 0)) for r in rig.rings])
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """For what the back-end does without telling anybody."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"not within {DEADLINE} s: {what}"
+        time.sleep(0.002)
+
+
+def status(rig: Rig) -> int:
+    reply = rig.call(Request(F.GET_STATUS))
+    assert reply is not None
+    assert isinstance(reply.payload, U64)
+    return reply.payload.value

@@ -1,0 +1,122 @@
+"""Front-ends that come and go, and what they leave: nothing."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from backends.control import ControlOptions
+from backends.pacing import Costs
+from tests.backends.contract.given import MakeRig, Serve, wait_until
+from tests.backends.rig import DEADLINE, Rig, readable
+from vhost_user.messages import FrontendRequest as F
+from vhost_user.messages import ProtocolFeature, Request
+from vhost_user.payloads import MemTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pytest
+
+    from tests.backends.served import Kind, Served
+
+
+def test_front_end_vanishes_and_another_comes(
+    kind: Kind, device: Served, make_rig: MakeRig
+) -> None:
+    for _ in range(3):
+        rig = make_rig(device.connect())
+        rig.start()
+        kind.prepare(rig)
+        for number in range(3):
+            kind.work(rig, number)
+        kind.submit(rig, 3)
+        rig.connection.close()
+
+
+def test_one_front_end_at_a_time(kind: Kind, running: Rig, device: Served) -> None:
+    second = device.connect()
+    second.submit([Request(F.GET_FEATURES)])
+    assert not readable(second.fileno(), 0.05)
+    running.connection.close()
+    assert readable(second.fileno(), DEADLINE)
+    second.close()
+
+
+def test_vanishes_in_the_middle_of_a_message(device: Served) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(device.path)
+        sock.send(b"\x01\0\0\0\x01\0\0\0")
+    connection = device.connect()
+    connection.negotiate(features=0, protocol_features=ProtocolFeature(0))
+    connection.close()
+
+
+def test_vanishes_while_its_memory_table_is_paid_for(
+    serve: Serve, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table's descriptors are closed once: their numbers may be somebody else's by then."""
+    served = serve(ControlOptions(costs=Costs(set_mem_table=1)))
+    rig = make_rig(served.connect())
+    rig.set_features()
+    closed: list[int] = []
+    gone = threading.Event()
+    retire = served.device.retire_fds
+
+    def note(fds: Sequence[int]) -> None:
+        closed.extend(fd for fd in fds if not Path(f"/proc/self/fd/{fd}").exists())
+        retire(fds)
+
+    def hold() -> None:
+        gone.wait(DEADLINE)
+
+    monkeypatch.setattr(served.device, "retire_fds", note)
+    table = MemTable((rig.low.region,))
+    served.loop.post(hold)
+    rig.connection.submit([Request(F.GET_FEATURES), Request(F.SET_MEM_TABLE, table, (rig.low.fd,))])
+    rig.connection.close()
+    gone.set()
+    generation = served.device.memory.generation
+    wait_until(lambda: served.device.memory.generation > generation, "the table came")
+    served.on_loop(lambda: None)
+    assert not served.device.memory.regions
+    assert closed == []
+
+
+def test_does_not_leak(kind: Kind, device: Served) -> None:
+    process = psutil.Process()
+
+    def visit() -> None:
+        rig = Rig(device.connect(), kind.rings)
+        rig.start()
+        kind.prepare(rig)
+        kind.work(rig, 0)
+        log = rig.set_log()
+        kind.work(rig, 1)
+        for request in (F.SET_VRING_KICK, F.SET_VRING_CALL, F.SET_VRING_ERR):
+            rig.call(rig.rings[0].requests()[request])
+        log.close()
+        rig.close()
+
+    def settled() -> int:
+        connection = device.connect()
+        connection.negotiate(features=0, protocol_features=ProtocolFeature(0))
+        connection.close()
+        wait_until(lambda: not device.device.memory.regions, "the last front-end has gone")
+        for _ in range(2):  # a turn for what has come, and one more for its end
+            device.on_loop(lambda: None)
+        gc.collect()  # the test's own guest memory: rings and rigs know each other
+        return int(process.num_fds())
+
+    visit()
+    before, threads = settled(), process.num_threads()
+    for _ in range(5):
+        visit()
+    assert settled() <= before
+    assert process.num_threads() <= threads

@@ -1,0 +1,109 @@
+"""Rings: set up in any order, enabled, disabled."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.backends.rig import PREWIRED_ORDER, QEMU_ORDER, Rig, no_fd
+from vhost_user.messages import FrontendRequest as F
+from vhost_user.messages import ProtocolFeature
+from vhost_user.payloads import VringState
+
+if TYPE_CHECKING:
+    from tests.backends.contract.given import MakeRig
+    from tests.backends.served import Kind, Served
+
+
+@pytest.mark.parametrize("order", [QEMU_ORDER, PREWIRED_ORDER], ids=["qemu", "prewired"])
+def test_works_in_either_order(kind: Kind, rig: Rig, order: tuple[F, ...]) -> None:
+    rig.start(order=order)
+    kind.prepare(rig)
+    for number in range(5):
+        kind.work(rig, number)
+
+
+def test_kick_before_the_addresses(kind: Kind, rig: Rig) -> None:
+    """The ring is started by it, and begins to work once it is configured and enabled."""
+    rig.set_features()
+    rig.set_mem_table()
+    for ring in rig.rings:
+        ring.set_up((F.SET_VRING_NUM, F.SET_VRING_CALL, F.SET_VRING_KICK))
+    kind.prepare(rig)
+    kind.submit(rig, 3)
+    for ring in rig.rings:
+        ring.kick()
+    assert rig.rings[kind.ring].idle()
+    for ring in rig.rings:
+        ring.set_up((F.SET_VRING_ADDR, F.SET_VRING_BASE, F.SET_VRING_ENABLE))
+    kind.finish(rig, 3)
+
+
+def test_goes_on_from_the_base(kind: Kind, rig: Rig) -> None:
+    for ring in rig.rings:
+        ring.driver.reset(65530)
+    rig.start(base=65530)
+    kind.prepare(rig)
+    for number in range(10):
+        kind.work(rig, number)
+    assert rig.rings[kind.ring].stop() == (65530 + 10) % 65536
+
+
+def test_nothing_before_enable(kind: Kind, rig: Rig) -> None:
+    rig.set_features()
+    rig.set_mem_table()
+    for ring in rig.rings:
+        ring.set_up(QEMU_ORDER[:-1])
+    kind.prepare(rig)
+    kind.submit(rig, 1)
+    assert rig.rings[0].idle()
+    if kind.name == "blk":
+        assert rig.rings[kind.ring].idle()
+
+
+def test_without_protocol_features_rings_are_enabled(
+    kind: Kind, device: Served, make_rig: MakeRig
+) -> None:
+    rig = make_rig(device.connect())
+    rig.features &= ~(1 << 30)
+    rig.set_features()
+    rig.set_mem_table()
+    for ring in rig.rings:
+        ring.set_up(QEMU_ORDER[:-1])
+        ring.kick()
+    kind.prepare(rig)
+    kind.work(rig, 2)
+
+
+def test_without_event_index_or_acks(kind: Kind, device: Served, make_rig: MakeRig) -> None:
+    features = 1 << 30 | 1 << 32
+    rig = make_rig(device.connect(), features=features, protocol_features=ProtocolFeature.MQ)
+    rig.start()
+    kind.prepare(rig)
+    for number in range(3):
+        kind.work(rig, number)
+
+
+def test_polled_ring(kind: Kind, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.start()
+    kind.prepare(rig)
+    rig.call(no_fd(F.SET_VRING_KICK, kind.ring))
+    monkeypatch.setattr(rig.rings[kind.ring], "kick", lambda: None)
+    kind.work(rig, 4)
+    assert rig.rings[kind.ring].stop() == 1
+
+
+def test_disable_and_enable(kind: Kind, running: Rig) -> None:
+    kind.work(running, 0)
+    for ring in running.rings:
+        running.ack(F.SET_VRING_ENABLE, VringState(ring.index, 0))
+    if kind.name == "blk":
+        kind.submit(running, 1)
+        assert running.rings[kind.ring].idle()
+    for ring in running.rings:
+        running.ack(F.SET_VRING_ENABLE, VringState(ring.index, 1))
+    if kind.name == "blk":
+        kind.finish(running, 1)
+    kind.work(running, 2)
