@@ -69,9 +69,7 @@ def others_go_on(be: BackEnd) -> None:
     be.serve(one)
     be.stop(one)
     be.serve(other)
-    be.work.post(one.memory, one)
-    one.kick()
-    be.idle(one)
+    be.ignored(one)
 
 
 @area.case(1106, "Each ring has a base of its own", works=True)

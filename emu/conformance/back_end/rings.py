@@ -43,9 +43,7 @@ def stops(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     be.stop(ring)
-    be.work.post(ring.memory, ring)
-    ring.kick()
-    be.idle(ring)
+    be.ignored(ring)
 
 
 @area.case(405, "A stopped ring goes on where it was when it is set up again", works=True)
@@ -197,9 +195,7 @@ def left_alone(be: BackEnd) -> None:
     be.serve(ring)
     be.wire.close()
     ring.await_used(2, QUIET)  # it notices
-    be.work.post(ring.memory, ring)
-    ring.kick()
-    be.idle(ring)
+    be.ignored(ring)
 
 
 @area.case(

@@ -473,15 +473,31 @@ class BackEnd:
     def idle(self, ring: TestRing, *, index: int | None = None) -> None:
         """Check that the device does nothing on this ring for a while.
 
+        Args:
+            ring: which.
+            index: its used index before there was anything to do, where there is; what is done
+                at once would not be seen otherwise. Unless told what it is now.
+
         Raises:
-            Failed: the used index moves.
+            Failed: the used index moves, by however much.
         """
         before = ring.used_index if index is None else index & 0xFFFF
-        if ring.await_used(before + 1, QUIET):
+        if ring.await_progress(before, QUIET):
             raise Failed(
                 f"the used index of ring {ring.index} to stay at {before}",
                 f"it became {ring.used_index}",
             )
+
+    def ignored(self, ring: TestRing) -> None:
+        """Ask for something on a ring that rests, and check that the device does not do it.
+
+        Raises:
+            Failed: it does.
+        """
+        before = ring.used_index
+        self.work.post(ring.memory, ring)
+        ring.kick()
+        self.idle(ring, index=before)
 
     def log(self, memory: Memory, *, offset: int = 0) -> DirtyLog:
         """Have a dirty log as large as guest memory taken by the back-end."""
