@@ -219,13 +219,13 @@ def _refusing(be: BackEnd) -> Memory:
 @area.case(340, "Fewer descriptors than regions are refused", needs=("REPLY_ACK",))
 def too_few_fds(be: BackEnd) -> None:
     memory = _refusing(be)
-    be.refused(F.SET_MEM_TABLE, memory.table, fds=memory.fds[:1])
+    be.not_done(F.SET_MEM_TABLE, memory.table, fds=memory.fds[:1])
 
 
 @area.case(341, "No descriptor at all is refused", needs=("REPLY_ACK",))
 def no_fds(be: BackEnd) -> None:
     memory = _refusing(be)
-    be.refused(F.SET_MEM_TABLE, memory.table)
+    be.not_done(F.SET_MEM_TABLE, memory.table)
 
 
 @area.case(342, "A count of 9 regions is refused", needs=("REPLY_ACK",))
@@ -233,7 +233,7 @@ def nine(be: BackEnd) -> None:
     memory = _refusing(be)
     region = memory.regions[0].on_wire
     payload = _HEAD.pack(9, 0) + region.pack() * 9
-    be.refused(F.SET_MEM_TABLE, payload, fds=(memory.fds[0],) * 9)
+    be.not_done(F.SET_MEM_TABLE, payload, fds=(memory.fds[0],) * 9)
 
 
 @area.case(343, "A descriptor that cannot be mapped is refused", needs=("REPLY_ACK",))
@@ -243,7 +243,7 @@ def not_mappable(be: BackEnd) -> None:
     reading, writing = os.pipe()
     be.own(lambda: os.close(reading))
     be.own(lambda: os.close(writing))
-    be.refused(F.SET_MEM_TABLE, memory.table, fds=(reading,))
+    be.not_done(F.SET_MEM_TABLE, memory.table, fds=(reading,))
 
 
 @area.case(344, "A table that is cut short is survived", severity=Severity.SHOULD)

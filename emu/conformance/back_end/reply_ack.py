@@ -149,7 +149,7 @@ def not_negotiated(be: BackEnd) -> None:
 def bad_table(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(share=False)
-    be.refused(F.SET_MEM_TABLE, memory.table, fds=(be.spare_fd(),))
+    be.not_done(F.SET_MEM_TABLE, memory.table, fds=(be.spare_fd(),))
 
 
 @area.case(754, "SET_VRING_ADDR outside of memory is refused, or found out at the first kick")
