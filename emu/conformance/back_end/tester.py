@@ -385,13 +385,18 @@ class BackEnd:
         """All rings are back in their initial state: `start` begins with none again."""
         self._started.clear()
 
-    def stop(self, ring: TestRing) -> int:
+    def stop(self, ring: TestRing, *, amid: Callable[[], object] | None = None) -> int:
         """GET_VRING_BASE: its base.
+
+        Args:
+            ring: which.
+            amid: what is done when the back-end has taken the header of the message only.
 
         Raises:
             Failed: the reply is about another ring, or has another size.
         """
-        reply = self.ask(F.GET_VRING_BASE, vring(ring.index, 0))
+        self.wire.send(F.GET_VRING_BASE, vring(ring.index, 0), amid=amid)
+        reply = self.reply_to(F.GET_VRING_BASE)
         check(
             len(reply.payload) == 8,
             "8 bytes in the reply to GET_VRING_BASE",
@@ -400,6 +405,18 @@ class BackEnd:
         state = VringState.unpack(reply.payload)
         check(state.index == ring.index, f"a reply about ring {ring.index}", f"ring {state.index}")
         return state.num
+
+    def resume(self, ring: TestRing, base: int) -> None:
+        """Start a ring that was stopped, and have what is left on it served.
+
+        A kick that nobody has read before the stop would have it served before it has a call again.
+        """
+        ring.unkick()
+        self.start(ring, base=base)
+        ring.kick()
+        self.await_used(ring, ring.avail_index)
+        while ring.driver.pop() is not None:
+            pass
 
     # -- work
 
