@@ -53,7 +53,7 @@ def base_comes_back(be: BackEnd) -> None:
     613,
     "When GET_VRING_BASE is answered all that was taken is completed: base and used index agree",
     works=True,
-    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
+    spec="VHOST_USER_GET_VRING_BASE (e7985b6a56)",
 )
 def nothing_in_flight(be: BackEnd) -> None:
     ring = be.working_ring(size=128)
@@ -146,7 +146,7 @@ def from_zero_again(be: BackEnd) -> None:
     "GET_VRING_BASE with a number that is reserved is answered all the same",
     severity=Severity.SHOULD,
     works=True,
-    spec="c7f2181661: num is reserved",
+    spec="VHOST_USER_GET_VRING_BASE (c7f2181661)",
 )
 def reserved_number(be: BackEnd) -> None:
     ring = be.working_ring()
@@ -156,7 +156,12 @@ def reserved_number(be: BackEnd) -> None:
     check(state.num == 1, "base 1", f"base {state.num}")
 
 
-@area.case(621, "need_reply on GET_VRING_BASE gives its own reply, once", needs=("REPLY_ACK",))
+@area.case(
+    621,
+    "need_reply on GET_VRING_BASE gives its own reply, once",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_PROTOCOL_F_REPLY_ACK",
+)
 def need_reply(be: BackEnd) -> None:
     be.agree()
     reply = be.ask(F.GET_VRING_BASE, vring(0, 0), need_reply=True)
@@ -168,7 +173,7 @@ def need_reply(be: BackEnd) -> None:
     622,
     "Requests that take their time are completed before GET_VRING_BASE is answered",
     device="blk",
-    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
+    spec="VHOST_USER_GET_VRING_BASE (e7985b6a56)",
 )
 def slow_ones_completed(be: BackEnd) -> None:
     ring = be.working_ring(size=256)
@@ -194,7 +199,13 @@ def slow_ones_completed(be: BackEnd) -> None:
 _PACKED_BASES = {"in the beginning": 0x8000_8000, "in the second round": 0x0005_0005}
 
 
-@area.each(630, _PACKED_BASES, "A packed ring's base {} comes back as it was set", works=True)
+@area.each(
+    630,
+    _PACKED_BASES,
+    "A packed ring's base {} comes back as it was set",
+    works=True,
+    spec="Vring descriptor indices for packed virtqueues (c7f2181661)",
+)
 def packed(be: BackEnd, when: str) -> None:
     be.look()
     if not be.features >> F_RING_PACKED & 1:

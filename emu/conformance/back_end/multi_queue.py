@@ -63,7 +63,7 @@ def two_serve(be: BackEnd) -> None:
         be.serve(ring)
 
 
-@area.case(1105, "A ring that is stopped leaves the others at work", works=True)
+@area.case(1105, "A ring that is stopped leaves the others at work", works=True, spec="Ring states")
 def others_go_on(be: BackEnd) -> None:
     one, other = _rings(be, 2)
     be.serve(one)

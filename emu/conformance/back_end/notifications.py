@@ -83,7 +83,12 @@ def one_kick_for_many(be: BackEnd) -> None:
     be.await_used(ring, 20)
 
 
-@area.case(507, "A kick that was pending when the eventfd was handed over counts", works=True)
+@area.case(
+    507,
+    "A kick that was pending when the eventfd was handed over counts",
+    works=True,
+    spec="Ring states",
+)
 def pending_kick(be: BackEnd) -> None:
     be.agree()
     memory = be.memory()
@@ -112,7 +117,12 @@ def call_replaced(be: BackEnd) -> None:
     check(poll.poll(be.patience * 1000), "a call on the new eventfd", "none came")
 
 
-@area.case(509, "A kick eventfd may be replaced while the ring is stopped", works=True)
+@area.case(
+    509,
+    "A kick eventfd may be replaced while the ring is stopped",
+    works=True,
+    spec="VHOST_USER_SET_VRING_KICK",
+)
 def kick_replaced(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -237,7 +247,10 @@ def event_kicks(be: BackEnd) -> None:
 
 
 @area.case(
-    524, "A kick eventfd may be replaced while the ring runs; the new one is heard", works=True
+    524,
+    "A kick eventfd may be replaced while the ring runs; the new one is heard",
+    works=True,
+    spec="Ring states",
 )
 def kick_replaced_running(be: BackEnd) -> None:
     ring = be.working_ring()

@@ -14,7 +14,7 @@ from vhost_user.payloads import VringAddr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-area = Area("reply_ack", BACK_END, "REPLY_ACK", needs=("REPLY_ACK",))
+area = Area("reply_ack", BACK_END, "VHOST_USER_PROTOCOL_F_REPLY_ACK", needs=("REPLY_ACK",))
 
 RING = 0
 #: Id, payload and descriptors of a request.

@@ -70,7 +70,11 @@ def made_while_stopped(be: BackEnd) -> None:
     be.completed(ring, job)
 
 
-@area.case(407, "GET_VRING_BASE of a ring that was never set up is answered", spec="GET_VRING_BASE")
+@area.case(
+    407,
+    "GET_VRING_BASE of a ring that was never set up is answered",
+    spec="Communication; VHOST_USER_GET_VRING_BASE",
+)
 def stop_of_nothing(be: BackEnd) -> None:
     be.agree()
     reply = be.ask(F.GET_VRING_BASE, vring(0, 0))

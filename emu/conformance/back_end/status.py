@@ -275,7 +275,7 @@ def serves(be: BackEnd) -> None:
     "Status 0 brings all rings back to their beginning: they are stopped",
     needs=_STATUS,
     works=True,
-    spec="Ring states (0647098d2e)",
+    spec="VHOST_USER_SET_STATUS; virtio 1.3, 2.4.1",
 )
 def reset_by_status(be: BackEnd) -> None:
     ring = _with_status(be)
