@@ -333,13 +333,29 @@ class BackEnd:
         self.own(ring.close)
         return ring
 
-    def set_up(self, ring: TestRing, *, base: int | None = None, log: bool = False) -> None:
-        """NUM, BASE, ADDR, CALL and KICK, in QEMU's order; enabling is another matter."""
+    def set_up(
+        self,
+        ring: TestRing,
+        *,
+        base: int | None = None,
+        log: bool = False,
+        amid: Callable[[], object] | None = None,
+    ) -> None:
+        """NUM, BASE, ADDR, KICK and CALL, in QEMU's order; enabling is another matter.
+
+        Args:
+            ring: which.
+            base: where it begins, unless it is its start.
+            log: what is written to the used ring is to be logged.
+            amid: what is done before CALL.
+        """
         start = ring.start if base is None else base
         self.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
         self.tell(F.SET_VRING_BASE, vring(ring.index, start))
         self.tell(F.SET_VRING_ADDR, self.address(ring, log=log))
         self.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+        if amid is not None:
+            amid()
         self.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
 
     @staticmethod
@@ -359,8 +375,15 @@ class BackEnd:
         if self.driver_features & PROTOCOL_BIT:
             self.tell(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
 
-    def start(self, ring: TestRing, *, base: int | None = None, log: bool = False) -> None:
-        """Set a ring up, enable it, and wait until the back-end knows of it.
+    def start(
+        self,
+        ring: TestRing,
+        *,
+        base: int | None = None,
+        log: bool = False,
+        amid: Callable[[], object] | None = None,
+    ) -> None:
+        """Set a ring up, enable it, and wait until the back-end knows of it. Arguments: `set_up`.
 
         A device that has its rings in pairs may not begin before both are there (DPDK's vhost
         library does not): the other ones of the smallest set are started as well, empty.
@@ -370,7 +393,7 @@ class BackEnd:
         for index in range(min(least, self.rings)):
             if index not in self._started:
                 self.start(self.ring(ring.memory, index, ring.size, region=ring.region))
-        self.set_up(ring, base=base, log=log)
+        self.set_up(ring, base=base, log=log, amid=amid)
         self.enable(ring)
         self.barrier()
 
