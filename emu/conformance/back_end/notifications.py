@@ -139,6 +139,8 @@ def call_without_fd(be: BackEnd) -> None:
     be.tell(F.SET_VRING_CALL, u64(ring.index | VRING_NO_FD))
     be.barrier()
     be.serve(ring)
+    be.serve(ring)
+    be.alive("after a completion that nobody is called for")
 
 
 @area.case(511, "SET_VRING_ERR is accepted, with a descriptor and without")
@@ -252,6 +254,7 @@ def event_kicks(be: BackEnd) -> None:
     "A kick eventfd may be replaced while the ring runs; the new one is heard",
     works=True,
     spec="Ring states",
+    severity=Severity.SHOULD,
 )
 def kick_replaced_running(be: BackEnd) -> None:
     ring = be.working_ring()

@@ -167,7 +167,10 @@ def enabled_in_time(be: BackEnd) -> None:
 
 
 @area.case(
-    2014, "A kick descriptor that is replaced while the ring runs is listened to", works=True
+    2014,
+    "A kick descriptor that is replaced while the ring runs is listened to",
+    severity=Severity.SHOULD,
+    works=True,
 )
 def replaced_kick(be: BackEnd) -> None:
     ring = be.working_ring()
