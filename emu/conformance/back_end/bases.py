@@ -53,7 +53,7 @@ def base_comes_back(be: BackEnd) -> None:
     613,
     "When GET_VRING_BASE is answered all that was taken is completed: base and used index agree",
     works=True,
-    spec="VHOST_USER_GET_VRING_BASE (e7985b6a56)",
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
 )
 def nothing_in_flight(be: BackEnd) -> None:
     ring = be.working_ring(size=128)
@@ -147,7 +147,7 @@ def from_zero_again(be: BackEnd) -> None:
     "GET_VRING_BASE with a number that is reserved is answered all the same",
     severity=Severity.SHOULD,
     works=True,
-    spec="VHOST_USER_GET_VRING_BASE (c7f2181661)",
+    spec="VHOST_USER_GET_VRING_BASE; c7f2181661",
 )
 def reserved_number(be: BackEnd) -> None:
     ring = be.working_ring()
@@ -174,7 +174,7 @@ def need_reply(be: BackEnd) -> None:
     622,
     "Requests that take their time are completed before GET_VRING_BASE is answered",
     device="blk",
-    spec="VHOST_USER_GET_VRING_BASE (e7985b6a56)",
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
 )
 def slow_ones_completed(be: BackEnd) -> None:
     ring = be.working_ring(size=256)
@@ -205,7 +205,7 @@ _PACKED_BASES = {"in the beginning": 0x8000_8000, "in the second round": 0x0005_
     _PACKED_BASES,
     "A packed ring's base {} comes back as it was set",
     works=True,
-    spec="Vring descriptor indices for packed virtqueues (c7f2181661)",
+    spec="Vring descriptor indices for packed virtqueues; c7f2181661",
 )
 def packed(be: BackEnd, when: str) -> None:
     be.look()

@@ -148,7 +148,7 @@ def enable_is_no_start(be: BackEnd) -> None:
 @area.case(
     414,
     "A transmit ring that is started and disabled is read, and what it has is dropped",
-    spec="Ring states (0647098d2e)",
+    spec="Ring states; 0647098d2e",
     device="net",
 )
 def disabled_is_read(be: BackEnd) -> None:

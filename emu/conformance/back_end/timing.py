@@ -45,7 +45,7 @@ def stop_behind_kick(be: BackEnd) -> None:
 @area.case(
     2003,
     "What is taken is completed before GET_VRING_BASE is answered: base and used index agree",
-    spec="VHOST_USER_GET_VRING_BASE (e7985b6a56)",
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
     works=True,
 )
 def taken_is_completed(be: BackEnd) -> None:

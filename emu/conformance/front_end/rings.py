@@ -280,7 +280,7 @@ def kick_at_start(fe: FrontEnd) -> None:
 
 
 @bases.case(
-    601, "GET_VRING_BASE has 0 in its reserved field", spec="VHOST_USER_GET_VRING_BASE (c7f2181661)"
+    601, "GET_VRING_BASE has 0 in its reserved field", spec="VHOST_USER_GET_VRING_BASE; c7f2181661"
 )
 def reserved_zero(fe: FrontEnd) -> None:
     all_of(fe.plain().some(F.GET_VRING_BASE), lambda each: each.state.num == 0, "num 0")
