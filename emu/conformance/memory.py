@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -172,6 +173,22 @@ class TestRing:
     def kick(self) -> None:
         """Signal the kick eventfd."""
         os.eventfd_write(self.kick_fd, 1)
+
+    def await_heard(self, patience: float) -> bool:
+        """Whether the device reads the kick eventfd in time: one that polls never does."""
+        until = time.monotonic() + patience
+        poll = select.poll()
+        poll.register(self.kick_fd, select.POLLIN)
+        while poll.poll(0):
+            if time.monotonic() > until:
+                return False
+            os.sched_yield()  # nobody is told when a counter falls to 0
+        return True
+
+    def unkick(self) -> None:
+        """Take back a kick that the device has not read."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.kick_fd)
 
     def calls(self) -> int:
         """Take what the call eventfd has counted."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 HEADER = struct.Struct("=III")
 #: A payload that is announced with more bytes than this is not waited for.
@@ -97,6 +97,7 @@ class Wire:
         flags: int = VERSION,
         fds: Sequence[int] = (),
         size: int | None = None,
+        amid: Callable[[], object] | None = None,
     ) -> None:
         """Send one message.
 
@@ -106,13 +107,20 @@ class Wire:
             flags: of the header.
             fds: descriptors that go with its first byte.
             size: what the header says of the payload's size, when that is not true.
+            amid: what is done when the peer has taken the header, and before the payload comes.
 
         Raises:
             Closed: the peer has gone. Silent: it takes nothing.
         """
         length = len(payload) if size is None else size
         self._note(">", number, flags, payload, len(fds))
-        self.send_bytes(HEADER.pack(number, flags, length) + payload, fds)
+        data = HEADER.pack(number, flags, length) + payload
+        if amid is not None:
+            self.send_bytes(data[: HEADER.size], fds)
+            self._await_taken()
+            amid()
+            data, fds = data[HEADER.size :], ()
+        self.send_bytes(data, fds)
 
     def send_bytes(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send bytes, whatever they are. Raises as `send`."""
@@ -133,9 +141,12 @@ class Wire:
         """Send ``size`` bytes at a time, when the peer has taken those before. Raises as `send`."""
         for at in range(0, len(data), size):
             self.send_bytes(data[at : at + size])
-            until = time.monotonic() + self.patience
-            while self._unread and time.monotonic() < until:
-                os.sched_yield()  # the kernel counts what the peer has not read, and tells nobody
+            self._await_taken()
+
+    def _await_taken(self) -> None:
+        until = time.monotonic() + self.patience
+        while self._unread and time.monotonic() < until:
+            os.sched_yield()  # the kernel counts what the peer has not read, and tells nobody
 
     @property
     def _unread(self) -> int:

@@ -150,7 +150,10 @@ _BEYOND = {
 
 
 @area.each(
-    920, _BEYOND, "No space has {}: the reply is empty, or the connection closed", spec="GET_CONFIG"
+    920,
+    _BEYOND,
+    "No space has {}: the reply is empty, or the connection closed",
+    spec="VHOST_USER_GET_CONFIG",
 )
 def beyond(be: BackEnd, name: str) -> None:
     be.agree()
@@ -234,7 +237,12 @@ def other_flags(be: BackEnd, flags: int) -> None:
     observed("it answers as without" if data else "it answers with an empty reply")
 
 
-@area.case(951, "need_reply on GET_CONFIG gives its own reply, once", needs=("REPLY_ACK",))
+@area.case(
+    951,
+    "need_reply on GET_CONFIG gives its own reply, once",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_PROTOCOL_F_REPLY_ACK",
+)
 def own_reply(be: BackEnd) -> None:
     be.agree()
     contents(be.ask(F.GET_CONFIG, asked(0, 8), need_reply=True), 0, 8)

@@ -314,11 +314,12 @@ def disabled(be: BackEnd) -> None:
     be.enable(nic.rx, on=False)
     be.barrier()
     buffer = nic.offer(_ROOM)
+    used = nic.rx.used_index
     for number in range(4):
         nic.tx.driver.add(laid_out(nic.memory, bytes(NET_HEADER) + frame_of(60, number), ()), [])
         nic.tx.driver.publish()
         nic.tx.kick()
-    be.idle(nic.rx)
+    be.idle(nic.rx, index=used)
     be.enable(nic.rx)
     be.barrier()
     # A frame that was sent meanwhile may have waited elsewhere, and come now.

@@ -161,9 +161,7 @@ def completed_afterwards(be: BackEnd) -> None:
     be.serve(ring)
     other = be.again()
     other.working_ring()
-    be.work.post(ring.memory, ring)
-    ring.kick()
-    be.idle(ring)
+    be.ignored(ring)
 
 
 @area.case(1745, "A connection that is shut down for writing is at its end", works=True)

@@ -100,7 +100,12 @@ def grown_while_running(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(324, "A ring can be started again after its memory was replaced", works=True)
+@area.case(
+    324,
+    "A ring can be started again after its memory was replaced",
+    works=True,
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
 def restart_elsewhere(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -216,37 +221,56 @@ def _refusing(be: BackEnd) -> Memory:
     return be.memory(MIB, MIB, share=False)
 
 
-@area.case(340, "Fewer descriptors than regions are refused", needs=("REPLY_ACK",))
+@area.case(
+    340,
+    "Fewer descriptors than regions are refused",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
 def too_few_fds(be: BackEnd) -> None:
     memory = _refusing(be)
-    be.refused(F.SET_MEM_TABLE, memory.table, fds=memory.fds[:1])
+    be.not_done(F.SET_MEM_TABLE, memory.table, fds=memory.fds[:1])
 
 
-@area.case(341, "No descriptor at all is refused", needs=("REPLY_ACK",))
+@area.case(
+    341, "No descriptor at all is refused", needs=("REPLY_ACK",), spec="VHOST_USER_SET_MEM_TABLE"
+)
 def no_fds(be: BackEnd) -> None:
     memory = _refusing(be)
-    be.refused(F.SET_MEM_TABLE, memory.table)
+    be.not_done(F.SET_MEM_TABLE, memory.table)
 
 
-@area.case(342, "A count of 9 regions is refused", needs=("REPLY_ACK",))
+@area.case(
+    342, "A count of 9 regions is refused", needs=("REPLY_ACK",), spec="VHOST_USER_SET_MEM_TABLE"
+)
 def nine(be: BackEnd) -> None:
     memory = _refusing(be)
     region = memory.regions[0].on_wire
     payload = _HEAD.pack(9, 0) + region.pack() * 9
-    be.refused(F.SET_MEM_TABLE, payload, fds=(memory.fds[0],) * 9)
+    be.not_done(F.SET_MEM_TABLE, payload, fds=(memory.fds[0],) * 9)
 
 
-@area.case(343, "A descriptor that cannot be mapped is refused", needs=("REPLY_ACK",))
+@area.case(
+    343,
+    "A descriptor that cannot be mapped is refused",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
 def not_mappable(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(MIB, share=False)
     reading, writing = os.pipe()
     be.own(lambda: os.close(reading))
     be.own(lambda: os.close(writing))
-    be.refused(F.SET_MEM_TABLE, memory.table, fds=(reading,))
+    be.not_done(F.SET_MEM_TABLE, memory.table, fds=(reading,))
 
 
-@area.case(344, "A table that is cut short is survived", severity=Severity.SHOULD)
+@area.case(
+    344,
+    "A table that is cut short is survived",
+    severity=Severity.SHOULD,
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
 def cut_short(be: BackEnd) -> None:
     memory = _refusing(be)
     try:

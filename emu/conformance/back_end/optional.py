@@ -321,7 +321,7 @@ def no_shared_object(be: BackEnd) -> None:
 @area.case(
     2450,
     "GET_SHMEM_CONFIG is answered with the sizes of at most 256 regions",
-    spec="VHOST_USER_GET_SHMEM_CONFIG (3d6e537a81)",
+    spec="VHOST_USER_GET_SHMEM_CONFIG; 3d6e537a81",
     needs=("SHMEM",),
 )
 def shmem_config(be: BackEnd) -> None:

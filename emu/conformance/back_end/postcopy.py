@@ -26,7 +26,7 @@ from vhost_user.payloads import MemTable
 if TYPE_CHECKING:
     from emu.conformance.memory import TestRing
 
-area = Area("postcopy", BACK_END, "Postcopy live migration", needs=("PAGEFAULT",))
+area = Area("postcopy", BACK_END, "Migration", needs=("PAGEFAULT",))
 
 #: linux/userfaultfd.h: struct uffd_msg, its event, and UFFDIO_WAKE.
 _MESSAGE = struct.Struct("<B7xQQ8x")
@@ -139,27 +139,35 @@ def _incoming(be: BackEnd) -> tuple[TestRing, Pages]:
     return ring, pages
 
 
-@area.case(1601, "POSTCOPY_ADVISE is answered with one descriptor, and no payload")
+@area.case(
+    1601,
+    "POSTCOPY_ADVISE is answered with one descriptor, and no payload",
+    spec="VHOST_USER_POSTCOPY_ADVISE",
+)
 def advised(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     _advise(be)
 
 
-@area.case(1602, "What comes with the reply is a userfaultfd")
+@area.case(1602, "What comes with the reply is a userfaultfd", spec="VHOST_USER_POSTCOPY_ADVISE")
 def descriptor(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     name = str(Path(f"/proc/self/fd/{_advise(be)}").readlink())
     check("userfaultfd" in name, "a userfaultfd", name)
 
 
-@area.case(1603, "POSTCOPY_LISTEN is answered with 0")
+@area.case(1603, "POSTCOPY_LISTEN is answered with 0", spec="VHOST_USER_POSTCOPY_LISTEN")
 def listens(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     _advise(be)
     _listen(be)
 
 
-@area.case(1604, "In postcopy SET_MEM_TABLE is answered with the back-end's own addresses")
+@area.case(
+    1604,
+    "In postcopy SET_MEM_TABLE is answered with the back-end's own addresses",
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
 def bases(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     _advise(be)
@@ -177,7 +185,7 @@ def bases(be: BackEnd) -> None:
     check(not ours & {place for place, _ in places}, "the back-end's own", "the front-end's")
 
 
-@area.case(1605, "POSTCOPY_END is answered with 0")
+@area.case(1605, "POSTCOPY_END is answered with 0", spec="VHOST_USER_POSTCOPY_END")
 def ends(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     _advise(be)

@@ -14,7 +14,7 @@ from vhost_user.payloads import VringAddr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-area = Area("reply_ack", BACK_END, "REPLY_ACK", needs=("REPLY_ACK",))
+area = Area("reply_ack", BACK_END, "VHOST_USER_PROTOCOL_F_REPLY_ACK", needs=("REPLY_ACK",))
 
 RING = 0
 #: Id, payload and descriptors of a request.
@@ -149,7 +149,7 @@ def not_negotiated(be: BackEnd) -> None:
 def bad_table(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(share=False)
-    be.refused(F.SET_MEM_TABLE, memory.table, fds=(be.spare_fd(),))
+    be.not_done(F.SET_MEM_TABLE, memory.table, fds=(be.spare_fd(),))
 
 
 @area.case(754, "SET_VRING_ADDR outside of memory is refused, or found out at the first kick")

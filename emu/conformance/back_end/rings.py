@@ -43,9 +43,7 @@ def stops(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     be.stop(ring)
-    be.work.post(ring.memory, ring)
-    ring.kick()
-    be.idle(ring)
+    be.ignored(ring)
 
 
 @area.case(405, "A stopped ring goes on where it was when it is set up again", works=True)
@@ -72,7 +70,11 @@ def made_while_stopped(be: BackEnd) -> None:
     be.completed(ring, job)
 
 
-@area.case(407, "GET_VRING_BASE of a ring that was never set up is answered", spec="GET_VRING_BASE")
+@area.case(
+    407,
+    "GET_VRING_BASE of a ring that was never set up is answered",
+    spec="Communication; VHOST_USER_GET_VRING_BASE",
+)
 def stop_of_nothing(be: BackEnd) -> None:
     be.agree()
     reply = be.ask(F.GET_VRING_BASE, vring(0, 0))
@@ -146,7 +148,7 @@ def enable_is_no_start(be: BackEnd) -> None:
 @area.case(
     414,
     "A transmit ring that is started and disabled is read, and what it has is dropped",
-    spec="Ring states (0647098d2e)",
+    spec="Ring states; 0647098d2e",
     device="net",
 )
 def disabled_is_read(be: BackEnd) -> None:
@@ -197,9 +199,7 @@ def left_alone(be: BackEnd) -> None:
     be.serve(ring)
     be.wire.close()
     ring.await_used(2, QUIET)  # it notices
-    be.work.post(ring.memory, ring)
-    ring.kick()
-    be.idle(ring)
+    be.ignored(ring)
 
 
 @area.case(

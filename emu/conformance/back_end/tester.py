@@ -333,13 +333,29 @@ class BackEnd:
         self.own(ring.close)
         return ring
 
-    def set_up(self, ring: TestRing, *, base: int | None = None, log: bool = False) -> None:
-        """NUM, BASE, ADDR, CALL and KICK, in QEMU's order; enabling is another matter."""
+    def set_up(
+        self,
+        ring: TestRing,
+        *,
+        base: int | None = None,
+        log: bool = False,
+        amid: Callable[[], object] | None = None,
+    ) -> None:
+        """NUM, BASE, ADDR, KICK and CALL, in QEMU's order; enabling is another matter.
+
+        Args:
+            ring: which.
+            base: where it begins, unless it is its start.
+            log: what is written to the used ring is to be logged.
+            amid: what is done before CALL.
+        """
         start = ring.start if base is None else base
         self.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
         self.tell(F.SET_VRING_BASE, vring(ring.index, start))
         self.tell(F.SET_VRING_ADDR, self.address(ring, log=log))
         self.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+        if amid is not None:
+            amid()
         self.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
 
     @staticmethod
@@ -359,8 +375,15 @@ class BackEnd:
         if self.driver_features & PROTOCOL_BIT:
             self.tell(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
 
-    def start(self, ring: TestRing, *, base: int | None = None, log: bool = False) -> None:
-        """Set a ring up, enable it, and wait until the back-end knows of it.
+    def start(
+        self,
+        ring: TestRing,
+        *,
+        base: int | None = None,
+        log: bool = False,
+        amid: Callable[[], object] | None = None,
+    ) -> None:
+        """Set a ring up, enable it, and wait until the back-end knows of it. Arguments: `set_up`.
 
         A device that has its rings in pairs may not begin before both are there (DPDK's vhost
         library does not): the other ones of the smallest set are started as well, empty.
@@ -370,7 +393,7 @@ class BackEnd:
         for index in range(min(least, self.rings)):
             if index not in self._started:
                 self.start(self.ring(ring.memory, index, ring.size, region=ring.region))
-        self.set_up(ring, base=base, log=log)
+        self.set_up(ring, base=base, log=log, amid=amid)
         self.enable(ring)
         self.barrier()
 
@@ -385,13 +408,18 @@ class BackEnd:
         """All rings are back in their initial state: `start` begins with none again."""
         self._started.clear()
 
-    def stop(self, ring: TestRing) -> int:
+    def stop(self, ring: TestRing, *, amid: Callable[[], object] | None = None) -> int:
         """GET_VRING_BASE: its base.
+
+        Args:
+            ring: which.
+            amid: what is done when the back-end has taken the header of the message only.
 
         Raises:
             Failed: the reply is about another ring, or has another size.
         """
-        reply = self.ask(F.GET_VRING_BASE, vring(ring.index, 0))
+        self.wire.send(F.GET_VRING_BASE, vring(ring.index, 0), amid=amid)
+        reply = self.reply_to(F.GET_VRING_BASE)
         check(
             len(reply.payload) == 8,
             "8 bytes in the reply to GET_VRING_BASE",
@@ -400,6 +428,18 @@ class BackEnd:
         state = VringState.unpack(reply.payload)
         check(state.index == ring.index, f"a reply about ring {ring.index}", f"ring {state.index}")
         return state.num
+
+    def resume(self, ring: TestRing, base: int) -> None:
+        """Start a ring that was stopped, and have what is left on it served.
+
+        A kick that nobody has read before the stop would have it served before it has a call again.
+        """
+        ring.unkick()
+        self.start(ring, base=base)
+        ring.kick()
+        self.await_used(ring, ring.avail_index)
+        while ring.driver.pop() is not None:
+            pass
 
     # -- work
 
@@ -473,15 +513,31 @@ class BackEnd:
     def idle(self, ring: TestRing, *, index: int | None = None) -> None:
         """Check that the device does nothing on this ring for a while.
 
+        Args:
+            ring: which.
+            index: its used index before there was anything to do, where there is; what is done
+                at once would not be seen otherwise. Unless told what it is now.
+
         Raises:
-            Failed: the used index moves.
+            Failed: the used index moves, by however much.
         """
         before = ring.used_index if index is None else index & 0xFFFF
-        if ring.await_used(before + 1, QUIET):
+        if ring.await_progress(before, QUIET):
             raise Failed(
                 f"the used index of ring {ring.index} to stay at {before}",
                 f"it became {ring.used_index}",
             )
+
+    def ignored(self, ring: TestRing) -> None:
+        """Ask for something on a ring that rests, and check that the device does not do it.
+
+        Raises:
+            Failed: it does.
+        """
+        before = ring.used_index
+        self.work.post(ring.memory, ring)
+        ring.kick()
+        self.idle(ring, index=before)
 
     def log(self, memory: Memory, *, offset: int = 0) -> DirtyLog:
         """Have a dirty log as large as guest memory taken by the back-end."""

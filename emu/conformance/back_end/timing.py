@@ -45,17 +45,24 @@ def stop_behind_kick(be: BackEnd) -> None:
 @area.case(
     2003,
     "What is taken is completed before GET_VRING_BASE is answered: base and used index agree",
-    spec="VHOST_USER_GET_VRING_BASE (e7985b6a56)",
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
     works=True,
 )
 def taken_is_completed(be: BackEnd) -> None:
     ring = be.working_ring()
-    for _ in range(8):
-        be.work.post(ring.memory, ring)
-    ring.kick()
-    base = be.stop(ring)
-    used = ring.used_index
-    check(base == used, f"base {used}, as the used index says", f"base {base}")
+    # Which of the two is heard first is another matter each time, so they come as close as can be:
+    # the kick before the stop, and in its midst.
+    for turn in range(_ROUNDS):
+        for _ in range(8):
+            be.work.post(ring.memory, ring)
+        if turn % 2:
+            base = be.stop(ring, amid=ring.kick)
+        else:
+            ring.kick()
+            base = be.stop(ring)
+        used = ring.used_index
+        check(base == used, f"base {used}, as the used index says", f"base {base}")
+        be.resume(ring, base)
 
 
 @area.case(2004, "Nothing is completed after the answer to GET_VRING_BASE", works=True)
@@ -160,7 +167,10 @@ def enabled_in_time(be: BackEnd) -> None:
 
 
 @area.case(
-    2014, "A kick descriptor that is replaced while the ring runs is listened to", works=True
+    2014,
+    "A kick descriptor that is replaced while the ring runs is listened to",
+    severity=Severity.SHOULD,
+    works=True,
 )
 def replaced_kick(be: BackEnd) -> None:
     ring = be.working_ring()

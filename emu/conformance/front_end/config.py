@@ -100,7 +100,12 @@ def ask_first(fe: FrontEnd) -> None:
     check(asked, "GET_QUEUE_NUM before it", f"{many[0]} of ring {many[0].ring} without it")
 
 
-@queues.each(1102, (1, 2), "A back-end with {} queues is not asked for more")
+@queues.each(
+    1102,
+    (1, 2),
+    "A back-end with {} queues is not asked for more",
+    severity=Severity.SHOULD,
+)
 def few(fe: FrontEnd, count: int) -> None:
     recording = fe.session(Script(f"{count} queues", queues=count))
     # The control queue of a NIC, behind all pairs, is the front-end's own affair.
@@ -109,7 +114,11 @@ def few(fe: FrontEnd, count: int) -> None:
     check(not kicks, f"rings below {limit} only", f"{kicks[:1]} of ring {kicks and kicks[0].ring}")
 
 
-@queues.case(1104, "A back-end with no queue at all is given no ring")
+@queues.case(
+    1104,
+    "A back-end with no queue at all is given no ring",
+    severity=Severity.SHOULD,
+)
 def none(fe: FrontEnd) -> None:
     recording = fe.session(Script("no queues", queues=0))
     recording.some(F.GET_QUEUE_NUM)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from emu.conformance.front_end.tester import FrontEnd
     from emu.conformance.wire import Message
 
-status = Area("status", FRONT_END, "VHOST_USER_PROTOCOL_F_STATUS")
-errors = Area("errors", FRONT_END, "Reconnecting, and errors")
+status = Area("status", FRONT_END, "VHOST_USER_SET_STATUS")
+errors = Area("errors", FRONT_END, "Communication")
 resources = Area("resources", FRONT_END, "what a VM that runs for years needs")
 timing = Area("timing", FRONT_END, "a stream socket, and a back-end that takes its time")
 
@@ -142,9 +142,7 @@ def dies_at_stop(fe: FrontEnd) -> None:
     fe.session(script)
 
 
-@errors.case(
-    1709, "What a front-end does when its back-end is gone", spec="reconnecting is optional"
-)
+@errors.case(1709, "What a front-end does when its back-end is gone", spec="Communication")
 def comes_back(fe: FrontEnd) -> None:
     recording = _dies_at(fe, F.SET_VRING_KICK)
     recording.since("the back-end dies")

@@ -161,7 +161,7 @@ def huge_reply(fe: FrontEnd) -> None:
     check(not since, "the reply to be refused", f"it went on with {since[:1]}")
 
 
-@area.case(171, "A reply that comes byte by byte is taken", spec="a stream socket cuts anywhere")
+@area.case(171, "A reply that comes byte by byte is taken", spec="Header")
 def in_bytes(fe: FrontEnd) -> None:
     def react(session: Session, message: Message) -> None:
         payload, _ = session.reply_to(message)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emu.conformance.front_end.tester import FrontEnd
     from vhost_user.payloads import MemoryRegion
 
-area = Area("memory", FRONT_END, "Memory regions description")
+area = Area("memory", FRONT_END, "Multiple Memory regions description")
 slots = Area("memory_slots", FRONT_END, "VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS")
 
 STARTING = (F.SET_VRING_ADDR, F.SET_VRING_KICK)

@@ -191,7 +191,11 @@ def not_offered(fe: FrontEnd, feature: ProtocolFeature) -> None:
     )
 
 
-@area.case(270, "INBAND_NOTIFICATIONS is acknowledged only with BACKEND_REQ and REPLY_ACK")
+@area.case(
+    270,
+    "INBAND_NOTIFICATIONS is acknowledged only with BACKEND_REQ and REPLY_ACK",
+    spec="In-band notifications",
+)
 def in_band(fe: FrontEnd) -> None:
     script = Script(
         "in-band notifications without the back-end channel",

@@ -279,7 +279,9 @@ def kick_at_start(fe: FrontEnd) -> None:
 # -- bases
 
 
-@bases.case(601, "GET_VRING_BASE has 0 in its reserved field", spec="c7f2181661")
+@bases.case(
+    601, "GET_VRING_BASE has 0 in its reserved field", spec="VHOST_USER_GET_VRING_BASE; c7f2181661"
+)
 def reserved_zero(fe: FrontEnd) -> None:
     all_of(fe.plain().some(F.GET_VRING_BASE), lambda each: each.state.num == 0, "num 0")
 

@@ -29,12 +29,19 @@ class Puppet:
         features: that it offers.
         protocol_features: that it offers.
         answers: id of a message to what its payload is answered with.
+        last: id of the message after which it closes the connection.
     """
 
     def __init__(
-        self, features: int, protocol_features: int, answers: dict[int, Callable[[bytes], Answer]]
+        self,
+        features: int,
+        protocol_features: int,
+        answers: dict[int, Callable[[bytes], Answer]],
+        *,
+        last: int | None = None,
     ) -> None:
         self.ours, self._theirs = socket.socketpair()
+        self._last = last
         self._answers = {
             F.GET_FEATURES: lambda _: (features.to_bytes(8, "little"), ()),
             F.GET_PROTOCOL_FEATURES: lambda _: (protocol_features.to_bytes(8, "little"), ()),
@@ -53,6 +60,8 @@ class Puppet:
                     self._reply(number, *answer(payload))
                 elif flags & NEED_REPLY:
                     self._reply(number, bytes(8), ())
+                if number == self._last:
+                    return
 
     def _reply(self, number: int, payload: bytes, fds: tuple[int, ...]) -> None:
         data = HEADER.pack(number, VERSION | REPLY, len(payload)) + payload

@@ -185,6 +185,24 @@ def test_messages_that_hardly_anybody_serves(
     assert "nothing came" not in seen
 
 
+@pytest.mark.parametrize("case", [340, 341, 342, 343, 753])
+@pytest.mark.parametrize(
+    ("code", "last", "verdict"),
+    [
+        (0, None, FAIL),
+        (0, F.SET_MEM_TABLE, OBSERVED),
+        (1, None, PASS),
+        (1, F.SET_MEM_TABLE, PASS),
+    ],
+    ids=["taken for good", "taken, then closed", "refused", "refused, then closed"],
+)
+def test_a_table_that_cannot_be(case: int, code: int, last: F | None, verdict: Verdict) -> None:
+    """Whoever closes the connection has not gone on with it, whatever was acknowledged before."""
+    answers = {F.SET_MEM_TABLE: number(code)}
+    puppet = Puppet(BITS, int(ProtocolFeature.REPLY_ACK), answers, last=last)
+    assert puppet.judge(case, "blk")[0] is verdict
+
+
 def state_verdicts(folder: Path, mistake: str) -> dict[str, str]:
     """Verdicts on a disk whose state can be moved, and that makes this mistake."""
     image = folder / "disk.img"
