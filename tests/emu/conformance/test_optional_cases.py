@@ -198,8 +198,9 @@ def test_messages_that_hardly_anybody_serves(
 )
 def test_a_table_that_cannot_be(case: int, code: int, last: F | None, verdict: Verdict) -> None:
     """Whoever closes the connection has not gone on with it, whatever was acknowledged before."""
-    answers = {F.SET_MEM_TABLE: number(code)}
-    puppet = Puppet(BITS, int(ProtocolFeature.REPLY_ACK), answers, last=last)
+    puppet = Puppet(
+        BITS, int(ProtocolFeature.REPLY_ACK), {F.SET_MEM_TABLE: number(code)}, last=last
+    )
     assert puppet.judge(case, "blk")[0] is verdict
 
 
