@@ -5,13 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from itertools import pairwise
 from typing import NamedTuple
 
 from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.memory import PAGE, TestRing
-from emu.conformance.verdict import Severity, check, observed, unsupported
+from emu.conformance.memory import MIB, PAGE, TestRing
+from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import Inflight
 
@@ -22,6 +23,8 @@ _HEADER = struct.Struct("<QHHHH")
 #: A descriptor's state: inflight, next, counter.
 _STATE = struct.Struct("<B5xHQ")
 SIZE = 64
+#: Bytes of a read that takes its time, and how many of them are looked at.
+_LONG, _LOOKS = 4 * MIB, 30
 
 
 class Region(NamedTuple):
@@ -282,3 +285,41 @@ def set_again(be: BackEnd) -> None:
         set_region(be, region)
         be.start(ring, base=base)
     be.serve(ring)
+
+
+@area.case(1222, "What is being served is noted as in flight", device="blk")
+def noted_meanwhile(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(8 * MIB)
+    region = get_region(be)
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE)
+    be.start(ring)
+    header, status, data = memory.allocate(16), memory.allocate(1), memory.allocate(_LONG)
+    seen = False
+    for turn in range(_LOOKS):
+        head = ring.driver.add([(header, 16)], [(data, _LONG), (status, 1)])
+        ring.driver.publish()
+        ring.kick()
+        until = time.monotonic() + be.patience
+        while ring.used_index == turn and time.monotonic() < until:
+            seen = seen or region.state(head)[0] == 1
+        be.await_used(ring, turn + 1)
+        ring.driver.pop()
+        if seen:
+            return
+    raise Failed("a long read in flight in the region meanwhile", f"never, in {_LOOKS} of them")
+
+
+@area.case(1223, "Each completion is linked to the one before it", device="blk")
+def linked(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    heads = [be.work.post(ring.memory, ring).head for _ in range(4)]
+    ring.kick()
+    be.await_used(ring, len(heads))
+    be.stop(ring)
+    done = [ring.driver.pop() for _ in heads]
+    order = [entry[0] for entry in done if entry is not None]
+    for head, before in zip(order[1:], order, strict=False):
+        link = region.state(head)[1]
+        check(link == before, f"chain {head} linked to {before}", f"to {link}")

@@ -322,3 +322,14 @@ def too_many_bits(be: BackEnd) -> None:
     except Closed:
         observed("it closed the connection")
     observed(f"acknowledged with {code}")
+
+
+@area.case(1445, "The status ends with its connection: the next one begins with 0", needs=_STATUS)
+def ends_with_it(be: BackEnd) -> None:
+    be.agree("STATUS")
+    for status in (1, 3, 11, 15):
+        be.tell(F.SET_STATUS, u64(status))
+    be.barrier()
+    other = be.again().agree("STATUS")
+    status = other.ask_u64(F.GET_STATUS)
+    check(status == 0, "status 0", f"status {status:#x}")

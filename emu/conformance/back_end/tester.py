@@ -327,9 +327,12 @@ class BackEnd:
         start: int = 0,
         event_idx: bool = False,
         region: int = 0,
+        at_end: bool = False,
     ) -> TestRing:
         """A ring in memory, of which the back-end knows nothing yet."""
-        ring = TestRing(memory, index, size, start=start, event_idx=event_idx, region=region)
+        ring = TestRing(
+            memory, index, size, start=start, event_idx=event_idx, region=region, at_end=at_end
+        )
         self.own(ring.close)
         return ring
 
