@@ -121,6 +121,9 @@ class TestRing:
         event_idx: VIRTIO_F_EVENT_IDX is in use.
         region: of the memory.
         at_end: its available ring, which then comes last, ends where the region does.
+
+    Attributes:
+        user_offset: how much higher user addresses of its region are than guest addresses.
     """
 
     __test__ = False
@@ -141,6 +144,7 @@ class TestRing:
         self.size = size
         self.start = start
         self.region = region
+        self.user_offset = USER_OFFSET
         event = 2 if event_idx or not at_end else 0
         avail_size, used_size = 4 + 2 * size + event, 4 + 8 * size + event
         if at_end:

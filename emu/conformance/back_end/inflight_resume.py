@@ -156,6 +156,24 @@ def base_from_used(be: BackEnd) -> None:
     check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")
 
 
+@area.case(1237, "Nothing of a batch that the used ring tells of is served again", device="blk")
+def whole_batch(be: BackEnd) -> None:
+    ring, region, jobs = _left_over(be, 4)
+    heads = [job.head for job in jobs]
+    # Three were completed in one batch, each linked to the one before; the region knows of none.
+    region.note({head: count for count, head in enumerate(heads)}, batch=heads[2])
+    for head, before in ((heads[2], heads[1]), (heads[1], heads[0])):
+        region.link(head, before)
+    _use(ring, *jobs[:3])
+    while ring.driver.pop() is not None:
+        pass
+    _resume(be, ring, region, 4)
+    be.await_used(ring, 4)
+    served = _completed(ring)
+    check(served == heads[3:], f"chain {heads[3]} alone served again", f"chains {served}")
+    be.idle(ring)
+
+
 @area.case(1240, "A region outlives its connection: the next one goes on with it", device="blk")
 def next_connection(be: BackEnd) -> None:
     ring, region = noted_ring(be)

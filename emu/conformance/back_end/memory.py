@@ -270,6 +270,26 @@ def moved_while_running(be: BackEnd) -> None:
     check(ring.used_index == 1, "nothing written to the memory that was replaced", "it was")
 
 
+@area.each(
+    345,
+    (0, 1, 2),
+    "User addresses may lie in another order than guest addresses; the ring in region {} of 3",
+    works=True,
+)
+def other_order(be: BackEnd, region: int) -> None:
+    be.agree()
+    memory = be.memory(MIB, MIB, MIB, share=False)
+    on_wire = [each.on_wire for each in memory.regions]
+    users = [on_wire[at].user_addr for at in (2, 0, 1)]
+    parts = [each._replace(user_addr=user) for each, user in zip(on_wire, users, strict=True)]
+    be.accepted(F.SET_MEM_TABLE, MemTable(tuple(parts)).pack(), fds=memory.fds)
+    ring = be.ring(memory, be.work.ring, region=region)
+    ring.user_offset = parts[region].user_addr - parts[region].gpa
+    be.start(ring)
+    for _ in range(3):
+        be.serve(ring)
+
+
 def _refusing(be: BackEnd) -> Memory:
     be.agree()
     return be.memory(MIB, MIB, share=False)

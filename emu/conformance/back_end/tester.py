@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Self
 
-from emu.conformance.memory import PAGE, USER_OFFSET, DirtyLog, Memory, TestRing
+from emu.conformance.memory import PAGE, DirtyLog, Memory, TestRing
 from emu.conformance.peer import PeerError
 from emu.conformance.verdict import Failed, check, observed, unsupported
 from emu.conformance.wire import Closed, Message, Silent, WireError
@@ -351,9 +351,9 @@ class BackEnd:
         return VringAddr(
             index=ring.index,
             flags=int(log),
-            desc=ring.desc + USER_OFFSET,
-            used=ring.used + USER_OFFSET,
-            avail=ring.avail + USER_OFFSET,
+            desc=ring.desc + ring.user_offset,
+            used=ring.used + ring.user_offset,
+            avail=ring.avail + ring.user_offset,
             log=ring.used,
         ).pack()
 
@@ -372,7 +372,9 @@ class BackEnd:
         least = WORKS[self.device].rings if self.device else 1
         for index in range(min(least, self.rings)):
             if index not in self._started:
-                self.start(self.ring(ring.memory, index, ring.size, region=ring.region))
+                other = self.ring(ring.memory, index, ring.size, region=ring.region)
+                other.user_offset = ring.user_offset
+                self.start(other)
         self.set_up(ring, base=base, log=log)
         self.enable(ring)
         self.barrier()

@@ -22,7 +22,7 @@ rule(
 rule(
     3,
     "Each ring has a part: version 1, its size, used index, last batch",
-    back="1207 1208 1212 1214 1216..1218 1223",
+    back="1207 1208 1212 1214 1216..1218 1223 1224",
 )
 rule(
     4,
@@ -32,7 +32,7 @@ rule(
 rule(
     5,
     "What was noted is served again in the order of the counters, and nothing twice",
-    back="1230..1236",
+    back="1230..1237",
 )
 rule(6, "A region outlives its connection and its back-end", back="1240..1242", front="1205")
 rule(7, "A region that cannot be is refused, or survived", back="1250..1275")

@@ -94,7 +94,7 @@ rule(
 rule(
     5,
     "Rings are named by user addresses, requests by guest addresses",
-    back="0325 2155 2156 2218 2219 2265",
+    back="0325 0345..0347 2155 2156 2218 2219 2265",
     front="0310..0312 2101",
 )
 rule(6, "A table that cannot be is refused", back="0340..0344 0753 1720 1805", front="0320 0705")
