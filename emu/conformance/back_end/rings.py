@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from emu.conformance.back_end.data_net import frame_of
+from emu.conformance.back_end.data_net_receive import looped, set_up_nic
 from emu.conformance.back_end.tester import QUIET, BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.verdict import Severity, check, unsupported
+from emu.conformance.verdict import Failed, Severity, check, unsupported
 from vhost_user.features import F_VERSION_1
 from vhost_user.payloads import VRING_NO_FD
 
@@ -288,3 +290,28 @@ def begins_anew(be: BackEnd) -> None:
     other.agree()
     base = other.stop(ring)
     check(base == 0, "base 0 of a ring that was never set up", f"base {base}")
+
+
+@area.case(
+    442,
+    "A ring that nobody has enabled yet receives nothing, though it was kicked",
+    device="net",
+)
+def begins_disabled(be: BackEnd) -> None:
+    looped(be)
+    nic = set_up_nic(be.again())
+    nic.be.enable(nic.tx)
+    frame = frame_of(60, 9)
+    buffer = nic.offer(2048)
+    # A back-end may serve messages before kicks: two of them, and the kick has been heard.
+    nic.be.barrier()
+    nic.be.barrier()
+    try:
+        nic.send(frame)
+    except Failed:
+        unsupported("is about one ring of two, and it begins when both are enabled")
+    nic.be.idle(nic.rx, index=0)
+    nic.be.enable(nic.rx)
+    nic.be.barrier()
+    nic.send(frame)
+    nic.checked(buffer, frame)

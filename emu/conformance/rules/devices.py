@@ -75,7 +75,7 @@ rule(
 status = Chapter("status", "Status and reset", "VHOST_USER_SET_STATUS")
 rule = status.rule
 
-rule(1, "The status is virtio's, in 8 bits", back="1430..1439 1444 1445", front="1402")
+rule(1, "The status is virtio's, in 8 bits", back="1430..1439 1444..1446", front="1402")
 rule(
     2,
     "It goes by virtio's steps, and back to 0 only",

@@ -71,7 +71,7 @@ FRONT_END_MESSAGES: dict[str, tuple[str, str]] = {
     "GET_MAX_MEM_SLOTS": ("1001..1003 1043 1054 2419", "0241 1001 1009"),
     "ADD_MEM_REG": ("1004..1022 1030..1049 1616 1818 1819 2420", "1002..1005 1007 1008 1010 1011"),
     "REM_MEM_REG": ("1004 1017..1029 1032 1033 1818..1820 2421", "1006"),
-    "SET_STATUS": ("0767 0777 1432..1438 1440..1445 2422", "1401..1405"),
+    "SET_STATUS": ("0767 0777 1432..1438 1440..1446 2422", "1401..1405"),
     "GET_STATUS": ("1430..1437 2423", "0242 0262"),
     "GET_SHARED_OBJECT": ("2424 2434 2449", "0243 0263"),
     "SET_DEVICE_STATE_FD": ("1501..1534 2425", "1501..1505"),
@@ -112,7 +112,7 @@ FEATURES: dict[str, tuple[str | NotFromOutside, str | NotFromOutside]] = {
     "RESET_DEVICE": ("1401..1413", "0239 0259 1406 1407"),
     "INBAND_NOTIFICATIONS": ("0210 0229 2448", "0240 0260 0270 1326 1327"),
     "CONFIGURE_MEM_SLOTS": ("1001..1055", "0241 0261 1001..1011"),
-    "STATUS": ("1430..1445", "0242 0262 1401..1405"),
+    "STATUS": ("1430..1446", "0242 0262 1401..1405"),
     "XEN_MMAP": (
         NotFromOutside("needs a Xen host, whose devices the descriptors are"),
         NotFromOutside("needs a Xen host, whose devices the descriptors are"),

@@ -53,7 +53,7 @@ rule = ring_states.rule
 rule(
     1,
     "In the beginning rings are stopped and disabled",
-    back="0440 0441 1242 1410 1612",
+    back="0440..0442 1242 1410 1612",
     front="0410",
 )
 rule(2, "A ring starts with a kick", back="0401 0403 0416 0505 0507 2012", front="0511 0512")
