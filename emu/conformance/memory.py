@@ -121,6 +121,10 @@ class TestRing:
         start: both of its indices in the beginning.
         event_idx: VIRTIO_F_EVENT_IDX is in use.
         region: of the memory.
+        at_end: its available ring, which then comes last, ends where the region does.
+
+    Attributes:
+        user_offset: how much higher user addresses of its region are than guest addresses.
     """
 
     __test__ = False
@@ -134,16 +138,27 @@ class TestRing:
         start: int = 0,
         event_idx: bool = False,
         region: int = 0,
+        at_end: bool = False,
     ) -> None:
         self.memory = memory
         self.index = index
         self.size = size
         self.start = start
         self.region = region
-        parts = split_offsets(size)
-        base = memory.allocate(parts.end, align=PAGE, region=region)
-        self.desc, self.avail, self.used = base + parts.desc, base + parts.avail, base + parts.used
-        avail_size, used_size = 6 + 2 * size, 6 + 8 * size
+        self.user_offset = USER_OFFSET
+        event = 2 if event_idx or not at_end else 0
+        avail_size, used_size = 4 + 2 * size + event, 4 + 8 * size + event
+        if at_end:
+            where = memory.regions[region]
+            end = where.gpa + where.size
+            self.avail = end - avail_size
+            self.desc = self.avail - used_size - 16 * size & ~15
+            self.used = self.desc + 16 * size
+        else:
+            parts = split_offsets(size)
+            base = memory.allocate(parts.end, align=PAGE, region=region)
+            self.desc, self.avail = base + parts.desc, base + parts.avail
+            self.used = base + parts.used
         self._state = bytearray(16)
         self.driver = DriverQueue(
             size,

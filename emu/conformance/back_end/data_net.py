@@ -15,6 +15,7 @@ from emu.conformance.back_end.odd_driver import (
     NEXT,
     WRITE,
     kick_if_asked,
+    kick_if_late,
     spoil,
     survives,
 )
@@ -257,6 +258,18 @@ def kicks_at_event(be: BackEnd) -> None:
 def _spare_kicks(be: BackEnd, ring: TestRing) -> None:
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
     kick_if_asked(be, ring, lambda: ring.driver.add(pieces, []), partial(back, ring))
+
+
+@area.case(
+    2251,
+    "A frame that comes just when the device asks for a kick is not left lying",
+    device="net",
+    spec="virtio 1.3, 2.7.10",
+)
+def just_then(be: BackEnd) -> None:
+    ring = sender(be, F_RING_EVENT_IDX)
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    kick_if_late(be, ring, lambda: ring.driver.add(pieces, []))
 
 
 @area.case(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.conformance.back_end.data_net import RX, TX, area, frame_of, laid_out
 from emu.conformance.back_end.tester import QUIET, BackEnd
@@ -16,6 +16,9 @@ from emu.conformance.memory import MIB, Memory, TestRing
 from emu.conformance.verdict import Failed, check, observed, unsupported
 from emu.conformance.work import NET_F_MRG_RXBUF, NET_HEADER
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["area"]
 
@@ -58,10 +61,10 @@ class Nic(NamedTuple):
         self.rx.kick()
         return Buffer(head, pieces)
 
-    def send(self, frame: bytes) -> None:
-        """Send a frame, and wait until its buffer is back."""
+    def send(self, frame: bytes, lengths: Sequence[int] = ()) -> None:
+        """Send a frame, in buffers of these lengths first, and wait until they are back."""
         index = self.tx.used_index + 1
-        self.tx.driver.add(laid_out(self.memory, bytes(NET_HEADER) + frame, ()), [])
+        self.tx.driver.add(laid_out(self.memory, bytes(NET_HEADER) + frame, lengths), [])
         self.tx.driver.publish()
         self.tx.kick()
         self.be.await_used(self.tx, index)
@@ -114,7 +117,20 @@ class Nic(NamedTuple):
         return data[:NET_HEADER]
 
 
-def _looped(
+def set_up_nic(
+    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
+) -> Nic:
+    """Set both rings up, with these feature bits, and enable neither."""
+    events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
+    rx = be.ring(memory, RX, size, start=start, event_idx=events)
+    tx = be.ring(memory, TX, 64, event_idx=events)
+    for ring in (rx, tx):
+        be.set_up(ring)
+    return Nic(be, memory, rx, tx)
+
+
+def looped(
     be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
 ) -> Nic:
     """Start both rings, with these feature bits, and see that a frame comes back.
@@ -122,15 +138,11 @@ def _looped(
     Raises:
         Unsupported: none does, or one of the bits is not offered.
     """
-    events = F_RING_EVENT_IDX in bits
-    memory = be.agree_bits(*bits).shared(memory)
-    rx = be.ring(memory, RX, size, start=start, event_idx=events)
-    tx = be.ring(memory, TX, 64, event_idx=events)
-    for ring in (rx, tx):
-        be.set_up(ring)
+    nic = set_up_nic(be, *bits, size=size, start=start, memory=memory)
+    rx = nic.rx
+    for ring in (rx, nic.tx):
         be.enable(ring)
     be.barrier()
-    nic = Nic(be, memory, rx, tx)
     probe = nic.offer(_ROOM)
     for _ in range(_TRIES):
         nic.send(frame_of(60, _PROBE))
@@ -144,7 +156,7 @@ def _looped(
 
 @area.each(2252, (60, 61, 64, 1000, 1514), "A frame of {} bytes is received as it is", device="net")
 def sizes(be: BackEnd, size: int) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     for number in range(3):
         nic.comes_back(frame_of(size, number))
 
@@ -156,16 +168,30 @@ def sizes(be: BackEnd, size: int) -> None:
     spec="virtio 1.3, 5.1.6.4.1",
 )
 def num_buffers(be: BackEnd) -> None:
-    header = _looped(be).comes_back(frame_of(60))
+    header = looped(be).comes_back(frame_of(60))
     count: int = struct.unpack_from("<H", header, 10)[0]
     check(count == 1, "num_buffers 1", f"{count}")
 
 
 @area.case(2258, "No offload is told of that was not agreed on", device="net", spec=_RECEIVE)
 def no_offload(be: BackEnd) -> None:
-    header = _looped(be).comes_back(frame_of(60))
+    header = looped(be).comes_back(frame_of(60))
     check(header[1] == 0, "gso_type 0 (VIRTIO_NET_HDR_GSO_NONE)", f"{header[1]}")
     check(not header[0] & 1, "no VIRTIO_NET_HDR_F_NEEDS_CSUM", f"flags {header[0]:#x}")
+
+
+@area.case(
+    2259,
+    "A frame that is sent in many pieces is received as it is",
+    device="net",
+    spec="virtio 1.3, 2.7.4",
+)
+def sent_in_pieces(be: BackEnd) -> None:
+    nic = looped(be)
+    for number, lengths in enumerate(((NET_HEADER, 14), (4, 8, 20, 1), (10, *(7,) * 12))):
+        frame, buffer = frame_of(200, number), nic.offer(_ROOM)
+        nic.send(frame, lengths)
+        nic.checked(buffer, frame)
 
 
 _ROOMS = {
@@ -184,13 +210,13 @@ _ROOMS = {
     spec="virtio 1.3, 2.7.4",
 )
 def rooms(be: BackEnd, name: str) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     nic.comes_back(frame_of(100, 5), *_ROOMS[name])
 
 
 @area.case(2264, "A frame is received into an indirect table's buffers", device="net")
 def indirect(be: BackEnd) -> None:
-    nic = _looped(be, F_RING_INDIRECT_DESC)
+    nic = looped(be, F_RING_INDIRECT_DESC)
     for number in range(5):
         nic.comes_back(frame_of(300, number), NET_HEADER, 100, _ROOM, indirect=True)
 
@@ -198,13 +224,13 @@ def indirect(be: BackEnd) -> None:
 @area.case(2265, "A frame is received into another region than its ring's", device="net")
 def other_region(be: BackEnd) -> None:
     memory = be.memory(MIB, MIB, share=False)
-    nic = _looped(be, memory=memory)
+    nic = looped(be, memory=memory)
     nic.comes_back(frame_of(100), region=1)
 
 
 @area.case(2266, "Frames come in the order in which they were sent", device="net")
 def in_order(be: BackEnd) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     buffers = [nic.offer(256) for _ in range(32)]
     for number in range(32):
         nic.send(frame_of(100, number))
@@ -214,14 +240,14 @@ def in_order(be: BackEnd) -> None:
 
 @area.each(2267, (2, 16, 1024), "A ring of {} that receives is gone round twice", device="net")
 def rounds(be: BackEnd, size: int) -> None:
-    nic = _looped(be, size=size)
+    nic = looped(be, size=size)
     for number in range(min(2 * size + 1, 600)):
         nic.comes_back(frame_of(60, number), 128)
 
 
 @area.case(2270, "A ring that receives goes on across 65535", device="net")
 def wraps(be: BackEnd) -> None:
-    nic = _looped(be, start=65530)
+    nic = looped(be, start=65530)
     for number in range(12):
         nic.comes_back(frame_of(60, number))
     base = be.stop(nic.rx)
@@ -230,7 +256,7 @@ def wraps(be: BackEnd) -> None:
 
 @area.case(2271, "A frame that finds no room does not hold up those that come later", device="net")
 def no_room(be: BackEnd) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     for number in range(10):
         nic.send(frame_of(60, 100 + number))
     be.idle(nic.rx)
@@ -245,23 +271,25 @@ def no_room(be: BackEnd) -> None:
 
 @area.case(2272, "A buffer that is too small is not written beyond", device="net", spec=_RECEIVE)
 def too_small(be: BackEnd) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     memory = nic.memory
     gpa = memory.allocate(4096)
     memory.write(gpa, bytes([_MARK]) * 4096)
     nic.rx.driver.add([], [(gpa + 1024, 64)])
     nic.rx.driver.publish()
     nic.rx.kick()
+    index = nic.rx.used_index + 1
     nic.send(frame_of(1000))
-    came = nic.rx.await_used(nic.rx.used_index + 1, QUIET)
+    came = nic.rx.await_used(index, QUIET)
     data = memory.read(gpa, 4096)
     around = data[:1024] + data[1024 + 64 :]
     check(around == bytes([_MARK]) * len(around), "nothing outside of the buffer", "bytes are")
-    if came:
-        done = nic.rx.driver.pop()
-        check(done is not None and done[1] <= 64, "64 bytes at most", f"{done}")
+    done = nic.rx.driver.pop() if came else None
+    check(done is None or done[1] <= 64, "64 bytes at most", f"{done}")
     be.alive("after a frame that does not fit")
-    observed("the buffer is used up" if came else "the buffer is left for a smaller frame")
+    if done is None:
+        observed("the buffer is left for a smaller frame")
+    observed(f"the buffer is used up, with {done[1]} bytes in it")
 
 
 @area.each(
@@ -272,7 +300,7 @@ def too_small(be: BackEnd) -> None:
     spec=_RECEIVE,
 )
 def mergeable(be: BackEnd, room: int) -> None:
-    nic = _looped(be, NET_F_MRG_RXBUF)
+    nic = looped(be, NET_F_MRG_RXBUF)
     frame = frame_of(1514, 3)
     before = nic.rx.used_index
     count = -(-(NET_HEADER + len(frame)) // room)
@@ -287,14 +315,14 @@ def mergeable(be: BackEnd, room: int) -> None:
 
 @area.case(2275, "With VIRTIO_NET_F_MRG_RXBUF a frame that fits takes one buffer", device="net")
 def mergeable_one(be: BackEnd) -> None:
-    header = _looped(be, NET_F_MRG_RXBUF).comes_back(frame_of(100))
+    header = looped(be, NET_F_MRG_RXBUF).comes_back(frame_of(100))
     count: int = struct.unpack_from("<H", header, 10)[0]
     check(count == 1, "num_buffers 1", f"{count}")
 
 
 @area.case(2276, "A frame that is received is called for", device="net")
 def called(be: BackEnd) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     for number in range(5):
         nic.rx.calls()
         buffer = nic.offer(_ROOM)
@@ -310,7 +338,7 @@ def called(be: BackEnd) -> None:
     spec="Ring states",
 )
 def disabled(be: BackEnd) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     be.enable(nic.rx, on=False)
     be.barrier()
     buffer = nic.offer(_ROOM)
@@ -330,7 +358,7 @@ def disabled(be: BackEnd) -> None:
 
 @area.case(2278, "Nothing is received once GET_VRING_BASE was answered", device="net")
 def stopped(be: BackEnd) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     buffer = nic.offer(_ROOM)
     be.stop(nic.rx)
     used, before = nic.rx.used_index, nic.bytes_of(buffer)
@@ -343,9 +371,29 @@ def stopped(be: BackEnd) -> None:
 
 @area.case(2279, "The base of a ring that receives counts the frames that came", device="net")
 def base(be: BackEnd) -> None:
-    nic = _looped(be)
+    nic = looped(be)
     for number in range(4):
         nic.comes_back(frame_of(60, number))
     nic.offer(_ROOM)  # which is not used, and not counted
     at = be.stop(nic.rx)
     check(at == 5, "base 5 after 5 frames", f"base {at}")
+
+
+@area.case(
+    2297,
+    "A ring that is disabled and enabled again receives, and needs no kick for it",
+    device="net",
+    spec="Ring states",
+)
+def enabled_again(be: BackEnd) -> None:
+    nic = looped(be)
+    buffer = nic.offer(_ROOM)
+    # A back-end may serve messages before kicks: two of them, and the kick has been heard.
+    be.barrier()
+    be.barrier()
+    be.enable(nic.rx, on=False)
+    be.enable(nic.rx)
+    be.barrier()
+    frame = frame_of(60, 9)
+    nic.send(frame)
+    nic.checked(buffer, frame)

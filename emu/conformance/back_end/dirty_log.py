@@ -16,28 +16,40 @@ from vhost_user.payloads import LogArea
 area = Area("dirty_log", BACK_END, "Migration", needs=("LOG_SHMFD",))
 
 
-def _ready(
+def ready(
     be: BackEnd, *, flag: bool = True, size: int = 64, start: int = 0
 ) -> tuple[TestRing, DirtyLog]:
-    """A ring that runs, with the log on as QEMU switches it: base, LOG_ALL, the rings' flag."""
+    """A ring that runs and is logged."""
     ring = be.working_ring(size=size, start=start)
     be.serve(ring)
+    return ring, switched_on(be, ring, flag=flag)
+
+
+def switched_on(be: BackEnd, *rings: TestRing, flag: bool = True) -> DirtyLog:
+    """Switch the log on as QEMU does: base, LOG_ALL, the rings' flag. It is empty then.
+
+    Raises:
+        Unsupported: VHOST_F_LOG_ALL is not offered.
+    """
     if not be.features & LOG_ALL:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
-    log = be.log(ring.memory)
+    log = be.log(rings[0].memory)
     be.tell(F.SET_FEATURES, u64(be.driver_features | LOG_ALL))
-    be.tell(F.SET_VRING_ADDR, be.address(ring, log=flag))
+    for ring in rings:
+        be.tell(F.SET_VRING_ADDR, be.address(ring, log=flag))
     be.barrier()
     log.harvest()
-    return ring, log
+    return log
 
 
-def _pages(log: DirtyLog) -> set[int]:
+def pages_of(log: DirtyLog) -> set[int]:
+    """The pages that are marked; they are not any more then."""
     runs = log.harvest()
     return {page for gpa, size in runs for page in range(gpa >> 12, gpa + size >> 12)}
 
 
-def _used_pages(ring: TestRing) -> set[int]:
+def used_pages(ring: TestRing) -> set[int]:
+    """The pages in which the used ring lies."""
     return set(range(ring.used >> 12, (ring.used + 4 + 8 * ring.size - 1 >> 12) + 1))
 
 
@@ -49,15 +61,15 @@ def answered(be: BackEnd) -> None:
 
 @area.case(802, "The used ring of a ring with the log flag is logged", works=True)
 def used_ring(be: BackEnd) -> None:
-    ring, log = _ready(be)
+    ring, log = ready(be)
     be.serve(ring)
-    dirty = _pages(log)
-    check(dirty & _used_pages(ring), f"page {ring.used >> 12} in the log", f"pages {sorted(dirty)}")
+    dirty = pages_of(log)
+    check(dirty & used_pages(ring), f"page {ring.used >> 12} in the log", f"pages {sorted(dirty)}")
 
 
 @area.case(803, "Data that a disk writes into guest memory is logged", device="blk")
 def data(be: BackEnd) -> None:
-    ring, log = _ready(be)
+    ring, log = ready(be)
     memory = ring.memory
     where = memory.allocate(PAGE, align=PAGE)
     header, status = memory.allocate(16), memory.allocate(1, align=PAGE)
@@ -67,14 +79,14 @@ def data(be: BackEnd) -> None:
     index = ring.used_index + 1
     ring.kick()
     be.await_used(ring, index)
-    dirty = _pages(log)
+    dirty = pages_of(log)
     for what, gpa in (("the data's", where), ("the status byte's", status)):
         check(gpa >> 12 in dirty, f"{what} page {gpa >> 12} in the log", f"pages {sorted(dirty)}")
 
 
 @area.case(804, "A buffer across two pages is logged in both", device="blk")
 def two_pages(be: BackEnd) -> None:
-    ring, log = _ready(be)
+    ring, log = ready(be)
     memory = ring.memory
     where = memory.allocate(2 * PAGE, align=PAGE) + PAGE - SECTOR // 2
     header, status = memory.allocate(16), memory.allocate(1)
@@ -84,18 +96,18 @@ def two_pages(be: BackEnd) -> None:
     index = ring.used_index + 1
     ring.kick()
     be.await_used(ring, index)
-    dirty = _pages(log)
+    dirty = pages_of(log)
     wanted = {where >> 12, (where >> 12) + 1}
     check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
 
 
 @area.case(805, "Memory that nobody wrote to is not logged", works=True)
 def nothing_else(be: BackEnd) -> None:
-    ring, log = _ready(be)
+    ring, log = ready(be)
     memory = ring.memory
     untouched = memory.allocate(16 * PAGE, align=PAGE)
     be.serve(ring)
-    dirty = _pages(log)
+    dirty = pages_of(log)
     wrong = dirty & set(range(untouched >> 12, (untouched >> 12) + 16))
     check(not wrong, "none of these pages in the log", f"pages {sorted(wrong)}")
 
@@ -105,59 +117,59 @@ def not_on(be: BackEnd) -> None:
     ring = be.working_ring()
     log = be.log(ring.memory)
     be.serve(ring)
-    dirty = _pages(log)
+    dirty = pages_of(log)
     check(not dirty, "an empty log", f"pages {sorted(dirty)}")
 
 
 @area.case(807, "The used ring of a ring without the log flag", works=True, severity=Severity.MAY)
 def no_flag(be: BackEnd) -> None:
-    ring, log = _ready(be, flag=False)
+    ring, log = ready(be, flag=False)
     # What the device writes besides must not share a page with the ring.
     ring.memory.allocate(PAGE, align=PAGE)
     be.serve(ring)
-    if _pages(log) & _used_pages(ring):
+    if pages_of(log) & used_pages(ring):
         observed("it is logged all the same, which costs a page and harms nobody")
 
 
 @area.case(808, "When LOG_ALL is off again nothing is logged any more", works=True)
 def off_again(be: BackEnd) -> None:
-    ring, log = _ready(be)
+    ring, log = ready(be)
     be.serve(ring)
     be.tell(F.SET_FEATURES, u64(be.driver_features))
     be.tell(F.SET_VRING_ADDR, be.address(ring))
     be.barrier()
     log.harvest()
     be.serve(ring)
-    dirty = _pages(log)
+    dirty = pages_of(log)
     check(not dirty, "an empty log", f"pages {sorted(dirty)}")
 
 
 @area.case(809, "A log may be replaced by another while rings run", works=True)
 def replaced(be: BackEnd) -> None:
-    ring, old = _ready(be)
+    ring, old = ready(be)
     be.serve(ring)
     new = be.log(ring.memory)
     be.barrier()
     old.harvest()
     be.serve(ring)
-    check(_pages(new) & _used_pages(ring), "the used ring in the new log", "it is not there")
-    check(not _pages(old), "nothing in the old log", "something is")
+    check(pages_of(new) & used_pages(ring), "the used ring in the new log", "it is not there")
+    check(not pages_of(old), "nothing in the old log", "something is")
 
 
 @area.case(810, "A log goes on over a stop and a start of the ring", works=True)
 def over_a_restart(be: BackEnd) -> None:
-    ring, log = _ready(be)
+    ring, log = ready(be)
     be.serve(ring)
     base = be.stop(ring)
     log.harvest()
     be.start(ring, base=base, log=True)
     be.serve(ring)
-    check(_pages(log) & _used_pages(ring), "the used ring in the log", "it is not there")
+    check(pages_of(log) & used_pages(ring), "the used ring in the log", "it is not there")
 
 
 @area.case(811, "log_guest_addr says where the used ring is logged, not its address", works=True)
 def elsewhere(be: BackEnd) -> None:
-    ring, log = _ready(be)
+    ring, log = ready(be)
     memory = ring.memory
     other = memory.allocate(PAGE, align=PAGE)
     address = bytearray(be.address(ring, log=True))
@@ -166,32 +178,32 @@ def elsewhere(be: BackEnd) -> None:
     be.barrier()
     log.harvest()
     be.serve(ring)
-    dirty = _pages(log)
+    dirty = pages_of(log)
     check(other >> 12 in dirty, f"page {other >> 12} in the log", f"pages {sorted(dirty)}")
 
 
 @area.case(812, "Bits that are set stay set: the back-end only adds", works=True)
 def only_adds(be: BackEnd) -> None:
-    ring, log = _ready(be)
+    ring, log = ready(be)
     # All that share a byte of the log with the ring's page.
-    first = min(_used_pages(ring)) & ~7
+    first = min(used_pages(ring)) & ~7
     log.mark(first * PAGE, 8 * PAGE)
     for _ in range(2):
         be.serve(ring)
-    lost = set(range(first, first + 8)) - _pages(log)
+    lost = set(range(first, first + 8)) - pages_of(log)
     check(not lost, f"pages {first} to {first + 7} in the log still", f"not {sorted(lost)}")
 
 
 @area.case(813, "SET_FEATURES with LOG_ALL is accepted while a ring runs", works=True)
 def while_running(be: BackEnd) -> None:
-    ring, _log = _ready(be)
+    ring, _log = ready(be)
     for _ in range(5):
         be.serve(ring)
 
 
 @area.case(814, "The log's descriptor may be closed once the message is answered", works=True)
 def closed_descriptor(be: BackEnd) -> None:
-    be.serve(_ready(be)[0])
+    be.serve(ready(be)[0])
 
 
 @area.case(815, "SET_LOG_FD is accepted", spec="VHOST_USER_SET_LOG_FD")
@@ -220,9 +232,9 @@ def few_features(be: BackEnd) -> None:
     wanted = 1 << F_VERSION_1 | PROTOCOL_BIT | LOG_ALL
     if be.features & wanted != wanted:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
-    ring, log = _ready(be)
+    ring, log = ready(be)
     be.serve(ring)
-    check(_pages(log), "something in the log", "it is empty")
+    check(pages_of(log), "something in the log", "it is empty")
 
 
 def _large_ring(be: BackEnd) -> tuple[set[int], int, int]:
@@ -231,11 +243,11 @@ def _large_ring(be: BackEnd) -> tuple[set[int], int, int]:
     Returns:
         The pages that were logged, that of the used index, and that of the element.
     """
-    ring, log = _ready(be, size=1024, start=600)
+    ring, log = ready(be, size=1024, start=600)
     ring.memory.allocate(PAGE, align=PAGE)
     index = ring.used_index
     be.serve(ring)
-    return _pages(log), ring.used >> 12, ring.used + 4 + 8 * (index % ring.size) >> 12
+    return pages_of(log), ring.used >> 12, ring.used + 4 + 8 * (index % ring.size) >> 12
 
 
 @area.case(818, "The page of the used index is logged, where no element is", works=True)
@@ -254,7 +266,7 @@ def element_page(be: BackEnd) -> None:
     820, "A log begins at its offset in its file", spec="VHOST_USER_SET_LOG_BASE", works=True
 )
 def at_an_offset(be: BackEnd) -> None:
-    ring, _ = _ready(be)
+    ring, _ = ready(be)
     size = -(-ring.memory.end // (8 * PAGE))
     fd = os.memfd_create("conformance-log", os.MFD_CLOEXEC)
     be.own(lambda: os.close(fd))

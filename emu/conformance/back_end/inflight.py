@@ -5,13 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from itertools import pairwise
 from typing import NamedTuple
 
 from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.memory import PAGE, TestRing
-from emu.conformance.verdict import Severity, check, observed, unsupported
+from emu.conformance.memory import MIB, PAGE, TestRing
+from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import Inflight
 
@@ -22,6 +23,8 @@ _HEADER = struct.Struct("<QHHHH")
 #: A descriptor's state: inflight, next, counter.
 _STATE = struct.Struct("<B5xHQ")
 SIZE = 64
+#: Bytes of a read that takes its time, how many of them there are at once, and how often.
+_LONG, _LONG_ONES, _LOOKS = 4 * MIB, 16, 30
 
 
 class Region(NamedTuple):
@@ -54,6 +57,10 @@ class Region(NamedTuple):
         _HEADER.pack_into(self.view, 0, 0, 1, self.message.queue_size, batch, used)
         for head, counter in heads.items():
             _STATE.pack_into(self.view, self._at(head, 0), 1, 0, counter)
+
+    def link(self, head: int, before: int) -> None:
+        """Have ring 0's descriptor linked to the one that was completed before it."""
+        struct.pack_into("<H", self.view, self._at(head, 0) + 6, before)
 
     def _part(self, ring: int) -> int:
         return ring * (self.message.mmap_size // self.message.num_queues)
@@ -282,3 +289,63 @@ def set_again(be: BackEnd) -> None:
         set_region(be, region)
         be.start(ring, base=base)
     be.serve(ring)
+
+
+@area.case(1222, "What is being served is noted as in flight", device="blk")
+def noted_meanwhile(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(8 * MIB)
+    region = get_region(be)
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE)
+    be.start(ring)
+    header, status, data = memory.allocate(16), memory.allocate(1), memory.allocate(_LONG)
+    for turn in range(1, _LOOKS + 1):
+        # So many that they take longer than this process has to wait for a processor.
+        for _ in range(_LONG_ONES):
+            ring.driver.add([(header, 16)], [(data, _LONG), (status, 1)])
+        ring.driver.publish()
+        ring.kick()
+        until = time.monotonic() + be.patience
+        while ring.used_index != turn * _LONG_ONES and time.monotonic() < until:
+            if region.taken():
+                return
+        be.await_used(ring, turn * _LONG_ONES)
+        while ring.driver.pop() is not None:
+            pass
+        if memory.read(status, 1) != b"\0":
+            unsupported(f"is about reads of {_LONG} bytes, and they fail")
+    raise Failed("long reads in flight in the region meanwhile", f"none, in {_LOOKS} looks")
+
+
+@area.case(
+    1224, "The region's used_idx is the ring's when it starts, whatever it was", device="blk"
+)
+def used_idx_at_start(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    region = get_region(be)
+    region.note({}, used=98)
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE, start=100)
+    be.start(ring)
+    ring.kick()
+    be.barrier()
+    be.barrier()
+    be.stop(ring)
+    used = region.header()[4]
+    check(used == ring.start, f"used_idx {ring.start}", f"used_idx {used}")
+
+
+@area.case(1223, "Each completion is linked to the one before it", device="blk")
+def linked(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    heads = [be.work.post(ring.memory, ring).head for _ in range(4)]
+    ring.kick()
+    be.await_used(ring, len(heads))
+    be.stop(ring)
+    done = [ring.driver.pop() for _ in heads]
+    order = [entry[0] for entry in done if entry is not None]
+    for head, before in zip(order[1:], order, strict=False):
+        link = region.state(head)[1]
+        check(link == before, f"chain {head} linked to {before}", f"to {link}")

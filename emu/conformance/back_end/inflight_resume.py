@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["area"]
 
+#: Counters of requests that are served again, by descriptor, and how often that is looked at.
+_COUNTERS, _ROUNDS = (7, 3, 9, 5, 4), 4
+
 
 def _left_over(be: BackEnd, requests: int) -> tuple[TestRing, Region, list[Job]]:
     """Requests that a back-end which is no more has taken, as far as the ring can tell."""
@@ -113,14 +116,24 @@ def completed_and_noted(be: BackEnd) -> None:
 
 @area.case(1234, "Requests in flight are served again in the order of their counters", device="blk")
 def by_counter(be: BackEnd) -> None:
-    ring, region, jobs = _left_over(be, 4)
-    region.note({job.head: 9 - count for count, job in enumerate(jobs)})
-    _resume(be, ring, region, 4)
-    be.await_used(ring, 4)
-    # A disk may complete in any order: only where each waits for the one before can it be seen.
-    heads = _completed(ring)
-    if heads != [job.head for job in reversed(jobs)]:
-        observed(f"completed in the order {heads}")
+    be.agree()
+    memory, region = be.memory(), get_region(be)
+    orders: list[tuple[int, ...]] = []
+    for _ in range(_ROUNDS):
+        ring = be.ring(memory, 0, SIZE)
+        heads = [be.work.post(memory, ring).head for _ in _COUNTERS]
+        region.note(dict(zip(heads, _COUNTERS, strict=True)))
+        _resume(be, ring, region, len(heads))
+        be.await_used(ring, len(heads))
+        be.stop(ring)
+        orders.append(tuple(_COUNTERS[heads.index(head)] for head in _completed(ring)))
+        if list(orders[-1]) == sorted(_COUNTERS):
+            return
+    # A disk may complete in any order. One that always has the same wrong one has served in it.
+    check(
+        len(set(orders)) > 1, f"counters {sorted(_COUNTERS)} in their order", f"{orders[0]}, always"
+    )
+    observed(f"completed in the orders {orders}")
 
 
 @area.case(1235, "Counters go on behind those of the requests that are served again", device="blk")
@@ -154,6 +167,24 @@ def base_from_used(be: BackEnd) -> None:
     heads = sorted(_completed(ring))
     wanted = sorted(job.head for job in jobs)
     check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")
+
+
+@area.case(1237, "Nothing of a batch that the used ring tells of is served again", device="blk")
+def whole_batch(be: BackEnd) -> None:
+    ring, region, jobs = _left_over(be, 4)
+    heads = [job.head for job in jobs]
+    # Three were completed in one batch, each linked to the one before; the region knows of none.
+    region.note({head: count for count, head in enumerate(heads)}, batch=heads[2])
+    for head, before in ((heads[2], heads[1]), (heads[1], heads[0])):
+        region.link(head, before)
+    _use(ring, *jobs[:3])
+    while ring.driver.pop() is not None:
+        pass
+    _resume(be, ring, region, 4)
+    be.await_used(ring, 4)
+    served = _completed(ring)
+    check(served == heads[3:], f"chain {heads[3]} alone served again", f"chains {served}")
+    be.idle(ring)
 
 
 @area.case(1240, "A region outlives its connection: the next one goes on with it", device="blk")

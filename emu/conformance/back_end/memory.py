@@ -16,6 +16,8 @@ from vhost_user.payloads import MemoryRegion, MemTable
 area = Area("memory", BACK_END, "Memory region description")
 
 _HEAD = struct.Struct("<II")
+#: Bytes behind a ring in which those that were started with it lie.
+_OTHER_RINGS = 1 << 16
 
 
 def _work_in(be: BackEnd, memory: Memory, region: int) -> None:
@@ -53,7 +55,7 @@ def ring_in_region(be: BackEnd, region: int) -> None:
 
 @area.each(
     315,
-    (PAGE, 2 * MIB, 2 * MIB + 3 * PAGE),
+    (PAGE, 2 * MIB, 2 * MIB + 3 * PAGE, 1 << 32),
     "A region that begins {} bytes into its file is mapped there",
     works=True,
 )
@@ -214,6 +216,83 @@ def across_regions(be: BackEnd) -> None:
     be.completed(ring, job)
     parts = [memory.read(gpa, SECTOR) for gpa in (border - SECTOR, border)]
     check(b"\xa5" * SECTOR not in parts, "both sectors in memory", "one was not written")
+
+
+@area.case(335, "A buffer above 4 GiB is used, its ring below", device="blk")
+def buffer_above_4g(be: BackEnd) -> None:
+    be.agree()
+    memory = Memory((4 * MIB, MIB), gap=1 << 32)
+    be.own(memory.close)
+    be.share(memory)
+    ring = be.ring(memory, be.work.ring)
+    be.start(ring)
+    for region in (1, 0, 1):
+        index = ring.used_index + 1
+        job = be.disk.request(memory, ring, BLK_IN, 0, write=SECTOR, region=region)
+        ring.kick()
+        be.await_used(ring, index)
+        be.completed(ring, job)
+
+
+@area.case(336, "A ring may end where its region does", works=True)
+def ring_at_the_end(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    ring = be.ring(memory, be.work.ring, at_end=True)
+    be.start(ring)
+    for _ in range(3):
+        be.serve(ring)
+
+
+@area.case(337, "A buffer may begin where its region does", device="blk")
+def at_the_start(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(MIB, MIB, MIB)
+    ring = be.ring(memory, be.work.ring)
+    be.start(ring)
+    for turn, region in enumerate((1, 2, 1), 1):
+        job = _read_into(memory, ring, memory.regions[region].gpa, SECTOR)
+        ring.kick()
+        be.await_used(ring, turn)
+        be.completed(ring, job)
+
+
+@area.case(338, "A ring that runs goes on in the memory that replaces its own", works=True)
+def moved_while_running(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    where = ring.memory.regions[0]
+    # With one more region: DPDK takes a table of the same addresses to be the one it has.
+    memory = be.memory(where.size, MIB, share=False)
+    memory.write(where.gpa, ring.memory.read(where.gpa, where.size))
+    moved = be.ring(memory, ring.index, ring.size, start=ring.used_index)
+    check(moved.desc == ring.desc, "the ring at its address", f"at {moved.desc:#x}")
+    memory.allocate(_OTHER_RINGS)
+    os.dup2(ring.kick_fd, moved.kick_fd, inheritable=False)
+    be.share(memory)
+    for _ in range(3):
+        be.serve(moved)
+    check(ring.used_index == 1, "nothing written to the memory that was replaced", "it was")
+
+
+@area.each(
+    345,
+    (0, 1, 2),
+    "User addresses may lie in another order than guest addresses; the ring in region {} of 3",
+    works=True,
+)
+def other_order(be: BackEnd, region: int) -> None:
+    be.agree()
+    memory = be.memory(MIB, MIB, MIB, share=False)
+    on_wire = [each.on_wire for each in memory.regions]
+    users = [on_wire[at].user_addr for at in (2, 0, 1)]
+    parts = [each._replace(user_addr=user) for each, user in zip(on_wire, users, strict=True)]
+    be.accepted(F.SET_MEM_TABLE, MemTable(tuple(parts)).pack(), fds=memory.fds)
+    ring = be.ring(memory, be.work.ring, region=region)
+    ring.user_offset = parts[region].user_addr - parts[region].gpa
+    be.start(ring)
+    for _ in range(3):
+        be.serve(ring)
 
 
 def _refusing(be: BackEnd) -> Memory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.conformance.back_end.tester import QUIET, BackEnd, F, vring
+from emu.conformance.back_end.tester import QUIET, BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import check, observed, unsupported
 from emu.conformance.wire import Closed
@@ -142,3 +142,38 @@ def beyond(be: BackEnd) -> None:
         return
     if not code:
         observed("acknowledged with 0, as if there were such a ring; no rule says what to do")
+
+
+@area.case(1112, "Rings that are set up together have sizes and bases of their own", works=True)
+def set_up_together(be: BackEnd) -> None:
+    work = be.work
+    be.agree()
+    step = 2 if be.device == "net" else 1
+    indexes = list(range(work.ring, be.rings, step))[:2]
+    if len(indexes) < 2:
+        unsupported("it has fewer than 2 rings that take requests")
+    memory = be.memory()
+    rings = [
+        be.ring(memory, index, size, start=start)
+        for index, size, start in zip(indexes, (16, 64), (7, 300), strict=True)
+    ]
+    everyone = [
+        *rings,
+        *(be.ring(memory, index) for index in range(indexes[-1]) if index not in indexes),
+    ]
+    for number, payload in (
+        (F.SET_VRING_NUM, lambda ring: vring(ring.index, ring.size)),
+        (F.SET_VRING_BASE, lambda ring: vring(ring.index, ring.start)),
+        (F.SET_VRING_ADDR, be.address),
+    ):
+        for ring in everyone:
+            be.tell(number, payload(ring))
+    for ring in everyone:
+        be.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+        be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+        be.enable(ring)
+    be.barrier()
+    for ring in rings:
+        # Further than the smaller one's size.
+        for _ in range(20):
+            be.serve(ring)

@@ -192,3 +192,14 @@ def look_and_leave(be: BackEnd) -> None:
 def agree_and_leave(be: BackEnd) -> None:
     be.agree()
     be.barrier()
+
+
+@area.case(233, "GET_PROTOCOL_FEATURES is answered though bit 30 was not acknowledged")
+def not_acknowledged(be: BackEnd) -> None:
+    be.look()
+    if not be.features & PROTOCOL_BIT:
+        unsupported("bit 30 is not offered")
+    be.tell(F.SET_OWNER)
+    be.tell(F.SET_FEATURES, u64(be.features & 1 << F_VERSION_1))
+    offered = be.ask_u64(F.GET_PROTOCOL_FEATURES)
+    check(offered == int(be.protocol), f"{int(be.protocol):#x}, as before", f"{offered:#x}")

@@ -175,13 +175,13 @@ def call_before_kick(be: BackEnd) -> None:
     be.serve(ring)
 
 
-def _event_ring(be: BackEnd) -> TestRing:
+def _event_ring(be: BackEnd, *, start: int = 0) -> TestRing:
     """A ring on which both sides use the event index."""
     be.look()
     if not be.features >> F_RING_EVENT_IDX & 1:
         unsupported("VIRTIO_F_EVENT_IDX is not offered")
     be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << F_RING_EVENT_IDX)
-    ring = be.ring(be.memory(), be.work.ring, event_idx=True)
+    ring = be.ring(be.memory(), be.work.ring, start=start, event_idx=True)
     be.start(ring)
     return ring
 
@@ -238,12 +238,15 @@ def event_kicked(be: BackEnd) -> None:
     523, "With VIRTIO_F_EVENT_IDX a driver that kicks at avail_event only is served", works=True
 )
 def event_kicks(be: BackEnd) -> None:
-    ring = _event_ring(be)
-    for turn in range(1, 8):
+    _kick_at_event(be, _event_ring(be))
+
+
+def _kick_at_event(be: BackEnd, ring: TestRing) -> None:
+    for turn in range(ring.start + 1, ring.start + 12):
         be.work.post(ring.memory, ring)
         # virtio 1.3, 2.7.10: the index after which the device wants a kick.
         event = struct.unpack("<H", ring.memory.read(ring.used + 4 + 8 * ring.size, 2))[0]
-        if event == turn - 1:
+        if event == turn - 1 & 0xFFFF:
             ring.kick()
         be.await_used(ring, turn)
         ring.driver.pop()
@@ -265,6 +268,44 @@ def kick_replaced_running(be: BackEnd) -> None:
     os.eventfd_write(other, 1)
     be.await_used(ring, 2)
     be.completed(ring, job)
+
+
+@area.case(
+    525,
+    "With VIRTIO_F_EVENT_IDX used_event counts, and not VIRTQ_AVAIL_F_NO_INTERRUPT",
+    works=True,
+    spec="virtio 1.3, 2.7.7.2",
+)
+def flags_ignored(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    ring.memory.write(ring.avail, struct.pack("<H", 1))
+    for _ in range(3):
+        ring.driver.arm()
+        _serve_events(be, ring, called=True)
+
+
+@area.case(
+    526,
+    "With VIRTIO_F_EVENT_IDX completions are called for across 65535",
+    works=True,
+    spec="virtio 1.3, 2.7.7.2",
+)
+def event_wraps(be: BackEnd) -> None:
+    ring = _event_ring(be, start=65533)
+    for _ in range(6):
+        ring.driver.arm()
+        _serve_events(be, ring, called=True)
+
+
+@area.each(
+    527,
+    (250, 65530),
+    "With VIRTIO_F_EVENT_IDX avail_event goes on from {} as the index does",
+    works=True,
+    spec="virtio 1.3, 2.7.10",
+)
+def avail_event_goes_on(be: BackEnd, start: int) -> None:
+    _kick_at_event(be, _event_ring(be, start=start))
 
 
 def _other_eventfd(be: BackEnd) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING
 
 from emu.conformance.back_end.tester import QUIET
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 Entry = tuple[int, int, int, int]
 NEXT, WRITE, INDIRECT = 1, 2, 4
 _DESC = struct.Struct("<QIHH")
+#: How often a second request comes after a first one: each time that much later, up to the latest.
+_HURRIED_TURNS, _LATER_NS, _LATEST_NS = 4000, 509, 20_000
 #: Requests that are made one after the other.
 _TURNS = 100
 
@@ -48,6 +51,39 @@ def kick_if_asked(
         took(head)
     if not kicks:
         observed("it never asks for a kick: it polls")
+
+
+def kick_if_late(be: BackEnd, ring: TestRing, add: Callable[[], int]) -> None:
+    """Make a second request just after a first one is completed, and kick only if it is asked for.
+
+    A device that has seen that there is no more asks for a kick, and has to look again then (virtio
+    1.3, 2.7.10): so the second one comes a little later in each turn.
+
+    Args:
+        be: the back-end.
+        ring: it runs, from 0 on.
+        add: puts a request into it; it does not publish it.
+
+    Raises:
+        Failed: one is not completed.
+    """
+    for turn in range(_HURRIED_TURNS):
+        add()
+        ring.driver.publish()
+        add()
+        ring.driver.arm()  # a call takes time, in which the device has not yet asked for a kick
+        ring.kick()
+        deadline = time.monotonic() + be.patience
+        while ring.used_index != 2 * turn + 1 and time.monotonic() < deadline:
+            pass
+        until = time.perf_counter_ns() + turn * _LATER_NS % _LATEST_NS
+        while time.perf_counter_ns() < until:
+            pass
+        if ring.driver.publish():
+            ring.kick()
+        be.await_used(ring, 2 * turn + 2)
+        while ring.driver.pop() is not None:
+            pass
 
 
 def spoil(ring: TestRing, entries: Mapping[int, Entry], head: int = 0) -> None:

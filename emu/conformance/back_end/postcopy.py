@@ -21,7 +21,7 @@ from emu.conformance.memory import PAGE, USER_OFFSET, Memory
 from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
 from emu.conformance.wire import Closed, Silent
 from emu.conformance.work import BLK_F_RO, BLK_IN, BLK_OUT, SECTOR
-from vhost_user.payloads import MemTable
+from vhost_user.payloads import MemTable, SingleRegion
 
 if TYPE_CHECKING:
     from emu.conformance.memory import TestRing
@@ -329,3 +329,36 @@ def _observe(be: BackEnd, number: F) -> None:
     except Silent:
         observed("it does not answer")
     observed(f"it answered with {code}")
+
+
+@area.case(
+    1616,
+    "In postcopy ADD_MEM_REG is answered with the back-end's own address",
+    needs=("CONFIGURE_MEM_SLOTS",),
+)
+def added_bases(be: BackEnd) -> None:
+    be.agree("PAGEFAULT", "CONFIGURE_MEM_SLOTS")
+    _advise(be)
+    _listen(be)
+    memory = be.memory(1 << 20, 2 << 20, share=False)
+    for region in memory.regions:
+        asked = region.on_wire
+        reply = be.ask(F.ADD_MEM_REG, SingleRegion(asked).pack(), fds=(region.fd,))
+        check(len(reply.payload) == 40, "a region of 40 bytes", f"{len(reply.payload)} bytes")
+        told = SingleRegion.unpack(reply.payload).region
+        check(told[:2] == asked[:2], f"guest address and size {asked[:2]}", f"{told[:2]}")
+        place = told.user_addr
+        check(place and not place % PAGE, "a page's address", f"{place:#x}")
+        check(place != asked.user_addr, "the back-end's own", "the front-end's")
+
+
+@area.case(1617, "After POSTCOPY_END a memory table is not answered any more")
+def not_answered_after(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+    _listen(be)
+    memory = be.memory(share=False)
+    _table(be, memory)
+    _end(be)
+    be.tell(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+    be.alive("with no reply to a table that nobody asked for")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import TYPE_CHECKING
 
 from emu.conformance.back_end.tester import BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.verdict import Severity, check, observed
+from emu.conformance.memory import PAGE, DirtyLog
+from emu.conformance.verdict import Severity, check, observed, unsupported
 from emu.conformance.wire import Closed, Silent
 from vhost_user.codec import NEED_REPLY, VERSION
-from vhost_user.payloads import VringAddr
+from vhost_user.payloads import Inflight, LogArea, VringAddr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +98,60 @@ def not_acknowledged(be: BackEnd, name: str) -> None:
     be.alive("with no acknowledgement that nobody asked for")
 
 
+def _optional(be: BackEnd, name: str) -> Request:
+    """A request that needs more than REPLY_ACK.
+
+    Raises:
+        Unsupported: what it needs is not offered.
+    """
+    feature, *names = _NEEDS[name]
+    if feature and be.mask(feature) not in be.look().protocol:
+        unsupported(f"{feature} is not offered")
+    be.agree(*names)
+    if name == "SET_PROTOCOL_FEATURES":
+        return F.SET_PROTOCOL_FEATURES, u64(int(be.acked)), ()
+    if name == "SET_BACKEND_REQ_FD":
+        one, other = socket.socketpair()
+        be.own(one.close)
+        be.own(other.close)
+        return F.SET_BACKEND_REQ_FD, b"", (other.fileno(),)
+    if name == "SET_INFLIGHT_FD":
+        fd = os.memfd_create("conformance-inflight", os.MFD_CLOEXEC)
+        be.own(lambda: os.close(fd))
+        os.ftruncate(fd, PAGE)
+        return F.SET_INFLIGHT_FD, Inflight(PAGE, 0, 1, 64).pack(), (fd,)
+    payload = {"SEND_RARP": u64(0x0100_4F4D_C002), "SET_STATUS": u64(1)}.get(name, b"")
+    return F.__members__[name], payload, (be.spare_fd(),) if name == "SET_LOG_FD" else ()
+
+
+#: A protocol feature without which it cannot be sent, and those to be agreed on besides the usual.
+_NEEDS = {
+    "SET_PROTOCOL_FEATURES": ("",),
+    "RESET_OWNER": ("",),
+    "SET_LOG_FD": ("",),
+    "SEND_RARP": ("RARP",),
+    "SET_BACKEND_REQ_FD": ("BACKEND_REQ",),
+    "SET_INFLIGHT_FD": ("INFLIGHT_SHMFD",),
+    "SET_STATUS": ("STATUS", "STATUS"),
+    "RESET_DEVICE": ("RESET_DEVICE",),
+}
+
+
+@area.each(761, _NEEDS, "{} with need_reply is acknowledged with 0, once")
+def optional_acknowledged(be: BackEnd, name: str) -> None:
+    number, payload, fds = _optional(be, name)
+    code = be.acked_with(number, payload, fds=fds)
+    check(code == 0, "code 0", f"code {code}")
+    be.alive("with no second acknowledgement")
+
+
+@area.each(771, _NEEDS, "{} without need_reply is not acknowledged")
+def optional_not_acknowledged(be: BackEnd, name: str) -> None:
+    number, payload, fds = _optional(be, name)
+    be.tell(number, payload, fds=fds)
+    be.alive("with no acknowledgement that nobody asked for")
+
+
 @area.each(
     741,
     ("GET_FEATURES", "GET_PROTOCOL_FEATURES", "GET_VRING_BASE"),
@@ -103,8 +160,35 @@ def not_acknowledged(be: BackEnd, name: str) -> None:
 def own_reply_only(be: BackEnd, name: str) -> None:
     be.agree()
     payload = vring(0, 0) if name == "GET_VRING_BASE" else b""
-    be.ask(F.__members__[name], payload, need_reply=True)
+    _answered_once(be, F.__members__[name], payload)
+
+
+def _answered_once(
+    be: BackEnd, number: F, payload: bytes = b"", *, fds: tuple[int, ...] = ()
+) -> None:
+    be.ask(number, payload, fds=fds, need_reply=True)
     be.alive("with no acknowledgement besides the reply")
+
+
+@area.case(
+    744,
+    "GET_QUEUE_NUM with need_reply gives its own reply, and no acknowledgement besides",
+    needs=("MQ",),
+)
+def queue_num_only(be: BackEnd) -> None:
+    _answered_once(be.agree(), F.GET_QUEUE_NUM)
+
+
+@area.case(
+    745,
+    "SET_LOG_BASE with need_reply gives its own reply, and no acknowledgement besides",
+    needs=("LOG_SHMFD",),
+)
+def log_base_only(be: BackEnd) -> None:
+    be.agree()
+    log = DirtyLog.create(-(-be.memory().end // PAGE))
+    be.own(log.close)
+    _answered_once(be, F.SET_LOG_BASE, LogArea(log.size, 0).pack(), fds=(log.fd,))
 
 
 @area.case(750, "Acknowledgements come in the order of the requests")

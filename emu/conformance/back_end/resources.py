@@ -384,3 +384,35 @@ def migrations(be: BackEnd) -> None:
         be.barrier()
 
     _descriptors(be, once)
+
+
+@area.case(1827, "Kick descriptors that are replaced while a ring runs are closed", works=True)
+def running_kicks(be: BackEnd) -> None:
+    ring = be.working_ring()
+    _descriptors(be, lambda: be.accepted(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,)))
+    be.serve(ring)
+
+
+@area.case(1828, "Connections that come and go leave no error descriptors", works=True)
+def connection_errors(be: BackEnd) -> None:
+    fd = be.spare_fd()
+
+    def visit(other: BackEnd) -> None:
+        other.agree()
+        for index in range(other.rings):
+            other.tell(F.SET_VRING_ERR, u64(index), fds=(fd,))
+
+    _descriptors(be, _connections(be, visit))
+
+
+@area.case(
+    1829,
+    "Connections that are advised of postcopy and go leave no descriptors",
+    needs=("PAGEFAULT",),
+    spec="Postcopy live migration",
+)
+def advised(be: BackEnd) -> None:
+    def visit(other: BackEnd) -> None:
+        other.agree("PAGEFAULT").ask(F.POSTCOPY_ADVISE)
+
+    _descriptors(be, _connections(be, visit))

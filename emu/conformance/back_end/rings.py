@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from emu.conformance.back_end.tester import QUIET, BackEnd, F, vring
+from emu.conformance.back_end.data_net import frame_of
+from emu.conformance.back_end.data_net_receive import looped, set_up_nic
+from emu.conformance.back_end.tester import QUIET, BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
-from emu.conformance.verdict import check
+from emu.conformance.verdict import Failed, Severity, check, unsupported
 from vhost_user.features import F_VERSION_1
+from vhost_user.payloads import VRING_NO_FD
 
 area = Area("rings", BACK_END, "Ring states")
 
@@ -167,6 +170,81 @@ def enabled_by_itself(be: BackEnd) -> None:
     be.serve(ring)
 
 
+@area.case(
+    416,
+    "A ring that has no kick descriptor is polled",
+    works=True,
+    severity=Severity.SHOULD,
+    spec="VHOST_USER_SET_VRING_KICK",
+)
+def polled(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    base = be.stop(ring)
+    be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
+    be.tell(F.SET_VRING_BASE, vring(ring.index, base))
+    be.tell(F.SET_VRING_ADDR, be.address(ring))
+    be.tell(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
+    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+    be.enable(ring)
+    for _ in range(3):
+        # It may look again just behind an answer or a call: this is behind that.
+        be.barrier()
+        be.barrier()
+        be.serve(ring, kick=False)
+
+
+@area.case(
+    417, "GET_VRING_BASE stops a ring and leaves it enabled: it serves at its next kick", works=True
+)
+def enabled_over_a_stop(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.set_up(ring, base=be.stop(ring))
+    be.barrier()
+    be.serve(ring)
+
+
+@area.case(
+    418,
+    "What a disabled ring sends comes back with a call",
+    spec="Ring states (0647098d2e)",
+    device="net",
+)
+def disabled_is_called_for(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.enable(ring, on=False)
+    be.barrier()
+    for _ in range(2):
+        ring.calls()
+        job = be.work.post(ring.memory, ring)
+        ring.kick()
+        if not ring.await_progress(ring.avail_index - 1, be.patience):
+            unsupported("is about what is read of a disabled ring, and nothing is: see VU-B-0414")
+        check(ring.await_call(be.patience), "a call for what was dropped", "none came")
+        be.completed(ring, job)
+
+
+@area.case(
+    419,
+    "What was kicked for while a ring was disabled is served once it is enabled",
+    works=True,
+)
+def served_once_enabled(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.enable(ring, on=False)
+    be.barrier()
+    job = be.work.post(ring.memory, ring)
+    ring.kick()
+    ring.await_used(2, QUIET)
+    be.enable(ring)
+    be.barrier()
+    be.await_used(ring, 2)
+    be.completed(ring, job)
+
+
 @area.each(420, (2, 4, 16, 128, 256, 512, 1024), "A ring of {} descriptors serves", works=True)
 def sizes(be: BackEnd, size: int) -> None:
     if be.device == "blk" and size < 4:
@@ -212,3 +290,28 @@ def begins_anew(be: BackEnd) -> None:
     other.agree()
     base = other.stop(ring)
     check(base == 0, "base 0 of a ring that was never set up", f"base {base}")
+
+
+@area.case(
+    442,
+    "A ring that nobody has enabled yet receives nothing, though it was kicked",
+    device="net",
+)
+def begins_disabled(be: BackEnd) -> None:
+    looped(be)
+    nic = set_up_nic(be.again())
+    nic.be.enable(nic.tx)
+    frame = frame_of(60, 9)
+    buffer = nic.offer(2048)
+    # A back-end may serve messages before kicks: two of them, and the kick has been heard.
+    nic.be.barrier()
+    nic.be.barrier()
+    try:
+        nic.send(frame)
+    except Failed:
+        unsupported("is about one ring of two, and it begins when both are enabled")
+    nic.be.idle(nic.rx, index=0)
+    nic.be.enable(nic.rx)
+    nic.be.barrier()
+    nic.send(frame)
+    nic.checked(buffer, frame)

@@ -318,3 +318,23 @@ def too_many_bits(be: BackEnd) -> None:
     except Closed:
         observed("it closed the connection")
     observed(f"acknowledged with {code}")
+
+
+@area.case(1445, "The status ends with its connection: the next one begins with 0", needs=_STATUS)
+def ends_with_it(be: BackEnd) -> None:
+    be.agree("STATUS")
+    for status in (1, 3, 11, 15):
+        be.tell(F.SET_STATUS, u64(status))
+    be.barrier()
+    other = be.again().agree("STATUS")
+    status = other.ask_u64(F.GET_STATUS)
+    check(status == 0, "status 0", f"status {status:#x}")
+
+
+@area.case(1446, "A driver may say that it is there before it acknowledges features", needs=_STATUS)
+def before_features(be: BackEnd) -> None:
+    be.agree("STATUS", set_features=False)
+    for status in (_ACKNOWLEDGE, _ACKNOWLEDGE | _DRIVER):
+        be.tell(F.SET_STATUS, u64(status))
+        seen = be.ask_u64(F.GET_STATUS)
+        check(seen == status, f"status {status}", f"status {seen:#x}")

@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Self
 
-from emu.conformance.memory import PAGE, USER_OFFSET, DirtyLog, Memory, TestRing
+from emu.conformance.memory import PAGE, DirtyLog, Memory, TestRing
 from emu.conformance.peer import PeerError
 from emu.conformance.verdict import Failed, check, observed, unsupported
 from emu.conformance.wire import Closed, Message, Silent, WireError
@@ -327,9 +327,12 @@ class BackEnd:
         start: int = 0,
         event_idx: bool = False,
         region: int = 0,
+        at_end: bool = False,
     ) -> TestRing:
         """A ring in memory, of which the back-end knows nothing yet."""
-        ring = TestRing(memory, index, size, start=start, event_idx=event_idx, region=region)
+        ring = TestRing(
+            memory, index, size, start=start, event_idx=event_idx, region=region, at_end=at_end
+        )
         self.own(ring.close)
         return ring
 
@@ -364,9 +367,9 @@ class BackEnd:
         return VringAddr(
             index=ring.index,
             flags=int(log),
-            desc=ring.desc + USER_OFFSET,
-            used=ring.used + USER_OFFSET,
-            avail=ring.avail + USER_OFFSET,
+            desc=ring.desc + ring.user_offset,
+            used=ring.used + ring.user_offset,
+            avail=ring.avail + ring.user_offset,
             log=ring.used,
         ).pack()
 
@@ -392,7 +395,9 @@ class BackEnd:
         least = WORKS[self.device].rings if self.device else 1
         for index in range(min(least, self.rings)):
             if index not in self._started:
-                self.start(self.ring(ring.memory, index, ring.size, region=ring.region))
+                other = self.ring(ring.memory, index, ring.size, region=ring.region)
+                other.user_offset = ring.user_offset
+                self.start(other)
         self.set_up(ring, base=base, log=log, amid=amid)
         self.enable(ring)
         self.barrier()

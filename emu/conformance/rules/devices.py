@@ -22,15 +22,17 @@ rule(
 rule(
     3,
     "Each ring has a part: version 1, its size, used index, last batch",
-    back="1207 1208 1212 1214 1216..1218",
+    back="1207 1208 1212 1214 1216..1218 1223 1224",
 )
 rule(
-    4, "What is taken is noted with a counter, and what is completed is not", back="1213 1215 1235"
+    4,
+    "What is taken is noted with a counter, and what is completed is not",
+    back="1213 1215 1222 1235",
 )
 rule(
     5,
     "What was noted is served again in the order of the counters, and nothing twice",
-    back="1230..1236",
+    back="1230..1237",
 )
 rule(6, "A region outlives its connection and its back-end", back="1240..1242", front="1205")
 rule(7, "A region that cannot be is refused, or survived", back="1250..1275")
@@ -73,7 +75,7 @@ rule(
 status = Chapter("status", "Status and reset", "VHOST_USER_SET_STATUS")
 rule = status.rule
 
-rule(1, "The status is virtio's, in 8 bits", back="1430..1439 1444", front="1402")
+rule(1, "The status is virtio's, in 8 bits", back="1430..1439 1444..1446", front="1402")
 rule(
     2,
     "It goes by virtio's steps, and back to 0 only",
@@ -101,13 +103,13 @@ rule = data_path.rule
 rule(
     1,
     "A disk reads and writes what it is asked to",
-    back="2101..2129 2143..2144 2152..2157 2185 2186",
+    back="2101..2129 2134..2139 2143..2144 2152..2159 2185 2186 2193",
     front="2110 2111",
 )
 rule(
     2,
     "Requests may be cut into descriptors anywhere, and lie in indirect tables",
-    back="2130..2142 2155..2157 2181..2184 2190..2192 2205..2219 2260..2265",
+    back="2130..2133 2140..2142 2155..2157 2181..2184 2190..2192 2194 2205..2219 2259 2260..2265",
     front="2101..2107",
 )
 rule(3, "Frames are sent as they are", back="2201..2204", front="2112")

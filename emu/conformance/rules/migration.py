@@ -20,21 +20,23 @@ rule(
     back="0801",
     front="0812..0814",
 )
-rule(3, "The back-end logs all that it writes to guest memory", back="0803 0804 0805")
+rule(
+    3, "The back-end logs all that it writes to guest memory", back="0803 0804 0805 0821 0824..0826"
+)
 rule(
     4,
     "It logs the used ring of a ring with F_LOG, where log_guest_addr says",
-    back="0802 0807 0811 0818 0819",
+    back="0802 0807 0811 0818 0819 0822 0823 0827",
     front="0807 0808",
 )
 rule(
     5,
     "A bit for each page of 4096 bytes from guest address 0 on, set atomically",
-    back="0804 0805 0812 0818..0820",
+    back="0804 0805 0812 0818..0822 0827",
     front="0802 0803",
 )
 rule(6, "Nothing is logged without LOG_ALL", back="0806 0808 2361..2380", front="0809 0810")
-rule(7, "A log may be replaced, and its descriptor closed", back="0809 0814 1812 1813 1826")
+rule(7, "A log may be replaced, and its descriptor closed", back="0809 0814 0828 1812 1813 1826")
 rule(8, "Logging goes on over a stop and a start", back="0810")
 rule(9, "A log that cannot be used is refused or survived", back="0816 1780 1824")
 rule(
@@ -74,25 +76,25 @@ rule(
 rule(
     2,
     "A table replaces the one before as a whole",
-    back="0320..0324 1915 1916 1766 1767 1810 1811",
+    back="0320..0324 0338 1915 1916 1766 1767 1810 1811",
     front="0308 0309",
 )
 rule(
     3,
     "A region lies in its file, at its offset, and can be mapped, shared",
-    back="0315..0317 0343 1823",
+    back="0315..0318 0343 1823",
     front="0302..0304 1203",
 )
 rule(
     4,
     "Regions do not overlap, are not empty, and do not wrap around",
-    back="0327 0328 1035..1041",
+    back="0327 0328 0335..0337 1035..1041",
     front="0305..0307 1005",
 )
 rule(
     5,
     "Rings are named by user addresses, requests by guest addresses",
-    back="0325 2155 2156 2218 2219 2265",
+    back="0325 0345..0347 2155 2156 2218 2219 2265",
     front="0310..0312 2101",
 )
 rule(6, "A table that cannot be is refused", back="0340..0344 0753 1720 1805", front="0320 0705")
@@ -149,7 +151,7 @@ rule(
 rule(
     14,
     "What is not needed any more is closed and unmapped",
-    back="0350 0351 1801..1826",
+    back="0350 0351 1801..1829",
     front="1801",
 )
 
@@ -169,7 +171,7 @@ rule(
 rule(
     3,
     "In postcopy memory messages are answered with the back-end's addresses",
-    back="1604",
+    back="1604 1616",
     front=_DESTINATION,
 )
 rule(
@@ -181,7 +183,7 @@ rule(
 rule(
     5,
     "POSTCOPY_END is answered, and no page is asked for after it",
-    back="1605 1609 1615",
+    back="1605 1609 1615 1617",
     front=_DESTINATION,
 )
 rule(6, "The next connection begins without it", back="1612")

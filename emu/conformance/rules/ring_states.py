@@ -10,15 +10,20 @@ rule = reply_ack.rule
 rule(
     1,
     "Once REPLY_ACK is agreed on, a request with need_reply is answered by a code, once",
-    back="0701..0710 0750 0751 1902 1903",
+    back="0701..0710 0750 0751 0761..0768 1902 1903",
     front="1303..1306 1322 1323",
 )
 rule(2, "need_reply is set only once REPLY_ACK is agreed on", front="0701 0702")
-rule(3, "Without need_reply there is no acknowledgement", back="0103 0721..0730 0751", front="1324")
+rule(
+    3,
+    "Without need_reply there is no acknowledgement",
+    back="0103 0721..0730 0751 0771..0778",
+    front="1324",
+)
 rule(
     4,
     "A request with a reply of its own has that one and no other",
-    back="0621 0741..0743 0951 1003 1210 1437 1525..1527 1920",
+    back="0621 0741..0745 0951 1003 1210 1437 1525..1527 1920",
     front="0704",
 )
 rule(5, "A code other than 0 is an error, which the sender takes note of", front="0705..0708 0320")
@@ -48,10 +53,10 @@ rule = ring_states.rule
 rule(
     1,
     "In the beginning rings are stopped and disabled",
-    back="0440 0441 1242 1410 1612",
+    back="0440..0442 1242 1410 1612",
     front="0410",
 )
-rule(2, "A ring starts with a kick", back="0401 0403 0505 0507 2012", front="0511 0512")
+rule(2, "A ring starts with a kick", back="0401 0403 0416 0505 0507 2012", front="0511 0512")
 rule(
     3,
     "GET_VRING_BASE stops a ring, and nothing else of the device",
@@ -61,7 +66,7 @@ rule(
 rule(
     4,
     "SET_VRING_ENABLE enables and disables, and does not stop",
-    back="0410..0413 1917 2277",
+    back="0410..0413 0417 0419 1917 2277 2297",
     front="0409 0410 0418",
 )
 rule(
@@ -73,7 +78,7 @@ rule(
 rule(
     6,
     "A ring is enabled or disabled while it is stopped, too, and that takes effect at its start",
-    back="0412 2301..2320",
+    back="0412 0417 2301..2320",
     front="0410 0416",
 )
 rule(
@@ -85,7 +90,7 @@ rule(
 rule(
     8,
     "A ring that is started and disabled is worked on without effect: a NIC drops what is sent",
-    back="0410 0414 2012 2277 2298 2299",
+    back="0410 0414 0418 0419 2012 2277 2298 2299",
 )
 rule(
     9,
@@ -142,7 +147,7 @@ rule(
     17,
     "Rings serve side by side, each with a state of its own",
     source="Multiple queue support",
-    back="1103..1110 1906",
+    back="1103..1110 1112 1906",
     front="0510",
 )
 
@@ -209,12 +214,16 @@ rule(
     back="0403 0504..0507 1108 1921",
     front="0511 0512",
 )
-rule(3, "A completion is called for, when the used index has moved", back="0501 0502 1107 2276")
+rule(
+    3,
+    "A completion is called for, when the used index has moved",
+    back="0418 0501 0502 1107 2159 2276",
+)
 rule(
     4,
     "NO_INTERRUPT and EVENT_IDX say when nobody wants to be called",
     source="virtio 1.3, 2.7.7",
-    back="0503 0520..0523 2187..2189 2230..2233",
+    back="0503 0520..0528 2187..2189 2195 2230..2233 2251",
     front="0512",
 )
 rule(

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from emu.conformance.back_end.odd_driver import NEXT, kick_if_asked, spoil, write_table
+from emu.conformance.back_end.odd_driver import (
+    NEXT,
+    kick_if_asked,
+    kick_if_late,
+    spoil,
+    write_table,
+)
 from emu.conformance.memory import MIB, Memory, TestRing
-from emu.conformance.verdict import Observed
+from emu.conformance.verdict import Failed, Observed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,3 +97,34 @@ def test_what_is_spoilt(ring: TestRing) -> None:
     at = ring.memory.allocate(32)
     write_table(ring, at, [(1, 2, 3, 4), (5, 6, 7, 8)])
     assert ring.memory.read(at, 32) == struct.pack("<QIHHQIHH", 1, 2, 3, 4, 5, 6, 7, 8)
+
+
+class Late:
+    """Completes two requests when the driver waits for both, but for those of the last turns."""
+
+    patience = 0.0
+
+    def __init__(self, ring: TestRing, turns: int) -> None:
+        self._completing = Completing(ring, NO_NOTIFY)
+        self._turns = turns
+
+    def await_used(self, ring: TestRing, index: int) -> None:
+        """See `BackEnd.await_used`."""
+        if index > 2 * self._turns:
+            raise Failed("a completion", "none")
+        self._completing.await_used(ring, index - 1)
+        self._completing.await_used(ring, index)
+
+
+def test_a_request_that_is_left_lying_is_found(ring: TestRing) -> None:
+    """Two requests a turn fit into a ring of 4, turn after turn, as each is taken back."""
+    added: list[int] = []
+
+    def add() -> int:
+        added.append(ring.driver.add([(MIB, 16)], []))
+        return added[-1]
+
+    with pytest.raises(Failed, match="a completion"):
+        kick_if_late(cast("BackEnd", Late(ring, turns=20)), ring, add)
+    assert len(added) == 42
+    assert os.eventfd_read(ring.kick_fd) == 21  # one a turn, as it asks for no more
