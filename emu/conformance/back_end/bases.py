@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, vring
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import Severity, check, unsupported
 from emu.conformance.work import BLK_F_FLUSH, BLK_F_RO, BLK_FLUSH, BLK_OUT, SECTOR

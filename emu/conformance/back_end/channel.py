@@ -5,7 +5,8 @@ from __future__ import annotations
 import select
 import socket
 
-from emu.conformance.back_end.tester import QUIET, BackEnd, F
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import Failed, Severity, check, observed
 from emu.conformance.wire import HEADER, Closed, Nonsense, Silent, Wire

@@ -19,7 +19,7 @@ from emu.conformance.back_end.odd_driver import (
     spoil,
     survives,
 )
-from emu.conformance.back_end.tester import QUIET, BackEnd
+from emu.conformance.back_end.requester import QUIET
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import MIB, Memory, TestRing
 from emu.conformance.verdict import Failed, Severity, check, observed
@@ -29,6 +29,8 @@ from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from emu.conformance.back_end.tester import BackEnd
 
 area = Area("data_net", BACK_END, "virtio 1.3, 5.1.6 Device Operation")
 

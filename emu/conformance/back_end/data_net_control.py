@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from emu.conformance.back_end.data_net import frame_of, laid_out, send, sender
 from emu.conformance.back_end.data_net_receive import area
-from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, u64
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F, u64
 from emu.conformance.verdict import Severity, check, observed, unsupported
 from emu.conformance.wire import Closed
 from emu.conformance.work import NET_F_MTU, NET_HEADER

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.conformance.back_end.data_net import RX, TX, area, frame_of, laid_out
-from emu.conformance.back_end.tester import QUIET, BackEnd
+from emu.conformance.back_end.requester import QUIET
 from emu.conformance.memory import MIB, Memory, TestRing
 from emu.conformance.verdict import Failed, check, observed, unsupported
 from emu.conformance.work import NET_F_MRG_RXBUF, NET_HEADER
@@ -19,6 +19,8 @@ from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from emu.conformance.back_end.tester import BackEnd
 
 __all__ = ["area"]
 

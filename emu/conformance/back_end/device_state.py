@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from emu.conformance.back_end.requester import QUIET
 from emu.conformance.back_end.state_transfer import (
     LOAD,
     SAVE,
@@ -22,7 +23,7 @@ from emu.conformance.back_end.state_transfer import (
     request,
     save,
 )
-from emu.conformance.back_end.tester import QUIET, BackEnd, F
+from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import Severity, check, observed, unsupported
 from emu.conformance.wire import Closed, Silent

@@ -12,7 +12,8 @@ import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.conformance.back_end.tester import QUIET, BackEnd, F, u64, vring
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import MIB, USER_OFFSET
 from emu.conformance.peer import PeerError

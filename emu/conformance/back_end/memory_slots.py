@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.conformance.back_end.tester import QUIET, BackEnd, F
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import BackEnd, F
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import MIB, PAGE, USER_OFFSET, Memory, Region
 from emu.conformance.verdict import Severity, check, observed, unsupported

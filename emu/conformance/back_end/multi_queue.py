@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.conformance.back_end.tester import QUIET, BackEnd, F, u64, vring
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import check, observed, unsupported
 from emu.conformance.wire import Closed

@@ -7,7 +7,8 @@ import select
 import struct
 from typing import TYPE_CHECKING
 
-from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, u64, vring
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import Severity, check, unsupported
 from vhost_user.features import F_RING_EVENT_IDX, F_VERSION_1

@@ -6,7 +6,7 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from emu.conformance.back_end.tester import QUIET
+from emu.conformance.back_end.requester import QUIET
 from emu.conformance.verdict import observed
 from emu.conformance.wire import WireError
 

@@ -10,7 +10,8 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.conformance.back_end.tester import PROTOCOL_BIT, QUIET, BackEnd, F, u64, vring
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import PROTOCOL_BIT, BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.memory import MIB, USER_OFFSET
 from emu.conformance.verdict import Failed, Severity, Unsupported, check, observed, unsupported

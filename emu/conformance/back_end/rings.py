@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from emu.conformance.back_end.data_net import frame_of
 from emu.conformance.back_end.data_net_receive import looped, set_up_nic
-from emu.conformance.back_end.tester import QUIET, BackEnd, F, u64, vring
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import Failed, Severity, check, unsupported
 from vhost_user.features import F_VERSION_1

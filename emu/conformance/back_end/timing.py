@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 
-from emu.conformance.back_end.tester import QUIET, BackEnd, F, u64, vring
+from emu.conformance.back_end.requester import QUIET
+from emu.conformance.back_end.tester import BackEnd, F, u64, vring
 from emu.conformance.case import BACK_END, Area
 from emu.conformance.verdict import Severity, check, observed
 from emu.conformance.wire import Silent
