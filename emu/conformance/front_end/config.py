@@ -241,6 +241,16 @@ def room_for_all(fe: FrontEnd) -> None:
     )
 
 
+@inflight.case(1210, "The region that is given back can be mapped, shared and for writing")
+def region_mappable(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    all_of(
+        recording.some(F.SET_INFLIGHT_FD),
+        lambda each: each.at not in recording.unmapped,
+        "a file that the back-end can write its notes into",
+    )
+
+
 @inflight.case(1206, "A back-end that has no region to give is no reason to crash")
 def no_region(fe: FrontEnd) -> None:
     def react(session: Session, message: Message) -> None:

@@ -150,6 +150,16 @@ def ring_off_again(fe: FrontEnd) -> None:
     check(not on, "SET_VRING_ADDR without F_LOG", f"{on[:1]} of ring {on and on[0].ring}")
 
 
+@area.case(816, "The log can be mapped, shared and for writing", needs=("LOG_SHMFD",))
+def mappable(fe: FrontEnd) -> None:
+    recording = _logged(fe)
+    all_of(
+        recording.some(F.SET_LOG_BASE),
+        lambda each: each.at not in recording.unmapped,
+        "a file that the back-end can write the log into",
+    )
+
+
 @area.case(810, "Without LOG_ALL being offered it is not acknowledged")
 def not_offered(fe: FrontEnd) -> None:
     recording = fe.session(Script("without LOG_ALL", (START, LOG), without=LOG_ALL))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emu.conformance.front_end.session import Session
     from emu.conformance.front_end.tester import FrontEnd
 
-__all__ = ["ONE_AT_A_TIME", "notifications"]
+__all__ = ["FOR_A_WHILE", "ONE_AT_A_TIME", "notifications"]
 
 EVENT_IDX = 1 << F_RING_EVENT_IDX
 #: So many requests are completed one at a time; seconds in which the driver makes a new one.
@@ -59,7 +59,7 @@ def _unkicked(session: Session) -> bool:
 
 def _each_is_kicked_for(recording: Recording) -> None:
     recording.did(ASKED)
-    if not recording.chains:
+    if not recording.chains and not recording.unkicked:
         unsupported("no request came that the suite looks at")
     late = sorted(recording.unkicked)
     seen = f"a request lies in ring{'s' * (len(late) > 1)} {', '.join(map(str, late))} without one"
@@ -93,6 +93,9 @@ def _work_a_while(session: Session) -> None:
     session.pump(lambda: len(session.recording.chains) >= ENOUGH, _WHILE)
 
 
+FOR_A_WHILE = Script("requests for a while", (START, ASKED), asks=_work_a_while)
+
+
 def _work_as_much(session: Session) -> None:
     session.pump(lambda: len(session.recording.chains) >= ENOUGH, session.wire.patience)
 
@@ -114,12 +117,13 @@ def called_by_flag(fe: FrontEnd) -> None:
 def _goes_on(fe: FrontEnd, name: str, without: int) -> None:
     """One that never asks again takes nothing more from its ring, and runs out of room there."""
     fe.plain().started()
-    usual = fe.session(Script("requests for a while", (START, ASKED), asks=_work_a_while))
+    usual = fe.session(FOR_A_WHILE)
     usual.did(ASKED)
     script = Script(name, (START, ASKED), without=without, calls_as_asked=True, asks=_work_as_much)
     recording = fe.session(script)
     recording.did(ASKED)
-    wanted, came = len(usual.chains), len(recording.chains)
+    # One that is busy has made many more by the time that they are counted.
+    wanted, came = min(len(usual.chains), ENOUGH), len(recording.chains)
     if not wanted:
         unsupported("no request came that the suite looks at")
     check(2 * came >= wanted, f"about {wanted} requests, as when it is called each time", f"{came}")

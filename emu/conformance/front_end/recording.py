@@ -129,10 +129,12 @@ class Recording:
         undone: why an act was not done.
         messages: what it sent.
         chains: requests that lay in its rings.
+        flag_faults: what was wrong with the flags of available rings when they were looked at.
         offered: some of those that lie in rings on which the suite does no work.
         bases: replies to GET_VRING_BASE.
         begun: where rings began, and what lay in them.
         regions: replies to GET_INFLIGHT_FD, each with the region's file.
+        unmapped: messages that gave a log or a region which cannot be mapped as it is to be used.
         tables: guest memory, each time that it changed.
         kicks: (act, ring) of each kick.
         unkicked: rings in which a request lay for which no kick came, though one was due.
@@ -151,11 +153,13 @@ class Recording:
     undone: dict[str, str] = field(default_factory=dict)
     messages: list[Received] = field(default_factory=list)
     chains: list[Chain] = field(default_factory=list)
+    flag_faults: set[str] = field(default_factory=set)
     offered: list[Chain] = field(default_factory=list)
     bases: list[Answered] = field(default_factory=list)
     begun: list[Begun] = field(default_factory=list)
     regions: list[tuple[Inflight, Descriptor]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    unmapped: set[int] = field(default_factory=set)
     kicks: set[tuple[str, int]] = field(default_factory=set)
     unkicked: set[int] = field(default_factory=set)
     left: bool = False

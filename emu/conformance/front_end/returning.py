@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from emu.conformance.front_end.errors import errors
 from emu.conformance.front_end.recording import F
 from emu.conformance.front_end.script import ASKED, START, Script
+from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import check, observed, unsupported
-from vhost_user.features import VHOST_F_LOG_ALL
+from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, VHOST_F_LOG_ALL
 
 if TYPE_CHECKING:
     from emu.conformance.front_end.recording import Recording
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["errors"]
 
 LOG_ALL = 1 << VHOST_F_LOG_ALL
+#: Features that many drivers use, and that the next back-end may lack.
+LESS = 1 << F_RING_EVENT_IDX | 1 << F_RING_INDIRECT_DESC
 #: What a back-end that has just been started knows nothing of.
 SAID_ANEW = (
     F.SET_OWNER,
@@ -43,13 +46,13 @@ def _goes(session: Session) -> None:
 GONE = Script("the back-end goes, and another one comes", (START, ASKED), asks=_goes, returns=True)
 
 
-def _both(fe: FrontEnd) -> tuple[Recording, Recording]:
+def _both(fe: FrontEnd, script: Script = GONE) -> tuple[Recording, Recording]:
     """The session in which the back-end went, and the one after that.
 
     Raises:
         Unsupported: there is no other one.
     """
-    first = fe.session(GONE)
+    first = fe.session(script)
     first.did(ASKED)
     if first.second is None or not first.second.messages:
         unsupported("the front-end does not connect anew when its back-end has gone")
@@ -106,6 +109,21 @@ def bases(fe: FrontEnd) -> None:
             f"a base from {each.used} to {each.available}, the indices of ring {each.ring}",
             f"base {each.base}",
         )
+
+
+@errors.case(
+    1734,
+    "It acknowledges nothing that the next back-end does not offer",
+    spec="VHOST_USER_SET_FEATURES",
+)
+def fewer_features(fe: FrontEnd) -> None:
+    """What its guest uses it cannot take back: it may do without that back-end."""
+    _, second = _both(fe, GONE._replace(name="the next back-end offers less", second_without=LESS))
+    all_of(
+        second.of(F.SET_FEATURES),
+        lambda each: not each.u64 & LESS,
+        f"the bits {LESS:#x} clear, which are not offered",
+    )
 
 
 @errors.case(1733, "Whether its guest goes on", spec="what a back-end noted it serves by itself")

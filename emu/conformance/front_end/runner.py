@@ -183,7 +183,9 @@ class FrontEndRunner(CaseRunner):
 
     def _second(self, first: Session, caller: Wire) -> Session:
         """Play on with a front-end that has connected anew, until a ring runs."""
-        script = first.script._replace(reactions=(), asks=None, acts=(START,))
+        script = first.script._replace(
+            reactions=(), asks=None, acts=(START,), without=first.script.second_without
+        )
         session = Session(caller, script, self._device, first.work)
         first.recording.second = session.recording
         undone = self._start(session, None)

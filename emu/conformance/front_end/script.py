@@ -89,6 +89,7 @@ class Script(NamedTuple):
             ``asks`` says so, or when their ring is stopped.
         calls_as_asked: calls are made only where the driver wants them, not at each completion.
         returns: the front-end may connect anew; that session is recorded, too.
+        second_without: mask of feature bits that are not offered in it.
         asks: what the back-end does at `ASKED`.
     """
 
@@ -107,6 +108,7 @@ class Script(NamedTuple):
     holds: bool = False
     calls_as_asked: bool = False
     returns: bool = False
+    second_without: int = 0
     asks: Callable[[Session], None] | None = None
 
     def features(self, device: str) -> int:

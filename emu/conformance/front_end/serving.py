@@ -240,7 +240,7 @@ class Walker:
             return None
         waiting = avail - ring.next & 0xFFFF
         faults = [f"{waiting} requests wait in a ring of {ring.size}"] * (waiting > ring.size)
-        faults += self._flag_faults()
+        faults += self.flag_faults()
         head = self._head(ring.next)
         ring.next = ring.next + 1 & 0xFFFF
         ring.served += 1
@@ -265,9 +265,10 @@ class Walker:
         head: int = struct.unpack_from("<H", self._avail, 4 + 2 * (index % self._ring.size))[0]
         return head
 
-    def _flag_faults(self) -> list[str]:
+    def flag_faults(self) -> list[str]:
         """Virtio 1.3, 2.7.7.1: flags are 0 with the event index, and 0 or 1 without it."""
-        assert self._avail is not None  # noqa: S101
+        if self._avail is None:
+            return []
         flags = self._avail.cast("H")[0]
         most = 0 if self._ring.event_idx else NO_INTERRUPT
         return [f"the available ring has flags {flags:#x}"] * (flags > most)

@@ -6,11 +6,12 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from emu.conformance.front_end.descriptors import look_at
+from emu.conformance.front_end.descriptors import look_at, map_shared
 from emu.conformance.front_end.recording import Answered, Begun, F, Received, Recording, Table
 from emu.conformance.front_end.script import KINDS, START, Script
 from emu.conformance.front_end.serving import Device, GuestMemory, Ring, Walker
@@ -200,6 +201,8 @@ class Session:
                 self._status = message.u64
             elif message.id in (F.SET_MEM_TABLE, F.ADD_MEM_REG, F.REM_MEM_REG):
                 self._learn_memory(message)
+            elif message.id in (F.SET_LOG_BASE, F.SET_INFLIGHT_FD) and message.fds:
+                self._try_mapping(message)
             elif message.id == F.SET_BACKEND_REQ_FD and message.fds:
                 self._learn_channel(message)
             else:
@@ -226,6 +229,15 @@ class Session:
                 tuple(each.region for each in mapped if each.view is None),
             )
         )
+
+    def _try_mapping(self, message: Message) -> None:
+        """Both kinds of payload begin with the size and the offset of what is to be mapped."""
+        size, offset = struct.unpack_from("<QQ", message.payload.ljust(16, b"\0"))
+        view = map_shared(message.fds[0], size, offset)
+        if view is None:
+            self.recording.unmapped.add(len(self.recording.messages) - 1)
+        else:
+            view.close()
 
     def _learn_channel(self, message: Message) -> None:
         if self.channel is not None:
@@ -308,6 +320,7 @@ class Session:
             room = OFFERED_KEPT - len(self.recording.offered)
             self.recording.offered += walker.look_ahead(room)
             return
+        self.recording.flag_faults.update(walker.flag_faults())
         # A front-end may add requests as fast as they are taken: others want their turn, too.
         for _ in range(ring.size):
             chain = walker.take()

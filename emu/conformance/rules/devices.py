@@ -17,7 +17,7 @@ rule(
     2,
     "It is given back before rings start, as it was",
     back="1211 1219 1221",
-    front="1202..1205 1207 1208",
+    front="1202..1205 1207 1208 1210",
 )
 rule(
     3,
@@ -102,7 +102,7 @@ rule(
     1,
     "A disk reads and writes what it is asked to",
     back="2101..2129 2143..2144 2152..2157 2185 2186",
-    front="2110 2111 2113..2116",
+    front="2110 2111 2113..2116 2119",
 )
 rule(
     2,

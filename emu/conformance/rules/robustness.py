@@ -10,9 +10,9 @@ rule = errors.rule
 rule(
     1,
     "A reply with the wrong id, size or flags ends the connection, and not the front-end",
-    front="0160..0170 1712..1714",
+    front="0160..0170 0180 0181 1712..1714",
 )
-rule(2, "A front-end that loses its back-end lives", front="1701..1711 1715 1720..1733 1332")
+rule(2, "A front-end that loses its back-end lives", front="1701..1711 1715 1720..1734 1332")
 rule(
     3,
     "A front-end that goes, whenever it does, harms no later one",

@@ -299,6 +299,8 @@ HEADER = struct.Struct("<IIQ")
         (2116, 4, 0, (16, 1), PASS),
         (2116, 4, 1, (16, 1), FAIL),
         (2116, 0, 1, (16, 513), PASS),
+        (2119, 4, 0, (16, 1), FAIL),
+        (2119, 0, 0, (16, 513), PASS),
     ],
 )
 def test_requests_of_a_disk(
@@ -331,6 +333,14 @@ def test_frames(number: int, parts: tuple[Part, ...], header: bytes, verdict: Ve
     recording.chains.append(chain)
     recording.offered.append(chain)
     assert judge(number, recording) is verdict
+
+
+def test_flags_of_an_available_ring() -> None:
+    """Are told of, whether there was a request or not."""
+    recording = recorded(kick(0))
+    assert judge(2108, recording) is PASS
+    recording.flag_faults.add("the available ring has flags 0x1")
+    assert judge(2108, recording) is FAIL
 
 
 @pytest.mark.parametrize("number", [514, 515])
