@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from emu.conformance.case import FRONT_END, Area
 from emu.conformance.front_end.kicks import FOR_A_WHILE, ONE_AT_A_TIME
 from emu.conformance.front_end.recording import F
-from emu.conformance.front_end.script import Script
 from emu.conformance.front_end.serving import DISK_BYTES
 from emu.conformance.verdict import check, unsupported
 from emu.conformance.work import (
@@ -87,7 +86,8 @@ def indirect(fe: FrontEnd) -> None:
 @area.case(2106, "Indirect tables are not used when they are not offered")
 def no_indirect(fe: FrontEnd) -> None:
     without = 1 << F_RING_INDIRECT_DESC
-    recording = fe.session(Script("without indirect descriptors", without=without))
+    name = "without indirect descriptors"
+    recording = fe.session(FOR_A_WHILE._replace(name=name, without=without))
     used = [chain for chain in _chains(recording) if chain.indirect]
     check(not used, "no indirect table", f"{used[:1]}")
 
