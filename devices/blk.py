@@ -60,7 +60,14 @@ class VhostUserBlk(VhostDevice):
         reply = self.connection.call(request, deadline)
         if reply is None or not isinstance(reply.payload, Config):
             raise BackendError("gave no config space", device=self.name, message="GET_CONFIG")
-        return bytes(reply.payload.data)
+        data = bytes(reply.payload.data)
+        if len(data) != CONFIG_BYTES:
+            raise BackendError(
+                f"gave {len(data)} bytes of the {CONFIG_BYTES} that it was asked for",
+                device=self.name,
+                message="GET_CONFIG",
+            )
+        return data
 
     def capacity(self, *, deadline: float = 5.0) -> int:
         """Sectors of 512 bytes."""

@@ -15,6 +15,8 @@ from devices.device import SharedMemory, VhostDevice
 from devices.net import VhostUserNet
 from tests.backends.served import KINDS, SECTORS, Served
 from vhost_user.errors import BackendError, DeadlineError
+from vhost_user.messages import FrontendRequest, Reply
+from vhost_user.payloads import Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,6 +91,21 @@ def test_capacity_comes_from_the_back_end(tmp_path: Path) -> None:
     disk.connect(served.path)
     assert disk.capacity() == SECTORS
     assert not disk.has_feature(VIRTIO_BLK_F_RO)
+    disk.close()
+    served.close()
+
+
+def test_a_part_of_the_configuration_space_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply has as many bytes as were asked for."""
+    served = Served(KINDS["blk"](), tmp_path, ControlOptions())
+    disk = VhostUserBlk("blk0", [0x1000], [0])
+    disk.connect(served.path)
+    half = Reply(FrontendRequest.GET_CONFIG, Config(0, 0, bytes(30)), ())
+    monkeypatch.setattr(disk.connection, "call", lambda *_: half)
+    with pytest.raises(BackendError, match="gave 30 bytes of the 60 that it was asked for"):
+        disk.capacity()
     disk.close()
     served.close()
 

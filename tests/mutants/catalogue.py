@@ -37,6 +37,7 @@ class Mutant(NamedTuple):
         mutated: what stands there instead; not more than one line differs.
         mistake: what is wrong then, in one sentence.
         caught_by: ids of cases that find it, and find it soon.
+        options: that the program is given besides, as a shell would have them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Mutant(NamedTuple):
     mutated: str
     mistake: str
     caught_by: tuple[str, ...]
+    options: str = ""
 
     @property
     def path(self) -> Path:
@@ -101,7 +103,7 @@ def _of_role(role: str) -> list[Mutant]:
     found = []
     for area, entries in whole.items():
         for entry in entries:
-            fields = {"device": "blk", "role": role, "area": area} | entry
+            fields = {"device": "blk", "role": role, "area": area, "options": ""} | entry
             if fields.keys() != set(Mutant._fields):
                 wrong = sorted(fields.keys() ^ set(Mutant._fields))
                 raise CatalogueError(f"{role}, {area}, {entry.get('name')}: {', '.join(wrong)}")

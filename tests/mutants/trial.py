@@ -53,7 +53,8 @@ class Subject(NamedTuple):
             *("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.mutants.launch"),
             UNMUTATED if self.mutant is None else self.mutant.name,
         ]
-        return f"{shlex.join(launcher)} {_PROGRAMS[self.role, self.device]}"
+        options = "" if self.mutant is None else self.mutant.options
+        return f"{shlex.join(launcher)} {_PROGRAMS[self.role, self.device]} {options}".rstrip()
 
 
 class Finding(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from emu.conformance.front_end.recording import F
 from emu.conformance.front_end.script import ASKED, START, Script
 from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import Severity, check, observed, unsupported
-from emu.conformance.wire import Message, Wire, WireError
+from emu.conformance.wire import HEADER, Message, Wire, WireError
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import ProtocolFeature
 from vhost_user.message_ids import BackendRequest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 area = Area("channel", FRONT_END, "Back-end communication", needs=("BACKEND_REQ",))
 B = BackendRequest
+_CHANGE = int(B.CONFIG_CHANGE_MSG)
 ASKING = VERSION | NEED_REPLY
 #: Larger than any message of the specification.
 HUGE = 1 << 20
@@ -63,6 +65,35 @@ class Question:
         """Ask it, and keep the answer."""
         answer = _exchange(session, self.number, self.payload, self.flags)
         session.recording.channel[self.name] = answer
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Requests without a payload, in one write."""
+
+    name: str
+    numbers: tuple[int, ...]
+
+    def __call__(self, session: Session) -> None:
+        """Ask them, and keep all answers, of which there may be too many."""
+        channel, came = session.channel, list[Message]()
+        if channel is None:
+            return
+        with contextlib.suppress(WireError):
+            channel.send_bytes(b"".join(HEADER.pack(each, ASKING, 0) for each in self.numbers))
+
+        def answered() -> bool:
+            some: list[Message] = []
+            if not (came and came[-1].id < 0) and _look(channel, some):
+                came.extend(some)
+                session.last_now()
+            over = len(came) >= len(self.numbers) or any(each.id < 0 for each in came)
+            return over and session.quiet(0.3)
+
+        session.last_now()
+        session.pump(answered, session.wire.patience)
+        for at, answer in enumerate(came):
+            session.recording.channel[f"{self.name} {at}"] = GONE if answer.id < 0 else answer
 
 
 def _exchange(session: Session, number: int, payload: bytes, flags: int) -> Message | str:
@@ -106,6 +137,21 @@ def _asked(
     recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=question))
     recording.did(ASKED)
     return recording, recording.channel[name]
+
+
+def _asked_in_turn(fe: FrontEnd, name: str, numbers: tuple[int, ...]) -> list[Message | str]:
+    """Requests without a payload that are sent at once; all that is answered until it is quiet.
+
+    Raises:
+        Unsupported: no answer is due.
+    """
+    recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=Questions(name, numbers)))
+    recording.did(ASKED)
+    _answer_is_due(recording)
+    found: list[Message | str] = []
+    while (answer := recording.channel.get(f"{name} {len(found)}")) is not None:
+        found.append(answer)
+    return found
 
 
 def _answer_is_due(recording: Recording) -> None:
@@ -195,6 +241,40 @@ def not_asked(fe: FrontEnd) -> None:
     name = "an id that does not exist, without need_reply"
     _, answer = _asked(fe, name, UNKNOWN, flags=VERSION)
     check(not isinstance(answer, Message), "no answer", f"{answer}")
+
+
+@area.case(1334, "CONFIG_CHANGE_MSG without need_reply is not answered", needs=("CONFIG",))
+def change_not_asked(fe: FrontEnd) -> None:
+    name = "CONFIG_CHANGE_MSG, without need_reply"
+    _, answer = _asked(fe, name, B.CONFIG_CHANGE_MSG, flags=VERSION)
+    check(not isinstance(answer, Message), "no answer", f"{answer}")
+
+
+@area.case(
+    1335, "The answer to CONFIG_CHANGE_MSG has its id, 8 bytes and flags 0x5", needs=("CONFIG",)
+)
+def change_form(fe: FrontEnd) -> None:
+    answer = _changed(fe)
+    form = (answer.id, answer.flags, len(answer.payload))
+    wanted = (int(B.CONFIG_CHANGE_MSG), 5, 8)
+    check(form == wanted, f"{wanted} (id, flags, bytes)", f"{form}")
+
+
+@area.case(1336, "After an id that does not exist the channel goes on", needs=("CONFIG",))
+def channel_goes_on(fe: FrontEnd) -> None:
+    """What becomes of the channel over it is not specified; that each request is answered, is."""
+    answers = _asked_in_turn(fe, "an unknown id, and CONFIG_CHANGE_MSG", (UNKNOWN, _CHANGE))
+    if GONE in answers:
+        observed("it closed the channel over an id that it does not know")
+    ids = [answer.id if isinstance(answer, Message) else answer for answer in answers]
+    check(ids == [UNKNOWN, _CHANGE], "both to be answered, in their order", f"{ids}")
+
+
+@area.case(1333, "A request is answered once, and the next one after it", needs=("CONFIG",))
+def once(fe: FrontEnd) -> None:
+    answers = _asked_in_turn(fe, "CONFIG_CHANGE_MSG twice", (_CHANGE, _CHANGE))
+    ids = [answer.id if isinstance(answer, Message) else answer for answer in answers]
+    check(ids == [_CHANGE, _CHANGE], "an answer for each of two", f"{ids}")
 
 
 @area.case(1325, "SHARED_OBJECT_LOOKUP is always answered", needs=("SHARED_OBJECT",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
@@ -9,6 +10,7 @@ from emu.conformance.front_end.recording import F
 from emu.conformance.front_end.script import CONT, Script
 from emu.conformance.front_end.tester import all_of
 from emu.conformance.verdict import Severity, check, unsupported
+from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import Inflight
 
 if TYPE_CHECKING:
@@ -85,6 +87,21 @@ def large_reply(fe: FrontEnd) -> None:
     check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
 
 
+@config.case(907, "A reply to GET_CONFIG that is shorter than asked for is not taken")
+def short_reply(fe: FrontEnd) -> None:
+    def react(session: Session, message: Message) -> None:
+        session.mark("half of the configuration space")
+        _, size, flags = struct.unpack_from("<III", message.payload)
+        half = session.reply_to(message)[0][12 : 12 + size // 2]
+        session.reply(message.id, struct.pack("<III", 0, len(half), flags) + half)
+
+    all_of(fe.plain().some(F.GET_CONFIG), lambda each: _span(each)[1] > 1, "two bytes at least")
+    name = "half of the configuration space"
+    since = fe.reacting(name, F.GET_CONFIG, react).since(name)
+    kicks = [each for each in since if each.id == F.SET_VRING_KICK]
+    check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
+
+
 @queues.case(
     1101,
     "The number of queues is asked for before a second one is used",
@@ -124,6 +141,18 @@ def none(fe: FrontEnd) -> None:
     recording.some(F.GET_QUEUE_NUM)
     kicks = recording.of(F.SET_VRING_KICK)
     check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
+
+
+@queues.case(1105, "Without MQ a back-end has one queue, and no more are used")
+def without_mq(fe: FrontEnd) -> None:
+    limits = {"blk": 1, "net": 2}
+    if fe.device not in limits:
+        unsupported("how many rings one queue has is the device's own affair")
+    # A NIC's control queue stands behind its pair.
+    limit = limits[fe.device] + (fe.device == "net")
+    script = Script("without MQ", protocol_without=int(ProtocolFeature.MQ))
+    kicks = [each for each in fe.session(script).of(F.SET_VRING_KICK) if (each.ring or 0) >= limit]
+    check(not kicks, f"rings below {limit} only", f"{kicks[:1]} of ring {kicks and kicks[0].ring}")
 
 
 def _region(each: Received) -> Inflight:
@@ -191,6 +220,44 @@ def same_region(fe: FrontEnd) -> None:
     files = [[fd.identity for fd in each.fds] for each in (before, after)]
     same = files[0] == files[1] and before.payload == after.payload
     check(same, f"the file {files[0]}", f"{after}: {files[1]}")
+
+
+@inflight.case(1208, "The region is given back as the back-end gave it: file, size and offset")
+def as_given(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.some(F.GET_INFLIGHT_FD)
+    if not recording.regions:
+        unsupported("the suite gave none")
+    given = {(area.mmap_size, area.mmap_offset, file.identity) for area, file in recording.regions}
+    all_of(
+        recording.some(F.SET_INFLIGHT_FD),
+        lambda each: (
+            (_region(each).mmap_size, _region(each).mmap_offset, each.fds and each.fds[0].identity)
+            in given
+        ),
+        f"one of {sorted(given)} (size, offset, file)",
+    )
+
+
+@inflight.case(1209, "The region has room for each ring that is used, and for all of it")
+def room_for_all(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    asked = _region(recording.some(F.GET_INFLIGHT_FD)[-1])
+    all_of(
+        recording.some(F.SET_VRING_NUM),
+        lambda each: each.state.index < asked.num_queues and each.state.num <= asked.queue_size,
+        f"rings within {asked.num_queues} of {asked.queue_size}, as GET_INFLIGHT_FD said",
+    )
+
+
+@inflight.case(1210, "The region that is given back can be mapped, shared and for writing")
+def region_mappable(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    all_of(
+        recording.some(F.SET_INFLIGHT_FD),
+        lambda each: each.at not in recording.unmapped,
+        "a file that the back-end can write its notes into",
+    )
 
 
 @inflight.case(1206, "A back-end that has no region to give is no reason to crash")

@@ -133,6 +133,33 @@ def off_again(fe: FrontEnd) -> None:
     check(not last.u64 & LOG_ALL, "SET_FEATURES without LOG_ALL", f"{last}: {last.u64:#x}")
 
 
+@area.case(815, "Where logging has been switched off, rings that run have no F_LOG any more")
+def ring_off_again(fe: FrontEnd) -> None:
+    recording = _logged(fe)
+    off = [
+        each
+        for each in recording.of(F.SET_FEATURES, act=LOG)
+        if (each.features or 0) & LOG_ALL and not each.u64 & LOG_ALL
+    ]
+    end = max(each.at for each in recording.messages if each.act == LOG) + 1
+    running = recording.running(end)
+    if not off or not running:
+        unsupported("logging is not switched off while a ring runs")
+    last = {each.ring: each for each in recording.of(F.SET_VRING_ADDR) if each.at < end}
+    on = [each for ring, each in last.items() if ring in running and each.address.flags & 1]
+    check(not on, "SET_VRING_ADDR without F_LOG", f"{on[:1]} of ring {on and on[0].ring}")
+
+
+@area.case(816, "The log can be mapped, shared and for writing", needs=("LOG_SHMFD",))
+def mappable(fe: FrontEnd) -> None:
+    recording = _logged(fe)
+    all_of(
+        recording.some(F.SET_LOG_BASE),
+        lambda each: each.at not in recording.unmapped,
+        "a file that the back-end can write the log into",
+    )
+
+
 @area.case(810, "Without LOG_ALL being offered it is not acknowledged")
 def not_offered(fe: FrontEnd) -> None:
     recording = fe.session(Script("without LOG_ALL", (START, LOG), without=LOG_ALL))

@@ -97,6 +97,16 @@ def reset_stops(fe: FrontEnd) -> None:
     recording.did(RESET)
     ended = recording.of(F.GET_VRING_BASE, F.RESET_DEVICE, F.SET_STATUS, act=RESET)
     check(ended, "one of them", "none came")
+    during = [each for each in recording.messages if each.act == RESET]
+    before = recording.running(during[0].at)
+    whole = [
+        each
+        for each in ended
+        if each.id == F.RESET_DEVICE or (each.id == F.SET_STATUS and not each.u64)
+    ]
+    stopped = {each.ring for each in ended if each.id == F.GET_VRING_BASE}
+    left = before - (before if whole else stopped)
+    check(not left, f"each of rings {sorted(before)} to be stopped", f"rings {sorted(left)} run on")
 
 
 @status.case(1407, "RESET_DEVICE is sent only once rings are stopped, or to stop them all")
@@ -175,6 +185,17 @@ def not_given_up(fe: FrontEnd) -> None:
     check(START in recording.acts or not recording.left, "a ring to be started", why)
 
 
+@errors.case(1716, "What is set up is started: a front-end does not stop half-way")
+def gone_through_with(fe: FrontEnd) -> None:
+    """One that waits for a reply that nobody owes it says nothing more, and closes nothing."""
+    recording = fe.plain()
+    begun = recording.some(F.SET_MEM_TABLE, F.ADD_MEM_REG, F.SET_VRING_ADDR)[0]
+    if START in recording.acts:
+        return
+    last = recording.messages[-1]
+    check(recording.of(F.SET_VRING_KICK), f"SET_VRING_KICK after {begun}", f"{last} was the last")
+
+
 @errors.case(1712, "A descriptor that comes with a reply that has none is no reason to crash")
 def stray_descriptor(fe: FrontEnd) -> None:
     def react(session: Session, message: Message) -> None:
@@ -216,6 +237,16 @@ def descriptors(fe: FrontEnd) -> None:
     acts = (START, *(STOP, CONT) * CYCLES)
     recording = fe.session(Script(f"stopped and continued {CYCLES} times", acts))
     recording.did(CONT)
+    held = recording.held
+    if not held:
+        unsupported("the suite has not started the front-end: say --exec")
+    check(held[-1] <= held[0], f"{held[0]} open files, as after the first time", f"{held}")
+
+
+@resources.case(1803, "Resetting does not leave files open", spec="")
+def descriptors_of_resets(fe: FrontEnd) -> None:
+    recording = fe.session(Script("reset 4 times", (START, *(RESET,) * 4)))
+    recording.did(RESET)
     held = recording.held
     if not held:
         unsupported("the suite has not started the front-end: say --exec")

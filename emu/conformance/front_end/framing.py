@@ -147,6 +147,15 @@ def wrong_size(fe: FrontEnd, size: int) -> None:
     not_taken(fe, F.GET_FEATURES, f"{size} bytes", b"\xff" * size)
 
 
+@area.each(
+    180,
+    (F.GET_PROTOCOL_FEATURES, F.GET_QUEUE_NUM),
+    "A reply to {0.name} of 4 bytes instead of 8 is not taken for the answer",
+)
+def short_reply(fe: FrontEnd, number: F) -> None:
+    not_taken(fe, number, "4 bytes", b"\xff" * 4)
+
+
 @area.case(170, "A reply that announces 4 GiB ends nothing but the connection")
 def huge_reply(fe: FrontEnd) -> None:
     def react(session: Session, message: Message) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 area = Area("negotiation", FRONT_END, "Protocol features")
 P = ProtocolFeature
 LOG_ALL = 1 << VHOST_F_LOG_ALL
+_PAGE = 4096
 
 #: Messages that need a protocol feature; most are there once it was agreed on, and not before.
 GATES = {
@@ -242,3 +243,25 @@ def features_stay(fe: FrontEnd) -> None:
             f"{each.features:#x}, with or without bit 26, as before",
             f"{each}: {each.u64:#x}",
         )
+
+
+@area.case(224, "VERSION_1 is acknowledged where it is offered", spec="virtio 1.3, 6.1")
+def version_1(fe: FrontEnd) -> None:
+    """A driver from before virtio 1 does not know it; it is known by where its rings lie."""
+    recording = fe.plain()
+    recording.started()
+    lacking = [each for each in recording.some(F.SET_FEATURES) if not each.u64 >> F_VERSION_1 & 1]
+    if lacking and _legacy(recording):
+        observed(f"{lacking[0]} is without it, and its rings lie as those of legacy drivers")
+    all_of(lacking, lambda _: False, f"bit {F_VERSION_1} set")
+
+
+def _legacy(recording: Recording) -> bool:
+    """Whether all rings lie as virtio 1.3, 2.7.2 has it for legacy drivers, in one piece."""
+    sizes = {each.state.index: each.state.num for each in recording.of(F.SET_VRING_NUM)}
+    places = [each.address for each in recording.of(F.SET_VRING_ADDR)]
+    return bool(places) and all(
+        at.avail == at.desc + 16 * sizes.get(at.index, 0)
+        and at.used == -(-(at.avail + 6 + 2 * sizes.get(at.index, 0)) // _PAGE) * _PAGE
+        for at in places
+    )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emu.conformance.front_end.descriptors import Descriptor
     from emu.conformance.front_end.serving import Chain
     from emu.conformance.wire import Message
-    from vhost_user.payloads import MemoryRegion
+    from vhost_user.payloads import Inflight, MemoryRegion
 
 F = FrontendRequest
 RING_STATES = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.GET_VRING_BASE, F.SET_VRING_ENABLE)
@@ -95,6 +95,23 @@ class Answered(NamedTuple):
     base: int
 
 
+class Begun(NamedTuple):
+    """Where a ring was to begin, and what lay in it when it was given its kick.
+
+    Attributes:
+        at: the message.
+        ring: index.
+        base: of SET_VRING_BASE.
+        used, available: the two indices in guest memory.
+    """
+
+    at: int
+    ring: int
+    base: int
+    used: int
+    available: int
+
+
 class Table(NamedTuple):
     """Guest memory as it was shared after a message, and which regions could be mapped."""
 
@@ -112,16 +129,23 @@ class Recording:
         undone: why an act was not done.
         messages: what it sent.
         chains: requests that lay in its rings.
+        flag_faults: what was wrong with the flags of available rings when they were looked at.
+        offered: some of those that lie in rings on which the suite does no work.
         bases: replies to GET_VRING_BASE.
+        begun: where rings began, and what lay in them.
+        regions: replies to GET_INFLIGHT_FD, each with the region's file.
+        unmapped: messages that gave a log or a region which cannot be mapped as it is to be used.
         tables: guest memory, each time that it changed.
         kicks: (act, ring) of each kick.
+        unkicked: rings in which a request lay for which no kick came, though one was due.
         left: it closed the connection before it was told to end.
         ended: how its program ended while it had not been told to, or nothing.
         crashed: a signal ended it that the suite did not send.
         marks: what the script's reactions did: (place of the next message, what).
         channel: replies on the back-end channel.
         again: it connected anew after that.
-        held: its open files after each time that it was told to continue.
+        second: the session that then began, where the script asks for it.
+        held: its open files after each time that it was told to continue, or to reset.
         transcript: of the wire.
     """
 
@@ -129,15 +153,22 @@ class Recording:
     undone: dict[str, str] = field(default_factory=dict)
     messages: list[Received] = field(default_factory=list)
     chains: list[Chain] = field(default_factory=list)
+    flag_faults: set[str] = field(default_factory=set)
+    offered: list[Chain] = field(default_factory=list)
     bases: list[Answered] = field(default_factory=list)
+    begun: list[Begun] = field(default_factory=list)
+    regions: list[tuple[Inflight, Descriptor]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    unmapped: set[int] = field(default_factory=set)
     kicks: set[tuple[str, int]] = field(default_factory=set)
+    unkicked: set[int] = field(default_factory=set)
     left: bool = False
     ended: str = ""
     crashed: bool = False
     marks: list[tuple[int, str]] = field(default_factory=list)
     channel: dict[str, Message | str] = field(default_factory=dict)
     again: bool = False
+    second: Recording | None = None
     held: list[int] = field(default_factory=list)
     transcript: list[str] = field(default_factory=list)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from emu.conformance.case import FRONT_END, Area
@@ -189,6 +190,69 @@ def ring_index(fe: FrontEnd) -> None:
     all_of(messages, lambda each: each.ring is not None and each.ring < limit, f"below {limit}")
 
 
+@rings.case(
+    420,
+    "A ring that is started is told of its call, with a descriptor or without",
+    spec="VHOST_USER_SET_VRING_CALL; DPDK's library starts no ring before",
+    severity=Severity.SHOULD,
+)
+def call_told(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.started()
+    kicked = {each.ring for each in recording.some(F.SET_VRING_KICK) if each.act == START}
+    told = {each.ring for each in recording.of(F.SET_VRING_CALL, act=START)}
+    check(kicked <= told, f"SET_VRING_CALL of rings {kicked}", f"of {told or 'none'}")
+
+
+@rings.case(421, "A ring that was enabled is enabled when the VM continues")
+def enabled_again(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.did(CONT)
+    recording.some(F.SET_VRING_ENABLE)
+    on: dict[int, bool] = {}
+    before: set[int] = set()
+    for each in recording.messages:
+        if each.act == CONT and not before:
+            before = {ring for ring, enabled in on.items() if enabled}
+        if each.act not in (START, STOP, CONT):
+            break
+        if each.id == F.SET_VRING_ENABLE:
+            on[each.state.index] = bool(each.state.num)
+    again = {each.ring for each in recording.of(F.SET_VRING_KICK, act=CONT)}
+    off = {ring for ring in before & again if not on[ring]}
+    check(not off, f"rings {before} enabled, as before", f"rings {off} are started and disabled")
+
+
+@rings.case(422, "The parts of a ring stay where they are while it runs")
+def stay(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    places: dict[int | None, tuple[int, ...]] = {}
+    for each in recording.some(F.SET_VRING_ADDR):
+        if each.ring in recording.running(each.at):
+            before = places.get(each.ring, _where(each))
+            check(_where(each) == before, f"{before}, as it was started", f"{each}: {_where(each)}")
+        places[each.ring] = _where(each)
+
+
+@rings.case(423, "The parts of a ring do not overlap", spec="virtio 1.3, 2.7")
+def apart(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.some(F.SET_VRING_ADDR)
+    sizes: dict[int, int] = {}
+    for each in recording.of(F.SET_VRING_NUM, F.SET_VRING_ADDR):
+        if each.id == F.SET_VRING_NUM:
+            sizes[each.state.index] = each.state.num
+            continue
+        size, at = sizes.get(each.address.index, 0), each.address
+        parts = sorted(((at.desc, 16 * size), (at.avail, 4 + 2 * size), (at.used, 4 + 8 * size)))
+        for (start, length), (following, _) in pairwise(parts):
+            check(
+                start + length <= following,
+                f"parts that lie apart, in a ring of {size}",
+                f"{each}: {length} bytes at {start:#x}, and another at {following:#x}",
+            )
+
+
 # -- notifiers
 
 
@@ -306,14 +370,18 @@ def base_comes_back(fe: FrontEnd) -> None:
 
 @bases.case(604, "A base that the back-end makes up comes back as it was given")
 def odd_base(fe: FrontEnd) -> None:
+    _comes_back(fe, "a base that is made up", 0x1230)
+
+
+def _comes_back(fe: FrontEnd, name: str, base: int) -> None:
     def react(session: Session, message: Message) -> None:
         session.reply_to(message)
         index = VringState.unpack(message.payload).index
-        session.reply(message.id, VringState(index, 0x1230 + index).pack())
+        session.reply(message.id, VringState(index, base + index).pack())
 
     recording = fe.session(
         Script(
-            "a base that is made up",
+            name,
             ("start", "stop", "cont"),
             reactions=((F.GET_VRING_BASE, react),),
         )
@@ -321,8 +389,28 @@ def odd_base(fe: FrontEnd) -> None:
     recording.did(CONT)
     for each in recording.some(F.SET_VRING_BASE, act=CONT):
         if each.state.index in {one.ring for one in recording.bases}:
-            wanted = 0x1230 + each.state.index
+            wanted = base + each.state.index
             check(each.state.num == wanted, f"base {wanted:#x}", f"{each.state.num:#x}")
+
+
+@bases.case(608, "A base of 16 bits comes back as it was given, too")
+def large_base(fe: FrontEnd) -> None:
+    _comes_back(fe, "a base with all bits", 0xFFF0)
+
+
+@bases.case(609, "A ring begins between what was completed and what is available")
+def begins_inside(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.started()
+    if not recording.begun:
+        unsupported("no ring lay in memory that was shared when it was started")
+    for each in recording.begun:
+        start = recording.messages[each.at]
+        check(
+            (each.base - each.used) & 0xFFFF <= (each.available - each.used) & 0xFFFF,
+            f"a base from {each.used} to {each.available}, the indices of ring {each.ring}",
+            f"{start}: base {each.base}",
+        )
 
 
 @bases.case(605, "A base in a reply with another id is not taken", spec="Header")

@@ -164,17 +164,36 @@ class FrontEndRunner(CaseRunner):
             if self._program is not None:
                 self._forget_callers()
                 self._program.start()
-            with contextlib.closing(Session(self._accept(), script, self._device)) as session:
-                recording = session.recording
+            with contextlib.ExitStack() as owned:
+                first = Session(self._accept(), script, self._device)
+                owned.callback(first.close)
+                recording, last = first.recording, first
                 try:
-                    self._acts(session)
-                    self._look_at_end(session)
+                    self._acts(first)
+                    caller = self._look_at_end(first)
+                    if caller is not None:
+                        last = self._second(first, caller)
+                        owned.callback(last.close)
                 finally:
-                    self._end_program(session)
+                    self._end_program(last)
         finally:
             if self._program is not None:
                 self._program.stop()
         return recording
+
+    def _second(self, first: Session, caller: Wire) -> Session:
+        """Play on with a front-end that has connected anew, until a ring runs."""
+        script = first.script._replace(
+            reactions=(), asks=None, acts=(START,), without=first.script.second_without
+        )
+        session = Session(caller, script, self._device, first.work)
+        first.recording.second = session.recording
+        undone = self._start(session, None)
+        if undone:
+            session.recording.undone[START] = undone
+        else:
+            session.recording.acts.append(START)
+        return session
 
     def _end_program(self, session: Session) -> None:
         """Let the program go in peace, which it cannot while nobody answers it.
@@ -275,7 +294,7 @@ class FrontEndRunner(CaseRunner):
         reached = {LOG: _logged, RESET: _restarted}.get(act, _answered)
         quiet = SETTLED if act == RESET else BRIEFLY
         session.pump(lambda: session.quiet(quiet) and reached(session), ACT_PATIENCE, qmp)
-        if act == CONT and self._program is not None and not session.over:
+        if act in (CONT, RESET) and self._program is not None and not session.over:
             session.recording.held.append(self._program.descriptors)
         return ""
 
@@ -325,8 +344,8 @@ class FrontEndRunner(CaseRunner):
         session.recording.left = False
         return ""
 
-    def _look_at_end(self, session: Session) -> None:
-        """Whether the program has ended by itself, or connects anew."""
+    def _look_at_end(self, session: Session) -> Wire | None:
+        """Whether the program has ended by itself, or connects anew: for a session of its own."""
         program, recording = self._program, session.recording
         told = END in recording.acts
         if program is not None and not told and session.over:
@@ -335,10 +354,14 @@ class FrontEndRunner(CaseRunner):
             recording.crashed = program.crashed and not (told and program.terminated)
             recording.ended = program.obituary
         elif session.over and not told:
-            caller = self._await_caller(RETURN_PATIENCE)
+            returns = session.script.returns
+            caller = self._await_caller(ACT_PATIENCE if returns else RETURN_PATIENCE)
             recording.again = caller is not None
+            if caller is not None and returns:
+                return Wire(caller, NAMES, self._patience)
             if caller is not None:
                 caller.close()
+        return None
 
 
 def _answered(_session: Session) -> bool:

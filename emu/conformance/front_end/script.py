@@ -85,6 +85,11 @@ class Script(NamedTuple):
         reactions: (id, what answers it).
         delay: seconds before each reply.
         idle: no ring is worked on.
+        holds: requests are taken when they are kicked for, and completed only when the script's
+            ``asks`` says so, or when their ring is stopped.
+        calls_as_asked: calls are made only where the driver wants them, not at each completion.
+        returns: the front-end may connect anew; that session is recorded, too.
+        second_without: mask of feature bits that are not offered in it.
         asks: what the back-end does at `ASKED`.
     """
 
@@ -100,6 +105,10 @@ class Script(NamedTuple):
     reactions: tuple[tuple[int, Reaction], ...] = ()
     delay: float = 0.0
     idle: bool = False
+    holds: bool = False
+    calls_as_asked: bool = False
+    returns: bool = False
+    second_without: int = 0
     asks: Callable[[Session], None] | None = None
 
     def features(self, device: str) -> int:

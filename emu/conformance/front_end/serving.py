@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.conformance.front_end.descriptors import map_shared
@@ -24,7 +25,10 @@ DESCRIPTOR = struct.Struct("<QIHH")
 SECTOR = 512
 #: What a disk answers to GET_ID (virtio 1.3, 5.2.6: 20 bytes).
 _SERIAL = b"conformance".ljust(20, b"\0")
-_DISK_BYTES = 1 << 20
+DISK_BYTES = 1 << 20
+#: Bytes that are kept of what a request begins with: a disk's header.
+HEADER = 16
+NO_INTERRUPT = 1
 
 
 class Part(NamedTuple):
@@ -44,6 +48,8 @@ class Chain(NamedTuple):
         parts: its descriptors.
         indirect: they lay in a table of their own.
         faults: what is wrong with it, in words.
+        used: the ring's descriptors that it takes up.
+        header: the first bytes that the device reads, as many as `HEADER`.
     """
 
     ring: int
@@ -51,6 +57,8 @@ class Chain(NamedTuple):
     parts: tuple[Part, ...]
     indirect: bool
     faults: tuple[str, ...]
+    used: tuple[int, ...] = ()
+    header: bytes = b""
 
 
 class Mapped(NamedTuple):
@@ -138,6 +146,9 @@ class Ring:
     Attributes:
         size, next, address, kick, call, enabled: as the messages said; None if they have not.
         served: how many chains were taken since it was started last.
+        event_idx: VIRTIO_F_EVENT_IDX was acknowledged.
+        quiet: the driver is called only where it wants to be.
+        in_flight: descriptors of chains that were taken and not given back, by the chain's head.
     """
 
     def __init__(self, index: int) -> None:
@@ -150,6 +161,9 @@ class Ring:
         self.enabled = False
         self.kicked = False
         self.served = 0
+        self.event_idx = False
+        self.quiet = False
+        self.in_flight: dict[int, tuple[int, ...]] = {}
 
     @property
     def ready(self) -> bool:
@@ -161,6 +175,7 @@ class Ring:
         fds, self.kick, self.call = (self.kick, self.call), None, None
         self.kicked = False
         self.served = 0
+        self.in_flight.clear()
         with contextlib.ExitStack() as owned:
             for fd in fds:
                 if fd is not None:
@@ -186,12 +201,14 @@ class Walker:
         self._memory = memory
         self._ring = ring
         size = ring.size
+        #: used_event and avail_event stand behind the rings where they were agreed on, only.
+        more = 6 if ring.event_idx else 4
         self._parts = tuple(
             (memory.gpa(user, length), length)
             for user, length in (
                 (address.desc, 16 * size),
-                (address.avail, 6 + 2 * size),
-                (address.used, 6 + 8 * size),
+                (address.avail, more + 2 * size),
+                (address.used, more + 8 * size),
             )
         )
         self._look()
@@ -221,23 +238,56 @@ class Walker:
         avail, ring = self.avail_index, self._ring
         if avail is None or avail == ring.next & 0xFFFF:
             return None
-        assert self._avail is not None  # noqa: S101
         waiting = avail - ring.next & 0xFFFF
-        head: int = struct.unpack_from("<H", self._avail, 4 + 2 * (ring.next % ring.size))[0]
         faults = [f"{waiting} requests wait in a ring of {ring.size}"] * (waiting > ring.size)
+        faults += self.flag_faults()
+        head = self._head(ring.next)
         ring.next = ring.next + 1 & 0xFFFF
         ring.served += 1
-        return self._walk(head, faults)
+        chain = self._walk(head, faults)
+        ring.in_flight[chain.head] = chain.used
+        return chain
+
+    def look_ahead(self, count: int) -> list[Chain]:
+        """The next requests, so many at most, which stay where they are."""
+        self._look()
+        avail, ring = self.avail_index, self._ring
+        if avail is None:
+            return []
+        waiting = min(avail - ring.next & 0xFFFF, ring.size)
+        return [
+            self._walk(self._head(ring.next + ahead & 0xFFFF), [])
+            for ahead in islice(range(waiting), count)
+        ]
+
+    def _head(self, index: int) -> int:
+        assert self._avail is not None  # noqa: S101
+        head: int = struct.unpack_from("<H", self._avail, 4 + 2 * (index % self._ring.size))[0]
+        return head
+
+    def flag_faults(self) -> list[str]:
+        """Virtio 1.3, 2.7.7.1: flags are 0 with the event index, and 0 or 1 without it."""
+        if self._avail is None:
+            return []
+        flags = self._avail.cast("H")[0]
+        most = 0 if self._ring.event_idx else NO_INTERRUPT
+        return [f"the available ring has flags {flags:#x}"] * (flags > most)
 
     def _walk(self, head: int, faults: list[str]) -> Chain:
         table, size = self._desc, self._ring.size
         assert table is not None  # noqa: S101
         parts: list[Part] = []
+        used: list[int] = []
+        taken = {one for chain in self._ring.in_flight.values() for one in chain}
         index, indirect, seen = head, False, 0
         while True:
             if index >= size:
                 faults.append(f"descriptor {index} of a table of {size}")
                 break
+            if not indirect:
+                used.append(index)
+                if index in taken:
+                    faults.append(f"descriptor {index} belongs to a request in flight")
             gpa, length, flags, following = DESCRIPTOR.unpack_from(table, 16 * index)
             seen += 1
             if flags & INDIRECT:
@@ -256,7 +306,17 @@ class Walker:
                 faults.append("the chain has a loop")
                 break
             index = following
-        return Chain(self._ring.index, head, tuple(parts), indirect, tuple(faults))
+        ring, header = self._ring.index, self._header(parts)
+        return Chain(ring, head, tuple(parts), indirect, tuple(faults), tuple(used), header)
+
+    def _header(self, parts: list[Part]) -> bytes:
+        found = b""
+        for part in parts:
+            missing = HEADER - len(found)
+            if part.writable or not missing:
+                break
+            found += self._memory.view(part.gpa, min(part.size, missing)) or b""
+        return found
 
     def _part_faults(self, part: Part, before: list[Part]) -> list[str]:
         faults = []
@@ -288,19 +348,32 @@ class Walker:
         used = self._used
         if used is None:
             return
-        size, index = self._ring.size, self.used_index
+        ring = self._ring
+        size, index = ring.size, self.used_index
+        ring.in_flight.pop(chain.head, None)
         struct.pack_into("<II", used, 4 + 8 * (index % size), chain.head, written)
         barrier()
         used.cast("H")[1] = index + 1 & 0xFFFF
         self.want_kick()
-        self._ring.notify()
+        if not ring.quiet or self._call_wanted(index):
+            ring.notify()
+
+    def _call_wanted(self, index: int) -> bool:
+        """Whether the driver wants to be called when this entry of the used ring is there."""
+        barrier()
+        avail = self._avail
+        if avail is None:
+            return True
+        if self._ring.event_idx:
+            return avail.cast("H")[2 + self._ring.size] == index
+        return not avail.cast("H")[0] & NO_INTERRUPT
 
     def want_kick(self) -> None:
-        """The event index: kick at the next request (it lies there whether agreed on or not).
+        """The event index, where it was agreed on: kick at the next request.
 
         Whoever asks for that looks once more whether there is one already.
         """
-        if self._used is not None:
+        if self._used is not None and self._ring.event_idx:
             self._used.cast("H")[2 + 4 * self._ring.size] = self._ring.next & 0xFFFF
             barrier()
 
@@ -313,7 +386,7 @@ class Device:
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._bytes = bytearray(_DISK_BYTES)
+        self._bytes = bytearray(DISK_BYTES)
 
     def handles(self, ring: int) -> bool:
         """Whether it completes this ring's requests."""
@@ -339,7 +412,7 @@ class Device:
                 view[:] = bytes(self._bytes[at : at + len(view)]).ljust(len(view), b"\0")
                 at += len(view)
         elif kind == BLK_OUT:
-            piece = readable[16 : 16 + max(0, _DISK_BYTES - at)]
+            piece = readable[16 : 16 + max(0, DISK_BYTES - at)]
             self._bytes[at : at + len(piece)] = piece
         elif kind == BLK_GET_ID:
             for view in data:

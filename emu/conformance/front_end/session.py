@@ -6,17 +6,23 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
-from emu.conformance.front_end.descriptors import look_at
-from emu.conformance.front_end.recording import Answered, F, Received, Recording, Table
+from emu.conformance.front_end.descriptors import look_at, map_shared
+from emu.conformance.front_end.recording import Answered, Begun, F, Received, Recording, Table
 from emu.conformance.front_end.script import KINDS, START, Script
 from emu.conformance.front_end.serving import Device, GuestMemory, Ring, Walker
 from emu.conformance.wire import Closed, Message, Silent, Wire, WireError
 from vhost_user import inflight
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
-from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
+from vhost_user.features import (
+    F_RING_EVENT_IDX,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    ProtocolFeature,
+)
 from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
 from vhost_user.payloads import (
     U64,
@@ -32,9 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emu.conformance.front_end.qmp import Qmp
+    from emu.conformance.front_end.serving import Chain
 
 #: Requests that are kept to be looked at; there may be many.
 CHAINS_KEPT = 4000
+#: The same of a ring's that is not worked on.
+OFFERED_KEPT = 64
 PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 REPLY_FLAGS = VERSION | REPLY
 
@@ -46,17 +55,20 @@ class Session:
         wire: connected.
         script: how to behave.
         device: class of device, or "".
+        work: what the device is, if the session before has had it already.
 
     Attributes:
         recording: what came so far.
         act: what is being done to the front-end.
         memory, rings: what it has told of.
         channel: its back-end channel, if it gave one.
+        work: what carries requests out.
+        held: requests that were taken and are to be completed later (`Script.holds`).
         over: nothing more comes.
         longest_pause: seconds that went by between two messages.
     """
 
-    def __init__(self, wire: Wire, script: Script, device: str) -> None:
+    def __init__(self, wire: Wire, script: Script, device: str, work: Device | None = None) -> None:
         self.wire = wire
         self.script = script
         self.device = device
@@ -70,7 +82,8 @@ class Session:
         self.over = False
         self.last = time.monotonic()
         self.longest_pause = 0.0
-        self._device = Device(device)
+        self.work = Device(device) if work is None else work
+        self.held: deque[tuple[Ring, Chain]] = deque()
         self._reactions = dict(script.reactions)
         self._status = 0
         self._busy: set[Ring] = set()
@@ -188,6 +201,8 @@ class Session:
                 self._status = message.u64
             elif message.id in (F.SET_MEM_TABLE, F.ADD_MEM_REG, F.REM_MEM_REG):
                 self._learn_memory(message)
+            elif message.id in (F.SET_LOG_BASE, F.SET_INFLIGHT_FD) and message.fds:
+                self._try_mapping(message)
             elif message.id == F.SET_BACKEND_REQ_FD and message.fds:
                 self._learn_channel(message)
             else:
@@ -215,6 +230,15 @@ class Session:
             )
         )
 
+    def _try_mapping(self, message: Message) -> None:
+        """Both kinds of payload begin with the size and the offset of what is to be mapped."""
+        size, offset = struct.unpack_from("<QQ", message.payload.ljust(16, b"\0"))
+        view = map_shared(message.fds[0], size, offset)
+        if view is None:
+            self.recording.unmapped.add(len(self.recording.messages) - 1)
+        else:
+            view.close()
+
     def _learn_channel(self, message: Message) -> None:
         if self.channel is not None:
             self.channel.close()
@@ -237,7 +261,7 @@ class Session:
             if old is not None:
                 os.close(old)
             if name == "kick" and ring.ready:
-                Walker(self.memory, ring).want_kick()
+                self._begin(ring)
         elif message.id == F.SET_VRING_ADDR:
             received = self.recording.messages[-1].address
             self._ring(received.index).address = received
@@ -252,9 +276,23 @@ class Session:
                 ring.enabled = bool(state.num)
                 self._serve(ring)
 
+    def _begin(self, ring: Ring) -> None:
+        walker = self._walker(ring)
+        available = walker.avail_index
+        if available is not None:
+            at = len(self.recording.messages) - 1
+            used = walker.used_index
+            self.recording.begun.append(Begun(at, ring.index, ring.next, used, available))
+        walker.want_kick()
+
+    def _walker(self, ring: Ring) -> Walker:
+        ring.event_idx = bool((self.features or 0) >> F_RING_EVENT_IDX & 1)
+        return Walker(self.memory, ring)
+
     def _ring(self, index: int) -> Ring:
         if index not in self.rings:
             self.rings[index] = Ring(index)
+            self.rings[index].quiet = self.script.calls_as_asked
             self._enable_all()
         return self.rings[index]
 
@@ -277,9 +315,12 @@ class Session:
         """Look at what is available, and do what the device can do."""
         if self.script.idle or not (ring.ready and ring.enabled and ring.kicked):
             return
-        if not self._device.handles(ring.index):
+        walker = self._walker(ring)
+        if not self.work.handles(ring.index):
+            room = OFFERED_KEPT - len(self.recording.offered)
+            self.recording.offered += walker.look_ahead(room)
             return
-        walker = Walker(self.memory, ring)
+        self.recording.flag_faults.update(walker.flag_faults())
         # A front-end may add requests as fast as they are taken: others want their turn, too.
         for _ in range(ring.size):
             chain = walker.take()
@@ -287,8 +328,30 @@ class Session:
                 return
             if len(self.recording.chains) < CHAINS_KEPT:
                 self.recording.chains.append(chain)
-            walker.give_back(chain, self._device.do(self.memory, chain))
+            if self.script.holds:
+                self.held.append((ring, chain))
+                walker.want_kick()
+            else:
+                walker.give_back(chain, self.work.do(self.memory, chain))
         self._busy.add(ring)
+
+    def complete_one(self) -> bool:
+        """Complete the request that has been held longest; False: none is held."""
+        if not self.held:
+            return False
+        ring, chain = self.held.popleft()
+        self._walker(ring).give_back(chain, self.work.do(self.memory, chain))
+        return True
+
+    def waiting(self) -> dict[int, int]:
+        """Rings that run and have requests for which no kick has come; where each ring stands."""
+        found = {}
+        for ring in self.rings.values():
+            if ring.ready and ring.enabled and self.work.handles(ring.index):
+                available = self._walker(ring).avail_index
+                if available not in (None, ring.next):
+                    found[ring.index] = ring.next
+        return found
 
     # -- what it is told
 
@@ -350,6 +413,8 @@ class Session:
         index = VringState.unpack(message.payload[:8].ljust(8, b"\0")).index
         ring = self._ring(index)
         self._serve(ring)
+        while any(held is ring for held, _ in self.held):
+            self.complete_one()
         self._busy.discard(ring)
         ring.stop()
         at = len(self.recording.messages) - 1
@@ -369,7 +434,9 @@ class Session:
         if self._inflight is not None:
             os.close(self._inflight[0])
         self._inflight = (fd, size)
-        return Inflight(size, 0, wanted.num_queues, wanted.queue_size).pack(), (fd,)
+        given = Inflight(size, 0, wanted.num_queues, wanted.queue_size)
+        self.recording.regions.append((given, look_at(fd)))
+        return given.pack(), (fd,)
 
     def close(self) -> None:
         """Close the connection, and all that came over it, whatever fails.

@@ -11,13 +11,13 @@ rule(
     1,
     "The back-end makes a region for the rings that it is told of",
     back="1201..1210 1261..1263",
-    front="1201 1206",
+    front="1201 1206 1209",
 )
 rule(
     2,
     "It is given back before rings start, as it was",
     back="1211 1219 1221",
-    front="1202..1205 1207",
+    front="1202..1205 1207 1208 1210",
 )
 rule(
     3,
@@ -34,7 +34,7 @@ rule(
     "What was noted is served again in the order of the counters, and nothing twice",
     back="1230..1237",
 )
-rule(6, "A region outlives its connection and its back-end", back="1240..1242", front="1205")
+rule(6, "A region outlives its connection and its back-end", back="1240..1242", front="1205 1731")
 rule(7, "A region that cannot be is refused, or survived", back="1250..1275")
 rule(8, "Without a region rings serve", back="1220", front="1206")
 rule(
@@ -52,7 +52,7 @@ rule(
     1,
     "GET_CONFIG is answered with as many bytes as were asked for",
     back="0901..0907 0910..0914 0951..0956 1919",
-    front="0901..0903 0906",
+    front="0901..0903 0906 0907",
 )
 rule(2, "An empty reply is an error", back="0915 0920..0926", front="0905")
 rule(3, "What cannot be asked for is survived", back="0930..0950")
@@ -69,7 +69,7 @@ rule(
     "CONFIG_CHANGE_MSG has it read again",
     source="VHOST_USER_BACKEND_CONFIG_CHANGE_MSG",
     back=NotFromOutside("nothing that a front-end says changes it: the back-end's owner does"),
-    front="1320 1321",
+    front="1320 1321 1334 1335",
 )
 
 status = Chapter("status", "Status and reset", "VHOST_USER_SET_STATUS")
@@ -104,16 +104,21 @@ rule(
     1,
     "A disk reads and writes what it is asked to",
     back="2101..2129 2134..2139 2143..2144 2152..2159 2185 2186 2193",
-    front="2110 2111",
+    front="2110 2111 2113..2116 2119",
 )
 rule(
     2,
     "Requests may be cut into descriptors anywhere, and lie in indirect tables",
     back="2130..2133 2140..2142 2155..2157 2181..2184 2190..2192 2194 2205..2219 2259 2260..2265",
-    front="2101..2107",
+    front="2101..2107 2109",
 )
-rule(3, "Frames are sent as they are", back="2201..2204", front="2112")
-rule(4, "Frames are received as they are, in their order", back="2252..2258 2266 2271..2275")
+rule(3, "Frames are sent as they are", back="2201..2204", front="2112 2117")
+rule(
+    4,
+    "Frames are received as they are, in their order",
+    back="2252..2258 2266 2271..2275",
+    front="2118",
+)
 rule(
     5,
     "Full rings, and many requests at once, are served",

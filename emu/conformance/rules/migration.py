@@ -33,9 +33,9 @@ rule(
     5,
     "A bit for each page of 4096 bytes from guest address 0 on, set atomically",
     back="0804 0805 0812 0818..0822 0827",
-    front="0802 0803",
+    front="0802 0803 0816",
 )
-rule(6, "Nothing is logged without LOG_ALL", back="0806 0808 2361..2380", front="0809 0810")
+rule(6, "Nothing is logged without LOG_ALL", back="0806 0808 2361..2380", front="0809 0810 0815")
 rule(7, "A log may be replaced, and its descriptor closed", back="0809 0814 0828 1812 1813 1826")
 rule(8, "Logging goes on over a stop and a start", back="0810")
 rule(9, "A log that cannot be used is refused or survived", back="0816 1780 1824")

@@ -61,7 +61,7 @@ rule(
     3,
     "GET_VRING_BASE stops a ring, and nothing else of the device",
     back="0404 0407..0409 0614 1105 1109 2278",
-    front="0411..0413",
+    front="0411..0413 1406",
 )
 rule(
     4,
@@ -79,7 +79,7 @@ rule(
     6,
     "A ring is enabled or disabled while it is stopped, too, and that takes effect at its start",
     back="0412 0417 2301..2320",
-    front="0410 0416",
+    front="0410 0416 0421",
 )
 rule(
     7,
@@ -121,14 +121,14 @@ rule(
     13,
     "A ring is set up with size, base and addresses before it is started",
     back="1760..1764",
-    front="0401..0404 0408 0419",
+    front="0401..0404 0408 0419 0420 0423 1716",
 )
 rule(
     14,
     "A ring that was stopped is set up anew with its descriptors",
     source="what libvhost-user and rust-vmm need",
     back="0405 0406 0509",
-    front="0414..0417 1802",
+    front="0414..0417 0422 1802",
 )
 rule(
     15,
@@ -158,7 +158,7 @@ rule(
     1,
     "The base of a split ring is its next available index, and 16 bits of it",
     back="0601..0605 0611 0612 2279",
-    front="0602",
+    front="0602 0608",
 )
 rule(2, "The used index is read from guest memory", back="0612 0619 1217 1236", front="0604")
 rule(
@@ -187,16 +187,14 @@ rule(
     7,
     "A ring goes on where it was, and nothing is lost or served twice",
     back="0405 0406 0408 0610 0617..0619 1404 1914 1925 2011 2321..2340",
-    front="0603..0606",
+    front="0603..0606 0608 0609 1732",
 )
 rule(
     8,
     "The front-end recovers a base that it was not given from the used index",
     source="QEMU's do_vhost_virtqueue_stop",
     back="1236 1241",
-    front=NotFromOutside(
-        "what it has stored is seen only when it starts the ring again: 0603, 0604"
-    ),
+    front="0609 1732",
 )
 
 notifications = Chapter("notifications", "Kicks and calls", "VHOST_USER_SET_VRING_CALL")
@@ -212,7 +210,7 @@ rule(
     2,
     "A kick has the ring looked at: at all of it, and again at the next one",
     back="0403 0504..0507 1108 1921",
-    front="0511 0512",
+    front="0511 0512 0514 0515",
 )
 rule(
     3,
@@ -224,7 +222,7 @@ rule(
     "NO_INTERRUPT and EVENT_IDX say when nobody wants to be called",
     source="virtio 1.3, 2.7.7",
     back="0503 0520..0528 2187..2189 2195 2230..2233 2251",
-    front="0512",
+    front="0514..0517 2108",
 )
 rule(
     5,

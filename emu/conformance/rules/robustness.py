@@ -10,9 +10,9 @@ rule = errors.rule
 rule(
     1,
     "A reply with the wrong id, size or flags ends the connection, and not the front-end",
-    front="0160..0170 1712..1714",
+    front="0160..0170 0180 0181 1712..1714",
 )
-rule(2, "A front-end that loses its back-end lives", front="1701..1711 1715 1332")
+rule(2, "A front-end that loses its back-end lives", front="1701..1711 1715 1720..1734 1332")
 rule(
     3,
     "A front-end that goes, whenever it does, harms no later one",
@@ -46,7 +46,10 @@ rule(
     ),
 )
 rule(
-    9, "Descriptors that come with what is refused are closed", back="0143 1821..1824", front="1712"
+    9,
+    "Descriptors that come with what is refused are closed",
+    back="0143 1821..1824",
+    front="1712 1803",
 )
 
 programs = Chapter("programs", "Back-end programs", "Backend program conventions")
@@ -98,5 +101,5 @@ rule(
     "As many rings as GET_QUEUE_NUM says",
     source="Multiple queue support",
     back="1101..1103 1111",
-    front="0419 1101..1104",
+    front="0419 1101..1105",
 )

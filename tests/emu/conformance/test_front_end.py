@@ -39,7 +39,10 @@ ABSENT = {
     *("POSTCOPY_ADVISE", "POSTCOPY_LISTEN", "POSTCOPY_END", "SET_STATUS", "GET_STATUS"),
     *("SET_DEVICE_STATE_FD", "CHECK_DEVICE_STATE"),
 }
-ABSENT_OF_A_NIC = {"CONFIG", "INFLIGHT_SHMFD", "GET_CONFIG", "GET_INFLIGHT_FD", "SET_INFLIGHT_FD"}
+ABSENT_OF_A_NIC = {
+    *("CONFIG", "INFLIGHT_SHMFD", "GET_CONFIG", "GET_INFLIGHT_FD", "SET_INFLIGHT_FD"),
+    "indirect",  # tables: its frames have one buffer each
+}
 
 
 def conform(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -145,7 +146,8 @@ def test_more_requests_than_there_are_descriptors(guest: Guest) -> None:
 def test_what_is_given_back(guest: Guest) -> None:
     """Head and length, then the index, a call, and the wish for a kick at the next request."""
     guest.ring.call = os.eventfd(0, os.EFD_NONBLOCK)
-    guest.ring.next = 0xFFFF
+    guest.ring.next, guest.ring.event_idx = 0xFFFF, True
+    guest.walker = Walker(guest.memory, guest.ring)
     guest.write(USED + 2, struct.pack("<H", 0xFFFF))
     guest.describe(3, GPA + DATA, 1, WRITE)
     guest.write(AVAIL + 4 + 2 * (0xFFFF % SIZE), struct.pack("<H", 3))
@@ -157,6 +159,74 @@ def test_what_is_given_back(guest: Guest) -> None:
     assert struct.unpack("<H", guest.read(USED + 4 + 8 * SIZE, 2)) == (0,)
     assert os.eventfd_read(guest.ring.call) == 1
     guest.ring.stop()
+
+
+def test_a_call_that_nobody_wants(guest: Guest) -> None:
+    """Is not made where the script has calls made as they are asked for."""
+    ring, call = guest.ring, os.eventfd(0, os.EFD_NONBLOCK)
+    ring.call, ring.quiet = call, True
+    guest.describe(0, GPA + DATA, 1, WRITE)
+    for flags, event_idx, event, called in (
+        (0, False, 0, True),
+        (1, False, 0, False),
+        (0, True, 1, False),
+        (0, True, 0, True),
+    ):
+        ring.next, ring.event_idx = 0, event_idx
+        guest.walker = Walker(guest.memory, ring)
+        guest.write(USED + 2, bytes(2))
+        guest.write(AVAIL + 4 + 2 * SIZE, struct.pack("<H", event))
+        guest.write(AVAIL, struct.pack("<H", flags))
+        guest.walker.give_back(guest.take(), 1)
+        with contextlib.suppress(BlockingIOError):
+            assert os.eventfd_read(call) == 1
+            assert called
+            continue
+        assert not called
+    ring.stop()
+
+
+def test_flags_of_the_available_ring(guest: Guest) -> None:
+    """NO_INTERRUPT is for drivers without the event index."""
+    guest.describe(0, GPA + DATA, 16)
+    guest.write(AVAIL, struct.pack("<H", 1))
+    assert guest.take().faults == ()
+    guest.ring.event_idx, guest.ring.next = True, 0
+    guest.ring.in_flight.clear()
+    assert guest.take().faults == ("the available ring has flags 0x1",)
+
+
+def test_a_descriptor_that_is_not_free(guest: Guest) -> None:
+    """Another chain that has it, while the first one has not come back."""
+    guest.describe(0, GPA + DATA, 16, NEXT, 2)
+    guest.describe(1, GPA + DATA, 16, NEXT, 2)
+    guest.describe(2, GPA + DATA, 1, WRITE)
+    guest.offer(0, 1, 1)
+    first, second = guest.walker.take(), guest.walker.take()
+    assert first is not None
+    assert second is not None
+    assert (first.used, first.faults) == ((0, 2), ())
+    assert second.faults == ("descriptor 2 belongs to a request in flight",)
+    guest.walker.give_back(first, 0)
+    guest.walker.give_back(second, 0)
+    third = guest.walker.take()
+    assert third is not None
+    assert third.faults == ()
+
+
+def test_what_lies_ahead(guest: Guest) -> None:
+    """Is looked at and stays; not more of it than is wanted."""
+    guest.write(DATA, b"header")
+    for index in range(3):
+        guest.describe(index, GPA + DATA + index, 6)
+    guest.offer(0, 1, 2)
+    assert [chain.head for chain in guest.walker.look_ahead(2)] == [0, 1]
+    assert guest.walker.look_ahead(1)[0].header == b"header"
+    assert guest.walker.look_ahead(0) == []
+    assert guest.ring.next == 0
+    taken = guest.walker.take()
+    assert taken is not None
+    assert (taken.head, taken.faults) == (0, ())
 
 
 def test_a_ring_that_is_nowhere(guest: Guest) -> None:
