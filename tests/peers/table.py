@@ -14,7 +14,7 @@ from emu.conformance.case import BACK_END, FRONT_END
 #: Areas that make a moderate run; see `Peer.quick`. To start a VM for each session takes its time,
 #: so those for front-ends are such that their cases look at the same few sessions.
 _QUICK = ("negotiation", "rings", "bases", "errors")
-_QUICK_SESSIONS = ("rings", "notifications", "bases", "data_path")
+_QUICK_SESSIONS = ("rings", "bases", "data_path")
 
 
 class Peer(NamedTuple):
