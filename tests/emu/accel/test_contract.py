@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -269,6 +270,7 @@ def test_held_calls_wait_while_the_machine_is_paused(bench: Bench) -> None:
 @pytest.mark.parametrize("name", accel.registered())
 def test_everything_is_given_back(name: str, memory: GuestRam) -> None:
     process = psutil.Process()
+    gc.collect()  # what other tests have left to it
     before = process.num_fds()
     made = make(name)
     made.set_memory(memory)
