@@ -27,7 +27,15 @@ from emu.conformance.back_end.odd_driver import (
 )
 from emu.conformance.memory import MIB
 from emu.conformance.verdict import Severity, check
-from emu.conformance.work import BLK_F_DISCARD, BLK_F_RO, BLK_F_WRITE_ZEROES, BLK_OUT, SECTOR
+from emu.conformance.work import (
+    BLK_DISCARD,
+    BLK_F_DISCARD,
+    BLK_F_RO,
+    BLK_F_WRITE_ZEROES,
+    BLK_OUT,
+    BLK_WRITE_ZEROES,
+    SECTOR,
+)
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
@@ -36,7 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["area"]
 
-_T_DISCARD, _T_WRITE_ZEROES = 11, 13
 _SEGMENT = struct.Struct("<QII")
 
 
@@ -101,7 +108,7 @@ def discard(be: BackEnd) -> None:
     ring = disk_ring(be, BLK_F_DISCARD)
     fill(be, ring, 8)
     segment = _SEGMENT.pack(AT, 8, 0)
-    finish(be, ring, [be.disk.request(ring.memory, ring, _T_DISCARD, 0, read=segment)])
+    finish(be, ring, [be.disk.request(ring.memory, ring, BLK_DISCARD, 0, read=segment)])
     finish(be, ring, [read(be, ring, AT)])
 
 
@@ -110,7 +117,7 @@ def write_zeroes(be: BackEnd, unmap: int) -> None:
     ring = disk_ring(be, BLK_F_WRITE_ZEROES)
     fill(be, ring, 8)
     segment = _SEGMENT.pack(AT + 2, 4, unmap)
-    finish(be, ring, [be.disk.request(ring.memory, ring, _T_WRITE_ZEROES, 0, read=segment)])
+    finish(be, ring, [be.disk.request(ring.memory, ring, BLK_WRITE_ZEROES, 0, read=segment)])
     jobs = [read(be, ring, AT + number) for number in range(8)]
     finish(be, ring, jobs)
     for number, job in enumerate(jobs):

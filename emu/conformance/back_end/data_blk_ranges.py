@@ -20,6 +20,7 @@ from emu.conformance.back_end.odd_driver import kick_if_late
 from emu.conformance.memory import MIB, Memory
 from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
 from emu.conformance.work import (
+    BLK_DISCARD,
     BLK_F_DISCARD,
     BLK_F_FLUSH,
     BLK_F_RO,
@@ -29,6 +30,7 @@ from emu.conformance.work import (
     BLK_IN,
     BLK_OUT,
     BLK_UNSUPP,
+    BLK_WRITE_ZEROES,
     SECTOR,
     Job,
 )
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["area"]
 
-_DISCARD, _WRITE_ZEROES = 11, 13
 _SEGMENT = struct.Struct("<QII")
 #: Where struct virtio_blk_config has them (virtio 1.3, 5.2.4).
 _CAPACITY, _MAX_WRITE_ZEROES_SEG = 0, 52
@@ -96,8 +97,8 @@ def write_across(be: BackEnd) -> None:
 
 
 _BEHIND = {
-    "WRITE_ZEROES": (_WRITE_ZEROES, BLK_F_WRITE_ZEROES),
-    "DISCARD": (_DISCARD, BLK_F_DISCARD),
+    "WRITE_ZEROES": (BLK_WRITE_ZEROES, BLK_F_WRITE_ZEROES),
+    "DISCARD": (BLK_DISCARD, BLK_F_DISCARD),
 }
 
 
@@ -128,7 +129,7 @@ def several_ranges(be: BackEnd) -> None:
         unsupported("is about several ranges, and it takes one")
     fill(be, ring, 12)
     data = _SEGMENT.pack(AT + 1, 2, 0) + _SEGMENT.pack(AT + 7, 3, 0)
-    finish(be, ring, [be.disk.request(ring.memory, ring, _WRITE_ZEROES, 0, read=data)])
+    finish(be, ring, [be.disk.request(ring.memory, ring, BLK_WRITE_ZEROES, 0, read=data)])
     zeroes = {1, 2, 7, 8, 9}
     jobs = [read(be, ring, AT + number) for number in range(12)]
     finish(be, ring, jobs)
@@ -142,10 +143,10 @@ def several_ranges(be: BackEnd) -> None:
 
 
 _FLAGS = {
-    "A discard with the unmap flag": (_DISCARD, BLK_F_DISCARD, _UNMAP),
-    "A discard with a flag that nobody has defined": (_DISCARD, BLK_F_DISCARD, _UNDEFINED),
+    "A discard with the unmap flag": (BLK_DISCARD, BLK_F_DISCARD, _UNMAP),
+    "A discard with a flag that nobody has defined": (BLK_DISCARD, BLK_F_DISCARD, _UNDEFINED),
     "WRITE_ZEROES with a flag that nobody has defined": (
-        _WRITE_ZEROES,
+        BLK_WRITE_ZEROES,
         BLK_F_WRITE_ZEROES,
         _UNDEFINED,
     ),
@@ -172,7 +173,7 @@ def beside_a_discard(be: BackEnd) -> None:
     ring = disk_ring(be, BLK_F_DISCARD)
     fill(be, ring, 24)
     data = _SEGMENT.pack(AT + 8, 8, 0)
-    finish(be, ring, [be.disk.request(ring.memory, ring, _DISCARD, 0, read=data)])
+    finish(be, ring, [be.disk.request(ring.memory, ring, BLK_DISCARD, 0, read=data)])
     for number in (7, 16):
         job = read(be, ring, AT + number)
         finish(be, ring, [job])

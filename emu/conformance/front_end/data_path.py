@@ -11,6 +11,7 @@ from emu.conformance.front_end.recording import F
 from emu.conformance.front_end.serving import DISK_BYTES
 from emu.conformance.verdict import check, unsupported
 from emu.conformance.work import (
+    BLK_DISCARD,
     BLK_F_DISCARD,
     BLK_F_FLUSH,
     BLK_F_WRITE_ZEROES,
@@ -18,6 +19,7 @@ from emu.conformance.work import (
     BLK_GET_ID,
     BLK_IN,
     BLK_OUT,
+    BLK_WRITE_ZEROES,
     NET_HEADER,
     SECTOR,
 )
@@ -32,9 +34,12 @@ if TYPE_CHECKING:
 
 area = Area("data_path", FRONT_END, "virtio 1.3, 2.7 (split virtqueues)")
 BLK_HEADER = 16
-#: virtio 1.3, 5.2.6: types of requests, and the feature bit that each needs. 11 is DISCARD and 13
-#: WRITE_ZEROES.
-BLK_TYPES = {BLK_FLUSH: BLK_F_FLUSH, 11: BLK_F_DISCARD, 13: BLK_F_WRITE_ZEROES}
+#: virtio 1.3, 5.2.6: types of requests, and the feature bit that each needs.
+BLK_TYPES = {
+    BLK_FLUSH: BLK_F_FLUSH,
+    BLK_DISCARD: BLK_F_DISCARD,
+    BLK_WRITE_ZEROES: BLK_F_WRITE_ZEROES,
+}
 
 
 def _chains(recording: Recording) -> list[Chain]:
