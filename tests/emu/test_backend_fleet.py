@@ -15,8 +15,7 @@ from emu.errors import ProgramError
 from emu.plan import MachinePlan
 from emu.run_directory import RunDirectory
 from emu.shape import DeviceGroup, VmSpec
-
-from .sides import disk_file, machine, nothing_left
+from tests.emu.sides import disk_file, machine, nothing_left
 
 
 def test_they_all_listen_when_they_are_ready() -> None:

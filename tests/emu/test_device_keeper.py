@@ -10,9 +10,8 @@ import pytest
 from emu.costs import NATIVE
 from emu.errors import MigrationError
 from emu.vm import Vm
-
-from .migration.conftest import other, owned, sites
-from .migration.sites import (
+from tests.emu.migration.conftest import other, owned, sites
+from tests.emu.migration.sites import (
     DEADLINE,
     Migration,
     Site,

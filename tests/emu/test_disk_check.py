@@ -16,8 +16,7 @@ from emu.disk_check import HELD_BACK, STEPS, DiskReader, host_digest
 from emu.errors import SignalError
 from emu.plan import DiskFile
 from emu.progress import LineProgress
-
-from .sides import disk_file
+from tests.emu.sides import disk_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,7 @@ from emu.migration_series import MigrationSeries
 from emu.plan import MigrationPlan
 from emu.progress import SilentProgress
 from emu.supervisor import Supervisor
-
-from .sides import machine, nothing_left
+from tests.emu.sides import machine, nothing_left
 
 
 def migrate() -> None:

@@ -16,8 +16,7 @@ from emu.progress import SilentProgress
 from emu.shape import DeviceGroup, VmSpec
 from emu.side import Side
 from emu.supervisor import Supervisor
-
-from .sides import nothing_left
+from tests.emu.sides import nothing_left
 
 if TYPE_CHECKING:
     import pytest

@@ -8,8 +8,7 @@ from rich.console import Console
 
 from emu import live_view
 from emu.load_run import LoadReport, Sample
-
-from .sides import machine
+from tests.emu.sides import machine
 
 SAMPLE = Sample(
     3.0,

@@ -16,8 +16,7 @@ from emu.live_view import LineView, show_report
 from emu.load_run import LoadReport, LoadRun
 from emu.progress import SilentProgress
 from emu.supervisor import Supervisor
-
-from .sides import FAKE_VM, machine, nothing_left
+from tests.emu.sides import FAKE_VM, machine, nothing_left
 
 
 def run(out: io.StringIO, seconds: float | None) -> LoadReport:

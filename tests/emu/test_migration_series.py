@@ -11,8 +11,7 @@ import pytest
 from emu import migration_series
 from emu.errors import EmuError, MigrationError, ProgramError
 from emu.plan import MigrationPlan
-
-from .sides import disk_file, machine, run_series
+from tests.emu.sides import disk_file, machine, run_series
 
 if TYPE_CHECKING:
     from pathlib import Path

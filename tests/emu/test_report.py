@@ -12,8 +12,7 @@ from emu import report as text
 from emu.plan import DiskFile
 from emu.results import Integrity, MigrationReport, MigrationResult, PhaseRow, Precopy
 from emu.shape import VmSpec
-
-from .sides import machine
+from tests.emu.sides import machine
 
 
 def run(strategy: str, downtime: float, *rows: PhaseRow, repeat: int = 1) -> MigrationResult:

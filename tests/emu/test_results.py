@@ -18,8 +18,7 @@ from emu.results import (
     median,
     phase_rows,
 )
-
-from .sides import machine
+from tests.emu.sides import machine
 
 MS = 1_000_000
 

@@ -12,8 +12,7 @@ import pytest
 from emu.errors import CommandError, ProgramError, SignalError
 from emu.progress import LineProgress
 from emu.supervisor import Supervisor
-
-from .sides import FAKE_VM, machine, nothing_left
+from tests.emu.sides import FAKE_VM, machine, nothing_left
 
 
 def supervise(*, sides: int = 2) -> Supervisor:

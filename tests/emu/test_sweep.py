@@ -14,9 +14,8 @@ from emu.errors import OptionError
 from emu.results import COMPLETED, ROLLED_BACK, MigrationReport, MigrationResult
 from emu.shape import VmSpec
 from emu.sweep import points_of, shape_of, sizes, table
-
-from .sides import machine
-from .test_cli import emu
+from tests.emu.sides import machine
+from tests.emu.test_cli import emu
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,8 @@ from emu import vmfile
 from emu.errors import EmuError
 from emu.vm import Vm
 from emu.vm_control import make_control
-
-from .migration.conftest import owned, sites
-from .migration.sites import DEADLINE, SPEC, Site, await_disk, await_work, check_books
+from tests.emu.migration.conftest import owned, sites
+from tests.emu.migration.sites import DEADLINE, SPEC, Site, await_disk, await_work, check_books
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

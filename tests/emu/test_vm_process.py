@@ -12,9 +12,8 @@ from emu.attention import Attention
 from emu.errors import CommandError
 from emu.monitor.client import MonitorClient
 from emu.vm_process import VmControl, commands
-
-from .fake_vm import FakeVm
-from .sides import FAKE_VM
+from tests.emu.fake_vm import FakeVm
+from tests.emu.sides import FAKE_VM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.vhost_user.payload_strategies import PAYLOADS
 from vhost_user.codec import (
     HEADER,
     REPLY,
@@ -31,8 +32,6 @@ from vhost_user.payloads import (
     SingleRegion,
     VringState,
 )
-
-from .payload_strategies import PAYLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

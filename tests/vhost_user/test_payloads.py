@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.vhost_user.payload_strategies import PAYLOADS, payloads
 from vhost_user.payloads import (
     SHAPES,
     U64,
@@ -21,8 +22,6 @@ from vhost_user.payloads import (
     VringAddr,
     VringState,
 )
-
-from .payload_strategies import PAYLOADS, payloads
 
 
 def test_every_type_has_a_shape_and_a_strategy() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.vhost_user.payload_strategies import plain_requests
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import BackendError, FrontendError, Refused, UsageError
 from vhost_user.features import ProtocolFeature
@@ -22,8 +23,6 @@ from vhost_user.payloads import (
     VringState,
 )
 from vhost_user.session import BackendSession, FrontendSession
-
-from .payload_strategies import plain_requests
 
 P = ProtocolFeature
 R = FrontendRequest

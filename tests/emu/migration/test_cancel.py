@@ -10,8 +10,7 @@ import pytest
 from emu.errors import CancelledError, MigrationError
 from emu.migration.destination import Destination
 from emu.migration.stream import Kind, MigrationStream
-
-from .sites import DEADLINE, MOVES, Migration, await_work, check_books
+from tests.emu.migration.sites import DEADLINE, MOVES, Migration, await_work, check_books
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

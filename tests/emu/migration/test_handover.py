@@ -11,10 +11,17 @@ import pytest
 from emu.errors import CancelledError, EmuError, MigrationError
 from emu.migration.endpoint import Listener
 from emu.migration.stream import Kind, MigrationStream
-
-from .sites import DEADLINE, Migration, Site, await_disk, await_work, check_books, wait_until
-from .test_cancel import cancel_at
-from .test_reset import BLK1, activate, reset
+from tests.emu.migration.sites import (
+    DEADLINE,
+    Migration,
+    Site,
+    await_disk,
+    await_work,
+    check_books,
+    wait_until,
+)
+from tests.emu.migration.test_cancel import cancel_at
+from tests.emu.migration.test_reset import BLK1, activate, reset
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

@@ -11,9 +11,8 @@ import pytest
 from emu import socket_worker as wire
 from emu.errors import ProgramError
 from emu.migration.strategies.processes import Processes, _parts
-
-from .sites import Migration, Site, await_work, check_books
-from .test_strategies import stage_of, stops
+from tests.emu.migration.sites import Migration, Site, await_work, check_books
+from tests.emu.migration.test_strategies import stage_of, stops
 
 if TYPE_CHECKING:
     from pathlib import Path

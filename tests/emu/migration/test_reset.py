@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.emu.migration.sites import MOVES, Migration, await_disk, await_work, check_books
 from vhost_user.errors import UsageError
-
-from .sites import MOVES, Migration, await_disk, await_work, check_books
 
 if TYPE_CHECKING:
     from collections.abc import Callable
