@@ -16,7 +16,7 @@ import pytest
 
 from bench.floor_program import shape_of
 from bench.replay import recorded, replay
-from emu import preflight
+from emu.commands import validate
 from emu.errors import PreflightError, SignalError
 from emu.migration.strategies import STRATEGIES
 from emu.migration_series import MigrationSeries
@@ -98,7 +98,7 @@ def migrations(
         setting.machine, _selected(request.session, setting), setting.rounds if timed else 1
     )
     try:
-        preflight.host(plan.machine.spec)
+        validate.host(plan.machine.spec)
     except PreflightError as error:
         pytest.skip(str(error))
     with _interruptible(), Supervisor(plan.machine, SilentProgress()) as supervisor:

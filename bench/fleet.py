@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Self
 
 from devices import lifecycle
 from devices.procedure import AwaitSwitchover
-from emu import preflight
 from emu.attention import Attention
 from emu.backend_fleet import BackendFleet
+from emu.commands import validate
 from emu.costs import NATIVE
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
@@ -54,7 +54,7 @@ class Fleet:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        preflight.host(self.spec)
+        validate.host(self.spec)
         plan = MachinePlan(self.spec)
         with ExitStack() as stack:
             attention = stack.enter_context(Attention())

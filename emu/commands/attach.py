@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu import preflight
+from emu.commands import validate
 from emu.commands.options import CONTEXT
 from emu.errors import OptionError, SignalError
 from emu.plan import ACCELERATORS, LOADS
@@ -63,7 +63,7 @@ def attach(**options: Any) -> None:
     from emu.attention import Attention
 
     text = options["duration"]
-    seconds = None if text is None else preflight.duration("--for", text) / 1e9
+    seconds = None if text is None else validate.duration("--for", text) / 1e9
     plan = _plan(options)
     quiet = options["quiet"]
     with Attention() as attention, AttachedVm(plan, _say) as vm:
@@ -94,7 +94,7 @@ def _plan(options: dict[str, Any]) -> AttachPlan:
         for kind in ("net", "blk")
         if options[kind]
     ]
-    memory = preflight.size("--memory", options["memory"])
+    memory = validate.size("--memory", options["memory"])
     try:
         spec = VmSpec(options["vcpus"], memory, tuple(groups))
     except ShapeError as error:

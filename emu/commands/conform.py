@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu import preflight
+from emu.commands import validate
 from emu.commands.json_output import deliver, json_option, report_stream
 from emu.commands.options import CONTEXT
 from emu.conformance.case import BACK_END, FRONT_END
@@ -181,7 +181,7 @@ def _conform(role: str, options: dict[str, Any]) -> None:
         options["dialect"],
         options["patience"],
     )
-    preflight.json_file(options["json_file"])
+    validate.json_file(options["json_file"])
     with _Ending() as ending, target.opened() as runner:
         try:
             ending.watch()

@@ -20,7 +20,7 @@ def doctor() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from emu.doctor import examine
+    from emu.commands.host_checks import examine
 
     findings = examine()
     table = Table(show_edge=False, pad_edge=False, box=None)

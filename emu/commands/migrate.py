@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from emu import preflight, progress
+from emu import progress
+from emu.commands import validate
 from emu.commands.between_options import between_options, check_machine, passage_plan
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
@@ -65,7 +66,7 @@ With --to the VM goes, once, to an `emu run --incoming` in another terminal or o
 )
 @click.option(
     "--repeat",
-    type=click.IntRange(1, preflight.MAX_REPEAT),
+    type=click.IntRange(1, validate.MAX_REPEAT),
     default=1,
     show_default=True,
     metavar="N",
@@ -101,9 +102,9 @@ def migrate(**options: Any) -> None:
 
     passage = passage_plan("--to", options, listens=False)
     default = DEFAULT_COMPARED if passage is None else DEFAULT_COMPARED[-1:]
-    names = preflight.strategies(options["strategies"] or ",".join(default), STRATEGIES)
+    names = validate.strategies(options["strategies"] or ",".join(default), STRATEGIES)
     handing_over = [name for name in names if make(name).hands_over]
-    preflight.transport(options["via"], handing_over)
+    validate.transport(options["via"], handing_over)
     if passage is not None:
         _check_single(options, names, handing_over)
     plan = MigrationPlan(

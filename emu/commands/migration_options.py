@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu import preflight
+from emu.commands import validate
 from emu.migration.parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
 from emu.migration.strategies.unsafe import EITHER, MODES
 
@@ -99,12 +99,12 @@ def parameters(options: dict[str, Any]) -> Parameters:
         PreflightError: a value makes no sense.
     """
     return Parameters(
-        downtime_limit=preflight.duration("--downtime-limit", options["downtime_limit"])
+        downtime_limit=validate.duration("--downtime-limit", options["downtime_limit"])
         // 1_000_000,
-        max_bandwidth=preflight.size("--max-bandwidth", options["max_bandwidth"]),
+        max_bandwidth=validate.size("--max-bandwidth", options["max_bandwidth"]),
         auto_converge=options["auto_converge"],
         on_no_converge=options["on_no_converge"],
-        deadline=preflight.deadline(options["deadline"]),
+        deadline=validate.deadline(options["deadline"]),
         check_locks=options["check_locks"],
         streams=options["streams"],
     )

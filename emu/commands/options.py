@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu import preflight
+from emu.commands import validate
 from emu.commands.json_output import json_option
 from emu.plan import ACCELERATORS, CONTROLS, COSTS, LOADS, STOP_POLICIES, MachinePlan
 
@@ -105,18 +105,18 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
     Raises:
         PreflightError: it cannot be, or not here.
     """
-    spec = preflight.shape(
+    spec = validate.shape(
         net=options["net"],
         blk=options["blk"],
         vcpus=options["vcpus"],
         memory=options["memory"],
         file=options["vm_file"],
     )
-    disk = preflight.disk(options["disk_file"], spec, write=options["write"])
-    stop_time = preflight.duration("--stop-time", options["stop_time"])
-    preflight.accelerator(options["accel"], spec)
-    preflight.json_file(options["json_file"])
-    preflight.host(spec)
+    disk = validate.disk(options["disk_file"], spec, write=options["write"])
+    stop_time = validate.duration("--stop-time", options["stop_time"])
+    validate.accelerator(options["accel"], spec)
+    validate.json_file(options["json_file"])
+    validate.host(spec)
     return MachinePlan(
         spec=spec,
         accel=options["accel"],
@@ -125,7 +125,7 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
         stop_time=stop_time,
         stop_policy=options["stop_policy"],
         load=options["load"],
-        dirty_rate=preflight.dirty_rate(options["dirty_rate"]),
+        dirty_rate=validate.dirty_rate(options["dirty_rate"]),
         disk=disk,
         images=None if options.get("images") is None else options["images"].absolute(),
     )

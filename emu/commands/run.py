@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu import preflight, progress
+from emu import progress
+from emu.commands import validate
 from emu.commands.between_options import between_options, check_machine, passage_plan
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.options import CONTEXT, machine_options, machine_plan
@@ -51,7 +52,7 @@ def run(**options: Any) -> None:
     from emu.supervisor import Supervisor
 
     text = options["duration"]
-    seconds = None if text is None else preflight.duration("--for", text) / 1e9
+    seconds = None if text is None else validate.duration("--for", text) / 1e9
     if seconds == 0:
         raise OptionError("--for 0: there would be nothing to see")
     passage = passage_plan("--incoming", options, listens=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from emu import preflight, progress
+from emu import progress
+from emu.commands import validate
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
@@ -57,7 +58,7 @@ Examples:
 )
 @click.option(
     "--repeat",
-    type=click.IntRange(1, preflight.MAX_REPEAT),
+    type=click.IntRange(1, validate.MAX_REPEAT),
     default=5,
     show_default=True,
     metavar="N",
@@ -80,7 +81,7 @@ def sweep(**options: Any) -> None:
         raise OptionError(f"--rings {options['rings']}: a NIC's rings come in pairs")
     plan = MigrationPlan(
         machine=machine_plan(options),
-        strategies=preflight.strategies(options["strategies"], STRATEGIES),
+        strategies=validate.strategies(options["strategies"], STRATEGIES),
         repeat=options["repeat"],
         options=strategy_options(options),
         parameters=parameters(options),
@@ -107,7 +108,7 @@ def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:
         spec = shape_of(devices, rings, plan.machine.spec)
     except ShapeError as error:
         raise OptionError(str(error)) from None
-    preflight.host(spec)
+    validate.host(spec)
     return dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, spec=spec))
 
 

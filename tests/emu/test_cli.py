@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu import cli, preflight
+from emu import cli
+from emu.commands import validate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +125,7 @@ def test_ctrl_c_before_a_vm_is_started_is_the_same_one_line(
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preflight, "shape", interrupted)
+    monkeypatch.setattr(validate, "shape", interrupted)
     monkeypatch.setattr(sys, "argv", ["emu", "run", *SMALL])
     with pytest.raises(SystemExit) as end:
         cli.main()

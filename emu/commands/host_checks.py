@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from emu import preflight
 from emu.accel import kvm_limits
+from emu.commands import validate
 from emu.errors import EmuError
 from emu.network.namespaces import NamespaceNetwork
 from emu.shape import VmSpec
@@ -64,7 +64,7 @@ def _cores() -> Finding:
 def _memory() -> Finding:
     spec = VmSpec()
     available = psutil.virtual_memory().available
-    needed = preflight.memory_needed(spec)
+    needed = validate.memory_needed(spec)
     here = f"{available / _GIB:.1f} GiB available, the default VM takes at most {needed / _GIB:.1f}"
     advice = "ask for fewer rings (--net, --blk)"
     return Finding("memory", available >= needed, here, advice)
@@ -87,7 +87,7 @@ def _memfd() -> Finding:
 
 def _descriptors() -> Finding:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = preflight.descriptors_needed(VmSpec())
+    needed = validate.descriptors_needed(VmSpec())
     unlimited = hard == resource.RLIM_INFINITY
     here = f"{'no limit' if unlimited else hard}, the default VM needs {needed}"
     advice = "raise the hard limit (ulimit -Hn, or LimitNOFILE=), or ask for a smaller VM"

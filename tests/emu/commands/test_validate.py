@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from emu import preflight
 from emu.accel import resolve
+from emu.commands import validate
 from emu.errors import OptionError, PreflightError
 from emu.shape import DeviceGroup, VmSpec
 
@@ -27,7 +27,7 @@ SMALL = VmSpec(2, 256 << 20, (DeviceGroup("blk", 1, 1),))
 def shape(**options: Any) -> VmSpec:
     """The VM of some options."""
     given = {"net": None, "blk": None, "vcpus": None, "memory": None, "file": None, **options}
-    return preflight.shape(**given)
+    return validate.shape(**given)
 
 
 def test_the_default_is_the_vm_of_the_rfc() -> None:
@@ -69,31 +69,31 @@ def test_a_file_and_options_exclude_each_other(tmp_path: Path) -> None:
 
 def test_strategies_keep_their_order() -> None:
     """And may be named more than once."""
-    assert preflight.strategies("b, a,b", ("a", "b")) == ("b", "a", "b")
+    assert validate.strategies("b, a,b", ("a", "b")) == ("b", "a", "b")
 
 
 @pytest.mark.parametrize("text", ["c", "", "a,,b", "a,"])
 def test_an_unknown_strategy_is_refused_with_those_there_are(text: str) -> None:
     """An empty name is unknown too."""
     with pytest.raises(OptionError, match="use one of a, b"):
-        preflight.strategies(text, ("a", "b"))
+        validate.strategies(text, ("a", "b"))
 
 
 def test_a_duration_names_its_option() -> None:
     """So that one knows where to look."""
-    assert preflight.duration("--stop-time", "20ms") == 20_000_000
+    assert validate.duration("--stop-time", "20ms") == 20_000_000
     with pytest.raises(OptionError, match="--stop-time '20' is no duration"):
-        preflight.duration("--stop-time", "20")
+        validate.duration("--stop-time", "20")
 
 
 def test_a_disk_is_looked_at(tmp_path: Path) -> None:
     """Its size is that of the file."""
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(1024))
-    disk = preflight.disk(path, SMALL, write=True)
+    disk = validate.disk(path, SMALL, write=True)
     assert disk is not None
     assert (disk.size, disk.writable) == (1024, True)
-    assert preflight.disk(None, SMALL, write=False) is None
+    assert validate.disk(None, SMALL, write=False) is None
 
 
 def test_a_disk_that_cannot_be_is_one_line(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_disk_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     }
     for path, line in cases.items():
         with pytest.raises(PreflightError) as caught:
-            preflight.disk(path, SMALL, write=False)
+            validate.disk(path, SMALL, write=False)
         assert line in str(caught.value)
         assert str(path) in str(caught.value)
 
@@ -123,7 +123,7 @@ def test_an_unreadable_disk_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(bytes(512))
     path.chmod(0)
     with pytest.raises(PreflightError, match="Permission denied"):
-        preflight.disk(path, SMALL, write=False)
+        validate.disk(path, SMALL, write=False)
 
 
 def test_a_disk_needs_a_disk_and_write_needs_a_file(tmp_path: Path) -> None:
@@ -131,19 +131,19 @@ def test_a_disk_needs_a_disk_and_write_needs_a_file(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(512))
     with pytest.raises(PreflightError, match="no disk to put it behind"):
-        preflight.disk(path, VmSpec(groups=(DeviceGroup("net", 1, 2),)), write=False)
+        validate.disk(path, VmSpec(groups=(DeviceGroup("net", 1, 2),)), write=False)
     with pytest.raises(OptionError, match="--write"):
-        preflight.disk(None, SMALL, write=True)
+        validate.disk(None, SMALL, write=True)
 
 
 def test_results_must_have_where_to_go(tmp_path: Path) -> None:
     """That is known before the run, not after it."""
-    preflight.json_file(tmp_path / "new.json")
-    preflight.json_file(None)
+    validate.json_file(tmp_path / "new.json")
+    validate.json_file(None)
     with pytest.raises(PreflightError, match="is no regular file"):
-        preflight.json_file(tmp_path)
+        validate.json_file(tmp_path)
     with pytest.raises(PreflightError, match="there is no directory"):
-        preflight.json_file(tmp_path / "no" / "new.json")
+        validate.json_file(tmp_path / "no" / "new.json")
 
 
 LIMITED = """
@@ -177,7 +177,7 @@ def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
 def test_a_descriptor_limit_that_is_too_low_is_one_line() -> None:
     """With the number that is needed."""
     line, _limit = limited("NOFILE", "(256, 1024)")
-    assert f"needs {preflight.descriptors_needed(VmSpec())} open files" in line
+    assert f"needs {validate.descriptors_needed(VmSpec())} open files" in line
     assert "the hard limit is 1024" in line
 
 
@@ -192,7 +192,7 @@ def test_too_many_rings_for_this_machines_memory_are_one_line(
     """Each ring touches some memory on each side."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
     with pytest.raises(PreflightError, match="1 MiB are available"):
-        preflight._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 1000, 256),)))
+        validate._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 1000, 256),)))
 
 
 def test_a_temporary_directory_with_too_long_a_name_is_one_line(
@@ -203,7 +203,7 @@ def test_a_temporary_directory_with_too_long_a_name_is_one_line(
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with pytest.raises(PreflightError, match="at most 107: set TMPDIR"):
-        preflight.host(SMALL)
+        validate.host(SMALL)
 
 
 @pytest.mark.parametrize(
@@ -214,11 +214,11 @@ def test_what_kvm_has_no_room_for_is_one_line(vcpus: int, rings: int, line: str)
     """And another accelerator, or the one that is chosen, has it."""
     spec = VmSpec(vcpus, 1 << 30, (DeviceGroup("blk", 32, rings),))
     try:
-        preflight.accelerator("kvm", SMALL)
+        validate.accelerator("kvm", SMALL)
     except PreflightError as error:
         pytest.skip(str(error))
     with pytest.raises(PreflightError, match=f"--accel kvm: .*{line}"):
-        preflight.accelerator("kvm", spec)
+        validate.accelerator("kvm", spec)
     assert resolve("auto", vcpus=vcpus, rings=spec.rings) == "soft"
     assert resolve("auto", vcpus=SMALL.vcpus, rings=SMALL.rings) == "kvm"
 

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from emu import doctor
 from emu.accel import resolve
+from emu.commands import host_checks
 from tests.emu.test_cli import emu
 
 
 def test_this_host_is_described() -> None:
     """What is missing has an explanation; what is needed is there, or no test would run."""
-    findings = {finding.what: finding for finding in doctor.examine()}
+    findings = {finding.what: finding for finding in host_checks.examine()}
     assert {
         "cores", "memory", "memfd", "open files", "KVM", "user namespaces", "TAP", "userfaultfd",
         "hugepages",
