@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from devices.procedure import GuestNotifier, HostNotifier
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.machine import Machine
-from emu.shape import DeviceGroup, VmSpec
 from vhost_user.eventfd import PythonEventfds
 
 if TYPE_CHECKING:

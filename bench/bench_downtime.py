@@ -17,13 +17,13 @@ import pytest
 from bench.floor_program import shape_of
 from bench.replay import recorded, replay
 from emu.commands import validate
+from emu.config.plan import MachinePlan, MigrationPlan
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError, SignalError
 from emu.migration.strategies import STRATEGIES
 from emu.migration_series import MigrationSeries
-from emu.plan import MachinePlan, MigrationPlan
 from emu.progress import SilentProgress
 from emu.results import median
-from emu.shape import DeviceGroup, VmSpec
 from emu.supervisor import Supervisor
 
 if TYPE_CHECKING:

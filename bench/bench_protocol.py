@@ -11,9 +11,9 @@ from bench.fleet import Fleet
 from bench.floor_program import shape_of
 from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES
 from devices.procedure import Change
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError
 from emu.migration.strategies import make
-from emu.shape import DeviceGroup, VmSpec
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
 from vhost_user.session import BackendSession, FrontendSession

@@ -16,11 +16,11 @@ from devices.procedure import AwaitSwitchover
 from emu.attention import Attention
 from emu.backend_fleet import BackendFleet
 from emu.commands import validate
-from emu.costs import NATIVE
+from emu.config.costs import NATIVE
+from emu.config.plan import MachinePlan
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import Timeline
-from emu.plan import MachinePlan
 from emu.run_directory import RunDirectory
 from emu.vm import Vm
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from devices.procedure import Edit
-    from emu.shape import VmSpec
+    from emu.config.vm_spec import VmSpec
 
 DEADLINE = 10.0
 _POLL = 0.0005

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from emu.shape import VmSpec
+    from emu.config.vm_spec import VmSpec
 
 SOURCE = Path(__file__).with_name("floor.c")
 PROGRAM = Path(__file__).with_name("floor")

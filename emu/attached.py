@@ -7,7 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from emu import vmfile
+from emu.config import vm_file
 from emu.errors import EmuError
 from emu.monitor.listener import MonitorListener
 from emu.vm_control import make_control
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.attention import Attention
+    from emu.config.vm_spec import VmSpec
     from emu.guest.ledger import LedgerTotals
     from emu.monitor.protocol import JsonObject
-    from emu.shape import VmSpec
 
 #: What a VM process is told by the run that it belongs to, and nobody else has to say.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
@@ -67,7 +67,7 @@ class AttachedVm:
         self._control = make_control(self._emit)
         created = self._control.create(
             name="A",
-            spec=vmfile.spec_to_json(plan.spec),
+            spec=vm_file.spec_to_json(plan.spec),
             accel=plan.accel,
             costs="native",
             load=plan.load,

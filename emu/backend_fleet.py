@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backends.durations import format_duration
 from backends.stats import StatsReader, served
-from emu.costs import by_name
+from emu.config.costs import by_name
 from emu.errors import ProgramError
 from emu.program import PYTHON, Program, end
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.attention import Attention
-    from emu.plan import MachinePlan
+    from emu.config.plan import MachinePlan
+    from emu.config.vm_spec import DeviceSpec
     from emu.run_directory import RunDirectory
-    from emu.shape import DeviceSpec
 
 #: The devices of a class are dealt to this many programs, as those of a host are.
 PROGRAMS = 2

@@ -11,9 +11,9 @@ from emu.migration import endpoint
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from emu.config.plan import DiskFile
+    from emu.config.vm_spec import VmSpec
     from emu.migration.tls import Credentials
-    from emu.plan import DiskFile
-    from emu.shape import VmSpec
 
 
 @dataclass(frozen=True, slots=True)

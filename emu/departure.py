@@ -22,8 +22,8 @@ from emu.results import (
 
 if TYPE_CHECKING:
     from emu.between import Passage
+    from emu.config.plan import MigrationPlan
     from emu.monitor.protocol import JsonObject
-    from emu.plan import MigrationPlan
     from emu.supervisor import Supervisor
 
 #: Seconds for which the guest works before it is migrated.

@@ -10,7 +10,7 @@ from emu.errors import EmuError
 
 if TYPE_CHECKING:
     from emu.attention import Attention
-    from emu.plan import DiskFile
+    from emu.config.plan import DiskFile
     from emu.progress import Progress
     from emu.side import Side
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from emu.between import Passage
+    from emu.config.plan import MachinePlan
     from emu.monitor.protocol import JsonObject
-    from emu.plan import MachinePlan
     from emu.supervisor import Supervisor
 
     class Viewer(Protocol):

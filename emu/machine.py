@@ -12,7 +12,7 @@ from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu import vcpu_state
 from emu.accel import GuestProgram, Irqfd, NotifierError, create, resolve
 from emu.address_space import AddressSpace
-from emu.costs import NATIVE, CostModel, Side
+from emu.config.costs import NATIVE, CostModel, Side
 from emu.errors import EmuError
 from emu.locks import BigLock
 from emu.ram import GuestRam
@@ -22,7 +22,7 @@ from emu.wiring import DOORBELL_SIZE, Wiring
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from emu.shape import VmSpec
+    from emu.config.vm_spec import VmSpec
 
 _NS_PER_S = 1_000_000_000
 #: What is kept of past commits: more than the largest VM makes in one migration.

@@ -26,10 +26,10 @@ from emu.results import (
 from emu.side import SLOW
 
 if TYPE_CHECKING:
+    from emu.config.plan import MigrationPlan
     from emu.monitor.client import Event
     from emu.monitor.protocol import JsonObject
     from emu.network.namespaces import NamespaceNetwork
-    from emu.plan import MigrationPlan
     from emu.side import Side
     from emu.supervisor import Supervisor
 

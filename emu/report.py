@@ -11,15 +11,15 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from emu.costs import RFC_TABLE, RFC_TOTAL_SERIAL_MS
+from emu.config.costs import RFC_TABLE, RFC_TOTAL_SERIAL_MS
+from emu.config.vm_spec import VmSpec
 from emu.results import MigrationReport, PhaseRow, median
-from emu.shape import VmSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TextIO
 
-    from emu.plan import MachinePlan
+    from emu.config.plan import MachinePlan
     from emu.results import Integrity, MigrationResult
 
 #: Where lines are not broken by a terminal, they may be this long.

@@ -17,10 +17,10 @@ from emu.guest.workload import TICK_NS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from emu.config.plan import MachinePlan
     from emu.guest.ledger import LedgerTotals
     from emu.migration.timeline import Span
     from emu.monitor.protocol import JsonObject
-    from emu.plan import MachinePlan
 
 SCHEMA = 1
 COMPLETED = "completed"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from emu.errors import PreflightError
 
 if TYPE_CHECKING:
-    from emu.shape import VmSpec
+    from emu.config.vm_spec import VmSpec
 
 PREFIX = "emu-"
 #: Characters that mkdtemp appends.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.attention import Attention
+    from emu.config.plan import MachinePlan
     from emu.monitor.protocol import JsonObject
-    from emu.plan import MachinePlan
 
 _PREFIX = ".emu-migration-"
 

@@ -6,18 +6,18 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from emu.backend_fleet import BackendFleet
+from emu.config.vm_file import spec_to_json
 from emu.errors import HangUpError, ProgramError
 from emu.guest.ledger import LedgerTotals
 from emu.monitor.client import MonitorClient
 from emu.program import PYTHON, Program, await_end, end
-from emu.vmfile import spec_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.attention import Attention
+    from emu.config.plan import MachinePlan
     from emu.monitor.protocol import JsonObject
-    from emu.plan import MachinePlan
     from emu.run_directory import RunDirectory
 
 VM_PROGRAM = (*PYTHON, "-m", "emu.vm_process")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from emu.plan import MachinePlan
+    from emu.config.plan import MachinePlan
     from emu.progress import Progress
 
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import OptionError
 from emu.report import milliseconds, new_table, vm_line
 from emu.results import document_head, median
-from emu.shape import DeviceGroup, VmSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.table import Table
 
+    from emu.config.plan import MigrationPlan
     from emu.monitor.protocol import JsonObject
-    from emu.plan import MigrationPlan
     from emu.results import MigrationReport
 
 #: More cannot be, whatever the size of a device: a VM's descriptors would not do.

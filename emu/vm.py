@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from devices.procedure import Procedure
-    from emu.costs import CostModel
+    from emu.config.costs import CostModel
+    from emu.config.vm_spec import VmSpec
     from emu.migration.heritage import VmHeritage
-    from emu.shape import VmSpec
 
 DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
     VhostUserBlk.device_class: VhostUserBlk,

@@ -7,9 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backends.stats import served
-from emu import shared_disks, vmfile
+from emu import shared_disks
 from emu.accel import resolve
-from emu.costs import by_name
+from emu.config import vm_file
+from emu.config.costs import by_name
+from emu.config.migration_parameters import Parameters
 from emu.dirty_rate import DirtyRate
 from emu.errors import EmuError, MigrationError
 from emu.integrity import check_image
@@ -20,7 +22,6 @@ from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
 from emu.migration.greeting import hello
 from emu.migration.handover import HandoverDestination, HandoverSource
-from emu.migration.parameters import Parameters
 from emu.migration.past import Past
 from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
 from emu.migration.strategies import StrategyOptions
@@ -127,7 +128,7 @@ class Control:
         """See `VmControl.create`."""
         if self._vm is not None:
             raise EmuError("there is a VM here already")
-        shape = vmfile.spec_from_json(spec)
+        shape = vm_file.spec_from_json(spec)
         accel = resolve(accel, vcpus=shape.vcpus, rings=shape.rings)
         self._plan = {
             "name": name,

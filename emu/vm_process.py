@@ -57,7 +57,7 @@ class VmControl(Protocol):
 
         Args:
             name: of this side, ``A`` or ``B``: for threads, errors and traces.
-            spec: `emu.vmfile.spec_to_json`.
+            spec: `emu.config.vm_file.spec_to_json`.
             accel: ``auto``, ``soft`` or ``kvm``.
             costs: ``native`` or ``rfc2021``.
             load: ``none``, ``light`` or ``heavy``.
@@ -116,7 +116,7 @@ class VmControl(Protocol):
         """
 
     def set_parameters(self, parameters: JsonObject) -> None:
-        """Set some of `emu.migration.parameters.Parameters`, for migrations that begin later."""
+        """Set some of `emu.config.migration_parameters.Parameters`, for migrations that begin later."""
 
     def query_parameters(self) -> JsonObject:
         """All of them."""

@@ -10,7 +10,7 @@ from emu.errors import EmuError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.shape import DeviceSpec
+    from emu.config.vm_spec import DeviceSpec
 
 #: Doorbells lie in the hole below 4 GiB: a page for each device, four bytes for each ring.
 DOORBELL_BASE = 0xE000_0000

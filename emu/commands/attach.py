@@ -11,8 +11,8 @@ import click
 
 from emu.commands import validate
 from emu.commands.options import CONTEXT
+from emu.config.plan import ACCELERATORS, LOADS
 from emu.errors import OptionError, SignalError
-from emu.plan import ACCELERATORS, LOADS
 
 if TYPE_CHECKING:
     from emu.attached import AttachedVm, AttachPlan
@@ -83,7 +83,7 @@ def _say(line: str) -> None:
 
 def _plan(options: dict[str, Any]) -> AttachPlan:
     from emu.attached import AttachPlan
-    from emu.shape import DeviceGroup, ShapeError, VmSpec
+    from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
 
     if not options["blk"] and not options["net"]:
         raise OptionError("say where the back-ends are: --blk PATH or --net PATH")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emu.between import Passage
-    from emu.plan import MachinePlan
+    from emu.config.plan import MachinePlan
 
 _FILE = click.Path(path_type=Path)
 _OPTIONS = (

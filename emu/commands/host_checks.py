@@ -16,9 +16,9 @@ import psutil
 
 from emu.accel import kvm_limits
 from emu.commands import validate
+from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.network.namespaces import NamespaceNetwork
-from emu.shape import VmSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.network_options import network_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
+from emu.config.plan import TRANSPORTS, MigrationPlan
 from emu.errors import EmuError, OptionError
-from emu.plan import TRANSPORTS, MigrationPlan
 
 HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
 

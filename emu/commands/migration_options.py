@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.commands import validate
-from emu.migration.parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
+from emu.config.migration_parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
 from emu.migration.strategies.unsafe import EITHER, MODES
 
 if TYPE_CHECKING:

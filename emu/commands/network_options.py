@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu.plan import NETWORKS
+from emu.config.plan import NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,14 @@ import click
 
 from emu.commands import validate
 from emu.commands.json_output import json_option
-from emu.plan import ACCELERATORS, CONTROLS, COSTS, LOADS, STOP_POLICIES, MachinePlan
+from emu.config.plan import (
+    ACCELERATORS,
+    CONTROLS,
+    COSTS,
+    LOADS,
+    STOP_POLICIES,
+    MachinePlan,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from emu.commands import validate
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
+from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, OptionError
-from emu.plan import MigrationPlan
 
 HELP = """Migrate VMs of several sizes, and show how stop and start grow with the rings.
 
@@ -101,7 +101,7 @@ def sweep(**options: Any) -> None:
 
 
 def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:
-    from emu.shape import ShapeError
+    from emu.config.vm_spec import ShapeError
     from emu.sweep import shape_of
 
     try:

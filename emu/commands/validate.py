@@ -15,11 +15,17 @@ from typing import TYPE_CHECKING
 import psutil
 
 from backends.durations import DurationError, parse_duration
-from emu import vmfile
+from emu.config import vm_file
+from emu.config.plan import DiskFile
+from emu.config.vm_spec import (
+    DeviceGroup,
+    ShapeError,
+    VmSpec,
+    parse_group,
+    parse_size,
+)
 from emu.errors import EmuError, OptionError, PreflightError
-from emu.plan import DiskFile
 from emu.run_directory import PREFIX, RANDOM_LENGTH, longest_name
-from emu.shape import DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,7 +68,7 @@ def shape(
         both = [name for name, value in given.items() if value is not None]
         if both:
             raise OptionError(f"--vm describes the whole VM: leave {both[0]} out, or --vm")
-        spec = vmfile.read(file)
+        spec = vm_file.read(file)
     else:
         spec = _shape_of_options(net, blk, vcpus, memory)
     if not spec.groups:
@@ -117,7 +123,7 @@ def transport(via: str, handing_over: Collection[str]) -> None:
     """The stream can carry what the strategies send.
 
     Args:
-        via: how it goes, one of `emu.plan.TRANSPORTS`.
+        via: how it goes, one of `emu.config.plan.TRANSPORTS`.
         handing_over: the strategies that pass descriptors on.
 
     Raises:

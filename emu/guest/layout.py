@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from devices.device import RingAddresses
-from emu.shape import ShapeError, VmSpec
+from emu.config.vm_spec import ShapeError, VmSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

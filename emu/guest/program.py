@@ -10,6 +10,7 @@ import functools
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from emu.config.vm_spec import ShapeError, VmSpec
 from emu.errors import EmuError
 from emu.guest.blk_driver import BlkFeatures, BlkRing
 from emu.guest.control import (
@@ -34,7 +35,6 @@ from emu.guest.layout import PAGE, SERIAL_BYTES, GuestLayout, scratch_bytes
 from emu.guest.ledger import LedgerTotals
 from emu.guest.net_driver import NetPair
 from emu.guest.workload import TICK_NS, Workload
-from emu.shape import ShapeError, VmSpec
 from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from emu.migration.timeline import Timeline, now
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from emu.migration.parameters import Parameters
+    from emu.config.migration_parameters import Parameters
+    from emu.config.vm_spec import VmSpec
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
     from emu.monitor.protocol import JsonObject
-    from emu.shape import VmSpec
     from emu.vm import Vm
 
 

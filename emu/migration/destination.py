@@ -18,8 +18,8 @@ from emu.migration.timeline import without_collector
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from emu.config.migration_parameters import Parameters
     from emu.migration.greeting import DiskCheck, Greeting
-    from emu.migration.parameters import Parameters
     from emu.migration.past import Past
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy

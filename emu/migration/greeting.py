@@ -9,14 +9,14 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from emu.config.migration_parameters import MAX_STREAMS
 from emu.errors import MigrationError
 from emu.migration import clocks, strategies
-from emu.migration.parameters import MAX_STREAMS
 from emu.migration.strategies import Strategy, StrategyOptions
 
 if TYPE_CHECKING:
+    from emu.config.vm_spec import VmSpec
     from emu.monitor.protocol import JsonObject
-    from emu.shape import VmSpec
     from emu.vm import Vm
 
 #: Of the stream; a source that speaks another one is refused by name.

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from devices.device import VhostDevice
     from devices.procedure import Procedure
+    from emu.config.migration_parameters import Parameters
+    from emu.config.vm_spec import VmSpec
     from emu.migration.greeting import Greeting
-    from emu.migration.parameters import Parameters
     from emu.migration.past import Past
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
     from emu.migration.stream import MigrationStream
-    from emu.shape import VmSpec
     from emu.vm import Vm
 
 #: How often a VM is handed over anew when the guest has changed a device meanwhile.

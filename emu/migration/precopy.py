@@ -21,8 +21,8 @@ from emu.migration.timeline import now
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from emu.config.migration_parameters import Parameters
     from emu.migration.lanes import SendingLanes
-    from emu.migration.parameters import Parameters
     from emu.migration.rehearsal import Forecast
     from emu.migration.stream import MigrationStream, Run
     from emu.monitor.protocol import JsonObject

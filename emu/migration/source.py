@@ -25,8 +25,8 @@ from vhost_user.errors import VhostUserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from emu.config.migration_parameters import Parameters
     from emu.migration.clocks import Offset, Probe
-    from emu.migration.parameters import Parameters
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
     from emu.monitor.protocol import JsonObject

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from emu.config.plan import DiskFile, MachinePlan, MigrationPlan
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.migration_series import MigrationSeries
-from emu.plan import DiskFile, MachinePlan, MigrationPlan
 from emu.progress import LineProgress
-from emu.shape import DeviceGroup, VmSpec
 from emu.supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import pytest
 
 from emu.attention import Attention
 from emu.backend_fleet import BackendFleet, program_specs
+from emu.config.plan import MachinePlan
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import ProgramError
-from emu.plan import MachinePlan
 from emu.run_directory import RunDirectory
-from emu.shape import DeviceGroup, VmSpec
 from tests.emu.sides import disk_file, machine, nothing_left
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.costs import NATIVE
+from emu.config.costs import NATIVE
 from emu.errors import MigrationError
 from emu.vm import Vm
 from tests.emu.migration.conftest import other, owned, sites

@@ -12,9 +12,9 @@ import pytest
 
 from emu import disk_check
 from emu.attention import Attention
+from emu.config.plan import DiskFile
 from emu.disk_check import HELD_BACK, STEPS, DiskReader, host_digest
 from emu.errors import SignalError
-from emu.plan import DiskFile
 from emu.progress import LineProgress
 from tests.emu.sides import disk_file
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from emu import backend_fleet
+from emu.config.plan import MigrationPlan
 from emu.errors import EmuError
 from emu.migration_series import MigrationSeries
-from emu.plan import MigrationPlan
 from emu.progress import SilentProgress
 from emu.supervisor import Supervisor
 from tests.emu.sides import machine, nothing_left

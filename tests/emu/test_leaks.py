@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 from backends.ring_host import TIDY_NS
+from emu.config.plan import MachinePlan, MigrationPlan
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.migration_series import MigrationSeries
-from emu.plan import MachinePlan, MigrationPlan
 from emu.progress import SilentProgress
-from emu.shape import DeviceGroup, VmSpec
 from emu.side import Side
 from emu.supervisor import Supervisor
 from tests.emu.sides import nothing_left

@@ -13,11 +13,11 @@ import pytest
 from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu.accel import NotifierError
 from emu.accel.soft import SoftAccelerator
-from emu.costs import NATIVE, RFC2021, CostModel
+from emu.config.costs import NATIVE, RFC2021, CostModel
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
 from emu.locks import LockOrderError, worker
 from emu.machine import Machine
-from emu.shape import DeviceGroup, VmSpec
 from emu.vcpu_state import VcpuStateError
 from tests.emu.guests import DEADLINE, Holding, Recorder, until
 from vhost_user import eventfd

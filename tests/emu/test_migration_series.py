@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu import migration_series
+from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, MigrationError, ProgramError
-from emu.plan import MigrationPlan
 from tests.emu.sides import disk_file, machine, run_series
 
 if TYPE_CHECKING:

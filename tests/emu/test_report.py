@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from emu import report as text
-from emu.plan import DiskFile
+from emu.config.plan import DiskFile
+from emu.config.vm_spec import VmSpec
 from emu.results import Integrity, MigrationReport, MigrationResult, PhaseRow, Precopy
-from emu.shape import VmSpec
 from tests.emu.sides import machine
 
 

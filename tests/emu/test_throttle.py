@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.machine import Machine
-from emu.shape import VmSpec
 from emu.throttle import PERIOD_NS, Throttle
 from tests.emu.guests import Recorder, until
 

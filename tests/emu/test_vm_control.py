@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu import vmfile
+from emu.config import vm_file
 from emu.errors import EmuError
 from emu.vm import Vm
 from emu.vm_control import make_control
@@ -38,7 +38,7 @@ def control(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Control:
     made = make_control(lambda name, data: told.put((name, data)))
     made.create(
         name="A",
-        spec=vmfile.spec_to_json(SPEC),
+        spec=vm_file.spec_to_json(SPEC),
         accel="soft",
         costs="native",
         load="heavy",

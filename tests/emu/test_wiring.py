@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from emu.config.vm_spec import DeviceGroup, DeviceSpec, VmSpec
 from emu.errors import EmuError
 from emu.ram import HIGH_START, LOW_BYTES
-from emu.shape import DeviceGroup, DeviceSpec, VmSpec
 from emu.wiring import Wiring
 
 SPEC = VmSpec()

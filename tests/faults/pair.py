@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import psutil
 
 from emu.backend_fleet import BackendFleet, ProgramSpec
+from emu.config.plan import MachinePlan
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.guest.ledger import LedgerTotals
-from emu.plan import MachinePlan
 from emu.program import Program, end
 from emu.progress import SilentProgress
-from emu.shape import DeviceGroup, VmSpec
 from emu.side import Side
 from emu.supervisor import Supervisor
 from tests.faults.switch import FaultSwitch

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.costs import NATIVE
-from emu.shape import DeviceGroup, VmSpec
+from emu.config.costs import NATIVE
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.vm import Vm
 from tests.emu.migration.sites import (
     DEADLINE,

@@ -15,11 +15,11 @@ from emu.accel import kvm_image as image
 from emu.accel.kvm_limits import BUS_ROOM, max_doorbells
 from emu.accel.kvm_machine import why_not_open
 from emu.accel.kvm_vcpu import KvmVcpu
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
 from emu.gate import Gate
 from emu.machine import Machine
 from emu.ram import GuestRam
-from emu.shape import DeviceGroup, VmSpec
 from emu.vcpu_state import VcpuState, VcpuStateError, pack, unpack
 from emu.vcpus import VcpuSet
 from tests.emu.accel.conftest import MEMORY, VCPUS, KvmBench, make

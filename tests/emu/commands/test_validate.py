@@ -15,8 +15,8 @@ import pytest
 
 from emu.accel import resolve
 from emu.commands import validate
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import OptionError, PreflightError
-from emu.shape import DeviceGroup, VmSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,7 +150,7 @@ LIMITED = """
 import resource, sys
 from emu import preflight
 from emu.errors import PreflightError
-from emu.shape import VmSpec
+from emu.config.vm_spec import VmSpec
 resource.setrlimit(resource.RLIMIT_{name}, {limits})
 try:
     preflight.host(VmSpec())

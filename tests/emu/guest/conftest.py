@@ -14,7 +14,7 @@ from emu.guest.program import GuestConfig, GuestProgram
 from tests.emu.guest.small_machine import Devices, SmallMachine, run, settle, small_spec
 
 if TYPE_CHECKING:
-    from emu.shape import VmSpec
+    from emu.config.vm_spec import VmSpec
 
 TICK_NS = 1_000_000
 

@@ -12,8 +12,8 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING
 
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.ram import GuestRam
-from emu.shape import DeviceGroup, VmSpec
 from vhost_user.memory import MemoryTable
 from vhost_user.payloads import MemoryRegion
 from vhost_user.virtqueue import Chain, DeviceQueue

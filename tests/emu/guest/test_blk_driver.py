@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.config.vm_spec import ShapeError
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.blk_state import Op
 from emu.guest.program import GuestConfig
 from emu.guest.stamps import ZEROED
-from emu.shape import ShapeError
 from tests.emu.guest.small_machine import small_spec
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.config.vm_spec import ShapeError
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
-from emu.shape import ShapeError
 from tests.emu.guest.conftest import Guest, MakeGuest
 from tests.emu.guest.small_machine import Devices, SmallMachine, settle, small_spec
 from vhost_user.errors import UsageError

@@ -16,16 +16,16 @@ from backends.io_pool import IoPool
 from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import DeviceServer, listen
-from emu.costs import NATIVE, CostModel
+from emu.config.costs import NATIVE, CostModel
+from emu.config.migration_parameters import Parameters
+from emu.config.vm_spec import DeviceGroup, DeviceSpec, VmSpec
 from emu.guest.workload import TICK_NS
 from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
 from emu.migration.greeting import hello
 from emu.migration.handover import HandoverDestination, HandoverSource
-from emu.migration.parameters import Parameters
 from emu.migration.source import Source
 from emu.migration.strategies import STRATEGIES, StrategyOptions, make
-from emu.shape import DeviceGroup, DeviceSpec, VmSpec
 from emu.vm import Vm
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
 from emu.migration import lanes
-from emu.migration.parameters import Parameters
 from emu.migration.stream import Kind, MigrationStream
 from tests.emu.migration.certificates import Authority
 from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books

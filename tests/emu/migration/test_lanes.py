@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
 from emu.migration import lanes
 from emu.migration.bandwidth import TokenBucket
 from emu.migration.lanes import ReceivingLanes, SendingLanes, shares
-from emu.migration.parameters import Parameters
 from emu.migration.ram_sync import pieces, total
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import now

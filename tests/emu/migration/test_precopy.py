@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
 from emu.guest import layout
 from emu.migration.convergence import Expected, Reason
-from emu.migration.parameters import Parameters
 from emu.migration.precopy import Precopy
 from emu.migration.ram_sync import RamSync, pieces, total
 from emu.migration.rehearsal import Forecast

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from devices.procedure import PHASES
-from emu.costs import (
+from emu.config.costs import (
     MODELS,
     NATIVE,
     RFC2021,

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from emu.shape import DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
+from emu.config.vm_spec import (
+    DeviceGroup,
+    ShapeError,
+    VmSpec,
+    parse_group,
+    parse_size,
+)
 
 
 def test_the_default_is_the_rfc_s() -> None:

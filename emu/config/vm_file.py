@@ -22,8 +22,15 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Any
 
+from emu.config.vm_spec import (
+    DEVICE_CLASSES,
+    DeviceGroup,
+    ShapeError,
+    VmSpec,
+    parse_group,
+    parse_size,
+)
 from emu.errors import OptionError, PreflightError
-from emu.shape import DEVICE_CLASSES, DeviceGroup, ShapeError, VmSpec, parse_group, parse_size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from emu.migration.parameters import Parameters
+from emu.config.migration_parameters import Parameters
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emu.shape import VmSpec
+    from emu.config.vm_spec import VmSpec
 
 ACCELERATORS = ("auto", "soft", "kvm")
 COSTS = ("native", "rfc2021")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu import vmfile
+from emu.config import vm_file
+from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
 from emu.errors import OptionError, PreflightError
-from emu.shape import DeviceGroup, ShapeError, VmSpec
 
 if TYPE_CHECKING:
     from emu.monitor.protocol import JsonObject
@@ -19,7 +19,7 @@ def read(tmp_path: Path, text: str) -> VmSpec:
     """The VM of a file with this text."""
     path = tmp_path / "vm.toml"
     path.write_text(text)
-    return vmfile.read(path)
+    return vm_file.read(path)
 
 
 def test_everything_can_be_said(tmp_path: Path) -> None:
@@ -70,23 +70,23 @@ def test_what_cannot_be_is_one_line_that_names_the_file(
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     """With the system's reason."""
     with pytest.raises(PreflightError, match="No such file"):
-        vmfile.read(tmp_path / "none.toml")
+        vm_file.read(tmp_path / "none.toml")
 
 
 def test_json_goes_both_ways() -> None:
     """What a monitor carries is the whole shape."""
     spec = VmSpec(4, 1 << 30, (DeviceGroup("blk", 2, 3),), 64)
-    assert vmfile.spec_from_json(vmfile.spec_to_json(spec)) == spec
+    assert vm_file.spec_from_json(vm_file.spec_to_json(spec)) == spec
 
 
 @pytest.mark.parametrize("value", [{}, {"vcpus": 1, "memory_bytes": 1, "groups": [3]}])
 def test_json_that_is_no_shape_is_refused(value: JsonObject) -> None:
     """A peer may send anything."""
     with pytest.raises(ShapeError):
-        vmfile.spec_from_json(value)
+        vm_file.spec_from_json(value)
 
 
 def test_what_is_no_file_is_not_read() -> None:
     """A device can be read for ever."""
     with pytest.raises(PreflightError, match="/dev/zero is no regular file"):
-        vmfile.read(Path("/dev/zero"))
+        vm_file.read(Path("/dev/zero"))
