@@ -14,7 +14,7 @@ from emu.config.costs import by_name
 from emu.config.migration_parameters import Parameters
 from emu.dirty_rate import DirtyRate
 from emu.errors import EmuError, MigrationError
-from emu.integrity import check_image
+from emu.guest.image_check import check_image
 from emu.locks import enable_checking
 from emu.migration import strategies
 from emu.migration.arrival import Arrival

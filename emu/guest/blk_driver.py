@@ -33,7 +33,12 @@ from emu.guest.blk_state import (
     Generation,
     Op,
 )
-from emu.guest.control import MODE, OVERDUE, GuestContext, Mode
+from emu.guest.control_page import (
+    MODE,
+    OVERDUE,
+    GuestContext,
+    Mode,
+)
 from emu.guest.layout import (
     BLK_SLOTS,
     BLOCK,

@@ -16,7 +16,13 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.guest.blk_state import HEADER, STATUS_UNSET, Op
-from emu.guest.control import HOLD_READER, OVERDUE, READER_SEEN, GuestContext, remaining
+from emu.guest.control_page import (
+    HOLD_READER,
+    OVERDUE,
+    READER_SEEN,
+    GuestContext,
+    remaining,
+)
 from emu.guest.layout import CHUNK, MAX_READER_SLOTS, PAGE, SECTOR, DiskRingPlace
 from emu.guest.ledger import LedgerTotals
 from emu.guest.rings import open_ring

@@ -14,7 +14,14 @@ import time
 from collections.abc import Callable
 
 from emu.guest import flow as books
-from emu.guest.control import MODE, GuestContext, Mode
+from emu.guest.arp_icmp import (
+    ARP_ETHERTYPE,
+    GUEST_ADDRESS,
+    IPV4_ETHERTYPE,
+    answer,
+    gratuitous_arp,
+)
+from emu.guest.control_page import MODE, GuestContext, Mode
 from emu.guest.flow import Flow
 from emu.guest.frames import (
     ETHERNET_HEADER,
@@ -28,13 +35,6 @@ from emu.guest.frames import (
     Probe,
     flow_check,
     nic_mac,
-)
-from emu.guest.internet import (
-    ARP_ETHERTYPE,
-    GUEST_ADDRESS,
-    IPV4_ETHERTYPE,
-    answer,
-    gratuitous_arp,
 )
 from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, PairPlace
 from emu.guest.ledger import LedgerTotals

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.config.vm_spec import ShapeError, VmSpec
 from emu.errors import EmuError
 from emu.guest.blk_driver import BlkFeatures, BlkRing
-from emu.guest.control import (
+from emu.guest.control_page import (
     DIRTY_RATE,
     EPOCH,
     HOLD_READER,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.guest.control import (
+from emu.guest.control_page import (
     DIRTY_RATE,
     EPOCH,
     EXPIRE_AT,
@@ -27,8 +27,8 @@ from emu.guest.control import (
     Mode,
     Unit,
 )
+from emu.guest.dirty_memory_load import Scribbler
 from emu.guest.layout import PAGE
-from emu.guest.scribbler import Scribbler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,7 +23,7 @@ from typing import Any
 
 from backends.server import ServerError
 from backends.tap import open_tap
-from emu.guest.internet import ARP_ETHERTYPE, IPV4_ETHERTYPE
+from emu.guest.arp_icmp import ARP_ETHERTYPE, IPV4_ETHERTYPE
 
 #: Names within the namespaces.
 TAP, UPLINK, BRIDGE, CLIENT = "tap0", "uplink", "bridge", "client"

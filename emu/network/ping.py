@@ -13,7 +13,13 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.echo import CLIENT_MAC, PERIOD_NS, EchoClient
-from emu.guest.internet import CLIENT_ADDRESS, GUEST_ADDRESS, Echo, arp_reply, arp_request
+from emu.guest.arp_icmp import (
+    CLIENT_ADDRESS,
+    GUEST_ADDRESS,
+    Echo,
+    arp_reply,
+    arp_request,
+)
 
 if TYPE_CHECKING:
     from emu.network.namespaces import NamespaceNetwork

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu.guest.internet import CLIENT_ADDRESS, GUEST_ADDRESS, answer
+from emu.guest.arp_icmp import CLIENT_ADDRESS, GUEST_ADDRESS, answer
 from tests.peers.programs import Running, kernel, need
 from tests.peers.table import GUEST_PACKAGES
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from emu.guest.arp_icmp import GUEST_ADDRESS, answer, gratuitous_arp
 from emu.guest.frames import nic_mac
-from emu.guest.internet import GUEST_ADDRESS, answer, gratuitous_arp
 from emu.network import namespaces
 from emu.network.namespaces import NamespaceNetwork, NetworkUnavailableError
 from emu.network.ping import PingClient

@@ -9,8 +9,8 @@ import pytest
 
 from emu.errors import EmuError
 from emu.guest.blk_state import Generation
+from emu.guest.image_check import check_image
 from emu.guest.stamps import ZEROED, BlockPattern
-from emu.integrity import check_image
 
 if TYPE_CHECKING:
     from pathlib import Path

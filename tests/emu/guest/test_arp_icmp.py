@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.guest.frames import BROADCAST, MIN_FRAME, nic_mac
-from emu.guest.internet import (
+from emu.guest.arp_icmp import (
     CLIENT_ADDRESS,
     ECHO_DATA,
     GUEST_ADDRESS,
@@ -18,6 +17,7 @@ from emu.guest.internet import (
     arp_request,
     checksum,
 )
+from emu.guest.frames import BROADCAST, MIN_FRAME, nic_mac
 from tests.emu.guest.small_machine import small_spec
 
 if TYPE_CHECKING:

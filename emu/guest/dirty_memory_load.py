@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.guest.control import DIRTY_AT, DIRTY_COUNT, DIRTY_RATE, DIRTY_WRONG, HOLD_READER
+from emu.guest.control_page import (
+    DIRTY_AT,
+    DIRTY_COUNT,
+    DIRTY_RATE,
+    DIRTY_WRONG,
+    HOLD_READER,
+)
 from emu.guest.layout import PAGE
 from emu.guest.ledger import LedgerTotals
 
 if TYPE_CHECKING:
-    from emu.guest.control import GuestContext
+    from emu.guest.control_page import GuestContext
 
 _WORDS = PAGE // 8
 #: Time that one tick makes up for at the most, in nanoseconds. What a guest that did not run has
