@@ -14,7 +14,7 @@ from emu.accel import GuestProgram, Irqfd, NotifierError, create, resolve
 from emu.address_space import AddressSpace
 from emu.config.costs import NATIVE, CostModel, Side
 from emu.errors import EmuError
-from emu.locks import BigLock
+from emu.locking.locks import BigLock
 from emu.ram import GuestRam
 from emu.vcpus import DEADLINE, Crash, VcpuSet
 from emu.wiring import DOORBELL_SIZE, Wiring

@@ -20,7 +20,7 @@ from devices.net import VhostUserNet
 from emu.device_keeper import DeviceKeeper, Observer
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
-from emu.locks import OrderedLock
+from emu.locking.locks import OrderedLock
 from emu.machine import Machine
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task

@@ -15,7 +15,7 @@ from emu.config.migration_parameters import Parameters
 from emu.dirty_rate import DirtyRate
 from emu.errors import EmuError, MigrationError
 from emu.guest.image_check import check_image
-from emu.locks import enable_checking
+from emu.locking.locks import enable_checking
 from emu.migration import strategies
 from emu.migration.arrival import Arrival
 from emu.migration.destination import Destination

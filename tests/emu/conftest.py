@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.locks import enable_checking
+from emu.locking.locks import enable_checking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from emu.accel.soft import SoftAccelerator
 from emu.config.costs import NATIVE, RFC2021, CostModel
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
-from emu.locks import LockOrderError, worker
+from emu.locking.locks import LockOrderError, worker
 from emu.machine import Machine
 from emu.vcpu_state import VcpuStateError
 from tests.emu.guests import DEADLINE, Holding, Recorder, until

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, AwaitSwitchover, Change
-from emu.locks import worker
+from emu.locking.locks import worker
 from emu.migration.strategies.base import DeviceCost, Halt, Strategy
 from emu.migration.strategies.lockstep import answer_in_lockstep
 from emu.migration.strategies.split import commit_together

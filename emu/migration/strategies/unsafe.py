@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from devices.procedure import Ask, AwaitSwitchover, Change, HostNotifier
 from emu.accel import Ioeventfd, NotifierError
 from emu.errors import EmuError
-from emu.lock_watch import Site, call_site, waiting_for
+from emu.locking.lock_graph import Site, call_site, waiting_for
 from emu.machine import Machine
 from emu.migration.strategies.lockstep import answer_in_lockstep
 from emu.migration.strategies.split import commit_together

@@ -9,13 +9,13 @@ import pytest
 
 from devices import lifecycle
 from emu.accel.soft import SoftAccelerator
-from emu.lock_watch import LockBrokenError, held_by_thread
-from emu.locks import BigLock, LockOrderError
+from emu.locking.deadlock_detector import Watchdog
+from emu.locking.lock_graph import LockBrokenError, held_by_thread
+from emu.locking.locks import BigLock, LockOrderError
 from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
 from emu.migration.timeline import Timeline
-from emu.watchdog import Watchdog
 from tests.emu.migration.sites import SPEC, await_work, check_books
 
 if TYPE_CHECKING:

@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 import pytest
 
-from emu import lock_watch
-from emu.lock_watch import Held, describe_cycle, find_cycle, held_by_thread, waiting_for
-from emu.locks import (
+from emu.locking import lock_graph
+from emu.locking.lock_graph import (
+    Held,
+    describe_cycle,
+    find_cycle,
+    held_by_thread,
+    waiting_for,
+)
+from emu.locking.locks import (
     BigLock,
     LockBrokenError,
     LockOrderError,
@@ -263,7 +269,7 @@ def test_two_locks_of_one_class(checked: None) -> None:
 
 
 def test_the_order_is_not_checked_unless_told() -> None:
-    asked = "import sys, emu.locks; sys.exit(emu.locks.checking_enabled())"
+    asked = "import sys, emu.locking.locks; sys.exit(emu.locking.locks.checking_enabled())"
     subprocess.run([sys.executable, "-c", asked], check=True)
     enable_checking(False)
     first, second = OrderedLock("first"), OrderedLock("second")
@@ -284,10 +290,10 @@ def test_who_waits_is_seen() -> None:
     lock = BigLock()
     with lock, waiter(lock, "patient"):
         assert "awaited by patient" in lock.held_by()
-        (wait,) = lock_watch.waits()
+        (wait,) = lock_graph.waits()
         assert (wait.what, wait.thread) == ("the big lock", "patient")
         lock.release()
-        until(lambda: not lock_watch.waits())
+        until(lambda: not lock_graph.waits())
         lock.acquire()
 
 
@@ -315,19 +321,19 @@ def test_a_deadlock_is_a_cycle_that_can_be_broken() -> None:
 def test_a_lock_works_after_a_wait_was_broken() -> None:
     lock = BigLock()
     with lock, waiter(lock) as (thread, errors):
-        break_off = lock_watch.waits()[0].break_off
+        break_off = lock_graph.waits()[0].break_off
         assert break_off is not None
         break_off("enough")
         thread.join(DEADLINE)
     assert errors
     with lock:
         pass
-    assert lock_watch.waits() == []
+    assert lock_graph.waits() == []
 
 
 def test_waiting_for_nests() -> None:
     with waiting_for("outer", list):
         with waiting_for("inner", list):
-            assert [wait.what for wait in lock_watch.waits()] == ["inner"]
-        assert [wait.what for wait in lock_watch.waits()] == ["outer"]
-    assert lock_watch.waits() == []
+            assert [wait.what for wait in lock_graph.waits()] == ["inner"]
+        assert [wait.what for wait in lock_graph.waits()] == ["outer"]
+    assert lock_graph.waits() == []

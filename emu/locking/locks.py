@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from emu.lock_watch import (
+from emu.locking.lock_graph import (
     Held,
     LockBrokenError,
     LockOrderError,

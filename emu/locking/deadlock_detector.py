@@ -6,12 +6,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from emu.lock_watch import describe_cycle, find_cycle, waits
+from emu.locking.lock_graph import describe_cycle, find_cycle, waits
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from emu.lock_watch import Wait
+    from emu.locking.lock_graph import Wait
 
 #: Seconds between two looks, and how long a cycle must stand: one may only seem to be there while
 #: a lock changes hands.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from emu.lock_watch import LockBrokenError, waiting_for
-from emu.locks import BigLock
-from emu.watchdog import STANDING, Watchdog
+from emu.locking.deadlock_detector import STANDING, Watchdog
+from emu.locking.lock_graph import LockBrokenError, waiting_for
+from emu.locking.locks import BigLock
 
 DEADLINE = 5.0
 

@@ -1,0 +1,1 @@
+"""The big lock, the order of locks, and the detector of deadlocks."""
