@@ -12,7 +12,7 @@ import pytest
 
 from devices.procedure import GuestNotifier, HostNotifier
 from emu.config.vm_spec import DeviceGroup, VmSpec
-from emu.machine import Machine
+from emu.machine.machine import Machine
 from vhost_user.eventfd import PythonEventfds
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import pytest
 from emu.accel.kvm import KvmAccelerator
 from emu.accel.kvm_machine import Bell, KernelMachine
 from emu.errors import EmuError
-from emu.ram import GuestRam
-from emu.vcpus import VcpuSet
+from emu.machine.ram import GuestRam
+from emu.machine.vcpus import VcpuSet
 from vhost_user.eventfd import PythonEventfds
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from emu.machine.ram import GuestRam
 from emu.migration.endpoint import Listener, connect
 from emu.migration.lanes import ReceivingLanes, SendingLanes
 from emu.migration.stream import Kind
 from emu.migration.tls import Credentials
-from emu.ram import GuestRam
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

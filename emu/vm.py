@@ -21,7 +21,7 @@ from emu.device_keeper import DeviceKeeper, Observer
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
 from emu.locking.locks import OrderedLock
-from emu.machine import Machine
+from emu.machine.machine import Machine
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import Timeline

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from emu.errors import EmuError
 
 if TYPE_CHECKING:
-    from emu.gate import Gate
-    from emu.ram import GuestRam
-    from emu.vcpu_state import VcpuState
+    from emu.machine.ram import GuestRam
+    from emu.machine.run_gate import Gate
+    from emu.machine.vcpu_state import VcpuState
 
 
 class NotifierError(EmuError):

@@ -28,15 +28,15 @@ from emu.accel.kvm_limits import BUS_ROOM, limits, max_doorbells, no_room
 from emu.accel.kvm_machine import Bell, KernelMachine, KvmError, guest_code
 from emu.accel.kvm_vcpu import KvmVcpu
 from emu.errors import EmuError
-from emu.ram import RamError
+from emu.machine.ram import RamError
 from vhost_user import eventfd
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from emu.gate import Gate
-    from emu.ram import GuestRam
+    from emu.machine.ram import GuestRam
+    from emu.machine.run_gate import Gate
 
 #: Ports: two bytes for each vCPU that tells its drivers, four for a doorbell that has no room on
 #: the bus of memory.

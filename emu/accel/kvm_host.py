@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from emu.accel import GuestProgram
     from emu.accel.kvm_machine import KernelMachine
-    from emu.gate import Gate
-    from emu.ram import GuestRam
+    from emu.machine.ram import GuestRam
+    from emu.machine.run_gate import Gate
 
 #: Seconds for a vCPU to ring what was ordered, and to come out of its first halt.
 PATIENCE = 5.0

@@ -15,10 +15,10 @@ import mmap
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from emu.ram import PAGE_SIZE
+from emu.machine.ram import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from emu.ram import GuestRam
+    from emu.machine.ram import GuestRam
 
 _TABLE_PAGES = 6
 _CODE_PAGES = 2

@@ -6,11 +6,11 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.accel import kvm_image as image
-from emu.ram import PAGE_SIZE
+from emu.machine.ram import PAGE_SIZE
 
 if TYPE_CHECKING:
     from emu.accel.kvm_machine import KernelMachine
-    from emu.ram import GuestRam
+    from emu.machine.ram import GuestRam
 
 _PENDING_BYTES = 4 * 8
 _COUNT_BYTES = 256 * 8

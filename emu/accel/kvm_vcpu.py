@@ -10,12 +10,12 @@ from emu.accel import kvm_image as image
 from emu.accel.kvm_host import PATIENCE
 from emu.accel.kvm_machine import KvmError
 from emu.errors import EmuError
-from emu.vcpu_state import VcpuState, VcpuStateError
+from emu.machine.vcpu_state import VcpuState, VcpuStateError
 
 if TYPE_CHECKING:
     from emu.accel.kvm_host import DriverHost
     from emu.accel.kvm_machine import KernelMachine
-    from emu.gate import Gate
+    from emu.machine.run_gate import Gate
 
 
 class KvmVcpu(Vcpu):

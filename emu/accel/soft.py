@@ -27,8 +27,8 @@ from emu.errors import EmuError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from emu.gate import Gate
-    from emu.ram import GuestRam
+    from emu.machine.ram import GuestRam
+    from emu.machine.run_gate import Gate
 
 _eventfd_write = os.eventfd_write
 #: The address of a doorbell that takes any value, or the address and the value that matches.

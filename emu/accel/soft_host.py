@@ -26,7 +26,7 @@ from emu.accel.soft_vcpu import SoftVcpu
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from emu.gate import Gate
+    from emu.machine.run_gate import Gate
 
 _SECONDS_PER_NS = 1e-9
 _NS_PER_MS = 1_000_000

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from emu.accel import GuestProgram, Vcpu
 from emu.errors import EmuError
-from emu.vcpu_state import IDLE, VcpuState
+from emu.machine.vcpu_state import IDLE, VcpuState
 
 if TYPE_CHECKING:
     from emu.accel.soft_host import SoftHost

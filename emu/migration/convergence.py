@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from emu.throttle import MAX_PERCENT
+from emu.machine.throttle import MAX_PERCENT
 
 #: Rounds after which memory is not going to converge.
 MAX_ROUNDS = 30

@@ -19,8 +19,8 @@ from emu.migration.stream import Kind, MigrationStream
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from emu.machine.ram import GuestRam
     from emu.migration.stream import Run
-    from emu.ram import GuestRam
 
 #: Less memory than this is not worth waking anybody for.
 LITTLE = 1 << 20

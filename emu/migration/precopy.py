@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.config.migration_parameters import Parameters
+    from emu.machine.ram import GuestRam
     from emu.migration.lanes import SendingLanes
     from emu.migration.rehearsal import Forecast
     from emu.migration.stream import MigrationStream, Run
     from emu.monitor.protocol import JsonObject
-    from emu.ram import GuestRam
 
 #: Bytes between two looks at whether the migration is to be given up.
 PIECE = 64 << 20

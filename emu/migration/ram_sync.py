@@ -9,8 +9,8 @@ from vhost_user.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from emu.machine.ram import GuestRam
     from emu.migration.stream import Run
-    from emu.ram import GuestRam
     from vhost_user.dirty_log import DirtyLog
 
 PAGE = 4096

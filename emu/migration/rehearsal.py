@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from devices.device import VhostDevice
     from devices.procedure import Procedure
-    from emu.machine import Machine
+    from emu.machine.machine import Machine
     from emu.migration.past import Past
     from emu.migration.strategies import Strategy
     from emu.vm import Vm

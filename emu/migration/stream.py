@@ -26,7 +26,7 @@ from vhost_user.codec import close_all
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.ram import GuestRam
+    from emu.machine.ram import GuestRam
 
 HEADER = struct.Struct("<IIQ")
 _ENTRY = struct.Struct("<QQ")

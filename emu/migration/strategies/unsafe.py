@@ -12,7 +12,7 @@ from devices.procedure import Ask, AwaitSwitchover, Change, HostNotifier
 from emu.accel import Ioeventfd, NotifierError
 from emu.errors import EmuError
 from emu.locking.lock_graph import Site, call_site, waiting_for
-from emu.machine import Machine
+from emu.machine.machine import Machine
 from emu.migration.strategies.lockstep import answer_in_lockstep
 from emu.migration.strategies.split import commit_together
 from emu.migration.strategies.threads import Threads

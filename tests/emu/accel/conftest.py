@@ -11,8 +11,8 @@ import pytest
 from emu import accel
 from emu.accel.kvm import KvmAccelerator
 from emu.errors import EmuError
-from emu.ram import GuestRam
-from emu.vcpus import VcpuSet
+from emu.machine.ram import GuestRam
+from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import DEADLINE, Recorder, until
 from vhost_user import eventfd
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from emu.accel import Accelerator, ExitHandler
     from emu.accel.kvm_mailbox import Mailbox
-    from emu.gate import Gate
+    from emu.machine.run_gate import Gate
 
 VCPUS = 4
 MEMORY = 16 << 20

@@ -14,13 +14,13 @@ import pytest
 from emu import accel
 from emu.accel import Ioeventfd, Irqfd, NotifierError
 from emu.errors import EmuError
-from emu.gate import Gate
-from emu.vcpu_state import VcpuState
+from emu.machine.run_gate import Gate
+from emu.machine.vcpu_state import VcpuState
 from tests.emu.accel.conftest import VCPUS, Bench, make
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
-    from emu.ram import GuestRam
+    from emu.machine.ram import GuestRam
 
 BELL = 0xE000_0000
 

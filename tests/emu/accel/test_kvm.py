@@ -17,11 +17,16 @@ from emu.accel.kvm_machine import why_not_open
 from emu.accel.kvm_vcpu import KvmVcpu
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
-from emu.gate import Gate
-from emu.machine import Machine
-from emu.ram import GuestRam
-from emu.vcpu_state import VcpuState, VcpuStateError, pack, unpack
-from emu.vcpus import VcpuSet
+from emu.machine.machine import Machine
+from emu.machine.ram import GuestRam
+from emu.machine.run_gate import Gate
+from emu.machine.vcpu_state import (
+    VcpuState,
+    VcpuStateError,
+    pack,
+    unpack,
+)
+from emu.machine.vcpus import VcpuSet
 from tests.emu.accel.conftest import MEMORY, VCPUS, KvmBench, make
 from tests.emu.guests import until
 from vhost_user import eventfd

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu import accel
-from emu.vcpu_state import VcpuState
-from emu.vcpus import VcpuSet
+from emu.machine.vcpu_state import VcpuState
+from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import DEADLINE, Recorder, until
 from vhost_user import eventfd
 

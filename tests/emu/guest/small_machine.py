@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from emu.config.vm_spec import DeviceGroup, VmSpec
-from emu.ram import GuestRam
+from emu.machine.ram import GuestRam
 from vhost_user.memory import MemoryTable
 from vhost_user.payloads import MemoryRegion
 from vhost_user.virtqueue import Chain, DeviceQueue

@@ -9,7 +9,7 @@ import pytest
 
 from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
 from emu.guest.layout import CONTROL_BYTES, HIGH, PAGE, GuestLayout, scratch_bytes
-from emu.ram import RamRegion
+from emu.machine.ram import RamRegion
 
 LOW_ONLY = [RamRegion(0, 64 << 20, -1)]
 

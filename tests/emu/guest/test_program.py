@@ -16,7 +16,7 @@ from tests.emu.guest.small_machine import Devices, SmallMachine, settle, small_s
 from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:
-    from emu.ram import GuestRam
+    from emu.machine.ram import GuestRam
 
 
 def interrupt_all(guest: Guest) -> None:

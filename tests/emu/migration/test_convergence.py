@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu.machine.throttle import MAX_PERCENT
 from emu.migration.convergence import (
     MAX_ROUNDS,
     PROGRESS,
@@ -20,7 +21,6 @@ from emu.migration.convergence import (
     Round,
     explain,
 )
-from emu.throttle import MAX_PERCENT
 
 MIB = 1 << 20
 MS = 1_000_000

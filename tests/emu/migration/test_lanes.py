@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
+from emu.machine.ram import GuestRam
 from emu.migration import lanes
 from emu.migration.bandwidth import TokenBucket
 from emu.migration.lanes import ReceivingLanes, SendingLanes, shares
 from emu.migration.ram_sync import pieces, total
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import now
-from emu.ram import GuestRam
 from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
 
 if TYPE_CHECKING:

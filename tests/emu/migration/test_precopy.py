@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
 from emu.guest import layout
+from emu.machine.ram import GuestRam
 from emu.migration.convergence import Expected, Reason
 from emu.migration.precopy import Precopy
 from emu.migration.ram_sync import RamSync, pieces, total
 from emu.migration.rehearsal import Forecast
 from emu.migration.stream import Kind, MigrationStream
-from emu.ram import GuestRam
 from tests.emu.migration.sites import (
     DEADLINE,
     Events,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu.machine.ram import GuestRam
 from emu.migration.ram_sync import PAGE, RamSync, runs_of, total
-from emu.ram import GuestRam
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import BackendError
 

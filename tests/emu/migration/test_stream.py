@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.errors import MigrationError
+from emu.machine.ram import GuestRam
 from emu.migration.ram_sync import PAGE
 from emu.migration.stream import (
     HEADER,
@@ -22,7 +23,6 @@ from emu.migration.stream import (
     MigrationStream,
     _after,
 )
-from emu.ram import GuestRam
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import MigrationError
+from emu.machine.ram import GuestRam
 from emu.migration.endpoint import Listener, connect, stays_here
 from emu.migration.stream import SENDFILE_BYTES, Kind, MigrationStream
-from emu.ram import GuestRam
 from tests.emu.migration.certificates import Authority
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from devices.procedure import Edit
-    from emu.machine import Machine
+    from emu.machine.machine import Machine
     from emu.vm import Vm
     from vhost_user.messages import Reply
     from vhost_user.session import Message

@@ -17,8 +17,8 @@ from emu.config.costs import NATIVE, RFC2021, CostModel
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
 from emu.locking.locks import LockOrderError, worker
-from emu.machine import Machine
-from emu.vcpu_state import VcpuStateError
+from emu.machine.machine import Machine
+from emu.machine.vcpu_state import VcpuStateError
 from tests.emu.guests import DEADLINE, Holding, Recorder, until
 from vhost_user import eventfd
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu.ram import HIGH_START, LOW_BYTES, PAGE_SIZE, GuestRam, RamError
+from emu.machine.ram import (
+    HIGH_START,
+    LOW_BYTES,
+    PAGE_SIZE,
+    GuestRam,
+    RamError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

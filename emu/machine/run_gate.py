@@ -16,7 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from emu.throttle import Throttle
+from emu.machine.throttle import Throttle
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:

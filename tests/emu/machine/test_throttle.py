@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
-from emu.machine import Machine
-from emu.throttle import PERIOD_NS, Throttle
+from emu.machine.machine import Machine
+from emu.machine.throttle import PERIOD_NS, Throttle
 from tests.emu.guests import Recorder, until
 
 if TYPE_CHECKING:

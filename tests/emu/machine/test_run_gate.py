@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from emu.gate import Gate
+from emu.machine.run_gate import Gate
 from vhost_user.errors import DeadlineError
 
 

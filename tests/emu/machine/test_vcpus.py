@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu import accel, vcpu_state
+from emu import accel
 from emu.accel.soft_vcpu import SoftVcpu
 from emu.errors import EmuError
-from emu.vcpu_state import VcpuState, VcpuStateError
-from emu.vcpus import VcpuSet
+from emu.machine import vcpu_state
+from emu.machine.vcpu_state import VcpuState, VcpuStateError
+from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import DEADLINE, Holding, Recorder, until
 from vhost_user import eventfd
 from vhost_user.errors import DeadlineError

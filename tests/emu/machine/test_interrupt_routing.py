@@ -7,8 +7,8 @@ import pytest
 
 from emu.config.vm_spec import DeviceGroup, DeviceSpec, VmSpec
 from emu.errors import EmuError
-from emu.ram import HIGH_START, LOW_BYTES
-from emu.wiring import Wiring
+from emu.machine.interrupt_routing import Wiring
+from emu.machine.ram import HIGH_START, LOW_BYTES
 
 SPEC = VmSpec()
 

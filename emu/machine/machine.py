@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backends.pacing import Pacer
 from devices.procedure import Edit, GuestNotifier, HostNotifier
-from emu import vcpu_state
 from emu.accel import GuestProgram, Irqfd, NotifierError, create, resolve
-from emu.address_space import AddressSpace
 from emu.config.costs import NATIVE, CostModel, Side
 from emu.errors import EmuError
 from emu.locking.locks import BigLock
-from emu.ram import GuestRam
-from emu.vcpus import DEADLINE, Crash, VcpuSet
-from emu.wiring import DOORBELL_SIZE, Wiring
+from emu.machine import vcpu_state
+from emu.machine.address_space import AddressSpace
+from emu.machine.interrupt_routing import DOORBELL_SIZE, Wiring
+from emu.machine.ram import GuestRam
+from emu.machine.vcpus import DEADLINE, Crash, VcpuSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

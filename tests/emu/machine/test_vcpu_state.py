@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.vcpu_state import IDLE, VcpuState, VcpuStateError, pack, unpack
+from emu.machine.vcpu_state import (
+    IDLE,
+    VcpuState,
+    VcpuStateError,
+    pack,
+    unpack,
+)
 
 _states = st.builds(
     VcpuState,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.accel import Ioeventfd, NotifierError
-from emu.address_space import AddressSpace
+from emu.machine.address_space import AddressSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

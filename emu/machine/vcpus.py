@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
-from emu.gate import Gate
-from emu.throttle import MAX_PERCENT
-from emu.vcpu_state import VcpuState, VcpuStateError
+from emu.machine.run_gate import Gate
+from emu.machine.throttle import MAX_PERCENT
+from emu.machine.vcpu_state import VcpuState, VcpuStateError
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:

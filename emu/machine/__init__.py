@@ -1,0 +1,1 @@
+"""The machine: guest RAM, the address space, interrupt routing, vCPUs, accelerators."""
