@@ -116,7 +116,7 @@ class VmControl(Protocol):
         """
 
     def set_parameters(self, parameters: JsonObject) -> None:
-        """Set some of `emu.config.migration_parameters.Parameters`, for migrations that begin later."""
+        """Set parameters of later migrations: `config.migration_parameters.Parameters`."""
 
     def query_parameters(self) -> JsonObject:
         """All of them."""
