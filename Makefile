@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/_kvm_build.py emu/native/*.c emu/native/*.h) pyproject.toml setup.py
+SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/machine/accel/_kvm_build.py emu/machine/accel/native/*.[ch]) pyproject.toml setup.py
 
 .PHONY: help migrate sweep test check format bench fault-matrix mutants peers peers-install docs clean
 
@@ -73,4 +73,4 @@ docs: $(STAMP)
 	$(BIN)/python -m tests.peers.results --write-only
 
 clean:
-	rm -rf $(VENV) build *.egg-info bench/floor bench/results vhost_user/_native.c vhost_user/_native*.so emu/_kvm.c emu/_kvm*.so
+	rm -rf $(VENV) build *.egg-info bench/floor bench/results vhost_user/_native.c vhost_user/_native*.so emu/machine/accel/_kvm.c emu/machine/accel/_kvm*.so

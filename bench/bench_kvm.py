@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from emu.accel.kvm import KvmAccelerator
-from emu.accel.kvm_machine import Bell, KernelMachine
 from emu.errors import EmuError
+from emu.machine.accel.kvm import KvmAccelerator
+from emu.machine.accel.kvm_vm import Bell, KernelMachine
 from emu.machine.ram import GuestRam
 from emu.machine.vcpus import VcpuSet
 from vhost_user.eventfd import PythonEventfds

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from backends.stats import served
 from emu import shared_disks
-from emu.accel import resolve
 from emu.config import vm_file
 from emu.config.costs import by_name
 from emu.config.migration_parameters import Parameters
@@ -16,6 +15,7 @@ from emu.dirty_rate import DirtyRate
 from emu.errors import EmuError, MigrationError
 from emu.guest.image_check import check_image
 from emu.locking.locks import enable_checking
+from emu.machine.accel.registry import resolve
 from emu.migration import strategies
 from emu.migration.arrival import Arrival
 from emu.migration.destination import Destination

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from emu.accel import kvm_limits
 from emu.commands import validate
 from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
+from emu.machine.accel import kvm_limits
 from emu.network.namespaces import NamespaceNetwork
 
 if TYPE_CHECKING:

@@ -226,7 +226,7 @@ def accelerator(name: str, spec: VmSpec) -> None:
     """
     if name != "kvm":
         return
-    from emu.accel import kvm_limits
+    from emu.machine.accel import kvm_limits
 
     try:
         kvm_limits.check(spec.vcpus, spec.rings)

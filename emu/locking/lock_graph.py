@@ -1,6 +1,6 @@
 """Who holds which lock, who waits for whom, and where in the code: the base of every check.
 
-The locks of `emu.locking.locks` report here. A watchdog asks `find_cycle`, which sees a deadlock as a
+The locks of `locking.locks` report here. A watchdog asks `find_cycle`, which sees a deadlock as a
 cycle of threads that wait for each other; a thread that waits for threads and not for a lock says
 so with `waiting_for`.
 """

@@ -13,7 +13,7 @@ from bisect import bisect_left, insort
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from emu.accel import Ioeventfd, NotifierError
+from emu.machine.accel.base import Ioeventfd, NotifierError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backends.pacing import Pacer
 from devices.procedure import Edit, GuestNotifier, HostNotifier
-from emu.accel import GuestProgram, Irqfd, NotifierError, create, resolve
 from emu.config.costs import NATIVE, CostModel, Side
 from emu.errors import EmuError
 from emu.locking.locks import BigLock
 from emu.machine import vcpu_state
+from emu.machine.accel.base import GuestProgram, Irqfd, NotifierError
+from emu.machine.accel.registry import create, resolve
 from emu.machine.address_space import AddressSpace
 from emu.machine.interrupt_routing import DOORBELL_SIZE, Wiring
 from emu.machine.ram import GuestRam

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from emu.accel import Accelerator, GuestProgram
+    from emu.machine.accel.base import Accelerator, GuestProgram
 
 #: A vCPU's thread calls a few Python functions deep. The default of 8 MiB would be a gigabyte or
 #: more of address space for a large VM.

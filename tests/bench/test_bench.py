@@ -12,7 +12,7 @@ import pytest
 
 from bench import floor_program
 from bench.figures import Figure, duration, table
-from emu.accel import resolve
+from emu.machine.accel.registry import resolve
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "bench").glob("bench_*.py"))

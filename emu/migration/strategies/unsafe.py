@@ -9,9 +9,9 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from devices.procedure import Ask, AwaitSwitchover, Change, HostNotifier
-from emu.accel import Ioeventfd, NotifierError
 from emu.errors import EmuError
 from emu.locking.lock_graph import Site, call_site, waiting_for
+from emu.machine.accel.base import Ioeventfd, NotifierError
 from emu.machine.machine import Machine
 from emu.migration.strategies.lockstep import answer_in_lockstep
 from emu.migration.strategies.split import commit_together

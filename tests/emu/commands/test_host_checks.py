@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from emu.accel import resolve
 from emu.commands import host_checks
+from emu.machine.accel.registry import resolve
 from tests.emu.test_cli import emu
 
 

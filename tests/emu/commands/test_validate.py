@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from emu.accel import resolve
 from emu.commands import validate
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import OptionError, PreflightError
+from emu.machine.accel.registry import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -227,7 +227,7 @@ def test_a_host_without_kvm_is_one_line_and_loses_nothing_else() -> None:
     """``auto`` is then the accelerator that works everywhere."""
     hidden = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     program = "mount -t tmpfs none /dev && exec \"$0\" -c '{}'"
-    line = "import sys; from emu.accel import resolve; from emu.cli import main; "
+    line = "import sys; from emu.machine.accel.base import resolve; from emu.cli import main; "
     line += 'assert resolve("auto") == "soft"; '
     line += 'sys.argv[1:] = ["migrate", "--accel", "kvm"]; main()'
     if subprocess.run([*hidden, "mount -t tmpfs none /dev"], check=False).returncode:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.accel import Ioeventfd, NotifierError
+from emu.machine.accel.base import Ioeventfd, NotifierError
 from emu.machine.address_space import AddressSpace
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from devices.procedure import Edit, GuestNotifier, HostNotifier
-from emu.accel import NotifierError
-from emu.accel.soft import SoftAccelerator
 from emu.config.costs import NATIVE, RFC2021, CostModel
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
 from emu.locking.locks import LockOrderError, worker
+from emu.machine.accel.base import NotifierError
+from emu.machine.accel.soft import SoftAccelerator
 from emu.machine.machine import Machine
 from emu.machine.vcpu_state import VcpuStateError
 from tests.emu.guests import DEADLINE, Holding, Recorder, until

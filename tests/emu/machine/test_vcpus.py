@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu import accel
-from emu.accel.soft_vcpu import SoftVcpu
 from emu.errors import EmuError
 from emu.machine import vcpu_state
+from emu.machine.accel import registry
+from emu.machine.accel.soft_vcpu import SoftVcpu
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
 from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import DEADLINE, Holding, Recorder, until
@@ -33,7 +33,7 @@ class Rig:
     """vCPUs of the soft accelerator with one eventfd each: vector N is vCPU N's."""
 
     def __init__(self, count: int) -> None:
-        self.accel = accel.create("soft", lambda *_: None)
+        self.accel = registry.create("soft", lambda *_: None)
         self.vcpus = VcpuSet(count, self.accel)
         self.fds = eventfd.default().create(count)
         self.accel.set_routes({index: index for index in range(count)})

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.accel import kvm_image as image
-from emu.accel.kvm import KvmAccelerator
 from emu.errors import CancelledError, EmuError, MigrationError
+from emu.machine.accel import kvm_guest_image as image
+from emu.machine.accel.kvm import KvmAccelerator
 from emu.migration.strategies import STRATEGIES
 from tests.emu.migration.sites import Migration, Site, await_work, check_books, wait_until
 from tests.emu.migration.test_cancel import cancel_at

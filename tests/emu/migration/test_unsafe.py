@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices import lifecycle
-from emu.accel.soft import SoftAccelerator
 from emu.locking.deadlock_detector import Watchdog
 from emu.locking.lock_graph import LockBrokenError, held_by_thread
 from emu.locking.locks import BigLock, LockOrderError
+from emu.machine.accel.soft import SoftAccelerator
 from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError

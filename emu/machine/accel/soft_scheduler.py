@@ -21,7 +21,7 @@ from heapq import heappop, heappush
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from emu.accel.soft_vcpu import SoftVcpu
+from emu.machine.accel.soft_vcpu import SoftVcpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,15 +1,15 @@
-"""A vCPU's mailbox: where the drivers and the guest's own code meet (``emu/native/guest.c``)."""
+"""A vCPU's mailbox: where the drivers and the guest's own code meet (``native/guest.c``)."""
 
 from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING
 
-from emu.accel import kvm_image as image
+from emu.machine.accel import kvm_guest_image as image
 from emu.machine.ram import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from emu.accel.kvm_machine import KernelMachine
+    from emu.machine.accel.kvm_vm import KernelMachine
     from emu.machine.ram import GuestRam
 
 _PENDING_BYTES = 4 * 8

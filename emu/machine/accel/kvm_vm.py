@@ -1,4 +1,4 @@
-"""The kernel's virtual machine: the calls of `emu._kvm`, with errors that are exceptions."""
+"""The kernel's virtual machine: the calls of `_kvm`, with errors that are exceptions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.accel import kvm_image as image
 from emu.errors import EmuError
+from emu.machine.accel import kvm_guest_image as image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 try:
-    from emu._kvm import ffi, lib
+    from emu.machine.accel._kvm import ffi, lib
 except ImportError as error:  # it is built on x86-64 only, and needs the kernel's headers
     ffi = lib = None
     NOT_BUILT = str(error)

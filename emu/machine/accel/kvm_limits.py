@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from emu.accel import kvm_machine
-from emu.accel.kvm_machine import KvmError
+from emu.machine.accel import kvm_vm
+from emu.machine.accel.kvm_vm import KvmError
 
 # KVM_CAP_* of linux/kvm.h.
 _IRQ_ROUTING, _MAX_VCPUS = 25, 66
@@ -47,10 +47,10 @@ def missing() -> list[str]:
     Raises:
         KvmError: there is no KVM at all.
     """
-    version = kvm_machine.api_version()
-    if version != kvm_machine.API_VERSION:
-        raise KvmError(f"KVM's interface is version {version}, not {kvm_machine.API_VERSION}")
-    return [text for number, text in _NEEDED.items() if not kvm_machine.capability(number)]
+    version = kvm_vm.api_version()
+    if version != kvm_vm.API_VERSION:
+        raise KvmError(f"KVM's interface is version {version}, not {kvm_vm.API_VERSION}")
+    return [text for number, text in _NEEDED.items() if not kvm_vm.capability(number)]
 
 
 def limits() -> Limits:
@@ -62,8 +62,8 @@ def limits() -> Limits:
     lacks = missing()
     if lacks:
         raise KvmError(f"this host's KVM is without {', '.join(lacks)}: use --accel soft")
-    vcpus = kvm_machine.capability(_MAX_VCPUS)
-    return Limits(min(vcpus, BUS_ROOM), kvm_machine.capability(_IRQ_ROUTING))
+    vcpus = kvm_vm.capability(_MAX_VCPUS)
+    return Limits(min(vcpus, BUS_ROOM), kvm_vm.capability(_IRQ_ROUTING))
 
 
 def check(vcpus: int, rings: int) -> None:

@@ -6,7 +6,7 @@ It lies at the end of the memory below 4 GiB, where no driver puts anything:
     descriptors     a page: 64-bit code, data
     interrupts      a page: 256 gates, each to the stub of its vector
     code            2 pages
-    mailboxes       a page for each vCPU; see ``emu/native/guest.c``
+    mailboxes       a page for each vCPU; see ``native/guest.c``
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VECTORS = 256
 #: Page tables: present and writable; in a directory also: a page of 2 MiB.
 _PRESENT = 0x3
 _LARGE = 0x83
-# As vk_begin (emu/native/kvm.c) loads them: a vCPU that returns from an interrupt reads them anew,
+# As vk_begin (native/kvm.c) loads them: a vCPU that returns from an interrupt reads them anew,
 # and is to have what it had.
 _CODE_DESCRIPTOR = 0x00AF_9B00_0000_FFFF
 _DATA_DESCRIPTOR = 0x00CF_9300_0000_FFFF
@@ -42,7 +42,7 @@ _INTERRUPT_GATE = 0x8E << 40
 ORDERS_VECTOR, TIMER_VECTOR = 0x20, 0x21
 FIRST_VECTOR, LAST_VECTOR = 0x22, 0xFE
 
-# Offsets in a mailbox, as emu/native/guest.c has them.
+# Offsets in a mailbox, as native/guest.c has them.
 PORT = 0x08
 ORDERED, RUNG = 0x10, 0x14
 TICKS = 0x18

@@ -1,8 +1,8 @@
 """The accelerator with hardware: KVM's vCPUs, ioeventfds, irqfds and routes.
 
-The vCPUs run a little code of their own (``emu/native/guest.c``) which takes interrupts and rings
+The vCPUs run a little code of their own (``native/guest.c``) which takes interrupts and rings
 doorbells; the guest's drivers are the same program as with the accelerator without hardware, on a
-thread of their own (`emu.accel.kvm_host`).
+thread of their own (`emu.machine.accel.kvm_driver_thread`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import errno
 import threading
 from typing import TYPE_CHECKING
 
-from emu.accel import (
+from emu.errors import EmuError
+from emu.machine.accel import kvm_guest_image as image
+from emu.machine.accel.base import (
     Accelerator,
     Capabilities,
     ExitHandler,
@@ -19,15 +21,22 @@ from emu.accel import (
     Irqfd,
     NotifierError,
     Vcpu,
-    register,
 )
-from emu.accel import kvm_image as image
-from emu.accel.kvm_calls import PolledCalls
-from emu.accel.kvm_host import DriverHost
-from emu.accel.kvm_limits import BUS_ROOM, limits, max_doorbells, no_room
-from emu.accel.kvm_machine import Bell, KernelMachine, KvmError, guest_code
-from emu.accel.kvm_vcpu import KvmVcpu
-from emu.errors import EmuError
+from emu.machine.accel.kvm_driver_thread import DriverHost
+from emu.machine.accel.kvm_limits import (
+    BUS_ROOM,
+    limits,
+    max_doorbells,
+    no_room,
+)
+from emu.machine.accel.kvm_polled_irqfds import PolledCalls
+from emu.machine.accel.kvm_vcpu import KvmVcpu
+from emu.machine.accel.kvm_vm import (
+    Bell,
+    KernelMachine,
+    KvmError,
+    guest_code,
+)
 from emu.machine.ram import RamError
 from vhost_user import eventfd
 from vhost_user.errors import DeadlineError
@@ -466,6 +475,3 @@ def _refused(entry: Ioeventfd, error: KvmError) -> NotifierError:
 def _apic_vector(vector: int) -> int:
     """The vector of a local APIC that stands for one of the machine's; several may share it."""
     return image.FIRST_VECTOR + vector % (image.LAST_VECTOR - image.FIRST_VECTOR + 1)
-
-
-register(KvmAccelerator.name, KvmAccelerator)

@@ -1,6 +1,6 @@
 """The drivers of a KVM machine's guest: one thread that the vCPUs' interrupts reach.
 
-The guest's own code (``emu/native/guest.c``) takes the interrupts and rings the doorbells. Which
+The guest's own code (``native/guest.c``) takes the interrupts and rings the doorbells. Which
 they are is said in the vCPUs' mailboxes; that something was taken, by an eventfd for each vCPU.
 Whatever this thread does, it does on behalf of a vCPU, behind the gate.
 """
@@ -15,16 +15,16 @@ from contextlib import suppress
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from emu.accel import kvm_image as image
-from emu.accel.kvm_mailbox import Mailbox
+from emu.machine.accel import kvm_guest_image as image
+from emu.machine.accel.kvm_mailbox import Mailbox
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
-    from emu.accel import GuestProgram
-    from emu.accel.kvm_machine import KernelMachine
+    from emu.machine.accel.base import GuestProgram
+    from emu.machine.accel.kvm_vm import KernelMachine
     from emu.machine.ram import GuestRam
     from emu.machine.run_gate import Gate
 

@@ -1,4 +1,4 @@
-"""Builds `emu._kvm` (cffi, API mode); called by setup.py on x86-64."""
+"""Builds `emu.machine.accel._kvm` (cffi, API mode); called by setup.py on x86-64."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ HERE = Path(__file__).parent / "native"
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "kvm.h").read_text())
 ffibuilder.set_source(
-    "emu._kvm",
+    "emu.machine.accel._kvm",
     '#include <stddef.h>\n#include <stdint.h>\n#include "kvm.h"',
-    sources=["emu/native/kvm.c", "emu/native/guest.c"],
-    depends=["emu/native/kvm.h"],
-    include_dirs=["emu/native"],
+    sources=["emu/machine/accel/native/kvm.c", "emu/machine/accel/native/guest.c"],
+    depends=["emu/machine/accel/native/kvm.h"],
+    include_dirs=["emu/machine/accel/native"],
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu import accel
+from emu.machine.accel import registry
 from emu.machine.vcpu_state import VcpuState
 from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import DEADLINE, Recorder, until
@@ -24,7 +24,7 @@ class Rig:
     """Vector N is vCPU N's."""
 
     def __init__(self, count: int) -> None:
-        self.accel = accel.create("soft", lambda *_: None)
+        self.accel = registry.create("soft", lambda *_: None)
         self.vcpus = VcpuSet(count, self.accel)
         self.fds = eventfd.default().create(count)
         self.accel.set_routes({index: index for index in range(count)})

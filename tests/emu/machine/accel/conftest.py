@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu import accel
-from emu.accel.kvm import KvmAccelerator
 from emu.errors import EmuError
+from emu.machine.accel import registry
+from emu.machine.accel.kvm import KvmAccelerator
 from emu.machine.ram import GuestRam
 from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import DEADLINE, Recorder, until
@@ -19,8 +19,8 @@ from vhost_user import eventfd
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from emu.accel import Accelerator, ExitHandler
-    from emu.accel.kvm_mailbox import Mailbox
+    from emu.machine.accel.base import Accelerator, ExitHandler
+    from emu.machine.accel.kvm_mailbox import Mailbox
     from emu.machine.run_gate import Gate
 
 VCPUS = 4
@@ -30,7 +30,7 @@ MEMORY = 16 << 20
 def make(name: str, on_exit: ExitHandler = lambda *_: None) -> Accelerator:
     """An accelerator; the test is skipped where this host has not got it."""
     try:
-        return accel.create(name, on_exit)
+        return registry.create(name, on_exit)
     except EmuError as error:
         pytest.skip(str(error))
 
@@ -114,7 +114,7 @@ class KvmBench(Bench):
 BENCHES: dict[str, Callable[[], Bench]] = {KvmAccelerator.name: KvmBench}
 
 
-@pytest.fixture(params=accel.registered())
+@pytest.fixture(params=registry.ACCELERATORS)
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     made = BENCHES.get(request.param, lambda: Bench(request.param))()
     yield made

@@ -11,7 +11,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from emu.accel import (
+from emu.errors import EmuError
+from emu.machine.accel.base import (
     Accelerator,
     Capabilities,
     ExitHandler,
@@ -19,10 +20,8 @@ from emu.accel import (
     Irqfd,
     NotifierError,
     Vcpu,
-    register,
 )
-from emu.accel.soft_host import SoftHost
-from emu.errors import EmuError
+from emu.machine.accel.soft_scheduler import SoftHost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -209,6 +208,3 @@ def _key(entry: Ioeventfd) -> _Key:
     if entry.datamatch is None:
         return entry.address
     return entry.address, entry.datamatch
-
-
-register(SoftAccelerator.name, SoftAccelerator)

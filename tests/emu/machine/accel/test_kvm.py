@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu import accel
-from emu.accel import Ioeventfd, NotifierError, kvm_limits
-from emu.accel import kvm_image as image
-from emu.accel.kvm_limits import BUS_ROOM, max_doorbells
-from emu.accel.kvm_machine import why_not_open
-from emu.accel.kvm_vcpu import KvmVcpu
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
+from emu.machine.accel import kvm_guest_image as image
+from emu.machine.accel import kvm_limits, registry
+from emu.machine.accel.base import Ioeventfd, NotifierError
+from emu.machine.accel.kvm_limits import BUS_ROOM, max_doorbells
+from emu.machine.accel.kvm_vcpu import KvmVcpu
+from emu.machine.accel.kvm_vm import why_not_open
 from emu.machine.machine import Machine
 from emu.machine.ram import GuestRam
 from emu.machine.run_gate import Gate
@@ -27,8 +27,13 @@ from emu.machine.vcpu_state import (
     unpack,
 )
 from emu.machine.vcpus import VcpuSet
-from tests.emu.accel.conftest import MEMORY, VCPUS, KvmBench, make
 from tests.emu.guests import until
+from tests.emu.machine.accel.conftest import (
+    MEMORY,
+    VCPUS,
+    KvmBench,
+    make,
+)
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -295,7 +300,7 @@ def test_a_capability_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) 
     make("kvm").close()
     monkeypatch.setitem(kvm_limits._NEEDED, 1 << 20, "what no kernel has")
     with pytest.raises(EmuError, match=r"is without what no kernel has: use --accel soft"):
-        accel.create("kvm", lambda *_: None)
+        registry.create("kvm", lambda *_: None)
 
 
 def test_a_machine_that_is_closed_does_nothing_any_more() -> None:

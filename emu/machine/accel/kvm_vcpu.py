@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from emu.accel import ExitHandler, GuestProgram, Vcpu
-from emu.accel import kvm_image as image
-from emu.accel.kvm_host import PATIENCE
-from emu.accel.kvm_machine import KvmError
 from emu.errors import EmuError
+from emu.machine.accel import kvm_guest_image as image
+from emu.machine.accel.base import ExitHandler, GuestProgram, Vcpu
+from emu.machine.accel.kvm_driver_thread import PATIENCE
+from emu.machine.accel.kvm_vm import KvmError
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
 
 if TYPE_CHECKING:
-    from emu.accel.kvm_host import DriverHost
-    from emu.accel.kvm_machine import KernelMachine
+    from emu.machine.accel.kvm_driver_thread import DriverHost
+    from emu.machine.accel.kvm_vm import KernelMachine
     from emu.machine.run_gate import Gate
 
 

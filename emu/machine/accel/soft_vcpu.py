@@ -7,12 +7,12 @@ import threading
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from emu.accel import GuestProgram, Vcpu
 from emu.errors import EmuError
+from emu.machine.accel.base import GuestProgram, Vcpu
 from emu.machine.vcpu_state import IDLE, VcpuState
 
 if TYPE_CHECKING:
-    from emu.accel.soft_host import SoftHost
+    from emu.machine.accel.soft_scheduler import SoftHost
 
 
 class SoftVcpu(Vcpu):

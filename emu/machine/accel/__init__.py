@@ -1,0 +1,1 @@
+"""Accelerators: what runs guest code and carries notifiers."""
