@@ -15,7 +15,7 @@ import pytest
 
 from emu.machine.ram import GuestRam
 from emu.migration.endpoint import Listener, connect
-from emu.migration.lanes import ReceivingLanes, SendingLanes
+from emu.migration.multifd import ReceivingLanes, SendingLanes
 from emu.migration.stream import Kind
 from emu.migration.tls import Credentials
 

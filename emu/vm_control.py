@@ -11,23 +11,23 @@ from emu import shared_disks
 from emu.config import vm_file
 from emu.config.costs import by_name
 from emu.config.migration_parameters import Parameters
-from emu.dirty_rate import DirtyRate
 from emu.errors import EmuError, MigrationError
 from emu.guest.image_check import check_image
 from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
 from emu.migration import strategies
-from emu.migration.arrival import Arrival
 from emu.migration.destination import Destination
+from emu.migration.destination_base import Arrival
+from emu.migration.dirty_rate import DirtyRate
 from emu.migration.endpoint import Listener, connect
-from emu.migration.greeting import hello
 from emu.migration.handover import HandoverDestination, HandoverSource
-from emu.migration.past import Past
+from emu.migration.handshake import hello
+from emu.migration.history import Past
+from emu.migration.job import Job
 from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
 from emu.migration.strategies import StrategyOptions
 from emu.migration.timeline import now
 from emu.migration.tls import Credentials
-from emu.migration_job import Job
 from emu.vm import DiskUse, Vm
 from vhost_user.errors import VhostUserError
 

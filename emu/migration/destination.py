@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import MigrationError
-from emu.migration.arrival import Arrival
-from emu.migration.lanes import ReceivingLanes
-from emu.migration.rehearsal import prepared
+from emu.migration.destination_base import Arrival
+from emu.migration.multifd import ReceivingLanes
+from emu.migration.probe import prepared
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from emu.config.migration_parameters import Parameters
-    from emu.migration.greeting import DiskCheck, Greeting
-    from emu.migration.past import Past
+    from emu.migration.handshake import DiskCheck, Greeting
+    from emu.migration.history import Past
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
     from emu.vm import Vm

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import MigrationError
-from emu.migration.arrival import Arrival
+from emu.migration.destination_base import Arrival
 from emu.migration.heritage import VmHeritage
 from emu.migration.source import Source
 from emu.migration.strategies.task import Stage, Task
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure
     from emu.config.migration_parameters import Parameters
     from emu.config.vm_spec import VmSpec
-    from emu.migration.greeting import Greeting
-    from emu.migration.past import Past
+    from emu.migration.handshake import Greeting
+    from emu.migration.history import Past
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
     from emu.migration.stream import MigrationStream

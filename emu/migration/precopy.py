@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from emu.config.migration_parameters import Parameters
     from emu.machine.ram import GuestRam
-    from emu.migration.lanes import SendingLanes
-    from emu.migration.rehearsal import Forecast
+    from emu.migration.multifd import SendingLanes
+    from emu.migration.probe import Forecast
     from emu.migration.stream import MigrationStream, Run
     from emu.monitor.protocol import JsonObject
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from devices import lifecycle
 from emu.errors import CancelledError, EmuError, MigrationError
-from emu.migration import clocks, farewell, greeting
-from emu.migration.lanes import SendingLanes
-from emu.migration.past import Past
+from emu.migration import clocks, completion, handshake
+from emu.migration.history import Past
+from emu.migration.multifd import SendingLanes
 from emu.migration.precopy import Precopied, Precopy
+from emu.migration.probe import Forecast
 from emu.migration.ram_sync import RamSync
-from emu.migration.rehearsal import Forecast
 from emu.migration.state import pack_devices, pack_switchover
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
@@ -154,7 +154,7 @@ class Source:
             self._check_cancelled()
             stream.send(Kind.HELLO, json.dumps(hello).encode())
             welcome = self._expect(stream, Kind.WELCOME)
-            if not greeting.same_clock(welcome):
+            if not handshake.same_clock(welcome):
                 self._probes = clocks.probe(stream)
                 self._ahead_ns = clocks.agree(stream, self._probes)
         except FAILURES as error:
@@ -191,7 +191,7 @@ class Source:
                 **self._accounts(),
             }
 
-        told = farewell.bid(stream, start, self._probes, news)
+        told = completion.bid(stream, start, self._probes, news)
         # The guest took the clock over as it was known before the blackout.
         late = self._ahead_ns - int(told["offset_ns"])
         self.destination = {**told, "guest_gap_ns": int(told["guest_gap_ns"]) + late}

@@ -22,8 +22,8 @@ from emu.config.vm_spec import DeviceGroup, DeviceSpec, VmSpec
 from emu.guest.workload import TICK_NS
 from emu.migration.destination import Destination
 from emu.migration.endpoint import Listener, connect
-from emu.migration.greeting import hello
 from emu.migration.handover import HandoverDestination, HandoverSource
+from emu.migration.handshake import hello
 from emu.migration.source import Source
 from emu.migration.strategies import STRATEGIES, StrategyOptions, make
 from emu.vm import Vm
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.migration.heritage import VmHeritage
-    from emu.migration.past import Past
+    from emu.migration.history import Past
     from emu.migration.stream import MigrationStream
     from emu.migration.tls import Credentials
 

@@ -8,7 +8,7 @@ import pytest
 
 from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
-from emu.migration import lanes
+from emu.migration import multifd
 from emu.migration.stream import Kind, MigrationStream
 from tests.emu.migration.certificates import Authority
 from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
@@ -41,7 +41,7 @@ def _cut(monkeypatch: pytest.MonkeyPatch, when: Kind) -> list[Kind]:
         return section
 
     monkeypatch.setattr(MigrationStream, "receive", received)
-    monkeypatch.setattr(lanes, "LITTLE", 1)
+    monkeypatch.setattr(multifd, "LITTLE", 1)
     return cut
 
 
@@ -114,7 +114,7 @@ def test_clocks_that_differ_are_compared(
     """Here both sides only believe that they do: what is estimated must be nearly nothing."""
     migration = _migration(vm, other, tmp_path)
     migration._hello["clock"] = "another machine's"
-    monkeypatch.setattr("emu.migration.greeting.same_clock", lambda _welcome: False)
+    monkeypatch.setattr("emu.migration.handshake.same_clock", lambda _welcome: False)
     migration.run()
     there = migration.source.destination
     start = migration.source.timeline.marks["pause_start_ns"]

@@ -18,8 +18,8 @@ from emu.guest import layout
 from emu.machine.ram import GuestRam
 from emu.migration.convergence import Expected, Reason
 from emu.migration.precopy import Precopy
+from emu.migration.probe import Forecast
 from emu.migration.ram_sync import RamSync, pieces, total
-from emu.migration.rehearsal import Forecast
 from emu.migration.stream import Kind, MigrationStream
 from tests.emu.migration.sites import (
     DEADLINE,

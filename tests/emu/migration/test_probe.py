@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import MigrationError
-from emu.migration.past import Past
-from emu.migration.rehearsal import Forecast, Rehearsal, prepared
+from emu.migration.history import Past
+from emu.migration.probe import Forecast, Rehearsal, prepared
 from emu.migration.strategies import STRATEGIES, StrategyOptions, make
 from emu.migration.strategies.base import DeviceCost
 from tests.emu.migration.sites import DEADLINE, Site, await_work, check_books

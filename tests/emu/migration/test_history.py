@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from emu.migration.past import Past
+from emu.migration.history import Past
 from emu.migration.strategies import make
 from emu.migration.timeline import Span
 

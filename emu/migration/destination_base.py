@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError, MigrationError
-from emu.migration import clocks, farewell
-from emu.migration.greeting import DiskCheck, Greeting, welcome
-from emu.migration.past import Past
+from emu.migration import clocks, completion
+from emu.migration.handshake import DiskCheck, Greeting, welcome
+from emu.migration.history import Past
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import Timeline, now
 from vhost_user.errors import VhostUserError
@@ -145,7 +145,7 @@ class Arrival(ABC):
             "commits": commits,
             "guest_gap_ns": self.guest_gap_ns,
         }
-        return farewell.take(stream, same_clock=greeting.same_clock, news=news)
+        return completion.take(stream, same_clock=greeting.same_clock, news=news)
 
     def _await_go(self, stream: MigrationStream) -> None:
         """Say that the devices have been started; the VM is this side's when GO has come.

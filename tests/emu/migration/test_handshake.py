@@ -9,7 +9,14 @@ import pytest
 from devices import lifecycle
 from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
-from emu.migration.greeting import VERSION, Greeting, hello, same_clock, shape, welcome
+from emu.migration.handshake import (
+    VERSION,
+    Greeting,
+    hello,
+    same_clock,
+    shape,
+    welcome,
+)
 from emu.migration.strategies import StrategyOptions
 from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
 

@@ -13,7 +13,7 @@ from emu.migration.timeline import now
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emu.migration.arrival import Arrival
+    from emu.migration.destination_base import Arrival
     from emu.monitor.protocol import JsonObject
     from emu.vm_process import EventSink
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
 from emu.machine.ram import GuestRam
-from emu.migration import lanes
+from emu.migration import multifd
 from emu.migration.bandwidth import TokenBucket
-from emu.migration.lanes import ReceivingLanes, SendingLanes, shares
+from emu.migration.multifd import ReceivingLanes, SendingLanes, shares
 from emu.migration.ram_sync import pieces, total
 from emu.migration.stream import Kind, MigrationStream
 from emu.migration.timeline import now
@@ -132,7 +132,7 @@ def test_a_later_round_is_never_overtaken(
     wires: Wires, monkeypatch: pytest.MonkeyPatch, slow: int
 ) -> None:
     """Although one socket is read late, and the next round says more of its pages by another."""
-    monkeypatch.setattr(lanes, "LITTLE", CHUNK + 1)
+    monkeypatch.setattr(multifd, "LITTLE", CHUNK + 1)
     late = threading.Event()
     receive_ram = MigrationStream.receive_ram
 
@@ -220,7 +220,7 @@ def test_a_whole_migration_over_three_sockets(
     vm: Vm, other: Vm, tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With every socket used for what there is, be it little."""
-    monkeypatch.setattr(lanes, "LITTLE", 1)
+    monkeypatch.setattr(multifd, "LITTLE", 1)
     threads = threading.active_count()
     migration = Migration(vm, other, strategy, tmp_path, Parameters(deadline=DEADLINE, streams=3))
     migration.run()

@@ -4,7 +4,7 @@ GET_FEATURES is the rehearsal: it goes to each device's own connection, through 
 control plane, and back, and changes nothing. Timed one after the other it gives the round trip
 that lock-step pays for each message; with all devices in flight, what a message costs when nobody
 waits for it alone. What a back-end does only when it is really stopped (finish what it has begun,
-``--stop-time``) does not show: for that there is `emu.migration.past`.
+``--stop-time``) does not show: for that there is `emu.migration.history`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from devices.device import VhostDevice
     from devices.procedure import Procedure
     from emu.machine.machine import Machine
-    from emu.migration.past import Past
+    from emu.migration.history import Past
     from emu.migration.strategies import Strategy
     from emu.vm import Vm
 
