@@ -21,10 +21,10 @@ from emu.config.plan import MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError, SignalError
 from emu.migration.strategies import STRATEGIES
-from emu.migration_series import MigrationSeries
+from emu.orchestrator.migrate_local import MigrationSeries
+from emu.orchestrator.supervisor import Supervisor
 from emu.progress import SilentProgress
 from emu.results import median
-from emu.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

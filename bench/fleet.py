@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Self
 
 from devices import lifecycle
 from devices.procedure import AwaitSwitchover
-from emu.attention import Attention
-from emu.backend_fleet import BackendFleet
 from emu.commands import validate
 from emu.config.costs import NATIVE
 from emu.config.plan import MachinePlan
 from emu.migration.strategies.split import Split
 from emu.migration.strategies.task import Stage, Task
 from emu.migration.timeline import Timeline
-from emu.run_directory import RunDirectory
+from emu.orchestrator.backend_processes import BackendFleet
+from emu.orchestrator.run_directory import RunDirectory
+from emu.orchestrator.signals import Attention
 from emu.vm import Vm
 
 if TYPE_CHECKING:

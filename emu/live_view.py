@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from emu.load_run import LoadReport, Sample
+    from emu.orchestrator.run_under_load import LoadReport, Sample
 
 
 class TableView:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backends.stats import served
-from emu import shared_disks
 from emu.config import vm_file
 from emu.config.costs import by_name
 from emu.config.migration_parameters import Parameters
@@ -28,6 +27,7 @@ from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
 from emu.migration.strategies import StrategyOptions
 from emu.migration.timeline import now
 from emu.migration.tls import Credentials
+from emu.orchestrator import shared_disks
 from emu.vm import DiskUse, Vm
 from vhost_user.errors import VhostUserError
 

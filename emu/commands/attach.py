@@ -15,8 +15,8 @@ from emu.config.plan import ACCELERATORS, LOADS
 from emu.errors import OptionError, SignalError
 
 if TYPE_CHECKING:
-    from emu.attached import AttachedVm, AttachPlan
-    from emu.attention import Attention
+    from emu.orchestrator.attach import AttachedVm, AttachPlan
+    from emu.orchestrator.signals import Attention
 
 HELP = """Run a VM whose devices are served by back-ends that you have started, until Ctrl-C.
 
@@ -59,8 +59,8 @@ Examples:
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def attach(**options: Any) -> None:
     """Check what was asked for, run, and say what was done."""
-    from emu.attached import AttachedVm
-    from emu.attention import Attention
+    from emu.orchestrator.attach import AttachedVm
+    from emu.orchestrator.signals import Attention
 
     text = options["duration"]
     seconds = None if text is None else validate.duration("--for", text) / 1e9
@@ -82,8 +82,8 @@ def _say(line: str) -> None:
 
 
 def _plan(options: dict[str, Any]) -> AttachPlan:
-    from emu.attached import AttachPlan
     from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
+    from emu.orchestrator.attach import AttachPlan
 
     if not options["blk"] and not options["net"]:
         raise OptionError("say where the back-ends are: --blk PATH or --net PATH")

@@ -14,7 +14,7 @@ from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError, OptionError
 
 if TYPE_CHECKING:
-    from emu.load_run import LoadReport
+    from emu.orchestrator.run_under_load import LoadReport
 
 
 HELP = """Run a VM with its back-ends under load, with a live table, until Ctrl-C.
@@ -48,8 +48,8 @@ machine (docs/between-machines.md). Shape, images and certificates must suit tho
 def run(**options: Any) -> None:
     """Check what was asked for, run, and report."""
     from emu import live_view
-    from emu.load_run import LoadRun
-    from emu.supervisor import Supervisor
+    from emu.orchestrator.run_under_load import LoadRun
+    from emu.orchestrator.supervisor import Supervisor
 
     text = options["duration"]
     seconds = None if text is None else validate.duration("--for", text) / 1e9

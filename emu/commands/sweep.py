@@ -113,8 +113,8 @@ def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:
 
 
 def _migrate(plan: MigrationPlan, *, quiet: bool) -> Any:
-    from emu.migration_series import MigrationSeries
-    from emu.supervisor import Supervisor
+    from emu.orchestrator.migrate_local import MigrationSeries
+    from emu.orchestrator.supervisor import Supervisor
 
     show = progress.make(quiet=quiet)
     with show, Supervisor(plan.machine, show) as supervisor:

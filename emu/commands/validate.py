@@ -25,7 +25,7 @@ from emu.config.vm_spec import (
     parse_size,
 )
 from emu.errors import EmuError, OptionError, PreflightError
-from emu.run_directory import PREFIX, RANDOM_LENGTH, longest_name
+from emu.orchestrator.run_directory import PREFIX, RANDOM_LENGTH, longest_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError, OptionError
-from emu.program import end_with_parent
+from emu.orchestrator.managed_process import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

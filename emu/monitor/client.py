@@ -12,8 +12,8 @@ from emu.monitor import protocol
 if TYPE_CHECKING:
     import socket
 
-    from emu.attention import Waiter
     from emu.monitor.protocol import JsonObject
+    from emu.orchestrator.signals import Waiter
 
 
 class Event(NamedTuple):

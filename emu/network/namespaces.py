@@ -10,7 +10,7 @@ from typing import Self
 
 from emu.echo import CLIENT_MAC
 from emu.errors import EmuError
-from emu.program import PYTHON
+from emu.orchestrator.managed_process import PYTHON
 
 #: Seconds that making it may take; on a busy machine most of it goes to starting Python.
 BUILD_DEADLINE = 20.0

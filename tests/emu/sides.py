@@ -11,9 +11,9 @@ import psutil
 
 from emu.config.plan import DiskFile, MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
-from emu.migration_series import MigrationSeries
+from emu.orchestrator.migrate_local import MigrationSeries
+from emu.orchestrator.supervisor import Supervisor
 from emu.progress import LineProgress
-from emu.supervisor import Supervisor
 
 if TYPE_CHECKING:
     import io

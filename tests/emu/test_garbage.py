@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from emu import backend_fleet
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError
-from emu.migration_series import MigrationSeries
+from emu.orchestrator import backend_processes
+from emu.orchestrator.migrate_local import MigrationSeries
+from emu.orchestrator.supervisor import Supervisor
 from emu.progress import SilentProgress
-from emu.supervisor import Supervisor
 from tests.emu.sides import machine, nothing_left
 
 
@@ -25,7 +25,7 @@ def migrate() -> None:
 
 def test_garbage_is_the_back_end_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says which device and which message; nothing is left running."""
-    monkeypatch.setitem(backend_fleet._MODULES, "blk", "tests.emu.garbage_backend")
+    monkeypatch.setitem(backend_processes._MODULES, "blk", "tests.emu.garbage_backend")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     started = time.monotonic()
     with pytest.raises(EmuError, match=r"blk0.*GET_FEATURES"):

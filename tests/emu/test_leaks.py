@@ -12,10 +12,10 @@ import psutil
 from backends.ring_host import TIDY_NS
 from emu.config.plan import MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
-from emu.migration_series import MigrationSeries
+from emu.orchestrator.migrate_local import MigrationSeries
+from emu.orchestrator.supervisor import Supervisor
+from emu.orchestrator.vm_host import Side
 from emu.progress import SilentProgress
-from emu.side import Side
-from emu.supervisor import Supervisor
 from tests.emu.sides import nothing_left
 
 if TYPE_CHECKING:

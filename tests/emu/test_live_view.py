@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from emu import live_view
-from emu.load_run import LoadReport, Sample
+from emu.orchestrator.run_under_load import LoadReport, Sample
 from tests.emu.sides import machine
 
 SAMPLE = Sample(

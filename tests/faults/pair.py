@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from emu.backend_fleet import BackendFleet, ProgramSpec
 from emu.config.plan import MachinePlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.guest.ledger import LedgerTotals
-from emu.program import Program, end
+from emu.orchestrator.backend_processes import BackendFleet, ProgramSpec
+from emu.orchestrator.managed_process import Program, end
+from emu.orchestrator.supervisor import Supervisor
+from emu.orchestrator.vm_host import Side
 from emu.progress import SilentProgress
-from emu.side import Side
-from emu.supervisor import Supervisor
 from tests.faults.switch import FaultSwitch
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from emu.attention import Attention
-    from emu.run_directory import RunDirectory
+    from emu.orchestrator.run_directory import RunDirectory
+    from emu.orchestrator.signals import Attention
 
 #: Seconds between two looks at what tells nobody.
 POLL = 0.01

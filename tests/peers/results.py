@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu.conformance.verdict import Verdict
-from emu.program import end_with_parent
+from emu.orchestrator.managed_process import end_with_parent
 from tests.peers import explanations as explained
 from tests.peers import pages
 from tests.peers.programs import PATH, fill, missing, number, version

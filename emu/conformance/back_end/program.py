@@ -15,7 +15,7 @@ from emu.conformance.case import BACK_END, Area
 from emu.conformance.peer import held_back
 from emu.conformance.verdict import Failed, Severity, check, observed, unsupported
 from emu.conformance.wire import Wire, WireError
-from emu.program import end_with_parent
+from emu.orchestrator.managed_process import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

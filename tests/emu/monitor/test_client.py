@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.attention import Attention
 from emu.errors import CommandError, HangUpError, MonitorError
 from emu.monitor import protocol
 from emu.monitor.client import MonitorClient
 from emu.monitor.server import MonitorServer
+from emu.orchestrator.signals import Attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from emu.attention import Attention
     from emu.config.vm_spec import VmSpec
     from emu.guest.ledger import LedgerTotals
     from emu.monitor.protocol import JsonObject
+    from emu.orchestrator.signals import Attention
 
 #: What a VM process is told by the run that it belongs to, and nobody else has to say.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu.books import Books
-from emu.disk_check import STEP_SECONDS, DiskReader, host_digest
 from emu.echo import EchoClient, ProbeClient
 from emu.errors import EmuError, HangUpError, MigrationError
 from emu.migration import strategies
 from emu.migration.timeline import Span
+from emu.orchestrator.accounting import Books
+from emu.orchestrator.disk_check import STEP_SECONDS, DiskReader, host_digest
+from emu.orchestrator.vm_host import SLOW
 from emu.results import (
     COMPLETED,
     ROLLED_BACK,
@@ -23,15 +24,14 @@ from emu.results import (
     devices_ms,
     phase_rows,
 )
-from emu.side import SLOW
 
 if TYPE_CHECKING:
     from emu.config.plan import MigrationPlan
     from emu.monitor.client import Event
     from emu.monitor.protocol import JsonObject
     from emu.network.namespaces import NamespaceNetwork
-    from emu.side import Side
-    from emu.supervisor import Supervisor
+    from emu.orchestrator.supervisor import Supervisor
+    from emu.orchestrator.vm_host import Side
 
 #: What the network's gap is looked for in, before and after the blackout.
 MARGIN_NS = 50_000_000

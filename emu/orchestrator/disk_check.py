@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from emu.errors import EmuError
 
 if TYPE_CHECKING:
-    from emu.attention import Attention
     from emu.config.plan import DiskFile
+    from emu.orchestrator.signals import Attention
+    from emu.orchestrator.vm_host import Side
     from emu.progress import Progress
-    from emu.side import Side
 
 #: The reader is let on by this share of the disk at each step, and no further than the last
 #: share before the VM has moved: so it reads before, during and after the blackout.

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from emu.books import Books
 from emu.errors import SignalError
-from emu.incoming import Arrived, Incoming
+from emu.orchestrator.accounting import Books
+from emu.orchestrator.migrate_in import Arrived, Incoming
 from emu.results import Integrity, document_head
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from emu.between import Passage
     from emu.config.plan import MachinePlan
     from emu.monitor.protocol import JsonObject
-    from emu.supervisor import Supervisor
+    from emu.orchestrator.supervisor import Supervisor
 
     class Viewer(Protocol):
         """Shows samples as they come."""

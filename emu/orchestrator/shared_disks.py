@@ -13,15 +13,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emu.disk_check import host_digest
 from emu.errors import PreflightError
+from emu.orchestrator.disk_check import host_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from emu.attention import Attention
     from emu.config.plan import MachinePlan
     from emu.monitor.protocol import JsonObject
+    from emu.orchestrator.signals import Attention
 
 _PREFIX = ".emu-migration-"
 

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from emu import disk_check
-from emu.attention import Attention
 from emu.config.plan import DiskFile
-from emu.disk_check import HELD_BACK, STEPS, DiskReader, host_digest
 from emu.errors import SignalError
+from emu.orchestrator import disk_check
+from emu.orchestrator.disk_check import (
+    HELD_BACK,
+    STEPS,
+    DiskReader,
+    host_digest,
+)
+from emu.orchestrator.signals import Attention
 from emu.progress import LineProgress
 from tests.emu.sides import disk_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emu.side import Side
+    from emu.orchestrator.vm_host import Side
 
 MIB = 1 << 20
 

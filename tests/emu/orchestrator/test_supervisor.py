@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from emu.errors import CommandError, ProgramError, SignalError
+from emu.orchestrator.supervisor import Supervisor
 from emu.progress import LineProgress
-from emu.supervisor import Supervisor
 from tests.emu.sides import FAKE_VM, machine, nothing_left
 
 

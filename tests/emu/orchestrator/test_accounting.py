@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from emu.books import Books
 from emu.guest.ledger import LedgerTotals
+from emu.orchestrator.accounting import Books
 
 if TYPE_CHECKING:
-    from emu.side import Side
+    from emu.orchestrator.vm_host import Side
 
 
 class Counted:

@@ -12,15 +12,15 @@ from backends.durations import format_duration
 from backends.stats import StatsReader, served
 from emu.config.costs import by_name
 from emu.errors import ProgramError
-from emu.program import PYTHON, Program, end
+from emu.orchestrator.managed_process import PYTHON, Program, end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.attention import Attention
     from emu.config.plan import MachinePlan
     from emu.config.vm_spec import DeviceSpec
-    from emu.run_directory import RunDirectory
+    from emu.orchestrator.run_directory import RunDirectory
+    from emu.orchestrator.signals import Attention
 
 #: The devices of a class are dealt to this many programs, as those of a host are.
 PROGRAMS = 2

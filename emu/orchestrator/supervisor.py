@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from emu.attention import Attention
 from emu.errors import CommandError, ProgramError
-from emu.run_directory import SIDES, RunDirectory
-from emu.side import VM_PROGRAM, Side
+from emu.orchestrator.run_directory import SIDES, RunDirectory
+from emu.orchestrator.signals import Attention
+from emu.orchestrator.vm_host import VM_PROGRAM, Side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu import migration_series
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, MigrationError, ProgramError
+from emu.orchestrator import migrate_local
 from tests.emu.sides import disk_file, machine, run_series
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _no_echo(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake VM answers no probe: there is nothing to wait for."""
-    monkeypatch.setattr(migration_series, "ECHO_PATIENCE", 0.0)
+    monkeypatch.setattr(migrate_local, "ECHO_PATIENCE", 0.0)
 
 
 def test_strategies_run_in_turn_back_and_forth() -> None:
@@ -74,7 +74,7 @@ def test_a_lost_request_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_silence_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A migration of which nothing is heard is called off."""
     monkeypatch.setenv("FAKE_VM", "hang-migration")
-    monkeypatch.setattr(migration_series, "SILENCE", 0.5)
+    monkeypatch.setattr(migrate_local, "SILENCE", 0.5)
     report = run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
     assert report.runs[0].outcome == "rolled-back"
     assert report.runs[0].error == "cancelled"
@@ -83,7 +83,7 @@ def test_silence_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_silence_after_that_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for ever for the cancellation either."""
     monkeypatch.setenv("FAKE_VM", "hang-migration mute")
-    monkeypatch.setattr(migration_series, "SILENCE", 0.5)
+    monkeypatch.setattr(migrate_local, "SILENCE", 0.5)
     with pytest.raises(MigrationError, match="nothing was heard"):
         run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
 

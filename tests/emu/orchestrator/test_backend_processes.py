@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from emu.attention import Attention
-from emu.backend_fleet import BackendFleet, program_specs
 from emu.config.plan import MachinePlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import ProgramError
-from emu.run_directory import RunDirectory
+from emu.orchestrator.backend_processes import BackendFleet, program_specs
+from emu.orchestrator.run_directory import RunDirectory
+from emu.orchestrator.signals import Attention
 from tests.emu.sides import disk_file, machine, nothing_left
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from emu.config.vm_spec import VmSpec
 from emu.errors import PreflightError
-from emu.run_directory import SCRATCH_BYTES, RunDirectory, longest_name
+from emu.orchestrator.run_directory import SCRATCH_BYTES, RunDirectory, longest_name
 
 
 def test_it_goes_with_all_that_is_in_it() -> None:

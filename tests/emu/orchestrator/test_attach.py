@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.attention import Attention
 from emu.errors import CommandError
 from emu.monitor.client import MonitorClient
+from emu.orchestrator.signals import Attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

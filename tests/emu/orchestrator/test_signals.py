@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.attention import Attention
 from emu.errors import ProgramError, SignalError
-from emu.program import Program, end
+from emu.orchestrator.managed_process import Program, end
+from emu.orchestrator.signals import Attention
 
 if TYPE_CHECKING:
     from pathlib import Path

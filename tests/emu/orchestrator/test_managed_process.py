@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu.program import Program, await_end, end
+from emu.orchestrator.managed_process import Program, await_end, end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ def test_one_that_lives_on_is_not_awaited_for_ever(tmp_path: Path) -> None:
 PARENT = """
 import os, signal, sys
 from pathlib import Path
-from emu.program import Program
+from emu.orchestrator.managed_process import Program
 program = Program("a program", [sys.executable, "-c", "import time; time.sleep(60)"],
                   log=Path(sys.argv[1]))
 print(program.pid, flush=True)

@@ -11,7 +11,7 @@ from emu.results import Integrity, integrity_between
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.side import Side
+    from emu.orchestrator.vm_host import Side
 
 
 class Books:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from emu.backend_fleet import BackendFleet
 from emu.config.vm_file import spec_to_json
 from emu.errors import HangUpError, ProgramError
 from emu.guest.ledger import LedgerTotals
 from emu.monitor.client import MonitorClient
-from emu.program import PYTHON, Program, await_end, end
+from emu.orchestrator.backend_processes import BackendFleet
+from emu.orchestrator.managed_process import (
+    PYTHON,
+    Program,
+    await_end,
+    end,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.attention import Attention
     from emu.config.plan import MachinePlan
     from emu.monitor.protocol import JsonObject
-    from emu.run_directory import RunDirectory
+    from emu.orchestrator.run_directory import RunDirectory
+    from emu.orchestrator.signals import Attention
 
 VM_PROGRAM = (*PYTHON, "-m", "emu.vm_process")
 #: Seconds for what should be quick, and for building, booting or reading back a whole VM.

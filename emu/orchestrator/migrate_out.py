@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from emu import shared_disks
-from emu.books import Books
 from emu.errors import HangUpError, MigrationError
 from emu.migration.timeline import Span
-from emu.migration_series import SILENCE
+from emu.orchestrator import shared_disks
+from emu.orchestrator.accounting import Books
+from emu.orchestrator.migrate_local import SILENCE
 from emu.results import (
     COMPLETED,
     ROLLED_BACK,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from emu.between import Passage
     from emu.config.plan import MigrationPlan
     from emu.monitor.protocol import JsonObject
-    from emu.supervisor import Supervisor
+    from emu.orchestrator.supervisor import Supervisor
 
 #: Seconds for which the guest works before it is migrated.
 WARM_UP = 0.5

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from emu import shared_disks
 from emu.errors import HangUpError, MigrationError
+from emu.orchestrator import shared_disks
 
 if TYPE_CHECKING:
     from emu.between import Passage
     from emu.monitor.protocol import JsonObject
-    from emu.supervisor import Supervisor
+    from emu.orchestrator.supervisor import Supervisor
 
 #: Seconds between two looks at whether the user wants to end the wait.
 _LOOK = 3600.0

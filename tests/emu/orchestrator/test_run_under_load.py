@@ -10,12 +10,12 @@ import threading
 
 import pytest
 
-from emu import load_run
 from emu.errors import ProgramError, SignalError
 from emu.live_view import LineView, show_report
-from emu.load_run import LoadReport, LoadRun
+from emu.orchestrator import run_under_load
+from emu.orchestrator.run_under_load import LoadReport, LoadRun
+from emu.orchestrator.supervisor import Supervisor
 from emu.progress import SilentProgress
-from emu.supervisor import Supervisor
 from tests.emu.sides import FAKE_VM, machine, nothing_left
 
 
@@ -28,7 +28,7 @@ def run(out: io.StringIO, seconds: float | None) -> LoadReport:
 
 def test_rates_are_for_a_second_and_totals_since_the_boot(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake makes 1000 requests and 2000 packets a second."""
-    monkeypatch.setattr(load_run, "INTERVAL", 0.1)
+    monkeypatch.setattr(run_under_load, "INTERVAL", 0.1)
     out = io.StringIO()
     report = run(out, 0.5)
     assert 3 <= len(report.samples) <= 5
@@ -69,7 +69,7 @@ def test_a_vm_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_document_and_the_text_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The document is described in docs/json.md."""
-    monkeypatch.setattr(load_run, "INTERVAL", 0.1)
+    monkeypatch.setattr(run_under_load, "INTERVAL", 0.1)
     report = run(io.StringIO(), 0.3)
     document = json.loads(json.dumps(report.to_json()))
     assert {"schema", "host", "vm", "accel", "costs"} < set(document)

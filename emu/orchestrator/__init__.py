@@ -1,0 +1,1 @@
+"""Starts the processes of VMs and back-ends, and drives them over QMP."""
