@@ -18,7 +18,7 @@ from emu.commands import validate
 from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.machine.accel import kvm_limits
-from emu.network.namespaces import NamespaceNetwork
+from emu.orchestrator.network.namespaces import NamespaceNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

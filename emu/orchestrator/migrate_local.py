@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu.echo import EchoClient, ProbeClient
 from emu.errors import EmuError, HangUpError, MigrationError
 from emu.migration import strategies
 from emu.migration.timeline import Span
 from emu.orchestrator.accounting import Books
 from emu.orchestrator.disk_check import STEP_SECONDS, DiskReader, host_digest
+from emu.orchestrator.network.echo import EchoClient, ProbeClient
 from emu.orchestrator.vm_host import SLOW
 from emu.results import (
     COMPLETED,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from emu.config.plan import MigrationPlan
     from emu.monitor.client import Event
     from emu.monitor.protocol import JsonObject
-    from emu.network.namespaces import NamespaceNetwork
+    from emu.orchestrator.network.namespaces import NamespaceNetwork
     from emu.orchestrator.supervisor import Supervisor
     from emu.orchestrator.vm_host import Side
 
@@ -73,7 +73,7 @@ class MigrationSeries:
         """The network of namespaces, where one is wanted and can be had."""
         if self._plan.network != "netns" or not self._source.fleet.uplinks:
             return None
-        from emu.network.namespaces import NamespaceNetwork, NetworkUnavailableError
+        from emu.orchestrator.network.namespaces import NamespaceNetwork, NetworkUnavailableError
 
         try:
             network = NamespaceNetwork.build()
@@ -93,7 +93,7 @@ class MigrationSeries:
             report.disk_sha256 = host_digest(machine.disk, self._attention)
         uplinks = [side.fleet.uplinks[0] for side in self._supervisor.sides if side.fleet.uplinks]
         if network is not None:
-            from emu.network.ping import PingClient
+            from emu.orchestrator.network.ping import PingClient
 
             report.network = "netns"
             self._echo = PingClient(network)

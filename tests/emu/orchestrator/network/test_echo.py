@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.echo import CLIENT_MAC, ProbeClient
 from emu.errors import EmuError
 from emu.guest.frames import Probe, nic_mac
+from emu.orchestrator.network.echo import CLIENT_MAC, ProbeClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

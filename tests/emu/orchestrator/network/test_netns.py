@@ -22,9 +22,9 @@ import pytest
 
 from emu.guest.arp_icmp import GUEST_ADDRESS, answer, gratuitous_arp
 from emu.guest.frames import nic_mac
-from emu.network import namespaces
-from emu.network.namespaces import NamespaceNetwork, NetworkUnavailableError
-from emu.network.ping import PingClient
+from emu.orchestrator.network import namespaces
+from emu.orchestrator.network.namespaces import NamespaceNetwork, NetworkUnavailableError
+from emu.orchestrator.network.ping import PingClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

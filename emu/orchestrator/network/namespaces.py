@@ -8,9 +8,9 @@ import socket
 import subprocess
 from typing import Self
 
-from emu.echo import CLIENT_MAC
 from emu.errors import EmuError
 from emu.orchestrator.managed_process import PYTHON
+from emu.orchestrator.network.echo import CLIENT_MAC
 
 #: Seconds that making it may take; on a busy machine most of it goes to starting Python.
 BUILD_DEADLINE = 20.0
@@ -46,7 +46,7 @@ class NamespaceNetwork:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             number = str(theirs.fileno())
-            argv = [*PYTHON, "-m", "emu.network.builder", number, CLIENT_MAC.hex(":")]
+            argv = [*PYTHON, "-m", "emu.orchestrator.network.builder", number, CLIENT_MAC.hex(":")]
             try:
                 ended = subprocess.run(
                     argv,

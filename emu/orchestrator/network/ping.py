@@ -12,7 +12,6 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from emu.echo import CLIENT_MAC, PERIOD_NS, EchoClient
 from emu.guest.arp_icmp import (
     CLIENT_ADDRESS,
     GUEST_ADDRESS,
@@ -20,9 +19,10 @@ from emu.guest.arp_icmp import (
     arp_reply,
     arp_request,
 )
+from emu.orchestrator.network.echo import CLIENT_MAC, PERIOD_NS, EchoClient
 
 if TYPE_CHECKING:
-    from emu.network.namespaces import NamespaceNetwork
+    from emu.orchestrator.network.namespaces import NamespaceNetwork
 
 #: Time without an answer after which the guest's MAC is asked for anew.
 FORGET_NS = 1_000_000_000
