@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emu.config.plan import MachinePlan
     from emu.guest.ledger import LedgerTotals
     from emu.migration.timeline import Span
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 SCHEMA = 1
 COMPLETED = "completed"

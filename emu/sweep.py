@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from emu.config.plan import MigrationPlan
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
     from emu.results import MigrationReport
 
 #: More cannot be, whatever the size of a device: a VM's descriptors would not do.

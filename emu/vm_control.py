@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from emu.migration.heritage import VmHeritage
     from emu.migration.stream import MigrationStream
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
     from emu.vm_process import EventSink
 
 #: Seconds for which dirty memory may be measured, as in QEMU.

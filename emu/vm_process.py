@@ -21,8 +21,8 @@ from typing import Protocol
 
 import click
 
-from emu.monitor.protocol import JsonObject
-from emu.monitor.server import Handler, MonitorServer
+from emu.qmp.protocol import JsonObject
+from emu.qmp.server import Handler, MonitorServer
 
 #: Sends an event to whoever drives the VM; any thread may call it.
 EventSink = Callable[[str, JsonObject], None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from emu.errors import EmuError
 
 if TYPE_CHECKING:
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 #: What to do when pre-copy does not get below what the downtime limit allows.
 ON_NO_CONVERGE = ("switch", "abort")

@@ -35,7 +35,7 @@ from emu.errors import OptionError, PreflightError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 _KEYS = {"vcpus", "memory", *DEVICE_CLASSES}
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from emu.migration.clocks import Offset, Probe
     from emu.migration.stream import MigrationStream
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 
 def say(stream: MigrationStream, news: JsonObject) -> None:

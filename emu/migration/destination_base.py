@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
     from emu.vm import Vm
 
 

@@ -16,7 +16,7 @@ from emu.migration.strategies import Strategy, StrategyOptions
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
     from emu.vm import Vm
 
 #: Of the stream; a source that speaks another one is refused by name.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from emu.migration.strategies import Strategy
     from emu.migration.timeline import Span
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 Side = Literal["src", "dst"]
 #: A rehearsal that is so many times longer than the past says that the devices have changed.

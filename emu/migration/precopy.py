@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from emu.migration.multifd import SendingLanes
     from emu.migration.probe import Forecast
     from emu.migration.stream import MigrationStream, Run
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 #: Bytes between two looks at whether the migration is to be given up.
 PIECE = 64 << 20

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from emu.migration.clocks import Offset, Probe
     from emu.migration.precopy import Observer
     from emu.migration.strategies import Strategy
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
     from emu.vm import Vm
 
 #: Seconds in which devices that lost their back-ends may come back before they are called lost.

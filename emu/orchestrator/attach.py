@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from emu.config import vm_file
 from emu.errors import EmuError
-from emu.monitor.listener import MonitorListener
+from emu.qmp.listener import MonitorListener
 from emu.vm_control import make_control
 from emu.vm_process import commands
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from emu.config.vm_spec import VmSpec
     from emu.guest.ledger import LedgerTotals
-    from emu.monitor.protocol import JsonObject
     from emu.orchestrator.signals import Attention
+    from emu.qmp.protocol import JsonObject
 
 #: What a VM process is told by the run that it belongs to, and nobody else has to say.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}

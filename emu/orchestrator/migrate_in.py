@@ -10,8 +10,8 @@ from emu.orchestrator import shared_disks
 
 if TYPE_CHECKING:
     from emu.between import Passage
-    from emu.monitor.protocol import JsonObject
     from emu.orchestrator.supervisor import Supervisor
+    from emu.qmp.protocol import JsonObject
 
 #: Seconds between two looks at whether the user wants to end the wait.
 _LOOK = 3600.0

@@ -27,11 +27,11 @@ from emu.results import (
 
 if TYPE_CHECKING:
     from emu.config.plan import MigrationPlan
-    from emu.monitor.client import Event
-    from emu.monitor.protocol import JsonObject
     from emu.orchestrator.network.namespaces import NamespaceNetwork
     from emu.orchestrator.supervisor import Supervisor
     from emu.orchestrator.vm_host import Side
+    from emu.qmp.client import Event
+    from emu.qmp.protocol import JsonObject
 
 #: What the network's gap is looked for in, before and after the blackout.
 MARGIN_NS = 50_000_000

@@ -23,8 +23,8 @@ from emu.results import (
 if TYPE_CHECKING:
     from emu.between import Passage
     from emu.config.plan import MigrationPlan
-    from emu.monitor.protocol import JsonObject
     from emu.orchestrator.supervisor import Supervisor
+    from emu.qmp.protocol import JsonObject
 
 #: Seconds for which the guest works before it is migrated.
 WARM_UP = 0.5

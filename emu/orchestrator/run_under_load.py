@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from emu.between import Passage
     from emu.config.plan import MachinePlan
-    from emu.monitor.protocol import JsonObject
     from emu.orchestrator.supervisor import Supervisor
+    from emu.qmp.protocol import JsonObject
 
     class Viewer(Protocol):
         """Shows samples as they come."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.config.plan import MachinePlan
-    from emu.monitor.protocol import JsonObject
     from emu.orchestrator.signals import Attention
+    from emu.qmp.protocol import JsonObject
 
 _PREFIX = ".emu-migration-"
 

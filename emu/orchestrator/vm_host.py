@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from emu.config.vm_file import spec_to_json
 from emu.errors import HangUpError, ProgramError
 from emu.guest.ledger import LedgerTotals
-from emu.monitor.client import MonitorClient
 from emu.orchestrator.backend_processes import BackendFleet
 from emu.orchestrator.managed_process import (
     PYTHON,
@@ -16,14 +15,15 @@ from emu.orchestrator.managed_process import (
     await_end,
     end,
 )
+from emu.qmp.client import MonitorClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.config.plan import MachinePlan
-    from emu.monitor.protocol import JsonObject
     from emu.orchestrator.run_directory import RunDirectory
     from emu.orchestrator.signals import Attention
+    from emu.qmp.protocol import JsonObject
 
 VM_PROGRAM = (*PYTHON, "-m", "emu.vm_process")
 #: Seconds for what should be quick, and for building, booting or reading back a whole VM.

@@ -22,7 +22,7 @@ from emu.guest.ledger import LedgerTotals
 from emu.vm_process import serve
 
 if TYPE_CHECKING:
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
     from emu.vm_process import EventSink
 
 WORDS = set(os.environ.get("FAKE_VM", "").split())

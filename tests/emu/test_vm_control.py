@@ -17,7 +17,7 @@ from tests.emu.migration.sites import DEADLINE, SPEC, Site, await_disk, await_wo
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
     from emu.vm_control import Control
 
 __all__ = ["owned", "sites"]

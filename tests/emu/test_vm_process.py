@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import CommandError
-from emu.monitor.client import MonitorClient
 from emu.orchestrator.signals import Attention
+from emu.qmp.client import MonitorClient
 from emu.vm_process import VmControl, commands
 from tests.emu.fake_vm import FakeVm
 from tests.emu.sides import FAKE_VM

@@ -11,7 +11,7 @@ from tests.faults.cells import PROCESS, SOURCE, Cell
 from tests.faults.pair import POLL
 
 if TYPE_CHECKING:
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
     from tests.faults.pair import FaultySide, Pair
     from tests.faults.switch import FaultSwitch
 

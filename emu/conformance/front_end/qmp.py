@@ -10,12 +10,12 @@ import socket
 from typing import TYPE_CHECKING
 
 from emu.conformance.front_end.script import CONT, LOG, RESET, STOP
-from emu.monitor import protocol
+from emu.qmp import protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 #: Seconds for which dirty memory is logged.
 LOG_SECONDS = 1

@@ -12,7 +12,7 @@ from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
 from emu.errors import OptionError, PreflightError
 
 if TYPE_CHECKING:
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 
 def read(tmp_path: Path, text: str) -> VmSpec:

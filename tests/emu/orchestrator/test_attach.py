@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import CommandError
-from emu.monitor.client import MonitorClient
 from emu.orchestrator.signals import Attention
+from emu.qmp.client import MonitorClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,11 +13,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import EmuError, MonitorError
-from emu.monitor import protocol
+from emu.qmp import protocol
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 Handler = Callable[..., object]
 

@@ -9,14 +9,14 @@ import threading
 from typing import TYPE_CHECKING
 
 from emu.errors import PreflightError
-from emu.monitor.server import MonitorServer
+from emu.qmp.server import MonitorServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from emu.monitor.protocol import JsonObject
-    from emu.monitor.server import Handler
+    from emu.qmp.protocol import JsonObject
+    from emu.qmp.server import Handler
 
 
 class MonitorListener:

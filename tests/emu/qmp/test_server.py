@@ -16,13 +16,13 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
 from emu.errors import EmuError
-from emu.monitor.server import Handler, MonitorServer
+from emu.qmp.server import Handler, MonitorServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 
 def echo(text: str, times: int = 1) -> JsonObject:
@@ -203,7 +203,7 @@ def test_quit_ends_it(lines: tuple[Served, socket.socket]) -> None:
 
 STUCK = """
 import socket, sys, threading
-from emu.monitor import server
+from emu.qmp import server
 server.HANG_UP_GRACE = 0.2
 def hang() -> None:
     threading.Event().wait()
@@ -232,7 +232,7 @@ def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
 
 def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever sends an event has other work, which does not wait for it."""
-    monkeypatch.setattr("emu.monitor.server.SEND_DEADLINE", 1)
+    monkeypatch.setattr("emu.qmp.server.SEND_DEADLINE", 1)
     ours, theirs = socket.socketpair()
     with theirs:
         served = Served(ours)

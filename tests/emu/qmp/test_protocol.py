@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.errors import MonitorError
-from emu.monitor import protocol
+from emu.qmp import protocol
 
 if TYPE_CHECKING:
-    from emu.monitor.protocol import JsonObject
+    from emu.qmp.protocol import JsonObject
 
 
 def test_a_message_is_one_line() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from emu.errors import PreflightError
-from emu.monitor.listener import MonitorListener
+from emu.qmp.listener import MonitorListener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,13 +7,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.errors import CommandError, HangUpError, MonitorError
-from emu.monitor import protocol
+from emu.qmp import protocol
 
 if TYPE_CHECKING:
     import socket
 
-    from emu.monitor.protocol import JsonObject
     from emu.orchestrator.signals import Waiter
+    from emu.qmp.protocol import JsonObject
 
 
 class Event(NamedTuple):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import CommandError, HangUpError, MonitorError
-from emu.monitor import protocol
-from emu.monitor.client import MonitorClient
-from emu.monitor.server import MonitorServer
 from emu.orchestrator.signals import Attention
+from emu.qmp import protocol
+from emu.qmp.client import MonitorClient
+from emu.qmp.server import MonitorServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
