@@ -23,15 +23,15 @@ from emu.errors import PreflightError, SignalError
 from emu.migration.strategies import STRATEGIES
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
-from emu.progress import SilentProgress
-from emu.results import median
+from emu.report.progress import SilentProgress
+from emu.report.results import median
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench.figures import Figure
     from bench.floor_program import Floor
-    from emu.results import MigrationReport, MigrationResult
+    from emu.report.results import MigrationReport, MigrationResult
 
 GIB = 1 << 30
 NET = DeviceGroup("net", 16, 32)

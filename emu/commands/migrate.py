@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from emu import progress
 from emu.commands import validate
 from emu.commands.between_options import between_options, check_machine, passage_plan
 from emu.commands.json_output import deliver, report_stream
@@ -15,6 +14,7 @@ from emu.commands.network_options import network_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.config.plan import TRANSPORTS, MigrationPlan
 from emu.errors import EmuError, OptionError
+from emu.report import progress
 
 HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
 
@@ -138,7 +138,7 @@ def _check_single(options: dict[str, Any], names: tuple[str, ...], handing_over:
 
 
 def _deliver(report: Any, options: dict[str, Any]) -> None:
-    from emu.report import show
+    from emu.report.tables import show
 
     path = options["json_file"]
     if not options["quiet"]:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu import progress
 from emu.commands import validate
 from emu.commands.between_options import between_options, check_machine, passage_plan
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError, OptionError
+from emu.report import progress
 
 if TYPE_CHECKING:
     from emu.orchestrator.run_under_load import LoadReport
@@ -47,9 +47,9 @@ machine (docs/between-machines.md). Shape, images and certificates must suit tho
 @machine_options
 def run(**options: Any) -> None:
     """Check what was asked for, run, and report."""
-    from emu import live_view
     from emu.orchestrator.run_under_load import LoadRun
     from emu.orchestrator.supervisor import Supervisor
+    from emu.report import live_view
 
     text = options["duration"]
     seconds = None if text is None else validate.duration("--for", text) / 1e9

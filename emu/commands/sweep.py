@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from emu import progress
 from emu.commands import validate
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, OptionError
+from emu.report import progress
 
 HELP = """Migrate VMs of several sizes, and show how stop and start grow with the rings.
 
@@ -68,9 +68,9 @@ Examples:
 @machine_options
 def sweep(**options: Any) -> None:
     """Check what was asked for, migrate every VM, and report."""
-    from emu import sweep as sweeping
     from emu.migration.strategies import STRATEGIES
-    from emu.report import console_for
+    from emu.report import sweep as sweeping
+    from emu.report.tables import console_for
 
     for name in ("net", "blk", "vm_file"):
         if options[name] is not None:
@@ -102,7 +102,7 @@ def sweep(**options: Any) -> None:
 
 def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:
     from emu.config.vm_spec import ShapeError
-    from emu.sweep import shape_of
+    from emu.report.sweep import shape_of
 
     try:
         spec = shape_of(devices, rings, plan.machine.spec)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from emu.guest.ledger import LedgerTotals
-from emu.results import Integrity, integrity_between
+from emu.report.results import Integrity, integrity_between
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from emu.config.plan import DiskFile
     from emu.orchestrator.signals import Attention
     from emu.orchestrator.vm_host import Side
-    from emu.progress import Progress
+    from emu.report.progress import Progress
 
 #: The reader is let on by this share of the disk at each step, and no further than the last
 #: share before the VM has moved: so it reads before, during and after the blackout.

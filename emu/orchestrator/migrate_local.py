@@ -15,7 +15,7 @@ from emu.orchestrator.accounting import Books
 from emu.orchestrator.disk_check import STEP_SECONDS, DiskReader, host_digest
 from emu.orchestrator.network.echo import EchoClient, ProbeClient
 from emu.orchestrator.vm_host import SLOW
-from emu.results import (
+from emu.report.results import (
     COMPLETED,
     ROLLED_BACK,
     MigrationReport,

@@ -10,7 +10,7 @@ from emu.migration.timeline import Span
 from emu.orchestrator import shared_disks
 from emu.orchestrator.accounting import Books
 from emu.orchestrator.migrate_local import SILENCE
-from emu.results import (
+from emu.report.results import (
     COMPLETED,
     ROLLED_BACK,
     MigrationReport,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from emu.errors import SignalError
 from emu.orchestrator.accounting import Books
 from emu.orchestrator.migrate_in import Arrived, Incoming
-from emu.results import Integrity, document_head
+from emu.report.results import Integrity, document_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

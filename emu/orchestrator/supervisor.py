@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from emu.config.plan import MachinePlan
-    from emu.progress import Progress
+    from emu.report.progress import Progress
 
 
 class Supervisor:

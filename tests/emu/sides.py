@@ -13,13 +13,13 @@ from emu.config.plan import DiskFile, MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
-from emu.progress import LineProgress
+from emu.report.progress import LineProgress
 
 if TYPE_CHECKING:
     import io
     from collections.abc import Iterator
 
-    from emu.results import MigrationReport
+    from emu.report.results import MigrationReport
 
 FAKE_VM = (sys.executable, str(Path(__file__).with_name("fake_vm.py")))
 SMALL = VmSpec(2, 256 << 20, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2)))

@@ -12,7 +12,7 @@ from emu.errors import EmuError
 from emu.orchestrator import backend_processes
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
-from emu.progress import SilentProgress
+from emu.report.progress import SilentProgress
 from tests.emu.sides import machine, nothing_left
 
 

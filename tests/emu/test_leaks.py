@@ -15,7 +15,7 @@ from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.orchestrator.vm_host import Side
-from emu.progress import SilentProgress
+from emu.report.progress import SilentProgress
 from tests.emu.sides import nothing_left
 
 if TYPE_CHECKING:

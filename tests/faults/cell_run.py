@@ -6,7 +6,12 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import CommandError, HangUpError
-from emu.results import COMPLETED, ROLLED_BACK, Integrity, integrity_between
+from emu.report.results import (
+    COMPLETED,
+    ROLLED_BACK,
+    Integrity,
+    integrity_between,
+)
 from tests.faults.cells import PROCESS, SOURCE, Cell
 from tests.faults.pair import POLL
 

@@ -19,7 +19,7 @@ from emu.orchestrator.backend_processes import BackendFleet, ProgramSpec
 from emu.orchestrator.managed_process import Program, end
 from emu.orchestrator.supervisor import Supervisor
 from emu.orchestrator.vm_host import Side
-from emu.progress import SilentProgress
+from emu.report.progress import SilentProgress
 from tests.faults.switch import FaultSwitch
 
 if TYPE_CHECKING:

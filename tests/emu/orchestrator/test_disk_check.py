@@ -20,7 +20,7 @@ from emu.orchestrator.disk_check import (
     host_digest,
 )
 from emu.orchestrator.signals import Attention
-from emu.progress import LineProgress
+from emu.report.progress import LineProgress
 from tests.emu.sides import disk_file
 
 if TYPE_CHECKING:

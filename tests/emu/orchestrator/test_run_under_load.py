@@ -11,11 +11,11 @@ import threading
 import pytest
 
 from emu.errors import ProgramError, SignalError
-from emu.live_view import LineView, show_report
 from emu.orchestrator import run_under_load
 from emu.orchestrator.run_under_load import LoadReport, LoadRun
 from emu.orchestrator.supervisor import Supervisor
-from emu.progress import SilentProgress
+from emu.report.live_view import LineView, show_report
+from emu.report.progress import SilentProgress
 from tests.emu.sides import FAKE_VM, machine, nothing_left
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from emu.errors import CommandError, ProgramError, SignalError
 from emu.orchestrator.supervisor import Supervisor
-from emu.progress import LineProgress
+from emu.report.progress import LineProgress
 from tests.emu.sides import FAKE_VM, machine, nothing_left
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from emu.guest.ledger import LedgerTotals
 from emu.migration.timeline import Span
-from emu.results import (
+from emu.report.results import (
     Integrity,
     MigrationReport,
     MigrationResult,

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from emu import progress
+from emu.report import progress
 
 
 def tell(show: progress.Progress) -> None:

@@ -8,10 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from emu import report as text
 from emu.config.plan import DiskFile
 from emu.config.vm_spec import VmSpec
-from emu.results import Integrity, MigrationReport, MigrationResult, PhaseRow, Precopy
+from emu.report import tables as text
+from emu.report.results import (
+    Integrity,
+    MigrationReport,
+    MigrationResult,
+    PhaseRow,
+    Precopy,
+)
 from tests.emu.sides import machine
 
 

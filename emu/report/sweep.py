@@ -9,8 +9,8 @@ from rich.text import Text
 
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import OptionError
-from emu.report import milliseconds, new_table, vm_line
-from emu.results import document_head, median
+from emu.report.results import document_head, median
+from emu.report.tables import milliseconds, new_table, vm_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from emu.config.plan import MigrationPlan
     from emu.qmp.protocol import JsonObject
-    from emu.results import MigrationReport
+    from emu.report.results import MigrationReport
 
 #: More cannot be, whatever the size of a device: a VM's descriptors would not do.
 MAX_DEVICES = 1000

@@ -13,14 +13,14 @@ from rich.text import Text
 
 from emu.config.costs import RFC_TABLE, RFC_TOTAL_SERIAL_MS
 from emu.config.vm_spec import VmSpec
-from emu.results import MigrationReport, PhaseRow, median
+from emu.report.results import MigrationReport, PhaseRow, median
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TextIO
 
     from emu.config.plan import MachinePlan
-    from emu.results import Integrity, MigrationResult
+    from emu.report.results import Integrity, MigrationResult
 
 #: Where lines are not broken by a terminal, they may be this long.
 PLAIN_WIDTH = 200

@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from emu import live_view
 from emu.orchestrator.run_under_load import LoadReport, Sample
+from emu.report import live_view
 from tests.emu.sides import machine
 
 SAMPLE = Sample(

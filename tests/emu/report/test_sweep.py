@@ -12,8 +12,18 @@ from rich.console import Console
 
 from emu.config.vm_spec import VmSpec
 from emu.errors import OptionError
-from emu.results import COMPLETED, ROLLED_BACK, MigrationReport, MigrationResult
-from emu.sweep import points_of, shape_of, sizes, table
+from emu.report.results import (
+    COMPLETED,
+    ROLLED_BACK,
+    MigrationReport,
+    MigrationResult,
+)
+from emu.report.sweep import (
+    points_of,
+    shape_of,
+    sizes,
+    table,
+)
 from tests.emu.sides import machine
 from tests.emu.test_cli import emu
 
