@@ -20,11 +20,11 @@ from emu.commands import validate
 from emu.config.plan import MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError, SignalError
-from emu.migration.strategies import STRATEGIES
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import SilentProgress
 from emu.report.results import median
+from emu.strategies.registry import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

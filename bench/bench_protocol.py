@@ -13,7 +13,7 @@ from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES
 from devices.procedure import Change
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError
-from emu.migration.strategies import make
+from emu.strategies.registry import make
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
 from vhost_user.session import BackendSession, FrontendSession
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from bench.figures import Figure
     from bench.floor_program import Floor
-    from emu.migration.strategies.base import Halt
-    from emu.migration.strategies.task import Task
+    from emu.strategies.base import Halt
+    from emu.strategies.task import Task
     from vhost_user.frontend import FrontendConnection
 
 GIB = 1 << 30

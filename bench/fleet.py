@@ -16,12 +16,12 @@ from devices.procedure import AwaitSwitchover
 from emu.commands import validate
 from emu.config.costs import NATIVE
 from emu.config.plan import MachinePlan
-from emu.migration.strategies.split import Split
-from emu.migration.strategies.task import Stage, Task
-from emu.migration.timeline import Timeline
 from emu.orchestrator.backend_processes import BackendFleet
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import Attention
+from emu.strategies.split import Split
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import Timeline
 from emu.vm import Vm
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What a device's stop and start are made of: steps that a scheduler answers.
 
 A *procedure* is a generator. It yields a step, and is resumed with the answer to it; it never
-touches a socket, a lock or the machine. A *strategy* (`emu.migration.strategies`) drives the
+touches a socket, a lock or the machine. A *strategy* (`emu.strategies.registry`) drives the
 procedures of all devices: whether one after the other, from a pool, or all in flight at once is
 the strategy's affair alone. So the order of a device's own steps is written once, and every
 strategy runs the same one.

@@ -22,9 +22,9 @@ from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
 from emu.locking.locks import OrderedLock
 from emu.machine.machine import Machine
-from emu.migration.strategies.split import Split
-from emu.migration.strategies.task import Stage, Task
-from emu.migration.timeline import Timeline
+from emu.strategies.split import Split
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import Timeline
 from vhost_user import eventfd
 from vhost_user.errors import VhostUserError
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC

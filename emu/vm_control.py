@@ -14,7 +14,6 @@ from emu.errors import EmuError, MigrationError
 from emu.guest.image_check import check_image
 from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
-from emu.migration import strategies
 from emu.migration.destination import Destination
 from emu.migration.destination_base import Arrival
 from emu.migration.dirty_rate import DirtyRate
@@ -24,10 +23,11 @@ from emu.migration.handshake import hello
 from emu.migration.history import Past
 from emu.migration.job import Job
 from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
-from emu.migration.strategies import StrategyOptions
-from emu.migration.timeline import now
 from emu.migration.tls import Credentials
 from emu.orchestrator import shared_disks
+from emu.strategies import registry
+from emu.strategies.registry import StrategyOptions
+from emu.strategies.timeline import now
 from emu.vm import DiskUse, Vm
 from vhost_user.errors import VhostUserError
 
@@ -267,7 +267,7 @@ class Control:
         abroad = between or {}
         try:
             chosen = StrategyOptions(**options)
-            scheduler = strategies.make(strategy, chosen)
+            scheduler = registry.make(strategy, chosen)
             side = (HandoverSource if scheduler.hands_over else Source)(
                 vm,
                 scheduler,

@@ -108,7 +108,7 @@ class VmControl(Protocol):
         Args:
             uri: as `incoming` returned it.
             strategy: name of the scheduler.
-            options: fields of `emu.migration.strategies.StrategyOptions`, those that were given.
+            options: fields of `emu.strategies.registry.StrategyOptions`, those that were given.
             tls: as `incoming` takes it.
             between: when the destination is no side of the same run: ``{"disks": what is behind
                 the disks (`emu.orchestrator.shared_disks`), "stats": [path of the counters of each program
@@ -158,7 +158,7 @@ class VmControl(Protocol):
 
         Returns:
             ``{"spans": [...], "marks": {name: ns}, "commits": N}``, each span being the list of
-            the fields of an `emu.migration.timeline.Span`; at the source also
+            the fields of an `emu.strategies.timeline.Span`; at the source also
             ``"requests_in_flight_at_stop"``, ``"precopy": {"rounds", "bytes", "ms"}`` and
             ``"destination"``, what that told of its side between two runs; at the destination
             ``"source"``, likewise.

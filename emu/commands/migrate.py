@@ -95,10 +95,10 @@ With --to the VM goes, once, to an `emu run --incoming` in another terminal or o
 @machine_options
 def migrate(**options: Any) -> None:
     """Check what was asked for, migrate, and report."""
-    from emu.migration.strategies import DEFAULT_COMPARED, STRATEGIES, make
     from emu.orchestrator.migrate_local import MigrationSeries
     from emu.orchestrator.migrate_out import Departure
     from emu.orchestrator.supervisor import Supervisor
+    from emu.strategies.registry import DEFAULT_COMPARED, STRATEGIES, make
 
     passage = passage_plan("--to", options, listens=False)
     default = DEFAULT_COMPARED if passage is None else DEFAULT_COMPARED[-1:]

@@ -8,7 +8,7 @@ import click
 
 from emu.commands import validate
 from emu.config.migration_parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
-from emu.migration.strategies.unsafe import EITHER, MODES
+from emu.strategies.unsafe import EITHER, MODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

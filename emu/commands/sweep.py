@@ -68,9 +68,9 @@ Examples:
 @machine_options
 def sweep(**options: Any) -> None:
     """Check what was asked for, migrate every VM, and report."""
-    from emu.migration.strategies import STRATEGIES
     from emu.report import sweep as sweeping
     from emu.report.tables import console_for
+    from emu.strategies.registry import STRATEGIES
 
     for name in ("net", "blk", "vm_file"):
         if options[name] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.migration.timeline import now
+from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

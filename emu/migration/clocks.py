@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import MigrationError
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import now
+from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -11,9 +11,9 @@ from emu.migration.destination_base import Arrival
 from emu.migration.multifd import ReceivingLanes
 from emu.migration.probe import prepared
 from emu.migration.state import load_devices, load_switchover
-from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import without_collector
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import without_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emu.migration.handshake import DiskCheck, Greeting
     from emu.migration.history import Past
     from emu.migration.precopy import Observer
-    from emu.migration.strategies import Strategy
+    from emu.strategies.base import Strategy
     from emu.vm import Vm
 
 

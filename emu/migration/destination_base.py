@@ -11,15 +11,15 @@ from emu.migration import clocks, completion
 from emu.migration.handshake import DiskCheck, Greeting, welcome
 from emu.migration.history import Past
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import Timeline, now
+from emu.strategies.timeline import Timeline, now
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from emu.config.migration_parameters import Parameters
     from emu.config.vm_spec import VmSpec
     from emu.migration.precopy import Observer
-    from emu.migration.strategies import Strategy
     from emu.qmp.protocol import JsonObject
+    from emu.strategies.base import Strategy
     from emu.vm import Vm
 
 

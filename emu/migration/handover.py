@@ -15,9 +15,9 @@ from emu.errors import MigrationError
 from emu.migration.destination_base import Arrival
 from emu.migration.heritage import VmHeritage
 from emu.migration.source import Source
-from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind
-from emu.migration.timeline import without_collector
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import without_collector
 
 if TYPE_CHECKING:
     import contextlib
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from emu.migration.handshake import Greeting
     from emu.migration.history import Past
     from emu.migration.precopy import Observer
-    from emu.migration.strategies import Strategy
     from emu.migration.stream import MigrationStream
+    from emu.strategies.base import Strategy
     from emu.vm import Vm
 
 #: How often a VM is handed over anew when the guest has changed a device meanwhile.

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from emu.config.migration_parameters import MAX_STREAMS
 from emu.errors import MigrationError
-from emu.migration import clocks, strategies
-from emu.migration.strategies import Strategy, StrategyOptions
+from emu.migration import clocks
+from emu.strategies import registry
+from emu.strategies.base import Strategy
+from emu.strategies.registry import StrategyOptions
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
@@ -135,7 +137,7 @@ class Greeting(NamedTuple):
         if differences:
             raise MigrationError("greeting", "; ".join(differences))
         try:
-            strategy = strategies.make(name, options)
+            strategy = registry.make(name, options)
         except ValueError as error:
             raise MigrationError("greeting", str(error)) from None
         return cls(strategy, streams, session, farewell, same)

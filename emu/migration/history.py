@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
-from emu.migration.strategies.base import DeviceCost
+from emu.strategies.base import DeviceCost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from emu.migration.strategies import Strategy
-    from emu.migration.timeline import Span
     from emu.qmp.protocol import JsonObject
+    from emu.strategies.base import Strategy
+    from emu.strategies.timeline import Span
 
 Side = Literal["src", "dst"]
 #: A rehearsal that is so many times longer than the past says that the devices have changed.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from emu.errors import CancelledError
 from emu.locking.deadlock_detector import Watchdog
 from emu.migration.source import FAILURES, Source
-from emu.migration.timeline import now
+from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from emu.migration.convergence import (
     explain,
 )
 from emu.migration.ram_sync import RamSync, pieces, total
-from emu.migration.timeline import now
+from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,10 +16,10 @@ from devices.procedure import Ask
 from emu.errors import MigrationError
 from emu.migration.convergence import Expected
 from emu.migration.state import pack_devices
-from emu.migration.strategies.base import DeviceCost
-from emu.migration.strategies.split import Split
-from emu.migration.strategies.task import Stage, Task
-from emu.migration.timeline import Timeline, now
+from emu.strategies.base import DeviceCost
+from emu.strategies.split import Split
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import Timeline, now
 from vhost_user.messages import FrontendRequest, Request
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure
     from emu.machine.machine import Machine
     from emu.migration.history import Past
-    from emu.migration.strategies import Strategy
+    from emu.strategies.base import Strategy
     from emu.vm import Vm
 
 #: Passes over all devices; the smallest figures count. The VM runs, and is often in the way.

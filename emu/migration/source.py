@@ -16,9 +16,9 @@ from emu.migration.precopy import Precopied, Precopy
 from emu.migration.probe import Forecast
 from emu.migration.ram_sync import RamSync
 from emu.migration.state import pack_devices, pack_switchover
-from emu.migration.strategies.task import Stage, Task
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import Timeline, without_collector
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import Timeline, without_collector
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from emu.config.migration_parameters import Parameters
     from emu.migration.clocks import Offset, Probe
     from emu.migration.precopy import Observer
-    from emu.migration.strategies import Strategy
     from emu.qmp.protocol import JsonObject
+    from emu.strategies.base import Strategy
     from emu.vm import Vm
 
 #: Seconds in which devices that lost their back-ends may come back before they are called lost.

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.errors import EmuError, HangUpError, MigrationError
-from emu.migration import strategies
-from emu.migration.timeline import Span
 from emu.orchestrator.accounting import Books
 from emu.orchestrator.disk_check import STEP_SECONDS, DiskReader, host_digest
 from emu.orchestrator.network.echo import EchoClient, ProbeClient
@@ -24,6 +22,8 @@ from emu.report.results import (
     devices_ms,
     phase_rows,
 )
+from emu.strategies import registry
+from emu.strategies.timeline import Span
 
 if TYPE_CHECKING:
     from emu.config.plan import MigrationPlan
@@ -123,7 +123,7 @@ class MigrationSeries:
 
     def _expect(self, strategy: str, *, release: bool = False) -> None:
         """Have the destination await the VM as this strategy will send it."""
-        handover = strategies.make(strategy).hands_over
+        handover = registry.make(strategy).hands_over
         self._destination.begin_incoming(self._uri(), handover=handover, release=release)
 
     def _uri(self) -> str:
@@ -159,7 +159,7 @@ class MigrationSeries:
         if error is None:
             result = self._measure(strategy, repeat)
             self._source, self._destination = destination, source
-            if strategies.make(strategy).hands_over:
+            if registry.make(strategy).hands_over:
                 # The VM has kept its back-ends, whichever process it is in now.
                 source.fleet, destination.fleet = destination.fleet, source.fleet
         else:

@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import HangUpError, MigrationError
-from emu.migration.timeline import Span
 from emu.orchestrator import shared_disks
 from emu.orchestrator.accounting import Books
 from emu.orchestrator.migrate_local import SILENCE
@@ -19,6 +18,7 @@ from emu.report.results import (
     devices_ms,
     phase_rows,
 )
+from emu.strategies.timeline import Span
 
 if TYPE_CHECKING:
     from emu.between import Passage

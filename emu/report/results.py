@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from emu.config.plan import MachinePlan
     from emu.guest.ledger import LedgerTotals
-    from emu.migration.timeline import Span
     from emu.qmp.protocol import JsonObject
+    from emu.strategies.timeline import Span
 
 SCHEMA = 1
 COMPLETED = "completed"

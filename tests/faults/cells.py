@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.migration.strategies import STRATEGIES
+from emu.strategies.registry import STRATEGIES
 from tests.faults.switch import FAULTS
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from emu.migration.endpoint import Listener, connect
 from emu.migration.handover import HandoverDestination, HandoverSource
 from emu.migration.handshake import hello
 from emu.migration.source import Source
-from emu.migration.strategies import STRATEGIES, StrategyOptions, make
+from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.vm import Vm
 
 if TYPE_CHECKING:

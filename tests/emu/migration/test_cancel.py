@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from emu.migration.strategies import Strategy
-    from emu.migration.strategies.task import Stage, Task
+    from emu.strategies.base import Strategy
+    from emu.strategies.task import Stage, Task
     from emu.vm import Vm
 
 

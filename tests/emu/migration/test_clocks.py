@@ -14,7 +14,7 @@ from emu.errors import MigrationError
 from emu.migration import clocks
 from emu.migration.clocks import DRIFT, Probe, estimate
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import now
+from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

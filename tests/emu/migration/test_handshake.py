@@ -17,7 +17,7 @@ from emu.migration.handshake import (
     shape,
     welcome,
 )
-from emu.migration.strategies import StrategyOptions
+from emu.strategies.registry import StrategyOptions
 from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
 
 if TYPE_CHECKING:

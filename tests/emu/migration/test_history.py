@@ -8,8 +8,8 @@ import json
 import pytest
 
 from emu.migration.history import Past
-from emu.migration.strategies import make
-from emu.migration.timeline import Span
+from emu.strategies.registry import make
+from emu.strategies.timeline import Span
 
 MS = 1_000_000
 

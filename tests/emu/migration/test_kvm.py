@@ -9,7 +9,7 @@ import pytest
 from emu.errors import CancelledError, EmuError, MigrationError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
-from emu.migration.strategies import STRATEGIES
+from emu.strategies.registry import STRATEGIES
 from tests.emu.migration.sites import Migration, Site, await_work, check_books, wait_until
 from tests.emu.migration.test_cancel import cancel_at
 

@@ -10,7 +10,7 @@ import pytest
 from devices.procedure import PHASES
 from emu.errors import MigrationError
 from emu.migration.handshake import shape
-from emu.migration.strategies import STRATEGIES, make
+from emu.strategies.registry import STRATEGIES, make
 from tests.emu.migration.sites import (
     MOVES,
     Migration,

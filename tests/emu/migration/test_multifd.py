@@ -19,7 +19,7 @@ from emu.migration.bandwidth import TokenBucket
 from emu.migration.multifd import ReceivingLanes, SendingLanes, shares
 from emu.migration.ram_sync import pieces, total
 from emu.migration.stream import Kind, MigrationStream
-from emu.migration.timeline import now
+from emu.strategies.timeline import now
 from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
 
 if TYPE_CHECKING:

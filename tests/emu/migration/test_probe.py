@@ -11,8 +11,8 @@ import pytest
 from emu.errors import MigrationError
 from emu.migration.history import Past
 from emu.migration.probe import Forecast, Rehearsal, prepared
-from emu.migration.strategies import STRATEGIES, StrategyOptions, make
-from emu.migration.strategies.base import DeviceCost
+from emu.strategies.base import DeviceCost
+from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from tests.emu.migration.sites import DEADLINE, Site, await_work, check_books
 from vhost_user.errors import VhostUserError
 

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from emu.guest.ledger import LedgerTotals
-from emu.migration.timeline import Span
 from emu.report.results import (
     Integrity,
     MigrationReport,
@@ -18,6 +17,7 @@ from emu.report.results import (
     median,
     phase_rows,
 )
+from emu.strategies.timeline import Span
 from tests.emu.sides import machine
 
 MS = 1_000_000

@@ -19,18 +19,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from devices import lifecycle
 from devices.procedure import Ask, AwaitSwitchover, Change
-from emu.migration.strategies import STRATEGIES, StrategyOptions, make
-from emu.migration.strategies.task import Stage, Task
-from emu.migration.timeline import Timeline
+from emu.strategies.registry import STRATEGIES, StrategyOptions, make
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import Timeline
 from tests.emu.migration.sites import SPEC, Site, await_work, check_books
-from tests.emu.migration.test_unsafe import assert_agree
+from tests.emu.strategies.test_unsafe import assert_agree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from devices.device import VhostDevice
     from devices.procedure import Procedure, Step
-    from emu.migration.strategies import Strategy
+    from emu.strategies.base import Strategy
 
 DEADLINE = 5.0
 WORK = 20

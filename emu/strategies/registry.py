@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.migration.strategies.base import Strategy
-from emu.migration.strategies.handover import Handover
-from emu.migration.strategies.prewired import Prewired
-from emu.migration.strategies.processes import Processes
-from emu.migration.strategies.qemu import Qemu2021, QemuNow
-from emu.migration.strategies.split import Split
-from emu.migration.strategies.threads import Threads
-from emu.migration.strategies.unsafe import UnsafeThreads
+from emu.strategies.base import Strategy
+from emu.strategies.handover import Handover
+from emu.strategies.prewired import Prewired
+from emu.strategies.processes import Processes
+from emu.strategies.qemu import Qemu2021, QemuNow
+from emu.strategies.split import Split
+from emu.strategies.threads import Threads
+from emu.strategies.unsafe import UnsafeThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

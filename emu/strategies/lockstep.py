@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.migration.timeline import now
+from emu.strategies.timeline import now
 from vhost_user.payloads import VringState
 
 if TYPE_CHECKING:
     from devices.procedure import Ask
-    from emu.migration.strategies.task import Stage, Task
+    from emu.strategies.task import Stage, Task
     from vhost_user.messages import Reply
 
 

@@ -10,7 +10,7 @@ from devices.procedure import AwaitSwitchover, Change, Step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.migration.strategies.task import Stage, Task
+    from emu.strategies.task import Stage, Task
 
 #: Steps at which a drive may be told to leave a task parked.
 Halt = type[Step] | None

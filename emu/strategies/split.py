@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devices.procedure import AwaitSwitchover, Change, Edit
-from emu.migration.strategies.base import DeviceCost, Halt, Strategy
-from emu.migration.strategies.flight import Flight
-from emu.migration.timeline import now
+from emu.strategies.base import DeviceCost, Halt, Strategy
+from emu.strategies.flight import Flight
+from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.migration.strategies.task import Stage, Task
+    from emu.strategies.task import Stage, Task
     from vhost_user.errors import VhostUserError
 
 

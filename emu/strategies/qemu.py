@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devices.procedure import Answer, Ask, Change
-from emu.migration.strategies.base import Halt, Strategy
-from emu.migration.strategies.lockstep import answer_in_lockstep
-from emu.migration.timeline import now
+from emu.strategies.base import Halt, Strategy
+from emu.strategies.lockstep import answer_in_lockstep
+from emu.strategies.timeline import now
 from vhost_user.errors import VhostUserError
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import VringState
@@ -15,7 +15,7 @@ from vhost_user.payloads import VringState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.migration.strategies.task import Stage, Task
+    from emu.strategies.task import Stage, Task
 
 
 #: What QEMU has acknowledged today, and had not in 2021.

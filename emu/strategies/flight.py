@@ -6,13 +6,13 @@ import select
 from typing import TYPE_CHECKING
 
 from devices.procedure import Ask
-from emu.migration.timeline import now
+from emu.strategies.timeline import now
 from vhost_user.errors import DeadlineError, VhostUserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.migration.strategies.task import Stage, Task
+    from emu.strategies.task import Stage, Task
     from vhost_user.messages import Reply
 
 _READ_WRITE = select.EPOLLIN | select.EPOLLOUT

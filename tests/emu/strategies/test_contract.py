@@ -9,9 +9,10 @@ import pytest
 
 from devices import lifecycle
 from devices.procedure import Ask, AwaitSwitchover, Change
-from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
-from emu.migration.strategies.task import Stage, Task
-from emu.migration.timeline import Timeline
+from emu.strategies.base import Strategy
+from emu.strategies.registry import STRATEGIES, StrategyOptions, make
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import Timeline
 from tests.emu.migration.sites import SPEC, Site, await_work, check_books
 from vhost_user.errors import BackendError, VhostUserError
 from vhost_user.messages import FrontendRequest, Request

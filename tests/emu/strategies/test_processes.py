@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu import socket_worker as wire
 from emu.errors import ProgramError
-from emu.migration.strategies.processes import Processes, _parts
+from emu.strategies import socket_worker as wire
+from emu.strategies.processes import Processes, _parts
 from tests.emu.migration.sites import Migration, Site, await_work, check_books
-from tests.emu.migration.test_strategies import stage_of, stops
+from tests.emu.strategies.test_contract import stage_of, stops
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def workers() -> list[psutil.Process]:
     """The workers that this process has."""
     mine = psutil.Process().children()
-    return [child for child in mine if "emu.socket_worker" in child.cmdline()]
+    return [child for child in mine if "emu.strategies.socket_worker" in child.cmdline()]
 
 
 def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from devices.procedure import Answer, Edit, Procedure, Step
-    from emu.migration.timeline import Timeline
+    from emu.strategies.timeline import Timeline
     from vhost_user.messages import Reply
 
 

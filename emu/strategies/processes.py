@@ -11,11 +11,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, AwaitSwitchover, Change
-from emu import socket_worker as wire
 from emu.errors import ProgramError
-from emu.migration.strategies.base import DeviceCost, Halt, Strategy
-from emu.migration.strategies.flight import aligned
-from emu.migration.strategies.split import commit_together
+from emu.strategies import socket_worker as wire
+from emu.strategies.base import DeviceCost, Halt, Strategy
+from emu.strategies.flight import aligned
+from emu.strategies.split import commit_together
 from vhost_user.codec import close_all
 from vhost_user.errors import DeadlineError, Disconnected, VhostUserError
 from vhost_user.payloads import VringState
@@ -23,12 +23,12 @@ from vhost_user.payloads import VringState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from emu.migration.strategies.task import Stage, Task
+    from emu.strategies.task import Stage, Task
     from vhost_user.frontend import FrontendConnection
     from vhost_user.messages import Reply
     from vhost_user.session import Message
 
-_COMMAND = (sys.executable, "-P", "-m", "emu.socket_worker")
+_COMMAND = (sys.executable, "-P", "-m", "emu.strategies.socket_worker")
 #: Jobs that a worker has at one time, so that it need not wait for the coordinator between two.
 _DEPTH = 2
 #: Descriptors in one job, besides the device's socket; and bytes of messages.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.locking.locks import worker
-from emu.migration.strategies.base import DeviceCost, Halt, Strategy
-from emu.migration.strategies.lockstep import answer_in_lockstep
-from emu.migration.strategies.split import commit_together
-from emu.migration.strategies.task import Stage, Task
+from emu.strategies.base import DeviceCost, Halt, Strategy
+from emu.strategies.lockstep import answer_in_lockstep
+from emu.strategies.split import commit_together
+from emu.strategies.task import Stage, Task
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:

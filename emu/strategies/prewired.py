@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.migration.strategies.split import Split
+from emu.strategies.split import Split
 
 
 class Prewired(Split):

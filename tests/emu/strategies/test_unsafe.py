@@ -12,10 +12,11 @@ from emu.locking.deadlock_detector import Watchdog
 from emu.locking.lock_graph import LockBrokenError, held_by_thread
 from emu.locking.locks import BigLock, LockOrderError
 from emu.machine.accel.soft import SoftAccelerator
-from emu.migration.strategies import STRATEGIES, Strategy, StrategyOptions, make
-from emu.migration.strategies.task import Stage, Task
-from emu.migration.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
-from emu.migration.timeline import Timeline
+from emu.strategies.base import Strategy
+from emu.strategies.registry import STRATEGIES, StrategyOptions, make
+from emu.strategies.task import Stage, Task
+from emu.strategies.timeline import Timeline
+from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
 from tests.emu.migration.sites import SPEC, await_work, check_books
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from emu.errors import EmuError
 from emu.locking.lock_graph import Site, call_site, waiting_for
 from emu.machine.accel.base import Ioeventfd, NotifierError
 from emu.machine.machine import Machine
-from emu.migration.strategies.lockstep import answer_in_lockstep
-from emu.migration.strategies.split import commit_together
-from emu.migration.strategies.threads import Threads
+from emu.strategies.lockstep import answer_in_lockstep
+from emu.strategies.split import commit_together
+from emu.strategies.threads import Threads
 from vhost_user.errors import DeadlineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.migration.strategies.base import Halt
-    from emu.migration.strategies.task import Stage, Task
+    from emu.strategies.base import Halt
+    from emu.strategies.task import Stage, Task
 
 EITHER, DOUBLE_DISABLE, DEADLOCK = MODES = ("either", "double-disable", "deadlock")
 #: Seconds in which a second worker may come to where the first one waits for it.

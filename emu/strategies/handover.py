@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.migration.strategies.prewired import Prewired
+from emu.strategies.prewired import Prewired
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.migration.strategies.base import DeviceCost
+    from emu.strategies.base import DeviceCost
 
 
 class Handover(Prewired):

@@ -1,0 +1,1 @@
+"""Strategies: schedulers that drive the procedures of all devices."""
