@@ -22,7 +22,7 @@ from emu.orchestrator.signals import Attention
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
-from emu.vm import Vm
+from emu.vm.vm import Vm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

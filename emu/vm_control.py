@@ -28,15 +28,15 @@ from emu.orchestrator import shared_disks
 from emu.strategies import registry
 from emu.strategies.registry import StrategyOptions
 from emu.strategies.timeline import now
-from emu.vm import DiskUse, Vm
+from emu.vm.vm import DiskUse, Vm
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emu.migration.heritage import VmHeritage
     from emu.migration.stream import MigrationStream
     from emu.qmp.protocol import JsonObject
+    from emu.vm.handover_state import VmHeritage
     from emu.vm_process import EventSink
 
 #: Seconds for which dirty memory may be measured, as in QEMU.

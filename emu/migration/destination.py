@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from emu.migration.history import Past
     from emu.migration.precopy import Observer
     from emu.strategies.base import Strategy
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 class Destination(Arrival):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emu.migration.precopy import Observer
     from emu.qmp.protocol import JsonObject
     from emu.strategies.base import Strategy
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 class Arrival(ABC):

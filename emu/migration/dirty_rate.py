@@ -15,7 +15,7 @@ from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 _MIB = 1 << 20
 

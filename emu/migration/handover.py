@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from devices import lifecycle
 from emu.errors import MigrationError
 from emu.migration.destination_base import Arrival
-from emu.migration.heritage import VmHeritage
 from emu.migration.source import Source
 from emu.migration.stream import Kind
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import without_collector
+from emu.vm.handover_state import VmHeritage
 
 if TYPE_CHECKING:
     import contextlib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from emu.migration.precopy import Observer
     from emu.migration.stream import MigrationStream
     from emu.strategies.base import Strategy
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 #: How often a VM is handed over anew when the guest has changed a device meanwhile.
 TRIES = 3

@@ -19,7 +19,7 @@ from emu.strategies.registry import StrategyOptions
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
     from emu.qmp.protocol import JsonObject
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 #: Of the stream; a source that speaks another one is refused by name.
 VERSION = 2

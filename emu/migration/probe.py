@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from emu.machine.machine import Machine
     from emu.migration.history import Past
     from emu.strategies.base import Strategy
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 #: Passes over all devices; the smallest figures count. The VM runs, and is often in the way.
 PASSES = 3

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from emu.migration.precopy import Observer
     from emu.qmp.protocol import JsonObject
     from emu.strategies.base import Strategy
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 #: Seconds in which devices that lost their back-ends may come back before they are called lost.
 RETURN_PATIENCE = 1.0

@@ -11,7 +11,7 @@ from emu.errors import MigrationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 _DEVICE = struct.Struct("<16sQI")
 _RING = struct.Struct("<IIQQQ")

@@ -9,7 +9,7 @@ import pytest
 
 from emu.config import vm_file
 from emu.errors import EmuError
-from emu.vm import Vm
+from emu.vm.vm import Vm
 from emu.vm_control import make_control
 from tests.emu.migration.conftest import owned, sites
 from tests.emu.migration.sites import DEADLINE, SPEC, Site, await_disk, await_work, check_books

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from emu import vm_process
 from emu.errors import MigrationError
 from emu.migration.stream import Kind, MigrationStream
-from emu.vm import Vm
+from emu.vm.vm import Vm
 from tests.faults.switch import FaultSwitch
 
 if TYPE_CHECKING:

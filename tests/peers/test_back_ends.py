@@ -9,7 +9,7 @@ import pytest
 
 from emu.config.costs import NATIVE
 from emu.config.vm_spec import DeviceGroup, VmSpec
-from emu.vm import Vm
+from emu.vm.vm import Vm
 from tests.emu.migration.sites import (
     DEADLINE,
     IMAGE_BYTES,

@@ -26,17 +26,17 @@ from emu.migration.handover import HandoverDestination, HandoverSource
 from emu.migration.handshake import hello
 from emu.migration.source import Source
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from emu.vm import Vm
+from emu.vm.vm import Vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
     from pathlib import Path
 
-    from emu.migration.heritage import VmHeritage
     from emu.migration.history import Past
     from emu.migration.stream import MigrationStream
     from emu.migration.tls import Credentials
+    from emu.vm.handover_state import VmHeritage
 
 DEADLINE = 5.0
 #: The strategies that need back-ends at the destination, and stop those of the source.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from emu.strategies.base import Strategy
     from emu.strategies.task import Stage, Task
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:

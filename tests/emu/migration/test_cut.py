@@ -16,7 +16,7 @@ from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_boo
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 PARAMETERS = Parameters(deadline=DEADLINE, streams=2)
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from emu.migration.heritage import VmHeritage
-    from emu.vm import Vm
+    from emu.vm.handover_state import VmHeritage
+    from emu.vm.vm import Vm
 
 
 @pytest.fixture

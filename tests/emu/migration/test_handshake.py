@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 def _shape(vm: Vm, **changes: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 def make(site: Site, owned: ExitStack) -> Vm:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 MIB = 1 << 20
 SIZE = 32 * MIB

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
     from tests.emu.migration.sites import Site
 
 MIB = 1 << 20

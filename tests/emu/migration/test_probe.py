@@ -17,7 +17,7 @@ from tests.emu.migration.sites import DEADLINE, Site, await_work, check_books
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 MS = 1_000_000
 SLOW = 0.02

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.migration.stream import MigrationStream
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 NET0, BLK0, BLK1 = range(3)
 

@@ -13,7 +13,7 @@ from emu.errors import MigrationError
 from emu.migration.state import load_devices, load_switchover, pack_devices, pack_switchover
 
 if TYPE_CHECKING:
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 class Offline(VhostUserBlk):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from devices.device import VhostDevice
     from devices.procedure import Procedure
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 @pytest.fixture(params=STRATEGIES)

@@ -17,7 +17,7 @@ from tests.emu.strategies.test_contract import stage_of, stops
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 def workers() -> list[psutil.Process]:

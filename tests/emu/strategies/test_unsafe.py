@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from devices.procedure import Edit
     from emu.machine.machine import Machine
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
     from vhost_user.messages import Reply
     from vhost_user.session import Message
 

@@ -9,7 +9,7 @@ import pytest
 
 from emu.config.costs import NATIVE
 from emu.errors import MigrationError
-from emu.vm import Vm
+from emu.vm.vm import Vm
 from tests.emu.migration.conftest import other, owned, sites
 from tests.emu.migration.sites import (
     DEADLINE,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from emu.migration.stream import MigrationStream
-    from emu.vm import Vm
+    from emu.vm.vm import Vm
 
 
 class VmHeritage(NamedTuple):

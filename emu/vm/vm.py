@@ -17,7 +17,6 @@ from devices.blk import (
 from devices.device import SharedMemory, VhostDevice
 from devices.heritage import take_over
 from devices.net import VhostUserNet
-from emu.device_keeper import DeviceKeeper, Observer
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
 from emu.locking.locks import OrderedLock
@@ -25,6 +24,7 @@ from emu.machine.machine import Machine
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
+from emu.vm.reconnect import DeviceKeeper, Observer
 from vhost_user import eventfd
 from vhost_user.errors import VhostUserError
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure
     from emu.config.costs import CostModel
     from emu.config.vm_spec import VmSpec
-    from emu.migration.heritage import VmHeritage
+    from emu.vm.handover_state import VmHeritage
 
 DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
     VhostUserBlk.device_class: VhostUserBlk,

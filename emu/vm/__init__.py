@@ -1,0 +1,1 @@
+"""A VM: the machine with its guest and its devices."""
