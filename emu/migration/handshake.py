@@ -13,12 +13,12 @@ from emu.config.migration_parameters import MAX_STREAMS
 from emu.errors import MigrationError
 from emu.migration import clocks
 from emu.strategies import registry
-from emu.strategies.base import Strategy
 from emu.strategies.registry import StrategyOptions
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
     from emu.qmp.protocol import JsonObject
+    from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
 #: Of the stream; a source that speaks another one is refused by name.

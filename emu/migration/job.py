@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emu.migration.destination_base import Arrival
-    from emu.qmp.protocol import JsonObject
-    from emu.vm_process import EventSink
+    from emu.qmp.protocol import EventSink, JsonObject
 
 #: Seconds that a migration may take to end when the process ends.
 PATIENCE = 20.0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from emu.config import vm_file
 from emu.errors import EmuError
 from emu.qmp.listener import MonitorListener
-from emu.vm_control import make_control
-from emu.vm_process import commands
+from emu.vm_process.commands import commands
+from emu.vm_process.control import make_control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -137,7 +137,7 @@ class AttachedVm:
             raise self._monitor.failure
 
     def stats(self) -> JsonObject:
-        """See `emu.vm_process.VmControl.stats`."""
+        """See `emu.vm_process.commands.VmControl.stats`."""
         return self._control.stats()
 
     def check(self) -> None:

@@ -7,7 +7,7 @@ import select
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from emu.errors import ProgramError, SignalError
 
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from emu.orchestrator.managed_process import Program
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-
-class Waiter(Protocol):
-    """Waits until one of some descriptors is readable."""
-
-    def wait(self, fds: Iterable[int], timeout: float) -> list[int]:
-        """The readable ones of ``fds``; empty when ``timeout`` seconds have passed."""
 
 
 class Attention:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +19,7 @@ from emu.qmp import protocol
 if TYPE_CHECKING:
     import socket
 
-    from emu.orchestrator.signals import Waiter
+    from emu.qmp.client import Waiter
     from emu.qmp.protocol import JsonObject
 
 
@@ -136,3 +143,10 @@ class MonitorClient:
             self._answers[message["id"]] = message
         else:
             raise MonitorError(f"{self.name}: {message} is no answer to anything that was asked")
+
+
+class Waiter(Protocol):
+    """Waits until one of some descriptors is readable."""
+
+    def wait(self, fds: Iterable[int], timeout: float) -> list[int]:
+        """The readable ones of ``fds``; empty when ``timeout`` seconds have passed."""

@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 from emu.errors import MonitorError
 
 JsonObject = dict[str, Any]
+#: Sends an event to the client of the monitor; any thread may call it.
+EventSink = Callable[[str, JsonObject], None]
 
 #: Longer than this is no command and no answer (a timeline of 608 rings takes about 1 MB).
 MAX_MESSAGE = 64 << 20

@@ -19,18 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from emu.errors import EmuError
 from emu.guest.ledger import LedgerTotals
-from emu.vm_process import serve
+from emu.vm_process.__main__ import serve
 
 if TYPE_CHECKING:
-    from emu.qmp.protocol import JsonObject
-    from emu.vm_process import EventSink
+    from emu.qmp.protocol import EventSink, JsonObject
 
 WORDS = set(os.environ.get("FAKE_VM", "").split())
 DOWNTIME = 0.002
 
 
 class FakeVm:
-    """Implements `emu.vm_process.VmControl`."""
+    """Implements `emu.vm_process.commands.VmControl`."""
 
     def __init__(self, emit: EventSink) -> None:
         self._emit = emit

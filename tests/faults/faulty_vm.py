@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from emu import vm_process
 from emu.errors import MigrationError
 from emu.migration.stream import Kind, MigrationStream
 from emu.vm.vm import Vm
+from emu.vm_process import __main__ as vm_process
 from tests.faults.switch import FaultSwitch
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import pytest
 
 from devices import lifecycle
 from devices.procedure import Ask, AwaitSwitchover, Change
-from emu.strategies.base import Strategy
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from devices.device import VhostDevice
     from devices.procedure import Procedure
+    from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
 

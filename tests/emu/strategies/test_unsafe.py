@@ -12,7 +12,6 @@ from emu.locking.deadlock_detector import Watchdog
 from emu.locking.lock_graph import LockBrokenError, held_by_thread
 from emu.locking.locks import BigLock, LockOrderError
 from emu.machine.accel.soft import SoftAccelerator
-from emu.strategies.base import Strategy
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from devices.procedure import Edit
     from emu.machine.machine import Machine
+    from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
     from vhost_user.messages import Reply
     from vhost_user.session import Message

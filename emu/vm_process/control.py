@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emu.migration.stream import MigrationStream
-    from emu.qmp.protocol import JsonObject
+    from emu.qmp.protocol import EventSink, JsonObject
     from emu.vm.handover_state import VmHeritage
-    from emu.vm_process import EventSink
 
 #: Seconds for which dirty memory may be measured, as in QEMU.
 LONGEST_MEASUREMENT = 60
@@ -87,7 +86,7 @@ def make_control(emit: EventSink) -> Control:
 
 
 class Control:
-    """One process's VM. `emu.vm_process.VmControl` says what each method does and returns."""
+    """One process's VM. `commands.VmControl` says what each method does and returns."""
 
     def __init__(self, emit: EventSink) -> None:
         self._emit = emit

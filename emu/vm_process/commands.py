@@ -1,4 +1,4 @@
-"""The process of one VM: serves a monitor on an inherited socket and obeys it.
+"""The commands of a VM's monitor.
 
 `VmControl` is what stands behind the monitor. Its methods are the monitor's commands, and all
 that goes in and out of them is JSON-able:
@@ -15,17 +15,11 @@ pass one VM back and forth.
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import click
-
-from emu.qmp.protocol import JsonObject
-from emu.qmp.server import Handler, MonitorServer
-
-#: Sends an event to whoever drives the VM; any thread may call it.
-EventSink = Callable[[str, JsonObject], None]
+if TYPE_CHECKING:
+    from emu.qmp.protocol import JsonObject
+    from emu.qmp.server import Handler
 
 
 class VmControl(Protocol):
@@ -86,7 +80,7 @@ class VmControl(Protocol):
         Args:
             uri: ``unix:PATH`` or ``tcp:ADDRESS:PORT``; port 0 takes a free one.
             tls: the fields of `emu.migration.tls.Credentials`, to speak TLS.
-            disks: what is behind the disks (`emu.orchestrator.shared_disks`), which the source's are to be
+            disks: what is behind the disks (`orchestrator.shared_disks`), which the source's are to be
                 compared with; nothing when the source is a side of the same run.
             handover: the VM comes with memory and devices of its own (strategy ``handover``):
                 nothing is built before.
@@ -111,7 +105,7 @@ class VmControl(Protocol):
             options: fields of `emu.strategies.registry.StrategyOptions`, those that were given.
             tls: as `incoming` takes it.
             between: when the destination is no side of the same run: ``{"disks": what is behind
-                the disks (`emu.orchestrator.shared_disks`), "stats": [path of the counters of each program
+                the disks (`orchestrator.shared_disks`), "stats": [path of the counters of each program
                 that serves disks]}``. Both sides then tell each other of the migration.
         """
 
@@ -244,33 +238,3 @@ def commands(control: VmControl) -> dict[str, Handler]:
         "x-disk-reader": control.disk_reader,
         "x-release": control.release,
     }
-
-
-def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -> None:
-    """Serve the monitor on ``sock`` until its client has gone, then give everything back."""
-    late: list[MonitorServer] = []
-
-    def emit(name: str, data: JsonObject) -> None:
-        late[0].emit(name, data)
-
-    control = make_control(emit)
-    server = MonitorServer(sock, commands(control))
-    late.append(server)
-    try:
-        server.serve()
-    finally:
-        control.close()
-        server.close()
-
-
-@click.command()
-@click.option("--monitor-fd", type=int, required=True, help="A connected stream socket.")
-def main(monitor_fd: int) -> None:
-    """Hold one VM and obey the monitor on the inherited socket."""
-    from emu.vm_control import make_control
-
-    serve(socket.socket(fileno=monitor_fd), make_control)
-
-
-if __name__ == "__main__":
-    main()

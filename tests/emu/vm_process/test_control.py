@@ -10,7 +10,7 @@ import pytest
 from emu.config import vm_file
 from emu.errors import EmuError
 from emu.vm.vm import Vm
-from emu.vm_control import make_control
+from emu.vm_process.control import make_control
 from tests.emu.migration.conftest import owned, sites
 from tests.emu.migration.sites import DEADLINE, SPEC, Site, await_disk, await_work, check_books
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from emu.qmp.protocol import JsonObject
-    from emu.vm_control import Control
+    from emu.vm_process.control import Control
 
 __all__ = ["owned", "sites"]
 

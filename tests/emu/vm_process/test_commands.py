@@ -11,7 +11,7 @@ import pytest
 from emu.errors import CommandError
 from emu.orchestrator.signals import Attention
 from emu.qmp.client import MonitorClient
-from emu.vm_process import VmControl, commands
+from emu.vm_process.commands import VmControl, commands
 from tests.emu.fake_vm import FakeVm
 from tests.emu.sides import FAKE_VM
 

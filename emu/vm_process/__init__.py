@@ -1,0 +1,1 @@
+"""The process of one VM, which serves a monitor and obeys it."""

@@ -1,0 +1,46 @@
+"""The process of one VM: serves a monitor on an inherited socket."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import click
+
+from emu.qmp.server import MonitorServer
+from emu.vm_process.commands import commands
+from emu.vm_process.control import make_control
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.qmp.protocol import EventSink, JsonObject
+    from emu.vm_process.commands import VmControl
+
+
+def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -> None:
+    """Serve the monitor on ``sock`` until its client has gone, then give everything back."""
+    late: list[MonitorServer] = []
+
+    def emit(name: str, data: JsonObject) -> None:
+        late[0].emit(name, data)
+
+    control = make_control(emit)
+    server = MonitorServer(sock, commands(control))
+    late.append(server)
+    try:
+        server.serve()
+    finally:
+        control.close()
+        server.close()
+
+
+@click.command()
+@click.option("--monitor-fd", type=int, required=True, help="A connected stream socket.")
+def main(monitor_fd: int) -> None:
+    """Hold one VM and obey the monitor on the inherited socket."""
+    serve(socket.socket(fileno=monitor_fd), make_control)
+
+
+if __name__ == "__main__":
+    main()

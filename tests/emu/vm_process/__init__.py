@@ -1,0 +1,1 @@
+"""Tests of `emu.vm_process`."""
