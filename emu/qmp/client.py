@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-
-import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.errors import CommandError, HangUpError, MonitorError
 from emu.qmp import protocol
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
-    from emu.qmp.client import Waiter
     from emu.qmp.protocol import JsonObject
 
 

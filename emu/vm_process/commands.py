@@ -80,8 +80,8 @@ class VmControl(Protocol):
         Args:
             uri: ``unix:PATH`` or ``tcp:ADDRESS:PORT``; port 0 takes a free one.
             tls: the fields of `emu.migration.tls.Credentials`, to speak TLS.
-            disks: what is behind the disks (`orchestrator.shared_disks`), which the source's are to be
-                compared with; nothing when the source is a side of the same run.
+            disks: what is behind the disks (`orchestrator.shared_disks`), which the source's are
+                to be compared with; nothing when the source is a side of the same run.
             handover: the VM comes with memory and devices of its own (strategy ``handover``):
                 nothing is built before.
 
@@ -105,8 +105,8 @@ class VmControl(Protocol):
             options: fields of `emu.strategies.registry.StrategyOptions`, those that were given.
             tls: as `incoming` takes it.
             between: when the destination is no side of the same run: ``{"disks": what is behind
-                the disks (`orchestrator.shared_disks`), "stats": [path of the counters of each program
-                that serves disks]}``. Both sides then tell each other of the migration.
+                the disks (`orchestrator.shared_disks`), "stats": [path of the counters of each
+                program that serves disks]}``. Both sides then tell each other of the migration.
         """
 
     def set_parameters(self, parameters: JsonObject) -> None:
