@@ -16,7 +16,7 @@ import pytest
 
 from bench.floor_program import shape_of
 from bench.replay import recorded, replay
-from emu.commands import validate
+from emu.commands import host_limits
 from emu.config.plan import MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError, SignalError
@@ -98,7 +98,7 @@ def migrations(
         setting.machine, _selected(request.session, setting), setting.rounds if timed else 1
     )
     try:
-        validate.host(plan.machine.spec)
+        host_limits.check(plan.machine.spec)
     except PreflightError as error:
         pytest.skip(str(error))
     with _interruptible(), Supervisor(plan.machine, SilentProgress()) as supervisor:

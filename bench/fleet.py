@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from devices import lifecycle
 from devices.procedure import AwaitSwitchover
-from emu.commands import validate
+from emu.commands import host_limits
 from emu.config.costs import NATIVE
 from emu.config.plan import MachinePlan
 from emu.orchestrator.backend_processes import BackendFleet
@@ -54,7 +54,7 @@ class Fleet:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        validate.host(self.spec)
+        host_limits.check(self.spec)
         plan = MachinePlan(self.spec)
         with ExitStack() as stack:
             attention = stack.enter_context(Attention())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from emu.commands import validate
+from emu.commands import host_limits
 from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.machine.accel import kvm_limits
@@ -64,7 +64,7 @@ def _cores() -> Finding:
 def _memory() -> Finding:
     spec = VmSpec()
     available = psutil.virtual_memory().available
-    needed = validate.memory_needed(spec)
+    needed = host_limits.memory_needed(spec)
     here = f"{available / _GIB:.1f} GiB available, the default VM takes at most {needed / _GIB:.1f}"
     advice = "ask for fewer rings (--net, --blk)"
     return Finding("memory", available >= needed, here, advice)
@@ -87,7 +87,7 @@ def _memfd() -> Finding:
 
 def _descriptors() -> Finding:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = validate.descriptors_needed(VmSpec())
+    needed = host_limits.descriptors_needed(VmSpec())
     unlimited = hard == resource.RLIM_INFINITY
     here = f"{'no limit' if unlimited else hard}, the default VM needs {needed}"
     advice = "raise the hard limit (ulimit -Hn, or LimitNOFILE=), or ask for a smaller VM"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu.commands import validate
+from emu.commands import host_limits, validate
 from emu.commands.json_output import json_option
 from emu.config.plan import (
     ACCELERATORS,
@@ -123,7 +123,7 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
     stop_time = validate.duration("--stop-time", options["stop_time"])
     validate.accelerator(options["accel"], spec)
     validate.json_file(options["json_file"])
-    validate.host(spec)
+    host_limits.check(spec)
     return MachinePlan(
         spec=spec,
         accel=options["accel"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from emu.commands import validate
+from emu.commands import host_limits, validate
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
@@ -108,7 +108,7 @@ def _sized(plan: MigrationPlan, devices: int, rings: int) -> MigrationPlan:
         spec = shape_of(devices, rings, plan.machine.spec)
     except ShapeError as error:
         raise OptionError(str(error)) from None
-    validate.host(spec)
+    host_limits.check(spec)
     return dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, spec=spec))
 
 

@@ -6,13 +6,8 @@ Each check raises `PreflightError` with one line that says what is wrong and wha
 from __future__ import annotations
 
 import os
-import resource
 import stat
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import psutil
 
 from backends.durations import DurationError, parse_duration
 from emu.config import vm_file
@@ -25,13 +20,11 @@ from emu.config.vm_spec import (
     parse_size,
 )
 from emu.errors import EmuError, OptionError, PreflightError
-from emu.orchestrator.run_directory import PREFIX, RANDOM_LENGTH, longest_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
-#: sun_path has 108 bytes, one of them for the end (unix(7)).
-MAX_SOCKET_PATH = 107
 #: Guest memory is one mapping in every process; more than this fits into no address space.
 MAX_MEMORY = 16 << 40
 SECTOR = 512
@@ -40,19 +33,6 @@ MAX_REPEAT = 1000
 MAX_DIRTY_RATE = 64 << 30
 #: Seconds. A machine that is busy may well let a healthy device wait for some tenths of one.
 MIN_DEADLINE = 0.05
-
-# What one process holds open, generously: the VM's has a kick and a call for each ring, a socket,
-# a log and what a strategy needs for each device, and an epoll set, a wake-up and a timer for each
-# vCPU; a back-end program has for each ring a kick, a call and an error eventfd.
-_FDS_PER_RING = 3
-_FDS_PER_DEVICE = 6
-_FDS_PER_VCPU = 4
-_FDS_BESIDES = 128
-# What a ring touches on one side: a page of ring, a page of driver state, and its buffers; with
-# what the processes themselves take.
-_BYTES_PER_RING = 256 << 10
-_BYTES_PER_VCPU = 256 << 10
-_BYTES_BESIDES = 512 << 20
 
 
 def shape(
@@ -253,72 +233,3 @@ def json_file(path: Path | None) -> None:
         raise PreflightError(f"--json {path}: there is no directory {folder}")
     if not os.access(folder, os.W_OK) or (there and not os.access(path, os.W_OK)):
         raise PreflightError(f"--json {path}: may not be written")
-
-
-def host(spec: VmSpec) -> None:
-    """Check what this machine gives: descriptors, memory, length of socket paths.
-
-    The descriptor limit is raised as far as this process may.
-
-    Raises:
-        PreflightError: it is not enough for a VM of this shape.
-    """
-    _check_descriptors(spec)
-    _check_memory(spec)
-    _check_socket_paths(spec)
-
-
-def descriptors_needed(spec: VmSpec) -> int:
-    """Descriptors that the process which needs most of them holds open."""
-    return (
-        spec.rings * _FDS_PER_RING
-        + len(spec.devices) * _FDS_PER_DEVICE
-        + spec.vcpus * _FDS_PER_VCPU
-        + _FDS_BESIDES
-    )
-
-
-def _check_descriptors(spec: VmSpec) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = descriptors_needed(spec)
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise PreflightError(
-            f"a VM with {spec.rings} rings and {spec.vcpus} vCPUs needs {needed} open files in one "
-            f"process, but the hard limit is {hard}: raise it (ulimit -Hn), or ask for a smaller VM"
-        )
-
-
-def memory_needed(spec: VmSpec) -> int:
-    """Bytes that all processes of a migration take at the most."""
-    sides = 2
-    rings = min(spec.rings * _BYTES_PER_RING, spec.memory_bytes)
-    return sides * (rings + spec.vcpus * _BYTES_PER_VCPU) + _BYTES_BESIDES
-
-
-def _check_memory(spec: VmSpec) -> None:
-    needed = memory_needed(spec)
-    available = psutil.virtual_memory().available
-    if available < needed:
-        raise PreflightError(
-            f"a VM with {spec.rings} rings takes up to {needed >> 20} MiB of this machine's "
-            f"memory, and {available >> 20} MiB are available: ask for fewer rings"
-        )
-    space, _hard = resource.getrlimit(resource.RLIMIT_AS)
-    if space != resource.RLIM_INFINITY and space < spec.memory_bytes + _BYTES_BESIDES:
-        raise PreflightError(
-            f"the address space of a process is limited to {space >> 20} MiB, and guest memory is "
-            f"{spec.memory_bytes >> 20} MiB: raise the limit (ulimit -v unlimited)"
-        )
-
-
-def _check_socket_paths(spec: VmSpec) -> None:
-    directory = tempfile.gettempdir()
-    path = Path(directory, PREFIX + "x" * RANDOM_LENGTH, longest_name(spec))
-    length = len(os.fsencode(path))
-    if length > MAX_SOCKET_PATH:
-        raise PreflightError(
-            f"a socket in {directory} would have a path of {length} bytes, and a unix socket's has "
-            f"at most {MAX_SOCKET_PATH}: set TMPDIR to a shorter directory"
-        )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from emu.commands import validate
+from emu.commands import host_limits, validate
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import OptionError, PreflightError
 from emu.machine.accel.registry import resolve
@@ -177,7 +177,7 @@ def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
 def test_a_descriptor_limit_that_is_too_low_is_one_line() -> None:
     """With the number that is needed."""
     line, _limit = limited("NOFILE", "(256, 1024)")
-    assert f"needs {validate.descriptors_needed(VmSpec())} open files" in line
+    assert f"needs {host_limits.descriptors_needed(VmSpec())} open files" in line
     assert "the hard limit is 1024" in line
 
 
@@ -192,7 +192,7 @@ def test_too_many_rings_for_this_machines_memory_are_one_line(
     """Each ring touches some memory on each side."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
     with pytest.raises(PreflightError, match="1 MiB are available"):
-        validate._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 1000, 256),)))
+        host_limits._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 1000, 256),)))
 
 
 def test_a_temporary_directory_with_too_long_a_name_is_one_line(
@@ -203,7 +203,7 @@ def test_a_temporary_directory_with_too_long_a_name_is_one_line(
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with pytest.raises(PreflightError, match="at most 107: set TMPDIR"):
-        validate.host(SMALL)
+        host_limits.check(SMALL)
 
 
 @pytest.mark.parametrize(
