@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu import between
-from emu.errors import OptionError
+from emu.errors import MigrationError, OptionError, PreflightError
+from emu.migration import endpoint
+from emu.migration.endpoint import Passage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emu.between import Passage
-    from emu.config.plan import MachinePlan
+    from emu.config.plan import DiskFile, MachinePlan
+    from emu.config.vm_spec import VmSpec
+    from emu.migration.tls import Credentials
 
 _FILE = click.Path(path_type=Path)
 _OPTIONS = (
@@ -81,7 +83,7 @@ def passage_plan(option: str, options: dict[str, Any], *, listens: bool) -> Pass
         from emu.migration.tls import Credentials
 
         credentials = Credentials(str(cert), str(key), str(ca), hostname)
-    return between.passage(option, uri, credentials, insecure=options["insecure"], listens=listens)
+    return _passage(option, uri, credentials, insecure=options["insecure"], listens=listens)
 
 
 def check_machine(option: str, machine: MachinePlan, passage: Passage | None) -> None:
@@ -91,6 +93,47 @@ def check_machine(option: str, machine: MachinePlan, passage: Passage | None) ->
         PreflightError: they cannot have it.
     """
     if passage is not None:
-        between.check_images(option, machine.images, machine.spec, machine.disk)
+        _check_images(option, machine.images, machine.spec, machine.disk)
     elif machine.images is not None and not machine.images.is_dir():
         raise OptionError(f"--images {machine.images}: there is no such directory")
+
+
+def _passage(
+    option: str, uri: str, credentials: Credentials | None, *, insecure: bool, listens: bool
+) -> Passage:
+    """Check where a migration is to go, before anything is started.
+
+    Raises:
+        PreflightError: it is no address, a certificate cannot be used, or the VM's memory would
+            cross a network in the clear.
+    """
+    try:
+        if credentials is not None:
+            credentials.context(server=listens)
+        plain_is_safe = endpoint.stays_here(uri)
+    except MigrationError as error:
+        raise OptionError(f"{option} {error}") from None
+    if credentials is None and not plain_is_safe and not insecure:
+        raise PreflightError(
+            f"{option} {uri} is not loopback, and the VM's memory would go over the network in the "
+            "clear: give --tls-cert, --tls-key and --tls-ca, or --insecure"
+        )
+    return Passage(uri, credentials)
+
+
+def _check_images(option: str, images: Path | None, spec: VmSpec, disk: DiskFile | None) -> None:
+    """Check that both sides can have the same disks.
+
+    Raises:
+        PreflightError: they cannot.
+    """
+    if disk is not None and disk.writable:
+        raise OptionError(f"--write is not possible with {option}: the disk is only read")
+    disks = sum(device.device_class == "blk" for device in spec.devices)
+    if disks > (disk is not None) and images is None:
+        raise OptionError(
+            f"{option} needs --images DIR, a directory that both sides see: the disks' images are "
+            "kept there"
+        )
+    if images is not None and not images.is_dir():
+        raise PreflightError(f"--images {images}: there is no such directory")

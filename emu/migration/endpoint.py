@@ -10,6 +10,7 @@ import os
 import select
 import socket
 from contextlib import suppress
+from dataclasses import dataclass
 
 from emu.errors import MigrationError
 from emu.migration.stream import MigrationStream
@@ -148,3 +149,26 @@ class Listener:
         if self._path:
             with suppress(FileNotFoundError):
                 os.unlink(self._path)  # noqa: PTH108  a socket's name, not a file's
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Between two runs.
+
+    Attributes:
+        uri: where the destination listens.
+        credentials: for TLS; None for a plain stream.
+    """
+
+    uri: str
+    credentials: Credentials | None = None
+
+    @property
+    def transport(self) -> str:
+        """``unix`` or ``tcp``."""
+        return self.uri.partition(":")[0]
+
+    @property
+    def tls(self) -> list[str] | None:
+        """The credentials as a monitor takes them."""
+        return None if self.credentials is None else list(self.credentials)

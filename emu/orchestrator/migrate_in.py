@@ -9,7 +9,7 @@ from emu.errors import HangUpError, MigrationError
 from emu.orchestrator import shared_disks
 
 if TYPE_CHECKING:
-    from emu.between import Passage
+    from emu.migration.endpoint import Passage
     from emu.orchestrator.supervisor import Supervisor
     from emu.qmp.protocol import JsonObject
 

@@ -21,8 +21,8 @@ from emu.report.results import (
 from emu.strategies.timeline import Span
 
 if TYPE_CHECKING:
-    from emu.between import Passage
     from emu.config.plan import MigrationPlan
+    from emu.migration.endpoint import Passage
     from emu.orchestrator.supervisor import Supervisor
     from emu.qmp.protocol import JsonObject
 

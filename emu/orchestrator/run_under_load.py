@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Protocol
 
-    from emu.between import Passage
     from emu.config.plan import MachinePlan
+    from emu.migration.endpoint import Passage
     from emu.orchestrator.supervisor import Supervisor
     from emu.qmp.protocol import JsonObject
 

@@ -148,12 +148,12 @@ def test_results_must_have_where_to_go(tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, sys
-from emu import preflight
+from emu.commands import host_limits
 from emu.errors import PreflightError
 from emu.config.vm_spec import VmSpec
 resource.setrlimit(resource.RLIMIT_{name}, {limits})
 try:
-    preflight.host(VmSpec())
+    host_limits.check(VmSpec())
 except PreflightError as error:
     print(error)
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -227,7 +227,7 @@ def test_a_host_without_kvm_is_one_line_and_loses_nothing_else() -> None:
     """``auto`` is then the accelerator that works everywhere."""
     hidden = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     program = "mount -t tmpfs none /dev && exec \"$0\" -c '{}'"
-    line = "import sys; from emu.machine.accel.base import resolve; from emu.cli import main; "
+    line = "import sys; from emu.machine.accel.registry import resolve; from emu.cli import main; "
     line += 'assert resolve("auto") == "soft"; '
     line += 'sys.argv[1:] = ["migrate", "--accel", "kvm"]; main()'
     if subprocess.run([*hidden, "mount -t tmpfs none /dev"], check=False).returncode:
