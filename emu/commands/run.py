@@ -14,7 +14,7 @@ from emu.errors import EmuError, OptionError
 from emu.report import progress
 
 if TYPE_CHECKING:
-    from emu.orchestrator.run_under_load import LoadReport
+    from emu.report.load_results import LoadReport
 
 
 HELP = """Run a VM with its back-ends under load, with a live table, until Ctrl-C.

@@ -8,16 +8,20 @@ but the destination: so a handover that fails costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from devices import lifecycle
+from devices.handover_state import DeviceHandoverState
 from emu.errors import MigrationError
+from emu.guest.blk_driver import BlkFeatures
+from emu.guest.program import GuestConfig, ReaderConfig
 from emu.migration.destination_base import Arrival
 from emu.migration.source import Source
 from emu.migration.stream import Kind
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import without_collector
-from emu.vm.handover_state import VmHeritage
+from emu.vm.handover_state import VmHandoverState
 
 if TYPE_CHECKING:
     import contextlib
@@ -42,6 +46,52 @@ def _tasks(vm: Vm, procedure: Callable[[VhostDevice], Procedure]) -> list[Task]:
     return [Task(device.name, device.device_class, procedure(device)) for device in vm.devices]
 
 
+def send_state(stream: MigrationStream, state: VmHandoverState) -> None:
+    """Transfer a VM's state: a section of JSON, then the descriptors by SCM_RIGHTS.
+
+    Raises:
+        MigrationError: the destination has gone, or is on another host.
+    """
+    known = json.dumps(
+        [state.config, state.backends, state.devices, len(state.memory)], separators=(",", ":")
+    )
+    stream.send(Kind.HANDOVER, known.encode())
+    stream.send_descriptors((*state.memory, *state.descriptors))
+
+
+def receive_state(payload: bytes, stream: MigrationStream) -> VmHandoverState:
+    """The reverse of `send_state`.
+
+    Args:
+        payload: the bytes of the section.
+        stream: the descriptors follow on it.
+
+    Raises:
+        MigrationError: the section is invalid, or the source has gone.
+    """
+    try:
+        config, backends, known, regions = json.loads(payload)
+        devices = tuple(DeviceHandoverState.from_json(fields) for fields in known)
+        guest = _guest_config(config)
+        paths = {str(name): str(path) for name, path in backends.items()}
+        count = sum(device.descriptors for device in devices)
+    except (ValueError, TypeError, AttributeError):
+        raise MigrationError("stream", "the section HANDOVER is invalid") from None
+    fds = stream.receive_descriptors(int(regions) + count)
+    return VmHandoverState(guest, paths, devices, tuple(fds[:regions]), tuple(fds[regions:]))
+
+
+def _guest_config(fields: list[Any]) -> GuestConfig:
+    event_idx, indirect, disks, reader, switched = fields
+    return GuestConfig(
+        event_idx=event_idx,
+        indirect=indirect,
+        disks=[BlkFeatures(*disk) for disk in disks],
+        reader=None if reader is None else ReaderConfig(*reader),
+        switched=switched,
+    )
+
+
 class HandoverSource(Source):
     """The side that lets go."""
 
@@ -53,22 +103,22 @@ class HandoverSource(Source):
     ) -> list[Task]:
         self._begin()
         for _ in range(TRIES):
-            heritage = VmHeritage.of(self.vm)
-            heritage.send(stream)
+            state = self.vm.handover_state()
+            send_state(stream, state)
             self._await_prepared(stream)
-            tasks = self._switch_over_to(stream, heritage)
+            tasks = self._switch_over_to(stream, state)
             if tasks is not None:
                 return tasks
         raise MigrationError("handover", f"the guest changed its devices {TRIES} times meanwhile")
 
-    def _switch_over_to(self, stream: MigrationStream, heritage: VmHeritage) -> list[Task] | None:
+    def _switch_over_to(self, stream: MigrationStream, state: VmHandoverState) -> list[Task] | None:
         """The blackout; None when the VM is no longer what was handed over, and runs on here."""
         vm = self.vm
         calls = _tasks(vm, lifecycle.disable_guest_notify)
         kicks = _tasks(vm, lifecycle.disable_host_notify)
         vm.machine.accel.hold_calls()
         with self._blackout():
-            if not heritage.still_holds(vm):
+            if not vm.still_matches(state):
                 vm.resume_vcpus(self._stage.deadline)
                 return None
             with self.timeline.span("src.device_state"):
@@ -101,7 +151,7 @@ class HandoverDestination(Arrival):
     def __init__(
         self,
         spec: VmSpec,
-        build: Callable[[VmHeritage], Vm],
+        build: Callable[[VmHandoverState], Vm],
         discard: Callable[[], None],
         *,
         parameters: Parameters,
@@ -120,9 +170,9 @@ class HandoverDestination(Arrival):
         strategy = greeting.strategy
         kind, _, payload = stream.receive()
         while kind is Kind.HANDOVER:
-            with VmHeritage.receive(payload, stream) as heritage:
+            with receive_state(payload, stream) as state:
                 self._discard()
-                vm = self._build(heritage)
+                vm = self._build(state)
             self._prepare(vm, strategy)
             stream.send(Kind.PREPARED)
             with without_collector():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emu.errors import HangUpError, MigrationError
 from emu.orchestrator import shared_disks
+from emu.report.load_results import Arrived
 
 if TYPE_CHECKING:
     from emu.migration.endpoint import Passage
@@ -15,61 +15,6 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at whether the user wants to end the wait.
 _LOOK = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """What is known of a VM that has come.
-
-    Attributes:
-        strategy: that moved it; None when the source went before it could tell.
-        downtime_ms, downtime_error_ms: as the source figures them; the latter None on one clock.
-        bytes, rounds: of memory that was sent while it ran.
-        served: requests that the source's back-ends had completed.
-    """
-
-    strategy: str | None = None
-    downtime_ms: float | None = None
-    downtime_error_ms: float | None = None
-    bytes: int = 0
-    rounds: int = 0
-    served: int | None = None
-
-    @classmethod
-    def told(cls, news: JsonObject) -> Arrived:
-        """Of what the source told; of nothing, if it told nothing that makes sense."""
-        try:
-            error = news["downtime_error_ns"]
-            return cls(
-                strategy=str(news["strategy"]),
-                downtime_ms=int(news["downtime_ns"]) / 1e6,
-                downtime_error_ms=None if error is None else int(error) / 1e6,
-                bytes=int(news["precopy"]["bytes"]),
-                rounds=int(news["precopy"]["rounds"]),
-                served=int(news["served"]),
-            )
-        except (KeyError, TypeError, ValueError):
-            return cls()
-
-    def __str__(self) -> str:
-        if self.strategy is None or self.downtime_ms is None:
-            return "the VM has arrived; the source has gone without a word on how"
-        bound = "" if self.downtime_error_ms is None else f" ±{self.downtime_error_ms:.2f}"
-        return (
-            f"the VM has arrived: {self.strategy}, downtime {self.downtime_ms:.2f}{bound} ms, "
-            f"{self.bytes / (1 << 20):.1f} MiB in {self.rounds} rounds"
-        )
-
-    def to_json(self) -> JsonObject:
-        """As it stands in ``arrival`` of docs/json.md."""
-        return {
-            "strategy": self.strategy,
-            "downtime_ms": self.downtime_ms,
-            "downtime_error_ms": self.downtime_error_ms,
-            "rounds": self.rounds,
-            "bytes": self.bytes,
-            "served_before": self.served,
-        }
 
 
 class Incoming:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emu.errors import SignalError
 from emu.orchestrator.accounting import Books
-from emu.orchestrator.migrate_in import Arrived, Incoming
-from emu.report.results import Integrity, document_head
+from emu.orchestrator.migrate_in import Incoming
+from emu.report.load_results import COUNTERS, Counts, LoadReport, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Protocol
 
-    from emu.config.plan import MachinePlan
     from emu.migration.endpoint import Passage
     from emu.orchestrator.supervisor import Supervisor
-    from emu.qmp.protocol import JsonObject
 
     class Viewer(Protocol):
         """Shows samples as they come."""
@@ -29,60 +25,6 @@ if TYPE_CHECKING:
 
 
 INTERVAL = 1.0
-#: What is counted for a class: by the guest (requests, packets, interrupts) and by the back-ends.
-COUNTERS: Mapping[str, tuple[str, ...]] = {
-    "blk": ("requests", "interrupts", "kicks", "calls", "bytes_read", "bytes_written"),
-    "net": ("packets", "interrupts", "kicks", "calls", "packets_dropped"),
-}
-Counts = dict[str, dict[str, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Counters at one moment, and how fast they grew since the sample before.
-
-    Attributes:
-        seconds: since the first sample.
-        totals: by class of devices and counter, since the guest booted.
-        rates: the same, for each second.
-    """
-
-    seconds: float
-    totals: Counts
-    rates: dict[str, dict[str, float]]
-
-
-@dataclass(slots=True)
-class LoadReport:
-    """What came of a run."""
-
-    machine: MachinePlan
-    accel: str
-    seconds: float = 0.0
-    samples: list[Sample] = field(default_factory=list)
-    totals: Counts = field(default_factory=dict)
-    integrity: Integrity = field(default_factory=Integrity)
-    arrival: Arrived | None = None
-
-    def to_json(self) -> JsonObject:
-        """The document that docs/json.md describes."""
-        return {
-            **document_head(self.machine, self.accel),
-            "seconds": round(self.seconds, 3),
-            "samples": [
-                {
-                    "seconds": round(sample.seconds, 3),
-                    **{
-                        name: {f"{key}_per_s": round(rate, 1) for key, rate in rates.items()}
-                        for name, rates in sample.rates.items()
-                    },
-                }
-                for sample in self.samples
-            ],
-            "totals": self.totals,
-            "integrity": self.integrity.to_json(),
-            **({} if self.arrival is None else {"arrival": self.arrival.to_json()}),
-        }
 
 
 class LoadRun:

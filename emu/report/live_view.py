@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from emu.orchestrator.run_under_load import LoadReport, Sample
+    from emu.report.load_results import LoadReport, Sample
 
 
 class TableView:

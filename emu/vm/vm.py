@@ -15,8 +15,9 @@ from devices.blk import (
     VhostUserBlk,
 )
 from devices.device import SharedMemory, VhostDevice
-from devices.heritage import take_over
+from devices.handover_state import DeviceHandoverState, descriptors_of, restore
 from devices.net import VhostUserNet
+from emu.errors import MigrationError
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
 from emu.locking.locks import OrderedLock
@@ -24,9 +25,10 @@ from emu.machine.machine import Machine
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
+from emu.vm.handover_state import VmHandoverState
 from emu.vm.reconnect import DeviceKeeper, Observer
 from vhost_user import eventfd
-from vhost_user.errors import VhostUserError
+from vhost_user.errors import UsageError, VhostUserError
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure
     from emu.config.costs import CostModel
     from emu.config.vm_spec import VmSpec
-    from emu.vm.handover_state import VmHeritage
 
 DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
     VhostUserBlk.device_class: VhostUserBlk,
@@ -74,7 +75,7 @@ class Vm:
         disk: what the guest does with the user's file behind ``blk0``, if there is one.
         deadline: seconds that a device may take for anything.
         observe: told of devices that are lost, and that come back.
-        heritage: what another process leaves to this one: memory and devices that run already.
+        handed_over: memory and running devices of the VM in another process.
             Nothing is sent to a back-end, and no byte of memory is touched.
 
     Attributes:
@@ -99,21 +100,21 @@ class Vm:
         disk: DiskUse | None = None,
         deadline: float = DEADLINE,
         observe: Observer = _nobody,
-        heritage: VmHeritage | None = None,
+        handed_over: VmHandoverState | None = None,
     ) -> None:
         self.spec = spec
         self.deadline = deadline
-        self.backends = backends if heritage is None else heritage.backends
+        self.backends = backends if handed_over is None else handed_over.backends
         self.devices: list[VhostDevice] = []
         self.driving = OrderedLock("the devices")
         self._eventfds = eventfd.default()
         with ExitStack() as made:
-            memory = () if heritage is None else heritage.memory
+            memory = () if handed_over is None else handed_over.memory
             self.machine = Machine(spec, costs, accel=accel, memory_fds=memory)
             made.callback(self.machine.close)
             made.callback(self._close_devices)
             self._add_devices()
-            config = self._connect(disk) if heritage is None else self._take_over(heritage)
+            config = self._connect(disk) if handed_over is None else self._restore(handed_over)
             self.guest = GuestProgram(spec, self.machine, config)
             made.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
@@ -140,11 +141,11 @@ class Vm:
             device.connect(self.backends[device.name], deadline=self.deadline)
         return self._probe(disk)
 
-    def _take_over(self, heritage: VmHeritage) -> GuestConfig:
+    def _restore(self, handed_over: VmHandoverState) -> GuestConfig:
         """The same of devices that are connected, and run, already."""
-        for device, (known, fds) in zip(self.devices, heritage.by_device(), strict=True):
-            take_over(device, known, fds)
-        return heritage.config
+        for device, (known, fds) in zip(self.devices, handed_over.by_device(), strict=True):
+            restore(device, known, fds)
+        return handed_over.config
 
     def _probe(self, disk: DiskUse | None) -> GuestConfig:
         """What the guest's drivers find out of the devices."""
@@ -167,6 +168,32 @@ class Vm:
             disks=features,
             reader=reader,
         )
+
+    def handover_state(self) -> VmHandoverState:
+        """What another process needs to go on with this VM; the descriptors stay this VM's own.
+
+        Raises:
+            MigrationError: a device cannot be handed over.
+        """
+        try:
+            with self.driving:
+                return VmHandoverState(
+                    self.guest.config,
+                    dict(self.backends),
+                    tuple(DeviceHandoverState.of(device) for device in self.devices),
+                    tuple(region.fd for region in self.machine.ram.regions),
+                    tuple(fd for device in self.devices for fd in descriptors_of(device)),
+                )
+        except UsageError as error:
+            raise MigrationError("handover", str(error)) from error
+
+    def still_matches(self, state: VmHandoverState) -> bool:
+        """Whether the guest has left all of its devices alone since `handover_state`."""
+        with self.driving:
+            return all(
+                known.still_matches(device)
+                for known, device in zip(state.devices, self.devices, strict=True)
+            )
 
     def boot(self) -> None:
         """Power on: the guest's drivers set their rings up, the devices start, the vCPUs run."""

@@ -14,6 +14,7 @@ from emu.errors import EmuError, MigrationError
 from emu.guest.image_check import check_image
 from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
+from emu.migration import same_disks
 from emu.migration.destination import Destination
 from emu.migration.destination_base import Arrival
 from emu.migration.dirty_rate import DirtyRate
@@ -24,7 +25,6 @@ from emu.migration.history import Past
 from emu.migration.job import Job
 from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
 from emu.migration.tls import Credentials
-from emu.orchestrator import shared_disks
 from emu.strategies import registry
 from emu.strategies.registry import StrategyOptions
 from emu.strategies.timeline import now
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from emu.migration.stream import MigrationStream
     from emu.qmp.protocol import EventSink, JsonObject
-    from emu.vm.handover_state import VmHeritage
+    from emu.vm.handover_state import VmHandoverState
 
 #: Seconds for which dirty memory may be measured, as in QEMU.
 LONGEST_MEASUREMENT = 60
@@ -141,7 +141,7 @@ class Control:
         }
         return {"accel": accel}
 
-    def _build(self, heritage: VmHeritage | None = None) -> Vm:
+    def _build(self, handed_over: VmHandoverState | None = None) -> Vm:
         self._refuse_second()
         plan = self._plan
         disk = plan["disk"]
@@ -153,7 +153,7 @@ class Control:
             disk=None if disk is None else DiskUse(write=disk["writable"]),
             deadline=self._parameters.deadline,
             observe=self._emit,
-            heritage=heritage,
+            handed_over=handed_over,
         )
         return self._vm
 
@@ -226,7 +226,7 @@ class Control:
             parameters=self._parameters,
             observe=job.observe,
             past=self._past,
-            check_disks=None if disks is None else partial(shared_disks.differences, disks),
+            check_disks=None if disks is None else partial(same_disks.differences, disks),
             accept=accept,
         )
 

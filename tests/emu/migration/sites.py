@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from emu.migration.history import Past
     from emu.migration.stream import MigrationStream
     from emu.migration.tls import Credentials
-    from emu.vm.handover_state import VmHeritage
+    from emu.vm.handover_state import VmHandoverState
 
 DEADLINE = 5.0
 #: The strategies that need back-ends at the destination, and stop those of the source.
@@ -192,9 +192,9 @@ class Migration:
         )
         self._thread = threading.Thread(target=self._receive)
 
-    def _build(self, heritage: VmHeritage) -> Vm:
+    def _build(self, handed_over: VmHandoverState) -> Vm:
         accel = self.there.machine.accel.name
-        vm = Vm(self.there.spec, accel=accel, costs=NATIVE, backends={}, heritage=heritage)
+        vm = Vm(self.there.spec, accel=accel, costs=NATIVE, backends={}, handed_over=handed_over)
         self._built.append(vm)
         self.there = vm
         return vm

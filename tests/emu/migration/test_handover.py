@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from emu.vm.handover_state import VmHeritage
+    from emu.vm.handover_state import VmHandoverState
     from emu.vm.vm import Vm
 
 
@@ -127,7 +127,7 @@ def test_the_destination_cannot_build_it(
 ) -> None:
     """Its reason is the source's, which runs on."""
 
-    def refuse(_heritage: VmHeritage) -> Vm:
+    def refuse(_handed_over: VmHandoverState) -> Vm:
         raise EmuError("no room for it")
 
     monkeypatch.setattr(migration.destination, "_build", refuse)
@@ -224,7 +224,7 @@ def test_descriptors_do_not_go_over_tcp(vm: Vm, migration: Migration) -> None:
 
 
 def test_nonsense_is_refused(migration: Migration) -> None:
-    """A section that is no heritage, and one whose descriptors do not come."""
+    """A section that is no handed_over, and one whose descriptors do not come."""
     migration.listener.close()
     for payload in (b"[]", b"{", b"[[true,true,[],null,false],{},[],3]"):
         ours, theirs = socket.socketpair()

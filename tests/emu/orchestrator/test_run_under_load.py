@@ -7,16 +7,20 @@ import json
 import os
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from emu.errors import ProgramError, SignalError
 from emu.orchestrator import run_under_load
-from emu.orchestrator.run_under_load import LoadReport, LoadRun
+from emu.orchestrator.run_under_load import LoadRun
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.live_view import LineView, show_report
 from emu.report.progress import SilentProgress
 from tests.emu.sides import FAKE_VM, machine, nothing_left
+
+if TYPE_CHECKING:
+    from emu.report.load_results import LoadReport
 
 
 def run(out: io.StringIO, seconds: float | None) -> LoadReport:

@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from emu.orchestrator.run_under_load import LoadReport, Sample
 from emu.report import live_view
+from emu.report.load_results import LoadReport, Sample
 from tests.emu.sides import machine
 
 SAMPLE = Sample(

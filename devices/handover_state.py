@@ -1,7 +1,7 @@
-"""A device as one process of a host leaves it to another: what is known of it, and descriptors.
+"""The state of a device that one process transfers to another, with its descriptors.
 
-The back-end does not take part. Its connection and its eventfds go over as they are, so its rings
-run on, and it cannot tell that another process holds their other ends.
+The back-end does not take part. The process passes on the connection and the eventfds as they are,
+so the rings run on, and the back-end cannot tell that another process holds their other ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class RingHeritage(NamedTuple):
+class RingHandoverState(NamedTuple):
     """What is known of a ring; the fields of `devices.device.Vring` that change."""
 
     addresses: RingAddresses | None
@@ -30,7 +30,7 @@ class RingHeritage(NamedTuple):
     ran: bool
 
 
-class DeviceHeritage(NamedTuple):
+class DeviceHandoverState(NamedTuple):
     """What is known of a device.
 
     Attributes:
@@ -47,7 +47,7 @@ class DeviceHeritage(NamedTuple):
     acked_features: int
     features: int
     agreed: Agreed
-    rings: tuple[RingHeritage, ...]
+    rings: tuple[RingHandoverState, ...]
     inflight: Inflight | None
     setups: int
 
@@ -64,7 +64,7 @@ class DeviceHeritage(NamedTuple):
             device.acked_features,
             connection.features,
             connection.agreed,
-            tuple(RingHeritage(r.addresses, r.base, r.started, r.ran) for r in device.rings),
+            tuple(RingHandoverState(r.addresses, r.base, r.started, r.ran) for r in device.rings),
             None if device.inflight is None else device.inflight.area,
             device.setups,
         )
@@ -84,15 +84,15 @@ class DeviceHeritage(NamedTuple):
             int(features),
             Agreed(offered, driver, offered_protocol, protocol, tuple(states)),
             tuple(
-                RingHeritage(None if where is None else RingAddresses(*where), *rest)
+                RingHandoverState(None if where is None else RingAddresses(*where), *rest)
                 for where, *rest in rings
             ),
             None if inflight is None else Inflight(*inflight),
             int(setups),
         )
 
-    def still_holds(self, device: VhostDevice) -> bool:
-        """Whether the driver has let the device be since."""
+    def still_matches(self, device: VhostDevice) -> bool:
+        """Whether the driver has left the device alone since."""
         rings = zip(self.rings, device.rings, strict=True)
         return self.setups == device.setups and all(
             left.started == ring.started for left, ring in rings
@@ -114,7 +114,7 @@ def descriptors_of(device: VhostDevice) -> list[int]:
     return fds
 
 
-def take_over(device: VhostDevice, heritage: DeviceHeritage, fds: Sequence[int]) -> None:
+def restore(device: VhostDevice, state: DeviceHandoverState, fds: Sequence[int]) -> None:
     """Have a device that is not connected go on as one of another process.
 
     The descriptors of its own eventfds keep their numbers and become those of the other process,
@@ -122,16 +122,16 @@ def take_over(device: VhostDevice, heritage: DeviceHeritage, fds: Sequence[int])
 
     Args:
         device: of the same name and shape.
-        heritage: what the other process knows of it.
+        state: what the other process knows of it.
         fds: as `descriptors_of` gives them; they stay the caller's.
 
     Raises:
         UsageError: it is another device.
         OSError: out of descriptors.
     """
-    if heritage.name != device.name or len(heritage.rings) != len(device.rings):
+    if state.name != device.name or len(state.rings) != len(device.rings):
         raise UsageError(
-            f"{heritage.name} with {len(heritage.rings)} rings was handed over where this side "
+            f"{state.name} with {len(state.rings)} rings was handed over where this side "
             f"has {device.name} with {len(device.rings)}",
             device=device.name,
         )
@@ -140,14 +140,14 @@ def take_over(device: VhostDevice, heritage: DeviceHeritage, fds: Sequence[int])
         FrontendConnection.adopt(
             socket.socket(fileno=os.dup(sock)),
             name=device.name,
-            features=heritage.features,
-            agreed=heritage.agreed,
+            features=state.features,
+            agreed=state.agreed,
         ),
-        heritage.acked_features,
+        state.acked_features,
     )
-    if heritage.inflight is not None:
-        device.inflight = InflightFile(os.dup(notifiers.pop()), heritage.inflight)
-    for index, (ring, left) in enumerate(zip(device.rings, heritage.rings, strict=True)):
+    if state.inflight is not None:
+        device.inflight = InflightFile(os.dup(notifiers.pop()), state.inflight)
+    for index, (ring, left) in enumerate(zip(device.rings, state.rings, strict=True)):
         os.dup2(notifiers[2 * index], ring.kick_fd, inheritable=False)
         os.dup2(notifiers[2 * index + 1], ring.call_fd, inheritable=False)
         ring.addresses, ring.base, ring.started, ring.ran = left

@@ -1,0 +1,43 @@
+"""Whether the disks of a migration's two ends are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emu.qmp.protocol import JsonObject
+
+_PREFIX = ".emu-migration-"
+
+
+def differences(mine: JsonObject, said: JsonObject) -> list[str]:
+    """What of the source's disks is not as at this side, in words.
+
+    Args:
+        mine: ``{"images": directory or None, "disk": of_file()}``.
+        said: ``{"mark": of marked(), "disk": of_file()}``, by the source.
+    """
+    found = []
+    mark, images = said.get("mark"), mine.get("images")
+    if (mark is None) != (images is None):
+        side = "destination" if mark is None else "source"
+        found.append(f"disks: only the {side} has --images")
+    elif mark is not None and images is not None and not _sees(Path(images), str(mark)):
+        found.append(f"disks: --images {images} of the destination is not the source's directory")
+    theirs, ours = said.get("disk"), mine.get("disk")
+    if (theirs is None) != (ours is None):
+        side = "destination" if theirs is None else "source"
+        found.append(f"blk0: only the {side} has --disk")
+    elif theirs is not None and ours is not None and theirs != ours:
+        what = "size" if theirs.get("size") != ours.get("size") else "sha256"
+        found.append(
+            f"blk0: --disk differs, {what} {theirs.get(what)} at the source, "
+            f"{ours.get(what)} at the destination"
+        )
+    return found
+
+
+def _sees(images: Path, mark: str) -> bool:
+    # The name comes from the other side: nothing of it may lead elsewhere.
+    return mark.isalnum() and (images / f"{_PREFIX}{mark}").exists()
