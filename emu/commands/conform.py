@@ -13,8 +13,9 @@ import click
 from emu.commands import validate
 from emu.commands.json_output import deliver, json_option, report_stream
 from emu.commands.options import CONTEXT
-from emu.conformance.case import BACK_END, FRONT_END
-from emu.conformance.target import (
+from emu.errors import PreflightError, SignalError
+from vhost_user_conformance.model.case import BACK_END, FRONT_END
+from vhost_user_conformance.target import (
     DEVICES,
     DIALECTS,
     LONGEST_PATIENCE,
@@ -24,16 +25,15 @@ from emu.conformance.target import (
     cases_of,
     select,
 )
-from emu.errors import PreflightError, SignalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
     from typing import Self
 
-    from emu.conformance.case import Case
-    from emu.conformance.result import CaseResult
-    from emu.conformance.runner import CaseRunner
+    from vhost_user_conformance.model.case import Case
+    from vhost_user_conformance.model.result import CaseResult
+    from vhost_user_conformance.peer.runner import CaseRunner
 
 
 BACK_END_HELP = """Test a back-end: one that listens at --socket, or one that --exec starts.
@@ -189,7 +189,7 @@ def _conform(role: str, options: dict[str, Any]) -> None:
         finally:
             ending.clean_up()
         if runner.gone:
-            from emu.conformance.peer import PeerError
+            from vhost_user_conformance.peer.program import PeerError
 
             raise PeerError(runner.gone)
 
@@ -250,11 +250,11 @@ class _Ending:
 
 
 def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
-    from emu.conformance import show
-    from emu.conformance.result import SCHEMA, described
+    from vhost_user_conformance.model.result import SCHEMA, described
+    from vhost_user_conformance.report import terminal
 
     if options["json_file"] is None:
-        show.console(sys.stdout).print(show.listing(cases))
+        terminal.console(sys.stdout).print(terminal.listing(cases))
         return
     whole = {"schema": SCHEMA, "role": role, "cases": [described(case) for case in cases]}
     deliver(options["json_file"], whole)
@@ -263,13 +263,13 @@ def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
 def _run(
     runner: CaseRunner, cases: Sequence[Case], role: str, options: dict[str, Any], ending: _Ending
 ) -> None:
-    from emu.conformance import show
-    from emu.conformance.result import document
-    from emu.conformance.verdict import Verdict
+    from vhost_user_conformance.model.result import document
+    from vhost_user_conformance.model.verdict import Verdict
+    from vhost_user_conformance.report import terminal
 
     offered = runner.probe()
-    target = show.console(sys.stderr)
-    with show.progress(target) as live:
+    target = terminal.console(sys.stderr)
+    with terminal.progress(target) as live:
         task = live.add_task(role, total=len(cases), last="")
 
         def told(result: CaseResult) -> None:
@@ -278,16 +278,16 @@ def _run(
 
         results = runner.run(cases, told)
     # What was found out is told before it is written to files: a disk may be full.
-    out = show.console(report_stream(options["json_file"]))
+    out = terminal.console(report_stream(options["json_file"]))
     if not options["quiet"]:
-        out.print(show.by_area(results))
-    out.print(show.details(results, observed=not options["quiet"]))
+        out.print(terminal.by_area(results))
+    out.print(terminal.details(results, observed=not options["quiet"]))
     if not options["quiet"]:
-        out.print(show.conclusion(results))
+        out.print(terminal.conclusion(results))
     deliver(options["json_file"], document(role, runner.describe(), offered.to_json(), results))
     if options["junitxml"] is not None:
         try:
-            show.write_junit(options["junitxml"], role, results)
+            terminal.write_junit(options["junitxml"], role, results)
         except OSError as error:
             raise PreflightError(f"--junitxml {options['junitxml']}: {error.strerror}") from None
     bad = {Verdict.FAIL, Verdict.ERROR} if options["strict"] else {Verdict.FAIL}

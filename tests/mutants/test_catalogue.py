@@ -8,9 +8,10 @@ from collections import Counter
 
 import pytest
 
-from emu.conformance import back_end, front_end
 from tests.mutants.catalogue import DEVICES, ROOT, CatalogueError, Mutant, find, mutants
 from tests.mutants.document import DOCUMENT
+from vhost_user_conformance.back_end import cases as back_end
+from vhost_user_conformance.front_end import cases as front_end
 
 CASES = {case.id: case for case in (*back_end.cases(), *front_end.cases())}
 #: What only one end of the socket has.

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.conformance.peer import PeerError
-from emu.conformance.target import Target, cases_of
-from emu.conformance.verdict import Verdict
 from tests.mutants.catalogue import ROOT, UNMUTATED, Mutant
+from vhost_user_conformance.model.verdict import Verdict
+from vhost_user_conformance.peer.program import PeerError
+from vhost_user_conformance.target import Target, cases_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from emu.conformance.case import Case
-    from emu.conformance.result import CaseResult
-    from emu.conformance.runner import CaseRunner
+    from vhost_user_conformance.model.case import Case
+    from vhost_user_conformance.model.result import CaseResult
+    from vhost_user_conformance.peer.runner import CaseRunner
 
 DISK_BYTES = 16 << 20
 #: What stands for a case where the program cannot even be asked.

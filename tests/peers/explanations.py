@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.conformance.target import ROLES, cases_of
 from tests.peers.table import PEERS
+from vhost_user_conformance.target import ROLES, cases_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

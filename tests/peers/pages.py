@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.conformance.case import BACK_END, FRONT_END
-from emu.conformance.verdict import Verdict
 from tests.peers import explanations as explained
 from tests.peers.feature_names import features, protocol_features
 from tests.peers.table import PEERS
+from vhost_user_conformance.model.case import BACK_END, FRONT_END
+from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,8 +38,8 @@ believe that the peer is wrong and not the suite.
 UNSUPPORTED are above all the cases about another class of device, and about protocol features that
 are not offered: none of these back-ends has DEVICE_STATE, CROSS_ENDIAN, INBAND_NOTIFICATIONS,
 SHARED_OBJECT or SHMEM. That the cases about those pass and fail as they should is shown by
-`tests/emu/conformance/test_optional_cases.py`. libvhost-user acknowledges first and closes the
-connection after it when it finds something wrong. That is OBSERVED: the front-end learns of it,
+`tests/vhost_user_conformance/test_optional_cases.py`. libvhost-user acknowledges first and closes
+the connection after it when it finds something wrong. That is OBSERVED: the front-end learns of it,
 though not from the code."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.conformance.verdict import Verdict
+from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu.conformance.verdict import Verdict
 from emu.orchestrator.managed_process import end_with_parent
 from tests.peers import explanations as explained
 from tests.peers import pages
 from tests.peers.programs import PATH, fill, missing, number, version
 from tests.peers.record import distil, load_all
 from tests.peers.table import PEERS
+from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

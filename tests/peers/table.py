@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from emu.conformance.case import BACK_END, FRONT_END
+from vhost_user_conformance.model.case import BACK_END, FRONT_END
 
 #: Areas that make a moderate run; see `Peer.quick`. To start a VM for each session takes its time,
 #: so those for front-ends are such that their cases look at the same few sessions.

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.conformance.case import BACK_END
-from emu.conformance.target import ROLES, cases_of
 from tests.peers import explanations, install, pages, results
 from tests.peers.explanations import Explanation
 from tests.peers.feature_names import features, protocol_features
 from tests.peers.programs import fill, missing, number
 from tests.peers.record import Record, distil, load_all, worst
 from tests.peers.table import PEERS, Peer
+from vhost_user_conformance.model.case import BACK_END
+from vhost_user_conformance.target import ROLES, cases_of
 
 if TYPE_CHECKING:
     from pathlib import Path

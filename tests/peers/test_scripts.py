@@ -7,23 +7,35 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from emu.conformance.back_end.front_ends import SCRIPTS
-from emu.conformance.back_end.script import EVERY, USED, F, P, spoken
-from emu.conformance.front_end.runner import NAMES, FrontEndRunner
-from emu.conformance.front_end.script import CONT, LOG, PLAIN, START, STOP
-from emu.conformance.front_end.session import Session
-from emu.conformance.peer import PeerProgram
-from emu.conformance.wire import Wire
 from tests.peers.programs import Running, need, pmd_front_end
 from vhost_user.features import SPEC, VHOST_F_LOG_ALL
+from vhost_user_conformance.back_end.front_ends import SCRIPTS
+from vhost_user_conformance.back_end.script import (
+    EVERY,
+    USED,
+    F,
+    P,
+    spoken,
+)
+from vhost_user_conformance.front_end.runner import NAMES, FrontEndRunner
+from vhost_user_conformance.front_end.script import (
+    CONT,
+    LOG,
+    PLAIN,
+    START,
+    STOP,
+)
+from vhost_user_conformance.front_end.session import Session
+from vhost_user_conformance.peer.program import PeerProgram
+from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from emu.conformance.back_end.script import Part, Said
-    from emu.conformance.front_end.recording import Received, Recording
-    from emu.conformance.front_end.script import Script as BackEndScript
+    from vhost_user_conformance.back_end.script import Part, Said
+    from vhost_user_conformance.front_end.recording import Received, Recording
+    from vhost_user_conformance.front_end.script import Script as BackEndScript
 
 QEMU = (
     "qemu-system-x86_64 -m 256 -nodefaults -nographic -machine q35,memory-backend=m "

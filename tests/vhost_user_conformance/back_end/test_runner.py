@@ -1,0 +1,153 @@
+"""The runner, when the back-end under test does not live as long as the cases."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vhost_user.features import DIALECTS
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.back_end.runner import BackEndRunner
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import Verdict, check
+from vhost_user_conformance.peer.program import PeerProgram, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+#: Seconds for each answer.
+PATIENCE = 1.0
+NET = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
+
+
+@pytest.fixture
+def owned() -> Iterator[ExitStack]:
+    """What a test makes and has to give back."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def started(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], int]]:
+    """A runner that starts the program, and what tells its process."""
+    program = PeerProgram(NET, folder / "s", folder / "log")
+    owned.callback(program.stop)
+    return runner(folder, program), lambda: program.pid
+
+
+def found(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], int]]:
+    """A runner of a program that listens already."""
+    argv = shlex.split(NET.replace("{socket}", str(folder / "s")))
+    process = owned.enter_context(subprocess.Popen(argv))
+    owned.callback(process.kill)
+    connect(folder / "s", patience=20, gone=lambda: "").close()
+    return runner(folder, None), lambda: process.pid
+
+
+def runner(folder: Path, program: PeerProgram | None) -> BackEndRunner:
+    """A runner that waits a short time only."""
+    made = BackEndRunner(
+        folder / "s", program, device="net", dialect=DIALECTS["spec"], patience=PATIENCE
+    )
+    made.probe()
+    return made
+
+
+def verdicts(made: BackEndRunner, pid: Callable[[], int], signum: int) -> list[tuple[Verdict, str]]:
+    """What comes of a case, of one that sends the back-end this signal, and of another."""
+    area = Area("a", BACK_END, "s")
+
+    def strikes(be: BackEnd) -> None:
+        be.ask_u64(F.GET_FEATURES)
+        os.kill(pid(), signum)
+        # It takes effect when the other processor gets to it.
+        os.waitid(os.P_PID, pid(), os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+
+    area.case(1, "one")(BackEnd.look)
+    area.case(2, "strikes")(strikes)
+    area.case(3, "another")(BackEnd.look)
+    return [(one.verdict, one.seen) for one in made.run(area.cases, lambda _result: None)]
+
+
+@pytest.mark.parametrize(
+    ("signum", "text"),
+    [(signal.SIGSEGV, "it ended by SIGSEGV"), (signal.SIGSTOP, "answers no front-end any more")],
+)
+def test_the_next_case_gets_a_fresh_peer(
+    signum: int, text: str, tmp_path: Path, owned: ExitStack
+) -> None:
+    """The case that killed it, or made it hang, has failed, though it saw nothing of that."""
+    one, struck, other = verdicts(*started(tmp_path, owned), signum)
+    assert one == other == (Verdict.PASS, "")
+    assert struck[0] is Verdict.FAIL
+    assert text in struck[1]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_peer_that_nobody_can_start_again(signum: int, tmp_path: Path, owned: ExitStack) -> None:
+    """What was found out so far is kept, and the rest could not be told."""
+    one, struck, other = verdicts(*found(tmp_path, owned), signum)
+    assert one == (Verdict.PASS, "")
+    assert struck[0] is Verdict.FAIL
+    assert other[0] is Verdict.ERROR
+    assert "there is no peer" in other[1]
+
+
+class SeenLate(PeerProgram):
+    """A program whose end is overlooked the first time, as on a busy host."""
+
+    overlooked = False
+
+    def end_soon(self, patience: float) -> bool:
+        """See `PeerProgram`."""
+        ended = super().end_soon(5.0)
+        if not self.overlooked:
+            self.overlooked = True
+            return False
+        return ended
+
+
+def test_a_program_that_ends_with_its_front_end(tmp_path: Path, owned: ExitStack) -> None:
+    """Whatever its status is: the one that is started for the next front-end is another one."""
+    script = (
+        "import os; from backends.device import BackendDevice as D; "
+        "D.stop = lambda device, ring: os._exit(1); from backends.net import main; main()"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} --socket-path {{socket}}"
+    program = SeenLate(command, tmp_path / "s", tmp_path / "log")
+    owned.callback(program.stop)
+    area = Area("a", BACK_END, "s")
+    for number in range(4):
+        area.case(number, "looks")(BackEnd.look)
+    results = runner(tmp_path, program).run(area.cases, lambda _result: None)
+    assert [one.verdict for one in results] == [Verdict.PASS] * 4
+
+
+@pytest.mark.parametrize(("holds", "verdict"), [(True, Verdict.ERROR), (False, Verdict.FAIL)])
+def test_a_clean_up_that_fails(
+    holds: bool, verdict: Verdict, tmp_path: Path, owned: ExitStack
+) -> None:
+    """Is that case's error, unless the peer has failed in it; the rest is given back and run."""
+    area, given_back = Area("a", BACK_END, "s"), []
+
+    def spoils(be: BackEnd) -> None:
+        be.own(lambda: given_back.append("first"))
+        os.close(be.spare_fd())
+        be.own(lambda: given_back.append("last"))
+        check(holds, "what holds", "what does not")
+
+    area.case(1, "spoils")(spoils)
+    area.case(2, "looks")(BackEnd.look)
+    made, _ = started(tmp_path, owned)
+    spoilt, other = made.run(area.cases, lambda _result: None)
+    assert spoilt.verdict is verdict
+    assert "its clean-up: OSError: [Errno 9]" in spoilt.seen
+    assert given_back == ["last", "first"]
+    assert other.verdict is Verdict.PASS

@@ -1,0 +1,29 @@
+"""Where the suite's rings lie."""
+
+from __future__ import annotations
+
+import pytest
+
+from vhost_user_conformance.peer.memory import (
+    MIB,
+    USER_OFFSET,
+    Memory,
+    TestRing,
+)
+
+
+@pytest.mark.parametrize("size", [2, 64, 1024])
+@pytest.mark.parametrize("event_idx", [False, True])
+def test_a_ring_at_the_end_of_its_region(size: int, *, event_idx: bool) -> None:
+    """Its parts are aligned, lie apart, and the last one ends with the region."""
+    memory = Memory((MIB, MIB))
+    ring = TestRing(memory, 0, size, start=7, event_idx=event_idx, region=1, at_end=True)
+    region, event = memory.regions[1], 2 * event_idx
+    assert ring.avail + 4 + 2 * size + event == region.gpa + region.size
+    assert ring.used + 4 + 8 * size + event <= ring.avail
+    assert ring.desc + 16 * size <= ring.used
+    assert (ring.desc % 16, ring.used % 4, ring.avail % 2) == (0, 0, 0)
+    assert (ring.avail_index, ring.used_index) == (7, 7)
+    assert ring.user_offset == USER_OFFSET
+    ring.close()
+    memory.close()

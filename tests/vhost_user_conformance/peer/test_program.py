@@ -1,0 +1,64 @@
+"""A program under test, and what its start and its end leave alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vhost_user_conformance.peer.program import PeerProgram
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Struck(Exception):
+    """The signal's handler ran."""
+
+
+def test_what_is_no_socket_is_left_where_it_was(tmp_path: Path) -> None:
+    """Somebody may have given the disk's path for the socket's."""
+    precious = tmp_path / "disk.img"
+    precious.write_bytes(b"data")
+    program = PeerProgram("true {socket}", precious, tmp_path / "log")
+    program.start()
+    assert program.end_soon(10.0)
+    program.stop()
+    assert precious.read_bytes() == b"data"
+
+
+def test_a_signal_while_it_is_started_is_not_lost(tmp_path: Path) -> None:
+    """What a handler raises around a fork would be dropped, and the suite go on."""
+    armed = [True]
+
+    def strike() -> None:
+        if armed:
+            armed.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def handle(_signum: int, _frame: object) -> None:
+        raise Struck
+
+    os.register_at_fork(before=strike)
+    before = signal.signal(signal.SIGTERM, handle)
+    program = PeerProgram("sh -c 'sleep 60' {socket}", tmp_path / "s", tmp_path / "log")
+    try:
+        with pytest.raises(Struck):
+            program.start()
+        assert program.pid
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        program.stop()
+
+
+def test_the_last_line_of_much(tmp_path: Path) -> None:
+    """Is found at the end of what may be gigabytes."""
+    log = tmp_path / "log"
+    program = PeerProgram("true {socket}", tmp_path / "s", log)
+    assert program.last_line == ""
+    with log.open("wb") as file:
+        file.seek(1 << 33)
+        file.write(b"\nthe end\n")
+    assert program.last_line == "the end"

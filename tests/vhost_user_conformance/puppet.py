@@ -1,0 +1,83 @@
+"""A back-end that says what it is told to: for cases about what no program here offers."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+from vhost_user.features import SPEC
+from vhost_user.message_ids import FrontendRequest as F
+from vhost_user_conformance.back_end.cases import cases
+from vhost_user_conformance.back_end.connection import BackEnd
+from vhost_user_conformance.model.verdict import CaseEnd, Verdict
+from vhost_user_conformance.peer.wire import HEADER, Wire, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: What a message is answered with: payload and descriptors.
+Answer = tuple[bytes, tuple[int, ...]]
+PATIENCE = 2.0
+
+
+class Puppet:
+    """Answers each message as it is told to, all others with an acknowledgement where asked for.
+
+    Args:
+        features: that it offers.
+        protocol_features: that it offers.
+        answers: id of a message to what its payload is answered with.
+        last: id of the message after which it closes the connection.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        protocol_features: int,
+        answers: dict[int, Callable[[bytes], Answer]],
+        *,
+        last: int | None = None,
+    ) -> None:
+        self.ours, self._theirs = socket.socketpair()
+        self._last = last
+        self._answers = {
+            F.GET_FEATURES: lambda _: (features.to_bytes(8, "little"), ()),
+            F.GET_PROTOCOL_FEATURES: lambda _: (protocol_features.to_bytes(8, "little"), ()),
+            **answers,
+        }
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._theirs as sock:
+            while head := sock.recv(HEADER.size, socket.MSG_WAITALL):
+                number, flags, size = HEADER.unpack(head)
+                payload = sock.recv(size, socket.MSG_WAITALL) if size else b""
+                answer = self._answers.get(number)
+                if answer is not None:
+                    self._reply(number, *answer(payload))
+                elif flags & NEED_REPLY:
+                    self._reply(number, bytes(8), ())
+                if number == self._last:
+                    return
+
+    def _reply(self, number: int, payload: bytes, fds: tuple[int, ...]) -> None:
+        data = HEADER.pack(number, VERSION | REPLY, len(payload)) + payload
+        socket.send_fds(self._theirs, [data], fds)
+
+    def judge(self, number: int, device: str) -> tuple[Verdict, str]:
+        """What the case with this number says of it, and what it has seen."""
+        case = next(case for case in cases() if case.id == f"VU-B-{number:04}")
+        be = BackEnd(Wire(self.ours, {}, PATIENCE), device, SPEC)
+        try:
+            case.run(be)
+        except CaseEnd as end:
+            return end.verdict, str(end)
+        except WireError as error:
+            return Verdict.FAIL, str(error)
+        finally:
+            be.wire.close()
+            self._thread.join(PATIENCE)
+        return Verdict.PASS, ""

@@ -1,0 +1,284 @@
+"""The cases as pytest's items: ``pytest --vhost-user-socket PATH``, as users run it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from vhost_user_conformance.peer.program import connect
+from vhost_user_conformance.target import cases_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from vhost_user_conformance.model.case import Case
+
+pytest_plugins = ("pytester",)
+
+PYTHON = shlex.quote(sys.executable)
+NIC = f"{PYTHON} -m backends.net --socket-path {{socket}} --num-queues 4"
+#: Our NIC, with bases that are wrong, and one that ends where a ring that runs is stopped.
+_PATCHED = (
+    "import os; from backends.device import BackendDevice as D; stop = D.stop; "
+    "D.stop = lambda device, ring: {}; from backends.net import main; main()"
+)
+WRONG_BASE = _PATCHED.format("stop(device, ring) ^ 1")
+DIES = _PATCHED.format("os._exit(3) if ring.started else stop(device, ring)")
+#: A suite of the user's own.
+OWN = """
+import pytest
+from vhost_user_conformance.target import Target
+
+@pytest.fixture(scope="session")
+def vhost_user_peer():
+    return Target(command={command!r}, device="net")
+
+@pytest.mark.vhost_user_cases("rings", "VU-B-0101")
+def test_mine(vhost_user_case):
+    vhost_user_case.check()
+
+def test_another():
+    pass
+"""
+
+
+def patched(program: str) -> str:
+    """The command of our NIC with a mistake."""
+    return f"{PYTHON} -c {shlex.quote(program)} --socket-path {{socket}} --num-queues 4"
+
+
+@pytest.fixture
+def nic(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a NIC that listens."""
+    yield from listening(NIC, tmp_path / "nic.sock")
+
+
+def listening(command: str, path: Path) -> Iterator[Path]:
+    """The socket of a back-end that runs until the test is over."""
+    argv = shlex.split(command.replace("{socket}", str(path)))
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
+        try:
+            connect(path, patience=20, gone=lambda: "").close()
+            yield path
+        finally:
+            program.terminate()
+
+
+def run(pytester: pytest.Pytester, *arguments: str | Path) -> pytest.RunResult:
+    """Pytest, in a directory of its own, as a program of its own."""
+    return pytester.runpytest_subprocess("--strict-markers", "--benchmark-disable", *arguments)
+
+
+def ids(result: pytest.RunResult) -> set[str]:
+    """The cases that are named in what it printed."""
+    return set(re.findall(r"\[(VU-[BF]-\d{4})\]", result.stdout.str()))
+
+
+def test_a_socket_in_an_empty_directory(pytester: pytest.Pytester, nic: Path) -> None:
+    """Everything is run, an item for each case; what is not offered is skipped, with the reason."""
+    result = run(pytester, "--vhost-user-socket", nic, "--vhost-user-device", "net", "-rs")
+    counts = result.parseoutcomes()
+    assert result.ret == 0
+    assert set(counts) <= {"passed", "skipped"}
+    assert sum(counts.values()) == len(cases_of("back-end"))
+    assert counts["passed"] >= 150
+    result.stdout.fnmatch_lines(["SKIPPED*: UNSUPPORTED: * is not offered"])
+    result.stdout.fnmatch_lines(["SKIPPED*: OBSERVED: VU-B-????*"])
+
+
+def _chosen(case: Case) -> bool:
+    return case.area == "rings" or case.id == "VU-B-0101"
+
+
+@pytest.mark.parametrize(
+    ("words", "of"),
+    [
+        (("-k", "VU-B-040"), lambda case: case.id.startswith("VU-B-040")),
+        (("-k", "rings"), lambda case: case.area == "rings"),
+        (("-k", "rings and not 0401"), lambda case: case.area == "rings" and "0401" not in case.id),
+        (("-m", "vhost_user(severity='should')"), lambda case: case.severity == "should"),
+        (("--vhost-user-only=rings", "--vhost-user-only=VU-B-0101"), _chosen),
+    ],
+)
+def test_selection(
+    pytester: pytest.Pytester, words: Sequence[str], of: Callable[[Case], bool]
+) -> None:
+    """By id, area and mark; nobody is talked to for a list."""
+    result = run(pytester, "--vhost-user-socket", "/no/such", "--collect-only", "-q", *words)
+    assert ids(result) == {case.id for case in cases_of("back-end") if of(case)} != set()
+
+
+def test_front_end(pytester: pytest.Pytester, nic: Path) -> None:
+    """The other role: `emu attach` connects to the suite."""
+    command = f"{PYTHON} -m emu.cli attach --net {{socket}} --qmp {{qmp}} -q"
+    result = run(
+        pytester,
+        *("--vhost-user-role", "front-end", "--vhost-user-device", "net"),
+        *("--vhost-user-exec", command, "-k", "VU-F-010", "-v"),
+    )
+    assert ids(result) == {c.id for c in cases_of("front-end") if c.id.startswith("VU-F-010")}
+    result.assert_outcomes(passed=len(ids(result)), deselected=None)
+    result.stdout.fnmatch_lines([f"*collected {len(cases_of('front-end'))} items / *"])
+
+
+def test_a_failure_is_a_report(pytester: pytest.Pytester) -> None:
+    """The rule, what was expected, what was seen, the messages; nothing of our code."""
+    result = run(
+        pytester,
+        *("--vhost-user-exec", patched(WRONG_BASE), "--vhost-user-device", "net"),
+        *("--vhost-user-only", "bases", "--tb=long"),
+    )
+    text = result.stdout.str()
+    assert result.ret == 1
+    assert result.parseoutcomes()["failed"] >= 1
+    result.stdout.re_match_lines(
+        [r"VU-B-06\d\d FAIL .*GET_VRING_BASE.*", r"    expected: .+", r"    seen: .+"],
+        consecutive=True,
+    )
+    assert re.search(r"^ +> GET_VRING_BASE 8 bytes", text, re.MULTILINE)
+    assert "Traceback" not in text
+    assert ".py:" not in text
+
+
+def test_junit(pytester: pytest.Pytester, nic: Path) -> None:
+    """With what the case is about as properties."""
+    run(pytester, "--vhost-user-socket", nic, "-k", "VU-B-0101", "--junitxml", "out.xml")
+    case = ET.parse(pytester.path / "out.xml").getroot().find("testsuite/testcase")  # noqa: S314
+    assert case is not None
+    assert case.get("name") == "test_conformance[VU-B-0101]"
+    assert case.get("classname") == "vhost-user-back-end.framing"
+    told = {node.get("name"): node.get("value") for node in case.findall("properties/property")}
+    assert (told["severity"], told["area"], told["verdict"]) == ("must", "framing", "PASS")
+    assert told["spec"]
+    assert told["rule"]
+
+
+def test_a_peer_that_goes(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """One failure says so; no other case waits for it."""
+    for path in listening(patched(DIES), tmp_path / "s"):
+        options = ("--vhost-user-socket", path, "--vhost-user-device", "net")
+        result = run(pytester, *options, "--vhost-user-only", "rings", "-rs")
+        counts = result.parseoutcomes()
+        assert counts["failed"] <= 2
+        assert counts["skipped"] > 10
+        assert "it answers no front-end any more" in result.stdout.str()
+        result.stdout.fnmatch_lines(["SKIPPED*not run*no peer any more: after VU-B-04*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--vhost-user-device", "blk"), "--vhost-user-socket PATH or --vhost-user-exec COMMAND"),
+        (("--vhost-user-socket", "s", "--vhost-user-device", "tape"), "tape: is not one of blk"),
+        (("--vhost-user-socket", "s", "--vhost-user-role", "x"), "x: is not one of back-end"),
+        (("--vhost-user-socket", "s", "--vhost-user-patience", "0"), "say 0.1 to 60 seconds"),
+        (("--vhost-user-socket", "s", "--vhost-user-patience", "x"), "say 0.1 to 60 seconds"),
+        (("--vhost-user-socket", "s", "--vhost-user-only", "x"), "--vhost-user-only x: no such"),
+        (("--vhost-user-exec", "true"), "--vhost-user-exec: write {socket} where"),
+        (("--vhost-user-exec", "false {socket}"), "the program ended with status 1"),
+        (("--vhost-user-exec", "/no/such {socket}"), "--vhost-user-exec /no/such: No such file"),
+        (("--vhost-user-socket", "s", "-n2", "--dist=each"), "--dist each: only one worker"),
+    ],
+)
+def test_bad_input_is_one_line(
+    pytester: pytest.Pytester, arguments: Sequence[str], text: str
+) -> None:
+    """With the names that the options have here, and the status of a usage error."""
+    result = run(pytester, *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    lines = [line for line in result.stderr.lines if line]
+    assert len(lines) == 1
+    assert text in lines[0]
+
+
+def test_a_suite_of_one_s_own(pytester: pytest.Pytester) -> None:
+    """The fixture runs a test for each case that its mark chooses, on a peer that is said there."""
+    pytester.makepyfile(OWN.format(command=NIC))
+    result = run(pytester, "-v")
+    wanted = {case.id for case in cases_of("back-end") if _chosen(case)}
+    assert ids(result) == wanted
+    counts = result.parseoutcomes()
+    assert counts.pop("passed") + counts.pop("skipped", 0) == len(wanted) + 1
+    assert not counts
+
+
+def test_a_suite_of_one_s_own_takes_the_options_peer(pytester: pytest.Pytester, nic: Path) -> None:
+    """And then the cases are not run a second time."""
+    pytester.makepyfile("def test_mine(vhost_user_case): vhost_user_case.check()")
+    result = run(pytester, "--vhost-user-socket", nic, "--vhost-user-only", "framing", "-v")
+    assert "test_mine[VU-B-0101]" in result.stdout.str()
+    assert "test_conformance" not in result.stdout.str()
+    assert result.ret == 0
+
+
+def test_a_suite_of_one_s_own_without_a_peer(pytester: pytest.Pytester) -> None:
+    """It skips, and says what to do."""
+    pytester.makepyfile(
+        "import pytest\n"
+        "@pytest.mark.vhost_user_cases('VU-B-0101')\n"
+        "def test_mine(vhost_user_case): vhost_user_case.check()"
+    )
+    result = run(pytester, "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*no peer to test: say --vhost-user-socket PATH or*"])
+
+
+def test_a_mark_that_names_no_case(pytester: pytest.Pytester) -> None:
+    """Says which areas there are."""
+    pytester.makepyfile(
+        "import pytest\n"
+        "@pytest.mark.vhost_user_cases('nothing')\n"
+        "def test_mine(vhost_user_case): vhost_user_case.check()"
+    )
+    result = run(pytester)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["vhost_user_cases of *::test_mine: nothing: no such case; the*"])
+    assert "Traceback" not in result.stdout.str()
+    assert "pytest_suite.py" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("mode", ["load", "worksteal", "loadscope", "loadfile"])
+def test_workers(pytester: pytest.Pytester, mode: str, nic: Path) -> None:
+    """With pytest-xdist one worker tests the peer; other tests go where they like."""
+    pytester.makepyfile("import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_x(n): 0")
+    options = ("--vhost-user-socket", nic, "--vhost-user-only", "framing")
+    result = run(pytester, *options, "-n2", "--dist", mode, "-v")
+    ran = re.findall(r"\[(gw\d)\].* (?:PASSED|SKIPPED) .*\[VU-B", result.stdout.str())
+    assert result.ret == 0
+    assert len(set(ran)) == 1
+    assert len(ran) == len([case for case in cases_of("back-end") if case.area == "framing"])
+
+
+def test_workers_that_nobody_keeps_apart(pytester: pytest.Pytester) -> None:
+    """A peer that is said in a fixture: the second worker says so, and tests nothing."""
+    pytester.makepyfile(OWN.format(command=NIC))
+    spread = run(pytester, "-n2")
+    assert spread.parseoutcomes()["errors"] >= 1
+    assert "failed" not in spread.parseoutcomes()
+    assert "another worker is testing this peer" in spread.stdout.str()
+    assert run(pytester, "-n2", "--dist", "loadfile").ret == 0
+
+
+def test_without_its_options_it_imports_nothing(pytester: pytest.Pytester) -> None:
+    """Whoever has this package installed pays nothing for it in other suites."""
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_modules(pytestconfig):
+            assert pytestconfig.pluginmanager.hasplugin("vhost-user")
+            ours = ("emu", "vhost_user", "vhost_user_conformance", "backends")
+            mine = {m for m in sys.modules if m.split(".")[0] in ours}
+            plugin = "vhost_user_conformance.pytest_plugin"
+            assert mine == {"vhost_user_conformance", plugin, f"{plugin}.plugin"}
+            assert not {"rich", "click", "cffi"} & set(sys.modules)
+        """
+    )
+    run(pytester, "-p", "no:hypothesispytest").assert_outcomes(passed=1)

@@ -1,0 +1,157 @@
+"""The suite on our own back-ends, and on one that dies, hangs or is not there."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from vhost_user_conformance.back_end.cases import cases
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PYTHON = shlex.quote(sys.executable)
+#: Seconds for all cases, of which there are hundreds, on a machine that has other work to do.
+LONGEST = 200
+
+
+def conform(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    argv = [sys.executable, "-m", "emu.cli", "conform", "back-end", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=LONGEST, check=False)
+
+
+def disk(folder: Path) -> str:
+    """The command of our disk."""
+    image = folder / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    program = f"{PYTHON} -m backends.blk --socket-path {{socket}} --num-queues 4"
+    return f"{program} --blk-file {shlex.quote(str(image))}"
+
+
+def verdicts(whole: dict[str, Any], *wanted: str) -> list[str]:
+    """The ids of the cases that ended so."""
+    return [case["id"] for case in whole["cases"] if case["verdict"] in wanted]
+
+
+def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The status, and the JSON."""
+    done = conform("--device", device, "--exec", command, "--json", "-", *arguments)
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.timeout(LONGEST + 20)
+@pytest.mark.parametrize(
+    ("device", "options", "passes"),
+    [("blk", "", 580), ("net", "", 480), ("net", "--mac 02:00:00:00:00:01", 550)],
+    ids=["blk", "net", "net-with-a-configuration-space"],
+)
+def test_our_back_ends_keep_every_rule(
+    device: str, options: str, passes: int, tmp_path: Path
+) -> None:
+    """No FAIL, no ERROR; what is not supported is what they do not have."""
+    net = f"{PYTHON} -m backends.net --socket-path {{socket}} --num-queues 4 {options}"
+    status, whole = run(disk(tmp_path) if device == "blk" else net, device, "--strict")
+    assert verdicts(whole, "FAIL", "ERROR") == []
+    assert status == 0
+    assert whole["schema"] == 1
+    assert whole["role"] == "back-end"
+    assert whole["peer"]["device"] == device
+    assert len(whole["cases"]) == len(cases()) == sum(whole["summary"].values())
+    assert whole["summary"]["PASS"] >= passes
+    unsupported = [case for case in whole["cases"] if case["verdict"] == "UNSUPPORTED"]
+    reasons = ("is not offered", "is about", "without", "has fewer")
+    assert all(any(reason in case["seen"] for reason in reasons) for case in unsupported)
+
+
+def test_a_program_that_listens_already(tmp_path: Path) -> None:
+    """--socket, and a part of the cases."""
+    path = tmp_path / "s"
+    argv = shlex.split(disk(tmp_path).replace("{socket}", str(path)))
+    with subprocess.Popen(argv) as program:
+        try:
+            done = conform("--socket", str(path), "--only", "framing", "--only", "VU-B-0201")
+        finally:
+            program.terminate()
+    assert done.returncode == 0, done.stderr
+    assert "framing" in done.stdout
+    assert "rings" not in done.stdout
+
+
+def test_junit(tmp_path: Path) -> None:
+    """As CI systems read it."""
+    path = tmp_path / "junit.xml"
+    conform("--exec", disk(tmp_path), "--only", "rings", "--junitxml", str(path))
+    suite = ET.parse(path).getroot()  # noqa: S314  our own file
+    assert suite.get("failures") == "0"
+    assert int(suite.get("tests", "0")) == len([c for c in cases() if c.area == "rings"])
+    # Without --device nothing could be asked of it.
+    assert suite.findall("testcase/skipped")
+
+
+def test_list() -> None:
+    """By eye, and as JSON."""
+    shown = conform("--list").stdout
+    assert "VU-B-0401" in shown
+    assert f"cases: {len(cases())}," in shown
+    listed = json.loads(conform("--list", "--json", "--only", "bases").stdout)
+    assert {case["area"] for case in listed["cases"]} == {"bases"}
+    assert "verdict" not in listed["cases"][0]
+
+
+class Impostor:
+    """Listens, and answers each first message with what it is told to."""
+
+    def __init__(self, path: Path, answer: bytes) -> None:
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen(8)
+        self._answer = answer
+        self._kept: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._server.accept()
+            except OSError:
+                return
+            self._kept.append(sock)
+            sock.recv(12)
+            sock.send(self._answer)
+
+    def close(self) -> None:
+        """End."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for sock in self._kept:
+            sock.close()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(12)])
+def test_somebody_else_s_socket(tmp_path: Path, answer: bytes) -> None:
+    """Is no back-end, and nothing hangs."""
+    impostor = Impostor(tmp_path / "s", answer)
+    try:
+        done = conform("--socket", str(tmp_path / "s"), "--patience", "0.3")
+    finally:
+        impostor.close()
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_does_not_hide_the_verdicts(tmp_path: Path) -> None:
+    """They are printed before they are written."""
+    done = conform("--exec", disk(tmp_path), "--only", "VU-B-0101", "--junitxml", "/dev/full")
+    assert done.returncode == 1
+    assert "framing      1" in done.stdout
+    assert done.stderr == "emu: --junitxml /dev/full: No space left on device\n"

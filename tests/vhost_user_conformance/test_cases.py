@@ -1,0 +1,81 @@
+"""The cases as a catalogue: ids, areas, and the document that lists them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vhost_user_conformance.back_end import cases as back_end
+from vhost_user_conformance.front_end import cases as front_end
+from vhost_user_conformance.model.case import (
+    BACK_END,
+    FRONT_END,
+    Area,
+    Case,
+    collect,
+)
+from vhost_user_conformance.report.cases_document import DOCUMENT, listing
+
+DOCS = Path(__file__).parents[2] / "docs"
+AREAS = {BACK_END: back_end.AREAS, FRONT_END: front_end.AREAS}
+CASES: dict[str, list[Case]] = {BACK_END: back_end.cases(), FRONT_END: front_end.cases()}
+FORMS = {BACK_END: r"VU-B-\d{4}", FRONT_END: r"VU-F-\d{4}"}
+LEAST = {BACK_END: 170, FRONT_END: 80}
+
+
+@pytest.fixture(params=AREAS)
+def role(request: pytest.FixtureRequest) -> str:
+    """Each role."""
+    return str(request.param)
+
+
+def test_ids_are_unique_and_of_one_form(role: str) -> None:
+    """An id is what users write down."""
+    ids = [case.id for case in CASES[role]]
+    assert len(ids) == len(set(ids)) >= LEAST[role]
+    assert all(re.fullmatch(FORMS[role], one) for one in ids)
+    assert all(case.role == role for case in CASES[role])
+
+
+def test_every_case_says_its_rule_and_where_it_is_written(role: str) -> None:
+    """In one line each."""
+    for case in CASES[role]:
+        assert case.rule
+        assert "\n" not in case.rule
+        assert case.spec, case.id
+
+
+def _blocks(role: str) -> dict[str, set[str]]:
+    """The first digits of each area's cases."""
+    return {area.name: {case.id[5:7] for case in area.cases} for area in AREAS[role]}
+
+
+def test_the_numbers_of_an_area_stand_together(role: str) -> None:
+    """The first digits tell the area."""
+    blocks = _blocks(role)
+    assert all(len(block) == 1 for block in blocks.values()), blocks
+    assert len({next(iter(block)) for block in blocks.values()}) == len(blocks)
+
+
+def test_areas_have_the_same_digits_for_both_roles() -> None:
+    """Who knows one half of the suite finds his way in the other."""
+    back, front = _blocks(BACK_END), _blocks(FRONT_END)
+    both = back.keys() & front.keys()
+    assert len(both) > 10
+    assert {name: back[name] for name in both} == {name: front[name] for name in both}
+
+
+def test_an_id_that_is_given_twice_is_an_error() -> None:
+    """It would be somebody else's."""
+    area = Area("a", BACK_END, "s")
+    area.case(1, "one")(lambda _be: None)
+    area.case(1, "two")(lambda _be: None)
+    with pytest.raises(ValueError, match="VU-B-0001 is the id of two cases"):
+        collect([area])
+
+
+def test_the_list_of_cases_is_up_to_date() -> None:
+    """`make docs` writes it."""
+    assert (DOCS / DOCUMENT).read_text() == listing()

@@ -1,0 +1,284 @@
+"""The suite on our own front-end, and on ones that die, hang, say nonsense or are not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import psutil
+import pytest
+
+from vhost_user_conformance.front_end.cases import cases
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFORM = (sys.executable, "-m", "emu.cli", "conform", "front-end")
+ATTACH = f"{shlex.quote(sys.executable)} -m emu.cli attach -q"
+#: Commands of our own front-end.
+OWN = {
+    "blk": f"{ATTACH} --blk {{socket}} --qmp {{qmp}}",
+    "net": f"{ATTACH} --net {{socket}} --qmp {{qmp}} --rings 4",
+}
+#: Features that it has not; whoever adds one finds its cases here.
+ABSENT = {
+    "BACKEND_REQ",
+    "CONFIGURE_MEM_SLOTS",
+    "STATUS",
+    *("SET_VRING_ERR", "RESET_DEVICE", "RESET_OWNER", "SEND_RARP", "NET_SET_MTU"),
+    *("SET_BACKEND_REQ_FD", "SET_VRING_ENDIAN", "SET_CONFIG", "VRING_KICK", "SET_LOG_FD"),
+    *("GET_MAX_MEM_SLOTS", "ADD_MEM_REG", "REM_MEM_REG", "GET_SHARED_OBJECT", "IOTLB_MSG"),
+    *("CREATE_CRYPTO_SESSION", "CLOSE_CRYPTO_SESSION", "GPU_SET_SOCKET", "GET_SHMEM_CONFIG"),
+    *("POSTCOPY_ADVISE", "POSTCOPY_LISTEN", "POSTCOPY_END", "SET_STATUS", "GET_STATUS"),
+    *("SET_DEVICE_STATE_FD", "CHECK_DEVICE_STATE"),
+}
+ABSENT_OF_A_NIC = {
+    *("CONFIG", "INFLIGHT_SHMFD", "GET_CONFIG", "GET_INFLIGHT_FD", "SET_INFLIGHT_FD"),
+    "indirect",  # tables: its frames have one buffer each
+}
+
+
+def conform(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    argv = [*CONFORM, *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=50, check=False)
+
+
+def program(folder: Path, text: str) -> str:
+    """The command of a front-end that does this; ``sock`` is not connected yet."""
+    path = folder / "front_end.py"
+    path.write_text(
+        f"import signal, socket, sys, time\nsock = socket.socket(socket.AF_UNIX)\n{text}\n"
+    )
+    return f"{shlex.quote(sys.executable)} {shlex.quote(str(path))} {{socket}}"
+
+
+CONNECT = "sock.connect(sys.argv[1])\n"
+WAIT = "time.sleep(600)\n"
+GET_FEATURES = "sock.send((1).to_bytes(4, 'little') * 2 + bytes(4))\n"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, Any]]]:
+    """The whole suite on our own front-end: status and JSON for each device.
+
+    Both run at the same time, as they wait most of it.
+    """
+    folder = tmp_path_factory.mktemp("own")
+    running = {
+        device: subprocess.Popen(
+            [
+                *(*CONFORM, "--device", device, "--exec", command),
+                *("--strict", "--json", str(folder / device)),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        for device, command in OWN.items()
+    }
+    statuses = {device: process.wait(280) for device, process in running.items()}
+    return {
+        device: (status, json.loads((folder / device).read_text()))
+        for device, status in statuses.items()
+    }
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("device", OWN)
+def test_our_front_end_keeps_every_rule(
+    device: str, own: dict[str, tuple[int, dict[str, Any]]]
+) -> None:
+    """No FAIL, no ERROR."""
+    status, whole = own[device]
+    bad = [
+        f"{case['id']} {case['verdict']}: {case['expected']}; {case['seen']}"
+        for case in whole["cases"]
+        if case["verdict"] in ("FAIL", "ERROR")
+    ]
+    assert not bad, "\n".join(bad)
+    assert status == 0
+    assert whole["schema"] == 1
+    assert whole["role"] == "front-end"
+    assert whole["peer"]["device"] == device
+    assert whole["offered"]["rings"] == {"blk": 2, "net": 4}[device]
+    assert len(whole["cases"]) == len(cases()) == sum(whole["summary"].values())
+    assert whole["summary"]["PASS"] >= 150
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("device", OWN)
+def test_what_is_not_supported_is_what_our_front_end_has_not(
+    device: str, own: dict[str, tuple[int, dict[str, Any]]]
+) -> None:
+    """And nothing else: a case that has lost its occasion would test nothing."""
+    absent = ABSENT | (ABSENT_OF_A_NIC if device == "net" else set())
+    for case in own[device][1]["cases"]:
+        if case["verdict"] != "UNSUPPORTED":
+            continue
+        seen = case["seen"]
+        words = set(seen.replace(":", " ").replace(",", " ").split())
+        other = seen.startswith("is about ") or "asks for no acknowledgement of SET_VRING_" in seen
+        assert other or words & absent, f"{case['id']}: {seen}"
+
+
+def test_junit(tmp_path: Path) -> None:
+    """As CI systems read it."""
+    path = tmp_path / "junit.xml"
+    done = conform("--exec", OWN["blk"], "--only", "VU-F-0101", "--junitxml", str(path))
+    assert done.returncode == 0, done.stderr
+    suite = ET.parse(path).getroot()  # noqa: S314  our own file
+    assert (suite.get("tests"), suite.get("failures")) == ("1", "0")
+    assert suite.get("skipped") == "0"
+    (case,) = suite.findall("testcase")
+    assert case.get("classname") == "vhost-user.front-end.framing"
+
+
+def test_list() -> None:
+    """By eye, and as JSON."""
+    assert "VU-F-0401" in conform("--list").stdout
+    listed = json.loads(conform("--list", "--json", "--only", "bases").stdout)
+    assert {case["area"] for case in listed["cases"]} == {"bases"}
+    assert all(case["id"].startswith("VU-F-") for case in listed["cases"])
+    assert "verdict" not in listed["cases"][0]
+
+
+def test_a_rule_that_is_broken(tmp_path: Path) -> None:
+    """Is told with the messages up to the one that breaks it, and by the status."""
+    command = program(
+        tmp_path,
+        CONNECT + "sock.send(bytes([1,0,0,0, 0x11,0,0,0]) + bytes(4))\n"
+        "sock.recv(20)\nsock.send(bytes([3,0,0,0, 1,0,0,0]) + bytes(4))\n" + WAIT,
+    )
+    done = conform("--exec", command, "--only", "VU-F-0103", "--patience", "0.2")
+    assert done.returncode == 1
+    assert "VU-F-0103 FAIL No request has a flag set that is not defined" in done.stdout
+    *_, last, conclusion = done.stdout.rstrip().splitlines()
+    assert last.strip() == "< GET_FEATURES flags 0x11 0 bytes"
+    assert conclusion == "1 of 1 rules broken"
+
+
+def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
+    """--socket alone: it was started by somebody else, and runs on."""
+    path = tmp_path / "s"
+    argv = shlex.split(f"{ATTACH} --blk {shlex.quote(str(path))}")
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as vm:
+        try:
+            # The keeper of its devices brings them back, whatever the session before was like.
+            only = ("--only", "framing", "--only", "rings", "--only", "errors")
+            done = conform("--socket", str(path), "--device", "blk", *only)
+        finally:
+            vm.terminate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAIL" not in done.stdout.split("all", 1)[1]
+    assert "VU-F-1709 OBSERVED" in done.stdout
+    assert "it connects anew" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("does", "text"),
+    [
+        (WAIT, "no front-end connects to"),
+        (CONNECT + WAIT, "is no vhost-user front-end: it says nothing"),
+        (CONNECT, "is no vhost-user front-end: < end of the connection"),
+        (
+            CONNECT + "sock.send(b'GET / HTTP/1.0\\r\\n\\r\\n')\n" + WAIT,
+            "is no vhost-user front-end: < a header of 825184340 bytes",
+        ),
+        (
+            # It asks, and reads no answer: in the end the suite cannot send one.
+            CONNECT + "while True: sock.sendall(bytes([1,0,0,0,1,0,0,0])+bytes(4))\n",
+            "does not go on after GET_FEATURES",
+        ),
+        (CONNECT + GET_FEATURES + WAIT, "does not go on after GET_FEATURES (message 1, at start)"),
+        (
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + CONNECT + GET_FEATURES + WAIT,
+            "does not go on after GET_FEATURES",
+        ),
+        (CONNECT + "import os\nos.kill(os.getpid(), signal.SIGKILL)\n", "end of the connection"),
+    ],
+)
+def test_what_is_no_front_end_is_one_line(tmp_path: Path, does: str, text: str) -> None:
+    """And nobody waits for it for long."""
+    begin = time.monotonic()
+    done = conform("--exec", program(tmp_path, does), "--patience", "0.2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert text in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert time.monotonic() - begin < 25
+
+
+def test_nobody_connects(tmp_path: Path) -> None:
+    """By itself."""
+    done = conform("--socket", str(tmp_path / "s"), "--patience", "0.1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"emu: no front-end connects to {tmp_path}/s within 1 s\n"
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_front_end_that_comes_once(tmp_path: Path) -> None:
+    """What was found out is kept, what was not is ERROR, and the last line says why."""
+    does = CONNECT + GET_FEATURES + "sock.recv(20)\nsock.send(bytes([3,0,0,0,1,0,0,0])+bytes(4))\n"
+    argv = shlex.split(
+        program(
+            tmp_path,
+            f"while True:\n try: sock.connect(sys.argv[1]); break\n"
+            f" except OSError: time.sleep(.02)\n{does[len(CONNECT) :]}{WAIT}",
+        )
+    )
+    path = str(tmp_path / "s")
+    with subprocess.Popen([word.replace("{socket}", path) for word in argv]) as front_end:
+        try:
+            only = ("--only", "VU-F-0101", "--only", "VU-F-0160", "--only", "VU-F-0161")
+            done = conform("--socket", path, "--patience", "0.2", *only)
+        finally:
+            front_end.terminate()
+    assert done.returncode == 1
+    assert "VU-F-0160 ERROR" in done.stdout
+    assert "VU-F-0161 ERROR" in done.stdout
+    assert "VU-F-0101" not in done.stdout
+    assert done.stderr.startswith("emu: at VU-F-0160: no front-end connects")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, signum: int) -> None:
+    """No program, no directory, no socket; one line."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    argv = [*CONFORM, "--device", "blk", "--exec", OWN["blk"]]
+    with subprocess.Popen(
+        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as suite:
+        children = await_children(suite)
+        suite.send_signal(signum)
+        out, said = suite.communicate(timeout=20)
+    assert suite.returncode == 128 + signum
+    assert (out, said) == ("", f"emu: ended by {signal.Signals(signum).name}\n")
+    _, alive = psutil.wait_procs(children, 5)
+    # Whoever has taken over an orphan may not have looked after it yet.
+    assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_suite_that_is_killed_takes_the_program_along(tmp_path: Path) -> None:
+    """It had no chance to end it."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([*CONFORM, "--exec", OWN["blk"]], env=environment) as suite:
+        children = await_children(suite)
+        suite.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def await_children(suite: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """The programs that it has started, as soon as there is one."""
+    end = time.monotonic() + 20
+    while not (children := psutil.Process(suite.pid).children(recursive=True)):
+        assert suite.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)  # nothing tells of it
+    return children

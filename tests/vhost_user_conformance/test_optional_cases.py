@@ -1,0 +1,248 @@
+"""Cases about what our back-ends and most others do not offer: that they pass, and fail."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.vhost_user_conformance.puppet import Answer, Puppet
+from vhost_user.features import (
+    F_IOMMU_PLATFORM,
+    F_VERSION_1,
+    SPEC,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    ProtocolFeature,
+)
+from vhost_user.message_ids import FrontendRequest as F
+from vhost_user_conformance.back_end.cases.blk.rings import in_batches
+from vhost_user_conformance.model.verdict import Failed, Verdict
+from vhost_user_conformance.peer.memory import Memory, TestRing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PASS, FAIL, OBSERVED = Verdict.PASS, Verdict.FAIL, Verdict.OBSERVED
+BITS = 1 << F_VERSION_1 | 1 << VHOST_USER_F_PROTOCOL_FEATURES | 1 << F_IOMMU_PLATFORM
+NIC_BITS = BITS | 1 << 3 | 1 << 5 | 1 << 22
+CONFIG = ProtocolFeature.CONFIG | ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
+PROGRAM = Path(__file__).with_name("optional_device.py")
+
+#: A NIC's configuration: address, status, pairs, MTU.
+NIC = struct.Struct("<6sHHH")
+MAC = bytes.fromhex("02c04f4d0001")
+
+
+def space(data: bytes, *, offsets: bool = True, limit: bool = True) -> Callable[[bytes], Answer]:
+    """GET_CONFIG from these bytes, with mistakes where asked for."""
+
+    def answer(payload: bytes) -> Answer:
+        offset, size, flags = struct.unpack_from("=III", payload)
+        if limit and offset + size > 256:
+            return b"", ()
+        at = offset if offsets else 0
+        return struct.pack("=III", offset, size, flags) + data.ljust(256, b"\0")[at : at + size], ()
+
+    return answer
+
+
+def number(value: int) -> Callable[[bytes], Answer]:
+    """A reply of one number."""
+    return lambda _payload: (value.to_bytes(8, "little"), ())
+
+
+def nic(mac: bytes = MAC, pairs: int = 2, mtu: int = 1500) -> dict[int, Callable[[bytes], Answer]]:
+    """A NIC's answers."""
+    return {F.GET_CONFIG: space(NIC.pack(mac, 0, pairs, mtu)), F.GET_QUEUE_NUM: number(2)}
+
+
+@pytest.mark.parametrize(
+    ("case", "answers", "verdict"),
+    [
+        (995, nic(), PASS),
+        (995, nic(mac=bytes(6)), FAIL),
+        (995, nic(mac=b"\x01" + MAC[1:]), FAIL),
+        (996, nic(), PASS),
+        (996, nic(pairs=3), FAIL),
+        (996, nic(pairs=0), FAIL),
+        (997, nic(), PASS),
+        (997, nic(mtu=67), FAIL),
+        (910, nic(), PASS),
+        (910, {**nic(), F.GET_CONFIG: space(MAC, offsets=False)}, FAIL),
+        (913, {**nic(), F.GET_CONFIG: space(MAC, offsets=False)}, FAIL),
+        (920, nic(), PASS),
+        (923, {**nic(), F.GET_CONFIG: space(MAC, offsets=False, limit=False)}, FAIL),
+        (901, {**nic(), F.GET_CONFIG: lambda payload: (payload[:-1], ())}, FAIL),
+        (901, {**nic(), F.GET_CONFIG: lambda _payload: (b"", ())}, FAIL),
+        (934, {**nic(), F.GET_CONFIG: space(MAC, limit=False)}, OBSERVED),
+        (961, nic(), PASS),
+    ],
+)
+def test_a_nic_s_configuration(
+    case: int, answers: dict[int, Callable[[bytes], Answer]], verdict: Verdict
+) -> None:
+    """Each field, right and wrong."""
+    got, seen = Puppet(NIC_BITS, int(CONFIG), answers).judge(case, "net")
+    assert got == verdict, seen
+    assert "nothing came" not in seen
+
+
+@pytest.mark.parametrize("case", [960, 961])
+def test_fields_of_a_device_that_nobody_knows(case: int) -> None:
+    """May be for the driver to write: such a back-end has broken no rule."""
+    assert Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "")[0] == Verdict.UNSUPPORTED
+    got, _ = Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "net")
+    assert got == (FAIL if case == 960 else PASS)
+
+
+@pytest.mark.parametrize(
+    ("told", "right"),
+    [
+        ((0, 3, 6, 9), True),
+        # A batch of all, of two and two, and one by one behind a batch.
+        ((9,), True),
+        ((3, None, 9), True),
+        ((6, None, None, 9), True),
+        ((6, 0, 0, 3), False),
+        ((0, 0, 6, 9), False),
+        ((0, 5, 6, 9), False),
+    ],
+)
+def test_completions_in_order(told: tuple[int | None, ...], right: bool) -> None:
+    """Each, or the last one of a batch where the batch begins."""
+    memory = Memory()
+    ring = TestRing(memory, 0)
+    for place, head in enumerate(told):
+        if head is not None:
+            memory.write(ring.used + 4 + 8 * place, struct.pack("<II", head, 0))
+    with contextlib.nullcontext() if right else pytest.raises(Failed):
+        in_batches(ring, [0, 3, 6, 9])
+    ring.close()
+    memory.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "verdict"),
+    [
+        (b"tag".ljust(36, b"\0") + b"\x01\0\0\0", PASS),
+        (bytes(36) + b"\x01\0\0\0", FAIL),
+        (b"tag".ljust(40, b"\0"), FAIL),
+    ],
+)
+def test_a_file_system_s_configuration(data: bytes, verdict: Verdict) -> None:
+    """A tag, and queues."""
+    answers: dict[int, Callable[[bytes], Answer]] = {
+        F.GET_CONFIG: space(data),
+        F.GET_QUEUE_NUM: number(2),
+    }
+    got, seen = Puppet(BITS, int(CONFIG), answers).judge(998, "fs")
+    assert got == verdict, seen
+    assert "nothing came" not in seen
+
+
+def shmem(*sizes: int, count: int | None = None) -> Callable[[bytes], Answer]:
+    """GET_SHMEM_CONFIG's answer."""
+    told = len(sizes) if count is None else count
+    return lambda _payload: (struct.pack(f"<II{len(sizes)}Q", told, 0, *sizes), ())
+
+
+@pytest.mark.parametrize(
+    ("case", "feature", "answers", "verdict"),
+    [
+        (2444, "REPLY_ACK", {F.IOTLB_MSG: number(0)}, PASS),
+        (2444, "REPLY_ACK", {F.IOTLB_MSG: number(1)}, FAIL),
+        (2445, "REPLY_ACK", {F.IOTLB_MSG: number(0)}, PASS),
+        (2446, "CRYPTO_SESSION", {F.CREATE_CRYPTO_SESSION: lambda p: (p, ())}, OBSERVED),
+        (2447, "CRYPTO_SESSION", {F.CLOSE_CRYPTO_SESSION: number(1)}, PASS),
+        (2447, "CRYPTO_SESSION", {F.CLOSE_CRYPTO_SESSION: number(0)}, OBSERVED),
+        (2442, "CROSS_ENDIAN", {F.SET_VRING_ENDIAN: number(1)}, PASS),
+        (2442, "CROSS_ENDIAN", {F.SET_VRING_ENDIAN: number(0)}, OBSERVED),
+        (2449, "SHARED_OBJECT", {F.GET_SHARED_OBJECT: lambda p: (p, ())}, PASS),
+        (2449, "SHARED_OBJECT", {F.GET_SHARED_OBJECT: lambda p: (p, (0,))}, FAIL),
+        (2450, "SHMEM", {F.GET_SHMEM_CONFIG: shmem()}, PASS),
+        (2450, "SHMEM", {F.GET_SHMEM_CONFIG: shmem(4096, 0, 8192, count=2)}, PASS),
+        (2450, "SHMEM", {F.GET_SHMEM_CONFIG: shmem(4096, count=2)}, FAIL),
+        (2450, "SHMEM", {F.GET_SHMEM_CONFIG: lambda _p: (bytes(7), ())}, FAIL),
+    ],
+)
+def test_messages_that_hardly_anybody_serves(
+    case: int, feature: str, answers: dict[int, Callable[[bytes], Answer]], verdict: Verdict
+) -> None:
+    """Each of them, right and wrong."""
+    mask = SPEC.protocol_feature(feature)
+    assert mask is not None
+    offered = int(mask | ProtocolFeature.REPLY_ACK)
+    got, seen = Puppet(BITS, offered, answers).judge(case, "")
+    assert got == verdict, seen
+    assert "nothing came" not in seen
+
+
+@pytest.mark.parametrize("case", [340, 341, 342, 343, 753])
+@pytest.mark.parametrize(
+    ("code", "last", "verdict"),
+    [
+        (0, None, FAIL),
+        (0, F.SET_MEM_TABLE, OBSERVED),
+        (1, None, PASS),
+        (1, F.SET_MEM_TABLE, PASS),
+    ],
+    ids=["taken for good", "taken, then closed", "refused", "refused, then closed"],
+)
+def test_a_table_that_cannot_be(case: int, code: int, last: F | None, verdict: Verdict) -> None:
+    """Whoever closes the connection has not gone on with it, whatever was acknowledged before."""
+    puppet = Puppet(
+        BITS, int(ProtocolFeature.REPLY_ACK), {F.SET_MEM_TABLE: number(code)}, last=last
+    )
+    assert puppet.judge(case, "blk")[0] is verdict
+
+
+def state_verdicts(folder: Path, mistake: str) -> dict[str, str]:
+    """Verdicts on a disk whose state can be moved, and that makes this mistake."""
+    image = folder / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(1 << 20)
+    program = f"{shlex.quote(sys.executable)} {shlex.quote(str(PROGRAM))} --socket-path {{socket}}"
+    command = f"{program} --num-queues 4 --blk-file {shlex.quote(str(image))}"
+    argv = [sys.executable, "-m", "emu.cli", "conform", "back-end", "--device", "blk"]
+    argv += ["--exec", command, "--only", "device_state", "--json", "-", "--patience", "1"]
+    argv += [word for n in range(2440, 2444) for word in ("--only", f"VU-B-{n}")]
+    done = subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "MISTAKE": mistake},
+    )
+    whole: dict[str, Any] = json.loads(done.stdout)
+    return {case["id"]: case["verdict"] for case in whole["cases"]}
+
+
+def test_a_device_whose_state_can_be_moved(tmp_path: Path) -> None:
+    """Nothing is unsupported, and nothing fails."""
+    verdicts = state_verdicts(tmp_path, "")
+    assert set(verdicts.values()) == {"PASS", "OBSERVED"}
+    assert list(verdicts.values()).count("PASS") >= 30
+
+
+@pytest.mark.parametrize(
+    ("mistake", "case"),
+    [
+        ("descriptor with an error", 1523),
+        ("bit 8 clear", 1501),
+        ("no end", 1503),
+        ("loads a part", 1511),
+        ("loads nothing", 1505),
+    ],
+)
+def test_a_mistake_is_found(mistake: str, case: int, tmp_path: Path) -> None:
+    """By the case that is about it."""
+    assert state_verdicts(tmp_path, mistake)[f"VU-B-{case}"] == "FAIL"

@@ -1,0 +1,150 @@
+"""Cases about programs, on programs that do it wrong."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from vhost_user.features import SPEC
+from vhost_user_conformance.back_end.cases.program import _answers, area
+from vhost_user_conformance.back_end.connection import BackEnd
+from vhost_user_conformance.model.verdict import Failed, Unsupported
+from vhost_user_conformance.peer.program import PeerProgram
+from vhost_user_conformance.peer.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Bench:
+    """Runs one case on a program, with nobody at the other end of its connection."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._programs: list[PeerProgram] = []
+
+    def judge(self, number: int, command: str, *, start: bool = False) -> None:
+        """Raises what the case does."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            be = BackEnd(Wire(ours, {}, 1.0), "", SPEC)
+            program = PeerProgram(command, self._folder / "s", self._folder / "log")
+            self._programs.append(program)
+            be.program = program
+            if start:
+                program.start()
+                until = time.monotonic() + 10
+                while program.last_line != "ready":
+                    assert time.monotonic() < until
+                    time.sleep(0.01)  # a file that another program writes; nothing tells of it
+                # An answer to GET_FEATURES, which the case waits for first.
+                theirs.send(bytes.fromhex("01000000 05000000 08000000") + bytes(8))
+            (case,) = [case for case in area.cases if case.id == f"VU-B-{number}"]
+            theirs.shutdown(socket.SHUT_WR)
+            try:
+                case.run(be)
+            finally:
+                be.close()
+
+    def close(self) -> None:
+        """End what was started."""
+        for program in self._programs:
+            program.stop()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A place to run programs."""
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def shell(script: str) -> str:
+    """A command that has a socket's path among its words, and does something else."""
+    return f"sh -c '{script}' --socket-path={{socket}}"
+
+
+@pytest.mark.parametrize(
+    ("number", "script"),
+    [
+        (2501, "echo nothing of the kind"),
+        (2501, "echo []"),
+        (2502, 'echo "{\\"type\\": \\"toaster\\"}"'),
+        (2502, 'echo "{\\"type\\": \\"net\\", \\"features\\": [1]}"'),
+        (2506, "exit 0"),
+        (2507, "exit 0"),
+    ],
+)
+def test_a_program_that_does_it_wrong(bench: Bench, number: int, script: str) -> None:
+    """Fails."""
+    with pytest.raises(Failed):
+        bench.judge(number, shell(script))
+
+
+def test_a_program_that_does_not_know_the_option(bench: Bench) -> None:
+    """Is not judged."""
+    with pytest.raises(Unsupported, match="status 3"):
+        bench.judge(2501, shell("exit 3"))
+    with pytest.raises(Unsupported, match="--socket-path"):
+        bench.judge(2506, "true {socket}")
+
+
+def test_a_program_that_does_not_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails, and so does one that ends by another signal; one that just ends passes."""
+    monkeypatch.setattr("vhost_user_conformance.back_end.cases.program.SOON", 0.5)
+    rest = "echo ready; while :; do sleep 0.05; done"
+    for reaction in ('""', '"kill -9 $$"'):
+        with pytest.raises(Failed):
+            bench.judge(2504, shell(f"trap {reaction} TERM; {rest}"), start=True)
+    bench.judge(2504, shell(rest), start=True)
+
+
+def test_a_program_that_prints_what_it_should(bench: Bench) -> None:
+    """Passes."""
+    printed = 'echo "{\\"type\\": \\"net\\"}"'
+    bench.judge(2501, shell(printed))
+    bench.judge(2502, shell(printed))
+    bench.judge(2507, shell("exit 1"))
+
+
+def refuse() -> socket.socket:
+    """Nobody can be connected to."""
+    raise ConnectionRefusedError
+
+
+def test_a_second_program_does_not_outlive_its_case(tmp_path: Path) -> None:
+    """Though nobody can connect to it."""
+    ours, theirs = socket.socketpair()
+    be = BackEnd(Wire(ours, {}, 1.0), "", SPEC)
+    be.program = PeerProgram(shell("sleep 60"), tmp_path / "s", tmp_path / "log")
+    before = psutil.Process().children()
+    with theirs, pytest.raises(ConnectionRefusedError):
+        _answers(be, theirs, refuse)
+    assert psutil.Process().children() == before
+    be.close()
+
+
+def test_a_suite_that_is_killed_takes_the_second_program_along() -> None:
+    """It had no chance to end it."""
+    script = (
+        "import time; from vhost_user_conformance.back_end.cases.program import _started\n"
+        "with _started(['sleep', '60'], (), stdin=-3, stdout=-3) as program:\n"
+        " print(program.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as suite:
+        assert suite.stdout is not None
+        try:
+            second = psutil.Process(int(suite.stdout.readline()))
+        finally:
+            suite.kill()
+    _, alive = psutil.wait_procs([second], timeout=10)
+    # Whoever has taken over an orphan may not have looked after it yet.
+    assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)

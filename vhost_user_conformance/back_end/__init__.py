@@ -1,0 +1,1 @@
+"""The test front-end, which speaks to a back-end under test."""

@@ -1,0 +1,231 @@
+"""VU-B-06xx: SET_VRING_BASE, GET_VRING_BASE, and what has to be over when it is answered."""
+
+from __future__ import annotations
+
+from vhost_user.features import F_RING_PACKED, F_VERSION_1
+from vhost_user.payloads import VringState
+from vhost_user_conformance.back_end.connection import (
+    PROTOCOL_BIT,
+    BackEnd,
+    F,
+    vring,
+)
+from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import Severity, check, unsupported
+from vhost_user_conformance.peer.device_work import (
+    BLK_F_FLUSH,
+    BLK_F_RO,
+    BLK_FLUSH,
+    BLK_OUT,
+    SECTOR,
+)
+
+area = Area("bases", BACK_END, "VHOST_USER_GET_VRING_BASE")
+
+MANY = 24
+#: How often requests that take their time are tried: all of them may be over by chance.
+TURNS = 16
+
+
+@area.each(601, (0, 1, 7, 63, 64), "The base after {} requests is that number", works=True)
+def base_counts(be: BackEnd, count: int) -> None:
+    ring = be.working_ring()
+    for _ in range(count):
+        be.serve(ring)
+    base = be.stop(ring)
+    check(base == count, f"base {count}", f"base {base}")
+
+
+@area.case(610, "The reply names the ring that was asked for", works=True)
+def base_names_ring(be: BackEnd) -> None:
+    ring = be.working_ring()
+    reply = be.ask(F.GET_VRING_BASE, vring(ring.index, 0))
+    state = VringState.unpack(reply.payload)
+    check(state.index == ring.index, f"index {ring.index}", f"index {state.index}")
+
+
+@area.case(611, "The base of a split ring has 16 bits: the upper ones of num are zero", works=True)
+def base_has_16_bits(be: BackEnd) -> None:
+    ring = be.working_ring(start=65535)
+    be.serve(ring)
+    be.serve(ring)
+    base = be.stop(ring)
+    check(base == 1, "base 1 after 65535 and two requests", f"base {base:#x}")
+
+
+@area.case(612, "A base that was set comes back when nothing was asked for", works=True)
+def base_comes_back(be: BackEnd) -> None:
+    ring = be.working_ring(start=1234)
+    base = be.stop(ring)
+    check(base == 1234, "base 1234", f"base {base}")
+
+
+@area.case(
+    613,
+    "When GET_VRING_BASE is answered all that was taken is completed: base and used index agree",
+    works=True,
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
+)
+def nothing_in_flight(be: BackEnd) -> None:
+    ring = be.working_ring(size=128)
+    for _ in range(MANY):
+        be.work.post(ring.memory, ring)
+
+    def kick() -> None:
+        # At no other moment is it as hard to say what was taken and what was not: whoever works on
+        # rings beside its messages hears the kick, and has the stop before it has the requests.
+        ring.kick()
+        ring.await_heard(QUIET)
+
+    base = be.stop(ring, amid=kick)
+    used = ring.used_index
+    check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
+
+
+@area.case(614, "After the answer no further request is completed", works=True)
+def nothing_completed_after(be: BackEnd) -> None:
+    ring = be.working_ring(size=128)
+    for _ in range(MANY):
+        be.work.post(ring.memory, ring)
+    ring.kick()
+    be.stop(ring)
+    be.idle(ring)
+
+
+@area.case(615, "After the answer the used ring is not written any more", works=True)
+def used_ring_untouched(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    before = ring.memory.read(ring.used, 4 + 8 * ring.size)
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    ring.await_used(ring.used_index + 1, QUIET)
+    after = ring.memory.read(ring.used, 4 + 8 * ring.size)
+    check(before == after, "the same bytes in the used ring", "they changed")
+
+
+@area.case(616, "After the answer nobody is called", works=True)
+def no_call_after(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    ring.calls()
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    check(not ring.await_call(QUIET), "no call of a stopped ring", "it called")
+
+
+@area.case(617, "What was not taken before the stop is served after the start", works=True)
+def rest_is_served(be: BackEnd) -> None:
+    ring = be.working_ring(size=128)
+    jobs = [be.work.post(ring.memory, ring) for _ in range(MANY)]
+    ring.kick()
+    base = be.stop(ring)
+    ring.unkick()  # what VU-B-0507 is about
+    be.start(ring, base=base)
+    ring.kick()
+    be.await_used(ring, MANY)
+    done = [ring.driver.pop() for _ in range(MANY)]
+    heads = sorted(entry[0] for entry in done if entry is not None)
+    check(heads == sorted(job.head for job in jobs), "each request once", f"heads {heads}")
+
+
+@area.case(618, "Stopping and starting ten times loses and repeats nothing", works=True)
+def ten_times(be: BackEnd) -> None:
+    ring = be.working_ring()
+    for turn in range(10):
+        be.serve(ring)
+        base = be.stop(ring)
+        check(base == turn + 1, f"base {turn + 1}", f"base {base}")
+        be.start(ring, base=base)
+
+
+@area.case(619, "A ring may be started from an earlier base, as after a roll-back", works=True)
+def from_zero_again(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    fresh = be.ring(ring.memory, ring.index, ring.size)
+    be.start(fresh)
+    be.serve(fresh)
+    base = be.stop(fresh)
+    check(base == 1, "base 1 of the new ring", f"base {base}")
+
+
+@area.case(
+    620,
+    "GET_VRING_BASE with a number that is reserved is answered all the same",
+    severity=Severity.SHOULD,
+    works=True,
+    spec="VHOST_USER_GET_VRING_BASE; c7f2181661",
+)
+def reserved_number(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    reply = be.ask(F.GET_VRING_BASE, vring(ring.index, 77))
+    state = VringState.unpack(reply.payload)
+    check(state.num == 1, "base 1", f"base {state.num}")
+
+
+@area.case(
+    621,
+    "need_reply on GET_VRING_BASE gives its own reply, once",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_PROTOCOL_F_REPLY_ACK",
+)
+def need_reply(be: BackEnd) -> None:
+    be.agree()
+    reply = be.ask(F.GET_VRING_BASE, vring(0, 0), need_reply=True)
+    check(len(reply.payload) == 8, "a vring state", f"{len(reply.payload)} bytes")
+    be.alive("with nothing but the next reply")
+
+
+@area.case(
+    622,
+    "Requests that take their time are completed before GET_VRING_BASE is answered",
+    device="blk",
+    spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
+)
+def slow_ones_completed(be: BackEnd) -> None:
+    ring = be.working_ring(size=256)
+    if be.features >> BLK_F_RO & 1 or not be.features >> BLK_F_FLUSH & 1:
+        unsupported("it takes no writes, or has no flush, and reads may take no time at all")
+    for _ in range(TURNS):
+        before = ring.used_index
+        for sector in range(MANY):
+            be.disk.request(ring.memory, ring, BLK_OUT, sector, read=bytes(SECTOR))
+            be.disk.request(ring.memory, ring, BLK_FLUSH, 0)
+        ring.kick()
+        # The first completion tells that the ring is being worked on.
+        check(ring.await_progress(before, be.patience), "a completion", "none came")
+        base = be.stop(ring)
+        used = ring.used_index
+        check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
+        be.resume(ring, base)
+    be.stop(ring)
+    be.idle(ring)
+
+
+#: Bits 0 to 14 next available, 15 its wrap counter, 16 to 30 next used, 31 its wrap counter.
+_PACKED_BASES = {"in the beginning": 0x8000_8000, "in the second round": 0x0005_0005}
+
+
+@area.each(
+    630,
+    _PACKED_BASES,
+    "A packed ring's base {} comes back as it was set",
+    works=True,
+    spec="Vring descriptor indices for packed virtqueues; c7f2181661",
+)
+def packed(be: BackEnd, when: str) -> None:
+    be.look()
+    if not be.features >> F_RING_PACKED & 1:
+        unsupported("VIRTIO_F_RING_PACKED is not offered")
+    be.agree(features=1 << F_VERSION_1 | 1 << F_RING_PACKED | PROTOCOL_BIT)
+    wanted = _PACKED_BASES[when]
+    ring = be.ring(be.memory(), be.work.ring)
+    be.start(ring, base=wanted)
+    base = be.stop(ring)
+    check(base == wanted, f"base {wanted:#x}", f"base {base:#x}")

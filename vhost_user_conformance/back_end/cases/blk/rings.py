@@ -1,0 +1,339 @@
+"""VU-B-2145 and up: a disk's requests, laid out and batched in all the ways a ring allows."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+from vhost_user_conformance.back_end.cases.blk.requests import area
+from vhost_user_conformance.model.verdict import (
+    Failed,
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.device_work import (
+    BLK_F_FLUSH,
+    BLK_F_RO,
+    BLK_FLUSH,
+    BLK_IN,
+    BLK_OUT,
+    SECTOR,
+    Job,
+)
+from vhost_user_conformance.peer.memory import MIB, Memory, TestRing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vhost_user_conformance.back_end.connection import BackEnd
+
+_IN_ORDER = 35
+__all__ = ["area"]
+
+#: Where these cases write: sectors that others leave alone.
+AT = 2048
+_INDIRECTLY = "virtio 1.3, 2.7.5.3"
+
+
+def disk_ring(
+    be: BackEnd,
+    *bits: int,
+    size: int = 64,
+    start: int = 0,
+    memory: Memory | None = None,
+    region: int = 0,
+) -> TestRing:
+    """A ring that runs, with these feature bits.
+
+    Raises:
+        Unsupported: one of them is not offered.
+    """
+    events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
+    ring = be.ring(memory, 0, size, start=start, event_idx=events, region=region)
+    be.start(ring)
+    return ring
+
+
+def need_writable(be: BackEnd) -> None:
+    """Raises `Unsupported` where nothing can be written."""
+    if be.features >> BLK_F_RO & 1:
+        unsupported("is about a disk that is not read-only")
+
+
+def status_of(ring: TestRing, job: Job) -> int:
+    """The status byte of a request."""
+    assert job.status is not None  # noqa: S101  a disk's job has one
+    return ring.memory.read(job.status, 1)[0]
+
+
+def finish(be: BackEnd, ring: TestRing, jobs: Sequence[Job]) -> list[int]:
+    """Kick, wait for all of them, and check each: the heads in the order in which they came."""
+    ring.kick()
+    be.await_used(ring, ring.avail_index)
+    heads: list[int] = []
+    for _ in jobs:
+        done = ring.driver.pop()
+        if done is None:
+            raise Failed("a completion for each request", f"{len(heads)} of {len(jobs)}")
+        heads.append(done[0])
+    check(sorted(heads) == sorted(job.head for job in jobs), "each request once", f"{heads}")
+    for job in jobs:
+        status = status_of(ring, job)
+        check(status == 0, f"status 0 of chain {job.head}", f"status {status}")
+    return heads
+
+
+def sector(number: int) -> bytes:
+    """What these cases write to a sector: its number, often."""
+    return number.to_bytes(4, "little") * (SECTOR // 4)
+
+
+def fill(be: BackEnd, ring: TestRing, count: int) -> None:
+    """Write sectors that can be told from each other."""
+    need_writable(be)
+    data = b"".join(sector(number + 1) for number in range(count))
+    finish(be, ring, [be.disk.request(ring.memory, ring, BLK_OUT, AT, read=data)])
+
+
+def _all_right(be: BackEnd, ring: TestRing, jobs: Sequence[Job], sectors: Sequence[int]) -> None:
+    """Each read has brought its own sector."""
+    for job, number in zip(jobs, sectors, strict=True):
+        data = be.disk.data_of(ring.memory, job, SECTOR)
+        check(data == sector(number + 1), f"sector {AT + number} in chain {job.head}", "another")
+
+
+# -- rings
+
+
+@area.each(2145, (4, 8, 32, 256, 1024), "A ring of {} is gone round twice", device="blk")
+def rounds(be: BackEnd, size: int) -> None:
+    ring = disk_ring(be, size=size)
+    memory = ring.memory
+    header, data, status = memory.allocate(16), memory.allocate(SECTOR), memory.allocate(1)
+    for _ in range(2 * size + 1):
+        memory.write(status, b"\xff")
+        head = ring.driver.add([(header, 16)], [(data, SECTOR), (status, 1)])
+        ring.driver.publish()
+        finish(be, ring, [Job(head, None, status)])
+
+
+@area.case(2150, "A ring of 2 serves requests in indirect tables", device="blk", spec=_INDIRECTLY)
+def smallest(be: BackEnd) -> None:
+    ring = disk_ring(be, F_RING_INDIRECT_DESC, size=2)
+    for _ in range(7):
+        finish(be, ring, [read(be, ring, 0, indirect=True) for _ in range(2)])
+
+
+def read(be: BackEnd, ring: TestRing, sector: int, *, indirect: bool = False) -> Job:
+    """Make a read of one sector available."""
+    return be.disk.request(ring.memory, ring, BLK_IN, sector, write=SECTOR, indirect=indirect)
+
+
+@area.case(2151, "A full ring of 1024 is served in one go", device="blk")
+def full(be: BackEnd) -> None:
+    ring = disk_ring(be, F_RING_INDIRECT_DESC, size=1024)
+    for _ in range(2):
+        finish(be, ring, [read(be, ring, 0, indirect=True) for _ in range(1024)])
+
+
+@area.case(2152, "Both indices go on across 65535, and each read brings its sector", device="blk")
+def wraps(be: BackEnd) -> None:
+    ring = disk_ring(be, start=65500)
+    fill(be, ring, 16)
+    for _ in range(6):
+        sectors = range(16)
+        jobs = [read(be, ring, AT + number) for number in sectors]
+        finish(be, ring, jobs)
+        _all_right(be, ring, jobs, sectors)
+    base = be.stop(ring)
+    wanted = 65500 + 97 & 0xFFFF
+    check(base == wanted, f"base {wanted}", f"base {base}")
+
+
+# -- the order of completions
+
+
+@area.case(2153, "Whatever the order of completions, each names its own request", device="blk")
+def any_order(be: BackEnd) -> None:
+    flush = be.look().features >> BLK_F_FLUSH & 1
+    ring = disk_ring(be, *([BLK_F_FLUSH] if flush else []), size=256)
+    fill(be, ring, 24)
+    jobs, reads = [], []
+    for number in range(24):
+        job = read(be, ring, AT + number)
+        jobs.append(job)
+        reads.append(job)
+        if be.driver_features >> BLK_F_FLUSH & 1 and number % 4 == 0:
+            jobs.append(be.disk.request(ring.memory, ring, BLK_FLUSH, 0))
+        if number % 6 == 0:
+            jobs.append(be.disk.request(ring.memory, ring, BLK_OUT, AT + 4096, read=bytes(1 << 15)))
+    heads = finish(be, ring, jobs)
+    _all_right(be, ring, reads, range(24))
+    if heads != [job.head for job in jobs]:
+        observed("completed out of order, and each one right")
+
+
+@area.case(
+    2154,
+    "With VIRTIO_F_IN_ORDER requests complete in the order in which they were made",
+    device="blk",
+    spec="virtio 1.3, 2.7.9",
+)
+def in_order(be: BackEnd) -> None:
+    ring = disk_ring(be, _IN_ORDER, size=256)
+    jobs = [read(be, ring, number) for number in range(40)]
+    ring.kick()
+    be.await_used(ring, 40)
+    in_batches(ring, [job.head for job in jobs])
+
+
+def in_batches(ring: TestRing, heads: Sequence[int]) -> None:
+    """Check that the used ring tells of these chains in their order, from its beginning.
+
+    A device may tell of the last one of a batch only, where the batch begins, and skip the elements
+    of the others.
+
+    Raises:
+        Failed: it tells of one that is not next, nor behind the next.
+    """
+    told = 0
+    while told < len(heads):
+        element = ring.memory.read(ring.used + 4 + 8 * told, 4)
+        head = int.from_bytes(element, "little")
+        wanted = heads[told:]
+        check(head in wanted, f"one of the chains {wanted} in used element {told}", f"{head}")
+        told += wanted.index(head) + 1
+
+
+# -- buffers
+
+
+@area.case(2155, "Header, data and status may lie in different regions", device="blk")
+def regions(be: BackEnd) -> None:
+    memory = be.memory(MIB, MIB, MIB, share=False)
+    ring = disk_ring(be, memory=memory)
+    for where in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        header, data, status = (
+            memory.allocate(size, region=region)
+            for size, region in zip((16, SECTOR, 1), where, strict=True)
+        )
+        memory.write(status, b"\xff")
+        job = Job(ring.driver.add([(header, 16)], [(data, SECTOR), (status, 1)]), None, status)
+        ring.driver.publish()
+        finish(be, ring, [job])
+
+
+@area.case(
+    2156,
+    "A buffer across two regions that adjoin is served",
+    severity=Severity.SHOULD,
+    device="blk",
+)
+def across(be: BackEnd) -> None:
+    memory = Memory((2 * MIB, MIB), gap=0)
+    be.own(memory.close)
+    ring = disk_ring(be, memory=memory)
+    fill(be, ring, 4)
+    edge = memory.regions[1].gpa
+    header, status, at = memory.allocate(16), memory.allocate(1), edge - 3 * SECTOR // 2
+    memory.write(header, struct.pack("<IIQ", BLK_IN, 0, AT))
+    memory.write(status, b"\xff")
+    job = Job(ring.driver.add([(header, 16)], [(at, 4 * SECTOR), (status, 1)]), None, status)
+    ring.driver.publish()
+    finish(be, ring, [job])
+    data = memory.read(at, edge - at) + memory.read(edge, 4 * SECTOR - (edge - at))
+    wanted = b"".join(sector(number + 1) for number in range(4))
+    check(data == wanted, "the four sectors, on both sides of the border", "others")
+
+
+@area.case(2157, "Status and data may be 1 byte off any alignment", device="blk")
+def unaligned(be: BackEnd) -> None:
+    ring = disk_ring(be)
+    fill(be, ring, 2)
+    memory = ring.memory
+    base = memory.allocate(4096) + 1
+    memory.write(base, struct.pack("<IIQ", BLK_IN, 0, AT + 1))
+    memory.write(base + 16 + SECTOR, b"\xff")
+    writable = [(base + 16, SECTOR), (base + 16 + SECTOR, 1)]
+    job = Job(ring.driver.add([(base, 16)], writable), None, base + 16 + SECTOR)
+    ring.driver.publish()
+    finish(be, ring, [job])
+    check(memory.read(base + 16, SECTOR) == sector(2), "the sector", "something else")
+
+
+def _segments(be: BackEnd, ring: TestRing, count: int, *, indirect: bool) -> None:
+    """Read that many sectors into a buffer each."""
+    memory = ring.memory
+    header, status = memory.allocate(16), memory.allocate(1)
+    memory.write(header, struct.pack("<IIQ", BLK_IN, 0, AT))
+    memory.write(status, b"\xff")
+    pieces = [(memory.allocate(SECTOR), SECTOR) for _ in range(count)]
+    table = None
+    if indirect:
+        gpa = memory.allocate(16 * (count + 2))
+        table = gpa, memory.view(gpa, 16 * (count + 2))
+    head = ring.driver.add([(header, 16)], [*pieces, (status, 1)], table)
+    ring.driver.publish()
+    finish(be, ring, [Job(head, None, status)])
+    for number, piece in enumerate(pieces):
+        data = memory.read(*piece)
+        check(data == sector(number + 1), f"sector {AT + number} in its buffer", "another")
+
+
+@area.each(2190, (4, 16, 128), "A chain of all {} descriptors of its ring is served", device="blk")
+def longest_chain(be: BackEnd, size: int) -> None:
+    ring = disk_ring(be, size=size)
+    fill(be, ring, size - 2)
+    for _ in range(3):
+        _segments(be, ring, size - 2, indirect=False)
+
+
+@area.each(
+    2181,
+    (4, 64, 128),
+    "An indirect table as long as its ring of {} is served",
+    device="blk",
+    spec=_INDIRECTLY,
+)
+def longest_table(be: BackEnd, size: int) -> None:
+    ring = disk_ring(be, F_RING_INDIRECT_DESC, size=size)
+    fill(be, ring, size - 2)
+    _segments(be, ring, size - 2, indirect=True)
+
+
+@area.case(2184, "Direct and indirect requests may be made at once", device="blk", spec=_INDIRECTLY)
+def mixed(be: BackEnd) -> None:
+    ring = disk_ring(be, F_RING_INDIRECT_DESC)
+    fill(be, ring, 12)
+    for _ in range(8):
+        jobs = [read(be, ring, AT + n, indirect=n % 2 == 0) for n in range(12)]
+        finish(be, ring, jobs)
+        _all_right(be, ring, jobs, range(12))
+
+
+def _ask_for_nothing(be: BackEnd, ring: TestRing, kind: int, sector: int) -> None:
+    """A request of no bytes, which has to have a status."""
+    job = be.disk.request(ring.memory, ring, kind, sector)
+    ring.kick()
+    be.await_used(ring, 1)
+    status = status_of(ring, job)
+    check(status != 0xFF, "a status", "none was written")
+    if status:
+        observed(f"status {status}")
+
+
+@area.case(2185, "A read of no bytes completes", device="blk", severity=Severity.SHOULD)
+def read_nothing(be: BackEnd) -> None:
+    ring = disk_ring(be)
+    _ask_for_nothing(be, ring, BLK_IN, 0)
+
+
+@area.case(2186, "A write of no bytes completes", device="blk", severity=Severity.SHOULD)
+def write_nothing(be: BackEnd) -> None:
+    ring = disk_ring(be)
+    need_writable(be)
+    _ask_for_nothing(be, ring, BLK_OUT, AT)

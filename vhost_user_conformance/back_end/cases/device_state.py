@@ -1,0 +1,323 @@
+"""VU-B-15xx: a device's own state, saved and loaded through a descriptor.
+
+What the state is made of is the back-end's affair: it may be empty. All that a front-end sees is
+that there is an end to it, that it is taken back, and that the device serves then.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.back_end.state_transfer import (
+    LOAD,
+    SAVE,
+    answer,
+    begin,
+    check_state,
+    load,
+    loaded,
+    pipe_of,
+    read_all,
+    request,
+    save,
+)
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import (
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.wire import Closed, Silent
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.memory import TestRing
+
+area = Area("device_state", BACK_END, "VHOST_USER_SET_DEVICE_STATE_FD", needs=("DEVICE_STATE",))
+
+_CHECK = "VHOST_USER_CHECK_DEVICE_STATE"
+_DIRECTIONS = {"save": SAVE, "load": LOAD}
+
+
+def _served(be: BackEnd) -> TestRing:
+    """A ring that has served and is stopped, as all of them are."""
+    ring = be.working_ring("DEVICE_STATE")
+    for _ in range(3):
+        be.serve(ring)
+    be.stop_all()
+    return ring
+
+
+@area.each(1501, _DIRECTIONS, "A request to {} is answered with 8 bytes, and a descriptor or none")
+def answered(be: BackEnd, name: str) -> None:
+    be.agree("DEVICE_STATE")
+    begin(be, _DIRECTIONS[name])
+
+
+@area.case(1503, "A state that is saved has an end")
+def ends(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    read_all(be, begin(be, SAVE))
+
+
+@area.case(1504, "After the end of a save CHECK_DEVICE_STATE says 0", spec=_CHECK)
+def checked(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    save(be)
+
+
+@area.case(1505, "A state that was saved can be loaded")
+def round_trip(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    loaded(be, save(be))
+
+
+@area.case(1506, "A state can be saved twice", severity=Severity.SHOULD)
+def twice(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    first, again = save(be), save(be)
+    if first != again:
+        observed(f"{len(first)} bytes and {len(again)} bytes, which are not the same")
+
+
+@area.case(1507, "A device whose state was saved goes on serving", works=True)
+def goes_on(be: BackEnd) -> None:
+    ring = _served(be)
+    save(be)
+    be.start(ring, base=ring.used_index)
+    be.serve(ring)
+
+
+@area.case(
+    1508, "A state that one connection has saved is loaded by the next, and serves", works=True
+)
+def moves(be: BackEnd) -> None:
+    ring = _served(be)
+    state = save(be)
+    other = be.again().agree("DEVICE_STATE")
+    other.share(ring.memory)
+    loaded(other, state)
+    other.start(ring, base=ring.used_index)
+    other.serve(ring)
+
+
+@area.case(1509, "What is saved after a load is what was loaded", works=True)
+def the_same(be: BackEnd) -> None:
+    _served(be)
+    state = save(be)
+    other = be.again().agree("DEVICE_STATE")
+    loaded(other, state)
+    again = save(other)
+    if again != state:
+        observed(f"{len(state)} bytes were loaded, {len(again)} others saved")
+
+
+@area.case(1510, "A state that is loaded byte by byte is as one that comes at once")
+def in_pieces(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    state = save(be)
+    if len(state) < 2:
+        unsupported("is about a state of several bytes, and it has fewer")
+    if len(state) > 1 << 16:
+        unsupported("is about a state that is fewer than 64 KiB")
+    code = load(be, state, at_once=1)
+    check(code == 0, "CHECK_DEVICE_STATE to say 0", f"{code}")
+
+
+@area.case(1511, "A state that is cut short is not loaded with success", severity=Severity.SHOULD)
+def cut_short(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    state = save(be)
+    if len(state) < 2:
+        unsupported("is about a state of several bytes, and it has fewer")
+    code = load(be, state[: len(state) // 2])
+    check(code != 0, "CHECK_DEVICE_STATE to tell of an error", "0")
+
+
+@area.each(1512, (0, 1, 100_000), "A state of {} bytes that mean nothing", severity=Severity.MAY)
+def garbage(be: BackEnd, size: int) -> None:
+    be.agree("DEVICE_STATE")
+    code = load(be, b"\xa5" * size)
+    be.alive("after a state that it does not know")
+    observed(f"CHECK_DEVICE_STATE says {code}")
+
+
+@area.case(1515, "After a state that was refused a right one can be loaded", works=True)
+def right_after_wrong(be: BackEnd) -> None:
+    ring = _served(be)
+    state = save(be)
+    if load(be, b"\xa5" * 333) == 0:
+        observed("it takes anything")
+    loaded(be, state)
+    be.start(ring, base=ring.used_index)
+    be.serve(ring)
+
+
+_UNKNOWN = {
+    "direction 2": request(2),
+    "direction 2^32 - 1": request(0xFFFFFFFF),
+    "phase 1": request(SAVE, 1),
+    "phase 2^32 - 1": request(LOAD, 0xFFFFFFFF),
+    "half a payload": request(SAVE)[:4],
+}
+
+
+@area.each(
+    1516,
+    _UNKNOWN,
+    "A transfer with {} is refused, without a descriptor",
+    severity=Severity.SHOULD,
+)
+def unknown(be: BackEnd, name: str) -> None:
+    be.agree("DEVICE_STATE")
+    _, writing = pipe_of(be)
+    try:
+        error = answer(be.ask(F.SET_DEVICE_STATE_FD, _UNKNOWN[name], fds=(writing.fileno(),)))
+    except Closed:
+        return
+    check(error, "an error", "none")
+    be.alive("after a refusal")
+
+
+@area.each(1521, (0, 2), "A transfer with {} descriptors, and not one, is refused")
+def descriptors(be: BackEnd, count: int) -> None:
+    be.agree("DEVICE_STATE")
+    ends = [pipe_of(be)[1] for _ in range(count)]
+    fds = [end.fileno() for end in ends]
+    try:
+        error = answer(be.ask(F.SET_DEVICE_STATE_FD, request(SAVE), fds=fds))
+    except Closed:
+        return
+    check(error, "an error", "none")
+
+
+@area.each(1523, _DIRECTIONS, "A request to {} while a ring runs is refused", works=True)
+def while_running(be: BackEnd, name: str) -> None:
+    ring = be.working_ring("DEVICE_STATE")
+    be.serve(ring)
+    reading, writing = pipe_of(be)
+    theirs = writing if _DIRECTIONS[name] == SAVE else reading
+    asked = request(_DIRECTIONS[name])
+    try:
+        error = answer(be.ask(F.SET_DEVICE_STATE_FD, asked, fds=(theirs.fileno(),)))
+    except Closed:
+        observed("it closed the connection")
+    # A transfer is only allowed while the device is suspended; who has to see to it is not said.
+    if not error:
+        observed("it is accepted")
+    be.serve(ring)
+
+
+@area.each(1525, _DIRECTIONS, "need_reply on a request to {} gives its own reply, once")
+def own_reply(be: BackEnd, name: str) -> None:
+    be.agree("DEVICE_STATE", "REPLY_ACK")
+    reading, writing = pipe_of(be)
+    theirs = writing if _DIRECTIONS[name] == SAVE else reading
+    asked = request(_DIRECTIONS[name])
+    answer(be.ask(F.SET_DEVICE_STATE_FD, asked, fds=(theirs.fileno(),), need_reply=True))
+    be.alive("with no acknowledgement besides the reply")
+
+
+@area.case(1527, "CHECK_DEVICE_STATE with need_reply gives its own reply, once", spec=_CHECK)
+def check_own_reply(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE", "REPLY_ACK")
+    read_all(be, begin(be, SAVE))
+    reply = be.ask(F.CHECK_DEVICE_STATE, need_reply=True)
+    check(len(reply.payload) == 8 and not reply.fds, "8 bytes", f"{len(reply.payload)} bytes")
+    be.alive("with no acknowledgement besides the reply")
+
+
+@area.case(1528, "CHECK_DEVICE_STATE without a transfer", spec=_CHECK, severity=Severity.MAY)
+def check_alone(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    try:
+        code = check_state(be)
+    except Closed:
+        observed("it closed the connection")
+    observed(f"it says {code}")
+
+
+@area.case(1529, "A reader that goes before the end harms nobody")
+def reader_goes(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    begin(be, SAVE).close()
+    try:
+        be.barrier()
+        code = check_state(be)
+    except Closed:
+        observed("it closed the connection")
+    observed(f"CHECK_DEVICE_STATE says {code}")
+
+
+@area.case(
+    1530, "Requests are answered while a load waits for its writer", severity=Severity.SHOULD
+)
+def load_waits(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    writing = begin(be, LOAD)
+    try:
+        be.barrier()
+    except Silent:
+        writing.close()
+        be.reply_to(F.GET_FEATURES)
+        observed("it reads the state before it answers anything else")
+
+
+@area.case(1531, "A front-end that goes in the middle of a load harms no later one", works=True)
+def goes_in_load(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    writing = begin(be, LOAD)
+    writing.write(b"\xa5" * 8)
+    other = be.again()
+    other.serve(other.working_ring())
+
+
+@area.case(1532, "A front-end that goes in the middle of a save harms no later one", works=True)
+def goes_in_save(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    begin(be, SAVE)
+    other = be.again()
+    other.serve(other.working_ring())
+
+
+@area.case(1533, "A transfer leaves no descriptor behind")
+def no_descriptor_left(be: BackEnd) -> None:
+    if be.program is None:
+        unsupported("is about a program that --exec has started: only there can be counted")
+    be.agree("DEVICE_STATE")
+    save(be)
+    before = be.program.descriptors
+    for _ in range(20):
+        save(be)
+    until = time.monotonic() + be.patience
+    while (after := be.program.descriptors) > before + 2 and time.monotonic() < until:
+        be.barrier()
+    check(after <= before + 2, f"about {before} files open, as after the first", f"{after}")
+
+
+@area.case(1534, "A second transfer before the end of the first", severity=Severity.MAY)
+def second(be: BackEnd) -> None:
+    be.agree("DEVICE_STATE")
+    begin(be, LOAD)
+    _, writing = pipe_of(be)
+    try:
+        reply = be.ask(F.SET_DEVICE_STATE_FD, request(SAVE), fds=(writing.fileno(),))
+    except (Closed, Silent) as error:
+        observed(str(error))
+    observed("it is refused" if answer(reply) else "it is accepted")
+
+
+@area.case(1535, "Where it was not agreed on, a transfer is refused", severity=Severity.MAY)
+def not_agreed(be: BackEnd) -> None:
+    be.agree(without=("DEVICE_STATE",))
+    _, writing = pipe_of(be)
+    try:
+        be.tell(F.SET_DEVICE_STATE_FD, request(SAVE), fds=(writing.fileno(),))
+        reply = be.wire.receive(QUIET)
+    except (Closed, Silent) as error:
+        observed(str(error))
+    reply.close()
+    observed(f"it answers with {reply.u64:#x}")

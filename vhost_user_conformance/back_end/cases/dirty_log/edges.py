@@ -1,0 +1,182 @@
+"""VU-B-0821 and up: what is easily left out of the dirty log."""
+
+from __future__ import annotations
+
+import struct
+
+from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user.virtqueue import split_offsets
+from vhost_user_conformance.back_end.cases.dirty_log.log import (
+    area,
+    pages_of,
+    ready,
+    switched_on,
+    used_pages,
+)
+from vhost_user_conformance.back_end.cases.net.receive import looped
+from vhost_user_conformance.back_end.cases.net.transmit import frame_of
+from vhost_user_conformance.back_end.connection import LOG_ALL, BackEnd
+from vhost_user_conformance.model.verdict import Severity, check, unsupported
+from vhost_user_conformance.peer.device_work import (
+    BLK_F_FLUSH,
+    BLK_FLUSH,
+    BLK_GET_ID,
+    BLK_IN,
+    NET_HEADER,
+    SECTOR,
+)
+from vhost_user_conformance.peer.memory import (
+    MIB,
+    PAGE,
+    Memory,
+    TestRing,
+)
+
+__all__ = ["area"]
+
+#: A ring whose used ring has more than two pages.
+_LARGE = 1024
+_ID_BYTES = 20
+
+
+def _request(be: BackEnd, ring: TestRing, kind: int, *writable: tuple[int, int]) -> None:
+    """A disk's request, its header on a page of its own, with these buffers to write to."""
+    memory = ring.memory
+    header = memory.allocate(PAGE, align=PAGE)
+    memory.write(header, struct.pack("<IIQ", kind, 0, 0))
+    memory.write(writable[-1][0] + writable[-1][1] - 1, b"\xff")
+    index = ring.used_index + 1
+    ring.driver.add([(header, 16)], list(writable))
+    ring.driver.publish()
+    ring.kick()
+    be.await_used(ring, index)
+    ring.driver.pop()
+    # The used index may be seen before what is logged after it.
+    be.barrier()
+
+
+def _own_page(memory: Memory) -> int:
+    """A page that nothing else lies in."""
+    page = memory.allocate(PAGE, align=PAGE)
+    memory.allocate(1, align=PAGE)
+    return page
+
+
+@area.case(821, "A buffer that reaches a single byte into a page is logged there", device="blk")
+def last_byte(be: BackEnd) -> None:
+    ring, log = ready(be)
+    memory = ring.memory
+    where = memory.allocate(2 * PAGE, align=PAGE) + PAGE - SECTOR + 1
+    status = _own_page(memory)
+    _request(be, ring, BLK_IN, (where, SECTOR), (status, 1))
+    dirty, page = pages_of(log), where + SECTOR - 1 >> 12
+    check(page in dirty, f"page {page} of the last byte in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(822, "A used element across two pages is logged in both", works=True)
+def element_across(be: BackEnd) -> None:
+    # A ring begins with a page, and is used from the element that ends in the next one.
+    offset = split_offsets(_LARGE).used % PAGE + 4
+    slot = (PAGE - 4 - offset) // 8
+    ring, log = ready(be, size=_LARGE, start=slot - 1)
+    ring.memory.allocate(PAGE, align=PAGE)
+    be.serve(ring)
+    be.barrier()
+    dirty, at = pages_of(log), ring.used + 4 + 8 * slot
+    wanted = {at >> 12, at + 7 >> 12}
+    check(len(wanted) == 2, "an element in two pages", f"one at {at:#x}")
+    check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(
+    823,
+    "avail_event is logged with the used ring, of which it is a part",
+    works=True,
+    severity=Severity.SHOULD,
+)
+def avail_event(be: BackEnd) -> None:
+    be.agree_bits(F_RING_EVENT_IDX)
+    ring = be.ring(be.memory(), be.work.ring, _LARGE, event_idx=True)
+    be.start(ring)
+    be.serve(ring)
+    log = switched_on(be, ring)
+    ring.memory.allocate(PAGE, align=PAGE)
+    at = ring.used + 4 + 8 * ring.size
+    ring.memory.write(at, b"\xff\xff")
+    be.serve(ring)
+    be.serve(ring)
+    be.barrier()
+    if ring.memory.read(at, 2) == b"\xff\xff":
+        unsupported("is about avail_event, which it does not write")
+    dirty = pages_of(log)
+    check(at >> 12 in dirty, f"page {at >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(824, "A frame that is received is logged, in all of its pages", device="net")
+def received(be: BackEnd) -> None:
+    nic = looped(be)
+    log = switched_on(be, nic.rx, nic.tx)
+    memory = nic.memory
+    memory.allocate(PAGE - 256, align=PAGE)
+    frame = frame_of(1514, 1)
+    buffer = nic.offer(2048)
+    nic.send(frame)
+    nic.checked(buffer, frame)
+    be.barrier()
+    gpa, _ = buffer.pieces[0]
+    dirty, wanted = pages_of(log), {gpa >> 12, gpa + NET_HEADER + len(frame) - 1 >> 12}
+    check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(825, "The status of a flush is logged", device="blk")
+def flushed(be: BackEnd) -> None:
+    ring, log = ready(be)
+    if not be.features >> BLK_F_FLUSH & 1:
+        unsupported("VIRTIO_BLK_F_FLUSH is not offered")
+    status = _own_page(ring.memory)
+    _request(be, ring, BLK_FLUSH, (status, 1))
+    dirty = pages_of(log)
+    check(status >> 12 in dirty, f"page {status >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(826, "What GET_ID writes is logged", device="blk")
+def named(be: BackEnd) -> None:
+    ring, log = ready(be)
+    name, status = _own_page(ring.memory), _own_page(ring.memory)
+    _request(be, ring, BLK_GET_ID, (name, _ID_BYTES), (status, 1))
+    dirty = pages_of(log)
+    for what, gpa in (("the name's", name), ("the status byte's", status)):
+        check(gpa >> 12 in dirty, f"{what} page {gpa >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(827, "A ring above 4 GiB is logged where it is", works=True)
+def above_4g(be: BackEnd) -> None:
+    be.agree()
+    memory = Memory((4 * MIB, 4 * MIB), gap=1 << 32)
+    be.own(memory.close)
+    be.share(memory)
+    ring = be.ring(memory, be.work.ring, region=1)
+    be.start(ring)
+    be.serve(ring)
+    log = switched_on(be, ring)
+    be.serve(ring)
+    be.barrier()
+    dirty = pages_of(log)
+    check(dirty & used_pages(ring), f"page {ring.used >> 12} in the log", f"pages {sorted(dirty)}")
+    low = min(used_pages(ring)) & (1 << 20) - 1
+    check(low not in dirty, "nothing at the same place below 4 GiB", f"page {low}")
+
+
+@area.case(828, "The log of a connection is not written to by the next", works=True)
+def ends_with_it(be: BackEnd) -> None:
+    ring, log = ready(be)
+    be.serve(ring)
+    other = be.again().agree(features=be.driver_features | LOG_ALL)
+    log.harvest()
+    again = other.ring(other.memory(), other.work.ring)
+    other.start(again, log=True)
+    for _ in range(3):
+        other.serve(again)
+    other.barrier()
+    dirty = pages_of(log)
+    check(not dirty, "nothing in the log of one that has gone", f"pages {sorted(dirty)}")

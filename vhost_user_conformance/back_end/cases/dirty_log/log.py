@@ -1,0 +1,290 @@
+"""VU-B-08xx: what is noted in the dirty log while a migration copies memory."""
+
+from __future__ import annotations
+
+import os
+
+from vhost_user.features import F_VERSION_1
+from vhost_user.payloads import LogArea
+from vhost_user_conformance.back_end.connection import (
+    LOG_ALL,
+    PROTOCOL_BIT,
+    BackEnd,
+    F,
+    u64,
+)
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import (
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.device_work import SECTOR
+from vhost_user_conformance.peer.memory import PAGE, DirtyLog, TestRing
+from vhost_user_conformance.peer.wire import Closed
+
+area = Area("dirty_log", BACK_END, "Migration", needs=("LOG_SHMFD",))
+
+
+def ready(
+    be: BackEnd, *, flag: bool = True, size: int = 64, start: int = 0
+) -> tuple[TestRing, DirtyLog]:
+    """A ring that runs and is logged."""
+    ring = be.working_ring(size=size, start=start)
+    be.serve(ring)
+    return ring, switched_on(be, ring, flag=flag)
+
+
+def switched_on(be: BackEnd, *rings: TestRing, flag: bool = True) -> DirtyLog:
+    """Switch the log on as QEMU does: base, LOG_ALL, the rings' flag. It is empty then.
+
+    Raises:
+        Unsupported: VHOST_F_LOG_ALL is not offered.
+    """
+    if not be.features & LOG_ALL:
+        unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
+    log = be.log(rings[0].memory)
+    be.tell(F.SET_FEATURES, u64(be.driver_features | LOG_ALL))
+    for ring in rings:
+        be.tell(F.SET_VRING_ADDR, be.address(ring, log=flag))
+    be.barrier()
+    log.harvest()
+    return log
+
+
+def pages_of(log: DirtyLog) -> set[int]:
+    """The pages that are marked; they are not any more then."""
+    runs = log.harvest()
+    return {page for gpa, size in runs for page in range(gpa >> 12, gpa + size >> 12)}
+
+
+def used_pages(ring: TestRing) -> set[int]:
+    """The pages in which the used ring lies."""
+    return set(range(ring.used >> 12, (ring.used + 4 + 8 * ring.size - 1 >> 12) + 1))
+
+
+@area.case(801, "SET_LOG_BASE with a descriptor is answered", spec="VHOST_USER_SET_LOG_BASE")
+def answered(be: BackEnd) -> None:
+    be.agree()
+    be.log(be.memory())
+
+
+@area.case(802, "The used ring of a ring with the log flag is logged", works=True)
+def used_ring(be: BackEnd) -> None:
+    ring, log = ready(be)
+    be.serve(ring)
+    dirty = pages_of(log)
+    check(dirty & used_pages(ring), f"page {ring.used >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(803, "Data that a disk writes into guest memory is logged", device="blk")
+def data(be: BackEnd) -> None:
+    ring, log = ready(be)
+    memory = ring.memory
+    where = memory.allocate(PAGE, align=PAGE)
+    header, status = memory.allocate(16), memory.allocate(1, align=PAGE)
+    memory.write(header, bytes(16))
+    ring.driver.add([(header, 16)], [(where, SECTOR), (status, 1)])
+    ring.driver.publish()
+    index = ring.used_index + 1
+    ring.kick()
+    be.await_used(ring, index)
+    dirty = pages_of(log)
+    for what, gpa in (("the data's", where), ("the status byte's", status)):
+        check(gpa >> 12 in dirty, f"{what} page {gpa >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(804, "A buffer across two pages is logged in both", device="blk")
+def two_pages(be: BackEnd) -> None:
+    ring, log = ready(be)
+    memory = ring.memory
+    where = memory.allocate(2 * PAGE, align=PAGE) + PAGE - SECTOR // 2
+    header, status = memory.allocate(16), memory.allocate(1)
+    memory.write(header, bytes(16))
+    ring.driver.add([(header, 16)], [(where, SECTOR), (status, 1)])
+    ring.driver.publish()
+    index = ring.used_index + 1
+    ring.kick()
+    be.await_used(ring, index)
+    dirty = pages_of(log)
+    wanted = {where >> 12, (where >> 12) + 1}
+    check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(805, "Memory that nobody wrote to is not logged", works=True)
+def nothing_else(be: BackEnd) -> None:
+    ring, log = ready(be)
+    memory = ring.memory
+    untouched = memory.allocate(16 * PAGE, align=PAGE)
+    be.serve(ring)
+    dirty = pages_of(log)
+    wrong = dirty & set(range(untouched >> 12, (untouched >> 12) + 16))
+    check(not wrong, "none of these pages in the log", f"pages {sorted(wrong)}")
+
+
+@area.case(806, "Without LOG_ALL nothing is logged", works=True)
+def not_on(be: BackEnd) -> None:
+    ring = be.working_ring()
+    log = be.log(ring.memory)
+    be.serve(ring)
+    dirty = pages_of(log)
+    check(not dirty, "an empty log", f"pages {sorted(dirty)}")
+
+
+@area.case(807, "The used ring of a ring without the log flag", works=True, severity=Severity.MAY)
+def no_flag(be: BackEnd) -> None:
+    ring, log = ready(be, flag=False)
+    # What the device writes besides must not share a page with the ring.
+    ring.memory.allocate(PAGE, align=PAGE)
+    be.serve(ring)
+    if pages_of(log) & used_pages(ring):
+        observed("it is logged all the same, which costs a page and harms nobody")
+
+
+@area.case(808, "When LOG_ALL is off again nothing is logged any more", works=True)
+def off_again(be: BackEnd) -> None:
+    ring, log = ready(be)
+    be.serve(ring)
+    be.tell(F.SET_FEATURES, u64(be.driver_features))
+    be.tell(F.SET_VRING_ADDR, be.address(ring))
+    be.barrier()
+    log.harvest()
+    be.serve(ring)
+    dirty = pages_of(log)
+    check(not dirty, "an empty log", f"pages {sorted(dirty)}")
+
+
+@area.case(809, "A log may be replaced by another while rings run", works=True)
+def replaced(be: BackEnd) -> None:
+    ring, old = ready(be)
+    be.serve(ring)
+    new = be.log(ring.memory)
+    be.barrier()
+    old.harvest()
+    be.serve(ring)
+    check(pages_of(new) & used_pages(ring), "the used ring in the new log", "it is not there")
+    check(not pages_of(old), "nothing in the old log", "something is")
+
+
+@area.case(810, "A log goes on over a stop and a start of the ring", works=True)
+def over_a_restart(be: BackEnd) -> None:
+    ring, log = ready(be)
+    be.serve(ring)
+    base = be.stop(ring)
+    log.harvest()
+    be.start(ring, base=base, log=True)
+    be.serve(ring)
+    check(pages_of(log) & used_pages(ring), "the used ring in the log", "it is not there")
+
+
+@area.case(811, "log_guest_addr says where the used ring is logged, not its address", works=True)
+def elsewhere(be: BackEnd) -> None:
+    ring, log = ready(be)
+    memory = ring.memory
+    other = memory.allocate(PAGE, align=PAGE)
+    address = bytearray(be.address(ring, log=True))
+    address[32:40] = u64(other)
+    be.tell(F.SET_VRING_ADDR, bytes(address))
+    be.barrier()
+    log.harvest()
+    be.serve(ring)
+    dirty = pages_of(log)
+    check(other >> 12 in dirty, f"page {other >> 12} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(812, "Bits that are set stay set: the back-end only adds", works=True)
+def only_adds(be: BackEnd) -> None:
+    ring, log = ready(be)
+    # All that share a byte of the log with the ring's page.
+    first = min(used_pages(ring)) & ~7
+    log.mark(first * PAGE, 8 * PAGE)
+    for _ in range(2):
+        be.serve(ring)
+    lost = set(range(first, first + 8)) - pages_of(log)
+    check(not lost, f"pages {first} to {first + 7} in the log still", f"not {sorted(lost)}")
+
+
+@area.case(813, "SET_FEATURES with LOG_ALL is accepted while a ring runs", works=True)
+def while_running(be: BackEnd) -> None:
+    ring, _log = ready(be)
+    for _ in range(5):
+        be.serve(ring)
+
+
+@area.case(814, "The log's descriptor may be closed once the message is answered", works=True)
+def closed_descriptor(be: BackEnd) -> None:
+    be.serve(ready(be)[0])
+
+
+@area.case(815, "SET_LOG_FD is accepted", spec="VHOST_USER_SET_LOG_FD")
+def log_fd(be: BackEnd) -> None:
+    be.agree()
+    be.tell(F.SET_LOG_FD, fds=(be.spare_fd(),))
+    be.alive("after SET_LOG_FD")
+
+
+@area.case(816, "A log that is smaller than memory is survived, or refused")
+def small(be: BackEnd) -> None:
+    be.agree()
+    be.memory()
+    log = DirtyLog.create(8)
+    be.own(log.close)
+    try:
+        be.ask(F.SET_LOG_BASE, LogArea(log.size, 0).pack(), fds=(log.fd,))
+        be.barrier()
+    except Closed:
+        return
+
+
+@area.case(817, "VERSION_1 and LOG_ALL are all that a log needs", works=True)
+def few_features(be: BackEnd) -> None:
+    be.look()
+    wanted = 1 << F_VERSION_1 | PROTOCOL_BIT | LOG_ALL
+    if be.features & wanted != wanted:
+        unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
+    ring, log = ready(be)
+    be.serve(ring)
+    check(pages_of(log), "something in the log", "it is empty")
+
+
+def _large_ring(be: BackEnd) -> tuple[set[int], int, int]:
+    """A request in a used ring of more than two pages, alone on them.
+
+    Returns:
+        The pages that were logged, that of the used index, and that of the element.
+    """
+    ring, log = ready(be, size=1024, start=600)
+    ring.memory.allocate(PAGE, align=PAGE)
+    index = ring.used_index
+    be.serve(ring)
+    return pages_of(log), ring.used >> 12, ring.used + 4 + 8 * (index % ring.size) >> 12
+
+
+@area.case(818, "The page of the used index is logged, where no element is", works=True)
+def index_page(be: BackEnd) -> None:
+    dirty, index, _ = _large_ring(be)
+    check(index in dirty, f"the used index's page {index} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(819, "The page of a used element is logged, where the index is not", works=True)
+def element_page(be: BackEnd) -> None:
+    dirty, _, element = _large_ring(be)
+    check(element in dirty, f"the element's page {element} in the log", f"pages {sorted(dirty)}")
+
+
+@area.case(
+    820, "A log begins at its offset in its file", spec="VHOST_USER_SET_LOG_BASE", works=True
+)
+def at_an_offset(be: BackEnd) -> None:
+    ring, _ = ready(be)
+    size = -(-ring.memory.end // (8 * PAGE))
+    fd = os.memfd_create("conformance-log", os.MFD_CLOEXEC)
+    be.own(lambda: os.close(fd))
+    os.ftruncate(fd, PAGE + size)
+    be.ask(F.SET_LOG_BASE, LogArea(size, PAGE).pack(), fds=(fd,))
+    be.serve(ring)
+    check(not any(os.pread(fd, PAGE, 0)), "nothing before the log's offset", "something is there")
+    page = ring.used >> 12
+    byte = os.pread(fd, 1, PAGE + page // 8)[0]
+    check(byte >> page % 8 & 1, f"page {page} in the log", f"its byte is {byte:#x}")

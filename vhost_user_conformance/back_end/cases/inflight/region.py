@@ -1,0 +1,357 @@
+"""VU-B-12xx: the region in which a back-end notes what it has taken and not completed."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from itertools import pairwise
+from typing import NamedTuple
+
+from vhost_user.features import ProtocolFeature
+from vhost_user.payloads import Inflight
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import (
+    Failed,
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.memory import MIB, PAGE, TestRing
+
+area = Area("inflight", BACK_END, "Inflight I/O tracking", needs=("INFLIGHT_SHMFD",))
+
+#: A split ring's part: features, version, desc_num, last_batch_head, used_idx.
+_HEADER = struct.Struct("<QHHHH")
+#: A descriptor's state: inflight, next, counter.
+_STATE = struct.Struct("<B5xHQ")
+SIZE = 64
+#: Bytes of a read that takes its time, how many of them there are at once, and how often.
+_LONG, _LONG_ONES, _LOOKS = 4 * MIB, 16, 30
+
+
+class Region(NamedTuple):
+    """A region, mapped by the suite.
+
+    Attributes:
+        message: what told of it, or tells of it.
+        fd: its file.
+        view: its bytes.
+    """
+
+    message: Inflight
+    fd: int
+    view: memoryview
+
+    def header(self, ring: int = 0) -> tuple[int, ...]:
+        """(features, version, desc_num, last_batch_head, used_idx) of a ring's part."""
+        return _HEADER.unpack_from(self.view, self._part(ring))
+
+    def state(self, head: int, ring: int = 0) -> tuple[int, ...]:
+        """(inflight, next, counter) of a descriptor."""
+        return _STATE.unpack_from(self.view, self._at(head, ring))
+
+    def taken(self, ring: int = 0) -> list[int]:
+        """The heads that are noted as in flight."""
+        return [head for head in range(self.message.queue_size) if self.state(head, ring)[0]]
+
+    def note(self, heads: dict[int, int], *, used: int = 0, batch: int = 0) -> None:
+        """Write ring 0's part as a back-end that died has left it: head to its counter."""
+        _HEADER.pack_into(self.view, 0, 0, 1, self.message.queue_size, batch, used)
+        for head, counter in heads.items():
+            _STATE.pack_into(self.view, self._at(head, 0), 1, 0, counter)
+
+    def link(self, head: int, before: int) -> None:
+        """Have ring 0's descriptor linked to the one that was completed before it."""
+        struct.pack_into("<H", self.view, self._at(head, 0) + 6, before)
+
+    def _part(self, ring: int) -> int:
+        return ring * (self.message.mmap_size // self.message.num_queues)
+
+    def _at(self, head: int, ring: int) -> int:
+        return self._part(ring) + _HEADER.size + _STATE.size * head
+
+
+def get_region(be: BackEnd, rings: int = 1, size: int = SIZE) -> Region:
+    """GET_INFLIGHT_FD."""
+    reply = be.ask(F.GET_INFLIGHT_FD, Inflight(0, 0, rings, size).pack())
+    check(len(reply.payload) == 24, "24 bytes in the reply", f"{len(reply.payload)} bytes")
+    message = Inflight.unpack(reply.payload)
+    if not message.mmap_size:
+        unsupported("it has nothing to note there: mmap size 0")
+    check(len(reply.fds) == 1, "one descriptor with the reply", f"{len(reply.fds)}")
+    file = os.fstat(reply.fds[0]).st_size
+    end = message.mmap_offset + message.mmap_size
+    check(end <= file, f"{end} bytes in the file, as the reply says", f"{file} bytes")
+    return Region(message, reply.fds[0], mapped(reply.fds[0], message))
+
+
+def mapped(fd: int, message: Inflight) -> memoryview:
+    whole = mmap.mmap(fd, message.mmap_offset + message.mmap_size)
+    return memoryview(whole)[message.mmap_offset :]
+
+
+def set_region(be: BackEnd, region: Region) -> None:
+    """SET_INFLIGHT_FD, which must be accepted."""
+    be.accepted(F.SET_INFLIGHT_FD, region.message.pack(), fds=(region.fd,))
+
+
+def noted_ring(be: BackEnd) -> tuple[TestRing, Region]:
+    """A ring that runs and is noted."""
+    be.agree()
+    memory = be.memory()
+    region = get_region(be)
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE)
+    be.start(ring)
+    return ring, region
+
+
+@area.case(1201, "GET_INFLIGHT_FD is answered with 24 bytes and a descriptor of that size")
+def answered(be: BackEnd) -> None:
+    be.agree()
+    get_region(be)
+
+
+@area.case(1202, "The reply repeats the number of queues and their size")
+def repeated(be: BackEnd) -> None:
+    be.agree()
+    asked = (min(be.rings, 2), 128)
+    message = get_region(be, *asked).message
+    seen = (message.num_queues, message.queue_size)
+    check(seen == asked, f"queues and size {asked}", f"{seen}")
+
+
+@area.each(1203, (2, 64, 256, 1024), "The region holds the states of {} descriptors")
+def large_enough(be: BackEnd, size: int) -> None:
+    be.agree()
+    message = get_region(be, 1, size).message
+    least = _HEADER.size + _STATE.size * size
+    check(message.mmap_size >= least, f"{least} bytes or more", f"{message.mmap_size} bytes")
+
+
+@area.case(1207, "The region holds the states of as many rings as were asked for")
+def all_rings(be: BackEnd) -> None:
+    be.agree()
+    if be.rings < 2:
+        unsupported("it has fewer than 2 rings")
+    least = 2 * (_HEADER.size + _STATE.size * SIZE)
+    size = get_region(be, 2).message.mmap_size
+    check(size >= least, f"{least} bytes or more", f"{size} bytes")
+
+
+@area.case(1208, "No descriptor is in flight in a new region, and its version is 0 or 1")
+def fresh(be: BackEnd) -> None:
+    be.agree()
+    region = get_region(be)
+    check(region.header()[1] in (0, 1), "version 0 or 1", f"version {region.header()[1]}")
+    check(not region.taken(), "nothing in flight", f"heads {region.taken()}")
+
+
+@area.case(1209, "Each GET_INFLIGHT_FD gives a new region", severity=Severity.MAY)
+def each_new(be: BackEnd) -> None:
+    be.agree()
+    one, other = get_region(be), get_region(be)
+    one.view[8] = 77
+    if other.view[8] == 77:
+        observed("it gives the same file again")
+
+
+@area.case(1210, "need_reply on GET_INFLIGHT_FD gives its own reply, once", needs=("REPLY_ACK",))
+def need_reply(be: BackEnd) -> None:
+    be.agree()
+    payload = Inflight(0, 0, 1, SIZE).pack()
+    reply = be.ask(F.GET_INFLIGHT_FD, payload, need_reply=True)
+    check(len(reply.payload) == 24, "24 bytes in the reply", f"{len(reply.payload)} bytes")
+    be.barrier()
+
+
+@area.case(1211, "SET_INFLIGHT_FD is acknowledged with 0", needs=("REPLY_ACK",))
+def set_accepted(be: BackEnd) -> None:
+    be.agree()
+    set_region(be, get_region(be))
+
+
+@area.case(1212, "A ring that runs has version 1 and its size in the region", device="blk")
+def version(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    be.serve(ring)
+    seen = region.header()[1:3]
+    check(seen == (1, SIZE), f"version 1 and {SIZE} descriptors", f"{seen[0]} and {seen[1]}")
+
+
+@area.case(1213, "What is completed is in flight no longer", device="blk")
+def cleared(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    for _ in range(5):
+        be.work.post(ring.memory, ring)
+    ring.kick()
+    be.await_used(ring, 5)
+    be.barrier()
+    be.stop(ring)
+    check(not region.taken(), "nothing in flight", f"heads {region.taken()}")
+
+
+@area.case(1214, "The region's used_idx follows the used ring", device="blk")
+def used_idx(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    for _ in range(7):
+        be.serve(ring)
+    be.stop(ring)
+    check(region.header()[4] == 7, "used_idx 7", f"used_idx {region.header()[4]}")
+
+
+@area.case(1215, "What is taken is counted, in the order of the available ring", device="blk")
+def counted(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    heads = [be.work.post(ring.memory, ring).head for _ in range(6)]
+    ring.kick()
+    be.await_used(ring, 6)
+    be.stop(ring)
+    counters = [region.state(head)[2] for head in heads]
+    rising = all(one < other for one, other in pairwise(counters))
+    check(rising, "counters that rise", f"{counters}")
+
+
+@area.case(1216, "The last completion is last_batch_head", device="blk")
+def batch_head(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    heads = [be.serve(ring).head for _ in range(3)]
+    be.stop(ring)
+    head = region.header()[3]
+    check(head == heads[-1], f"head {heads[-1]}", f"head {head}")
+
+
+@area.case(1217, "A ring whose used index is not 0 is noted with that", device="blk")
+def from_elsewhere(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    region = get_region(be)
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE, start=65530)
+    be.start(ring)
+    for _ in range(10):
+        be.serve(ring)
+    be.stop(ring)
+    check(region.header()[4] == 4, "used_idx 4, 10 after 65530", f"used_idx {region.header()[4]}")
+    check(not region.taken(), "nothing in flight", f"heads {region.taken()}")
+
+
+@area.case(1218, "Each ring has a part of the region", device="blk")
+def own_part(be: BackEnd) -> None:
+    be.agree()
+    if be.rings < 2:
+        unsupported("it has fewer than 2 rings")
+    memory = be.memory()
+    region = get_region(be, 2)
+    set_region(be, region)
+    ring = be.ring(memory, 1, SIZE)
+    be.start(ring)
+    for _ in range(3):
+        be.serve(ring)
+    be.stop(ring)
+    check(region.header(1)[4] == 3, "used_idx 3 of ring 1", f"used_idx {region.header(1)[4]}")
+    check(region.header(0)[4] == 0, "used_idx 0 of ring 0", f"used_idx {region.header(0)[4]}")
+
+
+@area.case(1219, "The region begins at its offset in the file", device="blk")
+def at_offset(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    size = get_region(be).message.mmap_size
+    message = Inflight(size, PAGE, 1, SIZE)
+    fd = os.memfd_create("conformance", os.MFD_CLOEXEC)
+    be.own(lambda: os.close(fd))
+    os.ftruncate(fd, PAGE + size)
+    region = Region(message, fd, mapped(fd, message))
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE)
+    be.start(ring)
+    be.serve(ring)
+    be.stop(ring)
+    check(region.header()[1] == 1, "version 1 at the offset", f"version {region.header()[1]}")
+    check(not any(os.pread(fd, PAGE, 0)), "nothing before the offset", "something is written there")
+
+
+@area.case(1220, "A ring without a region serves, though the feature is agreed on", device="blk")
+def without(be: BackEnd) -> None:
+    ring = be.working_ring()
+    check(ProtocolFeature.INFLIGHT_SHMFD in be.acked, "the feature agreed on", "it is not")
+    be.serve(ring)
+
+
+@area.case(
+    1221, "The same region again, after a stop and before a start, is accepted", device="blk"
+)
+def set_again(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    for count in range(1, 4):
+        be.serve(ring)
+        base = be.stop(ring)
+        check(base == count, f"base {count}", f"base {base}")
+        set_region(be, region)
+        be.start(ring, base=base)
+    be.serve(ring)
+
+
+@area.case(1222, "What is being served is noted as in flight", device="blk")
+def noted_meanwhile(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(8 * MIB)
+    region = get_region(be)
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE)
+    be.start(ring)
+    header, status, data = memory.allocate(16), memory.allocate(1), memory.allocate(_LONG)
+    for turn in range(1, _LOOKS + 1):
+        # So many that they take longer than this process has to wait for a processor.
+        for _ in range(_LONG_ONES):
+            ring.driver.add([(header, 16)], [(data, _LONG), (status, 1)])
+        ring.driver.publish()
+        ring.kick()
+        until = time.monotonic() + be.patience
+        while ring.used_index != turn * _LONG_ONES and time.monotonic() < until:
+            if region.taken():
+                return
+        be.await_used(ring, turn * _LONG_ONES)
+        while ring.driver.pop() is not None:
+            pass
+        if memory.read(status, 1) != b"\0":
+            unsupported(f"is about reads of {_LONG} bytes, and they fail")
+    raise Failed("long reads in flight in the region meanwhile", f"none, in {_LOOKS} looks")
+
+
+@area.case(
+    1224, "The region's used_idx is the ring's when it starts, whatever it was", device="blk"
+)
+def used_idx_at_start(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    region = get_region(be)
+    region.note({}, used=98)
+    set_region(be, region)
+    ring = be.ring(memory, 0, SIZE, start=100)
+    be.start(ring)
+    ring.kick()
+    be.barrier()
+    be.barrier()
+    be.stop(ring)
+    used = region.header()[4]
+    check(used == ring.start, f"used_idx {ring.start}", f"used_idx {used}")
+
+
+@area.case(1223, "Each completion is linked to the one before it", device="blk")
+def linked(be: BackEnd) -> None:
+    ring, region = noted_ring(be)
+    heads = [be.work.post(ring.memory, ring).head for _ in range(4)]
+    ring.kick()
+    be.await_used(ring, len(heads))
+    be.stop(ring)
+    done = [ring.driver.pop() for _ in heads]
+    order = [entry[0] for entry in done if entry is not None]
+    for head, before in zip(order[1:], order, strict=False):
+        link = region.state(head)[1]
+        check(link == before, f"chain {head} linked to {before}", f"to {link}")

@@ -1,0 +1,275 @@
+"""VU-B-10xx: memory that is told region by region, and taken away so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.payloads import MemoryRegion, SingleRegion
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import (
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.memory import (
+    MIB,
+    PAGE,
+    USER_OFFSET,
+    Memory,
+    Region,
+)
+from vhost_user_conformance.peer.wire import Closed
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.memory import TestRing
+
+area = Area("memory_slots", BACK_END, "VHOST_USER_ADD_MEM_REG", needs=("CONFIGURE_MEM_SLOTS",))
+
+FEATURE = "CONFIGURE_MEM_SLOTS"
+REM = "VHOST_USER_REM_MEM_REG"
+MAX = "VHOST_USER_GET_MAX_MEM_SLOTS"
+
+
+def packed(region: MemoryRegion) -> bytes:
+    """ADD_MEM_REG's and REM_MEM_REG's payload."""
+    return SingleRegion(region).pack()
+
+
+def add(be: BackEnd, region: Region) -> None:
+    """ADD_MEM_REG, which must be accepted."""
+    be.accepted(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
+
+
+def remove(be: BackEnd, region: Region) -> None:
+    """REM_MEM_REG, which must be accepted."""
+    be.accepted(F.REM_MEM_REG, packed(region.on_wire))
+
+
+def slotted(be: BackEnd, *sizes: int, added: bool = True, offset: int = 0) -> Memory:
+    """Agree, and have memory of these regions, in slots of their own."""
+    be.agree(FEATURE)
+    memory = be.memory(*sizes, share=False, offset=offset)
+    if added:
+        for region in memory.regions:
+            add(be, region)
+    return memory
+
+
+def ring_in(be: BackEnd, memory: Memory, region: int = 0) -> TestRing:
+    """A ring in that region that runs; buffers lie in the first."""
+    ring = be.ring(memory, be.work.ring, region=region)
+    be.start(ring)
+    return ring
+
+
+def slots(be: BackEnd) -> int:
+    """How many slots it says that it has."""
+    slots = be.ask_u64(F.GET_MAX_MEM_SLOTS)
+    check(slots >= 1, "a slot or more", f"{slots}")
+    return slots
+
+
+@area.case(1001, "GET_MAX_MEM_SLOTS is answered with 8 bytes, and one slot or more", spec=MAX)
+def max_slots(be: BackEnd) -> None:
+    be.agree(FEATURE)
+    slots(be)
+
+
+@area.case(1002, "GET_MAX_MEM_SLOTS is the same when some are in use", spec=MAX)
+def same_number(be: BackEnd) -> None:
+    be.agree(FEATURE)
+    first = slots(be)
+    memory = be.memory(MIB, MIB, share=False)
+    for region in memory.regions:
+        add(be, region)
+    again = slots(be)
+    check(again == first, f"{first} slots", f"{again}")
+
+
+@area.case(
+    1003,
+    "need_reply on GET_MAX_MEM_SLOTS gives its own reply, once",
+    spec=MAX,
+    needs=("REPLY_ACK",),
+)
+def own_reply(be: BackEnd) -> None:
+    be.agree(FEATURE)
+    reply = be.ask(F.GET_MAX_MEM_SLOTS, need_reply=True)
+    check(len(reply.payload) == 8, "8 bytes", f"{len(reply.payload)} bytes")
+    be.alive("with no acknowledgement besides the reply")
+
+
+@area.case(1004, "A region is added, and removed again", needs=("REPLY_ACK",))
+def acknowledged(be: BackEnd) -> None:
+    memory = slotted(be)
+    be.alive("with no second acknowledgement")
+    remove(be, memory.regions[0])
+    be.alive("with no second acknowledgement")
+
+
+@area.case(1005, "ADD_MEM_REG and REM_MEM_REG without need_reply are not answered")
+def unanswered(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    region = memory.regions[0]
+    be.tell(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
+    be.alive("with no reply that nobody asked for")
+    be.tell(F.REM_MEM_REG, packed(region.on_wire))
+    be.alive("with no reply that nobody asked for")
+
+
+@area.each(1006, (1, 2, 8, 32), "A ring in the last of {} regions is worked on", works=True)
+def many_regions(be: BackEnd, count: int) -> None:
+    be.agree(FEATURE)
+    if slots(be) < count:
+        unsupported(f"it has fewer than {count} slots")
+    memory = be.memory(*[MIB] * count, share=False)
+    for region in memory.regions:
+        add(be, region)
+    be.serve(ring_in(be, memory, count - 1))
+
+
+@area.each(
+    1010, (PAGE, 2 * MIB), "A region that begins {} bytes into its file is mapped there", works=True
+)
+def file_offset(be: BackEnd, offset: int) -> None:
+    be.serve(ring_in(be, slotted(be, 2 * MIB, offset=offset)))
+
+
+@area.case(1012, "Regions may be added from the highest to the lowest", works=True)
+def backwards(be: BackEnd) -> None:
+    memory = slotted(be, *[MIB] * 4, added=False)
+    for region in reversed(memory.regions):
+        add(be, region)
+    be.serve(ring_in(be, memory, 2))
+
+
+@area.case(1013, "Two regions of one file are both mapped", works=True)
+def one_file(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    whole = memory.regions[0]
+    half = whole.size // 2
+    for part in (0, 1):
+        at = part * half
+        gpa = whole.gpa + at
+        wire = MemoryRegion(gpa, half, gpa + USER_OFFSET, at)
+        be.accepted(F.ADD_MEM_REG, packed(wire), fds=(whole.fd,))
+    memory.allocate(half)  # what follows lies in the second
+    be.serve(ring_in(be, memory))
+
+
+@area.each(1014, (0, 1 << 40), "A region at guest address {} is no special one")
+def anywhere(be: BackEnd, gpa: int) -> None:
+    memory = slotted(be, added=False)
+    region = memory.regions[0]
+    be.accepted(F.ADD_MEM_REG, packed(region.on_wire._replace(gpa=gpa)), fds=(region.fd,))
+
+
+@area.case(1016, "A region that is added while a ring runs is used from then on", works=True)
+def added_while_running(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB, added=False)
+    buffers, rings = memory.regions
+    add(be, rings)
+    ring = ring_in(be, memory, 1)
+    add(be, buffers)
+    for _ in range(3):
+        be.serve(ring)
+
+
+@area.case(1017, "A region that no ring uses is added and removed while one runs", works=True)
+def others_change(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB, MIB)
+    ring = ring_in(be, memory, 1)
+    for _ in range(4):
+        be.serve(ring)
+        remove(be, memory.regions[2])
+        be.serve(ring)
+        add(be, memory.regions[2])
+
+
+@area.case(1018, "Nothing is written any more to a region that was removed", works=True, spec=REM)
+def nothing_written(be: BackEnd) -> None:
+    if be.device == "net":
+        unsupported("is about a device that writes where it is asked to")
+    memory = slotted(be, MIB, MIB)
+    buffers = memory.regions[0]
+    ring = ring_in(be, memory, 1)
+    be.serve(ring)
+    remove(be, buffers)
+    be.work.post(memory, ring)
+    before = memory.read(buffers.gpa, buffers.size)
+    ring.kick()
+    ring.await_used(ring.used_index + 1, QUIET)
+    after = memory.read(buffers.gpa, buffers.size)
+    check(after == before, "the removed region left as it was", "it was written to")
+
+
+@area.case(1019, "A region that was removed may be added again, and serves", works=True, spec=REM)
+def added_again(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB)
+    ring = ring_in(be, memory, 1)
+    be.serve(ring)
+    for _ in range(3):
+        remove(be, memory.regions[0])
+        add(be, memory.regions[0])
+        be.serve(ring)
+
+
+@area.case(
+    1020,
+    "A stopped ring's region may be removed and added again; the ring goes on",
+    works=True,
+    spec=REM,
+)
+def ring_region_again(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB)
+    ring = ring_in(be, memory, 1)
+    be.serve(ring)
+    base = be.stop(ring)
+    remove(be, memory.regions[1])
+    add(be, memory.regions[1])
+    be.start(ring, base=base)
+    be.serve(ring)
+
+
+@area.case(
+    1021,
+    "The region of a ring that runs is removed: it is survived",
+    works=True,
+    spec=REM,
+    severity=Severity.SHOULD,
+)
+def ring_region_gone(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB)
+    ring = ring_in(be, memory, 1)
+    be.serve(ring)
+    try:
+        be.tell(F.REM_MEM_REG, packed(memory.regions[1].on_wire))
+        be.barrier()
+        ring.kick()
+        be.barrier()
+    except Closed:
+        observed("it closed the connection")
+    observed("it went on without the ring")
+
+
+@area.case(
+    1022, "A running ring's region that is removed and added again: the ring", works=True, spec=REM
+)
+def ring_region_back(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB)
+    ring = ring_in(be, memory, 1)
+    be.serve(ring)
+    be.tell(F.REM_MEM_REG, packed(memory.regions[1].on_wire))
+    region = memory.regions[1]
+    be.tell(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
+    be.work.post(memory, ring)
+    try:
+        be.barrier()
+        ring.kick()
+        served = ring.await_used(2, be.patience / 2)
+    except Closed:
+        observed("it closed the connection")
+    observed("goes on" if served else "rests until it is set up anew")

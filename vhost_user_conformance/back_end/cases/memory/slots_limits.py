@@ -1,0 +1,379 @@
+"""VU-B-1023 and up: what is no region, how many there may be, and how long they stay."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from vhost_user.codec import NEED_REPLY, VERSION
+from vhost_user.features import F_VERSION_1
+from vhost_user.payloads import MemoryRegion
+from vhost_user_conformance.back_end.cases.memory.slots import (
+    FEATURE,
+    MAX,
+    REM,
+    add,
+    area,
+    packed,
+    remove,
+    ring_in,
+    slots,
+    slotted,
+)
+from vhost_user_conformance.back_end.connection import (
+    LOG_ALL,
+    PROTOCOL_BIT,
+    BackEnd,
+    F,
+    vring,
+)
+from vhost_user_conformance.model.verdict import (
+    Failed,
+    Observed,
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.memory import (
+    GPA_BASE,
+    MIB,
+    PAGE,
+    USER_OFFSET,
+)
+from vhost_user_conformance.peer.wire import Closed, Silent
+
+__all__ = ["area"]
+
+#: More slots than this are not filled one by one.
+_MOST = 4096
+
+
+def _is_gone(be: BackEnd, region: MemoryRegion) -> None:
+    """Check that there is no such region to remove; closing after an answer says so, too."""
+    with contextlib.suppress(Observed):
+        be.not_done(F.REM_MEM_REG, packed(region))
+
+
+@area.case(1023, "REM_MEM_REG does not look at the mmap offset", spec=REM, needs=("REPLY_ACK",))
+def offset_ignored(be: BackEnd) -> None:
+    memory = slotted(be)
+    region = memory.regions[0].on_wire
+    be.accepted(F.REM_MEM_REG, packed(region._replace(mmap_offset=12345 * PAGE)))
+    _is_gone(be, region)
+
+
+_OTHERS = {
+    "guest address": {"gpa": 1 << 40},
+    "user address": {"user_addr": 1 << 40},
+    "size": {"size": MIB},
+}
+
+
+@area.each(1024, _OTHERS, "REM_MEM_REG with another {} is refused", spec=REM, needs=("REPLY_ACK",))
+def another(be: BackEnd, name: str) -> None:
+    memory = slotted(be, 2 * MIB)
+    region = memory.regions[0].on_wire
+    be.not_done(F.REM_MEM_REG, packed(region._replace(**_OTHERS[name])))
+
+
+@area.case(
+    1027,
+    "REM_MEM_REG that was refused leaves the region",
+    spec=REM,
+    works=True,
+    needs=("REPLY_ACK",),
+)
+def left(be: BackEnd) -> None:
+    memory = slotted(be, MIB)
+    ring = ring_in(be, memory)
+    be.serve(ring)
+    wrong = memory.regions[0].on_wire._replace(size=MIB // 2)
+    if be.not_done(F.REM_MEM_REG, packed(wrong)) == "closed":
+        observed("it closed the connection")
+    be.serve(ring)
+
+
+@area.case(1028, "REM_MEM_REG where there is no region is refused", spec=REM, needs=("REPLY_ACK",))
+def nothing_there(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    be.not_done(F.REM_MEM_REG, packed(memory.regions[0].on_wire))
+
+
+@area.case(1029, "REM_MEM_REG twice: the second is refused", spec=REM, needs=("REPLY_ACK",))
+def removed_twice(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB)
+    remove(be, memory.regions[0])
+    be.not_done(F.REM_MEM_REG, packed(memory.regions[0].on_wire))
+
+
+@area.each(
+    1030,
+    (0, 2),
+    "ADD_MEM_REG with {} descriptors, and not one, is refused",
+    needs=("REPLY_ACK",),
+)
+def descriptors(be: BackEnd, count: int) -> None:
+    memory = slotted(be, added=False)
+    region = memory.regions[0]
+    be.not_done(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,) * count)
+
+
+@area.each(
+    1032,
+    (1, 2),
+    "REM_MEM_REG with {} descriptors is survived",
+    spec=REM,
+    needs=("REPLY_ACK",),
+)
+def rem_descriptors(be: BackEnd, count: int) -> None:
+    memory = slotted(be)
+    region = memory.regions[0]
+    try:
+        code = be.acked_with(F.REM_MEM_REG, packed(region.on_wire), fds=(region.fd,) * count)
+        be.barrier()
+    except Closed:
+        observed("it closed the connection")
+    observed(f"acknowledged with {code}")
+
+
+def _unmappable(be: BackEnd) -> int:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    be.own(lambda: os.close(reading))
+    be.own(lambda: os.close(writing))
+    return reading
+
+
+@area.case(1034, "A descriptor that cannot be mapped is refused", needs=("REPLY_ACK",))
+def not_mappable(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    be.not_done(F.ADD_MEM_REG, packed(memory.regions[0].on_wire), fds=(_unmappable(be),))
+
+
+@area.case(1035, "A region of no bytes is refused", severity=Severity.SHOULD, needs=("REPLY_ACK",))
+def no_bytes(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    region = memory.regions[0]
+    be.not_done(F.ADD_MEM_REG, packed(region.on_wire._replace(size=0)), fds=(region.fd,))
+
+
+@area.case(1036, "A region whose end cannot be told by 64 bits is refused", needs=("REPLY_ACK",))
+def wraps(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    region = memory.regions[0]
+    wire = region.on_wire._replace(gpa=(1 << 64) - PAGE)
+    try:
+        be.not_done(F.ADD_MEM_REG, packed(wire), fds=(region.fd,))
+    except Failed:
+        observed("acknowledged with 0, though no guest has such memory")
+
+
+_ODD = {
+    "that is not aligned": {"gpa": GPA_BASE + 8 * PAGE + 100},
+    "whose size is not aligned": {"size": MIB + 100},
+    "that overlaps another's guest addresses": {"gpa": GPA_BASE + MIB // 2},
+    "that overlaps another's user addresses": {"user_addr": GPA_BASE + USER_OFFSET + MIB // 2},
+    "that is there already": {},
+}
+
+
+@area.each(1037, _ODD, "A region {}", severity=Severity.MAY, needs=("REPLY_ACK",))
+def odd(be: BackEnd, name: str) -> None:
+    memory = slotted(be, MIB, MIB, added=False)
+    add(be, memory.regions[0])
+    other = memory.regions[0 if name == "that is there already" else 1]
+    try:
+        wire = other.on_wire._replace(**_ODD[name])
+        code = be.acked_with(F.ADD_MEM_REG, packed(wire), fds=(other.fd,))
+        be.barrier()
+    except Closed:
+        observed("it closed the connection")
+    observed(f"acknowledged with {code}")
+
+
+@area.case(1042, "A payload of a region without the 8 bytes before it is survived")
+def without_padding(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    region = memory.regions[0]
+    try:
+        be.tell(F.ADD_MEM_REG, region.on_wire.pack(), fds=(region.fd,))
+        be.barrier()
+    except Closed:
+        observed("it closed the connection")
+    observed("it ignored it, or took it for something")
+
+
+class _Slices:
+    """Slots of one page each, all of one file."""
+
+    def __init__(self, be: BackEnd, count: int) -> None:
+        self.fd = os.memfd_create("conformance", os.MFD_CLOEXEC)
+        be.own(lambda: os.close(self.fd))
+        os.ftruncate(self.fd, count * PAGE)
+
+    def payload(self, number: int) -> bytes:
+        """That one's payload; guest addresses lie far above what else is there."""
+        gpa = (1 << 41) + 2 * number * PAGE
+        return packed(MemoryRegion(gpa, PAGE, gpa + USER_OFFSET, number * PAGE))
+
+
+def _full(be: BackEnd, keep: int = 0) -> tuple[_Slices, int]:
+    """All slots taken but for ``keep``, and how many that are."""
+    be.agree(FEATURE)
+    count = slots(be) - keep
+    if count > _MOST:
+        unsupported(f"is about fewer than {_MOST} slots, and there are {count}")
+    slices = _Slices(be, count + 1)
+    for number in range(count):
+        be.tell(F.ADD_MEM_REG, slices.payload(number), fds=(slices.fd,))
+        if number % 16 == 15:
+            be.barrier()  # descriptors on their way are counted, and only so many may be
+    be.alive(f"with {count} regions")
+    return slices, count
+
+
+@area.case(1043, "As many regions as GET_MAX_MEM_SLOTS tells of are taken", spec=MAX, works=True)
+def as_many(be: BackEnd) -> None:
+    _full(be, keep=1)
+    memory = be.memory(share=False)
+    add(be, memory.regions[0])
+    be.serve(ring_in(be, memory))
+
+
+@area.case(1044, "One region more is refused", spec=MAX, needs=("REPLY_ACK",))
+def one_more(be: BackEnd) -> None:
+    slices, count = _full(be)
+    be.not_done(F.ADD_MEM_REG, slices.payload(count), fds=(slices.fd,))
+
+
+@area.case(1045, "A slot that was freed can be taken again", spec=REM, needs=("REPLY_ACK",))
+def freed(be: BackEnd) -> None:
+    slices, count = _full(be)
+    be.accepted(F.REM_MEM_REG, slices.payload(count // 2))
+    be.accepted(F.ADD_MEM_REG, slices.payload(count), fds=(slices.fd,))
+
+
+@area.case(1046, "Regions that are added in flight are each acknowledged", needs=("REPLY_ACK",))
+def in_flight(be: BackEnd) -> None:
+    memory = slotted(be, *[MIB] * 8, added=False)
+    for region in memory.regions:
+        payload, fds = packed(region.on_wire), (region.fd,)
+        be.wire.send(F.ADD_MEM_REG, payload, flags=VERSION | NEED_REPLY, fds=fds)
+    for _ in memory.regions:
+        code = be.reply_to(F.ADD_MEM_REG).u64
+        check(code == 0, "acknowledged with 0", f"acknowledged with {code}")
+
+
+@area.case(1047, "Regions that are added in flight go with their own descriptors", works=True)
+def bound(be: BackEnd) -> None:
+    memory = slotted(be, *[MIB] * 8, added=False)
+    for region in memory.regions:
+        be.tell(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
+    for number in (6, 3):
+        ring = ring_in(be, memory, number)
+        be.serve(ring)
+        be.stop_all()
+
+
+@area.case(1048, "A region that is added, removed and added in flight is there", works=True)
+def back_and_forth(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    region = memory.regions[0]
+    payload, fds = packed(region.on_wire), (region.fd,)
+    be.tell(F.ADD_MEM_REG, payload, fds=fds)
+    be.tell(F.REM_MEM_REG, payload)
+    be.tell(F.ADD_MEM_REG, payload, fds=fds)
+    be.serve(ring_in(be, memory))
+
+
+@area.case(
+    1049,
+    "A ring in a region that was added later is logged, once the log is larger",
+    spec="Migration",
+    works=True,
+    needs=("LOG_SHMFD",),
+)
+def logged(be: BackEnd) -> None:
+    be.agree(FEATURE, features=1 << F_VERSION_1 | PROTOCOL_BIT | LOG_ALL)
+    if not be.features & LOG_ALL:
+        unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
+    memory = be.memory(MIB, MIB, share=False)
+    add(be, memory.regions[0])
+    log = be.log(memory)  # as large as memory will be
+    add(be, memory.regions[1])
+    ring = be.ring(memory, be.work.ring, region=1)
+    be.start(ring, log=True)
+    be.serve(ring)
+    be.stop(ring)
+    runs = log.harvest()
+    logged_there = any(gpa <= ring.used < gpa + size for gpa, size in runs)
+    check(logged_there, f"the used ring at {ring.used:#x} in the log", f"{runs}")
+
+
+@area.case(1050, "The regions of a connection are gone with it", works=True, needs=("REPLY_ACK",))
+def gone(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB)
+    ring = ring_in(be, memory)
+    be.serve(ring)
+    other = be.again().agree(FEATURE)
+    _is_gone(other, memory.regions[0].on_wire)
+
+
+@area.case(1051, "The next connection may add the same regions", works=True)
+def next_connection(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB)
+    be.serve(ring_in(be, memory))
+    other = be.again().agree(FEATURE)
+    for region in memory.regions:
+        add(other, region)
+    other.serve(ring_in(other, memory, 1))
+
+
+@area.case(1052, "Regions stay where they are when all rings are stopped", works=True)
+def stay(be: BackEnd) -> None:
+    memory = slotted(be, MIB, MIB)
+    ring = ring_in(be, memory, 1)
+    be.serve(ring)
+    be.stop_all()
+    be.start(ring, base=ring.used_index)
+    be.serve(ring)
+
+
+@area.case(1053, "SET_MEM_TABLE where slots were agreed on", severity=Severity.MAY, works=True)
+def whole_table(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    try:
+        be.tell(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+        be.barrier()
+        ring = ring_in(be, memory)
+        be.work.post(memory, ring)
+        ring.kick()
+        served = ring.await_used(1, be.patience / 2)
+    except Closed:
+        observed("it closed the connection")
+    observed("it is taken" if served else "it is ignored")
+
+
+@area.case(1054, "GET_MAX_MEM_SLOTS where it was not agreed on", severity=Severity.MAY, spec=MAX)
+def not_agreed(be: BackEnd) -> None:
+    be.agree()
+    try:
+        reply = be.ask(F.GET_MAX_MEM_SLOTS)
+    except (Closed, Silent) as error:
+        observed(str(error))
+    observed(f"it answers with {reply.u64}")
+
+
+@area.case(1055, "A ring that is set up before its memory is added is survived", works=True)
+def too_soon(be: BackEnd) -> None:
+    memory = slotted(be, added=False)
+    ring = be.ring(memory, be.work.ring)
+    try:
+        be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
+        be.tell(F.SET_VRING_ADDR, be.address(ring))
+        be.barrier()
+    except Closed:
+        observed("it closed the connection")
+    add(be, memory.regions[0])
+    be.start(ring)
+    be.serve(ring)

@@ -1,0 +1,185 @@
+"""VU-B-11xx: several rings of one device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user_conformance.back_end.connection import (
+    BackEnd,
+    F,
+    u64,
+    vring,
+)
+from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import check, observed, unsupported
+from vhost_user_conformance.peer.wire import Closed
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.memory import TestRing
+
+area = Area("multi_queue", BACK_END, "Multiple queue support", needs=("MQ",))
+
+
+def _rings(be: BackEnd, count: int) -> list[TestRing]:
+    """So many rings that take requests, all started."""
+    work = be.work
+    be.agree()
+    step = 2 if be.device == "net" else 1
+    indexes = list(range(work.ring, be.rings, step))[:count]
+    if len(indexes) < count:
+        unsupported(f"it has fewer than {count} rings that take requests")
+    memory = be.memory()
+    rings = []
+    for index in indexes:
+        if step == 2:
+            be.start(be.ring(memory, index - 1))
+        ring = be.ring(memory, index)
+        be.start(ring)
+        rings.append(ring)
+    return rings
+
+
+@area.case(1101, "GET_QUEUE_NUM is answered with at least one queue")
+def at_least_one(be: BackEnd) -> None:
+    be.agree()
+    queues = be.ask_u64(F.GET_QUEUE_NUM)
+    check(queues >= 1, "one queue or more", str(queues))
+
+
+@area.case(1102, "GET_QUEUE_NUM gives the same answer each time")
+def stable(be: BackEnd) -> None:
+    be.agree()
+    first, again = be.ask_u64(F.GET_QUEUE_NUM), be.ask_u64(F.GET_QUEUE_NUM)
+    check(first == again, f"{first} again", str(again))
+
+
+@area.case(1103, "The last ring that is offered can be set up", spec="GET_QUEUE_NUM")
+def last_ring(be: BackEnd) -> None:
+    be.agree()
+    last = min(be.rings, 256) - 1
+    be.tell(F.SET_VRING_NUM, vring(last, 64))
+    be.alive(f"after SET_VRING_NUM of ring {last}")
+
+
+@area.case(1104, "Two rings serve side by side", works=True)
+def two_serve(be: BackEnd) -> None:
+    for ring in _rings(be, 2):
+        be.serve(ring)
+        be.serve(ring)
+
+
+@area.case(1105, "A ring that is stopped leaves the others at work", works=True, spec="Ring states")
+def others_go_on(be: BackEnd) -> None:
+    one, other = _rings(be, 2)
+    be.serve(one)
+    be.stop(one)
+    be.serve(other)
+    be.ignored(one)
+
+
+@area.case(1106, "Each ring has a base of its own", works=True)
+def own_bases(be: BackEnd) -> None:
+    one, other = _rings(be, 2)
+    be.serve(one)
+    be.serve(one)
+    be.serve(other)
+    bases = be.stop(one), be.stop(other)
+    check(bases == (2, 1), "bases 2 and 1", f"{bases}")
+
+
+@area.case(1107, "Each ring is called on its own eventfd", works=True)
+def own_calls(be: BackEnd) -> None:
+    one, other = _rings(be, 2)
+    be.serve(one)
+    other.calls()
+    be.serve(one)
+    check(not other.calls(), "no call of the other ring", "it was called")
+
+
+@area.case(1108, "A kick of one ring is no kick of another", works=True)
+def own_kicks(be: BackEnd) -> None:
+    one, other = _rings(be, 2)
+    be.serve(one)
+    be.serve(other)
+    be.work.post(other.memory, other)
+    one.kick()
+    polled = other.await_used(2, QUIET)
+    other.kick()
+    be.await_used(other, 2)
+    if polled:
+        observed("it looks at rings that nobody has kicked, as one that polls does")
+
+
+@area.case(1109, "Rings may be stopped in any order", works=True)
+def any_order(be: BackEnd) -> None:
+    rings = _rings(be, 2)
+    for ring in rings:
+        be.serve(ring)
+    for ring in reversed(rings):
+        base = be.stop(ring)
+        check(base == 1, "base 1", f"base {base}")
+
+
+@area.case(
+    1110, "Several GET_VRING_BASE may be in flight at once", works=True, spec="Communication"
+)
+def pipelined_stop(be: BackEnd) -> None:
+    rings = _rings(be, 2)
+    for ring in rings:
+        be.serve(ring)
+    for ring in rings:
+        be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
+    for ring in rings:
+        reply = be.reply_to(F.GET_VRING_BASE)
+        wanted = vring(ring.index, 1)
+        check(reply.payload == wanted, f"base 1 of ring {ring.index}", reply.payload.hex())
+
+
+@area.case(1111, "A ring beyond those that are offered is refused", needs=("REPLY_ACK",))
+def beyond(be: BackEnd) -> None:
+    be.agree()
+    if be.rings >= 256:
+        unsupported("it offers as many rings as can be named")
+    try:
+        code = be.acked_with(F.SET_VRING_NUM, vring(1 << 20, 64))
+        be.barrier()
+    except Closed:
+        return
+    if not code:
+        observed("acknowledged with 0, as if there were such a ring; no rule says what to do")
+
+
+@area.case(1112, "Rings that are set up together have sizes and bases of their own", works=True)
+def set_up_together(be: BackEnd) -> None:
+    work = be.work
+    be.agree()
+    step = 2 if be.device == "net" else 1
+    indexes = list(range(work.ring, be.rings, step))[:2]
+    if len(indexes) < 2:
+        unsupported("it has fewer than 2 rings that take requests")
+    memory = be.memory()
+    rings = [
+        be.ring(memory, index, size, start=start)
+        for index, size, start in zip(indexes, (16, 64), (7, 300), strict=True)
+    ]
+    everyone = [
+        *rings,
+        *(be.ring(memory, index) for index in range(indexes[-1]) if index not in indexes),
+    ]
+    for number, payload in (
+        (F.SET_VRING_NUM, lambda ring: vring(ring.index, ring.size)),
+        (F.SET_VRING_BASE, lambda ring: vring(ring.index, ring.start)),
+        (F.SET_VRING_ADDR, be.address),
+    ):
+        for ring in everyone:
+            be.tell(number, payload(ring))
+    for ring in everyone:
+        be.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+        be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+        be.enable(ring)
+    be.barrier()
+    for ring in rings:
+        # Further than the smaller one's size.
+        for _ in range(20):
+            be.serve(ring)

@@ -1,0 +1,1 @@
+"""Packets and the control queue of a NIC."""

@@ -1,0 +1,385 @@
+"""VU-B-2201 to 2250: what a NIC is given to send, well put and badly put.
+
+Whatever becomes of a frame, its buffers must come back: that is all that is asked of transmission.
+What a NIC that sends frames back makes of them is in `data_net_receive`.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+from vhost_user_conformance.back_end.malformed_driver import (
+    INDIRECT,
+    NEXT,
+    WRITE,
+    kick_if_asked,
+    kick_if_late,
+    spoil,
+    survives,
+)
+from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import (
+    Failed,
+    Severity,
+    check,
+    observed,
+)
+from vhost_user_conformance.peer.device_work import NET_HEADER
+from vhost_user_conformance.peer.memory import MIB, Memory, TestRing
+from vhost_user_conformance.peer.wire import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vhost_user_conformance.back_end.connection import BackEnd
+
+area = Area("data_net", BACK_END, "virtio 1.3, 5.1.6 Device Operation")
+
+#: The ring that sends; the one that receives is the one before it.
+TX, RX = 1, 0
+#: Frames that a test may send anywhere: to nobody, of an EtherType for experiments.
+_HEAD = bytes.fromhex("020000000001 02c04f4d0001 88b5")
+Pieces = list[tuple[int, int]]
+
+
+def frame_of(size: int, number: int = 0) -> bytes:
+    """A frame of so many bytes, its number in it."""
+    body = number.to_bytes(4, "big") + bytes((number + n) & 0xFF for n in range(max(0, size - 18)))
+    return (_HEAD + body)[:size]
+
+
+def sender(
+    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
+) -> TestRing:
+    """A ring that sends, with these feature bits.
+
+    Raises:
+        Unsupported: one of them is not offered.
+    """
+    events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
+    ring = be.ring(memory, TX, size, start=start, event_idx=events)
+    be.start(ring)
+    return ring
+
+
+def laid_out(memory: Memory, data: bytes, lengths: Sequence[int], region: int = 0) -> Pieces:
+    """These bytes in buffers of those lengths, the rest in one more."""
+    pieces, at = [], 0
+    for length in (*lengths, len(data) - sum(lengths)):
+        if length:
+            gpa = memory.allocate(length, region=region)
+            memory.write(gpa, data[at : at + length])
+            pieces.append((gpa, length))
+            at += length
+    return pieces
+
+
+def send(
+    be: BackEnd, ring: TestRing, pieces: Pieces, table: tuple[int, memoryview] | None = None
+) -> None:
+    """Send what lies in these buffers, and wait until they are back."""
+    index = ring.used_index + 1
+    head = ring.driver.add(pieces, [], table)
+    ring.driver.publish()
+    ring.kick()
+    be.await_used(ring, index)
+    back(ring, head)
+
+
+def back(ring: TestRing, head: int) -> None:
+    """Take a completion of what was sent: of this chain, with nothing written."""
+    done = ring.driver.pop()
+    if done is None:
+        raise Failed("a completion in the used ring", "there is none")
+    check(done[0] == head, f"chain {head} in the used element", f"chain {done[0]}")
+    check(done[1] == 0, "0 bytes written to what was sent", f"{done[1]} bytes")
+
+
+def _whole(frame: bytes) -> bytes:
+    return bytes(NET_HEADER) + frame
+
+
+@area.each(2201, (14, 60, 64, 1514), "A frame of {} bytes is taken", device="net")
+def sizes(be: BackEnd, size: int) -> None:
+    ring = sender(be)
+    send(be, ring, laid_out(ring.memory, _whole(frame_of(size)), ()))
+
+
+_LAYOUTS = {
+    "the header alone in the first": (NET_HEADER,),
+    "the header in two": (4, 8),
+    "the header in twelve": (1,) * 12,
+    "a header that shares its last byte's buffer with the frame": (11,),
+    "three pieces": (NET_HEADER, 14),
+    "many pieces of a byte": (NET_HEADER, *(1,) * 40),
+}
+
+
+@area.each(
+    2205, _LAYOUTS, "A frame in buffers with {} is taken", device="net", spec="virtio 1.3, 2.7.4"
+)
+def layouts(be: BackEnd, name: str) -> None:
+    ring = sender(be)
+    send(be, ring, laid_out(ring.memory, _whole(frame_of(100)), _LAYOUTS[name]))
+
+
+@area.each(2211, (4, 64, 256), "A chain of all {} descriptors of its ring is taken", device="net")
+def longest_chain(be: BackEnd, size: int) -> None:
+    ring = sender(be, size=size)
+    for number in range(3):
+        data = _whole(frame_of(1514, number))
+        pieces = laid_out(ring.memory, data, (NET_HEADER, *(4,) * (size - 2)))
+        check(len(pieces) == size, f"{size} pieces", f"{len(pieces)}")
+        send(be, ring, pieces)
+
+
+@area.each(
+    2214,
+    (1, 2, 16),
+    "A frame in {} buffers of an indirect table is taken",
+    device="net",
+    spec="virtio 1.3, 2.7.5.3",
+)
+def indirect(be: BackEnd, parts: int) -> None:
+    ring = sender(be, F_RING_INDIRECT_DESC)
+    memory = ring.memory
+    for number in range(ring.size + 3):
+        data = _whole(frame_of(80, number))
+        pieces = laid_out(memory, data, ((NET_HEADER, *(2,) * (parts - 2)) if parts > 1 else ()))
+        gpa = memory.allocate(16 * len(pieces))
+        send(be, ring, pieces, (gpa, memory.view(gpa, 16 * len(pieces))))
+
+
+@area.case(2217, "Direct and indirect frames may take turns", device="net")
+def mixed(be: BackEnd) -> None:
+    ring = sender(be, F_RING_INDIRECT_DESC)
+    memory = ring.memory
+    for number in range(20):
+        pieces = laid_out(memory, _whole(frame_of(80, number)), (NET_HEADER,))
+        gpa = memory.allocate(32)
+        send(be, ring, pieces, (gpa, memory.view(gpa, 32)) if number % 2 else None)
+
+
+@area.case(2218, "Header and frame may lie in different regions", device="net")
+def regions(be: BackEnd) -> None:
+    memory = be.memory(MIB, MIB, MIB, share=False)
+    ring = sender(be, memory=memory)
+    for first, second in ((1, 2), (2, 1), (0, 2)):
+        header = laid_out(memory, bytes(NET_HEADER), (), region=first)
+        send(be, ring, header + laid_out(memory, frame_of(60), (), region=second))
+
+
+@area.case(
+    2219,
+    "A buffer across two regions that adjoin is taken",
+    severity=Severity.SHOULD,
+    device="net",
+)
+def across(be: BackEnd) -> None:
+    memory = Memory((2 * MIB, MIB), gap=0)
+    be.own(memory.close)
+    ring = sender(be, memory=memory)
+    edge = memory.regions[1].gpa
+    memory.write(edge - 20, bytes(20))
+    memory.write(edge, frame_of(80)[8:])
+    send(be, ring, [(edge - 20, NET_HEADER + 80)])
+    send(be, ring, laid_out(memory, _whole(frame_of(60)), ()))
+
+
+@area.each(2220, (2, 4, 32, 1024), "A ring of {} descriptors is gone round twice", device="net")
+def rounds(be: BackEnd, size: int) -> None:
+    ring = sender(be, size=size)
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    for _ in range(2 * size + 1):
+        send(be, ring, pieces)
+
+
+@area.each(2224, (2, 16, 256, 1024), "A ring of {} that is full is emptied", device="net")
+def full(be: BackEnd, size: int) -> None:
+    ring = sender(be, size=size)
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    for turn in range(1, 4):
+        _batch(be, ring, [pieces] * size, turn * size)
+
+
+def _batch(be: BackEnd, ring: TestRing, many: Sequence[Pieces], index: int) -> None:
+    """Send these with one kick: the used index comes to ``index``, and each is back once."""
+    heads = sorted(ring.driver.add(pieces, []) for pieces in many)
+    ring.driver.publish()
+    ring.kick()
+    be.await_used(ring, index)
+    done = [ring.driver.pop() for _ in heads]
+    came = sorted(entry[0] for entry in done if entry is not None)
+    check(came == heads, f"each of {len(heads)} chains once", f"chains {came}")
+    written = {entry[1] for entry in done if entry is not None}
+    check(written == {0}, "0 bytes written to what was sent", f"{sorted(written)}")
+
+
+@area.case(2228, "Both indices go on across 65535, in batches", device="net")
+def wraps(be: BackEnd) -> None:
+    start = 65000
+    ring = sender(be, size=128, start=start)
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    for turn in range(1, 17):
+        _batch(be, ring, [pieces] * 67, start + 67 * turn)
+    base = be.stop(ring)
+    wanted = start + 67 * 16 & 0xFFFF
+    check(base == wanted, f"base {wanted}", f"base {base}")
+
+
+@area.case(2229, "Both indices go once around all 65536 values", device="net")
+def all_values(be: BackEnd) -> None:
+    ring = sender(be, size=1024)
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    for turn in range(1, 67):
+        _batch(be, ring, [pieces] * 1000, 1000 * turn)
+
+
+@area.case(
+    2230,
+    "It is enough to kick when the used ring does not say NO_NOTIFY",
+    device="net",
+    spec="virtio 1.3, 2.7.13.4",
+)
+def kicks_wanted(be: BackEnd) -> None:
+    ring = sender(be)
+    _spare_kicks(be, ring)
+
+
+@area.case(
+    2231,
+    "With VIRTIO_F_EVENT_IDX it is enough to kick at avail_event",
+    device="net",
+    spec="virtio 1.3, 2.7.10",
+)
+def kicks_at_event(be: BackEnd) -> None:
+    ring = sender(be, F_RING_EVENT_IDX)
+    _spare_kicks(be, ring)
+
+
+def _spare_kicks(be: BackEnd, ring: TestRing) -> None:
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    kick_if_asked(be, ring, lambda: ring.driver.add(pieces, []), partial(back, ring))
+
+
+@area.case(
+    2251,
+    "A frame that comes just when the device asks for a kick is not left lying",
+    device="net",
+    spec="virtio 1.3, 2.7.10",
+)
+def just_then(be: BackEnd) -> None:
+    ring = sender(be, F_RING_EVENT_IDX)
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    kick_if_late(be, ring, lambda: ring.driver.add(pieces, []))
+
+
+@area.case(
+    2232,
+    "With VIRTIO_F_EVENT_IDX a batch that passes used_event is called for",
+    device="net",
+    spec="virtio 1.3, 2.7.7",
+)
+def called_in_batch(be: BackEnd) -> None:
+    ring = sender(be, F_RING_EVENT_IDX)
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    for turn in range(1, 6):
+        before = 8 * (turn - 1)
+        ring.calls()
+        # The fifth completion of eight is the one that is waited for.
+        ring.memory.write(ring.avail + 4 + 2 * ring.size, struct.pack("<H", before + 4))
+        heads = [ring.driver.add(pieces, []) for _ in range(8)]
+        ring.driver.publish()
+        ring.kick()
+        check(ring.await_call(be.patience), "a call when used_event is passed", "none came")
+        be.await_used(ring, 8 * turn)
+        for _ in heads:
+            ring.driver.pop()
+
+
+@area.case(
+    2233,
+    "With VIRTIO_F_EVENT_IDX a batch that does not reach used_event is not called for",
+    device="net",
+    spec="virtio 1.3, 2.7.7",
+    severity=Severity.SHOULD,
+)
+def not_called_in_batch(be: BackEnd) -> None:
+    ring = sender(be, F_RING_EVENT_IDX)
+    pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
+    ring.driver.arm()
+    send(be, ring, pieces)
+    ring.await_call(QUIET)
+    ring.memory.write(ring.avail + 4 + 2 * ring.size, struct.pack("<H", 1000))
+    for _ in range(8):
+        ring.driver.add(pieces, [])
+    ring.driver.publish()
+    ring.calls()
+    ring.kick()
+    while_waiting = ring.await_call(QUIET)
+    be.await_used(ring, 9)
+    check(not while_waiting, "no call before used_event", "it called")
+
+
+_STRANGE = {
+    "a header and no frame": _whole(b""),
+    "a frame of one byte": _whole(b"\x02"),
+    "a frame of 13 bytes": _whole(frame_of(13)),
+    "11 bytes, less than a header": bytes(11),
+    "a single byte": bytes(1),
+    "a frame of 65,000 bytes": _whole(frame_of(65000)),
+    "a header that asks for all there is": b"\xff" * NET_HEADER + frame_of(100),
+}
+
+
+@area.each(
+    2234,
+    _STRANGE,
+    "{} comes back, and frames behind it, too",
+    device="net",
+    severity=Severity.SHOULD,
+)
+def strange(be: BackEnd, name: str) -> None:
+    ring = sender(be)
+    ring.driver.add(laid_out(ring.memory, _STRANGE[name], ()), [])
+    ring.driver.publish()
+    ring.kick()
+    alone = ring.await_used(1, be.patience / 2)
+    head = ring.driver.add(laid_out(ring.memory, _whole(frame_of(60)), ()), [])
+    ring.driver.publish()
+    ring.kick()
+    try:
+        be.await_used(ring, 2)
+        be.barrier()
+    except WireError as error:
+        observed(f"{error}")
+    ring.driver.pop()
+    back(ring, head)
+    check(alone, f"{name} to come back", "it came with the next only")
+
+
+_BAD = {
+    "a chain that loops": ({0: (0, 16, NEXT, 1), 1: (0, 16, NEXT, 0)}, 0),
+    "a chain that leads out of the table": ({0: (MIB, 16, NEXT, 9999)}, 0),
+    "a head that is out of the table": ({}, 9999),
+    "a buffer outside of memory": ({0: (1 << 50, 100, 0, 0)}, 0),
+    "a buffer that leaves memory": ({0: (5 * MIB - 50, 100, 0, 0)}, 0),
+    "a buffer of 4 GiB": ({0: (MIB, 0xFFFFFFFF, 0, 0)}, 0),
+    "a buffer of no bytes": ({0: (MIB, 0, 0, 0)}, 0),
+    "a buffer that is writable": ({0: (MIB, 100, WRITE, 0)}, 0),
+    "an indirect table outside of memory": ({0: (1 << 50, 64, INDIRECT, 0)}, 0),
+    "an indirect table of 7 bytes": ({0: (MIB, 7, INDIRECT, 0)}, 0),
+}
+
+
+@area.each(2241, _BAD, "{} does not kill a NIC", device="net", severity=Severity.SHOULD)
+def bad_chains(be: BackEnd, name: str) -> None:
+    ring = sender(be)
+    entries, head = _BAD[name]
+    spoil(ring, entries, head)
+    survives(be, ring, name)

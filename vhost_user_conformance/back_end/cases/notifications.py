@@ -1,0 +1,319 @@
+"""VU-B-05xx: kicks, calls, and who wants none."""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+from typing import TYPE_CHECKING
+
+from vhost_user.features import F_RING_EVENT_IDX, F_VERSION_1
+from vhost_user.payloads import VRING_NO_FD
+from vhost_user_conformance.back_end.connection import (
+    PROTOCOL_BIT,
+    BackEnd,
+    F,
+    u64,
+    vring,
+)
+from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import Severity, check, unsupported
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.memory import TestRing
+
+area = Area("notifications", BACK_END, "VHOST_USER_SET_VRING_CALL")
+
+
+@area.case(501, "A completion is called for", works=True)
+def calls(be: BackEnd) -> None:
+    ring = be.working_ring()
+    ring.calls()
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    check(ring.await_call(be.patience), "a call", "none came")
+    be.await_used(ring, 1)
+
+
+@area.case(502, "The used index has moved when the call comes", works=True)
+def index_before_call(be: BackEnd) -> None:
+    ring = be.working_ring()
+    for turn in range(1, 20):
+        ring.calls()
+        be.work.post(ring.memory, ring)
+        ring.kick()
+        check(ring.await_call(be.patience), "a call", "none came")
+        # A call without news is allowed; the news itself must come all the same.
+        be.await_used(ring, turn)
+        ring.driver.pop()
+
+
+@area.case(503, "VIRTQ_AVAIL_F_NO_INTERRUPT: no calls", works=True, severity=Severity.SHOULD)
+def no_interrupt(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    ring.driver.disarm()
+    ring.calls()
+    until = ring.used_index + 1
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    while_waiting = ring.await_call(QUIET)
+    be.await_used(ring, until)
+    check(not while_waiting, "no call", "it called")
+
+
+@area.case(504, "Several kicks at once count as one", works=True)
+def several_kicks(be: BackEnd) -> None:
+    ring = be.working_ring()
+    job = be.work.post(ring.memory, ring)
+    os.eventfd_write(ring.kick_fd, 9)
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+    be.idle(ring)
+
+
+@area.case(505, "A kick without a request does nothing", works=True)
+def empty_kick(be: BackEnd) -> None:
+    ring = be.working_ring()
+    ring.kick()
+    be.idle(ring)
+    be.serve(ring)
+
+
+@area.case(506, "One kick is enough for many requests", works=True)
+def one_kick_for_many(be: BackEnd) -> None:
+    ring = be.working_ring(size=128)
+    for _ in range(20):
+        be.work.post(ring.memory, ring)
+    ring.kick()
+    be.await_used(ring, 20)
+
+
+@area.case(
+    507,
+    "A kick that was pending when the eventfd was handed over counts",
+    works=True,
+    spec="Ring states",
+)
+def pending_kick(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    ring = be.ring(memory, be.work.ring)
+    job = be.work.post(memory, ring)
+    ring.kick()
+    # Whoever serves it at once has something to call for before it has been told of a call.
+    be.start(ring, amid=lambda: ring.await_used(1, QUIET))
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+
+
+@area.case(508, "A call eventfd may be replaced while the ring runs", works=True)
+def call_replaced(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    other = _other_eventfd(be)
+    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(other,))
+    be.barrier()
+    be.work.post(ring.memory, ring)
+    ring.calls()
+    ring.kick()
+    be.await_used(ring, 2)
+    # The call comes after the index.
+    poll = select.poll()
+    poll.register(other, select.POLLIN)
+    check(poll.poll(be.patience * 1000), "a call on the new eventfd", "none came")
+
+
+@area.case(
+    509,
+    "A kick eventfd may be replaced while the ring is stopped",
+    works=True,
+    spec="VHOST_USER_SET_VRING_KICK",
+)
+def kick_replaced(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    base = be.stop(ring)
+    os.dup2(_other_eventfd(be), ring.kick_fd, inheritable=False)
+    be.start(ring, base=base)
+    be.serve(ring)
+
+
+@area.case(510, "SET_VRING_CALL without a descriptor is accepted: the driver polls", works=True)
+def call_without_fd(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.tell(F.SET_VRING_CALL, u64(ring.index | VRING_NO_FD))
+    be.barrier()
+    be.serve(ring)
+    be.serve(ring)
+    be.alive("after a completion that nobody is called for")
+
+
+@area.case(511, "SET_VRING_ERR is accepted, with a descriptor and without")
+def err(be: BackEnd) -> None:
+    be.agree()
+    be.tell(F.SET_VRING_ERR, u64(0), fds=(be.spare_fd(),))
+    be.tell(F.SET_VRING_ERR, u64(0 | VRING_NO_FD))
+    be.alive("after SET_VRING_ERR")
+
+
+@area.case(512, "SET_VRING_CALL before the ring has a size or an address is accepted")
+def call_first(be: BackEnd) -> None:
+    be.agree()
+    be.tell(F.SET_VRING_CALL, u64(0), fds=(be.spare_fd(),))
+    be.alive("after SET_VRING_CALL alone")
+
+
+@area.case(513, "CALL and KICK may come in either order", works=True)
+def call_before_kick(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    ring = be.ring(memory, be.work.ring)
+    be.start(ring)
+    be.stop(ring)
+    be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
+    be.tell(F.SET_VRING_BASE, vring(ring.index, 0))
+    be.tell(F.SET_VRING_ADDR, be.address(ring))
+    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+    be.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+    be.enable(ring)
+    be.barrier()
+    be.serve(ring)
+
+
+def _event_ring(be: BackEnd, *, start: int = 0) -> TestRing:
+    """A ring on which both sides use the event index."""
+    be.look()
+    if not be.features >> F_RING_EVENT_IDX & 1:
+        unsupported("VIRTIO_F_EVENT_IDX is not offered")
+    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << F_RING_EVENT_IDX)
+    ring = be.ring(be.memory(), be.work.ring, start=start, event_idx=True)
+    be.start(ring)
+    return ring
+
+
+def _serve_events(be: BackEnd, ring: TestRing, *, called: bool) -> None:
+    """One request, and whether a call comes for it."""
+    ring.calls()
+    index = ring.used_index + 1
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    if called:
+        check(ring.await_call(be.patience), "a call at the event index", "none came")
+        be.await_used(ring, index)
+    else:
+        came = ring.await_call(QUIET)
+        be.await_used(ring, index)
+        check(not came, "no call before the event index", "it called")
+    ring.driver.pop()
+
+
+@area.case(520, "With VIRTIO_F_EVENT_IDX the completion at used_event is called for", works=True)
+def event_called(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    for _ in range(5):
+        ring.driver.arm()
+        _serve_events(be, ring, called=True)
+
+
+@area.case(
+    521,
+    "With VIRTIO_F_EVENT_IDX a completion before used_event is not called for",
+    works=True,
+    severity=Severity.SHOULD,
+)
+def event_not_called(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    ring.driver.arm()
+    _serve_events(be, ring, called=True)
+    _serve_events(be, ring, called=False)
+
+
+@area.case(522, "With VIRTIO_F_EVENT_IDX request after request is served", works=True)
+def event_kicked(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    for turn in range(1, 8):
+        ring.driver.arm()
+        be.work.post(ring.memory, ring)
+        ring.kick()
+        be.await_used(ring, turn)
+        ring.driver.pop()
+
+
+@area.case(
+    523, "With VIRTIO_F_EVENT_IDX a driver that kicks at avail_event only is served", works=True
+)
+def event_kicks(be: BackEnd) -> None:
+    _kick_at_event(be, _event_ring(be))
+
+
+def _kick_at_event(be: BackEnd, ring: TestRing) -> None:
+    for turn in range(ring.start + 1, ring.start + 12):
+        be.work.post(ring.memory, ring)
+        # virtio 1.3, 2.7.10: the index after which the device wants a kick.
+        event = struct.unpack("<H", ring.memory.read(ring.used + 4 + 8 * ring.size, 2))[0]
+        if event == turn - 1 & 0xFFFF:
+            ring.kick()
+        be.await_used(ring, turn)
+        ring.driver.pop()
+
+
+@area.case(
+    524,
+    "A kick eventfd may be replaced while the ring runs; the new one is heard",
+    works=True,
+    spec="Ring states",
+    severity=Severity.SHOULD,
+)
+def kick_replaced_running(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    other = _other_eventfd(be)
+    be.accepted(F.SET_VRING_KICK, u64(ring.index), fds=(other,))
+    job = be.work.post(ring.memory, ring)
+    os.eventfd_write(other, 1)
+    be.await_used(ring, 2)
+    be.completed(ring, job)
+
+
+@area.case(
+    525,
+    "With VIRTIO_F_EVENT_IDX used_event counts, and not VIRTQ_AVAIL_F_NO_INTERRUPT",
+    works=True,
+    spec="virtio 1.3, 2.7.7.2",
+)
+def flags_ignored(be: BackEnd) -> None:
+    ring = _event_ring(be)
+    ring.memory.write(ring.avail, struct.pack("<H", 1))
+    for _ in range(3):
+        ring.driver.arm()
+        _serve_events(be, ring, called=True)
+
+
+@area.case(
+    526,
+    "With VIRTIO_F_EVENT_IDX completions are called for across 65535",
+    works=True,
+    spec="virtio 1.3, 2.7.7.2",
+)
+def event_wraps(be: BackEnd) -> None:
+    ring = _event_ring(be, start=65533)
+    for _ in range(6):
+        ring.driver.arm()
+        _serve_events(be, ring, called=True)
+
+
+@area.each(
+    527,
+    (250, 65530),
+    "With VIRTIO_F_EVENT_IDX avail_event goes on from {} as the index does",
+    works=True,
+    spec="virtio 1.3, 2.7.10",
+)
+def avail_event_goes_on(be: BackEnd, start: int) -> None:
+    _kick_at_event(be, _event_ring(be, start=start))
+
+
+def _other_eventfd(be: BackEnd) -> int:
+    return be.spare_fd()

@@ -1,0 +1,375 @@
+"""VU-B-16xx: memory that comes after the rings have started, page by page, as they ask for it.
+
+The suite plays both the front-end and the source of the pages: what is not in the shared file yet
+is missing, and is put there when the back-end's userfaultfd tells that somebody waits for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vhost_user.payloads import MemTable, SingleRegion
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import (
+    Failed,
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.device_work import (
+    BLK_F_RO,
+    BLK_IN,
+    BLK_OUT,
+    SECTOR,
+)
+from vhost_user_conformance.peer.memory import PAGE, USER_OFFSET, Memory
+from vhost_user_conformance.peer.wire import Closed, Silent
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.memory import TestRing
+
+area = Area("postcopy", BACK_END, "Migration", needs=("PAGEFAULT",))
+
+#: linux/userfaultfd.h: struct uffd_msg, its event, and UFFDIO_WAKE.
+_MESSAGE = struct.Struct("<B7xQQ8x")
+_PAGEFAULT = 0x12
+_WAKE = 0x8010AA02
+_NR_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
+
+
+def _possible() -> bool:
+    """Whether this host lets programs have a userfaultfd at all."""
+    number = _NR_USERFAULTFD.get(os.uname().machine)
+    if number is None:
+        return False
+    fd = ctypes.CDLL(None, use_errno=True).syscall(number, os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        return False
+    os.close(fd)
+    return True
+
+
+def _advise(be: BackEnd) -> int:
+    """POSTCOPY_ADVISE: the userfaultfd."""
+    reply = be.ask(F.POSTCOPY_ADVISE)
+    if not reply.fds and not _possible():
+        unsupported("is about userfaultfd, which this host does not offer")
+    check(len(reply.fds) == 1, "one descriptor with the reply", f"{len(reply.fds)}")
+    check(not reply.payload, "an empty payload", f"{len(reply.payload)} bytes")
+    return reply.fds[0]
+
+
+def _listen(be: BackEnd) -> None:
+    reply = be.ask(F.POSTCOPY_LISTEN, need_reply=True)
+    check(reply.u64 == 0, "POSTCOPY_LISTEN answered with 0", f"answered with {reply.u64}")
+
+
+def _end(be: BackEnd) -> None:
+    reply = be.ask(F.POSTCOPY_END, need_reply=True)
+    check(len(reply.payload) == 8, "8 bytes in the reply", f"{len(reply.payload)} bytes")
+    check(reply.u64 == 0, "POSTCOPY_END answered with 0", f"answered with {reply.u64}")
+
+
+def _table(be: BackEnd, memory: Memory) -> MemTable:
+    """SET_MEM_TABLE and its answer, and the go-ahead behind it."""
+    reply = be.ask(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+    check(
+        len(reply.payload) == len(memory.table),
+        f"a table of {len(memory.table)} bytes",
+        f"{len(reply.payload)} bytes",
+    )
+    be.tell(F.SET_MEM_TABLE, u64(0))
+    be.barrier()
+    return MemTable.unpack(reply.payload)
+
+
+class Pages:
+    """Where pages come from.
+
+    Args:
+        be: who asks for them.
+        fd: its userfaultfd.
+        memory: guest memory.
+        bases: where the back-end has it.
+    """
+
+    def __init__(self, be: BackEnd, fd: int, memory: Memory, bases: MemTable) -> None:
+        self.asked: list[int] = []
+        self._be = be
+        self._fd = fd
+        self._memory = memory
+        self._bases = bases
+        #: What a page holds: guest address of the page to its bytes.
+        self.contents: dict[int, bytes] = {}
+
+    def serve(self, ring: TestRing, index: int) -> None:
+        """Bring pages until the used index is there. Raises `Failed` when it never is."""
+        until = time.monotonic() + self._be.patience
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        while ring.used_index != index & 0xFFFF:
+            if time.monotonic() > until:
+                raise Failed(f"used index {index}", f"{ring.used_index}, pages {self.asked}")
+            if poll.poll(5):
+                self._bring()
+
+    def _bring(self) -> None:
+        event, _, address = _MESSAGE.unpack(os.read(self._fd, _MESSAGE.size))
+        check(event == _PAGEFAULT, "a page fault", f"event {event:#x}")
+        address -= address % PAGE
+        gpa = self._guest(address)
+        self.asked.append(gpa)
+        self._memory.write(gpa, self.contents.get(gpa, bytes(PAGE)))
+        fcntl.ioctl(self._fd, _WAKE, struct.pack("<QQ", address, PAGE))
+
+    def _guest(self, address: int) -> int:
+        for region in self._bases.regions:
+            if 0 <= address - region.user_addr < region.size:
+                return region.gpa + address - region.user_addr
+        raise Failed("a fault in the memory that the reply told of", f"one at {address:#x}")
+
+
+def _incoming(be: BackEnd) -> tuple[TestRing, Pages]:
+    """A ring that runs while its buffers' pages are missing."""
+    be.agree("PAGEFAULT")
+    fd = _advise(be)
+    _listen(be)
+    memory = be.memory(share=False)
+    pages = Pages(be, fd, memory, _table(be, memory))
+    ring = be.ring(memory, be.work.ring)
+    be.start(ring)
+    return ring, pages
+
+
+@area.case(
+    1601,
+    "POSTCOPY_ADVISE is answered with one descriptor, and no payload",
+    spec="VHOST_USER_POSTCOPY_ADVISE",
+)
+def advised(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+
+
+@area.case(1602, "What comes with the reply is a userfaultfd", spec="VHOST_USER_POSTCOPY_ADVISE")
+def descriptor(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    name = str(Path(f"/proc/self/fd/{_advise(be)}").readlink())
+    check("userfaultfd" in name, "a userfaultfd", name)
+
+
+@area.case(1603, "POSTCOPY_LISTEN is answered with 0", spec="VHOST_USER_POSTCOPY_LISTEN")
+def listens(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+    _listen(be)
+
+
+@area.case(
+    1604,
+    "In postcopy SET_MEM_TABLE is answered with the back-end's own addresses",
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
+def bases(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+    _listen(be)
+    memory = be.memory(1 << 20, 2 << 20, share=False)
+    table = _table(be, memory)
+    told = [(region.gpa, region.size) for region in table.regions]
+    wanted = [(region.gpa, region.size) for region in memory.regions]
+    check(told == wanted, f"regions {wanted}", f"{told}")
+    places = sorted((region.user_addr, region.size) for region in table.regions)
+    check(all(place and not place % PAGE for place, _ in places), "pages' addresses", f"{places}")
+    apart = places[0][0] + places[0][1] <= places[1][0]
+    check(apart, "regions that do not overlap", f"{places}")
+    ours = {region.gpa + USER_OFFSET for region in memory.regions}
+    check(not ours & {place for place, _ in places}, "the back-end's own", "the front-end's")
+
+
+@area.case(1605, "POSTCOPY_END is answered with 0", spec="VHOST_USER_POSTCOPY_END")
+def ends(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+    _listen(be)
+    _table(be, be.memory(share=False))
+    _end(be)
+
+
+@area.case(1606, "A ring serves while pages are missing, and gets them", works=True)
+def serves(be: BackEnd) -> None:
+    ring, pages = _incoming(be)
+    for turn in range(1, 4):
+        be.work.post(ring.memory, ring)
+        ring.kick()
+        pages.serve(ring, turn)
+
+
+@area.case(1607, "A missing page is asked for at its address", device="blk")
+def asked_for(be: BackEnd) -> None:
+    ring, pages = _incoming(be)
+    memory = ring.memory
+    data = memory.allocate(PAGE, align=PAGE)
+    memory.allocate(PAGE, align=PAGE)  # nobody touches what is beside it
+    _request(be, ring, BLK_IN, [], [(data, SECTOR)], pages)
+    check(data in pages.asked, f"page {data:#x} asked for", f"{[hex(p) for p in pages.asked]}")
+    wrong = [page for page in pages.asked if page > data]
+    check(not wrong, "no page that nobody needs", f"{[hex(page) for page in wrong]}")
+
+
+@area.case(1608, "A page is used with what the front-end has put there", device="blk")
+def contents(be: BackEnd) -> None:
+    ring, pages = _incoming(be)
+    if be.features >> BLK_F_RO & 1:
+        unsupported("is about a disk that can be written, and this one is read-only")
+    memory = ring.memory
+    wanted = bytes(range(256)) * (PAGE // 256)
+    source, target = memory.allocate(PAGE, align=PAGE), memory.allocate(PAGE, align=PAGE)
+    pages.contents[source] = wanted
+    _request(be, ring, BLK_OUT, [(source, PAGE)], [], pages)
+    check(source in pages.asked, "the page asked for", "the file was read without it")
+    _request(be, ring, BLK_IN, [], [(target, PAGE)], pages)
+    check(memory.read(target, PAGE) == wanted, "the page that was brought", "another")
+
+
+def _request(
+    be: BackEnd,
+    ring: TestRing,
+    kind: int,
+    readable: list[tuple[int, int]],
+    writable: list[tuple[int, int]],
+    pages: Pages,
+) -> None:
+    """A disk's request with its data where it is wanted; the header's page is there."""
+    memory = ring.memory
+    header, status = memory.allocate(16), memory.allocate(1)
+    memory.write(header, struct.pack("<IIQ", kind, 0, 8))
+    memory.write(status, b"\xff")
+    turn = ring.used_index + 1
+    ring.driver.add([(header, 16), *readable], [*writable, (status, 1)])
+    ring.driver.publish()
+    ring.kick()
+    pages.serve(ring, turn)
+    ring.driver.pop()
+    seen = memory.read(status, 1)[0]
+    check(seen == 0, f"status 0 from {be.device}", f"status {seen}")
+
+
+@area.case(1609, "After POSTCOPY_END rings serve, and no page is asked for", works=True)
+def after_the_end(be: BackEnd) -> None:
+    ring, pages = _incoming(be)
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    pages.serve(ring, 1)
+    ring.driver.pop()
+    _end(be)
+    before = len(pages.asked)
+    be.serve(ring)
+    check(len(pages.asked) == before, "no more faults", f"{len(pages.asked) - before}")
+
+
+@area.case(1610, "A ring can be stopped and started during postcopy", works=True)
+def restarted(be: BackEnd) -> None:
+    ring, pages = _incoming(be)
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    pages.serve(ring, 1)
+    ring.driver.pop()
+    base = be.stop(ring)
+    check(base == 1, "base 1", f"base {base}")
+    be.start(ring, base=base)
+    be.work.post(ring.memory, ring)
+    ring.kick()
+    pages.serve(ring, 2)
+
+
+@area.case(1611, "A device that was only advised of postcopy serves as ever", works=True)
+def only_advised(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+    ring = be.ring(be.memory(), be.work.ring)
+    be.start(ring)
+    be.serve(ring)
+
+
+@area.case(1612, "The next connection begins without postcopy", works=True)
+def next_connection(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+    _listen(be)
+    other = be.again()
+    other.serve(other.working_ring())
+
+
+@area.case(1613, "POSTCOPY_LISTEN without POSTCOPY_ADVISE", severity=Severity.MAY)
+def listen_first(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _observe(be, F.POSTCOPY_LISTEN)
+
+
+@area.case(1614, "POSTCOPY_LISTEN when there is memory already", severity=Severity.MAY)
+def listen_late(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+    be.memory()
+    _observe(be, F.POSTCOPY_LISTEN)
+
+
+@area.case(1615, "POSTCOPY_END without POSTCOPY_LISTEN", severity=Severity.MAY)
+def end_first(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _observe(be, F.POSTCOPY_END)
+
+
+def _observe(be: BackEnd, number: F) -> None:
+    """No rule says what becomes of a message out of its order."""
+    try:
+        code = be.ask(number, need_reply=True).u64
+        be.barrier()
+    except Closed:
+        observed("it closed the connection")
+    except Silent:
+        observed("it does not answer")
+    observed(f"it answered with {code}")
+
+
+@area.case(
+    1616,
+    "In postcopy ADD_MEM_REG is answered with the back-end's own address",
+    needs=("CONFIGURE_MEM_SLOTS",),
+)
+def added_bases(be: BackEnd) -> None:
+    be.agree("PAGEFAULT", "CONFIGURE_MEM_SLOTS")
+    _advise(be)
+    _listen(be)
+    memory = be.memory(1 << 20, 2 << 20, share=False)
+    for region in memory.regions:
+        asked = region.on_wire
+        reply = be.ask(F.ADD_MEM_REG, SingleRegion(asked).pack(), fds=(region.fd,))
+        check(len(reply.payload) == 40, "a region of 40 bytes", f"{len(reply.payload)} bytes")
+        told = SingleRegion.unpack(reply.payload).region
+        check(told[:2] == asked[:2], f"guest address and size {asked[:2]}", f"{told[:2]}")
+        place = told.user_addr
+        check(place and not place % PAGE, "a page's address", f"{place:#x}")
+        check(place != asked.user_addr, "the back-end's own", "the front-end's")
+
+
+@area.case(1617, "After POSTCOPY_END a memory table is not answered any more")
+def not_answered_after(be: BackEnd) -> None:
+    be.agree("PAGEFAULT")
+    _advise(be)
+    _listen(be)
+    memory = be.memory(share=False)
+    _table(be, memory)
+    _end(be)
+    be.tell(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+    be.alive("with no reply to a table that nobody asked for")

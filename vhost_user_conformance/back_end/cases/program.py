@@ -1,0 +1,235 @@
+"""VU-B-25xx: what a back-end's program owes to whoever starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emu.orchestrator.managed_process import end_with_parent
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import (
+    Failed,
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.program import held_back
+from vhost_user_conformance.peer.wire import Wire, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vhost_user_conformance.peer.program import PeerProgram
+
+area = Area("program", BACK_END, "Backend program conventions")
+
+#: Types of devices (QEMU's docs/interop/vhost-user.json).
+TYPES = frozenset(
+    [
+        "9p",
+        "balloon",
+        "block",
+        "caif",
+        "console",
+        "crypto",
+        "gpu",
+        "input",
+        "net",
+        "rng",
+        "rpmsg",
+        "rproc-serial",
+        "scsi",
+        "vsock",
+        "fs",
+    ]
+)
+#: Seconds in which a program that was told to end has to, and for one that only prints.
+SOON, PRINTED = 3.0, 10.0
+_PATH = "--socket-path"
+
+
+def _program(be: BackEnd) -> PeerProgram:
+    if be.program is None:
+        unsupported("needs the program: say --exec")
+    return be.program
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str], fds: Sequence[int], *, stdin: int, stdout: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Another program than the one that is under test; it goes at the end, and with the suite."""
+    with contextlib.ExitStack() as owned:
+        with held_back():
+            program = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.DEVNULL,
+                pass_fds=fds,
+                # It takes no lock that the thread of the progress line could hold.
+                preexec_fn=end_with_parent,  # noqa: PLW1509
+            )
+            owned.callback(_end, program)
+        yield program
+
+
+def _end(program: subprocess.Popen[bytes]) -> None:
+    with program:
+        if program.stdin is not None:
+            program.stdin.close()
+        program.terminate()
+        try:
+            program.wait(SOON)
+        except subprocess.TimeoutExpired:
+            program.kill()
+
+
+def _run(words: Sequence[str], fds: Sequence[int] = ()) -> tuple[int, bytes]:
+    """Run it until it ends, with nothing to say to it; its status, and what it prints.
+
+    Raises:
+        subprocess.TimeoutExpired: it does not end.
+    """
+    nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with _started(words, fds, stdin=nothing, stdout=pipe) as program:
+        printed, _ = program.communicate(timeout=PRINTED)
+    return program.returncode, printed
+
+
+def _capabilities(be: BackEnd) -> Any:
+    """What it prints. Raises `Unsupported` if it does not know --print-capabilities."""
+    words = _program(be).words
+    with tempfile.TemporaryDirectory() as folder:
+        elsewhere = [word.replace("{socket}", f"{folder}/s") for word in words]
+        try:
+            status, printed = _run([*elsewhere, "--print-capabilities"])
+        except subprocess.TimeoutExpired:
+            unsupported("it does not know --print-capabilities: it runs on")
+    if status:
+        unsupported(f"it does not know --print-capabilities: status {status}")
+    try:
+        return json.loads(printed)
+    except ValueError:
+        text = printed[:80].decode(errors="replace")
+        raise Failed("JSON on standard output", repr(text)) from None
+
+
+@area.case(
+    2501,
+    "--print-capabilities prints JSON and ends with status 0, whatever other options there are",
+)
+def prints(be: BackEnd) -> None:
+    printed = _capabilities(be)
+    check(isinstance(printed, dict), "an object", repr(printed)[:80])
+
+
+@area.case(2502, "--print-capabilities names a type of device, and features if there are any")
+def names_type(be: BackEnd) -> None:
+    printed = _capabilities(be)
+    kind, features = printed.get("type"), printed.get("features", [])
+    check(kind in TYPES, "a type of the schema", repr(kind))
+    check(
+        isinstance(features, list) and all(isinstance(each, str) for each in features),
+        "features as a list of names",
+        repr(features)[:80],
+    )
+
+
+@area.case(2503, "The program that was started is the one that serves: it stays in the foreground")
+def foreground(be: BackEnd) -> None:
+    program = _program(be)
+    be.barrier()
+    check(program.running, "the program to run while it answers", program.how_it_ended)
+
+
+def _ends(be: BackEnd) -> None:
+    program = _program(be)
+    program.ask_to_end()
+    check(program.end_soon(SOON), f"an end within {SOON:g} s of SIGTERM", "it still runs")
+    ended_well = program.terminated or not program.crashed
+    check(ended_well, "an end by SIGTERM, or by itself", program.how_it_ended)
+
+
+@area.case(2504, "The program ends soon after SIGTERM")
+def ends_idle(be: BackEnd) -> None:
+    be.barrier()
+    _ends(be)
+
+
+@area.case(2505, "The program ends soon after SIGTERM while rings run", works=True)
+def ends_busy(be: BackEnd) -> None:
+    _program(be)
+    be.serve(be.working_ring())
+    _ends(be)
+
+
+def _with_fd(words: Sequence[str], fd: int, path: Path | None = None) -> list[str]:
+    """The command with --fd instead of its --socket-path, or with a path besides it.
+
+    Raises:
+        Unsupported: it has no --socket-path.
+    """
+    line = "\0".join(words).replace(f"{_PATH}\0", f"{_PATH}=")
+    named = f"{_PATH}={{socket}}"
+    if named not in line:
+        unsupported(f"the command has no {named}")
+    also = "" if path is None else f"\0{_PATH}={path}"
+    return line.replace(named, f"--fd={fd}{also}").split("\0")
+
+
+def _answers(be: BackEnd, theirs: socket.socket, connect: Callable[[], socket.socket]) -> bool:
+    """Whether the program, with this socket as its --fd, answers a front-end."""
+    command = _with_fd(_program(be).words, theirs.fileno())
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with (
+        _started(command, [theirs.fileno()], stdin=pipe, stdout=nothing),
+        # Connected while it is open here: a program may end before it listens.
+        contextlib.closing(Wire(connect(), {}, be.patience)) as wire,
+    ):
+        theirs.close()
+        try:
+            wire.send(F.GET_FEATURES)
+            return wire.receive().id == F.GET_FEATURES
+        except WireError:
+            return False
+
+
+@area.case(2506, "--fd has a socket that is connected served", severity=Severity.SHOULD)
+def inherited(be: BackEnd) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        if _answers(be, theirs, lambda: ours):
+            return
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = f"{folder}/s"
+        listener.bind(path)
+        listener.listen(1)
+
+        def connect() -> socket.socket:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(path)
+            return sock
+
+        if _answers(be, listener, connect):
+            observed("it takes a socket that listens, and not one that is connected")
+    raise Failed("GET_FEATURES answered on the socket of --fd", "it is not")
+
+
+@area.case(2507, "--fd and --socket-path together are refused", severity=Severity.SHOULD)
+def both(be: BackEnd) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, tempfile.TemporaryDirectory() as folder:
+        words = _with_fd(_program(be).words, theirs.fileno(), Path(folder) / "s")
+        try:
+            status, _ = _run(words, [theirs.fileno()])
+        except subprocess.TimeoutExpired:
+            raise Failed("a status other than 0", f"it runs after {PRINTED:g} s") from None
+    check(status != 0, "a status other than 0", "status 0")

@@ -1,0 +1,328 @@
+"""VU-B-04xx: the states of a ring, and what may be changed in them."""
+
+from __future__ import annotations
+
+from vhost_user.features import F_VERSION_1
+from vhost_user.payloads import VRING_NO_FD
+from vhost_user_conformance.back_end.cases.net.receive import looped, set_up_nic
+from vhost_user_conformance.back_end.cases.net.transmit import frame_of
+from vhost_user_conformance.back_end.connection import (
+    BackEnd,
+    F,
+    u64,
+    vring,
+)
+from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.verdict import (
+    Failed,
+    Severity,
+    check,
+    unsupported,
+)
+
+area = Area("rings", BACK_END, "Ring states")
+
+
+@area.case(401, "A ring that is set up, enabled and kicked is worked on", works=True)
+def runs(be: BackEnd) -> None:
+    be.serve(be.working_ring())
+
+
+@area.case(402, "A ring serves request after request", works=True)
+def runs_on(be: BackEnd) -> None:
+    ring = be.working_ring()
+    for _ in range(2 * ring.size + 3):
+        be.serve(ring)
+
+
+@area.case(
+    403, "A request that was made before the first kick is served at the first kick", works=True
+)
+def made_before(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    ring = be.ring(memory, be.work.ring)
+    job = be.work.post(memory, ring)
+    be.start(ring)
+    ring.kick()
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+
+
+@area.case(
+    404, "GET_VRING_BASE stops the ring: a request that is kicked then is not served", works=True
+)
+def stops(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    be.ignored(ring)
+
+
+@area.case(405, "A stopped ring goes on where it was when it is set up again", works=True)
+def goes_on(be: BackEnd) -> None:
+    ring = be.working_ring()
+    for _ in range(3):
+        be.serve(ring)
+    base = be.stop(ring)
+    check(base == 3, "base 3 after 3 requests", f"base {base}")
+    be.start(ring, base=base)
+    for _ in range(3):
+        be.serve(ring)
+
+
+@area.case(406, "What was made while the ring was stopped is served after the start", works=True)
+def made_while_stopped(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    base = be.stop(ring)
+    job = be.work.post(ring.memory, ring)
+    be.start(ring, base=base)
+    ring.kick()
+    be.await_used(ring, 2)
+    be.completed(ring, job)
+
+
+@area.case(
+    407,
+    "GET_VRING_BASE of a ring that was never set up is answered",
+    spec="Communication; VHOST_USER_GET_VRING_BASE",
+)
+def stop_of_nothing(be: BackEnd) -> None:
+    be.agree()
+    reply = be.ask(F.GET_VRING_BASE, vring(0, 0))
+    check(len(reply.payload) == 8, "a vring state of 8 bytes", f"{len(reply.payload)} bytes")
+
+
+@area.case(408, "GET_VRING_BASE twice gives the same base", works=True)
+def stop_twice(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    first, again = be.stop(ring), be.stop(ring)
+    check(first == again == 1, "base 1, twice", f"{first}, then {again}")
+
+
+@area.case(409, "A ring that was set up and never kicked can be stopped", works=True)
+def stop_unkicked(be: BackEnd) -> None:
+    ring = be.working_ring()
+    base = be.stop(ring)
+    check(base == 0, "base 0", f"base {base}")
+
+
+@area.case(
+    410, "A disabled disk ring may serve or not, but answers when it is enabled", device="blk"
+)
+def enable_later(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory()
+    ring = be.ring(memory)
+    be.set_up(ring)
+    job = be.work.post(memory, ring)
+    be.enable(ring)
+    be.barrier()
+    ring.kick()
+    be.await_used(ring, 1)
+    be.completed(ring, job)
+
+
+@area.case(
+    411, "SET_VRING_ENABLE 0 does not stop a ring: GET_VRING_BASE is answered after it", works=True
+)
+def disable_then_stop(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.enable(ring, on=False)
+    base = be.stop(ring)
+    check(base == 1, "base 1", f"base {base}")
+
+
+@area.case(412, "A ring that is disabled and enabled again serves", works=True)
+def disable_enable(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.enable(ring, on=False)
+    be.enable(ring)
+    be.barrier()
+    be.serve(ring)
+
+
+@area.case(413, "SET_VRING_ENABLE does not start a ring that was stopped", works=True)
+def enable_is_no_start(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.stop(ring)
+    be.work.post(ring.memory, ring)
+    be.enable(ring, on=False)
+    be.enable(ring)
+    be.barrier()
+    be.idle(ring, index=1)
+
+
+@area.case(
+    414,
+    "A transmit ring that is started and disabled is read, and what it has is dropped",
+    spec="Ring states; 0647098d2e",
+    device="net",
+)
+def disabled_is_read(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.enable(ring, on=False)
+    be.barrier()
+    be.serve(ring)
+
+
+@area.case(415, "Without bit 30 a ring is enabled from its start", works=True)
+def enabled_by_itself(be: BackEnd) -> None:
+    be.agree(features=1 << F_VERSION_1)
+    ring = be.ring(be.memory(), be.work.ring)
+    be.start(ring)
+    be.serve(ring)
+
+
+@area.case(
+    416,
+    "A ring that has no kick descriptor is polled",
+    works=True,
+    severity=Severity.SHOULD,
+    spec="VHOST_USER_SET_VRING_KICK",
+)
+def polled(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    base = be.stop(ring)
+    be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
+    be.tell(F.SET_VRING_BASE, vring(ring.index, base))
+    be.tell(F.SET_VRING_ADDR, be.address(ring))
+    be.tell(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
+    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+    be.enable(ring)
+    for _ in range(3):
+        # It may look again just behind an answer or a call: this is behind that.
+        be.barrier()
+        be.barrier()
+        be.serve(ring, kick=False)
+
+
+@area.case(
+    417, "GET_VRING_BASE stops a ring and leaves it enabled: it serves at its next kick", works=True
+)
+def enabled_over_a_stop(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.set_up(ring, base=be.stop(ring))
+    be.barrier()
+    be.serve(ring)
+
+
+@area.case(
+    418,
+    "What a disabled ring sends comes back with a call",
+    spec="Ring states (0647098d2e)",
+    device="net",
+)
+def disabled_is_called_for(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.enable(ring, on=False)
+    be.barrier()
+    for _ in range(2):
+        ring.calls()
+        job = be.work.post(ring.memory, ring)
+        ring.kick()
+        if not ring.await_progress(ring.avail_index - 1, be.patience):
+            unsupported("is about what is read of a disabled ring, and nothing is: see VU-B-0414")
+        check(ring.await_call(be.patience), "a call for what was dropped", "none came")
+        be.completed(ring, job)
+
+
+@area.case(
+    419,
+    "What was kicked for while a ring was disabled is served once it is enabled",
+    works=True,
+)
+def served_once_enabled(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.enable(ring, on=False)
+    be.barrier()
+    job = be.work.post(ring.memory, ring)
+    ring.kick()
+    ring.await_used(2, QUIET)
+    be.enable(ring)
+    be.barrier()
+    be.await_used(ring, 2)
+    be.completed(ring, job)
+
+
+@area.each(420, (2, 4, 16, 128, 256, 512, 1024), "A ring of {} descriptors serves", works=True)
+def sizes(be: BackEnd, size: int) -> None:
+    if be.device == "blk" and size < 4:
+        ring = be.working_ring(size=size)
+        be.barrier()
+        check(ring.used_index == 0, "nothing served where no request fits", str(ring.used_index))
+        return
+    ring = be.working_ring(size=size)
+    for _ in range(5):
+        be.serve(ring)
+
+
+@area.each(
+    430,
+    (1, 255, 32767, 65533),
+    "A ring that starts at base {} serves, across 65535 too",
+    works=True,
+)
+def start_base(be: BackEnd, start: int) -> None:
+    ring = be.working_ring(start=start)
+    for _ in range(6):
+        be.serve(ring)
+    base = be.stop(ring)
+    check(base == (start + 6) & 0xFFFF, f"base {(start + 6) & 0xFFFF}", f"base {base}")
+
+
+@area.case(440, "A ring is left alone after the connection has gone", works=True)
+def left_alone(be: BackEnd) -> None:
+    ring = be.working_ring()
+    be.serve(ring)
+    be.wire.close()
+    ring.await_used(2, QUIET)  # it notices
+    be.ignored(ring)
+
+
+@area.case(
+    441, "A connection begins with rings that nobody has set up: their base is 0", works=True
+)
+def begins_anew(be: BackEnd) -> None:
+    ring = be.working_ring(start=77)
+    be.serve(ring)
+    other = be.again()
+    other.agree()
+    base = other.stop(ring)
+    check(base == 0, "base 0 of a ring that was never set up", f"base {base}")
+
+
+@area.case(
+    442,
+    "A ring that nobody has enabled yet receives nothing, though it was kicked",
+    device="net",
+)
+def begins_disabled(be: BackEnd) -> None:
+    looped(be)
+    nic = set_up_nic(be.again())
+    nic.be.enable(nic.tx)
+    frame = frame_of(60, 9)
+    buffer = nic.offer(2048)
+    # A back-end may serve messages before kicks: two of them, and the kick has been heard.
+    nic.be.barrier()
+    nic.be.barrier()
+    try:
+        nic.send(frame)
+    except Failed:
+        unsupported("is about one ring of two, and it begins when both are enabled")
+    nic.be.idle(nic.rx, index=0)
+    nic.be.enable(nic.rx)
+    nic.be.barrier()
+    nic.send(frame)
+    nic.checked(buffer, frame)

@@ -1,0 +1,472 @@
+"""The back-end under test, as a case sees it: one connection, memory and rings.
+
+A case may keep the rules (`ask`, `negotiate`, `start`) or break them (`wire`). Whatever it makes
+is given back when it ends.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+
+from vhost_user.features import (
+    F_VERSION_1,
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    Dialect,
+    ProtocolFeature,
+)
+from vhost_user.message_ids import FrontendRequest
+from vhost_user.payloads import U64, LogArea, VringAddr, VringState
+from vhost_user_conformance.back_end.requests import QUIET, Requester
+from vhost_user_conformance.model.verdict import Failed, check, unsupported
+from vhost_user_conformance.peer.device_work import (
+    WORKS,
+    BlkWork,
+    Job,
+    Work,
+)
+from vhost_user_conformance.peer.memory import (
+    PAGE,
+    DirtyLog,
+    Memory,
+    TestRing,
+)
+from vhost_user_conformance.peer.program import PeerError
+from vhost_user_conformance.peer.wire import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vhost_user_conformance.peer.program import PeerProgram
+    from vhost_user_conformance.peer.wire import Wire
+
+F = FrontendRequest
+PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+LOG_ALL = 1 << VHOST_F_LOG_ALL
+#: Rings of which nobody says how many there are, as without MQ.
+ASSUMED_RINGS = 1
+#: Protocol features that change what messages mean, and are only agreed on by cases about them.
+INTRUSIVE = (
+    ProtocolFeature.INBAND_NOTIFICATIONS
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
+    | ProtocolFeature.XEN_MMAP
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+    | ProtocolFeature.PAGEFAULT
+    | ProtocolFeature.STATUS
+)
+_SETTLED = ProtocolFeature((1 << 21) - 1)
+
+
+def vring(index: int, num: int) -> bytes:
+    """A vring state's bytes."""
+    return VringState(index, num).pack()
+
+
+def u64(value: int) -> bytes:
+    """A number's bytes."""
+    return U64(value).pack()
+
+
+class BackEnd(Requester):
+    """One connection to the back-end under test.
+
+    Args:
+        wire: connected.
+        device: its class, or "" if nobody has said.
+        dialect: which numbers it uses.
+
+    Attributes:
+        features: feature bits that it offers, once `look` has asked.
+        protocol: protocol features that it offers.
+        rings: how many rings it says that it has.
+    """
+
+    def __init__(self, wire: Wire, device: str, dialect: Dialect) -> None:
+        super().__init__(wire)
+        self.device = device
+        self.dialect = dialect
+        self.features = 0
+        self.protocol = ProtocolFeature(0)
+        self.rings = ASSUMED_RINGS
+        self.driver_features = 0
+        #: The program under test, where the suite has started it.
+        self.program: PeerProgram | None = None
+        #: Makes another connection to the same back-end, where the runner can.
+        self.dial: Callable[[], Wire] | None = None
+        self._started: dict[int, TestRing] = {}
+
+    # -- agreeing
+
+    def look(self) -> Self:
+        """Ask what it offers; nothing is agreed on by that."""
+        self.features = self.ask_u64(F.GET_FEATURES)
+        if self.features & PROTOCOL_BIT:
+            self.protocol = ProtocolFeature(self.ask_u64(F.GET_PROTOCOL_FEATURES))
+        return self
+
+    def agree(
+        self,
+        *names: str,
+        without: tuple[str, ...] = (),
+        features: int | None = None,
+        set_features: bool = True,
+    ) -> Self:
+        """Negotiate: protocol features, the number of rings, the owner, and features.
+
+        Args:
+            names: protocol features that are wanted besides the usual ones.
+            without: usual ones that are not wanted.
+            features: what to ack; unless told VERSION_1 and bit 30, as far as they are offered.
+            set_features: send SET_FEATURES.
+
+        Raises:
+            Unsupported: it does not offer one of ``names``.
+        """
+        self.look()
+        usual = self.protocol & _SETTLED & ~INTRUSIVE
+        for name in without:
+            usual &= ~self.mask(name)
+        for name in names:
+            mask = self.mask(name)
+            if mask not in self.protocol:
+                unsupported(f"{name} is not offered")
+            usual |= mask
+        if ProtocolFeature.BACKEND_REQ not in usual:
+            usual &= ~(ProtocolFeature.BACKEND_SEND_FD | ProtocolFeature.HOST_NOTIFIER)
+        if self.features & PROTOCOL_BIT:
+            self.tell(F.SET_PROTOCOL_FEATURES, u64(int(usual)))
+            self.acked = usual
+        if ProtocolFeature.MQ in usual:
+            self.rings = self._ring_count()
+        elif self.device:
+            self.rings = max(self.rings, WORKS[self.device].rings)
+        self.tell(F.SET_OWNER)
+        wanted = (1 << F_VERSION_1 | PROTOCOL_BIT) if features is None else features
+        self.driver_features = wanted & self.features
+        if set_features:
+            self.tell(F.SET_FEATURES, u64(self.driver_features))
+        return self
+
+    def agree_bits(self, *bits: int) -> Self:
+        """`agree` on the usual features and on these feature bits.
+
+        Raises:
+            Unsupported: it does not offer one of them.
+        """
+        self.look()
+        for bit in bits:
+            if not self.features >> bit & 1:
+                unsupported(f"feature bit {bit} is not offered")
+        return self.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | sum(1 << bit for bit in bits))
+
+    def _ring_count(self) -> int:
+        queues = self.ask_u64(F.GET_QUEUE_NUM)
+        # A NIC's queues are pairs of rings to QEMU and DPDK, and to their back-ends.
+        return queues * 2 if self.device == "net" else queues
+
+    def mask(self, name: str) -> ProtocolFeature:
+        """The mask of a protocol feature in this dialect."""
+        mask = self.dialect.protocol_feature(name)
+        return ProtocolFeature(0) if mask is None else mask
+
+    # -- memory and rings
+
+    def memory(self, *sizes: int, offset: int = 0, share: bool = True) -> Memory:
+        """Guest memory of these regions (4 MiB unless told), shared by SET_MEM_TABLE."""
+        memory = Memory(sizes, offset=offset) if sizes else Memory(offset=offset)
+        self.own(memory.close)
+        if share:
+            self.share(memory)
+        return memory
+
+    def share(self, memory: Memory) -> None:
+        """SET_MEM_TABLE, which must be accepted."""
+        self.accepted(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+
+    def shared(self, memory: Memory | None) -> Memory:
+        """This memory, or what there is unless told, shared by SET_MEM_TABLE."""
+        if memory is None:
+            return self.memory()
+        self.share(memory)
+        return memory
+
+    def ring(
+        self,
+        memory: Memory,
+        index: int = 0,
+        size: int = 64,
+        *,
+        start: int = 0,
+        event_idx: bool = False,
+        region: int = 0,
+        at_end: bool = False,
+    ) -> TestRing:
+        """A ring in memory, of which the back-end knows nothing yet."""
+        ring = TestRing(
+            memory, index, size, start=start, event_idx=event_idx, region=region, at_end=at_end
+        )
+        self.own(ring.close)
+        return ring
+
+    def set_up(
+        self,
+        ring: TestRing,
+        *,
+        base: int | None = None,
+        log: bool = False,
+        amid: Callable[[], object] | None = None,
+    ) -> None:
+        """NUM, BASE, ADDR, KICK and CALL, in QEMU's order; enabling is another matter.
+
+        Args:
+            ring: which.
+            base: where it begins, unless it is its start.
+            log: what is written to the used ring is to be logged.
+            amid: what is done before CALL.
+        """
+        start = ring.start if base is None else base
+        self.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
+        self.tell(F.SET_VRING_BASE, vring(ring.index, start))
+        self.tell(F.SET_VRING_ADDR, self.address(ring, log=log))
+        self.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+        if amid is not None:
+            amid()
+        self.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+
+    @staticmethod
+    def address(ring: TestRing, *, log: bool = False) -> bytes:
+        """SET_VRING_ADDR's payload."""
+        return VringAddr(
+            index=ring.index,
+            flags=int(log),
+            desc=ring.desc + ring.user_offset,
+            used=ring.used + ring.user_offset,
+            avail=ring.avail + ring.user_offset,
+            log=ring.used,
+        ).pack()
+
+    def enable(self, ring: TestRing, *, on: bool = True) -> None:
+        """SET_VRING_ENABLE, where bit 30 is acked; else rings are enabled by themselves."""
+        if self.driver_features & PROTOCOL_BIT:
+            self.tell(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
+
+    def start(
+        self,
+        ring: TestRing,
+        *,
+        base: int | None = None,
+        log: bool = False,
+        amid: Callable[[], object] | None = None,
+    ) -> None:
+        """Set a ring up, enable it, and wait until the back-end knows of it. Arguments: `set_up`.
+
+        A device that has its rings in pairs may not begin before both are there (DPDK's vhost
+        library does not): the other ones of the smallest set are started as well, empty.
+        """
+        self._started[ring.index] = ring
+        least = WORKS[self.device].rings if self.device else 1
+        for index in range(min(least, self.rings)):
+            if index not in self._started:
+                other = self.ring(ring.memory, index, ring.size, region=ring.region)
+                other.user_offset = ring.user_offset
+                self.start(other)
+        self.set_up(ring, base=base, log=log, amid=amid)
+        self.enable(ring)
+        self.barrier()
+
+    def stop_all(self) -> None:
+        """Disable and stop every ring that has been started, as a front-end does at a reset."""
+        for ring in self._started.values():
+            self.enable(ring, on=False)
+            self.stop(ring)
+        self._started.clear()
+
+    def forget_rings(self) -> None:
+        """All rings are back in their initial state: `start` begins with none again."""
+        self._started.clear()
+
+    def stop(self, ring: TestRing, *, amid: Callable[[], object] | None = None) -> int:
+        """GET_VRING_BASE: its base.
+
+        Args:
+            ring: which.
+            amid: what is done when the back-end has taken the header of the message only.
+
+        Raises:
+            Failed: the reply is about another ring, or has another size.
+        """
+        self.wire.send(F.GET_VRING_BASE, vring(ring.index, 0), amid=amid)
+        reply = self.reply_to(F.GET_VRING_BASE)
+        check(
+            len(reply.payload) == 8,
+            "8 bytes in the reply to GET_VRING_BASE",
+            f"{len(reply.payload)} bytes",
+        )
+        state = VringState.unpack(reply.payload)
+        check(state.index == ring.index, f"a reply about ring {ring.index}", f"ring {state.index}")
+        return state.num
+
+    def resume(self, ring: TestRing, base: int) -> None:
+        """Start a ring that was stopped, and have what is left on it served.
+
+        A kick that nobody has read before the stop would have it served before it has a call again.
+        """
+        ring.unkick()
+        self.start(ring, base=base)
+        ring.kick()
+        self.await_used(ring, ring.avail_index)
+        while ring.driver.pop() is not None:
+            pass
+
+    # -- work
+
+    @property
+    def work(self) -> Work:
+        """How this class of device is asked for something.
+
+        Raises:
+            Unsupported: nobody has said what device it is.
+        """
+        if not self.device:
+            unsupported("needs to know the device: say --device")
+        return WORKS[self.device]()
+
+    @property
+    def disk(self) -> BlkWork:
+        """The same, of a disk."""
+        work = self.work
+        if not isinstance(work, BlkWork):
+            unsupported("is about a disk")
+        return work
+
+    def working_ring(self, *names: str, size: int = 64, start: int = 0) -> TestRing:
+        """Negotiate, share memory, and start the ring that takes requests."""
+        work = self.work
+        self.agree(*names)
+        ring = self.ring(self.memory(), work.ring, size, start=start)
+        self.start(ring)
+        return ring
+
+    def serve(self, ring: TestRing, *, kick: bool = True) -> Job:
+        """Have the device do the smallest thing there is, and check that it is done right.
+
+        Raises:
+            Failed: it is not.
+        """
+        before = ring.used_index
+        job = self.work.post(ring.memory, ring)
+        if kick:
+            ring.kick()
+        self.await_used(ring, before + 1)
+        self.completed(ring, job)
+        return job
+
+    def await_used(self, ring: TestRing, index: int) -> None:
+        """Wait for the used index. Raises `Failed` when it does not come to that."""
+        if not ring.await_used(index, self.patience):
+            raise Failed(
+                f"ring {ring.index}'s used index to become {index & 0xFFFF}",
+                f"it is {ring.used_index} after {self.patience:g} s",
+            )
+
+    @staticmethod
+    def completed(ring: TestRing, job: Job) -> None:
+        """Take the completion, and check that it is the job's. Raises `Failed`."""
+        done = ring.driver.pop()
+        if done is None:
+            raise Failed("a completion in the used ring", "there is none")
+        head, written = done
+        check(head == job.head, f"the used element to name chain {job.head}", f"it names {head}")
+        if job.written is not None:
+            check(
+                written == job.written,
+                f"{job.written} bytes written, says the used element",
+                f"it says {written}",
+            )
+        if job.status is not None:
+            status = ring.memory.read(job.status, 1)[0]
+            check(status == 0, "status 0 (VIRTIO_BLK_S_OK)", f"status {status}")
+
+    def idle(self, ring: TestRing, *, index: int | None = None) -> None:
+        """Check that the device does nothing on this ring for a while.
+
+        Args:
+            ring: which.
+            index: its used index before there was anything to do, where there is; what is done
+                at once would not be seen otherwise. Unless told what it is now.
+
+        Raises:
+            Failed: the used index moves, by however much.
+        """
+        before = ring.used_index if index is None else index & 0xFFFF
+        if ring.await_progress(before, QUIET):
+            raise Failed(
+                f"the used index of ring {ring.index} to stay at {before}",
+                f"it became {ring.used_index}",
+            )
+
+    def ignored(self, ring: TestRing) -> None:
+        """Ask for something on a ring that rests, and check that the device does not do it.
+
+        Raises:
+            Failed: it does.
+        """
+        before = ring.used_index
+        self.work.post(ring.memory, ring)
+        ring.kick()
+        self.idle(ring, index=before)
+
+    def log(self, memory: Memory, *, offset: int = 0) -> DirtyLog:
+        """Have a dirty log as large as guest memory taken by the back-end."""
+        log = DirtyLog.create(-(-memory.end // PAGE))
+        self.own(log.close)
+        self.ask(F.SET_LOG_BASE, LogArea(log.size, offset).pack(), fds=(log.fd,))
+        return log
+
+    def alive(self, why: str) -> None:
+        """Check that it answers still.
+
+        Raises:
+            Failed: it does not.
+        """
+        try:
+            self.barrier()
+        except WireError as error:
+            raise Failed(f"the connection to go on {why}", str(error)) from None
+
+    def spare_fd(self) -> int:
+        """An eventfd that means nothing; the suite's to close."""
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.own(lambda: os.close(fd))
+        return fd
+
+    def beside(self) -> BackEnd:
+        """Another connection to the same back-end, of which nobody knows whether it answers.
+
+        Raises:
+            Unsupported: there can be none.
+        """
+        if self.dial is None:
+            unsupported("is about several connections, and there can be only this one")
+        other = BackEnd(self.dial(), self.device, self.dialect)
+        other.program, other.dial = self.program, self.dial
+        self.own(other.close)
+        return other
+
+    def again(self) -> BackEnd:
+        """Leave, and come back: a connection that follows this one, and has been answered.
+
+        Raises:
+            Unsupported: the program ended with its front-end, as it may.
+            Failed: it lives, and does not answer.
+        """
+        self.wire.leave(self.patience)
+        try:
+            other = self.beside()
+            other.barrier()
+        except (WireError, PeerError) as error:
+            if self.program is not None and self.program.end_soon(QUIET):
+                unsupported("is about several connections, and the program ends with its first")
+            raise Failed("the next connection to be answered", str(error)) from None
+        return other

@@ -1,0 +1,281 @@
+"""Says to a back-end what a front-end's script comes to, and keeps what is learnt by that."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+from vhost_user.features import F_VERSION_1
+from vhost_user.payloads import Config, Inflight, LogArea, SingleRegion, VringState
+from vhost_user_conformance.back_end.connection import (
+    LOG_ALL,
+    PROTOCOL_BIT,
+    BackEnd,
+    u64,
+    vring,
+)
+from vhost_user_conformance.back_end.script import (
+    EVERY,
+    NOTHING,
+    USED,
+    F,
+    P,
+    answered,
+    spoken,
+)
+from vhost_user_conformance.model.verdict import check, unsupported
+from vhost_user_conformance.peer.device_work import WORKS
+from vhost_user_conformance.peer.memory import PAGE, DirtyLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vhost_user_conformance.back_end.script import (
+        Part,
+        Said,
+        Script,
+        Step,
+    )
+    from vhost_user_conformance.peer.memory import Memory, TestRing
+    from vhost_user_conformance.peer.wire import Message
+
+#: Payload and descriptors of a message.
+Content = tuple[bytes, tuple[int, ...]]
+#: Bytes of configuration space that a front-end asks for, by class of device.
+CONFIG_BYTES = {"blk": 60, "net": 12, "fs": 40}
+#: Rings of a device that its guest uses, and those that it has besides, where there are as many.
+_USED_RINGS, _MORE_RINGS = 2, 1
+
+
+class Replay:
+    """One back-end, one front-end.
+
+    Args:
+        be: connected, nothing said yet.
+        script: what is replayed.
+        also: protocol features that are agreed to besides the script's.
+        source: where the VM comes from, with its memory and rings; None for a new one.
+
+    Attributes:
+        memory: of the guest.
+        rings: that it uses.
+        bases: where its rings go on, as far as they were stopped.
+    """
+
+    def __init__(
+        self, be: BackEnd, script: Script, also: P = NOTHING, source: Replay | None = None
+    ) -> None:
+        self.be = be
+        self.script = script
+        self.memory: Memory = be.memory(share=False) if source is None else source.memory
+        self.rings: dict[int, TestRing] = {} if source is None else source.rings
+        self.bases: dict[int, int] = {} if source is None else source.bases
+        self._knows = script.knows | also
+        self._inflight: Message | None = None
+        self._contents: dict[F, Callable[[Step], Content]] = {
+            F.SET_FEATURES: self._features,
+            F.SET_PROTOCOL_FEATURES: self._protocol,
+            F.SET_MEM_TABLE: self._table,
+            F.GET_CONFIG: self._config,
+            F.SET_BACKEND_REQ_FD: self._channel,
+            F.SET_LOG_BASE: self._log_base,
+            F.GET_INFLIGHT_FD: self._get_inflight,
+            F.SET_INFLIGHT_FD: self._set_inflight,
+            F.SET_STATUS: self._status,
+        }
+        self._lessons: dict[F, Callable[[Message], None]] = {
+            F.GET_FEATURES: self._learn_features,
+            F.GET_PROTOCOL_FEATURES: self._learn_protocol,
+            F.GET_QUEUE_NUM: self._learn_rings,
+            F.GET_INFLIGHT_FD: self._learn_inflight,
+            F.GET_VRING_BASE: self._learn_base,
+        }
+
+    @property
+    def working(self) -> TestRing:
+        """The ring that takes requests."""
+        return self.rings[self.be.work.ring]
+
+    # -- what it does
+
+    def hello(self) -> None:
+        """Connect, as far as messages go.
+
+        Raises:
+            Unsupported: the front-end would give up.
+        """
+        self._say_all(self.script.hello)
+        missing = self.script.requires & ~self.be.acked
+        if missing:
+            unsupported(f"{self.script.name} gives up without {missing.name}")
+
+    def start(self) -> None:
+        """For the first time on this connection."""
+        self._say_all(self.script.start)
+        self.be.barrier()
+
+    def restart(self) -> None:
+        """Again, where the rings were stopped."""
+        if self.script.renews:
+            self.bases.clear()
+            self.rings = {index: self.be.ring(self.memory, index) for index in self.rings}
+        self._say_all(self.script.restart)
+        self.be.barrier()
+
+    def stop(self) -> int:
+        """All rings; the base of the one that takes requests."""
+        self._say_all(self.script.stop)
+        return self.bases[self.be.work.ring]
+
+    def log(self) -> None:
+        """Have dirty memory logged."""
+        self._say_all(self.script.log)
+        self.be.barrier()
+
+    def unlog(self) -> None:
+        """No more of it."""
+        self._say_all(self.script.unlog)
+        self.be.barrier()
+
+    # -- how it says it
+
+    def _ring_numbers(self) -> dict[str, Sequence[int]]:
+        smallest = WORKS[self.be.device].rings
+        used = max(smallest, self.script.least, min(_USED_RINGS, self.be.rings))
+        # Of a device that has its rings in pairs there is no single one besides.
+        more = 0 if smallest > 1 else _MORE_RINGS
+        return {USED: range(used), EVERY: range(max(used, min(used + more, self.be.rings)))}
+
+    def _say_all(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            # Each part by itself: what is possible depends on the answers to those before it.
+            numbers = self._ring_numbers()
+            for index in numbers[USED]:
+                if index not in self.rings:
+                    self.rings[index] = self.be.ring(self.memory, index)
+            bit_30 = bool(self.be.features & PROTOCOL_BIT)
+            for said in list(spoken([part], numbers, agreed=self.be.acked, bit_30=bit_30)):
+                self._say(said)
+
+    def _say(self, said: Said) -> None:
+        number = said.step.id
+        if number is F.SET_INFLIGHT_FD and not (self._inflight and self._inflight.fds):
+            return  # there is none to give back
+        if number is F.ADD_MEM_REG:
+            for region in self.memory.regions:
+                self._send(said, SingleRegion(region.on_wire).pack(), (region.fd,))
+            return
+        payload, fds = self._content(said.step, said.ring)
+        reply = self._send(said, payload, fds)
+        if reply is not None and number in self._lessons:
+            self._lessons[number](reply)
+
+    def _send(self, said: Said, payload: bytes, fds: tuple[int, ...]) -> Message | None:
+        number = said.step.id
+        flags = VERSION | (NEED_REPLY if said.need_reply else 0)
+        self.be.wire.send(number, payload, flags=flags, fds=fds)
+        own = answered(said, self.be.acked)
+        if not (own or said.need_reply):
+            return None
+        message = self._reply(number)
+        if not own:
+            code = message.u64
+            check(code == 0, f"{number.name} acknowledged with 0", f"acknowledged with {code}")
+        return message
+
+    def _reply(self, number: F) -> Message:
+        """The reply; all that these front-ends have in common is that they look at its id."""
+        message = self.be.wire.receive()
+        self.be.own(message.close)
+        flags = message.flags & (REPLY | 3)
+        wanted = REPLY | VERSION
+        check(
+            (message.id, flags) == (number, wanted),
+            f"a reply to {number.name}",
+            f"id {message.id} with flags {message.flags:#x}",
+        )
+        return message
+
+    def _content(self, step: Step, ring: int | None) -> Content:
+        """Payload and descriptors."""
+        if ring is not None:
+            return self._ring_content(step, ring)
+        made = self._contents.get(step.id)
+        return (b"", ()) if made is None else made(step)
+
+    def _ring_content(self, step: Step, index: int) -> Content:
+        ring = self.rings.get(index)
+        if step.id in (F.SET_VRING_ENABLE, F.GET_VRING_BASE):
+            return vring(index, step.num), ()
+        if ring is None or step.id is F.SET_VRING_ERR:
+            return u64(index), (self.be.spare_fd(),)
+        if step.id is F.SET_VRING_ADDR:
+            return self.be.address(ring, log=step.log), ()
+        if step.id is F.SET_VRING_NUM:
+            return vring(index, ring.size), ()
+        if step.id is F.SET_VRING_BASE:
+            return vring(index, self.bases.get(index, 0)), ()
+        fd = ring.kick_fd if step.id is F.SET_VRING_KICK else ring.call_fd
+        return u64(index), (fd,)
+
+    # -- contents of messages
+
+    def _features(self, step: Step) -> Content:
+        be = self.be
+        be.driver_features = (1 << F_VERSION_1 | PROTOCOL_BIT) & be.features
+        return u64(be.driver_features | (LOG_ALL & be.features if step.log else 0)), ()
+
+    def _protocol(self, _step: Step) -> Content:
+        agreed = self.be.protocol & self._knows
+        self.be.acked = agreed
+        return u64(int(agreed)), ()
+
+    def _table(self, _step: Step) -> Content:
+        return self.memory.table, self.memory.fds
+
+    def _config(self, _step: Step) -> Content:
+        return Config(0, 0, bytes(CONFIG_BYTES[self.be.device])).pack(), ()
+
+    def _channel(self, _step: Step) -> Content:
+        ours, theirs = socket.socketpair()
+        self.be.own(ours.close)
+        self.be.own(theirs.close)
+        return b"", (theirs.fileno(),)
+
+    def _log_base(self, _step: Step) -> Content:
+        log = DirtyLog.create(-(-self.memory.end // PAGE))
+        self.be.own(log.close)
+        return LogArea(log.size, 0).pack(), (log.fd,)
+
+    def _get_inflight(self, _step: Step) -> Content:
+        size = self.working.size
+        return Inflight(0, 0, len(self._ring_numbers()[EVERY]), size).pack(), ()
+
+    def _set_inflight(self, _step: Step) -> Content:
+        assert self._inflight is not None  # noqa: S101  it is not sent without one
+        return self._inflight.payload, self._inflight.fds
+
+    def _status(self, step: Step) -> Content:
+        return u64(step.num), ()
+
+    # -- what is learnt from replies
+
+    def _learn_features(self, reply: Message) -> None:
+        self.be.features = reply.u64
+
+    def _learn_protocol(self, reply: Message) -> None:
+        self.be.protocol = P(reply.u64)
+
+    def _learn_rings(self, reply: Message) -> None:
+        # A NIC's queues are pairs of rings to QEMU and DPDK, and to their back-ends.
+        self.be.rings = reply.u64 * (2 if self.be.device == "net" else 1)
+        if self.be.rings < self.script.least:
+            unsupported(f"is about {self.script.least} rings, and there are {self.be.rings}")
+
+    def _learn_inflight(self, reply: Message) -> None:
+        self._inflight = reply
+
+    def _learn_base(self, reply: Message) -> None:
+        state = VringState.unpack(reply.payload)
+        self.bases[state.index] = state.num

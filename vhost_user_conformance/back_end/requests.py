@@ -1,0 +1,178 @@
+"""Requests to the back-end under test: sent, answered, acknowledged or refused.
+
+Nothing here knows what a request is for; `vhost_user_conformance.back_end.connection` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+from vhost_user.features import ProtocolFeature
+from vhost_user.message_ids import FrontendRequest
+from vhost_user_conformance.model.verdict import Failed, check, observed
+from vhost_user_conformance.peer.wire import Closed, Message, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vhost_user_conformance.peer.wire import Wire
+
+F = FrontendRequest
+#: Seconds in which nothing may happen for it to count as not happening.
+QUIET = 0.15
+
+
+class Requester:
+    """One connection to the back-end under test, and what has been agreed on about answers.
+
+    Args:
+        wire: connected.
+
+    Attributes:
+        acked: protocol features that were agreed on.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.acked = ProtocolFeature(0)
+        self._owned = contextlib.ExitStack()
+
+    def own(self, close: Callable[[], object]) -> None:
+        """Call it when the case is over."""
+        self._owned.callback(close)
+
+    @property
+    def patience(self) -> float:
+        """Seconds for each answer."""
+        return self.wire.patience
+
+    def ask(
+        self,
+        number: int,
+        payload: bytes = b"",
+        *,
+        fds: Sequence[int] = (),
+        need_reply: bool = False,
+    ) -> Message:
+        """Send a request that has a reply, and return that.
+
+        Raises:
+            Failed: it is no reply to this request.
+            WireError: none came.
+        """
+        flags = VERSION | (NEED_REPLY if need_reply else 0)
+        self.wire.send(number, payload, flags=flags, fds=fds)
+        return self.reply_to(number)
+
+    def reply_to(self, number: int) -> Message:
+        """The next message, which is to be the reply to this request. Raises as `ask`."""
+        name = F(number).name if number in F._value2member_map_ else f"id {number}"
+        message = self.wire.receive()
+        self._owned.callback(message.close)
+        check(message.id == number, f"a reply with the id of {name}", f"id {message.id}")
+        wanted = VERSION | REPLY
+        check(
+            message.flags == wanted,
+            f"flags {wanted:#x} in the reply to {name}",
+            f"flags {message.flags:#x}",
+        )
+        return message
+
+    def ask_u64(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> int:
+        """The same for a reply of one number."""
+        message = self.ask(number, payload, fds=fds)
+        name = F(number).name
+        check(
+            len(message.payload) == 8,
+            f"8 bytes in the reply to {name}",
+            f"{len(message.payload)} bytes",
+        )
+        return message.u64
+
+    def tell(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> None:
+        """Send a request without asking for an acknowledgement."""
+        self.wire.send(number, payload, fds=fds)
+
+    def acked_with(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> int:
+        """Ask for an acknowledgement, and return its code (REPLY_ACK has been negotiated)."""
+        message = self.ask(number, payload, fds=fds, need_reply=True)
+        name = F(number).name if number in F._value2member_map_ else f"id {number}"
+        check(
+            len(message.payload) == 8,
+            f"8 bytes in the acknowledgement of {name}",
+            f"{len(message.payload)} bytes",
+        )
+        check(not message.fds, f"no descriptor with the acknowledgement of {name}", "one came")
+        return message.u64
+
+    def accepted(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> None:
+        """Have a legal request acknowledged, by its code or at least by a barrier behind it.
+
+        Raises:
+            Failed: it is refused.
+        """
+        if ProtocolFeature.REPLY_ACK in self.acked:
+            code = self.acked_with(number, payload, fds=fds)
+            check(code == 0, f"{F(number).name} acknowledged with 0", f"acknowledged with {code}")
+        else:
+            self.tell(number, payload, fds=fds)
+            self.barrier()
+
+    def refused(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> str:
+        """An illegal request: how it was refused, by a code or by closing the connection.
+
+        Without REPLY_ACK only closing shows, and going on is not forbidden.
+
+        Raises:
+            Failed: it is acknowledged with success, or never answered.
+        """
+        name = F(number).name if number in F._value2member_map_ else f"id {number}"
+        try:
+            if ProtocolFeature.REPLY_ACK not in self.acked:
+                self.tell(number, payload, fds=fds)
+                self.barrier()
+                return "ignored"
+            code = self.acked_with(number, payload, fds=fds)
+        except Closed:
+            return "closed"
+        except Silent as error:
+            raise Failed(
+                f"{name} refused by a code, or the connection closed", str(error)
+            ) from None
+        check(code != 0, f"{name} refused by a non-zero code, or closing", "acknowledged with 0")
+        return f"code {code}"
+
+    def not_done(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> str:
+        """As `refused`, for what a back-end may find out only after it has answered.
+
+        libvhost-user acknowledges first, and closes the connection after it.
+
+        Raises:
+            Failed: it is acknowledged with success, and the connection goes on.
+            Observed: it is acknowledged with success, and the connection closed.
+        """
+        try:
+            return self.refused(number, payload, fds=fds)
+        except Failed:
+            if self.wire.hangs_up(QUIET):
+                observed("acknowledged with 0, and then the connection closed")
+            raise
+
+    def barrier(self) -> None:
+        """Return when the back-end has handled all that was sent.
+
+        Raises:
+            WireError: it has not.
+        """
+        self.ask_u64(F.GET_FEATURES)
+
+    def close(self) -> None:
+        """Close the connection and give back what the case made: all of it, whatever fails.
+
+        Raises:
+            OSError: some of it had been given back already.
+        """
+        with self._owned:
+            self.wire.leave(QUIET)

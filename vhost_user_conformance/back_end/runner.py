@@ -1,0 +1,277 @@
+"""Runs the cases of a back-end: each on a connection of its own, none against a dead peer."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from vhost_user.errors import BackendError
+from vhost_user.message_ids import FrontendRequest
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F
+from vhost_user_conformance.model.result import CaseResult, Offered, evidence
+from vhost_user_conformance.model.verdict import CaseEnd, Verdict
+from vhost_user_conformance.peer.device_work import WORKS
+from vhost_user_conformance.peer.program import START_PATIENCE, PeerError, connect
+from vhost_user_conformance.peer.runner import CaseRunner
+from vhost_user_conformance.peer.wire import (
+    Closed,
+    Nonsense,
+    Wire,
+    WireError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from vhost_user_conformance.model.case import Case
+    from vhost_user_conformance.peer.program import PeerProgram
+
+NAMES = {member.value: member.name for member in FrontendRequest}
+#: Seconds that a back-end may take to notice that its front-end has gone, and to end if it does.
+SETTLE = 0.5
+#: How often a program is started before it is given up.
+TRIES = 2
+#: Of a number.
+ANSWER_BYTES = 8
+
+
+class BackEndRunner(CaseRunner):
+    """One back-end under test. See `CaseRunner`; a program is started again where need be."""
+
+    def __init__(self, path: Path, program: PeerProgram | None, **settings: Any) -> None:
+        super().__init__(path, program, **settings)
+        # It has been seen to end when its front-end leaves, and to take another one.
+        self._ends = self._serves_on = False
+        # A connection for the next case, which has been answered.
+        self._ready: Wire | None = None
+
+    def probe(self) -> Offered:
+        """Ask once what it offers.
+
+        Raises:
+            PeerError: it cannot be talked to at all.
+        """
+        with contextlib.closing(self._begin()) as be:
+            try:
+                features = _told(be, F.GET_FEATURES)
+                has_more = features & PROTOCOL_BIT
+                protocol = _told(be, F.GET_PROTOCOL_FEATURES) if has_more else 0
+            except WireError as error:
+                raise PeerError(f"{self._path} is no vhost-user back-end: {error}") from None
+            # What is wrong beyond that is for the cases to find.
+            with contextlib.suppress(CaseEnd, WireError):
+                be.agree(set_features=False)
+            self.offered = Offered(features, protocol, be.rings)
+        with contextlib.suppress(WireError, PeerError):
+            self._ready = self._answered(self._dial)
+            self._serves_on = True
+        return self.offered
+
+    def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
+        """As `CaseRunner.run`.
+
+        A case after which the back-end is dead, or answers nobody, has failed; one that cannot be
+        started anew is gone.
+        """
+        try:
+            return super().run(cases, told)
+        finally:
+            if self._ready is not None:
+                self._ready.close()
+                self._ready = None
+
+    def _run(self, case: Case) -> CaseResult:
+        missing = self._missing(case)
+        if missing:
+            return CaseResult(case, Verdict.UNSUPPORTED, "", missing, 0.0)
+        begin = time.monotonic()
+        try:
+            be = self._begin()
+        except PeerError as error:
+            self._gone = self._gone or f"at {case.id}: {error}"
+            return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self._gone}", 0.0)
+        try:
+            verdict, expected, seen = self._judge(case, be)
+            said = list(be.wire.transcript)
+        finally:
+            left_over = self._clean_up(be)
+        if left_over:
+            # It says nothing of the peer, so what the case has found to be wrong stands.
+            if verdict is not Verdict.FAIL:
+                verdict, expected = Verdict.ERROR, ""
+            seen = f"{seen}\n{left_over}".lstrip()
+        if verdict in (Verdict.FAIL, Verdict.ERROR):
+            seen = evidence(seen, said)
+        trouble = self._look_after(case)
+        if trouble:
+            verdict, expected, seen = Verdict.FAIL, "the back-end to live", f"{trouble}\n{seen}"
+        return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
+
+    def _missing(self, case: Case) -> str:
+        missing = super()._missing(case)
+        if not missing and case.works and self._device not in WORKS:
+            return "needs to know the device: say --device"
+        return missing
+
+    @staticmethod
+    def _judge(case: Case, be: BackEnd) -> tuple[Verdict, str, str]:
+        try:
+            case.run(be)
+        except CaseEnd as end:
+            return end.verdict, end.expected, end.seen
+        except Closed as closed:
+            return Verdict.FAIL, "the connection to stay open", str(closed)
+        except BackendError as error:
+            return Verdict.FAIL, "a used ring of what was made available", str(error)
+        except WireError as error:
+            return Verdict.FAIL, f"an answer within {be.patience:g} s", str(error)
+        except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer
+            return Verdict.ERROR, "", f"{type(error).__name__}: {error}"
+        return Verdict.PASS, "", ""
+
+    @staticmethod
+    def _clean_up(be: BackEnd) -> str:
+        """Give back what a case made; what went wrong with that, or nothing."""
+        try:
+            be.close()
+        except Exception as error:  # noqa: BLE001  whatever it is, other cases have to be run
+            return f"its clean-up: {type(error).__name__}: {error}"
+        return ""
+
+    def _begin(self) -> BackEnd:
+        """The back-end, on a connection that answers. Raises `PeerError`."""
+        be = BackEnd(self._connect(), self._device, self._dialect)
+        # With the program at hand some cases look at what it holds.
+        be.program = self._program
+        be.dial = self._dial
+        return be
+
+    def _connect(self) -> Wire:
+        """A connection that answers; a program that does not is started anew.
+
+        Raises:
+            PeerError: there can be none.
+        """
+        wire, self._ready = self._ready, None
+        if wire is not None:
+            return wire
+        if self._gone and self._program is None:
+            raise PeerError(self._gone)
+        for _ in range(1 if self._gone else TRIES):
+            try:
+                return self._answered(self._started)
+            except PeerError as error:
+                why = str(error)
+                if self._program is None or self._program.running:
+                    break  # it has had its time to listen
+            except WireError as error:
+                why = f"{self._path} does not answer: {error}"
+                if self._program is None:
+                    break
+                if self._program.end_soon(0.0):
+                    why += f"; {self._why_not()}"
+            # It may end with its front-end, as virtiofsd does, or be of no use any more.
+            self._program.stop()
+        raise PeerError(why)
+
+    @staticmethod
+    def _answered(dial: Callable[[], Wire]) -> Wire:
+        """A connection, and an answer on it.
+
+        Raises:
+            PeerError, WireError: there is none.
+        """
+        wire = dial()
+        try:
+            wire.send(F.GET_FEATURES)
+            wire.receive().close()
+        except WireError:
+            wire.close()
+            raise
+        wire.transcript.clear()
+        return wire
+
+    def _started(self) -> Wire:
+        """A connection to the program, which is started where it does not run."""
+        program = self._program
+        if program is None:
+            return self._dial()  # it listens already, or never
+        if not program.running:
+            program.stop()
+            program.start()
+        return self._dial(START_PATIENCE)
+
+    def _dial(self, patience: float | None = None) -> Wire:
+        """One more connection to what runs; a program that has ended stays so."""
+        sock = connect(
+            self._path,
+            patience=self._patience if patience is None else patience,
+            gone=self._why_not,
+        )
+        return Wire(sock, NAMES, self._patience)
+
+    def _why_not(self) -> str:
+        """Why there is nobody to connect to, or nothing."""
+        program = self._program
+        if program is None or program.running:
+            return ""
+        return f"--exec: the program ended {program.obituary}"
+
+    def _look_after(self, case: Case) -> str:
+        """What has become of the back-end after a case: how it died or hangs, or nothing.
+
+        The connection that tells is the next case's.
+        """
+        if self._has_ended(SETTLE if self._ends else 0.0):
+            return self._crash()
+        for _ in range(TRIES):
+            try:
+                # A program that has just ended is not started anew: that it serves tells nothing.
+                self._ready = self._answered(self._dial)
+            except (WireError, PeerError) as error:
+                why = str(error)
+            else:
+                self._serves_on = True
+                return ""
+            if self._has_ended(SETTLE):
+                return self._crash()
+        if self._program is None:
+            self._gone = f"after {case.id}: {why}"
+        else:
+            self._program.stop()
+        return f"it answers no front-end any more: {why}"
+
+    def _has_ended(self, patience: float) -> bool:
+        return self._program is not None and self._program.end_soon(patience)
+
+    def _crash(self) -> str:
+        """How the program ended where it should not have, or nothing.
+
+        Some end with their front-end, whatever their status; one that serves the next front-end,
+        too, has no reason to end but an error.
+        """
+        program = self._program
+        assert program is not None  # noqa: S101  only asked of one
+        if program.told_to_end:
+            return ""
+        self._ends = not program.crashed and not self._serves_on
+        if program.crashed or (program.failed and self._serves_on):
+            return f"it ended {program.obituary}"
+        return ""
+
+
+def _told(be: BackEnd, number: int) -> int:
+    """The answer to a question, whatever else is wrong with it.
+
+    Raises:
+        WireError: it is none.
+    """
+    be.tell(number)
+    answer = be.wire.receive()
+    answer.close()
+    if answer.id != number or len(answer.payload) != ANSWER_BYTES:
+        what = f"id {answer.id}, flags {answer.flags:#x}, {len(answer.payload)} bytes"
+        raise Nonsense(f"{F(number).name} was answered with {what}")
+    return answer.u64

@@ -1,0 +1,133 @@
+"""How a case has a device's state saved and loaded: a pipe, and what comes through it."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from io import FileIO
+from typing import TYPE_CHECKING
+
+from vhost_user.payloads import VRING_NO_FD
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.model.verdict import Failed, check
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.wire import Message
+
+SAVE, LOAD, _STOPPED = 0, 1, 0
+_ERROR = 0xFF
+#: A state is not read beyond this.
+_MOST = 256 << 20
+
+
+def request(direction: int, phase: int = _STOPPED) -> bytes:
+    """SET_DEVICE_STATE_FD's payload."""
+    return direction.to_bytes(4, "little") + phase.to_bytes(4, "little")
+
+
+def pipe_of(be: BackEnd) -> tuple[FileIO, FileIO]:
+    """Reading and writing end."""
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    ends = FileIO(reading, "r"), FileIO(writing, "w")
+    for end in ends:
+        be.own(end.close)
+    return ends
+
+
+def answer(reply: Message) -> int:
+    """The error that a reply tells of, 0 for none.
+
+    Raises:
+        Failed: its descriptor is not as its bit 8 says, or comes with an error.
+    """
+    check(len(reply.payload) == 8, "8 bytes in the reply", f"{len(reply.payload)} bytes")
+    error, count = reply.u64 & _ERROR, len(reply.fds)
+    wanted = 0 if reply.u64 & VRING_NO_FD else 1
+    told = f"bit 8 {'set' if not wanted else 'clear'}"
+    check(not (error and count), "no descriptor with an error", f"error {error} and a descriptor")
+    if not error:
+        check(count == wanted, f"{wanted} descriptors with {told}", f"{count}")
+    return error
+
+
+def begin(be: BackEnd, direction: int) -> FileIO:
+    """Begin a transfer, which must be accepted: our end of it."""
+    reading, writing = pipe_of(be)
+    ours, theirs = (reading, writing) if direction == SAVE else (writing, reading)
+    reply = be.ask(F.SET_DEVICE_STATE_FD, request(direction), fds=(theirs.fileno(),))
+    theirs.close()
+    error = answer(reply)
+    check(not error, "the transfer to be accepted", f"error {error}")
+    return _better(be, reply.fds[0], ours) if reply.fds else ours
+
+
+def _better(be: BackEnd, given: int, ours: FileIO) -> FileIO:
+    """The descriptor that the back-end likes better, in the place of our end."""
+    mode = "r" if ours.readable() else "w"
+    ours.close()
+    end = FileIO(os.dup(given), mode)
+    os.set_blocking(end.fileno(), False)
+    be.own(end.close)
+    with FileIO(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), given, inheritable=False)  # so that ours is the only one
+    return end
+
+
+def _ready(be: BackEnd, end: FileIO, events: int, until: float) -> None:
+    poll = select.poll()
+    poll.register(end.fileno(), events)
+    if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+        raise Failed(f"the transfer to go on within {be.patience:g} s", "nothing moves")
+
+
+def read_all(be: BackEnd, end: FileIO) -> bytes:
+    """Read up to the end, which must come."""
+    data = b""
+    while True:
+        _ready(be, end, select.POLLIN, time.monotonic() + be.patience)
+        part = end.read(1 << 16)
+        if part is None:
+            continue
+        if not part:
+            end.close()
+            return data
+        data += part
+        check(len(data) <= _MOST, f"an end within {_MOST >> 20} MiB", "more")
+
+
+def _write_all(be: BackEnd, end: FileIO, data: bytes, *, at_once: int = 1 << 16) -> None:
+    """Write it, and close: the end of the state. A back-end may have read enough before that."""
+    at = 0
+    while at < len(data):
+        _ready(be, end, select.POLLOUT, time.monotonic() + be.patience)
+        try:
+            at += end.write(data[at : at + at_once]) or 0
+        except BrokenPipeError:
+            break
+    end.close()
+
+
+def check_state(be: BackEnd) -> int:
+    """What CHECK_DEVICE_STATE says."""
+    return be.ask_u64(F.CHECK_DEVICE_STATE)
+
+
+def save(be: BackEnd) -> bytes:
+    """The state of a device that is stopped."""
+    data = read_all(be, begin(be, SAVE))
+    code = check_state(be)
+    check(code == 0, "CHECK_DEVICE_STATE to say 0 of what was saved", f"{code}")
+    return data
+
+
+def load(be: BackEnd, data: bytes, *, at_once: int = 1 << 16) -> int:
+    """What CHECK_DEVICE_STATE says of a state that was loaded."""
+    _write_all(be, begin(be, LOAD), data, at_once=at_once)
+    return check_state(be)
+
+
+def loaded(be: BackEnd, data: bytes) -> None:
+    """Load a state, which must be taken."""
+    code = load(be, data)
+    check(code == 0, "CHECK_DEVICE_STATE to say 0 of a state of its own", f"{code}")

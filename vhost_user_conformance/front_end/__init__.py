@@ -1,0 +1,1 @@
+"""The test back-end, which serves a front-end under test."""

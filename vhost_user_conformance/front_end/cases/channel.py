@@ -1,0 +1,372 @@
+"""VU-F-13xx: the back-end channel, on which the suite's back-end asks things of the front-end."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vhost_user.codec import NEED_REPLY, VERSION
+from vhost_user.features import ProtocolFeature
+from vhost_user.message_ids import BackendRequest
+from vhost_user.payloads import Iotlb, Mmap, SharedUuid, VringArea, VringState
+from vhost_user_conformance.front_end.descriptors import SOCKET
+from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.script import ASKED, START, Script
+from vhost_user_conformance.front_end.tester import all_of
+from vhost_user_conformance.model.case import FRONT_END, Area
+from vhost_user_conformance.model.verdict import (
+    Severity,
+    check,
+    observed,
+    unsupported,
+)
+from vhost_user_conformance.peer.wire import (
+    HEADER,
+    Message,
+    Wire,
+    WireError,
+)
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.recording import Recording
+    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.tester import FrontEnd
+
+area = Area("channel", FRONT_END, "Back-end communication", needs=("BACKEND_REQ",))
+B = BackendRequest
+_CHANGE = int(B.CONFIG_CHANGE_MSG)
+ASKING = VERSION | NEED_REPLY
+#: Larger than any message of the specification.
+HUGE = 1 << 20
+#: An IOTLB message's permission and type.
+_READ, _MISS = 1, 1
+#: An id that nobody has given a meaning: what becomes of such a request is not specified.
+UNKNOWN = 99
+NONE = "no answer"
+GONE = "closed"
+
+#: Requests that a front-end has to refuse here, or may not know.
+REFUSED = {
+    "an id that does not exist": (UNKNOWN, b""),
+    "the host notifier of a ring that does not exist": (
+        B.VRING_HOST_NOTIFIER_MSG,
+        VringArea(0xFF | 1 << 8, 4096, 0).pack(),
+    ),
+    "SHMEM_UNMAP of what is not mapped": (B.SHMEM_UNMAP, Mmap(0, 0, 0, 4096, 0).pack()),
+    "SHARED_OBJECT_REMOVE of an object that is not there": (
+        B.SHARED_OBJECT_REMOVE,
+        SharedUuid(bytes(range(16))).pack(),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked on the channel; two that are equal are asked in one session."""
+
+    name: str
+    number: int
+    payload: bytes
+    flags: int
+
+    def __call__(self, session: Session) -> None:
+        """Ask it, and keep the answer."""
+        answer = _exchange(session, self.number, self.payload, self.flags)
+        session.recording.channel[self.name] = answer
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Requests without a payload, in one write."""
+
+    name: str
+    numbers: tuple[int, ...]
+
+    def __call__(self, session: Session) -> None:
+        """Ask them, and keep all answers, of which there may be too many."""
+        channel, came = session.channel, list[Message]()
+        if channel is None:
+            return
+        with contextlib.suppress(WireError):
+            channel.send_bytes(b"".join(HEADER.pack(each, ASKING, 0) for each in self.numbers))
+
+        def answered() -> bool:
+            some: list[Message] = []
+            if not (came and came[-1].id < 0) and _look(channel, some):
+                came.extend(some)
+                session.last_now()
+            over = len(came) >= len(self.numbers) or any(each.id < 0 for each in came)
+            return over and session.quiet(0.3)
+
+        session.last_now()
+        session.pump(answered, session.wire.patience)
+        for at, answer in enumerate(came):
+            session.recording.channel[f"{self.name} {at}"] = GONE if answer.id < 0 else answer
+
+
+def _exchange(session: Session, number: int, payload: bytes, flags: int) -> Message | str:
+    """Ask; what was answered, or that nothing was, or that the channel was closed."""
+    channel = session.channel
+    if channel is None:
+        return "the front-end gave no channel"
+    try:
+        channel.send(number, payload, flags=flags)
+    except WireError:
+        return GONE
+    came: list[Message] = []
+
+    def answered() -> bool:
+        return _look(channel, came) or (flags != ASKING and session.quiet(0.3))
+
+    session.last_now()
+    session.pump(answered, session.wire.patience)
+    if not came:
+        return NONE
+    return GONE if came[0].id < 0 else came[0]
+
+
+def _look(channel: Wire, came: list[Message]) -> bool:
+    """Take a message if there is one; one with id -1 stands for the end of the channel."""
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    if poll.poll(0) and not came:
+        try:
+            came.append(channel.receive())
+        except WireError:
+            came.append(Message(-1, 0, b""))
+    return bool(came)
+
+
+def _asked(
+    fe: FrontEnd, name: str, number: int, payload: bytes = b"", flags: int = ASKING
+) -> tuple[Recording, Message | str]:
+    """A session in which this is asked on the channel, once rings run."""
+    question = Question(name, number, payload, flags)
+    recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=question))
+    recording.did(ASKED)
+    return recording, recording.channel[name]
+
+
+def _asked_in_turn(fe: FrontEnd, name: str, numbers: tuple[int, ...]) -> list[Message | str]:
+    """Requests without a payload that are sent at once; all that is answered until it is quiet.
+
+    Raises:
+        Unsupported: no answer is due.
+    """
+    recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=Questions(name, numbers)))
+    recording.did(ASKED)
+    _answer_is_due(recording)
+    found: list[Message | str] = []
+    while (answer := recording.channel.get(f"{name} {len(found)}")) is not None:
+        found.append(answer)
+    return found
+
+
+def _answer_is_due(recording: Recording) -> None:
+    """Raises `Unsupported` if none is, as REPLY_ACK was not agreed on."""
+    if not recording.messages[-1].protocol & ProtocolFeature.REPLY_ACK:
+        unsupported("the front-end does not acknowledge REPLY_ACK, so that no answer is due")
+
+
+def _reply(fe: FrontEnd, name: str, number: int, payload: bytes = b"") -> Message:
+    """The same; the answer that must have come.
+
+    Raises:
+        Failed: none came. Unsupported: none is due.
+    """
+    recording, answer = _asked(fe, name, number, payload)
+    _answer_is_due(recording)
+    if answer == GONE and number == UNKNOWN:
+        observed("it closed the channel over an id that it does not know")
+    check(isinstance(answer, Message), "an acknowledgement, as need_reply is set", f"{answer}")
+    assert isinstance(answer, Message)  # noqa: S101  checked
+    return answer
+
+
+@area.case(1301, "SET_BACKEND_REQ_FD has a socket", spec="VHOST_USER_SET_BACKEND_REQ_FD")
+def is_socket(fe: FrontEnd) -> None:
+    all_of(
+        fe.plain().some(F.SET_BACKEND_REQ_FD),
+        lambda each: [fd.kind for fd in each.fds] == [SOCKET],
+        "one socket",
+    )
+
+
+@area.case(1302, "SET_BACKEND_REQ_FD comes before the first ring is started")
+def before_rings(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    told, first = recording.first(F.SET_BACKEND_REQ_FD), recording.first(F.SET_VRING_KICK)
+    check(told.at < first.at, "SET_BACKEND_REQ_FD before SET_VRING_KICK", f"{first}")
+
+
+@area.each(1303, REFUSED, "On the channel {} is acknowledged, and not with 0")
+def refuses(fe: FrontEnd, name: str) -> None:
+    number, payload = REFUSED[name]
+    answer = _reply(fe, name, number, payload)
+    check(answer.u64 != 0, "a code other than 0", "acknowledged with 0")
+
+
+@area.each(1310, REFUSED, "The front-end goes on after {} on the channel")
+def goes_on(fe: FrontEnd, name: str) -> None:
+    number, payload = REFUSED[name]
+    recording, _ = _asked(fe, name, number, payload)
+    check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+
+
+def _changed(fe: FrontEnd) -> Message:
+    return _reply(fe, "CONFIG_CHANGE_MSG", B.CONFIG_CHANGE_MSG)
+
+
+@area.case(1320, "CONFIG_CHANGE_MSG is acknowledged with 0", needs=("CONFIG",))
+def config_change(fe: FrontEnd) -> None:
+    answer = _changed(fe)
+    check(answer.u64 == 0, "0", f"{answer.u64}")
+
+
+@area.case(1321, "After CONFIG_CHANGE_MSG the configuration space is read", needs=("CONFIG",))
+def config_read(fe: FrontEnd) -> None:
+    _changed(fe)
+    recording, _ = _asked(fe, "CONFIG_CHANGE_MSG", B.CONFIG_CHANGE_MSG)
+    check(recording.of(F.GET_CONFIG, act=ASKED), "GET_CONFIG", "it did not come")
+
+
+@area.case(1322, "An acknowledgement on the channel has the reply bit and version 1, only")
+def ack_flags(fe: FrontEnd) -> None:
+    answer = _reply(fe, "an id that does not exist", UNKNOWN)
+    check(answer.flags == 5, "flags 0x5", f"{answer.flags:#x}")
+
+
+@area.case(1323, "An acknowledgement on the channel has the request's id, and 8 bytes")
+def ack_form(fe: FrontEnd) -> None:
+    answer = _reply(fe, "an id that does not exist", UNKNOWN)
+    check(
+        (answer.id, len(answer.payload)) == (UNKNOWN, 8), f"id {UNKNOWN} and 8 bytes", f"{answer}"
+    )
+
+
+@area.case(1324, "Without need_reply nothing is answered on the channel")
+def not_asked(fe: FrontEnd) -> None:
+    name = "an id that does not exist, without need_reply"
+    _, answer = _asked(fe, name, UNKNOWN, flags=VERSION)
+    check(not isinstance(answer, Message), "no answer", f"{answer}")
+
+
+@area.case(1334, "CONFIG_CHANGE_MSG without need_reply is not answered", needs=("CONFIG",))
+def change_not_asked(fe: FrontEnd) -> None:
+    name = "CONFIG_CHANGE_MSG, without need_reply"
+    _, answer = _asked(fe, name, B.CONFIG_CHANGE_MSG, flags=VERSION)
+    check(not isinstance(answer, Message), "no answer", f"{answer}")
+
+
+@area.case(
+    1335, "The answer to CONFIG_CHANGE_MSG has its id, 8 bytes and flags 0x5", needs=("CONFIG",)
+)
+def change_form(fe: FrontEnd) -> None:
+    answer = _changed(fe)
+    form = (answer.id, answer.flags, len(answer.payload))
+    wanted = (int(B.CONFIG_CHANGE_MSG), 5, 8)
+    check(form == wanted, f"{wanted} (id, flags, bytes)", f"{form}")
+
+
+@area.case(1336, "After an id that does not exist the channel goes on", needs=("CONFIG",))
+def channel_goes_on(fe: FrontEnd) -> None:
+    """What becomes of the channel over it is not specified; that each request is answered, is."""
+    answers = _asked_in_turn(fe, "an unknown id, and CONFIG_CHANGE_MSG", (UNKNOWN, _CHANGE))
+    if GONE in answers:
+        observed("it closed the channel over an id that it does not know")
+    ids = [answer.id if isinstance(answer, Message) else answer for answer in answers]
+    check(ids == [UNKNOWN, _CHANGE], "both to be answered, in their order", f"{ids}")
+
+
+@area.case(1333, "A request is answered once, and the next one after it", needs=("CONFIG",))
+def once(fe: FrontEnd) -> None:
+    answers = _asked_in_turn(fe, "CONFIG_CHANGE_MSG twice", (_CHANGE, _CHANGE))
+    ids = [answer.id if isinstance(answer, Message) else answer for answer in answers]
+    check(ids == [_CHANGE, _CHANGE], "an answer for each of two", f"{ids}")
+
+
+@area.case(1325, "SHARED_OBJECT_LOOKUP is always answered", needs=("SHARED_OBJECT",))
+def look_up(fe: FrontEnd) -> None:
+    name = "SHARED_OBJECT_LOOKUP of an object that is not there"
+    _, answer = _asked(fe, name, B.SHARED_OBJECT_LOOKUP, bytes(range(16)), VERSION)
+    check(isinstance(answer, Message), "an answer", f"{answer}")
+
+
+@area.each(
+    1326, (B.VRING_CALL, B.VRING_ERR), "What {0.name} is taken for without in-band notifications"
+)
+def in_band(fe: FrontEnd, number: BackendRequest) -> None:
+    _, answer = _asked(fe, number.name, number, VringState(0, 0).pack())
+    observed(f"acknowledged with {answer.u64}" if isinstance(answer, Message) else answer)
+
+
+@area.case(1330, "A message that is too large for the channel does not end the connection")
+def too_large(fe: FrontEnd) -> None:
+    name = "1 MiB on the channel"
+    recording, _ = _asked(fe, name, B.CONFIG_CHANGE_MSG, bytes(HUGE))
+    check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+
+
+@area.case(1331, "Nonsense on the channel does not end the connection")
+def nonsense(fe: FrontEnd) -> None:
+    def ask(session: Session) -> None:
+        if session.channel is None:
+            unsupported("the front-end gave no channel")
+        session.channel.send_bytes(bytes(range(256)))
+        session.last_now()
+        session.pump(lambda: session.quiet(0.5), session.wire.patience)
+
+    recording = fe.session(Script("nonsense on the channel", (START, ASKED), asks=ask))
+    recording.did(ASKED)
+    check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+
+
+@area.case(1332, "A channel that the back-end closes does not end the connection")
+def closed(fe: FrontEnd) -> None:
+    def ask(session: Session) -> None:
+        if session.channel is not None:
+            session.channel.close()
+            session.channel = None
+        session.last_now()
+        session.pump(lambda: session.quiet(0.5), session.wire.patience)
+
+    recording = fe.session(Script("the channel is closed", (START, ASKED), asks=ask))
+    recording.did(ASKED)
+    check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+
+
+@area.case(1390, "What IOTLB_MSG is taken for without an IOMMU", severity=Severity.MAY)
+def iotlb_miss(fe: FrontEnd) -> None:
+    payload = Iotlb(0, 4096, 0, _READ, _MISS).pack()
+    _, answer = _asked(fe, "IOTLB_MSG of a miss", B.IOTLB_MSG, payload)
+    observed(f"acknowledged with {answer.u64}" if isinstance(answer, Message) else answer)
+
+
+@area.case(1391, "SHMEM_MAP without a descriptor is acknowledged, and not with 0")
+def nothing_to_map(fe: FrontEnd) -> None:
+    answer = _reply(fe, "SHMEM_MAP of nothing", B.SHMEM_MAP, Mmap(0, 0, 0, 4096, 0).pack())
+    check(answer.u64 != 0, "a code other than 0", "acknowledged with 0")
+
+
+@area.case(1392, "SHARED_OBJECT_ADD is acknowledged with 0 where SHARED_OBJECT was agreed on")
+def shared(fe: FrontEnd) -> None:
+    def ask(session: Session) -> None:
+        payload = SharedUuid(bytes(range(16))).pack()
+        answer = _exchange(session, B.SHARED_OBJECT_ADD, payload, ASKING)
+        session.recording.channel["added"] = answer
+
+    script = Script(
+        "an object is shared",
+        (START, ASKED),
+        protocol_offering=int(ProtocolFeature.SHARED_OBJECT),
+        asks=ask,
+    )
+    recording = fe.session(script)
+    recording.did(ASKED)
+    if not recording.messages[-1].protocol & ProtocolFeature.SHARED_OBJECT:
+        unsupported("the front-end does not acknowledge SHARED_OBJECT")
+    _answer_is_due(recording)
+    answer = recording.channel["added"]
+    check(isinstance(answer, Message) and answer.u64 == 0, "acknowledged with 0", f"{answer}")

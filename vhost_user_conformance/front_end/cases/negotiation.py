@@ -1,0 +1,272 @@
+"""VU-F-02xx: features, protocol features, the owner, and what may not be sent without them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.features import F_VERSION_1, VHOST_F_LOG_ALL, ProtocolFeature
+from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.script import (
+    COMMON_FEATURES,
+    KINDS,
+    Script,
+    occasion,
+)
+from vhost_user_conformance.front_end.session import PROTOCOL_BIT
+from vhost_user_conformance.front_end.tester import all_of
+from vhost_user_conformance.model.case import FRONT_END, Area
+from vhost_user_conformance.model.verdict import check, observed, unsupported
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.recording import Recording
+    from vhost_user_conformance.front_end.tester import FrontEnd
+
+area = Area("negotiation", FRONT_END, "Protocol features")
+P = ProtocolFeature
+LOG_ALL = 1 << VHOST_F_LOG_ALL
+_PAGE = 4096
+
+#: Messages that need a protocol feature; most are there once it was agreed on, and not before.
+GATES = {
+    P.MQ: (F.GET_QUEUE_NUM,),
+    P.RARP: (F.SEND_RARP,),
+    P.NET_MTU: (F.NET_SET_MTU,),
+    P.BACKEND_REQ: (F.SET_BACKEND_REQ_FD,),
+    P.CROSS_ENDIAN: (F.SET_VRING_ENDIAN,),
+    P.CRYPTO_SESSION: (F.CREATE_CRYPTO_SESSION, F.CLOSE_CRYPTO_SESSION),
+    P.PAGEFAULT: (F.POSTCOPY_ADVISE, F.POSTCOPY_LISTEN, F.POSTCOPY_END),
+    P.CONFIG: (F.GET_CONFIG, F.SET_CONFIG),
+    P.INFLIGHT_SHMFD: (F.GET_INFLIGHT_FD, F.SET_INFLIGHT_FD),
+    P.RESET_DEVICE: (F.RESET_DEVICE,),
+    P.INBAND_NOTIFICATIONS: (F.VRING_KICK,),
+    P.CONFIGURE_MEM_SLOTS: (F.GET_MAX_MEM_SLOTS, F.ADD_MEM_REG, F.REM_MEM_REG),
+    P.STATUS: (F.SET_STATUS, F.GET_STATUS),
+    P.SHARED_OBJECT: (F.GET_SHARED_OBJECT,),
+    P.DEVICE_STATE: (F.SET_DEVICE_STATE_FD, F.CHECK_DEVICE_STATE),
+}
+RING_MESSAGES = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ADDR, F.SET_VRING_KICK)
+ACKING = (F.SET_FEATURES, F.SET_PROTOCOL_FEATURES)
+#: Offered by no back-end: numbers that nobody has given a meaning.
+UNKNOWN_PROTOCOL = 1 << 61 | 1 << 62
+NO_PROTOCOL = Script("no protocol features", without=PROTOCOL_BIT)
+NOTHING = Script("a back-end that offers no protocol feature", protocol_without=(1 << 64) - 1)
+UNKNOWN = Script("protocol features that do not exist", protocol_offering=UNKNOWN_PROTOCOL)
+
+
+def _talked(recording: Recording) -> Recording:
+    """Go on only if the front-end has said something."""
+    check(recording.messages, "the front-end to say something", "it connected, and said nothing")
+    return recording
+
+
+@area.case(201, "SET_OWNER is sent once", spec="VHOST_USER_SET_OWNER")
+def one_owner(fe: FrontEnd) -> None:
+    count = len(fe.plain().of(F.SET_OWNER))
+    check(count == 1, "one SET_OWNER", f"{count}")
+
+
+@area.each(
+    202, (F.SET_MEM_TABLE, *RING_MESSAGES), "SET_OWNER comes before {0.name}", spec="SET_OWNER"
+)
+def owner_first(fe: FrontEnd, number: F) -> None:
+    recording = fe.plain()
+    owner, first = recording.first(F.SET_OWNER), recording.first(number)
+    check(owner.at < first.at, f"SET_OWNER before {number.name}", f"{first} came first")
+
+
+@area.case(207, "GET_FEATURES comes before SET_FEATURES", spec="VHOST_USER_SET_FEATURES")
+def ask_first(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    first = recording.first(F.SET_FEATURES)
+    asked = [each for each in recording.of(F.GET_FEATURES) if each.at < first.at]
+    check(asked, "GET_FEATURES before SET_FEATURES", f"{first} without it")
+
+
+@area.case(208, "GET_PROTOCOL_FEATURES comes before SET_PROTOCOL_FEATURES")
+def ask_protocol_first(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    first = recording.first(F.SET_PROTOCOL_FEATURES)
+    asked = [each for each in recording.of(F.GET_PROTOCOL_FEATURES) if each.at < first.at]
+    check(asked, "GET_PROTOCOL_FEATURES before it", f"{first} without it")
+
+
+@area.each(209, RING_MESSAGES, "SET_FEATURES comes before the first {0.name}")
+def features_first(fe: FrontEnd, number: F) -> None:
+    recording = fe.plain()
+    first, features = recording.first(number), recording.first(F.SET_FEATURES)
+    check(features.at < first.at, f"SET_FEATURES before {number.name}", f"{first} came first")
+
+
+@area.case(213, "SET_FEATURES acknowledges nothing that was not offered")
+def features_offered(fe: FrontEnd) -> None:
+    offered = COMMON_FEATURES | KINDS[fe.device].features
+    all_of(
+        fe.plain().some(F.SET_FEATURES),
+        lambda each: not each.u64 & ~offered,
+        f"bits out of {offered:#x}",
+    )
+
+
+@area.case(214, "SET_PROTOCOL_FEATURES acknowledges nothing that was not offered")
+def protocol_offered(fe: FrontEnd) -> None:
+    offered = Script("").protocol(fe.device)
+    all_of(
+        fe.plain().some(F.SET_PROTOCOL_FEATURES),
+        lambda each: not each.u64 & ~offered,
+        f"bits out of {offered:#x}",
+    )
+
+
+@area.case(215, "Protocol features that do not exist are not acknowledged")
+def unknown_protocol(fe: FrontEnd) -> None:
+    all_of(
+        _talked(fe.session(UNKNOWN)).some(F.SET_PROTOCOL_FEATURES),
+        lambda each: not each.u64 & UNKNOWN_PROTOCOL,
+        "bits 61 and 62 clear",
+    )
+
+
+@area.each(216, (12, 28, 29, 32), "Feature bit {} is not acknowledged when it is not offered")
+def feature_not_offered(fe: FrontEnd, bit: int) -> None:
+    script = Script(f"without feature {bit}", without=1 << bit)
+    recording = _talked(fe.session(script))
+    if bit == F_VERSION_1 and not recording.of(F.SET_FEATURES):
+        unsupported("the front-end does not work with a back-end that lacks VERSION_1")
+    all_of(recording.some(F.SET_FEATURES), lambda each: not each.u64 >> bit & 1, f"bit {bit} clear")
+
+
+@area.case(220, "Without bit 30 nothing is asked or said of protocol features")
+def no_protocol(fe: FrontEnd) -> None:
+    all_of(
+        _talked(fe.session(NO_PROTOCOL)).messages,
+        lambda each: each.id not in (F.GET_PROTOCOL_FEATURES, F.SET_PROTOCOL_FEATURES),
+        "no message about protocol features",
+    )
+
+
+@area.case(221, "Without bit 30 there is no SET_VRING_ENABLE", spec="VHOST_USER_SET_VRING_ENABLE")
+def no_enable(fe: FrontEnd) -> None:
+    all_of(
+        _talked(fe.session(NO_PROTOCOL)).messages,
+        lambda each: each.id != F.SET_VRING_ENABLE,
+        "no SET_VRING_ENABLE",
+    )
+
+
+@area.case(222, "Bit 30 is acknowledged where SET_VRING_ENABLE is used", spec="SET_VRING_ENABLE")
+def enable_negotiated(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.first(F.SET_VRING_ENABLE)
+    bad = [each for each in recording.of(F.SET_FEATURES) if not each.u64 & PROTOCOL_BIT]
+    check(not bad, "bit 30 in SET_FEATURES", f"{bad[:1]}")
+
+
+@area.case(223, "No message that needs a protocol feature is sent where none is offered")
+def nothing_offered(fe: FrontEnd) -> None:
+    gated = {number for numbers in GATES.values() for number in numbers}
+    all_of(
+        _talked(fe.session(NOTHING)).messages,
+        lambda each: each.id not in gated,
+        "no message that needs a protocol feature",
+    )
+
+
+@area.each(230, GATES, "Messages of {0.name} are sent only once that was acknowledged")
+def after_acknowledging(fe: FrontEnd, feature: ProtocolFeature) -> None:
+    all_of(
+        fe.session(occasion(GATES[feature][0])).some(*GATES[feature]),
+        lambda each: each.protocol & feature,
+        f"{feature.name} acknowledged before",
+    )
+
+
+@area.each(250, GATES, "Without {0.name} being offered none of its messages is sent")
+def not_offered(fe: FrontEnd, feature: ProtocolFeature) -> None:
+    if not feature & Script("").protocol(fe.device):
+        all_of(
+            fe.plain().messages,
+            lambda each: each.id not in GATES[feature],
+            f"no message of {feature.name}",
+        )
+        return
+    script = Script(f"without {feature.name}", protocol_without=int(feature))
+    all_of(
+        _talked(fe.session(script)).messages,
+        lambda each: each.id not in GATES[feature] and not each.protocol & feature,
+        f"no message of {feature.name}, and the feature not acknowledged",
+    )
+
+
+@area.case(
+    270,
+    "INBAND_NOTIFICATIONS is acknowledged only with BACKEND_REQ and REPLY_ACK",
+    spec="In-band notifications",
+)
+def in_band(fe: FrontEnd) -> None:
+    script = Script(
+        "in-band notifications without the back-end channel",
+        protocol_offering=int(P.INBAND_NOTIFICATIONS),
+        protocol_without=int(P.BACKEND_REQ),
+    )
+    all_of(
+        _talked(fe.session(script)).some(F.SET_PROTOCOL_FEATURES),
+        lambda each: not each.u64 & P.INBAND_NOTIFICATIONS,
+        "INBAND_NOTIFICATIONS not acknowledged without BACKEND_REQ",
+    )
+
+
+@area.case(271, "GET_VRING_BASE_INFLIGHT is acknowledged only with INFLIGHT_SHMFD")
+def base_inflight(fe: FrontEnd) -> None:
+    script = Script(
+        "bases in flight without a region for them",
+        protocol_offering=int(P.GET_VRING_BASE_INFLIGHT),
+        protocol_without=int(P.INFLIGHT_SHMFD),
+    )
+    all_of(
+        _talked(fe.session(script)).some(F.SET_PROTOCOL_FEATURES),
+        lambda each: not each.u64 & P.GET_VRING_BASE_INFLIGHT,
+        "GET_VRING_BASE_INFLIGHT not acknowledged without INFLIGHT_SHMFD",
+    )
+
+
+@area.case(272, "Which message a front-end begins with", spec="no order is fixed")
+def begins_with(fe: FrontEnd) -> None:
+    names = [each.name for each in _talked(fe.plain()).messages[:5]]
+    observed(", ".join(names))
+
+
+@area.case(273, "No feature is acknowledged that was not, while a ring runs", spec="SET_FEATURES")
+def features_stay(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.started()
+    for each in recording.some(F.SET_FEATURES):
+        # With no ring running it may be another driver that begins, as behind a boot loader.
+        if each.features is None or not recording.running(each.at):
+            continue
+        check(
+            (each.u64 ^ each.features) & ~LOG_ALL == 0,
+            f"{each.features:#x}, with or without bit 26, as before",
+            f"{each}: {each.u64:#x}",
+        )
+
+
+@area.case(224, "VERSION_1 is acknowledged where it is offered", spec="virtio 1.3, 6.1")
+def version_1(fe: FrontEnd) -> None:
+    """A driver from before virtio 1 does not know it; it is known by where its rings lie."""
+    recording = fe.plain()
+    recording.started()
+    lacking = [each for each in recording.some(F.SET_FEATURES) if not each.u64 >> F_VERSION_1 & 1]
+    if lacking and _legacy(recording):
+        observed(f"{lacking[0]} is without it, and its rings lie as those of legacy drivers")
+    all_of(lacking, lambda _: False, f"bit {F_VERSION_1} set")
+
+
+def _legacy(recording: Recording) -> bool:
+    """Whether all rings lie as virtio 1.3, 2.7.2 has it for legacy drivers, in one piece."""
+    sizes = {each.state.index: each.state.num for each in recording.of(F.SET_VRING_NUM)}
+    places = [each.address for each in recording.of(F.SET_VRING_ADDR)]
+    return bool(places) and all(
+        at.avail == at.desc + 16 * sizes.get(at.index, 0)
+        and at.used == -(-(at.avail + 6 + 2 * sizes.get(at.index, 0)) // _PAGE) * _PAGE
+        for at in places
+    )

@@ -1,0 +1,112 @@
+"""VU-F-07xx: when a front-end asks for acknowledgements, and what it makes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
+from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.script import START, Script, refusing
+from vhost_user_conformance.front_end.tester import all_of
+from vhost_user_conformance.model.case import FRONT_END, Area
+from vhost_user_conformance.model.verdict import check, observed, unsupported
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.recording import Received, Recording
+    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.tester import FrontEnd
+    from vhost_user_conformance.peer.wire import Message
+
+area = Area("reply_ack", FRONT_END, "VHOST_USER_PROTOCOL_F_REPLY_ACK")
+ACK = ProtocolFeature.REPLY_ACK
+#: These are answered whatever was agreed on, and QEMU asks for it whatever was agreed on.
+REGARDLESS = (F.IOTLB_MSG, F.POSTCOPY_LISTEN, F.POSTCOPY_END)
+WITHOUT = Script("without REPLY_ACK", protocol_without=int(ACK))
+#: What a front-end may ask to be acknowledged when a ring is started.
+ACKED_AT_START = (F.SET_MEM_TABLE, F.SET_VRING_KICK, F.SET_VRING_CALL, F.SET_VRING_ENABLE)
+
+
+def _asking(recording: Recording) -> list[Received]:
+    found = [each for each in recording.messages if each.need_reply]
+    if not found:
+        unsupported("the front-end asks for no acknowledgement")
+    return found
+
+
+@area.case(701, "need_reply is set only once REPLY_ACK was acknowledged")
+def after_acknowledging(fe: FrontEnd) -> None:
+    all_of(
+        (each for each in _asking(fe.plain()) if each.id not in REGARDLESS),
+        lambda each: each.protocol & ACK,
+        "REPLY_ACK acknowledged before",
+    )
+
+
+@area.case(702, "Without REPLY_ACK being offered need_reply is never set")
+def never_without(fe: FrontEnd) -> None:
+    all_of(
+        (each for each in fe.session(WITHOUT).messages if each.id not in REGARDLESS),
+        lambda each: not each.need_reply,
+        "need_reply clear",
+    )
+
+
+@area.case(703, "Without REPLY_ACK being offered rings are started all the same")
+def starts_without(fe: FrontEnd) -> None:
+    fe.plain().started()
+    recording = fe.session(WITHOUT)
+    check("start" in recording.acts, "a ring to be started", f"{recording.undone}")
+
+
+@area.case(704, "need_reply is not set in a message that has a reply of its own")
+def own_reply(fe: FrontEnd) -> None:
+    odd = [
+        each
+        for each in _asking(fe.plain())
+        if each.id in F._value2member_map_
+        and FRONTEND_MESSAGES[F(each.id)].reply is ReplyRule.ALWAYS
+        and each.id not in REGARDLESS
+    ]
+    if odd:
+        observed(f"{odd[0]} has it, which changes nothing")
+
+
+@area.each(705, ACKED_AT_START, "An acknowledgement of {0.name} with 1 does not go unnoticed")
+def refused(fe: FrontEnd, number: F) -> None:
+    recording = fe.session(refusing(number))
+    asking = [each for each in recording.some(number) if each.need_reply]
+    if not asking:
+        unsupported(f"the front-end asks for no acknowledgement of {number.name}")
+    first = asking[0]
+    plain = [each.id for each in fe.plain().messages if each.act == START]
+    usual = plain[first.at + 1 :]
+    if recording.left or recording.ended:
+        return
+    if not usual:
+        unsupported("nothing comes after it, so that nobody outside can tell")
+    went_on = [each.id for each in recording.after(first)][: len(usual)]
+    same = went_on and went_on == usual[: len(went_on)]
+    expected = "another course than after an acknowledgement with 0"
+    check(not same, expected, f"{recording.after(first)[:3]}")
+
+
+@area.case(709, "An acknowledgement that comes late is waited for")
+def late(fe: FrontEnd) -> None:
+    fe.plain().started()
+    recording = fe.session(Script("replies after 50 ms", delay=0.05))
+    check("start" in recording.acts, "a ring to be started", f"{recording.undone}")
+
+
+@area.case(710, "An acknowledgement with another id is not taken for it", spec="Header")
+def ack_of_another(fe: FrontEnd) -> None:
+    def react(session: Session, message: Message) -> None:
+        payload, _ = session.reply_to(message)
+        session.mark("an acknowledgement of something else")
+        session.reply(F.SET_OWNER, payload)
+
+    asking = _asking(fe.plain())[0]
+    recording = fe.reacting("an ack with another id", asking.id, react)
+    since = recording.since("an acknowledgement of something else")
+    again = [each.id for each in since[:1]] == [each.id for each in fe.plain().after(asking)[:1]]
+    check(not again or recording.left, "another course than after an acknowledgement", f"{since}")

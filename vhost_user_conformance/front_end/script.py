@@ -1,0 +1,147 @@
+"""How the suite's back-end behaves in one session with a front-end."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from vhost_user.features import (
+    F_RING_EVENT_IDX,
+    F_RING_INDIRECT_DESC,
+    F_VERSION_1,
+    VHOST_F_LOG_ALL,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    ProtocolFeature,
+)
+from vhost_user.message_ids import FrontendRequest
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.peer.wire import Message
+
+P = ProtocolFeature
+F = FrontendRequest
+#: Answers a message in the suite's place.
+Reaction = Callable[["Session", "Message"], None]
+
+#: What a user can have done to a front-end: it is started, stopped and continued as a whole, its
+#: dirty memory is logged for a while, its devices are reset, and it is told to end.
+START, STOP, CONT, LOG, RESET, END = "start", "stop", "cont", "log", "reset", "end"
+#: The suite's back-end does something by itself, which the script says.
+ASKED = "ask"
+EVERYTHING = (START, STOP, CONT, LOG, STOP, CONT, RESET, END)
+
+COMMON_FEATURES = (
+    1 << VHOST_F_LOG_ALL
+    | 1 << F_RING_INDIRECT_DESC
+    | 1 << F_RING_EVENT_IDX
+    | 1 << VHOST_USER_F_PROTOCOL_FEATURES
+    | 1 << F_VERSION_1
+)
+COMMON_PROTOCOL = P.MQ | P.LOG_SHMFD | P.REPLY_ACK | P.BACKEND_REQ | P.BACKEND_SEND_FD
+#: virtio 1.3, 5.2.4: a disk of 1 MiB with blocks of 512 bytes and 4 rings.
+_BLK_CONFIG = (
+    struct.pack("<QII", 2048, 0, 126)
+    + struct.pack("<HBBI", 2, 16, 63, 512)
+    + bytes(10)
+    + struct.pack("<H", 4)
+    + bytes(24)
+)
+_FS_CONFIG = b"conformance".ljust(36, b"\0") + struct.pack("<I", 1)
+
+
+class Kind(NamedTuple):
+    """What a back-end of one class of device offers besides what all offer."""
+
+    features: int
+    protocol: ProtocolFeature
+    config: bytes
+
+
+KINDS = {
+    # SEG_MAX, BLK_SIZE, FLUSH, MQ
+    "blk": Kind(1 << 2 | 1 << 6 | 1 << 9 | 1 << 12, P.CONFIG | P.INFLIGHT_SHMFD, _BLK_CONFIG),
+    # MTU, MRG_RXBUF, CTRL_VQ, MQ, GUEST_ANNOUNCE
+    "net": Kind(1 << 3 | 1 << 15 | 1 << 17 | 1 << 22 | 1 << 21, P.NET_MTU | P.RARP, b""),
+    "fs": Kind(0, P.CONFIG, _FS_CONFIG),
+    "": Kind(0, P.CONFIG, bytes(64)),
+}
+
+
+class Script(NamedTuple):
+    """A session's script.
+
+    Attributes:
+        name: of it, for people.
+        acts: what is done to the front-end, in this order.
+        without: mask of feature bits that are not offered.
+        offering: mask of feature bits that are offered besides.
+        protocol_without: protocol features that are not offered, as a mask.
+        protocol_offering: protocol features that are offered besides.
+        queues: the answer to GET_QUEUE_NUM.
+        slots: the answer to GET_MAX_MEM_SLOTS.
+        refuses: id of the message that is acknowledged with 1, or 0.
+        reactions: (id, what answers it).
+        delay: seconds before each reply.
+        idle: no ring is worked on.
+        holds: requests are taken when they are kicked for, and completed only when the script's
+            ``asks`` says so, or when their ring is stopped.
+        calls_as_asked: calls are made only where the driver wants them, not at each completion.
+        returns: the front-end may connect anew; that session is recorded, too.
+        second_without: mask of feature bits that are not offered in it.
+        asks: what the back-end does at `ASKED`.
+    """
+
+    name: str
+    acts: tuple[str, ...] = (START,)
+    without: int = 0
+    offering: int = 0
+    protocol_without: int = 0
+    protocol_offering: int = 0
+    queues: int = 4
+    slots: int = 32
+    refuses: int = 0
+    reactions: tuple[tuple[int, Reaction], ...] = ()
+    delay: float = 0.0
+    idle: bool = False
+    holds: bool = False
+    calls_as_asked: bool = False
+    returns: bool = False
+    second_without: int = 0
+    asks: Callable[[Session], None] | None = None
+
+    def features(self, device: str) -> int:
+        """The feature bits that are offered."""
+        return (COMMON_FEATURES | KINDS[device].features | self.offering) & ~self.without
+
+    def protocol(self, device: str) -> int:
+        """The protocol features that are offered."""
+        whole = int(COMMON_PROTOCOL | KINDS[device].protocol) | self.protocol_offering
+        return whole & ~self.protocol_without
+
+
+#: A back-end that does everything right.
+PLAIN = Script("a plain session", EVERYTHING)
+#: The same with features that change a whole session, so that they are not in the plain one.
+SLOTS = Script("memory slots", EVERYTHING, protocol_offering=int(P.CONFIGURE_MEM_SLOTS))
+STATUS = Script("status", EVERYTHING, protocol_offering=int(P.STATUS))
+RESETTING = Script("reset", EVERYTHING, protocol_offering=int(P.RESET_DEVICE))
+_OCCASIONS = {
+    F.GET_MAX_MEM_SLOTS: SLOTS,
+    F.ADD_MEM_REG: SLOTS,
+    F.REM_MEM_REG: SLOTS,
+    F.SET_STATUS: STATUS,
+    F.GET_STATUS: STATUS,
+    F.RESET_DEVICE: RESETTING,
+}
+
+
+def occasion(number: int) -> Script:
+    """The script of the session in which this message comes, if it comes at all."""
+    return _OCCASIONS.get(F(number), PLAIN)
+
+
+def refusing(number: int) -> Script:
+    """A back-end that refuses this message, where it is asked for an acknowledgement."""
+    return Script(f"message {number} is refused", refuses=number)

@@ -1,0 +1,74 @@
+"""The front-end under test, as a case sees it: recordings of sessions with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user_conformance.front_end.script import PLAIN, START, Script
+from vhost_user_conformance.model.verdict import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from vhost_user_conformance.front_end.recording import Received, Recording
+    from vhost_user_conformance.front_end.script import Reaction
+
+
+class FrontEnd:
+    """The front-end under test.
+
+    A session is played once for each script, and all cases that name the script share what was
+    recorded: to start a VM takes its time.
+
+    Args:
+        device: class of device that the suite's back-end is, or "".
+        patience: seconds for each answer.
+        play: has the front-end started and plays a session.
+
+    Attributes:
+        shown: the transcript of the session that a case looked at last.
+    """
+
+    def __init__(self, device: str, patience: float, play: Callable[[Script], Recording]) -> None:
+        self.device = device
+        self.patience = patience
+        self.shown: list[str] = []
+        self._play = play
+        self._played: dict[Script, Recording] = {}
+
+    def plain(self) -> Recording:
+        """The session in which the back-end does nothing wrong."""
+        return self.session(PLAIN)
+
+    def session(self, script: Script) -> Recording:
+        """The recording of a session by this script.
+
+        Raises:
+            Failed: a signal ended the front-end in it.
+        """
+        if script not in self._played:
+            self._played[script] = self._play(script)
+        recording = self._played[script]
+        self.shown = recording.transcript
+        if recording.crashed and script is not PLAIN:
+            raise Failed("the front-end to live", f"it ended {recording.ended}")
+        return recording
+
+    def reacting(self, name: str, number: int, reaction: Reaction) -> Recording:
+        """A session in which one message is answered by ``reaction``."""
+        return self.session(Script(name, (START,), reactions=((number, reaction),)))
+
+
+def all_of(
+    messages: Iterable[Received], keeps: Callable[[Received], object], expected: str
+) -> None:
+    """Check each message.
+
+    Raises:
+        Failed: one does not keep it; it is named.
+    """
+    for each in messages:
+        shown = each.payload[:24].hex(" ", -4) + (" ..." if len(each.payload) > 24 else "")
+        seen = f"{each}: flags {each.flags:#x}, {len(each.payload)} bytes, {len(each.fds)} fds"
+        if not keeps(each):
+            raise Failed(expected, f"{seen}: {shown}" if shown else seen, line=each.line)

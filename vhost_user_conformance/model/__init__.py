@@ -1,0 +1,1 @@
+"""Cases, verdicts and results."""

@@ -1,0 +1,142 @@
+"""What a case is, and how one is registered.
+
+A case is a function of the peer under test: it returns when the rule is kept, and raises a
+`CaseEnd` otherwise. An `Area` registers it::
+
+    rings = Area("rings", BACK_END, "Ring states")
+
+    @rings.case(401, "GET_VRING_BASE stops the ring", needs=("REPLY_ACK",))
+    def get_vring_base_stops(be: BackEnd) -> None: ...
+
+Numbers never change and are never used twice: they are what users write down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from vhost_user_conformance.model.verdict import Severity
+
+BACK_END = "back-end"
+FRONT_END = "front-end"
+_LETTERS = {BACK_END: "B", FRONT_END: "F"}
+
+#: What a case is given depends on its role: a `BackEnd` or a `FrontEnd`.
+Body = Callable[[Any], None]
+
+
+class Case(NamedTuple):
+    """One case.
+
+    Attributes:
+        id: ``VU-B-0401`` of a back-end's cases, ``VU-F-...`` of a front-end's.
+        role: whose rule it is.
+        area: of the protocol.
+        rule: in one sentence.
+        spec: section of the specification, or a commit.
+        severity: how much it matters.
+        needs: protocol features without which it says UNSUPPORTED.
+        device: class of device that it is about, or "" for any.
+        works: it has the device serve requests, so that it needs to know what device it is.
+        run: the function.
+    """
+
+    id: str
+    role: str
+    area: str
+    rule: str
+    spec: str
+    severity: Severity
+    needs: tuple[str, ...]
+    device: str
+    works: bool
+    run: Body
+
+
+class Area:
+    """Cases about one part of the protocol.
+
+    Args:
+        name: what ``--only`` and the tables call it.
+        role: `BACK_END` or `FRONT_END`.
+        spec: section of the specification where a case does not name its own.
+        needs: protocol features that all of its cases need.
+    """
+
+    def __init__(self, name: str, role: str, spec: str, needs: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.role = role
+        self.cases: list[Case] = []
+        self._spec = spec
+        self._needs = needs
+
+    def case(
+        self,
+        number: int,
+        rule: str,
+        *,
+        spec: str = "",
+        severity: Severity = Severity.MUST,
+        needs: tuple[str, ...] = (),
+        device: str = "",
+        works: bool = False,
+    ) -> Callable[[Body], Body]:
+        """Decorator: the function is the case with this number. See `Case`."""
+
+        def register(run: Body) -> Body:
+            self.cases.append(
+                Case(
+                    f"VU-{_LETTERS[self.role]}-{number:04}",
+                    self.role,
+                    self.name,
+                    rule,
+                    spec or self._spec,
+                    severity,
+                    (*self._needs, *needs),
+                    device,
+                    works or bool(device),
+                    run,
+                )
+            )
+            return run
+
+        return register
+
+    def each(
+        self, first: int, values: Iterable[Any], rule: str, **options: Any
+    ) -> Callable[[Callable[[Any, Any], None]], Callable[[Any, Any], None]]:
+        """Decorator: a case for each value, which is the function's second argument.
+
+        Args:
+            first: number of the first one; the others follow.
+            values: what differs.
+            rule: its ``{}`` is replaced by the value.
+            options: see `case`.
+        """
+
+        def register(run: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+            for number, value in enumerate(values, first):
+                self.case(number, rule.format(value), **options)(partial(_with, run, value))
+            return run
+
+        return register
+
+
+def _with(run: Callable[[Any, Any], None], value: Any, peer: Any) -> None:
+    run(peer, value)
+
+
+def collect(areas: Iterable[Area]) -> list[Case]:
+    """The cases of these areas, by id.
+
+    Raises:
+        ValueError: two of them have the same id.
+    """
+    cases = sorted((case for area in areas for case in area.cases), key=lambda case: case.id)
+    for one, other in pairwise(cases):
+        if one.id == other.id:
+            raise ValueError(f"{one.id} is the id of two cases")
+    return cases

@@ -1,0 +1,101 @@
+"""What came of a case, and of all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vhost_user_conformance.model.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vhost_user_conformance.model.case import Case
+
+SCHEMA = 1
+#: Lines of a transcript that a verdict shows.
+SHOWN = 12
+
+
+class CaseResult(NamedTuple):
+    """One case's verdict.
+
+    Attributes:
+        case: which.
+        verdict: what it is.
+        expected: what the rule wants.
+        seen: what came, and what went before it.
+        ms: milliseconds that it took.
+    """
+
+    case: Case
+    verdict: Verdict
+    expected: str
+    seen: str
+    ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of ``cases``."""
+        return described(self.case) | {
+            "verdict": str(self.verdict),
+            "expected": self.expected,
+            "seen": self.seen,
+            "ms": round(self.ms, 3),
+        }
+
+
+def described(case: Case) -> dict[str, Any]:
+    """The part of a row that does not depend on a run."""
+    return {
+        "id": case.id,
+        "area": case.area,
+        "rule": case.rule,
+        "spec": case.spec,
+        "severity": str(case.severity),
+        "needs": list(case.needs),
+        "device": case.device or None,
+    }
+
+
+class Offered(NamedTuple):
+    """What a peer offers, found out before any case runs."""
+
+    features: int
+    protocol_features: int
+    rings: int
+
+    def to_json(self) -> dict[str, Any]:
+        """With the bits as hexadecimal numbers, as specifications write them."""
+        return {
+            "features": f"{self.features:#x}",
+            "protocol_features": f"{self.protocol_features:#x}",
+            "rings": self.rings,
+        }
+
+
+def evidence(seen: str, transcript: Sequence[str]) -> str:
+    """What was seen, and the last lines of what went before it."""
+    cut = len(transcript) - SHOWN
+    before = [f"... ({cut} lines before)"] if cut > 0 else []
+    return "\n".join([seen, *before, *transcript[-SHOWN:]])
+
+
+def summary(results: Iterable[CaseResult]) -> dict[str, int]:
+    """How often there was each verdict."""
+    counts = dict.fromkeys(map(str, Verdict), 0)
+    for result in results:
+        counts[str(result.verdict)] += 1
+    return counts
+
+
+def document(
+    role: str, peer: dict[str, Any], offered: dict[str, Any], results: Sequence[CaseResult]
+) -> dict[str, Any]:
+    """The whole of ``--json``."""
+    return {
+        "schema": SCHEMA,
+        "role": role,
+        "peer": peer,
+        "offered": offered,
+        "cases": [result.to_json() for result in results],
+        "summary": summary(results),
+    }

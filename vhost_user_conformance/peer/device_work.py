@@ -1,0 +1,150 @@
+"""What each class of device can be asked to do, so that a case sees whether a ring is worked on."""
+
+from __future__ import annotations
+
+import struct
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.memory import Memory, TestRing
+
+SECTOR = 512
+_BLK_HEADER = struct.Struct("<IIQ")
+#: virtio 1.3, 5.2.6: types of requests, and the status that means success.
+BLK_IN, BLK_OUT, BLK_FLUSH, BLK_GET_ID = 0, 1, 4, 8
+BLK_DISCARD, BLK_WRITE_ZEROES = 11, 13
+BLK_OK, BLK_IOERR, BLK_UNSUPP = 0, 1, 2
+#: virtio 1.3, 5.2.3: feature bits of a disk.
+BLK_F_SEG_MAX, BLK_F_RO, BLK_F_BLK_SIZE, BLK_F_FLUSH = 2, 5, 6, 9
+BLK_F_CONFIG_WCE, BLK_F_MQ, BLK_F_DISCARD, BLK_F_WRITE_ZEROES = 11, 12, 13, 14
+#: virtio 1.3, 5.1.3: feature bits of a NIC.
+NET_F_MTU, NET_F_MAC, NET_F_MRG_RXBUF, NET_F_MQ = 3, 5, 15, 22
+#: struct virtio_net_hdr with num_buffers, as VIRTIO_F_VERSION_1 has it (virtio 1.3, 5.1.6).
+NET_HEADER = 12
+FRAME = bytes.fromhex("ffffffffffff02c04f4d000188b5") + bytes(46)
+#: fuse.h: FUSE_INIT, and the protocol version that is asked for.
+_FUSE_IN_HEADER = struct.Struct("<IIQQIIIHH")
+_FUSE_INIT = 26
+
+
+class Job(NamedTuple):
+    """Something that the device has been asked for: the chain's head, and what is to come of it.
+
+    Attributes:
+        head: descriptor index.
+        written: how many bytes the device should say that it wrote, or None for any.
+        status: guest address of a byte that shall become 0, or None.
+    """
+
+    head: int
+    written: int | None
+    status: int | None
+
+
+class Work(ABC):
+    """One class of device."""
+
+    name = ""
+    #: The ring on which the device can be asked, and how many rings it needs at least.
+    ring = 0
+    rings = 1
+
+    @abstractmethod
+    def post(self, memory: Memory, ring: TestRing) -> Job:
+        """Make the smallest request available that changes nothing; do not kick."""
+
+
+class BlkWork(Work):
+    """A disk: read its first sector."""
+
+    name = "blk"
+
+    def post(self, memory: Memory, ring: TestRing) -> Job:
+        """See `Work.post`."""
+        return self.request(memory, ring, BLK_IN, 0, write=SECTOR)
+
+    def request(
+        self,
+        memory: Memory,
+        ring: TestRing,
+        kind: int,
+        sector: int,
+        *,
+        read: bytes = b"",
+        write: int = 0,
+        region: int = 0,
+        indirect: bool = False,
+    ) -> Job:
+        """Any request: ``read`` is what the device reads, ``write`` how many bytes it writes."""
+        header = memory.allocate(_BLK_HEADER.size, region=region)
+        memory.write(header, _BLK_HEADER.pack(kind, 0, sector))
+        status = memory.allocate(1, region=region)
+        memory.write(status, b"\xff")
+        readable, writable = [(header, _BLK_HEADER.size)], []
+        if read:
+            data = memory.allocate(len(read), region=region)
+            memory.write(data, read)
+            readable.append((data, len(read)))
+        if write:
+            writable.append((memory.allocate(write, region=region), write))
+        writable.append((status, 1))
+        table = None
+        if indirect:
+            size = 16 * (len(readable) + len(writable))
+            gpa = memory.allocate(size, region=region)
+            table = (gpa, memory.view(gpa, size))
+        head = ring.driver.add(readable, writable, table)
+        ring.driver.publish()
+        return Job(head, write + 1, status)
+
+    @staticmethod
+    def data_of(memory: Memory, job: Job, size: int) -> bytes:
+        """What a read has brought: it lies before the status byte, which was allocated first."""
+        assert job.status is not None  # noqa: S101  a disk's job has one
+        at = -(-(job.status + 1) // 64) * 64
+        return memory.read(at, size)
+
+
+class NetWork(Work):
+    """A NIC: send a frame of an EtherType for experiments."""
+
+    name = "net"
+    ring = 1
+    rings = 2
+
+    def post(self, memory: Memory, ring: TestRing) -> Job:
+        """See `Work.post`."""
+        return self.send(memory, ring, FRAME)
+
+    @staticmethod
+    def send(memory: Memory, ring: TestRing, frame: bytes) -> Job:
+        """Send this frame."""
+        data = bytes(NET_HEADER) + frame
+        gpa = memory.allocate(len(data))
+        memory.write(gpa, data)
+        head = ring.driver.add([(gpa, len(data))], [])
+        ring.driver.publish()
+        return Job(head, None, None)
+
+
+class FsWork(Work):
+    """A file system: FUSE_INIT on its first request queue."""
+
+    name = "fs"
+    ring = 1
+    rings = 2
+
+    def post(self, memory: Memory, ring: TestRing) -> Job:
+        """See `Work.post`."""
+        body = struct.pack("<IIII", 7, 27, 1 << 17, 0)
+        length = _FUSE_IN_HEADER.size + len(body)
+        asked, answered = memory.allocate(length), memory.allocate(80)
+        head = _FUSE_IN_HEADER.pack(length, _FUSE_INIT, 1, 0, 0, 0, 0, 0, 0)
+        memory.write(asked, head + body)
+        chain = ring.driver.add([(asked, length)], [(answered, 80)])
+        ring.driver.publish()
+        return Job(chain, None, None)
+
+
+WORKS: dict[str, type[Work]] = {work.name: work for work in (BlkWork, NetWork, FsWork)}

@@ -1,0 +1,99 @@
+"""What runs cases against one peer, whichever end it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from vhost_user_conformance.model.result import CaseResult, Offered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from vhost_user.features import Dialect
+    from vhost_user_conformance.model.case import Case
+    from vhost_user_conformance.peer.program import PeerProgram
+
+
+class CaseRunner(ABC):
+    """One peer under test.
+
+    Args:
+        path: the socket.
+        program: what to start; None if it runs already.
+        device: class of device, or "".
+        dialect: which numbers the peer uses.
+        patience: seconds for each answer.
+
+    Attributes:
+        offered: what the peer offers or agrees to, once `probe` has found out.
+    """
+
+    #: Why a case is not about a peer without a protocol feature that it needs.
+    LACKS = "{} is not offered"
+
+    def __init__(
+        self,
+        path: Path,
+        program: PeerProgram | None,
+        *,
+        device: str,
+        dialect: Dialect,
+        patience: float,
+    ) -> None:
+        self._path = path
+        self._program = program
+        self._device = device
+        self._dialect = dialect
+        self._patience = patience
+        self._gone = ""
+        self.offered = Offered(0, 0, 0)
+
+    @property
+    def gone(self) -> str:
+        """Why there was no peer for some cases, or nothing."""
+        return self._gone
+
+    @abstractmethod
+    def probe(self) -> Offered:
+        """Find out what the peer offers.
+
+        Raises:
+            PeerError: it cannot be talked to at all.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What was tested, for ``--json``."""
+        return {
+            "socket": str(self._path),
+            "command": None if self._program is None else self._program.command,
+            "device": self._device or None,
+            "dialect": self._dialect.name,
+        }
+
+    def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
+        """Run them all, telling of each.
+
+        Where there is no peer any more the cases end as ERROR, and `gone` says why.
+        """
+        results = []
+        for case in cases:
+            result = self._run(case)
+            results.append(result)
+            told(result)
+        return results
+
+    @abstractmethod
+    def _run(self, case: Case) -> CaseResult:
+        """Run one."""
+
+    def _missing(self, case: Case) -> str:
+        """Why the case is not about this peer, or nothing."""
+        for name in case.needs:
+            mask = self._dialect.protocol_feature(name)
+            if mask is None or not int(mask) & self.offered.protocol_features:
+                return self.LACKS.format(name)
+        if case.device and case.device != self._device:
+            return f"is about {case.device}: say --device {case.device}"
+        return ""

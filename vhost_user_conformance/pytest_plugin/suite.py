@@ -1,0 +1,336 @@
+"""The conformance cases as pytest's items; `pytest_plugin` brings this in when there is a peer.
+
+There are two ways to have the cases. With ``--vhost-user-socket`` or ``--vhost-user-exec`` every
+case is an item of its own. A suite that has tests of its own for it asks for `vhost_user_case`,
+and then only those are run.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from emu.errors import EmuError, OptionError
+from vhost_user.errors import VhostUserError
+from vhost_user_conformance.model.verdict import Verdict
+from vhost_user_conformance.pytest_plugin.plugin import PREFIX
+from vhost_user_conformance.pytest_plugin.workers import (
+    check_mode,
+    claim,
+    is_worker,
+    scheduler,
+)
+from vhost_user_conformance.report import terminal
+from vhost_user_conformance.target import (
+    DEVICES,
+    DIALECTS,
+    LONGEST_PATIENCE,
+    PATIENCE,
+    ROLES,
+    SHORTEST_PATIENCE,
+    Target,
+    cases_of,
+    select,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vhost_user_conformance.model.case import Case
+    from vhost_user_conformance.model.result import CaseResult
+    from vhost_user_conformance.peer.runner import CaseRunner
+
+#: What a user sees as one line.
+_ERRORS = (EmuError, VhostUserError, OSError)
+_OPTION = re.compile(r"(?<![\w-])--(socket|exec|device|only|dialect|patience)(?![\w-])")
+_Made = TypeVar("_Made")
+
+
+class Suite:
+    """What the options ask for, as a plugin.
+
+    Args:
+        config: pytest's.
+
+    Attributes:
+        target: the peer under test.
+
+    Raises:
+        pytest.UsageError: an option makes no sense.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._worker = is_worker(config)
+        try:
+            self.target = _target(config)
+            self.target.check()
+            self._cases = select(cases_of(self.target.role), config.getoption("vhost_user_only"))
+        except EmuError as error:
+            raise pytest.UsageError(_prefixed(str(error))) from None
+        if not self._worker:
+            check_mode(config)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> None:
+        """Add the cases, unless tests of the user's own run them."""
+        if not any("vhost_user_case" in getattr(item, "fixturenames", ()) for item in items):
+            items.extend(session.genitems(Cases.of(session, self.target, self._cases)))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Keep the cases together."""
+        return scheduler(config, log)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Talk to the peer once before all of them say that they cannot."""
+        config = session.config
+        if self._worker or config.option.collectonly or session.testsfailed:
+            return
+        distributed = config.pluginmanager.hasplugin("dsession")
+        if distributed or any(item.get_closest_marker("vhost_user") for item in session.items):
+            try:
+                Trial.of(config, self.target)
+            except _ERRORS as error:
+                raise pytest.UsageError(_prefixed(str(error))) from None
+            if distributed:
+                Trial.close_all(config)
+
+
+class Cases(pytest.Collector):
+    """The cases of the options' peer, with a collector for each area: names for ``-k``."""
+
+    def __init__(self, *, target: Target, cases: Sequence[Case], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._target = target
+        self._cases = cases
+
+    @classmethod
+    def of(cls, session: pytest.Session, target: Target, cases: Sequence[Case]) -> Cases:
+        """All of them."""
+        name = f"vhost-user-{target.role}"
+        made: Cases = cls.from_parent(session, name=name, nodeid=name, target=target, cases=cases)
+        return made
+
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        """The areas, or the items of one."""
+        if isinstance(self.parent, Cases):
+            for case in self._cases:
+                yield CaseItem.made(self, case, self._target)
+            return
+        for area in dict.fromkeys(case.area for case in self._cases):
+            mine = [case for case in self._cases if case.area == area]
+            yield Cases.from_parent(self, name=area, target=self._target, cases=mine)
+
+
+class CaseItem(pytest.Item):
+    """One case of the options' peer."""
+
+    def __init__(self, *, case: Case, target: Target, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._case = case
+        self._target = target
+        self._run: CaseRun | None = None
+        self.add_marker(_mark(case))
+
+    @classmethod
+    def made(cls, parent: pytest.Collector, case: Case, target: Target) -> CaseItem:
+        """The item for a case."""
+        name = f"test_conformance[{case.id}]"
+        item: CaseItem = cls.from_parent(parent, name=name, case=case, target=target)
+        return item
+
+    def setup(self) -> None:
+        """Have the peer there."""
+        self._run = CaseRun(self, self._case, _trial(self.config, self._target))
+
+    def runtest(self) -> None:
+        """Run the case."""
+        assert self._run is not None  # noqa: S101  pytest calls setup first
+        self._run.check()
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """The rule is what a failure's headline says."""
+        return self.path, None, f"{self._case.id} {self._case.rule}"
+
+
+class CaseRun:
+    """One case, ready to run against a peer: what the fixture `vhost_user_case` gives.
+
+    Args:
+        item: the test that runs it; its properties get what JUnit's XML tells of the case.
+        case: which.
+        trial: of the peer.
+    """
+
+    def __init__(self, item: pytest.Item, case: Case, trial: Trial) -> None:
+        self.case = case
+        self._item = item
+        self._trial = trial
+        self._tell(area=case.area, rule=case.rule, spec=case.spec, severity=str(case.severity))
+
+    @classmethod
+    def made(cls, request: pytest.FixtureRequest, target: Target) -> CaseRun:
+        """For a test that asks for the fixture."""
+        case: Case = request.param
+        if case.role != target.role:
+            pytest.fail(f"{case.id} is a case for a {case.role}, and the peer is a {target.role}")
+        return cls(request.node, case, _trial(request.config, target))
+
+    def run(self) -> CaseResult:
+        """The verdict, whatever it is."""
+        result = self._trial.run(self.case)
+        self._tell(verdict=str(result.verdict))
+        return result
+
+    def check(self) -> None:
+        """Pass, fail or skip the test by the verdict: UNSUPPORTED and OBSERVED skip it."""
+        result = self.run()
+        if result.verdict in (Verdict.FAIL, Verdict.ERROR):
+            pytest.fail(terminal.evidence(result).plain, pytrace=False)
+        if result.verdict is Verdict.OBSERVED:
+            pytest.skip(f"OBSERVED: {self.case.id} {self.case.rule}: {result.seen}")
+        if result.verdict is Verdict.UNSUPPORTED:
+            pytest.skip(f"UNSUPPORTED: {_prefixed(result.seen)}")
+
+    def _tell(self, **properties: str) -> None:
+        self._item.user_properties.extend(properties.items())
+
+
+class Trial:
+    """A peer that is being tested, from the first case that needs it to the end of the run."""
+
+    def __init__(self, target: Target, config: pytest.Config) -> None:
+        with ExitStack() as owned:
+            claim(target, config, owned)
+            self._runner: CaseRunner = owned.enter_context(target.opened())
+            self._runner.probe()
+            self._owned = owned.pop_all()
+
+    @classmethod
+    def of(cls, config: pytest.Config, target: Target) -> Trial:
+        """The trial of this peer; that of another one is over.
+
+        Raises:
+            EmuError: the peer cannot be had.
+        """
+        if _TRIALS not in config.stash:
+            config.stash[_TRIALS] = {}
+            config.add_cleanup(lambda: cls.close_all(config))
+        trials = config.stash[_TRIALS]
+        if target not in trials:
+            cls.close_all(config)
+            trials[target] = cls(target, config)
+        return trials[target]
+
+    @staticmethod
+    def close_all(config: pytest.Config) -> None:
+        """End what was started."""
+        trials = config.stash.get(_TRIALS, {})
+        while trials:
+            trials.popitem()[1].close()
+
+    def run(self, case: Case) -> CaseResult:
+        """Run it; once there is no peer any more, skip the test."""
+        gone = self._runner.gone
+        if gone:
+            pytest.skip(f"not run, as there is no peer any more: {gone}")
+        return self._runner.run([case], lambda _result: None)[0]
+
+    def close(self) -> None:
+        """End it."""
+        self._owned.close()
+
+
+_TRIALS = pytest.StashKey[dict[Target, Trial]]()
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """One run of a test for each case that the options or its mark ``vhost_user_cases`` choose."""
+    config = metafunc.config
+    mark = metafunc.definition.get_closest_marker("vhost_user_cases")
+    only, named = (mark.args, mark.kwargs) if mark else ((), {})
+    role = named.get("role") or config.getoption("vhost_user_role") or ROLES[0]
+    try:
+        if role not in ROLES:
+            raise OptionError(f"role {role!r} is not one of {', '.join(ROLES)}")
+        chosen = select(cases_of(role), only)
+    except OptionError as error:
+        why = f"vhost_user_cases of {metafunc.definition.nodeid}: {error}"
+        chosen = []
+    else:
+        why = ""
+    if why:
+        pytest.fail(why.replace("--only ", ""), pytrace=False)
+    asked = config.getoption("vhost_user_only")
+    chosen = [case for case in chosen if not asked or {case.id, case.area} & set(asked)]
+    marked = [pytest.param(case, id=case.id, marks=_mark(case)) for case in chosen]
+    metafunc.parametrize("vhost_user_case", marked, indirect=True)
+
+
+def _mark(case: Case) -> pytest.MarkDecorator:
+    """What ``-m`` knows a case by."""
+    return pytest.mark.vhost_user(
+        id=case.id, area=case.area, severity=str(case.severity), spec=case.spec
+    )
+
+
+def _target(config: pytest.Config) -> Target:
+    """What the options say.
+
+    Raises:
+        OptionError: one of them makes no sense.
+    """
+    socket = config.getoption("vhost_user_socket")
+    patience = config.getoption("vhost_user_patience")
+    return Target(
+        role=_choice(config, "role", ROLES) or ROLES[0],
+        socket=Path(socket).absolute() if socket else None,
+        command=config.getoption("vhost_user_exec"),
+        device=_choice(config, "device", DEVICES),
+        dialect=_choice(config, "dialect", DIALECTS) or DIALECTS[0],
+        patience=PATIENCE if patience is None else _seconds(patience),
+    )
+
+
+def _choice(config: pytest.Config, name: str, known: tuple[str, ...]) -> str:
+    value: str = config.getoption(f"vhost_user_{name}") or ""
+    if value and value not in known:
+        raise OptionError(f"{PREFIX}{name} {value}: is not one of {', '.join(known)}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not SHORTEST_PATIENCE <= seconds <= LONGEST_PATIENCE:
+        limits = f"{SHORTEST_PATIENCE:g} to {LONGEST_PATIENCE:g}"
+        raise OptionError(f"{PREFIX}patience {text}: say {limits} seconds")
+    return seconds
+
+
+def _trial(config: pytest.Config, target: Target) -> Trial:
+    """As `Trial.of`, for a test."""
+    return _or_fail(lambda: Trial.of(config, target))
+
+
+def _or_fail(act: Callable[[], _Made]) -> _Made:
+    """What it returns; the test fails, in one line, when there is no peer."""
+    try:
+        return act()
+    except _ERRORS as error:
+        why = str(error)
+    pytest.fail(_prefixed(why), pytrace=False)
+
+
+def _prefixed(text: str) -> str:
+    """The names of the options as they are here, and not those of ``emu conform``."""
+    return _OPTION.sub(rf"{PREFIX}\1", " ".join(text.split()))

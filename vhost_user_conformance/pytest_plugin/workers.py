@@ -1,0 +1,91 @@
+"""pytest-xdist: one peer is tested by one worker at a time.
+
+Two workers at once would disturb each other, and both would report what is not so. So the
+scheduler gives all cases to one of them; where it does not, as nobody told it, the one that comes
+second says so instead of testing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from emu.errors import EmuError
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from vhost_user_conformance.target import Target
+
+#: A case's id among a test's parameters.
+_CASE = re.compile(r"\[.*\bVU-[BF]-\d{4}\b.*\]$")
+_TOGETHER = "vhost-user"
+#: Ways to distribute tests, and the class of pytest-xdist that is asked about all other tests. A
+#: test that belongs to no group is one of its own there, as with ``load``.
+_SCHEDULERS = {
+    "load": "LoadGroupScheduling",
+    "worksteal": "LoadGroupScheduling",
+    "loadgroup": "LoadGroupScheduling",
+    "loadscope": "LoadScopeScheduling",
+    "loadfile": "LoadFileScheduling",
+}
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process runs tests for another one."""
+    return hasattr(config, "workerinput")
+
+
+def check_mode(config: pytest.Config) -> None:
+    """See to it that the tests can be distributed so.
+
+    Raises:
+        pytest.UsageError: they cannot.
+    """
+    mode = getattr(config.option, "dist", "no")
+    if mode != "no" and mode not in _SCHEDULERS:
+        raise pytest.UsageError(f"--dist {mode}: only one worker at a time can test a peer")
+
+
+def scheduler(config: pytest.Config, log: Any) -> Any:
+    """One that gives all cases to the same worker, and leaves other tests to ``--dist``."""
+    from xdist import scheduler as xdist_scheduler
+
+    base: Any = getattr(xdist_scheduler, _SCHEDULERS[config.getvalue("dist")])
+
+    class OneWorkerForCases(base):  # type: ignore[misc]  # which one it is depends on --dist
+        def _split_scope(self, nodeid: str) -> str:
+            if _CASE.search(nodeid):
+                return _TOGETHER
+            scope: str = super()._split_scope(nodeid)
+            return scope
+
+    return OneWorkerForCases(config, log)
+
+
+def claim(target: Target, config: pytest.Config, owned: ExitStack) -> None:
+    """Test this peer in this worker, and in no other one of this run.
+
+    Raises:
+        EmuError: another one does already.
+    """
+    if not is_worker(config):
+        return
+    uid = config.workerinput["testrunuid"]  # type: ignore[attr-defined]  # pytest-xdist's
+    name = hashlib.sha256(repr(target).encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"vhost-user-{uid}-{name}.lock"
+    file = owned.enter_context(path.open("w"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise EmuError(
+            "another worker is testing this peer: have its cases in one file, "
+            "and say --dist loadfile"
+        ) from None
+    owned.callback(path.unlink, missing_ok=True)

@@ -1,0 +1,1 @@
+"""How results and cases are shown, in the terminal and as documents."""

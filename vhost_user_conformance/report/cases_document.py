@@ -1,0 +1,113 @@
+"""The suite's documents: ``python -m vhost_user_conformance.report.cases_document docs``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vhost_user_conformance.back_end import cases as back_end
+from vhost_user_conformance.back_end.front_ends import SCRIPTS
+from vhost_user_conformance.back_end.script import EVERY, Step
+from vhost_user_conformance.front_end import cases as front_end
+from vhost_user_conformance.report.matrix_document import MATRIX, matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vhost_user_conformance.back_end.script import Part, Script
+    from vhost_user_conformance.model.case import Area
+
+DOCUMENT = "conformance/cases.md"
+FRONT_ENDS = "conformance/front-ends.md"
+_COLUMNS = "| id | rule | source | severity | needs |\n|---|---|---|---|---|\n"
+_HEAD = """# The cases
+
+Written by `make docs` from the cases themselves (`vhost_user_conformance/`): {back} for back-ends,
+{front} for front-ends. *needs* are protocol features, or the class of device; *work* means that the
+device is asked to serve requests, so it has to be named with `--device`. [matrix.md](matrix.md)
+says which rules of the protocol each of them is about.
+"""
+_FRONT_ENDS_HEAD = """# How front-ends order their messages
+
+Written by `make docs` from `vhost_user_conformance/back_end/front_ends.py`. The area `scripts`
+replays these orders against a back-end. `(A B)` is said of one ring after the other, `(A B) of
+every ring` of rings that the guest does not use, too; `A!` asks for an acknowledgement where
+REPLY_ACK was agreed on; `A+log` switches logging on. What needs a feature is left out where it was
+not agreed on.
+"""
+
+
+def listing() -> str:
+    """The document."""
+    parts = [_HEAD.format(back=_count(back_end.AREAS), front=_count(front_end.AREAS))]
+    for role, areas in (("back-ends", back_end.AREAS), ("front-ends", front_end.AREAS)):
+        parts.append(f"\n## Cases for {role}\n")
+        parts += [_table(area) for area in areas]
+    return "".join(parts)
+
+
+def _count(areas: Sequence[Area]) -> int:
+    return sum(len(area.cases) for area in areas)
+
+
+def _table(area: Area) -> str:
+    parts = [f"\n### {area.name}\n\n{_COLUMNS}"]
+    for case in area.cases:
+        needs = [*case.needs, *([case.device] if case.device else [])]
+        if case.works and not case.device:
+            needs.append("work")
+        row = (case.id, case.rule, case.spec, str(case.severity), " ".join(needs))
+        parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n")
+    return "".join(parts)
+
+
+def _step(step: Step) -> str:
+    name = step.id.name.removeprefix("SET_VRING_")
+    if step.id.name in ("SET_VRING_ENABLE", "SET_STATUS"):
+        name = f"{name} {step.num}"
+    unless = f" (unless {step.unless.name})" if step.unless else ""
+    return f"{name}{'+log' * step.log}{'!' * step.ack}{unless}"
+
+
+def _part(part: Part) -> str:
+    if isinstance(part, Step):
+        return _step(part)
+    said = f"({' '.join(map(_step, part.steps))})"
+    if isinstance(part.which, str):
+        return f"{said} of every ring" if part.which == EVERY else said
+    return f"{said} of {', '.join(map(str, part.which))}"
+
+
+def _order(parts: Iterable[Part]) -> str:
+    return ", ".join(map(_part, parts)) or "-"
+
+
+def _script(script: Script) -> str:
+    knows = ", ".join(feature.name for feature in script.knows if feature.name)
+    rows = {
+        "agrees to": knows,
+        "connects": _order(script.hello),
+        "starts": _order(script.start),
+        "stops": _order(script.stop),
+        "starts again": _order(script.restart),
+        "logs": _order(script.log),
+        "gives up": _order(script.unlog),
+    }
+    lines = [f"\n## {script.name}\n", f"{script.source[0].upper()}{script.source[1:]}.\n"]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]
+    return "\n".join(lines) + "\n"
+
+
+def front_ends() -> str:
+    """The scripts, as people read them."""
+    return _FRONT_ENDS_HEAD + "".join(map(_script, SCRIPTS))
+
+
+DOCUMENTS = {DOCUMENT: listing, MATRIX: matrix, FRONT_ENDS: front_ends}
+
+if __name__ == "__main__":
+    for name, made in DOCUMENTS.items():
+        path = Path(sys.argv[1]) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made())

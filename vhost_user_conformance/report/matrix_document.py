@@ -1,0 +1,80 @@
+"""The matrix as a document: each rule with what covers it, and each case with its rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user_conformance.back_end import cases as back_end
+from vhost_user_conformance.front_end import cases as front_end
+from vhost_user_conformance.model.case import BACK_END, FRONT_END
+from vhost_user_conformance.report.matrix import count, rules_by_case
+from vhost_user_conformance.rules import CHAPTERS
+from vhost_user_conformance.rules.rule import Covered
+from vhost_user_conformance.target import ROLES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vhost_user_conformance.model.case import Area
+    from vhost_user_conformance.rules.rule import Chapter, Cover
+
+MATRIX = "conformance/matrix.md"
+_HEAD = """# Rules and cases
+
+Written by `make docs` from `vhost_user_conformance/rules/`: each rule of the protocol in a
+sentence, where it is written or who does it so, and the cases ([cases.md](cases.md)) that find out
+whether it is kept, `B-` by back-ends and `F-` by front-ends. `0101..0108` are all cases with a
+number in between.
+"-" is a role that is not bound by the rule. Where no case can find out the reason stands instead.
+
+| | rules | covered by cases | not testable from outside | cases |
+|---|---|---|---|---|
+"""
+_AREAS: dict[str, Sequence[Area]] = {BACK_END: back_end.AREAS, FRONT_END: front_end.AREAS}
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _shown(cover: Cover | None, role: str) -> str:
+    """What covers a rule, for people."""
+    if cover is None:
+        return "-"
+    if isinstance(cover, Covered):
+        return cover.shown(role)
+    return f"*not from outside*: {cover.why}"
+
+
+def _chapter(chapter: Chapter) -> str:
+    lines = [
+        f"\n## {chapter.title}\n",
+        "| rule | | source | back-ends | front-ends |",
+        "|---|---|---|---|---|",
+    ]
+    for rule in sorted(chapter.rules, key=lambda rule: rule.id):
+        covers = [_shown(rule.cover(role), role) for role in ROLES]
+        cells = [rule.id, rule.text, rule.source, *covers]
+        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cases(role: str) -> str:
+    """The other way round: the rules of each case."""
+    found = rules_by_case(role)
+    lines = [f"\n## The rules of each case for {role}s\n", "| case | rules |", "|---|---|"]
+    for area in _AREAS[role]:
+        lines += [f"| {case.id} | {' '.join(found[case.id])} |" for case in area.cases]
+    return "\n".join(lines) + "\n"
+
+
+def matrix() -> str:
+    """The document."""
+    parts = [_HEAD]
+    for role in ROLES:
+        rules, covered, excused = count(role)
+        cases = len(rules_by_case(role))
+        parts.append(f"| {role}s | {rules} | {covered} | {excused} | {cases} |\n")
+    parts += [_chapter(chapter) for chapter in CHAPTERS]
+    parts += [_cases(role) for role in ROLES]
+    return "".join(parts)
