@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backends.pacing import Pacer
 from devices.procedure import GuestNotifier, HostNotifier
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.machine.machine import Machine
@@ -40,7 +41,7 @@ class Notifiers:
 
     def __init__(self, nics: int, fds: Sequence[int]) -> None:
         self.spec = VmSpec(1, 64 << 20, (DeviceGroup("net", nics, RINGS),))
-        self.machine = Machine(self.spec)
+        self.machine = Machine(self.spec, pacer=Pacer())
         self.fds = fds
 
     def host(self, *, assign: bool) -> list[HostNotifier]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from backends.pacing import Pacer
 from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu.config.costs import NATIVE, CostModel, Side
 from emu.errors import EmuError
@@ -46,12 +45,20 @@ class CommitRecord(NamedTuple):
     ns: int
 
 
+class Pacer(Protocol):
+    """Injects the latency of a cost model."""
+
+    def charge(self, arrival: int, cost: int, /) -> None:
+        """Return ``cost`` ns after a unit of work began at ``arrival`` (monotonic ns)."""
+
+
 class Machine:
     """One VM without its devices.
 
     Args:
         spec: its shape.
         costs: what commits cost beyond what they take; only while `charging`.
+        pacer: injects that latency.
         accel: the accelerator's name, or ``auto``.
         memory_fds: memfds of guest memory that is there already; they stay the caller's.
 
@@ -79,6 +86,7 @@ class Machine:
         spec: VmSpec,
         costs: CostModel = NATIVE,
         *,
+        pacer: Pacer,
         accel: str = "soft",
         memory_fds: Sequence[int] = (),
     ) -> None:
@@ -95,7 +103,7 @@ class Machine:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._irqfds: dict[int, int] = {}
         self._routes: dict[int, int] = {}
-        self._pacer = Pacer()
+        self._pacer = pacer
         with ExitStack() as made:
             self.ram = GuestRam(spec.memory_bytes, memory_fds)
             made.callback(self.ram.close)

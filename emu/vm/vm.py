@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
+from backends.pacing import Pacer
 from devices import lifecycle
 from devices.blk import (
     VIRTIO_BLK_F_FLUSH,
@@ -110,7 +111,7 @@ class Vm:
         self._eventfds = eventfd.default()
         with ExitStack() as made:
             memory = () if handed_over is None else handed_over.memory
-            self.machine = Machine(spec, costs, accel=accel, memory_fds=memory)
+            self.machine = Machine(spec, costs, pacer=Pacer(), accel=accel, memory_fds=memory)
             made.callback(self.machine.close)
             made.callback(self._close_devices)
             self._add_devices()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from backends.pacing import Pacer
 from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu.config.costs import NATIVE, RFC2021, CostModel
 from emu.config.vm_spec import DeviceGroup, VmSpec
@@ -34,7 +35,7 @@ class Kit:
     """A machine with eventfds for every ring and the edits that assign them."""
 
     def __init__(self, costs: CostModel = NATIVE) -> None:
-        self.machine = Machine(SPEC, costs)
+        self.machine = Machine(SPEC, costs, pacer=Pacer())
         self.batch = eventfd.default()
         self.kicks = self.batch.create(SPEC.rings)
         self.calls = self.batch.create(SPEC.rings)
@@ -255,7 +256,7 @@ def test_close_gives_everything_back() -> None:
 def test_a_machine_that_cannot_be_leaves_nothing() -> None:
     before = psutil.Process().num_fds()
     with pytest.raises(EmuError):
-        Machine(SPEC, accel="xen")
+        Machine(SPEC, pacer=Pacer(), accel="xen")
     assert psutil.Process().num_fds() == before
 
 

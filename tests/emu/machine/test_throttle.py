@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.pacing import Pacer
 from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.machine.machine import Machine
@@ -38,7 +39,7 @@ def test_stays_out_for_the_share_that_was_asked_for(percent: int, start: int) ->
 @pytest.fixture
 def running() -> Iterator[tuple[Machine, Recorder]]:
     guest = Recorder(periods={0: 200_000})
-    machine = Machine(VmSpec(2, 64 << 20))
+    machine = Machine(VmSpec(2, 64 << 20), pacer=Pacer())
     machine.start_vcpus(guest)
     machine.resume(DEADLINE)
     yield machine, guest

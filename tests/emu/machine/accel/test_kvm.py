@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backends.pacing import Pacer
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
@@ -138,7 +139,7 @@ def test_a_machine_with_more_rings_than_doorbells() -> None:
     make("kvm").close()
     spec = VmSpec(4, 1 << 30, (DeviceGroup("blk", 32, 64),))
     with pytest.raises(EmuError, match=r"2048 rings: with 4 vCPUs kvm has 1980 doorbells"):
-        Machine(spec, accel="kvm")
+        Machine(spec, pacer=Pacer(), accel="kvm")
 
 
 def test_too_little_memory_for_its_own_code() -> None:
