@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vhost_user.payloads import U64, VringState
+from vhost_user_conformance.front_end.acts import LOG
 from vhost_user_conformance.front_end.cases.device_state import area
 from vhost_user_conformance.front_end.descriptors import EVENTFD, PIPE, Descriptor
 from vhost_user_conformance.front_end.recording import F, Received, Recording
-from vhost_user_conformance.front_end.script import LOG, Script
 from vhost_user_conformance.front_end.tester import FrontEnd
 from vhost_user_conformance.model.verdict import Failed, Unsupported
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.script import Script
 
 Sent = tuple[F, bytes, tuple[Descriptor, ...]]
 KICK: Sent = (F.SET_VRING_KICK, U64(0).pack(), ())

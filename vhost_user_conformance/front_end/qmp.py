@@ -1,33 +1,29 @@
-"""What a user does to the front-end under test: commands over its QMP socket.
+"""A QMP client for the front-end under test: it carries out the acts of a session.
 
-The commands are sent and their answers taken in the loop that also plays the back-end, as a
-front-end that stops its device waits for that.
+The commands are sent, and their responses read, in the loop that also plays the back-end: a
+front-end that stops its device waits for the back-end meanwhile.
 """
 
 from __future__ import annotations
 
+import json
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from emu.qmp import protocol
-from vhost_user_conformance.front_end.script import (
-    CONT,
-    LOG,
-    RESET,
-    STOP,
-)
+from vhost_user_conformance.front_end.acts import CONT, LOG, RESET, STOP
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emu.qmp.protocol import JsonObject
-
+JsonObject = dict[str, Any]
 #: Seconds for which dirty memory is logged.
 LOG_SECONDS = 1
-#: The commands for each act; the next one is tried where a front-end does not know one, or not
-#: with these arguments. Dirty memory is logged for a migration, which goes nowhere, or to measure
-#: how fast memory becomes dirty. (QEMU 7.2 ends by SIGSEGV when that is measured with a vhost-user
-#: device, so it comes second.)
+#: A response that is longer than this ends the connection.
+LONGEST_LINE = 16 << 20
+#: The commands for each act; the next one is tried where a front-end does not know a command, or
+#: does not know its arguments. Dirty memory is logged for a migration whose data is discarded, or
+#: to measure the dirty rate. (QEMU 7.2 crashes with SIGSEGV when it measures the dirty rate with a
+#: vhost-user device, so that comes second.)
 COMMANDS: dict[str, tuple[tuple[str, JsonObject], ...]] = {
     STOP: (("stop", {}),),
     CONT: (("cont", {}),),
@@ -40,13 +36,17 @@ COMMANDS: dict[str, tuple[tuple[str, JsonObject], ...]] = {
 
 
 class Qmp:
-    """A connection to the front-end's monitor.
+    """A connection to the front-end's QMP server.
 
     Args:
-        path: its socket.
+        path: socket of the server.
+
+    Attributes:
+        refusal: description of the error that the last command returned, or "".
+        closed: the server has closed the connection, or has sent what is not QMP.
 
     Raises:
-        OSError: it does not listen there.
+        OSError: no server listens there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +57,7 @@ class Qmp:
             self._sock.close()
             raise
         self._sock.setblocking(False)  # noqa: FBT003
-        self._buffer = protocol.MessageBuffer()
+        self._data = b""
         self._waiting = 0
         self.refusal = ""
         self.closed = False
@@ -70,48 +70,63 @@ class Qmp:
 
     @property
     def answered(self) -> bool:
-        """Whether all commands have been."""
+        """Whether every command has its response."""
         return self.closed or self._waiting == 0
 
     def do(self, act: str) -> None:
-        """Have the front-end do it."""
+        """Send the command for this act."""
         first, *self._others = COMMANDS[act]
         self._send(*first)
 
     def _send(self, command: str, arguments: JsonObject) -> None:
         self.refusal = ""
         self._waiting += 1
+        request = json.dumps({"execute": command, "arguments": arguments})
         try:
-            self._sock.send(protocol.encode({"execute": command, "arguments": arguments}))
+            self._sock.send(request.encode() + b"\r\n")
         except OSError:
             self.closed = True
 
     def take(self) -> None:
-        """Read what has come."""
+        """Read the responses that have arrived; events are dropped.
+
+        QEMU's qmp-spec: a server ends each message with CRLF.
+        """
         try:
             data = self._sock.recv(65536)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if not data:
+        *lines, self._data = (self._data + data).split(b"\n")
+        if not data or len(self._data) > LONGEST_LINE:
             self.closed = True
+        for line in lines:
+            if line.strip():
+                self._response(line)
+
+    def _response(self, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            self.refusal, self.closed = "it sends what is not QMP", True
             return
-        for line in self._buffer.feed(data):
-            message = protocol.parse(line)
-            if "return" in message or "error" in message:
-                self._waiting -= 1
-            if "error" in message:
-                self.refusal = str(message["error"].get("desc", "refused"))
-                if self._others and _unknown(message["error"]):
-                    self._send(*self._others.pop(0))
+        if "return" in message or "error" in message:
+            self._waiting -= 1
+        error = message.get("error")
+        if isinstance(error, dict):
+            self.refusal = str(error.get("desc", "refused"))
+            if self._others and _unknown(error):
+                self._send(*self._others.pop(0))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._sock.close()
 
 
 def _unknown(error: JsonObject) -> bool:
-    """Whether a command was refused for its name or its arguments, and not for what it does."""
+    """Whether the error is about the command's name or arguments, not about what it does."""
     about_arguments = str(error.get("desc", "")).startswith("Parameter ")
     return error.get("class") == "CommandNotFound" or about_arguments

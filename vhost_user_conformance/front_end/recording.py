@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vhost_user.codec import NEED_REPLY
 from vhost_user.message_ids import FrontendRequest
 from vhost_user.payloads import VringAddr, VringState
-from vhost_user_conformance.front_end.script import START
+from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.model.verdict import unsupported
 
 if TYPE_CHECKING:

@@ -9,17 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhost_user.features import VHOST_F_LOG_ALL
+from vhost_user_conformance.front_end.acts import ASKED, CONT, END, LOG, RESET, START
 from vhost_user_conformance.front_end.qmp import Qmp
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import (
-    ASKED,
-    CONT,
-    END,
-    LOG,
-    RESET,
-    START,
-    Script,
-)
 from vhost_user_conformance.front_end.session import Session
 from vhost_user_conformance.front_end.tester import FrontEnd
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
@@ -32,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vhost_user_conformance.front_end.recording import Recording
+    from vhost_user_conformance.front_end.script import Script
     from vhost_user_conformance.model.case import Case
     from vhost_user_conformance.peer.program import PeerProgram
 

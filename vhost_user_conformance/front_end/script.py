@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from vhost_user.codec import REPLY, VERSION
 from vhost_user.features import (
     F_RING_EVENT_IDX,
     F_RING_INDIRECT_DESC,
@@ -15,22 +16,70 @@ from vhost_user.features import (
     ProtocolFeature,
 )
 from vhost_user.message_ids import FrontendRequest
+from vhost_user_conformance.front_end.acts import EVERYTHING, START
 
 if TYPE_CHECKING:
-    from vhost_user_conformance.front_end.session import Session
-    from vhost_user_conformance.peer.wire import Message
+    from vhost_user_conformance.front_end.recording import Recording
+    from vhost_user_conformance.peer.wire import Message, Wire
 
 P = ProtocolFeature
 F = FrontendRequest
-#: Answers a message in the suite's place.
-Reaction = Callable[["Session", "Message"], None]
+REPLY_FLAGS = VERSION | REPLY
 
-#: What a user can have done to a front-end: it is started, stopped and continued as a whole, its
-#: dirty memory is logged for a while, its devices are reset, and it is told to end.
-START, STOP, CONT, LOG, RESET, END = "start", "stop", "cont", "log", "reset", "end"
-#: The suite's back-end does something by itself, which the script says.
-ASKED = "ask"
-EVERYTHING = (START, STOP, CONT, LOG, STOP, CONT, RESET, END)
+
+class ScriptedSession(Protocol):
+    """What a script may use of the session that it is played in (`session.Session`)."""
+
+    @property
+    def wire(self) -> Wire:
+        """The connection."""
+
+    @property
+    def recording(self) -> Recording:
+        """What the front-end has done so far."""
+
+    @property
+    def channel(self) -> Wire | None:
+        """The back-end channel, if the front-end has given one."""
+
+    def pump(self, done: Callable[[], bool], patience: float) -> bool:
+        """Answer and serve until ``done()``; False: the time was over first."""
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether no message has come for so long."""
+
+    def restart_quiet(self) -> None:
+        """Count `quiet` from now on."""
+
+    def waiting(self) -> dict[int, int]:
+        """Rings with requests for which no kick has come, and the index where each one stands."""
+
+    def complete_one(self) -> bool:
+        """Complete the request that has been held longest; False: none is held."""
+
+    def mark(self, what: str) -> None:
+        """Note what the script has done at this place of the recording."""
+
+    def answer(self, message: Message) -> None:
+        """Answer as a correct back-end does."""
+
+    def reply(
+        self, number: int, payload: bytes, fds: tuple[int, ...] = (), flags: int = REPLY_FLAGS
+    ) -> None:
+        """Send a reply, correct or not."""
+
+    def reply_to(self, message: Message) -> tuple[bytes, tuple[int, ...]]:
+        """The payload and the descriptors of a correct back-end's reply."""
+
+    def hang_up(self) -> None:
+        """Close the connection, as a back-end that ends does."""
+
+    def close_channel(self) -> None:
+        """Close the back-end channel."""
+
+
+#: Answers a message in place of the session.
+Reaction = Callable[[ScriptedSession, "Message"], None]
 
 COMMON_FEATURES = (
     1 << VHOST_F_LOG_ALL
@@ -109,7 +158,7 @@ class Script(NamedTuple):
     calls_as_asked: bool = False
     returns: bool = False
     second_without: int = 0
-    asks: Callable[[Session], None] | None = None
+    asks: Callable[[ScriptedSession], None] | None = None
 
     def features(self, device: str) -> int:
         """The feature bits that are offered."""

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from vhost_user import inflight
-from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+from vhost_user.codec import NEED_REPLY
 from vhost_user.features import (
     F_RING_EVENT_IDX,
     VHOST_USER_F_PROTOCOL_FEATURES,
@@ -28,6 +28,7 @@ from vhost_user.payloads import (
     SingleRegion,
     VringState,
 )
+from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.descriptors import look_at, map_shared
 from vhost_user_conformance.front_end.recording import (
     Answered,
@@ -37,7 +38,7 @@ from vhost_user_conformance.front_end.recording import (
     Recording,
     Table,
 )
-from vhost_user_conformance.front_end.script import KINDS, START, Script
+from vhost_user_conformance.front_end.script import KINDS, REPLY_FLAGS, Script
 from vhost_user_conformance.front_end.serving import (
     Device,
     GuestMemory,
@@ -63,7 +64,6 @@ CHAINS_KEPT = 4000
 #: The same of a ring's that is not worked on.
 OFFERED_KEPT = 64
 PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
-REPLY_FLAGS = VERSION | REPLY
 
 
 class Session:
@@ -152,9 +152,20 @@ class Session:
         self.recording.transcript = list(self.recording.transcript)
         self.recording = Recording()
 
-    def last_now(self) -> None:
-        """From now on it is to be quiet."""
+    def restart_quiet(self) -> None:
+        """Count `quiet` from now on."""
         self.last = time.monotonic()
+
+    def hang_up(self) -> None:
+        """Close the connection, as a back-end that ends does."""
+        self.wire.close()
+        self.over = True
+
+    def close_channel(self) -> None:
+        """Close the back-end channel."""
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
 
     @property
     def running(self) -> bool:
@@ -258,9 +269,7 @@ class Session:
             view.close()
 
     def _learn_channel(self, message: Message) -> None:
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
+        self.close_channel()
         fd = os.dup(message.fds[0])
         try:
             sock = socket.socket(fileno=fd)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vhost_user_conformance.front_end.script import PLAIN, START, Script
+from vhost_user_conformance.front_end.acts import START
+from vhost_user_conformance.front_end.script import PLAIN, Script
 from vhost_user_conformance.model.verdict import Failed
 
 if TYPE_CHECKING:

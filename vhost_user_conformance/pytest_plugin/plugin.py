@@ -11,34 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vhost_user_conformance.pytest_plugin.options import PREFIX, pytest_addoption
+
 if TYPE_CHECKING:
     from vhost_user_conformance.pytest_plugin.suite import CaseRun
     from vhost_user_conformance.target import Target
 
-#: Options of this plugin begin with it.
-PREFIX = "--vhost-user-"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of ``emu conform``, with a prefix. What they say is checked by the suite."""
-    group = parser.getgroup("vhost-user", "conformance to the vhost-user protocol")
-    told = {
-        "socket": ("PATH", "Test the back-end that listens there (or the front-end that will)."),
-        "exec": ("COMMAND", "Test this program, started where need be; {socket} is the path."),
-        "device": ("CLASS", "What device it is: blk, net or fs. Without it none has to serve."),
-        "role": ("ROLE", "What is tested: back-end (default) or front-end."),
-        "dialect": ("NAME", "Whose numbers, where they are still moving: spec (default), ..."),
-        "patience": ("SECONDS", "How long each answer may take; 2 unless told."),
-    }
-    for name, (metavar, text) in told.items():
-        group.addoption(f"{PREFIX}{name}", metavar=metavar, help=text)
-    group.addoption(
-        f"{PREFIX}only",
-        action="append",
-        default=[],
-        metavar="ID|AREA",
-        help="Run these cases only; may be given several times.",
-    )
+__all__ = ["pytest_addoption"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,7 +17,7 @@ import pytest
 from emu.errors import EmuError, OptionError
 from vhost_user.errors import VhostUserError
 from vhost_user_conformance.model.verdict import Verdict
-from vhost_user_conformance.pytest_plugin.plugin import PREFIX
+from vhost_user_conformance.pytest_plugin.options import PREFIX
 from vhost_user_conformance.pytest_plugin.workers import (
     check_mode,
     claim,

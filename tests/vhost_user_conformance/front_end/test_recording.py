@@ -23,6 +23,7 @@ from vhost_user.payloads import (
     VringAddr,
     VringState,
 )
+from vhost_user_conformance.front_end.acts import ASKED, CONT, LOG, RESET, START
 from vhost_user_conformance.front_end.cases import cases
 from vhost_user_conformance.front_end.descriptors import (
     EVENTFD,
@@ -38,15 +39,7 @@ from vhost_user_conformance.front_end.recording import (
     Recording,
     Table,
 )
-from vhost_user_conformance.front_end.script import (
-    ASKED,
-    CONT,
-    LOG,
-    PLAIN,
-    RESET,
-    START,
-    Script,
-)
+from vhost_user_conformance.front_end.script import PLAIN, Script
 from vhost_user_conformance.front_end.serving import Chain, Part, Ring
 from vhost_user_conformance.front_end.session import Session
 from vhost_user_conformance.front_end.tester import FrontEnd

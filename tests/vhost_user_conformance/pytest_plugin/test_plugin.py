@@ -277,7 +277,9 @@ def test_without_its_options_it_imports_nothing(pytester: pytest.Pytester) -> No
             ours = ("emu", "vhost_user", "vhost_user_conformance", "backends")
             mine = {m for m in sys.modules if m.split(".")[0] in ours}
             plugin = "vhost_user_conformance.pytest_plugin"
-            assert mine == {"vhost_user_conformance", plugin, f"{plugin}.plugin"}
+            assert mine == {
+                "vhost_user_conformance", plugin, f"{plugin}.plugin", f"{plugin}.options"
+            }
             assert not {"rich", "click", "cffi"} & set(sys.modules)
         """
     )

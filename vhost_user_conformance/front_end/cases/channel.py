@@ -11,9 +11,10 @@ from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import ProtocolFeature
 from vhost_user.message_ids import BackendRequest
 from vhost_user.payloads import Iotlb, Mmap, SharedUuid, VringArea, VringState
+from vhost_user_conformance.front_end.acts import ASKED, START
 from vhost_user_conformance.front_end.descriptors import SOCKET
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import ASKED, START, Script
+from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -31,7 +32,7 @@ from vhost_user_conformance.peer.wire import (
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
 
 area = Area("channel", FRONT_END, "Back-end communication", needs=("BACKEND_REQ",))
@@ -71,7 +72,7 @@ class Question:
     payload: bytes
     flags: int
 
-    def __call__(self, session: Session) -> None:
+    def __call__(self, session: ScriptedSession) -> None:
         """Ask it, and keep the answer."""
         answer = _exchange(session, self.number, self.payload, self.flags)
         session.recording.channel[self.name] = answer
@@ -84,7 +85,7 @@ class Questions:
     name: str
     numbers: tuple[int, ...]
 
-    def __call__(self, session: Session) -> None:
+    def __call__(self, session: ScriptedSession) -> None:
         """Ask them, and keep all answers, of which there may be too many."""
         channel, came = session.channel, list[Message]()
         if channel is None:
@@ -96,17 +97,17 @@ class Questions:
             some: list[Message] = []
             if not (came and came[-1].id < 0) and _look(channel, some):
                 came.extend(some)
-                session.last_now()
+                session.restart_quiet()
             over = len(came) >= len(self.numbers) or any(each.id < 0 for each in came)
             return over and session.quiet(0.3)
 
-        session.last_now()
+        session.restart_quiet()
         session.pump(answered, session.wire.patience)
         for at, answer in enumerate(came):
             session.recording.channel[f"{self.name} {at}"] = GONE if answer.id < 0 else answer
 
 
-def _exchange(session: Session, number: int, payload: bytes, flags: int) -> Message | str:
+def _exchange(session: ScriptedSession, number: int, payload: bytes, flags: int) -> Message | str:
     """Ask; what was answered, or that nothing was, or that the channel was closed."""
     channel = session.channel
     if channel is None:
@@ -120,7 +121,7 @@ def _exchange(session: Session, number: int, payload: bytes, flags: int) -> Mess
     def answered() -> bool:
         return _look(channel, came) or (flags != ASKING and session.quiet(0.3))
 
-    session.last_now()
+    session.restart_quiet()
     session.pump(answered, session.wire.patience)
     if not came:
         return NONE
@@ -311,11 +312,11 @@ def too_large(fe: FrontEnd) -> None:
 
 @area.case(1331, "Nonsense on the channel does not end the connection")
 def nonsense(fe: FrontEnd) -> None:
-    def ask(session: Session) -> None:
+    def ask(session: ScriptedSession) -> None:
         if session.channel is None:
             unsupported("the front-end gave no channel")
         session.channel.send_bytes(bytes(range(256)))
-        session.last_now()
+        session.restart_quiet()
         session.pump(lambda: session.quiet(0.5), session.wire.patience)
 
     recording = fe.session(Script("nonsense on the channel", (START, ASKED), asks=ask))
@@ -325,11 +326,9 @@ def nonsense(fe: FrontEnd) -> None:
 
 @area.case(1332, "A channel that the back-end closes does not end the connection")
 def closed(fe: FrontEnd) -> None:
-    def ask(session: Session) -> None:
-        if session.channel is not None:
-            session.channel.close()
-            session.channel = None
-        session.last_now()
+    def ask(session: ScriptedSession) -> None:
+        session.close_channel()
+        session.restart_quiet()
         session.pump(lambda: session.quiet(0.5), session.wire.patience)
 
     recording = fe.session(Script("the channel is closed", (START, ASKED), asks=ask))
@@ -352,7 +351,7 @@ def nothing_to_map(fe: FrontEnd) -> None:
 
 @area.case(1392, "SHARED_OBJECT_ADD is acknowledged with 0 where SHARED_OBJECT was agreed on")
 def shared(fe: FrontEnd) -> None:
-    def ask(session: Session) -> None:
+    def ask(session: ScriptedSession) -> None:
         payload = SharedUuid(bytes(range(16))).pack()
         answer = _exchange(session, B.SHARED_OBJECT_ADD, payload, ASKING)
         session.recording.channel["added"] = answer

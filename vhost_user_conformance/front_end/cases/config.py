@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import Inflight
+from vhost_user_conformance.front_end.acts import CONT
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import CONT, Script
+from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Received, Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
     from vhost_user_conformance.peer.wire import Message
 
@@ -62,7 +63,7 @@ def set_flags(fe: FrontEnd) -> None:
 
 
 def _bad_config(fe: FrontEnd, name: str, payload: bytes) -> Recording:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         session.mark(name)
         session.reply(message.id, payload)
 
@@ -89,7 +90,7 @@ def large_reply(fe: FrontEnd) -> None:
 
 @config.case(907, "A reply to GET_CONFIG that is shorter than asked for is not taken")
 def short_reply(fe: FrontEnd) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         session.mark("half of the configuration space")
         _, size, flags = struct.unpack_from("<III", message.payload)
         half = session.reply_to(message)[0][12 : 12 + size // 2]
@@ -262,7 +263,7 @@ def region_mappable(fe: FrontEnd) -> None:
 
 @inflight.case(1206, "A back-end that has no region to give is no reason to crash")
 def no_region(fe: FrontEnd) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         session.mark("no region")
         session.reply(message.id, Inflight(0, 0, 0, 0).pack())
 

@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import U64, VRING_NO_FD
+from vhost_user_conformance.front_end.acts import LOG, START
 from vhost_user_conformance.front_end.descriptors import PIPE, SOCKET
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import (
-    LOG,
-    PLAIN,
-    START,
-    Script,
-)
+from vhost_user_conformance.front_end.script import PLAIN, Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Received, Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
     from vhost_user_conformance.peer.wire import Message
 
@@ -85,7 +81,7 @@ def checked(fe: FrontEnd) -> None:
     check(order == wanted, "SET_DEVICE_STATE_FD and CHECK_DEVICE_STATE in turns", f"{order}")
 
 
-def _refuse(session: Session, message: Message) -> None:
+def _refuse(session: ScriptedSession, message: Message) -> None:
     session.mark(REFUSAL)
     session.reply(message.id, U64(VRING_NO_FD | 1).pack())
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VHOST_F_LOG_ALL, ProtocolFeature
 from vhost_user.payloads import LogArea
+from vhost_user_conformance.front_end.acts import LOG, START
 from vhost_user_conformance.front_end.descriptors import FILE, MEMFD
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import LOG, START, Script
+from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -20,7 +21,7 @@ from vhost_user_conformance.model.verdict import (
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Received, Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
     from vhost_user_conformance.peer.wire import Message
 
@@ -189,7 +190,7 @@ def no_shmfd(fe: FrontEnd) -> None:
 def reply_sizes(fe: FrontEnd, size: int) -> None:
     """The specification contradicts itself, and back-ends do all three."""
 
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         session.mark("a reply to SET_LOG_BASE")
         session.reply(message.id, message.payload[:size] if size == 16 else bytes(size))
 

@@ -5,25 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vhost_user.features import ProtocolFeature
+from vhost_user_conformance.front_end.acts import CONT, END, RESET, START, STOP
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import (
-    CONT,
-    END,
-    RESET,
-    RESETTING,
-    START,
-    STATUS,
-    STOP,
-    Script,
-)
-from vhost_user_conformance.front_end.session import REPLY_FLAGS
+from vhost_user_conformance.front_end.script import REPLY_FLAGS, RESETTING, STATUS, Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, observed, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
     from vhost_user_conformance.peer.wire import Message
 
@@ -127,10 +118,9 @@ def reset_owner(fe: FrontEnd) -> None:
 # -- back-ends that fail
 
 
-def _die(session: Session, _message: Message) -> None:
+def _die(session: ScriptedSession, _message: Message) -> None:
     session.mark("the back-end dies")
-    session.wire.close()
-    session.over = True
+    session.hang_up()
 
 
 def _dies_at(fe: FrontEnd, number: F) -> Recording:
@@ -198,7 +188,7 @@ def gone_through_with(fe: FrontEnd) -> None:
 
 @errors.case(1712, "A descriptor that comes with a reply that has none is no reason to crash")
 def stray_descriptor(fe: FrontEnd) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         payload, _ = session.reply_to(message)
         session.mark("a stray descriptor")
         session.reply(message.id, payload, (session.wire.fileno(),))
@@ -208,7 +198,7 @@ def stray_descriptor(fe: FrontEnd) -> None:
 
 @errors.case(1713, "Random bytes instead of a reply are no reason to crash, or to go on")
 def random_bytes(fe: FrontEnd) -> None:
-    def react(session: Session, _message: Message) -> None:
+    def react(session: ScriptedSession, _message: Message) -> None:
         session.mark("random bytes")
         session.wire.send_bytes(bytes((index * 73 + 41) % 256 for index in range(64)))
 
@@ -219,7 +209,7 @@ def random_bytes(fe: FrontEnd) -> None:
 
 @errors.case(1714, "A reply that nobody asked for is no reason to crash")
 def unasked(fe: FrontEnd) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         session.mark("a reply that nobody asked for")
         session.reply(F.SET_OWNER, bytes(8), flags=REPLY_FLAGS)
         session.answer(message)

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 from vhost_user.payloads import VRING_NO_FD
 from vhost_user_conformance.front_end.recording import RING_FDS, F
-from vhost_user_conformance.front_end.script import Script, occasion
-from vhost_user_conformance.front_end.session import REPLY_FLAGS
+from vhost_user_conformance.front_end.script import REPLY_FLAGS, Script, occasion
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Received
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
     from vhost_user_conformance.peer.wire import Message
 
@@ -115,7 +114,7 @@ def few_descriptors(fe: FrontEnd) -> None:
 def not_taken(fe: FrontEnd, number: F, name: str, payload: bytes | None, **wrong: int) -> None:
     """A reply that is wrong: the front-end says nothing more, as it would with the answer."""
 
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         good, fds = session.reply_to(message)
         session.mark(name)
         flags = wrong.get("flags", REPLY_FLAGS)
@@ -158,7 +157,7 @@ def short_reply(fe: FrontEnd, number: F) -> None:
 
 @area.case(170, "A reply that announces 4 GiB ends nothing but the connection")
 def huge_reply(fe: FrontEnd) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         session.mark("a huge reply")
         header = b"".join(
             each.to_bytes(4, "little") for each in (message.id, REPLY_FLAGS, 0xFFFFFFFF)
@@ -172,7 +171,7 @@ def huge_reply(fe: FrontEnd) -> None:
 
 @area.case(171, "A reply that comes byte by byte is taken", spec="Header")
 def in_bytes(fe: FrontEnd) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         payload, _ = session.reply_to(message)
         session.mark("a reply in bytes")
         header = [message.id, REPLY_FLAGS, len(payload)]
@@ -184,7 +183,7 @@ def in_bytes(fe: FrontEnd) -> None:
 
 @area.each(172, (1, 12, 13), "A reply that is cut after {} bytes is taken")
 def cut(fe: FrontEnd, count: int) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         payload, _ = session.reply_to(message)
         session.mark("a cut reply")
         header = [message.id, REPLY_FLAGS, len(payload)]

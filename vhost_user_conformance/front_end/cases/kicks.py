@@ -6,13 +6,14 @@ import time
 from typing import TYPE_CHECKING
 
 from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user_conformance.front_end.acts import ASKED, START
 from vhost_user_conformance.front_end.cases.rings import notifications
-from vhost_user_conformance.front_end.script import ASKED, START, Script
+from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.model.verdict import check, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
 
 __all__ = ["FOR_A_WHILE", "ONE_AT_A_TIME", "notifications"]
@@ -26,7 +27,7 @@ ENOUGH = 300
 _WHILE = 0.7
 
 
-def _one_at_a_time(session: Session) -> None:
+def _one_at_a_time(session: ScriptedSession) -> None:
     """Complete one request after the other; whether each new one is kicked for.
 
     Many requests at once hide a kick that comes one request too late: the next one brings it. When
@@ -38,7 +39,7 @@ def _one_at_a_time(session: Session) -> None:
     _unkicked(session)
 
 
-def _unkicked(session: Session) -> bool:
+def _unkicked(session: ScriptedSession) -> bool:
     """Wait until the driver has done what it has to do; whether a request was not kicked for."""
     begin, waits = time.monotonic(), dict[tuple[int, int], float]()
 
@@ -89,14 +90,14 @@ def kick_each(fe: FrontEnd) -> None:
     _each_is_kicked_for(fe.session(ONE_AT_A_TIME._replace(name=name, without=EVENT_IDX)))
 
 
-def _work_a_while(session: Session) -> None:
+def _work_a_while(session: ScriptedSession) -> None:
     session.pump(lambda: len(session.recording.chains) >= ENOUGH, _WHILE)
 
 
 FOR_A_WHILE = Script("requests for a while", (START, ASKED), asks=_work_a_while)
 
 
-def _work_as_much(session: Session) -> None:
+def _work_as_much(session: ScriptedSession) -> None:
     session.pump(lambda: len(session.recording.chains) >= ENOUGH, session.wire.patience)
 
 

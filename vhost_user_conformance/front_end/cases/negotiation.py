@@ -6,12 +6,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import F_VERSION_1, VHOST_F_LOG_ALL, ProtocolFeature
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import (
-    COMMON_FEATURES,
-    KINDS,
-    Script,
-    occasion,
-)
+from vhost_user_conformance.front_end.script import COMMON_FEATURES, KINDS, Script, occasion
 from vhost_user_conformance.front_end.session import PROTOCOL_BIT
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area

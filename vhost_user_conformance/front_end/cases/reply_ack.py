@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
+from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import START, Script, refusing
+from vhost_user_conformance.front_end.script import Script, refusing
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, observed, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Received, Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
     from vhost_user_conformance.peer.wire import Message
 
@@ -100,7 +101,7 @@ def late(fe: FrontEnd) -> None:
 
 @area.case(710, "An acknowledgement with another id is not taken for it", spec="Header")
 def ack_of_another(fe: FrontEnd) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         payload, _ = session.reply_to(message)
         session.mark("an acknowledgement of something else")
         session.reply(F.SET_OWNER, payload)

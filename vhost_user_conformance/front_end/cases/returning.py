@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, VHOST_F_LOG_ALL
+from vhost_user_conformance.front_end.acts import ASKED, START
 from vhost_user_conformance.front_end.cases.errors import errors
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import ASKED, START, Script
+from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.verdict import check, observed, unsupported
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
 
 __all__ = ["errors"]
@@ -36,11 +37,10 @@ SAID_ANEW = (
 )
 
 
-def _goes(session: Session) -> None:
+def _goes(session: ScriptedSession) -> None:
     """The back-end goes, in the middle of its work."""
     session.mark("the back-end goes")
-    session.wire.close()
-    session.over = True
+    session.hang_up()
 
 
 GONE = Script("the back-end goes, and another one comes", (START, ASKED), asks=_goes, returns=True)

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES
 from vhost_user.payloads import VRING_NO_FD, VringState
+from vhost_user_conformance.front_end.acts import CONT, END, START, STOP
 from vhost_user_conformance.front_end.descriptors import EVENTFD, PIPE
 from vhost_user_conformance.front_end.recording import RING_FDS, F
-from vhost_user_conformance.front_end.script import (
-    CONT,
-    END,
-    START,
-    STOP,
-    Script,
-)
+from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -29,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vhost_user_conformance.front_end.recording import Received, Recording
-    from vhost_user_conformance.front_end.session import Session
+    from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
     from vhost_user_conformance.peer.wire import Message
 
@@ -385,7 +380,7 @@ def odd_base(fe: FrontEnd) -> None:
 
 
 def _comes_back(fe: FrontEnd, name: str, base: int) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         session.reply_to(message)
         index = VringState.unpack(message.payload).index
         session.reply(message.id, VringState(index, base + index).pack())
@@ -426,7 +421,7 @@ def begins_inside(fe: FrontEnd) -> None:
 
 @bases.case(605, "A base in a reply with another id is not taken", spec="Header")
 def base_of_another(fe: FrontEnd) -> None:
-    def react(session: Session, message: Message) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
         session.reply_to(message)
         index = VringState.unpack(message.payload).index
         session.reply(F.GET_FEATURES, VringState(index, 0x1230).pack())

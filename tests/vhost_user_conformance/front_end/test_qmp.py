@@ -1,0 +1,108 @@
+"""The suite's QMP client, against a server that the test plays."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vhost_user_conformance.front_end.acts import LOG, STOP
+from vhost_user_conformance.front_end.qmp import COMMANDS, Qmp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Server:
+    """The other end: what it has received, and what it sends."""
+
+    def __init__(self, path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen(1)
+            self.client = Qmp(path)
+            self.sock, _ = listener.accept()
+        self.sock.settimeout(10)
+        self._file = self.sock.makefile("rb")
+
+    def command(self) -> dict[str, Any]:
+        """The next command."""
+        found: dict[str, Any] = json.loads(self._file.readline())
+        return found
+
+    def send(self, data: bytes) -> None:
+        """Send bytes, and have the client read them."""
+        self.sock.sendall(data)
+        assert select.select([self.client], [], [], 10)[0]
+        self.client.take()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.client.close()
+        self._file.close()
+        self.sock.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server whose client has sent `qmp_capabilities` and has its response."""
+    made = Server(tmp_path / "qmp")
+    assert made.command()["execute"] == "qmp_capabilities"
+    made.send(b'{"QMP": {}}\r\n{"return": {}}\r\n')
+    yield made
+    made.close()
+
+
+def test_a_response_may_come_in_pieces(server: Server) -> None:
+    """The command has its response when the whole line is there."""
+    server.client.do(STOP)
+    assert server.command() == {"execute": "stop", "arguments": {}}
+    server.send(b'{"event": "STOP"}\r\n{"ret')
+    before = server.client.answered
+    server.send(b'urn": {}}\r\n')
+    assert (before, server.client.answered) == (False, True)
+    assert not server.client.refusal
+
+
+@pytest.mark.parametrize(
+    ("error", "tried"),
+    [
+        ({"class": "CommandNotFound", "desc": "no such command"}, True),
+        ({"class": "GenericError", "desc": "Parameter 'uri' is unexpected"}, True),
+        ({"class": "GenericError", "desc": "State blocked"}, False),
+    ],
+)
+def test_the_next_command_is_tried(server: Server, error: dict[str, str], *, tried: bool) -> None:
+    """Where the front-end does not know the first one; otherwise its error is the outcome."""
+    server.client.do(LOG)
+    server.command()
+    server.send(json.dumps({"error": error}).encode() + b"\r\n")
+    assert server.client.answered is not tried
+    if tried:
+        assert server.command()["execute"] == COMMANDS[LOG][1][0]
+    else:
+        assert server.client.refusal == "State blocked"
+
+
+@pytest.mark.parametrize("data", [b"hello\r\n", b"[1]\r\n", b'{"return": \r\n'])
+def test_what_is_not_qmp(server: Server, data: bytes) -> None:
+    """Ends the wait for a response."""
+    server.client.do(STOP)
+    server.send(data)
+    assert server.client.answered
+    assert server.client.closed
+    assert server.client.refusal
+
+
+def test_a_server_that_closes(server: Server) -> None:
+    """Ends the wait for a response, too."""
+    server.client.do(STOP)
+    server.sock.close()
+    server._file.close()
+    assert select.select([server.client], [], [], 10)[0]
+    server.client.take()
+    assert server.client.closed
