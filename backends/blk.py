@@ -11,13 +11,13 @@ from backends.image import Image
 from backends.io_pool import IoPool
 from backends.program import (
     CONTEXT,
-    MAX_RINGS,
     Program,
     Settings,
     backend_options,
     run_command,
     settings_from,
 )
+from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
     from backends.loop import Loop

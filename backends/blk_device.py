@@ -7,17 +7,40 @@ and to guest memory. What may block goes to a few threads, and comes back throug
 from __future__ import annotations
 
 import logging
-import struct
 from functools import partial
 from os import preadv, pwritev
 from typing import TYPE_CHECKING
 
 from backends import stats
 from backends.device import BUDGET, BackendDevice
-from backends.image import SECTOR, Image, ImageError
+from backends.image import Image, ImageError
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import MAX_CONFIG
+from vhost_user.virtio.blk import (
+    REQUEST_HEADER,
+    SECTOR_SIZE,
+    SEGMENT,
+    VIRTIO_BLK_F_BLK_SIZE,
+    VIRTIO_BLK_F_DISCARD,
+    VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_MQ,
+    VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_ID_BYTES,
+    VIRTIO_BLK_S_IOERR,
+    VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_DISCARD,
+    VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
+    BlkConfig,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,33 +50,11 @@ if TYPE_CHECKING:
     from backends.ring import Ring
     from vhost_user.virtqueue import Chain, DeviceQueue
 
-F_SEG_MAX = 2
-F_RO = 5
-F_BLK_SIZE = 6
-F_FLUSH = 9
-F_MQ = 12
-F_DISCARD = 13
-F_WRITE_ZEROES = 14
-
-T_IN, T_OUT, T_FLUSH, T_GET_ID, T_DISCARD, T_WRITE_ZEROES = 0, 1, 4, 8, 11, 13
-S_OK, S_IOERR, S_UNSUPP = 0, 1, 2
-
-#: u32 type, u32 reserved, u64 sector.
-HEADER = struct.Struct("<IIQ")
-#: u64 sector, u32 sectors, u32 flags (bit 0: unmap).
-SEGMENT = struct.Struct("<QII")
-F_UNMAP = 1
-ID_BYTES = 20
-
 SEG_MAX = 126
 MAX_SEGMENTS = 32
 MAX_SEGMENT_SECTORS = 1 << 21
 
-#: capacity, size_max, seg_max, geometry, blk_size, topology, writeback, num_queues, discard (3),
-#: write zeroes (2), may_unmap.
-CONFIG = struct.Struct("<QII4xI8xBxHIIIIIB3x")
-
-_unpack_header = HEADER.unpack_from
+_unpack_header = REQUEST_HEADER.unpack_from
 log = logging.getLogger("backends")
 
 
@@ -94,35 +95,40 @@ class BlkDevice(BackendDevice):
         super().__init__(name, loop, rings, counters)
         self._image = image
         self._pool = pool
-        self._serial = serial.encode()[:ID_BYTES].ljust(ID_BYTES, b"\0")
+        self._serial = serial.encode()[:VIRTIO_BLK_ID_BYTES].ljust(VIRTIO_BLK_ID_BYTES, b"\0")
         self.protocol_features |= (
             ProtocolFeature.CONFIG | ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.BACKEND_REQ
         )
-        offered = [F_SEG_MAX, F_BLK_SIZE, F_FLUSH, F_MQ]
-        offered += [F_RO] if image.read_only else [F_DISCARD, F_WRITE_ZEROES]
+        offered = [VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ]
+        offered += (
+            [VIRTIO_BLK_F_RO]
+            if image.read_only
+            else [VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]
+        )
         self.features |= sum(1 << bit for bit in offered)
         self._config = self._make_config().ljust(MAX_CONFIG, b"\0")
         self._slow: dict[int, Callable[[Ring, Chain, bytes], None]] = {
-            T_FLUSH: self._flush,
-            T_GET_ID: self._get_id,
-            T_DISCARD: partial(self._segments, T_DISCARD),
-            T_WRITE_ZEROES: partial(self._segments, T_WRITE_ZEROES),
+            VIRTIO_BLK_T_FLUSH: self._flush,
+            VIRTIO_BLK_T_GET_ID: self._get_id,
+            VIRTIO_BLK_T_DISCARD: partial(self._segments, VIRTIO_BLK_T_DISCARD),
+            VIRTIO_BLK_T_WRITE_ZEROES: partial(self._segments, VIRTIO_BLK_T_WRITE_ZEROES),
         }
 
     def _make_config(self) -> bytes:
-        ranges = (MAX_SEGMENT_SECTORS, MAX_SEGMENTS)
-        return CONFIG.pack(
-            self._image.size // SECTOR,
-            0,
-            SEG_MAX,
-            SECTOR,
-            1,
-            len(self.rings),
-            *ranges,
-            1,
-            *ranges,
-            1,
-        )
+        return BlkConfig(
+            capacity=self._image.size // SECTOR_SIZE,
+            size_max=0,
+            seg_max=SEG_MAX,
+            blk_size=SECTOR_SIZE,
+            writeback=1,
+            num_queues=len(self.rings),
+            max_discard_sectors=MAX_SEGMENT_SECTORS,
+            max_discard_seg=MAX_SEGMENTS,
+            discard_sector_alignment=1,
+            max_write_zeroes_sectors=MAX_SEGMENT_SECTORS,
+            max_write_zeroes_seg=MAX_SEGMENTS,
+            write_zeroes_may_unmap=1,
+        ).pack()
 
     def read_config(self, offset: int, size: int) -> bytes | None:
         """A part of the configuration space, which reads as zeroes behind its last field."""
@@ -175,28 +181,28 @@ class BlkDevice(BackendDevice):
         if not readable or not writable:
             raise FrontendError(f"chain {head} has no header, or no room for a status")
         header = readable[0]
-        if len(header) != HEADER.size:
+        if len(header) != REQUEST_HEADER.size:
             readable = _split_header(head, readable)
             header = readable[0]
         kind, _, sector = _unpack_header(header)
         counters = self.counters
         counters[stats.REQUESTS] += 1
         try:
-            if kind == T_IN:
+            if kind == VIRTIO_BLK_T_IN:
                 written = self._read(ring, chain, sector)
-            elif kind == T_OUT:
+            elif kind == VIRTIO_BLK_T_OUT:
                 written = self._write(ring, chain, readable[1:], sector)
             else:
                 handler = self._slow.get(kind)
                 if handler is None:
-                    raise Refusal(S_UNSUPP)
+                    raise Refusal(VIRTIO_BLK_S_UNSUPP)
                 handler(ring, chain, b"".join(readable[1:]))
                 return
         except Refusal as refusal:
             self._finish(queue, chain, refusal.status, 1)
         else:
             if written:
-                self._finish(queue, chain, S_OK, written)
+                self._finish(queue, chain, VIRTIO_BLK_S_OK, written)
 
     def _finish(self, queue: DeviceQueue, chain: Chain, status: int, written: int) -> None:
         self._set_status(chain, status)
@@ -213,9 +219,9 @@ class BlkDevice(BackendDevice):
 
     def _check(self, sector: int, length: int) -> int:
         """The offset in the image, if the range is in it."""
-        offset = sector * SECTOR
-        if length % SECTOR or offset + length > self._image.size:
-            raise Refusal(S_IOERR)
+        offset = sector * SECTOR_SIZE
+        if length % SECTOR_SIZE or offset + length > self._image.size:
+            raise Refusal(VIRTIO_BLK_S_IOERR)
         return offset
 
     def _read(self, ring: Ring, chain: Chain, sector: int) -> int:
@@ -231,7 +237,7 @@ class BlkDevice(BackendDevice):
         except BlockingIOError:
             pass  # not in the page cache
         except OSError:
-            raise Refusal(S_IOERR) from None
+            raise Refusal(VIRTIO_BLK_S_IOERR) from None
         self._hand_over(ring, chain, partial(image.read, buffers, offset), length + 1)
         return 0
 
@@ -240,7 +246,7 @@ class BlkDevice(BackendDevice):
         offset = self._check(sector, length)
         image = self._image
         if image.read_only:
-            raise Refusal(S_IOERR)
+            raise Refusal(VIRTIO_BLK_S_IOERR)
         self.counters[stats.BYTES_WRITTEN] += length
         if not length:
             return 1
@@ -248,7 +254,7 @@ class BlkDevice(BackendDevice):
             if pwritev(image.fd, buffers, offset) == length:
                 return 1
         except OSError:
-            raise Refusal(S_IOERR) from None
+            raise Refusal(VIRTIO_BLK_S_IOERR) from None
         self._hand_over(ring, chain, partial(image.write, buffers, offset), 1)
         return 0
 
@@ -260,36 +266,36 @@ class BlkDevice(BackendDevice):
     def _get_id(self, ring: Ring, chain: Chain, data: bytes) -> None:
         del data
         buffers, length = _data_buffers(chain.writable)
-        if length < ID_BYTES:
-            raise Refusal(S_IOERR)
+        if length < VIRTIO_BLK_ID_BYTES:
+            raise Refusal(VIRTIO_BLK_S_IOERR)
         at = 0
         for buffer in buffers:
             part = self._serial[at : at + len(buffer)]
             buffer[: len(part)] = part
             at += len(part)
-        self._hand_back(ring, chain, S_OK, ID_BYTES + 1)
+        self._hand_back(ring, chain, VIRTIO_BLK_S_OK, VIRTIO_BLK_ID_BYTES + 1)
 
     def _segments(self, kind: int, ring: Ring, chain: Chain, data: bytes) -> None:
         if self._image.read_only:
-            raise Refusal(S_IOERR)
+            raise Refusal(VIRTIO_BLK_S_IOERR)
         count, rest = divmod(len(data), SEGMENT.size)
         if rest or not 1 <= count <= MAX_SEGMENTS:
-            raise Refusal(S_IOERR)
-        allowed = F_UNMAP if kind == T_WRITE_ZEROES else 0
+            raise Refusal(VIRTIO_BLK_S_IOERR)
+        allowed = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP if kind == VIRTIO_BLK_T_WRITE_ZEROES else 0
         work: list[Callable[[], None]] = []
         for sector, sectors, flags in SEGMENT.iter_unpack(data):
             if flags & ~allowed:
-                raise Refusal(S_UNSUPP)
+                raise Refusal(VIRTIO_BLK_S_UNSUPP)
             if sectors > MAX_SEGMENT_SECTORS:
-                raise Refusal(S_IOERR)
-            length = sectors * SECTOR
+                raise Refusal(VIRTIO_BLK_S_IOERR)
+            length = sectors * SECTOR_SIZE
             offset = self._check(sector, length)
             if not length:
                 continue
-            if kind == T_DISCARD:
+            if kind == VIRTIO_BLK_T_DISCARD:
                 work.append(partial(self._image.discard, offset, length))
             else:
-                unmap = bool(flags & F_UNMAP)
+                unmap = bool(flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
                 work.append(partial(self._image.write_zeroes, offset, length, unmap=unmap))
         self._hand_over(ring, chain, partial(_run_all, work), 1)
 
@@ -301,11 +307,11 @@ class BlkDevice(BackendDevice):
 
     def _work(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
         """In a thread of the pool."""
-        status = S_OK
+        status = VIRTIO_BLK_S_OK
         try:
             work()
         except OSError:
-            status, written = S_IOERR, 1
+            status, written = VIRTIO_BLK_S_IOERR, 1
         self.loop.post(partial(self._done, ring, chain, status, written))
 
     def _done(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
@@ -348,12 +354,12 @@ def _split_header(head: int, readable: list[memoryview]) -> list[memoryview]:
     """
     taken = b""
     rest = list(readable)
-    while rest and len(taken) < HEADER.size:
+    while rest and len(taken) < REQUEST_HEADER.size:
         first = rest.pop(0)
-        need = HEADER.size - len(taken)
+        need = REQUEST_HEADER.size - len(taken)
         taken += bytes(first[:need])
         if len(first) > need:
             rest.insert(0, first[need:])
-    if len(taken) < HEADER.size:
+    if len(taken) < REQUEST_HEADER.size:
         raise FrontendError(f"chain {head} is shorter than a request's header")
     return [memoryview(taken), *rest]

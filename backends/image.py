@@ -9,10 +9,11 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from vhost_user.virtio.blk import SECTOR_SIZE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SECTOR = 512
 ZERO_CHUNK = bytes(1 << 20)
 
 FALLOC_FL_KEEP_SIZE = 1
@@ -71,8 +72,8 @@ class Image:
         size = os.lseek(self.fd, 0, os.SEEK_END)
         if not size:
             raise ImageError(f"{self.path}: is empty")
-        if size % SECTOR:
-            raise ImageError(f"{self.path}: {size} bytes is not a multiple of {SECTOR}")
+        if size % SECTOR_SIZE:
+            raise ImageError(f"{self.path}: {size} bytes is not a multiple of {SECTOR_SIZE}")
         return size
 
     def refresh(self) -> bool:
@@ -90,7 +91,7 @@ class Image:
 
     def _find_read_flags(self) -> int:
         try:
-            os.preadv(self.fd, [bytearray(SECTOR)], 0, os.RWF_NOWAIT)
+            os.preadv(self.fd, [bytearray(SECTOR_SIZE)], 0, os.RWF_NOWAIT)
         except BlockingIOError:
             return os.RWF_NOWAIT
         except OSError:

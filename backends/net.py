@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backends.fabric import Fabric, Uplink
-from backends.net_config import DEFAULT_MTU, MTU_RANGE, parse_mac
+from backends.net_config import DEFAULT_MTU, parse_mac
 from backends.net_device import NetDevice, Network
 from backends.program import (
     CONTEXT,
-    MAX_RINGS,
     Program,
     Settings,
     backend_options,
@@ -19,6 +18,8 @@ from backends.program import (
     settings_from,
 )
 from backends.tap import TapPort, adopt_tap, open_tap
+from vhost_user.payloads import MAX_RINGS
+from vhost_user.virtio.net import MTU_RANGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

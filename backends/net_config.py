@@ -1,46 +1,13 @@
-"""A NIC's configuration space (virtio 1.3, 5.1.4), and what its MTU means for frames."""
+"""A NIC's address as text, and what its MTU means for frames."""
 
 from __future__ import annotations
 
-import struct
-from typing import NamedTuple
-
-from vhost_user.payloads import MAX_CONFIG
-
-#: mac, status, max_virtqueue_pairs, mtu.
-_CONFIG = struct.Struct("<6sHHH")
-_LINK_UP = 1
-#: What the specification lets a device say.
-MTU_RANGE = range(68, 65536)
 DEFAULT_MTU = 1500
 _ETHERNET_HEADER = 14
 _VLAN_TAG = 4
 _TAGGED = b"\x81\x00"
 _GROUP = 1
 MAC_BYTES = 6
-
-
-class NetConfig(NamedTuple):
-    """What a driver can read.
-
-    Attributes:
-        mac: the NIC's address.
-        pairs: pairs of rings.
-        mtu: bytes of a packet at most.
-        link: there is a network behind it.
-    """
-
-    mac: bytes
-    pairs: int
-    mtu: int
-    link: bool = True
-
-    def read(self, offset: int, size: int) -> bytes | None:
-        """A part of it, which reads as zeroes behind its last field; None is beyond its end."""
-        if offset + size > MAX_CONFIG:
-            return None
-        fields = _CONFIG.pack(self.mac, _LINK_UP if self.link else 0, self.pairs, self.mtu)
-        return fields.ljust(MAX_CONFIG, b"\0")[offset : offset + size]
 
 
 def longest_frame(mtu: int) -> int:

@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
 from backends.device import BUDGET, BackendDevice
-from backends.net_config import DEFAULT_MTU, MTU_RANGE, NetConfig, longest_frame, too_long
+from backends.net_config import DEFAULT_MTU, longest_frame, too_long
 from vhost_user.errors import FrontendError
 from vhost_user.features import F_VERSION_1, ProtocolFeature
 from vhost_user.messages import FrontendRequest
+from vhost_user.payloads import MAX_CONFIG
+from vhost_user.virtio.net import (
+    LEGACY_NET_HEADER_SIZE,
+    MTU_RANGE,
+    VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_S_LINK_UP,
+    NetConfig,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,16 +37,10 @@ if TYPE_CHECKING:
     from vhost_user.payloads import U64
     from vhost_user.virtqueue import DeviceQueue
 
-F_MTU = 3
-F_MAC = 5
-F_STATUS = 16
-F_CTRL_VQ = 17
-F_MQ = 22
-
 #: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers = 1.
-RX_HEADER = bytes(10) + b"\x01\x00"
+RX_HEADER = bytes(LEGACY_NET_HEADER_SIZE) + b"\x01\x00"
 #: Without VERSION_1 (and mergeable buffers) there is no num_buffers.
-LEGACY_HEADER = bytes(10)
+LEGACY_HEADER = bytes(LEGACY_NET_HEADER_SIZE)
 SHORTEST_FRAME = 14
 LONGEST_FRAME = longest_frame(MTU_RANGE[-1])
 #: Frames that wait to be taken over by the thread of another NIC.
@@ -83,13 +89,13 @@ class NetDevice(BackendDevice):
         super().__init__(name, loop, rings, counters)
         self._fabric = fabric
         # The control queue is the front-end's affair, and a driver needs it for many queues.
-        self.features |= 1 << F_MTU | 1 << F_CTRL_VQ | 1 << F_MQ
+        self.features |= 1 << VIRTIO_NET_F_MTU | 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_MQ
         self.protocol_features |= ProtocolFeature.NET_MTU | ProtocolFeature.RARP
         self._config: NetConfig | None = None
         if mac is not None:
             mtu = mtu or DEFAULT_MTU
-            self._config = NetConfig(mac, rings // 2, mtu)
-            self.features |= 1 << F_MAC | 1 << F_STATUS
+            self._config = NetConfig(mac, VIRTIO_NET_S_LINK_UP, rings // 2, mtu)
+            self.features |= 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS
             self.protocol_features |= ProtocolFeature.CONFIG | ProtocolFeature.BACKEND_REQ
         self._own_mtu = self._mtu = mtu
         self._longest = LONGEST_FRAME
@@ -125,13 +131,19 @@ class NetDevice(BackendDevice):
         self._apply_mtu()
 
     def read_config(self, offset: int, size: int) -> bytes | None:
-        """A part of the configuration space, if the NIC has one."""
-        return None if self._config is None else self._config.read(offset, size)
+        """A part of the configuration space, which is zeroes behind its last field.
+
+        Returns:
+            The bytes; None where the NIC has no such space, or it ends before them.
+        """
+        if self._config is None or offset + size > MAX_CONFIG:
+            return None
+        return self._config.pack().ljust(MAX_CONFIG, b"\0")[offset : offset + size]
 
     def unplug(self) -> None:
         """There is no network any more: the link is down from now on."""
-        if self._config is not None and self._config.link:
-            self._config = self._config._replace(link=False)
+        if self._config is not None and self._config.status:
+            self._config = self._config._replace(status=0)
             self.config_changed()
 
     # From the guest
@@ -290,7 +302,7 @@ class NetDevice(BackendDevice):
 
     def _apply_mtu(self) -> None:
         """A driver that knows the MTU has to keep to it, and so has what it is sent (5.1.4)."""
-        known = self._mtu if self.acked >> F_MTU & 1 else None
+        known = self._mtu if self.acked >> VIRTIO_NET_F_MTU & 1 else None
         self._longest = LONGEST_FRAME if known is None else longest_frame(known)
 
 

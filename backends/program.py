@@ -40,8 +40,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: How help is asked for, and laid out.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 log = logging.getLogger("backends")
-#: A message's vring index has eight bits.
-MAX_RINGS = 256
 
 
 class ProgramError(click.ClickException):

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from backends import stats
 from backends.ring import Ring
 from vhost_user import eventfd
-from vhost_user.dirty_log import PAGE_SIZE
 from vhost_user.errors import FrontendError
 from vhost_user.features import (
     F_RING_EVENT_IDX,
     VHOST_F_LOG_ALL,
     VHOST_USER_F_PROTOCOL_FEATURES,
 )
-from vhost_user.memory import MemoryTable
+from vhost_user.memory import PAGE_SIZE, MemoryTable
 from vhost_user.payloads import VRING_F_LOG
 from vhost_user.virtqueue import DeviceQueue
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import struct
-
 from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
 from vhost_user.errors import BackendError
 from vhost_user.messages import FrontendRequest, ProtocolFeature, Request
 from vhost_user.payloads import Config
-
-# virtio 1.2, 5.2.3 "Feature bits"
-VIRTIO_BLK_F_SEG_MAX = 2
-VIRTIO_BLK_F_RO = 5
-VIRTIO_BLK_F_BLK_SIZE = 6
-VIRTIO_BLK_F_FLUSH = 9
-VIRTIO_BLK_F_MQ = 12
-VIRTIO_BLK_F_DISCARD = 13
-VIRTIO_BLK_F_WRITE_ZEROES = 14
-
-#: struct virtio_blk_config up to and with write_zeroes_may_unmap and its padding.
-CONFIG_BYTES = 60
-SECTOR = 512
+from vhost_user.virtio.blk import (
+    BLK_CONFIG_SIZE,
+    VIRTIO_BLK_F_BLK_SIZE,
+    VIRTIO_BLK_F_DISCARD,
+    VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_MQ,
+    VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+    BlkConfig,
+)
 
 
 class VhostUserBlk(VhostDevice):
@@ -55,15 +51,15 @@ class VhostUserBlk(VhostDevice):
                 device=self.name,
             )
         request = Request(
-            FrontendRequest.GET_CONFIG, Config(0, 0, bytes(CONFIG_BYTES)), need_reply=False
+            FrontendRequest.GET_CONFIG, Config(0, 0, bytes(BLK_CONFIG_SIZE)), need_reply=False
         )
         reply = self.connection.call(request, deadline)
         if reply is None or not isinstance(reply.payload, Config):
             raise BackendError("gave no config space", device=self.name, message="GET_CONFIG")
         data = bytes(reply.payload.data)
-        if len(data) != CONFIG_BYTES:
+        if len(data) != BLK_CONFIG_SIZE:
             raise BackendError(
-                f"gave {len(data)} bytes of the {CONFIG_BYTES} that it was asked for",
+                f"gave {len(data)} bytes of the {BLK_CONFIG_SIZE} that it was asked for",
                 device=self.name,
                 message="GET_CONFIG",
             )
@@ -71,5 +67,4 @@ class VhostUserBlk(VhostDevice):
 
     def capacity(self, *, deadline: float = 5.0) -> int:
         """Sectors of 512 bytes."""
-        sectors: int = struct.unpack_from("<Q", self.config(deadline=deadline))[0]
-        return sectors
+        return BlkConfig.unpack(self.config(deadline=deadline)).capacity

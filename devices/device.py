@@ -25,6 +25,8 @@ from vhost_user.payloads import U64, Inflight, MemoryRegion, MemTable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vhost_user.virtqueue import RingAddresses
+
 #: Our user addresses are guest addresses plus this: no process maps anything there, so a back-end
 #: that forgets to translate fails at once instead of reading something else.
 USER_ADDRESS_BASE = 1 << 52
@@ -42,15 +44,6 @@ _LOG_ALL = 1 << VHOST_F_LOG_ALL
 COMMON_PROTOCOL_FEATURES = (
     ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD | ProtocolFeature.REPLY_ACK
 )
-
-
-class RingAddresses(NamedTuple):
-    """Where the driver has put a ring: its size in descriptors, and guest physical addresses."""
-
-    size: int
-    desc: int
-    avail: int
-    used: int
 
 
 class InflightFile(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from devices.device import USER_ADDRESS_BASE, InflightFile, RingAddresses, VhostDevice, Vring
+from devices.device import USER_ADDRESS_BASE, InflightFile, VhostDevice, Vring
 from devices.procedure import Ask, AwaitSwitchover, Change, Procedure
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vhost_user.dirty_log import DirtyLog
     from vhost_user.messages import Reply
     from vhost_user.session import Message
+    from vhost_user.virtqueue import RingAddresses
 
 VHOST_VRING_F_LOG = 1
 #: The base of a split ring is an available index, which has 16 bits.

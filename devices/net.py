@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
 from vhost_user.messages import ProtocolFeature
-
-# virtio 1.2, 5.1.3 "Feature bits"
-VIRTIO_NET_F_MTU = 3
-VIRTIO_NET_F_MAC = 5
-VIRTIO_NET_F_MQ = 22
+from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ
 
 
 class VhostUserNet(VhostDevice):

@@ -24,6 +24,7 @@ from vhost_user.messages import (
     frontend_messages,
 )
 from vhost_user.payloads import (
+    MAX_RINGS,
     U64,
     VRING_INDEX_MASK,
     AnyPayload,
@@ -34,9 +35,6 @@ from vhost_user.states import Ring, RingEvent, RingState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-#: SET_VRING_KICK and its like have eight bits for a ring (spec, "A vring index for a vring").
-MAX_RINGS = 256
 
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 _F = FrontendRequest

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 READ_SIZE = 65536
 #: Room for descriptors in a read: twice what a message may have.
 READ_FDS = 32
-#: Bytes of a unix socket's path, the terminating zero not among them.
-MAX_PATH = 107
+#: Bytes of a unix socket's path without the terminating zero: sun_path has 108 (unix(7)).
+MAX_SOCKET_PATH = 107
 
 _FD_SIZE = array.array("i").itemsize
 _ANCILLARY = socket.CMSG_SPACE(READ_FDS * _FD_SIZE)
@@ -232,9 +232,9 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 def check_path(path: str, name: str) -> None:
     """Raises `UsageError` when no socket can have that path."""
     size = len(os.fsencode(path))
-    if not 1 <= size <= MAX_PATH:
+    if not 1 <= size <= MAX_SOCKET_PATH:
         raise UsageError(
-            f"{path}: a socket's path has {MAX_PATH} bytes at most, not {size}", device=name
+            f"{path}: a socket's path has {MAX_SOCKET_PATH} bytes at most, not {size}", device=name
         )
 
 

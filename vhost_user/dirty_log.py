@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 from vhost_user import native
 from vhost_user.errors import FrontendError, UsageError
+from vhost_user.memory import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT
 #: The log is as long as a whole number of these.
 WORD_BYTES = 8
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from vhost_user.payloads import MemoryRegion
 
+#: The unit of memory tables and dirty logs.
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT
 #: One past the highest address.
 ADDRESS_SPACE = 1 << 64
 

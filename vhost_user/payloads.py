@@ -18,6 +18,8 @@ MAX_SHMEM_REGIONS = 256
 
 VRING_INDEX_MASK = 0xFF
 VRING_NO_FD = 1 << 8
+#: SET_VRING_KICK, CALL and ERR have eight bits for a ring (spec, "A vring index for a vring").
+MAX_RINGS = VRING_INDEX_MASK + 1
 #: `VringAddr.flags`: writes to the used ring are to be logged.
 VRING_F_LOG = 1
 

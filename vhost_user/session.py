@@ -12,7 +12,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, NoReturn, cast
 
-from vhost_user.agreement import MAX_RINGS, Opened, Session, ring_of
+from vhost_user.agreement import Opened, Session, ring_of
 from vhost_user.codec import (
     NEED_REPLY,
     REPLY,
@@ -28,13 +28,13 @@ from vhost_user.codec import (
 from vhost_user.errors import BackendError, FrontendError, Refused, UsageError
 from vhost_user.features import SPEC, Dialect, ProtocolFeature, missing_dependencies
 from vhost_user.messages import FdRule, FrontendRequest, Gate, Reply, Request
-from vhost_user.payloads import U64, AnyPayload, PayloadError, VringState
+from vhost_user.payloads import MAX_RINGS, U64, AnyPayload, PayloadError, VringState
 from vhost_user.states import RingEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["MAX_RINGS", "BackendSession", "FrontendSession", "Message", "Session"]
+__all__ = ["BackendSession", "FrontendSession", "Message", "Session"]
 
 _F = FrontendRequest
 _SUCCESS = U64(0)

@@ -12,6 +12,7 @@ import psutil
 
 from emu.errors import PreflightError
 from emu.orchestrator.run_directory import PREFIX, RANDOM_LENGTH, longest_name
+from vhost_user.channel import MAX_SOCKET_PATH
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import (
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     )
 
 
-#: sun_path has 108 bytes, one of them for the end (unix(7)).
-MAX_SOCKET_PATH = 107
 # What one process holds open, generously: the VM's has a kick and a call for each ring, a socket,
 # a log and what a strategy needs for each device, and an epoll set, a wake-up and a timer for each
 # vCPU; a back-end program has for each ring a kick, a call and an error eventfd.

@@ -20,6 +20,7 @@ from emu.config.vm_spec import (
     parse_size,
 )
 from emu.errors import EmuError, OptionError, PreflightError
+from vhost_user.virtio.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 #: Guest memory is one mapping in every process; more than this fits into no address space.
 MAX_MEMORY = 16 << 40
-SECTOR = 512
 MAX_REPEAT = 1000
 #: Bytes a second; no guest here comes near it.
 MAX_DIRTY_RATE = 64 << 30
@@ -177,8 +177,8 @@ def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:
     size = _disk_size(path, write=write)
     if size == 0:
         raise PreflightError(f"--disk {path} is empty")
-    if size % SECTOR:
-        raise PreflightError(f"--disk {path}: {size} bytes is not a multiple of {SECTOR}")
+    if size % SECTOR_SIZE:
+        raise PreflightError(f"--disk {path}: {size} bytes is not a multiple of {SECTOR_SIZE}")
     return DiskFile(path.absolute(), size, write)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-#: A ring index has eight bits in SET_VRING_KICK and SET_VRING_CALL (vhost-user, "A vring index").
-MAX_RINGS_PER_DEVICE = 256
+from vhost_user.memory import PAGE_SIZE
+from vhost_user.payloads import MAX_RINGS
+
 MAX_VCPUS = 1024
 #: Devices of one class: more than any host has, and few enough to be counted.
 MAX_DEVICES = 1024
@@ -59,8 +60,10 @@ class VmSpec:
             raise ShapeError(f"{self.vcpus} vCPUs: a VM has 1 to {MAX_VCPUS}")
         if self.memory_bytes < 64 << 20:
             raise ShapeError("a VM needs at least 64M of memory")
-        if self.memory_bytes % 4096:
-            raise ShapeError(f"{self.memory_bytes} bytes of memory is not a multiple of 4096")
+        if self.memory_bytes % PAGE_SIZE:
+            raise ShapeError(
+                f"{self.memory_bytes} bytes of memory is not a multiple of {PAGE_SIZE}"
+            )
         for group in self.groups:
             _check_group(group)
 
@@ -87,10 +90,8 @@ def _check_group(group: DeviceGroup) -> None:
         raise ShapeError(f"{shape}: a count must be 1 or more")
     if group.count > MAX_DEVICES:
         raise ShapeError(f"{shape}: {MAX_DEVICES} devices of a class are the most")
-    if group.rings > MAX_RINGS_PER_DEVICE:
-        raise ShapeError(
-            f"{shape}: a vhost-user message can index {MAX_RINGS_PER_DEVICE} rings at the most"
-        )
+    if group.rings > MAX_RINGS:
+        raise ShapeError(f"{shape}: a vhost-user message can index {MAX_RINGS} rings at the most")
     if group.device_class == "net" and group.rings % 2:
         raise ShapeError(f"{shape}: a NIC's rings come in pairs, so their number must be even")
 

@@ -20,14 +20,12 @@ from emu.guest.blk_state import (
     ERRORS,
     GENERATION,
     HEAD,
-    ID_BYTES,
     IDENTIFIED,
     INDEX,
     INTERRUPTS,
     OP,
     PRNG,
     REQUESTS,
-    SEGMENT,
     SLOT_WORDS,
     BlkState,
     Generation,
@@ -43,13 +41,13 @@ from emu.guest.layout import (
     BLK_SLOTS,
     BLOCK,
     BLOCKS_PER_SLOT,
-    SECTOR,
     SERIAL_BYTES,
     DiskRingPlace,
 )
 from emu.guest.rings import open_ring
 from emu.guest.stamps import GENERATION_MASK, SECTORS_PER_BLOCK, ZEROED, BlockPattern
 from vhost_user.errors import BackendError
+from vhost_user.virtio.blk import SECTOR_SIZE, SEGMENT, VIRTIO_BLK_ID_BYTES
 
 if TYPE_CHECKING:
     from emu.guest.ledger import LedgerTotals
@@ -106,7 +104,7 @@ class BlkRing:
         self.state = state = BlkState(ram, place, control)
         self._words, self._slots, self._status = state.words, state.slots, state.status
         self._generations, self._data = state.generations, state.data
-        self._poisoned = [data.cast("Q")[:: SECTOR // 8] for data in self._data]
+        self._poisoned = [data.cast("Q")[:: SECTOR_SIZE // 8] for data in self._data]
         self._buffers = [state.buffers(slot) for slot in range(BLK_SLOTS)]
         self._tables = [state.table(slot) if indirect else None for slot in range(BLK_SLOTS)]
         self._pattern = BlockPattern(place.disk)
@@ -203,8 +201,10 @@ class BlkRing:
 
     def _keep_serial(self, slot: int) -> None:
         gpa = self._context.layout.serials + SERIAL_BYTES * self.place.device
-        self._context.platform.ram.view(gpa, ID_BYTES)[:] = self._data[slot][:ID_BYTES]
-        self._context.mark(gpa, ID_BYTES)
+        self._context.platform.ram.view(gpa, VIRTIO_BLK_ID_BYTES)[:] = self._data[slot][
+            :VIRTIO_BLK_ID_BYTES
+        ]
+        self._context.mark(gpa, VIRTIO_BLK_ID_BYTES)
 
     def _issue(self, slot: int, mode: int) -> bool:
         """Adds the slot's next request; False when it has none to make (verify is through)."""

@@ -10,33 +10,37 @@ goes on where this one was paused:
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.guest.layout import BLK_SLOTS, BLOCK, BLOCKS_PER_SLOT, CONTROL_BYTES, DiskRingPlace
 from emu.guest.ledger import LedgerTotals
+from vhost_user.virtio.blk import (
+    REQUEST_HEADER,
+    SEGMENT,
+    VIRTIO_BLK_ID_BYTES,
+    VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
+)
 
 if TYPE_CHECKING:
     from emu.guest.platform import Ram
 
-#: virtio-blk's request header: u32 type, u32 reserved, u64 sector.
-HEADER = struct.Struct("<IIQ")
-#: A segment of WRITE_ZEROES: u64 sector, u32 sectors, u32 flags.
-SEGMENT = struct.Struct("<QII")
-ID_BYTES = 20
 #: No device answers this, so a status that was never written is seen.
 STATUS_UNSET = 0xFF
 
 
 class Op(IntEnum):
-    """Request types of virtio-blk (virtio 1.2, section 5.2.6)."""
+    """The request types of virtio-blk that the driver sends."""
 
-    READ = 0
-    WRITE = 1
-    FLUSH = 4
-    GET_ID = 8
-    WRITE_ZEROES = 13
+    READ = VIRTIO_BLK_T_IN
+    WRITE = VIRTIO_BLK_T_OUT
+    FLUSH = VIRTIO_BLK_T_FLUSH
+    GET_ID = VIRTIO_BLK_T_GET_ID
+    WRITE_ZEROES = VIRTIO_BLK_T_WRITE_ZEROES
 
 
 class Generation(NamedTuple):
@@ -106,19 +110,21 @@ class BlkState:
 
     def write_header(self, slot: int, op: int, sector: int) -> None:
         """Fill a slot's request header, and unset its status."""
-        HEADER.pack_into(self._control, _HEADERS_AT + slot * HEADER.size, op, 0, sector)
+        REQUEST_HEADER.pack_into(
+            self._control, _HEADERS_AT + slot * REQUEST_HEADER.size, op, 0, sector
+        )
         self.status[slot] = STATUS_UNSET
 
     def buffers(self, slot: int) -> dict[int, Buffers]:
         """What a slot's chain consists of, by request type: readable and writable extents."""
-        header = (self._gpa + _HEADERS_AT + slot * HEADER.size, HEADER.size)
+        header = (self._gpa + _HEADERS_AT + slot * REQUEST_HEADER.size, REQUEST_HEADER.size)
         status = (self._gpa + _STATUS_AT + slot, 1)
         data = self._data_gpa + slot * BLOCK
         return {
             Op.READ: ([header], [(data, BLOCK), status]),
             Op.WRITE: ([header, (data, BLOCK)], [status]),
             Op.FLUSH: ([header], [status]),
-            Op.GET_ID: ([header], [(data, ID_BYTES), status]),
+            Op.GET_ID: ([header], [(data, VIRTIO_BLK_ID_BYTES), status]),
             Op.WRITE_ZEROES: ([header, (data, SEGMENT.size)], [status]),
         }
 

@@ -11,11 +11,12 @@ import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
-from emu.guest.layout import PAGE, GuestLayout
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from emu.guest.layout import GuestLayout
     from emu.guest.ledger import LedgerTotals
     from emu.guest.platform import Platform
 
@@ -117,24 +118,24 @@ class GuestContext:
         self.platform = platform
         self.layout = layout
         self.mark = platform.ram.mark
-        self.control = platform.ram.view(layout.control, PAGE).cast("Q")
-        self.pulse = platform.ram.view(layout.pulse, PAGE).cast("Q")
+        self.control = platform.ram.view(layout.control, PAGE_SIZE).cast("Q")
+        self.pulse = platform.ram.view(layout.pulse, PAGE_SIZE).cast("Q")
         self.idle = IdleWatch()
         self.epoch = 0
 
     def set(self, word: int, value: int) -> None:
         """Write a word of the control page."""
         self.control[word] = value
-        self.mark(self.layout.control, PAGE)
+        self.mark(self.layout.control, PAGE_SIZE)
 
     def rescan(self) -> None:
         """Have the next tick look at all rings: one was left before it was empty."""
         self.pulse[RESCAN] = 1
-        self.mark(self.layout.pulse, PAGE)
+        self.mark(self.layout.pulse, PAGE_SIZE)
 
     def close(self) -> None:
         """Let go of guest memory."""
-        self.control = self.pulse = memoryview(bytearray(PAGE)).cast("Q")
+        self.control = self.pulse = memoryview(bytearray(PAGE_SIZE)).cast("Q")
 
 
 def remaining(until_ns: int) -> float:

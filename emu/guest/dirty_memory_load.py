@@ -15,13 +15,13 @@ from emu.guest.control_page import (
     DIRTY_WRONG,
     HOLD_READER,
 )
-from emu.guest.layout import PAGE
 from emu.guest.ledger import LedgerTotals
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from emu.guest.control_page import GuestContext
 
-_WORDS = PAGE // 8
+_WORDS = PAGE_SIZE // 8
 #: Time that one tick makes up for at the most, in nanoseconds. What a guest that did not run has
 #: missed is missed: a throttled one writes less.
 MAX_CATCH_UP_NS = 2_000_000
@@ -39,7 +39,7 @@ class Scribbler:
     def __init__(self, context: GuestContext) -> None:
         self._context = context
         self._gpa, size = context.layout.scribble
-        self.pages = size // PAGE
+        self.pages = size // PAGE_SIZE
         self._words = context.platform.ram.view(self._gpa, size).cast("Q")
 
     def shift_clock(self, ns: int) -> None:
@@ -55,7 +55,7 @@ class Scribbler:
             return
         pulse = context.pulse
         elapsed = min(max(0, now_ns - pulse[DIRTY_AT]), MAX_CATCH_UP_NS)
-        due = min(rate * elapsed // (1_000_000_000 * PAGE), self.pages)
+        due = min(rate * elapsed // (1_000_000_000 * PAGE_SIZE), self.pages)
         if not due:
             if elapsed == MAX_CATCH_UP_NS:
                 pulse[DIRTY_AT] = now_ns  # so slow a rate, or the first tick of all
@@ -78,7 +78,7 @@ class Scribbler:
             words[at] = number
         pulse[DIRTY_COUNT] = done + count
         pulse[DIRTY_WRONG] += wrong
-        self._context.mark(self._gpa + first * PAGE, count * PAGE)
+        self._context.mark(self._gpa + first * PAGE_SIZE, count * PAGE_SIZE)
         return count
 
     def ledger(self) -> LedgerTotals:

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.guest.blk_state import HEADER, STATUS_UNSET, Op
+from emu.guest.blk_state import STATUS_UNSET, Op
 from emu.guest.control_page import (
     HOLD_READER,
     OVERDUE,
@@ -23,11 +23,13 @@ from emu.guest.control_page import (
     GuestContext,
     remaining,
 )
-from emu.guest.layout import CHUNK, MAX_READER_SLOTS, PAGE, SECTOR, DiskRingPlace
+from emu.guest.layout import CHUNK, MAX_READER_SLOTS, DiskRingPlace
 from emu.guest.ledger import LedgerTotals
 from emu.guest.rings import open_ring
 from vhost_user.errors import BackendError
+from vhost_user.memory import PAGE_SIZE
 from vhost_user.native import SHA256_STATE_SIZE, Sha256State
+from vhost_user.virtio.blk import REQUEST_HEADER, SECTOR_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +97,7 @@ class DiskReader:
         event_idx: bool,
     ) -> None:
         self.number = places[0].unit
-        self.size = capacity * SECTOR
+        self.size = capacity * SECTOR_SIZE
         self.lock = threading.Lock()
         self._context = context
         self._places = places
@@ -106,7 +108,7 @@ class DiskReader:
         self._queues: list[DriverQueue] = [
             open_ring(ram, place.place, place.ring, event_idx=event_idx)[0] for place in places
         ]
-        self._page = ram.view(layout.reader, PAGE)
+        self._page = ram.view(layout.reader, PAGE_SIZE)
         self._sha = Sha256State(self._page[:SHA256_STATE_SIZE])
         self._words = self._page[_WORDS_AT:_SLOTS_AT].cast("Q")
         self._table = self._page[_SLOTS_AT:_HEADERS_AT].cast("I")
@@ -120,7 +122,7 @@ class DiskReader:
 
     def boot(self) -> None:
         """Empty rings; the reader is idle."""
-        self._page[:] = bytes(PAGE)
+        self._page[:] = bytes(PAGE_SIZE)
         self._words[LIMIT] = NO_LIMIT
         for queue, place in zip(self._queues, self._places, strict=True):
             queue.reset()
@@ -128,7 +130,7 @@ class DiskReader:
         self._mark()
 
     def _mark(self) -> None:
-        self._context.mark(self._context.layout.reader, PAGE)
+        self._context.mark(self._context.layout.reader, PAGE_SIZE)
 
     # -- the host's side
 
@@ -309,16 +311,16 @@ class DiskReader:
     def _submit(self, slot: int, chunk: int, op: Op) -> None:
         """Adds the request for a chunk to its slot's ring (slot and ring have the same number)."""
         layout, context = self._context.layout, self._context
-        header = _HEADERS_AT + slot * HEADER.size
+        header = _HEADERS_AT + slot * REQUEST_HEADER.size
         data = (layout.reader_buffers + slot * CHUNK, self._length(chunk))
         status = (layout.reader + _STATUS_AT + slot, 1)
         if op == Op.READ:
             # a read that does nothing must not leave an earlier chunk to be hashed
             self._data[slot][:8] = b"unread!!"
             context.mark(data[0], 8)
-        HEADER.pack_into(self._page, header, op, 0, chunk * CHUNK // SECTOR)
+        REQUEST_HEADER.pack_into(self._page, header, op, 0, chunk * CHUNK // SECTOR_SIZE)
         self._status[slot] = STATUS_UNSET
-        extent = (layout.reader + header, HEADER.size)
+        extent = (layout.reader + header, REQUEST_HEADER.size)
         if op == Op.READ:
             head = self._queues[slot].add([extent], [data, status])
         else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-VNET_HEADER = 12
 #: IEEE Std 802: ethertypes for local experiments.
 PROBE_ETHERTYPE = 0x88B5
 FLOW_ETHERTYPE = 0x88B6

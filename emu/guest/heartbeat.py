@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 from typing import TYPE_CHECKING
 
-from emu.guest.layout import PAGE
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ class Heartbeat:
     def start(self, now_ns: int) -> None:
         """The first beat: gaps count from here."""
         self._words[LAST] = now_ns
-        self._mark(self._gpa, PAGE)
+        self._mark(self._gpa, PAGE_SIZE)
 
     def beat(self, now_ns: int) -> None:
         """Guest code ran at this time (CLOCK_MONOTONIC)."""
@@ -74,7 +74,7 @@ class Heartbeat:
             self._note(last, now_ns)
         elif gap > words[MAX_GAP] and last:
             words[MAX_GAP] = gap
-        self._mark(self._gpa, PAGE)
+        self._mark(self._gpa, PAGE_SIZE)
         awaited = self._awaited
         if awaited is not None:
             self._awaited = None
@@ -109,12 +109,12 @@ class Heartbeat:
         for at in (LAST, *kept):
             # A gap of before that clock began is too long ago to be looked for.
             words[at] = max(1, words[at] + ns) if words[at] else 0
-        self._mark(self._gpa, PAGE)
+        self._mark(self._gpa, PAGE_SIZE)
 
     def forget_gaps(self) -> None:
         """Count the largest gap anew; the log of gaps stays."""
         self._words[MAX_GAP] = 0
-        self._mark(self._gpa, PAGE)
+        self._mark(self._gpa, PAGE_SIZE)
 
     @property
     def last(self) -> int:

@@ -18,15 +18,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from devices.device import RingAddresses
 from emu.config.vm_spec import ShapeError, VmSpec
+from vhost_user.memory import PAGE_SIZE
+from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.guest.platform import Region
 
-PAGE = 4096
 BASE = 1 << 20
 HIGH = 4 << 30
 #: What a driver may keep beside its ring.
@@ -34,7 +34,6 @@ CONTROL_BYTES = 704
 
 BLK_SLOTS = 4
 BLOCK = 4096
-SECTOR = 512
 #: Blocks that a slot, and nobody else, reads and writes.
 BLOCKS_PER_SLOT = 16
 RX_BUFFERS = 16
@@ -97,7 +96,7 @@ def _place_ring(start: int, size: int) -> RingPlace:
     avail = start + 16 * size
     used = _round_up(avail + 6 + 2 * size, 4)
     control = _round_up(used + 6 + 8 * size, 16)
-    length = _round_up(control + CONTROL_BYTES - start, PAGE)
+    length = _round_up(control + CONTROL_BYTES - start, PAGE_SIZE)
     return RingPlace(RingAddresses(size, start, avail, used), control, start, length)
 
 
@@ -114,11 +113,11 @@ class GuestLayout:
 
     def __init__(self, spec: VmSpec, regions: Sequence[Region]) -> None:
         self.control = BASE
-        self.pulse = BASE + PAGE
-        self.reader = BASE + 2 * PAGE
-        self.serials = BASE + 3 * PAGE
+        self.pulse = BASE + PAGE_SIZE
+        self.reader = BASE + 2 * PAGE_SIZE
+        self.serials = BASE + 3 * PAGE_SIZE
         devices = spec.devices
-        at = self.serials + _round_up(SERIAL_BYTES * len(devices), PAGE)
+        at = self.serials + _round_up(SERIAL_BYTES * len(devices), PAGE_SIZE)
         self.rings: list[list[RingPlace]] = []
         for device in devices:
             places = []
@@ -145,7 +144,7 @@ class GuestLayout:
                 self.pairs.append(
                     PairPlace(unit, index, device.number, pair, receive, transmit, at)
                 )
-                at += _round_up(RX_BUFFERS * RX_BUFFER_BYTES, PAGE)
+                at += _round_up(RX_BUFFERS * RX_BUFFER_BYTES, PAGE_SIZE)
         return at
 
     def _place_disks(self, spec: VmSpec, at: int) -> int:
@@ -191,6 +190,6 @@ def _data_base(spec: VmSpec, regions: Sequence[Region], low: int) -> int:
 def _place_scribble(regions: Sequence[Region], at: int) -> tuple[int, int]:
     """Address and bytes of the scribbled pages: at most half of what the region has left."""
     home = next(part for part in regions if part.gpa < at <= part.gpa + part.size)
-    start = _round_up(at, PAGE)
+    start = _round_up(at, PAGE_SIZE)
     left = home.gpa + home.size - start
-    return start, min(SCRIBBLE_BYTES, left // 2 // PAGE * PAGE)
+    return start, min(SCRIBBLE_BYTES, left // 2 // PAGE_SIZE * PAGE_SIZE)

@@ -31,7 +31,6 @@ from emu.guest.frames import (
     FLOW_MAGIC,
     MIN_FRAME,
     PROBE_ETHERTYPE,
-    VNET_HEADER,
     Probe,
     flow_check,
     nic_mac,
@@ -41,6 +40,7 @@ from emu.guest.ledger import LedgerTotals
 from emu.guest.rings import open_ring
 from emu.guest.transmit import TransmitRing
 from vhost_user.errors import BackendError
+from vhost_user.virtio.net import NET_HEADER_SIZE
 
 #: Packets of a flow that may be on their way.
 WINDOW = 4
@@ -52,9 +52,9 @@ INTERRUPTS, PROBES, PROBES_DROPPED, UNKNOWN, BROKEN = range(5)
 #: After a migration: milliseconds from one announcement to the next, as QEMU spaces its own
 #: (announce-initial, announce-step, announce-rounds).
 _ANNOUNCEMENTS_MS = (0, 50, 150, 250, 350)
-_VNET = bytes(VNET_HEADER)
+_VNET = bytes(NET_HEADER_SIZE)
 #: Where a received frame's ethertype ends; what is shorter is no frame.
-_ETHERTYPE_END = VNET_HEADER + ETHERNET_HEADER
+_ETHERTYPE_END = NET_HEADER_SIZE + ETHERNET_HEADER
 
 #: Where a packet goes that came in on another pair than the one that sent it (a switch).
 FlowSink = Callable[[int, int], None]
@@ -219,7 +219,11 @@ class NetPair:
                     foreign.append((flow, sequence))
                 return False
         # Only the first NIC is a station of the world outside.
-        if self.place.nic or length < _ETHERTYPE_END or not self._answer(data[VNET_HEADER:length]):
+        if (
+            self.place.nic
+            or length < _ETHERTYPE_END
+            or not self._answer(data[NET_HEADER_SIZE:length])
+        ):
             self._counters[UNKNOWN] += 1
         return False
 

@@ -31,18 +31,20 @@ from emu.guest.control_page import (
 from emu.guest.disk_reader import DiskReader
 from emu.guest.frames import nic_mac
 from emu.guest.heartbeat import Heartbeat
-from emu.guest.layout import PAGE, SERIAL_BYTES, GuestLayout, scratch_bytes
+from emu.guest.layout import SERIAL_BYTES, GuestLayout, scratch_bytes
 from emu.guest.ledger import LedgerTotals
 from emu.guest.net_driver import NetPair
 from emu.guest.workload import TICK_NS, Workload
 from vhost_user.errors import UsageError
+from vhost_user.memory import PAGE_SIZE
+from vhost_user.virtio.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from devices.device import RingAddresses
     from emu.guest.blk_state import Generation
     from emu.guest.platform import Platform
+    from vhost_user.virtqueue import RingAddresses
 
 LOADS = {"none": Mode.QUIET, "light": Mode.LIGHT, "heavy": Mode.HEAVY}
 
@@ -153,7 +155,7 @@ class GuestProgram:
                 continue
             features = self.config.disks[place.disk : place.disk + 1]
             disk = features[0] if features else BlkFeatures()
-            needed = scratch_bytes(place.ring + 1) // 512
+            needed = scratch_bytes(place.ring + 1) // SECTOR_SIZE
             if disk.capacity is not None and disk.capacity < needed:
                 raise ShapeError(
                     f"blk{place.disk} has {disk.capacity} sectors; "
@@ -190,7 +192,7 @@ class GuestProgram:
     def boot(self) -> None:
         """Write the guest's beginning to memory: empty rings, empty books, no load."""
         for gpa in (self.layout.control, self.layout.pulse):
-            self._platform.ram.view(gpa, PAGE)[:] = bytes(PAGE)
+            self._platform.ram.view(gpa, PAGE_SIZE)[:] = bytes(PAGE_SIZE)
         for unit in self._units:
             unit.boot()
         self._context.set(LIGHT_REQUESTS, 1)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import struct
 from array import array
 
-from emu.guest.layout import BLOCK, SECTOR
+from emu.guest.layout import BLOCK
+from vhost_user.virtio.blk import SECTOR_SIZE
 
 MAGIC = 0x554D4556  # "VEMU" on the disk
 _STAMP = struct.Struct("<IHHII")
-_STAMPS_PER_SECTOR = SECTOR // _STAMP.size
+_STAMPS_PER_SECTOR = SECTOR_SIZE // _STAMP.size
 _STAMPS_PER_BLOCK = BLOCK // _STAMP.size
-SECTORS_PER_BLOCK = BLOCK // SECTOR
+SECTORS_PER_BLOCK = BLOCK // SECTOR_SIZE
 #: A bytearray compares with any buffer by memcmp; a memoryview on the left goes byte by byte.
 _ZEROES = bytearray(BLOCK)
 

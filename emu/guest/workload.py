@@ -28,7 +28,7 @@ from emu.guest.control_page import (
     Unit,
 )
 from emu.guest.dirty_memory_load import Scribbler
-from emu.guest.layout import PAGE
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ class Workload:
             self.scribbler.tick(now_ns)
         if self._pairs:
             self._expire(now_ns)
-        context.mark(context.layout.pulse, PAGE)
+        context.mark(context.layout.pulse, PAGE_SIZE)
 
     def _rescan(self) -> None:
         """Drivers that were paused in the middle have not asked for another interrupt."""

@@ -12,11 +12,11 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user.memory import PAGE_SHIFT, PAGE_SIZE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-PAGE_SIZE = 4096
-PAGE_SHIFT = 12
 #: What lies below the hole at the most; the rest starts above the hole.
 LOW_BYTES = 3 << 30
 HIGH_START = 4 << 30

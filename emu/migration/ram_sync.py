@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vhost_user.errors import BackendError
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from emu.machine.ram import GuestRam
     from emu.migration.stream import Run
     from vhost_user.dirty_log import DirtyLog
-
-PAGE = 4096
 
 
 class RamSync:
@@ -49,15 +48,15 @@ class RamSync:
                     f"a back-end has marked {gpa:#x}+{length:#x} in the dirty log, "
                     "where the VM has no memory"
                 )
-            first = gpa // PAGE
-            pages.update(range(first, first + length // PAGE))
+            first = gpa // PAGE_SIZE
+            pages.update(range(first, first + length // PAGE_SIZE))
         return runs_of(pages)
 
     def put_back(self, runs: Iterable[Run]) -> None:
         """These were not sent: the next `dirty` has them again."""
         for gpa, length in runs:
-            first = gpa // PAGE
-            self._unsent.update(range(first, first + length // PAGE))
+            first = gpa // PAGE_SIZE
+            self._unsent.update(range(first, first + length // PAGE_SIZE))
 
 
 def runs_of(pages: Iterable[int]) -> list[Run]:
@@ -67,11 +66,11 @@ def runs_of(pages: Iterable[int]) -> list[Run]:
     for page in sorted(pages):
         if page != previous + 1:
             if previous >= 0:
-                runs.append((start * PAGE, (previous + 1 - start) * PAGE))
+                runs.append((start * PAGE_SIZE, (previous + 1 - start) * PAGE_SIZE))
             start = page
         previous = page
     if previous >= 0:
-        runs.append((start * PAGE, (previous + 1 - start) * PAGE))
+        runs.append((start * PAGE_SIZE, (previous + 1 - start) * PAGE_SIZE))
     return runs
 
 

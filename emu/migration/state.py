@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from devices.device import RingAddresses, VhostDevice
 from emu.errors import MigrationError
+from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from devices.device import VhostDevice
     from emu.vm.vm import Vm
 
 _DEVICE = struct.Struct("<16sQI")

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backends.pacing import Pacer
 from devices import lifecycle
-from devices.blk import (
-    VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_RO,
-    VIRTIO_BLK_F_WRITE_ZEROES,
-    VhostUserBlk,
-)
+from devices.blk import VhostUserBlk
 from devices.device import SharedMemory, VhostDevice
 from devices.handover_state import DeviceHandoverState, descriptors_of, restore
 from devices.net import VhostUserNet
@@ -31,6 +26,12 @@ from emu.vm.reconnect import DeviceKeeper, Observer
 from vhost_user import eventfd
 from vhost_user.errors import UsageError, VhostUserError
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+from vhost_user.memory import PAGE_SIZE
+from vhost_user.virtio.blk import (
+    VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -52,7 +53,6 @@ HEARTBEAT_PATIENCE = 0.2
 #: A beat of which this thread learns later than this is not the last one; how often to try again.
 HEARTBEAT_FRESH_NS = 300_000
 HEARTBEAT_TRIES = 5
-_PAGE = 4096
 
 
 def _nobody(_name: str, _data: dict[str, object]) -> None:
@@ -362,7 +362,7 @@ class Vm:
     @property
     def log_pages(self) -> int:
         """Pages that a dirty log covers: from address 0 to the end of memory."""
-        return max(part.gpa + part.size for part in self.machine.ram.regions) // _PAGE
+        return max(part.gpa + part.size for part in self.machine.ram.regions) // PAGE_SIZE
 
     def disconnect(self) -> None:
         """Close all connections; the back-ends drop their rings."""

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backends.blk_device import HEADER, T_IN, BlkDevice
+from backends.blk_device import BlkDevice
 from backends.fabric import Fabric
 from backends.image import Image
 from backends.io_pool import IoPool
@@ -24,6 +24,7 @@ from backends.net_device import NetDevice
 from backends.server import DeviceServer, listen
 from tests.backends.rig import Rig, RigRing, readable
 from vhost_user.frontend import FrontendConnection
+from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_T_IN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,7 @@ class Blk(Kind):
     def submit(self, rig: Rig, number: int) -> None:
         header_gpa, header = rig.alloc(16)
         gpa, data = rig.alloc(513, rig.high)
-        header[:] = HEADER.pack(T_IN, 0, number)
+        header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_IN, 0, number)
         data[512] = 0xFF
         rig.buffers[self.ring, number] = (gpa, data)
         rig.rings[self.ring].add([(header_gpa, 16)], [(gpa, 513)])

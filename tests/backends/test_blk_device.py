@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backends import blk_device as blk
-from backends import stops
-from backends.blk_device import HEADER, SEGMENT, BlkDevice
+from backends import blk_device, stops
+from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
 from tests.backends.rig import LOG_ALL, QEMU_ORDER, Rig, readable
@@ -23,6 +22,24 @@ from vhost_user.errors import Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
 from vhost_user.payloads import Config, LogArea, VringState
+from vhost_user.virtio.blk import (
+    REQUEST_HEADER,
+    SEGMENT,
+    VIRTIO_BLK_F_DISCARD,
+    VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_S_IOERR,
+    VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_DISCARD,
+    VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +48,6 @@ if TYPE_CHECKING:
 
 SECTORS = 512
 SIZE = SECTORS * 512
-F_RO, F_FLUSH, F_DISCARD, F_WRITE_ZEROES = 5, 9, 13, 14
 
 Attach = Callable[..., Rig]
 
@@ -56,7 +72,7 @@ class Disk:
     ) -> tuple[int, bytes, int]:
         """Status, what was read, bytes written; ``split`` cuts the readable part there."""
         rig = self.rig
-        out = HEADER.pack(kind, 0, sector) + data
+        out = REQUEST_HEADER.pack(kind, 0, sector) + data
         gpa, memory = rig.alloc(len(out))
         memory[:] = out
         cuts = [0, *(split or (16,)), len(out)]
@@ -117,14 +133,14 @@ def config(disk: Disk, offset: int, size: int) -> bytes | None:
 
 
 def test_read(disk: Disk) -> None:
-    status, data, written = disk.request(blk.T_IN, 7, room=4096)
-    assert (status, written) == (blk.S_OK, 4097)
+    status, data, written = disk.request(VIRTIO_BLK_T_IN, 7, room=4096)
+    assert (status, written) == (VIRTIO_BLK_S_OK, 4097)
     assert data == disk.content(7, 8)
 
 
 def test_write(disk: Disk) -> None:
     data = bytes(range(256)) * 16
-    assert disk.request(blk.T_OUT, 9, data) == (blk.S_OK, b"", 1)
+    assert disk.request(VIRTIO_BLK_T_OUT, 9, data) == (VIRTIO_BLK_S_OK, b"", 1)
     assert disk.content(9, 8) == data
     assert disk.content(8) == struct.pack("<Q", 8) * 64
     assert disk.content(17) == struct.pack("<Q", 17) * 64
@@ -133,48 +149,48 @@ def test_write(disk: Disk) -> None:
 @pytest.mark.parametrize("split", [(4, 16), (8,), (16, 17, 500), (20,)])
 def test_header_and_data_may_be_cut_anywhere(disk: Disk, split: tuple[int, ...]) -> None:
     data = b"\x17" * 1024
-    assert disk.request(blk.T_OUT, 3, data, split=split)[0] == blk.S_OK
+    assert disk.request(VIRTIO_BLK_T_OUT, 3, data, split=split)[0] == VIRTIO_BLK_S_OK
     assert disk.content(3, 2) == data
 
 
 def test_large_requests(disk: Disk) -> None:
-    status, data, _ = disk.request(blk.T_IN, 0, room=65536)
-    assert status == blk.S_OK
+    status, data, _ = disk.request(VIRTIO_BLK_T_IN, 0, room=65536)
+    assert status == VIRTIO_BLK_S_OK
     assert data == disk.content(0, 128)
 
 
 def test_last_sector_and_beyond(disk: Disk) -> None:
-    assert disk.request(blk.T_IN, SECTORS - 1, room=512)[0] == blk.S_OK
+    assert disk.request(VIRTIO_BLK_T_IN, SECTORS - 1, room=512)[0] == VIRTIO_BLK_S_OK
     for sector, size in ((SECTORS, 512), (SECTORS - 1, 1024), ((1 << 64) - 1, 512), (1 << 55, 512)):
-        status, data, written = disk.request(blk.T_IN, sector, room=size)
-        assert (status, data, written) == (blk.S_IOERR, bytes(size), 1)
-        assert disk.request(blk.T_OUT, sector, bytes(size))[0] == blk.S_IOERR
+        status, data, written = disk.request(VIRTIO_BLK_T_IN, sector, room=size)
+        assert (status, data, written) == (VIRTIO_BLK_S_IOERR, bytes(size), 1)
+        assert disk.request(VIRTIO_BLK_T_OUT, sector, bytes(size))[0] == VIRTIO_BLK_S_IOERR
     assert disk.path.stat().st_size == SIZE
 
 
 def test_not_whole_sectors(disk: Disk) -> None:
-    assert disk.request(blk.T_IN, 0, room=500)[0] == blk.S_IOERR
-    assert disk.request(blk.T_OUT, 0, b"x" * 100)[0] == blk.S_IOERR
+    assert disk.request(VIRTIO_BLK_T_IN, 0, room=500)[0] == VIRTIO_BLK_S_IOERR
+    assert disk.request(VIRTIO_BLK_T_OUT, 0, b"x" * 100)[0] == VIRTIO_BLK_S_IOERR
 
 
 def test_unknown_request(disk: Disk) -> None:
     for kind in (2, 3, 5, 24, 0xFFFF_FFFF):
-        assert disk.request(kind)[0] == blk.S_UNSUPP
+        assert disk.request(kind)[0] == VIRTIO_BLK_S_UNSUPP
 
 
 def test_flush(disk: Disk) -> None:
-    assert disk.request(blk.T_FLUSH) == (blk.S_OK, b"", 1)
+    assert disk.request(VIRTIO_BLK_T_FLUSH) == (VIRTIO_BLK_S_OK, b"", 1)
 
 
 def test_get_id(disk: Disk) -> None:
-    status, data, written = disk.request(blk.T_GET_ID, room=20)
-    assert (status, data, written) == (blk.S_OK, b"serial-0123456789-to", 21)
-    assert disk.request(blk.T_GET_ID, room=19)[0] == blk.S_IOERR
+    status, data, written = disk.request(VIRTIO_BLK_T_GET_ID, room=20)
+    assert (status, data, written) == (VIRTIO_BLK_S_OK, b"serial-0123456789-to", 21)
+    assert disk.request(VIRTIO_BLK_T_GET_ID, room=19)[0] == VIRTIO_BLK_S_IOERR
 
 
 def test_write_zeroes(disk: Disk) -> None:
-    segments = SEGMENT.pack(8, 8, 0) + SEGMENT.pack(100, 1, blk.F_UNMAP)
-    assert disk.request(blk.T_WRITE_ZEROES, 0, segments)[0] == blk.S_OK
+    segments = SEGMENT.pack(8, 8, 0) + SEGMENT.pack(100, 1, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
+    assert disk.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, segments)[0] == VIRTIO_BLK_S_OK
     assert disk.content(8, 8) == bytes(4096)
     assert disk.content(100) == bytes(512)
     assert disk.content(16) == struct.pack("<Q", 16) * 64
@@ -182,7 +198,7 @@ def test_write_zeroes(disk: Disk) -> None:
 
 
 def test_discard(disk: Disk) -> None:
-    assert disk.request(blk.T_DISCARD, 0, SEGMENT.pack(64, 64, 0))[0] == blk.S_OK
+    assert disk.request(VIRTIO_BLK_T_DISCARD, 0, SEGMENT.pack(64, 64, 0))[0] == VIRTIO_BLK_S_OK
     assert disk.content(63) == struct.pack("<Q", 63) * 64
     assert disk.content(128) == struct.pack("<Q", 128) * 64
 
@@ -190,15 +206,19 @@ def test_discard(disk: Disk) -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "status"),
     [
-        (blk.T_DISCARD, SEGMENT.pack(SECTORS, 1, 0), blk.S_IOERR),
-        (blk.T_DISCARD, SEGMENT.pack(0, SECTORS + 1, 0), blk.S_IOERR),
-        (blk.T_DISCARD, SEGMENT.pack(0, 1, blk.F_UNMAP), blk.S_UNSUPP),
-        (blk.T_DISCARD, b"", blk.S_IOERR),
-        (blk.T_DISCARD, bytes(17), blk.S_IOERR),
-        (blk.T_DISCARD, SEGMENT.pack(0, 1, 0) * 33, blk.S_IOERR),
-        (blk.T_WRITE_ZEROES, SEGMENT.pack(0, 1, 2), blk.S_UNSUPP),
-        (blk.T_WRITE_ZEROES, SEGMENT.pack(SECTORS - 1, 2, 0), blk.S_IOERR),
-        (blk.T_WRITE_ZEROES, SEGMENT.pack(0, 0xFFFF_FFFF, 0), blk.S_IOERR),
+        (VIRTIO_BLK_T_DISCARD, SEGMENT.pack(SECTORS, 1, 0), VIRTIO_BLK_S_IOERR),
+        (VIRTIO_BLK_T_DISCARD, SEGMENT.pack(0, SECTORS + 1, 0), VIRTIO_BLK_S_IOERR),
+        (
+            VIRTIO_BLK_T_DISCARD,
+            SEGMENT.pack(0, 1, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
+            VIRTIO_BLK_S_UNSUPP,
+        ),
+        (VIRTIO_BLK_T_DISCARD, b"", VIRTIO_BLK_S_IOERR),
+        (VIRTIO_BLK_T_DISCARD, bytes(17), VIRTIO_BLK_S_IOERR),
+        (VIRTIO_BLK_T_DISCARD, SEGMENT.pack(0, 1, 0) * 33, VIRTIO_BLK_S_IOERR),
+        (VIRTIO_BLK_T_WRITE_ZEROES, SEGMENT.pack(0, 1, 2), VIRTIO_BLK_S_UNSUPP),
+        (VIRTIO_BLK_T_WRITE_ZEROES, SEGMENT.pack(SECTORS - 1, 2, 0), VIRTIO_BLK_S_IOERR),
+        (VIRTIO_BLK_T_WRITE_ZEROES, SEGMENT.pack(0, 0xFFFF_FFFF, 0), VIRTIO_BLK_S_IOERR),
     ],
 )
 def test_segments_that_cannot_be(disk: Disk, kind: int, data: bytes, status: int) -> None:
@@ -211,26 +231,28 @@ def test_read_only(make: Callable[..., Disk]) -> None:
     disk = make(read_only=True)
     disk.rig.start()
     offered = disk.rig.connection.offered_features
-    assert offered >> F_RO & 1
-    assert not offered >> F_DISCARD & 1
+    assert offered >> VIRTIO_BLK_F_RO & 1
+    assert not offered >> VIRTIO_BLK_F_DISCARD & 1
     before = disk.path.read_bytes()
-    assert disk.request(blk.T_IN, 5, room=512)[1] == disk.content(5)
-    assert disk.request(blk.T_OUT, 5, bytes(512))[0] == blk.S_IOERR
-    assert disk.request(blk.T_DISCARD, 0, SEGMENT.pack(0, 8, 0))[0] == blk.S_IOERR
-    assert disk.request(blk.T_WRITE_ZEROES, 0, SEGMENT.pack(0, 8, 0))[0] == blk.S_IOERR
+    assert disk.request(VIRTIO_BLK_T_IN, 5, room=512)[1] == disk.content(5)
+    assert disk.request(VIRTIO_BLK_T_OUT, 5, bytes(512))[0] == VIRTIO_BLK_S_IOERR
+    assert disk.request(VIRTIO_BLK_T_DISCARD, 0, SEGMENT.pack(0, 8, 0))[0] == VIRTIO_BLK_S_IOERR
+    assert (
+        disk.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, SEGMENT.pack(0, 8, 0))[0] == VIRTIO_BLK_S_IOERR
+    )
     assert disk.path.read_bytes() == before
 
 
 def test_file_that_became_shorter(disk: Disk) -> None:
     with disk.path.open("r+b") as file:
         file.truncate(512 * 10)
-    assert disk.request(blk.T_IN, 4, room=512)[0] == blk.S_OK
-    assert disk.request(blk.T_IN, 9, room=1024)[0] == blk.S_IOERR
+    assert disk.request(VIRTIO_BLK_T_IN, 4, room=512)[0] == VIRTIO_BLK_S_OK
+    assert disk.request(VIRTIO_BLK_T_IN, 9, room=1024)[0] == VIRTIO_BLK_S_IOERR
 
 
 def test_every_ring_serves(disk: Disk) -> None:
     for ring in (0, 1, 1, 0):
-        assert disk.request(blk.T_IN, ring, room=512, ring=ring)[1] == disk.content(ring)
+        assert disk.request(VIRTIO_BLK_T_IN, ring, room=512, ring=ring)[1] == disk.content(ring)
 
 
 def test_more_requests_than_a_look_serves(disk: Disk) -> None:
@@ -239,7 +261,7 @@ def test_more_requests_than_a_look_serves(disk: Disk) -> None:
     memory: list[memoryview] = []
     for sector in range(30):
         gpa, header = rig.alloc(16)
-        header[:] = HEADER.pack(blk.T_IN, 0, sector)
+        header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_IN, 0, sector)
         data_gpa, data = rig.alloc(513, rig.low)
         ring.driver.add([(gpa, 16)], [(data_gpa, 513)])
         memory.append(data)
@@ -265,11 +287,19 @@ def test_config_space(disk: Disk) -> None:
     data = config(disk, 0, 60)
     assert data is not None
     assert struct.unpack_from("<Q", data)[0] == SECTORS
-    assert struct.unpack_from("<I", data, 12)[0] == blk.SEG_MAX
+    assert struct.unpack_from("<I", data, 12)[0] == blk_device.SEG_MAX
     assert struct.unpack_from("<I", data, 20)[0] == 512
     assert struct.unpack_from("<H", data, 34)[0] == 2
-    assert struct.unpack_from("<III", data, 36) == (blk.MAX_SEGMENT_SECTORS, blk.MAX_SEGMENTS, 1)
-    assert struct.unpack_from("<IIB", data, 48) == (blk.MAX_SEGMENT_SECTORS, blk.MAX_SEGMENTS, 1)
+    assert struct.unpack_from("<III", data, 36) == (
+        blk_device.MAX_SEGMENT_SECTORS,
+        blk_device.MAX_SEGMENTS,
+        1,
+    )
+    assert struct.unpack_from("<IIB", data, 48) == (
+        blk_device.MAX_SEGMENT_SECTORS,
+        blk_device.MAX_SEGMENTS,
+        1,
+    )
     assert config(disk, 34, 2) == b"\x02\x00"
     assert config(disk, 0, 256) == data + bytes(196)
     assert config(disk, 200, 57) is None
@@ -284,9 +314,14 @@ def test_config_space_is_read_only(disk: Disk) -> None:
 
 def test_offers(disk: Disk) -> None:
     offered = disk.rig.connection.offered_features
-    for bit in (F_FLUSH, F_DISCARD, F_WRITE_ZEROES, 12):
+    for bit in (
+        VIRTIO_BLK_F_FLUSH,
+        VIRTIO_BLK_F_DISCARD,
+        VIRTIO_BLK_F_WRITE_ZEROES,
+        12,
+    ):
         assert offered >> bit & 1
-    assert not offered >> F_RO & 1
+    assert not offered >> VIRTIO_BLK_F_RO & 1
 
 
 # Requests in flight, and the lock
@@ -297,11 +332,11 @@ def test_stop_waits_for_what_is_in_flight(make: Callable[..., Disk], pool: IoPoo
     rig = disk.rig.start()
     held = hold(pool, 2)
     gpa, header = rig.alloc(16)
-    header[:] = HEADER.pack(blk.T_FLUSH, 0, 0)
+    header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_FLUSH, 0, 0)
     status_gpa, status = rig.alloc(1)
     status[0] = 0xFF
     rig.rings[0].add([(gpa, 16)], [(status_gpa, 1)])
-    assert disk.request(blk.T_IN, 0, room=512, ring=1)[0] == blk.S_OK, "others go on"
+    assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK, "others go on"
     rig.connection.submit([Request(F.GET_VRING_BASE, VringState(n, 0)) for n in (0, 1)])
     assert not readable(rig.connection.fileno(), 0.05)
     assert status[0] == 0xFF
@@ -312,7 +347,7 @@ def test_stop_waits_for_what_is_in_flight(make: Callable[..., Disk], pool: IoPoo
         assert readable(rig.connection.fileno(), 5)
         replies += rig.connection.receive()
     assert [reply.payload for reply in replies] == [VringState(0, 1), VringState(1, 1)]
-    assert status[0] == blk.S_OK, "completed before the reply"
+    assert status[0] == VIRTIO_BLK_S_OK, "completed before the reply"
     assert rig.rings[0].driver.pop() is not None
 
 
@@ -326,7 +361,7 @@ def test_memory_is_taken_away_with_requests_in_flight(
     flush(disk, 0)
     rig.rem_mem_reg(rig.low)
     gpa, header = rig.alloc(16)
-    header[:] = HEADER.pack(blk.T_GET_ID, 0, 0)
+    header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_GET_ID, 0, 0)
     answer_gpa, answer = rig.alloc(21)
     rig.rings[0].add([(gpa, 16)], [(answer_gpa, 21)])
     on_loop(disk.device.loop)
@@ -352,7 +387,7 @@ def test_memory_is_back_before_requests_in_flight_are_done(
     rig.add_mem_reg(rig.low)
     held.set()
     assert rig.rings[0].wait().written == 1
-    assert disk.request(blk.T_IN, 3, room=512)[0] == blk.S_OK
+    assert disk.request(VIRTIO_BLK_T_IN, 3, room=512)[0] == VIRTIO_BLK_S_OK
     assert not readable(rig.rings[0].err_fd, 0)
 
 
@@ -363,7 +398,7 @@ def test_limit_counts_from_the_stop_and_not_from_an_earlier_one(
     monkeypatch.setattr(stops, "DRAIN_LIMIT_NS", 300_000_000)
     disk = make()
     rig = disk.rig.start()
-    assert disk.request(blk.T_IN, 0, room=512, ring=1)[0] == blk.S_OK
+    assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK
     held = hold(pool, 2)
     flush(disk, 0)
     rig.connection.submit([Request(F.GET_VRING_BASE, VringState(0, 0))])
@@ -403,9 +438,9 @@ def test_front_end_vanishes_with_requests_in_flight(
     rig = disk.rig.start()
     held = hold(pool, 2)
     gpa, header = rig.alloc(16)
-    header[:] = HEADER.pack(blk.T_FLUSH, 0, 0)
+    header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_FLUSH, 0, 0)
     rig.rings[0].add([(gpa, 16)], [(gpa + 32, 1)])
-    assert disk.request(blk.T_IN, 0, room=512, ring=1)[0] == blk.S_OK
+    assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK
     rig.connection.close()
     on_loop(disk.device.loop)
     assert disk.device.memory.regions, "its memory is still to be written to"
@@ -441,13 +476,13 @@ def test_two_sides_never_have_started_rings(
 ) -> None:
     source, destination = make(), make()
     source.rig.start()
-    assert source.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+    assert source.request(VIRTIO_BLK_T_IN, 1, room=512)[0] == VIRTIO_BLK_S_OK
     rig = destination.rig.start()
     assert readable(rig.rings[0].err_fd, 5)
     assert "in use by another back-end" in caplog.text
     for ring in source.rig.rings:
         ring.stop()
-    assert destination.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+    assert destination.request(VIRTIO_BLK_T_IN, 1, room=512)[0] == VIRTIO_BLK_S_OK
 
 
 def test_image_in_use_is_tried_again_without_another_kick(
@@ -456,10 +491,10 @@ def test_image_in_use_is_tried_again_without_another_kick(
     """The kick that was to start the ring came while the image was in use, and only then."""
     source, destination = make(), make()
     source.rig.start()
-    assert source.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+    assert source.request(VIRTIO_BLK_T_IN, 1, room=512)[0] == VIRTIO_BLK_S_OK
     rig = destination.rig.start()
     gpa, header = rig.alloc(16)
-    header[:] = HEADER.pack(blk.T_IN, 0, 3)
+    header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_IN, 0, 3)
     data_gpa, data = rig.alloc(513)
     rig.rings[0].add([(gpa, 16)], [(data_gpa, 513)])
     for ring in rig.rings:
@@ -479,7 +514,7 @@ def test_ring_that_was_stopped_is_not_tried_again(
 ) -> None:
     source, destination = make(), make()
     source.rig.start()
-    assert source.request(blk.T_IN, 1, room=512)[0] == blk.S_OK
+    assert source.request(VIRTIO_BLK_T_IN, 1, room=512)[0] == VIRTIO_BLK_S_OK
     rig = destination.rig.start()
     for ring in rig.rings:
         # All of them first: one that is stopped before another is refused would be told anew.
@@ -506,7 +541,7 @@ def flush(disk: Disk, ring: int) -> None:
     """Have the device take a flush, which goes to the pool."""
     rig = disk.rig
     gpa, header = rig.alloc(16)
-    header[:] = HEADER.pack(blk.T_FLUSH, 0, 0)
+    header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_FLUSH, 0, 0)
     rig.rings[ring].add([(gpa, 16)], [(gpa + 32, 1)])
     on_loop(disk.device.loop)
     assert disk.device.rings[ring].in_flight == 1

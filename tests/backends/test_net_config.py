@@ -5,18 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from backends.net_config import NetConfig, longest_frame, parse_mac, too_long
+from backends.net_config import longest_frame, parse_mac, too_long
 
 MAC = bytes.fromhex("02deadbeef01")
-
-
-def test_fields() -> None:
-    config = NetConfig(MAC, pairs=3, mtu=9000)
-    assert config.read(0, 12) == MAC + b"\x01\0" + b"\x03\0" + (9000).to_bytes(2, "little")
-    assert config.read(6, 2) == b"\x01\0"
-    assert config._replace(link=False).read(6, 2) == b"\0\0"
-    assert config.read(12, 244) == bytes(244)
-    assert config.read(12, 245) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from backends import stats
 from backends.control import ControlOptions
 from backends.fabric import Fabric
-from backends.net_device import F_MAC, F_MTU, F_STATUS, NetDevice
+from backends.net_device import NetDevice
 from backends.stop_policy import StopKind, StopPolicy
 from tests.backends.nic import RX_HEADER, Attach, Nic, frame, mac, nics
 from tests.backends.rig import readable
@@ -22,6 +22,7 @@ from vhost_user.errors import Refused
 from vhost_user.messages import BackendRequest, ProtocolFeature, Request
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64, Config, VringState
+from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS
 
 if TYPE_CHECKING:
     from backends.loop import Loop
@@ -156,7 +157,7 @@ def test_mtu(nic: Nic) -> None:
 
 
 def test_longer_packets_than_the_mtu_do_not_pass(nic: Nic) -> None:
-    """In either direction, once the driver knows it (F_MTU)."""
+    """In either direction, once the driver knows it (VIRTIO_NET_F_MTU)."""
     nic.refill(5)
     long = frame(mac(1), mac(2)).ljust(14 + 1001, b"l")
     nic.send(long)
@@ -171,7 +172,7 @@ def test_longer_packets_than_the_mtu_do_not_pass(nic: Nic) -> None:
     nic.device.loop.post(nic.device.publish)
     assert nic.receive() == long[:-1]
     assert nic.count(stats.PACKETS_DROPPED) == 1, "nobody's"
-    nic.rig.set_features(nic.rig.features & ~(1 << F_MTU))
+    nic.rig.set_features(nic.rig.features & ~(1 << VIRTIO_NET_F_MTU))
     nic.send(long)
     assert nic.receive() == long
 
@@ -200,9 +201,11 @@ def config(nic: Nic, size: int = 12) -> bytes:
 
 def test_configuration_space(loop: Loop, attach: Attach) -> None:
     nic = Nic(NetDevice("net", loop, 4, Fabric(switch=False), mac=mac(9)), attach)
-    for bit in (F_MAC, F_STATUS):
+    for bit in (VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS):
         assert nic.rig.connection.offered_features >> bit & 1
     assert config(nic) == mac(9) + b"\0" + b"\0" + (1500).to_bytes(2, "little")
+    assert nic.device.read_config(12, 244) == bytes(244), "zeroes behind the last field"
+    assert nic.device.read_config(12, 245) is None
 
 
 def test_link_that_goes_down_is_told(loop: Loop, attach: Attach) -> None:
@@ -222,8 +225,8 @@ def test_link_that_goes_down_is_told(loop: Loop, attach: Attach) -> None:
 def test_no_configuration_space_without_an_address(nic: Nic) -> None:
     """Front-ends like QEMU have it themselves, and warn of a back-end that does, too."""
     offered = nic.rig.connection.offered_features
-    assert not offered >> F_MAC & 1
-    assert not offered >> F_STATUS & 1
+    assert not offered >> VIRTIO_NET_F_MAC & 1
+    assert not offered >> VIRTIO_NET_F_STATUS & 1
     agreed = nic.rig.connection.protocol_features
     assert not agreed & (ProtocolFeature.CONFIG | ProtocolFeature.BACKEND_REQ)
 

@@ -15,9 +15,10 @@ from backends.control import ControlOptions
 from backends.image import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from tests.backends.rig import QEMU_ORDER, RamRegion, Rig
 from tests.backends.served import KINDS, Kind, Served, program
-from tests.vhost_user.pages import PAGE, Pages, await_fault, needs_userfaultfd
+from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd
 from vhost_user.errors import Disconnected, Refused
 from vhost_user.frontend import FrontendConnection
+from vhost_user.memory import PAGE_SIZE
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Reply, Request
 from vhost_user.payloads import U64, MemoryRegion, MemTable, SingleRegion
@@ -81,12 +82,12 @@ class Incoming:
     def _place(self, rams: Sequence[RamRegion], placed: Sequence[MemoryRegion]) -> None:
         for ram, region in zip(rams, placed, strict=True):
             assert region == ram.region._replace(user_addr=region.user_addr)
-            assert region.user_addr % PAGE == 0
+            assert region.user_addr % PAGE_SIZE == 0
             self.bases.append((ram, region.user_addr))
 
     def bring_pages(self) -> None:
         """From now on; each comes empty."""
-        self.pages = Pages(self.fd, lambda address: self.put(address, bytes(PAGE)))
+        self.pages = Pages(self.fd, lambda address: self.put(address, bytes(PAGE_SIZE)))
         self._stack.callback(self.pages.close)
 
     def put(self, address: int, page: bytes) -> None:
@@ -174,7 +175,7 @@ def test_serves_while_pages_are_missing(kind: Kind, incoming: Incoming, how: str
     incoming.bring_pages()
     begin(kind, incoming)
     written = kind.finish(incoming.rig, 0)
-    assert {gpa - gpa % PAGE for gpa in written} <= incoming.asked
+    assert {gpa - gpa % PAGE_SIZE for gpa in written} <= incoming.asked
     for number in range(1, 4):
         kind.work(incoming.rig, number)
     assert incoming.rig.rings[kind.ring].stop() == 4
@@ -250,7 +251,7 @@ def test_advised_and_no_more(kind: Kind, attach: Callable[[], Incoming]) -> None
 
 def test_a_table_that_cannot_be_mapped_is_refused(incoming: Incoming) -> None:
     low = incoming.rig.low
-    wrong = MemTable((low.region._replace(size=low.region.size + PAGE),))
+    wrong = MemTable((low.region._replace(size=low.region.size + PAGE_SIZE),))
     assert incoming.ask(Request(F.SET_MEM_TABLE, wrong, (low.fd,))).payload == U64(1)
 
 

@@ -9,23 +9,22 @@ import pytest
 
 from backends.ring import Ring
 from vhost_user.errors import FrontendError
-from vhost_user.memory import MemoryTable
+from vhost_user.memory import PAGE_SIZE, MemoryTable
 from vhost_user.payloads import MemoryRegion, VringAddr
 
 USER = 0x7000_0000
-PAGE = 4096
 
 
 @pytest.fixture
 def memory() -> MemoryTable:
     fd = os.memfd_create("ram")
-    os.ftruncate(fd, 4 * PAGE)
+    os.ftruncate(fd, 4 * PAGE_SIZE)
     table = MemoryTable()
-    table.replace([MemoryRegion(0, 4 * PAGE, USER, 0)], [fd])
+    table.replace([MemoryRegion(0, 4 * PAGE_SIZE, USER, 0)], [fd])
     return table
 
 
-def addr(desc: int = 0, avail: int = PAGE, used: int = 2 * PAGE) -> VringAddr:
+def addr(desc: int = 0, avail: int = PAGE_SIZE, used: int = 2 * PAGE_SIZE) -> VringAddr:
     return VringAddr(3, 0, USER + desc, USER + used, USER + avail, 0)
 
 
@@ -57,13 +56,15 @@ def test_is_mapped_once_until_the_memory_changes(memory: MemoryTable) -> None:
 def test_without_event_index_the_event_fields_need_not_be_there(memory: MemoryTable) -> None:
     ring = Ring(3)
     ring.resize(64)
-    ring.addr = addr(used=4 * PAGE - (4 + 8 * 64))
+    ring.addr = addr(used=4 * PAGE_SIZE - (4 + 8 * 64))
     with pytest.raises(FrontendError):
         ring.map(memory, event_idx=True)
     assert len(ring.map(memory, event_idx=False).used) == 4 + 8 * 64
 
 
-@pytest.mark.parametrize("wrong", [addr(desc=8), addr(avail=PAGE + 1), addr(used=2 * PAGE + 2)])
+@pytest.mark.parametrize(
+    "wrong", [addr(desc=8), addr(avail=PAGE_SIZE + 1), addr(used=2 * PAGE_SIZE + 2)]
+)
 def test_addresses_must_be_aligned(memory: MemoryTable, wrong: VringAddr) -> None:
     ring = Ring(3)
     ring.resize(64)

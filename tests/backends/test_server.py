@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.server import ServerError, clear_path, inherit, listen
-from vhost_user.channel import MAX_PATH
+from vhost_user.channel import MAX_SOCKET_PATH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def test_longest_path(tmp_path: Path) -> None:
     base = str(tmp_path) + "/"
-    longest = base + "x" * (MAX_PATH - len(base))
+    longest = base + "x" * (MAX_SOCKET_PATH - len(base))
     listen(longest).close()
     with pytest.raises(ServerError, match=r"x: a socket's path has 107 bytes at most, not 108"):
         listen(longest + "x")

@@ -10,13 +10,14 @@ import psutil
 import pytest
 
 from backends.control import ControlOptions
-from devices.blk import VIRTIO_BLK_F_RO, VhostUserBlk
+from devices.blk import VhostUserBlk
 from devices.device import SharedMemory, VhostDevice
 from devices.net import VhostUserNet
 from tests.backends.served import KINDS, SECTORS, Served
 from vhost_user.errors import BackendError, DeadlineError
 from vhost_user.messages import FrontendRequest, Reply
 from vhost_user.payloads import Config
+from vhost_user.virtio.blk import VIRTIO_BLK_F_RO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,13 +10,14 @@ import pytest
 
 from devices import lifecycle
 from devices.blk import VhostUserBlk
-from devices.device import USER_ADDRESS_BASE, RingAddresses, SharedMemory, VhostDevice
+from devices.device import USER_ADDRESS_BASE, SharedMemory, VhostDevice
 from devices.procedure import Answer, Ask, AwaitSwitchover, Change, Procedure, Step
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64, VringAddr, VringState
+from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

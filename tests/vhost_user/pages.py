@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user import postcopy
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PAGE = 4096
 #: linux/userfaultfd.h: struct uffd_msg (event, address), and UFFDIO_WAKE.
 _MESSAGE = struct.Struct("<B15xQ8x")
 _PAGEFAULT = 0x12
@@ -54,10 +54,10 @@ class Pages:
         while all(fd != self._end for fd, _ in poll.poll()):
             event, address = _MESSAGE.unpack(os.read(self._fd, _MESSAGE.size))
             assert event == _PAGEFAULT
-            address -= address % PAGE
+            address -= address % PAGE_SIZE
             self.asked.append(address)
             self._bring(address)
-            fcntl.ioctl(self._fd, _WAKE, struct.pack("<QQ", address, PAGE))
+            fcntl.ioctl(self._fd, _WAKE, struct.pack("<QQ", address, PAGE_SIZE))
 
     def close(self) -> None:
         os.eventfd_write(self._end, 1)

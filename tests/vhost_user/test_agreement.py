@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vhost_user.agreement import MAX_RINGS, ring_of
+from vhost_user.agreement import ring_of
 from vhost_user.errors import UsageError
 from vhost_user.features import YC_LIBVHOST, ProtocolFeature
 from vhost_user.messages import (
@@ -15,7 +15,7 @@ from vhost_user.messages import (
     MessageSpec,
     Request,
 )
-from vhost_user.payloads import U64, MemTable, VringAddr, VringState
+from vhost_user.payloads import MAX_RINGS, U64, MemTable, VringAddr, VringState
 from vhost_user.session import BackendSession, FrontendSession
 
 R = FrontendRequest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vhost_user.channel import MAX_PATH, READ_FDS, Channel, check_path, connect
+from vhost_user.channel import MAX_SOCKET_PATH, READ_FDS, Channel, check_path, connect
 from vhost_user.errors import BackendError, DeadlineError, Disconnected, UsageError
 
 if TYPE_CHECKING:
@@ -239,8 +239,8 @@ def test_connect_to_a_full_backlog_meets_its_deadline(tmp_path: Path) -> None:
 
 def test_paths_that_no_socket_can_have(tmp_path: Path) -> None:
     """One line says why, at once."""
-    check_path("x" * MAX_PATH, "net0")
-    for path in ("x" * (MAX_PATH + 1), ""):
+    check_path("x" * MAX_SOCKET_PATH, "net0")
+    for path in ("x" * (MAX_SOCKET_PATH + 1), ""):
         with pytest.raises(UsageError, match="107 bytes at most"):
             check_path(path, "net0")
     (tmp_path / "file").touch()

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhost_user.dirty_log import PAGE_SIZE, DirtyLog, log_size
+from vhost_user.dirty_log import DirtyLog, log_size
 from vhost_user.errors import FrontendError, UsageError
+from vhost_user.memory import PAGE_SIZE
 
 
 def open_fds() -> set[str]:

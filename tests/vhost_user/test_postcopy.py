@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.vhost_user.pages import PAGE, Pages, await_fault, needs_userfaultfd
+from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd
 from tests.vhost_user.rings import USER_BASE
 from vhost_user.errors import FrontendError
-from vhost_user.memory import MemoryTable, MemoryTableError, TranslationError
+from vhost_user.memory import PAGE_SIZE, MemoryTable, MemoryTableError, TranslationError
 from vhost_user.payloads import MemoryRegion
 from vhost_user.postcopy import FaultingTable, Userfault
 
@@ -69,15 +69,15 @@ def test_who_looks_waits_and_gets_what_was_brought(
     pages = Pages(faults.fd, bring)
     try:
         looks: tuple[Callable[[], memoryview], ...] = (
-            lambda: table.view(MIB + PAGE, 8),
-            lambda: table.user_view(USER_BASE + PAGE, 8),
-            lambda: table.slices(MIB + PAGE, 8)[0],
+            lambda: table.view(MIB + PAGE_SIZE, 8),
+            lambda: table.user_view(USER_BASE + PAGE_SIZE, 8),
+            lambda: table.slices(MIB + PAGE_SIZE, 8)[0],
         )
         for look in looks:
-            assert int.from_bytes(look(), "little") == base + PAGE
-        assert pages.asked == [base + PAGE], "once"
-        table.view(MIB + 3 * PAGE - 1, PAGE + 2)
-        assert pages.asked[1:] == [base + page * PAGE for page in (2, 3, 4)]
+            assert int.from_bytes(look(), "little") == base + PAGE_SIZE
+        assert pages.asked == [base + PAGE_SIZE], "once"
+        table.view(MIB + 3 * PAGE_SIZE - 1, PAGE_SIZE + 2)
+        assert pages.asked[1:] == [base + page * PAGE_SIZE for page in (2, 3, 4)]
         table.view(MIB, 0)
         assert len(pages.asked) == 4
     finally:
@@ -87,11 +87,11 @@ def test_who_looks_waits_and_gets_what_was_brought(
 def test_a_page_that_is_there_is_not_asked_for(
     table: FaultingTable, faults: Userfault, ram: int
 ) -> None:
-    os.pwrite(ram, b"here", 2 * PAGE)
+    os.pwrite(ram, b"here", 2 * PAGE_SIZE)
     table.propose([REGION], [os.dup(ram)], replace=True)
     table.go_ahead()
     pages = Pages(faults.fd, lambda _: None)
-    assert bytes(table.view(MIB + 2 * PAGE, 4)) == b"here"
+    assert bytes(table.view(MIB + 2 * PAGE_SIZE, 4)) == b"here"
     pages.close()
     assert pages.asked == []
 
@@ -152,7 +152,7 @@ def test_settled_memory_is_the_same_without_a_watch(
     assert usual.regions == [REGION, OTHER]
     os.pwrite(ram, b"same", 0)
     assert bytes(usual.view(MIB, 4)) == b"same"
-    assert bytes(usual.view(MIB + PAGE, 4)) == bytes(4), "missing, and nobody waits"
+    assert bytes(usual.view(MIB + PAGE_SIZE, 4)) == bytes(4), "missing, and nobody waits"
     usual.close()
     table.close()
     faults.give_up()

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vhost_user.rings import Ring, guest_memory
-from vhost_user.dirty_log import PAGE_SIZE, DirtyLog
+from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import FrontendError
+from vhost_user.memory import PAGE_SIZE
 from vhost_user.virtqueue import Chain, DeviceQueue, split_offsets, split_sizes
 from vhost_user.virtqueue.layout import DESCRIPTOR, F_INDIRECT, F_NEXT, F_WRITE, valid_size
 

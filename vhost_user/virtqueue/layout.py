@@ -30,6 +30,15 @@ USED_ALIGN = 4
 MAX_SIZE = 32768
 
 
+class RingAddresses(NamedTuple):
+    """Where the driver has put a ring: its size in descriptors, and guest physical addresses."""
+
+    size: int
+    desc: int
+    avail: int
+    used: int
+
+
 class SplitSizes(NamedTuple):
     """Bytes of the three parts of a ring."""
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from vhost_user_conformance.peer.memory import Memory, TestRing
 
+# The suite has its own definitions of virtio, not those of `vhost_user.virtio`: our endpoints use
+# these, and a mistake in them must not become the suite's expectation.
 SECTOR = 512
 _BLK_HEADER = struct.Struct("<IIQ")
 #: virtio 1.3, 5.2.6: types of requests, and the status that means success.

@@ -15,7 +15,7 @@ import mmap
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from emu.machine.ram import PAGE_SIZE
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from emu.machine.ram import GuestRam

@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.machine.accel import kvm_guest_image as image
-from emu.machine.ram import PAGE_SIZE
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from emu.machine.accel.kvm_vm import KernelMachine

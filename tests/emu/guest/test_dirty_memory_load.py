@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from emu.errors import EmuError
-from emu.guest.layout import PAGE
 from emu.guest.program import GuestProgram
 from tests.emu.guest.small_machine import SmallMachine, small_spec
+from vhost_user.memory import PAGE_SIZE
 
 TICK = 1_000_000
 
@@ -26,7 +26,7 @@ def booted(rate: int) -> tuple[SmallMachine, GuestProgram]:
 
 def scribbled(machine: SmallMachine, program: GuestProgram) -> set[int]:
     start, size = program.layout.scribble
-    pages = range(start // PAGE, (start + size) // PAGE)
+    pages = range(start // PAGE_SIZE, (start + size) // PAGE_SIZE)
     return {page for page in machine.ram.harvest() if page in pages}
 
 
@@ -34,7 +34,7 @@ def test_writes_at_the_rate_whatever_the_ticks() -> None:
     machine, program = booted(40 << 20)
     for tick in range(1, 101):
         program.tick(0, tick * TICK)
-    written = len(scribbled(machine, program)) * PAGE
+    written = len(scribbled(machine, program)) * PAGE_SIZE
     assert written == pytest.approx(4 << 20, rel=0.1)
 
 
@@ -42,7 +42,7 @@ def test_what_a_guest_misses_while_it_does_not_run_it_does_not_make_up_for() -> 
     machine, program = booted(40 << 20)
     for tick in range(1, 11):
         program.tick(0, tick * 10 * TICK)
-    assert len(scribbled(machine, program)) * PAGE <= (40 << 20) * 11 * 2 // 1000
+    assert len(scribbled(machine, program)) * PAGE_SIZE <= (40 << 20) * 11 * 2 // 1000
 
 
 def test_writes_nothing_without_a_rate_nor_at_rest() -> None:
@@ -57,7 +57,7 @@ def test_writes_nothing_without_a_rate_nor_at_rest() -> None:
 
 
 def test_a_slow_rate_is_not_none_at_all() -> None:
-    machine, program = booted(PAGE * 1000)
+    machine, program = booted(PAGE_SIZE * 1000)
     for tick in range(1, 51):
         program.tick(0, tick * TICK)
     assert 40 <= len(scribbled(machine, program)) <= 50
@@ -66,11 +66,11 @@ def test_a_slow_rate_is_not_none_at_all() -> None:
 def test_finds_a_page_that_is_older_than_it_should_be() -> None:
     machine, program = booted(1 << 30)
     start, size = program.layout.scribble
-    ticks = size // PAGE // 250 + 5
+    ticks = size // PAGE_SIZE // 250 + 5
     for tick in range(1, ticks):
         program.tick(0, tick * TICK)
     assert program.ledger().corrupted == 0
-    machine.ram.view(start + 300 * PAGE, 8)[:] = bytes(8)
+    machine.ram.view(start + 300 * PAGE_SIZE, 8)[:] = bytes(8)
     for tick in range(ticks, 3 * ticks):
         program.tick(0, tick * TICK)
     assert program.ledger().corrupted == 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu.guest.frames import BROADCAST, FLOW, MIN_FRAME, VNET_HEADER, Probe, flow_check, nic_mac
+from emu.guest.frames import BROADCAST, FLOW, MIN_FRAME, Probe, flow_check, nic_mac
+from vhost_user.virtio.net import NET_HEADER_SIZE
 
 PROBE = Probe(BROADCAST, b"\x02\0\0\0\0\x09", sequence=1 << 40, sent_ns=1 << 60, is_reply=False)
 
@@ -39,7 +40,7 @@ def test_macs_are_unicast_local_and_different() -> None:
 
 
 def test_a_packet_is_the_shortest_frame_behind_the_virtio_net_header() -> None:
-    assert FLOW.size == VNET_HEADER + MIN_FRAME
+    assert FLOW.size == NET_HEADER_SIZE + MIN_FRAME
 
 
 def test_checks_differ_between_neighbours() -> None:

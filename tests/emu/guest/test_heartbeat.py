@@ -7,13 +7,13 @@ import threading
 import time
 
 from emu.guest.heartbeat import Heartbeat
-from emu.guest.layout import PAGE
+from vhost_user.memory import PAGE_SIZE
 
 MS = 1_000_000
 
 
 def make() -> tuple[Heartbeat, list[tuple[int, int]], memoryview]:
-    words = memoryview(bytearray(PAGE)).cast("Q")
+    words = memoryview(bytearray(PAGE_SIZE)).cast("Q")
     marks: list[tuple[int, int]] = []
     return Heartbeat(words, 0x1000, lambda gpa, length: marks.append((gpa, length))), marks, words
 
@@ -28,7 +28,7 @@ def test_gaps_are_measured_and_the_page_marked() -> None:
     assert heart.gaps() == [(11 * MS, 18 * MS)]
     assert heart.count == 3
     assert heart.last == 19 * MS
-    assert marks == [(0x1000, PAGE)] * 4
+    assert marks == [(0x1000, PAGE_SIZE)] * 4
 
 
 def test_the_gap_of_a_blackout_is_told_from_others() -> None:

@@ -8,17 +8,20 @@ import itertools
 import pytest
 
 from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
-from emu.guest.layout import CONTROL_BYTES, HIGH, PAGE, GuestLayout, scratch_bytes
+from emu.guest.layout import CONTROL_BYTES, HIGH, GuestLayout, scratch_bytes
 from emu.machine.ram import RamRegion
+from vhost_user.memory import PAGE_SIZE
 
 LOW_ONLY = [RamRegion(0, 64 << 20, -1)]
 
 
 def extents(layout: GuestLayout) -> list[tuple[int, int]]:
-    found = [(gpa, PAGE) for gpa in (layout.control, layout.pulse, layout.reader, layout.serials)]
+    found = [
+        (gpa, PAGE_SIZE) for gpa in (layout.control, layout.pulse, layout.reader, layout.serials)
+    ]
     found += [(place.start, place.length) for rings in layout.rings for place in rings]
-    found += [(pair.buffers, PAGE) for pair in layout.pairs]
-    found += [(ring.data, 4 * PAGE) for ring in layout.disk_rings]
+    found += [(pair.buffers, PAGE_SIZE) for pair in layout.pairs]
+    found += [(ring.data, 4 * PAGE_SIZE) for ring in layout.disk_rings]
     return [*found, (layout.reader_buffers, 8 * (64 << 10))]
 
 
@@ -44,7 +47,7 @@ def test_nothing_overlaps(ring_size: int) -> None:
 
 def test_a_ring_of_128_and_its_driver_share_one_page() -> None:
     layout = GuestLayout(VmSpec(memory_bytes=64 << 20), LOW_ONLY)
-    assert {place.length for rings in layout.rings for place in rings} == {PAGE}
+    assert {place.length for rings in layout.rings for place in rings} == {PAGE_SIZE}
 
 
 def test_block_buffers_use_the_memory_above_the_hole() -> None:

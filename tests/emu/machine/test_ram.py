@@ -14,10 +14,10 @@ import pytest
 from emu.machine.ram import (
     HIGH_START,
     LOW_BYTES,
-    PAGE_SIZE,
     GuestRam,
     RamError,
 )
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,17 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.machine.ram import GuestRam
-from emu.migration.ram_sync import PAGE, RamSync, runs_of, total
+from emu.migration.ram_sync import RamSync, runs_of, total
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import BackendError
+from vhost_user.memory import PAGE_SIZE
 
 
 @given(st.sets(st.integers(0, 200)))
 def test_runs_are_the_pages(pages: set[int]) -> None:
     """Sorted, whole, and no two of them touch."""
     runs = runs_of(pages)
-    assert total(runs) == len(pages) * PAGE
-    covered = {page for gpa, length in runs for page in range(gpa // PAGE, (gpa + length) // PAGE)}
+    assert total(runs) == len(pages) * PAGE_SIZE
+    covered = {
+        page
+        for gpa, length in runs
+        for page in range(gpa // PAGE_SIZE, (gpa + length) // PAGE_SIZE)
+    }
     assert covered == pages
     assert all(a + length < b for (a, length), (b, _) in itertools.pairwise(runs))
 
@@ -29,14 +34,14 @@ def test_joins_the_guest_s_writes_with_the_log() -> None:
     ram = GuestRam(64 << 20)
     log = DirtyLog.create(ram.pages)
     try:
-        ram.write(5 * PAGE, b"before")
+        ram.write(5 * PAGE_SIZE, b"before")
         sync = RamSync(ram, log)
-        assert sync.everything() == [(5 * PAGE, PAGE)]
+        assert sync.everything() == [(5 * PAGE_SIZE, PAGE_SIZE)]
         assert sync.dirty() == []
-        ram.write(7 * PAGE, b"guest")
-        log.mark(8 * PAGE + 5, 1)
-        log.mark(20 * PAGE, 2 * PAGE)
-        assert sync.dirty() == [(7 * PAGE, 2 * PAGE), (20 * PAGE, 2 * PAGE)]
+        ram.write(7 * PAGE_SIZE, b"guest")
+        log.mark(8 * PAGE_SIZE + 5, 1)
+        log.mark(20 * PAGE_SIZE, 2 * PAGE_SIZE)
+        assert sync.dirty() == [(7 * PAGE_SIZE, 2 * PAGE_SIZE), (20 * PAGE_SIZE, 2 * PAGE_SIZE)]
         assert sync.dirty() == []
     finally:
         log.close()
@@ -67,4 +72,4 @@ def test_runs_of_nothing() -> None:
 @pytest.mark.parametrize("pages", [{0}, {0, 1}, {3, 5}])
 def test_page_zero_is_a_page(pages: set[int]) -> None:
     """As any other."""
-    assert total(runs_of(pages)) == len(pages) * PAGE
+    assert total(runs_of(pages)) == len(pages) * PAGE_SIZE

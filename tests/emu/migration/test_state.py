@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices.blk import VhostUserBlk
-from devices.device import RingAddresses, VhostDevice
 from emu.errors import MigrationError
 from emu.migration.state import load_devices, load_switchover, pack_devices, pack_switchover
+from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
+    from devices.device import VhostDevice
     from emu.vm.vm import Vm
 
 

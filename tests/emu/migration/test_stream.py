@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from emu.errors import MigrationError
 from emu.machine.ram import GuestRam
-from emu.migration.ram_sync import PAGE
 from emu.migration.stream import (
     HEADER,
     RUNS_PER_SECTION,
@@ -23,6 +22,7 @@ from emu.migration.stream import (
     MigrationStream,
     _after,
 )
+from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,10 +61,10 @@ def test_sections_keep_kind_and_bytes(ends: tuple[MigrationStream, MigrationStre
 @pytest.mark.parametrize(
     "runs",
     [
-        [(PAGE, PAGE)],
-        [(PAGE * n * 2, PAGE) for n in range(RUNS_PER_SECTION + 5)],
+        [(PAGE_SIZE, PAGE_SIZE)],
+        [(PAGE_SIZE * n * 2, PAGE_SIZE) for n in range(RUNS_PER_SECTION + 5)],
         [(0, SENDFILE_BYTES * 3), (4 << 30, SENDFILE_BYTES)],
-        [(PAGE, PAGE), (4 << 30, 2 << 20), ((5 << 30) + PAGE, 7 * PAGE)],
+        [(PAGE_SIZE, PAGE_SIZE), (4 << 30, 2 << 20), ((5 << 30) + PAGE_SIZE, 7 * PAGE_SIZE)],
     ],
     ids=["a page", "more than a section", "by sendfile", "both"],
 )
@@ -155,10 +155,10 @@ def test_garbage_is_told(
 @pytest.mark.parametrize(
     ("count", "table", "what"),
     [
-        (2, struct.pack("<QQ", 0, PAGE), "wrong length"),
+        (2, struct.pack("<QQ", 0, PAGE_SIZE), "wrong length"),
         (RUNS_PER_SECTION + 1, bytes(16 * (RUNS_PER_SECTION + 1)), "wrong length"),
-        (1, struct.pack("<QQ", 3 << 30, PAGE), "does not have"),
-        (1, struct.pack("<QQ", (1 << 64) - PAGE, PAGE), "does not have"),
+        (1, struct.pack("<QQ", 3 << 30, PAGE_SIZE), "does not have"),
+        (1, struct.pack("<QQ", (1 << 64) - PAGE_SIZE, PAGE_SIZE), "does not have"),
     ],
 )
 def test_memory_outside_is_refused(
