@@ -21,7 +21,7 @@ from emu.machine.accel.base import (
     NotifierError,
     Vcpu,
 )
-from emu.machine.accel.soft_scheduler import SoftHost
+from emu.machine.accel.soft_scheduler import SoftScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ class SoftAccelerator(Accelerator):
         self._irqfds: dict[int, int] = {}
         self._vector_of: dict[int, int] = {}
         self._routes: dict[int, int] = {}
-        self._host: SoftHost | None = None
+        self._scheduler: SoftScheduler | None = None
         self._lock = threading.Lock()
 
     # -- doorbells
@@ -145,22 +145,22 @@ class SoftAccelerator(Accelerator):
         del self._vector_of[fd]
 
     def _attach(self, vector: int, fd: int, vcpu: int | None) -> None:
-        if vcpu is not None and self._host is not None:
+        if vcpu is not None and self._scheduler is not None:
             try:
-                self._host.attach(vector, fd, vcpu)
+                self._scheduler.attach(vector, fd, vcpu)
             except OSError as error:
                 text = f"the irqfd of vector {vector}: {error.strerror}"
                 raise NotifierError(text) from error
 
     def _detach(self, fd: int, vcpu: int | None) -> None:
-        if vcpu is not None and self._host is not None:
-            self._host.detach(fd)
+        if vcpu is not None and self._scheduler is not None:
+            self._scheduler.detach(fd)
 
     def set_routes(self, routes: Mapping[int, int]) -> None:
         """See `Accelerator.set_routes`."""
         if len(routes) > self.capabilities.max_routes:
             raise NotifierError(f"{len(routes)} routes are more than fit in the table")
-        vcpus = 0 if self._host is None else len(self._host.vcpus)
+        vcpus = 0 if self._scheduler is None else len(self._scheduler.vcpus)
         if routes and not 0 <= min(routes.values()) <= max(routes.values()) < vcpus:
             raise NotifierError(f"a route leads to none of the {vcpus} vCPUs")
         with self._lock:
@@ -180,25 +180,25 @@ class SoftAccelerator(Accelerator):
 
     def create_vcpus(self, count: int, gate: Gate) -> Sequence[Vcpu]:
         """See `Accelerator.create_vcpus`."""
-        if self._host is not None:
+        if self._scheduler is not None:
             raise EmuError("the vCPUs of this machine were made before")
         if not 1 <= count <= self.capabilities.max_vcpus:
             raise EmuError(f"{count} vCPUs: {self.name} has 1 to {self.capabilities.max_vcpus}")
-        self._host = SoftHost(count, gate)
-        return self._host.vcpus
+        self._scheduler = SoftScheduler(count, gate)
+        return self._scheduler.vcpus
 
     def kick(self, vcpus: Sequence[int]) -> None:
         """See `Accelerator.kick`. Emulated guest code reads `Gate.paused` by itself."""
 
     def wake(self, vcpus: Sequence[int]) -> None:
         """See `Accelerator.wake`."""
-        if vcpus and self._host is not None:
-            self._host.wake(vcpus)
+        if vcpus and self._scheduler is not None:
+            self._scheduler.wake(vcpus)
 
     def close(self) -> None:
         """See `Accelerator.close`."""
-        if self._host is not None:
-            self._host.close()
+        if self._scheduler is not None:
+            self._scheduler.close()
         self._doorbells.clear()
         for table in (self._irqfds, self._vector_of, self._routes):
             table.clear()

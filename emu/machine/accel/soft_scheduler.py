@@ -1,13 +1,13 @@
 """The one processor on which emulated vCPUs take turns.
 
 The interpreter runs one thread at a time. 224 threads that each wake up by themselves, when their
-interrupts come, fight for it: whoever pauses, resumes or migrates the machine then stands in a
-queue with all of them (measured: 10 ms for a pause, hundreds for a resume). So the processor is a
-thing that a vCPU's thread has or waits for. Whoever has it runs guest code; when that halts it
-collects what has happened, for all vCPUs, and hands the processor to the next one that has
-something to do. Only when nobody has does it sleep, in epoll_wait, until an interrupt or a timer
-comes. So there is one thread that wants the interpreter on the guest's behalf, however many vCPUs
-are busy; and while the machine is paused there is none.
+interrupts come, compete for it: the thread that pauses, resumes or migrates the machine then queues
+with all of them (measured: 10 ms for a pause, hundreds for a resume). So the processor is a token
+that a vCPU's thread holds or waits for. The thread that holds it runs guest code; when that halts
+the thread collects events for all vCPUs, and hands the processor to the next vCPU that has
+work. Only when no vCPU has any does it sleep, in epoll_wait, until an interrupt or a timer
+comes. So one thread competes for the interpreter on the guest's behalf, however many vCPUs
+are busy; and while the machine is paused none does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NS_PER_MS = 1_000_000
 _EDGE = select.EPOLLIN | select.EPOLLET
 
 
-class SoftHost:
+class SoftScheduler:
     """The vCPUs of a machine, the queue of those that are ready, and the processor.
 
     An interrupt's eventfd is watched edge-triggered, and drained by the vCPU when it runs: behind
@@ -62,7 +62,7 @@ class SoftHost:
         self._ready: deque[SoftVcpu] = deque()
         self._timers: list[tuple[int, int]] = []
         self._irqs: dict[int, tuple[int, SoftVcpu]] = {}
-        # Taken around looking an eventfd up and draining it, and around taking it away: once
+        # Held while an eventfd is looked up and drained, and while it is deassigned: once
         # `detach` has returned, the descriptor may be closed and its number used for anything.
         self.irq_lock = threading.Lock()
         self.timer_lock = threading.Lock()
@@ -71,7 +71,7 @@ class SoftHost:
     # -- the processor; on the vCPUs' threads
 
     def first(self, vcpu: SoftVcpu) -> bool:
-        """A thread has started: it gets the processor if it is the first, else waits for it.
+        """A thread has started: the first one gets the processor, the others wait for it.
 
         Returns:
             Whether this vCPU is to run now; False: the threads are to end.
@@ -81,7 +81,7 @@ class SoftHost:
         return self._wait(vcpu)
 
     def next(self, vcpu: SoftVcpu) -> bool:
-        """The vCPU that has the processor halts: it is somebody's turn, perhaps its own again.
+        """The vCPU that has the processor halts: another vCPU runs next, or the same one again.
 
         Returns:
             As `first`.
@@ -98,26 +98,26 @@ class SoftHost:
         vcpu.turn.acquire()
         if self.gate.stopping:
             return False
-        if vcpu.leads:  # it inherited the processor, and has nothing to do itself
+        if vcpu.leads:  # it was given the processor without work of its own
             vcpu.leads = False
             return self.next(vcpu)
         return True
 
     def _hand_over(self, vcpu: SoftVcpu) -> None:
-        with suppress(RuntimeError):  # a stop was quicker
+        with suppress(RuntimeError):  # a stop has released it already
             vcpu.turn.release()
 
-    def retire(self, vcpu: SoftVcpu) -> None:
-        """A vCPU's thread ends by an error while it has the processor: another one inherits it."""
+    def release(self, vcpu: SoftVcpu) -> None:
+        """A vCPU's thread ends with an error while it has the processor: another one gets it."""
         vcpu.alive = False
-        for heir in self.vcpus:
-            if heir.alive:
-                heir.leads = True
-                self._hand_over(heir)
+        for other in self.vcpus:
+            if other.alive:
+                other.leads = True
+                self._hand_over(other)
                 return
 
     def _choose(self, vcpu: SoftVcpu) -> SoftVcpu | None:
-        """Who is next; sleeps while nobody is. None: the threads are to end."""
+        """The next vCPU to run; sleeps while none is ready. None: the threads are to end."""
         gate, ready, poll = self.gate, self._ready, self._epoll.poll
         throttle = gate.throttle
         while not gate.stopping:
@@ -139,13 +139,13 @@ class SoftHost:
         return None
 
     def _collect(self, events: Iterable[tuple[int, int]]) -> None:
-        """Note interrupts with the vCPUs that they are for. They are not drained yet."""
+        """Queue interrupts to the vCPUs that they are for. The eventfds are not drained yet."""
         for fd, _ in events:
             if fd == self._poke_fd:
                 self._drain_poke()
                 continue
             irq = self._irqs.get(fd)
-            if irq is not None:  # otherwise it was taken away just now
+            if irq is not None:  # otherwise it was deassigned just now
                 irq[1].signalled.append(fd)
                 self._enqueue(irq[1])
 
@@ -177,11 +177,11 @@ class SoftHost:
         gate.unpark(index)
 
     def _stay_out(self, ns: int) -> bool:
-        """The guest is throttled, and stays out for so long.
+        """The guest is throttled: stay out of guest code for that long.
 
         Returns:
-            Whether it was poked: somebody may want a pause, an end, or no more throttle. If not,
-            one vCPU has its turn now in any case: the wait may have taken its whole share.
+            Whether it was poked, for a pause, an end, or a new throttle. If not, one vCPU runs
+            now in any case: the wait may have taken its whole share.
         """
         if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
             return False
@@ -200,7 +200,7 @@ class SoftHost:
         self._ready.appendleft(vcpu)
 
     def wake(self, vcpus: Iterable[int]) -> None:
-        """Let these have a turn, before all others; or end, if the threads are to end."""
+        """Run these before all others; or end them, if the threads are to end."""
         for index in vcpus:
             if self.gate.stopping:
                 self._hand_over(self.vcpus[index])
@@ -209,23 +209,23 @@ class SoftHost:
         self.poke()
 
     def poke(self) -> None:
-        """If whoever has the processor sleeps: look again."""
+        """Wake the thread that has the processor, if it sleeps in epoll_wait."""
         os.eventfd_write(self._poke_fd, 1)
 
     def set_timer(self, due_ns: int, index: int) -> None:
-        """A vCPU is to be ready at that time, if its `due` still is that then."""
+        """A vCPU is to be ready at `due_ns`, if its `due` is still that then."""
         heappush(self._timers, (due_ns, index))
 
     def vector_of(self, fd: int, vcpu: SoftVcpu) -> int | None:
-        """The vector of an eventfd, if it is that vCPU's. Call it under `irq_lock`."""
+        """The vector of an eventfd, if it is that vCPU's. The caller holds `irq_lock`."""
         irq = self._irqs.get(fd)
         return irq[0] if irq is not None and irq[1] is vcpu else None
 
     def attach(self, vector: int, fd: int, vcpu: int) -> None:
-        """Take signals on `fd` as an interrupt from now on, those pending included.
+        """Turn signals on `fd` into an interrupt from now on, pending ones included.
 
         Raises:
-            OSError: `fd` is no open eventfd.
+            OSError: `fd` is not an open eventfd.
         """
         with self.irq_lock:
             self._irqs[fd] = (vector, self.vcpus[vcpu])
@@ -236,14 +236,14 @@ class SoftHost:
                 raise
 
     def detach(self, fd: int) -> None:
-        """Take no signals from it any more; on return nothing reads it."""
+        """Ignore its signals from now on; after the return no thread reads it."""
         with self.irq_lock:
             del self._irqs[fd]
             with suppress(OSError):  # its owner closed it first, which took it out of the set
                 self._epoll.unregister(fd)
 
     def close(self) -> None:
-        """Give back the descriptors. Again is harmless."""
+        """Close the descriptors. Idempotent."""
         if not self._epoll.closed:
             self._epoll.close()
             os.close(self._poke_fd)

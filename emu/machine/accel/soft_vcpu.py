@@ -5,39 +5,78 @@ from __future__ import annotations
 import os
 import threading
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from emu.errors import EmuError
 from emu.machine.accel.base import GuestProgram, Vcpu
 from emu.machine.vcpu_state import IDLE, VcpuState
 
 if TYPE_CHECKING:
-    from emu.machine.accel.soft_scheduler import SoftHost
+    from emu.machine.run_gate import Gate
+
+
+class Scheduler(Protocol):
+    """Gives one vCPU at a time the right to run guest code, the *processor*.
+
+    Attributes:
+        gate: the machine's.
+        irq_lock: held while a vCPU looks an eventfd up (`vector_of`) and drains it.
+        timer_lock: held while a vCPU changes its `due`.
+    """
+
+    gate: Gate
+    irq_lock: threading.Lock
+    timer_lock: threading.Lock
+
+    def first(self, vcpu: SoftVcpu) -> bool:
+        """The vCPU's thread starts; returns when it has the processor.
+
+        Returns:
+            Whether the vCPU is to run; False: its thread is to end.
+        """
+
+    def next(self, vcpu: SoftVcpu) -> bool:
+        """The vCPU halts; returns when it has the processor again. Returns as `first`."""
+
+    def again(self, vcpu: SoftVcpu) -> None:
+        """The vCPU is the next one to run."""
+
+    def release(self, vcpu: SoftVcpu) -> None:
+        """The vCPU's thread ends with an error while it has the processor."""
+
+    def vector_of(self, fd: int, vcpu: SoftVcpu) -> int | None:
+        """The vector of an eventfd, if it is that vCPU's. The caller holds `irq_lock`."""
+
+    def set_timer(self, due_ns: int, index: int) -> None:
+        """The vCPU is to run at `due_ns` (CLOCK_MONOTONIC), if its `due` is still that."""
+
+    def poke(self) -> None:
+        """Wake the thread that has the processor, if it sleeps."""
 
 
 class SoftVcpu(Vcpu):
-    """One emulated vCPU: a thread that runs the program whenever it is given the processor.
+    """One emulated vCPU: a thread that runs the program whenever it has the processor.
 
     Args:
         index: the vCPU's number.
-        host: its machine's processor.
+        scheduler: its machine's.
 
     Attributes:
         turn: its thread waits here for the processor.
-        leads: with the next turn comes the processor alone, and nothing to do.
+        leads: it gets the processor next without having work itself.
         queued: it is in the queue of those that are ready.
-        alive: its thread has not ended by an error.
+        alive: its thread has not ended with an error.
         signalled: eventfds of interrupts that have come, not drained.
         due: when its timer is due (CLOCK_MONOTONIC, ns), or None.
         slices: how often it ran.
     """
 
     __slots__ = (
-        "_host", "_pending", "_rerun", "alive", "due", "index", "leads", "queued", "signalled",
+        "_pending", "_rerun", "_scheduler", "alive", "due", "index", "leads", "queued", "signalled",
         "slices", "turn",
     )  # fmt: skip
 
-    def __init__(self, index: int, host: SoftHost) -> None:
+    def __init__(self, index: int, scheduler: Scheduler) -> None:
         self.index = index
         self.turn = threading.Lock()
         self.turn.acquire()
@@ -47,9 +86,9 @@ class SoftVcpu(Vcpu):
         self.signalled: list[int] = []
         self.due: int | None = None
         self.slices = 0
-        self._host = host
+        self._scheduler = scheduler
         self._pending: list[int] = []
-        # It left guest code early, or was loaded so: it is not halted.
+        # It left guest code early, or its loaded state says so: it is not halted.
         self._rerun = False
 
     def run(self, program: GuestProgram | None) -> None:
@@ -57,8 +96,9 @@ class SoftVcpu(Vcpu):
         if program is None:
             self.alive = False
             raise EmuError("an emulated vCPU needs a program")
-        host, gate, index, beat = self._host, self._host.gate, self.index, program.beat
-        runs = host.first(self)
+        scheduler, index, beat = self._scheduler, self.index, program.beat
+        gate = scheduler.gate
+        runs = scheduler.first(self)
         try:
             while runs:
                 if gate.enter(index):
@@ -71,20 +111,20 @@ class SoftVcpu(Vcpu):
                     beat(monotonic_ns())
                     gate.leave(index)
                 else:
-                    host.again(self)
-                runs = host.next(self)
+                    scheduler.again(self)
+                runs = scheduler.next(self)
         finally:
             if runs:
-                host.retire(self)
+                scheduler.release(self)
 
     def _slice(self, program: GuestProgram) -> None:
         """Guest code between two halts."""
-        index, gate, pending = self.index, self._host.gate, self._pending
+        index, gate, pending = self.index, self._scheduler.gate, self._pending
         if self.signalled:
             self._acknowledge()
         while pending:
             program.interrupt(index, pending[0])
-            if gate.paused:  # it may have returned early: it has the vector once more, first thing
+            if gate.paused:  # it may have returned early: the vector comes again after the resume
                 self._rerun = True
                 return
             del pending[0]
@@ -93,22 +133,22 @@ class SoftVcpu(Vcpu):
             self._tick(program, now)
 
     def _tick(self, program: GuestProgram, now: int) -> None:
-        self.due = None  # so that an `arm` that comes meanwhile is not overwritten
+        self.due = None  # so that a concurrent `arm` is not overwritten
         due = program.tick(self.index, now)
-        if self._host.gate.paused:
+        if self._scheduler.gate.paused:
             self._rerun = True
             due = now
         if due is not None:
             self.arm(due)
 
     def _acknowledge(self) -> None:
-        """Drain what is signalled, and make interrupts of it."""
-        host, pending = self._host, self._pending
-        with host.irq_lock:
+        """Drain the signalled eventfds, and queue their interrupts."""
+        scheduler, pending = self._scheduler, self._pending
+        with scheduler.irq_lock:
             fds, self.signalled = self.signalled, []
             for fd in fds:
-                vector = host.vector_of(fd, self)
-                if vector is None:  # taken away between the signal and here
+                vector = scheduler.vector_of(fd, self)
+                if vector is None:  # deassigned between the signal and here
                     continue
                 try:
                     os.eventfd_read(fd)
@@ -141,16 +181,16 @@ class SoftVcpu(Vcpu):
             self.arm(monotonic_ns() + state.timer_ns)
 
     def arm(self, due_ns: int) -> None:
-        """See `Vcpu.arm`. From the vCPU's own program it costs no wake-up."""
-        host = self._host
-        with host.timer_lock:
+        """See `Vcpu.arm`. A call from the vCPU's own program needs no wake-up."""
+        scheduler = self._scheduler
+        with scheduler.timer_lock:
             due = self.due
             if due is not None and due <= due_ns:
                 return
             self.due = due_ns
-            host.set_timer(due_ns, self.index)
-        if self.index not in host.gate.inside:
-            host.poke()
+            scheduler.set_timer(due_ns, self.index)
+        if self.index not in scheduler.gate.inside:
+            scheduler.poke()
 
     def close(self) -> None:
         """See `Vcpu.close`."""
