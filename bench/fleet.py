@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from devices.procedure import Edit
     from emu.config.vm_spec import VmSpec
 
-DEADLINE = 10.0
+TIMEOUT = 10.0
 _POLL = 0.0005
 
 
@@ -82,7 +82,7 @@ class Fleet:
 
     def stage(self) -> Stage:
         """To drive tasks on."""
-        return Stage(_NoMachine(), Timeline("src"), DEADLINE)
+        return Stage(_NoMachine(), Timeline("src"), TIMEOUT)
 
     def stopping(self) -> list[Task]:
         """The devices' stops, not begun."""
@@ -93,7 +93,7 @@ class Fleet:
         sockets = self._fleet.sockets
         for device in self.vm.devices:
             device.disconnect()
-            device.connect(sockets[device.name], deadline=DEADLINE)
+            device.connect(sockets[device.name], timeout=TIMEOUT)
             # The guest notifiers stay: only the protocol is of interest.
             device.host_notifiers = device.guest_notifiers = True
         return [Task(d.name, d.device_class, lifecycle.start_ahead(d)) for d in self.vm.devices]
@@ -113,7 +113,7 @@ class Fleet:
         """Kick every ring, and return when the back-ends have started all of them."""
         wanted = self._started() + self.spec.rings
         self.vm.signal_all_rings()
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + TIMEOUT
         while self._started() < wanted:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{wanted - self._started()} rings have not been started")

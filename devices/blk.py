@@ -39,7 +39,7 @@ class VhostUserBlk(VhostDevice):
         COMMON_PROTOCOL_FEATURES | ProtocolFeature.CONFIG | ProtocolFeature.INFLIGHT_SHMFD
     )
 
-    def config(self, *, deadline: float = 5.0) -> bytes:
+    def config(self, *, timeout: float = 5.0) -> bytes:
         """The device's config space (struct virtio_blk_config), from the back-end.
 
         Raises:
@@ -53,7 +53,7 @@ class VhostUserBlk(VhostDevice):
         request = Request(
             FrontendRequest.GET_CONFIG, Config(0, 0, bytes(BLK_CONFIG_SIZE)), need_reply=False
         )
-        reply = self.connection.call(request, deadline)
+        reply = self.connection.call(request, timeout)
         if reply is None or not isinstance(reply.payload, Config):
             raise BackendError("gave no config space", device=self.name, message="GET_CONFIG")
         data = bytes(reply.payload.data)
@@ -65,6 +65,6 @@ class VhostUserBlk(VhostDevice):
             )
         return data
 
-    def capacity(self, *, deadline: float = 5.0) -> int:
+    def capacity(self, *, timeout: float = 5.0) -> int:
         """Sectors of 512 bytes."""
-        return BlkConfig.unpack(self.config(deadline=deadline)).capacity
+        return BlkConfig.unpack(self.config(timeout=timeout)).capacity

@@ -155,27 +155,29 @@ class VhostDevice:
         """There is a connection, whatever state it is in."""
         return self._connection is not None
 
-    def connect(self, path: str, *, deadline: float = 10.0, patience: float | None = None) -> None:
+    def connect(
+        self, path: str, *, timeout: float = 10.0, connect_timeout: float | None = None
+    ) -> None:
         """Connect to the back-end that listens at ``path`` and negotiate.
 
         Args:
             path: its socket.
-            deadline: seconds for each answer.
-            patience: seconds for somebody to listen; the deadline unless told.
+            timeout: seconds for each reply.
+            connect_timeout: seconds until a process listens there; by default ``timeout``.
 
         Raises:
             BackendError: it has too few queues, or broke the protocol.
             DeadlineError: it does not listen, or does not answer, in time.
         """
-        wait = deadline if patience is None else patience
-        connection = FrontendConnection.connect(path, name=self.name, deadline=wait)
+        wait = timeout if connect_timeout is None else connect_timeout
+        connection = FrontendConnection.connect(path, name=self.name, timeout=wait)
         self._connection = connection
         connection.negotiate(
             features=self.wanted_features,
             protocol_features=self.wanted_protocol_features,
-            deadline=deadline,
+            timeout=timeout,
         )
-        self._check_back_end(deadline)
+        self._check_back_end(timeout)
         self.acked_features = connection.features & ~_LOG_ALL
 
     def adopt(self, connection: FrontendConnection, acked_features: int) -> None:
@@ -183,19 +185,19 @@ class VhostDevice:
         self._connection = connection
         self.acked_features = acked_features
 
-    def _check_back_end(self, deadline: float) -> None:
-        queues = self._queues_offered(deadline)
+    def _check_back_end(self, timeout: float) -> None:
+        queues = self._queues_offered(timeout)
         if queues < self.queues:
             raise BackendError(
                 f"the back-end has {queues} {self.queue_unit}, the device {self.queues}",
                 device=self.name,
             )
 
-    def _queues_offered(self, deadline: float) -> int:
+    def _queues_offered(self, timeout: float) -> int:
         """How many there are; a back-end without MQ has one ("Multiple queue support")."""
         if ProtocolFeature.MQ not in self.connection.protocol_features:
             return 1
-        reply = self.connection.call(Request(FrontendRequest.GET_QUEUE_NUM), deadline)
+        reply = self.connection.call(Request(FrontendRequest.GET_QUEUE_NUM), timeout)
         if reply is None or not isinstance(reply.payload, U64):
             raise BackendError("gave no number of queues", device=self.name)
         return reply.payload.value

@@ -1,7 +1,7 @@
-"""A unix stream socket that carries messages and descriptors, with a deadline for every wait.
+"""A unix stream socket that carries messages and descriptors, with a timeout for every wait.
 
 The socket stays in blocking mode. A lock-step exchange is one ``sendmsg`` and one ``recvmsg``,
-with the kernel's own time-outs (SO_SNDTIMEO, SO_RCVTIMEO) as the deadline, so that no poll is
+with the kernel's own timeouts (SO_SNDTIMEO, SO_RCVTIMEO) as the limit, so that no poll is
 paid for; whoever keeps many connections busy at once asks for each call not to block instead
 (MSG_DONTWAIT). A time-out is set again only when it differs from the last one.
 """
@@ -123,13 +123,13 @@ class Channel:
             self._queue.popleft()
         return True
 
-    def send(self, data: bytes, fds: Sequence[int], deadline: float, what: str) -> None:
+    def send(self, data: bytes, fds: Sequence[int], timeout: float, what: str) -> None:
         """Send one message, waiting for room if need be.
 
         Args:
             data: the message.
             fds: its descriptors.
-            deadline: seconds.
+            timeout: seconds.
             what: the message's name, for errors.
 
         Raises:
@@ -137,7 +137,7 @@ class Channel:
             Disconnected: the peer has gone.
         """
         started = time.monotonic()
-        remaining = deadline
+        remaining = timeout
         while True:
             self._set_timeout(socket.SO_SNDTIMEO, remaining)
             try:
@@ -147,9 +147,9 @@ class Channel:
             if sent == len(data):
                 return
             data, fds = data[sent:], () if sent else fds
-            remaining = deadline - (time.monotonic() - started)
+            remaining = timeout - (time.monotonic() - started)
             if remaining <= 0:
-                self._too_late("the peer to read", deadline - remaining, what)
+                self._too_late("the peer to read", timeout - remaining, what)
 
     def read_now(self) -> Read | None:
         """What has come, or None when nothing has.
@@ -162,11 +162,11 @@ class Channel:
         except BlockingIOError:
             return None
 
-    def read(self, deadline: float, what: str, waited: float = 0.0) -> Read:
-        """What comes first, within ``deadline`` seconds.
+    def read(self, timeout: float, what: str, waited: float = 0.0) -> Read:
+        """What comes first, within ``timeout`` seconds.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
             what: the message's name, for errors.
             waited: seconds that were waited for the same message before, for errors.
 
@@ -174,11 +174,11 @@ class Channel:
             DeadlineError: nothing came.
             Disconnected: the peer has gone.
         """
-        self._set_timeout(socket.SO_RCVTIMEO, deadline)
+        self._set_timeout(socket.SO_RCVTIMEO, timeout)
         try:
             return self._read(_READ_FLAGS)
         except BlockingIOError:
-            self._too_late("a reply", waited + deadline, what)
+            self._too_late("a reply", waited + timeout, what)
 
     def close(self) -> None:
         """Close the socket; what is queued is dropped."""
@@ -238,13 +238,13 @@ def check_path(path: str, name: str) -> None:
         )
 
 
-def connect(path: str, name: str, deadline: float) -> socket.socket:
+def connect(path: str, name: str, timeout: float) -> socket.socket:
     """Connect to a unix socket, trying again until somebody listens there.
 
     Args:
         path: the socket's path.
         name: name of the device, for errors.
-        deadline: seconds.
+        timeout: seconds.
 
     Raises:
         UsageError: the path is too long, or may not be used.
@@ -254,16 +254,16 @@ def connect(path: str, name: str, deadline: float) -> socket.socket:
     started = time.monotonic()
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(max(deadline, 0.001))
+        sock.settimeout(max(timeout, 0.001))
         try:
             sock.connect(path)
         except (*_RETRY_CONNECT, TimeoutError) as error:
             sock.close()
             waited = time.monotonic() - started
-            if waited >= deadline:
+            if waited >= timeout:
                 raise DeadlineError(f"somebody to listen at {path}", waited, device=name) from error
             # No event tells that somebody has begun to listen.
-            time.sleep(min(0.005, deadline - waited))
+            time.sleep(min(0.005, timeout - waited))
         except OSError as error:
             sock.close()
             raise UsageError(f"{path}: {error.strerror}", device=name) from error

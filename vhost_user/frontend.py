@@ -63,14 +63,14 @@ class FrontendConnection:
         self._channel = Channel(sock, name, BackendError)
 
     @classmethod
-    def connect(cls, path: str, *, name: str, deadline: float = 10.0) -> Self:
+    def connect(cls, path: str, *, name: str, timeout: float = 10.0) -> Self:
         """Connect to a back-end's socket, trying again until it listens.
 
         Raises:
             UsageError: the path cannot be used.
-            DeadlineError: nobody accepted within ``deadline`` seconds.
+            DeadlineError: nobody accepted within ``timeout`` seconds.
         """
-        return cls(connect(path, name, deadline), name=name)
+        return cls(connect(path, name, timeout), name=name)
 
     @classmethod
     def adopt(cls, sock: socket.socket, *, name: str, features: int, agreed: Agreed) -> Self:
@@ -124,7 +124,7 @@ class FrontendConnection:
         return self._channel.fileno()
 
     def negotiate(
-        self, *, features: int, protocol_features: ProtocolFeature, deadline: float = 5.0
+        self, *, features: int, protocol_features: ProtocolFeature, timeout: float = 5.0
     ) -> None:
         """GET_FEATURES, the protocol features where the back-end has some, SET_OWNER.
 
@@ -134,20 +134,20 @@ class FrontendConnection:
             features: feature bits that the device can use. Bit 30 is added by itself.
             protocol_features: protocol features that it can use; one that lacks what it depends
                 on at the back-end is left out.
-            deadline: seconds for each round trip.
+            timeout: seconds for each round trip.
 
         Raises:
             BackendError, DeadlineError, Disconnected: as `call`.
         """
-        self.offered_features = self._ask(FrontendRequest.GET_FEATURES, deadline)
+        self.offered_features = self._ask(FrontendRequest.GET_FEATURES, timeout)
         self.features = (features | _PROTOCOL_BIT) & self.offered_features
         if self.offered_features & _PROTOCOL_BIT:
-            offered = ProtocolFeature(self._ask(FrontendRequest.GET_PROTOCOL_FEATURES, deadline))
+            offered = ProtocolFeature(self._ask(FrontendRequest.GET_PROTOCOL_FEATURES, timeout))
             agreed = _usable(offered & protocol_features)
             self.call(
-                Request(FrontendRequest.SET_PROTOCOL_FEATURES, U64(int(agreed))), deadline=deadline
+                Request(FrontendRequest.SET_PROTOCOL_FEATURES, U64(int(agreed))), timeout=timeout
             )
-        self.call(Request(FrontendRequest.SET_OWNER), deadline=deadline)
+        self.call(Request(FrontendRequest.SET_OWNER), timeout=timeout)
 
     def prepare(self, requests: Iterable[Request]) -> list[Message]:
         """Put requests together that are to be sent later, or now (`post`, `exchange`).
@@ -160,16 +160,16 @@ class FrontendConnection:
         prepare = self.session.prepare
         return [prepare(request) for request in requests]
 
-    def call(self, request: Request, deadline: float = 5.0) -> Reply | None:
+    def call(self, request: Request, timeout: float = 5.0) -> Reply | None:
         """`exchange` of a request that is put together now."""
-        return self.exchange(self.session.prepare(request), deadline)
+        return self.exchange(self.session.prepare(request), timeout)
 
-    def exchange(self, message: Message, deadline: float = 5.0) -> Reply | None:
+    def exchange(self, message: Message, timeout: float = 5.0) -> Reply | None:
         """Send one request, and wait for its reply where one is due.
 
         Args:
             message: what to ask.
-            deadline: seconds for the whole exchange.
+            timeout: seconds for the whole exchange.
 
         Returns:
             The reply, or None when none is due. The descriptors of a reply are the caller's.
@@ -193,15 +193,15 @@ class FrontendConnection:
         session.begin([message])
         try:
             if not answered:
-                channel.send(data, request.fds, deadline, name)
+                channel.send(data, request.fds, timeout, name)
                 return None
             started = time.monotonic()
-            channel.send(data, request.fds, deadline, name)
-            replies = session.feed(*channel.read(deadline, name))
+            channel.send(data, request.fds, timeout, name)
+            replies = session.feed(*channel.read(timeout, name))
             while not replies:
                 # A reply in pieces: what is left of the time, but never nothing.
                 waited = time.monotonic() - started
-                left = max(deadline - waited, 1e-6)
+                left = max(timeout - waited, 1e-6)
                 replies = session.feed(*channel.read(left, name, waited))
         except Refused:
             raise
@@ -298,8 +298,8 @@ class FrontendConnection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, number: FrontendRequest, deadline: float) -> int:
-        reply = cast("Reply", self.call(Request(number), deadline=deadline))
+    def _ask(self, number: FrontendRequest, timeout: float) -> int:
+        reply = cast("Reply", self.call(Request(number), timeout=timeout))
         return cast("U64", reply.payload).value
 
 

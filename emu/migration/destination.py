@@ -92,7 +92,7 @@ class Destination(Arrival):
         """Everything from the greeting to RUNNING."""
         strategy.open()
         self._prepare(strategy, stream)
-        expects = prepared(self.vm, strategy, self._past, self._stage.deadline)
+        expects = prepared(self.vm, strategy, self._past, self._stage.timeout)
         stream.send(Kind.PREPARED, expects)
         # The blackout begins at the source, so the collector must be silent before this side
         # learns of it.
@@ -110,7 +110,7 @@ class Destination(Arrival):
         self._tasks = self._start_tasks()
         if strategy.prepares_ahead:
             # Before any memory comes: it writes to some.
-            self.vm.machine.warm_up(self._stage.deadline)
+            self.vm.machine.warm_up(self._stage.timeout)
         with self.vm.machine.charged("dst"):
             strategy.prepare(self._tasks, self._stage)
 
@@ -135,7 +135,7 @@ class Destination(Arrival):
             if kind is Kind.RAM:
                 stream.receive_ram(ram, count, payload)
             elif kind is Kind.BARRIER:
-                lanes.await_barrier(self._stage.deadline)
+                lanes.await_barrier(self._stage.timeout)
             elif kind is Kind.SWITCHOVER:
                 lanes.finish()
                 return payload

@@ -119,7 +119,7 @@ class HandoverSource(Source):
         vm.machine.accel.hold_calls()
         with self._blackout():
             if not vm.still_matches(state):
-                vm.resume_vcpus(self._stage.deadline)
+                vm.resume_vcpus(self._stage.timeout)
                 return None
             with self.timeline.span("src.device_state"):
                 stream.send(Kind.SWITCHOVER, vm.machine.save_vcpus())

@@ -79,7 +79,7 @@ class Rehearsal:
             connection = device.connection
             (message,) = connection.prepare([Request(FrontendRequest.GET_FEATURES)])
             start = now()
-            connection.exchange(message, self._stage.deadline)
+            connection.exchange(message, self._stage.timeout)
             took = now() - start
             self._round_trips[device.name] = min(took, self._round_trips.get(device.name, took))
 

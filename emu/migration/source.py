@@ -95,7 +95,7 @@ class Source:
         self.commits_before = vm.machine.commits
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
         # Holds for the dirty log and for the roll-back as well, which the VM drives itself.
-        vm.deadline = parameters.deadline
+        vm.timeout = parameters.deadline
 
     @property
     def precopy(self) -> Precopied:
@@ -308,7 +308,7 @@ class Source:
             timeline.mark("pause_start_ns")
             timeline.in_blackout = True
             with timeline.span("src.pause_vcpus"):
-                vm.pause_vcpus(self._stage.deadline)
+                vm.pause_vcpus(self._stage.timeout)
             self.requests_in_flight = vm.guest.requests_in_flight()
             yield
             timeline.mark("running_ns")

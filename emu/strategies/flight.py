@@ -117,8 +117,8 @@ class Flight:
         self.failures.append((task, error))
 
     def _drop_overdue(self) -> None:
-        """Tasks that have waited for longer than the stage's deadline fail."""
-        limit = now() - int(self._stage.deadline * 1e9)
+        """Tasks that have waited for longer than the stage's timeout fail."""
+        limit = now() - int(self._stage.timeout * 1e9)
         for fd, task in list(self._tasks.items()):
             if task.started <= limit:
                 step = task.step
@@ -144,7 +144,7 @@ class Flight:
     def _patience(self) -> float:
         """Seconds until the first of the waiting tasks runs out of time."""
         oldest = min(task.started for task in self._tasks.values())
-        return max(0.0, self._stage.deadline - (now() - oldest) / 1e9)
+        return max(0.0, self._stage.timeout - (now() - oldest) / 1e9)
 
     def close(self) -> None:
         """Give the selector back; the connections stay open."""

@@ -29,7 +29,7 @@ def answer_in_lockstep(
     replies: list[Reply | None] = []
     for message in step.messages:
         start = now()
-        replies.append(exchange(message, stage.deadline))
+        replies.append(exchange(message, stage.timeout))
         payload = message.request.payload
         add(
             step.phase,

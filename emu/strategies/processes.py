@@ -36,7 +36,7 @@ _MAX_FDS = wire.MAX_FDS - 1
 _MAX_BYTES = wire.PACKET // 2
 #: Seconds for a worker to start.
 _START = 30.0
-#: Seconds for a worker to end when its coordinator has hung up, and beyond a back-end's deadline.
+#: Seconds for a worker to end when its coordinator has hung up, and beyond a back-end's timeout.
 _PATIENCE = 5.0
 
 
@@ -139,7 +139,7 @@ class Worker:
         if not poll.poll(_START * 1000) or self.channel.recv(wire.PACKET) != wire.UP:
             raise ProgramError(f"{self._title} does not start")
 
-    def send(self, errand: Errand, deadline: float) -> None:
+    def send(self, errand: Errand, timeout: float) -> None:
         """Hand an errand's next part over.
 
         Raises:
@@ -152,7 +152,7 @@ class Worker:
             self._known[key] = connection
             fds.append(connection.fileno())
         messages = errand.part
-        head = wire.JOB.pack(key, max(1, int(deadline * 1000)), len(fds), len(messages))
+        head = wire.JOB.pack(key, max(1, int(timeout * 1000)), len(fds), len(messages))
         table = [
             wire.MESSAGE.pack(len(message.data), len(message.request.fds), message.answered)
             for message in messages
@@ -298,7 +298,7 @@ class _Shift:
         for depth in range(_DEPTH):
             for worker in self._workers:
                 if self._queue and len(worker.errands) <= depth:
-                    worker.send(self._queue.popleft(), self._stage.deadline)
+                    worker.send(self._queue.popleft(), self._stage.timeout)
 
     def _ready(self) -> list[Worker]:
         """The workers that have something to say; one at the least.
@@ -307,7 +307,7 @@ class _Shift:
             DeadlineError: none of them says anything. Each message ends at the deadline, so they
                 hang.
         """
-        patience = self._stage.deadline + _PATIENCE
+        patience = self._stage.timeout + _PATIENCE
         longest = max(len(e.part) for worker in self._workers for e in worker.errands)
         events = self._poll.poll(patience * longest * 1000)
         if not events:
@@ -371,7 +371,7 @@ class _Shift:
         step.connection.broken = True
         name = errand.part[count].opened.name
         if outcome == wire.TOO_LATE:
-            raise DeadlineError("a reply", self._stage.deadline, device=task.device, message=name)
+            raise DeadlineError("a reply", self._stage.timeout, device=task.device, message=name)
         raise Disconnected(
             f"the peer has closed the connection (errno {number})",
             device=task.device,

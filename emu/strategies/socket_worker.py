@@ -7,7 +7,7 @@ follows. Everything else stays with the coordinator, whose session gets the repl
 A job and its result are one packet each, on a unix socket (SOCK_SEQPACKET). All numbers are little
 endian.
 
-    job     key u32, deadline u32 (ms), descriptors of the socket u8 (0 or 1), messages u16; then
+    job     key u32, timeout u32 (ms), descriptors of the socket u8 (0 or 1), messages u16; then
             for each message: length u32, descriptors u8, whether a reply is due u8; then all bytes.
             Descriptors: the device's socket, if the worker does not have it under that key, and
             those of the messages, in order.

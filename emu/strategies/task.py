@@ -25,12 +25,12 @@ class Stage(NamedTuple):
     Attributes:
         machine: commits edits. Only the thread that drives the strategy may call it.
         timeline: where spans go.
-        deadline: seconds that one reply, or one phase, may take.
+        timeout: seconds that one reply, or one phase, may take.
     """
 
     machine: Committer
     timeline: Timeline
-    deadline: float
+    timeout: float
 
 
 class Task:

@@ -113,9 +113,9 @@ class _Shift:
             self._next()
 
     def _next(self) -> _Outcome:
-        # A worker's own waits end at the stage's deadline, each of a device's requests may take
+        # A worker's own waits end at the stage's timeout, each of a device's requests may take
         # one: this one is only the net below them.
-        patience = self._stage.deadline * 300
+        patience = self._stage.timeout * 300
         try:
             outcome = self._arrived.get(timeout=patience)
         except queue.Empty:

@@ -45,9 +45,9 @@ DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
     VhostUserNet.device_class: VhostUserNet,
 }
 #: Seconds that a device, or a vCPU, may take for anything.
-DEADLINE = 10.0
+TIMEOUT = 10.0
 #: Seconds for each answer of a back-end that has come back; until then the device is lost anyway.
-ANSWER_DEADLINE = 2.0
+REPLY_TIMEOUT = 2.0
 #: Seconds to wait for a heartbeat, which is due every millisecond.
 HEARTBEAT_PATIENCE = 0.2
 #: A beat of which this thread learns later than this is not the last one; how often to try again.
@@ -74,7 +74,7 @@ class Vm:
         costs: what the machine's notifiers cost beyond what they cost anyway.
         backends: socket path of each device's back-end, by the device's name.
         disk: what the guest does with the user's file behind ``blk0``, if there is one.
-        deadline: seconds that a device may take for anything.
+        timeout: seconds that a device may take for anything.
         observe: told of devices that are lost, and that come back.
         handed_over: memory and running devices of the VM in another process.
             Nothing is sent to a back-end, and no byte of memory is touched.
@@ -99,12 +99,12 @@ class Vm:
         costs: CostModel,
         backends: Mapping[str, str],
         disk: DiskUse | None = None,
-        deadline: float = DEADLINE,
+        timeout: float = TIMEOUT,
         observe: Observer = _nobody,
         handed_over: VmHandoverState | None = None,
     ) -> None:
         self.spec = spec
-        self.deadline = deadline
+        self.timeout = timeout
         self.backends = backends if handed_over is None else handed_over.backends
         self.devices: list[VhostDevice] = []
         self.driving = OrderedLock("the devices")
@@ -139,7 +139,7 @@ class Vm:
     def _connect(self, disk: DiskUse | None) -> GuestConfig:
         """Connect every device to its back-end; what the guest's drivers find out of them."""
         for device in self.devices:
-            device.connect(self.backends[device.name], deadline=self.deadline)
+            device.connect(self.backends[device.name], timeout=self.timeout)
         return self._probe(disk)
 
     def _restore(self, handed_over: VmHandoverState) -> GuestConfig:
@@ -153,7 +153,7 @@ class Vm:
         disks = [device for device in self.devices if isinstance(device, VhostUserBlk)]
         features = [
             BlkFeatures(
-                capacity=blk.capacity(deadline=self.deadline),
+                capacity=blk.capacity(timeout=self.timeout),
                 read_only=blk.has_feature(VIRTIO_BLK_F_RO),
                 flush=blk.has_feature(VIRTIO_BLK_F_FLUSH),
                 write_zeroes=blk.has_feature(VIRTIO_BLK_F_WRITE_ZEROES),
@@ -251,7 +251,7 @@ class Vm:
         """
         acked = device.acked_features
         try:
-            device.connect(self.backends[device.name], deadline=ANSWER_DEADLINE, patience=0)
+            device.connect(self.backends[device.name], timeout=REPLY_TIMEOUT, connect_timeout=0)
             device.take_features(acked)
             for ring in device.configured():
                 where = ring.addresses
@@ -315,7 +315,7 @@ class Vm:
                 Task(device.name, device.device_class, procedure)
                 for device, procedure in zip(devices, procedures, strict=True)
             ]
-            stage = Stage(self.machine, Timeline("src"), self.deadline)
+            stage = Stage(self.machine, Timeline("src"), self.timeout)
             (strategy or Split()).drive(tasks, stage)
 
     def signal_all_rings(self) -> None:
@@ -334,7 +334,7 @@ class Vm:
             if beat is None or time.monotonic_ns() - beat < HEARTBEAT_FRESH_NS:
                 return
 
-    def take_off(self, deadline: float) -> int:
+    def take_off(self, timeout: float) -> int:
         """Resume a VM that has come by migration, and wait until it is seen to run.
 
         The guest's threads then want the interpreter as well, so this one may learn late of what
@@ -345,19 +345,19 @@ class Vm:
         """
         heartbeat = self.guest.heartbeat
         self.machine.vcpus.arm(0, time.monotonic_ns())
-        self.resume_vcpus(deadline)
+        self.resume_vcpus(timeout)
         ran = self.machine.gate.ran_ns
         if not heartbeat.first_ns:
             heartbeat.await_beat(HEARTBEAT_PATIENCE)
         return max(ran, heartbeat.first_ns or time.monotonic_ns())
 
-    def pause_vcpus(self, deadline: float = DEADLINE) -> None:
+    def pause_vcpus(self, timeout: float = TIMEOUT) -> None:
         """Stop all vCPUs; returns when none runs guest code."""
-        self.machine.pause(deadline)
+        self.machine.pause(timeout)
 
-    def resume_vcpus(self, deadline: float = DEADLINE) -> None:
+    def resume_vcpus(self, timeout: float = TIMEOUT) -> None:
         """Let all vCPUs run; returns when each one that had been running runs again."""
-        self.machine.resume(deadline)
+        self.machine.resume(timeout)
 
     @property
     def log_pages(self) -> int:

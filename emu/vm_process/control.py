@@ -151,7 +151,7 @@ class Control:
             costs=plan["costs"],
             backends=plan["backends"],
             disk=None if disk is None else DiskUse(write=disk["writable"]),
-            deadline=self._parameters.deadline,
+            timeout=self._parameters.deadline,
             observe=self._emit,
             handed_over=handed_over,
         )

@@ -202,7 +202,7 @@ class Rig:
     # Messages
 
     def call(self, request: Request) -> Reply | None:
-        return self.connection.call(request, deadline=DEADLINE)
+        return self.connection.call(request, timeout=DEADLINE)
 
     def ack(self, number: F, payload: AnyPayload | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send one and have it acknowledged."""

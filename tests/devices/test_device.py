@@ -78,10 +78,10 @@ def test_features_of_the_source_must_be_there(kind: str, served: Served) -> None
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    """The deadline is kept, and the error names the device."""
+    """The timeout is kept, and the error names the device."""
     device = make("blk", 1)
     with pytest.raises(DeadlineError, match="blk0"):
-        device.connect(str(tmp_path / "nobody"), deadline=0.05)
+        device.connect(str(tmp_path / "nobody"), timeout=0.05)
     device.close()
 
 

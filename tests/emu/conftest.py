@@ -1,15 +1,20 @@
-"""What holds for every test of the machine."""
+"""Fixtures of every test of `emu`: two sites, and a VM under load on the first."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from emu.locking.locks import enable_checking
+from tests.emu.migration.sites import Site, await_work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from emu.vm.vm import Vm
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +23,40 @@ def _checked_locks() -> Iterator[None]:
     enable_checking(True)
     yield
     enable_checking(False)
+
+
+@pytest.fixture
+def owned() -> Iterator[ExitStack]:
+    """Whatever a test makes and has to give back."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def sites(tmp_path: Path, owned: ExitStack) -> tuple[Site, Site]:
+    """Both sides' back-ends, on the same images."""
+    made = []
+    for name in "ab":
+        site = Site(name, tmp_path)
+        owned.callback(site.close)
+        made.append(site)
+    return made[0], made[1]
+
+
+@pytest.fixture
+def vm(sites: tuple[Site, Site], owned: ExitStack) -> Vm:
+    """A VM on the first side, under heavy load."""
+    made = sites[0].vm()
+    owned.callback(made.close)
+    made.boot()
+    made.guest.start_load("heavy")
+    await_work(made)
+    return made
+
+
+@pytest.fixture
+def other(sites: tuple[Site, Site], owned: ExitStack) -> Vm:
+    """A VM on the second side, which waits."""
+    made = sites[1].vm()
+    owned.callback(made.close)
+    return made

@@ -64,7 +64,7 @@ def serve_nic(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
 
 def make_vm(spec: VmSpec, backends: dict[str, str], owned: ExitStack) -> Vm:
     """A VM on these back-ends."""
-    vm = Vm(spec, accel="soft", costs=NATIVE, backends=backends, deadline=PEER_DEADLINE)
+    vm = Vm(spec, accel="soft", costs=NATIVE, backends=backends, timeout=PEER_DEADLINE)
     owned.callback(vm.close)
     return vm
 

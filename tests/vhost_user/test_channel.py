@@ -1,4 +1,4 @@
-"""The channel, on real unix sockets: descriptors, deadlines, many messages per system call."""
+"""The channel, on real unix sockets: descriptors, timeouts, many messages per system call."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_too_many_descriptors_are_the_peers_fault_and_do_not_leak(
     assert open_fds() == before
 
 
-def test_a_silent_peer_meets_the_deadline(ends: tuple[Channel, Channel]) -> None:
+def test_a_silent_peer_meets_the_timeout(ends: tuple[Channel, Channel]) -> None:
     """The error names the device, the message, and how long was waited."""
     started = time.monotonic()
     with pytest.raises(DeadlineError, match=r"net0, GET_VRING_BASE: waited 0.05 s") as caught:
@@ -120,16 +120,16 @@ def test_a_silent_peer_meets_the_deadline(ends: tuple[Channel, Channel]) -> None
     assert caught.value.waited == 0.05
 
 
-def test_deadlines_may_differ_from_call_to_call(ends: tuple[Channel, Channel]) -> None:
+def test_timeouts_may_differ_from_call_to_call(ends: tuple[Channel, Channel]) -> None:
     """A time-out that was set before does not stick."""
-    for deadline in (0.02, 0.1, 0.02):
+    for timeout in (0.02, 0.1, 0.02):
         started = time.monotonic()
         with pytest.raises(DeadlineError):
-            ends[0].read(deadline, "x")
-        assert deadline * 0.9 <= time.monotonic() - started < deadline + 1
+            ends[0].read(timeout, "x")
+        assert timeout * 0.9 <= time.monotonic() - started < timeout + 1
 
 
-def test_a_peer_that_does_not_read_meets_the_deadline(ends: tuple[Channel, Channel]) -> None:
+def test_a_peer_that_does_not_read_meets_the_timeout(ends: tuple[Channel, Channel]) -> None:
     """A full socket is no reason to wait for ever."""
     with pytest.raises(DeadlineError, match=r"SET_CONFIG: waited .* for the peer to read"):
         ends[0].send(bytes(1 << 24), (), 0.05, "SET_CONFIG")
@@ -220,13 +220,13 @@ def test_connect_waits_until_somebody_listens(tmp_path: Path) -> None:
     listener.close()
 
 
-def test_connect_meets_its_deadline(tmp_path: Path) -> None:
+def test_connect_meets_its_timeout(tmp_path: Path) -> None:
     """Nobody ever listens."""
     with pytest.raises(DeadlineError, match="somebody to listen at"):
         connect(str(tmp_path / "none.sock"), "net0", 0.03)
 
 
-def test_connect_to_a_full_backlog_meets_its_deadline(tmp_path: Path) -> None:
+def test_connect_to_a_full_backlog_meets_its_timeout(tmp_path: Path) -> None:
     """Somebody listens, and never accepts."""
     path = str(tmp_path / "s.sock")
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:

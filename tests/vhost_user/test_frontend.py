@@ -212,10 +212,10 @@ def test_a_reply_in_pieces_is_waited_for(raw: tuple[FrontendConnection, socket.s
     assert reply.payload == VringState(0, 9)
 
 
-def test_a_back_end_that_dribbles_meets_the_deadline(
+def test_a_back_end_that_dribbles_meets_the_timeout(
     raw: tuple[FrontendConnection, socket.socket],
 ) -> None:
-    """The deadline is for the whole exchange, not for each piece of it."""
+    """The timeout is for the whole exchange, not for each piece of it."""
     front, theirs = raw
     wire = encode(R.GET_VRING_BASE, ANSWER, VringState(0, 9))
     stop = threading.Event()
@@ -230,20 +230,20 @@ def test_a_back_end_that_dribbles_meets_the_deadline(
     dribbler.start()
     started = time.monotonic()
     with pytest.raises(DeadlineError, match=r"blk0, GET_VRING_BASE: waited") as caught:
-        front.call(base(0), deadline=0.1)
+        front.call(base(0), timeout=0.1)
     assert time.monotonic() - started < 0.9
     assert caught.value.waited > 0.09
     stop.set()
     dribbler.join()
 
 
-def test_a_silent_back_end_meets_the_deadline(
+def test_a_silent_back_end_meets_the_timeout(
     raw: tuple[FrontendConnection, socket.socket],
 ) -> None:
     """The error names device, message and time; nothing can be asked on top of that."""
     front, _ = raw
     with pytest.raises(DeadlineError, match=r"blk0, GET_VRING_BASE: waited 0.05 s for a reply"):
-        front.call(base(0), deadline=0.05)
+        front.call(base(0), timeout=0.05)
     with pytest.raises(UsageError, match="1 replies are outstanding"):
         front.call(base(1))
 
@@ -265,12 +265,12 @@ def test_a_back_end_that_goes(raw: tuple[FrontendConnection, socket.socket]) -> 
 def test_lock_step_with_a_back_end_that_goes(
     raw: tuple[FrontendConnection, socket.socket],
 ) -> None:
-    """No deadline is waited for."""
+    """No timeout is waited for."""
     front, theirs = raw
     closer = threading.Timer(0.03, theirs.close)
     closer.start()
     with pytest.raises(Disconnected, match="blk0"):
-        front.call(base(0), deadline=30)
+        front.call(base(0), timeout=30)
     closer.join()
 
 
@@ -328,7 +328,7 @@ def test_connect_by_path(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        with FrontendConnection.connect(path, name="blk0", deadline=2) as front:
+        with FrontendConnection.connect(path, name="blk0", timeout=2) as front:
             accepted, _ = listener.accept()
             assert front.fileno() > 0
         assert accepted.recv(1) == b""

@@ -10,7 +10,6 @@ import pytest
 from emu.config.costs import NATIVE
 from emu.errors import MigrationError
 from emu.vm.vm import Vm
-from tests.emu.migration.conftest import other, owned, sites
 from tests.emu.migration.sites import (
     DEADLINE,
     Migration,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-__all__ = ["other", "owned", "sites"]
 
 Told = queue.SimpleQueue[tuple[str, dict[str, object]]]
 

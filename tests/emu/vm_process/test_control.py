@@ -11,7 +11,6 @@ from emu.config import vm_file
 from emu.errors import EmuError
 from emu.vm.vm import Vm
 from emu.vm_process.control import make_control
-from tests.emu.migration.conftest import owned, sites
 from tests.emu.migration.sites import DEADLINE, SPEC, Site, await_disk, await_work, check_books
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
     from emu.vm_process.control import Control
 
-__all__ = ["owned", "sites"]
 
 BLK0 = 1
 Told = queue.SimpleQueue[tuple[str, "JsonObject"]]
