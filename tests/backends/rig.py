@@ -13,6 +13,7 @@ import select
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+from tests.timeouts import TIMEOUT
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import ProtocolFeature, Reply, Request
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 RING_SIZE = 64
 ALL_FEATURES = (1 << 64) - 1
 ALL_PROTOCOL_FEATURES = ProtocolFeature((1 << 19) - 1)
-DEADLINE = 5.0
 LOG_ALL = 1 << 26
 MIB = 1 << 20
 
@@ -121,7 +121,7 @@ class RigRing:
             self.kick()
         return head
 
-    def wait(self, deadline: float = DEADLINE) -> Done:
+    def wait(self, deadline: float = TIMEOUT) -> Done:
         """The next completion; asks for a call and waits for it if there is none yet."""
         end = time.monotonic() + deadline
         while True:
@@ -202,7 +202,7 @@ class Rig:
     # Messages
 
     def call(self, request: Request) -> Reply | None:
-        return self.connection.call(request, timeout=DEADLINE)
+        return self.connection.call(request, timeout=TIMEOUT)
 
     def ack(self, number: F, payload: AnyPayload | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send one and have it acknowledged."""
@@ -212,7 +212,7 @@ class Rig:
         """Send all at once, then take all the replies."""
         replies: list[Reply] = []
         due = self.connection.submit(requests)
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + TIMEOUT
         while not self.connection.flush():
             assert time.monotonic() < end
         while len(replies) < due:

@@ -16,7 +16,8 @@ from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import ServerError
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac, nics
-from tests.backends.rig import DEADLINE, LOG_ALL, Rig, readable
+from tests.backends.rig import LOG_ALL, Rig, readable
+from tests.timeouts import TIMEOUT
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
@@ -97,7 +98,7 @@ def test_receiver_that_cannot_log_is_to_blame_itself(
     first = frame(BROADCAST, mac(1), b"all")
     a.send(first)
     assert c.receive() == first
-    assert readable(b.rig.rings[0].err_fd, DEADLINE)
+    assert readable(b.rig.rings[0].err_fd, TIMEOUT)
     assert not any(readable(ring.err_fd, 0) for ring in a.rig.rings)
     assert b.rig.get_base(2) == 0
     a.send(first)
@@ -121,7 +122,7 @@ def test_nic_without_a_front_end_drops(loop: Loop, attach: Attach) -> None:
     absent = NetDevice("absent", loop, 2, fabric)
     (present,) = nics([loop], fabric, attach)
     present.send(frame(BROADCAST, mac(1)))
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + TIMEOUT
     while not absent.counters[stats.PACKETS_DROPPED]:
         assert time.monotonic() < end
     assert absent.counters[stats.PACKETS_DROPPED] == 1
@@ -136,7 +137,7 @@ class Outside:
     def __init__(self, folder: Path, uplink: str) -> None:
         self.path = str(folder / "outside")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.sock.settimeout(DEADLINE)
+        self.sock.settimeout(TIMEOUT)
         self.sock.bind(self.path)
         self._uplink = uplink
 

@@ -23,7 +23,7 @@ from backends.net_device import NetDevice
 from backends.server import ServerError
 from backends.tap import DEVICE, TapPort, adopt_tap, open_tap
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac
-from tests.backends.rig import DEADLINE
+from tests.timeouts import TIMEOUT
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64
 
@@ -51,7 +51,7 @@ class Namespace:
         self._jobs.append(entered.set)
         self._thread.start()
         self._ready.release()
-        assert entered.wait(DEADLINE)
+        assert entered.wait(TIMEOUT)
 
     def _run(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -83,7 +83,7 @@ class Namespace:
 
         self._jobs.append(job)
         self._ready.release()
-        assert done.wait(DEADLINE)
+        assert done.wait(TIMEOUT)
         if errors:
             raise errors[0]
         return results[0]
@@ -91,7 +91,7 @@ class Namespace:
     def close(self) -> None:
         self._jobs.append(self._end)
         self._ready.release()
-        self._thread.join(DEADLINE)
+        self._thread.join(TIMEOUT)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ class World:
     def _listen() -> socket.socket:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         sock.bind((NAME, 3))
-        sock.settimeout(DEADLINE)
+        sock.settimeout(TIMEOUT)
         return sock
 
     def receive(self, ethertype: bytes = b"\x88\xb5") -> bytes:
@@ -132,7 +132,7 @@ class World:
         fcntl.ioctl(self.control, SIOCSIFFLAGS, struct.pack("16sH22x", NAME.encode(), flags))
 
     def await_count(self, counter: int, least: int) -> None:
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + TIMEOUT
         while self.nic.count(counter) < least:
             assert time.monotonic() < end
 
@@ -169,7 +169,7 @@ def test_frames_go_both_ways(world: World) -> None:
     assert world.receive() == out
     coming = frame(mac(1), OUTSIDE, b"in")
     world.sock.send(coming)
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + TIMEOUT
     # With more than one queue the kernel chooses by the flow to which pair it goes.
     while not any(bytes(each[12:]).startswith(coming) for each in world.nic._buffers.values()):
         assert time.monotonic() < end
@@ -210,7 +210,7 @@ def test_interface_that_is_down_drops_and_comes_back(
     world.set_flags(1)
     again = frame(OUTSIDE, mac(1), b"again")
     world.sock.settimeout(0.05)
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + TIMEOUT
     while True:  # the socket first reports that the network was down
         assert time.monotonic() < end
         world.nic.send(again)
@@ -228,7 +228,7 @@ def test_interface_that_is_deleted_is_one_line(
     assert world.nic.device.read_config(6, 2) == b"\1\0"
     with caplog.at_level(logging.WARNING, "backends"):
         argv = [sys.executable, "-c", DELETE]  # a child has its parent thread's namespace
-        namespace.do(lambda: subprocess.run(argv, check=True, timeout=DEADLINE))
+        namespace.do(lambda: subprocess.run(argv, check=True, timeout=TIMEOUT))
         before = world.nic.count(stats.PACKETS_DROPPED)
         for _ in range(3):
             world.nic.send(frame(OUTSIDE, mac(1)))
@@ -272,6 +272,6 @@ def test_what_is_no_tap_device() -> None:
 )
 def test_options_that_do_not_go_together(arguments: list[str], text: str) -> None:
     argv = [sys.executable, "-m", "backends.net", "--socket-path", "/tmp/none.sock", *arguments]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert ended.returncode == 2
     assert text in ended.stderr

@@ -1,4 +1,4 @@
-"""Fixtures of every test of `emu`: two sites, and a VM under load on the first."""
+"""Fixtures of all tests of the machine: two sides in the test's process, and a VM under load."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _checked_locks() -> Iterator[None]:
 
 @pytest.fixture
 def owned() -> Iterator[ExitStack]:
-    """Whatever a test makes and has to give back."""
+    """Closes what a test registers here."""
     with ExitStack() as stack:
         yield stack
 
 
 @pytest.fixture
 def sites(tmp_path: Path, owned: ExitStack) -> tuple[Site, Site]:
-    """Both sides' back-ends, on the same images."""
+    """The back-ends of both sides, on the same images."""
     made = []
     for name in "ab":
         site = Site(name, tmp_path)
@@ -56,7 +56,7 @@ def vm(sites: tuple[Site, Site], owned: ExitStack) -> Vm:
 
 @pytest.fixture
 def other(sites: tuple[Site, Site], owned: ExitStack) -> Vm:
-    """A VM on the second side, which waits."""
+    """A VM on the second side, which waits for the migration."""
     made = sites[1].vm()
     owned.callback(made.close)
     return made

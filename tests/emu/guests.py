@@ -8,13 +8,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from tests.timeouts import TIMEOUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEADLINE = 5.0
 
-
-def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+def until(condition: Callable[[], object], deadline: float = TIMEOUT) -> None:
     """Look again and again until a state that has no event of its own has come about."""
     end = time.monotonic() + deadline
     pause = threading.Event()
@@ -51,7 +51,7 @@ class Recorder:
         self.beats.append(now_ns)
 
     def next_interrupt(self) -> tuple[int, int]:
-        return self.interrupts.get(timeout=DEADLINE)
+        return self.interrupts.get(timeout=TIMEOUT)
 
     def next_interrupts(self, count: int) -> list[tuple[int, int]]:
         return sorted(self.next_interrupt() for _ in range(count))
@@ -86,4 +86,4 @@ class Holding(Recorder):
         super().take_interrupt(vcpu, vector)
 
     def wait_entered(self) -> None:
-        assert self.entered.acquire(timeout=DEADLINE)
+        assert self.entered.acquire(timeout=TIMEOUT)

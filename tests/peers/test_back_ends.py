@@ -11,7 +11,6 @@ from emu.config.costs import NATIVE
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.vm.vm import Vm
 from tests.emu.migration.sites import (
-    DEADLINE,
     IMAGE_BYTES,
     MOVES,
     Migration,
@@ -20,6 +19,7 @@ from tests.emu.migration.sites import (
     wait_until,
 )
 from tests.peers.programs import Running, pmd_back_end, storage_daemon
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: 
     vm.boot()
     vm.guest.start_load("heavy")
     await_work(vm, 500)
-    assert vm.guest.quiesce(DEADLINE) == 0
+    assert vm.guest.quiesce(TIMEOUT) == 0
     Migration(vm, other, strategy, tmp_path).run()
     other.guest.resume_load()
     await_work(other, 500)
@@ -98,7 +98,7 @@ def test_testpmd_to_testpmd(tmp_path: Path, owned: ExitStack) -> None:
     await_packets(vm, 500)
     Migration(vm, other, "prewired", tmp_path).run()
     await_packets(other, 500)
-    other.guest.quiesce(DEADLINE)
+    other.guest.quiesce(TIMEOUT)
     totals = other.guest.ledger()
     assert totals.packets_duplicated == totals.packets_corrupted == totals.corrupted == 0
 

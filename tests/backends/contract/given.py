@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 from backends.control import ControlOptions
-from tests.backends.rig import DEADLINE, Rig
+from tests.backends.rig import Rig
 from tests.backends.served import Served
+from tests.timeouts import TIMEOUT
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Reply, Request
 from vhost_user.payloads import U64, VringState
@@ -24,9 +25,9 @@ def stop_all(rig: Rig) -> list[Reply]:
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """For what the back-end does without telling anybody."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < end, f"not within {DEADLINE} s: {what}"
+        assert time.monotonic() < end, f"not within {TIMEOUT} s: {what}"
         time.sleep(0.002)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backends.rig import DEADLINE, Rig, readable
+from tests.backends.rig import Rig, readable
+from tests.timeouts import TIMEOUT
 from vhost_user.errors import Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import ProtocolFeature
@@ -33,7 +34,7 @@ def test_garbage_closes_and_the_next_one_is_served(
     kind: Kind, device: Served, make_rig: MakeRig
 ) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(DEADLINE)
+        sock.settimeout(TIMEOUT)
         sock.connect(device.path)
         sock.send(b"GET / HTTP/1.1\r\n\r\n")
         assert sock.recv(100) == b""
@@ -47,7 +48,7 @@ def test_broken_ring_is_signalled(kind: Kind, running: Rig) -> None:
     kind.work(running, 0)
     ring = running.rings[kind.ring]
     ring.add([(0xDEAD_0000, 16)], [(0xDEAD_0000, 1)])
-    assert readable(ring.err_fd, DEADLINE)
+    assert readable(ring.err_fd, TIMEOUT)
     # The device lives on, and the ring can still be stopped.
     assert ring.stop() == 1
 

@@ -14,7 +14,8 @@ import psutil
 from backends.control import ControlOptions
 from backends.pacing import Costs
 from tests.backends.contract.given import MakeRig, Serve, wait_until
-from tests.backends.rig import DEADLINE, Rig, readable
+from tests.backends.rig import Rig, readable
+from tests.timeouts import TIMEOUT
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import ProtocolFeature, Request
 from vhost_user.payloads import MemTable
@@ -45,7 +46,7 @@ def test_one_front_end_at_a_time(kind: Kind, running: Rig, device: Served) -> No
     second.submit([Request(F.GET_FEATURES)])
     assert not readable(second.fileno(), 0.05)
     running.connection.close()
-    assert readable(second.fileno(), DEADLINE)
+    assert readable(second.fileno(), TIMEOUT)
     second.close()
 
 
@@ -74,7 +75,7 @@ def test_vanishes_while_its_memory_table_is_paid_for(
         retire(fds)
 
     def hold() -> None:
-        gone.wait(DEADLINE)
+        gone.wait(TIMEOUT)
 
     monkeypatch.setattr(served.device, "retire_fds", note)
     table = MemTable((rig.low.region,))

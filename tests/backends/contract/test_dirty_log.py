@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backends.rig import DEADLINE, MIB, QEMU_ORDER, RING_SIZE, RamRegion, Rig, readable
+from tests.backends.rig import MIB, QEMU_ORDER, RING_SIZE, RamRegion, Rig, readable
+from tests.timeouts import TIMEOUT
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import BackendError, Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
@@ -112,7 +113,7 @@ def test_what_a_log_cannot_hold_breaks_the_ring_and_no_more(
         ring.kick()
     kind.prepare(rig)
     kind.submit(rig, 0)
-    assert readable(written.err_fd, DEADLINE)
+    assert readable(written.err_fd, TIMEOUT)
     assert [readable(ring.err_fd, 0) for ring in rig.rings] == [r is written for r in rig.rings]
     assert [rig.get_base(ring.index) for ring in rig.rings]
     log.close()

@@ -31,12 +31,12 @@ from emu.locking.locks import (
     worker,
 )
 from tests.emu.guests import until
+from tests.timeouts import TIMEOUT
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-DEADLINE = 5.0
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
@@ -64,7 +64,7 @@ def other_thread(name: str = "other") -> Iterator[Call]:
     with ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
 
         def run(call: Callable[Args, Result], /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
-            return pool.submit(call, *args, **kwargs).result(DEADLINE)
+            return pool.submit(call, *args, **kwargs).result(TIMEOUT)
 
         yield run
 
@@ -87,7 +87,7 @@ def waiter(
     thread.start()
     until(lambda: lock._waiting)
     yield thread, errors
-    thread.join(DEADLINE)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
 
 
@@ -111,7 +111,7 @@ def test_one_at_a_time() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
     assert max(most) == 1
     assert len(most) == 800
 
@@ -309,7 +309,7 @@ def test_a_deadlock_is_a_cycle_that_can_be_broken() -> None:
             text = describe_cycle(cycle)
             (break_off,) = [wait.break_off for wait in cycle if wait.break_off]
             break_off("a deadlock was found")
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
     lock.release()
     assert {wait.thread for wait in cycle} == {"MainThread", "pool-1"}
     assert "MainThread waits for the workers" in text
@@ -324,7 +324,7 @@ def test_a_lock_works_after_a_wait_was_broken() -> None:
         break_off = lock_graph.waits()[0].break_off
         assert break_off is not None
         break_off("enough")
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
     assert errors
     with lock:
         pass

@@ -20,7 +20,8 @@ from emu.machine.accel.base import NotifierError
 from emu.machine.accel.soft import SoftAccelerator
 from emu.machine.machine import Machine
 from emu.machine.vcpu_state import VcpuStateError
-from tests.emu.guests import DEADLINE, Holding, Recorder, until
+from tests.emu.guests import Holding, Recorder, until
+from tests.timeouts import TIMEOUT
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit: Kit) -> N
     with kit.machine.big_lock:
         kit.batch.signal(kit.calls[:1])
         guest.wait_entered()
-        kit.machine.pause(DEADLINE)
+        kit.machine.pause(TIMEOUT)
         assert exited.is_set()
         assert kit.machine.big_lock.held
     assert kit.machine.paused

@@ -17,11 +17,10 @@ from emu.errors import EmuError
 from emu.machine.machine import Machine
 from emu.machine.throttle import PERIOD_NS, Throttle
 from tests.emu.guests import Recorder, until
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-DEADLINE = 5.0
 
 
 @given(percent=st.integers(0, 99), start=st.integers(0, 1 << 60))
@@ -41,7 +40,7 @@ def running() -> Iterator[tuple[Machine, Recorder]]:
     guest = Recorder(periods={0: 200_000})
     machine = Machine(VmSpec(2, 64 << 20), pacer=Pacer())
     machine.start_vcpus(guest)
-    machine.resume(DEADLINE)
+    machine.resume(TIMEOUT)
     yield machine, guest
     machine.close()
 
@@ -75,11 +74,11 @@ def test_a_throttled_guest_pauses_resumes_and_ends_as_quickly(
 
     machine.vcpus.throttle(99)
     for _ in range(10):
-        machine.pause(DEADLINE)
+        machine.pause(TIMEOUT)
         seen = guest.ticks.qsize()
-        machine.resume(DEADLINE)
+        machine.resume(TIMEOUT)
         until(partial(more_ticks_than, seen))
-    machine.stop(DEADLINE)
+    machine.stop(TIMEOUT)
 
 
 @pytest.mark.parametrize("percent", [-1, 100])

@@ -19,7 +19,8 @@ from emu.machine.accel import registry
 from emu.machine.accel.soft_vcpu import SoftVcpu
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
 from emu.machine.vcpus import VcpuSet
-from tests.emu.guests import DEADLINE, Holding, Recorder, until
+from tests.emu.guests import Holding, Recorder, until
+from tests.timeouts import TIMEOUT
 from vhost_user import eventfd
 from vhost_user.errors import DeadlineError
 
@@ -66,7 +67,7 @@ def test_power_on_ticks_every_vcpu_once(rig: Rig) -> None:
     rig.vcpus.start(guest)
     assert guest.ticks.empty()
     rig.vcpus.resume()
-    assert sorted(guest.ticks.get(timeout=DEADLINE)[0] for _ in range(4)) == [0, 1, 2, 3]
+    assert sorted(guest.ticks.get(timeout=TIMEOUT)[0] for _ in range(4)) == [0, 1, 2, 3]
     assert guest.quiet()
     assert guest.ticks.empty()
 
@@ -149,7 +150,7 @@ def test_resume_says_who_does_not_run(rig: Rig) -> None:
     letgo = threading.Event()
 
     def beat(now: int) -> None:
-        letgo.wait(DEADLINE)
+        letgo.wait(TIMEOUT)
 
     guest.beat = beat
     rig.vcpus.start(guest)
@@ -164,7 +165,7 @@ def test_a_timer_ticks_on_time_and_does_not_spin(rig: Rig) -> None:
     _run(rig, guest)
     times: list[int] = []
     while len(times) < 6:
-        vcpu, now = guest.ticks.get(timeout=DEADLINE)
+        vcpu, now = guest.ticks.get(timeout=TIMEOUT)
         if vcpu == 2:
             times.append(now)
     gaps = [late - early for early, late in itertools.pairwise(times)]
@@ -187,7 +188,7 @@ def test_a_timer_survives_the_move_to_another_machine(rig: Rig) -> None:
     loaded = time.monotonic_ns()
     other.vcpus.load(states)
     other.vcpus.resume()
-    vcpu, now = there.ticks.get(timeout=DEADLINE)
+    vcpu, now = there.ticks.get(timeout=TIMEOUT)
     assert vcpu == 0
     assert now >= loaded + left
     other.close()
@@ -202,7 +203,7 @@ def test_a_timer_that_expires_during_a_pause_ticks_after_it(rig: Rig) -> None:
     with pytest.raises(queue.Empty):
         guest.ticks.get(timeout=0.02)
     rig.vcpus.resume()
-    assert guest.ticks.get(timeout=DEADLINE)[0] == 0
+    assert guest.ticks.get(timeout=TIMEOUT)[0] == 0
 
 
 def test_arm_ticks_a_vcpu_that_had_no_timer(rig: Rig) -> None:
@@ -215,7 +216,7 @@ def test_arm_ticks_a_vcpu_that_had_no_timer(rig: Rig) -> None:
     rig.vcpus.arm(3, time.monotonic_ns() + 5 * MS)
     rig.vcpus.arm(3, time.monotonic_ns() + 500 * MS)
     start = time.monotonic_ns()
-    assert guest.ticks.get(timeout=DEADLINE)[0] == 3
+    assert guest.ticks.get(timeout=TIMEOUT)[0] == 3
     assert time.monotonic_ns() - start < 400 * MS
 
 
@@ -224,9 +225,9 @@ def test_guest_code_may_arm_its_own_vcpu(rig: Rig) -> None:
     guest.interrupt = lambda vcpu, vector: rig.vcpus.arm(vcpu, time.monotonic_ns())
     _run(rig, guest)
     for _ in range(4):
-        guest.ticks.get(timeout=DEADLINE)
+        guest.ticks.get(timeout=TIMEOUT)
     rig.call(1)
-    assert guest.ticks.get(timeout=DEADLINE)[0] == 1
+    assert guest.ticks.get(timeout=TIMEOUT)[0] == 1
 
 
 def test_a_crash_is_kept_and_the_others_go_on(rig: Rig) -> None:
@@ -240,7 +241,7 @@ def test_a_crash_is_kept_and_the_others_go_on(rig: Rig) -> None:
     _run(rig, guest)
     rig.call(1)
     assert guest.next_interrupt() == (1, 1)
-    rig.vcpus._threads[1].join(DEADLINE)
+    rig.vcpus._threads[1].join(TIMEOUT)
     (crash,) = rig.vcpus.crashed
     assert str(crash) == "vcpu1: KeyError: 'driver'"
     assert crash.error.__traceback__ is not None
@@ -306,7 +307,7 @@ def test_starting_twice_and_resuming_before(rig: Rig) -> None:
 def test_a_vcpu_without_program_crashes_alone(rig: Rig) -> None:
     rig.vcpus.start(None)
     for thread in rig.vcpus._threads:
-        thread.join(DEADLINE)
+        thread.join(TIMEOUT)
     assert len(rig.vcpus.crashed) == 4
     rig.vcpus.resume()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from backends import stats
@@ -27,6 +28,7 @@ from emu.migration.handshake import hello
 from emu.migration.source import Source
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.vm.vm import Vm
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +40,11 @@ if TYPE_CHECKING:
     from emu.migration.tls import Credentials
     from emu.vm.handover_state import VmHandoverState
 
-DEADLINE = 5.0
 #: The strategies that need back-ends at the destination, and stop those of the source.
 MOVES = [name for name in STRATEGIES if not make(name).hands_over]
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
 IMAGE_BYTES = 16 << 20
-PARAMETERS = Parameters(deadline=DEADLINE)
+PARAMETERS = Parameters(deadline=TIMEOUT)
 #: One thread, so that a job that was submitted last is also the last to be done.
 POOL = 1
 
@@ -102,14 +103,14 @@ class Site:
                 lambda: answer.put(any(ring.queue is not None for ring in rings))
             )
         )
-        return answer.get(timeout=DEADLINE)
+        return answer.get(timeout=TIMEOUT)
 
     def kill(self, device: str) -> None:
         """The device's back-end goes away in the middle of everything."""
         assert self.loops[device].stop()
         rested = threading.Event()
         self._pool.submit(rested.set)
-        assert rested.wait(DEADLINE)
+        assert rested.wait(TIMEOUT)
         self._servers.pop(device).close()
 
     def close(self) -> None:
@@ -213,10 +214,10 @@ class Migration:
             self.received.append(None)
 
     def _reach(self) -> MigrationStream:
-        return connect(self.listener.uri, deadline=DEADLINE, credentials=self._credentials)
+        return connect(self.listener.uri, deadline=TIMEOUT, credentials=self._credentials)
 
     def _accept(self) -> MigrationStream:
-        stream = self.listener.accept(deadline=DEADLINE, patience=DEADLINE)
+        stream = self.listener.accept(deadline=TIMEOUT, patience=TIMEOUT)
         assert stream is not None
         return stream
 
@@ -226,7 +227,7 @@ class Migration:
         try:
             self.source.run(self._reach(), {**self._hello, **changes})
         finally:
-            self._thread.join(3 * DEADLINE)
+            self._thread.join(3 * TIMEOUT)
             self.listener.close()
             assert not self._thread.is_alive()
         self._check_figures()
@@ -241,11 +242,10 @@ class Migration:
 def wait_until(condition: Callable[[], bool]) -> None:
     """Return when it is true; what it looks at is guest memory, which tells nobody."""
     tick = threading.Event()
-    for _ in range(500):
-        if condition():
-            return
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, f"it did not come true within {TIMEOUT} s"
         tick.wait(0.01)
-    raise AssertionError("it did not come true")
 
 
 def await_work(vm: Vm, requests: int = 50) -> None:
@@ -263,11 +263,11 @@ def await_disk(vm: Vm, disk: int, ring: int) -> None:
 
 def check_books(vm: Vm) -> None:
     """At rest nothing is lost, nothing came twice, and every block reads back right."""
-    assert vm.guest.quiesce(DEADLINE) == 0
+    assert vm.guest.quiesce(TIMEOUT) == 0
     totals = vm.guest.ledger()
     assert totals.intact, totals
     assert totals.outstanding == 0
     assert totals.requests == totals.completed > 0
-    verified = vm.guest.verify(DEADLINE)
+    verified = vm.guest.verify(TIMEOUT)
     assert verified.finished
     assert verified.corrupted == 0

@@ -10,7 +10,8 @@ import pytest
 from emu.errors import CancelledError, MigrationError
 from emu.migration.destination import Destination
 from emu.migration.stream import Kind, MigrationStream
-from tests.emu.migration.sites import DEADLINE, MOVES, Migration, await_work, check_books
+from tests.emu.migration.sites import MOVES, Migration, await_work, check_books
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,12 +110,12 @@ def test_a_cancel_wakes_who_waits_for_a_silent_destination(
     def dawdle(strategy: Strategy, stream: MigrationStream) -> None:
         prepare(strategy, stream)
         waits.set()
-        assert goes.wait(DEADLINE)
+        assert goes.wait(TIMEOUT)
 
     monkeypatch.setattr(destination, "_prepare", dawdle)
 
     def cancel() -> None:
-        assert waits.wait(DEADLINE)
+        assert waits.wait(TIMEOUT)
         assert migration.source.cancel()
 
     canceller = threading.Thread(target=cancel)
@@ -131,10 +132,10 @@ def test_a_cancel_wakes_who_waits_for_a_silent_destination(
 
     runner = threading.Thread(target=run)
     runner.start()
-    canceller.join(DEADLINE)
+    canceller.join(TIMEOUT)
     await_work(vm)
     goes.set()
-    runner.join(3 * DEADLINE)
+    runner.join(3 * TIMEOUT)
     assert ended.is_set()
     assert isinstance(failures[0], CancelledError)
     check_books(vm)

@@ -11,14 +11,15 @@ from emu.errors import MigrationError
 from emu.migration import multifd
 from emu.migration.stream import Kind, MigrationStream
 from tests.emu.migration.certificates import Authority
-from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
+from tests.emu.migration.sites import Migration, await_work, check_books
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.vm.vm import Vm
 
-PARAMETERS = Parameters(deadline=DEADLINE, streams=2)
+PARAMETERS = Parameters(deadline=TIMEOUT, streams=2)
 
 
 def _migration(vm: Vm, other: Vm, folder: Path) -> Migration:

@@ -12,7 +12,6 @@ from emu.errors import CancelledError, EmuError, MigrationError
 from emu.migration.endpoint import Listener
 from emu.migration.stream import Kind, MigrationStream
 from tests.emu.migration.sites import (
-    DEADLINE,
     Migration,
     Site,
     await_disk,
@@ -22,6 +21,7 @@ from tests.emu.migration.sites import (
 )
 from tests.emu.migration.test_cancel import cancel_at
 from tests.emu.migration.test_reset import BLK1, activate, reset
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -228,10 +228,10 @@ def test_nonsense_is_refused(migration: Migration) -> None:
     migration.listener.close()
     for payload in (b"[]", b"{", b"[[true,true,[],null,false],{},[],3]"):
         ours, theirs = socket.socketpair()
-        stream = MigrationStream(ours, deadline=DEADLINE)
+        stream = MigrationStream(ours, deadline=TIMEOUT)
         stream.send(Kind.HELLO, json.dumps(migration._hello).encode())
         stream.send(Kind.HANDOVER, payload)
         ours.shutdown(socket.SHUT_WR)  # nothing more comes, and WELCOME is taken
         with pytest.raises(MigrationError):
-            migration.destination.run(MigrationStream(theirs, deadline=DEADLINE))
+            migration.destination.run(MigrationStream(theirs, deadline=TIMEOUT))
         stream.close()

@@ -18,7 +18,8 @@ from emu.migration.handshake import (
     welcome,
 )
 from emu.strategies.registry import StrategyOptions
-from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
+from tests.emu.migration.sites import Migration, await_work, check_books
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ def test_a_further_stream_of_somebody_else_is_refused(
     vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who does not know the session is no stream of this migration."""
-    parameters = Parameters(deadline=DEADLINE, streams=2)
+    parameters = Parameters(deadline=TIMEOUT, streams=2)
     migration = Migration(vm, other, "prewired", tmp_path, parameters)
     accept = Greeting.accept
 

@@ -20,7 +20,8 @@ from emu.migration.multifd import ReceivingLanes, SendingLanes, shares
 from emu.migration.ram_sync import pieces, total
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.timeline import now
-from tests.emu.migration.sites import DEADLINE, Migration, await_work, check_books
+from tests.emu.migration.sites import Migration, await_work, check_books
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,8 @@ class Wires:
 
     def __init__(self, count: int) -> None:
         pairs = [socket.socketpair() for _ in range(count)]
-        ours = [MigrationStream(pair[0], deadline=DEADLINE) for pair in pairs]
-        self.theirs = [MigrationStream(pair[1], deadline=DEADLINE) for pair in pairs]
+        ours = [MigrationStream(pair[0], deadline=TIMEOUT) for pair in pairs]
+        self.theirs = [MigrationStream(pair[1], deadline=TIMEOUT) for pair in pairs]
         self.source, self.destination = GuestRam(SIZE), GuestRam(SIZE)
         self._first = ours[0]
         self.sending = SendingLanes(ours[0], ours[1:])
@@ -59,7 +60,7 @@ class Wires:
                 if kind is Kind.RAM:
                     first.receive_ram(self.destination, count, payload)
                 elif kind is Kind.BARRIER:
-                    self.receiving.await_barrier(DEADLINE)
+                    self.receiving.await_barrier(TIMEOUT)
                 else:
                     self.receiving.finish()
                     return
@@ -82,14 +83,14 @@ class Wires:
         self.join()
 
     def join(self) -> None:
-        self._thread.join(DEADLINE)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
 
     def close(self) -> None:
         self._first.interrupt()
         self.sending.close()
         self.receiving.close()
-        self._thread.join(DEADLINE)
+        self._thread.join(TIMEOUT)
         self._first.close()
         self.theirs[0].close()
         self.source.close()
@@ -222,7 +223,7 @@ def test_a_whole_migration_over_three_sockets(
     """With every socket used for what there is, be it little."""
     monkeypatch.setattr(multifd, "LITTLE", 1)
     threads = threading.active_count()
-    migration = Migration(vm, other, strategy, tmp_path, Parameters(deadline=DEADLINE, streams=3))
+    migration = Migration(vm, other, strategy, tmp_path, Parameters(deadline=TIMEOUT, streams=3))
     migration.run()
     assert migration.received == [None]
     await_work(other)

@@ -13,7 +13,8 @@ from emu.migration.history import Past
 from emu.migration.probe import Forecast, Rehearsal, prepared
 from emu.strategies.base import DeviceCost
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from tests.emu.migration.sites import DEADLINE, Site, await_work, check_books
+from tests.emu.migration.sites import Site, await_work, check_books
+from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def test_disturbs_nothing(vm: Vm, sites: tuple[Site, Site]) -> None:
     rings = [(ring.started, ring.base) for device in vm.devices for ring in device.rings]
     commits = vm.machine.commits
     for _ in range(5):
-        Rehearsal(vm.devices, vm.machine, DEADLINE)
+        Rehearsal(vm.devices, vm.machine, TIMEOUT)
         await_work(vm)
     assert rings == [(ring.started, ring.base) for d in vm.devices for ring in d.rings]
     assert commits == vm.machine.commits
@@ -37,7 +38,7 @@ def test_disturbs_nothing(vm: Vm, sites: tuple[Site, Site]) -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_expects_something_of_every_strategy(vm: Vm, name: str) -> None:
-    rehearsal = Rehearsal(vm.devices, vm.machine, DEADLINE)
+    rehearsal = Rehearsal(vm.devices, vm.machine, TIMEOUT)
     strategy = make(name, StrategyOptions(threads=3))
     assert 0 <= rehearsal.stop(strategy) < 5_000 * MS
     assert 0 <= rehearsal.start(strategy) < 5_000 * MS
@@ -54,7 +55,7 @@ def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, sites: tuple[S
 
     loop.post(busy)
     try:
-        rehearsal = Rehearsal(vm.devices, vm.machine, DEADLINE)
+        rehearsal = Rehearsal(vm.devices, vm.machine, TIMEOUT)
     finally:
         over.set()
     serial, at_once = rehearsal.stop(make("qemu-2021")), rehearsal.stop(make("split"))
@@ -65,7 +66,7 @@ def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, sites: tuple[S
 def test_a_back_end_that_has_gone_is_found_now(vm: Vm, sites: tuple[Site, Site]) -> None:
     sites[0].kill("blk1")
     with pytest.raises(VhostUserError) as caught:
-        Rehearsal(vm.devices, vm.machine, DEADLINE)
+        Rehearsal(vm.devices, vm.machine, TIMEOUT)
     assert caught.value.device == "blk1"
 
 
@@ -83,9 +84,9 @@ def test_the_destination_says_what_it_expects(vm: Vm, other: Vm) -> None:
     strategy = make("qemu-2021")
     theirs = Past()
     theirs.learn({"dst": {"qemu-2021": [3, {}, 700 * MS, 5 * MS]}})
-    payload = prepared(other, strategy, theirs, DEADLINE)
+    payload = prepared(other, strategy, theirs, TIMEOUT)
     mine = Past()
-    forecast = Forecast(vm, strategy, mine, DEADLINE)
+    forecast = Forecast(vm, strategy, mine, TIMEOUT)
     before = forecast.expected()
     forecast.learn(payload)
     after = forecast.expected()
@@ -97,7 +98,7 @@ def test_the_destination_says_what_it_expects(vm: Vm, other: Vm) -> None:
 
 
 def test_a_destination_may_say_nothing_but_no_nonsense(vm: Vm) -> None:
-    forecast = Forecast(vm, make("split"), Past(), DEADLINE)
+    forecast = Forecast(vm, make("split"), Past(), TIMEOUT)
     before = forecast.expected()
     forecast.learn(b"")
     assert forecast.expected() == before

@@ -13,13 +13,12 @@ from emu.machine.ram import GuestRam
 from emu.migration.endpoint import Listener, connect, stays_here
 from emu.migration.stream import SENDFILE_BYTES, Kind, MigrationStream
 from tests.emu.migration.certificates import Authority
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.migration.tls import Credentials
-
-DEADLINE = 3.0
 
 
 class Pair:
@@ -33,17 +32,17 @@ class Pair:
         thread = threading.Thread(target=self._accept)
         thread.start()
         try:
-            self.source = connect(self._listener.uri, deadline=DEADLINE, credentials=source)
+            self.source = connect(self._listener.uri, deadline=TIMEOUT, credentials=source)
             self.source.send(Kind.HELLO, b"who")
             assert self.source.receive() == (Kind.WELCOME, 0, b"")
         except MigrationError as error:
             self.source_error = str(error)
-        thread.join(3 * DEADLINE)
+        thread.join(3 * TIMEOUT)
         assert not thread.is_alive()
 
     def _accept(self) -> None:
         try:
-            self.destination = self._listener.accept(deadline=DEADLINE)
+            self.destination = self._listener.accept(deadline=TIMEOUT)
             assert self.destination is not None
             assert self.destination.receive() == (Kind.HELLO, 0, b"who")
             self.destination.send(Kind.WELCOME)
@@ -93,7 +92,7 @@ def test_sections_and_memory_go_through(ca: Authority, pairs: list[Pair]) -> Non
         while left:
             _kind, count, table = destination.receive()
             left -= destination.receive_ram(theirs, count, table)
-        sender.join(DEADLINE)
+        sender.join(TIMEOUT)
         for gpa, length in runs:
             assert theirs.view(gpa, length) == ours.view(gpa, length)
     finally:

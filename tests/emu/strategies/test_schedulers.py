@@ -24,6 +24,7 @@ from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
 from tests.emu.migration.sites import SPEC, Site, await_work, check_books
 from tests.emu.strategies.test_unsafe import assert_agree
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure, Step
     from emu.strategies.base import Strategy
 
-DEADLINE = 5.0
 WORK = 20
 NAMES = st.sampled_from(sorted(STRATEGIES))
 DEVICES = st.sets(st.integers(0, len(SPEC.devices) - 1), min_size=1)
@@ -59,7 +59,7 @@ class Schedulers(RuleBasedStateMachine):
         self.reset: set[int] = set()
 
     def _stage(self) -> Stage:
-        return Stage(self.vm.machine, Timeline("src"), DEADLINE)
+        return Stage(self.vm.machine, Timeline("src"), TIMEOUT)
 
     def _tasks(
         self, procedure: Callable[[VhostDevice], Procedure], devices: set[int]

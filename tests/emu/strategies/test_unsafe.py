@@ -17,6 +17,7 @@ from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
 from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
 from tests.emu.migration.sites import SPEC, await_work, check_books
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from vhost_user.messages import Reply
     from vhost_user.session import Message
 
-DEADLINE = 5.0
 #: No device is there, so a write comes out of the fast path and takes the big lock.
 NOWHERE = 0x10
 
@@ -41,8 +41,8 @@ def stop(vm: Vm, strategy: Strategy, machine: Machine | Sequencer) -> None:
     strategy.open()
     try:
         with Watchdog():
-            strategy.stop(tasks, Stage(machine, Timeline("src"), DEADLINE))
-            strategy.tidy(tasks, Stage(machine, Timeline("src"), DEADLINE))
+            strategy.stop(tasks, Stage(machine, Timeline("src"), TIMEOUT))
+            strategy.tidy(tasks, Stage(machine, Timeline("src"), TIMEOUT))
     finally:
         strategy.close()
 
@@ -124,7 +124,7 @@ class Sequencer:
             guest.start()
             until_awaited(lock)
             self._machine.apply(edits)
-        guest.join(DEADLINE)
+        guest.join(TIMEOUT)
         assert not guest.is_alive()
 
     def _ring(self) -> None:

@@ -11,7 +11,6 @@ from emu.config.costs import NATIVE
 from emu.errors import MigrationError
 from emu.vm.vm import Vm
 from tests.emu.migration.sites import (
-    DEADLINE,
     Migration,
     Site,
     await_disk,
@@ -19,11 +18,11 @@ from tests.emu.migration.sites import (
     check_books,
     wait_until,
 )
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
-
 
 Told = queue.SimpleQueue[tuple[str, dict[str, object]]]
 
@@ -52,7 +51,7 @@ def vm(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Vm:
 
 def await_news(told: Told, name: str, device: str) -> dict[str, object]:
     """The next thing that is told is this one."""
-    got, data = told.get(timeout=DEADLINE)
+    got, data = told.get(timeout=TIMEOUT)
     assert (got, data["device"]) == (name, device)
     return data
 
@@ -85,7 +84,7 @@ def test_all_devices_come_back(vm: Vm, sites: tuple[Site, Site], told: Told) -> 
     wait_until(lambda: sorted(vm.keeper.lost) == sorted(names))
     for name in reversed(names):
         sites[0].revive(name)
-    vm.keeper.await_all(DEADLINE)
+    vm.keeper.await_all(TIMEOUT)
     assert not vm.keeper.lost
     await_work(vm)
     check_books(vm)

@@ -11,14 +11,14 @@ from emu.config import vm_file
 from emu.errors import EmuError
 from emu.vm.vm import Vm
 from emu.vm_process.control import make_control
-from tests.emu.migration.sites import DEADLINE, SPEC, Site, await_disk, await_work, check_books
+from tests.emu.migration.sites import SPEC, Site, await_disk, await_work, check_books
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from emu.qmp.protocol import JsonObject
     from emu.vm_process.control import Control
-
 
 BLK0 = 1
 Told = queue.SimpleQueue[tuple[str, "JsonObject"]]
@@ -67,11 +67,11 @@ def test_a_back_end_that_dies_during_a_reset(
     monkeypatch.setattr(Vm, step, dies)
     with pytest.raises(EmuError, match="without a back-end: blk0"):
         control.reset()
-    assert [told.get(timeout=DEADLINE)[0] for _ in range(2)] == ["DEVICE_LOST", "RESET"]
+    assert [told.get(timeout=TIMEOUT)[0] for _ in range(2)] == ["DEVICE_LOST", "RESET"]
     assert control.query_status() == {"status": "running", "running": True}
     await_disk(vm, 1, 0)
     site.revive("blk0")
-    assert told.get(timeout=DEADLINE) == ("DEVICE_BACK", {"device": "blk0"})
+    assert told.get(timeout=TIMEOUT) == ("DEVICE_BACK", {"device": "blk0"})
     await_disk(vm, 0, 0)
     await_work(vm)
     check_books(vm)

@@ -13,7 +13,8 @@ from emu.machine.accel import registry
 from emu.machine.accel.kvm import KvmAccelerator
 from emu.machine.ram import GuestRam
 from emu.machine.vcpus import VcpuSet
-from tests.emu.guests import DEADLINE, Recorder, until
+from tests.emu.guests import Recorder, until
+from tests.timeouts import TIMEOUT
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class KvmBench(Bench):
         # An eventfd that is signalled in the first moment after power-on has been seen to interrupt
         # nobody, on a busy machine; why is not known. Drivers ask for nothing before they tick.
         for _ in range(VCPUS):
-            self.guest.ticks.get(timeout=DEADLINE)
+            self.guest.ticks.get(timeout=TIMEOUT)
 
     def start(self) -> None:
         """They run."""

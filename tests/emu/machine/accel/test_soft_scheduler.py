@@ -13,7 +13,8 @@ import pytest
 from emu.machine.accel import registry
 from emu.machine.vcpu_state import VcpuState
 from emu.machine.vcpus import VcpuSet
-from tests.emu.guests import DEADLINE, Recorder, until
+from tests.emu.guests import Recorder, until
+from tests.timeouts import TIMEOUT
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -187,10 +188,10 @@ def test_224_busy_vcpus_pause_and_resume_at_once(rig: Rig) -> None:
     for _ in range(20):
         waiting.wait(0.002)
         start = time.perf_counter()
-        rig.vcpus.pause(DEADLINE)
+        rig.vcpus.pause(TIMEOUT)
         pauses.append(time.perf_counter() - start)
         start = time.perf_counter()
-        rig.vcpus.resume(DEADLINE)
+        rig.vcpus.resume(TIMEOUT)
         resumes.append(time.perf_counter() - start)
     assert sorted(pauses)[10] < 0.005
     assert sorted(resumes)[10] < 0.005

@@ -25,11 +25,11 @@ from emu.guest.frames import nic_mac
 from emu.orchestrator.network import namespaces
 from emu.orchestrator.network.namespaces import NamespaceNetwork, NetworkUnavailableError
 from emu.orchestrator.network.ping import PingClient
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DEADLINE = 30.0
 SMALL = ["--net", "1x4", "--blk", "1x2", "--vcpus", "2", "--memory", "512M", "--accel", "soft"]
 MIGRATE = [sys.executable, "-m", "emu.cli", "migrate", "--network", "netns", *SMALL]
 
@@ -90,13 +90,13 @@ class Station:
 
     def close(self) -> None:
         os.close(self._stopper)
-        self._thread.join(DEADLINE)
+        self._thread.join(TIMEOUT)
         os.close(self._wake)
 
 
 def await_answers(client: PingClient, count: int) -> None:
     least = client.counts().answered + count
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + TIMEOUT
     while client.counts().answered < least:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -135,7 +135,7 @@ def test_a_vm_migrates_and_answers_pings_before_and_after(
 ) -> None:
     result = tmp_path / "result.json"
     argv = [*MIGRATE, "--strategy", "split,prewired", "--quiet", "--json", str(result)]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     document = json.loads(result.read_text())
     assert document["network"] == "netns"
@@ -161,10 +161,10 @@ def test_a_run_that_is_killed_leaves_nothing(network: NamespaceNetwork) -> None:
     made = {name for name in links if name.startswith("net:[")}
     assert len(made) == 4
     run.send_signal(signal.SIGKILL)
-    run.wait(DEADLINE)
+    run.wait(TIMEOUT)
     run.stderr.close()
-    assert not psutil.wait_procs(started, timeout=DEADLINE)[1]
-    deadline = time.monotonic() + DEADLINE
+    assert not psutil.wait_procs(started, timeout=TIMEOUT)[1]
+    deadline = time.monotonic() + TIMEOUT
     while made & holders():
         assert time.monotonic() < deadline
         os.sched_yield()
@@ -187,7 +187,7 @@ def test_without_the_privilege_loopback_is_used(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     argv = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", *MIGRATE]
     argv += ["--strategy", "split", "--quiet", "--json", str(result)]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert ended.returncode == 0
     (line,) = ended.stderr.splitlines()
     assert "no network namespace can be had (CAP_SYS_ADMIN)" in line
