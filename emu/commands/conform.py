@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import click
 from emu.commands import validate
 from emu.commands.json_output import deliver, json_option, report_stream
 from emu.commands.options import CONTEXT
-from emu.errors import PreflightError, SignalError
+from emu.errors import EmuError, OptionError, PreflightError, SignalError
+from vhost_user_conformance import errors as conformance
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.target import (
     DEVICES,
@@ -27,7 +29,7 @@ from vhost_user_conformance.target import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
     from typing import Self
 
@@ -168,6 +170,18 @@ def front_end(**options: Any) -> None:
     _conform(FRONT_END, options)
 
 
+@contextmanager
+def _errors_as_emu_errors() -> Iterator[None]:
+    """The suite has errors of its own; the command reports them as those of other commands."""
+    try:
+        yield
+    except conformance.OptionError as error:
+        raise OptionError(str(error)) from None
+    except conformance.ConformanceError as error:
+        raise EmuError(str(error)) from None
+
+
+@_errors_as_emu_errors()
 def _conform(role: str, options: dict[str, Any]) -> None:
     chosen = select(cases_of(role), options["only"])
     if options["listed"]:
@@ -189,9 +203,7 @@ def _conform(role: str, options: dict[str, Any]) -> None:
         finally:
             ending.clean_up()
         if runner.gone:
-            from vhost_user_conformance.peer.program import PeerError
-
-            raise PeerError(runner.gone)
+            raise EmuError(runner.gone)
 
 
 class _GivenUp(BaseException):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.mutants.catalogue import ROOT, UNMUTATED, Mutant
+from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.verdict import Verdict
-from vhost_user_conformance.peer.program import PeerError
 from vhost_user_conformance.target import Target, cases_of
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from vhost_user.features import (
 from vhost_user.message_ids import FrontendRequest
 from vhost_user.payloads import U64, LogArea, VringAddr, VringState
 from vhost_user_conformance.back_end.requests import QUIET, Requester
+from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.verdict import Failed, check, unsupported
 from vhost_user_conformance.peer.device_work import (
     WORKS,
@@ -32,7 +33,6 @@ from vhost_user_conformance.peer.memory import (
     Memory,
     TestRing,
 )
-from vhost_user_conformance.peer.program import PeerError
 from vhost_user_conformance.peer.wire import WireError
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from vhost_user.errors import BackendError
 from vhost_user.message_ids import FrontendRequest
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F
+from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
 from vhost_user_conformance.peer.device_work import WORKS
-from vhost_user_conformance.peer.program import START_PATIENCE, PeerError, connect
+from vhost_user_conformance.peer.program import START_PATIENCE, connect
 from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import (
     Closed,

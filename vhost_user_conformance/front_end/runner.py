@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhost_user.features import VHOST_F_LOG_ALL
+from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.front_end.acts import ASKED, CONT, END, LOG, RESET, START
 from vhost_user_conformance.front_end.qmp import Qmp
 from vhost_user_conformance.front_end.recording import F
@@ -16,7 +17,6 @@ from vhost_user_conformance.front_end.session import Session
 from vhost_user_conformance.front_end.tester import FrontEnd
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
-from vhost_user_conformance.peer.program import PeerError
 from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import Wire
 

@@ -10,29 +10,22 @@ import signal
 import socket
 import stat
 import subprocess
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emu.errors import EmuError, OptionError
-from emu.orchestrator.managed_process import end_with_parent
+from vhost_user_conformance.errors import OptionError, PeerError
+from vhost_user_conformance.peer.spawn import end_with_parent, signals_deferred
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 #: Seconds for a program to listen, and to end after SIGTERM.
 START_PATIENCE = 15.0
 END_PATIENCE = 3.0
 _RETRY = 0.01
-#: Signals that end the suite.
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TAIL = 4096
 _NOT_YET = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
-
-
-class PeerError(EmuError):
-    """The peer under test cannot be had; the text says what to do."""
 
 
 class PeerProgram:
@@ -84,7 +77,7 @@ class PeerProgram:
         """
         self._clear()
         self._told_to_end = False
-        with self._log.open("wb") as log, held_back():
+        with self._log.open("wb") as log, signals_deferred():
             try:
                 self._process = subprocess.Popen(
                     self._argv,
@@ -222,30 +215,6 @@ class PeerProgram:
             with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(path.lstat().st_mode):
                     path.unlink()
-
-
-@contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """No signal ends the suite meanwhile; one that comes is raised again afterwards.
-
-    What its handler raises would be dropped by whatever runs around a fork, or lose a program that
-    has been started and is not known of yet. A mask would not do: the progress line's thread takes
-    the signal, and the handler runs here all the same.
-    """
-    came: list[int] = []
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():  # no other one is interrupted
-        handlers = {each: signal.getsignal(each) for each in ENDING}
-        handlers = {each: handler for each, handler in handlers.items() if callable(handler)}
-    for each in handlers:
-        signal.signal(each, lambda signum, _frame: came.append(signum))
-    try:
-        yield
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 def _signal_all(group: int, signum: int) -> bool:

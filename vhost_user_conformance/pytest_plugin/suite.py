@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from emu.errors import EmuError, OptionError
 from vhost_user.errors import VhostUserError
+from vhost_user_conformance.errors import ConformanceError, OptionError
 from vhost_user_conformance.model.verdict import Verdict
 from vhost_user_conformance.pytest_plugin.options import PREFIX
 from vhost_user_conformance.pytest_plugin.workers import (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.runner import CaseRunner
 
 #: What a user sees as one line.
-_ERRORS = (EmuError, VhostUserError, OSError)
+_ERRORS = (ConformanceError, VhostUserError, OSError)
 _OPTION = re.compile(r"(?<![\w-])--(socket|exec|device|only|dialect|patience)(?![\w-])")
 _Made = TypeVar("_Made")
 
@@ -69,7 +69,7 @@ class Suite:
             self.target = _target(config)
             self.target.check()
             self._cases = select(cases_of(self.target.role), config.getoption("vhost_user_only"))
-        except EmuError as error:
+        except ConformanceError as error:
             raise pytest.UsageError(_prefixed(str(error))) from None
         if not self._worker:
             check_mode(config)
@@ -218,7 +218,7 @@ class Trial:
         """The trial of this peer; that of another one is over.
 
         Raises:
-            EmuError: the peer cannot be had.
+            ConformanceError: the peer cannot be had.
         """
         if _TRIALS not in config.stash:
             config.stash[_TRIALS] = {}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.errors import EmuError
+from vhost_user_conformance.errors import ConformanceError
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -73,7 +73,7 @@ def claim(target: Target, config: pytest.Config, owned: ExitStack) -> None:
     """Test this peer in this worker, and in no other one of this run.
 
     Raises:
-        EmuError: another one does already.
+        ConformanceError: another one does already.
     """
     if not is_worker(config):
         return
@@ -84,7 +84,7 @@ def claim(target: Target, config: pytest.Config, owned: ExitStack) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise EmuError(
+        raise ConformanceError(
             "another worker is testing this peer: have its cases in one file, "
             "and say --dist loadfile"
         ) from None

@@ -20,10 +20,10 @@ from vhost_user_conformance.back_end.connection import (
     vring,
 )
 from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Failed, Severity, observed
 from vhost_user_conformance.peer.memory import MIB, USER_OFFSET
-from vhost_user_conformance.peer.program import PeerError
 from vhost_user_conformance.peer.wire import Closed, Silent, WireError
 
 if TYPE_CHECKING:

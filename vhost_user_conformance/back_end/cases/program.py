@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu.orchestrator.managed_process import end_with_parent
 from vhost_user_conformance.back_end.connection import BackEnd, F
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -20,7 +19,7 @@ from vhost_user_conformance.model.verdict import (
     observed,
     unsupported,
 )
-from vhost_user_conformance.peer.program import held_back
+from vhost_user_conformance.peer.spawn import end_with_parent, signals_deferred
 from vhost_user_conformance.peer.wire import Wire, WireError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def _started(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Another program than the one that is under test; it goes at the end, and with the suite."""
     with contextlib.ExitStack() as owned:
-        with held_back():
+        with signals_deferred():
             program = subprocess.Popen(
                 command,
                 stdin=stdin,

@@ -1,0 +1,49 @@
+"""Starting a program so that it does not outlive the suite."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Signals that end the suite.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """In the child, before exec: the kernel sends it SIGTERM when the suite is killed.
+
+    It takes no lock that another thread of the suite could hold at the fork.
+    """
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Defer the signals that end the suite; one that arrives is raised again at the end.
+
+    Code around a fork drops exceptions of signal handlers; or a program would be lost that has
+    been started and is not recorded yet. Masking the signals does not help: another thread, such
+    as that of the progress line, takes the signal, and Python runs the handler in the main thread.
+    """
+    arrived: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # handlers run in no other thread
+        handlers = {each: signal.getsignal(each) for each in ENDING}
+        handlers = {each: handler for each, handler in handlers.items() if callable(handler)}
+    for each in handlers:
+        signal.signal(each, lambda signum, _frame: arrived.append(signum))
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
