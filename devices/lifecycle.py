@@ -104,15 +104,16 @@ def activate(device: VhostDevice, addresses: Sequence[RingAddresses]) -> Procedu
 def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:
     if isinstance(payload, VringState) and payload.num <= MAX_BASE:
         return payload.num
-    # Where the ring stands nobody knows now: the back-end cannot be trusted any more.
-    device.connection.broken = True
     given = f"{payload.num:#x}" if isinstance(payload, VringState) else "nothing"
-    raise BackendError(
+    error = BackendError(
         f"gave {given} as the base of a split ring",
         device=device.name,
         ring=ring.index,
         message="GET_VRING_BASE",
     )
+    # The position of the ring is unknown now.
+    device.connection.mark_broken(error.text)
+    raise error
 
 
 def start(device: VhostDevice) -> Procedure:

@@ -50,8 +50,6 @@ class FrontendConnection:
         session: what is agreed on, and the rings' states.
         offered_features: feature bits that the back-end offers (after `negotiate`).
         features: those of them that are to be acknowledged with SET_FEATURES.
-        broken: the back-end has gone, broke the protocol, or did not answer in time: nothing that
-            comes can be trusted any more, and all that is left to do is to close.
     """
 
     def __init__(self, sock: socket.socket, *, name: str, dialect: Dialect = SPEC) -> None:
@@ -59,7 +57,7 @@ class FrontendConnection:
         self.session = FrontendSession(name, dialect=dialect)
         self.offered_features = 0
         self.features = 0
-        self.broken = False
+        self._broken_reason: str | None = None
         self._channel = Channel(sock, name, BackendError)
 
     @classmethod
@@ -98,11 +96,30 @@ class FrontendConnection:
         """What another process needs to `adopt` the connection.
 
         Raises:
-            UsageError: something is under way on it, which that process would miss.
+            UsageError: it is broken, or messages are under way, which that process would miss.
         """
-        if self.broken or self.outstanding or self.wants_write or self.session.partial:
+        if self.broken:
+            raise UsageError(f"its connection is broken: {self._broken_reason}", device=self.name)
+        if self.outstanding or self.wants_write or self.session.partial:
             raise UsageError("messages are under way on its connection", device=self.name)
         return self.session.agreed
+
+    @property
+    def broken(self) -> bool:
+        """The back-end has disconnected, broke the protocol, or did not answer in time.
+
+        What it sends cannot be trusted from then on: the connection can only be closed.
+        """
+        return self._broken_reason is not None
+
+    @property
+    def broken_reason(self) -> str | None:
+        """The first reason that `mark_broken` was given, or None."""
+        return self._broken_reason
+
+    def mark_broken(self, reason: str) -> None:
+        """The connection cannot be used any more; only the first reason is kept."""
+        self._broken_reason = self._broken_reason or reason
 
     @property
     def protocol_features(self) -> ProtocolFeature:
@@ -205,8 +222,8 @@ class FrontendConnection:
                 replies = session.feed(*channel.read(left, name, waited))
         except Refused:
             raise
-        except (BackendError, DeadlineError, Disconnected):
-            self.broken = True
+        except (BackendError, DeadlineError, Disconnected) as error:
+            self.mark_broken(error.text)
             raise
         return replies[0]
 
@@ -242,8 +259,10 @@ class FrontendConnection:
         """
         try:
             return self.session.feed(data, fds)
+        except Refused:
+            raise
         except BackendError as error:
-            self.broken = not isinstance(error, Refused)
+            self.mark_broken(error.text)
             raise
 
     def flush(self) -> bool:
@@ -254,8 +273,8 @@ class FrontendConnection:
         """
         try:
             return self._channel.flush()
-        except Disconnected:
-            self.broken = True
+        except Disconnected as error:
+            self.mark_broken(error.text)
             raise
 
     def receive(self) -> list[Reply]:
@@ -275,13 +294,14 @@ class FrontendConnection:
                 # A read ends short of more only where descriptors came, or where it was full.
                 if not read.fds and len(read.data) < READ_SIZE:
                     break
-        except Disconnected:
-            # Told again by the next read, when what came before has been taken.
+        except Disconnected as error:
+            # The next read raises it again, when the replies before it have been taken.
             if not replies:
-                self.broken = True
+                self.mark_broken(error.text)
                 raise
         except BackendError as error:
-            self.broken = not isinstance(error, Refused)
+            if not isinstance(error, Refused):
+                self.mark_broken(error.text)
             for reply in replies:
                 close_all(reply.fds)
             raise

@@ -124,12 +124,11 @@ class Flight:
                 step = task.step
                 phase = step.phase if isinstance(step, Ask) else None
                 waited = (now() - task.started) / 1e9
+                error = DeadlineError("replies", waited, device=task.device, message=phase)
                 if isinstance(step, Ask):
-                    step.connection.broken = True
+                    step.connection.mark_broken(error.text)
                 self._forget(fd)
-                self._fail(
-                    task, DeadlineError("replies", waited, device=task.device, message=phase)
-                )
+                self._fail(task, error)
 
     def _resume(self, task: Task, step: Ask) -> None:
         self._stage.timeline.add(

@@ -186,11 +186,12 @@ class Worker:
 
     def _ended(self, error: OSError | None) -> ProgramError:
         """Nobody knows what was sent on the sockets that it was at."""
-        for errand in self.errands:
-            errand.step.connection.broken = True
-        self.errands.clear()
         reason = f": {error.strerror}" if error is not None else ""
-        return ProgramError(f"{self._title} ended unexpectedly{reason}")
+        text = f"{self._title} ended unexpectedly{reason}"
+        for errand in self.errands:
+            errand.step.connection.mark_broken(text)
+        self.errands.clear()
+        return ProgramError(text)
 
     def hang_up(self) -> None:
         """Tell it that there is no more to do."""
@@ -313,7 +314,7 @@ class _Shift:
         if not events:
             for worker in self._workers:
                 for errand in worker.errands:
-                    errand.step.connection.broken = True
+                    errand.step.connection.mark_broken("a worker of the pool does not answer")
                 worker.errands.clear()
             raise DeadlineError("a worker of the pool", patience)
         return [self._by_fd[fd] for fd, _ in events]
@@ -360,23 +361,28 @@ class _Shift:
         data = packet[at:]
         try:
             replies = step.connection.take_in(data, fds) if data else []
-        except VhostUserError:
+        except VhostUserError as error:
             if outcome != wire.FINISHED:
-                step.connection.broken = True
+                step.connection.mark_broken(error.text)
             raise
         if outcome == wire.FINISHED:
             return replies
         for reply in replies:
             close_all(reply.fds)
-        step.connection.broken = True
         name = errand.part[count].opened.name
+        failure: VhostUserError
         if outcome == wire.TOO_LATE:
-            raise DeadlineError("a reply", self._stage.timeout, device=task.device, message=name)
-        raise Disconnected(
-            f"the peer has closed the connection (errno {number})",
-            device=task.device,
-            message=name,
-        )
+            failure = DeadlineError(
+                "a reply", self._stage.timeout, device=task.device, message=name
+            )
+        else:
+            failure = Disconnected(
+                f"the peer has closed the connection (errno {number})",
+                device=task.device,
+                message=name,
+            )
+        step.connection.mark_broken(failure.text)
+        raise failure
 
     def drain(self) -> None:
         """Wait until no worker is at work, so that whoever rolls back is alone with the devices."""

@@ -135,8 +135,8 @@ def _disable_rings(task: Task, step: Ask, stage: Stage) -> None:
     try:
         # It takes its time, but the rings are counted where they are stopped.
         answer_in_lockstep(task, Ask.of(step.phase, step.connection, requests), stage, units=0)
-    except VhostUserError:
-        step.connection.broken = True
+    except VhostUserError as error:
+        step.connection.mark_broken(error.text)
         raise
 
 

@@ -233,7 +233,8 @@ class Vm:
             if device.connected and not device.connection.broken:
                 kept.append(device)
             elif device.name not in self.keeper.lost:
-                gone = VhostUserError("its back-end cannot be used any more", device=device.name)
+                reason = device.connection.broken_reason if device.connected else "not connected"
+                gone = VhostUserError(f"its back-end is lost: {reason}", device=device.name)
                 self.keeper.lose(device, gone)
         strategy = Split(lenient=True)
         self._drive(kept, map(lifecycle.start, kept), strategy)

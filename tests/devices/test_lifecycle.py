@@ -245,7 +245,9 @@ def test_no_base_is_the_back_end_s_fault(
     replies = [Reply(F.GET_VRING_BASE, payload) for _ in range(RINGS)]
     with pytest.raises(BackendError, match=r"blk0, ring 0, GET_VRING_BASE: gave .* as the base"):
         run(lifecycle.stop(device), {Ask: replies})
-    assert device.connection.broken
+    reason = device.connection.broken_reason
+    assert reason is not None
+    assert reason.endswith("as the base of a split ring")
 
 
 def test_log_goes_on_in_qemu_s_order(device: VhostDevice) -> None:

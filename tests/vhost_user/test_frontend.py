@@ -14,14 +14,21 @@ import pytest
 
 from vhost_user.backend import BackendConnection
 from vhost_user.codec import REPLY, VERSION, encode
-from vhost_user.errors import BackendError, DeadlineError, Disconnected, Refused, UsageError
+from vhost_user.errors import (
+    BackendError,
+    DeadlineError,
+    Disconnected,
+    Refused,
+    UsageError,
+    VhostUserError,
+)
 from vhost_user.features import ProtocolFeature
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64, Inflight, VringState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from _typeshed import ReadableBuffer
 
@@ -288,6 +295,57 @@ def test_a_refusal_in_lock_step_and_in_flight(
     with pytest.raises(Refused):
         front.receive()
     assert front.outstanding == 0
+
+
+def test_a_refusal_does_not_break_a_connection_or_mend_it(
+    raw: tuple[FrontendConnection, socket.socket],
+) -> None:
+    """The reason that it was first marked with stays, whatever comes later."""
+    front, theirs = raw
+    request = Request(R.SET_VRING_NUM, VringState(6, 3), need_reply=True)
+    refusal = encode(R.SET_VRING_NUM, ANSWER, U64(22))
+    for reason in (None, "the first", "the second"):
+        if reason is not None:
+            front.mark_broken(reason)
+        for take in (front.receive, lambda: front.take_in(refusal)):
+            front.submit([request])
+            if take == front.receive:
+                theirs.sendall(refusal)
+            with pytest.raises(Refused):
+                take()
+        assert front.broken == (reason is not None)
+        assert front.broken_reason == (reason and "the first")
+
+
+@pytest.mark.parametrize("way", ["call", "receive", "take_in", "flush"])
+def test_every_way_to_use_a_connection_tells_why_it_broke(
+    raw: tuple[FrontendConnection, socket.socket], way: str
+) -> None:
+    """And what is agreed on a broken one is not handed to another process."""
+    front, theirs = raw
+    wrong = encode(R.GET_VRING_BASE, ANSWER, VringState(5, 9))
+    if way == "call":
+        theirs.sendall(wrong)
+        expected: type[VhostUserError] = BackendError
+    elif way == "flush":
+        theirs.close()
+        expected = Disconnected
+    else:
+        front.submit([base(0)])
+        theirs.sendall(wrong)
+        expected = BackendError
+    use: dict[str, Callable[[], object]] = {
+        "call": lambda: front.call(base(0)),
+        "receive": front.receive,
+        "take_in": lambda: front.take_in(wrong),
+        "flush": lambda: front.submit([base(0)]),
+    }
+    with pytest.raises(expected) as caught:
+        use[way]()
+    assert front.broken
+    assert front.broken_reason == caught.value.text
+    with pytest.raises(UsageError, match="its connection is broken: "):
+        _ = front.agreed
 
 
 def test_descriptors_of_replies(raw: tuple[FrontendConnection, socket.socket]) -> None:
