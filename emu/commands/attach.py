@@ -11,8 +11,9 @@ import click
 
 from emu.commands import validate
 from emu.commands.options import CONTEXT
-from emu.config.plan import ACCELERATORS, LOADS
+from emu.config.plan import LOADS
 from emu.errors import OptionError, SignalError
+from emu.machine.accel import registry
 
 if TYPE_CHECKING:
     from emu.orchestrator.attach import AttachedVm, AttachPlan
@@ -53,7 +54,7 @@ Examples:
     show_default=True,
     help="What the guest does: nothing, a little, or all rings busy.",
 )
-@click.option("--accel", type=click.Choice(ACCELERATORS), default="soft", show_default=True)
+@click.option("--accel", type=click.Choice(registry.CHOICES), default="soft", show_default=True)
 @click.option("--qmp", type=click.Path(path_type=Path), metavar="PATH", help="Serve QMP there.")
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

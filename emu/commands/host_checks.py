@@ -9,6 +9,7 @@ import platform
 import resource
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,7 @@ import psutil
 from emu.commands import host_limits
 from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
-from emu.machine.accel import kvm_limits
+from emu.machine.accel import registry
 from emu.orchestrator.network.namespaces import NamespaceNetwork
 
 if TYPE_CHECKING:
@@ -94,14 +95,15 @@ def _descriptors() -> Finding:
     return Finding("open files", unlimited or hard >= needed, here, advice, needed=True)
 
 
-def _kvm() -> Finding:
+def _accelerator(name: str) -> Finding:
+    what = f"--accel {name}"
     try:
-        most = kvm_limits.limits()
+        most = registry.limits(name)
     except EmuError as error:
-        return Finding("KVM", good=False, here=str(error), advice="--accel soft does without it")
-    doorbells = kvm_limits.max_doorbells(1)
-    here = f"{most.max_vcpus} vCPUs, {most.max_routes} interrupt routes, {doorbells} doorbells"
-    return Finding("KVM", good=True, here=here)
+        advice = f"--accel auto is {registry.resolve(registry.AUTO)} here"
+        return Finding(what, good=False, here=str(error), advice=advice)
+    here = f"{most.max_vcpus} vCPUs, {most.max_routes} interrupt routes, "
+    return Finding(what, good=True, here=here + f"{most.max_ioeventfds} ioeventfds")
 
 
 def _user_namespaces() -> Finding:
@@ -161,7 +163,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _memory,
     _memfd,
     _descriptors,
-    _kvm,
+    *(partial(_accelerator, name) for name in registry.ACCELERATORS),
     _user_namespaces,
     _tap,
     _userfaultfd,

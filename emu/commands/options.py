@@ -10,13 +10,13 @@ import click
 from emu.commands import host_limits, validate
 from emu.commands.json_output import json_option
 from emu.config.plan import (
-    ACCELERATORS,
     CONTROLS,
     COSTS,
     LOADS,
     STOP_POLICIES,
     MachinePlan,
 )
+from emu.machine.accel import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: How help is laid out.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _FILE = click.Path(path_type=Path)
+_ACCELERATORS = ", ".join(f"{name} ({row.summary})" for name, row in registry.ACCELERATORS.items())
 
 _OPTIONS = (
     click.option("--net", metavar="NxR", help="N NICs with R rings each, or 0. [default: 16x32]"),
@@ -76,11 +77,11 @@ _OPTIONS = (
     ),
     click.option(
         "--accel",
-        type=click.Choice(ACCELERATORS),
+        type=click.Choice(registry.CHOICES),
         default="auto",
         show_default=True,
-        help="Who runs the vCPUs and carries the notifiers: the kernel (kvm), or a program (soft); "
-        "auto is kvm where /dev/kvm works.",
+        help="What runs the vCPUs and carries the notifiers. auto is the first of these that works "
+        f"here and has room for the VM: {_ACCELERATORS}.",
     ),
     click.option(
         "--disk",

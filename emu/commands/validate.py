@@ -20,6 +20,7 @@ from emu.config.vm_spec import (
     parse_size,
 )
 from emu.errors import EmuError, OptionError, PreflightError
+from emu.machine.accel import registry
 from vhost_user.virtio.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -199,19 +200,16 @@ def _disk_size(path: Path, *, write: bool) -> int:
 
 
 def accelerator(name: str, spec: VmSpec) -> None:
-    """Check that this accelerator can be had for that VM; ``auto`` always can.
+    """Check that this accelerator works on this host and has room for that VM.
 
     Raises:
-        PreflightError: it cannot.
+        PreflightError: it does not, or has not.
     """
-    if name != "kvm":
-        return
-    from emu.machine.accel import kvm_limits
-
+    size = {"vcpus": spec.vcpus, "rings": spec.rings}
     try:
-        kvm_limits.check(spec.vcpus, spec.rings)
+        registry.check(registry.resolve(name, **size), **size)
     except EmuError as error:
-        raise PreflightError(f"--accel kvm: {error}") from None
+        raise PreflightError(f"--accel {name}: {error}") from None
 
 
 def json_file(path: Path | None) -> None:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from emu.config.vm_spec import VmSpec
 
-ACCELERATORS = ("auto", "soft", "kvm")
 COSTS = ("native", "rfc2021")
 CONTROLS = ("per-device", "shared")
 STOP_POLICIES = ("immediate", "drain", "tick")
@@ -42,7 +41,7 @@ class MachinePlan:
 
     Attributes:
         spec: the shape.
-        accel: one of `ACCELERATORS`.
+        accel: a name of `emu.machine.accel.registry.CHOICES`.
         costs: which costs are injected, one of `COSTS`.
         control: the back-ends' control plane, one of `CONTROLS`.
         stop_time: nanoseconds that each back-end takes to stop.

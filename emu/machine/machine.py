@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from devices.procedure import Edit, GuestNotifier, HostNotifier
 from emu.config.costs import NATIVE, CostModel, Side
-from emu.errors import EmuError
 from emu.locking.locks import BigLock
 from emu.machine import vcpu_state
+from emu.machine.accel import registry
 from emu.machine.accel.base import GuestProgram, Irqfd, NotifierError
-from emu.machine.accel.registry import create, resolve
 from emu.machine.address_space import AddressSpace
 from emu.machine.interrupt_routing import DOORBELL_SIZE, Wiring
 from emu.machine.ram import GuestRam
@@ -107,28 +106,17 @@ class Machine:
         with ExitStack() as made:
             self.ram = GuestRam(spec.memory_bytes, memory_fds)
             made.callback(self.ram.close)
-            name = resolve(accel, vcpus=spec.vcpus, rings=self.wiring.vectors)
-            self.accel = create(name, self._exit)
+            vcpus, rings = spec.vcpus, self.wiring.vectors
+            name = registry.resolve(accel, vcpus=vcpus, rings=rings)
+            registry.check(name, vcpus=vcpus, rings=rings)
+            self.accel = registry.create(name, self._exit)
             made.callback(self.accel.close)
             self.accel.set_memory(self.ram)
             self.vcpus = VcpuSet(spec.vcpus, self.accel)
-            self._check_room()
             self._owned = made.pop_all()
         self.address_space = AddressSpace(self.accel, self.big_lock.assert_held)
         self.gate = self.vcpus.gate
         self.ring_doorbell: Callable[[int, int], None] = self.accel.mmio_write
-
-    def _check_room(self) -> None:
-        most, rings = self.accel.capabilities, self.wiring.vectors
-        for has, what in (
-            (most.max_doorbells, "doorbells"),
-            (most.max_routes, "interrupt routes"),
-        ):
-            if rings > has:
-                raise EmuError(
-                    f"{rings} rings: with {self.spec.vcpus} vCPUs {self.accel.name} has {has} "
-                    f"{what}: ask for fewer rings, or use --accel soft"
-                )
 
     # -- what the guest and the devices ask
 

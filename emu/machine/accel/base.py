@@ -64,21 +64,22 @@ class Irqfd(NamedTuple):
     fd: int
 
 
-class Capabilities(NamedTuple):
-    """What an accelerator can do.
+class Limits(NamedTuple):
+    """How large one machine may be.
 
     Attributes:
-        max_vcpus: vCPUs of one machine.
+        max_vcpus: vCPUs.
         max_routes: vectors that can be routed at one time, from 0.
-        max_doorbells: ioeventfds that can be assigned at one time.
-        emulated_guest: vCPUs run the `GuestProgram` themselves; otherwise they run code out of
-            guest memory.
+        max_ioeventfds: ioeventfds that can be assigned at one time.
     """
 
     max_vcpus: int
     max_routes: int
-    max_doorbells: int
-    emulated_guest: bool
+    max_ioeventfds: int
+
+
+#: What an accelerator calls for a write that has no ioeventfd: (address, value).
+ExitHandler = Callable[[int, int], None]
 
 
 class GuestProgram(Protocol):
@@ -138,10 +139,29 @@ class Accelerator(abc.ABC):
     """Carries notifiers and makes vCPUs. Notifiers change under the big lock only.
 
     A change is all or nothing: when it raises, the old state is in force.
+
+    Args:
+        on_exit: called with the address and the value of a write that has no ioeventfd, on the
+            thread of the vCPU that wrote.
+
+    Raises:
+        EmuError: it does not work on this host.
     """
 
     name: str
-    capabilities: Capabilities
+
+    @abc.abstractmethod
+    def __init__(self, on_exit: ExitHandler) -> None: ...
+
+    @classmethod
+    @abc.abstractmethod
+    def find_limits(cls, vcpus: int) -> Limits:
+        """What a machine with so many vCPUs may have on this host.
+
+        Raises:
+            EmuError: the accelerator does not work on this host; the text has the reason and,
+                where there is one, the remedy.
+        """
 
     @abc.abstractmethod
     def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
@@ -182,7 +202,7 @@ class Accelerator(abc.ABC):
         """Make the machine's vCPUs; once.
 
         Raises:
-            EmuError: this accelerator has not that many.
+            EmuError: more than this accelerator has.
             OSError: out of descriptors; nothing was made.
         """
 
@@ -245,23 +265,3 @@ class Accelerator(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Give back what it holds. The vCPUs' threads have ended. May be called again."""
-
-    def ioeventfd_add(self, address: int, size: int, datamatch: int | None, fd: int) -> None:
-        """Assign one; see `change_ioeventfds`."""
-        self.change_ioeventfds((), (Ioeventfd(address, size, datamatch, fd),))
-
-    def ioeventfd_del(self, address: int, size: int, datamatch: int | None, fd: int) -> None:
-        """Take one away; see `change_ioeventfds`."""
-        self.change_ioeventfds((Ioeventfd(address, size, datamatch, fd),), ())
-
-    def irqfd_assign(self, vector: int, fd: int) -> None:
-        """Assign one; see `change_irqfds`."""
-        self.change_irqfds((), (Irqfd(vector, fd),))
-
-    def irqfd_deassign(self, vector: int, fd: int) -> None:
-        """Take one away; see `change_irqfds`."""
-        self.change_irqfds((Irqfd(vector, fd),), ())
-
-
-#: What an accelerator calls when a doorbell has no ioeventfd: (address, value).
-ExitHandler = Callable[[int, int], None]

@@ -13,22 +13,18 @@ from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
+from emu.machine.accel import kvm_limits
 from emu.machine.accel.base import (
     Accelerator,
-    Capabilities,
     ExitHandler,
     Ioeventfd,
     Irqfd,
+    Limits,
     NotifierError,
     Vcpu,
 )
 from emu.machine.accel.kvm_driver_thread import DriverHost
-from emu.machine.accel.kvm_limits import (
-    BUS_ROOM,
-    limits,
-    max_doorbells,
-    no_room,
-)
+from emu.machine.accel.kvm_limits import BUS_ROOM, no_room
 from emu.machine.accel.kvm_polled_irqfds import PolledCalls
 from emu.machine.accel.kvm_vcpu import KvmVcpu
 from emu.machine.accel.kvm_vm import (
@@ -72,15 +68,14 @@ class KvmAccelerator(Accelerator):
 
     name = "kvm"
 
+    @classmethod
+    def find_limits(cls, vcpus: int) -> Limits:
+        """See `Accelerator.find_limits`."""
+        return kvm_limits.limits(vcpus)
+
     def __init__(self, on_exit: ExitHandler) -> None:
-        most = limits()
+        self._limits = kvm_limits.limits()
         self._on_exit = on_exit
-        self.capabilities = Capabilities(
-            max_vcpus=most.max_vcpus,
-            max_routes=most.max_routes,
-            max_doorbells=max_doorbells(1),
-            emulated_guest=False,
-        )
         self.kernel = KernelMachine()
         self._ram: GuestRam | None = None
         self.host: DriverHost | None = None
@@ -92,7 +87,7 @@ class KvmAccelerator(Accelerator):
         self._irqfds: dict[int, int] = {}
         self._vector_of: dict[int, int] = {}
         self._routes: dict[int, int] = {}
-        self._table = self.kernel.make_routes(most.max_routes)
+        self._table = self.kernel.make_routes(self._limits.max_routes)
         self._table_used = 0
         self._sharing: dict[tuple[int, int], list[int]] = {}
         # Where the memory of the vCPUs' own code is, and its bytes.
@@ -282,7 +277,7 @@ class KvmAccelerator(Accelerator):
 
     def set_routes(self, routes: Mapping[int, int]) -> None:
         """See `Accelerator.set_routes`. An irqfd is the kernel's only while it has a route."""
-        most = self.capabilities.max_routes
+        most = self._limits.max_routes
         if routes and max(routes) >= most:
             raise NotifierError(f"vector {max(routes)}: KVM has {most} interrupt routes")
         vcpus = len(self._vcpus)
@@ -352,7 +347,7 @@ class KvmAccelerator(Accelerator):
         """See `Accelerator.create_vcpus`."""
         if self.host is not None:
             raise EmuError("the vCPUs of this machine were made before")
-        most = self.capabilities.max_vcpus
+        most = self._limits.max_vcpus
         if not 1 <= count <= most:
             raise EmuError(f"{count} vCPUs: {self.name} has 1 to {most} on this host")
         ram = self._ram
@@ -378,7 +373,6 @@ class KvmAccelerator(Accelerator):
         self.kernel.change_bells(tell, assign=True)
         room = BUS_ROOM - count
         self._free_ports = [_BELL_PORTS + _BELL_BYTES * n for n in reversed(range(room))]
-        self.capabilities = self.capabilities._replace(max_doorbells=max_doorbells(count))
         for vcpu in range(count):
             self.kernel.begin(vcpu, where)
         self._vcpus = [

@@ -1,17 +1,16 @@
-"""What KVM can do on this host, and what it lacks, in words."""
+"""What KVM has on this host, and what it lacks, as text."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from emu.machine.accel import kvm_vm
+from emu.machine.accel.base import Limits
 from emu.machine.accel.kvm_vm import KvmError
 
 # KVM_CAP_* of linux/kvm.h.
 _IRQ_ROUTING, _MAX_VCPUS = 25, 66
 _NEEDED = {
     0: "an interrupt controller in the kernel (KVM_CAP_IRQCHIP)",
-    3: "guest memory of the user's (KVM_CAP_USER_MEMORY)",
+    3: "guest memory of a user process (KVM_CAP_USER_MEMORY)",
     14: "halted vCPUs (KVM_CAP_MP_STATE)",
     _IRQ_ROUTING: "interrupt routes (KVM_CAP_IRQ_ROUTING)",
     32: "irqfds (KVM_CAP_IRQFD)",
@@ -21,28 +20,16 @@ _NEEDED = {
     129: "more than 255 local APICs (KVM_CAP_X2APIC_API)",
     136: "leaving a vCPU at once (KVM_CAP_IMMEDIATE_EXIT)",
 }
-#: NR_IOBUS_DEVS of linux/kvm_host.h: devices on the bus of memory, and on that of ports. An
-#: ioeventfd is one.
+#: NR_IOBUS_DEVS of linux/kvm_host.h: devices on the MMIO bus, and on the port bus. An ioeventfd is
+#: one.
 BUS_DEVICES = 1000
-#: Those of the kernel's own, generously: interrupt controllers.
+#: The kernel's own devices, generously: interrupt controllers.
 _KERNELS_OWN = 8
 BUS_ROOM = BUS_DEVICES - _KERNELS_OWN
 
 
-class Limits(NamedTuple):
-    """Of one VM.
-
-    Attributes:
-        max_vcpus: each takes a place on the bus of ports, to tell the drivers by.
-        max_routes: interrupt routes; a ring has one.
-    """
-
-    max_vcpus: int
-    max_routes: int
-
-
 def missing() -> list[str]:
-    """What KVM would need and this host's has not got.
+    """What is needed of KVM and this host's lacks.
 
     Raises:
         KvmError: there is no KVM at all.
@@ -53,8 +40,8 @@ def missing() -> list[str]:
     return [text for number, text in _NEEDED.items() if not kvm_vm.capability(number)]
 
 
-def limits() -> Limits:
-    """How large a VM may be.
+def limits(vcpus: int = 1) -> Limits:
+    """How large a VM with so many vCPUs may be on this host.
 
     Raises:
         KvmError: there is no KVM, or it lacks something.
@@ -62,46 +49,22 @@ def limits() -> Limits:
     lacks = missing()
     if lacks:
         raise KvmError(f"this host's KVM is without {', '.join(lacks)}: use --accel soft")
-    vcpus = kvm_vm.capability(_MAX_VCPUS)
-    return Limits(min(vcpus, BUS_ROOM), kvm_vm.capability(_IRQ_ROUTING))
-
-
-def check(vcpus: int, rings: int) -> None:
-    """Whether KVM works here, for a VM of that size.
-
-    Raises:
-        KvmError: it does not; says what to do.
-    """
-    most = limits()
-    if vcpus > most.max_vcpus:
-        raise KvmError(f"{vcpus} vCPUs: this host's KVM has {most.max_vcpus} at the most")
-    if rings > most.max_routes:
-        raise KvmError(
-            f"{rings} rings: KVM has {most.max_routes} interrupt routes: ask for fewer rings, or "
-            "use --accel soft"
-        )
-    if rings > max_doorbells(vcpus):
-        raise KvmError(f"{rings} rings: {no_room(vcpus)}")
-
-
-def has_room(vcpus: int, rings: int) -> bool:
-    """Whether `check` finds nothing."""
-    try:
-        check(vcpus, rings)
-    except KvmError:
-        return False
-    return True
-
-
-def no_room(vcpus: int) -> str:
-    """Why there are no more doorbells than there are."""
-    return (
-        f"KVM has room for {BUS_DEVICES} devices on the bus of memory and as many on that of "
-        f"ports, and with {vcpus} vCPUs that makes {max_doorbells(vcpus)} doorbells: ask for "
-        "fewer rings or vCPUs, or use --accel soft"
+    return Limits(
+        # Each takes an ioeventfd on the port bus, by which it notifies the drivers.
+        max_vcpus=min(kvm_vm.capability(_MAX_VCPUS), BUS_ROOM),
+        max_routes=kvm_vm.capability(_IRQ_ROUTING),
+        max_ioeventfds=max_ioeventfds(vcpus),
     )
 
 
-def max_doorbells(vcpus: int) -> int:
-    """How many ioeventfds the rings may have: on the bus of memory, and what is left of ports."""
+def no_room(vcpus: int) -> str:
+    """Why KVM takes no more ioeventfds."""
+    return (
+        f"KVM has room for {BUS_DEVICES} devices on the MMIO bus and as many on the port bus, and "
+        f"with {vcpus} vCPUs that makes {max_ioeventfds(vcpus)} ioeventfds of rings"
+    )
+
+
+def max_ioeventfds(vcpus: int) -> int:
+    """How many ioeventfds the rings may have: the MMIO bus, and what the vCPUs leave of ports."""
     return BUS_ROOM + BUS_ROOM - vcpus

@@ -1,53 +1,123 @@
-"""The accelerators there are, by name. A new one is a file and a row in `ACCELERATORS`."""
+"""The table of accelerators. A new one is a file and a row in `ACCELERATORS`."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from emu.errors import EmuError
-from emu.machine.accel import kvm_limits
-from emu.machine.accel.base import Accelerator, ExitHandler
 
-Factory = Callable[[ExitHandler], Accelerator]
+if TYPE_CHECKING:
+    from emu.machine.accel.base import Accelerator, ExitHandler, Limits
+
+
+class Row(NamedTuple):
+    """One accelerator.
+
+    Attributes:
+        module: has its class; imported when the accelerator is asked for its limits, or made.
+        class_name: a subclass of `Accelerator`.
+        summary: what runs the vCPUs and carries the notifiers; for help texts.
+    """
+
+    module: str
+    class_name: str
+    summary: str
+
 
 AUTO = "auto"
-#: Name: module and class. A module is imported when its accelerator is made, not before.
-ACCELERATORS: dict[str, tuple[str, str]] = {
-    "soft": ("emu.machine.accel.soft", "SoftAccelerator"),
-    "kvm": ("emu.machine.accel.kvm", "KvmAccelerator"),
+#: By name, in order of preference: ``auto`` is the first that works on this host and has room for
+#: the machine, and the last one otherwise.
+ACCELERATORS: dict[str, Row] = {
+    "kvm": Row("emu.machine.accel.kvm", "KvmAccelerator", "the kernel, where /dev/kvm works"),
+    "soft": Row("emu.machine.accel.soft", "SoftAccelerator", "threads of the VM's process"),
 }
+#: What ``--accel`` takes.
+CHOICES = (AUTO, *ACCELERATORS)
+
+
+def _class_of(name: str) -> type[Accelerator]:
+    try:
+        row = ACCELERATORS[name]
+    except KeyError:
+        raise EmuError(f"unknown accelerator {name!r}: use {', '.join(ACCELERATORS)}") from None
+    return cast("type[Accelerator]", getattr(importlib.import_module(row.module), row.class_name))
+
+
+def limits(name: str, *, vcpus: int = 1) -> Limits:
+    """What an accelerator has on this host for a machine with so many vCPUs.
+
+    Raises:
+        EmuError: it is unknown, or does not work on this host; the text has the reason and, where
+            there is one, the remedy.
+    """
+    return _class_of(name).find_limits(vcpus)
+
+
+def check(name: str, *, vcpus: int, rings: int) -> None:
+    """Check that an accelerator works on this host and has room for a machine.
+
+    Args:
+        name: of a row.
+        vcpus: how many vCPUs the machine is to have.
+        rings: how many ioeventfds, and interrupt routes.
+
+    Raises:
+        EmuError: see `limits`; or the machine is too large, with what to do about that.
+    """
+    problem = _shortage(name, vcpus, rings)
+    if not problem:
+        return
+    others = [other for other in ACCELERATORS if other != name and _works(other, vcpus, rings)]
+    other = f", or use --accel {others[0]}" if others else ""
+    raise EmuError(f"{problem}{other}")
+
+
+def _shortage(name: str, vcpus: int, rings: int) -> str:
+    """What the machine has too many of, with advice; empty if it fits."""
+    most = limits(name, vcpus=vcpus)
+    if vcpus > most.max_vcpus:
+        return f"{vcpus} vCPUs: {name} has at most {most.max_vcpus} on this host: ask for fewer"
+    if rings > most.max_routes:
+        return f"{rings} rings: {name} has {most.max_routes} interrupt routes: ask for fewer rings"
+    if rings > most.max_ioeventfds:
+        return (
+            f"{rings} rings: with {vcpus} vCPUs {name} has {most.max_ioeventfds} ioeventfds: ask "
+            "for fewer rings"
+        )
+    return ""
+
+
+def _works(name: str, vcpus: int, rings: int) -> bool:
+    try:
+        return not _shortage(name, vcpus, rings)
+    except EmuError:
+        return False
 
 
 def resolve(name: str, *, vcpus: int = 1, rings: int = 0) -> str:
     """The accelerator that a name stands for.
 
     Args:
-        name: of a registered one, or ``auto``: KVM where it works and a machine of that size has
-            room in it, otherwise the one that works everywhere.
+        name: of a row, which stands for itself, or ``auto``.
         vcpus: how many vCPUs the machine is to have.
-        rings: how many ioeventfds, and vectors.
+        rings: how many ioeventfds, and interrupt routes.
     """
     if name != AUTO:
         return name
-    return "kvm" if kvm_limits.has_room(vcpus, rings) else "soft"
+    *preferred, last = ACCELERATORS
+    return next((name for name in preferred if _works(name, vcpus, rings)), last)
 
 
 def create(name: str, on_exit: ExitHandler) -> Accelerator:
     """Make an accelerator.
 
     Args:
-        name: of a registered one, or ``auto``, see `resolve`.
+        name: of a row, or ``auto``, see `resolve`.
         on_exit: called with the address and the value of a write that has no ioeventfd, on the
             thread of the vCPU that wrote.
 
     Raises:
-        EmuError: there is none of that name, or it cannot work here.
+        EmuError: it is unknown, or cannot work here.
     """
-    try:
-        module, class_name = ACCELERATORS[resolve(name)]
-    except KeyError:
-        raise EmuError(f"unknown accelerator {name!r}: use {', '.join(ACCELERATORS)}") from None
-    factory = cast("Factory", getattr(importlib.import_module(module), class_name))
-    return factory(on_exit)
+    return _class_of(resolve(name))(on_exit)

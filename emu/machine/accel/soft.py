@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from emu.errors import EmuError
 from emu.machine.accel.base import (
     Accelerator,
-    Capabilities,
     ExitHandler,
     Ioeventfd,
     Irqfd,
+    Limits,
     NotifierError,
     Vcpu,
 )
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _eventfd_write = os.eventfd_write
 #: The address of a doorbell that takes any value, or the address and the value that matches.
 _Key = int | tuple[int, int]
+LIMITS = Limits(max_vcpus=1024, max_routes=1 << 16, max_ioeventfds=1 << 16)
 
 
 class SoftAccelerator(Accelerator):
@@ -43,12 +44,11 @@ class SoftAccelerator(Accelerator):
     """
 
     name = "soft"
-    capabilities = Capabilities(
-        max_vcpus=1024,
-        max_routes=1 << 16,
-        max_doorbells=1 << 16,
-        emulated_guest=True,
-    )
+
+    @classmethod
+    def find_limits(cls, vcpus: int) -> Limits:  # noqa: ARG003  the same for any machine
+        """See `Accelerator.find_limits`. It works on every host."""
+        return LIMITS
 
     def __init__(self, on_exit: ExitHandler) -> None:
         self._on_exit = on_exit
@@ -158,7 +158,7 @@ class SoftAccelerator(Accelerator):
 
     def set_routes(self, routes: Mapping[int, int]) -> None:
         """See `Accelerator.set_routes`."""
-        if len(routes) > self.capabilities.max_routes:
+        if len(routes) > LIMITS.max_routes:
             raise NotifierError(f"{len(routes)} routes are more than fit in the table")
         vcpus = 0 if self._scheduler is None else len(self._scheduler.vcpus)
         if routes and not 0 <= min(routes.values()) <= max(routes.values()) < vcpus:
@@ -182,8 +182,8 @@ class SoftAccelerator(Accelerator):
         """See `Accelerator.create_vcpus`."""
         if self._scheduler is not None:
             raise EmuError("the vCPUs of this machine were made before")
-        if not 1 <= count <= self.capabilities.max_vcpus:
-            raise EmuError(f"{count} vCPUs: {self.name} has 1 to {self.capabilities.max_vcpus}")
+        if not 1 <= count <= LIMITS.max_vcpus:
+            raise EmuError(f"{count} vCPUs: {self.name} has 1 to {LIMITS.max_vcpus}")
         self._scheduler = SoftScheduler(count, gate)
         return self._scheduler.vcpus
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from emu.commands import host_checks
-from emu.machine.accel.registry import resolve
+from emu.machine.accel.registry import ACCELERATORS, resolve
 from tests.emu.test_cli import emu
 
 
@@ -16,14 +16,14 @@ def test_this_host_is_described() -> None:
     """What is missing has an explanation; what is needed is there, or no test would run."""
     findings = {finding.what: finding for finding in host_checks.examine()}
     assert {
-        "cores", "memory", "memfd", "open files", "KVM", "user namespaces", "TAP", "userfaultfd",
-        "hugepages",
+        "cores", "memory", "memfd", "open files", "user namespaces", "TAP", "userfaultfd",
+        "hugepages", *(f"--accel {name}" for name in ACCELERATORS),
     } == findings.keys()  # fmt: skip
     for finding in findings.values():
         assert finding.here
         assert finding.good or finding.advice
         assert finding.good or not finding.needed
-    assert findings["KVM"].good == (resolve("auto") == "kvm")
+    assert findings[f"--accel {resolve('auto')}"].good
     result = emu("doctor")
     assert result.returncode == 0, result.stderr
     assert all(what in result.stdout for what in findings)
@@ -56,5 +56,5 @@ def test_a_host_without_devices() -> None:
         timeout=30,
     )
     assert result.returncode == 0, result.stderr
-    assert "--accel soft does without it" in result.stdout
+    assert "--accel auto is soft here" in result.stdout
     assert "--network netns needs it" in result.stdout

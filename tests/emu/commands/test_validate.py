@@ -208,7 +208,7 @@ def test_a_temporary_directory_with_too_long_a_name_is_one_line(
 
 @pytest.mark.parametrize(
     ("vcpus", "rings", "line"),
-    [(1000, 4, "vCPUs: this host's KVM has"), (4, 64, "1980 doorbells: ask for fewer rings")],
+    [(1000, 4, "vCPUs: kvm has at most"), (4, 64, "1980 ioeventfds: ask for fewer rings")],
 )
 def test_what_kvm_has_no_room_for_is_one_line(vcpus: int, rings: int, line: str) -> None:
     """And another accelerator, or the one that is chosen, has it."""

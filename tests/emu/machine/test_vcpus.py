@@ -16,6 +16,7 @@ import pytest
 from emu.errors import EmuError
 from emu.machine import vcpu_state
 from emu.machine.accel import registry
+from emu.machine.accel.base import Irqfd
 from emu.machine.accel.soft_vcpu import SoftVcpu
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
 from emu.machine.vcpus import VcpuSet
@@ -39,7 +40,7 @@ class Rig:
         self.fds = eventfd.default().create(count)
         self.accel.set_routes({index: index for index in range(count)})
         for index, fd in enumerate(self.fds):
-            self.accel.irqfd_assign(index, fd)
+            self.accel.change_irqfds((), [Irqfd(index, fd)])
 
     def call(self, vcpu: int) -> None:
         os.eventfd_write(self.fds[vcpu], 1)

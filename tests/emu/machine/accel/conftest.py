@@ -43,6 +43,9 @@ class Bench:
     its own in `BENCHES`.
     """
 
+    #: The vCPUs run the program of the test themselves.
+    emulated = True
+
     def __init__(self, name: str, vcpus: int = VCPUS) -> None:
         self.exits: list[tuple[int, int]] = []
         self.accel: Accelerator = make(name, lambda *write: self.exits.append(write))
@@ -85,6 +88,8 @@ class Bench:
 
 class KvmBench(Bench):
     """The guest's own code rings the doorbells, so it runs from the start."""
+
+    emulated = False
 
     def __init__(self, name: str = KvmAccelerator.name, vcpus: int = VCPUS) -> None:
         super().__init__(name, vcpus)

@@ -14,8 +14,8 @@ from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel import kvm_limits, registry
-from emu.machine.accel.base import Ioeventfd, NotifierError
-from emu.machine.accel.kvm_limits import BUS_ROOM, max_doorbells
+from emu.machine.accel.base import Ioeventfd, Irqfd, NotifierError
+from emu.machine.accel.kvm_limits import BUS_ROOM
 from emu.machine.accel.kvm_vcpu import KvmVcpu
 from emu.machine.accel.kvm_vm import why_not_open
 from emu.machine.machine import Machine
@@ -118,18 +118,17 @@ def test_doorbells_that_have_no_room_on_one_bus_go_to_the_other(kvm: KvmBench) -
 
 
 def test_more_doorbells_than_both_buses_have_room_for(kvm: KvmBench) -> None:
-    room = kvm.accel.capabilities.max_doorbells
-    assert room == max_doorbells(VCPUS)
+    room = kvm.accel.find_limits(VCPUS).max_ioeventfds
     (fd,) = kvm.eventfds(1)
     most = bells([fd] * room)
-    with pytest.raises(NotifierError, match="1000 devices on the bus"):
+    with pytest.raises(NotifierError, match="1000 devices on the MMIO bus"):
         kvm.accel.change_ioeventfds((), [*most, Ioeventfd(BELL - 4, 4, None, fd)])
     kvm.accel.change_ioeventfds((), most)
     kvm.accel.change_ioeventfds(most, ())
 
 
 def test_a_vector_beyond_the_routes(kvm: KvmBench) -> None:
-    most = kvm.accel.capabilities.max_routes
+    most = kvm.accel.find_limits(VCPUS).max_routes
     with pytest.raises(NotifierError, match=f"KVM has {most} interrupt routes"):
         kvm.accel.set_routes({most: 0})
     kvm.accel.set_routes(dict.fromkeys(range(most), 1))
@@ -138,7 +137,7 @@ def test_a_vector_beyond_the_routes(kvm: KvmBench) -> None:
 def test_a_machine_with_more_rings_than_doorbells() -> None:
     make("kvm").close()
     spec = VmSpec(4, 1 << 30, (DeviceGroup("blk", 32, 64),))
-    with pytest.raises(EmuError, match=r"2048 rings: with 4 vCPUs kvm has 1980 doorbells"):
+    with pytest.raises(EmuError, match=r"with 4 vCPUs kvm has 1980 ioeventfds: .*--accel soft"):
         Machine(spec, pacer=Pacer(), accel="kvm")
 
 
@@ -156,8 +155,8 @@ def test_vectors_that_share_one_of_a_local_apic(kvm: KvmBench) -> None:
     step = image.LAST_VECTOR - image.FIRST_VECTOR + 1
     one, two = kvm.eventfds(2)
     kvm.accel.set_routes({VECTOR: 2, VECTOR + step: 2, VECTOR + 2 * step: 3})
-    kvm.accel.irqfd_assign(VECTOR, one)
-    kvm.accel.irqfd_assign(VECTOR + step, two)
+    kvm.accel.change_irqfds((), [Irqfd(VECTOR, one)])
+    kvm.accel.change_irqfds((), [Irqfd(VECTOR + step, two)])
     os.eventfd_write(two, 1)
     assert sorted(kvm.interrupt() for _ in range(2)) == [(2, VECTOR), (2, VECTOR + step)]
     assert kvm.quiet()
@@ -166,7 +165,7 @@ def test_vectors_that_share_one_of_a_local_apic(kvm: KvmBench) -> None:
 def test_what_the_guest_s_code_writes_is_dirty(kvm: KvmBench) -> None:
     (fd,) = kvm.eventfds(1)
     kvm.accel.set_routes({VECTOR: 3})
-    kvm.accel.irqfd_assign(VECTOR, fd)
+    kvm.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
     kvm.vcpus.pause()
     kvm.ram.harvest()
     kvm.ram.harvest()
@@ -184,7 +183,7 @@ def test_what_the_guest_s_code_writes_is_dirty(kvm: KvmBench) -> None:
 def test_a_guest_goes_on_elsewhere(kvm: KvmBench, incoming: KvmBench) -> None:
     (fd,) = kvm.eventfds(1)
     kvm.accel.set_routes({VECTOR: 2})
-    kvm.accel.irqfd_assign(VECTOR, fd)
+    kvm.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
     for _ in range(3):
         os.eventfd_write(fd, 1)
         kvm.interrupt()
@@ -204,7 +203,7 @@ def test_what_was_noted_and_not_seen_is_seen_elsewhere(kvm: KvmBench, incoming: 
     """The vCPU took it, and the machine paused before its driver had a turn."""
     (fd,) = kvm.eventfds(1)
     kvm.accel.set_routes({VECTOR: 2})
-    kvm.accel.irqfd_assign(VECTOR, fd)
+    kvm.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
     kvm.gate.close()
     os.eventfd_write(fd, 1)
     until(lambda: kvm.mailboxes[2].waiting)
@@ -246,7 +245,7 @@ def test_a_driver_that_fails_ends_its_vcpu_alone(kvm: KvmBench) -> None:
     fds = kvm.eventfds(VCPUS)
     kvm.accel.set_routes({vcpu: vcpu for vcpu in range(VCPUS)})
     for vcpu, fd in enumerate(fds):
-        kvm.accel.irqfd_assign(vcpu, fd)
+        kvm.accel.change_irqfds((), [Irqfd(vcpu, fd)])
     take = kvm.guest.interrupt
 
     def interrupt(vcpu: int, vector: int) -> None:
@@ -281,7 +280,7 @@ def test_many_vcpus_pause_and_run_again() -> None:
             many.vcpus.resume()
         (fd,) = many.eventfds(1)
         many.accel.set_routes({VECTOR: 63})
-        many.accel.irqfd_assign(VECTOR, fd)
+        many.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
         os.eventfd_write(fd, 1)
         assert many.interrupt() == (63, VECTOR)
     finally:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.machine.accel import registry
+from emu.machine.accel.base import Irqfd
 from emu.machine.vcpu_state import VcpuState
 from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import Recorder, until
@@ -30,7 +31,7 @@ class Rig:
         self.fds = eventfd.default().create(count)
         self.accel.set_routes({index: index for index in range(count)})
         for index, fd in enumerate(self.fds):
-            self.accel.irqfd_assign(index, fd)
+            self.accel.change_irqfds((), [Irqfd(index, fd)])
 
     def run(self, guest: Recorder) -> None:
         self.vcpus.start(guest)
