@@ -6,12 +6,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/machine/accel/_kvm_build.py emu/machine/accel/native/*.[ch]) pyproject.toml setup.py
 
-.PHONY: help migrate sweep test check format bench fault-matrix mutants peers peers-install docs clean
+# Processes that run tests. Many tests wait, so a few more than processors are right.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+.PHONY: help migrate sweep test test-all check format bench fault-matrix mutants peers peers-install docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
 	@echo "make sweep    migrate VMs of 4 to 128 devices, and show how the blackout grows"
-	@echo "make test     run the tests"
+	@echo "make test     the tests that need nothing but this package"
+	@echo "make test-all all tests: long ones, and those with QEMU and DPDK, too (make peers-install)"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
@@ -36,7 +41,10 @@ sweep: $(STAMP)
 	$(BIN)/emu sweep --vcpus 8 --memory 4G
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow and not peer"
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

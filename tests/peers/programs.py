@@ -144,7 +144,8 @@ def _shared_folder(folder: Path) -> Path:
     return path
 
 
-def _prefix(folder: Path) -> str:
+def prefix(folder: Path) -> str:
+    """A --file-prefix that no other program of DPDK has, another clone's tests included."""
     return f"emu-{os.getpid()}-{folder.name}"
 
 
@@ -158,7 +159,7 @@ def _initramfs(folder: Path) -> Path:
 _MATERIALS: dict[str, Callable[[Path], object]] = {
     "image": _image,
     "folder": _shared_folder,
-    "prefix": _prefix,
+    "prefix": prefix,
     "kernel": lambda _folder: kernel(),
     "initramfs": _initramfs,
 }

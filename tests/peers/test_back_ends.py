@@ -18,12 +18,14 @@ from tests.emu.migration.sites import (
     check_books,
     wait_until,
 )
-from tests.peers.programs import Running, pmd_back_end, storage_daemon
+from tests.peers.programs import Running, pmd_back_end, prefix, storage_daemon
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.peer
 
 DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
 #: Seconds for each answer: two testpmds that poll leave little of two cores.
@@ -57,7 +59,7 @@ def serve_disks(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
 def serve_nic(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
     """A dpdk-testpmd that sends back what it gets."""
     path = folder / f"{side}-net0.sock"
-    argv = pmd_back_end(path, queues=2, prefix=f"emu-{folder.name}-{side}")
+    argv = pmd_back_end(path, queues=2, prefix=f"{prefix(folder)}-{side}")
     owned.enter_context(Running(argv, folder / f"{side}.log")).await_socket(path)
     return {"net0": str(path)}
 

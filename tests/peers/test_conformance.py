@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from tests.peers.table import Peer
 
+pytestmark = pytest.mark.peer
+
 #: Seconds for one peer's part. It takes a third of that on an idle host.
 LIMIT = 50.0
 

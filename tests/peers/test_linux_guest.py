@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.peer
+
 IMAGE_BYTES = 48 << 20
 #: What QEMU traces when a back-end has told where memory is that it will wait for.
 PLACED = "vhost_user_set_mem_table_postcopy"

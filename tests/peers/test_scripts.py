@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.peers.programs import Running, need, pmd_front_end
+from tests.peers.programs import Running, need, pmd_front_end, prefix
 from vhost_user.features import SPEC, VHOST_F_LOG_ALL
 from vhost_user_conformance.back_end.front_ends import SCRIPTS
 from vhost_user_conformance.back_end.script import (
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vhost_user_conformance.back_end.script import Part, Said
     from vhost_user_conformance.front_end.recording import Received, Recording
     from vhost_user_conformance.front_end.script import Script as BackEndScript
+
+pytestmark = pytest.mark.peer
 
 QEMU = (
     "qemu-system-x86_64 -m 256 -nodefaults -nographic -machine q35,memory-backend=m "
@@ -158,7 +160,7 @@ def test_dpdk_virtio_user(tmp_path: Path, offering: P) -> None:
     script = SCRIPTS[6]
     path = tmp_path / "s"
     offers = PLAIN._replace(protocol_offering=int(offering), offering=GUEST_CSUM)
-    argv = pmd_front_end(path, queues=1, prefix=f"emu-{tmp_path.name}")
+    argv = pmd_front_end(path, queues=1, prefix=prefix(tmp_path))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(1)
