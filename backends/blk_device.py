@@ -12,8 +12,9 @@ from os import preadv, pwritev
 from typing import TYPE_CHECKING
 
 from backends import stats
-from backends.device import BUDGET, BackendDevice
 from backends.image import Image, ImageError
+from backends.ring import BUDGET
+from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import MAX_CONFIG
@@ -66,7 +67,7 @@ class Refusal(Exception):
         self.status = status
 
 
-class BlkDevice(BackendDevice):
+class BlkDevice(VirtioDevice):
     """A disk.
 
     Args:
@@ -78,8 +79,6 @@ class BlkDevice(BackendDevice):
         serial: answer to GET_ID, cut at 20 bytes.
         counters: its slots in the statistics.
     """
-
-    kind = "block"
 
     def __init__(
         self,
@@ -121,7 +120,7 @@ class BlkDevice(BackendDevice):
             seg_max=SEG_MAX,
             blk_size=SECTOR_SIZE,
             writeback=1,
-            num_queues=len(self.rings),
+            num_queues=self.num_rings,
             max_discard_sectors=MAX_SEGMENT_SECTORS,
             max_discard_seg=MAX_SEGMENTS,
             discard_sector_alignment=1,
@@ -136,16 +135,16 @@ class BlkDevice(BackendDevice):
             return None
         return self._config[offset : offset + size]
 
-    def refresh(self) -> None:
-        """See whether the image has grown; the front-end is told of the new capacity."""
+    def refresh(self) -> bool:
+        """Read the image's size again; True when the capacity has changed."""
         try:
             grown = self._image.refresh()
         except ImageError as error:
-            log.warning("%s: its capacity stays: %s", self.name, error)
-            return
+            log.warning("%s: the capacity is unchanged: %s", self.name, error)
+            return False
         if grown:
             self._config = self._make_config().ljust(MAX_CONFIG, b"\0")
-            self.config_changed()
+        return grown
 
     def acquire(self) -> str | None:
         """Lock the image, so that two sides never have started rings on it."""
@@ -156,12 +155,11 @@ class BlkDevice(BackendDevice):
         self._image.unlock()
 
     def close(self) -> None:
-        """Close the image as well."""
-        super().close()
+        """Close the image."""
         self._image.close()
 
     def process(self, ring: Ring, queue: DeviceQueue) -> bool:
-        """Serve requests; see `BackendDevice.process`."""
+        """Serve requests; see `VirtioDevice.process`."""
         pop, serve = queue.pop, self._serve
         try:
             for _ in range(BUDGET):
@@ -171,7 +169,7 @@ class BlkDevice(BackendDevice):
                 serve(ring, queue, chain)
         finally:
             if queue.publish():
-                self.call(ring)
+                ring.interrupt()
         return chain is not None or queue.arm()
 
     # A request
@@ -199,20 +197,22 @@ class BlkDevice(BackendDevice):
                 handler(ring, chain, b"".join(readable[1:]))
                 return
         except Refusal as refusal:
-            self._finish(queue, chain, refusal.status, 1)
+            self._finish(ring, queue, chain, refusal.status, 1)
         else:
             if written:
-                self._finish(queue, chain, VIRTIO_BLK_S_OK, written)
+                self._finish(ring, queue, chain, VIRTIO_BLK_S_OK, written)
 
-    def _finish(self, queue: DeviceQueue, chain: Chain, status: int, written: int) -> None:
-        self._set_status(chain, status)
+    def _finish(
+        self, ring: Ring, queue: DeviceQueue, chain: Chain, status: int, written: int
+    ) -> None:
+        self._set_status(ring, chain, status)
         queue.push(chain.head, written)
 
-    def _set_status(self, chain: Chain, status: int) -> None:
+    def _set_status(self, ring: Ring, chain: Chain, status: int) -> None:
         chain.writable[-1][-1] = status
         if status:
             self.counters[stats.ERRORS] += 1
-        mark = self.log_mark
+        mark = ring.log_mark
         if mark is not None:
             for gpa, length in chain.writable_extents:
                 mark(gpa, length)
@@ -302,7 +302,7 @@ class BlkDevice(BackendDevice):
     # What may block
 
     def _hand_over(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
-        ring.in_flight += 1
+        ring.begin_async()
         self._pool.submit(partial(self._work, ring, chain, work, written))
 
     def _work(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
@@ -316,15 +316,14 @@ class BlkDevice(BackendDevice):
 
     def _done(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
         try:
-            self._set_status(chain, status)
+            self._set_status(ring, chain, status)
         except FrontendError as error:
-            self.fail(ring, error)
-            self.ended(ring)
+            ring.abort(error)
         else:
-            self.completed(ring, chain.head, written)
+            ring.complete(chain.head, written)
 
     def _hand_back(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
-        self._set_status(chain, status)
+        self._set_status(ring, chain, status)
         if ring.queue is not None:
             ring.queue.push(chain.head, written)
 

@@ -1,7 +1,7 @@
 """One front-end's connection to a device: requests in, replies out, and how it ends.
 
-Messages are handled as they come, and answered in that order. A stop that has to wait (for
-requests in flight, or because the stop policy says so) holds back its own answer and whatever
+Messages are handled and answered in the order in which they come. A stop that has to wait (for
+requests in flight, or because of the stop policy) holds back its own reply and everything that
 comes after it, except further stops, which so wait together.
 """
 
@@ -14,8 +14,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from backends.handlers import Handlers
-from backends.notices import Notices
+from backends.backend_channel import ConfigChanges
+from backends.handlers import Handler, Handlers
 from backends.pacing import Costs
 from backends.postcopy import Postcopy
 from backends.stop_policy import StopPolicy
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backends.device import BackendDevice
-    from backends.ring import Ring
 
 log = logging.getLogger("backends")
 
@@ -49,7 +48,7 @@ class ControlOptions(NamedTuple):
 
     Attributes:
         policy: how rings are stopped.
-        costs: what units of work are made to cost.
+        costs: the latency that is injected.
         shared: the loop serves other devices as well, and a stop that waits keeps their control
             sockets waiting, as it does in DPDK, SPDK, VPP and passt.
     """
@@ -63,10 +62,10 @@ class Control:
     """Serves one connection of a front-end.
 
     Args:
-        device: what it speaks to.
-        sock: the connection; it is closed when the front-end has gone.
-        options: how it behaves.
-        on_gone: called when the front-end has gone and the device can take another one.
+        device: the device that is served.
+        sock: the connection; it is closed when the front-end has disconnected.
+        options: how the control plane behaves.
+        on_gone: called when the front-end has disconnected and the device is ready for another.
     """
 
     def __init__(
@@ -92,6 +91,7 @@ class Control:
         self._arrival = 0
         self._paced = any(options.costs)
         self._leaving = False
+        cost = options.costs.get_vring_base
         self._stops = Stops(
             device,
             self._connection,
@@ -99,38 +99,53 @@ class Control:
             holder=self if options.shared else None,
             answered=self._work,
             blame=self._blame,
+            inject=partial(self._inject, cost) if cost else None,
         )
-        self._handlers = Handlers(device, self._connection, options.costs.set_mem_table, self._pay)
-        self._table = self._handlers.table
-        self._postcopy = Postcopy(
-            device,
-            self._connection,
-            self._table,
-            self._handlers.lent,
-            self._handlers.memory_changed,
+        self._handlers = Handlers(
+            device, self._connection, options.costs.set_mem_table, self._inject
         )
-        self._notices = Notices(device, self._connection.session)
-        self._table[_F.SET_BACKEND_REQ_FD] = self._notices.set_channel
-        self._table[_F.RESET_DEVICE] = self._stops.reset_device
-        self._table[_F.SET_STATUS] = self._stops.set_status
-        cost = options.costs.get_vring_base
-        self._table[_F.GET_VRING_BASE] = (
-            partial(self._paid_stop, cost) if cost else self._stops.get_vring_base
+        self._postcopy = Postcopy(device, self._connection, self._handlers)
+        self._config_changes = ConfigChanges(device, self._connection.session)
+        # The postcopy handlers replace two of the first.
+        self._table: dict[int, Handler] = (
+            self._handlers.handlers()
+            | device.virtio.handlers()
+            | self._stops.handlers()
+            | self._config_changes.handlers()
+            | self._postcopy.handlers()
         )
         self._watched = False
         self._writing = False
-        device.on_idle = self._on_idle
         self._watch(select.EPOLLIN)
 
+    # What the device reports
+
+    def ring_started(self) -> None:
+        """A ring of the device was started."""
+        self._config_changes.ring_started()
+
+    def ring_idle(self) -> None:
+        """A ring that is stopping has no request in flight any more."""
+        if self._leaving:
+            self._leave_when_idle()
+        else:
+            self._stops.ring_idle()
+
+    def config_changed(self) -> None:
+        """The device's configuration space has changed."""
+        self._config_changes.config_changed()
+
+    # The end of the program
+
     def close(self) -> None:
-        """Leave the front-end; the loop has ended."""
+        """Close the connection; the loop has ended."""
         self._postcopy.close()
         self._drop_requests()
-        self._notices.close()
+        self._config_changes.close()
         self._connection.close()
 
     def hurry(self) -> None:
-        """From any thread: the loop is to end, whatever it waits for."""
+        """From any thread: the loop is to end, so it does not wait for pages any more."""
         self._postcopy.give_up()
 
     # Requests in, replies out
@@ -181,7 +196,7 @@ class Control:
         self._work()
 
     def _work(self) -> None:
-        """Serve what is waiting, as far as pending stops allow; then answer, then look."""
+        """Serve what is queued, as far as pending stops allow; then reply, then poll the rings."""
         inbox = self._inbox
         while inbox and not self._leaving:
             if self._stops.pending and inbox[0].id != _F.GET_VRING_BASE:
@@ -191,16 +206,14 @@ class Control:
             self._drop_requests()
             return
         self._flush()
-        if self._handlers.to_look:
-            rings, self._handlers.to_look = self._handlers.to_look, {}
-            for ring in rings:
-                self._device.look(ring)
+        if self._handlers.to_poll:
+            self._handlers.poll_rings()
 
     def _serve(self, request: Request) -> None:
         handler = self._table.get(request.id)
         try:
             if handler is None:
-                self._device.retire_fds(request.fds)
+                self._device.close_later(request.fds)
                 raise FrontendError("is not served by this device")
             if handler(request) is None and request.need_reply:
                 self._connection.ack(request)
@@ -208,10 +221,10 @@ class Control:
             error.message = error.message or wire_name(request.id)
             self._refuse(request, error)
         except Disconnected:
-            return  # while a unit was paid for; the descriptors were its handler's to close
+            return  # while latency was injected; the handler owned the descriptors
 
     def _refuse(self, request: Request, error: FrontendError) -> None:
-        """Tell the front-end if it wants to know; else there is only one way to tell it."""
+        """Acknowledge with an error if that was asked for; else the connection is closed."""
         error.device = self._device.name
         if request.need_reply and not self._has_own_reply(request):
             log.warning("%s", error)
@@ -220,7 +233,7 @@ class Control:
             self._blame(error)
 
     def _has_own_reply(self, request: Request) -> bool:
-        """Whether its answer is no acknowledgement, which alone can say no."""
+        """Whether the reply is not an acknowledgement, which alone can report an error."""
         rule = FRONTEND_MESSAGES[request.id].reply
         shmfd = ProtocolFeature.LOG_SHMFD in self._connection.session.protocol_features
         return rule is ReplyRule.ALWAYS or (rule is ReplyRule.IF_LOG_SHMFD and shmfd)
@@ -231,74 +244,55 @@ class Control:
         self._leave()
 
     def _flush(self) -> bool:
-        """Send the replies; until they are gone, nothing more is read."""
-        answers = self._paced and self._connection.wants_write
+        """Send the replies; until all are sent, nothing more is read."""
+        replies = self._paced and self._connection.wants_write
         try:
             done = self._connection.flush()
         except Disconnected:
             self._leave()
             return False
-        if answers:
+        if replies:
             self._loop.pacer.answered()
-        if done and self._handlers.lent:
-            self._close_lent()
+        if done and self._handlers.sending:
+            self._handlers.close_sent()
         if done is self._writing:
             self._writing = not done
             if self._watched:
                 self._loop.change(self._fd, select.EPOLLIN if done else select.EPOLLOUT)
         return done
 
-    def _pay(self, cost: int) -> None:
-        """Take as long as the unit is said to cost; what was answered before goes out first."""
+    def _inject(self, cost: int) -> None:
+        """Take as long as a unit's latency; replies that are queued are sent before."""
         self._flush()
         if self._leaving:
-            raise Disconnected("the front-end has gone", device=self._device.name)
+            raise Disconnected("the front-end has disconnected", device=self._device.name)
         self._loop.pacer.charge(self._arrival, cost)
 
-    def _paid_stop(self, cost: int, request: Request) -> bool:
-        self._pay(cost)
-        return self._stops.get_vring_base(request)
-
-    def _on_idle(self, _ring: Ring) -> None:
-        if self._leaving:
-            self._leave_when_idle()
-        else:
-            self._stops.on_idle()
-
-    # The front-end goes
+    # The front-end disconnects
 
     def _leave(self) -> None:
         if self._leaving:
             return
         self._leaving = True
         self._unwatch()
-        for ring in self._device.rings:
-            self._device.halt(ring)
-            ring.stopping = True
+        self._device.begin_stop()
         self._stops.abandon()
         self._drop_requests()
         self._postcopy.close()
-        self._notices.close()
+        self._config_changes.close()
         self._connection.close()
         self._leave_when_idle()
 
     def _leave_when_idle(self) -> None:
-        if any(ring.in_flight for ring in self._device.rings):
+        if self._device.busy:
             return
-        self._device.on_idle = None
-        self._device.reset()
-        self._device.forget_memory()
-        self._loop.finally_(self._device.tidy)
+        self._device.disconnect()
+        self._loop.finally_(self._device.close_now)
         self._loop.give_control(self)
         self._on_gone()
 
-    def _close_lent(self) -> None:
-        lent = self._handlers.lent
-        self._device.retire_fds(lent)
-        lent.clear()
-
     def _drop_requests(self) -> None:
         for request in self._inbox:
-            self._device.retire_fds(request.fds)
+            self._device.close_later(request.fds)
         self._inbox.clear()
-        self._close_lent()
+        self._handlers.close_sent()

@@ -1,344 +1,190 @@
-"""A back-end device: its memory, its rings, and the thread that serves them.
+"""A vhost-user back-end device: the rings and the guest memory of a device of any class.
 
-All of it runs in the device's loop, control messages and kicks alike, so a ring can be stopped
-between two requests without a lock. What a front-end says reaches this class through
-`backends.control`; what the device does with a request is its subclass's affair.
+It is set up by messages (`backends.handlers`, `backends.stops`, `backends.postcopy`); what the
+device does with a request is up to its `VirtioDevice`.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-from functools import partial
 from typing import TYPE_CHECKING
 
-from backends import offer, stats
-from backends.polling import Polling
-from backends.refusals import Refusals
-from backends.ring_host import RingHost
+from backends.active_rings import ActiveRings
+from backends.deferred_close import DeferredClose
+from backends.guest_memory import GuestMemory, check_reach, log_reach
+from backends.ring import Ring, RingContext
 from vhost_user.errors import FrontendError
+from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-    from backends.loop import Loop
-    from backends.ring import Ring
-    from vhost_user.messages import Request
-    from vhost_user.virtqueue import DeviceQueue
-
-log = logging.getLogger("backends")
-
-#: Requests that are served in one look at a ring. A driver that never stops adding some keeps
-#: neither the other rings nor the control socket waiting.
-BUDGET = 16
+    from backends.observer import DeviceObserver
+    from backends.virtio_device import VirtioDevice
+    from vhost_user.dirty_log import DirtyLog
+    from vhost_user.inflight import InflightRegion
+    from vhost_user.memory import MemoryTable
 
 
-class BackendDevice(RingHost):
-    """What all back-end devices have in common.
+class BackendDevice:
+    """A device as its front-end sees it.
 
     Args:
-        name: what errors and tables call it.
-        loop: the loop that serves it.
-        rings: how many rings it has.
-        counters: its u64 slots in the statistics (`backends.stats`).
+        virtio: the device's class-specific half.
+        observer: receives the device's events.
 
     Attributes:
-        kind: the device's type in the words of QEMU's back-end description files.
-        features: the feature bits it offers.
-        protocol_features: the protocol features it offers.
+        virtio: as given.
+        name, loop, counters, features, protocol_features: of `virtio`.
+        rings: its rings.
+        guest: guest memory.
         status: the device status that the driver sees (virtio 1.3, 2.1), as SET_STATUS left it.
-        on_idle: called with a ring that is stopping and has nothing in flight any more.
-        on_config_change: called when the configuration space has changed.
-        on_start: called when a ring was started.
     """
 
-    kind = ""
-
-    def __init__(
-        self, name: str, loop: Loop, rings: int, counters: memoryview | None = None
-    ) -> None:
-        super().__init__(name, loop, rings, counters)
-        self.features = offer.FEATURES
-        self.protocol_features = offer.protocol_features()
+    def __init__(self, virtio: VirtioDevice, observer: DeviceObserver) -> None:
+        self.virtio = virtio
+        self.name = virtio.name
+        self.loop = virtio.loop
+        self.counters = virtio.counters
+        self.features = virtio.features
+        self.protocol_features = virtio.protocol_features
         self.status = 0
-        self.on_idle: Callable[[Ring], None] | None = None
-        self.on_config_change: Callable[[], None] | None = None
-        self.on_start: Callable[[], None] | None = None
-        self._active = 0
-        self._refusals = Refusals(name, loop, self.look)
-        self._polling = Polling(loop, self.rings, self.look)
-
-    # What a subclass is
+        self.guest = GuestMemory()
+        self._observer = observer
+        self._closer = DeferredClose(self.loop)
+        context = RingContext(
+            self.name,
+            self.loop,
+            self.counters,
+            virtio,
+            self.guest,
+            ActiveRings(virtio, self.loop),
+            self._closer,
+            observer,
+        )
+        self.rings = [Ring(index, context) for index in range(virtio.num_rings)]
+        virtio.attach(self.rings, observer)
 
     @property
-    def queue_num(self) -> int:
-        """The answer to GET_QUEUE_NUM: rings, or pairs of them for a network device."""
-        return len(self.rings)
+    def memory(self) -> MemoryTable:
+        """The memory table."""
+        return self.guest.table
 
-    def process(self, ring: Ring, queue: DeviceQueue) -> bool:
-        """Serve what the driver made available in an active ring, `BUDGET` requests at the most.
+    @property
+    def running(self) -> bool:
+        """A ring is started."""
+        return any(ring.started for ring in self.rings)
 
-        Returns:
-            True when there may be more, so that the ring has to be looked at again.
+    @property
+    def busy(self) -> bool:
+        """A request is in flight."""
+        return any(ring.in_flight for ring in self.rings)
 
-        Raises:
-            FrontendError: the driver broke the ring's or the device's rules.
-        """
-        del ring
-        return queue.arm()
+    def set_status(self, status: int) -> None:
+        """SET_STATUS, except for a status of 0, which is a reset."""
+        self.status = status
 
-    def discard(self, ring: Ring) -> None:
-        """A kick of a ring that is started but disabled: nothing may come of it."""
-
-    def acquire(self) -> str | None:
-        """The first ring is about to be active: get what the device may not share.
-
-        Returns:
-            None, or why it cannot be had; the ring is then not started, and this is asked again
-            before long.
-        """
-        return None
-
-    def release(self) -> None:
-        """No ring is active any more: give back what `acquire` got."""
-
-    def extra_handlers(self) -> dict[int, Callable[[Request], None]]:
-        """Messages that only this kind of device serves: id to what handles it.
-
-        A handler may raise `FrontendError` to refuse.
-        """
-        return {}
-
-    def read_config(self, offset: int, size: int) -> bytes | None:
-        """A part of the configuration space, or None where there is none."""
-        del offset, size
-        return None
-
-    def refresh(self) -> None:
-        """Look again at what lies behind the device, which may have changed."""
-
-    def config_changed(self) -> None:
-        """The configuration space is another one from now on: tell the front-end."""
-        if self.on_config_change is not None:
-            self.on_config_change()
-
-    def close(self) -> None:
-        """Let go of everything; the loop has ended or will not call any more."""
-        self.reset()
-        self.tidy()
-        self.forget_memory()
-
-    # Rings as the front-end sets them up
-
-    def set_base(self, ring: Ring, base: int) -> None:
-        """The ring goes on from an available index."""
-        ring.base = base
-        ring.broken = False
-        if ring.queue is not None:
-            self.rebuild(ring, base)
-
-    def set_kick(self, ring: Ring, fd: int) -> None:
-        """The ring has a new kick; -1 has it polled instead.
+    def set_features(self, acked: int) -> None:
+        """SET_FEATURES; rings that run continue with these.
 
         Raises:
-            FrontendError: the descriptor cannot be waited for.
+            FrontendError: they begin to log, and the log does not cover guest memory.
         """
-        if ring.kick_fd >= 0:
-            self.loop.mute_kick(ring.kick_fd)
-            self._retired_kicks.append(ring.kick_fd)
-            ring.kick_fd = -1
-            self.tidy_later()
-        ring.polled = fd < 0
-        if fd < 0:
-            self._start(ring)
-            self._polling.begin()
-            return
+        self.check_log(acked, self.memory.end)
+        self.guest.set_features(acked)
+        if not acked >> VHOST_USER_F_PROTOCOL_FEATURES & 1:
+            for ring in self.rings:
+                ring.enable()
+        self._apply_log()
+        self.virtio.features_acked(acked)
+
+    def set_log(self, log: DirtyLog) -> None:
+        """SET_LOG_BASE: writes are marked in this log from now on.
+
+        Raises:
+            FrontendError: it does not cover guest memory, or a used ring that is to be logged.
+        """
+        reach = log_reach(log)
         try:
-            os.set_blocking(fd, False)
-            self.loop.watch_kick(fd, partial(self._kicked, ring))
-        except OSError as error:
-            self.retire_fds([fd])
-            raise FrontendError(f"cannot wait for this kick: {error}", ring=ring.index) from error
-        ring.kick_fd = fd
+            check_reach(reach, self.memory.end)
+            for ring in self.rings:
+                if ring.started:
+                    ring.check_used_log(reach)
+        except FrontendError:
+            log.close()
+            raise
+        self.guest.set_log(log)
+        self._apply_log()
+
+    def check_log(self, acked: int, end: int) -> None:
+        """Check that rings that run may go on logging, with these features and memory to ``end``.
+
+        A log may be left over from before the memory grew, which is harmless while no ring is
+        started: QEMU sends a new one after the memory table when it starts a device.
+
+        Raises:
+            FrontendError: the log does not cover guest memory.
+        """
+        if self.running:
+            self.guest.check_log(acked, end)
+
+    def _apply_log(self) -> None:
+        for ring in self.rings:
+            ring.apply_log()
+
+    def set_inflight(self, region: InflightRegion) -> None:
+        """SET_INFLIGHT_FD: rings that start from now on record there what they take.
+
+        They begin with the requests that are recorded there already.
+        """
+        self.guest.set_inflight(region)
+
+    def use_table(self, table: MemoryTable) -> None:
+        """Guest memory is in this table from now on, which is still empty."""
+        self.guest.use_table(table)
 
     def remap(self) -> None:
-        """The memory table has changed: find the rings again, or let them rest if they are gone."""
+        """Guest memory has changed: find the rings there again."""
         for ring in self.rings:
-            if ring.queue is not None:
-                try:
-                    self.rebuild(ring)
-                except FrontendError:
-                    # What is in flight still holds its memory, and is given back there.
-                    if ring.in_flight:
-                        ring.adrift = True
-                    else:
-                        self._retire(ring)
+            ring.remap()
 
-    # A ring's life
+    def refresh(self) -> None:
+        """Read the properties of what is behind the device again."""
+        if self.virtio.refresh():
+            self._observer.config_changed()
 
-    def look(self, ring: Ring) -> None:
-        """Serve the ring if it is started, enabled and configured."""
-        if not ring.started or not ring.enabled or ring.broken or ring.adrift:
-            return
-        queue = ring.queue
-        if queue is None:
-            queue = self.activate(ring)
-            if queue is None:
-                return
-        try:
-            # No base can tell of them: they are taken before the ring can be stopped.
-            while queue.owed:
-                self.process(ring, queue)
-            if self.process(ring, queue):
-                self.loop.again(partial(self.look, ring))
-        except FrontendError as error:
-            self.fail(ring, error)
-
-    def drain(self, ring: Ring) -> None:
-        """Take all that the driver has made available up to now."""
-        queue = ring.queue
-        if queue is None or not ring.enabled or ring.broken or ring.adrift:
-            return
-        try:
-            for _ in range(0, ring.size, BUDGET):
-                if not self.process(ring, queue):
-                    return
-        except FrontendError as error:
-            self.fail(ring, error)
-
-    def stop(self, ring: Ring) -> int:
-        """Stop a ring with nothing in flight; returns its base.
-
-        Its descriptors and views stay until `tidy`.
-        """
-        self.halt(ring)
-        ring.stopping = False
-        if ring.queue is not None:
-            self._retire(ring)
-        else:
-            self._refusals.forget(ring)
-        if ring.call_fd >= 0:
-            self.retire_fds([ring.call_fd])
-            ring.call_fd = -1
-        return ring.base
-
-    def halt(self, ring: Ring) -> None:
-        """Take nothing more from the ring; what is in flight may still be completed."""
-        if ring.started:
-            ring.started = ring.polled = False
-            self.counters[stats.RING_STOPS] += 1
-        fd = ring.kick_fd
-        if fd >= 0:
-            self.loop.mute_kick(fd)
-            self._retired_kicks.append(fd)
-            ring.kick_fd = -1
-            self.tidy_later()
+    def begin_stop(self) -> None:
+        """Take no more requests; `reset` follows when none is in flight."""
+        for ring in self.rings:
+            ring.begin_stop()
 
     def reset(self, *, keep_bases: bool = False) -> None:
-        """The status and all rings back to their initial state; nothing may be in flight.
+        """Return the status and all rings to their initial state; no request may be in flight.
 
         Args:
-            keep_bases: rings can still be asked where they were stopped.
+            keep_bases: GET_VRING_BASE still returns where the rings were stopped.
         """
         self.status = 0
         for ring in self.rings:
-            base = self.stop(ring)
-            self.set_err(ring, -1)
-            ring.forget()
-            if keep_bases:
-                ring.base = base
+            ring.reset(keep_base=keep_bases)
 
-    def completed(self, ring: Ring, head: int, written: int) -> None:
-        """A request that was served elsewhere is done; belongs to the loop's thread."""
-        queue = ring.queue
-        try:
-            if queue is not None:
-                queue.push(head, written)
-                if queue.publish():
-                    self.call(ring)
-        except FrontendError as error:
-            self.fail(ring, error)
-        self.ended(ring)
+    def disconnect(self) -> None:
+        """Reset, and drop guest memory: the front-end has disconnected."""
+        self.reset()
+        self.guest.forget()
+        for ring in self.rings:
+            ring.forget_memory()
+        self.virtio.disconnected()
 
-    def ended(self, ring: Ring) -> None:
-        """A request is not in flight any more, whether it was completed or could not be."""
-        ring.in_flight -= 1
-        if ring.in_flight:
-            return
-        if ring.adrift:
-            ring.adrift = False
-            self._retire(ring)
-            self.look(ring)  # its memory is not back, or it would not be adrift: it says so
-        if ring.stopping and self.on_idle is not None:
-            self.on_idle(ring)
+    def close_later(self, fds: Sequence[int]) -> None:
+        """Close descriptors when the front-end does not wait for a reply any more."""
+        self._closer.add_fds(fds)
 
-    def call(self, ring: Ring) -> None:
-        """Interrupt the driver."""
-        self.counters[stats.CALLS] += 1
-        ring.call()
+    def close_now(self) -> None:
+        """Close the descriptors and release the memory of rings that were stopped."""
+        self._closer.run()
 
-    def fail(self, ring: Ring, error: FrontendError) -> None:
-        """The driver broke the ring: signal it, say so, and leave the ring alone."""
-        ring.broken = True
-        self.counters[stats.ERRORS] += 1
-        log.error("%s: ring %d: %s", self.name, ring.index, error.text)
-        ring.fail()
-
-    def _kicked(self, ring: Ring) -> None:
-        try:
-            os.read(ring.kick_fd, 8)
-        except BlockingIOError:
-            return  # the front-end took it back
-        self.counters[stats.KICKS] += 1
-        if not ring.started:
-            self._start(ring)
-        if ring.enabled:
-            self.look(ring)
-        else:
-            self.discard(ring)
-
-    def _start(self, ring: Ring) -> None:
-        ring.started = True
-        self.counters[stats.RING_STARTS] += 1
-        if self.on_start is not None:
-            self.on_start()
-
-    def activate(self, ring: Ring) -> DeviceQueue | None:
-        """Begin to use a ring that is started; None if that cannot be (yet)."""
-        if ring.addr is None or not ring.size or ring.in_flight:
-            return None
-        if not self._active:
-            refusal = self.acquire()
-            if refusal is not None:
-                self._refusals.refuse(ring, refusal)
-                return None
-        self._active += 1
-        try:
-            queue = self.build(ring)
-            queue.resume()
-        except FrontendError as error:
-            ring.queue = None
-            self._rest()
-            self._cannot_map(ring, error)
-            return None
-        return queue
-
-    def _cannot_map(self, ring: Ring, error: FrontendError) -> None:
-        """The ring's memory is not there; it may come yet, so the ring only rests."""
-        if ring.unmapped != self.memory.generation:
-            ring.unmapped = self.memory.generation
-            log.warning("%s: ring %d rests: %s", self.name, ring.index, error.text)
-            ring.fail()
-
-    def _retire(self, ring: Ring) -> None:
-        queue = ring.queue
-        if queue is not None:
-            ring.base = queue.last_avail
-            ring.queue = None
-            self._retired_queues.append(queue)
-            self._rest()
-
-    def _rest(self) -> None:
-        self._active -= 1
-        if not self._active:
-            self.release()
+    def close(self) -> None:
+        """Release everything; the loop has ended."""
+        self.disconnect()
+        self._closer.run()
+        self.virtio.close()

@@ -1,8 +1,8 @@
-"""What each message does to a device, but for those that stop rings (`backends.stops`).
+"""What each message does to a device, except for those that stop rings (`backends.stops`).
 
-A handler returns True when it has answered, or will; None has the message acknowledged where the
-front-end asked for that. It raises `FrontendError` to refuse. In any case the request's descriptors
-are its own from the call on: whoever calls a handler closes none of them.
+A handler returns True when it has replied, or will; None has the message acknowledged where the
+front-end asked for that. It raises `FrontendError` to refuse. In any case the handler owns the
+request's descriptors from the call on: its caller closes none of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from backends.device import BackendDevice
     from backends.ring import Ring
     from vhost_user.backend import BackendConnection
-    from vhost_user.payloads import MemoryRegion
+    from vhost_user.payloads import AnyPayload, MemoryRegion
 
 _F = FrontendRequest
 Handler = Callable[[Request], bool | None]
@@ -45,15 +45,14 @@ class Handlers:
     """The handlers of one connection.
 
     Args:
-        device: what the messages are for.
+        device: the device that the messages are for.
         connection: where replies go.
-        table_cost: nanoseconds that a memory table is made to cost.
-        pay: takes that long.
+        table_cost: nanoseconds that a memory table takes.
+        inject: takes that long.
 
     Attributes:
-        table: id of a message to its handler.
-        lent: descriptors that go with replies, to be closed when these have gone.
-        to_look: rings to look at when the messages that have come are answered, in order.
+        to_poll: rings to poll when the messages that have come are answered, in order.
+        sending: descriptors that go with replies, until these have been sent.
     """
 
     def __init__(
@@ -61,15 +60,18 @@ class Handlers:
         device: BackendDevice,
         connection: BackendConnection,
         table_cost: int,
-        pay: Callable[[int], None],
+        inject: Callable[[int], None],
     ) -> None:
         self._device = device
         self._connection = connection
         self._table_cost = table_cost
-        self._pay = pay
-        self.lent: list[int] = []
-        self.to_look: dict[Ring, None] = {}
-        self.table: dict[int, Handler] = {
+        self._inject = inject
+        self.sending: list[int] = []
+        self.to_poll: dict[Ring, None] = {}
+
+    def handlers(self) -> dict[int, Handler]:
+        """Message id to handler, those of the device's class included."""
+        return {
             _F.GET_FEATURES: self._get_features,
             _F.SET_FEATURES: self._set_features,
             _F.SET_OWNER: self._accept,
@@ -77,9 +79,9 @@ class Handlers:
             _F.GET_PROTOCOL_FEATURES: self._get_protocol_features,
             _F.SET_PROTOCOL_FEATURES: self._accept,
             _F.GET_QUEUE_NUM: self._get_queue_num,
-            _F.SET_MEM_TABLE: self._set_mem_table,
+            _F.SET_MEM_TABLE: self.set_mem_table,
             _F.GET_MAX_MEM_SLOTS: self._get_max_mem_slots,
-            _F.ADD_MEM_REG: self._add_mem_reg,
+            _F.ADD_MEM_REG: self.add_mem_reg,
             _F.REM_MEM_REG: self._rem_mem_reg,
             _F.SET_LOG_BASE: self._set_log_base,
             _F.SET_LOG_FD: self._close_fds,
@@ -94,8 +96,26 @@ class Handlers:
             _F.GET_CONFIG: self._get_config,
             _F.GET_INFLIGHT_FD: self._get_inflight_fd,
             _F.SET_INFLIGHT_FD: self._set_inflight_fd,
-            **device.extra_handlers(),
         }
+
+    # Between two messages
+
+    def poll_rings(self) -> None:
+        """Poll the rings that may have something to do since they were set up."""
+        rings, self.to_poll = self.to_poll, {}
+        for ring in rings:
+            ring.poll()
+
+    def close_sent(self) -> None:
+        """All replies have been sent: close the descriptors that went with them."""
+        self._device.close_later(self.sending)
+        self.sending.clear()
+
+    def reply_with_fd(self, request: Request, payload: AnyPayload | None, fd: int) -> bool:
+        """Reply with a descriptor, which is closed when the reply has been sent."""
+        self._connection.reply(request, payload, (fd,))
+        self.sending.append(fd)
+        return True
 
     def _reply(self, request: Request, payload: U64 | Config | None) -> bool:
         self._connection.reply(request, payload)
@@ -104,7 +124,7 @@ class Handlers:
     # Features
 
     def _accept(self, _request: Request) -> None:
-        """The session has taken note of it, and there is nothing more to do."""
+        """The session keeps track of it, and there is nothing else to do."""
 
     def _get_features(self, request: Request) -> bool:
         return self._reply(request, U64(self._device.features))
@@ -115,56 +135,58 @@ class Handlers:
         if unknown:
             raise FrontendError(f"features {unknown:#x} were not offered")
         self._device.set_features(acked)
-        self.to_look.update(dict.fromkeys(self._device.rings))
+        self.to_poll.update(dict.fromkeys(self._device.rings))
 
     def _get_protocol_features(self, request: Request) -> bool:
         return self._reply(request, U64(int(self._device.protocol_features)))
 
     def _get_queue_num(self, request: Request) -> bool:
-        return self._reply(request, U64(self._device.queue_num))
+        return self._reply(request, U64(self._device.virtio.queue_num))
 
     def _get_status(self, request: Request) -> bool:
         return self._reply(request, U64(self._device.status))
 
     def _get_config(self, request: Request) -> bool:
         asked = cast("Config", request.payload)
-        data = self._device.read_config(asked.offset, len(asked.data))
-        # An empty reply says that there is no such thing.
+        data = self._device.virtio.read_config(asked.offset, len(asked.data))
+        # An empty reply reports an error.
         return self._reply(request, asked._replace(data=data) if data is not None else None)
 
     # Memory
 
-    def _set_mem_table(self, request: Request) -> None:
+    def set_mem_table(self, request: Request) -> None:
+        """SET_MEM_TABLE, outside of postcopy."""
         if not isinstance(request.payload, MemTable):
             raise FrontendError("without regions it belongs to postcopy")
         regions = request.payload.regions
         self._check_log(request, regions)
         self._device.memory.replace(regions, request.fds)
         self.memory_changed()
-        # Paid last: what the work itself takes is a part of what it costs.
+        # Injected last: the time of the work itself is a part of the latency.
         if self._table_cost:
-            self._pay(self._table_cost)
+            self._inject(self._table_cost)
 
     def _get_max_mem_slots(self, request: Request) -> bool:
         return self._reply(request, U64(MAX_MEM_SLOTS))
 
-    def _add_mem_reg(self, request: Request) -> None:
+    def add_mem_reg(self, request: Request) -> None:
+        """ADD_MEM_REG, outside of postcopy."""
         if not isinstance(request.payload, SingleRegion):
             raise FrontendError("without a region it belongs to postcopy")
         memory = self._device.memory
         first = not memory.end
         if len(memory.regions) >= MAX_MEM_SLOTS:
-            self._device.retire_fds(request.fds)
+            self._device.close_later(request.fds)
             raise FrontendError(f"there are only {MAX_MEM_SLOTS} slots")
         region = request.payload.region
         self._check_log(request, [region])
         memory.add(region, request.fds[0])
         self.memory_changed()
         if self._table_cost and first:
-            self._pay(self._table_cost)
+            self._inject(self._table_cost)
 
     def _rem_mem_reg(self, request: Request) -> None:
-        self._device.retire_fds(request.fds)
+        self._device.close_later(request.fds)
         self._device.memory.remove(cast("SingleRegion", request.payload).region)
         self.memory_changed()
 
@@ -172,18 +194,18 @@ class Handlers:
         """Refuse memory that the log in use does not cover: a front-end enlarges the log first."""
         end = max((region.gpa + region.size for region in regions), default=0)
         try:
-            self._device.check_log(self._device.acked, end)
+            self._device.check_log(self._device.guest.acked, end)
         except FrontendError:
-            self._device.retire_fds(request.fds)
+            self._device.close_later(request.fds)
             raise
 
     def memory_changed(self) -> None:
-        """The rings have to be found again."""
+        """Guest memory is another one: the rings are mapped again."""
         self._device.remap()
-        self.to_look.update((ring, None) for ring in self._device.rings if ring.started)
+        self.to_poll.update((ring, None) for ring in self._device.rings if ring.started)
 
     def _set_log_base(self, request: Request) -> bool | None:
-        self._device.retire_fds(request.fds)
+        self._device.close_later(request.fds)
         area = request.payload
         if not request.fds or not isinstance(area, LogArea):
             raise FrontendError("a log without a descriptor is not served")
@@ -191,7 +213,7 @@ class Handlers:
         return self._reply(request, U64(0)) if request.need_reply else None
 
     def _close_fds(self, request: Request) -> None:
-        self._device.retire_fds(request.fds)
+        self._device.close_later(request.fds)
 
     # The inflight region
 
@@ -204,13 +226,11 @@ class Handlers:
             fd, length = inflight.create(rings, size)
         except OSError as error:
             raise FrontendError(f"no inflight region: {error.strerror}") from error
-        self._connection.reply(request, Inflight(length, 0, rings, size), (fd,))
-        self.lent.append(fd)
-        return True
+        return self.reply_with_fd(request, Inflight(length, 0, rings, size), fd)
 
     def _set_inflight_fd(self, request: Request) -> None:
         given = cast("Inflight", request.payload)
-        self._device.retire_fds(request.fds)
+        self._device.close_later(request.fds)
         if not valid_size(given.queue_size):
             raise FrontendError(f"an inflight region for rings of {given.queue_size} descriptors")
         region = InflightRegion(
@@ -227,30 +247,30 @@ class Handlers:
     def _set_vring_addr(self, request: Request) -> None:
         addr = cast("VringAddr", request.payload)
         ring = self._device.rings[addr.index]
-        self._device.set_addr(ring, addr)
+        ring.set_addr(addr)
         if ring.started:
-            self.to_look[ring] = None
+            self.to_poll[ring] = None
 
     def _set_vring_base(self, request: Request) -> None:
         state = cast("VringState", request.payload)
         if state.num > 0xFFFF:
-            raise FrontendError(f"base {state.num:#x} is no index of a split ring")
+            raise FrontendError(f"base {state.num:#x} is not an index of a split ring")
         ring = self._device.rings[state.index]
-        self._device.set_base(ring, state.num)
+        ring.set_base(state.num)
         if ring.started:
-            self.to_look[ring] = None
+            self.to_poll[ring] = None
 
     def _set_vring_kick(self, request: Request) -> None:
         ring, fd = self._ring_and_fd(request)
-        self._device.set_kick(ring, fd)
+        ring.set_kick(fd)
 
     def _set_vring_call(self, request: Request) -> None:
         ring, fd = self._ring_and_fd(request)
-        self._device.set_call(ring, fd)
+        ring.set_call(fd)
 
     def _set_vring_err(self, request: Request) -> None:
         ring, fd = self._ring_and_fd(request)
-        self._device.set_err(ring, fd)
+        ring.set_err(fd)
 
     def _ring_and_fd(self, request: Request) -> tuple[Ring, int]:
         value = cast("U64", request.payload).value
@@ -260,6 +280,6 @@ class Handlers:
     def _set_vring_enable(self, request: Request) -> None:
         state = cast("VringState", request.payload)
         ring = self._device.rings[state.index]
-        ring.enabled = state.num != 0
+        ring.enable(on=state.num != 0)
         if ring.started:
-            self.to_look[ring] = None
+            self.to_poll[ring] = None

@@ -10,8 +10,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 from backends import stats
-from backends.device import BUDGET, BackendDevice
 from backends.net_config import DEFAULT_MTU, longest_frame, too_long
+from backends.ring import BUDGET
+from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import F_VERSION_1, ProtocolFeature
 from vhost_user.messages import FrontendRequest
@@ -29,9 +30,10 @@ from vhost_user.virtio.net import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backends.loop import Loop
+    from backends.observer import DeviceObserver
     from backends.ring import Ring
     from vhost_user.messages import Request
     from vhost_user.payloads import U64
@@ -60,7 +62,7 @@ class Network(Protocol):
         """Have the world learn where this address is now."""
 
 
-class NetDevice(BackendDevice):
+class NetDevice(VirtioDevice):
     """A network card.
 
     Args:
@@ -72,8 +74,6 @@ class NetDevice(BackendDevice):
         mac: its address, if it has a configuration space; front-ends like QEMU have one themselves.
         mtu: bytes of the largest packet, if there is such a limit.
     """
-
-    kind = "net"
 
     def __init__(
         self,
@@ -104,29 +104,36 @@ class NetDevice(BackendDevice):
         self._publish_posted = False
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._inbox_posted = False
-        fabric.attach(self)
+        self._acked = 0
+        self._rings: Sequence[Ring] = ()
+        self._observer: DeviceObserver | None = None
+
+    def attach(self, rings: Sequence[Ring], observer: DeviceObserver) -> None:
+        """Connect the device to its network."""
+        self._rings, self._observer = rings, observer
+        self._fabric.attach(self)
 
     @property
     def queue_num(self) -> int:
         """Pairs of rings."""
-        return len(self.rings) // 2
+        return self.num_rings // 2
 
-    def extra_handlers(self) -> dict[int, Callable[[Request], None]]:
+    def handlers(self) -> dict[int, Callable[[Request], bool | None]]:
         """SEND_RARP and NET_SET_MTU."""
         return {
             FrontendRequest.SEND_RARP: self._send_rarp,
             FrontendRequest.NET_SET_MTU: self._set_mtu,
         }
 
-    def set_features(self, acked: int) -> None:
-        """See `BackendDevice.set_features`."""
-        super().set_features(acked)
+    def features_acked(self, acked: int) -> None:
+        """The header's length and the MTU depend on them."""
+        self._acked = acked
         self._header = RX_HEADER if acked >> F_VERSION_1 & 1 else LEGACY_HEADER
         self._apply_mtu()
 
-    def forget_memory(self) -> None:
-        """The front-end has gone, and its MTU with it."""
-        super().forget_memory()
+    def disconnected(self) -> None:
+        """The MTU that the front-end set is not valid any more."""
+        self._acked = 0
         self._mtu = self._own_mtu
         self._apply_mtu()
 
@@ -144,12 +151,13 @@ class NetDevice(BackendDevice):
         """There is no network any more: the link is down from now on."""
         if self._config is not None and self._config.status:
             self._config = self._config._replace(status=0)
-            self.config_changed()
+            if self._observer is not None:
+                self._observer.config_changed()
 
     # From the guest
 
     def process(self, ring: Ring, queue: DeviceQueue) -> bool:
-        """Take frames from a transmit ring; see `BackendDevice.process`."""
+        """Take frames from a transmit ring; see `VirtioDevice.process`."""
         if not ring.index & 1:
             return False  # its buffers are taken when a frame comes
         pop, push, transmit = queue.pop, queue.push, self._fabric.transmit
@@ -175,7 +183,7 @@ class NetDevice(BackendDevice):
         finally:
             self.counters[stats.PACKETS_TX] += frames
             if queue.publish():
-                self.call(ring)
+                ring.interrupt()
             if self._touched:
                 self.publish()
         return chain is not None or queue.arm()
@@ -184,7 +192,7 @@ class NetDevice(BackendDevice):
         """A transmit ring that is disabled is read, and what it has is dropped."""
         if not ring.index & 1 or ring.broken:
             return
-        queue = ring.queue or self.activate(ring)
+        queue = ring.queue or ring.activate()
         if queue is None:
             return
         try:
@@ -193,11 +201,11 @@ class NetDevice(BackendDevice):
                     queue.push(chain.head, 0)
                     self.counters[stats.PACKETS_DROPPED] += 1
                 if queue.publish():
-                    self.call(ring)
+                    ring.interrupt()
                 if not queue.arm():
                     return
         except FrontendError as error:
-            self.fail(ring, error)
+            ring.fail(error)
 
     # To the guest
 
@@ -206,7 +214,7 @@ class NetDevice(BackendDevice):
 
         What is wrong with the ring is its own fault, and not that of who sent the frame.
         """
-        ring = self.rings[2 * pair]
+        ring = self._rings[2 * pair]
         queue = ring.queue
         # Halted, it may still have its queue: a stop that waits takes nothing more.
         if queue is None or not ring.started or not ring.enabled or ring.broken:
@@ -218,7 +226,7 @@ class NetDevice(BackendDevice):
         try:
             self._put(ring, queue, frame)
         except FrontendError as error:
-            self.fail(ring, error)
+            ring.fail(error)
 
     def _put(self, ring: Ring, queue: DeviceQueue, frame: bytes) -> None:
         chain = queue.pop()
@@ -233,7 +241,7 @@ class NetDevice(BackendDevice):
         else:
             length = _scatter(writable, data)
         self.counters[stats.PACKETS_RX if length else stats.PACKETS_DROPPED] += 1
-        mark = self.log_mark
+        mark = ring.log_mark
         if mark is not None:
             for gpa, size in chain.dirtied(length):
                 mark(gpa, size)
@@ -247,9 +255,9 @@ class NetDevice(BackendDevice):
         for ring in touched:
             try:
                 if ring.queue is not None and ring.queue.publish():
-                    self.call(ring)
+                    ring.interrupt()
             except FrontendError as error:
-                self.fail(ring, error)
+                ring.fail(error)
 
     def publish_later(self) -> None:
         """`publish` at the end of this turn of the loop."""
@@ -267,11 +275,11 @@ class NetDevice(BackendDevice):
             self._inbox_posted = True
             self.loop.post(self._take_inbox)
 
-    def halt(self, ring: Ring) -> None:
-        """What was delivered must be seen before the ring's base is told."""
+    def stopping(self, ring: Ring) -> None:
+        """Publish what was delivered before the ring's base is returned."""
+        del ring
         if self._touched:
             self.publish()
-        super().halt(ring)
 
     def _publish_posted_ones(self) -> None:
         self._publish_posted = False
@@ -302,7 +310,7 @@ class NetDevice(BackendDevice):
 
     def _apply_mtu(self) -> None:
         """A driver that knows the MTU has to keep to it, and so has what it is sent (5.1.4)."""
-        known = self._mtu if self.acked >> VIRTIO_NET_F_MTU & 1 else None
+        known = self._mtu if self._acked >> VIRTIO_NET_F_MTU & 1 else None
         self._longest = LONGEST_FRAME if known is None else longest_frame(known)
 
 

@@ -34,7 +34,7 @@ from backends.stop_policy import StopKind, StopPolicy
 if TYPE_CHECKING:
     import socket
 
-    from backends.device import BackendDevice
+    from backends.virtio_device import VirtioDevice
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: How help is asked for, and laid out.
@@ -179,7 +179,7 @@ class Program:
         except OSError as error:
             raise ProgramError(f"{settings.stats_file}: {error.strerror}") from error
 
-    def make_device(self, number: int, name: str, loop: Loop) -> BackendDevice:
+    def make_device(self, number: int, name: str, loop: Loop) -> VirtioDevice:
         """The device of the socket with this number.
 
         Raises:

@@ -1,26 +1,87 @@
-"""What a back-end knows of one vring: what it was told, and whether it may look at it."""
+"""One vring of a back-end device: how it was set up, when it is served, and its completions.
+
+Everything runs in the thread of the device's loop, messages and kicks alike, so a ring can be
+stopped between two requests without a lock.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from backends import stats
+from backends.guest_memory import log_reach
 from vhost_user.errors import FrontendError
+from vhost_user.payloads import VRING_F_LOG
+from vhost_user.virtqueue import DeviceQueue
 from vhost_user.virtqueue.layout import AVAIL_ALIGN, DESC_ALIGN, MAX_SIZE, USED_ALIGN, valid_size
 
 if TYPE_CHECKING:
-    from vhost_user.memory import MemoryTable
+    from collections.abc import Callable
+
+    from backends.active_rings import ActiveRings
+    from backends.deferred_close import DeferredClose
+    from backends.guest_memory import GuestMemory
+    from backends.loop import Loop, Timer
+    from backends.observer import DeviceObserver
+    from vhost_user.inflight import InflightRing
     from vhost_user.payloads import VringAddr
-    from vhost_user.virtqueue import DeviceQueue
+
+log = logging.getLogger("backends")
+
+#: Requests that are served in one poll of a ring. A driver that never stops adding requests
+#: delays neither the other rings nor the control socket.
+BUDGET = 16
+#: Nanoseconds between two polls of a ring without a kick descriptor.
+POLL_NS = 1_000_000
+
+
+class RingDevice(Protocol):
+    """What a ring asks its device; see `backends.virtio_device.VirtioDevice`."""
+
+    def process(self, ring: Ring, queue: DeviceQueue, /) -> bool:
+        """Serve requests; True when there may be more."""
+
+    def discard(self, ring: Ring, /) -> None:
+        """The ring was kicked while it is disabled."""
+
+    def stopping(self, ring: Ring, /) -> None:
+        """The ring stops."""
+
+
+class RingContext(NamedTuple):
+    """What the rings of a device share.
+
+    Attributes:
+        name: the device's name.
+        loop: the loop that serves the device.
+        counters: the device's counters.
+        device: serves the requests.
+        guest: guest memory.
+        active: the device's active rings.
+        closer: closes what is not needed any more.
+        observer: receives the rings' events.
+    """
+
+    name: str
+    loop: Loop
+    counters: memoryview
+    device: RingDevice
+    guest: GuestMemory
+    active: ActiveRings
+    closer: DeferredClose
+    observer: DeviceObserver
 
 
 class RingViews(NamedTuple):
-    """The three parts of a ring, mapped, and the memory table's generation they are from."""
+    """The three parts of a ring, mapped, and the generation of guest memory they are from."""
 
     desc: memoryview
     avail: memoryview
     used: memoryview
-    generation: int
+    generation: tuple[int, int]
 
 
 class Ring:
@@ -28,124 +89,481 @@ class Ring:
 
     Started and enabled are independent (vhost-user specification, "Ring states"): a kick starts
     a ring, GET_VRING_BASE stops it. Besides it must be *configured*, with a size and addresses,
-    before it can be looked at; these may come before or after its kick descriptor.
+    before it can be served; these may come before or after its kick descriptor.
 
     Attributes:
         index: its number in the device.
         size: entries, 0 until SET_VRING_NUM.
-        base: the available index to go on from; the queue's own once there is one.
-        addr: what SET_VRING_ADDR said, or None.
-        views: the ring's memory, once it could be mapped.
-        kick_fd: the kick's descriptor, -1 when there is none.
-        call_fd: the call's descriptor, -1 when there is none or the driver polls.
-        err_fd: the error's descriptor, -1 when there is none.
+        base: the available index to continue from; the queue's own once there is one.
+        addr: the payload of SET_VRING_ADDR, or None.
         started: a kick came since the last stop.
         enabled: SET_VRING_ENABLE, or features without protocol features.
-        polled: it has no kick descriptor and is looked at by the clock.
         queue: the device's side of the ring while it is active: started, enabled, configured.
-        in_flight: requests taken and not completed yet.
-        stopping: it takes nothing more; GET_VRING_BASE waits for what is in flight.
-        unmapped: the memory table's generation in which it was found not to be mapped, or -1.
-        broken: the driver broke the ring's rules; nothing is taken until it is set up again.
-        adrift: its memory was taken away while requests are in flight: nothing more is taken, and
-            it rests when they are done.
+        in_flight: requests popped and not completed yet.
+        stopping: it takes no more requests; GET_VRING_BASE waits for those in flight.
+        broken: the driver broke the ring's rules; it is not served until it is set up again.
+        unmapped: its memory was removed while requests are in flight: it takes no more requests,
+            and becomes inactive when they are done.
+        log_mark: marks guest memory (address, length) as written to; None while nothing is logged.
     """
 
     __slots__ = (
+        "_active",
+        "_call_fd",
+        "_closer",
+        "_counters",
+        "_device",
+        "_err_fd",
+        "_guest",
+        "_kick_fd",
+        "_loop",
+        "_name",
+        "_observer",
+        "_polled",
+        "_timer",
+        "_unmapped_generation",
+        "_views",
         "addr",
-        "adrift",
         "base",
         "broken",
-        "call_fd",
         "enabled",
-        "err_fd",
         "in_flight",
         "index",
-        "kick_fd",
-        "polled",
+        "log_mark",
         "queue",
         "size",
         "started",
         "stopping",
         "unmapped",
-        "views",
     )
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, context: RingContext) -> None:
         self.index = index
-        self.kick_fd = -1
-        self.call_fd = -1
-        self.err_fd = -1
+        self._name = context.name
+        self._loop = context.loop
+        self._counters = context.counters
+        self._device = context.device
+        self._guest = context.guest
+        self._active = context.active
+        self._closer = context.closer
+        self._observer = context.observer
+        self._kick_fd = -1
+        self._call_fd = -1
+        self._err_fd = -1
+        self._timer: Timer | None = None
         self.in_flight = 0
-        self.forget()
+        self.log_mark: Callable[[int, int], None] | None = None
+        self._forget()
 
-    def forget(self) -> None:
-        """Back to the initial state, but for descriptors: stopped, disabled, not configured."""
+    def _forget(self) -> None:
+        """The initial state, except for descriptors: stopped, disabled, not configured."""
         self.size = 0
         self.base = 0
         self.addr: VringAddr | None = None
-        self.views: RingViews | None = None
         self.queue: DeviceQueue | None = None
         self.started = False
         self.enabled = False
-        self.polled = False
         self.stopping = False
         self.broken = False
-        self.adrift = False
-        self.unmapped = -1
+        self.unmapped = False
+        self._polled = False
+        self._views: RingViews | None = None
+        self._unmapped_generation: tuple[int, int] | None = None
+
+    @property
+    def active(self) -> bool:
+        """It is in use: started, enabled and configured."""
+        return self.queue is not None
+
+    # As the front-end sets it up
 
     def resize(self, size: int) -> None:
         """SET_VRING_NUM.
 
         Raises:
-            FrontendError: a split ring's size is a power of two, 32768 at the most; and it cannot
-                change while the ring is looked at.
+            FrontendError: a split ring's size is a power of two, 32768 at most; and it cannot
+                change while the ring is active.
         """
         if not valid_size(size):
-            raise FrontendError(f"size {size} is no power of two up to {MAX_SIZE}", ring=self.index)
+            raise FrontendError(
+                f"size {size} is not a power of two up to {MAX_SIZE}", ring=self.index
+            )
         if self.queue is not None and size != self.size:
             raise FrontendError("size changed while the ring is running", ring=self.index)
         if size != self.size:
             self.size = size
-            self.views = None
+            self._views = None
 
-    def map(self, memory: MemoryTable, *, event_idx: bool) -> RingViews:
-        """The ring's memory; found once, and again after the memory table has changed.
+    def set_addr(self, addr: VringAddr) -> None:
+        """SET_VRING_ADDR: new addresses, or the used ring is logged from now on, or not any more.
+
+        Raises:
+            FrontendError: they are not in guest memory, or the used ring is not in the log.
+        """
+        guest = self._guest
+        # A log that does not even cover the memory is left over: see `BackendDevice.check_log`.
+        if guest.log is not None and (reach := log_reach(guest.log)) >= guest.table.end:
+            self.check_used_log(reach, addr)
+        self.addr = addr
+        self._views = None
+        self.broken = False
+        if self.queue is not None:
+            self._rebuild()
+        elif self.size and guest.table.end:
+            self._map()
+
+    def set_base(self, base: int) -> None:
+        """SET_VRING_BASE: continue from an available index."""
+        self.base = base
+        self.broken = False
+        if self.queue is not None:
+            self._rebuild(base)
+
+    def set_kick(self, fd: int) -> None:
+        """SET_VRING_KICK; -1 has the ring polled instead.
+
+        Raises:
+            FrontendError: the descriptor cannot be waited for.
+        """
+        self._drop_kick()
+        self._polled = fd < 0
+        if fd < 0:
+            self._start()
+            self._poll_later()
+            return
+        try:
+            os.set_blocking(fd, False)
+            self._loop.watch_kick(fd, self._kicked)
+        except OSError as error:
+            self._closer.add_fds([fd])
+            raise FrontendError(f"cannot wait for this kick: {error}", ring=self.index) from error
+        self._kick_fd = fd
+
+    def set_call(self, fd: int) -> None:
+        """SET_VRING_CALL; -1: the driver polls."""
+        if self._call_fd >= 0:
+            self._closer.add_fds([self._call_fd])
+        self._call_fd = fd
+        if self.queue is not None:
+            # The driver was not interrupted for what was completed without a call descriptor.
+            _signal(fd)
+
+    def set_err(self, fd: int) -> None:
+        """SET_VRING_ERR; -1: none."""
+        if self._err_fd >= 0:
+            self._closer.add_fds([self._err_fd])
+        self._err_fd = fd
+
+    def enable(self, *, on: bool = True) -> None:
+        """SET_VRING_ENABLE, or features without protocol features."""
+        self.enabled = on
+
+    def check_used_log(self, reach: int, addr: VringAddr | None = None) -> None:
+        """Check that a log that ends at ``reach`` covers the used ring, where it is to be logged.
+
+        Raises:
+            FrontendError: it does not.
+        """
+        addr = addr or self.addr
+        if addr is not None and addr.flags & VRING_F_LOG:
+            end = addr.log + 4 + 8 * self.size + (2 if self._guest.event_idx else 0)
+            if end > reach:
+                raise FrontendError(
+                    f"the used ring is to be logged up to {end:#x}, and the log ends at {reach:#x}",
+                    ring=self.index,
+                )
+
+    def apply_log(self) -> None:
+        """The features or the log have changed."""
+        self.log_mark = self._guest.log_mark
+        if self.queue is not None:
+            self._log_used_ring(self.queue)
+
+    def remap(self) -> None:
+        """Guest memory has changed: find the ring there again, or become inactive without it."""
+        if self.queue is None:
+            return
+        try:
+            self._rebuild()
+        except FrontendError:
+            # Requests in flight still hold the memory; it is released when they are done.
+            if self.in_flight:
+                self.unmapped = True
+            else:
+                self._deactivate()
+
+    def forget_memory(self) -> None:
+        """Guest memory and the log are dropped."""
+        self._views = None
+        self.log_mark = None
+
+    # While it runs
+
+    def poll(self) -> None:
+        """Serve the ring if it is started, enabled and configured."""
+        if not self.started or not self.enabled or self.broken or self.unmapped:
+            return
+        queue = self.queue
+        if queue is None:
+            queue = self.activate()
+            if queue is None:
+                return
+        process = self._device.process
+        try:
+            # No base covers them, so they are taken before the ring can be stopped.
+            while queue.owed:
+                process(self, queue)
+            if process(self, queue):
+                self._loop.again(self.poll)
+        except FrontendError as error:
+            self.fail(error)
+
+    def drain(self) -> None:
+        """Serve everything that the driver has made available up to now."""
+        queue = self.queue
+        if queue is None or not self.enabled or self.broken or self.unmapped:
+            return
+        try:
+            for _ in range(0, self.size, BUDGET):
+                if not self._device.process(self, queue):
+                    return
+        except FrontendError as error:
+            self.fail(error)
+
+    def begin_async(self) -> None:
+        """A request that was popped is served elsewhere; `complete` or `abort` ends that."""
+        self.in_flight += 1
+
+    def complete(self, head: int, written: int) -> None:
+        """A request that was served elsewhere is done; belongs to the loop's thread."""
+        queue = self.queue
+        try:
+            if queue is not None:
+                queue.push(head, written)
+                if queue.publish():
+                    self.interrupt()
+        except FrontendError as error:
+            self.fail(error)
+        self._end_async()
+
+    def abort(self, error: FrontendError) -> None:
+        """A request that was served elsewhere cannot be completed."""
+        self.fail(error)
+        self._end_async()
+
+    def interrupt(self) -> None:
+        """Interrupt the driver."""
+        self._counters[stats.CALLS] += 1
+        _signal(self._call_fd)
+
+    def fail(self, error: FrontendError) -> None:
+        """The driver broke the ring: signal that, and do not serve it any more."""
+        self.broken = True
+        self._counters[stats.ERRORS] += 1
+        self._observer.ring_failed(self.index, error)
+        _signal(self._err_fd)
+
+    def signal_error(self) -> None:
+        """Signal the error descriptor."""
+        _signal(self._err_fd)
+
+    def activate(self) -> DeviceQueue | None:
+        """Begin to use a ring that is started; None if that is not possible (yet)."""
+        if self.addr is None or not self.size or self.in_flight:
+            return None
+        if not self._active.enter(self):
+            return None
+        try:
+            queue = self._build()
+            queue.resume()
+        except FrontendError as error:
+            self.queue = None
+            self._active.leave()
+            self._report_unmapped(error)
+            return None
+        return queue
+
+    # Stopping
+
+    def halt(self) -> None:
+        """Take no more requests; those in flight may still be completed."""
+        self._device.stopping(self)
+        if self.started:
+            self.started = self._polled = False
+            self._counters[stats.RING_STOPS] += 1
+        self._drop_kick()
+
+    def begin_stop(self) -> None:
+        """Take no more requests; `stop` follows when none is in flight."""
+        self.halt()
+        self.stopping = True
+
+    def stop(self) -> int:
+        """Stop with no request in flight; returns the base. Descriptors are closed later."""
+        self.halt()
+        self.stopping = False
+        if self.queue is not None:
+            self._deactivate()
+        else:
+            self._active.forget(self)
+        if self._call_fd >= 0:
+            self._closer.add_fds([self._call_fd])
+            self._call_fd = -1
+        return self.base
+
+    def reset(self, *, keep_base: bool = False) -> None:
+        """Stop, and return to the initial state; no request may be in flight.
+
+        Args:
+            keep_base: GET_VRING_BASE still returns where it was stopped.
+        """
+        base = self.stop()
+        self.set_err(-1)
+        self._forget()
+        if keep_base:
+            self.base = base
+
+    # Inside
+
+    def _start(self) -> None:
+        self.started = True
+        self._counters[stats.RING_STARTS] += 1
+        self._observer.ring_started(self.index)
+
+    def _kicked(self) -> None:
+        try:
+            os.read(self._kick_fd, 8)
+        except BlockingIOError:
+            return  # the front-end has read it itself
+        self._counters[stats.KICKS] += 1
+        if not self.started:
+            self._start()
+        if self.enabled:
+            self.poll()
+        else:
+            self._device.discard(self)
+
+    def _drop_kick(self) -> None:
+        if self._kick_fd >= 0:
+            self._closer.add_kick(self._kick_fd)
+            self._kick_fd = -1
+
+    def _poll_later(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.at(time.monotonic_ns() + POLL_NS, self._poll_by_timer)
+
+    def _poll_by_timer(self) -> None:
+        self._timer = None
+        if self._polled:
+            self.poll()
+            self._poll_later()
+
+    def _end_async(self) -> None:
+        self.in_flight -= 1
+        if self.in_flight:
+            return
+        if self.unmapped:
+            self.unmapped = False
+            self._deactivate()
+            self.poll()  # its memory is still missing: the ring reports that
+        if self.stopping:
+            self._observer.ring_idle(self.index)
+
+    def _map(self) -> RingViews:
+        """The ring's memory; found once, and again after guest memory has changed.
 
         With the event index each of the two rings is followed by an event field.
 
         Raises:
             FrontendError: an address is not aligned, or is not in the memory table.
         """
-        views = self.views
-        if views is not None and views.generation == memory.generation:
+        views, generation = self._views, self._guest.generation
+        if views is not None and views.generation == generation:
             return views
         addr, size = self.addr, self.size
         if addr is None or not size:
             raise FrontendError("the ring has no size or no addresses yet", ring=self.index)
         if addr.desc % DESC_ALIGN or addr.avail % AVAIL_ALIGN or addr.used % USED_ALIGN:
             raise FrontendError("an address of the ring is not aligned", ring=self.index)
-        view, event = memory.user_view, 2 if event_idx else 0
-        self.views = RingViews(
+        view, event = self._guest.table.user_view, 2 if self._guest.event_idx else 0
+        self._views = RingViews(
             view(addr.desc, 16 * size),
             view(addr.avail, 4 + 2 * size + event),
             view(addr.used, 4 + 8 * size + event),
-            memory.generation,
+            generation,
         )
-        return self.views
+        return self._views
 
-    def call(self) -> None:
-        """Interrupt the driver."""
-        if self.call_fd >= 0:
-            try:
-                os.eventfd_write(self.call_fd, 1)
-            except BlockingIOError:
-                return  # its counter is full: the interrupt is pending already
+    def _build(self) -> DeviceQueue:
+        """Begin to use the ring's memory, from its base on.
 
-    def fail(self) -> None:
-        """Signal the error descriptor."""
-        if self.err_fd >= 0:
-            try:
-                os.eventfd_write(self.err_fd, 1)
-            except BlockingIOError:
-                return  # as in `call`
+        Raises:
+            FrontendError: it has no addresses, or they are not in guest memory.
+        """
+        views = self._map()
+        queue = DeviceQueue(
+            self.size,
+            views.desc,
+            views.avail,
+            views.used,
+            self._guest.table,
+            last_avail=self.base,
+            event_idx=self._guest.event_idx,
+            inflight=self._inflight(),
+            ring=self.index,
+        )
+        if self._guest.log is not None:
+            self._log_used_ring(queue)
+        self.queue = queue
+        self.unmapped = False
+        return queue
+
+    def _inflight(self) -> InflightRing | None:
+        if self.queue is not None:
+            return self.queue.inflight
+        return self._guest.inflight_of(self.index)
+
+    def _rebuild(self, base: int | None = None) -> None:
+        """Continue with an active ring where its addresses are now.
+
+        Raises:
+            FrontendError: they are not in guest memory.
+        """
+        queue = self.queue
+        if queue is not None:
+            # The new queue reads the used index from memory, so everything must be published.
+            if queue.publish():
+                _signal(self._call_fd)
+            self.base = queue.last_avail if base is None else base
+            self._build()
+
+    def _log_used_ring(self, queue: DeviceQueue) -> None:
+        dirty_log, addr = self._guest.log, self.addr
+        wanted = dirty_log is not None and addr is not None and addr.flags & VRING_F_LOG
+        queue.log = dirty_log.mark if dirty_log is not None and wanted else None
+        queue.used_log_gpa = addr.log if addr is not None and wanted else None
+
+    def _report_unmapped(self, error: FrontendError) -> None:
+        """The ring's memory is not mapped; it may be later, so the ring stays started."""
+        generation = self._guest.generation
+        if self._unmapped_generation != generation:
+            self._unmapped_generation = generation
+            log.warning("%s: ring %d is not served: %s", self._name, self.index, error.text)
+            _signal(self._err_fd)
+
+    def _deactivate(self) -> None:
+        queue = self.queue
+        if queue is not None:
+            self.base = queue.last_avail
+            self.queue = None
+            self._closer.add_queue(queue)
+            self._active.leave()
+
+
+def _signal(fd: int) -> None:
+    """Write to an eventfd, if there is one."""
+    if fd >= 0:
+        try:
+            os.eventfd_write(fd, 1)
+        except BlockingIOError:
+            return  # its counter is full: the event is pending already

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import socket
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.control import Control, ControlOptions
+from backends.device import BackendDevice
 from vhost_user import channel
 from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backends.device import BackendDevice
+    from backends.virtio_device import VirtioDevice
+    from vhost_user.errors import FrontendError
 
 BACKLOG = 8
+log = logging.getLogger("backends")
 
 
 class ServerError(ValueError):
@@ -94,24 +98,27 @@ class DeviceServer:
     """Serves a device on a socket.
 
     Args:
-        device: the device.
+        virtio: the device.
         sock: a listening socket, or one that is connected to a front-end.
         options: how the control plane behaves.
         path: the listening socket's path, which is removed in the end.
-        on_end: called when the front-end of a connected socket has gone; there is no other.
+        on_end: called when the front-end of a connected socket has disconnected; no other comes.
+
+    Attributes:
+        device: the back-end device that is served; this server observes it.
     """
 
     def __init__(
         self,
-        device: BackendDevice,
+        virtio: VirtioDevice,
         sock: socket.socket,
         options: ControlOptions,
         *,
         path: str | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
-        self.device = device
-        self._loop = device.loop
+        self.device = BackendDevice(virtio, self)
+        self._loop = virtio.loop
         self._options = options
         self._path = path
         self._on_end = on_end
@@ -122,7 +129,32 @@ class DeviceServer:
             self._listener = sock
             self._wait()
         else:
-            self._control = Control(device, sock, options, self._gone)
+            self._control = Control(self.device, sock, options, self._gone)
+
+    # What the device reports (`DeviceObserver`)
+
+    def ring_started(self, ring: int) -> None:
+        """See `DeviceObserver.ring_started`."""
+        del ring
+        if self._control is not None:
+            self._control.ring_started()
+
+    def ring_idle(self, ring: int) -> None:
+        """See `DeviceObserver.ring_idle`."""
+        del ring
+        if self._control is not None:
+            self._control.ring_idle()
+
+    def ring_failed(self, ring: int, error: FrontendError) -> None:
+        """See `DeviceObserver.ring_failed`."""
+        log.error("%s: ring %d: %s", self.device.name, ring, error.text)
+
+    def config_changed(self) -> None:
+        """See `DeviceObserver.config_changed`."""
+        if self._control is not None:
+            self._control.config_changed()
+
+    # Connections
 
     def hurry(self) -> None:
         """From any thread: the loop is to end, whatever it waits for."""

@@ -1,15 +1,16 @@
-"""Rings that were asked to stop: what their answers wait for.
+"""The messages that stop rings, and what their replies wait for.
 
-GET_VRING_BASE is answered at once where nothing is in flight and the stop policy does not want
-more. Else the ring takes nothing more from then on, and its answer waits, with those of all
-other rings that are asked to stop meanwhile. RESET_DEVICE waits in the same way, for all rings, and
-so does a status of 0, which is the same (virtio 1.3, 2.4).
+GET_VRING_BASE is replied to at once where no request is in flight and the stop policy allows it.
+Otherwise the ring takes no more requests, and the reply waits, with those of all other rings that
+are stopped meanwhile. RESET_DEVICE waits in the same way, for all rings, and so does a status of 0,
+which is the same (virtio 1.3, 2.4).
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from backends import stats
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backends.device import BackendDevice
+    from backends.handlers import Handler
     from backends.loop import Timer
     from backends.ring import Ring
     from vhost_user.backend import BackendConnection
@@ -32,12 +34,12 @@ MAX_STATUS = 0xFF
 
 
 class Stop(NamedTuple):
-    """A request that is answered when these rings have nothing in flight any more.
+    """A request that is replied to when these rings have no request in flight any more.
 
     Attributes:
         request: GET_VRING_BASE, RESET_DEVICE, or SET_STATUS with 0.
-        rings: those it stops.
-        since: when it was asked for; monotonic nanoseconds.
+        rings: the rings that it stops.
+        since: when it came; monotonic nanoseconds.
     """
 
     request: Request
@@ -48,16 +50,17 @@ class Stop(NamedTuple):
 class Stops:
     """The stops of one connection.
 
-    A device takes its stop time once in an *episode*, which begins when a ring is asked to stop
-    and ends when one is started again, however many rings are stopped in it, and in whatever way.
+    A device takes its stop time once in an *episode*, which begins when a ring is to stop and
+    ends when a ring is started again, whatever number of rings is stopped in it.
 
     Args:
-        device: whose rings they are.
-        connection: where the answers go.
-        policy: what is waited for.
-        holder: who takes the control plane of a shared loop while a stop waits, or None.
-        answered: called when answers that waited have been given.
-        blame: called with what is wrong when a stop takes too long.
+        device: the device whose rings are stopped.
+        connection: where the replies go.
+        policy: what a stop waits for.
+        holder: what holds the control plane of a shared loop while a stop waits, or None.
+        answered: called when replies that waited have been queued.
+        blame: called with the error when a stop takes too long.
+        inject: takes the injected latency of GET_VRING_BASE, or None.
 
     Attributes:
         pending: stops that wait, in order.
@@ -72,6 +75,7 @@ class Stops:
         holder: object | None,
         answered: Callable[[], None],
         blame: Callable[[FrontendError], None],
+        inject: Callable[[], None] | None = None,
     ) -> None:
         self._device = device
         self._connection = connection
@@ -81,25 +85,39 @@ class Stops:
         self._holder = holder
         self._answered = answered
         self._blame = blame
+        self._inject = inject
         self._timer: Timer | None = None
         self._starts_then = -1
         self._begun = 0
         self.pending: deque[Stop] = deque()
 
-    def get_vring_base(self, request: Request) -> bool:
-        """Handles GET_VRING_BASE."""
-        device = self._device
-        ring = device.rings[request.payload.index]  # type: ignore[union-attr, index]
+    def handlers(self) -> dict[int, Handler]:
+        """The messages that stop rings, by id."""
+        get_base = self._get_vring_base
+        if self._inject is not None:
+            get_base = partial(self._get_vring_base_after, self._inject)
+        return {
+            FrontendRequest.GET_VRING_BASE: get_base,
+            FrontendRequest.RESET_DEVICE: self._reset_device,
+            FrontendRequest.SET_STATUS: self._set_status,
+        }
+
+    def _get_vring_base_after(self, inject: Callable[[], None], request: Request) -> bool:
+        inject()
+        return self._get_vring_base(request)
+
+    def _get_vring_base(self, request: Request) -> bool:
+        ring = self._device.rings[request.payload.index]  # type: ignore[union-attr, index]
         if self._drains:
-            device.drain(ring)
+            ring.drain()
         if (self._instant or not ring.started) and not ring.in_flight and not self.pending:
-            self._connection.reply(request, VringState(ring.index, device.stop(ring)))
+            self._connection.reply(request, VringState(ring.index, ring.stop()))
         else:
             self._begin(request, [ring])
         return True
 
-    def reset_device(self, request: Request) -> bool | None:
-        """Handles RESET_DEVICE, and a status of 0."""
+    def _reset_device(self, request: Request) -> bool | None:
+        """RESET_DEVICE, and a status of 0."""
         rings = self._device.rings
         if not self.pending and not any(ring.started or ring.in_flight for ring in rings):
             self._reset(request)
@@ -107,23 +125,23 @@ class Stops:
         self._begin(request, rings)
         return True
 
-    def set_status(self, request: Request) -> bool | None:
-        """Handles SET_STATUS. What was not offered is refused earlier, so FEATURES_OK may stay."""
+    def _set_status(self, request: Request) -> bool | None:
+        """Features that were not offered are refused earlier, so FEATURES_OK may stay set."""
         status = cast("U64", request.payload).value
         if status > MAX_STATUS:
             raise FrontendError(f"status {status:#x} has more than 8 bits")
         if not status:
-            return self.reset_device(request)
-        self._device.status = status
+            return self._reset_device(request)
+        self._device.set_status(status)
         return None
 
-    def on_idle(self) -> None:
-        """A ring that is stopping has nothing in flight any more."""
+    def ring_idle(self) -> None:
+        """A ring that is stopping has no request in flight any more."""
         if self._policy.kind is not StopKind.TICK:
-            self._look()
+            self._check()
 
     def abandon(self) -> None:
-        """Nobody waits for the answers any more."""
+        """The front-end has disconnected and does not wait for the replies any more."""
         self.pending.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -135,18 +153,17 @@ class Stops:
         if starts != self._starts_then:
             self._starts_then, self._begun = starts, now
         for ring in rings:
-            self._device.halt(ring)
-            ring.stopping = True
+            ring.begin_stop()
         self.pending.append(Stop(request, rings, now))
         self._answer_ready()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self.pending:
             self._answer_ready()
             self._answered()
 
     def _answer_ready(self) -> None:
-        """Answer the stops that have nothing more to wait for, in order."""
+        """Reply to the stops that have nothing more to wait for, in order."""
         now = time.monotonic_ns()
         ready = self._policy.ready_at(self._begun)
         while self.pending and now >= ready:
@@ -164,7 +181,7 @@ class Stops:
             self._device.loop.give_control(self._holder)
 
     def _limit(self, since: int) -> int:
-        """Until when what is in flight may go on after a stop was asked for.
+        """The latest time at which the requests in flight of a stop may complete.
 
         An episode may have begun long before: other rings of the device ran on meanwhile.
         """
@@ -172,7 +189,7 @@ class Stops:
 
     def _answer(self, request: Request, rings: Sequence[Ring]) -> None:
         if request.id == FrontendRequest.GET_VRING_BASE:
-            base = self._device.stop(rings[0])
+            base = rings[0].stop()
             self._connection.reply(request, VringState(rings[0].index, base))
         else:
             self._reset(request)
@@ -190,4 +207,4 @@ class Stops:
         due = self._policy.next_look(self._begun, now)
         if due is None:
             due = self._limit(self.pending[0].since) + 1
-        self._timer = self._device.loop.at(due, self._look)
+        self._timer = self._device.loop.at(due, self._check)

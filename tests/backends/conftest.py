@@ -15,7 +15,7 @@ from tests.backends.rig import Rig, RigOptions
 from tests.backends.served import pair
 
 if TYPE_CHECKING:
-    from backends.device import BackendDevice
+    from backends.virtio_device import VirtioDevice
 
 Serve = Callable[..., Rig]
 NATIVE = ControlOptions()
@@ -37,12 +37,13 @@ def attach() -> Iterator[Serve]:
     with ExitStack() as stack:
 
         def make(
-            device: BackendDevice, options: ControlOptions = NATIVE, **rig: Unpack[RigOptions]
+            device: VirtioDevice, options: ControlOptions = NATIVE, **rig: Unpack[RigOptions]
         ) -> Rig:
             connection, sock = pair()
             servers: list[DeviceServer] = []
             device.loop.post(lambda: servers.append(DeviceServer(device, sock, options)))
-            made = Rig(connection, len(device.rings), **rig)
+            made = Rig(connection, device.num_rings, **rig)
+            made.backend = servers[0].device
             stack.callback(servers[0].close)
             stack.callback(device.loop.stop)
             stack.callback(made.close)

@@ -34,6 +34,7 @@ from vhost_user.virtqueue import DriverQueue, split_offsets
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backends.device import BackendDevice
     from vhost_user.frontend import FrontendConnection
 
 RING_SIZE = 64
@@ -177,7 +178,13 @@ class RigOptions(TypedDict, total=False):
 
 
 class Rig:
-    """A front-end with two regions of guest memory; rings lie in the lower one."""
+    """A front-end with two regions of guest memory; rings lie in the lower one.
+
+    Attributes:
+        backend: the device that it is connected to, where that is in this process.
+    """
+
+    backend: BackendDevice
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.control import ControlOptions
-    from backends.device import BackendDevice
+    from backends.virtio_device import VirtioDevice
 
 SECTORS = 2048
 #: Header of a frame to transmit: as long as virtio_net_hdr with num_buffers.
@@ -48,7 +48,7 @@ class Kind(ABC):
     rings: int
 
     @abstractmethod
-    def make(self, loop: Loop, folder: Path) -> BackendDevice:
+    def make(self, loop: Loop, folder: Path) -> VirtioDevice:
         """A device whose files are in that folder."""
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Blk(Kind):
             path.write_bytes(b"".join(n.to_bytes(8, "little") * 64 for n in range(SECTORS)))
         return path
 
-    def make(self, loop: Loop, folder: Path) -> BackendDevice:
+    def make(self, loop: Loop, folder: Path) -> VirtioDevice:
         return BlkDevice("blk", loop, Image(str(self.image(folder))), self.rings, _pool())
 
     def arguments(self, folder: Path) -> list[str]:
@@ -123,7 +123,7 @@ class Net(Kind):
     ring = 1
     rings = 4
 
-    def make(self, loop: Loop, folder: Path) -> BackendDevice:
+    def make(self, loop: Loop, folder: Path) -> VirtioDevice:
         return NetDevice("net", loop, self.rings, Fabric(switch=False))
 
     def arguments(self, folder: Path) -> list[str]:
@@ -171,8 +171,9 @@ class Served:
     def __init__(self, kind: Kind, folder: Path, options: ControlOptions) -> None:
         self.path = str(folder / f"{kind.name}.sock")
         self.loop = Loop(kind.name)
-        self.device = kind.make(self.loop, folder)
-        self._server = DeviceServer(self.device, listen(self.path), options, path=self.path)
+        device = kind.make(self.loop, folder)
+        self._server = DeviceServer(device, listen(self.path), options, path=self.path)
+        self.device = self._server.device
         self.loop.start()
 
     def connect(self) -> FrontendConnection:

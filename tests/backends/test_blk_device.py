@@ -443,11 +443,11 @@ def test_front_end_vanishes_with_requests_in_flight(
     assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK
     rig.connection.close()
     on_loop(disk.device.loop)
-    assert disk.device.memory.regions, "its memory is still to be written to"
+    assert disk.rig.backend.memory.regions, "its memory is still to be written to"
     held.set()
     pool.close()
     on_loop(disk.device.loop)
-    assert not disk.device.memory.regions
+    assert not disk.rig.backend.memory.regions
 
 
 def test_completion_that_cannot_be_logged_breaks_the_ring(
@@ -534,7 +534,7 @@ def test_ring_that_was_stopped_is_not_tried_again(
 
 def in_use(disk: Disk, ring: int) -> bool:
     """Whether the device looks at the ring's memory."""
-    return disk.device.rings[ring].queue is not None
+    return disk.rig.backend.rings[ring].queue is not None
 
 
 def flush(disk: Disk, ring: int) -> None:
@@ -544,7 +544,7 @@ def flush(disk: Disk, ring: int) -> None:
     header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_FLUSH, 0, 0)
     rig.rings[ring].add([(gpa, 16)], [(gpa + 32, 1)])
     on_loop(disk.device.loop)
-    assert disk.device.rings[ring].in_flight == 1
+    assert disk.rig.backend.rings[ring].in_flight == 1
 
 
 def hold(pool: IoPool, threads: int) -> threading.Event:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends import stats
+from backends.control import ControlOptions
 from backends.fabric import Fabric, Uplink
 from backends.loop import Loop
 from backends.net_device import NetDevice
-from backends.server import ServerError
+from backends.server import DeviceServer, ServerError, listen
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac, nics
 from tests.backends.rig import LOG_ALL, Rig, readable
 from tests.timeouts import TIMEOUT
@@ -117,15 +118,19 @@ def test_switch_sends_nothing_back(loop: Loop, attach: Attach) -> None:
     assert b.silent()
 
 
-def test_nic_without_a_front_end_drops(loop: Loop, attach: Attach) -> None:
+def test_nic_without_a_front_end_drops(loop: Loop, attach: Attach, tmp_path: Path) -> None:
     fabric = Fabric(switch=True)
     absent = NetDevice("absent", loop, 2, fabric)
+    path = str(tmp_path / "absent.sock")
+    server = DeviceServer(absent, listen(path), ControlOptions(), path=path)
     (present,) = nics([loop], fabric, attach)
     present.send(frame(BROADCAST, mac(1)))
     end = time.monotonic() + TIMEOUT
     while not absent.counters[stats.PACKETS_DROPPED]:
         assert time.monotonic() < end
     assert absent.counters[stats.PACKETS_DROPPED] == 1
+    assert loop.stop()
+    server.close()
 
 
 # Uplink

@@ -114,13 +114,13 @@ def test_frames_held_back_survive_new_addresses(nic: Nic, loop: Loop) -> None:
     nic.refill(3)
     nic.send(frame(mac(1), mac(2), b"first"))  # the ring has started
     assert b"first" in nic.receive()
-    ring = nic.device.rings[0]
+    ring = nic.rig.backend.rings[0]
     done = threading.Event()
 
     def deliver_and_rebuild() -> None:
         nic.device.deliver(0, frame(mac(1), mac(2), b"held back"))
         assert ring.addr is not None
-        nic.device.set_addr(ring, ring.addr)
+        ring.set_addr(ring.addr)
         nic.device.deliver(0, frame(mac(1), mac(2), b"after"))
         nic.device.publish()
         done.set()

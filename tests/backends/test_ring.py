@@ -1,27 +1,70 @@
-"""What a ring is told, and when it can be found in memory."""
-# ruff: noqa: D103 - the names say what they are about
+"""A ring: how it is set up, where it is mapped, what it reports."""
+# ruff: noqa: D102, D103 - the names say what they are about
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 
-from backends.ring import Ring
+from backends.device import BackendDevice
+from backends.loop import Loop
+from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
-from vhost_user.memory import PAGE_SIZE, MemoryTable
+from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user.memory import PAGE_SIZE
 from vhost_user.payloads import MemoryRegion, VringAddr
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backends.ring import Ring
+
 USER = 0x7000_0000
+EVENT_IDX = 1 << F_RING_EVENT_IDX
+
+
+class Events:
+    """Records what a device reports."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def ring_started(self, ring: int) -> None:
+        self.seen.append(("started", ring))
+
+    def ring_idle(self, ring: int) -> None:
+        self.seen.append(("idle", ring))
+
+    def ring_failed(self, ring: int, error: FrontendError) -> None:
+        self.seen.append((error.text, ring))
+
+    def config_changed(self) -> None:
+        self.seen.append(("config", -1))
 
 
 @pytest.fixture
-def memory() -> MemoryTable:
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+def device(events: Events) -> Iterator[BackendDevice]:
+    """Four rings, and four pages of guest memory."""
+    loop = Loop("ring")
+    made = BackendDevice(VirtioDevice("device", loop, 4), events)
     fd = os.memfd_create("ram")
     os.ftruncate(fd, 4 * PAGE_SIZE)
-    table = MemoryTable()
-    table.replace([MemoryRegion(0, 4 * PAGE_SIZE, USER, 0)], [fd])
-    return table
+    made.memory.replace([MemoryRegion(0, 4 * PAGE_SIZE, USER, 0)], [fd])
+    yield made
+    made.close()
+    loop.close()
+
+
+@pytest.fixture
+def ring(device: BackendDevice) -> Ring:
+    return device.rings[3]
 
 
 def addr(desc: int = 0, avail: int = PAGE_SIZE, used: int = 2 * PAGE_SIZE) -> VringAddr:
@@ -29,61 +72,75 @@ def addr(desc: int = 0, avail: int = PAGE_SIZE, used: int = 2 * PAGE_SIZE) -> Vr
 
 
 @pytest.mark.parametrize("size", [1, 2, 128, 32768])
-def test_sizes(size: int) -> None:
-    ring = Ring(3)
+def test_sizes(ring: Ring, size: int) -> None:
     ring.resize(size)
     assert ring.size == size
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, 65536])
-def test_sizes_that_cannot_be(size: int) -> None:
+def test_invalid_sizes(ring: Ring, size: int) -> None:
     with pytest.raises(FrontendError, match="ring 3"):
-        Ring(3).resize(size)
+        ring.resize(size)
 
 
-def test_is_mapped_once_until_the_memory_changes(memory: MemoryTable) -> None:
-    ring = Ring(3)
+def test_is_mapped_once_until_the_memory_changes(device: BackendDevice, ring: Ring) -> None:
+    device.set_features(EVENT_IDX)
     ring.resize(64)
-    ring.addr = addr()
-    views = ring.map(memory, event_idx=True)
+    ring.set_addr(addr())
+    views = ring._map()
     assert [len(v) for v in views[:3]] == [1024, 6 + 128, 6 + 512]
-    assert ring.map(memory, event_idx=True) is views
-    memory.close()
+    assert ring._map() is views
+    device.memory.close()
     with pytest.raises(FrontendError):
-        ring.map(memory, event_idx=True)
+        ring._map()
 
 
-def test_without_event_index_the_event_fields_need_not_be_there(memory: MemoryTable) -> None:
-    ring = Ring(3)
+def test_without_event_index_the_event_fields_need_not_be_mapped(
+    device: BackendDevice, ring: Ring
+) -> None:
     ring.resize(64)
-    ring.addr = addr(used=4 * PAGE_SIZE - (4 + 8 * 64))
+    last = addr(used=4 * PAGE_SIZE - (4 + 8 * 64))
+    device.set_features(EVENT_IDX)
     with pytest.raises(FrontendError):
-        ring.map(memory, event_idx=True)
-    assert len(ring.map(memory, event_idx=False).used) == 4 + 8 * 64
+        ring.set_addr(last)
+    device.set_features(0)
+    ring.set_addr(last)
+    assert len(ring._map().used) == 4 + 8 * 64
 
 
 @pytest.mark.parametrize(
     "wrong", [addr(desc=8), addr(avail=PAGE_SIZE + 1), addr(used=2 * PAGE_SIZE + 2)]
 )
-def test_addresses_must_be_aligned(memory: MemoryTable, wrong: VringAddr) -> None:
-    ring = Ring(3)
+def test_addresses_must_be_aligned(ring: Ring, wrong: VringAddr) -> None:
     ring.resize(64)
-    ring.addr = wrong
     with pytest.raises(FrontendError, match="aligned"):
-        ring.map(memory, event_idx=True)
+        ring.set_addr(wrong)
 
 
-def test_not_configured_yet(memory: MemoryTable) -> None:
-    ring = Ring(3)
+def test_not_configured_yet(ring: Ring) -> None:
     with pytest.raises(FrontendError, match="no size"):
-        ring.map(memory, event_idx=True)
+        ring._map()
+    assert ring.activate() is None
 
 
-def test_a_full_call_counter_is_a_pending_call() -> None:
-    ring = Ring(0)
-    ring.call()
-    ring.call_fd = os.eventfd(0, os.EFD_NONBLOCK)
-    os.eventfd_write(ring.call_fd, (1 << 64) - 2)
-    ring.call()
-    assert os.eventfd_read(ring.call_fd) == (1 << 64) - 2
-    os.close(ring.call_fd)
+def test_a_full_call_counter_is_a_pending_interrupt(ring: Ring) -> None:
+    ring.interrupt()
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    ring.set_call(fd)
+    os.eventfd_write(fd, (1 << 64) - 2)
+    ring.interrupt()
+    assert os.eventfd_read(fd) == (1 << 64) - 2
+
+
+def test_reports_its_start_its_failure_and_its_last_completion(ring: Ring, events: Events) -> None:
+    ring.set_kick(-1)
+    ring.begin_async()
+    ring.begin_stop()
+    ring.abort(FrontendError("broken"))
+    assert events.seen == [("started", 3), ("broken", 3), ("idle", 3)]
+
+
+def test_a_completion_of_a_running_ring_is_not_reported(ring: Ring, events: Events) -> None:
+    ring.begin_async()
+    ring.complete(0, 0)
+    assert events.seen == []

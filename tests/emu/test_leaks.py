@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from backends.ring_host import TIDY_NS
+from backends.deferred_close import DELAY_NS
 from emu.config.plan import MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.orchestrator.migrate_local import MigrationSeries
@@ -74,12 +74,12 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
         number = len(counts)
         if number in range(PERIOD, 2 * PERIOD):
             # What stopped rings leave is tidied up by the clock.
-            time.sleep(1.5 * TIDY_NS / 1e9)
+            time.sleep(1.5 * DELAY_NS / 1e9)
         counts.append(census(supervisor.sides))
         if number in range(3 * PERIOD, 4 * PERIOD):
             end = time.monotonic() + 5.0
             while counts[number] != counts[number - 2 * PERIOD] and time.monotonic() < end:
-                time.sleep(TIDY_NS / 1e9)
+                time.sleep(DELAY_NS / 1e9)
                 counts[number] = census(supervisor.sides)
         return uri
 

@@ -49,7 +49,7 @@ class FaultyControl(Control):
         elif fault == "hang":
             # The loop's thread: neither the control socket nor the rings are looked at again.
             threading.Event().wait()
-        self._device.retire_fds(request.fds)
+        self._device.close_later(request.fds)
         if fault == "refuse":
             self._refuse(request, FrontendError("is refused, as the test wants it"))
         elif fault == "garbage":

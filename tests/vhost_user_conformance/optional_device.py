@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from backends import blk, control
 from backends.blk_device import BlkDevice
-from backends.handlers import Handlers
+from backends.handlers import Handler, Handlers
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest, Request
@@ -39,19 +39,25 @@ class OptionalHandlers(Handlers):
         device: BackendDevice,
         connection: BackendConnection,
         table_cost: int,
-        pay: Callable[[int], None],
+        inject: Callable[[int], None],
     ) -> None:
-        super().__init__(device, connection, table_cost, pay)
-        self.table[_F.SET_DEVICE_STATE_FD] = self._set_device_state_fd
-        self.table[_F.CHECK_DEVICE_STATE] = self._check_device_state
-        self.table[_F.SET_VRING_ENDIAN] = self._set_vring_endian
+        super().__init__(device, connection, table_cost, inject)
         self._result: Callable[[], int] = lambda: _REFUSED
+
+    def handlers(self) -> dict[int, Handler]:
+        """Those of ours, and of what ours has not."""
+        return {
+            **super().handlers(),
+            _F.SET_DEVICE_STATE_FD: self._set_device_state_fd,
+            _F.CHECK_DEVICE_STATE: self._check_device_state,
+            _F.SET_VRING_ENDIAN: self._set_vring_endian,
+        }
 
     def _set_device_state_fd(self, request: Request) -> bool:
         asked = cast("DeviceState", request.payload)
         fd = request.fds[0]
-        if any(ring.started for ring in self._device.rings):
-            self._device.retire_fds(request.fds)
+        if self._device.running:
+            self._device.close_later(request.fds)
             return self._answer(request, _REFUSED)
         work = self._save if asked.direction == 0 else self._load
         results: list[int] = []

@@ -68,7 +68,7 @@ def test_vanishes_while_its_memory_table_is_paid_for(
     rig.set_features()
     closed: list[int] = []
     gone = threading.Event()
-    retire = served.device.retire_fds
+    retire = served.device.close_later
 
     def note(fds: Sequence[int]) -> None:
         closed.extend(fd for fd in fds if not Path(f"/proc/self/fd/{fd}").exists())
@@ -77,14 +77,14 @@ def test_vanishes_while_its_memory_table_is_paid_for(
     def hold() -> None:
         gone.wait(TIMEOUT)
 
-    monkeypatch.setattr(served.device, "retire_fds", note)
+    monkeypatch.setattr(served.device, "close_later", note)
     table = MemTable((rig.low.region,))
     served.loop.post(hold)
     rig.connection.submit([Request(F.GET_FEATURES), Request(F.SET_MEM_TABLE, table, (rig.low.fd,))])
     rig.connection.close()
     gone.set()
-    generation = served.device.memory.generation
-    wait_until(lambda: served.device.memory.generation > generation, "the table came")
+    generation = served.device.guest.generation
+    wait_until(lambda: served.device.guest.generation > generation, "the table came")
     served.on_loop(lambda: None)
     assert not served.device.memory.regions
     assert closed == []

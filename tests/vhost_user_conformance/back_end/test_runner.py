@@ -117,8 +117,8 @@ class SeenLate(PeerProgram):
 def test_a_program_that_ends_with_its_front_end(tmp_path: Path, owned: ExitStack) -> None:
     """Whatever its status is: the one that is started for the next front-end is another one."""
     script = (
-        "import os; from backends.device import BackendDevice as D; "
-        "D.stop = lambda device, ring: os._exit(1); from backends.net import main; main()"
+        "import os; from backends.ring import Ring; "
+        "Ring.stop = lambda ring: os._exit(1); from backends.net import main; main()"
     )
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} --socket-path {{socket}}"
     program = SeenLate(command, tmp_path / "s", tmp_path / "log")

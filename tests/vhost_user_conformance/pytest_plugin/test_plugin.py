@@ -26,11 +26,11 @@ PYTHON = shlex.quote(sys.executable)
 NIC = f"{PYTHON} -m backends.net --socket-path {{socket}} --num-queues 4"
 #: Our NIC, with bases that are wrong, and one that ends where a ring that runs is stopped.
 _PATCHED = (
-    "import os; from backends.device import BackendDevice as D; stop = D.stop; "
-    "D.stop = lambda device, ring: {}; from backends.net import main; main()"
+    "import os; from backends.ring import Ring; stop = Ring.stop; "
+    "Ring.stop = lambda ring: {}; from backends.net import main; main()"
 )
-WRONG_BASE = _PATCHED.format("stop(device, ring) ^ 1")
-DIES = _PATCHED.format("os._exit(3) if ring.started else stop(device, ring)")
+WRONG_BASE = _PATCHED.format("stop(ring) ^ 1")
+DIES = _PATCHED.format("os._exit(3) if ring.started else stop(ring)")
 #: A suite of the user's own.
 OWN = """
 import pytest

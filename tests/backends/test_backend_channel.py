@@ -52,7 +52,7 @@ class Disk:
 
     def grow(self, sectors: int) -> None:
         os.truncate(self._path, sectors * 512)
-        self.device.loop.post(self.device.refresh)
+        self.device.loop.post(self.rig.backend.refresh)
 
     def capacity(self) -> int:
         reply = self.rig.call(Request(F.GET_CONFIG, Config(0, 0, bytes(8))))
@@ -222,4 +222,4 @@ def test_a_smaller_image_is_one_line(disk: Disk, caplog: pytest.LogCaptureFixtur
     disk.grow(SECTORS // 2)
     assert silent(channel)
     assert disk.capacity() == SECTORS
-    assert "its capacity stays" in caplog.text
+    assert "the capacity is unchanged" in caplog.text

@@ -1,7 +1,7 @@
-"""What a back-end tells its front-end unasked, on the channel that SET_BACKEND_REQ_FD gave it.
+"""What a back-end sends on the back-end channel, which SET_BACKEND_REQ_FD gave it.
 
-There is one such thing: that the configuration space has changed. Nothing ever waits for the
-answer, and while one is due nothing more is said; what changes meanwhile is told once then.
+There is one such message: the configuration space has changed. Nothing ever waits for the reply;
+while one is due no message is sent, and changes that come meanwhile are reported once then.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING
 
 from vhost_user.backend_channel import BackendChannel
 from vhost_user.errors import Disconnected, FrontendError
-from vhost_user.messages import BACKEND_MESSAGES, BackendRequest
+from vhost_user.messages import BACKEND_MESSAGES, BackendRequest, FrontendRequest
 
 if TYPE_CHECKING:
     from backends.device import BackendDevice
+    from backends.handlers import Handler
     from vhost_user.messages import Request
     from vhost_user.session import BackendSession
 
 log = logging.getLogger("backends")
 
 
-class Notices:
-    """The notices of one connection.
+class ConfigChanges:
+    """Reports configuration changes to the front-end of one connection.
 
     Args:
-        device: whose configuration it is.
-        session: what was agreed on with the front-end.
+        device: the device whose configuration it is.
+        session: what was negotiated with the front-end.
     """
 
     def __init__(self, device: BackendDevice, session: BackendSession) -> None:
@@ -36,46 +37,49 @@ class Notices:
         self._channel: BackendChannel | None = None
         self._writing = False
         self._changed = False
-        device.on_config_change = self._config_changed
 
-    def set_channel(self, request: Request) -> None:
-        """Handles SET_BACKEND_REQ_FD; a channel that was there before is closed."""
+    def handlers(self) -> dict[int, Handler]:
+        """The message that gives the channel."""
+        return {FrontendRequest.SET_BACKEND_REQ_FD: self._set_channel}
+
+    def config_changed(self) -> None:
+        """The configuration space has changed."""
+        self._changed = True
+        self._report()
+
+    def ring_started(self) -> None:
+        """A device that was suspended runs: report what changed meanwhile."""
+        if self._changed:
+            self._report()
+
+    def close(self) -> None:
+        """The front-end has disconnected."""
+        self._drop()
+
+    def _set_channel(self, request: Request) -> None:
+        """A channel that was there before is closed."""
         channel = BackendChannel.adopt(request.fds[0], self._session)
-        # Nobody knows whether what was not answered there has been read.
+        # It is not known whether a message without a reply has been read there.
         self._changed |= self._channel is not None and self._channel.outstanding > 0
         self._drop()
         self._channel = channel
         self._device.loop.watch(channel.fileno(), self._on_ready)
-        self._tell()
+        self._report()
 
-    def close(self) -> None:
-        """The front-end has gone."""
-        self._device.on_config_change = self._device.on_start = None
-        self._drop()
-
-    def _config_changed(self) -> None:
-        self._changed = True
-        self._tell()
-
-    def _tell(self) -> None:
-        """Say what is to be said, if that can be now."""
+    def _report(self) -> None:
+        """Send what is to be sent, if that is possible now."""
         channel = self._channel
         if not self._changed or channel is None or channel.outstanding or channel.wants_write:
             return
         if self._session.closed(BACKEND_MESSAGES[BackendRequest.CONFIG_CHANGE_MSG]):
-            self._changed = False  # without CONFIG nobody has read it
+            self._changed = False  # without CONFIG no front-end has read it
             return
-        if not any(ring.started for ring in self._device.rings):
-            # A device whose rings are all stopped is suspended, and says nothing (a6e76dd3c3).
-            self._device.on_start = self._on_start
+        if not self._device.running:
+            # A device whose rings are all stopped is suspended and sends nothing (a6e76dd3c3).
             return
         self._changed = False
         channel.tell(BackendRequest.CONFIG_CHANGE_MSG)
         self._flush(channel)
-
-    def _on_start(self) -> None:
-        self._device.on_start = None
-        self._tell()
 
     def _on_ready(self, events: int) -> None:
         channel = self._channel
@@ -94,10 +98,10 @@ class Notices:
             if answer.code:
                 name = answer.id.name
                 log.warning("%s: %s was answered with %d", self._device.name, name, answer.code)
-        self._tell()
+        self._report()
 
     def _flush(self, channel: BackendChannel) -> bool:
-        """Send what waits; False when it could not all be sent now."""
+        """Send what is queued; False when it could not all be sent now."""
         try:
             done = channel.flush()
         except Disconnected:

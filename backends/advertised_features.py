@@ -1,4 +1,4 @@
-"""What every back-end device offers, whatever it is."""
+"""The features that every back-end device offers, whatever its class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PROTOCOL_FEATURES = (
 
 
 def protocol_features() -> ProtocolFeature:
-    """The protocol features; postcopy is up to the host."""
+    """The protocol features; PAGEFAULT only where the host allows userfaultfd."""
     if postcopy.possible():
         return _PROTOCOL_FEATURES | ProtocolFeature.PAGEFAULT
     return _PROTOCOL_FEATURES

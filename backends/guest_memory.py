@@ -1,0 +1,101 @@
+"""A device's guest memory as its front-end shares it, with the dirty log and inflight region."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.errors import FrontendError
+from vhost_user.features import F_RING_EVENT_IDX, VHOST_F_LOG_ALL
+from vhost_user.memory import PAGE_SIZE, MemoryTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vhost_user.dirty_log import DirtyLog
+    from vhost_user.inflight import InflightRegion, InflightRing
+
+
+class GuestMemory:
+    """One device's guest memory.
+
+    Attributes:
+        table: the memory table.
+        acked: the feature bits that the front-end acknowledged.
+        event_idx: rings have the event index fields (VIRTIO_F_EVENT_IDX).
+        log: the dirty log, or None.
+    """
+
+    def __init__(self) -> None:
+        self.table = MemoryTable()
+        self.acked = 0
+        self.event_idx = False
+        self.log: DirtyLog | None = None
+        self._inflight: InflightRegion | None = None
+        self._tables = 1
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Grows with each change of the table: views of before are not valid any more."""
+        return self._tables, self.table.generation
+
+    @property
+    def log_mark(self) -> Callable[[int, int], None] | None:
+        """Marks (guest-physical address, length) as written to; None while nothing is logged."""
+        logging_all = self.acked >> VHOST_F_LOG_ALL & 1
+        return self.log.mark if self.log is not None and logging_all else None
+
+    def set_features(self, acked: int) -> None:
+        """The front-end acknowledged these feature bits."""
+        self.acked = acked
+        self.event_idx = bool(acked >> F_RING_EVENT_IDX & 1)
+
+    def set_log(self, log: DirtyLog | None) -> None:
+        """Writes are marked in this log from now on; the one before is closed."""
+        if self.log is not None:
+            self.log.close()
+        self.log = log
+
+    def check_log(self, acked: int, end: int) -> None:
+        """Check that the log, if these features use it, covers guest memory up to ``end``.
+
+        Raises:
+            FrontendError: it does not.
+        """
+        if self.log is not None and acked >> VHOST_F_LOG_ALL & 1:
+            check_reach(log_reach(self.log), end)
+
+    def set_inflight(self, region: InflightRegion) -> None:
+        """Rings that become active from now on use this inflight region."""
+        if self._inflight is not None:
+            self._inflight.close()
+        self._inflight = region
+
+    def inflight_of(self, ring: int) -> InflightRing | None:
+        """A ring's part of the inflight region."""
+        return None if self._inflight is None else self._inflight.ring(ring)
+
+    def use_table(self, table: MemoryTable) -> None:
+        """Replace the memory table by this one, which is still empty; the old one is closed."""
+        self.table.close()
+        self.table = table
+        self._tables += 1
+
+    def forget(self) -> None:
+        """Drop everything: the front-end has disconnected."""
+        self.set_log(None)
+        if self._inflight is not None:
+            self._inflight.close()
+            self._inflight = None
+        self.set_features(0)
+        self.use_table(MemoryTable())
+
+
+def log_reach(log: DirtyLog) -> int:
+    """One past the last guest-physical address that has a bit in the log."""
+    return log.size * 8 * PAGE_SIZE
+
+
+def check_reach(reach: int, end: int) -> None:
+    """Raises `FrontendError` when a log that ends at ``reach`` does not cover memory to ``end``."""
+    if end > reach:
+        raise FrontendError(f"guest memory ends at {end:#x}, and the log at {reach:#x}")

@@ -1,0 +1,24 @@
+"""What a back-end device reports to the object that serves it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vhost_user.errors import FrontendError
+
+
+class DeviceObserver(Protocol):
+    """Receives a device's events, in the thread of its loop. ``ring`` is a ring's index."""
+
+    def ring_started(self, ring: int, /) -> None:
+        """A ring was started by its first kick, or by a kick descriptor that is not there."""
+
+    def ring_idle(self, ring: int, /) -> None:
+        """A ring that is stopping has no request in flight any more."""
+
+    def ring_failed(self, ring: int, error: FrontendError, /) -> None:
+        """The driver broke the rules of a ring, which is not served until it is set up again."""
+
+    def config_changed(self) -> None:
+        """The device's configuration space has changed."""

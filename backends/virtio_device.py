@@ -1,0 +1,154 @@
+"""What a device class owes: its features, its configuration space, and what a request does.
+
+`backends.device.BackendDevice` is given such a device and does everything else: messages, rings,
+memory, dirty log, inflight region, stops. All methods run in the thread of the device's loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backends import advertised_features, stats
+from backends.ring import BUDGET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from backends.loop import Loop
+    from backends.observer import DeviceObserver
+    from backends.ring import Ring
+    from vhost_user.features import ProtocolFeature
+    from vhost_user.messages import Request
+    from vhost_user.virtqueue import Chain, DeviceQueue
+
+
+class VirtioDevice:
+    """A device; a subclass serves requests in `serve`, or in `process` for full control.
+
+    Args:
+        name: name in messages and logs.
+        loop: the loop that serves it.
+        rings: number of rings.
+        counters: its u64 slots in the statistics (`backends.stats`).
+
+    Attributes:
+        features: the feature bits that it offers; a subclass adds its own.
+        protocol_features: the protocol features that it offers; CONFIG is needed for
+            `read_config`, and CONFIG and BACKEND_REQ for configuration changes.
+    """
+
+    def __init__(
+        self, name: str, loop: Loop, rings: int, counters: memoryview | None = None
+    ) -> None:
+        self.name = name
+        self.loop = loop
+        self.num_rings = rings
+        self.counters = stats.StatsWriter(1).device(0) if counters is None else counters
+        self.features = advertised_features.FEATURES
+        self.protocol_features: ProtocolFeature = advertised_features.protocol_features()
+
+    @property
+    def queue_num(self) -> int:
+        """The reply to GET_QUEUE_NUM: rings, or pairs of rings for a network device."""
+        return self.num_rings
+
+    def attach(self, rings: Sequence[Ring], observer: DeviceObserver) -> None:
+        """The device has a server from now on; called once, before any other method."""
+
+    # Requests
+
+    def serve(self, ring: Ring, chain: Chain) -> int:
+        """Serve one request, completely.
+
+        Returns:
+            How many bytes were written, from the beginning of ``chain.writable`` on.
+
+        Raises:
+            FrontendError: the request breaks the device's rules; the ring is not served any more.
+        """
+        del ring, chain
+        raise NotImplementedError(f"{type(self).__name__} has neither serve() nor process()")
+
+    def process(self, ring: Ring, queue: DeviceQueue) -> bool:
+        """Serve what the driver made available in an active ring, `BUDGET` requests at most.
+
+        Each chain that is popped must be pushed: here, or later with `Ring.complete` after
+        `Ring.begin_async`. Writes to a chain's buffers are marked in the dirty log with
+        `Ring.log_mark`, if it is not None. Before the return, `DeviceQueue.publish` shows the
+        driver what was pushed, and the driver is interrupted if that returns True.
+
+        Returns:
+            True when there may be more requests, so that the ring has to be polled again; otherwise
+            `DeviceQueue.arm` has asked for a kick.
+
+        Raises:
+            FrontendError: the driver broke the ring's or the device's rules.
+        """
+        pop, push, serve = queue.pop, queue.push, self.serve
+        try:
+            for _ in range(BUDGET):
+                chain = pop()
+                if chain is None:
+                    break
+                written = serve(ring, chain)
+                mark = ring.log_mark
+                if mark is not None:
+                    for gpa, length in chain.dirtied(written):
+                        mark(gpa, length)
+                self.counters[stats.REQUESTS] += 1
+                push(chain.head, written)
+        finally:
+            if queue.publish():
+                ring.interrupt()
+        return chain is not None or queue.arm()
+
+    def discard(self, ring: Ring) -> None:
+        """A ring that is started but disabled was kicked: no request of it may be served."""
+
+    def stopping(self, ring: Ring) -> None:
+        """A ring stops: publish what was pushed and not published yet."""
+
+    # The resource behind the device
+
+    def acquire(self) -> str | None:
+        """The first ring is about to be active: acquire what the device may not share.
+
+        Returns:
+            None, or why it is not available; the ring is then not started, and this is called
+            again every 10 ms.
+        """
+        return None
+
+    def release(self) -> None:
+        """No ring is active any more: release what `acquire` acquired."""
+
+    def refresh(self) -> bool:
+        """Read the properties of what is behind the device again (SIGHUP).
+
+        Returns:
+            True when the configuration space has changed.
+        """
+        return False
+
+    # The front-end
+
+    def handlers(self) -> dict[int, Callable[[Request], bool | None]]:
+        """Handlers of messages that only this device class serves, by message id.
+
+        A handler raises `FrontendError` to refuse; see `backends.handlers`.
+        """
+        return {}
+
+    def read_config(self, offset: int, size: int) -> bytes | None:
+        """A part of the configuration space, or None where there is none."""
+        del offset, size
+        return None
+
+    def features_acked(self, acked: int) -> None:
+        """The front-end acknowledged these feature bits."""
+
+    def disconnected(self) -> None:
+        """The front-end has disconnected, and its rings have been reset."""
+
+    def close(self) -> None:
+        """Release everything; the loop has ended."""
