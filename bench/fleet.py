@@ -82,7 +82,7 @@ class Fleet:
 
     def stage(self) -> Stage:
         """To drive tasks on."""
-        return Stage(_NoMachine(), Timeline("src"), TIMEOUT)
+        return Stage(_NoMachine(), Timeline(), TIMEOUT)
 
     def stopping(self) -> list[Task]:
         """The devices' stops, not begun."""

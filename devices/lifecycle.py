@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devices.device import USER_ADDRESS_BASE, InflightFile, VhostDevice, Vring
-from devices.procedure import Ask, AwaitSwitchover, Change, Procedure
+from devices.procedure import Ask, AwaitSwitchover, Change, Phase, Procedure
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
 from vhost_user.messages import FrontendRequest, Request
@@ -40,7 +40,7 @@ def stop(device: VhostDevice) -> Procedure:
     running = [ring for ring in device.rings if ring.started]
     if running:
         replies = yield Ask.of(
-            "src.get_vring_base",
+            Phase.GET_VRING_BASE,
             device.connection,
             [
                 Request(FrontendRequest.GET_VRING_BASE, VringState(ring.index, 0))
@@ -58,28 +58,28 @@ def stop(device: VhostDevice) -> Procedure:
 def disable_guest_notify(device: VhostDevice) -> Procedure:
     """Take every ring's irqfd away."""
     if device.guest_notifiers:
-        yield Change("src.disable_guest_notify", device.guest_edits(assign=False))
+        yield Change(Phase.DISABLE_GUEST_NOTIFY, device.guest_edits(assign=False))
         device.guest_notifiers = False
 
 
 def disable_host_notify(device: VhostDevice) -> Procedure:
     """Take every ring's ioeventfd away."""
     if device.host_notifiers:
-        yield Change("src.disable_host_notify", device.host_edits(assign=False))
+        yield Change(Phase.DISABLE_HOST_NOTIFY, device.host_edits(assign=False))
         device.host_notifiers = False
 
 
 def enable_host_notify(device: VhostDevice) -> Procedure:
     """Assign every ring's ioeventfd."""
     if not device.host_notifiers:
-        yield Change("dst.enable_host_notify", device.host_edits(assign=True))
+        yield Change(Phase.ENABLE_HOST_NOTIFY, device.host_edits(assign=True))
         device.host_notifiers = True
 
 
 def enable_guest_notify(device: VhostDevice) -> Procedure:
     """Assign every ring's irqfd."""
     if not device.guest_notifiers:
-        yield Change("dst.enable_guest_notify", device.guest_edits(assign=True))
+        yield Change(Phase.ENABLE_GUEST_NOTIFY, device.guest_edits(assign=True))
         device.guest_notifiers = True
 
 
@@ -138,7 +138,7 @@ def start(device: VhostDevice) -> Procedure:
             _kick(ring),
             *_enable(device, ring),
         ]
-    yield Ask.of("dst.start_vrings", device.connection, _vouched(device, requests))
+    yield Ask.of(Phase.START_VRINGS, device.connection, _vouched(device, requests))
     for ring in rings:
         ring.started = ring.ran = True
 
@@ -157,10 +157,10 @@ def start_ahead(device: VhostDevice) -> Procedure:
         yield AwaitSwitchover()
         return
     yield from _hand_over_memory(device, rings)
-    yield Ask.of("dst.start_vrings", device.connection, _wiring(device, rings))
+    yield Ask.of(Phase.START_VRINGS, device.connection, _wiring(device, rings))
     placement = _placement(device, rings)
     yield AwaitSwitchover()
-    yield Ask("dst.start_vrings", device.connection, _activation(rings, placement))
+    yield Ask(Phase.START_VRINGS, device.connection, _activation(rings, placement))
     for ring in rings:
         ring.started = ring.ran = True
 
@@ -182,9 +182,9 @@ def _vouched(device: VhostDevice, requests: Sequence[Request]) -> list[Request]:
 def _hand_over_memory(device: VhostDevice, rings: list[Vring]) -> Procedure:
     if device.lacks_inflight:
         asked = _ask_inflight(device, rings)
-        replies = yield Ask.of("dst.set_mem_table", device.connection, asked)
+        replies = yield Ask.of(Phase.SET_MEM_TABLE, device.connection, asked)
         device.inflight = _inflight_of(device, replies[-1] if replies else None)
-    yield Ask.of("dst.set_mem_table", device.connection, _memory(device))
+    yield Ask.of(Phase.SET_MEM_TABLE, device.connection, _memory(device))
 
 
 def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
@@ -321,4 +321,4 @@ def set_logging(device: VhostDevice, log: DirtyLog | None) -> Procedure:
         )
     requests.append(Request(FrontendRequest.SET_FEATURES, U64(device.features)))
     requests += [_addr(ring, logged=log is not None) for ring in device.rings if ring.started]
-    yield Ask.of("precopy.dirty_log", device.connection, _vouched(device, requests))
+    yield Ask.of(Phase.DIRTY_LOG, device.connection, _vouched(device, requests))

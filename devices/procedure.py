@@ -10,7 +10,8 @@ strategy runs the same one.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Self
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from vhost_user.messages import Reply, Request
 
@@ -18,21 +19,49 @@ if TYPE_CHECKING:
     from vhost_user.frontend import FrontendConnection
     from vhost_user.session import Message
 
-#: The phases of a migration's blackout, in order: in tables, in JSON and in traces.
-PHASES = (
-    "src.pause_vcpus",
-    "src.get_vring_base",
-    "src.disable_guest_notify",
-    "src.disable_host_notify",
-    "src.final_ram",
-    "src.device_state",
-    "dst.load_state",
-    "dst.set_mem_table",
-    "dst.enable_host_notify",
-    "dst.enable_guest_notify",
-    "dst.start_vrings",
-    "dst.resume_vcpus",
-)
+#: The two sides of a migration: source and destination.
+Side = Literal["src", "dst"]
+
+
+class Phase(StrEnum):
+    """What a step belongs to. The values are the names in tables, in JSON and in traces.
+
+    The first twelve are the phases of a migration's blackout, in order. A device that is stopped
+    or started without a migration takes the same steps, under the same names.
+    """
+
+    PAUSE_VCPUS = "src.pause_vcpus"
+    GET_VRING_BASE = "src.get_vring_base"
+    DISABLE_GUEST_NOTIFY = "src.disable_guest_notify"
+    DISABLE_HOST_NOTIFY = "src.disable_host_notify"
+    FINAL_RAM = "src.final_ram"
+    DEVICE_STATE = "src.device_state"
+    LOAD_STATE = "dst.load_state"
+    SET_MEM_TABLE = "dst.set_mem_table"
+    ENABLE_HOST_NOTIFY = "dst.enable_host_notify"
+    ENABLE_GUEST_NOTIFY = "dst.enable_guest_notify"
+    START_VRINGS = "dst.start_vrings"
+    RESUME_VCPUS = "dst.resume_vcpus"
+    DIRTY_LOG = "precopy.dirty_log"
+    PROBE = "precopy.probe"
+
+    @property
+    def side(self) -> str:
+        """``src`` or ``dst``; ``precopy`` for what is never part of a blackout."""
+        return self.value.partition(".")[0]
+
+    @property
+    def step(self) -> str:
+        """The name without the side."""
+        return self.value.partition(".")[2]
+
+    @property
+    def order(self) -> int:
+        """Its place among the phases."""
+        return _ORDER[self]
+
+
+_ORDER = {phase: number for number, phase in enumerate(Phase)}
 
 
 class HostNotifier(NamedTuple):
@@ -85,12 +114,12 @@ class Ask(NamedTuple):
     of ``messages``.
     """
 
-    phase: str
+    phase: Phase
     connection: FrontendConnection
     messages: Sequence[Message]
 
     @classmethod
-    def of(cls, phase: str, connection: FrontendConnection, requests: Iterable[Request]) -> Self:
+    def of(cls, phase: Phase, connection: FrontendConnection, requests: Iterable[Request]) -> Self:
         """An Ask whose messages are put together now, so that sending them is all that is left."""
         return cls(phase, connection, connection.prepare(requests))
 
@@ -98,7 +127,7 @@ class Ask(NamedTuple):
 class Change(NamedTuple):
     """Apply these edits to the machine; resume me when they are committed."""
 
-    phase: str
+    phase: Phase
     edits: Sequence[Edit]
 
 

@@ -7,47 +7,46 @@ each step was taken, they are unit costs that can be laid upon a VM of any shape
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from devices.procedure import Phase
 from emu.errors import EmuError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-Side = Literal["src", "dst"]
+    from devices.procedure import Side
 
 
 class RfcRow(NamedTuple):
     """A row of the RFC's table.
 
     Attributes:
-        side: ``src`` or ``dst``.
         device_class: ``net`` or ``blk``.
-        phase: in this project's words (`devices.procedure.PHASES`).
+        phase: the phase that corresponds to the RFC's step.
         serial_ms: one after the other, as QEMU does it ("Original").
         concurrent_ms: with the RFC's thread pool.
     """
 
-    side: Side
     device_class: str
-    phase: str
+    phase: Phase
     serial_ms: float
     concurrent_ms: float
 
 
 RFC_TABLE = (
-    RfcRow("src", "blk", "src.get_vring_base", 36, 18),
-    RfcRow("src", "blk", "src.disable_guest_notify", 48, 32),
-    RfcRow("src", "blk", "src.disable_host_notify", 300, 120),
-    RfcRow("src", "net", "src.get_vring_base", 1376, 294),
-    RfcRow("src", "net", "src.disable_host_notify", 1011, 116),
-    RfcRow("src", "net", "src.disable_guest_notify", 59, 40),
-    RfcRow("dst", "net", "dst.enable_guest_notify", 310, 97),
-    RfcRow("dst", "net", "dst.set_mem_table", 48, 20),
-    RfcRow("dst", "net", "dst.enable_host_notify", 2022, 114),
-    RfcRow("dst", "blk", "dst.enable_host_notify", 312, 78),
-    RfcRow("dst", "blk", "dst.enable_guest_notify", 32, 23),
-    RfcRow("dst", "blk", "dst.set_mem_table", 16, 10),
+    RfcRow("blk", Phase.GET_VRING_BASE, 36, 18),
+    RfcRow("blk", Phase.DISABLE_GUEST_NOTIFY, 48, 32),
+    RfcRow("blk", Phase.DISABLE_HOST_NOTIFY, 300, 120),
+    RfcRow("net", Phase.GET_VRING_BASE, 1376, 294),
+    RfcRow("net", Phase.DISABLE_HOST_NOTIFY, 1011, 116),
+    RfcRow("net", Phase.DISABLE_GUEST_NOTIFY, 59, 40),
+    RfcRow("net", Phase.ENABLE_GUEST_NOTIFY, 310, 97),
+    RfcRow("net", Phase.SET_MEM_TABLE, 48, 20),
+    RfcRow("net", Phase.ENABLE_HOST_NOTIFY, 2022, 114),
+    RfcRow("blk", Phase.ENABLE_HOST_NOTIFY, 312, 78),
+    RfcRow("blk", Phase.ENABLE_GUEST_NOTIFY, 32, 23),
+    RfcRow("blk", Phase.SET_MEM_TABLE, 16, 10),
 )
 #: What the RFC gives as the whole downtime; the serial rows come to 5570, the others to 962.
 RFC_TOTAL_SERIAL_MS = 5600.0
@@ -55,13 +54,13 @@ RFC_TOTAL_CONCURRENT_MS = 962.0
 #: (devices, rings of each) of the RFC's VM.
 RFC_SHAPE: Mapping[str, tuple[int, int]] = {"net": (16, 32), "blk": (24, 4)}
 
-_HOST_PHASE = {"src": "src.disable_host_notify", "dst": "dst.enable_host_notify"}
-_GUEST_PHASE = {"src": "src.disable_guest_notify", "dst": "dst.enable_guest_notify"}
+_HOST_PHASE = {"src": Phase.DISABLE_HOST_NOTIFY, "dst": Phase.ENABLE_HOST_NOTIFY}
+_GUEST_PHASE = {"src": Phase.DISABLE_GUEST_NOTIFY, "dst": Phase.ENABLE_GUEST_NOTIFY}
 #: Steps that are taken once for each ring; the others once for each device.
-_PER_RING = frozenset({"src.get_vring_base", *_HOST_PHASE.values()})
+_PER_RING = frozenset({Phase.GET_VRING_BASE, *_HOST_PHASE.values()})
 _BACKEND_OPTIONS = {
-    "src.get_vring_base": "--cost-get-vring-base",
-    "dst.set_mem_table": "--cost-set-mem-table",
+    Phase.GET_VRING_BASE: "--cost-get-vring-base",
+    Phase.SET_MEM_TABLE: "--cost-set-mem-table",
 }
 
 
@@ -79,7 +78,7 @@ class CostModel:
         units: (phase, device class) to milliseconds for one step.
     """
 
-    def __init__(self, name: str, units: Mapping[tuple[str, str], float]) -> None:
+    def __init__(self, name: str, units: Mapping[tuple[Phase, str], float]) -> None:
         self.name = name
         self._units = dict(units)
 
@@ -91,7 +90,7 @@ class CostModel:
         """Whether nothing costs anything."""
         return not self._units
 
-    def unit(self, phase: str, device_class: str) -> float:
+    def unit(self, phase: Phase, device_class: str) -> float:
         """Seconds of one step: of a ring, or of a device, as the phase has it."""
         return self._units.get((phase, device_class), 0.0) / 1e3
 

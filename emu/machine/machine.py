@@ -7,8 +7,8 @@ from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from devices.procedure import Edit, GuestNotifier, HostNotifier
-from emu.config.costs import NATIVE, CostModel, Side
+from devices.procedure import Edit, GuestNotifier, HostNotifier, Side
+from emu.config.costs import NATIVE, CostModel
 from emu.locking.locks import BigLock
 from emu.machine import vcpu_state
 from emu.machine.accel import registry

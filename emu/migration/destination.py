@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
+from devices.procedure import Phase
 from emu.errors import MigrationError
 from emu.migration.destination_base import Arrival
 from emu.migration.multifd import ReceivingLanes
@@ -149,7 +150,7 @@ class Destination(Arrival):
         with vm.machine.charged("dst"):
             timeline.mark("switchover_ns")
             timeline.in_blackout = True
-            with timeline.span("dst.load_state"):
+            with timeline.span(Phase.LOAD_STATE):
                 moved = load_switchover(state, vm)
                 if self._ahead_ns:
                     vm.guest.shift_clock(self._ahead_ns)

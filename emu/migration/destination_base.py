@@ -6,6 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from devices.procedure import Phase
 from emu.errors import EmuError, MigrationError
 from emu.migration import clocks, completion
 from emu.migration.handshake import DiskCheck, Greeting, welcome
@@ -56,7 +57,7 @@ class Arrival(ABC):
     ) -> None:
         self.vm: Vm | None = None
         self.source: JsonObject = {}
-        self.timeline = Timeline("dst")
+        self.timeline = Timeline()
         self.commits_before = 0
         self.guest_gap_ns = 0
         self._spec = spec
@@ -140,8 +141,7 @@ class Arrival(ABC):
     def _take_farewell(self, stream: MigrationStream, greeting: Greeting) -> JsonObject:
         commits = 0 if self.vm is None else self.vm.machine.commits - self.commits_before
         news: JsonObject = {
-            "spans": [list(span) for span in self.timeline.spans],
-            "marks": dict(self.timeline.marks),
+            **self.timeline.to_json(),
             "commits": commits,
             "guest_gap_ns": self.guest_gap_ns,
         }
@@ -170,7 +170,7 @@ class Arrival(ABC):
         timeline = self.timeline
         start = now()
         running = vm.take_off(self._deadline)
-        timeline.add("dst.resume_vcpus", start, end=running)
+        timeline.add(Phase.RESUME_VCPUS, start, end=running)
         timeline.marks["running_ns"] = running
         timeline.in_blackout = False
         # After the vCPUs: an interrupt for every ring would have all of them compete with those

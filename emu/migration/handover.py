@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices import lifecycle
 from devices.handover_state import DeviceHandoverState
+from devices.procedure import Phase
 from emu.errors import MigrationError
 from emu.guest.blk_driver import BlkFeatures
 from emu.guest.program import GuestConfig, ReaderConfig
@@ -121,7 +122,7 @@ class HandoverSource(Source):
             if not vm.still_matches(state):
                 vm.resume_vcpus(self._stage.timeout)
                 return None
-            with self.timeline.span("src.device_state"):
+            with self.timeline.span(Phase.DEVICE_STATE):
                 stream.send(Kind.SWITCHOVER, vm.machine.save_vcpus())
             self._commit(stream)
         # Only descriptors are closed: the connections live on over there.
@@ -196,7 +197,7 @@ class HandoverDestination(Arrival):
         with vm.machine.charged("dst"):
             timeline.mark("switchover_ns")
             timeline.in_blackout = True
-            with timeline.span("dst.load_state"):
+            with timeline.span(Phase.LOAD_STATE):
                 vm.machine.load_vcpus(state)
                 # Not before: until the source's vCPUs were paused its drivers changed memory.
                 vm.guest.attach()

@@ -7,24 +7,25 @@ destination tells the source what it knows before the last decision.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from devices.procedure import Phase
 from emu.strategies.base import DeviceCost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from devices.procedure import Side
     from emu.qmp.protocol import JsonObject
     from emu.strategies.base import Strategy
     from emu.strategies.timeline import Span
 
-Side = Literal["src", "dst"]
 #: A rehearsal that is so many times longer than the past says that the devices have changed.
 WORSE = 3
 #: It is expected by what is dirty, not by what was.
-_MEMORY = "src.final_ram"
+_MEMORY = Phase.FINAL_RAM
 #: What no strategy can move out of the blackout.
-_RINGS = ("src.get_vring_base", "dst.start_vrings")
+_RINGS = (Phase.GET_VRING_BASE, Phase.START_VRINGS)
 
 
 class Taken(NamedTuple):
@@ -39,14 +40,14 @@ class Taken(NamedTuple):
     """
 
     number: int
-    devices: dict[str, dict[str, int]]
+    devices: dict[str, dict[Phase, int]]
     wall: int
     vcpus: int
 
     @classmethod
     def of(cls, number: int, spans: Iterable[Span]) -> Self:
         """What the spans of a blackout come to."""
-        devices: dict[str, dict[str, int]] = {}
+        devices: dict[str, dict[Phase, int]] = {}
         inside = [span for span in spans if span.in_blackout]
         own = [span for span in inside if span.device_class != "vm"]
         for span in own:
@@ -120,7 +121,7 @@ class Past:
                 theirs = Taken(
                     int(number),
                     {
-                        str(name): {str(phase): int(ns) for phase, ns in phases.items()}
+                        str(name): {Phase(phase): int(ns) for phase, ns in phases.items()}
                         for name, phases in devices.items()
                     },
                     int(wall),

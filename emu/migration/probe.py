@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from devices.procedure import Ask
+from devices.procedure import Ask, Phase
 from emu.errors import MigrationError
 from emu.migration.convergence import Expected
 from emu.migration.state import pack_devices
@@ -59,7 +59,7 @@ class Rehearsal:
 
     def __init__(self, devices: Sequence[VhostDevice], machine: Machine, deadline: float) -> None:
         self._devices = devices
-        self._stage = Stage(machine, Timeline("src"), deadline)
+        self._stage = Stage(machine, Timeline(), deadline)
         self._round_trips: dict[str, int] = {}
         self._share = 0
         #: Nanoseconds of one notifier, as a commit of many at once showed it.
@@ -126,7 +126,7 @@ class Rehearsal:
 
 def _question(device: VhostDevice) -> Procedure:
     questions = [Request(FrontendRequest.GET_FEATURES)] * MESSAGES
-    yield Ask.of("precopy.rehearsal", device.connection, questions)
+    yield Ask.of(Phase.PROBE, device.connection, questions)
 
 
 class Forecast:

@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from devices import lifecycle
+from devices.procedure import Phase
 from emu.errors import CancelledError, EmuError, MigrationError
 from emu.migration import clocks, completion, handshake
 from emu.migration.history import Past
@@ -72,7 +73,7 @@ class Source:
         accounts: Callable[[], JsonObject] = dict,
     ) -> None:
         self.vm = vm
-        self.timeline = Timeline("src")
+        self.timeline = Timeline()
         self.destination: JsonObject = {}
         self._reach = reach
         self._accounts = accounts
@@ -290,10 +291,10 @@ class Source:
         precopy.top_up()
         with self._blackout():
             self._strategy.stop(tasks, self._stage)
-            with timeline.span("src.final_ram"):
+            with timeline.span(Phase.FINAL_RAM):
                 lanes.send_ram(vm.machine.ram, sync.dirty())
                 lanes.end_round()
-            with timeline.span("src.device_state"):
+            with timeline.span(Phase.DEVICE_STATE):
                 stream.send(Kind.SWITCHOVER, pack_switchover(vm))
             self._commit(stream)
         return tasks
@@ -307,7 +308,7 @@ class Source:
             vm.await_heartbeat()
             timeline.mark("pause_start_ns")
             timeline.in_blackout = True
-            with timeline.span("src.pause_vcpus"):
+            with timeline.span(Phase.PAUSE_VCPUS):
                 vm.pause_vcpus(self._stage.timeout)
             self.requests_in_flight = vm.guest.requests_in_flight()
             yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from devices.procedure import Phase
 from emu.errors import MigrationError
 from vhost_user.virtqueue import RingAddresses
 
@@ -50,13 +51,13 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
             rings = [_RING.unpack_from(data, at + index * _RING.size) for index in range(count)]
         except struct.error:
             raise MigrationError(
-                "dst.load_state", f"the state of the devices ends before {device.name}"
+                Phase.LOAD_STATE, f"the state of the devices ends before {device.name}"
             ) from None
         at += count * _RING.size
         name = raw.rstrip(b"\0").decode(errors="replace")
         if name != device.name or count > len(device.rings):
             raise MigrationError(
-                "dst.load_state",
+                Phase.LOAD_STATE,
                 f"the source has {name} with {count} rings where this side has {device.name} "
                 f"with {len(device.rings)}",
             )
@@ -64,7 +65,7 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
         if _load_rings(device, rings):
             moved.append(device)
     if at != len(data):
-        raise MigrationError("dst.load_state", "the source has more devices than this side")
+        raise MigrationError(Phase.LOAD_STATE, "the source has more devices than this side")
     return moved
 
 
@@ -96,10 +97,10 @@ def pack_switchover(vm: Vm) -> bytes:
 def load_switchover(data: bytes, vm: Vm) -> list[VhostDevice]:
     """The reverse of `pack_switchover`; raises and returns as `load_devices`."""
     if len(data) < _SWITCHOVER.size:
-        raise MigrationError("dst.load_state", "the device state is cut short")
+        raise MigrationError(Phase.LOAD_STATE, "the device state is cut short")
     devices, vcpus = _SWITCHOVER.unpack_from(data)
     if len(data) != _SWITCHOVER.size + devices + vcpus:
-        raise MigrationError("dst.load_state", "the device state has the wrong length")
+        raise MigrationError(Phase.LOAD_STATE, "the device state has the wrong length")
     middle = _SWITCHOVER.size + devices
     vm.machine.load_vcpus(data[middle:])
     return load_devices(data[_SWITCHOVER.size : middle], vm.devices)

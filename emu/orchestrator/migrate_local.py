@@ -290,9 +290,9 @@ def _moved(outcome: JsonObject) -> bool:
 def _spans(timeline: JsonObject) -> list[Span]:
     rows: list[list[Any]] = timeline["spans"]
     try:
-        return [Span(*row) for row in rows]
-    except TypeError as error:
-        raise EmuError(f"a timeline that makes no sense: {error}") from None
+        return [Span.from_json(row) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise EmuError(f"an invalid timeline: {error}") from None
 
 
 def _summary(result: MigrationResult) -> str:

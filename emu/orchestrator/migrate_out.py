@@ -143,7 +143,7 @@ class Departure:
 
 def _figures(here: JsonObject, there: JsonObject) -> dict[str, Any]:
     try:
-        spans = [Span(*row) for row in [*here["spans"], *there["spans"]]]
+        spans = [Span.from_json(row) for row in [*here["spans"], *there["spans"]]]
         return {
             "downtime_ms": int(there["downtime_ns"]) / 1e6,
             "guest_gap_ms": int(there["guest_gap_ns"]) / 1e6,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from devices.procedure import PHASES
 from emu.guest.workload import TICK_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from devices.procedure import Phase, Side
     from emu.config.plan import MachinePlan
     from emu.guest.ledger import LedgerTotals
     from emu.qmp.protocol import JsonObject
@@ -35,7 +35,6 @@ class PhaseRow:
     """One phase for one class of devices, in or outside of the blackout.
 
     Attributes:
-        phase: as design and traces name it.
         device_class: ``net``, ``blk``, or ``vm`` for what belongs to no device.
         wall_ms: from the first start to the last end.
         busy_ms: sum of the spans.
@@ -43,7 +42,7 @@ class PhaseRow:
         in_blackout: whether the VM was down meanwhile.
     """
 
-    phase: str
+    phase: Phase
     device_class: str
     wall_ms: float
     busy_ms: float
@@ -51,17 +50,16 @@ class PhaseRow:
     in_blackout: bool
 
     @property
-    def order(self) -> tuple[int, str, int, bool]:
+    def order(self) -> tuple[int, int, bool]:
         """Where it stands among others: by phase, then class, the blackout first."""
-        known = PHASES.index(self.phase) if self.phase in PHASES else len(PHASES)
         known_class = self.device_class in _CLASS_ORDER
         kind = _CLASS_ORDER.index(self.device_class) if known_class else len(_CLASS_ORDER)
-        return known, self.phase, kind, not self.in_blackout
+        return self.phase.order, kind, not self.in_blackout
 
     def to_json(self) -> JsonObject:
         """As it stands in ``phases``."""
         return {
-            "phase": self.phase,
+            "phase": self.phase.value,
             "class": self.device_class,
             "wall_ms": round(self.wall_ms, 4),
             "busy_ms": round(self.busy_ms, 4),
@@ -72,7 +70,7 @@ class PhaseRow:
 
 def phase_rows(spans: Iterable[Span]) -> list[PhaseRow]:
     """Spans of both sides, summed up by phase, class and whether the VM was down."""
-    groups: dict[tuple[str, str, bool], list[Span]] = {}
+    groups: dict[tuple[Phase, str, bool], list[Span]] = {}
     for span in spans:
         groups.setdefault((span.phase, span.device_class, span.in_blackout), []).append(span)
     rows = [
@@ -89,7 +87,7 @@ def phase_rows(spans: Iterable[Span]) -> list[PhaseRow]:
     return sorted(rows, key=lambda row: row.order)
 
 
-def devices_ms(spans: Iterable[Span], side: str) -> float:
+def devices_ms(spans: Iterable[Span], side: Side) -> float:
     """From the first device's first step in the blackout to the last one's last, on one side."""
     own = [
         span

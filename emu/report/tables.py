@@ -11,6 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from devices.procedure import Phase
 from emu.config.costs import RFC_TABLE, RFC_TOTAL_SERIAL_MS
 from emu.config.vm_spec import VmSpec
 from emu.report.results import MigrationReport, PhaseRow, median
@@ -28,7 +29,7 @@ PLAIN_WIDTH = 200
 NOISE_MS = 0.5
 #: Less than this times as fast as the first strategy is red, and no longer yellow.
 NOTED = 0.8
-Key = tuple[str, str]
+Key = tuple[Phase, str]
 
 
 def vm_line(plan: MachinePlan, accel: str) -> str:
@@ -167,8 +168,7 @@ def _cells(
 
 def _step(key: Key) -> tuple[str, str, str]:
     phase, device_class = key
-    side, _, step = phase.partition(".")
-    return side, device_class, step.replace("_", " ")
+    return phase.side, device_class, phase.step.replace("_", " ")
 
 
 def downtime_table(report: MigrationReport, *, plain: bool) -> Table:

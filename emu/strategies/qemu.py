@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from devices.procedure import Answer, Ask, Change
+from devices.procedure import Answer, Ask, Change, Phase
 from emu.strategies.base import Halt, Strategy
 from emu.strategies.lockstep import answer_in_lockstep
 from emu.strategies.timeline import now
@@ -97,7 +97,7 @@ class QemuNow(Qemu2021):
         step = task.step
         if not isinstance(step, Ask):
             return super()._answer(task, stage)
-        if step.phase == "src.get_vring_base" and task.device_class == "blk":
+        if step.phase == Phase.GET_VRING_BASE and task.device_class == "blk":
             _disable_rings(task, step, stage)
         prepare = step.connection.prepare
         messages = [

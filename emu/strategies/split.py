@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from devices.procedure import AwaitSwitchover, Change, Edit
+from devices.procedure import AwaitSwitchover, Change, Edit, Phase
 from emu.strategies.base import DeviceCost, Halt, Strategy
 from emu.strategies.flight import Flight
 from emu.strategies.timeline import now
@@ -75,7 +75,7 @@ def commit_together(tasks: Sequence[Task], stage: Stage) -> None:
 
     One commit serves all devices, so the span of each device class covers the same time.
     """
-    phases: dict[str, list[Task]] = {}
+    phases: dict[Phase, list[Task]] = {}
     for task in tasks:
         if isinstance(task.step, Change):
             phases.setdefault(task.step.phase, []).append(task)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from devices.procedure import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from emu.qmp.protocol import JsonObject
 
 now = time.monotonic_ns
 
@@ -17,48 +21,77 @@ class Span(NamedTuple):
     """One piece of work.
 
     Attributes:
-        side: ``src`` or ``dst``.
         device_class: ``blk``, ``net``, or ``vm`` for what belongs to no device.
         device: its name, or the empty string.
         ring: index of the ring, or None for a whole device.
-        phase: one of `devices.procedure.PHASES`, or another name for what is never in a blackout.
+        phase: what it belongs to.
         start, end: CLOCK_MONOTONIC nanoseconds.
         units: how many (rings, edits) it covers.
         in_blackout: whether the VM was down meanwhile.
     """
 
-    side: str
     device_class: str
     device: str
     ring: int | None
-    phase: str
+    phase: Phase
     start: int
     end: int
     units: int
     in_blackout: bool
 
+    @property
+    def side(self) -> str:
+        """The side of the migration on which it was done, ``src`` or ``dst``."""
+        return self.phase.side
+
+    def to_json(self) -> list[str | int | None]:
+        """As a monitor and the migration stream transfer it: the side, then the fields."""
+        return [self.side, *self]
+
+    @classmethod
+    def from_json(cls, row: Sequence[Any]) -> Self:
+        """The reverse of `to_json`.
+
+        Raises:
+            ValueError, TypeError: it is not a span.
+        """
+        _side, device_class, device, ring, phase, start, end, units, in_blackout = row
+        return cls(
+            str(device_class),
+            str(device),
+            None if ring is None else int(ring),
+            Phase(phase),
+            int(start),
+            int(end),
+            int(units),
+            bool(in_blackout),
+        )
+
 
 class Timeline:
-    """Collects the spans and marks of one side. Safe to be filled from several threads.
+    """Collects spans and marks of one process. Several threads may add to it at once.
 
     Attributes:
-        in_blackout: set by whoever runs the migration; every span is stamped with it.
+        in_blackout: set by the migration; every span is stamped with it.
     """
 
-    def __init__(self, side: str) -> None:
-        self.side = side
+    def __init__(self) -> None:
         self.spans: list[Span] = []
         self.marks: dict[str, int] = {}
         self.in_blackout = False
 
+    def to_json(self) -> JsonObject:
+        """Spans and marks, for a monitor or the other side."""
+        return {"spans": [span.to_json() for span in self.spans], "marks": dict(self.marks)}
+
     def mark(self, name: str) -> int:
-        """Note that something happened now, and return when that is."""
+        """Record the time of something that happens now, and return it."""
         at = self.marks[name] = now()
         return at
 
     def add(
         self,
-        phase: str,
+        phase: Phase,
         start: int,
         *,
         device_class: str = "vm",
@@ -70,12 +103,12 @@ class Timeline:
         """Add a span that ends now, or at another time, and return its end."""
         end = now() if end is None else end
         self.spans.append(
-            Span(self.side, device_class, device, ring, phase, start, end, units, self.in_blackout)
+            Span(device_class, device, ring, phase, start, end, units, self.in_blackout)
         )
         return end
 
     @contextmanager
-    def span(self, phase: str) -> Iterator[None]:
+    def span(self, phase: Phase) -> Iterator[None]:
         """A span of the whole VM around a block."""
         start = now()
         try:

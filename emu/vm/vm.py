@@ -316,7 +316,7 @@ class Vm:
                 Task(device.name, device.device_class, procedure)
                 for device, procedure in zip(devices, procedures, strict=True)
             ]
-            stage = Stage(self.machine, Timeline("src"), self.timeout)
+            stage = Stage(self.machine, Timeline(), self.timeout)
             (strategy or Split()).drive(tasks, stage)
 
     def signal_all_rings(self) -> None:

@@ -389,8 +389,7 @@ class Control:
         if side is None:
             raise EmuError("there has been no migration here")
         answer: JsonObject = {
-            "spans": [list(span) for span in side.timeline.spans],
-            "marks": dict(side.timeline.marks),
+            **side.timeline.to_json(),
             "commits": self.vm.machine.commits - side.commits_before,
         }
         if isinstance(side, Source):

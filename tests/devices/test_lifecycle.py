@@ -11,7 +11,7 @@ import pytest
 from devices import lifecycle
 from devices.blk import VhostUserBlk
 from devices.device import USER_ADDRESS_BASE, SharedMemory, VhostDevice
-from devices.procedure import Answer, Ask, AwaitSwitchover, Change, Procedure, Step
+from devices.procedure import Answer, Ask, AwaitSwitchover, Change, Phase, Procedure, Step
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.frontend import FrontendConnection
@@ -151,11 +151,11 @@ def test_start_says_what_memory_decides_after_the_switch_over(device: VhostDevic
     steps = run(lifecycle.start_ahead(device))
     assert [type(step) for step in steps] == [Change, Change, Ask, Ask, AwaitSwitchover, Ask]
     assert [step.phase for step in steps if not isinstance(step, AwaitSwitchover)] == [
-        "dst.enable_host_notify",
-        "dst.enable_guest_notify",
-        "dst.set_mem_table",
-        "dst.start_vrings",
-        "dst.start_vrings",
+        Phase.ENABLE_HOST_NOTIFY,
+        Phase.ENABLE_GUEST_NOTIFY,
+        Phase.SET_MEM_TABLE,
+        Phase.START_VRINGS,
+        Phase.START_VRINGS,
     ]
     assert names(steps[2]) == ["SET_FEATURES", "SET_MEM_TABLE"]
     assert (

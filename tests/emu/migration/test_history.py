@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from devices.procedure import Phase
 from emu.migration.history import Past
 from emu.strategies.registry import make
 from emu.strategies.timeline import Span
@@ -18,11 +19,10 @@ def stops(*devices: str, start: int = 0, apart: int = 20 * MS) -> list[Span]:
     """Each takes 20 ms; ``apart`` says how long after each other they begin."""
     return [
         Span(
-            "src",
             name[:3],
             name,
             None,
-            "src.get_vring_base",
+            Phase.GET_VRING_BASE,
             start + n * apart,
             start + n * apart + 20 * MS,
             4,
@@ -72,7 +72,7 @@ def test_another_strategy_has_the_same_devices_in_its_own_way(
 
 
 def test_what_a_strategy_moves_out_of_the_blackout_is_not_expected_in_it() -> None:
-    notify = Span("src", "blk", "blk0", 0, "src.disable_host_notify", 20 * MS, 90 * MS, 1, True)
+    notify = Span("blk", "blk0", 0, Phase.DISABLE_HOST_NOTIFY, 20 * MS, 90 * MS, 1, True)
     past = Past()
     past.note("src", "qemu-2021", [*stops("blk0"), notify])
     assert past.devices("src", make("split")) == 90 * MS
@@ -81,8 +81,8 @@ def test_what_a_strategy_moves_out_of_the_blackout_is_not_expected_in_it() -> No
 
 def test_what_was_outside_of_the_blackout_does_not_count_nor_does_memory() -> None:
     past = Past()
-    ram = Span("src", "vm", "", None, "src.final_ram", 0, 50 * MS, 1, True)
-    state = Span("src", "vm", "", None, "src.device_state", 0, 3 * MS, 1, True)
+    ram = Span("vm", "", None, Phase.FINAL_RAM, 0, 50 * MS, 1, True)
+    state = Span("vm", "", None, Phase.DEVICE_STATE, 0, 3 * MS, 1, True)
     outside = [span._replace(in_blackout=False) for span in stops("blk1")]
     past.note("src", "split", [*stops("blk0"), *outside, ram, state])
     assert past.devices("src", make("split")) == 20 * MS

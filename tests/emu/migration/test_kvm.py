@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from devices.procedure import Phase
 from emu.errors import CancelledError, EmuError, MigrationError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
@@ -112,7 +113,7 @@ def test_the_source_runs_on_when_it_fails(
     """In the middle of the blackout: the vCPUs run again here, with all of their interrupts."""
 
     def fail(_state: bytes) -> None:
-        raise MigrationError("dst.load_state", "nothing is loaded today")
+        raise MigrationError(Phase.LOAD_STATE, "nothing is loaded today")
 
     monkeypatch.setattr(other.machine, "load_vcpus", fail)
     with pytest.raises(MigrationError, match="nothing is loaded today"):

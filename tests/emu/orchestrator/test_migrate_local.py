@@ -94,7 +94,7 @@ def test_silence_after_that_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
         ("refuse-create", "VM A: this host cannot have such a VM"),
         ("die-at-start", "VM process A ended with status 7: the fake machine caught fire"),
         ("die-in-migration", "VM process A ended with status 1: KeyError: 'ring'"),
-        ("garbage-timeline", "a timeline that makes no sense"),
+        ("garbage-timeline", "an invalid timeline"),
     ],
 )
 def test_what_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, word: str, line: str) -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from devices.procedure import Phase
 from emu.guest.ledger import LedgerTotals
 from emu.report.results import (
     Integrity,
@@ -23,36 +24,35 @@ from tests.emu.sides import machine
 MS = 1_000_000
 
 
-def span(phase: str, device_class: str, start: int, end: int, *, down: bool = True) -> Span:
+def span(phase: Phase, device_class: str, start: int, end: int, *, down: bool = True) -> Span:
     """A span of one unit, in milliseconds."""
-    side = phase.partition(".")[0]
-    return Span(side, device_class, "d", 0, phase, start * MS, end * MS, 1, down)
+    return Span(device_class, "d", 0, phase, start * MS, end * MS, 1, down)
 
 
 def test_wall_is_from_first_to_last_and_busy_is_the_sum() -> None:
     """Spans that overlap count twice in the one and once in the other."""
     rows = phase_rows(
         [
-            span("src.get_vring_base", "net", 10, 20),
-            span("src.get_vring_base", "net", 15, 30),
-            span("src.get_vring_base", "net", 50, 51, down=False),
+            span(Phase.GET_VRING_BASE, "net", 10, 20),
+            span(Phase.GET_VRING_BASE, "net", 15, 30),
+            span(Phase.GET_VRING_BASE, "net", 50, 51, down=False),
         ]
     )
     assert rows == [
-        PhaseRow("src.get_vring_base", "net", 20, 25, 2, True),
-        PhaseRow("src.get_vring_base", "net", 1, 1, 1, False),
+        PhaseRow(Phase.GET_VRING_BASE, "net", 20, 25, 2, True),
+        PhaseRow(Phase.GET_VRING_BASE, "net", 1, 1, 1, False),
     ]
 
 
 def test_rows_are_in_the_order_of_the_blackout() -> None:
-    """What no phase names comes last."""
-    names = ["dst.start_vrings", "src.final_ram", "src.pause_vcpus", "x.other"]
+    """Phases that are never part of one come last."""
+    names = [Phase.START_VRINGS, Phase.FINAL_RAM, Phase.PAUSE_VCPUS, Phase.DIRTY_LOG]
     rows = phase_rows([span(name, "vm", 1, 2) for name in names])
     assert [row.phase for row in rows] == [
-        "src.pause_vcpus",
-        "src.final_ram",
-        "dst.start_vrings",
-        "x.other",
+        Phase.PAUSE_VCPUS,
+        Phase.FINAL_RAM,
+        Phase.START_VRINGS,
+        Phase.DIRTY_LOG,
     ]
 
 
@@ -101,7 +101,7 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
         1,
         "completed",
         downtime_ms=1.23456789,
-        phases=(PhaseRow("src.final_ram", "vm", 1.5, 1.5, 1, True),),
+        phases=(PhaseRow(Phase.FINAL_RAM, "vm", 1.5, 1.5, 1, True),),
         precopy=Precopy(2, 4096, 1.5),
     )
     asked = machine(control="shared", stop_time=1_500_000)

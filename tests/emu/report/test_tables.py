@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from devices.procedure import Phase
 from emu.config.plan import DiskFile
 from emu.config.vm_spec import VmSpec
 from emu.report import tables as text
@@ -45,9 +46,9 @@ def render(report: MigrationReport) -> str:
     return out.getvalue()
 
 
-BASE = PhaseRow("src.get_vring_base", "net", 100.0, 99.0, 512, True)
-FAST = PhaseRow("src.get_vring_base", "net", 10.0, 40.0, 512, True)
-AHEAD = PhaseRow("dst.set_mem_table", "blk", 5.0, 6.0, 24, False)
+BASE = PhaseRow(Phase.GET_VRING_BASE, "net", 100.0, 99.0, 512, True)
+FAST = PhaseRow(Phase.GET_VRING_BASE, "net", 10.0, 40.0, 512, True)
+AHEAD = PhaseRow(Phase.SET_MEM_TABLE, "blk", 5.0, 6.0, 24, False)
 
 
 def cells(output: str, *words: str) -> list[str]:
@@ -163,8 +164,8 @@ def test_the_downtime_fits_an_ordinary_terminal() -> None:
 
 def test_slower_is_not_green_and_noise_is_not_compared() -> None:
     """A factor below 1 has two digits."""
-    short = [PhaseRow("src.final_ram", "vm", ms, ms, 1, True) for ms in (0.1, 0.4)]
-    slow = [PhaseRow("src.get_vring_base", "net", ms, ms, 1, True) for ms in (100.0, 196.0)]
+    short = [PhaseRow(Phase.FINAL_RAM, "vm", ms, ms, 1, True) for ms in (0.1, 0.4)]
+    slow = [PhaseRow(Phase.GET_VRING_BASE, "net", ms, ms, 1, True) for ms in (100.0, 196.0)]
     runs = [run("a", 100, short[0], slow[0]), run("b", 110, short[1], slow[1])]
     report = MigrationReport(machine(), "soft", runs)
     assert cells(render(report), "src", "net", "get vring base")[-1] == "0.51x"

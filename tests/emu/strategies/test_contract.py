@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices import lifecycle
-from devices.procedure import Ask, AwaitSwitchover, Change
+from devices.procedure import Ask, AwaitSwitchover, Change, Phase
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
@@ -42,7 +42,7 @@ def alone(vm: Vm) -> None:
 
 
 def stage_of(vm: Vm) -> Stage:
-    return Stage(vm.machine, Timeline("src"), 5.0)
+    return Stage(vm.machine, Timeline(), 5.0)
 
 
 def stops(vm: Vm) -> list[Task]:
@@ -121,7 +121,7 @@ def test_spans_name_phase_device_and_class(vm: Vm, strategy: Strategy) -> None:
         assert span.start <= span.end
         key = (span.phase, span.device_class)
         units[key] = units.get(key, 0) + span.units
-    for phase in ("src.get_vring_base", "src.disable_guest_notify", "src.disable_host_notify"):
+    for phase in (Phase.GET_VRING_BASE, Phase.DISABLE_GUEST_NOTIFY, Phase.DISABLE_HOST_NOTIFY):
         assert units[phase, "net"] == 4
         assert units[phase, "blk"] == 4
 
@@ -158,7 +158,7 @@ def test_a_back_end_that_has_gone_is_named(
 
 def dislikes_its_answer(device: VhostDevice) -> Procedure:
     """What a device does that is answered by something that it cannot use."""
-    yield Ask.of("src.get_vring_base", device.connection, [Request(FrontendRequest.GET_QUEUE_NUM)])
+    yield Ask.of(Phase.GET_VRING_BASE, device.connection, [Request(FrontendRequest.GET_QUEUE_NUM)])
     raise BackendError("gave nothing of use", device=device.name)
 
 

@@ -59,7 +59,7 @@ class Schedulers(RuleBasedStateMachine):
         self.reset: set[int] = set()
 
     def _stage(self) -> Stage:
-        return Stage(self.vm.machine, Timeline("src"), TIMEOUT)
+        return Stage(self.vm.machine, Timeline(), TIMEOUT)
 
     def _tasks(
         self, procedure: Callable[[VhostDevice], Procedure], devices: set[int]

@@ -41,8 +41,8 @@ def stop(vm: Vm, strategy: Strategy, machine: Machine | Sequencer) -> None:
     strategy.open()
     try:
         with Watchdog():
-            strategy.stop(tasks, Stage(machine, Timeline("src"), TIMEOUT))
-            strategy.tidy(tasks, Stage(machine, Timeline("src"), TIMEOUT))
+            strategy.stop(tasks, Stage(machine, Timeline(), TIMEOUT))
+            strategy.tidy(tasks, Stage(machine, Timeline(), TIMEOUT))
     finally:
         strategy.close()
 
