@@ -40,6 +40,8 @@ class Target(NamedTuple):
         device: its class, or "": then no case has it serve requests.
         dialect: whose numbers it uses, where they are still moving.
         patience: seconds for each answer.
+        scratch: the contents of the disk that a back-end serves may be overwritten. Without it,
+            cases that have a disk serve requests run only if the disk is all zeroes.
     """
 
     role: str = BACK_END
@@ -48,6 +50,7 @@ class Target(NamedTuple):
     device: str = ""
     dialect: str = DIALECTS[0]
     patience: float = PATIENCE
+    scratch: bool = False
 
     def check(self) -> None:
         """Find what can be found without a peer.
@@ -111,6 +114,7 @@ class Target(NamedTuple):
             "device": self.device,
             "dialect": NUMBERS[self.dialect],
             "patience": self.patience,
+            "scratch": self.scratch,
         }
 
 

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 HELP = """Run a VM whose devices are served by back-ends that you have started, until Ctrl-C.
 
---blk and --net name the sockets of disks and NICs; each may be given several times. The disks'
-contents are overwritten. With --qmp the VM obeys QMP's stop, cont, system_reset, calc-dirty-rate,
-query-status, quit and others (query-commands lists them).
+--blk and --net name the sockets of disks and NICs; each may be given several times. The guest
+OVERWRITES THE DISKS (except with --load none). They are refused unless they are all zeroes (they
+are read first, up to 1 GiB, on a connection of their own), or --scratch is given.
+
+With --qmp the VM obeys QMP's stop, cont, system_reset, calc-dirty-rate, query-status, quit and
+others (query-commands lists them).
 
 A back-end that goes is told of, and the next one that listens on its socket takes its place. The
 status is 0 when at the end each device has a back-end, and each request was answered well.
@@ -53,6 +56,11 @@ Examples:
     default="light",
     show_default=True,
     help="What the guest does: nothing, a little, or all rings busy.",
+)
+@click.option(
+    "--scratch",
+    is_flag=True,
+    help="The contents of the disks may be overwritten: do not read them.",
 )
 @click.option("--accel", type=click.Choice(registry.CHOICES), default="soft", show_default=True)
 @click.option("--qmp", type=click.Path(path_type=Path), metavar="PATH", help="Serve QMP there.")
@@ -102,7 +110,14 @@ def _plan(options: dict[str, Any]) -> AttachPlan:
         raise OptionError(str(error)) from None
     paths = [*options["net"], *options["blk"]]
     backends = {device.name: path for device, path in zip(spec.devices, paths, strict=True)}
-    return AttachPlan(spec, backends, options["accel"], options["load"], options["qmp"])
+    return AttachPlan(
+        spec,
+        backends,
+        options["accel"],
+        options["load"],
+        options["qmp"],
+        scratch=options["scratch"],
+    )
 
 
 def _run(vm: AttachedVm, attention: Attention, seconds: float | None) -> None:

@@ -40,9 +40,13 @@ if TYPE_CHECKING:
 
 BACK_END_HELP = """Test a back-end: one that listens at --socket, or one that --exec starts.
 
+With --device blk the cases OVERWRITE THE DISK that the back-end serves. They are refused unless
+the disk is all zeroes (it is read first, up to 1 GiB), or --scratch is given.
+
 \b
 Examples:
-  emu conform back-end --device blk --exec 'my-backend --socket-path {socket} disk.img'
+  truncate -s 64M scratch.img
+  emu conform back-end --device blk --exec 'my-backend --socket-path {socket} scratch.img'
   emu conform back-end --socket /run/vhost.sock --only framing --only VU-B-0401
   emu conform back-end --list
 
@@ -155,6 +159,12 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 @conform.command(
     "back-end", help=BACK_END_HELP, short_help="Test a back-end.", context_settings=CONTEXT
 )
+@click.option(
+    "--scratch",
+    is_flag=True,
+    help="The contents of the disk that the back-end serves may be overwritten. Without it a disk "
+    "must be all zeroes, and at most 1 GiB.",
+)
 @_options
 def back_end(**options: Any) -> None:
     """Test a back-end."""
@@ -194,6 +204,7 @@ def _conform(role: str, options: dict[str, Any]) -> None:
         options["device"] or "",
         options["dialect"],
         options["patience"],
+        scratch=options.get("scratch", False),
     )
     validate.json_file(options["json_file"])
     with _Ending() as ending, target.opened() as runner:
@@ -280,6 +291,7 @@ def _run(
     from vhost_user_conformance.report import terminal
 
     offered = runner.probe()
+    runner.guard(cases)
     target = terminal.console(sys.stderr)
     with terminal.progress(target) as live:
         task = live.add_task(role, total=len(cases), last="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from emu.config import vm_file
@@ -12,10 +13,16 @@ from emu.errors import EmuError
 from emu.qmp.listener import MonitorListener
 from emu.vm_process.commands import commands
 from emu.vm_process.control import make_control
+from vhost_user.channel import check_path
+from vhost_user.features import SPEC
+from vhost_user_conformance.back_end.connection import BackEnd
+from vhost_user_conformance.back_end.disk_contents import CapacityError, check_zeroes
+from vhost_user_conformance.errors import PeerError
+from vhost_user_conformance.peer.program import connect
+from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from emu.config.vm_spec import VmSpec
     from emu.guest.ledger import LedgerTotals
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
 
 #: What a VM process is told by the run that it belongs to, and nobody else has to say.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
+#: Seconds for a back-end to listen, and for each answer while its disk is read.
+_CONNECT = 10.0
 #: Seconds between two signs of life while the VM starts; its devices have deadlines of their own.
 _LOOK = 60.0
 
@@ -37,6 +46,8 @@ class AttachPlan(NamedTuple):
         accel: ``auto``, ``soft`` or ``kvm``.
         load: ``none``, ``light`` or ``heavy``.
         monitor: where its monitor listens, or None for none.
+        scratch: the contents of the disks may be overwritten. Without it a disk that the guest
+            writes to must be all zeroes.
     """
 
     spec: VmSpec
@@ -44,6 +55,7 @@ class AttachPlan(NamedTuple):
     accel: str
     load: str
     monitor: Path | None
+    scratch: bool = False
 
 
 class AttachedVm:
@@ -61,6 +73,7 @@ class AttachedVm:
     """
 
     def __init__(self, plan: AttachPlan, notice: Callable[[str], None]) -> None:
+        self._plan = plan
         self._notice = notice
         self._monitor: MonitorListener | None = None
         self._starter: threading.Thread | None = None
@@ -101,12 +114,14 @@ class AttachedVm:
         Raises:
             SignalError: the user wants this to end; a back-end may never answer.
             VhostUserError: a back-end is not there, or is not what the VM needs.
+            EmuError: a disk holds data, and the plan does not allow it to be overwritten.
         """
         ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         failures: list[BaseException] = []
 
         def boot() -> None:
             try:
+                self._check_disks()
                 self._control.start()
             except BaseException as error:  # noqa: BLE001  raised below
                 failures.append(error)
@@ -122,6 +137,15 @@ class AttachedVm:
             raise failure
         if self._monitor is not None:
             self._monitor.start()
+
+    def _check_disks(self) -> None:
+        """Read each disk on a connection of its own, which ends before the VM connects."""
+        plan = self._plan
+        if plan.scratch or plan.load == "none":
+            return  # the guest writes nothing without a load
+        for device in plan.spec.devices:
+            if device.device_class == "blk":
+                _check_zeroes(device.name, Path(plan.backends[device.name]))
 
     def run(self, attention: Attention, seconds: float | None) -> None:
         """Return when the time is over, or when a client of the monitor has said ``quit``.
@@ -160,6 +184,19 @@ class AttachedVm:
             self._notice(str(data["reason"]))
         elif name == "DEVICE_BACK":
             self._notice(f"{data['device']}: has a back-end again")
+
+
+def _check_zeroes(name: str, path: Path) -> None:
+    """Raises `EmuError` if the disk of this back-end holds data, or may hold data."""
+    check_path(str(path), name)
+    try:
+        wire = Wire(connect(path, patience=_CONNECT, gone=str), {}, _CONNECT)
+        with contextlib.closing(BackEnd(wire, "blk", SPEC)) as back_end:
+            check_zeroes(back_end)
+    except CapacityError:
+        return  # the VM refuses it, too, and says what the back-end lacks
+    except PeerError as error:
+        raise EmuError(f"{name}: {error}") from None
 
 
 def _complaint(ledger: LedgerTotals) -> str:

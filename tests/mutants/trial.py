@@ -29,7 +29,7 @@ NO_PEER = "no peer"
 _PROGRAMS = {
     ("back-end", "blk"): "backends.blk --socket-path {socket} --num-queues 4 --blk-file {disk}",
     ("back-end", "net"): "backends.net --socket-path {socket} --num-queues 4",
-    ("front-end", "blk"): "emu.cli attach --blk {socket} --qmp {qmp} -q",
+    ("front-end", "blk"): "emu.cli attach --blk {socket} --scratch --qmp {qmp} -q",
     ("front-end", "net"): "emu.cli attach --net {socket} --qmp {qmp} -q",
 }
 
@@ -169,5 +169,5 @@ def _opened(subject: Subject) -> Iterator[CaseRunner]:
         with disk.open("wb") as file:
             file.truncate(DISK_BYTES)
         command = subject.command.replace("{disk}", shlex.quote(str(disk)))
-        with Target(subject.role, None, command, subject.device).opened() as runner:
+        with Target(subject.role, None, command, subject.device, scratch=True).opened() as runner:
             yield runner

@@ -24,6 +24,7 @@ from tests.peers import pages
 from tests.peers.programs import PATH, fill, missing, number, version
 from tests.peers.record import distil, load_all
 from tests.peers.table import PEERS
+from vhost_user_conformance.model.case import BACK_END
 from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def conform(peer: Peer, folder: Path, *arguments: str, limit: float = LIMIT) -> 
         *(sys.executable, "-m", "emu.cli", "conform", peer.role),
         *("--socket", str(folder / "socket"), "--exec", fill(peer, folder)),
         *("--device", peer.device, "--json", str(out), "--quiet", *arguments),
+        *(("--scratch",) if peer.role == BACK_END else ()),
     ]
     environment = os.environ | {"PATH": PATH}
     with subprocess.Popen(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from vhost_user.errors import BackendError
 from vhost_user.message_ids import FrontendRequest
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F
+from vhost_user_conformance.back_end.disk_contents import DiskContentsError, check_zeroes
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
-from vhost_user_conformance.peer.device_work import WORKS
+from vhost_user_conformance.peer.device_work import WORKS, BlkWork
 from vhost_user_conformance.peer.program import START_PATIENCE, connect
 from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import (
@@ -47,6 +48,8 @@ class BackEndRunner(CaseRunner):
         self._ends = self._serves_on = False
         # A connection for the next case, which has been answered.
         self._ready: Wire | None = None
+        # The disk has been read, and is all zeroes.
+        self._zeroes = False
 
     def probe(self) -> Offered:
         """Ask once what it offers.
@@ -75,6 +78,9 @@ class BackEndRunner(CaseRunner):
 
         A case after which the back-end is dead, or answers nobody, has failed; one that cannot be
         started anew is gone.
+
+        Raises:
+            DiskContentsError: at the first case that may write, see `guard`.
         """
         try:
             return super().run(cases, told)
@@ -83,13 +89,32 @@ class BackEndRunner(CaseRunner):
                 self._ready.close()
                 self._ready = None
 
+    def guard(self, cases: Iterable[Case]) -> None:
+        """As `CaseRunner.guard`.
+
+        Any case that has a disk serve requests may write, also to where it does not intend to.
+
+        Raises:
+            DiskContentsError: they need a disk, which is not all zeroes, without ``scratch``.
+            PeerError: no back-end answers.
+        """
+        if self._scratch or self._zeroes or self._device != BlkWork.name:
+            return
+        if any(case.works and not self._missing(case) for case in cases):
+            with contextlib.closing(self._begin()) as be:
+                check_zeroes(be)
+            self._zeroes = True
+
     def _run(self, case: Case) -> CaseResult:
         missing = self._missing(case)
         if missing:
             return CaseResult(case, Verdict.UNSUPPORTED, "", missing, 0.0)
         begin = time.monotonic()
         try:
+            self.guard((case,))
             be = self._begin()
+        except DiskContentsError:
+            raise
         except PeerError as error:
             self._gone = self._gone or f"at {case.id}: {error}"
             return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self._gone}", 0.0)

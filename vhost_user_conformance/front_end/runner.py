@@ -21,6 +21,7 @@ from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from vhost_user_conformance.front_end.recording import Recording
@@ -124,6 +125,9 @@ class FrontEndRunner(CaseRunner):
             raise PeerError(f"the front-end does not go on after {last}: {recording.undone[START]}")
         self.offered = Offered(last.features or 0, last.protocol, len(recording.rings()))
         return self.offered
+
+    def guard(self, cases: Iterable[Case]) -> None:
+        """As `CaseRunner.guard`: the disk is the suite's own."""
 
     def record(self, script: Script) -> Recording:
         """Play a session, for others than the cases to look at. Raises as `probe`."""

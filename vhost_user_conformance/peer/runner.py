@@ -25,6 +25,7 @@ class CaseRunner(ABC):
         device: class of device, or "".
         dialect: which numbers the peer uses.
         patience: seconds for each answer.
+        scratch: the contents of the disk that the peer serves may be overwritten.
 
     Attributes:
         offered: what the peer offers or agrees to, once `probe` has found out.
@@ -41,12 +42,14 @@ class CaseRunner(ABC):
         device: str,
         dialect: Dialect,
         patience: float,
+        scratch: bool = False,
     ) -> None:
         self._path = path
         self._program = program
         self._device = device
         self._dialect = dialect
         self._patience = patience
+        self._scratch = scratch
         self._gone = ""
         self.offered = Offered(0, 0, 0)
 
@@ -71,6 +74,16 @@ class CaseRunner(ABC):
             "device": self._device or None,
             "dialect": self._dialect.name,
         }
+
+    @abstractmethod
+    def guard(self, cases: Iterable[Case]) -> None:
+        """Return if these cases overwrite nothing that the user may want to keep.
+
+        `run` asks before each case; a caller that asks before the first one loses no verdict.
+
+        Raises:
+            PeerError: they may overwrite data; the text says what to do.
+        """
 
     def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
         """Run them all, telling of each.

@@ -25,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, (metavar, text) in told.items():
         group.addoption(f"{PREFIX}{name}", metavar=metavar, help=text)
     group.addoption(
+        f"{PREFIX}scratch",
+        action="store_true",
+        help="The contents of the disk that the back-end serves may be overwritten. Without it a "
+        "disk must be all zeroes, and at most 1 GiB.",
+    )
+    group.addoption(
         f"{PREFIX}only",
         action="append",
         default=[],

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 #: What a user sees as one line.
 _ERRORS = (ConformanceError, VhostUserError, OSError)
-_OPTION = re.compile(r"(?<![\w-])--(socket|exec|device|only|dialect|patience)(?![\w-])")
+_OPTION = re.compile(r"(?<![\w-])--(socket|exec|device|only|dialect|patience|scratch)(?![\w-])")
 _Made = TypeVar("_Made")
 
 
@@ -95,8 +95,9 @@ class Suite:
             return
         distributed = config.pluginmanager.hasplugin("dsession")
         if distributed or any(item.get_closest_marker("vhost_user") for item in session.items):
+            mine = [item.case for item in session.items if isinstance(item, CaseItem)]
             try:
-                Trial.of(config, self.target)
+                Trial.of(config, self.target).guard(mine)
             except _ERRORS as error:
                 raise pytest.UsageError(_prefixed(str(error))) from None
             if distributed:
@@ -134,7 +135,7 @@ class CaseItem(pytest.Item):
 
     def __init__(self, *, case: Case, target: Target, **settings: Any) -> None:
         super().__init__(**settings)
-        self._case = case
+        self.case = case
         self._target = target
         self._run: CaseRun | None = None
         self.add_marker(_mark(case))
@@ -148,7 +149,7 @@ class CaseItem(pytest.Item):
 
     def setup(self) -> None:
         """Have the peer there."""
-        self._run = CaseRun(self, self._case, _trial(self.config, self._target))
+        self._run = CaseRun(self, self.case, _trial(self.config, self._target))
 
     def runtest(self) -> None:
         """Run the case."""
@@ -157,7 +158,7 @@ class CaseItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """The rule is what a failure's headline says."""
-        return self.path, None, f"{self._case.id} {self._case.rule}"
+        return self.path, None, f"{self.case.id} {self.case.rule}"
 
 
 class CaseRun:
@@ -241,7 +242,11 @@ class Trial:
         gone = self._runner.gone
         if gone:
             pytest.skip(f"not run, as there is no peer any more: {gone}")
-        return self._runner.run([case], lambda _result: None)[0]
+        return _or_fail(lambda: self._runner.run([case], lambda _result: None)[0])
+
+    def guard(self, cases: Sequence[Case]) -> None:
+        """As `CaseRunner.guard`."""
+        self._runner.guard(cases)
 
     def close(self) -> None:
         """End it."""
@@ -296,6 +301,7 @@ def _target(config: pytest.Config) -> Target:
         device=_choice(config, "device", DEVICES),
         dialect=_choice(config, "dialect", DIALECTS) or DIALECTS[0],
         patience=PATIENCE if patience is None else _seconds(patience),
+        scratch=config.getoption("vhost_user_scratch"),
     )
 
 

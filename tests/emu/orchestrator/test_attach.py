@@ -227,7 +227,7 @@ def test_a_signal_ends_it_well(programs: Programs, tmp_path: Path, signum: int) 
     assert line(vm).startswith("blk: ")
     assert not path.exists()
     assert back_end.poll() is None
-    assert attach("--blk", blk, "--for", "100ms").returncode == 0
+    assert attach("--blk", blk, "--scratch", "--for", "100ms").returncode == 0
 
 
 def test_a_vm_without_a_back_end_is_not_reset(programs: Programs, tmp_path: Path) -> None:
