@@ -49,8 +49,9 @@ class Programs:
     def blk(self, name: str = "blk.sock") -> tuple[str, subprocess.Popen[str]]:
         """A disk's; its socket."""
         image, path = self._folder / "disk.img", self._folder / name
-        with image.open("wb") as file:
-            file.truncate(16 << 20)
+        if not image.exists():  # another back-end of the same disk serves what was written
+            with image.open("wb") as file:
+                file.truncate(16 << 20)
         options = ("--num-queues", "2", "--blk-file", str(image))
         return str(path), self._listening(path, "backends.blk", *options)
 
