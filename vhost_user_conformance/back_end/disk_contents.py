@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from vhost_user.errors import BackendError
 from vhost_user.features import ProtocolFeature
 from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.verdict import CaseEnd
 from vhost_user_conformance.peer.device_work import BLK_IN, SECTOR
 from vhost_user_conformance.peer.memory import MIB
-from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.peer.wire import WireError
 
 if TYPE_CHECKING:
