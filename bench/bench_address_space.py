@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backends.pacing import Pacer
-from devices.procedure import GuestNotifier, HostNotifier
+from devices.notifiers import ANY_VALUE, GuestNotifier, HostNotifier, Ioeventfd, Irqfd
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.machine.machine import Machine
 from vhost_user.eventfd import PythonEventfds
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bench.figures import Figure
-    from devices.procedure import Edit
+    from devices.notifiers import Edit
 
 #: NICs with 32 rings each; 19 of them have as many rings as the RFC's VM.
 RINGS = 32
@@ -46,9 +46,15 @@ class Notifiers:
 
     def host(self, *, assign: bool) -> list[HostNotifier]:
         """The edits of all ioeventfds."""
-        doorbell = self.machine.doorbell
+        address = self.machine.notify_address
         return [
-            HostNotifier(assign, f"net{n // RINGS}", "net", n % RINGS, doorbell(*where), fd)
+            HostNotifier(
+                assign,
+                f"net{n // RINGS}",
+                "net",
+                n % RINGS,
+                Ioeventfd(address(*where), 4, ANY_VALUE, fd),
+            )
             for n, (where, fd) in enumerate(self._rings())
         ]
 
@@ -56,7 +62,7 @@ class Notifiers:
         """The edits of all irqfds."""
         vector = self.machine.vector
         return [
-            GuestNotifier(assign, f"net{n // RINGS}", "net", n % RINGS, vector(*where), fd)
+            GuestNotifier(assign, f"net{n // RINGS}", "net", n % RINGS, Irqfd(vector(*where), fd))
             for n, (where, fd) in enumerate(self._rings())
         ]
 

@@ -1,6 +1,6 @@
 """What KVM's notifiers and vCPUs cost: one by one, by the batch, and from several threads.
 
-Each machine has vCPUs that are in KVM_RUN, halted, as an idle guest's are: taking a notifier away
+Each machine has vCPUs that are in KVM_RUN, halted, as an idle guest's are: deassigning a notifier
 waits until none of them can be using it any more.
 """
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from devices.notifiers import ANY_VALUE, Ioeventfd
 from emu.errors import EmuError
 from emu.machine.accel.kvm import KvmAccelerator
-from emu.machine.accel.kvm_vm import Bell, KernelMachine
 from emu.machine.ram import GuestRam
 from emu.machine.vcpus import VcpuSet
 from vhost_user.eventfd import PythonEventfds
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from bench.figures import Figure
+    from emu.machine.accel.kvm_vm import KernelMachine
 
-#: Rings of the RFC's VM, and the address of the first one's doorbell.
+#: Rings of the RFC's VM, and the address of the first one's notify address.
 RINGS = 608
-BELLS = 0xE000_0000
+NOTIFY_BASE = 0xE000_0000
 MEMORY = 64 << 20
 VCPUS = (1, 16, 224)
 WORKERS = 4
@@ -61,7 +62,9 @@ class Rig:
         self.vcpus.resume()
         self.count = vcpus
         self.fds = PythonEventfds().create(RINGS)
-        self.bells = [Bell(BELLS + 4 * n, None, 4, fd, pio=False) for n, fd in enumerate(self.fds)]
+        self.ioeventfds = [
+            Ioeventfd(NOTIFY_BASE + 4 * n, 4, ANY_VALUE, fd) for n, fd in enumerate(self.fds)
+        ]
         self.irqfds = list(enumerate(self.fds))
         self.table = self.kernel.make_routes(RINGS)
         for ring in range(RINGS):
@@ -94,8 +97,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "ioeventfd": Kind(
-        lambda rig: rig.bells,
-        lambda rig, some, assign: rig.kernel.change_bells(some, assign=assign),
+        lambda rig: rig.ioeventfds,
+        lambda rig, some, assign: rig.kernel.change_ioeventfds(some, assign=assign),
     ),
     "irqfd": Kind(
         lambda rig: rig.irqfds,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from devices.procedure import Edit
+    from devices.notifiers import Edit
     from emu.config.vm_spec import VmSpec
 
 TIMEOUT = 10.0

@@ -6,7 +6,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from devices.procedure import GuestNotifier, HostNotifier
+from devices.notifiers import (
+    ANY_VALUE,
+    NOTIFY_BYTES,
+    GuestNotifier,
+    HostNotifier,
+    Ioeventfd,
+    Irqfd,
+)
 from vhost_user import eventfd
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.frontend import FrontendConnection
@@ -67,7 +74,7 @@ class Vring:
 
     Attributes:
         index: its number within the device.
-        doorbell: guest physical address whose write kicks it.
+        notify_address: guest physical address; a write to it kicks the ring.
         vector: the interrupt vector that its calls raise.
         kick_fd, call_fd: our ends of the two eventfds.
         addresses: where the driver has put it; None until the driver has set it up.
@@ -77,7 +84,7 @@ class Vring:
     """
 
     index: int
-    doorbell: int
+    notify_address: int
     vector: int
     kick_fd: int
     call_fd: int
@@ -92,7 +99,7 @@ class VhostDevice:
 
     Args:
         name: ``net0``, ``blk3``: for tables, errors and sockets.
-        doorbells: guest physical address of each ring's doorbell.
+        notify_addresses: guest physical address of each ring's notification.
         vectors: interrupt vector of each ring.
     """
 
@@ -101,26 +108,33 @@ class VhostDevice:
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES
     queue_unit = "rings"
 
-    def __init__(self, name: str, doorbells: Sequence[int], vectors: Sequence[int]) -> None:
+    def __init__(self, name: str, notify_addresses: Sequence[int], vectors: Sequence[int]) -> None:
         self.name = name
         self._eventfds = eventfd.default()
-        fds = self._eventfds.create(2 * len(doorbells))
+        fds = self._eventfds.create(2 * len(notify_addresses))
         self.rings = [
-            Vring(index, doorbell, vector, fds[2 * index], fds[2 * index + 1])
-            for index, (doorbell, vector) in enumerate(zip(doorbells, vectors, strict=True))
+            Vring(index, address, vector, fds[2 * index], fds[2 * index + 1])
+            for index, (address, vector) in enumerate(zip(notify_addresses, vectors, strict=True))
         ]
-        # They never change, and a blackout is no time to make them.
+        # They never change, so they are made here and not in a blackout.
+        kicks = [
+            Ioeventfd(
+                ring.notify_address, NOTIFY_BYTES, ANY_VALUE, ring.kick_fd, f"{name} ring {index}"
+            )
+            for index, ring in enumerate(self.rings)
+        ]
+        calls = [Irqfd(ring.vector, ring.call_fd) for ring in self.rings]
         self._host_edits = {
             assign: [
-                HostNotifier(assign, name, self.device_class, r.index, r.doorbell, r.kick_fd)
-                for r in self.rings
+                HostNotifier(assign, name, self.device_class, index, kick)
+                for index, kick in enumerate(kicks)
             ]
             for assign in (False, True)
         }
         self._guest_edits = {
             assign: [
-                GuestNotifier(assign, name, self.device_class, r.index, r.vector, r.call_fd)
-                for r in self.rings
+                GuestNotifier(assign, name, self.device_class, index, call)
+                for index, call in enumerate(calls)
             ]
             for assign in (False, True)
         }
@@ -288,11 +302,11 @@ class VhostDevice:
         return MemTable(regions), tuple(part.fd for part in self.memory)
 
     def host_edits(self, *, assign: bool) -> Sequence[HostNotifier]:
-        """The edits that assign or take away every ring's ioeventfd."""
+        """The edits that assign or deassign every ring's ioeventfd."""
         return self._host_edits[assign]
 
     def guest_edits(self, *, assign: bool) -> Sequence[GuestNotifier]:
-        """The edits that assign or take away every ring's irqfd."""
+        """The edits that assign or deassign every ring's irqfd."""
         return self._guest_edits[assign]
 
     def notifier_fds(self) -> list[int]:
@@ -300,7 +314,7 @@ class VhostDevice:
         return [fd for ring in self.rings if ring.started for fd in (ring.kick_fd, ring.call_fd)]
 
     def kick(self, ring: int) -> None:
-        """A doorbell write that found no ioeventfd: kick from here."""
+        """The guest's notification found no ioeventfd: kick from here."""
         self._eventfds.signal([self.rings[ring].kick_fd])
 
     def disconnect(self) -> None:

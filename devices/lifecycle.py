@@ -63,7 +63,7 @@ def disable_guest_notify(device: VhostDevice) -> Procedure:
 
 
 def disable_host_notify(device: VhostDevice) -> Procedure:
-    """Take every ring's ioeventfd away."""
+    """Deassign every ring's ioeventfd."""
     if device.host_notifiers:
         yield Change(Phase.DISABLE_HOST_NOTIFY, device.host_edits(assign=False))
         device.host_notifiers = False

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 from vhost_user.messages import Reply, Request
 
 if TYPE_CHECKING:
+    from devices.notifiers import Edit
     from vhost_user.frontend import FrontendConnection
     from vhost_user.session import Message
 
@@ -62,49 +63,6 @@ class Phase(StrEnum):
 
 
 _ORDER = {phase: number for number, phase in enumerate(Phase)}
-
-
-class HostNotifier(NamedTuple):
-    """An edit of the machine: the ioeventfd that turns a doorbell write into a kick.
-
-    Attributes:
-        assign: True to assign it, False to take it away.
-        device: name of the device.
-        device_class: ``blk`` or ``net``.
-        ring: index of the vring.
-        address: guest physical address of the ring's doorbell.
-        fd: the kick eventfd.
-    """
-
-    assign: bool
-    device: str
-    device_class: str
-    ring: int
-    address: int
-    fd: int
-
-
-class GuestNotifier(NamedTuple):
-    """An edit of the machine: the irqfd that turns the back-end's call into an interrupt.
-
-    Attributes:
-        assign: True to assign it, False to take it away.
-        device: name of the device.
-        device_class: ``blk`` or ``net``.
-        ring: index of the vring.
-        vector: the interrupt vector, unique in the machine.
-        fd: the call eventfd.
-    """
-
-    assign: bool
-    device: str
-    device_class: str
-    ring: int
-    vector: int
-    fd: int
-
-
-Edit = HostNotifier | GuestNotifier
 
 
 class Ask(NamedTuple):

@@ -50,7 +50,7 @@ from vhost_user.errors import BackendError
 from vhost_user.virtio.blk import SECTOR_SIZE, SEGMENT, VIRTIO_BLK_ID_BYTES
 
 if TYPE_CHECKING:
-    from emu.guest.ledger import LedgerTotals
+    from emu.guest.request_log import RequestLog
 
 # Read buffers are spoiled at the start of each sector, so a read that did nothing is seen.
 _POISON = array("Q", (0xDEAD_BEEF_DEAD_BEEF,)) * SECTORS_PER_BLOCK
@@ -108,7 +108,7 @@ class BlkRing:
         self._buffers = [state.buffers(slot) for slot in range(BLK_SLOTS)]
         self._tables = [state.table(slot) if indirect else None for slot in range(BLK_SLOTS)]
         self._pattern = BlockPattern(place.disk)
-        self._doorbell = context.platform.doorbell(place.device, place.ring)
+        self._notify_address = context.platform.notify_address(place.device, place.ring)
         self._by_head: dict[int, int] = {}
         self._epoch = -1
 
@@ -146,7 +146,7 @@ class BlkRing:
             while not self._words[BROKEN]:
                 paused = self._drain()
                 if queue.publish():
-                    context.platform.ring_doorbell(self._doorbell, self.place.ring)
+                    context.platform.notify(self._notify_address, self.place.ring)
                 if paused:
                     context.rescan()
                     break
@@ -279,7 +279,7 @@ class BlkRing:
                 if not self._slots[slot * SLOT_WORDS]:
                     self._issue(slot, mode)
             if self._queue.publish():
-                self._context.platform.ring_doorbell(self._doorbell, self.place.ring)
+                self._context.platform.notify(self._notify_address, self.place.ring)
             self._mark_ring()
             if self._context.idle.active and self.quiet():
                 self._context.idle.settle(self.number)
@@ -302,8 +302,8 @@ class BlkRing:
         return False
 
     def kick(self) -> None:
-        """Ring the doorbell for what `submit_one` has made available."""
-        self._context.platform.ring_doorbell(self._doorbell, self.place.ring)
+        """Notify the device of what `submit_one` has made available."""
+        self._context.platform.notify(self._notify_address, self.place.ring)
 
     def begin_verify(self) -> None:
         """Have the verify mode begin with the first block again."""
@@ -331,9 +331,9 @@ class BlkRing:
         """Blocks that did not hold what they should."""
         return self._words[CORRUPTED]
 
-    def ledger(self) -> LedgerTotals:
+    def request_log(self) -> RequestLog:
         """This ring's part of the books."""
-        return self.state.ledger(overdue=bool(self._context.control[OVERDUE]))
+        return self.state.request_log(overdue=bool(self._context.control[OVERDUE]))
 
     def generations(self) -> dict[int, Generation]:
         """What each of this ring's blocks holds, by its index on the disk."""

@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.guest.layout import BLK_SLOTS, BLOCK, BLOCKS_PER_SLOT, CONTROL_BYTES, DiskRingPlace
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SEGMENT,
@@ -167,11 +167,11 @@ class BlkState:
         """Requests submitted and not yet seen completed."""
         return self.words[REQUESTS] - self.words[COMPLETED]
 
-    def ledger(self, *, overdue: bool) -> LedgerTotals:
+    def request_log(self, *, overdue: bool) -> RequestLog:
         """This ring's part of the books; when ``overdue``, what is outstanding is lost."""
         words = self.words
         outstanding = self.outstanding()
-        return LedgerTotals(
+        return RequestLog(
             requests=words[REQUESTS],
             completed=words[COMPLETED],
             outstanding=outstanding,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from emu.guest.layout import GuestLayout
-    from emu.guest.ledger import LedgerTotals
     from emu.guest.platform import Platform
+    from emu.guest.request_log import RequestLog
 
 
 class Mode(IntEnum):
@@ -32,7 +32,7 @@ class Mode(IntEnum):
 
 #: Words of the control page. EPOCH grows whenever rings have to be filled anew; LOAD is what
 #: `resume_load` returns to; OVERDUE is 1 after a quiesce whose deadline has passed. HOLD_READER
-#: also holds the scribbler, whose bytes a second DIRTY_RATE has.
+#: also holds the dirty_memory, whose bytes a second DIRTY_RATE has.
 MAGIC, MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER, DIRTY_RATE = range(9)
 MAGIC_VALUE = 0x5645_4D55_4755_5354
 
@@ -43,7 +43,7 @@ CURSORS = 256
 RESCAN, PRIMED, PRIME_AT, LIGHT_BLK, LIGHT_NET, PLUGGED, EXPIRE_AT, READER_SEEN = range(
     CURSORS, CURSORS + 8
 )
-#: And the scribbler's: pages written, when it last wrote, pages that were not as it left them.
+#: And the dirty_memory's: pages written, when it last wrote, pages that were not as it left them.
 DIRTY_COUNT, DIRTY_AT, DIRTY_WRONG = range(CURSORS + 8, CURSORS + 11)
 
 
@@ -65,7 +65,7 @@ class Unit(Protocol):
     def quiet(self) -> bool:
         """Nothing is outstanding and nothing will be submitted; the caller holds the lock."""
 
-    def ledger(self) -> LedgerTotals:
+    def request_log(self) -> RequestLog:
         """This unit's part of the books."""
 
 

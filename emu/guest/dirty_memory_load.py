@@ -15,7 +15,7 @@ from emu.guest.control_page import (
     DIRTY_WRONG,
     HOLD_READER,
 )
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MAX_CATCH_UP_NS = 2_000_000
 BATCH = 64
 
 
-class Scribbler:
+class DirtyMemoryLoad:
     """Writes a word to one page after the other.
 
     Args:
@@ -38,7 +38,7 @@ class Scribbler:
 
     def __init__(self, context: GuestContext) -> None:
         self._context = context
-        self._gpa, size = context.layout.scribble
+        self._gpa, size = context.layout.dirty_memory
         self.pages = size // PAGE_SIZE
         self._words = context.platform.ram.view(self._gpa, size).cast("Q")
 
@@ -81,6 +81,6 @@ class Scribbler:
         self._context.mark(self._gpa + first * PAGE_SIZE, count * PAGE_SIZE)
         return count
 
-    def ledger(self) -> LedgerTotals:
+    def request_log(self) -> RequestLog:
         """Pages that did not hold what was last written to them."""
-        return LedgerTotals(corrupted=self._context.pulse[DIRTY_WRONG])
+        return RequestLog(corrupted=self._context.pulse[DIRTY_WRONG])

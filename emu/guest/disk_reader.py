@@ -24,7 +24,7 @@ from emu.guest.control_page import (
     remaining,
 )
 from emu.guest.layout import CHUNK, MAX_READER_SLOTS, DiskRingPlace
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from emu.guest.rings import open_ring
 from vhost_user.errors import BackendError
 from vhost_user.memory import PAGE_SIZE
@@ -116,7 +116,9 @@ class DiskReader:
         self._data = [
             ram.view(layout.reader_buffers + slot * CHUNK, CHUNK) for slot in range(self._slots)
         ]
-        self._doorbells = [context.platform.doorbell(place.device, place.ring) for place in places]
+        self._notify_addresses = [
+            context.platform.notify_address(place.device, place.ring) for place in places
+        ]
         self._progress = threading.Condition()
         self._watched = 0
 
@@ -334,7 +336,7 @@ class DiskReader:
     def _publish(self, touched: set[int]) -> None:
         for ring in touched:
             if self._queues[ring].publish():
-                self._context.platform.ring_doorbell(self._doorbells[ring], ring)
+                self._context.platform.notify(self._notify_addresses[ring], ring)
 
     def outstanding(self) -> int:
         """Requests submitted and not yet seen completed."""
@@ -344,10 +346,10 @@ class DiskReader:
         """Nothing is outstanding (the load's hold is on); the caller holds the lock."""
         return not self.outstanding()
 
-    def ledger(self) -> LedgerTotals:
+    def request_log(self) -> RequestLog:
         """The reader's part of the books."""
         words, outstanding = self._words, self.outstanding()
-        return LedgerTotals(
+        return RequestLog(
             requests=words[REQUESTS],
             completed=words[COMPLETED],
             outstanding=outstanding,

@@ -42,7 +42,7 @@ SERIAL_BYTES = 32
 CHUNK = 64 << 10
 MAX_READER_SLOTS = 8
 #: What is written over and over when the guest is given a rate to dirty memory at.
-SCRIBBLE_BYTES = 64 << 20
+DIRTY_MEMORY_BYTES = 64 << 20
 
 
 class RingPlace(NamedTuple):
@@ -131,7 +131,7 @@ class GuestLayout:
         at = self._place_pairs(spec, at)
         end = self._place_disks(spec, _data_base(spec, regions, at))
         self.check(regions, at, end)
-        self.scribble = _place_scribble(regions, end)
+        self.dirty_memory = _place_dirty_memory(regions, end)
 
     def _place_pairs(self, spec: VmSpec, at: int) -> int:
         for index, device in enumerate(spec.devices):
@@ -187,9 +187,9 @@ def _data_base(spec: VmSpec, regions: Sequence[Region], low: int) -> int:
     return high[0].gpa + BASE if high else low
 
 
-def _place_scribble(regions: Sequence[Region], at: int) -> tuple[int, int]:
+def _place_dirty_memory(regions: Sequence[Region], at: int) -> tuple[int, int]:
     """Address and bytes of the scribbled pages: at most half of what the region has left."""
     home = next(part for part in regions if part.gpa < at <= part.gpa + part.size)
     start = _round_up(at, PAGE_SIZE)
     left = home.gpa + home.size - start
-    return start, min(SCRIBBLE_BYTES, left // 2 // PAGE_SIZE * PAGE_SIZE)
+    return start, min(DIRTY_MEMORY_BYTES, left // 2 // PAGE_SIZE * PAGE_SIZE)

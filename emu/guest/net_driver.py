@@ -36,7 +36,7 @@ from emu.guest.frames import (
     nic_mac,
 )
 from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, PairPlace
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from emu.guest.rings import open_ring
 from emu.guest.transmit import TransmitRing
 from vhost_user.errors import BackendError
@@ -98,9 +98,9 @@ class NetPair:
             (view[at : at + RX_BUFFER_BYTES], [(place.buffers + at, RX_BUFFER_BYTES)])
             for at in range(0, RX_BUFFERS * RX_BUFFER_BYTES, RX_BUFFER_BYTES)
         ]
-        doorbell = context.platform.doorbell
-        self._rx_doorbell = doorbell(place.device, ring)
-        self._tx_doorbell = doorbell(place.device, ring + 1)
+        address_of = context.platform.notify_address
+        self._rx_notify_address = address_of(place.device, ring)
+        self._tx_notify_address = address_of(place.device, ring + 1)
         self._by_head: dict[int, int] = {}
         self._epoch = -1
         self._announcements: list[int] = []
@@ -289,11 +289,11 @@ class NetPair:
         self.flow.words[books.LAST_NS] = time.monotonic_ns()
 
     def _publish(self) -> None:
-        doorbell, pair = self._context.platform.ring_doorbell, self.place.pair
+        notify, pair = self._context.platform.notify, self.place.pair
         if self._rx.publish():
-            doorbell(self._rx_doorbell, 2 * pair)
+            notify(self._rx_notify_address, 2 * pair)
         if self._tx.publish():
-            doorbell(self._tx_doorbell, 2 * pair + 1)
+            notify(self._tx_notify_address, 2 * pair + 1)
 
     def prime(self) -> None:
         """Fill the window and kick; for the load that keeps itself going."""
@@ -365,10 +365,10 @@ class NetPair:
         self._mark_rings()
         return empty and not self.flow.outstanding()
 
-    def ledger(self) -> LedgerTotals:
+    def request_log(self) -> RequestLog:
         """This pair's part of the books."""
         words, counters = self.flow.words, self._counters
-        return LedgerTotals(
+        return RequestLog(
             corrupted=words[books.CORRUPTED],
             packets_sent=words[books.NEXT],
             packets_received=words[books.RECEIVED],

@@ -45,11 +45,11 @@ class Platform(Protocol):
     def paused(self) -> bool:
         """The vCPUs are asked to stop; guest code returns before it begins another operation."""
 
-    def doorbell(self, device: int, ring: int) -> int:
+    def notify_address(self, device: int, ring: int) -> int:
         """The guest physical address whose write kicks a ring."""
 
     def vector(self, device: int, ring: int) -> int:
         """The interrupt vector of a ring, unique in the machine."""
 
-    def ring_doorbell(self, address: int, value: int) -> None:
-        """Write to a doorbell."""
+    def notify(self, address: int, value: int) -> None:
+        """Write to a notify address."""

@@ -32,8 +32,8 @@ from emu.guest.disk_reader import DiskReader
 from emu.guest.frames import nic_mac
 from emu.guest.heartbeat import Heartbeat
 from emu.guest.layout import SERIAL_BYTES, GuestLayout, scratch_bytes
-from emu.guest.ledger import LedgerTotals
 from emu.guest.net_driver import NetPair
+from emu.guest.request_log import RequestLog
 from emu.guest.workload import TICK_NS, Workload
 from vhost_user.errors import UsageError
 from vhost_user.memory import PAGE_SIZE
@@ -231,7 +231,7 @@ class GuestProgram:
             ns: how far this machine's CLOCK_MONOTONIC is ahead of that one's.
         """
         self.heartbeat.shift(ns)
-        self._workload.scribbler.shift_clock(ns)
+        self._workload.dirty_memory.shift_clock(ns)
         for pair in self.pairs:
             pair.shift_clock(ns)
 
@@ -279,7 +279,7 @@ class GuestProgram:
         Raises:
             EmuError: its memory has no room for that.
         """
-        if rate and not self._workload.scribbler.pages:
+        if rate and not self._workload.dirty_memory.pages:
             raise EmuError("--dirty-rate: the VM's memory has no room for that, give it more")
         self._context.set(DIRTY_RATE, rate)
 
@@ -352,11 +352,11 @@ class GuestProgram:
 
     # -- books
 
-    def ledger(self) -> LedgerTotals:
+    def request_log(self) -> RequestLog:
         """The books of all drivers, as memory has them now."""
-        totals = [unit.ledger() for unit in self._units]
-        totals.append(self._workload.scribbler.ledger())
-        return LedgerTotals(*map(sum, zip(LedgerTotals(), *totals, strict=True)))
+        totals = [unit.request_log() for unit in self._units]
+        totals.append(self._workload.dirty_memory.request_log())
+        return RequestLog(*map(sum, zip(RequestLog(), *totals, strict=True)))
 
     def requests_in_flight(self) -> int:
         """Block requests submitted and not yet seen completed."""

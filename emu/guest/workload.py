@@ -2,7 +2,7 @@
 
 `heavy` keeps itself going: each completion submits the next request, and the tick only begins it.
 `light` is paced by the tick: each one makes a request available on the next ring in turn, and
-rings the doorbell of those that the tick before has made available (a driver that plugs its
+notifies the rings that the tick before has made available (a driver that plugs its
 queue), so that some request is in flight nearly all of the time.
 """
 
@@ -27,7 +27,7 @@ from emu.guest.control_page import (
     Mode,
     Unit,
 )
-from emu.guest.dirty_memory_load import Scribbler
+from emu.guest.dirty_memory_load import DirtyMemoryLoad
 from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Workload:
         self._disks = disks
         self._pairs = pairs
         self._reader = reader
-        self.scribbler = Scribbler(context)
+        self.dirty_memory = DirtyMemoryLoad(context)
 
     def tick(self, now_ns: int) -> None:
         """One step; returns early when the vCPUs are asked to stop."""
@@ -85,7 +85,7 @@ class Workload:
         if self._reader is not None and self._reader.woken():
             self._reader.service()
         if control[DIRTY_RATE]:
-            self.scribbler.tick(now_ns)
+            self.dirty_memory.tick(now_ns)
         if self._pairs:
             self._expire(now_ns)
         context.mark(context.layout.pulse, PAGE_SIZE)

@@ -1,10 +1,10 @@
-"""The guest's doorbells as a memory map, changed in transactions, as QEMU's memory API does it.
+"""The devices' notify addresses as a memory map, changed in transactions as in QEMU's memory API.
 
-A *region* is a device's window of doorbells. Changes are made between `begin` and `commit`, which
-nest; the outermost commit renders the list of **all** ioeventfds of the machine, compares it with
-the list that is in force, and tells the listener (the accelerator) the difference: first what goes,
-then what comes. So a commit costs in proportion to all ioeventfds, however few have changed, and a
-commit for each of N notifiers costs N^2. The counters make that visible.
+A *region* is the page of a device's notify addresses. Changes are made between `begin` and
+`commit`, which nest; the outermost commit renders the list of **all** ioeventfds of the machine,
+compares it with the list in force, and passes the difference to the listener (the accelerator):
+what is removed, then what is added. So a commit takes time in proportion to all ioeventfds, however
+few have changed, and a commit for each of N notifiers takes N^2. The counters make that visible.
 """
 
 from __future__ import annotations
@@ -13,56 +13,54 @@ from bisect import bisect_left, insort
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from emu.machine.accel.base import Ioeventfd, NotifierError
+from emu.machine.accel.base import NotifierError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-#: Bits of an address within a region: a device's window of doorbells is one page.
+    from devices.notifiers import Ioeventfd
+
+#: Bits of an address within a region: a device's notify addresses are one page.
 REGION_SHIFT = 12
-_ANY = -1
-#: address, size, datamatch or _ANY, fd: the order in which the list is kept.
-_Entry = tuple[int, int, int, int]
 
 
 class Listener(Protocol):
-    """Whoever carries the ioeventfds out."""
+    """Puts a commit's difference into effect."""
 
     def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
         """All or nothing. Raises `NotifierError`."""
 
 
-def _nothing() -> None:
-    """There is no guard."""
+def _unguarded() -> None:
+    """The caller ensures that one thread at a time makes changes."""
 
 
 class AddressSpace:
     """The ioeventfds of one machine.
 
     Args:
-        listener: told the difference at each commit.
+        listener: gets the difference at each commit.
         guard: called before anything is changed; raises when the caller may not (it must hold the
-            big lock). Without one the caller sees to it that there is one thread at a time.
+            big lock). Without one the caller ensures that one thread at a time makes changes.
 
     Attributes:
         commits: outermost commits that had something to do.
         list_work: list entries that those commits rendered and compared, all together.
     """
 
-    def __init__(self, listener: Listener, guard: Callable[[], None] = _nothing) -> None:
+    def __init__(self, listener: Listener, guard: Callable[[], None] = _unguarded) -> None:
         self.commits = 0
         self.list_work = 0
         self._listener = listener
         self._guard = guard
         self._depth = 0
-        # The regions in address order, the entries of each sorted, so that the list of all is
+        # The regions in address order, the ioeventfds of each sorted, so that the list of all is
         # their concatenation.
         self._bases: list[int] = []
-        self._regions: dict[int, list[_Entry]] = {}
-        self._fds: dict[tuple[int, int, int], int] = {}
-        self._owners: dict[_Entry, str] = {}
-        self._undo: list[tuple[bool, _Entry]] = []
-        self._in_force: set[_Entry] = set()
+        self._regions: dict[int, list[Ioeventfd]] = {}
+        self._assigned: dict[tuple[int, int, int], Ioeventfd] = {}
+        self._undo: list[tuple[bool, Ioeventfd]] = []
+        self._in_force: set[Ioeventfd] = set()
 
     # -- transactions
 
@@ -75,7 +73,7 @@ class AddressSpace:
         """End a transaction; the outermost one takes effect.
 
         Raises:
-            NotifierError: the listener refused; nothing of the transaction remains.
+            NotifierError: from the listener; the transaction is undone.
         """
         self._guard()
         if not self._depth:
@@ -94,7 +92,7 @@ class AddressSpace:
             self._depth = 0
 
     def rollback(self) -> None:
-        """End all transactions; nothing of them remains."""
+        """End all transactions and undo them."""
         self._guard()
         self._restore()
         self._undo.clear()
@@ -113,43 +111,30 @@ class AddressSpace:
 
     # -- changes
 
-    def add_ioeventfd(
-        self, address: int, size: int, datamatch: int | None, fd: int, owner: str = ""
-    ) -> None:
+    def add(self, ioeventfd: Ioeventfd) -> None:
         """Assign an ioeventfd; a transaction of its own outside of one.
 
-        Args:
-            address: guest-physical address of the doorbell.
-            size: bytes of the write that matches, 0 for any.
-            datamatch: the value that matches, None for any.
-            fd: the eventfd.
-            owner: who wants it; for errors.
-
         Raises:
-            NotifierError: that doorbell has an ioeventfd already.
+            NotifierError: there is one for that address, size and datamatch already.
         """
         with self._own_transaction():
-            entry = (address, size, _ANY if datamatch is None else datamatch, fd)
-            if entry[:3] in self._fds:
-                raise NotifierError(f"{_public(entry)} is assigned already", owner=owner)
-            self._owners[entry] = owner
-            self._insert(entry)
-            self._undo.append((True, entry))
+            if _match(ioeventfd) in self._assigned:
+                raise NotifierError(f"{ioeventfd} is assigned already", owner=ioeventfd.owner)
+            self._insert(ioeventfd)
+            self._undo.append((True, ioeventfd))
 
-    def del_ioeventfd(
-        self, address: int, size: int, datamatch: int | None, fd: int, owner: str = ""
-    ) -> None:
-        """Take an ioeventfd away; a transaction of its own outside of one.
+    def remove(self, ioeventfd: Ioeventfd) -> None:
+        """Deassign an ioeventfd, whatever its owner; a transaction of its own outside of one.
 
         Raises:
-            NotifierError: that doorbell does not have this ioeventfd.
+            NotifierError: it is not assigned, or with another eventfd.
         """
         with self._own_transaction():
-            entry = (address, size, _ANY if datamatch is None else datamatch, fd)
-            if self._fds.get(entry[:3]) != fd:
-                raise NotifierError(f"{_public(entry)} is not assigned", owner=owner)
-            self._remove(entry)
-            self._undo.append((False, entry))
+            assigned = self._assigned.get(_match(ioeventfd))
+            if assigned is None or assigned.fd != ioeventfd.fd:
+                raise NotifierError(f"{ioeventfd} is not assigned", owner=ioeventfd.owner)
+            self._delete(assigned)
+            self._undo.append((False, assigned))
 
     @contextmanager
     def _own_transaction(self) -> Iterator[None]:
@@ -160,50 +145,43 @@ class AddressSpace:
             with self.transaction():
                 yield
 
-    def _insert(self, entry: _Entry) -> None:
-        base = entry[0] >> REGION_SHIFT
+    def _insert(self, ioeventfd: Ioeventfd) -> None:
+        base = ioeventfd.address >> REGION_SHIFT
         region = self._regions.get(base)
         if region is None:
             insort(self._bases, base)
             region = self._regions[base] = []
-        insort(region, entry)
-        self._fds[entry[:3]] = entry[3]
+        insort(region, ioeventfd)
+        self._assigned[_match(ioeventfd)] = ioeventfd
 
-    def _remove(self, entry: _Entry) -> None:
-        base = entry[0] >> REGION_SHIFT
+    def _delete(self, ioeventfd: Ioeventfd) -> None:
+        base = ioeventfd.address >> REGION_SHIFT
         region = self._regions[base]
-        del region[bisect_left(region, entry)]
+        del region[bisect_left(region, ioeventfd)]
         if not region:
             del self._regions[base]
             self._bases.remove(base)
-        del self._fds[entry[:3]]
+        del self._assigned[_match(ioeventfd)]
 
     def _restore(self) -> None:
-        for added, entry in reversed(self._undo):
-            (self._remove if added else self._insert)(entry)
+        for added, ioeventfd in reversed(self._undo):
+            (self._delete if added else self._insert)(ioeventfd)
 
     # -- the commit
 
-    def _render(self) -> list[_Entry]:
-        entries: list[_Entry] = []
+    def _render(self) -> list[Ioeventfd]:
+        ioeventfds: list[Ioeventfd] = []
         for base in self._bases:
-            entries += self._regions[base]
-        return entries
+            ioeventfds += self._regions[base]
+        return ioeventfds
 
     def _update(self) -> None:
-        entries = self._render()
-        old, new = self._in_force, set(entries)
+        ioeventfds = self._render()
+        old, new = self._in_force, set(ioeventfds)
         self.commits += 1
-        self.list_work += len(entries) + len(old)
-        remove, add = old - new, new - old
-        owners = self._owners
-        self._listener.change_ioeventfds(
-            [_public(entry, owners[entry]) for entry in sorted(remove)],
-            [_public(entry, owners[entry]) for entry in sorted(add)],
-        )
+        self.list_work += len(ioeventfds) + len(old)
+        self._listener.change_ioeventfds(sorted(old - new), sorted(new - old))
         self._in_force = new
-        for entry in remove:
-            del owners[entry]
 
     def __len__(self) -> int:
         """The ioeventfds that are in force."""
@@ -211,9 +189,9 @@ class AddressSpace:
 
     def ioeventfds(self) -> list[Ioeventfd]:
         """Those that are in force, in address order."""
-        return [_public(entry, self._owners[entry]) for entry in sorted(self._in_force)]
+        return sorted(self._in_force)
 
 
-def _public(entry: _Entry, owner: str = "") -> Ioeventfd:
-    address, size, datamatch, fd = entry
-    return Ioeventfd(address, size, None if datamatch == _ANY else datamatch, fd, owner)
+def _match(ioeventfd: Ioeventfd) -> tuple[int, int, int]:
+    """Which writes it takes: of two ioeventfds no two may be the same."""
+    return ioeventfd[:3]

@@ -1,10 +1,11 @@
-"""Which doorbell, which interrupt vector and which vCPU belong to which ring."""
+"""Notify addresses and interrupt vectors of all rings, and the vCPU that each vector goes to."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from devices.notifiers import NOTIFY_BYTES
 from emu.errors import EmuError
 
 if TYPE_CHECKING:
@@ -12,24 +13,23 @@ if TYPE_CHECKING:
 
     from emu.config.vm_spec import DeviceSpec
 
-#: Doorbells lie in the hole below 4 GiB: a page for each device, four bytes for each ring.
-DOORBELL_BASE = 0xE000_0000
-DOORBELL_PAGE = 0x1000
-DOORBELL_SIZE = 4
+#: Notify addresses lie in the hole below 4 GiB: a page for each device, four bytes for each ring.
+NOTIFY_BASE = 0xE000_0000
+NOTIFY_PAGE = 0x1000
 #: A vector has 16 bits in a vCPU's saved state.
 MAX_VECTORS = 1 << 16
 
 
-class Wiring:
-    """Doorbells, vectors and vCPUs of a machine's rings.
+class InterruptRouting:
+    """Notify addresses, vectors and vCPUs of a machine's rings.
 
-    Devices are meant by their place in `devices`, rings by their index in the device.
+    A device is given by its index in `devices`, a ring by its index in the device.
 
     Args:
         devices: all devices of the machine.
-        vcpus: how many vCPUs there are. The rings are dealt to them in turn; the two rings of a
-            NIC's pair go to the same one, so that a flow stays on one vCPU. vCPU 0 keeps the time
-            and takes none, unless it is the only one.
+        vcpus: how many vCPUs there are. The rings are distributed round-robin; the two rings of a
+            NIC's queue pair go to the same one, so that a flow stays on one vCPU. vCPU 0 has the
+            timer and takes none, unless it is the only one.
 
     Raises:
         EmuError: there are more rings than vectors.
@@ -62,19 +62,19 @@ class Wiring:
         if not (0 <= device < len(self.devices) and 0 <= ring < self.devices[device].rings):
             raise EmuError(f"the machine has no ring {ring} of device {device}")
 
-    def doorbell(self, device: int, ring: int) -> int:
-        """The guest-physical address of a ring's doorbell.
+    def notify_address(self, device: int, ring: int) -> int:
+        """The guest-physical address that notifies a ring.
 
         Raises:
             EmuError: there is no such ring.
         """
         self._check(device, ring)
-        return DOORBELL_BASE + device * DOORBELL_PAGE + ring * DOORBELL_SIZE
+        return NOTIFY_BASE + device * NOTIFY_PAGE + ring * NOTIFY_BYTES
 
     def ring_at(self, address: int) -> tuple[int, int] | None:
-        """The (device, ring) whose doorbell that is, or None."""
-        device, offset = divmod(address - DOORBELL_BASE, DOORBELL_PAGE)
-        ring, rest = divmod(offset, DOORBELL_SIZE)
+        """The (device, ring) that the address notifies, or None."""
+        device, offset = divmod(address - NOTIFY_BASE, NOTIFY_PAGE)
+        ring, rest = divmod(offset, NOTIFY_BYTES)
         if rest or not 0 <= device < len(self.devices) or ring >= self.devices[device].rings:
             return None
         return device, ring

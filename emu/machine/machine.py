@@ -1,4 +1,4 @@
-"""The machine: memory, doorbells, interrupts and vCPUs, under one big lock."""
+"""The machine: memory, ioeventfds, interrupts and vCPUs, under one big lock."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from devices.procedure import Edit, GuestNotifier, HostNotifier, Side
+from devices.notifiers import Edit, GuestNotifier, HostNotifier, Irqfd
 from emu.config.costs import NATIVE, CostModel
 from emu.locking.locks import BigLock
 from emu.machine import vcpu_state
 from emu.machine.accel import registry
-from emu.machine.accel.base import GuestProgram, Irqfd, NotifierError
+from emu.machine.accel.base import GuestProgram, NotifierError
 from emu.machine.address_space import AddressSpace
-from emu.machine.interrupt_routing import DOORBELL_SIZE, Wiring
+from emu.machine.interrupt_routing import InterruptRouting
 from emu.machine.ram import GuestRam
 from emu.machine.vcpus import DEADLINE, Crash, VcpuSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from devices.procedure import Side
     from emu.config.vm_spec import VmSpec
 
 _NS_PER_S = 1_000_000_000
@@ -64,11 +65,11 @@ class Machine:
     Attributes:
         ram: guest memory.
         big_lock: whoever changes the machine holds it.
-        address_space: the doorbells.
+        address_space: the ioeventfds.
         accel: the accelerator.
         vcpus: the vCPUs.
-        wiring: which doorbell, vector and vCPU belong to which ring.
-        ring_doorbell: what guest code calls to write to a doorbell: (address, value).
+        routing: which notify address, vector and vCPU belong to which ring.
+        notify: makes a guest's write to a notify address: (address, value).
         side: as which side of a migration commits are charged.
         charging: whether they are.
         route_commits: how often the table of routes was committed.
@@ -97,7 +98,7 @@ class Machine:
         self.stray_writes = 0
         self.records: deque[CommitRecord] = deque(maxlen=RECORDS)
         self.big_lock = BigLock()
-        self.wiring = Wiring(spec.devices, spec.vcpus)
+        self.routing = InterruptRouting(spec.devices, spec.vcpus)
         self._rings = {device.name: device.rings for device in spec.devices}
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._irqfds: dict[int, int] = {}
@@ -106,7 +107,7 @@ class Machine:
         with ExitStack() as made:
             self.ram = GuestRam(spec.memory_bytes, memory_fds)
             made.callback(self.ram.close)
-            vcpus, rings = spec.vcpus, self.wiring.vectors
+            vcpus, rings = spec.vcpus, self.routing.vectors
             name = registry.resolve(accel, vcpus=vcpus, rings=rings)
             registry.check(name, vcpus=vcpus, rings=rings)
             self.accel = registry.create(name, self._exit)
@@ -116,7 +117,7 @@ class Machine:
             self._owned = made.pop_all()
         self.address_space = AddressSpace(self.accel, self.big_lock.assert_held)
         self.gate = self.vcpus.gate
-        self.ring_doorbell: Callable[[int, int], None] = self.accel.mmio_write
+        self.notify: Callable[[int, int], None] = self.accel.mmio_write
 
     # -- what the guest and the devices ask
 
@@ -135,24 +136,24 @@ class Machine:
         """The vCPUs that ended with an error."""
         return self.vcpus.crashed
 
-    def doorbell(self, device_index: int, ring: int) -> int:
-        """The guest-physical address of a ring's doorbell."""
-        return self.wiring.doorbell(device_index, ring)
+    def notify_address(self, device_index: int, ring: int) -> int:
+        """The guest-physical address that notifies a ring."""
+        return self.routing.notify_address(device_index, ring)
 
     def vector(self, device_index: int, ring: int) -> int:
         """The interrupt vector of a ring."""
-        return self.wiring.vector(device_index, ring)
+        return self.routing.vector(device_index, ring)
 
     def set_device_handler(self, device_index: int, handler: Callable[[int], None]) -> None:
-        """Called, under the big lock, with the ring whose doorbell was written without ioeventfd.
+        """Called, under the big lock, with the ring that was notified without ioeventfd.
 
         That is the slow way: the vCPU's thread itself comes out of the fast path.
         """
         self._handlers[device_index] = handler
 
-    def _exit(self, address: int, value: int) -> None:  # noqa: ARG002  a doorbell takes any value
+    def _exit(self, address: int, value: int) -> None:  # noqa: ARG002  any value notifies
         with self.big_lock:
-            where = self.wiring.ring_at(address)
+            where = self.routing.ring_at(address)
             handler = None if where is None else self._handlers.get(where[0])
             if where is None or handler is None:
                 self.stray_writes += 1
@@ -193,10 +194,7 @@ class Machine:
         space = self.address_space
         with space.transaction():
             for edit in edits:
-                change = space.add_ioeventfd if edit.assign else space.del_ioeventfd
-                change(
-                    edit.address, DOORBELL_SIZE, None, edit.fd, f"{edit.device} ring {edit.ring}"
-                )
+                (space.add if edit.assign else space.remove)(edit.ioeventfd)
 
     def _apply_guest(self, edits: Iterable[GuestNotifier], undo: ExitStack) -> None:
         planned = self._plan_guest(edits)
@@ -208,7 +206,7 @@ class Machine:
             del irqfds[vector], routes[vector]
         for vector, fd in add:
             irqfds[vector] = fd
-            routes[vector] = self.wiring.vcpu_of(vector)
+            routes[vector] = self.routing.vcpu_of(vector)
         accel = self.accel
         # In this order an irqfd that goes is never without its route, and one that comes neither.
         accel.change_irqfds(remove, ())
@@ -223,13 +221,13 @@ class Machine:
         """What each vector that is edited has afterwards: its eventfd, or None."""
         planned: dict[int, int | None] = {}
         for edit in edits:
-            has = planned.get(edit.vector, self._irqfds.get(edit.vector))
-            owner = f"{edit.device} ring {edit.ring}"
-            if edit.assign and has is not None:
-                raise NotifierError("its irqfd is assigned already", owner=owner)
-            if not edit.assign and has != edit.fd:
-                raise NotifierError("its irqfd is not assigned", owner=owner)
-            planned[edit.vector] = edit.fd if edit.assign else None
+            vector, fd = edit.irqfd
+            has = planned.get(vector, self._irqfds.get(vector))
+            if has != (None if edit.assign else fd):
+                state = "assigned already" if edit.assign else "not assigned"
+                owner = f"{edit.device} ring {edit.ring}"
+                raise NotifierError(f"its irqfd is {state}", owner=owner)
+            planned[vector] = fd if edit.assign else None
         return planned
 
     def _charge(

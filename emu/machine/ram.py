@@ -1,6 +1,6 @@
 """Guest memory: sparse, shared, as large as the guest likes.
 
-Two regions around the hole below 4 GiB, where the doorbells are. Each is a memfd, so that a
+Two regions around the hole below 4 GiB, where the notify addresses are. Each is a memfd, so that a
 back-end can map it, and costs only the pages that were touched.
 """
 

@@ -1,6 +1,6 @@
 """The gate between a vCPU thread and guest code: where a machine pauses.
 
-A vCPU passes the gate before it runs guest code and again when it leaves it. `Gate.close` lets
+A vCPU passes the gate before it runs guest code and again when it leaves it. `RunGate.close` lets
 nobody in any more, and then waits for those that are inside; a vCPU that is halted, or that waits
 for the gate, is at a safe point already and costs a pause nothing.
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Gate:
+class RunGate:
     """One gate for all vCPUs of a machine. It is closed when it is made.
 
     Attributes:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
-from emu.machine.run_gate import Gate
+from emu.machine.run_gate import RunGate
 from emu.machine.throttle import MAX_PERCENT
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
 from vhost_user.errors import DeadlineError
@@ -55,7 +55,7 @@ class VcpuSet:
     """
 
     def __init__(self, count: int, accel: Accelerator) -> None:
-        self.gate = Gate()
+        self.gate = RunGate()
         self.crashed: list[Crash] = []
         self._accel = accel
         self._vcpus = accel.create_vcpus(count, self.gate)

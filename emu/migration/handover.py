@@ -117,7 +117,7 @@ class HandoverSource(Source):
         vm = self.vm
         calls = _tasks(vm, lifecycle.disable_guest_notify)
         kicks = _tasks(vm, lifecycle.disable_host_notify)
-        vm.machine.accel.hold_calls()
+        vm.machine.accel.mask_interrupts()
         with self._blackout():
             if not vm.still_matches(state):
                 vm.resume_vcpus(self._stage.timeout)
@@ -130,7 +130,7 @@ class HandoverSource(Source):
         return calls + kicks
 
     def _roll_back(self) -> None:
-        self.vm.machine.accel.release_calls()
+        self.vm.machine.accel.unmask_interrupts()
         super()._roll_back()
 
     def _stop_logging(self) -> None:
@@ -186,7 +186,7 @@ class HandoverDestination(Arrival):
     def _prepare(self, vm: Vm, strategy: Strategy) -> None:
         """Assign the notifiers ahead. Until the vCPUs run the calls are the source's to take."""
         vm.machine.warm_up(self._deadline)
-        vm.machine.accel.hold_calls()
+        vm.machine.accel.mask_interrupts()
         tasks = _tasks(vm, lifecycle.enable_host_notify) + _tasks(vm, lifecycle.enable_guest_notify)
         with vm.machine.charged("dst"):
             strategy.drive(tasks, Stage(vm.machine, self.timeline, self._deadline))
@@ -204,4 +204,4 @@ class HandoverDestination(Arrival):
             self._await_go(stream)
             # What was pending in the eventfds is pending still: they are the same.
             self._take_off(vm, stream, signal=False)
-        vm.machine.accel.release_calls()
+        vm.machine.accel.unmask_interrupts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from emu.report.results import Integrity, integrity_between
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Books:
     def __init__(self, sides: Sequence[Side], elsewhere: int | None = 0) -> None:
         self._sides = sides
         self._elsewhere = elsewhere
-        self._before = LedgerTotals()
+        self._before = RequestLog()
         self._served_before = 0
 
     def balance(self, side: Side) -> Integrity:
@@ -41,12 +41,12 @@ class Books:
             EmuError: the load does not come to rest, or the guest cannot read back its disks.
         """
         side.quiesce()
-        after, _gap = side.ledger()
+        after, _gap = side.request_log()
         served = self._served() - self._served_before
         seen = after.completed - self._before.completed
         corrupted = side.verify()
         integrity = integrity_between(self._before, after, corrupted)
-        self._before, _gap = side.ledger()
+        self._before, _gap = side.request_log()
         self._served_before = self._served()
         if self._elsewhere is None:
             return dataclasses.replace(integrity, lost=integrity.lost + after.outstanding)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emu.config.vm_spec import VmSpec
-    from emu.guest.ledger import LedgerTotals
+    from emu.guest.request_log import RequestLog
     from emu.orchestrator.signals import Attention
     from emu.qmp.protocol import JsonObject
 
@@ -173,9 +173,9 @@ class AttachedVm:
         lost = self._control.vm.keeper.lost
         if lost:
             raise EmuError("; ".join(map(str, lost.values())))
-        ledger = self._control.vm.guest.ledger()
-        if not ledger.intact:
-            raise EmuError(_complaint(ledger))
+        log = self._control.vm.guest.request_log()
+        if not log.intact:
+            raise EmuError(_complaint(log))
 
     def _emit(self, name: str, data: JsonObject) -> None:
         if self._monitor is not None:
@@ -199,8 +199,8 @@ def _check_zeroes(name: str, path: Path) -> None:
         raise EmuError(f"{name}: {error}") from None
 
 
-def _complaint(ledger: LedgerTotals) -> str:
+def _complaint(log: RequestLog) -> str:
     counters = ("lost", "duplicated", "corrupted", "errors", "packets_duplicated")
-    found = [(getattr(ledger, name), name) for name in (*counters, "packets_reordered")]
+    found = [(getattr(log, name), name) for name in (*counters, "packets_reordered")]
     what = ", ".join(f"{count} {name.replace('_', ' ')}" for count, name in found if count)
-    return f"of {ledger.requests} requests and {ledger.packets_sent} packets: {what}"
+    return f"of {log.requests} requests and {log.packets_sent} packets: {what}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.config.vm_file import spec_to_json
 from emu.errors import HangUpError, ProgramError
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from emu.orchestrator.backend_processes import BackendFleet
 from emu.orchestrator.managed_process import (
     PYTHON,
@@ -151,11 +151,11 @@ class Side:
             self._awaited.clear()
         return str(answer["uri"])
 
-    def ledger(self) -> tuple[LedgerTotals, float]:
+    def request_log(self) -> tuple[RequestLog, float]:
         """The guest's books, and the largest gap in its heartbeat in milliseconds."""
         answer = self.execute("x-ledger")
-        totals = {name: answer[name] for name in LedgerTotals._fields if name in answer}
-        return LedgerTotals(**totals), answer.get("guest_gap_ns", 0) / 1e6
+        totals = {name: answer[name] for name in RequestLog._fields if name in answer}
+        return RequestLog(**totals), answer.get("guest_gap_ns", 0) / 1e6
 
     def quiesce(self) -> None:
         """Stop the load and wait until nothing is outstanding."""

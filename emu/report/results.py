@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from devices.procedure import Phase, Side
     from emu.config.plan import MachinePlan
-    from emu.guest.ledger import LedgerTotals
+    from emu.guest.request_log import RequestLog
     from emu.qmp.protocol import JsonObject
     from emu.strategies.timeline import Span
 
@@ -162,7 +162,7 @@ class Integrity:
         return value
 
 
-def integrity_between(before: LedgerTotals, after: LedgerTotals, unverified: int = 0) -> Integrity:
+def integrity_between(before: RequestLog, after: RequestLog, unverified: int = 0) -> Integrity:
     """What the guest's books say of the time between two looks at them.
 
     Args:

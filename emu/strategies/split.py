@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from devices.procedure import AwaitSwitchover, Change, Edit, Phase
+from devices.procedure import AwaitSwitchover, Change, Phase
 from emu.strategies.base import DeviceCost, Halt, Strategy
 from emu.strategies.flight import Flight
 from emu.strategies.timeline import now
@@ -12,6 +12,7 @@ from emu.strategies.timeline import now
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from devices.notifiers import Edit
     from emu.strategies.task import Stage, Task
     from vhost_user.errors import VhostUserError
 

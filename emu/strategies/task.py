@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devices.procedure import Answer, Edit, Procedure, Step
+    from devices.notifiers import Edit
+    from devices.procedure import Answer, Procedure, Step
     from emu.strategies.timeline import Timeline
     from vhost_user.messages import Reply
 

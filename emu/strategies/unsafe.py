@@ -8,10 +8,11 @@ from contextlib import nullcontext, suppress
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from devices.procedure import Ask, AwaitSwitchover, Change, HostNotifier
+from devices.notifiers import HostNotifier, Ioeventfd
+from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.errors import EmuError
 from emu.locking.lock_graph import Site, call_site, waiting_for
-from emu.machine.accel.base import Ioeventfd, NotifierError
+from emu.machine.accel.base import NotifierError
 from emu.machine.machine import Machine
 from emu.strategies.lockstep import answer_in_lockstep
 from emu.strategies.split import commit_together
@@ -134,14 +135,14 @@ class _Globals:
             return
         try:
             with self._extra:
-                self._commit({(edit.address, edit.fd) for edit in edits})
+                self._commit({edit.ioeventfd for edit in edits})
             if self._mode != DOUBLE_DISABLE:
                 self._kick(edits)
         except BaseException:
             self._failed = True
             raise
 
-    def _commit(self, gone: set[tuple[int, int]]) -> None:
+    def _commit(self, gone: set[Ioeventfd]) -> None:
         """Compare what is wanted with the old list, and act.
 
         The first two workers do it side by side when that was asked for; the others come later.
@@ -150,7 +151,7 @@ class _Globals:
         if self._pair is not None and not paired:
             self._pair_over.wait(2 * RENDEZVOUS)
         old = self._in_force
-        self._wanted -= {entry for entry in old if (entry.address, entry.fd) in gone}
+        self._wanted -= gone
         self._meet(paired=paired)
         difference = sorted(old - self._wanted)
         self._meet(paired=paired)
@@ -167,7 +168,7 @@ class _Globals:
         They have no ioeventfds now, so the write comes out of the fast path, for the big lock.
         """
         for edit in edits:
-            self._machine.accel.mmio_write(edit.address, edit.ring)
+            self._machine.accel.mmio_write(edit.ioeventfd.address, edit.ring)
 
     def _meet(self, *, paired: bool) -> None:
         """Wait for the other one of the pair at the same point; alone, go on."""

@@ -129,7 +129,7 @@ class Vm:
             rings = range(spec.rings)
             device = DEVICE_TYPES[spec.device_class](
                 spec.name,
-                [self.machine.doorbell(index, ring) for ring in rings],
+                [self.machine.notify_address(index, ring) for ring in rings],
                 [self.machine.vector(index, ring) for ring in rings],
             )
             device.memory = memory

@@ -160,11 +160,11 @@ class VmControl(Protocol):
             bound the downtime. ``commits`` are those of this side's blackout and preparation.
         """
 
-    def ledger(self) -> JsonObject:
+    def request_log(self) -> JsonObject:
         """The guest's own books, since it booted.
 
         Returns:
-            The fields of `emu.guest.ledger.LedgerTotals`, and ``guest_gap_ns``: the largest gap
+            The fields of `emu.guest.request_log.RequestLog`, and ``guest_gap_ns``: the largest gap
             in the guest's heartbeat since the last blackout began, or since the guest booted.
         """
 
@@ -230,7 +230,7 @@ def commands(control: VmControl) -> dict[str, Handler]:
         "query-migrate": control.query_migrate,
         "query-status": control.query_status,
         "x-timeline": control.timeline,
-        "x-ledger": control.ledger,
+        "x-ledger": control.request_log,
         "x-quiesce": control.quiesce,
         "x-resume-load": control.resume_load,
         "x-stats": control.stats,

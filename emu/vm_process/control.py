@@ -400,10 +400,10 @@ class Control:
             answer["source"] = side.source
         return answer
 
-    def ledger(self) -> JsonObject:
-        """See `VmControl.ledger`."""
+    def request_log(self) -> JsonObject:
+        """See `VmControl.request_log`."""
         guest = self.vm.guest
-        return {**guest.ledger()._asdict(), "guest_gap_ns": self._guest_gap()}
+        return {**guest.request_log()._asdict(), "guest_gap_ns": self._guest_gap()}
 
     def _guest_gap(self) -> int:
         """The heartbeat's gap over the blackout; without a migration, the largest there was."""
@@ -424,7 +424,7 @@ class Control:
 
     def stats(self) -> JsonObject:
         """See `VmControl.stats`."""
-        totals = self.vm.guest.ledger()
+        totals = self.vm.guest.request_log()
         return {
             "now_ns": now(),
             "classes": {

@@ -125,12 +125,15 @@ def test_closing_gives_everything_back(kind: str, served: Served) -> None:
 
 
 def test_edits_name_ring_and_descriptor(kind: str) -> None:
-    """One for each ring, with its own doorbell, vector and eventfd."""
+    """One for each ring, with its own notify address, vector and eventfd."""
     device = make(kind, 2)
     host, guest = device.host_edits(assign=True), device.guest_edits(assign=False)
-    assert [(e.assign, e.ring, e.address) for e in host] == [(True, 0, 0x1000), (True, 1, 0x1004)]
-    assert [(e.assign, e.ring, e.vector) for e in guest] == [(False, 0, 0), (False, 1, 1)]
-    fds = {edit.fd for edit in host} | {edit.fd for edit in guest}
+    kicks = [(edit.assign, edit.ring, edit.ioeventfd.address) for edit in host]
+    assert kicks == [(True, 0, 0x1000), (True, 1, 0x1004)]
+    calls = [(edit.assign, edit.ring, edit.irqfd.vector) for edit in guest]
+    assert calls == [(False, 0, 0), (False, 1, 1)]
+    assert host[1].ioeventfd.owner == f"{device.name} ring 1"
+    fds = {edit.ioeventfd.fd for edit in host} | {edit.irqfd.fd for edit in guest}
     assert len(fds) == 4
     device.kick(1)
     assert os.eventfd_read(device.rings[1].kick_fd) == 1

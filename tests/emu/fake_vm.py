@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import EmuError
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from emu.vm_process.__main__ import serve
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class FakeVm:
         self._emit = emit
         self._side = ""
         self._disk: Any = None
-        self._books = LedgerTotals()
+        self._books = RequestLog()
         self._marks: dict[str, int] = {}
         self._position = 0
         self._limit = 0
@@ -96,7 +96,7 @@ class FakeVm:
                 self._emit("MIGRATION", {"status": "failed", "error-desc": "nothing came"})
                 return
             state = json.loads(line)
-            self._books = LedgerTotals(**state["books"])
+            self._books = RequestLog(**state["books"])
             self._position, self._limit = state["reader"]
             self._marks = {"running_ns": time.monotonic_ns()}
             self._loaded = True
@@ -195,7 +195,7 @@ class FakeVm:
             answer["precopy"] = {"rounds": 2, "bytes": 1 << 20, "ms": 1.5}
         return answer
 
-    def ledger(self) -> JsonObject:
+    def request_log(self) -> JsonObject:
         """Ten requests more each time, none of which ever needed a back-end."""
         lost = 1 if "lose" in WORDS else 0
         self._books = self._books._replace(

@@ -98,7 +98,7 @@ class CellRun:
         pair = self._pair
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            totals, _gap = pair.source.ledger()
+            totals, _gap = pair.source.request_log()
             if totals.completed >= pair.books.completed + WORK:
                 return
             pair.attention.pause(POLL)
@@ -264,11 +264,11 @@ class CellRun:
             side.execute("x-quiesce", {"timeout": PATIENCE}, timeout=PATIENCE + 5)
         except CommandError as error:
             raise CellFailureError(f"requests did not complete: {error}") from None
-        after, _gap = side.ledger()
+        after, _gap = side.request_log()
         served = sum(each.fleet.served() for each in pair.sides)
         again = (served - pair.served) - (after.completed - pair.books.completed)
         integrity = integrity_between(pair.books, after, side.verify())
-        pair.books, _gap = side.ledger()
+        pair.books, _gap = side.request_log()
         pair.served = sum(each.fleet.served() for each in pair.sides)
         if not integrity.clean or after.outstanding or again < 0:
             raise CellFailureError(

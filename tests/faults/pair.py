@@ -14,7 +14,7 @@ import psutil
 
 from emu.config.plan import MachinePlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from emu.orchestrator.backend_processes import BackendFleet, ProgramSpec
 from emu.orchestrator.managed_process import Program, end
 from emu.orchestrator.supervisor import Supervisor
@@ -192,7 +192,7 @@ class Pair(Supervisor):
         super().__init__(MachinePlan(SPEC, accel="soft", load="heavy"), SilentProgress())
         self._streams = 0
         #: The guest's books, and the back-ends' own count, when they were compared last.
-        self.books = LedgerTotals()
+        self.books = RequestLog()
         self.served = 0
 
     def __enter__(self) -> Self:

@@ -101,11 +101,11 @@ def test_testpmd_to_testpmd(tmp_path: Path, owned: ExitStack) -> None:
     Migration(vm, other, "prewired", tmp_path).run()
     await_packets(other, 500)
     other.guest.quiesce(TIMEOUT)
-    totals = other.guest.ledger()
+    totals = other.guest.request_log()
     assert totals.packets_duplicated == totals.packets_corrupted == totals.corrupted == 0
 
 
 def await_packets(vm: Vm, count: int) -> None:
     """Return when the guest has received that many more packets."""
-    enough = vm.guest.ledger().packets_received + count
-    wait_until(lambda: vm.guest.ledger().packets_received >= enough)
+    enough = vm.guest.request_log().packets_received + count
+    wait_until(lambda: vm.guest.request_log().packets_received >= enough)

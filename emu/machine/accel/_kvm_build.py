@@ -7,10 +7,18 @@ from cffi import FFI
 HERE = Path(__file__).parent / "native"
 
 ffibuilder = FFI()
+#: Of linux/kvm.h.
+ffibuilder.cdef("""
+struct kvm_ioeventfd {
+    uint64_t datamatch; uint64_t addr; uint32_t len; int32_t fd; uint32_t flags; ...;
+};
+#define KVM_IOEVENTFD_FLAG_DATAMATCH ...
+#define KVM_IOEVENTFD_FLAG_PIO ...
+""")
 ffibuilder.cdef((HERE / "kvm.h").read_text())
 ffibuilder.set_source(
     "emu.machine.accel._kvm",
-    '#include <stddef.h>\n#include <stdint.h>\n#include "kvm.h"',
+    '#include <linux/kvm.h>\n#include <stddef.h>\n#include <stdint.h>\n#include "kvm.h"',
     sources=["emu/machine/accel/native/kvm.c", "emu/machine/accel/native/guest.c"],
     depends=["emu/machine/accel/native/kvm.h"],
     include_dirs=["emu/machine/accel/native"],

@@ -1,12 +1,12 @@
-"""What runs guest code: the seam between the machine and an accelerator.
+"""What runs guest code: the interface between the machine and an accelerator.
 
-An accelerator has two jobs. It carries *notifiers*: an ioeventfd turns a guest's write to a
-doorbell into a signal on an eventfd, an irqfd turns a signal on an eventfd into an interrupt
-vector, and a route says which vCPU takes that vector. And it makes *vCPUs*, which the machine runs
-on threads of their own.
+An accelerator does two things. It carries *notifiers*: an ioeventfd turns a guest's write into a
+signal on an eventfd, an irqfd turns a signal on an eventfd into an interrupt vector, and a route
+gives the vCPU that takes that vector. And it makes *vCPUs*, which the machine runs on threads of
+their own.
 
-Notifiers come and go in batches, because that is how they are cheap: a batch is one call into the
-kernel's side (or into compiled code) whatever its size.
+Notifiers are assigned and deassigned in batches: a batch is one call into compiled code, whatever
+its size.
 """
 
 from __future__ import annotations
@@ -18,50 +18,22 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from emu.errors import EmuError
 
 if TYPE_CHECKING:
+    from devices.notifiers import Ioeventfd, Irqfd
     from emu.machine.ram import GuestRam
-    from emu.machine.run_gate import Gate
+    from emu.machine.run_gate import RunGate
     from emu.machine.vcpu_state import VcpuState
 
 
 class NotifierError(EmuError):
-    """A notifier was assigned twice, taken away twice, or could not be assigned at all.
+    """A notifier was assigned twice, deassigned twice, or could not be assigned.
 
     Attributes:
-        owner: whose notifier it is, such as ``blk3 ring 2``.
+        owner: the ring that it is for, such as ``blk3 ring 2``.
     """
 
     def __init__(self, text: str, *, owner: str = "") -> None:
         super().__init__(f"{owner}: {text}" if owner else text)
         self.owner = owner
-
-
-class Ioeventfd(NamedTuple):
-    """A doorbell: a write to it becomes a signal.
-
-    Attributes:
-        address: guest-physical address.
-        size: bytes of the write that matches: 1, 2, 4, 8, or 0 for any.
-        datamatch: the only value that matches, or None for any.
-        fd: the eventfd that is signalled.
-        owner: who asked for it; for people.
-    """
-
-    address: int
-    size: int
-    datamatch: int | None
-    fd: int
-    owner: str = ""
-
-    def __str__(self) -> str:
-        match = "" if self.datamatch is None else f" = {self.datamatch}"
-        return f"the ioeventfd at {self.address:#x}{match}"
-
-
-class Irqfd(NamedTuple):
-    """A signal on ``fd`` becomes the interrupt ``vector``."""
-
-    vector: int
-    fd: int
 
 
 class Limits(NamedTuple):
@@ -86,11 +58,11 @@ class GuestProgram(Protocol):
     """What emulated vCPUs run.
 
     Each method runs on the thread of the vCPU that it names. It returns early once the gate is
-    paused; it is then called again, with the same arguments, first thing after the resume.
+    paused; after the resume it is then called again first, with the same arguments.
     """
 
     def interrupt(self, vcpu: int, vector: int) -> None:
-        """The vCPU takes an interrupt. It may be spurious: the driver looks at its ring."""
+        """The vCPU takes an interrupt. It may be spurious: the driver polls its ring."""
 
     def tick(self, vcpu: int, now_ns: int) -> int | None:
         """The vCPU's timer is due, or the vCPU has just started.
@@ -104,14 +76,14 @@ class GuestProgram(Protocol):
 
 
 class Vcpu(abc.ABC):
-    """One vCPU. `run` is its thread's; everything else is called from other threads."""
+    """One vCPU. Its own thread calls `run`, other threads everything else."""
 
     __slots__ = ()
     index: int
 
     @abc.abstractmethod
     def run(self, program: GuestProgram | None) -> None:
-        """Run guest code, and halt between interrupts, until the gate says stop."""
+        """Run guest code, and halt between interrupts, until `RunGate.stopping`."""
 
     @abc.abstractmethod
     def save(self) -> VcpuState:
@@ -119,7 +91,7 @@ class Vcpu(abc.ABC):
 
     @abc.abstractmethod
     def load(self, state: VcpuState) -> None:
-        """Become that. The machine is paused; the vCPU is woken at resume if it has to run."""
+        """Take that state. The machine is paused; the vCPU is woken at resume if it has to run."""
 
     @abc.abstractmethod
     def arm(self, due_ns: int) -> None:
@@ -132,7 +104,7 @@ class Vcpu(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give back its descriptors. Its thread has ended."""
+        """Close its descriptors. Its thread has ended."""
 
 
 class Accelerator(abc.ABC):
@@ -165,25 +137,27 @@ class Accelerator(abc.ABC):
 
     @abc.abstractmethod
     def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
-        """Take some away, then assign others.
+        """Deassign some, then assign others.
 
         Raises:
-            NotifierError: one is not there, or is there already.
+            NotifierError: one is not assigned, or is assigned already.
         """
 
     @abc.abstractmethod
     def change_irqfds(self, remove: Sequence[Irqfd], add: Sequence[Irqfd]) -> None:
-        """Take some away, then assign others. Those taken away are not read any more on return.
+        """Deassign some, then assign others. On return those deassigned are not read any more.
 
         A signal that is pending on an eventfd when it is assigned raises its interrupt.
 
         Raises:
-            NotifierError: one is not there, or its eventfd or vector is assigned already.
+            NotifierError: one is not assigned, or its eventfd or vector is assigned already.
         """
 
     @abc.abstractmethod
     def set_routes(self, routes: Mapping[int, int]) -> None:
-        """The whole table, vector to vCPU, in one commit. An irqfd without a route waits.
+        """Set the whole table, vector to vCPU, in one commit.
+
+        Signals on an irqfd without a route stay pending.
 
         Raises:
             NotifierError: a route leads to a vCPU that does not exist, or there are too many.
@@ -191,14 +165,14 @@ class Accelerator(abc.ABC):
 
     @abc.abstractmethod
     def mmio_write(self, address: int, value: int) -> None:
-        """A write of guest code to a doorbell: it signals the ioeventfd, or exits."""
+        """A write of guest code to a notify address: it signals the ioeventfd, or exits."""
 
     @abc.abstractmethod
     def set_memory(self, ram: GuestRam) -> None:
         """Guest memory, for vCPUs that address it by themselves. Before the vCPUs are made."""
 
     @abc.abstractmethod
-    def create_vcpus(self, count: int, gate: Gate) -> Sequence[Vcpu]:
+    def create_vcpus(self, count: int, gate: RunGate) -> Sequence[Vcpu]:
         """Make the machine's vCPUs; once.
 
         Raises:
@@ -208,16 +182,16 @@ class Accelerator(abc.ABC):
 
     @abc.abstractmethod
     def kick(self, vcpus: Sequence[int]) -> None:
-        """These leave guest code soon. The gate is closed already, and `Vcpu.run` looks at it."""
+        """Have these leave guest code soon. The gate is closed already, and `Vcpu.run` reads it."""
 
     @abc.abstractmethod
     def wake(self, vcpus: Sequence[int]) -> None:
-        """These look at the gate again; a halted one comes out of its halt."""
+        """Have these read the gate again; a halted one comes out of its halt."""
 
     def pause(self, deadline: float) -> None:  # noqa: B027  emulated vCPUs are behind the gate
         """Wait until vCPUs that run code of their own have left it. The gate is closed and empty.
 
-        Again is harmless.
+        Idempotent.
 
         Args:
             deadline: seconds.
@@ -233,30 +207,30 @@ class Accelerator(abc.ABC):
             deadline: seconds.
 
         Raises:
-            DeadlineError: one has not; they may run from now on all the same.
+            DeadlineError: one has not; they may run from now on nevertheless.
         """
 
-    def hold_calls(self) -> None:  # noqa: B027
-        """Have what is signalled on irqfds' eventfds wait whenever the vCPUs are paused.
+    def mask_interrupts(self) -> None:  # noqa: B027
+        """From now on, signals on irqfds' eventfds stay pending there while the machine is paused.
 
-        Two machines, of which one at most runs, may then have irqfds on the same eventfds. It may
-        be at the price of slower interrupts. The vCPUs may run. Again is harmless.
+        Then two machines, of which at most one runs, may have irqfds on the same eventfds.
+        Interrupts may take longer. The vCPUs may run. Idempotent.
         """
 
-    def release_calls(self) -> None:  # noqa: B027
-        """The reverse of `hold_calls`, for irqfds that no other machine has any more.
+    def unmask_interrupts(self) -> None:  # noqa: B027
+        """The reverse of `mask_interrupts`, for irqfds that no other machine has any more.
 
-        Where it cannot be, as another one has them still, calls stay held.
+        As long as another machine has one of them, they stay masked.
         """
 
-    def warm_up(self, deadline: float) -> None:  # noqa: B027
-        """At the destination of a migration: get as near to the state to come as can be known.
+    def warm_up(self, timeout: float) -> None:  # noqa: B027
+        """At the destination of a migration: set as much of the state to come as can be known.
 
         The vCPUs' threads have been started, and the machine is paused, before and after. What
-        guest memory holds is overwritten, unless it was inherited: then it is left alone.
+        guest memory holds is overwritten, unless it was inherited.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
 
         Raises:
             DeadlineError: a vCPU does not get there.
@@ -264,4 +238,4 @@ class Accelerator(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give back what it holds. The vCPUs' threads have ended. May be called again."""
+        """Release what it holds. The vCPUs' threads have ended. Idempotent."""

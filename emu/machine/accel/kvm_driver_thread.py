@@ -1,8 +1,8 @@
-"""The drivers of a KVM machine's guest: one thread that the vCPUs' interrupts reach.
+"""The drivers of a KVM machine's guest: one thread that handles the interrupts of all vCPUs.
 
-The guest's own code (``native/guest.c``) takes the interrupts and rings the doorbells. Which
-they are is said in the vCPUs' mailboxes; that something was taken, by an eventfd for each vCPU.
-Whatever this thread does, it does on behalf of a vCPU, behind the gate.
+The guest's own code (``native/guest.c``) takes the interrupts and makes the drivers' writes to
+notify addresses. Both pass through the vCPUs' mailboxes; an eventfd for each vCPU signals that it
+has taken an interrupt. The thread always works on behalf of one vCPU, inside of the gate.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from emu.machine.accel.base import GuestProgram
     from emu.machine.accel.kvm_vm import KernelMachine
     from emu.machine.ram import GuestRam
-    from emu.machine.run_gate import Gate
+    from emu.machine.run_gate import RunGate
 
-#: Seconds for a vCPU to ring what was ordered, and to come out of its first halt.
-PATIENCE = 5.0
+#: Seconds for a vCPU to make queued writes, and to come out of its first halt.
+TIMEOUT = 5.0
 _NS_PER_MS = 1_000_000
 
 
-class DriverHost:
+class DriverThread:
     """Runs a `GuestProgram` for real vCPUs.
 
     Args:
@@ -45,19 +45,19 @@ class DriverHost:
         vectors_of: the machine's vectors behind a local APIC's vector of a vCPU.
 
     Attributes:
-        told: eventfds, one for each vCPU: it has taken interrupts. They are never read; each
-            signal is an edge.
-        loaded: vCPUs have been given the state of another host's; the drivers see to it.
+        interrupt_fds: eventfds, one for each vCPU: it has taken interrupts. They are never read;
+            each signal is an edge.
+        loaded: vCPUs have got state of another process; the drivers have to `_catch_up`.
         errors: what the drivers of a vCPU raised; the vCPU has been ended.
 
     Raises:
-        OSError: out of descriptors; nothing remains.
+        OSError: out of descriptors; those made before are closed.
     """
 
     def __init__(
         self,
         machine: KernelMachine,
-        gate: Gate,
+        gate: RunGate,
         ram: GuestRam,
         where: image.Places,
         vcpus: int,
@@ -68,7 +68,7 @@ class DriverHost:
         self._vectors_of = vectors_of
         self.errors: dict[int, Exception] = {}
         self.loaded = False
-        self.told: list[int] = []
+        self.interrupt_fds: list[int] = []
         self.mailboxes: list[Mailbox] = []
         self._epoll = select.epoll()
         self._poke_fd = -1
@@ -76,18 +76,18 @@ class DriverHost:
             self._poke_fd = _eventfd()
             self._epoll.register(self._poke_fd, select.EPOLLIN)
             for _ in range(vcpus):
-                self.told.append(_eventfd())
-                self._epoll.register(self.told[-1], select.EPOLLIN | select.EPOLLET)
+                self.interrupt_fds.append(_eventfd())
+                self._epoll.register(self.interrupt_fds[-1], select.EPOLLIN | select.EPOLLET)
         except OSError:
             self.close()
             raise
-        self._vcpu_of = {fd: vcpu for vcpu, fd in enumerate(self.told)}
+        self._vcpu_of = {fd: vcpu for vcpu, fd in enumerate(self.interrupt_fds)}
         self._poke_poll = select.poll()
         self._poke_poll.register(self._poke_fd, select.POLLIN)
         self.mailboxes = [Mailbox(machine, ram, where.mailbox(vcpu)) for vcpu in range(vcpus)]
         self._vcpu = 0
         self._again: set[int] = set()
-        self._ordering = threading.Lock()
+        self._queueing = threading.Lock()
         self._thread: threading.Thread | None = None
 
     # -- the drivers' thread
@@ -119,7 +119,7 @@ class DriverHost:
                     self._again.add(vcpu)
 
     def _ready(self) -> Iterable[int]:
-        """The vCPUs that have something for their drivers; waits until there is one."""
+        """The vCPUs whose drivers have work; waits until there is one."""
         ready, self._again = self._again, set()
         for fd, _ in self._epoll.poll(0 if ready else -1):
             if fd == self._poke_fd:
@@ -137,7 +137,7 @@ class DriverHost:
             gate.unpark(0)
 
     def _catch_up(self) -> None:
-        """What the mailboxes tell of was done by the vCPUs of another host."""
+        """Handle what the vCPUs of another process have left in the mailboxes."""
         self.loaded = False
         for vcpu, mailbox in enumerate(self.mailboxes):
             if mailbox.waiting:
@@ -145,7 +145,7 @@ class DriverHost:
             self._send(vcpu)
 
     def _stay_out(self, ns: int) -> bool:
-        """The guest is throttled, and stays out for so long; whether it was poked meanwhile."""
+        """The guest is throttled, and stays out for that long; whether it was poked meanwhile."""
         if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
             return False
         self._drain_poke()
@@ -164,7 +164,7 @@ class DriverHost:
         for place, vector in enumerate(taken):
             self._interrupt(vcpu, vector, program)
             if gate.paused:
-                # It may have returned early: it has its turn once more, first thing.
+                # It may have returned early: it runs again, first, after the resume.
                 mailbox.put_back(taken[place:])
                 self._again.add(vcpu)
                 break
@@ -183,65 +183,65 @@ class DriverHost:
         self.errors[vcpu] = error
         self._machine.end(vcpu)
 
-    # -- doorbells
+    # -- writes to notify addresses
 
-    def ring(self, address: int, value: int) -> bool:
-        """A driver writes to a doorbell: the vCPU that it runs on is to do it.
+    def queue_write(self, address: int, value: int) -> bool:
+        """A driver writes to a notify address: the vCPU that it runs on is to make the write.
 
         Returns:
-            False: there is no room for the order, and the machine pauses.
+            False: there is no room in the mailbox, and the machine pauses.
 
         Raises:
-            DeadlineError: it does not ring what was ordered before.
+            DeadlineError: the vCPU does not make the writes that were queued before.
         """
-        with self._ordering:
+        with self._queueing:
             vcpu = self._vcpu
             mailbox = self.mailboxes[vcpu]
             if mailbox.full and not self._make_room(vcpu, mailbox):
                 return False
-            mailbox.order(address, value)
+            mailbox.queue_write(address, value)
         if threading.current_thread() is not self._thread or not self._gate.inside:
             self._send(vcpu)
         return True
 
     def _make_room(self, vcpu: int, mailbox: Mailbox) -> bool:
-        """Wait until a vCPU has rung some of its doorbells; False: the machine pauses."""
+        """Wait until a vCPU has made some of its writes; False: the machine pauses."""
         self._send(vcpu)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while mailbox.full:
             if self._gate.paused:
                 return False
             if time.monotonic() > end:
-                raise DeadlineError(f"vcpu{vcpu} to ring its doorbells", PATIENCE)
-            os.sched_yield()  # the vCPU is at it: all it needs is a processor
+                raise DeadlineError(f"vcpu{vcpu} to write to its notify addresses", TIMEOUT)
+            os.sched_yield()  # the vCPU makes them: all it needs is a processor
         return True
 
     def _send(self, vcpu: int) -> None:
-        if self.mailboxes[vcpu].unrung:
-            self._machine.interrupt(vcpu, image.ORDERS_VECTOR)
+        if self.mailboxes[vcpu].queued_writes:
+            self._machine.interrupt(vcpu, image.WRITES_VECTOR)
 
     # -- from other threads
 
     def poke(self) -> None:
-        """Look at the gate."""
+        """Have the thread read the gate."""
         os.eventfd_write(self._poke_fd, 1)
 
-    def await_ready(self, deadline: float) -> bool:
-        """Whether every vCPU was ready for interrupts within ``deadline`` seconds."""
+    def await_ready(self, timeout: float) -> bool:
+        """Whether every vCPU was ready for interrupts within ``timeout`` seconds."""
         poll = select.poll()
-        for fd in self.told:
+        for fd in self.interrupt_fds:
             poll.register(fd, select.POLLIN)
-        left = len(self.told)
-        end = time.monotonic() + deadline
+        left = len(self.interrupt_fds)
+        end = time.monotonic() + timeout
         while left and (wait := end - time.monotonic()) > 0:
             for fd, _ in poll.poll(wait * 1000):
                 poll.unregister(fd)
-                os.eventfd_read(fd)  # it is no news for the drivers
+                os.eventfd_read(fd)  # it concerns no driver
                 left -= 1
         return not left
 
-    def join(self, deadline: float) -> None:
-        """Wait for the thread's end; the gate says stop.
+    def join(self, timeout: float) -> None:
+        """Wait for the thread's end; `RunGate.stopping` is set.
 
         Raises:
             DeadlineError: it does not end.
@@ -250,16 +250,16 @@ class DriverHost:
         if thread is None:
             return
         self.poke()
-        thread.join(deadline)
+        thread.join(timeout)
         if thread.is_alive():
-            raise DeadlineError("the guest's drivers to return", deadline)
+            raise DeadlineError("the guest's drivers to return", timeout)
 
     def close(self) -> None:
-        """Give everything back; the thread has ended."""
+        """Close the descriptors and release guest memory; the thread has ended."""
         for mailbox in self.mailboxes:
             mailbox.release()
         self._epoll.close()
-        for fd in (self._poke_fd, *self.told):
+        for fd in (self._poke_fd, *self.interrupt_fds):
             if fd >= 0:
                 os.close(fd)
 
@@ -267,8 +267,8 @@ class DriverHost:
 class _Keeper:
     """Keeps an error of the drivers with the vCPU that they ran for."""
 
-    def __init__(self, host: DriverHost, vcpu: int) -> None:
-        self._host = host
+    def __init__(self, host: DriverThread, vcpu: int) -> None:
+        self._drivers = host
         self._vcpu = vcpu
 
     def __enter__(self) -> None:
@@ -282,7 +282,7 @@ class _Keeper:
     ) -> bool:
         if not isinstance(error, Exception):
             return False
-        self._host.crash(self._vcpu, error)
+        self._drivers.crash(self._vcpu, error)
         return True
 
 

@@ -1,4 +1,4 @@
-"""What a KVM machine's guest finds in memory: its code, its tables, and a mailbox for each vCPU.
+"""The reserved memory of a KVM machine's guest: its code, its tables, and a mailbox for each vCPU.
 
 It lies at the end of the memory below 4 GiB, where no driver puts anything:
 
@@ -28,8 +28,8 @@ _VECTORS = 256
 #: Page tables: present and writable; in a directory also: a page of 2 MiB.
 _PRESENT = 0x3
 _LARGE = 0x83
-# As vk_begin (native/kvm.c) loads them: a vCPU that returns from an interrupt reads them anew,
-# and is to have what it had.
+# As vk_begin (native/kvm.c) loads them: a vCPU that returns from an interrupt reads them again,
+# and its segments are to stay the same.
 _CODE_DESCRIPTOR = 0x00AF_9B00_0000_FFFF
 _DATA_DESCRIPTOR = 0x00CF_9300_0000_FFFF
 CODE_SELECTOR = 8
@@ -38,18 +38,18 @@ GDT_LIMIT = 3 * 8 - 1
 IDT_LIMIT = 256 * 16 - 1
 _INTERRUPT_GATE = 0x8E << 40
 
-#: Vectors of a local APIC: doorbells were ordered; the timer; those that devices share.
-ORDERS_VECTOR, TIMER_VECTOR = 0x20, 0x21
+#: Vectors of a local APIC: writes are queued; the timer; those that devices share.
+WRITES_VECTOR, TIMER_VECTOR = 0x20, 0x21
 FIRST_VECTOR, LAST_VECTOR = 0x22, 0xFE
 
 # Offsets in a mailbox, as native/guest.c has them.
 PORT = 0x08
-ORDERED, RUNG = 0x10, 0x14
+QUEUED, WRITTEN = 0x10, 0x14
 TICKS = 0x18
 PENDING = 0x20
 TIMER = 0x40
-ORDERS = 0x100
-ORDER_SLOTS = 128
+WRITES = 0x100
+WRITE_SLOTS = 128
 STACK_TOP = 0x800
 COUNTS = 0x800
 #: Ticks of the local APIC's clock, which runs at 1 GHz under KVM, in a millisecond.
@@ -91,8 +91,8 @@ class Memory(Protocol):
         """Put bytes at a guest-physical address."""
 
 
-class StandIn:
-    """Reserved memory that is not the guest's: nobody is disturbed by what happens in it.
+class ReservedCopy:
+    """Memory in place of the reserved part, for vCPUs that must not write to the guest's.
 
     Args:
         gpa: where it is to be.
@@ -109,13 +109,13 @@ class StandIn:
 
 
 def write(ram: Memory, where: Places, code: bytes, first_port: int, vcpus: int) -> None:
-    """Write all of it; vCPU 0 has the timer.
+    """Write the image; vCPU 0 has the timer.
 
     Args:
-        ram: the guest's memory, or what stands in for it.
+        ram: guest memory, or a copy of the reserved part.
         where: `places`.
         code: the guest's code, stubs included.
-        first_port: that tells the driver of vCPU 0; the next one's is two further.
+        first_port: of vCPU 0, by which it notifies the drivers; the next one's is two further.
         vcpus: how many mailboxes there are.
     """
     ram.write(where.code, code)

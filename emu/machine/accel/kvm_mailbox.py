@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _PENDING_BYTES = 4 * 8
 _COUNT_BYTES = 256 * 8
-_ORDER = struct.Struct("<II")
+_WRITE = struct.Struct("<II")
 _U32 = 0xFFFF_FFFF
 
 
@@ -22,12 +22,12 @@ class Mailbox:
     """One page of guest memory.
 
     Args:
-        machine: whose guest sets bits in it.
-        ram: guest memory; what is written here is marked there.
+        machine: the kernel's.
+        ram: guest memory; writes to the mailbox are marked there.
         gpa: where it is.
     """
 
-    __slots__ = ("_gpa", "_machine", "_orders", "_page", "_pending", "_ram", "counts")
+    __slots__ = ("_counters", "_gpa", "_machine", "_page", "_pending", "_ram", "counts")
 
     def __init__(self, machine: KernelMachine, ram: GuestRam, gpa: int) -> None:
         self._machine = machine
@@ -35,11 +35,11 @@ class Mailbox:
         self._gpa = gpa
         self._page = page = ram.view(gpa, PAGE_SIZE)
         self._pending = page[image.PENDING : image.PENDING + _PENDING_BYTES].cast("Q")
-        self._orders = page[image.ORDERED : image.ORDERED + 8].cast("I")
+        self._counters = page[image.QUEUED : image.QUEUED + 8].cast("I")
         self.counts = page[image.COUNTS : image.COUNTS + _COUNT_BYTES].cast("Q")
 
     def take(self) -> list[int]:
-        """The vectors that the vCPU has taken, and that nobody has seen; they are seen now."""
+        """The vectors that the vCPU has taken and the drivers have not; removes them."""
         words = self._machine.take(self._pending)
         self._ram.mark(self._gpa, PAGE_SIZE)
         vectors = []
@@ -52,7 +52,7 @@ class Mailbox:
         return vectors
 
     def put_back(self, vectors: list[int]) -> None:
-        """They have not been seen after all."""
+        """Undo `take` for these."""
         words = [0] * 4
         for vector in vectors:
             words[vector >> 6] |= 1 << (vector & 63)
@@ -61,30 +61,30 @@ class Mailbox:
 
     @property
     def waiting(self) -> bool:
-        """There are vectors that nobody has seen."""
+        """There are vectors for `take`."""
         return any(self._pending)
 
     @property
-    def unrung(self) -> int:
-        """Doorbells that were ordered and have not been rung."""
-        ordered, rung = self._orders
-        return (ordered - rung) & _U32
+    def queued_writes(self) -> int:
+        """How many writes the vCPU has not made yet."""
+        queued, written = self._counters
+        return (queued - written) & _U32
 
     @property
     def full(self) -> bool:
-        """There is no room for another order."""
-        return self.unrung >= image.ORDER_SLOTS
+        """There is no room for another write."""
+        return self.queued_writes >= image.WRITE_SLOTS
 
-    def order(self, address: int, value: int) -> None:
-        """Have a doorbell rung; there is room."""
-        ordered = self._orders[0]
-        at = image.ORDERS + 8 * (ordered % image.ORDER_SLOTS)
-        _ORDER.pack_into(self._page, at, address, value & _U32)
-        # The guest's code looks at the number first: x86 keeps the order of stores.
-        self._orders[0] = (ordered + 1) & _U32
+    def queue_write(self, address: int, value: int) -> None:
+        """Queue a write to a notify address; there is room."""
+        queued = self._counters[0]
+        at = image.WRITES + 8 * (queued % image.WRITE_SLOTS)
+        _WRITE.pack_into(self._page, at, address, value & _U32)
+        # The guest's code reads the number first: x86 keeps the order of stores.
+        self._counters[0] = (queued + 1) & _U32
         self._ram.mark(self._gpa, PAGE_SIZE)
 
     def release(self) -> None:
-        """Let go of guest memory."""
-        for view in (self._pending, self._orders, self.counts, self._page):
+        """Release the views of guest memory."""
+        for view in (self._pending, self._counters, self.counts, self._page):
             view.release()

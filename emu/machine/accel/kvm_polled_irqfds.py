@@ -1,8 +1,8 @@
-"""Calls that wait while the vCPUs are paused: irqfds of this process, in place of the kernel's.
+"""Interrupts that stay pending while the vCPUs are paused: irqfds polled by this process.
 
-The kernel's take a signal at any moment, and keep it from everybody else; and to take some hundred
-of them away costs tens of milliseconds. So a machine that is about to hand its eventfds over does
-that ahead: for the moments that are left a thread of this process raises the interrupts.
+The kernel's irqfds take a signal at any moment, so that no other machine sees it; and to deassign
+some hundred of them takes tens of milliseconds. So a machine that is about to hand its eventfds
+over deassigns them ahead of that: from then on a thread of this process raises the interrupts.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 #: Seconds for the thread to end.
-PATIENCE = 5.0
-#: Signals that are taken in one turn: a pause waits for the end of that.
+TIMEOUT = 5.0
+#: Signals that are taken in one iteration: a pause waits for the end of that.
 BATCH = 16
 
 
-class PolledCalls:
-    """Eventfds that are watched.
+class PolledIrqfds:
+    """Eventfds that a thread polls.
 
     Args:
         fds: the eventfds, which stay the caller's.
@@ -38,23 +38,24 @@ class PolledCalls:
     ) -> None:
         self._raise = raise_interrupt
         self._epoll = select.epoll()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._bell, select.EPOLLIN)
-        self.watch(fds)
-        # Between a signal's taking and its interrupt nobody may save the vCPUs' state.
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self.add(fds)
+        # Held from taking a signal until its interrupt is raised: in between, the state of the
+        # vCPUs must not be saved.
         self._turn = threading.Condition()
         self._paused = paused
-        self._over = False
-        self._thread = threading.Thread(target=self._run, name="calls", daemon=True)
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="irqfds", daemon=True)
         self._thread.start()
 
-    def watch(self, fds: Iterable[int]) -> None:
-        """Watch these as well."""
+    def add(self, fds: Iterable[int]) -> None:
+        """Poll these as well."""
         for fd in fds:
             self._epoll.register(fd, select.EPOLLIN)
 
-    def forget(self, fds: Iterable[int]) -> None:
-        """Watch these no longer. One that was closed has gone by itself."""
+    def remove(self, fds: Iterable[int]) -> None:
+        """Poll these no longer. One that was closed has left the epoll set by that."""
         for fd in fds:
             with suppress(OSError):
                 self._epoll.unregister(fd)
@@ -63,38 +64,38 @@ class PolledCalls:
         while True:
             ready = self._epoll.poll(maxevents=BATCH)
             with self._turn:
-                self._turn.wait_for(lambda: self._over or not self._paused)
-                if self._over:
+                self._turn.wait_for(lambda: self._closing or not self._paused)
+                if self._closing:
                     return
                 for fd, _ in ready:
                     with suppress(BlockingIOError):
                         os.eventfd_read(fd)
-                        if fd != self._bell:
+                        if fd != self._wake_fd:
                             self._raise(fd)
 
     def pause(self) -> None:
-        """What is signalled from now on waits. When this returns nothing is on its way."""
+        """Leave later signals in the eventfds. On return no interrupt is being raised."""
         with self._turn:
             self._paused = True
 
     def resume(self) -> None:
-        """Go on, with what has waited."""
+        """Raise interrupts again, first for the signals that came during the pause."""
         with self._turn:
             self._paused = False
             self._turn.notify_all()
 
     def close(self) -> None:
-        """End; what has not been taken stays in the eventfds.
+        """End the thread; signals that it has not taken stay in the eventfds.
 
         Raises:
             DeadlineError: the thread does not end.
         """
         with self._turn:
-            self._over = True
+            self._closing = True
             self._turn.notify_all()
-        os.eventfd_write(self._bell, 1)
-        self._thread.join(PATIENCE)
+        os.eventfd_write(self._wake_fd, 1)
+        self._thread.join(TIMEOUT)
         if self._thread.is_alive():
-            raise DeadlineError("the thread that watches calls to end", PATIENCE)
+            raise DeadlineError("the thread that polls irqfds to end", TIMEOUT)
         self._epoll.close()
-        os.close(self._bell)
+        os.close(self._wake_fd)

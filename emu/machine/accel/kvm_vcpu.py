@@ -8,60 +8,60 @@ from typing import TYPE_CHECKING
 from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.base import ExitHandler, GuestProgram, Vcpu
-from emu.machine.accel.kvm_driver_thread import PATIENCE
+from emu.machine.accel.kvm_driver_thread import TIMEOUT
 from emu.machine.accel.kvm_vm import KvmError
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
 
 if TYPE_CHECKING:
-    from emu.machine.accel.kvm_driver_thread import DriverHost
+    from emu.machine.accel.kvm_driver_thread import DriverThread
     from emu.machine.accel.kvm_vm import KernelMachine
-    from emu.machine.run_gate import Gate
+    from emu.machine.run_gate import RunGate
 
 
 class KvmVcpu(Vcpu):
-    """One vCPU of the kernel's.
+    """One vCPU of KVM's.
 
     Args:
         index: the vCPU's number.
-        machine: whose it is.
-        host: runs the drivers on its behalf.
+        machine: the kernel's machine.
+        drivers: runs the drivers on its behalf.
         gate: the machine's.
-        on_exit: told of a write that no ioeventfd takes.
+        on_exit: called with a write that no ioeventfd takes.
     """
 
-    __slots__ = ("_gate", "_host", "_machine", "_on_exit", "index", "parts_set")
+    __slots__ = ("_drivers", "_gate", "_machine", "_on_exit", "index", "parts_set")
 
     def __init__(
         self,
         index: int,
         machine: KernelMachine,
-        host: DriverHost,
-        gate: Gate,
+        drivers: DriverThread,
+        gate: RunGate,
         on_exit: ExitHandler,
     ) -> None:
         self.index = index
-        #: Parts of its state that loads had to set: what was there already costs nothing.
+        #: Parts of its state that loads had to set, as the kernel did not have them already.
         self.parts_set = 0
         self._machine = machine
-        self._host = host
+        self._drivers = drivers
         self._gate = gate
         self._on_exit = on_exit
 
     def run(self, program: GuestProgram | None) -> None:
-        """See `Vcpu.run`. The drivers' thread begins with vCPU 0's, and ends before the last."""
+        """See `Vcpu.run`. vCPU 0's thread starts the drivers' thread, and the last one joins it."""
         if program is None:
-            self._machine.retire(self.index)
+            self._machine.thread_ends(self.index)
             raise EmuError("the drivers of a KVM machine's guest are a program")
         if not self.index:
-            self._host.start(program)
+            self._drivers.start(program)
         try:
             while (out := self._machine.run(self.index)) is not None:
                 self._on_exit(out.address, out.value)
         finally:
-            self._machine.retire(self.index)
+            self._machine.thread_ends(self.index)
             if self._gate.stopping:
-                self._host.join(PATIENCE)
-        error = self._host.errors.get(self.index)
+                self._drivers.join(TIMEOUT)
+        error = self._drivers.errors.get(self.index)
         if error is not None:
             raise error
 
@@ -86,7 +86,7 @@ class KvmVcpu(Vcpu):
             return
         try:
             self.parts_set += self._machine.load(self.index, state.raw)
-            self._host.loaded = True
+            self._drivers.loaded = True
         except KvmError as error:
             raise VcpuStateError(str(error)) from error
 

@@ -6,6 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from devices.notifiers import ANY_VALUE, Ioeventfd
 from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
 
@@ -24,6 +25,8 @@ DEVICE = "/dev/kvm"
 #: What KVM_GET_API_VERSION has said since 2007; another one is another interface.
 API_VERSION = 12
 _WORDS = 4
+#: Addresses below are of the port bus.
+_PORTS_END = 0x1_0000
 #: KVM_EXIT_* of linux/kvm.h that are likely to be seen.
 _EXITS = {
     0: "unknown",
@@ -61,14 +64,9 @@ class Exit(NamedTuple):
     value: int
 
 
-class Bell(NamedTuple):
-    """An ioeventfd as the kernel knows it: on the bus of memory, or of ports."""
-
-    address: int
-    datamatch: int | None
-    size: int
-    fd: int
-    pio: bool
+def is_port(ioeventfd: Ioeventfd) -> bool:
+    """Whether its address is one of the port bus, as ``native/guest.c`` decides it."""
+    return ioeventfd.address < _PORTS_END
 
 
 def why_not_open(number: int) -> str:
@@ -131,30 +129,30 @@ class KernelMachine:
 
     # -- notifiers
 
-    def change_bells(self, bells: Sequence[Bell], *, assign: bool) -> None:
-        """Assign them, or take them away.
+    def change_ioeventfds(self, ioeventfds: Sequence[Ioeventfd], *, assign: bool) -> None:
+        """Assign or deassign ioeventfds.
 
         Raises:
-            KvmError: `done` says how many are done.
+            KvmError: at the one with the index `done`; those before it are changed.
         """
+        port, match = lib.KVM_IOEVENTFD_FLAG_PIO, lib.KVM_IOEVENTFD_FLAG_DATAMATCH
         entries = [
             (
-                bell.address,
-                bell.datamatch or 0,
-                bell.size,
-                bell.fd,
-                bell.pio,
-                bell.datamatch is not None,
+                max(datamatch, 0),
+                address,
+                size,
+                fd,
+                (port if address < _PORTS_END else 0) | (0 if datamatch == ANY_VALUE else match),
             )
-            for bell in bells
+            for address, size, datamatch, fd, _ in ioeventfds
         ]
-        array = ffi.new("vk_ioeventfd[]", entries)
+        array = ffi.new("struct kvm_ioeventfd[]", entries)
         done = ffi.new("size_t *")
         result = lib.vk_ioeventfds(self._machine, array, len(entries), assign, done)
         self._check(result, "the kernel refuses", done[0])
 
     def change_irqfds(self, irqfds: Sequence[tuple[int, int]], *, assign: bool) -> None:
-        """The same, for (route, eventfd)."""
+        """The same for irqfds: pairs of interrupt route and eventfd."""
         array = ffi.new("vk_irqfd[]", irqfds)
         done = ffi.new("size_t *")
         result = lib.vk_irqfds(self._machine, array, len(irqfds), assign, done)
@@ -170,7 +168,7 @@ class KernelMachine:
         self._check(result, f"KVM does not take a table of {count} routes")
 
     def interrupt(self, vcpu: int, vector: int) -> None:
-        """Raise an interrupt, whoever is paused."""
+        """Raise an interrupt, whether the machine is paused or not."""
         self._check(lib.vk_interrupt(self._machine, vcpu, vector), f"no interrupt for vcpu{vcpu}")
 
     def take(self, words: memoryview) -> list[int]:
@@ -223,9 +221,9 @@ class KernelMachine:
         what = _EXITS.get(out.kernel_reason, f"exit {out.kernel_reason}")
         raise KvmError(f"the guest's code ended with {what} ({out.detail}) at {out.rip:#x}")
 
-    def retire(self, vcpu: int) -> None:
-        """From its thread: it does not call `run` again."""
-        lib.vk_retire(self._machine, vcpu)
+    def thread_ends(self, vcpu: int) -> None:
+        """From its thread: it will not call `run` again."""
+        lib.vk_thread_ends(self._machine, vcpu)
 
     def end(self, vcpu: int) -> None:
         """Have its `run` return."""

@@ -1,7 +1,7 @@
 """The accelerator without hardware: vCPUs are threads that run a `GuestProgram`.
 
-A doorbell is an entry of a dictionary; an irqfd is an eventfd in the epoll set of the one processor
-that the vCPUs share.
+An ioeventfd is an entry of a dictionary; an irqfd is an eventfd in the epoll set of the one
+processor that the vCPUs share.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from devices.notifiers import ANY_VALUE, Ioeventfd, Irqfd
 from emu.errors import EmuError
 from emu.machine.accel.base import (
     Accelerator,
     ExitHandler,
-    Ioeventfd,
-    Irqfd,
     Limits,
     NotifierError,
     Vcpu,
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from emu.machine.ram import GuestRam
-    from emu.machine.run_gate import Gate
+    from emu.machine.run_gate import RunGate
 
 _eventfd_write = os.eventfd_write
-#: The address of a doorbell that takes any value, or the address and the value that matches.
+#: The address alone where any value matches, or the address and the value that matches.
 _Key = int | tuple[int, int]
 LIMITS = Limits(max_vcpus=1024, max_routes=1 << 16, max_ioeventfds=1 << 16)
 
@@ -52,46 +51,46 @@ class SoftAccelerator(Accelerator):
 
     def __init__(self, on_exit: ExitHandler) -> None:
         self._on_exit = on_exit
-        self._doorbells: dict[_Key, int] = {}
+        self._ioeventfds: dict[_Key, int] = {}
         self._irqfds: dict[int, int] = {}
         self._vector_of: dict[int, int] = {}
         self._routes: dict[int, int] = {}
         self._scheduler: SoftScheduler | None = None
         self._lock = threading.Lock()
 
-    # -- doorbells
+    # -- ioeventfds
 
     def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
         """See `Accelerator.change_ioeventfds`."""
         with self._lock:
-            doorbells = self._doorbells
+            ioeventfds = self._ioeventfds
             done: list[tuple[bool, _Key, int]] = []
             try:
                 for entry in remove:
                     key = _key(entry)
-                    if doorbells.get(key) != entry.fd:
+                    if ioeventfds.get(key) != entry.fd:
                         raise NotifierError(f"{entry} is not assigned", owner=entry.owner)
-                    del doorbells[key]
+                    del ioeventfds[key]
                     done.append((False, key, entry.fd))
                 for entry in add:
                     key = _key(entry)
-                    if key in doorbells:
+                    if key in ioeventfds:
                         raise NotifierError(f"{entry} is assigned already", owner=entry.owner)
-                    doorbells[key] = entry.fd
+                    ioeventfds[key] = entry.fd
                     done.append((True, key, entry.fd))
             except NotifierError:
                 for added, key, fd in reversed(done):
                     if added:
-                        del doorbells[key]
+                        del ioeventfds[key]
                     else:
-                        doorbells[key] = fd
+                        ioeventfds[key] = fd
                 raise
 
     def mmio_write(self, address: int, value: int) -> None:
         """See `Accelerator.mmio_write`."""
-        fd = self._doorbells.get(address)
+        fd = self._ioeventfds.get(address)
         if fd is None:
-            fd = self._doorbells.get((address, value))
+            fd = self._ioeventfds.get((address, value))
             if fd is None:
                 self._on_exit(address, value)
                 return
@@ -178,7 +177,7 @@ class SoftAccelerator(Accelerator):
     def set_memory(self, ram: GuestRam) -> None:
         """See `Accelerator.set_memory`. Emulated guest code goes through `GuestRam` itself."""
 
-    def create_vcpus(self, count: int, gate: Gate) -> Sequence[Vcpu]:
+    def create_vcpus(self, count: int, gate: RunGate) -> Sequence[Vcpu]:
         """See `Accelerator.create_vcpus`."""
         if self._scheduler is not None:
             raise EmuError("the vCPUs of this machine were made before")
@@ -188,7 +187,7 @@ class SoftAccelerator(Accelerator):
         return self._scheduler.vcpus
 
     def kick(self, vcpus: Sequence[int]) -> None:
-        """See `Accelerator.kick`. Emulated guest code reads `Gate.paused` by itself."""
+        """See `Accelerator.kick`. Emulated guest code reads `RunGate.paused` by itself."""
 
     def wake(self, vcpus: Sequence[int]) -> None:
         """See `Accelerator.wake`."""
@@ -199,12 +198,12 @@ class SoftAccelerator(Accelerator):
         """See `Accelerator.close`."""
         if self._scheduler is not None:
             self._scheduler.close()
-        self._doorbells.clear()
+        self._ioeventfds.clear()
         for table in (self._irqfds, self._vector_of, self._routes):
             table.clear()
 
 
 def _key(entry: Ioeventfd) -> _Key:
-    if entry.datamatch is None:
+    if entry.datamatch == ANY_VALUE:
         return entry.address
     return entry.address, entry.datamatch

@@ -26,7 +26,7 @@ from emu.machine.accel.soft_vcpu import SoftVcpu
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from emu.machine.run_gate import Gate
+    from emu.machine.run_gate import RunGate
 
 _SECONDS_PER_NS = 1e-9
 _NS_PER_MS = 1_000_000
@@ -47,7 +47,7 @@ class SoftScheduler:
         OSError: out of descriptors; nothing was made.
     """
 
-    def __init__(self, count: int, gate: Gate) -> None:
+    def __init__(self, count: int, gate: RunGate) -> None:
         self.gate = gate
         self.vcpus: Sequence[SoftVcpu] = [SoftVcpu(index, self) for index in range(count)]
         self._poke_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

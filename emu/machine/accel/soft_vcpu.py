@@ -12,7 +12,7 @@ from emu.machine.accel.base import GuestProgram, Vcpu
 from emu.machine.vcpu_state import IDLE, VcpuState
 
 if TYPE_CHECKING:
-    from emu.machine.run_gate import Gate
+    from emu.machine.run_gate import RunGate
 
 
 class Scheduler(Protocol):
@@ -24,7 +24,7 @@ class Scheduler(Protocol):
         timer_lock: held while a vCPU changes its `due`.
     """
 
-    gate: Gate
+    gate: RunGate
     irq_lock: threading.Lock
     timer_lock: threading.Lock
 

@@ -1,6 +1,6 @@
 """A machine just large enough for guest code: real memory, and devices that are driven by hand.
 
-Nothing runs by itself: a test rings the doorbells through to the devices (`Devices.serve`) and
+Nothing runs by itself: a test passes the notifications on to the devices (`Devices.serve`) and
 carries the interrupts back (`SmallMachine.interrupts`), so that it can stop anywhere.
 """
 # ruff: noqa: D102 - it says what it does
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from emu.guest.program import GuestProgram
 
-DOORBELLS = 0xF000_0000
+NOTIFY_BASE = 0xF000_0000
 
 
 def small_spec(
@@ -39,7 +39,7 @@ def small_spec(
 
 
 class SmallMachine:
-    """The platform of a `GuestProgram`: memory, and a list of the doorbells that were rung."""
+    """The platform of a `GuestProgram`: memory, and a list of the notifications made."""
 
     def __init__(self, spec: VmSpec, ram: GuestRam | None = None) -> None:
         self.spec = spec
@@ -47,14 +47,14 @@ class SmallMachine:
         self.paused = False
         self.rung: deque[tuple[int, int]] = deque()
 
-    def doorbell(self, device: int, ring: int) -> int:
-        return DOORBELLS + 1024 * device + 4 * ring
+    def notify_address(self, device: int, ring: int) -> int:
+        return NOTIFY_BASE + 1024 * device + 4 * ring
 
     def vector(self, device: int, ring: int) -> int:
         return 256 * device + ring
 
-    def ring_doorbell(self, address: int, value: int) -> None:
-        device, offset = divmod(address - DOORBELLS, 1024)
+    def notify(self, address: int, value: int) -> None:
+        device, offset = divmod(address - NOTIFY_BASE, 1024)
         assert offset == 4 * value
         self.rung.append((device, value))
 
@@ -193,7 +193,7 @@ class Devices:
 
 
 def run(machine: SmallMachine, program: GuestProgram, devices: Devices, steps: int) -> None:
-    """Carries doorbells to the devices and interrupts to the guest, ``steps`` doorbells at most."""
+    """Carries at most ``steps`` notifications to the devices, and interrupts to the guest."""
     for _ in range(steps):
         if not machine.rung:
             return

@@ -97,4 +97,4 @@ def test_the_guest_answers_on_its_first_nic_only(make_guest: MakeGuest) -> None:
     assert echo is not None
     assert echo.is_reply
     assert echo.data == PING.data
-    assert guest.program.ledger().probes_answered == 3
+    assert guest.program.request_log().probes_answered == 3

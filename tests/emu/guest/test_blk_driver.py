@@ -31,7 +31,7 @@ def guest(request: pytest.FixtureRequest, make_guest: MakeGuest) -> Guest:
 def test_heavy_load_keeps_every_slot_busy(guest: Guest) -> None:
     assert guest.program.requests_in_flight() == 16
     guest.run(400)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.completed == guest.devices.served > 1000
     assert totals.requests == totals.completed + 16
     assert totals.outstanding == 16
@@ -84,7 +84,7 @@ def test_a_block_that_holds_something_else_is_noticed(guest: Guest) -> None:
         for at in range(0, len(data), 4096):
             data[at + 700] ^= 0x40
     guest.run(20)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.corrupted > 5
     assert not totals.intact
 
@@ -104,7 +104,7 @@ def test_a_read_that_reads_nothing_is_noticed(
 
     monkeypatch.setattr(guest.devices, "_request", lazy)
     guest.run(20)
-    assert guest.program.ledger().corrupted > 0
+    assert guest.program.request_log().corrupted > 0
 
 
 def test_an_error_status_is_counted(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_an_error_status_is_counted(guest: Guest, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(guest.devices, "_request", failing)
     guest.run(3)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.errors == totals.completed == 12
     assert not totals.intact
 
@@ -131,7 +131,7 @@ def test_a_completion_that_comes_twice_is_a_duplicate_and_stops_the_ring(guest: 
     queue.push(chain.head, 1)
     queue.publish()
     guest.program.interrupt(0, guest.machine.vector(0, 0))
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.duplicated == 1
     assert totals.outstanding == 15
 
@@ -140,17 +140,17 @@ def test_a_pause_ends_a_batch_between_two_requests(guest: Guest) -> None:
     vectors = guest.devices.serve(0, 0)
     guest.machine.rung.clear()
     guest.machine.paused = True
-    before = guest.program.ledger().completed
+    before = guest.program.request_log().completed
     for vector in vectors:
         guest.program.interrupt(0, vector)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.completed == before + 1
     assert totals.outstanding == 16
     # nothing is half done: the one that was handled has been followed by a request already
     assert guest.devices.queues[0, 0].pop() is not None
     guest.machine.paused = False
     guest.ticks(1)
-    assert guest.program.ledger().completed == before + 4
+    assert guest.program.request_log().completed == before + 4
 
 
 def test_a_read_only_disk_is_only_read(make_guest: MakeGuest) -> None:

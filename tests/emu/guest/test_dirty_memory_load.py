@@ -24,8 +24,8 @@ def booted(rate: int) -> tuple[SmallMachine, GuestProgram]:
     return machine, program
 
 
-def scribbled(machine: SmallMachine, program: GuestProgram) -> set[int]:
-    start, size = program.layout.scribble
+def written_pages(machine: SmallMachine, program: GuestProgram) -> set[int]:
+    start, size = program.layout.dirty_memory
     pages = range(start // PAGE_SIZE, (start + size) // PAGE_SIZE)
     return {page for page in machine.ram.harvest() if page in pages}
 
@@ -34,7 +34,7 @@ def test_writes_at_the_rate_whatever_the_ticks() -> None:
     machine, program = booted(40 << 20)
     for tick in range(1, 101):
         program.tick(0, tick * TICK)
-    written = len(scribbled(machine, program)) * PAGE_SIZE
+    written = len(written_pages(machine, program)) * PAGE_SIZE
     assert written == pytest.approx(4 << 20, rel=0.1)
 
 
@@ -42,38 +42,38 @@ def test_what_a_guest_misses_while_it_does_not_run_it_does_not_make_up_for() -> 
     machine, program = booted(40 << 20)
     for tick in range(1, 11):
         program.tick(0, tick * 10 * TICK)
-    assert len(scribbled(machine, program)) * PAGE_SIZE <= (40 << 20) * 11 * 2 // 1000
+    assert len(written_pages(machine, program)) * PAGE_SIZE <= (40 << 20) * 11 * 2 // 1000
 
 
 def test_writes_nothing_without_a_rate_nor_at_rest() -> None:
     machine, program = booted(0)
     program.tick(0, TICK)
     program.tick(0, 2 * TICK)
-    assert not scribbled(machine, program)
+    assert not written_pages(machine, program)
     program.set_dirty_rate(1 << 30)
     assert program.quiesce(1.0) == 0
     program.tick(0, 3 * TICK)
-    assert not scribbled(machine, program)
+    assert not written_pages(machine, program)
 
 
 def test_a_slow_rate_is_not_none_at_all() -> None:
     machine, program = booted(PAGE_SIZE * 1000)
     for tick in range(1, 51):
         program.tick(0, tick * TICK)
-    assert 40 <= len(scribbled(machine, program)) <= 50
+    assert 40 <= len(written_pages(machine, program)) <= 50
 
 
 def test_finds_a_page_that_is_older_than_it_should_be() -> None:
     machine, program = booted(1 << 30)
-    start, size = program.layout.scribble
+    start, size = program.layout.dirty_memory
     ticks = size // PAGE_SIZE // 250 + 5
     for tick in range(1, ticks):
         program.tick(0, tick * TICK)
-    assert program.ledger().corrupted == 0
+    assert program.request_log().corrupted == 0
     machine.ram.view(start + 300 * PAGE_SIZE, 8)[:] = bytes(8)
     for tick in range(ticks, 3 * ticks):
         program.tick(0, tick * TICK)
-    assert program.ledger().corrupted == 1
+    assert program.request_log().corrupted == 1
 
 
 def test_stops_in_the_middle_when_the_vcpus_are_to_pause() -> None:
@@ -82,11 +82,11 @@ def test_stops_in_the_middle_when_the_vcpus_are_to_pause() -> None:
     machine.paused = True
     machine.ram.harvest()
     program.tick(0, 3 * TICK)
-    assert not scribbled(machine, program)
+    assert not written_pages(machine, program)
 
 
 def test_a_vm_without_room_says_so() -> None:
     _machine, program = booted(0)
-    program._workload.scribbler.pages = 0
+    program._workload.dirty_memory.pages = 0
     with pytest.raises(EmuError, match="no room"):
         program.set_dirty_rate(1)

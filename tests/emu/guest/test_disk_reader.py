@@ -48,7 +48,7 @@ def test_the_digest_is_the_disks(guest: Guest, contents: bytes) -> None:
     assert status.done
     assert status.position == status.size == SIZE
     assert status.sha256 == hashlib.sha256(contents).hexdigest()
-    assert guest.program.ledger().requests == 38
+    assert guest.program.request_log().requests == 38
 
 
 def test_it_stops_at_the_limit_and_goes_on(guest: Guest, contents: bytes) -> None:
@@ -73,7 +73,7 @@ def test_it_can_begin_again(guest: Guest, contents: bytes) -> None:
         reader.start()
         drive(guest)
         assert reader.status().sha256 == hashlib.sha256(contents).hexdigest()
-    assert guest.program.ledger().requests == 76
+    assert guest.program.request_log().requests == 76
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
@@ -91,7 +91,7 @@ def test_it_goes_on_in_a_copy_of_memory(guest: Guest, contents: bytes, steps: in
         other.program.interrupt(0, other.machine.vector(0, index))
     other.run(1 << 20)
     assert other.program.reader.status().sha256 == hashlib.sha256(contents).hexdigest()
-    assert other.program.ledger().requests == 38
+    assert other.program.request_log().requests == 38
 
 
 def test_write_mode_leaves_every_byte_as_it_was(make_guest: MakeGuest, contents: bytes) -> None:

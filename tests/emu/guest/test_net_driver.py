@@ -37,7 +37,7 @@ def last_moves(guest: Guest) -> list[int]:
 def test_heavy_load_keeps_every_window_full(guest: Guest) -> None:
     assert guest.program.packets_in_flight() == 16
     guest.run(500)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.packets_received > 900
     assert totals.packets_sent == totals.packets_received + 16
     assert totals.packets_lost == 0
@@ -47,7 +47,7 @@ def test_heavy_load_keeps_every_window_full(guest: Guest) -> None:
 def test_lost_packets_are_counted_and_do_not_stall_the_flow(guest: Guest) -> None:
     guest.devices.drop = {20, 40, 41, 42, 90}
     guest.run(500)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.packets_lost == 5
     assert totals.packets_received == totals.packets_sent - 5 - guest.program.packets_in_flight()
     assert totals.intact
@@ -60,12 +60,12 @@ def test_a_window_that_was_lost_as_a_whole_is_given_back_after_a_while(guest: Gu
     guest.devices.drop = set()
     guest.ticks(4, min(last_moves(guest)))
     assert not guest.machine.rung  # too early
-    sent = guest.program.ledger().packets_sent
+    sent = guest.program.request_log().packets_sent
     guest.ticks(1, max(last_moves(guest)) + GIVE_UP_NS + 1)
-    assert guest.program.ledger().packets_lost == 16
-    assert guest.program.ledger().packets_sent == sent + 16
+    assert guest.program.request_log().packets_lost == 16
+    assert guest.program.request_log().packets_sent == sent + 16
     guest.run(100)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.packets_lost == 16
     assert totals.packets_received > 150
 
@@ -74,9 +74,9 @@ def test_what_comes_after_it_was_given_up_is_not_lost_after_all(guest: Guest) ->
     guest.ticks(
         1, max(last_moves(guest)) + GIVE_UP_NS + 1
     )  # all 16 packets are still in the transmit rings
-    assert guest.program.ledger().packets_lost == 16
+    assert guest.program.request_log().packets_lost == 16
     guest.run(300)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert (totals.packets_lost, totals.packets_duplicated, totals.packets_reordered) == (0, 0, 0)
     assert totals.packets_received > 500
 
@@ -84,7 +84,7 @@ def test_what_comes_after_it_was_given_up_is_not_lost_after_all(guest: Guest) ->
 def test_a_packet_that_comes_twice_is_a_duplicate(guest: Guest) -> None:
     guest.devices.twice = {30, 60}
     guest.run(300)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.packets_duplicated == 2
     assert totals.packets_lost == 0
     assert not totals.intact
@@ -96,7 +96,7 @@ def test_a_damaged_packet_is_noticed(guest: Guest) -> None:
     frame[12:14] = b"\x88\xb6"
     for vector in guest.devices.deliver(0, 0, bytes(frame)):
         guest.program.interrupt(0, vector)
-    assert guest.program.ledger().packets_corrupted == 1
+    assert guest.program.request_log().packets_corrupted == 1
 
 
 def test_probes_from_outside_are_answered_by_the_first_nic(make_guest: MakeGuest) -> None:
@@ -108,7 +108,7 @@ def test_probes_from_outside_are_answered_by_the_first_nic(make_guest: MakeGuest
     guest.run()
     (frame,) = guest.devices.outside
     assert Probe.parse(frame) == Probe(OUTSIDE, nic_mac(0), 77, 123456, is_reply=True)
-    assert guest.program.ledger().probes_answered == 1
+    assert guest.program.request_log().probes_answered == 1
 
 
 def test_more_probes_than_can_be_answered_are_dropped_and_leave_the_flow_alone(
@@ -117,13 +117,13 @@ def test_more_probes_than_can_be_answered_are_dropped_and_leave_the_flow_alone(
     probe = Probe(BROADCAST, OUTSIDE, sequence=1, sent_ns=2, is_reply=False).pack()
     vectors = [v for _ in range(16) for v in guest.devices.deliver(0, 0, probe)]
     guest.program.interrupt(0, guest.machine.vector(0, 0))
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert vectors
     assert totals.probes_answered == 4
     assert totals.probes_dropped == 12
     guest.run(300)
-    assert guest.program.ledger().packets_received > 500
-    assert guest.program.ledger().packets_lost == 0
+    assert guest.program.request_log().packets_received > 500
+    assert guest.program.request_log().packets_lost == 0
 
 
 def test_nics_on_a_switch_send_to_each_other(
@@ -139,7 +139,7 @@ def test_nics_on_a_switch_send_to_each_other(
 
     monkeypatch.setattr(guest.devices, "deliver", switch)
     guest.run(300)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.packets_received > 500
     assert totals.packets_lost == 0
     assert totals.intact
@@ -161,5 +161,5 @@ def test_the_window_goes_on_when_sent_packets_are_collected_late(
     if queue.publish():
         guest.program.interrupt(0, guest.machine.vector(0, 1))
     guest.run(100)
-    assert guest.program.ledger().packets_lost == 0
-    assert guest.program.pairs[0].ledger().packets_received > 50
+    assert guest.program.request_log().packets_lost == 0
+    assert guest.program.pairs[0].request_log().packets_received > 50

@@ -59,16 +59,16 @@ def test_a_copy_of_memory_goes_on_with_nothing_lost(
         guest.run(7)
     guest.devices.serve_all(most=1)  # some are served and their completions not seen yet
     assert guest.program.requests_in_flight() > 0
-    seen = guest.program.ledger()
+    seen = guest.program.request_log()
     for _ in range(5):
         guest = guest.move()
-        assert guest.program.ledger() == seen
+        assert guest.program.request_log() == seen
         interrupt_all(guest)
         guest.ticks(3)
         guest.run(20)
-        seen = guest.program.ledger()
+        seen = guest.program.request_log()
     at_rest(guest)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.intact
     assert totals.requests == totals.completed == guest.devices.served
     assert totals.packets_lost == 0
@@ -92,7 +92,7 @@ def test_a_pause_in_the_middle_of_a_batch_migrates(make_guest: MakeGuest) -> Non
         guest.settle() if not guest.machine.rung else guest.run(30)
     interrupt_all(guest)
     at_rest(guest)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.requests == totals.completed == guest.devices.served
     assert totals.packets_sent == totals.packets_received
     assert totals.intact
@@ -116,7 +116,7 @@ def test_memory_goes_back_to_the_first_program(make_guest: MakeGuest) -> None:
     interrupt_all(back)
     back.run(50)
     at_rest(back)
-    totals = back.program.ledger()
+    totals = back.program.request_log()
     assert totals.requests == totals.completed == devices.served
     assert totals.intact
 
@@ -188,7 +188,7 @@ def test_light_load_is_paced_and_keeps_requests_in_flight(make_guest: MakeGuest)
         guest.ticks(1)
         guest.run()
         in_flight.append(guest.program.requests_in_flight())
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.requests == 100
     assert totals.packets_sent == 100
     assert min(in_flight) == 1
@@ -200,7 +200,7 @@ def test_no_load_sends_nothing(make_guest: MakeGuest) -> None:
     guest.program.start_load("none")
     guest.ticks(50)
     guest.settle()
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert totals.requests == totals.packets_sent == 0
 
 
@@ -215,27 +215,27 @@ def test_the_load_goes_on_after_a_rest(make_guest: MakeGuest) -> None:
     guest.ticks(1)
     guest.run(100)
     at_rest(guest)
-    before = guest.program.ledger()
+    before = guest.program.request_log()
     guest.ticks(20)
-    assert guest.program.ledger().requests == before.requests
+    assert guest.program.request_log().requests == before.requests
     guest.program.resume_load()
     guest.ticks(1)
     guest.run(100)
-    assert guest.program.ledger().completed > before.completed + 100
+    assert guest.program.request_log().completed > before.completed + 100
 
 
 def test_what_does_not_come_to_rest_in_time_is_lost(make_guest: MakeGuest) -> None:
     guest = make_guest(small_spec(net=""))
     guest.program.start_load("heavy")
     guest.ticks(1)
-    assert guest.program.ledger().lost == 0
+    assert guest.program.request_log().lost == 0
     begin = time.monotonic()
     assert guest.program.quiesce(0.05) == 16
     assert 0.05 <= time.monotonic() - begin < 2
-    assert guest.program.ledger().lost == 16
+    assert guest.program.request_log().lost == 16
     guest.settle()
     assert guest.program.quiesce(1.0) == 0
-    assert guest.program.ledger().lost == 0
+    assert guest.program.request_log().lost == 0
 
 
 @pytest.mark.parametrize("damage", [0, 1, 3])
@@ -261,9 +261,9 @@ def test_verify_reads_back_all_that_was_written(make_guest: MakeGuest, damage: i
         guest.run(1000)
         thread.join(0.001)
     assert found == [(len(written), damage, True)]
-    requests = guest.program.ledger().requests
+    requests = guest.program.request_log().requests
     guest.ticks(10)
-    assert guest.program.ledger().requests == requests
+    assert guest.program.request_log().requests == requests
 
 
 def test_ticks_are_vcpu_0s(make_guest: MakeGuest) -> None:
@@ -274,9 +274,9 @@ def test_ticks_are_vcpu_0s(make_guest: MakeGuest) -> None:
 
 def test_a_stray_interrupt_does_no_harm(make_guest: MakeGuest) -> None:
     guest = make_guest()
-    before = guest.program.ledger()
+    before = guest.program.request_log()
     guest.program.interrupt(0, 9999)
-    assert guest.program.ledger() == before
+    assert guest.program.request_log() == before
 
 
 def test_memory_that_has_no_guest(make_guest: MakeGuest) -> None:
@@ -332,7 +332,7 @@ def test_many_threads_share_the_units(make_guest: MakeGuest) -> None:
         for thread in threads:
             thread.join()
     settle(*guest)
-    totals = guest.program.ledger()
+    totals = guest.program.request_log()
     assert left == 0
     assert verified.finished
     assert verified.checked > 100

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from backends.pacing import Pacer
-from devices.procedure import Edit, GuestNotifier, HostNotifier
+from devices.notifiers import ANY_VALUE, Edit, GuestNotifier, HostNotifier, Ioeventfd, Irqfd
 from emu.config.costs import NATIVE, RFC2021, CostModel
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
@@ -45,11 +45,14 @@ class Kit:
         for index, device in enumerate(SPEC.devices):
             for ring in range(device.rings):
                 at = len(self.host)
+                owner = f"{device.name} ring {ring}"
                 named = (True, device.name, device.device_class, ring)
-                bell = self.machine.doorbell(index, ring)
+                address = self.machine.notify_address(index, ring)
                 vector = self.machine.vector(index, ring)
-                self.host.append(HostNotifier(*named, bell, self.kicks[at]))
-                self.guest.append(GuestNotifier(*named, vector, self.calls[at]))
+                self.host.append(
+                    HostNotifier(*named, Ioeventfd(address, 4, ANY_VALUE, self.kicks[at], owner))
+                )
+                self.guest.append(GuestNotifier(*named, Irqfd(vector, self.calls[at])))
 
     @property
     def both(self) -> list[Edit]:
@@ -63,7 +66,7 @@ class Kit:
             machine.address_space.ioeventfds(),
             dict(machine._irqfds),
             dict(machine._routes),
-            dict(machine.accel._doorbells),
+            dict(machine.accel._ioeventfds),
             dict(machine.accel._irqfds),
             dict(machine.accel._routes),
         )
@@ -112,17 +115,17 @@ def test_no_edits_are_no_commit(kit: Kit) -> None:
     assert (kit.machine.commits, kit.machine.route_commits) == (0, 0)
 
 
-def test_a_doorbell_kicks_and_a_call_interrupts(kit: Kit) -> None:
+def test_a_notification_kicks_and_a_call_interrupts(kit: Kit) -> None:
     guest = Recorder()
     kit.machine.apply(kit.both)
     kit.machine.start_vcpus(guest)
     kit.machine.resume()
-    kit.machine.ring_doorbell(kit.machine.doorbell(2, 1), 0)
+    kit.machine.notify(kit.machine.notify_address(2, 1), 0)
     kicked = kit.batch.drain(kit.kicks)
     assert [at for at, count in enumerate(kicked) if count] == [9]
     kit.batch.signal(kit.calls)
     taken = guest.next_interrupts(12)
-    assert taken == sorted((kit.machine.wiring.vcpu_of(vector), vector) for vector in range(12))
+    assert taken == sorted((kit.machine.routing.vcpu_of(vector), vector) for vector in range(12))
 
 
 @pytest.mark.parametrize(
@@ -132,9 +135,9 @@ def test_a_doorbell_kicks_and_a_call_interrupts(kit: Kit) -> None:
         lambda kit: away(kit.guest[:1]),
         lambda kit: kit.guest[11:],
         lambda kit: kit.host[11:],
-        lambda kit: [kit.guest[3]._replace(fd=kit.calls[11])],
-        lambda kit: [kit.guest[3]._replace(fd=1 << 20)],
-        lambda kit: [kit.guest[3]._replace(vector=99)],
+        lambda kit: [kit.guest[3]._replace(irqfd=Irqfd(3, kit.calls[11]))],
+        lambda kit: [kit.guest[3]._replace(irqfd=Irqfd(3, 1 << 20))],
+        lambda kit: [kit.guest[3]._replace(irqfd=Irqfd(99, kit.calls[3]))],
     ],
 )
 def test_a_bad_edit_leaves_the_machine_as_it_was(
@@ -163,11 +166,11 @@ def test_taking_a_notifier_away_twice_names_it(kit: Kit) -> None:
 def test_a_notifier_can_change_its_eventfd_in_one_commit(kit: Kit) -> None:
     kit.machine.apply([*kit.host[:1], *kit.guest[:1]])
     new: list[Edit] = [
-        kit.host[0]._replace(fd=kit.kicks[1]),
-        kit.guest[0]._replace(fd=kit.calls[1]),
+        kit.host[0]._replace(ioeventfd=kit.host[0].ioeventfd._replace(fd=kit.kicks[1])),
+        kit.guest[0]._replace(irqfd=Irqfd(0, kit.calls[1])),
     ]
     kit.machine.apply(away([*kit.host[:1], *kit.guest[:1]]) + new)
-    kit.machine.ring_doorbell(kit.host[0].address, 0)
+    kit.machine.notify(kit.host[0].ioeventfd.address, 0)
     assert kit.batch.drain(kit.kicks[:2]) == [0, 1]
     assert kit.machine._irqfds == {0: kit.calls[1]}
 
@@ -186,7 +189,7 @@ def test_the_address_space_is_the_lock_holders(kit: Kit) -> None:
         pass
 
 
-def test_a_doorbell_without_ioeventfd_reaches_the_device_under_the_lock(kit: Kit) -> None:
+def test_a_notification_without_ioeventfd_reaches_the_device_under_the_lock(kit: Kit) -> None:
     rings = []
 
     def handler(ring: int) -> None:
@@ -194,9 +197,9 @@ def test_a_doorbell_without_ioeventfd_reaches_the_device_under_the_lock(kit: Kit
         rings.append(ring)
 
     kit.machine.set_device_handler(1, handler)
-    kit.machine.ring_doorbell(kit.machine.doorbell(1, 3), 0)
-    kit.machine.ring_doorbell(kit.machine.doorbell(0, 3), 0)
-    kit.machine.ring_doorbell(0xDEAD_0000, 0)
+    kit.machine.notify(kit.machine.notify_address(1, 3), 0)
+    kit.machine.notify(kit.machine.notify_address(0, 3), 0)
+    kit.machine.notify(0xDEAD_0000, 0)
     assert rings == [3]
     assert kit.machine.stray_writes == 2
 
@@ -209,7 +212,7 @@ def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit: Kit) -> N
 
     def interrupt(vcpu: int, vector: int) -> None:
         inside(vcpu, vector)
-        kit.machine.ring_doorbell(kit.machine.doorbell(0, 0), 0)
+        kit.machine.notify(kit.machine.notify_address(0, 0), 0)
 
     guest.interrupt = interrupt
     kit.machine.apply(kit.guest)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from devices.notifiers import Irqfd
 from emu.errors import EmuError
 from emu.machine import vcpu_state
 from emu.machine.accel import registry
-from emu.machine.accel.base import Irqfd
 from emu.machine.accel.soft_vcpu import SoftVcpu
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
 from emu.machine.vcpus import VcpuSet

@@ -250,21 +250,21 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def await_work(vm: Vm, requests: int = 50) -> None:
     """Return when the guest has had that many more requests completed."""
-    enough = vm.guest.ledger().completed + requests
-    wait_until(lambda: vm.guest.ledger().completed >= enough)
+    enough = vm.guest.request_log().completed + requests
+    wait_until(lambda: vm.guest.request_log().completed >= enough)
 
 
 def await_disk(vm: Vm, disk: int, ring: int) -> None:
     """Return when this very ring has had requests completed."""
     unit = next(u for u in vm.guest.disks if (u.place.disk, u.place.ring) == (disk, ring))
-    enough = unit.ledger().completed + 20
-    wait_until(lambda: unit.ledger().completed >= enough)
+    enough = unit.request_log().completed + 20
+    wait_until(lambda: unit.request_log().completed >= enough)
 
 
 def check_books(vm: Vm) -> None:
     """At rest nothing is lost, nothing came twice, and every block reads back right."""
     assert vm.guest.quiesce(TIMEOUT) == 0
-    totals = vm.guest.ledger()
+    totals = vm.guest.request_log()
     assert totals.intact, totals
     assert totals.outstanding == 0
     assert totals.requests == totals.completed > 0

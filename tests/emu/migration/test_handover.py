@@ -58,11 +58,11 @@ def test_the_back_ends_hear_nothing_of_it(
 
 def test_what_is_in_flight_stays_so(vm: Vm, migration: Migration) -> None:
     """Requests that were made over here complete over there, once."""
-    made = vm.guest.ledger().requests
+    made = vm.guest.request_log().requests
     migration.run()
     assert migration.source.requests_in_flight > 0
     await_work(migration.there)
-    assert migration.there.guest.ledger().requests > made
+    assert migration.there.guest.request_log().requests > made
     check_books(migration.there)
 
 
@@ -71,7 +71,7 @@ def test_the_memory_is_the_same(vm: Vm, migration: Migration) -> None:
     migration.run()
     await_work(migration.there)
     check_books(migration.there)
-    assert vm.guest.ledger() == migration.there.guest.ledger()
+    assert vm.guest.request_log() == migration.there.guest.request_log()
 
 
 def test_there_and_back_and_on(

@@ -51,16 +51,16 @@ def counts(vm: Vm) -> list[list[int]]:
     """Interrupts that each vCPU has taken, by vector of its local APIC."""
     accel = vm.machine.accel
     assert isinstance(accel, KvmAccelerator)
-    assert accel.host is not None
-    return [list(mailbox.counts) for mailbox in accel.host.mailboxes]
+    assert accel.drivers is not None
+    return [list(mailbox.counts) for mailbox in accel.drivers.mailboxes]
 
 
 def all_run(vm: Vm) -> None:
     """The timer ticks, and interrupts of every device reach the guest."""
     before = counts(vm)
-    interrupts = vm.guest.ledger().net_interrupts
+    interrupts = vm.guest.request_log().net_interrupts
     await_work(vm)
-    wait_until(lambda: vm.guest.ledger().net_interrupts > interrupts)
+    wait_until(lambda: vm.guest.request_log().net_interrupts > interrupts)
     wait_until(lambda: counts(vm)[0][image.TIMER_VECTOR] > before[0][image.TIMER_VECTOR])
 
 

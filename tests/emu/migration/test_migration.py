@@ -138,9 +138,9 @@ def test_source_back_end_dies_at_the_stop(
         if f"blk{disk.place.disk}" != victim:
             await_disk(vm, disk.place.disk, disk.place.ring)
     if victim != "net0":
-        received = vm.guest.ledger().packets_received
-        wait_until(lambda: vm.guest.ledger().packets_received > received + 50)
-    totals = vm.guest.ledger()
+        received = vm.guest.request_log().packets_received
+        wait_until(lambda: vm.guest.request_log().packets_received > received + 50)
+    totals = vm.guest.request_log()
     assert totals.duplicated == totals.corrupted == totals.errors == 0
 
 

@@ -135,7 +135,7 @@ class Rig:
 @pytest.fixture
 def writing(sites: tuple[Site, Site], owned: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Vm:
     """A VM that does nothing but write its memory."""
-    monkeypatch.setattr(layout, "SCRIBBLE_BYTES", WORKING_SET)
+    monkeypatch.setattr(layout, "DIRTY_MEMORY_BYTES", WORKING_SET)
     vm = sites[0].vm()
     owned.callback(vm.close)
     vm.boot()
@@ -177,7 +177,7 @@ def test_slows_a_guest_down_that_writes_faster_than_it_is_sent(rig: Rig) -> None
     rig.vm.pause_vcpus()
     rig.wire.stream.send_ram(rig.vm.machine.ram, rig.sync.dirty())
     rig.wire.finish()
-    start, size = rig.vm.guest.layout.scribble
+    start, size = rig.vm.guest.layout.dirty_memory
     assert rig.wire.ram.view(start, size) == rig.vm.machine.ram.view(start, size)
 
 
@@ -228,7 +228,7 @@ def test_the_limit_holds_and_a_cancel_is_not_kept_waiting(rig: Rig) -> None:
 def test_the_last_decision_is_taken_when_the_destination_is_prepared(rig: Rig) -> None:
     """What became dirty meanwhile takes another round if it is too much."""
     rig.vm.guest.set_dirty_rate(0)
-    start, _ = rig.vm.guest.layout.scribble
+    start, _ = rig.vm.guest.layout.dirty_memory
     much = 96 * MIB
 
     def prepare() -> bytes:
@@ -257,7 +257,7 @@ def test_switches_over_all_the_same(writing: Vm, other: Vm, tmp_path: Path) -> N
     assert said["reason"] in ("no-progress", "devices")
     assert said["expected_downtime_ms"] > 0
     assert "Raise --downtime-limit" in said["note"]
-    wrote = other.guest.ledger()
+    wrote = other.guest.request_log()
     await_work(other, 20)
     assert wrote.corrupted == 0
     check_books(other)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from emu.orchestrator.accounting import Books
 
 if TYPE_CHECKING:
@@ -18,16 +18,16 @@ class Counted:
 
     def __init__(self) -> None:
         self.fleet = self
-        self.ledgers: list[LedgerTotals] = []
+        self.logs: list[RequestLog] = []
         self.counters: list[int] = []
         self.wrong = 0
 
     def quiesce(self) -> None:
         """At rest."""
 
-    def ledger(self) -> tuple[LedgerTotals, float]:
+    def request_log(self) -> tuple[RequestLog, float]:
         """The next one."""
-        return self.ledgers.pop(0), 0.0
+        return self.logs.pop(0), 0.0
 
     def served(self) -> int:
         """The next one."""
@@ -38,16 +38,16 @@ class Counted:
         return self.wrong
 
 
-def totals(requests: int, completed: int) -> LedgerTotals:
-    """A ledger in which nothing is wrong."""
-    return LedgerTotals(requests=requests, completed=completed)
+def totals(requests: int, completed: int) -> RequestLog:
+    """A log in which nothing is wrong."""
+    return RequestLog(requests=requests, completed=completed)
 
 
 @pytest.mark.parametrize(("served", "lost", "duplicated"), [(10, 0, 0), (12, 0, 2), (9, 1, 0)])
 def test_served_and_seen_must_agree(served: int, lost: int, duplicated: int) -> None:
     """More served than seen were served twice; fewer were never served."""
     side = Counted()
-    side.ledgers = [totals(10, 10), totals(15, 15)]
+    side.logs = [totals(10, 10), totals(15, 15)]
     side.counters = [served, 15]
     integrity = Books([cast("Side", side)]).balance(cast("Side", side))
     assert (integrity.requests, integrity.lost, integrity.duplicated) == (10, lost, duplicated)
@@ -56,7 +56,7 @@ def test_served_and_seen_must_agree(served: int, lost: int, duplicated: int) -> 
 def test_reading_back_is_no_part_of_the_next_stretch() -> None:
     """Its requests are in the books and in the counters, or in one of them: it does not matter."""
     side = Counted()
-    side.ledgers = [totals(10, 10), totals(14, 14), totals(30, 30), totals(34, 34)]
+    side.logs = [totals(10, 10), totals(14, 14), totals(30, 30), totals(34, 34)]
     side.counters = [10, 99, 115, 120]
     books = Books([cast("Side", side)])
     assert books.balance(cast("Side", side)).clean
@@ -68,7 +68,7 @@ def test_reading_back_is_no_part_of_the_next_stretch() -> None:
 def test_what_is_outstanding_at_rest_is_lost_and_what_reads_back_wrong_is_corrupted() -> None:
     """Neither may be passed over."""
     side = Counted()
-    side.ledgers = [LedgerTotals(requests=10, completed=9, outstanding=1), totals(10, 9)]
+    side.logs = [RequestLog(requests=10, completed=9, outstanding=1), totals(10, 9)]
     side.counters = [9, 9]
     side.wrong = 3
     integrity = Books([cast("Side", side)]).balance(cast("Side", side))

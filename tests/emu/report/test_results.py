@@ -7,7 +7,7 @@ import json
 import pytest
 
 from devices.procedure import Phase
-from emu.guest.ledger import LedgerTotals
+from emu.guest.request_log import RequestLog
 from emu.report.results import (
     Integrity,
     MigrationReport,
@@ -57,9 +57,9 @@ def test_rows_are_in_the_order_of_the_blackout() -> None:
 
 
 def test_a_run_is_judged_by_its_own_share_of_the_books() -> None:
-    """The ledger counts since the boot."""
-    before = LedgerTotals(requests=100, lost=1, packets_sent=10)
-    after = LedgerTotals(requests=150, lost=1, packets_sent=30, packets_lost=2)
+    """The log counts since the boot."""
+    before = RequestLog(requests=100, lost=1, packets_sent=10)
+    after = RequestLog(requests=150, lost=1, packets_sent=30, packets_lost=2)
     integrity = integrity_between(before, after)
     assert (integrity.requests, integrity.lost, integrity.packets) == (50, 0, 20)
     assert integrity.packets_lost == 2

@@ -152,7 +152,7 @@ class Schedulers(RuleBasedStateMachine):
         """Devices, address space, accelerator; nobody holds a lock, and no device is lost."""
         assert_agree(self.vm)
         wanted = {
-            edit.fd
+            edit.irqfd.fd
             for device in self.vm.devices
             if device.guest_notifiers
             for edit in device.guest_edits(assign=True)

@@ -22,7 +22,7 @@ from tests.timeouts import TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devices.procedure import Edit
+    from devices.notifiers import Edit
     from emu.machine.machine import Machine
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
@@ -50,7 +50,7 @@ def stop(vm: Vm, strategy: Strategy, machine: Machine | Sequencer) -> None:
 def assert_agree(vm: Vm) -> None:
     """The machine, its address space, and the devices are of one mind; nobody holds the lock."""
     wanted = {
-        (edit.address, edit.fd)
+        (edit.ioeventfd.address, edit.ioeventfd.fd)
         for device in vm.devices
         if device.host_notifiers
         for edit in device.host_edits(assign=True)
@@ -58,7 +58,7 @@ def assert_agree(vm: Vm) -> None:
     space = vm.machine.address_space
     assert {(entry.address, entry.fd) for entry in space.ioeventfds()} == wanted
     assert isinstance(vm.machine.accel, SoftAccelerator)
-    assert set(vm.machine.accel._doorbells.values()) == {fd for _, fd in wanted}
+    assert set(vm.machine.accel._ioeventfds.values()) == {fd for _, fd in wanted}
     assert vm.machine.big_lock.holder is None
     assert not held_by_thread()
 
@@ -105,7 +105,7 @@ class Sequencer:
     """The machine, in an order that is bad for unsafe strategies.
 
     Every commit is held until another thread, which is no worker, waits for the big lock at a
-    doorbell without ioeventfd. That one is queued, and served when the commit is over.
+    notify address without ioeventfd. That one is queued, and served when the commit is over.
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -1,30 +1,31 @@
-/* What runs on the vCPUs of a KVM machine: 64-bit code that does nothing but carry notifiers.
+/* What runs on the vCPUs of a KVM machine: 64-bit code that only carries notifiers.
  *
- * The drivers run on the host. They leave the doorbells that they want rung in a vCPU's mailbox and
- * interrupt it; it rings them, with plain stores that KVM turns into signals on ioeventfds. An
- * interrupt that an irqfd has raised is counted and noted in the mailbox, and the driver is told by
- * a write to a port, which is an ioeventfd, too. So both ways of a notifier are the kernel's, and
- * none of them leaves the guest.
+ * The drivers run on the host. They queue their writes to notify addresses in a vCPU's mailbox and
+ * interrupt it; it makes the writes, as plain stores that KVM turns into signals on ioeventfds. An
+ * interrupt that an irqfd has raised is counted and marked in the mailbox, and the drivers are
+ * notified by a write to a port, which has an ioeventfd as well. So the kernel carries the
+ * notifiers of both directions, without an exit to user space.
  *
  * A mailbox is a page; the base of %gs points to it:
  *
- *   0x000 u64       beats: how often the vCPU came out of its halt
- *   0x008 u64       the port that tells the driver
- *   0x010 u32, u32  orders: written by the host; rung by the guest. Both only grow.
+ *   0x000 u64       how often the vCPU came out of its halt
+ *   0x008 u64       the port that notifies the drivers
+ *   0x010 u32, u32  writes queued by the host; made by the guest. Both only grow.
  *   0x018 u64       ticks of the timer
- *   0x020 u64 x 4   a bit for each vector that was taken and that the driver has not seen
+ *   0x020 u64 x 4   a bit for each vector that was taken and that the drivers have not seen
  *   0x040 u32       ticks of the APIC's clock between two of its timer, 0 for no timer
- *   0x100 u64 x 128 orders: address of the doorbell (below 0x10000: a port), and in the upper half
- *                   the value
+ *   0x100 u64 x 128 queue of writes: the address (below 0x10000: a port), and in the upper half the
+ *                   value
  *   0x500           the vCPU's stack, from 0x800 downwards
  *   0x800 u64 x 256 interrupts taken, by vector
  *
- * Vectors: 0x20 orders have come, 0x21 the timer, all others belong to devices.
+ * Vectors: 0x20 writes are queued, 0x21 the timer, all others belong to devices.
  *
- * A vCPU tells the driver once, without a vector, when it is ready for interrupts. One that is
- * halted always has the same registers, whatever it has done before. So at the destination of
- * a migration they are there already, and need not be set.
+ * A vCPU notifies the drivers once, without a vector, when it is ready for interrupts. A halted
+ * vCPU always has the same registers, whatever it has done before. So at the destination of a
+ * migration it has them already, and they need not be set.
  */
+#include <linux/kvm.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -60,7 +61,7 @@ __asm__(
     "  jne 2f\n"
     "  incq %gs:0x18\n"
     "2:\n"
-    /* note the vector, and tell the driver unless it has been told and has not looked yet */
+    /* mark the vector, and notify the drivers unless it was marked already */
     "  lock btsq %rax, %gs:0x20\n"
     "  jc 3f\n"
     "  mov %gs:0x8, %rdx\n"
@@ -75,7 +76,7 @@ __asm__(
     "  pop %rcx\n"
     "  pop %rax\n"
     "  iretq\n"
-    /* ring what was ordered */
+    /* make the queued writes */
     "4:\n"
     "  mov %gs:0x14, %ecx\n"
     "5:\n"
@@ -97,7 +98,7 @@ __asm__(
     "  inc %ecx\n"
     "  mov %ecx, %gs:0x14\n"
     "  jmp 5b\n"
-    /* an exception: there is none in this code, so the host is to see it as a stray write */
+    /* an exception, which this code never raises: the host sees it as a write to nowhere */
     "8:\n"
     "  mov $0xdffff000, %edx\n"
     "  mov %eax, (%rdx)\n"
@@ -109,7 +110,7 @@ __asm__(
     "  mov $0x1ff, %eax\n"
     "  xor %edx, %edx\n"
     "  wrmsr\n"
-    /* the timer of the vCPU that keeps the time: divide by 1, periodic, initial count */
+    /* the timer, on the vCPU that has one: divide by 1, periodic, initial count */
     "  cmpl $0, %gs:0x40\n"
     "  je 7f\n"
     "  mov $0x83e, %ecx\n"

@@ -1,5 +1,5 @@
-/* See kvm.h. A vCPU's thread stays in vk_run, without the interpreter's lock; to pause, one caller
- * signals all threads first and waits for all of them afterwards.
+/* See kvm.h. A vCPU's thread stays in vk_run, without the interpreter's lock; a pause signals all
+ * threads first and waits for all of them afterwards.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -25,17 +25,17 @@
 /* Interrupts KVM_RUN; its handler does nothing. */
 #define KICK_SIGNAL (SIGRTMIN + 3)
 #define CPUID_ENTRIES 256
-/* The shortest that there is (kernel/sched/syscalls.c). */
+/* The minimum (kernel/sched/syscalls.c). */
 #define SLICE_NS 100000u
 #define SYNCED (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
-/* Where KVM may put its own pages: at the end of the hole below 4 GiB. */
+/* Of KVM's own pages: at the end of the hole below 4 GiB. */
 #define TSS_ADDRESS 0xfffbd000ul
 #define X2APIC_BASE 0xfee00000ul
 #define APIC_ENABLED 0x800u
 #define APIC_X2 0x400u
 #define APIC_BSP 0x100u
 
-/* Everything of a vCPU that its guest can change. */
+/* All state of a vCPU that its guest can change. */
 typedef struct {
     struct kvm_regs regs;
     struct kvm_sregs sregs;
@@ -51,10 +51,10 @@ typedef struct {
     _Atomic int inside;
     _Atomic unsigned round; /* the resume after which it entered last */
     _Atomic pid_t thread;
-    _Atomic int ended; /* its thread is to end, or has */
-    int retired;
-    int known;  /* `state` is what the kernel has */
-    int synced; /* the run page has the registers that it came out with */
+    _Atomic int ended; /* its thread is to end, or has ended */
+    int counted; /* in ended_threads */
+    int known;  /* `state` equals the kernel's */
+    int synced; /* the run page has the registers of the last exit */
     vcpu_state state;
 } vcpu;
 
@@ -69,7 +69,7 @@ struct vk_machine {
     _Atomic unsigned running; /* a futex: how many are inside */
     _Atomic unsigned round;
     _Atomic unsigned entered; /* a futex: how many entered since the last resume */
-    _Atomic unsigned retired; /* vCPUs whose threads have ended: they count as entered */
+    _Atomic unsigned ended_threads; /* vCPUs whose threads have ended: they count as entered */
 };
 
 static int failed(void) { return errno ? -errno : -EIO; }
@@ -130,7 +130,7 @@ int vk_capability(int number)
     return value;
 }
 
-/* -- the machine. Once it is closed it is NULL, and does nothing any more. */
+/* -- the machine. A closed one is NULL: every call fails or does nothing. */
 
 vk_machine *vk_open(int *error)
 {
@@ -207,21 +207,15 @@ int vk_dirty_log(vk_machine *m, uint32_t slot, void *bitmap)
     return ioctl(m->fd, KVM_GET_DIRTY_LOG, &log) < 0 ? failed() : 0;
 }
 
-int vk_ioeventfds(vk_machine *m, const vk_ioeventfd *list, size_t count, int assign, size_t *done)
+int vk_ioeventfds(vk_machine *m, const struct kvm_ioeventfd *list, size_t count, int assign,
+                  size_t *done)
 {
     if (m == NULL)
         return -EBADF;
     for (*done = 0; *done < count; ++*done) {
-        const vk_ioeventfd *one = &list[*done];
-        struct kvm_ioeventfd request = {
-            .addr = one->address,
-            .datamatch = one->datamatch,
-            .len = one->length,
-            .fd = one->fd,
-            .flags = (assign ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN) |
-                     (one->pio ? KVM_IOEVENTFD_FLAG_PIO : 0) |
-                     (one->match ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0),
-        };
+        struct kvm_ioeventfd request = list[*done];
+        if (!assign)
+            request.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
         if (ioctl(m->fd, KVM_IOEVENTFD, &request) < 0)
             return failed();
     }
@@ -331,7 +325,7 @@ int vk_vcpus(vk_machine *m, uint32_t count)
 {
     if (m == NULL)
         return -EBADF;
-    /* Identifiers above 254 need this; an old kernel says so when it matters. */
+    /* Identifiers above 254 need this. */
     struct kvm_enable_cap x2apic = {
         .cap = KVM_CAP_X2APIC_API,
         .args = {KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK},
@@ -395,7 +389,7 @@ int vk_begin(vk_machine *m, uint32_t index, const vk_start *start)
     return 0;
 }
 
-/* The vCPU comes out of guest code; the last one wakes whoever pauses. */
+/* The vCPU leaves guest code; the last one wakes the thread that pauses. */
 static void leave(vk_machine *m, vcpu *v)
 {
     atomic_store(&v->inside, 0);
@@ -403,7 +397,7 @@ static void leave(vk_machine *m, vcpu *v)
         futex(&m->running, FUTEX_WAKE, INT_MAX, NULL);
 }
 
-/* It has entered for the first time since the last resume. */
+/* Count a vCPU that enters for the first time since the last resume. */
 static void count_entry(vk_machine *m, vcpu *v)
 {
     unsigned round = atomic_load(&m->round);
@@ -412,7 +406,7 @@ static void count_entry(vk_machine *m, vcpu *v)
         futex(&m->entered, FUTEX_WAKE, INT_MAX, NULL);
 }
 
-/* Go in; 0 when the vCPU's thread is to end. */
+/* Enter guest code; 0 when the vCPU's thread is to end. */
 static int enter(vk_machine *m, vcpu *v)
 {
     for (;;) {
@@ -421,7 +415,7 @@ static int enter(vk_machine *m, vcpu *v)
         v->run->immediate_exit = 0;
         atomic_fetch_add(&m->running, 1);
         atomic_store(&v->inside, 1);
-        /* Whoever pauses says so first and looks at `inside` afterwards: one sees the other. */
+        /* A pause writes `paused` first and reads `inside` afterwards: one sees the other. */
         if (!atomic_load(&m->paused)) {
             count_entry(m, v);
             return 1;
@@ -441,7 +435,7 @@ static void describe_failure(vcpu *v, int error, vk_exit *out)
         out->rip = regs.rip;
 }
 
-/* Whether KVM_RUN came back with a write that no ioeventfd took. */
+/* Whether KVM_RUN returned for a write that no ioeventfd takes. */
 static int describe_write(const struct kvm_run *run, vk_exit *out)
 {
     if (run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write) {
@@ -459,8 +453,8 @@ static int describe_write(const struct kvm_run *run, vk_exit *out)
     return 1;
 }
 
-/* A vCPU that was paused is to run again as soon as may be, and it runs for microseconds. Who asks
- * the scheduler for short slices is let in sooner (Linux 6.12); an older one takes no notice.
+/* A vCPU that was paused is to run again as soon as possible, for microseconds. The scheduler runs a
+ * thread with short slices sooner (since Linux 6.12; older kernels ignore the request).
  */
 static void ask_for_short_slices(void)
 {
@@ -483,7 +477,7 @@ int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
     if (!atomic_load(&v->thread))
         ask_for_short_slices();
     atomic_store(&v->thread, (pid_t)syscall(SYS_gettid));
-    /* It is inside still if it has been out for a write: entering again ends that. */
+    /* After a write it is still inside: entering again completes the write. */
     while (atomic_load(&v->inside) || enter(m, v)) {
         int error = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
         v->known = 0;
@@ -500,7 +494,7 @@ int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
     return 0;
 }
 
-void vk_retire(vk_machine *m, uint32_t index)
+void vk_thread_ends(vk_machine *m, uint32_t index)
 {
     if (m == NULL)
         return;
@@ -508,9 +502,9 @@ void vk_retire(vk_machine *m, uint32_t index)
     atomic_store(&v->ended, 1);
     if (atomic_load(&v->inside))
         leave(m, v);
-    if (!v->retired) {
-        v->retired = 1;
-        atomic_fetch_add(&m->retired, 1);
+    if (!v->counted) {
+        v->counted = 1;
+        atomic_fetch_add(&m->ended_threads, 1);
         count_entry(m, v);
     }
 }
@@ -553,7 +547,7 @@ int vk_resume(vk_machine *m, uint64_t timeout_ns)
         return 0;
     if (!atomic_load(&m->paused))
         return 0;
-    atomic_store(&m->entered, atomic_load(&m->retired));
+    atomic_store(&m->entered, atomic_load(&m->ended_threads));
     atomic_fetch_add(&m->round, 1);
     atomic_store(&m->paused, 0);
     futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
@@ -574,7 +568,7 @@ void vk_stop(vk_machine *m)
 
 size_t vk_state_size(void) { return sizeof(vcpu_state); }
 
-/* What only running changes. */
+/* What changes only while the vCPU runs. */
 static int read_registers(vcpu *v, vcpu_state *s)
 {
     if (v->synced) {
@@ -587,7 +581,7 @@ static int read_registers(vcpu *v, vcpu_state *s)
            ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) < 0;
 }
 
-/* An interrupt may come in at any time, so the rest is read anew each time. */
+/* An interrupt may come at any time, so the rest is read each time. */
 int vk_save(vk_machine *m, uint32_t index, void *state)
 {
     if (m == NULL)
@@ -611,7 +605,7 @@ int vk_save(vk_machine *m, uint32_t index, void *state)
         ++*set;                                                                              \
     }
 
-/* Give a vCPU what it does not have already. SREGS switches the x2APIC on, so it goes first. */
+/* Set what the kernel does not have already. SREGS switches the x2APIC on, so it comes first. */
 static int write_state(vcpu *v, vcpu_state *s, uint32_t *set)
 {
     v->synced = 0;

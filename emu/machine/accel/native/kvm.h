@@ -1,19 +1,10 @@
-/* The kernel's virtual machine, in calls that each do a whole batch. cffi reads this file.
+/* The kernel's virtual machine, in calls that each handle a batch. cffi reads this file.
  *
  * Every function that can fail returns 0 or a negative errno. Where a batch fails in the middle,
- * `*done` says how many of its entries were carried out.
+ * `*done` is how many of its entries were carried out.
  */
 
 typedef struct vk_machine vk_machine;
-
-typedef struct {
-    uint64_t address; /* guest-physical, or a port */
-    uint64_t datamatch;
-    uint32_t length;
-    int32_t fd;
-    uint8_t pio;
-    uint8_t match; /* whether datamatch counts */
-} vk_ioeventfd;
 
 typedef struct {
     uint32_t gsi;
@@ -21,8 +12,8 @@ typedef struct {
 } vk_irqfd;
 
 typedef struct {
-    uint32_t apic;   /* of the vCPU that takes it */
-    uint32_t vector; /* of that vCPU's local APIC, 0 for no route */
+    uint32_t apic;   /* identifier of the vCPU's local APIC */
+    uint32_t vector; /* of that local APIC, 0 for no route */
 } vk_route;
 
 typedef struct {
@@ -53,29 +44,30 @@ vk_machine *vk_open(int *error);
 void vk_close(vk_machine *m);
 int vk_memory(vk_machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host, int log);
 int vk_dirty_log(vk_machine *m, uint32_t slot, void *bitmap);
-int vk_ioeventfds(vk_machine *m, const vk_ioeventfd *list, size_t count, int assign, size_t *done);
+int vk_ioeventfds(vk_machine *m, const struct kvm_ioeventfd *list, size_t count, int assign,
+                  size_t *done);
 int vk_irqfds(vk_machine *m, const vk_irqfd *list, size_t count, int assign, size_t *done);
-/* The whole table: the entry's place is its GSI. */
+/* The whole table: an entry's index is its GSI. */
 int vk_routes(vk_machine *m, const vk_route *list, size_t count);
-/* An interrupt without a route: from the machine itself. */
+/* An interrupt of the machine itself, without a route. */
 int vk_interrupt(vk_machine *m, uint32_t index, uint32_t vector);
-/* Words of guest memory that its code sets bits in: take them all, or set them again. */
+/* Words of guest memory in which its code sets bits: read and clear them, or set bits again. */
 void vk_take(void *words, uint64_t *taken, size_t count);
 void vk_put_back(void *words, const uint64_t *taken, size_t count);
 
 /* Its vCPUs. They are paused until vk_resume. */
 int vk_vcpus(vk_machine *m, uint32_t count);
 int vk_begin(vk_machine *m, uint32_t index, const vk_start *start);
-/* A vCPU's thread stays in here. After a write it is not at a safe point before it comes back. */
+/* A vCPU's thread stays in here. After a write it is at a safe point only once it calls again. */
 int vk_run(vk_machine *m, uint32_t index, vk_exit *exit);
-void vk_retire(vk_machine *m, uint32_t index); /* by its thread: it never comes back */
-void vk_end(vk_machine *m, uint32_t index);    /* have vk_run say VK_STOPPED */
+void vk_thread_ends(vk_machine *m, uint32_t index); /* by its thread: it will not call vk_run again */
+void vk_end(vk_machine *m, uint32_t index);    /* have vk_run return VK_STOPPED */
 int vk_pause(vk_machine *m, uint64_t timeout_ns);
 int vk_resume(vk_machine *m, uint64_t timeout_ns);
 void vk_stop(vk_machine *m);
 size_t vk_state_size(void);
 int vk_save(vk_machine *m, uint32_t index, void *state);
-/* Sets only what the kernel does not have; adds to `set` how many parts that was. */
+/* Sets only what the kernel does not have already; adds the number of parts set to `set`. */
 int vk_load(vk_machine *m, uint32_t index, const void *state, uint32_t *set);
 
 /* The guest's own code, see guest.c */

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from emu.machine.accel.base import Accelerator, ExitHandler
     from emu.machine.accel.kvm_mailbox import Mailbox
-    from emu.machine.run_gate import Gate
+    from emu.machine.run_gate import RunGate
 
 VCPUS = 4
 MEMORY = 16 << 20
@@ -52,7 +52,7 @@ class Bench:
         self.ram = GuestRam(MEMORY)
         self.accel.set_memory(self.ram)
         self.vcpus = VcpuSet(vcpus, self.accel)
-        self.gate: Gate = self.vcpus.gate
+        self.gate: RunGate = self.vcpus.gate
         self.guest = Recorder()
         self._fds: list[int] = []
 
@@ -67,7 +67,7 @@ class Bench:
         return fds
 
     def write(self, address: int, value: int = 0) -> None:
-        """Guest code writes to a doorbell."""
+        """Guest code writes to a notify address."""
         self.accel.mmio_write(address, value)
 
     def interrupt(self) -> tuple[int, int]:
@@ -87,7 +87,7 @@ class Bench:
 
 
 class KvmBench(Bench):
-    """The guest's own code rings the doorbells, so it runs from the start."""
+    """The guest's own code makes the writes, so it runs from the start."""
 
     emulated = False
 
@@ -105,16 +105,16 @@ class KvmBench(Bench):
     @property
     def mailboxes(self) -> list[Mailbox]:
         assert isinstance(self.accel, KvmAccelerator)
-        assert self.accel.host is not None
-        return self.accel.host.mailboxes
+        assert self.accel.drivers is not None
+        return self.accel.drivers.mailboxes
 
     def write(self, address: int, value: int = 0) -> None:
         super().write(address, value)
-        self.await_rung()
+        self.await_writes()
 
-    def await_rung(self) -> None:
-        """What was ordered has been rung."""
-        until(lambda: not any(mailbox.unrung for mailbox in self.mailboxes))
+    def await_writes(self) -> None:
+        """The queued writes have been made."""
+        until(lambda: not any(mailbox.queued_writes for mailbox in self.mailboxes))
 
 
 BENCHES: dict[str, Callable[[], Bench]] = {KvmAccelerator.name: KvmBench}

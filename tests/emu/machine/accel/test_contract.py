@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from devices.notifiers import ANY_VALUE, Ioeventfd, Irqfd
 from emu.errors import EmuError
 from emu.machine.accel import registry
-from emu.machine.accel.base import Ioeventfd, Irqfd, NotifierError
-from emu.machine.run_gate import Gate
+from emu.machine.accel.base import NotifierError
+from emu.machine.run_gate import RunGate
 from emu.machine.vcpu_state import VcpuState
 from tests.emu.machine.accel.conftest import VCPUS, Bench, make
 from vhost_user import eventfd
@@ -22,84 +23,84 @@ from vhost_user import eventfd
 if TYPE_CHECKING:
     from emu.machine.ram import GuestRam
 
-BELL = 0xE000_0000
+NOTIFY = 0xE000_0000
 
 
 def signalled(fd: int) -> int:
     return eventfd.default().drain([fd])[0]
 
 
-def test_a_doorbell_signals_its_eventfd(bench: Bench) -> None:
+def test_a_write_signals_its_eventfd(bench: Bench) -> None:
     one, two = bench.eventfds(2)
     bench.accel.change_ioeventfds(
-        (), [Ioeventfd(BELL, 4, None, one), Ioeventfd(BELL + 4, 4, None, two)]
+        (), [Ioeventfd(NOTIFY, 4, ANY_VALUE, one), Ioeventfd(NOTIFY + 4, 4, ANY_VALUE, two)]
     )
-    bench.write(BELL + 4)
-    bench.write(BELL + 4)
+    bench.write(NOTIFY + 4)
+    bench.write(NOTIFY + 4)
     assert (signalled(one), signalled(two)) == (0, 2)
     assert not bench.exits
 
 
 def test_a_write_without_ioeventfd_exits(bench: Bench) -> None:
-    bench.write(BELL, 7)
-    assert bench.exits == [(BELL, 7)]
+    bench.write(NOTIFY, 7)
+    assert bench.exits == [(NOTIFY, 7)]
 
 
-def test_a_doorbell_that_was_taken_away_exits(bench: Bench) -> None:
+def test_a_write_whose_ioeventfd_was_deassigned_exits(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
-    bench.accel.change_ioeventfds((), [Ioeventfd(BELL, 4, None, fd)])
-    bench.accel.change_ioeventfds([Ioeventfd(BELL, 4, None, fd)], ())
-    bench.write(BELL, 1)
+    bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, ANY_VALUE, fd)])
+    bench.accel.change_ioeventfds([Ioeventfd(NOTIFY, 4, ANY_VALUE, fd)], ())
+    bench.write(NOTIFY, 1)
     assert signalled(fd) == 0
-    assert bench.exits == [(BELL, 1)]
+    assert bench.exits == [(NOTIFY, 1)]
 
 
 def test_values_that_match(bench: Bench) -> None:
     one, two = bench.eventfds(2)
-    bench.accel.change_ioeventfds((), [Ioeventfd(BELL, 4, 1, one)])
-    bench.accel.change_ioeventfds((), [Ioeventfd(BELL, 4, 2, two)])
+    bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, 1, one)])
+    bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, 2, two)])
     for value in (2, 3):
-        bench.write(BELL, value)
+        bench.write(NOTIFY, value)
     assert (signalled(one), signalled(two)) == (0, 1)
-    assert bench.exits == [(BELL, 3)]
+    assert bench.exits == [(NOTIFY, 3)]
 
 
 def test_a_full_counter_is_a_signal(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
-    bench.accel.change_ioeventfds((), [Ioeventfd(BELL, 4, None, fd)])
+    bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, ANY_VALUE, fd)])
     os.eventfd_write(fd, (1 << 64) - 2)
-    bench.write(BELL)
+    bench.write(NOTIFY)
     assert signalled(fd) >= (1 << 64) - 2
 
 
-def test_a_batch_of_doorbells_is_all_or_nothing(bench: Bench) -> None:
+def test_a_batch_of_ioeventfds_is_all_or_nothing(bench: Bench) -> None:
     old, new, other = bench.eventfds(3)
-    bench.accel.change_ioeventfds((), [Ioeventfd(BELL, 4, None, old)])
-    missing = Ioeventfd(BELL + 64, 4, None, other, "blk0 ring 3")
+    bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, ANY_VALUE, old)])
+    missing = Ioeventfd(NOTIFY + 64, 4, ANY_VALUE, other, "blk0 ring 3")
     for remove, add in (
-        ([Ioeventfd(BELL, 4, None, old), missing], []),
-        ([], [Ioeventfd(BELL + 4, 4, None, new), Ioeventfd(BELL, 4, None, new)]),
-        ([Ioeventfd(BELL, 4, None, new)], []),
+        ([Ioeventfd(NOTIFY, 4, ANY_VALUE, old), missing], []),
+        ([], [Ioeventfd(NOTIFY + 4, 4, ANY_VALUE, new), Ioeventfd(NOTIFY, 4, ANY_VALUE, new)]),
+        ([Ioeventfd(NOTIFY, 4, ANY_VALUE, new)], []),
     ):
         with pytest.raises(NotifierError):
             bench.accel.change_ioeventfds(remove, add)
-    bench.write(BELL)
-    bench.write(BELL + 4)
+    bench.write(NOTIFY)
+    bench.write(NOTIFY + 4)
     assert (signalled(old), signalled(new)) == (1, 0)
-    assert bench.exits == [(BELL + 4, 0)]
+    assert bench.exits == [(NOTIFY + 4, 0)]
 
 
-def test_the_same_doorbell_twice_with_one_eventfd(bench: Bench) -> None:
+def test_the_same_address_twice_with_one_eventfd(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
-    bench.accel.change_ioeventfds((), [Ioeventfd(BELL, 4, None, fd)])
+    bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, ANY_VALUE, fd)])
     with pytest.raises(NotifierError, match="already"):
-        bench.accel.change_ioeventfds((), [Ioeventfd(BELL, 4, None, fd)])
+        bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, ANY_VALUE, fd)])
 
 
 def test_an_error_names_the_owner(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     with pytest.raises(NotifierError, match=r"blk0 ring 3: the ioeventfd at 0xe0000000") as caught:
-        bench.accel.change_ioeventfds([Ioeventfd(BELL, 4, None, fd, "blk0 ring 3")], ())
+        bench.accel.change_ioeventfds([Ioeventfd(NOTIFY, 4, ANY_VALUE, fd, "blk0 ring 3")], ())
     assert caught.value.owner == "blk0 ring 3"
 
 
@@ -221,7 +222,7 @@ def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(
     bench.accel.set_routes({vector: vector for vector in range(VCPUS)})
     bench.accel.change_irqfds((), [Irqfd(vector, fd) for vector, fd in enumerate(fds)])
     if held:
-        bench.accel.hold_calls()
+        bench.accel.mask_interrupts()
 
     def signal() -> None:
         while not over.is_set():
@@ -253,16 +254,16 @@ def test_held_calls_wait_while_the_machine_is_paused(bench: Bench) -> None:
     bench.start()
     bench.accel.set_routes({0: 0})
     bench.accel.change_irqfds((), [Irqfd(0, fd)])
-    bench.accel.hold_calls()
-    bench.accel.hold_calls()
+    bench.accel.mask_interrupts()
+    bench.accel.mask_interrupts()
     bench.vcpus.pause()
     os.eventfd_write(fd, 1)
     assert os.eventfd_read(fd) == 1
     os.eventfd_write(fd, 1)
     bench.vcpus.resume()
     assert bench.interrupt() == (0, 0)
-    bench.accel.release_calls()
-    bench.accel.release_calls()
+    bench.accel.unmask_interrupts()
+    bench.accel.unmask_interrupts()
     os.eventfd_write(fd, 1)
     assert bench.interrupt() == (0, 0)
 
@@ -274,7 +275,7 @@ def test_everything_is_given_back(name: str, memory: GuestRam) -> None:
     before = process.num_fds()
     made = make(name)
     made.set_memory(memory)
-    made.create_vcpus(VCPUS, Gate())
+    made.create_vcpus(VCPUS, RunGate())
     assert process.num_fds() > before
     made.close()
     made.close()
@@ -287,10 +288,10 @@ def test_numbers_of_vcpus_that_cannot_be(name: str, memory: GuestRam) -> None:
     made.set_memory(memory)
     for count in (0, made.find_limits(1).max_vcpus + 1):
         with pytest.raises(EmuError, match="vCPUs"):
-            made.create_vcpus(count, Gate())
-    made.create_vcpus(1, Gate())
+            made.create_vcpus(count, RunGate())
+    made.create_vcpus(1, RunGate())
     with pytest.raises(EmuError, match="before"):
-        made.create_vcpus(1, Gate())
+        made.create_vcpus(1, RunGate())
     made.close()
 
 

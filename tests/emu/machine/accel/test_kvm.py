@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.pacing import Pacer
+from devices.notifiers import ANY_VALUE, Ioeventfd, Irqfd
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel import kvm_limits, registry
-from emu.machine.accel.base import Ioeventfd, Irqfd, NotifierError
+from emu.machine.accel.base import NotifierError
 from emu.machine.accel.kvm_limits import BUS_ROOM
 from emu.machine.accel.kvm_vcpu import KvmVcpu
 from emu.machine.accel.kvm_vm import why_not_open
 from emu.machine.machine import Machine
 from emu.machine.ram import GuestRam
-from emu.machine.run_gate import Gate
+from emu.machine.run_gate import RunGate
 from emu.machine.vcpu_state import (
     VcpuState,
     VcpuStateError,
@@ -40,7 +41,7 @@ from vhost_user import eventfd
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-BELL = 0xE000_0000
+NOTIFY = 0xE000_0000
 VECTOR = 10
 
 
@@ -61,8 +62,8 @@ def incoming() -> Iterator[KvmBench]:
     made.close()
 
 
-def bells(fds: Sequence[int], first: int = 0) -> list[Ioeventfd]:
-    return [Ioeventfd(BELL + 4 * (first + n), 4, None, fd) for n, fd in enumerate(fds)]
+def ioeventfds(fds: Sequence[int], first: int = 0) -> list[Ioeventfd]:
+    return [Ioeventfd(NOTIFY + 4 * (first + n), 4, ANY_VALUE, fd) for n, fd in enumerate(fds)]
 
 
 def copy(source: KvmBench, destination: KvmBench) -> None:
@@ -93,19 +94,19 @@ def test_no_code_runs_while_the_machine_is_paused(kvm: KvmBench) -> None:
     until(lambda: ticks(kvm) > stood)
 
 
-def test_more_doorbells_than_a_mailbox_has_room_for(kvm: KvmBench) -> None:
-    fds = kvm.eventfds(3 * image.ORDER_SLOTS)
-    entries = bells(fds)
+def test_more_writes_than_a_mailbox_has_room_for(kvm: KvmBench) -> None:
+    fds = kvm.eventfds(3 * image.WRITE_SLOTS)
+    entries = ioeventfds(fds)
     kvm.accel.change_ioeventfds((), entries)
     for entry in entries:
         kvm.accel.mmio_write(entry.address, 0)
-    kvm.await_rung()
+    kvm.await_writes()
     assert eventfd.default().drain(fds) == [1] * len(fds)
 
 
-def test_doorbells_that_have_no_room_on_one_bus_go_to_the_other(kvm: KvmBench) -> None:
+def test_ioeventfds_that_have_no_room_on_one_bus_go_to_the_other(kvm: KvmBench) -> None:
     fds = kvm.eventfds(BUS_ROOM + 100)
-    entries = bells(fds)
+    entries = ioeventfds(fds)
     kvm.accel.change_ioeventfds((), entries)
     for place in (0, BUS_ROOM - 1, BUS_ROOM, BUS_ROOM + 99):
         kvm.write(entries[place].address)
@@ -117,12 +118,12 @@ def test_doorbells_that_have_no_room_on_one_bus_go_to_the_other(kvm: KvmBench) -
     kvm.accel.change_ioeventfds((), entries)
 
 
-def test_more_doorbells_than_both_buses_have_room_for(kvm: KvmBench) -> None:
+def test_more_ioeventfds_than_both_buses_have_room_for(kvm: KvmBench) -> None:
     room = kvm.accel.find_limits(VCPUS).max_ioeventfds
     (fd,) = kvm.eventfds(1)
-    most = bells([fd] * room)
+    most = ioeventfds([fd] * room)
     with pytest.raises(NotifierError, match="1000 devices on the MMIO bus"):
-        kvm.accel.change_ioeventfds((), [*most, Ioeventfd(BELL - 4, 4, None, fd)])
+        kvm.accel.change_ioeventfds((), [*most, Ioeventfd(NOTIFY - 4, 4, ANY_VALUE, fd)])
     kvm.accel.change_ioeventfds((), most)
     kvm.accel.change_ioeventfds(most, ())
 
@@ -134,7 +135,7 @@ def test_a_vector_beyond_the_routes(kvm: KvmBench) -> None:
     kvm.accel.set_routes(dict.fromkeys(range(most), 1))
 
 
-def test_a_machine_with_more_rings_than_doorbells() -> None:
+def test_a_machine_with_more_rings_than_ioeventfds() -> None:
     make("kvm").close()
     spec = VmSpec(4, 1 << 30, (DeviceGroup("blk", 32, 64),))
     with pytest.raises(EmuError, match=r"with 4 vCPUs kvm has 1980 ioeventfds: .*--accel soft"):
@@ -146,7 +147,7 @@ def test_too_little_memory_for_its_own_code() -> None:
     ram = GuestRam(4 << 12)
     made.set_memory(ram)
     with pytest.raises(EmuError, match="too little"):
-        made.create_vcpus(1, Gate())
+        made.create_vcpus(1, RunGate())
     made.close()
     ram.close()
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from devices.notifiers import Irqfd
 from emu.machine.accel import registry
-from emu.machine.accel.base import Irqfd
 from emu.machine.vcpu_state import VcpuState
 from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import Recorder, until

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class LedgerTotals(NamedTuple):
+class RequestLog(NamedTuple):
     """Totals of all drivers since the boot, as guest memory has them.
 
     Attributes:
