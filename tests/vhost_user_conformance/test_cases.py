@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
+from functools import partial
 from pathlib import Path
+from pkgutil import walk_packages
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,9 +19,12 @@ from vhost_user_conformance.model.case import (
     FRONT_END,
     Area,
     Case,
-    collect,
 )
+from vhost_user_conformance.model.catalogue import CatalogueError, cases_of, collect_areas
 from vhost_user_conformance.report.cases_document import DOCUMENT, listing
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 DOCS = Path(__file__).parents[2] / "docs"
 AREAS = {BACK_END: back_end.AREAS, FRONT_END: front_end.AREAS}
@@ -67,13 +75,39 @@ def test_areas_have_the_same_digits_for_both_roles() -> None:
     assert {name: back[name] for name in both} == {name: front[name] for name in both}
 
 
+def _modules(package: ModuleType) -> list[str]:
+    """All modules of a package of cases that are not packages themselves."""
+    found = walk_packages(package.__path__, f"{package.__name__}.")
+    return [each.name for each in found if not each.ispkg]
+
+
+@pytest.mark.parametrize("module", [*_modules(back_end), *_modules(front_end)])
+def test_each_module_has_cases_and_lends_nothing(module: str) -> None:
+    """No file is forgotten, and what two files of cases need is in neither."""
+    bodies = [case.run for role in CASES for case in CASES[role]]
+    functions = [body.args[0] if isinstance(body, partial) else body for body in bodies]
+    assert any(function.__module__ == module for function in functions)
+    tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    borrowed = [name for node in imports if ".cases" in str(node.module) for name in node.names]
+    assert [name.name for name in borrowed] in ([], ["area"])
+
+
+def test_an_area_that_is_not_declared_or_not_there_is_an_error() -> None:
+    """It would not run, or run at no known place."""
+    path, order = list(front_end.__path__), list(front_end.ORDER)
+    for wrong, name in ((order[1:], order[0]), ([*order, "nothing"], "nothing")):
+        with pytest.raises(CatalogueError, match=f"differ in {name}$"):
+            collect_areas(front_end.__name__, path, wrong)
+
+
 def test_an_id_that_is_given_twice_is_an_error() -> None:
     """It would be somebody else's."""
     area = Area("a", BACK_END, "s")
     area.case(1, "one")(lambda _be: None)
     area.case(1, "two")(lambda _be: None)
-    with pytest.raises(ValueError, match="VU-B-0001 is the id of two cases"):
-        collect([area])
+    with pytest.raises(CatalogueError, match="VU-B-0001 is the id of two cases"):
+        cases_of([area])
 
 
 def test_the_list_of_cases_is_up_to_date() -> None:

@@ -23,7 +23,7 @@ from vhost_user.features import (
     ProtocolFeature,
 )
 from vhost_user.message_ids import FrontendRequest as F
-from vhost_user_conformance.back_end.cases.blk.rings import in_batches
+from vhost_user_conformance.back_end.disk import in_batches
 from vhost_user_conformance.model.verdict import Failed, Verdict
 from vhost_user_conformance.peer.memory import Memory, TestRing
 

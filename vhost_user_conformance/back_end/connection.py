@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Self
 
+from vhost_user.dirty_log import DirtyLog
 from vhost_user.features import (
     F_VERSION_1,
     VHOST_F_LOG_ALL,
@@ -21,18 +22,8 @@ from vhost_user.payloads import U64, LogArea, VringAddr, VringState
 from vhost_user_conformance.back_end.requests import QUIET, Requester
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.verdict import Failed, check, unsupported
-from vhost_user_conformance.peer.device_work import (
-    WORKS,
-    BlkWork,
-    Job,
-    Work,
-)
-from vhost_user_conformance.peer.memory import (
-    PAGE,
-    DirtyLog,
-    Memory,
-    TestRing,
-)
+from vhost_user_conformance.peer.device_work import WORKS, BlkWork, Job, Work
+from vhost_user_conformance.peer.memory import PAGE, Memory, TestRing
 from vhost_user_conformance.peer.wire import WireError
 
 if TYPE_CHECKING:

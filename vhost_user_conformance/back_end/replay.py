@@ -6,27 +6,14 @@ import socket
 from typing import TYPE_CHECKING
 
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+from vhost_user.dirty_log import DirtyLog
 from vhost_user.features import F_VERSION_1
 from vhost_user.payloads import Config, Inflight, LogArea, SingleRegion, VringState
-from vhost_user_conformance.back_end.connection import (
-    LOG_ALL,
-    PROTOCOL_BIT,
-    BackEnd,
-    u64,
-    vring,
-)
-from vhost_user_conformance.back_end.script import (
-    EVERY,
-    NOTHING,
-    USED,
-    F,
-    P,
-    answered,
-    spoken,
-)
+from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, u64, vring
+from vhost_user_conformance.back_end.script import EVERY, NOTHING, USED, F, P, answered, spoken
 from vhost_user_conformance.model.verdict import check, unsupported
 from vhost_user_conformance.peer.device_work import WORKS
-from vhost_user_conformance.peer.memory import PAGE, DirtyLog
+from vhost_user_conformance.peer.memory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,12 +16,7 @@ from vhost_user_conformance.model.verdict import CaseEnd, Verdict
 from vhost_user_conformance.peer.device_work import WORKS, BlkWork
 from vhost_user_conformance.peer.program import START_PATIENCE, connect
 from vhost_user_conformance.peer.runner import CaseRunner
-from vhost_user_conformance.peer.wire import (
-    Closed,
-    Nonsense,
-    Wire,
-    WireError,
-)
+from vhost_user_conformance.peer.wire import Closed, Nonsense, Wire, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

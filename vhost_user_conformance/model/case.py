@@ -13,9 +13,9 @@ Numbers never change and are never used twice: they are what users write down.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from vhost_user_conformance.model.verdict import Severity
@@ -64,6 +64,9 @@ class Area:
         role: `BACK_END` or `FRONT_END`.
         spec: section of the specification where a case does not name its own.
         needs: protocol features that all of its cases need.
+
+    Attributes:
+        cases: its cases, by id.
     """
 
     def __init__(self, name: str, role: str, spec: str, needs: tuple[str, ...] = ()) -> None:
@@ -87,20 +90,19 @@ class Area:
         """Decorator: the function is the case with this number. See `Case`."""
 
         def register(run: Body) -> Body:
-            self.cases.append(
-                Case(
-                    f"VU-{_LETTERS[self.role]}-{number:04}",
-                    self.role,
-                    self.name,
-                    rule,
-                    spec or self._spec,
-                    severity,
-                    (*self._needs, *needs),
-                    device,
-                    works or bool(device),
-                    run,
-                )
+            case = Case(
+                f"VU-{_LETTERS[self.role]}-{number:04}",
+                self.role,
+                self.name,
+                rule,
+                spec or self._spec,
+                severity,
+                (*self._needs, *needs),
+                device,
+                works or bool(device),
+                run,
             )
+            insort(self.cases, case, key=lambda each: each.id)
             return run
 
         return register
@@ -127,16 +129,3 @@ class Area:
 
 def _with(run: Callable[[Any, Any], None], value: Any, peer: Any) -> None:
     run(peer, value)
-
-
-def collect(areas: Iterable[Area]) -> list[Case]:
-    """The cases of these areas, by id.
-
-    Raises:
-        ValueError: two of them have the same id.
-    """
-    cases = sorted((case for area in areas for case in area.cases), key=lambda case: case.id)
-    for one, other in pairwise(cases):
-        if one.id == other.id:
-            raise ValueError(f"{one.id} is the id of two cases")
-    return cases

@@ -10,7 +10,6 @@ import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from vhost_user.dirty_log import DirtyLog
 from vhost_user.payloads import MemoryRegion, MemTable
 from vhost_user.virtqueue import DriverQueue, split_offsets
 
@@ -22,8 +21,6 @@ MIB = 1 << 20
 #: Guest addresses begin here, and user addresses are that much higher: they look like neither.
 GPA_BASE = 1 << 20
 USER_OFFSET = 0x7F00_0000_0000
-
-__all__ = ["GPA_BASE", "MIB", "PAGE", "USER_OFFSET", "DirtyLog", "Memory", "Region", "TestRing"]
 
 
 class Region(NamedTuple):
@@ -38,6 +35,11 @@ class Region(NamedTuple):
     def on_wire(self) -> MemoryRegion:
         """As a memory table has it."""
         return MemoryRegion(self.gpa, self.size, self.gpa + USER_OFFSET, self.offset)
+
+
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two ranges overlap, each an address and a size."""
+    return one[0] < other[0] + other[1] and other[0] < one[0] + one[1]
 
 
 class Memory:

@@ -18,12 +18,7 @@ from vhost_user.errors import VhostUserError
 from vhost_user_conformance.errors import ConformanceError, OptionError
 from vhost_user_conformance.model.verdict import Verdict
 from vhost_user_conformance.pytest_plugin.options import PREFIX
-from vhost_user_conformance.pytest_plugin.workers import (
-    check_mode,
-    claim,
-    is_worker,
-    scheduler,
-)
+from vhost_user_conformance.pytest_plugin.workers import check_mode, claim, is_worker, scheduler
 from vhost_user_conformance.report import terminal
 from vhost_user_conformance.target import (
     DEVICES,

@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user_conformance.rules import CHAPTERS
-from vhost_user_conformance.rules.rule import (
-    Covered,
-    NotFromOutside,
-    Rule,
-    RuleError,
-)
+from vhost_user_conformance.rules.rule import Covered, NotFromOutside, Rule, RuleError
 from vhost_user_conformance.target import ROLES
 from vhost_user_conformance.target import cases_of as cases_for
 

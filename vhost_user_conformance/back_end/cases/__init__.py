@@ -1,65 +1,45 @@
-"""The cases for back-ends, a file for each area. `AREAS` names them all."""
+"""The cases for back-ends: a module or a folder for each area, all of which are collected."""
 
 from __future__ import annotations
 
-from vhost_user_conformance.back_end.cases import (
-    bases,
-    channel,
-    device_state,
-    errors,
-    framing,
-    multi_queue,
-    negotiation,
-    notifications,
-    optional,
-    pipelining,
-    postcopy,
-    program,
-    reply_ack,
-    resources,
-    rings,
-    scripts,
-    status,
-    timing,
-)
-from vhost_user_conformance.back_end.cases.blk import ranges
-from vhost_user_conformance.back_end.cases.config import fields
-from vhost_user_conformance.back_end.cases.dirty_log import edges
-from vhost_user_conformance.back_end.cases.inflight import resume
-from vhost_user_conformance.back_end.cases.memory import slots_limits, table
-from vhost_user_conformance.back_end.cases.net import control
-from vhost_user_conformance.model.case import Case, collect
+from typing import TYPE_CHECKING
 
-#: In the order in which they run.
-AREAS = (
-    framing.area,
-    negotiation.area,
-    table.area,
-    rings.area,
-    notifications.area,
-    bases.area,
-    reply_ack.area,
-    edges.area,
-    fields.area,
-    slots_limits.area,
-    multi_queue.area,
-    resume.area,
-    ranges.area,
-    control.area,
-    channel.area,
-    status.area,
-    device_state.area,
-    postcopy.area,
-    errors.area,
-    resources.area,
-    pipelining.area,
-    timing.area,
-    optional.area,
-    scripts.area,
-    program.area,
+from vhost_user_conformance.model.catalogue import cases_of, collect_areas
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.model.case import Case
+
+#: The areas, in the order in which their cases run.
+ORDER = (
+    "framing",
+    "negotiation",
+    "memory",
+    "rings",
+    "notifications",
+    "bases",
+    "reply_ack",
+    "dirty_log",
+    "config",
+    "memory_slots",
+    "multi_queue",
+    "inflight",
+    "data_blk",
+    "data_net",
+    "channel",
+    "status",
+    "device_state",
+    "postcopy",
+    "errors",
+    "resources",
+    "pipelining",
+    "timing",
+    "optional",
+    "scripts",
+    "program",
 )
+AREAS = collect_areas(__name__, __path__, ORDER)
 
 
 def cases() -> list[Case]:
-    """All cases for back-ends, by id."""
-    return collect(AREAS)
+    """All cases, by id."""
+    return cases_of(AREAS)

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from vhost_user.features import F_RING_PACKED, F_VERSION_1
 from vhost_user.payloads import VringState
-from vhost_user_conformance.back_end.connection import (
-    PROTOCOL_BIT,
-    BackEnd,
-    F,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, vring
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, unsupported

@@ -10,19 +10,8 @@ from vhost_user.message_ids import BackendRequest
 from vhost_user_conformance.back_end.connection import BackEnd, F
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Failed,
-    Severity,
-    check,
-    observed,
-)
-from vhost_user_conformance.peer.wire import (
-    HEADER,
-    Closed,
-    Nonsense,
-    Silent,
-    Wire,
-)
+from vhost_user_conformance.model.verdict import Failed, Severity, check, observed
+from vhost_user_conformance.peer.wire import HEADER, Closed, Nonsense, Silent, Wire
 
 area = Area("channel", BACK_END, "VHOST_USER_SET_BACKEND_REQ_FD", needs=("BACKEND_REQ",))
 

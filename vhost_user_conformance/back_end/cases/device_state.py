@@ -25,12 +25,7 @@ from vhost_user_conformance.back_end.state_transfer import (
     save,
 )
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Severity,
-    check,
-    observed,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.wire import Closed, Silent
 
 if TYPE_CHECKING:

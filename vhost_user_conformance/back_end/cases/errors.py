@@ -13,12 +13,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.payloads import VRING_NO_FD, LogArea, VringAddr
-from vhost_user_conformance.back_end.connection import (
-    BackEnd,
-    F,
-    u64,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.case import BACK_END, Area

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
-from vhost_user_conformance.back_end.connection import (
-    BackEnd,
-    F,
-    u64,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Severity,
-    check,
-    observed,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.wire import HEADER, Closed, Silent
 
 area = Area("framing", BACK_END, "Header")

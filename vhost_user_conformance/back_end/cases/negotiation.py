@@ -10,20 +10,9 @@ from vhost_user.features import (
     ProtocolFeature,
     missing_dependencies,
 )
-from vhost_user_conformance.back_end.connection import (
-    LOG_ALL,
-    PROTOCOL_BIT,
-    BackEnd,
-    F,
-    u64,
-)
+from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, F, u64
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Severity,
-    check,
-    observed,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.wire import Closed
 
 area = Area("negotiation", BACK_END, "Protocol features")

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import F_RING_EVENT_IDX, F_VERSION_1
 from vhost_user.payloads import VRING_NO_FD
-from vhost_user_conformance.back_end.connection import (
-    PROTOCOL_BIT,
-    BackEnd,
-    F,
-    u64,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, unsupported

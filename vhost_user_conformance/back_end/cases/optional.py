@@ -20,13 +20,7 @@ from vhost_user.payloads import (
     SharedUuid,
     SingleRegion,
 )
-from vhost_user_conformance.back_end.connection import (
-    PROTOCOL_BIT,
-    BackEnd,
-    F,
-    u64,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import (

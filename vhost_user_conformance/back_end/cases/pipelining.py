@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import F_VERSION_1
 from vhost_user.payloads import Config, Inflight, VringState
-from vhost_user_conformance.back_end.connection import (
-    PROTOCOL_BIT,
-    BackEnd,
-    F,
-    u64,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported
 from vhost_user_conformance.peer.device_work import (

@@ -25,12 +25,7 @@ from vhost_user_conformance.model.verdict import (
     observed,
     unsupported,
 )
-from vhost_user_conformance.peer.device_work import (
-    BLK_F_RO,
-    BLK_IN,
-    BLK_OUT,
-    SECTOR,
-)
+from vhost_user_conformance.peer.device_work import BLK_F_RO, BLK_IN, BLK_OUT, SECTOR
 from vhost_user_conformance.peer.memory import PAGE, USER_OFFSET, Memory
 from vhost_user_conformance.peer.wire import Closed, Silent
 

@@ -7,21 +7,12 @@ import socket
 from typing import TYPE_CHECKING
 
 from vhost_user.codec import NEED_REPLY, VERSION
+from vhost_user.dirty_log import DirtyLog
 from vhost_user.payloads import Inflight, LogArea, VringAddr
-from vhost_user_conformance.back_end.connection import (
-    BackEnd,
-    F,
-    u64,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Severity,
-    check,
-    observed,
-    unsupported,
-)
-from vhost_user_conformance.peer.memory import PAGE, DirtyLog
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
+from vhost_user_conformance.peer.memory import PAGE
 from vhost_user_conformance.peer.wire import Closed, Silent
 
 if TYPE_CHECKING:

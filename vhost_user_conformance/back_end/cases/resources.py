@@ -15,20 +15,9 @@ from typing import TYPE_CHECKING
 
 from vhost_user.codec import VERSION
 from vhost_user.payloads import Inflight, LogArea, MemTable, SingleRegion
-from vhost_user_conformance.back_end.connection import (
-    LOG_ALL,
-    BackEnd,
-    F,
-    u64,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import LOG_ALL, BackEnd, F, u64, vring
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Failed,
-    check,
-    observed,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Failed, check, observed, unsupported
 from vhost_user_conformance.peer.memory import MIB
 from vhost_user_conformance.peer.wire import HEADER, Closed
 

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from vhost_user.features import F_VERSION_1
 from vhost_user.payloads import VRING_NO_FD
-from vhost_user_conformance.back_end.cases.net.receive import looped, set_up_nic
-from vhost_user_conformance.back_end.cases.net.transmit import frame_of
-from vhost_user_conformance.back_end.connection import (
-    BackEnd,
-    F,
-    u64,
-    vring,
-)
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.nic import frame_of, looped, set_up_nic
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Failed,
-    Severity,
-    check,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Failed, Severity, check, unsupported
 
 area = Area("rings", BACK_END, "Ring states")
 

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user_conformance.back_end.front_ends import SCRIPTS
 from vhost_user_conformance.back_end.replay import Replay
-from vhost_user_conformance.back_end.script import (
-    NOTHING,
-    F,
-    P,
-    Script,
-    Step,
-)
+from vhost_user_conformance.back_end.script import NOTHING, F, P, Script, Step
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import check, observed
 

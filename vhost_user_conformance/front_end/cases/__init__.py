@@ -1,48 +1,39 @@
-"""The cases for front-ends, a file for each area. `AREAS` names them all."""
+"""The cases for front-ends: a module or a folder for each area, all of which are collected."""
 
 from __future__ import annotations
 
-from vhost_user_conformance.front_end.cases import (
-    channel,
-    config,
-    data_path,
-    device_state,
-    dirty_log,
-    errors,
-    framing,
-    kicks,
-    memory,
-    negotiation,
-    reply_ack,
-    returning,
-    rings,
-)
-from vhost_user_conformance.model.case import Case, collect
+from typing import TYPE_CHECKING
 
-#: In the order in which they run.
-AREAS = (
-    framing.area,
-    negotiation.area,
-    memory.area,
-    rings.rings,
-    kicks.notifications,
-    rings.bases,
-    reply_ack.area,
-    dirty_log.area,
-    config.config,
-    memory.slots,
-    config.queues,
-    config.inflight,
-    channel.area,
-    errors.status,
-    device_state.area,
-    returning.errors,
-    errors.resources,
-    errors.timing,
-    data_path.area,
+from vhost_user_conformance.model.catalogue import cases_of, collect_areas
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.model.case import Case
+
+#: The areas, in the order in which their cases run.
+ORDER = (
+    "framing",
+    "negotiation",
+    "memory",
+    "rings",
+    "notifications",
+    "bases",
+    "reply_ack",
+    "dirty_log",
+    "config",
+    "memory_slots",
+    "multi_queue",
+    "inflight",
+    "channel",
+    "status",
+    "device_state",
+    "errors",
+    "resources",
+    "timing",
+    "data_path",
 )
+AREAS = collect_areas(__name__, __path__, ORDER)
 
 
 def cases() -> list[Case]:
-    """All cases for front-ends, by id."""
-    return collect(AREAS)
+    """All cases, by id."""
+    return cases_of(AREAS)

@@ -6,8 +6,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from vhost_user.features import F_RING_INDIRECT_DESC
-from vhost_user_conformance.front_end.cases.kicks import FOR_A_WHILE, ONE_AT_A_TIME
 from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.request_scripts import FOR_A_WHILE, ONE_AT_A_TIME
 from vhost_user_conformance.front_end.serving import DISK_BYTES
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported

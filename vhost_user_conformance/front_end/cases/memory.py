@@ -1,25 +1,25 @@
-"""VU-F-03xx and 10xx: the memory that a front-end shares, whole or region by region."""
+"""VU-F-03xx: the memory table that a front-end shares."""
 
 from __future__ import annotations
 
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from vhost_user.features import ProtocolFeature
-from vhost_user.payloads import MemTable, SingleRegion
+from vhost_user.payloads import MemTable
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import SLOTS, refusing
+from vhost_user_conformance.front_end.script import refusing
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported
+from vhost_user_conformance.peer.memory import overlap
 
 if TYPE_CHECKING:
     from vhost_user.payloads import MemoryRegion
     from vhost_user_conformance.front_end.recording import Received, Recording
     from vhost_user_conformance.front_end.tester import FrontEnd
 
+
 area = Area("memory", FRONT_END, "Multiple Memory regions description")
-slots = Area("memory_slots", FRONT_END, "VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS")
 
 STARTING = (F.SET_VRING_ADDR, F.SET_VRING_KICK)
 
@@ -28,10 +28,6 @@ def _tables(recording: Recording) -> list[tuple[Received, tuple[MemoryRegion, ..
     return [
         (each, MemTable.unpack(each.payload).regions) for each in recording.some(F.SET_MEM_TABLE)
     ]
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[0] + other[1] and other[0] < one[0] + one[1]
 
 
 @area.case(301, "A memory table has 1 to 8 regions", spec="VHOST_USER_SET_MEM_TABLE")
@@ -76,7 +72,7 @@ def mappable(fe: FrontEnd) -> None:
 def gpa_disjoint(fe: FrontEnd) -> None:
     for message, regions in _tables(fe.plain()):
         for one, other in combinations(regions, 2):
-            apart = not _overlap((one.gpa, one.size), (other.gpa, other.size))
+            apart = not overlap((one.gpa, one.size), (other.gpa, other.size))
             check(apart, "guest addresses that do not overlap", f"{message}: {one} and {other}")
 
 
@@ -84,7 +80,7 @@ def gpa_disjoint(fe: FrontEnd) -> None:
 def user_disjoint(fe: FrontEnd) -> None:
     for message, regions in _tables(fe.plain()):
         for one, other in combinations(regions, 2):
-            apart = not _overlap((one.user_addr, one.size), (other.user_addr, other.size))
+            apart = not overlap((one.user_addr, one.size), (other.user_addr, other.size))
             check(apart, "user addresses that do not overlap", f"{message}: {one} and {other}")
 
 
@@ -138,111 +134,3 @@ def refused(fe: FrontEnd) -> None:
         unsupported("the front-end does not ask whether its memory was taken")
     kicks = [each for each in recording.after(first) if each.id == F.SET_VRING_KICK]
     check(not kicks, "no SET_VRING_KICK after the refusal", f"{kicks[:1]}")
-
-
-def _slots(fe: FrontEnd) -> Recording:
-    recording = fe.session(SLOTS)
-    if not recording.messages or not (
-        recording.messages[-1].protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS
-    ):
-        unsupported("the front-end does not acknowledge CONFIGURE_MEM_SLOTS")
-    return recording
-
-
-def _single(each: Received) -> MemoryRegion:
-    return SingleRegion.unpack(each.payload[:40].ljust(40, b"\0")).region
-
-
-@slots.case(1001, "The number of slots is asked for before the first region is added")
-def ask_slots(fe: FrontEnd) -> None:
-    recording = _slots(fe)
-    first = recording.first(F.ADD_MEM_REG)
-    asked = [each for each in recording.of(F.GET_MAX_MEM_SLOTS) if each.at < first.at]
-    check(asked, "GET_MAX_MEM_SLOTS before ADD_MEM_REG", f"{first} came first")
-
-
-@slots.case(1002, "Regions are added one by one, and SET_MEM_TABLE is not sent")
-def no_table(fe: FrontEnd) -> None:
-    all_of(_slots(fe).messages, lambda each: each.id != F.SET_MEM_TABLE, "no SET_MEM_TABLE")
-
-
-@slots.case(1003, "ADD_MEM_REG has one descriptor")
-def one_descriptor(fe: FrontEnd) -> None:
-    all_of(_slots(fe).some(F.ADD_MEM_REG), lambda each: len(each.fds) == 1, "one descriptor")
-
-
-@slots.case(1004, "A region that is added lies inside of its file, and can be mapped")
-def added_mappable(fe: FrontEnd) -> None:
-    recording = _slots(fe)
-    for each in recording.some(F.ADD_MEM_REG):
-        region = _single(each)
-        end = region.mmap_offset + region.size
-        check(each.fds and end <= each.fds[0].size, f"a file of {end:#x} bytes", f"{each}")
-    for table in recording.tables:
-        check(not table.unmapped, "all regions mapped", f"not these: {table.unmapped}")
-
-
-@slots.case(1005, "No region is added that overlaps one that is there, or is there already")
-def added_disjoint(fe: FrontEnd) -> None:
-    recording = _slots(fe)
-    for each in recording.some(F.ADD_MEM_REG):
-        new = _single(each)
-        before = recording.table_at(each.at - 1)
-        clash = [old for old in before if _overlap((old.gpa, old.size), (new.gpa, new.size))]
-        check(not clash, "a region where none is", f"{each}: {new} overlaps {clash}")
-
-
-@slots.case(1006, "A region that is removed is one that was added")
-def removed_known(fe: FrontEnd) -> None:
-    recording = _slots(fe)
-    for each in recording.some(F.REM_MEM_REG):
-        gone = _single(each)
-        before = [(old.gpa, old.size, old.user_addr) for old in recording.table_at(each.at - 1)]
-        check(
-            (gone.gpa, gone.size, gone.user_addr) in before,
-            "a region that was added, with the same addresses and size",
-            f"{each}: {gone}",
-        )
-
-
-@slots.each(1007, STARTING, "A region is added before {0.name}")
-def added_before_rings(fe: FrontEnd, number: F) -> None:
-    recording = _slots(fe)
-    first, added = recording.first(number), recording.first(F.ADD_MEM_REG)
-    check(added.at < first.at, f"ADD_MEM_REG before {number.name}", f"{first} came first")
-
-
-@slots.case(1009, "There are never more regions than slots")
-def few_regions(fe: FrontEnd) -> None:
-    script = SLOTS._replace(name="one memory slot", slots=1, acts=("start",))
-    recording = fe.session(script)
-    recording.some(F.GET_MAX_MEM_SLOTS)
-    for table in recording.tables:
-        count = len(table.regions)
-        check(count <= 1, "at most the 1 region that there is a slot for", f"{count} regions")
-
-
-@slots.case(1010, "No ring is started on a region that the back-end has refused")
-def refused_region(fe: FrontEnd) -> None:
-    script = SLOTS._replace(name="a region is refused", refuses=F.ADD_MEM_REG, acts=("start",))
-    recording = fe.session(script)
-    first = recording.first(F.ADD_MEM_REG)
-    if not first.need_reply:
-        unsupported("the front-end does not ask whether its memory was taken")
-    kicks = [each for each in recording.after(first) if each.id == F.SET_VRING_KICK]
-    check(not kicks, "no SET_VRING_KICK after the refusal", f"{kicks[:1]}")
-
-
-@slots.case(1011, "Regions that the back-end has are not added again when the VM continues")
-def not_again(fe: FrontEnd) -> None:
-    recording = _slots(fe)
-    recording.did("cont")
-    present: set[tuple[int, int]] = set()
-    for each in recording.of(F.ADD_MEM_REG, F.REM_MEM_REG):
-        region = _single(each)
-        key = (region.gpa, region.size)
-        if each.id == F.REM_MEM_REG:
-            present.discard(key)
-            continue
-        check(key not in present, "regions that are new", f"{each}: {region}")
-        present.add(key)

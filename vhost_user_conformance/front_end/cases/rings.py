@@ -1,4 +1,4 @@
-"""VU-F-04xx to 06xx: how rings are set up, started and stopped, their notifiers and bases."""
+"""VU-F-04xx: how rings are set up, started and stopped."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES
-from vhost_user.payloads import VRING_NO_FD, VringState
 from vhost_user_conformance.front_end.acts import CONT, END, START, STOP
-from vhost_user_conformance.front_end.descriptors import EVENTFD, PIPE
-from vhost_user_conformance.front_end.recording import RING_FDS, F
+from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
@@ -21,16 +19,17 @@ from vhost_user_conformance.model.verdict import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from vhost_user_conformance.front_end.recording import Received, Recording
-    from vhost_user_conformance.front_end.script import ScriptedSession
+    from vhost_user_conformance.front_end.recording import Received
     from vhost_user_conformance.front_end.tester import FrontEnd
-    from vhost_user_conformance.peer.wire import Message
 
-rings = Area("rings", FRONT_END, "Ring states")
-notifications = Area("notifications", FRONT_END, "VHOST_USER_SET_VRING_KICK")
-bases = Area("bases", FRONT_END, "VHOST_USER_GET_VRING_BASE")
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.tester import FrontEnd
+
+
+area = Area("rings", FRONT_END, "Ring states")
 
 PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 SET_UP = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ADDR)
@@ -39,7 +38,7 @@ LARGEST_RING = 32768
 ALIGNMENT = {"desc": 16, "avail": 2, "used": 4}
 
 
-@rings.each(401, SET_UP, "{0.name} comes before the ring's SET_VRING_KICK")
+@area.each(401, SET_UP, "{0.name} comes before the ring's SET_VRING_KICK")
 def set_up_first(fe: FrontEnd, number: F) -> None:
     recording = fe.plain()
     recording.first(F.SET_VRING_KICK)
@@ -48,7 +47,7 @@ def set_up_first(fe: FrontEnd, number: F) -> None:
         check(number.name in said, f"{number.name} of ring {ring}", f"only {', '.join(said)}")
 
 
-@rings.case(404, "A ring's size is a power of 2 and at most 32768", spec="virtio 1.3, 2.7")
+@area.case(404, "A ring's size is a power of 2 and at most 32768", spec="virtio 1.3, 2.7")
 def ring_size(fe: FrontEnd) -> None:
     all_of(
         fe.plain().some(F.SET_VRING_NUM),
@@ -57,7 +56,7 @@ def ring_size(fe: FrontEnd) -> None:
     )
 
 
-@rings.each(405, ALIGNMENT, "A ring's {} part is aligned", spec="virtio 1.3, 2.7")
+@area.each(405, ALIGNMENT, "A ring's {} part is aligned", spec="virtio 1.3, 2.7")
 def alignment(fe: FrontEnd, part: str) -> None:
     step = ALIGNMENT[part]
     all_of(
@@ -67,17 +66,17 @@ def alignment(fe: FrontEnd, part: str) -> None:
     )
 
 
-@rings.case(408, "SET_VRING_ADDR has no flag but bit 0 (F_LOG)", spec="A vring address description")
+@area.case(408, "SET_VRING_ADDR has no flag but bit 0 (F_LOG)", spec="A vring address description")
 def address_flags(fe: FrontEnd) -> None:
     all_of(fe.plain().some(F.SET_VRING_ADDR), lambda each: each.address.flags <= 1, "flags 0 or 1")
 
 
-@rings.case(409, "SET_VRING_ENABLE has 0 or 1", spec="VHOST_USER_SET_VRING_ENABLE")
+@area.case(409, "SET_VRING_ENABLE has 0 or 1", spec="VHOST_USER_SET_VRING_ENABLE")
 def enable_value(fe: FrontEnd) -> None:
     all_of(fe.plain().some(F.SET_VRING_ENABLE), lambda each: each.state.num <= 1, "0 or 1")
 
 
-@rings.case(410, "With bit 30 each ring that is started is enabled, before or after")
+@area.case(410, "With bit 30 each ring that is started is enabled, before or after")
 def enabled(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.started()
@@ -96,7 +95,7 @@ def enabled(fe: FrontEnd) -> None:
         observed(f"rings {unused} are started and stay disabled")
 
 
-@rings.case(411, "Each ring that was started is stopped by GET_VRING_BASE when the VM stops")
+@area.case(411, "Each ring that was started is stopped by GET_VRING_BASE when the VM stops")
 def stopped(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(STOP)
@@ -105,7 +104,7 @@ def stopped(fe: FrontEnd) -> None:
     check(started <= ended, f"GET_VRING_BASE of rings {sorted(map(str, started))}", f"{ended}")
 
 
-@rings.case(
+@area.case(
     412,
     "Each ring that was started is stopped when the front-end is told to end",
     severity=Severity.SHOULD,
@@ -117,7 +116,7 @@ def stopped_at_end(fe: FrontEnd) -> None:
     check(not running, "no ring left running", f"rings {running} were not stopped")
 
 
-@rings.case(413, "GET_VRING_BASE is asked only of rings that were started")
+@area.case(413, "GET_VRING_BASE is asked only of rings that were started")
 def stop_started(fe: FrontEnd) -> None:
     recording = fe.plain()
     known = {each.ring for each in recording.some(F.SET_VRING_KICK)}
@@ -126,7 +125,7 @@ def stop_started(fe: FrontEnd) -> None:
         observed(f"{odd[0]} of ring {odd[0].state.index}, which was never started")
 
 
-@rings.each(
+@area.each(
     414,
     (F.SET_VRING_KICK, F.SET_VRING_CALL),
     "After GET_VRING_BASE a ring is started again only with a new {0.name}",
@@ -143,7 +142,7 @@ def notifiers_again(fe: FrontEnd, number: F) -> None:
     check(restarted <= again, f"{number.name} of rings {restarted}", f"only of {again}")
 
 
-@rings.case(416, "Each ring that ran before runs again when the VM continues")
+@area.case(416, "Each ring that ran before runs again when the VM continues")
 def runs_again(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(CONT)
@@ -152,7 +151,7 @@ def runs_again(fe: FrontEnd) -> None:
     check(before <= after, f"SET_VRING_KICK of rings {before}", f"of {after}")
 
 
-@rings.case(417, "A ring has the same size and addresses when the VM continues")
+@area.case(417, "A ring has the same size and addresses when the VM continues")
 def same_ring(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(CONT)
@@ -173,7 +172,7 @@ def _where(each: Received) -> tuple[int, ...]:
     return (address.desc, address.avail, address.used)
 
 
-@rings.case(418, "No SET_VRING_ENABLE comes for a ring that there is not")
+@area.case(418, "No SET_VRING_ENABLE comes for a ring that there is not")
 def enable_index(fe: FrontEnd) -> None:
     limit = _ring_limit(fe)
     all_of(
@@ -189,14 +188,14 @@ def _ring_limit(fe: FrontEnd) -> int:
     return queues * 2 + 1 if fe.device == "net" else queues
 
 
-@rings.case(419, "No message is about a ring beyond those that the back-end says it has")
+@area.case(419, "No message is about a ring beyond those that the back-end says it has")
 def ring_index(fe: FrontEnd) -> None:
     limit = _ring_limit(fe)
     messages = [each for each in fe.plain().messages if each.ring is not None]
     all_of(messages, lambda each: each.ring is not None and each.ring < limit, f"below {limit}")
 
 
-@rings.case(
+@area.case(
     420,
     "A ring that is started is told of its call, with a descriptor or without",
     spec="VHOST_USER_SET_VRING_CALL; DPDK's library starts no ring before",
@@ -210,7 +209,7 @@ def call_told(fe: FrontEnd) -> None:
     check(kicked <= told, f"SET_VRING_CALL of rings {kicked}", f"of {told or 'none'}")
 
 
-@rings.case(421, "A ring that was enabled is enabled when the VM continues")
+@area.case(421, "A ring that was enabled is enabled when the VM continues")
 def enabled_again(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(CONT)
@@ -229,7 +228,7 @@ def enabled_again(fe: FrontEnd) -> None:
     check(not off, f"rings {before} enabled, as before", f"rings {off} are started and disabled")
 
 
-@rings.case(422, "The parts of a ring stay where they are while it runs")
+@area.case(422, "The parts of a ring stay where they are while it runs")
 def stay(fe: FrontEnd) -> None:
     recording = fe.plain()
     places: dict[int | None, tuple[int, ...]] = {}
@@ -240,7 +239,7 @@ def stay(fe: FrontEnd) -> None:
         places[each.ring] = _where(each)
 
 
-@rings.case(423, "The parts of a ring do not overlap", spec="virtio 1.3, 2.7")
+@area.case(423, "The parts of a ring do not overlap", spec="virtio 1.3, 2.7")
 def apart(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.some(F.SET_VRING_ADDR)
@@ -257,202 +256,3 @@ def apart(fe: FrontEnd) -> None:
                 f"parts that lie apart, in a ring of {size}",
                 f"{each}: {length} bytes at {start:#x}, and another at {following:#x}",
             )
-
-
-# -- notifiers
-
-
-@notifications.each(501, RING_FDS, "{0.name}'s descriptor is an eventfd, or a pipe")
-def notifier_kind(fe: FrontEnd, number: F) -> None:
-    all_of(
-        fe.plain().some(number),
-        lambda each: all(fd.kind in (EVENTFD, PIPE) for fd in each.fds),
-        "an eventfd or a pipe",
-    )
-
-
-@notifications.each(504, RING_FDS, "Bit 8 of {0.name} says whether there is a descriptor")
-def no_descriptor_bit(fe: FrontEnd, number: F) -> None:
-    all_of(
-        fe.plain().some(number),
-        lambda each: bool(each.u64 & VRING_NO_FD) is not bool(each.fds),
-        "bit 8 set without a descriptor, and clear with one",
-    )
-
-
-@notifications.each(507, RING_FDS, "Bits 9 to 63 of {0.name} are 0")
-def upper_bits(fe: FrontEnd, number: F) -> None:
-    all_of(fe.plain().some(number), lambda each: not each.u64 >> 9, "a number below 0x200")
-
-
-@notifications.case(510, "Each ring has a kick eventfd of its own")
-def own_kick(fe: FrontEnd) -> None:
-    recording = fe.plain()
-    recording.first(F.SET_VRING_KICK)
-    for each, held in _notifiers(recording):
-        same = [
-            ring
-            for (number, ring), identity in held.items()
-            if number == each.id == F.SET_VRING_KICK and identity == held[number, each.ring]
-        ]
-        check(len(same) <= 1, "another eventfd for another ring", f"{each}: rings {same}")
-
-
-def _notifiers(
-    recording: Recording,
-) -> Iterator[tuple[Received, dict[tuple[int, int | None], str]]]:
-    """Each message that gives a ring a notifier, and all that rings have then.
-
-    The kernel gives the number of an eventfd that is gone to another one, so that only those which
-    rings have at the same time can be told apart.
-    """
-    held: dict[tuple[int, int | None], str] = {}
-    for each in recording.messages:
-        if each.id == F.GET_VRING_BASE:
-            held.pop((F.SET_VRING_KICK, each.ring), None)
-            held.pop((F.SET_VRING_CALL, each.ring), None)
-        if each.id in (F.SET_VRING_KICK, F.SET_VRING_CALL):
-            held.pop((each.id, each.ring), None)
-            if each.fds:
-                held[each.id, each.ring] = each.fds[0].identity
-                yield each, held
-
-
-@notifications.case(513, "A ring's kick and its call are two eventfds")
-def kick_is_no_call(fe: FrontEnd) -> None:
-    recording = fe.plain()
-    recording.first(F.SET_VRING_KICK)
-    for each, held in _notifiers(recording):
-        kick, call = (held.get((one, each.ring)) for one in (F.SET_VRING_KICK, F.SET_VRING_CALL))
-        check(kick != call, "an eventfd for the kick and one for the call", f"{each}: {kick}")
-
-
-@notifications.case(511, "A ring that has requests is kicked")
-def kicked(fe: FrontEnd) -> None:
-    recording = fe.plain()
-    recording.started()
-    taken = {chain.ring for chain in recording.chains}
-    if not taken:
-        unsupported("no request came that the suite looks at")
-    check(taken <= recording.kicked(), f"kicks of rings {taken}", f"of {recording.kicked()}")
-
-
-@notifications.case(512, "Requests that were available at the stop are kicked for at the start")
-def kick_at_start(fe: FrontEnd) -> None:
-    recording = fe.session(Script("nothing is served", ("start", "stop", "cont"), idle=True))
-    recording.did(CONT)
-    waiting = recording.kicked(START)
-    kicked = recording.kicked(CONT)
-    check(waiting <= kicked, f"kicks of rings {waiting}", f"of {kicked or 'none'}")
-
-
-# -- bases
-
-
-@bases.case(
-    601, "GET_VRING_BASE has 0 in its reserved field", spec="VHOST_USER_GET_VRING_BASE; c7f2181661"
-)
-def reserved_zero(fe: FrontEnd) -> None:
-    all_of(fe.plain().some(F.GET_VRING_BASE), lambda each: each.state.num == 0, "num 0")
-
-
-@bases.case(602, "A split ring's base has no bit above 15 set", spec="VHOST_USER_SET_VRING_BASE")
-def base_range(fe: FrontEnd) -> None:
-    all_of(fe.plain().some(F.SET_VRING_BASE), lambda each: each.state.num < 1 << 16, "16 bits")
-
-
-@bases.case(603, "A ring continues at the base that GET_VRING_BASE gave")
-def base_comes_back(fe: FrontEnd) -> None:
-    recording = fe.plain()
-    recording.did(CONT)
-    compared = 0
-    for each in recording.of(F.SET_VRING_BASE, act=CONT):
-        given = [one for one in recording.bases if one.ring == each.ring and one.at < each.at]
-        if given:
-            compared += 1
-            check(each.state.num == given[-1].base, f"base {given[-1].base}", f"{each.state}")
-    check(compared, "SET_VRING_BASE of a ring that was stopped", "there was none")
-
-
-@bases.case(604, "A base that the back-end makes up comes back as it was given")
-def odd_base(fe: FrontEnd) -> None:
-    _comes_back(fe, "a base that is made up", 0x1230)
-
-
-def _comes_back(fe: FrontEnd, name: str, base: int) -> None:
-    def react(session: ScriptedSession, message: Message) -> None:
-        session.reply_to(message)
-        index = VringState.unpack(message.payload).index
-        session.reply(message.id, VringState(index, base + index).pack())
-
-    recording = fe.session(
-        Script(
-            name,
-            ("start", "stop", "cont"),
-            reactions=((F.GET_VRING_BASE, react),),
-        )
-    )
-    recording.did(CONT)
-    for each in recording.some(F.SET_VRING_BASE, act=CONT):
-        if each.state.index in {one.ring for one in recording.bases}:
-            wanted = base + each.state.index
-            check(each.state.num == wanted, f"base {wanted:#x}", f"{each.state.num:#x}")
-
-
-@bases.case(608, "A base of 16 bits comes back as it was given, too")
-def large_base(fe: FrontEnd) -> None:
-    _comes_back(fe, "a base with all bits", 0xFFF0)
-
-
-@bases.case(609, "A ring begins between what was completed and what is available")
-def begins_inside(fe: FrontEnd) -> None:
-    recording = fe.plain()
-    recording.started()
-    if not recording.begun:
-        unsupported("no ring lay in memory that was shared when it was started")
-    for each in recording.begun:
-        start = recording.messages[each.at]
-        check(
-            (each.base - each.used) & 0xFFFF <= (each.available - each.used) & 0xFFFF,
-            f"a base from {each.used} to {each.available}, the indices of ring {each.ring}",
-            f"{start}: base {each.base}",
-        )
-
-
-@bases.case(605, "A base in a reply with another id is not taken", spec="Header")
-def base_of_another(fe: FrontEnd) -> None:
-    def react(session: ScriptedSession, message: Message) -> None:
-        session.reply_to(message)
-        index = VringState.unpack(message.payload).index
-        session.reply(F.GET_FEATURES, VringState(index, 0x1230).pack())
-
-    recording = fe.session(
-        Script(
-            "a base in another's reply",
-            ("start", "stop", "cont"),
-            reactions=((F.GET_VRING_BASE, react),),
-        )
-    )
-    recording.some(F.GET_VRING_BASE)
-    all_of(
-        recording.of(F.SET_VRING_BASE, act=CONT),
-        lambda each: each.state.num != 0x1230,
-        "another base than that of a reply to something else",
-    )
-
-
-@bases.case(606, "A ring that was reset begins at 0")
-def base_after_reset(fe: FrontEnd) -> None:
-    recording = fe.plain()
-    recording.did("reset")
-    all_of(
-        recording.some(F.SET_VRING_BASE, act="reset"), lambda each: each.state.num == 0, "base 0"
-    )
-
-
-@bases.case(607, "No SET_VRING_BASE comes for a ring that runs")
-def not_while_running(fe: FrontEnd) -> None:
-    recording = fe.plain()
-    for each in recording.some(F.SET_VRING_BASE):
-        running = recording.running(each.at)
-        check(each.ring not in running, "GET_VRING_BASE before it", f"{each}")

@@ -6,15 +6,10 @@ import struct
 from typing import NamedTuple
 
 from vhost_user.features import F_VERSION_1
-from vhost_user_conformance.back_end.cases.config.read import asked, contents, read
-from vhost_user_conformance.back_end.cases.config.write import area
+from vhost_user_conformance.back_end.cases.config import area
+from vhost_user_conformance.back_end.config_space import asked, contents, read
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F
-from vhost_user_conformance.model.verdict import (
-    Failed,
-    Severity,
-    check,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Failed, Severity, check, unsupported
 from vhost_user_conformance.peer.device_work import (
     BLK_F_BLK_SIZE,
     BLK_F_CONFIG_WCE,
@@ -29,8 +24,6 @@ from vhost_user_conformance.peer.device_work import (
     SECTOR,
 )
 from vhost_user_conformance.peer.wire import Closed
-
-__all__ = ["area"]
 
 
 class Field(NamedTuple):

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.payloads import MAX_CONFIG
-from vhost_user_conformance.back_end.cases.config.read import (
+from vhost_user_conformance.back_end.cases.config import area
+from vhost_user_conformance.back_end.config_space import (
     MIGRATION,
-    area,
     asked,
     contents,
     spoils_nothing,
     whole_of,
 )
 from vhost_user_conformance.back_end.connection import BackEnd, F
-from vhost_user_conformance.model.verdict import (
-    Severity,
-    check,
-    observed,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.wire import Closed
-
-__all__ = ["area"]
 
 _SET = "VHOST_USER_SET_CONFIG"
 

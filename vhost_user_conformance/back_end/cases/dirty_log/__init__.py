@@ -1,1 +1,7 @@
 """The dirty log."""
+
+from __future__ import annotations
+
+from vhost_user_conformance.model.case import BACK_END, Area
+
+area = Area("dirty_log", BACK_END, "Migration", needs=("LOG_SHMFD",))

@@ -6,16 +6,10 @@ import struct
 
 from vhost_user.features import F_RING_EVENT_IDX
 from vhost_user.virtqueue import split_offsets
-from vhost_user_conformance.back_end.cases.dirty_log.log import (
-    area,
-    pages_of,
-    ready,
-    switched_on,
-    used_pages,
-)
-from vhost_user_conformance.back_end.cases.net.receive import looped
-from vhost_user_conformance.back_end.cases.net.transmit import frame_of
+from vhost_user_conformance.back_end.cases.dirty_log import area
 from vhost_user_conformance.back_end.connection import LOG_ALL, BackEnd
+from vhost_user_conformance.back_end.dirty_log import pages_of, ready, switched_on, used_pages
+from vhost_user_conformance.back_end.nic import frame_of, looped
 from vhost_user_conformance.model.verdict import Severity, check, unsupported
 from vhost_user_conformance.peer.device_work import (
     BLK_F_FLUSH,
@@ -25,14 +19,7 @@ from vhost_user_conformance.peer.device_work import (
     NET_HEADER,
     SECTOR,
 )
-from vhost_user_conformance.peer.memory import (
-    MIB,
-    PAGE,
-    Memory,
-    TestRing,
-)
-
-__all__ = ["area"]
+from vhost_user_conformance.peer.memory import MIB, PAGE, Memory, TestRing
 
 #: A ring whose used ring has more than two pages.
 _LARGE = 1024

@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import os
 
+from vhost_user.dirty_log import DirtyLog
 from vhost_user.features import F_VERSION_1
 from vhost_user.payloads import LogArea
-from vhost_user_conformance.back_end.connection import (
-    LOG_ALL,
-    PROTOCOL_BIT,
-    BackEnd,
-    F,
-    u64,
-)
-from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Severity,
-    check,
-    observed,
-    unsupported,
-)
+from vhost_user_conformance.back_end.cases.dirty_log import area
+from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, F, u64
+from vhost_user_conformance.back_end.dirty_log import pages_of, ready, used_pages
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.device_work import SECTOR
-from vhost_user_conformance.peer.memory import PAGE, DirtyLog, TestRing
+from vhost_user_conformance.peer.memory import PAGE
 from vhost_user_conformance.peer.wire import Closed
-
-area = Area("dirty_log", BACK_END, "Migration", needs=("LOG_SHMFD",))
-
-
-def ready(
-    be: BackEnd, *, flag: bool = True, size: int = 64, start: int = 0
-) -> tuple[TestRing, DirtyLog]:
-    """A ring that runs and is logged."""
-    ring = be.working_ring(size=size, start=start)
-    be.serve(ring)
-    return ring, switched_on(be, ring, flag=flag)
-
-
-def switched_on(be: BackEnd, *rings: TestRing, flag: bool = True) -> DirtyLog:
-    """Switch the log on as QEMU does: base, LOG_ALL, the rings' flag. It is empty then.
-
-    Raises:
-        Unsupported: VHOST_F_LOG_ALL is not offered.
-    """
-    if not be.features & LOG_ALL:
-        unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
-    log = be.log(rings[0].memory)
-    be.tell(F.SET_FEATURES, u64(be.driver_features | LOG_ALL))
-    for ring in rings:
-        be.tell(F.SET_VRING_ADDR, be.address(ring, log=flag))
-    be.barrier()
-    log.harvest()
-    return log
-
-
-def pages_of(log: DirtyLog) -> set[int]:
-    """The pages that are marked; they are not any more then."""
-    runs = log.harvest()
-    return {page for gpa, size in runs for page in range(gpa >> 12, gpa + size >> 12)}
-
-
-def used_pages(ring: TestRing) -> set[int]:
-    """The pages in which the used ring lies."""
-    return set(range(ring.used >> 12, (ring.used + 4 + 8 * ring.size - 1 >> 12) + 1))
 
 
 @area.case(801, "SET_LOG_BASE with a descriptor is answered", spec="VHOST_USER_SET_LOG_BASE")

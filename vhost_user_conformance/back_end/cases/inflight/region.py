@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import struct
 import time
 from itertools import pairwise
-from typing import NamedTuple
 
 from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import Inflight
+from vhost_user_conformance.back_end.cases.inflight import area
 from vhost_user_conformance.back_end.connection import BackEnd, F
-from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.back_end.inflight_region import (
+    HEADER,
+    SIZE,
+    STATE,
+    Region,
+    get_region,
+    mapped,
+    noted_ring,
+    set_region,
+)
 from vhost_user_conformance.model.verdict import (
     Failed,
     Severity,
@@ -20,94 +27,10 @@ from vhost_user_conformance.model.verdict import (
     observed,
     unsupported,
 )
-from vhost_user_conformance.peer.memory import MIB, PAGE, TestRing
+from vhost_user_conformance.peer.memory import MIB, PAGE
 
-area = Area("inflight", BACK_END, "Inflight I/O tracking", needs=("INFLIGHT_SHMFD",))
-
-#: A split ring's part: features, version, desc_num, last_batch_head, used_idx.
-_HEADER = struct.Struct("<QHHHH")
-#: A descriptor's state: inflight, next, counter.
-_STATE = struct.Struct("<B5xHQ")
-SIZE = 64
 #: Bytes of a read that takes its time, how many of them there are at once, and how often.
 _LONG, _LONG_ONES, _LOOKS = 4 * MIB, 16, 30
-
-
-class Region(NamedTuple):
-    """A region, mapped by the suite.
-
-    Attributes:
-        message: what told of it, or tells of it.
-        fd: its file.
-        view: its bytes.
-    """
-
-    message: Inflight
-    fd: int
-    view: memoryview
-
-    def header(self, ring: int = 0) -> tuple[int, ...]:
-        """(features, version, desc_num, last_batch_head, used_idx) of a ring's part."""
-        return _HEADER.unpack_from(self.view, self._part(ring))
-
-    def state(self, head: int, ring: int = 0) -> tuple[int, ...]:
-        """(inflight, next, counter) of a descriptor."""
-        return _STATE.unpack_from(self.view, self._at(head, ring))
-
-    def taken(self, ring: int = 0) -> list[int]:
-        """The heads that are noted as in flight."""
-        return [head for head in range(self.message.queue_size) if self.state(head, ring)[0]]
-
-    def note(self, heads: dict[int, int], *, used: int = 0, batch: int = 0) -> None:
-        """Write ring 0's part as a back-end that died has left it: head to its counter."""
-        _HEADER.pack_into(self.view, 0, 0, 1, self.message.queue_size, batch, used)
-        for head, counter in heads.items():
-            _STATE.pack_into(self.view, self._at(head, 0), 1, 0, counter)
-
-    def link(self, head: int, before: int) -> None:
-        """Have ring 0's descriptor linked to the one that was completed before it."""
-        struct.pack_into("<H", self.view, self._at(head, 0) + 6, before)
-
-    def _part(self, ring: int) -> int:
-        return ring * (self.message.mmap_size // self.message.num_queues)
-
-    def _at(self, head: int, ring: int) -> int:
-        return self._part(ring) + _HEADER.size + _STATE.size * head
-
-
-def get_region(be: BackEnd, rings: int = 1, size: int = SIZE) -> Region:
-    """GET_INFLIGHT_FD."""
-    reply = be.ask(F.GET_INFLIGHT_FD, Inflight(0, 0, rings, size).pack())
-    check(len(reply.payload) == 24, "24 bytes in the reply", f"{len(reply.payload)} bytes")
-    message = Inflight.unpack(reply.payload)
-    if not message.mmap_size:
-        unsupported("it has nothing to note there: mmap size 0")
-    check(len(reply.fds) == 1, "one descriptor with the reply", f"{len(reply.fds)}")
-    file = os.fstat(reply.fds[0]).st_size
-    end = message.mmap_offset + message.mmap_size
-    check(end <= file, f"{end} bytes in the file, as the reply says", f"{file} bytes")
-    return Region(message, reply.fds[0], mapped(reply.fds[0], message))
-
-
-def mapped(fd: int, message: Inflight) -> memoryview:
-    whole = mmap.mmap(fd, message.mmap_offset + message.mmap_size)
-    return memoryview(whole)[message.mmap_offset :]
-
-
-def set_region(be: BackEnd, region: Region) -> None:
-    """SET_INFLIGHT_FD, which must be accepted."""
-    be.accepted(F.SET_INFLIGHT_FD, region.message.pack(), fds=(region.fd,))
-
-
-def noted_ring(be: BackEnd) -> tuple[TestRing, Region]:
-    """A ring that runs and is noted."""
-    be.agree()
-    memory = be.memory()
-    region = get_region(be)
-    set_region(be, region)
-    ring = be.ring(memory, 0, SIZE)
-    be.start(ring)
-    return ring, region
 
 
 @area.case(1201, "GET_INFLIGHT_FD is answered with 24 bytes and a descriptor of that size")
@@ -129,7 +52,7 @@ def repeated(be: BackEnd) -> None:
 def large_enough(be: BackEnd, size: int) -> None:
     be.agree()
     message = get_region(be, 1, size).message
-    least = _HEADER.size + _STATE.size * size
+    least = HEADER.size + STATE.size * size
     check(message.mmap_size >= least, f"{least} bytes or more", f"{message.mmap_size} bytes")
 
 
@@ -138,7 +61,7 @@ def all_rings(be: BackEnd) -> None:
     be.agree()
     if be.rings < 2:
         unsupported("it has fewer than 2 rings")
-    least = 2 * (_HEADER.size + _STATE.size * SIZE)
+    least = 2 * (HEADER.size + STATE.size * SIZE)
     size = get_region(be, 2).message.mmap_size
     check(size >= least, f"{least} bytes or more", f"{size} bytes")
 

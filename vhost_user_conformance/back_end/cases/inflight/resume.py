@@ -7,28 +7,21 @@ import struct
 from typing import TYPE_CHECKING
 
 from vhost_user.payloads import Inflight
-from vhost_user_conformance.back_end.cases.inflight.region import (
+from vhost_user_conformance.back_end.cases.inflight import area
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.back_end.inflight_region import (
     SIZE,
     Region,
-    area,
     get_region,
     noted_ring,
     set_region,
 )
-from vhost_user_conformance.back_end.connection import BackEnd, F
-from vhost_user_conformance.model.verdict import (
-    Failed,
-    Severity,
-    check,
-    observed,
-)
+from vhost_user_conformance.model.verdict import Failed, Severity, check, observed
 from vhost_user_conformance.peer.wire import Closed, Silent, WireError
 
 if TYPE_CHECKING:
     from vhost_user_conformance.peer.device_work import Job
     from vhost_user_conformance.peer.memory import TestRing
-
-__all__ = ["area"]
 
 #: Counters of requests that are served again, by descriptor, and how often that is looked at.
 _COUNTERS, _ROUNDS = (7, 3, 9, 5, 4), 4

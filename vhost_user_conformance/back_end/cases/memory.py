@@ -10,12 +10,7 @@ from vhost_user_conformance.back_end.connection import BackEnd, F
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, unsupported
 from vhost_user_conformance.peer.device_work import BLK_IN, SECTOR, Job
-from vhost_user_conformance.peer.memory import (
-    MIB,
-    PAGE,
-    Memory,
-    TestRing,
-)
+from vhost_user_conformance.peer.memory import MIB, PAGE, Memory, TestRing
 from vhost_user_conformance.peer.wire import Closed
 
 area = Area("memory", BACK_END, "Memory region description")

@@ -5,15 +5,9 @@ from __future__ import annotations
 import struct
 
 from vhost_user.features import F_RING_INDIRECT_DESC, F_VERSION_1
+from vhost_user_conformance.back_end.cases.data_blk import area
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd
-from vhost_user_conformance.back_end.malformed_driver import (
-    INDIRECT,
-    NEXT,
-    WRITE,
-    spoil,
-    survives,
-)
-from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.back_end.malformed_driver import INDIRECT, NEXT, WRITE, spoil, survives
 from vhost_user_conformance.model.verdict import Severity, check, unsupported
 from vhost_user_conformance.peer.device_work import (
     BLK_F_FLUSH,
@@ -26,14 +20,7 @@ from vhost_user_conformance.peer.device_work import (
     SECTOR,
     Job,
 )
-from vhost_user_conformance.peer.memory import (
-    MIB,
-    PAGE,
-    Memory,
-    TestRing,
-)
-
-area = Area("data_blk", BACK_END, "virtio 1.3, 5.2.6 Device Operation")
+from vhost_user_conformance.peer.memory import MIB, PAGE, Memory, TestRing
 
 
 def _disk(be: BackEnd, *, writes: bool = False, size: int = 64) -> TestRing:

@@ -2,74 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from vhost_user.payloads import MemoryRegion, SingleRegion
+from vhost_user.payloads import MemoryRegion
+from vhost_user_conformance.back_end.cases.memory_slots import area
 from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.back_end.memory_slots import (
+    FEATURE,
+    MAX,
+    REM,
+    add,
+    packed,
+    remove,
+    ring_in,
+    slots,
+    slotted,
+)
 from vhost_user_conformance.back_end.requests import QUIET
-from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Severity,
-    check,
-    observed,
-    unsupported,
-)
-from vhost_user_conformance.peer.memory import (
-    MIB,
-    PAGE,
-    USER_OFFSET,
-    Memory,
-    Region,
-)
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
+from vhost_user_conformance.peer.memory import MIB, PAGE, USER_OFFSET
 from vhost_user_conformance.peer.wire import Closed
-
-if TYPE_CHECKING:
-    from vhost_user_conformance.peer.memory import TestRing
-
-area = Area("memory_slots", BACK_END, "VHOST_USER_ADD_MEM_REG", needs=("CONFIGURE_MEM_SLOTS",))
-
-FEATURE = "CONFIGURE_MEM_SLOTS"
-REM = "VHOST_USER_REM_MEM_REG"
-MAX = "VHOST_USER_GET_MAX_MEM_SLOTS"
-
-
-def packed(region: MemoryRegion) -> bytes:
-    """ADD_MEM_REG's and REM_MEM_REG's payload."""
-    return SingleRegion(region).pack()
-
-
-def add(be: BackEnd, region: Region) -> None:
-    """ADD_MEM_REG, which must be accepted."""
-    be.accepted(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
-
-
-def remove(be: BackEnd, region: Region) -> None:
-    """REM_MEM_REG, which must be accepted."""
-    be.accepted(F.REM_MEM_REG, packed(region.on_wire))
-
-
-def slotted(be: BackEnd, *sizes: int, added: bool = True, offset: int = 0) -> Memory:
-    """Agree, and have memory of these regions, in slots of their own."""
-    be.agree(FEATURE)
-    memory = be.memory(*sizes, share=False, offset=offset)
-    if added:
-        for region in memory.regions:
-            add(be, region)
-    return memory
-
-
-def ring_in(be: BackEnd, memory: Memory, region: int = 0) -> TestRing:
-    """A ring in that region that runs; buffers lie in the first."""
-    ring = be.ring(memory, be.work.ring, region=region)
-    be.start(ring)
-    return ring
-
-
-def slots(be: BackEnd) -> int:
-    """How many slots it says that it has."""
-    slots = be.ask_u64(F.GET_MAX_MEM_SLOTS)
-    check(slots >= 1, "a slot or more", f"{slots}")
-    return slots
 
 
 @area.case(1001, "GET_MAX_MEM_SLOTS is answered with 8 bytes, and one slot or more", spec=MAX)

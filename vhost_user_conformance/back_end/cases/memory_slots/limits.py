@@ -8,24 +8,18 @@ import os
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import F_VERSION_1
 from vhost_user.payloads import MemoryRegion
-from vhost_user_conformance.back_end.cases.memory.slots import (
+from vhost_user_conformance.back_end.cases.memory_slots import area
+from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, F, vring
+from vhost_user_conformance.back_end.memory_slots import (
     FEATURE,
     MAX,
     REM,
     add,
-    area,
     packed,
     remove,
     ring_in,
     slots,
     slotted,
-)
-from vhost_user_conformance.back_end.connection import (
-    LOG_ALL,
-    PROTOCOL_BIT,
-    BackEnd,
-    F,
-    vring,
 )
 from vhost_user_conformance.model.verdict import (
     Failed,
@@ -35,15 +29,8 @@ from vhost_user_conformance.model.verdict import (
     observed,
     unsupported,
 )
-from vhost_user_conformance.peer.memory import (
-    GPA_BASE,
-    MIB,
-    PAGE,
-    USER_OFFSET,
-)
+from vhost_user_conformance.peer.memory import GPA_BASE, MIB, PAGE, USER_OFFSET
 from vhost_user_conformance.peer.wire import Closed, Silent
-
-__all__ = ["area"]
 
 #: More slots than this are not filled one by one.
 _MOST = 4096

@@ -6,9 +6,9 @@ import struct
 from typing import TYPE_CHECKING
 
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
-from vhost_user_conformance.back_end.cases.blk.rings import (
+from vhost_user_conformance.back_end.cases.data_blk import area
+from vhost_user_conformance.back_end.disk import (
     AT,
-    area,
     disk_ring,
     fill,
     finish,
@@ -41,8 +41,6 @@ from vhost_user_conformance.peer.memory import MIB
 if TYPE_CHECKING:
     from vhost_user_conformance.back_end.connection import BackEnd
     from vhost_user_conformance.peer.memory import TestRing
-
-__all__ = ["area"]
 
 _SEGMENT = struct.Struct("<QII")
 

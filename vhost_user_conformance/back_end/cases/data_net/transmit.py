@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+from vhost_user_conformance.back_end.cases.data_net import area
 from vhost_user_conformance.back_end.malformed_driver import (
     INDIRECT,
     NEXT,
@@ -20,14 +21,16 @@ from vhost_user_conformance.back_end.malformed_driver import (
     spoil,
     survives,
 )
-from vhost_user_conformance.back_end.requests import QUIET
-from vhost_user_conformance.model.case import BACK_END, Area
-from vhost_user_conformance.model.verdict import (
-    Failed,
-    Severity,
-    check,
-    observed,
+from vhost_user_conformance.back_end.nic import (
+    Pieces,
+    back,
+    frame_of,
+    laid_out,
+    send,
+    sender,
 )
+from vhost_user_conformance.back_end.requests import QUIET
+from vhost_user_conformance.model.verdict import Severity, check, observed
 from vhost_user_conformance.peer.device_work import NET_HEADER
 from vhost_user_conformance.peer.memory import MIB, Memory, TestRing
 from vhost_user_conformance.peer.wire import WireError
@@ -36,68 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vhost_user_conformance.back_end.connection import BackEnd
-
-area = Area("data_net", BACK_END, "virtio 1.3, 5.1.6 Device Operation")
-
-#: The ring that sends; the one that receives is the one before it.
-TX, RX = 1, 0
-#: Frames that a test may send anywhere: to nobody, of an EtherType for experiments.
-_HEAD = bytes.fromhex("020000000001 02c04f4d0001 88b5")
-Pieces = list[tuple[int, int]]
-
-
-def frame_of(size: int, number: int = 0) -> bytes:
-    """A frame of so many bytes, its number in it."""
-    body = number.to_bytes(4, "big") + bytes((number + n) & 0xFF for n in range(max(0, size - 18)))
-    return (_HEAD + body)[:size]
-
-
-def sender(
-    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
-) -> TestRing:
-    """A ring that sends, with these feature bits.
-
-    Raises:
-        Unsupported: one of them is not offered.
-    """
-    events = F_RING_EVENT_IDX in bits
-    memory = be.agree_bits(*bits).shared(memory)
-    ring = be.ring(memory, TX, size, start=start, event_idx=events)
-    be.start(ring)
-    return ring
-
-
-def laid_out(memory: Memory, data: bytes, lengths: Sequence[int], region: int = 0) -> Pieces:
-    """These bytes in buffers of those lengths, the rest in one more."""
-    pieces, at = [], 0
-    for length in (*lengths, len(data) - sum(lengths)):
-        if length:
-            gpa = memory.allocate(length, region=region)
-            memory.write(gpa, data[at : at + length])
-            pieces.append((gpa, length))
-            at += length
-    return pieces
-
-
-def send(
-    be: BackEnd, ring: TestRing, pieces: Pieces, table: tuple[int, memoryview] | None = None
-) -> None:
-    """Send what lies in these buffers, and wait until they are back."""
-    index = ring.used_index + 1
-    head = ring.driver.add(pieces, [], table)
-    ring.driver.publish()
-    ring.kick()
-    be.await_used(ring, index)
-    back(ring, head)
-
-
-def back(ring: TestRing, head: int) -> None:
-    """Take a completion of what was sent: of this chain, with nothing written."""
-    done = ring.driver.pop()
-    if done is None:
-        raise Failed("a completion in the used ring", "there is none")
-    check(done[0] == head, f"chain {head} in the used element", f"chain {done[0]}")
-    check(done[1] == 0, "0 bytes written to what was sent", f"{done[1]} bytes")
 
 
 def _whole(frame: bytes) -> bytes:

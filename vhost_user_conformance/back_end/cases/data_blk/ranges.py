@@ -6,8 +6,9 @@ import struct
 from typing import TYPE_CHECKING
 
 from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, ProtocolFeature
-from vhost_user_conformance.back_end.cases.blk.edges import area
-from vhost_user_conformance.back_end.cases.blk.rings import (
+from vhost_user_conformance.back_end import config_space
+from vhost_user_conformance.back_end.cases.data_blk import area
+from vhost_user_conformance.back_end.disk import (
     AT,
     disk_ring,
     fill,
@@ -16,7 +17,6 @@ from vhost_user_conformance.back_end.cases.blk.rings import (
     sector,
     status_of,
 )
-from vhost_user_conformance.back_end.cases.config.read import read as read_config
 from vhost_user_conformance.back_end.malformed_driver import kick_if_late
 from vhost_user_conformance.model.verdict import (
     Failed,
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from vhost_user_conformance.back_end.connection import BackEnd
     from vhost_user_conformance.peer.memory import TestRing
 
-__all__ = ["area"]
-
 _SEGMENT = struct.Struct("<QII")
 #: Where struct virtio_blk_config has them (virtio 1.3, 5.2.4).
 _CAPACITY, _MAX_WRITE_ZEROES_SEG = 0, 52
@@ -73,7 +71,7 @@ def _number(be: BackEnd, offset: int, size: int) -> int:
     if ProtocolFeature.CONFIG not in be.acked:
         unsupported("CONFIG is not offered")
     # From the beginning on: that an offset counts is looked at elsewhere.
-    return int.from_bytes(read_config(be, 0, offset + size)[offset:], "little")
+    return int.from_bytes(config_space.read(be, 0, offset + size)[offset:], "little")
 
 
 def _writable_ring(be: BackEnd, *bits: int) -> TestRing:

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from vhost_user.features import F_VERSION_1
-from vhost_user_conformance.back_end.cases.net.receive import area
-from vhost_user_conformance.back_end.cases.net.transmit import (
-    frame_of,
-    laid_out,
-    send,
-    sender,
-)
-from vhost_user_conformance.back_end.connection import (
-    PROTOCOL_BIT,
-    BackEnd,
-    F,
-    u64,
-)
+from vhost_user_conformance.back_end.cases.data_net import area
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64
+from vhost_user_conformance.back_end.nic import frame_of, laid_out, send, sender
 from vhost_user_conformance.back_end.requests import QUIET
-from vhost_user_conformance.model.verdict import (
-    Severity,
-    check,
-    observed,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.device_work import NET_F_MTU, NET_HEADER
 from vhost_user_conformance.peer.wire import Closed
-
-__all__ = ["area"]
 
 _MTU, _RARP = "VHOST_USER_NET_SET_MTU", "VHOST_USER_SEND_RARP"
 _MAC = 0x0100_4F4D_C002  # 02:c0:4d:4f:00:01, its first byte lowest

@@ -7,164 +7,20 @@ or dpdk-testpmd with one port. Where none comes back these cases say UNSUPPORTED
 from __future__ import annotations
 
 import struct
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
-from vhost_user_conformance.back_end.cases.net.transmit import (
-    RX,
-    TX,
-    area,
-    frame_of,
-    laid_out,
-)
+from vhost_user.features import F_RING_INDIRECT_DESC
+from vhost_user_conformance.back_end.cases.data_net import area
+from vhost_user_conformance.back_end.nic import MARK, ROOM, frame_of, laid_out, looped
 from vhost_user_conformance.back_end.requests import QUIET
-from vhost_user_conformance.model.verdict import (
-    Failed,
-    check,
-    observed,
-    unsupported,
-)
+from vhost_user_conformance.model.verdict import Failed, check, observed
 from vhost_user_conformance.peer.device_work import NET_F_MRG_RXBUF, NET_HEADER
-from vhost_user_conformance.peer.memory import MIB, Memory, TestRing
+from vhost_user_conformance.peer.memory import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vhost_user_conformance.back_end.connection import BackEnd
 
-__all__ = ["area"]
-
-_ROOM = 2048
-_MARK = 0xEE
-_LOOK = 0.005
-#: The probe's number: no case sends it.
-_PROBE = 0xFFFF
-_TRIES = 4
 _RECEIVE = "virtio 1.3, 5.1.6.4"
-
-
-class Buffer(NamedTuple):
-    """Room for a frame: its chain, and where its bytes are to come."""
-
-    head: int
-    pieces: list[tuple[int, int]]
-
-
-class Nic(NamedTuple):
-    """Both rings of a NIC that sends frames back."""
-
-    be: BackEnd
-    memory: Memory
-    rx: TestRing
-    tx: TestRing
-
-    def offer(self, *lengths: int, region: int = 0, indirect: bool = False) -> Buffer:
-        """Make a buffer available, in these pieces, and kick."""
-        memory = self.memory
-        pieces = [(memory.allocate(length, region=region), length) for length in lengths]
-        for gpa, length in pieces:
-            memory.write(gpa, bytes([_MARK]) * length)
-        table = None
-        if indirect:
-            gpa = memory.allocate(16 * len(pieces))
-            table = gpa, memory.view(gpa, 16 * len(pieces))
-        head = self.rx.driver.add([], pieces, table)
-        self.rx.driver.publish()
-        self.rx.kick()
-        return Buffer(head, pieces)
-
-    def send(self, frame: bytes, lengths: Sequence[int] = ()) -> None:
-        """Send a frame, in buffers of these lengths first, and wait until they are back."""
-        index = self.tx.used_index + 1
-        self.tx.driver.add(laid_out(self.memory, bytes(NET_HEADER) + frame, lengths), [])
-        self.tx.driver.publish()
-        self.tx.kick()
-        self.be.await_used(self.tx, index)
-        self.tx.driver.pop()
-
-    def take(self, buffer: Buffer) -> bytes:
-        """What has come into this buffer, which is the next one that comes back.
-
-        Raises:
-            Failed: nothing has, or into another one, or what is behind it was written to.
-        """
-        until = time.monotonic() + self.be.patience
-        while not self._came and time.monotonic() < until:
-            self.rx.await_call(_LOOK)  # a call tells of most completions, but none is owed
-        done = self.rx.driver.pop()
-        if done is None:
-            raise Failed("a completion in the ring that receives", "there is none")
-        head, written = done
-        check(head == buffer.head, f"chain {buffer.head} in the used element", f"chain {head}")
-        data = self.bytes_of(buffer)
-        check(written <= len(data), f"{len(data)} bytes at most", f"{written} bytes written")
-        rest = data[written:]
-        check(rest == bytes([_MARK]) * len(rest), "nothing written behind the frame", "bytes are")
-        return data[:written]
-
-    @property
-    def _came(self) -> bool:
-        """Whether something has come back that was not taken yet."""
-        return self.rx.driver.in_flight > (self.rx.avail_index - self.rx.used_index & 0xFFFF)
-
-    def bytes_of(self, buffer: Buffer) -> bytes:
-        """All bytes of a buffer."""
-        return b"".join(self.memory.read(*piece) for piece in buffer.pieces)
-
-    def comes_back(
-        self, frame: bytes, *lengths: int, region: int = 0, indirect: bool = False
-    ) -> bytes:
-        """Offer a buffer, send a frame, and check that the same comes: its header."""
-        buffer = self.offer(*(lengths or (_ROOM,)), region=region, indirect=indirect)
-        self.send(frame)
-        return self.checked(buffer, frame)
-
-    def checked(self, buffer: Buffer, frame: bytes) -> bytes:
-        """Take a buffer, and check that it holds this frame: its header."""
-        data = self.take(buffer)
-        got = data[NET_HEADER:]
-        wanted = NET_HEADER + len(frame)
-        check(len(data) == wanted, f"{wanted} bytes, header and frame", f"{len(data)} bytes")
-        check(got == frame, f"the frame {frame[:24].hex()}...", f"{got[:24].hex()}...")
-        return data[:NET_HEADER]
-
-
-def set_up_nic(
-    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
-) -> Nic:
-    """Set both rings up, with these feature bits, and enable neither."""
-    events = F_RING_EVENT_IDX in bits
-    memory = be.agree_bits(*bits).shared(memory)
-    rx = be.ring(memory, RX, size, start=start, event_idx=events)
-    tx = be.ring(memory, TX, 64, event_idx=events)
-    for ring in (rx, tx):
-        be.set_up(ring)
-    return Nic(be, memory, rx, tx)
-
-
-def looped(
-    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
-) -> Nic:
-    """Start both rings, with these feature bits, and see that a frame comes back.
-
-    Raises:
-        Unsupported: none does, or one of the bits is not offered.
-    """
-    nic = set_up_nic(be, *bits, size=size, start=start, memory=memory)
-    rx = nic.rx
-    for ring in (rx, nic.tx):
-        be.enable(ring)
-    be.barrier()
-    probe = nic.offer(_ROOM)
-    for _ in range(_TRIES):
-        nic.send(frame_of(60, _PROBE))
-        if rx.await_used(start + 1, be.patience / (2 * _TRIES)):
-            break
-    else:
-        unsupported("is about frames that come back, and from this one none do")
-    nic.checked(probe, frame_of(60, _PROBE))
-    return nic
 
 
 @area.each(2252, (60, 61, 64, 1000, 1514), "A frame of {} bytes is received as it is", device="net")
@@ -202,14 +58,14 @@ def no_offload(be: BackEnd) -> None:
 def sent_in_pieces(be: BackEnd) -> None:
     nic = looped(be)
     for number, lengths in enumerate(((NET_HEADER, 14), (4, 8, 20, 1), (10, *(7,) * 12))):
-        frame, buffer = frame_of(200, number), nic.offer(_ROOM)
+        frame, buffer = frame_of(200, number), nic.offer(ROOM)
         nic.send(frame, lengths)
         nic.checked(buffer, frame)
 
 
 _ROOMS = {
-    "the header apart": (NET_HEADER, _ROOM),
-    "a header in two": (4, _ROOM),
+    "the header apart": (NET_HEADER, ROOM),
+    "a header in two": (4, ROOM),
     "many pieces": (NET_HEADER, *(20,) * 20),
     "no byte more than it needs": (NET_HEADER + 100,),
 }
@@ -231,7 +87,7 @@ def rooms(be: BackEnd, name: str) -> None:
 def indirect(be: BackEnd) -> None:
     nic = looped(be, F_RING_INDIRECT_DESC)
     for number in range(5):
-        nic.comes_back(frame_of(300, number), NET_HEADER, 100, _ROOM, indirect=True)
+        nic.comes_back(frame_of(300, number), NET_HEADER, 100, ROOM, indirect=True)
 
 
 @area.case(2265, "A frame is received into another region than its ring's", device="net")
@@ -287,7 +143,7 @@ def too_small(be: BackEnd) -> None:
     nic = looped(be)
     memory = nic.memory
     gpa = memory.allocate(4096)
-    memory.write(gpa, bytes([_MARK]) * 4096)
+    memory.write(gpa, bytes([MARK]) * 4096)
     nic.rx.driver.add([], [(gpa + 1024, 64)])
     nic.rx.driver.publish()
     nic.rx.kick()
@@ -296,7 +152,7 @@ def too_small(be: BackEnd) -> None:
     came = nic.rx.await_used(index, QUIET)
     data = memory.read(gpa, 4096)
     around = data[:1024] + data[1024 + 64 :]
-    check(around == bytes([_MARK]) * len(around), "nothing outside of the buffer", "bytes are")
+    check(around == bytes([MARK]) * len(around), "nothing outside of the buffer", "bytes are")
     done = nic.rx.driver.pop() if came else None
     check(done is None or done[1] <= 64, "64 bytes at most", f"{done}")
     be.alive("after a frame that does not fit")
@@ -338,7 +194,7 @@ def called(be: BackEnd) -> None:
     nic = looped(be)
     for number in range(5):
         nic.rx.calls()
-        buffer = nic.offer(_ROOM)
+        buffer = nic.offer(ROOM)
         nic.send(frame_of(60, number))
         check(nic.rx.await_call(be.patience), "a call of the ring that receives", "none came")
         nic.checked(buffer, frame_of(60, number))
@@ -354,7 +210,7 @@ def disabled(be: BackEnd) -> None:
     nic = looped(be)
     be.enable(nic.rx, on=False)
     be.barrier()
-    buffer = nic.offer(_ROOM)
+    buffer = nic.offer(ROOM)
     used = nic.rx.used_index
     for number in range(4):
         nic.tx.driver.add(laid_out(nic.memory, bytes(NET_HEADER) + frame_of(60, number), ()), [])
@@ -372,7 +228,7 @@ def disabled(be: BackEnd) -> None:
 @area.case(2278, "Nothing is received once GET_VRING_BASE was answered", device="net")
 def stopped(be: BackEnd) -> None:
     nic = looped(be)
-    buffer = nic.offer(_ROOM)
+    buffer = nic.offer(ROOM)
     be.stop(nic.rx)
     used, before = nic.rx.used_index, nic.bytes_of(buffer)
     nic.tx.driver.add(laid_out(nic.memory, bytes(NET_HEADER) + frame_of(60, 1), ()), [])
@@ -387,7 +243,7 @@ def base(be: BackEnd) -> None:
     nic = looped(be)
     for number in range(4):
         nic.comes_back(frame_of(60, number))
-    nic.offer(_ROOM)  # which is not used, and not counted
+    nic.offer(ROOM)  # which is not used, and not counted
     at = be.stop(nic.rx)
     check(at == 5, "base 5 after 5 frames", f"base {at}")
 
@@ -400,7 +256,7 @@ def base(be: BackEnd) -> None:
 )
 def enabled_again(be: BackEnd) -> None:
     nic = looped(be)
-    buffer = nic.offer(_ROOM)
+    buffer = nic.offer(ROOM)
     # A back-end may serve messages before kicks: two of them, and the kick has been heard.
     be.barrier()
     be.barrier()

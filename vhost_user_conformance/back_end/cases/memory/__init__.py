@@ -1,1 +1,0 @@
-"""The memory table and memory slots."""

@@ -1,1 +1,0 @@
-"""Packets and the control queue of a NIC."""

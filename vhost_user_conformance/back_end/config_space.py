@@ -1,0 +1,71 @@
+"""Requests for the configuration space, and its contents."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.model.verdict import check
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.wire import Message
+
+HEAD = struct.Struct("=III")
+#: Flags of SET_CONFIG: the guest writes, or a migration restores the space.
+GUEST, MIGRATION = 0, 1
+#: Bytes that each class of device has had from the beginning (virtio 1.3: 5.2.4, 5.1.4, 5.11.4).
+_FIRST = {"blk": 36, "net": 10, "fs": 40}
+
+
+def asked(offset: int, size: int, *, flags: int = GUEST, data: bytes | None = None) -> bytes:
+    """A configuration payload: ``data`` is what follows the head, as many bytes unless told."""
+    return HEAD.pack(offset, size, flags) + (bytes(size) if data is None else data)
+
+
+def contents(reply: Message, offset: int, size: int) -> bytes:
+    """The bytes of a reply to such a request; none when it is an empty one.
+
+    Raises:
+        Failed: the reply is neither empty nor as long as the request, or tells of another place.
+    """
+    if not reply.payload:
+        return b""
+    wanted = HEAD.size + size
+    check(
+        len(reply.payload) == wanted,
+        f"a reply of {wanted} bytes, as the request, or an empty one",
+        f"{len(reply.payload)} bytes",
+    )
+    at, count, _ = HEAD.unpack_from(reply.payload)
+    check(
+        (at, count) == (offset, size),
+        f"offset {offset} and size {size} in the reply",
+        f"offset {at} and size {count}",
+    )
+    return reply.payload[HEAD.size :]
+
+
+def read(be: BackEnd, offset: int, size: int) -> bytes:
+    """These bytes of the space.
+
+    Raises:
+        Failed: it does not give them.
+    """
+    data = contents(be.ask(F.GET_CONFIG, asked(offset, size)), offset, size)
+    check(data, f"{size} bytes at offset {offset}", "an empty reply")
+    return data
+
+
+def whole_of(be: BackEnd) -> bytes:
+    """What every device of its class has."""
+    return read(be, 0, _FIRST.get(be.device, 8))
+
+
+def spoils_nothing(be: BackEnd, number: F, payload: bytes) -> None:
+    """Say this, and leave: the next front-end finds the same configuration."""
+    be.agree()
+    whole = whole_of(be)
+    be.tell(number, payload)
+    again = whole_of(be.again().agree())
+    check(again == whole, whole.hex(), again.hex())

@@ -1,0 +1,106 @@
+"""Rings of a disk, its requests, and sectors whose contents are known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user_conformance.model.verdict import Failed, check, unsupported
+from vhost_user_conformance.peer.device_work import BLK_F_RO, BLK_IN, BLK_OUT, SECTOR, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vhost_user_conformance.back_end.connection import BackEnd
+    from vhost_user_conformance.peer.memory import Memory, TestRing
+
+
+#: Where these cases write: sectors that others leave alone.
+AT = 2048
+
+
+def disk_ring(
+    be: BackEnd,
+    *bits: int,
+    size: int = 64,
+    start: int = 0,
+    memory: Memory | None = None,
+    region: int = 0,
+) -> TestRing:
+    """A ring that runs, with these feature bits.
+
+    Raises:
+        Unsupported: one of them is not offered.
+    """
+    events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
+    ring = be.ring(memory, 0, size, start=start, event_idx=events, region=region)
+    be.start(ring)
+    return ring
+
+
+def need_writable(be: BackEnd) -> None:
+    """Raises `Unsupported` where nothing can be written."""
+    if be.features >> BLK_F_RO & 1:
+        unsupported("is about a disk that is not read-only")
+
+
+def status_of(ring: TestRing, job: Job) -> int:
+    """The status byte of a request."""
+    assert job.status is not None  # noqa: S101  a disk's job has one
+    return ring.memory.read(job.status, 1)[0]
+
+
+def finish(be: BackEnd, ring: TestRing, jobs: Sequence[Job]) -> list[int]:
+    """Kick, wait for all of them, and check each: the heads in the order in which they came."""
+    ring.kick()
+    be.await_used(ring, ring.avail_index)
+    heads: list[int] = []
+    for _ in jobs:
+        done = ring.driver.pop()
+        if done is None:
+            raise Failed("a completion for each request", f"{len(heads)} of {len(jobs)}")
+        heads.append(done[0])
+    check(sorted(heads) == sorted(job.head for job in jobs), "each request once", f"{heads}")
+    for job in jobs:
+        status = status_of(ring, job)
+        check(status == 0, f"status 0 of chain {job.head}", f"status {status}")
+    return heads
+
+
+def sector(number: int) -> bytes:
+    """What these cases write to a sector: its number, often."""
+    return number.to_bytes(4, "little") * (SECTOR // 4)
+
+
+def fill(be: BackEnd, ring: TestRing, count: int) -> None:
+    """Write sectors that can be told from each other."""
+    need_writable(be)
+    data = b"".join(sector(number + 1) for number in range(count))
+    finish(be, ring, [be.disk.request(ring.memory, ring, BLK_OUT, AT, read=data)])
+
+
+def read(be: BackEnd, ring: TestRing, sector: int, *, indirect: bool = False) -> Job:
+    """Make a read of one sector available."""
+    return be.disk.request(ring.memory, ring, BLK_IN, sector, write=SECTOR, indirect=indirect)
+
+
+def in_batches(ring: TestRing, heads: Sequence[int]) -> None:
+    """Check that the used ring tells of these chains in their order, from its beginning.
+
+    A device may tell of the last one of a batch only, where the batch begins, and skip the elements
+    of the others.
+
+    Raises:
+        Failed: it tells of one that is not next, nor behind the next.
+    """
+    told = 0
+    while told < len(heads):
+        element = ring.memory.read(ring.used + 4 + 8 * told, 4)
+        head = int.from_bytes(element, "little")
+        wanted = heads[told:]
+        check(head in wanted, f"one of the chains {wanted} in used element {told}", f"{head}")
+        told += wanted.index(head) + 1
+
+
+# -- buffers

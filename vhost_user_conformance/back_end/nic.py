@@ -1,0 +1,207 @@
+"""Frames, the rings of a NIC, and a NIC that sends back the frames that it is given."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user_conformance.model.verdict import Failed, check, unsupported
+from vhost_user_conformance.peer.device_work import NET_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vhost_user_conformance.back_end.connection import BackEnd
+    from vhost_user_conformance.peer.memory import Memory, TestRing
+
+#: Indices of the transmit ring and of the receive ring.
+TX, RX = 1, 0
+#: Frames that a test may send anywhere: to nobody, of an EtherType for experiments.
+_HEAD = bytes.fromhex("020000000001 02c04f4d0001 88b5")
+Pieces = list[tuple[int, int]]
+
+
+def frame_of(size: int, number: int = 0) -> bytes:
+    """A frame of so many bytes, its number in it."""
+    body = number.to_bytes(4, "big") + bytes((number + n) & 0xFF for n in range(max(0, size - 18)))
+    return (_HEAD + body)[:size]
+
+
+def sender(
+    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
+) -> TestRing:
+    """A ring that sends, with these feature bits.
+
+    Raises:
+        Unsupported: one of them is not offered.
+    """
+    events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
+    ring = be.ring(memory, TX, size, start=start, event_idx=events)
+    be.start(ring)
+    return ring
+
+
+def laid_out(memory: Memory, data: bytes, lengths: Sequence[int], region: int = 0) -> Pieces:
+    """These bytes in buffers of those lengths, the rest in one more."""
+    pieces, at = [], 0
+    for length in (*lengths, len(data) - sum(lengths)):
+        if length:
+            gpa = memory.allocate(length, region=region)
+            memory.write(gpa, data[at : at + length])
+            pieces.append((gpa, length))
+            at += length
+    return pieces
+
+
+def send(
+    be: BackEnd, ring: TestRing, pieces: Pieces, table: tuple[int, memoryview] | None = None
+) -> None:
+    """Send what lies in these buffers, and wait until they are back."""
+    index = ring.used_index + 1
+    head = ring.driver.add(pieces, [], table)
+    ring.driver.publish()
+    ring.kick()
+    be.await_used(ring, index)
+    back(ring, head)
+
+
+def back(ring: TestRing, head: int) -> None:
+    """Take a completion of what was sent: of this chain, with nothing written."""
+    done = ring.driver.pop()
+    if done is None:
+        raise Failed("a completion in the used ring", "there is none")
+    check(done[0] == head, f"chain {head} in the used element", f"chain {done[0]}")
+    check(done[1] == 0, "0 bytes written to what was sent", f"{done[1]} bytes")
+
+
+ROOM = 2048
+MARK = 0xEE
+_LOOK = 0.005
+#: The probe's number: no case sends it.
+_PROBE = 0xFFFF
+_TRIES = 4
+
+
+class Buffer(NamedTuple):
+    """Room for a frame: its chain, and where its bytes are to come."""
+
+    head: int
+    pieces: list[tuple[int, int]]
+
+
+class Nic(NamedTuple):
+    """Both rings of a NIC that sends frames back."""
+
+    be: BackEnd
+    memory: Memory
+    rx: TestRing
+    tx: TestRing
+
+    def offer(self, *lengths: int, region: int = 0, indirect: bool = False) -> Buffer:
+        """Make a buffer available, in these pieces, and kick."""
+        memory = self.memory
+        pieces = [(memory.allocate(length, region=region), length) for length in lengths]
+        for gpa, length in pieces:
+            memory.write(gpa, bytes([MARK]) * length)
+        table = None
+        if indirect:
+            gpa = memory.allocate(16 * len(pieces))
+            table = gpa, memory.view(gpa, 16 * len(pieces))
+        head = self.rx.driver.add([], pieces, table)
+        self.rx.driver.publish()
+        self.rx.kick()
+        return Buffer(head, pieces)
+
+    def send(self, frame: bytes, lengths: Sequence[int] = ()) -> None:
+        """Send a frame, in buffers of these lengths first, and wait until they are back."""
+        index = self.tx.used_index + 1
+        self.tx.driver.add(laid_out(self.memory, bytes(NET_HEADER) + frame, lengths), [])
+        self.tx.driver.publish()
+        self.tx.kick()
+        self.be.await_used(self.tx, index)
+        self.tx.driver.pop()
+
+    def take(self, buffer: Buffer) -> bytes:
+        """What has come into this buffer, which is the next one that comes back.
+
+        Raises:
+            Failed: nothing has, or into another one, or what is behind it was written to.
+        """
+        until = time.monotonic() + self.be.patience
+        while not self._came and time.monotonic() < until:
+            self.rx.await_call(_LOOK)  # a call tells of most completions, but none is owed
+        done = self.rx.driver.pop()
+        if done is None:
+            raise Failed("a completion in the ring that receives", "there is none")
+        head, written = done
+        check(head == buffer.head, f"chain {buffer.head} in the used element", f"chain {head}")
+        data = self.bytes_of(buffer)
+        check(written <= len(data), f"{len(data)} bytes at most", f"{written} bytes written")
+        rest = data[written:]
+        check(rest == bytes([MARK]) * len(rest), "nothing written behind the frame", "bytes are")
+        return data[:written]
+
+    @property
+    def _came(self) -> bool:
+        """Whether something has come back that was not taken yet."""
+        return self.rx.driver.in_flight > (self.rx.avail_index - self.rx.used_index & 0xFFFF)
+
+    def bytes_of(self, buffer: Buffer) -> bytes:
+        """All bytes of a buffer."""
+        return b"".join(self.memory.read(*piece) for piece in buffer.pieces)
+
+    def comes_back(
+        self, frame: bytes, *lengths: int, region: int = 0, indirect: bool = False
+    ) -> bytes:
+        """Offer a buffer, send a frame, and check that the same comes: its header."""
+        buffer = self.offer(*(lengths or (ROOM,)), region=region, indirect=indirect)
+        self.send(frame)
+        return self.checked(buffer, frame)
+
+    def checked(self, buffer: Buffer, frame: bytes) -> bytes:
+        """Take a buffer, and check that it holds this frame: its header."""
+        data = self.take(buffer)
+        got = data[NET_HEADER:]
+        wanted = NET_HEADER + len(frame)
+        check(len(data) == wanted, f"{wanted} bytes, header and frame", f"{len(data)} bytes")
+        check(got == frame, f"the frame {frame[:24].hex()}...", f"{got[:24].hex()}...")
+        return data[:NET_HEADER]
+
+
+def set_up_nic(
+    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
+) -> Nic:
+    """Set both rings up, with these feature bits, and enable neither."""
+    events = F_RING_EVENT_IDX in bits
+    memory = be.agree_bits(*bits).shared(memory)
+    rx = be.ring(memory, RX, size, start=start, event_idx=events)
+    tx = be.ring(memory, TX, 64, event_idx=events)
+    for ring in (rx, tx):
+        be.set_up(ring)
+    return Nic(be, memory, rx, tx)
+
+
+def looped(
+    be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
+) -> Nic:
+    """Start both rings, with these feature bits, and see that a frame comes back.
+
+    Raises:
+        Unsupported: none does, or one of the bits is not offered.
+    """
+    nic = set_up_nic(be, *bits, size=size, start=start, memory=memory)
+    rx = nic.rx
+    for ring in (rx, nic.tx):
+        be.enable(ring)
+    be.barrier()
+    probe = nic.offer(ROOM)
+    for _ in range(_TRIES):
+        nic.send(frame_of(60, _PROBE))
+        if rx.await_used(start + 1, be.patience / (2 * _TRIES)):
+            break
+    else:
+        unsupported("is about frames that come back, and from this one none do")
+    nic.checked(probe, frame_of(60, _PROBE))
+    return nic

@@ -1,0 +1,139 @@
+"""VU-F-06xx: the base at which a ring starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.payloads import VringState
+from vhost_user_conformance.front_end.acts import CONT
+from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.script import Script
+from vhost_user_conformance.front_end.tester import all_of
+from vhost_user_conformance.model.case import FRONT_END, Area
+from vhost_user_conformance.model.verdict import (
+    check,
+    unsupported,
+)
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.script import ScriptedSession
+    from vhost_user_conformance.front_end.tester import FrontEnd
+    from vhost_user_conformance.peer.wire import Message
+
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.script import ScriptedSession
+    from vhost_user_conformance.front_end.tester import FrontEnd
+
+area = Area("bases", FRONT_END, "VHOST_USER_GET_VRING_BASE")
+
+
+@area.case(
+    601, "GET_VRING_BASE has 0 in its reserved field", spec="VHOST_USER_GET_VRING_BASE; c7f2181661"
+)
+def reserved_zero(fe: FrontEnd) -> None:
+    all_of(fe.plain().some(F.GET_VRING_BASE), lambda each: each.state.num == 0, "num 0")
+
+
+@area.case(602, "A split ring's base has no bit above 15 set", spec="VHOST_USER_SET_VRING_BASE")
+def base_range(fe: FrontEnd) -> None:
+    all_of(fe.plain().some(F.SET_VRING_BASE), lambda each: each.state.num < 1 << 16, "16 bits")
+
+
+@area.case(603, "A ring continues at the base that GET_VRING_BASE gave")
+def base_comes_back(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.did(CONT)
+    compared = 0
+    for each in recording.of(F.SET_VRING_BASE, act=CONT):
+        given = [one for one in recording.bases if one.ring == each.ring and one.at < each.at]
+        if given:
+            compared += 1
+            check(each.state.num == given[-1].base, f"base {given[-1].base}", f"{each.state}")
+    check(compared, "SET_VRING_BASE of a ring that was stopped", "there was none")
+
+
+@area.case(604, "A base that the back-end makes up comes back as it was given")
+def odd_base(fe: FrontEnd) -> None:
+    _comes_back(fe, "a base that is made up", 0x1230)
+
+
+def _comes_back(fe: FrontEnd, name: str, base: int) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
+        session.reply_to(message)
+        index = VringState.unpack(message.payload).index
+        session.reply(message.id, VringState(index, base + index).pack())
+
+    recording = fe.session(
+        Script(
+            name,
+            ("start", "stop", "cont"),
+            reactions=((F.GET_VRING_BASE, react),),
+        )
+    )
+    recording.did(CONT)
+    for each in recording.some(F.SET_VRING_BASE, act=CONT):
+        if each.state.index in {one.ring for one in recording.bases}:
+            wanted = base + each.state.index
+            check(each.state.num == wanted, f"base {wanted:#x}", f"{each.state.num:#x}")
+
+
+@area.case(608, "A base of 16 bits comes back as it was given, too")
+def large_base(fe: FrontEnd) -> None:
+    _comes_back(fe, "a base with all bits", 0xFFF0)
+
+
+@area.case(609, "A ring begins between what was completed and what is available")
+def begins_inside(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.started()
+    if not recording.begun:
+        unsupported("no ring lay in memory that was shared when it was started")
+    for each in recording.begun:
+        start = recording.messages[each.at]
+        check(
+            (each.base - each.used) & 0xFFFF <= (each.available - each.used) & 0xFFFF,
+            f"a base from {each.used} to {each.available}, the indices of ring {each.ring}",
+            f"{start}: base {each.base}",
+        )
+
+
+@area.case(605, "A base in a reply with another id is not taken", spec="Header")
+def base_of_another(fe: FrontEnd) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
+        session.reply_to(message)
+        index = VringState.unpack(message.payload).index
+        session.reply(F.GET_FEATURES, VringState(index, 0x1230).pack())
+
+    recording = fe.session(
+        Script(
+            "a base in another's reply",
+            ("start", "stop", "cont"),
+            reactions=((F.GET_VRING_BASE, react),),
+        )
+    )
+    recording.some(F.GET_VRING_BASE)
+    all_of(
+        recording.of(F.SET_VRING_BASE, act=CONT),
+        lambda each: each.state.num != 0x1230,
+        "another base than that of a reply to something else",
+    )
+
+
+@area.case(606, "A ring that was reset begins at 0")
+def base_after_reset(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.did("reset")
+    all_of(
+        recording.some(F.SET_VRING_BASE, act="reset"), lambda each: each.state.num == 0, "base 0"
+    )
+
+
+@area.case(607, "No SET_VRING_BASE comes for a ring that runs")
+def not_while_running(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    for each in recording.some(F.SET_VRING_BASE):
+        running = recording.running(each.at)
+        check(each.ring not in running, "GET_VRING_BASE before it", f"{each}")

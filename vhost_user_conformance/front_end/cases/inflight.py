@@ -1,0 +1,135 @@
+"""VU-F-12xx: the region of in-flight requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.payloads import Inflight
+from vhost_user_conformance.front_end.acts import CONT
+from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.tester import all_of
+from vhost_user_conformance.model.case import FRONT_END, Area
+from vhost_user_conformance.model.verdict import check, unsupported
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.recording import Received
+    from vhost_user_conformance.front_end.script import ScriptedSession
+    from vhost_user_conformance.front_end.tester import FrontEnd
+    from vhost_user_conformance.peer.wire import Message
+
+area = Area("inflight", FRONT_END, "Inflight I/O tracking", needs=("INFLIGHT_SHMFD",))
+
+
+def _region(each: Received) -> Inflight:
+    return Inflight.unpack(each.payload[:24].ljust(24, b"\0"))
+
+
+@area.case(1201, "GET_INFLIGHT_FD says how many rings there are, and how large")
+def asks(fe: FrontEnd) -> None:
+    all_of(
+        fe.plain().some(F.GET_INFLIGHT_FD),
+        lambda each: _region(each).num_queues > 0 and _region(each).queue_size > 0,
+        "both above 0",
+    )
+
+
+@area.case(1202, "The region is given to the back-end before a ring is started")
+def given(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    first = recording.first(F.SET_VRING_KICK)
+    told = recording.first(F.SET_INFLIGHT_FD)
+    check(told.at < first.at, "SET_INFLIGHT_FD before SET_VRING_KICK", f"{first} came first")
+
+
+@area.case(1207, "A region that was asked for, and given, is used: it comes back at the start")
+def used(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    asked = recording.first(F.GET_INFLIGHT_FD)
+    kicks = [each for each in recording.after(asked) if each.id == F.SET_VRING_KICK]
+    if not kicks:
+        unsupported("the front-end starts no ring after it")
+    told = [each for each in recording.of(F.SET_INFLIGHT_FD) if asked.at < each.at < kicks[0].at]
+    check(told, "SET_INFLIGHT_FD before the ring is started", f"{kicks[0]} without it")
+
+
+@area.case(1203, "SET_INFLIGHT_FD has a descriptor of a file that holds the region")
+def has_descriptor(fe: FrontEnd) -> None:
+    all_of(
+        fe.plain().some(F.SET_INFLIGHT_FD),
+        lambda each: (
+            each.fds and _region(each).mmap_size + _region(each).mmap_offset <= each.fds[0].size
+        ),
+        "a file as large as the region's offset and size together",
+    )
+
+
+@area.case(1204, "The region has the size and shape that the back-end gave it")
+def same_shape(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    asked = recording.first(F.GET_INFLIGHT_FD)
+    told = recording.first(F.SET_INFLIGHT_FD)
+    one, other = _region(asked), _region(told)
+    check(
+        (one.num_queues, one.queue_size) == (other.num_queues, other.queue_size),
+        f"{one.num_queues} rings of {one.queue_size}",
+        f"{other.num_queues} of {other.queue_size}",
+    )
+
+
+@area.case(1205, "When the VM continues the back-end is given the same region")
+def same_region(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.did(CONT)
+    before = recording.some(F.SET_INFLIGHT_FD, act="start")[-1]
+    after = recording.some(F.SET_INFLIGHT_FD, act=CONT)[0]
+    files = [[fd.identity for fd in each.fds] for each in (before, after)]
+    same = files[0] == files[1] and before.payload == after.payload
+    check(same, f"the file {files[0]}", f"{after}: {files[1]}")
+
+
+@area.case(1208, "The region is given back as the back-end gave it: file, size and offset")
+def as_given(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    recording.some(F.GET_INFLIGHT_FD)
+    if not recording.regions:
+        unsupported("the suite gave none")
+    given = {(area.mmap_size, area.mmap_offset, file.identity) for area, file in recording.regions}
+    all_of(
+        recording.some(F.SET_INFLIGHT_FD),
+        lambda each: (
+            (_region(each).mmap_size, _region(each).mmap_offset, each.fds and each.fds[0].identity)
+            in given
+        ),
+        f"one of {sorted(given)} (size, offset, file)",
+    )
+
+
+@area.case(1209, "The region has room for each ring that is used, and for all of it")
+def room_for_all(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    asked = _region(recording.some(F.GET_INFLIGHT_FD)[-1])
+    all_of(
+        recording.some(F.SET_VRING_NUM),
+        lambda each: each.state.index < asked.num_queues and each.state.num <= asked.queue_size,
+        f"rings within {asked.num_queues} of {asked.queue_size}, as GET_INFLIGHT_FD said",
+    )
+
+
+@area.case(1210, "The region that is given back can be mapped, shared and for writing")
+def region_mappable(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    all_of(
+        recording.some(F.SET_INFLIGHT_FD),
+        lambda each: each.at not in recording.unmapped,
+        "a file that the back-end can write its notes into",
+    )
+
+
+@area.case(1206, "A back-end that has no region to give is no reason to crash")
+def no_region(fe: FrontEnd) -> None:
+    def react(session: ScriptedSession, message: Message) -> None:
+        session.mark("no region")
+        session.reply(message.id, Inflight(0, 0, 0, 0).pack())
+
+    fe.plain().some(F.GET_INFLIGHT_FD)
+    fe.reacting("no region", F.GET_INFLIGHT_FD, react).since("no region")

@@ -1,0 +1,69 @@
+"""VU-F-11xx: the number of queues."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.features import ProtocolFeature
+from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.script import Script
+from vhost_user_conformance.model.case import FRONT_END, Area
+from vhost_user_conformance.model.verdict import Severity, check, unsupported
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.tester import FrontEnd
+
+area = Area("multi_queue", FRONT_END, "Multiple queue support", needs=("MQ",))
+
+
+@area.case(
+    1101,
+    "The number of queues is asked for before a second one is used",
+    severity=Severity.SHOULD,
+)
+def ask_first(fe: FrontEnd) -> None:
+    recording = fe.plain()
+    single = 2 if fe.device == "net" else 1
+    many = [each for each in recording.messages if each.ring is not None and each.ring >= single]
+    if not many:
+        unsupported("the front-end has no more than one queue")
+    asked = [each for each in recording.of(F.GET_QUEUE_NUM) if each.at < many[0].at]
+    check(asked, "GET_QUEUE_NUM before it", f"{many[0]} of ring {many[0].ring} without it")
+
+
+@area.each(
+    1102,
+    (1, 2),
+    "A back-end with {} queues is not asked for more",
+    severity=Severity.SHOULD,
+)
+def few(fe: FrontEnd, count: int) -> None:
+    recording = fe.session(Script(f"{count} queues", queues=count))
+    # The control queue of a NIC, behind all pairs, is the front-end's own affair.
+    limit = count * 2 if fe.device == "net" else count
+    kicks = [each for each in recording.of(F.SET_VRING_KICK) if (each.ring or 0) >= limit]
+    check(not kicks, f"rings below {limit} only", f"{kicks[:1]} of ring {kicks and kicks[0].ring}")
+
+
+@area.case(
+    1104,
+    "A back-end with no queue at all is given no ring",
+    severity=Severity.SHOULD,
+)
+def none(fe: FrontEnd) -> None:
+    recording = fe.session(Script("no queues", queues=0))
+    recording.some(F.GET_QUEUE_NUM)
+    kicks = recording.of(F.SET_VRING_KICK)
+    check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
+
+
+@area.case(1105, "Without MQ a back-end has one queue, and no more are used")
+def without_mq(fe: FrontEnd) -> None:
+    limits = {"blk": 1, "net": 2}
+    if fe.device not in limits:
+        unsupported("how many rings one queue has is the device's own affair")
+    # A NIC's control queue stands behind its pair.
+    limit = limits[fe.device] + (fe.device == "net")
+    script = Script("without MQ", protocol_without=int(ProtocolFeature.MQ))
+    kicks = [each for each in fe.session(script).of(F.SET_VRING_KICK) if (each.ring or 0) >= limit]
+    check(not kicks, f"rings below {limit} only", f"{kicks[:1]} of ring {kicks and kicks[0].ring}")
