@@ -7,19 +7,13 @@ is given back when it ends.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from vhost_user.dirty_log import DirtyLog
-from vhost_user.features import (
-    F_VERSION_1,
-    VHOST_F_LOG_ALL,
-    VHOST_USER_F_PROTOCOL_FEATURES,
-    Dialect,
-    ProtocolFeature,
-)
-from vhost_user.message_ids import FrontendRequest
-from vhost_user.payloads import U64, LogArea, VringAddr, VringState
-from vhost_user_conformance.back_end.requests import QUIET, Requester
+from vhost_user.features import VHOST_F_LOG_ALL
+from vhost_user.payloads import LogArea, VringAddr, VringState
+from vhost_user_conformance.back_end.negotiation import PROTOCOL_BIT, F, Negotiation, u64
+from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.verdict import Failed, check, unsupported
 from vhost_user_conformance.peer.device_work import WORKS, BlkWork, Job, Work
@@ -29,24 +23,13 @@ from vhost_user_conformance.peer.wire import WireError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vhost_user.features import Dialect
     from vhost_user_conformance.peer.program import PeerProgram
     from vhost_user_conformance.peer.wire import Wire
 
-F = FrontendRequest
-PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+__all__ = ["LOG_ALL", "PROTOCOL_BIT", "BackEnd", "F", "u64", "vring"]
+
 LOG_ALL = 1 << VHOST_F_LOG_ALL
-#: Rings of which nobody says how many there are, as without MQ.
-ASSUMED_RINGS = 1
-#: Protocol features that change what messages mean, and are only agreed on by cases about them.
-INTRUSIVE = (
-    ProtocolFeature.INBAND_NOTIFICATIONS
-    | ProtocolFeature.CONFIGURE_MEM_SLOTS
-    | ProtocolFeature.XEN_MMAP
-    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
-    | ProtocolFeature.PAGEFAULT
-    | ProtocolFeature.STATUS
-)
-_SETTLED = ProtocolFeature((1 << 21) - 1)
 
 
 def vring(index: int, num: int) -> bytes:
@@ -54,112 +37,22 @@ def vring(index: int, num: int) -> bytes:
     return VringState(index, num).pack()
 
 
-def u64(value: int) -> bytes:
-    """A number's bytes."""
-    return U64(value).pack()
-
-
-class BackEnd(Requester):
-    """One connection to the back-end under test.
+class BackEnd(Negotiation):
+    """One connection to the back-end under test: what a case is given.
 
     Args:
         wire: connected.
-        device: its class, or "" if nobody has said.
+        device: class of the device, or "" if it is unknown.
         dialect: which numbers it uses.
-
-    Attributes:
-        features: feature bits that it offers, once `look` has asked.
-        protocol: protocol features that it offers.
-        rings: how many rings it says that it has.
     """
 
     def __init__(self, wire: Wire, device: str, dialect: Dialect) -> None:
-        super().__init__(wire)
-        self.device = device
-        self.dialect = dialect
-        self.features = 0
-        self.protocol = ProtocolFeature(0)
-        self.rings = ASSUMED_RINGS
-        self.driver_features = 0
+        super().__init__(wire, device, dialect)
         #: The program under test, where the suite has started it.
         self.program: PeerProgram | None = None
         #: Makes another connection to the same back-end, where the runner can.
         self.dial: Callable[[], Wire] | None = None
         self._started: dict[int, TestRing] = {}
-
-    # -- agreeing
-
-    def look(self) -> Self:
-        """Ask what it offers; nothing is agreed on by that."""
-        self.features = self.ask_u64(F.GET_FEATURES)
-        if self.features & PROTOCOL_BIT:
-            self.protocol = ProtocolFeature(self.ask_u64(F.GET_PROTOCOL_FEATURES))
-        return self
-
-    def agree(
-        self,
-        *names: str,
-        without: tuple[str, ...] = (),
-        features: int | None = None,
-        set_features: bool = True,
-    ) -> Self:
-        """Negotiate: protocol features, the number of rings, the owner, and features.
-
-        Args:
-            names: protocol features that are wanted besides the usual ones.
-            without: usual ones that are not wanted.
-            features: what to ack; unless told VERSION_1 and bit 30, as far as they are offered.
-            set_features: send SET_FEATURES.
-
-        Raises:
-            Unsupported: it does not offer one of ``names``.
-        """
-        self.look()
-        usual = self.protocol & _SETTLED & ~INTRUSIVE
-        for name in without:
-            usual &= ~self.mask(name)
-        for name in names:
-            mask = self.mask(name)
-            if mask not in self.protocol:
-                unsupported(f"{name} is not offered")
-            usual |= mask
-        if ProtocolFeature.BACKEND_REQ not in usual:
-            usual &= ~(ProtocolFeature.BACKEND_SEND_FD | ProtocolFeature.HOST_NOTIFIER)
-        if self.features & PROTOCOL_BIT:
-            self.tell(F.SET_PROTOCOL_FEATURES, u64(int(usual)))
-            self.acked = usual
-        if ProtocolFeature.MQ in usual:
-            self.rings = self._ring_count()
-        elif self.device:
-            self.rings = max(self.rings, WORKS[self.device].rings)
-        self.tell(F.SET_OWNER)
-        wanted = (1 << F_VERSION_1 | PROTOCOL_BIT) if features is None else features
-        self.driver_features = wanted & self.features
-        if set_features:
-            self.tell(F.SET_FEATURES, u64(self.driver_features))
-        return self
-
-    def agree_bits(self, *bits: int) -> Self:
-        """`agree` on the usual features and on these feature bits.
-
-        Raises:
-            Unsupported: it does not offer one of them.
-        """
-        self.look()
-        for bit in bits:
-            if not self.features >> bit & 1:
-                unsupported(f"feature bit {bit} is not offered")
-        return self.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | sum(1 << bit for bit in bits))
-
-    def _ring_count(self) -> int:
-        queues = self.ask_u64(F.GET_QUEUE_NUM)
-        # A NIC's queues are pairs of rings to QEMU and DPDK, and to their back-ends.
-        return queues * 2 if self.device == "net" else queues
-
-    def mask(self, name: str) -> ProtocolFeature:
-        """The mask of a protocol feature in this dialect."""
-        mask = self.dialect.protocol_feature(name)
-        return ProtocolFeature(0) if mask is None else mask
 
     # -- memory and rings
 

@@ -24,7 +24,7 @@ F = FrontendRequest
 QUIET = 0.15
 
 
-class Requester:
+class Requests:
     """One connection to the back-end under test, and what has been agreed on about answers.
 
     Args:

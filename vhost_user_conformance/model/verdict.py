@@ -69,12 +69,6 @@ class Observed(CaseEnd):
     verdict = Verdict.OBSERVED
 
 
-class Untold(CaseEnd):
-    """The suite could not tell."""
-
-    verdict = Verdict.ERROR
-
-
 def check(holds: object, expected: str, seen: str) -> None:
     """Go on if it holds.
 

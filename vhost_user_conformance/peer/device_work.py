@@ -16,7 +16,7 @@ _BLK_HEADER = struct.Struct("<IIQ")
 #: virtio 1.3, 5.2.6: types of requests, and the status that means success.
 BLK_IN, BLK_OUT, BLK_FLUSH, BLK_GET_ID = 0, 1, 4, 8
 BLK_DISCARD, BLK_WRITE_ZEROES = 11, 13
-BLK_OK, BLK_IOERR, BLK_UNSUPP = 0, 1, 2
+BLK_OK, BLK_UNSUPP = 0, 2
 #: virtio 1.3, 5.2.3: feature bits of a disk.
 BLK_F_SEG_MAX, BLK_F_RO, BLK_F_BLK_SIZE, BLK_F_FLUSH = 2, 5, 6, 9
 BLK_F_CONFIG_WCE, BLK_F_MQ, BLK_F_DISCARD, BLK_F_WRITE_ZEROES = 11, 12, 13, 14

@@ -144,7 +144,7 @@ def _text(row: MessageSpec) -> str:
     )
 
 
-def _rows() -> None:
+def _message_rules() -> None:
     for number, row in sorted(FRONTEND_MESSAGES.items()):
         back, front = FRONT_END_MESSAGES[row.id.name]
         own = f"{_PAYLOADS + number:04}"
@@ -164,6 +164,9 @@ def _rows() -> None:
             back=sender,
             front=receiver,
         )
+
+
+def _feature_rules() -> None:
     bits = {name: mask.bit_length() - 1 for name, mask in ProtocolFeature.__members__.items()}
     for name, bit in (bits | SPEC.bits).items():
         sender, receiver = FEATURES[name]
@@ -196,4 +199,5 @@ def _rows() -> None:
     features.rule(94, "VIRTIO_F_VERSION_1 is offered", source="virtio 1.3, 6.1", back="0205")
 
 
-_rows()
+_message_rules()
+_feature_rules()

@@ -91,13 +91,6 @@ class Rule(NamedTuple):
         """What covers it for this role."""
         return self.back if role == BACK_END else self.front
 
-    @property
-    def who(self) -> str:
-        """Who has to keep it."""
-        if self.back is not None and self.front is not None:
-            return "both"
-        return BACK_END if self.back is not None else FRONT_END
-
 
 class Chapter:
     """Rules about one part of the protocol.

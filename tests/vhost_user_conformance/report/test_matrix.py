@@ -46,7 +46,6 @@ def test_a_rule_says_what_where_from_and_who(chapter: Chapter) -> None:
         assert rule.source, rule.id
         assert "\n" not in rule.text + rule.source
         assert rule.back or rule.front, rule.id
-        assert rule.who in ("both", *ROLES)
         for cover in (rule.back, rule.front):
             assert not isinstance(cover, NotFromOutside) or len(cover.why) > 20, rule.id
 

@@ -1,0 +1,144 @@
+"""Feature negotiation with the back-end under test, as QEMU does it or in parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from vhost_user.features import (
+    F_VERSION_1,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+    Dialect,
+    ProtocolFeature,
+)
+from vhost_user.message_ids import FrontendRequest
+from vhost_user.payloads import U64
+from vhost_user_conformance.back_end.requests import Requests
+from vhost_user_conformance.model.verdict import unsupported
+from vhost_user_conformance.peer.device_work import WORKS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vhost_user_conformance.peer.wire import Wire
+
+F = FrontendRequest
+PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
+#: The number of rings that is assumed before the back-end has reported one, as without MQ.
+ASSUMED_RINGS = 1
+#: Protocol features that change the meaning of messages: only cases about them negotiate them.
+INTRUSIVE = (
+    ProtocolFeature.INBAND_NOTIFICATIONS
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
+    | ProtocolFeature.XEN_MMAP
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+    | ProtocolFeature.PAGEFAULT
+    | ProtocolFeature.STATUS
+)
+_SETTLED = ProtocolFeature((1 << 21) - 1)
+
+
+def u64(value: int) -> bytes:
+    """A number's bytes."""
+    return U64(value).pack()
+
+
+class Negotiation(Requests):
+    """A connection, and the features that were negotiated on it.
+
+    Args:
+        wire: connected.
+        device: class of the device, or "" if it is unknown.
+        dialect: which numbers it uses.
+
+    Attributes:
+        features: feature bits that the back-end offers, once `look` has asked for them.
+        protocol: protocol features that it offers.
+        rings: the number of rings that it reports.
+        driver_features: feature bits that SET_FEATURES acknowledges.
+    """
+
+    def __init__(self, wire: Wire, device: str, dialect: Dialect) -> None:
+        super().__init__(wire)
+        self.device = device
+        self.dialect = dialect
+        self.features = 0
+        self.protocol = ProtocolFeature(0)
+        self.rings = ASSUMED_RINGS
+        self.driver_features = 0
+
+    def look(self) -> Self:
+        """Ask what it offers; nothing is agreed on by that."""
+        self.features = self.ask_u64(F.GET_FEATURES)
+        if self.features & PROTOCOL_BIT:
+            self.protocol = ProtocolFeature(self.ask_u64(F.GET_PROTOCOL_FEATURES))
+        return self
+
+    def agree(
+        self,
+        *names: str,
+        without: tuple[str, ...] = (),
+        features: int | None = None,
+        set_features: bool = True,
+    ) -> Self:
+        """Negotiate: protocol features, the number of rings, the owner, and features.
+
+        Args:
+            names: protocol features that are wanted besides the usual ones.
+            without: usual ones that are not wanted.
+            features: what to ack; unless told VERSION_1 and bit 30, as far as they are offered.
+            set_features: send SET_FEATURES.
+
+        Raises:
+            Unsupported: it does not offer one of ``names``.
+        """
+        self.look()
+        usual = self._usual(names, without)
+        if self.features & PROTOCOL_BIT:
+            self.tell(F.SET_PROTOCOL_FEATURES, u64(int(usual)))
+            self.acked = usual
+        if ProtocolFeature.MQ in usual:
+            self.rings = self._ring_count()
+        elif self.device:
+            self.rings = max(self.rings, WORKS[self.device].rings)
+        self.tell(F.SET_OWNER)
+        wanted = (1 << F_VERSION_1 | PROTOCOL_BIT) if features is None else features
+        self.driver_features = wanted & self.features
+        if set_features:
+            self.tell(F.SET_FEATURES, u64(self.driver_features))
+        return self
+
+    def _usual(self, names: Sequence[str], without: Sequence[str]) -> ProtocolFeature:
+        """The protocol features to agree on. Raises `Unsupported` where one is not offered."""
+        usual = self.protocol & _SETTLED & ~INTRUSIVE
+        for name in without:
+            usual &= ~self.mask(name)
+        for name in names:
+            mask = self.mask(name)
+            if mask not in self.protocol:
+                unsupported(f"{name} is not offered")
+            usual |= mask
+        if ProtocolFeature.BACKEND_REQ not in usual:
+            usual &= ~(ProtocolFeature.BACKEND_SEND_FD | ProtocolFeature.HOST_NOTIFIER)
+        return usual
+
+    def agree_bits(self, *bits: int) -> Self:
+        """`agree` on the usual features and on these feature bits.
+
+        Raises:
+            Unsupported: it does not offer one of them.
+        """
+        self.look()
+        for bit in bits:
+            if not self.features >> bit & 1:
+                unsupported(f"feature bit {bit} is not offered")
+        return self.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | sum(1 << bit for bit in bits))
+
+    def _ring_count(self) -> int:
+        queues = self.ask_u64(F.GET_QUEUE_NUM)
+        # A NIC's queues are pairs of rings to QEMU and DPDK, and to their back-ends.
+        return queues * 2 if self.device == "net" else queues
+
+    def mask(self, name: str) -> ProtocolFeature:
+        """The mask of a protocol feature in this dialect."""
+        mask = self.dialect.protocol_feature(name)
+        return ProtocolFeature(0) if mask is None else mask
