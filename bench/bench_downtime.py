@@ -95,7 +95,10 @@ def migrations(
     measured = floor(shape_of(setting.machine.spec))
     timed = not request.config.getoption("benchmark_disable")
     plan = MigrationPlan(
-        setting.machine, _selected(request.session, setting), setting.rounds if timed else 1
+        setting.machine,
+        _selected(request.session, setting),
+        setting.rounds if timed else 1,
+        handing_over=[name for name, strategy in STRATEGIES.items() if strategy.hands_over],
     )
     try:
         host_limits.check(plan.machine.spec)

@@ -20,7 +20,7 @@ from emu.orchestrator.backend_processes import BackendFleet
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import Attention
 from emu.strategies.split import Split
-from emu.strategies.task import Stage, Task
+from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import Timeline
 from emu.vm.vm import Vm
 
@@ -86,7 +86,7 @@ class Fleet:
 
     def stopping(self) -> list[Task]:
         """The devices' stops, not begun."""
-        return [Task(d.name, d.device_class, lifecycle.stop(d)) for d in self.vm.devices]
+        return begun(self.vm.devices, lifecycle.stop)
 
     def starting(self) -> list[Task]:
         """The devices' starts, on new connections, not begun."""
@@ -96,7 +96,7 @@ class Fleet:
             device.connect(sockets[device.name], timeout=TIMEOUT)
             # The guest notifiers stay: only the protocol is of interest.
             device.host_notifiers = device.guest_notifiers = True
-        return [Task(d.name, d.device_class, lifecycle.start_ahead(d)) for d in self.vm.devices]
+        return begun(self.vm.devices, lifecycle.start_ahead)
 
     def activating(self) -> list[Task]:
         """The same, as far as they go ahead of the switch-over."""

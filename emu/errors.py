@@ -15,6 +15,10 @@ class OptionError(PreflightError):
     """An option says what makes no sense, here or anywhere: the status is that of a usage error."""
 
 
+class PluginError(PreflightError):
+    """A strategy of another distribution, or of a file, cannot be used."""
+
+
 class MonitorError(EmuError):
     """A monitor's peer broke the protocol, refused a command, or did not answer in time."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
@@ -13,8 +14,9 @@ from emu.commands.migration_options import migration_options, parameters, strate
 from emu.commands.network_options import network_options
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.config.plan import TRANSPORTS, MigrationPlan
-from emu.errors import EmuError, OptionError
+from emu.errors import EmuError, OptionError, PluginError
 from emu.report import progress
+from emu.strategies import registry
 
 HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
 
@@ -26,13 +28,7 @@ guest's requests.
 
 \b
 Strategies:
-  qemu-2021   one request at a time, one commit for each notifier ("Original" in the RFC)
-  qemu-now    QEMU of 2026: one commit for each device, more acknowledgements for each ring
-  threads     a pool of threads, a device each (the RFC's proposal)
-  processes   the same with processes, which are handed the devices' sockets
-  split       all requests of all devices in flight, one commit
-  prewired    as split, with what does not depend on memory moved out of the blackout
-  handover    memory, back-ends' sockets and eventfds are passed on: no device stops (one host)
+{strategies}
 
 The status is 0 only when every migration completed with nothing lost, duplicated or corrupted.
 
@@ -53,16 +49,31 @@ With --to the VM goes, once, to an `emu run --incoming` in another terminal or o
 """
 
 
+class _Migrate(click.Command):
+    """Lists the strategies that there are, those of plug-ins included."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help, with a line for each strategy."""
+        with contextlib.suppress(PluginError):  # it is reported where the strategy is asked for
+            registry.load_installed()
+        self.help = HELP.format(strategies=registry.help_lines())
+        super().format_help_text(ctx, formatter)
+
+
 @click.command(
-    help=HELP, context_settings=CONTEXT, short_help="Migrate a VM live and compare strategies."
+    cls=_Migrate,
+    help=HELP,
+    context_settings=CONTEXT,
+    short_help="Migrate a VM live and compare strategies.",
 )
 @click.option(
     "--strategy",
     "-s",
     "strategies",
     metavar="NAME[,NAME...]",
-    help="Who stops and starts the devices, in turn. [default: qemu-2021,threads,prewired; "
-    "with --to: prewired]",
+    help="Schedulers that stop and start the devices; one migration each. "
+    f"[default: {','.join(registry.DEFAULT_COMPARED)}; "
+    f"with --to: {registry.DEFAULT_COMPARED[-1]}]",
 )
 @click.option(
     "--repeat",
@@ -98,12 +109,15 @@ def migrate(**options: Any) -> None:
     from emu.orchestrator.migrate_local import MigrationSeries
     from emu.orchestrator.migrate_out import Departure
     from emu.orchestrator.supervisor import Supervisor
-    from emu.strategies.registry import DEFAULT_COMPARED, STRATEGIES, make
 
     passage = passage_plan("--to", options, listens=False)
-    default = DEFAULT_COMPARED if passage is None else DEFAULT_COMPARED[-1:]
-    names = validate.strategies(options["strategies"] or ",".join(default), STRATEGIES)
-    handing_over = [name for name in names if make(name).hands_over]
+    text = options["strategies"]
+    if text is None:
+        compared = registry.DEFAULT_COMPARED
+        text = ",".join(compared if passage is None else compared[-1:])
+    strategies = validate.strategies(text, options["plugins"])
+    names = tuple(strategy.NAME for strategy in strategies)
+    handing_over = [strategy.NAME for strategy in strategies if strategy.hands_over]
     validate.transport(options["via"], handing_over)
     if passage is not None:
         _check_single(options, names, handing_over)
@@ -115,6 +129,7 @@ def migrate(**options: Any) -> None:
         options=strategy_options(options),
         parameters=parameters(options),
         network=options["network"],
+        handing_over=handing_over,
     )
     check_machine("--to", plan.machine, passage)
     show = progress.make(quiet=options["quiet"])

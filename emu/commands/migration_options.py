@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
 MAX_THREADS = 256
 MAX_PROCESSES = 64
 
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A Python file that defines further strategies (docs/strategies.md). May be repeated.",
+)
+
 _OPTIONS = (
+    plugin_option,
     click.option(
         "--threads",
         type=click.IntRange(1, MAX_THREADS),
@@ -111,6 +122,6 @@ def parameters(options: dict[str, Any]) -> Parameters:
 
 
 def strategy_options(options: dict[str, Any]) -> dict[str, int | str]:
-    """What was said of the strategies; what was not is left out."""
+    """The options of strategies that were given."""
     chosen = {name: options[name] for name in ("threads", "processes", "unsafe")}
     return {name: value for name, value in chosen.items() if value is not None}

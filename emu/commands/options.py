@@ -136,4 +136,5 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
         dirty_rate=validate.dirty_rate(options["dirty_rate"]),
         disk=disk,
         images=None if options.get("images") is None else options["images"].absolute(),
+        plugins=tuple(path.absolute() for path in options.get("plugins", ())),
     )

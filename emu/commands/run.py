@@ -9,6 +9,7 @@ import click
 from emu.commands import validate
 from emu.commands.between_options import between_options, check_machine, passage_plan
 from emu.commands.json_output import deliver, report_stream
+from emu.commands.migration_options import plugin_option
 from emu.commands.options import CONTEXT, machine_options, machine_plan
 from emu.errors import EmuError, OptionError
 from emu.report import progress
@@ -44,18 +45,22 @@ machine (docs/between-machines.md). Shape, images and certificates must suit tho
     help="Boot nothing: wait for a VM at tcp:ADDRESS:PORT or unix:PATH, and run that.",
 )
 @between_options
+@plugin_option
 @machine_options
 def run(**options: Any) -> None:
     """Check what was asked for, run, and report."""
     from emu.orchestrator.run_under_load import LoadRun
     from emu.orchestrator.supervisor import Supervisor
     from emu.report import live_view
+    from emu.strategies import registry
 
     text = options["duration"]
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     if seconds == 0:
         raise OptionError("--for 0: there would be nothing to see")
     passage = passage_plan("--incoming", options, listens=True)
+    for plugin in options["plugins"]:
+        registry.load_file(plugin.absolute())
     plan = machine_plan(options)
     check_machine("--incoming", plan, passage)
     quiet = options["quiet"]

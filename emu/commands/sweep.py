@@ -70,7 +70,6 @@ def sweep(**options: Any) -> None:
     """Check what was asked for, migrate every VM, and report."""
     from emu.report import sweep as sweeping
     from emu.report.tables import console_for
-    from emu.strategies.registry import STRATEGIES
 
     for name in ("net", "blk", "vm_file"):
         if options[name] is not None:
@@ -79,9 +78,11 @@ def sweep(**options: Any) -> None:
     numbers = sweeping.sizes(options["devices"])
     if options["rings"] % 2:
         raise OptionError(f"--rings {options['rings']}: a NIC's rings come in pairs")
+    strategies = validate.strategies(options["strategies"], options["plugins"])
     plan = MigrationPlan(
         machine=machine_plan(options),
-        strategies=validate.strategies(options["strategies"], STRATEGIES),
+        strategies=tuple(strategy.NAME for strategy in strategies),
+        handing_over=[strategy.NAME for strategy in strategies if strategy.hands_over],
         repeat=options["repeat"],
         options=strategy_options(options),
         parameters=parameters(options),

@@ -24,8 +24,10 @@ from emu.machine.accel import registry
 from vhost_user.virtio.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from pathlib import Path
+
+    from emu.strategies.base import Strategy
 
 #: Guest memory is one mapping in every process; more than this fits into no address space.
 MAX_MEMORY = 16 << 40
@@ -87,17 +89,24 @@ def _memory(text: str) -> int:
         raise ShapeError(f"--memory {error}") from None
 
 
-def strategies(text: str, known: Collection[str]) -> tuple[str, ...]:
-    """The names in ``NAME[,NAME...]``, in order.
+def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy], ...]:
+    """The strategies of ``NAME[,NAME...]``, in order.
+
+    Args:
+        text: of the option.
+        plugins: Python files that define further strategies.
 
     Raises:
-        PreflightError: one of them is unknown, or there is none.
+        PreflightError: one of them is unknown, or a plug-in cannot be used.
     """
-    names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        if name not in known:
-            raise OptionError(f"{name!r} is no strategy: use one of {', '.join(known)}")
-    return names
+    from emu.strategies import registry
+
+    for plugin in plugins:
+        registry.load_file(plugin.absolute())
+    try:
+        return tuple(registry.find(name.strip()) for name in text.split(","))
+    except ValueError as error:
+        raise OptionError(str(error)) from None
 
 
 def transport(via: str, handing_over: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from emu.config.migration_parameters import Parameters
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from emu.config.vm_spec import VmSpec
@@ -50,6 +51,7 @@ class MachinePlan:
         dirty_rate: bytes of memory a second that the guest writes besides.
         disk: what is behind the first disk, when it is no scratch image.
         images: where the scratch images are kept; None for the run's own directory.
+        plugins: absolute paths of Python files with further strategies, for the VM's process.
     """
 
     spec: VmSpec
@@ -62,6 +64,7 @@ class MachinePlan:
     dirty_rate: int = 0
     disk: DiskFile | None = None
     images: Path | None = None
+    plugins: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class MigrationPlan:
     Attributes:
         machine: the VM.
         strategies: in the order in which they run.
+        handing_over: those of them that pass the devices to the destination.
         repeat: how often the whole sequence runs.
         via: how the stream goes, one of `TRANSPORTS`.
         network: what is between the VM and the client outside, one of `NETWORKS`.
@@ -85,6 +89,7 @@ class MigrationPlan:
     options: dict[str, int | str] = field(default_factory=dict)
     parameters: Parameters = field(default_factory=Parameters)
     network: str = "loopback"
+    handing_over: Collection[str] = ()
 
     @property
     def sequence(self) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ from emu.migration.multifd import ReceivingLanes
 from emu.migration.probe import prepared
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.stream import Kind, MigrationStream
-from emu.strategies.task import Stage, Task
+from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import without_collector
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Destination(Arrival):
         with without_collector():
             state = self._receive_memory(stream, lanes)
             self._switch_over(strategy, state, stream)
-        self._past.note("dst", strategy.name, self.timeline.spans)
+        self._past.note("dst", strategy.NAME, self.timeline.spans)
 
     def _prepare(self, strategy: Strategy, stream: MigrationStream) -> None:
         """What a strategy does ahead of the blackout, with what is known of the devices."""
@@ -116,10 +116,7 @@ class Destination(Arrival):
             strategy.prepare(self._tasks, self._stage)
 
     def _start_tasks(self) -> list[Task]:
-        return [
-            Task(device.name, device.device_class, lifecycle.start_ahead(device))
-            for device in self.vm.devices
-        ]
+        return begun(self.vm.devices, lifecycle.start_ahead)
 
     def _receive_memory(self, stream: MigrationStream, lanes: ReceivingLanes) -> bytes:
         """Take memory until the switch-over comes; its payload."""

@@ -135,7 +135,7 @@ class Arrival(ABC):
             )
         if self.inherits and not strategy.hands_over:
             raise MigrationError(
-                "handover", f"this side has no devices until they are handed over: {strategy.name}"
+                "handover", f"this side has no devices until they are handed over: {strategy.NAME}"
             )
 
     def _take_farewell(self, stream: MigrationStream, greeting: Greeting) -> JsonObject:

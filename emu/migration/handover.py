@@ -20,7 +20,7 @@ from emu.guest.program import GuestConfig, ReaderConfig
 from emu.migration.destination_base import Arrival
 from emu.migration.source import Source
 from emu.migration.stream import Kind
-from emu.strategies.task import Stage, Task
+from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import without_collector
 from emu.vm.handover_state import VmHandoverState
 
@@ -44,7 +44,7 @@ TRIES = 3
 
 
 def _tasks(vm: Vm, procedure: Callable[[VhostDevice], Procedure]) -> list[Task]:
-    return [Task(device.name, device.device_class, procedure(device)) for device in vm.devices]
+    return begun(vm.devices, procedure)
 
 
 def send_state(stream: MigrationStream, state: VmHandoverState) -> None:

@@ -13,7 +13,7 @@ from emu.config.migration_parameters import MAX_STREAMS
 from emu.errors import MigrationError
 from emu.migration import clocks
 from emu.strategies import registry
-from emu.strategies.registry import StrategyOptions
+from emu.strategies.base import StrategyOptions
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec

@@ -88,7 +88,7 @@ class Past:
         another strategy, put together in this one's way, counts if it is longer.
         """
         kept = self._taken[side]
-        same = kept.get(strategy.name)
+        same = kept.get(strategy.NAME)
         if same is not None:
             return same.wall if rehearsed < WORSE * same.wall else rehearsed
         other = min(

@@ -18,7 +18,7 @@ from emu.migration.convergence import Expected
 from emu.migration.state import pack_devices
 from emu.strategies.base import DeviceCost
 from emu.strategies.split import Split
-from emu.strategies.task import Stage, Task
+from emu.strategies.task import Stage, begun
 from emu.strategies.timeline import Timeline, now
 from vhost_user.messages import FrontendRequest, Request
 
@@ -84,7 +84,7 @@ class Rehearsal:
             self._round_trips[device.name] = min(took, self._round_trips.get(device.name, took))
 
     def _all_at_once(self) -> None:
-        tasks = [Task(d.name, d.device_class, _question(d)) for d in self._devices]
+        tasks = begun(self._devices, _question)
         start = now()
         Split().drive(tasks, self._stage)
         took = (now() - start) // max(1, MESSAGES * len(tasks))

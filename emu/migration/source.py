@@ -18,7 +18,7 @@ from emu.migration.probe import Forecast
 from emu.migration.ram_sync import RamSync
 from emu.migration.state import pack_devices, pack_switchover
 from emu.migration.stream import Kind, MigrationStream
-from emu.strategies.task import Stage, Task
+from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import Timeline, without_collector
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
@@ -136,10 +136,10 @@ class Source:
                 # Whatever it was that failed: until GO has been sent, the VM belongs here.
                 if not self._gone:
                     self._roll_back()
-            self._past.note("src", self._strategy.name, self.timeline.spans)
+            self._past.note("src", self._strategy.NAME, self.timeline.spans)
             # From here on it runs over there, and nothing may start it here again.
             self._observe("STOP", {})
-            self._strategy.tidy(tasks, self._stage)
+            self._strategy.finish(tasks, self._stage)
             if hello.get("farewell"):
                 # It runs over there whether its figures come or not.
                 with contextlib.suppress(*FAILURES, ValueError):
@@ -185,7 +185,7 @@ class Source:
 
         def news(downtime: int, offset: Offset) -> JsonObject:
             return {
-                "strategy": self._strategy.name,
+                "strategy": self._strategy.NAME,
                 "downtime_ns": downtime,
                 "downtime_error_ns": None if offset.same else offset.error_ns,
                 "precopy": self.precopy.to_json(),
@@ -284,9 +284,7 @@ class Source:
         """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
         vm = self.vm
         timeline = self.timeline
-        tasks = [
-            Task(device.name, device.device_class, lifecycle.stop(device)) for device in vm.devices
-        ]
+        tasks = begun(vm.devices, lifecycle.stop)
         # What has become dirty since the decision goes before the clock starts, if that pays.
         precopy.top_up()
         with self._blackout():

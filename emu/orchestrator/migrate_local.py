@@ -22,7 +22,6 @@ from emu.report.results import (
     devices_ms,
     phase_rows,
 )
-from emu.strategies import registry
 from emu.strategies.timeline import Span
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ class MigrationSeries:
 
     def _expect(self, strategy: str, *, release: bool = False) -> None:
         """Have the destination await the VM as this strategy will send it."""
-        handover = registry.make(strategy).hands_over
+        handover = strategy in self._plan.handing_over
         self._destination.begin_incoming(self._uri(), handover=handover, release=release)
 
     def _uri(self) -> str:
@@ -159,7 +158,7 @@ class MigrationSeries:
         if error is None:
             result = self._measure(strategy, repeat)
             self._source, self._destination = destination, source
-            if registry.make(strategy).hands_over:
+            if strategy in self._plan.handing_over:
                 # The VM has kept its back-ends, whichever process it is in now.
                 source.fleet, destination.fleet = destination.fleet, source.fleet
         else:

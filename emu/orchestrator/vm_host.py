@@ -82,6 +82,8 @@ class Side:
         with theirs:
             self._monitor = MonitorClient(ours, f"VM {self.name}", self._attention)
             argv = [*self._vm_program, "--monitor-fd", str(theirs.fileno())]
+            for plugin in self._plan.plugins:
+                argv += ["--plugin", str(plugin)]
             self._program = Program(
                 f"VM process {self.name}", argv, log=self._log, pass_fds=(theirs.fileno(),)
             )

@@ -1,4 +1,4 @@
-"""Within one host: the devices are not stopped at all, but change hands as they are."""
+"""Within one host: the devices are passed to the destination without being stopped."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 class Handover(Prewired):
     """Memory, connections and eventfds go to the destination by SCM_RIGHTS.
 
-    The back-ends are neither stopped nor connected anew, and no memory is copied
-    (`emu.migration.handover` has both sides of it). What is left to drive are the notifiers of
-    the two machines, of which as many as can be go before and after the blackout.
+    The back-ends are neither stopped nor reconnected, and no memory is copied
+    (`emu.migration.handover` has both sides of it). Only the notifiers of the two machines are
+    left to drive, and those outside of the blackout.
     """
 
-    name = "handover"
+    NAME = "handover"
+    HELP = "memory, sockets and eventfds are passed on, no device stops (one host)"
+    ASK = "none: the back-ends are asked nothing"
+    CHANGE = "as `prewired`"
+    ORIGIN = "this project; for two processes of one host"
     hands_over = True
 
-    def estimate(self, costs: Sequence[DeviceCost]) -> int:  # noqa: ARG002  they do not count
+    def estimate(self, costs: Sequence[DeviceCost]) -> int:  # noqa: ARG002
         """No device is asked anything."""
         return 0

@@ -6,11 +6,15 @@ from emu.strategies.split import Split
 
 
 class Prewired(Split):
-    """Notifiers, memory table, sizes and descriptors before the blackout; tidying after it.
+    """Notifiers, memory table, sizes and descriptors are sent before the blackout.
 
-    At the source the notifiers stay until the destination runs: a paused vCPU kicks nobody, and a
-    stopped ring calls nobody.
+    The source's notifiers stay until the destination runs: a paused vCPU sends no kick, and the
+    back-end of a stopped ring sends no call.
     """
 
-    name = "prewired"
+    NAME = "prewired"
+    HELP = "as split, with what does not depend on memory moved out of the blackout"
+    ASK = "as `split`"
+    CHANGE = "before the blackout at the destination, after it at the source"
+    ORIGIN = "this project"
     prepares_ahead = True

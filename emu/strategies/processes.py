@@ -1,4 +1,4 @@
-"""The RFC's pool, with processes in the place of threads: no worker waits for the interpreter."""
+"""The RFC's pool with processes instead of threads: no worker waits for the interpreter."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.errors import ProgramError
 from emu.strategies import socket_worker as wire
-from emu.strategies.base import DeviceCost, Halt, Strategy
+from emu.strategies.base import DeviceCost, Halt, Strategy, StrategyOptions
 from emu.strategies.flight import aligned
 from emu.strategies.split import commit_together
 from vhost_user.codec import close_all
@@ -35,9 +35,9 @@ _DEPTH = 2
 _MAX_FDS = wire.MAX_FDS - 1
 _MAX_BYTES = wire.PACKET // 2
 #: Seconds for a worker to start.
-_START = 30.0
+_START_TIMEOUT = 30.0
 #: Seconds for a worker to end when its coordinator has hung up, and beyond a back-end's timeout.
-_PATIENCE = 5.0
+_END_TIMEOUT = 5.0
 
 
 class Processes(Strategy):
@@ -51,14 +51,26 @@ class Processes(Strategy):
         workers: size of the pool.
     """
 
-    name = "processes"
+    NAME = "processes"
+    HELP = "the same with processes, which are handed the devices' sockets"
+    ASK = (
+        "a pool of processes, which are handed the devices' sockets (SCM_RIGHTS), in lock-step "
+        "inside"
+    )
+    CHANGE = "handed back to the coordinator, as above"
+    ORIGIN = "the RFC's proposal, without the interpreter's lock"
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int = 2) -> None:
         self._size = workers
         self._workers: list[Worker] = []
 
+    @classmethod
+    def from_options(cls, options: StrategyOptions) -> Self:
+        """See `Strategy.from_options`."""
+        return cls(options.processes)
+
     def open(self) -> None:
-        """Start the processes, and wait until all are up: a blackout is no time for that.
+        """Start the processes, and wait until all are up; a blackout is too short for that.
 
         Raises:
             OSError, ProgramError: they cannot be started.
@@ -89,16 +101,16 @@ class Processes(Strategy):
         """
         if not self._workers:
             raise RuntimeError("open() makes the pool, and has not been called")
-        shift = _Shift(self._workers, stage, halt)
+        batch = _Batch(self._workers, stage, halt)
         try:
             for task in tasks:
-                shift.advance(task)
-            while shift.work():
+                batch.advance(task)
+            while batch.work():
                 pass
         finally:
-            shift.drain()
-        if shift.failures:
-            raise shift.failures[0]
+            batch.drain()
+        if batch.failures:
+            raise batch.failures[0]
 
 
 class Worker:
@@ -108,12 +120,12 @@ class Worker:
         number: of the worker, for errors.
 
     Attributes:
-        errands: what it is at, in the order in which it will answer.
+        jobs: what it works on, in the order in which it will answer.
         channel: where jobs go and results come from.
     """
 
     def __init__(self, number: int) -> None:
-        self.errands: deque[Errand] = deque()
+        self.jobs: deque[Job] = deque()
         self._title = f"worker {number} of the pool"
         self._known: dict[int, FrontendConnection] = {}
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -136,22 +148,22 @@ class Worker:
         """
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
-        if not poll.poll(_START * 1000) or self.channel.recv(wire.PACKET) != wire.UP:
+        if not poll.poll(_START_TIMEOUT * 1000) or self.channel.recv(wire.PACKET) != wire.UP:
             raise ProgramError(f"{self._title} does not start")
 
-    def send(self, errand: Errand, timeout: float) -> None:
-        """Hand an errand's next part over.
+    def send(self, job: Job, timeout: float) -> None:
+        """Hand an job's next part over.
 
         Raises:
             ProgramError: the worker has ended.
         """
-        connection = errand.step.connection
+        connection = job.step.connection
         key = id(connection) & 0xFFFF_FFFF
         fds: list[int] = []
         if self._known.get(key) is not connection:
             self._known[key] = connection
             fds.append(connection.fileno())
-        messages = errand.part
+        messages = job.part
         head = wire.JOB.pack(key, max(1, int(timeout * 1000)), len(fds), len(messages))
         table = [
             wire.MESSAGE.pack(len(message.data), len(message.request.fds), message.answered)
@@ -160,14 +172,14 @@ class Worker:
         for message in messages:
             fds += message.request.fds
         connection.lend(messages)
-        self.errands.append(errand)
+        self.jobs.append(job)
         packet = b"".join([head, *table, *[message.data for message in messages]])
         try:
             self.channel.sendmsg([packet], wire.rights(fds), socket.MSG_NOSIGNAL)
         except OSError as error:
             raise self._ended(error) from error
 
-    def receive(self) -> tuple[Errand, bytes, list[int]]:
+    def receive(self) -> tuple[Job, bytes, list[int]]:
         """The next result, and what it is about.
 
         Raises:
@@ -182,32 +194,32 @@ class Worker:
             raise self._ended(error) from error
         if not packet:
             raise self._ended(None)
-        return self.errands.popleft(), packet, wire.descriptors(ancillary)
+        return self.jobs.popleft(), packet, wire.descriptors(ancillary)
 
     def _ended(self, error: OSError | None) -> ProgramError:
         """Nobody knows what was sent on the sockets that it was at."""
         reason = f": {error.strerror}" if error is not None else ""
         text = f"{self._title} ended unexpectedly{reason}"
-        for errand in self.errands:
-            errand.step.connection.mark_broken(text)
-        self.errands.clear()
+        for job in self.jobs:
+            job.step.connection.mark_broken(text)
+        self.jobs.clear()
         return ProgramError(text)
 
     def hang_up(self) -> None:
-        """Tell it that there is no more to do."""
+        """Close the channel, so that the worker ends."""
         self.channel.close()
 
     def close(self) -> None:
-        """Wait for its end, and see to it."""
+        """Wait for its end, and kill it if it does not end."""
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._known.clear()
 
 
-class Errand:
+class Job:
     """An Ask that workers are to carry out, in parts that fit into a packet each."""
 
     def __init__(self, task: Task, step: Ask) -> None:
@@ -239,7 +251,7 @@ def _parts(messages: Iterable[Message]) -> Iterable[Sequence[Message]]:
         yield part
 
 
-class _Shift:
+class _Batch:
     """What the pool does during one drive.
 
     Attributes:
@@ -251,7 +263,7 @@ class _Shift:
         self._workers = workers
         self._stage = stage
         self._halt = halt
-        self._queue: deque[Errand] = deque()
+        self._queue: deque[Job] = deque()
         self._changing: list[Task] = []
         self._poll = select.poll()
         self._by_fd = {worker.channel.fileno(): worker for worker in workers}
@@ -270,9 +282,9 @@ class _Shift:
                 self._changing.append(task)
                 return
             else:
-                errand = Errand(task, step)
-                if errand.next_part():
-                    self._queue.append(errand)
+                job = Job(task, step)
+                if job.next_part():
+                    self._queue.append(job)
                     return
                 task.resume([])
 
@@ -293,47 +305,47 @@ class _Shift:
 
     @property
     def _busy(self) -> int:
-        return sum(len(worker.errands) for worker in self._workers)
+        return sum(len(worker.jobs) for worker in self._workers)
 
     def _hand_out(self) -> None:
         for depth in range(_DEPTH):
             for worker in self._workers:
-                if self._queue and len(worker.errands) <= depth:
+                if self._queue and len(worker.jobs) <= depth:
                     worker.send(self._queue.popleft(), self._stage.timeout)
 
     def _ready(self) -> list[Worker]:
-        """The workers that have something to say; one at the least.
+        """The workers that have a result; at least one.
 
         Raises:
-            DeadlineError: none of them says anything. Each message ends at the deadline, so they
+            DeadlineError: no worker has answered. Each of their messages has a timeout, so they
                 hang.
         """
-        patience = self._stage.timeout + _PATIENCE
-        longest = max(len(e.part) for worker in self._workers for e in worker.errands)
-        events = self._poll.poll(patience * longest * 1000)
+        timeout = self._stage.timeout + _END_TIMEOUT
+        longest = max(len(e.part) for worker in self._workers for e in worker.jobs)
+        events = self._poll.poll(timeout * longest * 1000)
         if not events:
             for worker in self._workers:
-                for errand in worker.errands:
-                    errand.step.connection.mark_broken("a worker of the pool does not answer")
-                worker.errands.clear()
-            raise DeadlineError("a worker of the pool", patience)
+                for job in worker.jobs:
+                    job.step.connection.mark_broken("a worker of the pool does not answer")
+                worker.jobs.clear()
+            raise DeadlineError("a worker of the pool", timeout)
         return [self._by_fd[fd] for fd, _ in events]
 
     def _take(self, worker: Worker) -> None:
-        """A result has come: the device learns of it, and goes on where nothing has failed."""
+        """A result has come: resume the task with it, and go on unless something has failed."""
         try:
-            errand, packet, fds = worker.receive()
+            job, packet, fds = worker.receive()
         except ProgramError as error:
             self.failures.append(error)
             self._poll.unregister(worker.channel)
             return
-        task, step = errand.task, errand.step
+        task, step = job.task, job.step
         try:
-            errand.replies += self._read(errand, packet, fds)
-            if errand.next_part():
-                self._queue.appendleft(errand)
+            job.replies += self._read(job, packet, fds)
+            if job.next_part():
+                self._queue.appendleft(job)
                 return
-            task.resume(aligned(step, errand.replies))
+            task.resume(aligned(step, job.replies))
         except VhostUserError as error:
             task.step = None
             self.failures.append(error)
@@ -341,12 +353,12 @@ class _Shift:
             if not self.failures:
                 self.advance(task)
 
-    def _read(self, errand: Errand, packet: bytes, fds: list[int]) -> list[Reply]:
+    def _read(self, job: Job, packet: bytes, fds: list[int]) -> list[Reply]:
         """The replies of a result; raises what went wrong, as the front-end's own calls would."""
-        step, task = errand.step, errand.task
+        step, task = job.step, job.task
         outcome, count, number = wire.RESULT.unpack_from(packet)
         at = wire.RESULT.size
-        for message in errand.part[:count]:
+        for message in job.part[:count]:
             start, end, _ = wire.DONE.unpack_from(packet, at)
             at += wire.DONE.size
             payload = message.request.payload
@@ -369,7 +381,7 @@ class _Shift:
             return replies
         for reply in replies:
             close_all(reply.fds)
-        name = errand.part[count].opened.name
+        name = job.part[count].opened.name
         failure: VhostUserError
         if outcome == wire.TOO_LATE:
             failure = DeadlineError(
@@ -385,7 +397,7 @@ class _Shift:
         raise failure
 
     def drain(self) -> None:
-        """Wait until no worker is at work, so that whoever rolls back is alone with the devices."""
+        """Wait until no worker is at work: a roll-back must be the only user of the devices."""
         while self._busy:
             for worker in self._ready():
                 self._take(worker)

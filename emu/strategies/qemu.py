@@ -29,14 +29,18 @@ _ACKNOWLEDGED = frozenset(
 
 
 class Qemu2021(Strategy):
-    """QEMU of the RFC's days: lock-step, and a commit of its own for every notifier.
+    """QEMU of 2021: lock-step, and a commit of its own for every notifier.
 
     Its "Original" column. The devices of a class take each step in turn before the next step
     begins. As everything is serial, the sum is the same as when each device takes all of its
     steps at once, and the wall time of a phase can be read off.
     """
 
-    name = "qemu-2021"
+    NAME = "qemu-2021"
+    HELP = 'one request at a time, one commit for each notifier ("Original" in the RFC)'
+    ASK = "one message, one reply, device after device"
+    CHANGE = "a commit for each notifier"
+    ORIGIN = 'the RFC\'s "Original"'
 
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
         """See `Strategy.drive`."""
@@ -50,8 +54,8 @@ class Qemu2021(Strategy):
     def _take_step(self, tasks: Sequence[Task], stage: Stage) -> None:
         """Answer the step of each, one after the other, and then let all go on.
 
-        What a device puts together for its next step is no part of this one. When one fails,
-        those that have been answered must learn of their answers all the same.
+        Encoding a device's next step is not counted in this one. When one device fails, those
+        that have been answered still get their answers.
         """
         answers: list[tuple[Task, Answer]] = []
         try:
@@ -91,7 +95,14 @@ class QemuNow(Qemu2021):
     (1ba9a52203).
     """
 
-    name = "qemu-now"
+    NAME = "qemu-now"
+    HELP = "QEMU of 2026: one commit for each device, more acknowledgements for each ring"
+    ASK = (
+        "the same, with a disk's rings disabled before they are stopped, and SET_VRING_ENABLE, "
+        "KICK and CALL acknowledged (`d7dc0682f5`, `1ba9a52203`)"
+    )
+    CHANGE = "a commit for each device (`d0267da614`, `0fdc6b8509`, `6166799f69`)"
+    ORIGIN = "QEMU 2026"
 
     def _answer(self, task: Task, stage: Stage) -> Answer:
         step = task.step
@@ -123,8 +134,8 @@ class QemuNow(Qemu2021):
 def _disable_rings(task: Task, step: Ask, stage: Stage) -> None:
     """SET_VRING_ENABLE 0 for each ring that is about to be stopped, and wait for each.
 
-    Whoever rolls back does not know of rings that are disabled and not stopped: if it fails here,
-    the connection is given up.
+    A roll-back does not enable rings that are disabled but not stopped: if this fails, the
+    connection is marked broken.
     """
     states = [message.request.payload for message in step.messages]
     requests = [
@@ -133,7 +144,7 @@ def _disable_rings(task: Task, step: Ask, stage: Stage) -> None:
         if isinstance(state, VringState)
     ]
     try:
-        # It takes its time, but the rings are counted where they are stopped.
+        # The time counts, but the rings are counted where they are stopped.
         answer_in_lockstep(task, Ask.of(step.phase, step.connection, requests), stage, units=0)
     except VhostUserError as error:
         step.connection.mark_broken(error.text)

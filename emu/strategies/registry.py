@@ -1,14 +1,21 @@
-"""Strategies: schedulers that drive the procedures of all devices.
+"""The strategies by name: those of this package, and those that plug-ins add.
 
-A strategy is one class in one file of this package. To add one: write `Strategy.drive` (and set
-``prepares_ahead`` if it works before the blackout), and name the class in `STRATEGIES`.
+A strategy is one class in one file (`emu.strategies.base.Strategy`). One of this package has a row
+in `BUILT_IN`; one of another distribution is an entry point of the group ``vhost_emu.strategies``;
+one in a file is given to ``emu migrate --plugin FILE``. docs/strategies.md describes all three.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import importlib.util
+import inspect
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from emu.strategies.base import Strategy
+from emu.errors import PluginError
+from emu.strategies.base import Strategy, StrategyOptions
 from emu.strategies.handover import Handover
 from emu.strategies.prewired import Prewired
 from emu.strategies.processes import Processes
@@ -18,56 +25,134 @@ from emu.strategies.threads import Threads
 from emu.strategies.unsafe import UnsafeThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
-__all__ = ["DEFAULT_COMPARED", "STRATEGIES", "Strategy", "StrategyOptions", "make"]
+__all__ = ["DEFAULT_COMPARED", "STRATEGIES", "Strategy", "StrategyOptions", "find", "make"]
 
-
-class StrategyOptions(NamedTuple):
-    """Options that some strategies take.
-
-    Attributes:
-        threads: workers of a pool of threads.
-        processes: workers of a pool of processes.
-        unsafe: run `threads` as the RFC first tried it; one of `unsafe.MODES`, or empty.
-    """
-
-    threads: int = 8
-    processes: int = 2
-    unsafe: str = ""
-
-
-def _threads(options: StrategyOptions) -> Strategy:
-    if options.unsafe:
-        return UnsafeThreads(options.threads, options.unsafe)
-    return Threads(options.threads)
+GROUP = "vhost_emu.strategies"
+BUILT_IN: tuple[type[Strategy], ...] = (
+    Qemu2021,
+    QemuNow,
+    Threads,
+    Processes,
+    Split,
+    Prewired,
+    Handover,
+)
+#: All that are known so far; `load_installed` and `load_file` add to it.
+STRATEGIES: dict[str, type[Strategy]] = {strategy.NAME: strategy for strategy in BUILT_IN}
+DEFAULT_COMPARED = (Qemu2021.NAME, Threads.NAME, Prewired.NAME)
 
 
-STRATEGIES: dict[str, Callable[[StrategyOptions], Strategy]] = {
-    "qemu-2021": lambda _options: Qemu2021(),
-    "qemu-now": lambda _options: QemuNow(),
-    "threads": _threads,
-    "processes": lambda options: Processes(options.processes),
-    "split": lambda _options: Split(),
-    "prewired": lambda _options: Prewired(),
-    "handover": lambda _options: Handover(),
-}
-DEFAULT_COMPARED = ("qemu-2021", "threads", "prewired")
-
-
-def make(name: str, options: StrategyOptions | None = None) -> Strategy:
+def find(name: str) -> type[Strategy]:
     """The strategy of that name.
 
     Raises:
         ValueError: there is none; the text lists those there are.
+        PluginError: an installed one cannot be loaded.
     """
+    if name not in STRATEGIES:
+        load_installed()
     try:
-        factory = STRATEGIES[name]
+        return STRATEGIES[name]
     except KeyError:
-        raise ValueError(f"{name!r} is no strategy: use one of {listed(STRATEGIES)}") from None
-    return factory(options or StrategyOptions())
+        known = ", ".join(STRATEGIES)
+        raise ValueError(f"unknown strategy {name!r}: use one of {known}") from None
 
 
-def listed(names: Iterable[str]) -> str:
-    """``a, b, c``, for messages."""
-    return ", ".join(names)
+def make(name: str, options: StrategyOptions | None = None) -> Strategy:
+    """A strategy for one migration.
+
+    Raises:
+        ValueError: there is none of that name, or an option is invalid.
+        PluginError: an installed one cannot be loaded.
+    """
+    strategy, options = find(name), options or StrategyOptions()
+    if strategy is Threads and options.unsafe:
+        return UnsafeThreads.from_options(options)
+    return strategy.from_options(options)
+
+
+def register(strategy: type[Strategy], origin: str) -> None:
+    """Add a strategy.
+
+    Args:
+        strategy: the class.
+        origin: where it is from, for errors.
+
+    Raises:
+        PluginError: it is not a strategy, or there is another one of its name.
+    """
+    if not (isinstance(strategy, type) and issubclass(strategy, Strategy)):
+        raise PluginError(f"{origin}: {strategy!r} is not a subclass of Strategy")
+    if inspect.isabstract(strategy):
+        raise PluginError(f"{origin}: {strategy.__name__} has no drive()")
+    if not strategy.NAME or not strategy.HELP or set(strategy.NAME) & set(", \t\n"):
+        raise PluginError(f"{origin}: {strategy.__name__} needs NAME (one word) and HELP")
+    if STRATEGIES.setdefault(strategy.NAME, strategy) is not strategy:
+        raise PluginError(f"{origin}: there is another strategy {strategy.NAME!r}")
+
+
+@cache
+def load_installed() -> None:
+    """Add the strategies of installed distributions; once for a process.
+
+    Raises:
+        PluginError: one cannot be loaded.
+    """
+    for point in entry_points(group=GROUP):
+        origin = f"entry point {point.name} of {GROUP}"
+        try:
+            strategy = point.load()
+        except Exception as error:
+            raise PluginError(f"{origin}: {_reason(error)}") from error
+        register(strategy, origin)
+
+
+@cache
+def load_file(path: Path) -> None:
+    """Add the strategies that a Python file defines; once for a path.
+
+    Raises:
+        PluginError: it cannot be run, or defines none.
+    """
+    origin = f"--plugin {path}"
+    name = f"vhost_emu_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{origin}: it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise PluginError(f"{origin}: {_reason(error)}") from error
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Strategy)
+        and value.__module__ == name
+        and not inspect.isabstract(value)
+    ]
+    if not found:
+        raise PluginError(f"{origin}: it defines no strategy, a subclass of Strategy with drive()")
+    for strategy in found:
+        register(strategy, origin)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def help_lines() -> str:
+    """A line for each strategy: its name and its `Strategy.HELP`."""
+    return "\n".join(f"  {name:<11} {strategy.HELP}" for name, strategy in STRATEGIES.items())
+
+
+def table() -> str:
+    """The table of docs/strategies.md."""
+    rows = ["| strategy | Ask | Change | from |", "|---|---|---|---|"]
+    rows += [f"| `{s.NAME}` | {s.ASK} | {s.CHANGE} | {s.ORIGIN} |" for s in BUILT_IN]
+    return "\n".join(rows)

@@ -21,14 +21,18 @@ class Split(Strategy):
     """Everything of every device in flight at once: one thread, one selector, one commit.
 
     Args:
-        lenient: a device that fails keeps no other one; `failures` tells of it, and nothing is
-            raised.
+        lenient: a device that fails does not hold up the others; it is in `failures`, and nothing
+            is raised.
 
     Attributes:
-        failures: when lenient, what devices failed with in the last drive, by their names.
+        failures: errors of the last drive by device name, when lenient.
     """
 
-    name = "split"
+    NAME = "split"
+    HELP = "all requests of all devices in flight, one commit"
+    ASK = "everything of all devices in flight, one thread, one selector"
+    CHANGE = "one commit for all"
+    ORIGIN = "the answer that the RFC got"
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.failures: dict[str, VhostUserError] = {}
@@ -48,7 +52,7 @@ class Split(Strategy):
                         changing.append(task)
                 ready = flight.landed()
                 if not ready and (self._lenient or not flight.failures):
-                    # Nobody is asking any more, so no further edit can join this commit.
+                    # No reply is awaited any more, so no further edit can join this commit.
                     ready, changing = changing, []
                     commit_together(ready, stage)
         finally:
@@ -58,7 +62,7 @@ class Split(Strategy):
             raise flight.failures[0][1]
 
     def estimate(self, costs: Sequence[DeviceCost]) -> int:
-        """The slowest device, and what handling everybody's messages takes."""
+        """The slowest device, and what handling the messages of all takes."""
         slowest = max((cost.round_trip + cost.besides for cost in costs), default=0)
         return slowest + sum(cost.in_flight for cost in costs)
 

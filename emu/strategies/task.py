@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from devices.device import VhostDevice
     from devices.notifiers import Edit
     from devices.procedure import Answer, Procedure, Step
     from emu.strategies.timeline import Timeline
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Committer(Protocol):
-    """Whatever applies edits to the machine: one call is one commit."""
+    """Applies edits to the machine: one call is one commit."""
 
     def apply(self, edits: Sequence[Edit]) -> None:
         """Commit these edits, all or none of them."""
@@ -40,18 +41,26 @@ class Task:
     Attributes:
         device: the device's name.
         device_class: ``blk`` or ``net``.
-        step: what it has yielded and nobody has answered; None when it has ended.
+        step: what it has yielded and no scheduler has answered yet; None when it has ended. There
+            is none before `begin`.
+        started: when the requests of the step were sent, CLOCK_MONOTONIC nanoseconds; for a
+            scheduler that has several in flight.
+        answered: the replies to them so far.
     """
 
     __slots__ = ("_procedure", "answered", "device", "device_class", "started", "step")
+
+    step: Step | None
 
     def __init__(self, device: str, device_class: str, procedure: Procedure) -> None:
         self.device = device
         self.device_class = device_class
         self._procedure = procedure
-        self.step: Step | None = None
         self.started = 0
         self.answered: list[Reply] = []
+
+    def begin(self) -> None:
+        """Run to the first step, which encodes its messages."""
         self.resume(None)
 
     def resume(self, answer: Answer) -> None:
@@ -60,3 +69,13 @@ class Task:
             self.step = self._procedure.send(answer)
         except StopIteration:
             self.step = None
+
+
+def begun(
+    devices: Iterable[VhostDevice], procedure: Callable[[VhostDevice], Procedure]
+) -> list[Task]:
+    """A task of this procedure for each device, at its first step."""
+    tasks = [Task(device.name, device.device_class, procedure(device)) for device in devices]
+    for task in tasks:
+        task.begin()
+    return tasks

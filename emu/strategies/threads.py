@@ -6,7 +6,7 @@ import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.locking.locks import worker
@@ -19,6 +19,8 @@ from vhost_user.errors import DeadlineError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from emu.strategies.base import StrategyOptions
+
 _Outcome = tuple[Task, "Future[None]"]
 
 
@@ -26,24 +28,33 @@ class Threads(Strategy):
     """One device per task, lock-step inside; edits go to the coordinator.
 
     The coordinator commits whatever has arrived, so edits of several devices share a commit, as
-    the nested transactions of the RFC did. A worker never takes the big lock: it has no reason
-    to, and is marked so that the lock refuses it.
+    the nested transactions of the RFC did. A worker never needs the big lock, and is marked so that
+    the lock refuses it.
 
     Args:
         workers: size of the pool.
     """
 
-    name = "threads"
+    NAME = "threads"
+    HELP = "a pool of threads, a device each (the RFC's proposal)"
+    ASK = "a pool of threads, a device each, in lock-step inside"
+    CHANGE = "by the coordinator: whatever has arrived, in one commit"
+    ORIGIN = "the RFC's proposal"
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int = 8) -> None:
         self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
+
+    @classmethod
+    def from_options(cls, options: StrategyOptions) -> Self:
+        """See `Strategy.from_options`."""
+        return cls(options.threads)
 
     def open(self) -> None:
         """Start all of the pool's threads, before there is work for them."""
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="migration-worker")
-        everyone = threading.Barrier(self._workers)
-        for started in [self._pool.submit(everyone.wait, 10.0) for _ in range(self._workers)]:
+        all_started = threading.Barrier(self._workers)
+        for started in [self._pool.submit(all_started.wait, 10.0) for _ in range(self._workers)]:
             started.result()
 
     def close(self) -> None:
@@ -61,27 +72,27 @@ class Threads(Strategy):
         """See `Strategy.drive`."""
         if self._pool is None:
             raise RuntimeError("open() makes the pool, and has not been called")
-        shift = _Shift(self._pool, stage, halt)
-        shift.submit(tasks)
+        batch = _Batch(self._pool, stage, halt)
+        batch.submit(tasks)
         try:
-            while shift.pending:
-                back = shift.gather()
-                changing = [task for task in back if isinstance(task.step, Change)]
+            while batch.pending:
+                returned = batch.gather()
+                changing = [task for task in returned if isinstance(task.step, Change)]
                 if halt is not Change:
                     commit_together(changing, stage)
-                    shift.submit(changing)
+                    batch.submit(changing)
         finally:
-            shift.drain()
+            batch.drain()
 
 
-class _Shift:
-    """The tasks that are in the hands of the pool during one drive."""
+class _Batch:
+    """The tasks that the pool works on during one drive."""
 
     def __init__(self, pool: ThreadPoolExecutor, stage: Stage, halt: Halt) -> None:
         self._pool = pool
         self._stage = stage
         self._halt = halt
-        self._arrived = queue.SimpleQueue[_Outcome]()
+        self._returned = queue.SimpleQueue[_Outcome]()
         self.pending = 0
 
     def submit(self, tasks: Sequence[Task]) -> None:
@@ -89,37 +100,37 @@ class _Shift:
         for task in tasks:
             future = self._pool.submit(_work, task, self._stage, self._halt)
             self.pending += 1
-            future.add_done_callback(partial(self._back, task))
+            future.add_done_callback(partial(self._return, task))
 
-    def _back(self, task: Task, future: Future[None]) -> None:
-        self._arrived.put((task, future))
+    def _return(self, task: Task, future: Future[None]) -> None:
+        self._returned.put((task, future))
 
     def gather(self) -> list[Task]:
-        """Wait for a task to come back, and take all others that have come back as well.
+        """Wait for a task to return, and take all others that have returned as well.
 
         Raises:
             VhostUserError: a device failed.
         """
         outcomes = [self._next()]
-        while not self._arrived.empty():
+        while not self._returned.empty():
             outcomes.append(self._next())
         for _, future in outcomes:
             future.result()
         return [task for task, _ in outcomes]
 
     def drain(self) -> None:
-        """Wait until no worker is at work, so that whoever rolls back is alone with the devices."""
+        """Wait until no worker is at work: a roll-back must be the only user of the devices."""
         while self.pending:
             self._next()
 
     def _next(self) -> _Outcome:
-        # A worker's own waits end at the stage's timeout, each of a device's requests may take
-        # one: this one is only the net below them.
-        patience = self._stage.timeout * 300
+        # Each request that a worker sends has the stage's timeout, and a device has many: this
+        # longer one only ends a wait for a worker that hangs for another reason.
+        timeout = self._stage.timeout * 300
         try:
-            outcome = self._arrived.get(timeout=patience)
+            outcome = self._returned.get(timeout=timeout)
         except queue.Empty:
-            raise DeadlineError("a worker of the pool", patience) from None
+            raise DeadlineError("a worker of the pool", timeout) from None
         self.pending -= 1
         return outcome
 

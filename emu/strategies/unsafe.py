@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import nullcontext, suppress
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from devices.notifiers import HostNotifier, Ioeventfd
 from devices.procedure import Ask, AwaitSwitchover, Change
@@ -22,7 +22,7 @@ from vhost_user.errors import DeadlineError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.strategies.base import Halt
+    from emu.strategies.base import Halt, StrategyOptions
     from emu.strategies.task import Stage, Task
 
 EITHER, DOUBLE_DISABLE, DEADLOCK = MODES = ("either", "double-disable", "deadlock")
@@ -62,6 +62,11 @@ class UnsafeThreads(Threads):
         # Two threads have to be at it at the same time.
         super().__init__(max(workers, 2))
         self._mode = mode
+
+    @classmethod
+    def from_options(cls, options: StrategyOptions) -> Self:
+        """See `Strategy.from_options`."""
+        return cls(options.threads, options.unsafe)
 
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
         """See `Strategy.drive`.

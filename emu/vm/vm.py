@@ -310,12 +310,14 @@ class Vm:
         procedures: Iterable[Procedure],
         strategy: Split | None = None,
     ) -> None:
-        # The guest may reset a device while a migration switches the log on, or rehearses.
+        # The guest may reset a device while a migration switches the log on or probes the devices.
         with self.driving:
             tasks = [
                 Task(device.name, device.device_class, procedure)
                 for device, procedure in zip(devices, procedures, strict=True)
             ]
+            for task in tasks:
+                task.begin()
             stage = Stage(self.machine, Timeline(), self.timeout)
             (strategy or Split()).drive(tasks, stage)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from emu.qmp.server import MonitorServer
+from emu.strategies import registry
 from emu.vm_process.commands import commands
 from emu.vm_process.control import make_control
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -> None:
-    """Serve the monitor on ``sock`` until its client has gone, then give everything back."""
+    """Serve the monitor on ``sock`` until its client has gone, then release everything."""
     late: list[MonitorServer] = []
 
     def emit(name: str, data: JsonObject) -> None:
@@ -37,8 +39,17 @@ def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -
 
 @click.command()
 @click.option("--monitor-fd", type=int, required=True, help="A connected stream socket.")
-def main(monitor_fd: int) -> None:
-    """Hold one VM and obey the monitor on the inherited socket."""
+@click.option(
+    "--plugin",
+    "plugins",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A Python file that defines strategies.",
+)
+def main(monitor_fd: int, plugins: tuple[Path, ...]) -> None:
+    """Run one VM, controlled by the monitor on the inherited socket."""
+    for plugin in plugins:
+        registry.load_file(plugin)
     serve(socket.socket(fileno=monitor_fd), make_control)
 
 

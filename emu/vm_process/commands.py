@@ -102,7 +102,7 @@ class VmControl(Protocol):
         Args:
             uri: as `incoming` returned it.
             strategy: name of the scheduler.
-            options: fields of `emu.strategies.registry.StrategyOptions`, those that were given.
+            options: fields of `emu.strategies.base.StrategyOptions`; others have their defaults.
             tls: as `incoming` takes it.
             between: when the destination is no side of the same run: ``{"disks": what is behind
                 the disks (`orchestrator.shared_disks`), "stats": [path of the counters of each

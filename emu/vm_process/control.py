@@ -26,7 +26,7 @@ from emu.migration.job import Job
 from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
 from emu.migration.tls import Credentials
 from emu.strategies import registry
-from emu.strategies.registry import StrategyOptions
+from emu.strategies.base import StrategyOptions
 from emu.strategies.timeline import now
 from emu.vm.vm import DiskUse, Vm
 from vhost_user.errors import VhostUserError

@@ -16,6 +16,7 @@ from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.orchestrator.vm_host import Side
 from emu.report.progress import SilentProgress
+from emu.strategies.registry import STRATEGIES
 from tests.emu.sides import nothing_left
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def census(sides: list[Side]) -> list[Held]:
     return counts
 
 
-STRATEGIES = ("qemu-2021", "qemu-now", "threads", "processes", "split", "prewired", "handover")
 #: After so many migrations everything is as it was: an even number, as the VM goes back and forth.
 PERIOD = len(STRATEGIES)
 
@@ -84,7 +84,12 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
         return uri
 
     monkeypatch.setattr(Side, "await_incoming", look)
-    plan = MigrationPlan(MachinePlan(SPEC), STRATEGIES, repeat=4)
+    plan = MigrationPlan(
+        MachinePlan(SPEC),
+        tuple(STRATEGIES),
+        repeat=4,
+        handing_over=[name for name, strategy in STRATEGIES.items() if strategy.hands_over],
+    )
     with nothing_left() as pids:
         supervisor = Supervisor(plan.machine, SilentProgress())
         with supervisor:

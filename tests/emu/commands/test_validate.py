@@ -69,14 +69,15 @@ def test_a_file_and_options_exclude_each_other(tmp_path: Path) -> None:
 
 def test_strategies_keep_their_order() -> None:
     """And may be named more than once."""
-    assert validate.strategies("b, a,b", ("a", "b")) == ("b", "a", "b")
+    names = [strategy.NAME for strategy in validate.strategies("split, threads,split")]
+    assert names == ["split", "threads", "split"]
 
 
-@pytest.mark.parametrize("text", ["c", "", "a,,b", "a,"])
+@pytest.mark.parametrize("text", ["c", "", "split,,threads", "split,", " "])
 def test_an_unknown_strategy_is_refused_with_those_there_are(text: str) -> None:
     """An empty name is unknown too."""
-    with pytest.raises(OptionError, match="use one of a, b"):
-        validate.strategies(text, ("a", "b"))
+    with pytest.raises(OptionError, match="use one of qemu-2021, "):
+        validate.strategies(text)
 
 
 def test_a_duration_names_its_option() -> None:

@@ -10,7 +10,7 @@ import pytest
 from devices import lifecycle
 from devices.procedure import Ask, AwaitSwitchover, Change, Phase
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from emu.strategies.task import Stage, Task
+from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import Timeline
 from tests.emu.migration.sites import SPEC, Site, await_work, check_books
 from vhost_user.errors import BackendError, VhostUserError
@@ -46,11 +46,11 @@ def stage_of(vm: Vm) -> Stage:
 
 
 def stops(vm: Vm) -> list[Task]:
-    return [Task(d.name, d.device_class, lifecycle.stop(d)) for d in vm.devices]
+    return begun(vm.devices, lifecycle.stop)
 
 
 def starts(vm: Vm) -> list[Task]:
-    return [Task(d.name, d.device_class, lifecycle.start_ahead(d)) for d in vm.devices]
+    return begun(vm.devices, lifecycle.start_ahead)
 
 
 def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
@@ -60,7 +60,7 @@ def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
     tasks = stops(vm)
     strategy.stop(tasks, stage)
     assert not any(ring.started for device in vm.devices for ring in device.rings)
-    strategy.tidy(tasks, stage)
+    strategy.finish(tasks, stage)
     assert all(task.step is None for task in tasks)
     assert not any(device.host_notifiers or device.guest_notifiers for device in vm.devices)
 
@@ -83,7 +83,7 @@ def test_stopping_twice_asks_for_nothing(vm: Vm, strategy: Strategy) -> None:
     stage = stage_of(vm)
     tasks = stops(vm)
     strategy.stop(tasks, stage)
-    strategy.tidy(tasks, stage)
+    strategy.finish(tasks, stage)
     commits = vm.machine.commits
     spans = len(stage.timeline.spans)
     again = stops(vm)
@@ -100,7 +100,7 @@ def test_works_ahead_only_if_it_says_so(vm: Vm, strategy: Strategy) -> None:
     strategy.stop(tasks, stage)
     parked = [isinstance(task.step, Change) for task in tasks]
     assert parked == [strategy.prepares_ahead] * len(tasks)
-    strategy.tidy(tasks, stage)
+    strategy.finish(tasks, stage)
     tasks = starts(vm)
     before = vm.machine.commits
     strategy.prepare(tasks, stage)
@@ -115,7 +115,7 @@ def test_spans_name_phase_device_and_class(vm: Vm, strategy: Strategy) -> None:
     stage = stage_of(vm)
     tasks = stops(vm)
     strategy.stop(tasks, stage)
-    strategy.tidy(tasks, stage)
+    strategy.finish(tasks, stage)
     units: dict[tuple[str, str], int] = {}
     for span in stage.timeline.spans:
         assert span.start <= span.end
@@ -132,7 +132,7 @@ def test_commits(vm: Vm, strategy: Strategy) -> None:
     before = vm.machine.commits
     tasks = stops(vm)
     strategy.stop(tasks, stage_of(vm))
-    strategy.tidy(tasks, stage_of(vm))
+    strategy.finish(tasks, stage_of(vm))
     commits = vm.machine.commits - before
     expected = {
         "qemu-2021": {SPEC.rings},
@@ -140,7 +140,7 @@ def test_commits(vm: Vm, strategy: Strategy) -> None:
         "split": {1},
         "prewired": {1},
     }
-    assert commits in expected.get(strategy.name, range(1, SPEC.rings + 1))
+    assert commits in expected.get(strategy.NAME, range(1, SPEC.rings + 1))
 
 
 @pytest.mark.parametrize("victim", ["net0", "blk1"])
@@ -168,6 +168,7 @@ def test_an_answer_that_a_device_cannot_use_fails_that_device(vm: Vm, strategy: 
     tasks = stops(vm)
     victim = vm.devices[1]
     tasks[1] = Task(victim.name, victim.device_class, dislikes_its_answer(victim))
+    tasks[1].begin()
     with pytest.raises(BackendError, match="gave nothing of use") as caught:
         strategy.stop(tasks, stage_of(vm))
     assert caught.value.device == victim.name
@@ -176,7 +177,7 @@ def test_an_answer_that_a_device_cannot_use_fails_that_device(vm: Vm, strategy: 
 def test_unknown_strategy_lists_those_there_are() -> None:
     """The user reads what he can write."""
     with pytest.raises(
-        ValueError, match=r"'warp' is no strategy: use one of qemu-2021, .*prewired"
+        ValueError, match=r"unknown strategy 'warp': use one of qemu-2021, .*prewired"
     ):
         make("warp")
 

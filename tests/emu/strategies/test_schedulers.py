@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from devices import lifecycle
 from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from emu.strategies.task import Stage, Task
+from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import Timeline
 from tests.emu.migration.sites import SPEC, Site, await_work, check_books
 from tests.emu.strategies.test_unsafe import assert_agree
@@ -65,7 +65,7 @@ class Schedulers(RuleBasedStateMachine):
         self, procedure: Callable[[VhostDevice], Procedure], devices: set[int]
     ) -> list[Task]:
         chosen = [self.vm.devices[index] for index in sorted(devices)]
-        return [Task(d.name, d.device_class, procedure(d)) for d in chosen]
+        return begun(chosen, procedure)
 
     @contextlib.contextmanager
     def _strategy(self, name: str) -> Iterator[Strategy]:
@@ -84,7 +84,7 @@ class Schedulers(RuleBasedStateMachine):
         with self._strategy(name) as strategy:
             tasks = self._tasks(lifecycle.stop, devices)
             strategy.stop(tasks, self._stage())
-            strategy.tidy(tasks, self._stage())
+            strategy.finish(tasks, self._stage())
         for index in devices:
             assert not self.vm.devices[index].notifier_fds()
             assert not self.vm.devices[index].host_notifiers

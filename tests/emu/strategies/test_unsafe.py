@@ -13,7 +13,7 @@ from emu.locking.lock_graph import LockBrokenError, held_by_thread
 from emu.locking.locks import BigLock, LockOrderError
 from emu.machine.accel.soft import SoftAccelerator
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from emu.strategies.task import Stage, Task
+from emu.strategies.task import Stage, begun
 from emu.strategies.timeline import Timeline
 from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
 from tests.emu.migration.sites import SPEC, await_work, check_books
@@ -37,12 +37,12 @@ def stop(vm: Vm, strategy: Strategy, machine: Machine | Sequencer) -> None:
     """Stop all devices, with a watchdog."""
     vm.keeper.rest()
     vm.pause_vcpus()
-    tasks = [Task(d.name, d.device_class, lifecycle.stop(d)) for d in vm.devices]
+    tasks = begun(vm.devices, lifecycle.stop)
     strategy.open()
     try:
         with Watchdog():
             strategy.stop(tasks, Stage(machine, Timeline(), TIMEOUT))
-            strategy.tidy(tasks, Stage(machine, Timeline(), TIMEOUT))
+            strategy.finish(tasks, Stage(machine, Timeline(), TIMEOUT))
     finally:
         strategy.close()
 
