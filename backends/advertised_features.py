@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from vhost_user import postcopy
 from vhost_user.features import (
-    F_RING_EVENT_IDX,
-    F_RING_INDIRECT_DESC,
-    F_VERSION_1,
     VHOST_F_LOG_ALL,
     VHOST_USER_F_PROTOCOL_FEATURES,
+    VIRTIO_F_VERSION_1,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
     ProtocolFeature,
 )
 
 FEATURES = (
-    1 << F_VERSION_1
-    | 1 << F_RING_INDIRECT_DESC
-    | 1 << F_RING_EVENT_IDX
+    1 << VIRTIO_F_VERSION_1
+    | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    | 1 << VIRTIO_RING_F_EVENT_IDX
     | 1 << VHOST_F_LOG_ALL
     | 1 << VHOST_USER_F_PROTOCOL_FEATURES
 )

@@ -22,14 +22,7 @@ from backends.stop_policy import StopPolicy
 from backends.stops import Stops
 from vhost_user.backend import BackendConnection
 from vhost_user.errors import Disconnected, FrontendError
-from vhost_user.features import ProtocolFeature
-from vhost_user.messages import (
-    FRONTEND_MESSAGES,
-    FrontendRequest,
-    ReplyRule,
-    Request,
-    wire_name,
-)
+from vhost_user.messages import FrontendRequest, Request, wire_name
 
 if TYPE_CHECKING:
     import socket
@@ -226,17 +219,11 @@ class Control:
     def _refuse(self, request: Request, error: FrontendError) -> None:
         """Acknowledge with an error if that was asked for; else the connection is closed."""
         error.device = self._device.name
-        if request.need_reply and not self._has_own_reply(request):
+        if request.need_reply and self._connection.session.can_refuse(request):
             log.warning("%s", error)
             self._connection.ack(request, REFUSED)
         else:
             self._blame(error)
-
-    def _has_own_reply(self, request: Request) -> bool:
-        """Whether the reply is not an acknowledgement, which alone can report an error."""
-        rule = FRONTEND_MESSAGES[request.id].reply
-        shmfd = ProtocolFeature.LOG_SHMFD in self._connection.session.protocol_features
-        return rule is ReplyRule.ALWAYS or (rule is ReplyRule.IF_LOG_SHMFD and shmfd)
 
     def _blame(self, error: FrontendError) -> None:
         error.device = self._device.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vhost_user.errors import FrontendError
-from vhost_user.features import F_RING_EVENT_IDX, VHOST_F_LOG_ALL
+from vhost_user.features import VHOST_F_LOG_ALL, VIRTIO_RING_F_EVENT_IDX
 from vhost_user.memory import PAGE_SIZE, MemoryTable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class GuestMemory:
     def set_features(self, acked: int) -> None:
         """The front-end acknowledged these feature bits."""
         self.acked = acked
-        self.event_idx = bool(acked >> F_RING_EVENT_IDX & 1)
+        self.event_idx = bool(acked >> VIRTIO_RING_F_EVENT_IDX & 1)
 
     def set_log(self, log: DirtyLog | None) -> None:
         """Writes are marked in this log from now on; the one before is closed."""

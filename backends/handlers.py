@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from backends.device import BackendDevice
     from backends.ring import Ring
     from vhost_user.backend import BackendConnection
-    from vhost_user.payloads import AnyPayload, MemoryRegion
+    from vhost_user.payloads import MemoryRegion, Payload
 
 _F = FrontendRequest
 Handler = Callable[[Request], bool | None]
@@ -111,7 +111,7 @@ class Handlers:
         self._device.close_later(self.sending)
         self.sending.clear()
 
-    def reply_with_fd(self, request: Request, payload: AnyPayload | None, fd: int) -> bool:
+    def reply_with_fd(self, request: Request, payload: Payload | None, fd: int) -> bool:
         """Reply with a descriptor, which is closed when the reply has been sent."""
         self._connection.reply(request, payload, (fd,))
         self.sending.append(fd)
@@ -242,11 +242,11 @@ class Handlers:
 
     def _set_vring_num(self, request: Request) -> None:
         state = cast("VringState", request.payload)
-        self._device.rings[state.index].resize(state.num)
+        self._device.rings[state.ring].resize(state.num)
 
     def _set_vring_addr(self, request: Request) -> None:
         addr = cast("VringAddr", request.payload)
-        ring = self._device.rings[addr.index]
+        ring = self._device.rings[addr.ring]
         ring.set_addr(addr)
         if ring.started:
             self.to_poll[ring] = None
@@ -255,7 +255,7 @@ class Handlers:
         state = cast("VringState", request.payload)
         if state.num > 0xFFFF:
             raise FrontendError(f"base {state.num:#x} is not an index of a split ring")
-        ring = self._device.rings[state.index]
+        ring = self._device.rings[state.ring]
         ring.set_base(state.num)
         if ring.started:
             self.to_poll[ring] = None
@@ -279,7 +279,7 @@ class Handlers:
 
     def _set_vring_enable(self, request: Request) -> None:
         state = cast("VringState", request.payload)
-        ring = self._device.rings[state.index]
+        ring = self._device.rings[state.ring]
         ring.enable(on=state.num != 0)
         if ring.started:
             self.to_poll[ring] = None

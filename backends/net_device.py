@@ -14,7 +14,7 @@ from backends.net_config import DEFAULT_MTU, longest_frame, too_long
 from backends.ring import BUDGET
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
-from vhost_user.features import F_VERSION_1, ProtocolFeature
+from vhost_user.features import VIRTIO_F_VERSION_1, ProtocolFeature
 from vhost_user.messages import FrontendRequest
 from vhost_user.payloads import MAX_CONFIG
 from vhost_user.virtio.net import (
@@ -128,7 +128,7 @@ class NetDevice(VirtioDevice):
     def features_acked(self, acked: int) -> None:
         """The header's length and the MTU depend on them."""
         self._acked = acked
-        self._header = RX_HEADER if acked >> F_VERSION_1 & 1 else LEGACY_HEADER
+        self._header = RX_HEADER if acked >> VIRTIO_F_VERSION_1 & 1 else LEGACY_HEADER
         self._apply_mtu()
 
     def disconnected(self) -> None:

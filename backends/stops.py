@@ -107,7 +107,7 @@ class Stops:
         return self._get_vring_base(request)
 
     def _get_vring_base(self, request: Request) -> bool:
-        ring = self._device.rings[request.payload.index]  # type: ignore[union-attr, index]
+        ring = self._device.rings[request.payload.ring]  # type: ignore[union-attr]
         if self._drains:
             ring.drain()
         if (self._instant or not ring.started) and not ring.in_flight and not self.pending:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
 from vhost_user.errors import BackendError
-from vhost_user.messages import FrontendRequest, ProtocolFeature, Request
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import Config
 from vhost_user.virtio.blk import (
     BLK_CONFIG_SIZE,

@@ -16,17 +16,16 @@ from devices.notifiers import (
 )
 from vhost_user import eventfd
 from vhost_user.errors import BackendError, UsageError
-from vhost_user.frontend import FrontendConnection
-from vhost_user.messages import (
-    F_RING_EVENT_IDX,
-    F_RING_INDIRECT_DESC,
-    F_VERSION_1,
+from vhost_user.features import (
     VHOST_F_LOG_ALL,
     VHOST_USER_F_PROTOCOL_FEATURES,
-    FrontendRequest,
+    VIRTIO_F_VERSION_1,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
     ProtocolFeature,
-    Request,
 )
+from vhost_user.frontend import FrontendConnection
+from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, Inflight, MemoryRegion, MemTable
 
 if TYPE_CHECKING:
@@ -40,9 +39,9 @@ USER_ADDRESS_BASE = 1 << 52
 
 #: The features that every virtio device of ours can work with.
 RING_FEATURES = (
-    (1 << F_VERSION_1)
-    | (1 << F_RING_INDIRECT_DESC)
-    | (1 << F_RING_EVENT_IDX)
+    (1 << VIRTIO_F_VERSION_1)
+    | (1 << VIRTIO_RING_F_INDIRECT_DESC)
+    | (1 << VIRTIO_RING_F_EVENT_IDX)
     | (1 << VHOST_F_LOG_ALL)
     | (1 << VHOST_USER_F_PROTOCOL_FEATURES)
 )

@@ -284,7 +284,7 @@ def _activation(rings: list[Vring], placement: list[list[Message]]) -> list[Mess
 def _addr(ring: Vring, *, logged: bool) -> Request:
     where = _addresses(ring)
     address = VringAddr(
-        index=ring.index,
+        ring=ring.index,
         flags=VHOST_VRING_F_LOG if logged else 0,
         desc=USER_ADDRESS_BASE + where.desc,
         used=USER_ADDRESS_BASE + where.used,

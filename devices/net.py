@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
-from vhost_user.messages import ProtocolFeature
+from vhost_user.features import ProtocolFeature
 from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from vhost_user.codec import Form, reply_forms, request_forms
 from vhost_user.errors import UsageError
@@ -14,20 +14,13 @@ from vhost_user.features import (
     Dialect,
     ProtocolFeature,
 )
-from vhost_user.messages import (
-    FdRule,
-    FrontendRequest,
-    Gate,
-    MessageSpec,
-    ReplyRule,
-    Request,
-    frontend_messages,
-)
+from vhost_user.message_spec import Effect, FdRule, Gate, MessageSpec, ReplyRule
+from vhost_user.messages import FrontendRequest, Request, frontend_messages
 from vhost_user.payloads import (
     MAX_RINGS,
     U64,
     VRING_INDEX_MASK,
-    AnyPayload,
+    Payload,
     VringAddr,
     VringState,
 )
@@ -58,10 +51,10 @@ def _tables(dialect: Dialect) -> _Tables:
     return _TABLES[dialect.name]
 
 
-def ring_of(payload: AnyPayload | None, fds: FdRule) -> int | None:
+def ring_of(payload: Payload | None, fds: FdRule) -> int | None:
     """The ring that a message is about, or None."""
     if isinstance(payload, VringState | VringAddr):
-        return payload.index
+        return payload.ring
     if fds is FdRule.UNLESS_NO_FD and isinstance(payload, U64):
         return payload.value & VRING_INDEX_MASK
     return None
@@ -76,8 +69,8 @@ class Opened:
         mute: the class of a payload with which it has none, or None.
         reply: classes that the payload of its answer may have.
         indexed: its payload names a ring.
-        effect: what sending it changes in the session, or None.
-        learns: what its reply tells the session, or None.
+        effect: what the request changes in the session, or None.
+        reply_effect: what its reply changes in the session, or None.
     """
 
     __slots__ = (
@@ -86,17 +79,17 @@ class Opened:
         "id",
         "indexed",
         "kinds",
-        "learns",
         "mute",
         "name",
         "own",
         "reply",
+        "reply_effect",
         "reply_fds",
     )
 
     def __init__(self, row: MessageSpec, *, own: bool) -> None:
-        self.effect: Callable[[AnyPayload | None], None] | None = None
-        self.learns: Callable[[Request, AnyPayload | None], None] | None = None
+        self.effect: Callable[[Payload | None], None] | None = None
+        self.reply_effect: Callable[[Request, Payload | None], None] | None = None
         self.id = cast("FrontendRequest", row.id)
         self.name = row.name
         self.fds = row.fds
@@ -140,21 +133,6 @@ class Session:
         protocol_features: those that SET_PROTOCOL_FEATURES acknowledged.
         rings: the state of each ring, by index.
     """
-
-    #: What a request changes in a session: id to the method that does it.
-    EFFECTS: ClassVar[dict[int, str]] = {
-        _F.SET_FEATURES: "_set_features",
-        _F.SET_PROTOCOL_FEATURES: "_set_protocol_features",
-        _F.SET_VRING_ENABLE: "_set_enable",
-        _F.VRING_KICK: "_vring_kick",
-        _F.POSTCOPY_LISTEN: "_postcopy_listen",
-        _F.POSTCOPY_END: "_postcopy_end",
-        _F.RESET_OWNER: "_reset_owner",
-        _F.RESET_DEVICE: "_reset_device",
-        _F.SET_STATUS: "_set_status",
-    }
-    #: What a reply tells a session: id to the method that takes note of it.
-    LESSONS: ClassVar[dict[int, str]] = {}
 
     def __init__(self, name: str, rings: int, dialect: Dialect) -> None:
         if not 1 <= rings <= MAX_RINGS:
@@ -208,8 +186,8 @@ class Session:
 
     def closed(self, row: MessageSpec) -> str:
         """Why a message may not be sent, or ""."""
-        if row.refusal:
-            return row.refusal
+        if row.unsupported:
+            return row.unsupported
         gate = row.gate
         if gate.protocol:
             mask = self.dialect.protocol_feature(gate.protocol)
@@ -230,48 +208,54 @@ class Session:
         )
         own = own or (row.reply is ReplyRule.IF_POSTCOPY and self._postcopy)
         opened = self._open[row.id] = Opened(row, own=own)
-        if row.id in self.EFFECTS:
-            opened.effect = getattr(self, self.EFFECTS[row.id])
-        if row.id in self.LESSONS:
-            opened.learns = getattr(self, self.LESSONS[row.id])
+        self._bind_effects(opened, row)
         return opened
+
+    def _bind_effects(self, opened: Opened, row: MessageSpec) -> None:
+        if row.effect is not None:
+            opened.effect = self.effect_method(row.effect)
+
+    def effect_method(self, effect: Effect) -> Callable[..., None]:
+        """The method that an effect names: ``_kick_ring`` for `Effect.KICK_RING`."""
+        method: Callable[..., None] = getattr(self, f"_{effect.name.lower()}")
+        return method
 
     def _apply(self, event: RingEvent) -> None:
         for ring in self.rings:
             ring.apply(event)
 
-    def _set_features(self, payload: AnyPayload | None) -> None:
+    def _ack_features(self, payload: Payload | None) -> None:
         self.features = cast("U64", payload).value
         self._open.clear()
         if not self.features & _PROTOCOL_BIT:
             self._apply(RingEvent.PLAIN_FEATURES)
 
-    def _set_protocol_features(self, payload: AnyPayload | None) -> None:
+    def _ack_protocol_features(self, payload: Payload | None) -> None:
         self.protocol_features = ProtocolFeature(cast("U64", payload).value)
         self._acks = ProtocolFeature.REPLY_ACK in self.protocol_features
         self._open.clear()
 
-    def _set_enable(self, payload: AnyPayload | None) -> None:
-        index, num = cast("VringState", payload)
-        self.rings[index].apply(RingEvent.ENABLE if num else RingEvent.DISABLE)
+    def _enable_ring(self, payload: Payload | None) -> None:
+        ring, num = cast("VringState", payload)
+        self.rings[ring].apply(RingEvent.ENABLE if num else RingEvent.DISABLE)
 
-    def _vring_kick(self, payload: AnyPayload | None) -> None:
-        self.kicked(cast("VringState", payload).index)
+    def _kick_ring(self, payload: Payload | None) -> None:
+        self.kicked(cast("VringState", payload).ring)
 
-    def _postcopy_listen(self, _payload: AnyPayload | None) -> None:
+    def _begin_postcopy(self, _payload: Payload | None) -> None:
         self._postcopy = True
         self._open.clear()
 
-    def _postcopy_end(self, _payload: AnyPayload | None) -> None:
+    def _end_postcopy(self, _payload: Payload | None) -> None:
         self._postcopy = False
         self._open.clear()
 
-    def _reset_owner(self, _payload: AnyPayload | None) -> None:
+    def _reset_owner(self, _payload: Payload | None) -> None:
         self._apply(RingEvent.RESET_OWNER)
 
-    def _reset_device(self, _payload: AnyPayload | None) -> None:
+    def _reset_device(self, _payload: Payload | None) -> None:
         self._apply(RingEvent.RESET_DEVICE)
 
-    def _set_status(self, payload: AnyPayload | None) -> None:
+    def _reset_by_status(self, payload: Payload | None) -> None:
         if not cast("U64", payload).value:
             self._apply(RingEvent.STATUS_ZERO)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vhost_user.messages import Request
-    from vhost_user.payloads import AnyPayload
+    from vhost_user.payloads import Payload
 
 #: Reads that one `BackendConnection.receive` makes at most, so that no peer keeps a thread.
 _MAX_READS = 64
@@ -49,7 +49,7 @@ class ReplySlot:
         """An answer is due, and has not been given."""
         return self._connection.due(self.request)
 
-    def reply(self, payload: AnyPayload | None = None, fds: Sequence[int] = ()) -> None:
+    def reply(self, payload: Payload | None = None, fds: Sequence[int] = ()) -> None:
         """As `BackendConnection.reply`."""
         self._connection.reply(self.request, payload, fds)
 
@@ -154,7 +154,7 @@ class BackendConnection:
         )
 
     def reply(
-        self, request: Request, payload: AnyPayload | None = None, fds: Sequence[int] = ()
+        self, request: Request, payload: Payload | None = None, fds: Sequence[int] = ()
     ) -> None:
         """Answer a request with its own reply; `flush` sends it. Nothing where none is due.
 

@@ -28,7 +28,7 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BACKEND_MESSAGES, BackendRequest
 
 if TYPE_CHECKING:
-    from vhost_user.payloads import U64, AnyPayload
+    from vhost_user.payloads import U64, Payload
     from vhost_user.session import BackendSession
 
 _FORMS = reply_forms(BACKEND_MESSAGES)
@@ -86,7 +86,7 @@ class BackendChannel:
         """The socket's descriptor, for a selector."""
         return self._channel.fileno()
 
-    def tell(self, number: BackendRequest, payload: AnyPayload | None = None) -> None:
+    def tell(self, number: BackendRequest, payload: Payload | None = None) -> None:
         """Queue a request; `flush` sends it. With REPLY_ACK an answer is asked for.
 
         Raises:

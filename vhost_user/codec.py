@@ -15,11 +15,11 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 from vhost_user.errors import ProtocolError
-from vhost_user.messages import FdRule, MessageSpec
-from vhost_user.payloads import SHAPES, U64, VRING_NO_FD, AnyPayload, MemTable, PayloadError
+from vhost_user.message_spec import FdRule, MessageSpec
+from vhost_user.payloads import SHAPES, U64, VRING_NO_FD, MemTable, Payload, PayloadError
 
 HEADER = struct.Struct("=III")
 VERSION = 1
@@ -34,11 +34,11 @@ REPLY_FLAGS = frozenset({VERSION | REPLY})
 FLAT: dict[type[object], tuple[Callable[..., bytes], int]] = {
     kind: (struct.Struct("=III" + shape.layout.format.lstrip("=")).pack, shape.largest)
     for kind, shape in SHAPES.items()
-    if shape.layout is not None
+    if shape.layout is not None and shape.plain
 }
 
 
-def encode(request_id: int, flags: int, payload: AnyPayload | None) -> bytes:
+def encode(request_id: int, flags: int, payload: Payload | None) -> bytes:
     """A whole message.
 
     Raises:
@@ -61,21 +61,21 @@ class Frame(NamedTuple):
 
     id: int
     flags: int
-    payload: AnyPayload | None
+    payload: Payload | None
     fds: tuple[int, ...]
 
 
-_Decode = Callable[[bytes, int], AnyPayload]
+_Decode = Callable[[bytes, int], Payload]
 
 
-def _decoder(kind: type[AnyPayload], size: int) -> _Decode:
+def _decoder(kind: type[Payload], size: int) -> _Decode:
     """What makes a payload of ``size`` bytes at an offset."""
     layout = SHAPES[kind].layout
-    if layout is None:
+    if layout is None or not SHAPES[kind].plain:
         unpack = kind.unpack
         return lambda data, at: unpack(data[at : at + size])
     # tuple.__new__ instead of _make: the struct yields as many values as there are fields
-    make: Callable[[tuple[int, ...]], AnyPayload] = partial(tuple.__new__, kind)
+    make: Callable[[tuple[int, ...]], Payload] = partial(tuple.__new__, cast("Any", kind))
     unpack_from = layout.unpack_from
     return lambda data, at: make(unpack_from(data, at))
 
@@ -92,18 +92,18 @@ class Form:
     __slots__ = ("_by_size", "_variable", "fds", "largest", "name")
 
     def __init__(
-        self, name: str, kinds: Iterable[type[AnyPayload] | None], fds: FdRule = FdRule.NONE
+        self, name: str, kinds: Iterable[type[Payload] | None], fds: FdRule = FdRule.NONE
     ) -> None:
         self.name = name
         self.fds = fds
         self._by_size: dict[int, _Decode | None] = {}
-        self._variable: type[AnyPayload] | None = None
+        self._variable: type[Payload] | None = None
         kinds = tuple(kinds) or (None,)
         for kind in kinds:
             self._add(kind)
         self.largest = max(SHAPES[kind].largest if kind else 0 for kind in kinds)
 
-    def _add(self, kind: type[AnyPayload] | None) -> None:
+    def _add(self, kind: type[Payload] | None) -> None:
         if kind is None:
             self._by_size[0] = None
         elif SHAPES[kind].smallest == SHAPES[kind].largest:
@@ -111,7 +111,7 @@ class Form:
         else:
             self._variable = kind
 
-    def decode(self, data: bytes, at: int, size: int) -> AnyPayload | None:
+    def decode(self, data: bytes, at: int, size: int) -> Payload | None:
         """The payload of ``size`` bytes at ``at``.
 
         Raises:
@@ -143,7 +143,7 @@ def reply_forms(table: Mapping[int, MessageSpec]) -> dict[int, Form]:
     }
 
 
-def fd_range(rule: FdRule, payload: AnyPayload | None) -> tuple[int, int]:
+def fd_range(rule: FdRule, payload: Payload | None) -> tuple[int, int]:
     """The least and the most descriptors that go with a message."""
     if rule is FdRule.NONE:
         return 0, 0
@@ -264,7 +264,7 @@ class Decoder:
         self._optional = None
 
     def _claim(
-        self, form: Form, payload: AnyPayload | None, start: int, position: int
+        self, form: Form, payload: Payload | None, start: int, position: int
     ) -> tuple[int, ...]:
         """The descriptors of the message that begins at ``start`` of the stream."""
         least, most = fd_range(form.fds, payload)

@@ -1,13 +1,17 @@
 """Payloads of vhost-user messages: one NamedTuple each, in host byte order.
 
-Sizes are those that peers put on the wire. Where the specification's drawing leaves out a
-structure's padding (IOTLB, inflight description), what everybody sends is followed.
+Each class registers its layout with `payload`; `SHAPES` has them all. Sizes are those on the wire:
+where the specification leaves out a structure's padding (IOTLB, inflight description), peers
+send it, and so does this library.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 #: Regions that one SET_MEM_TABLE may carry (spec, "Memory region description").
 MAX_REGIONS = 8
@@ -23,21 +27,11 @@ MAX_RINGS = VRING_INDEX_MASK + 1
 #: `VringAddr.flags`: writes to the used ring are to be logged.
 VRING_F_LOG = 1
 
-_U64 = struct.Struct("=Q")
-_VRING_STATE = struct.Struct("=II")
-_VRING_ADDR = struct.Struct("=IIQQQQ")
 _MEMORY_REGION = struct.Struct("=QQQQ")
 _MEM_TABLE_HEAD = struct.Struct("=I4x")
-_SINGLE_REGION = struct.Struct("=8xQQQQ")
-_LOG_AREA = struct.Struct("=QQ")
-_IOTLB = struct.Struct("=QQQBB6x")
 _CONFIG_HEAD = struct.Struct("=III")
-_VRING_AREA = struct.Struct("=QQQ")
-_INFLIGHT = struct.Struct("=QQHH4x")
 _SHARED_UUID_SIZE = 16
-_DEVICE_STATE = struct.Struct("=II")
 _CRYPTO_SESSION_SIZE = 1072
-_MMAP = struct.Struct("=B7xQQQQ")
 _SHMEM_CONFIG_HEAD = struct.Struct("=I4x")
 
 
@@ -46,10 +40,16 @@ class PayloadError(ValueError):
 
 
 class Payload(Protocol):
-    """What every payload can do."""
+    """What every payload is: a tuple of its fields that can be packed."""
+
+    def __iter__(self) -> Iterator[Any]: ...
 
     def pack(self) -> bytes:
-        """The payload's bytes on the wire."""
+        """The payload's bytes on the wire.
+
+        Raises:
+            PayloadError: a field has a value that the message cannot carry.
+        """
         ...
 
     @classmethod
@@ -57,17 +57,82 @@ class Payload(Protocol):
         """The payload that these bytes are.
 
         Raises:
-            PayloadError: the size or the contents cannot be.
+            PayloadError: the message cannot have this size or these contents.
         """
         ...
 
 
-def _exact(what: str, layout: struct.Struct, data: bytes) -> tuple[int, ...]:
+class Shape(NamedTuple):
+    """What codec and documentation need to know of a payload's class.
+
+    Attributes:
+        smallest: bytes at least.
+        largest: bytes at most (the same for a fixed size).
+        fields: names, in order.
+        layout: the struct of a fixed size, or None.
+        plain: the values of ``layout`` are the fields one by one, and nothing else is checked.
+    """
+
+    smallest: int
+    largest: int
+    fields: tuple[str, ...]
+    layout: struct.Struct | None
+    plain: bool
+
+
+#: The shape of every payload class.
+SHAPES: dict[type[Payload], Shape] = {}
+
+P = TypeVar("P", bound=Payload)
+
+
+def payload(
+    layout: str | None = None,
+    *,
+    sizes: tuple[int, int] | None = None,
+    plain: bool = True,
+) -> Callable[[type[P]], type[P]]:
+    """Register a payload's class and its shape.
+
+    Args:
+        layout: `struct` format of a payload of a fixed size.
+        sizes: least and most bytes of any other.
+        plain: the values of ``layout`` are the fields one by one, any of them valid. Otherwise
+            the codec calls the class's own ``pack`` and ``unpack``.
+    """
+
+    def register(kind: type[P]) -> type[P]:
+        fields = cast("tuple[str, ...]", cast("Any", kind)._fields)
+        if layout is not None:
+            made = struct.Struct(layout)
+            SHAPES[kind] = Shape(made.size, made.size, fields, made, plain)
+        elif sizes is not None:
+            SHAPES[kind] = Shape(*sizes, fields, None, plain=False)
+        else:
+            raise TypeError(f"{kind.__name__}: give a layout or sizes")
+        return kind
+
+    return register
+
+
+def _layout(kind: type[Payload]) -> struct.Struct:
+    return cast("struct.Struct", SHAPES[kind].layout)
+
+
+def _pack(payload: Payload) -> bytes:
+    """The bytes of a payload whose class has a layout."""
+    return _layout(payload.__class__).pack(*payload)
+
+
+def _values(kind: type[Payload], data: bytes) -> tuple[Any, ...]:
+    """The values of a layout; `PayloadError` unless there are exactly as many bytes."""
+    layout = _layout(kind)
     if len(data) != layout.size:
-        raise PayloadError(f"{what} has {layout.size} bytes, not {len(data)}")
+        raise PayloadError(f"{kind.__name__} has {layout.size} bytes, not {len(data)}")
     return layout.unpack(data)
 
 
+@payload("=Q")
 class U64(NamedTuple):
     """A 64-bit value: features, an acknowledgement (0 is success), a vring index with flags."""
 
@@ -75,35 +140,37 @@ class U64(NamedTuple):
 
     def pack(self) -> bytes:
         """8 bytes."""
-        return _U64.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 8 bytes, else `PayloadError`."""
-        return cls._make(_exact("a u64", _U64, data))
+        return cls._make(_values(cls, data))
 
 
+@payload("=II")
 class VringState(NamedTuple):
-    """A vring and a number: its size, base, enable bit or endianness."""
+    """The index of a vring and a number: its size, base, enable bit or endianness."""
 
-    index: int  # type: ignore[assignment]  # the protocol's name, though tuples have a method of it
+    ring: int
     num: int
 
     def pack(self) -> bytes:
         """8 bytes."""
-        return _VRING_STATE.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 8 bytes, else `PayloadError`."""
-        return cls._make(_exact("a vring state", _VRING_STATE, data))
+        return cls._make(_values(cls, data))
 
 
+@payload("=IIQQQQ")
 class VringAddr(NamedTuple):
     """Where a vring's three parts lie.
 
     Attributes:
-        index: the vring.
+        ring: index of the vring.
         flags: `VRING_F_LOG` or 0.
         desc: user address of the descriptor table (so are ``used`` and ``avail``).
         used: user address of the used ring.
@@ -111,7 +178,7 @@ class VringAddr(NamedTuple):
         log: guest physical address that stands for the used ring's first byte in the dirty log.
     """
 
-    index: int  # type: ignore[assignment]  # as in VringState
+    ring: int
     flags: int
     desc: int
     used: int
@@ -120,12 +187,12 @@ class VringAddr(NamedTuple):
 
     def pack(self) -> bytes:
         """40 bytes."""
-        return _VRING_ADDR.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 40 bytes, else `PayloadError`."""
-        return cls._make(_exact("a vring address", _VRING_ADDR, data))
+        return cls._make(_values(cls, data))
 
 
 class MemoryRegion(NamedTuple):
@@ -143,9 +210,10 @@ class MemoryRegion(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 32 bytes, else `PayloadError`."""
-        return cls._make(_exact("a memory region", _MEMORY_REGION, data))
+        return cls._make(_MEMORY_REGION.unpack(data))
 
 
+@payload(sizes=(40, 8 + 32 * MAX_REGIONS))
 class MemTable(NamedTuple):
     """SET_MEM_TABLE: 1 to 8 regions, each with a descriptor, in the same order."""
 
@@ -175,6 +243,7 @@ class MemTable(NamedTuple):
         return cls(tuple(map(MemoryRegion._make, regions)))
 
 
+@payload("=8xQQQQ", plain=False)
 class SingleRegion(NamedTuple):
     """ADD_MEM_REG and REM_MEM_REG: one region after 8 bytes of padding."""
 
@@ -182,14 +251,15 @@ class SingleRegion(NamedTuple):
 
     def pack(self) -> bytes:
         """40 bytes."""
-        return _SINGLE_REGION.pack(*self.region)
+        return _layout(SingleRegion).pack(*self.region)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 40 bytes, else `PayloadError`."""
-        return cls(MemoryRegion._make(_exact("a single region", _SINGLE_REGION, data)))
+        return cls(MemoryRegion._make(_values(cls, data)))
 
 
+@payload("=QQ")
 class LogArea(NamedTuple):
     """SET_LOG_BASE: bytes of the dirty log, and where it begins in its descriptor."""
 
@@ -198,14 +268,15 @@ class LogArea(NamedTuple):
 
     def pack(self) -> bytes:
         """16 bytes."""
-        return _LOG_AREA.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 16 bytes, else `PayloadError`."""
-        return cls._make(_exact("a log area", _LOG_AREA, data))
+        return cls._make(_values(cls, data))
 
 
+@payload("=QQQBB6x", plain=False)
 class Iotlb(NamedTuple):
     """An IOTLB message: ``perm`` is 1 read, 2 write; ``type`` 1 miss .. 4 access failure."""
 
@@ -217,17 +288,18 @@ class Iotlb(NamedTuple):
 
     def pack(self) -> bytes:
         """32 bytes, with the padding that the kernel's structure has."""
-        return _IOTLB.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 32 bytes with a known permission and type, else `PayloadError`."""
-        made = cls._make(_exact("an IOTLB message", _IOTLB, data))
+        made = cls._make(_values(cls, data))
         if made.perm > 3 or not 1 <= made.type <= 4:
             raise PayloadError(f"IOTLB permission {made.perm}, type {made.type}")
         return made
 
 
+@payload(sizes=(12, 12 + MAX_CONFIG))
 class Config(NamedTuple):
     """A part of the device's configuration space.
 
@@ -263,6 +335,7 @@ class Config(NamedTuple):
         return cls(offset, flags, bytes(body))
 
 
+@payload("=QQQ")
 class VringArea(NamedTuple):
     """A host notifier's area: vring index (bit 8: no descriptor), bytes, offset in the fd."""
 
@@ -272,14 +345,15 @@ class VringArea(NamedTuple):
 
     def pack(self) -> bytes:
         """24 bytes."""
-        return _VRING_AREA.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 24 bytes, else `PayloadError`."""
-        return cls._make(_exact("a vring area", _VRING_AREA, data))
+        return cls._make(_values(cls, data))
 
 
+@payload("=QQHH4x")
 class Inflight(NamedTuple):
     """The inflight region: its bytes and offset in the fd, for how many rings of what size."""
 
@@ -290,14 +364,15 @@ class Inflight(NamedTuple):
 
     def pack(self) -> bytes:
         """24 bytes, with the padding of the C structure."""
-        return _INFLIGHT.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 24 bytes, else `PayloadError`."""
-        return cls._make(_exact("an inflight description", _INFLIGHT, data))
+        return cls._make(_values(cls, data))
 
 
+@payload(sizes=(_SHARED_UUID_SIZE, _SHARED_UUID_SIZE))
 class SharedUuid(NamedTuple):
     """The UUID of a shared object: 16 bytes, as they are on the wire."""
 
@@ -317,6 +392,7 @@ class SharedUuid(NamedTuple):
         return cls(bytes(data))
 
 
+@payload("=II", plain=False)
 class DeviceState(NamedTuple):
     """A transfer of device state: direction (0 save, 1 load), phase (0: all rings stopped)."""
 
@@ -325,17 +401,18 @@ class DeviceState(NamedTuple):
 
     def pack(self) -> bytes:
         """8 bytes."""
-        return _DEVICE_STATE.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 8 bytes with a known direction and phase, else `PayloadError`."""
-        made = cls._make(_exact("a device state", _DEVICE_STATE, data))
+        made = cls._make(_values(cls, data))
         if made.direction > 1 or made.phase != 0:
             raise PayloadError(f"device state direction {made.direction}, phase {made.phase}")
         return made
 
 
+@payload(sizes=(_CRYPTO_SESSION_SIZE, _CRYPTO_SESSION_SIZE))
 class CryptoSession(NamedTuple):
     """A crypto session, whose inside no specification describes: its raw bytes."""
 
@@ -359,6 +436,7 @@ class CryptoSession(NamedTuple):
         return cls(bytes(data))
 
 
+@payload("=B7xQQQQ")
 class Mmap(NamedTuple):
     """A mapping in a shared memory region (``flags`` bit 0: writable)."""
 
@@ -370,25 +448,26 @@ class Mmap(NamedTuple):
 
     def pack(self) -> bytes:
         """40 bytes."""
-        return _MMAP.pack(*self)
+        return _pack(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 40 bytes, else `PayloadError`."""
-        return cls._make(_exact("a mapping", _MMAP, data))
+        return cls._make(_values(cls, data))
 
 
+@payload(sizes=(8, 8 + 8 * MAX_SHMEM_REGIONS))
 class ShmemConfig(NamedTuple):
     """Shared memory regions of a device: how many there are, and the bytes of each id."""
 
-    count: int  # type: ignore[assignment]  # as in VringState
+    num_regions: int
     sizes: tuple[int, ...]
 
     def pack(self) -> bytes:
         """8 + 8 n bytes for n sizes, else `PayloadError`."""
         if len(self.sizes) > MAX_SHMEM_REGIONS:
             raise PayloadError(f"{len(self.sizes)} shared memory regions")
-        return _SHMEM_CONFIG_HEAD.pack(self.count) + struct.pack(
+        return _SHMEM_CONFIG_HEAD.pack(self.num_regions) + struct.pack(
             f"={len(self.sizes)}Q", *self.sizes
         )
 
@@ -402,65 +481,3 @@ class ShmemConfig(NamedTuple):
         if told > MAX_SHMEM_REGIONS:
             raise PayloadError(f"{told} shared memory regions")
         return cls(told, struct.unpack_from(f"={count}Q", data, _SHMEM_CONFIG_HEAD.size))
-
-
-AnyPayload = (
-    U64
-    | VringState
-    | VringAddr
-    | MemTable
-    | SingleRegion
-    | LogArea
-    | Iotlb
-    | Config
-    | VringArea
-    | Inflight
-    | SharedUuid
-    | DeviceState
-    | CryptoSession
-    | Mmap
-    | ShmemConfig
-)
-
-
-class Shape(NamedTuple):
-    """What codec and table need to know of a payload's type.
-
-    Attributes:
-        smallest: bytes at least.
-        largest: bytes at most (the same, for a fixed one).
-        layout: the struct whose values are the payload's fields one by one, or None where
-            `Payload.pack` and `Payload.unpack` have more to do than that.
-    """
-
-    smallest: int
-    largest: int
-    layout: struct.Struct | None
-
-
-def _fixed(size: int) -> Shape:
-    return Shape(size, size, None)
-
-
-def _flat(layout: struct.Struct) -> Shape:
-    return Shape(layout.size, layout.size, layout)
-
-
-#: Every type of payload, and its shape.
-SHAPES: dict[type[AnyPayload], Shape] = {
-    U64: _flat(_U64),
-    VringState: _flat(_VRING_STATE),
-    VringAddr: _flat(_VRING_ADDR),
-    MemTable: Shape(40, 8 + 32 * MAX_REGIONS, None),
-    SingleRegion: _fixed(_SINGLE_REGION.size),
-    LogArea: _flat(_LOG_AREA),
-    Iotlb: _fixed(_IOTLB.size),
-    Config: Shape(12, 12 + MAX_CONFIG, None),
-    VringArea: _flat(_VRING_AREA),
-    Inflight: _flat(_INFLIGHT),
-    SharedUuid: _fixed(_SHARED_UUID_SIZE),
-    DeviceState: _fixed(_DEVICE_STATE.size),
-    CryptoSession: _fixed(_CRYPTO_SESSION_SIZE),
-    Mmap: _flat(_MMAP),
-    ShmemConfig: Shape(8, 8 + 8 * MAX_SHMEM_REGIONS, None),
-}

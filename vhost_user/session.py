@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 from vhost_user.agreement import Opened, Session, ring_of
 from vhost_user.codec import (
@@ -27,12 +27,15 @@ from vhost_user.codec import (
 )
 from vhost_user.errors import BackendError, FrontendError, Refused, UsageError
 from vhost_user.features import SPEC, Dialect, ProtocolFeature, missing_dependencies
-from vhost_user.messages import FdRule, FrontendRequest, Gate, Reply, Request
-from vhost_user.payloads import MAX_RINGS, U64, AnyPayload, PayloadError, VringState
+from vhost_user.message_spec import FdRule, Gate
+from vhost_user.messages import FrontendRequest, Reply, Request
+from vhost_user.payloads import MAX_RINGS, U64, Payload, PayloadError, VringState
 from vhost_user.states import RingEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from vhost_user.message_spec import MessageSpec
 
 __all__ = ["BackendSession", "FrontendSession", "Message", "Session"]
 
@@ -66,7 +69,7 @@ class Message(NamedTuple):
         """
         request, data, opened, answered = self
         number, payload, fds, need_reply = request
-        state = VringState(cast("VringState", payload).index, num)
+        state = VringState(cast("VringState", payload).ring, num)
         changed = Request(number, state, fds, need_reply)
         return Message(changed, data[: -_U32.size] + _U32.pack(num), opened, answered)
 
@@ -80,12 +83,6 @@ class FrontendSession(Session):
         dialect: who settles the numbers that are still moving.
         refusals_raise: a non-zero acknowledgement is raised as `Refused`; else it is returned.
     """
-
-    LESSONS: ClassVar[dict[int, str]] = {
-        _F.GET_FEATURES: "_got_features",
-        _F.GET_PROTOCOL_FEATURES: "_got_protocol_features",
-        _F.GET_VRING_BASE: "_stopped",
-    }
 
     def __init__(
         self,
@@ -208,8 +205,8 @@ class FrontendSession(Session):
                 if number != opened.id or payload.__class__ not in opened.reply:
                     self._mismatch(frame, opened)
                 if opened.own and request.payload.__class__ is not opened.mute:
-                    if opened.learns is not None:
-                        opened.learns(request, payload)
+                    if opened.reply_effect is not None:
+                        opened.reply_effect(request, payload)
                 else:
                     if came:
                         self._blame("acknowledged with descriptors", opened.name)
@@ -241,24 +238,29 @@ class FrontendSession(Session):
             self._blame(f"answered, where the reply to {opened.name} is next", name)
         self._blame(f"answered with {frame.payload!r}", name)
 
-    def _stopped(self, request: Request, payload: AnyPayload | None) -> None:
+    def _stop_ring(self, request: Request, payload: Payload | None) -> None:
         asked, answered = cast("VringState", request.payload), cast("VringState", payload)
-        if asked.index != answered.index:
-            self._blame(f"answered for ring {answered.index}", "GET_VRING_BASE", asked.index)
-        self.rings[asked.index].apply(RingEvent.GET_VRING_BASE)
+        if asked.ring != answered.ring:
+            self._blame(f"answered for ring {answered.ring}", "GET_VRING_BASE", asked.ring)
+        self.rings[asked.ring].apply(RingEvent.GET_VRING_BASE)
 
-    def _got_features(self, _request: Request, payload: AnyPayload | None) -> None:
+    def _offer_features(self, _request: Request, payload: Payload | None) -> None:
         self.offered_features = cast("U64", payload).value
         self._open.clear()
 
-    def _got_protocol_features(self, _request: Request, payload: AnyPayload | None) -> None:
+    def _offer_protocol_features(self, _request: Request, payload: Payload | None) -> None:
         self.offered_protocol_features = ProtocolFeature(cast("U64", payload).value)
 
-    def _refused(self, request: Request, payload: AnyPayload | None) -> Refused:
+    def _refused(self, request: Request, payload: Payload | None) -> Refused:
         name = self._tables.rows[request.id].name
         error = Refused(cast("U64", payload).value, device=self.name, message=name)
         error.ring = ring_of(request.payload, self._tables.rows[request.id].fds)
         return error
+
+    def _bind_effects(self, opened: Opened, row: MessageSpec) -> None:
+        super()._bind_effects(opened, row)
+        if row.reply_effect is not None:
+            opened.reply_effect = self.effect_method(row.reply_effect)
 
     def _admit(self, number: int) -> Opened:
         row = self._tables.rows.get(number)
@@ -269,7 +271,7 @@ class FrontendSession(Session):
             raise UsageError(why, device=self.name, message=row.name)
         return self._opened(row)
 
-    def _check_ring(self, opened: Opened, payload: AnyPayload | None) -> None:
+    def _check_ring(self, opened: Opened, payload: Payload | None) -> None:
         ring = ring_of(payload, opened.fds)
         if ring is None or ring >= len(self.rings):
             self._misuse(opened, f"there are {len(self.rings)} rings", ring)
@@ -294,8 +296,6 @@ class BackendSession(Session):
     Raises:
         UsageError: a protocol feature is offered without one that it needs.
     """
-
-    EFFECTS: ClassVar[dict[int, str]] = Session.EFFECTS | {_F.GET_VRING_BASE: "_stop"}
 
     def __init__(
         self,
@@ -361,8 +361,13 @@ class BackendSession(Session):
             return U64(len(self.rings))
         return None
 
+    def can_refuse(self, request: Request) -> bool:
+        """Whether a non-zero acknowledgement can answer it: it has no reply of its own."""
+        opened = self._open.get(request.id) or self._opened(self._tables.rows[request.id])
+        return not opened.own or opened.mute is not None
+
     def answer(
-        self, request: Request, payload: AnyPayload | None = None, fds: Sequence[int] = ()
+        self, request: Request, payload: Payload | None = None, fds: Sequence[int] = ()
     ) -> bytes:
         """The bytes of a request's own reply; ``fds`` are to go with them.
 
@@ -393,6 +398,11 @@ class BackendSession(Session):
             return b""
         return self.answer(request, U64(code) if code else _SUCCESS)
 
+    def _bind_effects(self, opened: Opened, row: MessageSpec) -> None:
+        super()._bind_effects(opened, row)
+        if row.reply_effect is not None:
+            opened.effect = self.effect_method(row.reply_effect)
+
     def _admit(self, number: int) -> Opened:
         row = self._tables.rows[number]
         why = self.closed(row)
@@ -405,28 +415,34 @@ class BackendSession(Session):
         acked = self.offered_features if self.features is None else self.features
         return self.offered_features if gate.offered else acked
 
-    def _check_ring(self, opened: Opened, payload: AnyPayload | None) -> None:
+    def _check_ring(self, opened: Opened, payload: Payload | None) -> None:
         ring = ring_of(payload, opened.fds)
         if ring is None or ring >= len(self.rings):
             self._blame(opened.name, f"there are {len(self.rings)} rings", ring)
 
-    def _set_features(self, payload: AnyPayload | None) -> None:
+    def _ack_features(self, payload: Payload | None) -> None:
         beyond = cast("U64", payload).value & ~self.offered_features
         if beyond:
             self._blame("SET_FEATURES", f"feature bits {beyond:#x} were not offered")
-        super()._set_features(payload)
+        super()._ack_features(payload)
 
-    def _set_protocol_features(self, payload: AnyPayload | None) -> None:
+    def _ack_protocol_features(self, payload: Payload | None) -> None:
         asked = ProtocolFeature(cast("U64", payload).value)
         beyond = asked & ~self.offered_protocol_features
         if beyond:
             self._blame("SET_PROTOCOL_FEATURES", f"bits {int(beyond):#x} were not offered")
         for feature, lacks in missing_dependencies(asked).items():
             self._blame("SET_PROTOCOL_FEATURES", f"{feature!r} without {lacks!r}")
-        super()._set_protocol_features(payload)
+        super()._ack_protocol_features(payload)
 
-    def _stop(self, payload: AnyPayload | None) -> None:
-        self.rings[cast("VringState", payload).index].apply(RingEvent.GET_VRING_BASE)
+    def _offer_features(self, _payload: Payload | None) -> None:
+        """The constructor was given what the device offers."""
+
+    def _offer_protocol_features(self, _payload: Payload | None) -> None:
+        """As `_offer_features`."""
+
+    def _stop_ring(self, payload: Payload | None) -> None:
+        self.rings[cast("VringState", payload).ring].apply(RingEvent.GET_VRING_BASE)
 
     def _blame(self, message: str, text: str, ring: int | None = None) -> NoReturn:
         raise FrontendError(text, device=self.name, ring=ring, message=message)

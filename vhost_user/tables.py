@@ -13,15 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhost_user.features import DEPENDENCIES, DIALECTS, ProtocolFeature
-from vhost_user.messages import (
-    BACKEND_MESSAGES,
-    DIALECT_ROWS,
-    FRONTEND_MESSAGES,
-    FdRule,
-    MessageSpec,
-    ReplyRule,
-)
-from vhost_user.payloads import SHAPES, AnyPayload
+from vhost_user.message_spec import FdRule, MessageSpec, ReplyRule
+from vhost_user.messages import BACKEND_MESSAGES, DIALECT_ROWS, FRONTEND_MESSAGES
+from vhost_user.payloads import SHAPES, Payload
 from vhost_user.states import ALL_STATES, EFFECTS, TRANSITIONS, RingEvent, RingState, state_name
 
 if TYPE_CHECKING:
@@ -35,7 +29,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def _kinds(kinds: Iterable[type[AnyPayload] | None]) -> str:
+def _kinds(kinds: Iterable[type[Payload] | None]) -> str:
     return " or ".join(str(kind.__name__) if kind else "empty" for kind in kinds) or "-"
 
 
@@ -46,10 +40,16 @@ def _reply(row: MessageSpec) -> str:
     return text if row.reply_fds is FdRule.NONE else f"{text}; descriptors: {row.reply_fds.value}"
 
 
+def _effect(row: MessageSpec) -> str:
+    if row.reply_effect is not None:
+        return f"by its reply: {row.reply_effect.value}"
+    return row.effect.value if row.effect is not None else ""
+
+
 def _row(row: MessageSpec) -> list[str]:
     notes = [row.source] if row.source else []
-    if row.refusal:
-        notes.append(f"**refused by sessions**: {row.refusal}")
+    if row.unsupported:
+        notes.append(f"**not supported**: {row.unsupported}")
     return [
         str(int(row.id)),
         f"`{row.name}`",
@@ -57,12 +57,22 @@ def _row(row: MessageSpec) -> list[str]:
         row.fds.value,
         _reply(row),
         str(row.gate),
+        _effect(row),
         "; ".join(notes),
     ]
 
 
 def _messages(rows: Iterable[MessageSpec]) -> list[str]:
-    head = ("id", "message", "payload", "descriptors", "reply", "gate", "source and notes")
+    head = (
+        "id",
+        "message",
+        "payload",
+        "descriptors",
+        "reply",
+        "gate",
+        "effect",
+        "source and notes",
+    )
     return _table(head, map(_row, rows))
 
 
@@ -71,7 +81,7 @@ def _sizes() -> list[str]:
     for kind, shape in SHAPES.items():
         fixed = shape.smallest == shape.largest
         size = str(shape.largest) if fixed else f"{shape.smallest} to {shape.largest}"
-        rows.append([kind.__name__, size, ", ".join(f"`{name}`" for name in kind._fields)])
+        rows.append([kind.__name__, size, ", ".join(f"`{name}`" for name in shape.fields)])
     return _table(("payload", "bytes", "fields"), rows)
 
 

@@ -36,7 +36,7 @@ def answer_in_lockstep(
             start,
             device_class=task.device_class,
             device=task.device,
-            ring=payload.index if isinstance(payload, VringState) else None,
+            ring=payload.ring if isinstance(payload, VringState) else None,
             units=units,
         )
     return replies

@@ -368,7 +368,7 @@ class _Batch:
                 end=end,
                 device_class=task.device_class,
                 device=task.device,
-                ring=payload.index if isinstance(payload, VringState) else None,
+                ring=payload.ring if isinstance(payload, VringState) else None,
             )
         data = packet[at:]
         try:

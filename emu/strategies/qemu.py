@@ -139,7 +139,7 @@ def _disable_rings(task: Task, step: Ask, stage: Stage) -> None:
     """
     states = [message.request.payload for message in step.messages]
     requests = [
-        Request(FrontendRequest.SET_VRING_ENABLE, VringState(state.index, 0), need_reply=True)
+        Request(FrontendRequest.SET_VRING_ENABLE, VringState(state.ring, 0), need_reply=True)
         for state in states
         if isinstance(state, VringState)
     ]

@@ -25,7 +25,7 @@ from emu.vm.handover_state import VmHandoverState
 from emu.vm.reconnect import DeviceKeeper, Observer
 from vhost_user import eventfd
 from vhost_user.errors import UsageError, VhostUserError
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.virtio.blk import (
     VIRTIO_BLK_F_FLUSH,
@@ -164,8 +164,10 @@ class Vm:
         if disk is not None and features:
             reader = ReaderConfig(capacity=features[0].capacity or 0, write=disk.write)
         return GuestConfig(
-            event_idx=all(device.has_feature(F_RING_EVENT_IDX) for device in self.devices),
-            indirect=all(device.has_feature(F_RING_INDIRECT_DESC) for device in self.devices),
+            event_idx=all(device.has_feature(VIRTIO_RING_F_EVENT_IDX) for device in self.devices),
+            indirect=all(
+                device.has_feature(VIRTIO_RING_F_INDIRECT_DESC) for device in self.devices
+            ),
             disks=features,
             reader=reader,
         )

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from tests.timeouts import TIMEOUT
 from vhost_user.dirty_log import DirtyLog
+from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import ProtocolFeature, Reply, Request
+from vhost_user.messages import Reply, Request
 from vhost_user.payloads import (
     U64,
     VRING_F_LOG,
     VRING_NO_FD,
-    AnyPayload,
     LogArea,
     MemoryRegion,
     MemTable,
+    Payload,
     SingleRegion,
     VringAddr,
     VringState,
@@ -211,7 +212,7 @@ class Rig:
     def call(self, request: Request) -> Reply | None:
         return self.connection.call(request, timeout=TIMEOUT)
 
-    def ack(self, number: F, payload: AnyPayload | None = None, fds: tuple[int, ...] = ()) -> None:
+    def ack(self, number: F, payload: Payload | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send one and have it acknowledged."""
         self.call(Request(number, payload, fds, need_reply=True))
 
@@ -231,7 +232,7 @@ class Rig:
         reply = self.call(Request(F.GET_VRING_BASE, VringState(ring, 0)))
         assert reply is not None
         assert isinstance(reply.payload, VringState)
-        assert reply.payload.index == ring
+        assert reply.payload.ring == ring
         return reply.payload.num
 
     def set_features(self, features: int | None = None) -> None:

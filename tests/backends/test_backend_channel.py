@@ -17,7 +17,8 @@ from backends.io_pool import IoPool
 from tests.backends.rig import ALL_PROTOCOL_FEATURES, Rig, readable
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import Refused
-from vhost_user.messages import BackendRequest, ProtocolFeature, Request
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import BackendRequest, Request
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64, Config
 

@@ -19,7 +19,8 @@ from tests.backends.nic import RX_HEADER, Attach, Nic, frame, mac, nics
 from tests.backends.rig import readable
 from vhost_user.codec import HEADER, NEED_REPLY, VERSION
 from vhost_user.errors import Refused
-from vhost_user.messages import BackendRequest, ProtocolFeature, Request
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import BackendRequest, Request
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64, Config, VringState
 from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS

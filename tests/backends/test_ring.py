@@ -12,7 +12,7 @@ from backends.device import BackendDevice
 from backends.loop import Loop
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
-from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.payloads import MemoryRegion, VringAddr
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backends.ring import Ring
 
 USER = 0x7000_0000
-EVENT_IDX = 1 << F_RING_EVENT_IDX
+EVENT_IDX = 1 << VIRTIO_RING_F_EVENT_IDX
 
 
 class Events:

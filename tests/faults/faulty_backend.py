@@ -59,7 +59,7 @@ class FaultyControl(Control):
 
     def _babble(self, request: Request) -> None:
         """What is no message at all, or, in place of a reply, one that answers something else."""
-        noise = WRONG_REPLY if self._has_own_reply(request) else NO_MESSAGE
+        noise = WRONG_REPLY if not self._connection.session.can_refuse(request) else NO_MESSAGE
         self._connection._channel.queue(noise, ())
         self._flush()
 

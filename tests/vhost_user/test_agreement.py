@@ -6,15 +6,9 @@ import pytest
 
 from vhost_user.agreement import ring_of
 from vhost_user.errors import UsageError
-from vhost_user.features import YC_LIBVHOST, ProtocolFeature
-from vhost_user.messages import (
-    FRONTEND_MESSAGES,
-    VHOST_USER_F_PROTOCOL_FEATURES,
-    FdRule,
-    FrontendRequest,
-    MessageSpec,
-    Request,
-)
+from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, YC_LIBVHOST, ProtocolFeature
+from vhost_user.message_spec import FdRule, MessageSpec
+from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest, Request
 from vhost_user.payloads import MAX_RINGS, U64, MemTable, VringAddr, VringState
 from vhost_user.session import BackendSession, FrontendSession
 
@@ -22,14 +16,14 @@ R = FrontendRequest
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in FRONTEND_MESSAGES.values() if row.gate.protocol or row.refusal]
+    "row", [row for row in FRONTEND_MESSAGES.values() if row.gate.protocol or row.unsupported]
 )
 def test_a_gate_is_closed_at_first(row: MessageSpec) -> None:
     """Nothing that depends on a protocol feature can be sent before it is negotiated."""
     with pytest.raises(UsageError) as caught:
         FrontendSession("net0").encode(Request(FrontendRequest(row.id)))
     assert caught.value.message == row.name
-    assert row.refusal in caught.value.text
+    assert row.unsupported in caught.value.text
 
 
 def test_features_open_and_close_gates() -> None:

@@ -97,7 +97,7 @@ def test_asks_for_none_without_reply_ack(make: Callable[..., Ends]) -> None:
     ("number", "text"),
     [
         (B.CONFIG_CHANGE_MSG, "needs protocol feature CONFIG"),
-        (B.SHARED_OBJECT_ADD, "no back-end here has a use for it"),
+        (B.SHARED_OBJECT_ADD, "no back-end of this project sends it"),
     ],
 )
 def test_says_only_what_may_be_said(make: Callable[..., Ends], number: B, text: str) -> None:

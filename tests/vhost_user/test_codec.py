@@ -22,7 +22,8 @@ from vhost_user.codec import (
     request_forms,
 )
 from vhost_user.errors import FrontendError, ProtocolError
-from vhost_user.messages import FRONTEND_MESSAGES, FdRule, FrontendRequest, MessageSpec
+from vhost_user.message_spec import FdRule, MessageSpec
+from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest
 from vhost_user.payloads import (
     U64,
     LogArea,

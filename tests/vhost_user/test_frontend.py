@@ -48,7 +48,7 @@ def answer(back: BackendConnection, request: Request) -> None:
         back.reply(request, standing)
     elif request.id == R.GET_VRING_BASE:
         assert isinstance(request.payload, VringState)
-        back.reply(request, VringState(request.payload.index, 100 + request.payload.index))
+        back.reply(request, VringState(request.payload.ring, 100 + request.payload.ring))
     else:
         back.ack(request, 22 if request.id == R.SET_OWNER else 0)
 

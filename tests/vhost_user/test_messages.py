@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from vhost_user.features import DIALECTS, SPEC, YC_LIBVHOST
+from vhost_user.features import DIALECTS, SPEC, YC_LIBVHOST, ProtocolFeature
+from vhost_user.message_spec import Effect, FdRule, MessageSpec, ReplyRule
 from vhost_user.messages import (
     BACKEND_MESSAGES,
     FRONTEND_MESSAGES,
     BackendRequest,
-    FdRule,
     FrontendRequest,
-    MessageSpec,
-    ReplyRule,
     frontend_messages,
     wire_name,
 )
 from vhost_user.payloads import SHAPES
+from vhost_user.session import BackendSession, FrontendSession
 
 EVERY_ROW = [*FRONTEND_MESSAGES.values(), *BACKEND_MESSAGES.values()]
 
@@ -33,7 +32,6 @@ def test_a_row_is_consistent(row: MessageSpec) -> None:
     assert all(kind in SHAPES for kind in row.payload)
     assert bool(row.reply_payload) == (row.reply is not ReplyRule.ACK)
     assert row.reply_fds is FdRule.NONE or row.reply is not ReplyRule.ACK
-    assert row.implemented == (row.refusal == "")
     if row.gate.protocol:
         assert SPEC.protocol_feature(row.gate.protocol) is not None
 
@@ -57,3 +55,33 @@ def test_an_id_whose_meaning_depends_on_the_dialect() -> None:
     assert wire_name(99) == "message 99"
     for dialect in DIALECTS.values():
         assert frontend_messages(dialect)[44].name == dialect.messages[44]
+
+
+@pytest.mark.parametrize("row", EVERY_ROW, ids=lambda row: row.name)
+def test_a_member_has_its_own_row(row: MessageSpec) -> None:
+    """Number and name in the table are those of the member."""
+    member = (
+        FrontendRequest(row.id) if row in FRONTEND_MESSAGES.values() else BackendRequest(row.id)
+    )
+    assert member.spec is row
+    assert (member.value, member.name) == (row.id, row.name)
+
+
+def test_ids_of_the_specification() -> None:
+    """A slip in the numbering would shift all that follow."""
+    assert FrontendRequest.GET_VRING_BASE.value == 11
+    assert FrontendRequest.SET_VRING_ENABLE.value == 18
+    assert FrontendRequest.GET_CONFIG.value == 24
+    assert FrontendRequest.RESET_DEVICE.value == 34
+    assert FrontendRequest.CHECK_DEVICE_STATE.value == 43
+    assert BackendRequest.VRING_HOST_NOTIFIER_MSG.value == 3
+    assert BackendRequest.SHARED_OBJECT_LOOKUP.value == 8
+
+
+@pytest.mark.parametrize("effect", Effect)
+def test_an_effect_has_a_row_and_a_method_at_each_end(effect: Effect) -> None:
+    """Nothing else connects an effect to what it does."""
+    assert any(effect in (row.effect, row.reply_effect) for row in EVERY_ROW)
+    assert callable(FrontendSession("net0").effect_method(effect))
+    back = BackendSession("net0", features=0, protocol_features=ProtocolFeature(0), num_queues=1)
+    assert callable(back.effect_method(effect))

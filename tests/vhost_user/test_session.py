@@ -12,7 +12,8 @@ from tests.vhost_user.payload_strategies import plain_requests
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import BackendError, FrontendError, Refused, UsageError
 from vhost_user.features import ProtocolFeature
-from vhost_user.messages import FrontendRequest, Request
+from vhost_user.message_spec import MessageSpec, ReplyRule
+from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest, Request
 from vhost_user.payloads import (
     U64,
     Config,
@@ -85,7 +86,7 @@ def test_both_ends_agree_on_what_was_asked(requests: list[Request]) -> None:
         assert error.message in ("SET_FEATURES", "SET_PROTOCOL_FEATURES")  # noqa: PT017
         return
     assert sum(request.need_reply for request in got) == front.outstanding
-    bases = {r.payload.index for r in got if isinstance(r.payload, VringState) if r.id == 11}
+    bases = {r.payload.ring for r in got if isinstance(r.payload, VringState) if r.id == 11}
     for mine, theirs in zip(front.rings, back.rings, strict=True):
         assert mine.enabled == theirs.enabled
         assert mine.started == theirs.started or mine.index in bases
@@ -369,6 +370,17 @@ def test_answers_that_do_not_fit() -> None:
         back.answer(base, VringState(0, 2**32))
     with pytest.raises(UsageError, match="no reply due"):
         back.answer(num, U64(0))
+
+
+@pytest.mark.parametrize("row", FRONTEND_MESSAGES.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("agreed", [P.REPLY_ACK, P.REPLY_ACK | P.LOG_SHMFD])
+def test_what_an_acknowledgement_can_refuse(agreed: ProtocolFeature, row: MessageSpec) -> None:
+    """Everything without a reply of its own; the reply to SET_LOG_BASE depends on LOG_SHMFD."""
+    back = BackendSession("net0", features=BIT_30, protocol_features=agreed, num_queues=1)
+    back.feed(encode(R.SET_PROTOCOL_FEATURES, VERSION, U64(int(agreed))))
+    own = {ReplyRule.ALWAYS: True, ReplyRule.IF_LOG_SHMFD: P.LOG_SHMFD in agreed}
+    request = Request(R(row.id), need_reply=True)
+    assert back.can_refuse(request) != own.get(row.reply, False)
 
 
 @given(st.sampled_from([R.SET_VRING_BASE, R.SET_VRING_NUM]), st.integers(0, 0xFFFF))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.features import SPEC
-from vhost_user.message_ids import FrontendRequest as F
+from vhost_user.messages import FrontendRequest as F
 from vhost_user_conformance.back_end.cases import cases
 from vhost_user_conformance.back_end.connection import BackEnd
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict

@@ -16,13 +16,13 @@ import pytest
 
 from tests.vhost_user_conformance.puppet import Answer, Puppet
 from vhost_user.features import (
-    F_IOMMU_PLATFORM,
-    F_VERSION_1,
     SPEC,
     VHOST_USER_F_PROTOCOL_FEATURES,
+    VIRTIO_F_IOMMU_PLATFORM,
+    VIRTIO_F_VERSION_1,
     ProtocolFeature,
 )
-from vhost_user.message_ids import FrontendRequest as F
+from vhost_user.messages import FrontendRequest as F
 from vhost_user_conformance.back_end.disk import in_batches
 from vhost_user_conformance.model.verdict import Failed, Verdict
 from vhost_user_conformance.peer.memory import Memory, TestRing
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PASS, FAIL, OBSERVED = Verdict.PASS, Verdict.FAIL, Verdict.OBSERVED
-BITS = 1 << F_VERSION_1 | 1 << VHOST_USER_F_PROTOCOL_FEATURES | 1 << F_IOMMU_PLATFORM
+BITS = 1 << VIRTIO_F_VERSION_1 | 1 << VHOST_USER_F_PROTOCOL_FEATURES | 1 << VIRTIO_F_IOMMU_PLATFORM
 NIC_BITS = BITS | 1 << 3 | 1 << 5 | 1 << 22
 CONFIG = ProtocolFeature.CONFIG | ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
 PROGRAM = Path(__file__).with_name("optional_device.py")

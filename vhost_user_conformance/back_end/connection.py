@@ -122,7 +122,7 @@ class BackEnd(Negotiation):
     def address(ring: TestRing, *, log: bool = False) -> bytes:
         """SET_VRING_ADDR's payload."""
         return VringAddr(
-            index=ring.index,
+            ring=ring.index,
             flags=int(log),
             desc=ring.desc + ring.user_offset,
             used=ring.used + ring.user_offset,
@@ -188,7 +188,7 @@ class BackEnd(Negotiation):
             f"{len(reply.payload)} bytes",
         )
         state = VringState.unpack(reply.payload)
-        check(state.index == ring.index, f"a reply about ring {ring.index}", f"ring {state.index}")
+        check(state.ring == ring.index, f"a reply about ring {ring.index}", f"ring {state.ring}")
         return state.num
 
     def resume(self, ring: TestRing, base: int) -> None:

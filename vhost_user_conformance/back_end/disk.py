@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user_conformance.model.verdict import Failed, check, unsupported
 from vhost_user_conformance.peer.device_work import BLK_F_RO, BLK_IN, BLK_OUT, SECTOR, Job
 
@@ -32,7 +32,7 @@ def disk_ring(
     Raises:
         Unsupported: one of them is not offered.
     """
-    events = F_RING_EVENT_IDX in bits
+    events = VIRTIO_RING_F_EVENT_IDX in bits
     memory = be.agree_bits(*bits).shared(memory)
     ring = be.ring(memory, 0, size, start=start, event_idx=events, region=region)
     be.start(ring)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from vhost_user.features import (
-    F_VERSION_1,
     VHOST_USER_F_PROTOCOL_FEATURES,
+    VIRTIO_F_VERSION_1,
     Dialect,
     ProtocolFeature,
 )
-from vhost_user.message_ids import FrontendRequest
+from vhost_user.messages import FrontendRequest
 from vhost_user.payloads import U64
 from vhost_user_conformance.back_end.requests import Requests
 from vhost_user_conformance.model.verdict import unsupported
@@ -101,7 +101,7 @@ class Negotiation(Requests):
         elif self.device:
             self.rings = max(self.rings, WORKS[self.device].rings)
         self.tell(F.SET_OWNER)
-        wanted = (1 << F_VERSION_1 | PROTOCOL_BIT) if features is None else features
+        wanted = (1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT) if features is None else features
         self.driver_features = wanted & self.features
         if set_features:
             self.tell(F.SET_FEATURES, u64(self.driver_features))
@@ -131,7 +131,9 @@ class Negotiation(Requests):
         for bit in bits:
             if not self.features >> bit & 1:
                 unsupported(f"feature bit {bit} is not offered")
-        return self.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | sum(1 << bit for bit in bits))
+        return self.agree(
+            features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | sum(1 << bit for bit in bits)
+        )
 
     def _ring_count(self) -> int:
         queues = self.ask_u64(F.GET_QUEUE_NUM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user_conformance.model.verdict import Failed, check, unsupported
 from vhost_user_conformance.peer.device_work import NET_HEADER
 
@@ -36,7 +36,7 @@ def sender(
     Raises:
         Unsupported: one of them is not offered.
     """
-    events = F_RING_EVENT_IDX in bits
+    events = VIRTIO_RING_F_EVENT_IDX in bits
     memory = be.agree_bits(*bits).shared(memory)
     ring = be.ring(memory, TX, size, start=start, event_idx=events)
     be.start(ring)
@@ -174,7 +174,7 @@ def set_up_nic(
     be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
 ) -> Nic:
     """Set both rings up, with these feature bits, and enable neither."""
-    events = F_RING_EVENT_IDX in bits
+    events = VIRTIO_RING_F_EVENT_IDX in bits
     memory = be.agree_bits(*bits).shared(memory)
     rx = be.ring(memory, RX, size, start=start, event_idx=events)
     tx = be.ring(memory, TX, 64, event_idx=events)

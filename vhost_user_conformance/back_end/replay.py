@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.dirty_log import DirtyLog
-from vhost_user.features import F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import Config, Inflight, LogArea, SingleRegion, VringState
 from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, u64, vring
 from vhost_user_conformance.back_end.script import EVERY, NOTHING, USED, F, P, answered, spoken
@@ -210,7 +210,7 @@ class Replay:
 
     def _features(self, step: Step) -> Content:
         be = self.be
-        be.driver_features = (1 << F_VERSION_1 | PROTOCOL_BIT) & be.features
+        be.driver_features = (1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT) & be.features
         return u64(be.driver_features | (LOG_ALL & be.features if step.log else 0)), ()
 
     def _protocol(self, _step: Step) -> Content:
@@ -265,4 +265,4 @@ class Replay:
 
     def _learn_base(self, reply: Message) -> None:
         state = VringState.unpack(reply.payload)
-        self.bases[state.index] = state.num
+        self.bases[state.ring] = state.num

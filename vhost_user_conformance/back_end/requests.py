@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.features import ProtocolFeature
-from vhost_user.message_ids import FrontendRequest
+from vhost_user.messages import FrontendRequest
 from vhost_user_conformance.model.verdict import Failed, check, observed
 from vhost_user_conformance.peer.wire import Closed, Message, Silent
 

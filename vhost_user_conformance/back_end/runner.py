@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vhost_user.errors import BackendError
-from vhost_user.message_ids import FrontendRequest
+from vhost_user.messages import FrontendRequest
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F
 from vhost_user_conformance.back_end.disk_contents import DiskContentsError, check_zeroes
 from vhost_user_conformance.errors import PeerError

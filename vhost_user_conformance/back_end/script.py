@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
-from vhost_user.message_ids import FrontendRequest
-from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
+from vhost_user.message_spec import ReplyRule
+from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

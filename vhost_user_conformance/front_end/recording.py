@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.codec import NEED_REPLY
-from vhost_user.message_ids import FrontendRequest
+from vhost_user.messages import FrontendRequest
 from vhost_user.payloads import VringAddr, VringState
 from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.model.verdict import unsupported
@@ -78,9 +78,9 @@ class Received(NamedTuple):
     def ring(self) -> int | None:
         """The ring that it is about, if it is about one."""
         if self.id in RING_STATES:
-            return self.state.index
+            return self.state.ring
         if self.id == F.SET_VRING_ADDR:
-            return self.address.index
+            return self.address.ring
         return self.u64 & 0xFF if self.id in RING_FDS else None
 
     def __repr__(self) -> str:

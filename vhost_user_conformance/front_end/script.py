@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vhost_user.codec import REPLY, VERSION
 from vhost_user.features import (
-    F_RING_EVENT_IDX,
-    F_RING_INDIRECT_DESC,
-    F_VERSION_1,
     VHOST_F_LOG_ALL,
     VHOST_USER_F_PROTOCOL_FEATURES,
+    VIRTIO_F_VERSION_1,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
     ProtocolFeature,
 )
-from vhost_user.message_ids import FrontendRequest
+from vhost_user.messages import FrontendRequest
 from vhost_user_conformance.front_end.acts import EVERYTHING, START
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ Reaction = Callable[[ScriptedSession, "Message"], None]
 
 COMMON_FEATURES = (
     1 << VHOST_F_LOG_ALL
-    | 1 << F_RING_INDIRECT_DESC
-    | 1 << F_RING_EVENT_IDX
+    | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    | 1 << VIRTIO_RING_F_EVENT_IDX
     | 1 << VHOST_USER_F_PROTOCOL_FEATURES
-    | 1 << F_VERSION_1
+    | 1 << VIRTIO_F_VERSION_1
 )
 COMMON_PROTOCOL = P.MQ | P.LOG_SHMFD | P.REPLY_ACK | P.BACKEND_REQ | P.BACKEND_SEND_FD
 #: virtio 1.3, 5.2.4: a disk of 1 MiB with blocks of 512 bytes and 4 rings.

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from vhost_user import inflight
 from vhost_user.codec import NEED_REPLY
 from vhost_user.features import (
-    F_RING_EVENT_IDX,
     VHOST_USER_F_PROTOCOL_FEATURES,
+    VIRTIO_RING_F_EVENT_IDX,
     ProtocolFeature,
 )
-from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
+from vhost_user.message_spec import ReplyRule
+from vhost_user.messages import FRONTEND_MESSAGES
 from vhost_user.payloads import (
     U64,
     VRING_NO_FD,
@@ -291,10 +292,10 @@ class Session:
                 self._begin(ring)
         elif message.id == F.SET_VRING_ADDR:
             received = self.recording.messages[-1].address
-            self._ring(received.index).address = received
+            self._ring(received.ring).address = received
         elif message.id in (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ENABLE):
             state = VringState.unpack(message.payload)
-            ring = self._ring(state.index)
+            ring = self._ring(state.ring)
             if message.id == F.SET_VRING_NUM:
                 ring.size = state.num
             elif message.id == F.SET_VRING_BASE:
@@ -313,7 +314,7 @@ class Session:
         walker.want_kick()
 
     def _walker(self, ring: Ring) -> Walker:
-        ring.event_idx = bool((self.features or 0) >> F_RING_EVENT_IDX & 1)
+        ring.event_idx = bool((self.features or 0) >> VIRTIO_RING_F_EVENT_IDX & 1)
         return Walker(self.memory, ring)
 
     def _ring(self, index: int) -> Ring:
@@ -437,7 +438,7 @@ class Session:
         return U64(0).pack(), ()
 
     def _stop_ring(self, message: Message) -> bytes:
-        index = VringState.unpack(message.payload[:8].ljust(8, b"\0")).index
+        index = VringState.unpack(message.payload[:8].ljust(8, b"\0")).ring
         ring = self._ring(index)
         self._serve(ring)
         while any(held is ring for held, _ in self.held):

@@ -13,7 +13,7 @@ from vhost_user.messages import BACKEND_MESSAGES, FRONTEND_MESSAGES
 from vhost_user_conformance.rules.rule import Chapter, NotFromOutside
 
 if TYPE_CHECKING:
-    from vhost_user.messages import MessageSpec
+    from vhost_user.message_spec import MessageSpec
 
 #: VU-F-0110 is about the payload of message 1, and so on.
 _PAYLOADS = 109
@@ -146,7 +146,7 @@ def _text(row: MessageSpec) -> str:
 
 def _message_rules() -> None:
     for number, row in sorted(FRONTEND_MESSAGES.items()):
-        back, front = FRONT_END_MESSAGES[row.id.name]
+        back, front = FRONT_END_MESSAGES[row.name]
         own = f"{_PAYLOADS + number:04}"
         front_end_messages.rule(
             number,
@@ -156,7 +156,7 @@ def _message_rules() -> None:
             front=f"{own} {front}".strip(),
         )
     for number, row in sorted(BACKEND_MESSAGES.items()):
-        sender, receiver = BACK_END_MESSAGES[row.id.name]
+        sender, receiver = BACK_END_MESSAGES[row.name]
         back_end_messages.rule(
             number,
             _text(row),

@@ -11,8 +11,8 @@ import pytest
 from tests.backends.rig import Rig, readable
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import Disconnected, Refused
+from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import ProtocolFeature
 from vhost_user.payloads import U64, VringState
 
 if TYPE_CHECKING:

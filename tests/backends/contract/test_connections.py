@@ -16,8 +16,9 @@ from backends.pacing import Costs
 from tests.backends.contract.given import MakeRig, Serve, wait_until
 from tests.backends.rig import Rig, readable
 from tests.timeouts import TIMEOUT
+from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import ProtocolFeature, Request
+from vhost_user.messages import Request
 from vhost_user.payloads import MemTable
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user.errors import Disconnected, Refused
+from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import ProtocolFeature, Request
+from vhost_user.messages import Request
 from vhost_user.payloads import U64, VringState
 
 if TYPE_CHECKING:

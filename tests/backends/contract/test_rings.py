@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.backends.rig import PREWIRED_ORDER, QEMU_ORDER, Rig, no_fd
+from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
-from vhost_user.messages import ProtocolFeature
 from vhost_user.payloads import VringState
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from tests.backends.contract.given import MakeRig, Serve, status
 from vhost_user.errors import Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
-from vhost_user.payloads import U64, VringState
+from vhost_user.payloads import U64, Payload, VringState
 
 if TYPE_CHECKING:
     from tests.backends.rig import (
@@ -57,4 +57,5 @@ def test_status_of_a_reset_that_waits(kind: Kind, serve: Serve, make_rig: MakeRi
         ]
     )
     assert time.monotonic() - began >= 0.05
-    assert [reply.payload for reply in replies] == [U64(0), U64(0), VringState(kind.ring, 1)]
+    expected: list[Payload] = [U64(0), U64(0), VringState(kind.ring, 1)]
+    assert [reply.payload for reply in replies] == expected

@@ -40,7 +40,7 @@ def test_stop_of_all_rings_in_flight(kind: Kind, running: Rig) -> None:
         kind.work(running, number)
     replies = stop_all(running)
     states = [reply.payload for reply in replies]
-    assert [s.index for s in states if isinstance(s, VringState)] == list(range(kind.rings))
+    assert [s.ring for s in states if isinstance(s, VringState)] == list(range(kind.rings))
     assert states[kind.ring] == VringState(kind.ring, 3)
 
 
@@ -78,7 +78,7 @@ def test_stop_policies(
     replies = stop_all(rig)
     took = time.monotonic() - begin
     states = [reply.payload for reply in replies]
-    assert [s.index for s in states if isinstance(s, VringState)] == list(range(kind.rings))
+    assert [s.ring for s in states if isinstance(s, VringState)] == list(range(kind.rings))
     base = states[kind.ring]
     assert isinstance(base, VringState)
     if stop is StopKind.DRAIN:

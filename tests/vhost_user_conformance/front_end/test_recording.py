@@ -13,7 +13,7 @@ import pytest
 
 from vhost_user.codec import VERSION
 from vhost_user.features import VHOST_F_LOG_ALL, ProtocolFeature
-from vhost_user.message_ids import BackendRequest
+from vhost_user.messages import BackendRequest
 from vhost_user.payloads import (
     U64,
     VRING_NO_FD,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vhost_user.features import F_RING_PACKED, F_VERSION_1
+from vhost_user.features import VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1
 from vhost_user.payloads import VringState
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, vring
 from vhost_user_conformance.back_end.requests import QUIET
@@ -37,7 +37,7 @@ def base_names_ring(be: BackEnd) -> None:
     ring = be.working_ring()
     reply = be.ask(F.GET_VRING_BASE, vring(ring.index, 0))
     state = VringState.unpack(reply.payload)
-    check(state.index == ring.index, f"index {ring.index}", f"index {state.index}")
+    check(state.ring == ring.index, f"index {ring.index}", f"index {state.ring}")
 
 
 @area.case(611, "The base of a split ring has 16 bits: the upper ones of num are zero", works=True)
@@ -216,9 +216,9 @@ _PACKED_BASES = {"in the beginning": 0x8000_8000, "in the second round": 0x0005_
 )
 def packed(be: BackEnd, when: str) -> None:
     be.look()
-    if not be.features >> F_RING_PACKED & 1:
+    if not be.features >> VIRTIO_F_RING_PACKED & 1:
         unsupported("VIRTIO_F_RING_PACKED is not offered")
-    be.agree(features=1 << F_VERSION_1 | 1 << F_RING_PACKED | PROTOCOL_BIT)
+    be.agree(features=1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_F_RING_PACKED | PROTOCOL_BIT)
     wanted = _PACKED_BASES[when]
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring, base=wanted)

@@ -6,7 +6,7 @@ import select
 import socket
 
 from vhost_user.codec import REPLY, VERSION
-from vhost_user.message_ids import BackendRequest
+from vhost_user.messages import BackendRequest
 from vhost_user_conformance.back_end.connection import BackEnd, F
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area

@@ -38,7 +38,7 @@ class Wrong(NamedTuple):
 def _address(**wrong: int) -> bytes:
     right = {"desc": MIB, "used": MIB + 4096, "avail": MIB + 2048}
     parts = {name: wrong.get(name, gpa) + USER_OFFSET for name, gpa in right.items()}
-    return VringAddr(index=0, flags=0, log=0, **parts).pack()
+    return VringAddr(ring=0, flags=0, log=0, **parts).pack()
 
 
 #: What can only be refused: there is nothing that it could have done.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from vhost_user.features import (
     DEPENDENCIES,
-    F_RING_INDIRECT_DESC,
-    F_RING_PACKED,
-    F_VERSION_1,
+    VIRTIO_F_RING_PACKED,
+    VIRTIO_F_VERSION_1,
+    VIRTIO_RING_F_INDIRECT_DESC,
     ProtocolFeature,
     missing_dependencies,
 )
@@ -51,7 +51,7 @@ def offer_stays(be: BackEnd) -> None:
 @area.case(205, "VIRTIO_F_VERSION_1 is offered", severity=Severity.SHOULD, spec="virtio 1.3, 6.1")
 def version_1(be: BackEnd) -> None:
     be.look()
-    check(be.features >> F_VERSION_1 & 1, "feature bit 32", f"{be.features:#x}")
+    check(be.features >> VIRTIO_F_VERSION_1 & 1, "feature bit 32", f"{be.features:#x}")
 
 
 @area.each(
@@ -110,14 +110,14 @@ def bit_30_alone(be: BackEnd) -> None:
 @area.case(224, "SET_FEATURES with everything that is offered, but packed rings, is accepted")
 def everything(be: BackEnd) -> None:
     be.look()
-    be.agree(features=be.features & ~(1 << F_RING_PACKED) & ~LOG_ALL & ~(1 << 33))
+    be.agree(features=be.features & ~(1 << VIRTIO_F_RING_PACKED) & ~LOG_ALL & ~(1 << 33))
     be.alive("with all features")
 
 
 @area.case(225, "SET_FEATURES again with other bits is accepted while no ring runs")
 def features_again(be: BackEnd) -> None:
     be.agree()
-    more = be.driver_features | 1 << F_RING_INDIRECT_DESC
+    more = be.driver_features | 1 << VIRTIO_RING_F_INDIRECT_DESC
     be.tell(F.SET_FEATURES, u64(more & be.features))
     be.tell(F.SET_FEATURES, u64(be.driver_features))
     be.alive("after SET_FEATURES twice")
@@ -200,6 +200,6 @@ def not_acknowledged(be: BackEnd) -> None:
     if not be.features & PROTOCOL_BIT:
         unsupported("bit 30 is not offered")
     be.tell(F.SET_OWNER)
-    be.tell(F.SET_FEATURES, u64(be.features & 1 << F_VERSION_1))
+    be.tell(F.SET_FEATURES, u64(be.features & 1 << VIRTIO_F_VERSION_1))
     offered = be.ask_u64(F.GET_PROTOCOL_FEATURES)
     check(offered == int(be.protocol), f"{int(be.protocol):#x}, as before", f"{offered:#x}")

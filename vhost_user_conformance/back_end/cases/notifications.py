@@ -7,7 +7,7 @@ import select
 import struct
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_EVENT_IDX, F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import VRING_NO_FD
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring
 from vhost_user_conformance.back_end.requests import QUIET
@@ -179,9 +179,9 @@ def call_before_kick(be: BackEnd) -> None:
 def _event_ring(be: BackEnd, *, start: int = 0) -> TestRing:
     """A ring on which both sides use the event index."""
     be.look()
-    if not be.features >> F_RING_EVENT_IDX & 1:
+    if not be.features >> VIRTIO_RING_F_EVENT_IDX & 1:
         unsupported("VIRTIO_F_EVENT_IDX is not offered")
-    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << F_RING_EVENT_IDX)
+    be.agree(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_RING_F_EVENT_IDX)
     ring = be.ring(be.memory(), be.work.ring, start=start, event_idx=True)
     be.start(ring)
     return ring

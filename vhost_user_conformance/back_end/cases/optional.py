@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.codec import NEED_REPLY, VERSION
-from vhost_user.features import F_IOMMU_PLATFORM, F_VERSION_1, ProtocolFeature
+from vhost_user.features import VIRTIO_F_IOMMU_PLATFORM, VIRTIO_F_VERSION_1, ProtocolFeature
 from vhost_user.payloads import (
     VRING_NO_FD,
     Inflight,
@@ -241,9 +241,9 @@ def little_endian(be: BackEnd) -> None:
 
 def _with_iommu(be: BackEnd) -> None:
     be.look()
-    if not be.features >> F_IOMMU_PLATFORM & 1:
+    if not be.features >> VIRTIO_F_IOMMU_PLATFORM & 1:
         unsupported("VIRTIO_F_IOMMU_PLATFORM is not offered")
-    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << F_IOMMU_PLATFORM)
+    be.agree(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_F_IOMMU_PLATFORM)
 
 
 @area.each(

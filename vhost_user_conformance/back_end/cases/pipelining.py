@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from vhost_user.codec import NEED_REPLY, VERSION
-from vhost_user.features import F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import Config, Inflight, VringState
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring
 from vhost_user_conformance.model.case import BACK_END, Area
@@ -128,7 +128,7 @@ def bases_in_flight(be: BackEnd) -> None:
     served = {ring.index: ring.used_index for ring in rings}
     for ring in rings:
         state = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload)
-        check(state.index == ring.index, f"ring {ring.index}", f"ring {state.index}")
+        check(state.ring == ring.index, f"ring {ring.index}", f"ring {state.ring}")
         wanted = served[ring.index]
         if ring.index in {one.index for one in _working(be, rings)}:
             check(state.num == wanted, f"base {wanted}", f"base {state.num}")
@@ -141,7 +141,7 @@ def bases_in_one_write(be: BackEnd) -> None:
     be.wire.send_bytes(b"".join(_bytes(F.GET_VRING_BASE, vring(r.index, 0)) for r in rings))
     for ring in rings:
         state = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload)
-        check(state.index == ring.index, f"ring {ring.index}", f"ring {state.index}")
+        check(state.ring == ring.index, f"ring {ring.index}", f"ring {state.ring}")
 
 
 @area.case(1906, "Descriptors that come one behind the other go to their own rings", works=True)
@@ -214,7 +214,7 @@ def negotiation(be: BackEnd) -> None:
     be.agree(set_features=False)
     other = be.again()
     acked = u64(int(be.acked))
-    features = be.features & (1 << F_VERSION_1 | PROTOCOL_BIT)
+    features = be.features & (1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT)
     messages = [_bytes(F.GET_FEATURES)]
     if be.features & PROTOCOL_BIT:
         messages += [_bytes(F.GET_PROTOCOL_FEATURES), _bytes(F.SET_PROTOCOL_FEATURES, acked)]

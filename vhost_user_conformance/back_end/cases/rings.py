@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vhost_user.features import F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import VRING_NO_FD
 from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
 from vhost_user_conformance.back_end.nic import frame_of, looped, set_up_nic
@@ -164,7 +164,7 @@ def disabled_is_read(be: BackEnd) -> None:
 
 @area.case(415, "Without bit 30 a ring is enabled from its start", works=True)
 def enabled_by_itself(be: BackEnd) -> None:
-    be.agree(features=1 << F_VERSION_1)
+    be.agree(features=1 << VIRTIO_F_VERSION_1)
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     be.serve(ring)

@@ -63,7 +63,7 @@ def odd_base(fe: FrontEnd) -> None:
 def _comes_back(fe: FrontEnd, name: str, base: int) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         session.reply_to(message)
-        index = VringState.unpack(message.payload).index
+        index = VringState.unpack(message.payload).ring
         session.reply(message.id, VringState(index, base + index).pack())
 
     recording = fe.session(
@@ -75,8 +75,8 @@ def _comes_back(fe: FrontEnd, name: str, base: int) -> None:
     )
     recording.did(CONT)
     for each in recording.some(F.SET_VRING_BASE, act=CONT):
-        if each.state.index in {one.ring for one in recording.bases}:
-            wanted = base + each.state.index
+        if each.state.ring in {one.ring for one in recording.bases}:
+            wanted = base + each.state.ring
             check(each.state.num == wanted, f"base {wanted:#x}", f"{each.state.num:#x}")
 
 
@@ -104,7 +104,7 @@ def begins_inside(fe: FrontEnd) -> None:
 def base_of_another(fe: FrontEnd) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         session.reply_to(message)
-        index = VringState.unpack(message.payload).index
+        index = VringState.unpack(message.payload).ring
         session.reply(F.GET_FEATURES, VringState(index, 0x1230).pack())
 
     recording = fe.session(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import ProtocolFeature
-from vhost_user.message_ids import BackendRequest
+from vhost_user.messages import BackendRequest
 from vhost_user.payloads import Iotlb, Mmap, SharedUuid, VringArea, VringState
 from vhost_user_conformance.front_end.acts import ASKED, START
 from vhost_user_conformance.front_end.descriptors import SOCKET

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_INDIRECT_DESC
+from vhost_user.features import VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.request_scripts import FOR_A_WHILE, ONE_AT_A_TIME
 from vhost_user_conformance.front_end.serving import DISK_BYTES
@@ -91,7 +91,7 @@ def indirect(fe: FrontEnd) -> None:
 
 @area.case(2106, "Indirect tables are not used when they are not offered")
 def no_indirect(fe: FrontEnd) -> None:
-    without = 1 << F_RING_INDIRECT_DESC
+    without = 1 << VIRTIO_RING_F_INDIRECT_DESC
     name = "without indirect descriptors"
     recording = fe.session(ONE_AT_A_TIME._replace(name=name, without=without))
     used = [chain for chain in _chains(recording) if chain.indirect]

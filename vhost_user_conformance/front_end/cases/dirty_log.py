@@ -97,11 +97,11 @@ def ring_logged(fe: FrontEnd) -> None:
 def _log_addresses(fe: FrontEnd) -> list[tuple[Received, int]]:
     """Messages with F_LOG, and the bytes of the ring's used part."""
     recording = _logged(fe)
-    sizes = {each.state.index: each.state.num for each in recording.of(F.SET_VRING_NUM)}
+    sizes = {each.state.ring: each.state.num for each in recording.of(F.SET_VRING_NUM)}
     found = [each for each in recording.of(F.SET_VRING_ADDR) if each.address.flags & 1]
     if not found:
         unsupported("the front-end does not have used rings logged")
-    return [(each, 4 + 8 * sizes.get(each.address.index, 0)) for each in found]
+    return [(each, 4 + 8 * sizes.get(each.address.ring, 0)) for each in found]
 
 
 @area.case(807, "A used ring's log address is where it lies in guest memory")

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, VHOST_F_LOG_ALL
+from vhost_user.features import (
+    VHOST_F_LOG_ALL,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
+)
 from vhost_user_conformance.front_end.acts import ASKED
 
 if TYPE_CHECKING:
@@ -143,7 +147,7 @@ def unasked(fe: FrontEnd) -> None:
 
 LOG_ALL = 1 << VHOST_F_LOG_ALL
 #: Features that many drivers use, and that the next back-end may lack.
-LESS = 1 << F_RING_EVENT_IDX | 1 << F_RING_INDIRECT_DESC
+LESS = 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
 #: What a back-end that has just been started knows nothing of.
 SAID_ANEW = (
     F.SET_OWNER,

@@ -110,7 +110,7 @@ def room_for_all(fe: FrontEnd) -> None:
     asked = _region(recording.some(F.GET_INFLIGHT_FD)[-1])
     all_of(
         recording.some(F.SET_VRING_NUM),
-        lambda each: each.state.index < asked.num_queues and each.state.num <= asked.queue_size,
+        lambda each: each.state.ring < asked.num_queues and each.state.num <= asked.queue_size,
         f"rings within {asked.num_queues} of {asked.queue_size}, as GET_INFLIGHT_FD said",
     )
 

@@ -111,9 +111,9 @@ def ring_inside(fe: FrontEnd, part: str) -> None:
     recording.first(F.SET_VRING_ADDR)
     for each in recording.of(F.SET_VRING_NUM, F.SET_VRING_ADDR):
         if each.id == F.SET_VRING_NUM:
-            sizes[each.state.index] = each.state.num
+            sizes[each.state.ring] = each.state.num
             continue
-        size = sizes.get(each.address.index, 1)
+        size = sizes.get(each.address.ring, 1)
         length = {"desc": 16 * size, "avail": 4 + 2 * size, "used": 4 + 8 * size}[part]
         start = getattr(each.address, part)
         check(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_VERSION_1, VHOST_F_LOG_ALL, ProtocolFeature
+from vhost_user.features import VHOST_F_LOG_ALL, VIRTIO_F_VERSION_1, ProtocolFeature
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import COMMON_FEATURES, KINDS, Script, occasion
 from vhost_user_conformance.front_end.session import PROTOCOL_BIT
@@ -125,7 +125,7 @@ def unknown_protocol(fe: FrontEnd) -> None:
 def feature_not_offered(fe: FrontEnd, bit: int) -> None:
     script = Script(f"without feature {bit}", without=1 << bit)
     recording = _talked(fe.session(script))
-    if bit == F_VERSION_1 and not recording.of(F.SET_FEATURES):
+    if bit == VIRTIO_F_VERSION_1 and not recording.of(F.SET_FEATURES):
         unsupported("the front-end does not work with a back-end that lacks VERSION_1")
     all_of(recording.some(F.SET_FEATURES), lambda each: not each.u64 >> bit & 1, f"bit {bit} clear")
 
@@ -250,18 +250,20 @@ def version_1(fe: FrontEnd) -> None:
     """A driver from before virtio 1 does not know it; it is known by where its rings lie."""
     recording = fe.plain()
     recording.started()
-    lacking = [each for each in recording.some(F.SET_FEATURES) if not each.u64 >> F_VERSION_1 & 1]
+    lacking = [
+        each for each in recording.some(F.SET_FEATURES) if not each.u64 >> VIRTIO_F_VERSION_1 & 1
+    ]
     if lacking and _legacy(recording):
         observed(f"{lacking[0]} is without it, and its rings lie as those of legacy drivers")
-    all_of(lacking, lambda _: False, f"bit {F_VERSION_1} set")
+    all_of(lacking, lambda _: False, f"bit {VIRTIO_F_VERSION_1} set")
 
 
 def _legacy(recording: Recording) -> bool:
     """Whether all rings lie as virtio 1.3, 2.7.2 has it for legacy drivers, in one piece."""
-    sizes = {each.state.index: each.state.num for each in recording.of(F.SET_VRING_NUM)}
+    sizes = {each.state.ring: each.state.num for each in recording.of(F.SET_VRING_NUM)}
     places = [each.address for each in recording.of(F.SET_VRING_ADDR)]
     return bool(places) and all(
-        at.avail == at.desc + 16 * sizes.get(at.index, 0)
-        and at.used == -(-(at.avail + 6 + 2 * sizes.get(at.index, 0)) // _PAGE) * _PAGE
+        at.avail == at.desc + 16 * sizes.get(at.ring, 0)
+        and at.used == -(-(at.avail + 6 + 2 * sizes.get(at.ring, 0)) // _PAGE) * _PAGE
         for at in places
     )

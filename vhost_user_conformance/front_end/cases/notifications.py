@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user_conformance.front_end.acts import ASKED
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 area = Area("notifications", FRONT_END, "VHOST_USER_SET_VRING_KICK")
 
-EVENT_IDX = 1 << F_RING_EVENT_IDX
+EVENT_IDX = 1 << VIRTIO_RING_F_EVENT_IDX
 
 
 @area.each(501, RING_FDS, "{0.name}'s descriptor is an eventfd, or a pipe")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vhost_user.features import ProtocolFeature
-from vhost_user.messages import FRONTEND_MESSAGES, ReplyRule
+from vhost_user.message_spec import ReplyRule
+from vhost_user.messages import FRONTEND_MESSAGES
 from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.script import Script, refusing

@@ -84,8 +84,8 @@ def enabled(fe: FrontEnd) -> None:
     if not (kicks[0].features or 0) & PROTOCOL_BIT:
         unsupported("the front-end does not acknowledge bit 30: its rings are always enabled")
     told = recording.of(F.SET_VRING_ENABLE)
-    on = {each.state.index for each in told if each.state.num}
-    off = {each.state.index for each in told} - on
+    on = {each.state.ring for each in told if each.state.num}
+    off = {each.state.ring for each in told} - on
     for each in kicks:
         check(each.ring in on | off, f"SET_VRING_ENABLE for ring {each.ring}", f"{each} without it")
     unused = sorted({each.ring for each in kicks if each.ring is not None} & off)
@@ -100,7 +100,7 @@ def stopped(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(STOP)
     started = {each.ring for each in recording.of(F.SET_VRING_KICK, act="start")}
-    ended = {each.state.index for each in recording.of(F.GET_VRING_BASE, act=STOP)}
+    ended = {each.state.ring for each in recording.of(F.GET_VRING_BASE, act=STOP)}
     check(started <= ended, f"GET_VRING_BASE of rings {sorted(map(str, started))}", f"{ended}")
 
 
@@ -120,9 +120,9 @@ def stopped_at_end(fe: FrontEnd) -> None:
 def stop_started(fe: FrontEnd) -> None:
     recording = fe.plain()
     known = {each.ring for each in recording.some(F.SET_VRING_KICK)}
-    odd = [each for each in recording.some(F.GET_VRING_BASE) if each.state.index not in known]
+    odd = [each for each in recording.some(F.GET_VRING_BASE) if each.state.ring not in known]
     if odd:
-        observed(f"{odd[0]} of ring {odd[0].state.index}, which was never started")
+        observed(f"{odd[0]} of ring {odd[0].state.ring}, which was never started")
 
 
 @area.each(
@@ -136,7 +136,7 @@ def notifiers_again(fe: FrontEnd, number: F) -> None:
     stops: set[int] = set()
     for each in recording.messages:
         if each.id == F.GET_VRING_BASE:
-            stops.add(each.state.index)
+            stops.add(each.state.ring)
     again = {each.ring for each in recording.of(number, act=CONT)}
     restarted = {each.ring for each in recording.of(*SET_UP, act=CONT)} & stops
     check(restarted <= again, f"{number.name} of rings {restarted}", f"only of {again}")
@@ -177,7 +177,7 @@ def enable_index(fe: FrontEnd) -> None:
     limit = _ring_limit(fe)
     all_of(
         fe.plain().some(F.SET_VRING_ENABLE),
-        lambda each: each.state.index < limit,
+        lambda each: each.state.ring < limit,
         f"a ring below {limit}",
     )
 
@@ -222,7 +222,7 @@ def enabled_again(fe: FrontEnd) -> None:
         if each.act not in (START, STOP, CONT):
             break
         if each.id == F.SET_VRING_ENABLE:
-            on[each.state.index] = bool(each.state.num)
+            on[each.state.ring] = bool(each.state.num)
     again = {each.ring for each in recording.of(F.SET_VRING_KICK, act=CONT)}
     off = {ring for ring in before & again if not on[ring]}
     check(not off, f"rings {before} enabled, as before", f"rings {off} are started and disabled")
@@ -246,9 +246,9 @@ def apart(fe: FrontEnd) -> None:
     sizes: dict[int, int] = {}
     for each in recording.of(F.SET_VRING_NUM, F.SET_VRING_ADDR):
         if each.id == F.SET_VRING_NUM:
-            sizes[each.state.index] = each.state.num
+            sizes[each.state.ring] = each.state.num
             continue
-        size, at = sizes.get(each.address.index, 0), each.address
+        size, at = sizes.get(each.address.ring, 0), each.address
         parts = sorted(((at.desc, 16 * size), (at.avail, 4 + 2 * size), (at.used, 4 + 8 * size)))
         for (start, length), (following, _) in pairwise(parts):
             check(

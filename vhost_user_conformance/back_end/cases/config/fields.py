@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from vhost_user.features import F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user_conformance.back_end.cases.config import area
 from vhost_user_conformance.back_end.config_space import asked, contents, read
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F
@@ -143,7 +143,9 @@ def write_cache(be: BackEnd) -> None:
     be.look()
     if not be.features >> BLK_F_CONFIG_WCE & 1:
         unsupported("VIRTIO_BLK_F_CONFIG_WCE is not offered")
-    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << BLK_F_CONFIG_WCE | 1 << BLK_F_FLUSH)
+    be.agree(
+        features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << BLK_F_CONFIG_WCE | 1 << BLK_F_FLUSH
+    )
     ring = be.ring(be.memory(), 0)
     be.start(ring)
     before = read(be, 0, _WRITEBACK + 1)[_WRITEBACK]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.cases.data_blk import area
 from vhost_user_conformance.back_end.disk import (
     AT,
@@ -75,7 +75,7 @@ def kicks_wanted(be: BackEnd) -> None:
     spec="virtio 1.3, 2.7.10",
 )
 def kicks_at_event(be: BackEnd) -> None:
-    _spare_kicks(be, disk_ring(be, F_RING_EVENT_IDX))
+    _spare_kicks(be, disk_ring(be, VIRTIO_RING_F_EVENT_IDX))
 
 
 @area.case(
@@ -85,7 +85,7 @@ def kicks_at_event(be: BackEnd) -> None:
     spec="virtio 1.3, 2.7.7",
 )
 def called_in_batch(be: BackEnd) -> None:
-    ring = disk_ring(be, F_RING_EVENT_IDX)
+    ring = disk_ring(be, VIRTIO_RING_F_EVENT_IDX)
     for turn in range(1, 6):
         ring.calls()
         at = 8 * (turn - 1) + 4
@@ -181,7 +181,7 @@ _BAD: dict[str, tuple[dict[int, Entry], list[Entry]]] = {
 @area.each(2169, _BAD, "{} does not kill a disk", device="blk", severity=Severity.SHOULD)
 def bad_chains(be: BackEnd, name: str) -> None:
     chain, table = _BAD[name]
-    ring = disk_ring(be, *([F_RING_INDIRECT_DESC] if table or "indirect" in name else []))
+    ring = disk_ring(be, *([VIRTIO_RING_F_INDIRECT_DESC] if table or "indirect" in name else []))
     write_table(ring, _TABLE, table)
     spoil(ring, chain)
     survives(be, ring, name)

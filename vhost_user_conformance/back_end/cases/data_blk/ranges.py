@@ -5,7 +5,11 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, ProtocolFeature
+from vhost_user.features import (
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
+    ProtocolFeature,
+)
 from vhost_user_conformance.back_end import config_space
 from vhost_user_conformance.back_end.cases.data_blk import area
 from vhost_user_conformance.back_end.disk import (
@@ -250,7 +254,7 @@ def written(be: BackEnd) -> None:
 def table_across(be: BackEnd) -> None:
     memory = Memory((2 * MIB, MIB), gap=0)
     be.own(memory.close)
-    ring = disk_ring(be, F_RING_INDIRECT_DESC, memory=memory)
+    ring = disk_ring(be, VIRTIO_RING_F_INDIRECT_DESC, memory=memory)
     header, data, status = memory.allocate(16), memory.allocate(SECTOR), memory.allocate(1)
     memory.write(header, struct.pack("<IIQ", BLK_IN, 0, AT))
     memory.write(status, b"\xff")
@@ -273,7 +277,7 @@ def table_across(be: BackEnd) -> None:
     spec="virtio 1.3, 2.7.10",
 )
 def just_then(be: BackEnd) -> None:
-    ring = disk_ring(be, F_RING_EVENT_IDX)
+    ring = disk_ring(be, VIRTIO_RING_F_EVENT_IDX)
     memory = ring.memory
     header, status = memory.allocate(16), memory.allocate(1)
     data = memory.allocate(SECTOR)

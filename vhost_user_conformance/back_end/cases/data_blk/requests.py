@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from vhost_user.features import F_RING_INDIRECT_DESC, F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1, VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.cases.data_blk import area
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd
 from vhost_user_conformance.back_end.malformed_driver import INDIRECT, NEXT, WRITE, spoil, survives
@@ -164,9 +164,9 @@ def shared_status(be: BackEnd) -> None:
 @area.case(2142, "Requests in indirect tables are served", device="blk", spec="virtio 1.3, 2.7.5.3")
 def indirect(be: BackEnd) -> None:
     be.look()
-    if not be.features >> F_RING_INDIRECT_DESC & 1:
+    if not be.features >> VIRTIO_RING_F_INDIRECT_DESC & 1:
         unsupported("VIRTIO_F_INDIRECT_DESC is not offered")
-    be.agree(features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << F_RING_INDIRECT_DESC)
+    be.agree(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_RING_F_INDIRECT_DESC)
     ring = be.ring(be.memory(), 0)
     be.start(ring)
     for _ in range(70):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_INDIRECT_DESC
+from vhost_user.features import VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.cases.data_blk import area
 from vhost_user_conformance.back_end.disk import (
     AT,
@@ -62,14 +62,14 @@ def rounds(be: BackEnd, size: int) -> None:
 
 @area.case(2150, "A ring of 2 serves requests in indirect tables", device="blk", spec=_INDIRECTLY)
 def smallest(be: BackEnd) -> None:
-    ring = disk_ring(be, F_RING_INDIRECT_DESC, size=2)
+    ring = disk_ring(be, VIRTIO_RING_F_INDIRECT_DESC, size=2)
     for _ in range(7):
         finish(be, ring, [read(be, ring, 0, indirect=True) for _ in range(2)])
 
 
 @area.case(2151, "A full ring of 1024 is served in one go", device="blk")
 def full(be: BackEnd) -> None:
-    ring = disk_ring(be, F_RING_INDIRECT_DESC, size=1024)
+    ring = disk_ring(be, VIRTIO_RING_F_INDIRECT_DESC, size=1024)
     for _ in range(2):
         finish(be, ring, [read(be, ring, 0, indirect=True) for _ in range(1024)])
 
@@ -213,14 +213,14 @@ def longest_chain(be: BackEnd, size: int) -> None:
     spec=_INDIRECTLY,
 )
 def longest_table(be: BackEnd, size: int) -> None:
-    ring = disk_ring(be, F_RING_INDIRECT_DESC, size=size)
+    ring = disk_ring(be, VIRTIO_RING_F_INDIRECT_DESC, size=size)
     fill(be, ring, size - 2)
     _segments(be, ring, size - 2, indirect=True)
 
 
 @area.case(2184, "Direct and indirect requests may be made at once", device="blk", spec=_INDIRECTLY)
 def mixed(be: BackEnd) -> None:
-    ring = disk_ring(be, F_RING_INDIRECT_DESC)
+    ring = disk_ring(be, VIRTIO_RING_F_INDIRECT_DESC)
     fill(be, ring, 12)
     for _ in range(8):
         jobs = [read(be, ring, AT + n, indirect=n % 2 == 0) for n in range(12)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vhost_user.features import F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user_conformance.back_end.cases.data_net import area
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64
 from vhost_user_conformance.back_end.nic import frame_of, laid_out, send, sender
@@ -20,7 +20,7 @@ def _agreed(be: BackEnd) -> None:
     be.look()
     if not be.features >> NET_F_MTU & 1:
         unsupported("VIRTIO_NET_F_MTU is not offered")
-    be.agree("NET_MTU", features=1 << F_VERSION_1 | PROTOCOL_BIT | 1 << NET_F_MTU)
+    be.agree("NET_MTU", features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << NET_F_MTU)
 
 
 @area.each(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_INDIRECT_DESC
+from vhost_user.features import VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.cases.data_net import area
 from vhost_user_conformance.back_end.nic import MARK, ROOM, frame_of, laid_out, looped
 from vhost_user_conformance.back_end.requests import QUIET
@@ -85,7 +85,7 @@ def rooms(be: BackEnd, name: str) -> None:
 
 @area.case(2264, "A frame is received into an indirect table's buffers", device="net")
 def indirect(be: BackEnd) -> None:
-    nic = looped(be, F_RING_INDIRECT_DESC)
+    nic = looped(be, VIRTIO_RING_F_INDIRECT_DESC)
     for number in range(5):
         nic.comes_back(frame_of(300, number), NET_HEADER, 100, ROOM, indirect=True)
 

@@ -10,7 +10,7 @@ import struct
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vhost_user.features import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.cases.data_net import area
 from vhost_user_conformance.back_end.malformed_driver import (
     INDIRECT,
@@ -87,7 +87,7 @@ def longest_chain(be: BackEnd, size: int) -> None:
     spec="virtio 1.3, 2.7.5.3",
 )
 def indirect(be: BackEnd, parts: int) -> None:
-    ring = sender(be, F_RING_INDIRECT_DESC)
+    ring = sender(be, VIRTIO_RING_F_INDIRECT_DESC)
     memory = ring.memory
     for number in range(ring.size + 3):
         data = _whole(frame_of(80, number))
@@ -98,7 +98,7 @@ def indirect(be: BackEnd, parts: int) -> None:
 
 @area.case(2217, "Direct and indirect frames may take turns", device="net")
 def mixed(be: BackEnd) -> None:
-    ring = sender(be, F_RING_INDIRECT_DESC)
+    ring = sender(be, VIRTIO_RING_F_INDIRECT_DESC)
     memory = ring.memory
     for number in range(20):
         pieces = laid_out(memory, _whole(frame_of(80, number)), (NET_HEADER,))
@@ -199,7 +199,7 @@ def kicks_wanted(be: BackEnd) -> None:
     spec="virtio 1.3, 2.7.10",
 )
 def kicks_at_event(be: BackEnd) -> None:
-    ring = sender(be, F_RING_EVENT_IDX)
+    ring = sender(be, VIRTIO_RING_F_EVENT_IDX)
     _spare_kicks(be, ring)
 
 
@@ -215,7 +215,7 @@ def _spare_kicks(be: BackEnd, ring: TestRing) -> None:
     spec="virtio 1.3, 2.7.10",
 )
 def just_then(be: BackEnd) -> None:
-    ring = sender(be, F_RING_EVENT_IDX)
+    ring = sender(be, VIRTIO_RING_F_EVENT_IDX)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
     kick_if_late(be, ring, lambda: ring.driver.add(pieces, []))
 
@@ -227,7 +227,7 @@ def just_then(be: BackEnd) -> None:
     spec="virtio 1.3, 2.7.7",
 )
 def called_in_batch(be: BackEnd) -> None:
-    ring = sender(be, F_RING_EVENT_IDX)
+    ring = sender(be, VIRTIO_RING_F_EVENT_IDX)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
     for turn in range(1, 6):
         before = 8 * (turn - 1)
@@ -251,7 +251,7 @@ def called_in_batch(be: BackEnd) -> None:
     severity=Severity.SHOULD,
 )
 def not_called_in_batch(be: BackEnd) -> None:
-    ring = sender(be, F_RING_EVENT_IDX)
+    ring = sender(be, VIRTIO_RING_F_EVENT_IDX)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
     ring.driver.arm()
     send(be, ring, pieces)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from vhost_user.features import F_RING_EVENT_IDX
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.virtqueue import split_offsets
 from vhost_user_conformance.back_end.cases.dirty_log import area
 from vhost_user_conformance.back_end.connection import LOG_ALL, BackEnd
@@ -82,7 +82,7 @@ def element_across(be: BackEnd) -> None:
     severity=Severity.SHOULD,
 )
 def avail_event(be: BackEnd) -> None:
-    be.agree_bits(F_RING_EVENT_IDX)
+    be.agree_bits(VIRTIO_RING_F_EVENT_IDX)
     ring = be.ring(be.memory(), be.work.ring, _LARGE, event_idx=True)
     be.start(ring)
     be.serve(ring)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vhost_user.dirty_log import DirtyLog
-from vhost_user.features import F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import LogArea
 from vhost_user_conformance.back_end.cases.dirty_log import area
 from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, F, u64
@@ -192,7 +192,7 @@ def small(be: BackEnd) -> None:
 @area.case(817, "VERSION_1 and LOG_ALL are all that a log needs", works=True)
 def few_features(be: BackEnd) -> None:
     be.look()
-    wanted = 1 << F_VERSION_1 | PROTOCOL_BIT | LOG_ALL
+    wanted = 1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | LOG_ALL
     if be.features & wanted != wanted:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
     ring, log = ready(be)

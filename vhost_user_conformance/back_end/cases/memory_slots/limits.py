@@ -6,7 +6,7 @@ import contextlib
 import os
 
 from vhost_user.codec import NEED_REPLY, VERSION
-from vhost_user.features import F_VERSION_1
+from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import MemoryRegion
 from vhost_user_conformance.back_end.cases.memory_slots import area
 from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, F, vring
@@ -281,7 +281,7 @@ def back_and_forth(be: BackEnd) -> None:
     needs=("LOG_SHMFD",),
 )
 def logged(be: BackEnd) -> None:
-    be.agree(FEATURE, features=1 << F_VERSION_1 | PROTOCOL_BIT | LOG_ALL)
+    be.agree(FEATURE, features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | LOG_ALL)
     if not be.features & LOG_ALL:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
     memory = be.memory(MIB, MIB, share=False)
