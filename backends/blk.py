@@ -9,14 +9,8 @@ import click
 from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
-from backends.program import (
-    CONTEXT,
-    Program,
-    Settings,
-    backend_options,
-    run_command,
-    settings_from,
-)
+from backends.options import CONTEXT, Settings, backend_options, settings_from
+from backends.program import Program, run_command
 from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
@@ -66,8 +60,8 @@ class BlkProgram(Program):
 
 HELP = """Serve disks to vhost-user front-ends.
 
-At SIGHUP the files are measured again, and front-ends are told of the capacity of those that have
-grown.
+At SIGHUP the sizes of the files are read again, and front-ends are notified of a larger capacity.
+The program ends at SIGTERM, at SIGINT, and when the terminal that it was started from closes.
 """
 
 
@@ -106,14 +100,10 @@ def command(
     """The command line."""
     settings = settings_from(options)
     if len(files) != settings.devices:
-        raise click.UsageError(f"{_each(settings)} needs a --blk-file")
+        raise click.UsageError(f"{settings.each} needs a --blk-file")
     if serials and len(serials) != settings.devices:
-        raise click.UsageError(f"{_each(settings)} needs a --serial, or none")
+        raise click.UsageError(f"{settings.each} needs a --serial, or none")
     BlkProgram(settings, files, serials, rings=num_queues, read_only=read_only).run()
-
-
-def _each(settings: Settings) -> str:
-    return "each --socket-path" if settings.socket_paths else "--fd"
 
 
 def main() -> None:

@@ -9,14 +9,8 @@ import click
 from backends.fabric import Fabric, Uplink
 from backends.net_config import DEFAULT_MTU, parse_mac
 from backends.net_device import NetDevice, Network
-from backends.program import (
-    CONTEXT,
-    Program,
-    Settings,
-    backend_options,
-    run_command,
-    settings_from,
-)
+from backends.options import CONTEXT, Settings, backend_options, settings_from
+from backends.program import Program, run_command
 from backends.tap import TapPort, adopt_tap, open_tap
 from vhost_user.payloads import MAX_RINGS
 from vhost_user.virtio.net import MTU_RANGE

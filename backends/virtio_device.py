@@ -61,7 +61,8 @@ class VirtioDevice:
         """Serve one request, completely.
 
         Returns:
-            How many bytes were written, from the beginning of ``chain.writable`` on.
+            The length for the used ring: how many bytes were written, from the beginning of
+            ``chain.writable`` on. All of ``chain.writable`` is marked in the dirty log.
 
         Raises:
             FrontendError: the request breaks the device's rules; the ring is not served any more.
@@ -93,7 +94,7 @@ class VirtioDevice:
                 written = serve(ring, chain)
                 mark = ring.log_mark
                 if mark is not None:
-                    for gpa, length in chain.dirtied(written):
+                    for gpa, length in chain.writable_extents:
                         mark(gpa, length)
                 self.counters[stats.REQUESTS] += 1
                 push(chain.head, written)

@@ -40,23 +40,43 @@ FRAME = b"\x02\0\0\0\0\x01" + b"\x02\0\0\0\0\x02" + b"\x88\xb5"
 
 
 class Kind(ABC):
-    """A device class: how to make one, and what a piece of work on it is."""
+    """A device class: how to make one, and what a piece of work on it is.
+
+    Attributes:
+        name: its name.
+        module: the program that serves it.
+        rings: how many rings a device has.
+        ring: the index of the ring that a piece of work takes from.
+        written_ring: the index of the ring whose buffers the device writes to.
+        keeps_disabled: what a disabled ring has is served when it is enabled; otherwise the device
+            takes it from the ring and drops it.
+        refreshes: SIGHUP has the program refresh its devices.
+    """
 
     name: str
-    #: The ring that `work` takes from, and how many rings a device has.
-    ring: int
-    rings: int
+    module: str
+    ring = 0
+    written_ring = 0
+    rings = 1
+    keeps_disabled = True
+    refreshes = True
 
     @abstractmethod
     def make(self, loop: Loop, folder: Path) -> VirtioDevice:
         """A device whose files are in that folder."""
 
-    @abstractmethod
     def arguments(self, folder: Path) -> list[str]:
-        """The program that serves one such device, but for its socket."""
+        """The program that serves one such device, except for its socket."""
+        return [
+            *(sys.executable, "-m", self.module, "--num-queues", str(self.rings)),
+            *self.options(folder),
+        ]
 
-    @abstractmethod
-    def prepare(self, rig: Rig) -> None:
+    def options(self, folder: Path) -> list[str]:
+        """The options of the program, besides those that all programs have."""
+        return []
+
+    def prepare(self, rig: Rig) -> None:  # noqa: B027  most drivers do nothing
         """What the driver does when its rings have been started."""
 
     @abstractmethod
@@ -77,7 +97,8 @@ class Blk(Kind):
     """A read of one sector, which holds its own number."""
 
     name = "blk"
-    ring = 1
+    module = "backends.blk"
+    ring = written_ring = 1
     rings = 4
 
     def image(self, folder: Path) -> Path:
@@ -89,15 +110,8 @@ class Blk(Kind):
     def make(self, loop: Loop, folder: Path) -> VirtioDevice:
         return BlkDevice("blk", loop, Image(str(self.image(folder))), self.rings, _pool())
 
-    def arguments(self, folder: Path) -> list[str]:
-        image = str(self.image(folder))
-        return [
-            *(sys.executable, "-m", "backends.blk"),
-            *("--num-queues", str(self.rings), "--blk-file", image),
-        ]
-
-    def prepare(self, rig: Rig) -> None:
-        pass
+    def options(self, folder: Path) -> list[str]:
+        return ["--blk-file", str(self.image(folder))]
 
     def submit(self, rig: Rig, number: int) -> None:
         header_gpa, header = rig.alloc(16)
@@ -120,14 +134,15 @@ class Net(Kind):
     """A frame that goes out by a transmit ring and comes back by its pair's receive ring."""
 
     name = "net"
+    module = "backends.net"
     ring = 1
     rings = 4
+    written_ring = 0
+    keeps_disabled = False
+    refreshes = False
 
     def make(self, loop: Loop, folder: Path) -> VirtioDevice:
         return NetDevice("net", loop, self.rings, Fabric(switch=False))
-
-    def arguments(self, folder: Path) -> list[str]:
-        return [sys.executable, "-m", "backends.net", "--num-queues", str(self.rings)]
 
     def prepare(self, rig: Rig) -> None:
         for _ in range(16):
@@ -198,7 +213,9 @@ class Served:
 
 
 @contextmanager
-def program(arguments: list[str], *extra: str) -> Iterator[subprocess.Popen[bytes]]:
+def program(
+    arguments: list[str], *extra: str, status: int = 0
+) -> Iterator[subprocess.Popen[bytes]]:
     """The real program, once all of its sockets listen; it is ended with SIGTERM."""
     ready, told = os.pipe()
     process = subprocess.Popen(
@@ -213,7 +230,7 @@ def program(arguments: list[str], *extra: str) -> Iterator[subprocess.Popen[byte
         yield process
         if process.poll() is None:
             process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(10) == status
     finally:
         os.close(ready)
         if process.poll() is None:

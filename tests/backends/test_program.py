@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ import pytest
 from backends.stats import StatsReader
 from tests.backends.rig import Rig, readable
 from tests.backends.served import Blk, Net, pair, program
+from tests.timeouts import TIMEOUT
 from vhost_user.codec import HEADER, NEED_REPLY, VERSION
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import BackendRequest, Request
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 BLK = [sys.executable, "-m", "backends.blk"]
 NET = [sys.executable, "-m", "backends.net"]
+SERVE = [sys.executable, "-m", "backends.serve"]
+#: The programs, by their installed names.
+PROGRAMS = {"vhost-emu-blk": BLK, "vhost-emu-net": NET, "vhost-emu-serve": SERVE}
 
 
 def fails(arguments: list[str], *, status: int | None = None) -> str:
@@ -59,7 +64,7 @@ def image(tmp_path: Path) -> str:
 # What they can do
 
 
-@pytest.mark.parametrize(("arguments", "kind"), [(BLK, "block"), (NET, "net")])
+@pytest.mark.parametrize(("arguments", "kind"), [(BLK, "block"), (NET, "net"), (SERVE, "generic")])
 def test_capabilities(arguments: list[str], kind: str) -> None:
     for extra in ([], ["--nonsense", "--socket-path", "/x"]):
         done = subprocess.run(
@@ -76,13 +81,21 @@ def test_capabilities(arguments: list[str], kind: str) -> None:
 
 
 def test_installed_under_their_names() -> None:
-    for name in ("vhost-emu-blk", "vhost-emu-net"):
+    for name in PROGRAMS:
         path = Path(sys.executable).with_name(name)
         done = subprocess.run([path, "--print-capabilities"], capture_output=True, check=True)
         assert json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("arguments", [BLK, NET])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_version(name: str) -> None:
+    done = subprocess.run(
+        [*PROGRAMS[name], "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{name}, version {version('vhost-emu')}\n"
+
+
+@pytest.mark.parametrize("arguments", PROGRAMS.values())
 @pytest.mark.parametrize("asked", ["-h", "--help"])
 def test_help(arguments: list[str], asked: str) -> None:
     done = subprocess.run([*arguments, asked], capture_output=True, text=True, check=True)
@@ -284,43 +297,34 @@ def test_costs_are_taken(tmp_path: Path) -> None:
         rig.set_features()
         begin = time.monotonic()
         rig.set_mem_table()
-        # A unit's figure holds the front-end's own part, for which it is credited a little.
-        assert 0.02 - 0.001 <= time.monotonic() - begin < 0.2
+        # A unit's latency includes the front-end's own part, for which a little is credited.
+        assert time.monotonic() - begin >= 0.02 - 0.001
         time.sleep(0.005)  # a gap that is longer than what is credited to the next unit
         begin = time.monotonic()
         for number in range(kind.rings):
             rig.get_base(number)
         least = 0.005 * kind.rings
-        assert least - 0.001 <= time.monotonic() - begin < least + 0.2
+        assert time.monotonic() - begin >= least - 0.001
 
 
-@pytest.mark.parametrize(("control", "least", "most"), [("per-device", 1, 2.9), ("shared", 3, 9)])
-def test_stop_time_with_one_control_thread_or_many(
-    tmp_path: Path, control: str, least: float, most: float
+@pytest.mark.parametrize(("control", "stop_time"), [("per-device", "1000s"), ("shared", "200ms")])
+def test_a_stop_that_waits_delays_other_devices_where_control_is_shared(
+    tmp_path: Path, control: str, stop_time: str
 ) -> None:
-    """Three devices at once: side by side, or one after the other."""
     kind = Net()
-    paths = [str(tmp_path / f"{number}.sock") for number in range(3)]
-    arguments = [*kind.arguments(tmp_path), "--control", control, "--stop-time", "100ms"]
+    paths = [str(tmp_path / f"{number}.sock") for number in range(2)]
+    arguments = [*kind.arguments(tmp_path), "--control", control, "--stop-time", stop_time]
     for path in paths:
         arguments += ["--socket-path", path]
-    with program(arguments):
-        rigs = [Rig(FrontendConnection.connect(path, name=path), kind.rings) for path in paths]
-        for rig in rigs:
-            rig.start()
-            kind.prepare(rig)
-            kind.work(rig)
-        begin = time.monotonic()
-        for rig in rigs:
-            rig.connection.submit(
-                [Request(F.GET_VRING_BASE, VringState(n, 0)) for n in range(kind.rings)]
-            )
-        for rig in rigs:
-            got = 0
-            while got < kind.rings:
-                got += len(rig.connection.receive())
-                assert time.monotonic() - begin < 5
-        took = time.monotonic() - begin
-        assert 0.1 * least <= took < 0.1 * most
-        for rig in rigs:
-            rig.close()
+    with program(arguments), rig_at(paths[0], kind.rings) as first, rig_at(paths[1], 1) as second:
+        first.start()
+        kind.prepare(first)
+        kind.work(first)
+        connection = first.connection
+        # The reply to the first request is sent when the stop that comes with it has begun.
+        connection.submit([Request(F.GET_FEATURES), Request(F.GET_VRING_BASE, VringState(0, 0))])
+        assert readable(connection.fileno(), TIMEOUT)
+        connection.receive()
+        second.call(Request(F.GET_FEATURES))
+        stopped = readable(connection.fileno(), 0)
+        assert stopped == (control == "shared"), "the second device was answered before the stop"

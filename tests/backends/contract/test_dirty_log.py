@@ -105,7 +105,7 @@ def test_what_a_log_cannot_hold_breaks_the_ring_and_no_more(
     rig.call(Request(F.SET_LOG_BASE, LogArea(log.size, 0), (log.fd,)))
     rig.set_features(rig.features | (0 if used else 1 << 26))
     rig.set_mem_table()
-    written = rig.rings[0 if kind.name == "net" else kind.ring]
+    written = rig.rings[kind.written_ring]
     for ring in rig.rings:
         ring.set_up(QEMU_ORDER)
         if ring is written:

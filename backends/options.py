@@ -1,0 +1,119 @@
+"""The command-line options that every back-end program takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from backends.control import ControlOptions
+from backends.durations import DurationError, parse_duration
+from backends.pacing import Costs
+from backends.stop_policy import StopKind, StopPolicy
+
+F = TypeVar("F", bound=Callable[..., Any])
+#: Settings of every command: how help is asked for, and laid out.
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def option_group(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """A decorator that gives a click command these options, in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+class Settings(NamedTuple):
+    """The options that every back-end program takes."""
+
+    socket_paths: tuple[str, ...]
+    fd: int | None
+    options: ControlOptions
+    stats_file: str | None
+    ready_fd: int | None
+
+    @property
+    def devices(self) -> int:
+        """How many devices the program serves: one for each socket."""
+        return max(len(self.socket_paths), 1)
+
+    @property
+    def each(self) -> str:
+        """The option of which each occurrence is a device."""
+        return "each --socket-path" if self.socket_paths else "--fd"
+
+
+def _nanoseconds(_context: click.Context, _option: click.Parameter, text: str) -> int:
+    try:
+        return parse_duration(text)
+    except DurationError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _time_option(name: str, help_text: str) -> Callable[[F], F]:
+    return click.option(
+        name, callback=_nanoseconds, metavar="TIME", default="0", show_default=True, help=help_text
+    )
+
+
+backend_options = option_group(
+    click.option(
+        "--socket-path",
+        "socket_paths",
+        multiple=True,
+        metavar="PATH",
+        help="Listen on this unix socket; once for each device.",
+    ),
+    click.option("--fd", type=int, metavar="N", help="Use this inherited socket instead."),
+    click.option(
+        "--print-capabilities", is_flag=True, help="Print the program's capabilities as JSON."
+    ),
+    click.option(
+        "--control",
+        type=click.Choice(["per-device", "shared"]),
+        default="per-device",
+        show_default=True,
+        help="Whether devices stop side by side, or a device that stops delays the others.",
+    ),
+    click.option(
+        "--stop-policy",
+        type=click.Choice([kind.value for kind in StopKind]),
+        default=StopKind.IMMEDIATE.value,
+        show_default=True,
+        help="What GET_VRING_BASE waits for.",
+    ),
+    _time_option("--stop-time", "A device takes at least that long to stop."),
+    _time_option("--cost-get-vring-base", "GET_VRING_BASE takes that long, for each ring."),
+    _time_option("--cost-set-mem-table", "SET_MEM_TABLE takes that long, for each device."),
+    click.option("--stats-file", metavar="PATH", help="Keep live counters in this file."),
+    click.option(
+        "--ready-fd",
+        type=int,
+        metavar="N",
+        help="Write a byte to this descriptor and close it when all sockets listen.",
+    ),
+    click.version_option(package_name="vhost-emu"),
+)
+
+
+def settings_from(options: dict[str, Any]) -> Settings:
+    """Takes the options of `backend_options` out of a command's keyword arguments.
+
+    Raises:
+        click.ClickException: they do not go together.
+    """
+    options.pop("print_capabilities")
+    paths, fd = options.pop("socket_paths"), options.pop("fd")
+    if bool(paths) == (fd is not None):
+        raise click.UsageError("give either --socket-path or --fd")
+    if len(set(paths)) != len(paths):
+        raise click.UsageError("each device needs a --socket-path of its own")
+    policy = StopPolicy(StopKind(options.pop("stop_policy")), options.pop("stop_time"))
+    costs = Costs(options.pop("cost_get_vring_base"), options.pop("cost_set_mem_table"))
+    control = ControlOptions(policy, costs, shared=options.pop("control") == "shared")
+    return Settings(paths, fd, control, options.pop("stats_file"), options.pop("ready_fd"))

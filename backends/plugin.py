@@ -1,0 +1,100 @@
+"""Device classes from outside of this package: a Python file, or an installed distribution."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.virtio_device import VirtioDevice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+#: Entry points of this group name a subclass of `VirtioDevice`.
+GROUP = "vhost_emu.backends"
+_MODULE = "vhost_emu_plugin"
+
+
+class PluginError(ValueError):
+    """There is no such device class; the text is for the user."""
+
+
+def from_file(path: str, name: str | None = None) -> type[VirtioDevice]:
+    """The device class of a Python file: the one with this name, or the only one.
+
+    The file's directory is importable while the program runs.
+
+    Raises:
+        PluginError: the file is not there, cannot be imported, or has no such class.
+    """
+    module = _load(path)
+    found = {
+        value.__name__: value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, VirtioDevice)
+        and value.__module__ == module.__name__
+    }
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name is not None and name in found:
+        return found[name]
+    wanted = f"no device class {name}" if name else "not exactly one device class"
+    raise PluginError(f"{path}: {wanted}; it has: {_listed(found)}")
+
+
+def from_entry_point(name: str) -> type[VirtioDevice]:
+    """The device class that an installed distribution registers in `GROUP` under this name.
+
+    Raises:
+        PluginError: there is no such entry point, or it is not a device class.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        raise PluginError(
+            f"{name}: no such entry point in the group {GROUP}; installed: {_listed(points)}"
+        )
+    try:
+        value = points[name].load()
+    except Exception as error:  # the distribution's own code
+        raise PluginError(f"{name}: {points[name].value} cannot be imported: {error}") from error
+    if not isinstance(value, type) or not issubclass(value, VirtioDevice):
+        raise PluginError(f"{name}: {points[name].value} is not a subclass of VirtioDevice")
+    return value
+
+
+def check(device: type[VirtioDevice], options: Mapping[str, str]) -> None:
+    """Check that a device class serves requests, and takes these options.
+
+    Raises:
+        PluginError: it does not, or needs other options.
+    """
+    if device.serve is VirtioDevice.serve and device.process is VirtioDevice.process:
+        raise PluginError(f"{device.__name__}: has neither serve() nor process()")
+    try:
+        inspect.signature(device).bind(None, None, None, None, **options)
+    except TypeError as error:
+        raise PluginError(f"{device.__name__}: {error}") from error
+
+
+def _load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise PluginError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_MODULE] = module
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code
+        raise PluginError(f"{path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(names)) or "none"

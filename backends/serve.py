@@ -1,0 +1,129 @@
+"""``vhost-emu-serve``: a vhost-user back-end whose device class comes from outside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backends.options import CONTEXT, Settings, backend_options, settings_from
+from backends.plugin import GROUP, PluginError, check, from_entry_point, from_file
+from backends.program import Program, ProgramError, run_command
+from vhost_user.payloads import MAX_RINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backends.loop import Loop
+    from backends.virtio_device import VirtioDevice
+
+NAME = "vhost-emu-serve"
+CAPABILITIES: dict[str, object] = {"type": "generic", "features": []}
+
+
+class PluginProgram(Program):
+    """Devices of one class, one for each socket."""
+
+    refreshes = True
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: type[VirtioDevice],
+        options: Mapping[str, str],
+        *,
+        rings: int,
+    ) -> None:
+        super().__init__(settings)
+        self._device = device
+        self._options = options
+        self._rings = rings
+
+    def make_device(self, number: int, name: str, loop: Loop) -> VirtioDevice:
+        """A device of the class."""
+        counters = self.stats.device(number)
+        try:
+            return self._device(name, loop, self._rings, counters, **self._options)
+        except (OSError, ValueError) as error:
+            raise ProgramError(f"{self._device.__name__}: {error}") from error
+
+
+def _pairs(
+    _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, str]:
+    """The names and values of ``KEY=VALUE``."""
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise click.BadParameter(f"{text}: give KEY=VALUE")
+        pairs[key] = value
+    return pairs
+
+
+HELP = f"""Serve devices of a class of your own to vhost-user front-ends.
+
+The class is a subclass of backends.virtio_device.VirtioDevice. It is in a Python file (--plugin),
+or an installed distribution has an entry point for it in the group {GROUP} (--device).
+
+At SIGHUP each device's refresh() is called. The program ends at SIGTERM, at SIGINT, and when the
+terminal that it was started from closes.
+"""
+
+
+@click.command(help=HELP, context_settings=CONTEXT)
+@backend_options
+@click.option("--plugin", metavar="FILE", help="A Python file with the device class.")
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="The class in that file, if it has several; without a file the entry point.",
+)
+@click.option(
+    "-o",
+    "--option",
+    "device_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_pairs,
+    help="A keyword argument of the device class, as a string.",
+)
+@click.option(
+    "--num-queues",
+    type=click.IntRange(1, MAX_RINGS),
+    default=1,
+    show_default=True,
+    help="Rings of each device.",
+)
+def command(
+    plugin: str | None,
+    device: str | None,
+    device_options: dict[str, str],
+    num_queues: int,
+    **options: Any,
+) -> None:
+    """The command line."""
+    settings = settings_from(options)
+    try:
+        chosen = _device_class(plugin, device)
+        check(chosen, device_options)
+    except PluginError as error:
+        raise ProgramError(str(error)) from error
+    PluginProgram(settings, chosen, device_options, rings=num_queues).run()
+
+
+def _device_class(plugin: str | None, device: str | None) -> type[VirtioDevice]:
+    if plugin is not None:
+        return from_file(plugin, device)
+    if device is None:
+        raise click.UsageError("give --plugin FILE or --device NAME")
+    return from_entry_point(device)
+
+
+def main() -> None:
+    """Entry point of ``vhost-emu-serve`` and ``python -m backends.serve``."""
+    run_command(command, NAME, CAPABILITIES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""``vhost-emu-serve``, with the example of docs/backends.md."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.backends.rig import Rig
+from tests.backends.served import program
+from tests.backends.test_program import fails
+from vhost_user.frontend import FrontendConnection
+from vhost_user.virtio.blk import (
+    REQUEST_HEADER,
+    VIRTIO_BLK_S_IOERR,
+    VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "backends.md"
+SERVE = [sys.executable, "-m", "backends.serve"]
+SECTORS = 2048
+ASKS = "from backends.virtio_device import VirtioDevice\nclass Asks(VirtioDevice):\n"
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> str:
+    """The file that the document tells the reader to write."""
+    (text,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    path = tmp_path / "ramdisk.py"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture
+def rig(example: str, tmp_path: Path) -> Iterator[Rig]:
+    path = str(tmp_path / "s")
+    options = ["--plugin", example, "-o", "mib=1", "--num-queues", "2"]
+    with program([*SERVE, *options], "--socket-path", path):
+        made = Rig(FrontendConnection.connect(path, name="example"), 2)
+        yield made.start()
+        made.close()
+
+
+def request(
+    rig: Rig, kind: int, sector: int, data: bytes = b"", room: int = 0
+) -> tuple[int, bytes]:
+    """A request on the second ring; its status, and what was read."""
+    header_gpa, header = rig.alloc(REQUEST_HEADER.size + len(data))
+    header[:] = REQUEST_HEADER.pack(kind, 0, sector) + data
+    gpa, answer = rig.alloc(room + 1)
+    answer[room] = 0xFF
+    writable = [(gpa, room), (gpa + room, 1)] if room else [(gpa, 1)]
+    rig.rings[1].add([(header_gpa, len(header))], writable)
+    rig.rings[1].wait()
+    return answer[room], bytes(answer[:room])
+
+
+def test_the_example_is_a_disk(rig: Rig) -> None:
+    data = bytes(range(256)) * 4
+    assert request(rig, VIRTIO_BLK_T_OUT, SECTORS - 2, data) == (VIRTIO_BLK_S_OK, b"")
+    assert request(rig, VIRTIO_BLK_T_IN, SECTORS - 2, room=1024) == (VIRTIO_BLK_S_OK, data)
+    assert request(rig, VIRTIO_BLK_T_IN, 0, room=512) == (VIRTIO_BLK_S_OK, bytes(512))
+    assert request(rig, VIRTIO_BLK_T_IN, SECTORS, room=512)[0] == VIRTIO_BLK_S_IOERR
+    assert request(rig, VIRTIO_BLK_T_OUT, SECTORS - 1, data)[0] == VIRTIO_BLK_S_IOERR
+    assert request(rig, 99, 0)[0] == VIRTIO_BLK_S_UNSUPP
+    assert rig.rings[1].stop() == 6
+
+
+def test_its_writes_to_guest_memory_are_logged(rig: Rig) -> None:
+    log = rig.set_log()
+    log.harvest()
+    gpa = rig.alloc(0)[0]  # the next buffers: a header, and after it the answer
+    request(rig, VIRTIO_BLK_T_IN, 0, room=512)
+    dirty = [(start, start + length) for start, length in log.harvest()]
+    assert any(start <= gpa + 4096 < end for start, end in dirty)
+    log.close()
+
+
+def test_a_request_that_breaks_the_rules_breaks_the_ring_alone(rig: Rig) -> None:
+    gpa, _ = rig.alloc(1)
+    rig.rings[0].add([(gpa, 1)], [])
+    assert request(rig, VIRTIO_BLK_T_IN, 0, room=512)[0] == VIRTIO_BLK_S_OK
+    assert rig.rings[0].stop() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give --plugin FILE or --device NAME"),
+        (["--device", "nothing"], "no such entry point"),
+        (["--plugin", "/no/such/file.py"], "not a Python file"),
+        (["--plugin", "{example}", "-o", "weight=1"], "unexpected keyword argument 'weight'"),
+        (["--plugin", "{example}", "-o", "mib"], "give KEY=VALUE"),
+        (["--plugin", "{example}", "-o", "mib=many"], "RamDisk: invalid literal"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, example: str, options: list[str], message: str
+) -> None:
+    arguments = [option.format(example=example) for option in options]
+    assert message in fails([*SERVE, "--socket-path", str(tmp_path / "s"), *arguments])
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_error_of_the_class_ends_the_program(tmp_path: Path) -> None:
+    plugin = tmp_path / "asks.py"
+    plugin.write_text(f"{ASKS}    def serve(self, ring, chain):\n        return 1 // 0\n")
+    sock = str(tmp_path / "s")
+    arguments = [*SERVE, "--plugin", str(plugin), "--socket-path", sock]
+    with program(arguments, status=1) as process:
+        rig = Rig(FrontendConnection.connect(sock, name="asks"), 1)
+        rig.start()
+        gpa, _ = rig.alloc(16)
+        rig.rings[0].add([(gpa, 16)], [])
+        assert process.stderr is not None
+        text = process.stderr.read().decode()
+        assert "ZeroDivisionError" in text
+        assert "ended by an internal error" in text
+        rig.close()
