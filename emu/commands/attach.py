@@ -11,17 +11,20 @@ import click
 
 from emu.commands import validate
 from emu.commands.options import CONTEXT
+from emu.config.device_kinds import KINDS
 from emu.config.plan import LOADS
 from emu.errors import OptionError, SignalError
 from emu.machine.accel import registry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emu.orchestrator.attach import AttachedVm, AttachPlan
     from emu.orchestrator.signals import Attention
 
 HELP = """Run a VM whose devices are served by back-ends that you have started, until Ctrl-C.
 
---blk and --net name the sockets of disks and NICs; each may be given several times. The guest
+--blk, --net and their like name the sockets of devices; each may be given several times. The guest
 OVERWRITES THE DISKS (except with --load none). They are refused unless they are all zeroes (they
 are read first, up to 1 GiB, on a connection of their own), or --scratch is given.
 
@@ -38,13 +41,23 @@ Examples:
 """
 
 
+def _socket_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for kind in reversed([*KINDS.values()]):
+        command = click.option(
+            f"--{kind.name}",
+            multiple=True,
+            metavar="PATH",
+            help=f"Socket of a {kind.title}'s back-end.",
+        )(command)
+    return command
+
+
 @click.command(
     help=HELP,
     context_settings=CONTEXT,
     short_help="Run a VM on back-ends that you have started.",
 )
-@click.option("--blk", multiple=True, metavar="PATH", help="Socket of a disk's back-end.")
-@click.option("--net", multiple=True, metavar="PATH", help="Socket of a NIC's back-end.")
+@_socket_options
 @click.option(
     "--rings", type=click.IntRange(1, 256), default=2, show_default=True, help="Of each device."
 )
@@ -94,21 +107,20 @@ def _plan(options: dict[str, Any]) -> AttachPlan:
     from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
     from emu.orchestrator.attach import AttachPlan
 
-    if not options["blk"] and not options["net"]:
-        raise OptionError("say where the back-ends are: --blk PATH or --net PATH")
-    if options["net"] and options["rings"] % 2:
-        raise OptionError(f"--rings {options['rings']}: a NIC has them in pairs")
-    groups = [
-        DeviceGroup(kind, len(options[kind]), options["rings"])
-        for kind in ("net", "blk")
-        if options[kind]
-    ]
+    given = [kind for kind in KINDS.values() if options[kind.name]]
+    if not given:
+        sockets = " or ".join(f"--{name} PATH" for name in KINDS)
+        raise OptionError(f"no back-end given: {sockets}")
+    for kind in given:
+        if options["rings"] % kind.rings_per_unit:
+            raise OptionError(f"--rings {options['rings']}: a {kind.title} has them in pairs")
+    groups = [DeviceGroup(kind.name, len(options[kind.name]), options["rings"]) for kind in given]
     memory = validate.size("--memory", options["memory"])
     try:
         spec = VmSpec(options["vcpus"], memory, tuple(groups))
     except ShapeError as error:
         raise OptionError(str(error)) from None
-    paths = [*options["net"], *options["blk"]]
+    paths = [path for kind in given for path in options[kind.name]]
     backends = {device.name: path for device, path in zip(spec.devices, paths, strict=True)}
     return AttachPlan(
         spec,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emu.config.device_kinds import KINDS
 from emu.errors import MigrationError, OptionError, PreflightError
 from emu.migration import endpoint
 from emu.migration.endpoint import Passage
@@ -129,7 +130,7 @@ def _check_images(option: str, images: Path | None, spec: VmSpec, disk: DiskFile
     """
     if disk is not None and disk.writable:
         raise OptionError(f"--write is not possible with {option}: the disk is only read")
-    disks = sum(device.device_class == "blk" for device in spec.devices)
+    disks = sum(KINDS[device.device_class].has_image for device in spec.devices)
     if disks > (disk is not None) and images is None:
         raise OptionError(
             f"{option} needs --images DIR, a directory that both sides see: the disks' images are "

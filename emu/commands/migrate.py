@@ -12,7 +12,7 @@ from emu.commands.between_options import between_options, check_machine, passage
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.network_options import network_options
-from emu.commands.options import CONTEXT, machine_options, machine_plan
+from emu.commands.options import CONTEXT, device_options, machine_options, machine_plan
 from emu.config.plan import TRANSPORTS, MigrationPlan
 from emu.errors import EmuError, OptionError, PluginError
 from emu.report import progress
@@ -103,6 +103,7 @@ class _Migrate(click.Command):
 @between_options
 @network_options
 @migration_options
+@device_options
 @machine_options
 def migrate(**options: Any) -> None:
     """Check what was asked for, migrate, and report."""

@@ -9,6 +9,7 @@ import click
 
 from emu.commands import host_limits, validate
 from emu.commands.json_output import json_option
+from emu.config.device_kinds import KINDS
 from emu.config.plan import (
     CONTROLS,
     COSTS,
@@ -26,14 +27,27 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _FILE = click.Path(path_type=Path)
 _ACCELERATORS = ", ".join(f"{name} ({row.summary})" for name, row in registry.ACCELERATORS.items())
 
+#: The devices of each kind, and the file that describes them and the rest of the VM.
+_DEVICE_OPTIONS = (
+    *(
+        click.option(
+            f"--{kind.name}",
+            metavar="NxR",
+            help=f"N {kind.plural} with R rings each, or 0. [default: {kind.default_text}]",
+        )
+        for kind in KINDS.values()
+    ),
+    click.option(
+        "--vm",
+        "vm_file",
+        type=_FILE,
+        metavar="FILE",
+        help="A TOML file that describes the VM.",
+    ),
+)
 _OPTIONS = (
-    click.option("--net", metavar="NxR", help="N NICs with R rings each, or 0. [default: 16x32]"),
-    click.option("--blk", metavar="NxR", help="N disks with R rings each, or 0. [default: 24x4]"),
     click.option("--vcpus", type=int, metavar="N", help="vCPUs. [default: 224]"),
     click.option("--memory", metavar="SIZE", help="Guest memory, such as 512M. [default: 180G]"),
-    click.option(
-        "--vm", "vm_file", type=_FILE, metavar="FILE", help="A TOML file that says all four."
-    ),
     click.option(
         "--load",
         type=click.Choice(LOADS),
@@ -100,8 +114,15 @@ _OPTIONS = (
 )
 
 
+def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the options that describe a VM's devices."""
+    for option in reversed(_DEVICE_OPTIONS):
+        command = option(command)
+    return command
+
+
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the options that describe a VM and where the results go."""
+    """Decorator: the options that describe the rest of a VM, and where the results go."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -114,11 +135,10 @@ def machine_plan(options: dict[str, Any]) -> MachinePlan:
         PreflightError: it cannot be, or not here.
     """
     spec = validate.shape(
-        net=options["net"],
-        blk=options["blk"],
+        {name: options.get(name) for name in KINDS},
         vcpus=options["vcpus"],
         memory=options["memory"],
-        file=options["vm_file"],
+        file=options.get("vm_file"),
     )
     disk = validate.disk(options["disk_file"], spec, write=options["write"])
     stop_time = validate.duration("--stop-time", options["stop_time"])

@@ -10,7 +10,7 @@ from emu.commands import validate
 from emu.commands.between_options import between_options, check_machine, passage_plan
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import plugin_option
-from emu.commands.options import CONTEXT, machine_options, machine_plan
+from emu.commands.options import CONTEXT, device_options, machine_options, machine_plan
 from emu.errors import EmuError, OptionError
 from emu.report import progress
 
@@ -46,6 +46,7 @@ machine (docs/between-machines.md). Shape, images and certificates must suit tho
 )
 @between_options
 @plugin_option
+@device_options
 @machine_options
 def run(**options: Any) -> None:
     """Check what was asked for, run, and report."""

@@ -71,10 +71,6 @@ def sweep(**options: Any) -> None:
     from emu.report import sweep as sweeping
     from emu.report.tables import console_for
 
-    for name in ("net", "blk", "vm_file"):
-        if options[name] is not None:
-            option = "--vm" if name == "vm_file" else f"--{name}"
-            raise OptionError(f"{option}: emu sweep makes its own devices, see --devices, --rings")
     numbers = sweeping.sizes(options["devices"])
     if options["rings"] % 2:
         raise OptionError(f"--rings {options['rings']}: a NIC's rings come in pairs")

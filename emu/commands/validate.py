@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from backends.durations import DurationError, parse_duration
 from emu.config import vm_file
+from emu.config.device_kinds import KINDS
 from emu.config.plan import DiskFile
 from emu.config.vm_spec import (
-    DeviceGroup,
     ShapeError,
     VmSpec,
+    groups_of,
     parse_group,
     parse_size,
 )
@@ -24,7 +25,7 @@ from emu.machine.accel import registry
 from vhost_user.virtio.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from emu.strategies.base import Strategy
@@ -39,44 +40,52 @@ MIN_DEADLINE = 0.05
 
 
 def shape(
-    *, net: str | None, blk: str | None, vcpus: int | None, memory: str | None, file: Path | None
+    devices: Mapping[str, str | None],
+    *,
+    vcpus: int | None = None,
+    memory: str | None = None,
+    file: Path | None = None,
 ) -> VmSpec:
     """The VM that the options describe; what is None was not given.
 
+    Args:
+        devices: ``NxR`` of each kind of device, by its name.
+        vcpus: as given.
+        memory: as given, such as ``512M``.
+        file: a TOML file that describes the whole VM.
+
     Raises:
-        PreflightError: it cannot be.
+        PreflightError: there can be no such VM.
     """
-    given = {"--net": net, "--blk": blk, "--vcpus": vcpus, "--memory": memory}
+    given: dict[str, object] = {f"--{name}": text for name, text in devices.items()}
+    given |= {"--vcpus": vcpus, "--memory": memory}
     if file is not None:
         both = [name for name, value in given.items() if value is not None]
         if both:
             raise OptionError(f"--vm describes the whole VM: leave {both[0]} out, or --vm")
         spec = vm_file.read(file)
     else:
-        spec = _shape_of_options(net, blk, vcpus, memory)
+        spec = _shape_of_options(devices, vcpus, memory)
     if not spec.groups:
-        raise OptionError("a VM needs at least one device: --net or --blk")
+        options = " or ".join(f"--{name}" for name in KINDS)
+        raise OptionError(f"a VM needs at least one device: {options}")
     if spec.memory_bytes > MAX_MEMORY:
         raise OptionError(f"a VM has at most {MAX_MEMORY >> 40}T of memory")
     return spec
 
 
 def _shape_of_options(
-    net: str | None, blk: str | None, vcpus: int | None, memory: str | None
+    devices: Mapping[str, str | None], vcpus: int | None, memory: str | None
 ) -> VmSpec:
     default = VmSpec()
-    asked = {"net": net, "blk": blk}
     try:
-        groups: list[DeviceGroup | None] = [
-            group
-            if (text := asked[group.device_class]) is None
-            else parse_group(group.device_class, text)
-            for group in default.groups
-        ]
+        given = {
+            name: parse_group(name, text) for name, text in devices.items() if text is not None
+        }
         return VmSpec(
             default.vcpus if vcpus is None else vcpus,
             default.memory_bytes if memory is None else _memory(memory),
-            tuple(group for group in groups if group is not None),
+            groups_of(given),
         )
     except ShapeError as error:
         raise OptionError(str(error)) from None
@@ -182,7 +191,7 @@ def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:
         if write:
             raise OptionError("--write says what may be done with --disk FILE, which is missing")
         return None
-    if not any(group.device_class == "blk" for group in spec.groups):
+    if not any(KINDS[group.device_class].has_image for group in spec.groups):
         raise PreflightError(f"--disk {path}: the VM has no disk to put it behind; see --blk")
     size = _disk_size(path, write=write)
     if size == 0:

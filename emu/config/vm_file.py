@@ -1,6 +1,6 @@
 """A VM's shape in a file, and on a monitor.
 
-A file says what the options ``--vcpus --memory --net --blk`` say:
+A file describes what ``--vcpus``, ``--memory`` and the options of the device kinds describe:
 
     vcpus = 224
     memory = "180G"      # or a number of bytes
@@ -13,8 +13,8 @@ A file says what the options ``--vcpus --memory --net --blk`` say:
     count = 24
     rings = 4
 
-``net = "16x32"`` is the same in short, and ``net = "0"`` means no NIC. What is left out is as in
-the default VM, as it is with the options.
+``net = "16x32"`` is the short form, and ``net = "0"`` means no NIC. What the file does not give is
+as in the default VM, as with the options.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Any
 
+from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import (
-    DEVICE_CLASSES,
     DeviceGroup,
     ShapeError,
     VmSpec,
+    groups_of,
     parse_group,
     parse_size,
 )
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from emu.qmp.protocol import JsonObject
 
-_KEYS = {"vcpus", "memory", *DEVICE_CLASSES}
+_KEYS = {"vcpus", "memory", *KINDS}
 
 
 def read(path: Path) -> VmSpec:
@@ -71,16 +72,11 @@ def _spec(table: dict[str, Any]) -> VmSpec:
     vcpus = table.get("vcpus", default.vcpus)
     if not isinstance(vcpus, int) or isinstance(vcpus, bool):
         raise ShapeError(f"vcpus = {vcpus!r} is no whole number")
-    groups = [
-        _group(group.device_class, table[group.device_class])
-        if group.device_class in table
-        else group
-        for group in default.groups
-    ]
+    given = {name: _group(name, table[name]) for name in KINDS if name in table}
     return VmSpec(
         vcpus,
         _memory(table.get("memory", default.memory_bytes)),
-        tuple(group for group in groups if group is not None),
+        groups_of(given),
     )
 
 

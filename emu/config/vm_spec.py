@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from emu.config.device_kinds import KINDS, one_of
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.payloads import MAX_RINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_VCPUS = 1024
 #: Devices of one class: more than any host has, and few enough to be counted.
 MAX_DEVICES = 1024
-DEVICE_CLASSES = ("net", "blk")
 RING_SIZE = 128
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -23,7 +27,7 @@ class ShapeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """One device: its class (``net`` or ``blk``), its number within the class, its rings."""
+    """One device: its class (a name of `KINDS`), its number within the class, its rings."""
 
     device_class: str
     number: int
@@ -44,15 +48,18 @@ class DeviceGroup:
     rings: int
 
 
+def default_groups() -> tuple[DeviceGroup, ...]:
+    """The devices of the default VM."""
+    return tuple(DeviceGroup(kind.name, *kind.default) for kind in KINDS.values() if kind.default)
+
+
 @dataclass(frozen=True, slots=True)
 class VmSpec:
     """A whole VM. The default is the VM of the RFC of 1 March 2021."""
 
     vcpus: int = 224
     memory_bytes: int = 180 << 30
-    groups: tuple[DeviceGroup, ...] = field(
-        default=(DeviceGroup("net", 16, 32), DeviceGroup("blk", 24, 4))
-    )
+    groups: tuple[DeviceGroup, ...] = field(default_factory=default_groups)
     ring_size: int = RING_SIZE
 
     def __post_init__(self) -> None:
@@ -69,7 +76,7 @@ class VmSpec:
 
     @property
     def devices(self) -> list[DeviceSpec]:
-        """All devices, NICs first, in the order in which they sit on the bus."""
+        """All devices, in the order in which they sit on the bus."""
         return [
             DeviceSpec(group.device_class, number, group.rings)
             for group in self.groups
@@ -84,16 +91,21 @@ class VmSpec:
 
 def _check_group(group: DeviceGroup) -> None:
     shape = f"--{group.device_class} {group.count}x{group.rings}"
-    if group.device_class not in DEVICE_CLASSES:
-        raise ShapeError(f"{group.device_class!r} is no device class: use net or blk")
+    kind = KINDS.get(group.device_class)
+    if kind is None:
+        raise ShapeError(f"unknown device class {group.device_class!r}: use {one_of()}")
     if group.count < 1 or group.rings < 1:
         raise ShapeError(f"{shape}: a count must be 1 or more")
     if group.count > MAX_DEVICES:
         raise ShapeError(f"{shape}: {MAX_DEVICES} devices of a class are the most")
     if group.rings > MAX_RINGS:
         raise ShapeError(f"{shape}: a vhost-user message can index {MAX_RINGS} rings at the most")
-    if group.device_class == "net" and group.rings % 2:
-        raise ShapeError(f"{shape}: a NIC's rings come in pairs, so their number must be even")
+    if group.rings % kind.rings_per_unit:
+        per_unit = "pairs" if kind.rings_per_unit == 2 else f"groups of {kind.rings_per_unit}"
+        even = "even" if kind.rings_per_unit == 2 else f"a multiple of {kind.rings_per_unit}"
+        raise ShapeError(
+            f"{shape}: a {kind.title}'s rings come in {per_unit}, so their number must be {even}"
+        )
 
 
 def parse_size(text: str) -> int:
@@ -106,6 +118,16 @@ def parse_size(text: str) -> int:
     if not match:
         raise ShapeError(f"{text!r} is no size: write it like 512M or 180G")
     return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def groups_of(given: Mapping[str, DeviceGroup | None]) -> tuple[DeviceGroup, ...]:
+    """The devices of a VM of which some kinds were given; the others are as in the default VM.
+
+    Args:
+        given: by the kind's name; None for no device.
+    """
+    groups = {**{group.device_class: group for group in default_groups()}, **given}
+    return tuple(group for name in KINDS if (group := groups.get(name)) is not None)
 
 
 def parse_group(device_class: str, text: str) -> DeviceGroup | None:

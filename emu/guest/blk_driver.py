@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.guest.blk_state import (
     BROKEN,
@@ -42,7 +42,7 @@ from emu.guest.layout import (
     BLOCK,
     BLOCKS_PER_SLOT,
     SERIAL_BYTES,
-    DiskRingPlace,
+    UnitPlace,
 )
 from emu.guest.rings import open_ring
 from emu.guest.stamps import GENERATION_MASK, SECTORS_PER_BLOCK, ZEROED, BlockPattern
@@ -50,6 +50,7 @@ from vhost_user.errors import BackendError
 from vhost_user.virtio.blk import SECTOR_SIZE, SEGMENT, VIRTIO_BLK_ID_BYTES
 
 if TYPE_CHECKING:
+    from emu.guest.config import BlkFeatures
     from emu.guest.request_log import RequestLog
 
 # Read buffers are spoiled at the start of each sector, so a read that did nothing is seen.
@@ -58,21 +59,6 @@ _POISON = array("Q", (0xDEAD_BEEF_DEAD_BEEF,)) * SECTORS_PER_BLOCK
 _MULTIPLIER, _INCREMENT, _MASK64 = 6364136223846793005, 1442695040888963407, (1 << 64) - 1
 # Of 256 requests: 120 reads, 120 writes, 8 flushes, 8 times zeroes.
 _READS, _WRITES, _FLUSHES = 120, 240, 248
-
-
-class BlkFeatures(NamedTuple):
-    """What the guest's driver uses of a disk.
-
-    Attributes:
-        capacity: sectors of 512 bytes, or None where nobody has asked the device.
-        read_only: VIRTIO_BLK_F_RO: only reads are sent.
-        flush, write_zeroes: VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_WRITE_ZEROES.
-    """
-
-    capacity: int | None = None
-    read_only: bool = False
-    flush: bool = True
-    write_zeroes: bool = True
 
 
 class BlkRing:
@@ -88,7 +74,7 @@ class BlkRing:
     def __init__(
         self,
         context: GuestContext,
-        place: DiskRingPlace,
+        place: UnitPlace,
         features: BlkFeatures,
         *,
         event_idx: bool,
@@ -100,15 +86,15 @@ class BlkRing:
         self._context = context
         self._features = features
         ram = context.platform.ram
-        self._queue, control = open_ring(ram, place.place, place.ring, event_idx=event_idx)
+        self._queue, control = open_ring(ram, place.rings[0], place.position, event_idx=event_idx)
         self.state = state = BlkState(ram, place, control)
         self._words, self._slots, self._status = state.words, state.slots, state.status
         self._generations, self._data = state.generations, state.data
         self._poisoned = [data.cast("Q")[:: SECTOR_SIZE // 8] for data in self._data]
         self._buffers = [state.buffers(slot) for slot in range(BLK_SLOTS)]
         self._tables = [state.table(slot) if indirect else None for slot in range(BLK_SLOTS)]
-        self._pattern = BlockPattern(place.disk)
-        self._notify_address = context.platform.notify_address(place.device, place.ring)
+        self._pattern = BlockPattern(place.number)
+        self._notify_address = context.platform.notify_address(place.device, place.position)
         self._by_head: dict[int, int] = {}
         self._epoch = -1
 
@@ -120,7 +106,7 @@ class BlkRing:
         self._mark_ring()
 
     def _mark_ring(self) -> None:
-        self._context.mark(self.place.place.start, self.place.place.length)
+        self._context.mark(self.place.rings[0].start, self.place.rings[0].length)
 
     def interrupt(self) -> None:
         """The device has completed something."""
@@ -146,7 +132,7 @@ class BlkRing:
             while not self._words[BROKEN]:
                 paused = self._drain()
                 if queue.publish():
-                    context.platform.notify(self._notify_address, self.place.ring)
+                    context.platform.notify(self._notify_address, self.place.position)
                 if paused:
                     context.rescan()
                     break
@@ -222,7 +208,7 @@ class BlkRing:
 
     def _choose(self, pick: int, index: int) -> int:
         features = self._features
-        if not self.place.ring and not self._words[IDENTIFIED]:
+        if not self.place.position and not self._words[IDENTIFIED]:
             self._words[IDENTIFIED] = 1
             return Op.GET_ID
         if features.read_only:
@@ -279,7 +265,7 @@ class BlkRing:
                 if not self._slots[slot * SLOT_WORDS]:
                     self._issue(slot, mode)
             if self._queue.publish():
-                self._context.platform.notify(self._notify_address, self.place.ring)
+                self._context.platform.notify(self._notify_address, self.place.position)
             self._mark_ring()
             if self._context.idle.active and self.quiet():
                 self._context.idle.settle(self.number)
@@ -303,7 +289,7 @@ class BlkRing:
 
     def kick(self) -> None:
         """Notify the device of what `submit_one` has made available."""
-        self._context.platform.notify(self._notify_address, self.place.ring)
+        self._context.platform.notify(self._notify_address, self.place.position)
 
     def begin_verify(self) -> None:
         """Have the verify mode begin with the first block again."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.guest.layout import BLK_SLOTS, BLOCK, BLOCKS_PER_SLOT, CONTROL_BYTES, DiskRingPlace
+from emu.guest.layout import BLK_SLOTS, BLOCK, BLOCKS_PER_SLOT, CONTROL_BYTES, UnitPlace
 from emu.guest.request_log import RequestLog
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
@@ -93,16 +93,16 @@ class BlkState:
         first_block: index on the disk of the first block that the ring owns.
     """
 
-    def __init__(self, ram: Ram, place: DiskRingPlace, control: memoryview) -> None:
+    def __init__(self, ram: Ram, place: UnitPlace, control: memoryview) -> None:
         self._control = control
-        self._gpa = place.place.control
+        self._gpa = place.rings[0].control
         self._data_gpa = place.data
         self.words = control[:_SLOTS_AT].cast("Q")
         self.slots = control[_SLOTS_AT:_HEADERS_AT].cast("I")
         self.status = control[_STATUS_AT:_TABLES_AT]
         self.generations = control[_GENERATIONS_AT:_END].cast("I")
         self.data = [ram.view(place.data + slot * BLOCK, BLOCK) for slot in range(BLK_SLOTS)]
-        self.first_block = place.ring * BLK_SLOTS * BLOCKS_PER_SLOT
+        self.first_block = place.position * BLK_SLOTS * BLOCKS_PER_SLOT
 
     def clear(self) -> None:
         """All books and generations begin at 0."""

@@ -16,7 +16,7 @@ from vhost_user.memory import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from emu.guest.layout import GuestLayout
+    from emu.guest.layout import GuestLayout, UnitPlace
     from emu.guest.platform import Platform
     from emu.guest.request_log import RequestLog
 
@@ -37,14 +37,13 @@ MAGIC, MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER, D
 MAGIC_VALUE = 0x5645_4D55_4755_5354
 
 #: Words of the pulse page, behind the heartbeat's. RESCAN: a driver left early because of a
-#: pause, so its ring has to be looked at again. PLUGGED: rings before LIGHT_BLK that have got
-#: requests but no kick yet.
+#: pause, so its ring has to be polled again.
 CURSORS = 256
-RESCAN, PRIMED, PRIME_AT, LIGHT_BLK, LIGHT_NET, PLUGGED, EXPIRE_AT, READER_SEEN = range(
-    CURSORS, CURSORS + 8
-)
-#: And the dirty_memory's: pages written, when it last wrote, pages that were not as it left them.
+RESCAN, PRIMED, PRIME_AT, READER_SEEN = range(CURSORS, CURSORS + 4)
+#: And the dirty memory load's: pages written, time of the last write, pages found changed.
 DIRTY_COUNT, DIRTY_AT, DIRTY_WRONG = range(CURSORS + 8, CURSORS + 11)
+#: And each driver's own, by the place of its kind among the kinds.
+DRIVER_WORDS_AT, DRIVER_WORDS = CURSORS + 16, 8
 
 
 class Unit(Protocol):
@@ -67,6 +66,17 @@ class Unit(Protocol):
 
     def request_log(self) -> RequestLog:
         """This unit's part of the books."""
+
+
+class QueueUnit(Unit, Protocol):
+    """A unit with rings of its own."""
+
+    @property
+    def place(self) -> UnitPlace:
+        """Where its rings lie."""
+
+    def interrupt(self) -> None:
+        """One of its rings' interrupts was delivered."""
 
 
 class IdleWatch:

@@ -23,7 +23,7 @@ from emu.guest.control_page import (
     GuestContext,
     remaining,
 )
-from emu.guest.layout import CHUNK, MAX_READER_SLOTS, DiskRingPlace
+from emu.guest.layout import CHUNK, MAX_READER_SLOTS, UnitPlace
 from emu.guest.request_log import RequestLog
 from emu.guest.rings import open_ring
 from vhost_user.errors import BackendError
@@ -90,7 +90,7 @@ class DiskReader:
     def __init__(
         self,
         context: GuestContext,
-        places: Sequence[DiskRingPlace],
+        places: Sequence[UnitPlace],
         capacity: int,
         *,
         write: bool,
@@ -106,7 +106,8 @@ class DiskReader:
         self._chunks = -(-self.size // CHUNK)
         ram, layout = context.platform.ram, context.layout
         self._queues: list[DriverQueue] = [
-            open_ring(ram, place.place, place.ring, event_idx=event_idx)[0] for place in places
+            open_ring(ram, place.rings[0], place.position, event_idx=event_idx)[0]
+            for place in places
         ]
         self._page = ram.view(layout.reader, PAGE_SIZE)
         self._sha = Sha256State(self._page[:SHA256_STATE_SIZE])
@@ -117,7 +118,7 @@ class DiskReader:
             ram.view(layout.reader_buffers + slot * CHUNK, CHUNK) for slot in range(self._slots)
         ]
         self._notify_addresses = [
-            context.platform.notify_address(place.device, place.ring) for place in places
+            context.platform.notify_address(place.device, place.position) for place in places
         ]
         self._progress = threading.Condition()
         self._watched = 0
@@ -128,7 +129,7 @@ class DiskReader:
         self._words[LIMIT] = NO_LIMIT
         for queue, place in zip(self._queues, self._places, strict=True):
             queue.reset()
-            self._context.mark(place.place.start, place.place.length)
+            self._context.mark(place.rings[0].start, place.rings[0].length)
         self._mark()
 
     def _mark(self) -> None:
@@ -240,7 +241,7 @@ class DiskReader:
             self._words[DUPLICATED] += 1
             self._words[BROKEN] = 1
         for ring in {*rings, *touched}:
-            context.mark(self._places[ring].place.start, self._places[ring].place.length)
+            context.mark(self._places[ring].rings[0].start, self._places[ring].rings[0].length)
         self._mark()
         if context.idle.active and self.quiet():
             context.idle.settle(self.number)

@@ -16,14 +16,16 @@ split ring of 128 descriptors (3342 bytes) leaves room in its page for the drive
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import itertools
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from emu.config.device_kinds import KINDS, load
 from emu.config.vm_spec import ShapeError, VmSpec
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from emu.guest.platform import Region
 
@@ -60,27 +62,36 @@ class RingPlace(NamedTuple):
     length: int
 
 
-class PairPlace(NamedTuple):
-    """A queue pair of a NIC. ``unit`` numbers pairs and disk rings of the machine together."""
+class DataBuffers(Protocol):
+    """The data buffers that a driver's units need; see `emu.guest.driver.Driver`."""
+
+    DATA_BYTES: int
+    DATA_HIGH: bool
+
+
+class UnitPlace(NamedTuple):
+    """What a driver handles together: a queue pair of a NIC, a ring of a disk; with its buffers.
+
+    Attributes:
+        unit: numbers all units of the machine, kind by kind.
+        device: index of the device on the bus.
+        number: of the device within its kind.
+        position: of the unit within the device.
+        rings: one, or two of a pair (receive, transmit).
+        data: guest physical address of the data buffers.
+    """
 
     unit: int
     device: int
-    nic: int
-    pair: int
-    receive: RingPlace
-    transmit: RingPlace
-    buffers: int
-
-
-class DiskRingPlace(NamedTuple):
-    """A ring of a disk, with its data buffers. ``unit`` as in `PairPlace`."""
-
-    unit: int
-    device: int
-    disk: int
-    ring: int
-    place: RingPlace
+    number: int
+    position: int
+    rings: tuple[RingPlace, ...]
     data: int
+
+    @property
+    def first_ring(self) -> int:
+        """Index of the first ring in the device."""
+        return self.position * len(self.rings)
 
 
 def scratch_bytes(rings: int) -> int:
@@ -126,37 +137,33 @@ class GuestLayout:
                 at += place.length
                 places.append(place)
             self.rings.append(places)
-        self.pairs: list[PairPlace] = []
-        self.disk_rings: list[DiskRingPlace] = []
-        at = self._place_pairs(spec, at)
-        end = self._place_disks(spec, _data_base(spec, regions, at))
+        drivers = _drivers_of(spec)
+        first = _first_units(spec)
+        self.units: dict[str, list[UnitPlace]] = {}
+        at = self._place(spec, {k: d for k, d in drivers.items() if not d.DATA_HIGH}, first, at)
+        high = {kind: driver for kind, driver in drivers.items() if driver.DATA_HIGH}
+        end = self._place(spec, high, first, _data_base(spec, high, regions, at))
+        self.reader_buffers = _round_up(end, CHUNK)
+        end = self.reader_buffers + MAX_READER_SLOTS * CHUNK
         self.check(regions, at, end)
         self.dirty_memory = _place_dirty_memory(regions, end)
 
-    def _place_pairs(self, spec: VmSpec, at: int) -> int:
-        for index, device in enumerate(spec.devices):
-            if device.device_class != "net":
-                continue
-            rings = self.rings[index]
-            for pair in range(device.rings // 2):
-                receive, transmit = rings[2 * pair], rings[2 * pair + 1]
-                unit = len(self.pairs)
-                self.pairs.append(
-                    PairPlace(unit, index, device.number, pair, receive, transmit, at)
-                )
-                at += _round_up(RX_BUFFERS * RX_BUFFER_BYTES, PAGE_SIZE)
+    def _place(
+        self, spec: VmSpec, drivers: Mapping[str, DataBuffers], first: Mapping[str, int], at: int
+    ) -> int:
+        """Place the units of some kinds, with their data buffers from ``at`` on; their end."""
+        for kind, driver in drivers.items():
+            units = self.units[kind] = []
+            per_unit = KINDS[kind].rings_per_unit
+            for index, device in enumerate(spec.devices):
+                if device.device_class != kind:
+                    continue
+                for position in range(device.rings // per_unit):
+                    rings = self.rings[index][position * per_unit :][:per_unit]
+                    unit = first[kind] + len(units)
+                    units.append(UnitPlace(unit, index, device.number, position, tuple(rings), at))
+                    at += _round_up(driver.DATA_BYTES, PAGE_SIZE)
         return at
-
-    def _place_disks(self, spec: VmSpec, at: int) -> int:
-        for index, device in enumerate(spec.devices):
-            if device.device_class != "blk":
-                continue
-            for ring, place in enumerate(self.rings[index]):
-                unit = len(self.pairs) + len(self.disk_rings)
-                self.disk_rings.append(DiskRingPlace(unit, index, device.number, ring, place, at))
-                at += BLK_SLOTS * BLOCK
-        self.reader_buffers = _round_up(at, CHUNK)
-        return self.reader_buffers + MAX_READER_SLOTS * CHUNK
 
     @staticmethod
     def check(regions: Sequence[Region], low_end: int, data_end: int) -> None:
@@ -169,20 +176,34 @@ class GuestLayout:
             if not any(part.gpa < end <= part.gpa + part.size for part in regions):
                 raise ShapeError("so many rings do not fit into the VM's memory: give it more")
 
-    @property
-    def units(self) -> int:
-        """Queue pairs and disk rings together."""
-        return len(self.pairs) + len(self.disk_rings)
-
     def ring_addresses(self, device: int) -> list[RingAddresses]:
         """Of all rings of a device, for SET_VRING_ADDR."""
         return [place.addresses for place in self.rings[device]]
 
 
-def _data_base(spec: VmSpec, regions: Sequence[Region], low: int) -> int:
+def _drivers_of(spec: VmSpec) -> dict[str, DataBuffers]:
+    """The driver of each kind of device that the VM has, in the order of the kinds."""
+    present = {group.device_class for group in spec.groups}
+    return {name: load(kind.driver) for name, kind in KINDS.items() if name in present}
+
+
+def _unit_count(spec: VmSpec, kind: str) -> int:
+    rings = sum(device.rings for device in spec.devices if device.device_class == kind)
+    return rings // KINDS[kind].rings_per_unit
+
+
+def _first_units(spec: VmSpec) -> dict[str, int]:
+    """The number of each kind's first unit: units are numbered kind by kind."""
+    counts = [_unit_count(spec, kind) for kind in KINDS]
+    return dict(zip(KINDS, itertools.accumulate(counts, initial=0), strict=False))
+
+
+def _data_base(
+    spec: VmSpec, drivers: Mapping[str, DataBuffers], regions: Sequence[Region], low: int
+) -> int:
     """Block buffers go above the 4 GiB hole where there is room, so that both regions are used."""
-    rings = sum(device.rings for device in spec.devices if device.device_class == "blk")
-    needed = BASE + rings * BLK_SLOTS * BLOCK + (MAX_READER_SLOTS + 1) * CHUNK
+    data = sum(_unit_count(spec, kind) * driver.DATA_BYTES for kind, driver in drivers.items())
+    needed = BASE + data + (MAX_READER_SLOTS + 1) * CHUNK
     high = [part for part in regions if part.gpa >= HIGH and part.size >= needed]
     return high[0].gpa + BASE if high else low
 

@@ -35,7 +35,7 @@ from emu.guest.frames import (
     flow_check,
     nic_mac,
 )
-from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, PairPlace
+from emu.guest.layout import CONTROL_BYTES, RX_BUFFER_BYTES, RX_BUFFERS, UnitPlace
 from emu.guest.request_log import RequestLog
 from emu.guest.rings import open_ring
 from emu.guest.transmit import TransmitRing
@@ -74,7 +74,7 @@ class NetPair:
     def __init__(
         self,
         context: GuestContext,
-        place: PairPlace,
+        place: UnitPlace,
         peer: bytes,
         elsewhere: FlowSink,
         *,
@@ -85,17 +85,17 @@ class NetPair:
         self.lock = threading.Lock()
         self._context = context
         self._peer = peer
-        self._mac = nic_mac(place.nic)
+        self._mac = nic_mac(place.number)
         self._elsewhere = elsewhere
-        ram, ring = context.platform.ram, 2 * place.pair
-        self._rx, self._control = open_ring(ram, place.receive, ring, event_idx=event_idx)
-        self._tx = TransmitRing(ram, place.transmit, ring + 1, event_idx=event_idx)
+        ram, ring = context.platform.ram, place.first_ring
+        self._rx, self._control = open_ring(ram, place.rings[0], ring, event_idx=event_idx)
+        self._tx = TransmitRing(ram, place.rings[1], ring + 1, event_idx=event_idx)
         self.flow = Flow(self._control[_FLOW_AT:_COUNTERS_AT].cast("Q"))
         self._counters = self._control[_COUNTERS_AT:_COUNTERS_END].cast("Q")
         self._heads = self._control[_HEADS_AT : _HEADS_AT + 4 * RX_BUFFERS].cast("I")
-        view = context.platform.ram.view(place.buffers, RX_BUFFERS * RX_BUFFER_BYTES)
+        view = context.platform.ram.view(place.data, RX_BUFFERS * RX_BUFFER_BYTES)
         self._buffers = [
-            (view[at : at + RX_BUFFER_BYTES], [(place.buffers + at, RX_BUFFER_BYTES)])
+            (view[at : at + RX_BUFFER_BYTES], [(place.data + at, RX_BUFFER_BYTES)])
             for at in range(0, RX_BUFFERS * RX_BUFFER_BYTES, RX_BUFFER_BYTES)
         ]
         address_of = context.platform.notify_address
@@ -111,7 +111,7 @@ class NetPair:
 
         The bridges still know it where it was, and nothing that it sends to itself tells them.
         """
-        if not self.place.nic and not self.place.pair:
+        if not self.place.number and not self.place.position:
             self._announcements = list(_ANNOUNCEMENTS_MS)
             self._announce_ns = 0
 
@@ -135,8 +135,8 @@ class NetPair:
 
     def _mark_rings(self) -> None:
         mark, place = self._context.mark, self.place
-        mark(place.receive.start, place.receive.length)
-        mark(place.transmit.start, place.transmit.length)
+        for ring in place.rings:
+            mark(ring.start, ring.length)
 
     def _refresh(self) -> None:
         """Derives anew what guest memory tells: another process may have gone on meanwhile."""
@@ -218,9 +218,9 @@ class NetPair:
                 else:
                     foreign.append((flow, sequence))
                 return False
-        # Only the first NIC is a station of the world outside.
+        # Only the first NIC answers frames from outside of the VM.
         if (
-            self.place.nic
+            self.place.number
             or length < _ETHERTYPE_END
             or not self._answer(data[NET_HEADER_SIZE:length])
         ):
@@ -289,11 +289,11 @@ class NetPair:
         self.flow.words[books.LAST_NS] = time.monotonic_ns()
 
     def _publish(self) -> None:
-        notify, pair = self._context.platform.notify, self.place.pair
+        notify, ring = self._context.platform.notify, self.place.first_ring
         if self._rx.publish():
-            notify(self._rx_notify_address, 2 * pair)
+            notify(self._rx_notify_address, ring)
         if self._tx.publish():
-            notify(self._tx_notify_address, 2 * pair + 1)
+            notify(self._tx_notify_address, ring + 1)
 
     def prime(self) -> None:
         """Fill the window and kick; for the load that keeps itself going."""

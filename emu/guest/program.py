@@ -6,15 +6,17 @@ paused: `boot` writes the beginning, `attach` only looks.
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.config.vm_spec import ShapeError, VmSpec
+from emu.config.device_kinds import KINDS, load
+from emu.config.vm_spec import ShapeError
 from emu.errors import EmuError
-from emu.guest.blk_driver import BlkFeatures, BlkRing
+from emu.guest.config import GuestConfig
 from emu.guest.control_page import (
     DIRTY_RATE,
+    DRIVER_WORDS,
+    DRIVER_WORDS_AT,
     EPOCH,
     HOLD_READER,
     LIGHT_PACKETS,
@@ -28,55 +30,23 @@ from emu.guest.control_page import (
     Mode,
     Unit,
 )
-from emu.guest.disk_reader import DiskReader
-from emu.guest.frames import nic_mac
+from emu.guest.disks import DiskDriver
 from emu.guest.heartbeat import Heartbeat
-from emu.guest.layout import SERIAL_BYTES, GuestLayout, scratch_bytes
-from emu.guest.net_driver import NetPair
+from emu.guest.layout import GuestLayout
+from emu.guest.nics import NicDriver
 from emu.guest.request_log import RequestLog
 from emu.guest.workload import TICK_NS, Workload
 from vhost_user.errors import UsageError
 from vhost_user.memory import PAGE_SIZE
-from vhost_user.virtio.blk import SECTOR_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from emu.guest.blk_state import Generation
+    from emu.config.vm_spec import VmSpec
+    from emu.guest.disk_reader import DiskReader
+    from emu.guest.driver import Driver
     from emu.guest.platform import Platform
     from vhost_user.virtqueue import RingAddresses
 
 LOADS = {"none": Mode.QUIET, "light": Mode.LIGHT, "heavy": Mode.HEAVY}
-
-
-class ReaderConfig(NamedTuple):
-    """A disk that is read in full instead of being under the stamped workload: ``blk0``.
-
-    Attributes:
-        capacity: sectors of 512 bytes.
-        write: write every chunk back after it was read.
-    """
-
-    capacity: int
-    write: bool = False
-
-
-class GuestConfig(NamedTuple):
-    """What the guest's drivers find out when they probe; the same on both sides of a migration.
-
-    Attributes:
-        event_idx, indirect: virtio ring features, negotiated for all devices.
-        disks: features of each disk by its number; the default for those that are not there.
-        reader: what to do with ``blk0``, when it is a user's disk.
-        switched: NICs send to each other in pairs (0 and 1, 2 and 3, ...) instead of to
-            themselves, for back-ends that are a switch.
-    """
-
-    event_idx: bool = True
-    indirect: bool = True
-    disks: Sequence[BlkFeatures] = ()
-    reader: ReaderConfig | None = None
-    switched: bool = False
 
 
 class Verified(NamedTuple):
@@ -107,85 +77,55 @@ class GuestProgram:
         self._context = GuestContext(platform, self.layout)
         self.heartbeat = Heartbeat(self._context.pulse, self.layout.pulse, platform.ram.mark)
         self.beat = self.heartbeat.beat
-        self.pairs = [self._make_pair(index) for index in range(len(self.layout.pairs))]
-        self.reader = self._make_reader()
-        self.disks = self._make_disks()
+        self.drivers = self._make_drivers()
         # In the order in which a load begins. Disks first: they are the fewer and the slower.
-        self._units: list[Unit] = [*self.disks, *self.pairs]
-        if self.reader is not None:
-            self._units.append(self.reader)
-        self._handlers = self._make_handlers()
-        self._workload = Workload(self._context, self._units, self.disks, self.pairs, self.reader)
+        self._units: list[Unit] = [
+            unit for driver in reversed(self.drivers.values()) for unit in driver.units
+        ]
+        self._handlers = {
+            platform.vector(device, ring): handler
+            for driver in self.drivers.values()
+            for device, ring, handler in driver.handlers()
+        }
+        self._workload = Workload(self._context, self._units, tuple(self.drivers.values()))
 
-    def _make_pair(self, index: int) -> NetPair:
-        place = self.layout.pairs[index]
-        nics = 1 + max(pair.nic for pair in self.layout.pairs)
-        peer = place.nic ^ 1 if self.config.switched and place.nic ^ 1 < nics else place.nic
-        return NetPair(
-            self._context,
-            place,
-            nic_mac(peer),
-            self._arrived_elsewhere,
-            event_idx=self.config.event_idx,
-        )
-
-    def _arrived_elsewhere(self, flow: int, sequence: int) -> None:
-        if flow < len(self.pairs):
-            self.pairs[flow].arrived_elsewhere(sequence)
-
-    def _make_reader(self) -> DiskReader | None:
-        config = self.config.reader
-        if config is None:
-            return None
-        places = [place for place in self.layout.disk_rings if place.disk == 0]
-        if not places:
+    def _make_drivers(self) -> dict[str, Driver]:
+        if self.config.reader is not None and "blk" not in self.layout.units:
             raise ShapeError("a disk is to be read, but the VM has none")
-        return DiskReader(
-            self._context,
-            places,
-            config.capacity,
-            write=config.write,
-            event_idx=self.config.event_idx,
-        )
+        words = {kind: DRIVER_WORDS_AT + n * DRIVER_WORDS for n, kind in enumerate(KINDS)}
+        return {
+            kind: load(KINDS[kind].driver)(self._context, places, words[kind], self.config)
+            for kind, places in self.layout.units.items()
+        }
 
-    def _make_disks(self) -> list[BlkRing]:
-        rings = []
-        for place in self.layout.disk_rings:
-            if self.reader is not None and place.disk == 0:
-                continue
-            features = self.config.disks[place.disk : place.disk + 1]
-            disk = features[0] if features else BlkFeatures()
-            needed = scratch_bytes(place.ring + 1) // SECTOR_SIZE
-            if disk.capacity is not None and disk.capacity < needed:
-                raise ShapeError(
-                    f"blk{place.disk} has {disk.capacity} sectors; "
-                    f"the workload of {place.ring + 1} rings needs {needed}"
-                )
-            rings.append(
-                BlkRing(
-                    self._context,
-                    place,
-                    disk,
-                    event_idx=self.config.event_idx,
-                    indirect=self.config.indirect,
-                )
-            )
-        return rings
+    @property
+    def disks(self) -> DiskDriver:
+        """The driver of the disks.
 
-    def _make_handlers(self) -> dict[int, Callable[[], None]]:
-        vector = self._platform.vector
-        handlers: dict[int, Callable[[], None]] = {}
-        for pair in self.pairs:
-            handlers[vector(pair.place.device, 2 * pair.place.pair)] = pair.interrupt
-            handlers[vector(pair.place.device, 2 * pair.place.pair + 1)] = pair.interrupt
-        for disk in self.disks:
-            handlers[vector(disk.place.device, disk.place.ring)] = disk.interrupt
-        if self.reader is not None:
-            for place in self.layout.disk_rings:
-                if place.disk == 0:
-                    handler = functools.partial(self.reader.interrupt, place.ring)
-                    handlers[vector(place.device, place.ring)] = handler
-        return handlers
+        Raises:
+            EmuError: the VM has none.
+        """
+        driver = self.drivers.get("blk")
+        if not isinstance(driver, DiskDriver):
+            raise EmuError("the VM has no disks")
+        return driver
+
+    @property
+    def nics(self) -> NicDriver:
+        """The driver of the NICs.
+
+        Raises:
+            EmuError: the VM has none.
+        """
+        driver = self.drivers.get("net")
+        if not isinstance(driver, NicDriver):
+            raise EmuError("the VM has no NICs")
+        return driver
+
+    @property
+    def reader(self) -> DiskReader | None:
+        """The reader of a user's disk, if there is one."""
+        return self.disks.reader if "blk" in self.drivers else None
 
     # -- life
 
@@ -206,12 +146,8 @@ class GuestProgram:
 
         The vCPUs are paused meanwhile.
         """
-        for disk in self.disks:
-            if disk.place.device == device:
-                disk.boot()
-        for pair in self.pairs:
-            if pair.place.device == device:
-                pair.boot()
+        for driver in self.drivers.values():
+            driver.boot_device(device)
 
     def attach(self) -> None:
         """Take memory as it is, or as it is going to be when the vCPUs run.
@@ -221,8 +157,8 @@ class GuestProgram:
         """
         self._context.epoch += 1
         self.heartbeat.attach()
-        for pair in self.pairs:
-            pair.arrive()
+        for driver in self.drivers.values():
+            driver.attach()
 
     def shift_clock(self, ns: int) -> None:
         """All times in memory are of another machine's clock: go on with this one's.
@@ -232,8 +168,8 @@ class GuestProgram:
         """
         self.heartbeat.shift(ns)
         self._workload.dirty_memory.shift_clock(ns)
-        for pair in self.pairs:
-            pair.shift_clock(ns)
+        for driver in self.drivers.values():
+            driver.shift_clock(ns)
 
     @property
     def booted(self) -> bool:
@@ -244,9 +180,9 @@ class GuestProgram:
         """Let go of guest memory; the program cannot be used any more."""
         self._handlers.clear()
         self._units.clear()
-        self.pairs.clear()
-        self.disks.clear()
-        self.reader = None
+        for driver in self.drivers.values():
+            driver.close()
+        self.drivers.clear()
         del self._workload
         del self.heartbeat
         del self.beat
@@ -334,21 +270,18 @@ class GuestProgram:
             deadline: in seconds.
         """
         context = self._context
-        before = self._checked()
-        for disk in self.disks:
-            disk.begin_verify()
+        before = self._verified()
+        reading = [u for driver in self.drivers.values() for u in driver.begin_verify()]
         self._enter(Mode.VERIFY)
-        context.idle.begin(self.disks)
+        context.idle.begin(reading)
         finished = context.idle.wait(deadline)
         context.set(MODE, Mode.QUIET)
-        after = self._checked()
+        after = self._verified()
         return Verified(after[0] - before[0], after[1] - before[1], finished)
 
-    def _checked(self) -> tuple[int, int]:
-        return (
-            sum(disk.checked for disk in self.disks),
-            sum(disk.corrupted for disk in self.disks),
-        )
+    def _verified(self) -> tuple[int, int]:
+        found = [driver.verified() for driver in self.drivers.values()]
+        return sum(checked for checked, _ in found), sum(corrupted for _, corrupted in found)
 
     # -- books
 
@@ -359,27 +292,13 @@ class GuestProgram:
         return RequestLog(*map(sum, zip(RequestLog(), *totals, strict=True)))
 
     def requests_in_flight(self) -> int:
-        """Block requests submitted and not yet seen completed."""
-        reader = 0 if self.reader is None else self.reader.outstanding()
-        return reader + sum(disk.outstanding() for disk in self.disks)
+        """Requests submitted and not yet seen completed."""
+        return sum(driver.requests_in_flight() for driver in self.drivers.values())
 
     def packets_in_flight(self) -> int:
         """Packets sent and waited for."""
-        return sum(pair.outstanding() for pair in self.pairs)
+        return sum(driver.packets_in_flight() for driver in self.drivers.values())
 
-    def generations(self, disk: int) -> dict[int, Generation]:
-        """What each block of a disk holds, by its index; empty for a disk that is only read."""
-        found: dict[int, Generation] = {}
-        for ring in self.disks:
-            if ring.place.disk == disk:
-                found.update(ring.generations())
-        return found
-
-    def serial(self, disk: int) -> str:
-        """What GET_ID answered for a disk; empty before it was asked."""
-        for place in self.layout.disk_rings:
-            if place.disk == disk:
-                gpa = self.layout.serials + SERIAL_BYTES * place.device
-                raw = bytes(self._platform.ram.view(gpa, 20))
-                return raw.rstrip(b"\0").decode("ascii", "replace")
-        return ""
+    def stats(self) -> dict[str, dict[str, int]]:
+        """What the drivers have counted since the boot, by the kind's name."""
+        return {kind: driver.stats() for kind, driver in self.drivers.items()}

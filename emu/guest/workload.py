@@ -13,35 +13,23 @@ from typing import TYPE_CHECKING
 from emu.guest.control_page import (
     DIRTY_RATE,
     EPOCH,
-    EXPIRE_AT,
-    LIGHT_BLK,
-    LIGHT_NET,
-    LIGHT_PACKETS,
-    LIGHT_REQUESTS,
-    MODE,
-    PLUGGED,
     PRIME_AT,
     PRIMED,
     RESCAN,
     GuestContext,
-    Mode,
     Unit,
 )
 from emu.guest.dirty_memory_load import DirtyMemoryLoad
 from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from emu.guest.blk_driver import BlkRing
-    from emu.guest.disk_reader import DiskReader
-    from emu.guest.net_driver import NetPair
+    from emu.guest.driver import Driver
 
 TICK_NS = 1_000_000
 #: Units that one tick fills at the most: a tick must not hold the heartbeat up.
 PRIME_BATCH = 32
-#: Queue pairs that one tick looks at for packets that did not return.
-EXPIRE_BATCH = 32
 
 
 class Workload:
@@ -49,25 +37,16 @@ class Workload:
 
     Args:
         context: guest memory and the machine.
-        units: all of them.
-        disks: those of ``units`` that are disk rings under the block workload.
-        pairs: those that are queue pairs.
-        reader: the disk reader, if there is one.
+        units: all of them, in the order in which a load begins.
+        drivers: of all kinds of devices.
     """
 
     def __init__(
-        self,
-        context: GuestContext,
-        units: Sequence[Unit],
-        disks: Sequence[BlkRing],
-        pairs: Sequence[NetPair],
-        reader: DiskReader | None,
+        self, context: GuestContext, units: Sequence[Unit], drivers: Sequence[Driver]
     ) -> None:
         self._context = context
         self._units = units
-        self._disks = disks
-        self._pairs = pairs
-        self._reader = reader
+        self._drivers = drivers
         self.dirty_memory = DirtyMemoryLoad(context)
 
     def tick(self, now_ns: int) -> None:
@@ -78,16 +57,10 @@ class Workload:
             self._rescan()
         if pulse[PRIMED] != control[EPOCH]:
             self._prime()
-        if pulse[PLUGGED]:
-            self._unplug()
-        if control[MODE] == Mode.LIGHT and not context.platform.paused:
-            self._light()
-        if self._reader is not None and self._reader.woken():
-            self._reader.service()
+        for driver in self._drivers:
+            driver.tick(now_ns)
         if control[DIRTY_RATE]:
             self.dirty_memory.tick(now_ns)
-        if self._pairs:
-            self._expire(now_ns)
         context.mark(context.layout.pulse, PAGE_SIZE)
 
     def _rescan(self) -> None:
@@ -114,42 +87,3 @@ class Workload:
             self._units[index].prime()
             index += 1
         pulse[PRIME_AT] = (epoch & 0xFFFF_FFFF) << 32 | index
-
-    def _unplug(self) -> None:
-        """Kicks the rings that the last tick has given requests."""
-        pulse, disks = self._context.pulse, self._disks
-        end, count = pulse[LIGHT_BLK], pulse[PLUGGED]
-        for index in range(end - count, end):
-            disks[index % len(disks)].kick()
-        pulse[PLUGGED] = 0
-
-    def _light(self) -> None:
-        pulse, control = self._context.pulse, self._context.control
-        if self._disks:
-            count = min(control[LIGHT_REQUESTS], len(self._disks))
-            pulse[PLUGGED] = self._turn(LIGHT_BLK, count, self._submit)
-        if self._pairs:
-            self._turn(LIGHT_NET, control[LIGHT_PACKETS], self._send)
-
-    def _turn(self, cursor: int, count: int, act: Callable[[int], bool]) -> int:
-        """Lets the next ``count`` act in turn; the cursor moves on after each."""
-        pulse = self._context.pulse
-        for _ in range(count):
-            act(pulse[cursor])
-            pulse[cursor] += 1
-        return count
-
-    def _submit(self, index: int) -> bool:
-        return self._disks[index % len(self._disks)].submit_one()
-
-    def _send(self, index: int) -> bool:
-        return self._pairs[index % len(self._pairs)].send_one()
-
-    def _expire(self, now_ns: int) -> None:
-        pulse, pairs = self._context.pulse, self._pairs
-        start, paused = pulse[EXPIRE_AT], self._context.platform
-        for index in range(start, start + min(EXPIRE_BATCH, len(pairs))):
-            pair = pairs[index % len(pairs)]
-            if pair.overdue(now_ns) and not paused.paused:
-                pair.expire(now_ns)
-        pulse[EXPIRE_AT] = (start + EXPIRE_BATCH) % len(pairs)

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from devices.notifiers import NOTIFY_BYTES
+from emu.config.device_kinds import KINDS
 from emu.errors import EmuError
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ class InterruptRouting:
 
     Args:
         devices: all devices of the machine.
-        vcpus: how many vCPUs there are. The rings are distributed round-robin; the two rings of a
-            NIC's queue pair go to the same one, so that a flow stays on one vCPU. vCPU 0 has the
-            timer and takes none, unless it is the only one.
+        vcpus: how many vCPUs there are. The rings are distributed round-robin; rings that
+            belong together (a NIC's queue pair) go to the same one, so that a flow stays on one
+            vCPU. vCPU 0 has the timer and takes none, unless it is the only one.
 
     Raises:
         EmuError: there are more rings than vectors.
@@ -43,7 +44,7 @@ class InterruptRouting:
         turn = 0
         for index, device in enumerate(self.devices):
             self._first_vector.append(len(self._vcpu_of))
-            group = 2 if device.device_class == "net" else 1
+            group = KINDS[device.device_class].rings_per_unit
             for ring in range(device.rings):
                 unit = turn + ring // group
                 vcpu = 1 + unit % (vcpus - 1) if vcpus > 1 else 0

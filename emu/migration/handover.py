@@ -15,8 +15,7 @@ from devices import lifecycle
 from devices.handover_state import DeviceHandoverState
 from devices.procedure import Phase
 from emu.errors import MigrationError
-from emu.guest.blk_driver import BlkFeatures
-from emu.guest.program import GuestConfig, ReaderConfig
+from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
 from emu.migration.destination_base import Arrival
 from emu.migration.source import Source
 from emu.migration.stream import Kind

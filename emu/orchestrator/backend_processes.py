@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from backends.durations import format_duration
 from backends.stats import StatsReader, served
 from emu.config.costs import by_name
+from emu.config.device_kinds import KINDS
 from emu.errors import ProgramError
 from emu.orchestrator.managed_process import PYTHON, Program, end
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 #: The devices of a class are dealt to this many programs, as those of a host are.
 PROGRAMS = 2
 READY_TIMEOUT = 30.0
-_MODULES = {"blk": "backends.blk", "net": "backends.net"}
 
 
 class ProgramSpec(NamedTuple):
@@ -72,7 +72,7 @@ class BackendFleet:
         return [
             str(self._directory.uplink(self.side, spec.name))
             for spec in self._specs
-            if spec.device_class == "net"
+            if KINDS[spec.device_class].has_uplink
         ]
 
     @property
@@ -114,8 +114,9 @@ class BackendFleet:
 
     @property
     def disk_stats(self) -> list[str]:
-        """Paths of the counters of the programs that serve disks."""
-        names = [spec.name for spec in self._specs if spec.device_class == "blk"]
+        """Paths of the counters of the programs that serve requests, which the guest counts too."""
+        kinds = [name for name, kind in KINDS.items() if "requests" in kind.counters]
+        names = [spec.name for spec in self._specs if spec.device_class in kinds]
         return [str(self._directory.stats(self.side, name)) for name in names]
 
     def totals(self) -> dict[str, dict[str, int]]:
@@ -161,8 +162,8 @@ class BackendFleet:
         self._attention.watch(program)
 
     def _argv(self, spec: ProgramSpec, ready_fd: int) -> list[str]:
-        plan = self._plan
-        argv = [*PYTHON, "-m", _MODULES[spec.device_class], "--ready-fd", str(ready_fd)]
+        plan, kind = self._plan, KINDS[spec.device_class]
+        argv = [*PYTHON, "-m", kind.back_end, "--ready-fd", str(ready_fd)]
         argv += ["--num-queues", str(spec.devices[0].rings), "--control", plan.control]
         argv += ["--stop-policy", plan.stop_policy]
         argv += ["--stats-file", str(self._directory.stats(self.side, spec.name))]
@@ -172,29 +173,27 @@ class BackendFleet:
             argv += [option, str(value)]
         for device in spec.devices:
             argv += ["--socket-path", str(self._directory.socket(self.side, device.name))]
-        if spec.device_class == "net":
+        if kind.has_uplink:
             argv += ["--uplink", str(self._directory.uplink(self.side, spec.name))]
         return [*argv, *spec.arguments]
 
 
 def program_specs(plan: MachinePlan, directory: RunDirectory) -> list[ProgramSpec]:
-    """The programs that serve the devices of a VM: two for the disks, two for the NICs.
+    """The programs that serve the devices of a VM: up to two for each kind.
 
     A disk that the guest may only read is served by a program of its own, because ``--read-only``
     holds for a whole program.
     """
-    nics = [device for device in plan.spec.devices if device.device_class == "net"]
-    disks = [device for device in plan.spec.devices if device.device_class == "blk"]
     specs = []
-    if plan.disk is not None and not plan.disk.writable:
-        first = disks.pop(0)
-        arguments = ("--read-only", "--blk-file", str(plan.disk.path))
-        specs.append(ProgramSpec("blk-ro", "blk", (first,), arguments))
-    for number, part in enumerate(_split(disks, PROGRAMS)):
-        images = _images(plan, part, directory)
-        specs.append(ProgramSpec(f"blk-{number}", "blk", tuple(part), images))
-    for number, part in enumerate(_split(nics, PROGRAMS)):
-        specs.append(ProgramSpec(f"net-{number}", "net", tuple(part)))
+    for name, kind in KINDS.items():
+        devices = [device for device in plan.spec.devices if device.device_class == name]
+        if kind.has_image and plan.disk is not None and not plan.disk.writable:
+            first = devices.pop(0)
+            arguments = ("--read-only", "--blk-file", str(plan.disk.path))
+            specs.append(ProgramSpec(f"{name}-ro", name, (first,), arguments))
+        for number, part in enumerate(_split(devices, PROGRAMS)):
+            images = _images(plan, part, directory) if kind.has_image else ()
+            specs.append(ProgramSpec(f"{name}-{number}", name, tuple(part), images))
     return specs
 
 

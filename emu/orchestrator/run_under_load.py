@@ -6,10 +6,11 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from emu.config.device_kinds import KINDS
 from emu.errors import SignalError
 from emu.orchestrator.accounting import Books
 from emu.orchestrator.migrate_in import Incoming
-from emu.report.load_results import COUNTERS, Counts, LoadReport, Sample
+from emu.report.load_results import Counts, LoadReport, Sample
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -119,7 +120,8 @@ class LoadRun:
         served = self._side.fleet.totals()
         counts = {
             name: {
-                key: int({**served.get(name, {}), **guest}.get(key, 0)) for key in COUNTERS[name]
+                key: int({**served.get(name, {}), **guest}.get(key, 0))
+                for key in KINDS[name].counters
             }
             for name, guest in answer["classes"].items()
             if name in served

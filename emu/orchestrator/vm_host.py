@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
+from emu.config.device_kinds import KINDS
 from emu.config.vm_file import spec_to_json
 from emu.errors import HangUpError, ProgramError
 from emu.guest.request_log import RequestLog
@@ -201,7 +202,7 @@ class Side:
         return {
             str(device.number): str(self._directory.image(device.name))
             for device in self._plan.spec.devices
-            if device.device_class == "blk" and not (own and device.number == 0)
+            if KINDS[device.device_class].has_image and not (own and device.number == 0)
         }
 
     def _ended(self) -> ProgramError:

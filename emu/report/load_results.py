@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from emu.report.results import Integrity, document_head
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from emu.config.plan import MachinePlan
     from emu.qmp.protocol import JsonObject
 
@@ -69,11 +67,6 @@ class Arrived:
         }
 
 
-#: What is counted for a class: by the guest (requests, packets, interrupts) and by the back-ends.
-COUNTERS: Mapping[str, tuple[str, ...]] = {
-    "blk": ("requests", "interrupts", "kicks", "calls", "bytes_read", "bytes_written"),
-    "net": ("packets", "interrupts", "kicks", "calls", "packets_dropped"),
-}
 Counts = dict[str, dict[str, int]]
 
 

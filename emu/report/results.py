@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from emu.config.device_kinds import KINDS
 from emu.guest.workload import TICK_NS
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ COMPLETED = "completed"
 ROLLED_BACK = "rolled-back"
 #: Between two beats of a guest that runs.
 HEARTBEAT_MS = TICK_NS / 1e6
-_CLASS_ORDER = ("vm", "net", "blk")
+_CLASS_ORDER = ("vm", *KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class PhaseRow:
     """One phase for one class of devices, in or outside of the blackout.
 
     Attributes:
-        device_class: ``net``, ``blk``, or ``vm`` for what belongs to no device.
+        device_class: a name of `KINDS`, or ``vm`` for what belongs to no device.
         wall_ms: from the first start to the last end.
         busy_ms: sum of the spans.
         count: units (rings, devices) that the spans cover.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
-from emu.config.vm_spec import DeviceGroup, VmSpec
+from emu.config.vm_spec import DeviceGroup, VmSpec, default_groups
 from emu.errors import OptionError
 from emu.report.results import document_head, median
 from emu.report.tables import milliseconds, new_table, vm_line
@@ -43,13 +44,17 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def shape_of(devices: int, rings: int, base: VmSpec) -> VmSpec:
-    """A VM with that many devices, half of them NICs and half disks, with so many rings each.
+    """A VM with that many devices, the default VM's kinds in equal parts, with so many rings each.
 
     Raises:
         ShapeError: there can be no such devices.
     """
-    parts = (("net", devices // 2), ("blk", devices - devices // 2))
-    groups = tuple(DeviceGroup(kind, count, rings) for kind, count in parts if count)
+    kinds = [group.device_class for group in default_groups()]
+    bounds = [devices * part // len(kinds) for part in range(len(kinds) + 1)]
+    parts = zip(kinds, itertools.pairwise(bounds), strict=True)
+    groups = tuple(
+        DeviceGroup(kind, end - start, rings) for kind, (start, end) in parts if end > start
+    )
     return dataclasses.replace(base, groups=groups)
 
 

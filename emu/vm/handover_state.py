@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from devices.handover_state import DeviceHandoverState
-    from emu.guest.program import GuestConfig
+    from emu.guest.config import GuestConfig
 
 
 class VmHandoverState(NamedTuple):

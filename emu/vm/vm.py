@@ -12,10 +12,10 @@ from devices import lifecycle
 from devices.blk import VhostUserBlk
 from devices.device import SharedMemory, VhostDevice
 from devices.handover_state import DeviceHandoverState, descriptors_of, restore
-from devices.net import VhostUserNet
+from emu.config.device_kinds import KINDS, load
 from emu.errors import MigrationError
-from emu.guest.blk_driver import BlkFeatures
-from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
+from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
+from emu.guest.program import GuestProgram
 from emu.locking.locks import OrderedLock
 from emu.machine.machine import Machine
 from emu.strategies.split import Split
@@ -34,16 +34,12 @@ from vhost_user.virtio.blk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from devices.procedure import Procedure
     from emu.config.costs import CostModel
     from emu.config.vm_spec import VmSpec
 
-DEVICE_TYPES: Mapping[str, Callable[..., VhostDevice]] = {
-    VhostUserBlk.device_class: VhostUserBlk,
-    VhostUserNet.device_class: VhostUserNet,
-}
 #: Seconds that a device, or a vCPU, may take for anything.
 TIMEOUT = 10.0
 #: Seconds for each answer of a back-end that has come back; until then the device is lost anyway.
@@ -127,7 +123,8 @@ class Vm:
         memory = [SharedMemory(part.gpa, part.size, part.fd) for part in self.machine.ram.regions]
         for index, spec in enumerate(self.spec.devices):
             rings = range(spec.rings)
-            device = DEVICE_TYPES[spec.device_class](
+            front_end: type[VhostDevice] = load(KINDS[spec.device_class].front_end)
+            device = front_end(
                 spec.name,
                 [self.machine.notify_address(index, ring) for ring in rings],
                 [self.machine.vector(index, ring) for ring in rings],

@@ -424,17 +424,7 @@ class Control:
 
     def stats(self) -> JsonObject:
         """See `VmControl.stats`."""
-        totals = self.vm.guest.request_log()
-        return {
-            "now_ns": now(),
-            "classes": {
-                "blk": {"requests": totals.completed, "interrupts": totals.blk_interrupts},
-                "net": {
-                    "packets": totals.packets_received,
-                    "interrupts": totals.net_interrupts,
-                },
-            },
-        }
+        return {"now_ns": now(), "classes": self.vm.guest.stats()}
 
     def verify(self, timeout: float, images: JsonObject) -> JsonObject:
         """See `VmControl.verify`."""
@@ -443,7 +433,7 @@ class Control:
         if not found.finished:
             raise EmuError(f"the guest has not read all of its blocks back within {timeout:g} s")
         stored = [
-            check_image(path, int(number), guest.generations(int(number)))
+            check_image(path, int(number), guest.disks.generations(int(number)))
             for number, path in images.items()
         ]
         return {

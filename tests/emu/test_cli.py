@@ -122,7 +122,7 @@ def test_ctrl_c_before_a_vm_is_started_is_the_same_one_line(
 ) -> None:
     """While a subcommand is still being loaded."""
 
-    def interrupted(**_: object) -> None:
+    def interrupted(*_: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(validate, "shape", interrupted)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from emu.config.device_kinds import KINDS, DeviceKind
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError
-from emu.orchestrator import backend_processes
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import SilentProgress
@@ -25,7 +27,8 @@ def migrate() -> None:
 
 def test_garbage_is_the_back_end_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says which device and which message; nothing is left running."""
-    monkeypatch.setitem(backend_processes._MODULES, "blk", "tests.emu.garbage_backend")
+    garbage = dataclasses.replace(KINDS["blk"], back_end="tests.emu.garbage_backend")
+    monkeypatch.setitem(cast("dict[str, DeviceKind]", KINDS), "blk", garbage)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     started = time.monotonic()
     with pytest.raises(EmuError, match=r"blk0.*GET_FEATURES"):

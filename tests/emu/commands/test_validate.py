@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from emu.commands import host_limits, validate
+from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import OptionError, PreflightError
 from emu.machine.accel.registry import resolve
@@ -26,8 +27,8 @@ SMALL = VmSpec(2, 256 << 20, (DeviceGroup("blk", 1, 1),))
 
 def shape(**options: Any) -> VmSpec:
     """The VM of some options."""
-    given = {"net": None, "blk": None, "vcpus": None, "memory": None, "file": None, **options}
-    return validate.shape(**given)
+    devices = {name: options.pop(name, None) for name in KINDS}
+    return validate.shape(devices, **options)
 
 
 def test_the_default_is_the_vm_of_the_rfc() -> None:
@@ -151,6 +152,7 @@ LIMITED = """
 import resource, sys
 from emu.commands import host_limits
 from emu.errors import PreflightError
+from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import VmSpec
 resource.setrlimit(resource.RLIMIT_{name}, {limits})
 try:

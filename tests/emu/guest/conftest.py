@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from emu.guest.layout import scratch_bytes
-from emu.guest.program import GuestConfig, GuestProgram
+from emu.guest.program import GuestProgram
 from tests.emu.guest.small_machine import Devices, SmallMachine, run, settle, small_spec
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
+    from emu.guest.config import GuestConfig
 
 TICK_NS = 1_000_000
 

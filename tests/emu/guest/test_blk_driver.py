@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.config.vm_spec import ShapeError
-from emu.guest.blk_driver import BlkFeatures
 from emu.guest.blk_state import Op
-from emu.guest.program import GuestConfig
+from emu.guest.config import BlkFeatures, GuestConfig
 from emu.guest.stamps import ZEROED
 from tests.emu.guest.small_machine import small_spec
 
@@ -42,7 +41,7 @@ def test_every_kind_of_request_is_made(guest: Guest) -> None:
     guest.run(400)
     assert {op for op, _, _ in guest.devices.log} == set(Op)
     assert sum(op == Op.GET_ID for op, _, _ in guest.devices.log) == 2
-    assert [guest.program.serial(disk) for disk in (0, 1)] == ["small-disk"] * 2
+    assert [guest.program.disks.serial(disk) for disk in (0, 1)] == ["small-disk"] * 2
 
 
 def test_requests_come_directly_and_through_indirect_tables(make_guest: MakeGuest) -> None:
@@ -63,7 +62,7 @@ def test_the_image_holds_what_the_generations_say(guest: Guest) -> None:
     guest.settle()
     written = zeroed = 0
     for disk, data in guest.devices.disks.items():
-        for block, generation in guest.program.generations(disk).items():
+        for block, generation in guest.program.disks.generations(disk).items():
             held = bytes(data[4096 * block : 4096 * (block + 1)])
             assert generation.pending is None
             if generation.value & ZEROED:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.guest.program import GuestConfig, ReaderConfig
+from emu.guest.config import GuestConfig, ReaderConfig
 from tests.emu.guest.small_machine import small_spec
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ def extents(layout: GuestLayout) -> list[tuple[int, int]]:
         (gpa, PAGE_SIZE) for gpa in (layout.control, layout.pulse, layout.reader, layout.serials)
     ]
     found += [(place.start, place.length) for rings in layout.rings for place in rings]
-    found += [(pair.buffers, PAGE_SIZE) for pair in layout.pairs]
-    found += [(ring.data, 4 * PAGE_SIZE) for ring in layout.disk_rings]
+    found += [(pair.data, PAGE_SIZE) for pair in layout.units["net"]]
+    found += [(ring.data, 4 * PAGE_SIZE) for ring in layout.units["blk"]]
     return [*found, (layout.reader_buffers, 8 * (64 << 10))]
 
 
@@ -52,10 +52,10 @@ def test_a_ring_of_128_and_its_driver_share_one_page() -> None:
 
 def test_block_buffers_use_the_memory_above_the_hole() -> None:
     high = GuestLayout(VmSpec(), [RamRegion(0, 3 << 30, -1), RamRegion(HIGH, 177 << 30, -1)])
-    assert all(ring.data >= HIGH for ring in high.disk_rings)
-    assert all(pair.buffers < HIGH for pair in high.pairs)
+    assert all(ring.data >= HIGH for ring in high.units["blk"])
+    assert all(pair.data < HIGH for pair in high.units["net"])
     low = GuestLayout(VmSpec(), [RamRegion(0, 3 << 30, -1), RamRegion(HIGH, 1 << 20, -1)])
-    assert all(ring.data < HIGH for ring in low.disk_rings)
+    assert all(ring.data < HIGH for ring in low.units["blk"])
 
 
 def test_too_many_rings_for_the_memory() -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.guest.config import GuestConfig
 from emu.guest.flow import LAST_NS
 from emu.guest.frames import BROADCAST, Probe, nic_mac
 from emu.guest.net_driver import GIVE_UP_NS
-from emu.guest.program import GuestConfig
 from tests.emu.guest.small_machine import small_spec
 from vhost_user.virtqueue import DeviceQueue
 
@@ -31,7 +31,7 @@ def guest(request: pytest.FixtureRequest, make_guest: MakeGuest) -> Guest:
 
 def last_moves(guest: Guest) -> list[int]:
     """When each flow has last sent or received."""
-    return [pair.flow.words[LAST_NS] for pair in guest.program.pairs]
+    return [pair.flow.words[LAST_NS] for pair in guest.program.nics.queues]
 
 
 def test_heavy_load_keeps_every_window_full(guest: Guest) -> None:
@@ -162,4 +162,4 @@ def test_the_window_goes_on_when_sent_packets_are_collected_late(
         guest.program.interrupt(0, guest.machine.vector(0, 1))
     guest.run(100)
     assert guest.program.request_log().packets_lost == 0
-    assert guest.program.pairs[0].request_log().packets_received > 50
+    assert guest.program.nics.queues[0].request_log().packets_received > 50

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.config.vm_spec import ShapeError
-from emu.guest.program import GuestConfig, GuestProgram, ReaderConfig
+from emu.guest.config import GuestConfig, ReaderConfig
+from emu.guest.program import GuestProgram
 from tests.emu.guest.conftest import Guest, MakeGuest
 from tests.emu.guest.small_machine import Devices, SmallMachine, settle, small_spec
 from vhost_user.errors import UsageError
@@ -148,9 +149,9 @@ def test_every_write_is_marked_dirty(make_guest: MakeGuest) -> None:
     guest.run(200)
     data = {
         page
-        for ring in guest.program.layout.disk_rings
+        for ring in guest.program.layout.units["blk"]
         for page in range(ring.data >> 12, (ring.data >> 12) + 4)
-    } | {pair.buffers >> 12 for pair in guest.program.layout.pairs}
+    } | {pair.data >> 12 for pair in guest.program.layout.units["net"]}
     # a request's own buffers are logged by the device that fills them
     _assert_changes_within(ram, image, ram.harvest() | devices_wrote | data)
 
@@ -248,7 +249,7 @@ def test_verify_reads_back_all_that_was_written(make_guest: MakeGuest, damage: i
     written = [
         (disk, block)
         for disk in (0, 1)
-        for block, generation in guest.program.generations(disk).items()
+        for block, generation in guest.program.disks.generations(disk).items()
         if generation.value
     ]
     for disk, block in written[:: len(written) // 3][:damage]:

@@ -256,7 +256,8 @@ def await_work(vm: Vm, requests: int = 50) -> None:
 
 def await_disk(vm: Vm, disk: int, ring: int) -> None:
     """Return when this very ring has had requests completed."""
-    unit = next(u for u in vm.guest.disks if (u.place.disk, u.place.ring) == (disk, ring))
+    queues = vm.guest.disks.queues
+    unit = next(u for u in queues if (u.place.number, u.place.position) == (disk, ring))
     enough = unit.request_log().completed + 20
     wait_until(lambda: unit.request_log().completed >= enough)
 

@@ -134,9 +134,9 @@ def test_source_back_end_dies_at_the_stop(
         migration.run()
     assert list(migration.source.lost) == [victim]
     assert not vm.machine.paused
-    for disk in vm.guest.disks:
-        if f"blk{disk.place.disk}" != victim:
-            await_disk(vm, disk.place.disk, disk.place.ring)
+    for disk in vm.guest.disks.queues:
+        if f"blk{disk.place.number}" != victim:
+            await_disk(vm, disk.place.number, disk.place.position)
     if victim != "net0":
         received = vm.guest.request_log().packets_received
         wait_until(lambda: vm.guest.request_log().packets_received > received + 50)

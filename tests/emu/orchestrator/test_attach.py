@@ -139,7 +139,7 @@ def test_for_a_time(programs: Programs) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     running, summary = done.stderr.splitlines()
     assert running == f"running (soft): net0 on {net}, blk0 on {blk}"
-    assert summary.startswith("blk: ")
+    assert summary.startswith("net: ")
     assert "blk: 0 requests" not in summary
     assert ": 0 packets" not in summary
 
@@ -183,7 +183,7 @@ def test_qmp(programs: Programs, tmp_path: Path) -> None:
         await_work(client)
         say(client, "quit")
         assert vm.wait(PATIENCE) == 0
-    assert line(vm).startswith("blk: ")
+    assert line(vm).startswith("net: ")
     assert not path.exists()
 
 
@@ -300,7 +300,7 @@ def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        ((), 2, "--blk PATH or --net PATH"),
+        ((), 2, "--net PATH or --blk PATH"),
         (("--blk", "s", "--for", "soon"), 2, "'soon' is no duration"),
         (("--net", "s", "--rings", "3"), 2, "--rings 3: a NIC has them in pairs"),
         (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),

@@ -61,7 +61,7 @@ def test_one_that_dies_later_is_noticed_at_the_next_wait() -> None:
             fleet.start()
             fleet.await_ready()
             os.kill(fleet.pids[0], signal.SIGKILL)
-            with pytest.raises(ProgramError, match="back-end blk-0 of side B ended by SIGKILL"):
+            with pytest.raises(ProgramError, match="back-end net-0 of side B ended by SIGKILL"):
                 attention.pause(10)
         finally:
             fleet.stop()

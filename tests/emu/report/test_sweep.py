@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import VmSpec
 from emu.errors import OptionError
 from emu.report.results import (
@@ -85,8 +86,8 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
     assert "prewired" in result.stdout
 
 
-def test_a_sweep_makes_its_own_devices() -> None:
-    """So they cannot be given."""
-    result = emu("sweep", "--net", "2x2")
-    assert result.returncode == 2
-    assert "--devices" in result.stderr
+@pytest.mark.parametrize("option", [*(f"--{name}" for name in KINDS), "--vm"])
+def test_a_sweep_makes_its_own_devices(option: str) -> None:
+    """So they cannot be given, and the help does not list them."""
+    assert emu("sweep", option, "2x2").returncode == 2
+    assert option not in emu("sweep", "--help").stdout.split()

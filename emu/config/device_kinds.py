@@ -1,0 +1,95 @@
+"""Device kinds: one row each, and the only place that lists them.
+
+Options, help texts, tables, back-end processes, devices and the guest's drivers are made from the
+rows. Classes and modules are dotted names that are imported when the first VM needs them, so that
+this module depends on none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKind:
+    """One kind of vhost-user device.
+
+    Attributes:
+        name: as options, tables and JSON name the kind; with a number it names a device.
+        title: of one device, for messages and help texts.
+        plural: of several.
+        front_end: class of the front-end's device, a `devices.device.VhostDevice`.
+        back_end: module of the back-end program, run with ``python -m``.
+        driver: class of the guest's driver, an `emu.guest.driver.Driver`.
+        counters: what is reported while a VM runs, from the guest (``stats`` of the driver) and
+            from the back-ends (`backends.stats.COUNTERS`). With ``requests`` among them, the
+            guest's completed requests are compared with those that the back-ends served.
+        default: number of devices and rings of each in the default VM; None for no device.
+        rings_per_unit: rings that belong together, such as a NIC's pair: their interrupts go to the
+            same vCPU, and a device has a multiple of them.
+        has_image: the back-end serves a disk image for each device.
+        has_uplink: the back-end is connected to the network outside of the VM.
+    """
+
+    name: str
+    title: str
+    plural: str
+    front_end: str
+    back_end: str
+    driver: str
+    counters: tuple[str, ...]
+    default: tuple[int, int] | None = None
+    rings_per_unit: int = 1
+    has_image: bool = False
+    has_uplink: bool = False
+
+    @property
+    def default_text(self) -> str:
+        """The default VM's devices of the kind, as an option gives them: ``16x32``, or ``0``."""
+        return "0" if self.default is None else "{}x{}".format(*self.default)
+
+
+#: In the order in which devices sit on the bus.
+_ROWS = (
+    DeviceKind(
+        name="net",
+        title="NIC",
+        plural="NICs",
+        front_end="devices.net.VhostUserNet",
+        back_end="backends.net",
+        driver="emu.guest.nics.NicDriver",
+        counters=("packets", "interrupts", "kicks", "calls", "packets_dropped"),
+        default=(16, 32),
+        rings_per_unit=2,
+        has_uplink=True,
+    ),
+    DeviceKind(
+        name="blk",
+        title="disk",
+        plural="disks",
+        front_end="devices.blk.VhostUserBlk",
+        back_end="backends.blk",
+        driver="emu.guest.disks.DiskDriver",
+        counters=("requests", "interrupts", "kicks", "calls", "bytes_read", "bytes_written"),
+        default=(24, 4),
+        has_image=True,
+    ),
+)
+KINDS: Mapping[str, DeviceKind] = {row.name: row for row in _ROWS}
+
+
+def load(dotted: str) -> Any:
+    """The object that a row names, such as a class: its module is imported."""
+    module, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def one_of() -> str:
+    """The names of all kinds, for messages: ``net or blk``."""
+    *others, last = KINDS
+    return f"{', '.join(others)} or {last}" if others else last

@@ -1,0 +1,110 @@
+"""What the guest's driver for one kind of device provides; `GuestProgram` runs one for each kind.
+
+A driver is named in the row of its kind (`emu.config.device_kinds`). All that it remembers lies in
+guest memory: in the `CONTROL_BYTES` beside each ring, in the data buffers of its units, and in its
+words of the pulse page.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.guest.control_page import MODE, GuestContext, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from emu.guest.config import GuestConfig
+    from emu.guest.control_page import QueueUnit, Unit
+    from emu.guest.layout import UnitPlace
+
+
+class Driver:
+    """All units (rings, or pairs of them) of one kind of device.
+
+    Args:
+        context: guest memory and the machine.
+        places: where each unit lies.
+        word: first of the `DRIVER_WORDS` words of the pulse page that are this driver's.
+        config: what the drivers have negotiated.
+
+    Attributes:
+        DATA_BYTES: data buffers of each unit.
+        DATA_HIGH: the buffers lie above 4 GiB, in a VM that has memory there.
+        queues: the units, in the order of ``places``; each handles its rings' interrupts.
+
+    Raises:
+        ShapeError: memory, or a device, is too small.
+    """
+
+    DATA_BYTES = 0
+    DATA_HIGH = False
+
+    queues: Sequence[QueueUnit] = ()
+
+    def __init__(
+        self,
+        context: GuestContext,
+        places: Sequence[UnitPlace],
+        word: int,
+        config: GuestConfig,  # noqa: ARG002  for the drivers that need it
+    ) -> None:
+        self._context = context
+        self._places = places
+        self._word = word
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """All that is booted, primed and quiesced: the queues, and what else the driver runs."""
+        return self.queues
+
+    def close(self) -> None:
+        """Release guest memory."""
+        self.queues = ()
+
+    def handlers(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
+        """Device (by its index on the bus), ring, and what handles the ring's interrupt."""
+        for queue in self.queues:
+            for ring in range(len(queue.place.rings)):
+                yield queue.place.device, queue.place.first_ring + ring, queue.interrupt
+
+    def boot_device(self, device: int) -> None:
+        """Write the initial state of one device's queues, by its index on the bus."""
+        for queue in self.queues:
+            if queue.place.device == device:
+                queue.boot()
+
+    def attach(self) -> None:
+        """Another process may have written guest memory; the next use derives state from it."""
+
+    def shift_clock(self, ns: int) -> None:
+        """Add so many nanoseconds to all times in memory: they are another machine's."""
+
+    def tick(self, now_ns: int) -> None:  # noqa: ARG002  for drivers with timers
+        """One millisecond has passed; `light` and the driver's timers run from here."""
+        context = self._context
+        if context.control[MODE] == Mode.LIGHT and self.queues and not context.platform.paused:
+            self.light()
+
+    def light(self) -> None:
+        """Submit what the light load submits in one tick."""
+
+    def begin_verify(self) -> Sequence[Unit]:
+        """Begin to read back what was written; the units that are going to do so."""
+        return ()
+
+    def verified(self) -> tuple[int, int]:
+        """Blocks compared, and those that were wrong, since the guest booted."""
+        return 0, 0
+
+    def requests_in_flight(self) -> int:
+        """Requests submitted and not yet seen completed."""
+        return 0
+
+    def packets_in_flight(self) -> int:
+        """Packets sent and not yet received."""
+        return 0
+
+    def stats(self) -> dict[str, int]:
+        """The guest's share of the counters of the kind's row."""
+        return {}

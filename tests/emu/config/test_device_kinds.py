@@ -1,0 +1,83 @@
+"""Each kind of device is one row, and everything that the row names exists."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from backends import stats
+from devices.device import VhostDevice
+from emu.commands import validate
+from emu.commands.group import emu
+from emu.config.device_kinds import KINDS, DeviceKind, load, one_of
+from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
+from emu.guest.driver import Driver
+from emu.guest.layout import GuestLayout
+from emu.machine.ram import RamRegion
+from emu.report.sweep import shape_of
+
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+
+
+@EVERY_KIND
+def test_what_a_row_names_exists(kind: DeviceKind) -> None:
+    """Front-end class, back-end program and guest driver."""
+    front_end = load(kind.front_end)
+    assert issubclass(front_end, VhostDevice)
+    assert front_end.device_class == kind.name
+    assert issubclass(load(kind.driver), Driver)
+    assert importlib.util.find_spec(kind.back_end) is not None
+
+
+@EVERY_KIND
+def test_counters_are_the_guest_s_or_the_back_end_s(kind: DeviceKind) -> None:
+    """Each one has a source."""
+    guest = {"requests", "packets", "interrupts"}
+    assert set(kind.counters) <= guest | set(stats.COUNTERS)
+
+
+@EVERY_KIND
+def test_a_vm_has_any_kind_alone(kind: DeviceKind) -> None:
+    """Also one that the default VM lacks; the other kinds are left out with 0."""
+    rings = 2 * kind.rings_per_unit
+    given = dict.fromkeys(KINDS, "0") | {kind.name: f"3x{rings}"}
+    spec = validate.shape(given, memory="64M")
+    assert spec.groups == (DeviceGroup(kind.name, 3, rings),)
+    layout = GuestLayout(spec, [RamRegion(0, 64 << 20, -1)])
+    assert [unit.unit for unit in layout.units[kind.name]] == list(range(6))
+
+
+@EVERY_KIND
+def test_an_incomplete_unit_is_refused(kind: DeviceKind) -> None:
+    """Half a queue pair is not a NIC's."""
+    if kind.rings_per_unit == 1:
+        assert VmSpec(groups=(DeviceGroup(kind.name, 1, 3),)).rings == 3
+        return
+    with pytest.raises(ShapeError, match=f"a {kind.title}'s rings come in"):
+        VmSpec(groups=(DeviceGroup(kind.name, 1, kind.rings_per_unit + 1),))
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
+    """The line lists all rows."""
+    with pytest.raises(ShapeError, match=f"unknown device class 'gpu': use {one_of()}"):
+        VmSpec(groups=(DeviceGroup("gpu", 1, 1),))
+
+
+@pytest.mark.parametrize("command", ["migrate", "run", "attach"])
+@EVERY_KIND
+def test_commands_have_an_option_for_each_kind(command: str, kind: DeviceKind) -> None:
+    """With a help text that is made from the row."""
+    made = emu.get_command(click.Context(emu), command)
+    assert made is not None
+    assert any(f"--{kind.name}" in parameter.opts for parameter in made.params)
+    text = CliRunner().invoke(made, ["--help"]).output
+    assert kind.plural in text or f"a {kind.title}" in text
+
+
+def test_a_sweep_splits_devices_among_the_default_kinds() -> None:
+    """In equal parts; the odd one is of the last kind."""
+    spec = shape_of(5, 4, VmSpec())
+    assert [(group.device_class, group.count) for group in spec.groups] == [("net", 2), ("blk", 3)]
