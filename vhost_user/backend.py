@@ -7,10 +7,10 @@ yet keeps the request (or its `ReplySlot`) and answers later; what was answered 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
-from vhost_user.channel import READ_SIZE, Channel
 from vhost_user.codec import close_all
+from vhost_user.connection import Connection
 from vhost_user.errors import Disconnected, FrontendError, UsageError
 from vhost_user.features import SPEC, Dialect, ProtocolFeature
 from vhost_user.session import BackendSession
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from vhost_user.messages import Request
     from vhost_user.payloads import Payload
-
-#: Reads that one `BackendConnection.receive` makes at most, so that no peer keeps a thread.
-_MAX_READS = 64
 
 
 class _Answer(NamedTuple):
@@ -58,7 +55,7 @@ class ReplySlot:
         self._connection.ack(self.request, code)
 
 
-class BackendConnection:
+class BackendConnection(Connection):
     """One front-end's connection to one device.
 
     Args:
@@ -84,7 +81,7 @@ class BackendConnection:
         num_queues: int,
         dialect: Dialect = SPEC,
     ) -> None:
-        self.name = name
+        super().__init__(sock, name, FrontendError)
         self.session = BackendSession(
             name,
             features=features,
@@ -92,23 +89,13 @@ class BackendConnection:
             num_queues=num_queues,
             dialect=dialect,
         )
-        self._channel = Channel(sock, name, FrontendError)
         self._due: deque[Request] = deque()  # requests without their answer, in order
         self._early: dict[int, _Answer] = {}  # answers that wait for earlier ones, by id()
-
-    @property
-    def wants_write(self) -> bool:
-        """`flush` has something left to send."""
-        return self._channel.wants_write
 
     @property
     def outstanding(self) -> int:
         """Answers that are due and have not left, early ones among them."""
         return len(self._due)
-
-    def fileno(self) -> int:
-        """The socket's descriptor, for a selector."""
-        return self._channel.fileno()
 
     def receive(self) -> list[Request]:
         """All requests that have come, in order; never blocks.
@@ -122,14 +109,8 @@ class BackendConnection:
         """
         requests: list[Request] = []
         try:
-            for _ in range(_MAX_READS):
-                read = self._channel.read_now()
-                if read is None:
-                    break
+            for read in self.reads():
                 requests += self.session.feed(read.data, read.fds)
-                # A read ends short of more only where descriptors came, or where it was full.
-                if not read.fds and len(read.data) < READ_SIZE:
-                    break
         except Disconnected:
             # Told again by the next read, when what came before has been taken.
             if not requests:
@@ -175,26 +156,12 @@ class BackendConnection:
         if request.need_reply:
             self._complete(request, self.session.ack(request, code), ())
 
-    def flush(self) -> bool:
-        """Send as much as goes without blocking; True when nothing is left to send.
-
-        Raises:
-            Disconnected: the front-end has gone.
-        """
-        return self._channel.flush()
-
     def close(self) -> None:
         """Close the connection. Answers that have not left are dropped."""
         self._due.clear()
         self._early.clear()
         self.session.abandon()
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _complete(self, request: Request, data: bytes, fds: Sequence[int]) -> None:
         due = self._due

@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self, cast
 
-from vhost_user.channel import READ_SIZE, Channel, connect
+from vhost_user.channel import connect
 from vhost_user.codec import close_all
+from vhost_user.connection import Connection
 from vhost_user.errors import BackendError, DeadlineError, Disconnected, Refused, UsageError
 from vhost_user.features import (
     SPEC,
@@ -33,11 +34,9 @@ if TYPE_CHECKING:
     from vhost_user.session import Message
 
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
-#: Reads that one `FrontendConnection.receive` makes at most, so that no peer keeps a thread.
-_MAX_READS = 64
 
 
-class FrontendConnection:
+class FrontendConnection(Connection):
     """One device's connection.
 
     Args:
@@ -53,12 +52,11 @@ class FrontendConnection:
     """
 
     def __init__(self, sock: socket.socket, *, name: str, dialect: Dialect = SPEC) -> None:
-        self.name = name
+        super().__init__(sock, name, BackendError)
         self.session = FrontendSession(name, dialect=dialect)
         self.offered_features = 0
         self.features = 0
         self._broken_reason: str | None = None
-        self._channel = Channel(sock, name, BackendError)
 
     @classmethod
     def connect(cls, path: str, *, name: str, timeout: float = 10.0) -> Self:
@@ -130,15 +128,6 @@ class FrontendConnection:
     def outstanding(self) -> int:
         """Replies that are due and have not come."""
         return self.session.outstanding
-
-    @property
-    def wants_write(self) -> bool:
-        """`flush` has something left to send."""
-        return self._channel.wants_write
-
-    def fileno(self) -> int:
-        """The socket's descriptor, for a selector."""
-        return self._channel.fileno()
 
     def negotiate(
         self, *, features: int, protocol_features: ProtocolFeature, timeout: float = 5.0
@@ -272,7 +261,7 @@ class FrontendConnection:
             Disconnected: the back-end has gone.
         """
         try:
-            return self._channel.flush()
+            return super().flush()
         except Disconnected as error:
             self.mark_broken(error.text)
             raise
@@ -286,14 +275,8 @@ class FrontendConnection:
         """
         replies: list[Reply] = []
         try:
-            for _ in range(_MAX_READS):
-                read = self._channel.read_now()
-                if read is None:
-                    break
+            for read in self.reads():
                 replies += self.session.feed(read.data, read.fds)
-                # A read ends short of more only where descriptors came, or where it was full.
-                if not read.fds and len(read.data) < READ_SIZE:
-                    break
         except Disconnected as error:
             # The next read raises it again, when the replies before it have been taken.
             if not replies:
@@ -311,12 +294,6 @@ class FrontendConnection:
         """Close the connection. Replies that are due will not come."""
         self.session.abandon()
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _ask(self, number: FrontendRequest, timeout: float) -> int:
         reply = cast("Reply", self.call(Request(number), timeout=timeout))

@@ -49,7 +49,7 @@ class MappedRegion(NamedTuple):
 
 
 # The first of each pair is what a range check needs, so that the last hit is tried with no lookup.
-_NOWHERE = (0, 0, memoryview(b""), 0)
+_NOWHERE = (0, 0, memoryview(b""))
 
 # All devices of a VM are given the same few files, so a process that serves 40 of them maps each
 # only once. A mapping lives as long as any view of it: whoever still holds one (a request in
@@ -211,7 +211,7 @@ class MemoryTable:
         Raises:
             TranslationError: they do not.
         """
-        start, end, data, _ = self._last
+        start, end, data = self._last
         if gpa < start or gpa + length > end:
             start, data = self._seek(gpa, length)
         offset = gpa - start
@@ -222,7 +222,7 @@ class MemoryTable:
         if index >= 0:
             found = self._regions[index]
             if gpa + length <= found.gpa_end:
-                self._last = (found.gpa, found.gpa_end, found.data, 0)
+                self._last = (found.gpa, found.gpa_end, found.data)
                 return found.gpa, found.data
         raise TranslationError(f"guest addresses {gpa:#x}+{length:#x} are not in one region")
 
@@ -232,7 +232,7 @@ class MemoryTable:
         Raises:
             TranslationError: a part of them is in no region.
         """
-        start, end, data, _ = self._last
+        start, end, data = self._last
         if start <= gpa and gpa + length <= end:
             return [data[gpa - start : gpa - start + length]]
         pieces: list[memoryview] = []
@@ -243,17 +243,17 @@ class MemoryTable:
             pieces.append(found.data[at - found.gpa : stop - found.gpa])
             at = min(stop, found.gpa_end)
             if at == stop:
-                self._last = (found.gpa, found.gpa_end, found.data, 0)
+                self._last = (found.gpa, found.gpa_end, found.data)
                 return pieces
         raise TranslationError(f"guest addresses {gpa:#x}+{length:#x} are not in the table")
 
-    def _user_seek(self, address: int, length: int) -> tuple[int, int, memoryview, int]:
+    def _user_seek(self, address: int, length: int) -> tuple[int, memoryview]:
         index = bisect_right(self._user_starts, address) - 1
         if index >= 0:
             found = self._by_user[index]
             if address + length <= found.user_end:
-                self._user_last = (found.user, found.user_end, found.data, found.gpa)
-                return self._user_last
+                self._user_last = (found.user, found.user_end, found.data)
+                return found.user, found.data
         raise TranslationError(f"user addresses {address:#x}+{length:#x} are not in one region")
 
     def user_view(self, user_addr: int, length: int) -> memoryview:
@@ -262,19 +262,8 @@ class MemoryTable:
         Raises:
             TranslationError: they are not in one region.
         """
-        start, end, data, _ = self._user_last
+        start, end, data = self._user_last
         if user_addr < start or user_addr + length > end:
-            start, _, data, _ = self._user_seek(user_addr, length)
+            start, data = self._user_seek(user_addr, length)
         offset = user_addr - start
         return data[offset : offset + length]
-
-    def user_to_gpa(self, user_addr: int) -> int:
-        """The guest-physical address of an address of the front-end's process.
-
-        Raises:
-            TranslationError: it is in no region.
-        """
-        start, end, _, gpa = self._user_last
-        if not start <= user_addr < end:
-            start, _, _, gpa = self._user_seek(user_addr, 1)
-        return gpa + user_addr - start

@@ -112,16 +112,6 @@ class FrontendSession(Session):
         """The stream is in the middle of a reply."""
         return self._decoder.partial
 
-    def expects_reply(self, request: Request) -> bool:
-        """Whether `encode` of this request would make a reply due.
-
-        Raises:
-            UsageError: this session does not allow the message.
-        """
-        opened = self._open.get(request.id) or self._admit(request.id)
-        own = opened.own and request.payload.__class__ is not opened.mute
-        return own or (request.need_reply and self._acks)
-
     def prepare(self, request: Request) -> Message:
         """The request's bytes, and what is due for them. Changes nothing in the session.
 

@@ -110,7 +110,7 @@ def test_need_reply_is_dropped_without_reply_ack() -> None:
     """The flag means nothing unless it was negotiated, and no reply is waited for."""
     front, back = pair(P.MQ)
     request = Request(R.SET_VRING_NUM, VringState(0, 64), need_reply=True)
-    assert not front.expects_reply(request)
+    assert not front.prepare(request).answered
     data = front.encode(request)
     assert HEADER.unpack_from(data)[1] == VERSION
     assert front.outstanding == 0
@@ -130,7 +130,7 @@ def test_an_acknowledgement_where_one_was_asked_for() -> None:
     """One U64 with the request's id and exactly the reply flag."""
     front, back = pair()
     request = Request(R.SET_VRING_NUM, VringState(0, 64), need_reply=True)
-    assert front.expects_reply(request)
+    assert front.prepare(request).answered
     (got,) = back.feed(front.encode(request))
     answer = back.ack(got)
     assert answer == encode(R.SET_VRING_NUM, ANSWER, U64(0))
@@ -165,8 +165,9 @@ def test_all_answers_to_set_log_base_that_peers_give(payload: U64 | LogArea | No
 def test_set_log_base_has_no_reply_without_log_shmfd() -> None:
     """Its own reply is part of that protocol feature."""
     front, _ = pair(P.MQ)
-    assert not front.expects_reply(Request(R.SET_LOG_BASE, LogArea(0, 0)))
-    assert pair()[0].expects_reply(Request(R.SET_LOG_BASE, LogArea(0, 0)))
+    log = Request(R.SET_LOG_BASE, LogArea(0, 0))
+    assert not front.prepare(log).answered
+    assert pair()[0].prepare(log).answered
 
 
 def test_an_empty_reply_to_get_config_is_its_error() -> None:
@@ -414,7 +415,7 @@ def test_memory_has_a_reply_of_its_own_in_postcopy(acks: ProtocolFeature) -> Non
         Request(R.POSTCOPY_END),
         Request(R.ADD_MEM_REG, slot, (fd,)),
     ):
-        expected = front.expects_reply(request)
+        expected = front.prepare(request).answered
         (got,) = back.feed(front.encode(request), [os.dup(each) for each in request.fds])
         assert got.need_reply == expected
         due.append(expected)

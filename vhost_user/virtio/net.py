@@ -35,7 +35,7 @@ class NetConfig(NamedTuple):
     mtu: int
 
     def pack(self) -> bytes:
-        """The structure's `NET_CONFIG_SIZE` bytes."""
+        """The structure's 12 bytes."""
         return _CONFIG.pack(*self)
 
     @classmethod
@@ -43,10 +43,6 @@ class NetConfig(NamedTuple):
         """The fields of the structure's bytes.
 
         Raises:
-            struct.error: ``data`` does not have `NET_CONFIG_SIZE` bytes.
+            struct.error: ``data`` does not have 12 bytes.
         """
         return cls._make(_CONFIG.unpack(data))
-
-
-#: Bytes of `NetConfig`.
-NET_CONFIG_SIZE = _CONFIG.size

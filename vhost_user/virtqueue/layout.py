@@ -101,8 +101,3 @@ def cast_ring(
         used[: elements_end + event].cast("H"),
         used[4:elements_end].cast("I"),
     )
-
-
-def need_event(event: int, new: int, old: int) -> bool:
-    """Whether going from index `old` to `new` passes `event` (virtio 1.3, 2.7.10): notify then."""
-    return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
