@@ -16,9 +16,9 @@ from devices.procedure import AwaitSwitchover
 from emu.commands import host_limits
 from emu.config.costs import NATIVE
 from emu.config.plan import MachinePlan
-from emu.orchestrator.backend_processes import BackendFleet
+from emu.orchestrator.backend_processes import BackendProcesses
 from emu.orchestrator.run_directory import RunDirectory
-from emu.orchestrator.signals import Attention
+from emu.orchestrator.signals import SignalWatcher
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import Timeline
@@ -57,9 +57,9 @@ class Fleet:
         host_limits.check(self.spec)
         plan = MachinePlan(self.spec)
         with ExitStack() as stack:
-            attention = stack.enter_context(Attention())
+            watcher = stack.enter_context(SignalWatcher())
             directory = stack.enter_context(RunDirectory())
-            fleet = BackendFleet("A", plan, directory, attention)
+            fleet = BackendProcesses("A", plan, directory, watcher)
             stack.callback(fleet.stop)
             fleet.start()
             fleet.await_ready()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emu.orchestrator.attach import AttachedVm, AttachPlan
-    from emu.orchestrator.signals import Attention
+    from emu.orchestrator.signals import SignalWatcher
 
 HELP = """Run a VM whose devices are served by back-ends that you have started, until Ctrl-C.
 
@@ -82,18 +82,18 @@ def _socket_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def attach(**options: Any) -> None:
     """Check what was asked for, run, and say what was done."""
     from emu.orchestrator.attach import AttachedVm
-    from emu.orchestrator.signals import Attention
+    from emu.orchestrator.signals import SignalWatcher
 
     text = options["duration"]
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     plan = _plan(options)
     quiet = options["quiet"]
-    with Attention() as attention, AttachedVm(plan, _say) as vm:
-        vm.start(attention)
+    with SignalWatcher() as watcher, AttachedVm(plan, _say) as vm:
+        vm.start(watcher)
         if not quiet:
             names = ", ".join(f"{name} on {path}" for name, path in plan.backends.items())
             _say(f"running ({vm.accel}): {names}")
-        _run(vm, attention, seconds)
+        _run(vm, watcher, seconds)
         if not quiet:
             _say(_summary(vm))
         vm.check()
@@ -132,10 +132,10 @@ def _plan(options: dict[str, Any]) -> AttachPlan:
     )
 
 
-def _run(vm: AttachedVm, attention: Attention, seconds: float | None) -> None:
+def _run(vm: AttachedVm, watcher: SignalWatcher, seconds: float | None) -> None:
     """Until Ctrl-C, SIGTERM, ``quit``, or until the time is over."""
     try:
-        vm.run(attention, seconds)
+        vm.run(watcher, seconds)
     except SignalError as end:
         if end.signum not in (signal.SIGINT, signal.SIGTERM):
             raise

@@ -10,7 +10,7 @@ import click
 from emu.config.device_kinds import KINDS
 from emu.errors import MigrationError, OptionError, PreflightError
 from emu.migration import endpoint
-from emu.migration.endpoint import Passage
+from emu.migration.endpoint import MigrationEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,13 +46,13 @@ _OPTIONS = (
 
 
 def between_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the options that `passage_plan` reads."""
+    """Decorator: the options that `endpoint_of` reads."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def passage_plan(option: str, options: dict[str, Any], *, listens: bool) -> Passage | None:
+def endpoint_of(option: str, options: dict[str, Any], *, listens: bool) -> MigrationEndpoint | None:
     """Where the migration comes from or goes to; None when neither was asked for.
 
     Args:
@@ -84,24 +84,24 @@ def passage_plan(option: str, options: dict[str, Any], *, listens: bool) -> Pass
         from emu.migration.tls import Credentials
 
         credentials = Credentials(str(cert), str(key), str(ca), hostname)
-    return _passage(option, uri, credentials, insecure=options["insecure"], listens=listens)
+    return _endpoint(option, uri, credentials, insecure=options["insecure"], listens=listens)
 
 
-def check_machine(option: str, machine: MachinePlan, passage: Passage | None) -> None:
+def check_machine(option: str, machine: MachinePlan, endpoint: MigrationEndpoint | None) -> None:
     """Check what both ends must have in common.
 
     Raises:
         PreflightError: they cannot have it.
     """
-    if passage is not None:
+    if endpoint is not None:
         _check_images(option, machine.images, machine.spec, machine.disk)
     elif machine.images is not None and not machine.images.is_dir():
         raise OptionError(f"--images {machine.images}: there is no such directory")
 
 
-def _passage(
+def _endpoint(
     option: str, uri: str, credentials: Credentials | None, *, insecure: bool, listens: bool
-) -> Passage:
+) -> MigrationEndpoint:
     """Check where a migration is to go, before anything is started.
 
     Raises:
@@ -119,7 +119,7 @@ def _passage(
             f"{option} {uri} is not loopback, and the VM's memory would go over the network in the "
             "clear: give --tls-cert, --tls-key and --tls-ca, or --insecure"
         )
-    return Passage(uri, credentials)
+    return MigrationEndpoint(uri, credentials)
 
 
 def _check_images(option: str, images: Path | None, spec: VmSpec, disk: DiskFile | None) -> None:

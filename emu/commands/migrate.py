@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from emu.commands import validate
-from emu.commands.between_options import between_options, check_machine, passage_plan
+from emu.commands.between_options import between_options, check_machine, endpoint_of
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
 from emu.commands.network_options import network_options
@@ -108,19 +108,19 @@ class _Migrate(click.Command):
 def migrate(**options: Any) -> None:
     """Check what was asked for, migrate, and report."""
     from emu.orchestrator.migrate_local import MigrationSeries
-    from emu.orchestrator.migrate_out import Departure
+    from emu.orchestrator.migrate_out import OutgoingMigration
     from emu.orchestrator.supervisor import Supervisor
 
-    passage = passage_plan("--to", options, listens=False)
+    endpoint = endpoint_of("--to", options, listens=False)
     text = options["strategies"]
     if text is None:
         compared = registry.DEFAULT_COMPARED
-        text = ",".join(compared if passage is None else compared[-1:])
+        text = ",".join(compared if endpoint is None else compared[-1:])
     strategies = validate.strategies(text, options["plugins"])
     names = tuple(strategy.NAME for strategy in strategies)
     handing_over = [strategy.NAME for strategy in strategies if strategy.hands_over]
     validate.transport(options["via"], handing_over)
-    if passage is not None:
+    if endpoint is not None:
         _check_single(options, names, handing_over)
     plan = MigrationPlan(
         machine=machine_plan(options),
@@ -132,13 +132,13 @@ def migrate(**options: Any) -> None:
         network=options["network"],
         handing_over=handing_over,
     )
-    check_machine("--to", plan.machine, passage)
+    check_machine("--to", plan.machine, endpoint)
     show = progress.make(quiet=options["quiet"])
-    with show, Supervisor(plan.machine, show, sides=1 if passage else 2) as supervisor:
-        if passage is None:
+    with show, Supervisor(plan.machine, show, sides=1 if endpoint else 2) as supervisor:
+        if endpoint is None:
             report = MigrationSeries(plan, supervisor).run()
         else:
-            report = Departure(plan, supervisor, passage).run()
+            report = OutgoingMigration(plan, supervisor, endpoint).run()
     _deliver(report, options)
 
 

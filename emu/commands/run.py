@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.commands import validate
-from emu.commands.between_options import between_options, check_machine, passage_plan
+from emu.commands.between_options import between_options, check_machine, endpoint_of
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import plugin_option
 from emu.commands.options import CONTEXT, device_options, machine_options, machine_plan
@@ -59,17 +59,17 @@ def run(**options: Any) -> None:
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     if seconds == 0:
         raise OptionError("--for 0: there would be nothing to see")
-    passage = passage_plan("--incoming", options, listens=True)
+    endpoint = endpoint_of("--incoming", options, listens=True)
     for plugin in options["plugins"]:
         registry.load_file(plugin.absolute())
     plan = machine_plan(options)
-    check_machine("--incoming", plan, passage)
+    check_machine("--incoming", plan, endpoint)
     quiet = options["quiet"]
     stream = report_stream(options["json_file"])
     show = progress.make(quiet=quiet)
     view = live_view.make(stream, quiet=quiet)
     with show, Supervisor(plan, show, sides=1) as supervisor, view:
-        report = LoadRun(supervisor, view, seconds, passage).run()
+        report = LoadRun(supervisor, view, seconds, endpoint).run()
     if not quiet:
         live_view.show_report(report, stream)
     _deliver(report, options)

@@ -152,7 +152,7 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class MigrationEndpoint:
     """Between two runs.
 
     Attributes:

@@ -11,13 +11,13 @@ from emu.report.results import Integrity, integrity_between
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.orchestrator.vm_host import Side
+    from emu.orchestrator.vm_host import VmHost
 
 
-class Books:
+class RequestAccounting:
     """Compares what the guest saw with what the back-ends of all sides did.
 
-    Each `balance` covers the time since the one before, or since the guest booted.
+    Each `compare` covers the time since the one before, or since the guest booted.
 
     Args:
         sides: of this run.
@@ -25,13 +25,13 @@ class Books:
             None when that is not known, and then the guest's own books have to do.
     """
 
-    def __init__(self, sides: Sequence[Side], elsewhere: int | None = 0) -> None:
+    def __init__(self, sides: Sequence[VmHost], elsewhere: int | None = 0) -> None:
         self._sides = sides
         self._elsewhere = elsewhere
         self._before = RequestLog()
         self._served_before = 0
 
-    def balance(self, side: Side) -> Integrity:
+    def compare(self, side: VmHost) -> Integrity:
         """Bring the load of the VM on ``side`` to rest, and compare.
 
         A request that a back-end served and no guest saw completed, or the other way round, is
@@ -57,4 +57,4 @@ class Books:
         )
 
     def _served(self) -> int:
-        return (self._elsewhere or 0) + sum(side.fleet.served() for side in self._sides)
+        return (self._elsewhere or 0) + sum(side.backends.served() for side in self._sides)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from emu.config.vm_spec import VmSpec
     from emu.guest.request_log import RequestLog
-    from emu.orchestrator.signals import Attention
+    from emu.orchestrator.signals import SignalWatcher
     from emu.qmp.protocol import JsonObject
 
 #: What a VM process is told by the run that it belongs to, and nobody else has to say.
@@ -108,7 +108,7 @@ class AttachedVm:
             self._control.stop()
         self._control.close()
 
-    def start(self, attention: Attention) -> None:
+    def start(self, watcher: SignalWatcher) -> None:
         """Connect the devices and boot.
 
         Raises:
@@ -129,7 +129,7 @@ class AttachedVm:
 
         self._starter = threading.Thread(target=boot, name="boot", daemon=True)
         self._starter.start()
-        while not attention.wait((ended,), _LOOK):
+        while not watcher.wait((ended,), _LOOK):
             pass
         self._starter.join()
         os.close(ended)
@@ -147,14 +147,14 @@ class AttachedVm:
             if device.device_class == "blk":
                 _check_zeroes(device.name, Path(plan.backends[device.name]))
 
-    def run(self, attention: Attention, seconds: float | None) -> None:
+    def run(self, watcher: SignalWatcher, seconds: float | None) -> None:
         """Return when the time is over, or when a client of the monitor has said ``quit``.
 
         Raises:
             SignalError: the user wants this to end.
         """
         fds = () if self._monitor is None else (self._monitor.over_fd,)
-        while not attention.wait(fds, _LOOK if seconds is None else seconds):
+        while not watcher.wait(fds, _LOOK if seconds is None else seconds):
             if seconds is not None:
                 return
         if self._monitor is not None and self._monitor.failure is not None:

@@ -13,7 +13,7 @@ from backends.stats import StatsReader, served
 from emu.config.costs import by_name
 from emu.config.device_kinds import KINDS
 from emu.errors import ProgramError
-from emu.orchestrator.managed_process import PYTHON, Program, end
+from emu.orchestrator.managed_process import PYTHON, ManagedProcess, end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emu.config.plan import MachinePlan
     from emu.config.vm_spec import DeviceSpec
     from emu.orchestrator.run_directory import RunDirectory
-    from emu.orchestrator.signals import Attention
+    from emu.orchestrator.signals import SignalWatcher
 
 #: The devices of a class are dealt to this many programs, as those of a host are.
 PROGRAMS = 2
@@ -37,25 +37,25 @@ class ProgramSpec(NamedTuple):
     arguments: tuple[str, ...] = ()
 
 
-class BackendFleet:
+class BackendProcesses:
     """The back-ends of all devices on one side.
 
     Args:
         side: ``A`` or ``B``.
         plan: the VM.
         directory: where sockets, images and logs go.
-        attention: told of the programs, so that a run notices when one ends.
+        watcher: told of the programs, so that a run notices when one ends.
     """
 
     def __init__(
-        self, side: str, plan: MachinePlan, directory: RunDirectory, attention: Attention
+        self, side: str, plan: MachinePlan, directory: RunDirectory, watcher: SignalWatcher
     ) -> None:
         self.side = side
         self._plan = plan
         self._directory = directory
-        self._attention = attention
-        self._programs: list[Program] = []
-        self._unready: dict[int, Program] = {}
+        self._watcher = watcher
+        self._programs: list[ManagedProcess] = []
+        self._unready: dict[int, ManagedProcess] = {}
         self._specs = program_specs(plan, directory)
         #: Descriptor of the first NIC's TAP device; set before `start`, and not closed here.
         self.tap_fd: int | None = None
@@ -97,7 +97,7 @@ class BackendFleet:
         """
         deadline = time.monotonic() + timeout
         while self._unready:
-            ready = self._attention.wait(self._unready, deadline - time.monotonic())
+            ready = self._watcher.wait(self._unready, deadline - time.monotonic())
             if not ready:
                 late = next(iter(self._unready.values()))
                 raise ProgramError(f"{late.title} was not ready within {timeout:g} s")
@@ -106,7 +106,7 @@ class BackendFleet:
                 said = os.read(fd, 1)
                 os.close(fd)
                 if not said:  # it closed its end without a word: it is ending
-                    raise ProgramError(program.obituary())
+                    raise ProgramError(program.exit_description())
 
     def served(self) -> int:
         """Requests that the disks' back-ends have completed since they were started."""
@@ -133,7 +133,7 @@ class BackendFleet:
     def stop(self) -> None:
         """End all programs and remove what they leave behind."""
         for program in self._programs:
-            self._attention.forget(program)
+            self._watcher.forget(program)
         end(self._programs)
         self._programs.clear()
         for fd in self._unready:
@@ -146,7 +146,7 @@ class BackendFleet:
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         tap = None if spec.name != "net-0" else self.tap_fd
         try:
-            program = Program(
+            program = ManagedProcess(
                 f"back-end {spec.name} of side {self.side}",
                 self._argv(spec, write_end) + ([] if tap is None else ["--tap-fd", str(tap)]),
                 log=self._directory.log(self.side, spec.name),
@@ -159,7 +159,7 @@ class BackendFleet:
             os.close(write_end)
         self._programs.append(program)
         self._unready[read_end] = program
-        self._attention.watch(program)
+        self._watcher.watch(program)
 
     def _argv(self, spec: ProgramSpec, ready_fd: int) -> list[str]:
         plan, kind = self._plan, KINDS[spec.device_class]

@@ -10,8 +10,8 @@ from emu.errors import EmuError
 
 if TYPE_CHECKING:
     from emu.config.plan import DiskFile
-    from emu.orchestrator.signals import Attention
-    from emu.orchestrator.vm_host import Side
+    from emu.orchestrator.signals import SignalWatcher
+    from emu.orchestrator.vm_host import VmHost
     from emu.report.progress import Progress
 
 #: The reader is let on by this share of the disk at each step, and no further than the last
@@ -25,7 +25,7 @@ _SLOWEST = 2 << 20
 _POLL = 0.1
 
 
-def host_digest(disk: DiskFile, attention: Attention) -> str:
+def host_digest(disk: DiskFile, watcher: SignalWatcher) -> str:
     """What ``sha256sum`` says of the file.
 
     Raises:
@@ -35,14 +35,14 @@ def host_digest(disk: DiskFile, attention: Attention) -> str:
     with disk.path.open("rb", buffering=0) as file:
         while data := file.read(1 << 20):
             digest.update(data)
-            attention.check()
+            watcher.check()
     return digest.hexdigest()
 
 
 class DiskReader:
     """Has the guest read the whole disk, from before the blackout until after it."""
 
-    def __init__(self, disk: DiskFile, source: Side) -> None:
+    def __init__(self, disk: DiskFile, source: VmHost) -> None:
         self._size = disk.size
         self._limit = 0
         self._step = max(_BLOCK, disk.size // STEPS)
@@ -55,7 +55,7 @@ class DiskReader:
         if self._next_limit() != before:
             self._source.execute("x-disk-reader", {"action": "limit", "limit": self._limit})
 
-    def finish(self, side: Side, attention: Attention, progress: Progress) -> str:
+    def finish(self, side: VmHost, watcher: SignalWatcher, progress: Progress) -> str:
         """Let the reader read to the end, where the VM is now; the digest that it computed.
 
         Raises:
@@ -67,7 +67,7 @@ class DiskReader:
             if time.monotonic() > deadline:
                 raise EmuError(f"the guest's read of blk0 stands at {state['position']} bytes")
             progress.advance(self._told(state["position"]), state["position"], self._size)
-            attention.pause(_POLL)
+            watcher.pause(_POLL)
             state = side.execute("x-disk-reader", {"action": "status"})
         return str(state["sha256"])
 

@@ -30,7 +30,7 @@ def end_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-class Program:
+class ManagedProcess:
     """A program that has been started.
 
     It gets a process group of its own, so that Ctrl-C on the terminal reaches the run alone,
@@ -71,7 +71,7 @@ class Program:
         """True until it has ended."""
         return self._process.poll() is None
 
-    def obituary(self) -> str:
+    def exit_description(self) -> str:
         """One line on how it ended and what it said last."""
         if not await_end([self], 1.0):
             return f"{self.title} does not answer"
@@ -102,7 +102,7 @@ class Program:
         os.close(self.pidfd)
 
 
-def await_end(programs: Iterable[Program], timeout: float) -> bool:
+def await_end(programs: Iterable[ManagedProcess], timeout: float) -> bool:
     """True when all have ended within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     waiting = {program.pidfd for program in programs}
@@ -119,7 +119,7 @@ def await_end(programs: Iterable[Program], timeout: float) -> bool:
     return True
 
 
-def end(programs: Sequence[Program], patience: float = PATIENCE) -> None:
+def end(programs: Sequence[ManagedProcess], patience: float = PATIENCE) -> None:
     """End all of them, first with SIGTERM, then with SIGKILL, and reap them."""
     for program in programs:
         program.send(signal.SIGTERM)

@@ -9,7 +9,7 @@ from emu.orchestrator import shared_disks
 from emu.report.load_results import Arrived
 
 if TYPE_CHECKING:
-    from emu.migration.endpoint import Passage
+    from emu.migration.endpoint import MigrationEndpoint
     from emu.orchestrator.supervisor import Supervisor
     from emu.qmp.protocol import JsonObject
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 _LOOK = 3600.0
 
 
-class Incoming:
+class IncomingMigration:
     """Makes the one side of a supervisor ready for a VM, and waits for it."""
 
-    def __init__(self, supervisor: Supervisor, passage: Passage) -> None:
+    def __init__(self, supervisor: Supervisor, endpoint: MigrationEndpoint) -> None:
         self._supervisor = supervisor
-        self._passage = passage
+        self._endpoint = endpoint
         (self._side,) = supervisor.sides
 
     def await_source(self, what: str) -> None:
@@ -30,11 +30,11 @@ class Incoming:
         supervisor, plan = self._supervisor, self._supervisor.plan
         if plan.disk is not None:
             supervisor.progress.step(f"read {plan.disk.path} on the host")
-        disk = shared_disks.of_file(plan, supervisor.attention)
+        disk = shared_disks.of_file(plan, supervisor.watcher)
         supervisor.progress.step(f"make ready: {what}")
         images = None if plan.images is None else str(plan.images)
         disks: JsonObject = {"images": images, "disk": disk}
-        self._side.begin_incoming(self._passage.uri, tls=self._passage.tls, disks=disks)
+        self._side.begin_incoming(self._endpoint.uri, tls=self._endpoint.tls, disks=disks)
         uri = self._side.await_incoming()
         supervisor.progress.done(f"waiting for a VM at {uri}")
 
@@ -45,7 +45,7 @@ class Incoming:
             MigrationError: it does not; it runs on where it was.
         """
         while (outcome := self._outcome()) is None:
-            self._supervisor.attention.wait([self._side.monitor.fileno()], _LOOK)
+            self._supervisor.watcher.wait([self._side.monitor.fileno()], _LOOK)
             try:
                 self._side.monitor.receive()
             except HangUpError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.errors import EmuError, HangUpError, MigrationError
-from emu.orchestrator.accounting import Books
+from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.disk_check import STEP_SECONDS, DiskReader, host_digest
 from emu.orchestrator.network.echo import EchoClient, ProbeClient
 from emu.orchestrator.vm_host import SLOW
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from emu.config.plan import MigrationPlan
     from emu.orchestrator.network.namespaces import NamespaceNetwork
     from emu.orchestrator.supervisor import Supervisor
-    from emu.orchestrator.vm_host import Side
+    from emu.orchestrator.vm_host import VmHost
     from emu.qmp.client import Event
     from emu.qmp.protocol import JsonObject
 
@@ -48,9 +48,9 @@ class MigrationSeries:
         self._plan = plan
         self._supervisor = supervisor
         self._progress = supervisor.progress
-        self._attention = supervisor.attention
+        self._watcher = supervisor.watcher
         self._source, self._destination = supervisor.sides
-        self._books = Books(supervisor.sides)
+        self._accounting = RequestAccounting(supervisor.sides)
         self._streams = 0
         self._echo: EchoClient | None = None
 
@@ -70,7 +70,7 @@ class MigrationSeries:
 
     def _open_network(self) -> NamespaceNetwork | None:
         """The network of namespaces, where one is wanted and can be had."""
-        if self._plan.network != "netns" or not self._source.fleet.uplinks:
+        if self._plan.network != "netns" or not self._source.backends.uplinks:
             return None
         from emu.orchestrator.network.namespaces import NamespaceNetwork, NetworkUnavailableError
 
@@ -80,7 +80,7 @@ class MigrationSeries:
             click.echo(f"emu: --network netns: {error}; loopback is used", err=True)
             return None
         for side, tap in zip(self._supervisor.sides, network.taps, strict=True):
-            side.fleet.tap_fd = tap
+            side.backends.tap_fd = tap
         return network
 
     def _run(self, begin: float, network: NamespaceNetwork | None) -> MigrationReport:
@@ -89,8 +89,10 @@ class MigrationSeries:
         report = MigrationReport(machine, self._boot(), via=self._plan.via)
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")
-            report.disk_sha256 = host_digest(machine.disk, self._attention)
-        uplinks = [side.fleet.uplinks[0] for side in self._supervisor.sides if side.fleet.uplinks]
+            report.disk_sha256 = host_digest(machine.disk, self._watcher)
+        uplinks = [
+            side.backends.uplinks[0] for side in self._supervisor.sides if side.backends.uplinks
+        ]
         if network is not None:
             from emu.orchestrator.network.ping import PingClient
 
@@ -160,7 +162,7 @@ class MigrationSeries:
             self._source, self._destination = destination, source
             if strategy in self._plan.handing_over:
                 # The VM has kept its back-ends, whichever process it is in now.
-                source.fleet, destination.fleet = destination.fleet, source.fleet
+                source.backends, destination.backends = destination.backends, source.backends
         else:
             result = MigrationResult(strategy, repeat, ROLLED_BACK, error=error)
         if following is not None:
@@ -174,7 +176,7 @@ class MigrationSeries:
         heard = time.monotonic()
         cancelled = False
         while "src" not in outcomes or (_moved(outcomes["src"]) and "dst" not in outcomes):
-            ready = self._attention.wait(
+            ready = self._watcher.wait(
                 [side.monitor.fileno() for side in sides], 1.0 if reader is None else STEP_SECONDS
             )
             if ready:
@@ -191,7 +193,7 @@ class MigrationSeries:
                 reader.let_on()
         return self._verdict(outcomes)
 
-    def _take_events(self, role: str, side: Side, outcomes: dict[str, JsonObject]) -> None:
+    def _take_events(self, role: str, side: VmHost, outcomes: dict[str, JsonObject]) -> None:
         try:
             side.monitor.receive()
         except HangUpError:
@@ -260,12 +262,12 @@ class MigrationSeries:
         would be cut off at the margin.
         """
         before = None if self._echo is None else self._echo.counts().answered
-        self._attention.pause((until_ns - time.monotonic_ns()) / 1e9)
+        self._watcher.pause((until_ns - time.monotonic_ns()) / 1e9)
         deadline = time.monotonic() + ECHO_PATIENCE
         while self._echo is not None and time.monotonic() < deadline:
             if self._echo.counts().answered != before:
                 return
-            self._attention.pause(ECHO_POLL)
+            self._watcher.pause(ECHO_POLL)
 
     def _check(
         self, result: MigrationResult, reader: DiskReader | None, *, last: bool
@@ -274,9 +276,9 @@ class MigrationSeries:
         here = self._source
         digest = None
         if reader is not None:
-            digest = reader.finish(here, self._attention, self._progress)
+            digest = reader.finish(here, self._watcher, self._progress)
         self._progress.detail("check the guest's books, the images and the back-ends' counters")
-        integrity = self._books.balance(here)
+        integrity = self._accounting.compare(here)
         if not last:
             here.execute("x-resume-load", timeout=SLOW)
         return dataclasses.replace(result, integrity=integrity, disk_sha256=digest)

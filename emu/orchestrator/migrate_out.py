@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.errors import HangUpError, MigrationError
 from emu.orchestrator import shared_disks
-from emu.orchestrator.accounting import Books
+from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.migrate_local import SILENCE
 from emu.report.results import (
     COMPLETED,
@@ -22,7 +22,7 @@ from emu.strategies.timeline import Span
 
 if TYPE_CHECKING:
     from emu.config.plan import MigrationPlan
-    from emu.migration.endpoint import Passage
+    from emu.migration.endpoint import MigrationEndpoint
     from emu.orchestrator.supervisor import Supervisor
     from emu.qmp.protocol import JsonObject
 
@@ -31,16 +31,18 @@ WARM_UP = 0.5
 _ENDS = ("completed", "failed", "cancelled")
 
 
-class Departure:
+class OutgoingMigration:
     """Runs a `MigrationPlan` of one migration on a supervisor's one side."""
 
-    def __init__(self, plan: MigrationPlan, supervisor: Supervisor, passage: Passage) -> None:
+    def __init__(
+        self, plan: MigrationPlan, supervisor: Supervisor, endpoint: MigrationEndpoint
+    ) -> None:
         self._plan = plan
         self._supervisor = supervisor
-        self._passage = passage
+        self._endpoint = endpoint
         self._progress = supervisor.progress
         (self._side,) = supervisor.sides
-        self._books = Books(supervisor.sides)
+        self._accounting = RequestAccounting(supervisor.sides)
 
     def run(self) -> MigrationReport:
         """Boot the VM, send it away, and return what was found out.
@@ -53,14 +55,14 @@ class Departure:
         self._supervisor.start_programs()
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")
-        disk = shared_disks.of_file(machine, self._supervisor.attention)
+        disk = shared_disks.of_file(machine, self._supervisor.watcher)
         spec = machine.spec
         self._progress.step(
             f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
         )
-        report = MigrationReport(machine, self._side.create(), via=self._passage.transport)
+        report = MigrationReport(machine, self._side.create(), via=self._endpoint.transport)
         self._side.boot()
-        self._supervisor.attention.pause(WARM_UP)
+        self._supervisor.watcher.pause(WARM_UP)
         with shared_disks.marked(machine.images) as mark:
             error = self._migrate({"mark": mark, "disk": disk})
         report.runs.append(self._measure() if error is None else self._stay(error))
@@ -69,16 +71,16 @@ class Departure:
 
     def _migrate(self, disks: JsonObject) -> str | None:
         """None when the VM has gone; why not, when it runs on here."""
-        side, passage = self._side, self._passage
-        self._progress.step(f"migrate, {self._plan.strategies[0]}, to {passage.uri}")
+        side, endpoint = self._side, self._endpoint
+        self._progress.step(f"migrate, {self._plan.strategies[0]}, to {endpoint.uri}")
         parameters = self._plan.parameters.to_json()
         side.execute("migrate-set-parameters", {"parameters": parameters})
         arguments = {
-            "uri": passage.uri,
+            "uri": endpoint.uri,
             "strategy": self._plan.strategies[0],
             "options": dict(self._plan.options),
-            "tls": passage.tls,
-            "between": {"disks": disks, "stats": side.fleet.disk_stats},
+            "tls": endpoint.tls,
+            "between": {"disks": disks, "stats": side.backends.disk_stats},
         }
         side.execute("migrate", arguments)
         outcome = self._await_outcome()
@@ -91,7 +93,7 @@ class Departure:
         cancelled = False
         # It may have ended before the command that began it was answered.
         while (outcome := self._outcome()) is None:
-            if not self._supervisor.attention.wait([monitor.fileno()], SILENCE):
+            if not self._supervisor.watcher.wait([monitor.fileno()], SILENCE):
                 if cancelled:
                     raise MigrationError("wait", f"nothing was heard for {SILENCE:g} s, twice")
                 cancelled = True
@@ -117,7 +119,7 @@ class Departure:
     def _stay(self, error: str) -> MigrationResult:
         """The VM runs on here: show that it has lost nothing by it."""
         self._progress.step("the VM runs on here: check its books")
-        integrity = self._books.balance(self._side)
+        integrity = self._accounting.compare(self._side)
         strategy = self._plan.strategies[0]
         return MigrationResult(strategy, 1, ROLLED_BACK, error=error, integrity=integrity)
 
@@ -137,7 +139,7 @@ class Departure:
             downtime_error_ms=None if error is None else int(error) / 1e6,
         )
         told = "" if there else ", and has told nothing of it"
-        self._progress.done(f"the VM runs at {self._passage.uri}{told}")
+        self._progress.done(f"the VM runs at {self._endpoint.uri}{told}")
         return result
 
 

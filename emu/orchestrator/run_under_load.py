@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from emu.config.device_kinds import KINDS
 from emu.errors import SignalError
-from emu.orchestrator.accounting import Books
-from emu.orchestrator.migrate_in import Incoming
+from emu.orchestrator.accounting import RequestAccounting
+from emu.orchestrator.migrate_in import IncomingMigration
 from emu.report.load_results import Counts, LoadReport, Sample
 
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from emu.migration.endpoint import Passage
+    from emu.migration.endpoint import MigrationEndpoint
     from emu.orchestrator.supervisor import Supervisor
 
     class Viewer(Protocol):
@@ -35,7 +35,7 @@ class LoadRun:
         supervisor: of one side.
         viewer: shows samples.
         seconds: how long to watch; until Ctrl-C when None.
-        passage: do not boot the VM, but wait for it there.
+        endpoint: do not boot the VM, but wait for it there.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class LoadRun:
         supervisor: Supervisor,
         viewer: Viewer,
         seconds: float | None,
-        passage: Passage | None = None,
+        endpoint: MigrationEndpoint | None = None,
     ) -> None:
         self._supervisor = supervisor
-        self._passage = passage
+        self._endpoint = endpoint
         self._viewer = viewer
         self._length = seconds
         (self._side,) = supervisor.sides
@@ -60,33 +60,35 @@ class LoadRun:
         """
         supervisor = self._supervisor
         spec = supervisor.plan.spec
-        books = Books([self._side])
+        accounting = RequestAccounting([self._side])
         supervisor.start_programs()
         what = f"{spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
-        if self._passage is None:
+        if self._endpoint is None:
             supervisor.progress.step(f"boot: {what}")
             report = LoadReport(supervisor.plan, self._side.create())
             self._side.boot()
         else:
             report = LoadReport(supervisor.plan, "")
-            books = self._await_vm(self._passage, what, report)
+            accounting = self._await_vm(self._endpoint, what, report)
         supervisor.progress.step("run")
         self._watch(report)
         supervisor.progress.step("check the guest's books, the images and the counters")
         # At rest and before the check reads the disks back, so that both count the same requests.
         self._side.quiesce()
         _now, report.totals = self._counts()
-        report.integrity = books.balance(self._side)
+        report.integrity = accounting.compare(self._side)
         return report
 
-    def _await_vm(self, passage: Passage, what: str, report: LoadReport) -> Books:
+    def _await_vm(
+        self, endpoint: MigrationEndpoint, what: str, report: LoadReport
+    ) -> RequestAccounting:
         """Make the VM ready and wait until it has come; its books, which began elsewhere."""
-        incoming = Incoming(self._supervisor, passage)
+        incoming = IncomingMigration(self._supervisor, endpoint)
         incoming.await_source(what)
         report.accel = self._side.accel
         report.arrival = incoming.await_vm()
         self._supervisor.progress.done(str(report.arrival))
-        return Books([self._side], report.arrival.served)
+        return RequestAccounting([self._side], report.arrival.served)
 
     def _watch(self, report: LoadReport) -> None:
         """Sample until the time is over; Ctrl-C is the ordinary way to end it."""
@@ -94,7 +96,7 @@ class LoadRun:
         begin = before
         try:
             while (wait := self._until_next(begin)) > 0:
-                self._supervisor.attention.pause(wait)
+                self._supervisor.watcher.pause(wait)
                 now, new = self._counts()
                 rates = _rates(counts, new, (now - before) / 1e9)
                 sample = Sample((now - begin) / 1e9, new, rates)
@@ -104,7 +106,7 @@ class LoadRun:
         except SignalError as end:
             if end.signum != signal.SIGINT:
                 raise
-            self._supervisor.attention.rearm()
+            self._supervisor.watcher.rearm()
         report.seconds = (time.monotonic_ns() - begin) / 1e9
 
     def _until_next(self, begin: int) -> float:
@@ -117,7 +119,7 @@ class LoadRun:
     def _counts(self) -> tuple[int, Counts]:
         """When it was, and the guest's and the back-ends' counters of each class."""
         answer = self._side.execute("x-stats")
-        served = self._side.fleet.totals()
+        served = self._side.backends.totals()
         counts = {
             name: {
                 key: int({**served.get(name, {}), **guest}.get(key, 0))

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.config.plan import MachinePlan
-    from emu.orchestrator.signals import Attention
+    from emu.orchestrator.signals import SignalWatcher
     from emu.qmp.protocol import JsonObject
 
 
-def of_file(plan: MachinePlan, attention: Attention) -> JsonObject | None:
+def of_file(plan: MachinePlan, watcher: SignalWatcher) -> JsonObject | None:
     """Size and digest of the user's file behind the first disk, if there is one.
 
     Raises:
@@ -33,7 +33,7 @@ def of_file(plan: MachinePlan, attention: Attention) -> JsonObject | None:
     """
     if plan.disk is None:
         return None
-    return {"size": plan.disk.size, "sha256": host_digest(plan.disk, attention)}
+    return {"size": plan.disk.size, "sha256": host_digest(plan.disk, watcher)}
 
 
 @contextmanager

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import FrameType
 
-    from emu.orchestrator.managed_process import Program
+    from emu.orchestrator.managed_process import ManagedProcess
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-class Attention:
+class SignalWatcher:
     """Turns signals and deaths into errors, at the places where a run waits.
 
     A signal is not raised wherever the interpreter happens to be: it is noted, and raised by the
@@ -35,7 +35,7 @@ class Attention:
         self._awake, self._wake = -1, -1
         self._before = -1
         self._signum: int | None = None
-        self._programs: dict[int, Program] = {}
+        self._programs: dict[int, ManagedProcess] = {}
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -56,11 +56,11 @@ class Attention:
         os.close(self._wake)
         os.close(self._awake)
 
-    def watch(self, program: Program) -> None:
+    def watch(self, program: ManagedProcess) -> None:
         """From now on the end of this program is an error."""
         self._programs[program.pidfd] = program
 
-    def forget(self, program: Program) -> None:
+    def forget(self, program: ManagedProcess) -> None:
         """This program may end now."""
         self._programs.pop(program.pidfd, None)
 
@@ -96,7 +96,7 @@ class Attention:
                 break  # else it was a signal that somebody else handles
         for fd in ready:
             if fd in self._programs:
-                raise ProgramError(self._programs[fd].obituary())
+                raise ProgramError(self._programs[fd].exit_description())
         return [fd for fd in ready if fd in wanted]
 
     def pause(self, seconds: float) -> None:

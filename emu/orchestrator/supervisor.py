@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 
 from emu.errors import CommandError, ProgramError
 from emu.orchestrator.run_directory import SIDES, RunDirectory
-from emu.orchestrator.signals import Attention
-from emu.orchestrator.vm_host import VM_PROGRAM, Side
+from emu.orchestrator.signals import SignalWatcher
+from emu.orchestrator.vm_host import VM_PROGRAM, VmHost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,18 +42,18 @@ class Supervisor:
     ) -> None:
         self.plan = plan
         self.progress = progress
-        self.attention = Attention()
-        self.sides: list[Side] = []
+        self.watcher = SignalWatcher()
+        self.sides: list[VmHost] = []
         self._names = SIDES[:sides]
         self._vm_program = vm_program
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self.attention)
+            stack.enter_context(self.watcher)
             self.directory = stack.enter_context(RunDirectory(self.plan.images))
             for name in self._names:
-                side = Side(name, self.plan, self.directory, self.attention, self._vm_program)
+                side = VmHost(name, self.plan, self.directory, self.watcher, self._vm_program)
                 stack.callback(side.stop)
                 self.sides.append(side)
             self._stack = stack.pop_all()
@@ -88,6 +88,6 @@ class Supervisor:
     def _blame(self, error: CommandError) -> None:
         """A VM that failed may have failed because a back-end died: then that is the news."""
         try:
-            self.attention.wait((), 0.2)
+            self.watcher.wait((), 0.2)
         except ProgramError as death:
             raise ProgramError(f"{death} ({error})") from error

@@ -9,10 +9,10 @@ from emu.config.device_kinds import KINDS
 from emu.config.vm_file import spec_to_json
 from emu.errors import HangUpError, ProgramError
 from emu.guest.request_log import RequestLog
-from emu.orchestrator.backend_processes import BackendFleet
+from emu.orchestrator.backend_processes import BackendProcesses
 from emu.orchestrator.managed_process import (
     PYTHON,
-    Program,
+    ManagedProcess,
     await_end,
     end,
 )
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from emu.config.plan import MachinePlan
     from emu.orchestrator.run_directory import RunDirectory
-    from emu.orchestrator.signals import Attention
+    from emu.orchestrator.signals import SignalWatcher
     from emu.qmp.protocol import JsonObject
 
 VM_PROGRAM = (*PYTHON, "-m", "emu.vm_process")
@@ -32,14 +32,14 @@ QUICK = 20.0
 SLOW = 120.0
 
 
-class Side:
+class VmHost:
     """A VM's process, driven over its monitor, with its back-ends.
 
     Args:
         name: ``A`` or ``B``.
         plan: the VM.
         directory: of the run.
-        attention: what to notice meanwhile.
+        watcher: what to notice meanwhile.
         vm_program: the command that runs a VM's process.
     """
 
@@ -48,17 +48,17 @@ class Side:
         name: str,
         plan: MachinePlan,
         directory: RunDirectory,
-        attention: Attention,
+        watcher: SignalWatcher,
         vm_program: Sequence[str] = VM_PROGRAM,
     ) -> None:
         self.name = name
-        self.fleet = BackendFleet(name, plan, directory, attention)
+        self.backends = BackendProcesses(name, plan, directory, watcher)
         self._plan = plan
         self._directory = directory
         self._log = directory.log(name, "vm")
-        self._attention = attention
+        self._watcher = watcher
         self._vm_program = vm_program
-        self._program: Program | None = None
+        self._program: ManagedProcess | None = None
         self._monitor: MonitorClient | None = None
         self._awaited: list[int] = []
         #: The accelerator of the VM that is awaited, once it is.
@@ -75,21 +75,21 @@ class Side:
     def pids(self) -> list[int]:
         """Of all its programs."""
         vm = [] if self._program is None else [self._program.pid]
-        return vm + self.fleet.pids
+        return vm + self.backends.pids
 
     def start_programs(self) -> None:
         """Start the VM's process and the back-ends, without waiting for them."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._monitor = MonitorClient(ours, f"VM {self.name}", self._attention)
+            self._monitor = MonitorClient(ours, f"VM {self.name}", self._watcher)
             argv = [*self._vm_program, "--monitor-fd", str(theirs.fileno())]
             for plugin in self._plan.plugins:
                 argv += ["--plugin", str(plugin)]
-            self._program = Program(
+            self._program = ManagedProcess(
                 f"VM process {self.name}", argv, log=self._log, pass_fds=(theirs.fileno(),)
             )
-        self._attention.watch(self._program)
-        self.fleet.start()
+        self._watcher.watch(self._program)
+        self.backends.start()
 
     def await_programs(self) -> None:
         """Return when the back-ends listen and the VM's process answers.
@@ -97,7 +97,7 @@ class Side:
         Raises:
             EmuError: one of them ended, or is not there in time.
         """
-        self.fleet.await_ready()
+        self.backends.await_ready()
         try:
             self.monitor.negotiate(QUICK)
         except HangUpError:
@@ -174,11 +174,11 @@ class Side:
         if self._monitor is not None:
             self._monitor.close()
         if self._program is not None:
-            self._attention.forget(self._program)
+            self._watcher.forget(self._program)
             await_end([self._program], QUICK / 5)
             end([self._program])
             self._program = None
-        self.fleet.stop()
+        self.backends.stop()
 
     def _creation(self) -> JsonObject:
         plan = self._plan
@@ -190,7 +190,7 @@ class Side:
             "costs": plan.costs,
             "load": plan.load,
             "dirty_rate": plan.dirty_rate,
-            "backends": self.fleet.sockets,
+            "backends": self.backends.sockets,
             "disk": None
             if disk is None
             else {"path": str(disk.path), "size": disk.size, "writable": disk.writable},
@@ -208,4 +208,4 @@ class Side:
     def _ended(self) -> ProgramError:
         if self._program is None:
             return ProgramError(f"VM process {self.name} is not there")
-        return ProgramError(self._program.obituary())
+        return ProgramError(self._program.exit_description())

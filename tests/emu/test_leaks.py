@@ -14,7 +14,7 @@ from emu.config.plan import MachinePlan, MigrationPlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
-from emu.orchestrator.vm_host import Side
+from emu.orchestrator.vm_host import VmHost
 from emu.report.progress import SilentProgress
 from emu.strategies.registry import STRATEGIES
 from tests.emu.sides import nothing_left
@@ -45,7 +45,7 @@ def held(pid: int) -> Held:
     return Held(len(links), sum("memfd:" in link for link in links), process.num_threads())
 
 
-def census(sides: list[Side]) -> list[Held]:
+def census(sides: list[VmHost]) -> list[Held]:
     """What all processes hold, once that has come to rest."""
     pids = [pid for side in sides for pid in side.pids] + [os.getpid()]
     deadline = time.monotonic() + 5
@@ -67,9 +67,9 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
     is under load at the source.
     """
     counts: list[list[Held]] = []
-    await_incoming = Side.await_incoming
+    await_incoming = VmHost.await_incoming
 
-    def look(side: Side) -> str:
+    def look(side: VmHost) -> str:
         uri = await_incoming(side)
         number = len(counts)
         if number in range(PERIOD, 2 * PERIOD):
@@ -83,7 +83,7 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
                 counts[number] = census(supervisor.sides)
         return uri
 
-    monkeypatch.setattr(Side, "await_incoming", look)
+    monkeypatch.setattr(VmHost, "await_incoming", look)
     plan = MigrationPlan(
         MachinePlan(SPEC),
         tuple(STRATEGIES),

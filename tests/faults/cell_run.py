@@ -17,7 +17,7 @@ from tests.faults.pair import POLL
 
 if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
-    from tests.faults.pair import FaultySide, Pair
+    from tests.faults.pair import FaultyVmHost, Pair
     from tests.faults.switch import FaultSwitch
 
 #: Seconds that a device or the other side has for one thing, and that a whole cell has: the
@@ -101,7 +101,7 @@ class CellRun:
             totals, _gap = pair.source.request_log()
             if totals.completed >= pair.books.completed + WORK:
                 return
-            pair.attention.pause(POLL)
+            pair.watcher.pause(POLL)
         raise CellFailureError("the guest does not work any more")
 
     # The fault
@@ -176,12 +176,12 @@ class CellRun:
         pair = self._pair
         sides = {"src": pair.source, "dst": pair.destination}
         waiting = [side for role, side in sides.items() if role not in self._outcomes]
-        pair.attention.wait([side.monitor.fileno() for side in waiting], timeout)
+        pair.watcher.wait([side.monitor.fileno() for side in waiting], timeout)
         for role, side in sides.items():
             if role not in self._outcomes:
                 self._take_events(role, side)
 
-    def _take_events(self, role: str, side: FaultySide) -> None:
+    def _take_events(self, role: str, side: FaultyVmHost) -> None:
         try:
             side.monitor.receive()
         except HangUpError:
@@ -199,12 +199,12 @@ class CellRun:
 
     # Switches
 
-    def _faulty_side(self) -> FaultySide:
+    def _faulty_side(self) -> FaultyVmHost:
         return self._pair.source if self._cell.phase.place == SOURCE else self._pair.destination
 
     def _switches(self) -> list[FaultSwitch]:
         phase, side = self._cell.phase, self._faulty_side()
-        own = side.switch if phase.place == PROCESS else side.fleet.switches[self._cell.device]
+        own = side.switch if phase.place == PROCESS else side.backends.switches[self._cell.device]
         return [own, self._pair.destination.switch] if phase.rolls_back else [own]
 
     def _arm(self) -> None:
@@ -224,7 +224,7 @@ class CellRun:
         if self._cell.phase.place == PROCESS:
             self._pair.destination.expect_death()
         else:
-            self._faulty_side().fleet.expect_death(self._cell.device)
+            self._faulty_side().backends.expect_death(self._cell.device)
 
     # Afterwards
 
@@ -236,9 +236,9 @@ class CellRun:
                 pair.destination.replace_process()
         elif cell.fault in ("die", "hang"):
             side = self._side_of_fault_now()
-            side.fleet.restart(cell.device)
+            side.backends.restart(cell.device)
 
-    def _side_of_fault_now(self) -> FaultySide:
+    def _side_of_fault_now(self) -> FaultyVmHost:
         """The sides may have changed their roles since."""
         completed = self._outcomes["src"]["status"] == "completed"
         at_source = self._cell.phase.place == SOURCE
@@ -265,11 +265,11 @@ class CellRun:
         except CommandError as error:
             raise CellFailureError(f"requests did not complete: {error}") from None
         after, _gap = side.request_log()
-        served = sum(each.fleet.served() for each in pair.sides)
+        served = sum(each.backends.served() for each in pair.sides)
         again = (served - pair.served) - (after.completed - pair.books.completed)
         integrity = integrity_between(pair.books, after, side.verify())
         pair.books, _gap = side.request_log()
-        pair.served = sum(each.fleet.served() for each in pair.sides)
+        pair.served = sum(each.backends.served() for each in pair.sides)
         if not integrity.clean or after.outstanding or again < 0:
             raise CellFailureError(
                 f"books: {integrity.complaint()}; outstanding {after.outstanding}, again {again}"

@@ -15,10 +15,10 @@ import psutil
 from emu.config.plan import MachinePlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.guest.request_log import RequestLog
-from emu.orchestrator.backend_processes import BackendFleet, ProgramSpec
-from emu.orchestrator.managed_process import Program, end
+from emu.orchestrator.backend_processes import BackendProcesses, ProgramSpec
+from emu.orchestrator.managed_process import end
 from emu.orchestrator.supervisor import Supervisor
-from emu.orchestrator.vm_host import Side
+from emu.orchestrator.vm_host import VmHost
 from emu.report.progress import SilentProgress
 from tests.faults.switch import FaultSwitch
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from emu.orchestrator.run_directory import RunDirectory
-    from emu.orchestrator.signals import Attention
+    from emu.orchestrator.signals import SignalWatcher
 
 #: Seconds between two looks at what tells nobody.
 POLL = 0.01
@@ -35,16 +35,16 @@ HERE = Path(__file__).parent
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
 
 
-class FaultyFleet(BackendFleet):
+class FaultyBackends(BackendProcesses):
     """Back-ends each of which has a switch, and that are started again when they have ended.
 
     A device has a program of its own, so what one does wrong is its own affair.
     """
 
     def __init__(
-        self, side: str, plan: MachinePlan, directory: RunDirectory, attention: Attention
+        self, side: str, plan: MachinePlan, directory: RunDirectory, watcher: SignalWatcher
     ) -> None:
-        super().__init__(side, plan, directory, attention)
+        super().__init__(side, plan, directory, watcher)
         self._spec_of = {device.name: s for s in self._specs for device in s.devices}
         assert len(self._spec_of) == len(self._specs), "two devices share a program"
         self.switches = {
@@ -55,12 +55,12 @@ class FaultyFleet(BackendFleet):
 
     def expect_death(self, device: str) -> None:
         """From now on it is no error when the back-end of this device ends."""
-        self._attention.forget(self._program(device))
+        self._watcher.forget(self._program(device))
 
     def restart(self, device: str) -> None:
         """End the back-end of this device, in whatever state it is, and start a new one."""
         program = self._program(device)
-        self._attention.forget(program)
+        self._watcher.forget(program)
         end([program], patience=0.0)
         self._programs.remove(program)
         spec = self._spec_of[device]
@@ -70,11 +70,11 @@ class FaultyFleet(BackendFleet):
         self.await_ready()
 
     def served(self) -> int:
-        """See `BackendFleet.served`; those that have ended count as well."""
+        """See `BackendProcesses.served`; those that have ended count as well."""
         return super().served() + self._served_by_the_dead
 
     def stop(self) -> None:
-        """See `BackendFleet.stop`."""
+        """See `BackendProcesses.stop`."""
         super().stop()
         for switch in self.switches.values():
             switch.close()
@@ -86,7 +86,7 @@ class FaultyFleet(BackendFleet):
         finally:
             self._specs = everyone
 
-    def _program(self, device: str) -> Program:
+    def _program(self, device: str) -> ManagedProcess:
         title = f"back-end {self._spec_of[device].name} of side {self.side}"
         return next(program for program in self._programs if program.title == title)
 
@@ -101,29 +101,29 @@ class FaultyFleet(BackendFleet):
         return argv
 
 
-class FaultySide(Side):
+class FaultyVmHost(VmHost):
     """A side whose programs all have switches."""
 
-    fleet: FaultyFleet
+    backends: FaultyBackends
 
     def __init__(
-        self, name: str, plan: MachinePlan, directory: RunDirectory, attention: Attention
+        self, name: str, plan: MachinePlan, directory: RunDirectory, watcher: SignalWatcher
     ) -> None:
         path = directory.path / f"{name}-vm.fault"
         self.switch = FaultSwitch(path)
         command = (sys.executable, "-P", str(HERE / "faulty_vm.py"), "--fault-file", str(path))
-        super().__init__(name, plan, directory, attention, command)
-        self.fleet = FaultyFleet(name, plan, directory, attention)
+        super().__init__(name, plan, directory, watcher, command)
+        self.backends = FaultyBackends(name, plan, directory, watcher)
 
     @property
-    def program(self) -> Program:
+    def program(self) -> ManagedProcess:
         """The VM's process."""
         assert self._program is not None
         return self._program
 
     def expect_death(self) -> None:
         """From now on it is no error when the VM's process ends."""
-        self._attention.forget(self.program)
+        self._watcher.forget(self.program)
 
     @property
     def stands_still(self) -> bool:
@@ -140,28 +140,28 @@ class FaultySide(Side):
         while process.children():
             if time.monotonic() > deadline:
                 return False
-            self._attention.pause(POLL)
+            self._watcher.pause(POLL)
         return True
 
     def replace_process(self) -> None:
         """End the VM's process, in whatever state it is, and start an empty one."""
-        fleet = self.fleet
+        backends = self.backends
         self.monitor.close()
-        self._attention.forget(self.program)
+        self._watcher.forget(self.program)
         os.kill(self.program.pid, signal.SIGKILL)
         end([self.program])
         self._program = None
         self._awaited.clear()
         # The back-ends stay as they are.
-        self.fleet = _NoFleet()
+        self.backends = _NoBackends()
         try:
             self.start_programs()
             self.await_programs()
         finally:
-            self.fleet = fleet
+            self.backends = backends
 
     def stop(self) -> None:
-        """See `Side.stop`; a process that stands still is not waited for."""
+        """See `VmHost.stop`; a process that stands still is not waited for."""
         if self._program is not None and self.stands_still:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._program.pid, signal.SIGKILL)
@@ -169,7 +169,7 @@ class FaultySide(Side):
         self.switch.close()
 
 
-class _NoFleet(FaultyFleet):
+class _NoBackends(FaultyBackends):
     """In place of a side's back-ends, where only its VM process is to be started."""
 
     def __init__(self) -> None:
@@ -185,8 +185,8 @@ class _NoFleet(FaultyFleet):
 class Pair(Supervisor):
     """Both sides, started, with the VM under load at one of them."""
 
-    source: FaultySide
-    destination: FaultySide
+    source: FaultyVmHost
+    destination: FaultyVmHost
 
     def __init__(self) -> None:
         super().__init__(MachinePlan(SPEC, accel="soft", load="heavy"), SilentProgress())
@@ -198,7 +198,7 @@ class Pair(Supervisor):
     def __enter__(self) -> Self:
         super().__enter__()
         sides = [
-            FaultySide(name, self.plan, self.directory, self.attention) for name in self._names
+            FaultyVmHost(name, self.plan, self.directory, self.watcher) for name in self._names
         ]
         for side in sides:
             self._stack.callback(side.stop)
@@ -230,5 +230,5 @@ class Pair(Supervisor):
         """The VM has moved, and with ``fleets`` has kept its back-ends."""
         if fleets:
             here, there = self.source, self.destination
-            here.fleet, there.fleet = there.fleet, here.fleet
+            here.backends, there.backends = there.backends, here.backends
         self.source, self.destination = self.destination, self.source

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from emu.guest.request_log import RequestLog
-from emu.orchestrator.accounting import Books
+from emu.orchestrator.accounting import RequestAccounting
 
 if TYPE_CHECKING:
-    from emu.orchestrator.vm_host import Side
+    from emu.orchestrator.vm_host import VmHost
 
 
 class Counted:
     """A side whose books and counters are said by the test."""
 
     def __init__(self) -> None:
-        self.fleet = self
+        self.backends = self
         self.logs: list[RequestLog] = []
         self.counters: list[int] = []
         self.wrong = 0
@@ -49,7 +49,7 @@ def test_served_and_seen_must_agree(served: int, lost: int, duplicated: int) -> 
     side = Counted()
     side.logs = [totals(10, 10), totals(15, 15)]
     side.counters = [served, 15]
-    integrity = Books([cast("Side", side)]).balance(cast("Side", side))
+    integrity = RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))
     assert (integrity.requests, integrity.lost, integrity.duplicated) == (10, lost, duplicated)
 
 
@@ -58,9 +58,9 @@ def test_reading_back_is_no_part_of_the_next_stretch() -> None:
     side = Counted()
     side.logs = [totals(10, 10), totals(14, 14), totals(30, 30), totals(34, 34)]
     side.counters = [10, 99, 115, 120]
-    books = Books([cast("Side", side)])
-    assert books.balance(cast("Side", side)).clean
-    second = books.balance(cast("Side", side))
+    accounting = RequestAccounting([cast("VmHost", side)])
+    assert accounting.compare(cast("VmHost", side)).clean
+    second = accounting.compare(cast("VmHost", side))
     assert second.clean
     assert second.requests == 16
 
@@ -71,5 +71,5 @@ def test_what_is_outstanding_at_rest_is_lost_and_what_reads_back_wrong_is_corrup
     side.logs = [RequestLog(requests=10, completed=9, outstanding=1), totals(10, 9)]
     side.counters = [9, 9]
     side.wrong = 3
-    integrity = Books([cast("Side", side)]).balance(cast("Side", side))
+    integrity = RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))
     assert (integrity.lost, integrity.corrupted) == (1, 3)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import CommandError
-from emu.orchestrator.signals import Attention
+from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def monitor(path: Path) -> Iterator[MonitorClient]:
     """A client of the VM's monitor."""
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(str(path))
-    with Attention() as attention:
-        client = MonitorClient(sock, "VM", attention)
+    with SignalWatcher() as watcher:
+        client = MonitorClient(sock, "VM", watcher)
         client.negotiate(PATIENCE)
         yield client
         client.close()

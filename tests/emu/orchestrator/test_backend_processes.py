@@ -12,59 +12,61 @@ import pytest
 from emu.config.plan import MachinePlan
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import ProgramError
-from emu.orchestrator.backend_processes import BackendFleet, program_specs
+from emu.orchestrator.backend_processes import BackendProcesses, program_specs
 from emu.orchestrator.run_directory import RunDirectory
-from emu.orchestrator.signals import Attention
+from emu.orchestrator.signals import SignalWatcher
 from tests.emu.sides import disk_file, machine, nothing_left
 
 
 def test_they_all_listen_when_they_are_ready() -> None:
     """And nothing of them is left when they have been stopped."""
-    with nothing_left() as pids, RunDirectory() as directory, Attention() as attention:
-        fleet = BackendFleet("A", machine(stop_time=20_000_000), directory, attention)
+    with nothing_left() as pids, RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", machine(stop_time=20_000_000), directory, watcher)
         try:
-            fleet.start()
-            fleet.await_ready()
-            pids.extend(fleet.pids)
-            assert len(fleet.pids) == 4
-            for path in fleet.sockets.values():
+            backends.start()
+            backends.await_ready()
+            pids.extend(backends.pids)
+            assert len(backends.pids) == 4
+            for path in backends.sockets.values():
                 with socket.socket(socket.AF_UNIX) as sock:
                     sock.connect(path)
-            assert all(Path(path).exists() for path in fleet.uplinks)
-            assert fleet.served() == 0
-            assert fleet.totals()["net"]["packets_tx"] == 0
+            assert all(Path(path).exists() for path in backends.uplinks)
+            assert backends.served() == 0
+            assert backends.totals()["net"]["packets_tx"] == 0
         finally:
-            fleet.stop()
-        assert not any(Path(path).exists() for path in (*fleet.sockets.values(), *fleet.uplinks))
+            backends.stop()
+        assert not any(
+            Path(path).exists() for path in (*backends.sockets.values(), *backends.uplinks)
+        )
 
 
 def test_a_socket_in_use_is_told_by_the_program_that_wanted_it() -> None:
     """Its last line on stderr is the news."""
-    with nothing_left(), RunDirectory() as directory, Attention() as attention:
-        fleet = BackendFleet("A", machine(), directory, attention)
+    with nothing_left(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", machine(), directory, watcher)
         try:
             with socket.socket(socket.AF_UNIX) as sock:
-                sock.bind(fleet.sockets["blk1"])
+                sock.bind(backends.sockets["blk1"])
                 sock.listen()
-                fleet.start()
+                backends.start()
                 with pytest.raises(ProgramError, match=r"blk-1 of side A ended .*blk1\.sock"):
-                    fleet.await_ready()
+                    backends.await_ready()
         finally:
-            fleet.stop()
+            backends.stop()
 
 
 def test_one_that_dies_later_is_noticed_at_the_next_wait() -> None:
     """Whatever is being waited for."""
-    with nothing_left(), RunDirectory() as directory, Attention() as attention:
-        fleet = BackendFleet("B", machine(), directory, attention)
+    with nothing_left(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("B", machine(), directory, watcher)
         try:
-            fleet.start()
-            fleet.await_ready()
-            os.kill(fleet.pids[0], signal.SIGKILL)
+            backends.start()
+            backends.await_ready()
+            os.kill(backends.pids[0], signal.SIGKILL)
             with pytest.raises(ProgramError, match="back-end net-0 of side B ended by SIGKILL"):
-                attention.pause(10)
+                watcher.pause(10)
         finally:
-            fleet.stop()
+            backends.stop()
 
 
 @pytest.mark.parametrize("kind", ["net", "blk"])

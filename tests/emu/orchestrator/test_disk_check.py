@@ -19,14 +19,14 @@ from emu.orchestrator.disk_check import (
     DiskReader,
     host_digest,
 )
-from emu.orchestrator.signals import Attention
+from emu.orchestrator.signals import SignalWatcher
 from emu.report.progress import LineProgress
 from tests.emu.sides import disk_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emu.orchestrator.vm_host import Side
+    from emu.orchestrator.vm_host import VmHost
 
 MIB = 1 << 20
 
@@ -61,7 +61,7 @@ def test_the_reader_is_let_on_step_by_step_and_held_back_in_the_end(tmp_path: Pa
     """So it reads when the blackout comes, whenever that is, and after it."""
     side = Told()
     disk = DiskFile(tmp_path / "disk", 40 * MIB, writable=False)
-    reader = DiskReader(disk, cast("Side", side))
+    reader = DiskReader(disk, cast("VmHost", side))
     for _ in range(3 * STEPS):
         reader.let_on()
     assert side.limits[0] == MIB
@@ -73,7 +73,7 @@ def test_the_reader_is_let_on_step_by_step_and_held_back_in_the_end(tmp_path: Pa
 def test_a_disk_smaller_than_a_step_waits_for_the_end_of_the_blackout(tmp_path: Path) -> None:
     """A limit never lies beyond the disk, nor below 0."""
     side = Told()
-    DiskReader(DiskFile(tmp_path / "disk", 512, writable=False), cast("Side", side)).let_on()
+    DiskReader(DiskFile(tmp_path / "disk", 512, writable=False), cast("VmHost", side)).let_on()
     assert side.limits == [0]
 
 
@@ -82,11 +82,11 @@ def test_how_far_the_reader_is_is_told_with_the_total_and_not_twice(
 ) -> None:
     """A line for each quarter of the disk."""
     monkeypatch.setattr(disk_check, "_POLL", 0.001)
-    side = cast("Side", Reading(64 * MIB))
+    side = cast("VmHost", Reading(64 * MIB))
     reader = DiskReader(DiskFile(tmp_path / "disk", 64 * MIB, writable=False), side)
     out = io.StringIO()
-    with Attention() as attention:
-        assert reader.finish(side, attention, LineProgress(out)) == "ab12"
+    with SignalWatcher() as watcher:
+        assert reader.finish(side, watcher, LineProgress(out)) == "ab12"
     told = [f"  the guest has read {done} of 64 MiB of blk0" for done in (16, 32, 48)]
     assert out.getvalue().splitlines() == told
 
@@ -95,14 +95,14 @@ def test_the_hosts_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
     """Of more than one piece."""
     content = os.urandom(3 * MIB + 512)
     disk = disk_file(tmp_path / "disk", content)
-    with Attention() as attention:
-        assert host_digest(disk, attention) == hashlib.sha256(content).hexdigest()
+    with SignalWatcher() as watcher:
+        assert host_digest(disk, watcher) == hashlib.sha256(content).hexdigest()
 
 
 def test_a_long_digest_can_be_interrupted(tmp_path: Path) -> None:
     """It looks for signals between its pieces."""
     disk = disk_file(tmp_path / "disk", bytes(4 * MIB))
-    with Attention() as attention:
+    with SignalWatcher() as watcher:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(SignalError):
-            host_digest(disk, attention)
+            host_digest(disk, watcher)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from emu.orchestrator.managed_process import Program, await_end, end
+from emu.orchestrator.managed_process import ManagedProcess, await_end, end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,8 @@ DEAF = (
 )
 
 
-def start(code: str, log: Path) -> Program:
-    program = Program("a program", [sys.executable, "-c", code], log=log)
+def start(code: str, log: Path) -> ManagedProcess:
+    program = ManagedProcess("a program", [sys.executable, "-c", code], log=log)
     deadline = time.monotonic() + 10
     while not program.last_line() and program.running:
         assert time.monotonic() < deadline
@@ -59,7 +59,7 @@ def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
 def test_the_obituary_of_one_that_was_killed(tmp_path: Path) -> None:
     program = start(PATIENT, tmp_path / "log")
     os.kill(program.pid, signal.SIGKILL)
-    assert program.obituary() == "a program ended by SIGKILL: here"
+    assert program.exit_description() == "a program ended by SIGKILL: here"
     end([program])
 
 
@@ -72,8 +72,8 @@ def test_one_that_lives_on_is_not_awaited_for_ever(tmp_path: Path) -> None:
 PARENT = """
 import os, signal, sys
 from pathlib import Path
-from emu.orchestrator.managed_process import Program
-program = Program("a program", [sys.executable, "-c", "import time; time.sleep(60)"],
+from emu.orchestrator.managed_process import ManagedProcess
+program = ManagedProcess("a program", [sys.executable, "-c", "import time; time.sleep(60)"],
                   log=Path(sys.argv[1]))
 print(program.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -92,4 +92,4 @@ def test_one_whose_run_was_killed_ends_too(tmp_path: Path) -> None:
 
 def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Program("nothing", [str(tmp_path / "nothing")], log=tmp_path / "log")
+        ManagedProcess("nothing", [str(tmp_path / "nothing")], log=tmp_path / "log")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import ProgramError, SignalError
-from emu.orchestrator.managed_process import Program, end
-from emu.orchestrator.signals import Attention
+from emu.orchestrator.managed_process import ManagedProcess, end
+from emu.orchestrator.signals import SignalWatcher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_raised_by_the_next_wait(signum: signal.Signals) -> None:
-    with Attention() as attention:
+    with SignalWatcher() as watcher:
         os.kill(os.getpid(), signum)
         time.sleep(0)  # a handler runs here at the latest, and raises nothing
         with pytest.raises(SignalError) as caught:
-            attention.wait((), 5)
+            watcher.wait((), 5)
     assert caught.value.signum == signum
     assert str(caught.value) == f"ended by {signum.name}"
 
@@ -35,11 +35,11 @@ def test_a_signal_ends_a_wait_at_once() -> None:
     main = threading.main_thread().ident
     assert main is not None
     timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
-    with Attention() as attention:
+    with SignalWatcher() as watcher:
         timer.start()
         begin = time.monotonic()
         with pytest.raises(SignalError):
-            attention.pause(20)
+            watcher.pause(20)
         assert time.monotonic() - begin < 5
         timer.join()
 
@@ -51,33 +51,33 @@ def test_a_signal_that_comes_in_another_thread_ends_a_wait_at_once() -> None:
         time.sleep(0.1)  # the main thread is to wait by then
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
-    with Attention() as attention:
+    with SignalWatcher() as watcher:
         striker = threading.Thread(target=strike)
         striker.start()
         begin = time.monotonic()
         with pytest.raises(SignalError):
-            attention.pause(20)
+            watcher.pause(20)
         assert time.monotonic() - begin < 5
         striker.join()
-        attention.rearm()
-        assert attention.wait((), 0.05) == []
+        watcher.rearm()
+        assert watcher.wait((), 0.05) == []
 
 
 def test_after_rearming_only_a_new_signal_counts() -> None:
-    with Attention() as attention:
+    with SignalWatcher() as watcher:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(SignalError):
-            attention.check()
-        attention.rearm()
-        attention.check()
+            watcher.check()
+        watcher.rearm()
+        watcher.check()
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(SignalError, match="SIGTERM"):
-            attention.check()
+            watcher.check()
 
 
 def test_handlers_are_as_before_afterwards() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with Attention():
+    with SignalWatcher():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
@@ -85,33 +85,33 @@ def test_handlers_are_as_before_afterwards() -> None:
 def test_an_ignored_hang_up_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Attention() as attention:
+        with SignalWatcher() as watcher:
             os.kill(os.getpid(), signal.SIGHUP)
-            attention.check()
+            watcher.check()
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_only_what_is_readable_is_returned() -> None:
     read_end, write_end = os.pipe()
-    with Attention() as attention:
-        assert attention.wait((read_end,), 0.01) == []
+    with SignalWatcher() as watcher:
+        assert watcher.wait((read_end,), 0.01) == []
         os.write(write_end, b"x")
-        assert attention.wait((read_end,), 5) == [read_end]
+        assert watcher.wait((read_end,), 5) == [read_end]
     os.close(read_end)
     os.close(write_end)
 
 
 def test_a_program_that_ends_is_reported_with_its_last_line(tmp_path: Path) -> None:
     code = "import sys; sys.stderr.write('first\\nthe disk is on fire\\n\\n'); sys.exit(3)"
-    with Attention() as attention:
-        program = Program("back-end blk", [sys.executable, "-c", code], log=tmp_path / "log")
-        attention.watch(program)
+    with SignalWatcher() as watcher:
+        program = ManagedProcess("back-end blk", [sys.executable, "-c", code], log=tmp_path / "log")
+        watcher.watch(program)
         try:
             with pytest.raises(ProgramError) as caught:
-                attention.pause(20)
+                watcher.pause(20)
             assert str(caught.value) == "back-end blk ended with status 3: the disk is on fire"
         finally:
-            attention.forget(program)
+            watcher.forget(program)
             end([program])
-        attention.check()
+        watcher.check()

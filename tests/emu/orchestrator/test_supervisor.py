@@ -26,7 +26,7 @@ def interrupt(pids: list[int], supervisor: Supervisor) -> None:
         supervisor.start_programs()
         pids += [pid for side in supervisor.sides for pid in side.pids]
         os.kill(os.getpid(), signal.SIGINT)
-        supervisor.attention.pause(20)
+        supervisor.watcher.pause(20)
 
 
 def test_a_signal_ends_everything_and_a_second_run_starts_at_once() -> None:
@@ -42,10 +42,10 @@ def start(supervisor: Supervisor, error: CommandError | None = None) -> None:
     with supervisor:
         supervisor.start_programs()
         if error is None:
-            supervisor.attention.pause(20)
+            supervisor.watcher.pause(20)
             return
         if "gone" in str(error):
-            os.kill(supervisor.sides[0].fleet.pids[0], signal.SIGKILL)
+            os.kill(supervisor.sides[0].backends.pids[0], signal.SIGKILL)
         raise error
 
 

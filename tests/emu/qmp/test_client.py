@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import CommandError, HangUpError, MonitorError
-from emu.orchestrator.signals import Attention
+from emu.orchestrator.signals import SignalWatcher
 from emu.qmp import protocol
 from emu.qmp.client import MonitorClient
 from emu.qmp.server import MonitorServer
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def attention() -> Iterator[Attention]:
+def watcher() -> Iterator[SignalWatcher]:
     """What waits for the client."""
-    with Attention() as watch:
+    with SignalWatcher() as watch:
         yield watch
 
 
@@ -30,13 +30,13 @@ def refuse() -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_it_drives_a_server(attention: Attention) -> None:
+def test_it_drives_a_server(watcher: SignalWatcher) -> None:
     """Answers may be taken in any order, and events wait beside them."""
     ours, theirs = socket.socketpair()
     server = MonitorServer(theirs, {"x-one": lambda: {"n": 1}, "x-refuse": refuse})
     thread = threading.Thread(target=server.serve)
     thread.start()
-    client = MonitorClient(ours, "VM A", attention)
+    client = MonitorClient(ours, "VM A", watcher)
     client.negotiate(5)
     first, second = client.submit("x-one"), client.submit("x-one")
     assert client.result(second, timeout=5) == {"n": 1}
@@ -51,20 +51,20 @@ def test_it_drives_a_server(attention: Attention) -> None:
     server.close()
 
 
-def test_silence_ends_with_the_deadline(attention: Attention) -> None:
+def test_silence_ends_with_the_deadline(watcher: SignalWatcher) -> None:
     """Every wait has one."""
     ours, theirs = socket.socketpair()
-    client = MonitorClient(ours, "VM A", attention)
+    client = MonitorClient(ours, "VM A", watcher)
     with pytest.raises(MonitorError, match=r"VM A: waited 0\.05 s for its greeting"):
         client.negotiate(0.05)
     theirs.close()
     client.close()
 
 
-def test_a_peer_that_goes_is_named(attention: Attention) -> None:
+def test_a_peer_that_goes_is_named(watcher: SignalWatcher) -> None:
     """By the name that it has in the run."""
     ours, theirs = socket.socketpair()
-    client = MonitorClient(ours, "VM B", attention)
+    client = MonitorClient(ours, "VM B", watcher)
     request = client.submit("x-one")
     theirs.close()
     with pytest.raises(HangUpError, match="VM B"):
@@ -72,10 +72,10 @@ def test_a_peer_that_goes_is_named(attention: Attention) -> None:
     client.close()
 
 
-def test_what_is_no_answer_is_an_error(attention: Attention) -> None:
+def test_what_is_no_answer_is_an_error(watcher: SignalWatcher) -> None:
     """An answer without an id cannot be matched with a question."""
     ours, theirs = socket.socketpair()
-    client = MonitorClient(ours, "VM B", attention)
+    client = MonitorClient(ours, "VM B", watcher)
     theirs.sendall(protocol.encode({"return": {}}))
     with pytest.raises(MonitorError, match="no answer to anything"):
         client.execute("x-one", timeout=5)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import CommandError
-from emu.orchestrator.signals import Attention
+from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 from emu.vm_process.commands import VmControl, commands
 from tests.emu.fake_vm import FakeVm
@@ -26,8 +26,8 @@ def vm() -> Iterator[tuple[MonitorClient, subprocess.Popen[bytes]]]:
     with theirs:
         argv = [*FAKE_VM, "--monitor-fd", str(theirs.fileno())]
         process = subprocess.Popen(argv, pass_fds=(theirs.fileno(),))
-    with Attention() as attention:
-        client = MonitorClient(ours, "VM", attention)
+    with SignalWatcher() as watcher:
+        client = MonitorClient(ours, "VM", watcher)
         client.negotiate(20)
         yield client, process
         client.close()
