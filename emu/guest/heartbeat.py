@@ -68,10 +68,11 @@ class Heartbeat:
         words[COUNT] += 1
         gap = now_ns - last
         if (gap > NOTED_GAP_NS or self._fresh) and last:
+            # The log first: a thread that finds `first_ns` set asks the log for the gap before it.
+            self._note(last, now_ns)
             if self._fresh:
                 self._fresh = False
                 self.first_ns = now_ns
-            self._note(last, now_ns)
         elif gap > words[MAX_GAP] and last:
             words[MAX_GAP] = gap
         self._mark(self._gpa, PAGE_SIZE)

@@ -350,7 +350,7 @@ class Vm:
         self.resume_vcpus(timeout)
         ran = self.machine.gate.ran_ns
         if not heartbeat.first_ns:
-            heartbeat.await_beat(HEARTBEAT_PATIENCE)
+            heartbeat.await_beat(timeout)
         return max(ran, heartbeat.first_ns or time.monotonic_ns())
 
     def pause_vcpus(self, timeout: float = TIMEOUT) -> None:

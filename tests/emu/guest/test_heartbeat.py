@@ -100,6 +100,25 @@ def test_beats_of_many_threads_never_lose_the_last() -> None:
     assert heart.last >= max(latest)
 
 
+def test_the_first_gap_can_be_asked_for_as_soon_as_the_first_beat_shows() -> None:
+    """The thread that beats may lose the processor in between, for as long as the host likes."""
+    heart, _, words = make()
+    heart.start(1 * MS)
+    seen: list[tuple[int, int]] = []
+
+    class Interrupted(Heartbeat):
+        def _note(self, start: int, end: int) -> None:
+            seen.append((self.first_ns, self.gap_at(3 * MS)))
+            super()._note(start, end)
+            seen.append((self.first_ns, self.gap_at(3 * MS)))
+
+    there = Interrupted(words, 0x1000, lambda _gpa, _length: None)
+    there.attach()
+    there.beat(5 * MS)
+    assert seen == [(0, 0), (0, 4 * MS)]
+    assert (there.first_ns, there.gap_at(3 * MS)) == (5 * MS, 4 * MS)
+
+
 def test_awaits_the_next_beat() -> None:
     heart, _, _ = make()
     heart.start(5)
