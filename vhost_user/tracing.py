@@ -17,6 +17,7 @@ A line is written by one ``write``, so that lines of several processes do not mi
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from contextlib import suppress
@@ -55,7 +56,9 @@ class TraceEvent:
 
     def emit(self, **values: object) -> None:
         """Write the event's line. A field that is None is left out."""
-        parts = [f" {field}={values[field]}" for field in self.fields if values[field] is not None]
+        parts = [
+            f" {field}={_text(values[field])}" for field in self.fields if values[field] is not None
+        ]
         seconds, rest = divmod(time.monotonic_ns(), 1_000_000_000)
         line = f"{seconds}.{rest // 1000:06d} {_output.process} {self.name}{''.join(parts)}\n"
         with suppress(OSError):  # a reader that has gone does not end the program
@@ -142,6 +145,12 @@ def unmatched() -> list[str]:
     return [
         pattern for pattern in _patterns if not any(fnmatchcase(name, pattern) for name in EVENTS)
     ]
+
+
+def _text(value: object) -> str:
+    """A field's value without white space, or in quotes."""
+    text = str(value)
+    return json.dumps(text) if not text or any(c.isspace() for c in text) else text
 
 
 def _is_named(name: str) -> bool:

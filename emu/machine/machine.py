@@ -17,6 +17,7 @@ from emu.machine.address_space import AddressSpace
 from emu.machine.interrupt_routing import InterruptRouting
 from emu.machine.ram import GuestRam
 from emu.machine.vcpus import DEADLINE, Crash, VcpuSet
+from emu.trace_events import COMMIT, VCPUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -189,6 +190,13 @@ class Machine:
             work = self.address_space.list_work - work
             took = time.monotonic_ns() - start
             self.records.append(CommitRecord(len(host), len(guest), work, took))
+        if COMMIT.enabled:
+            COMMIT.emit(
+                host_notifiers=len(host),
+                guest_notifiers=len(guest),
+                list_work=work,
+                us=took // 1000,
+            )
 
     def _apply_host(self, edits: Iterable[HostNotifier]) -> None:
         space = self.address_space
@@ -264,11 +272,15 @@ class Machine:
         """
         with self.big_lock.released():
             self.vcpus.pause(deadline)
+        if VCPUS.enabled:
+            VCPUS.emit(state="paused")
 
     def resume(self, deadline: float = DEADLINE) -> None:
         """Let the vCPUs run, and wait until those that are not halted have. See `VcpuSet`."""
         with self.big_lock.released():
             self.vcpus.resume(deadline)
+        if VCPUS.enabled:
+            VCPUS.emit(state="running")
 
     def warm_up(self, deadline: float = DEADLINE) -> None:
         """Ahead of a `load_vcpus`: see `Accelerator.warm_up`."""

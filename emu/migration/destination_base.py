@@ -12,7 +12,7 @@ from emu.migration import clocks, completion
 from emu.migration.handshake import DiskCheck, Greeting, welcome
 from emu.migration.history import Past
 from emu.migration.stream import Kind, MigrationStream
-from emu.strategies.timeline import Timeline, now
+from emu.strategies.timeline import Timeline
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Arrival(ABC):
             signal: kick and call every ring, as what was pending there does not show here.
         """
         timeline = self.timeline
-        start = now()
+        start = timeline.begin(Phase.RESUME_VCPUS)
         running = vm.take_off(self._deadline)
         timeline.add(Phase.RESUME_VCPUS, start, end=running)
         timeline.marks["running_ns"] = running

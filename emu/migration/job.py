@@ -9,6 +9,7 @@ from emu.errors import CancelledError
 from emu.locking.deadlock_detector import Watchdog
 from emu.migration.source import FAILURES, Source
 from emu.strategies.timeline import now
+from emu.trace_events import ROUND, STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ class Job:
         self.side = side
         self._cancel = cancel
         self._give_up = give_up or cancel
-        self._emit("MIGRATION", {"status": self.status})
+        self._report({"status": self.status})
         self._thread = threading.Thread(
             target=self._run, args=(work,), name="migration", daemon=True
         )
@@ -82,8 +83,12 @@ class Job:
                 self.status = str(data["status"])
             if self.status == "active":
                 self._active = now()
-        elif name == "MIGRATION_PASS":
+            self._report(data)
+            return
+        if name == "MIGRATION_PASS":
             self._remaining = int(data["remaining"])
+            if ROUND.enabled:
+                ROUND.emit(round=data["pass"], remaining=self._remaining, sent=data["bytes"])
         self._emit(name, data)
 
     def cancel(self) -> None:
@@ -92,7 +97,7 @@ class Job:
             return
         with self._lock:
             self.status = "cancelling"
-        self._emit("MIGRATION", {"status": "cancelling"})
+        self._report({"status": "cancelling"})
 
     def _run(self, work: Callable[[], None]) -> None:
         status = "failed"
@@ -117,6 +122,12 @@ class Job:
         data: JsonObject = {"status": status}
         if self._error:
             data["error-desc"] = self._error
+        self._report(data)
+
+    def _report(self, data: JsonObject) -> None:
+        """The status has changed."""
+        if STATUS.enabled:
+            STATUS.emit(status=data["status"], error=data.get("error-desc"))
         self._emit("MIGRATION", data)
 
     @property

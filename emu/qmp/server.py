@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import queue
 import socket
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.errors import EmuError, MonitorError
 from emu.qmp import protocol
+from emu.trace_events import QMP_COMMAND, QMP_EVENT
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -124,6 +126,8 @@ class MonitorServer:
 
     def emit(self, name: str, data: JsonObject | None = None) -> None:
         """Send an event. A client that has gone misses it."""
+        if QMP_EVENT.enabled:
+            QMP_EVENT.emit(name=name, data=json.dumps(data or {}, separators=(",", ":")))
         if self._negotiated:
             self._send(protocol.event(name, data))
 
@@ -172,6 +176,8 @@ class MonitorServer:
         if name in ("qmp_capabilities", "quit"):
             self._negotiated = True
             return protocol.success(None, request_id)
+        if QMP_COMMAND.enabled:
+            QMP_COMMAND.emit(name=name)
         try:
             return protocol.success(self._commands[name](arguments), request_id)
         except (EmuError, VhostUserError, OSError) as error:

@@ -46,7 +46,9 @@ class Flight:
             It has been resumed then, and has a new step; or it has failed, and has none.
         """
         connection = step.connection
-        task.started = now()
+        task.started = self._stage.timeline.begin(
+            step.phase, device_class=task.device_class, device=task.device
+        )
         task.answered = []
         try:
             if not connection.post(step.messages) and not connection.wants_write:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.strategies.timeline import now
 from vhost_user.payloads import VringState
 
 if TYPE_CHECKING:
@@ -25,18 +24,14 @@ def answer_in_lockstep(
         units: what each message counts for in the timeline.
     """
     exchange = step.connection.exchange
-    add = stage.timeline.add
+    timeline, device_class, device = stage.timeline, task.device_class, task.device
     replies: list[Reply | None] = []
     for message in step.messages:
-        start = now()
-        replies.append(exchange(message, stage.timeout))
         payload = message.request.payload
-        add(
-            step.phase,
-            start,
-            device_class=task.device_class,
-            device=task.device,
-            ring=payload.ring if isinstance(payload, VringState) else None,
-            units=units,
+        ring = payload.ring if isinstance(payload, VringState) else None
+        start = timeline.begin(step.phase, device_class=device_class, device=device, ring=ring)
+        replies.append(exchange(message, stage.timeout))
+        timeline.add(
+            step.phase, start, device_class=device_class, device=device, ring=ring, units=units
         )
     return replies

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from devices.procedure import Answer, Ask, Change, Phase
 from emu.strategies.base import Halt, Strategy
 from emu.strategies.lockstep import answer_in_lockstep
-from emu.strategies.timeline import now
 from vhost_user.errors import VhostUserError
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import VringState
@@ -75,7 +74,12 @@ class Qemu2021(Strategy):
 
     def _commit(self, task: Task, step: Change, stage: Stage) -> None:
         for edit in step.edits:
-            start = now()
+            start = stage.timeline.begin(
+                step.phase,
+                device_class=task.device_class,
+                device=task.device,
+                ring=edit.ring,
+            )
             stage.machine.apply([edit])
             stage.timeline.add(
                 step.phase,
@@ -120,7 +124,7 @@ class QemuNow(Qemu2021):
         return answer_in_lockstep(task, step._replace(messages=messages), stage)
 
     def _commit(self, task: Task, step: Change, stage: Stage) -> None:
-        start = now()
+        start = stage.timeline.begin(step.phase, device_class=task.device_class, device=task.device)
         stage.machine.apply(step.edits)
         stage.timeline.add(
             step.phase,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from devices.procedure import AwaitSwitchover, Change, Phase
 from emu.strategies.base import DeviceCost, Halt, Strategy
 from emu.strategies.flight import Flight
-from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +91,9 @@ def commit_together(tasks: Sequence[Task], stage: Stage) -> None:
             if isinstance(step, Change):
                 edits += step.edits
                 classes[task.device_class] = classes.get(task.device_class, 0) + len(step.edits)
-        start = now()
+        (start, *_) = [
+            stage.timeline.begin(phase, device_class=device_class) for device_class in classes
+        ]
         stage.machine.apply(edits)
         for device_class, count in classes.items():
             stage.timeline.add(phase, start, device_class=device_class, units=count)

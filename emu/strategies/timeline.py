@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from devices.procedure import Phase
+from emu.trace_events import MARK, PHASE_BEGIN, PHASE_END
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,7 +88,29 @@ class Timeline:
     def mark(self, name: str) -> int:
         """Record the time of something that happens now, and return it."""
         at = self.marks[name] = now()
+        if MARK.enabled:
+            MARK.emit(mark=name)
         return at
+
+    def begin(
+        self,
+        phase: Phase,
+        *,
+        device_class: str = "vm",
+        device: str = "",
+        ring: int | None = None,
+    ) -> int:
+        """The time at which a span begins, for `add`."""
+        if PHASE_BEGIN.enabled:
+            PHASE_BEGIN.emit(
+                side=phase.side,
+                phase=phase.value,
+                device_class=device_class,
+                device=device or None,
+                ring=ring,
+                in_blackout=self.in_blackout,
+            )
+        return now()
 
     def add(
         self,
@@ -105,12 +128,23 @@ class Timeline:
         self.spans.append(
             Span(device_class, device, ring, phase, start, end, units, self.in_blackout)
         )
+        if PHASE_END.enabled:
+            PHASE_END.emit(
+                side=phase.side,
+                phase=phase.value,
+                device_class=device_class,
+                device=device or None,
+                ring=ring,
+                in_blackout=self.in_blackout,
+                units=units,
+                us=(end - start) // 1000,
+            )
         return end
 
     @contextmanager
     def span(self, phase: Phase) -> Iterator[None]:
         """A span of the whole VM around a block."""
-        start = now()
+        start = self.begin(phase)
         try:
             yield
         finally:

@@ -57,11 +57,13 @@ def test_an_event_is_off_until_a_pattern_names_it(lines: tuple[int, Lines]) -> N
     assert [made.enabled, other.enabled] == [True, False]
     made.emit(device="blk0", ring=2)
     made.emit(device="blk0", ring=None)
-    (first, second) = read()
+    made.emit(device="it has gone", ring="")
+    first, second, third = read()
     match = _LINE.fullmatch(first)
     assert match
     assert match.groups() == ("A", "test_sent", " device=blk0 ring=2")
     assert second.endswith("test_sent device=blk0")
+    assert third.endswith('test_sent device="it has gone" ring=""')
 
 
 def test_a_pattern_holds_for_events_that_are_defined_later() -> None:

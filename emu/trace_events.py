@@ -1,0 +1,44 @@
+"""Trace events of the machine and the migration; `vhost_user.trace_events` has the protocol's."""
+
+from __future__ import annotations
+
+from vhost_user.tracing import event
+
+PHASE_BEGIN = event(
+    "migration_phase_begin",
+    *("side", "phase", "device_class", "device", "ring", "in_blackout"),
+    help="A device, or the whole VM, begins a phase of a stop or a start.",
+)
+PHASE_END = event(
+    "migration_phase_end",
+    *("side", "phase", "device_class", "device", "ring", "in_blackout", "units", "us"),
+    help="It ends; `units` are the rings or notifiers that it covered, `us` microseconds.",
+)
+MARK = event(
+    "migration_mark",
+    *("mark",),
+    help="A point in time that the downtime is computed from, such as `pause_start_ns`.",
+)
+STATUS = event(
+    "migration_status",
+    *("status", "error"),
+    help="A migration changes its status, as in QMP's event MIGRATION.",
+)
+ROUND = event(
+    "migration_round",
+    *("round", "remaining", "sent"),
+    help="A round of memory begins; `remaining` and `sent` are bytes.",
+)
+COMMIT = event(
+    "memory_commit",
+    *("host_notifiers", "guest_notifiers", "list_work", "us"),
+    help="The machine commits changes of ioeventfds and irqfds; `list_work` are the ioeventfds "
+    "that the commit compared.",
+)
+VCPUS = event(
+    "vcpus_state",
+    *("state",),
+    help="All vCPUs have been paused, or run again.",
+)
+QMP_COMMAND = event("qmp_command", *("name",), help="A monitor carries a command out.")
+QMP_EVENT = event("qmp_event", *("name", "data"), help="A monitor sends an event.")
