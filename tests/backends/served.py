@@ -23,6 +23,7 @@ from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import DeviceServer, listen
 from tests.backends.rig import Rig, RigRing, readable
+from tests.timeouts import TIMEOUT
 from vhost_user.frontend import FrontendConnection
 from vhost_user.virtio.blk import REQUEST_HEADER, VIRTIO_BLK_T_IN
 
@@ -204,7 +205,7 @@ class Served:
             done.set()
 
         self.loop.post(run)
-        assert done.wait(5)
+        assert done.wait(TIMEOUT)
 
     def close(self) -> None:
         assert self.loop.stop()
@@ -225,17 +226,17 @@ def program(
     )
     os.close(told)
     try:
-        assert readable(ready, 20)
-        assert os.read(ready, 1), process.communicate(timeout=5)[1].decode()
+        assert readable(ready, TIMEOUT)
+        assert os.read(ready, 1), process.communicate(timeout=TIMEOUT)[1].decode()
         yield process
         if process.poll() is None:
             process.terminate()
-        assert process.wait(10) == status
+        assert process.wait(TIMEOUT) == status
     finally:
         os.close(ready)
         if process.poll() is None:
             process.kill()
-            process.wait(10)
+            process.wait(TIMEOUT)
         assert process.stderr is not None
         process.stderr.close()
 

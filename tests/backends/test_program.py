@@ -20,7 +20,7 @@ import pytest
 from backends.stats import StatsReader
 from tests.backends.rig import Rig, readable
 from tests.backends.served import Blk, Net, pair, program
-from tests.timeouts import TIMEOUT
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from vhost_user.codec import HEADER, NEED_REPLY, VERSION
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import BackendRequest, Request
@@ -39,7 +39,9 @@ PROGRAMS = {"vhost-emu-blk": BLK, "vhost-emu-net": NET, "vhost-emu-serve": SERVE
 
 def fails(arguments: list[str], *, status: int | None = None) -> str:
     """The one line that the program ends with."""
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
     assert done.returncode == status if status else done.returncode > 0
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
@@ -71,7 +73,7 @@ def test_capabilities(arguments: list[str], kind: str) -> None:
             [*arguments, "--print-capabilities", *extra],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=PROGRAM_TIMEOUT,
             check=True,
         )
         capabilities = json.loads(done.stdout)
@@ -280,7 +282,7 @@ def test_sighup_measures_the_images_again(tmp_path: Path) -> None:
             kind.work(rig, 1)
             os.truncate(image, 2 * image.stat().st_size)
             process.send_signal(signal.SIGHUP)
-            assert readable(ours.fileno(), 5)
+            assert readable(ours.fileno(), TIMEOUT)
             said = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
             assert ours.recv(100) == said
         kind.work(rig, 2)

@@ -13,10 +13,10 @@ import pytest
 from bench import floor_program
 from bench.figures import Figure, duration, table
 from emu.machine.accel.registry import resolve
+from tests.timeouts import PROGRAM_TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "bench").glob("bench_*.py"))
-SECONDS = 40
 
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -26,7 +26,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=PROGRAM_TIMEOUT,
         check=False,
     )
 
@@ -78,7 +78,11 @@ def test_the_floor_measures_a_shape() -> None:
 def test_the_floor_says_what_is_no_shape(shape: str) -> None:
     """In one line, and with a status of its own."""
     done = subprocess.run(
-        [str(floor_program.build()), shape], capture_output=True, text=True, timeout=10, check=False
+        [str(floor_program.build()), shape],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stdout == ""

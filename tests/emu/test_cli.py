@@ -16,6 +16,7 @@ import pytest
 
 from emu import cli
 from emu.commands import validate
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ SMALL = (*SHAPE, "--accel", "soft")
 def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `emu` to its end."""
     return subprocess.run(
-        [*EMU, *arguments], capture_output=True, text=True, timeout=50, check=False
+        [*EMU, *arguments], capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
     )
 
 
@@ -91,7 +92,7 @@ def test_what_is_closed_takes_nothing_and_ends_nothing(closed: str) -> None:
     """A run goes on as if nobody looked."""
     command = f"{shlex.join([*EMU, 'conform', 'back-end', '--list'])} {closed}"
     result = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=50, check=False
+        ["sh", "-c", command], capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -146,7 +147,7 @@ def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
             process.wait(delay)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()
         process.wait()
@@ -233,7 +234,12 @@ def test_a_stderr_that_nobody_reads_does_not_end_a_run() -> None:
     for redirect in ("2>/dev/full", "2>&-"):
         command = " ".join([*EMU, "migrate", *SMALL, "--strategy", "split", redirect])
         result = subprocess.run(  # noqa: S602  redirections are the shell's
-            command, shell=True, stdout=subprocess.PIPE, text=True, timeout=50, check=False
+            command,
+            shell=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=PROGRAM_TIMEOUT,
+            check=False,
         )
         assert result.returncode == 0
         assert "lost 0, duplicated 0, corrupted 0" in result.stdout
@@ -253,7 +259,7 @@ def test_sigquit_leaves_nothing_either(tmp_path: Path) -> None:
         if line.startswith("boot"):
             break
     process.send_signal(signal.SIGQUIT)
-    rest = process.communicate(timeout=30)[1]
+    rest = process.communicate(timeout=TIMEOUT)[1]
     assert process.returncode == 128 + signal.SIGQUIT
     assert rest.strip().splitlines()[-1] == "emu: ended by SIGQUIT"
     assert list(tmp_path.iterdir()) == []

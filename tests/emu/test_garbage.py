@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +29,5 @@ def test_garbage_is_the_back_end_s_fault(monkeypatch: pytest.MonkeyPatch) -> Non
     garbage = dataclasses.replace(KINDS["blk"], back_end="tests.emu.garbage_backend")
     monkeypatch.setitem(cast("dict[str, DeviceKind]", KINDS), "blk", garbage)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    started = time.monotonic()
     with pytest.raises(EmuError, match=r"blk0.*GET_FEATURES"):
         migrate()
-    assert time.monotonic() - started < 20

@@ -9,6 +9,7 @@ import pytest
 
 from tests.mutants.catalogue import ROLES, ROOT, UNMUTATED, find
 from tests.mutants.trial import Finding, Subject, attempt
+from tests.timeouts import PROGRAM_TIMEOUT
 
 #: One or two of the large areas; each is caught within a second or two.
 FIXED = (
@@ -63,7 +64,9 @@ def test_a_program_that_does_not_start_is_found() -> None:
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The launcher, as a shell starts it."""
     argv = [sys.executable, "-m", "tests.mutants.launch", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False, cwd=ROOT
+    )
 
 
 def test_the_launcher_runs_the_program_with_its_arguments() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.timeouts import TIMEOUT
 from vhost_user.backend import BackendConnection
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import Disconnected, FrontendError, UsageError
@@ -40,7 +41,7 @@ def connected() -> tuple[BackendConnection, socket.socket]:
     )
     theirs.sendall(encode(R.SET_PROTOCOL_FEATURES, VERSION, U64(int(P.REPLY_ACK))))
     back.receive()
-    theirs.settimeout(5)
+    theirs.settimeout(TIMEOUT)
     return back, theirs
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user.backend_channel import Answer, BackendChannel
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import Disconnected, FrontendError, UsageError
@@ -33,7 +34,7 @@ def connected(protocol_features: ProtocolFeature) -> Ends:
     agreed = U64(int(protocol_features))
     session.feed(encode(FrontendRequest.SET_PROTOCOL_FEATURES, VERSION, agreed))
     mine, theirs = socket.socketpair()
-    theirs.settimeout(5)
+    theirs.settimeout(TIMEOUT)
     return BackendChannel(mine, session), theirs
 
 

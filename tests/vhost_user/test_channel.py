@@ -116,7 +116,7 @@ def test_a_silent_peer_meets_the_timeout(ends: tuple[Channel, Channel]) -> None:
     started = time.monotonic()
     with pytest.raises(DeadlineError, match=r"net0, GET_VRING_BASE: waited 0.05 s") as caught:
         ends[0].read(0.05, "GET_VRING_BASE")
-    assert 0.04 < time.monotonic() - started < 2
+    assert time.monotonic() - started > 0.04
     assert caught.value.waited == 0.05
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import PROGRAM_TIMEOUT
 from vhost_user import tracing
 from vhost_user.errors import UsageError
 
@@ -103,7 +104,7 @@ def test_a_process_that_is_started_traces_to_the_same_descriptor(
         env={**os.environ, **tracing.environment("child")},
         pass_fds=tracing.inherited_fds(),
         check=True,
-        timeout=60,
+        timeout=PROGRAM_TIMEOUT,
     )
     (line,) = read()
     assert line.endswith(" child test_child number=7")

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from tests.vhost_user.rings import Ring, guest_memory
 from vhost_user import eventfd
 from vhost_user.errors import BackendError, UsageError
@@ -159,7 +160,7 @@ while served < total:
         if device.publish():
             os.eventfd_write(call, 1)
     if served < total and not device.arm():
-        if not select.select([kick], [], [], 20)[0]:
+        if not select.select([kick], [], [], TIMEOUT)[0]:
             sys.exit(f"no kick, {served} of {total} served")
         os.eventfd_read(kick)
         device.disarm()
@@ -186,7 +187,7 @@ def test_two_processes_never_sleep_through_a_notification(event_idx: bool, size:
     asked: dict[int, tuple[int, int]] = {}  # head -> (buffer, serial number)
     places = list(range(size))
     sent = done = 0
-    deadline = time.monotonic() + 50
+    deadline = time.monotonic() + PROGRAM_TIMEOUT
     try:
         while done < total:
             while sent < total and driver.free >= 2:
@@ -204,12 +205,12 @@ def test_two_processes_never_sleep_through_a_notification(event_idx: bool, size:
                 done += 1
             assert time.monotonic() < deadline
             if done < total and (driver.free < 2 or sent == total) and not driver.arm():
-                assert select.select([call], [], [], 20)[0], f"no call, {done} of {total} done"
+                assert select.select([call], [], [], TIMEOUT)[0], f"no call, {done} of {total} done"
                 os.eventfd_read(call)
                 driver.disarm()
-        assert device.wait(20) == 0
+        assert device.wait(TIMEOUT) == 0
     finally:
         if device.poll() is None:
             device.kill()
-            device.wait(10)
+            device.wait(TIMEOUT)
         batch.close([kick, call, ram])

@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.timeouts import PROGRAM_TIMEOUT
 from vhost_user_conformance.back_end.cases import cases
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 PYTHON = shlex.quote(sys.executable)
 #: Seconds for all cases, of which there are hundreds, on a machine that has other work to do.
-LONGEST = 200
+LONGEST = 4 * PROGRAM_TIMEOUT
 
 
 def conform(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import PROGRAM_TIMEOUT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,7 +41,9 @@ BOTH = [
 def test_it_is_one_line(role: str, arguments: Sequence[str], status: int, text: str) -> None:
     """That says what to do."""
     argv = [sys.executable, "-m", "emu.cli", "conform", role, *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
     assert (done.returncode, done.stdout) == (status, "")
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1

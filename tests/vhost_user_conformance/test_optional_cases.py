@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.timeouts import PROGRAM_TIMEOUT
 from tests.vhost_user_conformance.puppet import Answer, Puppet
 from vhost_user.features import (
     SPEC,
@@ -218,7 +219,7 @@ def state_verdicts(folder: Path, mistake: str) -> dict[str, str]:
         argv,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=PROGRAM_TIMEOUT,
         check=False,
         env={**os.environ, "MISTAKE": mistake},
     )

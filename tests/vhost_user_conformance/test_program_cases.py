@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user.features import SPEC
 from vhost_user_conformance.back_end.cases.program import _answers, area
 from vhost_user_conformance.back_end.connection import BackEnd
@@ -40,7 +41,7 @@ class Bench:
             be.program = program
             if start:
                 program.start()
-                until = time.monotonic() + 10
+                until = time.monotonic() + TIMEOUT
                 while program.last_line != "ready":
                     assert time.monotonic() < until
                     time.sleep(0.01)  # a file that another program writes; nothing tells of it
@@ -145,6 +146,6 @@ def test_a_suite_that_is_killed_takes_the_second_program_along() -> None:
             second = psutil.Process(int(suite.stdout.readline()))
         finally:
             suite.kill()
-    _, alive = psutil.wait_procs([second], timeout=10)
+    _, alive = psutil.wait_procs([second], timeout=TIMEOUT)
     # Whoever has taken over an orphan may not have looked after it yet.
     assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)

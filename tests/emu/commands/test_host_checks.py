@@ -10,6 +10,7 @@ import pytest
 from emu.commands import host_checks
 from emu.machine.accel.registry import ACCELERATORS, resolve
 from tests.emu.test_cli import emu
+from tests.timeouts import PROGRAM_TIMEOUT
 
 
 def test_this_host_is_described() -> None:
@@ -34,7 +35,11 @@ def test_too_few_descriptors_are_no_success() -> None:
     program = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (512, 512)); "
     program += "import sys; sys.argv[1:] = ['doctor']; from emu.cli import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PROGRAM_TIMEOUT,
     )
     assert result.returncode == 1
     assert "emu: no VM can run here without open files" in result.stderr
@@ -53,7 +58,7 @@ def test_a_host_without_devices() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PROGRAM_TIMEOUT,
     )
     assert result.returncode == 0, result.stderr
     assert "--accel auto is soft here" in result.stdout

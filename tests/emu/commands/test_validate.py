@@ -18,6 +18,7 @@ from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import OptionError, PreflightError
 from emu.machine.accel.registry import resolve
+from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -240,7 +241,7 @@ def test_a_host_without_kvm_is_one_line_and_loses_nothing_else() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PROGRAM_TIMEOUT,
     )
     assert result.returncode == 1
     if "this build is without KVM" not in result.stderr:

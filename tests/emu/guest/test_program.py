@@ -232,7 +232,7 @@ def test_what_does_not_come_to_rest_in_time_is_lost(make_guest: MakeGuest) -> No
     assert guest.program.request_log().lost == 0
     begin = time.monotonic()
     assert guest.program.quiesce(0.05) == 16
-    assert 0.05 <= time.monotonic() - begin < 2
+    assert time.monotonic() - begin >= 0.05
     assert guest.program.request_log().lost == 16
     guest.settle()
     assert guest.program.quiesce(1.0) == 0

@@ -15,6 +15,7 @@ from emu.migration import clocks
 from emu.migration.clocks import DRIFT, Probe, estimate
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.timeline import now
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ _ways = st.integers(1, 50_000_000)
 @pytest.fixture
 def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
     """A stream."""
-    a, b = (MigrationStream(sock, deadline=2.0) for sock in socket.socketpair())
+    a, b = (MigrationStream(sock, deadline=TIMEOUT) for sock in socket.socketpair())
     yield a, b
     a.close()
     b.close()

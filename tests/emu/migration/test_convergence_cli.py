@@ -10,8 +10,12 @@ from tests.emu.test_cli import SMALL, emu
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: The guest writes much faster than it is sent, and would be down for too long.
-TOO_FAST = ("--dirty-rate", "100M", "--max-bandwidth", "20M", "--downtime-limit", "1ms")
+#: The guest writes faster than memory is sent; and where the host is too busy for that, the
+#: devices alone, with the latencies of 2021, take longer than the limit.
+TOO_FAST = (
+    *("--dirty-rate", "100M", "--max-bandwidth", "20M", "--downtime-limit", "1ms"),
+    *("--costs", "rfc2021"),
+)
 
 
 def test_a_migration_that_does_not_converge_is_given_up_with_its_reason() -> None:
@@ -44,13 +48,13 @@ def test_or_switches_over_and_says_that_it_did(tmp_path: Path) -> None:
 def test_a_slow_stop_is_expected_the_second_time(tmp_path: Path) -> None:
     """No rehearsal sees it; what it took goes with the VM, to the side that stops it next."""
     path = tmp_path / "out.json"
-    slow = ("--stop-time", "30ms", "-s", "prewired,qemu-2021", "--json", str(path))
+    slow = ("--stop-time", "100ms", "-s", "prewired,qemu-2021", "--json", str(path))
     result = emu("migrate", *SMALL, *slow)
     assert result.returncode == 0, result.stderr
     first, second = (run["precopy"] for run in json.loads(path.read_text())["runs"])
     devices = 4
-    assert first["expected_stop_ms"] < 30
-    assert 30 * devices * 0.9 < second["expected_stop_ms"]
+    assert first["expected_stop_ms"] < second["expected_stop_ms"]
+    assert 100 * devices * 0.9 < second["expected_stop_ms"]
 
 
 def test_a_rate_that_cannot_be_is_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 from emu.errors import MigrationError
 from emu.migration.endpoint import Listener, connect
 from emu.migration.stream import Kind, MigrationStream
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +23,9 @@ def test_connects(transport: str, tmp_path: Path) -> None:
     listener = Listener("tcp:127.0.0.1:0" if transport == "tcp" else f"unix:{tmp_path / 's'}")
     assert not listener.uri.endswith(":0")
     accepted: list[MigrationStream | None] = []
-    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=2.0)))
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
     thread.start()
-    source = connect(listener.uri, deadline=2.0)
+    source = connect(listener.uri, deadline=TIMEOUT)
     thread.join(5)
     assert accepted[0] is not None
     source.send(Kind.HELLO, b"x")
@@ -40,7 +41,7 @@ def test_cancel_ends_the_wait(tmp_path: Path) -> None:
     before = psutil.Process().num_fds()
     listener = Listener(f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []
-    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=2.0)))
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
     thread.start()
     listener.cancel()
     thread.join(5)

@@ -22,6 +22,7 @@ from emu.migration.stream import (
     MigrationStream,
     _after,
 )
+from tests.timeouts import TIMEOUT
 from vhost_user.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
     """Both ends of a stream."""
     a, b = socket.socketpair()
-    made = MigrationStream(a, deadline=2.0), MigrationStream(b, deadline=2.0)
+    made = MigrationStream(a, deadline=TIMEOUT), MigrationStream(b, deadline=TIMEOUT)
     yield made
     for end in made:
         end.close()

@@ -14,20 +14,21 @@ import psutil
 import pytest
 
 from emu.orchestrator.managed_process import ManagedProcess, await_end, end
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PATIENT = "import time, sys; sys.stderr.write('here\\n'); sys.stderr.flush(); time.sleep(60)"
+PATIENT = "import time, sys; sys.stderr.write('here\\n'); sys.stderr.flush(); time.sleep(1000)"
 DEAF = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-    "sys.stderr.write('deaf\\n'); sys.stderr.flush(); time.sleep(60)"
+    "sys.stderr.write('deaf\\n'); sys.stderr.flush(); time.sleep(1000)"
 )
 
 
 def start(code: str, log: Path) -> ManagedProcess:
     program = ManagedProcess("a program", [sys.executable, "-c", code], log=log)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT
     while not program.last_line() and program.running:
         assert time.monotonic() < deadline
         os.sched_yield()
@@ -50,9 +51,7 @@ def test_the_end_takes_programs_and_descriptors(tmp_path: Path) -> None:
 
 def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     program = start(DEAF, tmp_path / "log")
-    begin = time.monotonic()
     end([program], patience=0.2)
-    assert time.monotonic() - begin < 5
     assert not psutil.pid_exists(program.pid)
 
 
@@ -73,7 +72,7 @@ PARENT = """
 import os, signal, sys
 from pathlib import Path
 from emu.orchestrator.managed_process import ManagedProcess
-program = ManagedProcess("a program", [sys.executable, "-c", "import time; time.sleep(60)"],
+program = ManagedProcess("a program", [sys.executable, "-c", "import time; time.sleep(1000)"],
                   log=Path(sys.argv[1]))
 print(program.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -84,7 +83,7 @@ def test_one_whose_run_was_killed_ends_too(tmp_path: Path) -> None:
     """Nobody was left who could have ended it."""
     argv = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
     pid = int(subprocess.run(argv, capture_output=True, check=False).stdout)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         os.sched_yield()

@@ -32,7 +32,7 @@ def test_strategies_run_in_turn_back_and_forth() -> None:
     assert [(run.strategy, run.repeat) for run in report.runs] == plan.sequence
     for run in report.runs:
         assert run.downtime_ms is not None
-        assert 2 <= run.downtime_ms < 1000
+        assert run.downtime_ms >= 2
         assert run.commits == 6
         assert run.requests_in_flight_at_stop == 5
         assert run.precopy.rounds == 2

@@ -13,6 +13,7 @@ from emu.orchestrator.signals import SignalWatcher
 from emu.qmp import protocol
 from emu.qmp.client import MonitorClient
 from emu.qmp.server import MonitorServer
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,11 +40,11 @@ def test_it_drives_a_server(watcher: SignalWatcher) -> None:
     client = MonitorClient(ours, "VM A", watcher)
     client.negotiate(5)
     first, second = client.submit("x-one"), client.submit("x-one")
-    assert client.result(second, timeout=5) == {"n": 1}
+    assert client.result(second, timeout=TIMEOUT) == {"n": 1}
     server.emit("STOP", {"a": 1})
-    assert client.result(first, timeout=5) == {"n": 1}
+    assert client.result(first, timeout=TIMEOUT) == {"n": 1}
     with pytest.raises(CommandError, match=r"VM A: .*No space left on device"):
-        client.execute("x-refuse", timeout=5)
+        client.execute("x-refuse", timeout=TIMEOUT)
     assert [event.name for event in client.events] == ["STOP"]
     client.close()
     thread.join(5)
@@ -68,7 +69,7 @@ def test_a_peer_that_goes_is_named(watcher: SignalWatcher) -> None:
     request = client.submit("x-one")
     theirs.close()
     with pytest.raises(HangUpError, match="VM B"):
-        client.result(request, timeout=5)
+        client.result(request, timeout=TIMEOUT)
     client.close()
 
 
@@ -78,6 +79,6 @@ def test_what_is_no_answer_is_an_error(watcher: SignalWatcher) -> None:
     client = MonitorClient(ours, "VM B", watcher)
     theirs.sendall(protocol.encode({"return": {}}))
     with pytest.raises(MonitorError, match="no answer to anything"):
-        client.execute("x-one", timeout=5)
+        client.execute("x-one", timeout=TIMEOUT)
     theirs.close()
     client.close()

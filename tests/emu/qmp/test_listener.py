@@ -12,12 +12,11 @@ import pytest
 
 from emu.errors import PreflightError
 from emu.qmp.listener import MonitorListener
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-PATIENCE = 10.0
 
 
 class Client:
@@ -25,7 +24,7 @@ class Client:
 
     def __init__(self, path: Path) -> None:
         self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(PATIENCE)
+        self._sock.settimeout(TIMEOUT)
         self._sock.connect(str(path))
         self._lines = self._sock.makefile("rb")
 
@@ -68,7 +67,7 @@ def listener(tmp_path: Path) -> Iterator[MonitorListener]:
     assert not (tmp_path / "qmp").exists()
 
 
-def is_over(listener: MonitorListener, patience: float = PATIENCE) -> bool:
+def is_over(listener: MonitorListener, patience: float = TIMEOUT) -> bool:
     """Whether it says so in time."""
     return bool(select.select([listener.over_fd], [], [], patience)[0])
 
@@ -119,19 +118,19 @@ def test_close_waits_for_a_command_and_not_for_a_client(tmp_path: Path) -> None:
 
     def slow() -> None:
         began.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(TIMEOUT)
         done.set()
 
     listener = MonitorListener(tmp_path / "qmp", {"x-slow": slow})
     listener.start()
     client = greeted(tmp_path / "qmp")
     client.say("x-slow")
-    assert began.wait(PATIENCE)
+    assert began.wait(TIMEOUT)
     closing = threading.Thread(target=listener.close)
     closing.start()
     assert not done.is_set()
     go_on.set()
-    closing.join(PATIENCE)
+    closing.join(TIMEOUT)
     assert not closing.is_alive()
     assert done.is_set()
     client.close()

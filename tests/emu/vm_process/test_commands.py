@@ -14,6 +14,7 @@ from emu.qmp.client import MonitorClient
 from emu.vm_process.commands import VmControl, commands
 from tests.emu.fake_vm import FakeVm
 from tests.emu.sides import FAKE_VM
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def test_every_command_of_the_protocol_is_there(
     client, _ = vm
     methods = {name for name in vars(VmControl) if not name.startswith("_")} - {"close"}
     assert {handler.__name__ for handler in commands(FakeVm(lambda *_: None)).values()} == methods
-    listed = client.execute("query-commands", timeout=5)["value"]
+    listed = client.execute("query-commands", timeout=TIMEOUT)["value"]
     assert {"x-create", "migrate", "query-migrate", "quit"} <= {item["name"] for item in listed}
 
 
@@ -51,17 +52,17 @@ def test_arguments_are_checked_against_the_protocol(
     """Before the control sees them."""
     client, _ = vm
     with pytest.raises(CommandError, match="'uri', expected: string"):
-        client.execute("migrate-incoming", {"uri": 7}, timeout=5)
+        client.execute("migrate-incoming", {"uri": 7}, timeout=TIMEOUT)
     with pytest.raises(CommandError, match="'backends', expected: object"):
         client.execute(
             "x-create",
             {"name": "", "spec": {}, "accel": "", "costs": "", "load": "", "backends": []},
-            timeout=5,
+            timeout=TIMEOUT,
         )
 
 
 def test_it_ends_when_it_is_told_to(vm: tuple[MonitorClient, subprocess.Popen[bytes]]) -> None:
     """As QEMU does."""
     client, process = vm
-    client.execute("quit", timeout=5)
+    client.execute("quit", timeout=TIMEOUT)
     assert process.wait(10) == 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user.features import DIALECTS
 from vhost_user_conformance.back_end.connection import BackEnd, F
 from vhost_user_conformance.back_end.runner import BackEndRunner
@@ -47,7 +48,7 @@ def found(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], i
     argv = shlex.split(NET.replace("{socket}", str(folder / "s")))
     process = owned.enter_context(subprocess.Popen(argv))
     owned.callback(process.kill)
-    connect(folder / "s", patience=20, gone=lambda: "").close()
+    connect(folder / "s", patience=TIMEOUT, gone=lambda: "").close()
     return runner(folder, None), lambda: process.pid
 
 

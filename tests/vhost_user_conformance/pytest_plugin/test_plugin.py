@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user_conformance.peer.program import connect
 from vhost_user_conformance.target import cases_of
 
@@ -65,7 +66,7 @@ def listening(command: str, path: Path) -> Iterator[Path]:
     argv = shlex.split(command.replace("{socket}", str(path)))
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
         try:
-            connect(path, patience=20, gone=lambda: "").close()
+            connect(path, patience=TIMEOUT, gone=lambda: "").close()
             yield path
         finally:
             program.terminate()
