@@ -9,6 +9,7 @@ SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_us
 # Processes that run tests. Many tests wait, so a few more than processors are right.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+C_FILES := $(shell git ls-files "*.c" "*.h")
 
 .PHONY: help migrate sweep test test-all check format bench fault-matrix mutants peers peers-install docs clean
 
@@ -51,10 +52,12 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES)
 
 bench: $(STAMP)
 	@mkdir -p bench/results

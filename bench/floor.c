@@ -62,21 +62,18 @@ struct device {
 static struct device *devices;
 static int sockets, total_rings;
 
-static void die(const char *what)
-{
+static void die(const char *what) {
     fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
     exit(1);
 }
 
-static uint64_t now(void)
-{
+static uint64_t now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void write_all(int fd, const void *data, size_t size)
-{
+static void write_all(int fd, const void *data, size_t size) {
     for (const char *at = data; size;) {
         ssize_t n = write(fd, at, size);
         if (n <= 0)
@@ -86,28 +83,24 @@ static void write_all(int fd, const void *data, size_t size)
     }
 }
 
-static void read_all(int fd, void *data, size_t size)
-{
+static void read_all(int fd, void *data, size_t size) {
     if (recv(fd, data, size, MSG_WAITALL) != (ssize_t)size)
         die("recv");
 }
 
-static void signal_fd(int fd)
-{
+static void signal_fd(int fd) {
     uint64_t one = 1;
     write_all(fd, &one, sizeof one);
 }
 
-static void watch(int epoll, int fd, uint64_t tag)
-{
+static void watch(int epoll, int fd, uint64_t tag) {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag};
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event))
         die("epoll_ctl");
 }
 
 /* Back-end: takes the whole messages of the inbox, with one write for all of their replies. */
-static void answer(struct device *device)
-{
+static void answer(struct device *device) {
     struct state in, out[INBOX / sizeof(struct state)];
     size_t at = 0, replies = 0;
     while (device->have - at >= sizeof in) {
@@ -133,8 +126,7 @@ static void answer(struct device *device)
 }
 
 /* Back-end: answers requests, and calls for every kick. Ends when the front-end has gone. */
-static void serve(int which)
-{
+static void serve(int which) {
     struct epoll_event events[EVENTS];
     int epoll = epoll_create1(0);
     for (int d = which; d < sockets; d += BACKENDS) {
@@ -165,13 +157,11 @@ static void serve(int which)
     }
 }
 
-static struct state state(uint32_t request, int ring, uint32_t num)
-{
+static struct state state(uint32_t request, int ring, uint32_t num) {
     return (struct state){request, VERSION, 8, (uint32_t)ring, num};
 }
 
-static uint64_t stop_lockstep(void)
-{
+static uint64_t stop_lockstep(void) {
     uint64_t start = now();
     for (int d = 0; d < sockets; d++)
         for (int r = 0; r < devices[d].rings; r++) {
@@ -182,8 +172,7 @@ static uint64_t stop_lockstep(void)
     return now() - start;
 }
 
-static void send_all(uint32_t request)
-{
+static void send_all(uint32_t request) {
     struct state batch[MAX_RINGS];
     for (int d = 0; d < sockets; d++) {
         for (int r = 0; r < devices[d].rings; r++)
@@ -192,8 +181,7 @@ static void send_all(uint32_t request)
     }
 }
 
-static uint64_t stop_in_flight(void)
-{
+static uint64_t stop_in_flight(void) {
     struct state batch[MAX_RINGS];
     uint64_t start = now();
     send_all(GET_VRING_BASE);
@@ -202,17 +190,18 @@ static uint64_t stop_in_flight(void)
     return now() - start;
 }
 
-static uint64_t activate(void)
-{
+static uint64_t activate(void) {
     struct activation batch[MAX_RINGS];
     struct state ack;
     uint64_t start = now();
     for (int d = 0; d < sockets; d++) {
         for (int r = 0; r < devices[d].rings; r++) {
             batch[r].base = state(SET_VRING_BASE, r, 7);
-            batch[r].addr = (struct addr){.request = SET_VRING_ADDR, .flags = VERSION,
+            batch[r].addr = (struct addr){.request = SET_VRING_ADDR,
+                                          .flags = VERSION,
                                           .size = sizeof(struct addr) - HEADER,
-                                          .index = (uint32_t)r, .desc = (uint64_t)r << 12};
+                                          .index = (uint32_t)r,
+                                          .desc = (uint64_t)r << 12};
             batch[r].enable = state(SET_VRING_ENABLE, r, 1);
         }
         batch[devices[d].rings - 1].enable.flags |= NEED_REPLY;
@@ -223,8 +212,7 @@ static uint64_t activate(void)
     return now() - start;
 }
 
-static uint64_t start_all(int epoll)
-{
+static uint64_t start_all(int epoll) {
     struct epoll_event events[EVENTS];
     uint64_t start = now();
     send_all(SET_VRING_BASE);
@@ -244,20 +232,17 @@ static uint64_t start_all(int epoll)
     return now() - start;
 }
 
-static int ascending(const void *a, const void *b)
-{
+static int ascending(const void *a, const void *b) {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return x < y ? -1 : x > y;
 }
 
-static unsigned long long median(uint64_t *values)
-{
+static unsigned long long median(uint64_t *values) {
     qsort(values, ROUNDS, sizeof *values, ascending);
     return values[ROUNDS / 2];
 }
 
-static void add_device(int rings)
-{
+static void add_device(int rings) {
     struct device *device = &devices[sockets++];
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
@@ -274,21 +259,21 @@ static void add_device(int rings)
     }
 }
 
-static void add_devices(const char *shape)
-{
+static void add_devices(const char *shape) {
     int count, rings, end = 0;
     if (sscanf(shape, "%dx%d%n", &count, &rings, &end) != 2 || shape[end] || rings < 1 ||
         rings > MAX_RINGS || count < 1 || count > MAX_SOCKETS - sockets) {
-        fprintf(stderr, "floor: %s is no shape: write SOCKETSxRINGS, %d sockets with %d rings at "
-                        "the most\n", shape, MAX_SOCKETS, MAX_RINGS);
+        fprintf(stderr,
+                "floor: %s is no shape: write SOCKETSxRINGS, %d sockets with %d rings at "
+                "the most\n",
+                shape, MAX_SOCKETS, MAX_RINGS);
         exit(2);
     }
     while (count--)
         add_device(rings);
 }
 
-static int fork_backends(void)
-{
+static int fork_backends(void) {
     int count = sockets < BACKENDS ? sockets : BACKENDS;
     pid_t parent = getpid();
     for (int which = 0; which < count; which++) {
@@ -307,8 +292,7 @@ static int fork_backends(void)
     return count;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     static uint64_t lockstep[ROUNDS], inflight[ROUNDS], activation[ROUNDS], start[ROUNDS];
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);

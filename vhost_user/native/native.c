@@ -24,7 +24,7 @@ int vu_eventfd_create(int count, int flags, int *fds) {
     return 0;
 }
 
-/* Adds 1 to each. EAGAIN means that a counter is full, and so readable: the signal is there. */
+/* Adds 1 to each. EAGAIN means that the counter is full: it is readable, so nothing is lost. */
 int vu_eventfd_signal(const int *fds, int count) {
     const uint64_t one = 1;
     int first = 0;
@@ -40,7 +40,7 @@ int vu_eventfd_signal(const int *fds, int count) {
     return first;
 }
 
-/* Reads each counter and sets it to zero; 0 for one that was not signalled. */
+/* Reads each counter and resets it; the value is 0 where nothing was signalled. */
 int vu_eventfd_drain(const int *fds, int count, uint64_t *values) {
     int first = 0;
     for (int i = 0; i < count; i++) {
@@ -58,14 +58,14 @@ int vu_eventfd_drain(const int *fds, int count, uint64_t *values) {
 
 int vu_close(const int *fds, int count) {
     int first = 0;
-    for (int i = 0; i < count; i++) /* after EINTR the descriptor is gone all the same: no retry */
+    for (int i = 0; i < count; i++) /* the descriptor is closed after EINTR as well: no retry */
         if (close(fds[i]) < 0 && errno != EINTR && !first)
             first = errno;
     return first;
 }
 
-/* Marks the pages of [gpa, gpa + length). Others may mark bits of the same byte at the same time,
-   in other processes too. Nothing is marked, and the result is EINVAL, when the log is too short. */
+/* Sets the bits of the pages of [gpa, gpa + length), atomically: other threads and processes may set
+   bits of the same byte. Returns EINVAL, and sets none, when the log is too short. */
 int vu_log_mark(uint8_t *log, uint64_t log_bytes, uint64_t gpa, uint64_t length) {
     uint64_t last_byte = gpa + length - 1;
     if (length == 0)
@@ -83,14 +83,14 @@ int vu_log_mark(uint8_t *log, uint64_t log_bytes, uint64_t gpa, uint64_t length)
     return 0;
 }
 
-/* Takes all bits of `count` words and gives them as runs (first page, pages), two words each; the
-   first bit stands for `first_page`. Stops when another word might not fit into `runs`, and
-   returns how many words it has taken, so that the caller can go on from there. */
+/* Reads and clears the bits of `count` words, and stores them as runs (first page, pages), two
+   words each; bit 0 is `first_page`. Stops when the runs of another word might not fit into `runs`.
+   Returns how many words it has read, so that the caller can continue there. */
 size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64_t *runs,
                       size_t max_runs, size_t *run_count) {
     size_t n = 0, i;
     for (i = 0; i < count && n + 32 <= max_runs; i++) {
-        /* look first: an exchange would make a page of a sparse log out of a hole */
+        /* an exchange would allocate the page of a hole in a sparse log: read first */
         if (!__atomic_load_n(&words[i], __ATOMIC_RELAXED))
             continue;
         uint64_t taken = __atomic_exchange_n(&words[i], 0, __ATOMIC_SEQ_CST);
@@ -100,7 +100,7 @@ size_t vu_log_harvest(uint64_t *words, size_t count, uint64_t first_page, uint64
         uint64_t base = first_page + i * 64;
         while (taken) {
             unsigned start = (unsigned)__builtin_ctzll(taken);
-            uint64_t gaps = ~(taken >> start); /* the lowest one: where the run ends */
+            uint64_t gaps = ~(taken >> start); /* its lowest bit is where the run ends */
             unsigned pages = gaps ? (unsigned)__builtin_ctzll(gaps) : 64;
             if (n && runs[2 * n - 2] + runs[2 * n - 1] == base + start) {
                 runs[2 * n - 1] += pages;

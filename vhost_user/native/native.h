@@ -3,8 +3,8 @@
 /* memory */
 void vu_fence(void);
 
-/* many descriptors in one call; a failure of one does not keep the others from their turn, and the
-   result is 0 or the errno of the first failure */
+/* many descriptors in one call: all are tried, whichever fail; the result is 0 or the errno of the
+   first failure */
 int vu_eventfd_create(int count, int flags, int *fds);
 int vu_eventfd_signal(const int *fds, int count);
 int vu_eventfd_drain(const int *fds, int count, uint64_t *values);

@@ -1,5 +1,5 @@
-/* SHA-256 (FIPS 180-4), the compression of whole blocks only: its state is the caller's memory, so
-   that it can lie in a guest's RAM and go on in another process after a migration. */
+/* SHA-256 (FIPS 180-4), the compression of whole blocks only. The state is in the caller's memory:
+   it can be in a guest's RAM, and continue in another process after a migration. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -36,10 +36,10 @@ static void compress(uint32_t *state, const uint8_t *block) {
     uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
     uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
     for (int t = 0; t < 64; t++) {
-        uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) +
-                      K[t] + w[t];
-        uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
-                      ((a & b) ^ (a & c) ^ (b & c));
+        uint32_t t1 =
+            h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + K[t] + w[t];
+        uint32_t t2 =
+            (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
         h = g, g = f, f = e, e = d + t1;
         d = c, c = b, b = a, a = t1 + t2;
     }

@@ -9,8 +9,8 @@
 
 #include "native.h"
 
-/* A userfaultfd for missing pages of shared memory. System calls fault, too, so one that is good
-   for user space only would not do. */
+/* A userfaultfd for missing pages of shared memory. System calls fault there as well, so
+   UFFD_USER_MODE_ONLY is not enough. */
 int vu_uffd_open(void) {
 #ifdef SYS_userfaultfd
     struct uffdio_api api = {.api = UFFD_API};
@@ -31,20 +31,20 @@ int vu_uffd_open(void) {
 #endif
 }
 
-/* From now on whoever touches a missing page there waits until somebody has brought it. */
+/* From now on an access to a missing page of the range waits until the page has been copied. */
 int vu_uffd_watch(int fd, uint64_t address, uint64_t length) {
-    struct uffdio_register range = {
-        .range = {.start = address, .len = length}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct uffdio_register range = {.range = {.start = address, .len = length},
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING};
     return ioctl(fd, UFFDIO_REGISTER, &range) ? errno : 0;
 }
 
-/* Nobody waits there any more; those who do are woken. */
+/* Accesses to the range do not wait any more; the threads that wait are woken. */
 int vu_uffd_unwatch(int fd, uint64_t address, uint64_t length) {
     struct uffdio_range range = {.start = address, .len = length};
     return ioctl(fd, UFFDIO_UNREGISTER, &range) ? errno : 0;
 }
 
-/* Returns when all pages of [bytes, bytes + length) are there. */
+/* Returns when all pages of [bytes, bytes + length) are present. */
 void vu_touch(const uint8_t *bytes, size_t length, size_t page) {
     const volatile uint8_t *end = bytes + length, *at = bytes;
     while (at < end) {

@@ -31,6 +31,7 @@
 
 #include "kvm.h"
 
+// clang-format off
 __asm__(
     ".section .rodata\n"
     ".balign 64\n"
@@ -137,3 +138,4 @@ __asm__(
     "  jmp 6b\n"
     "vk_guest_end:\n"
     ".text\n");
+// clang-format on

@@ -74,21 +74,18 @@ struct vk_machine {
 
 static int failed(void) { return errno ? -errno : -EIO; }
 
-static long futex(void *word, int op, unsigned value, const struct timespec *timeout)
-{
+static long futex(void *word, int op, unsigned value, const struct timespec *timeout) {
     return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
 }
 
-static uint64_t now_ns(void)
-{
+static uint64_t now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* Wait until the word is `wanted`, or at least that; -ETIMEDOUT after the deadline. */
-static int await(_Atomic unsigned *word, unsigned wanted, int at_least, uint64_t deadline)
-{
+static int await(_Atomic unsigned *word, unsigned wanted, int at_least, uint64_t deadline) {
     for (;;) {
         unsigned value = atomic_load(word);
         uint64_t now;
@@ -108,8 +105,7 @@ static void on_kick(int number) { (void)number; }
 
 /* -- /dev/kvm */
 
-int vk_api(void)
-{
+int vk_api(void) {
     int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), version;
     if (fd < 0)
         return failed();
@@ -119,8 +115,7 @@ int vk_api(void)
     return version;
 }
 
-int vk_capability(int number)
-{
+int vk_capability(int number) {
     int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), value;
     if (fd < 0)
         return failed();
@@ -132,8 +127,7 @@ int vk_capability(int number)
 
 /* -- the machine. A closed one is NULL: every call fails or does nothing. */
 
-vk_machine *vk_open(int *error)
-{
+vk_machine *vk_open(int *error) {
     vk_machine *m = calloc(1, sizeof *m);
     struct sigaction action;
     int size;
@@ -165,8 +159,7 @@ fail:
     return NULL;
 }
 
-void vk_close(vk_machine *m)
-{
+void vk_close(vk_machine *m) {
     uint32_t i;
     if (m == NULL)
         return;
@@ -184,8 +177,7 @@ void vk_close(vk_machine *m)
     free(m);
 }
 
-int vk_memory(vk_machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host, int log)
-{
+int vk_memory(vk_machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host, int log) {
     if (m == NULL)
         return -EBADF;
     struct kvm_userspace_memory_region region = {
@@ -198,8 +190,7 @@ int vk_memory(vk_machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *h
     return ioctl(m->fd, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? failed() : 0;
 }
 
-int vk_dirty_log(vk_machine *m, uint32_t slot, void *bitmap)
-{
+int vk_dirty_log(vk_machine *m, uint32_t slot, void *bitmap) {
     if (m == NULL)
         return -EBADF;
     struct kvm_dirty_log log = {.slot = slot};
@@ -208,8 +199,7 @@ int vk_dirty_log(vk_machine *m, uint32_t slot, void *bitmap)
 }
 
 int vk_ioeventfds(vk_machine *m, const struct kvm_ioeventfd *list, size_t count, int assign,
-                  size_t *done)
-{
+                  size_t *done) {
     if (m == NULL)
         return -EBADF;
     for (*done = 0; *done < count; ++*done) {
@@ -222,8 +212,7 @@ int vk_ioeventfds(vk_machine *m, const struct kvm_ioeventfd *list, size_t count,
     return 0;
 }
 
-int vk_irqfds(vk_machine *m, const vk_irqfd *list, size_t count, int assign, size_t *done)
-{
+int vk_irqfds(vk_machine *m, const vk_irqfd *list, size_t count, int assign, size_t *done) {
     if (m == NULL)
         return -EBADF;
     for (*done = 0; *done < count; ++*done) {
@@ -238,8 +227,7 @@ int vk_irqfds(vk_machine *m, const vk_irqfd *list, size_t count, int assign, siz
     return 0;
 }
 
-int vk_routes(vk_machine *m, const vk_route *list, size_t count)
-{
+int vk_routes(vk_machine *m, const vk_route *list, size_t count) {
     if (m == NULL)
         return -EBADF;
     struct kvm_irq_routing *table =
@@ -265,8 +253,7 @@ int vk_routes(vk_machine *m, const vk_route *list, size_t count)
     return result;
 }
 
-int vk_interrupt(vk_machine *m, uint32_t index, uint32_t vector)
-{
+int vk_interrupt(vk_machine *m, uint32_t index, uint32_t vector) {
     if (m == NULL)
         return -EBADF;
     struct kvm_msi msi = {
@@ -277,15 +264,13 @@ int vk_interrupt(vk_machine *m, uint32_t index, uint32_t vector)
     return ioctl(m->fd, KVM_SIGNAL_MSI, &msi) < 0 ? failed() : 0;
 }
 
-void vk_take(void *words, uint64_t *taken, size_t count)
-{
+void vk_take(void *words, uint64_t *taken, size_t count) {
     size_t i;
     for (i = 0; i < count; i++)
         taken[i] = atomic_exchange((_Atomic uint64_t *)words + i, 0);
 }
 
-void vk_put_back(void *words, const uint64_t *taken, size_t count)
-{
+void vk_put_back(void *words, const uint64_t *taken, size_t count) {
     size_t i;
     for (i = 0; i < count; i++)
         atomic_fetch_or((_Atomic uint64_t *)words + i, taken[i]);
@@ -293,8 +278,7 @@ void vk_put_back(void *words, const uint64_t *taken, size_t count)
 
 /* -- vCPUs */
 
-static int set_cpuid(vk_machine *m)
-{
+static int set_cpuid(vk_machine *m) {
     struct kvm_cpuid2 *table =
         calloc(1, sizeof *table + CPUID_ENTRIES * sizeof(struct kvm_cpuid_entry2));
     uint32_t i, k;
@@ -321,8 +305,7 @@ static int set_cpuid(vk_machine *m)
     return result;
 }
 
-int vk_vcpus(vk_machine *m, uint32_t count)
-{
+int vk_vcpus(vk_machine *m, uint32_t count) {
     if (m == NULL)
         return -EBADF;
     /* Identifiers above 254 need this. */
@@ -356,14 +339,13 @@ int vk_vcpus(vk_machine *m, uint32_t count)
     return set_cpuid(m);
 }
 
-int vk_begin(vk_machine *m, uint32_t index, const vk_start *start)
-{
+int vk_begin(vk_machine *m, uint32_t index, const vk_start *start) {
     if (m == NULL)
         return -EBADF;
-    struct kvm_segment code = {.limit = ~0u, .selector = start->code, .type = 11, .present = 1,
-                               .s = 1, .l = 1, .g = 1};
-    struct kvm_segment data = {.limit = ~0u, .selector = start->data, .type = 3, .present = 1,
-                               .s = 1, .db = 1, .g = 1};
+    struct kvm_segment code = {
+        .limit = ~0u, .selector = start->code, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+    struct kvm_segment data = {
+        .limit = ~0u, .selector = start->data, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
     struct kvm_mp_state mp = {.mp_state = KVM_MP_STATE_RUNNABLE};
     struct kvm_regs regs = {.rip = start->rip, .rsp = start->rsp, .rdi = start->rdi, .rflags = 2};
     struct kvm_sregs sregs;
@@ -390,16 +372,14 @@ int vk_begin(vk_machine *m, uint32_t index, const vk_start *start)
 }
 
 /* The vCPU leaves guest code; the last one wakes the thread that pauses. */
-static void leave(vk_machine *m, vcpu *v)
-{
+static void leave(vk_machine *m, vcpu *v) {
     atomic_store(&v->inside, 0);
     if (atomic_fetch_sub(&m->running, 1) == 1 && atomic_load(&m->paused))
         futex(&m->running, FUTEX_WAKE, INT_MAX, NULL);
 }
 
 /* Count a vCPU that enters for the first time since the last resume. */
-static void count_entry(vk_machine *m, vcpu *v)
-{
+static void count_entry(vk_machine *m, vcpu *v) {
     unsigned round = atomic_load(&m->round);
     if (atomic_exchange(&v->round, round) != round &&
         atomic_fetch_add(&m->entered, 1) + 1 >= m->count)
@@ -407,8 +387,7 @@ static void count_entry(vk_machine *m, vcpu *v)
 }
 
 /* Enter guest code; 0 when the vCPU's thread is to end. */
-static int enter(vk_machine *m, vcpu *v)
-{
+static int enter(vk_machine *m, vcpu *v) {
     for (;;) {
         if (atomic_load(&m->stopping) || atomic_load(&v->ended))
             return 0;
@@ -425,8 +404,7 @@ static int enter(vk_machine *m, vcpu *v)
     }
 }
 
-static void describe_failure(vcpu *v, int error, vk_exit *out)
-{
+static void describe_failure(vcpu *v, int error, vk_exit *out) {
     struct kvm_regs regs;
     out->reason = VK_FAILED;
     out->kernel_reason = error ? 0 : v->run->exit_reason;
@@ -436,8 +414,7 @@ static void describe_failure(vcpu *v, int error, vk_exit *out)
 }
 
 /* Whether KVM_RUN returned for a write that no ioeventfd takes. */
-static int describe_write(const struct kvm_run *run, vk_exit *out)
-{
+static int describe_write(const struct kvm_run *run, vk_exit *out) {
     if (run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write) {
         out->address = run->mmio.phys_addr;
         out->length = run->mmio.len;
@@ -456,8 +433,7 @@ static int describe_write(const struct kvm_run *run, vk_exit *out)
 /* A vCPU that was paused is to run again as soon as possible, for microseconds. The scheduler runs a
  * thread with short slices sooner (since Linux 6.12; older kernels ignore the request).
  */
-static void ask_for_short_slices(void)
-{
+static void ask_for_short_slices(void) {
     struct {
         uint32_t size, policy;
         uint64_t flags;
@@ -468,8 +444,7 @@ static void ask_for_short_slices(void)
     syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
-int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
-{
+int vk_run(vk_machine *m, uint32_t index, vk_exit *out) {
     if (m == NULL)
         return -EBADF;
     vcpu *v = &m->vcpus[index];
@@ -494,8 +469,7 @@ int vk_run(vk_machine *m, uint32_t index, vk_exit *out)
     return 0;
 }
 
-void vk_thread_ends(vk_machine *m, uint32_t index)
-{
+void vk_thread_ends(vk_machine *m, uint32_t index) {
     if (m == NULL)
         return;
     vcpu *v = &m->vcpus[index];
@@ -509,8 +483,7 @@ void vk_thread_ends(vk_machine *m, uint32_t index)
     }
 }
 
-void vk_end(vk_machine *m, uint32_t index)
-{
+void vk_end(vk_machine *m, uint32_t index) {
     if (m == NULL)
         return;
     vcpu *v = &m->vcpus[index];
@@ -521,8 +494,7 @@ void vk_end(vk_machine *m, uint32_t index)
     futex(&m->paused, FUTEX_WAKE, INT_MAX, NULL);
 }
 
-static void kick_inside(vk_machine *m)
-{
+static void kick_inside(vk_machine *m) {
     pid_t process = getpid();
     uint32_t i;
     for (i = 0; i < m->count; i++)
@@ -532,8 +504,7 @@ static void kick_inside(vk_machine *m)
             syscall(SYS_tgkill, process, atomic_load(&m->vcpus[i].thread), KICK_SIGNAL);
 }
 
-int vk_pause(vk_machine *m, uint64_t timeout_ns)
-{
+int vk_pause(vk_machine *m, uint64_t timeout_ns) {
     if (m == NULL)
         return 0;
     atomic_store(&m->paused, 1);
@@ -541,8 +512,7 @@ int vk_pause(vk_machine *m, uint64_t timeout_ns)
     return await(&m->running, 0, 0, now_ns() + timeout_ns);
 }
 
-int vk_resume(vk_machine *m, uint64_t timeout_ns)
-{
+int vk_resume(vk_machine *m, uint64_t timeout_ns) {
     if (m == NULL)
         return 0;
     if (!atomic_load(&m->paused))
@@ -554,8 +524,7 @@ int vk_resume(vk_machine *m, uint64_t timeout_ns)
     return await(&m->entered, m->count, 1, now_ns() + timeout_ns);
 }
 
-void vk_stop(vk_machine *m)
-{
+void vk_stop(vk_machine *m) {
     if (m == NULL)
         return;
     atomic_store(&m->stopping, 1);
@@ -569,8 +538,7 @@ void vk_stop(vk_machine *m)
 size_t vk_state_size(void) { return sizeof(vcpu_state); }
 
 /* What changes only while the vCPU runs. */
-static int read_registers(vcpu *v, vcpu_state *s)
-{
+static int read_registers(vcpu *v, vcpu_state *s) {
     if (v->synced) {
         s->regs = v->run->s.regs.regs;
         s->sregs = v->run->s.regs.sregs;
@@ -582,8 +550,7 @@ static int read_registers(vcpu *v, vcpu_state *s)
 }
 
 /* An interrupt may come at any time, so the rest is read each time. */
-int vk_save(vk_machine *m, uint32_t index, void *state)
-{
+int vk_save(vk_machine *m, uint32_t index, void *state) {
     if (m == NULL)
         return -EBADF;
     vcpu *v = &m->vcpus[index];
@@ -598,16 +565,15 @@ int vk_save(vk_machine *m, uint32_t index, void *state)
     return 0;
 }
 
-#define SET(part, request)                                                                   \
-    if (!v->known || memcmp(&v->state.part, &s->part, sizeof s->part) != 0) {                \
-        if (ioctl(v->fd, request, &s->part) < 0)                                             \
-            return failed();                                                                 \
-        ++*set;                                                                              \
+#define SET(part, request)                                                                         \
+    if (!v->known || memcmp(&v->state.part, &s->part, sizeof s->part) != 0) {                      \
+        if (ioctl(v->fd, request, &s->part) < 0)                                                   \
+            return failed();                                                                       \
+        ++*set;                                                                                    \
     }
 
 /* Set what the kernel does not have already. SREGS switches the x2APIC on, so it comes first. */
-static int write_state(vcpu *v, vcpu_state *s, uint32_t *set)
-{
+static int write_state(vcpu *v, vcpu_state *s, uint32_t *set) {
     v->synced = 0;
     SET(sregs, KVM_SET_SREGS)
     SET(regs, KVM_SET_REGS)
@@ -619,8 +585,7 @@ static int write_state(vcpu *v, vcpu_state *s, uint32_t *set)
     return 0;
 }
 
-int vk_load(vk_machine *m, uint32_t index, const void *state, uint32_t *set)
-{
+int vk_load(vk_machine *m, uint32_t index, const void *state, uint32_t *set) {
     if (m == NULL)
         return -EBADF;
     vcpu_state s;

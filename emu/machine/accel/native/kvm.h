@@ -60,7 +60,8 @@ int vk_vcpus(vk_machine *m, uint32_t count);
 int vk_begin(vk_machine *m, uint32_t index, const vk_start *start);
 /* A vCPU's thread stays in here. After a write it is at a safe point only once it calls again. */
 int vk_run(vk_machine *m, uint32_t index, vk_exit *exit);
-void vk_thread_ends(vk_machine *m, uint32_t index); /* by its thread: it will not call vk_run again */
+void vk_thread_ends(vk_machine *m,
+                    uint32_t index); /* by its thread: it will not call vk_run again */
 void vk_end(vk_machine *m, uint32_t index);    /* have vk_run return VK_STOPPED */
 int vk_pause(vk_machine *m, uint64_t timeout_ns);
 int vk_resume(vk_machine *m, uint64_t timeout_ns);
