@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 HEAD = struct.Struct("=III")
 #: Flags of SET_CONFIG: the guest writes, or a migration restores the space.
 GUEST, MIGRATION = 0, 1
-#: Bytes that each class of device has had from the beginning (virtio 1.3: 5.2.4, 5.1.4, 5.11.4).
+#: Bytes of the first version of each class of device (virtio 1.3: 5.2.4, 5.1.4, 5.11.4).
 _FIRST = {"blk": 36, "net": 10, "fs": 40}
 
 
 def asked(offset: int, size: int, *, flags: int = GUEST, data: bytes | None = None) -> bytes:
-    """A configuration payload: ``data`` is what follows the head, as many bytes unless told."""
+    """A configuration payload; ``data`` follows its header, ``size`` zeroes by default."""
     return HEAD.pack(offset, size, flags) + (bytes(size) if data is None else data)
 
 
 def contents(reply: Message, offset: int, size: int) -> bytes:
-    """The bytes of a reply to such a request; none when it is an empty one.
+    """The bytes of a reply to such a request; none if it is empty.
 
     Raises:
-        Failed: the reply is neither empty nor as long as the request, or tells of another place.
+        Failed: the reply is neither empty nor as long as the request, or is about other bytes.
     """
     if not reply.payload:
         return b""
@@ -50,7 +50,7 @@ def read(be: BackEnd, offset: int, size: int) -> bytes:
     """These bytes of the space.
 
     Raises:
-        Failed: it does not give them.
+        Failed: it does not return them.
     """
     data = contents(be.ask(F.GET_CONFIG, asked(offset, size)), offset, size)
     check(data, f"{size} bytes at offset {offset}", "an empty reply")
@@ -58,12 +58,12 @@ def read(be: BackEnd, offset: int, size: int) -> bytes:
 
 
 def whole_of(be: BackEnd) -> bytes:
-    """What every device of its class has."""
+    """The bytes that each device of its class has."""
     return read(be, 0, _FIRST.get(be.device, 8))
 
 
 def spoils_nothing(be: BackEnd, number: F, payload: bytes) -> None:
-    """Say this, and leave: the next front-end finds the same configuration."""
+    """Send this and disconnect: the next front-end reads the same configuration."""
     be.agree()
     whole = whole_of(be)
     be.tell(number, payload)

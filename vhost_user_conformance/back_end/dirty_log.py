@@ -22,7 +22,7 @@ def ready(
 
 
 def switched_on(be: BackEnd, *rings: TestRing, flag: bool = True) -> DirtyLog:
-    """Switch the log on as QEMU does: base, LOG_ALL, the rings' flag. It is empty then.
+    """Switch logging on as QEMU does: base, LOG_ALL, the rings' flag. The log is empty then.
 
     Raises:
         Unsupported: VHOST_F_LOG_ALL is not offered.
@@ -39,11 +39,11 @@ def switched_on(be: BackEnd, *rings: TestRing, flag: bool = True) -> DirtyLog:
 
 
 def pages_of(log: DirtyLog) -> set[int]:
-    """The pages that are marked; they are not any more then."""
+    """The pages whose bits are set; the bits are cleared."""
     runs = log.harvest()
     return {page for gpa, size in runs for page in range(gpa >> 12, gpa + size >> 12)}
 
 
 def used_pages(ring: TestRing) -> set[int]:
-    """The pages in which the used ring lies."""
+    """The pages of the used ring."""
     return set(range(ring.used >> 12, (ring.used + 4 + 8 * ring.size - 1 >> 12) + 1))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.memory import Memory, TestRing
 
 
-#: Where these cases write: sectors that others leave alone.
+#: First of the sectors that these cases write; no other case writes them.
 AT = 2048
 
 
@@ -40,9 +40,9 @@ def disk_ring(
 
 
 def need_writable(be: BackEnd) -> None:
-    """Raises `Unsupported` where nothing can be written."""
+    """Raises `Unsupported` if the disk is read-only."""
     if be.features >> BLK_F_RO & 1:
-        unsupported("is about a disk that is not read-only")
+        unsupported("the disk is read-only")
 
 
 def status_of(ring: TestRing, job: Job) -> int:
@@ -52,7 +52,7 @@ def status_of(ring: TestRing, job: Job) -> int:
 
 
 def finish(be: BackEnd, ring: TestRing, jobs: Sequence[Job]) -> list[int]:
-    """Kick, wait for all of them, and check each: the heads in the order in which they came."""
+    """Kick, wait for all of them, and check each; the heads in the order of completion."""
     ring.kick()
     be.await_used(ring, ring.avail_index)
     heads: list[int] = []
@@ -69,12 +69,12 @@ def finish(be: BackEnd, ring: TestRing, jobs: Sequence[Job]) -> list[int]:
 
 
 def sector(number: int) -> bytes:
-    """What these cases write to a sector: its number, often."""
+    """The contents that these cases write to a sector: its number, repeated."""
     return number.to_bytes(4, "little") * (SECTOR // 4)
 
 
 def fill(be: BackEnd, ring: TestRing, count: int) -> None:
-    """Write sectors that can be told from each other."""
+    """Write sectors whose contents differ."""
     need_writable(be)
     data = b"".join(sector(number + 1) for number in range(count))
     finish(be, ring, [be.disk.request(ring.memory, ring, BLK_OUT, AT, read=data)])
@@ -86,13 +86,13 @@ def read(be: BackEnd, ring: TestRing, sector: int, *, indirect: bool = False) ->
 
 
 def in_batches(ring: TestRing, heads: Sequence[int]) -> None:
-    """Check that the used ring tells of these chains in their order, from its beginning.
+    """Check that the used ring has these chains in their order, from its beginning.
 
-    A device may tell of the last one of a batch only, where the batch begins, and skip the elements
-    of the others.
+    A device may write the element of the last chain of a batch only, at the place of the first, and
+    skip the other elements.
 
     Raises:
-        Failed: it tells of one that is not next, nor behind the next.
+        Failed: an element has a chain that was completed already, or is unknown.
     """
     told = 0
     while told < len(heads):

@@ -25,7 +25,7 @@ class Region(NamedTuple):
     """A region, mapped by the suite.
 
     Attributes:
-        message: what told of it, or tells of it.
+        message: its description, as sent or received.
         fd: its file.
         view: its bytes.
     """
@@ -43,17 +43,17 @@ class Region(NamedTuple):
         return STATE.unpack_from(self.view, self._at(head, ring))
 
     def taken(self, ring: int = 0) -> list[int]:
-        """The heads that are noted as in flight."""
+        """The heads that are recorded as in flight."""
         return [head for head in range(self.message.queue_size) if self.state(head, ring)[0]]
 
     def note(self, heads: dict[int, int], *, used: int = 0, batch: int = 0) -> None:
-        """Write ring 0's part as a back-end that died has left it: head to its counter."""
+        """Write ring 0's part as a crashed back-end leaves it, with a counter for each head."""
         HEADER.pack_into(self.view, 0, 0, 1, self.message.queue_size, batch, used)
         for head, counter in heads.items():
             STATE.pack_into(self.view, self._at(head, 0), 1, 0, counter)
 
     def link(self, head: int, before: int) -> None:
-        """Have ring 0's descriptor linked to the one that was completed before it."""
+        """Link ring 0's descriptor to the one that was completed before it."""
         struct.pack_into("<H", self.view, self._at(head, 0) + 6, before)
 
     def _part(self, ring: int) -> int:
@@ -69,7 +69,7 @@ def get_region(be: BackEnd, rings: int = 1, size: int = SIZE) -> Region:
     check(len(reply.payload) == 24, "24 bytes in the reply", f"{len(reply.payload)} bytes")
     message = Inflight.unpack(reply.payload)
     if not message.mmap_size:
-        unsupported("it has nothing to note there: mmap size 0")
+        unsupported("it does not record requests in flight: mmap size 0")
     check(len(reply.fds) == 1, "one descriptor with the reply", f"{len(reply.fds)}")
     file = os.fstat(reply.fds[0]).st_size
     end = message.mmap_offset + message.mmap_size
@@ -89,7 +89,7 @@ def set_region(be: BackEnd, region: Region) -> None:
 
 
 def noted_ring(be: BackEnd) -> tuple[TestRing, Region]:
-    """A ring that runs and is noted."""
+    """A running ring that is recorded in a region."""
     be.agree()
     memory = be.memory()
     region = get_region(be)

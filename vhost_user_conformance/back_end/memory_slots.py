@@ -37,7 +37,7 @@ def remove(be: BackEnd, region: Region) -> None:
 
 
 def slotted(be: BackEnd, *sizes: int, added: bool = True, offset: int = 0) -> Memory:
-    """Agree, and have memory of these regions, in slots of their own."""
+    """Negotiate, and share memory of these regions, each in a slot."""
     be.agree(FEATURE)
     memory = be.memory(*sizes, share=False, offset=offset)
     if added:
@@ -47,14 +47,14 @@ def slotted(be: BackEnd, *sizes: int, added: bool = True, offset: int = 0) -> Me
 
 
 def ring_in(be: BackEnd, memory: Memory, region: int = 0) -> TestRing:
-    """A ring in that region that runs; buffers lie in the first."""
+    """A running ring in that region; buffers are in the first region."""
     ring = be.ring(memory, be.work.ring, region=region)
     be.start(ring)
     return ring
 
 
 def slots(be: BackEnd) -> int:
-    """How many slots it says that it has."""
+    """The number of slots that it reports."""
     slots = be.ask_u64(F.GET_MAX_MEM_SLOTS)
     check(slots >= 1, "a slot or more", f"{slots}")
     return slots

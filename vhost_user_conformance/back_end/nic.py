@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 #: Indices of the transmit ring and of the receive ring.
 TX, RX = 1, 0
-#: Frames that a test may send anywhere: to nobody, of an EtherType for experiments.
+#: Header of frames that are safe to send: an unused address, and an EtherType for experiments.
 _HEAD = bytes.fromhex("020000000001 02c04f4d0001 88b5")
 Pieces = list[tuple[int, int]]
 
 
 def frame_of(size: int, number: int = 0) -> bytes:
-    """A frame of so many bytes, its number in it."""
+    """A frame of this size that contains its number."""
     body = number.to_bytes(4, "big") + bytes((number + n) & 0xFF for n in range(max(0, size - 18)))
     return (_HEAD + body)[:size]
 
@@ -31,7 +31,7 @@ def frame_of(size: int, number: int = 0) -> bytes:
 def sender(
     be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
 ) -> TestRing:
-    """A ring that sends, with these feature bits.
+    """A running transmit ring, with these feature bits.
 
     Raises:
         Unsupported: one of them is not offered.
@@ -44,7 +44,7 @@ def sender(
 
 
 def laid_out(memory: Memory, data: bytes, lengths: Sequence[int], region: int = 0) -> Pieces:
-    """These bytes in buffers of those lengths, the rest in one more."""
+    """These bytes in buffers of these lengths, and the rest in one more."""
     pieces, at = [], 0
     for length in (*lengths, len(data) - sum(lengths)):
         if length:
@@ -58,7 +58,7 @@ def laid_out(memory: Memory, data: bytes, lengths: Sequence[int], region: int = 
 def send(
     be: BackEnd, ring: TestRing, pieces: Pieces, table: tuple[int, memoryview] | None = None
 ) -> None:
-    """Send what lies in these buffers, and wait until they are back."""
+    """Send these buffers, and wait until they are completed."""
     index = ring.used_index + 1
     head = ring.driver.add(pieces, [], table)
     ring.driver.publish()
@@ -68,24 +68,24 @@ def send(
 
 
 def back(ring: TestRing, head: int) -> None:
-    """Take a completion of what was sent: of this chain, with nothing written."""
+    """Take the completion of this transmit chain, with nothing written."""
     done = ring.driver.pop()
     if done is None:
         raise Failed("a completion in the used ring", "there is none")
     check(done[0] == head, f"chain {head} in the used element", f"chain {done[0]}")
-    check(done[1] == 0, "0 bytes written to what was sent", f"{done[1]} bytes")
+    check(done[1] == 0, "0 bytes written to transmit buffers", f"{done[1]} bytes")
 
 
 ROOM = 2048
 MARK = 0xEE
 _LOOK = 0.005
-#: The probe's number: no case sends it.
+#: Number of the probe frame, which no case sends.
 _PROBE = 0xFFFF
 _TRIES = 4
 
 
 class Buffer(NamedTuple):
-    """Room for a frame: its chain, and where its bytes are to come."""
+    """A buffer for a frame: head of its chain, and address and length of each descriptor."""
 
     head: int
     pieces: list[tuple[int, int]]
@@ -100,7 +100,7 @@ class Nic(NamedTuple):
     tx: TestRing
 
     def offer(self, *lengths: int, region: int = 0, indirect: bool = False) -> Buffer:
-        """Make a buffer available, in these pieces, and kick."""
+        """Make a buffer of descriptors of these lengths available, and kick."""
         memory = self.memory
         pieces = [(memory.allocate(length, region=region), length) for length in lengths]
         for gpa, length in pieces:
@@ -115,7 +115,7 @@ class Nic(NamedTuple):
         return Buffer(head, pieces)
 
     def send(self, frame: bytes, lengths: Sequence[int] = ()) -> None:
-        """Send a frame, in buffers of these lengths first, and wait until they are back."""
+        """Send a frame in buffers of these lengths and one more, and wait for the completion."""
         index = self.tx.used_index + 1
         self.tx.driver.add(laid_out(self.memory, bytes(NET_HEADER) + frame, lengths), [])
         self.tx.driver.publish()
@@ -124,28 +124,28 @@ class Nic(NamedTuple):
         self.tx.driver.pop()
 
     def take(self, buffer: Buffer) -> bytes:
-        """What has come into this buffer, which is the next one that comes back.
+        """The bytes received into this buffer, which is the next one to complete.
 
         Raises:
-            Failed: nothing has, or into another one, or what is behind it was written to.
+            Failed: it is not completed, or another one is, or bytes beyond the frame were written.
         """
         until = time.monotonic() + self.be.patience
         while not self._came and time.monotonic() < until:
-            self.rx.await_call(_LOOK)  # a call tells of most completions, but none is owed
+            self.rx.await_call(_LOOK)  # not each completion needs a call
         done = self.rx.driver.pop()
         if done is None:
-            raise Failed("a completion in the ring that receives", "there is none")
+            raise Failed("a completion in the receive ring", "there is none")
         head, written = done
         check(head == buffer.head, f"chain {buffer.head} in the used element", f"chain {head}")
         data = self.bytes_of(buffer)
         check(written <= len(data), f"{len(data)} bytes at most", f"{written} bytes written")
         rest = data[written:]
-        check(rest == bytes([MARK]) * len(rest), "nothing written behind the frame", "bytes are")
+        check(rest == bytes([MARK]) * len(rest), "nothing written after the frame", "bytes are")
         return data[:written]
 
     @property
     def _came(self) -> bool:
-        """Whether something has come back that was not taken yet."""
+        """Whether there is a completion that was not taken yet."""
         return self.rx.driver.in_flight > (self.rx.avail_index - self.rx.used_index & 0xFFFF)
 
     def bytes_of(self, buffer: Buffer) -> bytes:
@@ -155,13 +155,13 @@ class Nic(NamedTuple):
     def comes_back(
         self, frame: bytes, *lengths: int, region: int = 0, indirect: bool = False
     ) -> bytes:
-        """Offer a buffer, send a frame, and check that the same comes: its header."""
+        """Offer a buffer, send a frame, and check that it is received; its header."""
         buffer = self.offer(*(lengths or (ROOM,)), region=region, indirect=indirect)
         self.send(frame)
         return self.checked(buffer, frame)
 
     def checked(self, buffer: Buffer, frame: bytes) -> bytes:
-        """Take a buffer, and check that it holds this frame: its header."""
+        """Take a buffer, and check that it holds this frame; its header."""
         data = self.take(buffer)
         got = data[NET_HEADER:]
         wanted = NET_HEADER + len(frame)
@@ -173,7 +173,7 @@ class Nic(NamedTuple):
 def set_up_nic(
     be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
 ) -> Nic:
-    """Set both rings up, with these feature bits, and enable neither."""
+    """Set both rings up with these feature bits, without enabling them."""
     events = VIRTIO_RING_F_EVENT_IDX in bits
     memory = be.agree_bits(*bits).shared(memory)
     rx = be.ring(memory, RX, size, start=start, event_idx=events)
@@ -186,10 +186,10 @@ def set_up_nic(
 def looped(
     be: BackEnd, *bits: int, size: int = 64, start: int = 0, memory: Memory | None = None
 ) -> Nic:
-    """Start both rings, with these feature bits, and see that a frame comes back.
+    """Start both rings with these feature bits, and check that a frame comes back.
 
     Raises:
-        Unsupported: none does, or one of the bits is not offered.
+        Unsupported: no frame comes back, or one of the bits is not offered.
     """
     nic = set_up_nic(be, *bits, size=size, start=start, memory=memory)
     rx = nic.rx
@@ -202,6 +202,6 @@ def looped(
         if rx.await_used(start + 1, be.patience / (2 * _TRIES)):
             break
     else:
-        unsupported("is about frames that come back, and from this one none do")
+        unsupported("the back-end does not send frames back")
     nic.checked(probe, frame_of(60, _PROBE))
     return nic

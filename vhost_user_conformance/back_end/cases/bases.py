@@ -1,4 +1,4 @@
-"""VU-B-06xx: SET_VRING_BASE, GET_VRING_BASE, and what has to be over when it is answered."""
+"""VU-B-06xx: SET_VRING_BASE, GET_VRING_BASE, and what is completed before it is answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vhost_user_conformance.peer.device_work import (
 area = Area("bases", BACK_END, "VHOST_USER_GET_VRING_BASE")
 
 MANY = 24
-#: How often requests that take their time are tried: all of them may be over by chance.
+#: How often slow requests are tried: all of them may be complete by chance.
 TURNS = 16
 
 
@@ -32,7 +32,7 @@ def base_counts(be: BackEnd, count: int) -> None:
     check(base == count, f"base {count}", f"base {base}")
 
 
-@area.case(610, "The reply names the ring that was asked for", works=True)
+@area.case(610, "The reply has the index of the requested ring", works=True)
 def base_names_ring(be: BackEnd) -> None:
     ring = be.working_ring()
     reply = be.ask(F.GET_VRING_BASE, vring(ring.index, 0))
@@ -49,7 +49,9 @@ def base_has_16_bits(be: BackEnd) -> None:
     check(base == 1, "base 1 after 65535 and two requests", f"base {base:#x}")
 
 
-@area.case(612, "A base that was set comes back when nothing was asked for", works=True)
+@area.case(
+    612, "GET_VRING_BASE returns the base that was set when there was no request", works=True
+)
 def base_comes_back(be: BackEnd) -> None:
     ring = be.working_ring(start=1234)
     base = be.stop(ring)
@@ -58,7 +60,7 @@ def base_comes_back(be: BackEnd) -> None:
 
 @area.case(
     613,
-    "When GET_VRING_BASE is answered all that was taken is completed: base and used index agree",
+    "When GET_VRING_BASE is answered each request taken is completed: base and used index agree",
     works=True,
     spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
 )
@@ -68,8 +70,8 @@ def nothing_in_flight(be: BackEnd) -> None:
         be.work.post(ring.memory, ring)
 
     def kick() -> None:
-        # At no other moment is it as hard to say what was taken and what was not: whoever works on
-        # rings beside its messages hears the kick, and has the stop before it has the requests.
+        # The hardest moment to tell which requests were taken: a back-end with a thread for rings
+        # sees the kick, and receives the stop before it has read the requests.
         ring.kick()
         ring.await_heard(QUIET)
 
@@ -78,7 +80,7 @@ def nothing_in_flight(be: BackEnd) -> None:
     check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
 
 
-@area.case(614, "After the answer no further request is completed", works=True)
+@area.case(614, "After the reply no further request is completed", works=True)
 def nothing_completed_after(be: BackEnd) -> None:
     ring = be.working_ring(size=128)
     for _ in range(MANY):
@@ -88,7 +90,7 @@ def nothing_completed_after(be: BackEnd) -> None:
     be.idle(ring)
 
 
-@area.case(615, "After the answer the used ring is not written any more", works=True)
+@area.case(615, "After the reply the used ring is not written any more", works=True)
 def used_ring_untouched(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -101,7 +103,7 @@ def used_ring_untouched(be: BackEnd) -> None:
     check(before == after, "the same bytes in the used ring", "they changed")
 
 
-@area.case(616, "After the answer nobody is called", works=True)
+@area.case(616, "After the reply there is no call", works=True)
 def no_call_after(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -109,10 +111,12 @@ def no_call_after(be: BackEnd) -> None:
     ring.calls()
     be.work.post(ring.memory, ring)
     ring.kick()
-    check(not ring.await_call(QUIET), "no call of a stopped ring", "it called")
+    check(not ring.await_call(QUIET), "no call of a stopped ring", "there was a call")
 
 
-@area.case(617, "What was not taken before the stop is served after the start", works=True)
+@area.case(
+    617, "A request that was not taken before the stop is served after the start", works=True
+)
 def rest_is_served(be: BackEnd) -> None:
     ring = be.working_ring(size=128)
     jobs = [be.work.post(ring.memory, ring) for _ in range(MANY)]
@@ -127,7 +131,7 @@ def rest_is_served(be: BackEnd) -> None:
     check(heads == sorted(job.head for job in jobs), "each request once", f"heads {heads}")
 
 
-@area.case(618, "Stopping and starting ten times loses and repeats nothing", works=True)
+@area.case(618, "Ten stops and starts lose no request and repeat none", works=True)
 def ten_times(be: BackEnd) -> None:
     ring = be.working_ring()
     for turn in range(10):
@@ -151,7 +155,7 @@ def from_zero_again(be: BackEnd) -> None:
 
 @area.case(
     620,
-    "GET_VRING_BASE with a number that is reserved is answered all the same",
+    "GET_VRING_BASE is answered although its reserved number is not 0",
     severity=Severity.SHOULD,
     works=True,
     spec="VHOST_USER_GET_VRING_BASE; c7f2181661",
@@ -166,7 +170,7 @@ def reserved_number(be: BackEnd) -> None:
 
 @area.case(
     621,
-    "need_reply on GET_VRING_BASE gives its own reply, once",
+    "GET_VRING_BASE with need_reply is answered once, by its own reply",
     needs=("REPLY_ACK",),
     spec="VHOST_USER_PROTOCOL_F_REPLY_ACK",
 )
@@ -174,26 +178,26 @@ def need_reply(be: BackEnd) -> None:
     be.agree()
     reply = be.ask(F.GET_VRING_BASE, vring(0, 0), need_reply=True)
     check(len(reply.payload) == 8, "a vring state", f"{len(reply.payload)} bytes")
-    be.alive("with nothing but the next reply")
+    be.alive("with no second reply")
 
 
 @area.case(
     622,
-    "Requests that take their time are completed before GET_VRING_BASE is answered",
+    "Slow requests are completed before GET_VRING_BASE is answered",
     device="blk",
     spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
 )
 def slow_ones_completed(be: BackEnd) -> None:
     ring = be.working_ring(size=256)
     if be.features >> BLK_F_RO & 1 or not be.features >> BLK_F_FLUSH & 1:
-        unsupported("it takes no writes, or has no flush, and reads may take no time at all")
+        unsupported("it accepts no writes or has no flush, and reads may complete at once")
     for _ in range(TURNS):
         before = ring.used_index
         for sector in range(MANY):
             be.disk.request(ring.memory, ring, BLK_OUT, sector, read=bytes(SECTOR))
             be.disk.request(ring.memory, ring, BLK_FLUSH, 0)
         ring.kick()
-        # The first completion tells that the ring is being worked on.
+        # The first completion shows that the ring is being served.
         check(ring.await_progress(before, be.patience), "a completion", "none came")
         base = be.stop(ring)
         used = ring.used_index
@@ -204,13 +208,13 @@ def slow_ones_completed(be: BackEnd) -> None:
 
 
 #: Bits 0 to 14 next available, 15 its wrap counter, 16 to 30 next used, 31 its wrap counter.
-_PACKED_BASES = {"in the beginning": 0x8000_8000, "in the second round": 0x0005_0005}
+_PACKED_BASES = {"at the beginning": 0x8000_8000, "in the second round": 0x0005_0005}
 
 
 @area.each(
     630,
     _PACKED_BASES,
-    "A packed ring's base {} comes back as it was set",
+    "GET_VRING_BASE returns a packed ring's base {} as it was set",
     works=True,
     spec="Vring descriptor indices for packed virtqueues; c7f2181661",
 )

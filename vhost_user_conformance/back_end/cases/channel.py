@@ -1,4 +1,4 @@
-"""VU-B-13xx: the back-end channel, on which a back-end asks its front-end for something."""
+"""VU-B-13xx: the back-end channel, on which a back-end sends requests to its front-end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = {member.value: member.name for member in BackendRequest}
 
 
 def _channel(be: BackEnd) -> Wire:
-    """A new channel that the back-end has been given; ours is the end that is returned."""
+    """Give the back-end a new channel; returns the suite's end."""
     ours, theirs = socket.socketpair()
     wire = Wire(ours, _NAMES, be.patience)
     be.own(wire.close)
@@ -41,7 +41,7 @@ def accepted(be: BackEnd) -> None:
     _channel(be)
 
 
-@area.case(1302, "The channel is held open while the connection is")
+@area.case(1302, "The channel stays open as long as the connection does")
 def held(be: BackEnd) -> None:
     be.agree()
     wire = _channel(be)
@@ -49,7 +49,7 @@ def held(be: BackEnd) -> None:
     check(not _at_its_end(wire, QUIET), "the channel to stay open", "the back-end closed it")
 
 
-@area.case(1303, "A channel may be replaced; the back-end holds the new one", works=True)
+@area.case(1303, "A channel may be replaced; the back-end keeps the new one open", works=True)
 def replaced(be: BackEnd) -> None:
     ring = be.working_ring()
     old, new = _channel(be), _channel(be)
@@ -69,7 +69,9 @@ def ends_with_it(be: BackEnd) -> None:
     check(closed, "the channel to end with the connection", "it is still open")
 
 
-@area.case(1305, "A channel that the front-end closes ends nothing else", works=True)
+@area.case(
+    1305, "When the front-end closes its end of the channel the connection continues", works=True
+)
 def closed_by_us(be: BackEnd) -> None:
     ring = be.working_ring()
     wire = _channel(be)
@@ -90,12 +92,12 @@ def closed_and_replaced(be: BackEnd) -> None:
     check(not _at_its_end(wire, QUIET), "the new channel to stay open", "the back-end closed it")
 
 
-@area.case(1307, "Rings serve though no channel was given", works=True)
+@area.case(1307, "Rings serve although no channel was given", works=True)
 def none_given(be: BackEnd) -> None:
     be.serve(be.working_ring())
 
 
-@area.case(1308, "Rings serve with a channel on which nobody reads", works=True)
+@area.case(1308, "Rings serve although the front-end does not read from the channel", works=True)
 def unread(be: BackEnd) -> None:
     ring = be.working_ring()
     _channel(be)
@@ -103,7 +105,7 @@ def unread(be: BackEnd) -> None:
         be.serve(ring)
 
 
-@area.case(1309, "A channel may be given while rings run, and before there are any", works=True)
+@area.case(1309, "A channel may be given while rings run, and before rings are set up", works=True)
 def at_any_time(be: BackEnd) -> None:
     be.agree()
     _channel(be)
@@ -116,7 +118,9 @@ def at_any_time(be: BackEnd) -> None:
     _channel(be)
 
 
-@area.case(1310, "What a back-end says on the channel is a request that it may make", works=True)
+@area.case(
+    1310, "Each message of the back-end on the channel is a request that it may send", works=True
+)
 def well_formed(be: BackEnd) -> None:
     ring = be.working_ring()
     wire = _channel(be)
@@ -131,11 +135,13 @@ def well_formed(be: BackEnd) -> None:
     be.own(message.close)
     check(message.id in _NAMES, "the id of a request of a back-end", f"id {message.id}")
     check(message.flags & 3 == VERSION, "version 1", f"flags {message.flags:#x}")
-    check(not message.flags & REPLY, "no reply, as nothing was asked", f"flags {message.flags:#x}")
-    observed(f"it said {_NAMES[message.id]}")
+    check(
+        not message.flags & REPLY, "no reply, as there was no request", f"flags {message.flags:#x}"
+    )
+    observed(f"it sent {_NAMES[message.id]}")
 
 
-@area.case(1311, "Nothing is said on the channel after all rings were stopped", works=True)
+@area.case(1311, "No message comes on the channel once all rings are stopped", works=True)
 def suspended(be: BackEnd) -> None:
     ring = be.working_ring()
     wire = _channel(be)
@@ -143,7 +149,7 @@ def suspended(be: BackEnd) -> None:
     be.stop_all()
     try:
         while True:
-            wire.receive(0).close()  # what was said before
+            wire.receive(0).close()  # sent before the stop
     except (Silent, Closed):
         pass
     try:
@@ -154,7 +160,7 @@ def suspended(be: BackEnd) -> None:
     raise Failed("no message from a back-end that is suspended", f"id {message.id}")
 
 
-@area.case(1312, "SET_BACKEND_REQ_FD is acknowledged once", needs=("REPLY_ACK",))
+@area.case(1312, "SET_BACKEND_REQ_FD with need_reply is acknowledged once", needs=("REPLY_ACK",))
 def acknowledged(be: BackEnd) -> None:
     be.agree()
     ours, theirs = socket.socketpair()
@@ -173,10 +179,10 @@ def no_descriptor(be: BackEnd) -> None:
     except Closed:
         return
     if not code:
-        observed("acknowledged with 0, though there is no channel")
+        observed("acknowledged with 0, although there is no channel")
 
 
-@area.case(1314, "A channel that is no socket is survived", works=True, severity=Severity.SHOULD)
+@area.case(1314, "A channel that is not a socket is survived", works=True, severity=Severity.SHOULD)
 def no_socket(be: BackEnd) -> None:
     ring = be.working_ring()
     try:
@@ -187,22 +193,22 @@ def no_socket(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1315, "Nonsense on the channel is survived", works=True, severity=Severity.SHOULD)
+@area.case(1315, "Random bytes on the channel are survived", works=True, severity=Severity.SHOULD)
 def nonsense(be: BackEnd) -> None:
     ring = be.working_ring()
     wire = _channel(be)
     wire.send_bytes(b"\xff" * 64)
     be.serve(ring)
-    be.alive("after nonsense on its channel")
+    be.alive("after random bytes on its channel")
 
 
-@area.case(1316, "A reply on the channel that nobody asked for is survived", works=True)
+@area.case(1316, "An unsolicited reply on the channel is survived", works=True)
 def stray_reply(be: BackEnd) -> None:
     ring = be.working_ring()
     wire = _channel(be)
     wire.send_bytes(HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | REPLY, 8) + bytes(8))
     be.serve(ring)
-    be.alive("after a stray reply on its channel")
+    be.alive("after an unsolicited reply on its channel")
 
 
 @area.case(1317, "Each connection has a channel of its own", works=True)

@@ -1,7 +1,7 @@
-"""VU-B-15xx: a device's own state, saved and loaded through a descriptor.
+"""VU-B-15xx: a device's internal state, saved and loaded through a descriptor.
 
-What the state is made of is the back-end's affair: it may be empty. All that a front-end sees is
-that there is an end to it, that it is taken back, and that the device serves then.
+The contents of the state are the back-end's own, and it may be empty. A front-end only sees that
+the state ends, that the back-end loads it again, and that the device serves then.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DIRECTIONS = {"save": SAVE, "load": LOAD}
 
 
 def _served(be: BackEnd) -> TestRing:
-    """A ring that has served and is stopped, as all of them are."""
+    """A ring that has served; all rings are stopped."""
     ring = be.working_ring("DEVICE_STATE")
     for _ in range(3):
         be.serve(ring)
@@ -46,19 +46,21 @@ def _served(be: BackEnd) -> TestRing:
     return ring
 
 
-@area.each(1501, _DIRECTIONS, "A request to {} is answered with 8 bytes, and a descriptor or none")
+@area.each(
+    1501, _DIRECTIONS, "A request to {} is answered with 8 bytes, and with one descriptor or none"
+)
 def answered(be: BackEnd, name: str) -> None:
     be.agree("DEVICE_STATE")
     begin(be, _DIRECTIONS[name])
 
 
-@area.case(1503, "A state that is saved has an end")
+@area.case(1503, "The back-end closes the descriptor at the end of a save")
 def ends(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     read_all(be, begin(be, SAVE))
 
 
-@area.case(1504, "After the end of a save CHECK_DEVICE_STATE says 0", spec=_CHECK)
+@area.case(1504, "After a save CHECK_DEVICE_STATE returns 0", spec=_CHECK)
 def checked(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     save(be)
@@ -78,7 +80,7 @@ def twice(be: BackEnd) -> None:
         observed(f"{len(first)} bytes and {len(again)} bytes, which are not the same")
 
 
-@area.case(1507, "A device whose state was saved goes on serving", works=True)
+@area.case(1507, "A device whose state was saved serves when it is started again", works=True)
 def goes_on(be: BackEnd) -> None:
     ring = _served(be)
     save(be)
@@ -87,7 +89,7 @@ def goes_on(be: BackEnd) -> None:
 
 
 @area.case(
-    1508, "A state that one connection has saved is loaded by the next, and serves", works=True
+    1508, "A state that one connection saved is loaded by the next, whose rings serve", works=True
 )
 def moves(be: BackEnd) -> None:
     ring = _served(be)
@@ -99,7 +101,7 @@ def moves(be: BackEnd) -> None:
     other.serve(ring)
 
 
-@area.case(1509, "What is saved after a load is what was loaded", works=True)
+@area.case(1509, "A save after a load gives the state that was loaded", works=True)
 def the_same(be: BackEnd) -> None:
     _served(be)
     state = save(be)
@@ -110,7 +112,7 @@ def the_same(be: BackEnd) -> None:
         observed(f"{len(state)} bytes were loaded, {len(again)} others saved")
 
 
-@area.case(1510, "A state that is loaded byte by byte is as one that comes at once")
+@area.case(1510, "A state may be loaded byte by byte")
 def in_pieces(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     state = save(be)
@@ -119,33 +121,33 @@ def in_pieces(be: BackEnd) -> None:
     if len(state) > 1 << 16:
         unsupported("is about a state that is fewer than 64 KiB")
     code = load(be, state, at_once=1)
-    check(code == 0, "CHECK_DEVICE_STATE to say 0", f"{code}")
+    check(code == 0, "CHECK_DEVICE_STATE to return 0", f"{code}")
 
 
-@area.case(1511, "A state that is cut short is not loaded with success", severity=Severity.SHOULD)
+@area.case(1511, "Loading a truncated state does not succeed", severity=Severity.SHOULD)
 def cut_short(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     state = save(be)
     if len(state) < 2:
         unsupported("is about a state of several bytes, and it has fewer")
     code = load(be, state[: len(state) // 2])
-    check(code != 0, "CHECK_DEVICE_STATE to tell of an error", "0")
+    check(code != 0, "CHECK_DEVICE_STATE to return an error", "0")
 
 
-@area.each(1512, (0, 1, 100_000), "A state of {} bytes that mean nothing", severity=Severity.MAY)
+@area.each(1512, (0, 1, 100_000), "Loading {} arbitrary bytes as a state", severity=Severity.MAY)
 def garbage(be: BackEnd, size: int) -> None:
     be.agree("DEVICE_STATE")
     code = load(be, b"\xa5" * size)
-    be.alive("after a state that it does not know")
-    observed(f"CHECK_DEVICE_STATE says {code}")
+    be.alive("after an unknown state")
+    observed(f"CHECK_DEVICE_STATE returns {code}")
 
 
-@area.case(1515, "After a state that was refused a right one can be loaded", works=True)
+@area.case(1515, "A valid state can be loaded after one that was refused", works=True)
 def right_after_wrong(be: BackEnd) -> None:
     ring = _served(be)
     state = save(be)
     if load(be, b"\xa5" * 333) == 0:
-        observed("it takes anything")
+        observed("it loads any bytes")
     loaded(be, state)
     be.start(ring, base=ring.used_index)
     be.serve(ring)
@@ -163,7 +165,7 @@ _UNKNOWN = {
 @area.each(
     1516,
     _UNKNOWN,
-    "A transfer with {} is refused, without a descriptor",
+    "A transfer with {} is refused, and the reply has no descriptor",
     severity=Severity.SHOULD,
 )
 def unknown(be: BackEnd, name: str) -> None:
@@ -177,7 +179,7 @@ def unknown(be: BackEnd, name: str) -> None:
     be.alive("after a refusal")
 
 
-@area.each(1521, (0, 2), "A transfer with {} descriptors, and not one, is refused")
+@area.each(1521, (0, 2), "A transfer with {} descriptors instead of one is refused")
 def descriptors(be: BackEnd, count: int) -> None:
     be.agree("DEVICE_STATE")
     ends = [pipe_of(be)[1] for _ in range(count)]
@@ -200,29 +202,32 @@ def while_running(be: BackEnd, name: str) -> None:
         error = answer(be.ask(F.SET_DEVICE_STATE_FD, asked, fds=(theirs.fileno(),)))
     except Closed:
         observed("it closed the connection")
-    # A transfer is only allowed while the device is suspended; who has to see to it is not said.
+    # A transfer is only allowed while the device is suspended; the specification does not say
+    # which side has to check that.
     if not error:
         observed("it is accepted")
     be.serve(ring)
 
 
-@area.each(1525, _DIRECTIONS, "need_reply on a request to {} gives its own reply, once")
+@area.each(1525, _DIRECTIONS, "A request to {} with need_reply is answered once, by its own reply")
 def own_reply(be: BackEnd, name: str) -> None:
     be.agree("DEVICE_STATE", "REPLY_ACK")
     reading, writing = pipe_of(be)
     theirs = writing if _DIRECTIONS[name] == SAVE else reading
     asked = request(_DIRECTIONS[name])
     answer(be.ask(F.SET_DEVICE_STATE_FD, asked, fds=(theirs.fileno(),), need_reply=True))
-    be.alive("with no acknowledgement besides the reply")
+    be.alive("with no acknowledgement in addition to the reply")
 
 
-@area.case(1527, "CHECK_DEVICE_STATE with need_reply gives its own reply, once", spec=_CHECK)
+@area.case(
+    1527, "CHECK_DEVICE_STATE with need_reply is answered once, by its own reply", spec=_CHECK
+)
 def check_own_reply(be: BackEnd) -> None:
     be.agree("DEVICE_STATE", "REPLY_ACK")
     read_all(be, begin(be, SAVE))
     reply = be.ask(F.CHECK_DEVICE_STATE, need_reply=True)
     check(len(reply.payload) == 8 and not reply.fds, "8 bytes", f"{len(reply.payload)} bytes")
-    be.alive("with no acknowledgement besides the reply")
+    be.alive("with no acknowledgement in addition to the reply")
 
 
 @area.case(1528, "CHECK_DEVICE_STATE without a transfer", spec=_CHECK, severity=Severity.MAY)
@@ -232,10 +237,10 @@ def check_alone(be: BackEnd) -> None:
         code = check_state(be)
     except Closed:
         observed("it closed the connection")
-    observed(f"it says {code}")
+    observed(f"it returns {code}")
 
 
-@area.case(1529, "A reader that goes before the end harms nobody")
+@area.case(1529, "A reader that closes the descriptor before the end of the state is survived")
 def reader_goes(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     begin(be, SAVE).close()
@@ -244,7 +249,7 @@ def reader_goes(be: BackEnd) -> None:
         code = check_state(be)
     except Closed:
         observed("it closed the connection")
-    observed(f"CHECK_DEVICE_STATE says {code}")
+    observed(f"CHECK_DEVICE_STATE returns {code}")
 
 
 @area.case(
@@ -258,10 +263,12 @@ def load_waits(be: BackEnd) -> None:
     except Silent:
         writing.close()
         be.reply_to(F.GET_FEATURES)
-        observed("it reads the state before it answers anything else")
+        observed("it reads the whole state before it answers other requests")
 
 
-@area.case(1531, "A front-end that goes in the middle of a load harms no later one", works=True)
+@area.case(
+    1531, "A front-end that disconnects during a load does not affect later ones", works=True
+)
 def goes_in_load(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     writing = begin(be, LOAD)
@@ -270,7 +277,9 @@ def goes_in_load(be: BackEnd) -> None:
     other.serve(other.working_ring())
 
 
-@area.case(1532, "A front-end that goes in the middle of a save harms no later one", works=True)
+@area.case(
+    1532, "A front-end that disconnects during a save does not affect later ones", works=True
+)
 def goes_in_save(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     begin(be, SAVE)
@@ -281,7 +290,7 @@ def goes_in_save(be: BackEnd) -> None:
 @area.case(1533, "A transfer leaves no descriptor behind")
 def no_descriptor_left(be: BackEnd) -> None:
     if be.program is None:
-        unsupported("is about a program that --exec has started: only there can be counted")
+        unsupported("descriptors can only be counted of a program that --exec started")
     be.agree("DEVICE_STATE")
     save(be)
     before = be.program.descriptors
@@ -293,7 +302,7 @@ def no_descriptor_left(be: BackEnd) -> None:
     check(after <= before + 2, f"about {before} files open, as after the first", f"{after}")
 
 
-@area.case(1534, "A second transfer before the end of the first", severity=Severity.MAY)
+@area.case(1534, "A second transfer while the first is in progress", severity=Severity.MAY)
 def second(be: BackEnd) -> None:
     be.agree("DEVICE_STATE")
     begin(be, LOAD)
@@ -305,7 +314,9 @@ def second(be: BackEnd) -> None:
     observed("it is refused" if answer(reply) else "it is accepted")
 
 
-@area.case(1535, "Where it was not agreed on, a transfer is refused", severity=Severity.MAY)
+@area.case(
+    1535, "A transfer is refused where DEVICE_STATE was not negotiated", severity=Severity.MAY
+)
 def not_agreed(be: BackEnd) -> None:
     be.agree(without=("DEVICE_STATE",))
     _, writing = pipe_of(be)

@@ -1,7 +1,7 @@
-"""VU-B-17xx: what a back-end makes of a front-end that errs, or goes.
+"""VU-B-17xx: invalid messages, and front-ends that disconnect.
 
-A back-end may refuse by a code and go on, or close the connection; it may not say that it did what
-it cannot have done, and no message may end the program or spoil it for the next front-end.
+A back-end may refuse with a code and continue, or close the connection. It may not acknowledge
+what it cannot have done, and no message may end the program or affect the next front-end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ area = Area("errors", BACK_END, "Communication")
 
 
 class Wrong(NamedTuple):
-    """A request that cannot be meant: id, payload, and how many descriptors go with it."""
+    """An invalid request: id, payload, and number of descriptors."""
 
     number: int
     payload: bytes
@@ -41,13 +41,13 @@ def _address(**wrong: int) -> bytes:
     return VringAddr(ring=0, flags=0, log=0, **parts).pack()
 
 
-#: What can only be refused: there is nothing that it could have done.
+#: Requests that can only be refused, as the back-end could not have done anything.
 _IMPOSSIBLE = {
     "SET_VRING_KICK without its descriptor": Wrong(F.SET_VRING_KICK, u64(0)),
     "SET_VRING_CALL without its descriptor": Wrong(F.SET_VRING_CALL, u64(0)),
     "SET_VRING_ERR without its descriptor": Wrong(F.SET_VRING_ERR, u64(0)),
 }
-#: What is wrong too, though no rule says who has to notice, and when.
+#: Requests that are invalid too, but no rule says when the back-end has to detect that.
 _DOUBTFUL = {
     "an unknown request": Wrong(200, u64(0)),
     "SET_VRING_NUM of 0": Wrong(F.SET_VRING_NUM, vring(0, 0)),
@@ -78,7 +78,7 @@ def _fds(be: BackEnd, wrong: Wrong) -> tuple[int, ...]:
 @area.each(
     1701,
     _IMPOSSIBLE,
-    "{} is not acknowledged with success; refused by a code it changes nothing",
+    "{} is not acknowledged with 0, and a refusal with a code changes nothing",
     needs=("REPLY_ACK",),
     works=True,
 )
@@ -107,7 +107,7 @@ def doubtful(be: BackEnd, name: str) -> None:
     observed(how)
 
 
-@area.each(1730, _IMPOSSIBLE, "{} does not spoil the next connection", works=True)
+@area.each(1730, _IMPOSSIBLE, "{} does not affect the next connection", works=True)
 def next_connection(be: BackEnd, name: str) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -117,7 +117,7 @@ def next_connection(be: BackEnd, name: str) -> None:
     other.serve(other.working_ring())
 
 
-@area.case(1740, "Front-ends that come and say nothing harm no later one", works=True)
+@area.case(1740, "Front-ends that connect and send nothing do not affect later ones", works=True)
 def say_nothing(be: BackEnd) -> None:
     last = be.again()
     for _ in range(20):
@@ -127,7 +127,7 @@ def say_nothing(be: BackEnd) -> None:
     last.serve(last.working_ring())
 
 
-@area.case(1741, "A front-end that comes beside another does not disturb it", works=True)
+@area.case(1741, "A second front-end does not disturb the first", works=True)
 def beside(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -139,14 +139,18 @@ def beside(be: BackEnd) -> None:
     except Silent:
         how = "the second one waits"
     except (WireError, PeerError):
-        how = "the second one is turned away"
+        how = "the second one is disconnected"
     for _ in range(3):
         be.serve(ring)
-    be.alive("beside another")
+    be.alive("with a second front-end")
     observed(how)
 
 
-@area.case(1742, "A front-end that goes with requests on its rings harms no later one", works=True)
+@area.case(
+    1742,
+    "A front-end that disconnects with requests on its rings does not affect later ones",
+    works=True,
+)
 def goes_with_requests(be: BackEnd) -> None:
     ring = be.working_ring()
     for _ in range(16):
@@ -156,7 +160,7 @@ def goes_with_requests(be: BackEnd) -> None:
     other.serve(other.working_ring())
 
 
-@area.case(1743, "Nothing is completed for a front-end that has gone", works=True)
+@area.case(1743, "No request is completed after the front-end has disconnected", works=True)
 def completed_afterwards(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -165,16 +169,20 @@ def completed_afterwards(be: BackEnd) -> None:
     be.ignored(ring)
 
 
-@area.case(1745, "A connection that is shut down for writing is at its end", works=True)
+@area.case(1745, "A connection that is shut down for writing is closed", works=True)
 def shut_down(be: BackEnd) -> None:
     be.serve(be.working_ring())
     with socket.socket(fileno=os.dup(be.wire.fileno())) as sock:
         sock.shutdown(socket.SHUT_WR)
     if not be.wire.hangs_up():
-        observed("it keeps a connection on which no request can come any more")
+        observed("it keeps a connection on which no further request can arrive")
 
 
-@area.case(1746, "A front-end that goes without reading its replies harms no later one", works=True)
+@area.case(
+    1746,
+    "A front-end that disconnects without reading its replies does not affect later ones",
+    works=True,
+)
 def unread(be: BackEnd) -> None:
     be.agree()
     for _ in range(100):
@@ -199,7 +207,9 @@ def _strange_fd(be: BackEnd, kind: str) -> int:
     return fd
 
 
-@area.each(1750, _STRANGE, "A kick descriptor that is no eventfd but {} is survived", works=True)
+@area.each(
+    1750, _STRANGE, "A kick descriptor that is {} instead of an eventfd is survived", works=True
+)
 def strange_kick(be: BackEnd, kind: str) -> None:
     be.agree()
     ring = be.ring(be.memory(), be.work.ring)
@@ -214,10 +224,10 @@ def strange_kick(be: BackEnd, kind: str) -> None:
         be.barrier()
     except Closed:
         observed("it closed the connection")
-    observed("it took it, and answers still")
+    observed("it accepted it, and still answers")
 
 
-@area.case(1755, "A call whose counter is full does not stop the ring", works=True)
+@area.case(1755, "A call eventfd whose counter is full does not stop the ring", works=True)
 def full_call(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -228,12 +238,12 @@ def full_call(be: BackEnd) -> None:
         for ahead in (1, 2):
             be.work.post(ring.memory, ring)
             ring.kick()
-            # Not `await_used`: that would take the count away.
+            # Not `await_used`, which would reset the counter.
             _await(be, ring, turn + ahead & 0xFFFF)
     except Closed:
-        observed("it closed the connection over a call that cannot be counted")
+        observed("it closed the connection when the call could not be signalled")
     if ring.used_index != turn + 2 & 0xFFFF:
-        observed("the ring rests when its call cannot be counted")
+        observed("the ring stops when its call cannot be signalled")
 
 
 def _await(be: BackEnd, ring: TestRing, index: int) -> None:
@@ -268,7 +278,7 @@ def kicked_too_soon(be: BackEnd, lacks: str) -> None:
         observed("it closed the connection")
 
 
-@area.case(1766, "A table that takes a running ring's memory away is survived", works=True)
+@area.case(1766, "A table without a running ring's memory is survived", works=True)
 def memory_gone(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -281,10 +291,12 @@ def memory_gone(be: BackEnd) -> None:
         be.barrier()
     except Closed:
         observed("it closed the connection")
-    observed("it went on without the ring")
+    observed("it continued without the ring")
 
 
-@area.case(1767, "A ring that lost its memory is served again when it is set up anew", works=True)
+@area.case(
+    1767, "A ring whose memory was removed is served again once it is set up again", works=True
+)
 def memory_back(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -300,14 +312,14 @@ def memory_back(be: BackEnd) -> None:
 
 
 def _break(ring: TestRing) -> None:
-    """Make a head available that does not exist."""
+    """Make a head available that is not in the descriptor table."""
     at = ring.avail_index
     ring.memory.write(ring.avail + 4 + 2 * (at % ring.size), struct.pack("<H", 0xFFF0))
     ring.memory.write(ring.avail + 2, struct.pack("<H", at + 1 & 0xFFFF))
     ring.kick()
 
 
-@area.case(1770, "A ring that the driver broke is told of by its error descriptor", works=True)
+@area.case(1770, "A ring with an invalid head is reported on its error descriptor", works=True)
 def told(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -319,10 +331,10 @@ def told(be: BackEnd) -> None:
     try:
         os.eventfd_read(fd)
     except BlockingIOError:
-        observed("it does not tell")
+        observed("it does not report it")
 
 
-@area.case(1771, "A ring that the driver broke serves again once it was stopped", works=True)
+@area.case(1771, "A ring with an invalid head serves again after it was stopped", works=True)
 def mended(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -337,7 +349,7 @@ def mended(be: BackEnd) -> None:
         observed(f"it does not: {error}")
 
 
-@area.case(1772, "A ring that the driver broke leaves the next connection alone", works=True)
+@area.case(1772, "A ring with an invalid head does not affect the next connection", works=True)
 def broken_and_gone(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)

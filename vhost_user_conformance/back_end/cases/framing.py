@@ -1,4 +1,4 @@
-"""VU-B-01xx: the header, the reply's form, messages in pieces and in heaps."""
+"""VU-B-01xx: the header, the form of replies, messages in pieces and several in one write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vhost_user_conformance.peer.wire import HEADER, Closed, Silent
 
 area = Area("framing", BACK_END, "Header")
 
-#: Far beyond every id that any dialect knows.
+#: An id far above those of all dialects.
 UNKNOWN = 0x7FFF
 MANY = 32
 
@@ -27,20 +27,20 @@ def reply_size(be: BackEnd) -> None:
     check(not reply.fds, "no descriptor with the reply", f"{len(reply.fds)} came")
 
 
-@area.case(103, "A request without a reply of its own is not answered unless need_reply is set")
+@area.case(103, "A request that has no reply is not answered unless need_reply is set")
 def no_answer_unasked(be: BackEnd) -> None:
     be.tell(F.SET_OWNER)
     reply = be.ask(F.GET_FEATURES)
     check(reply.id == F.GET_FEATURES, "nothing before the reply to GET_FEATURES", f"id {reply.id}")
 
 
-@area.case(104, "A message whose bytes come one by one is handled as one that comes whole")
+@area.case(104, "A message may arrive byte by byte")
 def byte_by_byte(be: BackEnd) -> None:
     be.wire.send_pieces(HEADER.pack(F.GET_FEATURES, VERSION, 0))
     be.reply_to(F.GET_FEATURES)
 
 
-@area.case(105, "A payload that comes later than its header is waited for")
+@area.case(105, "The back-end waits for a payload that arrives later than its header")
 def payload_later(be: BackEnd) -> None:
     be.agree()
     be.wire.send_bytes(HEADER.pack(F.SET_VRING_NUM, VERSION, 8))
@@ -48,7 +48,7 @@ def payload_later(be: BackEnd) -> None:
     be.alive("after a message in pieces")
 
 
-@area.case(106, "Messages that come in one write are handled one after the other")
+@area.case(106, "Messages that arrive in one write are handled one after the other")
 def many_in_one_write(be: BackEnd) -> None:
     be.wire.send_bytes(HEADER.pack(F.GET_FEATURES, VERSION, 0) * MANY)
     values = {be.reply_to(F.GET_FEATURES).u64 for _ in range(MANY)}
@@ -59,7 +59,7 @@ def many_in_one_write(be: BackEnd) -> None:
 def order(be: BackEnd) -> None:
     be.look()
     if not be.protocol:
-        unsupported("there is only one question that it answers")
+        unsupported("it answers one request only")
     asked = [F.GET_FEATURES, F.GET_PROTOCOL_FEATURES] * (MANY // 2)
     be.wire.send_bytes(b"".join(HEADER.pack(number, VERSION, 0) for number in asked))
     for number in asked:
@@ -67,17 +67,17 @@ def order(be: BackEnd) -> None:
 
 
 def _outcome(be: BackEnd, what: str) -> None:
-    """Whether it goes on after something of which the specification does not say what follows."""
+    """Whether the connection continues after a message whose effect is not specified."""
     try:
         be.barrier()
     except Closed:
         observed(f"it closed the connection after {what}")
     except Silent:
-        observed(f"it answered nothing any more after {what}")
-    observed(f"it went on after {what}")
+        observed(f"it did not answer any more after {what}")
+    observed(f"it continued after {what}")
 
 
-@area.case(108, "Version 0 in the header is not answered as if it were 1", severity=Severity.SHOULD)
+@area.case(108, "A request with version 0 in its header is not answered", severity=Severity.SHOULD)
 def version_zero(be: BackEnd) -> None:
     be.wire.send(F.GET_FEATURES, flags=0)
     try:
@@ -88,7 +88,7 @@ def version_zero(be: BackEnd) -> None:
     observed("it answered a request of version 0")
 
 
-@area.case(109, "Version 2 in the header is not answered as if it were 1", severity=Severity.SHOULD)
+@area.case(109, "A request with version 2 in its header is not answered", severity=Severity.SHOULD)
 def version_two(be: BackEnd) -> None:
     be.wire.send(F.GET_FEATURES, flags=2)
     try:
@@ -112,7 +112,7 @@ def reserved_flags(be: BackEnd) -> None:
 
 
 def _acknowledged(be: BackEnd, number: int, payload: bytes, what: str) -> None:
-    """Silence is a failure; that it is called a success is only told, as no rule forbids it."""
+    """No answer is a failure; an acknowledgement with 0 is only observed, as no rule forbids it."""
     try:
         code = be.acked_with(number, payload)
     except Closed:
@@ -183,24 +183,24 @@ def long_payload(be: BackEnd, name: str) -> None:
     observed(f"it acknowledged with {code}")
 
 
-@area.case(140, "A header that announces 4 GiB of payload does not make it hang or die")
+@area.case(140, "A header that announces 4 GiB of payload neither blocks nor ends the back-end")
 def huge_size(be: BackEnd) -> None:
     be.wire.send(F.SET_OWNER, size=0xFFFFFFFF)
     be.wire.send_bytes(bytes(4096)) if not be.wire.hangs_up(0.2) else None
 
 
-@area.case(141, "A connection that ends in the middle of a header harms no later one")
+@area.case(141, "A connection that ends within a header does not affect later ones")
 def half_header(be: BackEnd) -> None:
     be.wire.send_bytes(HEADER.pack(F.GET_FEATURES, VERSION, 0)[:5])
-    # That the next connection is served is what the runner looks at first.
+    # The runner checks that the next connection is served.
 
 
-@area.case(142, "A connection that ends in the middle of a payload harms no later one")
+@area.case(142, "A connection that ends within a payload does not affect later ones")
 def half_payload(be: BackEnd) -> None:
     be.wire.send_bytes(HEADER.pack(F.SET_FEATURES, VERSION, 8) + b"\1\2\3")
 
 
-@area.case(143, "A descriptor that goes with a request that has none is closed, or refused")
+@area.case(143, "A descriptor with a request that takes none is closed, or the request is refused")
 def stray_descriptor(be: BackEnd) -> None:
     be.agree()
     fd = be.spare_fd()

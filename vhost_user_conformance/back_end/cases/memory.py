@@ -16,7 +16,7 @@ from vhost_user_conformance.peer.wire import Closed
 area = Area("memory", BACK_END, "Memory region description")
 
 _HEAD = struct.Struct("<II")
-#: Bytes behind a ring in which those that were started with it lie.
+#: Bytes after a ring that hold the rings started with it.
 _OTHER_RINGS = 1 << 16
 
 
@@ -28,7 +28,7 @@ def _work_in(be: BackEnd, memory: Memory, region: int) -> None:
 
 
 def _read_into(memory: Memory, ring: TestRing, gpa: int, size: int) -> Job:
-    """Have a disk's first sectors read to that place."""
+    """Read a disk's first sectors to this guest address."""
     header, status = memory.allocate(16), memory.allocate(1)
     memory.write(header, bytes(16))
     memory.write(status, b"\xff")
@@ -45,7 +45,10 @@ def regions(be: BackEnd, count: int) -> None:
 
 
 @area.each(
-    311, (1, 3, 7), "A ring in region {} of 8 is worked on, its buffers in another", works=True
+    311,
+    (1, 3, 7),
+    "A ring in region {} of 8 is served, with its buffers in another region",
+    works=True,
 )
 def ring_in_region(be: BackEnd, region: int) -> None:
     be.agree()
@@ -65,7 +68,7 @@ def offsets(be: BackEnd, offset: int) -> None:
     _work_in(be, memory, 0)
 
 
-@area.case(320, "The same table again changes nothing", works=True)
+@area.case(320, "Sending the same table again changes nothing", works=True)
 def same_again(be: BackEnd) -> None:
     be.agree()
     memory = be.memory()
@@ -81,7 +84,7 @@ def replaced(be: BackEnd) -> None:
     _work_in(be, memory, 0)
 
 
-@area.case(322, "The same table may come again while a ring runs", works=True)
+@area.case(322, "The same table may be sent again while a ring runs", works=True)
 def same_while_running(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -89,7 +92,7 @@ def same_while_running(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(323, "A larger table may come while a ring runs, which goes on", works=True)
+@area.case(323, "A larger table may be sent while a ring runs, and the ring continues", works=True)
 def grown_while_running(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -116,9 +119,9 @@ def restart_elsewhere(be: BackEnd) -> None:
     _work_in(be, memory, 0)
 
 
-@area.case(325, "Guest addresses and user addresses are told apart", works=True)
+@area.case(325, "Guest addresses and user addresses are distinguished", works=True)
 def addresses(be: BackEnd) -> None:
-    # The suite's user addresses are far from its guest addresses: whoever mixes them finds nothing.
+    # The suite's user addresses are far from its guest addresses: neither is valid as the other.
     be.serve(be.working_ring())
 
 
@@ -136,7 +139,7 @@ def one_file(be: BackEnd) -> None:
     _work_in(be, memory, 0)
 
 
-@area.case(327, "A region at guest address 0 is no special one")
+@area.case(327, "A region may be at guest address 0")
 def at_zero(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(share=False)
@@ -145,7 +148,7 @@ def at_zero(be: BackEnd) -> None:
     be.accepted(F.SET_MEM_TABLE, table, fds=memory.fds)
 
 
-@area.case(328, "A region above 4 GiB is no special one")
+@area.case(328, "A region may be above 4 GiB")
 def above_4g(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(share=False)
@@ -184,7 +187,10 @@ def at_the_end(be: BackEnd) -> None:
 
 
 @area.each(
-    331, (1, 3, 7), "A buffer in region {} of 8 is used, its ring in the first", device="blk"
+    331,
+    (1, 3, 7),
+    "A buffer in region {} of 8 is used, with its ring in the first region",
+    device="blk",
 )
 def buffer_in_region(be: BackEnd, region: int) -> None:
     be.agree()
@@ -197,9 +203,7 @@ def buffer_in_region(be: BackEnd, region: int) -> None:
     be.completed(ring, job)
 
 
-@area.case(
-    334, "A buffer may lie across two regions that adjoin", severity=Severity.SHOULD, device="blk"
-)
+@area.case(334, "A buffer may span two adjacent regions", severity=Severity.SHOULD, device="blk")
 def across_regions(be: BackEnd) -> None:
     be.agree()
     memory = Memory((MIB, MIB), gap=0)
@@ -218,7 +222,7 @@ def across_regions(be: BackEnd) -> None:
     check(b"\xa5" * SECTOR not in parts, "both sectors in memory", "one was not written")
 
 
-@area.case(335, "A buffer above 4 GiB is used, its ring below", device="blk")
+@area.case(335, "A buffer above 4 GiB is used, with its ring below", device="blk")
 def buffer_above_4g(be: BackEnd) -> None:
     be.agree()
     memory = Memory((4 * MIB, MIB), gap=1 << 32)
@@ -257,12 +261,12 @@ def at_the_start(be: BackEnd) -> None:
         be.completed(ring, job)
 
 
-@area.case(338, "A ring that runs goes on in the memory that replaces its own", works=True)
+@area.case(338, "A running ring continues in the memory that replaces its own", works=True)
 def moved_while_running(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     where = ring.memory.regions[0]
-    # With one more region: DPDK takes a table of the same addresses to be the one it has.
+    # With one more region: DPDK ignores a table with the same addresses as the current one.
     memory = be.memory(where.size, MIB, share=False)
     memory.write(where.gpa, ring.memory.read(where.gpa, where.size))
     moved = be.ring(memory, ring.index, ring.size, start=ring.used_index)
@@ -272,13 +276,13 @@ def moved_while_running(be: BackEnd) -> None:
     be.share(memory)
     for _ in range(3):
         be.serve(moved)
-    check(ring.used_index == 1, "nothing written to the memory that was replaced", "it was")
+    check(ring.used_index == 1, "no write to the memory that was replaced", "it was")
 
 
 @area.each(
     345,
     (0, 1, 2),
-    "User addresses may lie in another order than guest addresses; the ring in region {} of 3",
+    "User addresses may be in another order than guest addresses: the ring is in region {} of 3",
     works=True,
 )
 def other_order(be: BackEnd, region: int) -> None:
@@ -302,7 +306,7 @@ def _refusing(be: BackEnd) -> Memory:
 
 @area.case(
     340,
-    "Fewer descriptors than regions are refused",
+    "A table with fewer descriptors than regions is refused",
     needs=("REPLY_ACK",),
     spec="VHOST_USER_SET_MEM_TABLE",
 )
@@ -312,7 +316,10 @@ def too_few_fds(be: BackEnd) -> None:
 
 
 @area.case(
-    341, "No descriptor at all is refused", needs=("REPLY_ACK",), spec="VHOST_USER_SET_MEM_TABLE"
+    341,
+    "A table without a descriptor is refused",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_SET_MEM_TABLE",
 )
 def no_fds(be: BackEnd) -> None:
     memory = _refusing(be)
@@ -320,7 +327,7 @@ def no_fds(be: BackEnd) -> None:
 
 
 @area.case(
-    342, "A count of 9 regions is refused", needs=("REPLY_ACK",), spec="VHOST_USER_SET_MEM_TABLE"
+    342, "A table of 9 regions is refused", needs=("REPLY_ACK",), spec="VHOST_USER_SET_MEM_TABLE"
 )
 def nine(be: BackEnd) -> None:
     memory = _refusing(be)
@@ -331,7 +338,7 @@ def nine(be: BackEnd) -> None:
 
 @area.case(
     343,
-    "A descriptor that cannot be mapped is refused",
+    "A table with a descriptor that cannot be mapped is refused",
     needs=("REPLY_ACK",),
     spec="VHOST_USER_SET_MEM_TABLE",
 )
@@ -346,7 +353,7 @@ def not_mappable(be: BackEnd) -> None:
 
 @area.case(
     344,
-    "A table that is cut short is survived",
+    "A truncated table is survived",
     severity=Severity.SHOULD,
     spec="VHOST_USER_SET_MEM_TABLE",
 )
@@ -363,7 +370,7 @@ def cut_short(be: BackEnd) -> None:
 def descriptors_closed(be: BackEnd) -> None:
     be.agree()
     if be.program is None:
-        unsupported("the suite can only count the files of a program that --exec has started")
+        unsupported("open files can only be counted of a program that --exec started")
     be.memory(MIB, MIB)
     be.barrier()
     before = be.program.descriptors
@@ -374,11 +381,11 @@ def descriptors_closed(be: BackEnd) -> None:
     check(after <= before, f"{before} files open, as before", f"{after}")
 
 
-@area.case(351, "The mappings of a table go when it is replaced", spec="SET_MEM_TABLE")
+@area.case(351, "The regions of a table are unmapped when it is replaced", spec="SET_MEM_TABLE")
 def mappings_gone(be: BackEnd) -> None:
     be.agree()
     if be.program is None:
-        unsupported("the suite can only count the mappings of a program that --exec has started")
+        unsupported("mappings can only be counted of a program that --exec started")
     be.memory(MIB, MIB)
     be.barrier()
     before = be.program.mappings

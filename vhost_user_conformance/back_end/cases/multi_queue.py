@@ -17,7 +17,7 @@ area = Area("multi_queue", BACK_END, "Multiple queue support", needs=("MQ",))
 
 
 def _rings(be: BackEnd, count: int) -> list[TestRing]:
-    """So many rings that take requests, all started."""
+    """This many rings that take requests, all started."""
     work = be.work
     be.agree()
     step = 2 if be.device == "net" else 1
@@ -49,7 +49,7 @@ def stable(be: BackEnd) -> None:
     check(first == again, f"{first} again", str(again))
 
 
-@area.case(1103, "The last ring that is offered can be set up", spec="GET_QUEUE_NUM")
+@area.case(1103, "The last ring that the back-end reports can be set up", spec="GET_QUEUE_NUM")
 def last_ring(be: BackEnd) -> None:
     be.agree()
     last = min(be.rings, 256) - 1
@@ -64,7 +64,7 @@ def two_serve(be: BackEnd) -> None:
         be.serve(ring)
 
 
-@area.case(1105, "A ring that is stopped leaves the others at work", works=True, spec="Ring states")
+@area.case(1105, "Stopping a ring does not stop the others", works=True, spec="Ring states")
 def others_go_on(be: BackEnd) -> None:
     one, other = _rings(be, 2)
     be.serve(one)
@@ -92,7 +92,7 @@ def own_calls(be: BackEnd) -> None:
     check(not other.calls(), "no call of the other ring", "it was called")
 
 
-@area.case(1108, "A kick of one ring is no kick of another", works=True)
+@area.case(1108, "A kick of one ring does not start another", works=True)
 def own_kicks(be: BackEnd) -> None:
     one, other = _rings(be, 2)
     be.serve(one)
@@ -103,7 +103,7 @@ def own_kicks(be: BackEnd) -> None:
     other.kick()
     be.await_used(other, 2)
     if polled:
-        observed("it looks at rings that nobody has kicked, as one that polls does")
+        observed("it serves rings that were not kicked, as a polling back-end does")
 
 
 @area.case(1109, "Rings may be stopped in any order", works=True)
@@ -131,18 +131,18 @@ def pipelined_stop(be: BackEnd) -> None:
         check(reply.payload == wanted, f"base 1 of ring {ring.index}", reply.payload.hex())
 
 
-@area.case(1111, "A ring beyond those that are offered is refused", needs=("REPLY_ACK",))
+@area.case(1111, "A ring index beyond the reported number is refused", needs=("REPLY_ACK",))
 def beyond(be: BackEnd) -> None:
     be.agree()
     if be.rings >= 256:
-        unsupported("it offers as many rings as can be named")
+        unsupported("it offers as many rings as an index can address")
     try:
         code = be.acked_with(F.SET_VRING_NUM, vring(1 << 20, 64))
         be.barrier()
     except Closed:
         return
     if not code:
-        observed("acknowledged with 0, as if there were such a ring; no rule says what to do")
+        observed("acknowledged with 0, as if the ring existed; no rule says what to do")
 
 
 @area.case(1112, "Rings that are set up together have sizes and bases of their own", works=True)
@@ -175,6 +175,6 @@ def set_up_together(be: BackEnd) -> None:
         be.enable(ring)
     be.barrier()
     for ring in rings:
-        # Further than the smaller one's size.
+        # More requests than the smaller ring's size.
         for _ in range(20):
             be.serve(ring)

@@ -41,7 +41,7 @@ def protocol_features_stable(be: BackEnd) -> None:
     check(int(be.protocol) == again, f"{int(be.protocol):#x} again", f"{again:#x}")
 
 
-@area.case(204, "What is offered is offered still after SET_FEATURES and SET_PROTOCOL_FEATURES")
+@area.case(204, "GET_FEATURES still returns the same after SET_FEATURES and SET_PROTOCOL_FEATURES")
 def offer_stays(be: BackEnd) -> None:
     be.agree()
     features = be.ask_u64(F.GET_FEATURES)
@@ -57,7 +57,7 @@ def version_1(be: BackEnd) -> None:
 @area.each(
     210,
     DEPENDENCIES,
-    "{0.name} is not offered without what it needs",
+    "{0.name} is not offered without the feature that it depends on",
     spec="Protocol features; libvhost-user vu_set_protocol_features_exec; e0822e6085",
 )
 def dependencies_offered(be: BackEnd, feature: ProtocolFeature) -> None:
@@ -76,7 +76,7 @@ def dependencies_offered(be: BackEnd, feature: ProtocolFeature) -> None:
 def log_features_together(be: BackEnd) -> None:
     be.look()
     if not be.features & LOG_ALL and ProtocolFeature.LOG_SHMFD not in be.protocol:
-        unsupported("it keeps no dirty log")
+        unsupported("it has no dirty log")
     check(be.features & LOG_ALL, "feature bit 26 where LOG_SHMFD is offered", "it is missing")
     check(ProtocolFeature.LOG_SHMFD in be.protocol, "LOG_SHMFD where bit 26 is offered", "missing")
 
@@ -95,10 +95,10 @@ def owner_twice(be: BackEnd) -> None:
         be.barrier()
     except Closed:
         observed("it closed the connection")
-    observed("it went on")
+    observed("it continued")
 
 
-@area.case(223, "SET_FEATURES with nothing but bit 30, a legacy driver's", severity=Severity.MAY)
+@area.case(223, "SET_FEATURES with bit 30 alone, as for a legacy driver", severity=Severity.MAY)
 def bit_30_alone(be: BackEnd) -> None:
     try:
         be.agree(features=PROTOCOL_BIT)
@@ -107,7 +107,7 @@ def bit_30_alone(be: BackEnd) -> None:
         observed("it closed the connection: it wants VIRTIO_F_VERSION_1")
 
 
-@area.case(224, "SET_FEATURES with everything that is offered, but packed rings, is accepted")
+@area.case(224, "SET_FEATURES with all offered features but packed rings is accepted")
 def everything(be: BackEnd) -> None:
     be.look()
     be.agree(features=be.features & ~(1 << VIRTIO_F_RING_PACKED) & ~LOG_ALL & ~(1 << 33))
@@ -125,7 +125,7 @@ def features_again(be: BackEnd) -> None:
 
 @area.case(
     226,
-    "A feature that was not offered is refused when it is acked",
+    "SET_FEATURES with a feature that was not offered is refused",
     needs=("REPLY_ACK",),
     severity=Severity.SHOULD,
 )
@@ -140,7 +140,7 @@ def not_offered(be: BackEnd) -> None:
         observed(f"bit {bit}, which was not offered, is acknowledged with 0")
 
 
-@area.case(227, "SET_PROTOCOL_FEATURES with none is accepted, and REPLY_ACK is off then")
+@area.case(227, "SET_PROTOCOL_FEATURES with no feature is accepted, and disables REPLY_ACK")
 def no_protocol_features(be: BackEnd) -> None:
     be.look()
     if not be.features & PROTOCOL_BIT:
@@ -150,7 +150,7 @@ def no_protocol_features(be: BackEnd) -> None:
     be.alive("without any protocol feature")
 
 
-@area.case(228, "A protocol feature that was not offered", severity=Severity.MAY)
+@area.case(228, "SET_PROTOCOL_FEATURES with a feature that was not offered", severity=Severity.MAY)
 def protocol_not_offered(be: BackEnd) -> None:
     be.look()
     if not be.features & PROTOCOL_BIT:
@@ -160,12 +160,12 @@ def protocol_not_offered(be: BackEnd) -> None:
         be.barrier()
     except Closed:
         observed("it closed the connection")
-    observed("it went on")
+    observed("it continued")
 
 
 @area.case(
     229,
-    "INBAND_NOTIFICATIONS without BACKEND_REQ is refused by closing",
+    "INBAND_NOTIFICATIONS without BACKEND_REQ is refused by closing the connection",
     needs=("INBAND_NOTIFICATIONS",),
     severity=Severity.SHOULD,
     spec="VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS",
@@ -173,7 +173,7 @@ def protocol_not_offered(be: BackEnd) -> None:
 def inband_alone(be: BackEnd) -> None:
     be.look()
     be.tell(F.SET_PROTOCOL_FEATURES, u64(int(ProtocolFeature.INBAND_NOTIFICATIONS)))
-    check(be.wire.hangs_up(be.patience), "the connection to be closed", "it goes on")
+    check(be.wire.hangs_up(be.patience), "the connection to be closed", "it stays open")
 
 
 @area.case(230, "RESET_OWNER is survived", severity=Severity.SHOULD, spec="VHOST_USER_RESET_OWNER")
@@ -183,18 +183,18 @@ def reset_owner(be: BackEnd) -> None:
     be.alive("after RESET_OWNER")
 
 
-@area.case(231, "A front-end that only looks and leaves harms nobody")
+@area.case(231, "A front-end that reads the features and disconnects does not affect later ones")
 def look_and_leave(be: BackEnd) -> None:
     be.look()
 
 
-@area.case(232, "A front-end that negotiates and leaves harms nobody")
+@area.case(232, "A front-end that negotiates and disconnects does not affect later ones")
 def agree_and_leave(be: BackEnd) -> None:
     be.agree()
     be.barrier()
 
 
-@area.case(233, "GET_PROTOCOL_FEATURES is answered though bit 30 was not acknowledged")
+@area.case(233, "GET_PROTOCOL_FEATURES is answered although bit 30 was not acknowledged")
 def not_acknowledged(be: BackEnd) -> None:
     be.look()
     if not be.features & PROTOCOL_BIT:

@@ -1,4 +1,4 @@
-"""VU-B-05xx: kicks, calls, and who wants none."""
+"""VU-B-05xx: kicks, calls, and how either side suppresses them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 area = Area("notifications", BACK_END, "VHOST_USER_SET_VRING_CALL")
 
 
-@area.case(501, "A completion is called for", works=True)
+@area.case(501, "A completion is followed by a call", works=True)
 def calls(be: BackEnd) -> None:
     ring = be.working_ring()
     ring.calls()
@@ -38,7 +38,7 @@ def index_before_call(be: BackEnd) -> None:
         be.work.post(ring.memory, ring)
         ring.kick()
         check(ring.await_call(be.patience), "a call", "none came")
-        # A call without news is allowed; the news itself must come all the same.
+        # A spurious call is allowed; the call for the completion must still come.
         be.await_used(ring, turn)
         ring.driver.pop()
 
@@ -54,7 +54,7 @@ def no_interrupt(be: BackEnd) -> None:
     ring.kick()
     while_waiting = ring.await_call(QUIET)
     be.await_used(ring, until)
-    check(not while_waiting, "no call", "it called")
+    check(not while_waiting, "no call", "there was a call")
 
 
 @area.case(504, "Several kicks at once count as one", works=True)
@@ -86,7 +86,7 @@ def one_kick_for_many(be: BackEnd) -> None:
 
 @area.case(
     507,
-    "A kick that was pending when the eventfd was handed over counts",
+    "A kick that is pending when the eventfd is passed counts",
     works=True,
     spec="Ring states",
 )
@@ -96,7 +96,7 @@ def pending_kick(be: BackEnd) -> None:
     ring = be.ring(memory, be.work.ring)
     job = be.work.post(memory, ring)
     ring.kick()
-    # Whoever serves it at once has something to call for before it has been told of a call.
+    # A back-end that serves it at once has a completion before it has received SET_VRING_CALL.
     be.start(ring, amid=lambda: ring.await_used(1, QUIET))
     be.await_used(ring, 1)
     be.completed(ring, job)
@@ -113,7 +113,7 @@ def call_replaced(be: BackEnd) -> None:
     ring.calls()
     ring.kick()
     be.await_used(ring, 2)
-    # The call comes after the index.
+    # The call follows the update of the index.
     poll = select.poll()
     poll.register(other, select.POLLIN)
     check(poll.poll(be.patience * 1000), "a call on the new eventfd", "none came")
@@ -141,7 +141,7 @@ def call_without_fd(be: BackEnd) -> None:
     be.barrier()
     be.serve(ring)
     be.serve(ring)
-    be.alive("after a completion that nobody is called for")
+    be.alive("after a completion without a call")
 
 
 @area.case(511, "SET_VRING_ERR is accepted, with a descriptor and without")
@@ -188,7 +188,7 @@ def _event_ring(be: BackEnd, *, start: int = 0) -> TestRing:
 
 
 def _serve_events(be: BackEnd, ring: TestRing, *, called: bool) -> None:
-    """One request, and whether a call comes for it."""
+    """One request; whether a call follows it."""
     ring.calls()
     index = ring.used_index + 1
     be.work.post(ring.memory, ring)
@@ -203,7 +203,9 @@ def _serve_events(be: BackEnd, ring: TestRing, *, called: bool) -> None:
     ring.driver.pop()
 
 
-@area.case(520, "With VIRTIO_F_EVENT_IDX the completion at used_event is called for", works=True)
+@area.case(
+    520, "With VIRTIO_F_EVENT_IDX the completion at used_event is followed by a call", works=True
+)
 def event_called(be: BackEnd) -> None:
     ring = _event_ring(be)
     for _ in range(5):
@@ -213,7 +215,7 @@ def event_called(be: BackEnd) -> None:
 
 @area.case(
     521,
-    "With VIRTIO_F_EVENT_IDX a completion before used_event is not called for",
+    "With VIRTIO_F_EVENT_IDX a completion before used_event is not followed by a call",
     works=True,
     severity=Severity.SHOULD,
 )
@@ -236,7 +238,7 @@ def event_kicked(be: BackEnd) -> None:
 
 
 @area.case(
-    523, "With VIRTIO_F_EVENT_IDX a driver that kicks at avail_event only is served", works=True
+    523, "With VIRTIO_F_EVENT_IDX a driver that only kicks at avail_event is served", works=True
 )
 def event_kicks(be: BackEnd) -> None:
     _kick_at_event(be, _event_ring(be))
@@ -255,7 +257,7 @@ def _kick_at_event(be: BackEnd, ring: TestRing) -> None:
 
 @area.case(
     524,
-    "A kick eventfd may be replaced while the ring runs; the new one is heard",
+    "A kick eventfd may be replaced while the ring runs; the new one takes effect",
     works=True,
     spec="Ring states",
     severity=Severity.SHOULD,
@@ -273,7 +275,7 @@ def kick_replaced_running(be: BackEnd) -> None:
 
 @area.case(
     525,
-    "With VIRTIO_F_EVENT_IDX used_event counts, and not VIRTQ_AVAIL_F_NO_INTERRUPT",
+    "With VIRTIO_F_EVENT_IDX used_event applies, and not VIRTQ_AVAIL_F_NO_INTERRUPT",
     works=True,
     spec="virtio 1.3, 2.7.7.2",
 )
@@ -287,7 +289,7 @@ def flags_ignored(be: BackEnd) -> None:
 
 @area.case(
     526,
-    "With VIRTIO_F_EVENT_IDX completions are called for across 65535",
+    "With VIRTIO_F_EVENT_IDX completions are followed by calls where the index wraps at 65535",
     works=True,
     spec="virtio 1.3, 2.7.7.2",
 )
@@ -301,7 +303,7 @@ def event_wraps(be: BackEnd) -> None:
 @area.each(
     527,
     (250, 65530),
-    "With VIRTIO_F_EVENT_IDX avail_event goes on from {} as the index does",
+    "With VIRTIO_F_EVENT_IDX avail_event follows the index from {} on",
     works=True,
     spec="virtio 1.3, 2.7.10",
 )

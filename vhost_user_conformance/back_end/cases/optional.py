@@ -1,7 +1,7 @@
-"""VU-B-24xx: messages that few back-ends serve, and all that were not agreed on.
+"""VU-B-24xx: messages that few back-ends implement, and messages whose feature was not negotiated.
 
-What a back-end makes of a message for which nothing was agreed on is not specified: it may refuse
-it by a code, ignore it, answer it, or close the connection. It may not die of it, nor be spoilt.
+How a back-end handles a message whose feature was not negotiated is not specified: it may refuse
+it with a code, ignore it, answer it, or close the connection. It may not crash, or fail later.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Ungated(NamedTuple):
 _REGION = SingleRegion(MemoryRegion(MIB, MIB, MIB + USER_OFFSET, 0)).pack()
 _IOTLB = Iotlb(MIB, 4096, MIB + USER_OFFSET, _PERM_RW, _UPDATE).pack()
 
-#: All messages that something has to be agreed on for.
+#: All messages that depend on a feature.
 _UNGATED = {
     "GET_QUEUE_NUM": Ungated(F.GET_QUEUE_NUM, "MQ"),
     "SEND_RARP": Ungated(F.SEND_RARP, "RARP", u64(0x0100_4F4D_C002)),
@@ -89,7 +89,7 @@ _UNGATED = {
     "CHECK_DEVICE_STATE": Ungated(F.CHECK_DEVICE_STATE, "DEVICE_STATE"),
     "GET_SHMEM_CONFIG": Ungated(F.GET_SHMEM_CONFIG, "SHMEM"),
 }
-#: Those that have a reply of their own, whatever need_reply says.
+#: Those that have a reply of their own, with need_reply or without.
 _ANSWERED = {
     F.GET_QUEUE_NUM,
     F.IOTLB_MSG,
@@ -109,7 +109,7 @@ _ANSWERED = {
 
 
 def _next_serves(be: BackEnd) -> None:
-    """A front-end that comes later is served; where the program ends with its first, so be it."""
+    """A later front-end is served, unless the program ends with its first connection."""
     try:
         other = be.again()
     except Unsupported:
@@ -121,7 +121,7 @@ def _next_serves(be: BackEnd) -> None:
 
 
 def _answer(be: BackEnd, ungated: Ungated) -> str:
-    """Send it with need_reply where that was agreed on, a barrier behind it: what came."""
+    """Send it, with need_reply where that was negotiated, and a barrier after it; the outcome."""
     acks = ProtocolFeature.REPLY_ACK in be.acked
     fds = tuple(be.spare_fd() for _ in range(ungated.fds))
     flags = VERSION | (NEED_REPLY if acks else 0)
@@ -154,7 +154,7 @@ def _told(ungated: Ungated, reply: Message) -> str:
 @area.each(
     2401,
     _UNGATED,
-    "{} that was not agreed on is survived, and the next front-end served",
+    "{} without its feature negotiated is survived, and the next front-end is served",
     severity=Severity.SHOULD,
 )
 def ungated(be: BackEnd, name: str) -> None:
@@ -171,7 +171,7 @@ def ungated(be: BackEnd, name: str) -> None:
 @area.each(
     2431,
     ("GPU_SET_SOCKET", "SET_VRING_ENDIAN", "IOTLB_MSG", "GET_SHARED_OBJECT", "VRING_KICK"),
-    "{} that was not agreed on leaves a ring that runs at work, unless the connection is closed",
+    "{} without its feature negotiated leaves a ring running, or the connection is closed",
     works=True,
 )
 def beside_a_ring(be: BackEnd, name: str) -> None:
@@ -186,11 +186,11 @@ def beside_a_ring(be: BackEnd, name: str) -> None:
     be.serve(ring)
 
 
-# -- messages that were agreed on
+# -- messages whose feature was negotiated
 
 
 def _not_specified(be: BackEnd, number: F, payload: bytes) -> None:
-    """A request that makes no sense, and of which no rule says what becomes of it."""
+    """An invalid request whose handling is not specified."""
     try:
         code = be.acked_with(number, payload)
     except Closed:
@@ -226,7 +226,7 @@ def no_endian(be: BackEnd) -> None:
 
 @area.case(
     2443,
-    "A ring that was told to be little-endian serves",
+    "A ring that was set to little-endian serves",
     spec="VHOST_USER_SET_VRING_ENDIAN",
     needs=("CROSS_ENDIAN",),
     works=True,
@@ -263,7 +263,7 @@ def iotlb(be: BackEnd, name: str) -> None:
 
 @area.case(
     2446,
-    "CREATE_CRYPTO_SESSION of nothing is answered, and its session id is an error",
+    "CREATE_CRYPTO_SESSION with an empty session is answered with an invalid session id",
     spec="VHOST_USER_CREATE_CRYPTO_SESSION",
     severity=Severity.SHOULD,
     needs=("CRYPTO_SESSION",),
@@ -275,12 +275,12 @@ def crypto_session(be: BackEnd) -> None:
     except Closed:
         observed("it closed the connection")
     session = int.from_bytes(reply.payload[-8:], "little", signed=True)
-    observed(f"{len(reply.payload)} bytes, of which the last 8 say session {session}")
+    observed(f"{len(reply.payload)} bytes, the last 8 of which are session {session}")
 
 
 @area.case(
     2447,
-    "CLOSE_CRYPTO_SESSION of one that there is not is refused, or survived",
+    "CLOSE_CRYPTO_SESSION of an unknown session is refused, or survived",
     spec="VHOST_USER_CLOSE_CRYPTO_SESSION",
     severity=Severity.SHOULD,
     needs=("CRYPTO_SESSION", "REPLY_ACK"),
@@ -316,7 +316,7 @@ def in_band(be: BackEnd) -> None:
 
 @area.case(
     2449,
-    "GET_SHARED_OBJECT of one that nobody knows is answered without a descriptor",
+    "GET_SHARED_OBJECT of an unknown object is answered without a descriptor",
     spec="VHOST_USER_GET_SHARED_OBJECT",
     needs=("SHARED_OBJECT",),
 )
@@ -345,7 +345,7 @@ def shmem_config(be: BackEnd) -> None:
 
 @area.case(
     2451,
-    "GPU_SET_SOCKET of a device that is no GPU is survived",
+    "GPU_SET_SOCKET is survived by a device that is not a GPU",
     spec="VHOST_USER_GPU_SET_SOCKET",
     severity=Severity.SHOULD,
 )

@@ -1,9 +1,9 @@
-"""VU-B-19xx: requests that come before the ones ahead of them are answered.
+"""VU-B-19xx: requests that are sent before earlier ones are answered.
 
-Nothing in the specification demands lock-step, and a stream socket keeps what was sent in order: a
-back-end sees the same messages, only sooner. What a front-end gains is the round trips of a
-switch-over. Descriptors bind to the message whose first byte they come with, so that messages with
-descriptors take a write each.
+The specification does not require lock-step, and a stream socket preserves the order: a back-end
+sees the same messages, only sooner. A front-end saves the round trips of a switch-over. Descriptors
+belong to the message whose first byte they are sent with, so that each message with descriptors is
+a write of its own.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.memory import Memory
 
 area = Area("pipelining", BACK_END, "Communication")
-#: Replies of more bytes than a socket's buffer has, so that they wait at the back-end.
+#: Replies that exceed a socket's buffer, so that they queue up at the back-end.
 _UNREAD = 12000
-#: Requests that take their time, at each stop.
+#: Slow requests at each stop.
 _FLUSHES = 8
 _Part = tuple[int, bytes, tuple[int, ...]]
 
@@ -46,7 +46,7 @@ def _bytes(number: int, payload: bytes = b"", *, need_reply: bool = False) -> by
 
 
 def _parts(be: BackEnd, ring: TestRing) -> list[_Part]:
-    """All that starts a ring: id, payload and descriptors of each message."""
+    """The messages that start a ring: id, payload and descriptors of each."""
     index = ring.index
     parts: list[_Part] = [
         (F.SET_VRING_NUM, vring(index, ring.size), ()),
@@ -61,7 +61,7 @@ def _parts(be: BackEnd, ring: TestRing) -> list[_Part]:
 
 
 def _rings(be: BackEnd, memory: Memory) -> list[TestRing]:
-    """Rings to start, up to four: the first ones, of whatever use."""
+    """The first rings, up to four, of any kind."""
     return [be.ring(memory, index) for index in range(min(be.rings, 4))]
 
 
@@ -81,7 +81,7 @@ def _working(be: BackEnd, rings: Sequence[TestRing]) -> list[TestRing]:
     return [ring for ring in rings if ring.index >= be.work.ring][::step]
 
 
-@area.case(1901, "Rings that are set up without waiting for anything serve", works=True)
+@area.case(1901, "Rings that are set up without waiting for replies serve", works=True)
 def start_all(be: BackEnd) -> None:
     be.agree()
     rings = _started(be)
@@ -90,7 +90,7 @@ def start_all(be: BackEnd) -> None:
 
 
 @area.case(
-    1902, "A heap of requests that ask for acknowledgements gets one each", needs=("REPLY_ACK",)
+    1902, "Each of many pipelined requests with need_reply is acknowledged", needs=("REPLY_ACK",)
 )
 def heap_of_acks(be: BackEnd) -> None:
     be.agree()
@@ -102,7 +102,7 @@ def heap_of_acks(be: BackEnd) -> None:
         check(code == 0, f"{F(number).name} acknowledged with 0", f"acknowledged with {code}")
 
 
-@area.case(1903, "Rings whose acknowledgements were all in flight serve", works=True)
+@area.case(1903, "Rings serve that were set up with all acknowledgements in flight", works=True)
 def heap_serves(be: BackEnd) -> None:
     be.agree()
     rings = _rings(be, be.memory())
@@ -144,14 +144,14 @@ def bases_in_one_write(be: BackEnd) -> None:
         check(state.ring == ring.index, f"ring {ring.index}", f"ring {state.ring}")
 
 
-@area.case(1906, "Descriptors that come one behind the other go to their own rings", works=True)
+@area.case(1906, "Descriptors that are sent one after the other go to their own rings", works=True)
 def fds_bound(be: BackEnd) -> None:
     be.agree()
     rings = _rings(be, be.memory())
     for ring in rings:
         for number, payload, fds in _parts(be, ring)[:3]:
             be.tell(number, payload, fds=fds)
-    # All of one kind in a row: nothing but their order tells them apart.
+    # All of one kind in a row: only their order distinguishes them.
     for kind in (3, 4):
         for ring in rings:
             number, payload, fds = _parts(be, ring)[kind]
@@ -196,7 +196,7 @@ def many_in_one_write(be: BackEnd, count: int) -> None:
         check(features == be.features, f"features {be.features:#x}", f"{features:#x}")
 
 
-@area.case(1911, "Different questions in one write are answered in their order")
+@area.case(1911, "Different requests in one write are answered in their order")
 def different(be: BackEnd) -> None:
     be.look()
     if not be.features & PROTOCOL_BIT:
@@ -209,7 +209,7 @@ def different(be: BackEnd) -> None:
         check(value == wanted, f"{wanted:#x} from {number.name}", f"{value:#x}")
 
 
-@area.case(1912, "A whole negotiation in one write is taken", works=True)
+@area.case(1912, "A whole negotiation in one write is accepted", works=True)
 def negotiation(be: BackEnd) -> None:
     be.agree(set_features=False)
     other = be.again()
@@ -229,7 +229,7 @@ def negotiation(be: BackEnd) -> None:
     other.serve(ring)
 
 
-@area.case(1913, "Replies that nobody reads yet are kept, and none is lost")
+@area.case(1913, "No reply is lost while the front-end does not read")
 def unread(be: BackEnd) -> None:
     be.look()
     be.wire.send_bytes(_bytes(F.GET_FEATURES) * _UNREAD)
@@ -253,7 +253,9 @@ def restart(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1915, "Rings may be set up right behind a memory table, unacknowledged", works=True)
+@area.case(
+    1915, "Rings may be set up right after a memory table, without its acknowledgement", works=True
+)
 def behind_a_table(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(share=False)
@@ -263,7 +265,7 @@ def behind_a_table(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1916, "Of two memory tables in a row the last one counts", works=True)
+@area.case(1916, "Of two memory tables in a row the last one applies", works=True)
 def two_tables(be: BackEnd) -> None:
     be.agree()
     first, last = be.memory(share=False), be.memory(8 << 20, share=False)
@@ -274,7 +276,7 @@ def two_tables(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1917, "Of several SET_VRING_ENABLE in one write the last one counts", works=True)
+@area.case(1917, "Of several SET_VRING_ENABLE in one write the last one applies", works=True)
 def last_enable(be: BackEnd) -> None:
     ring = be.working_ring()
     if not be.driver_features & PROTOCOL_BIT:
@@ -285,7 +287,7 @@ def last_enable(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1918, "Of several SET_VRING_CALL in a row the last one counts", works=True)
+@area.case(1918, "Of several SET_VRING_CALL in a row the last one applies", works=True)
 def last_call(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -312,7 +314,7 @@ def configs(be: BackEnd) -> None:
 
 @area.case(
     1920,
-    "An acknowledgement behind GET_VRING_BASE comes behind its reply",
+    "An acknowledgement of a request after GET_VRING_BASE follows its reply",
     needs=("REPLY_ACK",),
     works=True,
 )
@@ -341,7 +343,11 @@ def kick_between(be: BackEnd) -> None:
         be.reply_to(F.GET_FEATURES)
 
 
-@area.case(1922, "A front-end that leaves with requests in flight harms no later one", works=True)
+@area.case(
+    1922,
+    "A front-end that disconnects with requests in flight does not affect later ones",
+    works=True,
+)
 def leaves(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -350,14 +356,14 @@ def leaves(be: BackEnd) -> None:
     other.serve(other.working_ring())
 
 
-@area.case(1923, "Addresses that change twice in a row are the last ones", works=True)
+@area.case(1923, "Of two SET_VRING_ADDR in a row the last one applies", works=True)
 def last_address(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     base = be.stop(ring)
     other = be.ring(ring.memory, ring.index)
     be.set_up(ring, base=base)
-    # What is wanted is the ring that was there: the other one's place is empty and stays so.
+    # The first ring is expected to be used: the place of the other one is empty and stays empty.
     be.tell(F.SET_VRING_ADDR, be.address(other))
     be.tell(F.SET_VRING_ADDR, be.address(ring))
     be.enable(ring)
@@ -367,7 +373,11 @@ def last_address(be: BackEnd) -> None:
     check(not other.used_index, f"nothing written at {used:#x}", "the other ring is used")
 
 
-@area.case(1924, "A descriptor comes with its own reply, among others", needs=("INFLIGHT_SHMFD",))
+@area.case(
+    1924,
+    "A descriptor is sent with its own reply, also among other replies",
+    needs=("INFLIGHT_SHMFD",),
+)
 def descriptor_of_a_reply(be: BackEnd) -> None:
     be.agree()
     asked = (F.GET_FEATURES, F.GET_INFLIGHT_FD, F.GET_FEATURES)
@@ -382,20 +392,20 @@ def descriptor_of_a_reply(be: BackEnd) -> None:
 
 @area.case(
     1925,
-    "A ring that has requests in flight is stopped and started without waiting for its base",
+    "A ring with requests in flight may be stopped and started without waiting for its base",
     device="blk",
 )
 def restart_in_flight(be: BackEnd) -> None:
     ring = be.working_ring()
     if be.features >> BLK_F_RO & 1 or not be.features >> BLK_F_FLUSH & 1:
-        unsupported("it takes no writes, or has no flush, and reads may take no time at all")
+        unsupported("it accepts no writes or has no flush, and reads may complete at once")
     for turn in range(1, 9):
         before, after = (turn - 1) * (_FLUSHES + 1), turn * (_FLUSHES + 1)
         be.disk.request(ring.memory, ring, BLK_OUT, turn, read=bytes(SECTOR))
         for _ in range(_FLUSHES):
             be.disk.request(ring.memory, ring, BLK_FLUSH, 0)
         ring.kick()
-        # The first completion tells that the ring is being worked on.
+        # The first completion shows that the ring is being served.
         check(ring.await_progress(before, be.patience), "a completion", "none came")
         be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
         be.set_up(ring, base=after)
@@ -404,7 +414,7 @@ def restart_in_flight(be: BackEnd) -> None:
         check(before < base <= after, f"a base of {before + 1} to {after}", f"{base}")
         be.barrier()
         if base != after:
-            # It takes requests one by one, and had not taken all of them: they are served now.
+            # It takes requests one by one, and had not taken all of them: the rest is served now.
             be.stop(ring)
             be.start(ring, base=base)
             ring.kick()

@@ -1,7 +1,7 @@
-"""VU-B-16xx: memory that comes after the rings have started, page by page, as they ask for it.
+"""VU-B-16xx: memory that arrives after the rings have started, page by page, on demand.
 
-The suite plays both the front-end and the source of the pages: what is not in the shared file yet
-is missing, and is put there when the back-end's userfaultfd tells that somebody waits for it.
+The suite is both the front-end and the source of the pages: a page that is not in the shared file
+yet is missing, and is placed there when the back-end's userfaultfd reports a fault.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NR_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 
 
 def _possible() -> bool:
-    """Whether this host lets programs have a userfaultfd at all."""
+    """Whether this host offers userfaultfd to programs."""
     number = _NR_USERFAULTFD.get(os.uname().machine)
     if number is None:
         return False
@@ -54,7 +54,7 @@ def _possible() -> bool:
 
 
 def _advise(be: BackEnd) -> int:
-    """POSTCOPY_ADVISE: the userfaultfd."""
+    """Send POSTCOPY_ADVISE; the userfaultfd."""
     reply = be.ask(F.POSTCOPY_ADVISE)
     if not reply.fds and not _possible():
         unsupported("is about userfaultfd, which this host does not offer")
@@ -75,7 +75,7 @@ def _end(be: BackEnd) -> None:
 
 
 def _table(be: BackEnd, memory: Memory) -> MemTable:
-    """SET_MEM_TABLE and its answer, and the go-ahead behind it."""
+    """SET_MEM_TABLE, its reply, and the acknowledgement by the front-end."""
     reply = be.ask(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
     check(
         len(reply.payload) == len(memory.table),
@@ -88,13 +88,13 @@ def _table(be: BackEnd, memory: Memory) -> MemTable:
 
 
 class Pages:
-    """Where pages come from.
+    """The source of pages.
 
     Args:
-        be: who asks for them.
+        be: the back-end that faults.
         fd: its userfaultfd.
         memory: guest memory.
-        bases: where the back-end has it.
+        bases: addresses of its regions in the back-end.
     """
 
     def __init__(self, be: BackEnd, fd: int, memory: Memory, bases: MemTable) -> None:
@@ -103,11 +103,11 @@ class Pages:
         self._fd = fd
         self._memory = memory
         self._bases = bases
-        #: What a page holds: guest address of the page to its bytes.
+        #: Contents of pages, by guest address.
         self.contents: dict[int, bytes] = {}
 
     def serve(self, ring: TestRing, index: int) -> None:
-        """Bring pages until the used index is there. Raises `Failed` when it never is."""
+        """Place pages until the used index is reached. Raises `Failed` when it is not."""
         until = time.monotonic() + self._be.patience
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
@@ -134,7 +134,7 @@ class Pages:
 
 
 def _incoming(be: BackEnd) -> tuple[TestRing, Pages]:
-    """A ring that runs while its buffers' pages are missing."""
+    """A ring that runs while the pages of its buffers are missing."""
     be.agree("PAGEFAULT")
     fd = _advise(be)
     _listen(be)
@@ -155,7 +155,7 @@ def advised(be: BackEnd) -> None:
     _advise(be)
 
 
-@area.case(1602, "What comes with the reply is a userfaultfd", spec="VHOST_USER_POSTCOPY_ADVISE")
+@area.case(1602, "The descriptor of the reply is a userfaultfd", spec="VHOST_USER_POSTCOPY_ADVISE")
 def descriptor(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     name = str(Path(f"/proc/self/fd/{_advise(be)}").readlink())
@@ -200,7 +200,7 @@ def ends(be: BackEnd) -> None:
     _end(be)
 
 
-@area.case(1606, "A ring serves while pages are missing, and gets them", works=True)
+@area.case(1606, "A ring serves although pages are missing: they are requested", works=True)
 def serves(be: BackEnd) -> None:
     ring, pages = _incoming(be)
     for turn in range(1, 4):
@@ -209,19 +209,19 @@ def serves(be: BackEnd) -> None:
         pages.serve(ring, turn)
 
 
-@area.case(1607, "A missing page is asked for at its address", device="blk")
+@area.case(1607, "A missing page is requested at its address", device="blk")
 def asked_for(be: BackEnd) -> None:
     ring, pages = _incoming(be)
     memory = ring.memory
     data = memory.allocate(PAGE, align=PAGE)
-    memory.allocate(PAGE, align=PAGE)  # nobody touches what is beside it
+    memory.allocate(PAGE, align=PAGE)  # no request touches the page next to it
     _request(be, ring, BLK_IN, [], [(data, SECTOR)], pages)
     check(data in pages.asked, f"page {data:#x} asked for", f"{[hex(p) for p in pages.asked]}")
     wrong = [page for page in pages.asked if page > data]
-    check(not wrong, "no page that nobody needs", f"{[hex(page) for page in wrong]}")
+    check(not wrong, "no page that is not needed", f"{[hex(page) for page in wrong]}")
 
 
-@area.case(1608, "A page is used with what the front-end has put there", device="blk")
+@area.case(1608, "A page is used with the contents that the front-end placed", device="blk")
 def contents(be: BackEnd) -> None:
     ring, pages = _incoming(be)
     if be.features >> BLK_F_RO & 1:
@@ -233,7 +233,7 @@ def contents(be: BackEnd) -> None:
     _request(be, ring, BLK_OUT, [(source, PAGE)], [], pages)
     check(source in pages.asked, "the page asked for", "the file was read without it")
     _request(be, ring, BLK_IN, [], [(target, PAGE)], pages)
-    check(memory.read(target, PAGE) == wanted, "the page that was brought", "another")
+    check(memory.read(target, PAGE) == wanted, "the page that was placed", "another")
 
 
 def _request(
@@ -244,7 +244,7 @@ def _request(
     writable: list[tuple[int, int]],
     pages: Pages,
 ) -> None:
-    """A disk's request with its data where it is wanted; the header's page is there."""
+    """A disk's request with its data at this place; the page of the header is present."""
     memory = ring.memory
     header, status = memory.allocate(16), memory.allocate(1)
     memory.write(header, struct.pack("<IIQ", kind, 0, 8))
@@ -259,7 +259,7 @@ def _request(
     check(seen == 0, f"status 0 from {be.device}", f"status {seen}")
 
 
-@area.case(1609, "After POSTCOPY_END rings serve, and no page is asked for", works=True)
+@area.case(1609, "After POSTCOPY_END rings serve, and no page is requested", works=True)
 def after_the_end(be: BackEnd) -> None:
     ring, pages = _incoming(be)
     be.work.post(ring.memory, ring)
@@ -287,7 +287,7 @@ def restarted(be: BackEnd) -> None:
     pages.serve(ring, 2)
 
 
-@area.case(1611, "A device that was only advised of postcopy serves as ever", works=True)
+@area.case(1611, "A device serves as before after POSTCOPY_ADVISE alone", works=True)
 def only_advised(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     _advise(be)
@@ -311,7 +311,7 @@ def listen_first(be: BackEnd) -> None:
     _observe(be, F.POSTCOPY_LISTEN)
 
 
-@area.case(1614, "POSTCOPY_LISTEN when there is memory already", severity=Severity.MAY)
+@area.case(1614, "POSTCOPY_LISTEN when memory was already shared", severity=Severity.MAY)
 def listen_late(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     _advise(be)
@@ -326,7 +326,7 @@ def end_first(be: BackEnd) -> None:
 
 
 def _observe(be: BackEnd, number: F) -> None:
-    """No rule says what becomes of a message out of its order."""
+    """The handling of a message out of order is not specified."""
     try:
         code = be.ask(number, need_reply=True).u64
         be.barrier()
@@ -358,7 +358,7 @@ def added_bases(be: BackEnd) -> None:
         check(place != asked.user_addr, "the back-end's own", "the front-end's")
 
 
-@area.case(1617, "After POSTCOPY_END a memory table is not answered any more")
+@area.case(1617, "After POSTCOPY_END a memory table has no reply any more")
 def not_answered_after(be: BackEnd) -> None:
     be.agree("PAGEFAULT")
     _advise(be)
@@ -367,4 +367,4 @@ def not_answered_after(be: BackEnd) -> None:
     _table(be, memory)
     _end(be)
     be.tell(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
-    be.alive("with no reply to a table that nobody asked for")
+    be.alive("with no reply to a table")

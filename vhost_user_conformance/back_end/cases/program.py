@@ -1,4 +1,4 @@
-"""VU-B-25xx: what a back-end's program owes to whoever starts it."""
+"""VU-B-25xx: the conventions for back-end programs: options, signals, capabilities."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ TYPES = frozenset(
         "fs",
     ]
 )
-#: Seconds in which a program that was told to end has to, and for one that only prints.
+#: Seconds for a program to end after SIGTERM, and to print its capabilities.
 SOON, PRINTED = 3.0, 10.0
 _PATH = "--socket-path"
 
 
 def _program(be: BackEnd) -> PeerProgram:
     if be.program is None:
-        unsupported("needs the program: say --exec")
+        unsupported("needs the program: use --exec")
     return be.program
 
 
@@ -64,7 +64,7 @@ def _program(be: BackEnd) -> PeerProgram:
 def _started(
     command: Sequence[str], fds: Sequence[int], *, stdin: int, stdout: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Another program than the one that is under test; it goes at the end, and with the suite."""
+    """A program besides the one under test; it ends with the context, and with the suite."""
     with contextlib.ExitStack() as owned:
         with signals_deferred():
             program = subprocess.Popen(
@@ -92,7 +92,7 @@ def _end(program: subprocess.Popen[bytes]) -> None:
 
 
 def _run(words: Sequence[str], fds: Sequence[int] = ()) -> tuple[int, bytes]:
-    """Run it until it ends, with nothing to say to it; its status, and what it prints.
+    """Run it to its end, without input; its status and output.
 
     Raises:
         subprocess.TimeoutExpired: it does not end.
@@ -104,14 +104,14 @@ def _run(words: Sequence[str], fds: Sequence[int] = ()) -> tuple[int, bytes]:
 
 
 def _capabilities(be: BackEnd) -> Any:
-    """What it prints. Raises `Unsupported` if it does not know --print-capabilities."""
+    """Its capabilities. Raises `Unsupported` if it does not know --print-capabilities."""
     words = _program(be).words
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = [word.replace("{socket}", f"{folder}/s") for word in words]
         try:
             status, printed = _run([*elsewhere, "--print-capabilities"])
         except subprocess.TimeoutExpired:
-            unsupported("it does not know --print-capabilities: it runs on")
+            unsupported("it does not know --print-capabilities: it keeps running")
     if status:
         unsupported(f"it does not know --print-capabilities: status {status}")
     try:
@@ -123,7 +123,7 @@ def _capabilities(be: BackEnd) -> Any:
 
 @area.case(
     2501,
-    "--print-capabilities prints JSON and ends with status 0, whatever other options there are",
+    "--print-capabilities prints JSON and ends with status 0, with any other options",
 )
 def prints(be: BackEnd) -> None:
     printed = _capabilities(be)
@@ -142,7 +142,7 @@ def names_type(be: BackEnd) -> None:
     )
 
 
-@area.case(2503, "The program that was started is the one that serves: it stays in the foreground")
+@area.case(2503, "The program stays in the foreground: the process that was started serves")
 def foreground(be: BackEnd) -> None:
     program = _program(be)
     be.barrier()
@@ -171,7 +171,7 @@ def ends_busy(be: BackEnd) -> None:
 
 
 def _with_fd(words: Sequence[str], fd: int, path: Path | None = None) -> list[str]:
-    """The command with --fd instead of its --socket-path, or with a path besides it.
+    """The command with --fd instead of its --socket-path, or with both.
 
     Raises:
         Unsupported: it has no --socket-path.
@@ -185,12 +185,12 @@ def _with_fd(words: Sequence[str], fd: int, path: Path | None = None) -> list[st
 
 
 def _answers(be: BackEnd, theirs: socket.socket, connect: Callable[[], socket.socket]) -> bool:
-    """Whether the program, with this socket as its --fd, answers a front-end."""
+    """Whether the program answers a front-end on this socket, its --fd."""
     command = _with_fd(_program(be).words, theirs.fileno())
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
     with (
         _started(command, [theirs.fileno()], stdin=pipe, stdout=nothing),
-        # Connected while it is open here: a program may end before it listens.
+        # Connected while the socket is open here: a program may end before it listens.
         contextlib.closing(Wire(connect(), {}, be.patience)) as wire,
     ):
         theirs.close()
@@ -201,7 +201,7 @@ def _answers(be: BackEnd, theirs: socket.socket, connect: Callable[[], socket.so
             return False
 
 
-@area.case(2506, "--fd has a socket that is connected served", severity=Severity.SHOULD)
+@area.case(2506, "With --fd a connected socket is served", severity=Severity.SHOULD)
 def inherited(be: BackEnd) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -218,7 +218,7 @@ def inherited(be: BackEnd) -> None:
             return sock
 
         if _answers(be, listener, connect):
-            observed("it takes a socket that listens, and not one that is connected")
+            observed("it accepts a listening socket, but not a connected one")
     raise Failed("GET_FEATURES answered on the socket of --fd", "it is not")
 
 

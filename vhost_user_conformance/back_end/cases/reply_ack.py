@@ -1,4 +1,4 @@
-"""VU-B-07xx: acknowledgements: who gets one, how many, and of what."""
+"""VU-B-07xx: which requests are acknowledged, how often, and with what code."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def not_acknowledged(be: BackEnd, name: str) -> None:
     be.agree()
     number, payload, fds = _PLAIN[name](be)
     be.tell(number, payload, fds=fds)
-    be.alive("with no acknowledgement that nobody asked for")
+    be.alive("with no unsolicited acknowledgement")
 
 
 def _optional(be: BackEnd, name: str) -> Request:
-    """A request that needs more than REPLY_ACK.
+    """A request that depends on more than REPLY_ACK.
 
     Raises:
-        Unsupported: what it needs is not offered.
+        Unsupported: a feature that it depends on is not offered.
     """
     feature, *names = _NEEDS[name]
     if feature and be.mask(feature) not in be.look().protocol:
@@ -125,7 +125,7 @@ def _optional(be: BackEnd, name: str) -> Request:
     return F.__members__[name], payload, (be.spare_fd(),) if name == "SET_LOG_FD" else ()
 
 
-#: A protocol feature without which it cannot be sent, and those to be agreed on besides the usual.
+#: The protocol feature that it depends on, and the features to negotiate besides the usual ones.
 _NEEDS = {
     "SET_PROTOCOL_FEATURES": ("",),
     "RESET_OWNER": ("",),
@@ -150,13 +150,13 @@ def optional_acknowledged(be: BackEnd, name: str) -> None:
 def optional_not_acknowledged(be: BackEnd, name: str) -> None:
     number, payload, fds = _optional(be, name)
     be.tell(number, payload, fds=fds)
-    be.alive("with no acknowledgement that nobody asked for")
+    be.alive("with no unsolicited acknowledgement")
 
 
 @area.each(
     741,
     ("GET_FEATURES", "GET_PROTOCOL_FEATURES", "GET_VRING_BASE"),
-    "{} with need_reply gives its own reply, and no acknowledgement besides",
+    "{} with need_reply has its own reply, and no acknowledgement in addition",
 )
 def own_reply_only(be: BackEnd, name: str) -> None:
     be.agree()
@@ -168,12 +168,12 @@ def _answered_once(
     be: BackEnd, number: F, payload: bytes = b"", *, fds: tuple[int, ...] = ()
 ) -> None:
     be.ask(number, payload, fds=fds, need_reply=True)
-    be.alive("with no acknowledgement besides the reply")
+    be.alive("with no acknowledgement in addition to the reply")
 
 
 @area.case(
     744,
-    "GET_QUEUE_NUM with need_reply gives its own reply, and no acknowledgement besides",
+    "GET_QUEUE_NUM with need_reply has its own reply, and no acknowledgement in addition",
     needs=("MQ",),
 )
 def queue_num_only(be: BackEnd) -> None:
@@ -182,7 +182,7 @@ def queue_num_only(be: BackEnd) -> None:
 
 @area.case(
     745,
-    "SET_LOG_BASE with need_reply gives its own reply, and no acknowledgement besides",
+    "SET_LOG_BASE with need_reply has its own reply, and no acknowledgement in addition",
     needs=("LOG_SHMFD",),
 )
 def log_base_only(be: BackEnd) -> None:
@@ -212,7 +212,7 @@ def alternating(be: BackEnd) -> None:
         be.wire.send(F.SET_VRING_BASE, vring(0, turn), flags=flags)
         if wanted:
             be.reply_to(F.SET_VRING_BASE)
-    be.alive("in step")
+    be.alive("with each reply to its request")
 
 
 @area.case(752, "need_reply where REPLY_ACK was not negotiated", severity=Severity.MAY)
@@ -226,18 +226,20 @@ def not_negotiated(be: BackEnd) -> None:
         observed(str(error))
     first.close()
     if first.id == F.SET_VRING_BASE:
-        observed("it acknowledges although that was not negotiated")
+        observed("it acknowledges although REPLY_ACK was not negotiated")
     observed("it does not acknowledge")
 
 
-@area.case(753, "SET_MEM_TABLE that cannot be mapped is refused by a code, or by closing")
+@area.case(
+    753, "SET_MEM_TABLE that cannot be mapped is refused with a code, or by closing the connection"
+)
 def bad_table(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(share=False)
     be.not_done(F.SET_MEM_TABLE, memory.table, fds=(be.spare_fd(),))
 
 
-@area.case(754, "SET_VRING_ADDR outside of memory is refused, or found out at the first kick")
+@area.case(754, "SET_VRING_ADDR outside of memory is refused, at once or at the first kick")
 def bad_address(be: BackEnd) -> None:
     be.agree()
     be.memory()

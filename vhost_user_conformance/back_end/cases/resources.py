@@ -1,8 +1,8 @@
-"""VU-B-18xx: what a back-end holds, and gives back: descriptors, mappings, threads.
+"""VU-B-18xx: descriptors, mappings and threads that a back-end holds and releases.
 
-All of it is counted from outside, so that the program has to be one that the suite has started. A
-back-end may give things back a little later, and may keep a few for the next time: what counts is
-that what it holds does not grow with what was done.
+They are counted from outside, so that the suite has to have started the program. A back-end may
+release them a little later, and may keep some for the next time: the number may not grow with each
+repetition.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 area = Area("resources", BACK_END, "Memory region description")
 
-#: How often a thing is done, and what it may then hold more than after the first time.
+#: How often an action is repeated, and how many more it may hold then than after the first time.
 _TIMES, _SPARE = 20, 8
 _INTERVAL_MS = 20
 
 
 def _program(be: BackEnd) -> PeerProgram:
     if be.program is None:
-        unsupported("is about a program that --exec has started: only there can be counted")
+        unsupported("resources can only be counted of a program that --exec started")
     return be.program
 
 
 def _no_growth(be: BackEnd, what: str, count: Callable[[], int], do: Callable[[], None]) -> None:
-    """Do it once, count, do it often, and check that the count comes back to where it was."""
+    """Do it once, count, repeat it, and check that the count returns to the first one."""
     do()
     before = _settled(count)
     for _ in range(_TIMES):
@@ -48,12 +48,12 @@ def _no_growth(be: BackEnd, what: str, count: Callable[[], int], do: Callable[[]
     until = time.monotonic() + be.patience
     while (after := count()) > before + _SPARE:
         if time.monotonic() > until:
-            raise Failed(f"about {before} {what} after {_TIMES} times more", f"{after}")
+            raise Failed(f"about {before} {what} after {_TIMES} more times", f"{after}")
         select.poll().poll(_INTERVAL_MS)
 
 
 def _settled(count: Callable[[], int]) -> int:
-    """The count, once it has stayed for a while."""
+    """The count, once it has been constant for a while."""
     last, same = count(), 0
     while same < 5:
         select.poll().poll(_INTERVAL_MS)
@@ -69,7 +69,7 @@ def _descriptors(be: BackEnd, do: Callable[[], None]) -> None:
 
 
 def _connections(be: BackEnd, visit: Callable[[BackEnd], None]) -> Callable[[], None]:
-    """A front-end that comes, does something, and goes."""
+    """A front-end that connects, does something, and disconnects."""
     last = [be]
 
     def come_and_go() -> None:
@@ -85,24 +85,24 @@ def _work_once(be: BackEnd) -> None:
     be.serve(be.working_ring())
 
 
-@area.case(1801, "Connections that come and go leave no descriptors", works=True)
+@area.case(1801, "Repeated connections leave no open descriptors", works=True)
 def connections(be: BackEnd) -> None:
     _descriptors(be, _connections(be, _work_once))
 
 
-@area.case(1802, "Connections that come and go leave no mappings", works=True)
+@area.case(1802, "Repeated connections leave no mappings", works=True)
 def connection_mappings(be: BackEnd) -> None:
     program = _program(be)
     _no_growth(be, "mappings", lambda: program.mappings, _connections(be, _work_once))
 
 
-@area.case(1803, "Connections that come and go leave no threads", works=True)
+@area.case(1803, "Repeated connections leave no threads", works=True)
 def connection_threads(be: BackEnd) -> None:
     program = _program(be)
     _no_growth(be, "threads", lambda: program.threads, _connections(be, _work_once))
 
 
-@area.case(1804, "When its front-end has gone a back-end maps none of its memory")
+@area.case(1804, "After its front-end has disconnected a back-end maps none of its memory")
 def nothing_mapped(be: BackEnd) -> None:
     program = _program(be)
     be.agree()
@@ -113,10 +113,14 @@ def nothing_mapped(be: BackEnd) -> None:
     while program.mappings and time.monotonic() < until:
         select.poll().poll(_INTERVAL_MS)
     other.barrier()
-    check(not program.mappings, "no mapping of the memory of one that left", str(program.mappings))
+    check(
+        not program.mappings,
+        "no mapping of the memory of a former front-end",
+        str(program.mappings),
+    )
 
 
-@area.case(1805, "Connections that end in the middle of a table leave no descriptors")
+@area.case(1805, "Connections that end within a memory table leave no open descriptors")
 def cut_connections(be: BackEnd) -> None:
     memory = be.memory(MIB, MIB, share=False)
     last = [be]
@@ -145,7 +149,9 @@ def errors(be: BackEnd) -> None:
 
 
 @area.case(
-    1808, "What a ring was given is closed when it stops, or when it is set up again", works=True
+    1808,
+    "The descriptors of a ring are closed when it stops, or when it is set up again",
+    works=True,
 )
 def restarts(be: BackEnd) -> None:
     ring = be.working_ring()
@@ -172,7 +178,7 @@ def kicks(be: BackEnd) -> None:
     _descriptors(be, again)
 
 
-@area.case(1810, "Tables that are replaced while a ring runs leave no descriptors", works=True)
+@area.case(1810, "Tables that are replaced while a ring runs leave no open descriptors", works=True)
 def tables(be: BackEnd) -> None:
     ring = be.working_ring()
     _descriptors(be, lambda: be.share(ring.memory))
@@ -197,7 +203,7 @@ def _logs(be: BackEnd) -> Callable[[], None]:
     return replace
 
 
-@area.case(1812, "Logs that are replaced leave no descriptors", needs=("LOG_SHMFD",))
+@area.case(1812, "Logs that are replaced leave no open descriptors", needs=("LOG_SHMFD",))
 def logs(be: BackEnd) -> None:
     _descriptors(be, _logs(be))
 
@@ -208,7 +214,7 @@ def log_mappings(be: BackEnd) -> None:
     _no_growth(be, "mappings", lambda: program.mapped("vhost-log"), _logs(be))
 
 
-@area.case(1814, "SET_LOG_FD again leaves no descriptors", spec="VHOST_USER_SET_LOG_FD")
+@area.case(1814, "Repeated SET_LOG_FD leaves no open descriptors", spec="VHOST_USER_SET_LOG_FD")
 def log_fds(be: BackEnd) -> None:
     be.agree()
     fd = be.spare_fd()
@@ -220,7 +226,7 @@ def log_fds(be: BackEnd) -> None:
     _descriptors(be, again)
 
 
-@area.case(1815, "GET_INFLIGHT_FD again leaves no descriptors", needs=("INFLIGHT_SHMFD",))
+@area.case(1815, "Repeated GET_INFLIGHT_FD leaves no open descriptors", needs=("INFLIGHT_SHMFD",))
 def inflight(be: BackEnd) -> None:
     be.agree()
 
@@ -239,12 +245,12 @@ def _inflight_region(be: BackEnd) -> Callable[[], None]:
     return lambda: be.accepted(F.SET_INFLIGHT_FD, payload, fds=(fd,))
 
 
-@area.case(1816, "SET_INFLIGHT_FD again leaves no descriptors", needs=("INFLIGHT_SHMFD",))
+@area.case(1816, "Repeated SET_INFLIGHT_FD leaves no open descriptors", needs=("INFLIGHT_SHMFD",))
 def inflight_fds(be: BackEnd) -> None:
     _descriptors(be, _inflight_region(be))
 
 
-@area.case(1817, "SET_INFLIGHT_FD again leaves no mappings", needs=("INFLIGHT_SHMFD",))
+@area.case(1817, "Repeated SET_INFLIGHT_FD leaves no mappings", needs=("INFLIGHT_SHMFD",))
 def inflight_mappings(be: BackEnd) -> None:
     program = _program(be)
     again = _inflight_region(be)
@@ -265,7 +271,7 @@ def _slots(be: BackEnd) -> Callable[[], None]:
 
 @area.case(
     1818,
-    "Regions that are added and removed leave no descriptors",
+    "Regions that are added and removed leave no open descriptors",
     needs=("CONFIGURE_MEM_SLOTS",),
     spec="VHOST_USER_REM_MEM_REG",
 )
@@ -303,9 +309,9 @@ def removal_with_fd(be: BackEnd) -> None:
 
 
 def _refusals(be: BackEnd, offend: Callable[[BackEnd], object]) -> None:
-    """Refused requests; where that costs the connection, on one after the other.
+    """Send refused requests; on a new connection each time where the back-end closes it.
 
-    That descriptors nobody asked for are closed is written nowhere but for REM_MEM_REG.
+    The specification says only of REM_MEM_REG that unexpected descriptors are closed.
     """
     last = [be.agree()]
 
@@ -322,19 +328,19 @@ def _refusals(be: BackEnd, offend: Callable[[BackEnd], object]) -> None:
         observed(f"they stay open: {failed.seen} descriptors, expected {failed.expected}")
 
 
-@area.case(1821, "Descriptors that came with an unknown request are closed", spec="Header")
+@area.case(1821, "Descriptors of an unknown request are closed", spec="Header")
 def unknown(be: BackEnd) -> None:
     fd = be.spare_fd()
     _refusals(be, lambda other: other.tell(199, u64(0), fds=(fd, fd)))
 
 
-@area.case(1822, "Descriptors that came where there should be none are closed", spec="Header")
+@area.case(1822, "Descriptors with a request that takes none are closed", spec="Header")
 def stray(be: BackEnd) -> None:
     fd = be.spare_fd()
     _refusals(be, lambda other: other.tell(F.SET_VRING_NUM, vring(0, 64), fds=(fd, fd)))
 
 
-@area.case(1823, "Descriptors of a table that cannot be are closed")
+@area.case(1823, "Descriptors of an invalid table are closed")
 def bad_tables(be: BackEnd) -> None:
     memory = be.memory(MIB, share=False)
     region = memory.regions[0].on_wire._replace(size=1 << 62)
@@ -368,7 +374,7 @@ def _socket(be: BackEnd) -> int:
     return other.fileno()
 
 
-@area.case(1826, "A migration that is switched on and off leaves no descriptors", works=True)
+@area.case(1826, "Logging that is switched on and off leaves no open descriptors", works=True)
 def migrations(be: BackEnd) -> None:
     ring = be.working_ring("LOG_SHMFD")
     if not be.features & LOG_ALL:
@@ -393,7 +399,7 @@ def running_kicks(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1828, "Connections that come and go leave no error descriptors", works=True)
+@area.case(1828, "Repeated connections leave no open error descriptors", works=True)
 def connection_errors(be: BackEnd) -> None:
     fd = be.spare_fd()
 
@@ -407,7 +413,7 @@ def connection_errors(be: BackEnd) -> None:
 
 @area.case(
     1829,
-    "Connections that are advised of postcopy and go leave no descriptors",
+    "Repeated connections with POSTCOPY_ADVISE leave no open descriptors",
     needs=("PAGEFAULT",),
     spec="Postcopy live migration",
 )

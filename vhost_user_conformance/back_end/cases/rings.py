@@ -1,4 +1,4 @@
-"""VU-B-04xx: the states of a ring, and what may be changed in them."""
+"""VU-B-04xx: the states of a ring, and what may be changed in each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vhost_user_conformance.model.verdict import Failed, Severity, check, unsupp
 area = Area("rings", BACK_END, "Ring states")
 
 
-@area.case(401, "A ring that is set up, enabled and kicked is worked on", works=True)
+@area.case(401, "A ring that is set up, enabled and kicked is served", works=True)
 def runs(be: BackEnd) -> None:
     be.serve(be.working_ring())
 
 
-@area.case(402, "A ring serves request after request", works=True)
+@area.case(402, "A ring serves many requests, one after the other", works=True)
 def runs_on(be: BackEnd) -> None:
     ring = be.working_ring()
     for _ in range(2 * ring.size + 3):
@@ -26,7 +26,9 @@ def runs_on(be: BackEnd) -> None:
 
 
 @area.case(
-    403, "A request that was made before the first kick is served at the first kick", works=True
+    403,
+    "A request that was available before the first kick is served at the first kick",
+    works=True,
 )
 def made_before(be: BackEnd) -> None:
     be.agree()
@@ -39,9 +41,7 @@ def made_before(be: BackEnd) -> None:
     be.completed(ring, job)
 
 
-@area.case(
-    404, "GET_VRING_BASE stops the ring: a request that is kicked then is not served", works=True
-)
+@area.case(404, "GET_VRING_BASE stops the ring: a later request is not served", works=True)
 def stops(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -49,7 +49,7 @@ def stops(be: BackEnd) -> None:
     be.ignored(ring)
 
 
-@area.case(405, "A stopped ring goes on where it was when it is set up again", works=True)
+@area.case(405, "A stopped ring continues at its base when it is set up again", works=True)
 def goes_on(be: BackEnd) -> None:
     ring = be.working_ring()
     for _ in range(3):
@@ -61,7 +61,11 @@ def goes_on(be: BackEnd) -> None:
         be.serve(ring)
 
 
-@area.case(406, "What was made while the ring was stopped is served after the start", works=True)
+@area.case(
+    406,
+    "A request that was made available while the ring was stopped is served after the start",
+    works=True,
+)
 def made_while_stopped(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -100,7 +104,7 @@ def stop_unkicked(be: BackEnd) -> None:
 
 
 @area.case(
-    410, "A disabled disk ring may serve or not, but answers when it is enabled", device="blk"
+    410, "A disabled disk ring may serve or not, but serves once it is enabled", device="blk"
 )
 def enable_later(be: BackEnd) -> None:
     be.agree()
@@ -150,7 +154,7 @@ def enable_is_no_start(be: BackEnd) -> None:
 
 @area.case(
     414,
-    "A transmit ring that is started and disabled is read, and what it has is dropped",
+    "The frames of a transmit ring that is started and disabled are read and dropped",
     spec="Ring states; 0647098d2e",
     device="net",
 )
@@ -172,7 +176,7 @@ def enabled_by_itself(be: BackEnd) -> None:
 
 @area.case(
     416,
-    "A ring that has no kick descriptor is polled",
+    "A ring without a kick descriptor is polled",
     works=True,
     severity=Severity.SHOULD,
     spec="VHOST_USER_SET_VRING_KICK",
@@ -188,15 +192,13 @@ def polled(be: BackEnd) -> None:
     be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
     be.enable(ring)
     for _ in range(3):
-        # It may look again just behind an answer or a call: this is behind that.
+        # It may poll right after a reply or a call: these barriers come after that.
         be.barrier()
         be.barrier()
         be.serve(ring, kick=False)
 
 
-@area.case(
-    417, "GET_VRING_BASE stops a ring and leaves it enabled: it serves at its next kick", works=True
-)
+@area.case(417, "GET_VRING_BASE does not disable a ring: it serves at its next kick", works=True)
 def enabled_over_a_stop(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -207,7 +209,7 @@ def enabled_over_a_stop(be: BackEnd) -> None:
 
 @area.case(
     418,
-    "What a disabled ring sends comes back with a call",
+    "Frames that a disabled ring sends are completed, with a call",
     spec="Ring states (0647098d2e)",
     device="net",
 )
@@ -221,14 +223,14 @@ def disabled_is_called_for(be: BackEnd) -> None:
         job = be.work.post(ring.memory, ring)
         ring.kick()
         if not ring.await_progress(ring.avail_index - 1, be.patience):
-            unsupported("is about what is read of a disabled ring, and nothing is: see VU-B-0414")
+            unsupported("it does not read a disabled ring: see VU-B-0414")
         check(ring.await_call(be.patience), "a call for what was dropped", "none came")
         be.completed(ring, job)
 
 
 @area.case(
     419,
-    "What was kicked for while a ring was disabled is served once it is enabled",
+    "A request that was kicked while the ring was disabled is served once it is enabled",
     works=True,
 )
 def served_once_enabled(be: BackEnd) -> None:
@@ -260,7 +262,7 @@ def sizes(be: BackEnd, size: int) -> None:
 @area.each(
     430,
     (1, 255, 32767, 65533),
-    "A ring that starts at base {} serves, across 65535 too",
+    "A ring that starts at base {} serves, also where the index wraps at 65535",
     works=True,
 )
 def start_base(be: BackEnd, start: int) -> None:
@@ -271,17 +273,17 @@ def start_base(be: BackEnd, start: int) -> None:
     check(base == (start + 6) & 0xFFFF, f"base {(start + 6) & 0xFFFF}", f"base {base}")
 
 
-@area.case(440, "A ring is left alone after the connection has gone", works=True)
+@area.case(440, "A ring is not served after the connection has ended", works=True)
 def left_alone(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     be.wire.close()
-    ring.await_used(2, QUIET)  # it notices
+    ring.await_used(2, QUIET)  # it detects the end
     be.ignored(ring)
 
 
 @area.case(
-    441, "A connection begins with rings that nobody has set up: their base is 0", works=True
+    441, "A connection begins with rings in their initial state: their base is 0", works=True
 )
 def begins_anew(be: BackEnd) -> None:
     ring = be.working_ring(start=77)
@@ -294,7 +296,7 @@ def begins_anew(be: BackEnd) -> None:
 
 @area.case(
     442,
-    "A ring that nobody has enabled yet receives nothing, though it was kicked",
+    "A ring that was never enabled receives nothing, although it was kicked",
     device="net",
 )
 def begins_disabled(be: BackEnd) -> None:
@@ -303,13 +305,13 @@ def begins_disabled(be: BackEnd) -> None:
     nic.be.enable(nic.tx)
     frame = frame_of(60, 9)
     buffer = nic.offer(2048)
-    # A back-end may serve messages before kicks: two of them, and the kick has been heard.
+    # A back-end may handle messages before kicks: after two of them it has seen the kick.
     nic.be.barrier()
     nic.be.barrier()
     try:
         nic.send(frame)
     except Failed:
-        unsupported("is about one ring of two, and it begins when both are enabled")
+        unsupported("it starts rings only when both are enabled")
     nic.be.idle(nic.rx, index=0)
     nic.be.enable(nic.rx)
     nic.be.barrier()

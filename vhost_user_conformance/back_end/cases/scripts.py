@@ -1,7 +1,7 @@
 """VU-B-23xx: how known front-ends order their messages, replayed against a back-end.
 
-The specification fixes no order. Each front-end here is in use, so a back-end has to take all of
-these (`vhost_user_conformance.back_end.front_ends`).
+The specification fixes no order. Each front-end here is in use, so a back-end has to accept all
+of these (`vhost_user_conformance.back_end.front_ends`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from vhost_user_conformance.back_end.connection import BackEnd
 
-area = Area("scripts", BACK_END, "no order is fixed: what this front-end does")
+area = Area("scripts", BACK_END, "no order is specified; what this front-end does")
 
 
 def _each(
     first: int, wanted: Callable[[Script], object], rule: str, *needs: str
 ) -> Callable[[Callable[[BackEnd, Script], None]], None]:
-    """Decorator: a case for each script that is wanted; its number tells the script's place."""
+    """Decorator: a case for each script; its number is that of the script."""
 
     def register(run: Callable[[BackEnd, Script], None]) -> None:
         for number, script in enumerate(SCRIPTS, first):
@@ -49,18 +49,22 @@ def _check_base(replay: Replay, base: int, wanted: int) -> None:
     )
     if asked_of_a_reset_ring and base == 0:
         observed(
-            "status 0 brought the rings back to their beginning, and this front-end asks for their "
-            f"bases after it: it goes on at 0, not at {wanted}"
+            "status 0 reset the rings, and this front-end reads their bases after it: "
+            f"the ring continues at 0, not at {wanted}"
         )
     check(base == wanted, f"base {wanted} after {wanted} requests", f"base {base}")
 
 
-@_each(2301, bool, "A ring serves after the start of {}")
+@_each(2301, bool, "A ring serves after the start as by {}")
 def starts(be: BackEnd, script: Script) -> None:
     be.serve(_started(be, script).working)
 
 
-@_each(2321, lambda script: script.stop, "Stop, and start again on the same connection, as {}")
+@_each(
+    2321,
+    lambda script: script.stop,
+    "A ring continues after a stop and a start on the same connection, as by {}",
+)
 def restarts(be: BackEnd, script: Script) -> None:
     replay = _started(be, script)
     for _ in range(3):
@@ -73,7 +77,7 @@ def restarts(be: BackEnd, script: Script) -> None:
 @_each(
     2341,
     lambda script: script.log,
-    "Logging is switched on while rings run, and they are stopped, as {} migrates",
+    "Logging is switched on while rings run, and the rings are stopped, as {} migrates",
     "LOG_SHMFD",
 )
 def migrates(be: BackEnd, script: Script) -> None:
@@ -87,7 +91,7 @@ def migrates(be: BackEnd, script: Script) -> None:
 @_each(
     2361,
     lambda script: script.unlog,
-    "Rings serve on when a migration is given up, as {} does it",
+    "Rings continue after a cancelled migration, as by {}",
     "LOG_SHMFD",
 )
 def gives_up(be: BackEnd, script: Script) -> None:
@@ -103,7 +107,7 @@ def gives_up(be: BackEnd, script: Script) -> None:
 @_each(
     2381,
     lambda script: script.stop and not script.renews,
-    "The rings of a VM that comes from elsewhere go on, started as by {}",
+    "The rings of a VM that was migrated here continue, started as by {}",
 )
 def arrives(be: BackEnd, script: Script) -> None:
     left = _started(be, script)

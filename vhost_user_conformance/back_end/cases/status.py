@@ -1,4 +1,4 @@
-"""VU-B-14xx: how a device is reset, and the status that its driver sees."""
+"""VU-B-14xx: device reset, and the device status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _served(be: BackEnd) -> TestRing:
 
 
 def _anew(be: BackEnd, ring: TestRing, *, share: bool = True) -> TestRing:
-    """A ring as after a driver's reset: features again, memory again, everything from 0."""
+    """A ring as after a driver's reset: features and memory are set again, indices begin at 0."""
     be.tell(F.SET_FEATURES, u64(be.driver_features))
     if share:
         be.share(ring.memory)
@@ -50,7 +50,7 @@ def idle(be: BackEnd) -> None:
 
 
 @area.case(
-    1402, "RESET_DEVICE stops the rings: a kick after it serves nothing", needs=_RESET, works=True
+    1402, "RESET_DEVICE stops the rings: a request after it is not served", needs=_RESET, works=True
 )
 def stops(be: BackEnd) -> None:
     ring = _served(be)
@@ -58,7 +58,9 @@ def stops(be: BackEnd) -> None:
     be.ignored(ring)
 
 
-@area.case(1403, "After RESET_DEVICE rings can be set up anew, and serve", needs=_RESET, works=True)
+@area.case(
+    1403, "After RESET_DEVICE rings can be set up again, and serve", needs=_RESET, works=True
+)
 def anew(be: BackEnd) -> None:
     ring = _served(be)
     _reset(be)
@@ -66,7 +68,7 @@ def anew(be: BackEnd) -> None:
 
 
 @area.case(
-    1404, "RESET_DEVICE keeps the connection: what was agreed on goes on", needs=_RESET, works=True
+    1404, "RESET_DEVICE keeps the connection and the negotiated features", needs=_RESET, works=True
 )
 def keeps(be: BackEnd) -> None:
     ring = _served(be)
@@ -84,7 +86,7 @@ def twice(be: BackEnd) -> None:
     be.serve(_anew(be, ring))
 
 
-@area.case(1406, "RESET_DEVICE many times leaves a device that serves", needs=_RESET, works=True)
+@area.case(1406, "A device serves after RESET_DEVICE many times", needs=_RESET, works=True)
 def many_times(be: BackEnd) -> None:
     ring = _served(be)
     for _ in range(10):
@@ -103,7 +105,7 @@ def base_after(be: BackEnd) -> None:
 
 
 @area.case(
-    1408, "RESET_DEVICE with requests on the ring: nothing comes after it", needs=_RESET, works=True
+    1408, "After RESET_DEVICE with requests on the ring none is completed", needs=_RESET, works=True
 )
 def with_requests(be: BackEnd) -> None:
     ring = _served(be)
@@ -116,7 +118,7 @@ def with_requests(be: BackEnd) -> None:
     check(not ring.await_call(QUIET), "no call after the reset", "the call was signalled")
 
 
-@area.case(1409, "RESET_DEVICE of a device that was stopped is accepted", needs=_RESET, works=True)
+@area.case(1409, "RESET_DEVICE of a stopped device is accepted", needs=_RESET, works=True)
 def after_a_stop(be: BackEnd) -> None:
     ring = _served(be)
     be.stop_all()
@@ -125,7 +127,10 @@ def after_a_stop(be: BackEnd) -> None:
 
 
 @area.case(
-    1410, "RESET_DEVICE disables rings: a ring that is set up waits", needs=_RESET, works=True
+    1410,
+    "RESET_DEVICE disables rings: a ring that is set up is not served until it is enabled",
+    needs=_RESET,
+    works=True,
 )
 def disables(be: BackEnd) -> None:
     ring = _served(be)
@@ -139,11 +144,13 @@ def disables(be: BackEnd) -> None:
     another.kick()
     served = another.await_used(1, QUIET)
     if served and be.device == "net":
-        observed("it is served, or dropped, as a NIC drops what a disabled ring sends")
+        observed("it is served, or dropped as a NIC drops the frames of a disabled ring")
     check(not served, "nothing served before SET_VRING_ENABLE", "it was served")
 
 
-@area.case(1411, "Memory after RESET_DEVICE", needs=_RESET, works=True, severity=Severity.MAY)
+@area.case(
+    1411, "The memory table after RESET_DEVICE", needs=_RESET, works=True, severity=Severity.MAY
+)
 def memory_after(be: BackEnd) -> None:
     ring = _served(be)
     _reset(be)
@@ -155,7 +162,10 @@ def memory_after(be: BackEnd) -> None:
 
 
 @area.case(
-    1412, "need_reply on RESET_DEVICE is answered once", needs=(*_RESET, "REPLY_ACK"), works=True
+    1412,
+    "RESET_DEVICE with need_reply is acknowledged once",
+    needs=(*_RESET, "REPLY_ACK"),
+    works=True,
 )
 def acked_once(be: BackEnd) -> None:
     _served(be)
@@ -164,7 +174,7 @@ def acked_once(be: BackEnd) -> None:
     be.barrier()
 
 
-@area.case(1413, "Requests right behind RESET_DEVICE are served after it", needs=_RESET, works=True)
+@area.case(1413, "Messages right after RESET_DEVICE are handled after it", needs=_RESET, works=True)
 def right_behind(be: BackEnd) -> None:
     ring = _served(be)
     for _ in range(4):
@@ -196,7 +206,7 @@ def reset_owner(be: BackEnd) -> None:
 
 
 def _set(be: BackEnd, status: int) -> int:
-    """SET_STATUS, and what GET_STATUS then says: QEMU asks, and sets one bit more."""
+    """Send SET_STATUS, and return the reply to GET_STATUS; QEMU reads, then sets one more bit."""
     be.tell(F.SET_STATUS, u64(status))
     return be.ask_u64(F.GET_STATUS)
 
@@ -208,14 +218,14 @@ def asked(be: BackEnd) -> None:
     check(status < 256, "a status of 8 bits", f"{status:#x}")
 
 
-@area.case(1431, "The status of a device that was not begun with is 0", needs=_STATUS)
+@area.case(1431, "The initial status of a device is 0", needs=_STATUS)
 def begins(be: BackEnd) -> None:
     be.agree("STATUS")
     status = be.ask_u64(F.GET_STATUS)
     check(status == 0, "status 0", f"status {status:#x}")
 
 
-@area.each(1432, (1, 3, 11, 15), "Status {} is what GET_STATUS says after it", needs=_STATUS)
+@area.each(1432, (1, 3, 11, 15), "GET_STATUS returns status {} after it was set", needs=_STATUS)
 def said(be: BackEnd, status: int) -> None:
     be.agree("STATUS")
     for bits in (1, 3, 11, 15):
@@ -225,7 +235,7 @@ def said(be: BackEnd, status: int) -> None:
             return
 
 
-@area.case(1436, "Status 0 after DRIVER_OK is what GET_STATUS says after it", needs=_STATUS)
+@area.case(1436, "GET_STATUS returns 0 after status 0 was set, also after DRIVER_OK", needs=_STATUS)
 def zero(be: BackEnd) -> None:
     be.agree("STATUS")
     for bits in (1, 3, 11, 15):
@@ -236,7 +246,7 @@ def zero(be: BackEnd) -> None:
 
 @area.case(
     1437,
-    "need_reply on GET_STATUS gives its own reply, once",
+    "GET_STATUS with need_reply is answered once, by its own reply",
     needs=(*_STATUS, "REPLY_ACK"),
 )
 def own_reply(be: BackEnd) -> None:
@@ -264,7 +274,7 @@ def _with_status(be: BackEnd) -> TestRing:
     return ring
 
 
-@area.case(1440, "Rings serve after the status has come to DRIVER_OK", needs=_STATUS, works=True)
+@area.case(1440, "Rings serve after the status has reached DRIVER_OK", needs=_STATUS, works=True)
 def serves(be: BackEnd) -> None:
     ring = _with_status(be)
     for _ in range(3):
@@ -273,7 +283,7 @@ def serves(be: BackEnd) -> None:
 
 @area.case(
     1441,
-    "Status 0 brings all rings back to their beginning: they are stopped",
+    "Status 0 resets all rings: they are stopped",
     needs=_STATUS,
     works=True,
     spec="VHOST_USER_SET_STATUS; virtio 1.3, 2.4.1",
@@ -285,7 +295,9 @@ def reset_by_status(be: BackEnd) -> None:
     be.ignored(ring)
 
 
-@area.case(1442, "After status 0 a driver may begin again", needs=_STATUS, works=True)
+@area.case(
+    1442, "After status 0 a driver may initialise the device again", needs=_STATUS, works=True
+)
 def begins_again(be: BackEnd) -> None:
     ring = _with_status(be)
     be.serve(ring)
@@ -299,7 +311,9 @@ def begins_again(be: BackEnd) -> None:
     be.serve(another)
 
 
-@area.case(1443, "Rings before DRIVER_OK", needs=_STATUS, works=True, severity=Severity.MAY)
+@area.case(
+    1443, "Whether rings serve before DRIVER_OK", needs=_STATUS, works=True, severity=Severity.MAY
+)
 def before_driver_ok(be: BackEnd) -> None:
     be.agree("STATUS")
     ring = be.ring(be.memory(), be.work.ring)
@@ -307,7 +321,7 @@ def before_driver_ok(be: BackEnd) -> None:
     be.work.post(ring.memory, ring)
     ring.kick()
     served = ring.await_used(1, QUIET)
-    observed(f"a ring {'serves' if served else 'waits'} before DRIVER_OK")
+    observed(f"a ring {'serves' if served else 'does not serve'} before DRIVER_OK")
 
 
 @area.case(1444, "A status of more than 8 bits is survived", needs=(*_STATUS, "REPLY_ACK"))
@@ -321,7 +335,7 @@ def too_many_bits(be: BackEnd) -> None:
     observed(f"acknowledged with {code}")
 
 
-@area.case(1445, "The status ends with its connection: the next one begins with 0", needs=_STATUS)
+@area.case(1445, "The status ends with the connection: the next one begins with 0", needs=_STATUS)
 def ends_with_it(be: BackEnd) -> None:
     be.agree("STATUS")
     for status in (1, 3, 11, 15):
@@ -332,7 +346,9 @@ def ends_with_it(be: BackEnd) -> None:
     check(status == 0, "status 0", f"status {status:#x}")
 
 
-@area.case(1446, "A driver may say that it is there before it acknowledges features", needs=_STATUS)
+@area.case(
+    1446, "A driver may set ACKNOWLEDGE and DRIVER before it acknowledges features", needs=_STATUS
+)
 def before_features(be: BackEnd) -> None:
     be.agree("STATUS", set_features=False)
     for status in (_ACKNOWLEDGE, _ACKNOWLEDGE | _DRIVER):

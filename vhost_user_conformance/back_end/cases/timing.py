@@ -1,6 +1,6 @@
-"""VU-B-20xx: what must be answered in time, and what may not be waited for.
+"""VU-B-20xx: what must be answered in time, and what a back-end may not wait for.
 
-No rule names a time. What counts as one that never comes is the suite's patience (`--deadline`).
+No rule names a time limit: the suite's is --patience.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def answers_while_busy(be: BackEnd) -> None:
             be.await_used(ring, ring.avail_index)
         while ring.driver.pop() is not None:
             pass
-    # Whoever leaves in the midst of it is about something else.
+    # A front-end that disconnects with requests in flight is another case.
     be.await_used(ring, ring.avail_index)
 
 
-@area.case(2002, "GET_VRING_BASE right behind a kick is answered", works=True)
+@area.case(2002, "GET_VRING_BASE right after a kick is answered", works=True)
 def stop_behind_kick(be: BackEnd) -> None:
     ring = be.working_ring()
     be.work.post(ring.memory, ring)
@@ -45,14 +45,14 @@ def stop_behind_kick(be: BackEnd) -> None:
 
 @area.case(
     2003,
-    "What is taken is completed before GET_VRING_BASE is answered: base and used index agree",
+    "Each request taken is completed before GET_VRING_BASE is answered: base and used index agree",
     spec="VHOST_USER_GET_VRING_BASE; e7985b6a56",
     works=True,
 )
 def taken_is_completed(be: BackEnd) -> None:
     ring = be.working_ring()
-    # Which of the two is heard first is another matter each time, so they come as close as can be:
-    # the kick before the stop, and in its midst.
+    # Which of the two is handled first differs each time, so they are sent as close as possible:
+    # the kick before the stop, and in the middle of it.
     for turn in range(_ROUNDS):
         for _ in range(8):
             be.work.post(ring.memory, ring)
@@ -62,11 +62,11 @@ def taken_is_completed(be: BackEnd) -> None:
             ring.kick()
             base = be.stop(ring)
         used = ring.used_index
-        check(base == used, f"base {used}, as the used index says", f"base {base}")
+        check(base == used, f"base {used}, as the used index", f"base {base}")
         be.resume(ring, base)
 
 
-@area.case(2004, "Nothing is completed after the answer to GET_VRING_BASE", works=True)
+@area.case(2004, "No request is completed after the reply to GET_VRING_BASE", works=True)
 def nothing_later(be: BackEnd) -> None:
     ring = be.working_ring()
     for _ in range(8):
@@ -86,7 +86,10 @@ def no_late_call(be: BackEnd) -> None:
 
 
 @area.case(
-    2006, "A back-end says nothing by itself on the main channel", spec="Communication", works=True
+    2006,
+    "A back-end sends nothing unsolicited on the main channel",
+    spec="Communication",
+    works=True,
 )
 def says_nothing(be: BackEnd) -> None:
     be.serve(be.working_ring())
@@ -95,18 +98,18 @@ def says_nothing(be: BackEnd) -> None:
     except Silent:
         return
     message.close()
-    check(holds=False, expected="no message that nobody asked for", seen=f"id {message.id}")
+    check(holds=False, expected="no unsolicited message", seen=f"id {message.id}")
 
 
-@area.case(2007, "A silent front-end is waited for", spec="Communication")
+@area.case(2007, "A front-end may be silent", spec="Communication")
 def waits(be: BackEnd) -> None:
     be.agree()
     be.barrier()
     check(not be.wire.hangs_up(4 * QUIET), "the connection to stay", "it was closed")
-    be.alive("after a silence")
+    be.alive("after a pause")
 
 
-@area.case(2008, "Half a message does not keep the rings waiting", works=True)
+@area.case(2008, "Half a message does not block the rings", works=True)
 def half_a_message(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -115,7 +118,7 @@ def half_a_message(be: BackEnd) -> None:
     be.work.post(ring.memory, ring)
     ring.kick()
     if not ring.await_used(before + 1, be.patience):
-        observed("rings rest until a message that has begun is whole")
+        observed("rings are not served until the rest of the message has arrived")
 
 
 @area.case(2009, "How long a request and its reply take", severity=Severity.MAY)
@@ -153,7 +156,7 @@ def again_and_again(be: BackEnd) -> None:
 
 @area.case(
     2012,
-    "SET_VRING_ENABLE is in force when it has been acknowledged",
+    "SET_VRING_ENABLE is in effect once it is acknowledged",
     needs=("REPLY_ACK",),
     device="net",
 )
@@ -169,7 +172,7 @@ def enabled_in_time(be: BackEnd) -> None:
 
 @area.case(
     2014,
-    "A kick descriptor that is replaced while the ring runs is listened to",
+    "A kick descriptor that replaces another while the ring runs takes effect",
     severity=Severity.SHOULD,
     works=True,
 )

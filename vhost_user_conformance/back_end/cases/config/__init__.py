@@ -1,4 +1,4 @@
-"""The device's configuration space."""
+"""VU-B-09xx: the device's configuration space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VU-B-0985 and up: what a device's configuration says is what the device does."""
+"""VU-B-0985 and up: a device does what its configuration reports."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _DISK, _NIC = "virtio 1.3, 5.2.4", "virtio 1.3, 5.1.4"
 
 
 def _value(be: BackEnd, field: Field) -> int:
-    """A field; read as a part of all that lies before it, as QEMU does, so that no offset counts.
+    """The value of a field; all bytes up to it are read, as QEMU does, so that no offset is needed.
 
     Raises:
         Unsupported: the feature that it belongs to is not offered.
@@ -63,7 +63,7 @@ def _value(be: BackEnd, field: Field) -> int:
 
 
 def _status(be: BackEnd, sector: int) -> int:
-    """How reading a sector ends, on a ring of its own."""
+    """The status of reading a sector, on a ring of its own."""
     ring = be.ring(be.memory(), 0)
     be.start(ring)
     job = be.disk.request(ring.memory, ring, BLK_IN, sector, write=SECTOR)
@@ -74,7 +74,7 @@ def _status(be: BackEnd, sector: int) -> int:
     return ring.memory.read(job.status, 1)[0]
 
 
-@area.case(985, "The last sector that a disk's capacity tells of can be read", device="blk")
+@area.case(985, "The last sector of a disk's capacity can be read", device="blk")
 def last_sector(be: BackEnd) -> None:
     be.agree()
     capacity = _value(be, _CAPACITY)
@@ -83,7 +83,7 @@ def last_sector(be: BackEnd) -> None:
     check(status == 0, f"status 0 of sector {capacity - 1}", f"status {status}")
 
 
-@area.case(986, "There is no sector behind a disk's capacity", device="blk", spec=_DISK)
+@area.case(986, "A read beyond a disk's capacity fails", device="blk", spec=_DISK)
 def capacity(be: BackEnd) -> None:
     be.agree()
     sectors = _value(be, _CAPACITY)
@@ -91,17 +91,17 @@ def capacity(be: BackEnd) -> None:
     check(status not in (0, 0xFF), f"an error of sector {sectors}", f"status {status}")
 
 
-@area.case(987, "A disk's num_queues are queues that there are", device="blk", spec=_DISK)
+@area.case(987, "A disk's num_queues is at most the number of queues", device="blk", spec=_DISK)
 def num_queues(be: BackEnd) -> None:
     be.agree("MQ")
     queues = _value(be, _NUM_QUEUES)
     there = be.ask_u64(F.GET_QUEUE_NUM)
-    check(1 <= queues <= there, f"1 to {there} queues, as GET_QUEUE_NUM says", f"{queues}")
+    check(1 <= queues <= there, f"1 to {there} queues, as by GET_QUEUE_NUM", f"{queues}")
 
 
 @area.case(
     988,
-    "A disk's block is a power of two of 512 bytes or more",
+    "A disk's block size is a power of two of 512 bytes or more",
     severity=Severity.SHOULD,
     device="blk",
     spec=_DISK,
@@ -162,7 +162,7 @@ def write_cache(be: BackEnd) -> None:
 
 @area.case(
     991,
-    "A write cache that was switched is what the next connection reads, or as in the beginning",
+    "After a write cache was switched the next connection reads the new mode, or the initial one",
     device="blk",
     spec="VHOST_USER_SET_CONFIG",
 )
@@ -175,32 +175,34 @@ def write_cache_kept(be: BackEnd) -> None:
     other = be.again().agree()
     try:
         after = read(other, 0, _WRITEBACK + 1)
-        check(after[:_WRITEBACK] == before[:_WRITEBACK], "all else as it was", after.hex())
+        check(after[:_WRITEBACK] == before[:_WRITEBACK], "all other fields unchanged", after.hex())
         check(after[_WRITEBACK] in (0, 1), "writeback 0 or 1", f"{after[_WRITEBACK]}")
     finally:
         other.tell(F.SET_CONFIG, asked(_WRITEBACK, 1, data=before[_WRITEBACK:]))
         other.barrier()
 
 
-@area.case(995, "A NIC's address is one, and not of a group", device="net", spec=_NIC)
+@area.case(995, "A NIC's MAC address is a unicast address other than 0", device="net", spec=_NIC)
 def mac(be: BackEnd) -> None:
     be.agree()
     if not be.features >> NET_F_MAC & 1:
         unsupported("VIRTIO_NET_F_MAC is not offered")
     address = read(be, 0, _MAC_BYTES)
     check(any(address), "an address", "zeroes")
-    check(not address[0] & 1, "an address of one", address.hex(":"))
+    check(not address[0] & 1, "a unicast address", address.hex(":"))
 
 
-@area.case(996, "A NIC's pairs of queues are pairs that there are", device="net", spec=_NIC)
+@area.case(
+    996, "A NIC's max_virtqueue_pairs is at most the number of queue pairs", device="net", spec=_NIC
+)
 def pairs(be: BackEnd) -> None:
     be.agree("MQ")
     count = _value(be, _PAIRS)
     there = be.ask_u64(F.GET_QUEUE_NUM)
-    check(1 <= count <= there, f"1 to {there} pairs, as GET_QUEUE_NUM says", f"{count}")
+    check(1 <= count <= there, f"1 to {there} pairs, as by GET_QUEUE_NUM", f"{count}")
 
 
-@area.case(997, "A NIC's MTU is one that can be", device="net", spec=_NIC)
+@area.case(997, "A NIC's MTU is from 68 to 65535", device="net", spec=_NIC)
 def mtu(be: BackEnd) -> None:
     be.agree()
     value = _value(be, _MTU)

@@ -1,7 +1,7 @@
 """VU-B-09xx: the device's configuration space, read and written.
 
-How long a space is depends on the device and its age: a request for more than there is may be
-answered with an empty reply, which is the protocol's way to say no.
+The size of a space depends on the device and its version: a request for more may be answered with
+an empty reply, which is an error in this protocol.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def answered(be: BackEnd) -> None:
     whole_of(be)
 
 
-@area.case(902, "GET_CONFIG comes with no descriptor")
+@area.case(902, "The reply to GET_CONFIG has no descriptor")
 def no_descriptor(be: BackEnd) -> None:
     be.agree()
     reply = be.ask(F.GET_CONFIG, asked(0, 8))
@@ -47,7 +47,9 @@ def stable(be: BackEnd) -> None:
     check(first == again, first.hex(), again.hex())
 
 
-@area.each(904, (1, 2, 4, 8), "The first {} bytes are those that the whole begins with")
+@area.each(
+    904, (1, 2, 4, 8), "A read of the first {} bytes gives the same as a read of the whole space"
+)
 def first_bytes(be: BackEnd, size: int) -> None:
     be.agree()
     whole = whole_of(be)
@@ -65,16 +67,16 @@ def at_offset(be: BackEnd, size: int) -> None:
 
 
 def _telling(whole: bytes, size: int) -> int:
-    """An offset where there is something else than at the beginning."""
+    """An offset at which the bytes differ from those at the beginning."""
     for offset in range(1, len(whole) - size + 1):
         if whole[offset : offset + size] != whole[:size]:
             break
     else:
-        unsupported("is about a space that is not the same everywhere")
+        unsupported("the space has the same bytes at each offset")
     return offset
 
 
-@area.case(913, "The space that is read byte by byte is the whole")
+@area.case(913, "A read byte by byte gives the same as a read of the whole space")
 def byte_by_byte(be: BackEnd) -> None:
     be.agree()
     whole = whole_of(be)
@@ -86,10 +88,10 @@ def byte_by_byte(be: BackEnd) -> None:
 def all_of_it(be: BackEnd) -> None:
     be.agree()
     data = contents(be.ask(F.GET_CONFIG, asked(0, MAX_CONFIG)), 0, MAX_CONFIG)
-    observed(f"it gives {len(data)} bytes" if data else "it says that there are not so many")
+    observed(f"it gives {len(data)} bytes" if data else "it does not have that many")
 
 
-@area.case(915, "Whatever number of bytes is asked for, the reply has as many, or none")
+@area.case(915, "For each number of bytes the reply has this number of bytes, or none")
 def any_size(be: BackEnd) -> None:
     be.agree()
     whole = whole_of(be)
@@ -100,19 +102,19 @@ def any_size(be: BackEnd) -> None:
 
 
 _BEYOND = {
-    "one byte behind its end": (MAX_CONFIG, 1),
-    "the last byte and one more": (MAX_CONFIG - 1, 2),
-    "all of it, a byte late": (1, MAX_CONFIG),
+    "one byte beyond the end": (MAX_CONFIG, 1),
+    "the last byte and the next one": (MAX_CONFIG - 1, 2),
+    "as many bytes as the largest space, from offset 1": (1, MAX_CONFIG),
     "bytes at offset 65536": (65536, 8),
-    "bytes at the end of what 32 bits can say": ((1 << 32) - 4, 4),
-    "bytes across the end of what 32 bits can say": ((1 << 32) - 4, 8),
+    "bytes at the end of the 32-bit range": ((1 << 32) - 4, 4),
+    "bytes across the end of the 32-bit range": ((1 << 32) - 4, 8),
 }
 
 
 @area.each(
     920,
     _BEYOND,
-    "No space has {}: the reply is empty, or the connection closed",
+    "GET_CONFIG of {}: the reply is empty, or the connection closed",
     spec="VHOST_USER_GET_CONFIG",
 )
 def beyond(be: BackEnd, name: str) -> None:
@@ -135,15 +137,15 @@ def no_bytes(be: BackEnd) -> None:
         reply = be.ask(F.GET_CONFIG, asked(0, 0))
     except Closed:
         observed("it closed the connection")
-    check(len(reply.payload) in (0, HEAD.size), "an empty reply, or a head", reply.payload.hex())
-    observed("an empty reply" if not reply.payload else "a reply of a head and nothing")
+    check(len(reply.payload) in (0, HEAD.size), "an empty reply, or a header", reply.payload.hex())
+    observed("an empty reply" if not reply.payload else "a reply of a header only")
 
 
 _MISSHAPEN = {
-    "fewer bytes than it says": asked(0, 8, data=bytes(4)),
-    "more bytes than it says": asked(0, 4, data=bytes(8)),
-    "half a head": bytes(6),
-    "no payload at all": b"",
+    "fewer bytes than its size": asked(0, 8, data=bytes(4)),
+    "more bytes than its size": asked(0, 4, data=bytes(8)),
+    "half a header": bytes(6),
+    "no payload": b"",
     "a size of 257": asked(0, MAX_CONFIG + 1),
     "a size of 300": asked(0, 300),
     "a size of 2^32 - 1": asked(0, 0xFFFFFFFF, data=b""),
@@ -170,7 +172,7 @@ def misshapen(be: BackEnd, name: str) -> None:
         observed(f"it answers with {len(reply.payload)} bytes")
 
 
-@area.each(940, _MISSHAPEN, "GET_CONFIG with {} does not spoil the next connection")
+@area.each(940, _MISSHAPEN, "GET_CONFIG with {} does not affect the next connection")
 def next_connection(be: BackEnd, name: str) -> None:
     spoils_nothing(be, F.GET_CONFIG, _MISSHAPEN[name])
 
@@ -185,19 +187,19 @@ def other_flags(be: BackEnd, flags: int) -> None:
         observed("it closed the connection")
     data = contents(reply, 0, len(whole))
     check(data in (b"", whole), "the same bytes, or an empty reply", data.hex())
-    observed("it answers as without" if data else "it answers with an empty reply")
+    observed("it answers as without flags" if data else "it answers with an empty reply")
 
 
 @area.case(
     951,
-    "need_reply on GET_CONFIG gives its own reply, once",
+    "GET_CONFIG with need_reply is answered once, by its own reply",
     needs=("REPLY_ACK",),
     spec="VHOST_USER_PROTOCOL_F_REPLY_ACK",
 )
 def own_reply(be: BackEnd) -> None:
     be.agree()
     contents(be.ask(F.GET_CONFIG, asked(0, 8), need_reply=True), 0, 8)
-    be.alive("with no acknowledgement besides the reply")
+    be.alive("with no acknowledgement in addition to the reply")
 
 
 @area.case(952, "Several GET_CONFIG in flight are answered in their order")
@@ -222,7 +224,7 @@ def early(be: BackEnd) -> None:
         observed("it closed the connection")
 
 
-@area.case(954, "GET_CONFIG is answered while a ring runs, which goes on", works=True)
+@area.case(954, "GET_CONFIG is answered while a ring runs, and the ring continues", works=True)
 def while_running(be: BackEnd) -> None:
     ring = be.working_ring()
     whole = whole_of(be)
@@ -245,7 +247,7 @@ def suspended(be: BackEnd) -> None:
     check(again == whole, whole.hex(), again.hex())
 
 
-@area.case(956, "GET_CONFIG where CONFIG was not agreed on", severity=Severity.MAY)
+@area.case(956, "GET_CONFIG where CONFIG was not negotiated", severity=Severity.MAY)
 def not_agreed(be: BackEnd) -> None:
     be.agree(without=("CONFIG",))
     try:

@@ -1,4 +1,4 @@
-"""VU-B-0960 and up: the configuration space as it is written, of which little may be."""
+"""VU-B-0960 and up: writes to the configuration space, most of which is read-only."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ _SET = "VHOST_USER_SET_CONFIG"
 
 
 def _needs_device(be: BackEnd) -> None:
-    """Raises `Unsupported` where nobody has said whose fields they are: some may be written."""
+    """Raises `Unsupported` where the device is unknown: read-only fields depend on it."""
     if not be.device:
-        unsupported("needs to know the device: say --device")
+        unsupported("needs to know the device: use --device")
 
 
-@area.case(
-    960, "SET_CONFIG of a field that is read-only is refused", spec=_SET, needs=("REPLY_ACK",)
-)
+@area.case(960, "SET_CONFIG of a read-only field is refused", spec=_SET, needs=("REPLY_ACK",))
 def read_only(be: BackEnd) -> None:
     _needs_device(be)
     be.agree()
@@ -36,7 +34,7 @@ def read_only(be: BackEnd) -> None:
     be.not_done(F.SET_CONFIG, asked(0, 8, data=changed))
 
 
-@area.case(961, "A field that is read-only is what it was after SET_CONFIG", spec=_SET)
+@area.case(961, "SET_CONFIG does not change a read-only field", spec=_SET)
 def unchanged(be: BackEnd) -> None:
     _needs_device(be)
     be.agree(without=("REPLY_ACK",))
@@ -74,11 +72,11 @@ def written_back(be: BackEnd, flags: int) -> None:
 
 _WRONG_WRITES = {
     "beyond the space": asked(MAX_CONFIG, 1),
-    "at the end of what 32 bits can say": asked((1 << 32) - 4, 8),
-    "of more bytes than come": asked(0, 8, data=bytes(4)),
+    "at the end of the 32-bit range": asked((1 << 32) - 4, 8),
+    "of more bytes than are sent": asked(0, 8, data=bytes(4)),
     "of 300 bytes": asked(0, 300),
     "of 2^32 - 1 bytes": asked(0, 0xFFFFFFFF, data=b""),
-    "of half a head": bytes(6),
+    "of half a header": bytes(6),
 }
 
 
@@ -88,7 +86,7 @@ def wrong_write(be: BackEnd, name: str) -> None:
     be.not_done(F.SET_CONFIG, _WRONG_WRITES[name])
 
 
-@area.each(972, _WRONG_WRITES, "SET_CONFIG {} does not spoil the next connection", spec=_SET)
+@area.each(972, _WRONG_WRITES, "SET_CONFIG {} does not affect the next connection", spec=_SET)
 def wrong_write_then(be: BackEnd, name: str) -> None:
     spoils_nothing(be, F.SET_CONFIG, _WRONG_WRITES[name])
 
@@ -110,14 +108,14 @@ def not_answered(be: BackEnd) -> None:
     whole = whole_of(be)
     be.wire.send(F.SET_CONFIG, asked(0, 1, data=whole[:1]), flags=VERSION)
     try:
-        be.barrier()  # whatever else comes is no reply to GET_FEATURES
+        be.barrier()  # any other reply is not one to GET_FEATURES
     except Closed:
-        observed("it closed the connection over a byte that is read-only")
+        observed("it closed the connection for a write to a read-only byte")
 
 
 @area.case(
     981,
-    "SET_CONFIG behind which others are in flight leaves them their answers",
+    "Requests that are in flight after SET_CONFIG are answered",
     spec=_SET,
     needs=("REPLY_ACK",),
 )
@@ -134,5 +132,5 @@ def write_in_flight(be: BackEnd) -> None:
         be.reply_to(F.SET_CONFIG)
         second = contents(be.reply_to(F.GET_CONFIG), 0, 8)
     except Closed:
-        observed("it closed the connection over a byte that is read-only")
+        observed("it closed the connection for a write to a read-only byte")
     check(second == whole[:8], whole[:8].hex(), second.hex())

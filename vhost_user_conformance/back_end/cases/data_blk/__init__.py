@@ -1,4 +1,4 @@
-"""Requests of a disk."""
+"""VU-B-21xx: requests of a disk."""
 
 from __future__ import annotations
 

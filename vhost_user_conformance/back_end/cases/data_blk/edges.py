@@ -1,4 +1,4 @@
-"""VU-B-2126 and up: when a disk is kicked and calls, rarer requests, and what no driver does."""
+"""VU-B-2126 and up: when a disk is kicked and calls, rare requests, and invalid chains."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _spare_kicks(be: BackEnd, ring: TestRing) -> None:
 
 @area.case(
     2187,
-    "It is enough to kick when the used ring does not say NO_NOTIFY",
+    "A driver may kick only while the used ring does not have NO_NOTIFY",
     device="blk",
     spec="virtio 1.3, 2.7.13.4",
 )
@@ -70,7 +70,7 @@ def kicks_wanted(be: BackEnd) -> None:
 
 @area.case(
     2188,
-    "With VIRTIO_F_EVENT_IDX it is enough to kick at avail_event",
+    "With VIRTIO_F_EVENT_IDX a driver may kick only at avail_event",
     device="blk",
     spec="virtio 1.3, 2.7.10",
 )
@@ -80,7 +80,7 @@ def kicks_at_event(be: BackEnd) -> None:
 
 @area.case(
     2189,
-    "With VIRTIO_F_EVENT_IDX a batch that passes used_event is called for",
+    "With VIRTIO_F_EVENT_IDX a batch that passes used_event is followed by a call",
     device="blk",
     spec="virtio 1.3, 2.7.7",
 )
@@ -99,9 +99,7 @@ def called_in_batch(be: BackEnd) -> None:
 # -- other requests
 
 
-@area.case(
-    2126, "Sectors that are discarded can be read, where discarding is offered", device="blk"
-)
+@area.case(2126, "Discarded sectors can be read, where DISCARD is offered", device="blk")
 def discard(be: BackEnd) -> None:
     ring = disk_ring(be, BLK_F_DISCARD)
     fill(be, ring, 8)
@@ -125,7 +123,7 @@ def write_zeroes(be: BackEnd, unmap: int) -> None:
         check(data == wanted, f"{what} in sector {AT + number}", f"{data[:8].hex()}...")
 
 
-@area.case(2129, "A disk that is read-only refuses to be written", device="blk")
+@area.case(2129, "A read-only disk refuses writes", device="blk")
 def refuses(be: BackEnd) -> None:
     ring = disk_ring(be, BLK_F_RO)
     job = be.disk.request(ring.memory, ring, BLK_OUT, 0, read=bytes(SECTOR))
@@ -135,13 +133,13 @@ def refuses(be: BackEnd) -> None:
     check(status not in (0, 0xFF), "an error in the status byte", f"status {status}")
 
 
-# -- what no driver does
+# -- invalid chains
 
-#: Where in memory an indirect table lies.
+#: Guest address of an indirect table.
 _TABLE = MIB + (1 << 20) + (1 << 19)
 _HEAD = (MIB, 16, NEXT, 1)
 _STATUS = (MIB + 4096, 1, WRITE, 0)
-#: Descriptors in the ring, and in the table.
+#: Descriptors in the ring, and in the indirect table.
 _BAD: dict[str, tuple[dict[int, Entry], list[Entry]]] = {
     "a descriptor of no bytes in a chain": (
         {0: _HEAD, 1: (MIB, 0, NEXT, 2), 2: _STATUS},
@@ -157,7 +155,7 @@ _BAD: dict[str, tuple[dict[int, Entry], list[Entry]]] = {
         {0: (_TABLE, 32, INDIRECT, 0)},
         [(MIB, 16, NEXT, 1), (MIB, 16, NEXT, 0)],
     ),
-    "an indirect table whose chain leaves it": (
+    "an indirect table whose chain leaves the table": (
         {0: (_TABLE, 32, INDIRECT, 0)},
         [(MIB, 16, NEXT, 77), (MIB, 16, 0, 0)],
     ),
@@ -166,19 +164,19 @@ _BAD: dict[str, tuple[dict[int, Entry], list[Entry]]] = {
         [(_TABLE, 32, INDIRECT, 0), _STATUS],
     ),
     "an indirect table of no bytes": ({0: (_TABLE, 0, INDIRECT, 0)}, []),
-    "an indirect table that is also a chain": (
+    "an indirect table with NEXT": (
         {0: (_TABLE, 32, INDIRECT | NEXT, 1), 1: _STATUS},
         [_HEAD, _STATUS],
     ),
-    "a buffer that leaves memory": ({0: _HEAD, 1: (5 * MIB - 100, 513, WRITE, 0)}, []),
-    "a buffer whose end cannot be told by 64 bits": (
+    "a buffer beyond the end of memory": ({0: _HEAD, 1: (5 * MIB - 100, 513, WRITE, 0)}, []),
+    "a buffer whose end exceeds 64 bits": (
         {0: _HEAD, 1: ((1 << 64) - 100, 513, WRITE, 0)},
         [],
     ),
 }
 
 
-@area.each(2169, _BAD, "{} does not kill a disk", device="blk", severity=Severity.SHOULD)
+@area.each(2169, _BAD, "{} does not crash a disk", device="blk", severity=Severity.SHOULD)
 def bad_chains(be: BackEnd, name: str) -> None:
     chain, table = _BAD[name]
     ring = disk_ring(be, *([VIRTIO_RING_F_INDIRECT_DESC] if table or "indirect" in name else []))

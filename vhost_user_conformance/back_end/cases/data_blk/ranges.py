@@ -1,4 +1,4 @@
-"""VU-B-2106 and up: the ends of a disk, ranges of sectors, and how much was written."""
+"""VU-B-2106 and up: the end of a disk, ranges of sectors, and lengths in used elements."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.memory import TestRing
 
 _SEGMENT = struct.Struct("<QII")
-#: Where struct virtio_blk_config has them (virtio 1.3, 5.2.4).
+#: Offsets in struct virtio_blk_config (virtio 1.3, 5.2.4).
 _CAPACITY, _MAX_WRITE_ZEROES_SEG = 0, 52
 _UNMAP, _UNDEFINED = 1, 1 << 5
 
 
 def _one(be: BackEnd, ring: TestRing, job: Job) -> int:
-    """Have one request served: its status."""
+    """Have one request served; its status."""
     ring.kick()
     be.await_used(ring, ring.avail_index)
     ring.driver.pop()
@@ -71,10 +71,10 @@ def _fails(be: BackEnd, ring: TestRing, kind: int, at: int, data: bytes) -> None
 
 
 def _number(be: BackEnd, offset: int, size: int) -> int:
-    """A field of the configuration space. Raises `Unsupported` where there is none."""
+    """A field of the configuration space. Raises `Unsupported` without CONFIG."""
     if ProtocolFeature.CONFIG not in be.acked:
         unsupported("CONFIG is not offered")
-    # From the beginning on: that an offset counts is looked at elsewhere.
+    # From offset 0 on: other cases are about offsets.
     return int.from_bytes(config_space.read(be, 0, offset + size)[offset:], "little")
 
 
@@ -88,7 +88,7 @@ def _writable_ring(be: BackEnd, *bits: int) -> TestRing:
 # -- the end
 
 
-@area.case(2106, "A write behind the end of the disk fails", device="blk")
+@area.case(2106, "A write beyond the end of the disk fails", device="blk")
 def write_behind(be: BackEnd) -> None:
     ring = _writable_ring(be)
     capacity = _number(be, _CAPACITY, 8)
@@ -129,12 +129,12 @@ def range_across(be: BackEnd, name: str) -> None:
 
 
 @area.case(
-    2134, "WRITE_ZEROES of several ranges zeroes all of them, and nothing else", device="blk"
+    2134, "WRITE_ZEROES of several ranges zeroes all of them, and no other sector", device="blk"
 )
 def several_ranges(be: BackEnd) -> None:
     ring = disk_ring(be, BLK_F_WRITE_ZEROES)
     if _number(be, _MAX_WRITE_ZEROES_SEG, 4) < 2:
-        unsupported("is about several ranges, and it takes one")
+        unsupported("it accepts one range per request only")
     fill(be, ring, 12)
     data = _SEGMENT.pack(AT + 1, 2, 0) + _SEGMENT.pack(AT + 7, 3, 0)
     finish(be, ring, [be.disk.request(ring.memory, ring, BLK_WRITE_ZEROES, 0, read=data)])
@@ -152,8 +152,8 @@ def several_ranges(be: BackEnd) -> None:
 
 _FLAGS = {
     "A discard with the unmap flag": (BLK_DISCARD, BLK_F_DISCARD, _UNMAP),
-    "A discard with a flag that nobody has defined": (BLK_DISCARD, BLK_F_DISCARD, _UNDEFINED),
-    "WRITE_ZEROES with a flag that nobody has defined": (
+    "A discard with an undefined flag": (BLK_DISCARD, BLK_F_DISCARD, _UNDEFINED),
+    "WRITE_ZEROES with an undefined flag": (
         BLK_WRITE_ZEROES,
         BLK_F_WRITE_ZEROES,
         _UNDEFINED,
@@ -176,7 +176,7 @@ def range_flags(be: BackEnd, name: str) -> None:
     check(status == BLK_UNSUPP, f"status {BLK_UNSUPP}", f"status {status}")
 
 
-@area.case(2108, "Sectors beside those that are discarded stay what they are", device="blk")
+@area.case(2108, "DISCARD does not change the sectors around its range", device="blk")
 def beside_a_discard(be: BackEnd) -> None:
     ring = disk_ring(be, BLK_F_DISCARD)
     fill(be, ring, 24)
@@ -193,7 +193,7 @@ def beside_a_discard(be: BackEnd) -> None:
 
 
 def _kinds(be: BackEnd) -> dict[str, tuple[int, bytes, int]]:
-    """Requests: type, what is read, and how much is written besides the status."""
+    """Requests: type, data to read, and bytes that are written besides the status."""
     kinds = {"GET_ID": (BLK_GET_ID, b"", 20)}
     if be.driver_features >> BLK_F_FLUSH & 1:
         kinds["a flush"] = BLK_FLUSH, b"", 0
@@ -207,7 +207,7 @@ def _all_kinds(be: BackEnd) -> TestRing:
     return disk_ring(be, *([BLK_F_FLUSH] if flush else []))
 
 
-@area.case(2159, "Every kind of request is called for", device="blk")
+@area.case(2159, "A request of each kind is followed by a call", device="blk")
 def called_for(be: BackEnd) -> None:
     ring = _all_kinds(be)
     for _ in range(3):
@@ -222,7 +222,7 @@ def called_for(be: BackEnd) -> None:
 
 @area.case(
     2193,
-    "No used element tells of more bytes than were written",
+    "No used element reports more bytes than were written",
     device="blk",
     spec="virtio 1.3, 2.7.8",
 )
@@ -246,7 +246,7 @@ def written(be: BackEnd) -> None:
 
 @area.case(
     2194,
-    "An indirect table may lie across two regions that adjoin",
+    "An indirect table may span two adjacent regions",
     severity=Severity.SHOULD,
     device="blk",
     spec="virtio 1.3, 2.7.5.3",
@@ -272,7 +272,7 @@ def table_across(be: BackEnd) -> None:
 
 @area.case(
     2195,
-    "A request that comes just when the device asks for a kick is not left lying",
+    "A request that is made just when the device enables kicks is served",
     device="blk",
     spec="virtio 1.3, 2.7.10",
 )

@@ -1,4 +1,4 @@
-"""VU-B-21xx: real requests to a disk, well put and badly put."""
+"""VU-B-21xx: requests to a disk, valid and invalid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _disk(be: BackEnd, *, writes: bool = False, size: int = 64) -> TestRing:
 
 
 def _do(be: BackEnd, ring: TestRing, kind: int, sector: int, **options: object) -> tuple[Job, int]:
-    """One request; what it was, and its status."""
+    """One request, with its status."""
     index = ring.used_index + 1
     job = be.disk.request(ring.memory, ring, kind, sector, **options)  # type: ignore[arg-type]
     ring.kick()
@@ -48,7 +48,7 @@ def _read_back(be: BackEnd, ring: TestRing, sector: int, size: int) -> bytes:
 
 
 @area.each(
-    2101, (512, 1024, 4096, 65536, 262144), "{} bytes that are written are read back", device="blk"
+    2101, (512, 1024, 4096, 65536, 262144), "{} bytes that were written are read back", device="blk"
 )
 def written_and_read(be: BackEnd, size: int) -> None:
     ring = _disk(be, writes=True)
@@ -58,7 +58,9 @@ def written_and_read(be: BackEnd, size: int) -> None:
     check(_read_back(be, ring, 8, size) == data, "the bytes that were written", "others")
 
 
-@area.each(2110, (0, 1, 7, 8, 100, 1000), "Sector {} is written where it is read", device="blk")
+@area.each(
+    2110, (0, 1, 7, 8, 100, 1000), "Sector {} is read from where it was written", device="blk"
+)
 def sectors(be: BackEnd, sector: int) -> None:
     ring = _disk(be, writes=True)
     data = sector.to_bytes(4, "little") * (SECTOR // 4)
@@ -78,13 +80,13 @@ def flush(be: BackEnd) -> None:
 @area.case(2121, "VIRTIO_BLK_T_GET_ID fills 20 bytes", device="blk")
 def get_id(be: BackEnd) -> None:
     ring = _disk(be)
-    # A device may end the name with a zero, and leave what is behind it.
+    # A device may end the name with a zero, and not write the bytes after it.
     first, again = (_id_over(be, ring, filler).split(b"\0")[0] for filler in (b"\xaa", b"\x55"))
     check(first == again, f"the same name twice: {first!r}", f"{again!r}")
 
 
 def _id_over(be: BackEnd, ring: TestRing, filler: bytes) -> bytes:
-    """The answer to GET_ID, in a buffer that was filled before."""
+    """The bytes of GET_ID, in a buffer that was filled before."""
     memory = ring.memory
     header, data, status = _header(memory, BLK_GET_ID, 0), memory.allocate(20), memory.allocate(1)
     memory.write(data, filler * 20)
@@ -102,28 +104,28 @@ def unknown_type(be: BackEnd) -> None:
     check(status == BLK_UNSUPP, f"status {BLK_UNSUPP}", f"status {status}")
 
 
-@area.case(2123, "A read beyond the end of the disk fails, and does not succeed", device="blk")
+@area.case(2123, "A read beyond the end of the disk fails", device="blk")
 def beyond_the_end(be: BackEnd) -> None:
     ring = _disk(be)
     _, status = _do(be, ring, BLK_IN, 1 << 40, write=SECTOR)
     check(status not in (0, 0xFF), "an error in the status byte", f"status {status}")
 
 
-@area.case(2124, "A read across the end of the address space of sectors fails", device="blk")
+@area.case(2124, "A read across the end of the 64-bit sector range fails", device="blk")
 def wrapping(be: BackEnd) -> None:
     ring = _disk(be)
     _, status = _do(be, ring, BLK_IN, (1 << 64) - 1, write=2 * SECTOR)
     check(status not in (0, 0xFF), "an error in the status byte", f"status {status}")
 
 
-@area.case(2125, "A disk serves on after a request that failed", device="blk")
+@area.case(2125, "A disk continues after a request that failed", device="blk")
 def after_a_failure(be: BackEnd) -> None:
     ring = _disk(be)
     _do(be, ring, BLK_IN, 1 << 40, write=SECTOR)
     check(len(_read_back(be, ring, 0, SECTOR)) == SECTOR, "a sector", "none")
 
 
-@area.each(2130, (2, 3, 8, 30), "Data in {} descriptors is put together", device="blk")
+@area.each(2130, (2, 3, 8, 30), "Data may be split over {} descriptors", device="blk")
 def scattered(be: BackEnd, parts: int) -> None:
     ring = _disk(be, writes=True)
     data = bytes(range(256)) * (2 * parts)
@@ -174,7 +176,7 @@ def indirect(be: BackEnd) -> None:
         check(status == 0, "status 0", f"status {status}")
 
 
-@area.case(2143, "Many requests at once are each completed once", device="blk")
+@area.case(2143, "Each of many simultaneous requests is completed once", device="blk")
 def many(be: BackEnd) -> None:
     ring = _disk(be, size=256)
     jobs = [be.disk.request(ring.memory, ring, BLK_IN, n, write=SECTOR) for n in range(64)]
@@ -185,7 +187,9 @@ def many(be: BackEnd) -> None:
     check(heads == sorted(job.head for job in jobs), "each request once", f"heads {heads}")
 
 
-@area.case(2144, "The used element of a read says how many bytes were written", device="blk")
+@area.case(
+    2144, "The used element of a read has the number of bytes that were written", device="blk"
+)
 def written_length(be: BackEnd) -> None:
     be.serve(_disk(be))
 
@@ -212,18 +216,18 @@ def _submit(
 
 _BAD = {
     "a chain that loops": ({0: (0, 16, NEXT, 1), 1: (0, 16, NEXT, 0)}, 0),
-    "a chain that leads out of the table": ({0: (0, 16, NEXT, 9999)}, 0),
-    "a head that is out of the table": ({}, 9999),
+    "a chain that leaves the descriptor table": ({0: (0, 16, NEXT, 9999)}, 0),
+    "a head beyond the descriptor table": ({}, 9999),
     "a buffer outside of memory": ({0: (1 << 50, 16, NEXT, 1), 1: (1 << 50, 513, WRITE, 0)}, 0),
     "a buffer of 4 GiB": ({0: (MIB, 0xFFFFFFFF, 0, 0)}, 0),
-    "a chain of nothing but a short header": ({0: (MIB, 3, 0, 0)}, 0),
-    "a chain without a byte for the status": ({0: (MIB, 16, 0, 0)}, 0),
+    "a chain of a short header only": ({0: (MIB, 3, 0, 0)}, 0),
+    "a chain without a status byte": ({0: (MIB, 16, 0, 0)}, 0),
     "an indirect table outside of memory": ({0: (1 << 50, 64, INDIRECT, 0)}, 0),
     "an indirect table of 7 bytes": ({0: (MIB, 7, INDIRECT, 0)}, 0),
 }
 
 
-@area.each(2160, _BAD, "{} does not kill the back-end", device="blk", severity=Severity.SHOULD)
+@area.each(2160, _BAD, "{} does not crash the back-end", device="blk", severity=Severity.SHOULD)
 def bad_chains(be: BackEnd, name: str) -> None:
     ring = _disk(be)
     entries, head = _BAD[name]
@@ -231,7 +235,7 @@ def bad_chains(be: BackEnd, name: str) -> None:
     survives(be, ring, name)
 
 
-@area.case(2180, "An available index that is far ahead does not kill the back-end", device="blk")
+@area.case(2180, "An available index that is far ahead does not crash the back-end", device="blk")
 def index_far_ahead(be: BackEnd) -> None:
     ring = _disk(be)
     ring.memory.write(ring.avail + 2, struct.pack("<H", 40000))

@@ -1,4 +1,4 @@
-"""VU-B-2145 and up: a disk's requests, laid out and batched in all the ways a ring allows."""
+"""VU-B-2145 and up: a disk's requests in all layouts and batches that a ring allows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _INDIRECTLY = "virtio 1.3, 2.7.5.3"
 
 
 def _all_right(be: BackEnd, ring: TestRing, jobs: Sequence[Job], sectors: Sequence[int]) -> None:
-    """Each read has brought its own sector."""
+    """Each read returned its own sector."""
     for job, number in zip(jobs, sectors, strict=True):
         data = be.disk.data_of(ring.memory, job, SECTOR)
         check(data == sector(number + 1), f"sector {AT + number} in chain {job.head}", "another")
@@ -48,7 +48,12 @@ def _all_right(be: BackEnd, ring: TestRing, jobs: Sequence[Job], sectors: Sequen
 # -- rings
 
 
-@area.each(2145, (4, 8, 32, 256, 1024), "A ring of {} is gone round twice", device="blk")
+@area.each(
+    2145,
+    (4, 8, 32, 256, 1024),
+    "A ring of {} serves while its indices wrap around its size twice",
+    device="blk",
+)
 def rounds(be: BackEnd, size: int) -> None:
     ring = disk_ring(be, size=size)
     memory = ring.memory
@@ -67,14 +72,14 @@ def smallest(be: BackEnd) -> None:
         finish(be, ring, [read(be, ring, 0, indirect=True) for _ in range(2)])
 
 
-@area.case(2151, "A full ring of 1024 is served in one go", device="blk")
+@area.case(2151, "A full ring of 1024 requests is served after one kick", device="blk")
 def full(be: BackEnd) -> None:
     ring = disk_ring(be, VIRTIO_RING_F_INDIRECT_DESC, size=1024)
     for _ in range(2):
         finish(be, ring, [read(be, ring, 0, indirect=True) for _ in range(1024)])
 
 
-@area.case(2152, "Both indices go on across 65535, and each read brings its sector", device="blk")
+@area.case(2152, "Both indices wrap at 65535, and each read returns its sector", device="blk")
 def wraps(be: BackEnd) -> None:
     ring = disk_ring(be, start=65500)
     fill(be, ring, 16)
@@ -91,7 +96,7 @@ def wraps(be: BackEnd) -> None:
 # -- the order of completions
 
 
-@area.case(2153, "Whatever the order of completions, each names its own request", device="blk")
+@area.case(2153, "Completions in any order each have the head of their own request", device="blk")
 def any_order(be: BackEnd) -> None:
     flush = be.look().features >> BLK_F_FLUSH & 1
     ring = disk_ring(be, *([BLK_F_FLUSH] if flush else []), size=256)
@@ -108,7 +113,7 @@ def any_order(be: BackEnd) -> None:
     heads = finish(be, ring, jobs)
     _all_right(be, ring, reads, range(24))
     if heads != [job.head for job in jobs]:
-        observed("completed out of order, and each one right")
+        observed("completed out of order, each one correctly")
 
 
 @area.case(
@@ -142,7 +147,7 @@ def regions(be: BackEnd) -> None:
 
 @area.case(
     2156,
-    "A buffer across two regions that adjoin is served",
+    "A buffer that spans two adjacent regions is used",
     severity=Severity.SHOULD,
     device="blk",
 )
@@ -160,10 +165,10 @@ def across(be: BackEnd) -> None:
     finish(be, ring, [job])
     data = memory.read(at, edge - at) + memory.read(edge, 4 * SECTOR - (edge - at))
     wanted = b"".join(sector(number + 1) for number in range(4))
-    check(data == wanted, "the four sectors, on both sides of the border", "others")
+    check(data == wanted, "the four sectors, in both regions", "others")
 
 
-@area.case(2157, "Status and data may be 1 byte off any alignment", device="blk")
+@area.case(2157, "Status and data may be at odd addresses", device="blk")
 def unaligned(be: BackEnd) -> None:
     ring = disk_ring(be)
     fill(be, ring, 2)
@@ -179,7 +184,7 @@ def unaligned(be: BackEnd) -> None:
 
 
 def _segments(be: BackEnd, ring: TestRing, count: int, *, indirect: bool) -> None:
-    """Read that many sectors into a buffer each."""
+    """Read this number of sectors, each into a buffer of its own."""
     memory = ring.memory
     header, status = memory.allocate(16), memory.allocate(1)
     memory.write(header, struct.pack("<IIQ", BLK_IN, 0, AT))
@@ -218,7 +223,7 @@ def longest_table(be: BackEnd, size: int) -> None:
     _segments(be, ring, size - 2, indirect=True)
 
 
-@area.case(2184, "Direct and indirect requests may be made at once", device="blk", spec=_INDIRECTLY)
+@area.case(2184, "Direct and indirect requests may be mixed", device="blk", spec=_INDIRECTLY)
 def mixed(be: BackEnd) -> None:
     ring = disk_ring(be, VIRTIO_RING_F_INDIRECT_DESC)
     fill(be, ring, 12)
@@ -229,7 +234,7 @@ def mixed(be: BackEnd) -> None:
 
 
 def _ask_for_nothing(be: BackEnd, ring: TestRing, kind: int, sector: int) -> None:
-    """A request of no bytes, which has to have a status."""
+    """A request of no data, which needs a status."""
     job = be.disk.request(ring.memory, ring, kind, sector)
     ring.kick()
     be.await_used(ring, 1)
@@ -239,13 +244,13 @@ def _ask_for_nothing(be: BackEnd, ring: TestRing, kind: int, sector: int) -> Non
         observed(f"status {status}")
 
 
-@area.case(2185, "A read of no bytes completes", device="blk", severity=Severity.SHOULD)
+@area.case(2185, "A read of 0 bytes completes", device="blk", severity=Severity.SHOULD)
 def read_nothing(be: BackEnd) -> None:
     ring = disk_ring(be)
     _ask_for_nothing(be, ring, BLK_IN, 0)
 
 
-@area.case(2186, "A write of no bytes completes", device="blk", severity=Severity.SHOULD)
+@area.case(2186, "A write of 0 bytes completes", device="blk", severity=Severity.SHOULD)
 def write_nothing(be: BackEnd) -> None:
     ring = disk_ring(be)
     need_writable(be)

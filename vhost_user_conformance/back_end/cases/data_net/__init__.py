@@ -1,4 +1,4 @@
-"""Packets and the control queue of a NIC."""
+"""VU-B-22xx: frames and messages of a NIC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VU-B-2280 to 2299: what a NIC is told: its MTU, its address, that a ring is disabled."""
+"""VU-B-2280 to 2299: MTU, RARP, and disabled rings of a NIC."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAC = 0x0100_4F4D_C002  # 02:c0:4d:4f:00:01, its first byte lowest
 
 
 def _agreed(be: BackEnd) -> None:
-    """Agree, VIRTIO_NET_F_MTU included."""
+    """Negotiate, with VIRTIO_NET_F_MTU."""
     be.look()
     if not be.features >> NET_F_MTU & 1:
         unsupported("VIRTIO_NET_F_MTU is not offered")
@@ -26,7 +26,7 @@ def _agreed(be: BackEnd) -> None:
 @area.each(
     2280,
     (68, 1500, 9000, 65535),
-    "An MTU of {} is acknowledged, or refused by a code",
+    "An MTU of {} is acknowledged, or refused with a code",
     device="net",
     spec=_MTU,
     needs=("NET_MTU", "REPLY_ACK"),
@@ -35,7 +35,7 @@ def mtu(be: BackEnd, value: int) -> None:
     _agreed(be)
     code = be.acked_with(F.NET_SET_MTU, u64(value))
     be.alive("after its MTU was set")
-    check(not code or value != 1500, "an MTU of 1500 to be taken", f"refused with {code}")
+    check(not code or value != 1500, "an MTU of 1500 to be accepted", f"refused with {code}")
     if code:
         observed(f"it is refused with {code}")
 
@@ -74,11 +74,11 @@ def mtu_while_running(be: BackEnd) -> None:
 def mtu_unanswered(be: BackEnd) -> None:
     _agreed(be)
     be.tell(F.NET_SET_MTU, u64(1500))
-    be.alive("with no acknowledgement that nobody asked for")
+    be.alive("with no unsolicited acknowledgement")
 
 
 @area.case(
-    2290, "SEND_RARP is accepted, and rings serve on", device="net", spec=_RARP, needs=("RARP",)
+    2290, "SEND_RARP is accepted, and the rings continue", device="net", spec=_RARP, needs=("RARP",)
 )
 def rarp(be: BackEnd) -> None:
     ring = be.working_ring("RARP")
@@ -94,11 +94,11 @@ def rarp(be: BackEnd) -> None:
 def rarp_unanswered(be: BackEnd) -> None:
     be.working_ring("RARP")
     be.tell(F.SEND_RARP, u64(_MAC))
-    be.alive("with no acknowledgement that nobody asked for")
+    be.alive("with no unsolicited acknowledgement")
 
 
 @area.case(
-    2292, "SEND_RARP before there is a ring is survived", device="net", spec=_RARP, needs=("RARP",)
+    2292, "SEND_RARP before a ring is set up is survived", device="net", spec=_RARP, needs=("RARP",)
 )
 def rarp_early(be: BackEnd) -> None:
     be.agree("RARP")
@@ -110,7 +110,7 @@ def rarp_early(be: BackEnd) -> None:
 
 @area.case(
     2293,
-    "SEND_RARP by a device whose rings were all stopped writes nothing",
+    "SEND_RARP while all rings are stopped writes no guest memory",
     device="net",
     spec=_RARP,
     needs=("RARP",),
@@ -146,7 +146,9 @@ def rarp_of_nobody(be: BackEnd, value: int) -> None:
     be.serve(ring)
 
 
-@area.case(2298, "What a disabled ring sends is read and dropped", device="net", spec="Ring states")
+@area.case(
+    2298, "Frames that a disabled ring sends are read and dropped", device="net", spec="Ring states"
+)
 def disabled(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
@@ -161,7 +163,7 @@ def disabled(be: BackEnd) -> None:
 
 @area.case(
     2299,
-    "What is sent while a ring is disabled harms nothing once it is enabled",
+    "Frames that are sent while a ring is disabled do not affect it once it is enabled",
     device="net",
     spec="Ring states",
 )

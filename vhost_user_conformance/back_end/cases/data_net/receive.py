@@ -1,7 +1,7 @@
-"""VU-B-2252 to 2279: what a NIC gives its driver.
+"""VU-B-2252 to 2279: frames that a NIC receives.
 
-Frames are only seen where the back-end sends back what it is given, as ours does when it is alone,
-or dpdk-testpmd with one port. Where none comes back these cases say UNSUPPORTED.
+Received frames are only seen where the back-end sends frames back, as vhost-emu-net does without a
+peer, or dpdk-testpmd with one port. Where none comes back these cases are UNSUPPORTED.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _RECEIVE = "virtio 1.3, 5.1.6.4"
 
 
-@area.each(2252, (60, 61, 64, 1000, 1514), "A frame of {} bytes is received as it is", device="net")
+@area.each(
+    2252, (60, 61, 64, 1000, 1514), "A frame of {} bytes is received unchanged", device="net"
+)
 def sizes(be: BackEnd, size: int) -> None:
     nic = looped(be)
     for number in range(3):
@@ -42,7 +44,7 @@ def num_buffers(be: BackEnd) -> None:
     check(count == 1, "num_buffers 1", f"{count}")
 
 
-@area.case(2258, "No offload is told of that was not agreed on", device="net", spec=_RECEIVE)
+@area.case(2258, "No offload is used that was not negotiated", device="net", spec=_RECEIVE)
 def no_offload(be: BackEnd) -> None:
     header = looped(be).comes_back(frame_of(60))
     check(header[1] == 0, "gso_type 0 (VIRTIO_NET_HDR_GSO_NONE)", f"{header[1]}")
@@ -51,7 +53,7 @@ def no_offload(be: BackEnd) -> None:
 
 @area.case(
     2259,
-    "A frame that is sent in many pieces is received as it is",
+    "A frame that is sent in many buffers is received unchanged",
     device="net",
     spec="virtio 1.3, 2.7.4",
 )
@@ -64,10 +66,10 @@ def sent_in_pieces(be: BackEnd) -> None:
 
 
 _ROOMS = {
-    "the header apart": (NET_HEADER, ROOM),
-    "a header in two": (4, ROOM),
-    "many pieces": (NET_HEADER, *(20,) * 20),
-    "no byte more than it needs": (NET_HEADER + 100,),
+    "a descriptor of the header only": (NET_HEADER, ROOM),
+    "a header in two descriptors": (4, ROOM),
+    "many descriptors": (NET_HEADER, *(20,) * 20),
+    "exactly the size that it needs": (NET_HEADER + 100,),
 }
 
 
@@ -83,21 +85,21 @@ def rooms(be: BackEnd, name: str) -> None:
     nic.comes_back(frame_of(100, 5), *_ROOMS[name])
 
 
-@area.case(2264, "A frame is received into an indirect table's buffers", device="net")
+@area.case(2264, "A frame is received into the buffers of an indirect table", device="net")
 def indirect(be: BackEnd) -> None:
     nic = looped(be, VIRTIO_RING_F_INDIRECT_DESC)
     for number in range(5):
         nic.comes_back(frame_of(300, number), NET_HEADER, 100, ROOM, indirect=True)
 
 
-@area.case(2265, "A frame is received into another region than its ring's", device="net")
+@area.case(2265, "A frame is received into another region than that of its ring", device="net")
 def other_region(be: BackEnd) -> None:
     memory = be.memory(MIB, MIB, share=False)
     nic = looped(be, memory=memory)
     nic.comes_back(frame_of(100), region=1)
 
 
-@area.case(2266, "Frames come in the order in which they were sent", device="net")
+@area.case(2266, "Frames are received in the order in which they were sent", device="net")
 def in_order(be: BackEnd) -> None:
     nic = looped(be)
     buffers = [nic.offer(256) for _ in range(32)]
@@ -107,14 +109,19 @@ def in_order(be: BackEnd) -> None:
         nic.checked(buffer, frame_of(100, number))
 
 
-@area.each(2267, (2, 16, 1024), "A ring of {} that receives is gone round twice", device="net")
+@area.each(
+    2267,
+    (2, 16, 1024),
+    "A receive ring of {} serves while its indices wrap around its size twice",
+    device="net",
+)
 def rounds(be: BackEnd, size: int) -> None:
     nic = looped(be, size=size)
     for number in range(min(2 * size + 1, 600)):
         nic.comes_back(frame_of(60, number), 128)
 
 
-@area.case(2270, "A ring that receives goes on across 65535", device="net")
+@area.case(2270, "A receive ring serves where its indices wrap at 65535", device="net")
 def wraps(be: BackEnd) -> None:
     nic = looped(be, start=65530)
     for number in range(12):
@@ -123,7 +130,7 @@ def wraps(be: BackEnd) -> None:
     check(base == 7, "base 7 after 13 frames from 65530", f"base {base}")
 
 
-@area.case(2271, "A frame that finds no room does not hold up those that come later", device="net")
+@area.case(2271, "A frame without a buffer does not block later frames", device="net")
 def no_room(be: BackEnd) -> None:
     nic = looped(be)
     for number in range(10):
@@ -135,10 +142,12 @@ def no_room(be: BackEnd) -> None:
     for buffer in buffers:
         if nic.take(buffer)[NET_HEADER:] == frame_of(60, 7):
             return
-    raise Failed("the frame that was sent once there was room", "others only")
+    raise Failed("the frame that was sent once there were buffers", "other frames only")
 
 
-@area.case(2272, "A buffer that is too small is not written beyond", device="net", spec=_RECEIVE)
+@area.case(
+    2272, "Nothing is written beyond a buffer that is too small", device="net", spec=_RECEIVE
+)
 def too_small(be: BackEnd) -> None:
     nic = looped(be)
     memory = nic.memory
@@ -155,10 +164,10 @@ def too_small(be: BackEnd) -> None:
     check(around == bytes([MARK]) * len(around), "nothing outside of the buffer", "bytes are")
     done = nic.rx.driver.pop() if came else None
     check(done is None or done[1] <= 64, "64 bytes at most", f"{done}")
-    be.alive("after a frame that does not fit")
+    be.alive("after a frame that exceeds the buffer")
     if done is None:
         observed("the buffer is left for a smaller frame")
-    observed(f"the buffer is used up, with {done[1]} bytes in it")
+    observed(f"the buffer is consumed, with {done[1]} bytes in it")
 
 
 @area.each(
@@ -182,27 +191,27 @@ def mergeable(be: BackEnd, room: int) -> None:
     check(data[NET_HEADER:] == frame, "the frame, from buffer to buffer", "something else")
 
 
-@area.case(2275, "With VIRTIO_NET_F_MRG_RXBUF a frame that fits takes one buffer", device="net")
+@area.case(2275, "With VIRTIO_NET_F_MRG_RXBUF a frame that fits uses one buffer", device="net")
 def mergeable_one(be: BackEnd) -> None:
     header = looped(be, NET_F_MRG_RXBUF).comes_back(frame_of(100))
     count: int = struct.unpack_from("<H", header, 10)[0]
     check(count == 1, "num_buffers 1", f"{count}")
 
 
-@area.case(2276, "A frame that is received is called for", device="net")
+@area.case(2276, "A received frame is followed by a call", device="net")
 def called(be: BackEnd) -> None:
     nic = looped(be)
     for number in range(5):
         nic.rx.calls()
         buffer = nic.offer(ROOM)
         nic.send(frame_of(60, number))
-        check(nic.rx.await_call(be.patience), "a call of the ring that receives", "none came")
+        check(nic.rx.await_call(be.patience), "a call of the receive ring", "none came")
         nic.checked(buffer, frame_of(60, number))
 
 
 @area.case(
     2277,
-    "A ring that is disabled receives nothing; enabled again it does",
+    "A disabled ring receives nothing, and receives again once it is enabled",
     device="net",
     spec="Ring states",
 )
@@ -219,13 +228,13 @@ def disabled(be: BackEnd) -> None:
     be.idle(nic.rx, index=used)
     be.enable(nic.rx)
     be.barrier()
-    # A frame that was sent meanwhile may have waited elsewhere, and come now.
+    # A frame that was sent meanwhile may have been queued, and arrive now.
     if not nic.rx.await_used(nic.rx.used_index + 1, QUIET):
         nic.send(frame_of(60, 9))
     nic.take(buffer)
 
 
-@area.case(2278, "Nothing is received once GET_VRING_BASE was answered", device="net")
+@area.case(2278, "No frame is received after GET_VRING_BASE was answered", device="net")
 def stopped(be: BackEnd) -> None:
     nic = looped(be)
     buffer = nic.offer(ROOM)
@@ -238,26 +247,26 @@ def stopped(be: BackEnd) -> None:
     check(nic.bytes_of(buffer) == before, "the buffer as it was", "it was written to")
 
 
-@area.case(2279, "The base of a ring that receives counts the frames that came", device="net")
+@area.case(2279, "The base of a receive ring is the number of received frames", device="net")
 def base(be: BackEnd) -> None:
     nic = looped(be)
     for number in range(4):
         nic.comes_back(frame_of(60, number))
-    nic.offer(ROOM)  # which is not used, and not counted
+    nic.offer(ROOM)  # an unused buffer, which is not counted
     at = be.stop(nic.rx)
     check(at == 5, "base 5 after 5 frames", f"base {at}")
 
 
 @area.case(
     2297,
-    "A ring that is disabled and enabled again receives, and needs no kick for it",
+    "A ring that is disabled and enabled again receives without a kick",
     device="net",
     spec="Ring states",
 )
 def enabled_again(be: BackEnd) -> None:
     nic = looped(be)
     buffer = nic.offer(ROOM)
-    # A back-end may serve messages before kicks: two of them, and the kick has been heard.
+    # A back-end may handle messages before kicks: after two of them it has seen the kick.
     be.barrier()
     be.barrier()
     be.enable(nic.rx, on=False)

@@ -1,7 +1,7 @@
-"""VU-B-2201 to 2250: what a NIC is given to send, well put and badly put.
+"""VU-B-2201 to 2250: frames that a NIC sends, valid and invalid.
 
-Whatever becomes of a frame, its buffers must come back: that is all that is asked of transmission.
-What a NIC that sends frames back makes of them is in `data_net_receive`.
+Sent or dropped, a frame's buffers must be completed: these cases check no more than that. The
+module `receive` checks the frames, where a NIC sends them back.
 """
 
 from __future__ import annotations
@@ -45,31 +45,37 @@ def _whole(frame: bytes) -> bytes:
     return bytes(NET_HEADER) + frame
 
 
-@area.each(2201, (14, 60, 64, 1514), "A frame of {} bytes is taken", device="net")
+@area.each(2201, (14, 60, 64, 1514), "A frame of {} bytes is completed", device="net")
 def sizes(be: BackEnd, size: int) -> None:
     ring = sender(be)
     send(be, ring, laid_out(ring.memory, _whole(frame_of(size)), ()))
 
 
 _LAYOUTS = {
-    "the header alone in the first": (NET_HEADER,),
+    "the header alone in the first one": (NET_HEADER,),
     "the header in two": (4, 8),
     "the header in twelve": (1,) * 12,
-    "a header that shares its last byte's buffer with the frame": (11,),
-    "three pieces": (NET_HEADER, 14),
-    "many pieces of a byte": (NET_HEADER, *(1,) * 40),
+    "the last byte of the header in the frame's buffer": (11,),
+    "three parts": (NET_HEADER, 14),
+    "many of one byte each": (NET_HEADER, *(1,) * 40),
 }
 
 
 @area.each(
-    2205, _LAYOUTS, "A frame in buffers with {} is taken", device="net", spec="virtio 1.3, 2.7.4"
+    2205,
+    _LAYOUTS,
+    "A frame in buffers with {} is completed",
+    device="net",
+    spec="virtio 1.3, 2.7.4",
 )
 def layouts(be: BackEnd, name: str) -> None:
     ring = sender(be)
     send(be, ring, laid_out(ring.memory, _whole(frame_of(100)), _LAYOUTS[name]))
 
 
-@area.each(2211, (4, 64, 256), "A chain of all {} descriptors of its ring is taken", device="net")
+@area.each(
+    2211, (4, 64, 256), "A chain of all {} descriptors of its ring is completed", device="net"
+)
 def longest_chain(be: BackEnd, size: int) -> None:
     ring = sender(be, size=size)
     for number in range(3):
@@ -82,7 +88,7 @@ def longest_chain(be: BackEnd, size: int) -> None:
 @area.each(
     2214,
     (1, 2, 16),
-    "A frame in {} buffers of an indirect table is taken",
+    "A frame in {} buffers of an indirect table is completed",
     device="net",
     spec="virtio 1.3, 2.7.5.3",
 )
@@ -96,7 +102,7 @@ def indirect(be: BackEnd, parts: int) -> None:
         send(be, ring, pieces, (gpa, memory.view(gpa, 16 * len(pieces))))
 
 
-@area.case(2217, "Direct and indirect frames may take turns", device="net")
+@area.case(2217, "Direct and indirect chains may be mixed", device="net")
 def mixed(be: BackEnd) -> None:
     ring = sender(be, VIRTIO_RING_F_INDIRECT_DESC)
     memory = ring.memory
@@ -117,7 +123,7 @@ def regions(be: BackEnd) -> None:
 
 @area.case(
     2219,
-    "A buffer across two regions that adjoin is taken",
+    "A buffer that spans two adjacent regions is completed",
     severity=Severity.SHOULD,
     device="net",
 )
@@ -132,7 +138,12 @@ def across(be: BackEnd) -> None:
     send(be, ring, laid_out(memory, _whole(frame_of(60)), ()))
 
 
-@area.each(2220, (2, 4, 32, 1024), "A ring of {} descriptors is gone round twice", device="net")
+@area.each(
+    2220,
+    (2, 4, 32, 1024),
+    "A ring of {} descriptors serves while its indices wrap around its size twice",
+    device="net",
+)
 def rounds(be: BackEnd, size: int) -> None:
     ring = sender(be, size=size)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
@@ -140,7 +151,7 @@ def rounds(be: BackEnd, size: int) -> None:
         send(be, ring, pieces)
 
 
-@area.each(2224, (2, 16, 256, 1024), "A ring of {} that is full is emptied", device="net")
+@area.each(2224, (2, 16, 256, 1024), "A full ring of {} descriptors is served", device="net")
 def full(be: BackEnd, size: int) -> None:
     ring = sender(be, size=size)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
@@ -149,7 +160,7 @@ def full(be: BackEnd, size: int) -> None:
 
 
 def _batch(be: BackEnd, ring: TestRing, many: Sequence[Pieces], index: int) -> None:
-    """Send these with one kick: the used index comes to ``index``, and each is back once."""
+    """Send these with one kick: the used index becomes ``index``, and each is completed once."""
     heads = sorted(ring.driver.add(pieces, []) for pieces in many)
     ring.driver.publish()
     ring.kick()
@@ -158,10 +169,10 @@ def _batch(be: BackEnd, ring: TestRing, many: Sequence[Pieces], index: int) -> N
     came = sorted(entry[0] for entry in done if entry is not None)
     check(came == heads, f"each of {len(heads)} chains once", f"chains {came}")
     written = {entry[1] for entry in done if entry is not None}
-    check(written == {0}, "0 bytes written to what was sent", f"{sorted(written)}")
+    check(written == {0}, "0 bytes written to transmit buffers", f"{sorted(written)}")
 
 
-@area.case(2228, "Both indices go on across 65535, in batches", device="net")
+@area.case(2228, "Both indices wrap at 65535, also within batches", device="net")
 def wraps(be: BackEnd) -> None:
     start = 65000
     ring = sender(be, size=128, start=start)
@@ -173,7 +184,7 @@ def wraps(be: BackEnd) -> None:
     check(base == wanted, f"base {wanted}", f"base {base}")
 
 
-@area.case(2229, "Both indices go once around all 65536 values", device="net")
+@area.case(2229, "Both indices take all 65536 values", device="net")
 def all_values(be: BackEnd) -> None:
     ring = sender(be, size=1024)
     pieces = laid_out(ring.memory, _whole(frame_of(60)), ())
@@ -183,7 +194,7 @@ def all_values(be: BackEnd) -> None:
 
 @area.case(
     2230,
-    "It is enough to kick when the used ring does not say NO_NOTIFY",
+    "A driver may kick only while the used ring does not have NO_NOTIFY",
     device="net",
     spec="virtio 1.3, 2.7.13.4",
 )
@@ -194,7 +205,7 @@ def kicks_wanted(be: BackEnd) -> None:
 
 @area.case(
     2231,
-    "With VIRTIO_F_EVENT_IDX it is enough to kick at avail_event",
+    "With VIRTIO_F_EVENT_IDX a driver may kick only at avail_event",
     device="net",
     spec="virtio 1.3, 2.7.10",
 )
@@ -210,7 +221,7 @@ def _spare_kicks(be: BackEnd, ring: TestRing) -> None:
 
 @area.case(
     2251,
-    "A frame that comes just when the device asks for a kick is not left lying",
+    "A frame that is made available just when the device enables kicks is completed",
     device="net",
     spec="virtio 1.3, 2.7.10",
 )
@@ -222,7 +233,7 @@ def just_then(be: BackEnd) -> None:
 
 @area.case(
     2232,
-    "With VIRTIO_F_EVENT_IDX a batch that passes used_event is called for",
+    "With VIRTIO_F_EVENT_IDX a batch that passes used_event is followed by a call",
     device="net",
     spec="virtio 1.3, 2.7.7",
 )
@@ -232,7 +243,7 @@ def called_in_batch(be: BackEnd) -> None:
     for turn in range(1, 6):
         before = 8 * (turn - 1)
         ring.calls()
-        # The fifth completion of eight is the one that is waited for.
+        # used_event is the fifth completion of eight.
         ring.memory.write(ring.avail + 4 + 2 * ring.size, struct.pack("<H", before + 4))
         heads = [ring.driver.add(pieces, []) for _ in range(8)]
         ring.driver.publish()
@@ -245,7 +256,7 @@ def called_in_batch(be: BackEnd) -> None:
 
 @area.case(
     2233,
-    "With VIRTIO_F_EVENT_IDX a batch that does not reach used_event is not called for",
+    "With VIRTIO_F_EVENT_IDX a batch that does not reach used_event is not followed by a call",
     device="net",
     spec="virtio 1.3, 2.7.7",
     severity=Severity.SHOULD,
@@ -264,7 +275,7 @@ def not_called_in_batch(be: BackEnd) -> None:
     ring.kick()
     while_waiting = ring.await_call(QUIET)
     be.await_used(ring, 9)
-    check(not while_waiting, "no call before used_event", "it called")
+    check(not while_waiting, "no call before used_event", "there was a call")
 
 
 _STRANGE = {
@@ -274,14 +285,14 @@ _STRANGE = {
     "11 bytes, less than a header": bytes(11),
     "a single byte": bytes(1),
     "a frame of 65,000 bytes": _whole(frame_of(65000)),
-    "a header that asks for all there is": b"\xff" * NET_HEADER + frame_of(100),
+    "a header with all flags set": b"\xff" * NET_HEADER + frame_of(100),
 }
 
 
 @area.each(
     2234,
     _STRANGE,
-    "{} comes back, and frames behind it, too",
+    "{} is completed, and so are later frames",
     device="net",
     severity=Severity.SHOULD,
 )
@@ -301,15 +312,15 @@ def strange(be: BackEnd, name: str) -> None:
         observed(f"{error}")
     ring.driver.pop()
     back(ring, head)
-    check(alone, f"{name} to come back", "it came with the next only")
+    check(alone, f"{name} to be completed", "it was completed with the next frame only")
 
 
 _BAD = {
     "a chain that loops": ({0: (0, 16, NEXT, 1), 1: (0, 16, NEXT, 0)}, 0),
-    "a chain that leads out of the table": ({0: (MIB, 16, NEXT, 9999)}, 0),
-    "a head that is out of the table": ({}, 9999),
+    "a chain that leaves the descriptor table": ({0: (MIB, 16, NEXT, 9999)}, 0),
+    "a head beyond the descriptor table": ({}, 9999),
     "a buffer outside of memory": ({0: (1 << 50, 100, 0, 0)}, 0),
-    "a buffer that leaves memory": ({0: (5 * MIB - 50, 100, 0, 0)}, 0),
+    "a buffer beyond the end of memory": ({0: (5 * MIB - 50, 100, 0, 0)}, 0),
     "a buffer of 4 GiB": ({0: (MIB, 0xFFFFFFFF, 0, 0)}, 0),
     "a buffer of no bytes": ({0: (MIB, 0, 0, 0)}, 0),
     "a buffer that is writable": ({0: (MIB, 100, WRITE, 0)}, 0),
@@ -318,7 +329,7 @@ _BAD = {
 }
 
 
-@area.each(2241, _BAD, "{} does not kill a NIC", device="net", severity=Severity.SHOULD)
+@area.each(2241, _BAD, "{} does not crash a NIC", device="net", severity=Severity.SHOULD)
 def bad_chains(be: BackEnd, name: str) -> None:
     ring = sender(be)
     entries, head = _BAD[name]

@@ -1,4 +1,4 @@
-"""The dirty log."""
+"""VU-B-08xx: the dirty log."""
 
 from __future__ import annotations
 

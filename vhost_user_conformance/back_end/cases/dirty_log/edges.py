@@ -1,4 +1,4 @@
-"""VU-B-0821 and up: what is easily left out of the dirty log."""
+"""VU-B-0821 and up: writes that are easily left out of the dirty log."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from vhost_user_conformance.peer.device_work import (
 )
 from vhost_user_conformance.peer.memory import MIB, PAGE, Memory, TestRing
 
-#: A ring whose used ring has more than two pages.
+#: Descriptors of a ring whose used ring spans more than two pages.
 _LARGE = 1024
 _ID_BYTES = 20
 
 
 def _request(be: BackEnd, ring: TestRing, kind: int, *writable: tuple[int, int]) -> None:
-    """A disk's request, its header on a page of its own, with these buffers to write to."""
+    """A disk's request, with its header on a page of its own and these writable buffers."""
     memory = ring.memory
     header = memory.allocate(PAGE, align=PAGE)
     memory.write(header, struct.pack("<IIQ", kind, 0, 0))
@@ -38,18 +38,18 @@ def _request(be: BackEnd, ring: TestRing, kind: int, *writable: tuple[int, int])
     ring.kick()
     be.await_used(ring, index)
     ring.driver.pop()
-    # The used index may be seen before what is logged after it.
+    # The used index may be visible before the writes that are logged after it.
     be.barrier()
 
 
 def _own_page(memory: Memory) -> int:
-    """A page that nothing else lies in."""
+    """A page that holds nothing else."""
     page = memory.allocate(PAGE, align=PAGE)
     memory.allocate(1, align=PAGE)
     return page
 
 
-@area.case(821, "A buffer that reaches a single byte into a page is logged there", device="blk")
+@area.case(821, "A buffer with a single byte on a page is logged there", device="blk")
 def last_byte(be: BackEnd) -> None:
     ring, log = ready(be)
     memory = ring.memory
@@ -60,9 +60,9 @@ def last_byte(be: BackEnd) -> None:
     check(page in dirty, f"page {page} of the last byte in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(822, "A used element across two pages is logged in both", works=True)
+@area.case(822, "A used element that spans two pages is logged on both", works=True)
 def element_across(be: BackEnd) -> None:
-    # A ring begins with a page, and is used from the element that ends in the next one.
+    # The ring begins on a page boundary, and is used from the element that ends on the next page.
     offset = split_offsets(_LARGE).used % PAGE + 4
     slot = (PAGE - 4 - offset) // 8
     ring, log = ready(be, size=_LARGE, start=slot - 1)
@@ -77,7 +77,7 @@ def element_across(be: BackEnd) -> None:
 
 @area.case(
     823,
-    "avail_event is logged with the used ring, of which it is a part",
+    "avail_event is logged, as a part of the used ring",
     works=True,
     severity=Severity.SHOULD,
 )
@@ -94,12 +94,12 @@ def avail_event(be: BackEnd) -> None:
     be.serve(ring)
     be.barrier()
     if ring.memory.read(at, 2) == b"\xff\xff":
-        unsupported("is about avail_event, which it does not write")
+        unsupported("it does not write avail_event")
     dirty = pages_of(log)
     check(at >> 12 in dirty, f"page {at >> 12} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(824, "A frame that is received is logged, in all of its pages", device="net")
+@area.case(824, "A received frame is logged, on all of its pages", device="net")
 def received(be: BackEnd) -> None:
     nic = looped(be)
     log = switched_on(be, nic.rx, nic.tx)
@@ -115,7 +115,7 @@ def received(be: BackEnd) -> None:
     check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(825, "The status of a flush is logged", device="blk")
+@area.case(825, "The status byte of a flush is logged", device="blk")
 def flushed(be: BackEnd) -> None:
     ring, log = ready(be)
     if not be.features >> BLK_F_FLUSH & 1:
@@ -126,7 +126,7 @@ def flushed(be: BackEnd) -> None:
     check(status >> 12 in dirty, f"page {status >> 12} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(826, "What GET_ID writes is logged", device="blk")
+@area.case(826, "The bytes that GET_ID writes are logged", device="blk")
 def named(be: BackEnd) -> None:
     ring, log = ready(be)
     name, status = _own_page(ring.memory), _own_page(ring.memory)
@@ -136,7 +136,7 @@ def named(be: BackEnd) -> None:
         check(gpa >> 12 in dirty, f"{what} page {gpa >> 12} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(827, "A ring above 4 GiB is logged where it is", works=True)
+@area.case(827, "A ring above 4 GiB is logged at its address", works=True)
 def above_4g(be: BackEnd) -> None:
     be.agree()
     memory = Memory((4 * MIB, 4 * MIB), gap=1 << 32)
@@ -151,10 +151,10 @@ def above_4g(be: BackEnd) -> None:
     dirty = pages_of(log)
     check(dirty & used_pages(ring), f"page {ring.used >> 12} in the log", f"pages {sorted(dirty)}")
     low = min(used_pages(ring)) & (1 << 20) - 1
-    check(low not in dirty, "nothing at the same place below 4 GiB", f"page {low}")
+    check(low not in dirty, "nothing at the same address below 4 GiB", f"page {low}")
 
 
-@area.case(828, "The log of a connection is not written to by the next", works=True)
+@area.case(828, "The next connection does not write to the log of an earlier one", works=True)
 def ends_with_it(be: BackEnd) -> None:
     ring, log = ready(be)
     be.serve(ring)
@@ -166,4 +166,4 @@ def ends_with_it(be: BackEnd) -> None:
         other.serve(again)
     other.barrier()
     dirty = pages_of(log)
-    check(not dirty, "nothing in the log of one that has gone", f"pages {sorted(dirty)}")
+    check(not dirty, "nothing in the log of a closed connection", f"pages {sorted(dirty)}")

@@ -1,4 +1,4 @@
-"""VU-B-08xx: what is noted in the dirty log while a migration copies memory."""
+"""VU-B-08xx: the dirty log while a migration copies memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vhost_user_conformance.peer.memory import PAGE
 from vhost_user_conformance.peer.wire import Closed
 
 
-@area.case(801, "SET_LOG_BASE with a descriptor is answered", spec="VHOST_USER_SET_LOG_BASE")
+@area.case(801, "SET_LOG_BASE with a descriptor has a reply", spec="VHOST_USER_SET_LOG_BASE")
 def answered(be: BackEnd) -> None:
     be.agree()
     be.log(be.memory())
@@ -47,7 +47,7 @@ def data(be: BackEnd) -> None:
         check(gpa >> 12 in dirty, f"{what} page {gpa >> 12} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(804, "A buffer across two pages is logged in both", device="blk")
+@area.case(804, "A buffer that spans two pages is logged on both", device="blk")
 def two_pages(be: BackEnd) -> None:
     ring, log = ready(be)
     memory = ring.memory
@@ -64,7 +64,7 @@ def two_pages(be: BackEnd) -> None:
     check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(805, "Memory that nobody wrote to is not logged", works=True)
+@area.case(805, "Memory that the device did not write is not logged", works=True)
 def nothing_else(be: BackEnd) -> None:
     ring, log = ready(be)
     memory = ring.memory
@@ -84,17 +84,22 @@ def not_on(be: BackEnd) -> None:
     check(not dirty, "an empty log", f"pages {sorted(dirty)}")
 
 
-@area.case(807, "The used ring of a ring without the log flag", works=True, severity=Severity.MAY)
+@area.case(
+    807,
+    "Whether the used ring of a ring without the log flag is logged",
+    works=True,
+    severity=Severity.MAY,
+)
 def no_flag(be: BackEnd) -> None:
     ring, log = ready(be, flag=False)
-    # What the device writes besides must not share a page with the ring.
+    # Other writes of the device must not share a page with the ring.
     ring.memory.allocate(PAGE, align=PAGE)
     be.serve(ring)
     if pages_of(log) & used_pages(ring):
-        observed("it is logged all the same, which costs a page and harms nobody")
+        observed("it is logged, which copies a page more and is harmless")
 
 
-@area.case(808, "When LOG_ALL is off again nothing is logged any more", works=True)
+@area.case(808, "After LOG_ALL was switched off nothing is logged", works=True)
 def off_again(be: BackEnd) -> None:
     ring, log = ready(be)
     be.serve(ring)
@@ -115,11 +120,11 @@ def replaced(be: BackEnd) -> None:
     be.barrier()
     old.harvest()
     be.serve(ring)
-    check(pages_of(new) & used_pages(ring), "the used ring in the new log", "it is not there")
+    check(pages_of(new) & used_pages(ring), "the used ring in the new log", "it is not")
     check(not pages_of(old), "nothing in the old log", "something is")
 
 
-@area.case(810, "A log goes on over a stop and a start of the ring", works=True)
+@area.case(810, "Logging continues over a stop and a start of the ring", works=True)
 def over_a_restart(be: BackEnd) -> None:
     ring, log = ready(be)
     be.serve(ring)
@@ -127,10 +132,10 @@ def over_a_restart(be: BackEnd) -> None:
     log.harvest()
     be.start(ring, base=base, log=True)
     be.serve(ring)
-    check(pages_of(log) & used_pages(ring), "the used ring in the log", "it is not there")
+    check(pages_of(log) & used_pages(ring), "the used ring in the log", "it is not")
 
 
-@area.case(811, "log_guest_addr says where the used ring is logged, not its address", works=True)
+@area.case(811, "The used ring is logged at log_guest_addr, not at its own address", works=True)
 def elsewhere(be: BackEnd) -> None:
     ring, log = ready(be)
     memory = ring.memory
@@ -145,10 +150,10 @@ def elsewhere(be: BackEnd) -> None:
     check(other >> 12 in dirty, f"page {other >> 12} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(812, "Bits that are set stay set: the back-end only adds", works=True)
+@area.case(812, "The back-end only sets bits: it clears none", works=True)
 def only_adds(be: BackEnd) -> None:
     ring, log = ready(be)
-    # All that share a byte of the log with the ring's page.
+    # The pages that share a byte of the log with the ring's page.
     first = min(used_pages(ring)) & ~7
     log.mark(first * PAGE, 8 * PAGE)
     for _ in range(2):
@@ -164,7 +169,9 @@ def while_running(be: BackEnd) -> None:
         be.serve(ring)
 
 
-@area.case(814, "The log's descriptor may be closed once the message is answered", works=True)
+@area.case(
+    814, "The front-end may close the log's descriptor once the message is answered", works=True
+)
 def closed_descriptor(be: BackEnd) -> None:
     be.serve(ready(be)[0])
 
@@ -189,7 +196,7 @@ def small(be: BackEnd) -> None:
         return
 
 
-@area.case(817, "VERSION_1 and LOG_ALL are all that a log needs", works=True)
+@area.case(817, "Logging needs no other features than VERSION_1 and LOG_ALL", works=True)
 def few_features(be: BackEnd) -> None:
     be.look()
     wanted = 1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | LOG_ALL
@@ -201,10 +208,10 @@ def few_features(be: BackEnd) -> None:
 
 
 def _large_ring(be: BackEnd) -> tuple[set[int], int, int]:
-    """A request in a used ring of more than two pages, alone on them.
+    """A request in a used ring of more than two pages, which hold nothing else.
 
     Returns:
-        The pages that were logged, that of the used index, and that of the element.
+        The logged pages, the page of the used index, and that of the element.
     """
     ring, log = ready(be, size=1024, start=600)
     ring.memory.allocate(PAGE, align=PAGE)
@@ -213,13 +220,13 @@ def _large_ring(be: BackEnd) -> tuple[set[int], int, int]:
     return pages_of(log), ring.used >> 12, ring.used + 4 + 8 * (index % ring.size) >> 12
 
 
-@area.case(818, "The page of the used index is logged, where no element is", works=True)
+@area.case(818, "The page of the used index is logged where it holds no used element", works=True)
 def index_page(be: BackEnd) -> None:
     dirty, index, _ = _large_ring(be)
     check(index in dirty, f"the used index's page {index} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(819, "The page of a used element is logged, where the index is not", works=True)
+@area.case(819, "The page of a used element is logged where it does not hold the index", works=True)
 def element_page(be: BackEnd) -> None:
     dirty, _, element = _large_ring(be)
     check(element in dirty, f"the element's page {element} in the log", f"pages {sorted(dirty)}")

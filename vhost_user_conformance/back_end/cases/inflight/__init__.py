@@ -1,4 +1,4 @@
-"""The inflight region."""
+"""VU-B-12xx: the in-flight region."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VU-B-12xx: the region in which a back-end notes what it has taken and not completed."""
+"""VU-B-12xx: the region in which a back-end records requests in flight."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ from vhost_user_conformance.model.verdict import (
 )
 from vhost_user_conformance.peer.memory import MIB, PAGE
 
-#: Bytes of a read that takes its time, how many of them there are at once, and how often.
+#: Bytes of a slow read, number of such reads at once, and number of attempts.
 _LONG, _LONG_ONES, _LOOKS = 4 * MIB, 16, 30
 
 
-@area.case(1201, "GET_INFLIGHT_FD is answered with 24 bytes and a descriptor of that size")
+@area.case(
+    1201, "GET_INFLIGHT_FD is answered with 24 bytes and a descriptor of a file of that size"
+)
 def answered(be: BackEnd) -> None:
     be.agree()
     get_region(be)
 
 
-@area.case(1202, "The reply repeats the number of queues and their size")
+@area.case(1202, "The reply has the requested number of queues and their size")
 def repeated(be: BackEnd) -> None:
     be.agree()
     asked = (min(be.rings, 2), 128)
@@ -56,7 +58,7 @@ def large_enough(be: BackEnd, size: int) -> None:
     check(message.mmap_size >= least, f"{least} bytes or more", f"{message.mmap_size} bytes")
 
 
-@area.case(1207, "The region holds the states of as many rings as were asked for")
+@area.case(1207, "The region holds the states of all requested rings")
 def all_rings(be: BackEnd) -> None:
     be.agree()
     if be.rings < 2:
@@ -83,7 +85,9 @@ def each_new(be: BackEnd) -> None:
         observed("it gives the same file again")
 
 
-@area.case(1210, "need_reply on GET_INFLIGHT_FD gives its own reply, once", needs=("REPLY_ACK",))
+@area.case(
+    1210, "GET_INFLIGHT_FD with need_reply is answered once, by its own reply", needs=("REPLY_ACK",)
+)
 def need_reply(be: BackEnd) -> None:
     be.agree()
     payload = Inflight(0, 0, 1, SIZE).pack()
@@ -98,7 +102,7 @@ def set_accepted(be: BackEnd) -> None:
     set_region(be, get_region(be))
 
 
-@area.case(1212, "A ring that runs has version 1 and its size in the region", device="blk")
+@area.case(1212, "The region has version 1 and the size of a running ring", device="blk")
 def version(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     be.serve(ring)
@@ -106,7 +110,7 @@ def version(be: BackEnd) -> None:
     check(seen == (1, SIZE), f"version 1 and {SIZE} descriptors", f"{seen[0]} and {seen[1]}")
 
 
-@area.case(1213, "What is completed is in flight no longer", device="blk")
+@area.case(1213, "A completed request is not recorded as in flight any more", device="blk")
 def cleared(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     for _ in range(5):
@@ -118,7 +122,7 @@ def cleared(be: BackEnd) -> None:
     check(not region.taken(), "nothing in flight", f"heads {region.taken()}")
 
 
-@area.case(1214, "The region's used_idx follows the used ring", device="blk")
+@area.case(1214, "The region's used_idx follows the used index", device="blk")
 def used_idx(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     for _ in range(7):
@@ -127,7 +131,7 @@ def used_idx(be: BackEnd) -> None:
     check(region.header()[4] == 7, "used_idx 7", f"used_idx {region.header()[4]}")
 
 
-@area.case(1215, "What is taken is counted, in the order of the available ring", device="blk")
+@area.case(1215, "Counters increase in the order of the available ring", device="blk")
 def counted(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     heads = [be.work.post(ring.memory, ring).head for _ in range(6)]
@@ -136,10 +140,10 @@ def counted(be: BackEnd) -> None:
     be.stop(ring)
     counters = [region.state(head)[2] for head in heads]
     rising = all(one < other for one, other in pairwise(counters))
-    check(rising, "counters that rise", f"{counters}")
+    check(rising, "increasing counters", f"{counters}")
 
 
-@area.case(1216, "The last completion is last_batch_head", device="blk")
+@area.case(1216, "last_batch_head is the head of the last completion", device="blk")
 def batch_head(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     heads = [be.serve(ring).head for _ in range(3)]
@@ -148,7 +152,7 @@ def batch_head(be: BackEnd) -> None:
     check(head == heads[-1], f"head {heads[-1]}", f"head {head}")
 
 
-@area.case(1217, "A ring whose used index is not 0 is noted with that", device="blk")
+@area.case(1217, "A ring with a used index other than 0 is recorded with it", device="blk")
 def from_elsewhere(be: BackEnd) -> None:
     be.agree()
     memory = be.memory()
@@ -163,7 +167,7 @@ def from_elsewhere(be: BackEnd) -> None:
     check(not region.taken(), "nothing in flight", f"heads {region.taken()}")
 
 
-@area.case(1218, "Each ring has a part of the region", device="blk")
+@area.case(1218, "Each ring has a part of the region of its own", device="blk")
 def own_part(be: BackEnd) -> None:
     be.agree()
     if be.rings < 2:
@@ -199,10 +203,12 @@ def at_offset(be: BackEnd) -> None:
     check(not any(os.pread(fd, PAGE, 0)), "nothing before the offset", "something is written there")
 
 
-@area.case(1220, "A ring without a region serves, though the feature is agreed on", device="blk")
+@area.case(
+    1220, "A ring without a region serves, although the feature was negotiated", device="blk"
+)
 def without(be: BackEnd) -> None:
     ring = be.working_ring()
-    check(ProtocolFeature.INFLIGHT_SHMFD in be.acked, "the feature agreed on", "it is not")
+    check(ProtocolFeature.INFLIGHT_SHMFD in be.acked, "INFLIGHT_SHMFD negotiated", "it is not")
     be.serve(ring)
 
 
@@ -220,7 +226,7 @@ def set_again(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1222, "What is being served is noted as in flight", device="blk")
+@area.case(1222, "A request that is being served is recorded as in flight", device="blk")
 def noted_meanwhile(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(8 * MIB)
@@ -230,7 +236,7 @@ def noted_meanwhile(be: BackEnd) -> None:
     be.start(ring)
     header, status, data = memory.allocate(16), memory.allocate(1), memory.allocate(_LONG)
     for turn in range(1, _LOOKS + 1):
-        # So many that they take longer than this process has to wait for a processor.
+        # So many that they take longer than the suite may have to wait for a CPU.
         for _ in range(_LONG_ONES):
             ring.driver.add([(header, 16)], [(data, _LONG), (status, 1)])
         ring.driver.publish()
@@ -244,11 +250,13 @@ def noted_meanwhile(be: BackEnd) -> None:
             pass
         if memory.read(status, 1) != b"\0":
             unsupported(f"is about reads of {_LONG} bytes, and they fail")
-    raise Failed("long reads in flight in the region meanwhile", f"none, in {_LOOKS} looks")
+    raise Failed("long reads in flight in the region meanwhile", f"none, in {_LOOKS} attempts")
 
 
 @area.case(
-    1224, "The region's used_idx is the ring's when it starts, whatever it was", device="blk"
+    1224,
+    "At the start of a ring the region's used_idx becomes the used index, whatever it was",
+    device="blk",
 )
 def used_idx_at_start(be: BackEnd) -> None:
     be.agree()
@@ -266,7 +274,7 @@ def used_idx_at_start(be: BackEnd) -> None:
     check(used == ring.start, f"used_idx {ring.start}", f"used_idx {used}")
 
 
-@area.case(1223, "Each completion is linked to the one before it", device="blk")
+@area.case(1223, "Each completed descriptor is linked to the one completed before it", device="blk")
 def linked(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     heads = [be.work.post(ring.memory, ring).head for _ in range(4)]

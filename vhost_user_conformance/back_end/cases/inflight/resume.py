@@ -1,4 +1,4 @@
-"""VU-B-1230 and up: what a back-end makes of the region that another one has left, or a liar."""
+"""VU-B-1230 and up: how a back-end uses the region that another one left, or an invalid one."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.device_work import Job
     from vhost_user_conformance.peer.memory import TestRing
 
-#: Counters of requests that are served again, by descriptor, and how often that is looked at.
+#: Counters of requests that are served again, by descriptor, and number of attempts.
 _COUNTERS, _ROUNDS = (7, 3, 9, 5, 4), 4
 
 
 def _left_over(be: BackEnd, requests: int) -> tuple[TestRing, Region, list[Job]]:
-    """Requests that a back-end which is no more has taken, as far as the ring can tell."""
+    """Requests that a former back-end may have taken: the ring does not show it."""
     be.agree()
     memory = be.memory()
     region = get_region(be)
@@ -43,7 +43,7 @@ def _resume(be: BackEnd, ring: TestRing, region: Region, base: int) -> None:
 
 
 def _use(ring: TestRing, *jobs: Job) -> None:
-    """Complete requests in the device's place."""
+    """Complete requests in place of the device."""
     for at, job in enumerate(jobs):
         ring.memory.write(ring.used + 4 + 8 * at, struct.pack("<II", job.head, 1))
     ring.memory.write(ring.used + 2, struct.pack("<H", len(jobs)))
@@ -56,7 +56,9 @@ def _completed(ring: TestRing) -> list[int]:
     return heads
 
 
-@area.case(1230, "What is noted as in flight is served again at the start", device="blk")
+@area.case(
+    1230, "Requests that are recorded as in flight are served again at the start", device="blk"
+)
 def resubmitted(be: BackEnd) -> None:
     ring, region, jobs = _left_over(be, 3)
     region.note({job.head: count for count, job in enumerate(jobs)})
@@ -72,7 +74,7 @@ def resubmitted(be: BackEnd) -> None:
 
 @area.case(
     1231,
-    "After completions out of order only the request that is left is served again",
+    "After completions out of order only the request in flight is served again",
     device="blk",
 )
 def out_of_order(be: BackEnd) -> None:
@@ -87,7 +89,7 @@ def out_of_order(be: BackEnd) -> None:
     check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")
 
 
-@area.case(1232, "New requests are served behind those that were in flight", device="blk")
+@area.case(1232, "New requests are served after those that were in flight", device="blk")
 def both(be: BackEnd) -> None:
     ring, region, jobs = _left_over(be, 4)
     region.note({job.head: count for count, job in enumerate(jobs[:2])})
@@ -103,12 +105,12 @@ def both(be: BackEnd) -> None:
 
 @area.case(
     1233,
-    "What the used ring tells as completed is not served again, though noted as in flight",
+    "A completed request that is still recorded as in flight is not served again",
     device="blk",
 )
 def completed_and_noted(be: BackEnd) -> None:
     ring, region, jobs = _left_over(be, 2)
-    # It died between the used index and the note: the last batch is in the ring already.
+    # It died after the used index and before the region was updated: the ring has the last batch.
     _use(ring, jobs[0])
     region.note({job.head: count for count, job in enumerate(jobs)}, batch=jobs[0].head)
     _resume(be, ring, region, 2)
@@ -134,14 +136,16 @@ def by_counter(be: BackEnd) -> None:
         orders.append(tuple(_COUNTERS[heads.index(head)] for head in _completed(ring)))
         if list(orders[-1]) == sorted(_COUNTERS):
             return
-    # A disk may complete in any order. One that always has the same wrong one has served in it.
+    # A disk may complete in any order; the same wrong order each time is the order of service.
     check(
         len(set(orders)) > 1, f"counters {sorted(_COUNTERS)} in their order", f"{orders[0]}, always"
     )
     observed(f"completed in the orders {orders}")
 
 
-@area.case(1235, "Counters go on behind those of the requests that are served again", device="blk")
+@area.case(
+    1235, "Counters continue after those of the requests that are served again", device="blk"
+)
 def counters_go_on(be: BackEnd) -> None:
     ring, region, jobs = _left_over(be, 1)
     region.note({jobs[0].head: 1000})
@@ -158,7 +162,7 @@ def counters_go_on(be: BackEnd) -> None:
 
 @area.case(
     1236,
-    "A base that was recovered from the used index, as after a crash, has nothing served twice",
+    "With a base that was recovered from the used index, as after a crash, nothing is served twice",
     device="blk",
     spec="QEMU virtio_queue_restore_last_avail_idx",
     severity=Severity.SHOULD,
@@ -174,11 +178,11 @@ def base_from_used(be: BackEnd) -> None:
     check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")
 
 
-@area.case(1237, "Nothing of a batch that the used ring tells of is served again", device="blk")
+@area.case(1237, "No request of a batch that is in the used ring is served again", device="blk")
 def whole_batch(be: BackEnd) -> None:
     ring, region, jobs = _left_over(be, 4)
     heads = [job.head for job in jobs]
-    # Three were completed in one batch, each linked to the one before; the region knows of none.
+    # Three were completed in one batch, each linked to the one before; the region has none of them.
     region.note({head: count for count, head in enumerate(heads)}, batch=heads[2])
     for head, before in ((heads[2], heads[1]), (heads[1], heads[0])):
         region.link(head, before)
@@ -192,7 +196,7 @@ def whole_batch(be: BackEnd) -> None:
     be.idle(ring)
 
 
-@area.case(1240, "A region outlives its connection: the next one goes on with it", device="blk")
+@area.case(1240, "A region outlives its connection: the next one continues with it", device="blk")
 def next_connection(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     for _ in range(3):
@@ -208,7 +212,11 @@ def next_connection(be: BackEnd) -> None:
     check(region.header()[4] == 6, "used_idx 6", f"used_idx {region.header()[4]}")
 
 
-@area.case(1241, "What was asked for while nobody served is served after a reconnect", device="blk")
+@area.case(
+    1241,
+    "Requests that were made while no back-end served are served after a reconnect",
+    device="blk",
+)
 def asked_meanwhile(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     be.serve(ring)
@@ -223,7 +231,7 @@ def asked_meanwhile(be: BackEnd) -> None:
     other.completed(ring, job)
 
 
-@area.case(1242, "A region is not remembered by the next connection", device="blk")
+@area.case(1242, "The next connection does not use the region of an earlier one", device="blk")
 def not_remembered(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     be.serve(ring)
@@ -232,11 +240,11 @@ def not_remembered(be: BackEnd) -> None:
     another = other.working_ring()
     other.serve(another)
     other.stop(another)
-    check(bytes(region.view) == before, "the old region left alone", "it was written to")
+    check(bytes(region.view) == before, "no write to the old region", "it was written to")
 
 
 def _refusal(be: BackEnd, message: Inflight, fds: tuple[int, ...]) -> None:
-    """It may take it or not, but has to live; taken, the ring has to serve or to rest."""
+    """The back-end may accept or refuse the region, and must survive it."""
     try:
         how = be.refused(F.SET_INFLIGHT_FD, message.pack(), fds=fds)
     except Failed:
@@ -254,12 +262,12 @@ def _refusal(be: BackEnd, message: Inflight, fds: tuple[int, ...]) -> None:
     except (Closed, Silent):
         observed(f"{how}, and the connection ended at the start")
     if how == "acknowledged with 0":
-        observed(f"{how}, and the ring {'serves' if served else 'rests'}")
+        observed(f"{how}, and the ring {'serves' if served else 'does not serve'}")
 
 
 _WRONG = {
     "more bytes than its file has": Inflight(1 << 20, 0, 1, SIZE),
-    "an offset behind the end of its file": Inflight(2048, 1 << 30, 1, SIZE),
+    "an offset beyond the end of its file": Inflight(2048, 1 << 30, 1, SIZE),
     "too few bytes for its rings": Inflight(64, 0, 1, SIZE),
     "no bytes": Inflight(0, 0, 1, SIZE),
     "no queue": Inflight(2048, 0, 0, SIZE),
@@ -301,12 +309,12 @@ def wrong_sizes(be: BackEnd, name: str) -> None:
 _SPOILT = {
     "an unknown version": (8, b"\x07\x00"),
     "another number of descriptors": (10, b"\xff\xff"),
-    "a last_batch_head that does not exist": (12, b"\xff\xff"),
-    "a used_idx that is far off": (14, b"\x00\x80"),
+    "a last_batch_head beyond its descriptors": (12, b"\xff\xff"),
+    "a used_idx that differs by 32768": (14, b"\x00\x80"),
 }
 
 
-@area.each(1270, _SPOILT, "A region with {} does not kill the back-end", device="blk")
+@area.each(1270, _SPOILT, "A region with {} does not crash the back-end", device="blk")
 def spoilt(be: BackEnd, name: str) -> None:
     ring, region, _ = _left_over(be, 1)
     region.note({})
@@ -318,10 +326,12 @@ def spoilt(be: BackEnd, name: str) -> None:
         be.barrier()
     except WireError:
         observed("it closed the connection")
-    observed(f"the ring {'serves' if served else 'rests'}")
+    observed(f"the ring {'serves' if served else 'does not serve'}")
 
 
-@area.case(1275, "A chain that is noted as in flight and is none does not kill it", device="blk")
+@area.case(
+    1275, "An empty chain that is recorded as in flight does not crash the back-end", device="blk"
+)
 def no_chain(be: BackEnd) -> None:
     ring, region, _ = _left_over(be, 1)
     region.note({63: 1})
@@ -336,7 +346,7 @@ def no_chain(be: BackEnd) -> None:
 
 @area.case(
     1280,
-    "With GET_VRING_BASE_INFLIGHT what was taken is completed or noted, and served after the start",
+    "With GET_VRING_BASE_INFLIGHT a request taken is completed, or recorded and served later",
     spec="VHOST_USER_GET_VRING_BASE; e0822e6085",
     needs=("GET_VRING_BASE_INFLIGHT",),
     device="blk",
@@ -354,8 +364,8 @@ def left_at_the_stop(be: BackEnd) -> None:
     used, noted = ring.used_index, len(region.taken())
     check(
         used + noted == base,
-        f"all {base} that were taken completed or noted",
-        f"{used} completed, {noted} noted",
+        f"all {base} that were taken completed or recorded",
+        f"{used} completed, {noted} recorded",
     )
     _resume(be, ring, region, base)
     be.await_used(ring, len(jobs))

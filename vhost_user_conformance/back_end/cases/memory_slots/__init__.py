@@ -1,4 +1,4 @@
-"""The memory table and memory slots."""
+"""VU-B-10xx: memory slots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VU-B-1023 and up: what is no region, how many there may be, and how long they stay."""
+"""VU-B-1023 and up: invalid regions, the number of regions, and their lifetime."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from vhost_user_conformance.model.verdict import (
 from vhost_user_conformance.peer.memory import GPA_BASE, MIB, PAGE, USER_OFFSET
 from vhost_user_conformance.peer.wire import Closed, Silent
 
-#: More slots than this are not filled one by one.
+#: Cases do not fill more slots than this one by one.
 _MOST = 4096
 
 
 def _is_gone(be: BackEnd, region: MemoryRegion) -> None:
-    """Check that there is no such region to remove; closing after an answer says so, too."""
+    """Check that there is no such region; closing after an acknowledgement counts, too."""
     with contextlib.suppress(Observed):
         be.not_done(F.REM_MEM_REG, packed(region))
 
 
-@area.case(1023, "REM_MEM_REG does not look at the mmap offset", spec=REM, needs=("REPLY_ACK",))
+@area.case(1023, "REM_MEM_REG ignores the mmap offset", spec=REM, needs=("REPLY_ACK",))
 def offset_ignored(be: BackEnd) -> None:
     memory = slotted(be)
     region = memory.regions[0].on_wire
@@ -66,7 +66,7 @@ def another(be: BackEnd, name: str) -> None:
 
 @area.case(
     1027,
-    "REM_MEM_REG that was refused leaves the region",
+    "A refused REM_MEM_REG does not remove the region",
     spec=REM,
     works=True,
     needs=("REPLY_ACK",),
@@ -81,13 +81,15 @@ def left(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1028, "REM_MEM_REG where there is no region is refused", spec=REM, needs=("REPLY_ACK",))
+@area.case(1028, "REM_MEM_REG of an unknown region is refused", spec=REM, needs=("REPLY_ACK",))
 def nothing_there(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     be.not_done(F.REM_MEM_REG, packed(memory.regions[0].on_wire))
 
 
-@area.case(1029, "REM_MEM_REG twice: the second is refused", spec=REM, needs=("REPLY_ACK",))
+@area.case(
+    1029, "A second REM_MEM_REG of the same region is refused", spec=REM, needs=("REPLY_ACK",)
+)
 def removed_twice(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB)
     remove(be, memory.regions[0])
@@ -97,7 +99,7 @@ def removed_twice(be: BackEnd) -> None:
 @area.each(
     1030,
     (0, 2),
-    "ADD_MEM_REG with {} descriptors, and not one, is refused",
+    "ADD_MEM_REG with {} descriptors instead of one is refused",
     needs=("REPLY_ACK",),
 )
 def descriptors(be: BackEnd, count: int) -> None:
@@ -131,20 +133,22 @@ def _unmappable(be: BackEnd) -> int:
     return reading
 
 
-@area.case(1034, "A descriptor that cannot be mapped is refused", needs=("REPLY_ACK",))
+@area.case(
+    1034, "ADD_MEM_REG with a descriptor that cannot be mapped is refused", needs=("REPLY_ACK",)
+)
 def not_mappable(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     be.not_done(F.ADD_MEM_REG, packed(memory.regions[0].on_wire), fds=(_unmappable(be),))
 
 
-@area.case(1035, "A region of no bytes is refused", severity=Severity.SHOULD, needs=("REPLY_ACK",))
+@area.case(1035, "A region of 0 bytes is refused", severity=Severity.SHOULD, needs=("REPLY_ACK",))
 def no_bytes(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]
     be.not_done(F.ADD_MEM_REG, packed(region.on_wire._replace(size=0)), fds=(region.fd,))
 
 
-@area.case(1036, "A region whose end cannot be told by 64 bits is refused", needs=("REPLY_ACK",))
+@area.case(1036, "A region whose end exceeds 64 bits is refused", needs=("REPLY_ACK",))
 def wraps(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]
@@ -152,7 +156,7 @@ def wraps(be: BackEnd) -> None:
     try:
         be.not_done(F.ADD_MEM_REG, packed(wire), fds=(region.fd,))
     except Failed:
-        observed("acknowledged with 0, though no guest has such memory")
+        observed("acknowledged with 0, although no guest has such memory")
 
 
 _ODD = {
@@ -160,15 +164,15 @@ _ODD = {
     "whose size is not aligned": {"size": MIB + 100},
     "that overlaps another's guest addresses": {"gpa": GPA_BASE + MIB // 2},
     "that overlaps another's user addresses": {"user_addr": GPA_BASE + USER_OFFSET + MIB // 2},
-    "that is there already": {},
+    "that was added already": {},
 }
 
 
-@area.each(1037, _ODD, "A region {}", severity=Severity.MAY, needs=("REPLY_ACK",))
+@area.each(1037, _ODD, "ADD_MEM_REG of a region {}", severity=Severity.MAY, needs=("REPLY_ACK",))
 def odd(be: BackEnd, name: str) -> None:
     memory = slotted(be, MIB, MIB, added=False)
     add(be, memory.regions[0])
-    other = memory.regions[0 if name == "that is there already" else 1]
+    other = memory.regions[0 if name == "that was added already" else 1]
     try:
         wire = other.on_wire._replace(**_ODD[name])
         code = be.acked_with(F.ADD_MEM_REG, packed(wire), fds=(other.fd,))
@@ -187,11 +191,11 @@ def without_padding(be: BackEnd) -> None:
         be.barrier()
     except Closed:
         observed("it closed the connection")
-    observed("it ignored it, or took it for something")
+    observed("it ignored it, or took it for another region")
 
 
 class _Slices:
-    """Slots of one page each, all of one file."""
+    """Regions of one page each, all in one file."""
 
     def __init__(self, be: BackEnd, count: int) -> None:
         self.fd = os.memfd_create("conformance", os.MFD_CLOEXEC)
@@ -199,27 +203,27 @@ class _Slices:
         os.ftruncate(self.fd, count * PAGE)
 
     def payload(self, number: int) -> bytes:
-        """That one's payload; guest addresses lie far above what else is there."""
+        """The payload of one; guest addresses are far above other memory."""
         gpa = (1 << 41) + 2 * number * PAGE
         return packed(MemoryRegion(gpa, PAGE, gpa + USER_OFFSET, number * PAGE))
 
 
 def _full(be: BackEnd, keep: int = 0) -> tuple[_Slices, int]:
-    """All slots taken but for ``keep``, and how many that are."""
+    """Fill all slots but ``keep``; the regions and their number."""
     be.agree(FEATURE)
     count = slots(be) - keep
     if count > _MOST:
-        unsupported(f"is about fewer than {_MOST} slots, and there are {count}")
+        unsupported(f"it has {count} slots, and this case fills {_MOST} at most")
     slices = _Slices(be, count + 1)
     for number in range(count):
         be.tell(F.ADD_MEM_REG, slices.payload(number), fds=(slices.fd,))
         if number % 16 == 15:
-            be.barrier()  # descriptors on their way are counted, and only so many may be
+            be.barrier()  # the kernel limits the number of descriptors in flight
     be.alive(f"with {count} regions")
     return slices, count
 
 
-@area.case(1043, "As many regions as GET_MAX_MEM_SLOTS tells of are taken", spec=MAX, works=True)
+@area.case(1043, "As many regions as GET_MAX_MEM_SLOTS returns can be added", spec=MAX, works=True)
 def as_many(be: BackEnd) -> None:
     _full(be, keep=1)
     memory = be.memory(share=False)
@@ -227,20 +231,22 @@ def as_many(be: BackEnd) -> None:
     be.serve(ring_in(be, memory))
 
 
-@area.case(1044, "One region more is refused", spec=MAX, needs=("REPLY_ACK",))
+@area.case(
+    1044, "One more region than GET_MAX_MEM_SLOTS is refused", spec=MAX, needs=("REPLY_ACK",)
+)
 def one_more(be: BackEnd) -> None:
     slices, count = _full(be)
     be.not_done(F.ADD_MEM_REG, slices.payload(count), fds=(slices.fd,))
 
 
-@area.case(1045, "A slot that was freed can be taken again", spec=REM, needs=("REPLY_ACK",))
+@area.case(1045, "A slot can be reused after REM_MEM_REG", spec=REM, needs=("REPLY_ACK",))
 def freed(be: BackEnd) -> None:
     slices, count = _full(be)
     be.accepted(F.REM_MEM_REG, slices.payload(count // 2))
     be.accepted(F.ADD_MEM_REG, slices.payload(count), fds=(slices.fd,))
 
 
-@area.case(1046, "Regions that are added in flight are each acknowledged", needs=("REPLY_ACK",))
+@area.case(1046, "Each of several pipelined ADD_MEM_REG is acknowledged", needs=("REPLY_ACK",))
 def in_flight(be: BackEnd) -> None:
     memory = slotted(be, *[MIB] * 8, added=False)
     for region in memory.regions:
@@ -251,7 +257,7 @@ def in_flight(be: BackEnd) -> None:
         check(code == 0, "acknowledged with 0", f"acknowledged with {code}")
 
 
-@area.case(1047, "Regions that are added in flight go with their own descriptors", works=True)
+@area.case(1047, "Pipelined ADD_MEM_REG are each mapped with their own descriptor", works=True)
 def bound(be: BackEnd) -> None:
     memory = slotted(be, *[MIB] * 8, added=False)
     for region in memory.regions:
@@ -262,7 +268,9 @@ def bound(be: BackEnd) -> None:
         be.stop_all()
 
 
-@area.case(1048, "A region that is added, removed and added in flight is there", works=True)
+@area.case(
+    1048, "A region that is added, removed and added by pipelined requests is mapped", works=True
+)
 def back_and_forth(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]
@@ -275,7 +283,7 @@ def back_and_forth(be: BackEnd) -> None:
 
 @area.case(
     1049,
-    "A ring in a region that was added later is logged, once the log is larger",
+    "A ring in a region that was added later is logged once the log was enlarged",
     spec="Migration",
     works=True,
     needs=("LOG_SHMFD",),
@@ -286,7 +294,7 @@ def logged(be: BackEnd) -> None:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
     memory = be.memory(MIB, MIB, share=False)
     add(be, memory.regions[0])
-    log = be.log(memory)  # as large as memory will be
+    log = be.log(memory)  # for the memory including the new region
     add(be, memory.regions[1])
     ring = be.ring(memory, be.work.ring, region=1)
     be.start(ring, log=True)
@@ -297,7 +305,9 @@ def logged(be: BackEnd) -> None:
     check(logged_there, f"the used ring at {ring.used:#x} in the log", f"{runs}")
 
 
-@area.case(1050, "The regions of a connection are gone with it", works=True, needs=("REPLY_ACK",))
+@area.case(
+    1050, "The regions of a connection are removed at its end", works=True, needs=("REPLY_ACK",)
+)
 def gone(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB)
     ring = ring_in(be, memory)
@@ -316,7 +326,7 @@ def next_connection(be: BackEnd) -> None:
     other.serve(ring_in(other, memory, 1))
 
 
-@area.case(1052, "Regions stay where they are when all rings are stopped", works=True)
+@area.case(1052, "Regions stay mapped when all rings are stopped", works=True)
 def stay(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB)
     ring = ring_in(be, memory, 1)
@@ -326,7 +336,12 @@ def stay(be: BackEnd) -> None:
     be.serve(ring)
 
 
-@area.case(1053, "SET_MEM_TABLE where slots were agreed on", severity=Severity.MAY, works=True)
+@area.case(
+    1053,
+    "SET_MEM_TABLE where CONFIGURE_MEM_SLOTS was negotiated",
+    severity=Severity.MAY,
+    works=True,
+)
 def whole_table(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     try:
@@ -338,10 +353,15 @@ def whole_table(be: BackEnd) -> None:
         served = ring.await_used(1, be.patience / 2)
     except Closed:
         observed("it closed the connection")
-    observed("it is taken" if served else "it is ignored")
+    observed("it is accepted" if served else "it is ignored")
 
 
-@area.case(1054, "GET_MAX_MEM_SLOTS where it was not agreed on", severity=Severity.MAY, spec=MAX)
+@area.case(
+    1054,
+    "GET_MAX_MEM_SLOTS where CONFIGURE_MEM_SLOTS was not negotiated",
+    severity=Severity.MAY,
+    spec=MAX,
+)
 def not_agreed(be: BackEnd) -> None:
     be.agree()
     try:

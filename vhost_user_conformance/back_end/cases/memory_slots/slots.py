@@ -1,4 +1,4 @@
-"""VU-B-10xx: memory that is told region by region, and taken away so."""
+"""VU-B-10xx: memory that is added and removed region by region."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from vhost_user_conformance.peer.memory import MIB, PAGE, USER_OFFSET
 from vhost_user_conformance.peer.wire import Closed
 
 
-@area.case(1001, "GET_MAX_MEM_SLOTS is answered with 8 bytes, and one slot or more", spec=MAX)
+@area.case(1001, "GET_MAX_MEM_SLOTS is answered with 8 bytes: one slot or more", spec=MAX)
 def max_slots(be: BackEnd) -> None:
     be.agree(FEATURE)
     slots(be)
 
 
-@area.case(1002, "GET_MAX_MEM_SLOTS is the same when some are in use", spec=MAX)
+@area.case(1002, "GET_MAX_MEM_SLOTS returns the same while slots are in use", spec=MAX)
 def same_number(be: BackEnd) -> None:
     be.agree(FEATURE)
     first = slots(be)
@@ -41,7 +41,7 @@ def same_number(be: BackEnd) -> None:
 
 @area.case(
     1003,
-    "need_reply on GET_MAX_MEM_SLOTS gives its own reply, once",
+    "GET_MAX_MEM_SLOTS with need_reply is answered once, by its own reply",
     spec=MAX,
     needs=("REPLY_ACK",),
 )
@@ -49,10 +49,10 @@ def own_reply(be: BackEnd) -> None:
     be.agree(FEATURE)
     reply = be.ask(F.GET_MAX_MEM_SLOTS, need_reply=True)
     check(len(reply.payload) == 8, "8 bytes", f"{len(reply.payload)} bytes")
-    be.alive("with no acknowledgement besides the reply")
+    be.alive("with no acknowledgement in addition to the reply")
 
 
-@area.case(1004, "A region is added, and removed again", needs=("REPLY_ACK",))
+@area.case(1004, "A region can be added and removed", needs=("REPLY_ACK",))
 def acknowledged(be: BackEnd) -> None:
     memory = slotted(be)
     be.alive("with no second acknowledgement")
@@ -65,12 +65,12 @@ def unanswered(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]
     be.tell(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
-    be.alive("with no reply that nobody asked for")
+    be.alive("with no unsolicited reply")
     be.tell(F.REM_MEM_REG, packed(region.on_wire))
-    be.alive("with no reply that nobody asked for")
+    be.alive("with no unsolicited reply")
 
 
-@area.each(1006, (1, 2, 8, 32), "A ring in the last of {} regions is worked on", works=True)
+@area.each(1006, (1, 2, 8, 32), "A ring in the last of {} regions is served", works=True)
 def many_regions(be: BackEnd, count: int) -> None:
     be.agree(FEATURE)
     if slots(be) < count:
@@ -106,18 +106,18 @@ def one_file(be: BackEnd) -> None:
         gpa = whole.gpa + at
         wire = MemoryRegion(gpa, half, gpa + USER_OFFSET, at)
         be.accepted(F.ADD_MEM_REG, packed(wire), fds=(whole.fd,))
-    memory.allocate(half)  # what follows lies in the second
+    memory.allocate(half)  # later allocations are in the second half
     be.serve(ring_in(be, memory))
 
 
-@area.each(1014, (0, 1 << 40), "A region at guest address {} is no special one")
+@area.each(1014, (0, 1 << 40), "A region may be at guest address {}")
 def anywhere(be: BackEnd, gpa: int) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]
     be.accepted(F.ADD_MEM_REG, packed(region.on_wire._replace(gpa=gpa)), fds=(region.fd,))
 
 
-@area.case(1016, "A region that is added while a ring runs is used from then on", works=True)
+@area.case(1016, "A region that is added while a ring runs is used", works=True)
 def added_while_running(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB, added=False)
     buffers, rings = memory.regions
@@ -128,7 +128,7 @@ def added_while_running(be: BackEnd) -> None:
         be.serve(ring)
 
 
-@area.case(1017, "A region that no ring uses is added and removed while one runs", works=True)
+@area.case(1017, "An unused region may be added and removed while a ring runs", works=True)
 def others_change(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB, MIB)
     ring = ring_in(be, memory, 1)
@@ -139,10 +139,10 @@ def others_change(be: BackEnd) -> None:
         add(be, memory.regions[2])
 
 
-@area.case(1018, "Nothing is written any more to a region that was removed", works=True, spec=REM)
+@area.case(1018, "Nothing is written to a region after it was removed", works=True, spec=REM)
 def nothing_written(be: BackEnd) -> None:
     if be.device == "net":
-        unsupported("is about a device that writes where it is asked to")
+        unsupported("the device does not write to guest memory")
     memory = slotted(be, MIB, MIB)
     buffers = memory.regions[0]
     ring = ring_in(be, memory, 1)
@@ -153,7 +153,7 @@ def nothing_written(be: BackEnd) -> None:
     ring.kick()
     ring.await_used(ring.used_index + 1, QUIET)
     after = memory.read(buffers.gpa, buffers.size)
-    check(after == before, "the removed region left as it was", "it was written to")
+    check(after == before, "the removed region unchanged", "it was written to")
 
 
 @area.case(1019, "A region that was removed may be added again, and serves", works=True, spec=REM)
@@ -169,7 +169,7 @@ def added_again(be: BackEnd) -> None:
 
 @area.case(
     1020,
-    "A stopped ring's region may be removed and added again; the ring goes on",
+    "The region of a stopped ring may be removed and added again, and the ring continues",
     works=True,
     spec=REM,
 )
@@ -186,7 +186,7 @@ def ring_region_again(be: BackEnd) -> None:
 
 @area.case(
     1021,
-    "The region of a ring that runs is removed: it is survived",
+    "Removing the region of a running ring is survived",
     works=True,
     spec=REM,
     severity=Severity.SHOULD,
@@ -202,11 +202,14 @@ def ring_region_gone(be: BackEnd) -> None:
         be.barrier()
     except Closed:
         observed("it closed the connection")
-    observed("it went on without the ring")
+    observed("it continued without the ring")
 
 
 @area.case(
-    1022, "A running ring's region that is removed and added again: the ring", works=True, spec=REM
+    1022,
+    "Whether a running ring continues when its region is removed and added again",
+    works=True,
+    spec=REM,
 )
 def ring_region_back(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB)
@@ -222,4 +225,4 @@ def ring_region_back(be: BackEnd) -> None:
         served = ring.await_used(2, be.patience / 2)
     except Closed:
         observed("it closed the connection")
-    observed("goes on" if served else "rests until it is set up anew")
+    observed("continues" if served else "stops until it is set up again")
