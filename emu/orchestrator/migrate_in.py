@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.errors import HangUpError, MigrationError
+from emu.errors import MigrationError
 from emu.orchestrator import shared_disks
+from emu.orchestrator.migration_outcome import MigrationOutcome, completed, reason
 from emu.report.load_results import Arrived
 
 if TYPE_CHECKING:
     from emu.migration.endpoint import MigrationEndpoint
+    from emu.orchestrator.migration_outcome import Role
     from emu.orchestrator.supervisor import Supervisor
+    from emu.orchestrator.vm_host import VmHost
     from emu.qmp.protocol import JsonObject
-
-#: Seconds between two looks at whether the user wants to end the wait.
-_LOOK = 3600.0
 
 
 class IncomingMigration:
@@ -44,24 +44,9 @@ class IncomingMigration:
         Raises:
             MigrationError: it does not; it runs on where it was.
         """
-        while (outcome := self._outcome()) is None:
-            self._supervisor.watcher.wait([self._side.monitor.fileno()], _LOOK)
-            try:
-                self._side.monitor.receive()
-            except HangUpError:
-                self._side.execute("query-status")  # raises what became of the process
-        if outcome["status"] != "completed":
-            reason = outcome.get("error-desc", "the source says no more")
-            raise MigrationError("incoming", f"no VM has come: {reason}")
+        sides: dict[Role, VmHost] = {"destination": self._side}
+        outcome = MigrationOutcome(sides, self._supervisor.watcher, may_be_silent=True).wait()
+        if not completed(outcome["destination"]):
+            raise MigrationError("incoming", f"no VM has come: {reason(outcome['destination'])}")
         timeline = self._side.execute("x-timeline")
         return Arrived.told(timeline["source"])
-
-    def _outcome(self) -> JsonObject | None:
-        events = self._side.monitor.events
-        while events:
-            event = events.popleft()
-            if event.name != "MIGRATION":
-                continue
-            if event.data.get("status") in ("completed", "failed", "cancelled"):
-                return event.data
-        return None

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emu.errors import EmuError, HangUpError, MigrationError
+from emu.errors import EmuError, MigrationError
 from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.disk_check import STEP_SECONDS, DiskReader, host_digest
+from emu.orchestrator.migration_outcome import MigrationOutcome, Role, completed, reason
 from emu.orchestrator.network.echo import EchoClient, ProbeClient
 from emu.orchestrator.vm_host import SLOW
 from emu.report.results import (
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from emu.config.plan import MigrationPlan
     from emu.orchestrator.network.namespaces import NamespaceNetwork
     from emu.orchestrator.supervisor import Supervisor
-    from emu.orchestrator.vm_host import VmHost
-    from emu.qmp.client import Event
     from emu.qmp.protocol import JsonObject
 
 #: What the network's gap is looked for in, before and after the blackout.
@@ -37,8 +36,6 @@ MARGIN_NS = 50_000_000
 #: How long an answer from the VM is awaited after it has moved, and how often it is looked for.
 ECHO_PATIENCE = 2.0
 ECHO_POLL = 0.01
-#: A migration of which nothing is heard for so long is given up.
-SILENCE = 60.0
 
 
 class MigrationSeries:
@@ -156,7 +153,7 @@ class MigrationSeries:
             side.execute("migrate-set-parameters", {"parameters": parameters})
         arguments = {"uri": uri, "strategy": strategy, "options": dict(self._plan.options)}
         source.execute("migrate", arguments)
-        error = self._await_outcome(reader)
+        error = self._verdict(self._outcome(reader).wait())
         if error is None:
             result = self._measure(strategy, repeat)
             self._source, self._destination = destination, source
@@ -169,60 +166,30 @@ class MigrationSeries:
             self._expect(following, release=True)
         return self._check(result, reader, last=following is None)
 
-    def _await_outcome(self, reader: DiskReader | None) -> str | None:
+    def _outcome(self, reader: DiskReader | None) -> MigrationOutcome:
+        return MigrationOutcome(
+            {"source": self._source, "destination": self._destination},
+            self._watcher,
+            on_pass=self._show_pass,
+            idle=None if reader is None else reader.let_on,
+            step=STEP_SECONDS,
+        )
+
+    def _show_pass(self, data: JsonObject) -> None:
+        self._progress.detail(
+            f"round {data.get('pass')}: {data.get('bytes', 0) / (1 << 20):.1f} MiB sent, "
+            f"{data.get('remaining', 0) / (1 << 20):.1f} MiB dirty"
+        )
+
+    def _verdict(self, ended: dict[Role, JsonObject]) -> str | None:
         """None when the VM has moved; why not, when it runs on at the source."""
-        outcomes: dict[str, JsonObject] = {}
-        sides = (self._source, self._destination)
-        heard = time.monotonic()
-        cancelled = False
-        while "src" not in outcomes or (_moved(outcomes["src"]) and "dst" not in outcomes):
-            ready = self._watcher.wait(
-                [side.monitor.fileno() for side in sides], 1.0 if reader is None else STEP_SECONDS
-            )
-            if ready:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > SILENCE:
-                if cancelled:
-                    raise MigrationError("wait", f"nothing was heard for {SILENCE:g} s, twice")
-                cancelled = True
-                heard = time.monotonic()
-                self._source.execute("migrate_cancel")
-            for role, side in zip(("src", "dst"), sides, strict=True):
-                self._take_events(role, side, outcomes)
-            if reader is not None and not ready and not outcomes:
-                reader.let_on()
-        return self._verdict(outcomes)
-
-    def _take_events(self, role: str, side: VmHost, outcomes: dict[str, JsonObject]) -> None:
-        try:
-            side.monitor.receive()
-        except HangUpError:
-            side.execute("query-status")  # raises what became of the process
-        while side.monitor.events:
-            event = side.monitor.events.popleft()
-            if role == "src":
-                self._show(event)
-            status = event.data.get("status") if event.name == "MIGRATION" else None
-            if status in ("completed", "failed", "cancelled"):
-                outcomes[role] = event.data
-
-    def _show(self, event: Event) -> None:
-        if event.name == "MIGRATION_PASS":
-            data = event.data
-            self._progress.detail(
-                f"round {data.get('pass')}: {data.get('bytes', 0) / (1 << 20):.1f} MiB sent, "
-                f"{data.get('remaining', 0) / (1 << 20):.1f} MiB dirty"
-            )
-
-    def _verdict(self, outcomes: dict[str, JsonObject]) -> str | None:
-        source = outcomes["src"]
-        destination = outcomes.get("dst", {})
-        if _moved(source):
-            if _moved(destination):
-                return None
-            reason = destination.get("error-desc", "it does not say why")
-            raise MigrationError("switch-over", f"the VM is lost at the destination: {reason}")
-        return str(source.get("error-desc") or destination.get("error-desc") or source["status"])
+        source, destination = ended["source"], ended.get("destination")
+        if not completed(source):
+            return reason({**(destination or {}), **source})
+        if destination is not None and not completed(destination):
+            why = destination.get("error-desc", "no reason is given")
+            raise MigrationError("switch-over", f"the VM is lost at the destination: {why}")
+        return None
 
     def _measure(self, strategy: str, repeat: int) -> MigrationResult:
         """What both sides recorded of the migration that has just completed."""
@@ -282,10 +249,6 @@ class MigrationSeries:
         if not last:
             here.execute("x-resume-load", timeout=SLOW)
         return dataclasses.replace(result, integrity=integrity, disk_sha256=digest)
-
-
-def _moved(outcome: JsonObject) -> bool:
-    return outcome.get("status") == "completed"
 
 
 def _spans(timeline: JsonObject) -> list[Span]:

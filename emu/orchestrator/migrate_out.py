@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from emu.errors import HangUpError, MigrationError
+from emu.errors import MigrationError
 from emu.orchestrator import shared_disks
 from emu.orchestrator.accounting import RequestAccounting
-from emu.orchestrator.migrate_local import SILENCE
+from emu.orchestrator.migration_outcome import MigrationOutcome, completed, reason
 from emu.report.results import (
     COMPLETED,
     ROLLED_BACK,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 #: Seconds for which the guest works before it is migrated.
 WARM_UP = 0.5
-_ENDS = ("completed", "failed", "cancelled")
 
 
 class OutgoingMigration:
@@ -83,38 +82,13 @@ class OutgoingMigration:
             "between": {"disks": disks, "stats": side.backends.disk_stats},
         }
         side.execute("migrate", arguments)
-        outcome = self._await_outcome()
-        if outcome["status"] == "completed":
-            return None
-        return str(outcome.get("error-desc") or outcome["status"])
+        watcher = self._supervisor.watcher
+        outcome = MigrationOutcome({"source": side}, watcher, on_pass=self._show_pass).wait()
+        return None if completed(outcome["source"]) else reason(outcome["source"])
 
-    def _await_outcome(self) -> JsonObject:
-        monitor = self._side.monitor
-        cancelled = False
-        # It may have ended before the command that began it was answered.
-        while (outcome := self._outcome()) is None:
-            if not self._supervisor.watcher.wait([monitor.fileno()], SILENCE):
-                if cancelled:
-                    raise MigrationError("wait", f"nothing was heard for {SILENCE:g} s, twice")
-                cancelled = True
-                self._side.execute("migrate_cancel")
-            try:
-                monitor.receive()
-            except HangUpError:
-                self._side.execute("query-status")  # raises what became of the process
-        return outcome
-
-    def _outcome(self) -> JsonObject | None:
-        """What has been told since the last look: the end, if it was that."""
-        events = self._side.monitor.events
-        while events:
-            event = events.popleft()
-            if event.name == "MIGRATION_PASS":
-                sent = event.data.get("bytes", 0) / (1 << 20)
-                self._progress.detail(f"round {event.data.get('pass')}: {sent:.1f} MiB sent")
-            elif event.name == "MIGRATION" and event.data.get("status") in _ENDS:
-                return event.data
-        return None
+    def _show_pass(self, data: JsonObject) -> None:
+        sent = data.get("bytes", 0) / (1 << 20)
+        self._progress.detail(f"round {data.get('pass')}: {sent:.1f} MiB sent")
 
     def _stay(self, error: str) -> MigrationResult:
         """The VM runs on here: show that it has lost nothing by it."""

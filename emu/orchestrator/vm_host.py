@@ -19,11 +19,12 @@ from emu.orchestrator.managed_process import (
 from emu.qmp.client import MonitorClient
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from emu.config.plan import MachinePlan
     from emu.orchestrator.run_directory import RunDirectory
     from emu.orchestrator.signals import SignalWatcher
+    from emu.qmp.client import Event
     from emu.qmp.protocol import JsonObject
 
 VM_PROGRAM = (*PYTHON, "-m", "emu.vm_process")
@@ -115,6 +116,20 @@ class VmHost:
             return self.monitor.execute(command, arguments, timeout=timeout)
         except HangUpError:
             raise self._ended() from None
+
+    def take_events(self) -> Iterator[Event]:
+        """The events that have come since the last call; does not wait.
+
+        Raises:
+            ProgramError: the VM's process has ended.
+        """
+        try:
+            self.monitor.receive()
+        except HangUpError:
+            raise self._ended() from None
+        events = self.monitor.events
+        while events:
+            yield events.popleft()
 
     def create(self) -> str:
         """Say which VM it is; the name of the accelerator that it will have."""

@@ -1,0 +1,124 @@
+"""How a migration ends: the one place that waits for it, at the source, the destination or both."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal
+
+from emu.errors import MigrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from emu.orchestrator.signals import SignalWatcher
+    from emu.orchestrator.vm_host import VmHost
+    from emu.qmp.protocol import JsonObject
+
+Role = Literal["source", "destination"]
+#: QMP's states of a migration that has ended.
+ENDED = ("completed", "failed", "cancelled")
+#: Seconds without an event after which a migration is cancelled, and after as many more given up.
+SILENCE = 60.0
+#: Seconds of one wait where there is nothing to do meanwhile.
+_LONG = 3600.0
+
+
+class MigrationOutcome:
+    """Waits for the end of one migration.
+
+    Args:
+        sides: the processes of this run that take part in it.
+        watcher: interrupts the wait for signals and for programs that end.
+        on_pass: gets the data of each MIGRATION_PASS event of the source.
+        may_be_silent: wait for as long as it takes; by default the source is asked to cancel after
+            `SILENCE` seconds without an event.
+        idle: called after every ``step`` seconds in which nothing has happened.
+        step: see ``idle``.
+
+    Attributes:
+        ended: data of the last MIGRATION event of each side that has ended its part.
+    """
+
+    def __init__(
+        self,
+        sides: Mapping[Role, VmHost],
+        watcher: SignalWatcher,
+        *,
+        on_pass: Callable[[JsonObject], None] = lambda _data: None,
+        may_be_silent: bool = False,
+        idle: Callable[[], None] | None = None,
+        step: float = 1.0,
+    ) -> None:
+        self.ended: dict[Role, JsonObject] = {}
+        self._sides = sides
+        self._watcher = watcher
+        self._on_pass = on_pass
+        self._limit = None if may_be_silent else SILENCE
+        self._idle = idle
+        self._step = _LONG if idle is None else step
+        self._last_event = time.monotonic()
+        self._cancelled = False
+
+    def wait(self) -> dict[Role, JsonObject]:
+        """Return when all sides have ended their part; only the source's is awaited if it failed.
+
+        Raises:
+            ProgramError: a process has ended.
+            SignalError: the user has ended the run.
+            MigrationError: there was no event for `SILENCE` seconds, twice.
+        """
+        # It may have ended before the command that began it was answered.
+        self._take_events()
+        while not self._over:
+            fds = [side.monitor.fileno() for side in self._sides.values()]
+            if self._watcher.wait(fds, self._timeout()):
+                self._last_event = time.monotonic()
+            elif self._silent:
+                self._cancel()
+            elif self._idle is not None and not self.ended:
+                self._idle()
+            # Commands that were executed meanwhile may have received events as well.
+            self._take_events()
+        return self.ended
+
+    @property
+    def _over(self) -> bool:
+        source = self.ended.get("source")
+        if source is not None and source.get("status") != "completed":
+            return True
+        return all(role in self.ended for role in self._sides)
+
+    @property
+    def _silent(self) -> bool:
+        return self._limit is not None and time.monotonic() - self._last_event >= self._limit
+
+    def _timeout(self) -> float:
+        if self._limit is None:
+            return self._step
+        left = self._last_event + self._limit - time.monotonic()
+        return max(0.0, min(self._step, left))
+
+    def _cancel(self) -> None:
+        if self._cancelled:
+            raise MigrationError("wait", f"no event for {SILENCE:g} s, twice")
+        self._cancelled = True
+        self._last_event = time.monotonic()
+        self._sides["source"].execute("migrate_cancel")
+
+    def _take_events(self) -> None:
+        for role, side in self._sides.items():
+            for event in side.take_events():
+                if event.name == "MIGRATION_PASS" and role == "source":
+                    self._on_pass(event.data)
+                elif event.name == "MIGRATION" and event.data.get("status") in ENDED:
+                    self.ended[role] = event.data
+
+
+def completed(outcome: JsonObject | None) -> bool:
+    """Whether a side has ended its part with the VM at the destination."""
+    return outcome is not None and outcome.get("status") == "completed"
+
+
+def reason(outcome: JsonObject) -> str:
+    """Why it has not completed."""
+    return str(outcome.get("error-desc") or outcome["status"])
