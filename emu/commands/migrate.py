@@ -120,6 +120,7 @@ def migrate(**options: Any) -> None:
     names = tuple(strategy.NAME for strategy in strategies)
     handing_over = [strategy.NAME for strategy in strategies if strategy.hands_over]
     validate.transport(options["via"], handing_over)
+    validate.exhibit(options["unsafe"], names)
     if endpoint is not None:
         _check_single(options, names, handing_over)
     plan = MigrationPlan(
@@ -161,4 +162,4 @@ def _deliver(report: Any, options: dict[str, Any]) -> None:
         show(report, report_stream(path))
     deliver(path, report.to_json())
     if not report.ok:
-        raise EmuError(report.failure())
+        raise EmuError(report.failure(shown=not options["quiet"]))

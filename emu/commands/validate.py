@@ -118,6 +118,16 @@ def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy],
         raise OptionError(str(error)) from None
 
 
+def exhibit(unsafe: str | None, names: Collection[str]) -> None:
+    """A strategy that ``--unsafe`` changes is among those to run.
+
+    Raises:
+        OptionError: none is.
+    """
+    if unsafe is not None and "threads" not in names:
+        raise OptionError("--unsafe changes the strategy threads: name it with --strategy")
+
+
 def transport(via: str, handing_over: Collection[str]) -> None:
     """The stream can carry what the strategies send.
 

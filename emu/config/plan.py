@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emu.config.migration_parameters import Parameters
 
@@ -86,7 +86,7 @@ class MigrationPlan:
     strategies: tuple[str, ...]
     repeat: int = 1
     via: str = "unix"
-    options: dict[str, int | str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     parameters: Parameters = field(default_factory=Parameters)
     network: str = "loopback"
     handing_over: Collection[str] = ()

@@ -111,7 +111,7 @@ class Machine:
             vcpus, rings = spec.vcpus, self.routing.vectors
             name = registry.resolve(accel, vcpus=vcpus, rings=rings)
             registry.check(name, vcpus=vcpus, rings=rings)
-            self.accel = registry.create(name, self._exit)
+            self.accel = registry.create(name, self.write_without_ioeventfd)
             made.callback(self.accel.close)
             self.accel.set_memory(self.ram)
             self.vcpus = VcpuSet(spec.vcpus, self.accel)
@@ -152,7 +152,12 @@ class Machine:
         """
         self._handlers[device_index] = handler
 
-    def _exit(self, address: int, value: int) -> None:  # noqa: ARG002  any value notifies
+    def write_without_ioeventfd(self, address: int, value: int) -> None:  # noqa: ARG002  any value
+        """Handle a write to a notify address that no ioeventfd takes, under the big lock.
+
+        A vCPU's thread comes here after an exit, and any other thread may, as in QEMU's
+        `address_space_write`.
+        """
         with self.big_lock:
             where = self.routing.ring_at(address)
             handler = None if where is None else self._handlers.get(where[0])

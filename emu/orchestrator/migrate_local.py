@@ -23,6 +23,7 @@ from emu.report.results import (
     devices_ms,
     phase_rows,
 )
+from emu.strategies import registry
 from emu.strategies.timeline import Span
 
 if TYPE_CHECKING:
@@ -162,6 +163,8 @@ class MigrationSeries:
                 source.backends, destination.backends = destination.backends, source.backends
         else:
             result = MigrationResult(strategy, repeat, ROLLED_BACK, error=error)
+        chosen = registry.make(strategy, registry.StrategyOptions(**self._plan.options))
+        result = dataclasses.replace(result, missed=chosen.missed(error))
         if following is not None:
             self._expect(following, release=True)
         return self._check(result, reader, last=following is None)
@@ -261,7 +264,7 @@ def _spans(timeline: JsonObject) -> list[Span]:
 
 def _summary(result: MigrationResult) -> str:
     if result.outcome != COMPLETED or result.downtime_ms is None:
-        return f"{result.outcome}: {result.error}"
+        return result.outcome  # the report has the error
     integrity = result.integrity
     return (
         f"downtime {result.downtime_ms:.2f} ms, {result.requests_in_flight_at_stop} requests in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from emu.report.results import (
     devices_ms,
     phase_rows,
 )
+from emu.strategies import registry
 from emu.strategies.timeline import Span
 
 if TYPE_CHECKING:
@@ -64,7 +66,9 @@ class OutgoingMigration:
         self._supervisor.watcher.pause(WARM_UP)
         with shared_disks.marked(machine.images) as mark:
             error = self._migrate({"mark": mark, "disk": disk})
-        report.runs.append(self._measure() if error is None else self._stay(error))
+        run = self._measure() if error is None else self._stay(error)
+        chosen = registry.make(run.strategy, registry.StrategyOptions(**self._plan.options))
+        report.runs.append(dataclasses.replace(run, missed=chosen.missed(error)))
         report.seconds = time.monotonic() - begin
         return report
 

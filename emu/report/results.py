@@ -190,6 +190,7 @@ class MigrationResult:
 
     Attributes:
         downtime_error_ms: how wrong the downtime may be; None when both ends are of one clock.
+        missed: what a strategy that is an exhibit was to show and did not; otherwise empty.
         checked_elsewhere: the VM has left this run, which cannot look at its books any more.
     """
 
@@ -210,11 +211,13 @@ class MigrationResult:
     disk_sha256: str | None = None
     downtime_error_ms: float | None = None
     checked_elsewhere: bool = False
+    missed: str = ""
 
     @property
     def ok(self) -> bool:
         """It completed, nothing was lost, duplicated or corrupted, and its figures agree."""
-        return self.outcome == COMPLETED and self.integrity.clean and not self.disagreement
+        good = self.outcome == COMPLETED and not self.missed
+        return good and self.integrity.clean and not self.disagreement
 
     @property
     def disagreement(self) -> str:
@@ -250,6 +253,8 @@ class MigrationResult:
             value["downtime_error_ms"] = round(self.downtime_error_ms, 4)
         if self.error is not None:
             value["error"] = self.error
+        if self.missed:
+            value["missed"] = self.missed
         if self.disk_sha256 is not None:
             value["disk_sha256"] = self.disk_sha256
         return value
@@ -286,12 +291,18 @@ class MigrationReport:
         """False when the guest read another disk than the host has."""
         return run.outcome != COMPLETED or run.disk_sha256 == self.disk_sha256
 
-    def failure(self) -> str:
-        """One line on what keeps this from being `ok`."""
+    def failure(self, *, shown: bool = False) -> str:
+        """What keeps this from being `ok`: the first run that is not.
+
+        Args:
+            shown: the user has the errors already, with the report: which run, and no more.
+        """
         for run in self.runs:
             where = f"{run.strategy}, run {run.repeat}"
+            if run.missed:
+                return f"{where}: {run.missed}"
             if run.outcome != COMPLETED:
-                return f"{where} was {run.outcome}: {run.error}"
+                return f"{where} was {run.outcome}" + ("" if shown else f": {run.error}")
             if not run.integrity.clean:
                 return f"{where}: {run.integrity.complaint()}"
             if run.disagreement:

@@ -272,6 +272,8 @@ def _lines(report: MigrationReport) -> Iterable[str]:
         which = f"{run.strategy}, run {run.repeat}"
         if run.error is not None:
             yield f"{which}: {run.outcome}: {run.error}"
+        if run.missed:
+            yield f"{which}: {run.missed}"
         if run.precopy.note:
             yield f"{which}: switched over all the same: {run.precopy.note}"
     disk = report.machine.disk

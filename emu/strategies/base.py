@@ -117,6 +117,14 @@ class Strategy(ABC):
         """Nanoseconds that devices of these costs should take, one after the other by default."""
         return sum(cost.in_lockstep for cost in costs)
 
+    def missed(self, error: str | None) -> str:  # noqa: ARG002  for those that are exhibits
+        """What this strategy is there to show, if a migration did not show it; otherwise empty.
+
+        Args:
+            error: why the migration was rolled back; None: it completed.
+        """
+        return ""
+
     def stop(self, tasks: Sequence[Task], stage: Stage) -> None:
         """At the source, in the blackout."""
         self.drive(tasks, stage, halt=Change if self.prepares_ahead else None)

@@ -1,4 +1,4 @@
-"""The RFC's first attempt as it was, kept to be looked at: it fails, and is rolled back."""
+"""The RFC's first attempt, as an exhibit: it fails, and is rolled back."""
 
 from __future__ import annotations
 
@@ -26,31 +26,42 @@ if TYPE_CHECKING:
     from emu.strategies.task import Stage, Task
 
 EITHER, DOUBLE_DISABLE, DEADLOCK = MODES = ("either", "double-disable", "deadlock")
+#: What an error's text has when the failure was met, and what that failure is called.
+_SIGNS = {
+    DOUBLE_DISABLE: ("was disabled by two threads",),
+    DEADLOCK: ("deadlock: ",),
+    EITHER: ("was disabled by two threads", "deadlock: "),
+}
+_SHOWN = {
+    DOUBLE_DISABLE: "a notifier disabled by two threads",
+    DEADLOCK: "the deadlock",
+    EITHER: "one of the RFC's two failures",
+}
 #: Seconds in which a second worker may come to where the first one waits for it.
 RENDEZVOUS = 1.0
 
 
 class DoubleDisableError(EmuError):
-    """Two threads took the same notifier away."""
+    """Two threads disabled the same notifier."""
 
 
-class _Taken(NamedTuple):
-    """Who took a notifier away, and where."""
+class _Disabled(NamedTuple):
+    """Which thread disabled a notifier, and where."""
 
     thread: str
     site: Site
 
 
 class UnsafeThreads(Threads):
-    """Workers take host notifiers away by themselves; the coordinator joins under the big lock.
+    """Workers disable host notifiers themselves; the coordinator joins them under the big lock.
 
     The edits that assign, and those of guest notifiers, go to the coordinator as in `Threads`.
 
     Args:
         workers: size of the pool.
         mode: one of `MODES`. ``double-disable`` has two workers compare with the old list before
-            either acts; ``deadlock`` lets one worker commit at a time, as the RFC's extra lock did,
-            so that the first failure hides; ``either`` leaves it to chance.
+            either acts; ``deadlock`` has one worker commit at a time, as with the RFC's extra lock,
+            so that the first failure cannot occur; with ``either`` that is up to the scheduler.
 
     Raises:
         ValueError: there is no such mode.
@@ -59,7 +70,7 @@ class UnsafeThreads(Threads):
     def __init__(self, workers: int, mode: str) -> None:
         if mode not in MODES:
             raise ValueError(f"unsafe is one of {', '.join(MODES)}, not {mode!r}")
-        # Two threads have to be at it at the same time.
+        # Two threads have to work at the same time.
         super().__init__(max(workers, 2))
         self._mode = mode
 
@@ -67,6 +78,12 @@ class UnsafeThreads(Threads):
     def from_options(cls, options: StrategyOptions) -> Self:
         """See `Strategy.from_options`."""
         return cls(options.threads, options.unsafe)
+
+    def missed(self, error: str | None) -> str:
+        """See `Strategy.missed`."""
+        if error is not None and any(sign in error for sign in _SIGNS[self._mode]):
+            return ""
+        return f"--unsafe {self._mode} is there to show {_SHOWN[self._mode]}, which did not occur"
 
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
         """See `Strategy.drive`.
@@ -85,7 +102,7 @@ class UnsafeThreads(Threads):
                 try:
                     self._join([self._pool.submit(_work, t, stage, shared, halt) for t in running])
                 finally:
-                    shared.give_back()
+                    shared.restore()
                 running = [task for task in running if isinstance(task.step, Change)]
                 if halt is Change:
                     return
@@ -94,15 +111,15 @@ class UnsafeThreads(Threads):
     def _join(self, futures: list[Future[None]]) -> None:
         """Wait for all workers. The big lock is held meanwhile: this is the mistake."""
         workers = self._idents
-        patience = 300.0
+        timeout = 300.0
         with waiting_for("the workers, to join them", workers):
-            done, late = wait(futures, timeout=patience, return_when=FIRST_EXCEPTION)
+            done, late = wait(futures, timeout=timeout, return_when=FIRST_EXCEPTION)
             for future in late:
                 future.cancel()
-            _, still = wait(late, timeout=patience)
+            _, still = wait(late, timeout=timeout)
         if still:
-            raise DeadlineError("a worker of the pool", patience)
-        # The one that failed first says why; those after it may have failed of that.
+            raise DeadlineError("a worker of the pool", timeout)
+        # The error of the first one is the cause; later ones may result from it.
         for future in [*done, *late]:
             if not future.cancelled():
                 future.result()
@@ -113,14 +130,14 @@ class UnsafeThreads(Threads):
 
 
 class _Globals:
-    """What the workers share without protection: QEMU's regions, and its list in force."""
+    """What the workers share without a lock: QEMU's regions, and its list in force."""
 
     def __init__(self, machine: Machine, mode: str, tasks: int) -> None:
         self._machine = machine
         self._mode = mode
         self._in_force = frozenset(machine.address_space.ioeventfds())
         self._wanted = self._in_force
-        self._taken: dict[Ioeventfd, _Taken] = {}
+        self._disabled: dict[Ioeventfd, _Disabled] = {}
         self._extra: threading.Lock | nullcontext[None] = (
             threading.Lock() if mode == DEADLOCK else nullcontext()
         )
@@ -129,11 +146,11 @@ class _Globals:
         self._pair = threading.Barrier(2) if mode == DOUBLE_DISABLE and tasks > 1 else None
         self._pair_over = threading.Event()
 
-    def take_away(self, edits: Sequence[HostNotifier]) -> None:
-        """A worker's own commit, and a kick by hand for each ring.
+    def disable(self, edits: Sequence[HostNotifier]) -> None:
+        """A worker's own commit, then a notification of each ring.
 
         Raises:
-            DoubleDisableError: another worker was at it.
+            DoubleDisableError: another worker has disabled one of them.
             LockBrokenError: the kick was part of a deadlock.
         """
         if self._failed:
@@ -150,7 +167,7 @@ class _Globals:
     def _commit(self, gone: set[Ioeventfd]) -> None:
         """Compare what is wanted with the old list, and act.
 
-        The first two workers do it side by side when that was asked for; the others come later.
+        With ``double-disable`` the first two workers do it at the same time, the others later.
         """
         paired = self._pair is not None and next(self._arrivals) < 2
         if self._pair is not None and not paired:
@@ -168,15 +185,16 @@ class _Globals:
             self._pair_over.set()
 
     def _kick(self, edits: Sequence[HostNotifier]) -> None:
-        """Ring the doorbells: a kick that came just before must not be lost.
+        """Notify each ring: a kick that came just before must not be lost.
 
-        They have no ioeventfds now, so the write comes out of the fast path, for the big lock.
+        Without ioeventfds the writes need the big lock. They are made by this thread, not by
+        a vCPU: those are paused.
         """
         for edit in edits:
-            self._machine.accel.mmio_write(edit.ioeventfd.address, edit.ring)
+            self._machine.write_without_ioeventfd(edit.ioeventfd.address, edit.ring)
 
     def _meet(self, *, paired: bool) -> None:
-        """Wait for the other one of the pair at the same point; alone, go on."""
+        """Wait for the other one of the pair at the same point, for a limited time."""
         if self._pair is not None and paired:
             with suppress(threading.BrokenBarrierError):
                 self._pair.wait(RENDEZVOUS)
@@ -187,7 +205,7 @@ class _Globals:
         try:
             self._machine.accel.change_ioeventfds([entry], ())
         except NotifierError as error:
-            first = self._taken.get(entry)
+            first = self._disabled.get(entry)
             if first is None:
                 raise
             raise DoubleDisableError(
@@ -196,19 +214,18 @@ class _Globals:
                 f"{me} disabled it again at {site}: {error}\n"
                 "both compared with the same old list of ioeventfds"
             ) from error
-        self._taken[entry] = _Taken(me, site)
+        self._disabled[entry] = _Disabled(me, site)
 
-    def give_back(self) -> None:
-        """Undo what was done behind the address space's back. No worker is at work.
+    def restore(self) -> None:
+        """Assign again what was disabled without the address space. No worker runs.
 
-        What was right of it is committed by the coordinator then, so the machine and the devices
-        never disagree.
+        The coordinator commits what is to go afterwards, so that machine and devices agree.
         """
-        self._machine.accel.change_ioeventfds((), sorted(self._taken))
+        self._machine.accel.change_ioeventfds((), sorted(self._disabled))
 
 
 def _work(task: Task, stage: Stage, shared: _Globals, halt: Halt) -> None:
-    """In a worker, which is not marked as one: the big lock would refuse it."""
+    """In a worker's thread, which is not marked as one, or the big lock would refuse it."""
     while task.step is not None and not (halt is not None and isinstance(task.step, halt)):
         if isinstance(task.step, Ask):
             task.resume(answer_in_lockstep(task, task.step, stage))
@@ -216,7 +233,7 @@ def _work(task: Task, stage: Stage, shared: _Globals, halt: Halt) -> None:
             task.resume(None)
         else:
             host = [edit for edit in task.step.edits if isinstance(edit, HostNotifier)]
-            taken = [edit for edit in host if not edit.assign]
-            if taken:
-                shared.take_away(taken)
+            disabled = [edit for edit in host if not edit.assign]
+            if disabled:
+                shared.disable(disabled)
             return

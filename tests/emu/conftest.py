@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.errors import EmuError
 from emu.locking.locks import enable_checking
+from emu.machine.accel import registry
 from tests.emu.migration.sites import Site, await_work
 
 if TYPE_CHECKING:
@@ -44,9 +46,17 @@ def sites(tmp_path: Path, owned: ExitStack) -> tuple[Site, Site]:
 
 
 @pytest.fixture
-def vm(sites: tuple[Site, Site], owned: ExitStack) -> Vm:
-    """A VM on the first side, under heavy load."""
-    made = sites[0].vm()
+def vm(request: pytest.FixtureRequest, sites: tuple[Site, Site], owned: ExitStack) -> Vm:
+    """A VM on the first side, under heavy load; with an accelerator's name as the parameter, its.
+
+    The test is skipped where that one does not work.
+    """
+    accel = getattr(request, "param", "soft")
+    try:
+        registry.limits(accel)
+    except EmuError as error:
+        pytest.skip(str(error))
+    made = sites[0].vm(accel=accel)
     owned.callback(made.close)
     made.boot()
     made.guest.start_load("heavy")

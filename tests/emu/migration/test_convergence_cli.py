@@ -22,8 +22,9 @@ def test_a_migration_that_does_not_converge_is_given_up_with_its_reason() -> Non
     """One line says what is too fast, what is expected, and what to do about it."""
     result = emu("migrate", *SMALL, "-s", "prewired", *TOO_FAST, "--on-no-converge", "abort")
     assert result.returncode == 1
-    (line,) = result.stderr.splitlines()[-1:]
-    assert "was rolled-back: pre-copy: " in line
+    assert result.stderr.splitlines()[-1] == "emu: prewired, run 1 was rolled-back"
+    (line,) = (line for line in result.stdout.splitlines() if "rolled-back" in line)
+    assert "prewired, run 1: rolled-back: pre-copy: " in line
     assert "the limit is 1.0 ms" in line
     assert "--downtime-limit" in line
     assert "lost 0, duplicated 0, corrupted 0" in result.stdout

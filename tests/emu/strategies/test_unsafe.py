@@ -11,18 +11,21 @@ from devices import lifecycle
 from emu.locking.deadlock_detector import Watchdog
 from emu.locking.lock_graph import LockBrokenError, held_by_thread
 from emu.locking.locks import BigLock, LockOrderError
+from emu.machine.accel.kvm import KvmAccelerator
+from emu.machine.accel.registry import ACCELERATORS
 from emu.machine.accel.soft import SoftAccelerator
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, begun
 from emu.strategies.timeline import Timeline
-from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, DoubleDisableError
+from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, EITHER, MODES, DoubleDisableError
 from tests.emu.migration.sites import SPEC, await_work, check_books
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from devices.notifiers import Edit
+    from emu.machine.accel.base import Accelerator
     from emu.machine.machine import Machine
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
@@ -47,6 +50,14 @@ def stop(vm: Vm, strategy: Strategy, machine: Machine | Sequencer) -> None:
         strategy.close()
 
 
+def carried_by(accel: Accelerator) -> set[int]:
+    """The eventfds of all ioeventfds that an accelerator has."""
+    if isinstance(accel, KvmAccelerator):
+        return {ioeventfd.fd for ioeventfd in accel._ioeventfds._assigned.values()}
+    assert isinstance(accel, SoftAccelerator)
+    return set(accel._ioeventfds.values())
+
+
 def assert_agree(vm: Vm) -> None:
     """The machine, its address space, and the devices are of one mind; nobody holds the lock."""
     wanted = {
@@ -57,8 +68,7 @@ def assert_agree(vm: Vm) -> None:
     }
     space = vm.machine.address_space
     assert {(entry.address, entry.fd) for entry in space.ioeventfds()} == wanted
-    assert isinstance(vm.machine.accel, SoftAccelerator)
-    assert set(vm.machine.accel._ioeventfds.values()) == {fd for _, fd in wanted}
+    assert carried_by(vm.machine.accel) == {fd for _, fd in wanted}
     assert vm.machine.big_lock.holder is None
     assert not held_by_thread()
 
@@ -74,31 +84,56 @@ def run_on(vm: Vm) -> None:
     check_books(vm)
 
 
-def test_names_both_threads_that_disabled_a_notifier(vm: Vm) -> None:
-    """Two workers compare with the same old list: the second one's is not there any more."""
-    strategy = make("threads", StrategyOptions(threads=3, unsafe=DOUBLE_DISABLE))
-    with pytest.raises(DoubleDisableError) as raised:
-        stop(vm, strategy, vm.machine)
-    said = str(raised.value)
-    assert said.startswith("the host notifier of ")
-    threads = {line.split()[0] for line in said.splitlines() if " disabled it " in line}
+def check_double_disable(text: str) -> None:
+    """Both threads and both places are named."""
+    assert text.startswith("the host notifier of ")
+    threads = {line.split()[0] for line in text.splitlines() if " disabled it " in line}
     assert len(threads) == 2
-    assert said.count("unsafe.py:") == 2
-    assert_agree(vm)
-    run_on(vm)
+    assert text.count("unsafe.py:") == 2
 
 
-def test_draws_the_deadlock_and_runs_on(vm: Vm) -> None:
-    """A worker's kick needs the big lock, which the coordinator holds while it joins."""
-    strategy = make("threads", StrategyOptions(threads=3, unsafe=DEADLOCK))
-    with pytest.raises(LockBrokenError) as raised:
+def check_deadlock(text: str) -> None:
+    """A worker's notification needs the big lock, which the coordinator holds while it joins."""
+    assert "waits for the workers, to join them at unsafe.py" in text
+    assert "holds the big lock (taken at unsafe.py" in text
+    assert "waits for the big lock at machine.py" in text
+
+
+#: What each exhibit shows: one of these errors, which the check passes.
+SHOWN: dict[str, dict[type[Exception], Callable[[str], None]]] = {
+    EITHER: {DoubleDisableError: check_double_disable, LockBrokenError: check_deadlock},
+    DOUBLE_DISABLE: {DoubleDisableError: check_double_disable},
+    DEADLOCK: {LockBrokenError: check_deadlock},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("vm", ACCELERATORS, indirect=True)
+def test_each_exhibit_shows_with_each_accelerator(vm: Vm, mode: str) -> None:
+    """And after the roll-back the VM goes on, with nothing lost."""
+    strategy = make("threads", StrategyOptions(threads=3, unsafe=mode))
+    with pytest.raises(tuple(SHOWN[mode])) as raised:
         stop(vm, strategy, vm.machine)
-    said = str(raised.value)
-    assert "waits for the workers, to join them at unsafe.py" in said
-    assert "holds the big lock (taken at unsafe.py" in said
-    assert "waits for the big lock at machine.py" in said
+    text = str(raised.value)
+    SHOWN[mode][type(raised.value)](text)
+    assert not strategy.missed(text)
     assert_agree(vm)
     run_on(vm)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("error", [None, "the back-end hung up"])
+def test_an_exhibit_that_did_not_show_is_reported(mode: str, error: str | None) -> None:
+    """Whether the migration completed or failed of something else."""
+    strategy = make("threads", StrategyOptions(unsafe=mode))
+    assert f"--unsafe {mode} " in strategy.missed(error)
+    assert "did not occur" in strategy.missed(error)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_no_other_strategy_is_an_exhibit(name: str) -> None:
+    """None has missed anything."""
+    assert not make(name).missed(None)
 
 
 class Sequencer:
