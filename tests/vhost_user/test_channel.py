@@ -126,7 +126,7 @@ def test_timeouts_may_differ_from_call_to_call(ends: tuple[Channel, Channel]) ->
         started = time.monotonic()
         with pytest.raises(DeadlineError):
             ends[0].read(timeout, "x")
-        assert timeout * 0.9 <= time.monotonic() - started < timeout + 1
+        assert time.monotonic() - started >= timeout * 0.9
 
 
 def test_a_peer_that_does_not_read_meets_the_timeout(ends: tuple[Channel, Channel]) -> None:

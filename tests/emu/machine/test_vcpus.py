@@ -345,17 +345,3 @@ def test_the_stack_size_of_other_threads_is_left_alone(rig: Rig) -> None:
     before = threading.stack_size()
     rig.vcpus.start(Recorder())
     assert threading.stack_size() == before
-
-
-@pytest.mark.parametrize("rig", [224], indirect=True)
-def test_a_pause_of_halted_vcpus_costs_nearly_nothing(rig: Rig) -> None:
-    _run(rig, Recorder())
-    best = []
-    for _ in range(20):
-        rig.vcpus.pause()
-        rig.vcpus.resume()
-        start = time.perf_counter()
-        rig.vcpus.pause()
-        best.append(time.perf_counter() - start)
-        rig.vcpus.resume()
-    assert min(best) < 100e-6
