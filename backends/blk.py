@@ -21,7 +21,7 @@ CAPABILITIES: dict[str, object] = {"type": "block", "features": ["read-only", "b
 
 
 class BlkProgram(Program):
-    """Disks, each on a file of its own, with a few threads for what may block."""
+    """Disks, each on a file of its own, with a few threads for calls that may block."""
 
     refreshes = True
 
@@ -74,7 +74,7 @@ The program ends at SIGTERM, at SIGINT, and when the terminal that it was starte
     metavar="FILE",
     help="The disk's contents; once for each socket.",
 )
-@click.option("--read-only", is_flag=True, help="Refuse whatever would change the file.")
+@click.option("--read-only", is_flag=True, help="Refuse requests that would change the file.")
 @click.option(
     "--num-queues",
     type=click.IntRange(1, MAX_RINGS),

@@ -1,7 +1,7 @@
 """A virtio block device on a file (virtio 1.3, section 5.2).
 
-Reads that the page cache can answer and writes are served in the loop's thread, straight from
-and to guest memory. What may block goes to a few threads, and comes back through the loop.
+Writes, and reads that hit the page cache, are served in the loop's thread, directly from and to
+guest memory. Calls that may block go to a few threads, and complete through the loop.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ _unpack_header = REQUEST_HEADER.unpack_from
 log = logging.getLogger("backends")
 
 
-class Refusal(Exception):
-    """The request is answered with this status instead of being served."""
+class RequestError(Exception):
+    """The request completes with this status instead of being served."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -75,8 +75,8 @@ class BlkDevice(VirtioDevice):
         loop: the loop that serves it.
         image: the file behind it, which it owns.
         rings: how many request queues it has.
-        pool: threads for what may block.
-        serial: answer to GET_ID, cut at 20 bytes.
+        pool: threads for calls that may block.
+        serial: the reply to GET_ID, cut at 20 bytes.
         counters: its slots in the statistics.
     """
 
@@ -130,7 +130,7 @@ class BlkDevice(VirtioDevice):
         ).pack()
 
     def read_config(self, offset: int, size: int) -> bytes | None:
-        """A part of the configuration space, which reads as zeroes behind its last field."""
+        """A part of the configuration space, which reads as zeroes after its last field."""
         if offset + size > MAX_CONFIG:
             return None
         return self._config[offset : offset + size]
@@ -147,7 +147,7 @@ class BlkDevice(VirtioDevice):
         return grown
 
     def acquire(self) -> str | None:
-        """Lock the image, so that two sides never have started rings on it."""
+        """Lock the image, so that two back-ends never have started rings on it."""
         return self._image.lock()
 
     def release(self) -> None:
@@ -193,11 +193,11 @@ class BlkDevice(VirtioDevice):
             else:
                 handler = self._slow.get(kind)
                 if handler is None:
-                    raise Refusal(VIRTIO_BLK_S_UNSUPP)
+                    raise RequestError(VIRTIO_BLK_S_UNSUPP)
                 handler(ring, chain, b"".join(readable[1:]))
                 return
-        except Refusal as refusal:
-            self._finish(ring, queue, chain, refusal.status, 1)
+        except RequestError as error:
+            self._finish(ring, queue, chain, error.status, 1)
         else:
             if written:
                 self._finish(ring, queue, chain, VIRTIO_BLK_S_OK, written)
@@ -221,7 +221,7 @@ class BlkDevice(VirtioDevice):
         """The offset in the image, if the range is in it."""
         offset = sector * SECTOR_SIZE
         if length % SECTOR_SIZE or offset + length > self._image.size:
-            raise Refusal(VIRTIO_BLK_S_IOERR)
+            raise RequestError(VIRTIO_BLK_S_IOERR)
         return offset
 
     def _read(self, ring: Ring, chain: Chain, sector: int) -> int:
@@ -237,8 +237,8 @@ class BlkDevice(VirtioDevice):
         except BlockingIOError:
             pass  # not in the page cache
         except OSError:
-            raise Refusal(VIRTIO_BLK_S_IOERR) from None
-        self._hand_over(ring, chain, partial(image.read, buffers, offset), length + 1)
+            raise RequestError(VIRTIO_BLK_S_IOERR) from None
+        self._submit(ring, chain, partial(image.read, buffers, offset), length + 1)
         return 0
 
     def _write(self, ring: Ring, chain: Chain, buffers: list[memoryview], sector: int) -> int:
@@ -246,7 +246,7 @@ class BlkDevice(VirtioDevice):
         offset = self._check(sector, length)
         image = self._image
         if image.read_only:
-            raise Refusal(VIRTIO_BLK_S_IOERR)
+            raise RequestError(VIRTIO_BLK_S_IOERR)
         self.counters[stats.BYTES_WRITTEN] += length
         if not length:
             return 1
@@ -254,40 +254,40 @@ class BlkDevice(VirtioDevice):
             if pwritev(image.fd, buffers, offset) == length:
                 return 1
         except OSError:
-            raise Refusal(VIRTIO_BLK_S_IOERR) from None
-        self._hand_over(ring, chain, partial(image.write, buffers, offset), 1)
+            raise RequestError(VIRTIO_BLK_S_IOERR) from None
+        self._submit(ring, chain, partial(image.write, buffers, offset), 1)
         return 0
 
     def _flush(self, ring: Ring, chain: Chain, data: bytes) -> None:
         del data
         self.counters[stats.FLUSHES] += 1
-        self._hand_over(ring, chain, self._image.flush, 1)
+        self._submit(ring, chain, self._image.flush, 1)
 
     def _get_id(self, ring: Ring, chain: Chain, data: bytes) -> None:
         del data
         buffers, length = _data_buffers(chain.writable)
         if length < VIRTIO_BLK_ID_BYTES:
-            raise Refusal(VIRTIO_BLK_S_IOERR)
+            raise RequestError(VIRTIO_BLK_S_IOERR)
         at = 0
         for buffer in buffers:
             part = self._serial[at : at + len(buffer)]
             buffer[: len(part)] = part
             at += len(part)
-        self._hand_back(ring, chain, VIRTIO_BLK_S_OK, VIRTIO_BLK_ID_BYTES + 1)
+        self._complete_now(ring, chain, VIRTIO_BLK_S_OK, VIRTIO_BLK_ID_BYTES + 1)
 
     def _segments(self, kind: int, ring: Ring, chain: Chain, data: bytes) -> None:
         if self._image.read_only:
-            raise Refusal(VIRTIO_BLK_S_IOERR)
+            raise RequestError(VIRTIO_BLK_S_IOERR)
         count, rest = divmod(len(data), SEGMENT.size)
         if rest or not 1 <= count <= MAX_SEGMENTS:
-            raise Refusal(VIRTIO_BLK_S_IOERR)
+            raise RequestError(VIRTIO_BLK_S_IOERR)
         allowed = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP if kind == VIRTIO_BLK_T_WRITE_ZEROES else 0
         work: list[Callable[[], None]] = []
         for sector, sectors, flags in SEGMENT.iter_unpack(data):
             if flags & ~allowed:
-                raise Refusal(VIRTIO_BLK_S_UNSUPP)
+                raise RequestError(VIRTIO_BLK_S_UNSUPP)
             if sectors > MAX_SEGMENT_SECTORS:
-                raise Refusal(VIRTIO_BLK_S_IOERR)
+                raise RequestError(VIRTIO_BLK_S_IOERR)
             length = sectors * SECTOR_SIZE
             offset = self._check(sector, length)
             if not length:
@@ -297,11 +297,11 @@ class BlkDevice(VirtioDevice):
             else:
                 unmap = bool(flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
                 work.append(partial(self._image.write_zeroes, offset, length, unmap=unmap))
-        self._hand_over(ring, chain, partial(_run_all, work), 1)
+        self._submit(ring, chain, partial(_run_all, work), 1)
 
-    # What may block
+    # Calls that may block
 
-    def _hand_over(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
+    def _submit(self, ring: Ring, chain: Chain, work: Callable[[], None], written: int) -> None:
         ring.begin_async()
         self._pool.submit(partial(self._work, ring, chain, work, written))
 
@@ -322,7 +322,7 @@ class BlkDevice(VirtioDevice):
         else:
             ring.complete(chain.head, written)
 
-    def _hand_back(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
+    def _complete_now(self, ring: Ring, chain: Chain, status: int, written: int) -> None:
         self._set_status(ring, chain, status)
         if ring.queue is not None:
             ring.queue.push(chain.head, written)
@@ -349,7 +349,7 @@ def _data_buffers(writable: list[memoryview]) -> tuple[list[memoryview], int]:
 def _split_header(head: int, readable: list[memoryview]) -> list[memoryview]:
     """The same bytes, with the header alone in the first piece.
 
-    Drivers may lay out a request as they like (virtio 1.3, 2.7.4.1).
+    Drivers may divide a request into buffers as they like (virtio 1.3, 2.7.4.1).
     """
     taken = b""
     rest = list(readable)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backends.backend_channel import ConfigChanges
 from backends.handlers import Handler, Handlers
-from backends.pacing import Costs
+from backends.pacing import InjectedLatency
 from backends.postcopy import Postcopy
 from backends.stop_policy import StopPolicy
 from backends.stops import Stops
@@ -41,13 +41,13 @@ class ControlOptions(NamedTuple):
 
     Attributes:
         policy: how rings are stopped.
-        costs: the latency that is injected.
+        latency: the latency that is injected.
         shared: the loop serves other devices as well, and a stop that waits keeps their control
             sockets waiting, as it does in DPDK, SPDK, VPP and passt.
     """
 
     policy: StopPolicy = StopPolicy()
-    costs: Costs = Costs()
+    latency: InjectedLatency = InjectedLatency()
     shared: bool = False
 
 
@@ -58,7 +58,7 @@ class Control:
         device: the device that is served.
         sock: the connection; it is closed when the front-end has disconnected.
         options: how the control plane behaves.
-        on_gone: called when the front-end has disconnected and the device is ready for another.
+        on_disconnect: called when the device is ready for another front-end.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Control:
         device: BackendDevice,
         sock: socket.socket,
         options: ControlOptions,
-        on_gone: Callable[[], None],
+        on_disconnect: Callable[[], None],
     ) -> None:
         self._device = device
         self._loop = device.loop
         self._options = options
-        self._on_gone = on_gone
+        self._on_disconnect = on_disconnect
         self._connection = BackendConnection(
             sock,
             name=device.name,
@@ -82,20 +82,20 @@ class Control:
         self._fd = self._connection.fileno()
         self._inbox: deque[Request] = deque()
         self._arrival = 0
-        self._paced = any(options.costs)
-        self._leaving = False
-        cost = options.costs.get_vring_base
+        self._paced = any(options.latency)
+        self._disconnecting = False
+        latency = options.latency.get_vring_base
         self._stops = Stops(
             device,
             self._connection,
             options.policy,
             holder=self if options.shared else None,
             answered=self._work,
-            blame=self._blame,
-            inject=partial(self._inject, cost) if cost else None,
+            close_with=self._close_with,
+            inject=partial(self._inject, latency) if latency else None,
         )
         self._handlers = Handlers(
-            device, self._connection, options.costs.set_mem_table, self._inject
+            device, self._connection, options.latency.set_mem_table, self._inject
         )
         self._postcopy = Postcopy(device, self._connection, self._handlers)
         self._config_changes = ConfigChanges(device, self._connection.session)
@@ -119,8 +119,8 @@ class Control:
 
     def ring_idle(self) -> None:
         """A ring that is stopping has no request in flight any more."""
-        if self._leaving:
-            self._leave_when_idle()
+        if self._disconnecting:
+            self._disconnect_when_idle()
         else:
             self._stops.ring_idle()
 
@@ -137,7 +137,7 @@ class Control:
         self._config_changes.close()
         self._connection.close()
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         """From any thread: the loop is to end, so it does not wait for pages any more."""
         self._postcopy.give_up()
 
@@ -155,10 +155,10 @@ class Control:
         try:
             requests = self._connection.receive()
         except Disconnected:
-            self._leave()
+            self._disconnect()
             return
         except FrontendError as error:
-            self._blame(error)
+            self._close_with(error)
             return
         if self._inbox or self._stops.pending:
             self._inbox.extend(requests)
@@ -167,7 +167,7 @@ class Control:
             self._serve_all(requests)
 
     def _resume_reading(self) -> None:
-        if not self._leaving:
+        if not self._disconnecting:
             self._watch(select.EPOLLOUT if self._writing else select.EPOLLIN)
 
     def _watch(self, events: int) -> None:
@@ -182,7 +182,7 @@ class Control:
     def _serve_all(self, requests: Sequence[Request]) -> None:
         for number, request in enumerate(requests, 1):
             self._serve(request)
-            if self._stops.pending or self._leaving:
+            if self._stops.pending or self._disconnecting:
                 # What comes after a stop that waits, waits as well.
                 self._inbox.extend(requests[number:])
                 break
@@ -191,11 +191,11 @@ class Control:
     def _work(self) -> None:
         """Serve what is queued, as far as pending stops allow; then reply, then poll the rings."""
         inbox = self._inbox
-        while inbox and not self._leaving:
+        while inbox and not self._disconnecting:
             if self._stops.pending and inbox[0].id != _F.GET_VRING_BASE:
                 break
             self._serve(inbox.popleft())
-        if self._leaving:
+        if self._disconnecting:
             self._drop_requests()
             return
         self._flush()
@@ -223,12 +223,12 @@ class Control:
             log.warning("%s", error)
             self._connection.ack(request, REFUSED)
         else:
-            self._blame(error)
+            self._close_with(error)
 
-    def _blame(self, error: FrontendError) -> None:
+    def _close_with(self, error: FrontendError) -> None:
         error.device = self._device.name
         log.error("%s; connection closed", error)
-        self._leave()
+        self._disconnect()
 
     def _flush(self) -> bool:
         """Send the replies; until all are sent, nothing more is read."""
@@ -236,10 +236,10 @@ class Control:
         try:
             done = self._connection.flush()
         except Disconnected:
-            self._leave()
+            self._disconnect()
             return False
         if replies:
-            self._loop.pacer.answered()
+            self._loop.pacer.replied()
         if done and self._handlers.sending:
             self._handlers.close_sent()
         if done is self._writing:
@@ -248,19 +248,19 @@ class Control:
                 self._loop.change(self._fd, select.EPOLLIN if done else select.EPOLLOUT)
         return done
 
-    def _inject(self, cost: int) -> None:
+    def _inject(self, latency: int) -> None:
         """Take as long as a unit's latency; replies that are queued are sent before."""
         self._flush()
-        if self._leaving:
+        if self._disconnecting:
             raise Disconnected("the front-end has disconnected", device=self._device.name)
-        self._loop.pacer.charge(self._arrival, cost)
+        self._loop.pacer.inject(self._arrival, latency)
 
     # The front-end disconnects
 
-    def _leave(self) -> None:
-        if self._leaving:
+    def _disconnect(self) -> None:
+        if self._disconnecting:
             return
-        self._leaving = True
+        self._disconnecting = True
         self._unwatch()
         self._device.begin_stop()
         self._stops.abandon()
@@ -268,15 +268,15 @@ class Control:
         self._postcopy.close()
         self._config_changes.close()
         self._connection.close()
-        self._leave_when_idle()
+        self._disconnect_when_idle()
 
-    def _leave_when_idle(self) -> None:
+    def _disconnect_when_idle(self) -> None:
         if self._device.busy:
             return
         self._device.disconnect()
         self._loop.finally_(self._device.close_now)
         self._loop.give_control(self)
-        self._on_gone()
+        self._on_disconnect()
 
     def _drop_requests(self) -> None:
         for request in self._inbox:

@@ -8,26 +8,26 @@ NANOSECONDS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
 
 class DurationError(ValueError):
-    """It is no duration."""
+    """The text is not a duration."""
 
 
 def parse_duration(text: str) -> int:
     """Nanoseconds of ``20ms``, ``1.5s``, ``300us``, ``0``.
 
     Raises:
-        DurationError: it is no duration: no number, no unit, or negative.
+        DurationError: not a duration: without a number or a unit, or negative.
     """
     stripped = text.strip()
     if stripped == "0":
         return 0
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|ms|s)", stripped)
     if not match:
-        raise DurationError(f"{text!r} is no duration: write it like 20ms, 1.5s or 300us")
+        raise DurationError(f"{text!r} is not a duration: write it like 20ms, 1.5s or 300us")
     return round(float(match[1]) * NANOSECONDS[match[2]])
 
 
 def format_duration(nanoseconds: int) -> str:
-    """The shortest way to write it: ``20ms``, ``0.375ms``, ``1.5s``."""
+    """The shortest form: ``20ms``, ``0.375ms``, ``1.5s``."""
     for unit in ("s", "ms", "us"):
         if nanoseconds >= NANOSECONDS[unit]:
             return f"{nanoseconds / NANOSECONDS[unit]:.12g}{unit}"

@@ -1,7 +1,7 @@
-"""Where frames go: back to the NIC they came from, to another NIC, or out of the uplink.
+"""Forwards frames: back to the NIC they came from, to another NIC, or to the uplink.
 
-Addresses are learned from the frames themselves, on both sides. The NICs of a program may be
-served by threads of their own: a frame for a NIC of another thread is handed over to it.
+Addresses are learned from the frames, on both sides. Each NIC of a program may be served by its own
+thread: a frame for a NIC of another thread is posted to that thread.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from backends.loop import Loop
     from backends.net_device import NetDevice
 
-#: Addresses that are remembered; then the oldest is forgotten.
+#: Size of an address table; the oldest address is dropped from a full one.
 MAX_ADDRESSES = 4096
 LARGEST_FRAME = 65550
-#: Frames that are taken from the uplink in one turn of the loop.
+#: Frames that are read from the uplink in one turn of the loop.
 FRAMES_PER_TURN = 64
 BROADCAST = b"\xff" * 6
 _RARP = struct.Struct("!6s6sHHHBBH6s4s6s4s18x")
@@ -34,7 +34,7 @@ class Fabric:
     """What connects the NICs of a program.
 
     Args:
-        switch: learn, and forward between NICs; else each NIC is its own loop.
+        switch: forward between NICs; otherwise a NIC's frames come back to it.
     """
 
     def __init__(self, *, switch: bool) -> None:
@@ -46,15 +46,15 @@ class Fabric:
         self._switching = switch
 
     def attach(self, nic: NetDevice) -> None:
-        """A NIC is one more port."""
+        """Add a NIC as a port."""
         self._nics.append(nic)
 
     def attach_uplink(self, uplink: Uplink) -> None:
-        """There is a way out."""
+        """Add the uplink as a port."""
         self._uplink = uplink
 
     def announce(self, nic: NetDevice, mac: bytes) -> None:
-        """Have the world learn where this address is now."""
+        """Announce where an address is now (RARP)."""
         frame = rarp(mac)
         if self._switching:
             self._switch(nic, 0, frame)
@@ -63,7 +63,7 @@ class Fabric:
             self._send_out(nic, frame, None)
 
     def receive(self, loop: Loop, frame: bytes, address: str | None) -> None:
-        """A frame came in by the uplink, in the thread of that loop, from that address."""
+        """A frame came from the uplink, in the thread of that loop, from that socket address."""
         if len(frame) < 14:
             return
         source = frame[6:12]
@@ -71,13 +71,13 @@ class Fabric:
             self._inside.pop(source, None)
             _remember(self._outside, source, address)
         nic = self._inside.get(frame[:6])
-        # What is for nobody in particular goes to all, or to the first where each is alone.
-        everybody = self._nics if self._switching else self._nics[:1]
-        for target in everybody if nic is None else [nic]:
+        # A broadcast or unknown address goes to all NICs, or to the first one in loopback mode.
+        flooded = self._nics if self._switching else self._nics[:1]
+        for target in flooded if nic is None else [nic]:
             self._hand(loop, target, 0, frame)
 
     def _loop_back(self, nic: NetDevice, pair: int, frame: bytes) -> None:
-        """Mode ``loopback``: the frame comes back, unless it is for somebody outside."""
+        """Mode ``loopback``: the frame comes back, unless its destination is outside."""
         if self._uplink is not None:
             self._learn(nic, frame[6:12])
             address = self._outside.get(frame[:6])
@@ -87,7 +87,7 @@ class Fabric:
         nic.deliver(pair, frame)
 
     def _switch(self, nic: NetDevice, pair: int, frame: bytes) -> None:
-        """Mode ``switch``: to where the address was seen, else everywhere."""
+        """Mode ``switch``: to the port where the address was seen, or to all ports."""
         self._learn(nic, frame[6:12])
         destination = frame[:6]
         if not destination[0] & _GROUP:
@@ -111,13 +111,13 @@ class Fabric:
             _remember(self._inside, source, nic)
 
     def _hand(self, loop: Loop, target: NetDevice, pair: int, frame: bytes) -> None:
-        # A flow keeps to its pair, so that it stays in order; a NIC with fewer folds them.
+        # A flow stays on its pair, and so in order; a NIC with fewer pairs shares them.
         pair %= target.queue_num
         if target.loop is loop:
             target.deliver(pair, frame)
             target.publish_later()
         else:
-            target.hand_over(pair, frame)
+            target.post_frame(pair, frame)
 
     def _send_out(self, nic: NetDevice, frame: bytes, address: str | None) -> None:
         uplink = self._uplink
@@ -130,19 +130,19 @@ class Fabric:
 
 
 class Uplink:
-    """A way out: a unix datagram socket, one frame for each datagram.
+    """A port to the outside: a unix datagram socket, one frame in each datagram.
 
-    This is what QEMU's ``-netdev dgram`` speaks. Frames for outside go to where their address
-    was seen last; those for everybody go to everybody who was seen, and to ``peer``.
+    QEMU's ``-netdev dgram`` has the same format. A frame for outside goes to the socket where its
+    address was seen last; broadcasts go to all sockets that were seen, and to ``peer``.
 
     Args:
-        fabric: what it is a way out of.
+        fabric: the fabric that it is a port of.
         loop: the loop that reads it.
         path: its own path.
         peer: a path to send to from the start, or None.
 
     Raises:
-        ServerError: the path cannot be had.
+        ServerError: there can be no socket with that path.
     """
 
     def __init__(self, fabric: Fabric, loop: Loop, path: str, peer: str | None = None) -> None:
@@ -166,7 +166,7 @@ class Uplink:
         try:
             self._sock.sendto(frame, socket.MSG_DONTWAIT, address)
         except OSError:
-            return False  # nobody there any more, or too slow
+            return False  # no process listens there any more, or it is too slow
         return True
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ class Uplink:
 
 
 def rarp(mac: bytes) -> bytes:
-    """The frame by which a network learns where an address is: a RARP request (RFC 903)."""
+    """A RARP request (RFC 903): the frame from which bridges learn where an address is."""
     return _RARP.pack(BROADCAST, mac, 0x8035, 1, 0x0800, 6, 4, 3, mac, bytes(4), mac, bytes(4))
 
 

@@ -47,7 +47,7 @@ class Handlers:
     Args:
         device: the device that the messages are for.
         connection: where replies go.
-        table_cost: nanoseconds that a memory table takes.
+        table_latency: nanoseconds that a memory table takes.
         inject: takes that long.
 
     Attributes:
@@ -59,12 +59,12 @@ class Handlers:
         self,
         device: BackendDevice,
         connection: BackendConnection,
-        table_cost: int,
+        table_latency: int,
         inject: Callable[[int], None],
     ) -> None:
         self._device = device
         self._connection = connection
-        self._table_cost = table_cost
+        self._table_latency = table_latency
         self._inject = inject
         self.sending: list[int] = []
         self.to_poll: dict[Ring, None] = {}
@@ -163,8 +163,8 @@ class Handlers:
         self._device.memory.replace(regions, request.fds)
         self.memory_changed()
         # Injected last: the time of the work itself is a part of the latency.
-        if self._table_cost:
-            self._inject(self._table_cost)
+        if self._table_latency:
+            self._inject(self._table_latency)
 
     def _get_max_mem_slots(self, request: Request) -> bool:
         return self._reply(request, U64(MAX_MEM_SLOTS))
@@ -182,8 +182,8 @@ class Handlers:
         self._check_log(request, [region])
         memory.add(region, request.fds[0])
         self.memory_changed()
-        if self._table_cost and first:
-            self._inject(self._table_cost)
+        if self._table_latency and first:
+            self._inject(self._table_latency)
 
     def _rem_mem_reg(self, request: Request) -> None:
         self._device.close_later(request.fds)

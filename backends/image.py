@@ -20,7 +20,7 @@ FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 FALLOC_FL_ZERO_RANGE = 16
 
-#: What a file system says that cannot make holes or zeroes by itself.
+#: Errors of a file system that cannot punch holes or zero ranges.
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL)
 
 # The standard library has no fallocate with a mode.
@@ -29,7 +29,7 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_
 
 
 class ImageError(ValueError):
-    """The file cannot be a disk; the text is for the user."""
+    """The file cannot be served as a disk; the text is for the user."""
 
 
 class Image:
@@ -42,10 +42,10 @@ class Image:
     Attributes:
         fd: its descriptor.
         size: bytes, a multiple of 512.
-        read_flags: what `os.preadv` is told so that it does not block, 0 if the file system cannot.
+        read_flags: flags that keep `os.preadv` from blocking; 0 if the file system has none.
 
     Raises:
-        ImageError: it is missing, cannot be opened, is empty, or no multiple of 512 bytes.
+        ImageError: it is missing, cannot be opened, is empty, or is not a multiple of 512 bytes.
     """
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
@@ -77,10 +77,10 @@ class Image:
         return size
 
     def refresh(self) -> bool:
-        """Measure the file again, which may have grown; True when it has.
+        """Read the file's size again; True when it has grown.
 
         Raises:
-            ImageError: it has shrunk, or cannot be a disk any more; the size is what it was.
+            ImageError: it has shrunk, or cannot be a disk any more; `size` is unchanged.
         """
         size = self._measure()
         if size < self.size:
@@ -99,10 +99,13 @@ class Image:
         return os.RWF_NOWAIT
 
     def lock(self) -> str | None:
-        """Keep others off, or other writers off when it is read-only; says why not if it cannot.
+        """Lock the file: exclusively, or shared when it is read-only.
 
-        The lock belongs to this opening of the file, so two devices of one process keep each
-        other off as well.
+        The lock belongs to the open file description, so two devices of one process exclude each
+        other as well.
+
+        Returns:
+            None, or why it cannot be locked.
         """
         if not self._locked:
             kind = fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX
@@ -114,19 +117,19 @@ class Image:
         return None
 
     def unlock(self) -> None:
-        """Let others have it."""
+        """Unlock the file."""
         if self._locked:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
             self._locked = False
 
     def close(self) -> None:
-        """Close the file, and with it the lock."""
+        """Close the file, which unlocks it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def read(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """Fill the buffers, however long it takes.
+        """Fill the buffers; may block.
 
         Raises:
             OSError: the file cannot be read, or ends.
@@ -152,15 +155,15 @@ class Image:
             left = _rest(left, count)
 
     def flush(self) -> None:
-        """Have all that was written reach the disk."""
+        """Write the file's data to the disk."""
         os.fdatasync(self.fd)
 
     def discard(self, offset: int, length: int) -> None:
-        """Give the bytes back to the file system; a hint, so it may do nothing."""
+        """Deallocate the bytes; a hint, so the file system may do nothing."""
         self._allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
-        """Have the bytes read as zeroes, and be given back if they may."""
+        """Have the bytes read as zeroes, and be deallocated with ``unmap``."""
         mode = FALLOC_FL_PUNCH_HOLE if unmap else FALLOC_FL_ZERO_RANGE
         if self._allocate(mode | FALLOC_FL_KEEP_SIZE, offset, length):
             return
@@ -179,7 +182,7 @@ class Image:
 
 
 def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
-    """What is left of buffers after ``count`` bytes."""
+    """The rest of the buffers after ``count`` bytes."""
     for number, buffer in enumerate(buffers):
         if count < len(buffer):
             return [buffer[count:], *buffers[number + 1 :]]

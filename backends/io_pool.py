@@ -1,4 +1,4 @@
-"""A few threads for what may block: flushes, discards, reads of what is not in the page cache."""
+"""A few threads for calls that may block: flushes, discards, reads that miss the page cache."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 Job = Callable[[], object]
-JOIN_DEADLINE = 5.0
+#: Seconds that `IoPool.close` waits for each thread.
+JOIN_TIMEOUT = 5.0
 
 
 class IoPool:
-    """Threads that run jobs in the order they come. They start when the first job does."""
+    """Threads that run jobs in the order of submission; started with the first job."""
 
     def __init__(self, threads: int = 4) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -22,18 +23,18 @@ class IoPool:
         self._started = False
 
     def submit(self, job: Job) -> None:
-        """From any thread: have a thread of the pool run it. It must not raise."""
+        """From any thread: have a thread of the pool run the job, which must not raise."""
         if not self._started:
             self._start()
         self._jobs.put(job)
 
     def close(self) -> None:
-        """Finish the jobs that were submitted and end the threads."""
+        """Run the jobs that were submitted, and end the threads."""
         if self._started:
             for _ in self._threads:
                 self._jobs.put(None)
             for thread in self._threads:
-                thread.join(JOIN_DEADLINE)
+                thread.join(JOIN_TIMEOUT)
 
     def _start(self) -> None:
         with self._lock:
@@ -45,5 +46,5 @@ class IoPool:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-            # It holds a request's buffers, and with them the memory of a guest that may go.
+            # It holds a request's buffers, and with them guest memory that may be unmapped.
             del job

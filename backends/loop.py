@@ -1,9 +1,9 @@
-"""One thread that waits for everything: sockets, kicks, completions and timers.
+"""The event loop: one thread waits for sockets, kicks, completions and timers.
 
 There are two epoll sets. Control descriptors (listening and connected sockets, wake-ups) are in
-one, kicks in the other, and the first is nested in the second. So a turn can look for control
-messages between two rings for the price of one system call, and a stop does not queue up behind
-the requests of all the other rings.
+one, kicks in the other, and the first is nested in the second. So a turn can check for control
+messages between two rings with one system call, and a stop does not wait for the requests of all
+other rings.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Callback = Callable[[], None]
-#: Control descriptors are looked at again after this many rings.
-RINGS_PER_LOOK = 4
-JOIN_DEADLINE = 5.0
+#: Control descriptors are checked again after this many rings.
+RINGS_PER_CHECK = 4
+#: Seconds that `Loop.stop` waits for the thread.
+JOIN_TIMEOUT = 5.0
 
 
 class Timer:
-    """A callback that is due at a time, unless it is cancelled."""
+    """A callback that is called at a time, unless it is cancelled."""
 
     __slots__ = ("callback", "due")
 
@@ -40,15 +41,15 @@ class Timer:
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:
-        """Make it do nothing."""
+        """Do not call it."""
         self.callback = None
 
 
 class Loop:
     """An event loop with a thread of its own.
 
-    All of its methods belong to that thread (or to whoever holds the loop before it starts),
-    except `post`, `start` and `stop`.
+    All methods except `post`, `start` and `stop` are for that thread, or for any thread before the
+    loop is started.
 
     Attributes:
         pacer: the pace of this control thread.
@@ -86,7 +87,7 @@ class Loop:
         self._control.modify(fd, events)
 
     def unwatch(self, fd: int) -> None:
-        """Forget a control descriptor; no event of it is delivered any more."""
+        """Stop watching a control descriptor; no event of it is delivered any more."""
         del self._control_handlers[fd]
         self._control.unregister(fd)
 
@@ -104,9 +105,9 @@ class Loop:
         del self._data_handlers[fd]
 
     def unwatch_kick(self, fd: int) -> None:
-        """Forget a kick altogether."""
+        """Stop watching a kick."""
         self._data_handlers.pop(fd, None)
-        with suppress(FileNotFoundError):  # it was muted, and signalled since
+        with suppress(FileNotFoundError):  # it was muted, and `_ignore` has removed it since
             self._data.unregister(fd)
 
     # Callbacks
@@ -117,14 +118,14 @@ class Loop:
         os.eventfd_write(self._wake_fd, 1)
 
     def again(self, callback: Callback) -> None:
-        """Call it in the next turn, after a look at what else is ready."""
+        """Call it in the next turn, after a check for control messages."""
         self._again.append(callback)
 
     def finally_(self, callback: Callback) -> None:
         """Call it at the end of this turn.
 
-        Descriptors are closed there: no event that the turn still holds can then be taken for
-        one of a new descriptor with the same number.
+        Descriptors are closed then: no event that the turn still holds can be attributed to a
+        new descriptor with the same number.
         """
         self._finally.append(callback)
 
@@ -137,11 +138,11 @@ class Loop:
     # The control plane of a shared loop
 
     def take_control(self, holder: object) -> None:
-        """Let only ``holder`` read its control socket, until it gives control back."""
+        """Have only ``holder`` read its control socket, until `give_control`."""
         self._holder = holder
 
     def give_control(self, holder: object) -> None:
-        """End what `take_control` began and let the next ones read, in the order they came."""
+        """End `take_control`; the devices that wait may read, in the order in which they came."""
         if self._holder is not holder:
             return
         self._holder = None
@@ -149,7 +150,7 @@ class Loop:
             self._waiting.popleft()()
 
     def must_wait(self, device: object, resume: Callback) -> bool:
-        """True when another device has the control plane; ``resume`` is called when it is free."""
+        """True when another device holds the control plane; ``resume`` is called later."""
         if self._holder is None or self._holder is device:
             return False
         self._waiting.append(resume)
@@ -162,14 +163,14 @@ class Loop:
         self._thread.start()
 
     def stop(self) -> bool:
-        """From any thread: end the thread and wait for it; False if it does not end in time."""
+        """From any thread: end the thread and wait for it; False if it has not ended in time."""
         if self._thread.is_alive():
             self.post(self._on_stop)
-            self._thread.join(JOIN_DEADLINE)
+            self._thread.join(JOIN_TIMEOUT)
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Close what the loop itself opened, once its thread has ended and nobody posts."""
+        """Close the loop's descriptors, when its thread has ended and no thread posts any more."""
         if not self._control.closed:
             self._data.close()
             self._control.close()
@@ -201,13 +202,13 @@ class Loop:
         self._serve_control()
         handlers = self._data_handlers
         for count, (fd, _) in enumerate(events, 1):
-            # Not there: the nested control set, or a ring that has been stopped meanwhile.
+            # No handler: the nested control set, or a ring that has been stopped meanwhile.
             handler = handlers.get(fd)
             if handler is None:
                 self._ignore(fd)
             else:
                 handler()
-                if not count % RINGS_PER_LOOK:
+                if not count % RINGS_PER_CHECK:
                     self._serve_control()
         while self._finally:
             done, self._finally = self._finally, []
@@ -215,7 +216,7 @@ class Loop:
                 callback()
 
     def _ignore(self, fd: int) -> None:
-        """A kick that nobody listens to: it would be ready for ever."""
+        """A kick without a handler would be ready in each turn."""
         if fd != self._control.fileno():
             self.unwatch_kick(fd)
 
@@ -234,7 +235,7 @@ class Loop:
         remaining = (self._timers[0][0] - time.monotonic_ns()) / 1e9
         if remaining <= 0:
             return 0
-        # epoll_wait counts in milliseconds, select in microseconds; a stop time needs the latter.
+        # The timeout of epoll_wait is in milliseconds, that of select in microseconds.
         select.select([self._data], [], [], remaining)
         return 0
 

@@ -1,4 +1,4 @@
-"""``vhost-emu-net``: a vhost-user-net back-end: each NIC on itself, a switch, or a TAP device."""
+"""``vhost-emu-net``: a vhost-user-net back-end: NICs in loopback, on a switch, or on TAP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backends.net_config import DEFAULT_MTU, parse_mac
 from backends.net_device import NetDevice, Network
 from backends.options import CONTEXT, Settings, backend_options, settings_from
 from backends.program import Program, run_command
-from backends.tap import TapPort, adopt_tap, open_tap
+from backends.tap import TapPort, inherit_tap, open_tap
 from vhost_user.payloads import MAX_RINGS
 from vhost_user.virtio.net import MTU_RANGE
 
@@ -25,7 +25,7 @@ CAPABILITIES: dict[str, object] = {"type": "net", "features": []}
 
 
 class NetProgram(Program):
-    """NICs, what connects them, and perhaps a way out."""
+    """NICs, the fabric between them, and an uplink."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class NetProgram(Program):
             port = TapPort(loop, name, open_tap(name, self._rings // 2))
         elif number < len(self._tap_fds):
             fd = self._tap_fds[number]
-            port = TapPort(loop, adopt_tap(fd), [fd])
+            port = TapPort(loop, inherit_tap(fd), [fd])
         else:
             return None
         self._ports.append(port)
@@ -85,7 +85,7 @@ class NetProgram(Program):
 def _addresses(
     _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
 ) -> list[bytes]:
-    """The addresses that an option's texts say."""
+    """The addresses of an option's texts."""
     try:
         return [parse_mac(text) for text in texts]
     except ValueError as error:
@@ -104,9 +104,9 @@ def _addresses(
 @click.option(
     "--uplink",
     metavar="PATH",
-    help="A way out: a unix datagram socket that speaks Ethernet frames.",
+    help="One more port: a unix datagram socket for Ethernet frames, as QEMU's -netdev dgram.",
 )
-@click.option("--uplink-peer", metavar="PATH", help="Send there what is for everybody outside.")
+@click.option("--uplink-peer", metavar="PATH", help="Send broadcasts for outside to this socket.")
 @click.option(
     "--tap",
     "taps",
@@ -128,8 +128,8 @@ def _addresses(
     multiple=True,
     callback=_addresses,
     metavar="MAC",
-    help="A NIC's address; once for each socket. It has a configuration space then, for "
-    "front-ends that have none themselves, as QEMU has.",
+    help="A NIC's address; once for each socket. The NIC then has a configuration space, for "
+    "front-ends that read it from the back-end; QEMU has one itself.",
 )
 @click.option(
     "--mtu",

@@ -22,10 +22,10 @@ def too_long(frame: bytes, longest: int) -> bool:
 
 
 def parse_mac(text: str) -> bytes:
-    """The address that ``02:00:00:00:00:01`` says.
+    """The bytes of an address such as ``02:00:00:00:00:01``.
 
     Raises:
-        ValueError: it is no address, or one of a group or nobody's.
+        ValueError: it is not an address, or it is a group address or all zeroes.
     """
     parts = text.split(":")
     if len(parts) != MAC_BYTES or any(len(part) != len("00") for part in parts):
@@ -33,7 +33,7 @@ def parse_mac(text: str) -> bytes:
     try:
         mac = bytes.fromhex("".join(parts))
     except ValueError:
-        raise ValueError(f"{text}: is no number in base 16") from None
+        raise ValueError(f"{text}: is not hexadecimal") from None
     if mac[0] & _GROUP or not any(mac):
-        raise ValueError(f"{text}: is no address of a single NIC")
+        raise ValueError(f"{text}: is not a unicast address")
     return mac

@@ -1,7 +1,7 @@
 """A virtio network device (virtio 1.3, section 5.1) that is a port of a `Fabric`.
 
-Even rings receive, odd ones transmit; two make a pair. A frame for which the driver has no
-buffer is dropped, as a wire would: nothing is queued here, so nothing is old when it arrives.
+Even rings receive, odd ones transmit; two are a pair. A frame for which the driver has no buffer
+is dropped: no frames are queued here.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ RX_HEADER = bytes(LEGACY_NET_HEADER_SIZE) + b"\x01\x00"
 LEGACY_HEADER = bytes(LEGACY_NET_HEADER_SIZE)
 SHORTEST_FRAME = 14
 LONGEST_FRAME = longest_frame(MTU_RANGE[-1])
-#: Frames that wait to be taken over by the thread of another NIC.
+#: Frames that wait for the thread of another NIC.
 INBOX_LIMIT = 4096
 
 
 class Network(Protocol):
-    """What a NIC is plugged into: a `backends.fabric.Fabric`, or a `backends.tap.TapPort`."""
+    """What a NIC is connected to: a `backends.fabric.Fabric`, or a `backends.tap.TapPort`."""
 
     def attach(self, nic: NetDevice, /) -> None:
-        """The NIC is there, and takes frames from now on."""
+        """Add a NIC, which receives frames from now on."""
 
     def transmit(self, nic: NetDevice, pair: int, frame: bytes, /) -> None:
         """A frame that the NIC's driver sends."""
 
     def announce(self, nic: NetDevice, mac: bytes, /) -> None:
-        """Have the world learn where this address is now."""
+        """Announce where an address is now."""
 
 
 class NetDevice(VirtioDevice):
@@ -88,7 +88,7 @@ class NetDevice(VirtioDevice):
     ) -> None:
         super().__init__(name, loop, rings, counters)
         self._fabric = fabric
-        # The control queue is the front-end's affair, and a driver needs it for many queues.
+        # The front-end serves the control queue, which a driver needs for multiqueue.
         self.features |= 1 << VIRTIO_NET_F_MTU | 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_MQ
         self.protocol_features |= ProtocolFeature.NET_MTU | ProtocolFeature.RARP
         self._config: NetConfig | None = None
@@ -147,8 +147,8 @@ class NetDevice(VirtioDevice):
             return None
         return self._config.pack().ljust(MAX_CONFIG, b"\0")[offset : offset + size]
 
-    def unplug(self) -> None:
-        """There is no network any more: the link is down from now on."""
+    def set_link_down(self) -> None:
+        """The network is gone: the link is down from now on."""
         if self._config is not None and self._config.status:
             self._config = self._config._replace(status=0)
             if self._observer is not None:
@@ -159,7 +159,7 @@ class NetDevice(VirtioDevice):
     def process(self, ring: Ring, queue: DeviceQueue) -> bool:
         """Take frames from a transmit ring; see `VirtioDevice.process`."""
         if not ring.index & 1:
-            return False  # its buffers are taken when a frame comes
+            return False  # its buffers are popped when a frame comes
         pop, push, transmit = queue.pop, queue.push, self._fabric.transmit
         header, pair, frames = len(self._header), ring.index >> 1, 0
         longest = self._longest
@@ -189,7 +189,7 @@ class NetDevice(VirtioDevice):
         return chain is not None or queue.arm()
 
     def discard(self, ring: Ring) -> None:
-        """A transmit ring that is disabled is read, and what it has is dropped."""
+        """The frames of a disabled transmit ring are popped and dropped."""
         if not ring.index & 1 or ring.broken:
             return
         queue = ring.queue or ring.activate()
@@ -212,11 +212,11 @@ class NetDevice(VirtioDevice):
     def deliver(self, pair: int, frame: bytes) -> None:
         """Put a frame into a receive ring; `publish` shows it. In the device's own thread.
 
-        What is wrong with the ring is its own fault, and not that of who sent the frame.
+        An error of the ring breaks it, and is not raised to the sender of the frame.
         """
         ring = self._rings[2 * pair]
         queue = ring.queue
-        # Halted, it may still have its queue: a stop that waits takes nothing more.
+        # A halted ring may still have its queue, but takes no more frames.
         if queue is None or not ring.started or not ring.enabled or ring.broken:
             self.counters[stats.PACKETS_DROPPED] += 1
             return
@@ -265,7 +265,7 @@ class NetDevice(VirtioDevice):
             self._publish_posted = True
             self.loop.finally_(self._publish_posted_ones)
 
-    def hand_over(self, pair: int, frame: bytes) -> None:
+    def post_frame(self, pair: int, frame: bytes) -> None:
         """From any thread: have the device's own thread deliver a frame."""
         if len(self._inbox) >= INBOX_LIMIT:
             self.counters[stats.PACKETS_DROPPED] += 1
@@ -286,7 +286,7 @@ class NetDevice(VirtioDevice):
         self.publish()
 
     def _take_inbox(self) -> None:
-        # First: whatever is appended from here on posts again.
+        # First: a frame that is appended from here on posts again.
         self._inbox_posted = False
         inbox = self._inbox
         for _ in range(len(inbox)):
@@ -302,14 +302,14 @@ class NetDevice(VirtioDevice):
     def _set_mtu(self, request: Request) -> None:
         mtu = cast("U64", request.payload).value
         if mtu not in MTU_RANGE:
-            raise FrontendError(f"an MTU of {mtu} cannot be")
+            raise FrontendError(f"an MTU of {mtu} is out of range")
         if self._own_mtu is not None and mtu > self._own_mtu:
-            raise FrontendError(f"an MTU of {mtu}, where {self._own_mtu} is the most")
+            raise FrontendError(f"an MTU of {mtu}, and the limit is {self._own_mtu}")
         self._mtu = mtu
         self._apply_mtu()
 
     def _apply_mtu(self) -> None:
-        """A driver that knows the MTU has to keep to it, and so has what it is sent (5.1.4)."""
+        """The MTU limits both directions once the driver has acknowledged it (5.1.4)."""
         known = self._mtu if self._acked >> VIRTIO_NET_F_MTU & 1 else None
         self._longest = LONGEST_FRAME if known is None else longest_frame(known)
 

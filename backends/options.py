@@ -9,7 +9,7 @@ import click
 
 from backends.control import ControlOptions
 from backends.durations import DurationError, parse_duration
-from backends.pacing import Costs
+from backends.pacing import InjectedLatency
 from backends.stop_policy import StopKind, StopPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -114,6 +114,6 @@ def settings_from(options: dict[str, Any]) -> Settings:
     if len(set(paths)) != len(paths):
         raise click.UsageError("each device needs a --socket-path of its own")
     policy = StopPolicy(StopKind(options.pop("stop_policy")), options.pop("stop_time"))
-    costs = Costs(options.pop("cost_get_vring_base"), options.pop("cost_set_mem_table"))
-    control = ControlOptions(policy, costs, shared=options.pop("control") == "shared")
+    latency = InjectedLatency(options.pop("cost_get_vring_base"), options.pop("cost_set_mem_table"))
+    control = ControlOptions(policy, latency, shared=options.pop("control") == "shared")
     return Settings(paths, fd, control, options.pop("stats_file"), options.pop("ready_fd"))

@@ -1,13 +1,13 @@
-"""Costs that a control thread is told to have, so that another back-end's pace can be shown.
+"""Latency that is injected into a control thread, to reproduce the pace of another back-end.
 
-A unit's figure is that of a whole round trip in lock-step, as it would be measured from the
-front-end: what the front-end itself spends between a reply and its next request belongs to the
-unit. So a short gap after the last reply is credited to the next unit, and so is what a sleep
-took too long: many units take as long as their costs together, however busy the machine is. A
-unit that follows nothing is credited with three times the longest round trip that this thread has
-seen, because who has slept for long wakes up about so slowly, but with half of its cost at the
-most; and it begins with the first message of those that came together. A sleep ends earlier by
-what sleeps have usually taken too long.
+A unit of work is a message, or a commit of the emulated machine. Its latency is that of a whole
+round trip in lock-step, as the front-end measures it: the time between a reply and the
+front-end's next request is a part of the unit. So a short gap after the last reply is credited to
+the next unit, and so is the time by which a sleep was too long: many units take the sum of their
+latencies, however busy the machine is. A unit that follows no other is credited with three times
+the longest round trip that this thread has seen (a process that has slept for long takes about
+that long to wake up), but with at most half of its latency; and it begins with the first message
+of those that came together. A sleep is shortened by the time by which sleeps are usually too long.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A longer gap is the front-end doing something else, and is credited to nobody.
+#: A longer gap is the front-end doing something else, and is not credited.
 LONGEST_GAP_NS = 1_000_000
-#: What takes longer than this was no round trip alone.
+#: What takes longer than this was more than a round trip.
 LONGEST_ROUND_TRIP_NS = 300_000
 #: Gaps that are remembered.
 GAPS = 15
 #: A sleep is not cut short by more than this.
 LARGEST_LATENESS_NS = 200_000
-#: A control thread that is so late does not catch up any more.
+#: A control thread that is later than this does not catch up.
 LARGEST_CREDIT_NS = 20_000_000
 
 
-class Costs(NamedTuple):
-    """Nanoseconds per unit; 0 is the native pace."""
+class InjectedLatency(NamedTuple):
+    """Nanoseconds that a message takes; 0 injects nothing."""
 
     get_vring_base: int = 0
     set_mem_table: int = 0
@@ -54,37 +54,37 @@ class Pacer:
         self._clock = clock
         self._sleep = sleep
         self._due = 0
+        self._finished = 0
         self._replied = 0
-        self._answered = 0
         self._begun = 0
         self._arrived = 0
         self._lateness = 0
         self._gaps: deque[int] = deque(maxlen=GAPS)
 
-    def answered(self) -> None:
-        """An answer has just been sent, to whatever message."""
-        self._answered = self._clock()
+    def replied(self) -> None:
+        """A reply has just been sent, to any message."""
+        self._replied = self._clock()
 
     def arrived(self, arrival: int) -> None:
-        """A message came: if an answer was the last thing before it, that is a round trip."""
-        if self._answered:
-            gap = arrival - self._answered
+        """A message came: if a reply was sent just before it, that is a round trip."""
+        if self._replied:
+            gap = arrival - self._replied
             if gap <= LONGEST_ROUND_TRIP_NS:
                 self._gaps.append(gap)
-            self._answered = 0
+            self._replied = 0
             self._begun = arrival
         elif arrival - self._arrived > LONGEST_GAP_NS:
             self._begun = arrival
         self._arrived = arrival
 
-    def charge(self, arrival: int, cost: int) -> None:
-        """Return when a unit of ``cost`` ns, whose request came at ``arrival``, may be answered."""
-        if arrival - self._replied <= LONGEST_GAP_NS:
+    def inject(self, arrival: int, latency: int) -> None:
+        """Return ``latency`` ns after a unit of work whose request came at ``arrival`` began."""
+        if arrival - self._finished <= LONGEST_GAP_NS:
             begin = self._due
         else:
-            credit = min(3 * max(self._gaps, default=0), cost // 2)
+            credit = min(3 * max(self._gaps, default=0), latency // 2)
             begin = min(arrival, self._begun or arrival) - credit
-        due = begin + cost
+        due = begin + latency
         now = self._clock()
         left = due - now - self._lateness
         if left > 0:
@@ -93,4 +93,4 @@ class Pacer:
             self._lateness += (min(slept - left, LARGEST_LATENESS_NS) - self._lateness) // 8
             now += slept
         self._due = max(due, now - LARGEST_CREDIT_NS)
-        self._replied = now
+        self._finished = now

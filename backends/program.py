@@ -180,7 +180,7 @@ class Program:
 
     def _close(self) -> None:
         for server in self._servers:
-            server.hurry()
+            server.stop_waiting()
         stuck = [loop for loop in self._loops if not loop.stop()]
         self.close_extras()
         if not stuck:
@@ -231,5 +231,5 @@ def _threads(settings: Settings) -> int:
     A stop that has to wait holds no thread, so one is enough, and Python runs one at a time anyway;
     but injected latency is slept.
     """
-    paced = any(settings.options.costs)
+    paced = any(settings.options.latency)
     return settings.devices if paced and not settings.options.shared else 1

@@ -1,4 +1,4 @@
-"""The socket of a device: listens, takes one front-end at a time, listens again when it goes."""
+"""The socket of a device: accepts one front-end at a time, and the next when it disconnects."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ log = logging.getLogger("backends")
 
 
 class ServerError(ValueError):
-    """A socket cannot be had; the text is for the user."""
+    """A socket cannot be made or used; the text is for the user."""
 
 
 def listen(path: str) -> socket.socket:
-    """A listening unix socket. A socket file that nobody listens to any more is replaced.
+    """A listening unix socket. A socket file on which no process listens is replaced.
 
     Raises:
-        ServerError: the path is too long, in use, no socket, or cannot be made.
+        ServerError: the path is too long, in use, not a socket, or cannot be created.
     """
     check_path(path)
     clear_path(path, socket.SOCK_STREAM)
@@ -48,7 +48,7 @@ def listen(path: str) -> socket.socket:
 
 
 def check_path(path: str) -> None:
-    """Raises `ServerError` when no socket can have that path."""
+    """Raises `ServerError` when the path is too long for a socket."""
     try:
         channel.check_path(path, path)
     except UsageError as error:
@@ -56,17 +56,17 @@ def check_path(path: str) -> None:
 
 
 def clear_path(path: str, kind: socket.SocketKind) -> None:
-    """Remove the socket file that a program that was killed has left.
+    """Remove a socket file that a killed program has left.
 
     Raises:
-        ServerError: somebody has it, or it is no socket.
+        ServerError: a process listens there, or it is not a socket.
     """
     try:
         mode = Path(path).lstat().st_mode
     except OSError:
-        return  # not there; what else may be wrong, bind will say
+        return  # not there; bind reports any other error
     if not stat.S_ISSOCK(mode):
-        raise ServerError(f"{path}: exists and is no socket")
+        raise ServerError(f"{path}: exists and is not a socket")
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.settimeout(0)
         code = probe.connect_ex(path)
@@ -79,10 +79,10 @@ def clear_path(path: str, kind: socket.SocketKind) -> None:
 
 
 def inherit(fd: int) -> socket.socket:
-    """The socket that the program was started with; connected or listening.
+    """The socket that the program inherited; connected or listening.
 
     Raises:
-        ServerError: it is no unix stream socket.
+        ServerError: it is not a unix stream socket.
     """
     try:
         sock = socket.socket(fileno=fd)
@@ -90,7 +90,7 @@ def inherit(fd: int) -> socket.socket:
         raise ServerError(f"--fd {fd}: {error.strerror}") from error
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         sock.detach()
-        raise ServerError(f"--fd {fd}: is no unix stream socket")
+        raise ServerError(f"--fd {fd}: is not a unix stream socket")
     return sock
 
 
@@ -101,7 +101,7 @@ class DeviceServer:
         virtio: the device.
         sock: a listening socket, or one that is connected to a front-end.
         options: how the control plane behaves.
-        path: the listening socket's path, which is removed in the end.
+        path: the listening socket's path, which `close` removes.
         on_end: called when the front-end of a connected socket has disconnected; no other comes.
 
     Attributes:
@@ -129,7 +129,7 @@ class DeviceServer:
             self._listener = sock
             self._wait()
         else:
-            self._control = Control(self.device, sock, options, self._gone)
+            self._control = Control(self.device, sock, options, self._disconnected)
 
     # What the device reports (`DeviceObserver`)
 
@@ -156,14 +156,14 @@ class DeviceServer:
 
     # Connections
 
-    def hurry(self) -> None:
-        """From any thread: the loop is to end, whatever it waits for."""
+    def stop_waiting(self) -> None:
+        """From any thread: the loop is to end, so it does not wait for pages any more."""
         control = self._control
         if control is not None:
-            control.hurry()
+            control.stop_waiting()
 
     def close(self) -> None:
-        """Leave the front-end, close the socket and remove it; the loop has ended."""
+        """Close the connection and the socket, and remove its file; the loop has ended."""
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -185,15 +185,15 @@ class DeviceServer:
         try:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return  # it went away again
-        # The next one has to wait in the backlog until this one has gone.
+            return  # it has disconnected already
+        # The next front-end waits in the backlog until this one has disconnected.
         self._loop.unwatch(listener.fileno())
-        self._control = Control(self.device, sock, self._options, self._gone)
+        self._control = Control(self.device, sock, self._options, self._disconnected)
 
-    def _gone(self) -> None:
+    def _disconnected(self) -> None:
         self._control = None
         self._wait()
         if self._on_end is not None:
             self._on_end()
-        # The programs run without automatic collection, and now is nobody waiting.
+        # The programs run without automatic collection; no front-end waits now.
         gc.collect()

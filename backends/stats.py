@@ -1,4 +1,4 @@
-"""Live counters of a back-end program, readable by anyone who maps its file.
+"""Live counters of a back-end program, in a file that any process may map.
 
 The file has a fixed layout, in host byte order: a header of 64 bytes (`HEADER`: magic, version,
 number of devices, counters per device), then 16 u64 per device, of which the first ones are
@@ -55,7 +55,7 @@ DEVICE_BYTES = SLOTS * 8
 
 
 class StatsError(ValueError):
-    """The file is no statistics file of this version."""
+    """The file is not a statistics file of this version."""
 
 
 class StatsWriter:
@@ -89,11 +89,11 @@ class StatsWriter:
         HEADER.pack_into(self._bytes, 0, MAGIC, VERSION, devices, len(COUNTERS))
 
     def device(self, number: int) -> memoryview:
-        """The counters of one device: u64 slots, indexed by `REQUESTS` and its like."""
+        """The counters of one device: u64 slots, indexed by `REQUESTS` and so on."""
         return self._devices[number]
 
     def close(self) -> None:
-        """Let go of the mapping; the file stays, with the last values."""
+        """Unmap the file, which keeps the last values."""
         for counters in self._devices:
             counters.release()
         self._bytes.release()
@@ -103,11 +103,11 @@ class StatsWriter:
 
 
 class StatsReader:
-    """Reads what a `StatsWriter` of another process writes, while it writes.
+    """Reads the file of a `StatsWriter` of another process, while it is written.
 
     Raises:
         OSError: the file cannot be read.
-        StatsError: it is no statistics file.
+        StatsError: it is not a statistics file of this version.
     """
 
     def __init__(self, path: str) -> None:
@@ -119,7 +119,7 @@ class StatsReader:
         magic, version, devices, counters = HEADER.unpack_from(self._map)
         if magic != MAGIC or version != VERSION or counters != len(COUNTERS):
             self._map.close()
-            raise StatsError(f"{path}: no statistics file of version {VERSION}")
+            raise StatsError(f"{path}: not a statistics file of version {VERSION}")
         if size < HEADER.size + devices * DEVICE_BYTES:
             self._map.close()
             raise StatsError(f"{path}: shorter than its {devices} devices need")
@@ -145,7 +145,7 @@ class StatsReader:
         return {name: sum(row[name] for row in rows) for name in COUNTERS}
 
     def close(self) -> None:
-        """Let go of the mapping."""
+        """Unmap the file."""
         self._map.close()
 
 
@@ -153,7 +153,7 @@ def served(paths: Iterable[str]) -> int:
     """Requests that the programs with these files have completed since they were started.
 
     Raises:
-        OSError, StatsError: a file cannot be read, or is none.
+        OSError, StatsError: a file cannot be read, or is not a statistics file.
     """
     total = 0
     for path in paths:

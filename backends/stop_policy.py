@@ -1,21 +1,21 @@
-"""How a back-end stops a ring: what GET_VRING_BASE waits for before it is answered.
+"""How a back-end stops a ring: what GET_VRING_BASE waits for before the reply.
 
-Every policy waits for requests that are already being served, for their buffers are the
-guest's. They differ in what else they do:
+Every policy waits for requests in flight, since their buffers are guest memory. They differ in
+the rest:
 
 =========  =======================================================================
-immediate  takes nothing more from the ring and answers as soon as nothing is in
-           flight, which is at once for a device that serves requests as it takes
-           them (passt does so)
-drain      first serves what the driver has made available, then answers when
-           nothing is in flight any more
-tick       takes nothing more either, and looks only every millisecond whether
-           something is still in flight, so a device takes a millisecond at the
-           least (SPDK's session stop)
+immediate  takes no more requests from the ring, and replies as soon as none is in
+           flight: at once for a device that serves requests as it takes them
+           (passt does so)
+drain      first serves all requests that the driver has made available, and
+           replies when none is in flight any more
+tick       takes no more requests, and checks every millisecond whether one is
+           still in flight, so a stop takes at least a millisecond (SPDK's session
+           stop)
 =========  =======================================================================
 
-A stop time comes on top: the device is ready that long after its first ring was asked to stop,
-whichever the policy.
+With a stop time the reply is sent at least that long after the device's first ring began to
+stop, whichever the policy.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import enum
 from typing import NamedTuple
 
 TICK_NS = 1_000_000
-#: A request in flight that takes longer than this costs the device its connection.
+#: The connection is closed when a request in flight takes longer than this.
 DRAIN_LIMIT_NS = 4_000_000_000
 
 
 class StopKind(enum.Enum):
-    """What is waited for; see the module."""
+    """What a stop waits for; see the module."""
 
     IMMEDIATE = "immediate"
     DRAIN = "drain"
@@ -44,18 +44,18 @@ class StopPolicy(NamedTuple):
 
     @property
     def instant(self) -> bool:
-        """True when a ring with nothing in flight is answered for at once."""
+        """True when a ring without requests in flight is replied for at once."""
         return self.kind is not StopKind.TICK and not self.stop_time
 
     def ready_at(self, begun: int) -> int:
-        """When a device whose first ring was asked to stop at ``begun`` may answer."""
+        """The earliest time of a reply, where the first ring began to stop at ``begun``."""
         ready = begun + self.stop_time
         return max(ready, begun + TICK_NS) if self.kind is StopKind.TICK else ready
 
-    def next_look(self, begun: int, now: int) -> int | None:
-        """When to look again at a ring that could not be answered for, or None.
+    def next_check(self, begun: int, now: int) -> int | None:
+        """When to check a ring again that could not be replied for, or None.
 
-        None means that the completion of what is in flight is a reason to look.
+        None means that it is checked when its last request in flight completes.
         """
         ready = self.ready_at(begun)
         if now < ready:

@@ -59,7 +59,7 @@ class Stops:
         policy: what a stop waits for.
         holder: what holds the control plane of a shared loop while a stop waits, or None.
         answered: called when replies that waited have been queued.
-        blame: called with the error when a stop takes too long.
+        close_with: called with the error when a stop takes too long.
         inject: takes the injected latency of GET_VRING_BASE, or None.
 
     Attributes:
@@ -74,7 +74,7 @@ class Stops:
         *,
         holder: object | None,
         answered: Callable[[], None],
-        blame: Callable[[FrontendError], None],
+        close_with: Callable[[FrontendError], None],
         inject: Callable[[], None] | None = None,
     ) -> None:
         self._device = device
@@ -84,7 +84,7 @@ class Stops:
         self._drains = policy.kind is StopKind.DRAIN
         self._holder = holder
         self._answered = answered
-        self._blame = blame
+        self._close_with = close_with
         self._inject = inject
         self._timer: Timer | None = None
         self._starts_then = -1
@@ -170,7 +170,7 @@ class Stops:
             request, rings, since = self.pending[0]
             if any(ring.in_flight for ring in rings):
                 if now > self._limit(since):
-                    self._blame(FrontendError("requests in flight did not end in time"))
+                    self._close_with(FrontendError("requests in flight did not end in time"))
                     return
                 break
             self.pending.popleft()
@@ -204,7 +204,7 @@ class Stops:
             self._device.loop.take_control(self._holder)
         if self._timer is not None:
             self._timer.cancel()
-        due = self._policy.next_look(self._begun, now)
+        due = self._policy.next_check(self._begun, now)
         if due is None:
             due = self._limit(self.pending[0].since) + 1
         self._timer = self._device.loop.at(due, self._check)

@@ -1,7 +1,7 @@
-"""A TAP device as a NIC's way to the world: Linux' tun driver, one descriptor for each queue.
+"""A TAP device as a NIC's network: Linux' tun driver, one descriptor for each queue.
 
-Frames are plain Ethernet: neither packet information nor virtio-net headers are asked for, so
-the kernel does checksums and segmentation itself before it hands a frame over
+Frames are plain Ethernet: neither packet information nor virtio-net headers are enabled, so
+the kernel does checksums and segmentation itself before a frame is read
 (Documentation/networking/tuntap.rst, "Multiqueue tuntap interface" and ``IFF_NO_PI``).
 """
 
@@ -37,20 +37,20 @@ _IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x0002, 0x1000, 0x0100, 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
 _IFREQ = struct.Struct("16sH22x")
-#: The kernel's queue is full: that is back pressure, and no fault of the interface.
+#: The kernel's queue is full: back pressure, not an error of the interface.
 _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS})
-#: The interface is there, but it is down.
+#: The interface exists, but is down.
 _DOWN = frozenset({errno.EIO, errno.ENETDOWN})
 log = logging.getLogger("backends")
 
 
 def open_tap(name: str, queues: int) -> list[int]:
-    """Descriptors of a TAP device, one for each queue; it is made if it is not there, and is up.
+    """Descriptors of a TAP device, one for each queue. It is created if missing, and set up.
 
-    What was made here goes when the last descriptor is closed.
+    An interface that was created here is removed when the last descriptor is closed.
 
     Raises:
-        ServerError: it cannot be had; the text says what is missing.
+        ServerError: it cannot be opened; the text has the reason.
     """
     if not name or len(os.fsencode(name)) > MAX_NAME or "/" in name:
         raise ServerError(f"--tap {name}: an interface's name has 1 to {MAX_NAME} bytes and no /")
@@ -77,12 +77,12 @@ def _reason(error: OSError, queues: int) -> str:
         return "is in use by another program"
     if error.errno == errno.EINVAL:
         kind = "with multi_queue" if queues > 1 else "without multi_queue"
-        return f"is no TAP device {kind}, which a NIC of {2 * queues} rings needs"
+        return f"is not a TAP device {kind}, which a NIC of {2 * queues} rings needs"
     return str(error.strerror)
 
 
 def _set_up(name: str) -> None:
-    """The interface is up; one that somebody else has set up is left as it is."""
+    """Set the interface up, unless it is."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         answer = fcntl.ioctl(control, _SIOCGIFFLAGS, _IFREQ.pack(os.fsencode(name), 0))
         flags = _IFREQ.unpack(answer)[1]
@@ -90,18 +90,18 @@ def _set_up(name: str) -> None:
             fcntl.ioctl(control, _SIOCSIFFLAGS, _IFREQ.pack(os.fsencode(name), flags | _IFF_UP))
 
 
-def adopt_tap(fd: int) -> str:
-    """Check an inherited descriptor, and have it not block; the name of its interface.
+def inherit_tap(fd: int) -> str:
+    """Check an inherited descriptor, and set it non-blocking; the name of its interface.
 
     Raises:
-        ServerError: it is no TAP device that speaks plain frames.
+        ServerError: it is not a TAP device with plain frames.
     """
     try:
         answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size))
         os.set_blocking(fd, False)
         os.set_inheritable(fd, False)  # noqa: FBT003  it has no keyword
     except OSError as error:
-        raise ServerError(f"--tap-fd {fd}: is no TAP device: {error.strerror}") from error
+        raise ServerError(f"--tap-fd {fd}: is not a TAP device: {error.strerror}") from error
     name, flags = _IFREQ.unpack(answer)
     if not flags & _IFF_TAP or not flags & _IFF_NO_PI or flags & _IFF_VNET_HDR:
         raise ServerError(f"--tap-fd {fd}: give a TAP device with IFF_NO_PI, without IFF_VNET_HDR")
@@ -109,16 +109,16 @@ def adopt_tap(fd: int) -> str:
 
 
 class TapPort:
-    """What connects one NIC to its TAP device, in the place of a `Fabric`.
+    """Connects one NIC to its TAP device, in the place of a `Fabric`.
 
     What the NIC sends goes out, except for what it sends to itself, which comes back: no bridge
-    would return that to the port it came from. What comes in on a queue goes to the pair of that
-    number. Nothing is kept here: a frame that the kernel does not take, or for which the driver
-    has no buffer, is dropped and counted.
+    would return that to the port it came from. What is read from a queue goes to the pair of that
+    number. Frames are not queued: one that the kernel does not accept, or for which the driver has
+    no buffer, is dropped and counted.
 
     Args:
         loop: the NIC's loop.
-        name: of the interface, for the log.
+        name: the interface's name, for the log.
         fds: one for each queue; closed by `close`.
     """
 
@@ -130,7 +130,7 @@ class TapPort:
         self._gone = self._down = False
 
     def attach(self, nic: NetDevice) -> None:
-        """The NIC is there: from now on the device is read."""
+        """Read the TAP device for this NIC from now on."""
         self._nic = nic
         for pair, fd in enumerate(self._fds):
             self._loop.watch(fd, partial(self._on_frames, nic, pair, fd))
@@ -143,7 +143,7 @@ class TapPort:
             nic.counters[stats.PACKETS_DROPPED] += 1
 
     def announce(self, nic: NetDevice, mac: bytes) -> None:
-        """Have the world learn where this address is now."""
+        """Announce where an address is now (RARP)."""
         if not self._send(0, rarp(mac)):
             nic.counters[stats.PACKETS_DROPPED] += 1
 
@@ -159,40 +159,40 @@ class TapPort:
         try:
             os.write(self._fds[pair % len(self._fds)], frame)
         except OSError as error:
-            self._refused(error)
+            self._write_failed(error)
             return False
         self._down = False
         return True
 
-    def _refused(self, error: OSError) -> None:
+    def _write_failed(self, error: OSError) -> None:
         code = error.errno
         if code == errno.EBADFD:
-            self._lose()
+            self._deleted()
         elif code in _DOWN and not self._down:
             self._down = True
-            log.warning("%s is down: what its NIC sends is dropped until it is up", self._name)
+            log.warning("%s is down: frames from its NIC are dropped until it is up", self._name)
         elif code not in _DOWN and code not in _FULL:
             log.debug("%s: %s", self._name, error.strerror)
 
     def _on_frames(self, nic: NetDevice, pair: int, fd: int, _events: int) -> None:
         try:
             for _ in range(FRAMES_PER_TURN):
-                # A NIC with fewer pairs than the device has queues folds them.
+                # A NIC with fewer pairs than the TAP device has queues shares them.
                 nic.deliver(pair % nic.queue_num, os.read(fd, LARGEST_FRAME))
         except BlockingIOError:
             pass
         except OSError:
-            self._lose()
+            self._deleted()
         nic.publish_later()
 
-    def _lose(self) -> None:
-        """The interface has been deleted: say so once, and wait for nothing that cannot come."""
+    def _deleted(self) -> None:
+        """The interface has been deleted: log that, and do not poll its descriptors any more."""
         if self._gone:
             return
         self._gone = True
         for fd in self._fds:
             with suppress(KeyError, OSError):
                 self._loop.unwatch(fd)
-        log.error("%s has gone: its NIC sends and receives nothing any more", self._name)
+        log.error("%s has been deleted: its NIC sends and receives no more frames", self._name)
         if self._nic is not None:
-            self._nic.unplug()
+            self._nic.set_link_down()

@@ -49,8 +49,8 @@ class CommitRecord(NamedTuple):
 class Pacer(Protocol):
     """Injects the latency of a cost model."""
 
-    def charge(self, arrival: int, cost: int, /) -> None:
-        """Return ``cost`` ns after a unit of work began at ``arrival`` (monotonic ns)."""
+    def inject(self, arrival: int, latency: int, /) -> None:
+        """Return ``latency`` ns after a unit of work began at ``arrival`` (monotonic ns)."""
 
 
 class Machine:
@@ -252,7 +252,7 @@ class Machine:
             whole = self.costs.guest_device(self.side, edit.device_class)
             cost += whole / self._rings.get(edit.device, 1)
         if cost:
-            self._pacer.charge(start, int(cost * _NS_PER_S))
+            self._pacer.inject(start, int(cost * _NS_PER_S))
 
     @contextmanager
     def charged(self, side: Side) -> Iterator[None]:

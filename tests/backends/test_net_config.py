@@ -15,9 +15,9 @@ MAC = bytes.fromhex("02deadbeef01")
     [
         ("02:00:00:00:00", "give six bytes"),
         ("2:0:0:0:0:1", "give six bytes"),
-        ("02:00:00:00:00:0x", "no number in base 16"),
-        ("01:00:5e:00:00:01", "no address of a single NIC"),
-        ("00:00:00:00:00:00", "no address of a single NIC"),
+        ("02:00:00:00:00:0x", "not hexadecimal"),
+        ("01:00:5e:00:00:01", "not a unicast address"),
+        ("00:00:00:00:00:00", "not a unicast address"),
     ],
 )
 def test_addresses_that_cannot_be(text: str, reason: str) -> None:

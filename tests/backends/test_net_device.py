@@ -215,7 +215,7 @@ def test_link_that_goes_down_is_told(loop: Loop, attach: Attach) -> None:
     with ours, theirs:
         nic.rig.ack(F.SET_BACKEND_REQ_FD, None, (theirs.fileno(),))
         for _ in range(2):
-            loop.post(nic.device.unplug)
+            loop.post(nic.device.set_link_down)
         assert readable(ours.fileno(), 5)
         said = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
         assert ours.recv(100) == said

@@ -1,4 +1,4 @@
-"""Costs of a control thread, on a clock of the test's own and on the real one."""
+"""InjectedLatency of a control thread, on a clock of the test's own and on the real one."""
 # ruff: noqa: D102, D103 - the names say what they are about
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def test_units_in_lock_step_take_their_cost_each() -> None:
     clock = Clock()
     pacer = clock.pacer()
     for _ in range(10):
-        pacer.charge(clock.now, COST)
+        pacer.inject(clock.now, COST)
         assert (clock.now - START) % COST == 0
         clock.now += LONGEST_GAP_NS
     assert clock.now - LONGEST_GAP_NS - START == 10 * COST
@@ -43,7 +43,7 @@ def test_units_in_flight_follow_each_other() -> None:
     clock = Clock()
     pacer = clock.pacer()
     for _ in range(10):
-        pacer.charge(START, COST)
+        pacer.inject(START, COST)
     assert clock.now - START == 10 * COST
 
 
@@ -52,7 +52,7 @@ def test_sleeps_that_take_too_long_do_not_add_up() -> None:
     clock = Clock(late)
     pacer = clock.pacer()
     for _ in range(10):
-        pacer.charge(clock.now, COST)
+        pacer.inject(clock.now, COST)
         clock.now += 100_000
     assert 10 * COST <= clock.now - START <= 10 * COST + late + 100_000
 
@@ -60,22 +60,22 @@ def test_sleeps_that_take_too_long_do_not_add_up() -> None:
 def test_a_long_gap_is_nobodys_credit() -> None:
     clock = Clock()
     pacer = clock.pacer()
-    pacer.charge(clock.now, COST)
+    pacer.inject(clock.now, COST)
     clock.now += LONGEST_GAP_NS + 1
     begin = clock.now
-    pacer.charge(begin, COST)
+    pacer.inject(begin, COST)
     assert clock.now - begin == COST
 
 
 def test_who_is_much_too_late_does_not_catch_up() -> None:
     clock = Clock()
     pacer = clock.pacer()
-    pacer.charge(START, COST)
+    pacer.inject(START, COST)
     clock.now += 10**9
-    pacer.charge(START, COST)
+    pacer.inject(START, COST)
     begin = clock.now
     for _ in range(100):
-        pacer.charge(START, COST)
+        pacer.inject(START, COST)
     assert clock.now - begin == 100 * COST - LARGEST_CREDIT_NS
 
 
@@ -84,19 +84,19 @@ def test_a_first_unit_is_credited_with_the_usual_gap() -> None:
     clock = Clock()
     pacer = clock.pacer()
     for gap in (80_000, 250_000, 100_000, LONGEST_ROUND_TRIP_NS + 1):
-        pacer.answered()
+        pacer.replied()
         clock.now += gap
         pacer.arrived(clock.now)
         pacer.arrived(clock.now + 7)
     clock.now += 10**9
     begin = clock.now
     pacer.arrived(begin)
-    pacer.charge(begin, COST)
+    pacer.inject(begin, COST)
     assert clock.now - begin == COST - 3 * 250_000
     clock.now += 10**9
     begin = clock.now
     pacer.arrived(begin)
-    pacer.charge(begin, 1_000_000)
+    pacer.inject(begin, 1_000_000)
     assert clock.now - begin == 500_000, "half of its cost is the most that is credited"
 
 
@@ -108,7 +108,7 @@ def test_a_unit_begins_with_the_first_message_that_came_with_it() -> None:
     pacer.arrived(begin)
     clock.now += 300_000
     pacer.arrived(clock.now)
-    pacer.charge(clock.now, COST)
+    pacer.inject(clock.now, COST)
     assert clock.now - begin == COST
 
 
@@ -118,7 +118,7 @@ def test_sleeps_end_earlier_by_what_they_usually_take_too_long() -> None:
     for _ in range(50):
         clock.now += 10**9
         begin = clock.now
-        pacer.charge(begin, COST)
+        pacer.inject(begin, COST)
     assert abs(clock.now - begin - COST) < 5_000
 
 
@@ -126,5 +126,5 @@ def test_on_the_real_clock() -> None:
     pacer = Pacer()
     begin = time.monotonic_ns()
     for _ in range(5):
-        pacer.charge(begin, COST)
+        pacer.inject(begin, COST)
     assert time.monotonic_ns() - begin >= 5 * COST

@@ -134,7 +134,7 @@ def test_sockets_that_cannot_be(image: str, tmp_path: Path) -> None:
     nowhere = str(tmp_path / "no" / "such" / "folder")
     assert "No such file" in fails([*BLK, "--socket-path", nowhere, "--blk-file", image], status=1)
     line = fails([*BLK, "--socket-path", image, "--blk-file", image], status=1)
-    assert "no socket" in line
+    assert "not a socket" in line
     assert Path(image).exists()
 
 
@@ -159,7 +159,7 @@ def test_options_that_do_not_go_together(image: str, tmp_path: Path) -> None:
     assert "each --socket-path needs a --blk-file\n" in fails([*BLK, *sock])
     assert "each --socket-path needs a --blk-file\n" in fails([*BLK, *sock, *disk, *disk])
     assert "its own" in fails([*BLK, *sock, *sock, *disk, *disk])
-    assert "no duration" in fails([*BLK, *sock, *disk, "--stop-time", "20"])
+    assert "not a duration" in fails([*BLK, *sock, *disk, "--stop-time", "20"])
     assert "pairs" in fails([*NET, *sock, "--num-queues", "3"])
     assert "256" in fails([*BLK, *sock, *disk, "--num-queues", "257"])
     assert "--uplink" in fails([*NET, *sock, "--uplink-peer", "/x"])

@@ -38,7 +38,7 @@ def test_left_behind_is_replaced_and_used_is_not(tmp_path: Path) -> None:
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("precious")
-    with pytest.raises(ServerError, match="no socket"):
+    with pytest.raises(ServerError, match="not a socket"):
         clear_path(str(file), socket.SOCK_STREAM)
     assert file.read_text() == "precious"
 
@@ -57,7 +57,7 @@ def test_inherited_descriptor_must_be_a_unix_stream() -> None:
         inherit(read)
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
-        pytest.raises(ServerError, match="no unix stream socket"),
+        pytest.raises(ServerError, match="not a unix stream socket"),
     ):
         inherit(other.fileno())
     os.close(read)

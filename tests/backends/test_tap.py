@@ -21,7 +21,7 @@ import pytest
 from backends import stats
 from backends.net_device import NetDevice
 from backends.server import ServerError
-from backends.tap import DEVICE, TapPort, adopt_tap, open_tap
+from backends.tap import DEVICE, TapPort, inherit_tap, open_tap
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac
 from tests.timeouts import TIMEOUT
 from vhost_user.messages import FrontendRequest as F
@@ -205,7 +205,7 @@ def test_interface_that_is_down_drops_and_comes_back(
             world.nic.send(frame(OUTSIDE, mac(1)))
     world.await_count(stats.PACKETS_DROPPED, 3)
     assert [record.message for record in caplog.records if "is down" in record.message] == [
-        "emu-test is down: what its NIC sends is dropped until it is up"
+        "emu-test is down: frames from its NIC are dropped until it is up"
     ]
     world.set_flags(1)
     again = frame(OUTSIDE, mac(1), b"again")
@@ -233,8 +233,8 @@ def test_interface_that_is_deleted_is_one_line(
         for _ in range(3):
             world.nic.send(frame(OUTSIDE, mac(1)))
         world.await_count(stats.PACKETS_DROPPED, before + 3)
-    assert [record.message for record in caplog.records if "gone" in record.message] == [
-        "emu-test has gone: its NIC sends and receives nothing any more"
+    assert [record.message for record in caplog.records if "deleted" in record.message] == [
+        "emu-test has been deleted: its NIC sends and receives no more frames"
     ]
     assert world.nic.device.read_config(6, 2) == b"\0\0", "its link is down"
 
@@ -248,15 +248,15 @@ def test_device_that_belongs_to_somebody_else(namespace: Namespace) -> None:
     with pytest.raises(ServerError, match="with multi_queue, which a NIC of 4 rings needs"):
         namespace.do(lambda: open_tap(NAME, 2))
     (fd,) = namespace.do(lambda: open_tap(NAME, 1))
-    assert adopt_tap(fd) == NAME
+    assert inherit_tap(fd) == NAME
     fcntl.ioctl(fd, TUNSETPERSIST, 0)
     os.close(fd)
 
 
 def test_what_is_no_tap_device() -> None:
     read_end, write_end = os.pipe()
-    with pytest.raises(ServerError, match="is no TAP device"):
-        adopt_tap(read_end)
+    with pytest.raises(ServerError, match="is not a TAP device"):
+        inherit_tap(read_end)
     os.close(read_end)
     os.close(write_end)
     with pytest.raises(ServerError, match="1 to 15 bytes"):

@@ -40,7 +40,7 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("migrate", "--net", "16"), 2, "--net '16' is no shape"),
         (("migrate", "--blk", "2x300"), 2, "256 rings at the most"),
         (("migrate", "--memory", "much"), 2, "'much' is no size"),
-        (("migrate", "--stop-time", "soon"), 2, "'soon' is no duration"),
+        (("migrate", "--stop-time", "soon"), 2, "'soon' is not a duration"),
         (("migrate", "--costs", "free"), 2, "'free' is not one of"),
         (("migrate", "--repeat", "0"), 2, "0 is not in the range"),
         (("migrate", "--vm", "/none.toml"), 1, "No such file"),

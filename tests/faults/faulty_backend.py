@@ -55,7 +55,7 @@ class FaultyControl(Control):
         elif fault == "garbage":
             self._babble(request)
         elif fault == "close":
-            self._leave()
+            self._disconnect()
 
     def _babble(self, request: Request) -> None:
         """What is no message at all, or, in place of a reply, one that answers something else."""

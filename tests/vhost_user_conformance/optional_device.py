@@ -38,10 +38,10 @@ class OptionalHandlers(Handlers):
         self,
         device: BackendDevice,
         connection: BackendConnection,
-        table_cost: int,
+        table_latency: int,
         inject: Callable[[int], None],
     ) -> None:
-        super().__init__(device, connection, table_cost, inject)
+        super().__init__(device, connection, table_latency, inject)
         self._result: Callable[[], int] = lambda: _REFUSED
 
     def handlers(self) -> dict[int, Handler]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from backends.control import ControlOptions
-from backends.pacing import Costs
+from backends.pacing import InjectedLatency
 from tests.backends.contract.given import MakeRig, Serve, wait_until
 from tests.backends.rig import Rig, readable
 from tests.timeouts import TIMEOUT
@@ -64,7 +64,7 @@ def test_vanishes_while_its_memory_table_is_paid_for(
     serve: Serve, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table's descriptors are closed once: their numbers may be somebody else's by then."""
-    served = serve(ControlOptions(costs=Costs(set_mem_table=1)))
+    served = serve(ControlOptions(latency=InjectedLatency(set_mem_table=1)))
     rig = make_rig(served.connect())
     rig.set_features()
     closed: list[int] = []

@@ -85,7 +85,7 @@ def test_an_unknown_strategy_is_refused_with_those_there_are(text: str) -> None:
 def test_a_duration_names_its_option() -> None:
     """So that one knows where to look."""
     assert validate.duration("--stop-time", "20ms") == 20_000_000
-    with pytest.raises(OptionError, match="--stop-time '20' is no duration"):
+    with pytest.raises(OptionError, match="--stop-time '20' is not a duration"):
         validate.duration("--stop-time", "20")
 
 

@@ -303,7 +303,7 @@ def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
     ("arguments", "status", "text"),
     [
         ((), 2, "--net PATH or --blk PATH"),
-        (("--blk", "s", "--for", "soon"), 2, "'soon' is no duration"),
+        (("--blk", "s", "--for", "soon"), 2, "'soon' is not a duration"),
         (("--net", "s", "--rings", "3"), 2, "--rings 3: a NIC has them in pairs"),
         (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),
         (("--blk", "s", "--vcpus", "0"), 2, "0 vCPUs"),
