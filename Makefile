@@ -81,6 +81,7 @@ mutants: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m vhost_user.tables docs
 	$(BIN)/python -m emu.strategies.document docs
+	$(BIN)/python -m emu.report.trace_document docs
 	$(BIN)/python -m vhost_user_conformance.report.cases_document docs
 	$(BIN)/python -m tests.peers.results --write-only
 

@@ -11,6 +11,7 @@ from backends.image import Image
 from backends.io_pool import IoPool
 from backends.options import CONTEXT, Settings, backend_options, settings_from
 from backends.program import Program, run_command
+from backends.trace_options import trace_options
 from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ The program ends at SIGTERM, at SIGINT, and when the terminal that it was starte
     metavar="TEXT",
     help="The disk's serial number, 20 bytes; once for each socket.",
 )
+@trace_options
 def command(
     files: tuple[str, ...],
     serials: tuple[str, ...],

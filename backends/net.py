@@ -12,6 +12,7 @@ from backends.net_device import NetDevice, Network
 from backends.options import CONTEXT, Settings, backend_options, settings_from
 from backends.program import Program, run_command
 from backends.tap import TapPort, inherit_tap, open_tap
+from backends.trace_options import trace_options
 from vhost_user.payloads import MAX_RINGS
 from vhost_user.virtio.net import MTU_RANGE
 
@@ -143,6 +144,7 @@ def _addresses(
     show_default=True,
     help="Rings of each NIC, two for each pair.",
 )
+@trace_options
 def command(
     mode: str,
     uplink: str | None,

@@ -9,6 +9,7 @@ import click
 from backends.options import CONTEXT, Settings, backend_options, settings_from
 from backends.plugin import GROUP, PluginError, check, from_entry_point, from_file
 from backends.program import Program, ProgramError, run_command
+from backends.trace_options import trace_options
 from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ terminal that it was started from closes.
     show_default=True,
     help="Rings of each device.",
 )
+@trace_options
 def command(
     plugin: str | None,
     device: str | None,

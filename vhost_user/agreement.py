@@ -143,7 +143,7 @@ class Session:
         self.features: int | None = None
         self.offered_protocol_features = ProtocolFeature(0)
         self.protocol_features = ProtocolFeature(0)
-        self.rings = [Ring(index) for index in range(rings)]
+        self.rings = [Ring(index, name) for index in range(rings)]
         self._tables = _tables(dialect)
         self._acks = False
         self._postcopy = False

@@ -31,11 +31,13 @@ from vhost_user.message_spec import FdRule, Gate
 from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import MAX_RINGS, U64, Payload, PayloadError, VringState
 from vhost_user.states import RingEvent
+from vhost_user.trace_events import BACKEND_READ, BACKEND_WRITE, READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vhost_user.message_spec import MessageSpec
+    from vhost_user.tracing import TraceEvent
 
 __all__ = ["BackendSession", "FrontendSession", "Message", "Session"]
 
@@ -150,6 +152,10 @@ class FrontendSession(Session):
             The writes that send them, bytes and descriptors. Descriptors belong to the first byte
             of a write, so a message that has some begins a new one.
         """
+        if WRITE.enabled:
+            messages = list(messages)
+            for request, _, opened, _ in messages:
+                _trace(WRITE, self.name, opened, request.payload, request.fds)
         expect = self._expected.append
         writes: list[tuple[bytes, tuple[int, ...]]] = []
         parts: list[bytes] = []
@@ -192,6 +198,8 @@ class FrontendSession(Session):
                 if not expected:
                     self._unasked(frame)
                 opened, request = expected.popleft()
+                if READ.enabled:
+                    _trace(READ, self.name, opened, payload, came)
                 if number != opened.id or payload.__class__ not in opened.reply:
                     self._mismatch(frame, opened)
                 if opened.own and request.payload.__class__ is not opened.mute:
@@ -324,6 +332,8 @@ class BackendSession(Session):
         try:
             for number, flags, payload, came in frames:
                 opened = self._open.get(number) or self._admit(number)
+                if BACKEND_READ.enabled:
+                    _trace(BACKEND_READ, self.name, opened, payload, came)
                 if opened.indexed:
                     self._check_ring(opened, payload)
                 own = opened.own and payload.__class__ is not opened.mute
@@ -373,6 +383,8 @@ class BackendSession(Session):
             most = fd_range(opened.reply_fds, payload)[1]
             if len(fds) > most:
                 self._misuse(opened, f"is answered with {most} descriptors, not {len(fds)}")
+        if BACKEND_WRITE.enabled:
+            _trace(BACKEND_WRITE, self.name, opened, payload, fds)
         try:
             return encode(request.id, VERSION | REPLY, payload)
         except PayloadError as error:
@@ -439,6 +451,18 @@ class BackendSession(Session):
 
     def _misuse(self, opened: Opened, text: str) -> NoReturn:
         raise UsageError(text, device=self.name, message=opened.name)
+
+
+def _trace(
+    event: TraceEvent, device: str, opened: Opened, payload: Payload | None, fds: Sequence[int]
+) -> None:
+    event.emit(
+        device=device,
+        ring=ring_of(payload, opened.fds),
+        message=opened.name,
+        payload=None if payload is None else repr(payload).replace(", ", ","),
+        fds=len(fds) or None,
+    )
 
 
 def _discard(frames: Iterable[Frame]) -> None:

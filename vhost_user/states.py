@@ -15,6 +15,8 @@ from __future__ import annotations
 from enum import IntFlag, StrEnum
 from typing import NamedTuple
 
+from vhost_user.trace_events import RING_STATE
+
 
 class RingState(IntFlag):
     """The two bits of a ring. A ring begins with neither (spec, "Ring states")."""
@@ -102,10 +104,11 @@ def state_name(state: RingState) -> str:
 class Ring:
     """One ring's state within a session."""
 
-    __slots__ = ("index", "state")
+    __slots__ = ("device", "index", "state")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, device: str = "") -> None:
         self.index = index
+        self.device = device
         self.state = RingState.NONE
 
     @property
@@ -120,7 +123,15 @@ class Ring:
 
     def apply(self, event: RingEvent) -> None:
         """Take note of an event."""
-        self.state = TRANSITIONS[self.state, event]
+        before = self.state
+        self.state = TRANSITIONS[before, event]
+        if RING_STATE.enabled and self.state != before:
+            RING_STATE.emit(
+                device=self.device,
+                ring=self.index,
+                event=event.name,
+                state=state_name(self.state).replace(", ", ","),
+            )
 
     def __repr__(self) -> str:
         return f"<Ring {self.index}: {state_name(self.state)}>"

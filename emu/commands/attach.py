@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.options import CONTEXT
 from emu.config.device_kinds import KINDS
@@ -79,6 +80,7 @@ def _socket_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--qmp", type=click.Path(path_type=Path), metavar="PATH", help="Serve QMP there.")
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@trace_options
 def attach(**options: Any) -> None:
     """Check what was asked for, run, and say what was done."""
     from emu.orchestrator.attach import AttachedVm

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.between_options import between_options, check_machine, endpoint_of
 from emu.commands.json_output import deliver, report_stream
@@ -105,6 +106,7 @@ class _Migrate(click.Command):
 @migration_options
 @device_options
 @machine_options
+@trace_options
 def migrate(**options: Any) -> None:
     """Check what was asked for, migrate, and report."""
     from emu.orchestrator.migrate_local import MigrationSeries

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.between_options import between_options, check_machine, endpoint_of
 from emu.commands.json_output import deliver, report_stream
@@ -48,6 +49,7 @@ machine (docs/between-machines.md). Shape, images and certificates must suit tho
 @plugin_option
 @device_options
 @machine_options
+@trace_options
 def run(**options: Any) -> None:
     """Check what was asked for, run, and report."""
     from emu.orchestrator.run_under_load import LoadRun

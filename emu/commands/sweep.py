@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from backends.trace_options import trace_options
 from emu.commands import host_limits, validate
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import migration_options, parameters, strategy_options
@@ -66,6 +67,7 @@ Examples:
 )
 @migration_options
 @machine_options
+@trace_options
 def sweep(**options: Any) -> None:
     """Check what was asked for, migrate every VM, and report."""
     from emu.report import sweep as sweeping

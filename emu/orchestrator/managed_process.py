@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from vhost_user import tracing
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -58,7 +60,8 @@ class ManagedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                pass_fds=pass_fds,
+                pass_fds=(*pass_fds, *tracing.inherited_fds()),
+                env={**os.environ, **tracing.environment(title.replace(" ", "-"))},
                 process_group=0,
                 # Programs are started before there are other threads, which this needs.
                 preexec_fn=end_with_parent,  # noqa: PLW1509

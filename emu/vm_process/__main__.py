@@ -12,6 +12,7 @@ from emu.qmp.server import MonitorServer
 from emu.strategies import registry
 from emu.vm_process.commands import commands
 from emu.vm_process.control import make_control
+from vhost_user import tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -
 )
 def main(monitor_fd: int, plugins: tuple[Path, ...]) -> None:
     """Run one VM, controlled by the monitor on the inherited socket."""
+    tracing.configure_from_environment("vm")
     for plugin in plugins:
         registry.load_file(plugin)
     serve(socket.socket(fileno=monitor_fd), make_control)

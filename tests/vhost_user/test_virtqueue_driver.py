@@ -148,7 +148,7 @@ def test_no_interrupt_and_no_notify(ring: Ring) -> None:
 DEVICE = """
 import os, select, sys
 from tests.vhost_user.rings import Ring, guest_memory
-ram, kick, call, size, event_idx, total = map(int, sys.argv[1:])
+ram, kick, call, size, event_idx, total, timeout = map(int, sys.argv[1:])
 ring = Ring(guest_memory(1 << 20, fd=ram), size, event_idx=bool(event_idx))
 device = ring.device()
 served = 0
@@ -160,7 +160,7 @@ while served < total:
         if device.publish():
             os.eventfd_write(call, 1)
     if served < total and not device.arm():
-        if not select.select([kick], [], [], TIMEOUT)[0]:
+        if not select.select([kick], [], [], timeout)[0]:
             sys.exit(f"no kick, {served} of {total} served")
         os.eventfd_read(kick)
         device.disarm()
@@ -179,7 +179,7 @@ def test_two_processes_never_sleep_through_a_notification(event_idx: bool, size:
     driver.reset()
     batch = eventfd.default()
     kick, call = batch.create(2)
-    arguments = map(str, (ram, kick, call, size, int(event_idx), total))
+    arguments = map(str, (ram, kick, call, size, int(event_idx), total, int(TIMEOUT)))
     device = subprocess.Popen(
         [sys.executable, "-c", DEVICE, *arguments], pass_fds=[ram, kick, call]
     )
