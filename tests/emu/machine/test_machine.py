@@ -264,13 +264,13 @@ def test_a_machine_that_cannot_be_leaves_nothing() -> None:
 
 
 class Charges:
-    """A pacer that takes no time, and adds up what it is charged."""
+    """A pacer that takes no time, and adds up the latency that it is to inject."""
 
     def __init__(self) -> None:
         self.ns = 0
 
-    def charge(self, _arrival: int, cost: int, /) -> None:
-        self.ns += cost
+    def inject(self, _arrival: int, latency: int, /) -> None:
+        self.ns += latency
 
     def of(self, call: Callable[[], object]) -> float:
         """Seconds that are charged for this."""
