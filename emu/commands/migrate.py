@@ -101,6 +101,11 @@ class _Migrate(click.Command):
     metavar="NAME",
     help="The name that the destination's certificate must be for. [default: its address]",
 )
+@click.option(
+    "--wide",
+    is_flag=True,
+    help="Print all columns of the tables, also those that a narrow terminal has no room for.",
+)
 @between_options
 @network_options
 @migration_options
@@ -161,7 +166,7 @@ def _deliver(report: Any, options: dict[str, Any]) -> None:
 
     path = options["json_file"]
     if not options["quiet"]:
-        show(report, report_stream(path))
+        show(report, report_stream(path), wide=options["wide"])
     deliver(path, report.to_json())
     if not report.ok:
         raise EmuError(report.failure(shown=not options["quiet"]))

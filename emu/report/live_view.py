@@ -8,12 +8,8 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from emu.report.tables import (
-    console_for,
-    integrity_line,
-    size,
-    vm_line,
-)
+from emu.report.cells import size
+from emu.report.tables import console_for, integrity_line, vm_line
 
 if TYPE_CHECKING:
     from typing import Self, TextIO

@@ -41,6 +41,7 @@ class PhaseRow:
         busy_ms: sum of the spans.
         count: units (rings, devices) that the spans cover.
         in_blackout: whether the VM was down meanwhile.
+        shared: the row has spans that are another class's too: one commit served both.
     """
 
     phase: Phase
@@ -49,6 +50,7 @@ class PhaseRow:
     busy_ms: float
     count: int
     in_blackout: bool
+    shared: bool = False
 
     @property
     def order(self) -> tuple[int, int, bool]:
@@ -66,14 +68,17 @@ class PhaseRow:
             "busy_ms": round(self.busy_ms, 4),
             "count": self.count,
             "in_blackout": self.in_blackout,
+            "shared": self.shared,
         }
 
 
 def phase_rows(spans: Iterable[Span]) -> list[PhaseRow]:
     """Spans of both sides, summed up by phase, class and whether the VM was down."""
     groups: dict[tuple[Phase, str, bool], list[Span]] = {}
+    classes: dict[tuple[Phase, int, int], set[str]] = {}
     for span in spans:
         groups.setdefault((span.phase, span.device_class, span.in_blackout), []).append(span)
+        classes.setdefault((span.phase, span.start, span.end), set()).add(span.device_class)
     rows = [
         PhaseRow(
             phase,
@@ -82,6 +87,7 @@ def phase_rows(spans: Iterable[Span]) -> list[PhaseRow]:
             sum(span.end - span.start for span in group) / 1e6,
             sum(span.units for span in group),
             in_blackout,
+            shared=any(len(classes[span.phase, span.start, span.end]) > 1 for span in group),
         )
         for (phase, device_class, in_blackout), group in groups.items()
     ]

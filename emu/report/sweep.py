@@ -10,8 +10,9 @@ from rich.text import Text
 
 from emu.config.vm_spec import DeviceGroup, VmSpec, default_groups
 from emu.errors import OptionError
+from emu.report.cells import milliseconds, new_table
 from emu.report.results import document_head, median
-from emu.report.tables import milliseconds, new_table, vm_line
+from emu.report.tables import vm_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

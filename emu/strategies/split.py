@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from devices.procedure import AwaitSwitchover, Change, Phase
 from emu.strategies.base import DeviceCost, Halt, Strategy
 from emu.strategies.flight import Flight
+from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,8 @@ def commit_together(tasks: Sequence[Task], stage: Stage) -> None:
             stage.timeline.begin(phase, device_class=device_class) for device_class in classes
         ]
         stage.machine.apply(edits)
+        end = now()
         for device_class, count in classes.items():
-            stage.timeline.add(phase, start, device_class=device_class, units=count)
+            stage.timeline.add(phase, start, device_class=device_class, units=count, end=end)
         for task in members:
             task.resume(None)

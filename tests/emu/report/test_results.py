@@ -44,6 +44,22 @@ def test_wall_is_from_first_to_last_and_busy_is_the_sum() -> None:
     ]
 
 
+def test_a_span_of_two_classes_makes_shared_rows() -> None:
+    """One commit serves both: the same start and the same end."""
+    rows = phase_rows(
+        [
+            span(Phase.DISABLE_HOST_NOTIFY, "net", 10, 20),
+            span(Phase.DISABLE_HOST_NOTIFY, "blk", 10, 20),
+            span(Phase.DISABLE_GUEST_NOTIFY, "net", 20, 30),
+            span(Phase.DISABLE_GUEST_NOTIFY, "blk", 30, 40),
+        ]
+    )
+    assert [(row.phase, row.shared) for row in rows] == [
+        *([(Phase.DISABLE_GUEST_NOTIFY, False)] * 2),
+        *([(Phase.DISABLE_HOST_NOTIFY, True)] * 2),
+    ]
+
+
 def test_rows_are_in_the_order_of_the_blackout() -> None:
     """Phases that are never part of one come last."""
     names = [Phase.START_VRINGS, Phase.FINAL_RAM, Phase.PAUSE_VCPUS, Phase.DIRTY_LOG]
@@ -137,6 +153,7 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
         "busy_ms",
         "count",
         "in_blackout",
+        "shared",
     }
     assert set(only["precopy"]) == {
         "rounds",

@@ -6,12 +6,14 @@ import dataclasses
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from devices.procedure import Phase
 from emu.config.plan import DiskFile
 from emu.config.vm_spec import VmSpec
 from emu.report import tables as text
+from emu.report.cells import size
 from emu.report.results import (
     Integrity,
     MigrationReport,
@@ -84,7 +86,7 @@ def test_downtime_has_three_figures_and_the_median_of_the_runs() -> None:
     runs = [run("a", 10, BASE), run("a", 30, BASE, repeat=2), run("a", 20, BASE, repeat=3)]
     output = render(MigrationReport(machine(), "soft", runs))
     assert cells(output, "a")[:3] == ["20.00", "21.00", "-"]
-    assert "a: pre-copy 3 rounds, 5 MiB; downtime 10.00 to 30.00 ms\n" in output
+    assert "a: last run: pre-copy 3 rounds, 5 MiB; downtime 10.00 to 30.00 ms in 3 runs\n" in output
     assert cells(output, "a")[-1] == "3/3"
 
 
@@ -135,16 +137,109 @@ def test_the_disk_is_told_with_its_digest() -> None:
     assert lines[at + 2].strip() == "sha256 ab12"
 
 
+STEPS = [phase for phase in Phase if phase.side in ("src", "dst")]
+STRATEGIES = ("qemu-2021", "threads", "split", "prewired", "handover", "qemu-now")
+
+
+def big_report(count: int) -> MigrationReport:
+    """Every phase of both classes, by so many strategies."""
+    rows = [
+        PhaseRow(phase, kind, 1234.5, 1234.5, 512, in_blackout, shared=True)
+        for phase in STEPS
+        for kind in ("net", "blk")
+        for in_blackout in (True, False)
+    ]
+    return MigrationReport(
+        machine(), "soft", [run(name, 5600, *rows) for name in STRATEGIES[:count]]
+    )
+
+
+def on_terminal(report: MigrationReport, width: int) -> str:
+    """The report as a terminal of that width shows it."""
+    console = Console(file=io.StringIO(), width=width)
+    with console.capture() as capture:
+        console.print(text.render(report, plain=False, width=width))
+    return capture.get()
+
+
 def test_a_narrow_terminal_gets_no_sums() -> None:
-    """A table that does not fit says less, and stays a table."""
+    """A table that does not fit has fewer columns, and the report says how to see them."""
     report = MigrationReport(machine(), "soft", [run("a", 200, BASE), run("b", 20, FAST)])
-    console = text.console_for(io.StringIO())
     for width, expected in ((60, False), (150, True)):
-        with console.capture() as capture:
-            console.print(text.render(report, plain=False, width=width))
-        output = capture.get()
+        output = on_terminal(report, width)
         assert (" sum " in output) == expected
-        assert ("a wider terminal also shows the sums" in output) != expected
+        assert ("--wide" in output) != expected
+
+
+@pytest.mark.parametrize("width", [80, 100, 132])
+@pytest.mark.parametrize("count", range(1, len(STRATEGIES) + 1))
+def test_no_table_is_cut_or_broken_on_a_terminal(count: int, width: int) -> None:
+    """Strategies that do not fit stand in a table below, beside the first one again."""
+    output = on_terminal(big_report(count), width)
+    lines = output.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    assert "…" not in output
+    phases = [line for line in lines if line.strip().startswith(("src  ", "dst  "))]
+    assert len(phases) % (2 * len(STEPS)) == 0, "each row of each table is one line"
+    titles = [line.split() for line in lines if line.lstrip().startswith("side ")]
+    for name in STRATEGIES[:count]:
+        assert any(name in title for title in titles)
+
+
+@pytest.mark.parametrize("columns", ["20", "80", ""])
+def test_nothing_is_cut_where_the_output_is_not_a_terminal(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All columns and sums, a line for each row, whatever COLUMNS and TERM say."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "dumb")
+    output = render(big_report(len(STRATEGIES)))
+    row = cells(output, "src", "net", "get vring base")
+    assert len(row) == 3 * len(STRATEGIES) - 1
+    assert not any("…" in cell or not cell for cell in row)
+    assert "--wide" not in output
+
+
+def test_wide_prints_all_columns_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal wraps the lines, and no cell is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = io.StringIO()
+    text.show(big_report(4), out, wide=True)
+    (header, *_) = [line for line in out.getvalue().splitlines() if "qemu-2021" in line]
+    assert header.count("sum") == 4
+    assert "prewired" in header
+
+
+@pytest.mark.parametrize(
+    ("repeats", "note"),
+    [((1, 1), "one run each"), ((3, 3), "medians of 3 runs"), ((2, 3), "medians of 2 to 3 runs")],
+)
+def test_titles_tell_medians_from_single_runs(repeats: tuple[int, int], note: str) -> None:
+    """Of the phases and of the downtime."""
+    runs = [
+        run(name, 10 * n, BASE, repeat=n)
+        for name, count in zip("ab", repeats, strict=True)
+        for n in range(1, count + 1)
+    ]
+    output = render(MigrationReport(machine(), "soft", runs))
+    assert f"in the blackout, ms ({note})" in output
+    assert f"downtime, ms ({note})" in output
+    assert output.count("last run: ") == sum(count > 1 for count in repeats)
+
+
+def test_a_commit_for_two_classes_is_marked() -> None:
+    """In both rows, and the mark is explained."""
+    both = [
+        PhaseRow(Phase.DISABLE_HOST_NOTIFY, kind, 3.0, 3.0, 8, True, shared=True)
+        for kind in ("net", "blk")
+    ]
+    output = render(MigrationReport(machine(), "soft", [run("a", 9, BASE, *both)]))
+    for kind in ("net", "blk"):
+        assert cells(output, "src", kind, "disable host notify")[0] == "3.00*"
+    assert cells(output, "src", "net", "get vring base")[0] == "100.0"
+    assert "* one commit for several classes" in output
+    assert "* one commit" not in render(MigrationReport(machine(), "soft", [run("a", 9, BASE)]))
 
 
 def test_the_downtime_fits_an_ordinary_terminal() -> None:
@@ -159,7 +254,10 @@ def test_the_downtime_fits_an_ordinary_terminal() -> None:
     assert header.split()[1:6] == ["accounted", "guest", "network", "x", "commits"]
     assert "in flight   runs" in header
     assert "…" not in capture.get()
-    assert "threads: pre-copy 3 rounds, 5 MiB; downtime 1234.0 to 1300.0 ms\n" in render(report)
+    assert (
+        "threads: last run: pre-copy 3 rounds, 5 MiB; downtime 1234.0 to 1300.0 ms in 2 runs\n"
+        in render(report)
+    )
 
 
 def test_slower_is_not_green_and_noise_is_not_compared() -> None:
@@ -169,7 +267,7 @@ def test_slower_is_not_green_and_noise_is_not_compared() -> None:
     runs = [run("a", 100, short[0], slow[0]), run("b", 110, short[1], slow[1])]
     report = MigrationReport(machine(), "soft", runs)
     assert cells(render(report), "src", "net", "get vring base")[-1] == "0.51x"
-    assert cells(render(report), "src", "vm", "final ram")[-1] == ""
+    assert cells(render(report), "src", "vm", "final ram")[-1] == "~"
     console = Console(file=io.StringIO(), width=150, force_terminal=True, color_system="standard")
     with console.capture() as capture:
         console.print(text.render(report, plain=False, width=150))
@@ -179,6 +277,6 @@ def test_slower_is_not_green_and_noise_is_not_compared() -> None:
 
 def test_sizes() -> None:
     """In the largest unit that leaves a whole."""
-    assert text.size(180 << 30) == "180 GiB"
-    assert text.size(1536) == "1.5 KiB"
-    assert text.size(12) == "12 B"
+    assert size(180 << 30) == "180 GiB"
+    assert size(1536) == "1.5 KiB"
+    assert size(12) == "12 B"

@@ -1,0 +1,83 @@
+"""Figures as the tables of all reports show them."""
+
+from __future__ import annotations
+
+import io
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from emu.report.results import MigrationReport, median
+
+#: Columns where the output is not a terminal: no line is as long, so none is broken or cut.
+PLAIN_WIDTH = 4000
+#: Less than this times as fast as the first strategy is red, and no longer yellow.
+NOTED = 0.8
+
+
+def size(count: int) -> str:
+    """``180 GiB`` of a number of bytes."""
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 1 << shift:
+            return f"{count / (1 << shift):.4g} {unit}"
+    return f"{count} B"
+
+
+def milliseconds(value: float | None) -> str:
+    """``12.34``, ``123.4``, or ``-`` for what is not known."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number, or ``-`` for what is not known."""
+    return "-" if value is None else f"{value:.0f}"
+
+
+def ratio(first: float | None, other: float | None) -> Text:
+    """How many times faster the other is than the first, coloured by whether it is."""
+    if not first or not other:
+        return Text("-")
+    factor = round(first / other, 2)
+    if factor >= 1:
+        return Text(f"{factor:.1f}x", style="green")
+    return Text(f"{factor:.2f}x", style="yellow" if factor >= NOTED else "red")
+
+
+def new_table(title: str, *, plain: bool) -> Table:
+    """An empty table, as all tables of the reports look."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="" if plain else "bold",
+        box=box.ASCII if plain else box.SIMPLE_HEAD,
+        pad_edge=plain,
+    )
+
+
+def width_of(table: Table) -> int:
+    """Columns that a table needs to show all cells whole."""
+    console = Console(width=PLAIN_WIDTH, file=io.StringIO())
+    return Measurement.get(console, console.options, table).maximum
+
+
+def median_downtime(report: MigrationReport, strategy: str) -> float | None:
+    """Milliseconds of a strategy's completed runs, or None."""
+    return median([run.downtime_ms for run in report.completed(strategy)])
+
+
+def runs_note(report: MigrationReport) -> str:
+    """Whether figures are medians or of one run, for a title; nothing when none completed."""
+    counts = {len(report.completed(name)) for name in report.strategies} - {0}
+    if not counts:
+        return ""
+    if counts == {1}:
+        return " (one run each)"
+    least, most = min(counts), max(counts)
+    return (
+        f" (medians of {most} runs)" if least == most else f" (medians of {least} to {most} runs)"
+    )
