@@ -130,7 +130,7 @@ def test_downtime(benchmark: Any, figure: Figure, migrations: Migrations, strate
     """One round for each migration; a migration that lost anything has no downtime to report."""
     runs = migrations.of(strategy)
     for run in runs:
-        assert run.ok, f"{run.outcome}: {run.error or run.integrity.complaint()}"
+        assert run.ok, run.failure
     figure.name = strategy
     benchmark.group = f"downtime: {migrations.setting.name}"
     figure.floor_ns = migrations.floor.downtime_ns

@@ -137,6 +137,7 @@ def migrate(**options: Any) -> None:
         via=options["via"],
         options=strategy_options(options),
         parameters=parameters(options),
+        strict_downtime=options["strict_downtime"],
         network=options["network"],
         handing_over=handing_over,
     )

@@ -61,6 +61,12 @@ _OPTIONS = (
         help="How long a device, or the other side, may take for one thing.",
     ),
     click.option(
+        "--strict-downtime",
+        is_flag=True,
+        help="Fail when the gap in the guest's heartbeat is longer than the accounted downtime "
+        "explains (docs/migration.md); by default it is only reported.",
+    ),
+    click.option(
         "--downtime-limit",
         default="300ms",
         show_default=True,

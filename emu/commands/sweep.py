@@ -84,6 +84,7 @@ def sweep(**options: Any) -> None:
         repeat=options["repeat"],
         options=strategy_options(options),
         parameters=parameters(options),
+        strict_downtime=options["strict_downtime"],
     )
     plans = [_sized(plan, number, options["rings"]) for number in numbers]
     reports = [_migrate(each, quiet=options["quiet"]) for each in plans]

@@ -75,6 +75,7 @@ class MigrationPlan:
         machine: the VM.
         strategies: in the order in which they run.
         handing_over: those of them that pass the devices to the destination.
+        strict_downtime: downtime figures that contradict each other make a run fail.
         repeat: how often the whole sequence runs.
         via: how the stream goes, one of `TRANSPORTS`.
         network: what is between the VM and the client outside, one of `NETWORKS`.
@@ -90,6 +91,7 @@ class MigrationPlan:
     parameters: Parameters = field(default_factory=Parameters)
     network: str = "loopback"
     handing_over: Collection[str] = ()
+    strict_downtime: bool = False
 
     @property
     def sequence(self) -> list[tuple[str, int]]:

@@ -305,6 +305,7 @@ class Source:
         with without_collector(), vm.machine.charged("src"):
             vm.await_heartbeat()
             timeline.mark("pause_start_ns")
+            timeline.marks["last_beat_ns"] = vm.guest.heartbeat.last
             timeline.in_blackout = True
             with timeline.span(Phase.PAUSE_VCPUS):
                 vm.pause_vcpus(self._stage.timeout)

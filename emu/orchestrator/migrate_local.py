@@ -21,6 +21,7 @@ from emu.report.results import (
     MigrationResult,
     Precopy,
     devices_ms,
+    heartbeat_age_ms,
     phase_rows,
 )
 from emu.strategies import registry
@@ -84,7 +85,9 @@ class MigrationSeries:
     def _run(self, begin: float, network: NamespaceNetwork | None) -> MigrationReport:
         machine = self._plan.machine
         self._supervisor.start_programs()
-        report = MigrationReport(machine, self._boot(), via=self._plan.via)
+        report = MigrationReport(
+            machine, self._boot(), via=self._plan.via, strict_downtime=self._plan.strict_downtime
+        )
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")
             report.disk_sha256 = host_digest(machine.disk, self._watcher)
@@ -214,6 +217,7 @@ class MigrationSeries:
             COMPLETED,
             downtime_ms=(end - start) / 1e6,
             guest_gap_ms=guest_gap,
+            heartbeat_age_ms=heartbeat_age_ms(source["marks"]),
             network_gap_ms=None
             if self._echo is None
             else self._echo.max_gap_ms(start - MARGIN_NS, end + MARGIN_NS),

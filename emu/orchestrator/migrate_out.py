@@ -17,6 +17,7 @@ from emu.report.results import (
     MigrationResult,
     Precopy,
     devices_ms,
+    heartbeat_age_ms,
     phase_rows,
 )
 from emu.strategies import registry
@@ -61,7 +62,12 @@ class OutgoingMigration:
         self._progress.step(
             f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
         )
-        report = MigrationReport(machine, self._side.create(), via=self._endpoint.transport)
+        report = MigrationReport(
+            machine,
+            self._side.create(),
+            via=self._endpoint.transport,
+            strict_downtime=self._plan.strict_downtime,
+        )
         self._side.boot()
         self._supervisor.watcher.pause(WARM_UP)
         with shared_disks.marked(machine.images) as mark:
@@ -127,6 +133,7 @@ def _figures(here: JsonObject, there: JsonObject) -> dict[str, Any]:
         return {
             "downtime_ms": int(there["downtime_ns"]) / 1e6,
             "guest_gap_ms": int(there["guest_gap_ns"]) / 1e6,
+            "heartbeat_age_ms": heartbeat_age_ms(here["marks"]),
             "stop_ms": devices_ms(spans, "src"),
             "start_ms": devices_ms(spans, "dst"),
             "commits": int(here["commits"]) + int(there["commits"]),

@@ -126,6 +126,8 @@ def _lines(report: MigrationReport) -> Iterable[str]:
             yield f"{which}: {run.outcome}: {run.error}"
         if run.missed:
             yield f"{which}: {run.missed}"
+        if run.disagreement:
+            yield f"{which}: {run.disagreement}"
         if run.precopy.note:
             yield f"{which}: switched over all the same: {run.precopy.note}"
     disk = report.machine.disk

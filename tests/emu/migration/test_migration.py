@@ -48,14 +48,16 @@ def test_migrates_under_load(
 def test_downtimes_agree(
     vm: Vm, other: Vm, strategy: str, tmp_path: Path, owned: ExitStack
 ) -> None:
-    """The spans of the blackout lie between its ends, and the guest has seen a gap."""
+    """The spans lie in the blackout, which explains the gap in the guest's heartbeat."""
     migration = Migration(vm, other, strategy, tmp_path, owned=owned)
     migration.run()
     start = migration.source.timeline.marks["pause_start_ns"]
     end = migration.destination.timeline.marks["running_ns"]
     assert start < end
     await_work(migration.there)
-    assert migration.destination.guest_gap_ns > 0
+    age = start - migration.source.timeline.marks["last_beat_ns"]
+    # A busy host may let either clock be read late; a figure that is wrong is off by more.
+    assert 0 < migration.destination.guest_gap_ns <= end - start + max(0, age) + 500_000_000
     spans = migration.source.timeline.spans + migration.destination.timeline.spans
     phases = {span.phase for span in spans if span.in_blackout}
     assert {phase.side for phase in phases} == {"src", "dst"}
@@ -156,9 +158,9 @@ def test_no_failure_after_running_takes_the_vm_back(
     migration = Migration(vm, other, strategy, tmp_path, owned=owned)
 
     def fail(_tasks: object, _stage: object) -> None:
-        raise MigrationError("tidy", "on purpose")
+        raise MigrationError("finish", "on purpose")
 
-    monkeypatch.setattr(migration.source._strategy, "tidy", fail)
+    monkeypatch.setattr(migration.source._strategy, "finish", fail)
     with pytest.raises(MigrationError, match="on purpose"):
         migration.run()
     assert vm.machine.paused

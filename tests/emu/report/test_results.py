@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -14,10 +15,12 @@ from emu.report.results import (
     MigrationResult,
     PhaseRow,
     Precopy,
+    heartbeat_age_ms,
     integrity_between,
     median,
     phase_rows,
 )
+from emu.report.tables import show
 from emu.strategies.timeline import Span
 from tests.emu.sides import machine
 
@@ -94,15 +97,65 @@ def test_one_of_anything_wrong_is_enough(wrong: str) -> None:
     assert integrity.complaint() == f"{wrong.replace('_', ' ')} 1"
 
 
-@pytest.mark.parametrize(("guest", "agrees"), [(9.0, True), (10.9, True), (12.5, False)])
-def test_a_guest_that_stood_still_for_longer_than_is_accounted_for_is_a_failure(
-    guest: float, agrees: bool
+@pytest.mark.parametrize(
+    ("guest", "age", "error", "agrees"),
+    [
+        (9.0, None, None, True),
+        (10.9, None, None, True),
+        (12.5, None, None, False),
+        (12.5, 2.6, None, True),
+        (12.5, 0.1, None, False),
+        (12.5, 0.0, 2.6, True),
+        (12.5, 1.5, 1.5, True),
+    ],
+)
+def test_a_gap_that_nothing_explains_is_reported_and_fails_only_when_asked_for(
+    guest: float, age: float | None, error: float | None, *, agrees: bool
 ) -> None:
-    """But for one heartbeat."""
-    run = MigrationResult("split", 1, "completed", downtime_ms=10.0, guest_gap_ms=guest)
-    report = MigrationReport(machine(), "soft", [run])
-    assert report.ok is agrees
-    assert ("12.50 ms" in report.failure()) is not agrees
+    """The age of the last beat, and the error of the clocks, explain a part of it."""
+    run = MigrationResult(
+        "split",
+        1,
+        "completed",
+        downtime_ms=10.0,
+        guest_gap_ms=guest,
+        heartbeat_age_ms=age,
+        downtime_error_ms=error,
+    )
+    assert run.ok
+    assert ("12.50 ms" in run.disagreement) is not agrees
+    assert MigrationReport(machine(), "soft", [run]).ok
+    strict = MigrationReport(machine(), "soft", [run], strict_downtime=True)
+    assert strict.ok is agrees
+    assert ("12.50 ms" in strict.failure()) is not agrees
+    out = io.StringIO()
+    show(MigrationReport(machine(), "soft", [run]), out)
+    assert ("a gap of 12.50 ms" in out.getvalue()) is not agrees
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        MigrationResult("split", 1, "rolled-back", error="no route"),
+        MigrationResult("split", 1, "rolled-back"),
+        MigrationResult("split", 1, "completed", integrity=Integrity(lost=1)),
+        MigrationResult("split", 1, "completed", integrity=Integrity(duplicated=1)),
+        MigrationResult("split", 1, "completed", integrity=Integrity(errors=1)),
+        MigrationResult("split", 1, "completed", missed="no deadlock occurred"),
+    ],
+)
+def test_a_run_that_is_not_ok_has_a_reason(run: MigrationResult) -> None:
+    """An assertion or a message that shows it is never empty."""
+    assert not run.ok
+    assert run.failure.strip(" :")
+    assert run.failure in MigrationReport(machine(), "soft", [run]).failure()
+
+
+def test_the_age_of_the_last_beat_is_not_negative() -> None:
+    """A beat that came after the pause was asked for explains nothing."""
+    assert heartbeat_age_ms({"pause_start_ns": 5 * MS, "last_beat_ns": 3 * MS}) == 2.0
+    assert heartbeat_age_ms({"pause_start_ns": 3 * MS, "last_beat_ns": 5 * MS}) == 0.0
+    assert heartbeat_age_ms({"pause_start_ns": 3 * MS}) is None
 
 
 def test_nothing_migrated_is_no_success() -> None:
@@ -136,6 +189,7 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
         "outcome",
         "downtime_ms",
         "guest_gap_ms",
+        "heartbeat_age_ms",
         "network_gap_ms",
         "stop_ms",
         "start_ms",
