@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 import pytest
 
-from emu.report.tables import milliseconds
+from emu.report.cells import milliseconds
 from tests.emu.migration.certificates import Authority
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
