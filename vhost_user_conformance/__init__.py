@@ -1,5 +1,5 @@
 """The conformance suite: does a back-end, or a front-end, keep the rules of vhost-user?
 
-`case` says what a case is, `back_end` and `front_end` hold the cases, a file for each area.
-`runner` runs them against a peer, each on a connection of its own.
+`model` defines cases and verdicts; `back_end.cases` and `front_end.cases` hold the cases, a module
+or a folder for each area; `target` selects the peer, and `report` shows the results.
 """

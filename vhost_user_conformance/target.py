@@ -1,6 +1,6 @@
-"""What is to be tested, and how: the same for the command and for pytest's plugin.
+"""The peer to test, and how: the same for the command and for the pytest plugin.
 
-`Target` is what a user says. `Target.opened` makes a runner of it, for as long as it is needed.
+`Target` is what a user specifies. `Target.opened` gives a runner for it, as a context.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 ROLES = (BACK_END, FRONT_END)
 DEVICES = ("blk", "net", "fs")
 DIALECTS = ("spec", "rust-vmm", "yc-libvhost")
-#: Seconds for each answer, unless told.
+#: Seconds for each answer, by default.
 PATIENCE = 2.0
-#: And what may be told.
+#: The limits of what may be given.
 SHORTEST_PATIENCE, LONGEST_PATIENCE = 0.1, 60.0
 
 
@@ -37,8 +37,8 @@ class Target(NamedTuple):
         socket: where it listens (a back-end), or where it will connect (a front-end).
         command: starts it; ``{socket}`` in it is the socket's path, ``{qmp}`` that of a front-end's
             monitor.
-        device: its class, or "": then no case has it serve requests.
-        dialect: whose numbers it uses, where they are still moving.
+        device: class of the device, or "": then no case has it serve requests.
+        dialect: the implementation whose numbers it uses, where they are not settled.
         patience: seconds for each answer.
         scratch: the contents of the disk that a back-end serves may be overwritten. Without it,
             cases that have a disk serve requests run only if the disk is all zeroes.
@@ -53,22 +53,22 @@ class Target(NamedTuple):
     scratch: bool = False
 
     def check(self) -> None:
-        """Find what can be found without a peer.
+        """Check what can be checked without a peer.
 
         Raises:
-            OptionError: there is nobody to test, or the command cannot be what is meant.
+            OptionError: no peer is given, or the command is invalid.
         """
         if self.command is None and self.socket is None:
-            raise OptionError("say what is to be tested: --socket PATH or --exec COMMAND")
+            raise OptionError("no peer is given: use --socket PATH or --exec COMMAND")
         self._program(Path())
 
     @contextmanager
     def opened(self) -> Iterator[CaseRunner]:
-        """A runner; the program, if there is one, is started when it is first needed.
+        """A runner; a program is started when it is first needed.
 
         Raises:
-            OptionError: there is nobody to test, or the command cannot be what is meant.
-            PeerError: there can be no socket there.
+            OptionError: no peer is given, or the command is invalid.
+            PeerError: the suite cannot listen on the socket.
         """
         self.check()
         with ExitStack() as owned:
@@ -130,10 +130,10 @@ def cases_of(role: str) -> list[Case]:
 
 
 def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
-    """The cases that ``--only`` names: by id or by area; all if it is not given.
+    """The cases that ``--only`` selects, by id or by area; all without it.
 
     Raises:
-        OptionError: one of its words names none.
+        OptionError: a word is neither an id nor an area.
     """
     for word in wanted:
         if not any(word in (case.id, case.area) for case in cases):

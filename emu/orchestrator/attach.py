@@ -190,7 +190,7 @@ def _check_zeroes(name: str, path: Path) -> None:
     """Raises `EmuError` if the disk of this back-end holds data, or may hold data."""
     check_path(str(path), name)
     try:
-        wire = Wire(connect(path, patience=_CONNECT, gone=str), {}, _CONNECT)
+        wire = Wire(connect(path, timeout=_CONNECT, gone=str), {}, _CONNECT)
         with contextlib.closing(BackEnd(wire, "blk", SPEC)) as back_end:
             check_zeroes(back_end)
     except CapacityError:

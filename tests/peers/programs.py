@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from tests.peers.table import Peer
 
-END_PATIENCE = 5.0
-START_PATIENCE = 20.0
+END_TIMEOUT = 5.0
+START_TIMEOUT = 20.0
 VERSION_PATIENCE = 20.0
 IMAGE_BYTES = 64 << 20
 #: What is ours lies beside the interpreter.
@@ -197,7 +197,7 @@ class Running:
 
     def await_socket(self, path: Path) -> None:
         """Return when its socket is there."""
-        until = time.monotonic() + START_PATIENCE
+        until = time.monotonic() + START_TIMEOUT
         while not path.exists():
             assert self.process.poll() is None, self.said
             assert time.monotonic() < until, self.said
@@ -219,7 +219,7 @@ class Running:
     ) -> None:
         self.process.terminate()
         try:
-            self.process.wait(END_PATIENCE)
+            self.process.wait(END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(END_PATIENCE)
+            self.process.wait(END_TIMEOUT)

@@ -37,7 +37,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "conformance" / "results"
 #: Seconds for one run of the suite, and for it to end after that. None takes half of it, even on a
 #: host that is busy.
 LIMIT = 600.0
-END_PATIENCE = 20.0
+END_TIMEOUT = 20.0
 
 
 class PeerRunError(Exception):
@@ -81,7 +81,7 @@ def conform(peer: Peer, folder: Path, *arguments: str, limit: float = LIMIT) -> 
             # SIGINT, so that it ends the peer, too.
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(END_PATIENCE)
+                process.wait(END_TIMEOUT)
             process.kill()
             raise PeerRunError(f"was not over after {limit:g} s") from None
     if not out.exists():

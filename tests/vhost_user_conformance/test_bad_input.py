@@ -29,7 +29,7 @@ BOTH = [
     ("role", "arguments", "status", "text"),
     [
         *((role, *row) for role in ("back-end", "front-end") for row in BOTH),
-        ("back-end", ("--socket", "/no/such"), 1, "nobody listens"),
+        ("back-end", ("--socket", "/no/such"), 1, "no program listens"),
         (
             "front-end",
             ("--socket", "/no/such/s"),

@@ -1,1 +1,1 @@
-"""The test front-end, which speaks to a back-end under test."""
+"""The test front-end, and the cases for back-ends."""

@@ -1,7 +1,7 @@
 """The back-end under test, as a case sees it: one connection, memory and rings.
 
-A case may keep the rules (`ask`, `negotiate`, `start`) or break them (`wire`). Whatever it makes
-is given back when it ends.
+A case may keep the rules (`ask`, `agree`, `start`) or break them (`wire`). All that it makes is
+released when it ends.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class BackEnd(Negotiation):
     # -- memory and rings
 
     def memory(self, *sizes: int, offset: int = 0, share: bool = True) -> Memory:
-        """Guest memory of these regions (4 MiB unless told), shared by SET_MEM_TABLE."""
+        """Guest memory of these regions (4 MiB by default), shared by SET_MEM_TABLE."""
         memory = Memory(sizes, offset=offset) if sizes else Memory(offset=offset)
         self.own(memory.close)
         if share:
@@ -69,7 +69,7 @@ class BackEnd(Negotiation):
         self.accepted(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
 
     def shared(self, memory: Memory | None) -> Memory:
-        """This memory, or what there is unless told, shared by SET_MEM_TABLE."""
+        """This memory, or new memory by default, shared by SET_MEM_TABLE."""
         if memory is None:
             return self.memory()
         self.share(memory)
@@ -86,7 +86,7 @@ class BackEnd(Negotiation):
         region: int = 0,
         at_end: bool = False,
     ) -> TestRing:
-        """A ring in memory, of which the back-end knows nothing yet."""
+        """A ring in memory, which the back-end does not know yet."""
         ring = TestRing(
             memory, index, size, start=start, event_idx=event_idx, region=region, at_end=at_end
         )
@@ -101,13 +101,13 @@ class BackEnd(Negotiation):
         log: bool = False,
         amid: Callable[[], object] | None = None,
     ) -> None:
-        """NUM, BASE, ADDR, KICK and CALL, in QEMU's order; enabling is another matter.
+        """NUM, BASE, ADDR, KICK and CALL, in QEMU's order, without ENABLE.
 
         Args:
             ring: which.
-            base: where it begins, unless it is its start.
-            log: what is written to the used ring is to be logged.
-            amid: what is done before CALL.
+            base: where it begins; its start by default.
+            log: writes to the used ring are to be logged.
+            amid: called before CALL is sent.
         """
         start = ring.start if base is None else base
         self.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
@@ -131,7 +131,7 @@ class BackEnd(Negotiation):
         ).pack()
 
     def enable(self, ring: TestRing, *, on: bool = True) -> None:
-        """SET_VRING_ENABLE, where bit 30 is acked; else rings are enabled by themselves."""
+        """SET_VRING_ENABLE where bit 30 is acknowledged; else rings are enabled at their start."""
         if self.driver_features & PROTOCOL_BIT:
             self.tell(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
 
@@ -143,10 +143,10 @@ class BackEnd(Negotiation):
         log: bool = False,
         amid: Callable[[], object] | None = None,
     ) -> None:
-        """Set a ring up, enable it, and wait until the back-end knows of it. Arguments: `set_up`.
+        """Set a ring up, enable it, and wait for a barrier. Arguments: `set_up`.
 
-        A device that has its rings in pairs may not begin before both are there (DPDK's vhost
-        library does not): the other ones of the smallest set are started as well, empty.
+        A device with pairs of rings may not start before both are set up (as DPDK's vhost
+        library): the other rings of the smallest set are started as well, empty.
         """
         self._started[ring.index] = ring
         least = WORKS[self.device].rings if self.device else 1
@@ -167,15 +167,15 @@ class BackEnd(Negotiation):
         self._started.clear()
 
     def forget_rings(self) -> None:
-        """All rings are back in their initial state: `start` begins with none again."""
+        """All rings are in their initial state again: `start` begins with none."""
         self._started.clear()
 
     def stop(self, ring: TestRing, *, amid: Callable[[], object] | None = None) -> int:
-        """GET_VRING_BASE: its base.
+        """Send GET_VRING_BASE; the base.
 
         Args:
             ring: which.
-            amid: what is done when the back-end has taken the header of the message only.
+            amid: called when the back-end has read the header of the message only.
 
         Raises:
             Failed: the reply is about another ring, or has another size.
@@ -192,9 +192,9 @@ class BackEnd(Negotiation):
         return state.num
 
     def resume(self, ring: TestRing, base: int) -> None:
-        """Start a ring that was stopped, and have what is left on it served.
+        """Start a ring that was stopped, and wait until its remaining requests are served.
 
-        A kick that nobody has read before the stop would have it served before it has a call again.
+        An unread kick from before the stop would start the ring before its call is set again.
         """
         ring.unkick()
         self.start(ring, base=base)
@@ -207,13 +207,13 @@ class BackEnd(Negotiation):
 
     @property
     def work(self) -> Work:
-        """How this class of device is asked for something.
+        """Requests for this class of device.
 
         Raises:
-            Unsupported: nobody has said what device it is.
+            Unsupported: the class of device is unknown.
         """
         if not self.device:
-            unsupported("needs to know the device: say --device")
+            unsupported("needs to know the device: use --device")
         return WORKS[self.device]()
 
     @property
@@ -233,10 +233,10 @@ class BackEnd(Negotiation):
         return ring
 
     def serve(self, ring: TestRing, *, kick: bool = True) -> Job:
-        """Have the device do the smallest thing there is, and check that it is done right.
+        """Have the device serve the smallest request, and check the completion.
 
         Raises:
-            Failed: it is not.
+            Failed: it is not completed, or not correctly.
         """
         before = ring.used_index
         job = self.work.post(ring.memory, ring)
@@ -247,7 +247,7 @@ class BackEnd(Negotiation):
         return job
 
     def await_used(self, ring: TestRing, index: int) -> None:
-        """Wait for the used index. Raises `Failed` when it does not come to that."""
+        """Wait for the used index. Raises `Failed` when it does not become ``index``."""
         if not ring.await_used(index, self.patience):
             raise Failed(
                 f"ring {ring.index}'s used index to become {index & 0xFFFF}",
@@ -256,17 +256,17 @@ class BackEnd(Negotiation):
 
     @staticmethod
     def completed(ring: TestRing, job: Job) -> None:
-        """Take the completion, and check that it is the job's. Raises `Failed`."""
+        """Take the completion, and check that it is that of the job. Raises `Failed`."""
         done = ring.driver.pop()
         if done is None:
             raise Failed("a completion in the used ring", "there is none")
         head, written = done
-        check(head == job.head, f"the used element to name chain {job.head}", f"it names {head}")
+        check(head == job.head, f"the used element to have chain {job.head}", f"it has {head}")
         if job.written is not None:
             check(
                 written == job.written,
-                f"{job.written} bytes written, says the used element",
-                f"it says {written}",
+                f"{job.written} bytes written in the used element",
+                f"it has {written}",
             )
         if job.status is not None:
             status = ring.memory.read(job.status, 1)[0]
@@ -277,11 +277,11 @@ class BackEnd(Negotiation):
 
         Args:
             ring: which.
-            index: its used index before there was anything to do, where there is; what is done
-                at once would not be seen otherwise. Unless told what it is now.
+            index: its used index before requests were made available, as one that is completed at
+                once would not be seen; by default the current one.
 
         Raises:
-            Failed: the used index moves, by however much.
+            Failed: the used index changes.
         """
         before = ring.used_index if index is None else index & 0xFFFF
         if ring.await_progress(before, QUIET):
@@ -291,10 +291,10 @@ class BackEnd(Negotiation):
             )
 
     def ignored(self, ring: TestRing) -> None:
-        """Ask for something on a ring that rests, and check that the device does not do it.
+        """Make a request on a stopped ring, and check that the device does not serve it.
 
         Raises:
-            Failed: it does.
+            Failed: it is served.
         """
         before = ring.used_index
         self.work.post(ring.memory, ring)
@@ -302,14 +302,14 @@ class BackEnd(Negotiation):
         self.idle(ring, index=before)
 
     def log(self, memory: Memory, *, offset: int = 0) -> DirtyLog:
-        """Have a dirty log as large as guest memory taken by the back-end."""
+        """Set a dirty log for all guest memory."""
         log = DirtyLog.create(-(-memory.end // PAGE))
         self.own(log.close)
         self.ask(F.SET_LOG_BASE, LogArea(log.size, offset).pack(), fds=(log.fd,))
         return log
 
     def alive(self, why: str) -> None:
-        """Check that it answers still.
+        """Check that the back-end still answers.
 
         Raises:
             Failed: it does not.
@@ -317,40 +317,40 @@ class BackEnd(Negotiation):
         try:
             self.barrier()
         except WireError as error:
-            raise Failed(f"the connection to go on {why}", str(error)) from None
+            raise Failed(f"the connection to continue {why}", str(error)) from None
 
     def spare_fd(self) -> int:
-        """An eventfd that means nothing; the suite's to close."""
+        """An unused eventfd, which is closed after the case."""
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.own(lambda: os.close(fd))
         return fd
 
     def beside(self) -> BackEnd:
-        """Another connection to the same back-end, of which nobody knows whether it answers.
+        """Another connection to the same back-end, which may not answer on it.
 
         Raises:
-            Unsupported: there can be none.
+            Unsupported: another connection is not possible.
         """
         if self.dial is None:
-            unsupported("is about several connections, and there can be only this one")
+            unsupported("is about several connections, and only this one is possible")
         other = BackEnd(self.dial(), self.device, self.dialect)
         other.program, other.dial = self.program, self.dial
         self.own(other.close)
         return other
 
     def again(self) -> BackEnd:
-        """Leave, and come back: a connection that follows this one, and has been answered.
+        """Disconnect; a new connection, on which the back-end has answered.
 
         Raises:
-            Unsupported: the program ended with its front-end, as it may.
-            Failed: it lives, and does not answer.
+            Unsupported: the program ended with its front-end, which is allowed.
+            Failed: it runs, and does not answer.
         """
         self.wire.leave(self.patience)
         try:
             other = self.beside()
             other.barrier()
         except (WireError, PeerError) as error:
-            if self.program is not None and self.program.end_soon(QUIET):
-                unsupported("is about several connections, and the program ends with its first")
+            if self.program is not None and self.program.ends_within(QUIET):
+                unsupported("is about several connections, and the program ends with the first")
             raise Failed("the next connection to be answered", str(error)) from None
         return other

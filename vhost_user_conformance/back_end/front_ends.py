@@ -1,8 +1,8 @@
-"""The front-ends that `scripts` replays: how each orders its messages, and how we know.
+"""The front-ends that `scripts` replays: the order of their messages, and its source.
 
-*Recorded* means that the program was run against the suite's back-end, and what it sent was written
-down (``tests/peers/test_scripts.py`` does so again, where the program is installed). *Read* means
-that its source was read at the revision named; what is here are the facts, in our words.
+*Recorded* means that the program was run against the suite's back-end, and its messages were
+recorded (``tests/peers/test_scripts.py`` compares them again where the program is installed).
+*Read* means that its source was read at this revision.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def _acked(*steps: Step) -> tuple[Step, ...]:
 # -- QEMU
 #
 # A disk is enabled last, a NIC first, before SET_FEATURES. A disk's CALL is sent for all of its
-# rings before anything else is said of them, a NIC's behind KICK. With CONFIGURE_MEM_SLOTS regions
-# are added once, and not said again at a later start. With STATUS it is asked for before each
-# change of it; from 8.0 on it is set to 0 behind GET_VRING_BASE, in 7.2 ahead of it. (7.2 agrees to
-# INBAND_NOTIFICATIONS, too, and then uses none: that is left out.)
+# rings before their other messages, a NIC's after KICK. With CONFIGURE_MEM_SLOTS regions are added
+# once, and not sent again at a later start. With STATUS it is read before each change of it; from
+# 8.0 on it is set to 0 after GET_VRING_BASE, in 7.2 before it. (7.2 acknowledges
+# INBAND_NOTIFICATIONS, too, without using them: that is omitted.)
 
 _QEMU_KNOWS = P((1 << 17) - 1) & ~P.INBAND_NOTIFICATIONS
 _DISK_KNOWS = _QEMU_KNOWS & ~(P.RARP | P.NET_MTU)
@@ -71,7 +71,7 @@ def _qemu_hello(call: Step, err: Step) -> tuple[Part, ...]:
 
 
 def _qemu_disk(name: str, source: str, **differs: Step) -> Script:
-    """QEMU's vhost-user-blk; what differs between its versions are three messages."""
+    """QEMU's vhost-user-blk; its versions differ in three messages."""
     call, kick = differs.get("call", _CALL), differs.get("kick", _KICK)
     err, on = differs.get("err", _ERR), differs.get("on", _ON)
     rings = (Rings((_NUM, _BASE, _ADDR, kick)), Rings((on,), EVERY), *_DRIVER_OK)
@@ -112,7 +112,7 @@ def _qemu_nic(name: str, source: str, **differs: Step) -> Script:
 
 
 def _pairs(*parts: Part) -> tuple[Part, ...]:
-    """The parts for rings 0 and 1, then for rings 2 and 3, which have the device's own ones not."""
+    """The parts for rings 0 and 1, then for rings 2 and 3 without those about the whole device."""
     once = {F.SET_MEM_TABLE, F.ADD_MEM_REG}
     whole: list[Part] = []
     for pair in ((0, 1), (2, 3)):
@@ -128,7 +128,7 @@ _RECORDED = "recorded: QEMU 7.2.22"
 _QEMU_DISK = _qemu_disk("QEMU 7.2 with a disk", _RECORDED)
 _QEMU_NIC = _qemu_nic("QEMU 7.2 with a NIC", _RECORDED)
 _BASE_RING = (_NUM, _BASE, _ADDR, _KICK, _CALL)
-#: Without STATUS, of which it says nothing for the first of its pairs.
+#: Without STATUS, which it does not send for the first of its pairs.
 _QEMU_PAIRS = Script(
     "QEMU 7.2 with a NIC of two pairs",
     _RECORDED + ", Linux 6.1 in it, which has the second pair enabled last",
@@ -150,7 +150,7 @@ _QEMU_PAIRS = Script(
     _pairs(*_UNLOG),
     least=4,
 )
-#: d7dc0682f5 (8.2): ENABLE is waited for. 1ba9a52203 (2025-11): KICK, CALL and ERR are, too.
+#: d7dc0682f5 (8.2): ENABLE is acknowledged. 1ba9a52203 (2025-11): KICK, CALL and ERR are, too.
 _SYNC_ON = Step(F.SET_VRING_ENABLE, ack=True, barrier=True, num=1)
 _LATE_10 = {"on": _SYNC_ON}
 _LATE_11 = {
@@ -168,7 +168,7 @@ _SEEN_CLOUD_HYPERVISOR = (
 )
 _CLOUD_HYPERVISOR_START: tuple[Part, ...] = (
     *_acked(_FEATURES, _MEMORY),
-    # NUM for all rings first: SPDK wants to know early how many there are.
+    # NUM for all rings first: SPDK needs their number early.
     Rings(_acked(_NUM)),
     *_acked(_INFLIGHT, _SET_INFLIGHT),
     Rings(_acked(_ADDR, _BASE, _CALL, _KICK)),
@@ -177,7 +177,7 @@ _CLOUD_HYPERVISOR_START: tuple[Part, ...] = (
 _CLOUD_HYPERVISOR = Script(
     "cloud-hypervisor",
     _SEEN_CLOUD_HYPERVISOR,
-    # It takes whole tables though it has agreed to slots, which it uses when memory is plugged in.
+    # It sends whole tables although it acknowledges slots, which it uses for hotplugged memory.
     P.CONFIG
     | P.MQ
     | P.CONFIGURE_MEM_SLOTS
@@ -218,7 +218,7 @@ _CROSVM = Script(
         Step(F.GET_CONFIG),
     ),
     (_FEATURES, _PLAIN_TABLE, Rings(_CROSVM_RING)),
-    # SET_FEATURES is not said again when nothing has changed.
+    # SET_FEATURES is not sent again when the features have not changed.
     (_PLAIN_TABLE, Rings(_CROSVM_RING)),
     (Rings((_OFF, _GET_BASE)),),
     _LOG,
@@ -261,7 +261,7 @@ _LIBBLKIO = Script(
     (
         Step(F.SET_OWNER),
         _GET_FEATURES,
-        # Features are said before anything is known of protocol features.
+        # Features are sent before protocol features are read.
         _FEATURES,
         *_PROTOCOL,
         *_acked(Step(F.GET_QUEUE_NUM), Step(F.GET_MAX_MEM_SLOTS), Step(F.GET_CONFIG)),
@@ -270,7 +270,7 @@ _LIBBLKIO = Script(
     requires=P.REPLY_ACK | P.CONFIG | P.CONFIGURE_MEM_SLOTS,
 )
 
-#: Their places are part of the cases' numbers: new ones go to the end.
+#: Their positions are part of the cases' numbers: new ones go to the end.
 SCRIPTS = (
     _QEMU_DISK,
     _QEMU_NIC,

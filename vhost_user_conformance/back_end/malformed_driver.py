@@ -1,4 +1,4 @@
-"""A driver at the edges of what one may do, whatever the device: it spares kicks, or errs."""
+"""Drivers at the limits of the rules, for any device: few kicks, or invalid chains."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from vhost_user_conformance.back_end.connection import BackEnd
     from vhost_user_conformance.peer.memory import TestRing
 
-#: A descriptor: guest address, bytes, flags, and which one is next.
+#: A descriptor: guest address, bytes, flags, and index of the next one.
 Entry = tuple[int, int, int, int]
 NEXT, WRITE, INDIRECT = 1, 2, 4
 _DESC = struct.Struct("<QIHH")
-#: How often a second request comes after a first one: each time that much later, up to the latest.
+#: Rounds of a second request after a first one, each later by this much, up to the latest.
 _HURRIED_TURNS, _LATER_NS, _LATEST_NS = 4000, 509, 20_000
-#: Requests that are made one after the other.
+#: Number of requests, one after the other.
 _TURNS = 100
 
 
 def kick_if_asked(
     be: BackEnd, ring: TestRing, add: Callable[[], int], took: Callable[[int], object]
 ) -> None:
-    """Make request after request, with a kick only where the back-end asks for one.
+    """Make requests one after the other, with a kick only where the back-end needs one.
 
     Args:
         be: the back-end.
-        ring: it runs, from 0 on.
-        add: puts a request into it, and tells the head of its chain; it does not publish it.
-        took: takes the completion, which is to be of this chain.
+        ring: it runs, from index 0 on.
+        add: adds a request, and returns the head of its chain; it does not publish it.
+        took: takes the completion, which must be that of this chain.
 
     Raises:
         Failed: one is not completed.
-        Observed: it asked for none.
+        Observed: it never needed a kick.
     """
     kicks = 0
     for turn in range(1, _TURNS + 1):
@@ -50,19 +50,19 @@ def kick_if_asked(
         be.await_used(ring, turn)
         took(head)
     if not kicks:
-        observed("it never asks for a kick: it polls")
+        observed("it never enables kicks: it polls")
 
 
 def kick_if_late(be: BackEnd, ring: TestRing, add: Callable[[], int]) -> None:
-    """Make a second request just after a first one is completed, and kick only if it is asked for.
+    """Make a second request just after a first one is completed; kick only if kicks are enabled.
 
-    A device that has seen that there is no more asks for a kick, and has to look again then (virtio
-    1.3, 2.7.10): so the second one comes a little later in each turn.
+    A device that finds no more requests enables kicks, and has to check the ring again then (virtio
+    1.3, 2.7.10): the second request is made a little later in each round.
 
     Args:
         be: the back-end.
-        ring: it runs, from 0 on.
-        add: puts a request into it; it does not publish it.
+        ring: it runs, from index 0 on.
+        add: adds a request; it does not publish it.
 
     Raises:
         Failed: one is not completed.
@@ -71,7 +71,7 @@ def kick_if_late(be: BackEnd, ring: TestRing, add: Callable[[], int]) -> None:
         add()
         ring.driver.publish()
         add()
-        ring.driver.arm()  # a call takes time, in which the device has not yet asked for a kick
+        ring.driver.arm()  # a call takes time, during which the device has not enabled kicks yet
         ring.kick()
         deadline = time.monotonic() + be.patience
         while ring.used_index != 2 * turn + 1 and time.monotonic() < deadline:
@@ -102,14 +102,14 @@ def write_table(ring: TestRing, gpa: int, entries: Sequence[Entry]) -> None:
 
 
 def survives(be: BackEnd, ring: TestRing, what: str) -> None:
-    """It may complete, ignore, or close; the runner sees whether it died.
+    """It may complete, ignore, or close the connection; the runner checks whether it crashed.
 
     Raises:
-        Observed: which of them.
+        Observed: which of these.
     """
     completed = ring.await_used(ring.start + 1, QUIET)
     try:
         be.barrier()
     except WireError:
-        observed(f"it closed the connection over {what}")
-    observed(f"it {'completed' if completed else 'left'} {what}, and went on")
+        observed(f"it closed the connection at {what}")
+    observed(f"it {'completed' if completed else 'ignored'} {what}, and continued")

@@ -67,7 +67,7 @@ class Negotiation(Requests):
         self.driver_features = 0
 
     def look(self) -> Self:
-        """Ask what it offers; nothing is agreed on by that."""
+        """Read what it offers, without negotiating."""
         self.features = self.ask_u64(F.GET_FEATURES)
         if self.features & PROTOCOL_BIT:
             self.protocol = ProtocolFeature(self.ask_u64(F.GET_PROTOCOL_FEATURES))
@@ -83,9 +83,10 @@ class Negotiation(Requests):
         """Negotiate: protocol features, the number of rings, the owner, and features.
 
         Args:
-            names: protocol features that are wanted besides the usual ones.
-            without: usual ones that are not wanted.
-            features: what to ack; unless told VERSION_1 and bit 30, as far as they are offered.
+            names: protocol features to negotiate besides the usual ones.
+            without: usual ones to omit.
+            features: feature bits to acknowledge, as far as they are offered; by default
+                VERSION_1 and bit 30.
             set_features: send SET_FEATURES.
 
         Raises:
@@ -108,7 +109,7 @@ class Negotiation(Requests):
         return self
 
     def _usual(self, names: Sequence[str], without: Sequence[str]) -> ProtocolFeature:
-        """The protocol features to agree on. Raises `Unsupported` where one is not offered."""
+        """The protocol features to negotiate. Raises `Unsupported` where one is not offered."""
         usual = self.protocol & _SETTLED & ~INTRUSIVE
         for name in without:
             usual &= ~self.mask(name)
@@ -137,7 +138,7 @@ class Negotiation(Requests):
 
     def _ring_count(self) -> int:
         queues = self.ask_u64(F.GET_QUEUE_NUM)
-        # A NIC's queues are pairs of rings to QEMU and DPDK, and to their back-ends.
+        # QEMU, DPDK and their back-ends count a NIC's queues in pairs of rings.
         return queues * 2 if self.device == "net" else queues
 
     def mask(self, name: str) -> ProtocolFeature:

@@ -1,4 +1,4 @@
-"""Says to a back-end what a front-end's script comes to, and keeps what is learnt by that."""
+"""Replays the script of a front-end to a back-end, and keeps the data from its replies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Content = tuple[bytes, tuple[int, ...]]
 #: Bytes of configuration space that a front-end asks for, by class of device.
 CONFIG_BYTES = {"blk": 60, "net": 12, "fs": 40}
-#: Rings of a device that its guest uses, and those that it has besides, where there are as many.
+#: Rings of a device that its guest uses, and further rings, as far as the back-end has them.
 _USED_RINGS, _MORE_RINGS = 2, 1
 
 
@@ -39,15 +39,15 @@ class Replay:
     """One back-end, one front-end.
 
     Args:
-        be: connected, nothing said yet.
+        be: connected, no message was sent yet.
         script: what is replayed.
-        also: protocol features that are agreed to besides the script's.
-        source: where the VM comes from, with its memory and rings; None for a new one.
+        also: protocol features to acknowledge besides the script's.
+        source: the replay that the VM is migrated from, with memory and rings; None for a new VM.
 
     Attributes:
         memory: of the guest.
         rings: that it uses.
-        bases: where its rings go on, as far as they were stopped.
+        bases: of its rings, as far as they were stopped.
     """
 
     def __init__(
@@ -84,26 +84,26 @@ class Replay:
         """The ring that takes requests."""
         return self.rings[self.be.work.ring]
 
-    # -- what it does
+    # -- acts
 
     def hello(self) -> None:
-        """Connect, as far as messages go.
+        """Send the messages after a connect.
 
         Raises:
-            Unsupported: the front-end would give up.
+            Unsupported: the front-end would disconnect.
         """
         self._say_all(self.script.hello)
         missing = self.script.requires & ~self.be.acked
         if missing:
-            unsupported(f"{self.script.name} gives up without {missing.name}")
+            unsupported(f"{self.script.name} disconnects without {missing.name}")
 
     def start(self) -> None:
-        """For the first time on this connection."""
+        """Start the rings for the first time on this connection."""
         self._say_all(self.script.start)
         self.be.barrier()
 
     def restart(self) -> None:
-        """Again, where the rings were stopped."""
+        """Start the rings again after a stop."""
         if self.script.renews:
             self.bases.clear()
             self.rings = {index: self.be.ring(self.memory, index) for index in self.rings}
@@ -111,32 +111,32 @@ class Replay:
         self.be.barrier()
 
     def stop(self) -> int:
-        """All rings; the base of the one that takes requests."""
+        """Stop all rings; the base of the one that takes requests."""
         self._say_all(self.script.stop)
         return self.bases[self.be.work.ring]
 
     def log(self) -> None:
-        """Have dirty memory logged."""
+        """Start logging of dirty memory."""
         self._say_all(self.script.log)
         self.be.barrier()
 
     def unlog(self) -> None:
-        """No more of it."""
+        """Stop logging."""
         self._say_all(self.script.unlog)
         self.be.barrier()
 
-    # -- how it says it
+    # -- sending
 
     def _ring_numbers(self) -> dict[str, Sequence[int]]:
         smallest = WORKS[self.be.device].rings
         used = max(smallest, self.script.least, min(_USED_RINGS, self.be.rings))
-        # Of a device that has its rings in pairs there is no single one besides.
+        # A device with pairs of rings has no single further one.
         more = 0 if smallest > 1 else _MORE_RINGS
         return {USED: range(used), EVERY: range(max(used, min(used + more, self.be.rings)))}
 
     def _say_all(self, parts: Sequence[Part]) -> None:
         for part in parts:
-            # Each part by itself: what is possible depends on the answers to those before it.
+            # Each part by itself: the possible messages depend on the replies before it.
             numbers = self._ring_numbers()
             for index in numbers[USED]:
                 if index not in self.rings:
@@ -148,7 +148,7 @@ class Replay:
     def _say(self, said: Said) -> None:
         number = said.step.id
         if number is F.SET_INFLIGHT_FD and not (self._inflight and self._inflight.fds):
-            return  # there is none to give back
+            return  # there is no region to pass back
         if number is F.ADD_MEM_REG:
             for region in self.memory.regions:
                 self._send(said, SingleRegion(region.on_wire).pack(), (region.fd,))
@@ -172,7 +172,7 @@ class Replay:
         return message
 
     def _reply(self, number: F) -> Message:
-        """The reply; all that these front-ends have in common is that they look at its id."""
+        """The reply, whose id must be that of the request: no front-end checks less."""
         message = self.be.wire.receive()
         self.be.own(message.close)
         flags = message.flags & (REPLY | 3)
@@ -246,7 +246,7 @@ class Replay:
     def _status(self, step: Step) -> Content:
         return u64(step.num), ()
 
-    # -- what is learnt from replies
+    # -- data from replies
 
     def _learn_features(self, reply: Message) -> None:
         self.be.features = reply.u64
@@ -255,10 +255,10 @@ class Replay:
         self.be.protocol = P(reply.u64)
 
     def _learn_rings(self, reply: Message) -> None:
-        # A NIC's queues are pairs of rings to QEMU and DPDK, and to their back-ends.
+        # QEMU, DPDK and their back-ends count a NIC's queues in pairs of rings.
         self.be.rings = reply.u64 * (2 if self.be.device == "net" else 1)
         if self.be.rings < self.script.least:
-            unsupported(f"is about {self.script.least} rings, and there are {self.be.rings}")
+            unsupported(f"is about {self.script.least} rings, and the back-end has {self.be.rings}")
 
     def _learn_inflight(self, reply: Message) -> None:
         self._inflight = reply

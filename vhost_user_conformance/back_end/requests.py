@@ -1,6 +1,6 @@
 """Requests to the back-end under test: sent, answered, acknowledged or refused.
 
-Nothing here knows what a request is for; `vhost_user_conformance.back_end.connection` does.
+This module does not depend on the meaning of a request; `back_end.connection` does.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.wire import Wire
 
 F = FrontendRequest
-#: Seconds in which nothing may happen for it to count as not happening.
+#: Seconds without an event after which it is taken not to happen.
 QUIET = 0.15
 
 
 class Requests:
-    """One connection to the back-end under test, and what has been agreed on about answers.
+    """One connection to the back-end under test, and its requests and replies.
 
     Args:
         wire: connected.
 
     Attributes:
-        acked: protocol features that were agreed on.
+        acked: protocol features that were negotiated.
     """
 
     def __init__(self, wire: Wire) -> None:
@@ -56,18 +56,18 @@ class Requests:
         fds: Sequence[int] = (),
         need_reply: bool = False,
     ) -> Message:
-        """Send a request that has a reply, and return that.
+        """Send a request that has a reply, and return the reply.
 
         Raises:
-            Failed: it is no reply to this request.
-            WireError: none came.
+            Failed: the message is not a reply to this request.
+            WireError: no reply came.
         """
         flags = VERSION | (NEED_REPLY if need_reply else 0)
         self.wire.send(number, payload, flags=flags, fds=fds)
         return self.reply_to(number)
 
     def reply_to(self, number: int) -> Message:
-        """The next message, which is to be the reply to this request. Raises as `ask`."""
+        """The next message, which must be the reply to this request. Raises as `ask`."""
         name = F(number).name if number in F._value2member_map_ else f"id {number}"
         message = self.wire.receive()
         self._owned.callback(message.close)
@@ -81,7 +81,7 @@ class Requests:
         return message
 
     def ask_u64(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> int:
-        """The same for a reply of one number."""
+        """As `ask`, for a reply of one number."""
         message = self.ask(number, payload, fds=fds)
         name = F(number).name
         check(
@@ -108,7 +108,7 @@ class Requests:
         return message.u64
 
     def accepted(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> None:
-        """Have a legal request acknowledged, by its code or at least by a barrier behind it.
+        """Send a valid request, which must be acknowledged with 0, or followed by a barrier.
 
         Raises:
             Failed: it is refused.
@@ -121,12 +121,12 @@ class Requests:
             self.barrier()
 
     def refused(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> str:
-        """An illegal request: how it was refused, by a code or by closing the connection.
+        """Send an invalid request; how it was refused, by a code or by closing the connection.
 
-        Without REPLY_ACK only closing shows, and going on is not forbidden.
+        Without REPLY_ACK only closing is visible, and continuing is not forbidden.
 
         Raises:
-            Failed: it is acknowledged with success, or never answered.
+            Failed: it is acknowledged with 0, or not answered.
         """
         name = F(number).name if number in F._value2member_map_ else f"id {number}"
         try:
@@ -141,17 +141,21 @@ class Requests:
             raise Failed(
                 f"{name} refused by a code, or the connection closed", str(error)
             ) from None
-        check(code != 0, f"{name} refused by a non-zero code, or closing", "acknowledged with 0")
+        check(
+            code != 0,
+            f"{name} refused by a non-zero code, or the connection closed",
+            "acknowledged with 0",
+        )
         return f"code {code}"
 
     def not_done(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> str:
-        """As `refused`, for what a back-end may find out only after it has answered.
+        """As `refused`, for an error that a back-end may detect only after it has answered.
 
         libvhost-user acknowledges first, and closes the connection after it.
 
         Raises:
-            Failed: it is acknowledged with success, and the connection goes on.
-            Observed: it is acknowledged with success, and the connection closed.
+            Failed: it is acknowledged with 0, and the connection continues.
+            Observed: it is acknowledged with 0, and the connection closed.
         """
         try:
             return self.refused(number, payload, fds=fds)
@@ -161,18 +165,18 @@ class Requests:
             raise
 
     def barrier(self) -> None:
-        """Return when the back-end has handled all that was sent.
+        """Return when the back-end has handled all messages sent so far.
 
         Raises:
-            WireError: it has not.
+            WireError: it does not answer.
         """
         self.ask_u64(F.GET_FEATURES)
 
     def close(self) -> None:
-        """Close the connection and give back what the case made: all of it, whatever fails.
+        """Close the connection and release all that the case made, even where some of that fails.
 
         Raises:
-            OSError: some of it had been given back already.
+            OSError: some of it was released already.
         """
         with self._owned:
             self.wire.leave(QUIET)

@@ -1,4 +1,4 @@
-"""Runs the cases of a back-end: each on a connection of its own, none against a dead peer."""
+"""Runs the cases of a back-end, each on a connection of its own, and checks the peer after each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
 from vhost_user_conformance.peer.device_work import WORKS, BlkWork
-from vhost_user_conformance.peer.program import START_PATIENCE, connect
+from vhost_user_conformance.peer.program import START_TIMEOUT, connect
 from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import Closed, Nonsense, Wire, WireError
 
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.program import PeerProgram
 
 NAMES = {member.value: member.name for member in FrontendRequest}
-#: Seconds that a back-end may take to notice that its front-end has gone, and to end if it does.
+#: Seconds for a back-end to detect that its front-end has disconnected, and to end if it does so.
 SETTLE = 0.5
-#: How often a program is started before it is given up.
+#: Number of attempts to start a program.
 TRIES = 2
 #: Of a number.
 ANSWER_BYTES = 8
 
 
 class BackEndRunner(CaseRunner):
-    """One back-end under test. See `CaseRunner`; a program is started again where need be."""
+    """One back-end under test. See `CaseRunner`; a program is started again when it has ended."""
 
     def __init__(self, path: Path, program: PeerProgram | None, **settings: Any) -> None:
         super().__init__(path, program, **settings)
-        # It has been seen to end when its front-end leaves, and to take another one.
+        # Whether it was seen to end with its front-end, and to accept another one.
         self._ends = self._serves_on = False
-        # A connection for the next case, which has been answered.
+        # A connection for the next case, on which the back-end has answered.
         self._ready: Wire | None = None
         # The disk has been read, and is all zeroes.
         self._zeroes = False
 
     def probe(self) -> Offered:
-        """Ask once what it offers.
+        """Read once what it offers.
 
         Raises:
-            PeerError: it cannot be talked to at all.
+            PeerError: it cannot be reached, or does not answer.
         """
         with contextlib.closing(self._begin()) as be:
             try:
@@ -58,8 +58,8 @@ class BackEndRunner(CaseRunner):
                 has_more = features & PROTOCOL_BIT
                 protocol = _told(be, F.GET_PROTOCOL_FEATURES) if has_more else 0
             except WireError as error:
-                raise PeerError(f"{self._path} is no vhost-user back-end: {error}") from None
-            # What is wrong beyond that is for the cases to find.
+                raise PeerError(f"{self._path} is not a vhost-user back-end: {error}") from None
+            # Other faults are for the cases to find.
             with contextlib.suppress(CaseEnd, WireError):
                 be.agree(set_features=False)
             self.offered = Offered(features, protocol, be.rings)
@@ -71,8 +71,8 @@ class BackEndRunner(CaseRunner):
     def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
         """As `CaseRunner.run`.
 
-        A case after which the back-end is dead, or answers nobody, has failed; one that cannot be
-        started anew is gone.
+        A case after which the back-end has crashed or does not answer has failed; the run ends if
+        it cannot be started again.
 
         Raises:
             DiskContentsError: at the first case that may write, see `guard`.
@@ -112,14 +112,16 @@ class BackEndRunner(CaseRunner):
             raise
         except PeerError as error:
             self._gone = self._gone or f"at {case.id}: {error}"
-            return CaseResult(case, Verdict.ERROR, "", f"there is no peer: {self._gone}", 0.0)
+            return CaseResult(
+                case, Verdict.ERROR, "", f"the peer cannot be reached: {self._gone}", 0.0
+            )
         try:
             verdict, expected, seen = self._judge(case, be)
             said = list(be.wire.transcript)
         finally:
             left_over = self._clean_up(be)
         if left_over:
-            # It says nothing of the peer, so what the case has found to be wrong stands.
+            # The cause is not the peer, so a failure that the case found stands.
             if verdict is not Verdict.FAIL:
                 verdict, expected = Verdict.ERROR, ""
             seen = f"{seen}\n{left_over}".lstrip()
@@ -127,13 +129,13 @@ class BackEndRunner(CaseRunner):
             seen = evidence(seen, said)
         trouble = self._look_after(case)
         if trouble:
-            verdict, expected, seen = Verdict.FAIL, "the back-end to live", f"{trouble}\n{seen}"
+            verdict, expected, seen = Verdict.FAIL, "the back-end to survive", f"{trouble}\n{seen}"
         return CaseResult(case, verdict, expected, seen, (time.monotonic() - begin) * 1e3)
 
     def _missing(self, case: Case) -> str:
         missing = super()._missing(case)
         if not missing and case.works and self._device not in WORKS:
-            return "needs to know the device: say --device"
+            return "needs to know the device: use --device"
         return missing
 
     @staticmethod
@@ -145,7 +147,7 @@ class BackEndRunner(CaseRunner):
         except Closed as closed:
             return Verdict.FAIL, "the connection to stay open", str(closed)
         except BackendError as error:
-            return Verdict.FAIL, "a used ring of what was made available", str(error)
+            return Verdict.FAIL, "a used ring of available chains", str(error)
         except WireError as error:
             return Verdict.FAIL, f"an answer within {be.patience:g} s", str(error)
         except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer
@@ -154,7 +156,7 @@ class BackEndRunner(CaseRunner):
 
     @staticmethod
     def _clean_up(be: BackEnd) -> str:
-        """Give back what a case made; what went wrong with that, or nothing."""
+        """Release what a case made; what failed in that, or nothing."""
         try:
             be.close()
         except Exception as error:  # noqa: BLE001  whatever it is, other cases have to be run
@@ -164,16 +166,16 @@ class BackEndRunner(CaseRunner):
     def _begin(self) -> BackEnd:
         """The back-end, on a connection that answers. Raises `PeerError`."""
         be = BackEnd(self._connect(), self._device, self._dialect)
-        # With the program at hand some cases look at what it holds.
+        # Some cases count the resources of the program.
         be.program = self._program
         be.dial = self._dial
         return be
 
     def _connect(self) -> Wire:
-        """A connection that answers; a program that does not is started anew.
+        """A connection that is answered; a program that does not answer is started again.
 
         Raises:
-            PeerError: there can be none.
+            PeerError: no connection is answered.
         """
         wire, self._ready = self._ready, None
         if wire is not None:
@@ -186,14 +188,14 @@ class BackEndRunner(CaseRunner):
             except PeerError as error:
                 why = str(error)
                 if self._program is None or self._program.running:
-                    break  # it has had its time to listen
+                    break  # it had its time to listen
             except WireError as error:
                 why = f"{self._path} does not answer: {error}"
                 if self._program is None:
                     break
-                if self._program.end_soon(0.0):
+                if self._program.ends_within(0.0):
                     why += f"; {self._why_not()}"
-            # It may end with its front-end, as virtiofsd does, or be of no use any more.
+            # It may end with its front-end, as virtiofsd does, or not answer any more.
             self._program.stop()
         raise PeerError(why)
 
@@ -202,7 +204,7 @@ class BackEndRunner(CaseRunner):
         """A connection, and an answer on it.
 
         Raises:
-            PeerError, WireError: there is none.
+            PeerError, WireError: it is not answered.
         """
         wire = dial()
         try:
@@ -222,34 +224,34 @@ class BackEndRunner(CaseRunner):
         if not program.running:
             program.stop()
             program.start()
-        return self._dial(START_PATIENCE)
+        return self._dial(START_TIMEOUT)
 
     def _dial(self, patience: float | None = None) -> Wire:
-        """One more connection to what runs; a program that has ended stays so."""
+        """One more connection to the running program; it is not started again."""
         sock = connect(
             self._path,
-            patience=self._patience if patience is None else patience,
+            timeout=self._patience if patience is None else patience,
             gone=self._why_not,
         )
         return Wire(sock, NAMES, self._patience)
 
     def _why_not(self) -> str:
-        """Why there is nobody to connect to, or nothing."""
+        """Why the program does not listen, or nothing."""
         program = self._program
         if program is None or program.running:
             return ""
-        return f"--exec: the program ended {program.obituary}"
+        return f"--exec: the program ended {program.exit_description}"
 
     def _look_after(self, case: Case) -> str:
-        """What has become of the back-end after a case: how it died or hangs, or nothing.
+        """How the back-end crashed or hangs after a case, or nothing.
 
-        The connection that tells is the next case's.
+        The connection that is made for this check is used by the next case.
         """
         if self._has_ended(SETTLE if self._ends else 0.0):
             return self._crash()
         for _ in range(TRIES):
             try:
-                # A program that has just ended is not started anew: that it serves tells nothing.
+                # A program that has just ended is not started again here: a new one would serve.
                 self._ready = self._answered(self._dial)
             except (WireError, PeerError) as error:
                 why = str(error)
@@ -262,32 +264,32 @@ class BackEndRunner(CaseRunner):
             self._gone = f"after {case.id}: {why}"
         else:
             self._program.stop()
-        return f"it answers no front-end any more: {why}"
+        return f"it does not answer front-ends any more: {why}"
 
     def _has_ended(self, patience: float) -> bool:
-        return self._program is not None and self._program.end_soon(patience)
+        return self._program is not None and self._program.ends_within(patience)
 
     def _crash(self) -> str:
         """How the program ended where it should not have, or nothing.
 
-        Some end with their front-end, whatever their status; one that serves the next front-end,
-        too, has no reason to end but an error.
+        Some programs end with their front-end, with any status; one that has served several
+        front-ends ends only because of an error.
         """
         program = self._program
         assert program is not None  # noqa: S101  only asked of one
-        if program.told_to_end:
+        if program.asked_to_end:
             return ""
         self._ends = not program.crashed and not self._serves_on
         if program.crashed or (program.failed and self._serves_on):
-            return f"it ended {program.obituary}"
+            return f"it ended {program.exit_description}"
         return ""
 
 
 def _told(be: BackEnd, number: int) -> int:
-    """The answer to a question, whatever else is wrong with it.
+    """The answer to a request, without further checks.
 
     Raises:
-        WireError: it is none.
+        WireError: the message is not an answer to it.
     """
     be.tell(number)
     answer = be.wire.receive()

@@ -1,4 +1,4 @@
-"""How a front-end orders its messages, as data, and what it says of that to a given back-end."""
+"""The order of a front-end's messages as data, and the messages for a given back-end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 F = FrontendRequest
 P = ProtocolFeature
 NOTHING = P(0)
-#: Rings that the guest uses, and all that the device has: some front-ends speak of both.
+#: Rings that the guest uses, and all rings of the device: some front-ends set up both.
 USED, EVERY = "used", "every"
 
 
@@ -23,11 +23,11 @@ class Step(NamedTuple):
 
     Attributes:
         id: which.
-        ack: need_reply is set once REPLY_ACK was agreed on.
-        barrier: where it was not, GET_FEATURES follows, so that there is an answer all the same.
-        num: what SET_VRING_ENABLE and SET_STATUS say.
+        ack: need_reply is set once REPLY_ACK was negotiated.
+        barrier: where it was not, GET_FEATURES follows, whose reply serves as the acknowledgement.
+        num: of SET_VRING_ENABLE and SET_STATUS.
         log: SET_FEATURES has LOG_ALL, or SET_VRING_ADDR the ring's log flag.
-        unless: left out if this protocol feature was agreed on.
+        unless: omitted if this protocol feature was negotiated.
     """
 
     id: F
@@ -65,18 +65,18 @@ class Script(NamedTuple):
     """A front-end.
 
     Attributes:
-        name: what people call it, and which device it drives where that matters.
-        source: where its order is from.
-        knows: protocol features that it agrees to when they are offered.
-        hello: what it says when it has connected.
-        start: how it starts a device.
-        restart: how it does so again, on the same connection.
-        stop: how it stops it; empty when it only leaves.
-        log: how it has dirty memory logged.
-        unlog: how it ends that, when a migration was given up.
-        requires: protocol features without which it gives up.
-        least: rings without which it cannot be told from others.
-        renews: after a stop its rings begin anew.
+        name: of the program, with its device where that matters.
+        source: of the order.
+        knows: protocol features that it acknowledges when they are offered.
+        hello: messages after it has connected.
+        start: messages that start a device.
+        restart: messages that start it again on the same connection.
+        stop: messages that stop it; empty if it only disconnects.
+        log: messages that start logging of dirty memory.
+        unlog: messages that stop it after a cancelled migration.
+        requires: protocol features without which it disconnects.
+        least: smallest number of rings with which it differs from other scripts.
+        renews: after a stop its rings begin at 0.
     """
 
     name: str
@@ -103,14 +103,14 @@ def spoken(
     agreed: P,
     bit_30: bool,
 ) -> Iterator[Said]:
-    """The messages that the parts come to.
+    """The messages of the parts.
 
-    They are worked out one by one: what is agreed on may change with a message.
+    They are generated one by one: the negotiated features may change with a message.
 
     Args:
         parts: of a script.
-        rings: the rings that the guest uses, and every one.
-        agreed: protocol features.
+        rings: the rings that the guest uses, and all rings.
+        agreed: negotiated protocol features.
         bit_30: the back-end offers protocol features.
     """
     for part in parts:
@@ -129,7 +129,7 @@ def spoken(
 
 
 def possible(number: F, agreed: P, *, bit_30: bool) -> bool:
-    """Whether a front-end may send this message, after what was agreed on."""
+    """Whether a front-end may send this message with the negotiated features."""
     gate = FRONTEND_MESSAGES[number].gate
     if gate.protocol:
         return ProtocolFeature[gate.protocol] in agreed
@@ -137,7 +137,7 @@ def possible(number: F, agreed: P, *, bit_30: bool) -> bool:
 
 
 def answered(said: Said, agreed: P) -> bool:
-    """Whether a message is answered by something else than an acknowledgement."""
+    """Whether a message has a reply of its own."""
     reply = FRONTEND_MESSAGES[said.step.id].reply
     if reply is ReplyRule.IF_LOG_SHMFD:
         return P.LOG_SHMFD in agreed

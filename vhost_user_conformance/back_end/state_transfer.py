@@ -1,4 +1,4 @@
-"""How a case has a device's state saved and loaded: a pipe, and what comes through it."""
+"""Saving and loading the state of a device through a pipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SAVE, LOAD, _STOPPED = 0, 1, 0
 _ERROR = 0xFF
-#: A state is not read beyond this.
+#: Bytes of the largest state that is read.
 _MOST = 256 << 20
 
 
@@ -36,10 +36,10 @@ def pipe_of(be: BackEnd) -> tuple[FileIO, FileIO]:
 
 
 def answer(reply: Message) -> int:
-    """The error that a reply tells of, 0 for none.
+    """The error code of a reply, 0 for none.
 
     Raises:
-        Failed: its descriptor is not as its bit 8 says, or comes with an error.
+        Failed: its descriptor does not agree with bit 8, or is sent with an error.
     """
     check(len(reply.payload) == 8, "8 bytes in the reply", f"{len(reply.payload)} bytes")
     error, count = reply.u64 & _ERROR, len(reply.fds)
@@ -52,7 +52,7 @@ def answer(reply: Message) -> int:
 
 
 def begin(be: BackEnd, direction: int) -> FileIO:
-    """Begin a transfer, which must be accepted: our end of it."""
+    """Begin a transfer, which must be accepted; the suite's end of it."""
     reading, writing = pipe_of(be)
     ours, theirs = (reading, writing) if direction == SAVE else (writing, reading)
     reply = be.ask(F.SET_DEVICE_STATE_FD, request(direction), fds=(theirs.fileno(),))
@@ -63,14 +63,16 @@ def begin(be: BackEnd, direction: int) -> FileIO:
 
 
 def _better(be: BackEnd, given: int, ours: FileIO) -> FileIO:
-    """The descriptor that the back-end likes better, in the place of our end."""
+    """The descriptor that the back-end sends in place of the suite's end."""
     mode = "r" if ours.readable() else "w"
     ours.close()
     end = FileIO(os.dup(given), mode)
     os.set_blocking(end.fileno(), False)
     be.own(end.close)
     with FileIO(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), given, inheritable=False)  # so that ours is the only one
+        os.dup2(
+            nothing.fileno(), given, inheritable=False
+        )  # so that the suite's end is the only one
     return end
 
 
@@ -78,11 +80,11 @@ def _ready(be: BackEnd, end: FileIO, events: int, until: float) -> None:
     poll = select.poll()
     poll.register(end.fileno(), events)
     if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-        raise Failed(f"the transfer to go on within {be.patience:g} s", "nothing moves")
+        raise Failed(f"the transfer to continue within {be.patience:g} s", "no data is transferred")
 
 
 def read_all(be: BackEnd, end: FileIO) -> bytes:
-    """Read up to the end, which must come."""
+    """Read up to the end of the state."""
     data = b""
     while True:
         _ready(be, end, select.POLLIN, time.monotonic() + be.patience)
@@ -97,7 +99,7 @@ def read_all(be: BackEnd, end: FileIO) -> bytes:
 
 
 def _write_all(be: BackEnd, end: FileIO, data: bytes, *, at_once: int = 1 << 16) -> None:
-    """Write it, and close: the end of the state. A back-end may have read enough before that."""
+    """Write the state, and close the descriptor. A back-end may stop reading before the end."""
     at = 0
     while at < len(data):
         _ready(be, end, select.POLLOUT, time.monotonic() + be.patience)
@@ -109,25 +111,25 @@ def _write_all(be: BackEnd, end: FileIO, data: bytes, *, at_once: int = 1 << 16)
 
 
 def check_state(be: BackEnd) -> int:
-    """What CHECK_DEVICE_STATE says."""
+    """The result of CHECK_DEVICE_STATE."""
     return be.ask_u64(F.CHECK_DEVICE_STATE)
 
 
 def save(be: BackEnd) -> bytes:
-    """The state of a device that is stopped."""
+    """Save the state of a stopped device."""
     data = read_all(be, begin(be, SAVE))
     code = check_state(be)
-    check(code == 0, "CHECK_DEVICE_STATE to say 0 of what was saved", f"{code}")
+    check(code == 0, "CHECK_DEVICE_STATE to return 0 after a save", f"{code}")
     return data
 
 
 def load(be: BackEnd, data: bytes, *, at_once: int = 1 << 16) -> int:
-    """What CHECK_DEVICE_STATE says of a state that was loaded."""
+    """The result of CHECK_DEVICE_STATE after this state was loaded."""
     _write_all(be, begin(be, LOAD), data, at_once=at_once)
     return check_state(be)
 
 
 def loaded(be: BackEnd, data: bytes) -> None:
-    """Load a state, which must be taken."""
+    """Load a state, which must succeed."""
     code = load(be, data)
-    check(code == 0, "CHECK_DEVICE_STATE to say 0 of a state of its own", f"{code}")
+    check(code == 0, "CHECK_DEVICE_STATE to return 0 after loading its own state", f"{code}")

@@ -214,7 +214,7 @@ class FrontEndRunner(CaseRunner):
         while program.running and time.monotonic() < until:
             self._forget_callers()
             if session.over:
-                program.end_soon(_LOOK)
+                program.ends_within(_LOOK)
             else:
                 session.pump(lambda: not program.running, _LOOK)
 
@@ -231,7 +231,7 @@ class FrontEndRunner(CaseRunner):
         if sock is None:
             program = self._program
             if program is not None and not program.running:
-                raise PeerError(f"--exec: the program ended {program.obituary}")
+                raise PeerError(f"--exec: the program ended {program.exit_description}")
             raise PeerError(f"no front-end connects to {self._path} within {patience:.3g} s")
         return Wire(sock, NAMES, self._patience)
 
@@ -345,7 +345,7 @@ class FrontEndRunner(CaseRunner):
         self._program.ask_to_end()
         until = time.monotonic() + ACT_PATIENCE
         session.pump(lambda: False, ACT_PATIENCE, qmp)
-        self._program.end_soon(max(0.0, until - time.monotonic()))
+        self._program.ends_within(max(0.0, until - time.monotonic()))
         session.recording.left = False
         return ""
 
@@ -354,10 +354,10 @@ class FrontEndRunner(CaseRunner):
         program, recording = self._program, session.recording
         told = END in recording.acts
         if program is not None and not told and session.over:
-            program.end_soon(RETURN_PATIENCE)
+            program.ends_within(RETURN_PATIENCE)
         if program is not None and not program.running:
             recording.crashed = program.crashed and not (told and program.terminated)
-            recording.ended = program.obituary
+            recording.ended = program.exit_description
         elif session.over and not told:
             returns = session.script.returns
             caller = self._await_caller(ACT_PATIENCE if returns else RETURN_PATIENCE)

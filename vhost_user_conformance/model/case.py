@@ -1,4 +1,4 @@
-"""What a case is, and how one is registered.
+"""Cases, and how they are registered.
 
 A case is a function of the peer under test: it returns when the rule is kept, and raises a
 `CaseEnd` otherwise. An `Area` registers it::
@@ -8,7 +8,7 @@ A case is a function of the peer under test: it returns when the rule is kept, a
     @rings.case(401, "GET_VRING_BASE stops the ring", needs=("REPLY_ACK",))
     def get_vring_base_stops(be: BackEnd) -> None: ...
 
-Numbers never change and are never used twice: they are what users write down.
+Numbers never change and are never used twice: users refer to them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BACK_END = "back-end"
 FRONT_END = "front-end"
 _LETTERS = {BACK_END: "B", FRONT_END: "F"}
 
-#: What a case is given depends on its role: a `BackEnd` or a `FrontEnd`.
+#: Its argument depends on the role: a `BackEnd` or a `FrontEnd`.
 Body = Callable[[Any], None]
 
 
@@ -33,14 +33,14 @@ class Case(NamedTuple):
 
     Attributes:
         id: ``VU-B-0401`` of a back-end's cases, ``VU-F-...`` of a front-end's.
-        role: whose rule it is.
+        role: the role that has to keep the rule.
         area: of the protocol.
         rule: in one sentence.
         spec: section of the specification, or a commit.
         severity: how much it matters.
-        needs: protocol features without which it says UNSUPPORTED.
+        needs: protocol features without which its verdict is UNSUPPORTED.
         device: class of device that it is about, or "" for any.
-        works: it has the device serve requests, so that it needs to know what device it is.
+        works: it has the device serve requests, so that the class of device must be known.
         run: the function.
     """
 
@@ -60,7 +60,7 @@ class Area:
     """Cases about one part of the protocol.
 
     Args:
-        name: what ``--only`` and the tables call it.
+        name: as in ``--only`` and the tables.
         role: `BACK_END` or `FRONT_END`.
         spec: section of the specification where a case does not name its own.
         needs: protocol features that all of its cases need.
@@ -114,7 +114,7 @@ class Area:
 
         Args:
             first: number of the first one; the others follow.
-            values: what differs.
+            values: of the second argument.
             rule: its ``{}`` is replaced by the value.
             options: see `case`.
         """

@@ -1,4 +1,4 @@
-"""What came of a case, and of all of them."""
+"""The result of a case, and of a run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class CaseResult(NamedTuple):
 
     Attributes:
         case: which.
-        verdict: what it is.
-        expected: what the rule wants.
-        seen: what came, and what went before it.
+        verdict: how it ended.
+        expected: what the rule requires.
+        seen: what the peer did, and the messages before that.
         ms: milliseconds that it took.
     """
 
@@ -57,7 +57,7 @@ def described(case: Case) -> dict[str, Any]:
 
 
 class Offered(NamedTuple):
-    """What a peer offers, found out before any case runs."""
+    """What a peer offers, read before any case runs."""
 
     features: int
     protocol_features: int
@@ -73,14 +73,14 @@ class Offered(NamedTuple):
 
 
 def evidence(seen: str, transcript: Sequence[str]) -> str:
-    """What was seen, and the last lines of what went before it."""
+    """What was seen, and the last lines of the transcript before it."""
     cut = len(transcript) - SHOWN
     before = [f"... ({cut} lines before)"] if cut > 0 else []
     return "\n".join([seen, *before, *transcript[-SHOWN:]])
 
 
 def summary(results: Iterable[CaseResult]) -> dict[str, int]:
-    """How often there was each verdict."""
+    """The number of each verdict."""
     counts = dict.fromkeys(map(str, Verdict), 0)
     for result in results:
         counts[str(result.verdict)] += 1

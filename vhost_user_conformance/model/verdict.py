@@ -1,4 +1,4 @@
-"""How a case can end."""
+"""Verdicts, and how a case reaches them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NoReturn
 
 
 class Verdict(StrEnum):
-    """What a case says of the peer.
+    """The verdict of a case on the peer.
 
     PASS: it keeps the rule. FAIL: it breaks it. UNSUPPORTED: it does not offer what the rule is
-    about. OBSERVED: the specification is silent, or contradicts itself; what was seen is told, and
-    fails nobody. ERROR: the suite could not tell.
+    about. OBSERVED: the specification is silent, or contradicts itself; the behaviour is reported,
+    and is not a failure. ERROR: the suite could not find out.
     """
 
     PASS = "PASS"  # noqa: S105  no password
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 class Severity(StrEnum):
     """How much a broken rule matters.
 
-    MUST: a peer that relies on it fails. SHOULD: a robust peer gets by. MAY: good to know.
+    MUST: a peer that relies on it fails. SHOULD: a robust peer can cope. MAY: informative.
     """
 
     MUST = "must"
@@ -33,13 +33,13 @@ class Severity(StrEnum):
 
 
 class CaseEnd(Exception):
-    """A case has come to its verdict before its end.
+    """A case has reached its verdict before its end.
 
     Attributes:
         verdict: which.
-        expected: what the rule wants, in words.
-        seen: what came instead.
-        line: where it stands in the transcript, behind it; None for its end.
+        expected: what the rule requires, in words.
+        seen: what the peer did instead.
+        line: the line of the transcript after it; None for the end.
     """
 
     verdict = Verdict.ERROR
@@ -64,26 +64,26 @@ class Unsupported(CaseEnd):
 
 
 class Observed(CaseEnd):
-    """There is no rule to break; this is what was seen."""
+    """No rule applies; the text is what was seen."""
 
     verdict = Verdict.OBSERVED
 
 
 def check(holds: object, expected: str, seen: str) -> None:
-    """Go on if it holds.
+    """Return if the condition holds.
 
     Raises:
-        Failed: it does not.
+        Failed: it does not hold.
     """
     if not holds:
         raise Failed(expected, seen)
 
 
 def unsupported(why: str) -> NoReturn:
-    """Say that the peer does not offer what is needed."""
+    """End the case as UNSUPPORTED, for this reason."""
     raise Unsupported(seen=why)
 
 
 def observed(seen: str) -> NoReturn:
-    """Tell what was seen where there is no rule."""
+    """End the case as OBSERVED, with what was seen."""
     raise Observed(seen=seen)

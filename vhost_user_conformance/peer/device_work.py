@@ -1,4 +1,4 @@
-"""What each class of device can be asked to do, so that a case sees whether a ring is worked on."""
+"""Requests for each class of device, by which a case sees whether a ring is served."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _FUSE_INIT = 26
 
 
 class Job(NamedTuple):
-    """Something that the device has been asked for: the chain's head, and what is to come of it.
+    """A request to the device: the head of its chain, and the expected completion.
 
     Attributes:
         head: descriptor index.
-        written: how many bytes the device should say that it wrote, or None for any.
-        status: guest address of a byte that shall become 0, or None.
+        written: bytes that the used element should report as written, or None for any.
+        status: guest address of a byte that must become 0, or None.
     """
 
     head: int
@@ -48,7 +48,7 @@ class Work(ABC):
     """One class of device."""
 
     name = ""
-    #: The ring on which the device can be asked, and how many rings it needs at least.
+    #: The ring for requests, and the smallest number of rings that the device needs.
     ring = 0
     rings = 1
 
@@ -102,7 +102,7 @@ class BlkWork(Work):
 
     @staticmethod
     def data_of(memory: Memory, job: Job, size: int) -> bytes:
-        """What a read has brought: it lies before the status byte, which was allocated first."""
+        """The data of a read; it is next to the status byte, which was allocated first."""
         assert job.status is not None  # noqa: S101  a disk's job has one
         at = -(-(job.status + 1) // 64) * 64
         return memory.read(at, size)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 MIB = 1 << 20
-#: Guest addresses begin here, and user addresses are that much higher: they look like neither.
+#: Guest addresses begin here; user addresses are higher by this offset, so that neither is valid
+#: as the other.
 GPA_BASE = 1 << 20
 USER_OFFSET = 0x7F00_0000_0000
 
@@ -78,11 +79,11 @@ class Memory:
 
     @property
     def end(self) -> int:
-        """The first guest address behind all of it."""
+        """The first guest address after all regions."""
         return max(region.gpa + region.size for region in self.regions)
 
     def allocate(self, size: int, *, align: int = 64, region: int = 0) -> int:
-        """Guest address of so many fresh bytes, which are zero."""
+        """Allocate this number of zero bytes; their guest address."""
         gpa = -(-self._next[region] // align) * align
         self._next[region] = gpa + size
         where = self.regions[region]
@@ -103,11 +104,11 @@ class Memory:
         return bytes(self.view(gpa, size))
 
     def write(self, gpa: int, data: bytes) -> None:
-        """Put bytes there."""
+        """Write bytes to this guest address."""
         self.view(gpa, len(data))[:] = data
 
     def close(self) -> None:
-        """Give it back; views may outlive it."""
+        """Release the memory; views may outlive it."""
         for region in self.regions:
             os.close(region.fd)
         self.regions.clear()
@@ -117,16 +118,16 @@ class TestRing:
     """One ring: its memory, a driver's side of it, and the eventfds.
 
     Args:
-        memory: where it lies.
+        memory: that holds it.
         index: of the ring.
         size: descriptors.
-        start: both of its indices in the beginning.
+        start: initial value of both of its indices.
         event_idx: VIRTIO_F_EVENT_IDX is in use.
         region: of the memory.
-        at_end: its available ring, which then comes last, ends where the region does.
+        at_end: the available ring is its last part, and ends where the region ends.
 
     Attributes:
-        user_offset: how much higher user addresses of its region are than guest addresses.
+        user_offset: difference between user addresses and guest addresses of its region.
     """
 
     __test__ = False
@@ -192,38 +193,38 @@ class TestRing:
         os.eventfd_write(self.kick_fd, 1)
 
     def await_heard(self, patience: float) -> bool:
-        """Whether the device reads the kick eventfd in time: one that polls never does."""
+        """Whether the device reads the kick eventfd in time; a polling device never does."""
         until = time.monotonic() + patience
         poll = select.poll()
         poll.register(self.kick_fd, select.POLLIN)
         while poll.poll(0):
             if time.monotonic() > until:
                 return False
-            os.sched_yield()  # nobody is told when a counter falls to 0
+            os.sched_yield()  # no event tells that the counter is 0
         return True
 
     def unkick(self) -> None:
-        """Take back a kick that the device has not read."""
+        """Cancel a kick that the device has not read."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.kick_fd)
 
     def calls(self) -> int:
-        """Take what the call eventfd has counted."""
+        """Read and reset the counter of the call eventfd."""
         try:
             return os.eventfd_read(self.call_fd)
         except BlockingIOError:
             return 0
 
     def await_call(self, patience: float) -> bool:
-        """Whether the call eventfd is signalled in time; its count is taken."""
+        """Whether the call eventfd is signalled within this time; its counter is reset."""
         poll = select.poll()
         poll.register(self.call_fd, select.POLLIN)
         return bool(poll.poll(patience * 1000)) and self.calls() > 0
 
     def await_used(self, index: int, patience: float) -> bool:
-        """Whether the device's index comes to be ``index`` in time.
+        """Whether the device's index becomes ``index`` within this time.
 
-        A call tells of most changes, but a device may be asked for none.
+        Most changes are signalled by a call, but calls may be suppressed.
         """
         until = time.monotonic() + patience
         poll = select.poll()
@@ -237,7 +238,7 @@ class TestRing:
         return True
 
     def await_progress(self, index: int, patience: float) -> bool:
-        """Whether the device's index leaves ``index`` in time, wherever it goes."""
+        """Whether the device's index changes from ``index`` within this time."""
         until = time.monotonic() + patience
         poll = select.poll()
         while self.used_index == index & 0xFFFF:

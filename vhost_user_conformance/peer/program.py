@@ -1,4 +1,4 @@
-"""Where a peer under test comes from: one that listens, or one that is started for it."""
+"""The peer under test: a program that is started, or a socket that a program listens on."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Seconds for a program to listen, and to end after SIGTERM.
-START_PATIENCE = 15.0
-END_PATIENCE = 3.0
+START_TIMEOUT = 15.0
+END_TIMEOUT = 3.0
 _RETRY = 0.01
 _TAIL = 4096
 _NOT_YET = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
@@ -31,17 +31,17 @@ _NOT_YET = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
 class PeerProgram:
     """A program under test: ``{socket}`` in its command is replaced by the socket's path.
 
-    Its standard input is a pipe that stays open, as dpdk-testpmd ends with it.
+    Its standard input is a pipe that stays open, as dpdk-testpmd ends at its end.
 
     Args:
-        command: in the shell's words, without a shell.
+        command: quoted as for a shell, but run without one.
         path: of the socket.
-        log: file for what it says.
+        log: file for its output.
         qmp: replaces ``{qmp}``: where a front-end is to serve QMP.
-        listens: the socket is the program's to make; else the suite listens there.
+        listens: the program makes the socket; else the suite listens there.
 
     Raises:
-        OptionError: the command cannot be what is meant.
+        OptionError: the command is invalid.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class PeerProgram:
             raise OptionError(f"--exec {command!r}: {error}") from None
         if not any("{socket}" in word for word in words):
             raise OptionError("--exec: write {socket} where the program takes the socket's path")
-        #: The command as it was given, word by word.
+        #: The words of the command as it was given.
         self.words = tuple(words)
         places = {"{socket}": str(path), "{qmp}": str(qmp)}
         for place, value in places.items():
@@ -61,22 +61,22 @@ class PeerProgram:
         self._argv = words
         self._made_by_it = [made for made in (path if listens else None, qmp) if made is not None]
         self._log = log
-        self._told_to_end = False
+        self._asked_to_end = False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def command(self) -> str:
-        """As it is run."""
+        """The command as it is run."""
         return shlex.join(self._argv)
 
     def start(self) -> None:
         """Start it.
 
         Raises:
-            PeerError: it cannot be.
+            PeerError: it cannot be started.
         """
         self._clear()
-        self._told_to_end = False
+        self._asked_to_end = False
         with self._log.open("wb") as log, signals_deferred():
             try:
                 self._process = subprocess.Popen(
@@ -93,7 +93,7 @@ class PeerProgram:
 
     @property
     def pid(self) -> int:
-        """Its process, or 0."""
+        """Id of its process, or 0."""
         return 0 if self._process is None else self._process.pid
 
     @property
@@ -101,30 +101,30 @@ class PeerProgram:
         """Whether it has been started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def end_soon(self, patience: float) -> bool:
-        """Whether it ends by itself in time."""
+    def ends_within(self, timeout: float) -> bool:
+        """Whether it ends by itself within ``timeout`` seconds."""
         if self._process is None:
             return True
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience)
+            self._process.wait(timeout)
         return not self.running
 
     def ask_to_end(self) -> None:
         """SIGTERM."""
         if self._process is not None:
-            self._told_to_end = True
+            self._asked_to_end = True
             self._process.terminate()
 
     @property
-    def told_to_end(self) -> bool:
-        """Whether it has been, since it was started."""
-        return self._told_to_end
+    def asked_to_end(self) -> bool:
+        """Whether `ask_to_end` was called since it was started."""
+        return self._asked_to_end
 
     @property
     def terminated(self) -> bool:
         """Whether SIGTERM has ended it after `ask_to_end`, and no other signal."""
         ended = None if self._process is None else self._process.poll()
-        return self._told_to_end and ended == -signal.SIGTERM
+        return self._asked_to_end and ended == -signal.SIGTERM
 
     @property
     def how_it_ended(self) -> str:
@@ -135,13 +135,13 @@ class PeerProgram:
         return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
     @property
-    def obituary(self) -> str:
-        """How it ended, and what it said last."""
+    def exit_description(self) -> str:
+        """How it ended, and the last line of its output."""
         return ": ".join(part for part in (self.how_it_ended, self.last_line) if part)
 
     @property
     def crashed(self) -> bool:
-        """Whether a signal that nobody sent has ended it."""
+        """Whether a signal has ended it."""
         status = None if self._process is None else self._process.poll()
         return status is not None and status < 0
 
@@ -153,7 +153,7 @@ class PeerProgram:
 
     @property
     def last_line(self) -> str:
-        """What it said last."""
+        """The last line of its output."""
         try:
             with self._log.open("rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
@@ -165,18 +165,18 @@ class PeerProgram:
 
     @property
     def descriptors(self) -> int:
-        """How many files it has open."""
+        """The number of its open files."""
         if self._process is None:
             return 0
         return len(os.listdir(f"/proc/{self._process.pid}/fd"))  # noqa: PTH208  no files
 
     @property
     def mappings(self) -> int:
-        """How many of this suite's memory files it has mapped."""
+        """The number of its mappings of the suite's memory files."""
         return self.mapped("conformance")
 
     def mapped(self, name: str) -> int:
-        """How many mappings it has of memfds with this name."""
+        """The number of its mappings of memfds with this name."""
         if self._process is None:
             return 0
         maps = Path(f"/proc/{self._process.pid}/maps").read_text()
@@ -184,13 +184,13 @@ class PeerProgram:
 
     @property
     def threads(self) -> int:
-        """How many threads it has."""
+        """The number of its threads."""
         if self._process is None:
             return 0
         return len(os.listdir(f"/proc/{self._process.pid}/task"))  # noqa: PTH208  no files
 
     def stop(self) -> None:
-        """End it and what it has started: its whole session."""
+        """End it and the processes that it has started: its whole session."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -199,18 +199,18 @@ class PeerProgram:
         for signum in (signal.SIGTERM, signal.SIGKILL):
             if not _signal_all(process.pid, signum):
                 break
-            until = time.monotonic() + END_PATIENCE
-            while time.monotonic() < until and _signal_all(process.pid, 0):
-                # It is not only the process: a shell may be gone before what it has started.
+            deadline = time.monotonic() + END_TIMEOUT
+            while time.monotonic() < deadline and _signal_all(process.pid, 0):
+                # Not the process alone: a shell may end before the programs that it has started.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_RETRY)
                     select.select([], [], [], _RETRY)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_PATIENCE)
+            process.wait(END_TIMEOUT)
         self._clear()
 
     def _clear(self) -> None:
-        """Remove the sockets that it has made, and nothing else that may have been there."""
+        """Remove the sockets that it has made, but no other kind of file."""
         for path in self._made_by_it:
             with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(path.lstat().st_mode):
@@ -218,7 +218,7 @@ class PeerProgram:
 
 
 def _signal_all(group: int, signum: int) -> bool:
-    """Signal a session's processes; whether there is one."""
+    """Signal the processes of a session; whether it has any."""
     try:
         os.killpg(group, signum)
     except (ProcessLookupError, PermissionError):
@@ -226,18 +226,18 @@ def _signal_all(group: int, signum: int) -> bool:
     return True
 
 
-def connect(path: Path, *, patience: float, gone: Callable[[], str]) -> socket.socket:
+def connect(path: Path, *, timeout: float, gone: Callable[[], str]) -> socket.socket:
     """Connect to a peer's socket, as soon as it listens.
 
     Args:
         path: of the socket.
-        patience: seconds.
-        gone: why there is nobody to wait for, or nothing.
+        timeout: seconds to wait for it.
+        gone: why no peer will listen, or nothing.
 
     Raises:
-        PeerError: nobody accepts.
+        PeerError: no program listens there.
     """
-    until = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     poll = select.poll()
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -248,8 +248,8 @@ def connect(path: Path, *, patience: float, gone: Callable[[], str]) -> socket.s
             why = gone()
             if why:
                 raise PeerError(why) from None
-            if time.monotonic() > until:
-                raise PeerError(f"nobody listens on {path}: {error.strerror}") from None
+            if time.monotonic() > deadline:
+                raise PeerError(f"no program listens on {path}: {error.strerror}") from None
             poll.poll(_RETRY * 1000)
         except OSError as error:
             sock.close()

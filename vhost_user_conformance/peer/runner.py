@@ -1,4 +1,4 @@
-"""What runs cases against one peer, whichever end it is."""
+"""Runs cases against one peer, of either role."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class CaseRunner(ABC):
         scratch: the contents of the disk that the peer serves may be overwritten.
 
     Attributes:
-        offered: what the peer offers or agrees to, once `probe` has found out.
+        offered: what the peer offers or acknowledges, once `probe` has read it.
     """
 
-    #: Why a case is not about a peer without a protocol feature that it needs.
+    #: The reason why a case does not apply to a peer without a protocol feature.
     LACKS = "{} is not offered"
 
     def __init__(
@@ -55,19 +55,19 @@ class CaseRunner(ABC):
 
     @property
     def gone(self) -> str:
-        """Why there was no peer for some cases, or nothing."""
+        """Why the peer could not be reached for some cases, or nothing."""
         return self._gone
 
     @abstractmethod
     def probe(self) -> Offered:
-        """Find out what the peer offers.
+        """Read what the peer offers.
 
         Raises:
-            PeerError: it cannot be talked to at all.
+            PeerError: it cannot be reached, or does not answer.
         """
 
     def describe(self) -> dict[str, Any]:
-        """What was tested, for ``--json``."""
+        """The peer, for ``--json``."""
         return {
             "socket": str(self._path),
             "command": None if self._program is None else self._program.command,
@@ -86,9 +86,9 @@ class CaseRunner(ABC):
         """
 
     def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
-        """Run them all, telling of each.
+        """Run them all, and report each result.
 
-        Where there is no peer any more the cases end as ERROR, and `gone` says why.
+        Once the peer cannot be reached the cases end as ERROR, and `gone` is the reason.
         """
         results = []
         for case in cases:
@@ -99,14 +99,14 @@ class CaseRunner(ABC):
 
     @abstractmethod
     def _run(self, case: Case) -> CaseResult:
-        """Run one."""
+        """Run one case."""
 
     def _missing(self, case: Case) -> str:
-        """Why the case is not about this peer, or nothing."""
+        """Why the case does not apply to this peer, or nothing."""
         for name in case.needs:
             mask = self._dialect.protocol_feature(name)
             if mask is None or not int(mask) & self.offered.protocol_features:
                 return self.LACKS.format(name)
         if case.device and case.device != self._device:
-            return f"is about {case.device}: say --device {case.device}"
+            return f"is about {case.device}: use --device {case.device}"
         return ""

@@ -1,7 +1,7 @@
-"""Messages as bytes, right ones and wrong ones, with a deadline for each wait.
+"""Messages as bytes, valid and invalid, with a time limit for each wait.
 
-The suite does not speak through `vhost_user.session`: that keeps the rules, and the suite must be
-able to break them.
+The suite does not use `vhost_user.session`, which keeps the rules: the suite must be able to break
+them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 HEADER = struct.Struct("=III")
-#: A payload that is announced with more bytes than this is not waited for.
+#: A payload that is announced as larger than this is not read.
 LARGEST = 1 << 20
 _FDS = 64
 _SHOWN = 24
 
 
 class Message(NamedTuple):
-    """A message as it came: descriptors are the receiver's to close."""
+    """A message as it was received; the receiver closes its descriptors."""
 
     id: int
     flags: int
@@ -39,7 +39,7 @@ class Message(NamedTuple):
 
     @property
     def u64(self) -> int:
-        """The payload as a number, of which there may be fewer bytes than 8."""
+        """The payload as a number; it may be shorter than 8 bytes."""
         return int.from_bytes(self.payload[:8], "little")
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ class Message(NamedTuple):
 
 
 class WireError(Exception):
-    """Nothing more can be had of this connection; the text says why."""
+    """The connection cannot be used any more; the text has the reason."""
 
 
 class Closed(WireError):
@@ -58,11 +58,11 @@ class Closed(WireError):
 
 
 class Silent(WireError):
-    """Nothing came in time."""
+    """No message arrived in time."""
 
 
 class Nonsense(WireError):
-    """What came cannot be the beginning of a message."""
+    """The received bytes are not a message."""
 
 
 class Wire:
@@ -70,11 +70,11 @@ class Wire:
 
     Args:
         sock: connected; owned from now on.
-        names: of the messages, for people.
+        names: of the messages, for the transcript.
         patience: seconds for each answer.
 
     Attributes:
-        transcript: what went (``>``) and came (``<``), a line each.
+        transcript: a line for each message sent (``>``) and received (``<``).
     """
 
     def __init__(self, sock: socket.socket, names: Mapping[int, str], patience: float) -> None:
@@ -106,11 +106,11 @@ class Wire:
             payload: its bytes.
             flags: of the header.
             fds: descriptors that go with its first byte.
-            size: what the header says of the payload's size, when that is not true.
-            amid: what is done when the peer has taken the header, and before the payload comes.
+            size: the payload's size in the header, if it is to differ.
+            amid: called when the peer has read the header, before the payload is sent.
 
         Raises:
-            Closed: the peer has gone. Silent: it takes nothing.
+            Closed: the peer has closed the connection. Silent: it reads nothing.
         """
         length = len(payload) if size is None else size
         self._note(">", number, flags, payload, len(fds))
@@ -123,7 +123,7 @@ class Wire:
         self.send_bytes(data, fds)
 
     def send_bytes(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        """Send bytes, whatever they are. Raises as `send`."""
+        """Send any bytes. Raises as `send`."""
         until = time.monotonic() + self.patience
         left = memoryview(data)
         while left:
@@ -131,14 +131,14 @@ class Wire:
                 sent = socket.send_fds(self._sock, [left], fds) if fds else self._sock.send(left)
             except BlockingIOError:
                 if not self._ready(select.POLLOUT, until):
-                    raise Silent(f"took no more bytes within {self.patience:g} s") from None
+                    raise Silent(f"read no more bytes within {self.patience:g} s") from None
                 continue
             except OSError as error:
                 raise Closed(f"the connection is closed ({error.strerror})") from None
             left, fds = left[sent:], ()
 
     def send_pieces(self, data: bytes, size: int = 1) -> None:
-        """Send ``size`` bytes at a time, when the peer has taken those before. Raises as `send`."""
+        """Send ``size`` bytes at a time, when the peer has read those before. Raises as `send`."""
         for at in range(0, len(data), size):
             self.send_bytes(data[at : at + size])
             self._await_taken()
@@ -146,11 +146,11 @@ class Wire:
     def _await_taken(self) -> None:
         until = time.monotonic() + self.patience
         while self._unread and time.monotonic() < until:
-            os.sched_yield()  # the kernel counts what the peer has not read, and tells nobody
+            os.sched_yield()  # the kernel has the count of unread bytes, but no event for it
 
     @property
     def _unread(self) -> int:
-        """Bytes that the peer has not taken; 0 when it has gone."""
+        """Bytes that the peer has not read; 0 when it has closed the connection."""
         count = array.array("i", [0])
         try:
             fcntl.ioctl(self._sock, termios.TIOCOUTQ, count)
@@ -162,7 +162,7 @@ class Wire:
         """The next message.
 
         Raises:
-            Closed, Silent, Nonsense: there is none.
+            Closed, Silent, Nonsense: no message was received.
         """
         wait = self.patience if patience is None else patience
         until = time.monotonic() + wait
@@ -189,7 +189,7 @@ class Wire:
             except BlockingIOError:
                 if not self._ready(select.POLLIN, until):
                     self.transcript.append(f"  nothing within {wait:g} s")
-                    raise Silent(f"nothing came within {wait:g} s") from None
+                    raise Silent(f"no message within {wait:g} s") from None
                 continue
             except OSError as error:
                 raise Closed(f"the connection is closed ({error.strerror})") from None
@@ -207,7 +207,7 @@ class Wire:
 
     @property
     def waiting(self) -> bool:
-        """Whether something has come that was not received yet."""
+        """Whether there are bytes that were not received yet."""
         return self._ready(select.POLLIN, 0.0)
 
     def _note(self, arrow: str, number: int, flags: int, payload: bytes, fds: int) -> None:
@@ -221,7 +221,7 @@ class Wire:
         self.transcript.append(" ".join(part for part in parts if part))
 
     def hangs_up(self, patience: float | None = None) -> bool:
-        """Whether the peer closes the connection in time; what it says before that is dropped."""
+        """Whether the peer closes the connection in time; what it sends before is dropped."""
         try:
             while True:
                 self.receive(patience).close()
@@ -231,10 +231,10 @@ class Wire:
             return True
 
     def leave(self, patience: float) -> None:
-        """Go, and close the connection when the peer has noticed, or after ``patience``.
+        """Shut down, and close the connection when the peer has closed it, or after a time.
 
-        Without that a peer may find the next front-end there before it knows that this one has
-        gone (seen with DPDK, whose port then stays down now and then).
+        Without that a peer may accept the next front-end before it knows that this one has
+        disconnected (seen with DPDK, whose port then sometimes stays down).
         """
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""The rules of the protocol, in our words, and the cases that cover each: the matrix."""
+"""The matrix: each rule of the protocol in a sentence, and the cases that cover it."""
 
 from __future__ import annotations
 

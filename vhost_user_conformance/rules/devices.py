@@ -9,13 +9,13 @@ rule = inflight.rule
 
 rule(
     1,
-    "The back-end makes a region for the rings that it is told of",
+    "The back-end makes a region for the number and size of rings in the request",
     back="1201..1210 1261..1263",
     front="1201 1206 1209",
 )
 rule(
     2,
-    "It is given back before rings start, as it was",
+    "The front-end passes it back unchanged before rings start",
     back="1211 1219 1221",
     front="1202..1205 1207 1208 1210",
 )
@@ -26,23 +26,23 @@ rule(
 )
 rule(
     4,
-    "What is taken is noted with a counter, and what is completed is not",
+    "Requests in flight are recorded with a counter, and completed ones are cleared",
     back="1213 1215 1222 1235",
 )
 rule(
     5,
-    "What was noted is served again in the order of the counters, and nothing twice",
+    "Recorded requests are served again in the order of their counters, and none is served twice",
     back="1230..1237",
 )
 rule(6, "A region outlives its connection and its back-end", back="1240..1242", front="1205 1731")
-rule(7, "A region that cannot be is refused, or survived", back="1250..1275")
-rule(8, "Without a region rings serve", back="1220", front="1206")
+rule(7, "An invalid region is refused, or survived", back="1250..1275")
+rule(8, "Rings serve without a region", back="1220", front="1206")
 rule(
     9,
     "The region of a disk may move to another host with its VM",
     source="3dfd711ea9, 3a80ff0721",
     back="1240",
-    front=NotFromOutside("it shows in the front-end's own migration stream"),
+    front=NotFromOutside("it is visible in the front-end's own migration stream only"),
 )
 
 config = Chapter("config", "Configuration space", "VHOST_USER_GET_CONFIG")
@@ -50,12 +50,12 @@ rule = config.rule
 
 rule(
     1,
-    "GET_CONFIG is answered with as many bytes as were asked for",
+    "GET_CONFIG is answered with the requested number of bytes",
     back="0901..0907 0910..0914 0951..0956 1919",
     front="0901..0903 0906 0907",
 )
 rule(2, "An empty reply is an error", back="0915 0920..0926", front="0905")
-rule(3, "What cannot be asked for is survived", back="0930..0950")
+rule(3, "An invalid request is survived", back="0930..0950")
 rule(
     4,
     "Read-only fields are not changed by SET_CONFIG",
@@ -63,12 +63,17 @@ rule(
     back="0960..0981",
     front="0904",
 )
-rule(5, "The space says what the device can do", source="virtio 1.3, 5", back="0985..0998")
+rule(
+    5,
+    "The fields of the space agree with what the device does",
+    source="virtio 1.3, 5",
+    back="0985..0998",
+)
 rule(
     6,
-    "CONFIG_CHANGE_MSG has it read again",
+    "The front-end reads the space again after CONFIG_CHANGE_MSG",
     source="VHOST_USER_BACKEND_CONFIG_CHANGE_MSG",
-    back=NotFromOutside("nothing that a front-end says changes it: the back-end's owner does"),
+    back=NotFromOutside("no message of a front-end changes it: the user of the back-end does"),
     front="1320 1321 1334 1335",
 )
 
@@ -78,20 +83,20 @@ rule = status.rule
 rule(1, "The status is virtio's, in 8 bits", back="1430..1439 1444..1446", front="1402")
 rule(
     2,
-    "It goes by virtio's steps, and back to 0 only",
+    "It is set in virtio's order, and bits are only cleared by a reset to 0",
     back="1432..1436 1440 1443",
     front="1401 1403..1405",
 )
 rule(
     3,
-    "RESET_DEVICE keeps the connection and what was agreed on",
+    "RESET_DEVICE keeps the connection and the negotiated features",
     source="VHOST_USER_RESET_DEVICE",
     back="1403 1404",
     front="1406 1407",
 )
 rule(
     4,
-    "RESET_OWNER is not used any more; it is ignored, or disables rings",
+    "RESET_OWNER is deprecated: it is ignored, or disables rings",
     source="22d2464f7e",
     back="0230 1420",
     front="1408",
@@ -102,27 +107,27 @@ rule = data_path.rule
 
 rule(
     1,
-    "A disk reads and writes what it is asked to",
+    "A disk reads and writes the requested sectors",
     back="2101..2129 2134..2139 2143..2144 2152..2159 2185 2186 2193",
     front="2110 2111 2113..2116 2119",
 )
 rule(
     2,
-    "Requests may be cut into descriptors anywhere, and lie in indirect tables",
+    "Requests may be split into descriptors anywhere, and be in indirect tables",
     back="2130..2133 2140..2142 2155..2157 2181..2184 2190..2192 2194 2205..2219 2259 2260..2265",
     front="2101..2107 2109",
 )
-rule(3, "Frames are sent as they are", back="2201..2204", front="2112 2117")
+rule(3, "Frames are sent unchanged", back="2201..2204", front="2112 2117")
 rule(
     4,
-    "Frames are received as they are, in their order",
+    "Frames are received unchanged and in order",
     back="2252..2258 2266 2271..2275",
     front="2118",
 )
 rule(
     5,
-    "Full rings, and many requests at once, are served",
+    "Full rings and many requests at once are served",
     back="2143 2150..2154 2220..2229",
     front="2104",
 )
-rule(6, "How long it takes is told, and is no rule", back="2009 2010", front="1709")
+rule(6, "Durations are reported; no rule limits them", back="2009 2010", front="1709")

@@ -1,4 +1,4 @@
-"""Header and transport, and what a message consists of."""
+"""Header, transport, and payloads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ rule(
     back="0101 0108..0109",
     front="0101 0164..0165",
 )
-rule(3, "Bit 2 is set in replies, and in nothing else", back="0101 0110", front="0102 0163")
+rule(3, "Bit 2 is set in replies only", back="0101 0110", front="0102 0163")
 rule(
     4,
     "Bit 3 asks for an acknowledgement, and is not set in a reply",
@@ -29,13 +29,13 @@ rule(
 rule(5, "Bits 4 to 31 are not used", back="0101 0111", front="0103 1322")
 rule(
     6,
-    "A reply has the id of its request, and the size that its type has",
+    "A reply has the id of its request, and the size of its type",
     back="0101 0102 0621",
     front="0160..0169 0605 0710 1323",
 )
 rule(
     7,
-    "Descriptors go with the first byte of the header",
+    "Descriptors are sent with the first byte of the header",
     source="97f24a0496",
     back="0143 1906 1907 1924",
     front="0105",
@@ -43,12 +43,12 @@ rule(
 rule(
     8,
     "Either side may listen",
-    back=NotFromOutside("a program that connects by itself is one that has such an option"),
-    front=NotFromOutside("the suite is the side that listens; a front-end that does has an option"),
+    back=NotFromOutside("a program connects by itself only with an option of its own"),
+    front=NotFromOutside("the suite listens; a front-end listens only with an option of its own"),
 )
 rule(
     9,
-    "A stream may be cut anywhere, and several messages may come at once",
+    "Messages may arrive in pieces of any size, and several at once",
     source="Communication",
     back="0104..0106 1908..1913",
     front="0171..0174",
@@ -62,7 +62,7 @@ rule(
 )
 rule(
     11,
-    "A message that ends in the middle, or announces too much, ends the connection at most",
+    "An incomplete message, or one that announces too much, ends the connection at most",
     back="0140..0142 1745",
     front="0170",
 )
@@ -75,13 +75,13 @@ rule(
 )
 rule(
     13,
-    "Each request has an id that is defined; one that is not known is refused or ignored",
+    "Each request has an id that is defined; an unknown id is refused or ignored",
     back="0112..0114 1710 1821",
     front="0104 1303 1310",
 )
 rule(
     14,
-    "Eventfds may be pipes where there are none",
+    "Eventfds may be pipes where the system has no eventfds",
     source="b51082905f",
     back="1753",
     front="0501..0503",
@@ -105,7 +105,7 @@ rule(
 )
 rule(
     4,
-    "A memory table has 8 bytes and 32 for each region, and no more regions than it counts",
+    "A memory table has 8 bytes and 32 for each region, and as many regions as its count",
     source="Memory region description",
     back="0301..0308 0344",
     front="0114 0301 0302",
@@ -147,14 +147,14 @@ rule(
 )
 rule(
     10,
-    "Configuration has 12 bytes and the data, of which there are as many as it says",
+    "A configuration payload has 12 bytes and the data, whose length is its size field",
     source="Virtio device config space",
     back="0901 0915 0930..0936 0970",
     front="0133 0134 0901 0902",
 )
 rule(
     11,
-    "An area for a ring's notifications has 24 bytes",
+    "A vring area has 24 bytes",
     source="Vring area description",
     back="1310",
     front="1304 1311",
@@ -168,7 +168,7 @@ rule(
 )
 rule(
     13,
-    "A shared object is named by 16 bytes",
+    "A shared object is identified by 16 bytes",
     source="VhostUserShared",
     back="2449",
     front="0150 1306 1325",
@@ -183,7 +183,7 @@ rule(
 rule(
     15,
     "A crypto session has 1072 bytes, some of which are pointers",
-    source="QEMU's code; no specification draws it",
+    source="QEMU's code; not in the specification",
     back="2446",
     front="0135 0136",
 )

@@ -1,7 +1,7 @@
 """Each row of the message table, and each protocol feature, as a rule.
 
-The rows are `vhost_user.messages`' own: a new one is in the matrix at once, and `test_matrix` asks
-for what covers it.
+The rows are those of `vhost_user.messages`: a new one is in the matrix at once, and `test_matrix`
+fails until it is covered.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 #: VU-F-0110 is about the payload of message 1, and so on.
 _PAYLOADS = 109
 _NO_PROVOKING = NotFromOutside(
-    "nothing that a front-end says makes a back-end send it; what it says by itself is looked at "
-    "by 1310 and 1311"
+    "no message of a front-end makes a back-end send it; 1310 and 1311 check what a back-end sends "
+    "by itself"
 )
 
-#: By message: cases for back-ends, and for front-ends besides that about the payload's size.
+#: By message: cases for back-ends, and for front-ends; the case about its size is added.
 FRONT_END_MESSAGES: dict[str, tuple[str, str]] = {
     "GET_FEATURES": ("0102 0201 0204 0741", "0207 0272"),
     "SET_FEATURES": (
@@ -124,8 +124,10 @@ FEATURES: dict[str, tuple[str | NotFromOutside, str | NotFromOutside]] = {
     "DEVICE_STATE": ("1501..1535", "0244 0264 1501..1506"),
     "GET_VRING_BASE_INFLIGHT": ("0213 1280", "0271"),
     "GPA_ADDRESSES": (
-        NotFromOutside("its number is a draft's; what addresses mean with it is not settled"),
-        NotFromOutside("its number is a draft's; it is not offered"),
+        NotFromOutside(
+            "its number is from a draft; the meaning of addresses with it is not settled"
+        ),
+        NotFromOutside("its number is from a draft; the suite does not offer it"),
     ),
     "SHMEM": ("2450", "1305 1312 1391"),
 }
@@ -136,7 +138,7 @@ features = Chapter("feature", "Protocol features", "Protocol features")
 
 
 def _text(row: MessageSpec) -> str:
-    """The row, as a sentence."""
+    """The sentence of a row."""
     payload = " or ".join(form.__name__ for form in row.payload) or "no payload"
     return (
         f"{row.name}: {payload}, descriptors: {row.fds.value}, "
@@ -173,25 +175,25 @@ def _feature_rules() -> None:
         features.rule(bit, f"Bit {bit} is {name}", back=sender, front=receiver)
     features.rule(
         90,
-        "What is not offered is not agreed on",
+        "A feature that is not offered is not negotiated",
         back="0226 0228",
         front="0213..0219 0223 0273 0230..0264",
     )
     features.rule(
         91,
-        "What needs something else is not offered, nor agreed on, without it",
+        "A feature is neither offered nor negotiated without those that it depends on",
         back="0210..0213 0229",
         front="0270 0271",
     )
     features.rule(
         92,
-        "What is offered stays the same, and may be asked for at any time",
+        "The offered features do not change, and may be read at any time",
         back="0201..0204 0225 0231 0232",
         front="0207 0208",
     )
     features.rule(
         93,
-        "Bit 30 says that there are protocol features",
+        "Bit 30 announces protocol features",
         source="VHOST_USER_F_PROTOCOL_FEATURES",
         back="0202 0223 0224 0233",
         front="0220..0223",

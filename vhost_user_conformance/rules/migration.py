@@ -1,4 +1,4 @@
-"""The dirty log, memory, postcopy and the state of devices."""
+"""The dirty log, memory, postcopy and device state."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ rule(
     back="0801",
     front="0812..0814",
 )
-rule(
-    3, "The back-end logs all that it writes to guest memory", back="0803 0804 0805 0821 0824..0826"
-)
+rule(3, "The back-end logs all its writes to guest memory", back="0803 0804 0805 0821 0824..0826")
 rule(
     4,
-    "It logs the used ring of a ring with F_LOG, where log_guest_addr says",
+    "It logs the used ring of a ring with F_LOG, at log_guest_addr",
     back="0802 0807 0811 0818 0819 0822 0823 0827",
     front="0807 0808",
 )
@@ -37,8 +35,8 @@ rule(
 )
 rule(6, "Nothing is logged without LOG_ALL", back="0806 0808 2361..2380", front="0809 0810 0815")
 rule(7, "A log may be replaced, and its descriptor closed", back="0809 0814 0828 1812 1813 1826")
-rule(8, "Logging goes on over a stop and a start", back="0810")
-rule(9, "A log that cannot be used is refused or survived", back="0816 1780 1824")
+rule(8, "Logging continues over a stop and a start", back="0810")
+rule(9, "An invalid log is refused or survived", back="0816 1780 1824")
 rule(
     10,
     "SET_LOG_FD may be signalled when the log changes",
@@ -46,22 +44,25 @@ rule(
     back="0815 1814",
     front="0116",
 )
-rule(11, "LOG_SHMFD and LOG_ALL come together", back="0220 0817", front="0801 0810 0811")
+rule(
+    11,
+    "LOG_SHMFD and LOG_ALL are offered and negotiated together",
+    back="0220 0817",
+    front="0801 0810 0811",
+)
 rule(
     12,
-    "Before a region is added the log is made large enough",
+    "The log is enlarged before a region is added",
     source="QEMU's vhost_commit",
     back="1049",
-    front=NotFromOutside("no act plugs memory into a VM while it is migrated"),
+    front=NotFromOutside("the suite cannot plug memory into a VM during a migration"),
 )
 rule(
     13,
-    "The front-end takes bits atomically, and none is set any more once rings are stopped",
+    "The front-end clears bits atomically, and no bit is set after rings are stopped",
     source="QEMU's vhost_dev_sync_region",
     back="0614 0615 2004",
-    front=NotFromOutside(
-        "what it does with the bits shows only in the memory that arrives elsewhere"
-    ),
+    front=NotFromOutside("its use of the bits is visible only in the memory at the destination"),
 )
 
 memory = Chapter("memory", "Memory", "Memory region description")
@@ -75,13 +76,13 @@ rule(
 )
 rule(
     2,
-    "A table replaces the one before as a whole",
+    "A table replaces the previous one as a whole",
     back="0320..0324 0338 1915 1916 1766 1767 1810 1811",
     front="0308 0309",
 )
 rule(
     3,
-    "A region lies in its file, at its offset, and can be mapped, shared",
+    "A region is within its file, at its offset, and can be mapped as shared",
     back="0315..0318 0343 1823",
     front="0302..0304 1203",
 )
@@ -93,11 +94,11 @@ rule(
 )
 rule(
     5,
-    "Rings are named by user addresses, requests by guest addresses",
+    "Rings have user addresses, buffers have guest addresses",
     back="0325 0345..0347 2155 2156 2218 2219 2265",
     front="0310..0312 2101",
 )
-rule(6, "A table that cannot be is refused", back="0340..0344 0753 1720 1805", front="0320 0705")
+rule(6, "An invalid table is refused", back="0340..0344 0753 1720 1805", front="0320 0705")
 rule(
     7,
     "With CONFIGURE_MEM_SLOTS regions are added and removed one by one",
@@ -107,7 +108,7 @@ rule(
 )
 rule(
     8,
-    "A region is removed by guest address, user address and size; its offset does not count",
+    "A region is removed by guest address, user address and size; its offset is ignored",
     source="VHOST_USER_REM_MEM_REG",
     back="1023..1029",
     front="1006",
@@ -121,21 +122,21 @@ rule(
 )
 rule(
     10,
-    "There are as many slots as GET_MAX_MEM_SLOTS says",
+    "GET_MAX_MEM_SLOTS returns the number of slots",
     source="VHOST_USER_GET_MAX_MEM_SLOTS",
     back="1001 1002 1043..1045",
     front="1001 1009 1010",
 )
 rule(
     11,
-    "SET_MEM_TABLE and slots are not used together by QEMU",
+    "QEMU does not use SET_MEM_TABLE and slots together",
     source="QEMU's vhost_user_set_mem_table",
     back="1053 1054",
     front="1002",
 )
 rule(
     12,
-    "Rings in memory that comes later, or goes, are survived",
+    "Rings in memory that is added later, or removed, are survived",
     source="67f4f663cd",
     back="1021 1022 1055 1766 1767",
 )
@@ -150,7 +151,7 @@ rule(
 )
 rule(
     14,
-    "What is not needed any more is closed and unmapped",
+    "Unused descriptors are closed, and unused memory is unmapped",
     back="0350 0351 1801..1829",
     front="1801",
 )
@@ -158,13 +159,13 @@ rule(
 postcopy = Chapter("postcopy", "Postcopy", "Postcopy support")
 rule = postcopy.rule
 _DESTINATION = NotFromOutside(
-    "a front-end sends it as the destination of a migration, which no act makes of it"
+    "a front-end sends it as the destination of a migration, which the suite cannot make it"
 )
 
 rule(1, "POSTCOPY_ADVISE is answered with a userfaultfd", back="1601 1602 1611", front=_DESTINATION)
 rule(
     2,
-    "POSTCOPY_LISTEN comes after it and before memory, and is answered",
+    "POSTCOPY_LISTEN is sent after it and before memory, and is answered",
     back="1603 1613 1614",
     front=_DESTINATION,
 )
@@ -176,19 +177,19 @@ rule(
 )
 rule(
     4,
-    "Pages that are missing are asked for, and used once they are there",
+    "Missing pages are requested, and used once they are present",
     back="1606..1608 1610",
     front=_DESTINATION,
 )
 rule(
     5,
-    "POSTCOPY_END is answered, and no page is asked for after it",
+    "POSTCOPY_END is answered, and no page is requested after it",
     back="1605 1609 1615 1617",
     front=_DESTINATION,
 )
-rule(6, "The next connection begins without it", back="1612")
+rule(6, "The next connection begins without postcopy", back="1612")
 
-device_state = Chapter("device_state", "State of devices", "Migrating back-end state; 019233096c")
+device_state = Chapter("device_state", "Device state", "Migrating back-end state; 019233096c")
 rule = device_state.rule
 
 rule(
@@ -199,7 +200,7 @@ rule(
 )
 rule(
     2,
-    "Direction 0 saves, 1 loads; another one is refused",
+    "Direction 0 saves, 1 loads; any other is refused",
     back="1501 1502 1516 1517",
     front="1503",
 )
@@ -209,18 +210,18 @@ rule(
     back="1501 1502 1516..1522",
     front="1506",
 )
-rule(4, "The front-end gives an end of a pipe, or of a socket", back="1521 1522", front="1504")
+rule(4, "The descriptor is an end of a pipe, or a socket", back="1521 1522", front="1504")
 rule(
     5,
-    "The writer closes at the end of the state, which CHECK_DEVICE_STATE is asked for after",
+    "The writer closes its end after the state; CHECK_DEVICE_STATE is sent after that",
     back="1503..1515 1528..1534",
     front="1505",
 )
-rule(6, "Each request has its own reply, once", back="1525..1527")
+rule(6, "Each request is answered once, by its own reply", back="1525..1527")
 rule(
     7,
-    "What was saved can be loaded by another back-end",
+    "A saved state can be loaded by another back-end",
     back="1505..1509",
-    front=NotFromOutside("the suite saves no state that a front-end would understand"),
+    front=NotFromOutside("the suite has no state that a front-end could interpret"),
 )
 rule(8, "Without DEVICE_STATE there is no transfer", back="1535 2425 2426", front="0244 0264")

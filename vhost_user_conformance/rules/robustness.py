@@ -9,23 +9,23 @@ rule = errors.rule
 
 rule(
     1,
-    "A reply with the wrong id, size or flags ends the connection, and not the front-end",
+    "A reply with the wrong id, size or flags ends the connection, but not the front-end",
     front="0160..0170 0180 0181 1712..1714",
 )
-rule(2, "A front-end that loses its back-end lives", front="1701..1711 1715 1720..1734 1332")
+rule(2, "A front-end survives the loss of its back-end", front="1701..1711 1715 1720..1734 1332")
 rule(
     3,
-    "A front-end that goes, whenever it does, harms no later one",
+    "A front-end that disconnects, at any moment, does not affect later ones",
     back="0141 0142 0231 0232 1304 1317 1730..1746 1801..1805 1922",
 )
 rule(
     4,
-    "A back-end does not die of what a front-end says",
+    "No message of a front-end crashes a back-end",
     back="0140 0344 1710..1722 1730..1732 1760..1767 2401..2435",
 )
 rule(
     5,
-    "A back-end does not die of what a driver puts into rings",
+    "No contents of rings crash a back-end",
     source="virtio 1.3, 2.7",
     back="1770..1772 2160..2180 2234..2250",
 )
@@ -35,10 +35,16 @@ rule(
     source="e0f300b36d, 5a317017b8, bc85aae420",
     front="1708",
 )
-rule(7, "No wait is for ever", source="QEMU's has no time-out", back="2007 2008", front="2001 2002")
+rule(
+    7,
+    "Each wait has a time limit",
+    source="QEMU waits without one",
+    back="2007 2008",
+    front="2001 2002",
+)
 rule(
     8,
-    "A request on the back-end channel while a main one is unanswered is for nobody to wait on",
+    "Neither side waits for a reply on the back-end channel while a main request is unanswered",
     source="4382138f64",
     back="1308 1311",
     front=NotFromOutside(
@@ -47,7 +53,7 @@ rule(
 )
 rule(
     9,
-    "Descriptors that come with what is refused are closed",
+    "The descriptors of a refused request are closed",
     back="0143 1821..1824",
     front="1712 1803",
 )
@@ -65,8 +71,8 @@ rule(
 )
 rule(
     5,
-    "It fails early when a feature that was asked for cannot be had",
-    back=NotFromOutside("which options ask for features is each program's own"),
+    "It fails early when a requested feature is not available",
+    back=NotFromOutside("the options that request features differ between programs"),
 )
 rule(
     6,
@@ -82,7 +88,7 @@ rule = limits.rule
 rule(1, "8 regions in a table, 8 descriptors in a message", back="0308 0342", front="0106 0301")
 rule(
     2,
-    "As many slots as GET_MAX_MEM_SLOTS says, 509 or 512 at most",
+    "As many slots as GET_MAX_MEM_SLOTS returns, 509 or 512 at most",
     source="libvhost-user, QEMU",
     back="1043 1044",
     front="1009",
@@ -92,13 +98,13 @@ rule(4, "256 rings in KICK, CALL and ERR", back="1111", front="0507..0509 0419")
 rule(5, "Rings of 1024 descriptors", source="QEMU's VIRTQUEUE_MAX_SIZE", back="0426", front="0404")
 rule(
     6,
-    "A payload that is larger than any message ends the connection at most",
+    "A payload larger than any message ends the connection at most",
     back="0140",
     front="0170 1330",
 )
 rule(
     7,
-    "As many rings as GET_QUEUE_NUM says",
+    "As many rings as GET_QUEUE_NUM returns",
     source="Multiple queue support",
     back="1101..1103 1111",
     front="0419 1101..1105",

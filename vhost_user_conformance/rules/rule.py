@@ -1,4 +1,4 @@
-"""What a rule of the matrix is: a sentence, where it is from, and what covers it for each role."""
+"""A rule of the matrix: a sentence, its source, and what covers it for each role."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _PREFIX = {BACK_END: "VU-B-", FRONT_END: "VU-F-"}
 
 
 class RuleError(ValueError):
-    """The matrix is not written as it should be; the text says where."""
+    """A rule is invalid; the text has its place."""
 
 
 class Covered(NamedTuple):
-    """Cases that find out: numbers and ranges of them, as in ``"0401..0408 0411"``."""
+    """Cases that check the rule: numbers and ranges of them, as in ``"0401..0408 0411"``."""
 
     numbers: str
 
     def ranges(self) -> list[tuple[int, int]]:
-        """First and last number of each.
+        """First and last number of each range.
 
         Raises:
-            RuleError: it is none.
+            RuleError: a word is not a range.
         """
         found = []
         for word in self.numbers.split():
             match = _RANGE.fullmatch(word)
             if match is None:
-                raise RuleError(f"{word!r} is no case number and no range of them")
+                raise RuleError(f"{word!r} is not a case number or a range of them")
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:
-                raise RuleError(f"{word!r} is no range")
+                raise RuleError(f"{word!r} is not a range")
             found.append((first, last))
         return found
 
@@ -44,7 +44,7 @@ class Covered(NamedTuple):
         """Ids of the cases of this role, out of all that are known.
 
         Raises:
-            RuleError: one of its words names none.
+            RuleError: no case is in one of the ranges.
         """
         numbers = {int(each.removeprefix(_PREFIX[role])): each for each in known}
         found = []
@@ -56,13 +56,13 @@ class Covered(NamedTuple):
         return found
 
     def shown(self, role: str) -> str:
-        """For people."""
+        """As the matrix shows it."""
         words = self.numbers.split()
         return " ".join(f"{_PREFIX[role][3]}-{word}" for word in words)
 
 
 class NotFromOutside(NamedTuple):
-    """The role owes it, but no case can find out; why."""
+    """The role is bound by the rule, but no case can check it; the reason."""
 
     why: str
 
@@ -76,7 +76,7 @@ class Rule(NamedTuple):
     Attributes:
         id: chapter and number; it never changes.
         text: in one sentence.
-        source: section of the specification, a commit, or who does it so.
+        source: section of the specification, a commit, or a program that behaves so.
         back: what covers it for back-ends; None if they are not bound by it.
         front: the same for front-ends.
     """
@@ -97,7 +97,7 @@ class Chapter:
 
     Args:
         name: beginning of its rules' ids.
-        title: for people.
+        title: of its table.
         source: of rules that do not name their own.
     """
 
@@ -116,7 +116,7 @@ class Chapter:
         front: str | NotFromOutside = "",
         source: str = "",
     ) -> None:
-        """Add a rule; cases are given as `Covered` has them, "" is a role that is not bound."""
+        """Add a rule; cases are written as in `Covered`, and "" is a role that is not bound."""
         self.rules.append(
             Rule(
                 f"{self.name}-{number:02}",

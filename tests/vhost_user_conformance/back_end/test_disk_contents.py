@@ -76,7 +76,7 @@ def served(command: str, path: Path) -> Iterator[Path]:
     argv = shlex.split(command.format(socket=sock, image=path))
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
         try:
-            connect(sock, patience=20, gone=lambda: "").close()
+            connect(sock, timeout=20, gone=lambda: "").close()
             yield sock
         finally:
             program.kill()

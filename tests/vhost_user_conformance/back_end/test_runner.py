@@ -48,7 +48,7 @@ def found(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], i
     argv = shlex.split(NET.replace("{socket}", str(folder / "s")))
     process = owned.enter_context(subprocess.Popen(argv))
     owned.callback(process.kill)
-    connect(folder / "s", patience=TIMEOUT, gone=lambda: "").close()
+    connect(folder / "s", timeout=TIMEOUT, gone=lambda: "").close()
     return runner(folder, None), lambda: process.pid
 
 
@@ -79,7 +79,10 @@ def verdicts(made: BackEndRunner, pid: Callable[[], int], signum: int) -> list[t
 
 @pytest.mark.parametrize(
     ("signum", "text"),
-    [(signal.SIGSEGV, "it ended by SIGSEGV"), (signal.SIGSTOP, "answers no front-end any more")],
+    [
+        (signal.SIGSEGV, "it ended by SIGSEGV"),
+        (signal.SIGSTOP, "does not answer front-ends any more"),
+    ],
 )
 def test_the_next_case_gets_a_fresh_peer(
     signum: int, text: str, tmp_path: Path, owned: ExitStack
@@ -98,7 +101,7 @@ def test_a_peer_that_nobody_can_start_again(signum: int, tmp_path: Path, owned: 
     assert one == (Verdict.PASS, "")
     assert struck[0] is Verdict.FAIL
     assert other[0] is Verdict.ERROR
-    assert "there is no peer" in other[1]
+    assert "the peer cannot be reached" in other[1]
 
 
 class SeenLate(PeerProgram):
@@ -106,9 +109,9 @@ class SeenLate(PeerProgram):
 
     overlooked = False
 
-    def end_soon(self, patience: float) -> bool:
+    def ends_within(self, timeout: float) -> bool:
         """See `PeerProgram`."""
-        ended = super().end_soon(5.0)
+        ended = super().ends_within(5.0)
         if not self.overlooked:
             self.overlooked = True
             return False

@@ -24,7 +24,7 @@ def test_what_is_no_socket_is_left_where_it_was(tmp_path: Path) -> None:
     precious.write_bytes(b"data")
     program = PeerProgram("true {socket}", precious, tmp_path / "log")
     program.start()
-    assert program.end_soon(10.0)
+    assert program.ends_within(10.0)
     program.stop()
     assert precious.read_bytes() == b"data"
 

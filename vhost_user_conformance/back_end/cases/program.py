@@ -152,7 +152,7 @@ def foreground(be: BackEnd) -> None:
 def _ends(be: BackEnd) -> None:
     program = _program(be)
     program.ask_to_end()
-    check(program.end_soon(SOON), f"an end within {SOON:g} s of SIGTERM", "it still runs")
+    check(program.ends_within(SOON), f"an end within {SOON:g} s of SIGTERM", "it still runs")
     ended_well = program.terminated or not program.crashed
     check(ended_well, "an end by SIGTERM, or by itself", program.how_it_ended)
 

@@ -142,7 +142,7 @@ def others_change(be: BackEnd) -> None:
 @area.case(1018, "Nothing is written to a region after it was removed", works=True, spec=REM)
 def nothing_written(be: BackEnd) -> None:
     if be.device == "net":
-        unsupported("the device does not write to guest memory")
+        unsupported("is about a device that writes to guest memory")
     memory = slotted(be, MIB, MIB)
     buffers = memory.regions[0]
     ring = ring_in(be, memory, 1)
