@@ -81,7 +81,7 @@ class PhaseTable:
 
     def table(self, columns: Sequence[str], *, sums: bool, plain: bool) -> Table:
         """One table; with ``sums``, the sum of the spans stands beside each wall time."""
-        title = "in the blackout" if self._in_blackout else "outside of the blackout (the VM runs)"
+        title = "in the blackout" if self._in_blackout else "outside of the blackout"
         table = new_table(f"{title}, ms{runs_note(self._report)}", plain=plain)
         for name in ("side", "class", "step"):
             table.add_column(name)
