@@ -1,4 +1,4 @@
-"""Devices in threads, and front-ends for them, closed when the test is over."""
+"""Devices in threads, and front-ends for them, closed at the end of the test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NATIVE = ControlOptions()
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    """A loop whose thread runs, closed when everything that uses it is."""
+    """A loop whose thread runs, closed after everything that uses it."""
     running = Loop("test")
     running.start()
     yield running
@@ -33,7 +33,7 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def attach() -> Iterator[Serve]:
-    """Gives a front-end to a device: a `Rig` whose rings are started."""
+    """Connects a front-end to a device: a `Rig` whose rings are not set up yet."""
     with ExitStack() as stack:
 
         def make(

@@ -124,7 +124,7 @@ class RigRing:
         return head
 
     def wait(self, deadline: float = TIMEOUT) -> Done:
-        """The next completion; asks for a call and waits for it if there is none yet."""
+        """The next completion; enables interrupts and waits for one if there is none yet."""
         end = time.monotonic() + deadline
         while True:
             done = self.driver.pop()
@@ -134,7 +134,7 @@ class RigRing:
                 continue
             left = end - time.monotonic()
             if left <= 0 or not readable(self.call_fd, left):
-                raise TimeoutError(f"ring {self.index}: nothing came back")
+                raise TimeoutError(f"ring {self.index}: no completion")
             os.eventfd_read(self.call_fd)
 
     def idle(self, seconds: float = 0.05) -> bool:
@@ -172,7 +172,7 @@ PREWIRED_ORDER = (
 
 
 class RigOptions(TypedDict, total=False):
-    """What a `Rig` may be told of the negotiation."""
+    """Which features a `Rig` negotiates."""
 
     features: int
     protocol_features: ProtocolFeature
@@ -203,7 +203,7 @@ class Rig:
         self.rings = [
             RigRing(self, n, event_idx=bool(self.features >> 29 & 1)) for n in range(rings)
         ]
-        #: Buffers that a test has handed to the device, by whatever it knows them.
+        #: Buffers that a test has made available: by ring, and head or number.
         self.buffers: dict[tuple[int, int], tuple[int, memoryview]] = {}
         self._bump = 2 * MIB
 
@@ -217,7 +217,7 @@ class Rig:
         self.call(Request(number, payload, fds, need_reply=True))
 
     def pipeline(self, requests: Sequence[Request]) -> list[Reply]:
-        """Send all at once, then take all the replies."""
+        """Send all at once, then receive all replies."""
         replies: list[Reply] = []
         due = self.connection.submit(requests)
         end = time.monotonic() + TIMEOUT
@@ -298,5 +298,5 @@ def readable(fd: int, seconds: float) -> bool:
 
 
 def no_fd(number: F, ring: int) -> Request:
-    """SET_VRING_KICK and its like without a descriptor."""
+    """SET_VRING_KICK, SET_VRING_CALL or SET_VRING_ERR without a descriptor."""
     return Request(number, U64(ring | VRING_NO_FD), need_reply=True)

@@ -218,13 +218,13 @@ def program(
     arguments: list[str], *extra: str, status: int = 0
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The real program, once all of its sockets listen; it is ended with SIGTERM."""
-    ready, told = os.pipe()
+    ready, ready_fd = os.pipe()
     process = subprocess.Popen(
-        [*arguments, *extra, "--ready-fd", str(told)],
-        pass_fds=[told, *inherited(extra)],
+        [*arguments, *extra, "--ready-fd", str(ready_fd)],
+        pass_fds=[ready_fd, *inherited(extra)],
         stderr=subprocess.PIPE,
     )
-    os.close(told)
+    os.close(ready_fd)
     try:
         assert readable(ready, TIMEOUT)
         assert os.read(ready, 1), process.communicate(timeout=TIMEOUT)[1].decode()

@@ -1,4 +1,4 @@
-"""What a disk says on the back-end channel when its image has grown."""
+"""What a disk sends on the back-end channel when its image has grown."""
 # ruff: noqa: D102, D103 - the names say what they are about
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 SECTORS = 64
 CHANGE = BackendRequest.CONFIG_CHANGE_MSG
-TOLD = HEADER.pack(CHANGE, VERSION | NEED_REPLY, 0)
-ANSWER = encode(CHANGE, VERSION | REPLY, U64(0))
+CONFIG_CHANGE = HEADER.pack(CHANGE, VERSION | NEED_REPLY, 0)
+REPLY_OK = encode(CHANGE, VERSION | REPLY, U64(0))
 
 
 class Disk:
@@ -44,7 +44,7 @@ class Disk:
         self._stack = stack
 
     def channel(self) -> socket.socket:
-        """A channel that the back-end has been given; the front-end's end."""
+        """Give the back-end a channel; returns the front-end's end of it."""
         ours, theirs = socket.socketpair()
         self._stack.enter_context(ours)
         with theirs:
@@ -66,8 +66,8 @@ def silent(channel: socket.socket) -> bool:
     return not readable(channel.fileno(), 0.05)
 
 
-def told(channel: socket.socket) -> bytes:
-    assert readable(channel.fileno(), 5), "nothing was said"
+def received(channel: socket.socket) -> bytes:
+    assert readable(channel.fileno(), 5), "nothing was sent"
     return channel.recv(1000)
 
 
@@ -93,48 +93,48 @@ def disk(make: Callable[..., Disk]) -> Disk:
     return made
 
 
-def test_growth_is_told(disk: Disk) -> None:
+def test_growth_is_reported(disk: Disk) -> None:
     channel = disk.channel()
     assert disk.capacity() == SECTORS
     disk.grow(2 * SECTORS)
-    assert told(channel) == TOLD
-    assert disk.capacity() == 2 * SECTORS, "asked before the answer, as QEMU does"
-    channel.send(ANSWER)
+    assert received(channel) == CONFIG_CHANGE
+    assert disk.capacity() == 2 * SECTORS, "requested before the reply, as QEMU does"
+    channel.send(REPLY_OK)
     disk.grow(2 * SECTORS)
     assert silent(channel), "nothing has changed since"
 
 
-def test_without_reply_ack_no_answer_is_asked_for(make: Callable[..., Disk]) -> None:
+def test_without_reply_ack_no_reply_is_requested(make: Callable[..., Disk]) -> None:
     disk = make(protocol_features=ALL_PROTOCOL_FEATURES & ~ProtocolFeature.REPLY_ACK)
     disk.rig.start()
     channel = disk.channel()
     disk.rig.connection.call(Request(F.GET_FEATURES))
     for factor in (2, 3):
         disk.grow(factor * SECTORS)
-        assert told(channel) == HEADER.pack(CHANGE, VERSION, 0)
+        assert received(channel) == HEADER.pack(CHANGE, VERSION, 0)
 
 
-def test_a_front_end_that_does_not_answer_is_told_once(disk: Disk) -> None:
+def test_a_front_end_that_does_not_reply_receives_one_message(disk: Disk) -> None:
     channel = disk.channel()
     disk.grow(2 * SECTORS)
-    assert told(channel) == TOLD
+    assert received(channel) == CONFIG_CHANGE
     for factor in (3, 4, 5):
         disk.grow(factor * SECTORS)
     assert disk.rig.rings[1].stop() == 0, "it waits for nothing"
     assert silent(channel)
-    channel.send(ANSWER)
-    assert told(channel) == TOLD
+    channel.send(REPLY_OK)
+    assert received(channel) == CONFIG_CHANGE
     assert disk.capacity() == 5 * SECTORS
 
 
-def test_nothing_is_said_while_all_rings_are_stopped(make: Callable[..., Disk]) -> None:
+def test_nothing_is_sent_while_all_rings_are_stopped(make: Callable[..., Disk]) -> None:
     disk = make()
     channel = disk.channel()
     disk.grow(2 * SECTORS)
     assert silent(channel)
     disk.rig.start()
-    assert told(channel) == TOLD
-    channel.send(ANSWER)
+    assert received(channel) == CONFIG_CHANGE
+    channel.send(REPLY_OK)
     for ring in disk.rig.rings:
         ring.stop()
     disk.grow(3 * SECTORS)
@@ -142,55 +142,57 @@ def test_nothing_is_said_while_all_rings_are_stopped(make: Callable[..., Disk]) 
     assert disk.capacity() == 3 * SECTORS
 
 
-def test_a_channel_that_comes_late(disk: Disk) -> None:
+def test_a_channel_that_comes_after_the_change(disk: Disk) -> None:
     disk.grow(2 * SECTORS)
-    assert told(disk.channel()) == TOLD
+    assert received(disk.channel()) == CONFIG_CHANGE
 
 
-def test_what_was_not_answered_is_told_again_on_a_new_channel(disk: Disk) -> None:
+def test_a_message_without_a_reply_is_sent_again_on_a_new_channel(disk: Disk) -> None:
     old = disk.channel()
     disk.grow(2 * SECTORS)
-    assert told(old) == TOLD
+    assert received(old) == CONFIG_CHANGE
     new = disk.channel()
     assert old.recv(1) == b"", "the old one is closed"
-    assert told(new) == TOLD
-    new.send(ANSWER)
+    assert received(new) == CONFIG_CHANGE
+    new.send(REPLY_OK)
     disk.grow(3 * SECTORS)
-    assert told(new) == TOLD
+    assert received(new) == CONFIG_CHANGE
 
 
-@pytest.mark.parametrize("data", [b"\xff" * 64, ANSWER + ANSWER], ids=["nonsense", "unasked"])
-def test_nonsense_costs_the_channel_and_no_more(
+@pytest.mark.parametrize(
+    "data", [b"\xff" * 64, REPLY_OK + REPLY_OK], ids=["invalid", "unsolicited"]
+)
+def test_an_invalid_message_closes_the_channel_only(
     disk: Disk, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = disk.channel()
     disk.grow(2 * SECTORS)
-    assert told(channel) == TOLD
+    assert received(channel) == CONFIG_CHANGE
     channel.send(data)
-    assert told(channel) == b""
+    assert received(channel) == b""
     assert "its channel is closed" in caplog.text
     disk.grow(3 * SECTORS)
-    assert told(disk.channel()) == TOLD
+    assert received(disk.channel()) == CONFIG_CHANGE
 
 
-def test_a_refusal_is_one_line(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_reply_is_one_line(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     channel = disk.channel()
     disk.grow(2 * SECTORS)
-    assert told(channel) == TOLD
+    assert received(channel) == CONFIG_CHANGE
     channel.send(encode(CHANGE, VERSION | REPLY, U64(22)))
     disk.grow(3 * SECTORS)
-    assert told(channel) == TOLD
+    assert received(channel) == CONFIG_CHANGE
     assert caplog.messages == ["disk: CONFIG_CHANGE_MSG was answered with 22"]
 
 
-def test_a_channel_that_is_closed_ends_nothing(disk: Disk) -> None:
+def test_a_closed_channel_does_not_end_the_connection(disk: Disk) -> None:
     disk.channel().close()
     disk.grow(2 * SECTORS)
     assert disk.capacity() == 2 * SECTORS
 
 
-def test_nobody_is_told_without_config(make: Callable[..., Disk]) -> None:
-    """Not even one that took CONFIG back after there was something to say."""
+def test_nothing_is_sent_without_config(make: Callable[..., Disk]) -> None:
+    """Not even if CONFIG was negotiated when the image grew."""
     disk = make()
     channel = disk.channel()
     disk.grow(2 * SECTORS)
@@ -205,16 +207,16 @@ def test_nobody_is_told_without_config(make: Callable[..., Disk]) -> None:
 def test_the_channel_ends_with_its_connection(disk: Disk) -> None:
     channel = disk.channel()
     disk.rig.connection.close()
-    assert told(channel) == b""
+    assert received(channel) == b""
     disk.grow(2 * SECTORS)
 
 
-def test_no_socket_is_refused(disk: Disk) -> None:
+def test_a_descriptor_that_is_not_a_socket_is_refused(disk: Disk) -> None:
     reader, writer = os.pipe()
     with pytest.raises(Refused):
         disk.rig.ack(F.SET_BACKEND_REQ_FD, None, (writer,))
     os.close(writer)
-    assert os.read(reader, 1) == b"", "closed over there"
+    assert os.read(reader, 1) == b"", "the back-end has closed it"
     os.close(reader)
 
 

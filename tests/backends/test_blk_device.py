@@ -221,7 +221,7 @@ def test_discard(disk: Disk) -> None:
         (VIRTIO_BLK_T_WRITE_ZEROES, SEGMENT.pack(0, 0xFFFF_FFFF, 0), VIRTIO_BLK_S_IOERR),
     ],
 )
-def test_segments_that_cannot_be(disk: Disk, kind: int, data: bytes, status: int) -> None:
+def test_invalid_segments(disk: Disk, kind: int, data: bytes, status: int) -> None:
     before = disk.path.read_bytes()
     assert disk.request(kind, 0, data)[0] == status
     assert disk.path.read_bytes() == before
@@ -243,7 +243,7 @@ def test_read_only(make: Callable[..., Disk]) -> None:
     assert disk.path.read_bytes() == before
 
 
-def test_file_that_became_shorter(disk: Disk) -> None:
+def test_file_that_has_shrunk(disk: Disk) -> None:
     with disk.path.open("r+b") as file:
         file.truncate(512 * 10)
     assert disk.request(VIRTIO_BLK_T_IN, 4, room=512)[0] == VIRTIO_BLK_S_OK
@@ -255,8 +255,8 @@ def test_every_ring_serves(disk: Disk) -> None:
         assert disk.request(VIRTIO_BLK_T_IN, ring, room=512, ring=ring)[1] == disk.content(ring)
 
 
-def test_more_requests_than_a_look_serves(disk: Disk) -> None:
-    """The ring is looked at again without another kick, and in order."""
+def test_more_requests_than_one_poll_serves(disk: Disk) -> None:
+    """The ring is polled again without another kick, and in order."""
     rig, ring = disk.rig, disk.rig.rings[0]
     memory: list[memoryview] = []
     for sector in range(30):
@@ -327,7 +327,7 @@ def test_offers(disk: Disk) -> None:
 # Requests in flight, and the lock
 
 
-def test_stop_waits_for_what_is_in_flight(make: Callable[..., Disk], pool: IoPool) -> None:
+def test_stop_waits_for_requests_in_flight(make: Callable[..., Disk], pool: IoPool) -> None:
     disk = make()
     rig = disk.rig.start()
     held = hold(pool, 2)
@@ -336,7 +336,9 @@ def test_stop_waits_for_what_is_in_flight(make: Callable[..., Disk], pool: IoPoo
     status_gpa, status = rig.alloc(1)
     status[0] = 0xFF
     rig.rings[0].add([(gpa, 16)], [(status_gpa, 1)])
-    assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK, "others go on"
+    assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK, (
+        "ring 1 is served"
+    )
     rig.connection.submit([Request(F.GET_VRING_BASE, VringState(n, 0)) for n in (0, 1)])
     assert not readable(rig.connection.fileno(), 0.05)
     assert status[0] == 0xFF
@@ -351,10 +353,8 @@ def test_stop_waits_for_what_is_in_flight(make: Callable[..., Disk], pool: IoPoo
     assert rig.rings[0].driver.pop() is not None
 
 
-def test_memory_is_taken_away_with_requests_in_flight(
-    make: Callable[..., Disk], pool: IoPool
-) -> None:
-    """They complete where they are; nothing more is taken until the memory is back."""
+def test_memory_is_removed_with_requests_in_flight(make: Callable[..., Disk], pool: IoPool) -> None:
+    """They complete in the old memory; no request is taken until the memory is back."""
     disk = make()
     rig = disk.rig.start()
     held = hold(pool, 2)
@@ -368,7 +368,7 @@ def test_memory_is_taken_away_with_requests_in_flight(
     assert in_use(disk, 0)
     held.set()
     assert rig.rings[0].wait().written == 1
-    assert readable(rig.rings[0].err_fd, 5), "the ring rests, and says so"
+    assert readable(rig.rings[0].err_fd, 5), "the ring signals that it is not served"
     assert not in_use(disk, 0)
     assert bytes(answer) == bytes(21)
     rig.add_mem_reg(rig.low)
@@ -394,7 +394,7 @@ def test_memory_is_back_before_requests_in_flight_are_done(
 def test_limit_counts_from_the_stop_and_not_from_an_earlier_one(
     make: Callable[..., Disk], pool: IoPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ring 1 runs on for longer than the limit after ring 0 was stopped."""
+    """Ring 1 runs for longer than the limit after ring 0 was stopped."""
     monkeypatch.setattr(stops, "DRAIN_LIMIT_NS", 300_000_000)
     disk = make()
     rig = disk.rig.start()
@@ -443,7 +443,7 @@ def test_front_end_vanishes_with_requests_in_flight(
     assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK
     rig.connection.close()
     on_loop(disk.device.loop)
-    assert disk.rig.backend.memory.regions, "its memory is still to be written to"
+    assert disk.rig.backend.memory.regions, "the request in flight still uses the memory"
     held.set()
     pool.close()
     on_loop(disk.device.loop)
@@ -453,7 +453,7 @@ def test_front_end_vanishes_with_requests_in_flight(
 def test_completion_that_cannot_be_logged_breaks_the_ring(
     make: Callable[..., Disk], pool: IoPool
 ) -> None:
-    """It comes from the pool, where no request and no kick is to blame."""
+    """It comes from the pool, and not from a kick."""
     disk = make()
     rig = disk.rig
     log = DirtyLog.create(64)
@@ -517,7 +517,7 @@ def test_ring_that_was_stopped_is_not_tried_again(
     assert source.request(VIRTIO_BLK_T_IN, 1, room=512)[0] == VIRTIO_BLK_S_OK
     rig = destination.rig.start()
     for ring in rig.rings:
-        # All of them first: one that is stopped before another is refused would be told anew.
+        # All of them first: a ring that is refused after another was stopped is reported again.
         assert readable(ring.err_fd, 5)
     for ring in rig.rings:
         assert ring.stop() == 0
@@ -529,11 +529,11 @@ def test_ring_that_was_stopped_is_not_tried_again(
         ring.set_up(QEMU_ORDER)
         ring.kick()
     on_loop(destination.device.loop)
-    assert caplog.text.count("is not started") == 2, "a new start, and told anew"
+    assert caplog.text.count("is not started") == 2, "a new start, reported again"
 
 
 def in_use(disk: Disk, ring: int) -> bool:
-    """Whether the device looks at the ring's memory."""
+    """Whether the ring is active."""
     return disk.rig.backend.rings[ring].queue is not None
 
 
@@ -556,7 +556,7 @@ def hold(pool: IoPool, threads: int) -> threading.Event:
 
 
 def on_loop(loop: Loop) -> None:
-    """Wait until the loop has done what it was given before, and a turn more."""
+    """Wait until the loop has run what was posted before, and one turn more."""
     for _ in range(2):
         done = threading.Event()
         loop.post(done.set)

@@ -28,7 +28,7 @@ def test_reads(text: str, nanoseconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "20", "ms", "-1ms", "1m", "1e3ms", "1.2.3s", "nan s", "1 h"])
-def test_refuses(text: str) -> None:
+def test_invalid_durations(text: str) -> None:
     with pytest.raises(DurationError, match="not a duration"):
         parse_duration(text)
 

@@ -1,4 +1,4 @@
-"""What connects network cards: the switch and the uplink."""
+"""What connects NICs: the switch and the uplink."""
 # ruff: noqa: D102, D103 - the names say what they are about
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def test_switch_keeps_flows_in_order(loops: list[Loop], attach: Attach) -> None:
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["buffers", "used-ring"])
-def test_receiver_that_cannot_log_is_to_blame_itself(
+def test_receiver_that_cannot_log_breaks_its_own_ring_only(
     loops: list[Loop], attach: Attach, used: bool
 ) -> None:
-    """Its log came before its memory did, and does not reach."""
+    """Its log came before its memory, and does not cover it."""
     log = DirtyLog.create(64)
 
     def attach_with_log(device: NetDevice) -> Rig:
@@ -137,7 +137,7 @@ def test_nic_without_a_front_end_drops(loop: Loop, attach: Attach, tmp_path: Pat
 
 
 class Outside:
-    """Somebody at the other end of the uplink."""
+    """A program at the other end of the uplink."""
 
     def __init__(self, folder: Path, uplink: str) -> None:
         self.path = str(folder / "outside")
@@ -175,7 +175,7 @@ def with_uplink(
     return made, uplink[0]
 
 
-def test_loopback_answers_what_came_from_outside(
+def test_loopback_replies_to_frames_from_outside(
     loop: Loop, second_loop: Loop, attach: Attach, outside: Outside, uplink_path: str
 ) -> None:
     loops = [loop, second_loop]
@@ -233,7 +233,7 @@ def test_rarp_announces_the_address(
     uplink.close()
 
 
-def test_uplink_that_nobody_reads_does_not_block(
+def test_uplink_that_is_not_read_does_not_block(
     loop: Loop, attach: Attach, outside: Outside, uplink_path: str
 ) -> None:
     (nic,), uplink = with_uplink([loop], attach, uplink_path, switch=True, peer=outside.path)

@@ -28,14 +28,14 @@ def test_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "is empty"), (513, "513 bytes is not a multiple of 512")]
 )
-def test_sizes_that_cannot_be(tmp_path: Path, size: int, text: str) -> None:
+def test_invalid_sizes(tmp_path: Path, size: int, text: str) -> None:
     file = tmp_path / "disk"
     file.write_bytes(bytes(size))
     with pytest.raises(ImageError, match=text):
         Image(str(file))
 
 
-def test_is_measured_again(path: str) -> None:
+def test_size_is_read_again(path: str) -> None:
     image = Image(path)
     assert not image.refresh()
     os.truncate(path, 2 * SIZE)
@@ -49,7 +49,7 @@ def test_is_measured_again(path: str) -> None:
     image.close()
 
 
-def test_no_file_at_all(tmp_path: Path) -> None:
+def test_neither_a_file_nor_a_block_device(tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         Image(str(tmp_path))
     with pytest.raises(ImageError, match="neither a file nor a block device"):
@@ -68,7 +68,7 @@ def test_two_writers_exclude_each_other(path: str) -> None:
     first.close()
 
 
-def test_readers_share_and_keep_writers_off(path: str) -> None:
+def test_readers_share_and_exclude_writers(path: str) -> None:
     first, second = Image(path, read_only=True), Image(path, read_only=True)
     writer = Image(path)
     assert first.lock() is None

@@ -1,4 +1,4 @@
-"""Threads for what may block."""
+"""Threads for calls that may block."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import partial
 from backends.io_pool import IoPool
 
 
-def test_a_job_that_blocks_does_not_keep_the_others() -> None:
+def test_a_job_that_blocks_does_not_delay_others() -> None:
     pool = IoPool(2)
     gate, passed = threading.Event(), threading.Event()
     pool.submit(partial(gate.wait, 5))
@@ -21,14 +21,14 @@ def test_a_job_that_blocks_does_not_keep_the_others() -> None:
 
 
 class Held:
-    """What a job works on, as guest memory is."""
+    """An object that a job uses, as guest memory is."""
 
     def work(self, done: threading.Event) -> None:
         """Do it."""
         done.set()
 
 
-def test_a_job_that_is_done_is_let_go() -> None:
+def test_a_finished_job_is_released() -> None:
     pool = IoPool(1)
     done, held = threading.Event(), Held()
     gone = threading.Event()
@@ -36,11 +36,11 @@ def test_a_job_that_is_done_is_let_go() -> None:
     pool.submit(partial(held.work, done))
     assert done.wait(5)
     del held
-    assert gone.wait(5), "an idle thread keeps what its last job worked on"
+    assert gone.wait(5), "an idle thread holds an object of its last job"
     pool.close()
 
 
-def test_close_finishes_what_was_submitted_and_ends_the_threads() -> None:
+def test_close_runs_submitted_jobs_and_ends_the_threads() -> None:
     before = threading.active_count()
     pool = IoPool(3)
     assert threading.active_count() == before, "no thread before the first job"
@@ -53,14 +53,14 @@ def test_close_finishes_what_was_submitted_and_ends_the_threads() -> None:
 
 
 class Buffer:
-    """Stands for what a job works on."""
+    """An argument of a job."""
 
 
-def test_a_job_that_is_done_is_not_held() -> None:
+def test_arguments_of_a_finished_job_are_released() -> None:
     pool = IoPool(1)
     buffer, dropped = Buffer(), threading.Event()
     weakref.finalize(buffer, dropped.set)
     pool.submit(partial(id, buffer))
     del buffer
-    assert dropped.wait(5), "the thread still holds what it was given"
+    assert dropped.wait(5), "the thread still holds the argument"
     pool.close()

@@ -35,7 +35,7 @@ def on_loop(loop: Loop, function: Callable[[], object]) -> None:
     assert done.wait(5)
 
 
-def test_kick_is_delivered_until_it_is_forgotten(loop: Loop) -> None:
+def test_kick_is_delivered_until_it_is_unwatched(loop: Loop) -> None:
     fd = os.eventfd(0, os.EFD_NONBLOCK)
     kicks: list[int] = []
     seen = threading.Event()
@@ -55,8 +55,8 @@ def test_kick_is_delivered_until_it_is_forgotten(loop: Loop) -> None:
     os.close(fd)
 
 
-def test_kick_forgotten_in_the_same_turn_is_not_delivered() -> None:
-    """A ring that another handler has stopped must not be looked at any more."""
+def test_kick_unwatched_in_the_same_turn_is_not_delivered() -> None:
+    """A ring that another handler has stopped must not be polled."""
     loop = Loop("by hand")
     fds = [os.eventfd(1, os.EFD_NONBLOCK) for _ in range(2)]
     seen: list[int] = []
@@ -96,7 +96,7 @@ def test_control_comes_before_kicks_and_between_them() -> None:
     os.eventfd_write(control, 1)
     loop._turn()
     assert order[0] == "control"
-    assert order.index("control", 1) < 6, "not behind all of the rings"
+    assert order.index("control", 1) < 6, "not after all rings"
     loop.close()
     for fd in (*fds, control):
         os.close(fd)
@@ -142,7 +142,7 @@ def test_again_and_finally(loop: Loop) -> None:
     assert order == ["this turn", "end of this turn", "next turn"]
 
 
-def test_control_plane_is_given_on_in_order() -> None:
+def test_control_plane_is_passed_on_in_order() -> None:
     loop = Loop("by hand")
     order: list[str] = []
 
@@ -155,7 +155,7 @@ def test_control_plane_is_given_on_in_order() -> None:
     assert loop.must_wait("b", second)
     assert loop.must_wait("c", lambda: order.append("c"))
     loop.give_control("b")
-    assert order == [], "only who has it can give it back"
+    assert order == [], "only its holder can release it"
     loop.give_control("a")
     assert order == ["b"]
     loop.give_control("b")

@@ -1,4 +1,4 @@
-"""What a driver reads of a NIC, and how long frames may be."""
+"""Addresses as text, and how long frames may be."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAC = bytes.fromhex("02deadbeef01")
         ("00:00:00:00:00:00", "not a unicast address"),
     ],
 )
-def test_addresses_that_cannot_be(text: str, reason: str) -> None:
+def test_invalid_addresses(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_mac(text)
 
@@ -33,6 +33,6 @@ def test_addresses() -> None:
     ("packet", "tag", "wrong"),
     [(1500, b"", False), (1501, b"", True), (1500, b"\x81\0\0\1", False), (1501, b"\x81\0\0\1", 1)],
 )
-def test_a_vlan_s_tag_does_not_count(packet: int, tag: bytes, wrong: bool) -> None:
+def test_a_vlan_tag_does_not_count(packet: int, tag: bytes, wrong: bool) -> None:
     frame = bytes(12) + tag + b"\x08\0" + bytes(packet)
     assert too_long(frame, longest_frame(1500)) == wrong

@@ -1,4 +1,4 @@
-"""The network card: its rings, and a wire that ends where it begins."""
+"""The NIC: its rings, in loopback."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_buffers_in_pieces_and_too_small(nic: Nic) -> None:
     assert nic.count(stats.PACKETS_DROPPED) == 1
 
 
-def test_runt_is_an_error_and_no_frame(nic: Nic) -> None:
+def test_a_runt_is_an_error(nic: Nic) -> None:
     nic.refill(1)
     nic.send(b"short")
     assert nic.silent()
@@ -101,7 +101,7 @@ def test_disabled_receive_ring_gets_nothing(nic: Nic) -> None:
     assert nic.count(stats.PACKETS_DROPPED) == 1
 
 
-def test_base_of_the_receive_ring_counts_what_was_delivered(nic: Nic) -> None:
+def test_base_of_the_receive_ring_counts_delivered_frames(nic: Nic) -> None:
     nic.refill(5)
     for _ in range(3):
         nic.send(frame(mac(1), mac(2)), wait=False)
@@ -110,8 +110,8 @@ def test_base_of_the_receive_ring_counts_what_was_delivered(nic: Nic) -> None:
     assert [ring.stop() for ring in nic.rig.rings] == [3, 3, 0, 0]
 
 
-def test_frames_held_back_survive_new_addresses(nic: Nic, loop: Loop) -> None:
-    """As when the dirty log is switched on in the very turn in which frames come from outside."""
+def test_unpublished_frames_survive_new_addresses(nic: Nic, loop: Loop) -> None:
+    """As when the dirty log is enabled in the turn in which frames come from outside."""
     nic.refill(3)
     nic.send(frame(mac(1), mac(2), b"first"))  # the ring has started
     assert b"first" in nic.receive()
@@ -133,7 +133,7 @@ def test_frames_held_back_survive_new_addresses(nic: Nic, loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("kind", list(StopKind))
-def test_receive_ring_takes_nothing_more_while_its_stop_waits(
+def test_receive_ring_takes_no_frames_while_its_stop_waits(
     loop: Loop, attach: Attach, kind: StopKind
 ) -> None:
     options = ControlOptions(StopPolicy(kind, 200_000_000))
@@ -167,12 +167,12 @@ def test_longer_packets_than_the_mtu_do_not_pass(nic: Nic) -> None:
     nic.send(long)
     nic.send(long[:-1])
     assert nic.receive() == long[:-1]
-    assert nic.count(stats.ERRORS) == 1, "the driver's fault"
+    assert nic.count(stats.ERRORS) == 1, "an error of the driver"
     nic.device.loop.post(partial(nic.device.deliver, 0, long))
     nic.device.loop.post(partial(nic.device.deliver, 0, long[:-1]))
     nic.device.loop.post(nic.device.publish)
     assert nic.receive() == long[:-1]
-    assert nic.count(stats.PACKETS_DROPPED) == 1, "nobody's"
+    assert nic.count(stats.PACKETS_DROPPED) == 1, "no error"
     nic.rig.set_features(nic.rig.features & ~(1 << VIRTIO_NET_F_MTU))
     nic.send(long)
     assert nic.receive() == long
@@ -205,11 +205,11 @@ def test_configuration_space(loop: Loop, attach: Attach) -> None:
     for bit in (VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS):
         assert nic.rig.connection.offered_features >> bit & 1
     assert config(nic) == mac(9) + b"\0" + b"\0" + (1500).to_bytes(2, "little")
-    assert nic.device.read_config(12, 244) == bytes(244), "zeroes behind the last field"
+    assert nic.device.read_config(12, 244) == bytes(244), "zeroes after the last field"
     assert nic.device.read_config(12, 245) is None
 
 
-def test_link_that_goes_down_is_told(loop: Loop, attach: Attach) -> None:
+def test_link_that_goes_down_is_reported(loop: Loop, attach: Attach) -> None:
     nic = Nic(NetDevice("net", loop, 4, Fabric(switch=False), mac=mac(9)), attach)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -217,14 +217,14 @@ def test_link_that_goes_down_is_told(loop: Loop, attach: Attach) -> None:
         for _ in range(2):
             loop.post(nic.device.set_link_down)
         assert readable(ours.fileno(), 5)
-        said = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
-        assert ours.recv(100) == said
+        expected = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
+        assert ours.recv(100) == expected
         assert config(nic, 8)[6:] == b"\0\0"
         assert nic.device.queue_num == 2
 
 
 def test_no_configuration_space_without_an_address(nic: Nic) -> None:
-    """Front-ends like QEMU have it themselves, and warn of a back-end that does, too."""
+    """Front-ends such as QEMU have it themselves, and warn of a back-end that has one."""
     offered = nic.rig.connection.offered_features
     assert not offered >> VIRTIO_NET_F_MAC & 1
     assert not offered >> VIRTIO_NET_F_STATUS & 1

@@ -1,4 +1,4 @@
-"""Devices whose guest memory comes later, page by page."""
+"""Devices whose guest memory comes page by page."""
 # ruff: noqa: D102, D103 - the names say what they are about
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 
 
-def take_away(ram: RamRegion) -> None:
-    """All pages of a region are missing from now on."""
+def drop_pages(ram: RamRegion) -> None:
+    """Drop all pages of a region, so that each is missing from now on."""
     mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
     size = os.fstat(ram.fd).st_size
     assert _libc.fallocate(ram.fd, mode, 0, size) == 0, os.strerror(ctypes.get_errno())
@@ -86,21 +86,21 @@ class Incoming:
             self.bases.append((ram, region.user_addr))
 
     def bring_pages(self) -> None:
-        """From now on; each comes empty."""
+        """From now on; each page is zero."""
         self.pages = Pages(self.fd, lambda address: self.put(address, bytes(PAGE_SIZE)))
         self._stack.callback(self.pages.close)
 
     def put(self, address: int, page: bytes) -> None:
-        """Put a page where the back-end has it at that address."""
+        """Copy a page to where the back-end has it mapped."""
         for ram, base in self.bases:
             if 0 <= address - base < ram.region.size:
                 os.pwrite(ram.fd, page, address - base + ram.region.mmap_offset)
                 return
-        raise AssertionError(f"a fault at {address:#x}, which is no guest memory")
+        raise AssertionError(f"a fault at {address:#x}, which is not guest memory")
 
     @property
     def asked(self) -> set[int]:
-        """Guest addresses of the pages that were asked for."""
+        """Guest addresses of the pages that were requested."""
         assert self.pages is not None
         return {
             ram.region.gpa + address - base
@@ -132,7 +132,7 @@ def served(kind: Kind, tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def attach(kind: Kind, served: Served) -> Iterator[Callable[[], Incoming]]:
-    """Connects a front-end that has agreed on postcopy."""
+    """Connects a front-end that has negotiated postcopy."""
     with ExitStack() as stack:
 
         def made() -> Incoming:
@@ -146,26 +146,26 @@ def attach(kind: Kind, served: Served) -> Iterator[Callable[[], Incoming]]:
 
 @pytest.fixture
 def incoming(attach: Callable[[], Incoming]) -> Incoming:
-    """One that listens for pages."""
+    """A front-end after POSTCOPY_LISTEN."""
     made = attach()
     made.listen()
     return made
 
 
 def begin(kind: Kind, incoming: Incoming) -> None:
-    """A piece of work for which the device is kicked when pages that it needs are missing."""
+    """A piece of work for which the device is kicked while pages that it needs are missing."""
     rig = incoming.rig
     incoming.start()
     kind.prepare(rig)
     ring = rig.rings[kind.ring]
     kick = ring.kick
 
-    def take_away_and_kick() -> None:
-        take_away(rig.high)
+    def drop_and_kick() -> None:
+        drop_pages(rig.high)
         kick()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ring, "kick", take_away_and_kick)
+        patch.setattr(ring, "kick", drop_and_kick)
         kind.submit(rig, 0)
 
 
@@ -181,7 +181,7 @@ def test_serves_while_pages_are_missing(kind: Kind, incoming: Incoming, how: str
     assert incoming.rig.rings[kind.ring].stop() == 4
 
 
-def test_after_the_end_nothing_is_waited_for(kind: Kind, incoming: Incoming) -> None:
+def test_after_the_end_no_page_is_waited_for(kind: Kind, incoming: Incoming) -> None:
     rig = incoming.rig
     incoming.tables()
     incoming.bring_pages()
@@ -191,7 +191,7 @@ def test_after_the_end_nothing_is_waited_for(kind: Kind, incoming: Incoming) -> 
     before = incoming.asked
     kind.submit(rig, 1)
     kind.finish(rig, 1)
-    take_away(rig.high)
+    drop_pages(rig.high)
     kind.work(rig, 2)
     assert incoming.asked == before
     rig.set_mem_table()
@@ -211,10 +211,10 @@ def test_memory_before_the_go_ahead_is_not_used(kind: Kind, incoming: Incoming) 
     rig.rings[kind.ring].wait()
 
 
-def test_front_end_goes_while_a_page_is_waited_for(
+def test_front_end_disconnects_while_a_page_is_waited_for(
     kind: Kind, incoming: Incoming, attach: Callable[[], Incoming]
 ) -> None:
-    """Its descriptor of the userfaultfd may outlive it, in a child or a test."""
+    """A copy of its userfaultfd may stay open, in a child or a test."""
     incoming.tables()
     begin(kind, incoming)
     await_fault(incoming.fd)
@@ -240,7 +240,7 @@ def test_program_ends_while_a_page_is_waited_for(kind: Kind, tmp_path: Path) -> 
         assert process.wait(3) == 0
 
 
-def test_advised_and_no_more(kind: Kind, attach: Callable[[], Incoming]) -> None:
+def test_postcopy_that_is_only_advised(kind: Kind, attach: Callable[[], Incoming]) -> None:
     incoming = attach()
     for _ in range(2):
         os.close(incoming.ask(Request(F.POSTCOPY_ADVISE)).fds[0])
@@ -289,6 +289,6 @@ def test_listen_with_memory_closes(attach: Callable[[], Incoming]) -> None:
         incoming.listen()
 
 
-def test_a_word_that_is_no_go_ahead_is_refused(incoming: Incoming) -> None:
+def test_an_invalid_go_ahead_is_refused(incoming: Incoming) -> None:
     with pytest.raises(Refused):
         incoming.rig.ack(F.SET_MEM_TABLE, U64(1))

@@ -1,4 +1,4 @@
-"""The programs from outside: their options, their ends, what they say when they cannot start."""
+"""The programs: their options, their errors, their signals, their end."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def image(tmp_path: Path) -> str:
     return str(Blk().image(tmp_path))
 
 
-# What they can do
+# Capabilities, version, help
 
 
 @pytest.mark.parametrize(("arguments", "kind"), [(BLK, "block"), (NET, "net"), (SERVE, "generic")])
@@ -109,11 +109,15 @@ def test_help(arguments: list[str], asked: str) -> None:
 # Bad input
 
 
-def test_disk_files_that_cannot_be(tmp_path: Path) -> None:
+def test_disk_files_that_cannot_be_served(tmp_path: Path) -> None:
     sock = str(tmp_path / "s")
     (tmp_path / "empty").touch()
-    (tmp_path / "odd").write_bytes(bytes(1000))
-    for name, text in (("none", "No such file"), ("empty", "is empty"), ("odd", "multiple of 512")):
+    (tmp_path / "short").write_bytes(bytes(1000))
+    for name, text in (
+        ("none", "No such file"),
+        ("empty", "is empty"),
+        ("short", "multiple of 512"),
+    ):
         file = str(tmp_path / name)
         line = fails([*BLK, "--socket-path", sock, "--blk-file", file], status=1)
         assert text in line
@@ -122,13 +126,13 @@ def test_disk_files_that_cannot_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_disk_file_that_may_not_be_read(image: str, tmp_path: Path) -> None:
+def test_disk_file_without_permission(image: str, tmp_path: Path) -> None:
     Path(image).chmod(0)
     line = fails([*BLK, "--socket-path", str(tmp_path / "s"), "--blk-file", image], status=1)
     assert "Permission denied" in line
 
 
-def test_sockets_that_cannot_be(image: str, tmp_path: Path) -> None:
+def test_socket_paths_that_cannot_be_used(image: str, tmp_path: Path) -> None:
     long = str(tmp_path / ("x" * 120))
     assert "107" in fails([*BLK, "--socket-path", long, "--blk-file", image], status=1)
     nowhere = str(tmp_path / "no" / "such" / "folder")
@@ -151,7 +155,7 @@ def test_socket_in_use_and_left_behind(image: str, tmp_path: Path) -> None:
         process.returncode = 0
 
 
-def test_options_that_do_not_go_together(image: str, tmp_path: Path) -> None:
+def test_options_that_exclude_each_other(image: str, tmp_path: Path) -> None:
     sock = ["--socket-path", str(tmp_path / "s")]
     disk = ["--blk-file", image]
     assert "--socket-path or --fd" in fails([*BLK, *disk])
@@ -186,7 +190,7 @@ def test_second_of_two_disks_is_bad(image: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"disk.img"}
 
 
-# Life
+# Service
 
 
 @pytest.mark.parametrize("control", ["per-device", "shared"])
@@ -238,7 +242,7 @@ def test_inherited_socket(tmp_path: Path, listening: bool) -> None:
             kind.work(rig)
         if listening:
             process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 0, "it ends with its only front-end"
+        assert process.wait(5) == 0, "it ends when its only front-end disconnects"
 
 
 def test_image_is_never_used_by_two_programs(tmp_path: Path) -> None:
@@ -261,13 +265,13 @@ def test_image_is_never_used_by_two_programs(tmp_path: Path) -> None:
         source_rig.pipeline(
             [Request(F.GET_VRING_BASE, VringState(n, 0)) for n in range(kind.rings)]
         )
-        # The very next moment, for the lock is given back before the reply.
+        # At once: the image is unlocked before the reply.
         destination_rig.rings[kind.ring].kick()
         kind.work(destination_rig)
 
 
-def test_sighup_measures_the_images_again(tmp_path: Path) -> None:
-    """And ends nothing; the front-end hears of the one that has grown."""
+def test_sighup_reads_the_sizes_of_the_images(tmp_path: Path) -> None:
+    """The program goes on, and the front-end of an image that has grown is notified."""
     kind = Blk()
     path, image = str(tmp_path / "s"), kind.image(tmp_path)
     with (
@@ -283,17 +287,17 @@ def test_sighup_measures_the_images_again(tmp_path: Path) -> None:
             os.truncate(image, 2 * image.stat().st_size)
             process.send_signal(signal.SIGHUP)
             assert readable(ours.fileno(), TIMEOUT)
-            said = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
-            assert ours.recv(100) == said
+            expected = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
+            assert ours.recv(100) == expected
         kind.work(rig, 2)
 
 
-def test_costs_are_taken(tmp_path: Path) -> None:
+def test_latency_is_injected(tmp_path: Path) -> None:
     kind = Blk()
     path = str(tmp_path / "s")
-    costs = ["--cost-get-vring-base", "5ms", "--cost-set-mem-table", "20ms"]
+    latency = ["--cost-get-vring-base", "5ms", "--cost-set-mem-table", "20ms"]
     with (
-        program([*kind.arguments(tmp_path), *costs], "--socket-path", path),
+        program([*kind.arguments(tmp_path), *latency], "--socket-path", path),
         rig_at(path, kind.rings) as rig,
     ):
         rig.set_features()

@@ -34,7 +34,7 @@ ASKS = "from backends.virtio_device import VirtioDevice\nclass Asks(VirtioDevice
 
 @pytest.fixture
 def example(tmp_path: Path) -> str:
-    """The file that the document tells the reader to write."""
+    """The file that the document shows."""
     (text,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     path = tmp_path / "ramdisk.py"
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""Listening, and what can be wrong with a path."""
+"""Listening sockets, and their paths."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def test_longest_path(tmp_path: Path) -> None:
         listen("")
 
 
-def test_left_behind_is_replaced_and_used_is_not(tmp_path: Path) -> None:
+def test_a_stale_socket_is_replaced_and_one_in_use_is_not(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     first = listen(path)
     with pytest.raises(ServerError, match="in use"):
@@ -35,7 +35,7 @@ def test_left_behind_is_replaced_and_used_is_not(tmp_path: Path) -> None:
     listen(path).close()
 
 
-def test_other_files_are_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_not_removed(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("precious")
     with pytest.raises(ServerError, match="not a socket"):

@@ -1,4 +1,4 @@
-"""When a stop is looked at again."""
+"""When a stop that waits is checked again."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ BEGUN = 1_000_000_000
 
 
 @pytest.mark.parametrize("kind", [StopKind.IMMEDIATE, StopKind.DRAIN])
-def test_without_a_stop_time_completions_decide(kind: StopKind) -> None:
+def test_without_a_stop_time_completions_end_a_stop(kind: StopKind) -> None:
     policy = StopPolicy(kind)
     assert policy.instant
     assert policy.ready_at(BEGUN) == BEGUN

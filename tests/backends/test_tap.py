@@ -40,7 +40,7 @@ SIOCSIFFLAGS = 0x8914
 
 
 class Namespace:
-    """A thread that has a network of its own, and does what it is told to in there."""
+    """A thread in a network namespace of its own, which runs functions there."""
 
     def __init__(self) -> None:
         self._jobs: list[Callable[[], None]] = []
@@ -153,7 +153,7 @@ def world(
 
 
 def ours(nic: Nic, pair: int = 0) -> bytes:
-    """The next frame of the experiments' ethertype."""
+    """The next frame of the tests' ethertype."""
     while (data := nic.receive(pair))[12:14] != b"\x88\xb5":
         nic.refill(1, pair)
     return data
@@ -170,12 +170,12 @@ def test_frames_go_both_ways(world: World) -> None:
     coming = frame(mac(1), OUTSIDE, b"in")
     world.sock.send(coming)
     end = time.monotonic() + TIMEOUT
-    # With more than one queue the kernel chooses by the flow to which pair it goes.
+    # With more than one queue the kernel selects the pair by the flow.
     while not any(bytes(each[12:]).startswith(coming) for each in world.nic._buffers.values()):
         assert time.monotonic() < end
 
 
-def test_what_a_nic_sends_to_itself_comes_back(world: World) -> None:
+def test_a_frame_to_the_sender_comes_back(world: World) -> None:
     world.nic.refill(16, pair=1)
     mine = frame(mac(1), mac(1), b"mine")
     world.nic.send(mine, pair=1)
@@ -239,7 +239,7 @@ def test_interface_that_is_deleted_is_one_line(
     assert world.nic.device.read_config(6, 2) == b"\0\0", "its link is down"
 
 
-def test_device_that_belongs_to_somebody_else(namespace: Namespace) -> None:
+def test_device_of_another_program(namespace: Namespace) -> None:
     (fd,) = namespace.do(lambda: open_tap(NAME, 1))
     with pytest.raises(ServerError, match="in use by another program"):
         namespace.do(lambda: open_tap(NAME, 1))
@@ -253,7 +253,7 @@ def test_device_that_belongs_to_somebody_else(namespace: Namespace) -> None:
     os.close(fd)
 
 
-def test_what_is_no_tap_device() -> None:
+def test_a_descriptor_that_is_not_a_tap_device() -> None:
     read_end, write_end = os.pipe()
     with pytest.raises(ServerError, match="is not a TAP device"):
         inherit_tap(read_end)
@@ -270,7 +270,7 @@ def test_what_is_no_tap_device() -> None:
         (["--tap", "a", "--tap", "b"], "each --tap belongs to a --socket-path"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], text: str) -> None:
+def test_options_that_exclude_each_other(arguments: list[str], text: str) -> None:
     argv = [sys.executable, "-m", "backends.net", "--socket-path", "/tmp/none.sock", *arguments]
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert ended.returncode == 2

@@ -41,7 +41,7 @@ class Started(NamedTuple):
         os.close(self.terminal)
 
     def serves(self, kind: Kind) -> bool:
-        """It answers and does a piece of work."""
+        """It replies, and does a piece of work."""
         rig = Rig(FrontendConnection.connect(str(self.path), name="terminal"), kind.rings)
         rig.start()
         kind.prepare(rig)
@@ -50,17 +50,17 @@ class Started(NamedTuple):
         return True
 
     def ended(self) -> bool:
-        """No process of it is left: each has the end of a pipe."""
+        """Each of its processes has ended: they hold one end of a pipe."""
         return readable(self.alive, TIMEOUT)
 
 
 @contextmanager
 def started(kind: Kind, folder: Path, before: Sequence[str] = ()) -> Iterator[Started]:
     primary, secondary = pty.openpty()
-    ready, told = os.pipe()
+    ready, ready_fd = os.pipe()
     alive, held = os.pipe()
     path = folder / "s.sock"
-    options = ["--socket-path", str(path), "--ready-fd", str(told)]
+    options = ["--socket-path", str(path), "--ready-fd", str(ready_fd)]
 
     def own_terminal() -> None:
         fcntl.ioctl(secondary, termios.TIOCSCTTY, 0)
@@ -73,9 +73,9 @@ def started(kind: Kind, folder: Path, before: Sequence[str] = ()) -> Iterator[St
         stderr=secondary,
         start_new_session=True,
         preexec_fn=own_terminal,  # noqa: PLW1509  no thread runs here
-        pass_fds=[told, held],
+        pass_fds=[ready_fd, held],
     )
-    for fd in (secondary, told, held):
+    for fd in (secondary, ready_fd, held):
         os.close(fd)
     try:
         assert readable(ready, TIMEOUT)
@@ -133,7 +133,7 @@ def test_nohup(kind: Kind, tmp_path: Path) -> None:
 
 
 def test_a_process_without_a_terminal() -> None:
-    """SIGHUP is the same as ever there."""
+    """It never reports that its terminal has closed."""
     script = "from backends.terminal import Terminal; print(Terminal().closed())"
     done = subprocess.run(
         [sys.executable, "-c", script], start_new_session=True, capture_output=True, check=True

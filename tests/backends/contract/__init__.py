@@ -1,1 +1,1 @@
-"""What every back-end device owes to a front-end; a class joins by adding a `Kind` (served.py)."""
+"""The contract of every back-end device; a class joins it with a `Kind` in `served.KINDS`."""

@@ -1,4 +1,4 @@
-"""What the contract's tests are given, and do often."""
+"""Types and functions that the contract's tests share."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def stop_all(rig: Rig) -> list[Reply]:
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """For what the back-end does without telling anybody."""
+    """Wait for something that the back-end does without a reply."""
     end = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < end, f"not within {TIMEOUT} s: {what}"

@@ -1,4 +1,4 @@
-"""What cannot be done is refused, and harms nobody else."""
+"""Invalid requests are refused, without an effect on others."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def test_ring_index_out_of_range_closes(rig: Rig, kind: Kind, device: Served) ->
     again.close()
 
 
-def test_garbage_closes_and_the_next_one_is_served(
+def test_an_invalid_message_closes_and_the_next_front_end_is_served(
     kind: Kind, device: Served, make_rig: MakeRig
 ) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
@@ -49,7 +49,7 @@ def test_broken_ring_is_signalled(kind: Kind, running: Rig) -> None:
     ring = running.rings[kind.ring]
     ring.add([(0xDEAD_0000, 16)], [(0xDEAD_0000, 1)])
     assert readable(ring.err_fd, TIMEOUT)
-    # The device lives on, and the ring can still be stopped.
+    # The device still runs, and the ring can be stopped.
     assert ring.stop() == 1
 
 

@@ -1,4 +1,4 @@
-"""Front-ends that come and go, and what they leave: nothing."""
+"""Front-ends that connect and disconnect, and leave nothing behind."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.backends.served import Kind, Served
 
 
-def test_front_end_vanishes_and_another_comes(
+def test_front_end_disconnects_and_another_connects(
     kind: Kind, device: Served, make_rig: MakeRig
 ) -> None:
     for _ in range(3):
@@ -51,7 +51,7 @@ def test_one_front_end_at_a_time(kind: Kind, running: Rig, device: Served) -> No
     second.close()
 
 
-def test_vanishes_in_the_middle_of_a_message(device: Served) -> None:
+def test_disconnects_in_the_middle_of_a_message(device: Served) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(device.path)
         sock.send(b"\x01\0\0\0\x01\0\0\0")
@@ -60,10 +60,10 @@ def test_vanishes_in_the_middle_of_a_message(device: Served) -> None:
     connection.close()
 
 
-def test_vanishes_while_its_memory_table_is_paid_for(
+def test_disconnects_while_latency_is_injected(
     serve: Serve, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table's descriptors are closed once: their numbers may be somebody else's by then."""
+    """The table's descriptors are closed once: their numbers may be in use again by then."""
     served = serve(ControlOptions(latency=InjectedLatency(set_mem_table=1)))
     rig = make_rig(served.connect())
     rig.set_features()
@@ -110,8 +110,8 @@ def test_does_not_leak(kind: Kind, device: Served) -> None:
         connection = device.connect()
         connection.negotiate(features=0, protocol_features=ProtocolFeature(0))
         connection.close()
-        wait_until(lambda: not device.device.memory.regions, "the last front-end has gone")
-        for _ in range(2):  # a turn for what has come, and one more for its end
+        wait_until(lambda: not device.device.memory.regions, "the last front-end has disconnected")
+        for _ in range(2):  # a turn for the messages that have come, one for the end
             device.on_loop(lambda: None)
         gc.collect()  # the test's own guest memory: rings and rigs know each other
         return int(process.num_fds())

@@ -1,4 +1,4 @@
-"""What is written is logged."""
+"""Writes to guest memory are logged."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_logs_buffers_and_used_ring(kind: Kind, running: Rig) -> None:
     log.close()
 
 
-def test_log_that_is_too_small_is_told(rig: Rig) -> None:
+def test_log_that_is_larger_than_its_file(rig: Rig) -> None:
     fd = os.memfd_create("log")
     os.ftruncate(fd, 4096)
     with pytest.raises((Disconnected, BackendError)):
@@ -97,10 +97,8 @@ def test_memory_beyond_a_log_in_use_is_refused(kind: Kind, running: Rig) -> None
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["buffers", "used-ring"])
-def test_what_a_log_cannot_hold_breaks_the_ring_and_no_more(
-    kind: Kind, rig: Rig, used: bool
-) -> None:
-    """Nobody could tell when the log came, for it came before the memory."""
+def test_a_write_beyond_the_log_breaks_the_ring_only(kind: Kind, rig: Rig, used: bool) -> None:
+    """The log came before the memory, so it could not be checked then."""
     log = DirtyLog.create(64)
     rig.call(Request(F.SET_LOG_BASE, LogArea(log.size, 0), (log.fd,)))
     rig.set_features(rig.features | (0 if used else 1 << 26))

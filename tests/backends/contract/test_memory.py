@@ -1,4 +1,4 @@
-"""Memory that is shared, changed and taken away."""
+"""Memory that is shared, changed and removed."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_memory_table_again_while_running(kind: Kind, running: Rig) -> None:
     assert running.rings[kind.ring].stop() == 2
 
 
-def test_ring_rests_while_its_memory_is_gone(kind: Kind, running: Rig) -> None:
+def test_ring_is_not_served_while_its_memory_is_removed(kind: Kind, running: Rig) -> None:
     kind.work(running, 0)
     running.rem_mem_reg(running.low)
     kind.submit(running, 1)

@@ -1,4 +1,4 @@
-"""What is offered, agreed on and acknowledged."""
+"""Features, protocol features and acknowledgements."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def test_acknowledges_only_when_asked(rig: Rig) -> None:
     assert reply.payload == U64(0)
 
 
-def test_refusal_is_acknowledged_where_there_is_no_other_reply(
+def test_an_error_is_acknowledged_where_there_is_no_other_reply(
     device: Served, make_rig: MakeRig
 ) -> None:
-    """Without LOG_SHMFD a log has no reply of its own, so there is a way to say no."""
+    """Without LOG_SHMFD a log has no reply of its own, so an acknowledgement reports the error."""
     agreed = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
     rig = make_rig(device.connect(), protocol_features=agreed)
     with pytest.raises(Refused):

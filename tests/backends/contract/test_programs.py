@@ -1,4 +1,4 @@
-"""The same as programs."""
+"""The programs that serve the devices."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations

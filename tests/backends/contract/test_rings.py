@@ -26,7 +26,7 @@ def test_works_in_either_order(kind: Kind, rig: Rig, order: tuple[F, ...]) -> No
 
 
 def test_kick_before_the_addresses(kind: Kind, rig: Rig) -> None:
-    """The ring is started by it, and begins to work once it is configured and enabled."""
+    """The kick starts the ring, which is served once it is configured and enabled."""
     rig.set_features()
     rig.set_mem_table()
     for ring in rig.rings:
@@ -41,7 +41,7 @@ def test_kick_before_the_addresses(kind: Kind, rig: Rig) -> None:
     kind.finish(rig, 3)
 
 
-def test_goes_on_from_the_base(kind: Kind, rig: Rig) -> None:
+def test_continues_from_the_base(kind: Kind, rig: Rig) -> None:
     for ring in rig.rings:
         ring.driver.reset(65530)
     rig.start(base=65530)

@@ -1,4 +1,4 @@
-"""STATUS: as it was set, and a reset by it."""
+"""STATUS: set, returned, and a reset by a status of 0."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def test_status_is_what_was_set(rig: Rig) -> None:
     assert status(rig) == 15
 
 
-def test_status_begins_anew_with_each_front_end(
+def test_status_is_reset_when_a_front_end_disconnects(
     device: Served, rig: Rig, make_rig: MakeRig
 ) -> None:
     rig.ack(F.SET_STATUS, U64(15))
@@ -42,7 +42,7 @@ def test_status_begins_anew_with_each_front_end(
 
 
 def test_status_of_a_reset_that_waits(kind: Kind, serve: Serve, make_rig: MakeRig) -> None:
-    """It is 0 when the rings have stopped; what is asked behind it waits for that."""
+    """It is 0 when the rings have stopped; later messages wait for that."""
     policy = StopPolicy(StopKind.IMMEDIATE, 50_000_000)
     rig = make_rig(serve(ControlOptions(policy)).connect()).start()
     kind.prepare(rig)

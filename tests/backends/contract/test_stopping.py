@@ -1,4 +1,4 @@
-"""Rings stop, tell their base, and go on from it; by every policy."""
+"""Rings stop, return their base, and continue from it; with every policy."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from tests.backends.served import Kind
 
 
-def test_stop_tells_the_base(kind: Kind, running: Rig) -> None:
+def test_stop_returns_the_base(kind: Kind, running: Rig) -> None:
     for number in range(7):
         kind.work(running, number)
     assert running.rings[kind.ring].stop() == 7
 
 
-def test_stopped_ring_is_left_alone(kind: Kind, running: Rig) -> None:
+def test_stopped_ring_is_not_served(kind: Kind, running: Rig) -> None:
     kind.work(running, 0)
     base = running.rings[kind.ring].stop()
     kind.submit(running, 1)
     running.rings[kind.ring].kick()
     assert running.rings[kind.ring].idle()
-    assert running.rings[kind.ring].stop() == base, "a stopped ring answers with its base"
+    assert running.rings[kind.ring].stop() == base, "a stopped ring still returns its base"
 
 
 def test_stop_of_all_rings_in_flight(kind: Kind, running: Rig) -> None:
@@ -82,7 +82,7 @@ def test_stop_policies(
     base = states[kind.ring]
     assert isinstance(base, VringState)
     if stop is StopKind.DRAIN:
-        assert base.num == 2, "what was available when it was asked to stop has been served"
+        assert base.num == 2, "requests that were available when it was to stop have been served"
     if base.num == 2:
         assert rig.rings[kind.ring].wait()
     least = max(stop_time, 1_000_000 if stop is StopKind.TICK else 0) / 1e9
@@ -104,7 +104,7 @@ def test_a_device_takes_its_stop_time_once(kind: Kind, serve: Serve, make_rig: M
         assert rig.get_base(kind.ring) == bases[kind.ring]
     took = time.monotonic() - begin
     assert bases[kind.ring] == 1
-    assert seconds <= took < seconds * (kind.rings + again), "what the stop time of each would take"
+    assert seconds <= took < seconds * (kind.rings + again), "the sum of a stop time for each"
 
 
 def test_replies_keep_their_order_behind_a_slow_stop(
