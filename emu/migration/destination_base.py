@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from devices.procedure import Phase
@@ -11,8 +11,8 @@ from emu.errors import EmuError, MigrationError
 from emu.migration import clocks, completion
 from emu.migration.handshake import DiskCheck, Greeting, welcome
 from emu.migration.history import Past
+from emu.migration.side import MigrationSide
 from emu.migration.stream import Kind, MigrationStream
-from emu.strategies.timeline import Timeline
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from emu.vm.vm import Vm
 
 
-class Arrival(ABC):
+class Arrival(MigrationSide):
     """One incoming migration.
 
     Args:
@@ -38,8 +38,6 @@ class Arrival(ABC):
     Attributes:
         vm: this side's VM, once there is one.
         source: what the source told of its side when the VM had moved, if it did.
-        commits_before: commits of the machine that are none of this migration's.
-        guest_gap_ns: the gap that the blackout made in the guest's heartbeat, once the VM runs.
     """
 
     #: Whether it takes the source's own devices and memory, which a strategy has to be made for.
@@ -55,11 +53,10 @@ class Arrival(ABC):
         accel: str = "soft",
         check_disks: DiskCheck | None = None,
     ) -> None:
+        super().__init__(0)
+        self.awaits_vm = True
         self.vm: Vm | None = None
         self.source: JsonObject = {}
-        self.timeline = Timeline()
-        self.commits_before = 0
-        self.guest_gap_ns = 0
         self._spec = spec
         self._accel = accel
         self._deadline = parameters.deadline
@@ -70,6 +67,10 @@ class Arrival(ABC):
         self._check_disks = check_disks
         # How far this side's clock is ahead of the source's.
         self._ahead_ns = 0
+
+    def figures(self) -> JsonObject:
+        """See `MigrationSide.figures`."""
+        return {"source": self.source}
 
     def run(self, stream: MigrationStream) -> None:
         """Receive the VM over a connected stream. When it returns, the VM runs here.
@@ -173,6 +174,7 @@ class Arrival(ABC):
         timeline.add(Phase.RESUME_VCPUS, start, end=running)
         timeline.marks["running_ns"] = running
         timeline.in_blackout = False
+        self.awaits_vm = False
         # After the vCPUs: an interrupt for every ring would have all of them compete with those
         # that are waited for.
         if signal:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from emu.errors import CancelledError
 from emu.locking.deadlock_detector import Watchdog
-from emu.migration.source import FAILURES, Source
+from emu.migration.source import FAILURES
 from emu.strategies.timeline import now
 from emu.trace_events import ROUND, STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emu.migration.destination_base import Arrival
+    from emu.migration.side import MigrationSide
     from emu.qmp.protocol import EventSink, JsonObject
 
 #: Seconds that a migration may take to end when the process ends.
@@ -36,7 +36,7 @@ class Job:
 
     def __init__(self, emit: EventSink) -> None:
         self.status = "setup"
-        self.side: Source | Arrival | None = None
+        self.side: MigrationSide | None = None
         self._error = ""
         self._emit = emit
         self._started = now()
@@ -50,7 +50,7 @@ class Job:
 
     def start(
         self,
-        side: Source | Arrival,
+        side: MigrationSide,
         work: Callable[[], None],
         *,
         cancel: Callable[[], bool],
@@ -109,7 +109,7 @@ class Job:
         except FAILURES as error:
             if isinstance(error, CancelledError):
                 status = "cancelled"
-            lost = self.side.lost if isinstance(self.side, Source) else {}
+            lost = {} if self.side is None else self.side.lost
             parts = [str(error), *(f"{name} is left without a back-end" for name in lost)]
             self._error = "; ".join(parts)
         finally:
@@ -145,27 +145,8 @@ class Job:
             answer["setup-time"] = (self._active - self._started) // _MS
         if self._error:
             answer["error-desc"] = self._error
-        if isinstance(self.side, Source):
-            answer |= self._describe_source(self.side)
-        return answer
-
-    def _describe_source(self, side: Source) -> JsonObject:
-        sent = side.precopy
-        answer: JsonObject = {
-            "ram": {
-                "transferred": sent.bytes,
-                "remaining": 0 if self.status == "completed" else self._remaining,
-                "total": side.vm.machine.ram.size,
-                "dirty-sync-count": sent.rounds,
-            }
-        }
-        if sent.decision is not None:
-            answer["expected-downtime"] = sent.expected_ns // _MS
-            answer["cpu-throttle-percentage"] = sent.decision.outlook.throttle
-        marks = side.timeline.marks
-        if self.status == "completed" and "running_ns" in marks:
-            # Until the source has heard of it: a little longer than the VM was down.
-            answer["downtime"] = (marks["running_ns"] - marks["pause_start_ns"]) // _MS
+        if self.side is not None:
+            answer |= self.side.query(self.status, self._remaining)
         return answer
 
     def close(self) -> None:

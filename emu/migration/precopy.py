@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from emu.config.migration_parameters import Parameters
     from emu.machine.ram import GuestRam
-    from emu.migration.multifd import SendingLanes
     from emu.migration.probe import Forecast
-    from emu.migration.stream import MigrationStream, Run
+    from emu.migration.stream import RamSender, Run
     from emu.qmp.protocol import JsonObject
 
 #: Bytes between two looks at whether the migration is to be given up.
@@ -102,7 +101,7 @@ class Precopy:
         self,
         ram: GuestRam,
         sync: RamSync,
-        stream: MigrationStream | SendingLanes,
+        stream: RamSender,
         parameters: Parameters,
         observe: Observer,
         *,

@@ -27,6 +27,8 @@ class RamSync:
         self._ram = ram
         self._log = log
         self._unsent: set[int] = set()
+        # The first round sends all pages, so nothing marked before it counts. The second harvest
+        # drops marks that raced with the first (`GuestRam.harvest`).
         ram.harvest()
         ram.harvest()
 
@@ -38,7 +40,7 @@ class RamSync:
         """What has been written since the last call, as runs of whole pages in address order.
 
         Raises:
-            BackendError: a back-end has marked what is no memory.
+            BackendError: a back-end has marked what is not memory.
         """
         pages = self._ram.harvest() | self._unsent
         self._unsent = set()
@@ -53,7 +55,7 @@ class RamSync:
         return runs_of(pages)
 
     def put_back(self, runs: Iterable[Run]) -> None:
-        """These were not sent: the next `dirty` has them again."""
+        """Return these to the dirty pages: they were not sent."""
         for gpa, length in runs:
             first = gpa // PAGE_SIZE
             self._unsent.update(range(first, first + length // PAGE_SIZE))

@@ -16,10 +16,11 @@ from emu.migration.multifd import SendingLanes
 from emu.migration.precopy import Precopied, Precopy
 from emu.migration.probe import Forecast
 from emu.migration.ram_sync import RamSync
+from emu.migration.side import MigrationSide
 from emu.migration.state import pack_devices, pack_switchover
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.task import Stage, Task, begun
-from emu.strategies.timeline import Timeline, without_collector
+from emu.strategies.timeline import without_collector
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
+_MS = 1_000_000
 #: Seconds in which devices that lost their back-ends may come back before they are called lost.
 RETURN_PATIENCE = 1.0
 #: How many deadlines the destination has to say that it is prepared, or ready: a device of its may
@@ -43,7 +45,7 @@ PATIENCE = 2
 FAILURES = (VhostUserError, EmuError, OSError)
 
 
-class Source:
+class Source(MigrationSide):
     """One outgoing migration of a running VM.
 
     Args:
@@ -58,7 +60,6 @@ class Source:
     Attributes:
         destination: what the destination told of its side, with ``downtime_ns`` and
             ``downtime_error_ns``; empty unless the greeting promised a farewell.
-        lost: after a failure, the devices that are left without a back-end, and why.
     """
 
     def __init__(
@@ -72,8 +73,8 @@ class Source:
         reach: Callable[[], MigrationStream] | None = None,
         accounts: Callable[[], JsonObject] = dict,
     ) -> None:
+        super().__init__(vm.machine.commits)
         self.vm = vm
-        self.timeline = Timeline()
         self.destination: JsonObject = {}
         self._reach = reach
         self._accounts = accounts
@@ -82,7 +83,6 @@ class Source:
         self._ahead_ns = 0
         self._sending: Precopy | None = None
         self.requests_in_flight = 0
-        self.lost: dict[str, VhostUserError] = {}
         self._cancelled = threading.Event()
         self._gone = False
         # Between a cancel and the GO there is one winner.
@@ -93,15 +93,40 @@ class Source:
         self._parameters = parameters
         self._strategy = strategy
         self._observe = observe
-        self.commits_before = vm.machine.commits
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
-        # Holds for the dirty log and for the roll-back as well, which the VM drives itself.
-        vm.timeout = parameters.deadline
 
     @property
     def precopy(self) -> Precopied:
         """What has been sent while the VM runs, and what is expected of the blackout by now."""
         return Precopied() if self._sending is None else self._sending.sent
+
+    def figures(self) -> JsonObject:
+        """See `MigrationSide.figures`."""
+        return {
+            "requests_in_flight_at_stop": self.requests_in_flight,
+            "precopy": self.precopy.to_json(),
+            "destination": self.destination,
+        }
+
+    def query(self, status: str, remaining: int) -> JsonObject:
+        """See `MigrationSide.query`."""
+        sent = self.precopy
+        answer: JsonObject = {
+            "ram": {
+                "transferred": sent.bytes,
+                "remaining": 0 if status == "completed" else remaining,
+                "total": self.vm.machine.ram.size,
+                "dirty-sync-count": sent.rounds,
+            }
+        }
+        if sent.decision is not None:
+            answer["expected-downtime"] = sent.expected_ns // _MS
+            answer["cpu-throttle-percentage"] = sent.decision.outlook.throttle
+        marks = self.timeline.marks
+        if status == "completed" and "running_ns" in marks:
+            # Until RUNNING has been received: a little longer than the VM was down.
+            answer["downtime"] = (marks["running_ns"] - marks["pause_start_ns"]) // _MS
+        return answer
 
     def cancel(self) -> bool:
         """Have the migration fail, whatever it is at; False when the VM has been given away."""

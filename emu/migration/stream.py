@@ -17,7 +17,7 @@ import ssl
 import struct
 import time
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from emu.errors import MigrationError
 from emu.migration import tls
@@ -73,6 +73,28 @@ class Kind(IntEnum):
     PONG = 21
 
 
+class RamSender(Protocol):
+    """Sends memory: by one socket, or by several (`emu.migration.multifd`)."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of all sections so far."""
+
+    def send_ram(self, ram: GuestRam, runs: Sequence[Run]) -> None:
+        """Send memory.
+
+        Raises:
+            MigrationError: the other side has gone, or does not read.
+        """
+
+    def end_round(self) -> None:
+        """Keep the order: memory that is sent from now on may be of the same pages.
+
+        Raises:
+            MigrationError: the other side has gone, or does not read.
+        """
+
+
 class MigrationStream:
     """One end of the stream.
 
@@ -87,7 +109,7 @@ class MigrationStream:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.set_deadline(deadline)
-        self.bytes_sent = 0
+        self._bytes_sent = 0
         self._silent = False
 
     def set_deadline(self, seconds: float) -> None:
@@ -99,6 +121,11 @@ class MigrationStream:
         timeval = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+    @property
+    def bytes_sent(self) -> int:
+        """See `RamSender.bytes_sent`."""
+        return self._bytes_sent
 
     @property
     def encrypted(self) -> bool:
@@ -142,7 +169,7 @@ class MigrationStream:
             except OSError as error:
                 raise self._broken(error) from error
             offset += sent
-            self.bytes_sent += sent
+            self._bytes_sent += sent
 
     def _send_all(self, parts: Sequence[Buffer]) -> None:
         left: Sequence[Buffer] = [part for part in parts if len(part)]
@@ -151,7 +178,7 @@ class MigrationStream:
                 sent = self._sock.sendmsg(left)
             except OSError as error:
                 raise self._broken(error) from error
-            self.bytes_sent += sent
+            self._bytes_sent += sent
             left = _after(left, sent)
 
     def receive(self) -> tuple[Kind, int, bytes]:
@@ -288,7 +315,7 @@ class MigrationStream:
         return bool(poll.poll(0))
 
     def end_round(self) -> None:
-        """What is sent from now on may be of the same pages: one socket keeps the order anyway."""
+        """See `RamSender.end_round`: one socket keeps the order."""
 
     def await_section(self) -> None:
         """Return when there is something to be received, however long that takes."""

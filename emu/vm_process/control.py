@@ -16,7 +16,6 @@ from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
 from emu.migration import same_disks
 from emu.migration.destination import Destination
-from emu.migration.destination_base import Arrival
 from emu.migration.dirty_rate import DirtyRate
 from emu.migration.endpoint import Listener, connect
 from emu.migration.handover import HandoverDestination, HandoverSource
@@ -34,6 +33,8 @@ from vhost_user.errors import VhostUserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emu.migration.destination_base import Arrival
+    from emu.migration.side import MigrationSide
     from emu.migration.stream import MigrationStream
     from emu.qmp.protocol import EventSink, JsonObject
     from emu.vm.handover_state import VmHandoverState
@@ -297,6 +298,8 @@ class Control:
         """See `VmControl.set_parameters`."""
         before = self._parameters
         self._parameters = Parameters.from_json(parameters, before)
+        if self._vm is not None:
+            self._vm.timeout = self._parameters.deadline
         if self._parameters.check_locks != before.check_locks:
             enable_checking(self._parameters.check_locks)
 
@@ -369,6 +372,11 @@ class Control:
         """See `VmControl.query_dirty_rate`."""
         return self._dirty_rate.query()
 
+    @property
+    def _side(self) -> MigrationSide | None:
+        """This side of the last migration, or of the one that runs."""
+        return None if self._job is None else self._job.side
+
     def query_migrate(self) -> JsonObject:
         """See `VmControl.query_migrate`."""
         return {} if self._job is None else self._job.describe()
@@ -379,26 +387,21 @@ class Control:
         if vm is None:
             return {"status": "prelaunch", "running": False}
         if vm.machine.vcpus.paused:
-            waiting = isinstance(getattr(self._job, "side", None), Arrival)
-            return {"status": "inmigrate" if waiting else "paused", "running": False}
+            side = self._side
+            awaited = side is not None and side.awaits_vm
+            return {"status": "inmigrate" if awaited else "paused", "running": False}
         return {"status": "running", "running": True}
 
     def timeline(self) -> JsonObject:
         """See `VmControl.timeline`."""
-        side = None if self._job is None else self._job.side
+        side = self._side
         if side is None:
             raise EmuError("there has been no migration here")
-        answer: JsonObject = {
+        return {
             **side.timeline.to_json(),
             "commits": self.vm.machine.commits - side.commits_before,
+            **side.figures(),
         }
-        if isinstance(side, Source):
-            answer["requests_in_flight_at_stop"] = side.requests_in_flight
-            answer["precopy"] = side.precopy.to_json()
-            answer["destination"] = side.destination
-        else:
-            answer["source"] = side.source
-        return answer
 
     def request_log(self) -> JsonObject:
         """See `VmControl.request_log`."""
@@ -407,8 +410,8 @@ class Control:
 
     def _guest_gap(self) -> int:
         """The heartbeat's gap over the blackout; without a migration, the largest there was."""
-        side = None if self._job is None else self._job.side
-        if isinstance(side, Arrival) and side.guest_gap_ns:
+        side = self._side
+        if side is not None and side.guest_gap_ns:
             return side.guest_gap_ns
         return self.vm.guest.heartbeat.max_gap_ns
 

@@ -16,6 +16,7 @@ from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
+    from pathlib import Path
 
     from emu.qmp.protocol import JsonObject
     from emu.vm_process.control import Control
@@ -78,3 +79,59 @@ def test_a_back_end_that_dies_during_a_reset(
     monkeypatch.undo()
     control.reset()
     await_work(vm)
+
+
+def await_end(told: Told) -> str:
+    """The status with which a migration ends."""
+    while True:
+        name, data = told.get(timeout=TIMEOUT)
+        if name == "MIGRATION" and data["status"] in ("completed", "failed", "cancelled"):
+            return str(data["status"])
+
+
+@pytest.mark.parametrize("handover", [False, True])
+def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
+    sites: tuple[Site, Site],
+    control: Control,
+    told: Told,
+    owned: ExitStack,
+    tmp_path: Path,
+    *,
+    handover: bool,
+) -> None:
+    """As QEMU's: inmigrate only until it has come, and paused whenever it is stopped after that."""
+    events: Told = queue.SimpleQueue()
+    other = make_control(lambda name, data: events.put((name, data)))
+    owned.callback(other.close)
+    assert other.query_status() == {"status": "prelaunch", "running": False}
+    other.create(
+        name="B",
+        spec=vm_file.spec_to_json(SPEC),
+        accel="soft",
+        costs="native",
+        load="heavy",
+        backends=sites[1].sockets,
+    )
+    uri = other.incoming(f"unix:{tmp_path / 'stream'}", handover=handover)["uri"]
+    awaiting = "prelaunch" if handover else "inmigrate"
+    assert other.query_status() == {"status": awaiting, "running": False}
+    control.migrate(uri, "handover" if handover else "split", {})
+    assert [await_end(told), await_end(events)] == ["completed", "completed"]
+    assert control.query_status() == {"status": "paused", "running": False}
+    assert other.query_status() == {"status": "running", "running": True}
+    assert "precopy" in control.timeline()
+    assert "source" in other.timeline()
+    assert "ram" in control.query_migrate()
+    assert "ram" not in other.query_migrate()
+    other.stop()
+    assert other.query_status() == {"status": "paused", "running": False}
+    other.cont()
+    assert other.query_status() == {"status": "running", "running": True}
+    await_work(other.vm)
+    check_books(other.vm)
+
+
+def test_a_new_deadline_holds_for_the_vm_that_there_is(control: Control) -> None:
+    """It drives the dirty log and a roll-back by itself."""
+    control.set_parameters({"deadline": 3.5})
+    assert control.vm.timeout == 3.5
