@@ -149,6 +149,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 metavar="SECONDS",
                 help="How long each answer may take.",
             ),
+            click.option("-v", "--verbose", is_flag=True, help="List what was OBSERVED, too."),
             click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures."),
         )
     ):
@@ -277,7 +278,7 @@ def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
     from vhost_user_conformance.report import terminal
 
     if options["json_file"] is None:
-        terminal.console(sys.stdout).print(terminal.listing(cases))
+        terminal.print_cases(terminal.console(sys.stdout), cases)
         return
     whole = {"schema": SCHEMA, "role": role, "cases": [described(case) for case in cases]}
     deliver(options["json_file"], whole)
@@ -289,6 +290,7 @@ def _run(
     from vhost_user_conformance.model.result import document
     from vhost_user_conformance.model.verdict import Verdict
     from vhost_user_conformance.report import terminal
+    from vhost_user_conformance.report.junit import write_junit
 
     offered = runner.probe()
     runner.guard(cases)
@@ -303,15 +305,14 @@ def _run(
         results = runner.run(cases, told)
     # What was found out is told before it is written to files: a disk may be full.
     out = terminal.console(report_stream(options["json_file"]))
-    if not options["quiet"]:
-        out.print(terminal.by_area(results))
-    out.print(terminal.details(results, observed=not options["quiet"]))
-    if not options["quiet"]:
-        out.print(terminal.conclusion(results))
+    if options["quiet"]:
+        terminal.print_failures(out, results)
+    else:
+        terminal.print_report(out, role, results, verbose=options["verbose"])
     deliver(options["json_file"], document(role, runner.describe(), offered.to_json(), results))
     if options["junitxml"] is not None:
         try:
-            terminal.write_junit(options["junitxml"], role, results)
+            write_junit(options["junitxml"], role, results)
         except OSError as error:
             raise PreflightError(f"--junitxml {options['junitxml']}: {error.strerror}") from None
     bad = {Verdict.FAIL, Verdict.ERROR} if options["strict"] else {Verdict.FAIL}

@@ -18,6 +18,7 @@ from vhost_user.features import (
     VIRTIO_RING_F_EVENT_IDX,
     ProtocolFeature,
 )
+from vhost_user.message_ids import BackendRequest
 from vhost_user.message_spec import ReplyRule
 from vhost_user.messages import FRONTEND_MESSAGES
 from vhost_user.payloads import (
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
 CHAINS_KEPT = 4000
 #: The same of a ring's that is not worked on.
 OFFERED_KEPT = 64
+#: Of the messages of the back-end channel.
+CHANNEL_NAMES = {member.value: member.name for member in BackendRequest}
 PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 
 
@@ -277,7 +280,7 @@ class Session:
         except OSError:  # it is no socket, which is the cases' business
             os.close(fd)
             return
-        self.channel = Wire(sock, {}, self.wire.patience)
+        self.channel = Wire(sock, CHANNEL_NAMES, self.wire.patience)
 
     def _learn_ring(self, message: Message) -> None:
         if message.id in (F.SET_VRING_KICK, F.SET_VRING_CALL):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.script import PLAIN, Script
 from vhost_user_conformance.model.verdict import Failed
+from vhost_user_conformance.peer.message_text import payload_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,7 +70,7 @@ def all_of(
         Failed: one does not keep it; it is named.
     """
     for each in messages:
-        shown = each.payload[:24].hex(" ", -4) + (" ..." if len(each.payload) > 24 else "")
-        seen = f"{each}: flags {each.flags:#x}, {len(each.payload)} bytes, {len(each.fds)} fds"
         if not keeps(each):
+            seen = f"{each}: flags {each.flags:#x}, {len(each.payload)} bytes, {len(each.fds)} fds"
+            shown = payload_text(each.name, each.payload)
             raise Failed(expected, f"{seen}: {shown}" if shown else seen, line=each.line)

@@ -17,7 +17,8 @@ import termios
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from vhost_user.codec import NEED_REPLY, REPLY, VERSION
+from vhost_user.codec import VERSION
+from vhost_user_conformance.peer.message_text import message_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,6 @@ HEADER = struct.Struct("=III")
 #: A payload that is announced as larger than this is not read.
 LARGEST = 1 << 20
 _FDS = 64
-_SHOWN = 24
 
 
 class Message(NamedTuple):
@@ -211,14 +211,7 @@ class Wire:
         return self._ready(select.POLLIN, 0.0)
 
     def _note(self, arrow: str, number: int, flags: int, payload: bytes, fds: int) -> None:
-        name = self._names.get(number, f"id {number}")
-        marks = [] if flags & 3 == VERSION else [f"flags {flags:#x}"]
-        marks += ["reply"] * bool(flags & REPLY) + ["need_reply"] * bool(flags & NEED_REPLY)
-        marks += [f"flags {flags:#x}"] * bool(flags >> 4)
-        shown = payload[:_SHOWN].hex(" ", -4) + (" ..." if len(payload) > _SHOWN else "")
-        parts = [f"{arrow} {name}", *marks, f"{len(payload)} bytes", shown]
-        parts += [f"{fds} fds"] * bool(fds)
-        self.transcript.append(" ".join(part for part in parts if part))
+        self.transcript.append(f"{arrow} {message_text(number, flags, payload, fds, self._names)}")
 
     def hangs_up(self, patience: float | None = None) -> bool:
         """Whether the peer closes the connection in time; what it sends before is dropped."""

@@ -189,7 +189,7 @@ class CaseRun:
         """Pass, fail or skip the test by the verdict: UNSUPPORTED and OBSERVED skip it."""
         result = self.run()
         if result.verdict in (Verdict.FAIL, Verdict.ERROR):
-            pytest.fail(terminal.evidence(result).plain, pytrace=False)
+            pytest.fail(terminal.evidence_text(result), pytrace=False)
         if result.verdict is Verdict.OBSERVED:
             pytest.skip(f"OBSERVED: {self.case.id} {self.case.rule}: {result.seen}")
         if result.verdict is Verdict.UNSUPPORTED:
@@ -218,7 +218,7 @@ class Trial:
         """
         if _TRIALS not in config.stash:
             config.stash[_TRIALS] = {}
-            config.add_cleanup(lambda: cls.close_all(config))
+            config.pluginmanager.register(_SessionEnd(), "vhost-user-session-end")
         trials = config.stash[_TRIALS]
         if target not in trials:
             cls.close_all(config)
@@ -246,6 +246,18 @@ class Trial:
     def close(self) -> None:
         """End it."""
         self._owned.close()
+
+
+class _SessionEnd:
+    """Ends what was started, before a worker of pytest-xdist reports that its session is over.
+
+    The controller may kill the worker once it has reported that.
+    """
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Close the trial."""
+        Trial.close_all(session.config)
 
 
 _TRIALS = pytest.StashKey[dict[Target, Trial]]()

@@ -1,21 +1,25 @@
-"""What a user reads while the cases run, and when they are over."""
+"""What a user reads while the cases run, and afterwards.
+
+On a terminal lines are wrapped at its width. Elsewhere, in a pipe or a file, no line is wrapped or
+cut.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from vhost_user_conformance.model.verdict import Verdict
+from vhost_user_conformance.model.verdict import Severity, Verdict
+from vhost_user_conformance.report.rule_outcome import rule_outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
     from typing import TextIO
 
     from vhost_user_conformance.model.case import Case
@@ -28,16 +32,21 @@ STYLES = {
     Verdict.OBSERVED: "cyan",
     Verdict.ERROR: "yellow",
 }
-_WIDTH = 160
+#: The order in which a user mends what is wrong.
+_BY_SEVERITY = tuple(Severity)
+#: Columns where there is no terminal: wider than any line.
+_UNLIMITED = 100_000
+#: Names of rules in one line.
+_RULES_SHOWN = 12
 
 
 def console(file: TextIO) -> Console:
-    """A console that breaks no line where there is no terminal to say how long one may be."""
-    return Console(file=file, width=None if file.isatty() else _WIDTH, highlight=False)
+    """A console on this stream; without a terminal it wraps and cuts nothing."""
+    return Console(file=file, width=None if file.isatty() else _UNLIMITED, highlight=False)
 
 
 def progress(target: Console) -> Progress:
-    """The live line: how many cases are over, and which one was last."""
+    """The live line: how many cases have been run, and the verdict of the last one."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -49,16 +58,50 @@ def progress(target: Console) -> Progress:
     )
 
 
-def listing(cases: Sequence[Case]) -> RenderableType:
-    """All cases, a line each, and how many they are."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("id", "area", "rule", "needs"):
-        table.add_column(name, no_wrap=name != "rule")
+def print_cases(out: Console, cases: Sequence[Case]) -> None:
+    """All cases, a line each, and their number."""
+    width = max((len(case.area) for case in cases), default=0)
     for case in cases:
         needs = [*case.needs, *([case.device] if case.device else [])]
-        table.add_row(case.id, case.area, case.rule, " ".join(needs))
+        head = f"{case.id}  {case.area:<{width}}  {case.severity:<6}  "
+        tail = f" [{' '.join(needs)}]" if needs else ""
+        _print(out, _lines(head, case.rule + tail, _width(out)))
     areas = len({case.area for case in cases})
-    return Group(table, Text(f"cases: {len(cases)}, areas: {areas}"))
+    _print(out, [Text(f"cases: {len(cases)}, areas: {areas}")])
+
+
+def print_report(out: Console, role: str, results: Sequence[CaseResult], *, verbose: bool) -> None:
+    """What to mend first, then a table by area, and a summary at the end.
+
+    Args:
+        out: where to.
+        role: ``back-end`` or ``front-end``.
+        results: one for each case that was run.
+        verbose: list what was OBSERVED, and not only how often.
+    """
+    print_failures(out, results)
+    if verbose:
+        for result in results:
+            if result.verdict is Verdict.OBSERVED:
+                _print(out, _headline(result, f"{result.case.rule}: {result.seen}", _width(out)))
+    out.print(by_area(results))
+    for line in summary(role, results, verbose=verbose):
+        _print(out, _lines("", line, _width(out)))
+
+
+def print_failures(out: Console, results: Iterable[CaseResult]) -> None:
+    """Each case that failed, MUST before SHOULD before MAY, and then each that ended as ERROR."""
+    for result in failures(results):
+        _print(out, evidence(result, _width(out)))
+
+
+def failures(results: Iterable[CaseResult]) -> list[CaseResult]:
+    """The results with FAIL or ERROR, in the order in which they are printed."""
+    order = (Verdict.FAIL, Verdict.ERROR)
+    return sorted(
+        (result for result in results if result.verdict in order),
+        key=lambda one: (order.index(one.verdict), _BY_SEVERITY.index(one.case.severity)),
+    )
 
 
 def by_area(results: Sequence[CaseResult]) -> Table:
@@ -69,88 +112,90 @@ def by_area(results: Sequence[CaseResult]) -> Table:
         table.add_column(str(verdict), justify="right", style=STYLES[verdict])
     areas = list(dict.fromkeys(result.case.area for result in results))
     for area in [*areas, ""]:
-        mine = [result for result in results if not area or result.case.area == area]
-        counts = [sum(result.verdict is verdict for result in mine) for verdict in Verdict]
+        verdicts = [one.verdict for one in results if not area or one.case.area == area]
+        counts = [verdicts.count(verdict) for verdict in Verdict]
         if not area:
             table.add_section()
         table.add_row(area or "all", *[str(count) if count else "-" for count in counts])
     return table
 
 
-def details(results: Sequence[CaseResult], *, observed: bool) -> RenderableType:
-    """What was observed, and then each case that failed, or could not be told, with its evidence.
+def summary(role: str, results: Sequence[CaseResult], *, verbose: bool = True) -> list[str]:
+    """The last lines: how the cases ended, and which rules of the protocol they decide."""
+    verdicts = [result.verdict for result in results]
+    failed = [result.case.severity for result in results if result.verdict is Verdict.FAIL]
+    kinds = ", ".join(f"{failed.count(each)} {each}" for each in Severity if each in failed)
+    observed = verdicts.count(Verdict.OBSERVED)
+    parts = [
+        f"{len(failed)} failed" + f" ({kinds})" * bool(failed),
+        f"{verdicts.count(Verdict.PASS)} passed",
+        f"{verdicts.count(Verdict.UNSUPPORTED)} not supported",
+        f"{observed} observed" + " (--verbose lists them)" * (observed > 0 and not verbose),
+        f"{verdicts.count(Verdict.ERROR)} without a verdict",
+    ]
+    rules = rule_outcome(role, results)
+    kept = f"{len(rules.kept)} kept, {len(rules.undecided)} undecided"
+    broken = f"{len(rules.broken)} broken"
+    if rules.broken:
+        more = len(rules.broken) - _RULES_SHOWN
+        names = " ".join(rules.broken[:_RULES_SHOWN]) + f" and {more} more" * (more > 0)
+        broken += f" ({names})"
+    return [f"cases: {', '.join(parts)}", f"rules: {broken}, {kept}"]
 
-    The end is what a user has on the screen.
+
+def evidence(result: CaseResult, width: int | None = None) -> list[Text]:
+    """Why a case failed: the rule, its source, what was expected and seen, and the messages.
+
+    Args:
+        result: of the case.
+        width: columns at which lines are wrapped, or None.
     """
-    parts: list[Text] = []
-    for result in results:
-        if observed and result.verdict is Verdict.OBSERVED:
-            text = Text(f"{result.case.id} OBSERVED ", STYLES[Verdict.OBSERVED])
-            parts.append(text.append(f"{result.case.rule}: {result.seen}", "default"))
-    bad = [one for one in results if one.verdict in (Verdict.FAIL, Verdict.ERROR)]
-    return Group(*parts, *map(evidence, bad))
-
-
-def conclusion(results: Sequence[CaseResult]) -> Text:
-    """The last line: whether the peer keeps the rules."""
-    failed = sum(result.verdict is Verdict.FAIL for result in results)
-    untold = sum(result.verdict is Verdict.ERROR for result in results)
-    judged = failed + sum(result.verdict is Verdict.PASS for result in results)
-    text = f"{failed} of {judged} rules broken" if failed else f"all {judged} rules kept"
-    if not judged:
-        text = "there was nothing to judge"
-    text += f"; {untold} cases could not tell" if untold else ""
-    return Text(text, STYLES[Verdict.FAIL if failed else Verdict.PASS])
-
-
-def evidence(result: CaseResult) -> Text:
-    """What failed: the rule, what was expected, what was seen, and the messages before it."""
-    text = Text(f"{result.case.id} {result.verdict} ", STYLES[result.verdict])
-    text.append(f"{result.case.rule} ({result.case.spec})", "default")
+    lines = _headline(result, result.case.rule, width)
+    lines += _lines("    source: ", result.case.spec, width)
     if result.expected:
-        text.append(f"\n    expected: {result.expected}", "default")
+        lines += _lines("    expected: ", result.expected, width)
     first, *rest = result.seen.splitlines() or [""]
-    text.append(f"\n    seen: {first}", "default")
+    lines += _lines("    seen: ", first, width)
     for line in rest:
-        text.append(f"\n      {line}", "dim")
-    return text
+        lines += _lines("      ", line, width, style="dim", deeper=4)
+    return lines
 
 
-def write_junit(path: Path, role: str, results: Sequence[CaseResult]) -> None:
-    """JUnit's XML, as CI systems read it. UNSUPPORTED and OBSERVED are skipped tests there.
+def evidence_text(result: CaseResult) -> str:
+    """The same as plain text, not wrapped."""
+    return "\n".join(line.plain for line in evidence(result))
 
-    Raises:
-        OSError: it cannot be written.
-    """
-    suite = ET.Element(
-        "testsuite",
-        name=f"vhost-user {role}",
-        tests=str(len(results)),
-        failures=str(sum(result.verdict is Verdict.FAIL for result in results)),
-        errors=str(sum(result.verdict is Verdict.ERROR for result in results)),
-        skipped=str(
-            sum(result.verdict in (Verdict.UNSUPPORTED, Verdict.OBSERVED) for result in results)
-        ),
-        time=f"{sum(result.ms for result in results) / 1e3:.3f}",
-    )
-    for result in results:
-        node = ET.SubElement(
-            suite,
-            "testcase",
-            classname=f"vhost-user.{role}.{result.case.area}",
-            name=f"{result.case.id} {result.case.rule}",
-            time=f"{result.ms / 1e3:.3f}",
+
+def _headline(result: CaseResult, text: str, width: int | None) -> list[Text]:
+    head = f"{result.case.id} {result.verdict} ({result.case.severity}) "
+    lines = _lines(head, text, width)
+    lines[0].stylize(STYLES[result.verdict], 0, len(head))
+    return lines
+
+
+def _lines(
+    head: str, text: str, width: int | None, *, style: str = "", deeper: int = 0
+) -> list[Text]:
+    """A head and a text behind it; further lines are indented, by ``deeper`` columns more."""
+    indent = min(len(head), 14) + deeper
+    whole = [head + text]
+    if width is not None:
+        whole = textwrap.wrap(
+            head + text,
+            max(width - 1, indent + 20),
+            subsequent_indent=" " * indent,
+            drop_whitespace=True,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
         )
-        _outcome(node, result)
-    ET.ElementTree(suite).write(path, encoding="unicode", xml_declaration=True)
+    return [Text(line, style) for line in whole]
 
 
-def _outcome(node: ET.Element, result: CaseResult) -> None:
-    names = {Verdict.FAIL: "failure", Verdict.ERROR: "error"}
-    if result.verdict is Verdict.PASS:
-        return
-    child = ET.SubElement(node, names.get(result.verdict, "skipped"))
-    first = result.seen.splitlines()[0] if result.seen else ""
-    told = f"expected {result.expected}; {first}" if result.expected else first
-    child.set("message", f"{result.verdict}: {told}")
-    child.text = result.seen
+def _width(out: Console) -> int | None:
+    return None if out.width == _UNLIMITED else out.width
+
+
+def _print(out: Console, lines: Iterable[Text]) -> None:
+    for line in lines:
+        out.print(line, soft_wrap=True)
