@@ -18,9 +18,8 @@ from vhost_user.features import (
     VIRTIO_RING_F_EVENT_IDX,
     ProtocolFeature,
 )
-from vhost_user.message_ids import BackendRequest
 from vhost_user.message_spec import ReplyRule
-from vhost_user.messages import FRONTEND_MESSAGES
+from vhost_user.messages import FRONTEND_MESSAGES, BackendRequest
 from vhost_user.payloads import (
     U64,
     VRING_NO_FD,

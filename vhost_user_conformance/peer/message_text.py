@@ -17,10 +17,10 @@ from vhost_user.payloads import VRING_NO_FD, PayloadError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vhost_user.messages import MessageSpec
+    from vhost_user.message_spec import MessageSpec
 
 _BY_NAME: dict[str, MessageSpec] = {
-    spec.id.name: spec for spec in (*BACKEND_MESSAGES.values(), *FRONTEND_MESSAGES.values())
+    spec.name: spec for spec in (*BACKEND_MESSAGES.values(), *FRONTEND_MESSAGES.values())
 }
 #: Bytes of a payload, or of a field, that are shown.
 _SHOWN = 24

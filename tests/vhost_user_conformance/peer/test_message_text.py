@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from tests.vhost_user.payload_strategies import PAYLOADS
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
-from vhost_user.message_ids import BackendRequest, FrontendRequest
-from vhost_user.messages import BACKEND_MESSAGES, FRONTEND_MESSAGES
+from vhost_user.messages import BACKEND_MESSAGES, FRONTEND_MESSAGES, BackendRequest, FrontendRequest
 from vhost_user.payloads import Config, MemoryRegion, MemTable
 from vhost_user_conformance.peer.message_text import message_text, payload_text
 
@@ -58,7 +57,7 @@ def test_memory_and_configuration() -> None:
 
 
 MESSAGES = {
-    (table, spec.id.name, reply): forms
+    (table, spec.name, reply): forms
     for table, messages in (("front-end", FRONTEND_MESSAGES), ("channel", BACKEND_MESSAGES))
     for spec in messages.values()
     for reply, forms in ((False, spec.payload), (True, spec.reply_payload))
