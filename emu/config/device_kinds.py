@@ -79,6 +79,15 @@ _ROWS = (
         default=(24, 4),
         has_image=True,
     ),
+    DeviceKind(
+        name="rng",
+        title="entropy device",
+        plural="entropy devices",
+        front_end="devices.rng.VhostUserRng",
+        back_end="backends.rng",
+        driver="emu.guest.rng_driver.RngDriver",
+        counters=("requests", "interrupts", "kicks", "calls", "bytes_written"),
+    ),
 )
 KINDS: Mapping[str, DeviceKind] = {row.name: row for row in _ROWS}
 

@@ -21,6 +21,7 @@ from backends.image import Image
 from backends.io_pool import IoPool
 from backends.loop import Loop
 from backends.net_device import NetDevice
+from backends.rng_device import RandomSource, RngDevice
 from backends.server import DeviceServer, listen
 from tests.backends.rig import Rig, RigRing, readable
 from tests.timeouts import TIMEOUT
@@ -169,7 +170,36 @@ class Net(Kind):
         return [gpa]
 
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Blk, Net)}
+class Rng(Kind):
+    """A buffer that comes back full of random bytes."""
+
+    name = "rng"
+    module = "backends.rng"
+    refreshes = False
+
+    def make(self, loop: Loop, folder: Path) -> VirtioDevice:
+        source = RandomSource("/dev/urandom")
+        _sources.append(source)
+        return RngDevice("rng", loop, source, self.rings)
+
+    def submit(self, rig: Rig, number: int) -> None:
+        gpa, data = rig.alloc(64, rig.high)
+        data[:] = bytes(64)
+        rig.buffers[self.ring, number] = (gpa, data)
+        rig.rings[self.ring].add([], [(gpa, 64)])
+
+    def finish(self, rig: Rig, number: int) -> list[int]:
+        gpa, data = rig.buffers.pop((self.ring, number))
+        done = rig.rings[self.ring].wait()
+        assert done.written == 64
+        assert bytes(data) != bytes(64)
+        return [gpa]
+
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Blk, Net, Rng)}
+
+#: Of all entropy devices of the test process.
+_sources: list[RandomSource] = []
 
 _pools: list[IoPool] = []
 
