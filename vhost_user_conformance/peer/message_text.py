@@ -124,7 +124,7 @@ def _number(name: str, value: int) -> str:
         known = [feature.name for feature in ProtocolFeature if feature & value and feature.name]
         return f"{value:#x} {'|'.join(known)}".rstrip()
     if name in _RING_FDS and value <= VRING_NO_FD | 0xFF:
-        return f"index {value & 0xFF}" + ", no descriptor" * bool(value & VRING_NO_FD)
+        return f"ring {value & 0xFF}" + ", no descriptor" * bool(value & VRING_NO_FD)
     return _plain(value)
 
 

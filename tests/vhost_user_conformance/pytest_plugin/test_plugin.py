@@ -146,7 +146,7 @@ def test_a_failure_is_a_report(pytester: pytest.Pytester) -> None:
         ],
         consecutive=True,
     )
-    assert re.search(r"^ +> GET_VRING_BASE index", text, re.MULTILINE)
+    assert re.search(r"^ +> GET_VRING_BASE ring", text, re.MULTILINE)
     assert "Traceback" not in text
     assert ".py:" not in text
 
