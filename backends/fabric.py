@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from backends import stats
-from backends.server import ServerError, check_path, clear_path
+from backends.server import bind
 
 if TYPE_CHECKING:
     from backends.loop import Loop
@@ -150,14 +150,8 @@ class Uplink:
         self._loop = loop
         self._path = path
         self.peers = {peer} if peer else set()
-        check_path(path)
-        clear_path(path, socket.SOCK_DGRAM)
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
-            self._sock.bind(path)
-        except OSError as error:
-            self._sock.close()
-            raise ServerError(f"{path}: cannot be an uplink: {error.strerror}") from error
+        self._sock = bind(path, socket.SOCK_DGRAM)
+        self._sock.setblocking(False)  # noqa: FBT003
         fabric.attach_uplink(self)
         loop.watch(self._sock.fileno(), self._on_frames)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import socket
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.control import Control, ControlOptions
 from backends.device import BackendDevice
-from vhost_user import channel
+from vhost_user import channel, unix_socket
 from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,15 +33,8 @@ def listen(path: str) -> socket.socket:
     Raises:
         ServerError: the path is too long, in use, not a socket, or cannot be created.
     """
-    check_path(path)
-    clear_path(path, socket.SOCK_STREAM)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(path)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ServerError(f"{path}: cannot listen there: {error.strerror}") from error
+    listener = bind(path, socket.SOCK_STREAM)
+    listener.listen(BACKLOG)
     return listener
 
 
@@ -55,27 +46,19 @@ def check_path(path: str) -> None:
         raise ServerError(error.text) from error
 
 
-def clear_path(path: str, kind: socket.SocketKind) -> None:
-    """Remove a socket file that a killed program has left.
+def bind(path: str, kind: socket.SocketKind) -> socket.socket:
+    """A unix socket at a path; see `vhost_user.unix_socket.bind`.
 
     Raises:
-        ServerError: a process listens there, or it is not a socket.
+        ServerError: the path is too long, in use, not a socket, or cannot be created.
     """
+    check_path(path)
     try:
-        mode = Path(path).lstat().st_mode
-    except OSError:
-        return  # not there; bind reports any other error
-    if not stat.S_ISSOCK(mode):
-        raise ServerError(f"{path}: exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.settimeout(0)
-        code = probe.connect_ex(path)
-    if code != errno.ECONNREFUSED:
-        raise ServerError(f"{path}: is in use")
-    try:
-        Path(path).unlink(missing_ok=True)
+        return unix_socket.bind(path, kind)
+    except unix_socket.PathTakenError as error:
+        raise ServerError(f"{path}: {error.strerror}") from error
     except OSError as error:
-        raise ServerError(f"{path}: cannot be replaced: {error.strerror}") from error
+        raise ServerError(f"{path}: cannot be made: {error.strerror}") from error
 
 
 def inherit(fd: int) -> socket.socket:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from emu.errors import MigrationError
 from emu.migration.stream import MigrationStream
 from emu.migration.tls import Credentials, secure
+from vhost_user import unix_socket
 
 
 def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
@@ -73,6 +74,22 @@ def connect(
     return MigrationStream(sock, deadline=deadline)
 
 
+def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:
+    if isinstance(address, str):
+        sock = unix_socket.bind(address)
+        sock.listen()
+        return sock
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen()
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 class Listener:
     """A destination's socket, for one source.
 
@@ -92,17 +109,11 @@ class Listener:
         self._credentials = credentials
         self._taken = False
         self._path = address if isinstance(address, str) else ""
-        self._sock = socket.socket(family, socket.SOCK_STREAM)
-        self._wake, self._cancel = os.pipe()
         try:
-            if family != socket.AF_UNIX:
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._sock.bind(address)
-            self._sock.listen()
+            self._sock = _listen(family, address)
         except OSError as error:
-            self._path = ""
-            self.close()
             raise MigrationError("listen", f"{uri}: {error.strerror or error}") from None
+        self._wake, self._cancel = os.pipe()
         bound = self._sock.getsockname()
         host = f"[{bound[0]}]" if family == socket.AF_INET6 else bound[0]
         self.uri = uri if family == socket.AF_UNIX else f"tcp:{host}:{bound[1]}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import threading
 from typing import TYPE_CHECKING
 
 from emu.errors import PreflightError
 from emu.qmp.server import MonitorServer
+from vhost_user import unix_socket
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -26,7 +27,7 @@ class MonitorListener:
     hangs up makes room for the next.
 
     Args:
-        path: of the socket; one that somebody has left there is replaced.
+        path: of the socket; a stale one is replaced, one in use is refused.
         commands: what a client may say.
 
     Attributes:
@@ -103,13 +104,9 @@ class MonitorListener:
 
 
 def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
     try:
-        if path.is_socket():
-            path.unlink()
-        listener.bind(str(path))
+        listener = unix_socket.bind(str(path))
         listener.listen(4)
     except OSError as error:
-        listener.close()
         raise PreflightError(f"--qmp {path}: {error.strerror or error}") from None
     return listener

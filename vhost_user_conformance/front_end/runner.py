@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vhost_user import unix_socket
 from vhost_user.features import VHOST_F_LOG_ALL
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.front_end.acts import ASKED, CONT, END, LOG, RESET, START
@@ -21,6 +21,7 @@ from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -92,14 +93,10 @@ class FrontEndRunner(CaseRunner):
         self._listener = self._listen()
 
     def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if self._path.is_socket():
-                self._path.unlink()
-            listener.bind(str(self._path))
+            listener = unix_socket.bind(str(self._path))
             listener.listen(8)
         except OSError as error:
-            listener.close()
             why = error.strerror or error
             raise PeerError(f"{self._path}: cannot listen there: {why}") from None
         listener.setblocking(False)  # noqa: FBT003

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.errors import EmuError
 from emu.guest.frames import BROADCAST, Probe
+from vhost_user import unix_socket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,14 +160,11 @@ class ProbeClient(EchoClient):
     def __init__(self, uplinks: Sequence[str], path: str, *, period_ns: int = PERIOD_NS) -> None:
         self._uplinks = list(uplinks)
         self._path = path
-        sock = socket.socket(
-            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
         try:
-            sock.bind(path)
+            sock = unix_socket.bind(path, socket.SOCK_DGRAM)
         except OSError as error:
-            sock.close()
             raise EmuError(f"{path}: cannot be the echo client's socket: {error}") from error
+        sock.setblocking(False)  # noqa: FBT003
         super().__init__(sock, period_ns=period_ns)
 
     def _close(self) -> None:

@@ -144,6 +144,6 @@ def test_a_socket_that_was_left_is_replaced_and_a_file_is_not(tmp_path: Path) ->
     listener = MonitorListener(tmp_path / "left", {})
     listener.close()
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(PreflightError, match=r"--qmp .*file: Address already in use"):
+    with pytest.raises(PreflightError, match=r"--qmp .*file: exists and is not a socket"):
         MonitorListener(tmp_path / "file", {})
     assert (tmp_path / "file").read_text() == "mine"
