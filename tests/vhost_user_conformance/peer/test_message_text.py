@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vhost_user.payload_strategies import PAYLOADS
@@ -66,6 +66,7 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=str)
+@settings(deadline=None)
 @given(data=st.data())
 def test_each_form_of_each_message_is_decoded(
     message: tuple[str, str, bool], data: st.DataObject
@@ -79,6 +80,7 @@ def test_each_form_of_each_message_is_decoded(
     assert "\n" not in text
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted({*NAMES.values(), *CHANNEL.values()})), st.binary(max_size=64))
 def test_any_bytes_have_a_text(name: str, payload: bytes) -> None:
     """Whatever a peer sends."""
