@@ -108,7 +108,7 @@ class BackendDevice:
             check_reach(reach, self.memory.end)
             for ring in self.rings:
                 if ring.started:
-                    ring.check_used_log(reach)
+                    ring.memory.check_used_log(reach)
         except FrontendError:
             log.close()
             raise

@@ -242,7 +242,7 @@ class Handlers:
 
     def _set_vring_num(self, request: Request) -> None:
         state = cast("VringState", request.payload)
-        self._device.rings[state.ring].resize(state.num)
+        self._device.rings[state.ring].set_size(state.num)
 
     def _set_vring_addr(self, request: Request) -> None:
         addr = cast("VringAddr", request.payload)

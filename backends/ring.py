@@ -12,11 +12,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from backends import stats
-from backends.guest_memory import log_reach
+from backends.ring_memory import RingMemory
 from vhost_user.errors import FrontendError
-from vhost_user.payloads import VRING_F_LOG
-from vhost_user.virtqueue import DeviceQueue
-from vhost_user.virtqueue.layout import AVAIL_ALIGN, DESC_ALIGN, MAX_SIZE, USED_ALIGN, valid_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +23,8 @@ if TYPE_CHECKING:
     from backends.guest_memory import GuestMemory
     from backends.loop import Loop, Timer
     from backends.observer import DeviceObserver
-    from vhost_user.inflight import InflightRing
     from vhost_user.payloads import VringAddr
+    from vhost_user.virtqueue import DeviceQueue
 
 log = logging.getLogger("backends")
 
@@ -75,15 +72,6 @@ class RingContext(NamedTuple):
     observer: DeviceObserver
 
 
-class RingViews(NamedTuple):
-    """The three parts of a ring, mapped, and the generation of guest memory they are from."""
-
-    desc: memoryview
-    avail: memoryview
-    used: memoryview
-    generation: tuple[int, int]
-
-
 class Ring:
     """One vring of a back-end device.
 
@@ -93,9 +81,8 @@ class Ring:
 
     Attributes:
         index: its number in the device.
-        size: entries, 0 until SET_VRING_NUM.
+        memory: its size and addresses.
         base: the available index to continue from; the queue's own once there is one.
-        addr: the payload of SET_VRING_ADDR, or None.
         started: a kick came since the last stop.
         enabled: SET_VRING_ENABLE, or features without protocol features.
         queue: the device's side of the ring while it is active: started, enabled, configured.
@@ -122,16 +109,14 @@ class Ring:
         "_polled",
         "_timer",
         "_unmapped_generation",
-        "_views",
-        "addr",
         "base",
         "broken",
         "enabled",
         "in_flight",
         "index",
         "log_mark",
+        "memory",
         "queue",
-        "size",
         "started",
         "stopping",
         "unmapped",
@@ -144,6 +129,7 @@ class Ring:
         self._counters = context.counters
         self._device = context.device
         self._guest = context.guest
+        self.memory = RingMemory(index, context.guest)
         self._active = context.active
         self._closer = context.closer
         self._observer = context.observer
@@ -157,9 +143,8 @@ class Ring:
 
     def _forget(self) -> None:
         """The initial state, except for descriptors: stopped, disabled, not configured."""
-        self.size = 0
+        self.memory.forget()
         self.base = 0
-        self.addr: VringAddr | None = None
         self.queue: DeviceQueue | None = None
         self.started = False
         self.enabled = False
@@ -167,7 +152,6 @@ class Ring:
         self.broken = False
         self.unmapped = False
         self._polled = False
-        self._views: RingViews | None = None
         self._unmapped_generation: tuple[int, int] | None = None
 
     @property
@@ -177,40 +161,22 @@ class Ring:
 
     # As the front-end sets it up
 
-    def resize(self, size: int) -> None:
-        """SET_VRING_NUM.
-
-        Raises:
-            FrontendError: a split ring's size is a power of two, 32768 at most; and it cannot
-                change while the ring is active.
-        """
-        if not valid_size(size):
-            raise FrontendError(
-                f"size {size} is not a power of two up to {MAX_SIZE}", ring=self.index
-            )
-        if self.queue is not None and size != self.size:
-            raise FrontendError("size changed while the ring is running", ring=self.index)
-        if size != self.size:
-            self.size = size
-            self._views = None
+    def set_size(self, size: int) -> None:
+        """SET_VRING_NUM; see `RingMemory.set_size`."""
+        self.memory.set_size(size, active=self.active)
 
     def set_addr(self, addr: VringAddr) -> None:
-        """SET_VRING_ADDR: new addresses, or the used ring is logged from now on, or not any more.
+        """SET_VRING_ADDR.
 
         Raises:
             FrontendError: they are not in guest memory, or the used ring is not in the log.
         """
-        guest = self._guest
-        # A log that does not even cover the memory is left over: see `BackendDevice.check_log`.
-        if guest.log is not None and (reach := log_reach(guest.log)) >= guest.table.end:
-            self.check_used_log(reach, addr)
-        self.addr = addr
-        self._views = None
+        self.memory.set_addr(addr)
         self.broken = False
         if self.queue is not None:
             self._rebuild()
-        elif self.size and guest.table.end:
-            self._map()
+        else:
+            self.memory.map_early()
 
     def set_base(self, base: int) -> None:
         """SET_VRING_BASE: continue from an available index."""
@@ -258,26 +224,11 @@ class Ring:
         """SET_VRING_ENABLE, or features without protocol features."""
         self.enabled = on
 
-    def check_used_log(self, reach: int, addr: VringAddr | None = None) -> None:
-        """Check that a log that ends at ``reach`` covers the used ring, where it is to be logged.
-
-        Raises:
-            FrontendError: it does not.
-        """
-        addr = addr or self.addr
-        if addr is not None and addr.flags & VRING_F_LOG:
-            end = addr.log + 4 + 8 * self.size + (2 if self._guest.event_idx else 0)
-            if end > reach:
-                raise FrontendError(
-                    f"the used ring is to be logged up to {end:#x}, and the log ends at {reach:#x}",
-                    ring=self.index,
-                )
-
     def apply_log(self) -> None:
         """The features or the log have changed."""
         self.log_mark = self._guest.log_mark
         if self.queue is not None:
-            self._log_used_ring(self.queue)
+            self.memory.log_used_ring(self.queue)
 
     def remap(self) -> None:
         """Guest memory has changed: find the ring there again, or become inactive without it."""
@@ -294,7 +245,7 @@ class Ring:
 
     def forget_memory(self) -> None:
         """Guest memory and the log are dropped."""
-        self._views = None
+        self.memory.unmap()
         self.log_mark = None
 
     # While it runs
@@ -324,7 +275,7 @@ class Ring:
         if queue is None or not self.enabled or self.broken or self.unmapped:
             return
         try:
-            for _ in range(0, self.size, BUDGET):
+            for _ in range(0, self.memory.size, BUDGET):
                 if not self._device.process(self, queue):
                     return
         except FrontendError as error:
@@ -369,7 +320,7 @@ class Ring:
 
     def activate(self) -> DeviceQueue | None:
         """Begin to use a ring that is started; None if that is not possible (yet)."""
-        if self.addr is None or not self.size or self.in_flight:
+        if not self.memory.configured or self.in_flight:
             return None
         if not self._active.enter(self):
             return None
@@ -469,59 +420,15 @@ class Ring:
         if self.stopping:
             self._observer.ring_idle(self.index)
 
-    def _map(self) -> RingViews:
-        """The ring's memory; found once, and again after guest memory has changed.
-
-        With the event index each of the two rings is followed by an event field.
-
-        Raises:
-            FrontendError: an address is not aligned, or is not in the memory table.
-        """
-        views, generation = self._views, self._guest.generation
-        if views is not None and views.generation == generation:
-            return views
-        addr, size = self.addr, self.size
-        if addr is None or not size:
-            raise FrontendError("the ring has no size or no addresses yet", ring=self.index)
-        if addr.desc % DESC_ALIGN or addr.avail % AVAIL_ALIGN or addr.used % USED_ALIGN:
-            raise FrontendError("an address of the ring is not aligned", ring=self.index)
-        view, event = self._guest.table.user_view, 2 if self._guest.event_idx else 0
-        self._views = RingViews(
-            view(addr.desc, 16 * size),
-            view(addr.avail, 4 + 2 * size + event),
-            view(addr.used, 4 + 8 * size + event),
-            generation,
-        )
-        return self._views
-
     def _build(self) -> DeviceQueue:
         """Begin to use the ring's memory, from its base on.
 
         Raises:
             FrontendError: it has no addresses, or they are not in guest memory.
         """
-        views = self._map()
-        queue = DeviceQueue(
-            self.size,
-            views.desc,
-            views.avail,
-            views.used,
-            self._guest.table,
-            last_avail=self.base,
-            event_idx=self._guest.event_idx,
-            inflight=self._inflight(),
-            ring=self.index,
-        )
-        if self._guest.log is not None:
-            self._log_used_ring(queue)
-        self.queue = queue
+        self.queue = self.memory.queue(self.base, self.queue)
         self.unmapped = False
-        return queue
-
-    def _inflight(self) -> InflightRing | None:
-        if self.queue is not None:
-            return self.queue.inflight
-        return self._guest.inflight_of(self.index)
+        return self.queue
 
     def _rebuild(self, base: int | None = None) -> None:
         """Continue with an active ring where its addresses are now.
@@ -536,12 +443,6 @@ class Ring:
                 _signal(self._call_fd)
             self.base = queue.last_avail if base is None else base
             self._build()
-
-    def _log_used_ring(self, queue: DeviceQueue) -> None:
-        dirty_log, addr = self._guest.log, self.addr
-        wanted = dirty_log is not None and addr is not None and addr.flags & VRING_F_LOG
-        queue.log = dirty_log.mark if dirty_log is not None and wanted else None
-        queue.used_log_gpa = addr.log if addr is not None and wanted else None
 
     def _report_unmapped(self, error: FrontendError) -> None:
         """The ring's memory is not mapped; it may be later, so the ring stays started."""

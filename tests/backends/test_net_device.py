@@ -120,8 +120,8 @@ def test_unpublished_frames_survive_new_addresses(nic: Nic, loop: Loop) -> None:
 
     def deliver_and_rebuild() -> None:
         nic.device.deliver(0, frame(mac(1), mac(2), b"held back"))
-        assert ring.addr is not None
-        ring.set_addr(ring.addr)
+        assert ring.memory.addr is not None
+        ring.set_addr(ring.memory.addr)
         nic.device.deliver(0, frame(mac(1), mac(2), b"after"))
         nic.device.publish()
         done.set()

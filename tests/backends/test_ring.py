@@ -73,53 +73,53 @@ def addr(desc: int = 0, avail: int = PAGE_SIZE, used: int = 2 * PAGE_SIZE) -> Vr
 
 @pytest.mark.parametrize("size", [1, 2, 128, 32768])
 def test_sizes(ring: Ring, size: int) -> None:
-    ring.resize(size)
-    assert ring.size == size
+    ring.set_size(size)
+    assert ring.memory.size == size
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, 65536])
 def test_invalid_sizes(ring: Ring, size: int) -> None:
     with pytest.raises(FrontendError, match="ring 3"):
-        ring.resize(size)
+        ring.set_size(size)
 
 
 def test_is_mapped_once_until_the_memory_changes(device: BackendDevice, ring: Ring) -> None:
     device.set_features(EVENT_IDX)
-    ring.resize(64)
+    ring.set_size(64)
     ring.set_addr(addr())
-    views = ring._map()
+    views = ring.memory.map()
     assert [len(v) for v in views[:3]] == [1024, 6 + 128, 6 + 512]
-    assert ring._map() is views
+    assert ring.memory.map() is views
     device.memory.close()
     with pytest.raises(FrontendError):
-        ring._map()
+        ring.memory.map()
 
 
 def test_without_event_index_the_event_fields_need_not_be_mapped(
     device: BackendDevice, ring: Ring
 ) -> None:
-    ring.resize(64)
+    ring.set_size(64)
     last = addr(used=4 * PAGE_SIZE - (4 + 8 * 64))
     device.set_features(EVENT_IDX)
     with pytest.raises(FrontendError):
         ring.set_addr(last)
     device.set_features(0)
     ring.set_addr(last)
-    assert len(ring._map().used) == 4 + 8 * 64
+    assert len(ring.memory.map().used) == 4 + 8 * 64
 
 
 @pytest.mark.parametrize(
     "wrong", [addr(desc=8), addr(avail=PAGE_SIZE + 1), addr(used=2 * PAGE_SIZE + 2)]
 )
 def test_addresses_must_be_aligned(ring: Ring, wrong: VringAddr) -> None:
-    ring.resize(64)
+    ring.set_size(64)
     with pytest.raises(FrontendError, match="aligned"):
         ring.set_addr(wrong)
 
 
 def test_not_configured_yet(ring: Ring) -> None:
     with pytest.raises(FrontendError, match="no size"):
-        ring._map()
+        ring.memory.map()
     assert ring.activate() is None
 
 

@@ -1,0 +1,175 @@
+"""Where a ring is in guest memory: its size, its addresses, its views."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from backends.guest_memory import log_reach
+from vhost_user.errors import FrontendError
+from vhost_user.payloads import VRING_F_LOG
+from vhost_user.virtqueue import DeviceQueue
+from vhost_user.virtqueue.layout import AVAIL_ALIGN, DESC_ALIGN, MAX_SIZE, USED_ALIGN, valid_size
+
+if TYPE_CHECKING:
+    from backends.guest_memory import GuestMemory
+    from vhost_user.inflight import InflightRing
+    from vhost_user.payloads import VringAddr
+
+
+class RingViews(NamedTuple):
+    """The three parts of a ring, mapped, and the generation of guest memory they are from."""
+
+    desc: memoryview
+    avail: memoryview
+    used: memoryview
+    generation: tuple[int, int]
+
+
+class RingMemory:
+    """The memory of one ring.
+
+    Args:
+        index: the ring's number in the device.
+        guest: guest memory.
+
+    Attributes:
+        size: entries, 0 until SET_VRING_NUM.
+        addr: the payload of SET_VRING_ADDR, or None.
+    """
+
+    __slots__ = ("_guest", "_index", "_views", "addr", "size")
+
+    def __init__(self, index: int, guest: GuestMemory) -> None:
+        self._index = index
+        self._guest = guest
+        self.forget()
+
+    def forget(self) -> None:
+        """The initial state: without a size or addresses."""
+        self.size = 0
+        self.addr: VringAddr | None = None
+        self._views: RingViews | None = None
+
+    @property
+    def configured(self) -> bool:
+        """It has a size and addresses."""
+        return self.addr is not None and self.size > 0
+
+    def set_size(self, size: int, *, active: bool) -> None:
+        """SET_VRING_NUM, for a ring that is active or not.
+
+        Raises:
+            FrontendError: a split ring's size is a power of two, 32768 at most; and it cannot
+                change while the ring is active.
+        """
+        if not valid_size(size):
+            raise self._error(f"size {size} is not a power of two up to {MAX_SIZE}")
+        if active and size != self.size:
+            raise self._error("size changed while the ring is running")
+        if size != self.size:
+            self.size = size
+            self._views = None
+
+    def set_addr(self, addr: VringAddr) -> None:
+        """SET_VRING_ADDR: new addresses, or the used ring is logged from now on, or not any more.
+
+        Raises:
+            FrontendError: the used ring is not in the log.
+        """
+        guest = self._guest
+        # A log that does not even cover the memory is left over: see `BackendDevice.check_log`.
+        if guest.log is not None and (reach := log_reach(guest.log)) >= guest.table.end:
+            self.check_used_log(reach, addr)
+        self.addr = addr
+        self._views = None
+
+    def check_used_log(self, reach: int, addr: VringAddr | None = None) -> None:
+        """Check that a log that ends at ``reach`` covers the used ring, where it is to be logged.
+
+        Raises:
+            FrontendError: it does not.
+        """
+        addr = addr or self.addr
+        if addr is not None and addr.flags & VRING_F_LOG:
+            end = addr.log + 4 + 8 * self.size + (2 if self._guest.event_idx else 0)
+            if end > reach:
+                raise self._error(
+                    f"the used ring is to be logged up to {end:#x}, and the log ends at {reach:#x}"
+                )
+
+    def map(self) -> RingViews:
+        """The ring's views; found once, and again after guest memory has changed.
+
+        With the event index each of the two rings is followed by an event field.
+
+        Raises:
+            FrontendError: an address is not aligned, or is not in the memory table.
+        """
+        views, generation = self._views, self._guest.generation
+        if views is not None and views.generation == generation:
+            return views
+        addr, size = self.addr, self.size
+        if addr is None or not size:
+            raise self._error("the ring has no size or no addresses yet")
+        if addr.desc % DESC_ALIGN or addr.avail % AVAIL_ALIGN or addr.used % USED_ALIGN:
+            raise self._error("an address of the ring is not aligned")
+        view, event = self._guest.table.user_view, 2 if self._guest.event_idx else 0
+        self._views = RingViews(
+            view(addr.desc, 16 * size),
+            view(addr.avail, 4 + 2 * size + event),
+            view(addr.used, 4 + 8 * size + event),
+            generation,
+        )
+        return self._views
+
+    def map_early(self) -> None:
+        """Map the ring before it is started, if it is configured and there is memory.
+
+        Raises:
+            FrontendError: as `map`.
+        """
+        if self.configured and self._guest.table.end:
+            self.map()
+
+    def queue(self, base: int, before: DeviceQueue | None) -> DeviceQueue:
+        """The device's side of the ring, from this available index on.
+
+        Args:
+            base: the available index.
+            before: the queue that it replaces, if the ring is active.
+
+        Raises:
+            FrontendError: as `map`.
+        """
+        views = self.map()
+        queue = DeviceQueue(
+            self.size,
+            views.desc,
+            views.avail,
+            views.used,
+            self._guest.table,
+            last_avail=base,
+            event_idx=self._guest.event_idx,
+            inflight=self._inflight(before),
+            ring=self._index,
+        )
+        if self._guest.log is not None:
+            self.log_used_ring(queue)
+        return queue
+
+    def _inflight(self, before: DeviceQueue | None) -> InflightRing | None:
+        return self._guest.inflight_of(self._index) if before is None else before.inflight
+
+    def log_used_ring(self, queue: DeviceQueue) -> None:
+        """The log or the log flag has changed: log writes to the used ring, or do not."""
+        dirty_log, addr = self._guest.log, self.addr
+        wanted = dirty_log is not None and addr is not None and addr.flags & VRING_F_LOG
+        queue.log = dirty_log.mark if dirty_log is not None and wanted else None
+        queue.used_log_gpa = addr.log if addr is not None and wanted else None
+
+    def unmap(self) -> None:
+        """Drop the views."""
+        self._views = None
+
+    def _error(self, text: str) -> FrontendError:
+        return FrontendError(text, ring=self._index)
