@@ -11,14 +11,15 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 C_FILES := $(shell git ls-files "*.c" "*.h")
 
-.PHONY: help migrate sweep test test-all check format bench fault-matrix mutants peers peers-install docs clean
+.PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix mutants peers peers-install docs clean
 
 help:
 	@echo "make migrate  migrate the RFC's whole VM live, by three strategies, and print the table"
 	@echo "make sweep    migrate VMs of 4 to 128 devices, and show how the blackout grows"
 	@echo "make test     the tests that need nothing but this package"
 	@echo "make test-all all tests: long ones, and those with QEMU and DPDK, too (make peers-install)"
-	@echo "make check    ruff, mypy --strict, import-linter"
+	@echo "make test-lowest  the same as make test, with the lowest versions of what is depended on"
+	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
@@ -47,12 +48,22 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(PYTEST)
 
+# The quick tests with the lowest versions of the dependencies that pyproject.toml allows.
+LOWEST := .venv-lowest
+test-lowest: $(STAMP)
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(LOWEST) $(BIN)/uv pip install --quiet --resolution lowest-direct -e '.[test]'
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not peer"
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
+	$(BIN)/vulture
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+	$(BIN)/python -m pytest tests/docs/test_links.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -86,4 +97,4 @@ docs: $(STAMP)
 	$(BIN)/python -m tests.peers.results --write-only
 
 clean:
-	rm -rf $(VENV) build *.egg-info bench/floor bench/results vhost_user/_native.c vhost_user/_native*.so emu/machine/accel/_kvm.c emu/machine/accel/_kvm*.so
+	rm -rf $(VENV) $(LOWEST) build *.egg-info bench/floor bench/results vhost_user/_native.c vhost_user/_native*.so emu/machine/accel/_kvm.c emu/machine/accel/_kvm*.so

@@ -13,8 +13,7 @@ from emu.guest.frames import BROADCAST, ETHERNET_HEADER, MIN_FRAME
 
 IPV4_ETHERTYPE = 0x0800
 ARP_ETHERTYPE = 0x0806
-#: The network's prefix, in bits; the client outside of the VM, and the guest's first NIC.
-PREFIX_BITS = 24
+#: The client outside of the VM, and the guest's first NIC.
 CLIENT_ADDRESS = bytes((192, 0, 2, 1))
 GUEST_ADDRESS = bytes((192, 0, 2, 2))
 

@@ -40,7 +40,6 @@ GATES = {
     P.DEVICE_STATE: (F.SET_DEVICE_STATE_FD, F.CHECK_DEVICE_STATE),
 }
 RING_MESSAGES = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ADDR, F.SET_VRING_KICK)
-ACKING = (F.SET_FEATURES, F.SET_PROTOCOL_FEATURES)
 #: Offered by no back-end: numbers that nobody has given a meaning.
 UNKNOWN_PROTOCOL = 1 << 61 | 1 << 62
 NO_PROTOCOL = Script("no protocol features", without=PROTOCOL_BIT)
