@@ -199,15 +199,22 @@ class VhostDevice:
         self.acked_features = acked_features
 
     def _check_back_end(self, timeout: float) -> None:
-        queues = self._queues_offered(timeout)
+        queues = self.queues_offered(timeout)
         if queues < self.queues:
             raise BackendError(
                 f"the back-end has {queues} {self.queue_unit}, the device {self.queues}",
                 device=self.name,
             )
 
-    def _queues_offered(self, timeout: float) -> int:
-        """How many there are; a back-end without MQ has one ("Multiple queue support")."""
+    def queues_offered(self, timeout: float) -> int:
+        """How many queues the back-end has, as GET_QUEUE_NUM counts them.
+
+        A back-end without MQ has one ("Multiple queue support").
+
+        Raises:
+            BackendError: it gives no number.
+            DeadlineError: it does not answer in time.
+        """
         if ProtocolFeature.MQ not in self.connection.protocol_features:
             return 1
         reply = self.connection.call(Request(FrontendRequest.GET_QUEUE_NUM), timeout)

@@ -12,6 +12,7 @@ import array
 import math
 import os
 import socket
+import stat
 import struct
 import time
 from collections import deque
@@ -238,6 +239,14 @@ def check_path(path: str, name: str) -> None:
         )
 
 
+def _is_other_file(path: str) -> bool:
+    """Whether there is something at the path that no process can listen at."""
+    try:
+        return not stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116  a socket's name
+    except OSError:
+        return False
+
+
 def connect(path: str, name: str, timeout: float) -> socket.socket:
     """Connect to a unix socket, trying again until somebody listens there.
 
@@ -247,7 +256,7 @@ def connect(path: str, name: str, timeout: float) -> socket.socket:
         timeout: seconds.
 
     Raises:
-        UsageError: the path is too long, or may not be used.
+        UsageError: the path is too long, is not a socket, or may not be used.
         DeadlineError: nobody accepted in time.
     """
     check_path(path, name)
@@ -259,6 +268,8 @@ def connect(path: str, name: str, timeout: float) -> socket.socket:
             sock.connect(path)
         except (*_RETRY_CONNECT, TimeoutError) as error:
             sock.close()
+            if _is_other_file(path):
+                raise UsageError(f"{path}: is not a socket", device=name) from error
             waited = time.monotonic() - started
             if waited >= timeout:
                 raise DeadlineError(f"somebody to listen at {path}", waited, device=name) from error

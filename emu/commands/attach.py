@@ -60,7 +60,10 @@ def _socket_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_socket_options
 @click.option(
-    "--rings", type=click.IntRange(1, 256), default=2, show_default=True, help="Of each device."
+    "--rings",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Rings of each device. [default: as many as its back-end offers, 2 at most]",
 )
 @click.option("--vcpus", type=int, default=2, show_default=True, help="vCPUs.")
 @click.option("--memory", default="256M", show_default=True, metavar="SIZE", help="Guest memory.")
@@ -113,10 +116,14 @@ def _plan(options: dict[str, Any]) -> AttachPlan:
     if not given:
         sockets = " or ".join(f"--{name} PATH" for name in KINDS)
         raise OptionError(f"no back-end given: {sockets}")
+    rings = options["rings"]
     for kind in given:
-        if options["rings"] % kind.rings_per_unit:
-            raise OptionError(f"--rings {options['rings']}: a {kind.title} has them in pairs")
-    groups = [DeviceGroup(kind.name, len(options[kind.name]), options["rings"]) for kind in given]
+        if rings is not None and rings % kind.rings_per_unit:
+            raise OptionError(f"--rings {rings}: a {kind.title} has them in pairs")
+    groups = [
+        DeviceGroup(kind.name, len(options[kind.name]), rings or kind.rings_per_unit)
+        for kind in given
+    ]
     memory = validate.size("--memory", options["memory"])
     try:
         spec = VmSpec(options["vcpus"], memory, tuple(groups))
@@ -131,6 +138,7 @@ def _plan(options: dict[str, Any]) -> AttachPlan:
         options["load"],
         options["qmp"],
         scratch=options["scratch"],
+        rings_given=rings is not None,
     )
 
 

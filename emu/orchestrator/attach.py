@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from emu.config import vm_file
 from emu.errors import EmuError
+from emu.orchestrator.attach_probe import usable_rings
 from emu.qmp.listener import MonitorListener
 from emu.vm_process.commands import commands
 from emu.vm_process.control import make_control
@@ -41,13 +43,14 @@ class AttachPlan(NamedTuple):
     """What `emu attach` is asked for.
 
     Attributes:
-        spec: shape of the VM.
+        spec: shape of the VM; without ``rings_given`` the number of rings is a placeholder.
         backends: socket path of each device's back-end, by the device's name.
         accel: ``auto``, ``soft`` or ``kvm``.
         load: ``none``, ``light`` or ``heavy``.
         monitor: where its monitor listens, or None for none.
         scratch: the contents of the disks may be overwritten. Without it a disk that the guest
             writes to must be all zeroes.
+        rings_given: the devices have as many rings as ``spec`` has, not as the back-ends offer.
     """
 
     spec: VmSpec
@@ -56,6 +59,26 @@ class AttachPlan(NamedTuple):
     load: str
     monitor: Path | None
     scratch: bool = False
+    rings_given: bool = True
+
+    def spec_on(self, notice: Callable[[str], None]) -> VmSpec:
+        """The VM's shape, with the rings that the back-ends offer if none were given.
+
+        Args:
+            notice: called with a line when a back-end does not listen yet.
+
+        Raises:
+            EmuError, VhostUserError: a back-end is not there, or is not what the VM needs.
+        """
+        if self.rings_given:
+            return self.spec
+        groups = []
+        for group in self.spec.groups:
+            names = [f"{group.device_class}{number}" for number in range(group.count)]
+            paths = [self.backends[name] for name in names]
+            rings = usable_rings(group.device_class, paths, notice)
+            groups.append(dataclasses.replace(group, rings=rings))
+        return dataclasses.replace(self.spec, groups=tuple(groups))
 
 
 class AttachedVm:
@@ -66,7 +89,7 @@ class AttachedVm:
         notice: is told, a line each, of devices that lose their back-end and that have one again.
 
     Attributes:
-        accel: ``soft`` or ``kvm``.
+        accel: ``soft`` or ``kvm``, once the VM has started.
 
     Raises:
         EmuError, OSError: there can be no such VM, or no such monitor.
@@ -78,15 +101,7 @@ class AttachedVm:
         self._monitor: MonitorListener | None = None
         self._starter: threading.Thread | None = None
         self._control = make_control(self._emit)
-        created = self._control.create(
-            name="A",
-            spec=vm_file.spec_to_json(plan.spec),
-            accel=plan.accel,
-            costs="native",
-            load=plan.load,
-            backends=dict(plan.backends),
-        )
-        self.accel = str(created["accel"])
+        self.accel = ""
         if plan.monitor is not None:
             offered = {
                 name: handler
@@ -121,6 +136,7 @@ class AttachedVm:
 
         def boot() -> None:
             try:
+                self._create()
                 self._check_disks()
                 self._control.start()
             except BaseException as error:  # noqa: BLE001  raised below
@@ -146,6 +162,18 @@ class AttachedVm:
         for device in plan.spec.devices:
             if device.device_class == "blk":
                 _check_zeroes(device.name, Path(plan.backends[device.name]))
+
+    def _create(self) -> None:
+        plan = self._plan
+        created = self._control.create(
+            name="A",
+            spec=vm_file.spec_to_json(plan.spec_on(self._notice)),
+            accel=plan.accel,
+            costs="native",
+            load=plan.load,
+            backends=dict(plan.backends),
+        )
+        self.accel = str(created["accel"])
 
     def run(self, watcher: SignalWatcher, seconds: float | None) -> None:
         """Return when the time is over, or when a client of the monitor has said ``quit``.

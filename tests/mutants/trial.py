@@ -29,8 +29,8 @@ NO_PEER = "no peer"
 _PROGRAMS = {
     ("back-end", "blk"): "backends.blk --socket-path {socket} --num-queues 4 --blk-file {disk}",
     ("back-end", "net"): "backends.net --socket-path {socket} --num-queues 4",
-    ("front-end", "blk"): "emu.cli attach --blk {socket} --scratch --qmp {qmp} -q",
-    ("front-end", "net"): "emu.cli attach --net {socket} --qmp {qmp} -q",
+    ("front-end", "blk"): "emu.cli attach --blk {socket} --rings 2 --scratch --qmp {qmp} -q",
+    ("front-end", "net"): "emu.cli attach --net {socket} --rings 2 --qmp {qmp} -q",
 }
 
 

@@ -137,7 +137,7 @@ PEERS = (
         "blk",
         "emu",
         "",
-        "emu attach --blk {socket} --scratch --qmp {qmp} -q",
+        "emu attach --blk {socket} --rings 2 --scratch --qmp {qmp} -q",
         _EMU_VERSION,
         runs=1,
         quick=_QUICK_SESSIONS,

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import CommandError
+from emu.orchestrator.attach import AttachPlan
 from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
@@ -50,19 +52,19 @@ class Programs:
         self._owned.callback(process.kill)
         return process
 
-    def blk(self, name: str = "blk.sock") -> tuple[str, subprocess.Popen[str]]:
+    def blk(self, name: str = "blk.sock", rings: int = 2) -> tuple[str, subprocess.Popen[str]]:
         """A disk's; its socket."""
         image, path = self._folder / "disk.img", self._folder / name
         if not image.exists():  # another back-end of the same disk serves what was written
             with image.open("wb") as file:
                 file.truncate(16 << 20)
-        options = ("--num-queues", "2", "--blk-file", str(image))
+        options = ("--num-queues", str(rings), "--blk-file", str(image))
         return str(path), self._listening(path, "backends.blk", *options)
 
-    def net(self) -> tuple[str, subprocess.Popen[str]]:
+    def net(self, rings: int = 2) -> tuple[str, subprocess.Popen[str]]:
         """A NIC's, which sends everything back; its socket."""
         path = self._folder / "net.sock"
-        return str(path), self._listening(path, "backends.net", "--num-queues", "2")
+        return str(path), self._listening(path, "backends.net", "--num-queues", str(rings))
 
     def _listening(self, path: Path, *argv: str) -> subprocess.Popen[str]:
         program = self.start(*argv, "--socket-path", str(path))
@@ -321,6 +323,47 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, text: st
     assert text in done.stderr
     assert done.stderr.startswith("emu: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "offered", "used"),
+    [("blk", 1, 1), ("blk", 2, 2), ("blk", 4, 2), ("net", 2, 2), ("net", 8, 2)],
+)
+def test_a_device_has_the_rings_that_its_back_end_offers(
+    programs: Programs, kind: str, offered: int, used: int
+) -> None:
+    """Two at most, and those of a NIC are a pair."""
+    path, _ = getattr(programs, kind)(rings=offered)
+    spec = VmSpec(1, 1 << 30, (DeviceGroup(kind, 1, 2),))
+    plan = AttachPlan(spec, {f"{kind}0": path}, "soft", "light", None, rings_given=False)
+    assert plan.spec_on(print).groups == (DeviceGroup(kind, 1, used),)
+    assert attach(f"--{kind}", path, "--scratch", "--for", "200ms").returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["blk", "net"])
+def test_what_is_not_a_socket_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    """No process will ever listen there."""
+    file = tmp_path / "file"
+    file.touch()
+    started = time.monotonic()
+    for path in ("/etc/passwd", str(file), str(tmp_path)):
+        done = attach(f"--{kind}", path, "--scratch")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1] == f"emu: {kind}0: {path}: is not a socket"
+    assert time.monotonic() - started < 3 * TIMEOUT
+
+
+def test_a_wait_for_a_back_end_is_reported(programs: Programs, tmp_path: Path) -> None:
+    """Which device, and where; the VM runs when the back-end has come."""
+    path = tmp_path / "blk.sock"
+    vm = programs.start(
+        "emu.cli", "attach", "--blk", str(path), "--scratch", stderr=subprocess.PIPE
+    )
+    assert line(vm) == f"blk0: waiting up to 10 s for a back-end at {path}"
+    programs.blk()
+    assert line(vm).startswith("running (soft): ")
+    vm.send_signal(signal.SIGINT)
+    assert vm.wait(TIMEOUT) == 0
 
 
 def test_the_wrong_back_end_is_one_line(programs: Programs) -> None:

@@ -118,7 +118,7 @@ def test_selection(
 
 def test_front_end(pytester: pytest.Pytester, nic: Path) -> None:
     """The other role: `emu attach` connects to the suite."""
-    command = f"{PYTHON} -m emu.cli attach --net {{socket}} --qmp {{qmp}} -q"
+    command = f"{PYTHON} -m emu.cli attach --net {{socket}} --rings 2 --qmp {{qmp}} -q"
     result = run(
         pytester,
         *("--vhost-user-role", "front-end", "--vhost-user-device", "net"),
