@@ -15,7 +15,7 @@ import pytest
 
 from emu.machine.ram import GuestRam
 from emu.migration.endpoint import Listener, connect
-from emu.migration.multifd import ReceivingLanes, SendingLanes
+from emu.migration.multifd import ReceivingChannels, SendingChannels
 from emu.migration.stream import Kind
 from emu.migration.tls import Credentials
 
@@ -38,7 +38,7 @@ def receive(arguments: list[str]) -> None:
     ram = GuestRam(SIZE)
     made = [listener.accept(deadline=DEADLINE) for _ in range(streams)]
     first, *others = [stream for stream in made if stream is not None]
-    lanes = ReceivingLanes(first, others, ram)
+    lanes = ReceivingChannels(first, others, ram)
     lanes.open()
     while True:
         kind, count, payload = first.receive()
@@ -87,7 +87,7 @@ def test_streams(
         first, *others = [
             connect(uri, deadline=DEADLINE, credentials=credentials) for _ in range(streams)
         ]
-        lanes = SendingLanes(first, others)
+        lanes = SendingChannels(first, others)
 
         def send() -> None:
             lanes.send_ram(ram, [(0, SIZE)])

@@ -113,7 +113,7 @@ def parameters(options: dict[str, Any]) -> Parameters:
     """What each migration may take.
 
     Raises:
-        PreflightError: a value makes no sense.
+        PreflightError: a value is invalid.
     """
     return Parameters(
         downtime_limit=validate.duration("--downtime-limit", options["downtime_limit"])

@@ -42,7 +42,7 @@ class Parameters(NamedTuple):
         """``base`` with what is named in ``values``, in QMP's spelling (``downtime-limit``).
 
         Raises:
-            EmuError: a name is unknown, or a value is of another type or makes no sense.
+            EmuError: a name is unknown, or a value is of another type or invalid.
         """
         current = (base or cls())._asdict()
         for name, value in values.items():

@@ -36,7 +36,7 @@ def identity() -> str:
     return f"{boot} {space.readlink() if space.exists() else ''}".strip()
 
 
-class Probe(NamedTuple):
+class RoundTrip(NamedTuple):
     """One round trip: begin and end by this clock, and the answer by the other one, nanoseconds."""
 
     begin: int
@@ -63,7 +63,7 @@ class Offset(NamedTuple):
     same: bool = True
 
 
-def agree(stream: MigrationStream, probes: Sequence[Probe]) -> int:
+def agree(stream: MigrationStream, probes: Sequence[RoundTrip]) -> int:
     """Tell the destination how far its clock is ahead, and return that, nanoseconds."""
     offset = estimate(probes, probes[-1].end).ns
     stream.send(Kind.PING, _TIME.pack(offset))
@@ -84,7 +84,7 @@ def learn(stream: MigrationStream) -> int:
 
 def probe(
     stream: MigrationStream, count: int = PROBES, clock: Callable[[], int] = now
-) -> list[Probe]:
+) -> list[RoundTrip]:
     """Ask the other side for its time, so often; `answer` is the other end.
 
     Raises:
@@ -100,7 +100,7 @@ def probe(
             raise MigrationError("destination", payload.decode(errors="replace"))
         if kind is not Kind.PONG or len(payload) != _TIME.size:
             raise MigrationError("stream", f"{kind.name} came where the time was due")
-        probes.append(Probe(begin, _TIME.unpack(payload)[0], end))
+        probes.append(RoundTrip(begin, _TIME.unpack(payload)[0], end))
     return probes
 
 
@@ -118,7 +118,7 @@ def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int
         stream.send(Kind.PONG, _TIME.pack(at))
 
 
-def estimate(probes: Iterable[Probe], at: int) -> Offset:
+def estimate(probes: Iterable[RoundTrip], at: int) -> Offset:
     """The offset at a moment, of round trips that were made around it.
 
     Args:
@@ -126,7 +126,7 @@ def estimate(probes: Iterable[Probe], at: int) -> Offset:
         at: nanoseconds of this side's clock.
     """
 
-    def error(sample: Probe) -> float:
+    def error(sample: RoundTrip) -> float:
         away = max(sample.begin - at, at - sample.end, 0)
         return sample.ns / 2 + away * DRIFT
 

@@ -1,7 +1,7 @@
-"""What both sides tell each other when the VM has moved: the other half of every figure.
+"""The completion reports: what each side sends to the other when the VM has moved.
 
-The source shows the phases of both sides, and the destination what its guest had been served before
-it came. All of it is news only: who does not hear of it any more has lost nothing but figures.
+The source then has the phases of both sides, and the destination what the back-ends of the source
+had served. The VM is the destination's by then: a report that is lost affects figures only.
 """
 
 from __future__ import annotations
@@ -16,87 +16,89 @@ from emu.migration.stream import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from emu.migration.clocks import Offset, Probe
+    from emu.migration.clocks import Offset, RoundTrip
     from emu.migration.stream import MigrationStream
     from emu.qmp.protocol import JsonObject
 
 
-def say(stream: MigrationStream, news: JsonObject) -> None:
-    """Tell the other side.
+def send(stream: MigrationStream, report: JsonObject) -> None:
+    """Send a report.
 
     Raises:
-        MigrationError: it has gone.
+        MigrationError: the other side has gone.
     """
-    stream.send(Kind.FAREWELL, json.dumps(news).encode())
+    stream.send(Kind.COMPLETION, json.dumps(report).encode())
 
 
-def hear(stream: MigrationStream) -> JsonObject:
-    """What the other side tells.
+def receive(stream: MigrationStream) -> JsonObject:
+    """The report of the other side.
 
     Raises:
-        MigrationError: it has gone, or tells nothing that makes sense.
+        MigrationError: it has gone, or its report is invalid.
     """
     kind, _, payload = stream.receive()
-    if kind is not Kind.FAREWELL:
-        raise MigrationError("stream", f"{kind.name} came where FAREWELL was due")
+    if kind is not Kind.COMPLETION:
+        raise MigrationError("stream", f"{kind.name} came where COMPLETION was due")
     try:
-        news = json.loads(payload)
+        report = json.loads(payload)
     except ValueError:
-        news = None
-    if not isinstance(news, dict):
-        raise MigrationError("stream", "a FAREWELL that makes no sense")
-    return news
+        report = None
+    if not isinstance(report, dict):
+        raise MigrationError("stream", "an invalid COMPLETION")
+    return report
 
 
-def bid(
+def exchange_at_source(
     stream: MigrationStream,
     start_ns: int,
-    before: Sequence[Probe],
-    news: Callable[[int, Offset], JsonObject],
+    before: Sequence[RoundTrip],
+    report: Callable[[int, Offset], JsonObject],
 ) -> JsonObject:
-    """The source's part.
+    """Compute the downtime from the destination's report, and send this side's.
 
     Args:
         stream: to the destination.
         start_ns: when the blackout began, by this clock.
         before: round trips that were made before it; empty when both read the same clock.
-        news: makes what the destination is told, of the downtime in nanoseconds and the offset
-            of the clocks.
+        report: makes this side's report of the downtime in nanoseconds and the offset of the
+            clocks.
 
     Returns:
-        What the destination told, ``downtime_ns``, ``downtime_error_ns`` (None on one clock), and
-        ``offset_ns``: how far its clock is ahead.
+        The destination's report, with ``downtime_ns``, ``downtime_error_ns`` (None on one clock),
+        and ``offset_ns``: how far its clock is ahead.
 
     Raises:
-        MigrationError: it has gone, or tells nothing that makes sense.
+        MigrationError: the destination has gone, or its report is invalid.
     """
     after = clocks.probe(stream) if before else []
-    told = hear(stream)
+    received = receive(stream)
     try:
-        end = int(told["marks"]["running_ns"])
+        end = int(received["marks"]["running_ns"])
     except (KeyError, TypeError, ValueError):
-        raise MigrationError("stream", "a FAREWELL without the end of the blackout") from None
+        raise MigrationError("stream", "a COMPLETION without the end of the blackout") from None
     offset = clocks.Offset()
     if before:
         rough = clocks.estimate(after, after[0].begin)
         offset = clocks.estimate([*before, *after], end - rough.ns)
     downtime = end - offset.ns - start_ns
-    say(stream, news(downtime, offset))
+    send(stream, report(downtime, offset))
     return {
-        **told,
+        **received,
         "downtime_ns": downtime,
         "offset_ns": offset.ns,
         "downtime_error_ns": None if offset.same else offset.error_ns,
     }
 
 
-def take(stream: MigrationStream, *, same_clock: bool, news: JsonObject) -> JsonObject:
-    """The destination's part: tell what is to be told, and return what the source tells.
+def exchange_at_destination(
+    stream: MigrationStream, *, same_clock: bool, report: JsonObject
+) -> JsonObject:
+    """Send this side's report; the source's.
 
     Raises:
-        MigrationError: the source has gone, or tells nothing that makes sense.
+        MigrationError: the source has gone, or its report is invalid.
     """
     if not same_clock:
         clocks.answer(stream)
-    say(stream, news)
-    return hear(stream)
+    send(stream, report)
+    return receive(stream)

@@ -24,7 +24,7 @@ SMALL = 1 << 20
 #: Bytes a second that a stream is taken for at the most before it has had that much to carry.
 ASSUMED = 1 << 30
 #: Rounds in a row that get nowhere, before something is done about it.
-PATIENCE = 2
+TIMEOUT = 2
 #: Shares of its time that the guest is kept from running, in percent: as in QEMU
 #: (cpu-throttle-initial, cpu-throttle-increment); the most is `MAX_PERCENT`, as there.
 FIRST_THROTTLE = 20
@@ -156,7 +156,7 @@ class Convergence:
             return self._without(Reason.DEVICES, outlook)
         if self.rounds >= MAX_ROUNDS:
             return self._without(Reason.ROUNDS, outlook)
-        patience = 1 if self.throttle else PATIENCE
+        patience = 1 if self.throttle else TIMEOUT
         if progress or self._stuck < patience:
             return Decision(Action.GO_ON, None, outlook)
         if self._auto_converge and self.throttle < MAX_PERCENT:

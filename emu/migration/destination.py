@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from devices import lifecycle
 from devices.procedure import Phase
 from emu.errors import MigrationError
-from emu.migration.destination_base import Arrival
-from emu.migration.multifd import ReceivingLanes
-from emu.migration.probe import prepared
+from emu.migration.destination_base import DestinationBase
+from emu.migration.device_probe import prepared
+from emu.migration.multifd import ReceivingChannels
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.task import Stage, Task, begun
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from emu.config.migration_parameters import Parameters
-    from emu.migration.handshake import DiskCheck, Greeting
-    from emu.migration.history import Past
+    from emu.migration.handshake import DiskCheck, Handshake
+    from emu.migration.history import History
     from emu.migration.precopy import Observer
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
 
-class Destination(Arrival):
+class Destination(DestinationBase):
     """Into a VM that is built, and connected to back-ends of its own, but does not run.
 
     Args:
         vm: this side's VM. When the migration fails its devices are disconnected, so that their
             back-ends let go of what the source's need.
-        parameters, observe, past, check_disks: see `Arrival`.
+        parameters, observe, history, check_disks: see `DestinationBase`.
         accept: waits for a further stream of the same source.
     """
 
@@ -45,7 +45,7 @@ class Destination(Arrival):
         *,
         parameters: Parameters,
         observe: Observer,
-        past: Past | None = None,
+        history: History | None = None,
         check_disks: DiskCheck | None = None,
         accept: Callable[[], MigrationStream] | None = None,
     ) -> None:
@@ -53,7 +53,7 @@ class Destination(Arrival):
             vm.spec,
             parameters=parameters,
             observe=observe,
-            past=past,
+            history=history,
             accel=vm.machine.accel.name,
             check_disks=check_disks,
         )
@@ -67,40 +67,40 @@ class Destination(Arrival):
         self.vm.pause_vcpus()
         self.vm.disconnect()
 
-    def _take_over(self, greeting: Greeting, stream: MigrationStream) -> None:
-        with contextlib.closing(self._join(stream, greeting)) as lanes:
-            self._take_over_by(lanes, greeting.strategy, stream)
+    def _take_over(self, handshake: Handshake, stream: MigrationStream) -> None:
+        with contextlib.closing(self._join(stream, handshake)) as channels:
+            self._take_over_by(channels, handshake.strategy, stream)
 
-    def _join(self, stream: MigrationStream, greeting: Greeting) -> ReceivingLanes:
-        """Wait for the further streams of this migration, and of no other."""
+    def _join(self, stream: MigrationStream, handshake: Handshake) -> ReceivingChannels:
+        """Wait for the further streams of this migration; refuse any other."""
         others: list[MigrationStream] = []
         with contextlib.ExitStack() as made:
-            for _ in range(1, greeting.streams):
+            for _ in range(1, handshake.streams):
                 if self._accept is None:
                     raise MigrationError("listen", "there is no way to a second stream")
                 others.append(made.enter_context(contextlib.closing(self._accept())))
                 kind, _, payload = others[-1].receive()
-                if kind is not Kind.JOIN or payload != greeting.session.encode():
+                if kind is not Kind.JOIN or payload != handshake.session.encode():
                     raise MigrationError("stream", "a stream came that is not of this migration")
             made.pop_all()
-        lanes = ReceivingLanes(stream, others, self.vm.machine.ram)
-        lanes.open()
-        return lanes
+        channels = ReceivingChannels(stream, others, self.vm.machine.ram)
+        channels.open()
+        return channels
 
     def _take_over_by(
-        self, lanes: ReceivingLanes, strategy: Strategy, stream: MigrationStream
+        self, channels: ReceivingChannels, strategy: Strategy, stream: MigrationStream
     ) -> None:
-        """Everything from the greeting to RUNNING."""
+        """Everything from WELCOME to RUNNING."""
         strategy.open()
         self._prepare(strategy, stream)
-        expects = prepared(self.vm, strategy, self._past, self._stage.timeout)
+        expects = prepared(self.vm, strategy, self._history, self._stage.timeout)
         stream.send(Kind.PREPARED, expects)
         # The blackout begins at the source, so the collector must be silent before this side
         # learns of it.
         with without_collector():
-            state = self._receive_memory(stream, lanes)
+            state = self._receive_memory(stream, channels)
             self._switch_over(strategy, state, stream)
-        self._past.note("dst", strategy.NAME, self.timeline.spans)
+        self._history.note("dst", strategy.NAME, self.timeline.spans)
 
     def _prepare(self, strategy: Strategy, stream: MigrationStream) -> None:
         """What a strategy does ahead of the blackout, with what is known of the devices."""
@@ -118,24 +118,24 @@ class Destination(Arrival):
     def _start_tasks(self) -> list[Task]:
         return begun(self.vm.devices, lifecycle.start_ahead)
 
-    def _receive_memory(self, stream: MigrationStream, lanes: ReceivingLanes) -> bytes:
+    def _receive_memory(self, stream: MigrationStream, channels: ReceivingChannels) -> bytes:
         """Take memory until the switch-over comes; its payload."""
         try:
-            return self._receive_rounds(stream, lanes)
+            return self._receive_rounds(stream, channels)
         except MigrationError:
-            lanes.check()
+            channels.check()
             raise
 
-    def _receive_rounds(self, stream: MigrationStream, lanes: ReceivingLanes) -> bytes:
+    def _receive_rounds(self, stream: MigrationStream, channels: ReceivingChannels) -> bytes:
         ram = self.vm.machine.ram
         while True:
             kind, count, payload = stream.receive()
             if kind is Kind.RAM:
                 stream.receive_ram(ram, count, payload)
             elif kind is Kind.BARRIER:
-                lanes.await_barrier(self._stage.timeout)
+                channels.await_barrier(self._stage.timeout)
             elif kind is Kind.SWITCHOVER:
-                lanes.finish()
+                channels.finish()
                 return payload
             else:
                 raise MigrationError("stream", f"{kind.name} came where RAM was due")
@@ -156,4 +156,4 @@ class Destination(Arrival):
                 self._tasks = self._start_tasks()
             strategy.start(self._tasks, self._stage)
             self._await_go(stream)
-            self._take_off(vm, stream, signal=True)
+            self._resume_vm(vm, stream, signal=True)

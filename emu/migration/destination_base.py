@@ -1,4 +1,4 @@
-"""What every destination does: hear the greeting, take the VM once, and say how it ended."""
+"""What every destination does: handshake, taking the VM once, and reporting how it ended."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from devices.procedure import Phase
 from emu.errors import EmuError, MigrationError
 from emu.migration import clocks, completion
-from emu.migration.handshake import DiskCheck, Greeting, welcome
-from emu.migration.history import Past
+from emu.migration.handshake import DiskCheck, Handshake, welcome
+from emu.migration.history import History
 from emu.migration.side import MigrationSide
 from emu.migration.stream import Kind, MigrationStream
 from vhost_user.errors import VhostUserError
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from emu.vm.vm import Vm
 
 
-class Arrival(MigrationSide):
+class DestinationBase(MigrationSide):
     """One incoming migration.
 
     Args:
         spec: of the VM that can come.
         parameters: what it may take.
-        observe: told of what happens.
-        past: what earlier migrations of this VM took.
+        observe: gets each event, by its name and data.
+        history: what earlier migrations of this VM took.
         accel: the accelerator that this side's VM has, or will have.
-        check_disks: what of the source's disks is not as here.
+        check_disks: returns the differences between the source's disks and this side's.
 
     Attributes:
         vm: this side's VM, once there is one.
-        source: what the source told of its side when the VM had moved, if it did.
+        source: the completion report of the source, if there was one.
     """
 
-    #: Whether it takes the source's own devices and memory, which a strategy has to be made for.
-    inherits = False
+    #: Whether it takes the source's own devices and memory (`Strategy.hands_over`).
+    takes_devices = False
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Arrival(MigrationSide):
         *,
         parameters: Parameters,
         observe: Observer,
-        past: Past | None = None,
+        history: History | None = None,
         accel: str = "soft",
         check_disks: DiskCheck | None = None,
     ) -> None:
@@ -61,7 +61,7 @@ class Arrival(MigrationSide):
         self._accel = accel
         self._deadline = parameters.deadline
         self._observe = observe
-        self._past = Past() if past is None else past
+        self._history = History() if history is None else history
         self._committed = False
         self._stream: MigrationStream | None = None
         self._check_disks = check_disks
@@ -76,83 +76,85 @@ class Arrival(MigrationSide):
         """Receive the VM over a connected stream. When it returns, the VM runs here.
 
         Raises:
-            EmuError, VhostUserError, OSError: it failed; the source has been told if possible.
+            EmuError, VhostUserError, OSError: it failed; FAILED was sent if possible.
         """
         self._stream = stream
         with contextlib.closing(stream):
             reason = "the destination ended unexpectedly"
             running = False
             try:
-                greeting = self._greet(stream)
-                with contextlib.closing(greeting.strategy):
-                    self._take_over(greeting, stream)
+                handshake = self._shake_hands(stream)
+                with contextlib.closing(handshake.strategy):
+                    self._take_over(handshake, stream)
                 running = True
-                if greeting.farewell:
-                    # It runs here whether the source's figures come or not.
+                if handshake.report:
+                    # It runs here, whether the source's report comes or not.
                     with contextlib.suppress(MigrationError):
-                        self.source = self._take_farewell(stream, greeting)
+                        self.source = self._exchange_reports(stream, handshake)
             except (VhostUserError, EmuError, OSError) as error:
                 reason = str(error)
                 raise
             finally:
                 if not running and not self._committed:
-                    # The back-ends must be the source's alone before it hears of this.
+                    # The back-ends must be the source's alone before it learns of this.
                     self._let_go()
                     stream.give_up(reason)
 
     def give_up(self) -> None:
-        """From another thread: this process is to end. Unless GO has come the VM stays there.
+        """From another thread: give up, unless GO has come; the VM stays at the source.
 
-        What has come is read first, and the source is still told: it may have sent GO just now.
+        What has been received is read first, as GO may be in it, and FAILED is still sent.
         """
         stream = self._stream
         if stream is not None:
             stream.interrupt_reading()
 
     @abstractmethod
-    def _take_over(self, greeting: Greeting, stream: MigrationStream) -> None:
-        """Everything from the greeting to RUNNING."""
+    def _take_over(self, handshake: Handshake, stream: MigrationStream) -> None:
+        """Everything from WELCOME to RUNNING."""
 
     @abstractmethod
     def _let_go(self) -> None:
-        """It has failed, and the VM is not this side's: leave the devices alone."""
+        """It has failed, and the VM is the source's: disconnect from its devices."""
 
-    def _greet(self, stream: MigrationStream) -> Greeting:
+    def _shake_hands(self, stream: MigrationStream) -> Handshake:
         kind, _, payload = stream.receive()
         if kind is not Kind.HELLO:
             raise MigrationError("stream", f"{kind.name} came where HELLO was due")
-        greeting = Greeting.accept(payload, self._spec, self._accel, self.vm, self._check_disks)
-        self._refuse_stranger(greeting.strategy)
+        handshake = Handshake.accept(payload, self._spec, self._accel, self.vm, self._check_disks)
+        self._check_strategy(handshake.strategy)
         stream.send(Kind.WELCOME, welcome())
-        if not greeting.same_clock:
+        if not handshake.same_clock:
             clocks.answer(stream)
             self._ahead_ns = clocks.learn(stream)
-        return greeting
+        return handshake
 
-    def _refuse_stranger(self, strategy: Strategy) -> None:
-        if strategy.hands_over and not self.inherits:
+    def _check_strategy(self, strategy: Strategy) -> None:
+        if strategy.hands_over and not self.takes_devices:
             raise MigrationError(
                 "handover", "this side has devices of its own: migrate-incoming with handover"
             )
-        if self.inherits and not strategy.hands_over:
+        if self.takes_devices and not strategy.hands_over:
             raise MigrationError(
                 "handover", f"this side has no devices until they are handed over: {strategy.NAME}"
             )
 
-    def _take_farewell(self, stream: MigrationStream, greeting: Greeting) -> JsonObject:
+    def _exchange_reports(self, stream: MigrationStream, handshake: Handshake) -> JsonObject:
         commits = 0 if self.vm is None else self.vm.machine.commits - self.commits_before
-        news: JsonObject = {
+        report: JsonObject = {
             **self.timeline.to_json(),
             "commits": commits,
             "guest_gap_ns": self.guest_gap_ns,
         }
-        return completion.take(stream, same_clock=greeting.same_clock, news=news)
+        return completion.exchange_at_destination(
+            stream, same_clock=handshake.same_clock, report=report
+        )
 
     def _await_go(self, stream: MigrationStream) -> None:
-        """Say that the devices have been started; the VM is this side's when GO has come.
+        """Send READY; the VM is this side's when GO has come.
 
         Raises:
-            MigrationError: the source has given up, or is silent: then it runs on there.
+            MigrationError: the source has given up, or does not answer: the VM runs on there.
         """
         stream.send(Kind.READY)
         kind, _, _ = stream.receive()
@@ -160,17 +162,17 @@ class Arrival(MigrationSide):
             raise MigrationError("stream", f"{kind.name} came where GO was due")
         self._committed = True
 
-    def _take_off(self, vm: Vm, stream: MigrationStream, *, signal: bool) -> None:
-        """The end of the blackout: the vCPUs run, and the source hears of it.
+    def _resume_vm(self, vm: Vm, stream: MigrationStream, *, signal: bool) -> None:
+        """The end of the blackout: resume the vCPUs and send RUNNING.
 
         Args:
             vm: this side's VM.
             stream: to the source.
-            signal: kick and call every ring, as what was pending there does not show here.
+            signal: kick and call every ring, as what was pending at the source is not known here.
         """
         timeline = self.timeline
         start = timeline.begin(Phase.RESUME_VCPUS)
-        running = vm.take_off(self._deadline)
+        running = vm.resume_arrived(self._deadline)
         timeline.add(Phase.RESUME_VCPUS, start, end=running)
         timeline.marks["running_ns"] = running
         timeline.in_blackout = False
@@ -179,9 +181,9 @@ class Arrival(MigrationSide):
         # that are waited for.
         if signal:
             vm.signal_all_rings()
-        # It is only news: the source has let go of the VM, whether it hears of this or not.
+        # The VM is this side's, whether RUNNING reaches the source or not.
         with contextlib.suppress(MigrationError):
             stream.send(Kind.RUNNING)
         self.guest_gap_ns = vm.guest.heartbeat.gap_at(timeline.marks["switchover_ns"])
-        vm.keeper.watch()
+        vm.reconnect.resume()
         self._observe("RESUME", {})

@@ -54,7 +54,7 @@ class DirtyRate:
         with ExitStack() as undo:
             log = DirtyLog.create(vm.log_pages)
             undo.callback(log.close)
-            undo.enter_context(vm.keeper.resting())
+            undo.enter_context(vm.reconnect.paused())
             undo.callback(vm.stop_logging)
             vm.drive(lifecycle.set_logging(device, log) for device in vm.devices)
             sync = RamSync(vm.machine.ram, log)

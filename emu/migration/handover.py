@@ -2,8 +2,8 @@
 
 Ahead of the blackout the destination gets descriptors for all that the VM is made of, and builds
 its own machine around them; in the blackout only the vCPUs' state goes over. From the moment the
-destination has the connections until GO nobody sends on them but the source, and after GO nobody
-but the destination: so a handover that fails costs nothing.
+destination has the connections until GO only the source sends on them, and after GO only the
+destination: so a handover that fails has changed nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from devices.handover_state import DeviceHandoverState
 from devices.procedure import Phase
 from emu.errors import MigrationError
 from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
-from emu.migration.destination_base import Arrival
+from emu.migration.destination_base import DestinationBase
 from emu.migration.source import Source
 from emu.migration.stream import Kind
 from emu.strategies.task import Stage, Task, begun
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure
     from emu.config.migration_parameters import Parameters
     from emu.config.vm_spec import VmSpec
-    from emu.migration.handshake import Greeting
-    from emu.migration.history import Past
+    from emu.migration.handshake import Handshake
+    from emu.migration.history import History
     from emu.migration.precopy import Observer
     from emu.migration.stream import MigrationStream
     from emu.strategies.base import Strategy
@@ -93,12 +93,12 @@ def _guest_config(fields: list[Any]) -> GuestConfig:
 
 
 class HandoverSource(Source):
-    """The side that lets go."""
+    """The side that passes the VM on."""
 
     def _move(
         self,
         stream: MigrationStream,
-        hello: dict[str, object],  # noqa: ARG002  one stream is enough
+        hello: dict[str, object],  # noqa: ARG002  it needs one stream only
         owned: contextlib.ExitStack,  # noqa: ARG002  there is nothing to close
     ) -> list[Task]:
         self._begin()
@@ -136,17 +136,17 @@ class HandoverSource(Source):
         """It has never been switched on."""
 
 
-class HandoverDestination(Arrival):
-    """The side that takes over, and has no VM before.
+class HandoverDestination(DestinationBase):
+    """The side that takes the VM over, and has none before.
 
     Args:
         spec: of the VM that can come.
         build: makes the VM of what was handed over.
-        discard: unmakes the one that was made last.
-        parameters, observe, past, accel: see `Arrival`.
+        discard: closes the VM that was built last.
+        parameters, observe, history, accel: see `DestinationBase`.
     """
 
-    inherits = True
+    takes_devices = True
 
     def __init__(
         self,
@@ -156,18 +156,18 @@ class HandoverDestination(Arrival):
         *,
         parameters: Parameters,
         observe: Observer,
-        past: Past | None = None,
+        history: History | None = None,
         accel: str = "soft",
     ) -> None:
-        super().__init__(spec, parameters=parameters, observe=observe, past=past, accel=accel)
+        super().__init__(spec, parameters=parameters, observe=observe, history=history, accel=accel)
         self._build = build
         self._discard = discard
 
     def _let_go(self) -> None:
         self._discard()
 
-    def _take_over(self, greeting: Greeting, stream: MigrationStream) -> None:
-        strategy = greeting.strategy
+    def _take_over(self, handshake: Handshake, stream: MigrationStream) -> None:
+        strategy = handshake.strategy
         kind, _, payload = stream.receive()
         while kind is Kind.HANDOVER:
             with receive_state(payload, stream) as state:
@@ -183,7 +183,7 @@ class HandoverDestination(Arrival):
         raise MigrationError("stream", f"{kind.name} came where HANDOVER was due")
 
     def _prepare(self, vm: Vm, strategy: Strategy) -> None:
-        """Assign the notifiers ahead. Until the vCPUs run the calls are the source's to take."""
+        """Assign the notifiers ahead. Until the vCPUs run, the source takes the interrupts."""
         vm.machine.warm_up(self._deadline)
         vm.machine.accel.mask_interrupts()
         tasks = _tasks(vm, lifecycle.enable_host_notify) + _tasks(vm, lifecycle.enable_guest_notify)
@@ -202,5 +202,5 @@ class HandoverDestination(Arrival):
                 vm.guest.attach()
             self._await_go(stream)
             # What was pending in the eventfds is pending still: they are the same.
-            self._take_off(vm, stream, signal=False)
+            self._resume_vm(vm, stream, signal=False)
         vm.machine.accel.unmask_interrupts()

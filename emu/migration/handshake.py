@@ -1,6 +1,6 @@
-"""What both sides say first, and what a destination makes of it: WELCOME, or why not, by name.
+"""The handshake: HELLO of the source, and WELCOME or the reason of a refusal.
 
-Nothing at the source has been touched by then: a VM that is refused never learns of it.
+It comes before anything at the source is touched, so a refusal does not affect the VM.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
-#: Of the stream; a source that speaks another one is refused by name.
-VERSION = 2
+#: Of the stream; a source with another version is refused.
+VERSION = 3
 
 
 class DiskCheck(Protocol):
-    """Compares the disks that the source tells of with this side's."""
+    """Compares the source's disks with this side's."""
 
-    def __call__(self, said: JsonObject) -> list[str]:
+    def __call__(self, hello: JsonObject) -> list[str]:
         """What differs, in words."""
 
 
@@ -39,17 +39,18 @@ def hello(
     *,
     streams: int = 1,
     disks: JsonObject | None = None,
-    farewell: bool = False,
+    report: bool = False,
 ) -> dict[str, object]:
-    """What the source says first.
+    """The content of HELLO.
 
     Args:
         vm: what is to migrate.
         strategy: how its devices are to be started.
         options: of the strategy.
-        streams: sockets that memory will come by.
-        disks: what is behind its disks; None when both sides are one run's, which sees to that.
-        farewell: both sides will tell each other of the migration when the VM has moved.
+        streams: sockets that carry memory.
+        disks: what is behind its disks; None when both sides belong to one run, which makes sure
+            that they are the same.
+        report: both sides send a completion report when the VM has moved.
     """
     return {
         "version": VERSION,
@@ -61,7 +62,7 @@ def hello(
         "streams": streams,
         "session": secrets.token_hex(16),
         "clock": clocks.identity(),
-        "farewell": farewell,
+        "report": report,
     }
 
 
@@ -76,21 +77,21 @@ def shape(spec: VmSpec, accel: str) -> dict[str, object]:
     }
 
 
-class Greeting(NamedTuple):
-    """A HELLO that is welcome.
+class Handshake(NamedTuple):
+    """A HELLO that has been accepted.
 
     Attributes:
         strategy: that starts the devices.
-        streams: sockets that memory will come by.
-        session: what the further ones say which migration they belong to.
-        farewell: the source will tell of the migration, and wants to hear of it.
-        same_clock: both sides read the same clock.
+        streams: sockets that carry memory.
+        session: identifies the migration on the further sockets.
+        report: the source sends a completion report, and expects one.
+        same_clock: both sides read the same CLOCK_MONOTONIC.
     """
 
     strategy: Strategy
     streams: int
     session: str
-    farewell: bool
+    report: bool
     same_clock: bool
 
     @classmethod
@@ -102,49 +103,49 @@ class Greeting(NamedTuple):
         vm: Vm | None,
         check_disks: DiskCheck | None = None,
     ) -> Self:
-        """Take a greeting, if it is about this VM.
+        """Accept a HELLO that is about this VM.
 
         Args:
             payload: of the HELLO.
             own: the VM that can come.
             accel: the accelerator that it has here.
             vm: what has been built for it; None when it comes with devices of its own.
-            check_disks: what of the source's disks is not as here.
+            check_disks: returns the differences between the source's disks and this side's.
 
         Raises:
-            MigrationError: it makes no sense, or is about another VM: all that differs, by name.
+            MigrationError: it is invalid, or about another VM; the text names all differences.
         """
         try:
-            said = json.loads(payload)
-            version = said["version"]
+            hello = json.loads(payload)
+            version = hello["version"]
             if version != VERSION:
                 raise MigrationError(
-                    "greeting", f"the source speaks version {version}, not {VERSION}"
+                    "handshake", f"the source speaks version {version}, not {VERSION}"
                 )
-            differences = _differences(said, own, accel)
+            differences = _differences(hello, own, accel)
             if vm is not None:
-                differences += _lacking(said, vm)
-            name, options = str(said["strategy"]), StrategyOptions(**said["options"])
-            streams, session = int(said["streams"]), str(said["session"])
-            farewell, same = bool(said["farewell"]), said["clock"] == clocks.identity()
-            disks = dict(said["disks"] or {})
+                differences += _lacking(hello, vm)
+            name, options = str(hello["strategy"]), StrategyOptions(**hello["options"])
+            streams, session = int(hello["streams"]), str(hello["session"])
+            report, same = bool(hello["report"]), hello["clock"] == clocks.identity()
+            disks = dict(hello["disks"] or {})
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise MigrationError("greeting", "the source's greeting makes no sense") from None
+            raise MigrationError("handshake", "the source's HELLO is invalid") from None
         if not 1 <= streams <= MAX_STREAMS:
             differences.append(f"streams: {streams} are not 1 to {MAX_STREAMS}")
         if check_disks is not None:
             differences += check_disks(disks)
         if differences:
-            raise MigrationError("greeting", "; ".join(differences))
+            raise MigrationError("handshake", "; ".join(differences))
         try:
             strategy = registry.make(name, options)
         except ValueError as error:
-            raise MigrationError("greeting", str(error)) from None
-        return cls(strategy, streams, session, farewell, same)
+            raise MigrationError("handshake", str(error)) from None
+        return cls(strategy, streams, session, report, same)
 
 
 def welcome() -> bytes:
-    """The answer of a destination that has nothing against it."""
+    """The answer of a destination that accepts the VM."""
     return json.dumps({"version": VERSION, "clock": clocks.identity()}).encode()
 
 
@@ -152,18 +153,18 @@ def same_clock(welcome: bytes) -> bool:
     """At the source: whether the destination reads the same clock.
 
     Raises:
-        MigrationError: its welcome makes no sense.
+        MigrationError: its WELCOME is invalid.
     """
     try:
         return bool(json.loads(welcome)["clock"] == clocks.identity())
     except (ValueError, KeyError, TypeError):
-        raise MigrationError("greeting", "the destination's welcome makes no sense") from None
+        raise MigrationError("handshake", "the destination's WELCOME is invalid") from None
 
 
-def _differences(said: Any, own: VmSpec, accel: str) -> list[str]:
-    """What is not the same at both sides and has to be."""
+def _differences(hello: Any, own: VmSpec, accel: str) -> list[str]:
+    """What differs between the sides and must not."""
     found = []
-    theirs, ours = dict(said["spec"]), shape(own, accel)
+    theirs, ours = dict(hello["spec"]), shape(own, accel)
     for name in ("vcpus", "memory", "ring_size", "accelerator"):
         if theirs[name] != ours[name]:
             title = name.replace("_", " ")
@@ -174,11 +175,11 @@ def _differences(said: Any, own: VmSpec, accel: str) -> list[str]:
     return found
 
 
-def _lacking(said: Any, vm: Vm) -> list[str]:
-    """What the guest uses, and the back-ends that wait do not have."""
+def _lacking(hello: Any, vm: Vm) -> list[str]:
+    """Features that the guest uses and the destination's back-ends do not have."""
     found = []
     for device in vm.devices:
-        lacking = int(said["features"].get(device.name, 0)) & ~device.connection.features
+        lacking = int(hello["features"].get(device.name, 0)) & ~device.connection.features
         if lacking:
             bits = ", ".join(str(bit) for bit in range(64) if lacking >> bit & 1)
             found.append(

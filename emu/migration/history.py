@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.strategies.timeline import Span
 
-#: A rehearsal that is so many times longer than the past says that the devices have changed.
+#: A probe that takes so many times as long as before means that the devices have changed.
 WORSE = 3
 #: It is expected by what is dirty, not by what was.
 _MEMORY = Phase.FINAL_RAM
@@ -69,7 +69,7 @@ class Taken(NamedTuple):
         ]
 
 
-class Past:
+class History:
     """The last known costs of a VM, by side and strategy."""
 
     def __init__(self) -> None:
@@ -80,17 +80,17 @@ class Past:
         numbers = [taken.number for kept in self._taken.values() for taken in kept.values()]
         self._taken[side][strategy] = Taken.of(max(numbers, default=0) + 1, spans)
 
-    def devices(self, side: Side, strategy: Strategy, rehearsed: int = 0) -> int:
+    def devices(self, side: Side, strategy: Strategy, probed: int = 0) -> int:
         """Nanoseconds that the devices of a side are expected to take.
 
-        What they took under the same strategy is believed before the rehearsal, which a running
+        What they took under the same strategy is believed before the probe, which a running
         guest holds up, unless that says `WORSE` times as much. What each of them took under
         another strategy, put together in this one's way, counts if it is longer.
         """
         kept = self._taken[side]
         same = kept.get(strategy.NAME)
         if same is not None:
-            return same.wall if rehearsed < WORSE * same.wall else rehearsed
+            return same.wall if probed < WORSE * same.wall else probed
         other = min(
             (
                 strategy.estimate(taken.costs(rings_only=strategy.prepares_ahead))
@@ -99,7 +99,7 @@ class Past:
             ),
             default=0,
         )
-        return max(rehearsed, other)
+        return max(probed, other)
 
     def vcpus(self) -> int:
         """The same of the vCPUs, both sides together."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emu.qmp.protocol import EventSink, JsonObject
 
 #: Seconds that a migration may take to end when the process ends.
-PATIENCE = 20.0
+TIMEOUT = 20.0
 _MS = 1_000_000
 
 
@@ -153,4 +153,4 @@ class Job:
         """Cancel it if it still runs, and wait for its end."""
         if self._thread is not None and self._thread.is_alive():
             self._give_up()
-            self._thread.join(PATIENCE)
+            self._thread.join(TIMEOUT)

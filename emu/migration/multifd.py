@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Less memory than this is not worth waking anybody for.
 LITTLE = 1 << 20
 #: Seconds for a thread to end when its socket has been shut down.
-PATIENCE = 5.0
+TIMEOUT = 5.0
 
 
 def shares(runs: Sequence[Run], count: int) -> list[list[Run]]:
@@ -46,7 +46,7 @@ def shares(runs: Sequence[Run], count: int) -> list[list[Run]]:
     return found
 
 
-class SendingLanes:
+class SendingChannels:
     """The source's sockets: the stream itself, and further ones with a thread each.
 
     Args:
@@ -142,12 +142,12 @@ class SendingLanes:
         for queue in self._pending:
             queue.put(None)
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
         for other in self._others:
             other.close()
 
 
-class ReceivingLanes:
+class ReceivingChannels:
     """The destination's sockets. The further ones are read by a thread each, from `open` on.
 
     Args:
@@ -226,6 +226,6 @@ class ReceivingLanes:
             other.interrupt()
         for thread in self._threads:
             with suppress(RuntimeError):  # it was never started
-                thread.join(PATIENCE)
+                thread.join(TIMEOUT)
         for other in self._others:
             other.close()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from emu.config.migration_parameters import Parameters
     from emu.machine.ram import GuestRam
-    from emu.migration.probe import Forecast
+    from emu.migration.device_probe import Forecast
     from emu.migration.stream import RamSender, Run
     from emu.qmp.protocol import JsonObject
 

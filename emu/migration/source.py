@@ -11,10 +11,10 @@ from devices import lifecycle
 from devices.procedure import Phase
 from emu.errors import CancelledError, EmuError, MigrationError
 from emu.migration import clocks, completion, handshake
-from emu.migration.history import Past
-from emu.migration.multifd import SendingLanes
+from emu.migration.device_probe import Forecast
+from emu.migration.history import History
+from emu.migration.multifd import SendingChannels
 from emu.migration.precopy import Precopied, Precopy
-from emu.migration.probe import Forecast
 from emu.migration.ram_sync import RamSync
 from emu.migration.side import MigrationSide
 from emu.migration.state import pack_devices, pack_switchover
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from emu.config.migration_parameters import Parameters
-    from emu.migration.clocks import Offset, Probe
+    from emu.migration.clocks import Offset, RoundTrip
     from emu.migration.precopy import Observer
     from emu.qmp.protocol import JsonObject
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
 _MS = 1_000_000
-#: Seconds in which devices that lost their back-ends may come back before they are called lost.
-RETURN_PATIENCE = 1.0
-#: How many deadlines the destination has to say that it is prepared, or ready: a device of its may
-#: use one up, and it gives its own devices up before it says so.
-PATIENCE = 2
+#: Seconds in which devices may reconnect to their back-ends before they are reported as lost.
+RECONNECT_TIMEOUT = 1.0
+#: How many deadlines the destination has to send PREPARED, or READY: one of its devices may use up
+#: one, and it disconnects its devices before it reports that.
+DESTINATION_DEADLINES = 2
 
-#: What can go wrong on the way, and is answered by a roll-back.
+#: Errors of a migration that are answered by a roll-back.
 FAILURES = (VhostUserError, EmuError, OSError)
 
 
@@ -52,14 +52,14 @@ class Source(MigrationSide):
         vm: the VM; it runs on when the migration fails.
         strategy: how its devices are stopped.
         parameters: what it may take.
-        observe: told of what happens.
-        past: what earlier migrations of this VM took.
+        observe: gets each event, by its name and data.
+        history: what earlier migrations of this VM took.
         reach: connects to the destination once more, for a further stream.
-        accounts: what the destination is told of this side when the VM has moved.
+        accounts: returns further fields of the completion report.
 
     Attributes:
-        destination: what the destination told of its side, with ``downtime_ns`` and
-            ``downtime_error_ns``; empty unless the greeting promised a farewell.
+        destination: the completion report of the destination, with ``downtime_ns`` and
+            ``downtime_error_ns``; empty unless completion reports were agreed on.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Source(MigrationSide):
         *,
         parameters: Parameters,
         observe: Observer,
-        past: Past | None = None,
+        history: History | None = None,
         reach: Callable[[], MigrationStream] | None = None,
         accounts: Callable[[], JsonObject] = dict,
     ) -> None:
@@ -78,18 +78,18 @@ class Source(MigrationSide):
         self.destination: JsonObject = {}
         self._reach = reach
         self._accounts = accounts
-        self._lanes: SendingLanes | None = None
-        self._probes: list[Probe] = []
+        self._lanes: SendingChannels | None = None
+        self._probes: list[RoundTrip] = []
         self._ahead_ns = 0
         self._sending: Precopy | None = None
         self.requests_in_flight = 0
         self._cancelled = threading.Event()
         self._gone = False
-        # Between a cancel and the GO there is one winner.
+        # Either a cancel or the GO wins.
         self._giving = threading.Lock()
         self._given = False
         self._stream: MigrationStream | None = None
-        self._past = Past() if past is None else past
+        self._history = History() if history is None else history
         self._parameters = parameters
         self._strategy = strategy
         self._observe = observe
@@ -129,7 +129,7 @@ class Source(MigrationSide):
         return answer
 
     def cancel(self) -> bool:
-        """Have the migration fail, whatever it is at; False when the VM has been given away."""
+        """Have the migration fail at any point; False when the VM is the destination's already."""
         with self._giving:
             if self._given:
                 return False
@@ -148,9 +148,9 @@ class Source(MigrationSide):
         with contextlib.ExitStack() as owned:
             owned.callback(self._forget_stream)
             self._stream = stream
-            self._greet(stream, hello)
-            self.vm.keeper.rest()
-            owned.callback(self._wake_keeper)
+            self._shake_hands(stream, hello)
+            self.vm.reconnect.pause()
+            owned.callback(self._resume_reconnect)
             owned.callback(self._strategy.close)
             try:
                 tasks = self._move(stream, hello, owned)
@@ -158,23 +158,23 @@ class Source(MigrationSide):
             except FAILURES as error:
                 raise self._explained(error, stream) from error
             finally:
-                # Whatever it was that failed: until GO has been sent, the VM belongs here.
+                # Whatever failed: until GO has been sent, the VM belongs here.
                 if not self._gone:
                     self._roll_back()
-            self._past.note("src", self._strategy.NAME, self.timeline.spans)
+            self._history.note("src", self._strategy.NAME, self.timeline.spans)
             # From here on it runs over there, and nothing may start it here again.
             self._observe("STOP", {})
             self._strategy.finish(tasks, self._stage)
-            if hello.get("farewell"):
-                # It runs over there whether its figures come or not.
+            if hello.get("report"):
+                # It runs over there, whether the report comes or not.
                 with contextlib.suppress(*FAILURES, ValueError):
-                    self._bid_farewell(stream)
+                    self._exchange_reports(stream)
 
-    def _greet(self, stream: MigrationStream, hello: dict[str, object]) -> None:
-        """Ask whether the VM is welcome, before anything is touched.
+    def _shake_hands(self, stream: MigrationStream, hello: dict[str, object]) -> None:
+        """Ask whether the destination accepts the VM, before anything is touched.
 
         Raises:
-            MigrationError: it is not, and why.
+            MigrationError: it does not, and why.
         """
         try:
             self._check_cancelled()
@@ -185,14 +185,14 @@ class Source(MigrationSide):
                 self._ahead_ns = clocks.agree(stream, self._probes)
         except FAILURES as error:
             reason = self._explained(error, stream)
-            if hello.get("farewell") and getattr(reason, "phase", "") == "stream":
-                # A destination that wants TLS does not answer who speaks none.
+            if hello.get("report") and getattr(reason, "phase", "") == "stream":
+                # A destination that expects TLS does not answer a plain stream.
                 hint = "" if stream.encrypted else ": does the destination want TLS (--tls-cert)?"
-                reason = MigrationError("greeting", f"{error}{hint}")
+                reason = MigrationError("handshake", f"{error}{hint}")
             raise reason from error
 
-    def _join(self, stream: MigrationStream, hello: dict[str, object]) -> SendingLanes:
-        """Connect the further streams that the greeting promised."""
+    def _join(self, stream: MigrationStream, hello: dict[str, object]) -> SendingChannels:
+        """Connect the further streams that HELLO promised."""
         others: list[MigrationStream] = []
         with contextlib.ExitStack() as made:
             for _ in range(1, self._parameters.streams):
@@ -202,13 +202,13 @@ class Source(MigrationSide):
                 others[-1].send(Kind.JOIN, str(hello["session"]).encode())
             made.pop_all()
         with self._giving:
-            self._lanes = SendingLanes(stream, others)
+            self._lanes = SendingChannels(stream, others)
         return self._lanes
 
-    def _bid_farewell(self, stream: MigrationStream) -> None:
+    def _exchange_reports(self, stream: MigrationStream) -> None:
         start = self.timeline.marks["pause_start_ns"]
 
-        def news(downtime: int, offset: Offset) -> JsonObject:
+        def report(downtime: int, offset: Offset) -> JsonObject:
             return {
                 "strategy": self._strategy.NAME,
                 "downtime_ns": downtime,
@@ -217,8 +217,8 @@ class Source(MigrationSide):
                 **self._accounts(),
             }
 
-        told = completion.bid(stream, start, self._probes, news)
-        # The guest took the clock over as it was known before the blackout.
+        told = completion.exchange_at_source(stream, start, self._probes, report)
+        # The guest's clock was shifted by the offset that was known before the blackout.
         late = self._ahead_ns - int(told["offset_ns"])
         self.destination = {**told, "guest_gap_ns": int(told["guest_gap_ns"]) + late}
 
@@ -228,16 +228,16 @@ class Source(MigrationSide):
                 self._stream.close()
                 self._stream = None
 
-    def _wake_keeper(self) -> None:
-        """The VM runs on here, or rests for good; tell which devices it is without."""
-        keeper = self.vm.keeper
+    def _resume_reconnect(self) -> None:
+        """Resume reconnecting if the VM runs on here, and record the devices that are lost."""
+        reconnect = self.vm.reconnect
         if not self._gone:
-            keeper.watch()
-            keeper.await_all(RETURN_PATIENCE)
-            self.lost = dict(keeper.lost)
+            reconnect.resume()
+            reconnect.await_all(RECONNECT_TIMEOUT)
+            self.lost = dict(reconnect.lost)
 
     def _refuse_without_back_end(self) -> None:
-        for name, reason in self.vm.keeper.lost.items():
+        for name, reason in self.vm.reconnect.lost.items():
             raise MigrationError("precopy", f"{name} is without a back-end: {reason}")
 
     def _begin(self) -> None:
@@ -254,7 +254,7 @@ class Source(MigrationSide):
         What has to be closed when all is over goes to ``owned``.
         """
         self._begin()
-        lanes = owned.enter_context(contextlib.closing(self._join(stream, hello)))
+        channels = owned.enter_context(contextlib.closing(self._join(stream, hello)))
         log = DirtyLog.create(self.vm.log_pages)
         owned.callback(log.close)
         self._set_logging(log)
@@ -262,36 +262,36 @@ class Source(MigrationSide):
         with self.vm.driving:
             devices = pack_devices(self.vm.devices)
         stream.send(Kind.DEVICES, devices)
-        precopy = self._sending = self._make_precopy(lanes, sync)
+        precopy = self._sending = self._make_precopy(channels, sync)
         precopy.run(lambda: self._await_prepared(stream))
-        return self._switch_over(stream, lanes, sync, precopy)
+        return self._switch_over(stream, channels, sync, precopy)
 
-    def _make_precopy(self, lanes: SendingLanes, sync: RamSync) -> Precopy:
+    def _make_precopy(self, channels: SendingChannels, sync: RamSync) -> Precopy:
         vm = self.vm
         return Precopy(
             vm.machine.ram,
             sync,
-            lanes,
+            channels,
             self._parameters,
             self._observe,
-            forecast=Forecast(vm, self._strategy, self._past, self._parameters.deadline),
+            forecast=Forecast(vm, self._strategy, self._history, self._parameters.deadline),
             throttle=vm.machine.vcpus.throttle,
             pause=self._cancelled.wait,
             check=self._check_cancelled,
         )
 
     def _await_prepared(self, stream: MigrationStream) -> bytes:
-        stream.set_deadline(PATIENCE * self._parameters.deadline)
+        stream.set_deadline(DESTINATION_DEADLINES * self._parameters.deadline)
         expects = self._expect(stream, Kind.PREPARED)
         stream.set_deadline(self._parameters.deadline)
         return expects
 
     def _explained(self, error: Exception, stream: MigrationStream) -> Exception:
-        """The error, or what the destination says of it when the stream broke."""
+        """The error, or the reason that the destination sent when the stream broke."""
         if self._cancelled.is_set():
             return CancelledError()
         if isinstance(error, MigrationError) and error.phase == "stream":
-            reason = stream.last_words()
+            reason = stream.receive_failure()
             if reason:
                 return MigrationError("destination", reason)
         return error
@@ -304,19 +304,19 @@ class Source(MigrationSide):
             raise CancelledError
 
     def _switch_over(
-        self, stream: MigrationStream, lanes: SendingLanes, sync: RamSync, precopy: Precopy
+        self, stream: MigrationStream, channels: SendingChannels, sync: RamSync, precopy: Precopy
     ) -> list[Task]:
         """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
         vm = self.vm
         timeline = self.timeline
         tasks = begun(vm.devices, lifecycle.stop)
-        # What has become dirty since the decision goes before the clock starts, if that pays.
+        # What is dirty by now is sent before the blackout, if that makes it shorter.
         precopy.top_up()
         with self._blackout():
             self._strategy.stop(tasks, self._stage)
             with timeline.span(Phase.FINAL_RAM):
-                lanes.send_ram(vm.machine.ram, sync.dirty())
-                lanes.end_round()
+                channels.send_ram(vm.machine.ram, sync.dirty())
+                channels.end_round()
             with timeline.span(Phase.DEVICE_STATE):
                 stream.send(Kind.SWITCHOVER, pack_switchover(vm))
             self._commit(stream)
@@ -340,13 +340,13 @@ class Source(MigrationSide):
             timeline.in_blackout = False
 
     def _commit(self, stream: MigrationStream) -> None:
-        """Give the VM away, once, when the destination's devices have been started.
+        """Transfer the ownership of the VM, once the destination's devices have been started.
 
         Until GO has been sent the VM belongs here, and from then on there: a guest that may have
-        run over there must never run here again from older memory. Only a destination that has
-        given up before it read GO says FAILED after it; then it has not run.
+        run over there must never run here again from older memory. A destination sends FAILED
+        after GO only if it gave up before it read GO; then the guest has not run there.
         """
-        stream.set_deadline(PATIENCE * self._parameters.deadline)
+        stream.set_deadline(DESTINATION_DEADLINES * self._parameters.deadline)
         self._expect(stream, Kind.READY)
         with self._giving:
             self._check_cancelled()
@@ -371,7 +371,7 @@ class Source(MigrationSide):
     def _roll_back(self) -> None:
         """The devices start again here, where they have stopped, and the vCPUs run on.
 
-        A device that cannot does not keep the others, nor the vCPUs.
+        A device that cannot be started does not hold up the others, nor the vCPUs.
         """
         self.timeline.in_blackout = False
         self.vm.machine.vcpus.throttle(0)

@@ -42,7 +42,7 @@ MAX_PAYLOAD = 64 << 20
 DESCRIPTORS_PER_MESSAGE = 253
 
 #: Seconds for which a side that gives up, or is given up, is listened to.
-LAST_WORDS = 1.0
+FAILURE_TIMEOUT = 1.0
 Buffer = bytes | memoryview
 #: Guest physical address and length of a piece of memory.
 Run = tuple[int, int]
@@ -64,7 +64,7 @@ class Kind(IntEnum):
     #: What time is it?
     PING = 9
     #: From both sides, when the VM has moved: what the other one is to know of it.
-    FAREWELL = 10
+    COMPLETION = 10
     PREPARED = 16
     RUNNING = 17
     FAILED = 18
@@ -286,21 +286,21 @@ class MigrationStream:
 
     def give_up(self, reason: str) -> None:
         """At the destination: tell the source why, and take what it still sends until it hears."""
-        self.set_deadline(LAST_WORDS)
+        self.set_deadline(FAILURE_TIMEOUT)
         try:
             self.send(Kind.FAILED, reason.encode())
             self._sock.shutdown(socket.SHUT_WR)
-            until = time.monotonic() + LAST_WORDS
+            until = time.monotonic() + FAILURE_TIMEOUT
             while time.monotonic() < until and self._sock.recv(1 << 20):
                 pass
         except (MigrationError, OSError):
             return  # it has gone, or does not listen: it will find the connection closed
 
-    def last_words(self) -> str:
+    def receive_failure(self) -> str:
         """At the source, when the stream broke: why the destination gave up, if it said so."""
         if self._silent:
             return ""  # it has been listened to for long enough
-        self.set_deadline(LAST_WORDS)
+        self.set_deadline(FAILURE_TIMEOUT)
         try:
             kind, _, payload = self.receive()
         except MigrationError:

@@ -198,7 +198,7 @@ class AttachedVm:
         Raises:
             EmuError: it is not; the text says what.
         """
-        lost = self._control.vm.keeper.lost
+        lost = self._control.vm.reconnect.lost
         if lost:
             raise EmuError("; ".join(map(str, lost.values())))
         log = self._control.vm.guest.request_log()

@@ -140,4 +140,4 @@ def _figures(here: JsonObject, there: JsonObject) -> dict[str, Any]:
             "phases": tuple(phase_rows(spans)),
         }
     except (KeyError, TypeError, ValueError):
-        raise MigrationError("farewell", "the destination's figures make no sense") from None
+        raise MigrationError("completion", "the destination's report is invalid") from None

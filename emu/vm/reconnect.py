@@ -1,8 +1,8 @@
-"""Keeps a VM's devices connected: one whose back-end has gone comes back when a new one listens.
+"""Reconnects devices: one whose back-end has gone is started again when a new back-end listens.
 
-A back-end that hangs up is noticed at once, and the device is *lost*: its rings rest, what the
-guest asks of it stays in them. From then on the socket is tried until somebody listens there.
-Whoever drives the devices himself (a migration, a stop) has the keeper rest meanwhile.
+When a back-end closes its socket the device is *lost*: its rings are not served, and the guest's
+requests stay in them. From then on its socket path is tried until a back-end listens there. A
+migration or a stop drives the devices itself, and pauses the manager meanwhile.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
     from devices.device import VhostDevice
 
-#: Seconds between two looks whether somebody listens: a socket tells nobody that it is bound.
+#: Seconds between two attempts to connect: there is no event when a socket is bound.
 PERIOD = 0.05
-#: Seconds that whoever wants the keeper to rest waits for it.
-PATIENCE = 30.0
+#: Seconds that `pause` waits for a device that is being reconnected.
+TIMEOUT = 30.0
 
-#: Told of ``DEVICE_LOST`` and ``DEVICE_BACK``, with ``{"device", "reason"}``.
+#: Gets the events ``DEVICE_LOST`` and ``DEVICE_BACK``, with ``{"device", "reason"}``.
 Observer = Callable[[str, dict[str, object]], None]
 
 
-class DeviceKeeper:
-    """The keeper of one VM's devices. It rests until `watch`.
+class ReconnectManager:
+    """Reconnects the devices of one VM. It is paused until `resume`.
 
     Args:
         devices: all of them.
-        bring_back: connects a lost device to whoever listens, and starts it. It raises a
-            `VhostUserError` when that cannot be, and leaves the device disconnected.
-        observe: told of each device that is lost, and that comes back.
+        bring_back: connects a lost device to the back-end that listens, and starts it. If that
+            fails it raises a `VhostUserError` and leaves the device disconnected.
+        observe: gets an event for each device that is lost or reconnected.
 
     Attributes:
-        lost: why each device that is without a back-end is, by its name.
+        lost: the devices without a back-end, by name, each with the reason.
     """
 
     def __init__(
@@ -55,49 +55,49 @@ class DeviceKeeper:
         self._bring_back = bring_back
         self._observe = observe
         self._changed = threading.Condition()
-        self._resting = 1
+        self._paused = 1
         self._busy = 0
         self._closed = False
-        self._seekers: dict[str, threading.Thread] = {}
+        self._connectors: dict[str, threading.Thread] = {}
         self._watcher: threading.Thread | None = None
         self._poke_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    # -- from whoever drives the VM
+    # -- for the thread that drives the VM
 
-    def watch(self) -> None:
-        """Begin, or go on after `rest`."""
+    def resume(self) -> None:
+        """Begin, or go on after `pause`."""
         with self._changed:
-            self._resting -= 1
+            self._paused -= 1
             self._changed.notify_all()
         if self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, name="device-keeper", daemon=True)
+            self._watcher = threading.Thread(target=self._watch, name="reconnect", daemon=True)
             self._watcher.start()
         self._poke()
 
-    def rest(self) -> None:
-        """Return when no device is touched any more; none is until `watch`.
+    def pause(self) -> None:
+        """Return when no device is touched any more; none is until `resume`.
 
         Raises:
-            DeadlineError: a device that is just being brought back does not answer.
+            DeadlineError: a device that is being reconnected does not answer.
         """
         with self._changed:
-            self._resting += 1
+            self._paused += 1
             self._poke()
-            if not self._changed.wait_for(lambda: not self._busy, PATIENCE):
-                self._resting -= 1
-                raise DeadlineError("a device to be brought back, or given up", PATIENCE)
+            if not self._changed.wait_for(lambda: not self._busy, TIMEOUT):
+                self._paused -= 1
+                raise DeadlineError("a device to reconnect, or to fail", TIMEOUT)
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
-        """`rest` for the length of the block."""
-        self.rest()
+    def paused(self) -> Iterator[None]:
+        """Paused for the length of the block."""
+        self.pause()
         try:
             yield
         finally:
-            self.watch()
+            self.resume()
 
     def lose(self, device: VhostDevice, error: VhostUserError) -> None:
-        """Whoever drives the device has found that its back-end has gone."""
+        """The back-end of a device has gone: disconnect it, and begin to reconnect."""
         device.disconnect()
         with self._changed:
             self.lost[device.name] = error
@@ -110,16 +110,16 @@ class DeviceKeeper:
             self._changed.wait_for(lambda: not self.lost, timeout)
 
     def close(self) -> None:
-        """End. Again is harmless."""
+        """End its threads. May be called twice."""
         with self._changed:
             if self._closed:
                 return
             self._closed = True
             self._changed.notify_all()
         self._poke()
-        for thread in (self._watcher, *self._seekers.values()):
+        for thread in (self._watcher, *self._connectors.values()):
             if thread is not None:
-                thread.join(PATIENCE)
+                thread.join(TIMEOUT)
         os.close(self._poke_fd)
 
     # -- the watcher
@@ -134,7 +134,7 @@ class DeviceKeeper:
                 poll, watched = self._sockets()
                 for device in self._devices:
                     if device.name in self.lost:
-                        self._seek(device)
+                        self._start_connector(device)
             finally:
                 self._end()
             ready = poll.poll()
@@ -152,7 +152,7 @@ class DeviceKeeper:
         poll.register(self._poke_fd, select.POLLIN)
         watched: dict[int, VhostDevice] = {}
         for device in self._devices:
-            # One that is lost is its seeker's, whatever its connection looks like.
+            # A lost one belongs to its own thread, whatever its connection looks like.
             if device.connected and device.name not in self.lost:
                 fd = device.connection.fileno()
                 watched[fd] = device
@@ -160,7 +160,7 @@ class DeviceKeeper:
         return poll, watched
 
     def _note_gone(self, devices: Sequence[VhostDevice]) -> None:
-        """They hung up when they were looked at; since then somebody may have driven them."""
+        """Lose these devices, unless they have been reconnected since they were polled."""
         for device in devices:
             if not device.connected or device.name in self.lost:
                 continue
@@ -170,9 +170,9 @@ class DeviceKeeper:
                 self.lose(device, VhostUserError("its back-end has gone", device=device.name))
 
     def _begin(self) -> bool:
-        """Wait until devices may be touched; False: it is the end."""
+        """Wait until devices may be touched; False when the manager has been closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._resting)
+            self._changed.wait_for(lambda: self._closed or not self._paused)
             if self._closed:
                 return False
             self._busy += 1
@@ -183,18 +183,18 @@ class DeviceKeeper:
             self._busy -= 1
             self._changed.notify_all()
 
-    # -- a thread for each device that is lost, so that none waits for another
+    # -- a thread for each lost device, so that none waits for another
 
-    def _seek(self, device: VhostDevice) -> None:
-        running = self._seekers.get(device.name)
+    def _start_connector(self, device: VhostDevice) -> None:
+        running = self._connectors.get(device.name)
         if running is None or not running.is_alive():
             thread = threading.Thread(
-                target=self._seek_back_end, args=(device,), name=f"seek-{device.name}", daemon=True
+                target=self._reconnect, args=(device,), name=f"reconnect-{device.name}", daemon=True
             )
-            self._seekers[device.name] = thread
+            self._connectors[device.name] = thread
             thread.start()
 
-    def _seek_back_end(self, device: VhostDevice) -> None:
+    def _reconnect(self, device: VhostDevice) -> None:
         while self._begin():
             try:
                 if device.name not in self.lost:

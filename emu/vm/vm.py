@@ -22,7 +22,7 @@ from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
 from emu.vm.handover_state import VmHandoverState
-from emu.vm.reconnect import DeviceKeeper, Observer
+from emu.vm.reconnect import Observer, ReconnectManager
 from vhost_user import eventfd
 from vhost_user.errors import UsageError, VhostUserError
 from vhost_user.features import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
@@ -45,7 +45,7 @@ TIMEOUT = 10.0
 #: Seconds for each answer of a back-end that has come back; until then the device is lost anyway.
 REPLY_TIMEOUT = 2.0
 #: Seconds to wait for a heartbeat, which is due every millisecond.
-HEARTBEAT_PATIENCE = 0.2
+HEARTBEAT_TIMEOUT = 0.2
 #: A beat of which this thread learns later than this is not the last one; how often to try again.
 HEARTBEAT_FRESH_NS = 300_000
 HEARTBEAT_TRIES = 5
@@ -79,7 +79,7 @@ class Vm:
         backends: as given, or as they are inherited.
         driving: held by whoever talks to the back-ends of a VM that runs; while the vCPUs are
             paused there is nobody but the migration.
-        keeper: has a device that lost its back-end come back; it rests until the VM runs.
+        reconnect: reconnects devices that lost their back-ends; paused until the VM runs.
 
     Raises:
         VhostUserError: a back-end is not there, or is not what the VM needs.
@@ -115,8 +115,8 @@ class Vm:
             self.guest = GuestProgram(spec, self.machine, config)
             made.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
-            self.keeper = DeviceKeeper(self.devices, self._bring_back, observe)
-            made.callback(self.keeper.close)
+            self.reconnect = ReconnectManager(self.devices, self._bring_back, observe)
+            made.callback(self.reconnect.close)
             self._owned = made.pop_all()
 
     def _add_devices(self) -> None:
@@ -202,7 +202,7 @@ class Vm:
             device.set_up_rings(self.guest.ring_addresses(index))
         self.start_devices()
         self.resume_vcpus()
-        self.keeper.watch()
+        self.reconnect.resume()
 
     def start_devices(self) -> None:
         """Start every device that is stopped.
@@ -224,22 +224,22 @@ class Vm:
     def recover_devices(self) -> None:
         """Start every device again, whatever state it is in; one that cannot be keeps no other.
 
-        A device whose back-end has gone, or cannot be trusted any more, is lost: the keeper brings
-        it back when there is somebody to connect to. Its requests stay in its rings.
+        A device whose back-end has gone, or cannot be trusted any more, is lost: it is
+        reconnected when a back-end listens. Its requests stay in its rings.
         """
         kept: list[VhostDevice] = []
         for device in self.devices:
             if device.connected and not device.connection.broken:
                 kept.append(device)
-            elif device.name not in self.keeper.lost:
+            elif device.name not in self.reconnect.lost:
                 reason = device.connection.broken_reason if device.connected else "not connected"
                 gone = VhostUserError(f"its back-end is lost: {reason}", device=device.name)
-                self.keeper.lose(device, gone)
+                self.reconnect.lose(device, gone)
         strategy = Split(lenient=True)
         self._drive(kept, map(lifecycle.start, kept), strategy)
         for device in kept:
             if device.name in strategy.failures:
-                self.keeper.lose(device, strategy.failures[device.name])
+                self.reconnect.lose(device, strategy.failures[device.name])
         self.signal_all_rings()
 
     def _bring_back(self, device: VhostDevice) -> None:
@@ -332,11 +332,11 @@ class Vm:
         """
         for _ in range(HEARTBEAT_TRIES):
             self.machine.vcpus.arm(0, time.monotonic_ns())
-            beat = self.guest.heartbeat.await_beat(HEARTBEAT_PATIENCE)
+            beat = self.guest.heartbeat.await_beat(HEARTBEAT_TIMEOUT)
             if beat is None or time.monotonic_ns() - beat < HEARTBEAT_FRESH_NS:
                 return
 
-    def take_off(self, timeout: float) -> int:
+    def resume_arrived(self, timeout: float) -> int:
         """Resume a VM that has come by migration, and wait until it is seen to run.
 
         The guest's threads then want the interpreter as well, so this one may learn late of what

@@ -20,9 +20,9 @@ from emu.migration.dirty_rate import DirtyRate
 from emu.migration.endpoint import Listener, connect
 from emu.migration.handover import HandoverDestination, HandoverSource
 from emu.migration.handshake import hello
-from emu.migration.history import Past
+from emu.migration.history import History
 from emu.migration.job import Job
-from emu.migration.source import FAILURES, RETURN_PATIENCE, Source
+from emu.migration.source import FAILURES, RECONNECT_TIMEOUT, Source
 from emu.migration.tls import Credentials
 from emu.strategies import registry
 from emu.strategies.base import StrategyOptions
@@ -33,7 +33,7 @@ from vhost_user.errors import VhostUserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emu.migration.destination_base import Arrival
+    from emu.migration.destination_base import DestinationBase
     from emu.migration.side import MigrationSide
     from emu.migration.stream import MigrationStream
     from emu.qmp.protocol import EventSink, JsonObject
@@ -49,21 +49,21 @@ def _need_back_ends(vm: Vm) -> None:
     Raises:
         EmuError: one has.
     """
-    if vm.keeper.lost:
-        raise EmuError(f"without a back-end: {', '.join(map(str, vm.keeper.lost.values()))}")
+    if vm.reconnect.lost:
+        raise EmuError(f"without a back-end: {', '.join(map(str, vm.reconnect.lost.values()))}")
 
 
 def _reset_devices(vm: Vm) -> None:
-    """The guest's drivers reset all devices and set them up anew, while the keeper rests.
+    """The guest's drivers reset all devices and set them up anew, while reconnecting is paused.
 
-    A device whose back-end fails in the middle of it is lost, and keeps no other one: its rings
-    are set up as well, so that the keeper can start it when there is somebody to connect to.
+    A device whose back-end fails meanwhile is lost and does not hold up the others: its rings are
+    set up as well, so that it can be started when it has reconnected.
     """
     for index, device in enumerate(vm.devices):
         try:
             vm.reset_device(index)
         except VhostUserError as error:
-            vm.keeper.lose(device, error)
+            vm.reconnect.lose(device, error)
             device.forget_rings()
     try:
         vm.pause_vcpus()
@@ -72,13 +72,13 @@ def _reset_devices(vm: Vm) -> None:
     finally:
         vm.resume_vcpus()
     for index, device in enumerate(vm.devices):
-        if device.name in vm.keeper.lost:
+        if device.name in vm.reconnect.lost:
             device.set_up_rings(vm.guest.ring_addresses(index))
             continue
         try:
             vm.activate_device(index)
         except VhostUserError as error:
-            vm.keeper.lose(device, error)
+            vm.reconnect.lose(device, error)
 
 
 def make_control(emit: EventSink) -> Control:
@@ -97,7 +97,7 @@ class Control:
         self._job: Job | None = None
         self._incoming: Listener | None = None
         # It outlives the VM, which may come back.
-        self._past = Past()
+        self._history = History()
         self._dirty_rate = DirtyRate()
 
     @property
@@ -218,7 +218,7 @@ class Control:
 
     def _await_copy(
         self, job: Job, accept: Callable[[], MigrationStream], disks: JsonObject | None
-    ) -> Arrival:
+    ) -> DestinationBase:
         """The side that builds its own VM beforehand."""
         vm = self._build()
         vm.guest.attach()
@@ -226,12 +226,12 @@ class Control:
             vm,
             parameters=self._parameters,
             observe=job.observe,
-            past=self._past,
+            history=self._history,
             check_disks=None if disks is None else partial(same_disks.differences, disks),
             accept=accept,
         )
 
-    def _await_handover(self, job: Job) -> Arrival:
+    def _await_handover(self, job: Job) -> DestinationBase:
         """The side that builds it of what comes."""
         self._refuse_second()
         return HandoverDestination(
@@ -240,7 +240,7 @@ class Control:
             self._discard,
             parameters=self._parameters,
             observe=job.observe,
-            past=self._past,
+            history=self._history,
             accel=self._plan["accel"],
         )
 
@@ -273,7 +273,7 @@ class Control:
                 scheduler,
                 parameters=parameters,
                 observe=job.observe,
-                past=self._past,
+                history=self._history,
                 reach=reach,
                 accounts=lambda: {"served": served(abroad.get("stats", ()))},
             )
@@ -287,7 +287,7 @@ class Control:
                 chosen,
                 streams=parameters.streams,
                 disks=abroad.get("disks"),
-                farewell=between is not None,
+                report=between is not None,
             )
             side.run(reach(), said)
 
@@ -326,7 +326,7 @@ class Control:
         vm = self.vm
         if vm.machine.vcpus.paused:
             return
-        vm.keeper.rest()
+        vm.reconnect.pause()
         vm.pause_vcpus()
         vm.stop_devices()
         self._emit("STOP", {})
@@ -339,8 +339,8 @@ class Control:
             return
         vm.recover_devices()
         vm.resume_vcpus()
-        vm.keeper.watch()
-        vm.keeper.await_all(RETURN_PATIENCE)
+        vm.reconnect.resume()
+        vm.reconnect.await_all(RECONNECT_TIMEOUT)
         _need_back_ends(vm)
         self._emit("RESUME", {})
 
@@ -350,13 +350,13 @@ class Control:
         vm = self.vm
         if vm.machine.vcpus.paused:
             raise EmuError("the VM is paused: cont first")
-        # Nobody else is to start a device between its reset and its activation.
-        with vm.keeper.resting():
+        # No other thread may start a device between its reset and its activation.
+        with vm.reconnect.paused():
             _need_back_ends(vm)
             _reset_devices(vm)
         vm.guest.resume_load()
         self._emit("RESET", {"guest": False})
-        vm.keeper.await_all(RETURN_PATIENCE)
+        vm.reconnect.await_all(RECONNECT_TIMEOUT)
         _need_back_ends(vm)
 
     def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:

@@ -61,7 +61,7 @@ PHASES = (
     Phase(DESTINATION, "base", "SET_VRING_BASE", each_ring=True),
     Phase(DESTINATION, "enable first ring", "SET_VRING_ENABLE"),
     Phase(DESTINATION, "enable last ring", "SET_VRING_ENABLE", each_ring=True),
-    Phase(PROCESS, "greeting", "after HELLO"),
+    Phase(PROCESS, "handshake", "after HELLO"),
     Phase(PROCESS, "devices", "after DEVICES"),
     Phase(PROCESS, "memory", "after RAM"),
     Phase(PROCESS, "prepared", "before PREPARED"),

@@ -173,7 +173,7 @@ def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
     argv = shlex.split(f"{ATTACH} --scratch --blk {shlex.quote(str(path))}")
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as vm:
         try:
-            # The keeper of its devices brings them back, whatever the session before was like.
+            # Its devices reconnect, whatever the session before was like.
             only = ("--only", "framing", "--only", "rings", "--only", "errors")
             done = conform("--socket", str(path), "--device", "blk", "--verbose", *only)
         finally:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from emu.migration.history import Past
+    from emu.migration.history import History
     from emu.migration.stream import MigrationStream
     from emu.migration.tls import Credentials
     from emu.vm.handover_state import VmHandoverState
@@ -142,11 +142,11 @@ class Migration:
         strategy: str,
         folder: Path,
         parameters: Parameters = PARAMETERS,
-        past: Past | None = None,
+        history: History | None = None,
         owned: ExitStack | None = None,
         *,
         tls: tuple[Credentials, Credentials] | None = None,
-        farewell: bool = False,
+        report: bool = False,
     ) -> None:
         self.events = Events()
         #: Where the VM arrives: `destination`, or what it inherited when it was handed over.
@@ -163,7 +163,7 @@ class Migration:
             chosen,
             parameters=parameters,
             observe=self.events,
-            past=past,
+            history=history,
             reach=self._reach,
             accounts=lambda: {"served": 7},
         )
@@ -187,9 +187,7 @@ class Migration:
             )
             destination.guest.attach()
         self.received: list[BaseException | None] = []
-        self._hello = hello(
-            source, strategy, options, streams=parameters.streams, farewell=farewell
-        )
+        self._hello = hello(source, strategy, options, streams=parameters.streams, report=report)
         self._thread = threading.Thread(target=self._receive)
 
     def _build(self, handed_over: VmHandoverState) -> Vm:

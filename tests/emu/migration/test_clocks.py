@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from emu.errors import MigrationError
 from emu.migration import clocks
-from emu.migration.clocks import DRIFT, Probe, estimate
+from emu.migration.clocks import DRIFT, RoundTrip, estimate
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.timeline import now
 from tests.timeouts import TIMEOUT
@@ -51,7 +51,7 @@ def test_the_truth_is_within_the_bound(
     begin = 0
     for there, back, rest in trips:
         answered = begin + there
-        probes.append(Probe(begin, other(answered), answered + back))
+        probes.append(RoundTrip(begin, other(answered), answered + back))
         begin = answered + back + rest
     found = estimate(probes, at)
     truth = other(at) - at
@@ -61,10 +61,14 @@ def test_the_truth_is_within_the_bound(
 
 def test_the_shortest_round_trip_counts() -> None:
     """And a longer one that lies far nearer may be better."""
-    probes = [Probe(0, 1_000_600, 1000), Probe(2000, 1_002_050, 2100), Probe(3000, 1_009_000, 9000)]
+    probes = [
+        RoundTrip(0, 1_000_600, 1000),
+        RoundTrip(2000, 1_002_050, 2100),
+        RoundTrip(3000, 1_009_000, 9000),
+    ]
     assert estimate(probes, 2100) == (1_000_000, 51, False)
-    far = Probe(0, 500, 10)
-    near = Probe(SECOND, SECOND + 600, SECOND + 200)
+    far = RoundTrip(0, 500, 10)
+    near = RoundTrip(SECOND, SECOND + 600, SECOND + 200)
     assert estimate([far, near], SECOND).error_ns == 101
 
 

@@ -47,7 +47,7 @@ def test_or_switches_over_and_says_that_it_did(tmp_path: Path) -> None:
 
 
 def test_a_slow_stop_is_expected_the_second_time(tmp_path: Path) -> None:
-    """No rehearsal sees it; what it took goes with the VM, to the side that stops it next."""
+    """No probe sees it; what it took goes with the VM, to the side that stops it next."""
     path = tmp_path / "out.json"
     slow = ("--stop-time", "100ms", "-s", "prewired,qemu-2021", "--json", str(path))
     result = emu("migrate", *SMALL, *slow)

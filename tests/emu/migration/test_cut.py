@@ -23,10 +23,10 @@ PARAMETERS = Parameters(deadline=TIMEOUT, streams=2)
 
 
 def _migration(vm: Vm, other: Vm, folder: Path) -> Migration:
-    """By TLS, with two streams and a farewell."""
+    """By TLS, with two streams and completion reports."""
     ca = Authority(folder)
     tls = ca.credentials("source"), ca.credentials("destination")
-    return Migration(vm, other, "prewired", folder, PARAMETERS, tls=tls, farewell=True)
+    return Migration(vm, other, "prewired", folder, PARAMETERS, tls=tls, report=True)
 
 
 def _cut(monkeypatch: pytest.MonkeyPatch, when: Kind) -> list[Kind]:
@@ -77,7 +77,9 @@ def test_before_the_vm_is_given_away_it_stays(
     check_books(vm)
 
 
-@pytest.mark.parametrize("when", [Kind.GO, Kind.RUNNING, Kind.FAREWELL], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "when", [Kind.GO, Kind.RUNNING, Kind.COMPLETION], ids=lambda kind: kind.name
+)
 def test_afterwards_it_has_moved(
     vm: Vm, other: Vm, tmp_path: Path, when: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,10 +191,10 @@ def test_a_back_end_that_dies_in_the_blackout_is_missed_over_there(
     monkeypatch.setattr(vm, "pause_vcpus", pause_and_kill)
     migration.run()
     there = migration.there
-    wait_until(lambda: "blk1" in there.keeper.lost)
+    wait_until(lambda: "blk1" in there.reconnect.lost)
     await_disk(there, 0, 0)
     sites[0].revive("blk1")
-    wait_until(lambda: not there.keeper.lost)
+    wait_until(lambda: not there.reconnect.lost)
     await_disk(there, 1, 0)
     check_books(there)
 

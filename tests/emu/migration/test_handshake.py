@@ -11,7 +11,7 @@ from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
 from emu.migration.handshake import (
     VERSION,
-    Greeting,
+    Handshake,
     hello,
     same_clock,
     shape,
@@ -51,8 +51,8 @@ _CASES: dict[str, tuple[Callable[[Vm], dict[str, Any]], str]] = {
     ),
     "streams": (lambda vm: {"streams": 99}, "streams: 99 are not 1 to 16"),
     "strategy": (lambda vm: {"strategy": "magic"}, "magic"),
-    "options": (lambda vm: {"options": {"magic": 1}}, "greeting makes no sense"),
-    "nonsense": (lambda vm: {"spec": "x"}, "greeting makes no sense"),
+    "options": (lambda vm: {"options": {"magic": 1}}, "HELLO is invalid"),
+    "nonsense": (lambda vm: {"spec": "x"}, "HELLO is invalid"),
 }
 
 
@@ -65,9 +65,9 @@ def test_a_mismatch_is_refused_before_anything_is_touched(
     touched: list[object] = []
     monkeypatch.setattr(lifecycle, "set_logging", touched.append)
     monkeypatch.setattr(vm, "drive", touched.append)
-    monkeypatch.setattr(vm.keeper, "rest", lambda: touched.append("keeper"))
+    monkeypatch.setattr(vm.reconnect, "pause", lambda: touched.append("reconnect"))
     migration = Migration(vm, other, "prewired", tmp_path)
-    with pytest.raises(MigrationError, match=r"^destination: greeting: ") as refused:
+    with pytest.raises(MigrationError, match=r"^destination: handshake: ") as refused:
         migration.run(**change(vm))
     assert said in str(refused.value)
     assert said in str(migration.received[0])
@@ -83,7 +83,7 @@ def test_all_that_differs_is_named_at_once(vm: Vm, other: Vm) -> None:
     said = hello(vm, "prewired", StrategyOptions())
     said |= _shape(vm, vcpus=5, accelerator="kvm")
     with pytest.raises(MigrationError, match=r"vcpus: 5 .*; accelerator: kvm .*; no such disk"):
-        Greeting.accept(
+        Handshake.accept(
             json.dumps(said).encode(), other.spec, "soft", other, lambda _disks: ["no such disk"]
         )
 
@@ -91,10 +91,10 @@ def test_all_that_differs_is_named_at_once(vm: Vm, other: Vm) -> None:
 def test_nonsense_from_a_stranger(other: Vm) -> None:
     """Is one line, whatever it is."""
     for payload in (b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"version": 2}'):
-        with pytest.raises(MigrationError, match="makes no sense"):
-            Greeting.accept(payload, other.spec, "soft", other)
+        with pytest.raises(MigrationError, match="is invalid"):
+            Handshake.accept(payload, other.spec, "soft", other)
     for payload in (b"", b"[]", b"{}"):
-        with pytest.raises(MigrationError, match="welcome makes no sense"):
+        with pytest.raises(MigrationError, match="WELCOME is invalid"):
             same_clock(payload)
     assert same_clock(welcome())
 
@@ -105,12 +105,12 @@ def test_a_further_stream_of_somebody_else_is_refused(
     """Who does not know the session is no stream of this migration."""
     parameters = Parameters(deadline=TIMEOUT, streams=2)
     migration = Migration(vm, other, "prewired", tmp_path, parameters)
-    accept = Greeting.accept
+    accept = Handshake.accept
 
-    def another(*arguments: Any) -> Greeting:
+    def another(*arguments: Any) -> Handshake:
         return accept(*arguments)._replace(session="another")
 
-    monkeypatch.setattr(Greeting, "accept", another)
+    monkeypatch.setattr(Handshake, "accept", another)
     with pytest.raises(MigrationError, match="not of this migration"):
         migration.run()
     await_work(vm)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from devices.procedure import Phase
-from emu.migration.history import Past
+from emu.migration.history import History
 from emu.strategies.registry import make
 from emu.strategies.timeline import Span
 
@@ -33,30 +33,30 @@ def stops(*devices: str, start: int = 0, apart: int = 20 * MS) -> list[Span]:
 
 
 def test_nothing_is_expected_where_nothing_is_known() -> None:
-    past = Past()
-    assert past.devices("src", make("split")) == 0
-    assert past.vcpus() == 0
+    history = History()
+    assert history.devices("src", make("split")) == 0
+    assert history.vcpus() == 0
 
 
 def test_the_same_strategy_is_expected_to_take_as_long_again() -> None:
-    past = Past()
-    past.note("src", "qemu-2021", stops("blk0", "blk1", "blk2"))
-    assert past.devices("src", make("qemu-2021")) == 60 * MS
-    assert past.devices("dst", make("qemu-2021")) == 0
+    history = History()
+    history.note("src", "qemu-2021", stops("blk0", "blk1", "blk2"))
+    assert history.devices("src", make("qemu-2021")) == 60 * MS
+    assert history.devices("dst", make("qemu-2021")) == 0
 
 
-@pytest.mark.parametrize(("rehearsed", "expected"), [(10, 60), (150, 60), (200, 200)])
-def test_a_rehearsal_is_believed_only_when_it_is_much_longer(rehearsed: int, expected: int) -> None:
-    past = Past()
-    past.note("src", "qemu-2021", stops("blk0", "blk1", "blk2"))
-    assert past.devices("src", make("qemu-2021"), rehearsed * MS) == expected * MS
+@pytest.mark.parametrize(("probed", "expected"), [(10, 60), (150, 60), (200, 200)])
+def test_a_rehearsal_is_believed_only_when_it_is_much_longer(probed: int, expected: int) -> None:
+    history = History()
+    history.note("src", "qemu-2021", stops("blk0", "blk1", "blk2"))
+    assert history.devices("src", make("qemu-2021"), probed * MS) == expected * MS
 
 
 def test_of_another_strategys_past_and_the_rehearsal_the_longer_counts() -> None:
-    past = Past()
-    past.note("src", "qemu-2021", stops("blk0", "blk1"))
-    assert past.devices("src", make("split"), 7 * MS) == 20 * MS
-    assert past.devices("src", make("split"), 70 * MS) == 70 * MS
+    history = History()
+    history.note("src", "qemu-2021", stops("blk0", "blk1"))
+    assert history.devices("src", make("split"), 7 * MS) == 20 * MS
+    assert history.devices("src", make("split"), 70 * MS) == 70 * MS
 
 
 @pytest.mark.parametrize(
@@ -66,31 +66,31 @@ def test_of_another_strategys_past_and_the_rehearsal_the_longer_counts() -> None
 def test_another_strategy_has_the_same_devices_in_its_own_way(
     known: str, apart: int, asked: str, expected: int
 ) -> None:
-    past = Past()
-    past.note("src", known, stops("blk0", "blk1", "blk2", apart=apart))
-    assert past.devices("src", make(asked)) == expected
+    history = History()
+    history.note("src", known, stops("blk0", "blk1", "blk2", apart=apart))
+    assert history.devices("src", make(asked)) == expected
 
 
 def test_what_a_strategy_moves_out_of_the_blackout_is_not_expected_in_it() -> None:
     notify = Span("blk", "blk0", 0, Phase.DISABLE_HOST_NOTIFY, 20 * MS, 90 * MS, 1, True)
-    past = Past()
-    past.note("src", "qemu-2021", [*stops("blk0"), notify])
-    assert past.devices("src", make("split")) == 90 * MS
-    assert past.devices("src", make("prewired")) == 20 * MS
+    history = History()
+    history.note("src", "qemu-2021", [*stops("blk0"), notify])
+    assert history.devices("src", make("split")) == 90 * MS
+    assert history.devices("src", make("prewired")) == 20 * MS
 
 
 def test_what_was_outside_of_the_blackout_does_not_count_nor_does_memory() -> None:
-    past = Past()
+    history = History()
     ram = Span("vm", "", None, Phase.FINAL_RAM, 0, 50 * MS, 1, True)
     state = Span("vm", "", None, Phase.DEVICE_STATE, 0, 3 * MS, 1, True)
     outside = [span._replace(in_blackout=False) for span in stops("blk1")]
-    past.note("src", "split", [*stops("blk0"), *outside, ram, state])
-    assert past.devices("src", make("split")) == 20 * MS
-    assert past.vcpus() == 3 * MS
+    history.note("src", "split", [*stops("blk0"), *outside, ram, state])
+    assert history.devices("src", make("split")) == 20 * MS
+    assert history.vcpus() == 3 * MS
 
 
 def test_the_other_side_is_believed_where_it_knows_the_later() -> None:
-    ours, theirs = Past(), Past()
+    ours, theirs = History(), History()
     ours.note("src", "split", stops("blk0"))
     theirs.learn(json.loads(json.dumps(ours.to_json())))
     theirs.note("src", "split", stops("blk0", "blk1"))
@@ -113,4 +113,4 @@ def test_the_other_side_is_believed_where_it_knows_the_later() -> None:
 )
 def test_nonsense_is_refused(said: object) -> None:
     with pytest.raises((TypeError, ValueError, AttributeError)):
-        Past().learn(said)  # type: ignore[arg-type]
+        History().learn(said)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from emu.errors import MigrationError
 from emu.machine.ram import GuestRam
 from emu.migration import multifd
 from emu.migration.bandwidth import TokenBucket
-from emu.migration.multifd import ReceivingLanes, SendingLanes, shares
+from emu.migration.multifd import ReceivingChannels, SendingChannels, shares
 from emu.migration.ram_sync import pieces, total
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.timeline import now
@@ -43,8 +43,8 @@ class Wires:
         self.theirs = [MigrationStream(pair[1], deadline=TIMEOUT) for pair in pairs]
         self.source, self.destination = GuestRam(SIZE), GuestRam(SIZE)
         self._first = ours[0]
-        self.sending = SendingLanes(ours[0], ours[1:])
-        self.receiving = ReceivingLanes(self.theirs[0], self.theirs[1:], self.destination)
+        self.sending = SendingChannels(ours[0], ours[1:])
+        self.receiving = ReceivingChannels(self.theirs[0], self.theirs[1:], self.destination)
         self.error: MigrationError | None = None
         self._thread = threading.Thread(target=self._receive)
 

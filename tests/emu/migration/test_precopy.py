@@ -17,8 +17,8 @@ from emu.errors import MigrationError
 from emu.guest import layout
 from emu.machine.ram import GuestRam
 from emu.migration.convergence import Expected, Reason
+from emu.migration.device_probe import Forecast
 from emu.migration.precopy import Precopy
-from emu.migration.probe import Forecast
 from emu.migration.ram_sync import RamSync, pieces, total
 from emu.migration.stream import Kind, MigrationStream
 from tests.emu.migration.sites import (
@@ -49,7 +49,7 @@ LIMIT = 2
 
 
 class Known(Forecast):
-    """A blackout of which all is known but memory, without a VM to rehearse it on."""
+    """A blackout of which all is known but memory, without a VM to probe it on."""
 
     def __init__(self) -> None:
         self.learned: list[bytes] = []

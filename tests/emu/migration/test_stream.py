@@ -180,7 +180,7 @@ def test_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
 
     def source() -> None:
         ends[0].send(Kind.DEVICES, bytes(1 << 20))
-        words.append(ends[0].last_words())
+        words.append(ends[0].receive_failure())
         ends[0].close()
 
     thread = threading.Thread(target=source)
@@ -193,4 +193,4 @@ def test_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
 def test_no_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
     """One that died said nothing."""
     ends[1].close()
-    assert ends[0].last_words() == ""
+    assert ends[0].receive_failure() == ""

@@ -38,7 +38,7 @@ def strategy(request: pytest.FixtureRequest) -> Iterator[Strategy]:
 @pytest.fixture(autouse=True)
 def alone(vm: Vm) -> None:
     """These tests drive the devices themselves."""
-    vm.keeper.rest()
+    vm.reconnect.pause()
 
 
 def stage_of(vm: Vm) -> Stage:

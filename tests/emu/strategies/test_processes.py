@@ -29,7 +29,7 @@ def workers() -> list[psutil.Process]:
 def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:
     """Nobody knows what it had sent: the devices that it was at are connected anew."""
     strategy = Processes(2)
-    vm.keeper.rest()
+    vm.reconnect.pause()
     vm.pause_vcpus()
     strategy.open()
     try:
@@ -40,9 +40,9 @@ def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:
         strategy.close()
     vm.recover_devices()
     vm.resume_vcpus()
-    vm.keeper.watch()
-    vm.keeper.await_all(5.0)
-    assert not vm.keeper.lost
+    vm.reconnect.resume()
+    vm.reconnect.await_all(5.0)
+    assert not vm.reconnect.lost
     await_work(vm)
     check_books(vm)
 
@@ -53,7 +53,7 @@ def test_the_pool_leaves_nothing_behind(vm: Vm) -> None:
     strategy = Processes(3)
     strategy.open()
     assert len(workers()) == 3
-    vm.keeper.rest()
+    vm.reconnect.pause()
     vm.pause_vcpus()
     strategy.drive(stops(vm), stage_of(vm))
     strategy.close()

@@ -53,7 +53,7 @@ class Schedulers(RuleBasedStateMachine):
         self.vm.boot()
         self.vm.guest.start_load("heavy")
         await_work(self.vm, WORK)
-        self.vm.keeper.rest()
+        self.vm.reconnect.pause()
         self.vm.pause_vcpus()
         #: The devices that the driver has reset, by index.
         self.reset: set[int] = set()
@@ -158,7 +158,7 @@ class Schedulers(RuleBasedStateMachine):
             for edit in device.guest_edits(assign=True)
         }
         assert set(self.vm.machine._irqfds.values()) == wanted
-        assert not self.vm.keeper.lost
+        assert not self.vm.reconnect.lost
 
     @invariant()
     def back_ends_look_at_what_is_started(self) -> None:

@@ -38,7 +38,7 @@ NOWHERE = 0x10
 
 def stop(vm: Vm, strategy: Strategy, machine: Machine | Sequencer) -> None:
     """Stop all devices, with a watchdog."""
-    vm.keeper.rest()
+    vm.reconnect.pause()
     vm.pause_vcpus()
     tasks = begun(vm.devices, lifecycle.stop)
     strategy.open()

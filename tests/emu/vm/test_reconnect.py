@@ -29,7 +29,7 @@ Told = queue.SimpleQueue[tuple[str, dict[str, object]]]
 
 @pytest.fixture
 def told() -> Told:
-    """What the keeper has told."""
+    """The events that were observed."""
     return queue.SimpleQueue()
 
 
@@ -63,15 +63,15 @@ def test_a_device_comes_back_with_a_new_back_end(
     told: Told,
     victim: str,
 ) -> None:
-    """Nobody says so: the keeper finds both out, and the other devices never notice."""
+    """Both are found without a message, and the other devices work on."""
     for _ in range(3):
         sites[0].kill(victim)
         assert "gone" in str(await_news(told, "DEVICE_LOST", victim)["reason"])
-        assert list(vm.keeper.lost) == [victim]
+        assert list(vm.reconnect.lost) == [victim]
         await_disk(vm, 0, 0)
         sites[0].revive(victim)
         await_news(told, "DEVICE_BACK", victim)
-        assert not vm.keeper.lost
+        assert not vm.reconnect.lost
         await_work(vm)
     check_books(vm)
 
@@ -81,11 +81,11 @@ def test_all_devices_come_back(vm: Vm, sites: tuple[Site, Site], told: Told) -> 
     names = [device.name for device in vm.devices]
     for name in names:
         sites[0].kill(name)
-    wait_until(lambda: sorted(vm.keeper.lost) == sorted(names))
+    wait_until(lambda: sorted(vm.reconnect.lost) == sorted(names))
     for name in reversed(names):
         sites[0].revive(name)
-    vm.keeper.await_all(TIMEOUT)
-    assert not vm.keeper.lost
+    vm.reconnect.await_all(TIMEOUT)
+    assert not vm.reconnect.lost
     await_work(vm)
     check_books(vm)
 
@@ -116,7 +116,7 @@ def test_a_keeper_that_rests_touches_nothing(
     told: Told,
 ) -> None:
     """It makes up for it when it goes on."""
-    with vm.keeper.resting():
+    with vm.reconnect.paused():
         sites[0].kill("blk1")
         sites[0].revive("blk1")
         with pytest.raises(queue.Empty):

@@ -1,6 +1,6 @@
 """What devices are expected to take for a stop and a start, found out while the VM runs.
 
-GET_FEATURES is the rehearsal: it goes to each device's own connection, through the back-end's
+GET_FEATURES is the probe: it goes to each device's own connection, through the back-end's
 control plane, and back, and changes nothing. Timed one after the other it gives the round trip
 that lock-step pays for each message; with all devices in flight, what a message costs when nobody
 waits for it alone. What a back-end does only when it is really stopped (finish what it has begun,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from devices.device import VhostDevice
     from devices.procedure import Procedure
     from emu.machine.machine import Machine
-    from emu.migration.history import Past
+    from emu.migration.history import History
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
@@ -45,7 +45,7 @@ PAUSE_NS = 1_000_000
 _AHEAD, _PLACEMENT = 4, 3
 
 
-class Rehearsal:
+class DeviceProbe:
     """Times the devices of one side.
 
     Args:
@@ -135,26 +135,26 @@ class Forecast:
     Args:
         vm: which runs.
         strategy: how its devices are going to be stopped and started.
-        past: last known costs; it learns what the destination knows.
+        history: last known costs; it learns what the destination knows.
         deadline: seconds that a back-end may take for an answer.
     """
 
-    def __init__(self, vm: Vm, strategy: Strategy, past: Past, deadline: float) -> None:
+    def __init__(self, vm: Vm, strategy: Strategy, history: History, deadline: float) -> None:
         self._vm = vm
         self._strategy = strategy
-        self._past = past
+        self._history = history
         self._deadline = deadline
         self._expected: Expected | None = None
-        self._rehearsed = Expected()
+        self._probed = Expected()
 
     def expected(self) -> Expected:
-        """The rest of the blackout; the first call rehearses."""
+        """The rest of the blackout; the first call probes."""
         if self._expected is None:
             with self._vm.driving:
-                rehearsal = Rehearsal(self._vm.devices, self._vm.machine, self._deadline)
+                probe = DeviceProbe(self._vm.devices, self._vm.machine, self._deadline)
             # The destination's devices are taken to be like these until it has spoken.
-            self._rehearsed = Expected(
-                rehearsal.stop(self._strategy), rehearsal.start(self._strategy), self._vcpus()
+            self._probed = Expected(
+                probe.stop(self._strategy), probe.start(self._strategy), self._vcpus()
             )
             self._expected = self._with_past()
         return self._expected
@@ -166,39 +166,39 @@ class Forecast:
         return PAUSE_NS + 2 * (now() - start)
 
     def _with_past(self) -> Expected:
-        """What is rehearsed, and what is known from before."""
-        stop, start, vcpus = self._rehearsed
-        past = self._past
+        """What is probed, and what is known from before."""
+        stop, start, vcpus = self._probed
+        history = self._history
         return Expected(
-            past.devices("src", self._strategy, stop),
-            past.devices("dst", self._strategy, start),
-            past.vcpus() or vcpus,
+            history.devices("src", self._strategy, stop),
+            history.devices("dst", self._strategy, start),
+            history.vcpus() or vcpus,
         )
 
     def learn(self, payload: bytes) -> None:
         """What the destination said with PREPARED (`prepared`); nothing is all right.
 
         Raises:
-            MigrationError: it makes no sense.
+            MigrationError: it is invalid.
         """
         self.expected()
         if not payload:
             return
         try:
             said = json.loads(payload)
-            self._rehearsed = self._rehearsed._replace(start=int(said["start_ns"]))
-            self._past.learn(said["past"])
+            self._probed = self._probed._replace(start=int(said["start_ns"]))
+            self._history.learn(said["past"])
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise MigrationError("stream", "the destination's PREPARED makes no sense") from None
+            raise MigrationError("stream", "the destination's PREPARED is invalid") from None
         self._expected = self._with_past()
 
 
-def prepared(vm: Vm, strategy: Strategy, past: Past, deadline: float) -> bytes:
+def prepared(vm: Vm, strategy: Strategy, history: History, deadline: float) -> bytes:
     """At the destination: what it expects of the start, and knows from before.
 
     Raises:
         VhostUserError: a back-end does not answer.
     """
     with vm.driving:
-        start = Rehearsal(vm.devices, vm.machine, deadline).start(strategy)
-    return json.dumps({"start_ns": start, "past": past.to_json()}).encode()
+        start = DeviceProbe(vm.devices, vm.machine, deadline).start(strategy)
+    return json.dumps({"start_ns": start, "past": history.to_json()}).encode()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import MigrationError
-from emu.migration.history import Past
-from emu.migration.probe import Forecast, Rehearsal, prepared
+from emu.migration.device_probe import DeviceProbe, Forecast, prepared
+from emu.migration.history import History
 from emu.strategies.base import DeviceCost
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from tests.emu.migration.sites import Site, await_work, check_books
@@ -28,7 +28,7 @@ def test_disturbs_nothing(vm: Vm, sites: tuple[Site, Site]) -> None:
     rings = [(ring.started, ring.base) for device in vm.devices for ring in device.rings]
     commits = vm.machine.commits
     for _ in range(5):
-        Rehearsal(vm.devices, vm.machine, TIMEOUT)
+        DeviceProbe(vm.devices, vm.machine, TIMEOUT)
         await_work(vm)
     assert rings == [(ring.started, ring.base) for d in vm.devices for ring in d.rings]
     assert commits == vm.machine.commits
@@ -38,10 +38,10 @@ def test_disturbs_nothing(vm: Vm, sites: tuple[Site, Site]) -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_expects_something_of_every_strategy(vm: Vm, name: str) -> None:
-    rehearsal = Rehearsal(vm.devices, vm.machine, TIMEOUT)
+    probe = DeviceProbe(vm.devices, vm.machine, TIMEOUT)
     strategy = make(name, StrategyOptions(threads=3))
-    assert 0 <= rehearsal.stop(strategy) < 5_000 * MS
-    assert 0 <= rehearsal.start(strategy) < 5_000 * MS
+    assert 0 <= probe.stop(strategy) < 5_000 * MS
+    assert 0 <= probe.start(strategy) < 5_000 * MS
 
 
 def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, sites: tuple[Site, Site]) -> None:
@@ -55,10 +55,10 @@ def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, sites: tuple[S
 
     loop.post(busy)
     try:
-        rehearsal = Rehearsal(vm.devices, vm.machine, TIMEOUT)
+        probe = DeviceProbe(vm.devices, vm.machine, TIMEOUT)
     finally:
         over.set()
-    serial, at_once = rehearsal.stop(make("qemu-2021")), rehearsal.stop(make("split"))
+    serial, at_once = probe.stop(make("qemu-2021")), probe.stop(make("split"))
     assert serial > SLOW / 2 * 1e9
     assert at_once > SLOW / 4 * 1e9
 
@@ -66,7 +66,7 @@ def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, sites: tuple[S
 def test_a_back_end_that_has_gone_is_found_now(vm: Vm, sites: tuple[Site, Site]) -> None:
     sites[0].kill("blk1")
     with pytest.raises(VhostUserError) as caught:
-        Rehearsal(vm.devices, vm.machine, TIMEOUT)
+        DeviceProbe(vm.devices, vm.machine, TIMEOUT)
     assert caught.value.device == "blk1"
 
 
@@ -82,10 +82,10 @@ def test_who_waits_for_one_after_the_other_expects_the_sum() -> None:
 def test_the_destination_says_what_it_expects(vm: Vm, other: Vm) -> None:
     """And what it knows from before counts as well."""
     strategy = make("qemu-2021")
-    theirs = Past()
+    theirs = History()
     theirs.learn({"dst": {"qemu-2021": [3, {}, 700 * MS, 5 * MS]}})
     payload = prepared(other, strategy, theirs, TIMEOUT)
-    mine = Past()
+    mine = History()
     forecast = Forecast(vm, strategy, mine, TIMEOUT)
     before = forecast.expected()
     forecast.learn(payload)
@@ -98,10 +98,10 @@ def test_the_destination_says_what_it_expects(vm: Vm, other: Vm) -> None:
 
 
 def test_a_destination_may_say_nothing_but_no_nonsense(vm: Vm) -> None:
-    forecast = Forecast(vm, make("split"), Past(), TIMEOUT)
+    forecast = Forecast(vm, make("split"), History(), TIMEOUT)
     before = forecast.expected()
     forecast.learn(b"")
     assert forecast.expected() == before
     for payload in (b"\xff", b"[]", b"{}", b'{"start_ns": 1, "past": {"src": 7}}'):
-        with pytest.raises(MigrationError, match="PREPARED makes no sense"):
+        with pytest.raises(MigrationError, match="PREPARED is invalid"):
             forecast.learn(payload)
