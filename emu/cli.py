@@ -1,7 +1,7 @@
-"""The entry point of `emu`: whatever goes wrong is one line on stderr and a status.
+"""The entry point of `emu`: each error is one line on stderr and an exit status.
 
-Nothing heavy is imported before `main` runs, so that Ctrl-C is answered in the same way while
-the program is still loading.
+No large module is imported before `main` runs, so that Ctrl-C has the same effect while the
+program is still loading.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import contextlib
 import io
 import os
 import sys
+from typing import NoReturn
+
+#: Streams that stay open to the end of the process.
+_KEPT: list[object] = []
 
 
 def main() -> None:
@@ -29,11 +33,24 @@ def main() -> None:
         sys.exit(_complain("ended by SIGINT", 130))
 
 
+class _ClosedStdout(io.TextIOBase):
+    """Standard output that was closed when the program began: a report cannot be printed."""
+
+    def write(self, _text: str) -> NoReturn:
+        from emu.errors import EmuError
+
+        raise EmuError("standard output is closed: the report cannot be printed")
+
+
 def _open_closed() -> None:
-    """What was closed when the program began leads to nowhere: no socket takes its number."""
+    """Open /dev/null for each closed standard stream, so that no socket gets its descriptor."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  to the end
+            null = open(os.devnull, mode)  # noqa: SIM115, PTH123  stays open to the end
+            setattr(sys, name, null)
+            if name == "stdout":
+                _KEPT.append(null)
+                sys.stdout = _ClosedStdout()
 
 
 def _run() -> int:
@@ -57,12 +74,26 @@ def _run() -> int:
         status = _complain(str(error), 2)
     except (EmuError, VhostUserError, OSError) as error:
         status = _complain(str(error), 1)
-    return status if isinstance(status, int) else 0
+    return _flushed(status if isinstance(status, int) else 0)
+
+
+def _flushed(status: int) -> int:
+    """The status; or 1 instead of 0 if the rest of the output cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter flushes once more at its end.
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as null:  # noqa: PTH123
+            os.dup2(null.fileno(), 1)
+        if status == 0 and not isinstance(error, BrokenPipeError):
+            _complain(f"standard output: {error.strerror}", 1)
+        return status or 1
+    return status
 
 
 def _complain(text: str, status: int) -> int:
     line = " ".join(text.split())
-    with contextlib.suppress(OSError, AttributeError):  # it was closed, or its reader has gone
+    with contextlib.suppress(OSError, AttributeError):  # stderr is closed, or has no reader
         sys.stderr.write(f"emu: {line}\n")
     return status
 

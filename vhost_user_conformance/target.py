@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vhost_user.channel import MAX_SOCKET_PATH
 from vhost_user_conformance.errors import OptionError
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.program import PeerProgram
     from vhost_user_conformance.peer.runner import CaseRunner
 
+#: Of the files in the directory of a run.
+LONGEST_NAME = "peer.sock"
 ROLES = (BACK_END, FRONT_END)
 DEVICES = ("blk", "net", "fs")
 DIALECTS = ("spec", "rust-vmm", "yc-libvhost")
@@ -60,6 +64,11 @@ class Target(NamedTuple):
         """
         if self.command is None and self.socket is None:
             raise OptionError("no peer is given: use --socket PATH or --exec COMMAND")
+        size = 0 if self.socket is None else len(os.fsencode(self.socket))
+        if size > MAX_SOCKET_PATH:
+            raise OptionError(
+                f"--socket: a socket's path has at most {MAX_SOCKET_PATH} bytes, not {size}"
+            )
         self._program(Path())
 
     @contextmanager
@@ -72,7 +81,7 @@ class Target(NamedTuple):
         """
         self.check()
         with ExitStack() as owned:
-            folder = Path(owned.enter_context(tempfile.TemporaryDirectory(prefix="emu-conform-")))
+            folder = Path(owned.enter_context(_temporary_directory()))
             make = self._back_end if self.role == BACK_END else self._front_end
             yield make(folder, owned)
 
@@ -116,6 +125,15 @@ class Target(NamedTuple):
             "patience": self.patience,
             "scratch": self.scratch,
         }
+
+
+def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
+    """A directory whose sockets' paths are not too long, also where ``TMPDIR`` is."""
+    made = tempfile.TemporaryDirectory(prefix="emu-conform-")
+    if len(os.fsencode(Path(made.name) / LONGEST_NAME)) > MAX_SOCKET_PATH:
+        made.cleanup()
+        made = tempfile.TemporaryDirectory(prefix="emu-conform-", dir="/tmp")
+    return made
 
 
 def cases_of(role: str) -> list[Case]:

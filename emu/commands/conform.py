@@ -208,32 +208,33 @@ def _conform(role: str, options: dict[str, Any]) -> None:
         scratch=options.get("scratch", False),
     )
     validate.json_file(options["json_file"])
-    with _Ending() as ending, target.opened() as runner:
+    with _Signals() as signals, target.opened() as runner:
         try:
-            ending.watch()
-            _run(runner, chosen, role, options, ending)
+            signals.watch()
+            _run(runner, chosen, role, options, signals)
         finally:
-            ending.clean_up()
+            signals.clean_up()
         if runner.gone:
             raise EmuError(runner.gone)
 
 
-class _GivenUp(BaseException):
-    """A signal that ends the run, whatever it is doing."""
+class _Interrupted(BaseException):
+    """A signal that ends the run, at any point."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
 
 
-class _Ending:
-    """Ctrl-C, SIGTERM and SIGHUP end the run, and nothing is left behind.
+class _Signals:
+    """SIGINT, SIGTERM and SIGHUP end the run, and the program under test with it.
 
-    What a handler raises may be lost, in a callback of the interpreter's own: so each case that is
-    over asks again. While the run cleans up, which takes seconds at most, signals are only noted.
+    An exception that a handler raises may be lost, in a callback of the interpreter; so `check` is
+    called after each case. During the clean-up, which takes a few seconds at most, a signal is only
+    recorded.
 
     Raises:
-        SignalError: one of them came.
+        SignalError: at the end of the context, if a signal has come.
     """
 
     def __init__(self) -> None:
@@ -242,7 +243,7 @@ class _Ending:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._raises = False  # until all handlers stand, and somebody catches what they raise
+        self._raises = False  # until all handlers are installed, and the exception is caught
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._before[each] = signal.signal(each, self._take)
         return self
@@ -250,27 +251,27 @@ class _Ending:
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
         for each, handler in self._before.items():
             signal.signal(each, handler)
-        if self._came and (kind is None or issubclass(kind, _GivenUp)):
+        if self._came and (kind is None or issubclass(kind, _Interrupted)):
             raise SignalError(self._came, signal.Signals(self._came).name) from None
 
     def watch(self) -> None:
-        """From now on a signal ends what is being done."""
+        """From now on a signal interrupts what is being done."""
         self._raises = True
         self.check()
 
     def check(self) -> None:
         """End the run if a signal has come."""
         if self._came:
-            raise _GivenUp(self._came)
+            raise _Interrupted(self._came)
 
     def clean_up(self) -> None:
-        """From now on signals end nothing."""
+        """From now on a signal is only recorded."""
         self._raises = False
 
     def _take(self, signum: int, _frame: FrameType | None) -> None:
         self._came = self._came or signum
         if self._raises:
-            raise _GivenUp(signum)
+            raise _Interrupted(signum)
 
 
 def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
@@ -285,36 +286,49 @@ def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
 
 
 def _run(
-    runner: CaseRunner, cases: Sequence[Case], role: str, options: dict[str, Any], ending: _Ending
+    runner: CaseRunner, cases: Sequence[Case], role: str, options: dict[str, Any], signals: _Signals
 ) -> None:
     from vhost_user_conformance.model.result import document
     from vhost_user_conformance.model.verdict import Verdict
     from vhost_user_conformance.report import terminal
-    from vhost_user_conformance.report.junit import write_junit
 
     offered = runner.probe()
     runner.guard(cases)
-    target = terminal.console(sys.stderr)
-    with terminal.progress(target) as live:
+    with terminal.progress(terminal.console(sys.stderr)) as live:
         task = live.add_task(role, total=len(cases), last="")
 
-        def told(result: CaseResult) -> None:
+        def finished(result: CaseResult) -> None:
             live.update(task, advance=1, last=f"{result.case.id} {result.verdict}")
-            ending.check()
+            signals.check()
 
-        results = runner.run(cases, told)
-    # What was found out is told before it is written to files: a disk may be full.
+        results = runner.run(cases, finished)
+    # The report comes before the files, as a disk may be full; the files are written even so.
+    try:
+        _print(role, results, options)
+    finally:
+        deliver(options["json_file"], document(role, runner.describe(), offered.to_json(), results))
+        _write_junit(role, results, options["junitxml"])
+    bad = {Verdict.FAIL, Verdict.ERROR} if options["strict"] else {Verdict.FAIL}
+    if any(result.verdict in bad for result in results):
+        raise click.exceptions.Exit(1)
+
+
+def _print(role: str, results: Sequence[CaseResult], options: dict[str, Any]) -> None:
+    from vhost_user_conformance.report import terminal
+
     out = terminal.console(report_stream(options["json_file"]))
     if options["quiet"]:
         terminal.print_failures(out, results)
     else:
         terminal.print_report(out, role, results, verbose=options["verbose"])
-    deliver(options["json_file"], document(role, runner.describe(), offered.to_json(), results))
-    if options["junitxml"] is not None:
-        try:
-            write_junit(options["junitxml"], role, results)
-        except OSError as error:
-            raise PreflightError(f"--junitxml {options['junitxml']}: {error.strerror}") from None
-    bad = {Verdict.FAIL, Verdict.ERROR} if options["strict"] else {Verdict.FAIL}
-    if any(result.verdict in bad for result in results):
-        raise click.exceptions.Exit(1)
+
+
+def _write_junit(role: str, results: Sequence[CaseResult], path: Path | None) -> None:
+    from vhost_user_conformance.report.junit import write_junit
+
+    if path is None:
+        return
+    try:
+        write_junit(path, role, results)
+    except OSError as error:
+        raise PreflightError(f"--junitxml {path}: {error.strerror}") from None

@@ -19,6 +19,7 @@ from emu.commands import validate
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 EMU = (sys.executable, "-m", "emu.cli")
@@ -87,14 +88,73 @@ def test_no_command_is_the_help_as_it_is_laid_out() -> None:
     assert result.stderr == emu("conform", "--help").stdout
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_what_is_closed_takes_nothing_and_ends_nothing(closed: str) -> None:
-    """A run goes on as if nobody looked."""
-    command = f"{shlex.join([*EMU, 'conform', 'back-end', '--list'])} {closed}"
-    result = subprocess.run(
+#: Commands that print to stdout, each in its own way.
+REPORTS = {
+    "version": ("--version",),
+    "help": ("conform", "--help"),
+    "doctor": ("doctor",),
+    "migrate": ("migrate", *SMALL, "--strategy", "split"),
+    "migrate-json": ("migrate", *SMALL, "--strategy", "split", "--json", "-"),
+    "run": ("run", *SMALL, "--for", "200ms"),
+    "list": ("conform", "back-end", "--list"),
+    "list-json": ("conform", "back-end", "--list", "--json", "-"),
+    "conform": (
+        *("conform", "back-end", "--only", "VU-B-0101", "--exec"),
+        f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}",
+    ),
+}
+
+
+def in_a_shell(arguments: Sequence[str], redirections: str) -> subprocess.CompletedProcess[str]:
+    """Run `emu` with these redirections."""
+    command = f"{shlex.join([*EMU, *arguments])} {redirections}"
+    return subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
     )
+
+
+@pytest.mark.parametrize("report", REPORTS)
+@pytest.mark.parametrize(
+    ("redirections", "text"),
+    [(">&-", "emu: standard output is closed"), (">/dev/full", "No space left on device")],
+    ids=["closed", "full"],
+)
+def test_a_report_that_cannot_be_printed_is_a_failure(
+    report: str, redirections: str, text: str
+) -> None:
+    """One line says so, and the status is 1."""
+    result = in_a_shell(REPORTS[report], redirections)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert text in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+@pytest.mark.parametrize("redirections", ["2>&-", "<&-", "<&- 2>&-"])
+def test_other_closed_streams_change_nothing(redirections: str) -> None:
+    """The report is printed."""
+    result = in_a_shell(REPORTS["list"], redirections)
     assert (result.returncode, result.stderr) == (0, "")
+    assert "VU-B-0101" in result.stdout
+
+
+def test_verdicts_are_written_to_files_though_stdout_is_closed(tmp_path: Path) -> None:
+    """A run of minutes is not lost."""
+    out, junit = tmp_path / "out.json", tmp_path / "out.xml"
+    files = ("--json", str(out), "--junitxml", str(junit))
+    result = in_a_shell((*REPORTS["conform"], *files), ">&-")
+    assert result.returncode == 1
+    assert json.loads(out.read_text())["summary"]["PASS"] == 1
+    assert junit.exists()
+    # Nothing is to be printed: nothing is missing.
+    assert in_a_shell((*REPORTS["conform"], *files, "--quiet"), ">&-").returncode == 0
+
+
+def test_a_reader_that_goes_is_no_error_message() -> None:
+    """As with ``emu ... | head``."""
+    result = in_a_shell(REPORTS["list"], "| head -n 1")
+    assert result.stdout.count("\n") == 1
+    assert result.stderr == ""
 
 
 def test_its_version_is_that_of_the_package() -> None:

@@ -1,0 +1,57 @@
+"""The peer to test, as a user names it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from vhost_user.channel import MAX_SOCKET_PATH
+from vhost_user_conformance.errors import OptionError
+from vhost_user_conformance.target import LONGEST_NAME, ROLES, Target, cases_of, select
+
+NIC = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
+
+
+@pytest.mark.parametrize("length", [40, MAX_SOCKET_PATH - 25, MAX_SOCKET_PATH, 200])
+def test_any_temporary_directory_will_do(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets have a path of 107 bytes at most; where TMPDIR is too long another one is used."""
+    base = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    folder = base / ("x" * max(1, length - len(str(base)) - 1))
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    target = Target(command=NIC)
+    try:
+        with target.opened() as runner:
+            assert runner.probe().features
+            path = Path(runner.describe()["socket"])
+            assert len(os.fsencode(path)) <= MAX_SOCKET_PATH
+            assert path.name == LONGEST_NAME
+        assert not path.parent.exists()
+        assert list(folder.iterdir()) == []
+    finally:
+        folder.rmdir()
+        base.rmdir()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_socket_s_path_that_is_too_long(role: str) -> None:
+    """Is an error before anything is started."""
+    with pytest.raises(OptionError, match="--socket: a socket's path has at most 107 bytes"):
+        Target(role=role, socket=Path("/" + "x" * MAX_SOCKET_PATH)).check()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_selection(role: str) -> None:
+    """By id and by area; an unknown word is an error that lists the areas."""
+    cases = cases_of(role)
+    assert select(cases, ()) == cases
+    one = cases[3]
+    assert select(cases, (one.id,)) == [one]
+    assert select(cases, (one.area,)) == [case for case in cases if case.area == one.area]
+    with pytest.raises(OptionError, match=r"--only nothing.*the areas are"):
+        select(cases, ("nothing",))
