@@ -1,1 +1,1 @@
-"""The proof of the conformance suite: mistakes in our own endpoints, each found by a case."""
+"""Mutants: mistakes in our own endpoints, each of which a case of the suite has to find."""

@@ -1,6 +1,6 @@
-"""``make mutants``: every mistake of the catalogue, and whether the suite finds it.
+"""``make mutants``: runs the suite on each mutant of the catalogue.
 
-The status is 1 when a mutant survives, or when a case finds fault with an endpoint as it is.
+The status is 1 when a mutant survives, or when a case fails on an unmodified endpoint.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _WIDTH = 200
 
 
 def subjects(only: str, role: str | None) -> list[Subject]:
-    """What is tried: the endpoints as they are, then the mutants; those that a word is about.
+    """The subjects: the unmodified endpoints, then the mutants, as far as a word selects them.
 
     Args:
-        only: words; one of them is a part of the name, or is the area or the role.
-        role: of these only.
+        only: words: a part of the name, or the area or role.
+        role: select this role only.
     """
     mutated = [Subject(mutant.role, mutant.device, mutant) for mutant in mutants()]
     clean = dict.fromkeys(subject._replace(mutant=None) for subject in mutated)
@@ -51,17 +51,19 @@ def _is_about(word: str, subject: Subject) -> bool:
 
 
 @click.command(help=__doc__)
-@click.option("--only", default="", metavar="WORDS", help="Names, parts of them, or areas.")
-@click.option("--role", type=click.Choice(tuple(ROLES)), help="Of these endpoints only.")
-@click.option("--jobs", default=2, show_default=True, help="How many are tried side by side.")
-@click.option("--every", is_flag=True, help="Run all cases on each, not only until one finds it.")
+@click.option("--only", default="", metavar="WORDS", help="Names, parts of names, or areas.")
+@click.option("--role", type=click.Choice(tuple(ROLES)), help="Endpoints of this role only.")
+@click.option(
+    "--jobs", default=2, show_default=True, help="Number of mutants that are run in parallel."
+)
+@click.option("--every", is_flag=True, help="Run all cases on each, not only until one fails.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE")
 @click.option(
     "--document",
     "docs",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Write the list of mutants there, if all were tried.",
+    help="Write the list of mutants to this file, if all were run.",
 )
 def main(
     only: str,
@@ -75,7 +77,7 @@ def main(
     """The command line."""
     chosen = subjects(only, role)
     if not chosen:
-        raise click.UsageError(f"no mutant is called, or is about, {only!r}")
+        raise click.UsageError(f"no mutant has the name or area {only!r}")
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     begin = time.monotonic()
     trials = _try_all(chosen, jobs, console, every=every)
@@ -92,7 +94,7 @@ def main(
 
 
 def _try_all(chosen: Sequence[Subject], jobs: int, console: Console, *, every: bool) -> list[Trial]:
-    """In the order of the catalogue, whatever the order in which they end."""
+    """The results in the order of the catalogue."""
     done: dict[Subject, Trial] = {}
     progress = Progress(
         TextColumn("{task.description}"),
@@ -104,7 +106,7 @@ def _try_all(chosen: Sequence[Subject], jobs: int, console: Console, *, every: b
         transient=True,
         disable=not console.is_terminal,
     )
-    # A process each: a trial opens and closes descriptors as its peer does, by their numbers.
+    # A process for each: a trial handles descriptors by number, as its peer does.
     with progress, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         task = progress.add_task("mutants", total=len(chosen), last="")
         futures = [pool.submit(judge, subject, every=every) for subject in chosen]

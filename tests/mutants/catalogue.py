@@ -1,7 +1,7 @@
 """The catalogue of mutants: one-line protocol mistakes in our own endpoints, as data.
 
-The endpoints know nothing of it. A mutant names a module, a text that occurs in it exactly once,
-and what stands there instead; `tests.mutants.launch` runs a program with that. The files are
+The code of the endpoints is not prepared for it. A mutant has a module, a text that occurs in it
+exactly once, and its replacement; `tests.mutants.launch` runs a program with it. The files are
 ``back_end.toml`` and ``front_end.toml``: an array of tables for each area of the protocol.
 """
 
@@ -16,28 +16,28 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 ROLES = {"back-end": "back_end.toml", "front-end": "front_end.toml"}
 DEVICES = ("blk", "net")
-#: Instead of a mutant's name: the endpoint as it is.
+#: In place of a mutant's name: the unmodified endpoint.
 UNMUTATED = "unmutated"
 
 
 class CatalogueError(ValueError):
-    """The catalogue does not fit the code; the text says where."""
+    """The catalogue does not fit the code; the text has the place."""
 
 
 class Mutant(NamedTuple):
     """One mistake.
 
     Attributes:
-        name: what it is called.
+        name: of the mutant.
         role: of the endpoint that makes it, ``back-end`` or ``front-end``.
         area: of the protocol.
         device: class of device that is run with it.
-        module: where it is made.
+        module: that is changed.
         original: text that occurs exactly once in the module's source.
-        mutated: what stands there instead; not more than one line differs.
-        mistake: what is wrong then, in one sentence.
-        caught_by: ids of cases that find it, and find it soon.
-        options: that the program is given besides, as a shell would have them.
+        mutated: its replacement, which differs in one line at most.
+        mistake: the effect, in one sentence.
+        caught_by: ids of cases that find it quickly.
+        options: further options of the program, quoted as for a shell.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Mutant(NamedTuple):
         """The module's source with the mistake in it.
 
         Raises:
-            CatalogueError: the original text is not there, or not once.
+            CatalogueError: the original text does not occur exactly once.
         """
         count = source.count(self.original)
         if count != 1:
@@ -68,7 +68,7 @@ class Mutant(NamedTuple):
         return source.replace(self.original, self.mutated)
 
     def change(self) -> tuple[list[str], list[str]]:
-        """The lines that go, and those that come."""
+        """The removed and the added lines."""
         source = self.path.read_text()
         lines = list(difflib.ndiff(source.splitlines(), self.apply(source).splitlines()))
         gone = [line[2:].strip() for line in lines if line.startswith("- ")]
@@ -78,10 +78,10 @@ class Mutant(NamedTuple):
 
 @cache
 def mutants() -> tuple[Mutant, ...]:
-    """All of them, in the order of the files.
+    """All mutants, in the order of the files.
 
     Raises:
-        CatalogueError: an entry lacks something, or has something else.
+        CatalogueError: an entry has missing or unknown keys.
     """
     return tuple(mutant for role in ROLES for mutant in _of_role(role))
 
@@ -90,7 +90,7 @@ def find(name: str) -> Mutant:
     """The mutant of that name.
 
     Raises:
-        CatalogueError: there is none.
+        CatalogueError: there is no such mutant.
     """
     for mutant in mutants():
         if mutant.name == name:

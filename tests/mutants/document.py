@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from tests.mutants.trial import Trial
 
 DOCUMENT = "conformance/mutants.md"
-_HEAD = """# The proof of the suite: mutants
+_HEAD = """# Mutants: mistakes that the suite finds
 
-Written by `make mutants`. A conformance suite that lets everything pass would look like a good
-one. So our own endpoints are given one-line protocol mistakes, one at a time
-(`tests/mutants/back_end.toml`, `tests/mutants/front_end.toml`), and each has to be found by a case;
-the endpoints as they are have to pass. The code of the endpoints has no trace of it: a launcher
+Written by `make mutants`. A suite whose cases never fail would look like a good one. So one-line
+protocol mistakes are made in this project's endpoints, one at a time
+(`tests/mutants/back_end.toml`, `tests/mutants/front_end.toml`), and a case has to find each; the
+unmodified endpoints have to pass. The code of the endpoints is not prepared for this: a launcher
 compiles one module with one text replaced.
 
     make mutants                          # all of them
     make mutants ONLY="dirty_log leak"    # areas, names, or parts of names
 
-The last run of all: {counts}.
-*caught by* names the cases that were run and failed. Those that the catalogue names are run first;
-where none of them fails, the whole suite is run until a case does.
+The last run of all mutants: {counts}.
+*caught by* lists the cases that were run and failed. The cases of the catalogue entry are run
+first; if none of them fails, the other cases are run until one does.
 """
 _COLUMNS = "| mutant | the mistake | made in | caught by |\n|---|---|---|---|\n"
 
@@ -43,7 +43,7 @@ def text(trials: Sequence[Trial]) -> str:
 
 
 def write(docs: Path, trials: Sequence[Trial]) -> None:
-    """Put it into its place."""
+    """Write the document."""
     (docs / DOCUMENT).write_text(text(trials))
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.mutants.launch reply-without-flag backends.blk --socket-path /tmp/s ...
 
-The program's own files stay as they are: the module is compiled from its source with one text
-replaced, when it is imported. ``unmutated`` instead of a name runs the program as it is.
+The files of the program do not change: the module is compiled from its source with one text
+replaced when it is imported. ``unmutated`` in place of a name runs the unmodified program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _MutatedLoader(SourceFileLoader):
-    """Compiles the mutated source, and neither reads nor writes what was compiled before."""
+    """Compiles the mutated source, and neither reads nor writes bytecode caches."""
 
     def __init__(self, mutant: Mutant, path: str) -> None:
         super().__init__(mutant.module, path)
@@ -35,7 +35,7 @@ class _MutatedLoader(SourceFileLoader):
 
 
 class _MutantFinder(MetaPathFinder):
-    """Finds the mutant's module, and no other."""
+    """Finds the mutant's module only."""
 
     def __init__(self, mutant: Mutant) -> None:
         self._mutant = mutant
@@ -56,7 +56,7 @@ class _MutantFinder(MetaPathFinder):
 
 
 def install(mutant: Mutant) -> None:
-    """Have the mutant's module imported with its mistake, from now on.
+    """Import the mutant's module with its mistake from now on.
 
     Raises:
         CatalogueError: it has been imported already.

@@ -1,4 +1,4 @@
-"""What `make mutants` prints, and the JSON of it."""
+"""The output of `make mutants`, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from tests.mutants.trial import Trial
 
 SCHEMA = 1
-#: Characters of what a case saw.
+#: Characters of a case's evidence.
 _SHOWN = 100
 
 
 def verdict(trial: Trial) -> Text:
-    """What came of a trial, in a word or two."""
+    """The outcome of a trial, in a word or two."""
     if trial.subject.mutant is None:
         if trial.findings:
             return Text(f"{len(trial.findings)} FAIL", style="bold red")
@@ -63,7 +63,7 @@ def summary(trials: Sequence[Trial], seconds: float) -> str:
 
 
 def to_json(trials: Sequence[Trial], seconds: float) -> dict[str, Any]:
-    """The same, for programs."""
+    """The results as JSON."""
     return {
         "schema": SCHEMA,
         "seconds": round(seconds, 1),

@@ -1,4 +1,4 @@
-"""The catalogue fits the code: a change of an endpoint cannot leave a mutant behind unnoticed."""
+"""The catalogue fits the code: a change of an endpoint that breaks a mutant fails here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vhost_user_conformance.back_end import cases as back_end
 from vhost_user_conformance.front_end import cases as front_end
 
 CASES = {case.id: case for case in (*back_end.cases(), *front_end.cases())}
-#: What only one end of the socket has.
+#: Modules that only one role uses.
 OTHER_END = {
     "back-end": ("devices.", "emu.", "vhost_user.frontend", "vhost_user.virtqueue.split_driver"),
     "front-end": ("backends.", "vhost_user.backend", "vhost_user.virtqueue.split_device"),
@@ -22,7 +22,7 @@ OTHER_END = {
 
 
 def test_there_are_enough_of_both_ends() -> None:
-    """And each has a name of its own."""
+    """Each name is unique."""
     assert Counter(mutant.role for mutant in mutants())["back-end"] >= 60
     assert Counter(mutant.role for mutant in mutants())["front-end"] >= 20
     names = Counter(mutant.name for mutant in mutants())
@@ -32,7 +32,7 @@ def test_there_are_enough_of_both_ends() -> None:
 
 @pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant.name)
 def test_it_is_one_line_of_its_module(mutant: Mutant) -> None:
-    """The text is there once, one line at the most differs, and the result is Python."""
+    """The text occurs once, one line differs at most, and the result compiles."""
     gone, come = mutant.change()
     assert len(gone) <= 1
     assert len(come) <= 1
@@ -43,7 +43,7 @@ def test_it_is_one_line_of_its_module(mutant: Mutant) -> None:
 
 @pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant.name)
 def test_its_catchers_are_cases_of_its_role_and_device(mutant: Mutant) -> None:
-    """They would be skipped otherwise."""
+    """Others would be skipped."""
     assert mutant.device in DEVICES
     assert mutant.caught_by
     assert mutant.mistake.endswith(".")
@@ -59,8 +59,8 @@ def test_a_text_that_is_not_there_once_is_an_error() -> None:
         CatalogueError, match=rf"{mutant.name}: .* has its text \d+ times, not once"
     ):
         mutant.apply(mutant.path.read_text())
-    with pytest.raises(CatalogueError, match="there is no mutant 'nobody'"):
-        find("nobody")
+    with pytest.raises(CatalogueError, match="there is no mutant 'unknown'"):
+        find("unknown")
 
 
 def test_the_document_names_every_mutant_and_what_caught_it() -> None:

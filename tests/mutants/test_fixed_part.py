@@ -1,4 +1,4 @@
-"""A part of `make mutants` that is fast enough for every run of the tests."""
+"""A part of `make mutants` that is fast enough for each test run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIXED = (
 
 @pytest.mark.parametrize("name", FIXED)
 def test_a_mutant_is_caught(name: str) -> None:
-    """By one of the cases that the catalogue names."""
+    """By one of the cases in the catalogue entry."""
     mutant = find(name)
     trial = attempt(Subject(mutant.role, mutant.device, mutant), thorough=False)
     assert trial.findings
@@ -52,12 +52,12 @@ def test_what_catches_mutants_passes_an_endpoint_as_it_is(role: str) -> None:
 
 
 def test_a_program_that_does_not_start_is_found() -> None:
-    """It is no survivor, and no case has caught it."""
-    broken = find("success-is-one")._replace(name="nobody")
+    """It is neither a survivor nor caught."""
+    broken = find("success-is-one")._replace(name="unknown")
     trial = attempt(Subject("back-end", "blk", broken), thorough=False)
     (finding,) = trial.findings
     assert isinstance(finding, Finding)
-    assert "there is no mutant 'nobody'" in finding.seen
+    assert "there is no mutant 'unknown'" in finding.seen
     assert trial.by_surprise
 
 
@@ -70,7 +70,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_launcher_runs_the_program_with_its_arguments() -> None:
-    """As it is, and with one text replaced; the files stay as they are."""
+    """Unmodified, and with one text replaced; no file changes."""
     before = find("success-is-one").path.read_bytes()
     assert '"type": "block"' in launch(UNMUTATED, "backends.blk", "--print-capabilities").stdout
     mutated = launch("success-is-one", "backends.blk", "--print-capabilities")

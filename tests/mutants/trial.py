@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.runner import CaseRunner
 
 DISK_BYTES = 16 << 20
-#: What stands for a case where the program cannot even be asked.
+#: Reported in place of a case where the program does not answer at all.
 NO_PEER = "no peer"
 
 _PROGRAMS = {
@@ -35,7 +35,7 @@ _PROGRAMS = {
 
 
 class Subject(NamedTuple):
-    """An endpoint that is tried: a mutant, or one as it is (``mutant`` is None)."""
+    """The subject of a trial: a mutant, or an unmodified endpoint (``mutant`` is None)."""
 
     role: str
     device: str
@@ -43,12 +43,12 @@ class Subject(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Its name in tables."""
         return f"{UNMUTATED}-{self.role}-{self.device}" if self.mutant is None else self.mutant.name
 
     @property
     def command(self) -> str:
-        """How it is started: as `emu conform --exec` takes it, with a ``{disk}`` besides."""
+        """The command, as for `emu conform --exec`, with a further placeholder ``{disk}``."""
         launcher = [
             *("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.mutants.launch"),
             UNMUTATED if self.mutant is None else self.mutant.name,
@@ -58,20 +58,20 @@ class Subject(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A case that does not pass: its id, and what it saw."""
+    """A case that did not pass: its id and evidence."""
 
     case: str
     seen: str
 
 
 class Trial(NamedTuple):
-    """What came of it.
+    """The result of a trial.
 
     Attributes:
-        subject: what was tried.
-        findings: what cases found; of a mutant the first ones only.
-        cases: how many were run.
-        seconds: that it took.
+        subject: of the trial.
+        findings: of the cases that failed; for a mutant only the first ones.
+        cases: number of cases that were run.
+        seconds: duration.
     """
 
     subject: Subject
@@ -81,12 +81,12 @@ class Trial(NamedTuple):
 
     @property
     def as_it_should_be(self) -> bool:
-        """A mutant is caught, and an endpoint without a mistake is not."""
+        """Whether a mutant was caught, or an unmodified endpoint passed."""
         return bool(self.findings) is (self.subject.mutant is not None)
 
     @property
     def by_surprise(self) -> bool:
-        """It was caught, and by none of the cases that the catalogue names."""
+        """Whether it was caught, but by none of the cases in the catalogue entry."""
         mutant = self.subject.mutant
         found = {finding.case for finding in self.findings}
         return mutant is not None and bool(found) and not found & set(mutant.caught_by)
@@ -101,13 +101,13 @@ def attempt(
 ) -> Trial:
     """Run the cases that are known to catch the mutant, then the others until one does.
 
-    An endpoint without a mistake is given all cases.
+    All cases are run on an unmodified endpoint.
 
     Args:
-        subject: what is tried.
-        thorough: go on with the other cases where those that are named catch nothing.
-        every: run all cases, whatever was found.
-        only: of all cases these.
+        subject: of the trial.
+        thorough: run the other cases if those of the entry find nothing.
+        every: run all cases, also after a failure.
+        only: run these cases only.
     """
     begin = time.monotonic()
     results: list[CaseResult] = []
@@ -133,7 +133,7 @@ def attempt(
 
 
 def judge(subject: Subject, *, every: bool = False) -> Trial:
-    """`attempt`; a mutant that survives is tried once more, as a busy machine may hide it."""
+    """`attempt`, repeated once for a mutant that survives, as a busy machine may hide it."""
     trial = attempt(subject, every=every)
     if subject.mutant is not None and not trial.findings:
         trial = attempt(subject, every=every)
@@ -141,7 +141,7 @@ def judge(subject: Subject, *, every: bool = False) -> Trial:
 
 
 def _cases(subject: Subject, only: frozenset[str] | None) -> tuple[list[Case], list[Case]]:
-    """Those that the mutant's entry names, and the others."""
+    """The cases of the mutant's entry, and the others."""
     ids = subject.mutant.caught_by if subject.mutant else ()
     cases = [case for case in cases_of(subject.role) if only is None or case.id in only]
     named = [case for case in cases if case.id in ids]
@@ -163,7 +163,7 @@ def _finding(result: CaseResult) -> Finding:
 
 @contextmanager
 def _opened(subject: Subject) -> Iterator[CaseRunner]:
-    """The suite's end of it, with a disk for those that need one."""
+    """The target, with a disk for endpoints that need one."""
     with tempfile.TemporaryDirectory(prefix="emu-mutant-") as folder:
         disk = Path(folder) / "disk.img"
         with disk.open("wb") as file:

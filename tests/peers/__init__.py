@@ -1,1 +1,1 @@
-"""Real peers: programs of others, each skipped with the reason where it is not installed."""
+"""Real peers: programs of other projects; tests of one that is not installed are skipped."""

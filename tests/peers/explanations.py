@@ -1,7 +1,7 @@
-"""Why a FAIL on a real peer is the peer's, and not the suite's: `explanations.toml`, as data.
+"""Why a FAIL on a real peer is the peer's fault: `explanations.toml`, as data.
 
-Each entry says which cases of which peers and versions it is about, what the peer does, and why
-that is wrong. Every FAIL needs one.
+Each entry has its cases, peers and versions, what the peer does, and why that is wrong. Each FAIL
+needs one.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Explanation(NamedTuple):
 
     Attributes:
         peers: their names in the table.
-        versions: what their version begins with.
+        versions: beginning of their version.
         cases: ids.
         does: what the peer does.
-        wrong: why we believe that it is the peer that is wrong.
-        sometimes: the FAIL does not come every time, so its absence tells nothing.
+        wrong: why that is a fault of the peer.
+        sometimes: the case does not fail each time, so that a PASS does not make the entry stale.
     """
 
     peers: tuple[str, ...]
@@ -41,7 +41,7 @@ class Explanation(NamedTuple):
     sometimes: bool = False
 
     def about(self, record: Record) -> bool:
-        """Whether it is about this peer in this version."""
+        """Whether it applies to this peer in this version."""
         return record.peer in self.peers and _begins(record.version, self.versions)
 
 
@@ -55,7 +55,7 @@ def load(path: Path = FILE) -> list[Explanation]:
     """All of them.
 
     Raises:
-        ValueError: an entry says too little, too much, or names what does not exist.
+        ValueError: an entry has missing or unknown keys, or an unknown peer or case.
     """
     entries = tomllib.loads(path.read_text()).get("explanation", [])
     return [_checked(entry, number) for number, entry in enumerate(entries, 1)]
@@ -83,18 +83,18 @@ def _checked(entry: dict[str, Any], number: int) -> Explanation:
 
 
 def of(record: Record, case: str, explanations: Iterable[Explanation]) -> Explanation | None:
-    """What explains that this case failed there."""
+    """The entry that explains this failure."""
     fitting = (each for each in explanations if case in each.cases and each.about(record))
     return next(fitting, None)
 
 
 def unexplained(record: Record, explanations: Sequence[Explanation]) -> list[str]:
-    """The cases that ended as FAIL or ERROR there for no known reason."""
+    """The cases that ended as FAIL or ERROR without an explanation."""
     return [row.id for row in record.bad if of(record, row.id, explanations) is None]
 
 
 def stale(records: Sequence[Record], explanations: Iterable[Explanation]) -> list[str]:
-    """What is explained although it no longer fails on any of these, as lines."""
+    """Entries whose cases do not fail any more, as lines."""
     lines = []
     for each in explanations:
         mine = [record for record in records if each.about(record)]

@@ -1,4 +1,4 @@
-"""The names of feature bits, for people: virtio's, by class of device, and vhost-user's."""
+"""The names of feature bits: virtio's, by class of device, and vhost-user's."""
 
 from __future__ import annotations
 

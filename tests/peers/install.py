@@ -1,6 +1,6 @@
-"""Installs the programs of others that the tests want, where they are missing: Debian's packages.
+"""Installs missing programs that the tests use, as Debian packages.
 
-``python -m tests.peers.install``, as root or with sudo. What cannot be installed is one line and
+``python -m tests.peers.install``, as root or with sudo. A failure is one line and
 status 1.
 """
 
@@ -13,12 +13,12 @@ import sys
 
 from tests.peers.table import GUEST_PACKAGES, KERNEL_PACKAGE, PEERS
 
-#: Seconds for a mirror that is slow.
+#: Seconds, enough for a slow mirror.
 LIMIT = 900.0
 
 
 class InstallError(Exception):
-    """They cannot be installed; the text says why, in a line."""
+    """The packages cannot be installed; the text is the reason, in one line."""
 
 
 def wanted() -> list[str]:
@@ -28,13 +28,13 @@ def wanted() -> list[str]:
 
 
 def missing(packages: list[str]) -> list[str]:
-    """Those that are not installed.
+    """The packages that are not installed.
 
     Raises:
-        InstallError: this is no Debian.
+        InstallError: the system is not Debian.
     """
     if shutil.which("dpkg-query") is None or shutil.which("apt-get") is None:
-        raise InstallError(f"this is no Debian: install {' '.join(packages)} as you can")
+        raise InstallError(f"the system is not Debian: install {' '.join(packages)} as you can")
     return [package for package in packages if not _installed(package)]
 
 
@@ -48,7 +48,7 @@ def install(packages: list[str]) -> None:
     """Install them.
 
     Raises:
-        InstallError: it was not done.
+        InstallError: apt-get failed.
     """
     before = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if before and shutil.which("sudo") is None:

@@ -1,7 +1,7 @@
-"""A real Linux guest in QEMU: a Debian kernel, an initramfs made here, and what it is to do.
+"""A Linux guest in QEMU: a Debian kernel, and an initramfs with a job.
 
-It boots under TCG (a stock kernel needs no KVM then) in some seconds. What it says comes on its
-serial console; a line that begins with ``EMU`` is one of ours.
+It boots under TCG, without KVM, in some seconds. Its output is on its serial console; lines of the
+job begin with ``EMU``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MEMORY = "256M"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtiofs")
-#: Seconds for a guest under TCG to do what it is told, on a busy host.
+#: Seconds for the job of a guest under TCG, on a busy host.
 PATIENCE = 50.0
 _UNDER_WAY = ("setup", "active", "device", "wait-unplug")
 _CLIENT_MAC = b"\x02\x45\x43\x48\x4f\x02"
@@ -52,7 +52,7 @@ fio --name=a --directory=/mnt --size={size} --bs=4k --rw=randwrite --ioengine=ps
 umount /mnt && echo EMU unmounted
 """
 
-#: A disk that is said to have so many sectors now, and its last one written to.
+#: Wait until the disk has this number of sectors, and write the last one.
 GROW_JOB = """
 echo EMU it begins
 until [ $(cat /sys/block/vda/size) = {sectors} ]; do sleep 0.1; done
@@ -60,7 +60,7 @@ echo EMU it has grown
 dd if=/dev/zero of=/dev/vda bs=512 seek=$(({sectors} - 1)) count=1 conv=fsync && echo EMU written
 """
 
-#: A disk that is read from end to end, again and again.
+#: Read the whole disk several times.
 READ_JOB = """
 echo EMU it begins
 for turn in $(seq {turns}); do
@@ -76,7 +76,7 @@ ping -c 5 -i 1 -s 18 -W 5 {socket.inet_ntoa(CLIENT_ADDRESS)} >/tmp/ping 2>&1
 grep -q ' 5 packets received' /tmp/ping && echo EMU ping is clean || cat /tmp/ping
 """
 
-#: Its device is the suite's, which answers no FUSE request: it mounts until it is ended.
+#: The device is the suite's, which answers no FUSE request: the mount blocks until QEMU ends.
 SHARED_FOLDER_JOB = """
 mkdir -p /mnt && mount -t virtiofs fs /mnt
 sleep 1000
@@ -84,7 +84,7 @@ sleep 1000
 
 
 def make_initramfs(folder: Path, job: str) -> Path:
-    """An initramfs whose init does the job."""
+    """An initramfs whose init runs the job."""
     root = folder / "root"
     for name in ("bin", "proc", "sys", "dev", "tmp", "modules", "lib64"):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _copy_program(program: Path, root: Path) -> None:
 
 
 def _copy_modules(folder: Path) -> None:
-    """The modules that the guest needs and that the kernel has not built in, in order."""
+    """The modules that the guest needs and the kernel does not have built in, in order."""
     base = Path("/lib/modules") / kernel().name.removeprefix("vmlinuz-")
     needs = {}
     for line in (base / "modules.dep").read_text().splitlines():
@@ -150,7 +150,7 @@ class Guest(Running):
         name: of this QEMU.
         initramfs: what it boots.
         devices: options for its devices.
-        incoming: where it awaits a migration, or "".
+        incoming: address of an incoming migration, or "".
     """
 
     def __init__(
@@ -180,26 +180,26 @@ class Guest(Running):
 
     @property
     def console(self) -> str:
-        """All that the guest has said."""
+        """The output of the guest so far."""
         if not self.console_path.exists():
             return ""
         return self.console_path.read_text(errors="replace")
 
     def await_line(self, text: str, patience: float = PATIENCE) -> None:
-        """Return when the guest has said so."""
+        """Return when the guest has printed this line."""
         until = time.monotonic() + patience
         while f"EMU {text}" not in self.console:
             assert "EMU failed" not in self.console, self.console
             assert time.monotonic() < until, f"{self.console}\n{self.said}"
             assert self.process.poll() is None, f"{self.console}\n{self.said}"
-            time.sleep(0.05)  # a file that another program writes; nothing tells of it
+            time.sleep(0.05)  # a file that another program writes: there is no event for it
 
     def await_end(self) -> None:
-        """Return when QEMU has ended, by itself and well."""
+        """Return when QEMU has ended by itself with status 0."""
         assert self.process.wait(PATIENCE) == 0, self.said
 
     def command(self, name: str, **arguments: Any) -> Any:
-        """Carry out a QMP command; what it returns."""
+        """Execute a QMP command; its return value."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(PATIENCE)
             sock.connect(str(self._monitor_path))
@@ -212,10 +212,10 @@ class Guest(Running):
         return answered
 
     def await_migrated(self, *under_way: str) -> dict[str, Any]:
-        """Return QMP's query-migrate when it says that the migration has completed.
+        """Return the result of query-migrate once the migration has completed.
 
         Args:
-            under_way: what it may say until then, besides what it says of every migration.
+            under_way: further statuses that are allowed until then.
         """
         until = time.monotonic() + PATIENCE
         while True:
@@ -224,7 +224,7 @@ class Guest(Running):
                 return state
             assert state["status"] in {*_UNDER_WAY, *under_way}, state
             assert time.monotonic() < until, state
-            time.sleep(0.05)  # QMP has an event for it, which needs a connection that stays
+            time.sleep(0.05)  # the event for it would need a connection that stays open
 
 
 def _command(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _command(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(stream: Any) -> Any:
-    """The next answer; events are passed over."""
+    """The next response; events are skipped."""
     while True:
         line = json.loads(stream.readline())
         assert "error" not in line, line
@@ -241,7 +241,7 @@ def _answer(stream: Any) -> Any:
 
 
 class Client:
-    """A station behind the NIC's uplink that answers ARP and pings, in a thread of its own."""
+    """A station at the NIC's uplink that answers ARP and pings, in a thread of its own."""
 
     def __init__(self, path: Path) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

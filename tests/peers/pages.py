@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.peers.record import Record, Row
 
 INDEX = "README.md"
-#: Lines of what was seen that a page shows.
+#: Lines of evidence that a page shows.
 _SHOWN = 14
 _VERDICTS = (
     Verdict.PASS,
@@ -28,23 +28,23 @@ _VERDICTS = (
     Verdict.ERROR,
 )
 _WRITTEN = (
-    "Written by `make peers`; what explains a FAIL is in\n"
+    "Written by `make peers`; the explanations of FAILs are in\n"
     "[tests/peers/explanations.toml](../../../tests/peers/explanations.toml)."
 )
-_COUNTED = """Each of these programs is Debian 12's package, or ours, and ran on 2 cores; *time* is
-that of the longest run. A case counts as FAIL if it ever failed. The pages say of each FAIL why we
-believe that the peer is wrong and not the suite.
+_COUNTED = """Each of these programs is from Debian 12 or from this project, and ran on 2 cores;
+*time* is that of the longest run. A case counts as FAIL if it failed in one run. For each FAIL its
+page has the reason why the peer is at fault and not the suite.
 
-UNSUPPORTED are above all the cases about another class of device, and about protocol features that
-are not offered: none of these back-ends has DEVICE_STATE, CROSS_ENDIAN, INBAND_NOTIFICATIONS,
-SHARED_OBJECT or SHMEM. That the cases about those pass and fail as they should is shown by
-`tests/vhost_user_conformance/test_optional_cases.py`. libvhost-user acknowledges first and closes
-the connection after it when it finds something wrong. That is OBSERVED: the front-end learns of it,
-though not from the code."""
+Most UNSUPPORTED cases are about another class of device, or about protocol features that are not
+offered: none of these back-ends has DEVICE_STATE, CROSS_ENDIAN, INBAND_NOTIFICATIONS,
+SHARED_OBJECT or SHMEM. `tests/vhost_user_conformance/test_optional_cases.py` shows that the cases
+about those pass and fail correctly. libvhost-user acknowledges an invalid request first and closes
+the connection after that. That is OBSERVED: the front-end learns of the error, though not from the
+code."""
 
 
 def write(folder: Path, records: Sequence[Record], entries: Sequence[Explanation]) -> None:
-    """Write all of them again, and remove what belongs to no record."""
+    """Write all documents, and remove pages without a record."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = documents(records, entries)
     for path in folder.glob("*.md"):
@@ -93,10 +93,10 @@ def page(record: Record, entries: Sequence[Explanation]) -> str:
     errors = [row for row in record.bad if row.verdict is Verdict.ERROR]
     if errors:
         told = [_evidence(row) for row in errors]
-        parts += ["## ERROR: the suite could not tell", *told]
+        parts += ["## ERROR: the suite could not find out", *told]
     if record.flaky:
         lines = [f"- {row.id} ({row.rule}): {', '.join(row.verdicts)}" for row in record.flaky]
-        parts += ["## Not the same each time", "\n".join(lines)]
+        parts += ["## Verdicts that differ between runs", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -111,7 +111,7 @@ def _facts(record: Record) -> str:
         (
             f"    {command}",
             "",
-            f"- it says: `{record.said}`",
+            f"- version: `{record.said}`",
             f"- {runs} of up to {record.seconds:.0f} s",
             f"- {what} {record.features:#x}: {named or 'nothing'}",
             f"- protocol features {record.protocol:#x}: {protocol or 'none'}",
@@ -130,7 +130,7 @@ def _areas(record: Record) -> str:
 
 
 def _failures(record: Record, entries: Sequence[Explanation]) -> str:
-    """Each FAIL, those with the same explanation together."""
+    """Each FAIL, grouped by explanation."""
     failed = [row for row in record.bad if row.verdict is Verdict.FAIL]
     if not failed:
         return "## FAIL\n\nNone."
@@ -143,7 +143,7 @@ def _failures(record: Record, entries: Sequence[Explanation]) -> str:
         if entry is None:
             parts.append("**Not explained yet.**")
         else:
-            often = " Not every time." if entry.sometimes else ""
+            often = " Not each time." if entry.sometimes else ""
             parts.append(f"What it does: {entry.does}.{often}\n\nWhy that is wrong: {entry.wrong}.")
         parts += [_evidence(row) for row in rows]
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""The programs of others that the tests run against, and how each is started."""
+"""The programs of other projects that the tests run against, and their commands."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ END_TIMEOUT = 5.0
 START_TIMEOUT = 20.0
 VERSION_PATIENCE = 20.0
 IMAGE_BYTES = 64 << 20
-#: What is ours lies beside the interpreter.
+#: The programs of this project are next to the interpreter.
 PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
 
 
 def need(program: str, package: str) -> str:
-    """Where a program is; the test is skipped when it is not."""
+    """The path of a program; the test is skipped where it is not installed."""
     found = which(program)
     if not found:
         pytest.skip(_why(program, package))
@@ -45,12 +45,12 @@ def need(program: str, package: str) -> str:
 
 
 def which(program: str) -> str:
-    """Where a program is, or nothing."""
+    """The path of a program, or nothing."""
     return shutil.which(program, path=PATH) or ""
 
 
 def missing(peer: Peer) -> str:
-    """Why it cannot be run here and what to do about that, or nothing."""
+    """Why the peer cannot be run here and how to change that, or nothing."""
     programs = {peer.program: peer.packages}
     if "{initramfs}" in peer.command:
         programs["busybox"] = GUEST_PACKAGES["busybox"]
@@ -67,13 +67,13 @@ def _why(what: str, package: str) -> str:
 
 
 def find_kernel() -> Path | None:
-    """A Debian cloud kernel that may be read."""
+    """A readable Debian cloud kernel."""
     found = sorted(Path("/boot").glob("vmlinuz-*cloud*"))
     return found[-1] if found and os.access(found[-1], os.R_OK) else None
 
 
 def kernel() -> Path:
-    """The same; the test is skipped when there is none."""
+    """As above; the test is skipped where there is none."""
     found = find_kernel()
     if found is None:
         pytest.skip(_why("a kernel for a guest", KERNEL_PACKAGE))
@@ -81,12 +81,12 @@ def kernel() -> Path:
 
 
 def fill(peer: Peer, folder: Path, **places: object) -> str:
-    """Its command with all places filled but those that ``emu conform`` fills.
+    """Its command with all placeholders replaced but those of ``emu conform``.
 
     Args:
         peer: which.
-        folder: for what it needs: a disk, a directory to share, a guest.
-        places: what stands in others, and in place of what would be made in the folder.
+        folder: for a disk, a directory to share, or a guest.
+        places: values of further placeholders, which also replace those made in the folder.
     """
     filled = {"socket": "{socket}", "qmp": "{qmp}", "queues": str(peer.queues)}
     filled |= {name: shlex.quote(str(value)) for name, value in places.items()}
@@ -97,16 +97,16 @@ def fill(peer: Peer, folder: Path, **places: object) -> str:
 
 
 def argv(peer: Peer, socket: Path | str, **places: object) -> list[str]:
-    """The command as words, for a test that starts it itself; skipped where it is missing."""
+    """The words of the command, for a test that starts it itself; skipped where it is missing."""
     words = shlex.split(fill(peer, Path(), socket=socket, **places))
     return [need(peer.program, peer.packages), *words[1:]]
 
 
 def version(peer: Peer) -> str:
-    """What it says that its version is, in the first line that has one.
+    """The first line of its version output that has a version.
 
     Raises:
-        ValueError: it says none.
+        ValueError: no line has one.
     """
     done = subprocess.run(
         peer.version,
@@ -116,16 +116,16 @@ def version(peer: Peer) -> str:
         env=os.environ | {"PATH": PATH},
         timeout=VERSION_PATIENCE,
         text=True,
-        check=False,  # dpdk-testpmd says it, and then finds no port
+        check=False,  # dpdk-testpmd prints it, and then fails for lack of a port
     )
     for line in done.stdout.splitlines():
         if re.search(r"version", line, re.IGNORECASE) and number(line):
             return line.strip()
-    raise ValueError(f"{shlex.join(peer.version)} tells no version")
+    raise ValueError(f"{shlex.join(peer.version)} prints no version")
 
 
 def number(text: str) -> str:
-    """The version's number in what a program says of itself."""
+    """The number in a version output."""
     found = re.search(r"\d+(?:\.\d+)+", text)
     return found[0] if found else ""
 
@@ -145,7 +145,7 @@ def _shared_folder(folder: Path) -> Path:
 
 
 def prefix(folder: Path) -> str:
-    """A --file-prefix that no other program of DPDK has, another clone's tests included."""
+    """A --file-prefix that no other DPDK process on this host uses."""
     return f"emu-{os.getpid()}-{folder.name}"
 
 
@@ -155,7 +155,7 @@ def _initramfs(folder: Path) -> Path:
     return make_initramfs(folder, SHARED_FOLDER_JOB)
 
 
-#: What stands in a command, and who makes it.
+#: The placeholders of commands, and the functions for their values.
 _MATERIALS: dict[str, Callable[[Path], object]] = {
     "image": _image,
     "folder": _shared_folder,
@@ -185,7 +185,7 @@ class Running:
 
     Args:
         argv: the command.
-        log: file for all that it says.
+        log: file for its output.
     """
 
     def __init__(self, argv: Sequence[str], log: Path) -> None:
@@ -196,16 +196,16 @@ class Running:
             )
 
     def await_socket(self, path: Path) -> None:
-        """Return when its socket is there."""
+        """Return when its socket exists."""
         until = time.monotonic() + START_TIMEOUT
         while not path.exists():
             assert self.process.poll() is None, self.said
             assert time.monotonic() < until, self.said
-            time.sleep(0.01)  # a name that appears in a directory; nothing tells of it
+            time.sleep(0.01)  # a new name in a directory: there is no event for it
 
     @property
     def said(self) -> str:
-        """All that it has said."""
+        """Its output."""
         return self.log.read_text(errors="replace")
 
     def __enter__(self) -> Self:

@@ -1,6 +1,6 @@
-"""What came of the suite on a peer, as it is kept beside its page: a JSON file for each version.
+"""The result of the suite on a peer, stored next to its page: a JSON file for each version.
 
-Of a case that passed only the number is kept; of one that failed, what was expected and seen.
+Passed cases are only counted; a failed one is stored with what was expected and seen.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-#: A case that was run several times counts as the first of these that it ever ended as.
+#: A case that was run several times counts as the first of these among its verdicts.
 _WORST = (Verdict.FAIL, Verdict.ERROR, Verdict.OBSERVED, Verdict.PASS, Verdict.UNSUPPORTED)
 _BAD = (Verdict.FAIL, Verdict.ERROR)
 
 
 class Row(NamedTuple):
-    """A case that failed, could not be told, or ended differently from run to run.
+    """A case that ended as FAIL or ERROR, or differently between runs.
 
     Attributes:
         id: of the case.
         rule: of the case.
-        spec: where it is written.
+        spec: of the case.
         verdicts: of each run.
-        expected: what the rule wants.
-        seen: what came instead.
+        expected: what the rule requires.
+        seen: what the peer did instead.
     """
 
     id: str
@@ -40,27 +40,27 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Of all runs."""
+        """The verdict of all runs."""
         return worst(self.verdicts)
 
 
 class Record(NamedTuple):
-    """What came of the suite on one peer.
+    """The result of the suite on one peer.
 
     Attributes:
         peer: its name in the table.
         version: its number.
-        said: what it says of its version.
-        role: what it is.
-        device: its class.
-        command: that started it, with its places.
+        said: its version output.
+        role: back-end or front-end.
+        device: class of the device.
+        command: that started it, with placeholders.
         seconds: of the longest run.
-        runs: how many there were.
+        runs: number of runs.
         features: feature bits that it offers (or, a front-end, acknowledges).
         protocol: protocol features, likewise.
-        rings: how many it has.
-        areas: how often each verdict came, for each area.
-        rows: what is worth telling.
+        rings: number of rings.
+        areas: number of each verdict, for each area.
+        rows: the cases that are stored.
     """
 
     peer: str
@@ -79,37 +79,37 @@ class Record(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Beginning of the names of its files."""
         return f"{self.peer}-{self.version}"
 
     @property
     def bad(self) -> list[Row]:
-        """What needs an explanation."""
+        """The cases that need an explanation."""
         return [row for row in self.rows if row.verdict in _BAD]
 
     @property
     def flaky(self) -> list[Row]:
-        """What did not end in the same way each time."""
+        """The cases whose verdicts differ between runs."""
         return [row for row in self.rows if len(set(row.verdicts)) > 1]
 
     def total(self, verdict: Verdict) -> int:
-        """How many cases ended so."""
+        """The number of cases with this verdict."""
         return sum(counts.get(str(verdict), 0) for counts in self.areas.values())
 
     def save(self, folder: Path) -> None:
-        """Write it."""
+        """Write its file."""
         rows = [row._asdict() for row in self.rows]
         text = json.dumps(self._asdict() | {"rows": rows}, indent=1)
         (folder / f"{self.name}.json").write_text(text + "\n")
 
 
 def worst(verdicts: Sequence[str]) -> Verdict:
-    """What a case counts as that ended so."""
+    """The verdict of a case with these verdicts."""
     return next(verdict for verdict in _WORST if verdict in verdicts)
 
 
 def load_all(folder: Path) -> list[Record]:
-    """All that are kept there, by name."""
+    """All records in the folder, by name."""
     records = []
     for path in sorted(folder.glob("*.json")):
         whole: dict[str, Any] = json.loads(path.read_text())
@@ -127,7 +127,7 @@ def distil(
     command: str,
     seconds: float,
 ) -> Record:
-    """The record of several runs, each a document as ``emu conform --json`` writes it."""
+    """The record of several runs, each a document of ``emu conform --json``."""
     first = documents[0]
     areas: dict[str, dict[str, int]] = {}
     rows = []

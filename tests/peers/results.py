@@ -1,7 +1,7 @@
-"""Runs the suite on all peers and writes what came of it: ``make peers``.
+"""Runs the suite on all peers and writes the results: ``make peers``.
 
-``python -m tests.peers.results [--write-only] [NAME...]``. The status is 0 when every peer that was
-named was tested, and every FAIL and ERROR is explained in `explanations.toml`.
+``python -m tests.peers.results [--write-only] [NAME...]``. The status is 0 when each named
+peer was tested, and each FAIL and ERROR is explained in `explanations.toml`.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
     from tests.peers.table import Peer
 
 FOLDER = Path(__file__).parents[2] / "docs" / "conformance" / "results"
-#: Seconds for one run of the suite, and for it to end after that. None takes half of it, even on a
-#: host that is busy.
+#: Seconds for one run of the suite, more than twice of what a busy host needs, and for it to end
+#: after SIGINT.
 LIMIT = 600.0
 END_TIMEOUT = 20.0
 
 
 class PeerRunError(Exception):
-    """The suite did not come to its end on a peer."""
+    """The suite did not complete on a peer."""
 
 
 def conform(peer: Peer, folder: Path, *arguments: str, limit: float = LIMIT) -> dict[str, Any]:
     """Run the suite once, as a program of its own with a time limit.
 
     Args:
-        peer: on which.
-        folder: empty, for all that it needs.
-        arguments: more for ``emu conform``.
+        peer: to test.
+        folder: empty, for its files.
+        arguments: further ones for ``emu conform``.
         limit: seconds.
 
     Returns:
-        What ``--json`` says.
+        The document of ``--json``.
 
     Raises:
-        PeerRunError: it took longer, or there is no verdict.
+        PeerRunError: it took longer, or wrote no document.
     """
     out = folder / "out.json"
     argv = [
@@ -86,16 +86,16 @@ def conform(peer: Peer, folder: Path, *arguments: str, limit: float = LIMIT) -> 
             raise PeerRunError(f"was not over after {limit:g} s") from None
     if not out.exists():
         raise PeerRunError(f"ended with status {process.returncode}: {said.strip()}")
-    # Paths in what a peer says differ from run to run, and mean nothing to a reader.
+    # Paths in the output of a peer differ between runs, and are of no use to a reader.
     whole: dict[str, Any] = json.loads(out.read_text().replace(str(folder), "DIR"))
     return whole
 
 
 def examine(peer: Peer) -> Record:
-    """Run the suite as often as the table says.
+    """Run the suite as often as the table has it.
 
     Raises:
-        PeerRunError: it did not come to its end.
+        PeerRunError: a run did not complete.
     """
     documents, seconds = [], 0.0
     for _ in range(peer.runs):
@@ -115,7 +115,7 @@ def examine(peer: Peer) -> Record:
 
 
 def examine_all(peers: Sequence[Peer], folder: Path) -> int:
-    """Examine each, keep its record; how many could not be."""
+    """Test each peer and save its record; the number of peers that could not be tested."""
     trouble = 0
     for peer in peers:
         why = missing(peer)
@@ -137,7 +137,7 @@ def examine_all(peers: Sequence[Peer], folder: Path) -> int:
 
 
 def judge(records: Sequence[Record], entries: Sequence[explained.Explanation]) -> int:
-    """Say what is not explained, and what is explained in vain; how many are not."""
+    """Report unexplained failures and stale explanations; the number of unexplained ones."""
     count = 0
     for record in records:
         for case in explained.unexplained(record, entries):
@@ -149,7 +149,7 @@ def judge(records: Sequence[Record], entries: Sequence[explained.Explanation]) -
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Entry point; the status."""
+    """Entry point; the exit status."""
     parser = argparse.ArgumentParser(prog="tests.peers.results", description=__doc__)
     names = [peer.name for peer in PEERS]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(names)
     if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        parser.error(f"unknown {', '.join(sorted(unknown))}; the peers are {', '.join(names)}")
     peers = [peer for peer in PEERS if not options.names or peer.name in options.names]
     entries = explained.load()
     trouble = 0 if options.write_only else examine_all(peers, options.folder)

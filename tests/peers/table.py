@@ -1,8 +1,8 @@
-"""The peers that the suite is proven on: what they are, and how each is started, as data.
+"""The peers that the suite is run on, and their commands, as data.
 
-In a command ``{socket}`` and ``{qmp}`` are for ``emu conform``; the other places are filled by
-`tests.peers.programs.fill`: ``{image}`` a disk image, ``{folder}`` a directory, ``{queues}`` how
-many, ``{prefix}`` a name that no other program has, ``{kernel}`` and ``{initramfs}`` of a guest.
+In a command ``emu conform`` replaces ``{socket}`` and ``{qmp}``; `tests.peers.programs.fill`
+replaces the others: ``{image}`` a disk image, ``{folder}`` a directory, ``{queues}`` their number,
+``{prefix}`` a unique name, ``{kernel}`` and ``{initramfs}`` of a guest.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 
-#: Areas that make a moderate run; see `Peer.quick`. To start a VM for each session takes its time,
-#: so those for front-ends are such that their cases look at the same few sessions.
+#: Areas for a run of moderate length; see `Peer.quick`. Each session of a front-end starts a VM, so
+#: the areas for front-ends are those whose cases share few sessions.
 _QUICK = ("negotiation", "rings", "bases", "errors")
 _QUICK_SESSIONS = ("rings", "bases", "data_path")
 
@@ -21,15 +21,15 @@ class Peer(NamedTuple):
     """One program under test.
 
     Attributes:
-        name: what it is called in results and explanations.
-        role: what it is.
-        device: its class.
-        program: what has to be installed.
-        packages: Debian's, or "" for what is ours.
+        name: in results and explanations.
+        role: back-end or front-end.
+        device: class of the device.
+        program: that has to be installed.
+        packages: of Debian, or "" for programs of this project.
         command: starts it.
-        version: what to run to be told its version.
-        queues: how many it is given.
-        runs: how often the whole suite is run, to see which verdicts come only sometimes.
+        version: command that prints its version.
+        queues: number of queues.
+        runs: of the whole suite, to find verdicts that differ between runs.
         quick: the areas that ``make test`` runs.
     """
 
@@ -59,7 +59,7 @@ _QEMU = (
     "-qmp unix:{qmp},server=on,wait=off -chardev socket,id=c,path={socket}"
 )
 
-#: Which of the packages has it depends on Debian's release.
+#: The package that contains it depends on Debian's release.
 STORAGE_DAEMON = Peer(
     "qemu-storage-daemon",
     BACK_END,
@@ -72,7 +72,7 @@ STORAGE_DAEMON = Peer(
     ("qemu-storage-daemon", "--version"),
     queues=4,
 )
-#: Debian keeps it off the path. It ends with its front-end.
+#: Debian installs it outside of PATH. It ends with its front-end.
 VIRTIOFSD = Peer(
     "virtiofsd",
     BACK_END,
@@ -153,7 +153,7 @@ PEERS = (
         runs=1,
         quick=_QUICK_SESSIONS,
     ),
-    # The guest of these two is the BIOS, with its network boot; -icount has its waits pass at once.
+    # The guest of these two is the BIOS, with its network boot; -icount skips its waits.
     Peer(
         "qemu-blk",
         FRONT_END,
@@ -177,7 +177,7 @@ PEERS = (
         runs=1,
         quick=_QUICK_SESSIONS,
     ),
-    # The BIOS does not start a file system: a Linux guest mounts it. That boots for each session.
+    # The BIOS does not use a file system: a Linux guest, booted for each session, mounts it.
     Peer(
         "qemu-fs",
         FRONT_END,
@@ -193,7 +193,7 @@ PEERS = (
     PMD_FRONT_END,
 )
 
-#: What the tests in this directory need besides the peers themselves.
+#: Further programs that the tests in this directory need.
 GUEST_PACKAGES = {
     "busybox": "busybox-static",
     "mkfs.ext4": "e2fsprogs",

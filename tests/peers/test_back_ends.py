@@ -1,4 +1,4 @@
-"""Our front-end on the back-ends of others: real I/O, and live migrations between two of them."""
+"""Our front-end on back-ends of other projects: real I/O, and live migrations."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.peer
 
 DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
-#: Seconds for each answer: two testpmds that poll leave little of two cores.
+#: Seconds for each answer: two polling testpmds use most of two cores.
 PEER_DEADLINE = 20.0
 NIC = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4),))
 
 
 @pytest.fixture
 def owned() -> Iterator[ExitStack]:
-    """What a test makes and has to give back."""
+    """What a test makes and has to release."""
     with ExitStack() as stack:
         yield stack
 
@@ -57,7 +57,7 @@ def serve_disks(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
 
 
 def serve_nic(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
-    """A dpdk-testpmd that sends back what it gets."""
+    """A dpdk-testpmd that sends frames back."""
     path = folder / f"{side}-net0.sock"
     argv = pmd_back_end(path, queues=2, prefix=f"{prefix(folder)}-{side}")
     owned.enter_context(Running(argv, folder / f"{side}.log")).await_socket(path)
@@ -73,11 +73,11 @@ def make_vm(spec: VmSpec, backends: dict[str, str], owned: ExitStack) -> Vm:
 
 @pytest.mark.parametrize("strategy", MOVES)
 def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: ExitStack) -> None:
-    """By every strategy, with nothing in flight at the stop; each block is read back in the end.
+    """By each strategy, with no request in flight at the stop; each block is read back at the end.
 
-    The one of QEMU 7.2 answers GET_VRING_BASE while requests are in flight, and completes them
-    into the memory of a VM that has moved: a guest never sees them again. (The specification has
-    wanted them completed first since e7985b6a56.) So the guest rests while it moves.
+    QEMU 7.2's daemon answers GET_VRING_BASE while requests are in flight, and completes them into
+    the memory of a VM that has migrated, where its guest never sees them. (The specification
+    requires them to be completed first since e7985b6a56.) So the guest is idle while it migrates.
     """
     vm = make_vm(DISKS, serve_disks("a", tmp_path, owned), owned)
     other = make_vm(DISKS, serve_disks("b", tmp_path, owned), owned)

@@ -1,4 +1,4 @@
-"""The suite on programs of others: no hang, no ERROR, and every FAIL is explained.
+"""The suite on programs of other projects: no hang, no ERROR, and each FAIL is explained.
 
 ``make peers`` runs all cases, and writes docs/conformance/results/; this is a part of them.
 """
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.peer
 
-#: Seconds for one peer's part. It takes a third of that on an idle host.
+#: Seconds for one peer, three times of what an idle host takes.
 LIMIT = 50.0
 
 
 @pytest.mark.timeout(2 * LIMIT + 30)
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_every_failure_is_explained(peer: Peer, tmp_path: Path) -> None:
-    """Of the areas that the table names.
+    """In the areas of the table.
 
-    One that is not is looked at again, with more patience: a host whose processors are all taken,
-    by testpmd itself for one, may keep a peer from answering.
+    A case that is not explained is repeated with a longer --patience: on a host whose CPUs are
+    busy, with testpmd for example, a peer may answer late.
     """
     why = missing(peer)
     if why:
@@ -49,14 +49,14 @@ def test_every_failure_is_explained(peer: Peer, tmp_path: Path) -> None:
 
 
 def run(peer: Peer, folder: Path, only: Iterable[str], *arguments: str) -> dict[str, Any]:
-    """These areas or cases; what ``--json`` says."""
+    """Run these areas or cases; the document of ``--json``."""
     folder.mkdir()
     words = [word for name in only for word in ("--only", name)]
     return conform(peer, folder, *words, *arguments, limit=LIMIT)
 
 
 def unexplained(peer: Peer, whole: dict[str, Any]) -> list[str]:
-    """The cases that nobody has explained, and those that could not be told."""
+    """The cases that failed without an explanation, and those that ended as ERROR."""
     said = version(peer)
     record = distil(
         [whole], peer=peer.name, version=number(said), said=said, command="", seconds=0.0

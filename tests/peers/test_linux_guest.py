@@ -1,4 +1,4 @@
-"""Our back-ends under a real Linux guest in a real QEMU, which migrates, too."""
+"""Our back-ends under a Linux guest in QEMU, including migration."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.peer
 
 IMAGE_BYTES = 48 << 20
-#: What QEMU traces when a back-end has told where memory is that it will wait for.
+#: The trace event of QEMU for memory bases that a back-end reports in postcopy.
 PLACED = "vhost_user_set_mem_table_postcopy"
 
 
 @pytest.fixture
 def owned() -> Iterator[ExitStack]:
-    """What a test makes and has to give back."""
+    """What a test makes and has to release."""
     with ExitStack() as stack:
         yield stack
 
@@ -69,7 +69,7 @@ def serve_disk(side: str, image: Path, owned: ExitStack) -> list[str]:
 
 
 def disk_options(path: Path) -> list[str]:
-    """QEMU's options for the disk that listens there."""
+    """QEMU's options for a disk on this socket."""
     return [
         *("-chardev", f"socket,id=disk,path={path}"),
         *("-device", "vhost-user-blk-pci,chardev=disk,num-queues=1"),
@@ -79,7 +79,7 @@ def disk_options(path: Path) -> list[str]:
 def serve_nic(side: str, folder: Path, owned: ExitStack) -> list[str]:
     """Our NIC with an uplink to a client, and QEMU's options for it.
 
-    QEMU 7.2 under TCG ends by itself with vhost-user NICs and MSI-X, so it has none.
+    QEMU 7.2 under TCG aborts with vhost-user NICs and MSI-X, so MSI-X is off.
     """
     path, client = folder / f"{side}-nic.sock", folder / f"{side}-client.sock"
     owned.callback(Client(client).close)
@@ -94,7 +94,7 @@ def serve_nic(side: str, folder: Path, owned: ExitStack) -> list[str]:
 
 
 def check_file_system(image: Path) -> None:
-    """``e2fsck -fn`` finds nothing to mend."""
+    """``e2fsck -fn`` finds no error."""
     program = need("e2fsck", "e2fsprogs")
     found = subprocess.run(
         [program, "-fn", str(image)], capture_output=True, text=True, check=False
@@ -115,7 +115,7 @@ def test_file_system_and_ping(tmp_path: Path, image: Path, owned: ExitStack) -> 
 
 
 def test_disk_that_grows(tmp_path: Path, image: Path, owned: ExitStack) -> None:
-    """The guest hears of it by itself, and writes to what is new."""
+    """The guest is notified, and writes to the new sectors."""
     sectors = 2 * IMAGE_BYTES // 512
     initramfs = make_initramfs(tmp_path, GROW_JOB.format(sectors=sectors))
     path = tmp_path / "disk.sock"
@@ -155,9 +155,9 @@ def test_live_migration_between_two_qemus(tmp_path: Path, image: Path, owned: Ex
 
 @pytest.mark.skipif(not postcopy.possible(), reason="no userfaultfd for this user")
 def test_postcopy_between_two_qemus(tmp_path: Path, image: Path, owned: ExitStack) -> None:
-    """The guest goes on before its memory has come, and reads its disk.
+    """The guest continues before its memory has arrived, and reads its disk.
 
-    Who meets a missing page first, a vCPU or the back-end, is chance.
+    Either a vCPU or the back-end accesses a missing page first.
     """
     image.write_bytes(random.Random(1).randbytes(IMAGE_BYTES))
     digest = hashlib.md5(image.read_bytes(), usedforsecurity=False).hexdigest()
@@ -172,7 +172,7 @@ def test_postcopy_between_two_qemus(tmp_path: Path, image: Path, owned: ExitStac
     for guest in (source, there):
         capability = {"capability": "postcopy-ram", "state": True}
         guest.command("migrate-set-capabilities", capabilities=[capability])
-    # So slow that it would not have gone before postcopy begins.
+    # So slow that it does not complete before postcopy begins.
     source.command("migrate-set-parameters", **{"max-bandwidth": 8 << 20})
     source.command("migrate", uri=stream)
     source.command("migrate-start-postcopy")

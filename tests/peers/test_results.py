@@ -1,4 +1,4 @@
-"""How results become documents: without any peer."""
+"""Results and their documents, without a peer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENTRY = Explanation(
-    ("virtiofsd",), "7.2", ("VU-B-0401",), "it sleeps", "nobody may", sometimes=False
+    ("virtiofsd",), "7.2", ("VU-B-0401",), "it sleeps", "no program may", sometimes=False
 )
 OURS = next(peer for peer in PEERS if peer.name == "vhost-emu-net")
 
 
 def document(**verdicts: str) -> dict[str, Any]:
-    """What ``--json`` says of cases 0401 and 0402."""
+    """The document of ``--json`` on cases 0401 and 0402."""
     cases = [
         {
             "id": f"VU-B-{name[1:]}",
@@ -60,14 +60,14 @@ def record_of(
 
 
 def test_worst_verdict() -> None:
-    """A FAIL that came once is a FAIL."""
+    """A case that failed once counts as FAIL."""
     assert worst(["PASS", "FAIL", "ERROR"]) == "FAIL"
     assert worst(["PASS", "OBSERVED"]) == "OBSERVED"
     assert worst(["UNSUPPORTED", "PASS"]) == "PASS"
 
 
 def test_runs_become_a_record(tmp_path: Path) -> None:
-    """It counts, keeps what is worth telling, and comes back from its file as it was."""
+    """It counts verdicts, keeps failures, and is read back from its file unchanged."""
     record = record_of(
         document(_0401="PASS", _0402="PASS", _0403="OBSERVED"),
         document(_0401="FAIL", _0402="PASS", _0403="PASS"),
@@ -91,13 +91,13 @@ def test_runs_become_a_record(tmp_path: Path) -> None:
     ],
 )
 def test_versions(version: str, start: str, fits: bool) -> None:
-    """By their parts, not by their letters."""
+    """By their numbers, not as strings."""
     record = record_of(document(_0401="FAIL"), version=version)
     assert ENTRY._replace(versions=start).about(record) is fits
 
 
 def test_unexplained() -> None:
-    """What no entry of this peer, version and case is about."""
+    """A case without an entry for this peer and version."""
     record = record_of(document(_0401="FAIL", _0402="FAIL", _0403="ERROR", _0404="PASS"))
     assert explanations.unexplained(record, [ENTRY]) == ["VU-B-0402", "VU-B-0403"]
     other = record_of(document(_0401="FAIL"), peer="dpdk-testpmd")
@@ -105,7 +105,7 @@ def test_unexplained() -> None:
 
 
 def test_stale() -> None:
-    """An entry whose cases all pass, unless they fail only sometimes or nobody looked."""
+    """An entry whose cases all pass, unless they fail only sometimes or were not run."""
     passes, fails = record_of(document(_0401="PASS")), record_of(document(_0401="FAIL"))
     assert explanations.stale([fails], [ENTRY]) == []
     [line] = explanations.stale([passes], [ENTRY])
@@ -136,7 +136,7 @@ def test_an_entry_that_is_wrong(tmp_path: Path, text: str, why: str) -> None:
 
 
 def test_pages() -> None:
-    """What a reader finds there."""
+    """The contents of a page."""
     record = record_of(
         document(_0401="FAIL", _0402="FAIL", _0403="ERROR", _0404="PASS"),
         document(_0401="FAIL", _0402="PASS", _0403="ERROR", _0404="PASS"),
@@ -152,10 +152,10 @@ def test_pages() -> None:
     assert "0x9: MQ, REPLY_ACK" in page
     assert "| rings | 1 | 2 | - | - | 1 |" in page
     assert "What it does: it sleeps." in page
-    assert "Why that is wrong: nobody may." in page
+    assert "Why that is wrong: no program may." in page
     assert "### VU-B-0402\n\n**Not explained yet.**" in page
     assert "VU-B-0401 FAIL rule 0401 (Ring states)\n      expected: it to work" in page
-    assert "## ERROR: the suite could not tell\n\n    VU-B-0403" in page
+    assert "## ERROR: the suite could not find out\n\n    VU-B-0403" in page
     assert "- VU-B-0402 (rule 0402): FAIL, PASS" in page
 
 
@@ -173,7 +173,7 @@ def test_the_documents_are_up_to_date() -> None:
 
 
 def test_what_is_kept_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every FAIL and ERROR in the records has its reason, and no reason is stale."""
+    """Each FAIL and ERROR in the records is explained, and no explanation is stale."""
     records = load_all(results.FOLDER)
     assert {record.peer for record in records} == {peer.name for peer in PEERS}
     assert results.judge(records, explanations.load()) == 0
@@ -181,14 +181,14 @@ def test_what_is_kept_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_feature_names() -> None:
-    """By class of device; a bit that has no name is told by its number."""
+    """By class of device; a bit without a name has its number."""
     assert features(1 << 5 | 1 << 45, "net") == ["MAC", "bit 45"]
     assert features(1 << 5, "blk") == ["RO"]
     assert protocol_features(1 << 3 | 1 << 40) == ["REPLY_ACK", "bit 40"]
 
 
 def test_the_table() -> None:
-    """Names are unique; areas exist; commands have their places."""
+    """Names are unique; areas exist; commands have their placeholders."""
     assert len({peer.name for peer in PEERS}) == len(PEERS)
     areas = {role: {case.area for case in cases_of(role)} for role in ROLES}
     for peer in PEERS:
@@ -197,7 +197,7 @@ def test_the_table() -> None:
 
 
 def test_fill(tmp_path: Path) -> None:
-    """Places are filled by what is made for them, and those of ``emu conform`` stay."""
+    """Placeholders are replaced, except those of ``emu conform``."""
     disk = next(peer for peer in PEERS if peer.name == "vhost-emu-blk")
     command = fill(disk, tmp_path)
     assert f"--blk-file {tmp_path / 'disk.img'} --num-queues 4" in command
@@ -207,14 +207,14 @@ def test_fill(tmp_path: Path) -> None:
 
 
 def test_number() -> None:
-    """Of a version, in what programs say."""
+    """Of a version, in the output of programs."""
     assert number("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)") == "7.2.22"
     assert number("EAL: RTE Version: 'DPDK 22.11.11'") == "22.11.11"
     assert number("Copyright (c) 2003") == ""
 
 
 def test_a_peer_that_is_missing() -> None:
-    """Says what to do."""
+    """The text has what to do."""
     peer = OURS._replace(program="no-such-program", packages="no-such-package")
     assert "no-such-program is not installed (Debian: apt-get install no-such-package" in missing(
         peer
@@ -227,13 +227,13 @@ def command_of(script: str) -> Peer:
 
 
 def test_a_peer_that_does_not_come(tmp_path: Path) -> None:
-    """Is an error that says why."""
+    """Is an error with its reason."""
     with pytest.raises(results.PeerRunError, match=r"ended with status 1: emu: .*status 3"):
         results.conform(command_of("raise SystemExit(3)"), tmp_path)
 
 
 def test_a_run_that_takes_too_long(tmp_path: Path) -> None:
-    """Is ended in time, and the peer with it."""
+    """Is ended after its time limit, and so is the peer."""
     with pytest.raises(results.PeerRunError, match="was not over after 2 s"):
         results.conform(command_of("import time; time.sleep(30)"), tmp_path, limit=2)
 
@@ -256,12 +256,12 @@ def test_our_nic_from_the_command_to_the_page(
 
 
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each once; and where there is no apt-get, a line."""
+    """Each once; without apt-get there is one line."""
     packages = install.wanted()
     assert len(packages) == len(set(packages))
     assert {"qemu-system-x86", "dpdk-dev", "fio", "linux-image-cloud-amd64"} <= set(packages)
     monkeypatch.setattr(shutil, "which", lambda _name: None)
-    with pytest.raises(install.InstallError, match="this is no Debian: install qemu-system"):
+    with pytest.raises(install.InstallError, match="the system is not Debian: install qemu-system"):
         install.missing(packages)
 
 

@@ -1,4 +1,4 @@
-"""The scripts of front-ends that are installed: each is run, and says what its script says."""
+"""The scripts of installed front-ends: each is run, and its messages are those of its script."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ QEMU = (
 )
 DISK = QEMU + "-device vhost-user-blk-pci,chardev=c,bootindex=0,num-queues=2"
 NIC = QEMU + "-netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n,bootindex=0"
-#: Seconds for testpmd to start, and to say what it has to say.
+#: Seconds for testpmd to start, and to send its messages.
 PATIENCE = 20.0
 QUIET = 0.5
-#: VIRTIO_NET_F_GUEST_CSUM: a change of it has virtio-user negotiate anew.
+#: VIRTIO_NET_F_GUEST_CSUM: virtio-user negotiates again when it changes.
 GUEST_CSUM = 1 << 1
 
 
 class Line(NamedTuple):
-    """What of a message is compared."""
+    """The part of a message that is compared."""
 
     name: str
     ring: int | None
@@ -58,12 +58,12 @@ class Line(NamedTuple):
 
 
 def in_script(said: Said) -> Line:
-    """What the script has."""
+    """The messages of the script."""
     return Line(said.step.id.name, said.ring, said.need_reply, said.step.num or said.step.log)
 
 
 def came(message: Received) -> Line:
-    """What the program has sent."""
+    """The messages of the program."""
     values = {
         F.SET_VRING_ENABLE: message.state.num,
         F.SET_STATUS: message.u64,
@@ -75,7 +75,7 @@ def came(message: Received) -> Line:
 
 
 def settled(lines: Iterable[Line]) -> list[Line]:
-    """Without SET_VRING_ENABLE that repeats another: how often a NIC's come is up to the guest."""
+    """Without repeated SET_VRING_ENABLE: their number depends on the guest of a NIC."""
     whole: list[Line] = []
     told: set[Line] = set()
     for line in lines:
@@ -92,7 +92,7 @@ def settled(lines: Iterable[Line]) -> list[Line]:
 def check(
     recording: Recording, acts: Mapping[str, Sequence[Part]], rings: Mapping[str, Sequence[int]]
 ) -> None:
-    """Each act came to what the script has for it; of one that is done twice, the first time."""
+    """The messages of each act are those of the script; of a repeated act, the first time."""
     agreed = P(recording.messages[-1].protocol)
     messages = recording.messages
     for act, parts in acts.items():
@@ -133,7 +133,7 @@ def test_qemu_with_a_disk(tmp_path: Path, offering: P, without: P) -> None:
         START: (*script.hello, *script.start),
         STOP: script.stop,
         CONT: script.restart,
-        # The migration ends by stopping the device.
+        # The migration stops the device at its end.
         LOG: (*script.log, *script.stop),
     }
     check(recording, acts, {USED: [0], EVERY: [0] if P.MQ in without else [0, 1]})
@@ -180,7 +180,7 @@ def test_dpdk_virtio_user(tmp_path: Path, offering: P) -> None:
 
 
 def _drive(session: Session, program: Running) -> None:
-    """Start, change, close: each is over when nothing more comes."""
+    """Start, change, close: each ends when no more messages arrive."""
     stdin = program.process.stdin
     assert stdin is not None
 
