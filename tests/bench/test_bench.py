@@ -45,6 +45,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return by_file
 
 
+@pytest.mark.xdist_group("bench")
 @pytest.mark.parametrize("name", FILES)
 def test_the_cheapest_case_of_each_file_runs(name: str, outcomes: dict[str, list[str]]) -> None:
     """A file without such a case, or one whose case is skipped, is not looked after."""

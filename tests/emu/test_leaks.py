@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import psutil
+import pytest
 
 from backends.deferred_close import DELAY_NS
 from emu.config.plan import MachinePlan, MigrationPlan
@@ -18,9 +19,7 @@ from emu.orchestrator.vm_host import VmHost
 from emu.report.progress import SilentProgress
 from emu.strategies.registry import STRATEGIES
 from tests.emu.sides import nothing_left
-
-if TYPE_CHECKING:
-    import pytest
+from tests.timeouts import TIMEOUT
 
 SPEC = VmSpec(4, 1 << 30, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2)))
 
@@ -48,7 +47,7 @@ def held(pid: int) -> Held:
 def census(sides: list[VmHost]) -> list[Held]:
     """What all processes hold, once that has come to rest."""
     pids = [pid for side in sides for pid in side.pids] + [os.getpid()]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + TIMEOUT
     before: list[Held] = []
     while (counts := [held(pid) for pid in pids]) != before and time.monotonic() < deadline:
         before = counts
@@ -60,6 +59,7 @@ def census(sides: list[VmHost]) -> list[Held]:
 PERIOD = len(STRATEGIES)
 
 
+@pytest.mark.slow
 def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What every process holds is the same whenever the VM is on the same side.
 
@@ -77,7 +77,7 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
             time.sleep(1.5 * DELAY_NS / 1e9)
         counts.append(census(supervisor.sides))
         if number in range(3 * PERIOD, 4 * PERIOD):
-            end = time.monotonic() + 5.0
+            end = time.monotonic() + TIMEOUT
             while counts[number] != counts[number - 2 * PERIOD] and time.monotonic() < end:
                 time.sleep(DELAY_NS / 1e9)
                 counts[number] = census(supervisor.sides)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.faults.cell_run import CellResult
     from tests.faults.cells import Cell
 
-#: What `make test` runs: each place, each fault and every strategy at least once.
+#: What `make test-all` runs: each place, each fault and every strategy at least once.
 FIXED = (
     "qemu-2021:source-back-end:stop-first-ring:die",
     "prewired:source-back-end:stop-last-ring:die",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.faults.cell_run import LIMIT
 from tests.faults.cells import all_cells
 from tests.faults.conftest import FIXED
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Bench
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("fault matrix")
 def test_cell(cell: Cell, bench: Bench) -> None:
     """`CellRun.run` raises what is not as it has to be."""
     result = bench.run(cell)

@@ -11,6 +11,8 @@ from tests.mutants.catalogue import ROLES, ROOT, UNMUTATED, find
 from tests.mutants.trial import Finding, Subject, attempt
 from tests.timeouts import PROGRAM_TIMEOUT
 
+pytestmark = pytest.mark.slow
+
 #: One or two of the large areas; each is caught within a second or two.
 FIXED = (
     "reply-without-flag",

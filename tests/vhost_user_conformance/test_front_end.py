@@ -94,6 +94,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[s
     }
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("our front-end")
 @pytest.mark.timeout(LONGEST + 60)
 @pytest.mark.parametrize("device", OWN)
 def test_our_front_end_keeps_every_rule(
@@ -116,6 +118,8 @@ def test_our_front_end_keeps_every_rule(
     assert whole["summary"]["PASS"] >= 150
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("our front-end")
 @pytest.mark.timeout(LONGEST + 60)
 @pytest.mark.parametrize("device", OWN)
 def test_what_is_not_supported_is_what_our_front_end_has_not(
