@@ -1,20 +1,27 @@
-"""What devices are expected to take for a stop and a start, found out while the VM runs.
+"""What devices are expected to take for a stop and a start, measured while the VM runs.
 
-GET_FEATURES is the probe: it goes to each device's own connection, through the back-end's
-control plane, and back, and changes nothing. Timed one after the other it gives the round trip
-that lock-step pays for each message; with all devices in flight, what a message costs when nobody
-waits for it alone. What a back-end does only when it is really stopped (finish what it has begun,
-``--stop-time``) does not show: for that there is `emu.migration.history`.
+GET_FEATURES is the probe: it goes through each device's connection and its back-end's control
+plane, and changes nothing. Sent to one device after the other it gives the round trip
+that lock-step takes for each message; with all devices in flight, the time that a message takes
+among many. Not included is what a back-end does only when it is stopped (completing requests,
+``--stop-time``): `emu.migration.history` has that.
+
+A running guest competes with the probe for processors and for the interpreter: a round trip takes
+three to twenty times as long as in the blackout. So the devices are also timed while the guest does
+not run, once: before it boots, or before it arrives (`calibrate`). The probe of the running VM then
+finds the devices that have become slower than the others.
 """
 
 from __future__ import annotations
 
 import json
+from statistics import median
 from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, Phase
 from emu.errors import MigrationError
 from emu.migration.convergence import Expected
+from emu.migration.history import IdleCosts, NotifierCosts
 from emu.migration.state import pack_devices
 from emu.strategies.base import DeviceCost
 from emu.strategies.split import Split
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from devices.device import VhostDevice
+    from devices.notifiers import Edit
     from devices.procedure import Procedure
     from emu.machine.machine import Machine
     from emu.migration.history import History
@@ -36,10 +44,17 @@ if TYPE_CHECKING:
 PASSES = 3
 #: Messages to each device when all are asked at once.
 MESSAGES = 8
-#: Nanoseconds after which no further pass begins.
-PASSES_NS = 15_000_000
+#: Nanoseconds after which no further pass begins: while the VM runs, and while it does not.
+PASSES_NS, IDLE_PASSES_NS = 15_000_000, 60_000_000
 #: What a pause of the vCPUs is expected to take when none is known: one tick of the guest.
 PAUSE_NS = 1_000_000
+#: A device that has become so many times slower than the others is taken as slow.
+_SLOWER = 3
+#: How often the notifiers of a device, and of one ring, are changed; the smallest figure counts.
+#: A change that KVM has to wait for takes ten times as long on a busy host, but not every time.
+_CHANGES, _SINGLE_CHANGES = 3, 10
+#: Nanoseconds: a round trip that takes longer is not explained by a guest that runs.
+_CONTENDED_NS = 50_000_000
 #: Messages of a ring's start (`devices.lifecycle.start_ahead`): NUM, CALL, ADDR, KICK; then BASE,
 #: ADDR, ENABLE.
 _AHEAD, _PLACEMENT = 4, 3
@@ -62,20 +77,26 @@ class DeviceProbe:
         self._stage = Stage(machine, Timeline(), deadline)
         self._round_trips: dict[str, int] = {}
         self._share = 0
-        #: Nanoseconds of one notifier, as a commit of many at once showed it.
-        self._edit = min(
-            (r.ns // (r.host + r.guest) for r in list(machine.records) if r.host + r.guest > 1),
-            default=0,
-        )
-        begin = now()
+        begin, limit = now(), IDLE_PASSES_NS if machine.paused else PASSES_NS
         for _ in range(PASSES):
-            self._one_by_one()
+            self._one_by_one(devices)
             self._all_at_once()
-            if now() - begin > PASSES_NS:
+            if now() - begin > limit:
                 break
+        begin = now()
+        # One figure in a hundred is of a thread that had no processor: not of a slow device.
+        while now() - begin < limit and (slow := self._slow()):
+            self._one_by_one(slow)
 
-    def _one_by_one(self) -> None:
-        for device in self._devices:
+    def _slow(self) -> list[VhostDevice]:
+        """The devices that are much slower than most, or were in the way of something."""
+        if not self._devices:
+            return []
+        usual = median(self._round_trips.values())
+        return [d for d in self._devices if self._round_trips[d.name] > _SLOWER * usual]
+
+    def _one_by_one(self, devices: Sequence[VhostDevice]) -> None:
+        for device in devices:
             connection = device.connection
             (message,) = connection.prepare([Request(FrontendRequest.GET_FEATURES)])
             start = now()
@@ -90,13 +111,32 @@ class DeviceProbe:
         took = (now() - start) // max(1, MESSAGES * len(tasks))
         self._share = min(took, self._share or took)
 
+    @property
+    def idle(self) -> tuple[dict[str, int], int]:
+        """Round trips by device, and the share: of a probe that was made while no guest ran."""
+        return dict(self._round_trips), self._share
+
+    def compare(self, idle: IdleCosts | None) -> None:
+        """Take away what the running guest adds: what most devices have in common."""
+        known = {} if idle is None else idle.round_trips
+        ratios = [ns / known[name] for name, ns in self._round_trips.items() if known.get(name)]
+        if idle is None or not ratios:
+            return
+        contention = max(1.0, median(ratios))
+        for name, ns in self._round_trips.items():
+            own, before = int(ns / contention), known.get(name)
+            if ns < _CONTENDED_NS:
+                quick = before is not None and own < _SLOWER * before
+                self._round_trips[name] = before if before is not None and quick else own
+        self._share = min(self._share, idle.share)
+
     def stop(self, strategy: Strategy) -> int:
         """Nanoseconds that this strategy should need to stop them: a GET_VRING_BASE a ring."""
         costs = [
             self._cost(device, asked=sum(ring.started for ring in device.rings))
             for device in self._devices
         ]
-        return strategy.estimate(costs) + self._notifiers(strategy)
+        return strategy.estimate(costs)
 
     def start(self, strategy: Strategy) -> int:
         """The same of a start, of which only the last message, and the table, are waited for."""
@@ -107,7 +147,18 @@ class DeviceProbe:
             if not strategy.prepares_ahead:
                 asked, posted = 2, posted + 1 + _AHEAD * rings
             costs.append(self._cost(device, asked=asked, posted=posted))
-        return strategy.estimate(costs) + self._notifiers(strategy)
+        return strategy.estimate(costs)
+
+    def notifiers(self, strategy: Strategy, costs: NotifierCosts | None) -> tuple[int, int]:
+        """Nanoseconds to deassign, and to assign, all notifiers in the blackout."""
+        if strategy.prepares_ahead or costs is None:
+            return 0, 0
+        rings = sum(len(device.rings) for device in self._devices)
+        commits = strategy.commits(len(self._devices), rings)
+        return (
+            costs.deassign * rings + costs.deassign_commit * commits,
+            costs.assign * rings + costs.assign_commit * commits,
+        )
 
     def _cost(self, device: VhostDevice, *, asked: int, posted: int = 0) -> DeviceCost:
         return DeviceCost(
@@ -116,12 +167,6 @@ class DeviceProbe:
             round_trip=self._round_trips[device.name],
             share=self._share,
         )
-
-    def _notifiers(self, strategy: Strategy) -> int:
-        """Host and guest notifiers of all rings, where they change in the blackout."""
-        if strategy.prepares_ahead:
-            return 0
-        return 2 * self._edit * sum(len(device.rings) for device in self._devices)
 
 
 def _question(device: VhostDevice) -> Procedure:
@@ -146,34 +191,44 @@ class Forecast:
         self._deadline = deadline
         self._expected: Expected | None = None
         self._probed = Expected()
+        self._probe: DeviceProbe | None = None
 
     def expected(self) -> Expected:
         """The rest of the blackout; the first call probes."""
         if self._expected is None:
             with self._vm.driving:
-                probe = DeviceProbe(self._vm.devices, self._vm.machine, self._deadline)
-            # The destination's devices are taken to be like these until it has spoken.
-            self._probed = Expected(
-                probe.stop(self._strategy), probe.start(self._strategy), self._vcpus()
-            )
+                self._probe = DeviceProbe(self._vm.devices, self._vm.machine, self._deadline)
+            self._probe.compare(self._history.idle)
+            # The destination's devices are taken to be like these until it has reported its own.
+            self._probed = Expected(0, self._probe.start(self._strategy), self._vcpus())
             self._expected = self._with_past()
         return self._expected
 
     def _vcpus(self) -> int:
-        """Packing the devices' state is most of saving; loading it takes about as long."""
+        """To pause, to load and to resume takes about as long each as to save the state."""
+        idle = self._history.idle
+        if idle is not None and self._measured:
+            return PAUSE_NS + 4 * idle.state
         start = now()
         pack_devices(self._vm.devices)
         return PAUSE_NS + 2 * (now() - start)
 
     def _with_past(self) -> Expected:
-        """What is probed, and what is known from before."""
-        stop, start, vcpus = self._probed
-        history = self._history
+        """What was measured, and what is known from before."""
+        probe, history, strategy = self._probe, self._history, self._strategy
+        assert probe is not None  # noqa: S101  `expected` has made it
+        _, start, vcpus = self._probed
+        deassign, assign = probe.notifiers(strategy, history.notifiers)
         return Expected(
-            history.devices("src", self._strategy, stop),
-            history.devices("dst", self._strategy, start),
-            history.vcpus() or vcpus,
+            history.devices("src", strategy, probe.stop(strategy), deassign),
+            history.devices("dst", strategy, start, assign),
+            history.vcpus(strategy, vcpus if self._measured else 0) or vcpus,
         )
+
+    @property
+    def _measured(self) -> bool:
+        """Whether the vCPUs of this VM were timed while it did not run."""
+        return self._history.idle is not None and bool(self._history.idle.state)
 
     def learn(self, payload: bytes) -> None:
         """What the destination said with PREPARED (`prepared`); nothing is all right.
@@ -199,6 +254,57 @@ def prepared(vm: Vm, strategy: Strategy, history: History, deadline: float) -> b
     Raises:
         VhostUserError: a back-end does not answer.
     """
-    with vm.driving:
-        start = DeviceProbe(vm.devices, vm.machine, deadline).start(strategy)
+    start = _time_devices(vm, history, deadline).start(strategy)
     return json.dumps({"start_ns": start, "past": history.to_json()}).encode()
+
+
+def calibrate(vm: Vm, history: History, timeout: float) -> None:
+    """Measure devices, vCPUs and notifiers of a VM whose devices have started and which is paused.
+
+    Args:
+        vm: it has not run yet.
+        history: keeps the figures.
+        timeout: seconds that a back-end may take for an answer.
+
+    Raises:
+        VhostUserError: a back-end does not answer.
+    """
+    _time_devices(vm, history, timeout)
+    start = now()
+    vm.machine.save_vcpus()
+    pack_devices(vm.devices)
+    state = now() - start
+    if history.idle is not None:
+        history.idle = history.idle._replace(state=state)
+    device = max(vm.devices, key=lambda device: len(device.rings))
+    if device.host_notifiers and device.guest_notifiers:
+        history.notifiers = _time_notifiers(vm.machine, device)
+
+
+def _time_devices(vm: Vm, history: History, timeout: float) -> DeviceProbe:
+    with vm.driving:
+        probe = DeviceProbe(vm.devices, vm.machine, timeout)
+    history.idle = IdleCosts(*probe.idle, 0)
+    return probe
+
+
+def _time_notifiers(machine: Machine, device: VhostDevice) -> NotifierCosts:
+    """Change a device's notifiers there and back: all together, and those of one ring alone."""
+    rings = len(device.rings)
+
+    def change(count: int, *, assign: bool) -> int:
+        host, guest = device.host_edits(assign=assign), device.guest_edits(assign=assign)
+        edits: list[Edit] = [*host[:count], *guest[:count]]
+        start = now()
+        machine.apply(edits)
+        return now() - start
+
+    def quickest(count: int, times: int) -> tuple[int, int]:
+        both = [(change(count, assign=False), change(count, assign=True)) for _ in range(times)]
+        return min(deassign for deassign, _ in both), min(assign for _, assign in both)
+
+    one_deassign, one_assign = quickest(1, _SINGLE_CHANGES)
+    all_deassign, all_assign = quickest(rings, _CHANGES)
+    deassign = min(one_deassign, all_deassign // rings)
+    assign = min(one_assign, all_assign // rings)
+    return NotifierCosts(assign, one_assign - assign, deassign, one_deassign - deassign)

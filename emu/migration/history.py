@@ -69,10 +69,45 @@ class Taken(NamedTuple):
         ]
 
 
+class NotifierCosts(NamedTuple):
+    """What notifiers take, in nanoseconds; host and guest notifier of a ring together.
+
+    Attributes:
+        assign, deassign: each ring, in a commit of many.
+        assign_commit, deassign_commit: each commit besides.
+    """
+
+    assign: int
+    assign_commit: int
+    deassign: int
+    deassign_commit: int
+
+
+class IdleCosts(NamedTuple):
+    """What was measured while the guest did not run, and so did not compete, as in a blackout.
+
+    Attributes:
+        round_trips: of a message and its reply, by device; nanoseconds.
+        share: nanoseconds of a message while many are in flight.
+        state: nanoseconds to save the state of vCPUs and devices.
+    """
+
+    round_trips: dict[str, int]
+    share: int
+    state: int
+
+
 class History:
-    """The last known costs of a VM, by side and strategy."""
+    """The last known costs of a VM, by side and strategy.
+
+    Attributes:
+        idle: of the devices that this process has, once they were measured.
+        notifiers: of this process's machine, or of the other side's if that is all that is known.
+    """
 
     def __init__(self) -> None:
+        self.idle: IdleCosts | None = None
+        self.notifiers: NotifierCosts | None = None
         self._taken: dict[Side, dict[str, Taken]] = {"src": {}, "dst": {}}
 
     def note(self, side: Side, strategy: str, spans: Iterable[Span]) -> None:
@@ -80,8 +115,14 @@ class History:
         numbers = [taken.number for kept in self._taken.values() for taken in kept.values()]
         self._taken[side][strategy] = Taken.of(max(numbers, default=0) + 1, spans)
 
-    def devices(self, side: Side, strategy: Strategy, probed: int = 0) -> int:
+    def devices(self, side: Side, strategy: Strategy, probed: int = 0, notifiers: int = 0) -> int:
         """Nanoseconds that the devices of a side are expected to take.
+
+        Args:
+            side: of the migration.
+            strategy: of the migration to come.
+            probed: what a probe of the devices expects, in nanoseconds.
+            notifiers: what their notifiers are expected to take besides.
 
         What they took under the same strategy is believed before the probe, which a running
         guest holds up, unless that says `WORSE` times as much. What each of them took under
@@ -90,7 +131,7 @@ class History:
         kept = self._taken[side]
         same = kept.get(strategy.NAME)
         if same is not None:
-            return same.wall if probed < WORSE * same.wall else probed
+            return same.wall if probed < WORSE * same.wall else probed + notifiers
         other = min(
             (
                 strategy.estimate(taken.costs(rings_only=strategy.prepares_ahead))
@@ -99,16 +140,21 @@ class History:
             ),
             default=0,
         )
-        return max(probed, other)
+        return max(probed + notifiers, other)
 
-    def vcpus(self) -> int:
-        """The same of the vCPUs, both sides together."""
-        latest = [
-            max(kept.values(), key=lambda taken: taken.number)
-            for kept in self._taken.values()
-            if kept
-        ]
-        return sum(taken.vcpus for taken in latest)
+    def vcpus(self, strategy: Strategy, measured: int = 0) -> int:
+        """Nanoseconds of the vCPUs, both sides together.
+
+        What they took under the same strategy is believed first, then what was measured of this
+        VM. Another strategy may leave more to the blackout, or less.
+        """
+        sides = [kept for kept in self._taken.values() if kept]
+        if measured and not all(strategy.NAME in kept for kept in sides):
+            return measured
+        return sum(
+            kept.get(strategy.NAME, max(kept.values(), key=lambda taken: taken.number)).vcpus
+            for kept in sides
+        )
 
     def learn(self, said: JsonObject) -> None:
         """Take over what the other side knows, where it is the later.
@@ -130,10 +176,16 @@ class History:
                 ours = kept.get(strategy)
                 if ours is None or ours.number < theirs.number:
                     kept[strategy] = theirs
+        notifiers = said.get("notifiers")
+        if self.notifiers is None and notifiers is not None:
+            self.notifiers = NotifierCosts(*map(int, notifiers))
 
     def to_json(self) -> JsonObject:
         """For the other side."""
-        return {
+        document: JsonObject = {
             side: {strategy: list(taken) for strategy, taken in kept.items()}
             for side, kept in self._taken.items()
         }
+        if self.notifiers is not None:
+            document["notifiers"] = list(self.notifiers)
+        return document

@@ -119,6 +119,20 @@ def _expectation(run: MigrationResult) -> str:
     return f"{slow}; expected downtime {milliseconds(expected)} ms, was {actual}"
 
 
+def _not_converged(runs: Iterable[MigrationResult]) -> Iterable[str]:
+    """Why runs did not keep the downtime limit: each reason once, with its runs."""
+    by_reason: dict[str | None, list[MigrationResult]] = {}
+    for run in runs:
+        if run.precopy.note:
+            by_reason.setdefault(run.precopy.reason, []).append(run)
+    for first, *others in by_reason.values():
+        which = f"{first.strategy}, run {first.repeat}"
+        yield f"{which}: switched over although {first.precopy.note}"
+        if others:
+            names = ", ".join(f"{run.strategy} run {run.repeat}" for run in others)
+            yield f"the same reason holds for {names}"
+
+
 def _lines(report: MigrationReport) -> Iterable[str]:
     for run in report.runs:
         which = f"{run.strategy}, run {run.repeat}"
@@ -128,8 +142,7 @@ def _lines(report: MigrationReport) -> Iterable[str]:
             yield f"{which}: {run.missed}"
         if run.disagreement:
             yield f"{which}: {run.disagreement}"
-        if run.precopy.note:
-            yield f"{which}: switched over all the same: {run.precopy.note}"
+    yield from _not_converged(report.runs)
     disk = report.machine.disk
     if disk is not None:
         completed = [run for run in report.runs if run.downtime_ms is not None]

@@ -117,6 +117,10 @@ class Strategy(ABC):
         """Nanoseconds that devices of these costs should take, one after the other by default."""
         return sum(cost.in_lockstep for cost in costs)
 
+    def commits(self, devices: int, rings: int) -> int:  # noqa: ARG002  for those that need it
+        """Commits in which the notifiers of so many devices change, at a stop or at a start."""
+        return devices
+
     def missed(self, error: str | None) -> str:  # noqa: ARG002  for those that are exhibits
         """What this strategy is there to show, if a migration did not show it; otherwise empty.
 

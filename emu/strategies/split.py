@@ -61,6 +61,10 @@ class Split(Strategy):
         if flight.failures and not self._lenient:
             raise flight.failures[0][1]
 
+    def commits(self, devices: int, rings: int) -> int:  # noqa: ARG002  see `Strategy.commits`
+        """See `Strategy.commits`: all together."""
+        return 1
+
     def estimate(self, costs: Sequence[DeviceCost]) -> int:
         """The slowest device, and what handling the messages of all takes."""
         slowest = max((cost.round_trip + cost.besides for cost in costs), default=0)

@@ -34,7 +34,7 @@ from vhost_user.virtio.blk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from devices.procedure import Procedure
     from emu.config.costs import CostModel
@@ -195,12 +195,18 @@ class Vm:
                 for known, device in zip(state.devices, self.devices, strict=True)
             )
 
-    def boot(self) -> None:
-        """Power on: the guest's drivers set their rings up, the devices start, the vCPUs run."""
+    def boot(self, before_running: Callable[[], None] | None = None) -> None:
+        """Power on: the guest's drivers set their rings up, the devices start, the vCPUs run.
+
+        Args:
+            before_running: called when the devices have started and the vCPUs do not run yet.
+        """
         self.guest.boot()
         for index, device in enumerate(self.devices):
             device.set_up_rings(self.guest.ring_addresses(index))
         self.start_devices()
+        if before_running is not None:
+            before_running()
         self.resume_vcpus()
         self.reconnect.resume()
 

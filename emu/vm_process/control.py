@@ -16,6 +16,7 @@ from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
 from emu.migration import same_disks
 from emu.migration.destination import Destination
+from emu.migration.device_probe import calibrate
 from emu.migration.dirty_rate import DirtyRate
 from emu.migration.endpoint import Listener, connect
 from emu.migration.handover import HandoverDestination, HandoverSource
@@ -173,7 +174,7 @@ class Control:
         """See `VmControl.start`."""
         self._job = None
         vm = self._build()
-        vm.boot()
+        vm.boot(lambda: calibrate(vm, self._history, self._parameters.deadline))
         vm.guest.set_dirty_rate(self._plan["dirty_rate"])
         vm.guest.start_load(self._plan["load"])
 

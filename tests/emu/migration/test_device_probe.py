@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import MigrationError
-from emu.migration.device_probe import DeviceProbe, Forecast, prepared
-from emu.migration.history import History
+from emu.migration.device_probe import DeviceProbe, Forecast, calibrate, prepared
+from emu.migration.history import History, IdleCosts, NotifierCosts
 from emu.strategies.base import DeviceCost
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from tests.emu.migration.sites import Site, await_work, check_books
+from tests.emu.migration.sites import SPEC, Site, await_work, check_books
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from emu.vm.vm import Vm
 
 MS = 1_000_000
@@ -61,6 +63,92 @@ def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, sites: tuple[S
     serial, at_once = probe.stop(make("qemu-2021")), probe.stop(make("split"))
     assert serial > SLOW / 2 * 1e9
     assert at_once > SLOW / 4 * 1e9
+
+
+@pytest.fixture
+def booted(sites: tuple[Site, Site], owned: ExitStack) -> tuple[Vm, History]:
+    """A VM that was measured before it ran."""
+    made, history = sites[0].vm(), History()
+    owned.callback(made.close)
+    made.boot(lambda: calibrate(made, history, TIMEOUT))
+    made.guest.start_load("heavy")
+    await_work(made)
+    return made, history
+
+
+def test_a_calibration_measures_everything_and_changes_nothing(booted: tuple[Vm, History]) -> None:
+    vm, history = booted
+    assert history.idle is not None
+    assert history.idle.round_trips.keys() == {device.name for device in vm.devices}
+    assert min(history.idle.round_trips.values()) > 0
+    assert history.idle.share > 0
+    assert history.idle.state > 0
+    assert history.notifiers is not None
+    assert history.notifiers.assign > 0
+    assert history.notifiers.deassign > 0
+    assert len(vm.machine.address_space) == SPEC.rings
+    check_books(vm)
+
+
+def probe_of(round_trips: dict[str, int], share: int) -> DeviceProbe:
+    """A probe with these figures."""
+    made = DeviceProbe.__new__(DeviceProbe)
+    made._round_trips, made._share = dict(round_trips), share
+    return made
+
+
+@pytest.mark.parametrize("contention", [1, 3, 20])
+@pytest.mark.parametrize("slow", [1, 2, 50])
+def test_what_a_running_guest_adds_is_not_expected_of_a_blackout(
+    contention: int, slow: int
+) -> None:
+    """One device that has become slower than the others is expected to be."""
+    idle = IdleCosts({f"blk{n}": 40_000 + n for n in range(5)}, 9_000, 1)
+    live = {name: ns * contention for name, ns in idle.round_trips.items()}
+    live["blk4"] *= slow
+    probe = probe_of(live, 9_000 * contention)
+    probe.compare(idle)
+    round_trips, share = probe.idle
+    assert share == 9_000
+    for name in ("blk0", "blk1", "blk2", "blk3"):
+        assert round_trips[name] == idle.round_trips[name]
+    if slow < 3:
+        assert round_trips["blk4"] == idle.round_trips["blk4"]
+    else:
+        assert round_trips["blk4"] >= slow * 40_000
+
+
+def test_a_round_trip_that_no_guest_explains_is_believed() -> None:
+    """Even of the only device."""
+    probe = probe_of({"blk0": 200 * MS}, 5)
+    probe.compare(IdleCosts({"blk0": 40_000}, 9, 1))
+    assert probe.idle == ({"blk0": 200 * MS}, 5)
+
+
+def test_without_a_calibration_the_probe_is_believed() -> None:
+    probe = probe_of({"blk0": 70_000}, 5)
+    probe.compare(None)
+    assert probe.idle == ({"blk0": 70_000}, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "stop", "start"),
+    [
+        ("qemu-2021", 8 * 3 + 8 * 40, 8 * 1 + 8 * 20),
+        ("qemu-now", 8 * 3 + 3 * 40, 8 * 1 + 3 * 20),
+        ("split", 8 * 3 + 40, 8 * 1 + 20),
+        ("prewired", 0, 0),
+    ],
+)
+def test_notifiers_count_by_ring_and_by_the_strategys_commits(
+    booted: tuple[Vm, History], name: str, stop: int, start: int
+) -> None:
+    """Where they change in the blackout."""
+    vm, _ = booted
+    probe = DeviceProbe(vm.devices, vm.machine, TIMEOUT)
+    strategy = make(name)
+    assert probe.notifiers(strategy, NotifierCosts(1, 20, 3, 40)) == (stop, start)
+    assert probe.notifiers(strategy, None) == (0, 0)
 
 
 def test_a_back_end_that_has_gone_is_found_now(vm: Vm, sites: tuple[Site, Site]) -> None:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from devices.procedure import Phase
-from emu.migration.history import History
+from emu.migration.history import History, NotifierCosts
 from emu.strategies.registry import make
 from emu.strategies.timeline import Span
 
@@ -35,7 +35,7 @@ def stops(*devices: str, start: int = 0, apart: int = 20 * MS) -> list[Span]:
 def test_nothing_is_expected_where_nothing_is_known() -> None:
     history = History()
     assert history.devices("src", make("split")) == 0
-    assert history.vcpus() == 0
+    assert history.vcpus(make("split")) == 0
 
 
 def test_the_same_strategy_is_expected_to_take_as_long_again() -> None:
@@ -50,6 +50,14 @@ def test_a_rehearsal_is_believed_only_when_it_is_much_longer(probed: int, expect
     history = History()
     history.note("src", "qemu-2021", stops("blk0", "blk1", "blk2"))
     assert history.devices("src", make("qemu-2021"), probed * MS) == expected * MS
+
+
+def test_notifiers_count_where_the_same_strategy_is_not_known() -> None:
+    history = History()
+    history.note("src", "qemu-2021", stops("blk0", "blk1", "blk2"))
+    assert history.devices("src", make("qemu-2021"), 10 * MS, 900 * MS) == 60 * MS
+    assert history.devices("src", make("qemu-2021"), 200 * MS, 900 * MS) == 1100 * MS
+    assert history.devices("src", make("split"), 10 * MS, 900 * MS) == 910 * MS
 
 
 def test_of_another_strategys_past_and_the_rehearsal_the_longer_counts() -> None:
@@ -86,7 +94,28 @@ def test_what_was_outside_of_the_blackout_does_not_count_nor_does_memory() -> No
     outside = [span._replace(in_blackout=False) for span in stops("blk1")]
     history.note("src", "split", [*stops("blk0"), *outside, ram, state])
     assert history.devices("src", make("split")) == 20 * MS
-    assert history.vcpus() == 3 * MS
+    assert history.vcpus(make("split")) == 3 * MS
+
+
+def test_vcpus_are_expected_as_under_the_same_strategy_or_as_measured() -> None:
+    history = History()
+    for number, (strategy, ms) in enumerate((("qemu-2021", 30), ("prewired", 9)), 1):
+        load = Span("vm", "", None, Phase.LOAD_STATE, 0, ms * MS, number, True)
+        history.note("dst", strategy, [load])
+    assert history.vcpus(make("qemu-2021"), 12 * MS) == 30 * MS
+    assert history.vcpus(make("prewired"), 12 * MS) == 9 * MS
+    assert history.vcpus(make("split"), 12 * MS) == 12 * MS
+    assert history.vcpus(make("split")) == 9 * MS
+
+
+def test_notifiers_are_known_from_the_other_side_until_they_are_measured_here() -> None:
+    ours, theirs = History(), History()
+    ours.notifiers = NotifierCosts(1, 2, 3, 4)
+    theirs.learn(json.loads(json.dumps(ours.to_json())))
+    assert theirs.notifiers == ours.notifiers
+    theirs.notifiers = NotifierCosts(5, 6, 7, 8)
+    theirs.learn(ours.to_json())
+    assert theirs.notifiers == NotifierCosts(5, 6, 7, 8)
 
 
 def test_the_other_side_is_believed_where_it_knows_the_later() -> None:

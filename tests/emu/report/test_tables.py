@@ -116,6 +116,20 @@ def test_a_roll_back_is_told_with_its_reason() -> None:
     assert cells(output, "a")[0] == "-"
 
 
+def test_advice_is_printed_once_for_each_reason() -> None:
+    """With the runs that it holds for."""
+    notes = {"devices": "the devices take too long. Raise it", "rounds": "memory is too fast"}
+    runs = [
+        MigrationResult("a", n, "completed", precopy=Precopy(reason=reason, note=notes[reason]))
+        for n, reason in enumerate(["devices", "rounds", *["devices"] * 6], 1)
+    ]
+    output = render(MigrationReport(machine(), "soft", runs))
+    for note in notes.values():
+        assert output.count(note) == 1
+    flat = " ".join(output.split())
+    assert "the same reason holds for a run 3, a run 4, a run 5, a run 6, a run 7, a run 8" in flat
+
+
 def test_the_rfcs_own_figures_stand_beside_its_own_vm() -> None:
     """Only under its costs and on its shape."""
     plan = dataclasses.replace(machine(), spec=VmSpec(), costs="rfc2021")
