@@ -58,7 +58,7 @@ class ConfigChanges:
 
     def _set_channel(self, request: Request) -> None:
         """A channel that was there before is closed."""
-        channel = BackendChannel.adopt(request.fds[0], self._session)
+        channel = BackendChannel.from_fd(request.fds[0], self._session)
         # It is not known whether a message without a reply has been read there.
         self._changed |= self._channel is not None and self._channel.outstanding > 0
         self._drop()
@@ -71,14 +71,14 @@ class ConfigChanges:
         channel = self._channel
         if not self._changed or channel is None or channel.outstanding or channel.wants_write:
             return
-        if self._session.closed(BACKEND_MESSAGES[BackendRequest.CONFIG_CHANGE_MSG]):
+        if self._session.why_not_allowed(BACKEND_MESSAGES[BackendRequest.CONFIG_CHANGE_MSG]):
             self._changed = False  # without CONFIG no front-end has read it
             return
         if not self._device.running:
             # A device whose rings are all stopped is suspended and sends nothing (a6e76dd3c3).
             return
         self._changed = False
-        channel.tell(BackendRequest.CONFIG_CHANGE_MSG)
+        channel.send(BackendRequest.CONFIG_CHANGE_MSG)
         self._flush(channel)
 
     def _on_ready(self, events: int) -> None:

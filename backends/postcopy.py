@@ -108,7 +108,7 @@ class Postcopy:
         if memory is None:
             raise FrontendError("comes before POSTCOPY_LISTEN")
         self.close()
-        settled = memory.settle()
+        settled = memory.detach()
         self._memory = None
         self._device.use_table(MemoryTable())
         regions, fds = [region for region, _ in settled], [fd for _, fd in settled]
@@ -164,7 +164,7 @@ class Postcopy:
     def _go_ahead(self, memory: FaultingTable, word: U64) -> None:
         if word.value:
             raise FrontendError(f"{word.value:#x} instead of a go-ahead")
-        memory.go_ahead()
+        memory.commit()
         self._usual.memory_changed()
 
     # A front-end that dies

@@ -262,7 +262,7 @@ class Ring:
         process = self._device.process
         try:
             # No base covers them, so they are taken before the ring can be stopped.
-            while queue.owed:
+            while queue.to_resubmit:
                 process(self, queue)
             if process(self, queue):
                 self._loop.again(self.poll)

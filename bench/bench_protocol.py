@@ -72,7 +72,7 @@ def sessions() -> tuple[FrontendSession, BackendSession]:
     ):
         for heard in back.feed(front.encode(request)):
             if heard.need_reply:
-                front.feed(back.answer(heard, back.standing_answer(heard)))
+                front.feed(back.answer(heard, back.answer_from_state(heard)))
     return front, back
 
 

@@ -1,1 +1,1 @@
-"""Virtio devices, the front-end's side of the vhost-user socket."""
+"""Virtio devices at the front-end of a vhost-user connection."""

@@ -1,4 +1,4 @@
-"""virtio-blk over vhost-user, front-end side."""
+"""virtio-blk over vhost-user, at the front-end."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class VhostUserBlk(VhostDevice):
     )
 
     def config(self, *, timeout: float = 5.0) -> bytes:
-        """The device's config space (struct virtio_blk_config), from the back-end.
+        """The device's configuration space (struct virtio_blk_config), read from the back-end.
 
         Raises:
-            BackendError: the back-end could not give it.
+            BackendError: the back-end does not offer CONFIG, or did not send all of it.
         """
         if ProtocolFeature.CONFIG not in self.connection.protocol_features:
             raise BackendError(
-                "the back-end does not offer CONFIG, so it cannot tell what disk it has",
+                "the back-end does not offer CONFIG: the capacity of its disk is unknown",
                 device=self.name,
             )
         request = Request(
@@ -56,16 +56,18 @@ class VhostUserBlk(VhostDevice):
         )
         reply = self.connection.call(request, timeout)
         if reply is None or not isinstance(reply.payload, Config):
-            raise BackendError("gave no config space", device=self.name, message="GET_CONFIG")
+            raise BackendError(
+                "sent no configuration space", device=self.name, message="GET_CONFIG"
+            )
         data = bytes(reply.payload.data)
         if len(data) != BLK_CONFIG_SIZE:
             raise BackendError(
-                f"gave {len(data)} bytes of the {BLK_CONFIG_SIZE} that it was asked for",
+                f"sent {len(data)} bytes of the {BLK_CONFIG_SIZE} that were requested",
                 device=self.name,
                 message="GET_CONFIG",
             )
         return data
 
     def capacity(self, *, timeout: float = 5.0) -> int:
-        """Sectors of 512 bytes."""
+        """The capacity in sectors of 512 bytes."""
         return BlkConfig.unpack(self.config(timeout=timeout)).capacity

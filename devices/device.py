@@ -1,4 +1,4 @@
-"""A virtio device as its front-end sees it: a connection, rings, and what has been set up."""
+"""A virtio device at its front-end: the connection, the rings, and their state."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
     from vhost_user.virtqueue import RingAddresses
 
-#: Our user addresses are guest addresses plus this: no process maps anything there, so a back-end
-#: that forgets to translate fails at once instead of reading something else.
+#: User addresses are guest addresses plus this. No process maps anything there, so a back-end that
+#: does not translate an address fails at once instead of reading something else.
 USER_ADDRESS_BASE = 1 << 52
 
-#: The features that every virtio device of ours can work with.
+#: The features that all devices support.
 RING_FEATURES = (
     (1 << VIRTIO_F_VERSION_1)
     | (1 << VIRTIO_RING_F_INDIRECT_DESC)
@@ -46,21 +46,21 @@ RING_FEATURES = (
     | (1 << VHOST_USER_F_PROTOCOL_FEATURES)
 )
 _LOG_ALL = 1 << VHOST_F_LOG_ALL
-#: What every device of ours uses where it is offered.
+#: The protocol features that all devices use where they are offered.
 COMMON_PROTOCOL_FEATURES = (
     ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD | ProtocolFeature.REPLY_ACK
 )
 
 
 class InflightFile(NamedTuple):
-    """The inflight region: its file, which is the device's to close, and what describes it."""
+    """The inflight region: its file, which the device closes, and its description."""
 
     fd: int
     area: Inflight
 
 
 class SharedMemory(NamedTuple):
-    """Guest memory as a back-end is told of it: a region and the memfd behind it."""
+    """A region of guest memory that is shared with back-ends, and its memfd."""
 
     gpa: int
     size: int
@@ -74,11 +74,11 @@ class Vring:
     Attributes:
         index: its number within the device.
         notify_address: guest physical address; a write to it kicks the ring.
-        vector: the interrupt vector that its calls raise.
-        kick_fd, call_fd: our ends of the two eventfds.
-        addresses: where the driver has put it; None until the driver has set it up.
-        base: the next available index to process (vring base), valid while it is stopped.
-        started: the back-end has it.
+        vector: the interrupt vector that its call eventfd raises.
+        kick_fd, call_fd: the two eventfds.
+        addresses: where it is; None until the driver has set it up.
+        base: the next available index to process (vring base); valid while the ring is stopped.
+        started: the back-end processes it.
         ran: it has been started before, so a kick may be pending in its eventfd.
     """
 
@@ -92,12 +92,35 @@ class Vring:
     started: bool = False
     ran: bool = False
 
+    def mark_started(self) -> None:
+        """The back-end has it, from now on."""
+        self.started = self.ran = True
+
+    def mark_stopped(self, base: int) -> None:
+        """The back-end has stopped it at this base."""
+        self.started = False
+        self.base = base
+
+    def set_up(self, addresses: RingAddresses | None, base: int = 0) -> None:
+        """The driver has set it up, or reset it (None); it starts at ``base``."""
+        self.addresses = addresses
+        self.base = base
+
+    def take_eventfds(self, kick_fd: int, call_fd: int) -> None:
+        """Replace both eventfds by copies of these; the numbers of the descriptors stay.
+
+        Raises:
+            OSError: out of descriptors.
+        """
+        os.dup2(kick_fd, self.kick_fd, inheritable=False)
+        os.dup2(call_fd, self.call_fd, inheritable=False)
+
 
 class VhostDevice:
-    """A vhost-user device of a machine, front-end side. Subclasses name class and features.
+    """A vhost-user device of a machine. Subclasses define class and features.
 
     Args:
-        name: ``net0``, ``blk3``: for tables, errors and sockets.
+        name: ``net0``, ``blk3``; also in tables, errors and socket names.
         notify_addresses: guest physical address of each ring's notification.
         vectors: interrupt vector of each ring.
     """
@@ -141,7 +164,7 @@ class VhostDevice:
         self.host_notifiers = False
         self.guest_notifiers = False
         self.logging = False
-        #: How often the driver has set its rings up, or reset them.
+        #: How often the driver has set up its rings, or reset the device.
         self.setups = 0
         self.acked_features = 0
         self.inflight: InflightFile | None = None
@@ -165,7 +188,7 @@ class VhostDevice:
 
     @property
     def connected(self) -> bool:
-        """There is a connection, whatever state it is in."""
+        """There is a connection, usable or broken."""
         return self._connection is not None
 
     def connect(
@@ -179,7 +202,7 @@ class VhostDevice:
             connect_timeout: seconds until a process listens there; by default ``timeout``.
 
         Raises:
-            BackendError: it has too few queues, or broke the protocol.
+            BackendError: the back-end has too few queues, or broke the protocol.
             DeadlineError: it does not listen, or does not answer, in time.
         """
         wait = timeout if connect_timeout is None else connect_timeout
@@ -193,10 +216,16 @@ class VhostDevice:
         self._check_back_end(timeout)
         self.acked_features = connection.features & ~_LOG_ALL
 
-    def adopt(self, connection: FrontendConnection, acked_features: int) -> None:
-        """Go on with a connection that is negotiated, and features that the guest has acked."""
+    def restore(
+        self,
+        connection: FrontendConnection,
+        acked_features: int,
+        inflight: InflightFile | None,
+    ) -> None:
+        """Continue with connection, acked features and inflight region of another process."""
         self._connection = connection
         self.acked_features = acked_features
+        self.inflight = inflight
 
     def _check_back_end(self, timeout: float) -> None:
         queues = self.queues_offered(timeout)
@@ -219,14 +248,14 @@ class VhostDevice:
             return 1
         reply = self.connection.call(Request(FrontendRequest.GET_QUEUE_NUM), timeout)
         if reply is None or not isinstance(reply.payload, U64):
-            raise BackendError("gave no number of queues", device=self.name)
+            raise BackendError("sent no number of queues", device=self.name)
         return reply.payload.value
 
-    def check_logs(self) -> None:
-        """Go on only if the back-end can log what it writes to memory.
+    def require_dirty_log(self) -> None:
+        """Check that the back-end can log its writes to guest memory.
 
         Raises:
-            BackendError: it does not offer what that needs.
+            BackendError: it does not offer VHOST_F_LOG_ALL or LOG_SHMFD.
         """
         lacking = []
         if not self.connection.features & _LOG_ALL:
@@ -235,26 +264,26 @@ class VhostDevice:
             lacking.append("LOG_SHMFD")
         if lacking:
             raise BackendError(
-                f"the back-end does not offer {' and '.join(lacking)}: it cannot log what it "
-                "writes to memory, which a live migration needs",
+                f"the back-end does not offer {' and '.join(lacking)}: it cannot log its "
+                "writes to guest memory, which a live migration needs",
                 device=self.name,
             )
 
     @property
     def features(self) -> int:
-        """The features as SET_FEATURES says them: the acked ones, LOG_ALL while the log is on."""
+        """The features for SET_FEATURES: the acked ones, and LOG_ALL while the dirty log is on."""
         return self.acked_features | (_LOG_ALL if self.logging else 0)
 
-    def take_features(self, features: int) -> None:
+    def use_features(self, features: int) -> None:
         """Use the features that the guest's driver has acked on another back-end.
 
         Raises:
-            BackendError: this side's back-end lacks some of them.
+            BackendError: the back-end of this device does not offer some of them.
         """
         lacking = features & ~self.connection.features
         if lacking:
             raise BackendError(
-                f"the back-end lacks the features {lacking:#x}, which the guest uses",
+                f"the back-end does not offer the features {lacking:#x}, which the guest uses",
                 device=self.name,
             )
         self.acked_features = features
@@ -264,37 +293,39 @@ class VhostDevice:
         return bool(self.acked_features >> bit & 1)
 
     def set_up_rings(self, addresses: Sequence[RingAddresses]) -> None:
-        """The guest's driver says where its rings are; they start from the beginning."""
+        """The guest's driver has set up its rings: they start at index 0."""
         self.forget_inflight()
         self.setups += 1
         for ring, where in zip(self.rings, addresses, strict=True):
-            ring.addresses = where
-            ring.base = 0
+            ring.set_up(where)
 
     def forget_rings(self) -> None:
         """The guest's driver has reset the device: it has no rings until it sets them up again."""
         self.forget_inflight()
         self.setups += 1
         for ring in self.rings:
-            ring.addresses = None
-            ring.base = 0
+            ring.set_up(None)
+
+    def forget_log(self) -> None:
+        """The next start is without the dirty log; nothing is sent now."""
+        self.logging = False
 
     def configured(self) -> list[Vring]:
         """The rings that the driver has set up."""
         return [ring for ring in self.rings if ring.addresses is not None]
 
     @property
-    def lacks_inflight(self) -> bool:
-        """The back-end notes what it is serving, and has not given the memory for that yet."""
-        return self.notes_inflight and self.inflight is None
+    def needs_inflight(self) -> bool:
+        """The back-end tracks its requests in an inflight region, and has not sent that yet."""
+        return self.tracks_inflight and self.inflight is None
 
     @property
-    def notes_inflight(self) -> bool:
-        """The back-end notes what it is serving in memory that outlives it."""
+    def tracks_inflight(self) -> bool:
+        """The back-end tracks its requests in a region that outlives it (INFLIGHT_SHMFD)."""
         return ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features
 
     def forget_inflight(self) -> None:
-        """What was being served is of no interest any more; the next start asks for new memory."""
+        """Close the inflight region; the next start requests a new one."""
         if self.inflight is not None:
             os.close(self.inflight.fd)
             self.inflight = None
@@ -320,16 +351,16 @@ class VhostDevice:
         return [fd for ring in self.rings if ring.started for fd in (ring.kick_fd, ring.call_fd)]
 
     def kick(self, ring: int) -> None:
-        """The guest's notification found no ioeventfd: kick from here."""
+        """Kick a ring whose guest notification had no ioeventfd."""
         self._eventfds.signal([self.rings[ring].kick_fd])
 
     def disconnect(self) -> None:
-        """Close the connection; the back-end drops all rings."""
+        """Close the connection; the back-end forgets all rings."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         for ring in self.rings:
-            ring.started = False
+            ring.mark_stopped(ring.base)
 
     def close(self) -> None:
         """Close the connection, the eventfds and the inflight region."""

@@ -1,7 +1,7 @@
 """The state of a device that one process transfers to another, with its descriptors.
 
-The back-end does not take part. The process passes on the connection and the eventfds as they are,
-so the rings run on, and the back-end cannot tell that another process holds their other ends.
+The back-end does not take part. Connection and eventfds are transferred as they are, so the rings
+stay started, and the back-end does not notice that another process has their other ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RingHandoverState(NamedTuple):
-    """What is known of a ring; the fields of `devices.device.Vring` that change."""
+    """The state of a ring: the fields of `devices.device.Vring` that change."""
 
     addresses: RingAddresses | None
     base: int
@@ -32,16 +32,16 @@ class RingHandoverState(NamedTuple):
 
 
 class DeviceHandoverState(NamedTuple):
-    """What is known of a device.
+    """The state of a device.
 
     Attributes:
         name: of the device.
         acked_features: feature bits that the guest's driver has acked.
         features: feature bits that both ends can use (`FrontendConnection.features`).
-        agreed: what its connection has agreed on.
+        agreed: what its connection has negotiated.
         rings: each of its rings.
-        inflight: what describes its inflight region, if it has one.
-        setups: how often its driver has set its rings up, or reset them.
+        inflight: the description of its inflight region, if it has one.
+        setups: how often its driver has set up its rings, or reset it.
     """
 
     name: str
@@ -54,10 +54,10 @@ class DeviceHandoverState(NamedTuple):
 
     @classmethod
     def of(cls, device: VhostDevice) -> Self:
-        """A connected device as it is now.
+        """The current state of a connected device.
 
         Raises:
-            UsageError: it is without a back-end, or something is under way on its connection.
+            UsageError: it has no back-end, or messages are in flight on its connection.
         """
         connection = device.connection
         return cls(
@@ -72,10 +72,10 @@ class DeviceHandoverState(NamedTuple):
 
     @classmethod
     def from_json(cls, fields: Sequence[Any]) -> Self:
-        """The reverse of ``json.dumps``, which makes lists of all tuples.
+        """The state of parsed JSON, which has lists in place of tuples.
 
         Raises:
-            TypeError, ValueError: it makes no sense.
+            TypeError, ValueError: the fields are invalid.
         """
         name, acked, features, agreed, rings, inflight, setups = fields
         offered, driver, offered_protocol, protocol, states = agreed
@@ -93,7 +93,7 @@ class DeviceHandoverState(NamedTuple):
         )
 
     def still_matches(self, device: VhostDevice) -> bool:
-        """Whether the driver has left the device alone since."""
+        """Whether the driver has neither set up nor reset the device since."""
         rings = zip(self.rings, device.rings, strict=True)
         return self.setups == device.setups and all(
             left.started == ring.started for left, ring in rings
@@ -116,18 +116,18 @@ def descriptors_of(device: VhostDevice) -> list[int]:
 
 
 def restore(device: VhostDevice, state: DeviceHandoverState, fds: Sequence[int]) -> None:
-    """Have a device that is not connected go on as one of another process.
+    """Give a device that is not connected the state of one in another process.
 
-    The descriptors of its own eventfds keep their numbers and become those of the other process,
-    so this must come before any notifier is assigned.
+    The descriptors of its eventfds keep their numbers but become those of the other process, so
+    this must come before any notifier is assigned.
 
     Args:
-        device: of the same name and shape.
-        state: what the other process knows of it.
-        fds: as `descriptors_of` gives them; they stay the caller's.
+        device: a device with the same name and number of rings.
+        state: the state in the other process.
+        fds: those of `descriptors_of`; they stay the caller's.
 
     Raises:
-        UsageError: it is another device.
+        UsageError: the state is that of another device.
         OSError: out of descriptors.
     """
     if state.name != device.name or len(state.rings) != len(device.rings):
@@ -137,18 +137,17 @@ def restore(device: VhostDevice, state: DeviceHandoverState, fds: Sequence[int])
             device=device.name,
         )
     sock, *notifiers = fds
-    device.adopt(
-        FrontendConnection.adopt(
-            socket.socket(fileno=os.dup(sock)),
-            name=device.name,
-            features=state.features,
-            agreed=state.agreed,
-        ),
-        state.acked_features,
-    )
+    inflight = None
     if state.inflight is not None:
-        device.inflight = InflightFile(os.dup(notifiers.pop()), state.inflight)
-    for index, (ring, left) in enumerate(zip(device.rings, state.rings, strict=True)):
-        os.dup2(notifiers[2 * index], ring.kick_fd, inheritable=False)
-        os.dup2(notifiers[2 * index + 1], ring.call_fd, inheritable=False)
-        ring.addresses, ring.base, ring.started, ring.ran = left
+        inflight = InflightFile(os.dup(notifiers.pop()), state.inflight)
+    connection = FrontendConnection.restore(
+        socket.socket(fileno=os.dup(sock)),
+        name=device.name,
+        features=state.features,
+        agreed=state.agreed,
+    )
+    device.restore(connection, state.acked_features, inflight)
+    for index, (ring, known) in enumerate(zip(device.rings, state.rings, strict=True)):
+        ring.take_eventfds(notifiers[2 * index], notifiers[2 * index + 1])
+        ring.set_up(known.addresses, known.base)
+        ring.started, ring.ran = known.started, known.ran

@@ -1,9 +1,8 @@
 """The procedures of a vhost-user device: start, stop, and the dirty log.
 
-Each is a generator of steps (`devices.procedure`); a strategy answers them. They are written so
-that running one twice does nothing the second time: a device that is stopped already asks for
-nothing, and a notifier that is assigned is not assigned again. A failed migration is rolled back
-by running `start` on whatever `stop` has left.
+Each is a generator of steps (`devices.procedure`); a strategy answers them. All are idempotent: a
+stopped device is not stopped again, and a notifier that is assigned is not assigned again. A failed
+migration is rolled back by `start`, however far `stop` has come.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ MAX_BASE = 0xFFFF
 
 
 def stop(device: VhostDevice) -> Procedure:
-    """Stop the rings, then take the guest and the host notifiers away.
+    """Stop the rings, then deassign the guest and the host notifiers.
 
-    GET_VRING_BASE stops a ring; its answer is the base to start it from again (vhost-user,
-    "Ring states"). The notifiers go last: a stopped ring calls nobody and a paused vCPU kicks
-    nobody, so a strategy may put these steps off until after the blackout.
+    GET_VRING_BASE stops a ring; its reply is the base to start it from again (vhost-user,
+    "Ring states"). The notifiers are deassigned last: a stopped ring sends no interrupts and a
+    paused vCPU no kicks, so a strategy may delay these steps until after the blackout.
     """
     running = [ring for ring in device.rings if ring.started]
     if running:
@@ -48,15 +47,15 @@ def stop(device: VhostDevice) -> Procedure:
             ],
         )
         for ring in running:
-            ring.started = False
+            ring.mark_stopped(ring.base)
         for ring, reply in zip(running, replies or (), strict=True):
-            ring.base = _base_of(device, ring, reply.payload if reply else None)
+            ring.mark_stopped(_base_of(device, ring, reply.payload if reply else None))
     yield from disable_guest_notify(device)
     yield from disable_host_notify(device)
 
 
 def disable_guest_notify(device: VhostDevice) -> Procedure:
-    """Take every ring's irqfd away."""
+    """Deassign every ring's irqfd."""
     if device.guest_notifiers:
         yield Change(Phase.DISABLE_GUEST_NOTIFY, device.guest_edits(assign=False))
         device.guest_notifiers = False
@@ -90,13 +89,15 @@ def reset(device: VhostDevice) -> Procedure:
 
 
 def activate(device: VhostDevice, addresses: Sequence[RingAddresses]) -> Procedure:
-    """The guest's driver has set its rings up: they start from the beginning.
+    """The guest's driver has set up its rings: they start at index 0.
 
     Raises:
-        UsageError: they run; the driver has to reset the device first.
+        UsageError: they are started already; the driver has to reset the device first.
     """
     if any(ring.started for ring in device.rings):
-        raise UsageError("its rings run: reset it before they are set up", device=device.name)
+        raise UsageError(
+            "its rings are started: reset it before they are set up", device=device.name
+        )
     device.set_up_rings(addresses)
     yield from start(device)
 
@@ -106,7 +107,7 @@ def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:
         return payload.num
     given = f"{payload.num:#x}" if isinstance(payload, VringState) else "nothing"
     error = BackendError(
-        f"gave {given} as the base of a split ring",
+        f"sent {given} as the base of a split ring",
         device=device.name,
         ring=ring.index,
         message="GET_VRING_BASE",
@@ -117,17 +118,17 @@ def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:
 
 
 def start(device: VhostDevice) -> Procedure:
-    """Assign the notifiers, hand over memory and rings, and enable them.
+    """Assign the notifiers, send memory table and rings, and enable the rings.
 
-    Each ring's messages come in the order in which every back-end knows them: what it is, where
-    it begins, and only then what starts it.
+    The messages of a ring are in the order that all back-ends accept: size, base, addresses, and
+    only then the kick, which starts it.
     """
     yield from enable_host_notify(device)
     yield from enable_guest_notify(device)
     rings = [ring for ring in device.configured() if not ring.started]
     if not rings:
         return
-    yield from _hand_over_memory(device, rings)
+    yield from _send_memory(device, rings)
     requests: list[Request] = []
     for ring in rings:
         requests += [
@@ -138,17 +139,17 @@ def start(device: VhostDevice) -> Procedure:
             _kick(ring),
             *_enable(device, ring),
         ]
-    yield Ask.of(Phase.START_VRINGS, device.connection, _vouched(device, requests))
+    yield Ask.of(Phase.START_VRINGS, device.connection, _confirmed(device, requests))
     for ring in rings:
-        ring.started = ring.ran = True
+        ring.mark_started()
 
 
 def start_ahead(device: VhostDevice) -> Procedure:
-    """`start` at a migration's destination, as much of it as can be ahead of the switch-over.
+    """`start` at a migration's destination, as much of it as possible before the switch-over.
 
-    What stands before `AwaitSwitchover` does not depend on what guest memory holds: memory table,
-    ring sizes, call and kick descriptors. A back-end may read the used index when it is given the
-    addresses (libvhost-user does), so addresses, bases and enables come after it.
+    The messages before `AwaitSwitchover` do not depend on the contents of guest memory: memory
+    table, ring sizes, call and kick descriptors. A back-end may read the used index when it gets
+    the addresses (libvhost-user does), so addresses, bases and enables follow it.
     """
     yield from enable_host_notify(device)
     yield from enable_guest_notify(device)
@@ -156,22 +157,21 @@ def start_ahead(device: VhostDevice) -> Procedure:
     if not rings:
         yield AwaitSwitchover()
         return
-    yield from _hand_over_memory(device, rings)
-    yield Ask.of(Phase.START_VRINGS, device.connection, _wiring(device, rings))
-    placement = _placement(device, rings)
+    yield from _send_memory(device, rings)
+    yield Ask.of(Phase.START_VRINGS, device.connection, _early_setup(device, rings))
+    prepared = _late_setup(device, rings)
     yield AwaitSwitchover()
-    yield Ask(Phase.START_VRINGS, device.connection, _activation(rings, placement))
+    yield Ask(Phase.START_VRINGS, device.connection, _with_bases(rings, prepared))
     for ring in rings:
-        ring.started = ring.ran = True
+        ring.mark_started()
 
 
-def _vouched(device: VhostDevice, requests: Sequence[Request]) -> list[Request]:
-    """The requests, of which the last one's reply says that all have been handled.
+def _confirmed(device: VhostDevice, requests: Sequence[Request]) -> list[Request]:
+    """The requests, such that the last one's reply confirms that all have been handled.
 
-    Messages are handled in the order in which they were sent, and a back-end that fails one
-    without being asked for an acknowledgement closes the connection: so an answer to the last one
-    vouches for all. Without REPLY_ACK something has to be asked that is always answered, as QEMU
-    does it (d7dc0682f5).
+    A back-end handles messages in order, and closes the connection if one fails for which no
+    acknowledgement was requested: so the answer to the last one confirms all. Without REPLY_ACK a
+    GET_FEATURES follows, which is always answered, as in QEMU (d7dc0682f5).
     """
     *others, last = requests
     if ProtocolFeature.REPLY_ACK in device.connection.protocol_features:
@@ -179,8 +179,8 @@ def _vouched(device: VhostDevice, requests: Sequence[Request]) -> list[Request]:
     return [*others, last, Request(FrontendRequest.GET_FEATURES)]
 
 
-def _hand_over_memory(device: VhostDevice, rings: list[Vring]) -> Procedure:
-    if device.lacks_inflight:
+def _send_memory(device: VhostDevice, rings: list[Vring]) -> Procedure:
+    if device.needs_inflight:
         asked = _ask_inflight(device, rings)
         replies = yield Ask.of(Phase.SET_MEM_TABLE, device.connection, asked)
         device.inflight = _inflight_of(device, replies[-1] if replies else None)
@@ -188,7 +188,7 @@ def _hand_over_memory(device: VhostDevice, rings: list[Vring]) -> Procedure:
 
 
 def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
-    """The order is QEMU's: the features first, then the region, once for a back-end's life."""
+    """In QEMU's order: the features, then the region; once in the life of a back-end process."""
     size = max(_addresses(ring).size for ring in rings)
     return [
         Request(FrontendRequest.SET_FEATURES, U64(device.features)),
@@ -197,9 +197,9 @@ def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
 
 
 def _inflight_of(device: VhostDevice, reply: Reply | None) -> InflightFile | None:
-    """The region of a reply, or None where the back-end has none after all (a size of 0)."""
+    """The region of a reply, or None if the back-end has none after all (a size of 0)."""
     if reply is None or not isinstance(reply.payload, Inflight):
-        raise BackendError("gave no inflight region", device=device.name, message="GET_INFLIGHT_FD")
+        raise BackendError("sent no inflight region", device=device.name, message="GET_INFLIGHT_FD")
     if not reply.fds:
         return None
     return InflightFile(reply.fds[0], reply.payload)
@@ -208,22 +208,22 @@ def _inflight_of(device: VhostDevice, reply: Reply | None) -> InflightFile | Non
 def _memory(device: VhostDevice) -> list[Request]:
     table, fds = device.mem_table()
     requests = [Request(FrontendRequest.SET_FEATURES, U64(device.features))]
-    if device.inflight is not None and device.notes_inflight:
+    if device.inflight is not None and device.tracks_inflight:
         fd, area = device.inflight
         requests.append(Request(FrontendRequest.SET_INFLIGHT_FD, area, (fd,)))
     requests.append(Request(FrontendRequest.SET_MEM_TABLE, table, fds))
-    return _vouched(device, requests)
+    return _confirmed(device, requests)
 
 
-def _wiring(device: VhostDevice, rings: list[Vring]) -> list[Request]:
+def _early_setup(device: VhostDevice, rings: list[Vring]) -> list[Request]:
     """NUM, CALL, ADDR and KICK of each ring: what can be sent before the switch-over.
 
-    The addresses are sent once more after it, for those who read the used index then. They are
-    sent here as well because DPDK's vhost library looks them up when it is given the KICK, and
-    never again (vhost_user_set_vring_kick in 22.11).
+    The addresses are sent again after it, for back-ends that read the used index then. They are
+    sent here as well because DPDK's vhost library translates them when it gets the KICK, and only
+    then (vhost_user_set_vring_kick in 22.11).
 
-    A ring that has run before gets its KICK later: a kick that is pending would have the back-end,
-    which knows the addresses now, start it from a base that is not the one to come.
+    A ring that was started before gets its KICK later: with a kick pending in the eventfd, the
+    back-end, which has the addresses now, would start it from an old base.
     """
     requests = []
     for ring in rings:
@@ -252,12 +252,12 @@ def _enable(device: VhostDevice, ring: Vring) -> list[Request]:
     return [Request(FrontendRequest.SET_VRING_ENABLE, VringState(ring.index, 1))]
 
 
-def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
-    """BASE, ADDR and ENABLE of each ring, and its KICK if that was held back.
+def _late_setup(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
+    """BASE, ADDR and ENABLE of each ring, and its KICK if that was not sent before.
 
-    They are sent after the switch-over, which brings the bases, but can be put together before it.
+    They are encoded before the switch-over and sent after it, when the bases are known.
     """
-    placement = []
+    prepared = []
     for ring in rings:
         requests = [
             Request(FrontendRequest.SET_VRING_BASE, VringState(ring.index, 0)),
@@ -267,15 +267,15 @@ def _placement(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
             requests.append(_kick(ring))
         requests += _enable(device, ring)
         if ring is rings[-1]:
-            requests = _vouched(device, requests)
-        placement.append(device.connection.prepare(requests))
-    return placement
+            requests = _confirmed(device, requests)
+        prepared.append(device.connection.prepare(requests))
+    return prepared
 
 
-def _activation(rings: list[Vring], placement: list[list[Message]]) -> list[Message]:
-    """The placement of each ring, with its base."""
+def _with_bases(rings: list[Vring], prepared: list[list[Message]]) -> list[Message]:
+    """The prepared messages of each ring, with its base."""
     messages = []
-    for ring, (base, *rest) in zip(rings, placement, strict=True):
+    for ring, (base, *rest) in zip(rings, prepared, strict=True):
         messages.append(base.with_num(ring.base))
         messages += rest
     return messages
@@ -301,16 +301,16 @@ def _addresses(ring: Vring) -> RingAddresses:
 
 
 def set_logging(device: VhostDevice, log: DirtyLog | None) -> Procedure:
-    """Switch the dirty log on, or off again when ``log`` is None.
+    """Enable the dirty log, or disable it when ``log`` is None.
 
-    The order is the one of QEMU's vhost_dev_set_log: log base, then LOG_ALL, then the flag of
+    The order is that of QEMU's vhost_dev_set_log: log base, then LOG_ALL, then the flag of
     every ring (vhost-user, "Migration").
 
     Raises:
-        BackendError: the back-end does not log.
+        BackendError: the back-end does not support the dirty log.
     """
     if log is not None:
-        device.check_logs()
+        device.require_dirty_log()
     elif not device.logging:
         return
     device.logging = log is not None
@@ -321,4 +321,4 @@ def set_logging(device: VhostDevice, log: DirtyLog | None) -> Procedure:
         )
     requests.append(Request(FrontendRequest.SET_FEATURES, U64(device.features)))
     requests += [_addr(ring, logged=log is not None) for ring in device.rings if ring.started]
-    yield Ask.of(Phase.DIRTY_LOG, device.connection, _vouched(device, requests))
+    yield Ask.of(Phase.DIRTY_LOG, device.connection, _confirmed(device, requests))

@@ -1,4 +1,4 @@
-"""virtio-net over vhost-user, front-end side."""
+"""virtio-net over vhost-user, at the front-end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ
 
 
 class VhostUserNet(VhostDevice):
-    """A NIC whose back-end is another process. Ring 2n receives, ring 2n+1 sends."""
+    """A NIC whose back-end is another process. Ring 2n receives, ring 2n+1 transmits."""
 
     device_class = "net"
     wanted_features = RING_FEATURES | (1 << VIRTIO_NET_F_MAC) | (1 << VIRTIO_NET_F_MQ)

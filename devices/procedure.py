@@ -1,10 +1,9 @@
-"""What a device's stop and start are made of: steps that a scheduler answers.
+"""The steps of a device's stop and start.
 
 A *procedure* is a generator. It yields a step, and is resumed with the answer to it; it never
-touches a socket, a lock or the machine. A *strategy* (`emu.strategies.registry`) drives the
-procedures of all devices: whether one after the other, from a pool, or all in flight at once is
-the strategy's affair alone. So the order of a device's own steps is written once, and every
-strategy runs the same one.
+uses a socket, a lock or the machine. A *strategy* (`emu.strategies.registry`) drives the
+procedures of all devices: one after the other, from a pool of threads, or with all requests in
+flight at once. So the order of a device's steps is written once, for all strategies.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Side = Literal["src", "dst"]
 
 
 class Phase(StrEnum):
-    """What a step belongs to. The values are the names in tables, in JSON and in traces.
+    """The phase that a step belongs to. The values are the names in tables, JSON and traces.
 
     The first twelve are the phases of a migration's blackout, in order. A device that is stopped
     or started without a migration takes the same steps, under the same names.
@@ -48,7 +47,7 @@ class Phase(StrEnum):
 
     @property
     def side(self) -> str:
-        """``src`` or ``dst``; ``precopy`` for what is never part of a blackout."""
+        """``src`` or ``dst``; ``precopy`` for a phase that is never part of a blackout."""
         return self.value.partition(".")[0]
 
     @property
@@ -58,7 +57,7 @@ class Phase(StrEnum):
 
     @property
     def order(self) -> int:
-        """Its place among the phases."""
+        """Its position among the phases."""
         return _ORDER[self]
 
 
@@ -66,10 +65,9 @@ _ORDER = {phase: number for number, phase in enumerate(Phase)}
 
 
 class Ask(NamedTuple):
-    """Send these messages on this connection; resume me with their replies, in order.
+    """Send these messages on this connection; resume with their replies, in order.
 
-    Messages to which no reply is due give None at their place, so that the answer has the length
-    of ``messages``.
+    The answer has the length of ``messages``, with None for each message that has no reply.
     """
 
     phase: Phase
@@ -78,22 +76,22 @@ class Ask(NamedTuple):
 
     @classmethod
     def of(cls, phase: Phase, connection: FrontendConnection, requests: Iterable[Request]) -> Self:
-        """An Ask whose messages are put together now, so that sending them is all that is left."""
+        """An Ask with the requests encoded."""
         return cls(phase, connection, connection.prepare(requests))
 
 
 class Change(NamedTuple):
-    """Apply these edits to the machine; resume me when they are committed."""
+    """Apply these edits to the machine; resume when they are committed."""
 
     phase: Phase
     edits: Sequence[Edit]
 
 
 class AwaitSwitchover(NamedTuple):
-    """What follows depends on what guest memory holds; resume me when it is final.
+    """The next steps depend on the contents of guest memory; resume when these are final.
 
-    A strategy that prepares the destination ahead drives procedures up to this step while the
-    source still runs. The others start when the switch-over has been made, and go straight on.
+    A strategy that prepares the destination drives procedures up to this step while the source
+    still runs. The others start procedures after the switch-over, and resume this step at once.
     """
 
 

@@ -1,1 +1,1 @@
-"""The vhost-user protocol, and what both of its ends share: a library of its own."""
+"""The vhost-user protocol, for front-ends and back-ends; a library of its own."""

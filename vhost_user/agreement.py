@@ -1,6 +1,6 @@
-"""What both ends of a connection hold: what is agreed on, what that allows, the rings' states.
+"""What the sessions of both ends share: the negotiated state, what it allows, the rings' states.
 
-`vhost_user.session` has the two roles that are built on it.
+`vhost_user.session` has the session of each end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _F = FrontendRequest
 
 
 class _Tables(NamedTuple):
-    """What a dialect's table gives, made once for all sessions."""
+    """What the sessions need of a dialect's table; made once for all of them."""
 
     rows: dict[int, MessageSpec]
     requests: dict[int, Form]
@@ -61,12 +61,12 @@ def ring_of(payload: Payload | None, fds: FdRule) -> int | None:
 
 
 class Opened:
-    """A message that may be sent as things stand, with what the hot paths need of its row.
+    """A message that may be sent in the negotiated state, with what the hot paths need of its row.
 
     Attributes:
         kinds: classes that its payload may have.
-        own: it has a reply of its own, as things stand.
-        mute: the class of a payload with which it has none, or None.
+        own: it has a reply of its own in this state.
+        mute: the class of the payload with which it has none after all, or None.
         reply: classes that the payload of its answer may have.
         indexed: its payload names a ring.
         effect: what the request changes in the session, or None.
@@ -106,12 +106,12 @@ class Opened:
 
 
 class Agreed(NamedTuple):
-    """What a session has agreed on: all that another holder of the socket has to know.
+    """What a session has negotiated: all that another process needs to use the same socket.
 
     Attributes:
         offered_features, features: as the session's.
         offered_protocol_features, protocol_features: the same, as numbers.
-        rings: the state of each ring, as a number; those that are left out at the end are in none.
+        rings: the state of each ring, as a number; rings at the end without any bit are left out.
     """
 
     offered_features: int | None
@@ -122,11 +122,11 @@ class Agreed(NamedTuple):
 
 
 class Session:
-    """What both roles share: what is agreed on, the gates, the rings.
+    """The session of either end: the negotiated features, the gates, the rings.
 
     Attributes:
         name: name of the device.
-        dialect: who settles the numbers that are still moving.
+        dialect: how it numbers features and messages that are not settled.
         offered_features: feature bits of the back-end, or None while they are not known.
         features: feature bits that SET_FEATURES acknowledged, or None before it.
         offered_protocol_features: the back-end's.
@@ -147,16 +147,16 @@ class Session:
         self._tables = _tables(dialect)
         self._acks = False
         self._postcopy = False
-        # What has passed its gate; emptied whenever something is agreed on.
+        # Messages that are allowed; cleared whenever something is negotiated.
         self._open: dict[int, Opened] = {}
 
     def kicked(self, ring: int) -> None:
-        """Take note of a kick, which comes by eventfd and not by a message."""
+        """A kick on the ring's eventfd has started it: no message reports that."""
         self.rings[ring].apply(RingEvent.KICK)
 
     @property
     def agreed(self) -> Agreed:
-        """What has been agreed on by now."""
+        """What has been negotiated so far."""
         states = [int(ring.state) for ring in self.rings]
         while states and not states[-1]:
             states.pop()
@@ -168,8 +168,8 @@ class Session:
             tuple(states),
         )
 
-    def take_up(self, agreed: Agreed) -> None:
-        """Go on where another session with the same peer is.
+    def restore(self, agreed: Agreed) -> None:
+        """Continue with the state of another session with the same peer.
 
         Raises:
             UsageError: it has more rings than this one.
@@ -184,7 +184,7 @@ class Session:
         for ring, state in zip(self.rings, agreed.rings, strict=False):
             ring.state = RingState(state)
 
-    def closed(self, row: MessageSpec) -> str:
+    def why_not_allowed(self, row: MessageSpec) -> str:
         """Why a message may not be sent, or ""."""
         if row.unsupported:
             return row.unsupported

@@ -1,7 +1,7 @@
 """A back-end's connection to a front-end: a session and a channel. It never blocks.
 
-Replies leave in the order of the requests, as the protocol has them. A device that cannot answer
-yet keeps the request (or its `ReplySlot`) and answers later; what was answered after it waits.
+Replies are sent in the order of the requests, as the protocol requires. A device that cannot answer
+yet keeps the request (or its `ReplySlot`) and answers later; replies to later requests wait for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Answer(NamedTuple):
 
 
 class ReplySlot:
-    """The place of one request's answer among the answers.
+    """The place of one request's reply among the replies.
 
     Attributes:
         request: the request.
@@ -64,11 +64,11 @@ class BackendConnection(Connection):
         features: feature bits that the device offers.
         protocol_features: protocol features that it offers.
         num_queues: rings that it has.
-        dialect: who settles the numbers that are still moving.
+        dialect: how it numbers features and messages that are not settled.
 
     Attributes:
         name: name of the device.
-        session: what is agreed on, and the rings' states.
+        session: what is negotiated, and the rings' states.
     """
 
     def __init__(
@@ -94,25 +94,25 @@ class BackendConnection(Connection):
 
     @property
     def outstanding(self) -> int:
-        """Answers that are due and have not left, early ones among them."""
+        """Answers that are due and have not been queued, early ones included."""
         return len(self._due)
 
     def receive(self) -> list[Request]:
-        """All requests that have come, in order; never blocks.
+        """All requests that have arrived, in order; never blocks.
 
-        Their descriptors are the caller's to close. An answer is due to those that say
-        ``need_reply``, in any order: `reply` and `ack` see to it that they leave in this one.
+        Their descriptors are the caller's to close. An answer is due to those with ``need_reply``.
+        The caller may answer in any order: `reply` and `ack` send in the order of the requests.
 
         Raises:
             FrontendError: the front-end broke the protocol.
-            Disconnected: it has gone, and no request is left to be taken.
+            Disconnected: it has closed the connection, and no request is left to return.
         """
         requests: list[Request] = []
         try:
             for read in self.reads():
                 requests += self.session.feed(read.data, read.fds)
         except Disconnected:
-            # Told again by the next read, when what came before has been taken.
+            # The next read raises it again, when the requests before it have been returned.
             if not requests:
                 raise
         except FrontendError:
@@ -157,7 +157,7 @@ class BackendConnection(Connection):
             self._complete(request, self.session.ack(request, code), ())
 
     def close(self) -> None:
-        """Close the connection. Answers that have not left are dropped."""
+        """Close the connection. Answers that have not been sent are dropped."""
         self._due.clear()
         self._early.clear()
         self.session.abandon()
@@ -176,7 +176,7 @@ class BackendConnection(Connection):
             raise UsageError("was answered already", device=self.name, message=request.id.name)
 
     def _release(self) -> None:
-        """Let those go that waited for the answer that has just been given."""
+        """Queue the answers that waited for the one that has just been queued."""
         due = self._due
         while due and (answer := self._early.pop(id(due[0]), None)) is not None:
             due.popleft()

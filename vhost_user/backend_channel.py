@@ -1,8 +1,7 @@
-"""The back-end's own channel, as the back-end has it: it asks there, and the front-end answers.
+"""The back-end channel, at the back-end: it sends requests there, and the front-end answers.
 
-Nothing here waits. QEMU reads nothing from this channel while it waits for a reply on the
-connection, so a back-end that waited for an answer here before it gave that reply would wait for
-ever: answers are taken when they come.
+Nothing here blocks. QEMU does not read this channel while it waits for a reply on the connection,
+so a back-end that waited for an answer here before it sent that reply would wait for ever.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ _FORMS = reply_forms(BACKEND_MESSAGES)
 
 
 class Answer(NamedTuple):
-    """What a front-end says to a request on the channel: 0 for success."""
+    """A front-end's answer to a request on the channel: 0 is success."""
 
     id: BackendRequest
     code: int
 
 
 class BackendChannel:
-    """What SET_BACKEND_REQ_FD gave.
+    """The channel that SET_BACKEND_REQ_FD sets up.
 
     Args:
         sock: a connected unix stream socket; owned by the channel from now on.
-        session: the connection that it belongs to: what was agreed on there holds here.
+        session: that of the connection that it belongs to: what was negotiated there applies.
     """
 
     def __init__(self, sock: socket.socket, session: BackendSession) -> None:
@@ -56,25 +55,25 @@ class BackendChannel:
         self._asked: deque[BackendRequest] = deque()
 
     @classmethod
-    def adopt(cls, fd: int, session: BackendSession) -> Self:
+    def from_fd(cls, fd: int, session: BackendSession) -> Self:
         """The channel of a descriptor that came with SET_BACKEND_REQ_FD; owns and closes it.
 
         Raises:
-            FrontendError: it is no unix stream socket.
+            FrontendError: it is not a unix stream socket.
         """
         try:
             sock = socket.socket(fileno=fd)
         except OSError as error:
             os.close(fd)
-            raise FrontendError(f"the channel is no socket: {error.strerror}") from error
+            raise FrontendError(f"the channel is not a socket: {error.strerror}") from error
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
             sock.close()
-            raise FrontendError("the channel is no unix stream socket")
+            raise FrontendError("the channel is not a unix stream socket")
         return cls(sock, session)
 
     @property
     def outstanding(self) -> int:
-        """Answers that are due and have not come."""
+        """Answers that are due and have not arrived."""
         return len(self._asked)
 
     @property
@@ -86,14 +85,14 @@ class BackendChannel:
         """The socket's descriptor, for a selector."""
         return self._channel.fileno()
 
-    def tell(self, number: BackendRequest, payload: Payload | None = None) -> None:
-        """Queue a request; `flush` sends it. With REPLY_ACK an answer is asked for.
+    def send(self, number: BackendRequest, payload: Payload | None = None) -> None:
+        """Queue a request; `flush` sends it. With REPLY_ACK it asks for an answer.
 
         Raises:
-            UsageError: what was agreed on does not allow it.
+            UsageError: what was negotiated does not allow it.
         """
         row = BACKEND_MESSAGES[number]
-        why = self._session.closed(row)
+        why = self._session.why_not_allowed(row)
         if why:
             raise UsageError(why, device=self._session.name, message=row.name)
         flags = VERSION
@@ -103,7 +102,7 @@ class BackendChannel:
         self._channel.queue(encode(number, flags, payload))
 
     def flush(self) -> bool:
-        """Send as much as goes without blocking; True when nothing is left to send.
+        """Send as much as is possible without blocking; True when nothing is left to send.
 
         Raises:
             Disconnected: the front-end has closed the channel.
@@ -111,7 +110,7 @@ class BackendChannel:
         return self._channel.flush()
 
     def receive(self) -> list[Answer]:
-        """The answers that have come; never blocks.
+        """The answers that have arrived; never blocks.
 
         Raises:
             FrontendError: the front-end broke the protocol.
@@ -143,7 +142,7 @@ class BackendChannel:
         return Answer(asked, cast("U64", frame.payload).value)
 
     def close(self) -> None:
-        """Close the channel; answers that are due will not come."""
+        """Close the channel; outstanding answers are lost."""
         self._asked.clear()
         self._decoder.abandon()
         self._channel.close()

@@ -1,9 +1,9 @@
 """A unix stream socket that carries messages and descriptors, with a timeout for every wait.
 
 The socket stays in blocking mode. A lock-step exchange is one ``sendmsg`` and one ``recvmsg``,
-with the kernel's own timeouts (SO_SNDTIMEO, SO_RCVTIMEO) as the limit, so that no poll is
-paid for; whoever keeps many connections busy at once asks for each call not to block instead
-(MSG_DONTWAIT). A time-out is set again only when it differs from the last one.
+limited by the kernel's own timeouts (SO_SNDTIMEO, SO_RCVTIMEO), so it needs no poll(2). A caller
+that has requests in flight on many connections makes each call non-blocking instead (MSG_DONTWAIT).
+A timeout is set again only when it differs from the last one.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _RETRY_CONNECT = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
 
 
 class Read(NamedTuple):
-    """What one read brought: bytes, and the descriptors that came with them."""
+    """The result of one read: bytes, and the descriptors that came with them."""
 
     data: bytes
     fds: Sequence[int]
 
 
 class _Segment:
-    """What one ``sendmsg`` is to carry: whole messages, of which only the first has descriptors."""
+    """The contents of one ``sendmsg``: whole messages, of which only the first has descriptors."""
 
     __slots__ = ("fds", "parts")
 
@@ -61,13 +61,13 @@ class _Segment:
 class Channel:
     """One end of a connection.
 
-    Descriptors that are queued stay their owner's, and must stay open until `flush` has said
-    that nothing is left. Descriptors that are read belong to the caller.
+    Queued descriptors still belong to the caller, and must stay open until `flush` has returned
+    True. Descriptors that are read belong to the caller.
 
     Args:
         sock: a connected unix stream socket; the channel owns it from now on.
         name: name of the device, for errors.
-        peer_fault: the error to raise when the peer sends what cannot be.
+        peer_fault: the error to raise when the peer breaks the protocol.
 
     Attributes:
         name: name of the device.
@@ -89,14 +89,14 @@ class Channel:
 
     @property
     def wants_write(self) -> bool:
-        """Something is queued that has not been sent."""
+        """Messages are queued that have not been sent."""
         return bool(self._queue)
 
     def queue(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        """Put a message behind those that wait for `flush`.
+        """Append a message to those that wait for `flush`.
 
-        Messages without descriptors join the write that waits; one with descriptors begins a
-        write of its own, for descriptors belong to the first byte of a write.
+        Messages without descriptors join the last write; a message with descriptors begins a new
+        one, because descriptors belong to the first byte of a write.
         """
         if self._queue and not fds:
             self._queue[-1].parts.append(data)
@@ -104,10 +104,10 @@ class Channel:
             self._queue.append(_Segment(data, fds))
 
     def flush(self) -> bool:
-        """Send as much as goes without blocking; True when nothing is left.
+        """Send as much as is possible without blocking; True when nothing is left.
 
         Raises:
-            Disconnected: the peer has gone.
+            Disconnected: the peer has closed the connection.
         """
         while self._queue:
             segment = self._queue[0]
@@ -118,14 +118,14 @@ class Channel:
                 segment.parts = [data]
                 return False
             if sent < len(data):
-                # The descriptors went with the first byte.
+                # The descriptors were sent with the first byte.
                 segment.parts, segment.fds = [data[sent:]], ()
                 return False
             self._queue.popleft()
         return True
 
     def send(self, data: bytes, fds: Sequence[int], timeout: float, what: str) -> None:
-        """Send one message, waiting for room if need be.
+        """Send one message; wait while the socket's buffer is full.
 
         Args:
             data: the message.
@@ -135,7 +135,7 @@ class Channel:
 
         Raises:
             DeadlineError: the peer did not read.
-            Disconnected: the peer has gone.
+            Disconnected: the peer has closed the connection.
         """
         started = time.monotonic()
         remaining = timeout
@@ -153,10 +153,10 @@ class Channel:
                 self._too_late("the peer to read", timeout - remaining, what)
 
     def read_now(self) -> Read | None:
-        """What has come, or None when nothing has.
+        """What has arrived, or None.
 
         Raises:
-            Disconnected: the peer has gone.
+            Disconnected: the peer has closed the connection.
         """
         try:
             return self._read(_READ_NOW)
@@ -164,16 +164,16 @@ class Channel:
             return None
 
     def read(self, timeout: float, what: str, waited: float = 0.0) -> Read:
-        """What comes first, within ``timeout`` seconds.
+        """What arrives first, within ``timeout`` seconds.
 
         Args:
             timeout: seconds.
             what: the message's name, for errors.
-            waited: seconds that were waited for the same message before, for errors.
+            waited: seconds that the caller has waited for the same message already, for errors.
 
         Raises:
-            DeadlineError: nothing came.
-            Disconnected: the peer has gone.
+            DeadlineError: nothing arrived.
+            Disconnected: the peer has closed the connection.
         """
         self._set_timeout(socket.SO_RCVTIMEO, timeout)
         try:
@@ -212,7 +212,7 @@ class Channel:
     def _set_timeout(self, option: int, seconds: float) -> None:
         if self._timeouts.get(option) == seconds:
             return
-        # A time of zero would mean to wait for ever.
+        # Zero would mean no timeout.
         whole, micros = divmod(max(1, math.ceil(seconds * 1e6)), 1_000_000)
         self._sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", whole, micros))
         self._timeouts[option] = seconds
@@ -231,7 +231,7 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 
 def check_path(path: str, name: str) -> None:
-    """Raises `UsageError` when no socket can have that path."""
+    """Raises `UsageError` when a socket cannot have that path."""
     size = len(os.fsencode(path))
     if not 1 <= size <= MAX_SOCKET_PATH:
         raise UsageError(
@@ -248,7 +248,7 @@ def _is_other_file(path: str) -> bool:
 
 
 def connect(path: str, name: str, timeout: float) -> socket.socket:
-    """Connect to a unix socket, trying again until somebody listens there.
+    """Connect to a unix socket, trying again until a process listens there.
 
     Args:
         path: the socket's path.
@@ -257,7 +257,7 @@ def connect(path: str, name: str, timeout: float) -> socket.socket:
 
     Raises:
         UsageError: the path is too long, is not a socket, or may not be used.
-        DeadlineError: nobody accepted in time.
+        DeadlineError: no process accepted in time.
     """
     check_path(path, name)
     started = time.monotonic()
@@ -272,8 +272,10 @@ def connect(path: str, name: str, timeout: float) -> socket.socket:
                 raise UsageError(f"{path}: is not a socket", device=name) from error
             waited = time.monotonic() - started
             if waited >= timeout:
-                raise DeadlineError(f"somebody to listen at {path}", waited, device=name) from error
-            # No event tells that somebody has begun to listen.
+                raise DeadlineError(
+                    f"a process to listen at {path}", waited, device=name
+                ) from error
+            # There is no event for a process that begins to listen.
             time.sleep(min(0.005, timeout - waited))
         except OSError as error:
             sock.close()

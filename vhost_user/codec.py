@@ -1,11 +1,11 @@
 """Bytes and descriptors in, messages out, and back. No I/O.
 
 A message is a header of three 32-bit words in host byte order (id, flags, bytes of payload) and
-its payload. Descriptors ride on the system call that carries the first byte of the header (spec,
-commit 97f24a0496). The kernel ends a read of a unix stream after the write that had descriptors
-with it, yet puts plain writes that came before it into the same read: so the descriptors of a
-read belong to one message that *begins* in that read, and it is the first one there whose
-payload and row in the table say that it must have some.
+its payload. Descriptors are sent by the system call that sends the first byte of the header (spec,
+commit 97f24a0496). The kernel ends a read of a unix stream after a write that had descriptors, but
+puts earlier writes without any into the same read. So the descriptors of a read belong to one
+message that *begins* in that read: to the first one that has to carry some, by its row of the table
+and its payload.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERSION = 1
 REPLY = 1 << 2
 NEED_REPLY = 1 << 3
 
-#: Flags that a request may have, and those that a reply has. Peers refuse any other.
+#: Flags that a request may have, and those that a reply has. Peers reject any other.
 REQUEST_FLAGS = frozenset({VERSION, VERSION | NEED_REPLY})
 REPLY_FLAGS = frozenset({VERSION | REPLY})
 
@@ -42,7 +42,7 @@ def encode(request_id: int, flags: int, payload: Payload | None) -> bytes:
     """A whole message.
 
     Raises:
-        PayloadError: the payload cannot be: a field is out of range, or too many regions.
+        PayloadError: a field is out of range, or there are too many regions.
     """
     try:
         if payload is None:
@@ -57,7 +57,7 @@ def encode(request_id: int, flags: int, payload: Payload | None) -> bytes:
 
 
 class Frame(NamedTuple):
-    """A message as it came in: id, flags, payload, descriptors (the receiver's to close)."""
+    """A message as received: id, flags, payload, descriptors (the receiver's to close)."""
 
     id: int
     flags: int
@@ -69,7 +69,7 @@ _Decode = Callable[[bytes, int], Payload]
 
 
 def _decoder(kind: type[Payload], size: int) -> _Decode:
-    """What makes a payload of ``size`` bytes at an offset."""
+    """The function that decodes a payload of ``size`` bytes at an offset."""
     layout = SHAPES[kind].layout
     if layout is None or not SHAPES[kind].plain:
         unpack = kind.unpack
@@ -81,11 +81,11 @@ def _decoder(kind: type[Payload], size: int) -> _Decode:
 
 
 class Form:
-    """What a message of one id may look like when it comes in.
+    """What a received message of one id may look like.
 
     Attributes:
         name: wire name.
-        fds: how many descriptors go with it.
+        fds: how many descriptors it carries.
         largest: bytes of payload at most.
     """
 
@@ -115,7 +115,7 @@ class Form:
         """The payload of ``size`` bytes at ``at``.
 
         Raises:
-            PayloadError: this message has no payload of that size, or not of that content.
+            PayloadError: the message cannot have a payload of that size, or with these contents.
         """
         try:
             decode = self._by_size[size]
@@ -127,12 +127,12 @@ class Form:
 
 
 def request_forms(table: Mapping[int, MessageSpec]) -> dict[int, Form]:
-    """What the requests of a table look like."""
+    """The form of each request of a table."""
     return {number: Form(row.name, row.payload, row.fds) for number, row in table.items()}
 
 
 def reply_forms(table: Mapping[int, MessageSpec]) -> dict[int, Form]:
-    """What the answers to a table's requests look like, acknowledgements among them."""
+    """The form of the answers to each request of a table: its own reply or an acknowledgement."""
     return {
         number: Form(
             row.name,
@@ -144,7 +144,7 @@ def reply_forms(table: Mapping[int, MessageSpec]) -> dict[int, Form]:
 
 
 def fd_range(rule: FdRule, payload: Payload | None) -> tuple[int, int]:
-    """The least and the most descriptors that go with a message."""
+    """The least and the most descriptors that a message carries."""
     if rule is FdRule.NONE:
         return 0, 0
     if rule is FdRule.OPTIONAL:
@@ -158,7 +158,7 @@ def fd_range(rule: FdRule, payload: Payload | None) -> tuple[int, int]:
 
 
 def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors that nobody will take."""
+    """Close descriptors that no message is returned with."""
     for fd in fds:
         os.close(fd)
 
@@ -172,15 +172,15 @@ class _Batch(NamedTuple):
 
 
 class Decoder:
-    """Takes what was read, gives whole messages that their row in the table allows.
+    """Turns what was read into whole messages, checked against their rows of the table.
 
-    It owns the descriptors that it is given, until it has handed them out with a frame: on an
-    error all of them are closed, those of the frames of the same call among them.
+    It owns the descriptors that it is given until it returns them with a frame. On an error it
+    closes all of them, including those of the frames of the same call.
 
     Args:
         forms: what each id may look like.
         flags: the flags that a message may have.
-        fault: the error to raise: whose messages these are.
+        fault: the error to raise, by the peer that sends.
         device: name of the device, for errors.
         discard: closes descriptors.
     """
@@ -199,9 +199,9 @@ class Decoder:
         self._device = device
         self._discard = discard
         self._rest = b""
-        self._base = 0  # how far into the stream the first byte of _rest is
+        self._base = 0  # offset of the first byte of _rest in the stream
         self._batches: deque[_Batch] = deque()
-        self._optional: int | None = None  # a frame of this call that may have descriptors
+        self._optional: int | None = None  # index of a frame of this call that may have descriptors
         self._broken = False
 
     @property
@@ -210,10 +210,10 @@ class Decoder:
         return bool(self._rest)
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Frame]:
-        """All messages that are whole now.
+        """All messages that are complete now.
 
         Raises:
-            ProtocolError: (as ``fault``) what came is no message. The stream is lost with it.
+            ProtocolError: (as ``fault``) the bytes are not a message. The stream is unusable then.
         """
         if fds:
             start = self._base + len(self._rest)
@@ -221,7 +221,7 @@ class Decoder:
         frames: list[Frame] = []
         try:
             if self._broken:
-                self._fail("spoke on after it broke the protocol")
+                self._fail("sent more after it broke the protocol")
             self._parse(self._rest + data if self._rest else data, frames)
         except ProtocolError:
             self.abandon()
@@ -231,7 +231,7 @@ class Decoder:
         return frames
 
     def abandon(self) -> None:
-        """Close descriptors that wait for their message; nothing is taken from now on."""
+        """Close descriptors that wait for their message; reject everything from now on."""
         self._broken = True
         while self._batches:
             self._discard(self._batches.popleft().fds)
@@ -282,7 +282,7 @@ class Decoder:
         return self._batches.popleft().fds
 
     def _settle(self, frames: list[Frame]) -> None:
-        """Descriptors that no message claimed go to the one that may have some, or are wrong."""
+        """Give descriptors that no message claimed to the one that may have some; else fail."""
         while self._batches:
             batch = self._batches[0]
             if batch.stop > self._base and (self._optional is None or self._may_claim_later()):
@@ -295,7 +295,7 @@ class Decoder:
             self._batches.popleft()
 
     def _may_claim_later(self) -> bool:
-        """The message that has begun, as far as it can be seen, is one that has descriptors."""
+        """Whether the incomplete message, as far as it has arrived, carries descriptors."""
         if len(self._rest) < HEADER.size:
             return False
         form = self._forms.get(HEADER.unpack_from(self._rest)[0])

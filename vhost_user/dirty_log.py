@@ -1,7 +1,7 @@
 """The dirty log: one bit for each 4096-byte page of guest memory that a back-end has written to.
 
-The front-end makes it, a memfd of its own that every back-end maps, and takes the bits out while
-they go on setting them: both sides use atomic operations on whole bytes or words (vhost-user
+The front-end creates it, a memfd that every back-end maps, and reads and clears the bits while the
+back-ends set them: both sides use atomic operations on whole bytes or words (vhost-user
 specification, "Migration"; page = address / 4096, byte = page / 8, bit = page % 8).
 """
 
@@ -19,22 +19,22 @@ from vhost_user.memory import PAGE_SHIFT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The log is as long as a whole number of these.
+#: The size of a log is a multiple of this.
 WORD_BYTES = 8
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _RUNS = 4096
 
 
 def log_size(pages: int) -> int:
-    """Bytes of a log for that many pages."""
+    """Bytes of a log of so many pages."""
     return -(-pages // (8 * WORD_BYTES)) * WORD_BYTES
 
 
 class DirtyLog:
-    """A dirty log, mapped. Marks may come from any number of threads and processes.
+    """A dirty log, mapped. Any number of threads and processes may mark pages.
 
     Attributes:
-        fd: the descriptor of the log; -1 at a back-end, which does not keep it.
+        fd: the descriptor of the log; -1 at a back-end, which does not keep one.
         size: bytes of the log.
         offset: where in the file it starts.
     """
@@ -49,7 +49,7 @@ class DirtyLog:
 
     @classmethod
     def create(cls, pages: int) -> DirtyLog:
-        """Makes a log for guest-physical pages 0 to `pages` - 1: a sealed, sparse memfd.
+        """Create a log for guest-physical pages 0 to `pages` - 1: a sealed, sparse memfd.
 
         Raises:
             UsageError: the compiled extension was not built.
@@ -67,10 +67,10 @@ class DirtyLog:
 
     @classmethod
     def map(cls, fd: int, size: int, offset: int) -> DirtyLog:
-        """Maps the log that came with SET_LOG_BASE; `fd` stays the caller's.
+        """Map the log of SET_LOG_BASE; `fd` stays the caller's.
 
         Raises:
-            FrontendError: the file is smaller than it was said to be, or cannot be mapped.
+            FrontendError: the file is smaller than the message says, or cannot be mapped.
         """
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
@@ -85,13 +85,13 @@ class DirtyLog:
         return cls(memoryview(mapping)[offset - start :], fd=-1, offset=offset)
 
     def mark(self, gpa: int, length: int) -> None:
-        """Marks the pages of [gpa, gpa + length) as written to. Call it after the write.
+        """Mark the pages of [gpa, gpa + length) as written. Call it after the write.
 
         Raises:
-            FrontendError: the log does not reach so far.
+            FrontendError: the range is beyond the end of the log.
             UsageError: it was closed.
         """
-        view = self._view  # held here, so that a close by another thread cannot unmap it yet
+        view = self._view  # a reference, so that a close by another thread does not unmap it yet
         if view is None:
             raise UsageError("this dirty log was closed")
         if self._mark(self._address, self.size, gpa, length):
@@ -112,10 +112,10 @@ class DirtyLog:
             yield start, end
 
     def harvest(self) -> list[tuple[int, int]]:
-        """Takes the dirty pages, as runs (guest-physical address, length in bytes), in order.
+        """Read and clear the log: runs of dirty pages (guest-physical address, bytes), in order.
 
-        A bit is taken and cleared in one step, so that a mark made meanwhile is found now or by
-        the next harvest. Adjoining pages are one run.
+        A bit is read and cleared in one step, so that a concurrent mark is found now or by the
+        next harvest. Adjacent pages are one run.
         """
         runs: list[tuple[int, int]] = []
         for start, end in self._extents():
@@ -127,7 +127,7 @@ class DirtyLog:
         return runs
 
     def _harvest_extent(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        view = self._view  # held, as in mark
+        view = self._view  # a reference, as in mark
         if view is None:
             raise UsageError("this dirty log was closed")
         ffi, harvest = native.ffi, native.lib.vu_log_harvest
@@ -141,7 +141,7 @@ class DirtyLog:
             start += done * WORD_BYTES
 
     def close(self) -> None:
-        """Unmaps the log, and closes its descriptor where it has one."""
+        """Unmap the log, and close its descriptor if it has one."""
         self._view = None
         if self.fd >= 0:
             os.close(self.fd)

@@ -1,23 +1,22 @@
-"""Errors that say whose fault it is.
+"""Errors by fault.
 
-    VhostUserError            anything this library raises on purpose
-     +- UsageError            the caller of this library asked for something that cannot be
+    VhostUserError            base class
+     +- UsageError            the caller of this library asked for something that is not allowed
      +- ProtocolError         a peer broke the protocol (never raised as such)
      |   +- FrontendError     ... the front-end did (or the guest's driver behind it)
      |   +- BackendError      ... the back-end did
      |       +- Refused       ... it answered a request with a non-zero acknowledgement
-     +- Disconnected          the peer closed the connection, or its process died
-     +- DeadlineError         nobody answered in time: who waits for what, since when
+     +- Disconnected          the peer closed the connection, or its process has ended
+     +- DeadlineError         a wait took longer than its timeout
 
-Every error names the device, and the ring and the message where there is one, so that the line
-that reaches the user is enough to find the culprit.
+Every error names the device, and the ring and the message where there is one.
 """
 
 from __future__ import annotations
 
 
 class VhostUserError(Exception):
-    """Base of all errors of this project's protocol library.
+    """Base of all errors of the protocol library.
 
     Attributes:
         device: name of the device (its socket) that the error is about, or None.
@@ -81,11 +80,11 @@ class Refused(BackendError):
 
 
 class Disconnected(VhostUserError):
-    """The peer closed the connection or its process has gone."""
+    """The peer closed the connection, or its process has ended."""
 
 
 class DeadlineError(VhostUserError):
-    """A wait took longer than its deadline.
+    """A wait took longer than its timeout.
 
     Attributes:
         waited: seconds that were waited.

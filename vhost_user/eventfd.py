@@ -1,7 +1,7 @@
-"""Eventfds by the batch: hundreds of notifiers made, signalled, drained and closed in one call.
+"""Batches of eventfds: hundreds are created, signalled, drained and closed in one call.
 
-Two implementations of one contract. The compiled one costs one call, and one release of the
-interpreter lock, for the whole batch; the one of the standard library does a call per descriptor.
+There are two implementations. The compiled one needs one call, and one release of the interpreter
+lock, for a batch; the one with the standard library makes a call for each descriptor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FLAGS = os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
 class PreparedEventfds(Protocol):
-    """The same descriptors, to be used again and again."""
+    """A batch that is used repeatedly."""
 
     def signal(self) -> None:
         """As `EventfdBatch.signal`."""
@@ -29,30 +29,30 @@ class PreparedEventfds(Protocol):
 
 
 class EventfdBatch(Protocol):
-    """What can be done to many eventfds at once.
+    """Operations on many eventfds at once.
 
-    A descriptor that fails does not keep the others of the batch from their turn: all are tried,
-    then `OSError` of the first failure is raised.
+    All descriptors of a batch are tried, whichever fail; then `OSError` of the first failure is
+    raised.
     """
 
     def create(self, count: int) -> list[int]:
-        """Makes that many eventfds (non-blocking, close-on-exec), or none.
+        """Create that many eventfds (non-blocking, close-on-exec), or none.
 
         Raises:
-            OSError: usually EMFILE; nothing was made.
+            OSError: usually EMFILE; none was created.
         """
 
     def signal(self, fds: Sequence[int]) -> None:
-        """Adds one to each; a full counter counts as signalled."""
+        """Add one to each; a full counter counts as signalled."""
 
     def drain(self, fds: Sequence[int]) -> list[int]:
-        """Takes the counters, 0 where nothing was signalled, in the order of `fds`."""
+        """Read and reset the counters, in the order of `fds`; 0 where nothing was signalled."""
 
     def close(self, fds: Sequence[int]) -> None:
-        """Closes all."""
+        """Close all."""
 
     def prepare(self, fds: Sequence[int]) -> PreparedEventfds:
-        """Makes repeated use of the same descriptors cheaper. Does not own them."""
+        """Make repeated use of the same descriptors cheaper. They stay the caller's."""
 
 
 def _check(error: int) -> None:
@@ -143,7 +143,7 @@ class PythonEventfds:
             try:
                 os.eventfd_write(fd, 1)
             except BlockingIOError:
-                pass  # the counter is full, and so readable: the signal is there
+                pass  # the counter is full: it is readable, so nothing is lost
             except OSError as error:
                 first = first or error.errno or errno.EIO
         _check(first)
@@ -180,5 +180,5 @@ class PythonEventfds:
 
 
 def default() -> EventfdBatch:
-    """The compiled implementation where it was built, else the standard library's."""
+    """The compiled implementation if it was built, else the one with the standard library."""
     return NativeEventfds() if native.available else PythonEventfds()

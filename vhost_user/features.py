@@ -1,7 +1,7 @@
 """Feature bits: virtio's, vhost's, and vhost-user's own protocol features, as data.
 
-Numbers that are still moving between specifications and releases are not members of
-`ProtocolFeature`: a `Dialect` names them, so that a session picks who it speaks to.
+Numbers that differ between specifications and releases are not members of `ProtocolFeature`: they
+are those of a `Dialect`, and each session has one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ProtocolFeature(IntFlag):
     GET_VRING_BASE_INFLIGHT = 1 << 20
 
 
-#: A protocol feature that means nothing without others.
+#: Protocol features that need others.
 DEPENDENCIES: dict[ProtocolFeature, ProtocolFeature] = {
     # libvhost-user closes the connection on this one (vu_set_protocol_features_exec)
     ProtocolFeature.INBAND_NOTIFICATIONS: ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK,
@@ -56,13 +56,13 @@ DEPENDENCIES: dict[ProtocolFeature, ProtocolFeature] = {
 
 
 class Dialect(NamedTuple):
-    """Who settles the numbers that are still moving.
+    """How a project numbers what is not settled.
 
     Attributes:
-        name: what a user calls it.
-        source: where its numbers are written down.
+        name: of the project.
+        source: where the numbers are documented.
         bits: protocol features beyond bit 20: name to bit number.
-        messages: front-end ids beyond 43: id to the wire name that it has here.
+        messages: front-end ids beyond 43: id to its name in this dialect.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Dialect(NamedTuple):
     messages: dict[int, str]
 
     def protocol_feature(self, name: str) -> ProtocolFeature | None:
-        """The mask of a protocol feature's name, or None where this dialect has none."""
+        """The mask of a protocol feature, by name; None if this dialect does not have it."""
         settled = ProtocolFeature.__members__.get(name)
         if settled is not None:
             return settled
@@ -93,7 +93,7 @@ RUST_VMM = Dialect(
 )
 YC_LIBVHOST = Dialect(
     "yc-libvhost",
-    "yc-libvhost-server: a protocol feature of its own, whose bit is told by its header",
+    "yc-libvhost-server: a protocol feature of its own; the bit is in its header",
     {},
     {44: "GET_VRING_BASE_SKIP_DRAIN"},
 )
@@ -101,7 +101,7 @@ DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (SPEC, RUST
 
 
 def missing_dependencies(features: ProtocolFeature) -> dict[ProtocolFeature, ProtocolFeature]:
-    """Features of the set that need others which are not in it: feature to what it lacks."""
+    """Features of the set that need others which are not in it: feature to what is missing."""
     return {
         feature: needs & ~features
         for feature, needs in DEPENDENCIES.items()

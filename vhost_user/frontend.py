@@ -1,9 +1,9 @@
 """A front-end's connection to a back-end: a session and a channel.
 
-Two ways to use it, which must not be mixed while replies are outstanding: `call` is lock-step,
-one request and its reply; `submit`, `flush` and `receive` never block, so that one thread can
-keep the requests of all devices in flight. Where the time counts, `prepare` puts messages
-together beforehand, and `exchange` or `post` sends them.
+There are two ways to use it, which must not be mixed while replies are outstanding. `call` is
+lock-step: one request and its reply. `submit`, `flush` and `receive` never block, so that one
+thread can have requests to all devices in flight. `prepare` encodes messages ahead of time;
+`exchange` and `post` send them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class FrontendConnection(Connection):
     Args:
         sock: a connected unix stream socket; owned by the connection from now on.
         name: name of the device, for errors and tables.
-        dialect: who settles the numbers that are still moving.
+        dialect: how it numbers features and messages that are not settled.
 
     Attributes:
         name: name of the device.
-        session: what is agreed on, and the rings' states.
+        session: what is negotiated, and the rings' states.
         offered_features: feature bits that the back-end offers (after `negotiate`).
-        features: those of them that are to be acknowledged with SET_FEATURES.
+        features: those of them that both ends can use.
     """
 
     def __init__(self, sock: socket.socket, *, name: str, dialect: Dialect = SPEC) -> None:
@@ -64,42 +64,42 @@ class FrontendConnection(Connection):
 
         Raises:
             UsageError: the path cannot be used.
-            DeadlineError: nobody accepted within ``timeout`` seconds.
+            DeadlineError: no process accepted within ``timeout`` seconds.
         """
         return cls(connect(path, name, timeout), name=name)
 
     @classmethod
-    def adopt(cls, sock: socket.socket, *, name: str, features: int, agreed: Agreed) -> Self:
-        """Take over a connection that another process has negotiated, and does not use any more.
+    def restore(cls, sock: socket.socket, *, name: str, features: int, agreed: Agreed) -> Self:
+        """A connection that another process has negotiated, and does not use any more.
 
-        Nothing is sent: the back-end does not learn of it.
+        Nothing is sent: the back-end does not notice.
 
         Args:
             sock: the connected socket; owned by the connection from now on.
             name: name of the device.
-            features: `FrontendConnection.features` over there.
-            agreed: what `agreed` said over there.
+            features: `FrontendConnection.features` of the other process.
+            agreed: `FrontendConnection.agreed` of the other process.
 
         Raises:
-            UsageError: what was agreed on makes no sense.
+            UsageError: ``agreed`` has more rings than a connection.
         """
         connection = cls(sock, name=name)
-        connection.session.take_up(agreed)
+        connection.session.restore(agreed)
         connection.offered_features = agreed.offered_features or 0
         connection.features = features
         return connection
 
     @property
     def agreed(self) -> Agreed:
-        """What another process needs to `adopt` the connection.
+        """What another process needs to `restore` the connection.
 
         Raises:
-            UsageError: it is broken, or messages are under way, which that process would miss.
+            UsageError: it is broken, or messages are in flight, which that process would miss.
         """
         if self.broken:
             raise UsageError(f"its connection is broken: {self._broken_reason}", device=self.name)
         if self.outstanding or self.wants_write or self.session.partial:
-            raise UsageError("messages are under way on its connection", device=self.name)
+            raise UsageError("messages are in flight on its connection", device=self.name)
         return self.session.agreed
 
     @property
@@ -126,20 +126,20 @@ class FrontendConnection(Connection):
 
     @property
     def outstanding(self) -> int:
-        """Replies that are due and have not come."""
+        """Replies that are due and have not arrived."""
         return self.session.outstanding
 
     def negotiate(
         self, *, features: int, protocol_features: ProtocolFeature, timeout: float = 5.0
     ) -> None:
-        """GET_FEATURES, the protocol features where the back-end has some, SET_OWNER.
+        """GET_FEATURES, the protocol features if the back-end has some, SET_OWNER.
 
-        SET_FEATURES is left to the device, which sends it when it starts.
+        The device sends SET_FEATURES when it starts.
 
         Args:
-            features: feature bits that the device can use. Bit 30 is added by itself.
-            protocol_features: protocol features that it can use; one that lacks what it depends
-                on at the back-end is left out.
+            features: feature bits that the device can use. Bit 30 is added.
+            protocol_features: protocol features that it can use; one that needs others which the
+                back-end does not offer is left out.
             timeout: seconds for each round trip.
 
         Raises:
@@ -156,9 +156,9 @@ class FrontendConnection(Connection):
         self.call(Request(FrontendRequest.SET_OWNER), timeout=timeout)
 
     def prepare(self, requests: Iterable[Request]) -> list[Message]:
-        """Put requests together that are to be sent later, or now (`post`, `exchange`).
+        """Encode requests, for `post` or `exchange`.
 
-        What is negotiated must not change in between.
+        What is negotiated must not change until they are sent.
 
         Raises:
             UsageError: the session does not allow one of them.
@@ -167,25 +167,25 @@ class FrontendConnection(Connection):
         return [prepare(request) for request in requests]
 
     def call(self, request: Request, timeout: float = 5.0) -> Reply | None:
-        """`exchange` of a request that is put together now."""
+        """`prepare` and `exchange` of one request."""
         return self.exchange(self.session.prepare(request), timeout)
 
     def exchange(self, message: Message, timeout: float = 5.0) -> Reply | None:
-        """Send one request, and wait for its reply where one is due.
+        """Send one request, and wait for its reply if one is due.
 
         Args:
-            message: what to ask.
+            message: the request.
             timeout: seconds for the whole exchange.
 
         Returns:
             The reply, or None when none is due. The descriptors of a reply are the caller's.
 
         Raises:
-            UsageError: replies of `post` are due.
+            UsageError: replies of `post` are outstanding.
             BackendError: the back-end broke the protocol; `Refused`: it acknowledged with an error.
-            DeadlineError: it did not answer in time. Its reply may still come: what is left for
-                this connection is to be closed.
-            Disconnected: it has gone.
+            DeadlineError: it did not answer in time. As its reply may still arrive, the connection
+                can only be closed.
+            Disconnected: it has closed the connection.
         """
         session, channel = self.session, self._channel
         request, data, opened, answered = message
@@ -205,7 +205,7 @@ class FrontendConnection(Connection):
             channel.send(data, request.fds, timeout, name)
             replies = session.feed(*channel.read(timeout, name))
             while not replies:
-                # A reply in pieces: what is left of the time, but never nothing.
+                # A reply in pieces: wait for the rest of the timeout, which must not become 0.
                 waited = time.monotonic() - started
                 left = max(timeout - waited, 1e-6)
                 replies = session.feed(*channel.read(left, name, waited))
@@ -217,11 +217,11 @@ class FrontendConnection(Connection):
         return replies[0]
 
     def submit(self, requests: Iterable[Request]) -> int:
-        """`post` of requests that are put together now."""
+        """`prepare` and `post`."""
         return self.post(self.prepare(requests))
 
     def post(self, messages: Iterable[Message]) -> int:
-        """Queue messages and send as many as go without blocking.
+        """Queue messages and send as many as is possible without blocking.
 
         The descriptors of requests must stay open until `flush` has returned True.
 
@@ -229,19 +229,19 @@ class FrontendConnection(Connection):
             How many replies are outstanding now.
 
         Raises:
-            Disconnected: the back-end has gone.
+            Disconnected: the back-end has closed the connection.
         """
         for data, fds in self.session.begin(messages):
             self._channel.queue(data, fds)
         self.flush()
         return self.session.outstanding
 
-    def lend(self, messages: Iterable[Message]) -> None:
-        """Somebody else sends these messages; `take_in` is to get what comes for them."""
+    def mark_sent(self, messages: Iterable[Message]) -> None:
+        """Another process sends these messages; `feed` has to be given the replies."""
         self.session.begin(messages)
 
-    def take_in(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
-        """Replies that somebody else has read, with the descriptors that came with them.
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
+        """The replies in what another process has read, with the descriptors that came with it.
 
         Raises:
             BackendError: the back-end broke the protocol; `Refused`: it acknowledged with an error.
@@ -255,10 +255,10 @@ class FrontendConnection(Connection):
             raise
 
     def flush(self) -> bool:
-        """Send as much as goes without blocking; True when nothing is left to send.
+        """Send as much as is possible without blocking; True when nothing is left to send.
 
         Raises:
-            Disconnected: the back-end has gone.
+            Disconnected: the back-end has closed the connection.
         """
         try:
             return super().flush()
@@ -267,18 +267,18 @@ class FrontendConnection(Connection):
             raise
 
     def receive(self) -> list[Reply]:
-        """All replies that have come, in the order of the requests; never blocks.
+        """All replies that have arrived, in the order of the requests; never blocks.
 
         Raises:
             BackendError: the back-end broke the protocol; `Refused`: it acknowledged with an error.
-            Disconnected: it has gone, and no reply is left to be taken.
+            Disconnected: it has closed the connection, and no reply is left to return.
         """
         replies: list[Reply] = []
         try:
             for read in self.reads():
                 replies += self.session.feed(read.data, read.fds)
         except Disconnected as error:
-            # The next read raises it again, when the replies before it have been taken.
+            # The next read raises it again, when the replies before it have been returned.
             if not replies:
                 self.mark_broken(error.text)
                 raise
@@ -291,7 +291,7 @@ class FrontendConnection(Connection):
         return replies
 
     def close(self) -> None:
-        """Close the connection. Replies that are due will not come."""
+        """Close the connection. Outstanding replies are lost."""
         self.session.abandon()
         self._channel.close()
 
@@ -301,7 +301,7 @@ class FrontendConnection(Connection):
 
 
 def _usable(features: ProtocolFeature) -> ProtocolFeature:
-    """The features that have all they depend on."""
+    """The features without those that need others which are missing."""
     while missing := missing_dependencies(features):
         for feature in missing:
             features &= ~feature

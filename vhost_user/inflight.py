@@ -1,9 +1,9 @@
 """The inflight region: which requests a back-end has taken and not completed (split rings).
 
-It is shared memory that outlives the back-end. A new one that is given the region takes those
-requests again, in the order in which they were taken first, and none that was completed: out of
-the ring alone that cannot be told when requests complete out of order (vhost-user specification,
-"Inflight I/O tracking"; the layout is the one given there for split virtqueues).
+It is shared memory that outlives the back-end. A new back-end that gets the region resubmits those
+requests, in their original order, and none that was completed. The ring alone does not show which
+these are, as requests complete out of order (vhost-user specification, "Inflight I/O tracking"; the
+layout is that for split virtqueues).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _DESCRIPTOR_SIZE = 16
 _ALIGNMENT = 64
 _VERSION = 1
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-# In units of u16 from the start of a ring's part.
+# Offsets in a ring's part, in units of u16.
 _AT_VERSION, _AT_NUMBER, _AT_BATCH, _AT_USED = 4, 5, 6, 7
 
 
 def ring_bytes(size: int) -> int:
-    """Bytes that the part of one ring of ``size`` descriptors takes."""
+    """Bytes of the part of a ring of ``size`` descriptors."""
     return -(-(_HEADER.size + _DESCRIPTOR_SIZE * size) // _ALIGNMENT) * _ALIGNMENT
 
 
 def create(rings: int, size: int) -> tuple[int, int]:
-    """A new region for so many rings of so many descriptors: its memfd, sealed, and its bytes.
+    """A new region for ``rings`` rings of ``size`` descriptors: its sealed memfd, and its bytes.
 
     Raises:
         OSError: out of descriptors or memory.
@@ -49,7 +49,7 @@ def create(rings: int, size: int) -> tuple[int, int]:
 
 
 class InflightRing:
-    """The part of one ring, as its back-end keeps it."""
+    """The part of one ring, at the back-end."""
 
     __slots__ = ("_batch", "_bytes", "_counter", "_counters", "_words", "size")
 
@@ -62,13 +62,13 @@ class InflightRing:
         self._batch: list[int] = []
 
     def resume(self, used_idx: int) -> list[int]:
-        """The ring starts: the heads that are to be taken again, the oldest first.
+        """The heads to resubmit when the ring starts, the oldest first.
 
         Args:
-            used_idx: where the used ring stands in guest memory.
+            used_idx: the used index in guest memory.
 
         Raises:
-            FrontendError: the region is one of another layout.
+            FrontendError: the region has another layout.
         """
         words = self._words
         if not words[_AT_VERSION]:
@@ -89,7 +89,7 @@ class InflightRing:
         return waiting
 
     def _settle(self, used_idx: int) -> None:
-        """What was given back just before the end, and could not be noted as completed."""
+        """Mark the last batch as completed, if the back-end died before it could."""
         words = self._words
         missing = (used_idx - words[_AT_USED]) & 0xFFFF
         head = words[_AT_BATCH]
@@ -115,15 +115,15 @@ class InflightRing:
         self._bytes[at] = 1
 
     def given_back(self, head: int) -> None:
-        """A chain was put into the used ring, which the driver cannot see yet."""
+        """A chain was put into the used ring; the driver does not see it yet."""
         words = self._words
         words[(16 + 16 * head) // 2 + 3] = words[_AT_BATCH]
         words[_AT_BATCH] = head
         self._batch.append(head)
 
     def published(self, used_idx: int) -> None:
-        """The driver can see all that was given back; the used ring stands there now."""
-        barrier()  # the used index before the notes that rest on it
+        """The driver sees everything that was given back; this is the used index now."""
+        barrier()  # the used index before the marks that depend on it
         for head in self._batch:
             self._bytes[16 + 16 * head] = 0
         self._batch.clear()
@@ -131,17 +131,17 @@ class InflightRing:
 
 
 class InflightRegion:
-    """A region as SET_INFLIGHT_FD gave it, mapped; a back-end's.
+    """The region of SET_INFLIGHT_FD, mapped by a back-end.
 
     Args:
         fd: its file, which stays the caller's.
         size: bytes of the region.
-        offset: where in the file it starts.
+        offset: of the region in its file.
         rings: how many rings it is for.
         ring_size: their descriptors.
 
     Raises:
-        FrontendError: the file does not hold so much, or cannot be mapped.
+        FrontendError: the region is too small, or not in its file, or cannot be mapped.
     """
 
     def __init__(self, fd: int, size: int, offset: int, rings: int, ring_size: int) -> None:
@@ -149,8 +149,8 @@ class InflightRegion:
         try:
             if not 0 < needed <= size or offset + size > os.fstat(fd).st_size:
                 raise FrontendError(
-                    f"{size} bytes at offset {offset} hold no inflight region of {rings} rings of "
-                    f"{ring_size} descriptors",
+                    f"{size} bytes at offset {offset} are not an inflight region of {rings} rings "
+                    f"of {ring_size} descriptors",
                     message="SET_INFLIGHT_FD",
                 )
             start = offset - offset % mmap.ALLOCATIONGRANULARITY
@@ -164,7 +164,7 @@ class InflightRegion:
         self._parts: dict[int, InflightRing] = {}
 
     def ring(self, index: int) -> InflightRing | None:
-        """The part of a ring, or None for a ring that the region was not made for."""
+        """The part of a ring, or None for a ring that the region does not have."""
         if index >= self.rings:
             return None
         part = self._parts.get(index)
@@ -176,6 +176,6 @@ class InflightRegion:
         return part
 
     def close(self) -> None:
-        """Let go of it; the last ring that uses it unmaps it, and its file lives on."""
+        """Drop the mapping; it is unmapped when no ring uses it. The file stays."""
         self._parts.clear()
         self._view = memoryview(b"")

@@ -1,7 +1,7 @@
 """The memory table: guest memory as a back-end sees it, and the translation of addresses.
 
-A region is known by two addresses: guest-physical ones stand in descriptors, addresses of the
-front-end's process ("user addresses") stand in SET_VRING_ADDR. Both lead to the same mapping.
+A region has two addresses: descriptors have guest-physical ones, SET_VRING_ADDR has addresses of
+the front-end's process ("user addresses"). Both are translated to the same mapping.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ADDRESS_SPACE = 1 << 64
 
 
 class MemoryTableError(FrontendError):
-    """The front-end sent a memory table that cannot be."""
+    """The front-end sent an invalid memory table."""
 
 
 class TranslationError(FrontendError):
-    """An address range is not, or not as a whole, in the memory table."""
+    """An address range is not, or not completely, in the memory table."""
 
 
 class MappedRegion(NamedTuple):
@@ -48,12 +48,12 @@ class MappedRegion(NamedTuple):
     region: MemoryRegion
 
 
-# The first of each pair is what a range check needs, so that the last hit is tried with no lookup.
+# (start, end, bytes) of the region of the last hit: it is tried before the lookup.
 _NOWHERE = (0, 0, memoryview(b""))
 
-# All devices of a VM are given the same few files, so a process that serves 40 of them maps each
-# only once. A mapping lives as long as any view of it: whoever still holds one (a request in
-# flight) cannot be left with an address that is gone.
+# All devices of a VM have the same few files, so a process that serves 40 of them maps each file
+# only once. A mapping lives as long as any view of it: a request in flight that still has a view
+# does not lose its memory.
 _mappings: WeakValueDictionary[tuple[int, int, int, int], mmap.mmap] = WeakValueDictionary()
 _mappings_lock = threading.Lock()
 
@@ -65,7 +65,7 @@ def _map(fd: int, offset: int, size: int, *, alone: bool) -> memoryview:
         fd: the file.
         offset: where they begin.
         size: how many they are.
-        alone: in a mapping of their own; else it is shared with whoever else has mapped them.
+        alone: in a mapping of their own; else all tables of this process share one.
 
     Raises:
         MemoryTableError: the file is too small, or cannot be mapped.
@@ -98,7 +98,7 @@ def _close_all(fds: Iterable[int]) -> None:
 
 
 def _check_disjoint(regions: Sequence[MappedRegion]) -> None:
-    """Checks regions that are sorted by guest-physical address."""
+    """Check regions that are sorted by guest-physical address."""
     for low, high in pairwise(regions):
         if high.gpa < low.gpa_end:
             raise MemoryTableError(f"regions overlap at guest address {high.gpa:#x}")
@@ -109,7 +109,7 @@ def _check_disjoint(regions: Sequence[MappedRegion]) -> None:
 
 
 def map_region(region: MemoryRegion, fd: int, *, alone: bool = False) -> MappedRegion:
-    """A region, mapped; ``alone`` keeps the mapping to this one region of this one table.
+    """A region, mapped; with ``alone`` no other region and no other table shares the mapping.
 
     Raises:
         MemoryTableError: it is empty, wraps around, or does not fit its file.
@@ -124,13 +124,13 @@ def map_region(region: MemoryRegion, fd: int, *, alone: bool = False) -> MappedR
 
 
 class MemoryTable:
-    """Guest memory, mapped: what SET_MEM_TABLE, ADD_MEM_REG and REM_MEM_REG leave behind.
+    """Guest memory, mapped, as SET_MEM_TABLE, ADD_MEM_REG and REM_MEM_REG define it.
 
     Used by one thread at a time. A change either succeeds or leaves the table as it was; in both
     cases the descriptors that came with it are closed.
 
     Attributes:
-        generation: grows with each change: views got before should be got again.
+        generation: grows with each change, which makes earlier views stale.
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class MemoryTable:
         self._forget()
 
     def _forget(self) -> None:
-        """Prepares the lookups for the present list of regions."""
+        """Prepare the lookups for the current list of regions."""
         self._by_user = sorted(self._regions, key=attrgetter("user"))
         self._starts = [region.gpa for region in self._regions]
         self._user_starts = [region.user for region in self._by_user]
@@ -160,11 +160,11 @@ class MemoryTable:
 
     @property
     def end(self) -> int:
-        """One past the highest guest-physical address; a dirty log must reach so far."""
+        """One past the highest guest-physical address: the range of a dirty log."""
         return self._regions[-1].gpa_end if self._regions else 0
 
     def replace(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
-        """Takes a whole new table (SET_MEM_TABLE); owns and closes `fds`, one for each region.
+        """Replace the whole table (SET_MEM_TABLE); owns and closes `fds`, one for each region.
 
         Raises:
             MemoryTableError: regions overlap, are empty, wrap around, or do not fit their file.
@@ -177,7 +177,7 @@ class MemoryTable:
             _close_all(fds)
 
     def add(self, region: MemoryRegion, fd: int) -> None:
-        """Adds one region (ADD_MEM_REG); owns and closes `fd`.
+        """Add one region (ADD_MEM_REG); owns and closes `fd`.
 
         Raises:
             MemoryTableError: as `replace`.
@@ -188,9 +188,9 @@ class MemoryTable:
             os.close(fd)
 
     def remove(self, region: MemoryRegion) -> None:
-        """Drops the region with this guest address, user address and size (REM_MEM_REG).
+        """Remove the region with this guest address, user address and size (REM_MEM_REG).
 
-        The mmap offset does not count, as in other back-ends.
+        The mmap offset is not compared, as in other back-ends.
 
         Raises:
             MemoryTableError: there is none.
@@ -202,7 +202,7 @@ class MemoryTable:
         self._install(kept)
 
     def close(self) -> None:
-        """Drops all regions. Their memory goes when the last view of it does."""
+        """Remove all regions. Their memory is unmapped with the last view of it."""
         self._install([])
 
     def view(self, gpa: int, length: int) -> memoryview:
@@ -227,7 +227,7 @@ class MemoryTable:
         raise TranslationError(f"guest addresses {gpa:#x}+{length:#x} are not in one region")
 
     def slices(self, gpa: int, length: int) -> list[memoryview]:
-        """The bytes [gpa, gpa + length), in pieces where they cross regions that adjoin.
+        """The bytes [gpa, gpa + length), in pieces where they cross adjacent regions.
 
         Raises:
             TranslationError: a part of them is in no region.

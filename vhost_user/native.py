@@ -1,10 +1,9 @@
-"""Typed access to the compiled extension, and what stands in for it where it was not built.
+"""Typed access to the compiled extension, and fallbacks where it was not built.
 
-Two ways lead into the same shared object. cffi releases the interpreter lock around a call, which
-is right for work that takes a while (batches of system calls, hashing, scanning a log). For a call
-of a few nanoseconds it is wrong: when another thread wants the lock, giving it up and taking it
-back wakes that thread and costs microseconds. `barrier` and `log_marker` therefore go through
-``ctypes.PyDLL``, which keeps the lock.
+The shared object is called in two ways. cffi releases the interpreter lock around a call, which is
+right for calls that take long (batches of system calls, hashing, scanning a log). For a call of a
+few nanoseconds it is wrong: if another thread waits for the lock, releasing it wakes that thread
+and takes microseconds. `barrier` and `log_marker` therefore use ``ctypes.PyDLL``, which keeps it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ lib: Any = None
 _held: Any = None
 try:
     from vhost_user import _native
-except ImportError:  # not built: slower, and without the parts that need it
+except ImportError:  # not built: slower, and without the features that need it
     available = False
 else:
     available = True
@@ -42,7 +41,7 @@ _SHA256_BLOCK = 64
 
 
 def require() -> None:
-    """Makes sure that the extension is there.
+    """Check that the extension was built.
 
     Raises:
         UsageError: it was not built.
@@ -52,7 +51,7 @@ def require() -> None:
 
 
 def _lock_barrier() -> Callable[[], None]:
-    """A full fence of the standard library: taking a lock is an atomic read-modify-write."""
+    """A full fence with the standard library: acquiring a lock is an atomic read-modify-write."""
     lock = threading.Lock()
     acquire, release = lock.acquire, lock.release
 
@@ -89,22 +88,22 @@ def log_marker() -> Callable[[int, int, int, int], int]:
 python_barrier = _lock_barrier()
 #: A full memory fence: no load or store moves across it, for other threads and processes.
 barrier = _native_barrier() if available else python_barrier
-#: Whether this processor may reorder two loads, or two stores, so that rings need a fence there
-#: too. x86 only lets a load pass an earlier store.
+#: Whether this processor may reorder two loads, or two stores: rings need a fence there as well.
+#: x86 only moves a load before an earlier store.
 WEAKLY_ORDERED = platform.machine() not in {"x86_64", "AMD64", "i686", "i386"}
 
 
 def address_of(buffer: memoryview) -> int:
-    """The address of a writable buffer in this process; valid as long as the buffer is held."""
+    """The address of a writable buffer in this process; valid as long as the buffer exists."""
     require()
     return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer, require_writable=True)))
 
 
 class Sha256State:
-    """SHA-256 over whole blocks whose state is 40 bytes of somebody else's memory.
+    """SHA-256 over whole blocks, with its state in 40 bytes of memory of the caller.
 
-    The memory holds 8 u32 (the state) and one u64 (bytes hashed so far), in the host's byte order,
-    and nothing lives outside of it: another process that maps the same bytes goes on from there.
+    The memory has 8 u32 (the state) and one u64 (bytes hashed so far), in the host's byte order.
+    There is no other state: another process that maps the same bytes can continue.
     """
 
     def __init__(self, memory: memoryview) -> None:
@@ -116,7 +115,7 @@ class Sha256State:
         self._state = ffi.from_buffer("uint32_t[8]", memory[:32], require_writable=True)
 
     def reset(self) -> None:
-        """Begins a new hash."""
+        """Begin a new hash."""
         self._words[:] = memoryview(struct.pack("=8I", *_SHA256_START)).cast("I")
         self._length[0] = 0
 
@@ -126,19 +125,19 @@ class Sha256State:
         return self._length[0]
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Hashes more data, a multiple of 64 bytes.
+        """Hash more data, a multiple of 64 bytes.
 
         Raises:
-            UsageError: the data is not whole blocks.
+            UsageError: the data does not consist of whole blocks.
         """
         size = len(data)
         if size % _SHA256_BLOCK:
-            raise UsageError(f"SHA-256 takes blocks of 64 bytes here, not {size} bytes")
+            raise UsageError(f"SHA-256 needs a multiple of 64 bytes here, not {size} bytes")
         lib.vu_sha256_blocks(self._state, ffi.from_buffer(data), size // _SHA256_BLOCK)
         self._length[0] += size
 
     def hexdigest(self) -> str:
-        """The digest of what was hashed so far; the state stays as it is."""
+        """The digest of what was hashed so far; the state does not change."""
         state = ffi.new("uint32_t[8]", list(self._words))
         padding = b"\x80" + bytes(55) + struct.pack(">Q", 8 * self.length)  # whole blocks so far
         lib.vu_sha256_blocks(state, padding, 1)

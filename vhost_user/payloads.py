@@ -40,7 +40,7 @@ class PayloadError(ValueError):
 
 
 class Payload(Protocol):
-    """What every payload is: a tuple of its fields that can be packed."""
+    """A payload: a tuple of its fields that can be packed."""
 
     def __iter__(self) -> Iterator[Any]: ...
 
@@ -63,7 +63,7 @@ class Payload(Protocol):
 
 
 class Shape(NamedTuple):
-    """What codec and documentation need to know of a payload's class.
+    """What codec and documentation need of a payload's class.
 
     Attributes:
         smallest: bytes at least.
@@ -175,7 +175,7 @@ class VringAddr(NamedTuple):
         desc: user address of the descriptor table (so are ``used`` and ``avail``).
         used: user address of the used ring.
         avail: user address of the available ring.
-        log: guest physical address that stands for the used ring's first byte in the dirty log.
+        log: guest physical address to log the used ring's first byte at.
     """
 
     ring: int
@@ -261,7 +261,7 @@ class SingleRegion(NamedTuple):
 
 @payload("=QQ")
 class LogArea(NamedTuple):
-    """SET_LOG_BASE: bytes of the dirty log, and where it begins in its descriptor."""
+    """SET_LOG_BASE: bytes of the dirty log, and its offset in its descriptor."""
 
     size: int
     offset: int
@@ -306,7 +306,7 @@ class Config(NamedTuple):
     Attributes:
         offset: first byte within the space.
         flags: 0 when the guest writes, 1 when a migration does.
-        data: the bytes; in a GET_CONFIG request they are as many as are asked for.
+        data: the bytes; in a GET_CONFIG request only their number counts.
     """
 
     offset: int
@@ -355,7 +355,7 @@ class VringArea(NamedTuple):
 
 @payload("=QQHH4x")
 class Inflight(NamedTuple):
-    """The inflight region: its bytes and offset in the fd, for how many rings of what size."""
+    """The inflight region: its bytes, its offset in the fd, number and size of its rings."""
 
     mmap_size: int
     mmap_offset: int
@@ -414,7 +414,7 @@ class DeviceState(NamedTuple):
 
 @payload(sizes=(_CRYPTO_SESSION_SIZE, _CRYPTO_SESSION_SIZE))
 class CryptoSession(NamedTuple):
-    """A crypto session, whose inside no specification describes: its raw bytes."""
+    """A crypto session as raw bytes: its layout is not specified."""
 
     raw: bytes
 
@@ -476,8 +476,8 @@ class ShmemConfig(NamedTuple):
         """From 8 + 8 n bytes with n of 256 at most, else `PayloadError`."""
         count, rest = divmod(len(data) - _SHMEM_CONFIG_HEAD.size, 8)
         if rest or not 0 <= count <= MAX_SHMEM_REGIONS:
-            raise PayloadError(f"{len(data)} bytes are no list of shared memory regions")
-        (told,) = _SHMEM_CONFIG_HEAD.unpack_from(data)
-        if told > MAX_SHMEM_REGIONS:
-            raise PayloadError(f"{told} shared memory regions")
-        return cls(told, struct.unpack_from(f"={count}Q", data, _SHMEM_CONFIG_HEAD.size))
+            raise PayloadError(f"{len(data)} bytes are not a list of shared memory regions")
+        (announced,) = _SHMEM_CONFIG_HEAD.unpack_from(data)
+        if announced > MAX_SHMEM_REGIONS:
+            raise PayloadError(f"{announced} shared memory regions")
+        return cls(announced, struct.unpack_from(f"={count}Q", data, _SHMEM_CONFIG_HEAD.size))

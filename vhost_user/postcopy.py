@@ -1,8 +1,8 @@
-"""Guest memory that comes after its rings have started, page by page, as they are looked at.
+"""Guest memory that arrives after its rings have started, page by page, on demand.
 
-A back-end has the kernel watch its mappings (userfaultfd(2)). Whoever touches a page that is not
-there waits; the front-end, which has the same descriptor, hears of it, brings the page and wakes
-who waits (vhost-user specification, "Postcopy live migration").
+A back-end registers its mappings with a userfaultfd(2). An access to a missing page blocks; the
+front-end, which has the same descriptor, reads the fault, copies the page and wakes the thread that
+waits (vhost-user specification, "Postcopy live migration").
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @cache
 def possible() -> bool:
-    """Whether this process may watch memory, system calls' accesses among them."""
+    """Whether this process may handle page faults, including those of system calls."""
     if not native.available:
         return False
     try:
@@ -36,13 +36,13 @@ def possible() -> bool:
 
 
 class Userfault:
-    """A userfaultfd, and the memory that it watches. May be used by several threads.
+    """A userfaultfd, and the memory that is registered with it. Several threads may use it.
 
     Attributes:
         fd: the descriptor.
 
     Raises:
-        OSError: the kernel has none, or not for this user.
+        OSError: the kernel does not have it, or not for this user.
     """
 
     def __init__(self) -> None:
@@ -51,15 +51,15 @@ class Userfault:
         if self.fd < 0:
             raise OSError(-self.fd, os.strerror(-self.fd))
         self._lock = threading.Lock()
-        # The mappings are held, so that nothing else can come to be at their addresses.
+        # References to the mappings, so that nothing else is mapped at their addresses.
         self._watched: list[tuple[int, int, mmap.mmap]] = []
         self._over = False
 
     def watch(self, mapping: mmap.mmap) -> None:
-        """From now on missing pages of a mapping are waited for.
+        """From now on an access to a missing page of a mapping blocks until the page arrives.
 
         Raises:
-            OSError: it is not memory of a kind that can be watched, or it is watched already.
+            OSError: the kernel cannot do this with the mapping, or does it already.
         """
         start, pages = native.address_of(memoryview(mapping)), -(-len(mapping) // mmap.PAGESIZE)
         length = pages * mmap.PAGESIZE
@@ -72,7 +72,7 @@ class Userfault:
             self._watched.append((start, length, mapping))
 
     def give_up(self) -> None:
-        """Wait for no page any more: what is missing is zeroes now. Whoever waits goes on."""
+        """Wait for no more pages: missing ones are zeroes now. Threads that wait continue."""
         with self._lock:
             self._over = True
             while self._watched:
@@ -86,12 +86,12 @@ class Userfault:
 
 
 class FaultingTable(MemoryTable):
-    """A memory table whose bytes are there when they are handed out, however long that takes.
+    """A memory table that returns views only when their pages are present, however long that takes.
 
-    The interpreter's lock is not held while they are waited for, as it would be if the bytes were
-    touched first by whoever uses them: other threads go on, and can give up.
+    It does not hold the interpreter's lock while it waits, as the first access to a view would:
+    other threads continue, and can call `Userfault.give_up`.
 
-    A change is proposed first, and takes effect when the front-end is ready to bring pages.
+    A change is proposed first, and takes effect with the front-end's go-ahead.
     """
 
     def __init__(self, faults: Userfault) -> None:
@@ -103,18 +103,18 @@ class FaultingTable(MemoryTable):
 
     @property
     def slots(self) -> int:
-        """How many regions there are, those that are only proposed among them."""
+        """How many regions there are, proposed ones included."""
         return len(self._files) + len(self._proposed)
 
     def propose(
         self, regions: Sequence[MemoryRegion], fds: Sequence[int], *, replace: bool
     ) -> list[int]:
-        """Map regions that `go_ahead` puts into the table; owns the descriptors.
+        """Map regions that `commit` puts into the table; owns the descriptors.
 
         Args:
             regions: what to map.
             fds: a descriptor for each.
-            replace: they are the whole table, and not more of it.
+            replace: they are the whole table, not an addition.
 
         Returns:
             The address in this process of each region's first byte.
@@ -137,11 +137,11 @@ class FaultingTable(MemoryTable):
         self._proposed += zip(mapped, fds, strict=True)
         return [native.address_of(each.data) for each in mapped]
 
-    def go_ahead(self) -> None:
-        """What was proposed is the table from now on, or a part of it.
+    def commit(self) -> None:
+        """Put what was proposed into the table.
 
         Raises:
-            MemoryTableError: regions overlap, or are not of a kind that can be watched.
+            MemoryTableError: regions overlap, or the kernel cannot handle their page faults.
         """
         proposed = [mapped for mapped, _ in self._proposed]
         self._install([*([] if self._replaces else self._regions), *proposed])
@@ -154,13 +154,15 @@ class FaultingTable(MemoryTable):
             for mapped in proposed:
                 self._faults.watch(cast("mmap.mmap", mapped.data.obj))
         except OSError as error:
-            raise MemoryTableError(f"region cannot be watched: {error.strerror}") from error
+            raise MemoryTableError(
+                f"page faults of a region cannot be handled: {error.strerror}"
+            ) from error
 
-    def settle(self) -> list[tuple[MemoryRegion, int]]:
-        """The regions with their descriptors, which are the caller's from now on."""
-        settled = list(self._files.items())
+    def detach(self) -> list[tuple[MemoryRegion, int]]:
+        """The regions with their descriptors, which belong to the caller from now on."""
+        detached = list(self._files.items())
         self._files.clear()
-        return settled
+        return detached
 
     def remove(self, region: MemoryRegion) -> None:
         """As `MemoryTable.remove`."""
@@ -177,19 +179,19 @@ class FaultingTable(MemoryTable):
         self._files.clear()
 
     def view(self, gpa: int, length: int) -> memoryview:
-        """As `MemoryTable.view`; returns when the bytes are there."""
-        return _there(super().view(gpa, length))
+        """As `MemoryTable.view`; returns when the pages are present."""
+        return _present(super().view(gpa, length))
 
     def slices(self, gpa: int, length: int) -> list[memoryview]:
-        """As `MemoryTable.slices`; returns when the bytes are there."""
-        return [_there(piece) for piece in super().slices(gpa, length)]
+        """As `MemoryTable.slices`; returns when the pages are present."""
+        return [_present(piece) for piece in super().slices(gpa, length)]
 
     def user_view(self, user_addr: int, length: int) -> memoryview:
-        """As `MemoryTable.user_view`; returns when the bytes are there."""
-        return _there(super().user_view(user_addr, length))
+        """As `MemoryTable.user_view`; returns when the pages are present."""
+        return _present(super().user_view(user_addr, length))
 
 
-def _there(view: memoryview) -> memoryview:
+def _present(view: memoryview) -> memoryview:
     if len(view):
         native.lib.vu_touch(native.ffi.from_buffer(view), len(view), mmap.PAGESIZE)
     return view

@@ -1,9 +1,9 @@
 """The protocol's state machine, for both ends. No I/O.
 
-A session knows what has been agreed on, which messages that allows, which answers are due, and
+A session tracks what has been negotiated, which messages that allows, which answers are due, and
 the state of each ring. `FrontendSession` turns requests into bytes and bytes into replies;
-`BackendSession` turns bytes into requests and answers into bytes. Whoever holds the socket moves
-bytes and descriptors between them.
+`BackendSession` turns bytes into requests and answers into bytes. The caller transfers bytes and
+descriptors between them.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _U32 = struct.Struct("<I")
 
 
 class Message(NamedTuple):
-    """A request that is ready to be sent.
+    """An encoded request.
 
     Attributes:
-        request: what it asks; its descriptors must stay open until it has been sent.
+        request: the request; its descriptors must stay open until it has been sent.
         data: its bytes.
-        opened: what the session knows of such messages.
+        opened: what the session has of the message's row.
         answered: a reply, or an acknowledgement, is due for it.
     """
 
@@ -64,7 +64,7 @@ class Message(NamedTuple):
     def with_num(self, num: int) -> Message:
         """The same message with another number in its vring state, which is the payload's end.
 
-        So a base that comes late costs a copy, and not all the checks once more.
+        A base that is known late costs a copy, and not all the checks again.
 
         Raises:
             struct.error: the number has more than 32 bits.
@@ -77,12 +77,12 @@ class Message(NamedTuple):
 
 
 class FrontendSession(Session):
-    """The front-end's half: requests to bytes, bytes to replies, which come in order.
+    """The front-end's session: requests to bytes, bytes to replies.
 
     Args:
         name: name of the device, for errors.
         rings: how many rings it may have.
-        dialect: who settles the numbers that are still moving.
+        dialect: how it numbers features and messages that are not settled.
         refusals_raise: a non-zero acknowledgement is raised as `Refused`; else it is returned.
     """
 
@@ -101,12 +101,12 @@ class FrontendSession(Session):
 
     @property
     def outstanding(self) -> int:
-        """Replies that are due and have not come."""
+        """Replies that are due and have not arrived."""
         return len(self._expected)
 
     @property
     def awaited(self) -> Request | None:
-        """The request whose reply is the next to come, or None."""
+        """The request whose reply is due next, or None."""
         return self._expected[0][1] if self._expected else None
 
     @property
@@ -115,14 +115,14 @@ class FrontendSession(Session):
         return self._decoder.partial
 
     def prepare(self, request: Request) -> Message:
-        """The request's bytes, and what is due for them. Changes nothing in the session.
+        """Encode a request. This changes nothing in the session: `begin` does, when it is sent.
 
-        So what can be put together early is; `begin` says when it is sent. A wish for an
-        acknowledgement is dropped where REPLY_ACK was not negotiated, and where the message has a
+        ``need_reply`` is dropped where REPLY_ACK was not negotiated, and where the message has a
         reply of its own.
 
         Raises:
-            UsageError: this session does not allow the message, or it is not put together well.
+            UsageError: the session does not allow the message, or payload or descriptors do not
+                fit it.
         """
         number, payload, fds, need_reply = request
         opened = self._open.get(number) or self._admit(number)
@@ -146,11 +146,11 @@ class FrontendSession(Session):
         return Message(request, data, opened, answered)
 
     def begin(self, messages: Iterable[Message]) -> list[tuple[bytes, tuple[int, ...]]]:
-        """Messages that `prepare` made are being sent: from now on their replies are due.
+        """The messages are being sent: from now on their replies are due.
 
         Returns:
-            The writes that send them, bytes and descriptors. Descriptors belong to the first byte
-            of a write, so a message that has some begins a new one.
+            The writes that send them: bytes and descriptors. Descriptors belong to the first byte
+            of a write, so a message with descriptors begins a new write.
         """
         if WRITE.enabled:
             messages = list(messages)
@@ -175,17 +175,17 @@ class FrontendSession(Session):
         return writes
 
     def encode(self, request: Request) -> bytes:
-        """`prepare` and `begin` in one: the bytes of a request that is sent at once."""
+        """`prepare` and `begin`: the bytes of a request that is sent now."""
         message = self.prepare(request)
         self.begin([message])
         return message.data
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
-        """The replies that are whole now, in order. Their descriptors are the caller's to close.
+        """The replies that are complete now, in order. Their descriptors are the caller's to close.
 
         Raises:
             BackendError: the back-end broke the protocol; `Refused`: it acknowledged a request
-                with a non-zero code (the stream goes on; replies of the same call are lost).
+                with a non-zero code (the stream stays usable; replies of the same call are lost).
         """
         frames = self._decoder.feed(data, fds)
         refusal: Refused | None = None
@@ -221,7 +221,7 @@ class FrontendSession(Session):
         return replies
 
     def abandon(self) -> None:
-        """Nothing more will be taken from the peer."""
+        """Do not read from the peer any more."""
         self._decoder.abandon()
         self._expected.clear()
 
@@ -230,7 +230,7 @@ class FrontendSession(Session):
         self._blame("answered, though nothing was asked", name)
 
     def _mismatch(self, frame: Frame, opened: Opened) -> NoReturn:
-        """A frame is not the reply that is due."""
+        """Raise: the frame is not the reply that is due."""
         name = self._tables.rows[frame.id].name
         if frame.id != opened.id:
             self._blame(f"answered, where the reply to {opened.name} is next", name)
@@ -264,7 +264,7 @@ class FrontendSession(Session):
         row = self._tables.rows.get(number)
         if row is None:
             raise UsageError(f"there is no message with id {number}", device=self.name)
-        why = self.closed(row)
+        why = self.why_not_allowed(row)
         if why:
             raise UsageError(why, device=self.name, message=row.name)
         return self._opened(row)
@@ -282,14 +282,14 @@ class FrontendSession(Session):
 
 
 class BackendSession(Session):
-    """The back-end's half: bytes to requests, answers to bytes.
+    """The back-end's session: bytes to requests, answers to bytes.
 
     Args:
         name: name of the device, for errors.
         features: feature bits that the device offers.
         protocol_features: protocol features that it offers.
         num_queues: rings that it has.
-        dialect: who settles the numbers that are still moving.
+        dialect: how it numbers features and messages that are not settled.
 
     Raises:
         UsageError: a protocol feature is offered without one that it needs.
@@ -317,9 +317,9 @@ class BackendSession(Session):
         return self._decoder.partial
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Request]:
-        """The requests that are whole now, each allowed by what was agreed on before it.
+        """The requests that are complete now, each allowed by what was negotiated before it.
 
-        What they change in the session (features, ring states) is in force when this returns.
+        Their effects on the session (features, ring states) have taken place when this returns.
         `Request.need_reply` says that an answer is due, its own or an acknowledgement. The
         descriptors are the caller's to close.
 
@@ -348,11 +348,11 @@ class BackendSession(Session):
         return requests
 
     def abandon(self) -> None:
-        """Nothing more will be taken from the peer."""
+        """Do not read from the peer any more."""
         self._decoder.abandon()
 
-    def standing_answer(self, request: Request) -> U64 | None:
-        """The answer to what the session itself knows (features, protocol features, rings)."""
+    def answer_from_state(self, request: Request) -> U64 | None:
+        """The answer if the session itself has it: features, protocol features, number of rings."""
         if request.id == _F.GET_FEATURES:
             return U64(self.offered_features)
         if request.id == _F.GET_PROTOCOL_FEATURES:
@@ -369,7 +369,7 @@ class BackendSession(Session):
     def answer(
         self, request: Request, payload: Payload | None = None, fds: Sequence[int] = ()
     ) -> bytes:
-        """The bytes of a request's own reply; ``fds`` are to go with them.
+        """The bytes of a request's own reply; the caller sends ``fds`` with them.
 
         Raises:
             UsageError: no reply is due, or the message has no such reply.
@@ -394,7 +394,7 @@ class BackendSession(Session):
         """The bytes of an acknowledgement, 0 for success; empty when none is due.
 
         Raises:
-            UsageError: the message has a reply of its own that is no such number.
+            UsageError: the message has a reply of its own that is not a U64.
         """
         if not request.need_reply:
             return b""
@@ -407,13 +407,13 @@ class BackendSession(Session):
 
     def _admit(self, number: int) -> Opened:
         row = self._tables.rows[number]
-        why = self.closed(row)
+        why = self.why_not_allowed(row)
         if why:
             raise FrontendError(why, device=self.name, message=row.name)
         return self._opened(row)
 
     def _gate_features(self, gate: Gate) -> int:
-        # QEMU's virtio-net enables rings before it sends SET_FEATURES: the offer counts till then
+        # QEMU's virtio-net enables rings before SET_FEATURES: until then what is offered counts
         acked = self.offered_features if self.features is None else self.features
         return self.offered_features if gate.offered else acked
 

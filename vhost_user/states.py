@@ -1,12 +1,11 @@
 """The states of a vring, as data.
 
-A ring has two bits that do not depend on each other: *started* (a kick starts it,
-GET_VRING_BASE stops it) and *enabled* (SET_VRING_ENABLE). A ring is worked on while it is
-started; enabled tells whether that work may have effects on the outside: a network device that
-is started and disabled takes what the guest sends and drops it. While a ring is stopped the
-enabled bit is kept, and counts when it starts.
+A ring has two independent bits: *started* (a kick starts it, GET_VRING_BASE stops it) and *enabled*
+(SET_VRING_ENABLE). A back-end processes a ring while it is started; only if it is enabled may that
+have effects: a network device with a ring that is started and disabled takes what the guest sends
+and drops it. While a ring is stopped it keeps its enabled bit.
 
-An event sets bits or clears bits, whatever the state was. So the whole machine is `EFFECTS`;
+An event sets bits or clears bits, whatever the state is. So `EFFECTS` is the whole state machine;
 `TRANSITIONS` and the diagram in ``docs/ring-states.md`` are made from it.
 """
 
@@ -19,7 +18,7 @@ from vhost_user.trace_events import RING_STATE
 
 
 class RingState(IntFlag):
-    """The two bits of a ring. A ring begins with neither (spec, "Ring states")."""
+    """The two bits of a ring. Both are clear at first (spec, "Ring states")."""
 
     NONE = 0
     STARTED = 1
@@ -45,7 +44,7 @@ class Effect(NamedTuple):
     Attributes:
         sets: bits that are set afterwards.
         clears: bits that are clear afterwards.
-        source: where that is written.
+        source: where that is specified.
     """
 
     sets: RingState
@@ -61,7 +60,9 @@ EFFECTS: dict[RingEvent, Effect] = {
     ),
     RingEvent.GET_VRING_BASE: Effect(RingState.NONE, RingState.STARTED, "eae69cc36b"),
     RingEvent.ENABLE: Effect(RingState.ENABLED, RingState.NONE, "0647098d2e"),
-    RingEvent.DISABLE: Effect(RingState.NONE, RingState.ENABLED, "0647098d2e: it does not stop"),
+    RingEvent.DISABLE: Effect(
+        RingState.NONE, RingState.ENABLED, "0647098d2e: the ring is not stopped"
+    ),
     RingEvent.PLAIN_FEATURES: Effect(
         RingState.ENABLED,
         RingState.NONE,
@@ -88,14 +89,14 @@ def step(state: RingState, event: RingEvent) -> RingState:
     return (state | effect.sets) & ~effect.clears
 
 
-#: Every (state, event) and where it leads.
+#: Every (state, event) and the state after it.
 TRANSITIONS: dict[tuple[RingState, RingEvent], RingState] = {
     (state, event): step(state, event) for state in ALL_STATES for event in RingEvent
 }
 
 
 def state_name(state: RingState) -> str:
-    """``stopped, disabled`` and so on, for people."""
+    """``stopped, disabled`` and so on."""
     started = "started" if state & RingState.STARTED else "stopped"
     enabled = "enabled" if state & RingState.ENABLED else "disabled"
     return f"{started}, {enabled}"
@@ -113,16 +114,16 @@ class Ring:
 
     @property
     def started(self) -> bool:
-        """A kick came, and no GET_VRING_BASE since."""
+        """It was kicked, and no GET_VRING_BASE came since."""
         return RingState.STARTED in self.state
 
     @property
     def enabled(self) -> bool:
-        """Work on it may have effects on the outside."""
+        """Processing it may have effects."""
         return RingState.ENABLED in self.state
 
     def apply(self, event: RingEvent) -> None:
-        """Take note of an event."""
+        """Change the state by an event."""
         before = self.state
         self.state = TRANSITIONS[before, event]
         if RING_STATE.enabled and self.state != before:

@@ -123,7 +123,7 @@ def messages_document() -> str:
         "",
         "A message is a header of three 32-bit words in host byte order (id, flags, bytes of",
         "payload) and a payload. Acknowledgements are a U64, 0 for success. Where the last column",
-        "is empty, the specification's text says it all.",
+        "is empty, the specification's text is complete.",
         "",
         "## From the front-end",
         "",
@@ -143,7 +143,7 @@ def messages_document() -> str:
         "",
         "## Dialects",
         "",
-        "Numbers that are not settled between specifications and releases. A session picks one.",
+        "Numbers that are not settled between specifications and releases; each session has one.",
         "",
         *_dialects(),
         "",
@@ -157,7 +157,7 @@ def _node(state: RingState) -> str:
 
 
 def _diagram() -> list[str]:
-    """A mermaid diagram: an arrow for each change, its events together on it."""
+    """A mermaid diagram: an arrow for each change of state, with all its events."""
     arrows: dict[tuple[RingState, RingState], list[str]] = {}
     for (state, event), after in TRANSITIONS.items():
         if after != state:
@@ -197,25 +197,25 @@ def ring_states_document() -> str:
         "",
         _NOTE,
         "",
-        "A ring has two bits that do not depend on each other: started and enabled. It begins",
-        "with neither. While it is stopped nothing is processed, whatever enabled says; while it",
-        "is started and disabled, what the driver gives is processed without effects on the",
-        "outside (a NIC drops what is sent, and receives nothing).",
+        "A ring has two independent bits, started and enabled. Both are clear at first. While it",
+        "is stopped nothing is processed, enabled or not; while it is started and disabled,",
+        "requests are processed without effects (a NIC drops what the guest sends, and receives",
+        "nothing).",
         "",
         *_diagram(),
         "",
-        "## What an event does, whatever the state was",
+        "## The effect of each event, in any state",
         "",
         *_effects(),
         "",
-        "## Where it leads from each state",
+        "## The state after each event",
         "",
         *_transitions(),
     ]
     return "\n".join(lines) + "\n"
 
 
-#: File name to what writes it.
+#: File name to the function that returns its text.
 DOCUMENTS: dict[str, Callable[[], str]] = {
     "messages.md": messages_document,
     "ring-states.md": ring_states_document,

@@ -376,7 +376,7 @@ class Source(MigrationSide):
         self.timeline.in_blackout = False
         self.vm.machine.vcpus.throttle(0)
         for device in self.vm.devices:
-            device.logging = False
+            device.forget_log()
         self.vm.recover_devices()
         self.vm.resume_vcpus()
         self._stop_logging()

@@ -61,7 +61,7 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
                 f"the source has {name} with {count} rings where this side has {device.name} "
                 f"with {len(device.rings)}",
             )
-        device.take_features(features)
+        device.use_features(features)
         if _load_rings(device, rings):
             moved.append(device)
     if at != len(data):
@@ -75,12 +75,11 @@ def _load_rings(device: VhostDevice, rings: Sequence[tuple[int, int, int, int, i
     for ring, (size, base, desc, avail, used) in zip(device.rings, rings, strict=False):
         addresses = RingAddresses(size, desc, avail, used)
         moved = moved or ring.addresses != addresses
-        ring.addresses = addresses
-        ring.base = base
+        ring.set_up(addresses, base)
     for ring in device.rings[len(rings) :]:
         # The driver has reset the device since the source told of it first.
         moved = moved or ring.addresses is not None
-        ring.addresses = None
+        ring.set_up(None)
     return moved
 
 

@@ -171,7 +171,7 @@ class Worker:
         ]
         for message in messages:
             fds += message.request.fds
-        connection.lend(messages)
+        connection.mark_sent(messages)
         self.jobs.append(job)
         packet = b"".join([head, *table, *[message.data for message in messages]])
         try:
@@ -372,7 +372,7 @@ class _Batch:
             )
         data = packet[at:]
         try:
-            replies = step.connection.take_in(data, fds) if data else []
+            replies = step.connection.feed(data, fds) if data else []
         except VhostUserError as error:
             if outcome != wire.FINISHED:
                 step.connection.mark_broken(error.text)

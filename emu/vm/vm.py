@@ -258,7 +258,7 @@ class Vm:
         acked = device.acked_features
         try:
             device.connect(self.backends[device.name], timeout=REPLY_TIMEOUT, connect_timeout=0)
-            device.take_features(acked)
+            device.use_features(acked)
             for ring in device.configured():
                 where = ring.addresses
                 if where is not None:
@@ -297,7 +297,7 @@ class Vm:
         kept = [device for device in self.devices if device.connected]
         for device in self.devices:
             if not device.connected:
-                device.logging = False  # the next back-end is given no log
+                device.forget_log()
         procedures = [lifecycle.set_logging(device, None) for device in kept]
         self._drive(kept, procedures, Split(lenient=True))
 

@@ -70,10 +70,10 @@ def test_features_of_the_source_must_be_there(kind: str, served: Served) -> None
     device = make(kind, 2)
     device.connect(served.path)
     fewer = device.acked_features & ~(1 << 29)
-    device.take_features(fewer)
+    device.use_features(fewer)
     assert device.acked_features == fewer
-    with pytest.raises(BackendError, match="lacks the features 0x8000000000000000"):
-        device.take_features(fewer | 1 << 63)
+    with pytest.raises(BackendError, match="does not offer the features 0x8000000000000000"):
+        device.use_features(fewer | 1 << 63)
     device.close()
 
 
@@ -105,7 +105,7 @@ def test_a_part_of_the_configuration_space_is_refused(
     disk.connect(served.path)
     half = Reply(FrontendRequest.GET_CONFIG, Config(0, 0, bytes(30)), ())
     monkeypatch.setattr(disk.connection, "call", lambda *_: half)
-    with pytest.raises(BackendError, match="gave 30 bytes of the 60 that it was asked for"):
+    with pytest.raises(BackendError, match="sent 30 bytes of the 60 that were requested"):
         disk.capacity()
     disk.close()
     served.close()

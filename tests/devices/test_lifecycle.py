@@ -243,7 +243,7 @@ def test_no_base_is_the_back_end_s_fault(
     """The error names device, ring and message."""
     run(lifecycle.start_ahead(device))
     replies = [Reply(F.GET_VRING_BASE, payload) for _ in range(RINGS)]
-    with pytest.raises(BackendError, match=r"blk0, ring 0, GET_VRING_BASE: gave .* as the base"):
+    with pytest.raises(BackendError, match=r"blk0, ring 0, GET_VRING_BASE: sent .* as the base"):
         run(lifecycle.stop(device), {Ask: replies})
     reason = device.connection.broken_reason
     assert reason is not None

@@ -60,7 +60,7 @@ def answer(number: int = B.CONFIG_CHANGE_MSG, code: int = 0) -> bytes:
 def test_asks_for_an_answer_and_takes_it(make: Callable[..., Ends]) -> None:
     """Where REPLY_ACK was agreed on."""
     channel, theirs = make()
-    channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.send(B.CONFIG_CHANGE_MSG)
     assert channel.flush()
     assert theirs.recv(100) == HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
     assert channel.outstanding == 1
@@ -76,7 +76,7 @@ def test_a_refusal_is_an_answer(make: Callable[..., Ends]) -> None:
     """And the stream goes on."""
     channel, theirs = make()
     for _ in range(2):
-        channel.tell(B.CONFIG_CHANGE_MSG)
+        channel.send(B.CONFIG_CHANGE_MSG)
     channel.flush()
     theirs.sendall(answer(code=22) + answer())
     assert [given.code for given in channel.receive()] == [22, 0]
@@ -85,7 +85,7 @@ def test_a_refusal_is_an_answer(make: Callable[..., Ends]) -> None:
 def test_asks_for_none_without_reply_ack(make: Callable[..., Ends]) -> None:
     """None is due then, and one that comes all the same is wrong."""
     channel, theirs = make(P.CONFIG | P.BACKEND_REQ)
-    channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.send(B.CONFIG_CHANGE_MSG)
     channel.flush()
     assert theirs.recv(100) == HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION, 0)
     assert channel.outstanding == 0
@@ -105,7 +105,7 @@ def test_says_only_what_may_be_said(make: Callable[..., Ends], number: B, text: 
     """By what the connection agreed on."""
     channel, _ = make(P.REPLY_ACK | P.BACKEND_REQ)
     with pytest.raises(UsageError, match=text):
-        channel.tell(number)
+        channel.send(number)
     assert not channel.wants_write
     assert channel.outstanding == 0
 
@@ -124,7 +124,7 @@ def test_what_is_no_answer_is_the_front_end_s_fault(
 ) -> None:
     """And is told as such."""
     channel, theirs = make()
-    channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.send(B.CONFIG_CHANGE_MSG)
     channel.flush()
     theirs.sendall(data)
     with pytest.raises(FrontendError, match=text):
@@ -134,7 +134,7 @@ def test_what_is_no_answer_is_the_front_end_s_fault(
 def test_descriptors_that_nobody_asked_for_are_closed(make: Callable[..., Ends]) -> None:
     """With an answer that has none they are an error."""
     channel, theirs = make()
-    channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.send(B.CONFIG_CHANGE_MSG)
     channel.flush()
     before = len(list(Path("/proc/self/fd").iterdir()))
     with Path("/dev/null").open("rb") as file:
@@ -147,7 +147,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(make: Callable[..., Ends])
 def test_the_front_end_closes_it(make: Callable[..., Ends]) -> None:
     """Which is no error of anybody's."""
     channel, theirs = make()
-    channel.tell(B.CONFIG_CHANGE_MSG)
+    channel.send(B.CONFIG_CHANGE_MSG)
     theirs.close()
     with pytest.raises(Disconnected):
         channel.flush()
@@ -160,7 +160,7 @@ def test_nobody_reads(make: Callable[..., Ends]) -> None:
     channel, theirs = make()
     said = 0
     while not channel.wants_write:
-        channel.tell(B.CONFIG_CHANGE_MSG)
+        channel.send(B.CONFIG_CHANGE_MSG)
         channel.flush()
         said += 1
     data = b""
@@ -177,7 +177,7 @@ def test_a_descriptor_that_is_no_channel() -> None:
     reader, writer = os.pipe()
     for fd, text in ((datagrams.detach(), "no unix stream socket"), (reader, "no socket")):
         with pytest.raises(FrontendError, match=text):
-            BackendChannel.adopt(fd, session)
+            BackendChannel.from_fd(fd, session)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
     os.close(writer)

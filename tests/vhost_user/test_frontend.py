@@ -42,7 +42,7 @@ def answer(back: BackendConnection, request: Request) -> None:
     """What a device answers in these tests: rings stand at 100 + their number."""
     for fd in request.fds:
         os.close(fd)
-    standing = back.session.standing_answer(request)
+    standing = back.session.answer_from_state(request)
     if standing is not None:
         back.reply(request, standing)
     elif request.id == R.GET_VRING_BASE:
@@ -307,7 +307,7 @@ def test_a_refusal_does_not_break_a_connection_or_mend_it(
     for reason in (None, "the first", "the second"):
         if reason is not None:
             front.mark_broken(reason)
-        for take in (front.receive, lambda: front.take_in(refusal)):
+        for take in (front.receive, lambda: front.feed(refusal)):
             front.submit([request])
             if take == front.receive:
                 theirs.sendall(refusal)
@@ -317,7 +317,7 @@ def test_a_refusal_does_not_break_a_connection_or_mend_it(
         assert front.broken_reason == (reason and "the first")
 
 
-@pytest.mark.parametrize("way", ["call", "receive", "take_in", "flush"])
+@pytest.mark.parametrize("way", ["call", "receive", "feed", "flush"])
 def test_every_way_to_use_a_connection_tells_why_it_broke(
     raw: tuple[FrontendConnection, socket.socket], way: str
 ) -> None:
@@ -337,7 +337,7 @@ def test_every_way_to_use_a_connection_tells_why_it_broke(
     use: dict[str, Callable[[], object]] = {
         "call": lambda: front.call(base(0)),
         "receive": front.receive,
-        "take_in": lambda: front.take_in(wrong),
+        "feed": lambda: front.feed(wrong),
         "flush": lambda: front.submit([base(0)]),
     }
     with pytest.raises(expected) as caught:

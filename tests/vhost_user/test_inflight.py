@@ -127,5 +127,5 @@ def test_a_file_that_does_not_hold_it_is_refused(
     region: tuple[int, InflightRegion], size: int, offset: int, rings: int
 ) -> None:
     """Before anything is mapped."""
-    with pytest.raises(FrontendError, match="hold no inflight region"):
+    with pytest.raises(FrontendError, match="are not an inflight region"):
         InflightRegion(region[0], size, offset, rings, SIZE)

@@ -60,7 +60,7 @@ def test_who_looks_waits_and_gets_what_was_brought(
 ) -> None:
     (base,) = table.propose([REGION], [os.dup(ram)], replace=True)
     assert table.regions == [], "only proposed"
-    table.go_ahead()
+    table.commit()
     assert table.regions == [REGION]
 
     def bring(address: int) -> None:
@@ -89,7 +89,7 @@ def test_a_page_that_is_there_is_not_asked_for(
 ) -> None:
     os.pwrite(ram, b"here", 2 * PAGE_SIZE)
     table.propose([REGION], [os.dup(ram)], replace=True)
-    table.go_ahead()
+    table.commit()
     pages = Pages(faults.fd, lambda _: None)
     assert bytes(table.view(MIB + 2 * PAGE_SIZE, 4)) == b"here"
     pages.close()
@@ -98,7 +98,7 @@ def test_a_page_that_is_there_is_not_asked_for(
 
 def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram: int) -> None:
     table.propose([REGION], [os.dup(ram)], replace=True)
-    table.go_ahead()
+    table.commit()
     seen: list[bytes] = []
     waiting = threading.Thread(target=lambda: seen.append(bytes(table.view(MIB, 4))))
     waiting.start()
@@ -108,7 +108,7 @@ def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram:
     waiting.join(5)
     assert seen == [bytes(4)]
     table.propose([OTHER], [os.dup(ram)], replace=False)
-    table.go_ahead()
+    table.commit()
     assert bytes(table.view(OTHER.gpa, 4)) == bytes(4), "nothing is watched after that"
 
 
@@ -116,7 +116,7 @@ def test_regions_one_by_one(table: FaultingTable, ram: int) -> None:
     table.propose([REGION], [os.dup(ram)], replace=False)
     table.propose([OTHER], [os.dup(ram)], replace=False)
     assert table.slots == 2
-    table.go_ahead()
+    table.commit()
     assert table.regions == [REGION, OTHER]
     table.remove(OTHER)
     assert table.regions == [REGION]
@@ -130,10 +130,10 @@ def test_a_table_replaces_what_was_there_and_what_was_proposed(
 ) -> None:
     before = open_fds()
     table.propose([REGION], [os.dup(ram)], replace=True)
-    table.go_ahead()
+    table.commit()
     table.propose([REGION], [os.dup(ram)], replace=True)
     table.propose([OTHER], [os.dup(ram)], replace=True)
-    table.go_ahead()
+    table.commit()
     assert table.regions == [OTHER]
     assert table.slots == 1
     faults.give_up()
@@ -145,10 +145,10 @@ def test_settled_memory_is_the_same_without_a_watch(
 ) -> None:
     before = open_fds()
     table.propose([REGION, OTHER], [os.dup(ram), os.dup(ram)], replace=True)
-    table.go_ahead()
-    settled = table.settle()
+    table.commit()
+    detached = table.detach()
     usual = MemoryTable()
-    usual.replace([region for region, _ in settled], [fd for _, fd in settled])
+    usual.replace([region for region, _ in detached], [fd for _, fd in detached])
     assert usual.regions == [REGION, OTHER]
     os.pwrite(ram, b"same", 0)
     assert bytes(usual.view(MIB, 4)) == b"same"
@@ -174,7 +174,7 @@ def test_what_cannot_be_mapped_is_refused(table: FaultingTable, ram: int, size: 
 def test_overlapping_regions_are_refused(table: FaultingTable, ram: int) -> None:
     table.propose([REGION, REGION], [os.dup(ram), os.dup(ram)], replace=True)
     with pytest.raises(MemoryTableError, match="overlap"):
-        table.go_ahead()
+        table.commit()
 
 
 def test_what_cannot_be_watched_is_refused(table: FaultingTable, tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_what_cannot_be_watched_is_refused(table: FaultingTable, tmp_path: Path)
         os.close(fd)
         pytest.skip("the test's folder is in memory, which can be watched")
     table.propose([REGION], [fd], replace=True)
-    with pytest.raises(FrontendError, match="cannot be watched"):
-        table.go_ahead()
+    with pytest.raises(FrontendError, match="cannot be handled"):
+        table.commit()
 
 
 def test_addresses_that_are_nowhere(table: FaultingTable) -> None:

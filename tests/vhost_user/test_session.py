@@ -57,7 +57,7 @@ def exchange(front: FrontendSession, back: BackendSession, request: Request) -> 
     """Send, and answer what the session itself can answer."""
     for got in back.feed(front.encode(request), request.fds):
         if got.need_reply:
-            front.feed(back.answer(got, back.standing_answer(got)))
+            front.feed(back.answer(got, back.answer_from_state(got)))
 
 
 def test_negotiation_is_known_at_both_ends() -> None:
@@ -218,7 +218,7 @@ def test_a_back_end_that_answers_wrongly(answer: bytes, words: str) -> None:
     front.encode(Request(R.GET_VRING_BASE, VringState(3, 0)))
     with pytest.raises(BackendError, match=words):
         front.feed(answer)
-    with pytest.raises(BackendError, match="spoke on"):
+    with pytest.raises(BackendError, match="sent more"):
         front.feed(b"x")
 
 
@@ -313,7 +313,7 @@ def test_a_change_counts_for_the_messages_behind_it_in_the_same_read() -> None:
         encode(R.SET_PROTOCOL_FEATURES, VERSION, U64(int(P.MQ)))
         + encode(R.GET_QUEUE_NUM, VERSION, None)
     )
-    assert back.standing_answer(got[1]) == U64(2)
+    assert back.answer_from_state(got[1]) == U64(2)
 
 
 def started(session: FrontendSession | BackendSession) -> bool:

@@ -1,4 +1,4 @@
-"""Virtqueues, both sides: the rings through which a driver hands buffers to a device."""
+"""Virtqueues, driver side and device side: rings of buffers between a driver and a device."""
 
 from vhost_user.virtqueue.layout import RingAddresses, split_offsets, split_sizes
 from vhost_user.virtqueue.split_device import Chain, DeviceQueue

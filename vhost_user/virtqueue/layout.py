@@ -1,6 +1,7 @@
-"""The split ring in memory (virtio 1.3, section 2.7), and what both of its sides compute alike.
+"""The split ring in memory (virtio 1.3, section 2.7).
 
-Virtio 1 rings are little-endian; this project runs on hosts that are, so native views of memory do.
+Virtio 1 rings are little-endian, and so are the hosts that this project runs on: native views of
+memory are right.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ F_NEXT = 1
 F_WRITE = 2
 F_INDIRECT = 4
 
-#: avail.flags: the driver wants no calls. used.flags: the device wants no kicks.
+#: avail.flags: the driver wants no interrupts. used.flags: the device wants no kicks.
 AVAIL_NO_INTERRUPT = 1
 USED_NO_NOTIFY = 1
 
 DESCRIPTOR_SIZE = 16
 #: A descriptor: u64 address, u32 length, u16 flags, u16 next.
 DESCRIPTOR = struct.Struct("=QIHH")
-#: The same without `next`, which a driver keeps as the link of its free list.
+#: The same without `next`, which the driver uses for its free list.
 DESCRIPTOR_BODY = struct.Struct("=QIH")
 
 DESC_ALIGN = 16
 AVAIL_ALIGN = 2
 USED_ALIGN = 4
 
-#: Largest ring of the virtio specification; vhost-user front-ends stop at 1024.
+#: Largest ring of the virtio specification; vhost-user front-ends use 1024 at most.
 MAX_SIZE = 32768
 
 
@@ -50,15 +51,15 @@ class SplitSizes(NamedTuple):
 def split_sizes(size: int, *, event_idx: bool = True) -> SplitSizes:
     """Bytes that a ring of `size` descriptors takes.
 
-    The event fields (2 bytes each, VIRTIO_F_EVENT_IDX) are part of the layout also where they are
-    not negotiated; a driver that does not use them need not lay them out.
+    The event fields (2 bytes each, VIRTIO_F_EVENT_IDX) are part of the layout even if they are not
+    negotiated; a driver that does not use them may leave them out.
     """
     event = 2 if event_idx else 0
     return SplitSizes(DESCRIPTOR_SIZE * size, 4 + 2 * size + event, 4 + 8 * size + event)
 
 
 class SplitOffsets(NamedTuple):
-    """Where the parts lie behind each other, and where the next thing may."""
+    """Offsets of the parts of a ring, and of its end."""
 
     desc: int
     avail: int
@@ -84,8 +85,7 @@ def cast_ring(
 ) -> tuple[memoryview, memoryview, memoryview] | None:
     """Views of the rings: avail and used as u16, the used elements as u32.
 
-    Bytes beyond the ring are cut off. None when there can be no ring of `size` descriptors, or a
-    part is too short for it.
+    Bytes beyond the ring are cut off. None if `size` is not valid, or a part is too short.
     """
     event = 2 if event_idx else 0
     avail_end, elements_end = 4 + 2 * size + event, 4 + 8 * size

@@ -1,7 +1,7 @@
 """The device's side of a split virtqueue.
 
-Whatever stands in the ring was written by the guest's driver, and is checked: each descriptor is
-read exactly once, so what was checked is what is used.
+The guest's driver writes the ring, so everything in it is checked. Each descriptor is read exactly
+once, so that what is used is what was checked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vhost_user.memory import MemoryTable
 
 #: Descriptors of one chain, an indirect table included. The specification allows as many as the
-#: ring has; drivers put more into indirect tables, and QEMU's device side takes 1024.
+#: ring has; drivers put more into indirect tables, and QEMU's devices accept 1024.
 MAX_CHAIN = 1024
 
 _unpack_from = DESCRIPTOR.unpack_from
@@ -39,7 +39,7 @@ class Chain(NamedTuple):
     """A chain of buffers that the driver made available.
 
     Attributes:
-        head: index of its first descriptor; goes back with `DeviceQueue.push`.
+        head: index of its first descriptor, for `DeviceQueue.push`.
         readable: what the driver wrote for the device, in order.
         writable: where the device may write, in order.
         writable_extents: the same as (guest-physical address, length), for the dirty log.
@@ -68,20 +68,20 @@ class DeviceQueue:
         avail: the available ring, 6 + 2 * size bytes (4 + 2 * size without event index).
         used: the used ring, 6 + 8 * size bytes (4 + 8 * size without event index).
         memory: where the buffers are.
-        last_avail: index of the next available entry to take, as SET_VRING_BASE gave it. Where the
-            used ring stands is read from the ring.
+        last_avail: index of the next available entry to take, from SET_VRING_BASE. The used index
+            is read from the ring.
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
-        log: told (guest-physical address, length) of each write to the used ring.
+        log: called with (guest-physical address, length) of each write to the used ring.
         used_log_gpa: the address to log the used ring at (SET_VRING_ADDR); None: it is not logged.
-        inflight: where the requests that are being served are noted; those that an earlier back-end
-            has taken and not completed come first, whatever `last_avail` says.
+        inflight: tracks the requests that are being served; those that an earlier back-end has
+            taken and not completed come first, whatever `last_avail` is.
         ring: index of this ring, for errors.
 
-    `log` and `used_log_gpa` may be set at any time. Writes to buffers are logged by who writes
-    them: see `Chain.dirtied`.
+    `log` and `used_log_gpa` may be set at any time. The caller logs what it writes to buffers: see
+    `Chain.dirtied`.
 
     Raises:
-        FrontendError: the ring has no such size.
+        FrontendError: the ring cannot have that size.
     """
 
     __slots__ = (
@@ -126,7 +126,7 @@ class DeviceQueue:
         self.used_log_gpa = used_log_gpa
         parts = cast_ring(size, desc, avail, used, event_idx=event_idx)
         if parts is None:
-            raise self._fault(f"no ring of {size} descriptors can be here")
+            raise self._fault(f"the addresses do not fit a ring of {size} descriptors")
         self._avail, self._used, self._used_elements = parts
         self._mask = size - 1
         self._memory = memory
@@ -134,27 +134,27 @@ class DeviceQueue:
         self._desc = desc
         self._last_avail = self._avail_idx = last_avail & 0xFFFF
         self._used_idx = self._used_start = self._used[1]
-        # A call may have been owed when the ring was stopped, and was perhaps not made.
+        # An interrupt may have been due, and not sent, when the ring was stopped.
         self._call_next = True
         self.inflight = inflight
         self._again: deque[int] = deque()
 
     def resume(self) -> None:
-        """Take up what an earlier back-end has left in the inflight region.
+        """Resubmit what an earlier back-end has not completed, by the inflight region.
 
         Raises:
-            FrontendError: the region is none for this ring.
+            FrontendError: the region is not one for this ring.
         """
         if self.inflight is not None:
             self._again = deque(self.inflight.resume(self._used_idx))
             if self._again:
-                # They have been taken from the available ring, and it is not known in which order.
+                # They were taken from the available ring, in an order that is not known.
                 taken = self._used_idx + len(self._again)
                 self._last_avail = self._avail_idx = taken & 0xFFFF
 
     @property
-    def owed(self) -> int:
-        """Chains that an earlier back-end has taken, and this one has not yet."""
+    def to_resubmit(self) -> int:
+        """Chains that an earlier back-end has taken, and this one has not popped yet."""
         return len(self._again)
 
     def _fault(self, text: str) -> FrontendError:
@@ -162,11 +162,11 @@ class DeviceQueue:
 
     @property
     def last_avail(self) -> int:
-        """Index of the next available entry: the vring base to hand over (0 to 65535)."""
+        """Index of the next available entry, 0 to 65535: the vring base."""
         return self._last_avail
 
     def _more(self) -> int:
-        """Looks at the available index again; how many entries are there to take."""
+        """Read the available index again; how many entries can be taken."""
         index = self._avail[1]
         count = (index - self._last_avail) & 0xFFFF
         if count > self.size:
@@ -177,14 +177,14 @@ class DeviceQueue:
         return count
 
     def pop(self) -> Chain | None:
-        """Takes the next chain, or None when the driver has made no more available.
+        """The next chain, or None when the driver has made no more available.
 
-        The chain's views stay valid for as long as they are held. After an error the ring is as
-        it was: the same chain would come again.
+        The chain's views stay valid as long as there is a reference to them. An error does not
+        change the ring: the next call would return the same chain.
 
         Raises:
             FrontendError: the driver broke the ring: an index out of range, a loop, a buffer that
-                is empty or outside of memory, a table of descriptors that cannot be.
+                is empty or outside of memory, an invalid table of descriptors.
         """
         if self._again:
             chain = self._chain(self._again[0])
@@ -211,7 +211,7 @@ class DeviceQueue:
         return chain
 
     def _follow(self, table: memoryview | bytes, size: int, index: int, chain: Chain) -> None:
-        """Adds the descriptors of a table to a chain, from `index` on."""
+        """Add the descriptors of a table to a chain, from `index` on."""
         head, readable, writable, extents = chain
         view = self._memory.view
         for _ in range(min(size, MAX_CHAIN)):
@@ -242,7 +242,7 @@ class DeviceQueue:
     def _follow_indirect(
         self, gpa: int, length: int, flags: int, chain: Chain, *, nested: bool
     ) -> None:
-        """Adds the descriptors of an indirect table (virtio 1.3, 2.7.5.3)."""
+        """Add the descriptors of an indirect table (virtio 1.3, 2.7.5.3)."""
         if nested:
             raise self._fault(f"chain {chain.head}: an indirect table inside an indirect table")
         if flags & F_NEXT:
@@ -254,7 +254,7 @@ class DeviceQueue:
         self._follow(table, count, 0, chain)
 
     def push(self, head: int, written: int) -> None:
-        """Gives a chain back, of which `written` bytes were written. Seen after `publish`."""
+        """Put a chain into the used ring, with `written` bytes; visible after `publish`."""
         index = self._used_idx
         slot = (index & self._mask) << 1
         elements = self._used_elements
@@ -267,7 +267,7 @@ class DeviceQueue:
             self.log(self.used_log_gpa + 4 + 4 * slot, 8)
 
     def publish(self) -> bool:
-        """Makes what was pushed visible; True when the driver wants a call for it."""
+        """Make what was pushed visible; True when the driver wants an interrupt for it."""
         new, old = self._used_idx, self._used_start
         if new == old:
             return False
@@ -280,7 +280,7 @@ class DeviceQueue:
             self.inflight.published(new)
         if self.log is not None and self.used_log_gpa is not None:
             self.log(self.used_log_gpa, 4)
-        barrier()  # the index before the look at what the driver wants
+        barrier()  # the index before the read of what the driver wants
         if self._call_next:
             self._call_next = False
             return True
@@ -290,13 +290,13 @@ class DeviceQueue:
         return not self._avail[0] & 1
 
     def disarm(self) -> None:
-        """Asks the driver for no kicks. With event index none comes anyway until `arm`."""
+        """Disable kicks. With event index there are none anyway until `arm`."""
         if not self._event_idx:
             self._used[0] = USED_NO_NOTIFY
             self._log_flags()
 
     def arm(self) -> bool:
-        """Asks for kicks again; True when more became available meanwhile: look again then."""
+        """Enable kicks; True when more became available meanwhile: poll again then."""
         used = self._used
         if self._event_idx:
             event = 2 + 4 * self.size
@@ -306,7 +306,7 @@ class DeviceQueue:
         elif used[0]:
             used[0] = 0
             self._log_flags()
-        barrier()  # the wish before the look
+        barrier()  # the enabling before the read
         return self._avail[1] != self._last_avail
 
     def _log_flags(self) -> None:

@@ -1,8 +1,8 @@
 """The driver's side of a split virtqueue.
 
-All of its state lies in the ring and in 16 bytes beside it, which may be guest memory: after a
-migration another process makes a `DriverQueue` over the same bytes and goes on. The free
-descriptors are linked through their `next` fields; a descriptor of length 0 is a free one.
+All of its state is in the ring and in 16 more bytes, which may be guest memory: after a migration
+another process creates a `DriverQueue` on the same bytes and continues. The free descriptors are
+linked through their `next` fields; a descriptor of length 0 is free.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _pack_whole = DESCRIPTOR.pack_into
 def _check_buffers(
     readable: Sequence[tuple[int, int]], writable: Sequence[tuple[int, int]]
 ) -> None:
-    """Looks before anything is written, so that a mistake leaves the ring as it was."""
+    """Check before anything is written, so that an error does not change the ring."""
     if not readable and not writable:
         raise UsageError("a chain without a buffer")
     for buffers in (readable, writable):
@@ -54,7 +54,7 @@ def _fill_table(
     readable: Sequence[tuple[int, int]],
     writable: Sequence[tuple[int, int]],
 ) -> int:
-    """Describes buffers in an indirect table; its length in bytes."""
+    """Write descriptors of buffers into an indirect table; returns its length in bytes."""
     length = (len(readable) + len(writable)) * DESCRIPTOR_SIZE
     if length > len(table):
         raise UsageError(f"an indirect table of {length} bytes does not fit into {len(table)}")
@@ -84,10 +84,10 @@ class DriverQueue:
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
         ring: index of this ring, for errors.
 
-    The memory is taken as it is: call `reset` to begin with an empty ring.
+    The memory is used as it is: call `reset` to begin with an empty ring.
 
     Raises:
-        UsageError: the ring has no such size.
+        UsageError: the ring cannot have that size.
     """
 
     __slots__ = (
@@ -119,7 +119,7 @@ class DriverQueue:
         self.ring = ring
         parts = cast_ring(size, desc, avail, used, event_idx=event_idx)
         if parts is None:
-            raise UsageError(f"no ring of {size} descriptors can be here", ring=ring)
+            raise UsageError(f"the memory does not fit a ring of {size} descriptors", ring=ring)
         self._avail, self._used, self._used_elements = parts
         self._mask = size - 1
         self._event_idx = event_idx
@@ -129,7 +129,7 @@ class DriverQueue:
         self._state = state[:STATE_SIZE].cast("I")
 
     def reset(self, start: int = 0) -> None:
-        """Makes the ring empty, with both indices at `start` (0, as a device expects it)."""
+        """Make the ring empty, with both indices at `start` (0, as a device expects it)."""
         for part in (self._desc, self._avail.cast("B"), self._used.cast("B")):
             part[:] = bytes(part.nbytes)
         for index in range(self.size):
@@ -148,7 +148,7 @@ class DriverQueue:
 
     @property
     def in_flight(self) -> int:
-        """Chains that were added and have not come back through `pop`."""
+        """Chains that were added and have not been returned by `pop`."""
         state = self._state
         return (state[_NEXT_AVAIL] - state[_LAST_USED]) & 0xFFFF
 
@@ -158,20 +158,20 @@ class DriverQueue:
         writable: Sequence[tuple[int, int]],
         indirect: tuple[int, memoryview] | None = None,
     ) -> int:
-        """Adds a chain of buffers; the device sees it after `publish`.
+        """Add a chain of buffers; the device sees it after `publish`.
 
         Args:
-            readable: (guest-physical address, length) of what the device shall read.
-            writable: the same of where it shall write.
+            readable: (guest-physical address, length) of each buffer to read.
+            writable: the same of each buffer to write.
             indirect: address and bytes of a table to describe the buffers in, 16 bytes each; the
                 chain then takes one descriptor of the ring.
 
         Returns:
-            The head, by which `pop` will name the chain.
+            The head: `pop` returns it when the chain is completed.
 
         Raises:
             QueueFull: not enough descriptors are free; nothing was added.
-            UsageError: there is no buffer, an empty one, or the table is too small.
+            UsageError: there is no buffer, a buffer is empty, or the table is too small.
         """
         _check_buffers(readable, writable)
         count = len(readable) + len(writable) if indirect is None else 1
@@ -200,7 +200,7 @@ class DriverQueue:
         writable: Sequence[tuple[int, int]],
         left: int,
     ) -> int:
-        """Writes descriptors along the free list, which links them already; its new head."""
+        """Write descriptors along the free list, which links them already; its new head."""
         desc, halves = self._desc, self._halves
         for gpa, length in readable:
             _pack_into(desc, index * DESCRIPTOR_SIZE, gpa, length, F_NEXT if left else 0)
@@ -214,7 +214,7 @@ class DriverQueue:
         return index
 
     def publish(self) -> bool:
-        """Makes what was added visible; True when the device wants a kick for it."""
+        """Make what was added visible; True when the device wants a kick for it."""
         avail = self._avail
         new, old = self._state[_NEXT_AVAIL], avail[1]
         if new == old:
@@ -222,14 +222,14 @@ class DriverQueue:
         if WEAKLY_ORDERED:
             barrier()  # descriptors and entries before the index that makes them visible
         avail[1] = new
-        barrier()  # the index before the look at what the device wants
+        barrier()  # the index before the read of what the device wants
         if self._event_idx:
             event = self._used[2 + 4 * self.size]
             return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
         return not self._used[0] & USED_NO_NOTIFY
 
     def pop(self) -> tuple[int, int] | None:
-        """Takes the next completion, (head, bytes written), or None when there is none.
+        """The next completion, (head, bytes written), or None.
 
         Raises:
             BackendError: the device completed what is not in flight.
@@ -259,7 +259,9 @@ class DriverQueue:
         index, count = head, 1
         lengths[4 * index + 2] = 0
         while halves[8 * index + 6] & F_NEXT:
-            if count == self.size:  # the device has written where it must not
+            if (
+                count == self.size
+            ):  # the device has written to the descriptor table, which it must not
                 raise BackendError(f"chain {head} has become a loop", ring=self.ring)
             index = halves[8 * index + 7] & self._mask
             lengths[4 * index + 2] = 0
@@ -269,16 +271,16 @@ class DriverQueue:
         state[_NUM_FREE] += count
 
     def disarm(self) -> None:
-        """Asks the device for no calls. With event index none comes anyway until `arm`."""
+        """Disable interrupts. With event index there are none anyway until `arm`."""
         if not self._event_idx:
             self._avail[0] = AVAIL_NO_INTERRUPT
 
     def arm(self) -> bool:
-        """Asks for calls again; True when more completions came meanwhile: look again then."""
+        """Enable interrupts; True when more was completed meanwhile: poll again then."""
         last = self._state[_LAST_USED]
         if self._event_idx:
             self._avail[2 + self.size] = last
         else:
             self._avail[0] = 0
-        barrier()  # the wish before the look
+        barrier()  # the enabling before the read
         return self._used[1] != last

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Offline(VhostUserBlk):
     """A disk whose back-end has every feature."""
 
-    def take_features(self, features: int) -> None:
+    def use_features(self, features: int) -> None:
         """Anything goes."""
         self.acked_features = features
 
