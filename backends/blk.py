@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from backends.loop import Loop
 
 NAME = "vhost-emu-blk"
-CAPABILITIES: dict[str, object] = {"type": "block", "features": ["read-only", "blk-file"]}
+CAPABILITIES: dict[str, object] = {
+    "type": BlkDevice.backend_type,
+    "features": ["read-only", "blk-file"],
+}
 
 
 class BlkProgram(Program):

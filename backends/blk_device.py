@@ -17,7 +17,6 @@ from backends.ring import BUDGET
 from backends.virtio_device import VirtioDevice
 from vhost_user.errors import FrontendError
 from vhost_user.features import ProtocolFeature
-from vhost_user.payloads import MAX_CONFIG
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SECTOR_SIZE,
@@ -80,6 +79,8 @@ class BlkDevice(VirtioDevice):
         counters: its slots in the statistics.
     """
 
+    backend_type = "block"
+
     def __init__(
         self,
         name: str,
@@ -105,7 +106,6 @@ class BlkDevice(VirtioDevice):
             else [VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]
         )
         self.features |= sum(1 << bit for bit in offered)
-        self._config = self._make_config().ljust(MAX_CONFIG, b"\0")
         self._slow: dict[int, Callable[[Ring, Chain, bytes], None]] = {
             VIRTIO_BLK_T_FLUSH: self._flush,
             VIRTIO_BLK_T_GET_ID: self._get_id,
@@ -113,7 +113,8 @@ class BlkDevice(VirtioDevice):
             VIRTIO_BLK_T_WRITE_ZEROES: partial(self._segments, VIRTIO_BLK_T_WRITE_ZEROES),
         }
 
-    def _make_config(self) -> bytes:
+    def config(self) -> bytes:
+        """See `VirtioDevice.config`."""
         return BlkConfig(
             capacity=self._image.size // SECTOR_SIZE,
             size_max=0,
@@ -129,22 +130,13 @@ class BlkDevice(VirtioDevice):
             write_zeroes_may_unmap=1,
         ).pack()
 
-    def read_config(self, offset: int, size: int) -> bytes | None:
-        """A part of the configuration space, which reads as zeroes after its last field."""
-        if offset + size > MAX_CONFIG:
-            return None
-        return self._config[offset : offset + size]
-
     def refresh(self) -> bool:
         """Read the image's size again; True when the capacity has changed."""
         try:
-            grown = self._image.refresh()
+            return self._image.refresh()
         except ImageError as error:
             log.warning("%s: the capacity is unchanged: %s", self.name, error)
             return False
-        if grown:
-            self._config = self._make_config().ljust(MAX_CONFIG, b"\0")
-        return grown
 
     def acquire(self) -> str | None:
         """Lock the image, so that two back-ends never have started rings on it."""

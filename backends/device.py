@@ -14,6 +14,7 @@ from backends.guest_memory import GuestMemory, check_reach, log_reach
 from backends.ring import Ring, RingContext
 from vhost_user.errors import FrontendError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES
+from vhost_user.payloads import MAX_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,6 +147,13 @@ class BackendDevice:
         """Guest memory has changed: find the rings there again."""
         for ring in self.rings:
             ring.remap()
+
+    def read_config(self, offset: int, size: int) -> bytes | None:
+        """A part of the configuration space; None beyond its 256 bytes, or where there is none."""
+        config = self.virtio.config()
+        if config is None or offset + size > MAX_CONFIG:
+            return None
+        return config.ljust(MAX_CONFIG, b"\0")[offset : offset + size]
 
     def refresh(self) -> None:
         """Read the properties of what is behind the device again."""

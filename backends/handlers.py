@@ -148,7 +148,7 @@ class Handlers:
 
     def _get_config(self, request: Request) -> bool:
         asked = cast("Config", request.payload)
-        data = self._device.virtio.read_config(asked.offset, len(asked.data))
+        data = self._device.read_config(asked.offset, len(asked.data))
         # An empty reply reports an error.
         return self._reply(request, asked._replace(data=data) if data is not None else None)
 

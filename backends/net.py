@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backends.loop import Loop
 
 NAME = "vhost-emu-net"
-CAPABILITIES: dict[str, object] = {"type": "net", "features": []}
+CAPABILITIES: dict[str, object] = {"type": NetDevice.backend_type, "features": []}
 
 
 class NetProgram(Program):

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 from backends import stats
 from backends.net_config import DEFAULT_MTU, longest_frame, too_long
 from backends.ring import BUDGET
-from backends.virtio_device import VirtioDevice
+from backends.virtio_device import VirtioDevice, scatter
 from vhost_user.errors import FrontendError
 from vhost_user.features import VIRTIO_F_VERSION_1, ProtocolFeature
 from vhost_user.messages import FrontendRequest
-from vhost_user.payloads import MAX_CONFIG
 from vhost_user.virtio.net import (
     LEGACY_NET_HEADER_SIZE,
     MTU_RANGE,
@@ -74,6 +73,8 @@ class NetDevice(VirtioDevice):
         mac: its address, if it has a configuration space; front-ends like QEMU have one themselves.
         mtu: bytes of the largest packet, if there is such a limit.
     """
+
+    backend_type = "net"
 
     def __init__(
         self,
@@ -137,15 +138,9 @@ class NetDevice(VirtioDevice):
         self._mtu = self._own_mtu
         self._apply_mtu()
 
-    def read_config(self, offset: int, size: int) -> bytes | None:
-        """A part of the configuration space, which is zeroes behind its last field.
-
-        Returns:
-            The bytes; None where the NIC has no such space, or it ends before them.
-        """
-        if self._config is None or offset + size > MAX_CONFIG:
-            return None
-        return self._config.pack().ljust(MAX_CONFIG, b"\0")[offset : offset + size]
+    def config(self) -> bytes | None:
+        """See `VirtioDevice.config`; a NIC without an address has none."""
+        return None if self._config is None else self._config.pack()
 
     def set_link_down(self) -> None:
         """The network is gone: the link is down from now on."""
@@ -239,7 +234,7 @@ class NetDevice(VirtioDevice):
         if writable and length <= len(writable[0]):
             writable[0][:length] = data
         else:
-            length = _scatter(writable, data)
+            length = scatter(writable, data)
         self.counters[stats.PACKETS_RX if length else stats.PACKETS_DROPPED] += 1
         mark = ring.log_mark
         if mark is not None:
@@ -312,15 +307,3 @@ class NetDevice(VirtioDevice):
         """The MTU limits both directions once the driver has acknowledged it (5.1.4)."""
         known = self._mtu if self._acked >> VIRTIO_NET_F_MTU & 1 else None
         self._longest = LONGEST_FRAME if known is None else longest_frame(known)
-
-
-def _scatter(writable: list[memoryview], data: bytes) -> int:
-    """Spread the bytes over the buffers; 0 if they do not fit."""
-    if sum(map(len, writable)) < len(data):
-        return 0
-    at = 0
-    for buffer in writable:
-        part = data[at : at + len(buffer)]
-        buffer[: len(part)] = part
-        at += len(part)
-    return at

@@ -206,12 +206,20 @@ def raise_fd_limit() -> None:
 def run_command(
     command: click.Command,
     name: str,
-    capabilities: dict[str, object],
+    capabilities: dict[str, object] | None,
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """Runs a program to its end and exits with its status; errors are one line on stderr."""
+    """Runs a program to its end and exits with its status; errors are one line on stderr.
+
+    Args:
+        command: the program.
+        name: its name.
+        capabilities: what --print-capabilities prints, without a look at other options; None if the
+            command prints them itself.
+        arguments: those of the command line by default.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if "--print-capabilities" in arguments:
+    if capabilities is not None and "--print-capabilities" in arguments:
         # The other options are not even checked.
         click.echo(json.dumps(capabilities))
         sys.exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from backends.virtio_device import VirtioDevice
 
 NAME = "vhost-emu-serve"
-CAPABILITIES: dict[str, object] = {"type": "generic", "features": []}
 
 
 class PluginProgram(Program):
@@ -105,9 +105,12 @@ def command(
     **options: Any,
 ) -> None:
     """The command line."""
-    settings = settings_from(options)
     try:
         chosen = _device_class(plugin, device)
+        if options["print_capabilities"]:
+            click.echo(json.dumps({"type": chosen.backend_type, "features": []}))
+            return
+        settings = settings_from(options)
         check(chosen, device_options)
     except PluginError as error:
         raise ProgramError(str(error)) from error
@@ -124,7 +127,7 @@ def _device_class(plugin: str | None, device: str | None) -> type[VirtioDevice]:
 
 def main() -> None:
     """Entry point of ``vhost-emu-serve`` and ``python -m backends.serve``."""
-    run_command(command, NAME, CAPABILITIES)
+    run_command(command, NAME, None)
 
 
 if __name__ == "__main__":

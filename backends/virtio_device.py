@@ -6,7 +6,7 @@ memory, dirty log, inflight region, stops. All methods run in the thread of the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from backends import advertised_features, stats
 from backends.ring import BUDGET
@@ -33,9 +33,12 @@ class VirtioDevice:
 
     Attributes:
         features: the feature bits that it offers; a subclass adds its own.
-        protocol_features: the protocol features that it offers; CONFIG is needed for
-            `read_config`, and CONFIG and BACKEND_REQ for configuration changes.
+        protocol_features: the protocol features that it offers; CONFIG is needed for `config`, and
+            CONFIG and BACKEND_REQ for configuration changes.
+        backend_type: the class's type in QEMU's docs/interop/vhost-user.json.
     """
+
+    backend_type: ClassVar[str] = "generic"
 
     def __init__(
         self, name: str, loop: Loop, rings: int, counters: memoryview | None = None
@@ -140,9 +143,11 @@ class VirtioDevice:
         """
         return {}
 
-    def read_config(self, offset: int, size: int) -> bytes | None:
-        """A part of the configuration space, or None where there is none."""
-        del offset, size
+    def config(self) -> bytes | None:
+        """The configuration space, at most 256 bytes, or None where there is none.
+
+        It reads as zeroes after its last field.
+        """
         return None
 
     def features_acked(self, acked: int) -> None:
@@ -153,3 +158,15 @@ class VirtioDevice:
 
     def close(self) -> None:
         """Release everything; the loop has ended."""
+
+
+def scatter(buffers: list[memoryview], data: bytes | bytearray | memoryview) -> int:
+    """Copy bytes to the beginning of the buffers; their number, or 0 if they do not fit."""
+    if sum(map(len, buffers)) < len(data):
+        return 0
+    at = 0
+    for buffer in buffers:
+        part = data[at : at + len(buffer)]
+        buffer[: len(part)] = part
+        at += len(part)
+    return at

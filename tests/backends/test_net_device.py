@@ -205,8 +205,8 @@ def test_configuration_space(loop: Loop, attach: Attach) -> None:
     for bit in (VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS):
         assert nic.rig.connection.offered_features >> bit & 1
     assert config(nic) == mac(9) + b"\0" + b"\0" + (1500).to_bytes(2, "little")
-    assert nic.device.read_config(12, 244) == bytes(244), "zeroes after the last field"
-    assert nic.device.read_config(12, 245) is None
+    assert nic.rig.backend.read_config(12, 244) == bytes(244), "zeroes after the last field"
+    assert nic.rig.backend.read_config(12, 245) is None
 
 
 def test_link_that_goes_down_is_reported(loop: Loop, attach: Attach) -> None:

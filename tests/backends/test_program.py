@@ -66,7 +66,7 @@ def image(tmp_path: Path) -> str:
 # Capabilities, version, help
 
 
-@pytest.mark.parametrize(("arguments", "kind"), [(BLK, "block"), (NET, "net"), (SERVE, "generic")])
+@pytest.mark.parametrize(("arguments", "kind"), [(BLK, "block"), (NET, "net")])
 def test_capabilities(arguments: list[str], kind: str) -> None:
     for extra in ([], ["--nonsense", "--socket-path", "/x"]):
         done = subprocess.run(
@@ -85,8 +85,8 @@ def test_capabilities(arguments: list[str], kind: str) -> None:
 def test_installed_under_their_names() -> None:
     for name in PROGRAMS:
         path = Path(sys.executable).with_name(name)
-        done = subprocess.run([path, "--print-capabilities"], capture_output=True, check=True)
-        assert json.loads(done.stdout)
+        done = subprocess.run([path, "--version"], capture_output=True, check=True)
+        assert done.stdout.decode().startswith(f"{name}, ")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +17,15 @@ from tests.backends.rig import Rig
 from tests.backends.served import program
 from tests.backends.test_program import fails
 from vhost_user.frontend import FrontendConnection
+from vhost_user.messages import FrontendRequest as F
+from vhost_user.messages import Request
+from vhost_user.payloads import Config
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     VIRTIO_BLK_S_IOERR,
     VIRTIO_BLK_S_OK,
     VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_GET_ID,
     VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT,
 )
@@ -72,8 +79,23 @@ def test_the_example_is_a_disk(rig: Rig) -> None:
     assert request(rig, VIRTIO_BLK_T_IN, 0, room=512) == (VIRTIO_BLK_S_OK, bytes(512))
     assert request(rig, VIRTIO_BLK_T_IN, SECTORS, room=512)[0] == VIRTIO_BLK_S_IOERR
     assert request(rig, VIRTIO_BLK_T_OUT, SECTORS - 1, data)[0] == VIRTIO_BLK_S_IOERR
+    name = request(rig, VIRTIO_BLK_T_GET_ID, 0, room=20)
+    assert name == (VIRTIO_BLK_S_OK, b"ramdisk".ljust(20, b"\0"))
     assert request(rig, 99, 0)[0] == VIRTIO_BLK_S_UNSUPP
-    assert rig.rings[1].stop() == 6
+    assert rig.rings[1].stop() == 7
+
+
+def test_its_configuration_space(rig: Rig) -> None:
+    reply = rig.call(Request(F.GET_CONFIG, Config(0, 0, bytes(36))))
+    assert reply is not None
+    assert isinstance(reply.payload, Config)
+    assert struct.unpack("<Q26xH", reply.payload.data) == (SECTORS, 2)
+
+
+def test_its_capabilities(example: str) -> None:
+    command = [*SERVE, "--plugin", example, "--print-capabilities"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"type": "block", "features": []}
 
 
 def test_its_writes_to_guest_memory_are_logged(rig: Rig) -> None:

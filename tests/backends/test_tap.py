@@ -225,7 +225,7 @@ DELETE = "from pyroute2 import IPRoute; ip = IPRoute(); ip.link('del', ifname='e
 def test_interface_that_is_deleted_is_one_line(
     namespace: Namespace, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert world.nic.device.read_config(6, 2) == b"\1\0"
+    assert world.nic.rig.backend.read_config(6, 2) == b"\1\0"
     with caplog.at_level(logging.WARNING, "backends"):
         argv = [sys.executable, "-c", DELETE]  # a child has its parent thread's namespace
         namespace.do(lambda: subprocess.run(argv, check=True, timeout=TIMEOUT))
@@ -236,7 +236,7 @@ def test_interface_that_is_deleted_is_one_line(
     assert [record.message for record in caplog.records if "deleted" in record.message] == [
         "emu-test has been deleted: its NIC sends and receives no more frames"
     ]
-    assert world.nic.device.read_config(6, 2) == b"\0\0", "its link is down"
+    assert world.nic.rig.backend.read_config(6, 2) == b"\0\0", "its link is down"
 
 
 def test_device_of_another_program(namespace: Namespace) -> None:

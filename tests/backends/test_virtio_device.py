@@ -89,6 +89,6 @@ def test_the_defaults_of_a_class(loop: Loop) -> None:
     device = Words("words", loop, 3)
     assert device.queue_num == 3
     assert device.acquire() is None
-    assert device.read_config(0, 4) is None
+    assert device.config() is None
     assert device.refresh() is False
     assert device.handlers() == {}
