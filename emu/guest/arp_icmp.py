@@ -111,12 +111,12 @@ def arp_request(mac: bytes, sender: bytes, wanted: bytes) -> bytes:
 
 
 def gratuitous_arp(mac: bytes, address: bytes) -> bytes:
-    """I am here: what a station says when it has come (RFC 5227, section 3)."""
+    """An ARP announcement (RFC 5227, section 3)."""
     return arp_request(mac, address, address)
 
 
 def arp_reply(frame: bytes | bytearray | memoryview) -> tuple[bytes, bytes] | None:
-    """Address and MAC of who answers, or None if the frame is no ARP reply."""
+    """Address and MAC of the sender, or None if the frame is not an ARP reply."""
     found = _parse_arp(frame)
     return None if found is None or found[0] != _ARP_REPLY else (found[2], found[1])
 

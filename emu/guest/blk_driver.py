@@ -99,7 +99,7 @@ class BlkRing:
         self._epoch = -1
 
     def boot(self) -> None:
-        """An empty ring, books and generations that begin at 0."""
+        """An empty ring, counters and generations at 0."""
         self.state.clear()
         self._queue.reset()
         self._words[PRNG] = (self.number + 1) * _MULTIPLIER & _MASK64
@@ -120,7 +120,7 @@ class BlkRing:
             self._run()
 
     def _refresh(self) -> None:
-        """Derives anew what guest memory tells: another process may have gone on meanwhile."""
+        """Derives the state from guest memory again: another process may have written it."""
         self._by_head = self.state.busy_heads()
         self._epoch = self._context.epoch
 
@@ -159,7 +159,7 @@ class BlkRing:
         return False
 
     def _complete(self, head: int) -> int | None:
-        """Takes one completion into the books; the slot that it frees, None if it was not due."""
+        """Counts one completion; the slot that it frees, None if it was not outstanding."""
         slot = self._by_head.pop(head, None)
         if slot is None:
             self._words[DUPLICATED] += 1
@@ -318,7 +318,7 @@ class BlkRing:
         return self._words[CORRUPTED]
 
     def request_log(self) -> RequestLog:
-        """This ring's part of the books."""
+        """This ring's part of the request log."""
         return self.state.request_log(overdue=bool(self._context.control[OVERDUE]))
 
     def generations(self) -> dict[int, Generation]:

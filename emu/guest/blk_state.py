@@ -105,7 +105,7 @@ class BlkState:
         self.first_block = place.position * BLK_SLOTS * BLOCKS_PER_SLOT
 
     def clear(self) -> None:
-        """All books and generations begin at 0."""
+        """All counters and generations are 0."""
         self._control[:] = bytes(CONTROL_BYTES)
 
     def write_header(self, slot: int, op: int, sector: int) -> None:
@@ -168,7 +168,7 @@ class BlkState:
         return self.words[REQUESTS] - self.words[COMPLETED]
 
     def request_log(self, *, overdue: bool) -> RequestLog:
-        """This ring's part of the books; when ``overdue``, what is outstanding is lost."""
+        """This ring's part of the request log; when ``overdue``, what is outstanding is lost."""
         words = self.words
         outstanding = self.outstanding()
         return RequestLog(

@@ -65,7 +65,7 @@ class Unit(Protocol):
         """Nothing is outstanding and nothing will be submitted; the caller holds the lock."""
 
     def request_log(self) -> RequestLog:
-        """This unit's part of the books."""
+        """This unit's part of the request log."""
 
 
 class QueueUnit(Unit, Protocol):

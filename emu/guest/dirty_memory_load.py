@@ -1,7 +1,7 @@
-"""A guest program that writes memory at a given rate, and knows what it has written where.
+"""A workload that writes memory at a given rate, and checks what it has written before.
 
-It goes round and round its pages. Each page holds the number of its last write, so that the next
-one finds out when a migration has brought an older copy of the page, or none.
+It writes its pages in turn, again and again. Each page holds the number of its last write, so that
+the next one finds an older copy of the page, or none, after a migration.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from emu.guest.control_page import GuestContext
 
 _WORDS = PAGE_SIZE // 8
-#: Time that one tick makes up for at the most, in nanoseconds. What a guest that did not run has
-#: missed is missed: a throttled one writes less.
+#: Time for which one tick writes at most, in nanoseconds: a guest that did not run does not catch
+#: up, so a throttled one writes less.
 MAX_CATCH_UP_NS = 2_000_000
-#: Pages between two looks at whether the vCPUs are to stop.
+#: Pages between two checks whether the vCPUs are to stop.
 BATCH = 64
 
 
@@ -43,7 +43,7 @@ class DirtyMemoryLoad:
         self._words = context.platform.ram.view(self._gpa, size).cast("Q")
 
     def shift_clock(self, ns: int) -> None:
-        """The guest's clock is another one from now on, which is so far ahead of the one before."""
+        """From now on the guest's clock is another one, ahead of the former by ``ns``."""
         pulse = self._context.pulse
         pulse[DIRTY_AT] = max(0, pulse[DIRTY_AT] + ns)
 
@@ -58,7 +58,7 @@ class DirtyMemoryLoad:
         due = min(rate * elapsed // (1_000_000_000 * PAGE_SIZE), self.pages)
         if not due:
             if elapsed == MAX_CATCH_UP_NS:
-                pulse[DIRTY_AT] = now_ns  # so slow a rate, or the first tick of all
+                pulse[DIRTY_AT] = now_ns  # a slow rate, or the first tick
             return
         pulse[DIRTY_AT] = now_ns
         while due > 0 and not context.platform.paused:

@@ -348,7 +348,7 @@ class DiskReader:
         return not self.outstanding()
 
     def request_log(self) -> RequestLog:
-        """The reader's part of the books."""
+        """The reader's part of the request log."""
         words, outstanding = self._words, self.outstanding()
         return RequestLog(
             requests=words[REQUESTS],

@@ -1,9 +1,9 @@
-"""The books of one flow of numbered packets, in guest memory.
+"""The counters of one flow of numbered packets, in guest memory.
 
 A flow knows three numbers: the next one to send, one past the highest that came back, and the
 floor, below which nothing is waited for any more. What lies between (the higher of the last two)
 and the first is on its way. A gap is a loss until the packet comes after all; only a number that
-was seen before is a duplicate, which a bitmap of the last 64 tells.
+was seen before is a duplicate, according to a bitmap of the last 64.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Flow:
         behind = words[HIGHEST] - 1 - sequence
         if behind < 0:
             if sequence >= words[NEXT]:
-                words[CORRUPTED] += 1  # nobody has sent it
+                words[CORRUPTED] += 1  # it was never sent
                 return
             words[SEEN] = (words[SEEN] << -behind | 1) & _MASK64
             words[HIGHEST] = sequence + 1

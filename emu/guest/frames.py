@@ -36,7 +36,7 @@ def nic_mac(nic: int) -> bytes:
 
 
 def flow_check(flow: int, sequence: int) -> int:
-    """What stands behind the sequence number of a packet, to tell one that was damaged."""
+    """The bytes after the sequence number of a packet, by which a damaged packet is recognised."""
     return (sequence + (flow << 40) + 1) * _CHECK & _MASK64
 
 

@@ -1,4 +1,4 @@
-"""The guest's heartbeat: how long no guest code ran at all, as guest memory tells it.
+"""The guest's heartbeat: for how long no guest code ran, as recorded in guest memory.
 
 Every entry to and exit from guest code beats, and so does the tick of vCPU 0. Gaps that are
 longer than a tick should be are kept with their times, so that the one that a blackout made can
@@ -84,7 +84,7 @@ class Heartbeat:
     def await_beat(self, deadline: float) -> int | None:
         """Wait for the next beat: when it was, or None if there was none in ``deadline`` seconds.
 
-        Whoever waits may learn of it late, because the guest's threads want the interpreter too.
+        The waiting thread may notice it late, as it competes with the guest's for the interpreter.
         """
         awaited = queue.SimpleQueue[int]()
         self._awaited = awaited

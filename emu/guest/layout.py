@@ -1,4 +1,4 @@
-"""Where everything of the guest lies in guest memory. Both sides of a migration compute the same.
+"""The layout of guest memory. Both sides of a migration compute the same.
 
 A hot page is sent in the blackout, so what a ring needs shares as few pages as possible: the
 split ring of 128 descriptors (3342 bytes) leaves room in its page for the driver's own state.
@@ -11,7 +11,7 @@ split ring of 128 descriptors (3342 bytes) leaves room in its page for the drive
              receive buffers    one page a queue pair
     4 GiB    block buffers      4 pages a disk's ring (after the receive buffers in a small VM)
              reader buffers     64 KiB a slot
-             scribbled pages    up to 64 MiB, touched only when the guest is to write them
+             dirty memory       up to 64 MiB, touched only with a --dirty-rate
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ CONTROL_BYTES = 704
 
 BLK_SLOTS = 4
 BLOCK = 4096
-#: Blocks that a slot, and nobody else, reads and writes.
+#: Blocks that one slot alone reads and writes.
 BLOCKS_PER_SLOT = 16
 RX_BUFFERS = 16
 RX_BUFFER_BYTES = 256
 SERIAL_BYTES = 32
 CHUNK = 64 << 10
 MAX_READER_SLOTS = 8
-#: What is written over and over when the guest is given a rate to dirty memory at.
+#: Bytes that the dirty-memory load writes, again and again.
 DIRTY_MEMORY_BYTES = 64 << 20
 
 
@@ -209,7 +209,7 @@ def _data_base(
 
 
 def _place_dirty_memory(regions: Sequence[Region], at: int) -> tuple[int, int]:
-    """Address and bytes of the scribbled pages: at most half of what the region has left."""
+    """Address and bytes of the dirty-memory load: at most half of what the region has left."""
     home = next(part for part in regions if part.gpa < at <= part.gpa + part.size)
     start = _round_up(at, PAGE_SIZE)
     left = home.gpa + home.size - start

@@ -1,7 +1,7 @@
 """The guest's network driver: one queue pair, its flow of numbered packets, and probes.
 
-The receive ring's page holds the flow's books beside the ring, the transmit ring's page the packets
-themselves, so a pair has three hot pages: two rings and the receive buffers.
+The receive ring's page holds the flow's counters beside the ring, the transmit ring's page the
+packets themselves, so a pair has three hot pages: two rings and the receive buffers.
 
     0    driver queue state (16)    88   counters, 5 words
     16   flow, 9 words              136  heads of the receive buffers, u32 each
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from emu.guest import flow as books
+from emu.guest import flow as counters
 from emu.guest.arp_icmp import (
     ARP_ETHERTYPE,
     GUEST_ADDRESS,
@@ -53,7 +53,7 @@ INTERRUPTS, PROBES, PROBES_DROPPED, UNKNOWN, BROKEN = range(5)
 #: (announce-initial, announce-step, announce-rounds).
 _ANNOUNCEMENTS_MS = (0, 50, 150, 250, 350)
 _VNET = bytes(NET_HEADER_SIZE)
-#: Where a received frame's ethertype ends; what is shorter is no frame.
+#: Where a received frame's ethertype ends; anything shorter is not a frame.
 _ETHERTYPE_END = NET_HEADER_SIZE + ETHERNET_HEADER
 
 #: Where a packet goes that came in on another pair than the one that sent it (a switch).
@@ -67,7 +67,7 @@ class NetPair:
         context: guest memory and the machine.
         place: where the rings lie.
         peer: MAC that the pair's packets are sent to.
-        elsewhere: told (flow, sequence) of packets that belong to another pair.
+        elsewhere: called with (flow, sequence) of packets that belong to another pair.
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
     """
 
@@ -107,9 +107,9 @@ class NetPair:
         self._announce_ns = 0
 
     def arrive(self) -> None:
-        """The VM is coming from elsewhere: once it runs, the first NIC says where it is now.
+        """The VM comes from another host: once it runs, the first NIC announces it.
 
-        The bridges still know it where it was, and nothing that it sends to itself tells them.
+        The bridges still have its former port, and packets that it sends to itself do not reach them.
         """
         if not self.place.number and not self.place.position:
             self._announcements = list(_ANNOUNCEMENTS_MS)
@@ -124,7 +124,7 @@ class NetPair:
             self._put(gratuitous_arp(self._mac, GUEST_ADDRESS))
 
     def boot(self) -> None:
-        """Empty rings and books; all receive buffers are posted, the device's start kicks."""
+        """Empty rings, counters at 0; all receive buffers are posted, the device's start kicks."""
         self._control[:] = bytes(CONTROL_BYTES)
         self._rx.reset()
         self._tx.boot()
@@ -139,7 +139,7 @@ class NetPair:
             mark(ring.start, ring.length)
 
     def _refresh(self) -> None:
-        """Derives anew what guest memory tells: another process may have gone on meanwhile."""
+        """Derives the state from guest memory again: another process may have written it."""
         self._by_head = {head: buffer for buffer, head in enumerate(self._heads)}
         self._tx.refresh()
         self._epoch = self._context.epoch
@@ -163,7 +163,7 @@ class NetPair:
                     self._run(foreign)
             except BackendError:
                 # It completed what was not in flight: such rings cannot be used any further.
-                self.flow.words[books.DUPLICATED] += 1
+                self.flow.words[counters.DUPLICATED] += 1
                 self._counters[BROKEN] = 1
             self._mark_rings()
             if self._context.idle.active and self.quiet():
@@ -202,7 +202,7 @@ class NetPair:
             self._heads[buffer] = head
             paused = platform.paused
         if arrived:
-            self.flow.words[books.LAST_NS] = time.monotonic_ns()
+            self.flow.words[counters.LAST_NS] = time.monotonic_ns()
         return paused
 
     def _frame(self, data: memoryview, length: int, foreign: list[tuple[int, int]]) -> bool:
@@ -211,7 +211,7 @@ class NetPair:
             _, _, ethertype, magic, flow, sequence, check = FLOW.unpack_from(data)
             if ethertype == FLOW_ETHERTYPE:
                 if magic != FLOW_MAGIC or check != flow_check(flow, sequence):
-                    self.flow.words[books.CORRUPTED] += 1
+                    self.flow.words[counters.CORRUPTED] += 1
                 elif flow == self.number:
                     self.flow.arrived(sequence)
                     return True
@@ -262,7 +262,7 @@ class NetPair:
     def _send_packet(self) -> None:
         """The flow's next packet; a slot is free."""
         words, tx = self.flow.words, self._tx
-        sequence = words[books.NEXT]
+        sequence = words[counters.NEXT]
         slot = tx.free.pop()
         FLOW.pack_into(
             tx.bytes,
@@ -276,7 +276,7 @@ class NetPair:
             flow_check(self.number, sequence),
         )
         tx.send(slot)
-        words[books.NEXT] = sequence + 1
+        words[counters.NEXT] = sequence + 1
 
     def _fill_window(self) -> None:
         room = WINDOW - self.flow.outstanding()
@@ -286,7 +286,7 @@ class NetPair:
             if not self._tx.free and not self._tx.await_slot():
                 return
             self._send_packet()
-        self.flow.words[books.LAST_NS] = time.monotonic_ns()
+        self.flow.words[counters.LAST_NS] = time.monotonic_ns()
 
     def _publish(self) -> None:
         notify, ring = self._context.platform.notify, self.place.first_ring
@@ -319,7 +319,7 @@ class NetPair:
                 self._tx.reclaim()
             if self._tx.free:
                 self._send_packet()
-                self.flow.words[books.LAST_NS] = time.monotonic_ns()
+                self.flow.words[counters.LAST_NS] = time.monotonic_ns()
                 self._publish()
             self._mark_rings()
         return True
@@ -327,12 +327,12 @@ class NetPair:
     def overdue(self, now_ns: int) -> bool:
         """Whether packets are waited for that should have come back long ago (takes no lock)."""
         words = self.flow.words
-        return now_ns - words[books.LAST_NS] > GIVE_UP_NS and self.flow.outstanding() > 0
+        return now_ns - words[counters.LAST_NS] > GIVE_UP_NS and self.flow.outstanding() > 0
 
     def shift_clock(self, ns: int) -> None:
         """The guest's clock is another one from now on, which is so far ahead of the one before."""
         words = self.flow.words
-        words[books.LAST_NS] = max(0, words[books.LAST_NS] + ns)
+        words[counters.LAST_NS] = max(0, words[counters.LAST_NS] + ns)
 
     def expire(self, now_ns: int) -> None:
         """Give the window back when its packets do not return, and go on."""
@@ -340,14 +340,14 @@ class NetPair:
             if not self.overdue(now_ns):
                 return
             self.flow.give_up()
-            self.flow.words[books.LAST_NS] = now_ns
+            self.flow.words[counters.LAST_NS] = now_ns
         self.service()
 
     def arrived_elsewhere(self, sequence: int) -> None:
         """A packet of this flow came in on another pair."""
         with self.lock:
             self.flow.arrived(sequence)
-            self.flow.words[books.LAST_NS] = time.monotonic_ns()
+            self.flow.words[counters.LAST_NS] = time.monotonic_ns()
         self.service()
 
     def outstanding(self) -> int:
@@ -366,16 +366,16 @@ class NetPair:
         return empty and not self.flow.outstanding()
 
     def request_log(self) -> RequestLog:
-        """This pair's part of the books."""
+        """This pair's part of the request log."""
         words, counters = self.flow.words, self._counters
         return RequestLog(
-            corrupted=words[books.CORRUPTED],
-            packets_sent=words[books.NEXT],
-            packets_received=words[books.RECEIVED],
+            corrupted=words[counters.CORRUPTED],
+            packets_sent=words[counters.NEXT],
+            packets_received=words[counters.RECEIVED],
             packets_lost=self.flow.lost(),
-            packets_duplicated=words[books.DUPLICATED],
-            packets_reordered=words[books.REORDERED],
-            packets_corrupted=words[books.CORRUPTED],
+            packets_duplicated=words[counters.DUPLICATED],
+            packets_reordered=words[counters.REORDERED],
+            packets_corrupted=words[counters.CORRUPTED],
             probes_answered=counters[PROBES],
             probes_dropped=counters[PROBES_DROPPED],
             net_interrupts=counters[INTERRUPTS],

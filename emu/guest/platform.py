@@ -1,4 +1,4 @@
-"""What the guest needs of the machine that it runs on."""
+"""What the guest needs of its machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Platform(Protocol):
 
     @property
     def paused(self) -> bool:
-        """The vCPUs are asked to stop; guest code returns before it begins another operation."""
+        """The vCPUs are to pause; guest code returns before it begins another operation."""
 
     def notify_address(self, device: int, ring: int) -> int:
         """The guest physical address whose write kicks a ring."""

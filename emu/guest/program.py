@@ -130,7 +130,7 @@ class GuestProgram:
     # -- life
 
     def boot(self) -> None:
-        """Write the guest's beginning to memory: empty rings, empty books, no load."""
+        """Write the initial state to memory: empty rings, counters at 0, no load."""
         for gpa in (self.layout.control, self.layout.pulse):
             self._platform.ram.view(gpa, PAGE_SIZE)[:] = bytes(PAGE_SIZE)
         for unit in self._units:
@@ -142,7 +142,7 @@ class GuestProgram:
         self.heartbeat.start(time.monotonic_ns())
 
     def boot_device(self, device: int) -> None:
-        """The driver of a device, by its index on the bus, begins anew: empty rings, empty books.
+        """The driver of a device, by its index on the bus, starts again: empty rings, counters at 0.
 
         The vCPUs are paused meanwhile.
         """
@@ -177,7 +177,7 @@ class GuestProgram:
         return self._context.control[MAGIC] == MAGIC_VALUE
 
     def close(self) -> None:
-        """Let go of guest memory; the program cannot be used any more."""
+        """Release guest memory; the program cannot be used any more."""
         self._handlers.clear()
         self._units.clear()
         for driver in self.drivers.values():
@@ -223,7 +223,7 @@ class GuestProgram:
         """Put the guest under load: ``none``, ``light``, ``heavy``, or as it was before.
 
         Raises:
-            UsageError: there is no such load.
+            UsageError: unknown load.
         """
         if load is not None and load not in LOADS:
             raise UsageError(f"no load {load!r}: it is one of {', '.join(LOADS)}")
@@ -252,7 +252,7 @@ class GuestProgram:
             deadline: in seconds.
 
         Returns:
-            What is outstanding nevertheless: 0, or what the ledger now counts as lost.
+            What is outstanding nevertheless: 0, or what the request log now counts as lost.
         """
         context = self._context
         context.set(HOLD_READER, 1)
@@ -283,10 +283,10 @@ class GuestProgram:
         found = [driver.verified() for driver in self.drivers.values()]
         return sum(checked for checked, _ in found), sum(corrupted for _, corrupted in found)
 
-    # -- books
+    # -- request log
 
     def request_log(self) -> RequestLog:
-        """The books of all drivers, as memory has them now."""
+        """The request log of all drivers, as memory has it now."""
         totals = [unit.request_log() for unit in self._units]
         totals.append(self._workload.dirty_memory.request_log())
         return RequestLog(*map(sum, zip(RequestLog(), *totals, strict=True)))

@@ -1,4 +1,4 @@
-"""The guest's books: what it asked for, what came back, and what was wrong with it."""
+"""The guest's log of requests: submitted, completed, and what went wrong."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class RequestLog(NamedTuple):
         duplicated: completions of what was not outstanding.
         corrupted: blocks and packets whose contents were not what they should be.
         errors: requests that the device answered with an error status.
-        packets_sent, packets_received: numbered packets; each is received once at most.
-        packets_lost: packets that did not come back, and are not on their way either.
+        packets_sent, packets_received: numbered packets; each is received at most once.
+        packets_lost: packets that were not received, and are no longer in flight.
         packets_duplicated: packets that came more than once.
         packets_reordered: packets that came after a later one of their flow.
         packets_corrupted: of ``corrupted``, those that were packets.

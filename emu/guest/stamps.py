@@ -1,4 +1,4 @@
-"""What a block of the workload looks like: every sector says whose it is, and how old.
+"""A block of the workload: every sector has its disk, its sector number and its generation.
 
 A stamp of 16 bytes (magic, disk, sector within the block, block, generation) fills its sector, so
 that a sector that is missing, misplaced, torn or of an older generation is seen.

@@ -55,7 +55,7 @@ class TransmitRing:
             self._heads[slot] = _FREE
 
     def refresh(self) -> None:
-        """Derives anew what guest memory tells."""
+        """Derives the state from guest memory again."""
         heads = list(self._heads)
         self._by_head = {head: slot for slot, head in enumerate(heads) if head != _FREE}
         self.free = [slot for slot, head in enumerate(heads) if head == _FREE]

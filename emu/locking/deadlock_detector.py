@@ -1,4 +1,4 @@
-"""A thread that looks for deadlocks while a migration runs, and ends them."""
+"""A thread that finds deadlocks while a migration runs, and breaks them off."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
     from emu.locking.lock_graph import Wait
 
-#: Seconds between two looks, and how long a cycle must stand: one may only seem to be there while
-#: a lock changes hands.
+#: Seconds between two checks, and for which a cycle must exist: one may seem to exist while a lock
+#: passes from one thread to another.
 INTERVAL = 0.1
-STANDING = 0.3
+MIN_AGE = 0.3
 
 
 class Watchdog:
-    """Looks for a cycle of waits, and breaks it off within a second; a context manager.
+    """Finds a cycle of waits, and breaks it off within a second; a context manager.
 
-    Whoever waits for a lock within the cycle gets a `LockBrokenError` that draws it.
+    A thread that waits for a lock within the cycle gets a `LockBrokenError` that shows it.
     """
 
     def __init__(self) -> None:
-        self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
@@ -34,13 +34,13 @@ class Watchdog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join(10 * INTERVAL)
 
     def _watch(self) -> None:
-        while not self._over.wait(INTERVAL):
+        while not self._stop.wait(INTERVAL):
             cycle = find_cycle()
-            if cycle and _seconds(cycle) >= STANDING:
+            if cycle and _seconds(cycle) >= MIN_AGE:
                 break_cycle(cycle)
 
 
@@ -56,5 +56,5 @@ def break_cycle(cycle: Collection[Wait]) -> None:
 
 
 def _seconds(cycle: Collection[Wait]) -> float:
-    """How long the cycle stands: as long as its youngest wait."""
+    """How long the cycle has existed: as long as its latest wait."""
     return (time.monotonic_ns() - max(wait.since_ns for wait in cycle)) / 1e9

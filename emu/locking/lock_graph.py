@@ -1,8 +1,8 @@
-"""Who holds which lock, who waits for whom, and where in the code: the base of every check.
+"""Which thread holds which lock, which waits for which, and where in the code.
 
-The locks of `locking.locks` report here. A watchdog asks `find_cycle`, which sees a deadlock as a
-cycle of threads that wait for each other; a thread that waits for threads and not for a lock says
-so with `waiting_for`.
+The locks of `emu.locking.locks` report here. A watchdog calls `find_cycle`, which finds a deadlock
+as a cycle of threads that wait for each other; a thread that waits for threads and not for a lock
+reports that with `waiting_for`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LockOrderError(EmuError):
 
 
 class LockBrokenError(EmuError):
-    """A wait for a lock was broken off by whoever found the deadlock that it was part of."""
+    """A wait for a lock was part of a deadlock, and was broken off."""
 
 
 class Site(NamedTuple):
@@ -65,7 +65,7 @@ class Wait(NamedTuple):
     """A thread that waits.
 
     Attributes:
-        what: for what: a lock's name, or what `waiting_for` was told.
+        what: a lock's name, or the `what` of `waiting_for`.
         thread: the thread's name.
         ident: the thread's identifier.
         site: where it waits.
@@ -106,7 +106,7 @@ def call_site() -> Site:
 
 
 def held_by_thread(ident: int | None = None) -> list[Held]:
-    """What a thread (this one unless told) holds, in the order in which it was taken."""
+    """What a thread (by default this one) holds, in the order in which it was taken."""
     return list(_held.get(threading.get_ident() if ident is None else ident, ()))
 
 
@@ -142,9 +142,9 @@ def waiting_for(
     """This thread waits for something that others are to do.
 
     Args:
-        what: for people, such as ``the workers``.
+        what: human-readable, such as ``the workers``.
         on: gives the identifiers of the threads that could do it (`threading.get_ident`).
-        site: where it waits; the caller unless told.
+        site: where it waits; by default the caller.
         break_off: ends the wait with an error of that text, from another thread.
     """
     ident = threading.get_ident()

@@ -1,9 +1,9 @@
 """The big lock, and locks whose order is checked.
 
-The machine has one big lock: whoever edits the machine, and a vCPU whose write left the fast path,
-holds it. A thread that is marked as a *worker* never takes it. Its coordinator may hold the lock
-and wait for it, which would be a deadlock that happens now and then; refused at the first try, it
-is an error that happens always, and says which two threads it is about.
+The machine has one big lock: a thread that changes the machine holds it, and so does a vCPU whose
+write left the fast path. A thread that is marked as a *worker* never takes it: its coordinator may
+hold the lock and wait for the worker, which would be a deadlock that happens now and then. Refused
+at the first try, it is an error that happens always, and names both threads.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = [
 ]
 
 DEADLINE = 30.0
-#: Seconds after which a thread that waits looks whether its wait was broken off.
-PATIENCE = 0.05
+#: Seconds between two checks of a waiting thread whether its wait was broken off.
+POLL = 0.05
 
 
 class _Mark(threading.local):
-    """Since where a thread is a worker. Not by identifier: those are used again."""
+    """Where a thread was marked as a worker. Not by identifier: those are reused."""
 
     site: Site | None = None
 
@@ -57,7 +57,7 @@ class _Mark(threading.local):
 _mark = _Mark()
 inner_files.add(__file__)
 _checking = False
-#: (lock taken first, lock taken while it was held) -> where both were taken, and by whom.
+#: (lock taken first, lock taken while it was held) -> where both were taken, and the thread.
 _order: dict[tuple[str, str], tuple[Held, Site, str]] = {}
 _after: dict[str, set[str]] = {}
 
@@ -101,7 +101,7 @@ class OrderedLock:
 
     The check works as Linux's lockdep does: with every lock taken while another one is held, an
     edge is added to a graph of lock names; an edge that would close a cycle is an error, even if
-    nobody stands in the way this time. Locks of one name are one class. Not re-entrant.
+    no thread waits this time. Locks of one name are one class. Not re-entrant.
 
     Args:
         name: of the lock, or of the class of locks that it belongs to.
@@ -115,7 +115,7 @@ class OrderedLock:
         self._waiting: dict[int, str | None] = {}
 
     def acquire(self, deadline: float = DEADLINE) -> None:
-        """Take it.
+        """Acquire it.
 
         Args:
             deadline: seconds.
@@ -123,7 +123,7 @@ class OrderedLock:
         Raises:
             LockOrderError: taking it here can deadlock, or this thread holds it already.
             DeadlineError: names the holder, and where it took the lock.
-            LockBrokenError: somebody broke the wait off.
+            LockBrokenError: the wait was part of a deadlock and was broken off.
         """
         self._acquire(deadline, call_site(), 1)
 
@@ -148,7 +148,7 @@ class OrderedLock:
         try:
             with waiting_for(self.name, self._holders, site=site, break_off=self._breaker(ident)):
                 left = deadline
-                while not self._lock.acquire(timeout=max(0.0, min(left, PATIENCE))):
+                while not self._lock.acquire(timeout=max(0.0, min(left, POLL))):
                     reason = self._waiting[ident]
                     if reason is not None:
                         raise LockBrokenError(reason)
@@ -170,7 +170,7 @@ class OrderedLock:
         return break_off
 
     def release(self) -> None:
-        """Give it back.
+        """Release it.
 
         Raises:
             LockOrderError: this thread does not hold it.
@@ -180,7 +180,7 @@ class OrderedLock:
 
     def _release(self) -> int:
         holder, depth = self._holder, self._depth
-        assert holder is not None  # noqa: S101  the callers have looked
+        assert holder is not None  # noqa: S101  the callers have checked
         note_released(holder)
         self._holder = None
         self._depth = 0
@@ -200,7 +200,7 @@ class OrderedLock:
 
     @property
     def holder(self) -> Held | None:
-        """Who holds it, since when, and where it was taken."""
+        """The thread that holds it, since when, and where it was taken."""
         return self._holder
 
     @property
@@ -210,7 +210,7 @@ class OrderedLock:
         return holder is not None and holder.ident == threading.get_ident()
 
     def assert_held(self) -> None:
-        """Make sure of `held`.
+        """Check `held`.
 
         Raises:
             LockOrderError: this thread does not hold it.
@@ -220,10 +220,10 @@ class OrderedLock:
             raise LockOrderError(f"{name} needs {self.name} for this, which is {self.held_by()}")
 
     def held_by(self) -> str:
-        """For people: who holds it, where it was taken, and who waits for it."""
+        """Human-readable: the holder, where it took the lock, and the threads that wait for it."""
         holder = self._holder
         if holder is None:
-            return "held by nobody"
+            return "held by no thread"
         seconds = (time.monotonic_ns() - holder.since_ns) / 1e9
         text = f"held by {holder.thread} for {seconds:.2f} s, taken at {holder.site}"
         names = [thread.name for thread in threading.enumerate() if thread.ident in self._waiting]
@@ -234,7 +234,7 @@ class BigLock(OrderedLock):
     """The machine's one lock: re-entrant for its holder, refused to workers.
 
     Args:
-        enforce: refuse it to workers. Without it the mistake can be watched.
+        enforce: refuse it to workers. Without it the deadlock can occur.
     """
 
     def __init__(self, name: str = "the big lock", *, enforce: bool = True) -> None:
@@ -242,7 +242,7 @@ class BigLock(OrderedLock):
         self.enforce = enforce
 
     def acquire(self, deadline: float = DEADLINE) -> None:
-        """Take it, or take it once more.
+        """Acquire it, or acquire it once more.
 
         Args:
             deadline: seconds.
@@ -250,7 +250,7 @@ class BigLock(OrderedLock):
         Raises:
             LockOrderError: this thread is a worker, or taking it here can deadlock.
             DeadlineError: names the holder, and where it took the lock.
-            LockBrokenError: somebody broke the wait off.
+            LockBrokenError: the wait was part of a deadlock and was broken off.
         """
         if self.held:
             self._depth += 1
@@ -265,16 +265,16 @@ class BigLock(OrderedLock):
         mine = ", ".join(str(held) for held in held_by_thread()) or "no lock"
         text = (
             f"{name}, a worker since {_mark.site}, holds {mine} and takes "
-            f"{self.name} at {site}: whoever waits for the worker may hold it"
+            f"{self.name} at {site}: a thread that waits for the worker may hold it"
         )
         holder = self._holder
         if holder is None:
-            return f"{text} (nobody does just now)"
+            return f"{text} (no thread holds it now)"
         theirs = ", ".join(str(held) for held in held_by_thread(holder.ident))
         return f"{text}; {holder.thread} holds {theirs or holder}"
 
     def release(self) -> None:
-        """Give it back, or give back one time of several.
+        """Release it, or undo one of several acquisitions.
 
         Raises:
             LockOrderError: this thread does not hold it.

@@ -34,10 +34,10 @@ class CommitRecord(NamedTuple):
     """One call of `Machine.apply`.
 
     Attributes:
-        host: host notifiers that it assigned or took away.
-        guest: guest notifiers that it assigned or took away.
+        host: host notifiers that it assigned or deassigned.
+        guest: guest notifiers that it assigned or deassigned.
         list_work: what it added to `AddressSpace.list_work`.
-        ns: how long it took, costs included.
+        ns: how long it took, injected latency included.
     """
 
     host: int
@@ -58,28 +58,28 @@ class Machine:
 
     Args:
         spec: its shape.
-        costs: what commits cost beyond what they take; only while `charging`.
+        costs: latency injected into commits; only while `charging`.
         pacer: injects that latency.
         accel: the accelerator's name, or ``auto``.
-        memory_fds: memfds of guest memory that is there already; they stay the caller's.
+        memory_fds: memfds of guest memory that exists already; the caller keeps them open.
 
     Attributes:
         ram: guest memory.
-        big_lock: whoever changes the machine holds it.
+        big_lock: held by a thread that changes the machine.
         address_space: the ioeventfds.
         accel: the accelerator.
         vcpus: the vCPUs.
         routing: which notify address, vector and vCPU belong to which ring.
         notify: makes a guest's write to a notify address: (address, value).
-        side: as which side of a migration commits are charged.
-        charging: whether they are.
+        side: of a migration, whose latency is injected.
+        charging: whether latency is injected.
         route_commits: how often the table of routes was committed.
-        stray_writes: writes of guest code to addresses where nothing is.
+        stray_writes: writes of guest code to addresses without a device.
         records: of the last `apply` calls, up to `RECORDS` of them.
 
     Raises:
         EmuError: this accelerator cannot run that machine.
-        OSError: out of descriptors or memory; nothing remains.
+        OSError: out of descriptors or memory; everything is released.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Machine:
         and one commit of the table of routes.
 
         Raises:
-            NotifierError: an edit cannot be; the machine is as it was.
+            NotifierError: an edit is invalid; the machine is unchanged.
             LockOrderError: this thread may not take the big lock.
         """
         with self.big_lock:
@@ -221,7 +221,7 @@ class Machine:
             irqfds[vector] = fd
             routes[vector] = self.routing.vcpu_of(vector)
         accel = self.accel
-        # In this order an irqfd that goes is never without its route, and one that comes neither.
+        # In this order no irqfd is assigned without its route.
         accel.change_irqfds(remove, ())
         undo.callback(accel.change_irqfds, (), remove)
         accel.set_routes(routes)
@@ -246,7 +246,7 @@ class Machine:
     def _charge(
         self, start: int, host: Sequence[HostNotifier], guest: Sequence[GuestNotifier]
     ) -> None:
-        """Make the commit last what it costs: of host notifiers the commit, of guests' each one."""
+        """Inject latency: per commit for host notifiers, per notifier for guest notifiers."""
         cost = self.costs.host_commit(self.side, {edit.device_class for edit in host})
         for edit in guest:
             whole = self.costs.guest_device(self.side, edit.device_class)
@@ -256,7 +256,7 @@ class Machine:
 
     @contextmanager
     def charged(self, side: Side) -> Iterator[None]:
-        """For the length of the block commits cost what `costs` says of that side."""
+        """For the length of the block, commits have the injected latency of that side."""
         self.side, self.charging = side, True
         try:
             yield
@@ -297,23 +297,23 @@ class Machine:
         return vcpu_state.pack(self.vcpus.save())
 
     def load_vcpus(self, data: bytes) -> None:
-        """What `save_vcpus` said, of a machine with as many vCPUs.
+        """Take what `save_vcpus` returned, of a machine with as many vCPUs.
 
         Raises:
-            VcpuStateError: it is no such state.
+            VcpuStateError: it is not such a state.
         """
         self.vcpus.load(vcpu_state.unpack(data, len(self.vcpus)))
 
     def stop(self, deadline: float = DEADLINE) -> None:
-        """End the vCPUs' threads. Again is harmless."""
+        """End the vCPUs' threads. Idempotent."""
         with self.big_lock.released():
             self.vcpus.stop(deadline)
 
     def close(self, deadline: float = DEADLINE) -> None:
-        """Stop, and give everything back. Again is harmless.
+        """Stop, and release everything. Idempotent.
 
         Raises:
-            DeadlineError: a vCPU's thread does not end; what it may use is not given back.
+            DeadlineError: a vCPU's thread does not end; what it may use is not released.
         """
         self.stop(deadline)
         self._owned.close()

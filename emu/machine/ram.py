@@ -142,7 +142,7 @@ class GuestRam:
         self.mark(gpa, len(data))
 
     def reserve(self, size: int) -> None:
-        """Keep the last bytes of the first region for whoever runs the guest's code.
+        """Keep the last bytes of the first region for the accelerator's guest code.
 
         Raises:
             RamError: it has not got so many.
@@ -158,7 +158,7 @@ class GuestRam:
         return [low._replace(size=low.size - self._reserved), *high]
 
     def add_writer(self, dirty: Callable[[], Iterable[int]]) -> None:
-        """Somebody else who writes on the guest's behalf: says which pages, at each harvest."""
+        """Add a function that returns, at each harvest, pages that were written for the guest."""
         self._writers.append(dirty)
 
     def harvest(self) -> set[int]:
@@ -167,7 +167,7 @@ class GuestRam:
         Vcpus may run. A mark that took hold of the old set just before it was exchanged lands there
         after it was read; it is found at the next harvest, which reads that set once more. A page
         that was in the old set already needs no second report: the write came before its mark,
-        hence before the exchange, hence before whoever harvests reads the page. When the vCPUs
+        hence before the exchange, hence before the harvesting thread reads the page. When the vCPUs
         are paused a harvest leaves nothing behind.
         """
         dirty, self._dirty = self._dirty, set()
@@ -194,7 +194,7 @@ class GuestRam:
     def close(self) -> None:
         """Give the memory back. Again is harmless.
 
-        A mapping that somebody still holds a view of goes with the last view.
+        A mapping with views left is released with the last view.
         """
         for view in self._views:
             with suppress(BufferError):

@@ -1,13 +1,13 @@
 """The gate between a vCPU thread and guest code: where a machine pauses.
 
-A vCPU passes the gate before it runs guest code and again when it leaves it. `RunGate.close` lets
-nobody in any more, and then waits for those that are inside; a vCPU that is halted, or that waits
-for the gate, is at a safe point already and costs a pause nothing.
+A vCPU passes the gate before it runs guest code and again when it leaves it. `RunGate.close` keeps
+all vCPUs out; a pause then waits for those that are inside. A vCPU that is halted, or that waits
+for the gate, is at a safe point already.
 
 No lock guards the sets. Each side writes its own mark first and reads the other's afterwards
-(a vCPU: "I am inside", then ``paused``; a pause: ``paused``, then who is inside), so that at least
-one of the two sees the other. The interpreter runs one bytecode at a time, which makes both the
-order and the single set operations atomic.
+(a vCPU: `inside`, then `paused`; a pause: `paused`, then `inside`), so that at least one of the two
+sees the other. The interpreter runs one bytecode at a time, which makes both the order and the
+single set operations atomic.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RunGate:
         stopping: the vCPUs' threads are to end.
         inside: the vCPUs that run guest code.
         parked: the vCPUs that want to, and wait for the gate.
-        owed: the vCPUs whose first run since the gate opened somebody waits for.
+        owed: the vCPUs that `wait_ran` waits for, as they have not run since the gate opened.
         ran_ns: CLOCK_MONOTONIC when the last of them had run, or the gate opened if none was owed.
         throttle: how much of its time a vCPU stays out of the open gate.
     """
@@ -76,7 +76,7 @@ class RunGate:
         """From the vCPU's thread: it waits for the gate. False: no need, the gate is open.
 
         While this is true, `open` returns the vCPU among those that must be woken. Once woken it
-        says `unpark` and then looks again at what it has to do.
+        calls `unpark` and then checks again what it has to do.
         """
         self.parked.add(vcpu)
         if self.paused and not self.stopping:
@@ -85,18 +85,18 @@ class RunGate:
         return False
 
     def unpark(self, vcpu: int) -> None:
-        """From the vCPU's thread: it waits no longer."""
+        """From the vCPU's thread: it no longer waits."""
         self.parked.discard(vcpu)
 
     def close(self) -> list[int]:
-        """Let nobody in any more; returns who is inside and may have to be kicked out."""
+        """Keep all vCPUs out; returns those that are inside and may have to be kicked."""
         self._emptied.clear()
         self.paused = True
         self.owed.clear()
         return list(self.inside)
 
     def wait_empty(self, deadline: float) -> None:
-        """Wait until nobody is inside of the closed gate.
+        """Wait until no vCPU is inside of the closed gate.
 
         Args:
             deadline: seconds.
@@ -113,7 +113,7 @@ class RunGate:
             self._emptied.clear()
 
     def open(self, owed: Iterable[int] = ()) -> list[int]:
-        """Let everybody in.
+        """Let all vCPUs in.
 
         Args:
             owed: the vCPUs that must run before `wait_ran` returns.
@@ -126,7 +126,7 @@ class RunGate:
         self.owed.update(owed)
         self.ran_ns = time.monotonic_ns()
         self.paused = False
-        # Whoever parks from here on reads `paused` after it has said so, and does not wait.
+        # A vCPU that parks from here on reads `paused` after that, and does not wait.
         return list(self.owed | self.parked)
 
     def wait_ran(self, deadline: float) -> None:

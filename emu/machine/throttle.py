@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-#: Of one turn of running and staying out, nanoseconds.
+#: A vCPU runs for a part of each period and stays out for the rest; nanoseconds.
 PERIOD_NS = 10_000_000
-#: A guest that never ran at all would not come to an end of anything.
+#: A guest that never ran would complete nothing.
 MAX_PERCENT = 99
 
 
 class Throttle:
-    """When vCPUs stay out of guest code. They ask before they go in.
+    """When vCPUs stay out of guest code. They ask before they enter it.
 
     Attributes:
         percent: of each period that they stay out, 0 to 99; any thread may set it.

@@ -1,4 +1,4 @@
-"""What a paused vCPU is, as plain data: it crosses the wire when a VM migrates."""
+"""The state of a paused vCPU, as plain data: it is sent when a VM migrates."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _NS_PER_US = 1000
 
 
 class VcpuStateError(EmuError):
-    """Bytes that are no state of these vCPUs."""
+    """Bytes that are not a state of these vCPUs."""
 
 
 class VcpuState(NamedTuple):
-    """A vCPU that stands still.
+    """A paused vCPU.
 
     Attributes:
         halted: it waits for an interrupt; otherwise it was taken out of guest code, and runs again
-            first thing after a resume.
-        pending: interrupt vectors that were taken from their eventfds and are not dealt with.
+            first after a resume.
+        pending: interrupt vectors that were taken from their eventfds and are not handled.
         timer_ns: nanoseconds until its timer is due (0: it is due), or None: it has no timer. A
             difference, as another machine's clock is another clock.
         raw: the processor's own state, for an accelerator whose guest is real code.
@@ -61,7 +61,7 @@ def pack(states: Sequence[VcpuState]) -> bytes:
     return b"".join([state.pack() for state in states])
 
 
-#: A vCPU that does nothing but wait for interrupts, as nearly all do: not worth taking apart.
+#: A vCPU that waits for interrupts, as nearly all do; packed and unpacked as a whole.
 IDLE = VcpuState()
 _IDLE_BYTES = _HEADER.pack(_HALTED, 0, _NO_TIMER)
 
@@ -74,7 +74,7 @@ def unpack(data: bytes, count: int) -> list[VcpuState]:
         count: how many there must be.
 
     Raises:
-        VcpuStateError: the data is cut short, goes on too long, or says what cannot be.
+        VcpuStateError: the data is too short, too long, or invalid.
     """
     states = []
     at = 0

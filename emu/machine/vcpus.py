@@ -51,7 +51,7 @@ class VcpuSet:
 
     Attributes:
         gate: what they pass to run guest code.
-        crashed: those whose thread ended with an error; the machine goes on without them.
+        crashed: those whose thread ended with an error; the machine runs without them.
     """
 
     def __init__(self, count: int, accel: Accelerator) -> None:
@@ -91,7 +91,7 @@ class VcpuSet:
                 threading.stack_size(before)
 
     def _run(self, index: int, program: GuestProgram | None) -> None:
-        with _Keeper(self, index):
+        with _CrashRecorder(self, index):
             self._vcpus[index].run(program)
 
     @property
@@ -100,7 +100,7 @@ class VcpuSet:
         return self.gate.paused
 
     def pause(self, deadline: float = DEADLINE) -> None:
-        """Close the gate and wait until no vCPU is inside of guest code. Again is harmless.
+        """Close the gate and wait until no vCPU is inside of guest code. Idempotent.
 
         Must not be called from a vCPU's thread, nor while holding a lock that guest code may wait
         for.
@@ -165,7 +165,7 @@ class VcpuSet:
         """Keep all vCPUs out of guest code for that much of their time; 0 ends it.
 
         Raises:
-            EmuError: it is none of 0 to 99.
+            EmuError: it is not within 0 to 99.
         """
         if not 0 <= percent <= MAX_PERCENT:
             raise EmuError(f"a throttle of {percent}%: it is 0 to {MAX_PERCENT}")
@@ -176,7 +176,7 @@ class VcpuSet:
         self._vcpus[vcpu].arm(due_ns)
 
     def stop(self, deadline: float = DEADLINE) -> None:
-        """End the threads and give back the descriptors. Again is harmless.
+        """End the threads. Idempotent.
 
         Raises:
             DeadlineError: names the threads that do not end; they may still use descriptors, so
@@ -197,8 +197,8 @@ class VcpuSet:
         self._threads.clear()
 
 
-class _Keeper:
-    """Keeps the error that a vCPU's thread ends with, and lets nobody wait for that vCPU."""
+class _CrashRecorder:
+    """Records the error that a vCPU's thread ends with, and ends all waits for that vCPU."""
 
     def __init__(self, vcpus: VcpuSet, index: int) -> None:
         self._vcpus = vcpus

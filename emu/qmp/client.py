@@ -96,7 +96,7 @@ class MonitorClient:
 
         Raises:
             HangUpError: the peer has gone.
-            MonitorError: it sent what is no QMP.
+            MonitorError: it sent something other than QMP.
         """
         try:
             data = self._sock.recv(1 << 20)
@@ -135,7 +135,7 @@ class MonitorClient:
         elif "id" in message and ("return" in message or "error" in message):
             self._answers[message["id"]] = message
         else:
-            raise MonitorError(f"{self.name}: {message} is no answer to anything that was asked")
+            raise MonitorError(f"{self.name}: {message} is not a response to any command")
 
 
 class Waiter(Protocol):

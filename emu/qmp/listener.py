@@ -28,14 +28,14 @@ class MonitorListener:
 
     Args:
         path: of the socket; a stale one is replaced, one in use is refused.
-        commands: what a client may say.
+        commands: of the clients.
 
     Attributes:
-        over_fd: becomes readable when a client has said ``quit``, or the monitor has failed.
+        over_fd: becomes readable after a client's ``quit``, or when the monitor has failed.
         failure: what it failed with: a bug, which is not to go unnoticed.
 
     Raises:
-        PreflightError: there can be no socket there; the text says why.
+        PreflightError: no socket can be made there; the text has the reason.
     """
 
     def __init__(self, path: Path, commands: Mapping[str, Handler]) -> None:
@@ -79,7 +79,7 @@ class MonitorListener:
         try:
             while not self._serve_next():
                 pass
-        except BaseException as error:  # noqa: BLE001  whoever waits for this thread raises it
+        except BaseException as error:  # noqa: BLE001  the waiting thread raises it
             self.failure = error
         os.eventfd_write(self.over_fd, 1)
 

@@ -19,7 +19,7 @@ JsonObject = dict[str, Any]
 #: Sends an event to the client of the monitor; any thread may call it.
 EventSink = Callable[[str, JsonObject], None]
 
-#: Longer than this is no command and no answer (a timeline of 608 rings takes about 1 MB).
+#: No command and no response is longer (a timeline of 608 rings takes about 1 MB).
 MAX_MESSAGE = 64 << 20
 _TOKEN = re.compile(rb'\\.|["{}\[\]\n]', re.DOTALL)
 #: The version of QMP's shape that is spoken here; clients look at it, and no QEMU answers.
@@ -69,7 +69,7 @@ def parse(data: bytes) -> JsonObject:
     """The object that a message is.
 
     Raises:
-        MonitorError: it is no JSON, or no object.
+        MonitorError: it is not JSON, or not an object.
     """
     try:
         message = json.loads(data)
@@ -84,7 +84,7 @@ class MessageBuffer:
     """Cuts a stream into messages.
 
     A message ends with its outermost bracket: QEMU's clients send no line's end after it. Text
-    outside of brackets is cut at the line's end; that it is no message, `parse` will say.
+    outside of brackets is cut at the line's end; `parse` then refuses it.
     """
 
     def __init__(self) -> None:

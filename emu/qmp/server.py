@@ -42,7 +42,7 @@ _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
 
 
 class Command:
-    """A handler, and what its signature says about the command's arguments.
+    """A handler, and the command's arguments according to its signature.
 
     An argument ``reset_gap`` is called ``reset-gap`` on the wire.
     """
@@ -86,12 +86,12 @@ class MonitorServer:
 
     Args:
         sock: connected; the server owns it from here on.
-        commands: what the client may say.
-        alone: nobody else drives the VM, so that the process ends if a command hangs when the
+        commands: of the client.
+        alone: no other client drives the VM, so that the process ends if a command hangs when the
             client has gone.
 
     Attributes:
-        told_to_quit: the client said ``quit``.
+        told_to_quit: the client has sent ``quit``.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class MonitorServer:
         self._reader = threading.Thread(target=self._read, name="monitor", daemon=True)
 
     def serve(self) -> None:
-        """Answer commands until the client has gone or said ``quit``.
+        """Answer commands until the client has hung up or sent ``quit``.
 
         Raises whatever a handler raises that is none of `EmuError`, `VhostUserError` and
         `OSError`: that is a bug, and the process should end with its traceback.
@@ -153,7 +153,7 @@ class MonitorServer:
             pass  # both mean that no further command will come
         self._inbox.put(None)
         if self._alone and not self._finished.wait(HANG_UP_GRACE):
-            os._exit(1)  # a command hangs, and nobody is left who could be told
+            os._exit(1)  # a command hangs, and no client is left
 
     def _answer(self, data: bytes) -> bool:
         try:
@@ -168,7 +168,7 @@ class MonitorServer:
 
     def _carry_out(self, name: object, arguments: object, request_id: Any) -> JsonObject:
         if not isinstance(name, str) or not isinstance(arguments, dict):
-            text = "QMP input lacks member 'execute', or 'arguments' is no object"
+            text = "QMP input lacks member 'execute', or 'arguments' is not an object"
             return protocol.failure(protocol.GENERIC_ERROR, text, request_id)
         refusal = self._refusal(name)
         if refusal is not None:

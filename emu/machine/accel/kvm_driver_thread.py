@@ -112,7 +112,7 @@ class DriverThread:
                 continue
             for vcpu in self._ready():
                 if gate.enter(vcpu):
-                    with _Keeper(self, vcpu):
+                    with _CrashRecorder(self, vcpu):
                         self._slice(vcpu, program)
                     gate.leave(vcpu)
                 else:
@@ -264,8 +264,8 @@ class DriverThread:
                 os.close(fd)
 
 
-class _Keeper:
-    """Keeps an error of the drivers with the vCPU that they ran for."""
+class _CrashRecorder:
+    """Records an error of the drivers with the vCPU that they ran for."""
 
     def __init__(self, host: DriverThread, vcpu: int) -> None:
         self._drivers = host

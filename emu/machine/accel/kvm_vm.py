@@ -22,7 +22,7 @@ else:
     NOT_BUILT = ""
 
 DEVICE = "/dev/kvm"
-#: What KVM_GET_API_VERSION has said since 2007; another one is another interface.
+#: KVM_GET_API_VERSION since 2007; another one is another interface.
 API_VERSION = 12
 _WORDS = 4
 #: Addresses below are of the port bus.
@@ -44,10 +44,10 @@ _REASONS = {
 
 
 class KvmError(EmuError):
-    """KVM cannot, or will not.
+    """KVM failed, or is not there.
 
     Attributes:
-        errno: the kernel's reason, 0 if it is none of the kernel's.
+        errno: of the kernel, or 0.
         done: how many entries of a batch were carried out before it.
     """
 
@@ -58,7 +58,7 @@ class KvmError(EmuError):
 
 
 class Exit(NamedTuple):
-    """A write of a vCPU's to where no ioeventfd is."""
+    """A vCPU's write that no ioeventfd takes."""
 
     address: int
     value: int
@@ -99,7 +99,7 @@ class KernelMachine:
     # -- memory
 
     def map(self, slot: int, gpa: int, view: memoryview, *, log: bool = False) -> None:
-        """Give the guest memory; whose writes are logged, if ``log``."""
+        """Give the guest memory; with ``log`` its writes are logged."""
         host = ffi.from_buffer("char[]", view)
         self._check(
             lib.vk_memory(self._machine, slot, gpa, len(view), host, log),
@@ -108,7 +108,7 @@ class KernelMachine:
 
     def replace(self, slot: int, gpa: int, view: memoryview, *, log: bool = False) -> None:
         """Give the guest other memory there; the vCPUs are paused."""
-        # KVM lets a slot go before it takes another one of another process's address.
+        # KVM has to remove a slot before it takes one with another address in this process.
         self.map(slot, gpa, view[:0])
         self.map(slot, gpa, view, log=log)
 
@@ -117,7 +117,7 @@ class KernelMachine:
         words = -(-pages // 64)
         bitmap = ffi.new("uint64_t[]", words)
         self._check(
-            lib.vk_dirty_log(self._machine, slot, bitmap), "KVM does not tell what is dirty"
+            lib.vk_dirty_log(self._machine, slot, bitmap), "KVM does not return its dirty log"
         )
         return [
             64 * place + bit
@@ -248,16 +248,16 @@ class KernelMachine:
         lib.vk_stop(self._machine)
 
     def save(self, vcpu: int) -> bytes:
-        """What a paused vCPU is: registers, local APIC, whether it is halted."""
+        """The state of a paused vCPU: registers, local APIC, whether it is halted."""
         result = lib.vk_save(self._machine, vcpu, self._state)
         self._check(result, f"the state of vcpu{vcpu} cannot be read")
         return bytes(ffi.buffer(self._state))
 
     def load(self, vcpu: int, state: bytes) -> int:
-        """Make a paused vCPU that; how many parts of it had to be set.
+        """Set the state of a paused vCPU; returns how many parts of it had to be set.
 
         Raises:
-            KvmError: it is no such state.
+            KvmError: it is not such a state.
         """
         if len(state) != self._state_size:
             raise KvmError(
@@ -269,7 +269,7 @@ class KernelMachine:
         return int(self._set[0])
 
     def close(self) -> None:
-        """End the VM; the threads have left. Again is harmless."""
+        """End the VM; the vCPUs' threads have ended. Idempotent."""
         lib.vk_close(self._machine)
         self._machine = ffi.NULL
 
@@ -285,10 +285,10 @@ def guest_code() -> bytes:
 
 
 def capability(number: int) -> int:
-    """What KVM_CHECK_EXTENSION says; 0: it has not got that.
+    """The result of KVM_CHECK_EXTENSION; 0: not supported.
 
     Raises:
-        KvmError: there is no KVM to ask.
+        KvmError: there is no KVM.
     """
     if NOT_BUILT:
         raise KvmError(f"this build is without KVM ({NOT_BUILT})")
@@ -299,10 +299,10 @@ def capability(number: int) -> int:
 
 
 def api_version() -> int:
-    """What KVM_GET_API_VERSION says.
+    """The result of KVM_GET_API_VERSION.
 
     Raises:
-        KvmError: there is no KVM to ask.
+        KvmError: there is no KVM.
     """
     if NOT_BUILT:
         raise KvmError(f"this build is without KVM ({NOT_BUILT})")

@@ -117,8 +117,8 @@ class SoftAccelerator(Accelerator):
                     done.append((True, irqfd))
             except NotifierError:
                 for added, irqfd in reversed(done):
-                    # A step back fails only when its descriptor was closed meanwhile; the others
-                    # must have their turn all the same, and the first error is the one to tell.
+                    # Undoing a step fails only when its descriptor was closed meanwhile; the others
+                    # have to be undone all the same, and the first error is raised.
                     with suppress(NotifierError):
                         (self._deassign if added else self._assign)(irqfd)
                 raise

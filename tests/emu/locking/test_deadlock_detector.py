@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from emu.locking.deadlock_detector import STANDING, Watchdog
+from emu.locking.deadlock_detector import MIN_AGE, Watchdog
 from emu.locking.lock_graph import LockBrokenError, waiting_for
 from emu.locking.locks import BigLock
 from tests.timeouts import TIMEOUT
@@ -52,6 +52,6 @@ def test_leaves_a_slow_holder_alone() -> None:
     with Watchdog():
         with lock:
             waiter.start()
-            over.wait(2 * STANDING)
+            over.wait(2 * MIN_AGE)
         waiter.join(TIMEOUT)
     assert taken == [True]

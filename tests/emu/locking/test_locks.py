@@ -141,7 +141,7 @@ def test_the_holder_is_known_with_the_place() -> None:
         assert not lock.held
         call(lock.release)
     assert lock.holder is None
-    assert lock.held_by() == "held by nobody"
+    assert lock.held_by() == "held by no thread"
     with lock:
         assert _holder(lock).site.function == "test_the_holder_is_known_with_the_place"
 
@@ -204,7 +204,7 @@ def test_a_worker_is_refused_and_both_threads_are_named() -> None:
 
 def test_a_worker_is_refused_a_lock_that_is_free() -> None:
     lock = BigLock()
-    with worker(), pytest.raises(LockOrderError, match="nobody does just now"):
+    with worker(), pytest.raises(LockOrderError, match="no thread holds it now"):
         lock.acquire()
     with lock:
         pass
