@@ -109,7 +109,7 @@ class NetPair:
     def arrive(self) -> None:
         """The VM comes from another host: once it runs, the first NIC announces it.
 
-        The bridges still have its former port, and packets that it sends to itself do not reach them.
+        The bridges still have its former port: packets to itself do not reach them.
         """
         if not self.place.number and not self.place.position:
             self._announcements = list(_ANNOUNCEMENTS_MS)

@@ -142,7 +142,7 @@ class GuestProgram:
         self.heartbeat.start(time.monotonic_ns())
 
     def boot_device(self, device: int) -> None:
-        """The driver of a device, by its index on the bus, starts again: empty rings, counters at 0.
+        """The driver of a device, by its index on the bus, starts again: empty rings, no counts.
 
         The vCPUs are paused meanwhile.
         """
