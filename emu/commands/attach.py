@@ -32,8 +32,9 @@ are read first, up to 1 GiB, on a connection of their own), or --scratch is give
 With --qmp the VM obeys QMP's stop, cont, system_reset, calc-dirty-rate, query-status, quit and
 others (query-commands lists them).
 
-A back-end that goes is told of, and the next one that listens on its socket takes its place. The
-status is 0 when at the end each device has a back-end, and each request was answered well.
+The loss of a back-end is reported, and the next back-end that listens on its socket takes over. The
+exit status is 0 when at the end each device has a back-end and each request was completed once,
+without an error.
 
 \b
 Examples:

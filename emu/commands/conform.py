@@ -1,35 +1,26 @@
-"""`emu conform`: does a back-end, or a front-end, keep the rules of vhost-user?"""
+"""`emu conform`: tests whether a back-end, or a front-end, keeps the rules of vhost-user."""
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from emu.commands import validate
-from emu.commands.json_output import deliver, json_option, report_stream
+from emu.commands.conform_options import conform_options
+from emu.commands.json_output import deliver, report_stream
 from emu.commands.options import CONTEXT
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user_conformance import errors as conformance
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
-from vhost_user_conformance.target import (
-    DEVICES,
-    DIALECTS,
-    LONGEST_PATIENCE,
-    PATIENCE,
-    SHORTEST_PATIENCE,
-    Target,
-    cases_of,
-    select,
-)
+from vhost_user_conformance.target import Target, cases_of, select
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
     from types import FrameType
     from typing import Self
 
@@ -38,10 +29,22 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.runner import CaseRunner
 
 
-BACK_END_HELP = """Test a back-end: one that listens at --socket, or one that --exec starts.
+HELP = """Test a back-end or a front-end for conformance to the vhost-user protocol.
 
-With --device blk the cases OVERWRITE THE DISK that the back-end serves. They are refused unless
-the disk is all zeroes (it is read first, up to 1 GiB), or --scratch is given.
+\b
+Examples:
+  emu conform back-end --exec 'my-backend --socket-path {socket}'    the protocol only
+  emu conform back-end --device blk ...    also the device: OVERWRITES the disk, see its --help
+  emu conform front-end --device blk --exec 'my-vmm ... {socket}'
+"""
+
+BACK_END_HELP = """Test a back-end that listens at --socket, or that --exec starts.
+
+With --device blk the cases OVERWRITE THE DISK that the back-end serves. The command first reads
+the disk through the device; it refuses a disk that is not all zeroes or has more than 1 GiB,
+unless --scratch is given. Without --device no case has the back-end serve requests.
+
+The report begins with the cases that failed, MUST before SHOULD.
 
 \b
 Examples:
@@ -50,14 +53,15 @@ Examples:
   emu conform back-end --socket /run/vhost.sock --only framing --only VU-B-0401
   emu conform back-end --list
 
-The status is 0 when no case failed.
+The exit status is 0 when no case failed, 1 when a case failed or the back-end could not be
+reached, and 2 for an invalid option.
 """
 
-FRONT_END_HELP = """Test a front-end: the suite is the back-end, listens, and has it connect.
+FRONT_END_HELP = """Test a front-end: the suite listens on a socket and plays the back-end.
 
-With --exec the program is started anew for each session. Where it serves QMP at {qmp}, it is
-also stopped and continued, logged and reset (stop, cont, migrate or calc-dirty-rate,
-system_reset). Until its guest has started a ring it may take ten times --patience.
+With --exec the program is started anew for each session. If it serves QMP at {qmp}, it is also
+stopped, continued, reset, and has its dirty memory logged (stop, cont, system_reset, migrate or
+calc-dirty-rate). Until its guest has started a ring it may take ten times --patience.
 
 \b
 Examples:
@@ -68,105 +72,24 @@ Examples:
   emu conform front-end --socket /tmp/vhost.sock --only framing
   emu conform front-end --list
 
-The status is 0 when no case failed.
+The exit status is 0 when no case failed, 1 when a case failed or no front-end connected, and 2
+for an invalid option.
 """
 
 
-@click.group(context_settings=CONTEXT, invoke_without_command=True)
+@click.group(help=HELP, context_settings=CONTEXT, invoke_without_command=True)
 @click.pass_context
 def conform(context: click.Context) -> None:
-    """Test a back-end or a front-end for conformance to the vhost-user protocol."""
+    """Print the help, as a usage error, if no subcommand is given."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(2)
 
 
-class _Seconds(click.FloatRange):
-    """A range that not a number is out of."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        seconds: float = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value} is not a number.", param, ctx)
-        return seconds
-
-
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(
-        (
-            click.option(
-                "--socket",
-                "path",
-                type=click.Path(path_type=Path),
-                metavar="PATH",
-                help="Where the back-end listens; of a front-end: where it is to connect.",
-            ),
-            click.option(
-                "--exec",
-                "command",
-                metavar="COMMAND",
-                help="Start the program under test, and again where it ends; {socket} in it is the "
-                "socket's path, {qmp} where a front-end is to serve QMP.",
-            ),
-            click.option(
-                "--device",
-                type=click.Choice(DEVICES),
-                help="What device it is: without it no case has it serve requests.",
-            ),
-            click.option(
-                "--only",
-                multiple=True,
-                metavar="ID|AREA",
-                help="Run these cases only; may be given several times.",
-            ),
-            click.option("--list", "listed", is_flag=True, help="Show the cases; run none."),
-            json_option("the verdicts, or the list,"),
-            click.option(
-                "--junitxml",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="Write the verdicts as JUnit's XML.",
-            ),
-            click.option(
-                "--strict",
-                is_flag=True,
-                help="The status is 0 only if no case ended as ERROR, either.",
-            ),
-            click.option(
-                "--dialect",
-                type=click.Choice(DIALECTS),
-                default=DIALECTS[0],
-                show_default=True,
-                help="Whose numbers, where they are still moving.",
-            ),
-            click.option(
-                "--patience",
-                type=_Seconds(SHORTEST_PATIENCE, LONGEST_PATIENCE),
-                default=PATIENCE,
-                show_default=True,
-                metavar="SECONDS",
-                help="How long each answer may take.",
-            ),
-            click.option("-v", "--verbose", is_flag=True, help="List what was OBSERVED, too."),
-            click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
 @conform.command(
     "back-end", help=BACK_END_HELP, short_help="Test a back-end.", context_settings=CONTEXT
 )
-@click.option(
-    "--scratch",
-    is_flag=True,
-    help="The contents of the disk that the back-end serves may be overwritten. Without it a disk "
-    "must be all zeroes, and at most 1 GiB.",
-)
-@_options
+@conform_options(BACK_END)
 def back_end(**options: Any) -> None:
     """Test a back-end."""
     _conform(BACK_END, options)
@@ -175,7 +98,7 @@ def back_end(**options: Any) -> None:
 @conform.command(
     "front-end", help=FRONT_END_HELP, short_help="Test a front-end.", context_settings=CONTEXT
 )
-@_options
+@conform_options(FRONT_END)
 def front_end(**options: Any) -> None:
     """Test a front-end."""
     _conform(FRONT_END, options)
@@ -183,7 +106,7 @@ def front_end(**options: Any) -> None:
 
 @contextmanager
 def _errors_as_emu_errors() -> Iterator[None]:
-    """The suite has errors of its own; the command reports them as those of other commands."""
+    """The suite has errors of its own; the command reports them as other commands do."""
     try:
         yield
     except conformance.OptionError as error:

@@ -1,4 +1,7 @@
-"""The options of the plugin: those of ``emu conform``, with a prefix. Imports pytest alone."""
+"""The options of the plugin: those of ``emu conform``, with a prefix.
+
+This module imports pytest alone, and only for its types.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,46 @@ if TYPE_CHECKING:
 
 #: Options of this plugin begin with it.
 PREFIX = "--vhost-user-"
+_WITH_A_VALUE = {
+    "socket": (
+        "PATH",
+        "Test the back-end that listens on this socket, or the front-end that connects to it.",
+    ),
+    "exec": ("COMMAND", "Test this program, and start it when needed; {socket} is the path."),
+    "device": (
+        "CLASS",
+        (
+            "Device class: blk (its disk is OVERWRITTEN), net or fs. Without it no case has the "
+            "peer serve requests."
+        ),
+    ),
+    "role": ("ROLE", "What is tested: back-end (default) or front-end."),
+    "dialect": (
+        "NAME",
+        (
+            "Numbers of protocol features and messages that peers do not agree on: spec (default), "
+            "rust-vmm or yc-libvhost."
+        ),
+    ),
+    "patience": ("SECONDS", "Timeout for each answer; 2 by default."),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options. The suite checks their values."""
     group = parser.getgroup("vhost-user", "conformance to the vhost-user protocol")
-    told = {
-        "socket": ("PATH", "Test the back-end that listens there (or the front-end that will)."),
-        "exec": ("COMMAND", "Test this program, started where need be; {socket} is the path."),
-        "device": ("CLASS", "What device it is: blk, net or fs. Without it none has to serve."),
-        "role": ("ROLE", "What is tested: back-end (default) or front-end."),
-        "dialect": ("NAME", "Whose numbers, where they are still moving: spec (default), ..."),
-        "patience": ("SECONDS", "How long each answer may take; 2 unless told."),
-    }
-    for name, (metavar, text) in told.items():
+    for name, (metavar, text) in _WITH_A_VALUE.items():
         group.addoption(f"{PREFIX}{name}", metavar=metavar, help=text)
     group.addoption(
         f"{PREFIX}scratch",
         action="store_true",
-        help="The contents of the disk that the back-end serves may be overwritten. Without it a "
-        "disk must be all zeroes, and at most 1 GiB.",
+        help="The contents of the disk that the back-end serves may be overwritten. Without this "
+        "option the disk must be all zeroes, and have at most 1 GiB.",
     )
     group.addoption(
         f"{PREFIX}only",
         action="append",
         default=[],
         metavar="ID|AREA",
-        help="Run these cases only; may be given several times.",
+        help="Run only this case, or the cases of this area; may be given several times.",
     )

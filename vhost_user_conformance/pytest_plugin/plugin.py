@@ -1,8 +1,7 @@
-"""pytest's plugin: the conformance cases as test items. ``pytest --vhost-user-socket PATH``.
+"""The pytest plugin: the conformance cases as test items. ``pytest --vhost-user-socket PATH``.
 
-pytest imports this module in every run, wherever this package is installed; so it imports nothing
-but pytest, and all that does something is in `pytest_suite`, which is imported when there is a peer
-to test.
+pytest imports this module in each run, wherever this package is installed; so it imports only
+pytest and the options. `suite` is imported when there is a peer to test.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ __all__ = ["pytest_addoption"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Bring in the suite if there is a peer to test.
+    """Register the suite if there is a peer to test.
 
     Raises:
-        pytest.UsageError: an option makes no sense.
+        pytest.UsageError: an option has an invalid value.
     """
     for line in (
-        "vhost_user(id, area, severity, spec): a conformance case; vhost-emu puts it there.",
+        "vhost_user(id, area, severity, spec): a conformance case; the plugin sets it.",
         "vhost_user_cases(*only, role): which cases the fixture vhost_user_case runs.",
     ):
         config.addinivalue_line("markers", line)
@@ -41,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `vhost_user_case` is run once for each case."""
+    """Run a test that uses `vhost_user_case` once for each case."""
     if "vhost_user_case" in metafunc.fixturenames:
         from vhost_user_conformance.pytest_plugin.suite import parametrize
 
@@ -50,12 +49,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def vhost_user_peer(pytestconfig: pytest.Config) -> Target:
-    """The peer that the options name. Define your own fixture of this name to say it in Python."""
+    """The peer that the options name. A fixture of this name in a suite replaces it."""
     from vhost_user_conformance.pytest_plugin.suite import Suite
 
     suite = pytestconfig.pluginmanager.get_plugin("vhost-user-suite")
     if not isinstance(suite, Suite):
-        pytest.skip(f"no peer to test: say {PREFIX}socket PATH or {PREFIX}exec COMMAND")
+        pytest.skip(f"no peer to test: give {PREFIX}socket PATH or {PREFIX}exec COMMAND")
     return suite.target
 
 

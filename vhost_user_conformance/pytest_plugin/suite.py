@@ -1,8 +1,7 @@
-"""The conformance cases as pytest's items; `pytest_plugin` brings this in when there is a peer.
+"""The conformance cases as test items; `plugin` imports this module when there is a peer to test.
 
-There are two ways to have the cases. With ``--vhost-user-socket`` or ``--vhost-user-exec`` every
-case is an item of its own. A suite that has tests of its own for it asks for `vhost_user_case`,
-and then only those are run.
+With ``--vhost-user-socket`` or ``--vhost-user-exec`` each case is an item of its own. If a test of
+the user's own uses the fixture `vhost_user_case`, only such tests run the cases.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ if TYPE_CHECKING:
     from vhost_user_conformance.model.result import CaseResult
     from vhost_user_conformance.peer.runner import CaseRunner
 
-#: What a user sees as one line.
+#: Errors that are reported in one line.
 _ERRORS = (ConformanceError, VhostUserError, OSError)
 _OPTION = re.compile(r"(?<![\w-])--(socket|exec|device|only|dialect|patience|scratch)(?![\w-])")
 _Made = TypeVar("_Made")
 
 
 class Suite:
-    """What the options ask for, as a plugin.
+    """The cases that the options select, as a plugin.
 
     Args:
         config: pytest's.
@@ -55,7 +54,7 @@ class Suite:
         target: the peer under test.
 
     Raises:
-        pytest.UsageError: an option makes no sense.
+        pytest.UsageError: an option has an invalid value.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -73,18 +72,18 @@ class Suite:
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: list[pytest.Item]
     ) -> None:
-        """Add the cases, unless tests of the user's own run them."""
+        """Add the cases, if no test of the user's own runs them."""
         if not any("vhost_user_case" in getattr(item, "fixturenames", ()) for item in items):
             items.extend(session.genitems(Cases.of(session, self.target, self._cases)))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """Keep the cases together."""
+        """A scheduler that gives all cases to one worker."""
         return scheduler(config, log)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Talk to the peer once before all of them say that they cannot."""
+        """Connect to the peer once: if that fails, it is one error instead of one for each case."""
         config = session.config
         if self._worker or config.option.collectonly or session.testsfailed:
             return
@@ -100,7 +99,7 @@ class Suite:
 
 
 class Cases(pytest.Collector):
-    """The cases of the options' peer, with a collector for each area: names for ``-k``."""
+    """The cases of the options' peer, with a collector for each area, so that ``-k`` knows it."""
 
     def __init__(self, *, target: Target, cases: Sequence[Case], **settings: Any) -> None:
         super().__init__(**settings)
@@ -109,7 +108,7 @@ class Cases(pytest.Collector):
 
     @classmethod
     def of(cls, session: pytest.Session, target: Target, cases: Sequence[Case]) -> Cases:
-        """All of them."""
+        """The collector of all areas."""
         name = f"vhost-user-{target.role}"
         made: Cases = cls.from_parent(session, name=name, nodeid=name, target=target, cases=cases)
         return made
@@ -143,7 +142,7 @@ class CaseItem(pytest.Item):
         return item
 
     def setup(self) -> None:
-        """Have the peer there."""
+        """Start the peer, or connect to it."""
         self._run = CaseRun(self, self.case, _trial(self.config, self._target))
 
     def runtest(self) -> None:
@@ -152,7 +151,7 @@ class CaseItem(pytest.Item):
         self._run.check()
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """The rule is what a failure's headline says."""
+        """The rule stands in the headline of a failure."""
         return self.path, None, f"{self.case.id} {self.case.rule}"
 
 
@@ -160,8 +159,8 @@ class CaseRun:
     """One case, ready to run against a peer: what the fixture `vhost_user_case` gives.
 
     Args:
-        item: the test that runs it; its properties get what JUnit's XML tells of the case.
-        case: which.
+        item: the test that runs it; its properties get the case's attributes, for JUnit's XML.
+        case: the case.
         trial: of the peer.
     """
 
@@ -169,11 +168,11 @@ class CaseRun:
         self.case = case
         self._item = item
         self._trial = trial
-        self._tell(area=case.area, rule=case.rule, spec=case.spec, severity=str(case.severity))
+        self._set(area=case.area, rule=case.rule, spec=case.spec, severity=str(case.severity))
 
     @classmethod
     def made(cls, request: pytest.FixtureRequest, target: Target) -> CaseRun:
-        """For a test that asks for the fixture."""
+        """For a test that uses the fixture."""
         case: Case = request.param
         if case.role != target.role:
             pytest.fail(f"{case.id} is a case for a {case.role}, and the peer is a {target.role}")
@@ -182,7 +181,7 @@ class CaseRun:
     def run(self) -> CaseResult:
         """The verdict, whatever it is."""
         result = self._trial.run(self.case)
-        self._tell(verdict=str(result.verdict))
+        self._set(verdict=str(result.verdict))
         return result
 
     def check(self) -> None:
@@ -195,12 +194,12 @@ class CaseRun:
         if result.verdict is Verdict.UNSUPPORTED:
             pytest.skip(f"UNSUPPORTED: {_prefixed(result.seen)}")
 
-    def _tell(self, **properties: str) -> None:
+    def _set(self, **properties: str) -> None:
         self._item.user_properties.extend(properties.items())
 
 
 class Trial:
-    """A peer that is being tested, from the first case that needs it to the end of the run."""
+    """A peer under test, from the first case that needs it to the end of the run."""
 
     def __init__(self, target: Target, config: pytest.Config) -> None:
         with ExitStack() as owned:
@@ -211,7 +210,7 @@ class Trial:
 
     @classmethod
     def of(cls, config: pytest.Config, target: Target) -> Trial:
-        """The trial of this peer; that of another one is over.
+        """The trial of this peer; that of another peer is closed.
 
         Raises:
             ConformanceError: the peer cannot be had.
@@ -227,16 +226,16 @@ class Trial:
 
     @staticmethod
     def close_all(config: pytest.Config) -> None:
-        """End what was started."""
+        """End the program under test, if there is one."""
         trials = config.stash.get(_TRIALS, {})
         while trials:
             trials.popitem()[1].close()
 
     def run(self, case: Case) -> CaseResult:
-        """Run it; once there is no peer any more, skip the test."""
+        """Run it; skip the test if the peer is gone."""
         gone = self._runner.gone
         if gone:
-            pytest.skip(f"not run, as there is no peer any more: {gone}")
+            pytest.skip(f"not run, as the peer is gone: {gone}")
         return _or_fail(lambda: self._runner.run([case], lambda _result: None)[0])
 
     def guard(self, cases: Sequence[Case]) -> None:
@@ -249,7 +248,7 @@ class Trial:
 
 
 class _SessionEnd:
-    """Ends what was started, before a worker of pytest-xdist reports that its session is over.
+    """Ends the program under test before a worker of pytest-xdist reports that its session is over.
 
     The controller may kill the worker once it has reported that.
     """
@@ -287,17 +286,17 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 
 def _mark(case: Case) -> pytest.MarkDecorator:
-    """What ``-m`` knows a case by."""
+    """The mark by which ``-m`` selects the case."""
     return pytest.mark.vhost_user(
         id=case.id, area=case.area, severity=str(case.severity), spec=case.spec
     )
 
 
 def _target(config: pytest.Config) -> Target:
-    """What the options say.
+    """The peer that the options name.
 
     Raises:
-        OptionError: one of them makes no sense.
+        OptionError: an option has an invalid value.
     """
     socket = config.getoption("vhost_user_socket")
     patience = config.getoption("vhost_user_patience")
@@ -315,7 +314,7 @@ def _target(config: pytest.Config) -> Target:
 def _choice(config: pytest.Config, name: str, known: tuple[str, ...]) -> str:
     value: str = config.getoption(f"vhost_user_{name}") or ""
     if value and value not in known:
-        raise OptionError(f"{PREFIX}{name} {value}: is not one of {', '.join(known)}")
+        raise OptionError(f"{PREFIX}{name} {value}: not one of {', '.join(known)}")
     return value
 
 
@@ -326,7 +325,7 @@ def _seconds(text: str) -> float:
         seconds = 0.0
     if not SHORTEST_PATIENCE <= seconds <= LONGEST_PATIENCE:
         limits = f"{SHORTEST_PATIENCE:g} to {LONGEST_PATIENCE:g}"
-        raise OptionError(f"{PREFIX}patience {text}: say {limits} seconds")
+        raise OptionError(f"{PREFIX}patience {text}: not in the range of {limits} seconds")
     return seconds
 
 
@@ -336,7 +335,7 @@ def _trial(config: pytest.Config, target: Target) -> Trial:
 
 
 def _or_fail(act: Callable[[], _Made]) -> _Made:
-    """What it returns; the test fails, in one line, when there is no peer."""
+    """What the function returns; its error fails the test in one line."""
     try:
         return act()
     except _ERRORS as error:
@@ -345,5 +344,5 @@ def _or_fail(act: Callable[[], _Made]) -> _Made:
 
 
 def _prefixed(text: str) -> str:
-    """The names of the options as they are here, and not those of ``emu conform``."""
+    """The text with the options' names in this plugin instead of those in ``emu conform``."""
     return _OPTION.sub(rf"{PREFIX}\1", " ".join(text.split()))

@@ -1,8 +1,8 @@
 """pytest-xdist: one peer is tested by one worker at a time.
 
-Two workers at once would disturb each other, and both would report what is not so. So the
-scheduler gives all cases to one of them; where it does not, as nobody told it, the one that comes
-second says so instead of testing.
+Two workers at once would disturb each other, and both would report wrong verdicts. So the
+scheduler gives all cases to one worker. Where only a fixture names the peer, and the scheduler does
+not know of it, the second worker reports an error instead of testing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 #: A case's id among a test's parameters.
 _CASE = re.compile(r"\[.*\bVU-[BF]-\d{4}\b.*\]$")
 _TOGETHER = "vhost-user"
-#: Ways to distribute tests, and the class of pytest-xdist that is asked about all other tests. A
-#: test that belongs to no group is one of its own there, as with ``load``.
+#: Values of ``--dist``, and the class of pytest-xdist that schedules all other tests. There a test
+#: without a group is a group of its own, as with ``load``.
 _SCHEDULERS = {
     "load": "LoadGroupScheduling",
     "worksteal": "LoadGroupScheduling",
@@ -38,15 +38,15 @@ _SCHEDULERS = {
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """Whether this process runs tests for another one."""
+    """Whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
 
 
 def check_mode(config: pytest.Config) -> None:
-    """See to it that the tests can be distributed so.
+    """Check that the cases can be given to one worker.
 
     Raises:
-        pytest.UsageError: they cannot.
+        pytest.UsageError: not with this ``--dist``.
     """
     mode = getattr(config.option, "dist", "no")
     if mode != "no" and mode not in _SCHEDULERS:
@@ -54,7 +54,7 @@ def check_mode(config: pytest.Config) -> None:
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:
-    """One that gives all cases to the same worker, and leaves other tests to ``--dist``."""
+    """A scheduler that gives all cases to one worker, and other tests as ``--dist`` has it."""
     from xdist import scheduler as xdist_scheduler
 
     base: Any = getattr(xdist_scheduler, _SCHEDULERS[config.getvalue("dist")])
@@ -85,7 +85,7 @@ def claim(target: Target, config: pytest.Config, owned: ExitStack) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConformanceError(
-            "another worker is testing this peer: have its cases in one file, "
-            "and say --dist loadfile"
+            "another worker is testing this peer: put its cases into one file, "
+            "and use --dist loadfile"
         ) from None
     owned.callback(path.unlink, missing_ok=True)

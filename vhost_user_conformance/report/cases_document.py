@@ -25,21 +25,21 @@ _HEAD = """# The cases
 
 Written by `make docs` from the cases themselves (`vhost_user_conformance/`): {back} for back-ends,
 {front} for front-ends. *needs* are protocol features, or the class of device; *work* means that the
-device is asked to serve requests, so it has to be named with `--device`. [matrix.md](matrix.md)
-says which rules of the protocol each of them is about.
+device is asked to serve requests, so that its class must be given with `--device`.
+[matrix.md](matrix.md) has the rules of the protocol that each case is about.
 """
 _FRONT_ENDS_HEAD = """# How front-ends order their messages
 
 Written by `make docs` from `vhost_user_conformance/back_end/front_ends.py`. The area `scripts`
-replays these orders against a back-end. `(A B)` is said of one ring after the other, `(A B) of
-every ring` of rings that the guest does not use, too; `A!` asks for an acknowledgement where
-REPLY_ACK was agreed on; `A+log` switches logging on. What needs a feature is left out where it was
-not agreed on.
+replays these orders against a back-end. `(A B)` is sent for one ring after the other, `(A B) of
+every ring` also for rings that the guest does not use; `A!` asks for an acknowledgement where
+REPLY_ACK was negotiated; `A+log` switches logging on. What needs a feature is left out where it was
+not negotiated.
 """
 
 
 def listing() -> str:
-    """The document."""
+    """The document of the cases."""
     parts = [_HEAD.format(back=_count(back_end.AREAS), front=_count(front_end.AREAS))]
     for role, areas in (("back-ends", back_end.AREAS), ("front-ends", front_end.AREAS)):
         parts.append(f"\n## Cases for {role}\n")
@@ -73,10 +73,10 @@ def _step(step: Step) -> str:
 def _part(part: Part) -> str:
     if isinstance(part, Step):
         return _step(part)
-    said = f"({' '.join(map(_step, part.steps))})"
+    steps = f"({' '.join(map(_step, part.steps))})"
     if isinstance(part.which, str):
-        return f"{said} of every ring" if part.which == EVERY else said
-    return f"{said} of {', '.join(map(str, part.which))}"
+        return f"{steps} of every ring" if part.which == EVERY else steps
+    return f"{steps} of {', '.join(map(str, part.which))}"
 
 
 def _order(parts: Iterable[Part]) -> str:
@@ -86,13 +86,13 @@ def _order(parts: Iterable[Part]) -> str:
 def _script(script: Script) -> str:
     knows = ", ".join(feature.name for feature in script.knows if feature.name)
     rows = {
-        "agrees to": knows,
+        "negotiates": knows,
         "connects": _order(script.hello),
         "starts": _order(script.start),
         "stops": _order(script.stop),
         "starts again": _order(script.restart),
         "logs": _order(script.log),
-        "gives up": _order(script.unlog),
+        "stops logging": _order(script.unlog),
     }
     lines = [f"\n## {script.name}\n", f"{script.source[0].upper()}{script.source[1:]}.\n"]
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]
@@ -100,7 +100,7 @@ def _script(script: Script) -> str:
 
 
 def front_ends() -> str:
-    """The scripts, as people read them."""
+    """The document of the scripts."""
     return _FRONT_ENDS_HEAD + "".join(map(_script, SCRIPTS))
 
 

@@ -16,7 +16,7 @@ KNOWN = {role: [case.id for case in cases_for(role)] for role in ROLES}
 
 
 class Count(NamedTuple):
-    """How the rules of a role stand."""
+    """How many rules a role has, and how many of them cases cover."""
 
     rules: int
     covered: int
@@ -24,7 +24,7 @@ class Count(NamedTuple):
 
 
 def rules() -> Iterator[Rule]:
-    """All of them, chapter by chapter."""
+    """All rules, chapter by chapter."""
     for chapter in CHAPTERS:
         yield from chapter.rules
 
@@ -33,7 +33,7 @@ def cases_of(rule: Rule, role: str) -> list[str]:
     """Ids of the cases that cover a rule for this role.
 
     Raises:
-        RuleError: it names a case that there is not.
+        RuleError: the rule names an unknown case.
     """
     cover = rule.cover(role)
     if not isinstance(cover, Covered):
@@ -45,7 +45,7 @@ def cases_of(rule: Rule, role: str) -> list[str]:
 
 
 def rules_by_case(role: str) -> dict[str, list[str]]:
-    """Ids of the rules that each case is about; none for one that has been forgotten."""
+    """Ids of the rules that each case is about; an empty list for a case that no rule names."""
     found: dict[str, list[str]] = {each: [] for each in KNOWN[role]}
     for rule in rules():
         for case in cases_of(rule, role):
@@ -54,7 +54,7 @@ def rules_by_case(role: str) -> dict[str, list[str]]:
 
 
 def count(role: str) -> Count:
-    """How the rules of this role stand."""
+    """How many rules this role has, and how many of them cases cover."""
     covers = [cover for rule in rules() if (cover := rule.cover(role)) is not None]
     excused = sum(isinstance(cover, NotFromOutside) for cover in covers)
     return Count(len(covers), len(covers) - excused, excused)

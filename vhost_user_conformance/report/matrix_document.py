@@ -22,10 +22,10 @@ MATRIX = "conformance/matrix.md"
 _HEAD = """# Rules and cases
 
 Written by `make docs` from `vhost_user_conformance/rules/`: each rule of the protocol in a
-sentence, where it is written or who does it so, and the cases ([cases.md](cases.md)) that find out
-whether it is kept, `B-` by back-ends and `F-` by front-ends. `0101..0108` are all cases with a
-number in between.
-"-" is a role that is not bound by the rule. Where no case can find out the reason stands instead.
+sentence, its source (a text, or a peer that does so), and the cases ([cases.md](cases.md)) that
+test whether it is kept, `B-` by back-ends and `F-` by front-ends. `0101..0108` are all cases with a
+number in this range.
+"-" is a role that is not bound by the rule. Where no case can test the rule, the reason is given.
 
 | | rules | covered by cases | not testable from outside | cases |
 |---|---|---|---|---|
@@ -38,7 +38,7 @@ def _cell(text: str) -> str:
 
 
 def _shown(cover: Cover | None, role: str) -> str:
-    """What covers a rule, for people."""
+    """What covers a rule, as the document shows it."""
     if cover is None:
         return "-"
     if isinstance(cover, Covered):
@@ -60,7 +60,7 @@ def _chapter(chapter: Chapter) -> str:
 
 
 def _cases(role: str) -> str:
-    """The other way round: the rules of each case."""
+    """The rules of each case."""
     found = rules_by_case(role)
     lines = [f"\n## The rules of each case for {role}s\n", "| case | rules |", "|---|---|"]
     for area in _AREAS[role]:

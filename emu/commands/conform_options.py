@@ -1,0 +1,115 @@
+"""The options of `emu conform`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emu.commands.json_output import json_option
+from vhost_user_conformance.model.case import BACK_END, FRONT_END
+from vhost_user_conformance.target import (
+    DEVICES,
+    DIALECTS,
+    LONGEST_PATIENCE,
+    PATIENCE,
+    SHORTEST_PATIENCE,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _Seconds(click.FloatRange):
+    """A range of numbers that NaN is not in."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return seconds
+
+
+_SOCKET = {
+    BACK_END: "Path of the socket where the back-end listens.",
+    FRONT_END: "Path of the socket where the front-end is to connect.",
+}
+_EXEC = {
+    BACK_END: "Start this program, and start it again when it ends; {socket} is the socket's path.",
+    FRONT_END: "Start this program for each session; {socket} is the socket's path, {qmp} the path "
+    "where it is to serve QMP.",
+}
+_DEVICE = {
+    BACK_END: "Device class. Without it no case has the back-end serve requests.",
+    FRONT_END: "Device class that the suite's back-end has. Without it no ring is served.",
+}
+_COMMON = (
+    click.option(
+        "--only",
+        multiple=True,
+        metavar="ID|AREA",
+        help="Run only this case, or the cases of this area; may be given several times.",
+    ),
+    click.option("--list", "listed", is_flag=True, help="List the cases and run none."),
+    json_option("the verdicts, or the list,"),
+    click.option(
+        "--junitxml",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the verdicts as JUnit XML.",
+    ),
+    click.option(
+        "--strict", is_flag=True, help="Exit with status 1 also if a case ended as ERROR."
+    ),
+    click.option(
+        "--dialect",
+        type=click.Choice(DIALECTS),
+        default=DIALECTS[0],
+        show_default=True,
+        help="Numbers of the protocol features and messages that peers do not agree on.",
+    ),
+    click.option(
+        "--patience",
+        type=_Seconds(SHORTEST_PATIENCE, LONGEST_PATIENCE),
+        default=PATIENCE,
+        show_default=True,
+        metavar="SECONDS",
+        help="Timeout for each answer.",
+    ),
+    click.option("-v", "--verbose", is_flag=True, help="List what was OBSERVED, too."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only FAIL and ERROR."),
+)
+_SCRATCH = click.option(
+    "--scratch",
+    is_flag=True,
+    help="The contents of the disk that the back-end serves may be overwritten. Without this "
+    "option the disk must be all zeroes, and have at most 1 GiB.",
+)
+
+
+def conform_options(role: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: the options of `emu conform` for this role, ``back-end`` or ``front-end``."""
+    options = (
+        click.option(
+            "--socket",
+            "path",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help=_SOCKET[role],
+        ),
+        click.option("--exec", "command", metavar="COMMAND", help=_EXEC[role]),
+        click.option("--device", type=click.Choice(DEVICES), help=_DEVICE[role]),
+        *((_SCRATCH,) if role == BACK_END else ()),
+        *_COMMON,
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
