@@ -37,10 +37,10 @@ page has the reason why the peer is at fault and not the suite.
 
 Most UNSUPPORTED cases are about another class of device, or about protocol features that are not
 offered: none of these back-ends has DEVICE_STATE, CROSS_ENDIAN, INBAND_NOTIFICATIONS,
-SHARED_OBJECT or SHMEM. `tests/vhost_user_conformance/test_optional_cases.py` shows that the cases
-about those pass and fail correctly. libvhost-user acknowledges an invalid request first and closes
-the connection after that. That is OBSERVED: the front-end learns of the error, though not from the
-code."""
+SHARED_OBJECT or SHMEM. That the cases about those pass and fail correctly is tested by
+`tests/vhost_user_conformance/back_end/cases/test_optional.py`. libvhost-user acknowledges an
+invalid request first and closes the connection after that. That is OBSERVED: the front-end learns
+of the error, though not from the code."""
 
 
 def write(folder: Path, records: Sequence[Record], entries: Sequence[Explanation]) -> None:

@@ -91,13 +91,6 @@ def test_most_rules_are_covered() -> None:
         assert counted.covered > 4 * counted.not_from_outside
 
 
-@pytest.mark.parametrize("numbers", ["12", "0101-0102", "0102..0101", "VU-B-0101"])
-def test_what_is_no_range_is_an_error(numbers: str) -> None:
-    """Rather than nothing."""
-    with pytest.raises(RuleError, match="is no"):
-        Covered(numbers).ranges()
-
-
 def test_a_rule_without_its_cases_is_an_error_that_names_it() -> None:
     """As when a case has gone."""
     chapter = Chapter("chapter", "Title", "source")

@@ -26,7 +26,7 @@ from vhost_user_conformance.report.cases_document import DOCUMENT, listing
 if TYPE_CHECKING:
     from types import ModuleType
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 AREAS = {BACK_END: back_end.AREAS, FRONT_END: front_end.AREAS}
 CASES: dict[str, list[Case]] = {BACK_END: back_end.cases(), FRONT_END: front_end.cases()}
 FORMS = {BACK_END: r"VU-B-\d{4}", FRONT_END: r"VU-F-\d{4}"}

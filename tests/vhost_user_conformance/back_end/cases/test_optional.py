@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -24,9 +23,7 @@ from vhost_user.features import (
     ProtocolFeature,
 )
 from vhost_user.messages import FrontendRequest as F
-from vhost_user_conformance.back_end.disk import in_batches
-from vhost_user_conformance.model.verdict import Failed, Verdict
-from vhost_user_conformance.peer.memory import Memory, TestRing
+from vhost_user_conformance.model.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,32 +99,6 @@ def test_fields_of_a_device_that_nobody_knows(case: int) -> None:
     assert Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "")[0] == Verdict.UNSUPPORTED
     got, _ = Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "net")
     assert got == (FAIL if case == 960 else PASS)
-
-
-@pytest.mark.parametrize(
-    ("told", "right"),
-    [
-        ((0, 3, 6, 9), True),
-        # A batch of all, of two and two, and one by one behind a batch.
-        ((9,), True),
-        ((3, None, 9), True),
-        ((6, None, None, 9), True),
-        ((6, 0, 0, 3), False),
-        ((0, 0, 6, 9), False),
-        ((0, 5, 6, 9), False),
-    ],
-)
-def test_completions_in_order(told: tuple[int | None, ...], right: bool) -> None:
-    """Each, or the last one of a batch where the batch begins."""
-    memory = Memory()
-    ring = TestRing(memory, 0)
-    for place, head in enumerate(told):
-        if head is not None:
-            memory.write(ring.used + 4 + 8 * place, struct.pack("<II", head, 0))
-    with contextlib.nullcontext() if right else pytest.raises(Failed):
-        in_batches(ring, [0, 3, 6, 9])
-    ring.close()
-    memory.close()
 
 
 @pytest.mark.parametrize(

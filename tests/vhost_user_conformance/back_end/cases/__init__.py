@@ -1,0 +1,1 @@
+"""Tests of `vhost_user_conformance.back_end.cases`."""

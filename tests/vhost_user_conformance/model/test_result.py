@@ -1,0 +1,43 @@
+"""Results as JSON, and the evidence of a failure."""
+
+from __future__ import annotations
+
+from vhost_user_conformance.model.case import BACK_END, Area
+from vhost_user_conformance.model.result import SHOWN, CaseResult, document, evidence, summary
+from vhost_user_conformance.model.verdict import Verdict
+
+
+def _results(*verdicts: Verdict) -> list[CaseResult]:
+    area = Area("rings", BACK_END, "s")
+    for number, _ in enumerate(verdicts):
+        area.case(number, "rule")(lambda _be: None)
+    return [
+        CaseResult(case, verdict, "expected", "seen", 1.23456)
+        for case, verdict in zip(area.cases, verdicts, strict=True)
+    ]
+
+
+def test_the_summary_counts_each_verdict() -> None:
+    """Those without a case, too."""
+    counts = summary(_results(Verdict.PASS, Verdict.FAIL, Verdict.PASS))
+    assert counts == {"PASS": 2, "FAIL": 1, "UNSUPPORTED": 0, "OBSERVED": 0, "ERROR": 0}
+
+
+def test_a_row_has_the_case_and_its_end() -> None:
+    """As docs/conformance/README.md describes it."""
+    whole = document(BACK_END, {"device": "blk"}, {"rings": 1}, _results(Verdict.FAIL))
+    (row,) = whole["cases"]
+    assert whole.keys() >= {"schema", "role", "peer", "offered", "cases", "summary"}
+    assert row.keys() >= {"id", "area", "rule", "spec", "severity", "needs", "device"}
+    assert (row["verdict"], row["expected"], row["seen"]) == ("FAIL", "expected", "seen")
+    assert row["ms"] == 1.235
+
+
+def test_evidence_shows_the_last_lines_of_a_long_transcript() -> None:
+    """And how many it omits."""
+    lines = [str(number) for number in range(SHOWN + 3)]
+    shown = evidence("what was seen", lines).splitlines()
+    assert shown[0] == "what was seen"
+    assert shown[1] == "... (3 lines before)"
+    assert shown[2:] == lines[3:]
+    assert evidence("seen", lines[:2]).splitlines() == ["seen", "0", "1"]
