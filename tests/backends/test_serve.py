@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from tests.backends.rig import Rig
 from tests.backends.served import program
 from tests.backends.test_program import fails
+from tests.timeouts import PROGRAM_TIMEOUT
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "backends.md"
+EMU = str(Path(sys.executable).with_name("emu"))
 SERVE = [sys.executable, "-m", "backends.serve"]
 SECTORS = 2048
 ASKS = "from backends.virtio_device import VirtioDevice\nclass Asks(VirtioDevice):\n"
@@ -113,6 +117,22 @@ def test_a_request_that_breaks_the_rules_breaks_the_ring_alone(rig: Rig) -> None
     rig.rings[0].add([(gpa, 1)], [])
     assert request(rig, VIRTIO_BLK_T_IN, 0, room=512)[0] == VIRTIO_BLK_S_OK
     assert rig.rings[0].stop() == 1
+
+
+def test_it_passes_the_conformance_suite(example: str) -> None:
+    """The areas to which its own code matters."""
+    serve = [*SERVE, "--plugin", example, "--socket-path", "{socket}"]
+    only = [("--only", area) for area in ("program", "config", "data_blk")]
+    command = [EMU, "conform", "back-end", "--device", "blk", "--exec", shlex.join(serve)]
+    done = subprocess.run(
+        [*command, *itertools.chain(*only)],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " 0 failed" in done.stdout
 
 
 @pytest.mark.parametrize(
