@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from emu.guest import flow as counters
+from emu.guest import flow as word
 from emu.guest.arp_icmp import (
     ARP_ETHERTYPE,
     GUEST_ADDRESS,
@@ -163,7 +163,7 @@ class NetPair:
                     self._run(foreign)
             except BackendError:
                 # It completed what was not in flight: such rings cannot be used any further.
-                self.flow.words[counters.DUPLICATED] += 1
+                self.flow.words[word.DUPLICATED] += 1
                 self._counters[BROKEN] = 1
             self._mark_rings()
             if self._context.idle.active and self.quiet():
@@ -202,7 +202,7 @@ class NetPair:
             self._heads[buffer] = head
             paused = platform.paused
         if arrived:
-            self.flow.words[counters.LAST_NS] = time.monotonic_ns()
+            self.flow.words[word.LAST_NS] = time.monotonic_ns()
         return paused
 
     def _frame(self, data: memoryview, length: int, foreign: list[tuple[int, int]]) -> bool:
@@ -211,7 +211,7 @@ class NetPair:
             _, _, ethertype, magic, flow, sequence, check = FLOW.unpack_from(data)
             if ethertype == FLOW_ETHERTYPE:
                 if magic != FLOW_MAGIC or check != flow_check(flow, sequence):
-                    self.flow.words[counters.CORRUPTED] += 1
+                    self.flow.words[word.CORRUPTED] += 1
                 elif flow == self.number:
                     self.flow.arrived(sequence)
                     return True
@@ -262,7 +262,7 @@ class NetPair:
     def _send_packet(self) -> None:
         """The flow's next packet; a slot is free."""
         words, tx = self.flow.words, self._tx
-        sequence = words[counters.NEXT]
+        sequence = words[word.NEXT]
         slot = tx.free.pop()
         FLOW.pack_into(
             tx.bytes,
@@ -276,7 +276,7 @@ class NetPair:
             flow_check(self.number, sequence),
         )
         tx.send(slot)
-        words[counters.NEXT] = sequence + 1
+        words[word.NEXT] = sequence + 1
 
     def _fill_window(self) -> None:
         room = WINDOW - self.flow.outstanding()
@@ -286,7 +286,7 @@ class NetPair:
             if not self._tx.free and not self._tx.await_slot():
                 return
             self._send_packet()
-        self.flow.words[counters.LAST_NS] = time.monotonic_ns()
+        self.flow.words[word.LAST_NS] = time.monotonic_ns()
 
     def _publish(self) -> None:
         notify, ring = self._context.platform.notify, self.place.first_ring
@@ -319,7 +319,7 @@ class NetPair:
                 self._tx.reclaim()
             if self._tx.free:
                 self._send_packet()
-                self.flow.words[counters.LAST_NS] = time.monotonic_ns()
+                self.flow.words[word.LAST_NS] = time.monotonic_ns()
                 self._publish()
             self._mark_rings()
         return True
@@ -327,12 +327,12 @@ class NetPair:
     def overdue(self, now_ns: int) -> bool:
         """Whether packets are waited for that should have come back long ago (takes no lock)."""
         words = self.flow.words
-        return now_ns - words[counters.LAST_NS] > GIVE_UP_NS and self.flow.outstanding() > 0
+        return now_ns - words[word.LAST_NS] > GIVE_UP_NS and self.flow.outstanding() > 0
 
     def shift_clock(self, ns: int) -> None:
         """The guest's clock is another one from now on, which is so far ahead of the one before."""
         words = self.flow.words
-        words[counters.LAST_NS] = max(0, words[counters.LAST_NS] + ns)
+        words[word.LAST_NS] = max(0, words[word.LAST_NS] + ns)
 
     def expire(self, now_ns: int) -> None:
         """Give the window back when its packets do not return, and go on."""
@@ -340,14 +340,14 @@ class NetPair:
             if not self.overdue(now_ns):
                 return
             self.flow.give_up()
-            self.flow.words[counters.LAST_NS] = now_ns
+            self.flow.words[word.LAST_NS] = now_ns
         self.service()
 
     def arrived_elsewhere(self, sequence: int) -> None:
         """A packet of this flow came in on another pair."""
         with self.lock:
             self.flow.arrived(sequence)
-            self.flow.words[counters.LAST_NS] = time.monotonic_ns()
+            self.flow.words[word.LAST_NS] = time.monotonic_ns()
         self.service()
 
     def outstanding(self) -> int:
@@ -369,13 +369,13 @@ class NetPair:
         """This pair's part of the request log."""
         words, counters = self.flow.words, self._counters
         return RequestLog(
-            corrupted=words[counters.CORRUPTED],
-            packets_sent=words[counters.NEXT],
-            packets_received=words[counters.RECEIVED],
+            corrupted=words[word.CORRUPTED],
+            packets_sent=words[word.NEXT],
+            packets_received=words[word.RECEIVED],
             packets_lost=self.flow.lost(),
-            packets_duplicated=words[counters.DUPLICATED],
-            packets_reordered=words[counters.REORDERED],
-            packets_corrupted=words[counters.CORRUPTED],
+            packets_duplicated=words[word.DUPLICATED],
+            packets_reordered=words[word.REORDERED],
+            packets_corrupted=words[word.CORRUPTED],
             probes_answered=counters[PROBES],
             probes_dropped=counters[PROBES_DROPPED],
             net_interrupts=counters[INTERRUPTS],
