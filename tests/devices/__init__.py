@@ -1,1 +1,1 @@
-"""Tests of the devices, front-end side."""
+"""Tests of the devices at the front-end."""

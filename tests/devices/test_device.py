@@ -1,4 +1,4 @@
-"""Devices, front-end side, against real back-ends."""
+"""Devices at the front-end, against real back-ends."""
 # ruff: noqa: D103 - the names say what they do
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def make(kind: str, rings: int) -> VhostDevice:
 
 
 def test_connects_and_negotiates(kind: str, served: Served) -> None:
-    """Only what both sides have is acked, and the log is off."""
+    """Only features of both sides are acked, and the log is off."""
     device = make(kind, 4)
     device.connect(served.path)
     assert device.acked_features & ~served.device.features == 0
@@ -56,7 +56,7 @@ def test_connects_and_negotiates(kind: str, served: Served) -> None:
     device.close()
 
 
-def test_too_few_queues_are_told(kind: str, served: Served) -> None:
+def test_too_few_queues(kind: str, served: Served) -> None:
     """In the unit in which the class counts them."""
     device = make(kind, 6)
     unit = {"blk": "4 rings, the device 6", "net": "2 queue pairs, the device 3"}[kind]
@@ -77,8 +77,8 @@ def test_features_of_the_source_must_be_there(kind: str, served: Served) -> None
     device.close()
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
-    """The timeout is kept, and the error names the device."""
+def test_without_a_listener(tmp_path: Path) -> None:
+    """It takes no longer than the timeout, and the error names the device."""
     device = make("blk", 1)
     with pytest.raises(DeadlineError, match="blk0"):
         device.connect(str(tmp_path / "nobody"), timeout=0.05)
@@ -141,7 +141,7 @@ def test_edits_name_ring_and_descriptor(kind: str) -> None:
 
 
 def test_memory_table_has_each_region_with_its_descriptor(kind: str) -> None:
-    """User addresses are guest addresses plus a constant that nobody maps."""
+    """User addresses are guest addresses plus a constant, and not mapped anywhere."""
     device = make(kind, 2)
     device.memory = [SharedMemory(0, 1 << 20, 7), SharedMemory(4 << 30, 1 << 30, 8)]
     table, fds = device.mem_table()

@@ -1,4 +1,4 @@
-"""Procedures by themselves: what they ask for, in which order, with nobody behind them."""
+"""Procedures without a back-end: what they request, and in which order."""
 # ruff: noqa: D103 - the names say what they do
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROTOCOL = 0b1011  # MQ, LOG_SHMFD, REPLY_ACK
 
 @pytest.fixture
 def device() -> Iterator[VhostDevice]:
-    """A disk with two rings that the driver has set up, connected to nobody who answers."""
+    """A disk with two rings that the driver has set up; the other end never answers."""
     made = VhostUserBlk("blk0", [0x1000, 0x1004], [5, 6])
     ours, theirs = socket.socketpair()
     made._connection = FrontendConnection(ours, name="blk0")
@@ -74,7 +74,7 @@ def agree(device: VhostDevice, *, features: int = FEATURES, protocol: int = PROT
 
 
 def test_a_plain_start_gives_all_of_a_ring_before_its_kick(device: VhostDevice) -> None:
-    """A kick starts a ring, so what comes later would change one that runs."""
+    """A kick starts a ring, so later messages would change a started one."""
     for ring in device.rings:
         ring.base = 40 + ring.index
     steps = run(lifecycle.start(device))
@@ -113,7 +113,7 @@ def test_without_reply_ack_a_question_vouches_for_what_went_before(
 
 
 def test_without_bit_30_rings_are_not_enabled(device: VhostDevice) -> None:
-    """They are already."""
+    """They are started already."""
     connection, device._connection = device.connection, None
     connection.close()
     ours, theirs = socket.socketpair()
@@ -136,7 +136,7 @@ def test_without_bit_30_rings_are_not_enabled(device: VhostDevice) -> None:
 def test_a_back_end_that_does_not_log_is_not_asked_to(
     device: VhostDevice, features: int, protocol: int, lacks: str
 ) -> None:
-    """Nothing is sent, then or when the log goes off."""
+    """Nothing is sent, neither then nor when the log is disabled."""
     agree(device, features=features, protocol=protocol)
     run(lifecycle.start(device))
     log = DirtyLog.create(1024)
@@ -146,8 +146,8 @@ def test_a_back_end_that_does_not_log_is_not_asked_to(
     assert run(lifecycle.set_logging(device, None)) == []
 
 
-def test_start_says_what_memory_decides_after_the_switch_over(device: VhostDevice) -> None:
-    """Addresses, bases and enables depend on what guest memory will hold; the rest does not."""
+def test_start_sends_what_depends_on_memory_after_the_switch_over(device: VhostDevice) -> None:
+    """Addresses, bases and enables depend on guest memory; the rest does not."""
     steps = run(lifecycle.start_ahead(device))
     assert [type(step) for step in steps] == [Change, Change, Ask, Ask, AwaitSwitchover, Ask]
     assert [step.phase for step in steps if not isinstance(step, AwaitSwitchover)] == [
@@ -172,7 +172,7 @@ def test_start_says_what_memory_decides_after_the_switch_over(device: VhostDevic
 
 
 def test_only_the_last_message_asks_for_an_acknowledgement(device: VhostDevice) -> None:
-    """Messages are handled in order, so one answer vouches for all."""
+    """Messages are handled in order, so one answer confirms all."""
     last = run(lifecycle.start_ahead(device))[-1]
     assert isinstance(last, Ask)
     assert [request.need_reply for request in requests(last)] == [False] * 5 + [True]
@@ -188,13 +188,13 @@ def test_addresses_are_user_addresses(device: VhostDevice) -> None:
 
 
 def test_start_again_does_nothing(device: VhostDevice) -> None:
-    """What runs is left alone."""
+    """A started ring is not changed."""
     run(lifecycle.start_ahead(device))
     assert [type(step) for step in run(lifecycle.start_ahead(device))] == [AwaitSwitchover]
 
 
 def test_stop_keeps_the_bases(device: VhostDevice) -> None:
-    """The answers to GET_VRING_BASE are what the rings start from again."""
+    """The rings start again from the replies to GET_VRING_BASE."""
     run(lifecycle.start_ahead(device))
     replies = [Reply(F.GET_VRING_BASE, VringState(n, 40 + n)) for n in range(RINGS)]
     steps = run(lifecycle.stop(device), {Ask: replies})
@@ -224,7 +224,7 @@ def test_a_restarted_ring_gets_its_kick_after_its_base(device: VhostDevice) -> N
 
 
 def test_after_a_reconnect_the_kick_waits_for_the_base_too(device: VhostDevice) -> None:
-    """The guest has gone on kicking, and the new back-end is given the addresses ahead."""
+    """The guest has kicked meanwhile, and the new back-end gets the addresses early."""
     run(lifecycle.start_ahead(device))
     connection = device._connection
     device._connection = None
@@ -270,7 +270,7 @@ def test_log_goes_on_in_qemu_s_order(device: VhostDevice) -> None:
 
 
 def test_rings_that_are_not_set_up_are_not_started() -> None:
-    """A driver that uses fewer rings than there are is an ordinary driver."""
+    """A driver may use fewer rings than there are."""
     device = VhostUserBlk("blk0", [0x1000, 0x1004], [5, 6])
     steps = run(lifecycle.start_ahead(device))
     assert [type(step) for step in steps] == [Change, Change, AwaitSwitchover]

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-# How long an example takes depends on what else the machine does; a hang meets pytest-timeout.
+# The time of an example depends on the load of the machine; pytest-timeout ends one that hangs.
 settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")

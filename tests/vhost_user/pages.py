@@ -1,4 +1,4 @@
-"""Where missing pages come from in tests of postcopy: the front-end's half of a userfaultfd."""
+"""A source of missing pages for tests of postcopy: the front-end's end of a userfaultfd."""
 # ruff: noqa: D102 - the names say what they are about
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ needs_userfaultfd = pytest.mark.skipif(
 
 
 class Pages:
-    """Brings pages as they are asked for, in a thread of its own.
+    """Copies pages on demand, in a thread of its own.
 
     Args:
         fd: the userfaultfd.
-        bring: puts the page at this address of the back-end where it belongs.
+        bring: copies the page at this address of the back-end.
 
     Attributes:
         asked: the addresses, in order.
@@ -67,7 +67,7 @@ class Pages:
 
 
 def await_fault(fd: int) -> None:
-    """Return when somebody waits for a page, and leave it at that."""
+    """Return when a thread waits for a page; copy none."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     assert poll.poll(5000), "nobody waits for a page"

@@ -18,13 +18,13 @@ USER_BASE = 0x7F00_0000_0000
 
 
 def guest_memory(size: int, cuts: Sequence[int] = (), *, fd: int | None = None) -> MemoryTable:
-    """Guest memory from address 0, one file, in regions that adjoin at `cuts`."""
+    """Guest memory from address 0, one file, in adjacent regions that end at `cuts`."""
     edges = [0, *cuts, size]
     if fd is None:
         fd = os.memfd_create("ram", os.MFD_CLOEXEC)
         os.ftruncate(fd, size)
     regions = [
-        # the user addresses lie apart, so that a ring cannot cross by accident
+        # the user addresses are not adjacent, so that a ring cannot cross regions by accident
         MemoryRegion(start, end - start, USER_BASE + (index << 32) + start, start)
         for index, (start, end) in enumerate(pairwise(edges))
     ]
@@ -59,13 +59,13 @@ class Ring:
         self.state = whole[state:]
 
     def driver(self) -> DriverQueue:
-        """The driver's side, over what the memory holds."""
+        """The driver's side, on the memory as it is."""
         return DriverQueue(
             self.size, self.desc, self.avail, self.used, self.state, event_idx=self.event_idx
         )
 
     def device(self, last_avail: int = 0) -> DeviceQueue:
-        """The device's side, over what the memory holds."""
+        """The device's side, on the memory as it is."""
         return DeviceQueue(
             self.size,
             self.desc,

@@ -1,4 +1,4 @@
-"""What is agreed on opens gates; what changes closes them again."""
+"""Negotiation opens gates, and closes them again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_features_open_and_close_gates() -> None:
 
 
 def test_without_bit_30_all_rings_are_enabled_at_once() -> None:
-    """With it, the bits stay as they are."""
+    """With it, the bits do not change."""
     session = FrontendSession("net0", rings=4)
     session.encode(Request(R.SET_FEATURES, U64(1 << VHOST_USER_F_PROTOCOL_FEATURES)))
     assert not any(ring.enabled for ring in session.rings)

@@ -64,7 +64,7 @@ def answered(ring: int, num: int = 0) -> bytes:
 
 
 def test_many_messages_in_one_read(ends: tuple[BackendConnection, socket.socket]) -> None:
-    """All that have come are taken at once; a piece of the next waits for the rest."""
+    """It returns all that have arrived; a part of the next waits for the rest."""
     back, theirs = ends
     wire = b"".join(base(ring) for ring in range(32))
     theirs.sendall(wire[:-1])
@@ -100,7 +100,7 @@ def test_descriptors_stay_with_their_messages(
 def test_a_deferred_reply_holds_back_those_behind_it(
     ends: tuple[BackendConnection, socket.socket],
 ) -> None:
-    """Replies leave in the order of the requests, whenever they are given."""
+    """Replies are sent in the order of the requests, in whatever order they are given."""
     back, theirs = ends
     theirs.sendall(base(0) + NUM + base(1) + base(1))
     first, acked, second, again = back.receive()
@@ -122,7 +122,7 @@ def test_a_deferred_reply_holds_back_those_behind_it(
 
 @given(st.permutations(range(6)))
 def test_any_order_of_answers_leaves_in_the_order_of_requests(order: list[int]) -> None:
-    """Equal requests among them: a reply belongs to the very request that it was given for."""
+    """Some requests are equal: a reply belongs to the object that it was given for."""
     back, theirs = connected()
     with back, theirs:
         theirs.sendall(base(4) * 6)
@@ -149,7 +149,7 @@ def test_nothing_is_sent_where_no_answer_is_due(
 
 
 def test_an_answer_is_given_once(ends: tuple[BackendConnection, socket.socket]) -> None:
-    """A second one would be taken for the next request's: the caller is told."""
+    """A second one would be read as the reply to the next request: it raises."""
     back, theirs = ends
     theirs.sendall(base(0) + base(1))
     first, second = back.receive()
@@ -162,7 +162,7 @@ def test_an_answer_is_given_once(ends: tuple[BackendConnection, socket.socket]) 
 def test_an_early_answer_is_not_given_twice(
     ends: tuple[BackendConnection, socket.socket],
 ) -> None:
-    """Neither while it waits for its turn."""
+    """Nor while it waits for an earlier reply."""
     back, theirs = ends
     theirs.sendall(base(0) + base(1))
     _, second = back.receive()
@@ -171,10 +171,10 @@ def test_an_early_answer_is_not_given_twice(
         back.reply(second, VringState(1, 0))
 
 
-def test_a_front_end_that_does_not_read_blocks_nobody(
+def test_a_front_end_that_does_not_read_does_not_block(
     ends: tuple[BackendConnection, socket.socket],
 ) -> None:
-    """What cannot be sent stays queued, and goes out later."""
+    """What cannot be sent stays queued, and is sent later."""
     back, theirs = ends
     back._channel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     expected = b""
@@ -196,7 +196,7 @@ def test_a_front_end_that_does_not_read_blocks_nobody(
 
 
 def test_a_front_end_that_goes(ends: tuple[BackendConnection, socket.socket]) -> None:
-    """What it asked before is still handed out; then it has gone."""
+    """Its earlier requests are still returned; then `Disconnected` is raised."""
     back, theirs = ends
     theirs.sendall(NUM)
     theirs.close()
@@ -238,7 +238,7 @@ def test_no_descriptor_leaks(
 def test_closing_drops_what_was_not_sent(
     ends: tuple[BackendConnection, socket.socket],
 ) -> None:
-    """An answer that is due does not keep the connection."""
+    """An outstanding answer does not keep the connection open."""
     back, theirs = ends
     theirs.sendall(base(0) + base(1))
     back.reply(back.receive()[1], VringState(1, 0))

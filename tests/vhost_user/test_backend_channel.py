@@ -1,4 +1,4 @@
-"""The back-end's own channel, against a front-end's bare socket."""
+"""The back-end channel, against a front-end's bare socket."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Ends = tuple[BackendChannel, socket.socket]
 
 
 def connected(protocol_features: ProtocolFeature) -> Ends:
-    """The channel of a session that agreed on that, and the front-end's end."""
+    """The channel of a session that negotiated it, and the front-end's end."""
     session = BackendSession("disk0", features=1 << 30, protocol_features=OFFERED, num_queues=1)
     agreed = U64(int(protocol_features))
     session.feed(encode(FrontendRequest.SET_PROTOCOL_FEATURES, VERSION, agreed))
@@ -58,7 +58,7 @@ def answer(number: int = B.CONFIG_CHANGE_MSG, code: int = 0) -> bytes:
 
 
 def test_asks_for_an_answer_and_takes_it(make: Callable[..., Ends]) -> None:
-    """Where REPLY_ACK was agreed on."""
+    """Where REPLY_ACK was negotiated."""
     channel, theirs = make()
     channel.send(B.CONFIG_CHANGE_MSG)
     assert channel.flush()
@@ -73,7 +73,7 @@ def test_asks_for_an_answer_and_takes_it(make: Callable[..., Ends]) -> None:
 
 
 def test_a_refusal_is_an_answer(make: Callable[..., Ends]) -> None:
-    """And the stream goes on."""
+    """And the stream stays usable."""
     channel, theirs = make()
     for _ in range(2):
         channel.send(B.CONFIG_CHANGE_MSG)
@@ -83,7 +83,7 @@ def test_a_refusal_is_an_answer(make: Callable[..., Ends]) -> None:
 
 
 def test_asks_for_none_without_reply_ack(make: Callable[..., Ends]) -> None:
-    """None is due then, and one that comes all the same is wrong."""
+    """None is due then, and one that arrives is an error."""
     channel, theirs = make(P.CONFIG | P.BACKEND_REQ)
     channel.send(B.CONFIG_CHANGE_MSG)
     channel.flush()
@@ -101,8 +101,8 @@ def test_asks_for_none_without_reply_ack(make: Callable[..., Ends]) -> None:
         (B.SHARED_OBJECT_ADD, "no back-end of this project sends it"),
     ],
 )
-def test_says_only_what_may_be_said(make: Callable[..., Ends], number: B, text: str) -> None:
-    """By what the connection agreed on."""
+def test_sends_only_what_is_allowed(make: Callable[..., Ends], number: B, text: str) -> None:
+    """By what the connection negotiated."""
     channel, _ = make(P.REPLY_ACK | P.BACKEND_REQ)
     with pytest.raises(UsageError, match=text):
         channel.send(number)
@@ -122,7 +122,7 @@ def test_says_only_what_may_be_said(make: Callable[..., Ends], number: B, text: 
 def test_what_is_no_answer_is_the_front_end_s_fault(
     make: Callable[..., Ends], data: bytes, text: str
 ) -> None:
-    """And is told as such."""
+    """And raised as `Disconnected`."""
     channel, theirs = make()
     channel.send(B.CONFIG_CHANGE_MSG)
     channel.flush()
@@ -131,7 +131,7 @@ def test_what_is_no_answer_is_the_front_end_s_fault(
         channel.receive()
 
 
-def test_descriptors_that_nobody_asked_for_are_closed(make: Callable[..., Ends]) -> None:
+def test_descriptors_of_an_answer_are_closed(make: Callable[..., Ends]) -> None:
     """With an answer that has none they are an error."""
     channel, theirs = make()
     channel.send(B.CONFIG_CHANGE_MSG)
@@ -145,7 +145,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(make: Callable[..., Ends])
 
 
 def test_the_front_end_closes_it(make: Callable[..., Ends]) -> None:
-    """Which is no error of anybody's."""
+    """Which is not an error."""
     channel, theirs = make()
     channel.send(B.CONFIG_CHANGE_MSG)
     theirs.close()
@@ -155,8 +155,8 @@ def test_the_front_end_closes_it(make: Callable[..., Ends]) -> None:
         channel.receive()
 
 
-def test_nobody_reads(make: Callable[..., Ends]) -> None:
-    """What does not go is kept, and nothing blocks."""
+def test_a_front_end_that_does_not_read(make: Callable[..., Ends]) -> None:
+    """What cannot be sent is kept, and nothing blocks."""
     channel, theirs = make()
     said = 0
     while not channel.wants_write:
@@ -175,7 +175,7 @@ def test_a_descriptor_that_is_no_channel() -> None:
     session = BackendSession("disk0", features=0, protocol_features=P.BACKEND_REQ, num_queues=1)
     datagrams, other = socket.socketpair(type=socket.SOCK_DGRAM)
     reader, writer = os.pipe()
-    for fd, text in ((datagrams.detach(), "no unix stream socket"), (reader, "no socket")):
+    for fd, text in ((datagrams.detach(), "not a unix stream socket"), (reader, "no socket")):
         with pytest.raises(FrontendError, match=text):
             BackendChannel.from_fd(fd, session)
         with pytest.raises(OSError, match="Bad file descriptor"):

@@ -43,7 +43,7 @@ def open_fds() -> int:
 
 
 def close_fds(fds: Iterable[int]) -> None:
-    """Close descriptors that a read brought."""
+    """Close descriptors that a read returned."""
     for fd in fds:
         os.close(fd)
 
@@ -72,7 +72,7 @@ def test_the_kernel_ends_a_read_after_the_write_that_had_descriptors(
 def test_plain_messages_share_a_write_until_one_has_descriptors(
     ends: tuple[Channel, Channel], descriptors: list[int]
 ) -> None:
-    """Seen from a peer that reads what one write brought, as a stream of packets would."""
+    """Seen by a peer that reads one write at a time, like packets."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(mine, "net0")
     for data, fds in ((b"a", []), (b"b", []), (b"C", descriptors[:1]), (b"d", [])):
@@ -102,7 +102,7 @@ def test_descriptors_arrive_working_and_close_on_exec(
 def test_too_many_descriptors_are_the_peers_fault_and_do_not_leak(
     ends: tuple[Channel, Channel],
 ) -> None:
-    """The kernel drops those for which there is no room; the rest is closed."""
+    """The kernel drops those that do not fit; the rest is closed."""
     one, other = ends
     before = open_fds()
     other.send(b"x", [0] * (READ_FDS + 1), 1.0, "SET_MEM_TABLE")
@@ -112,7 +112,7 @@ def test_too_many_descriptors_are_the_peers_fault_and_do_not_leak(
 
 
 def test_a_silent_peer_meets_the_timeout(ends: tuple[Channel, Channel]) -> None:
-    """The error names the device, the message, and how long was waited."""
+    """The error names the device, the message, and the time waited."""
     started = time.monotonic()
     with pytest.raises(DeadlineError, match=r"net0, GET_VRING_BASE: waited 0.05 s") as caught:
         ends[0].read(0.05, "GET_VRING_BASE")
@@ -121,7 +121,7 @@ def test_a_silent_peer_meets_the_timeout(ends: tuple[Channel, Channel]) -> None:
 
 
 def test_timeouts_may_differ_from_call_to_call(ends: tuple[Channel, Channel]) -> None:
-    """A time-out that was set before does not stick."""
+    """An earlier timeout has no effect on later calls."""
     for timeout in (0.02, 0.1, 0.02):
         started = time.monotonic()
         with pytest.raises(DeadlineError):
@@ -130,13 +130,13 @@ def test_timeouts_may_differ_from_call_to_call(ends: tuple[Channel, Channel]) ->
 
 
 def test_a_peer_that_does_not_read_meets_the_timeout(ends: tuple[Channel, Channel]) -> None:
-    """A full socket is no reason to wait for ever."""
+    """A full socket does not block for ever."""
     with pytest.raises(DeadlineError, match=r"SET_CONFIG: waited .* for the peer to read"):
         ends[0].send(bytes(1 << 24), (), 0.05, "SET_CONFIG")
 
 
 def test_a_long_message_arrives_whole_while_the_peer_reads(ends: tuple[Channel, Channel]) -> None:
-    """Partial writes go on where they ended."""
+    """Partial writes continue where they ended."""
     one, other = ends
     got = bytearray()
 
@@ -155,7 +155,7 @@ def test_a_long_message_arrives_whole_while_the_peer_reads(ends: tuple[Channel, 
 def test_flush_goes_on_where_a_full_socket_stopped_it(
     ends: tuple[Channel, Channel], descriptors: list[int]
 ) -> None:
-    """Nothing is lost or sent twice, descriptors among it."""
+    """Nothing is lost or sent twice, neither bytes nor descriptors."""
     one, other = ends
     sent = bytes(range(256)) * (1 << 12)
     one.queue(sent, descriptors[:1])
@@ -179,7 +179,7 @@ def test_flush_goes_on_where_a_full_socket_stopped_it(
 
 
 def test_a_peer_that_has_gone(ends: tuple[Channel, Channel]) -> None:
-    """Reading and writing say so; what it sent before can still be read."""
+    """Reads and writes raise; what it sent before can still be read."""
     one, other = ends
     other.send(b"last", (), 1.0, "x")
     other.close()
@@ -196,7 +196,7 @@ def test_a_peer_that_has_gone(ends: tuple[Channel, Channel]) -> None:
 
 
 def test_a_peer_that_left_with_our_bytes_unread(ends: tuple[Channel, Channel]) -> None:
-    """The kernel calls that a reset; to us it is the same."""
+    """The kernel reports a reset; the channel treats it like any other end."""
     one, other = ends
     one.send(b"never read", (), 1.0, "x")
     other.close()
@@ -204,7 +204,7 @@ def test_a_peer_that_left_with_our_bytes_unread(ends: tuple[Channel, Channel]) -
         one.read_now()
 
 
-def test_connect_waits_until_somebody_listens(tmp_path: Path) -> None:
+def test_connect_waits_for_a_listener(tmp_path: Path) -> None:
     """A back-end that is being started is connected to as soon as it listens."""
     path = str(tmp_path / "s.sock")
     listener = socket.socket(socket.AF_UNIX)
@@ -221,13 +221,13 @@ def test_connect_waits_until_somebody_listens(tmp_path: Path) -> None:
 
 
 def test_connect_meets_its_timeout(tmp_path: Path) -> None:
-    """Nobody ever listens."""
+    """No process listens."""
     with pytest.raises(DeadlineError, match="a process to listen at"):
         connect(str(tmp_path / "none.sock"), "net0", 0.03)
 
 
 def test_connect_to_a_full_backlog_meets_its_timeout(tmp_path: Path) -> None:
-    """Somebody listens, and never accepts."""
+    """A process listens, and never accepts."""
     path = str(tmp_path / "s.sock")
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(path)
@@ -238,7 +238,7 @@ def test_connect_to_a_full_backlog_meets_its_timeout(tmp_path: Path) -> None:
 
 
 def test_paths_that_no_socket_can_have(tmp_path: Path) -> None:
-    """One line says why, at once."""
+    """One line gives the reason, at once."""
     check_path("x" * MAX_SOCKET_PATH, "net0")
     for path in ("x" * (MAX_SOCKET_PATH + 1), ""):
         with pytest.raises(UsageError, match="107 bytes at most"):

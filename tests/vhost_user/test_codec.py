@@ -1,4 +1,4 @@
-"""The codec: round trips, garbage, and whose the descriptors are."""
+"""The codec: round trips, garbage, and which message descriptors belong to."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ LOG = encode(R.SET_LOG_BASE, VERSION, LogArea(4096, 0))
 
 
 class Descriptors:
-    """Stands for descriptors, which are only numbers to the decoder, and notes what it closes."""
+    """In place of descriptors, which are only numbers to the decoder; records what it closes."""
 
     def __init__(self) -> None:
         self.closed: list[int] = []
 
     def discard(self, fds: Iterable[int]) -> None:
-        """What the decoder calls to close descriptors."""
+        """The decoder calls it to close descriptors."""
         self.closed += fds
 
 
@@ -89,7 +89,7 @@ def test_round_trip_however_the_stream_is_cut(sent: list[Frame], data: st.DataOb
 
 
 def _outcome(pieces: Iterable[bytes]) -> tuple[list[Frame], bool]:
-    """Frames that came out before the end or an error of ours, and whether there was one."""
+    """Frames up to the end or the first error, and whether there was an error."""
     taker = decoder()
     frames: list[Frame] = []
     try:
@@ -100,7 +100,7 @@ def _outcome(pieces: Iterable[bytes]) -> tuple[list[Frame], bool]:
     return frames, False
 
 
-#: Headers that look right now and then, so that garbage gets past the first check.
+#: Headers that are valid at times, so that garbage passes the first check.
 garbage = st.lists(
     st.one_of(
         st.binary(max_size=40),
@@ -135,7 +135,7 @@ def test_garbage_as_replies(stream: bytes) -> None:
 
 @given(garbage, st.lists(st.integers(100, 200), unique=True, max_size=6), st.integers(0, 60))
 def test_garbage_with_descriptors_leaks_none(stream: bytes, fds: list[int], cut: int) -> None:
-    """Each descriptor is handed out once, or closed once, or still waits for its message."""
+    """Each descriptor is returned once, or closed once, or still waits for its message."""
     descriptors = Descriptors()
     taker = decoder(descriptors)
     handed: list[int] = []
@@ -165,21 +165,21 @@ def test_garbage_with_descriptors_leaks_none(stream: bytes, fds: list[int], cut:
         (HEADER.pack(5, 1, 40) + bytes(40), "1 to 8 regions"),
     ],
 )
-def test_what_a_header_cannot_be(data: bytes, words: str) -> None:
-    """The error says what is wrong, and names the device."""
+def test_invalid_headers(data: bytes, words: str) -> None:
+    """The error describes the fault, and names the device."""
     with pytest.raises(FrontendError, match=words) as caught:
         decoder().feed(data)
     assert caught.value.device == "net0"
 
 
 def test_an_impossible_size_is_refused_before_its_payload_comes() -> None:
-    """Nobody waits for, or keeps, 4 GiB."""
+    """The decoder neither waits for 4 GiB nor stores them."""
     with pytest.raises(FrontendError, match="announced"):
         decoder().feed(HEADER.pack(R.SET_VRING_NUM, 1, 2**32 - 1))
 
 
 def test_a_broken_stream_stays_broken() -> None:
-    """After an error nothing can be told apart any more; descriptors are still closed."""
+    """After an error no message can be decoded any more; descriptors are still closed."""
     descriptors = Descriptors()
     taker = decoder(descriptors)
     with pytest.raises(FrontendError):
@@ -203,7 +203,7 @@ def test_a_broken_stream_stays_broken() -> None:
             [7, 8],
             [(7, 8), ()],
         ),
-        # A message that may have one, and nobody else who must.
+        # A message that may have one, and none that must.
         (NUM + LOG + NUM, [7], [(), (7,), ()]),
         (REMOVE, [7], [(7,)]),
         (REMOVE, [], [()]),
@@ -257,7 +257,7 @@ def test_descriptors_that_do_not_fit(stream: bytes, fds: list[int], words: str) 
 
 
 def test_descriptors_of_good_messages_before_an_error_are_closed() -> None:
-    """The frames of that call reach nobody, so nobody else could close theirs."""
+    """The frames of that call are not returned, so the caller cannot close theirs."""
     descriptors = Descriptors()
     with pytest.raises(FrontendError):
         decoder(descriptors).feed(KICK + HEADER.pack(99, 1, 0), [7])
@@ -265,7 +265,7 @@ def test_descriptors_of_good_messages_before_an_error_are_closed() -> None:
 
 
 def test_real_descriptors_are_closed_by_default() -> None:
-    """Without another way told, the decoder closes what it was given."""
+    """By default the decoder closes descriptors with os.close."""
     fd = os.dup(0)
     taker = Decoder(FORMS, REQUEST_FLAGS, FrontendError, "net0")
     with pytest.raises(FrontendError):
@@ -276,6 +276,6 @@ def test_real_descriptors_are_closed_by_default() -> None:
 
 @pytest.mark.parametrize("payload", [U64(-1), U64(2**64), VringState(2**32, 0)])
 def test_a_value_that_does_not_fit_is_refused(payload: U64 | VringState) -> None:
-    """Nothing is cut to size."""
+    """Values are not truncated."""
     with pytest.raises(PayloadError, match="does not fit"):
         encode(8, VERSION, payload)

@@ -1,4 +1,4 @@
-"""The dirty log: bits set by many, taken by one, none lost."""
+"""The dirty log: set by many, read by one, no bit lost."""
 # ruff: noqa: D103 - the name of a test says what it is about
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ ROUNDS = 20_000
 
 
 def test_no_mark_is_lost_between_processes() -> None:
-    """Every process has one bit of each byte, and all of them are harvested meanwhile."""
+    """Every process sets one bit of each byte, while the log is harvested."""
     log = DirtyLog.create(8 * ROUNDS)
     processes = [
         subprocess.Popen(

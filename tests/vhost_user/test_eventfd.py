@@ -1,4 +1,4 @@
-"""Batches of eventfds: one contract, two implementations."""
+"""Batches of eventfds: the tests run on both implementations."""
 # ruff: noqa: D103 - the name of a test says what it is about
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def test_one_bad_descriptor_does_not_keep_the_others(batch: EventfdBatch) -> Non
     for drain in (lambda: batch.drain(mixed), prepared.drain, prepared.signal):
         with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
             drain()
-    assert batch.drain(good) == [1, 1]  # of prepared.signal; the drains before took theirs
+    assert batch.drain(good) == [
+        1,
+        1,
+    ]  # of prepared.signal; the earlier drains have reset the others
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         batch.close(mixed)
     for fd in good:

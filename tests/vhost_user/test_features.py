@@ -16,7 +16,7 @@ def test_bits_are_numbered_without_a_gap() -> None:
     assert [feature.value for feature in ProtocolFeature] == [1 << bit for bit in range(21)]
 
 
-def test_a_feature_without_what_it_needs_is_told() -> None:
+def test_missing_dependencies() -> None:
     """In-band notifications need a back-end channel and acknowledgements."""
     feature = ProtocolFeature
     lacking = missing_dependencies(feature.INBAND_NOTIFICATIONS | feature.REPLY_ACK)

@@ -39,7 +39,7 @@ ANSWER = VERSION | REPLY
 
 
 def answer(back: BackendConnection, request: Request) -> None:
-    """What a device answers in these tests: rings stand at 100 + their number."""
+    """The answers of a device in these tests: the base of a ring is 100 + its index."""
     for fd in request.fds:
         os.close(fd)
     standing = back.session.answer_from_state(request)
@@ -83,7 +83,7 @@ def front() -> Iterator[FrontendConnection]:
 
 @pytest.fixture
 def raw() -> Iterator[tuple[FrontendConnection, socket.socket]]:
-    """A connection whose other end is in the test's own hands; REPLY_ACK is on."""
+    """A connection and its bare other end; REPLY_ACK is negotiated."""
     mine, theirs = socket.socketpair()
     with FrontendConnection(mine, name="blk0") as connection, theirs:
         connection.session.offered_features = FEATURES
@@ -100,7 +100,7 @@ def base(ring: int) -> Request:
 
 
 def test_negotiation_keeps_what_both_want(front: FrontendConnection) -> None:
-    """Offered by one and wanted by the other; bit 30 by itself; SET_FEATURES is the device's."""
+    """What one offers and the other can use, and bit 30; the device sends SET_FEATURES."""
     assert front.offered_features == FEATURES
     assert front.features == 1 << 30 | 1 << 32
     assert front.protocol_features == P.REPLY_ACK
@@ -118,7 +118,7 @@ def test_negotiation_keeps_what_both_want(front: FrontendConnection) -> None:
 def test_negotiation_leaves_out_what_cannot_work(
     features: int, offered: ProtocolFeature | None, wanted: ProtocolFeature, agreed: ProtocolFeature
 ) -> None:
-    """A protocol feature without what it depends on; and all where bit 30 is not offered."""
+    """A protocol feature without those that it needs; all where bit 30 is not offered."""
     mine, theirs = socket.socketpair()
 
     def play() -> None:
@@ -145,7 +145,7 @@ def test_lock_step(front: FrontendConnection) -> None:
 
 
 def test_lock_step_takes_two_system_calls(raw: tuple[FrontendConnection, socket.socket]) -> None:
-    """One send and one receive: neither a poll nor a time-out that is set again and again."""
+    """One send and one receive: no poll, and the timeout is not set again."""
     front, theirs = raw
     calls: list[str] = []
 
@@ -194,7 +194,7 @@ def test_all_in_flight(front: FrontendConnection) -> None:
 
 
 def test_many_replies_in_one_read(raw: tuple[FrontendConnection, socket.socket]) -> None:
-    """One receive takes all of them; a piece of the next waits for the rest."""
+    """One receive returns all of them; a part of the next waits for the rest."""
     front, theirs = raw
     front.submit([base(ring) for ring in range(5)])
     wire = b"".join(encode(R.GET_VRING_BASE, ANSWER, VringState(ring, 0)) for ring in range(5))
@@ -206,7 +206,7 @@ def test_many_replies_in_one_read(raw: tuple[FrontendConnection, socket.socket])
 
 
 def test_a_reply_in_pieces_is_waited_for(raw: tuple[FrontendConnection, socket.socket]) -> None:
-    """Lock-step reads on until the reply is whole."""
+    """Lock-step reads until the reply is complete."""
     front, theirs = raw
     wire = encode(R.GET_VRING_BASE, ANSWER, VringState(0, 9))
     theirs.sendall(wire[:5])
@@ -247,7 +247,7 @@ def test_a_back_end_that_dribbles_meets_the_timeout(
 def test_a_silent_back_end_meets_the_timeout(
     raw: tuple[FrontendConnection, socket.socket],
 ) -> None:
-    """The error names device, message and time; nothing can be asked on top of that."""
+    """The error names device, message and time; no other request can be sent then."""
     front, _ = raw
     with pytest.raises(DeadlineError, match=r"blk0, GET_VRING_BASE: waited 0.05 s for a reply"):
         front.call(base(0), timeout=0.05)
@@ -256,7 +256,7 @@ def test_a_silent_back_end_meets_the_timeout(
 
 
 def test_a_back_end_that_goes(raw: tuple[FrontendConnection, socket.socket]) -> None:
-    """What it answered before counts; then the connection is gone, for every way to use it."""
+    """Its earlier answers are returned; then every way to use the connection raises."""
     front, theirs = raw
     front.submit([base(0), base(1)])
     theirs.recv(1000)
@@ -272,7 +272,7 @@ def test_a_back_end_that_goes(raw: tuple[FrontendConnection, socket.socket]) -> 
 def test_lock_step_with_a_back_end_that_goes(
     raw: tuple[FrontendConnection, socket.socket],
 ) -> None:
-    """No timeout is waited for."""
+    """It does not wait for the timeout."""
     front, theirs = raw
     closer = threading.Timer(0.03, theirs.close)
     closer.start()
@@ -300,7 +300,7 @@ def test_a_refusal_in_lock_step_and_in_flight(
 def test_a_refusal_does_not_break_a_connection_or_mend_it(
     raw: tuple[FrontendConnection, socket.socket],
 ) -> None:
-    """The reason that it was first marked with stays, whatever comes later."""
+    """The first reason stays."""
     front, theirs = raw
     request = Request(R.SET_VRING_NUM, VringState(6, 3), need_reply=True)
     refusal = encode(R.SET_VRING_NUM, ANSWER, U64(22))
@@ -321,7 +321,7 @@ def test_a_refusal_does_not_break_a_connection_or_mend_it(
 def test_every_way_to_use_a_connection_tells_why_it_broke(
     raw: tuple[FrontendConnection, socket.socket], way: str
 ) -> None:
-    """And what is agreed on a broken one is not handed to another process."""
+    """And the state of a broken one is not handed over to another process."""
     front, theirs = raw
     wrong = encode(R.GET_VRING_BASE, ANSWER, VringState(5, 9))
     if way == "call":
@@ -381,7 +381,7 @@ def test_descriptors_do_not_leak_when_a_later_reply_is_wrong(
 
 
 def test_connect_by_path(tmp_path: Path) -> None:
-    """The connection is made to whoever listens there."""
+    """It connects to the process that listens there."""
     path = str(tmp_path / "s.sock")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -395,7 +395,7 @@ def test_connect_by_path(tmp_path: Path) -> None:
 
 
 def test_what_the_session_refuses_is_not_sent(front: FrontendConnection) -> None:
-    """Nor are the requests before it; the connection goes on."""
+    """Nor are the requests before it; the connection stays usable."""
     with pytest.raises(UsageError, match="CONFIG"):
         front.submit([base(0), Request(R.GET_CONFIG)])
     assert front.outstanding == 0

@@ -1,4 +1,4 @@
-"""The inflight region: whatever moment a back-end ends at, what it left is taken again, once."""
+"""The inflight region: whenever a back-end ends, what it has not completed is resubmitted once."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_ring_that_was_empty_has_nothing_to_take_again(
 
 
 def test_a_region_of_another_size_is_refused(region: tuple[int, InflightRegion]) -> None:
-    """It would be read wrongly."""
+    """It would be misread."""
     fd, made = region
     ring = made.ring(0)
     assert ring is not None

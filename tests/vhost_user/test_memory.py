@@ -172,7 +172,7 @@ def test_a_region_without_its_descriptor(table: MemoryTable, ram: int) -> None:
     assert open_fds() == before
 
 
-def test_what_cannot_be_mapped_is_the_front_ends_fault(table: MemoryTable) -> None:
+def test_invalid_regions_are_the_front_ends_fault(table: MemoryTable) -> None:
     reader, writer = os.pipe()
     with pytest.raises(FrontendError):
         table.add(MemoryRegion(1 << 40, 10, 1 << 40, 0), reader)
@@ -214,7 +214,7 @@ def test_a_process_maps_a_file_once() -> None:
     kept = tables[0].view(0, 4)
     for table in tables:
         table.close()
-    assert mappings_of("shared-by-40") == 1  # a view is still held
+    assert mappings_of("shared-by-40") == 1  # there is still a view
     kept[:] = b"kept"
     assert os.pread(fd, 4, 0) == b"kept"
     kept.release()

@@ -1,4 +1,4 @@
-"""The message table is whole and consistent with itself."""
+"""The message table is complete and consistent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_all_ids_are_there() -> None:
 
 @pytest.mark.parametrize("row", EVERY_ROW, ids=lambda row: row.name)
 def test_a_row_is_consistent(row: MessageSpec) -> None:
-    """Replies are drawn where there are some, and every name means something."""
+    """A reply has a payload rule if there is one, and every gate names a feature."""
     assert all(kind in SHAPES for kind in row.payload)
     assert bool(row.reply_payload) == (row.reply is not ReplyRule.ACK)
     assert row.reply_fds is FdRule.NONE or row.reply is not ReplyRule.ACK
@@ -37,7 +37,7 @@ def test_a_row_is_consistent(row: MessageSpec) -> None:
 
 
 def test_what_has_a_reply_of_its_own() -> None:
-    """The list of the specification, and what peers do where it has holes."""
+    """The list of the specification, and what peers do where it is incomplete."""
     always = {row.id for row in FRONTEND_MESSAGES.values() if row.reply is ReplyRule.ALWAYS}
     assert always == {1, 11, 15, 17, 22, 24, 26, 28, 29, 30, 31, 36, 40, 41, 42, 43, 44}
 

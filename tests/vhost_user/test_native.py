@@ -1,4 +1,4 @@
-"""The compiled extension: fences, addresses and SHA-256 in somebody else's memory."""
+"""The compiled extension: fences, addresses and SHA-256 in the caller's memory."""
 # ruff: noqa: D103 - the name of a test says what it is about
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_address_of_points_at_the_bytes() -> None:
     assert bytes(native.ffi.buffer(native.ffi.cast("char *", address), 4)) == b"cdef"
 
 
-def test_what_needs_the_extension_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "available", False)
     for needs in (
         native.require,

@@ -25,7 +25,7 @@ from vhost_user.payloads import (
 
 
 def test_every_type_has_a_shape_and_a_strategy() -> None:
-    """A payload that is added without either would go untested."""
+    """A payload class without either would not be tested."""
     assert set(SHAPES) == set(PAYLOADS)
 
 
@@ -82,7 +82,7 @@ def test_a_memory_table_sends_only_the_regions_it_has() -> None:
         SharedUuid(b"short"),
     ],
 )
-def test_what_cannot_be_packed(payload: Payload) -> None:
+def test_invalid_payloads_are_not_packed(payload: Payload) -> None:
     """A count or a size beyond the specification's limits is refused by the sender."""
     with pytest.raises(PayloadError):
         payload.pack()
@@ -101,7 +101,7 @@ def test_what_cannot_be_packed(payload: Payload) -> None:
         (U64, bytes(7)),
     ],
 )
-def test_what_cannot_be_unpacked(kind: type[Payload], data: bytes) -> None:
-    """A size that does not fit its own count, or a value that means nothing, is refused."""
+def test_invalid_bytes_are_not_unpacked(kind: type[Payload], data: bytes) -> None:
+    """A size that does not fit its count, or an invalid value, is rejected."""
     with pytest.raises(PayloadError):
         kind.unpack(data)

@@ -1,4 +1,4 @@
-"""Memory that comes later: what is watched, who waits, and how that ends."""
+"""Memory that arrives later: what is registered, which threads wait, and how that ends."""
 # ruff: noqa: D103 - the name of a test says what it is about
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def test_settled_memory_is_the_same_without_a_watch(
     assert usual.regions == [REGION, OTHER]
     os.pwrite(ram, b"same", 0)
     assert bytes(usual.view(MIB, 4)) == b"same"
-    assert bytes(usual.view(MIB + PAGE_SIZE, 4)) == bytes(4), "missing, and nobody waits"
+    assert bytes(usual.view(MIB + PAGE_SIZE, 4)) == bytes(4), "missing, and no thread waits"
     usual.close()
     table.close()
     faults.give_up()
@@ -160,7 +160,7 @@ def test_settled_memory_is_the_same_without_a_watch(
 
 
 @pytest.mark.parametrize("size", [0, 4 * MIB])
-def test_what_cannot_be_mapped_is_refused(table: FaultingTable, ram: int, size: int) -> None:
+def test_invalid_regions_are_rejected(table: FaultingTable, ram: int, size: int) -> None:
     before = open_fds()
     wrong = REGION._replace(size=size)
     with pytest.raises(MemoryTableError):
@@ -177,7 +177,7 @@ def test_overlapping_regions_are_refused(table: FaultingTable, ram: int) -> None
         table.commit()
 
 
-def test_what_cannot_be_watched_is_refused(table: FaultingTable, tmp_path: Path) -> None:
+def test_memory_without_page_faults_is_rejected(table: FaultingTable, tmp_path: Path) -> None:
     path = tmp_path / "ram"
     path.write_bytes(bytes(MIB))
     fd = os.open(path, os.O_RDWR)

@@ -54,7 +54,7 @@ def pair(
 
 
 def exchange(front: FrontendSession, back: BackendSession, request: Request) -> None:
-    """Send, and answer what the session itself can answer."""
+    """Send, and answer if the session itself has the answer."""
     for got in back.feed(front.encode(request), request.fds):
         if got.need_reply:
             front.feed(back.answer(got, back.answer_from_state(got)))
@@ -94,7 +94,7 @@ def test_both_ends_agree_on_what_was_asked(requests: list[Request]) -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_to_either_end(data: bytes) -> None:
-    """Whole or byte by byte: an error that says whose fault it is, or a parse."""
+    """Whole or byte by byte: a message, or an error with the right fault."""
     for chunks in ([data], [bytes([byte]) for byte in data]):
         front, back = pair()
         front.encode(Request(R.GET_VRING_BASE, VringState(0, 0)))
@@ -107,7 +107,7 @@ def test_garbage_to_either_end(data: bytes) -> None:
 
 
 def test_need_reply_is_dropped_without_reply_ack() -> None:
-    """The flag means nothing unless it was negotiated, and no reply is waited for."""
+    """The flag has no effect unless it was negotiated, and no reply is due."""
     front, back = pair(P.MQ)
     request = Request(R.SET_VRING_NUM, VringState(0, 64), need_reply=True)
     assert not front.prepare(request).answered
@@ -117,8 +117,8 @@ def test_need_reply_is_dropped_without_reply_ack() -> None:
     assert not back.feed(data)[0].need_reply
 
 
-def test_need_reply_without_negotiation_is_owed_no_answer() -> None:
-    """A front-end that sets it all the same is not answered: it would not wait."""
+def test_need_reply_without_negotiation_is_not_answered() -> None:
+    """A front-end that sets it anyway is not answered: it would not wait."""
     _, back = pair(P.MQ)
     wire = encode(R.SET_VRING_NUM, VERSION | NEED_REPLY, VringState(0, 64))
     (request,) = back.feed(wire)
@@ -153,7 +153,7 @@ def test_a_message_with_a_reply_of_its_own_gets_that_one_alone() -> None:
 
 @pytest.mark.parametrize("payload", [None, U64(0), LogArea(0, 0)])
 def test_all_answers_to_set_log_base_that_peers_give(payload: U64 | LogArea | None) -> None:
-    """The specification does not draw that reply: empty, 8 and 16 bytes are all in use."""
+    """The specification does not define that reply: peers send 0, 8 or 16 bytes."""
     front, _ = pair()
     fd = os.memfd_create("log")
     front.encode(Request(R.SET_LOG_BASE, LogArea(4096, 0), (fd,)))
@@ -171,14 +171,14 @@ def test_set_log_base_has_no_reply_without_log_shmfd() -> None:
 
 
 def test_an_empty_reply_to_get_config_is_its_error() -> None:
-    """It is handed on as a reply without payload."""
+    """It is returned as a reply without payload."""
     front, back = pair()
     (got,) = back.feed(front.encode(Request(R.GET_CONFIG, Config(0, 0, bytes(8)))))
     assert front.feed(back.answer(got))[0].payload is None
 
 
 def test_a_refusal_names_ring_and_message_and_the_stream_goes_on() -> None:
-    """A non-zero acknowledgement is no break of the protocol."""
+    """A non-zero acknowledgement does not break the protocol."""
     front, back = pair()
     requests = [
         Request(R.SET_VRING_NUM, VringState(ring, 64), need_reply=True) for ring in range(3)
@@ -192,7 +192,7 @@ def test_a_refusal_names_ring_and_message_and_the_stream_goes_on() -> None:
 
 
 def test_a_refusal_can_be_taken_as_an_answer() -> None:
-    """Who watches, rather than works, wants to see it."""
+    """For a caller that inspects acknowledgements."""
     front = FrontendSession("net0", refusals_raise=False)
     front.offered_features = BIT_30
     front.encode(Request(R.SET_PROTOCOL_FEATURES, U64(int(P.REPLY_ACK))))
@@ -213,7 +213,7 @@ def test_a_refusal_can_be_taken_as_an_answer() -> None:
     ],
 )
 def test_a_back_end_that_answers_wrongly(answer: bytes, words: str) -> None:
-    """Wrong id, ring, flags, size, or an answer that nobody asked for."""
+    """Wrong id, ring, flags or size, or an answer without a request."""
     front, _ = pair()
     front.encode(Request(R.GET_VRING_BASE, VringState(3, 0)))
     with pytest.raises(BackendError, match=words):
@@ -223,7 +223,7 @@ def test_a_back_end_that_answers_wrongly(answer: bytes, words: str) -> None:
 
 
 def test_descriptors_of_an_acknowledgement_are_closed() -> None:
-    """Nobody asked for them, so nobody would close them."""
+    """The caller does not expect them, and would not close them."""
     front, _ = pair()
     front.encode(Request(R.SET_VRING_NUM, VringState(0, 1), need_reply=True))
     fd = os.dup(0)
@@ -247,8 +247,8 @@ def test_descriptors_of_an_acknowledgement_are_closed() -> None:
         (Request(99), "no message with id 99"),  # type: ignore[arg-type]
     ],
 )
-def test_a_caller_that_asks_for_what_cannot_be(request_: Request, words: str) -> None:
-    """The session refuses, and no reply is waited for."""
+def test_invalid_requests_of_the_caller(request_: Request, words: str) -> None:
+    """The session raises, and no reply is due."""
     front, _ = pair()
     with pytest.raises(UsageError, match=words):
         front.encode(request_)
@@ -268,15 +268,15 @@ def test_a_caller_that_asks_for_what_cannot_be(request_: Request, words: str) ->
         (encode(R.GET_SHMEM_CONFIG, VERSION, None), "SHMEM, not negotiated"),
     ],
 )
-def test_a_front_end_that_asks_for_what_cannot_be(wire: bytes, words: str) -> None:
-    """Rings that are not there, bits that were not offered, gates that are closed."""
+def test_invalid_requests_of_a_front_end(wire: bytes, words: str) -> None:
+    """Rings that do not exist, bits that were not offered, gates that are closed."""
     _, back = pair()
     with pytest.raises(FrontendError, match=words):
         back.feed(wire)
 
 
 def test_descriptors_behind_a_closed_gate_are_closed() -> None:
-    """A message may be well formed and not allowed: its descriptors reach nobody."""
+    """A message may be well formed and not allowed: its descriptors are closed."""
     _, back = pair()
     fd = os.dup(0)
     with pytest.raises(FrontendError, match="BACKEND_REQ"):
@@ -286,7 +286,7 @@ def test_descriptors_behind_a_closed_gate_are_closed() -> None:
 
 
 def test_a_protocol_feature_without_what_it_needs() -> None:
-    """An offer is refused to the caller; an acknowledgement is the front-end's fault."""
+    """At the back-end it is the caller's error; in SET_PROTOCOL_FEATURES the front-end's fault."""
     wants = P.INBAND_NOTIFICATIONS | P.BACKEND_REQ | P.REPLY_ACK
     with pytest.raises(UsageError, match="INBAND"):
         BackendSession("d", features=0, protocol_features=P.INBAND_NOTIFICATIONS, num_queues=1)
@@ -296,7 +296,7 @@ def test_a_protocol_feature_without_what_it_needs() -> None:
 
 
 def test_rings_may_be_enabled_before_set_features() -> None:
-    """QEMU's virtio-net does so: until SET_FEATURES comes, the offer of bit 30 counts."""
+    """QEMU's virtio-net does so: until SET_FEATURES arrives, offering bit 30 is enough."""
     back = BackendSession("d", features=BIT_30, protocol_features=P.MQ, num_queues=2)
     enable = encode(R.SET_VRING_ENABLE, VERSION, VringState(1, 1))
     back.feed(enable)
@@ -307,7 +307,7 @@ def test_rings_may_be_enabled_before_set_features() -> None:
 
 
 def test_a_change_counts_for_the_messages_behind_it_in_the_same_read() -> None:
-    """Negotiation and what it allows may come together."""
+    """A message may arrive with the one that allows it."""
     back = BackendSession("d", features=BIT_30, protocol_features=P.MQ, num_queues=2)
     got = back.feed(
         encode(R.SET_PROTOCOL_FEATURES, VERSION, U64(int(P.MQ)))
@@ -317,12 +317,12 @@ def test_a_change_counts_for_the_messages_behind_it_in_the_same_read() -> None:
 
 
 def started(session: FrontendSession | BackendSession) -> bool:
-    """Whether that end holds ring 2 for started."""
+    """Whether ring 2 is started at that end."""
     return session.rings[2].started
 
 
 def enabled(session: FrontendSession | BackendSession) -> bool:
-    """Whether that end holds ring 2 for enabled."""
+    """Whether ring 2 is enabled at that end."""
     return session.rings[2].enabled
 
 
@@ -359,7 +359,7 @@ def test_resets_reach_all_rings(request_: Request) -> None:
 
 
 def test_answers_that_do_not_fit() -> None:
-    """The wrong payload, too many descriptors, an answer to what asks for none."""
+    """The wrong payload, too many descriptors, an answer that is not due."""
     front, back = pair()
     (base,) = back.feed(front.encode(Request(R.GET_VRING_BASE, VringState(0, 0))))
     (num,) = back.feed(front.encode(Request(R.SET_VRING_NUM, VringState(0, 0))))
@@ -388,7 +388,7 @@ def test_what_an_acknowledgement_can_refuse(agreed: ProtocolFeature, row: Messag
 def test_a_message_with_another_number_is_the_one_that_was_asked_for(
     kind: FrontendRequest, num: int
 ) -> None:
-    """Made early and changed late, it is the same as made late."""
+    """Encoded early and changed late, it is the same as encoded late."""
     front, _ = pair()
     early = front.prepare(Request(kind, VringState(7, 0), need_reply=True))
     assert early.with_num(num) == front.prepare(Request(kind, VringState(7, num), need_reply=True))
@@ -399,7 +399,7 @@ TABLE = MemTable((MemoryRegion(0, 4096, 1 << 20, 0),))
 
 @pytest.mark.parametrize("acks", [P(0), P.REPLY_ACK])
 def test_memory_has_a_reply_of_its_own_in_postcopy(acks: ProtocolFeature) -> None:
-    """But for the go-ahead; and none before and after it."""
+    """Except the go-ahead; and none before and after postcopy."""
     front, back = pair(P.CONFIGURE_MEM_SLOTS | P.PAGEFAULT | acks, ALL | P.PAGEFAULT)
     fd = os.memfd_create("ram")
     slot = SingleRegion(TABLE.regions[0])
@@ -429,7 +429,7 @@ def test_memory_has_a_reply_of_its_own_in_postcopy(acks: ProtocolFeature) -> Non
 
 
 def test_a_go_ahead_is_acknowledged_where_that_is_asked_for() -> None:
-    """It has no reply of its own, so REPLY_ACK holds for it."""
+    """It has no reply of its own, so REPLY_ACK applies."""
     front, back = pair(P.PAGEFAULT | P.REPLY_ACK, ALL | P.PAGEFAULT)
     (listen,) = back.feed(front.encode(Request(R.POSTCOPY_LISTEN)))
     front.feed(back.answer(listen, U64(0)))

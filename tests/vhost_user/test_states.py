@@ -1,4 +1,4 @@
-"""Ring states: two bits that do not depend on each other."""
+"""Ring states: two independent bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_table_is_whole() -> None:
     [
         (RingState.NONE, RingEvent.KICK, RingState.STARTED),
         (RingState.ENABLED, RingEvent.KICK, BOTH),
-        # The enabled bit survives a stop, so that the ring works again at the next kick.
+        # The enabled bit survives a stop, so that the next kick makes the ring work again.
         (BOTH, RingEvent.GET_VRING_BASE, RingState.ENABLED),
         # Disabling does not stop.
         (BOTH, RingEvent.DISABLE, RingState.STARTED),
@@ -45,13 +45,13 @@ def test_the_table_is_whole() -> None:
 def test_transitions_of_the_specification(
     before: RingState, event: RingEvent, after: RingState
 ) -> None:
-    """Those that people get wrong."""
+    """Those that are often implemented wrongly."""
     assert TRANSITIONS[before, event] == after
 
 
 @given(st.lists(st.sampled_from(RingEvent)))
 def test_a_ring_is_what_its_last_events_made_it(events: list[RingEvent]) -> None:
-    """Started depends on the last event about starting alone, and enabled likewise."""
+    """Started depends only on the last event that changes it, and so does enabled."""
     ring = Ring(3)
     for event in events:
         ring.apply(event)

@@ -28,7 +28,7 @@ def test_the_command_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "messages.md" in capsys.readouterr().out
 
 
-def test_the_command_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
-    """A directory that is not there is no traceback."""
+def test_usage_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing directory is not a traceback."""
     assert main(["/nonexistent"]) == 2
     assert "usage" in capsys.readouterr().err

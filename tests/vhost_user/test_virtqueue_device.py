@@ -1,4 +1,4 @@
-"""The device's side: what a hostile driver can put into a ring, and what is logged."""
+"""The device's side: rings of a hostile driver, and the dirty log."""
 # ruff: noqa: D103 - the name of a test says what it is about
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZE = 8
 
 
 class Hostile:
-    """A ring whose driver writes what it wants."""
+    """A ring whose driver may write anything."""
 
     def __init__(self) -> None:
         self.memory = guest_memory(RAM)
@@ -108,7 +108,7 @@ def test_a_head_out_of_range() -> None:
 def test_an_available_index_that_jumps(index: int) -> None:
     hostile = Hostile()
     hostile.ring.avail.cast("H")[1] = index
-    for _ in range(2):  # the second look must not believe it either
+    for _ in range(2):  # nor may it be accepted the second time
         with pytest.raises(FrontendError, match="beyond"):
             hostile.device.pop()
 
@@ -156,7 +156,7 @@ def test_whatever_a_ring_holds_is_a_chain_or_a_front_end_error(
 
 
 @pytest.mark.parametrize("size", [0, 3, 65536, -2])
-def test_sizes_that_cannot_be(size: int) -> None:
+def test_invalid_sizes(size: int) -> None:
     ring = Ring(guest_memory(RAM), SIZE, event_idx=True)
     with pytest.raises(FrontendError, match="ring 3: the addresses do not fit"):
         DeviceQueue(
@@ -195,7 +195,7 @@ def test_the_used_index_is_read_from_the_ring() -> None:
 
 
 def test_the_first_publish_after_a_start_calls() -> None:
-    """A call may have been owed when the ring was stopped."""
+    """An interrupt may have been due when the ring was stopped."""
     ring = Ring(guest_memory(RAM), SIZE, event_idx=False)
     ring.avail.cast("H")[0] = 1
     device = ring.device()

@@ -114,9 +114,9 @@ def test_a_used_index_that_jumps(ring: Ring, index: int) -> None:
         driver.pop()
 
 
-def test_sizes_that_cannot_be(ring: Ring) -> None:
+def test_invalid_sizes(ring: Ring) -> None:
     for size in (0, 3, 16):
-        with pytest.raises(UsageError, match="no ring"):
+        with pytest.raises(UsageError, match="does not fit a ring"):
             DriverQueue(size, ring.desc, ring.avail, ring.used, ring.state, event_idx=False)
 
 
@@ -169,8 +169,8 @@ while served < total:
 
 @pytest.mark.parametrize("event_idx", [False, True])
 @pytest.mark.parametrize("size", [2, 64])
-def test_two_processes_never_sleep_through_a_notification(event_idx: bool, size: int) -> None:
-    """A lost kick or call is a time-out here, and each answer must be that of its request."""
+def test_two_processes_never_miss_a_notification(event_idx: bool, size: int) -> None:
+    """A lost kick or call is a timeout here; each answer must be that of its request."""
     total = 15_000
     ram = os.memfd_create("ram")
     os.ftruncate(ram, RAM)

@@ -1,4 +1,4 @@
-"""Notifications at the places where they go wrong: the fence, and the wrap of the indices."""
+"""Notifications where they are most fragile: at the fence, and at the wrap of the indices."""
 # ruff: noqa: D103 - the name of a test says what it is about
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Meanwhile = tuple[Ring, list["Callable[[], None]"]]
 
 @pytest.fixture(params=[False, True], ids=["flags", "event_idx"])
 def meanwhile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
-    """A ring, and what its other side does at the very moment of the next fence.
+    """A ring, and an action of its other side at the next fence.
 
-    What was stored before the fence is visible to it, and what it does is seen by who looks after.
+    The action sees what was stored before the fence, and what it stores is seen after it.
     """
     actions: list[Callable[[], None]] = []
 
@@ -69,7 +69,7 @@ def test_a_device_that_goes_to_sleep_as_the_driver_publishes(meanwhile: Meanwhil
 
 
 def test_a_wish_that_is_made_at_the_fence_counts(meanwhile: Meanwhile) -> None:
-    """The look at what the other side wants comes after the fence, not before it."""
+    """Each side reads what the other side wants after the fence, not before it."""
     ring, actions = meanwhile
     driver, device = ring.driver(), ring.device()
     avail, used = ring.avail.cast("H"), ring.used.cast("H")
@@ -78,7 +78,7 @@ def test_a_wish_that_is_made_at_the_fence_counts(meanwhile: Meanwhile) -> None:
     def wish(part: memoryview, event: int, index: int) -> None:
         part[event if ring.event_idx else 0] = index if ring.event_idx else 0
 
-    for index in range(2):  # the first publish of the device calls in any case
+    for index in range(2):  # the first publish of the device sends an interrupt in any case
         driver.disarm()
         device.disarm()
         if ring.event_idx:
@@ -109,7 +109,7 @@ def test_what_comes_at_the_fence_of_arm_is_found(meanwhile: Meanwhile) -> None:
 
 @pytest.mark.parametrize("event_idx", [False, True])
 @pytest.mark.parametrize("step", [1, 3])
-def test_each_one_that_waits_is_told_across_the_wrap(event_idx: bool, step: int) -> None:
+def test_each_waiting_side_is_notified_across_the_wrap(event_idx: bool, step: int) -> None:
     ring = Ring(guest_memory(1 << 20), SIZE, event_idx=event_idx)
     driver = ring.driver()
     driver.reset(65_525)
@@ -128,7 +128,7 @@ def test_each_one_that_waits_is_told_across_the_wrap(event_idx: bool, step: int)
     assert device.last_avail == (65_525 + 20 * step) & 0xFFFF
 
 
-def test_with_event_index_nobody_is_told_who_does_not_wait() -> None:
+def test_with_event_index_a_side_that_does_not_wait_is_not_notified() -> None:
     ring = Ring(guest_memory(1 << 20), SIZE, event_idx=True)
     driver = ring.driver()
     driver.reset(65_533)
@@ -140,4 +140,4 @@ def test_with_event_index_nobody_is_told_who_does_not_wait() -> None:
     while (chain := device.pop()) is not None:
         device.push(chain.head, 0)
         calls += device.publish()
-    assert (kicks, calls) == (1, 1)  # for the first ones, which both had asked for at the reset
+    assert (kicks, calls) == (1, 1)  # for the first ones, which both had enabled at the reset

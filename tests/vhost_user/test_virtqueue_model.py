@@ -1,4 +1,4 @@
-"""A driver and a device against a model: nothing lost, doubled, altered or slept through."""
+"""A driver and a device against a model: nothing is lost, doubled, altered or missed."""
 # ruff: noqa: D102 - the name of a test says what it is about
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ shapes = st.builds(Shape, lengths, lengths, st.booleans()).filter(
 
 
 class TwoSides(RuleBasedStateMachine):
-    """A driver and a device over the same memory; what one side holds is known to the model."""
+    """A driver and a device on the same memory; the model tracks what each side has."""
 
     @initialize(
         bits=st.integers(1, 10),
@@ -53,8 +53,8 @@ class TwoSides(RuleBasedStateMachine):
         cut=st.integers(33 * 1024, 40 * 1024),
     )
     def begin(self, bits: int, event_idx: bool, start: int, cut: int) -> None:
-        # a region ends inside of the first areas, so that buffers cross from one to the next
-        # for the device, while the guest has its memory in one piece
+        # a region ends inside the first areas, so that buffers cross regions
+        # at the device; the guest has its memory in one piece
         fd = os.memfd_create("ram")
         os.ftruncate(fd, RAM)
         self.guest = guest_memory(RAM, fd=os.dup(fd)).view(0, RAM)
@@ -216,7 +216,7 @@ class TwoSides(RuleBasedStateMachine):
 
     @rule()
     def migrate(self) -> None:
-        """Both go on from what memory and the vring base hold, once the device has stopped."""
+        """Both continue from guest memory and the vring base, once the device has stopped."""
         self.device_complete_all()
         self.device_publish()
         self.device = self.ring.device(self.device.last_avail)

@@ -10,7 +10,7 @@ import pytest
 from vhost_user.virtio.blk import BLK_CONFIG_SIZE, REQUEST_HEADER, SEGMENT, BlkConfig
 
 CONFIG = BlkConfig(1 << 40, 2, 3, 4, 1, 6, 7, 8, 9, 10, 11, 1)
-#: Field to its offset and the bytes of its integer, as the specification draws the structure.
+#: Field to its offset and the bytes of its integer, as the specification defines the structure.
 PLACES = {
     "capacity": (0, 8),
     "size_max": (8, 4),
