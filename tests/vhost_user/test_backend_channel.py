@@ -171,11 +171,11 @@ def test_a_front_end_that_does_not_read(make: Callable[..., Ends]) -> None:
 
 
 def test_a_descriptor_that_is_no_channel() -> None:
-    """It is closed, and the front-end is to blame."""
+    """It is closed, and the error is the front-end's fault."""
     session = BackendSession("disk0", features=0, protocol_features=P.BACKEND_REQ, num_queues=1)
     datagrams, other = socket.socketpair(type=socket.SOCK_DGRAM)
     reader, writer = os.pipe()
-    for fd, text in ((datagrams.detach(), "not a unix stream socket"), (reader, "no socket")):
+    for fd, text in ((datagrams.detach(), "not a unix stream socket"), (reader, "not a socket")):
         with pytest.raises(FrontendError, match=text):
             BackendChannel.from_fd(fd, session)
         with pytest.raises(OSError, match="Bad file descriptor"):
