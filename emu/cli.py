@@ -56,11 +56,13 @@ def _open_closed() -> None:
 def _run() -> int:
     import click
 
-    from emu.commands.group import emu
     from emu.errors import EmuError, OptionError, SignalError
     from vhost_user.errors import VhostUserError
 
     try:
+        # Options are made here, also of device kinds and strategies of other distributions.
+        from emu.commands.group import emu
+
         status = emu.main(standalone_mode=False)
     except click.exceptions.Exit as leave:
         status = leave.exit_code

@@ -1,15 +1,18 @@
 """Device kinds: one row each, and the only place that lists them.
 
-Options, help texts, tables, back-end processes, devices and the guest's drivers are made from the
-rows. Classes and modules are dotted names that are imported when the first VM needs them, so that
-this module depends on none of them.
+Another distribution adds a row by an entry point (`GROUP`). Options, help texts, tables, back-end
+processes, devices and the guest's drivers are made from the rows. Classes and modules are dotted
+names that are imported when the first VM needs them, so that this module depends on none of them.
 """
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
+
+from emu.errors import EmuError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +92,28 @@ _ROWS = (
         counters=("requests", "interrupts", "kicks", "calls", "bytes_written"),
     ),
 )
-KINDS: Mapping[str, DeviceKind] = {row.name: row for row in _ROWS}
+#: Entry points of this group are rows of other distributions: a `DeviceKind` each.
+GROUP = "vhost_emu.device_kinds"
+
+
+def _rows() -> dict[str, DeviceKind]:
+    """All rows, those of other distributions behind our own.
+
+    Raises:
+        EmuError: an entry point is not a row, or has the name of another one.
+    """
+    rows = {row.name: row for row in _ROWS}
+    for point in entry_points(group=GROUP):
+        row = point.load()
+        if not isinstance(row, DeviceKind):
+            raise EmuError(f"the entry point {point.name} of {GROUP} is not a DeviceKind")
+        if row.name in rows:
+            raise EmuError(f"the entry point {point.name} of {GROUP}: {row.name!r} exists already")
+        rows[row.name] = row
+    return rows
+
+
+KINDS: Mapping[str, DeviceKind] = _rows()
 
 
 def load(dotted: str) -> Any:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -12,12 +17,16 @@ from backends import stats
 from devices.device import VhostDevice
 from emu.commands import validate
 from emu.commands.group import emu
-from emu.config.device_kinds import KINDS, DeviceKind, load, one_of
+from emu.config.device_kinds import GROUP, KINDS, DeviceKind, load, one_of
 from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
 from emu.guest.driver import Driver
 from emu.guest.layout import GuestLayout
 from emu.machine.ram import RamRegion
 from emu.report.sweep import shape_of
+from tests.timeouts import PROGRAM_TIMEOUT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 
@@ -81,3 +90,80 @@ def test_a_sweep_splits_devices_among_the_default_kinds() -> None:
     """In equal parts; the odd one is of the last kind."""
     spec = shape_of(5, 4, VmSpec())
     assert [(group.device_class, group.count) for group in spec.groups] == [("net", 2), ("blk", 3)]
+
+
+PLUGIN = """
+from emu.config.device_kinds import DeviceKind
+
+ROW = DeviceKind(
+    name="{name}",
+    title="second entropy device",
+    plural="second entropy devices",
+    front_end="{module}.Front",
+    back_end="backends.rng",
+    driver="emu.guest.rng_driver.RngDriver",
+    counters=("requests", "interrupts"),
+)
+
+
+def __getattr__(name):
+    if name != "Front":
+        raise AttributeError(name)
+    from devices.rng import VhostUserRng
+
+    class Front(VhostUserRng):
+        device_class = ROW.name
+
+    return Front
+"""
+
+
+def _install(folder: Path, name: str, target: str = "ROW") -> None:
+    """A distribution with one entry point, in a directory that is put on the path."""
+    (folder / "own_kind.py").write_text(PLUGIN.format(name=name, module="own_kind"))
+    info = folder / "own_kind-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-kind\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = own_kind:{target}\n")
+
+
+def _migrate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "emu.cli", "migrate", "--net", "0", "--blk", "0", "-q"),
+            *("--vcpus", "2", "--memory", "256M", "--accel", "soft", "-s", "prewired"),
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )
+
+
+def test_a_kind_of_another_distribution_migrates(tmp_path: Path) -> None:
+    """Its row is an entry point; VM processes and tables know it as any other."""
+    _install(tmp_path, "rng2")
+    done = _migrate(tmp_path, "--rng2", "2x1", "--json", "-")
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = json.loads(done.stdout)["runs"]
+    assert run["integrity"]["requests"] > 0
+    assert {phase["class"] for phase in run["phases"]} == {"rng2", "vm"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "text"),
+    [("rng", "ROW", "'rng' exists already"), ("other", "PLUGIN", "is not a DeviceKind")],
+)
+def test_an_entry_point_that_is_no_new_row_is_one_line(
+    tmp_path: Path, name: str, target: str, text: str
+) -> None:
+    """With its name; nothing is started."""
+    _install(tmp_path, name, target)
+    with (tmp_path / "own_kind.py").open("a") as module:
+        module.write("PLUGIN = 1\n")
+    done = _migrate(tmp_path, "--rng", "1x1")
+    assert done.returncode == 1
+    assert text in done.stderr
+    assert done.stderr.count("\n") == 1
