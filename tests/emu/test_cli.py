@@ -37,7 +37,7 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (("migrate", "--strategy", "magic"), 2, "'magic' is no strategy"),
+        (("migrate", "--strategy", "magic"), 2, "unknown strategy 'magic'"),
         (("migrate", "--net", "16"), 2, "--net '16' is no shape"),
         (("migrate", "--blk", "2x300"), 2, "256 rings at the most"),
         (("migrate", "--memory", "much"), 2, "'much' is no size"),
