@@ -52,13 +52,28 @@ def stays_here(uri: str) -> bool:
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
 
 
+def probe(uri: str, *, timeout: float) -> None:
+    """Check that a destination listens, by a connection that is closed again at once.
+
+    Raises:
+        MigrationError: it does not, or the address is invalid.
+    """
+    family, address = parse(uri)
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(address)
+        except OSError as error:
+            raise MigrationError("connect", f"{uri}: {error.strerror or error}") from None
+
+
 def connect(
     uri: str, *, deadline: float, credentials: Credentials | None = None
 ) -> MigrationStream:
     """Connect to a destination that listens; with credentials, speak TLS.
 
     Raises:
-        MigrationError: it does not, it is not to be trusted, or the address is none.
+        MigrationError: it does not, its certificate is not accepted, or the address is invalid.
     """
     family, address = parse(uri)
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -123,27 +138,42 @@ class Listener:
 
         Args:
             deadline: seconds for which one system call on it may wait.
-            patience: seconds for somebody to come; for ever unless told.
+            patience: seconds to wait for a connection; unlimited by default. One that is closed
+                before anything was sent on it does not count.
 
         Raises:
-            MigrationError: nobody has come, or somebody who is not to be trusted.
+            MigrationError: there was none, or its certificate is not accepted.
         """
-        poll = select.poll()
-        for fd in (self._sock.fileno(), self._wake):
-            poll.register(fd, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(None if patience is None else patience * 1000)]
-        if self._wake in ready:
-            return None
-        if not ready:
-            raise MigrationError("listen", f"nobody has come within {patience:g} s")
-        sock, _ = self._sock.accept()
+        while True:
+            ready = self._poll(self._sock, patience)
+            if ready is None:
+                return None
+            if not ready:
+                raise MigrationError("listen", f"no source has connected within {patience:g} s")
+            sock, _ = self._sock.accept()
+            ready = self._poll(sock, deadline)
+            if ready and not sock.recv(1, socket.MSG_PEEK):
+                sock.close()  # a probe (`probe`), or another program that has nothing to send
+                continue
+            if ready is None:
+                sock.close()
+                return None
+            break
         self._taken = True
         if self._credentials is not None:
             sock = secure(sock, self._credentials, server=True, host="", deadline=deadline)
         return MigrationStream(sock, deadline=deadline)
 
+    def _poll(self, sock: socket.socket, timeout: float | None) -> bool | None:
+        """Whether a socket becomes readable in time; None when `cancel` was called."""
+        poll = select.poll()
+        for fd in (sock.fileno(), self._wake):
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)]
+        return None if self._wake in ready else bool(ready)
+
     def cancel(self) -> bool:
-        """From another thread: nobody will come. False: somebody has come."""
+        """From another thread: end the wait. False when a source has connected already."""
         if self._sock.fileno() < 0 or self._taken:
             return False
         with suppress(OSError):  # it may have been closed just now

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import MigrationError
+from emu.migration.endpoint import probe
 from emu.orchestrator import shared_disks
 from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.migration_outcome import MigrationOutcome, completed, reason
@@ -50,10 +51,13 @@ class OutgoingMigration:
         """Boot the VM, send it away, and return what was found out.
 
         Raises:
-            EmuError: the run cannot go on; a migration that was rolled back is no such case.
+            EmuError: nothing listens at the destination, or the run cannot go on. A migration that
+                is rolled back raises nothing.
         """
         begin = time.monotonic()
         machine = self._plan.machine
+        # Before anything is started: booting a large VM takes long.
+        probe(self._endpoint.uri, timeout=self._plan.parameters.deadline)
         self._supervisor.start_programs()
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")

@@ -1,5 +1,7 @@
 """What stands behind a VM process's monitor: one VM, and its migrations in and out."""
 
+# ruff: noqa: D102 - the methods are documented in VmControl
+
 from __future__ import annotations
 
 from contextlib import closing
@@ -29,6 +31,7 @@ from emu.strategies import registry
 from emu.strategies.base import StrategyOptions
 from emu.strategies.timeline import now
 from emu.vm.vm import DiskUse, Vm
+from emu.vm_process.commands import VmControl
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -87,8 +90,8 @@ def make_control(emit: EventSink) -> Control:
     return Control(emit)
 
 
-class Control:
-    """One process's VM. `commands.VmControl` says what each method does and returns."""
+class Control(VmControl):
+    """The VM of one process. The methods are documented in `VmControl`."""
 
     def __init__(self, emit: EventSink) -> None:
         self._emit = emit
@@ -126,7 +129,6 @@ class Control:
         disk: JsonObject | None = None,
         dirty_rate: int = 0,
     ) -> JsonObject:
-        """See `VmControl.create`."""
         if self._vm is not None:
             raise EmuError("there is a VM here already")
         shape = vm_file.spec_from_json(spec)
@@ -171,7 +173,6 @@ class Control:
             self._vm = None
 
     def start(self) -> None:
-        """See `VmControl.start`."""
         self._job = None
         vm = self._build()
         vm.boot(lambda: calibrate(vm, self._history, self._parameters.deadline))
@@ -186,7 +187,6 @@ class Control:
         tls: list[str] | None = None,
         disks: JsonObject | None = None,
     ) -> JsonObject:
-        """See `VmControl.incoming`."""
         self._refuse_while_migrating()
         listener = Listener(uri, None if tls is None else Credentials(*tls))
         job = Job(self._emit)
@@ -253,7 +253,6 @@ class Control:
         tls: list[str] | None = None,
         between: JsonObject | None = None,
     ) -> None:
-        """See `VmControl.migrate`."""
         vm = self.vm
         parameters = self._parameters
         self._refuse_while_migrating()
@@ -296,7 +295,6 @@ class Control:
         job.start(side, send, cancel=side.cancel)
 
     def set_parameters(self, parameters: JsonObject) -> None:
-        """See `VmControl.set_parameters`."""
         before = self._parameters
         self._parameters = Parameters.from_json(parameters, before)
         if self._vm is not None:
@@ -305,7 +303,6 @@ class Control:
             enable_checking(self._parameters.check_locks)
 
     def query_parameters(self) -> JsonObject:
-        """See `VmControl.query_parameters`."""
         return self._parameters.to_json()
 
     def _refuse_while_migrating(self) -> None:
@@ -317,12 +314,10 @@ class Control:
             raise EmuError("the dirty rate is being measured: wait until it is")
 
     def cancel(self) -> None:
-        """See `VmControl.cancel`."""
         if self._job is not None:
             self._job.cancel()
 
     def stop(self) -> None:
-        """See `VmControl.stop`."""
         self._refuse_while_migrating()
         vm = self.vm
         if vm.machine.vcpus.paused:
@@ -333,7 +328,6 @@ class Control:
         self._emit("STOP", {})
 
     def cont(self) -> None:
-        """See `VmControl.cont`."""
         self._refuse_while_migrating()
         vm = self.vm
         if not vm.machine.vcpus.paused:
@@ -346,7 +340,6 @@ class Control:
         self._emit("RESUME", {})
 
     def reset(self) -> None:
-        """See `VmControl.reset`."""
         self._refuse_while_migrating()
         vm = self.vm
         if vm.machine.vcpus.paused:
@@ -361,7 +354,6 @@ class Control:
         _need_back_ends(vm)
 
     def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
-        """See `VmControl.calc_dirty_rate`."""
         self._refuse_while_migrating()
         if mode != "dirty-bitmap":
             raise EmuError(f"Parameter 'mode' is {mode!r}: there is dirty-bitmap only")
@@ -370,7 +362,6 @@ class Control:
         self._dirty_rate.start(self.vm, calc_time)
 
     def query_dirty_rate(self) -> JsonObject:
-        """See `VmControl.query_dirty_rate`."""
         return self._dirty_rate.query()
 
     @property
@@ -379,11 +370,9 @@ class Control:
         return None if self._job is None else self._job.side
 
     def query_migrate(self) -> JsonObject:
-        """See `VmControl.query_migrate`."""
         return {} if self._job is None else self._job.describe()
 
     def query_status(self) -> JsonObject:
-        """See `VmControl.query_status`."""
         vm = self._vm
         if vm is None:
             return {"status": "prelaunch", "running": False}
@@ -394,7 +383,6 @@ class Control:
         return {"status": "running", "running": True}
 
     def timeline(self) -> JsonObject:
-        """See `VmControl.timeline`."""
         side = self._side
         if side is None:
             raise EmuError("there has been no migration here")
@@ -405,7 +393,6 @@ class Control:
         }
 
     def request_log(self) -> JsonObject:
-        """See `VmControl.request_log`."""
         guest = self.vm.guest
         return {**guest.request_log()._asdict(), "guest_gap_ns": self._guest_gap()}
 
@@ -417,21 +404,17 @@ class Control:
         return self.vm.guest.heartbeat.max_gap_ns
 
     def quiesce(self, timeout: float) -> None:
-        """See `VmControl.quiesce`."""
         left = self.vm.guest.quiesce(timeout)
         if left:
             raise EmuError(f"{left} requests and packets are still in flight after {timeout:g} s")
 
     def resume_load(self) -> None:
-        """See `VmControl.resume_load`."""
         self.vm.guest.resume_load()
 
     def stats(self) -> JsonObject:
-        """See `VmControl.stats`."""
         return {"now_ns": now(), "classes": self.vm.guest.stats()}
 
     def verify(self, timeout: float, images: JsonObject) -> JsonObject:
-        """See `VmControl.verify`."""
         guest = self.vm.guest
         found = guest.verify(timeout)
         if not found.finished:
@@ -446,7 +429,6 @@ class Control:
         }
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
-        """See `VmControl.disk_reader`."""
         reader = self.vm.guest.reader
         if reader is None:
             raise EmuError("the guest reads no disk: there is no file behind blk0")
@@ -459,7 +441,6 @@ class Control:
         return reader.status()._asdict()
 
     def release(self) -> None:
-        """See `VmControl.release`."""
         self._dirty_rate.close()
         if self._job is not None:
             self._job.close()
@@ -469,5 +450,4 @@ class Control:
         self._plan = {}
 
     def close(self) -> None:
-        """See `VmControl.close`."""
         self.release()

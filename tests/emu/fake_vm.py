@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from emu.errors import EmuError
 from emu.guest.request_log import RequestLog
 from emu.vm_process.__main__ import serve
+from emu.vm_process.commands import VmControl
 
 if TYPE_CHECKING:
     from emu.qmp.protocol import EventSink, JsonObject
@@ -28,8 +29,8 @@ WORDS = set(os.environ.get("FAKE_VM", "").split())
 DOWNTIME = 0.002
 
 
-class FakeVm:
-    """Implements `emu.vm_process.commands.VmControl`."""
+class FakeVm(VmControl):
+    """A VM that only counts."""
 
     def __init__(self, emit: EventSink) -> None:
         self._emit = emit

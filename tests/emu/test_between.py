@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -222,7 +223,7 @@ def test_another_vm_is_refused_by_name_on_both_sides(terminals: Terminals) -> No
         "vcpus: 3 at the source, 2 at the destination",
         "devices: net0x4 at the source only, net0x2 at the destination only",
     ):
-        assert said in source.last
+        assert said in source.out
         assert said in ended.last
     assert (source.status, ended.status) == (1, 1)
     assert "prewired, run 1: rolled-back: destination: greeting: " in source.out
@@ -238,7 +239,7 @@ def test_other_images_are_refused(terminals: Terminals, tmp_path: Path) -> None:
     source = terminals.to(uri, "--images", str(other)).end()
     ended = destination.end()
     said = f"disks: --images {terminals.images} of the destination is not the source's directory"
-    assert said in source.last
+    assert said in source.out
     assert said in ended.last
     assert sorted(path.name for path in other.iterdir()) == ["blk0.img", "blk1.img"]
 
@@ -266,7 +267,7 @@ def test_a_wrong_certificate_is_one_line_on_both_sides(
     source = terminals.to(uri, *_tls(stranger)).end()
     ended = destination.end()
     assert (source.status, ended.status) == (1, 1)
-    assert "refuses this side's certificate: its --tls-ca did not sign it" in source.last
+    assert "refuses this side's certificate: its --tls-ca did not sign it" in source.out
     assert "the other side's certificate is refused" in ended.last
     assert "lost 0, duplicated 0, corrupted 0" in source.out
 
@@ -336,8 +337,20 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, line: st
     assert done.stderr.count("\n") == 1
 
 
-def test_nobody_there_is_one_line_and_the_vm_runs_on(terminals: Terminals, tmp_path: Path) -> None:
-    source = terminals.to(f"unix:{tmp_path / 'nobody'}").end()
-    assert source.status == 1
-    assert "No such file" in source.last
-    assert "lost 0, duplicated 0, corrupted 0" in source.out
+@pytest.mark.parametrize("kind", ["no path", "stale path", "no port"])
+def test_a_destination_that_does_not_listen_is_one_line_before_the_boot(
+    terminals: Terminals, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "none"
+    uri, reason = f"unix:{path}", "No such file"
+    with socket.socket(socket.AF_UNIX) as stale, socket.socket() as port:
+        if kind == "stale path":
+            stale.bind(str(path))
+            reason = "Connection refused"
+        if kind == "no port":
+            port.bind(("127.0.0.1", 0))
+            uri, reason = f"tcp:127.0.0.1:{port.getsockname()[1]}", "Connection refused"
+        source = terminals.to(uri).end()
+    assert (source.status, source.out) == (1, "")
+    assert source.last.startswith(f"emu: connect: {uri}: {reason}")
+    assert "boot" not in source.err

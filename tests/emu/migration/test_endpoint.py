@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from emu.errors import MigrationError
-from emu.migration.endpoint import Listener, connect
+from emu.migration.endpoint import Listener, connect, probe
 from emu.migration.stream import Kind, MigrationStream
 from tests.timeouts import TIMEOUT
 
@@ -26,9 +27,9 @@ def test_connects(transport: str, tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
     thread.start()
     source = connect(listener.uri, deadline=TIMEOUT)
-    thread.join(5)
-    assert accepted[0] is not None
     source.send(Kind.HELLO, b"x")
+    thread.join(TIMEOUT)
+    assert accepted[0] is not None
     assert accepted[0].receive() == (Kind.HELLO, 0, b"x")
     for end in (source, accepted[0], listener):
         end.close()
@@ -69,3 +70,50 @@ def test_in_use_and_nobody_there(tmp_path: Path) -> None:
         Listener(uri)
     assert (tmp_path / "s").exists(), "the second one must not take the first one's name away"
     listener.close()
+
+
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+def test_a_probe_does_not_take_the_sources_place(transport: str, tmp_path: Path) -> None:
+    """A connection that is closed before anything was sent on it does not count."""
+    listener = Listener("tcp:127.0.0.1:0" if transport == "tcp" else f"unix:{tmp_path / 's'}")
+    accepted: list[MigrationStream | None] = []
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
+    thread.start()
+    for _ in range(3):
+        probe(listener.uri, timeout=TIMEOUT)
+    source = connect(listener.uri, deadline=TIMEOUT)
+    source.send(Kind.HELLO, b"x")
+    thread.join(TIMEOUT)
+    assert accepted[0] is not None
+    assert accepted[0].receive() == (Kind.HELLO, 0, b"x")
+    assert not listener.cancel()
+    for end in (source, accepted[0], listener):
+        end.close()
+
+
+def test_a_wait_for_a_silent_connection_can_be_cancelled(tmp_path: Path) -> None:
+    """No source has identified itself yet."""
+    listener = Listener(f"unix:{tmp_path / 's'}")
+    accepted: list[MigrationStream | None] = []
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
+    thread.start()
+    source = connect(listener.uri, deadline=TIMEOUT)
+    assert listener.cancel()
+    thread.join(TIMEOUT)
+    assert accepted == [None]
+    source.close()
+    listener.close()
+
+
+def test_a_stale_path_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
+    """A socket on which no process listens is what a killed run leaves."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    listener = Listener(f"unix:{path}")
+    probe(listener.uri, timeout=TIMEOUT)
+    listener.close()
+    path.write_text("a file")
+    with pytest.raises(MigrationError, match="listen: unix:"):
+        Listener(f"unix:{path}")
+    assert path.read_text() == "a file"

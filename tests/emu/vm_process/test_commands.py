@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from emu.errors import CommandError
 from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 from emu.vm_process.commands import VmControl, commands
+from emu.vm_process.control import Control
 from tests.emu.fake_vm import FakeVm
 from tests.emu.sides import FAKE_VM
 from tests.timeouts import TIMEOUT
@@ -38,9 +40,12 @@ def vm() -> Iterator[tuple[MonitorClient, subprocess.Popen[bytes]]]:
 def test_every_command_of_the_protocol_is_there(
     vm: tuple[MonitorClient, subprocess.Popen[bytes]],
 ) -> None:
-    """A method of `VmControl` that no command reaches would be of no use."""
+    """Each public method of `VmControl` and of the control is one, and no other."""
     client, _ = vm
     methods = {name for name in vars(VmControl) if not name.startswith("_")} - {"close"}
+    for implementation in (Control, FakeVm):
+        own = {name for name, value in vars(implementation).items() if inspect.isfunction(value)}
+        assert {name for name in own if not name.startswith("_")} - {"close"} == methods
     assert {handler.__name__ for handler in commands(FakeVm(lambda *_: None)).values()} == methods
     listed = client.execute("query-commands", timeout=TIMEOUT)["value"]
     assert {"x-create", "migrate", "query-migrate", "quit"} <= {item["name"] for item in listed}
