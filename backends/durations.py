@@ -1,10 +1,10 @@
-"""Durations as a user writes them: ``20ms``, ``1.5s``, ``300us``."""
+"""Durations as a user writes them: ``20ms``, ``1.5s``, ``300us``, ``2m``."""
 
 from __future__ import annotations
 
 import re
 
-NANOSECONDS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+NANOSECONDS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
 
 
 class DurationError(ValueError):
@@ -12,7 +12,7 @@ class DurationError(ValueError):
 
 
 def parse_duration(text: str) -> int:
-    """Nanoseconds of ``20ms``, ``1.5s``, ``300us``, ``0``.
+    """Nanoseconds of ``20ms``, ``1.5s``, ``300us``, ``2m``, ``0``.
 
     Raises:
         DurationError: not a duration: without a number or a unit, or negative.
@@ -20,9 +20,9 @@ def parse_duration(text: str) -> int:
     stripped = text.strip()
     if stripped == "0":
         return 0
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|ms|s)", stripped)
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|ms|s|m)", stripped)
     if not match:
-        raise DurationError(f"{text!r} is not a duration: write it like 20ms, 1.5s or 300us")
+        raise DurationError(f"{text!r} is not a duration: write it like 20ms, 1.5s or 2m")
     return round(float(match[1]) * NANOSECONDS[match[2]])
 
 

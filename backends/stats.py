@@ -78,6 +78,7 @@ class StatsWriter:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             try:
                 os.ftruncate(fd, size)
+                os.posix_fallocate(fd, 0, size)  # a full disk is an error here, not a SIGBUS later
                 self._map = mmap.mmap(fd, size)
             finally:
                 os.close(fd)

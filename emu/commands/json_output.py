@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _STDOUT = Path("-")
+_STDOUT_NAMES = {_STDOUT, Path("/dev/stdout"), Path("/dev/fd/1"), Path("/proc/self/fd/1")}
+
+
+def is_stdout(path: Path | None) -> bool:
+    """Whether the option's value means stdout."""
+    return path in _STDOUT_NAMES
+
+
+def is_stream(path: Path) -> bool:
+    """Whether it is written to in place, such as a FIFO, ``/dev/null`` or ``>(command)``."""
+    mode = path.stat().st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -31,7 +45,7 @@ def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         is_flag=False,
         flag_value=str(_STDOUT),
         metavar="[FILE]",
-        help=f"Write {what} as JSON; to stdout without a FILE, or if it is -.",
+        help=f"Write {what} as JSON, to a file or a pipe; to stdout without a FILE, or if it is -.",
     )
 
 
@@ -41,7 +55,7 @@ def report_stream(path: Path | None) -> TextIO:
     Args:
         path: the option's value.
     """
-    return sys.stderr if path == _STDOUT else sys.stdout
+    return sys.stderr if is_stdout(path) else sys.stdout
 
 
 def deliver(path: Path | None, document: Mapping[str, Any]) -> None:
@@ -57,13 +71,17 @@ def deliver(path: Path | None, document: Mapping[str, Any]) -> None:
     if path is None:
         return
     text = json.dumps(document, indent=1)
-    if path == _STDOUT:
+    if is_stdout(path):
         click.echo(text)
         return
     part = path.with_name(f".{os.getpid()}.json")
     try:
+        if path.exists() and is_stream(path):
+            path.write_text(text + "\n")
+            return
         part.write_text(text + "\n")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise EmuError(f"--json {path}: {error.strerror}") from None

@@ -70,7 +70,7 @@ def run(**options: Any) -> None:
     stream = report_stream(options["json_file"])
     show = progress.make(quiet=quiet)
     view = live_view.make(stream, quiet=quiet)
-    with show, Supervisor(plan, show, sides=1) as supervisor, view:
+    with show, Supervisor(plan, show, sides=1, awaits_vm=endpoint is not None) as supervisor, view:
         report = LoadRun(supervisor, view, seconds, endpoint).run()
     if not quiet:
         live_view.show_report(report, stream)

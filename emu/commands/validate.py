@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from backends.durations import DurationError, parse_duration
+from emu.commands.json_output import is_stdout, is_stream
 from emu.config import vm_file
 from emu.config.device_kinds import KINDS
 from emu.config.plan import DiskFile
@@ -246,14 +247,16 @@ def json_file(path: Path | None) -> None:
     Raises:
         PreflightError: they cannot.
     """
-    if path is None or str(path) == "-":
+    if path is None or is_stdout(path):
         return
     try:
         there = path.exists()
     except OSError as error:
         raise PreflightError(f"--json {path}: {error.strerror}") from None
+    if there and is_stream(path):
+        return
     if there and not path.is_file():
-        raise PreflightError(f"--json {path} is no regular file; - is stdout")
+        raise PreflightError(f"--json {path} is neither a file nor a pipe; - is stdout")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise PreflightError(f"--json {path}: there is no directory {folder}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from emu.errors import EmuError
 from emu.guest.request_log import RequestLog
 from emu.report.results import Integrity, integrity_between
 
@@ -38,7 +39,8 @@ class RequestAccounting:
         as bad as one that the guest itself found missing.
 
         Raises:
-            EmuError: the load does not come to rest, or the guest cannot read back its disks.
+            EmuError: the load does not come to rest, the guest cannot read back its disks, or
+                requests failed because no space is left for the images.
         """
         side.quiesce()
         after, _gap = side.request_log()
@@ -46,6 +48,8 @@ class RequestAccounting:
         seen = after.completed - self._before.completed
         corrupted = side.verify()
         integrity = integrity_between(self._before, after, corrupted)
+        if integrity.errors and (shortage := side.shortage()):
+            raise EmuError(f"{integrity.errors} requests failed: {shortage}")
         self._before, _gap = side.request_log()
         self._served_before = self._served()
         if self._elsewhere is None:

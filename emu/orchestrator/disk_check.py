@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
+from emu.report.cells import size
 
 if TYPE_CHECKING:
     from emu.config.plan import DiskFile
@@ -20,13 +21,15 @@ STEPS = 40
 STEP_SECONDS = 0.05
 HELD_BACK = 4
 _BLOCK = 64 << 10
+#: Bytes between two reports of how far the host has read.
+_REPORT = 64 << 20
 #: A guest that reads slower than this has stopped reading.
 _SLOWEST = 2 << 20
 _POLL = 0.1
 
 
-def host_digest(disk: DiskFile, watcher: SignalWatcher) -> str:
-    """What ``sha256sum`` says of the file.
+def host_digest(disk: DiskFile, watcher: SignalWatcher, progress: Progress | None = None) -> str:
+    """The SHA-256 of the file, in hex; ``progress`` is told how far the read is.
 
     Raises:
         OSError: it cannot be read.
@@ -36,6 +39,8 @@ def host_digest(disk: DiskFile, watcher: SignalWatcher) -> str:
         while data := file.read(1 << 20):
             digest.update(data)
             watcher.check()
+            if progress is not None and not (at := file.tell()) % _REPORT:
+                progress.advance(f"{size(at)} of {size(disk.size)}", at, disk.size)
     return digest.hexdigest()
 
 

@@ -30,7 +30,7 @@ class IncomingMigration:
         supervisor, plan = self._supervisor, self._supervisor.plan
         if plan.disk is not None:
             supervisor.progress.step(f"read {plan.disk.path} on the host")
-        disk = shared_disks.of_file(plan, supervisor.watcher)
+        disk = shared_disks.of_file(plan, supervisor.watcher, supervisor.progress)
         supervisor.progress.step(f"make ready: {what}")
         images = None if plan.images is None else str(plan.images)
         disks: JsonObject = {"images": images, "disk": disk}

@@ -90,7 +90,7 @@ class MigrationSeries:
         )
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")
-            report.disk_sha256 = host_digest(machine.disk, self._watcher)
+            report.disk_sha256 = host_digest(machine.disk, self._watcher, self._progress)
         uplinks = [
             side.backends.uplinks[0] for side in self._supervisor.sides if side.backends.uplinks
         ]

@@ -61,7 +61,7 @@ class OutgoingMigration:
         self._supervisor.start_programs()
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")
-        disk = shared_disks.of_file(machine, self._supervisor.watcher)
+        disk = shared_disks.of_file(machine, self._supervisor.watcher, self._progress)
         spec = machine.spec
         self._progress.step(
             f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -18,31 +19,70 @@ PREFIX = "emu-"
 #: Characters that mkdtemp appends.
 RANDOM_LENGTH = 8
 SIDES = ("A", "B")
+_LOCK = "run.lock"
 SCRATCH_BYTES = 64 << 20
 
 
 class RunDirectory:
     """A new directory under ``TMPDIR``, as a context manager.
 
+    A lock is held on it until the run ends, however that ends: the next run removes the directory
+    of a run that was killed.
+
     Args:
         images: where scratch images are kept instead, beyond the run.
+        awaits_vm: the images are another run's until its VM has arrived; see `own_images`.
 
     Raises:
-        PreflightError: it cannot be made.
+        PreflightError: it cannot be made, or another run uses the images.
     """
 
-    def __init__(self, images: Path | None = None) -> None:
+    def __init__(self, images: Path | None = None, *, awaits_vm: bool = False) -> None:
         self._images = images
+        self._images_lock = -1
+        remove_stale()
         try:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+            self._lock = _make_lock(self.path)
         except OSError as error:
             raise PreflightError(f"no directory for sockets can be made: {error}") from None
+        if images is not None and not awaits_vm and not self.own_images():
+            self.__exit__()
+            raise PreflightError(f"--images {images}: another run uses these images")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+        if self._images_lock >= 0:
+            os.close(self._images_lock)
+
+    def own_images(self) -> bool:
+        """Reserve the images' directory until the run ends; False if another run has it."""
+        if self._images is None or self._images_lock >= 0:
+            return True
+        fd = -1
+        try:
+            fd = os.open(self._images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except OSError:  # a file system without locks, or no directory, which is reported elsewhere
+            if fd >= 0:
+                os.close(fd)
+            return True
+        self._images_lock = fd
+        return True
+
+    def shortage(self) -> str:
+        """Where no space is left for what the run writes, or nothing."""
+        for path in (self._images, self.path):
+            if path is not None and not os.statvfs(path).f_bavail:
+                return f"no space left on device in {path}"
+        return ""
 
     def socket(self, side: str, device: str) -> Path:
         """Where the back-end of a device listens."""
@@ -81,6 +121,31 @@ class RunDirectory:
         except OSError as error:
             raise PreflightError(f"{path}: {error.strerror}") from None
         return path
+
+
+def remove_stale() -> None:
+    """Remove the directories of runs that were killed: those whose lock no process holds."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}{'?' * RANDOM_LENGTH}/{_LOCK}"):
+        try:
+            fd = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # another user's, or it has gone meanwhile
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # its run goes on
+        else:
+            shutil.rmtree(lock.parent, ignore_errors=True)
+        finally:
+            os.close(fd)
+
+
+def _make_lock(directory: Path) -> int:
+    """A locked file: its name appears when it is locked, so `remove_stale` never sees it free."""
+    fd = os.open(directory / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    (directory / f"{_LOCK}.new").rename(directory / _LOCK)
+    return fd
 
 
 def _make_image(path: Path) -> None:

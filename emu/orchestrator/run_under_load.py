@@ -97,6 +97,8 @@ class LoadRun:
         try:
             while (wait := self._until_next(begin)) > 0:
                 self._supervisor.watcher.pause(wait)
+                # The source's run has the images of a VM that has arrived until it ends.
+                self._supervisor.directory.own_images()
                 now, new = self._counts()
                 rates = _rates(counts, new, (now - before) / 1e9)
                 sample = Sample((now - begin) / 1e9, new, rates)

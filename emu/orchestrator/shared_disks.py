@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from emu.config.plan import MachinePlan
     from emu.orchestrator.signals import SignalWatcher
     from emu.qmp.protocol import JsonObject
+    from emu.report.progress import Progress
 
 
-def of_file(plan: MachinePlan, watcher: SignalWatcher) -> JsonObject | None:
+def of_file(
+    plan: MachinePlan, watcher: SignalWatcher, progress: Progress | None = None
+) -> JsonObject | None:
     """Size and digest of the user's file behind the first disk, if there is one.
 
     Raises:
@@ -33,7 +36,7 @@ def of_file(plan: MachinePlan, watcher: SignalWatcher) -> JsonObject | None:
     """
     if plan.disk is None:
         return None
-    return {"size": plan.disk.size, "sha256": host_digest(plan.disk, watcher)}
+    return {"size": plan.disk.size, "sha256": host_digest(plan.disk, watcher, progress)}
 
 
 @contextmanager

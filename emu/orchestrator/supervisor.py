@@ -29,6 +29,7 @@ class Supervisor:
         plan: the VM.
         progress: told of what happens.
         sides: how many sides the run has: 2 to migrate, 1 to run only.
+        awaits_vm: the VM comes from another run, whose images these are until then.
         vm_program: the command that runs a VM's process.
     """
 
@@ -38,6 +39,7 @@ class Supervisor:
         progress: Progress,
         *,
         sides: int = 2,
+        awaits_vm: bool = False,
         vm_program: Sequence[str] = VM_PROGRAM,
     ) -> None:
         self.plan = plan
@@ -45,13 +47,16 @@ class Supervisor:
         self.watcher = SignalWatcher()
         self.sides: list[VmHost] = []
         self._names = SIDES[:sides]
+        self._awaits_vm = awaits_vm
         self._vm_program = vm_program
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self.watcher)
-            self.directory = stack.enter_context(RunDirectory(self.plan.images))
+            self.directory = stack.enter_context(
+                RunDirectory(self.plan.images, awaits_vm=self._awaits_vm)
+            )
             for name in self._names:
                 side = VmHost(name, self.plan, self.directory, self.watcher, self._vm_program)
                 stack.callback(side.stop)

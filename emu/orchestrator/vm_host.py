@@ -184,6 +184,10 @@ class VmHost:
         arguments = {"timeout": SLOW, "images": self._images()}
         return int(self.execute("x-verify", arguments, timeout=SLOW + 5)["corrupted"])
 
+    def shortage(self) -> str:
+        """Where no space is left for the images and logs, or nothing."""
+        return self._directory.shortage()
+
     def stop(self) -> None:
         """End all of it: the VM's process by hanging up, then the back-ends."""
         if self._monitor is not None:

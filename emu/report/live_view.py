@@ -97,7 +97,8 @@ def make(stream: TextIO, *, quiet: bool) -> TableView | LineView | NoView:
     if quiet:
         return NoView()
     console = console_for(stream)
-    return TableView(console) if console.is_terminal else LineView(stream)
+    changes = console.is_terminal and not console.is_dumb_terminal
+    return TableView(console) if changes else LineView(stream)
 
 
 def show_report(report: LoadReport, stream: TextIO) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console
@@ -11,6 +12,10 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from typing import TextIO
+
+
+#: Seconds between two lines of a step that goes on, where lines stay.
+_LINE_SECONDS = 10.0
 
 
 class Progress(Protocol):
@@ -63,10 +68,12 @@ class LineProgress(SilentProgress):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._quarters = 0
+        self._due = 0.0
 
     def step(self, text: str) -> None:
         """A line."""
         self._quarters = 0
+        self._due = time.monotonic() + _LINE_SECONDS
         self._line(text)
 
     def detail(self, text: str) -> None:
@@ -74,10 +81,11 @@ class LineProgress(SilentProgress):
         self._line(f"  {text}")
 
     def advance(self, text: str, done: int, whole: int) -> None:
-        """A line for each quarter of the whole: a log is read once, in the end."""
-        quarters = 4 * done // whole
-        if quarters > self._quarters:
+        """A line for each quarter of the whole, and every `_LINE_SECONDS` of a long step."""
+        quarters, now = 4 * done // whole, time.monotonic()
+        if quarters > self._quarters or now >= self._due:
             self._quarters = quarters
+            self._due = now + _LINE_SECONDS
             self.detail(text)
 
     def done(self, text: str) -> None:
@@ -140,4 +148,5 @@ def make(*, quiet: bool, stream: TextIO | None = None) -> Progress:
     if quiet or target is None:  # the latter when the program was started with stderr closed
         return SilentProgress()
     console = Console(file=target)
-    return TerminalProgress(console) if console.is_terminal else LineProgress(target)
+    changes = console.is_terminal and not console.is_dumb_terminal
+    return TerminalProgress(console) if changes else LineProgress(target)

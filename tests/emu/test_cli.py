@@ -48,7 +48,9 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("migrate", "--disk", "/none.img"), 1, "--disk /none.img: No such file"),
         (("migrate", "--json", "/none/out.json"), 1, "there is no directory /none"),
         (("migrate", "--json", "/dev/null/x"), 1, "there is no directory /dev/null"),
-        (("migrate", "--json", "/dev/full"), 1, "/dev/full is no regular file"),
+        (("migrate", "--json", "/dev"), 1, "/dev is neither a file nor a pipe"),
+        (("migrate", "--strategy", ""), 2, "unknown strategy ''"),
+        (("sweep", "--strategy", ""), 2, "unknown strategy ''"),
         (("migrate", "--json", "x" * 300), 1, "File name too long"),
         (("migrate", "--net", "99999999999x2"), 2, "is no shape"),
         (("migrate", "--vm", "/dev/zero"), 1, "/dev/zero is no regular file"),
@@ -254,6 +256,14 @@ def test_json_to_stdout_is_all_that_is_there() -> None:
     result = emu("migrate", *SMALL, "--strategy", "split", "--json", "-")
     assert json.loads(result.stdout)["schema"] == 1
     assert "integrity:" in result.stderr
+
+
+def test_python_m_emu_is_the_command() -> None:
+    """Without the scripts of the installation."""
+    done = subprocess.run(
+        [sys.executable, "-m", "emu", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("emu, version ")
 
 
 def test_quiet_says_nothing() -> None:

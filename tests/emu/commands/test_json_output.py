@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from emu.commands import validate
 from emu.commands.json_output import deliver, json_option, report_stream
 from emu.errors import EmuError
 
@@ -74,3 +77,31 @@ def test_where_it_cannot_be_written_is_said(tmp_path: Path) -> None:
     """In one line, as of all errors."""
     with pytest.raises(EmuError, match=r"--json .*none/out.json: No such file or directory"):
         deliver(tmp_path / "none" / "out.json", {})
+
+
+def test_a_fifo_gets_the_document(tmp_path: Path) -> None:
+    """As with ``--json >(jq .)``; it stays a FIFO."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    validate.json_file(fifo)
+    with ThreadPoolExecutor() as pool:
+        text = pool.submit(fifo.read_text)
+        deliver(fifo, {"a": 1})
+        assert json.loads(text.result()) == {"a": 1}
+    assert fifo.is_fifo()
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_every_name_of_stdout_is_stdout(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report goes to stderr, so the document is all that is there."""
+    validate.json_file(Path(name))
+    assert report_stream(Path(name)) is sys.stderr
+    deliver(Path(name), {"a": 1})
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
+
+
+def test_a_full_device_is_one_line() -> None:
+    """The reason, and where."""
+    validate.json_file(Path("/dev/full"))
+    with pytest.raises(EmuError, match="--json /dev/full: No space left on device"):
+        deliver(Path("/dev/full"), {"a": 1})

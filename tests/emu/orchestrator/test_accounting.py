@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from emu.errors import EmuError
 from emu.guest.request_log import RequestLog
 from emu.orchestrator.accounting import RequestAccounting
 
@@ -21,6 +22,11 @@ class Counted:
         self.logs: list[RequestLog] = []
         self.counters: list[int] = []
         self.wrong = 0
+        self.lacking = ""
+
+    def shortage(self) -> str:
+        """As the test says."""
+        return self.lacking
 
     def quiesce(self) -> None:
         """At rest."""
@@ -73,3 +79,13 @@ def test_what_is_outstanding_at_rest_is_lost_and_what_reads_back_wrong_is_corrup
     side.wrong = 3
     integrity = RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))
     assert (integrity.lost, integrity.corrupted) == (1, 3)
+
+
+def test_failed_requests_on_a_full_file_system_have_a_reason() -> None:
+    """Not only their number."""
+    side = Counted()
+    side.logs = [totals(10, 10)._replace(errors=7)]
+    side.counters = [10]
+    side.lacking = "no space left on device in /tmp/x"
+    with pytest.raises(EmuError, match="7 requests failed: no space left on device in /tmp/x"):
+        RequestAccounting([cast("VmHost", side)]).compare(cast("VmHost", side))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,3 +61,61 @@ def test_no_place_for_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(Path("/nonexistent")))
     with pytest.raises(PreflightError, match="no directory for sockets"):
         RunDirectory()
+
+
+def test_the_directory_of_a_killed_run_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By any way of ending; those of runs that go on, and the user's own, stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, signal\n"
+        "from emu.orchestrator.run_directory import RunDirectory\n"
+        "directory = RunDirectory()\n"
+        "directory.image('blk0')\n"
+        "print(directory.path, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    stale = Path(killed.stdout.strip())
+    assert stale.is_dir()
+    own = tmp_path / "emu-of-user"
+    own.mkdir()
+    with RunDirectory() as first:
+        assert not stale.exists()
+        with RunDirectory() as second:
+            assert first.path.is_dir()
+            assert second.path.is_dir()
+    assert list(tmp_path.iterdir()) == [own]
+
+
+def test_two_runs_do_not_share_images(tmp_path: Path) -> None:
+    """The second one is refused, until the first one has ended."""
+    with RunDirectory(tmp_path), pytest.raises(PreflightError, match="another run uses"):
+        RunDirectory(tmp_path)
+    with RunDirectory(tmp_path):
+        pass
+
+
+def test_a_run_that_awaits_a_vm_has_the_images_when_the_source_has_ended(tmp_path: Path) -> None:
+    """A migration between runs needs them at both ends."""
+    with RunDirectory(tmp_path, awaits_vm=True) as destination:
+        with RunDirectory(tmp_path):
+            assert not destination.own_images()
+        assert destination.own_images()
+        with pytest.raises(PreflightError, match="another run uses"):
+            RunDirectory(tmp_path)
+
+
+def test_a_full_file_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images' directory, or the run's own."""
+    with RunDirectory() as directory:
+        assert directory.shortage() == ""
+        monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=0))
+        assert directory.shortage() == f"no space left on device in {directory.path}"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from emu.report import progress
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def tell(show: progress.Progress) -> None:
@@ -34,6 +39,28 @@ def test_a_log_is_not_flooded() -> None:
                 show.advance(f"{done} of 100", done, 100)
     lines = ["  26 of 100", "  80 of 100"]
     assert out.getvalue().splitlines() == ["a", *lines, "b", *lines]
+
+
+def test_a_long_step_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of some TiB takes long for a quarter: a line comes all the same, but not often."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    out = io.StringIO()
+    with progress.make(quiet=False, stream=out) as show:
+        show.step("read")
+        for second in range(61):
+            clock[0] = float(second)
+            show.advance(f"{second} of 4096", second, 4096)
+    assert len(out.getvalue().splitlines()) == 1 + 6
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TERM=dumb, as in an editor's shell."""
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = io.StringIO()
+    tell(progress.make(quiet=False, stream=out))
+    assert out.getvalue() == "boot\n  round 1\ndowntime 1 ms\n"
 
 
 def test_quiet_is_quiet() -> None:

@@ -1,0 +1,5 @@
+"""``python -m emu`` is the command `emu`."""
+
+from emu.cli import main
+
+main()
