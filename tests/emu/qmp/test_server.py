@@ -154,7 +154,7 @@ def test_no_event_is_sent_before_the_negotiation(lines: tuple[Served, socket.soc
         ('{"execute": "x-echo", "arguments": {"text": "a", "times": true}}', "expected: integer"),
         ('{"execute": "x-echo", "arguments": {"text": "a", "more": 1}}', "'more' is unexpected"),
         ('{"execute": "x-reset", "arguments": {"reset-gap": 1}}', "'reset-gap', expected: bool"),
-        ('{"execute": "x-echo", "arguments": []}', "no object"),
+        ('{"execute": "x-echo", "arguments": []}', "not an object"),
         ('{"arguments": {}}', "lacks member 'execute'"),
         ('{"execute"}', "JSON parse error"),
         ("execute x-echo", "JSON parse error"),
