@@ -130,12 +130,12 @@ class BackendChannel:
         name = BACKEND_MESSAGES[frame.id].name
         if not self._asked:
             raise FrontendError(
-                "answered, though nothing was asked", device=self._session.name, message=name
+                "answered without a request", device=self._session.name, message=name
             )
         asked = self._asked.popleft()
         if frame.id != asked:
             raise FrontendError(
-                f"answered, where the answer to {asked.name} is next",
+                f"answered where the answer to {asked.name} is due",
                 device=self._session.name,
                 message=name,
             )

@@ -289,7 +289,7 @@ class Decoder:
                 return
             if self._optional is None or len(batch.fds) != 1:
                 last = self._forms[frames[-1].id].name if frames else None
-                self._fail(f"{_count(len(batch.fds))} came that belong to no message", last)
+                self._fail(f"{_count(len(batch.fds))} without a message", last)
             frames[self._optional] = frames[self._optional]._replace(fds=batch.fds)
             self._optional = None
             self._batches.popleft()

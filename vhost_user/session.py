@@ -227,13 +227,13 @@ class FrontendSession(Session):
 
     def _unasked(self, frame: Frame) -> NoReturn:
         name = self._tables.rows[frame.id].name
-        self._blame("answered, though nothing was asked", name)
+        self._blame("answered without a request", name)
 
     def _mismatch(self, frame: Frame, opened: Opened) -> NoReturn:
         """Raise: the frame is not the reply that is due."""
         name = self._tables.rows[frame.id].name
         if frame.id != opened.id:
-            self._blame(f"answered, where the reply to {opened.name} is next", name)
+            self._blame(f"answered where the reply to {opened.name} is due", name)
         self._blame(f"answered with {frame.payload!r}", name)
 
     def _stop_ring(self, request: Request, payload: Payload | None) -> None:
@@ -320,7 +320,7 @@ class BackendSession(Session):
         """The requests that are complete now, each allowed by what was negotiated before it.
 
         Their effects on the session (features, ring states) have taken place when this returns.
-        `Request.need_reply` says that an answer is due, its own or an acknowledgement. The
+        `Request.need_reply` is set when an answer is due, its own or an acknowledgement. The
         descriptors are the caller's to close.
 
         Raises:

@@ -90,7 +90,7 @@ def test_asks_for_none_without_reply_ack(make: Callable[..., Ends]) -> None:
     assert theirs.recv(100) == HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION, 0)
     assert channel.outstanding == 0
     theirs.sendall(answer())
-    with pytest.raises(FrontendError, match="disk0, CONFIG_CHANGE_MSG: answered, though nothing"):
+    with pytest.raises(FrontendError, match="disk0, CONFIG_CHANGE_MSG: answered without a request"):
         channel.receive()
 
 
@@ -113,7 +113,7 @@ def test_sends_only_what_is_allowed(make: Callable[..., Ends], number: B, text: 
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (answer(B.IOTLB_MSG), "IOTLB_MSG: answered, where the answer to CONFIG_CHANGE_MSG is next"),
+        (answer(B.IOTLB_MSG), "IOTLB_MSG: answered where the answer to CONFIG_CHANGE_MSG is due"),
         (b"\xff" * 64, "no message with id"),
         (HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION, 0), "flags 0x1"),
         (HEADER.pack(B.CONFIG_CHANGE_MSG, VERSION | REPLY, 4) + bytes(4), "no payload of 4 bytes"),
@@ -139,7 +139,7 @@ def test_descriptors_of_an_answer_are_closed(make: Callable[..., Ends]) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     with Path("/dev/null").open("rb") as file:
         socket.send_fds(theirs, [answer()], [file.fileno()])
-    with pytest.raises(FrontendError, match="belong to no message"):
+    with pytest.raises(FrontendError, match="without a message"):
         channel.receive()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 

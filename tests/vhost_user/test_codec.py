@@ -242,9 +242,9 @@ def _starts(stream: bytes) -> list[int]:
     [
         (KICK, [], "came without its 1 descriptor$"),
         (KICK, [7, 8], "came with 2 descriptors, not 1"),
-        (NUM, [7], "1 descriptor came that belong to no message"),
-        (KICK_LESS, [7], "belong to no message"),
-        (REMOVE, [7, 8], "2 descriptors came that belong"),
+        (NUM, [7], "1 descriptor without a message"),
+        (KICK_LESS, [7], "without a message"),
+        (REMOVE, [7, 8], "2 descriptors without a message"),
         (encode(R.SET_MEM_TABLE, VERSION, MemTable((REGION, REGION))), [7], "not 2"),
     ],
 )

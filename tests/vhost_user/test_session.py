@@ -203,13 +203,13 @@ def test_a_refusal_can_be_taken_as_an_answer() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (encode(R.GET_FEATURES, ANSWER, U64(0)), "the reply to GET_VRING_BASE is next"),
+        (encode(R.GET_FEATURES, ANSWER, U64(0)), "the reply to GET_VRING_BASE is due"),
         (encode(R.GET_VRING_BASE, ANSWER, VringState(4, 0)), "answered for ring 4"),
         (encode(R.GET_VRING_BASE, VERSION, VringState(3, 0)), "flags 0x1"),
         (encode(R.GET_VRING_BASE, ANSWER | NEED_REPLY, VringState(3, 0)), "flags 0xd"),
         (encode(R.GET_VRING_BASE, ANSWER, None), "no payload of 0 bytes"),
         (encode(R.GET_VRING_BASE, ANSWER, LogArea(0, 0)), "16 bytes"),
-        (encode(R.GET_VRING_BASE, ANSWER, VringState(3, 0)) * 2, "nothing was asked"),
+        (encode(R.GET_VRING_BASE, ANSWER, VringState(3, 0)) * 2, "answered without a request"),
     ],
 )
 def test_a_back_end_that_answers_wrongly(answer: bytes, words: str) -> None:

@@ -109,7 +109,7 @@ def test_an_available_index_that_jumps(index: int) -> None:
     hostile = Hostile()
     hostile.ring.avail.cast("H")[1] = index
     for _ in range(2):  # nor may it be accepted the second time
-        with pytest.raises(FrontendError, match="beyond"):
+        with pytest.raises(FrontendError, match="ahead, in a ring"):
             hostile.device.pop()
 
 

@@ -170,7 +170,7 @@ class DeviceQueue:
         index = self._avail[1]
         count = (index - self._last_avail) & 0xFFFF
         if count > self.size:
-            raise self._fault(f"available index went {count} beyond, in a ring of {self.size}")
+            raise self._fault(f"available index is {count} ahead, in a ring of {self.size}")
         self._avail_idx = index
         if WEAKLY_ORDERED:
             barrier()  # the index before the entries it makes available

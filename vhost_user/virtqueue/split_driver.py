@@ -241,7 +241,7 @@ class DriverQueue:
             return None
         if done > self.in_flight:
             raise BackendError(
-                f"used index went {done} beyond, with {self.in_flight} in flight", ring=self.ring
+                f"used index is {done} ahead, with {self.in_flight} in flight", ring=self.ring
             )
         if WEAKLY_ORDERED:
             barrier()  # the index before the element it makes visible
