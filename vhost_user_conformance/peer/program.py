@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhost_user_conformance.errors import OptionError, PeerError
-from vhost_user_conformance.peer.spawn import end_with_parent, signals_deferred
+from vhost_user_conformance.peer.spawn import end_with_parent, signal_session, signals_deferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,10 +197,10 @@ class PeerProgram:
         if process.stdin is not None:
             process.stdin.close()
         for signum in (signal.SIGTERM, signal.SIGKILL):
-            if not _signal_all(process.pid, signum):
+            if not signal_session(process.pid, signum):
                 break
             deadline = time.monotonic() + END_TIMEOUT
-            while time.monotonic() < deadline and _signal_all(process.pid, 0):
+            while time.monotonic() < deadline and signal_session(process.pid, 0):
                 # Not the process alone: a shell may end before the programs that it has started.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_RETRY)
@@ -215,15 +215,6 @@ class PeerProgram:
             with contextlib.suppress(OSError):
                 if stat.S_ISSOCK(path.lstat().st_mode):
                     path.unlink()
-
-
-def _signal_all(group: int, signum: int) -> bool:
-    """Signal the processes of a session; whether it has any."""
-    try:
-        os.killpg(group, signum)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 def connect(path: Path, *, timeout: float, gone: Callable[[], str]) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -47,3 +48,12 @@ def signals_deferred() -> Iterator[None]:
             signal.signal(each, handler)
         if arrived:
             signal.raise_signal(arrived[0])
+
+
+def signal_session(leader: int, signum: int) -> bool:
+    """Signal all processes of the session that this process leads; whether it has any."""
+    try:
+        os.killpg(leader, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import tempfile
@@ -19,7 +20,7 @@ from vhost_user_conformance.model.verdict import (
     observed,
     unsupported,
 )
-from vhost_user_conformance.peer.spawn import end_with_parent, signals_deferred
+from vhost_user_conformance.peer.spawn import end_with_parent, signal_session, signals_deferred
 from vhost_user_conformance.peer.wire import Wire, WireError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _program(be: BackEnd) -> PeerProgram:
 def _started(
     command: Sequence[str], fds: Sequence[int], *, stdin: int, stdout: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program besides the one under test; it ends with the context, and with the suite."""
+    """A program besides the one under test, in a session of its own that ends with the context."""
     with contextlib.ExitStack() as owned:
         with signals_deferred():
             program = subprocess.Popen(
@@ -73,6 +74,7 @@ def _started(
                 stdout=stdout,
                 stderr=subprocess.DEVNULL,
                 pass_fds=fds,
+                start_new_session=True,
                 # It takes no lock that the thread of the progress line could hold.
                 preexec_fn=end_with_parent,  # noqa: PLW1509
             )
@@ -84,11 +86,10 @@ def _end(program: subprocess.Popen[bytes]) -> None:
     with program:
         if program.stdin is not None:
             program.stdin.close()
-        program.terminate()
-        try:
+        signal_session(program.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             program.wait(SOON)
-        except subprocess.TimeoutExpired:
-            program.kill()
+        signal_session(program.pid, signal.SIGKILL)
 
 
 def _run(words: Sequence[str], fds: Sequence[int] = ()) -> tuple[int, bytes]:

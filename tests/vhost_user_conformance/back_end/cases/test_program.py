@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -116,20 +117,25 @@ def test_a_program_that_prints_what_it_should(bench: Bench) -> None:
     bench.judge(2507, shell("exit 1"))
 
 
-def refuse() -> socket.socket:
-    """Nobody can be connected to."""
-    raise ConnectionRefusedError
-
-
 def test_a_second_program_does_not_outlive_its_case(tmp_path: Path) -> None:
-    """Though nobody can connect to it."""
+    """Nor do the programs that it has started, although no connection is possible."""
     ours, theirs = socket.socketpair()
     be = BackEnd(Wire(ours, {}, 1.0), "", SPEC)
-    be.program = PeerProgram(shell("sleep 60"), tmp_path / "s", tmp_path / "log")
+    child = tmp_path / "child"
+    os.mkfifo(child)
+    script = f"sleep 60 & echo $! >{child}; wait"
+    be.program = PeerProgram(shell(script), tmp_path / "s", tmp_path / "log")
     before = psutil.Process().children()
+    started = []
+
+    def refuse() -> socket.socket:
+        started.append(psutil.Process(int(child.read_text())))
+        raise ConnectionRefusedError
+
     with theirs, pytest.raises(ConnectionRefusedError):
         _answers(be, theirs, refuse)
     assert psutil.Process().children() == before
+    assert psutil.wait_procs(started, timeout=TIMEOUT)[1] == []
     be.close()
 
 
