@@ -1,4 +1,4 @@
-"""A back-end that says what it is told to: for cases about what no program here offers."""
+"""A back-end with scripted answers, for cases about features that no program here offers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vhost_user_conformance.peer.wire import HEADER, Wire, WireError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What a message is answered with: payload and descriptors.
+#: The answer to a message: payload and descriptors.
 Answer = tuple[bytes, tuple[int, ...]]
 PATIENCE = 2.0
 
 
 class Puppet:
-    """Answers each message as it is told to, all others with an acknowledgement where asked for.
+    """Answers messages as scripted, and acknowledges others that have need_reply.
 
     Args:
         features: that it offers.
         protocol_features: that it offers.
-        answers: id of a message to what its payload is answered with.
+        answers: function for the answer to the payload, by id of the message.
         last: id of the message after which it closes the connection.
     """
 
@@ -68,7 +68,7 @@ class Puppet:
         socket.send_fds(self._theirs, [data], fds)
 
     def judge(self, number: int, device: str) -> tuple[Verdict, str]:
-        """What the case with this number says of it, and what it has seen."""
+        """The verdict of the case with this number, and its evidence."""
         case = next(case for case in cases() if case.id == f"VU-B-{number:04}")
         be = BackEnd(Wire(self.ours, {}, PATIENCE), device, SPEC)
         try:

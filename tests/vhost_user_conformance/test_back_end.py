@@ -1,4 +1,4 @@
-"""The suite on our own back-ends, and on one that dies, hangs or is not there."""
+"""The suite on our own back-ends, and on ones that crash, hang or do not listen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PYTHON = shlex.quote(sys.executable)
-#: Seconds for all cases, of which there are hundreds, on a machine that has other work to do.
+#: Seconds for all cases, of which there are hundreds, on a busy machine.
 LONGEST = 4 * PROGRAM_TIMEOUT
 
 
@@ -40,7 +40,7 @@ def disk(folder: Path) -> str:
 
 
 def verdicts(whole: dict[str, Any], *wanted: str) -> list[str]:
-    """The ids of the cases that ended so."""
+    """The ids of the cases with these verdicts."""
     return [case["id"] for case in whole["cases"] if case["verdict"] in wanted]
 
 
@@ -59,7 +59,7 @@ def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]
 def test_our_back_ends_keep_every_rule(
     device: str, options: str, passes: int, tmp_path: Path
 ) -> None:
-    """No FAIL, no ERROR; what is not supported is what they do not have."""
+    """No FAIL, no ERROR; UNSUPPORTED cases are about features that they do not have."""
     net = f"{PYTHON} -m backends.net --socket-path {{socket}} --num-queues 4 {options}"
     status, whole = run(disk(tmp_path) if device == "blk" else net, device, "--strict")
     assert verdicts(whole, "FAIL", "ERROR") == []
@@ -95,12 +95,12 @@ def test_junit(tmp_path: Path) -> None:
     suite = ET.parse(path).getroot()  # noqa: S314  our own file
     assert suite.get("failures") == "0"
     assert int(suite.get("tests", "0")) == len([c for c in cases() if c.area == "rings"])
-    # Without --device nothing could be asked of it.
+    # Without --device no case has it serve requests.
     assert suite.findall("testcase/skipped")
 
 
 def test_list() -> None:
-    """By eye, and as JSON."""
+    """As text, and as JSON."""
     shown = conform("--list").stdout
     assert "VU-B-0401" in shown
     assert f"cases: {len(cases())}," in shown
@@ -110,7 +110,7 @@ def test_list() -> None:
 
 
 class Impostor:
-    """Listens, and answers each first message with what it is told to."""
+    """Listens, and sends a fixed answer to the first message of each connection."""
 
     def __init__(self, path: Path, answer: bytes) -> None:
         self._server = socket.socket(socket.AF_UNIX)
@@ -140,7 +140,7 @@ class Impostor:
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(12)])
 def test_somebody_else_s_socket(tmp_path: Path, answer: bytes) -> None:
-    """Is no back-end, and nothing hangs."""
+    """It is reported as not a back-end, and the suite ends."""
     impostor = Impostor(tmp_path / "s", answer)
     try:
         done = conform("--socket", str(tmp_path / "s"), "--patience", "0.3")
@@ -151,7 +151,7 @@ def test_somebody_else_s_socket(tmp_path: Path, answer: bytes) -> None:
 
 
 def test_a_full_disk_does_not_hide_the_verdicts(tmp_path: Path) -> None:
-    """They are printed before they are written."""
+    """Results are printed before they are written to a file."""
     done = conform("--exec", disk(tmp_path), "--only", "VU-B-0101", "--junitxml", "/dev/full")
     assert done.returncode == 1
     assert "framing      1" in done.stdout

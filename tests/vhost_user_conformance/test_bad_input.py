@@ -1,4 +1,4 @@
-"""What `emu conform` says to what it cannot do, for both roles."""
+"""Errors of `emu conform` for invalid input, for both roles."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BOTH = [
     ],
 )
 def test_it_is_one_line(role: str, arguments: Sequence[str], status: int, text: str) -> None:
-    """That says what to do."""
+    """Which says what to do."""
     argv = [sys.executable, "-m", "emu.cli", "conform", role, *arguments]
     done = subprocess.run(
         argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False

@@ -1,4 +1,4 @@
-"""What a case is told of a ring that is to rest, or that is stopped while it is kicked."""
+"""Checks of a stopped ring, and of one that is stopped while it is kicked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Ring(TestRing):
-    """One whose device does ``at_once`` requests while it is kicked."""
+    """A ring whose device serves ``at_once`` requests during a kick."""
 
     at_once = 0
 
@@ -34,7 +34,7 @@ class Ring(TestRing):
 
 @pytest.fixture
 def be() -> Iterator[BackEnd]:
-    """A disk that says nothing."""
+    """A disk that sends nothing."""
     ours, theirs = socket.socketpair()
     with theirs:
         wire = Wire(ours, {}, 1.0)
@@ -53,14 +53,14 @@ def ring() -> Iterator[Ring]:
 
 
 def test_a_ring_that_rests(be: BackEnd, ring: Ring) -> None:
-    """Nothing to say."""
+    """It passes."""
     be.idle(ring)
     be.ignored(ring)
     assert ring.avail_index == 1
 
 
 def test_what_is_done_at_once_is_seen(be: BackEnd, ring: Ring) -> None:
-    """A device that polls has served a request before anybody can look."""
+    """A polling device may serve a request before the case reads the index."""
     ring.at_once = 1
     with pytest.raises(Failed, match="became 1"):
         be.ignored(ring)
@@ -75,7 +75,7 @@ def test_an_index_that_jumps_is_seen(be: BackEnd, ring: Ring) -> None:
 
 
 def test_a_stop_with_a_kick_in_its_midst(ring: Ring) -> None:
-    """The kick is there when the header has been read, and before the payload."""
+    """The kick is sent when the header has been read, and before the payload."""
     ours, theirs = socket.socketpair()
     order = []
 
@@ -105,7 +105,7 @@ def test_a_stop_with_a_kick_in_its_midst(ring: Ring) -> None:
 
 
 def test_a_kick_that_nobody_hears(ring: Ring) -> None:
-    """It stays until it is taken back, which is no harm when there is none."""
+    """It stays pending until it is cancelled; cancelling again has no effect."""
     ring.kick()
     assert not ring.await_heard(0.01)
     ring.unkick()

@@ -38,7 +38,7 @@ def test_a_script_s_place_is_part_of_its_cases_numbers() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
 def test_a_start_says_all_of_each_ring(script: Script) -> None:
-    """Behind the memory it lies in, and with the features agreed on before or in between."""
+    """After its memory, and with the features sent before it or in between."""
     rings = {USED: range(max(2, script.least)), EVERY: range(max(2, script.least))}
     parts = (*script.hello, *script.start)
     said = list(spoken(parts, rings, agreed=script.knows, bit_30=True))
@@ -55,7 +55,7 @@ def test_a_start_says_all_of_each_ring(script: Script) -> None:
 
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if s.stop], ids=str)
 def test_a_stop_asks_for_each_base_once(script: Script) -> None:
-    """Which the start after it needs."""
+    """The next start needs it."""
     rings = {USED: range(4), EVERY: range(4)}
     said = spoken(script.stop, rings, agreed=script.knows, bit_30=True)
     assert [each.ring for each in said if each.step.id is F.GET_VRING_BASE] == [0, 1, 2, 3]

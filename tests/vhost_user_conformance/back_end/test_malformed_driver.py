@@ -1,4 +1,4 @@
-"""A driver at the edges, on a back-end that completes what lies in its ring."""
+"""Drivers at the limits of the rules, on a back-end that completes all available requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_NOTIFY = 1
 
 
 class Completing:
-    """Completes what is available when the driver waits for it, whether it was kicked or not.
+    """Completes available requests when the driver waits for them, kicked or not.
 
     Args:
         flags: of its used ring.
@@ -56,7 +56,7 @@ def ring() -> Iterator[TestRing]:
 
 
 def spare_kicks(ring: TestRing, flags: int) -> tuple[list[int], list[int]]:
-    """Heads that were added, and that were taken back in answer."""
+    """Heads that were added, and heads whose completions were taken."""
     added: list[int] = []
     took: list[int] = []
 
@@ -74,14 +74,14 @@ def spare_kicks(ring: TestRing, flags: int) -> tuple[list[int], list[int]]:
 
 
 def test_each_request_is_taken_back(ring: TestRing) -> None:
-    """A hundred of them, by their heads, and the back-end is kicked."""
+    """A hundred requests, each with its head, and with kicks."""
     added, took = spare_kicks(ring, 0)
     assert added == took
     assert len(took) == os.eventfd_read(ring.kick_fd) == 100
 
 
 def test_a_back_end_that_wants_no_kick(ring: TestRing) -> None:
-    """Is told of, and has got none."""
+    """It is observed to poll, and gets no kick."""
     with pytest.raises(Observed, match="it polls"):
         spare_kicks(ring, NO_NOTIFY)
     with pytest.raises(BlockingIOError):
@@ -89,7 +89,7 @@ def test_a_back_end_that_wants_no_kick(ring: TestRing) -> None:
 
 
 def test_what_is_spoilt(ring: TestRing) -> None:
-    """Stands in memory as it is said, is available, and kicked for; the next one stands behind."""
+    """It is in memory as given, available, and kicked; the next one follows it."""
     spoil(ring, {1: (MIB, 16, NEXT, 9)}, 1)
     spoil(ring, {2: (MIB, 0, 0, 0)}, 7)
     assert ring.memory.read(ring.desc + 16, 16) == struct.pack("<QIHH", MIB, 16, NEXT, 9)
@@ -100,7 +100,7 @@ def test_what_is_spoilt(ring: TestRing) -> None:
 
 
 class Late:
-    """Completes two requests when the driver waits for both, but for those of the last turns."""
+    """Completes two requests when the driver waits for both, except in the last rounds."""
 
     patience = 0.0
 
@@ -117,7 +117,7 @@ class Late:
 
 
 def test_a_request_that_is_left_lying_is_found(ring: TestRing) -> None:
-    """Two requests a turn fit into a ring of 4, turn after turn, as each is taken back."""
+    """Two requests a round fit into a ring of 4 in each round, as each completion is taken."""
     added: list[int] = []
 
     def add() -> int:
@@ -127,4 +127,4 @@ def test_a_request_that_is_left_lying_is_found(ring: TestRing) -> None:
     with pytest.raises(Failed, match="a completion"):
         kick_if_late(cast("BackEnd", Late(ring, turns=20)), ring, add)
     assert len(added) == 42
-    assert os.eventfd_read(ring.kick_fd) == 21  # one a turn, as it asks for no more
+    assert os.eventfd_read(ring.kick_fd) == 21  # one a round, as it does not enable kicks

@@ -1,4 +1,4 @@
-"""The runner, when the back-end under test does not live as long as the cases."""
+"""The runner with back-ends that end or hang during the cases."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NET = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
 
 @pytest.fixture
 def owned() -> Iterator[ExitStack]:
-    """What a test makes and has to give back."""
+    """What a test makes and has to release."""
     with ExitStack() as stack:
         yield stack
 
 
 def started(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], int]]:
-    """A runner that starts the program, and what tells its process."""
+    """A runner that starts the program, and a function for its process id."""
     program = PeerProgram(NET, folder / "s", folder / "log")
     owned.callback(program.stop)
     return runner(folder, program), lambda: program.pid
@@ -53,7 +53,7 @@ def found(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], i
 
 
 def runner(folder: Path, program: PeerProgram | None) -> BackEndRunner:
-    """A runner that waits a short time only."""
+    """A runner with a short time limit."""
     made = BackEndRunner(
         folder / "s", program, device="net", dialect=DIALECTS["spec"], patience=PATIENCE
     )
@@ -62,13 +62,13 @@ def runner(folder: Path, program: PeerProgram | None) -> BackEndRunner:
 
 
 def verdicts(made: BackEndRunner, pid: Callable[[], int], signum: int) -> list[tuple[Verdict, str]]:
-    """What comes of a case, of one that sends the back-end this signal, and of another."""
+    """The results of a case, of one that sends the back-end this signal, and of another one."""
     area = Area("a", BACK_END, "s")
 
     def strikes(be: BackEnd) -> None:
         be.ask_u64(F.GET_FEATURES)
         os.kill(pid(), signum)
-        # It takes effect when the other processor gets to it.
+        # The signal takes effect when the process is scheduled.
         os.waitid(os.P_PID, pid(), os.WEXITED | os.WSTOPPED | os.WNOWAIT)
 
     area.case(1, "one")(BackEnd.look)
@@ -87,7 +87,7 @@ def verdicts(made: BackEndRunner, pid: Callable[[], int], signum: int) -> list[t
 def test_the_next_case_gets_a_fresh_peer(
     signum: int, text: str, tmp_path: Path, owned: ExitStack
 ) -> None:
-    """The case that killed it, or made it hang, has failed, though it saw nothing of that."""
+    """The case after which it crashed or hangs has failed, although its own checks passed."""
     one, struck, other = verdicts(*started(tmp_path, owned), signum)
     assert one == other == (Verdict.PASS, "")
     assert struck[0] is Verdict.FAIL
@@ -96,7 +96,7 @@ def test_the_next_case_gets_a_fresh_peer(
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_peer_that_nobody_can_start_again(signum: int, tmp_path: Path, owned: ExitStack) -> None:
-    """What was found out so far is kept, and the rest could not be told."""
+    """Earlier results are kept, and the other cases end as ERROR."""
     one, struck, other = verdicts(*found(tmp_path, owned), signum)
     assert one == (Verdict.PASS, "")
     assert struck[0] is Verdict.FAIL
@@ -105,7 +105,7 @@ def test_a_peer_that_nobody_can_start_again(signum: int, tmp_path: Path, owned: 
 
 
 class SeenLate(PeerProgram):
-    """A program whose end is overlooked the first time, as on a busy host."""
+    """A program whose end is not seen the first time, as on a busy host."""
 
     overlooked = False
 
@@ -119,7 +119,7 @@ class SeenLate(PeerProgram):
 
 
 def test_a_program_that_ends_with_its_front_end(tmp_path: Path, owned: ExitStack) -> None:
-    """Whatever its status is: the one that is started for the next front-end is another one."""
+    """With any status: the program is started again for the next front-end."""
     script = (
         "import os; from backends.ring import Ring; "
         "Ring.stop = lambda ring: os._exit(1); from backends.net import main; main()"
@@ -138,7 +138,7 @@ def test_a_program_that_ends_with_its_front_end(tmp_path: Path, owned: ExitStack
 def test_a_clean_up_that_fails(
     holds: bool, verdict: Verdict, tmp_path: Path, owned: ExitStack
 ) -> None:
-    """Is that case's error, unless the peer has failed in it; the rest is given back and run."""
+    """It is that case's error, unless the peer has failed in it; all else is released."""
     area, given_back = Area("a", BACK_END, "s"), []
 
     def spoils(be: BackEnd) -> None:

@@ -1,4 +1,4 @@
-"""Scripts of front-ends: what they come to, and that their cases keep their numbers."""
+"""Scripts of front-ends, and the messages that they give."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ RINGS = {USED: [0, 1], EVERY: [0, 1, 2]}
 
 
 def say(*parts: Step | Rings, agreed: P = P.REPLY_ACK) -> list[tuple[str, int | None, bool]]:
-    """What the parts come to, in short."""
+    """The messages of the parts, in short."""
     said = spoken(parts, RINGS, agreed=agreed, bit_30=True)
     return [(each.step.id.name, each.ring, each.need_reply) for each in said]
 
 
 def test_rings_are_told_all_of_it_one_after_the_other() -> None:
-    """And a message by itself goes to all of them."""
+    """And a single message is sent for each ring."""
     num, base = Step(F.SET_VRING_NUM), Step(F.SET_VRING_BASE)
     together = [(name, ring) for name, ring, _ in say(Rings((num, base)))]
     assert together == [
@@ -36,7 +36,7 @@ def test_rings_are_told_all_of_it_one_after_the_other() -> None:
 
 
 def test_what_was_not_agreed_on_is_not_said() -> None:
-    """Nor is what one feature has in another's stead."""
+    """Nor is a message that another feature replaces."""
     steps = (Step(F.GET_STATUS), Step(F.SET_MEM_TABLE, unless=P.CONFIGURE_MEM_SLOTS))
     assert [name for name, _, _ in say(*steps)] == ["SET_MEM_TABLE"]
     slots = P.CONFIGURE_MEM_SLOTS | P.STATUS
@@ -46,7 +46,7 @@ def test_what_was_not_agreed_on_is_not_said() -> None:
 
 
 def test_acknowledgements_and_what_stands_for_them() -> None:
-    """Without REPLY_ACK a question that is always answered."""
+    """Without REPLY_ACK a request follows that always has a reply."""
     step = Step(F.SET_FEATURES, ack=True, barrier=True)
     assert say(step) == [("SET_FEATURES", None, True)]
     assert say(step, agreed=P(0)) == [("SET_FEATURES", None, False), ("GET_FEATURES", None, False)]

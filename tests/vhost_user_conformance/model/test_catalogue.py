@@ -40,7 +40,7 @@ def role(request: pytest.FixtureRequest) -> str:
 
 
 def test_ids_are_unique_and_of_one_form(role: str) -> None:
-    """An id is what users write down."""
+    """Users refer to ids."""
     ids = [case.id for case in CASES[role]]
     assert len(ids) == len(set(ids)) >= LEAST[role]
     assert all(re.fullmatch(FORMS[role], one) for one in ids)
@@ -68,7 +68,7 @@ def test_the_numbers_of_an_area_stand_together(role: str) -> None:
 
 
 def test_areas_have_the_same_digits_for_both_roles() -> None:
-    """Who knows one half of the suite finds his way in the other."""
+    """A reader of one half of the suite finds the areas of the other."""
     back, front = _blocks(BACK_END), _blocks(FRONT_END)
     both = back.keys() & front.keys()
     assert len(both) > 10
@@ -102,7 +102,7 @@ def test_an_area_that_is_not_declared_or_not_there_is_an_error() -> None:
 
 
 def test_an_id_that_is_given_twice_is_an_error() -> None:
-    """It would be somebody else's."""
+    """It would be ambiguous."""
     area = Area("a", BACK_END, "s")
     area.case(1, "one")(lambda _be: None)
     area.case(1, "two")(lambda _be: None)

@@ -1,4 +1,4 @@
-"""Where the suite's rings lie."""
+"""The addresses of the suite's rings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vhost_user_conformance.peer.memory import (
 @pytest.mark.parametrize("size", [2, 64, 1024])
 @pytest.mark.parametrize("event_idx", [False, True])
 def test_a_ring_at_the_end_of_its_region(size: int, *, event_idx: bool) -> None:
-    """Its parts are aligned, lie apart, and the last one ends with the region."""
+    """Its parts are aligned and disjoint, and the last one ends with the region."""
     memory = Memory((MIB, MIB))
     ring = TestRing(memory, 0, size, start=7, event_idx=event_idx, region=1, at_end=True)
     region, event = memory.regions[1], 2 * event_idx

@@ -1,4 +1,4 @@
-"""A program under test, and what its start and its end leave alone."""
+"""A program under test: its start, its end, and files that are not its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Struck(Exception):
 
 
 def test_what_is_no_socket_is_left_where_it_was(tmp_path: Path) -> None:
-    """Somebody may have given the disk's path for the socket's."""
+    """The path may be that of a disk, given by mistake."""
     precious = tmp_path / "disk.img"
     precious.write_bytes(b"data")
     program = PeerProgram("true {socket}", precious, tmp_path / "log")
@@ -30,7 +30,7 @@ def test_what_is_no_socket_is_left_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_signal_while_it_is_started_is_not_lost(tmp_path: Path) -> None:
-    """What a handler raises around a fork would be dropped, and the suite go on."""
+    """An exception of a handler around a fork would be dropped, and the suite would continue."""
     armed = [True]
 
     def strike() -> None:
@@ -54,7 +54,7 @@ def test_a_signal_while_it_is_started_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_the_last_line_of_much(tmp_path: Path) -> None:
-    """Is found at the end of what may be gigabytes."""
+    """It is found at the end of a large output."""
     log = tmp_path / "log"
     program = PeerProgram("true {socket}", tmp_path / "s", log)
     assert program.last_line == ""

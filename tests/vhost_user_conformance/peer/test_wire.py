@@ -57,7 +57,7 @@ def test_no_message_is_silence(ends: tuple[Wire, socket.socket]) -> None:
 
 
 def test_the_end_of_the_connection(ends: tuple[Wire, socket.socket]) -> None:
-    """For who receives, and for who waits for it."""
+    """Both a receiver and a waiter see it."""
     wire, peer = ends
     assert not wire.hangs_up(0.01)
     peer.shutdown(socket.SHUT_RDWR)
@@ -67,7 +67,7 @@ def test_the_end_of_the_connection(ends: tuple[Wire, socket.socket]) -> None:
 
 
 def test_a_header_with_an_enormous_payload_is_no_message(ends: tuple[Wire, socket.socket]) -> None:
-    """It is not waited for."""
+    """Its payload is not read."""
     wire, peer = ends
     peer.sendall(HEADER.pack(1, VERSION, 0xFFFFFFFF))
     with pytest.raises(Nonsense):

@@ -1,4 +1,4 @@
-"""The matrix of rules and cases: nothing is named that there is not, and nothing is forgotten."""
+"""The matrix of rules and cases: each rule has existing cases, and each case has a rule."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_rules_have_ids_of_one_form_and_each_its_own() -> None:
-    """They are what a report names."""
+    """Reports refer to them."""
     ids = [rule.id for rule in rules()]
     assert len(ids) == len(set(ids)) > 150
     assert all(re.fullmatch(r"[a-z_]+-\d\d", one) for one in ids)
@@ -52,7 +52,7 @@ def test_a_rule_says_what_where_from_and_who(chapter: Chapter) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_each_range_names_cases_that_there_are(role: str) -> None:
-    """An empty one raises, and its rule is named."""
+    """An empty range is an error that names its rule."""
     for rule in rules():
         cover = rule.cover(role)
         for word in cover.numbers.split() if isinstance(cover, Covered) else ():
@@ -61,13 +61,13 @@ def test_each_range_names_cases_that_there_are(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_each_case_belongs_to_a_rule(role: str) -> None:
-    """A new one has to be put into `vhost_user_conformance/rules/`."""
+    """A new case has to be added to `vhost_user_conformance/rules/`."""
     forgotten = [case for case, found in rules_by_case(role).items() if not found]
     assert not forgotten
 
 
 def test_each_message_has_a_row_that_is_covered_for_both() -> None:
-    """Or the reason why it is not; so has each protocol feature."""
+    """Or it has the reason why it is not; so has each protocol feature."""
     names = {rule.text.split(":")[0] for rule in front_end_messages.rules}
     assert names == {row.name for row in FRONTEND_MESSAGES.values()}
     assert len(names) == 44
@@ -84,7 +84,7 @@ def test_each_message_has_a_row_that_is_covered_for_both() -> None:
 
 
 def test_most_rules_are_covered() -> None:
-    """What is excused is the exception."""
+    """Rules that no case can check are the exception."""
     for role in ROLES:
         counted = count(role)
         assert counted.rules == counted.covered + counted.not_from_outside
@@ -92,9 +92,9 @@ def test_most_rules_are_covered() -> None:
 
 
 def test_a_rule_without_its_cases_is_an_error_that_names_it() -> None:
-    """As when a case has gone."""
+    """As when a case was removed."""
     chapter = Chapter("chapter", "Title", "source")
-    chapter.rule(1, "A rule", back="9999", front=NotFromOutside("there is none to look at"))
+    chapter.rule(1, "A rule", back="9999", front=NotFromOutside("no case can check it"))
     (rule,) = chapter.rules
     with pytest.raises(RuleError, match=r"chapter-01: no case of the back-end is in 9999\.\.9999"):
         cases_of(rule, BACK_END)

@@ -1,7 +1,7 @@
-"""A disk with what ours has not: a state to save and to load, and rings with an order of bytes.
+"""A disk with features that ours does not have: device state, and rings with a byte order.
 
-Run as a program, it is ``vhost-emu-blk`` with that; ``MISTAKE`` in its environment names what it
-does wrong.
+Run as a program, it is ``vhost-emu-blk`` with these; ``MISTAKE`` in its environment selects a
+mistake.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class OptionalHandlers(Handlers):
         self._result: Callable[[], int] = lambda: _REFUSED
 
     def handlers(self) -> dict[int, Handler]:
-        """Those of ours, and of what ours has not."""
+        """The handlers of vhost-emu-blk, and those of the further features."""
         return {
             **super().handlers(),
             _F.SET_DEVICE_STATE_FD: self._set_device_state_fd,

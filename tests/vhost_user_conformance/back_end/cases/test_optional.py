@@ -1,4 +1,4 @@
-"""Cases about what our back-ends and most others do not offer: that they pass, and fail."""
+"""Cases about features that our back-ends and most others do not offer: both verdicts of each."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def nic(mac: bytes = MAC, pairs: int = 2, mtu: int = 1500) -> dict[int, Callable
 def test_a_nic_s_configuration(
     case: int, answers: dict[int, Callable[[bytes], Answer]], verdict: Verdict
 ) -> None:
-    """Each field, right and wrong."""
+    """Each field, valid and invalid."""
     got, seen = Puppet(NIC_BITS, int(CONFIG), answers).judge(case, "net")
     assert got == verdict, seen
     assert "no message within" not in seen
@@ -95,7 +95,7 @@ def test_a_nic_s_configuration(
 
 @pytest.mark.parametrize("case", [960, 961])
 def test_fields_of_a_device_that_nobody_knows(case: int) -> None:
-    """May be for the driver to write: such a back-end has broken no rule."""
+    """Some fields are driver-writable: such a back-end has not broken a rule."""
     assert Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "")[0] == Verdict.UNSUPPORTED
     got, _ = Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "net")
     assert got == (FAIL if case == 960 else PASS)
@@ -148,7 +148,7 @@ def shmem(*sizes: int, count: int | None = None) -> Callable[[bytes], Answer]:
 def test_messages_that_hardly_anybody_serves(
     case: int, feature: str, answers: dict[int, Callable[[bytes], Answer]], verdict: Verdict
 ) -> None:
-    """Each of them, right and wrong."""
+    """Each of them, valid and invalid."""
     mask = SPEC.protocol_feature(feature)
     assert mask is not None
     offered = int(mask | ProtocolFeature.REPLY_ACK)
@@ -169,7 +169,7 @@ def test_messages_that_hardly_anybody_serves(
     ids=["taken for good", "taken, then closed", "refused", "refused, then closed"],
 )
 def test_a_table_that_cannot_be(case: int, code: int, last: F | None, verdict: Verdict) -> None:
-    """Whoever closes the connection has not gone on with it, whatever was acknowledged before."""
+    """A back-end that closes the connection has not continued, whatever it acknowledged before."""
     puppet = Puppet(
         BITS, int(ProtocolFeature.REPLY_ACK), {F.SET_MEM_TABLE: number(code)}, last=last
     )
@@ -177,7 +177,7 @@ def test_a_table_that_cannot_be(case: int, code: int, last: F | None, verdict: V
 
 
 def state_verdicts(folder: Path, mistake: str) -> dict[str, str]:
-    """Verdicts on a disk whose state can be moved, and that makes this mistake."""
+    """Verdicts on a disk that offers DEVICE_STATE and makes this mistake."""
     image = folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(1 << 20)
@@ -216,5 +216,5 @@ def test_a_device_whose_state_can_be_moved(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_found(mistake: str, case: int, tmp_path: Path) -> None:
-    """By the case that is about it."""
+    """The case about it fails."""
     assert state_verdicts(tmp_path, mistake)[f"VU-B-{case}"] == "FAIL"

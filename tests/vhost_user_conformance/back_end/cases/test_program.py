@@ -1,4 +1,4 @@
-"""Cases about programs, on programs that do it wrong."""
+"""Cases about program conventions, on programs that break them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class Bench:
-    """Runs one case on a program, with nobody at the other end of its connection."""
+    """Runs one case on a program; the peer of its connection only answers GET_FEATURES."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._programs: list[PeerProgram] = []
 
     def judge(self, number: int, command: str, *, start: bool = False) -> None:
-        """Raises what the case does."""
+        """Raises as the case does."""
         ours, theirs = socket.socketpair()
         with theirs:
             be = BackEnd(Wire(ours, {}, 1.0), "", SPEC)
@@ -45,7 +45,7 @@ class Bench:
                 until = time.monotonic() + TIMEOUT
                 while program.last_line != "ready":
                     assert time.monotonic() < until
-                    time.sleep(0.01)  # a file that another program writes; nothing tells of it
+                    time.sleep(0.01)  # a file that another program writes: there is no event for it
                 # An answer to GET_FEATURES, which the case waits for first.
                 theirs.send(bytes.fromhex("01000000 05000000 08000000") + bytes(8))
             (case,) = [case for case in area.cases if case.id == f"VU-B-{number}"]
@@ -70,7 +70,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def shell(script: str) -> str:
-    """A command that has a socket's path among its words, and does something else."""
+    """A command that has the socket's path among its words, and runs this script."""
     return f"sh -c '{script}' --socket-path={{socket}}"
 
 
@@ -92,7 +92,7 @@ def test_a_program_that_does_it_wrong(bench: Bench, number: int, script: str) ->
 
 
 def test_a_program_that_does_not_know_the_option(bench: Bench) -> None:
-    """Is not judged."""
+    """It is UNSUPPORTED."""
     with pytest.raises(Unsupported, match="status 3"):
         bench.judge(2501, shell("exit 3"))
     with pytest.raises(Unsupported, match="--socket-path"):
@@ -100,7 +100,7 @@ def test_a_program_that_does_not_know_the_option(bench: Bench) -> None:
 
 
 def test_a_program_that_does_not_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails, and so does one that ends by another signal; one that just ends passes."""
+    """It fails, and so does one that ends by another signal; one that ends normally passes."""
     monkeypatch.setattr("vhost_user_conformance.back_end.cases.program.SOON", 0.5)
     rest = "echo ready; while :; do sleep 0.05; done"
     for reaction in ('""', '"kill -9 $$"'):
@@ -140,7 +140,7 @@ def test_a_second_program_does_not_outlive_its_case(tmp_path: Path) -> None:
 
 
 def test_a_suite_that_is_killed_takes_the_second_program_along() -> None:
-    """It had no chance to end it."""
+    """The kernel ends it."""
     script = (
         "import time; from vhost_user_conformance.back_end.cases.program import _started\n"
         "with _started(['sleep', '60'], (), stdin=-3, stdout=-3) as program:\n"
@@ -153,5 +153,5 @@ def test_a_suite_that_is_killed_takes_the_second_program_along() -> None:
         finally:
             suite.kill()
     _, alive = psutil.wait_procs([second], timeout=TIMEOUT)
-    # Whoever has taken over an orphan may not have looked after it yet.
+    # The orphan may not have been reaped yet.
     assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
