@@ -2,8 +2,9 @@
 
 CLOCK_MONOTONIC counts from another moment on each machine. The offset is estimated as NTP does it
 (RFC 5905, section 8): a round trip that leaves at ``a``, is answered at the other clock's ``t``
-and is back at ``b`` says that the offset lies between ``t - b`` and ``t - a``. The shortest round
-trip says it best. Two clocks also drift apart, which widens what was found at another time.
+and is back at ``b`` shows that the offset lies between ``t - b`` and ``t - a``. The shortest
+round trip has the smallest error. Two clocks also drift apart, so the error grows with the time
+between.
 """
 
 from __future__ import annotations
@@ -64,17 +65,17 @@ class Offset(NamedTuple):
 
 
 def agree(stream: MigrationStream, probes: Sequence[RoundTrip]) -> int:
-    """Tell the destination how far its clock is ahead, and return that, nanoseconds."""
+    """Send the destination how far its clock is ahead, and return that, nanoseconds."""
     offset = estimate(probes, probes[-1].end).ns
     stream.send(Kind.PING, _TIME.pack(offset))
     return offset
 
 
 def learn(stream: MigrationStream) -> int:
-    """What `agree` tells: how far this clock is ahead of the source's, nanoseconds.
+    """What `agree` sends: how far this clock is ahead of the source's, nanoseconds.
 
     Raises:
-        MigrationError: the source says something else, or has gone.
+        MigrationError: the source sends something else, or has gone.
     """
     kind, _count, payload = stream.receive()
     if kind is not Kind.PING or len(payload) != _TIME.size:
@@ -88,7 +89,7 @@ def probe(
     """Ask the other side for its time, so often; `answer` is the other end.
 
     Raises:
-        MigrationError: it does not say, or has gone.
+        MigrationError: it does not answer, or has gone.
     """
     probes = []
     for _ in range(count):
@@ -105,7 +106,7 @@ def probe(
 
 
 def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int] = now) -> None:
-    """Say what time it is, so often.
+    """Answer so many requests for the time.
 
     Raises:
         MigrationError: the other side asks for something else, or has gone.

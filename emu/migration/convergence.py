@@ -1,7 +1,7 @@
-"""When to switch over: what the blackout is expected to take, and whether another round pays.
+"""When to switch over: the expected blackout, and whether another round makes it shorter.
 
-Nothing here sends, waits or reads a clock: `Convergence` is told the numbers of each round and
-says what to do next, so that it can be tested with numbers alone.
+Nothing here sends, waits or reads a clock: `Convergence` gets the numbers of each round and
+returns what to do next, so that it can be tested with numbers alone.
 
 QEMU compares what is dirty with bandwidth x downtime-limit (migration/migration.c,
 `migration_iteration_run`); the time that devices take to stop and to start is not in it. Here it
@@ -24,7 +24,7 @@ SMALL = 1 << 20
 #: Bytes a second that a stream is taken for at the most before it has had that much to carry.
 ASSUMED = 1 << 30
 #: Rounds in a row that get nowhere, before something is done about it.
-TIMEOUT = 2
+STUCK_ROUNDS = 2
 #: Shares of its time that the guest is kept from running, in percent: as in QEMU
 #: (cpu-throttle-initial, cpu-throttle-increment); the most is `MAX_PERCENT`, as there.
 FIRST_THROTTLE = 20
@@ -42,7 +42,7 @@ class Action(Enum):
 
 
 class Reason(Enum):
-    """Why there is no further round; the values stand in the JSON."""
+    """Why there is no further round; the values are those of the JSON."""
 
     CONVERGED = "converged"
     DEVICES = "devices"
@@ -70,7 +70,7 @@ class Round(NamedTuple):
     Attributes:
         sent: bytes.
         remaining: bytes that are dirty now.
-        ns: from the look at what was dirty before it to the one after it.
+        ns: from the harvest of dirty pages before it to the one after it.
         paced_ns: what of that went by until the last byte was sent.
         sending_ns: what of that was sending; the rest was waiting for the bandwidth's limit.
     """
@@ -121,7 +121,7 @@ class Convergence:
     Args:
         limit_ns: what the blackout may be expected to take.
         auto_converge: the guest may be slowed down.
-        abort: give up where the limit cannot be kept; else switch over all the same.
+        abort: fail where the limit cannot be kept; otherwise switch over all the same.
     """
 
     def __init__(self, limit_ns: int, *, auto_converge: bool = False, abort: bool = False) -> None:
@@ -156,8 +156,8 @@ class Convergence:
             return self._without(Reason.DEVICES, outlook)
         if self.rounds >= MAX_ROUNDS:
             return self._without(Reason.ROUNDS, outlook)
-        patience = 1 if self.throttle else TIMEOUT
-        if progress or self._stuck < patience:
+        allowed = 1 if self.throttle else STUCK_ROUNDS
+        if progress or self._stuck < allowed:
             return Decision(Action.GO_ON, None, outlook)
         if self._auto_converge and self.throttle < MAX_PERCENT:
             self._stuck = 0

@@ -32,7 +32,7 @@ class Destination(DestinationBase):
 
     Args:
         vm: this side's VM. When the migration fails its devices are disconnected, so that their
-            back-ends let go of what the source's need.
+            back-ends release what the source's need.
         parameters, observe, history, check_disks: see `DestinationBase`.
         accept: waits for a further stream of the same source.
     """
@@ -77,7 +77,7 @@ class Destination(DestinationBase):
         with contextlib.ExitStack() as made:
             for _ in range(1, handshake.streams):
                 if self._accept is None:
-                    raise MigrationError("listen", "there is no way to a second stream")
+                    raise MigrationError("listen", "further streams are not possible here")
                 others.append(made.enter_context(contextlib.closing(self._accept())))
                 kind, _, payload = others[-1].receive()
                 if kind is not Kind.JOIN or payload != handshake.session.encode():

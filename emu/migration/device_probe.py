@@ -64,7 +64,7 @@ class DeviceProbe:
     """Times the devices of one side.
 
     Args:
-        devices: connected, and nobody else talks to them meanwhile.
+        devices: connected, and used by no other thread meanwhile.
         machine: whose notifiers they have.
         deadline: seconds that a back-end may take for an answer.
 
@@ -231,7 +231,7 @@ class Forecast:
         return self._history.idle is not None and bool(self._history.idle.state)
 
     def learn(self, payload: bytes) -> None:
-        """What the destination said with PREPARED (`prepared`); nothing is all right.
+        """Take what the destination sent with PREPARED (`prepared`); it may be empty.
 
         Raises:
             MigrationError: it is invalid.
@@ -240,9 +240,9 @@ class Forecast:
         if not payload:
             return
         try:
-            said = json.loads(payload)
-            self._probed = self._probed._replace(start=int(said["start_ns"]))
-            self._history.learn(said["past"])
+            received = json.loads(payload)
+            self._probed = self._probed._replace(start=int(received["start_ns"]))
+            self._history.learn(received["history"])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise MigrationError("stream", "the destination's PREPARED is invalid") from None
         self._expected = self._with_past()
@@ -255,7 +255,7 @@ def prepared(vm: Vm, strategy: Strategy, history: History, deadline: float) -> b
         VhostUserError: a back-end does not answer.
     """
     start = _time_devices(vm, history, deadline).start(strategy)
-    return json.dumps({"start_ns": start, "past": history.to_json()}).encode()
+    return json.dumps({"start_ns": start, "history": history.to_json()}).encode()
 
 
 def calibrate(vm: Vm, history: History, timeout: float) -> None:

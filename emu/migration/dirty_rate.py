@@ -21,7 +21,7 @@ _MIB = 1 << 20
 
 
 class DirtyRate:
-    """Measures one VM's rate, in the background, and tells the answer of QMP's query-dirty-rate."""
+    """Measures one VM's rate, in the background, for QMP's calc-dirty-rate and query-dirty-rate."""
 
     def __init__(self) -> None:
         self._answer: JsonObject = {"status": "unstarted"}
@@ -40,8 +40,8 @@ class DirtyRate:
     def start(self, vm: Vm, seconds: int) -> None:
         """Have all devices log for so long. Returns when they do.
 
-        A back-end that goes meanwhile is not missed before it is over: the next one would be given
-        no log.
+        A back-end that goes meanwhile is reconnected only afterwards: the new one would be given no
+        log.
 
         Raises:
             EmuError: it is being measured already.
@@ -73,7 +73,7 @@ class DirtyRate:
         rate = None
         with undo:
             self._enough.wait(seconds)
-            # A back-end may have marked what is no memory; QMP has no word for that.
+            # A back-end may have marked what is not memory; QMP has no status for that.
             with suppress(VhostUserError):
                 rate = total(sync.dirty()) // seconds // _MIB
         if rate is None:

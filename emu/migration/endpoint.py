@@ -33,14 +33,16 @@ def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
             if host.startswith("[") and host.endswith("]"):
                 return socket.AF_INET6, (host[1:-1], int(port))
             return socket.AF_INET, (host, int(port))
-    raise MigrationError("connect", f"{uri!r} is no address: write unix:PATH or tcp:ADDRESS:PORT")
+    raise MigrationError(
+        "connect", f"{uri!r} is not an address: write unix:PATH or tcp:ADDRESS:PORT"
+    )
 
 
 def stays_here(uri: str) -> bool:
     """Whether what goes there does not leave this machine: a unix socket, or loopback.
 
     Raises:
-        MigrationError: it is no address, or there is no such host.
+        MigrationError: it is not an address, or the host is unknown.
     """
     family, address = parse(uri)
     if isinstance(address, str):
@@ -70,7 +72,7 @@ def probe(uri: str, *, timeout: float) -> None:
 def connect(
     uri: str, *, deadline: float, credentials: Credentials | None = None
 ) -> MigrationStream:
-    """Connect to a destination that listens; with credentials, speak TLS.
+    """Connect to a destination that listens; with credentials, by TLS.
 
     Raises:
         MigrationError: it does not, its certificate is not accepted, or the address is invalid.
@@ -110,13 +112,13 @@ class Listener:
 
     Args:
         uri: where to listen; port 0 takes a free one.
-        credentials: speak TLS, with these.
+        credentials: for TLS; None for a plain stream.
 
     Attributes:
         uri: what the source is to be given.
 
     Raises:
-        MigrationError: it is no address, or in use.
+        MigrationError: it is not an address, or in use.
     """
 
     def __init__(self, uri: str, credentials: Credentials | None = None) -> None:

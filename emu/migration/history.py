@@ -1,8 +1,8 @@
 """What devices and vCPUs took in earlier migrations of a VM: the last known costs.
 
-A back-end that is slow to stop cannot be told from a quick one before it has been stopped. So what
+A slow back-end cannot be distinguished from a quick one before it is stopped. So what
 a migration took is kept, by strategy, and expected again of the next one. It goes with the VM: the
-destination tells the source what it knows before the last decision.
+destination sends its own to the source before the last decision.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class History:
             notifiers: what their notifiers are expected to take besides.
 
         What they took under the same strategy is believed before the probe, which a running
-        guest holds up, unless that says `WORSE` times as much. What each of them took under
-        another strategy, put together in this one's way, counts if it is longer.
+        guest slows down, unless that takes `WORSE` times as long. What each of them took under
+        another strategy, combined in this one's way, counts if it is longer.
         """
         kept = self._taken[side]
         same = kept.get(strategy.NAME)
@@ -156,14 +156,14 @@ class History:
             for kept in sides
         )
 
-    def learn(self, said: JsonObject) -> None:
+    def learn(self, received: JsonObject) -> None:
         """Take over what the other side knows, where it is the later.
 
         Raises:
-            TypeError, ValueError, AttributeError: it is nothing that `to_json` says.
+            TypeError, ValueError, AttributeError: it is not what `to_json` returns.
         """
         for side, kept in self._taken.items():
-            for strategy, (number, devices, wall, vcpus) in said.get(side, {}).items():
+            for strategy, (number, devices, wall, vcpus) in received.get(side, {}).items():
                 theirs = Taken(
                     int(number),
                     {
@@ -176,7 +176,7 @@ class History:
                 ours = kept.get(strategy)
                 if ours is None or ours.number < theirs.number:
                     kept[strategy] = theirs
-        notifiers = said.get("notifiers")
+        notifiers = received.get("notifiers")
         if self.notifiers is None and notifiers is not None:
             self.notifiers = NotifierCosts(*map(int, notifiers))
 

@@ -1,4 +1,4 @@
-"""One migration under way in a VM's process, as QMP's query-migrate tells of it."""
+"""One migration of a VM's process, as QMP's query-migrate reports it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emu.migration.side import MigrationSide
     from emu.qmp.protocol import EventSink, JsonObject
 
-#: Seconds that a migration may take to end when the process ends.
+#: Seconds for a migration to end when the process ends.
 TIMEOUT = 20.0
 _MS = 1_000_000
 
@@ -26,7 +26,7 @@ class Job:
     """A migration, in a thread of its own from `start` on, and how it ends.
 
     Args:
-        emit: told of every change of `status`, and of what the migration itself tells.
+        emit: gets an event at every change of `status`, and the events of the migration itself.
 
     Attributes:
         status: QMP's: ``setup``, ``active``, ``device``, ``cancelling``; then ``completed``,
@@ -62,7 +62,7 @@ class Job:
             side: whose migration it is.
             work: runs it.
             cancel: makes ``work`` end early; False when it is too late for that.
-            give_up: the same, when the process ends; ``cancel`` unless told.
+            give_up: the same, when the process ends; ``cancel`` by default.
         """
         self.side = side
         self._cancel = cancel
@@ -74,10 +74,10 @@ class Job:
         self._thread.start()
 
     def observe(self, name: str, data: JsonObject) -> None:
-        """What the migration tells on its way."""
+        """Pass an event of the migration on."""
         if name == "MIGRATION":
             with self._lock:
-                # Who has cancelled it wants to hear of the end, and of nothing before that.
+                # After a cancel only the end is reported.
                 if self.status == "cancelling":
                     return
                 self.status = str(data["status"])
@@ -92,7 +92,7 @@ class Job:
         self._emit(name, data)
 
     def cancel(self) -> None:
-        """Give it up if it is not too late; the VM stays where it is."""
+        """Cancel it if it is not too late; the VM stays where it is."""
         if not self.running or not self._cancel():
             return
         with self._lock:

@@ -2,8 +2,8 @@
 
 The first socket carries everything else as well. A round of memory ends with a BARRIER on every
 socket; a receiver that has read its own reads nothing more until all have. So no page of a later
-round can be overtaken by what an earlier round said of it. What is little goes by the first
-socket alone, and needs no barrier: in a blackout there is nothing to wait for.
+round can be overwritten by an earlier one. Little memory is sent by the first socket alone, and
+needs no barrier: in a blackout there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emu.machine.ram import GuestRam
     from emu.migration.stream import Run
 
-#: Less memory than this is not worth waking anybody for.
+#: Less memory than this is not worth waking the threads for.
 LITTLE = 1 << 20
 #: Seconds for a thread to end when its socket has been shut down.
 TIMEOUT = 5.0
@@ -126,13 +126,13 @@ class SendingChannels:
         while (job := queue.get()) is not None:
             try:
                 job()
-            except Exception as error:  # noqa: BLE001  whoever waits for it raises it
+            except Exception as error:  # noqa: BLE001  the waiting thread raises it
                 self._done.put(error)
             else:
                 self._done.put(None)
 
     def interrupt(self) -> None:
-        """From any thread: whoever sends here fails at once."""
+        """From any thread: each send fails at once."""
         for other in self._others:
             other.interrupt()
 
@@ -151,7 +151,7 @@ class ReceivingChannels:
     """The destination's sockets. The further ones are read by a thread each, from `open` on.
 
     Args:
-        stream: the first one; whoever reads it calls `await_barrier` where a BARRIER comes.
+        stream: the first one; its reader calls `await_barrier` when it receives a BARRIER.
         others: the further ones, which are closed with this.
         ram: where memory goes.
     """
@@ -190,7 +190,7 @@ class ReceivingChannels:
             ) from None
 
     def finish(self) -> None:
-        """All memory has come: what becomes of the further sockets is of no interest any more."""
+        """All memory has arrived: errors of the further sockets no longer matter."""
         self._finished = True
 
     def check(self) -> None:
@@ -212,7 +212,7 @@ class ReceivingChannels:
         except MigrationError as error:
             if self._finished:
                 return
-            # The one who reads the first socket is to learn of it at once.
+            # The reader of the first socket must learn of it at once.
             self._error = self._error or error
             self._stream.interrupt_reading()
             self._barrier.abort()

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from emu.migration.stream import RamSender, Run
     from emu.qmp.protocol import JsonObject
 
-#: Bytes between two looks at whether the migration is to be given up.
+#: Bytes between two checks for a cancel.
 PIECE = 64 << 20
 #: What is dirty when all is decided still goes before the clock starts if it goes in this time
 #: (nanoseconds), or if less is dirty afterwards.
 TOP_UP_NS = 50_000_000
-#: So often (nanoseconds) whoever waits for it hears of a round that takes long.
-TOLD_NS = 5_000_000_000
+#: Nanoseconds between two events of a round that takes long.
+EVENT_PERIOD_NS = 5_000_000_000
 _NS = 1_000_000_000
 
 #: Called with the name of an event (as QMP has it) and its data.
@@ -84,14 +84,14 @@ class Precopy:
 
     Args:
         ram: the guest's memory.
-        sync: says what is dirty.
+        sync: finds dirty memory.
         stream: where it goes.
         parameters: what it may take.
-        observe: told of every round.
+        observe: gets an event for every round.
         forecast: what the blackout is expected to take besides memory.
         throttle: keeps the guest from running for a share of its time, in percent.
-        pause: waits for so many seconds, or until the migration is to be given up.
-        check: raises when it is to be given up.
+        pause: waits for so many seconds, or until a cancel.
+        check: raises after a cancel.
 
     Attributes:
         sent: what has been sent so far.
@@ -126,16 +126,16 @@ class Precopy:
         self._throttle = throttle
         self._pause = pause
         self._check = check
-        self._start = self._told = now()
+        self._start = self._last_event = now()
 
     def run(self, await_prepared: Callable[[], bytes]) -> None:
         """All rounds, until it is time to switch over. Then `top_up`, and the blackout.
 
-        While the destination prepares the guest writes on, so what is decided before it has said
-        that it is prepared is decided again afterwards.
+        While the destination prepares the guest writes on, so what is decided before PREPARED
+        is decided again afterwards.
 
         Args:
-            await_prepared: returns what the destination says when it is.
+            await_prepared: returns the payload of PREPARED.
 
         Raises:
             MigrationError: it does not converge, and that was to end it.
@@ -152,7 +152,7 @@ class Precopy:
             runs = self._sync.dirty()
             done = Round(sent, total(runs), now() - began, paced_ns, sending_ns)
             decided = self._decide(done)
-        # To be looked at again when everything else is ready.
+        # `top_up` or the blackout sends them.
         self._sync.put_back(runs)
 
     def _decide(self, done: Round) -> bool:
@@ -176,7 +176,7 @@ class Precopy:
         return decision.action is Action.SWITCH
 
     def top_up(self) -> None:
-        """The last thing before the clock starts: send what is dirty now, if that pays.
+        """The last step before the blackout: send what is dirty now, if that shortens it.
 
         It does not where the guest writes faster than the limit lets memory go: more would be
         dirty after it than before. What is not sent is left to the blackout.
@@ -216,8 +216,8 @@ class Precopy:
             wait = bucket.spend(size)
             if wait:
                 self._pause(wait / _NS)
-            if now() - self._told > TOLD_NS:
-                self._told = now()
+            if now() - self._last_event > EVENT_PERIOD_NS:
+                self._last_event = now()
                 self._observe("MIGRATION", {"status": "active"})
         self._stream.end_round()
         self._check()

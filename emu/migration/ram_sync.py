@@ -62,7 +62,7 @@ class RamSync:
 
 
 def runs_of(pages: Iterable[int]) -> list[Run]:
-    """Neighbouring pages put together to runs of (address, length)."""
+    """Neighbouring pages joined to runs of (address, length)."""
     runs: list[Run] = []
     start = previous = -2
     for page in sorted(pages):

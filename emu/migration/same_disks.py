@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 _PREFIX = ".emu-migration-"
 
 
-def differences(mine: JsonObject, said: JsonObject) -> list[str]:
-    """What of the source's disks is not as at this side, in words.
+def differences(mine: JsonObject, source: JsonObject) -> list[str]:
+    """The differences between the source's disks and this side's, as text.
 
     Args:
         mine: ``{"images": directory or None, "disk": of_file()}``.
-        said: ``{"mark": of marked(), "disk": of_file()}``, by the source.
+        source: ``{"mark": of marked(), "disk": of_file()}``, by the source.
     """
     found = []
-    mark, images = said.get("mark"), mine.get("images")
+    mark, images = source.get("mark"), mine.get("images")
     if (mark is None) != (images is None):
         side = "destination" if mark is None else "source"
         found.append(f"disks: only the {side} has --images")
     elif mark is not None and images is not None and not _sees(Path(images), str(mark)):
         found.append(f"disks: --images {images} of the destination is not the source's directory")
-    theirs, ours = said.get("disk"), mine.get("disk")
+    theirs, ours = source.get("disk"), mine.get("disk")
     if (theirs is None) != (ours is None):
         side = "destination" if theirs is None else "source"
         found.append(f"blk0: only the {side} has --disk")

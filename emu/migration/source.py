@@ -197,7 +197,7 @@ class Source(MigrationSide):
         with contextlib.ExitStack() as made:
             for _ in range(1, self._parameters.streams):
                 if self._reach is None:
-                    raise MigrationError("connect", "there is no way to a second stream")
+                    raise MigrationError("connect", "further streams are not possible here")
                 others.append(made.enter_context(contextlib.closing(self._reach())))
                 others[-1].send(Kind.JOIN, str(hello["session"]).encode())
             made.pop_all()
@@ -217,10 +217,10 @@ class Source(MigrationSide):
                 **self._accounts(),
             }
 
-        told = completion.exchange_at_source(stream, start, self._probes, report)
+        received = completion.exchange_at_source(stream, start, self._probes, report)
         # The guest's clock was shifted by the offset that was known before the blackout.
-        late = self._ahead_ns - int(told["offset_ns"])
-        self.destination = {**told, "guest_gap_ns": int(told["guest_gap_ns"]) + late}
+        late = self._ahead_ns - int(received["offset_ns"])
+        self.destination = {**received, "guest_gap_ns": int(received["guest_gap_ns"]) + late}
 
     def _forget_stream(self) -> None:
         with self._giving:

@@ -1,4 +1,4 @@
-"""What the stream says of the machine besides its memory: devices and vCPUs, as bytes."""
+"""The state of devices and vCPUs, as bytes of the stream."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def pack_devices(devices: Iterable[VhostDevice]) -> bytes:
         parts.append(_DEVICE.pack(device.name.encode(), device.acked_features, len(rings)))
         for ring in rings:
             where = ring.addresses
-            assert where is not None  # noqa: S101  configured() says so
+            assert where is not None  # noqa: S101  configured() checks it
             parts.append(_RING.pack(where.size, ring.base, where.desc, where.avail, where.used))
     return b"".join(parts)
 
 
 def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevice]:
-    """Give every device what `pack_devices` said of it.
+    """Set every device to what `pack_devices` packed.
 
     Returns:
         The devices whose rings lie elsewhere, or have other sizes, than they knew before.
@@ -77,7 +77,7 @@ def _load_rings(device: VhostDevice, rings: Sequence[tuple[int, int, int, int, i
         moved = moved or ring.addresses != addresses
         ring.set_up(addresses, base)
     for ring in device.rings[len(rings) :]:
-        # The driver has reset the device since the source told of it first.
+        # The driver has reset the device since the source sent DEVICES.
         moved = moved or ring.addresses is not None
         ring.set_up(None)
     return moved

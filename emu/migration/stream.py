@@ -41,7 +41,7 @@ MAX_PAYLOAD = 64 << 20
 #: Descriptors in one message (SCM_MAX_FD of the kernel).
 DESCRIPTORS_PER_MESSAGE = 253
 
-#: Seconds for which a side that gives up, or is given up, is listened to.
+#: Seconds in which a side that gives up sends, and its peer receives, the reason.
 FAILURE_TIMEOUT = 1.0
 Buffer = bytes | memoryview
 #: Guest physical address and length of a piece of memory.
@@ -105,7 +105,7 @@ class MigrationStream:
 
     def __init__(self, sock: socket.socket, *, deadline: float) -> None:
         self._sock = sock
-        sock.setblocking(True)  # noqa: FBT003  the name of the method says what it is
+        sock.setblocking(True)  # noqa: FBT003  the method's name describes it
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.set_deadline(deadline)
@@ -136,7 +136,7 @@ class MigrationStream:
         """Send a section.
 
         Raises:
-            MigrationError: the other side has gone, or takes nothing any more.
+            MigrationError: the other side has gone, or does not read any more.
         """
         self._send_all([HEADER.pack(kind, 0, len(payload)), payload])
 
@@ -144,7 +144,7 @@ class MigrationStream:
         """Send memory.
 
         Raises:
-            MigrationError: the other side has gone, or takes nothing any more.
+            MigrationError: the other side has gone, or does not read any more.
         """
         small = [run for run in runs if run[1] < SENDFILE_BYTES]
         for first in range(0, len(small), RUNS_PER_SECTION):
@@ -185,7 +185,7 @@ class MigrationStream:
         """The next section: its kind, its count, its bytes (the table of a RAM section).
 
         Raises:
-            MigrationError: the other side has gone, is silent, or sent what is no section.
+            MigrationError: the other side has gone, is silent, or sent what is not a section.
         """
         head = bytearray(HEADER.size)
         try:
@@ -285,7 +285,7 @@ class MigrationStream:
         return MigrationError("stream", f"the connection broke: {error.strerror}")
 
     def give_up(self, reason: str) -> None:
-        """At the destination: tell the source why, and take what it still sends until it hears."""
+        """At the destination: send FAILED, and discard what the source still sends."""
         self.set_deadline(FAILURE_TIMEOUT)
         try:
             self.send(Kind.FAILED, reason.encode())
@@ -297,7 +297,7 @@ class MigrationStream:
             return  # it has gone, or does not listen: it will find the connection closed
 
     def receive_failure(self) -> str:
-        """At the source, when the stream broke: why the destination gave up, if it said so."""
+        """At the source, when the stream broke: why the destination gave up, if it sent FAILED."""
         if self._silent:
             return ""  # it has been listened to for long enough
         self.set_deadline(FAILURE_TIMEOUT)
@@ -326,12 +326,12 @@ class MigrationStream:
         poll.poll()
 
     def interrupt_reading(self) -> None:
-        """From another thread: whoever receives here fails when all that has come is read."""
+        """From another thread: a receive fails when all that has arrived has been read."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RD)
 
     def interrupt(self) -> None:
-        """From another thread: whoever sends or receives here fails at once, from now on."""
+        """From another thread: each send and receive fails at once, from now on."""
         with contextlib.suppress(OSError):  # the other side was quicker
             self._sock.shutdown(socket.SHUT_RDWR)
 

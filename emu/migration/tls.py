@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: One call of `TlsSocket.sendmsg` encrypts no more than this, so that its deadline means something.
 CHUNK = 1 << 20
-#: Parts below this are put together first: each would make a TLS record of its own.
+#: Parts below this are joined first: each would make a TLS record of its own.
 RECORD = 16 << 10
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
@@ -53,7 +53,7 @@ class TlsSocket(ssl.SSLSocket):
         return self.recv_into(views[0]), [], 0, None
 
     def shutdown(self, how: int) -> None:
-        """Shut the connection down, and go on to speak TLS with what is left of it.
+        """Shut the connection down, but still use TLS for what is left of it.
 
         Python's own would read what comes afterwards as plain bytes.
         """
@@ -85,7 +85,7 @@ class Credentials(NamedTuple):
         made.minimum_version = ssl.TLSVersion.TLSv1_3
         made.verify_mode = ssl.CERT_REQUIRED
         if server:
-            made.num_tickets = 0  # nobody comes back, and nobody would read them
+            made.num_tickets = 0  # no session is resumed, and no one reads them
         for option, path in zip(("cert", "key", "ca"), self[:3], strict=True):
             _check_readable(f"--tls-{option}", path)
         self._load(made)
@@ -172,7 +172,7 @@ def _let_hear(sock: ssl.SSLSocket) -> None:
 
 
 def explain(error: OSError) -> str:
-    """What a TLS error means for whoever chose the certificates."""
+    """What a TLS error means for the user, who chose the certificates."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the other side's certificate is refused: {error.verify_message}"
     if isinstance(error, TimeoutError):

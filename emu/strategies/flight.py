@@ -22,7 +22,7 @@ class Flight:
     """The tasks whose Ask is under way, by the descriptor of their connection.
 
     A device that fails drops out, and the others are waited for all the same: their back-ends
-    have been asked already, so whoever rolls back must know what they answered.
+    have been asked already, and a roll-back needs their answers.
 
     Attributes:
         failures: what the tasks that dropped out failed with, in the order in which they did.

@@ -30,7 +30,7 @@ JOB = struct.Struct("<IIBH")
 MESSAGE = struct.Struct("<IBB")
 RESULT = struct.Struct("<BHI")
 DONE = struct.Struct("<QQI")
-#: What a worker says first.
+#: The first packet of a worker.
 UP = b"up"
 #: Outcomes.
 FINISHED, TOO_LATE, GONE = range(3)

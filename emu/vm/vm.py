@@ -71,14 +71,14 @@ class Vm:
         backends: socket path of each device's back-end, by the device's name.
         disk: what the guest does with the user's file behind ``blk0``, if there is one.
         timeout: seconds that a device may take for anything.
-        observe: told of devices that are lost, and that come back.
+        observe: gets an event for each device that is lost or reconnected.
         handed_over: memory and running devices of the VM in another process.
             Nothing is sent to a back-end, and no byte of memory is touched.
 
     Attributes:
         backends: as given, or as they are inherited.
-        driving: held by whoever talks to the back-ends of a VM that runs; while the vCPUs are
-            paused there is nobody but the migration.
+        driving: held by the thread that uses the back-ends of a VM that runs; while the vCPUs
+            are paused only the migration does.
         reconnect: reconnects devices that lost their back-ends; paused until the VM runs.
 
     Raises:
@@ -228,10 +228,11 @@ class Vm:
         self.drive(lifecycle.stop(device) for device in self.devices)
 
     def recover_devices(self) -> None:
-        """Start every device again, whatever state it is in; one that cannot be keeps no other.
+        """Start every device again, whatever state it is in.
 
-        A device whose back-end has gone, or cannot be trusted any more, is lost: it is
-        reconnected when a back-end listens. Its requests stay in its rings.
+        One that cannot be started does not hold up the others. A device whose back-end has gone,
+        or cannot be trusted any more, is lost: it is reconnected when a back-end listens. Its
+        requests stay in its rings.
         """
         kept: list[VhostDevice] = []
         for device in self.devices:
@@ -292,7 +293,7 @@ class Vm:
     def stop_logging(self) -> None:
         """Switch the dirty log off wherever there is a back-end.
 
-        Where it stays on it goes on to be written to, which harms nobody.
+        Where it stays on, the back-end goes on writing to the log, which is harmless.
         """
         kept = [device for device in self.devices if device.connected]
         for device in self.devices:
@@ -343,10 +344,10 @@ class Vm:
                 return
 
     def resume_arrived(self, timeout: float) -> int:
-        """Resume a VM that has come by migration, and wait until it is seen to run.
+        """Resume a VM that has arrived by migration, and wait until it runs.
 
-        The guest's threads then want the interpreter as well, so this one may learn late of what
-        has happened. What counts is when it did.
+        The guest's threads then want the interpreter as well, so this one may learn of it late.
+        What counts is when it happened.
 
         Returns:
             When the last vCPU that had been running, and guest code at all, had run again.
@@ -386,5 +387,5 @@ class Vm:
         self.guest.close()
 
     def close(self) -> None:
-        """Power off, in any state. Again is harmless."""
+        """Power off, in any state. May be called twice."""
         self._owned.close()

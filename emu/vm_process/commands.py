@@ -1,14 +1,13 @@
 """The commands of a VM's monitor.
 
-`VmControl` is what stands behind the monitor. Its methods are the monitor's commands, and all
-that goes in and out of them is JSON-able:
+The methods of `VmControl` are the monitor's commands; their arguments and results are JSON:
 
     x-create x-start migrate-incoming migrate migrate_cancel migrate-set-parameters
     query-migrate-parameters query-migrate query-status stop cont system_reset calc-dirty-rate
     query-dirty-rate x-timeline x-ledger x-quiesce x-resume-load x-stats x-verify x-disk-reader
     x-release quit
 
-A VM process starts empty. ``x-create`` says which VM; then either ``x-start`` boots it or
+A VM process starts empty. ``x-create`` describes the VM; then either ``x-start`` boots it or
 ``migrate-incoming`` awaits it. After ``x-release`` it is empty again, so two such processes can
 pass one VM back and forth.
 """
@@ -31,8 +30,8 @@ class VmControl(Protocol):
     Events, through the `EventSink` that the control was made with: ``MIGRATION {"status"}`` on
     each change (``setup``, ``active``, ``device``, then ``completed``, ``failed`` or
     ``cancelled``, with ``"error-desc"`` when it failed), ``MIGRATION_PASS {"pass", "remaining",
-    "bytes"}`` at the source, ``STOP`` and ``RESUME``. The source says ``failed`` when the VM runs
-    on there, and the destination says ``completed`` when it runs here.
+    "bytes"}`` at the source, ``STOP`` and ``RESUME``. The source reports ``failed`` when the VM
+    runs on there, and the destination ``completed`` when it runs here.
     """
 
     def create(
@@ -47,7 +46,7 @@ class VmControl(Protocol):
         disk: JsonObject | None = None,
         dirty_rate: int = 0,
     ) -> JsonObject:
-        """Say which VM this process is to have; nothing needs to be built yet.
+        """Describe the VM of this process; nothing needs to be built yet.
 
         Args:
             name: of this side, ``A`` or ``B``: for threads, errors and traces.
@@ -79,7 +78,7 @@ class VmControl(Protocol):
 
         Args:
             uri: ``unix:PATH`` or ``tcp:ADDRESS:PORT``; port 0 takes a free one.
-            tls: the fields of `emu.migration.tls.Credentials`, to speak TLS.
+            tls: the fields of `emu.migration.tls.Credentials`, for TLS.
             disks: what is behind the disks (`orchestrator.shared_disks`), which the source's are
                 to be compared with; nothing when the source is a side of the same run.
             handover: the VM comes with memory and devices of its own (strategy ``handover``):
@@ -104,9 +103,9 @@ class VmControl(Protocol):
             strategy: name of the scheduler.
             options: fields of `emu.strategies.base.StrategyOptions`; others have their defaults.
             tls: as `incoming` takes it.
-            between: when the destination is no side of the same run: ``{"disks": what is behind
+            between: when the destination belongs to another run: ``{"disks": what is behind
                 the disks (`orchestrator.shared_disks`), "stats": [path of the counters of each
-                program that serves disks]}``. Both sides then tell each other of the migration.
+                program that serves disks]}``. Both sides then exchange completion reports.
         """
 
     def set_parameters(self, parameters: JsonObject) -> None:
@@ -154,7 +153,7 @@ class VmControl(Protocol):
             ``{"spans": [...], "marks": {name: ns}, "commits": N}``, each span being the list of
             the fields of an `emu.strategies.timeline.Span`; at the source also
             ``"requests_in_flight_at_stop"``, ``"precopy": {"rounds", "bytes", "ms"}`` and
-            ``"destination"``, what that told of its side between two runs; at the destination
+            ``"destination"``, its completion report between two runs; at the destination
             ``"source"``, likewise.
             Of the marks, ``pause_start_ns`` at the source and ``running_ns`` at the destination
             bound the downtime. ``commits`` are those of this side's blackout and preparation.
@@ -183,7 +182,7 @@ class VmControl(Protocol):
         """
 
     def verify(self, timeout: float, images: JsonObject) -> JsonObject:
-        """Have the guest read back all it wrote, and look at the images. The load must be quiet.
+        """Have the guest read back all it wrote, and check the images. The load must be quiet.
 
         Args:
             timeout: seconds that it may take.
@@ -206,10 +205,10 @@ class VmControl(Protocol):
         """
 
     def release(self) -> JsonObject | None:
-        """Take the machine down and become empty; with an empty process it does nothing."""
+        """Close the VM; the process is empty then. Does nothing in an empty process."""
 
     def close(self) -> None:
-        """The process ends: give everything back, within a second or two."""
+        """The process ends: release everything, within a second or two."""
 
 
 def commands(control: VmControl) -> dict[str, Handler]:

@@ -1,4 +1,4 @@
-"""What stands behind a VM process's monitor: one VM, and its migrations in and out."""
+"""The control of a VM process: one VM, and its migrations, outgoing and incoming."""
 
 # ruff: noqa: D102 - the methods are documented in VmControl
 
@@ -48,7 +48,7 @@ LONGEST_MEASUREMENT = 60
 
 
 def _need_back_ends(vm: Vm) -> None:
-    """Go on only if no device has lost its back-end.
+    """Check that no device has lost its back-end.
 
     Raises:
         EmuError: one has.
@@ -100,7 +100,7 @@ class Control(VmControl):
         self._vm: Vm | None = None
         self._job: Job | None = None
         self._incoming: Listener | None = None
-        # It outlives the VM, which may come back.
+        # Kept when the VM leaves, as it may come back.
         self._history = History()
         self._dirty_rate = DirtyRate()
 
@@ -146,7 +146,7 @@ class Control(VmControl):
         return {"accel": accel}
 
     def _build(self, handed_over: VmHandoverState | None = None) -> Vm:
-        self._refuse_second()
+        self._check_empty()
         plan = self._plan
         disk = plan["disk"]
         self._vm = Vm(
@@ -161,9 +161,9 @@ class Control(VmControl):
         )
         return self._vm
 
-    def _refuse_second(self) -> None:
+    def _check_empty(self) -> None:
         if not self._plan:
-            raise EmuError("say first which VM: x-create")
+            raise EmuError("x-create must come first")
         if self._vm is not None:
             raise EmuError("there is a VM here already")
 
@@ -220,7 +220,7 @@ class Control(VmControl):
     def _await_copy(
         self, job: Job, accept: Callable[[], MigrationStream], disks: JsonObject | None
     ) -> DestinationBase:
-        """The side that builds its own VM beforehand."""
+        """A destination that builds its VM beforehand."""
         vm = self._build()
         vm.guest.attach()
         return Destination(
@@ -233,8 +233,8 @@ class Control(VmControl):
         )
 
     def _await_handover(self, job: Job) -> DestinationBase:
-        """The side that builds it of what comes."""
-        self._refuse_second()
+        """A destination that builds its VM of what is handed over."""
+        self._check_empty()
         return HandoverDestination(
             self._plan["spec"],
             self._build,
@@ -264,7 +264,7 @@ class Control(VmControl):
             deadline=parameters.deadline,
             credentials=None if tls is None else Credentials(*tls),
         )
-        abroad = between or {}
+        between_runs = between or {}
         try:
             chosen = StrategyOptions(**options)
             scheduler = registry.make(strategy, chosen)
@@ -275,21 +275,21 @@ class Control(VmControl):
                 observe=job.observe,
                 history=self._history,
                 reach=reach,
-                accounts=lambda: {"served": served(abroad.get("stats", ()))},
+                accounts=lambda: {"served": served(between_runs.get("stats", ()))},
             )
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
 
         def send() -> None:
-            said = hello(
+            content = hello(
                 vm,
                 strategy,
                 chosen,
                 streams=parameters.streams,
-                disks=abroad.get("disks"),
+                disks=between_runs.get("disks"),
                 report=between is not None,
             )
-            side.run(reach(), said)
+            side.run(reach(), content)
 
         self._job = job
         job.start(side, send, cancel=side.cancel)
@@ -431,7 +431,7 @@ class Control(VmControl):
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
         reader = self.vm.guest.reader
         if reader is None:
-            raise EmuError("the guest reads no disk: there is no file behind blk0")
+            raise EmuError("the guest reads no disk: blk0 has no file of the user's")
         if action == "start":
             reader.start(limit)
         elif action == "limit":

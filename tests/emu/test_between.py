@@ -226,7 +226,7 @@ def test_another_vm_is_refused_by_name_on_both_sides(terminals: Terminals) -> No
         assert said in source.out
         assert said in ended.last
     assert (source.status, ended.status) == (1, 1)
-    assert "prewired, run 1: rolled-back: destination: greeting: " in source.out
+    assert "prewired, run 1: rolled-back: destination: handshake: " in source.out
     assert "lost 0, duplicated 0, corrupted 0" in source.out
     assert source.err.count("emu: ") == ended.err.count("emu: ") == 1
 
@@ -253,9 +253,9 @@ def test_another_disk_is_refused(terminals: Terminals, tmp_path: Path) -> None:
     destination, uri = terminals.incoming("--disk", str(disks[0]))
     source = terminals.to(uri, "--disk", str(disks[1])).end()
     ended = destination.end()
-    for run in (source, ended):
-        assert run.status == 1
-        assert "blk0: --disk differs, sha256 " in run.last
+    assert (source.status, ended.status) == (1, 1)
+    for text in (source.out, ended.last):
+        assert "blk0: --disk differs, sha256 " in text
 
 
 def test_a_wrong_certificate_is_one_line_on_both_sides(

@@ -190,6 +190,6 @@ def test_a_destination_may_say_nothing_but_no_nonsense(vm: Vm) -> None:
     before = forecast.expected()
     forecast.learn(b"")
     assert forecast.expected() == before
-    for payload in (b"\xff", b"[]", b"{}", b'{"start_ns": 1, "past": {"src": 7}}'):
+    for payload in (b"\xff", b"[]", b"{}", b'{"start_ns": 1, "history": {"src": 7}}'):
         with pytest.raises(MigrationError, match="PREPARED is invalid"):
             forecast.learn(payload)
