@@ -54,6 +54,10 @@ def _open_closed() -> None:
 
 
 def _run() -> int:
+    from emu.distribution import conflict
+
+    if line := conflict():
+        return _complain(line, 1)
     import click
 
     from emu.errors import EmuError, OptionError, SignalError

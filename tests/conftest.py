@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +33,9 @@ def _is_worker(config: pytest.Config) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Make the temporary directory, before pytest takes a part of it."""
+    # A shell has background jobs ignore it, and programs that tests start would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER", "") if _is_worker(config) else ""
     config.stash[_DIRECTORY] = directory = leftovers.TemporaryDirectory(worker)
     if not worker and config.option.basetemp is None:

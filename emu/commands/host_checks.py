@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
+from emu import distribution
 from emu.commands import host_limits
 from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
@@ -54,6 +55,12 @@ class Finding(NamedTuple):
 def examine() -> list[Finding]:
     """Look at everything; no privileges are needed, and nothing remains."""
     return [check() for check in _CHECKS]
+
+
+def _packages() -> Finding:
+    line = distribution.conflict()
+    own = ", ".join(distribution.PACKAGES)
+    return Finding("packages", not line, own, line, needed=True)
 
 
 def _cores() -> Finding:
@@ -159,6 +166,7 @@ def _hugepages() -> Finding:
 
 
 _CHECKS: tuple[Callable[[], Finding], ...] = (
+    _packages,
     _cores,
     _memory,
     _memfd,

@@ -17,8 +17,8 @@ def test_this_host_is_described() -> None:
     """What is missing has an explanation; what is needed is there, or no test would run."""
     findings = {finding.what: finding for finding in host_checks.examine()}
     assert {
-        "cores", "memory", "memfd", "open files", "user namespaces", "TAP", "userfaultfd",
-        "hugepages", *(f"--accel {name}" for name in ACCELERATORS),
+        "packages", "cores", "memory", "memfd", "open files", "user namespaces", "TAP",
+        "userfaultfd", "hugepages", *(f"--accel {name}" for name in ACCELERATORS),
     } == findings.keys()  # fmt: skip
     for finding in findings.values():
         assert finding.here
