@@ -1,0 +1,1 @@
+"""Tests of `vhost_user.virtqueue`."""
