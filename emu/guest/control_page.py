@@ -33,8 +33,7 @@ class Mode(IntEnum):
 #: Words of the control page. EPOCH grows whenever rings have to be filled anew; LOAD is what
 #: `resume_load` returns to; OVERDUE is 1 after a quiesce whose deadline has passed. HOLD_READER
 #: also holds the dirty_memory, whose bytes a second DIRTY_RATE has.
-MAGIC, MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER, DIRTY_RATE = range(9)
-MAGIC_VALUE = 0x5645_4D55_4755_5354
+MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER, DIRTY_RATE = range(8)
 
 #: Words of the pulse page, behind the heartbeat's. RESCAN: a driver left early because of a
 #: pause, so its ring has to be polled again.

@@ -104,17 +104,12 @@ class Heartbeat:
         words[NOTED] += 1
 
     def shift(self, ns: int) -> None:
-        """The guest's clock is another one from now on, which is so far ahead of the one before."""
+        """From now on the guest's clock is another one, ahead of the former by ``ns``."""
         words = self._words
         kept = range(_LOG, _LOG + 2 * min(words[NOTED], _LOG_ENTRIES))
         for at in (LAST, *kept):
-            # A gap of before that clock began is too long ago to be looked for.
+            # A gap from before that clock began is not looked for.
             words[at] = max(1, words[at] + ns) if words[at] else 0
-        self._mark(self._gpa, PAGE_SIZE)
-
-    def forget_gaps(self) -> None:
-        """Count the largest gap anew; the log of gaps stays."""
-        self._words[MAX_GAP] = 0
         self._mark(self._gpa, PAGE_SIZE)
 
     @property
@@ -124,7 +119,7 @@ class Heartbeat:
 
     @property
     def max_gap_ns(self) -> int:
-        """The largest gap since `forget_gaps` or the boot, in nanoseconds."""
+        """The largest gap since the boot, in nanoseconds."""
         return self._words[MAX_GAP]
 
     @property

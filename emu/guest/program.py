@@ -22,8 +22,6 @@ from emu.guest.control_page import (
     LIGHT_PACKETS,
     LIGHT_REQUESTS,
     LOAD,
-    MAGIC,
-    MAGIC_VALUE,
     MODE,
     OVERDUE,
     GuestContext,
@@ -137,7 +135,6 @@ class GuestProgram:
             unit.boot()
         self._context.set(LIGHT_REQUESTS, 1)
         self._context.set(LIGHT_PACKETS, 1)
-        self._context.set(MAGIC, MAGIC_VALUE)
         self._context.epoch += 1
         self.heartbeat.start(time.monotonic_ns())
 
@@ -170,11 +167,6 @@ class GuestProgram:
         self._workload.dirty_memory.shift_clock(ns)
         for driver in self.drivers.values():
             driver.shift_clock(ns)
-
-    @property
-    def booted(self) -> bool:
-        """Whether this memory has a guest in it."""
-        return self._context.control[MAGIC] == MAGIC_VALUE
 
     def close(self) -> None:
         """Release guest memory; the program cannot be used any more."""

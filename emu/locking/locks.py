@@ -36,10 +36,8 @@ __all__ = [
     "LockBrokenError",
     "LockOrderError",
     "OrderedLock",
-    "checking_enabled",
     "enable_checking",
     "is_worker",
-    "mark_worker",
     "worker",
 ]
 
@@ -68,16 +66,6 @@ def enable_checking(enabled: bool) -> None:  # noqa: FBT001  it is a switch
     _checking = enabled
     _order.clear()
     _after.clear()
-
-
-def checking_enabled() -> bool:
-    """Whether the order of locks is being checked."""
-    return _checking
-
-
-def mark_worker() -> None:
-    """This thread is a worker, as long as it lives."""
-    _mark.site = call_site()
 
 
 @contextmanager

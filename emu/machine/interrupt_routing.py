@@ -40,16 +40,14 @@ class InterruptRouting:
         self.devices = tuple(devices)
         self._first_vector: list[int] = []
         self._vcpu_of: list[int] = []
-        self._rings_of: list[list[tuple[int, int]]] = [[] for _ in range(vcpus)]
         turn = 0
-        for index, device in enumerate(self.devices):
+        for device in self.devices:
             self._first_vector.append(len(self._vcpu_of))
             group = KINDS[device.device_class].rings_per_unit
             for ring in range(device.rings):
                 unit = turn + ring // group
                 vcpu = 1 + unit % (vcpus - 1) if vcpus > 1 else 0
                 self._vcpu_of.append(vcpu)
-                self._rings_of[vcpu].append((index, ring))
             turn += -(-device.rings // group)
         if len(self._vcpu_of) > MAX_VECTORS:
             raise EmuError(f"{len(self._vcpu_of)} rings are more than {MAX_VECTORS} vectors")
@@ -108,7 +106,3 @@ class InterruptRouting:
         if not 0 <= vector < len(self._vcpu_of):
             raise EmuError(f"the machine has no vector {vector}")
         return self._vcpu_of[vector]
-
-    def rings_of(self, vcpu: int) -> list[tuple[int, int]]:
-        """The (device, ring) whose interrupts a vCPU takes."""
-        return list(self._rings_of[vcpu])

@@ -44,8 +44,7 @@ FIRST_VECTOR, LAST_VECTOR = 0x22, 0xFE
 
 # Offsets in a mailbox, as native/guest.c has them.
 PORT = 0x08
-QUEUED, WRITTEN = 0x10, 0x14
-TICKS = 0x18
+QUEUED = 0x10
 PENDING = 0x20
 TIMER = 0x40
 WRITES = 0x100

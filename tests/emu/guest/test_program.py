@@ -280,12 +280,6 @@ def test_a_stray_interrupt_does_no_harm(make_guest: MakeGuest) -> None:
     assert guest.program.request_log() == before
 
 
-def test_memory_that_has_no_guest(make_guest: MakeGuest) -> None:
-    spec = small_spec()
-    assert not GuestProgram(spec, SmallMachine(spec)).booted
-    assert make_guest(spec).program.booted
-
-
 def test_a_reader_needs_a_disk(make_guest: MakeGuest) -> None:
     with pytest.raises(ShapeError, match="has none"):
         make_guest(small_spec(blk=""), GuestConfig(reader=ReaderConfig(8)))

@@ -27,7 +27,6 @@ from emu.locking.locks import (
     OrderedLock,
     enable_checking,
     is_worker,
-    mark_worker,
     worker,
 )
 from tests.emu.guests import until
@@ -210,13 +209,13 @@ def test_a_worker_is_refused_a_lock_that_is_free() -> None:
         pass
 
 
-def test_a_marked_thread_stays_a_worker() -> None:
+def test_a_worker_is_one_thread() -> None:
     lock = BigLock()
-    with other_thread() as call:
-        call(mark_worker)
-        with pytest.raises(LockOrderError):
-            call(lock.acquire)
-        assert not is_worker()
+    with other_thread() as call, worker():
+        assert not call(is_worker)
+        call(lock.acquire)
+        call(lock.release)
+        assert is_worker()
 
 
 def test_nested_workers() -> None:
@@ -268,9 +267,10 @@ def test_two_locks_of_one_class(checked: None) -> None:
         pass
 
 
-def test_the_order_is_not_checked_unless_told() -> None:
-    asked = "import sys, emu.locking.locks; sys.exit(emu.locking.locks.checking_enabled())"
-    subprocess.run([sys.executable, "-c", asked], check=True)
+def test_the_order_is_not_checked_by_default() -> None:
+    crossed = "from emu.locking.locks import OrderedLock as Lock\na, b = Lock('a'), Lock('b')\n"
+    crossed += "with a, b: pass\nwith b, a: pass"
+    subprocess.run([sys.executable, "-c", crossed], check=True)
     enable_checking(False)
     first, second = OrderedLock("first"), OrderedLock("second")
     with first, second:
