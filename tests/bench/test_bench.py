@@ -15,18 +15,20 @@ from bench.figures import Figure, duration, table
 from emu.machine.accel.registry import resolve
 from tests.timeouts import PROGRAM_TIMEOUT
 
+#: Seconds for the cheapest case of each file, migrations of a VM among them.
+LIMIT = 3 * PROGRAM_TIMEOUT
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "bench").glob("bench_*.py"))
 
 
-def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "bench", *arguments],
+        [sys.executable, "-m", "pytest", "bench", f"--basetemp={folder / 'base'}", *arguments],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=PROGRAM_TIMEOUT,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -34,8 +36,9 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What became of the cheapest cases, by file; the other cases are collected only."""
-    report = tmp_path_factory.mktemp("bench") / "report.xml"
-    done = _run("-m", "smoke", "--benchmark-disable", f"--junitxml={report}")
+    folder = tmp_path_factory.mktemp("bench")
+    report = folder / "report.xml"
+    done = _run(folder, "-m", "smoke", "--benchmark-disable", f"--junitxml={report}")
     assert done.returncode == 0, done.stdout + done.stderr
     by_file: dict[str, list[str]] = {}
     for case in ET.parse(report).iter("testcase"):  # noqa: S314  our own
@@ -46,6 +49,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 @pytest.mark.xdist_group("bench")
+@pytest.mark.timeout(LIMIT + 60)
 @pytest.mark.parametrize("name", FILES)
 def test_the_cheapest_case_of_each_file_runs(name: str, outcomes: dict[str, list[str]]) -> None:
     """A file without such a case, or one whose case is skipped, is not looked after."""
@@ -57,6 +61,7 @@ def test_the_cheapest_case_of_each_file_runs(name: str, outcomes: dict[str, list
 def test_without_a_compiler_what_needs_the_floor_is_skipped(tmp_path: Path) -> None:
     """And the reason says so; what does not need it runs."""
     done = _run(
+        tmp_path,
         *("-m", "smoke", "--benchmark-disable", "-rs"),
         *("-k", "encode or lock_step"),
         CC=str(tmp_path / "none"),

@@ -16,10 +16,11 @@ import pytest
 
 from emu import cli
 from emu.commands import validate
+from tests.emu.guests import until
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 EMU = (sys.executable, "-m", "emu.cli")
@@ -196,18 +197,33 @@ def test_ctrl_c_before_a_vm_is_started_is_the_same_one_line(
     assert capsys.readouterr().err == "emu: ended by SIGINT\n"
 
 
-@pytest.mark.parametrize("delay", [0.3, 0.7, 1.1, 1.8])
+def _loading(process: psutil.Process, _directory: Path) -> bool:
+    """It imports modules of ours: the first extension is there."""
+    return any("_native" in mapped.path for mapped in process.memory_maps())
+
+
+#: Moments of a run, and how they are seen.
+MOMENTS: dict[str, Callable[[psutil.Process, Path], bool]] = {
+    "loading": _loading,
+    "directory made": lambda _, directory: any(directory.iterdir()),
+    "first program started": lambda process, _: bool(process.children()),
+    "all programs started": lambda process, _: len(process.children()) >= 4,
+    "under way": lambda process, _: process.cpu_times().user > 1,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
-    delay: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one's programs, sockets and files are gone."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    command = (*EMU, "migrate", *SMALL, "--repeat", "100", "--quiet")
+    command = (*EMU, "migrate", *SMALL, "--repeat", "1000", "--quiet")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(delay)
-        family = psutil.Process(process.pid).children(recursive=True)
+        watched = psutil.Process(process.pid)
+        until(lambda: MOMENTS[moment](watched, tmp_path))
+        family = watched.children(recursive=True)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=TIMEOUT)
     finally:

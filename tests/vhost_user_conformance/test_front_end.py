@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Seconds for all cases on both devices, side by side.
-LONGEST = 5 * PROGRAM_TIMEOUT
+LONGEST = 10 * PROGRAM_TIMEOUT
 CONFORM = (sys.executable, "-m", "emu.cli", "conform", "front-end")
 ATTACH = f"{shlex.quote(sys.executable)} -m emu.cli attach -q"
 #: Commands of our own front-end.
@@ -62,7 +62,7 @@ def program(folder: Path, text: str) -> str:
     path.write_text(
         f"import signal, socket, sys, time\nsock = socket.socket(socket.AF_UNIX)\n{text}\n"
     )
-    return f"{shlex.quote(sys.executable)} {shlex.quote(str(path))} {{socket}}"
+    return f"{shlex.quote(sys.executable)} -I -S {shlex.quote(str(path))} {{socket}}"
 
 
 CONNECT = "sock.connect(sys.argv[1])\n"
@@ -213,7 +213,7 @@ def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
 )
 def test_what_is_no_front_end_is_one_line(tmp_path: Path, does: str, text: str) -> None:
     """The suite ends by itself, also where the program does not."""
-    done = conform("--exec", program(tmp_path, does), "--patience", "0.2")
+    done = conform("--exec", program(tmp_path, does), "--patience", "1")
     assert (done.returncode, done.stdout) == (1, "")
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1
