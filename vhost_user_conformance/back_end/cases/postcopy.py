@@ -130,7 +130,7 @@ class Pages:
         for region in self._bases.regions:
             if 0 <= address - region.user_addr < region.size:
                 return region.gpa + address - region.user_addr
-        raise Failed("a fault in the memory that the reply told of", f"one at {address:#x}")
+        raise Failed("a fault in the memory of the reply", f"one at {address:#x}")
 
 
 def _incoming(be: BackEnd) -> tuple[TestRing, Pages]:

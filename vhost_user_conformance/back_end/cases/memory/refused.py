@@ -1,0 +1,111 @@
+"""VU-B-0340 and up: invalid tables, and what is released when a table is replaced."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from vhost_user_conformance.back_end.cases.memory import area
+from vhost_user_conformance.back_end.connection import BackEnd, F
+from vhost_user_conformance.model.verdict import Severity, check, unsupported
+from vhost_user_conformance.peer.memory import MIB, Memory
+from vhost_user_conformance.peer.wire import Closed
+
+_HEAD = struct.Struct("<II")
+
+
+def _refusing(be: BackEnd) -> Memory:
+    be.agree()
+    return be.memory(MIB, MIB, share=False)
+
+
+@area.case(
+    340,
+    "A table with fewer descriptors than regions is refused",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
+def too_few_fds(be: BackEnd) -> None:
+    memory = _refusing(be)
+    be.not_done(F.SET_MEM_TABLE, memory.table, fds=memory.fds[:1])
+
+
+@area.case(
+    341,
+    "A table without a descriptor is refused",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
+def no_fds(be: BackEnd) -> None:
+    memory = _refusing(be)
+    be.not_done(F.SET_MEM_TABLE, memory.table)
+
+
+@area.case(
+    342, "A table of 9 regions is refused", needs=("REPLY_ACK",), spec="VHOST_USER_SET_MEM_TABLE"
+)
+def nine(be: BackEnd) -> None:
+    memory = _refusing(be)
+    region = memory.regions[0].on_wire
+    payload = _HEAD.pack(9, 0) + region.pack() * 9
+    be.not_done(F.SET_MEM_TABLE, payload, fds=(memory.fds[0],) * 9)
+
+
+@area.case(
+    343,
+    "A table with a descriptor that cannot be mapped is refused",
+    needs=("REPLY_ACK",),
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
+def not_mappable(be: BackEnd) -> None:
+    be.agree()
+    memory = be.memory(MIB, share=False)
+    reading, writing = os.pipe()
+    be.own(lambda: os.close(reading))
+    be.own(lambda: os.close(writing))
+    be.not_done(F.SET_MEM_TABLE, memory.table, fds=(reading,))
+
+
+@area.case(
+    344,
+    "A truncated table is survived",
+    severity=Severity.SHOULD,
+    spec="VHOST_USER_SET_MEM_TABLE",
+)
+def cut_short(be: BackEnd) -> None:
+    memory = _refusing(be)
+    try:
+        be.tell(F.SET_MEM_TABLE, memory.table[:-8], fds=memory.fds)
+        be.barrier()
+    except Closed:
+        return
+
+
+@area.case(350, "The descriptors of a table are closed when it is replaced", spec="SET_MEM_TABLE")
+def descriptors_closed(be: BackEnd) -> None:
+    be.agree()
+    if be.program is None:
+        unsupported("open files can only be counted of a program that --exec started")
+    be.memory(MIB, MIB)
+    be.barrier()
+    before = be.program.descriptors
+    for _ in range(8):
+        be.memory(MIB, MIB)
+    be.barrier()
+    after = be.program.descriptors
+    check(after <= before, f"{before} files open, as before", f"{after}")
+
+
+@area.case(351, "The regions of a table are unmapped when it is replaced", spec="SET_MEM_TABLE")
+def mappings_gone(be: BackEnd) -> None:
+    be.agree()
+    if be.program is None:
+        unsupported("mappings can only be counted of a program that --exec started")
+    be.memory(MIB, MIB)
+    be.barrier()
+    before = be.program.mappings
+    for _ in range(8):
+        be.memory(MIB, MIB)
+    be.barrier()
+    after = be.program.mappings
+    check(after <= before, f"{before} mappings, as before", f"{after}")
