@@ -40,8 +40,8 @@ class CellResult(NamedTuple):
     Attributes:
         outcome: ``completed`` or ``rolled-back``.
         seconds: from the migration's begin until the VM was known to run at one side.
-        error: what was said of a roll-back.
-        again: requests that a back-end served a second time, because nobody could know that the
+        error: the reason of a roll-back.
+        again: requests that a back-end served a second time, as no side could know that the
             first one had: the guest saw each of them complete once.
     """
 
@@ -98,7 +98,7 @@ class CellRun:
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             totals, _gap = pair.source.request_log()
-            if totals.completed >= pair.books.completed + WORK:
+            if totals.completed >= pair.log.completed + WORK:
                 return
             pair.watcher.pause(POLL)
         raise CellFailureError("the guest does not work any more")
@@ -160,7 +160,7 @@ class CellRun:
     def _device_is_lost(self) -> bool:
         """Whether the migration, or the roll-back, cannot but fail over the device.
 
-        In a roll-back a device may be connected anew, and then there is nothing to tell.
+        In a roll-back a device may be reconnected, and then there is nothing to report.
         """
         phase, fault = self._cell.phase, self._cell.fault
         return phase.place != PROCESS and (not phase.rolls_back or fault in ("die", "hang"))
@@ -193,8 +193,8 @@ class CellRun:
                 self._outcomes[role] = event.data
 
     def _told(self) -> str:
-        said = [f"{role} {data.get('status')}" for role, data in self._outcomes.items()]
-        return ", ".join(said) or "no side has said anything"
+        ended = [f"{role} {data.get('status')}" for role, data in self._outcomes.items()]
+        return ", ".join(ended) or "no side has reported an end"
 
     # Switches
 
@@ -244,7 +244,7 @@ class CellRun:
         return self._pair.destination if at_source is completed else self._pair.source
 
     def _check_places(self) -> None:
-        """The VM runs at the source (whoever that is now), and at no other side."""
+        """The VM runs at the source (of this moment), and at no other side."""
         pair = self._pair
         here = pair.source.execute("query-status")
         if not here["running"]:
@@ -257,7 +257,7 @@ class CellRun:
                 raise CellFailureError(f"the process of VM {side.name} has left processes behind")
 
     def _balance(self) -> tuple[Integrity, int]:
-        """Bring the load to rest and compare the books, the images and what was served."""
+        """Stop the load and compare the request log, the images and what was served."""
         pair, side = self._pair, self._pair.source
         try:
             side.execute("x-quiesce", {"timeout": TIMEOUT}, timeout=2 * TIMEOUT)
@@ -265,13 +265,13 @@ class CellRun:
             raise CellFailureError(f"requests did not complete: {error}") from None
         after, _gap = side.request_log()
         served = sum(each.backends.served() for each in pair.sides)
-        again = (served - pair.served) - (after.completed - pair.books.completed)
-        integrity = integrity_between(pair.books, after, side.verify())
-        pair.books, _gap = side.request_log()
+        again = (served - pair.served) - (after.completed - pair.log.completed)
+        integrity = integrity_between(pair.log, after, side.verify())
+        pair.log, _gap = side.request_log()
         pair.served = sum(each.backends.served() for each in pair.sides)
         if not integrity.clean or after.outstanding or again < 0:
             raise CellFailureError(
-                f"books: {integrity.complaint()}; outstanding {after.outstanding}, again {again}"
+                f"requests: {integrity.complaint()}; outstanding {after.outstanding}, again {again}"
             )
         if not integrity.requests:
             raise CellFailureError("the guest asked for nothing")

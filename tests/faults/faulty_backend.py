@@ -1,4 +1,4 @@
-"""A back-end program of ours, whose device does one thing wrong when it is told to.
+"""A back-end program of ours, whose device does one thing wrong on request.
 
 ``faulty_backend.py blk|net --fault-file FILE ...`` takes all options of ``vhost-emu-blk`` or
 ``vhost-emu-net``. The fault and the message it strikes at come through the file
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vhost_user.messages import Request
 
 PROGRAMS = {"blk": blk, "net": net}
-#: A reply by its flags, to a message that nobody sent, and shorter than it says.
+#: A reply by its flags, to a message that was not sent, and shorter than its size field.
 WRONG_REPLY = struct.pack("<III", 39, 5, 4096) + b"?!?"
 NO_MESSAGE = bytes(range(255, 191, -1))
 

@@ -1,4 +1,4 @@
-"""The process of a VM, which does one thing wrong when it is told to, as a destination.
+"""The process of a VM, which as a destination does one thing wrong on request.
 
 ``faulty_vm.py --fault-file FILE --monitor-fd N``. A point is passed when a section of the stream
 has come (``after HELLO``), is about to be sent (``before PREPARED``), or has been

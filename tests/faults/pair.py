@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from emu.orchestrator.run_directory import RunDirectory
     from emu.orchestrator.signals import SignalWatcher
 
-#: Seconds between two looks at what tells nobody.
+#: Seconds between two polls of what has no event.
 POLL = 0.01
 HERE = Path(__file__).parent
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
@@ -192,8 +192,8 @@ class Pair(Supervisor):
     def __init__(self) -> None:
         super().__init__(MachinePlan(SPEC, accel="soft", load="heavy"), SilentProgress())
         self._streams = 0
-        #: The guest's books, and the back-ends' own count, when they were compared last.
-        self.books = RequestLog()
+        #: The guest's request log, and the back-ends' own count, when they were compared last.
+        self.log = RequestLog()
         self.served = 0
 
     def __enter__(self) -> Self:

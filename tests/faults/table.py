@@ -95,12 +95,12 @@ def summary(entries: Sequence[Entry]) -> str:
         name: sum(result.outcome == name for result in results)
         for name in ("completed", "rolled-back")
     }
-    books = [result.integrity for result in results]
+    totals = [result.integrity for result in results]
     return (
         f"{len(entries)} cells: {outcomes['completed']} completed, "
         f"{outcomes['rolled-back']} rolled-back, {len(entries) - len(results)} failed; "
-        f"{sum(book.requests for book in books)} requests, "
-        f"lost {sum(book.lost for book in books)}, "
-        f"duplicated {sum(book.duplicated for book in books)}, "
-        f"corrupted {sum(book.corrupted for book in books)}"
+        f"{sum(each.requests for each in totals)} requests, "
+        f"lost {sum(each.lost for each in totals)}, "
+        f"duplicated {sum(each.duplicated for each in totals)}, "
+        f"corrupted {sum(each.corrupted for each in totals)}"
     )

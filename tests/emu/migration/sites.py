@@ -123,7 +123,7 @@ class Site:
 
 
 class Events:
-    """What a side has told, and a way to wait for it."""
+    """The events of a side, and a way to wait for one."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, object]]] = []
@@ -237,7 +237,7 @@ class Migration:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when it is true; what it looks at is guest memory, which tells nobody."""
+    """Return when it is true; guest memory has no event to wait for."""
     tick = threading.Event()
     end = time.monotonic() + TIMEOUT
     while not condition():

@@ -12,7 +12,7 @@ S = 1_000_000_000
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """Time that passes on request."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -32,7 +32,7 @@ def test_without_a_limit_nothing_waits() -> None:
 def test_never_faster_than_the_rate_but_for_one_burst(
     rate: int, steps: list[tuple[int, int]]
 ) -> None:
-    """Whoever waits as it is told stays below the rate, over any stretch of time."""
+    """A sender that waits as returned stays below the rate, over any interval."""
     clock = Clock()
     bucket = TokenBucket(rate, clock)
     sent = [(0, 0)]

@@ -88,15 +88,15 @@ def test_a_shifted_clock_is_found_out(
     thread.start()
     probes = clocks.probe(source)
     found = estimate(probes, now())
-    told = clocks.agree(source, probes)
+    sent = clocks.agree(source, probes)
     thread.join(5)
-    assert learned == [told]
+    assert learned == [sent]
     assert abs(found.ns - shift) <= found.error_ns < SECOND
     assert not found.same
 
 
 def test_who_answers_something_else(ends: tuple[MigrationStream, MigrationStream]) -> None:
-    """Is told apart from a clock."""
+    """It is not taken for a time."""
     source, destination = ends
     destination.send(Kind.READY)
     with pytest.raises(MigrationError, match="READY came where the time was due"):

@@ -38,7 +38,7 @@ def test_connects(transport: str, tmp_path: Path) -> None:
 
 
 def test_cancel_ends_the_wait(tmp_path: Path) -> None:
-    """A destination that nobody comes to can be told so."""
+    """A destination can stop waiting for a source."""
     before = psutil.Process().num_fds()
     listener = Listener(f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []

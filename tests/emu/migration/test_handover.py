@@ -80,7 +80,7 @@ def test_there_and_back_and_on(
     """What was handed over can be migrated by any strategy, and handed over again."""
     here = vm
     for strategy in ("handover", "handover", "prewired", "handover"):
-        # What is handed over needs nobody who waits with back-ends of its own.
+        # A handover needs no destination with back-ends of its own.
         waiting = here
         if strategy == "prewired":
             waiting = sites[1].vm()
@@ -181,7 +181,7 @@ def test_a_guest_that_never_rests_is_given_up(
 def test_a_back_end_that_dies_in_the_blackout_is_missed_over_there(
     vm: Vm, migration: Migration, sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is nobody's business here any more; when it comes back its requests complete."""
+    """This side is not concerned any more; when it is reconnected its requests complete."""
     pause = vm.pause_vcpus
 
     def pause_and_kill(deadline: float) -> None:

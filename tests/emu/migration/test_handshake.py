@@ -61,7 +61,7 @@ def test_a_mismatch_is_refused_before_anything_is_touched(
     vm: Vm, other: Vm, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No dirty log, no message to a back-end, no vCPU: the guest never learns of it."""
-    change, said = _CASES[case]
+    change, text = _CASES[case]
     touched: list[object] = []
     monkeypatch.setattr(lifecycle, "set_logging", touched.append)
     monkeypatch.setattr(vm, "drive", touched.append)
@@ -69,22 +69,22 @@ def test_a_mismatch_is_refused_before_anything_is_touched(
     migration = Migration(vm, other, "prewired", tmp_path)
     with pytest.raises(MigrationError, match=r"^destination: handshake: ") as refused:
         migration.run(**change(vm))
-    assert said in str(refused.value)
-    assert said in str(migration.received[0])
+    assert text in str(refused.value)
+    assert text in str(migration.received[0])
     assert touched == []
     await_work(vm)
     check_books(vm)
 
 
 def test_all_that_differs_is_named_at_once(vm: Vm, other: Vm) -> None:
-    """So that nobody needs a second try to learn of the second reason."""
+    """So that one attempt shows all reasons."""
     import json
 
-    said = hello(vm, "prewired", StrategyOptions())
-    said |= _shape(vm, vcpus=5, accelerator="kvm")
+    content = hello(vm, "prewired", StrategyOptions())
+    content |= _shape(vm, vcpus=5, accelerator="kvm")
     with pytest.raises(MigrationError, match=r"vcpus: 5 .*; accelerator: kvm .*; no such disk"):
         Handshake.accept(
-            json.dumps(said).encode(), other.spec, "soft", other, lambda _disks: ["no such disk"]
+            json.dumps(content).encode(), other.spec, "soft", other, lambda _disks: ["no such disk"]
         )
 
 

@@ -162,7 +162,7 @@ def test_a_later_round_is_never_overtaken(
 
 
 def test_what_is_little_goes_by_the_first_socket_alone(wires: Wires) -> None:
-    """In a blackout nobody is waited for."""
+    """In a blackout no thread is waited for."""
     wires.start()
     wires.source.view(0, 4096)[:] = b"x" * 4096
     wires.sending.send_ram(wires.source, [(0, 4096)])

@@ -30,7 +30,7 @@ def test_runs_are_the_pages(pages: set[int]) -> None:
 
 
 def test_joins_the_guest_s_writes_with_the_log() -> None:
-    """Each is told once, whoever wrote it; neighbours are one run."""
+    """Each is reported once, whatever wrote it; neighbours are one run."""
     ram = GuestRam(64 << 20)
     log = DirtyLog.create(ram.pages)
     try:

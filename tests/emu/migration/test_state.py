@@ -32,7 +32,7 @@ def make(rings: int = 2, name: str = "blk0") -> VhostDevice:
 
 
 def test_round_trip() -> None:
-    """Features, sizes, addresses and bases; what has moved is told."""
+    """Features, sizes, addresses and bases; what has moved is reported."""
     source, target = make(), make()
     source.set_up_rings([RingAddresses(128, n, n + 1, n + 2) for n in (0x10000, 0x20000)])
     source.rings[1].base = 0xFFFF

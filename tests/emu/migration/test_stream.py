@@ -191,6 +191,6 @@ def test_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
 
 
 def test_no_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
-    """One that died said nothing."""
+    """One that died sent nothing."""
     ends[1].close()
     assert ends[0].receive_failure() == ""

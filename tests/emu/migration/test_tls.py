@@ -168,7 +168,7 @@ def test_a_destination_without_tls(ca: Authority, pairs: list[Pair]) -> None:
 
 
 def test_a_source_without_tls(ca: Authority, pairs: list[Pair]) -> None:
-    """The destination knows why, and lets nobody in."""
+    """The destination knows why, and accepts no connection."""
     pair = Pair(None, ca.credentials("a"))
     pairs.append(pair)
     assert "does not speak TLS" in pair.destination_error

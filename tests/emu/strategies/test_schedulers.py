@@ -3,7 +3,7 @@
 A hypothesis state machine drives the devices of one VM, on real back-ends, by any strategy in any
 order: whole stops and starts, some of the devices only, drives that are abandoned at a step of any
 kind, and resets by the guest's driver. After each rule the devices, the machine, the accelerator
-and the back-ends must be of one mind. In the end the VM runs on, and its books must balance.
+and the back-ends must agree. In the end the VM runs on, and its requests must be accounted for.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Schedulers(RuleBasedStateMachine):
         halt: type[Step],
         procedure: Callable[[VhostDevice], Procedure],
     ) -> None:
-        """A migration that is given up: nobody comes back to what is parked."""
+        """A migration that fails: parked tasks are never resumed."""
         with self._strategy(name) as strategy:
             tasks = self._tasks(procedure, devices)
             strategy.drive(tasks, self._stage(), halt=halt)
@@ -149,7 +149,7 @@ class Schedulers(RuleBasedStateMachine):
 
     @invariant()
     def all_agree(self) -> None:
-        """Devices, address space, accelerator; nobody holds a lock, and no device is lost."""
+        """Devices, address space, accelerator; no thread holds a lock, and no device is lost."""
         assert_agree(self.vm)
         wanted = {
             edit.irqfd.fd

@@ -43,10 +43,11 @@ def test_answers_go_to_the_step_that_waits_and_the_last_ends_the_task() -> None:
     answers: list[Answer] = []
     task = Task("net0", "net", recording(answers))
     task.begin()
-    task.resume([None])
-    assert task.step == Change(Phase.ENABLE_HOST_NOTIFY, ())
-    task.resume(None)
-    assert task.step is None
+    steps = [task.step]
+    for answer in ([None], None):
+        task.resume(answer)
+        steps.append(task.step)
+    assert steps == [AwaitSwitchover(), Change(Phase.ENABLE_HOST_NOTIFY, ()), None]
     assert answers == [[None], None]
 
 

@@ -59,7 +59,7 @@ def carried_by(accel: Accelerator) -> set[int]:
 
 
 def assert_agree(vm: Vm) -> None:
-    """The machine, its address space, and the devices are of one mind; nobody holds the lock."""
+    """The machine, its address space, and the devices agree; no thread holds the lock."""
     wanted = {
         (edit.ioeventfd.address, edit.ioeventfd.fd)
         for device in vm.devices
@@ -150,7 +150,7 @@ class Sequencer:
         self.served = 0
 
     def apply(self, edits: Sequence[Edit]) -> None:
-        """Commit while somebody wants the lock."""
+        """Commit while another thread waits for the lock."""
         self.committers.add(threading.get_ident())
         self.taken += edits
         lock = self._machine.big_lock
@@ -168,13 +168,13 @@ class Sequencer:
 
 
 def until_awaited(lock: BigLock) -> None:
-    """Return when somebody waits for the lock."""
+    """Return when a thread waits for the lock."""
     tick = threading.Event()
     for _ in range(500):
         if "awaited by" in lock.held_by():
             return
         tick.wait(0.01)
-    raise AssertionError("nobody waits")
+    raise AssertionError("no thread waits")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-Told = queue.SimpleQueue[tuple[str, dict[str, object]]]
+Events = queue.SimpleQueue[tuple[str, dict[str, object]]]
 
 
 @pytest.fixture
-def told() -> Told:
+def events() -> Events:
     """The events that were observed."""
     return queue.SimpleQueue()
 
 
 @pytest.fixture
-def vm(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Vm:
+def vm(sites: tuple[Site, Site], owned: ExitStack, events: Events) -> Vm:
     """A VM under load."""
     site = sites[0]
 
     def observe(name: str, data: dict[str, object]) -> None:
-        told.put((name, data))
+        events.put((name, data))
 
     made = Vm(site.spec, accel="soft", costs=NATIVE, backends=site.sockets, observe=observe)
     owned.callback(made.close)
@@ -49,9 +49,9 @@ def vm(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Vm:
     return made
 
 
-def await_news(told: Told, name: str, device: str) -> dict[str, object]:
-    """The next thing that is told is this one."""
-    got, data = told.get(timeout=TIMEOUT)
+def await_event(events: Events, name: str, device: str) -> dict[str, object]:
+    """The next event is this one."""
+    got, data = events.get(timeout=TIMEOUT)
     assert (got, data["device"]) == (name, device)
     return data
 
@@ -60,23 +60,23 @@ def await_news(told: Told, name: str, device: str) -> dict[str, object]:
 def test_a_device_comes_back_with_a_new_back_end(
     vm: Vm,
     sites: tuple[Site, Site],
-    told: Told,
+    events: Events,
     victim: str,
 ) -> None:
     """Both are found without a message, and the other devices work on."""
     for _ in range(3):
         sites[0].kill(victim)
-        assert "gone" in str(await_news(told, "DEVICE_LOST", victim)["reason"])
+        assert "gone" in str(await_event(events, "DEVICE_LOST", victim)["reason"])
         assert list(vm.reconnect.lost) == [victim]
         await_disk(vm, 0, 0)
         sites[0].revive(victim)
-        await_news(told, "DEVICE_BACK", victim)
+        await_event(events, "DEVICE_BACK", victim)
         assert not vm.reconnect.lost
         await_work(vm)
     check_books(vm)
 
 
-def test_all_devices_come_back(vm: Vm, sites: tuple[Site, Site], told: Told) -> None:
+def test_all_devices_come_back(vm: Vm, sites: tuple[Site, Site], events: Events) -> None:
     """Whatever the order."""
     names = [device.name for device in vm.devices]
     for name in names:
@@ -94,18 +94,18 @@ def test_a_vm_that_is_without_a_back_end_does_not_migrate(
     vm: Vm,
     other: Vm,
     sites: tuple[Site, Site],
-    told: Told,
+    events: Events,
     tmp_path: Path,
 ) -> None:
     """The refusal names the device; with the back-end it goes."""
     sites[0].kill("blk0")
-    await_news(told, "DEVICE_LOST", "blk0")
+    await_event(events, "DEVICE_LOST", "blk0")
     migration = Migration(vm, other, "prewired", tmp_path)
     with pytest.raises(MigrationError, match="blk0 is without a back-end"):
         migration.run()
     assert not vm.machine.paused
     sites[0].revive("blk0")
-    await_news(told, "DEVICE_BACK", "blk0")
+    await_event(events, "DEVICE_BACK", "blk0")
     await_work(vm)
     check_books(vm)
 
@@ -113,15 +113,15 @@ def test_a_vm_that_is_without_a_back_end_does_not_migrate(
 def test_a_keeper_that_rests_touches_nothing(
     vm: Vm,
     sites: tuple[Site, Site],
-    told: Told,
+    events: Events,
 ) -> None:
     """It makes up for it when it goes on."""
     with vm.reconnect.paused():
         sites[0].kill("blk1")
         sites[0].revive("blk1")
         with pytest.raises(queue.Empty):
-            told.get(timeout=0.2)
-    await_news(told, "DEVICE_LOST", "blk1")
-    await_news(told, "DEVICE_BACK", "blk1")
+            events.get(timeout=0.2)
+    await_event(events, "DEVICE_LOST", "blk1")
+    await_event(events, "DEVICE_BACK", "blk1")
     await_work(vm)
     check_books(vm)

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from emu.vm_process.control import Control
 
 BLK0 = 1
-Told = queue.SimpleQueue[tuple[str, "JsonObject"]]
+Events = queue.SimpleQueue[tuple[str, "JsonObject"]]
 
 
 @pytest.fixture
-def told() -> Told:
-    """What the control has told."""
+def events() -> Events:
+    """What the control has events."""
     return queue.SimpleQueue()
 
 
 @pytest.fixture
-def control(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Control:
+def control(sites: tuple[Site, Site], owned: ExitStack, events: Events) -> Control:
     """The control of a VM under load."""
-    made = make_control(lambda name, data: told.put((name, data)))
+    made = make_control(lambda name, data: events.put((name, data)))
     made.create(
         name="A",
         spec=vm_file.spec_to_json(SPEC),
@@ -53,11 +53,11 @@ def control(sites: tuple[Site, Site], owned: ExitStack, told: Told) -> Control:
 def test_a_back_end_that_dies_during_a_reset(
     sites: tuple[Site, Site],
     control: Control,
-    told: Told,
+    events: Events,
     step: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its device is lost, and told of; the others are reset and work, and it does when it can."""
+    """Its device is lost, with an event; the others are reset and work, and it does when it can."""
     site, vm, do = sites[0], control.vm, getattr(Vm, step)
 
     def dies(vm: Vm, index: int) -> None:
@@ -68,11 +68,11 @@ def test_a_back_end_that_dies_during_a_reset(
     monkeypatch.setattr(Vm, step, dies)
     with pytest.raises(EmuError, match="without a back-end: blk0"):
         control.reset()
-    assert [told.get(timeout=TIMEOUT)[0] for _ in range(2)] == ["DEVICE_LOST", "RESET"]
+    assert [events.get(timeout=TIMEOUT)[0] for _ in range(2)] == ["DEVICE_LOST", "RESET"]
     assert control.query_status() == {"status": "running", "running": True}
     await_disk(vm, 1, 0)
     site.revive("blk0")
-    assert told.get(timeout=TIMEOUT) == ("DEVICE_BACK", {"device": "blk0"})
+    assert events.get(timeout=TIMEOUT) == ("DEVICE_BACK", {"device": "blk0"})
     await_disk(vm, 0, 0)
     await_work(vm)
     check_books(vm)
@@ -81,10 +81,10 @@ def test_a_back_end_that_dies_during_a_reset(
     await_work(vm)
 
 
-def await_end(told: Told) -> str:
+def await_end(events: Events) -> str:
     """The status with which a migration ends."""
     while True:
-        name, data = told.get(timeout=TIMEOUT)
+        name, data = events.get(timeout=TIMEOUT)
         if name == "MIGRATION" and data["status"] in ("completed", "failed", "cancelled"):
             return str(data["status"])
 
@@ -93,15 +93,15 @@ def await_end(told: Told) -> str:
 def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
     sites: tuple[Site, Site],
     control: Control,
-    told: Told,
+    events: Events,
     owned: ExitStack,
     tmp_path: Path,
     *,
     handover: bool,
 ) -> None:
     """As QEMU's: inmigrate only until it has come, and paused whenever it is stopped after that."""
-    events: Told = queue.SimpleQueue()
-    other = make_control(lambda name, data: events.put((name, data)))
+    others: Events = queue.SimpleQueue()
+    other = make_control(lambda name, data: others.put((name, data)))
     owned.callback(other.close)
     assert other.query_status() == {"status": "prelaunch", "running": False}
     other.create(
@@ -116,7 +116,7 @@ def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
     awaiting = "prelaunch" if handover else "inmigrate"
     assert other.query_status() == {"status": awaiting, "running": False}
     control.migrate(uri, "handover" if handover else "split", {})
-    assert [await_end(told), await_end(events)] == ["completed", "completed"]
+    assert [await_end(events), await_end(others)] == ["completed", "completed"]
     assert control.query_status() == {"status": "paused", "running": False}
     assert other.query_status() == {"status": "running", "running": True}
     assert "precopy" in control.timeline()
