@@ -9,7 +9,7 @@ SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_us
 # Processes that run tests. Many tests wait, so a few more than processors are right.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
-C_FILES := $(shell git ls-files "*.c" "*.h")
+C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c)
 
 .PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix mutants peers peers-install docs clean
 
