@@ -31,7 +31,7 @@ class Mode(IntEnum):
 
 
 #: Words of the control page. EPOCH grows whenever rings have to be filled anew; LOAD is what
-#: `resume_load` returns to; OVERDUE is 1 after a quiesce whose deadline has passed. HOLD_READER
+#: `resume_load` returns to; OVERDUE is 1 after a quiesce whose timeout has expired. HOLD_READER
 #: also holds the dirty_memory, whose bytes a second DIRTY_RATE has.
 MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER, DIRTY_RATE = range(8)
 
@@ -103,9 +103,9 @@ class IdleWatch:
         self._waiting.discard(number)
         self._note()
 
-    def wait(self, deadline: float) -> bool:
-        """Whether all were quiet within ``deadline`` seconds; ends the watch."""
-        idle = self._idle.wait(deadline)
+    def wait(self, timeout: float) -> bool:
+        """Whether all were quiet within ``timeout`` seconds; ends the watch."""
+        idle = self._idle.wait(timeout)
         self.active = False
         return idle
 

@@ -172,13 +172,13 @@ class DiskReader:
             done = bool(running and position == self.size and not outstanding)
             return ReaderStatus(position, self.size, done, self._sha.hexdigest() if done else None)
 
-    def wait(self, position: int, deadline: float) -> ReaderStatus:
+    def wait(self, position: int, timeout: float) -> ReaderStatus:
         """Wait until so many bytes have been hashed; at the disk's size, until it is done.
 
         Returns:
-            The status then, or after ``deadline`` seconds.
+            The status then, or after ``timeout`` seconds.
         """
-        until = time.monotonic_ns() + int(deadline * 1e9)
+        until = time.monotonic_ns() + int(timeout * 1e9)
         position = min(position, self.size)
         with self._progress:
             self._watched += 1

@@ -81,15 +81,15 @@ class Heartbeat:
             self._awaited = None
             awaited.put(now_ns)
 
-    def await_beat(self, deadline: float) -> int | None:
-        """Wait for the next beat: when it was, or None if there was none in ``deadline`` seconds.
+    def await_beat(self, timeout: float) -> int | None:
+        """Wait for the next beat: when it was, or None if there was none in ``timeout`` seconds.
 
         The waiting thread may notice it late, as it competes with the guest's for the interpreter.
         """
         awaited = queue.SimpleQueue[int]()
         self._awaited = awaited
         try:
-            return awaited.get(timeout=deadline)
+            return awaited.get(timeout=timeout)
         except queue.Empty:
             return None
         finally:

@@ -237,11 +237,11 @@ class GuestProgram:
         if mode >= Mode.HEAVY:
             context.set(EPOCH, context.control[EPOCH] + 1)
 
-    def quiesce(self, deadline: float) -> int:
+    def quiesce(self, timeout: float) -> int:
         """Begin nothing new, and wait until nothing is outstanding.
 
         Args:
-            deadline: in seconds.
+            timeout: in seconds.
 
         Returns:
             What is outstanding nevertheless: 0, or what the request log now counts as lost.
@@ -250,23 +250,23 @@ class GuestProgram:
         context.set(HOLD_READER, 1)
         context.set(MODE, Mode.QUIET)
         context.idle.begin(self._units)
-        if context.idle.wait(deadline):
+        if context.idle.wait(timeout):
             return 0
         context.set(OVERDUE, 1)
         return self.requests_in_flight() + self.packets_in_flight()
 
-    def verify(self, deadline: float) -> Verified:
+    def verify(self, timeout: float) -> Verified:
         """Have the guest read back all that it has written. The load must be quiet, and stays so.
 
         Args:
-            deadline: in seconds.
+            timeout: in seconds.
         """
         context = self._context
         before = self._verified()
         reading = [u for driver in self.drivers.values() for u in driver.begin_verify()]
         self._enter(Mode.VERIFY)
         context.idle.begin(reading)
-        finished = context.idle.wait(deadline)
+        finished = context.idle.wait(timeout)
         context.set(MODE, Mode.QUIET)
         after = self._verified()
         return Verified(after[0] - before[0], after[1] - before[1], finished)

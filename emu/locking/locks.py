@@ -41,7 +41,7 @@ __all__ = [
     "worker",
 ]
 
-DEADLINE = 30.0
+TIMEOUT = 30.0
 #: Seconds between two checks of a waiting thread whether its wait was broken off.
 POLL = 0.05
 
@@ -102,20 +102,20 @@ class OrderedLock:
         self._depth = 0
         self._waiting: dict[int, str | None] = {}
 
-    def acquire(self, deadline: float = DEADLINE) -> None:
+    def acquire(self, timeout: float = TIMEOUT) -> None:
         """Acquire it.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
 
         Raises:
             LockOrderError: taking it here can deadlock, or this thread holds it already.
             DeadlineError: names the holder, and where it took the lock.
             LockBrokenError: the wait was part of a deadlock and was broken off.
         """
-        self._acquire(deadline, call_site(), 1)
+        self._acquire(timeout, call_site(), 1)
 
-    def _acquire(self, deadline: float, site: Site, depth: int) -> None:
+    def _acquire(self, timeout: float, site: Site, depth: int) -> None:
         if self._holder is not None and self._holder.ident == threading.get_ident():
             raise LockOrderError(
                 f"{threading.current_thread().name} takes {self.name} at {site}, and holds it: "
@@ -124,25 +124,25 @@ class OrderedLock:
         if _checking:
             _check_order(self.name, site)
         if not self._lock.acquire(blocking=False):
-            self._wait(deadline, site)
+            self._wait(timeout, site)
         self._holder = note_taken(self.name, site)
         self._depth = depth
 
-    def _wait(self, deadline: float, site: Site) -> None:
+    def _wait(self, timeout: float, site: Site) -> None:
         """Wait for the holder to go, and take the lock."""
         ident = threading.get_ident()
-        end = time.monotonic() + deadline
+        end = time.monotonic() + timeout
         self._waiting[ident] = None
         try:
             with waiting_for(self.name, self._holders, site=site, break_off=self._breaker(ident)):
-                left = deadline
+                left = timeout
                 while not self._lock.acquire(timeout=max(0.0, min(left, POLL))):
                     reason = self._waiting[ident]
                     if reason is not None:
                         raise LockBrokenError(reason)
                     left = end - time.monotonic()
                     if left <= 0:
-                        raise DeadlineError(f"{self.name}, {self.held_by()}", deadline)
+                        raise DeadlineError(f"{self.name}, {self.held_by()}", timeout)
         finally:
             del self._waiting[ident]
 
@@ -229,11 +229,11 @@ class BigLock(OrderedLock):
         super().__init__(name)
         self.enforce = enforce
 
-    def acquire(self, deadline: float = DEADLINE) -> None:
+    def acquire(self, timeout: float = TIMEOUT) -> None:
         """Acquire it, or acquire it once more.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
 
         Raises:
             LockOrderError: this thread is a worker, or taking it here can deadlock.
@@ -246,7 +246,7 @@ class BigLock(OrderedLock):
         site = call_site()
         if self.enforce and is_worker():
             raise LockOrderError(self._refusal(site))
-        self._acquire(deadline, site, 1)
+        self._acquire(timeout, site, 1)
 
     def _refusal(self, site: Site) -> str:
         name = threading.current_thread().name
@@ -274,7 +274,7 @@ class BigLock(OrderedLock):
             self._release()
 
     @contextmanager
-    def released(self, deadline: float = DEADLINE) -> Iterator[None]:
+    def released(self, timeout: float = TIMEOUT) -> Iterator[None]:
         """Without the lock for the length of the block, however often this thread holds it.
 
         For a wait for threads that may need the lock: vCPUs on their way out of guest code.
@@ -287,7 +287,7 @@ class BigLock(OrderedLock):
         try:
             yield
         finally:
-            self._acquire(deadline, site, depth)
+            self._acquire(timeout, site, depth)
 
 
 def _check_order(name: str, site: Site) -> None:

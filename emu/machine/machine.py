@@ -16,7 +16,7 @@ from emu.machine.accel.base import GuestProgram, NotifierError
 from emu.machine.address_space import AddressSpace
 from emu.machine.interrupt_routing import InterruptRouting
 from emu.machine.ram import GuestRam
-from emu.machine.vcpus import DEADLINE, Crash, VcpuSet
+from emu.machine.vcpus import TIMEOUT, Crash, VcpuSet
 from emu.trace_events import COMMIT, VCPUS
 
 if TYPE_CHECKING:
@@ -269,28 +269,28 @@ class Machine:
         """Start the vCPUs' threads; no guest code runs before `resume`. See `VcpuSet.start`."""
         self.vcpus.start(program)
 
-    def pause(self, deadline: float = DEADLINE) -> None:
+    def pause(self, timeout: float = TIMEOUT) -> None:
         """Wait until no vCPU runs guest code, and let none in. See `VcpuSet.pause`.
 
         If this thread holds the big lock it does not during the wait: a vCPU on its way out may
         need it.
         """
         with self.big_lock.released():
-            self.vcpus.pause(deadline)
+            self.vcpus.pause(timeout)
         if VCPUS.enabled:
             VCPUS.emit(state="paused")
 
-    def resume(self, deadline: float = DEADLINE) -> None:
+    def resume(self, timeout: float = TIMEOUT) -> None:
         """Let the vCPUs run, and wait until those that are not halted have. See `VcpuSet`."""
         with self.big_lock.released():
-            self.vcpus.resume(deadline)
+            self.vcpus.resume(timeout)
         if VCPUS.enabled:
             VCPUS.emit(state="running")
 
-    def warm_up(self, deadline: float = DEADLINE) -> None:
+    def warm_up(self, timeout: float = TIMEOUT) -> None:
         """Ahead of a `load_vcpus`: see `Accelerator.warm_up`."""
         with self.big_lock.released():
-            self.accel.warm_up(deadline)
+            self.accel.warm_up(timeout)
 
     def save_vcpus(self) -> bytes:
         """The state of all vCPUs, which are paused."""
@@ -304,18 +304,18 @@ class Machine:
         """
         self.vcpus.load(vcpu_state.unpack(data, len(self.vcpus)))
 
-    def stop(self, deadline: float = DEADLINE) -> None:
+    def stop(self, timeout: float = TIMEOUT) -> None:
         """End the vCPUs' threads. Idempotent."""
         with self.big_lock.released():
-            self.vcpus.stop(deadline)
+            self.vcpus.stop(timeout)
 
-    def close(self, deadline: float = DEADLINE) -> None:
+    def close(self, timeout: float = TIMEOUT) -> None:
         """Stop, and release everything. Idempotent.
 
         Raises:
             DeadlineError: a vCPU's thread does not end; what it may use is not released.
         """
-        self.stop(deadline)
+        self.stop(timeout)
         self._owned.close()
 
 

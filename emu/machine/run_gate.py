@@ -95,20 +95,20 @@ class RunGate:
         self.owed.clear()
         return list(self.inside)
 
-    def wait_empty(self, deadline: float) -> None:
+    def wait_empty(self, timeout: float) -> None:
         """Wait until no vCPU is inside of the closed gate.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
 
         Raises:
             DeadlineError: names the vCPUs that are still inside. The gate stays closed.
         """
         start = time.monotonic()
         while self.inside:
-            left = start + deadline - time.monotonic()
+            left = start + timeout - time.monotonic()
             if left <= 0:
-                raise DeadlineError(f"{_names(self.inside)} to leave guest code", deadline)
+                raise DeadlineError(f"{_names(self.inside)} to leave guest code", timeout)
             self._emptied.wait(left)
             self._emptied.clear()
 
@@ -129,20 +129,20 @@ class RunGate:
         # A vCPU that parks from here on reads `paused` after that, and does not wait.
         return list(self.owed | self.parked)
 
-    def wait_ran(self, deadline: float) -> None:
+    def wait_ran(self, timeout: float) -> None:
         """Wait until each vCPU that is owed has run guest code.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
 
         Raises:
             DeadlineError: names the vCPUs that have not. The gate stays open.
         """
         start = time.monotonic()
         while self.owed:
-            left = start + deadline - time.monotonic()
+            left = start + timeout - time.monotonic()
             if left <= 0:
-                raise DeadlineError(f"{_names(self.owed)} to run again", deadline)
+                raise DeadlineError(f"{_names(self.owed)} to run again", timeout)
             self._ran.wait(left)
             self._ran.clear()
 

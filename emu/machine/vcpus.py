@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: A vCPU's thread calls a few Python functions deep. The default of 8 MiB would be a gigabyte or
 #: more of address space for a large VM.
 STACK_BYTES = 256 << 10
-DEADLINE = 10.0
+TIMEOUT = 10.0
 
 _POWER_ON = VcpuState(halted=False, timer_ns=0)
 _stack_size_lock = threading.Lock()  # the stack size is one of the process
@@ -99,14 +99,14 @@ class VcpuSet:
         """Whether no vCPU may run guest code."""
         return self.gate.paused
 
-    def pause(self, deadline: float = DEADLINE) -> None:
+    def pause(self, timeout: float = TIMEOUT) -> None:
         """Close the gate and wait until no vCPU is inside of guest code. Idempotent.
 
         Must not be called from a vCPU's thread, nor while holding a lock that guest code may wait
         for.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
 
         Raises:
             DeadlineError: a vCPU does not leave guest code; the gate stays closed.
@@ -114,10 +114,10 @@ class VcpuSet:
         inside = self.gate.close()
         if inside:
             self._accel.kick(inside)
-            self.gate.wait_empty(deadline)
-        self._accel.pause(deadline)
+            self.gate.wait_empty(timeout)
+        self._accel.pause(timeout)
 
-    def resume(self, deadline: float = DEADLINE) -> None:
+    def resume(self, timeout: float = TIMEOUT) -> None:
         """Open the gate, wake those that are not halted, and wait until each of them has run.
 
         Raises:
@@ -131,9 +131,9 @@ class VcpuSet:
             self.load([_POWER_ON] * len(self._vcpus))
         dead = {crash.vcpu for crash in self.crashed}
         owed = [vcpu.index for vcpu in self._vcpus if vcpu.runnable and vcpu.index not in dead]
-        self._accel.resume(deadline)
+        self._accel.resume(timeout)
         self._accel.wake(self.gate.open(owed))
-        self.gate.wait_ran(deadline)
+        self.gate.wait_ran(timeout)
 
     def save(self) -> list[VcpuState]:
         """The state of each. They are paused.
@@ -175,7 +175,7 @@ class VcpuSet:
         """Make the program's `tick` run on that vCPU at `due_ns` (CLOCK_MONOTONIC) or earlier."""
         self._vcpus[vcpu].arm(due_ns)
 
-    def stop(self, deadline: float = DEADLINE) -> None:
+    def stop(self, timeout: float = TIMEOUT) -> None:
         """End the threads. Idempotent.
 
         Raises:
@@ -188,12 +188,12 @@ class VcpuSet:
         if not self._threads:
             return
         self._accel.wake(range(len(self._vcpus)))
-        end = time.monotonic() + deadline
+        end = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         alive = [thread.name for thread in self._threads if thread.is_alive()]
         if alive:
-            raise DeadlineError(f"the thread of {', '.join(alive[:4])} to end", deadline)
+            raise DeadlineError(f"the thread of {', '.join(alive[:4])} to end", timeout)
         self._threads.clear()
 
 

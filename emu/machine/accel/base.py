@@ -188,23 +188,23 @@ class Accelerator(abc.ABC):
     def wake(self, vcpus: Sequence[int]) -> None:
         """Have these read the gate again; a halted one comes out of its halt."""
 
-    def pause(self, deadline: float) -> None:  # noqa: B027  emulated vCPUs are behind the gate
+    def pause(self, timeout: float) -> None:  # noqa: B027  emulated vCPUs are behind the gate
         """Wait until vCPUs that run code of their own have left it. The gate is closed and empty.
 
         Idempotent.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
 
         Raises:
             DeadlineError: one does not leave.
         """
 
-    def resume(self, deadline: float) -> None:  # noqa: B027
+    def resume(self, timeout: float) -> None:  # noqa: B027
         """Let them run, and wait until each of them has. The gate is opened afterwards.
 
         Args:
-            deadline: seconds.
+            timeout: seconds.
 
         Raises:
             DeadlineError: one has not; they may run from now on nevertheless.

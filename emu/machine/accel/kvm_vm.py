@@ -229,13 +229,13 @@ class KernelMachine:
         """Have its `run` return."""
         lib.vk_end(self._machine, vcpu)
 
-    def pause(self, deadline: float) -> bool:
-        """Stop all; whether none ran any more within ``deadline`` seconds."""
-        return self._in_time(lib.vk_pause(self._machine, int(deadline * 1e9)))
+    def pause(self, timeout: float) -> bool:
+        """Stop all; whether none ran any more within ``timeout`` seconds."""
+        return self._in_time(lib.vk_pause(self._machine, int(timeout * 1e9)))
 
-    def resume(self, deadline: float) -> bool:
-        """Let all run; whether each one did within ``deadline`` seconds."""
-        return self._in_time(lib.vk_resume(self._machine, int(deadline * 1e9)))
+    def resume(self, timeout: float) -> bool:
+        """Let all run; whether each one did within ``timeout`` seconds."""
+        return self._in_time(lib.vk_resume(self._machine, int(timeout * 1e9)))
 
     def _in_time(self, result: int) -> bool:
         if result == -errno.ETIMEDOUT:
