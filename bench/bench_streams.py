@@ -36,7 +36,7 @@ def receive(arguments: list[str]) -> None:
     )
     print(listener.uri, flush=True)
     ram = GuestRam(SIZE)
-    made = [listener.accept(deadline=DEADLINE) for _ in range(streams)]
+    made = [listener.accept(timeout=DEADLINE) for _ in range(streams)]
     first, *others = [stream for stream in made if stream is not None]
     lanes = ReceivingChannels(first, others, ram)
     lanes.open()
@@ -85,7 +85,7 @@ def test_streams(
         uri = process.stdout.readline().strip()
         credentials = None if paths is None else Credentials(*paths)
         first, *others = [
-            connect(uri, deadline=DEADLINE, credentials=credentials) for _ in range(streams)
+            connect(uri, timeout=DEADLINE, credentials=credentials) for _ in range(streams)
         ]
         lanes = SendingChannels(first, others)
 

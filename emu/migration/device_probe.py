@@ -66,15 +66,15 @@ class DeviceProbe:
     Args:
         devices: connected, and used by no other thread meanwhile.
         machine: whose notifiers they have.
-        deadline: seconds that a back-end may take for an answer.
+        timeout: seconds that a back-end may take for an answer.
 
     Raises:
         VhostUserError: a back-end does not answer: better now than in the blackout.
     """
 
-    def __init__(self, devices: Sequence[VhostDevice], machine: Machine, deadline: float) -> None:
+    def __init__(self, devices: Sequence[VhostDevice], machine: Machine, timeout: float) -> None:
         self._devices = devices
-        self._stage = Stage(machine, Timeline(), deadline)
+        self._stage = Stage(machine, Timeline(), timeout)
         self._round_trips: dict[str, int] = {}
         self._share = 0
         begin, limit = now(), IDLE_PASSES_NS if machine.paused else PASSES_NS
@@ -181,14 +181,14 @@ class Forecast:
         vm: which runs.
         strategy: how its devices are going to be stopped and started.
         history: last known costs; it learns what the destination knows.
-        deadline: seconds that a back-end may take for an answer.
+        timeout: seconds that a back-end may take for an answer.
     """
 
-    def __init__(self, vm: Vm, strategy: Strategy, history: History, deadline: float) -> None:
+    def __init__(self, vm: Vm, strategy: Strategy, history: History, timeout: float) -> None:
         self._vm = vm
         self._strategy = strategy
         self._history = history
-        self._deadline = deadline
+        self._timeout = timeout
         self._expected: Expected | None = None
         self._probed = Expected()
         self._probe: DeviceProbe | None = None
@@ -197,7 +197,7 @@ class Forecast:
         """The rest of the blackout; the first call probes."""
         if self._expected is None:
             with self._vm.driving:
-                self._probe = DeviceProbe(self._vm.devices, self._vm.machine, self._deadline)
+                self._probe = DeviceProbe(self._vm.devices, self._vm.machine, self._timeout)
             self._probe.compare(self._history.idle)
             # The destination's devices are taken to be like these until it has reported its own.
             self._probed = Expected(0, self._probe.start(self._strategy), self._vcpus())
@@ -248,13 +248,13 @@ class Forecast:
         self._expected = self._with_past()
 
 
-def prepared(vm: Vm, strategy: Strategy, history: History, deadline: float) -> bytes:
+def prepared(vm: Vm, strategy: Strategy, history: History, timeout: float) -> bytes:
     """At the destination: what it expects of the start, and knows from before.
 
     Raises:
         VhostUserError: a back-end does not answer.
     """
-    start = _time_devices(vm, history, deadline).start(strategy)
+    start = _time_devices(vm, history, timeout).start(strategy)
     return json.dumps({"start_ns": start, "history": history.to_json()}).encode()
 
 

@@ -69,9 +69,7 @@ def probe(uri: str, *, timeout: float) -> None:
             raise MigrationError("connect", f"{uri}: {error.strerror or error}") from None
 
 
-def connect(
-    uri: str, *, deadline: float, credentials: Credentials | None = None
-) -> MigrationStream:
+def connect(uri: str, *, timeout: float, credentials: Credentials | None = None) -> MigrationStream:
     """Connect to a destination that listens; with credentials, by TLS.
 
     Raises:
@@ -79,7 +77,7 @@ def connect(
     """
     family, address = parse(uri)
     sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.settimeout(deadline)
+    sock.settimeout(timeout)
     try:
         sock.connect(address)
     except OSError as error:
@@ -87,8 +85,8 @@ def connect(
         raise MigrationError("connect", f"{uri}: {error.strerror or error}") from None
     if credentials is not None:
         host = "" if isinstance(address, str) else address[0]
-        sock = secure(sock, credentials, server=False, host=host, deadline=deadline)
-    return MigrationStream(sock, deadline=deadline)
+        sock = secure(sock, credentials, server=False, host=host, timeout=timeout)
+    return MigrationStream(sock, timeout=timeout)
 
 
 def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:
@@ -135,25 +133,29 @@ class Listener:
         host = f"[{bound[0]}]" if family == socket.AF_INET6 else bound[0]
         self.uri = uri if family == socket.AF_UNIX else f"tcp:{host}:{bound[1]}"
 
-    def accept(self, *, deadline: float, patience: float | None = None) -> MigrationStream | None:
+    def accept(
+        self, *, timeout: float, connect_timeout: float | None = None
+    ) -> MigrationStream | None:
         """The source's connection, or None when `cancel` was called instead.
 
         Args:
-            deadline: seconds for which one system call on it may wait.
-            patience: seconds to wait for a connection; unlimited by default. One that is closed
-                before anything was sent on it does not count.
+            timeout: seconds for which one system call on it may wait.
+            connect_timeout: seconds to wait for a connection; unlimited by default. One that is
+                closed before anything was sent on it does not count.
 
         Raises:
             MigrationError: there was none, or its certificate is not accepted.
         """
         while True:
-            ready = self._poll(self._sock, patience)
+            ready = self._poll(self._sock, connect_timeout)
             if ready is None:
                 return None
             if not ready:
-                raise MigrationError("listen", f"no source has connected within {patience:g} s")
+                raise MigrationError(
+                    "listen", f"no source has connected within {connect_timeout:g} s"
+                )
             sock, _ = self._sock.accept()
-            ready = self._poll(sock, deadline)
+            ready = self._poll(sock, timeout)
             if ready and not sock.recv(1, socket.MSG_PEEK):
                 sock.close()  # a probe (`probe`), or another program that has nothing to send
                 continue
@@ -163,8 +165,8 @@ class Listener:
             break
         self._taken = True
         if self._credentials is not None:
-            sock = secure(sock, self._credentials, server=True, host="", deadline=deadline)
-        return MigrationStream(sock, deadline=deadline)
+            sock = secure(sock, self._credentials, server=True, host="", timeout=timeout)
+        return MigrationStream(sock, timeout=timeout)
 
     def _poll(self, sock: socket.socket, timeout: float | None) -> bool | None:
         """Whether a socket becomes readable in time; None when `cancel` was called."""

@@ -175,18 +175,18 @@ class ReceivingChannels:
         for thread in self._threads:
             thread.start()
 
-    def await_barrier(self, deadline: float) -> None:
+    def await_barrier(self, timeout: float) -> None:
         """The first socket has come to the end of a round: return when all have.
 
         Raises:
-            MigrationError: one of them has broken, or is silent for ``deadline`` seconds.
+            MigrationError: one of them has broken, or is silent for ``timeout`` seconds.
         """
         try:
-            self._barrier.wait(deadline)
+            self._barrier.wait(timeout)
         except threading.BrokenBarrierError:
             self.check()
             raise MigrationError(
-                "stream", f"a stream has not come to the round's end within {deadline:g} s"
+                "stream", f"a stream has not come to the round's end within {timeout:g} s"
             ) from None
 
     def finish(self) -> None:

@@ -281,9 +281,9 @@ class Source(MigrationSide):
         )
 
     def _await_prepared(self, stream: MigrationStream) -> bytes:
-        stream.set_deadline(DESTINATION_DEADLINES * self._parameters.deadline)
+        stream.set_timeout(DESTINATION_DEADLINES * self._parameters.deadline)
         expects = self._expect(stream, Kind.PREPARED)
-        stream.set_deadline(self._parameters.deadline)
+        stream.set_timeout(self._parameters.deadline)
         return expects
 
     def _explained(self, error: Exception, stream: MigrationStream) -> Exception:
@@ -346,7 +346,7 @@ class Source(MigrationSide):
         run over there must never run here again from older memory. A destination sends FAILED
         after GO only if it gave up before it read GO; then the guest has not run there.
         """
-        stream.set_deadline(DESTINATION_DEADLINES * self._parameters.deadline)
+        stream.set_timeout(DESTINATION_DEADLINES * self._parameters.deadline)
         self._expect(stream, Kind.READY)
         with self._giving:
             self._check_cancelled()

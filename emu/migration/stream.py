@@ -100,21 +100,21 @@ class MigrationStream:
 
     Args:
         sock: a connected stream socket, which the stream owns from now on.
-        deadline: seconds for which one system call may wait for the peer.
+        timeout: seconds for which one system call may wait for the peer.
     """
 
-    def __init__(self, sock: socket.socket, *, deadline: float) -> None:
+    def __init__(self, sock: socket.socket, *, timeout: float) -> None:
         self._sock = sock
         sock.setblocking(True)  # noqa: FBT003  the method's name describes it
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.set_deadline(deadline)
+        self.set_timeout(timeout)
         self._bytes_sent = 0
         self._silent = False
 
-    def set_deadline(self, seconds: float) -> None:
+    def set_timeout(self, seconds: float) -> None:
         """How long one system call may wait from now on."""
-        self._deadline = seconds
+        self._timeout = seconds
         if self.encrypted:
             self._sock.settimeout(seconds)
             return
@@ -278,7 +278,7 @@ class MigrationStream:
         if isinstance(error, BlockingIOError | TimeoutError):
             self._silent = True
             return MigrationError(
-                "stream", f"the other side has been silent for {self._deadline:g} s"
+                "stream", f"the other side has been silent for {self._timeout:g} s"
             )
         if isinstance(error, ssl.SSLError):
             return MigrationError("tls", tls.explain(error))
@@ -286,7 +286,7 @@ class MigrationStream:
 
     def give_up(self, reason: str) -> None:
         """At the destination: send FAILED, and discard what the source still sends."""
-        self.set_deadline(FAILURE_TIMEOUT)
+        self.set_timeout(FAILURE_TIMEOUT)
         try:
             self.send(Kind.FAILED, reason.encode())
             self._sock.shutdown(socket.SHUT_WR)
@@ -300,7 +300,7 @@ class MigrationStream:
         """At the source, when the stream broke: why the destination gave up, if it sent FAILED."""
         if self._silent:
             return ""  # it has been listened to for long enough
-        self.set_deadline(FAILURE_TIMEOUT)
+        self.set_timeout(FAILURE_TIMEOUT)
         try:
             kind, _, payload = self.receive()
         except MigrationError:

@@ -13,7 +13,7 @@ from emu.errors import MigrationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: One call of `TlsSocket.sendmsg` encrypts no more than this, so that its deadline means something.
+#: One call of `TlsSocket.sendmsg` encrypts no more than this: its timeout is for a bounded amount.
 CHUNK = 1 << 20
 #: Parts below this are joined first: each would make a TLS record of its own.
 RECORD = 16 << 10
@@ -124,7 +124,7 @@ def _check_readable(option: str, path: str) -> None:
 
 
 def secure(
-    sock: socket.socket, credentials: Credentials, *, server: bool, host: str, deadline: float
+    sock: socket.socket, credentials: Credentials, *, server: bool, host: str, timeout: float
 ) -> ssl.SSLSocket:
     """Begin TLS on a connected socket, which is closed when that fails.
 
@@ -133,7 +133,7 @@ def secure(
         credentials: this side's.
         server: this is the destination.
         host: the address that was connected to; empty for a unix socket, which has no name.
-        deadline: seconds for each message of the handshake.
+        timeout: seconds for each message of the handshake.
 
     Raises:
         MigrationError: the other side speaks no TLS, or one side does not accept the other.
@@ -143,7 +143,7 @@ def secure(
         name = credentials.hostname or host
         if not server and not name:
             context.check_hostname = False
-        sock.settimeout(deadline)
+        sock.settimeout(timeout)
         encrypted = context.wrap_socket(
             sock,
             server_side=server,

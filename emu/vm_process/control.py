@@ -192,8 +192,8 @@ class Control(VmControl):
         job = Job(self._emit)
         deadline = self._parameters.deadline
 
-        def accept(patience: float | None = deadline) -> MigrationStream:
-            stream = listener.accept(deadline=deadline, patience=patience)
+        def accept(connect_timeout: float | None = deadline) -> MigrationStream:
+            stream = listener.accept(timeout=deadline, connect_timeout=connect_timeout)
             if stream is None:
                 raise MigrationError("listen", "cancelled")
             return stream
@@ -206,7 +206,7 @@ class Control(VmControl):
 
         def receive() -> None:
             with closing(listener):
-                side.run(accept(patience=None))
+                side.run(accept(connect_timeout=None))
 
         self._job = job
 
@@ -261,7 +261,7 @@ class Control(VmControl):
         reach = partial(
             connect,
             uri,
-            deadline=parameters.deadline,
+            timeout=parameters.deadline,
             credentials=None if tls is None else Credentials(*tls),
         )
         between_runs = between or {}

@@ -211,10 +211,10 @@ class Migration:
             self.received.append(None)
 
     def _reach(self) -> MigrationStream:
-        return connect(self.listener.uri, deadline=TIMEOUT, credentials=self._credentials)
+        return connect(self.listener.uri, timeout=TIMEOUT, credentials=self._credentials)
 
     def _accept(self) -> MigrationStream:
-        stream = self.listener.accept(deadline=TIMEOUT, patience=TIMEOUT)
+        stream = self.listener.accept(timeout=TIMEOUT, connect_timeout=TIMEOUT)
         assert stream is not None
         return stream
 

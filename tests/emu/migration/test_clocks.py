@@ -27,7 +27,7 @@ _ways = st.integers(1, 50_000_000)
 @pytest.fixture
 def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
     """A stream."""
-    a, b = (MigrationStream(sock, deadline=TIMEOUT) for sock in socket.socketpair())
+    a, b = (MigrationStream(sock, timeout=TIMEOUT) for sock in socket.socketpair())
     yield a, b
     a.close()
     b.close()

@@ -24,9 +24,9 @@ def test_connects(transport: str, tmp_path: Path) -> None:
     listener = Listener("tcp:127.0.0.1:0" if transport == "tcp" else f"unix:{tmp_path / 's'}")
     assert not listener.uri.endswith(":0")
     accepted: list[MigrationStream | None] = []
-    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept(timeout=TIMEOUT)))
     thread.start()
-    source = connect(listener.uri, deadline=TIMEOUT)
+    source = connect(listener.uri, timeout=TIMEOUT)
     source.send(Kind.HELLO, b"x")
     thread.join(TIMEOUT)
     assert accepted[0] is not None
@@ -42,7 +42,7 @@ def test_cancel_ends_the_wait(tmp_path: Path) -> None:
     before = psutil.Process().num_fds()
     listener = Listener(f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []
-    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept(timeout=TIMEOUT)))
     thread.start()
     listener.cancel()
     thread.join(5)
@@ -57,14 +57,14 @@ def test_no_address(uri: str) -> None:
     with pytest.raises(MigrationError, match="write unix:PATH or tcp:ADDRESS:PORT"):
         Listener(uri)
     with pytest.raises(MigrationError, match="write unix:PATH or tcp:ADDRESS:PORT"):
-        connect(uri, deadline=0.1)
+        connect(uri, timeout=0.1)
 
 
 def test_in_use_and_nobody_there(tmp_path: Path) -> None:
     """One line each, with the address."""
     uri = f"unix:{tmp_path / 's'}"
     with pytest.raises(MigrationError, match="No such file"):
-        connect(uri, deadline=0.1)
+        connect(uri, timeout=0.1)
     listener = Listener(uri)
     with pytest.raises(MigrationError, match="in use"):
         Listener(uri)
@@ -77,11 +77,11 @@ def test_a_probe_does_not_take_the_sources_place(transport: str, tmp_path: Path)
     """A connection that is closed before anything was sent on it does not count."""
     listener = Listener("tcp:127.0.0.1:0" if transport == "tcp" else f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []
-    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept(timeout=TIMEOUT)))
     thread.start()
     for _ in range(3):
         probe(listener.uri, timeout=TIMEOUT)
-    source = connect(listener.uri, deadline=TIMEOUT)
+    source = connect(listener.uri, timeout=TIMEOUT)
     source.send(Kind.HELLO, b"x")
     thread.join(TIMEOUT)
     assert accepted[0] is not None
@@ -95,9 +95,9 @@ def test_a_wait_for_a_silent_connection_can_be_cancelled(tmp_path: Path) -> None
     """No source has identified itself yet."""
     listener = Listener(f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []
-    thread = threading.Thread(target=lambda: accepted.append(listener.accept(deadline=TIMEOUT)))
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept(timeout=TIMEOUT)))
     thread.start()
-    source = connect(listener.uri, deadline=TIMEOUT)
+    source = connect(listener.uri, timeout=TIMEOUT)
     assert listener.cancel()
     thread.join(TIMEOUT)
     assert accepted == [None]

@@ -228,10 +228,10 @@ def test_nonsense_is_refused(migration: Migration) -> None:
     migration.listener.close()
     for payload in (b"[]", b"{", b"[[true,true,[],null,false],{},[],3]"):
         ours, theirs = socket.socketpair()
-        stream = MigrationStream(ours, deadline=TIMEOUT)
+        stream = MigrationStream(ours, timeout=TIMEOUT)
         stream.send(Kind.HELLO, json.dumps(migration._hello).encode())
         stream.send(Kind.HANDOVER, payload)
         ours.shutdown(socket.SHUT_WR)  # nothing more comes, and WELCOME is taken
         with pytest.raises(MigrationError):
-            migration.destination.run(MigrationStream(theirs, deadline=TIMEOUT))
+            migration.destination.run(MigrationStream(theirs, timeout=TIMEOUT))
         stream.close()

@@ -39,8 +39,8 @@ class Wires:
 
     def __init__(self, count: int) -> None:
         pairs = [socket.socketpair() for _ in range(count)]
-        ours = [MigrationStream(pair[0], deadline=TIMEOUT) for pair in pairs]
-        self.theirs = [MigrationStream(pair[1], deadline=TIMEOUT) for pair in pairs]
+        ours = [MigrationStream(pair[0], timeout=TIMEOUT) for pair in pairs]
+        self.theirs = [MigrationStream(pair[1], timeout=TIMEOUT) for pair in pairs]
         self.source, self.destination = GuestRam(SIZE), GuestRam(SIZE)
         self._first = ours[0]
         self.sending = SendingChannels(ours[0], ours[1:])

@@ -66,9 +66,9 @@ class Wire:
 
     def __init__(self, size: int) -> None:
         ours, theirs = socket.socketpair()
-        self.stream = MigrationStream(ours, deadline=TIMEOUT)
+        self.stream = MigrationStream(ours, timeout=TIMEOUT)
         self.ram = GuestRam(size)
-        self._far = MigrationStream(theirs, deadline=TIMEOUT)
+        self._far = MigrationStream(theirs, timeout=TIMEOUT)
         self._thread = threading.Thread(target=self._receive)
         self._thread.start()
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
     """Both ends of a stream."""
     a, b = socket.socketpair()
-    made = MigrationStream(a, deadline=TIMEOUT), MigrationStream(b, deadline=TIMEOUT)
+    made = MigrationStream(a, timeout=TIMEOUT), MigrationStream(b, timeout=TIMEOUT)
     yield made
     for end in made:
         end.close()
@@ -112,7 +112,7 @@ def test_after_is_what_is_left(sizes: list[int], data: st.DataObject) -> None:
 
 def test_silence_is_told(ends: tuple[MigrationStream, MigrationStream]) -> None:
     """A peer that says nothing does not keep a migration for ever."""
-    ends[0].set_deadline(0.05)
+    ends[0].set_timeout(0.05)
     with pytest.raises(MigrationError, match=r"silent for 0\.05 s"):
         ends[0].receive()
 
@@ -121,7 +121,7 @@ def test_full_pipe_is_told(
     ends: tuple[MigrationStream, MigrationStream], rams: tuple[GuestRam, GuestRam]
 ) -> None:
     """Nor does one that takes nothing."""
-    ends[0].set_deadline(0.05)
+    ends[0].set_timeout(0.05)
     for run in ((0, 8 << 20), (4 << 30, 64 << 10)):
         rams[0].view(*run)[:] = bytes([7]) * run[1]
         with pytest.raises(MigrationError, match=r"silent for 0\.05 s"):

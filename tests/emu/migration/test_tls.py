@@ -32,7 +32,7 @@ class Pair:
         thread = threading.Thread(target=self._accept)
         thread.start()
         try:
-            self.source = connect(self._listener.uri, deadline=TIMEOUT, credentials=source)
+            self.source = connect(self._listener.uri, timeout=TIMEOUT, credentials=source)
             self.source.send(Kind.HELLO, b"who")
             assert self.source.receive() == (Kind.WELCOME, 0, b"")
         except MigrationError as error:
@@ -42,7 +42,7 @@ class Pair:
 
     def _accept(self) -> None:
         try:
-            self.destination = self._listener.accept(deadline=TIMEOUT)
+            self.destination = self._listener.accept(timeout=TIMEOUT)
             assert self.destination is not None
             assert self.destination.receive() == (Kind.HELLO, 0, b"who")
             self.destination.send(Kind.WELCOME)
@@ -105,7 +105,7 @@ def test_a_silent_peer_is_given_up(ca: Authority, pairs: list[Pair]) -> None:
     pair = Pair(ca.credentials("a"), ca.credentials("b"))
     pairs.append(pair)
     assert pair.source is not None
-    pair.source.set_deadline(0.1)
+    pair.source.set_timeout(0.1)
     with pytest.raises(MigrationError, match=r"silent for 0\.1 s"):
         pair.source.receive()
 
