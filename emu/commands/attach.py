@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from backends.trace_options import trace_options
 from emu.commands import validate
+from emu.commands.option_values import values_of
 from emu.commands.options import CONTEXT
 from emu.config.device_kinds import KINDS
 from emu.config.plan import LOADS
@@ -18,7 +20,7 @@ from emu.errors import OptionError, SignalError
 from emu.machine.accel import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from emu.orchestrator.attach import AttachedVm, AttachPlan
     from emu.orchestrator.signals import SignalWatcher
@@ -52,6 +54,27 @@ def _socket_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help=f"Socket of a {kind.title}'s back-end.",
         )(command)
     return command
+
+
+@dataclass(frozen=True, slots=True)
+class AttachOptions:
+    """The values of the options; ``sockets`` has the paths of each kind's back-ends."""
+
+    sockets: Mapping[str, tuple[str, ...]]
+    rings: int | None
+    vcpus: int
+    memory: str
+    load: str
+    scratch: bool
+    accel: str
+    qmp: Path | None
+    duration: str | None
+    quiet: bool
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """From the options of the command."""
+        return values_of(cls, {**options, "sockets": {name: options[name] for name in KINDS}})
 
 
 @click.command(
@@ -90,10 +113,11 @@ def attach(**options: Any) -> None:
     from emu.orchestrator.attach import AttachedVm
     from emu.orchestrator.signals import SignalWatcher
 
-    text = options["duration"]
+    own = AttachOptions.of(options)
+    text = own.duration
     seconds = None if text is None else validate.duration("--for", text) / 1e9
-    plan = _plan(options)
-    quiet = options["quiet"]
+    plan = _plan(own)
+    quiet = own.quiet
     with SignalWatcher() as watcher, AttachedVm(plan, _say) as vm:
         vm.start(watcher)
         if not quiet:
@@ -109,36 +133,36 @@ def _say(line: str) -> None:
     click.echo(line, file=sys.stderr)
 
 
-def _plan(options: dict[str, Any]) -> AttachPlan:
+def _plan(options: AttachOptions) -> AttachPlan:
     from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
     from emu.orchestrator.attach import AttachPlan
 
-    given = [kind for kind in KINDS.values() if options[kind.name]]
+    given = [kind for kind in KINDS.values() if options.sockets[kind.name]]
     if not given:
         sockets = " or ".join(f"--{name} PATH" for name in KINDS)
         raise OptionError(f"no back-end given: {sockets}")
-    rings = options["rings"]
+    rings = options.rings
     for kind in given:
         if rings is not None and rings % kind.rings_per_unit:
             raise OptionError(f"--rings {rings}: a {kind.title} has them in pairs")
     groups = [
-        DeviceGroup(kind.name, len(options[kind.name]), rings or kind.rings_per_unit)
+        DeviceGroup(kind.name, len(options.sockets[kind.name]), rings or kind.rings_per_unit)
         for kind in given
     ]
-    memory = validate.size("--memory", options["memory"])
+    memory = validate.size("--memory", options.memory)
     try:
-        spec = VmSpec(options["vcpus"], memory, tuple(groups))
+        spec = VmSpec(options.vcpus, memory, tuple(groups))
     except ShapeError as error:
         raise OptionError(str(error)) from None
-    paths = [path for kind in given for path in options[kind.name]]
+    paths = [path for kind in given for path in options.sockets[kind.name]]
     backends = {device.name: path for device, path in zip(spec.devices, paths, strict=True)}
     return AttachPlan(
         spec,
         backends,
-        options["accel"],
-        options["load"],
-        options["qmp"],
-        scratch=options["scratch"],
+        options.accel,
+        options.load,
+        options.qmp,
+        scratch=options.scratch,
         rings_given=rings is not None,
     )
 

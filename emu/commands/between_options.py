@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from backends.options import option_group
 from emu.config.device_kinds import KINDS
 from emu.errors import MigrationError, OptionError, PreflightError
 from emu.migration import endpoint
 from emu.migration.endpoint import MigrationEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from emu.config.plan import DiskFile, MachinePlan
     from emu.config.vm_spec import VmSpec
     from emu.migration.tls import Credentials
@@ -45,32 +45,42 @@ _OPTIONS = (
 )
 
 
-def between_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the options that `endpoint_of` reads."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+#: Decorator: the options of `BetweenOptions`.
+between_options = option_group(*_OPTIONS)
 
 
-def endpoint_of(option: str, options: dict[str, Any], *, listens: bool) -> MigrationEndpoint | None:
+@dataclass(frozen=True, slots=True)
+class BetweenOptions:
+    """The values of `between_options`, and the name that the source alone may give."""
+
+    images: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_ca: Path | None
+    insecure: bool
+    tls_hostname: str | None = None
+
+
+def endpoint_of(
+    option: str, uri: str | None, options: BetweenOptions, *, listens: bool
+) -> MigrationEndpoint | None:
     """Where the migration comes from or goes to; None when neither was asked for.
 
     Args:
         option: ``--to`` or ``--incoming``.
-        options: of the command.
+        uri: its value.
+        options: the other values.
         listens: this is the destination.
 
     Raises:
         PreflightError: it cannot be.
     """
-    uri = options[option.removeprefix("--")]
-    cert, key, ca = (options[name] for name in ("tls_cert", "tls_key", "tls_ca"))
-    files = (cert, key, ca)
-    hostname = options.get("tls_hostname") or ""
+    cert, key, ca = files = (options.tls_cert, options.tls_key, options.tls_ca)
+    hostname = options.tls_hostname or ""
     if uri is None:
         given = ("tls_cert", "tls_key", "tls_ca", "tls_hostname", "insecure")
         for name in given:
-            if options.get(name):
+            if getattr(options, name):
                 raise OptionError(
                     f"--{name.replace('_', '-')} goes with {option}, which is missing"
                 )
@@ -84,7 +94,7 @@ def endpoint_of(option: str, options: dict[str, Any], *, listens: bool) -> Migra
         from emu.migration.tls import Credentials
 
         credentials = Credentials(str(cert), str(key), str(ca), hostname)
-    return _endpoint(option, uri, credentials, insecure=options["insecure"], listens=listens)
+    return _endpoint(option, uri, credentials, insecure=options.insecure, listens=listens)
 
 
 def check_machine(option: str, machine: MachinePlan, endpoint: MigrationEndpoint | None) -> None:

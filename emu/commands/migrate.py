@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from backends.trace_options import trace_options
 from emu.commands import validate
-from emu.commands.between_options import between_options, check_machine, endpoint_of
+from emu.commands.between_options import BetweenOptions, between_options, check_machine, endpoint_of
 from emu.commands.json_output import deliver, report_stream
-from emu.commands.migration_options import migration_options, parameters, strategy_options
+from emu.commands.migration_options import (
+    MigrationOptions,
+    migration_options,
+    parameters,
+    strategy_options,
+)
 from emu.commands.network_options import network_options
-from emu.commands.options import CONTEXT, device_options, machine_options, machine_plan
+from emu.commands.option_values import values_of
+from emu.commands.options import (
+    CONTEXT,
+    MachineOptions,
+    device_options,
+    machine_options,
+    machine_plan,
+)
 from emu.config.plan import TRANSPORTS, MigrationPlan
 from emu.errors import EmuError, OptionError, PluginError
 from emu.report import progress
 from emu.strategies import registry
+
+if TYPE_CHECKING:
+    from emu.report.results import MigrationReport
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateOptions:
+    """The values of the options that only `emu migrate` has."""
+
+    strategies: str | None
+    repeat: int
+    via: str
+    to: str | None
+    wide: bool
+    network: str
+
 
 HELP = """Migrate a VM live between two processes, and compare how its devices stop and start.
 
@@ -118,56 +147,59 @@ def migrate(**options: Any) -> None:
     from emu.orchestrator.migrate_out import OutgoingMigration
     from emu.orchestrator.supervisor import Supervisor
 
-    endpoint = endpoint_of("--to", options, listens=False)
-    text = options["strategies"]
+    machine = MachineOptions.of(options)
+    migration = values_of(MigrationOptions, options)
+    own = values_of(MigrateOptions, options)
+    endpoint = endpoint_of("--to", own.to, values_of(BetweenOptions, options), listens=False)
+    text = own.strategies
     if text is None:
         compared = registry.DEFAULT_COMPARED
         text = ",".join(compared if endpoint is None else compared[-1:])
-    strategies = validate.strategies(text, options["plugins"])
+    strategies = validate.strategies(text, migration.plugins)
     names = tuple(strategy.NAME for strategy in strategies)
     handing_over = [strategy.NAME for strategy in strategies if strategy.hands_over]
-    validate.transport(options["via"], handing_over)
-    validate.exhibit(options["unsafe"], names)
+    validate.transport(own.via, handing_over)
+    validate.exhibit(migration.unsafe, names)
     if endpoint is not None:
-        _check_single(options, names, handing_over)
+        _check_single(own, names, handing_over)
     plan = MigrationPlan(
-        machine=machine_plan(options),
+        machine=machine_plan(machine),
         strategies=names,
-        repeat=options["repeat"],
-        via=options["via"],
-        options=strategy_options(options),
-        parameters=parameters(options),
-        strict_downtime=options["strict_downtime"],
-        network=options["network"],
+        repeat=own.repeat,
+        via=own.via,
+        options=strategy_options(migration),
+        parameters=parameters(migration),
+        strict_downtime=migration.strict_downtime,
+        network=own.network,
         handing_over=handing_over,
     )
     check_machine("--to", plan.machine, endpoint)
-    show = progress.make(quiet=options["quiet"])
+    show = progress.make(quiet=machine.quiet)
     with show, Supervisor(plan.machine, show, sides=1 if endpoint else 2) as supervisor:
         if endpoint is None:
             report = MigrationSeries(plan, supervisor).run()
         else:
             report = OutgoingMigration(plan, supervisor, endpoint).run()
-    _deliver(report, options)
+    _deliver(report, machine, wide=own.wide)
 
 
-def _check_single(options: dict[str, Any], names: tuple[str, ...], handing_over: list[str]) -> None:
+def _check_single(options: MigrateOptions, names: tuple[str, ...], handing_over: list[str]) -> None:
     """A VM that goes away goes once, and to back-ends of the other run."""
     for name in handing_over:
         raise OptionError(f"{name} keeps the VM's back-ends, and those end with --to")
     if len(names) > 1:
         raise OptionError(f"--to: the VM goes only once, and {len(names)} strategies were given")
     for name, unset in (("repeat", 1), ("network", "loopback"), ("via", "unix")):
-        if options[name] != unset:
+        if getattr(options, name) != unset:
             raise OptionError(f"--{name} does not go with --to")
 
 
-def _deliver(report: Any, options: dict[str, Any]) -> None:
+def _deliver(report: MigrationReport, machine: MachineOptions, *, wide: bool) -> None:
     from emu.report.tables import show
 
-    path = options["json_file"]
-    if not options["quiet"]:
-        show(report, report_stream(path), wide=options["wide"])
+    path = machine.json_file
+    if not machine.quiet:
+        show(report, report_stream(path), wide=wide)
     deliver(path, report.to_json())
     if not report.ok:
-        raise EmuError(report.failure(shown=not options["quiet"]))
+        raise EmuError(report.failure(shown=not machine.quiet))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from backends.options import option_group
 from emu.commands import validate
 from emu.config.migration_parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
 from emu.strategies.unsafe import EITHER, MODES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MAX_THREADS = 256
 MAX_PROCESSES = 64
@@ -102,32 +100,50 @@ _OPTIONS = (
 )
 
 
-def migration_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the options that `parameters` and `strategy_options` read."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+#: Decorator: the options of `MigrationOptions`.
+migration_options = option_group(*_OPTIONS)
 
 
-def parameters(options: dict[str, Any]) -> Parameters:
+@dataclass(frozen=True, slots=True)
+class MigrationOptions:
+    """The values of `migration_options`."""
+
+    plugins: tuple[Path, ...]
+    threads: int | None
+    processes: int | None
+    unsafe: str | None
+    check_locks: bool
+    deadline: str
+    strict_downtime: bool
+    downtime_limit: str
+    max_bandwidth: str
+    streams: int
+    auto_converge: bool
+    on_no_converge: str
+
+
+def parameters(options: MigrationOptions) -> Parameters:
     """What each migration may take.
 
     Raises:
         PreflightError: a value is invalid.
     """
     return Parameters(
-        downtime_limit=validate.duration("--downtime-limit", options["downtime_limit"])
-        // 1_000_000,
-        max_bandwidth=validate.size("--max-bandwidth", options["max_bandwidth"]),
-        auto_converge=options["auto_converge"],
-        on_no_converge=options["on_no_converge"],
-        deadline=validate.deadline(options["deadline"]),
-        check_locks=options["check_locks"],
-        streams=options["streams"],
+        downtime_limit=validate.duration("--downtime-limit", options.downtime_limit) // 1_000_000,
+        max_bandwidth=validate.size("--max-bandwidth", options.max_bandwidth),
+        auto_converge=options.auto_converge,
+        on_no_converge=options.on_no_converge,
+        deadline=validate.deadline(options.deadline),
+        check_locks=options.check_locks,
+        streams=options.streams,
     )
 
 
-def strategy_options(options: dict[str, Any]) -> dict[str, int | str]:
+def strategy_options(options: MigrationOptions) -> dict[str, int | str]:
     """The options of strategies that were given."""
-    chosen = {name: options[name] for name in ("threads", "processes", "unsafe")}
+    chosen = {
+        "threads": options.threads,
+        "processes": options.processes,
+        "unsafe": options.unsafe,
+    }
     return {name: value for name, value in chosen.items() if value is not None}

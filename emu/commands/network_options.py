@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
+from backends.options import option_group
 from emu.config.plan import NETWORKS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _OPTIONS = (
     click.option(
@@ -22,8 +18,5 @@ _OPTIONS = (
 )
 
 
-def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the options of the network."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+#: Decorator: the options of the network.
+network_options = option_group(*_OPTIONS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from backends.options import option_group
 from emu.commands import host_limits, validate
 from emu.commands.json_output import json_option
+from emu.commands.option_values import values_of
 from emu.config.device_kinds import KINDS
 from emu.config.plan import (
     CONTROLS,
@@ -20,7 +23,7 @@ from emu.config.plan import (
 from emu.machine.accel import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
 #: How help is laid out.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -114,47 +117,70 @@ _OPTIONS = (
 )
 
 
-def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the options that describe a VM's devices."""
-    for option in reversed(_DEVICE_OPTIONS):
-        command = option(command)
-    return command
+#: Decorator: the options that describe a VM's devices.
+device_options = option_group(*_DEVICE_OPTIONS)
 
 
-def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the options that describe the rest of a VM, and where the results go."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+#: Decorator: the options that describe the rest of a VM, and where the results go.
+machine_options = option_group(*_OPTIONS)
 
 
-def machine_plan(options: dict[str, Any]) -> MachinePlan:
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """The values of `device_options` and `machine_options`, and of what else describes a VM."""
+
+    vcpus: int | None
+    memory: str | None
+    load: str
+    dirty_rate: str
+    costs: str
+    control: str
+    stop_policy: str
+    stop_time: str
+    accel: str
+    disk_file: Path | None
+    write: bool
+    json_file: Path | None
+    quiet: bool
+    devices: Mapping[str, str | None] = field(default_factory=dict)
+    vm_file: Path | None = None
+    images: Path | None = None
+    plugins: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """From the options of a command; one without `device_options` has no devices yet."""
+        devices = {name: options.get(name) for name in KINDS}
+        return values_of(cls, {**options, "devices": devices})
+
+
+def machine_plan(options: MachineOptions) -> MachinePlan:
     """The VM that the options describe, after everything about it has been checked.
 
     Raises:
         PreflightError: it cannot be, or not here.
     """
     spec = validate.shape(
-        {name: options.get(name) for name in KINDS},
-        vcpus=options["vcpus"],
-        memory=options["memory"],
-        file=options.get("vm_file"),
+        options.devices,
+        vcpus=options.vcpus,
+        memory=options.memory,
+        file=options.vm_file,
     )
-    disk = validate.disk(options["disk_file"], spec, write=options["write"])
-    stop_time = validate.duration("--stop-time", options["stop_time"])
-    validate.accelerator(options["accel"], spec)
-    validate.json_file(options["json_file"])
+    disk = validate.disk(options.disk_file, spec, write=options.write)
+    stop_time = validate.duration("--stop-time", options.stop_time)
+    validate.accelerator(options.accel, spec)
+    validate.json_file(options.json_file)
     host_limits.check(spec)
     return MachinePlan(
         spec=spec,
-        accel=options["accel"],
-        costs=options["costs"],
-        control=options["control"],
+        accel=options.accel,
+        costs=options.costs,
+        control=options.control,
         stop_time=stop_time,
-        stop_policy=options["stop_policy"],
-        load=options["load"],
-        dirty_rate=validate.dirty_rate(options["dirty_rate"]),
+        stop_policy=options.stop_policy,
+        load=options.load,
+        dirty_rate=validate.dirty_rate(options.dirty_rate),
         disk=disk,
-        images=None if options.get("images") is None else options["images"].absolute(),
-        plugins=tuple(path.absolute() for path in options.get("plugins", ())),
+        images=None if options.images is None else options.images.absolute(),
+        plugins=tuple(path.absolute() for path in options.plugins),
     )

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from backends.trace_options import trace_options
 from emu.commands import validate
-from emu.commands.between_options import between_options, check_machine, endpoint_of
+from emu.commands.between_options import BetweenOptions, between_options, check_machine, endpoint_of
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import plugin_option
-from emu.commands.options import CONTEXT, device_options, machine_options, machine_plan
+from emu.commands.option_values import values_of
+from emu.commands.options import (
+    CONTEXT,
+    MachineOptions,
+    device_options,
+    machine_options,
+    machine_plan,
+)
 from emu.errors import EmuError, OptionError
 from emu.report import progress
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from emu.report.load_results import LoadReport
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The values of the options that only `emu run` has."""
+
+    duration: str | None
+    incoming: str | None
 
 
 HELP = """Run a VM with its back-ends under load, with a live table, until Ctrl-C.
@@ -57,27 +75,31 @@ def run(**options: Any) -> None:
     from emu.report import live_view
     from emu.strategies import registry
 
-    text = options["duration"]
+    machine = MachineOptions.of(options)
+    own = values_of(RunOptions, options)
+    text = own.duration
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     if seconds == 0:
         raise OptionError("--for 0: there would be nothing to see")
-    endpoint = endpoint_of("--incoming", options, listens=True)
-    for plugin in options["plugins"]:
+    endpoint = endpoint_of(
+        "--incoming", own.incoming, values_of(BetweenOptions, options), listens=True
+    )
+    for plugin in machine.plugins:
         registry.load_file(plugin.absolute())
-    plan = machine_plan(options)
+    plan = machine_plan(machine)
     check_machine("--incoming", plan, endpoint)
-    quiet = options["quiet"]
-    stream = report_stream(options["json_file"])
+    quiet = machine.quiet
+    stream = report_stream(machine.json_file)
     show = progress.make(quiet=quiet)
     view = live_view.make(stream, quiet=quiet)
     with show, Supervisor(plan, show, sides=1, awaits_vm=endpoint is not None) as supervisor, view:
         report = LoadRun(supervisor, view, seconds, endpoint).run()
     if not quiet:
         live_view.show_report(report, stream)
-    _deliver(report, options)
+    _deliver(report, machine.json_file)
 
 
-def _deliver(report: LoadReport, options: dict[str, Any]) -> None:
-    deliver(options["json_file"], report.to_json())
+def _deliver(report: LoadReport, path: Path | None) -> None:
+    deliver(path, report.to_json())
     if not report.integrity.clean:
         raise EmuError(report.integrity.complaint())

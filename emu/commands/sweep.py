@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -10,11 +11,28 @@ import click
 from backends.trace_options import trace_options
 from emu.commands import host_limits, validate
 from emu.commands.json_output import deliver, report_stream
-from emu.commands.migration_options import migration_options, parameters, strategy_options
-from emu.commands.options import CONTEXT, machine_options, machine_plan
+from emu.commands.migration_options import (
+    MigrationOptions,
+    migration_options,
+    parameters,
+    strategy_options,
+)
+from emu.commands.option_values import values_of
+from emu.commands.options import CONTEXT, MachineOptions, machine_options, machine_plan
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, OptionError
 from emu.report import progress
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """The values of the options that only `emu sweep` has."""
+
+    devices: str
+    rings: int
+    strategies: str
+    repeat: int
+
 
 HELP = """Migrate VMs of several sizes, and show how stop and start grow with the rings.
 
@@ -73,23 +91,26 @@ def sweep(**options: Any) -> None:
     from emu.report import sweep as sweeping
     from emu.report.tables import console_for
 
-    numbers = sweeping.sizes(options["devices"])
-    if options["rings"] % 2:
-        raise OptionError(f"--rings {options['rings']}: a NIC's rings come in pairs")
-    strategies = validate.strategies(options["strategies"], options["plugins"])
+    machine = MachineOptions.of(options)
+    migration = values_of(MigrationOptions, options)
+    own = values_of(SweepOptions, options)
+    numbers = sweeping.sizes(own.devices)
+    if own.rings % 2:
+        raise OptionError(f"--rings {own.rings}: a NIC's rings come in pairs")
+    strategies = validate.strategies(own.strategies, migration.plugins)
     plan = MigrationPlan(
-        machine=machine_plan(options),
+        machine=machine_plan(machine),
         strategies=tuple(strategy.NAME for strategy in strategies),
         handing_over=[strategy.NAME for strategy in strategies if strategy.hands_over],
-        repeat=options["repeat"],
-        options=strategy_options(options),
-        parameters=parameters(options),
-        strict_downtime=options["strict_downtime"],
+        repeat=own.repeat,
+        options=strategy_options(migration),
+        parameters=parameters(migration),
+        strict_downtime=migration.strict_downtime,
     )
-    plans = [_sized(plan, number, options["rings"]) for number in numbers]
-    reports = [_migrate(each, quiet=options["quiet"]) for each in plans]
-    path = options["json_file"]
-    if not options["quiet"]:
+    plans = [_sized(plan, number, own.rings) for number in numbers]
+    reports = [_migrate(each, quiet=machine.quiet) for each in plans]
+    path = machine.json_file
+    if not machine.quiet:
         console = console_for(report_stream(path))
         points = [point for report in reports for point in sweeping.points_of(report)]
         console.print(sweeping.heading(plan, reports[0].accel), soft_wrap=True)

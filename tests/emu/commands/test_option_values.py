@@ -1,0 +1,54 @@
+"""Each field of a group of values is an option of the commands that have the group."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import click
+import pytest
+
+from emu.commands.between_options import BetweenOptions
+from emu.commands.group import emu
+from emu.commands.migrate import MigrateOptions
+from emu.commands.migration_options import MigrationOptions
+from emu.commands.option_values import values_of
+from emu.commands.options import MachineOptions
+from emu.commands.run import RunOptions
+from emu.commands.sweep import SweepOptions
+from emu.config.device_kinds import KINDS
+
+GROUPS: dict[str, tuple[type, ...]] = {
+    "migrate": (MachineOptions, MigrationOptions, BetweenOptions, MigrateOptions),
+    "run": (MachineOptions, BetweenOptions, RunOptions),
+    "sweep": (MachineOptions, MigrationOptions, SweepOptions),
+}
+#: Options of all programs, which are in force before a command reads its values.
+ELSEWHERE = {"help", "trace_events", "trace_file"}
+
+
+def parameters(name: str) -> dict[str, object]:
+    """The values of a command that is given no option, by parameter."""
+    command = emu.get_command(click.Context(emu), name)
+    assert command is not None
+    return command.make_context(name, []).params
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_values_come_from_the_options(name: str) -> None:
+    """Every group can be read, and no option is in none of them."""
+    given = parameters(name)
+    known = {field.name for group in GROUPS[name] for field in fields(group)} | {*KINDS}
+    assert given.keys() - ELSEWHERE <= known
+    for group in GROUPS[name]:
+        value = MachineOptions.of(given) if group is MachineOptions else values_of(group, given)
+        for field in fields(group):
+            if field.name in given and field.name != "devices":
+                assert getattr(value, field.name) == given[field.name]
+
+
+def test_an_option_that_a_command_lacks_is_an_error() -> None:
+    """Unless its field has a default."""
+    given = parameters("run")
+    assert values_of(BetweenOptions, given).tls_hostname is None
+    with pytest.raises(TypeError, match="downtime_limit"):
+        values_of(MigrationOptions, given)
