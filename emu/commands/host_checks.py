@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Seconds for a program that is asked.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 #: userfaultfd(2): no wrapper in the C library; the number by machine, and the flag (of Linux 5.11)
 #: by which a user without privileges may have it.
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}
@@ -126,7 +126,7 @@ def _user_namespaces() -> Finding:
         capture_output=True,
         text=True,
         check=False,
-        timeout=_PATIENCE,
+        timeout=_TIMEOUT,
     )
     here = "with a network of their own" if not ended.returncode else ended.stderr.strip()
     return Finding("user namespaces", not ended.returncode, here, advice)

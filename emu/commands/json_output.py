@@ -50,7 +50,7 @@ def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def report_stream(path: Path | None) -> TextIO:
-    """Where a report for people goes: not to stdout if the document is to be all that is there.
+    """Where the human-readable report goes: to stderr if the document goes to stdout.
 
     Args:
         path: the option's value.

@@ -53,7 +53,7 @@ HELP = """Migrate a VM live between two processes, and compare how its devices s
 The VM (by default that of the RFC of March 2021: 224 vCPUs, 180 GiB, 16 NICs with 32 rings,
 24 disks with 4 rings) is under load and migrates once for each strategy, back and forth. Each
 side has vhost-user back-end programs of its own. The result is the time of each phase by
-strategy, the downtime as the host, the guest and the network saw it, and what became of the
+strategy, the downtime as the host, the guest and the network saw it, and the outcome of the
 guest's requests.
 
 \b
@@ -72,7 +72,7 @@ Examples:
   emu migrate --network netns
 
 With --to the VM goes, once, to an `emu run --incoming` in another terminal or on another machine
-(docs/between-machines.md), and the destination checks the guest's books when its run ends.
+(docs/between-machines.md), and the destination checks the guest's request log when its run ends.
 
 \b
   emu migrate --to tcp:127.0.0.1:4444 --images /tmp/images --vm small.toml

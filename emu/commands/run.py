@@ -39,9 +39,9 @@ class RunOptions:
 
 HELP = """Run a VM with its back-ends under load, with a live table, until Ctrl-C.
 
-At the end come the totals, and what became of the guest's requests: its books are compared
-with the back-ends' counters and with what is on the disks. The status is 0 only when nothing
-was lost, duplicated or corrupted.
+At the end come the totals, and the outcome of the guest's requests: the guest's request log is
+compared with the back-ends' counters and with what is on the disks. The status is 0 only when
+nothing was lost, duplicated or corrupted.
 
 \b
 Examples:

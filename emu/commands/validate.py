@@ -148,7 +148,7 @@ def duration(option: str, text: str) -> int:
     """Nanoseconds of ``20ms``.
 
     Raises:
-        PreflightError: it is no duration.
+        PreflightError: it is not a duration.
     """
     try:
         return parse_duration(text)
@@ -160,7 +160,7 @@ def deadline(text: str) -> float:
     """Seconds of ``--deadline``.
 
     Raises:
-        PreflightError: it is no duration, or one that leaves no time.
+        PreflightError: it is not a duration, or one that leaves no time.
     """
     seconds = duration("--deadline", text) / 1e9
     if seconds < MIN_DEADLINE:
@@ -172,7 +172,7 @@ def size(option: str, text: str) -> int:
     """Bytes of ``100M``.
 
     Raises:
-        PreflightError: it is no size.
+        PreflightError: it is not a size.
     """
     try:
         return parse_size(text)
@@ -184,7 +184,7 @@ def dirty_rate(text: str) -> int:
     """Bytes a second of ``--dirty-rate``.
 
     Raises:
-        PreflightError: it is no size, or more than any memory takes.
+        PreflightError: it is not a size, or more than any memory takes.
     """
     rate = size("--dirty-rate", text)
     if rate > MAX_DIRTY_RATE:

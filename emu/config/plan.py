@@ -49,7 +49,7 @@ class MachinePlan:
         stop_policy: one of `STOP_POLICIES`.
         load: one of `LOADS`.
         dirty_rate: bytes of memory a second that the guest writes besides.
-        disk: what is behind the first disk, when it is no scratch image.
+        disk: what is behind the first disk, when it is not a scratch image.
         images: where the scratch images are kept; None for the run's own directory.
         plugins: absolute paths of Python files with further strategies, for the VM's process.
     """

@@ -45,19 +45,19 @@ def read(path: Path) -> VmSpec:
     """The VM that a file describes.
 
     Raises:
-        PreflightError: it cannot be read, is no TOML, or describes no VM that can be.
+        PreflightError: it cannot be read, is not TOML, or describes no VM that can be.
     """
     try:
         if not path.is_file():
             # Some other kinds of file can be read for ever, or make one wait for ever.
             path.stat()
-            raise PreflightError(f"--vm {path} is no regular file")
+            raise PreflightError(f"--vm {path} is not a regular file")
         with path.open("rb") as file:
             table = tomllib.load(file)
     except OSError as error:
         raise PreflightError(f"--vm {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"--vm {path} is no TOML: {error}") from None
+        raise OptionError(f"--vm {path} is not TOML: {error}") from None
     try:
         return _spec(table)
     except ShapeError as error:
@@ -67,11 +67,11 @@ def read(path: Path) -> VmSpec:
 def _spec(table: dict[str, Any]) -> VmSpec:
     unknown = sorted(table.keys() - _KEYS)
     if unknown:
-        raise ShapeError(f"{unknown[0]!r} is no key: use {', '.join(sorted(_KEYS))}")
+        raise ShapeError(f"{unknown[0]!r} is not a key: use {', '.join(sorted(_KEYS))}")
     default = VmSpec()
     vcpus = table.get("vcpus", default.vcpus)
     if not isinstance(vcpus, int) or isinstance(vcpus, bool):
-        raise ShapeError(f"vcpus = {vcpus!r} is no whole number")
+        raise ShapeError(f"vcpus = {vcpus!r} is not a whole number")
     given = {name: _group(name, table[name]) for name in KINDS if name in table}
     return VmSpec(
         vcpus,
@@ -85,7 +85,7 @@ def _memory(value: object) -> int:
         return parse_size(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise ShapeError(f'memory = {value!r} is no size: write it like "512M" or "180G"')
+    raise ShapeError(f'memory = {value!r} is not a size: write it like "512M" or "180G"')
 
 
 def _group(device_class: str, value: object) -> DeviceGroup | None:
@@ -127,4 +127,4 @@ def spec_from_json(value: JsonObject) -> VmSpec:
             int(value["vcpus"]), int(value["memory_bytes"]), groups, int(value["ring_size"])
         )
     except (KeyError, TypeError) as error:
-        raise ShapeError(f"this is no shape of a VM: {error!r}") from None
+        raise ShapeError(f"this is not a shape of a VM: {error!r}") from None

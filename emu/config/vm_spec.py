@@ -112,11 +112,11 @@ def parse_size(text: str) -> int:
     """Bytes of ``180G``, ``512M``, ``4096``.
 
     Raises:
-        ShapeError: it is no size.
+        ShapeError: it is not a size.
     """
     match = re.fullmatch(r"([0-9]{1,18})([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
-        raise ShapeError(f"{text!r} is no size: write it like 512M or 180G")
+        raise ShapeError(f"{text!r} is not a size: write it like 512M or 180G")
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
@@ -134,14 +134,14 @@ def parse_group(device_class: str, text: str) -> DeviceGroup | None:
     """``16x32`` is 16 devices with 32 rings each; ``0`` or ``none`` is none at all.
 
     Raises:
-        ShapeError: it is no such shape.
+        ShapeError: it is not such a shape.
     """
     if text in ("0", "none", "0x0"):
         return None
     match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip())
     if not match:
         raise ShapeError(
-            f"--{device_class} {text!r} is no shape: write COUNTxRINGS, such as 16x32, or 0"
+            f"--{device_class} {text!r} is not a shape: write COUNTxRINGS, such as 16x32, or 0"
         )
     group = DeviceGroup(device_class, int(match[1]), int(match[2]))
     _check_group(group)

@@ -1,4 +1,4 @@
-"""The guest's books against the back-ends' own counters and what is on the disks."""
+"""The guest's request log against the back-ends' counters and what is on the disks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RequestAccounting:
     Args:
         sides: of this run.
         elsewhere: requests that back-ends of another run had served when the VM came from there;
-            None when that is not known, and then the guest's own books have to do.
+            None when that is not known, and then only the guest's own log is compared.
     """
 
     def __init__(self, sides: Sequence[VmHost], elsewhere: int | None = 0) -> None:

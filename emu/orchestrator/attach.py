@@ -1,4 +1,4 @@
-"""A VM on back-ends that somebody else has started, in this process: `emu attach`."""
+"""A VM on back-ends that the user has started, in this process: `emu attach`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from emu.orchestrator.signals import SignalWatcher
     from emu.qmp.protocol import JsonObject
 
-#: What a VM process is told by the run that it belongs to, and nobody else has to say.
+#: Commands that only the run of a VM process sends to it.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
 #: Seconds for a back-end to listen, and for each answer while its disk is read.
 _CONNECT = 10.0

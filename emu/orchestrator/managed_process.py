@@ -1,4 +1,4 @@
-"""Programs that a run starts: each by its pid, with what it said last."""
+"""Programs that a run starts: each by its pid, with the last line of its stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: This interpreter, with nothing of the current directory on its path.
 PYTHON = (sys.executable, "-P")
 #: Seconds that a program has to end by itself after SIGTERM.
-PATIENCE = 3.0
+TIMEOUT = 3.0
 _TAIL = 4096
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -37,7 +37,7 @@ class ManagedProcess:
 
     It gets a process group of its own, so that Ctrl-C on the terminal reaches the run alone,
     which then ends its programs in order. What it writes on stderr goes to a file, so that
-    nobody needs to read along.
+    no process has to read it.
 
     Args:
         title: how errors call it, such as ``back-end blk of side A``.
@@ -101,7 +101,7 @@ class ManagedProcess:
 
     def reap(self) -> None:
         """It has ended, or is about to: take its status and let go of it."""
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
         os.close(self.pidfd)
 
 
@@ -122,11 +122,11 @@ def await_end(programs: Iterable[ManagedProcess], timeout: float) -> bool:
     return True
 
 
-def end(programs: Sequence[ManagedProcess], patience: float = PATIENCE) -> None:
+def end(programs: Sequence[ManagedProcess], timeout: float = TIMEOUT) -> None:
     """End all of them, first with SIGTERM, then with SIGKILL, and reap them."""
     for program in programs:
         program.send(signal.SIGTERM)
-    if not await_end(programs, patience):
+    if not await_end(programs, timeout):
         for program in programs:
             program.send(signal.SIGKILL)
     for program in programs:

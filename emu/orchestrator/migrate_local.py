@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: What the network's gap is looked for in, before and after the blackout.
 MARGIN_NS = 50_000_000
 #: How long an answer from the VM is awaited after it has moved, and how often it is looked for.
-ECHO_PATIENCE = 2.0
+ECHO_TIMEOUT = 2.0
 ECHO_POLL = 0.01
 
 
@@ -57,7 +57,7 @@ class MigrationSeries:
         """Start everything, migrate, and return what was found out.
 
         Raises:
-            EmuError: the run cannot go on; a migration that was rolled back is no such case.
+            EmuError: the run cannot go on; a migration that was rolled back does not raise.
         """
         begin = time.monotonic()
         network = self._open_network()
@@ -147,7 +147,7 @@ class MigrationSeries:
     def _migrate(self, strategy: str, repeat: int, following: str | None) -> MigrationResult:
         source, destination = self._source, self._destination
         uri = destination.await_incoming()
-        # What a run that was rolled back has told since is no news of this one.
+        # Events of a run that was rolled back do not belong to this one.
         for side in (source, destination):
             side.monitor.events.clear()
         disk = self._plan.machine.disk
@@ -237,7 +237,7 @@ class MigrationSeries:
         """
         before = None if self._echo is None else self._echo.counts().answered
         self._watcher.pause((until_ns - time.monotonic_ns()) / 1e9)
-        deadline = time.monotonic() + ECHO_PATIENCE
+        deadline = time.monotonic() + ECHO_TIMEOUT
         while self._echo is not None and time.monotonic() < deadline:
             if self._echo.counts().answered != before:
                 return
@@ -246,12 +246,14 @@ class MigrationSeries:
     def _check(
         self, result: MigrationResult, reader: DiskReader | None, *, last: bool
     ) -> MigrationResult:
-        """Have the disk read to its end, the load come to rest, and the books compared."""
+        """Have the disk read to its end, the load come to rest, and the request log compared."""
         here = self._source
         digest = None
         if reader is not None:
             digest = reader.finish(here, self._watcher, self._progress)
-        self._progress.detail("check the guest's books, the images and the back-ends' counters")
+        self._progress.detail(
+            "check the guest's request log, the images and the back-ends' counters"
+        )
         integrity = self._accounting.compare(here)
         if not last:
             here.execute("x-resume-load", timeout=SLOW)

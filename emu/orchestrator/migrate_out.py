@@ -106,7 +106,7 @@ class OutgoingMigration:
 
     def _stay(self, error: str) -> MigrationResult:
         """The VM runs on here: show that it has lost nothing by it."""
-        self._progress.step("the VM runs on here: check its books")
+        self._progress.step("the VM runs on here: check its request log")
         integrity = self._accounting.compare(self._side)
         strategy = self._plan.strategies[0]
         return MigrationResult(strategy, 1, ROLLED_BACK, error=error, integrity=integrity)

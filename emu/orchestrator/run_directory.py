@@ -116,7 +116,7 @@ class RunDirectory:
                 _make_image(path)
             elif self._images and path.stat().st_size != SCRATCH_BYTES:
                 raise PreflightError(
-                    f"{path} is no scratch image: it would have {SCRATCH_BYTES} bytes"
+                    f"{path} is not a scratch image: it would have {SCRATCH_BYTES} bytes"
                 )
         except OSError as error:
             raise PreflightError(f"{path}: {error.strerror}") from None

@@ -29,7 +29,7 @@ INTERVAL = 1.0
 
 
 class LoadRun:
-    """Boots a VM, watches it until the user or the clock ends it, and checks its books.
+    """Boots a VM, watches it until the user or the clock ends it, and checks its request log.
 
     Args:
         supervisor: of one side.
@@ -72,7 +72,7 @@ class LoadRun:
             accounting = self._await_vm(self._endpoint, what, report)
         supervisor.progress.step("run")
         self._watch(report)
-        supervisor.progress.step("check the guest's books, the images and the counters")
+        supervisor.progress.step("check the guest's request log, the images and the counters")
         # At rest and before the check reads the disks back, so that both count the same requests.
         self._side.quiesce()
         _now, report.totals = self._counts()
@@ -82,7 +82,7 @@ class LoadRun:
     def _await_vm(
         self, endpoint: MigrationEndpoint, what: str, report: LoadReport
     ) -> RequestAccounting:
-        """Make the VM ready and wait until it has come; its books, which began elsewhere."""
+        """Build the VM, wait until it has arrived, and continue the source's request accounting."""
         incoming = IncomingMigration(self._supervisor, endpoint)
         incoming.await_source(what)
         report.accel = self._side.accel

@@ -1,7 +1,7 @@
 """Whether two runs, perhaps on two machines, have the same images behind a VM's disks.
 
 The scratch images are in a directory that both see. To show that it is the same one, and not one
-of the same name, the source puts a file there whose name nobody can know, and the destination
+of the same name, the source puts a file there whose name cannot be guessed, and the destination
 looks whether it sees it. The user's file behind the first disk is only read: it may be a copy,
 with the same digest.
 """

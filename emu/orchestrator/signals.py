@@ -1,4 +1,4 @@
-"""What a run notices while it waits for anything else: signals, and programs that end."""
+"""What ends a run's waits: signals, and programs that end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class SignalWatcher:
-    """Turns signals and deaths into errors, at the places where a run waits.
+    """Turns signals and the end of programs into errors, at the places where a run waits.
 
     A signal is not raised wherever the interpreter happens to be: it is noted, and raised by the
     next `wait` (which it ends). So nothing is ever half started when the run is given up, and
@@ -93,7 +93,7 @@ class SignalWatcher:
                 os.read(self._awake, 4096)  # the handler of whatever it was runs here at the latest
                 self._raise_signal()
             if ready != [self._awake]:
-                break  # else it was a signal that somebody else handles
+                break  # else it was a signal that another handler serves
         for fd in ready:
             if fd in self._programs:
                 raise ProgramError(self._programs[fd].exit_description())

@@ -170,7 +170,7 @@ class VmHost:
         return str(answer["uri"])
 
     def request_log(self) -> tuple[RequestLog, float]:
-        """The guest's books, and the largest gap in its heartbeat in milliseconds."""
+        """The guest's request log, and the largest gap in its heartbeat in milliseconds."""
         answer = self.execute("x-ledger")
         totals = {name: answer[name] for name in RequestLog._fields if name in answer}
         return RequestLog(**totals), answer.get("guest_gap_ns", 0) / 1e6

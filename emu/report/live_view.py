@@ -102,7 +102,7 @@ def make(stream: TextIO, *, quiet: bool) -> TableView | LineView | NoView:
 
 
 def show_report(report: LoadReport, stream: TextIO) -> None:
-    """Print the totals and what became of the guest's requests."""
+    """Print the totals and the outcome of the guest's requests."""
     lines = [vm_line(report.machine, report.accel), f"ran for {report.seconds:.1f} s"]
     for name, counts in report.totals.items():
         lines.append(f"{name}: {', '.join(_total(key, n) for key, n in counts.items())}")

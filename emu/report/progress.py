@@ -97,7 +97,7 @@ class LineProgress(SilentProgress):
             self._stream.write(text + "\n")
             self._stream.flush()
         except OSError:
-            return  # whoever read along has gone: that is no reason to give the run up
+            return  # the reader has gone: the run goes on
 
 
 class TerminalProgress:
@@ -143,7 +143,7 @@ class TerminalProgress:
 
 
 def make(*, quiet: bool, stream: TextIO | None = None) -> Progress:
-    """What suits where stderr goes: a terminal, something else, or nobody who reads it."""
+    """What suits where stderr goes: a terminal, a file or pipe, or nowhere."""
     target = sys.stderr if stream is None else stream
     if quiet or target is None:  # the latter when the program was started with stderr closed
         return SilentProgress()

@@ -135,7 +135,7 @@ class Precopy:
 
 @dataclass(frozen=True, slots=True)
 class Integrity:
-    """What became of the guest's requests and packets between two points of rest.
+    """Outcome of the guest's requests and packets between two points at which none is in flight.
 
     ``errors`` and ``packets`` are no part of the JSON; a run in which requests failed says so.
     """
@@ -177,7 +177,7 @@ class Integrity:
 
 
 def integrity_between(before: RequestLog, after: RequestLog, unverified: int = 0) -> Integrity:
-    """What the guest's books say of the time between two looks at them.
+    """Differences between two readings of the guest's request log.
 
     Args:
         before: at the first look.
@@ -206,7 +206,7 @@ class MigrationResult:
             that is not known.
         downtime_error_ms: how wrong the downtime may be; None when both ends are of one clock.
         missed: what a strategy that is an exhibit was to show and did not; otherwise empty.
-        checked_elsewhere: the VM has left this run, which cannot look at its books any more.
+        checked_elsewhere: the VM has left this run, which cannot read its request log any more.
     """
 
     strategy: str

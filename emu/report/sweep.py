@@ -31,7 +31,7 @@ def sizes(text: str) -> tuple[int, ...]:
     """Numbers of devices, as ``4,16,40,128``.
 
     Raises:
-        OptionError: it is no such list.
+        OptionError: it is not such a list.
     """
     try:
         numbers = tuple(int(part) for part in text.split(","))

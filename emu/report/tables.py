@@ -43,10 +43,10 @@ def vm_line(plan: MachinePlan, accel: str) -> str:
 
 
 def integrity_line(integrity: Integrity, when: str = "") -> str:
-    """One line on what became of the guest's requests and packets.
+    """One line on the outcome of the guest's requests and packets.
 
     Args:
-        integrity: what became of them.
+        integrity: their outcome.
         when: packets were dropped, such as ``while the VM was down``.
     """
     allowed = f" {when} (as on a wire)".replace("  ", " ") if integrity.packets_lost else ""
@@ -158,7 +158,7 @@ def _lines(report: MigrationReport) -> Iterable[str]:
                 f"round trips: the downtime is right to {run.downtime_error_ms:.3f} ms"
             )
     if any(run.checked_elsewhere for run in report.runs):
-        yield "integrity: the destination checks the guest's books when its run ends"
+        yield "integrity: the destination checks the guest's request log when its run ends"
     else:
         yield integrity_line(report.integrity, "while the VM was down")
 

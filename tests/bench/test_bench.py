@@ -92,7 +92,7 @@ def test_the_floor_says_what_is_no_shape(shape: str) -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"floor: {shape} is no shape")
+    assert done.stderr.startswith(f"floor: {shape} is not a shape")
     assert done.stderr.count("\n") == 1
 
 

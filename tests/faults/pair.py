@@ -62,7 +62,7 @@ class FaultyBackends(BackendProcesses):
         """End the back-end of this device, in whatever state it is, and start a new one."""
         program = self._program(device)
         self._watcher.forget(program)
-        end([program], patience=0.0)
+        end([program], timeout=0.0)
         self._programs.remove(program)
         spec = self._spec_of[device]
         if spec.device_class == "blk":

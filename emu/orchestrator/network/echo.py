@@ -33,7 +33,7 @@ _STOP_DEADLINE = 5.0
 
 
 class EchoCounts(NamedTuple):
-    """What became of the probes.
+    """The outcome of the probes.
 
     Attributes:
         sent: numbers that were sent (to every side).

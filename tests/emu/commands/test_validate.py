@@ -44,12 +44,12 @@ def test_the_default_is_the_vm_of_the_rfc() -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"net": "16"}, "--net '16' is no shape"),
+        ({"net": "16"}, "--net '16' is not a shape"),
         ({"net": "1x3"}, "come in pairs"),
         ({"blk": "1x257"}, "256 rings at the most"),
         ({"blk": "0x4"}, "count must be 1"),
-        ({"memory": "12Q"}, "--memory '12Q' is no size"),
-        ({"memory": "-1G"}, "is no size"),
+        ({"memory": "12Q"}, "--memory '12Q' is not a size"),
+        ({"memory": "-1G"}, "is not a size"),
         ({"memory": "99999T"}, "at most 16T"),
         ({"memory": "1M"}, "at least 64M"),
         ({"vcpus": 0}, "0 vCPUs"),
@@ -143,7 +143,7 @@ def test_results_must_have_where_to_go(tmp_path: Path) -> None:
     """That is known before the run, not after it."""
     validate.json_file(tmp_path / "new.json")
     validate.json_file(None)
-    with pytest.raises(PreflightError, match="is no regular file"):
+    with pytest.raises(PreflightError, match="is not a regular file"):
         validate.json_file(tmp_path)
     with pytest.raises(PreflightError, match="there is no directory"):
         validate.json_file(tmp_path / "no" / "new.json")

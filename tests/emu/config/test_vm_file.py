@@ -42,11 +42,11 @@ def test_what_is_left_out_is_as_in_the_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("vcpu = 4", "'vcpu' is no key"),
+        ("vcpu = 4", "'vcpu' is not a key"),
         ('vcpus = "4"', "no whole number"),
         ("vcpus = true", "no whole number"),
-        ("memory = 1.5", "is no size"),
-        ('memory = "12Q"', "is no size"),
+        ("memory = 1.5", "is not a size"),
+        ('memory = "12Q"', "is not a size"),
         ("[net]\ncount = 2", "two keys, count and rings"),
         ('[net]\ncount = 2\nrings = "4"', "whole numbers"),
         ("[net]\ncount = 2\nrings = 3", "come in pairs"),
@@ -88,5 +88,5 @@ def test_json_that_is_no_shape_is_refused(value: JsonObject) -> None:
 
 def test_what_is_no_file_is_not_read() -> None:
     """A device can be read for ever."""
-    with pytest.raises(PreflightError, match="/dev/zero is no regular file"):
+    with pytest.raises(PreflightError, match="/dev/zero is not a regular file"):
         vm_file.read(Path("/dev/zero"))

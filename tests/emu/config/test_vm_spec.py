@@ -51,10 +51,10 @@ def test_a_group() -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "what"),
     [
-        ("net", "16", "is no shape"),
-        ("net", "x2", "is no shape"),
-        ("blk", "\uff12x4", "is no shape"),
-        ("blk", "99999999999x2", "is no shape"),
+        ("net", "16", "is not a shape"),
+        ("net", "x2", "is not a shape"),
+        ("blk", "\uff12x4", "is not a shape"),
+        ("blk", "99999999999x2", "is not a shape"),
         ("blk", "99999x2", "1024 devices of a class"),
         ("blk", "1x257", "256 rings at the most"),
         ("net", "2x3", "come in pairs"),

@@ -1,4 +1,4 @@
-"""The guest's books against the back-ends' counters."""
+"""The guest's request log against the back-ends' counters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Counted:
-    """A side whose books and counters are said by the test."""
+    """A side whose request log and counters the test sets."""
 
     def __init__(self) -> None:
         self.backends = self
@@ -60,7 +60,7 @@ def test_served_and_seen_must_agree(served: int, lost: int, duplicated: int) -> 
 
 
 def test_reading_back_is_no_part_of_the_next_stretch() -> None:
-    """Its requests are in the books and in the counters, or in one of them: it does not matter."""
+    """Its requests are in the log and in the counters, or in one of them: it does not matter."""
     side = Counted()
     side.logs = [totals(10, 10), totals(14, 14), totals(30, 30), totals(34, 34)]
     side.counters = [10, 99, 115, 120]

@@ -204,7 +204,7 @@ def test_qmp(programs: Programs, tmp_path: Path) -> None:
 def test_what_the_monitor_does_not_offer(
     programs: Programs, tmp_path: Path, command: str, text: str
 ) -> None:
-    """The VM is made by the command line, and by nobody else."""
+    """The VM is made by the command line, and by no client."""
     blk, _ = programs.blk()
     programs.vm("--blk", blk, "--qmp", str(tmp_path / "qmp"))
     with monitor(tmp_path / "qmp") as client, pytest.raises(CommandError, match=text):
@@ -310,7 +310,7 @@ def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
         (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),
         (("--blk", "s", "--vcpus", "0"), 2, "0 vCPUs"),
         (("--blk", "s", "--memory", "1M"), 2, "at least 64M"),
-        (("--blk", "s", "--memory", "much"), 2, "'much' is no size"),
+        (("--blk", "s", "--memory", "much"), 2, "'much' is not a size"),
         (("--blk", "s", "--load", "much"), 2, "'much' is not one of"),
         (("--blk", "s", "--qmp", "/no/such/qmp"), 1, "--qmp /no/such/qmp: No such file"),
         (("--blk", "/" + "x" * 120), 1, "107 bytes at most"),

@@ -51,7 +51,7 @@ def test_the_end_takes_programs_and_descriptors(tmp_path: Path) -> None:
 
 def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     program = start(DEAF, tmp_path / "log")
-    end([program], patience=0.2)
+    end([program], timeout=0.2)
     assert not psutil.pid_exists(program.pid)
 
 
@@ -80,7 +80,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_one_whose_run_was_killed_ends_too(tmp_path: Path) -> None:
-    """Nobody was left who could have ended it."""
+    """No process was left that could have ended it."""
     argv = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
     pid = int(subprocess.run(argv, capture_output=True, check=False).stdout)
     deadline = time.monotonic() + TIMEOUT

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _no_echo(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake VM answers no probe: there is nothing to wait for."""
-    monkeypatch.setattr(migrate_local, "ECHO_PATIENCE", 0.0)
+    monkeypatch.setattr(migrate_local, "ECHO_TIMEOUT", 0.0)
 
 
 def test_strategies_run_in_turn_back_and_forth() -> None:
-    """Each run has its figures, and its own share of the books."""
+    """Each run has its figures, and its own share of the request log."""
     out = io.StringIO()
     plan = MigrationPlan(machine(), ("qemu-2021", "split"), repeat=2)
     report = run_series(plan, out)
@@ -106,7 +106,7 @@ def test_what_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, word: str,
 
 
 def test_a_back_end_that_dies_at_start_is_named(tmp_path: Path) -> None:
-    """With its own last words."""
+    """With the last line of its stderr."""
     disk = disk_file(tmp_path / "disk.img", bytes(1 << 20))
     disk.path.unlink()
     with pytest.raises(ProgramError, match=r"back-end blk-ro of side [AB] ended .*disk\.img"):

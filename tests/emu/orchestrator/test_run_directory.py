@@ -41,7 +41,7 @@ def test_images_elsewhere_stay_and_nothing_else_is_taken_for_one(tmp_path: Path)
     with RunDirectory(tmp_path) as directory:
         assert directory.image("blk0") == tmp_path / "blk0.img"
         (tmp_path / "blk1.img").write_bytes(b"precious")
-        with pytest.raises(PreflightError, match="is no scratch image"):
+        with pytest.raises(PreflightError, match="is not a scratch image"):
             directory.image("blk1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blk0.img", "blk1.img"]
     assert (tmp_path / "blk1.img").read_bytes() == b"precious"

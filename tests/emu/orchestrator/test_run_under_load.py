@@ -72,7 +72,7 @@ def test_sigterm_is_not() -> None:
 
 
 def test_a_vm_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its last words."""
+    """With the last line of its stderr."""
     monkeypatch.setenv("FAKE_VM", "die-at-start")
     with pytest.raises(ProgramError, match="caught fire"):
         run(io.StringIO(), 1)

@@ -99,7 +99,7 @@ def test_integrity_is_one_line() -> None:
 
 
 def test_dropped_packets_are_said_to_be_allowed() -> None:
-    """They are no lost requests, and the blackout is no part of every run."""
+    """They are not lost requests, and not every run has a blackout."""
     integrity = Integrity(packets=11088, packets_lost=256)
     report = MigrationReport(machine(), "soft", [MigrationResult("a", 1, "completed")])
     report.runs[0] = dataclasses.replace(report.runs[0], integrity=integrity)

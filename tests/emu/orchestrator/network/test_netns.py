@@ -211,7 +211,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes privileges away")
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to take away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to drop")
 def test_without_the_privilege_loopback_is_used(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     argv = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", *MIGRATE]
