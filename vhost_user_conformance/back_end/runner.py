@@ -54,9 +54,9 @@ class BackEndRunner(CaseRunner):
         """
         with contextlib.closing(self._begin()) as be:
             try:
-                features = _told(be, F.GET_FEATURES)
+                features = _number_of(be, F.GET_FEATURES)
                 has_more = features & PROTOCOL_BIT
-                protocol = _told(be, F.GET_PROTOCOL_FEATURES) if has_more else 0
+                protocol = _number_of(be, F.GET_PROTOCOL_FEATURES) if has_more else 0
             except WireError as error:
                 raise PeerError(f"{self._path} is not a vhost-user back-end: {error}") from None
             # Other faults are for the cases to find.
@@ -68,7 +68,7 @@ class BackEndRunner(CaseRunner):
             self._serves_on = True
         return self.offered
 
-    def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
+    def run(self, cases: Iterable[Case], report: Callable[[CaseResult], None]) -> list[CaseResult]:
         """As `CaseRunner.run`.
 
         A case after which the back-end has crashed or does not answer has failed; the run ends if
@@ -78,7 +78,7 @@ class BackEndRunner(CaseRunner):
             DiskContentsError: at the first case that may write, see `guard`.
         """
         try:
-            return super().run(cases, told)
+            return super().run(cases, report)
         finally:
             if self._ready is not None:
                 self._ready.close()
@@ -285,7 +285,7 @@ class BackEndRunner(CaseRunner):
         return ""
 
 
-def _told(be: BackEnd, number: int) -> int:
+def _number_of(be: BackEnd, number: int) -> int:
     """The answer to a request, without further checks.
 
     Raises:

@@ -85,7 +85,7 @@ class CaseRunner(ABC):
             PeerError: they may overwrite data; the text says what to do.
         """
 
-    def run(self, cases: Iterable[Case], told: Callable[[CaseResult], None]) -> list[CaseResult]:
+    def run(self, cases: Iterable[Case], report: Callable[[CaseResult], None]) -> list[CaseResult]:
         """Run them all, and report each result.
 
         Once the peer cannot be reached the cases end as ERROR, and `gone` is the reason.
@@ -94,7 +94,7 @@ class CaseRunner(ABC):
         for case in cases:
             result = self._run(case)
             results.append(result)
-            told(result)
+            report(result)
         return results
 
     @abstractmethod

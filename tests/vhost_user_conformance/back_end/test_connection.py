@@ -52,7 +52,7 @@ def ring() -> Iterator[Ring]:
     memory.close()
 
 
-def test_a_ring_that_rests(be: BackEnd, ring: Ring) -> None:
+def test_a_ring_that_is_not_served(be: BackEnd, ring: Ring) -> None:
     """It passes."""
     be.idle(ring)
     be.ignored(ring)
@@ -104,7 +104,7 @@ def test_a_stop_with_a_kick_in_its_midst(ring: Ring) -> None:
     assert be.wire.transcript[0] == f"> id {F.GET_VRING_BASE} 8 bytes 00000000 00000000"
 
 
-def test_a_kick_that_nobody_hears(ring: Ring) -> None:
+def test_an_unread_kick(ring: Ring) -> None:
     """It stays pending until it is cancelled; cancelling again has no effect."""
     ring.kick()
     assert not ring.await_heard(0.01)

@@ -14,7 +14,7 @@ from vhost_user_conformance.peer.memory import Memory, TestRing
 
 
 @pytest.mark.parametrize(
-    ("told", "right"),
+    ("heads", "right"),
     [
         ((0, 3, 6, 9), True),
         # A batch of all, of two and two, and one by one behind a batch.
@@ -26,11 +26,11 @@ from vhost_user_conformance.peer.memory import Memory, TestRing
         ((0, 5, 6, 9), False),
     ],
 )
-def test_completions_in_order(told: tuple[int | None, ...], right: bool) -> None:
+def test_completions_in_order(heads: tuple[int | None, ...], right: bool) -> None:
     """Each, or the last one of a batch where the batch begins."""
     memory = Memory()
     ring = TestRing(memory, 0)
-    for place, head in enumerate(told):
+    for place, head in enumerate(heads):
         if head is not None:
             memory.write(ring.used + 4 + 8 * place, struct.pack("<II", head, 0))
     with contextlib.nullcontext() if right else pytest.raises(Failed):

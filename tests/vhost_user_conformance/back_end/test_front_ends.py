@@ -37,7 +37,7 @@ def test_a_script_s_place_is_part_of_its_cases_numbers() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
-def test_a_start_says_all_of_each_ring(script: Script) -> None:
+def test_a_start_sets_each_ring_up_completely(script: Script) -> None:
     """After its memory, and with the features sent before it or in between."""
     rings = {USED: range(max(2, script.least)), EVERY: range(max(2, script.least))}
     parts = (*script.hello, *script.start)

@@ -95,7 +95,7 @@ def test_the_next_case_gets_a_fresh_peer(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_peer_that_nobody_can_start_again(signum: int, tmp_path: Path, owned: ExitStack) -> None:
+def test_a_peer_that_cannot_be_started_again(signum: int, tmp_path: Path, owned: ExitStack) -> None:
     """Earlier results are kept, and the other cases end as ERROR."""
     one, struck, other = verdicts(*found(tmp_path, owned), signum)
     assert one == (Verdict.PASS, "")

@@ -21,7 +21,7 @@ def say(*parts: Step | Rings, agreed: P = P.REPLY_ACK) -> list[tuple[str, int | 
     return [(each.step.id.name, each.ring, each.need_reply) for each in said]
 
 
-def test_rings_are_told_all_of_it_one_after_the_other() -> None:
+def test_messages_are_sent_ring_by_ring() -> None:
     """And a single message is sent for each ring."""
     num, base = Step(F.SET_VRING_NUM), Step(F.SET_VRING_BASE)
     together = [(name, ring) for name, ring, _ in say(Rings((num, base)))]
@@ -35,7 +35,7 @@ def test_rings_are_told_all_of_it_one_after_the_other() -> None:
     assert [ring for _, ring, _ in say(Rings((num,), (2, 3)))] == [2, 3]
 
 
-def test_what_was_not_agreed_on_is_not_said() -> None:
+def test_messages_without_their_feature_are_omitted() -> None:
     """Nor is a message that another feature replaces."""
     steps = (Step(F.GET_STATUS), Step(F.SET_MEM_TABLE, unless=P.CONFIGURE_MEM_SLOTS))
     assert [name for name, _, _ in say(*steps)] == ["SET_MEM_TABLE"]

@@ -47,7 +47,7 @@ def test_ids_are_unique_and_of_one_form(role: str) -> None:
     assert all(case.role == role for case in CASES[role])
 
 
-def test_every_case_says_its_rule_and_where_it_is_written(role: str) -> None:
+def test_each_case_has_its_rule_and_its_source(role: str) -> None:
     """In one line each."""
     for case in CASES[role]:
         assert case.rule

@@ -39,7 +39,7 @@ def test_rules_have_ids_of_one_form_and_each_its_own() -> None:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
-def test_a_rule_says_what_where_from_and_who(chapter: Chapter) -> None:
+def test_a_rule_has_text_source_and_role(chapter: Chapter) -> None:
     """In one line each."""
     for rule in chapter.rules:
         assert rule.text

@@ -320,7 +320,7 @@ def _break(ring: TestRing) -> None:
 
 
 @area.case(1770, "A ring with an invalid head is reported on its error descriptor", works=True)
-def told(be: BackEnd) -> None:
+def reported(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     fd = be.spare_fd()

@@ -137,7 +137,7 @@ def _answer(be: BackEnd, ungated: Ungated) -> str:
     if first.id == F.GET_FEATURES:
         return "it ignored it"
     check(first.id == ungated.number, f"a reply to {F(ungated.number).name}", f"id {first.id}")
-    after = _told(ungated, first)
+    after = _described(ungated, first)
     try:
         be.reply_to(F.GET_FEATURES)
     except Closed:
@@ -145,7 +145,7 @@ def _answer(be: BackEnd, ungated: Ungated) -> str:
     return after
 
 
-def _told(ungated: Ungated, reply: Message) -> str:
+def _described(ungated: Ungated, reply: Message) -> str:
     if ungated.number not in _ANSWERED:
         return f"it acknowledged it with {reply.u64}"
     return f"it answered with {len(reply.payload)} bytes"

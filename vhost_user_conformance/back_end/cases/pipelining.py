@@ -92,7 +92,7 @@ def start_all(be: BackEnd) -> None:
 @area.case(
     1902, "Each of many pipelined requests with need_reply is acknowledged", needs=("REPLY_ACK",)
 )
-def heap_of_acks(be: BackEnd) -> None:
+def many_acknowledgements(be: BackEnd) -> None:
     be.agree()
     parts = [part for ring in _rings(be, be.memory()) for part in _parts(be, ring)]
     for number, payload, fds in parts:
@@ -103,7 +103,7 @@ def heap_of_acks(be: BackEnd) -> None:
 
 
 @area.case(1903, "Rings serve that were set up with all acknowledgements in flight", works=True)
-def heap_serves(be: BackEnd) -> None:
+def serves_after_many_acknowledgements(be: BackEnd) -> None:
     be.agree()
     rings = _rings(be, be.memory())
     if not be.mask("REPLY_ACK") & be.acked:

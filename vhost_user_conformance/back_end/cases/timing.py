@@ -91,7 +91,7 @@ def no_late_call(be: BackEnd) -> None:
     spec="Communication",
     works=True,
 )
-def says_nothing(be: BackEnd) -> None:
+def nothing_unsolicited(be: BackEnd) -> None:
     be.serve(be.working_ring())
     try:
         message = be.wire.receive(QUIET)

@@ -94,7 +94,7 @@ def test_a_nic_s_configuration(
 
 
 @pytest.mark.parametrize("case", [960, 961])
-def test_fields_of_a_device_that_nobody_knows(case: int) -> None:
+def test_fields_of_an_unknown_device(case: int) -> None:
     """Some fields are driver-writable: such a back-end has not broken a rule."""
     assert Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "")[0] == Verdict.UNSUPPORTED
     got, _ = Puppet(NIC_BITS, int(CONFIG), nic()).judge(case, "net")

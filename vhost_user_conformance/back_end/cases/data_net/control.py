@@ -136,7 +136,7 @@ def rarp_suspended(be: BackEnd) -> None:
     severity=Severity.SHOULD,
     needs=("RARP",),
 )
-def rarp_of_nobody(be: BackEnd, value: int) -> None:
+def rarp_of_any_address(be: BackEnd, value: int) -> None:
     ring = be.working_ring("RARP")
     try:
         be.tell(F.SEND_RARP, u64(value))

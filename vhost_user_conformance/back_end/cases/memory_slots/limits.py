@@ -159,7 +159,7 @@ def wraps(be: BackEnd) -> None:
         observed("acknowledged with 0, although no guest has such memory")
 
 
-_ODD = {
+_IRREGULAR = {
     "that is not aligned": {"gpa": GPA_BASE + 8 * PAGE + 100},
     "whose size is not aligned": {"size": MIB + 100},
     "that overlaps another's guest addresses": {"gpa": GPA_BASE + MIB // 2},
@@ -168,13 +168,15 @@ _ODD = {
 }
 
 
-@area.each(1037, _ODD, "ADD_MEM_REG of a region {}", severity=Severity.MAY, needs=("REPLY_ACK",))
-def odd(be: BackEnd, name: str) -> None:
+@area.each(
+    1037, _IRREGULAR, "ADD_MEM_REG of a region {}", severity=Severity.MAY, needs=("REPLY_ACK",)
+)
+def irregular(be: BackEnd, name: str) -> None:
     memory = slotted(be, MIB, MIB, added=False)
     add(be, memory.regions[0])
     other = memory.regions[0 if name == "that was added already" else 1]
     try:
-        wire = other.on_wire._replace(**_ODD[name])
+        wire = other.on_wire._replace(**_IRREGULAR[name])
         code = be.acked_with(F.ADD_MEM_REG, packed(wire), fds=(other.fd,))
         be.barrier()
     except Closed:
