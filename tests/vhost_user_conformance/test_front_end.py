@@ -27,7 +27,7 @@ CONFORM = (sys.executable, "-m", "emu.cli", "conform", "front-end")
 ATTACH = f"{shlex.quote(sys.executable)} -m emu.cli attach -q"
 #: Commands of our own front-end.
 OWN = {
-    "blk": f"{ATTACH} --blk {{socket}} --scratch --qmp {{qmp}}",
+    "blk": f"{ATTACH} --blk {{socket}} --rings 2 --scratch --qmp {{qmp}}",
     "net": f"{ATTACH} --net {{socket}} --qmp {{qmp}} --rings 4",
 }
 #: Features that it has not; whoever adds one finds its cases here.
@@ -174,7 +174,7 @@ def test_a_rule_that_is_broken(tmp_path: Path) -> None:
 def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
     """--socket alone: it was started by somebody else, and runs on."""
     path = tmp_path / "s"
-    argv = shlex.split(f"{ATTACH} --scratch --blk {shlex.quote(str(path))}")
+    argv = shlex.split(f"{ATTACH} --rings 2 --scratch --blk {shlex.quote(str(path))}")
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as vm:
         try:
             # Its devices reconnect, whatever the session before was like.

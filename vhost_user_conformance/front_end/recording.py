@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vhost_user.payloads import Inflight, MemoryRegion
     from vhost_user_conformance.front_end.descriptors import Descriptor
-    from vhost_user_conformance.front_end.serving import Chain
+    from vhost_user_conformance.front_end.ring import Chain
     from vhost_user_conformance.peer.wire import Message
 
 F = FrontendRequest

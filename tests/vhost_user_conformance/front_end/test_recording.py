@@ -39,8 +39,8 @@ from vhost_user_conformance.front_end.recording import (
     Recording,
     Table,
 )
+from vhost_user_conformance.front_end.ring import Chain, Part, Ring
 from vhost_user_conformance.front_end.script import PLAIN, Script
-from vhost_user_conformance.front_end.serving import Chain, Part, Ring
 from vhost_user_conformance.front_end.session import Session
 from vhost_user_conformance.front_end.tester import FrontEnd
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict

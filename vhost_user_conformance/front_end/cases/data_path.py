@@ -6,9 +6,9 @@ import struct
 from typing import TYPE_CHECKING
 
 from vhost_user.features import VIRTIO_RING_F_INDIRECT_DESC
+from vhost_user_conformance.front_end.device import DISK_BYTES
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.request_scripts import FOR_A_WHILE, ONE_AT_A_TIME
-from vhost_user_conformance.front_end.serving import DISK_BYTES
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported
 from vhost_user_conformance.peer.device_work import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vhost_user_conformance.front_end.recording import Recording
-    from vhost_user_conformance.front_end.serving import Chain
+    from vhost_user_conformance.front_end.ring import Chain
     from vhost_user_conformance.front_end.tester import FrontEnd
 
 area = Area("data_path", FRONT_END, "virtio 1.3, 2.7 (split virtqueues)")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VHOST_F_LOG_ALL, VIRTIO_F_VERSION_1, ProtocolFeature
 from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.ring_service import PROTOCOL_BIT
 from vhost_user_conformance.front_end.script import COMMON_FEATURES, KINDS, Script, occasion
-from vhost_user_conformance.front_end.session import PROTOCOL_BIT
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, observed, unsupported

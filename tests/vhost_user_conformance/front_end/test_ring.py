@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user.payloads import MemoryRegion, VringAddr
-from vhost_user_conformance.front_end.serving import (
-    INDIRECT,
-    NEXT,
-    WRITE,
-    Chain,
-    Device,
-    GuestMemory,
-    Part,
-    Ring,
-    Walker,
-)
+from vhost_user_conformance.front_end.device import Device
+from vhost_user_conformance.front_end.guest_memory import GuestMemory
+from vhost_user_conformance.front_end.ring import INDIRECT, NEXT, WRITE, Chain, Part, Ring, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
