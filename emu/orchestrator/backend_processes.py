@@ -93,7 +93,7 @@ class BackendProcesses:
         """Return when every socket listens.
 
         Raises:
-            ProgramError: a program ended (with the last line of its stderr), or is not ready in time.
+            ProgramError: a program ended (with the last line of its stderr), or is late.
         """
         deadline = time.monotonic() + timeout
         while self._unready:
