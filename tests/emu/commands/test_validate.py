@@ -143,7 +143,7 @@ def test_results_must_have_where_to_go(tmp_path: Path) -> None:
     """That is known before the run, not after it."""
     validate.json_file(tmp_path / "new.json")
     validate.json_file(None)
-    with pytest.raises(PreflightError, match="is not a regular file"):
+    with pytest.raises(PreflightError, match="is neither a file nor a pipe"):
         validate.json_file(tmp_path)
     with pytest.raises(PreflightError, match="there is no directory"):
         validate.json_file(tmp_path / "no" / "new.json")

@@ -43,17 +43,17 @@ def test_what_is_left_out_is_as_in_the_default(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("vcpu = 4", "'vcpu' is not a key"),
-        ('vcpus = "4"', "no whole number"),
-        ("vcpus = true", "no whole number"),
+        ('vcpus = "4"', "not a whole number"),
+        ("vcpus = true", "not a whole number"),
         ("memory = 1.5", "is not a size"),
         ('memory = "12Q"', "is not a size"),
         ("[net]\ncount = 2", "two keys, count and rings"),
         ('[net]\ncount = 2\nrings = "4"', "whole numbers"),
         ("[net]\ncount = 2\nrings = 3", "come in pairs"),
         ("[blk]\ncount = 1\nrings = 257", "256 rings at the most"),
-        ("[blk]\ncount = -1\nrings = 4", "no shape"),
+        ("[blk]\ncount = -1\nrings = 4", "not a shape"),
         ("vcpus = 0", "0 vCPUs"),
-        ("vcpus = ", "no TOML"),
+        ("vcpus = ", "is not TOML"),
     ],
 )
 def test_what_cannot_be_is_one_line_that_names_the_file(
