@@ -122,7 +122,7 @@ class Target(NamedTuple):
         return {
             "device": self.device,
             "dialect": NUMBERS[self.dialect],
-            "patience": self.patience,
+            "timeout": self.patience,
             "scratch": self.scratch,
         }
 

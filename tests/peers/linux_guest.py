@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MEMORY = "256M"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtiofs")
 #: Seconds for the job of a guest under TCG, on a busy host.
-PATIENCE = 50.0
+TIMEOUT = 50.0
 _UNDER_WAY = ("setup", "active", "device", "wait-unplug")
 _CLIENT_MAC = b"\x02\x45\x43\x48\x4f\x02"
 
@@ -185,23 +185,23 @@ class Guest(Running):
             return ""
         return self.console_path.read_text(errors="replace")
 
-    def await_line(self, text: str, patience: float = PATIENCE) -> None:
+    def await_line(self, text: str, timeout: float = TIMEOUT) -> None:
         """Return when the guest has printed this line."""
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while f"EMU {text}" not in self.console:
             assert "EMU failed" not in self.console, self.console
-            assert time.monotonic() < until, f"{self.console}\n{self.said}"
+            assert time.monotonic() < deadline, f"{self.console}\n{self.said}"
             assert self.process.poll() is None, f"{self.console}\n{self.said}"
             time.sleep(0.05)  # a file that another program writes: there is no event for it
 
     def await_end(self) -> None:
         """Return when QEMU has ended by itself with status 0."""
-        assert self.process.wait(PATIENCE) == 0, self.said
+        assert self.process.wait(TIMEOUT) == 0, self.said
 
     def command(self, name: str, **arguments: Any) -> Any:
         """Execute a QMP command; its return value."""
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(PATIENCE)
+            sock.settimeout(TIMEOUT)
             sock.connect(str(self._monitor_path))
             with sock.makefile("rw") as stream:
                 stream.readline()
@@ -217,13 +217,13 @@ class Guest(Running):
         Args:
             under_way: further statuses that are allowed until then.
         """
-        until = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while True:
             state: dict[str, Any] = self.command("query-migrate")
             if state["status"] == "completed":
                 return state
             assert state["status"] in {*_UNDER_WAY, *under_way}, state
-            assert time.monotonic() < until, state
+            assert time.monotonic() < deadline, state
             time.sleep(0.05)  # the event for it would need a connection that stays open
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 END_TIMEOUT = 5.0
 START_TIMEOUT = 20.0
-VERSION_PATIENCE = 20.0
+VERSION_TIMEOUT = 20.0
 IMAGE_BYTES = 64 << 20
 #: The programs of this project are next to the interpreter.
 PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
@@ -114,7 +114,7 @@ def version(peer: Peer) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=os.environ | {"PATH": PATH},
-        timeout=VERSION_PATIENCE,
+        timeout=VERSION_TIMEOUT,
         text=True,
         check=False,  # dpdk-testpmd prints it, and then fails for lack of a port
     )
@@ -197,10 +197,10 @@ class Running:
 
     def await_socket(self, path: Path) -> None:
         """Return when its socket exists."""
-        until = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + START_TIMEOUT
         while not path.exists():
             assert self.process.poll() is None, self.said
-            assert time.monotonic() < until, self.said
+            assert time.monotonic() < deadline, self.said
             time.sleep(0.01)  # a new name in a directory: there is no event for it
 
     @property

@@ -42,7 +42,7 @@ QEMU = (
 DISK = QEMU + "-device vhost-user-blk-pci,chardev=c,bootindex=0,num-queues=2"
 NIC = QEMU + "-netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n,bootindex=0"
 #: Seconds for testpmd to start, and to send its messages.
-PATIENCE = 20.0
+TIMEOUT = 20.0
 QUIET = 0.5
 #: VIRTIO_NET_F_GUEST_CSUM: virtio-user negotiates again when it changes.
 GUEST_CSUM = 1 << 1
@@ -108,7 +108,7 @@ def play(folder: Path, command: str, device: str, script: BackEndScript) -> Reco
     need("qemu-system-x86_64", "qemu-system-x86")
     path, qmp = folder / "s", folder / "q"
     program = PeerProgram(command, path, folder / "log", qmp=qmp, listens=False)
-    runner = FrontEndRunner(path, program, qmp=qmp, device=device, dialect=SPEC, patience=2.0)
+    runner = FrontEndRunner(path, program, qmp=qmp, device=device, dialect=SPEC, timeout=2.0)
     try:
         return runner.record(script)
     finally:
@@ -164,7 +164,7 @@ def test_dpdk_virtio_user(tmp_path: Path, offering: P) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(1)
-        listener.settimeout(PATIENCE)
+        listener.settimeout(TIMEOUT)
         with Running(argv, tmp_path / "log") as program:
             session = Session(Wire(listener.accept()[0], NAMES, 2.0), offers, "net")
             try:
@@ -191,7 +191,7 @@ def _drive(session: Session, program: Running) -> None:
         session.act = act
         stdin.write("".join(f"{each}\n" for each in commands).encode())
         stdin.flush()
-        done = session.pump(lambda: enabled() and session.quiet(QUIET), PATIENCE)
+        done = session.pump(lambda: enabled() and session.quiet(QUIET), TIMEOUT)
         assert done or session.over, program.said
 
     told_to(START)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: The answer to a message: payload and descriptors.
 Answer = tuple[bytes, tuple[int, ...]]
-PATIENCE = 2.0
+TIMEOUT = 2.0
 
 
 class Puppet:
@@ -70,7 +70,7 @@ class Puppet:
     def judge(self, number: int, device: str) -> tuple[Verdict, str]:
         """The verdict of the case with this number, and its evidence."""
         case = next(case for case in cases() if case.id == f"VU-B-{number:04}")
-        be = BackEnd(Wire(self.ours, {}, PATIENCE), device, SPEC)
+        be = BackEnd(Wire(self.ours, {}, TIMEOUT), device, SPEC)
         try:
             case.run(be)
         except CaseEnd as end:
@@ -79,5 +79,5 @@ class Puppet:
             return Verdict.FAIL, str(error)
         finally:
             be.wire.close()
-            self._thread.join(PATIENCE)
+            self._thread.join(TIMEOUT)
         return Verdict.PASS, ""

@@ -248,10 +248,10 @@ class BackEnd(Negotiation):
 
     def await_used(self, ring: TestRing, index: int) -> None:
         """Wait for the used index. Raises `Failed` when it does not become ``index``."""
-        if not ring.await_used(index, self.patience):
+        if not ring.await_used(index, self.timeout):
             raise Failed(
                 f"ring {ring.index}'s used index to become {index & 0xFFFF}",
-                f"it is {ring.used_index} after {self.patience:g} s",
+                f"it is {ring.used_index} after {self.timeout:g} s",
             )
 
     @staticmethod
@@ -345,7 +345,7 @@ class BackEnd(Negotiation):
             Unsupported: the program ended with its front-end, which is allowed.
             Failed: it runs, and does not answer.
         """
-        self.wire.leave(self.patience)
+        self.wire.leave(self.timeout)
         try:
             other = self.beside()
             other.barrier()

@@ -73,7 +73,7 @@ def kick_if_late(be: BackEnd, ring: TestRing, add: Callable[[], int]) -> None:
         add()
         ring.driver.arm()  # a call takes time, during which the device has not enabled kicks yet
         ring.kick()
-        deadline = time.monotonic() + be.patience
+        deadline = time.monotonic() + be.timeout
         while ring.used_index != 2 * turn + 1 and time.monotonic() < deadline:
             pass
         until = time.perf_counter_ns() + turn * _LATER_NS % _LATEST_NS

@@ -129,8 +129,8 @@ class Nic(NamedTuple):
         Raises:
             Failed: it is not completed, or another one is, or bytes beyond the frame were written.
         """
-        until = time.monotonic() + self.be.patience
-        while not self._came and time.monotonic() < until:
+        deadline = time.monotonic() + self.be.timeout
+        while not self._came and time.monotonic() < deadline:
             self.rx.await_call(_LOOK)  # not each completion needs a call
         done = self.rx.driver.pop()
         if done is None:
@@ -199,7 +199,7 @@ def looped(
     probe = nic.offer(ROOM)
     for _ in range(_TRIES):
         nic.send(frame_of(60, _PROBE))
-        if rx.await_used(start + 1, be.patience / (2 * _TRIES)):
+        if rx.await_used(start + 1, be.timeout / (2 * _TRIES)):
             break
     else:
         unsupported("the back-end does not send frames back")

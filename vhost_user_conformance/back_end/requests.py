@@ -44,9 +44,9 @@ class Requests:
         self._owned.callback(close)
 
     @property
-    def patience(self) -> float:
+    def timeout(self) -> float:
         """Seconds for each answer."""
-        return self.wire.patience
+        return self.wire.timeout
 
     def ask(
         self,

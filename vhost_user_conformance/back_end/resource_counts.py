@@ -32,7 +32,7 @@ def no_growth(be: BackEnd, what: str, count: Callable[[], int], do: Callable[[],
     before = settled(count)
     for _ in range(_TIMES):
         do()
-    deadline = time.monotonic() + be.patience
+    deadline = time.monotonic() + be.timeout
     while (after := count()) > before + _SPARE:
         if time.monotonic() > deadline:
             raise Failed(f"about {before} {what} after {_TIMES} more times", f"{after}")

@@ -149,7 +149,7 @@ class BackEndRunner(CaseRunner):
         except BackendError as error:
             return Verdict.FAIL, "a used ring of available chains", str(error)
         except WireError as error:
-            return Verdict.FAIL, f"an answer within {be.patience:g} s", str(error)
+            return Verdict.FAIL, f"an answer within {be.timeout:g} s", str(error)
         except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer
             return Verdict.ERROR, "", f"{type(error).__name__}: {error}"
         return Verdict.PASS, "", ""
@@ -226,14 +226,14 @@ class BackEndRunner(CaseRunner):
             program.start()
         return self._dial(START_TIMEOUT)
 
-    def _dial(self, patience: float | None = None) -> Wire:
+    def _dial(self, timeout: float | None = None) -> Wire:
         """One more connection to the running program; it is not started again."""
         sock = connect(
             self._path,
-            timeout=self._patience if patience is None else patience,
+            timeout=self._timeout if timeout is None else timeout,
             gone=self._why_not,
         )
-        return Wire(sock, NAMES, self._patience)
+        return Wire(sock, NAMES, self._timeout)
 
     def _why_not(self) -> str:
         """Why the program does not listen, or nothing."""
@@ -266,8 +266,8 @@ class BackEndRunner(CaseRunner):
             self._program.stop()
         return f"it does not answer front-ends any more: {why}"
 
-    def _has_ended(self, patience: float) -> bool:
-        return self._program is not None and self._program.ends_within(patience)
+    def _has_ended(self, timeout: float) -> bool:
+        return self._program is not None and self._program.ends_within(timeout)
 
     def _crash(self) -> str:
         """How the program ended where it should not have, or nothing.

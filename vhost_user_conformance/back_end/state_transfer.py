@@ -80,14 +80,14 @@ def _ready(be: BackEnd, end: FileIO, events: int, until: float) -> None:
     poll = select.poll()
     poll.register(end.fileno(), events)
     if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-        raise Failed(f"the transfer to continue within {be.patience:g} s", "no data is transferred")
+        raise Failed(f"the transfer to continue within {be.timeout:g} s", "no data is transferred")
 
 
 def read_all(be: BackEnd, end: FileIO) -> bytes:
     """Read up to the end of the state."""
     data = b""
     while True:
-        _ready(be, end, select.POLLIN, time.monotonic() + be.patience)
+        _ready(be, end, select.POLLIN, time.monotonic() + be.timeout)
         part = end.read(1 << 16)
         if part is None:
             continue
@@ -102,7 +102,7 @@ def _write_all(be: BackEnd, end: FileIO, data: bytes, *, at_once: int = 1 << 16)
     """Write the state, and close the descriptor. A back-end may stop reading before the end."""
     at = 0
     while at < len(data):
-        _ready(be, end, select.POLLOUT, time.monotonic() + be.patience)
+        _ready(be, end, select.POLLOUT, time.monotonic() + be.timeout)
         try:
             at += end.write(data[at : at + at_once]) or 0
         except BrokenPipeError:

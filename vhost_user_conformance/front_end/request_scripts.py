@@ -42,11 +42,11 @@ def _unkicked(session: ScriptedSession) -> bool:
             del waits[gone]
         for each in waiting:
             waits.setdefault(each, now)
-        late = {ring for (ring, _), since in waits.items() if now - since > session.wire.patience}
+        late = {ring for (ring, _), since in waits.items() if now - since > session.wire.timeout}
         session.recording.unkicked |= late
         return bool(late) or (not waits and now - begin > _ROUND)
 
-    session.pump(over, 2 * session.wire.patience)
+    session.pump(over, 2 * session.wire.timeout)
     return bool(session.recording.unkicked)
 
 

@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.program import PeerProgram
 
 NAMES = {member.value: member.name for member in F}
-#: A front-end may take as many times the patience for an answer to connect, and then its guest to
+#: A front-end may take as many times the timeout for an answer to connect, and then its guest to
 #: start a ring: it has to boot.
 BOOT = 10
 #: Seconds for each of the other acts, and for the program to go when it is told to.
-ACT_PATIENCE = 6.0
-END_PATIENCE = 3.0
+ACT_TIMEOUT = 6.0
+END_TIMEOUT = 3.0
 #: Seconds without a message after which a front-end has said what it has to say; and where it has
 #: answered for what it was told to do, or has said as much as in the plain session.
 SETTLED = 0.3
 BRIEFLY = 0.1
 #: Seconds in which a front-end that was left connects anew or ends, if it does.
-RETURN_PATIENCE = 0.5
+RETURN_TIMEOUT = 0.5
 #: A ring that is not started in this many times the time that it took first is not started. The
 #: seconds are for a machine that is busy.
 SLOWER, SLOWER_BY = 4, 6.0
@@ -71,7 +71,7 @@ class FrontEndRunner(CaseRunner):
     """One front-end under test. See `CaseRunner`.
 
     The suite listens on the socket. A program is started for each session; a boot may take `BOOT`
-    times the patience.
+    times the timeout.
 
     Args:
         path, program, settings: see `CaseRunner`.
@@ -88,7 +88,7 @@ class FrontEndRunner(CaseRunner):
     ) -> None:
         super().__init__(path, program, **settings)
         self._qmp_path = qmp
-        self._tester = FrontEnd(self._device, self._patience, self._play)
+        self._tester = FrontEnd(self._device, self._timeout, self._play)
         self._usual: Usual | None = None
         self._listener = self._listen()
 
@@ -207,8 +207,8 @@ class FrontEndRunner(CaseRunner):
         if program is None:
             return
         program.ask_to_end()
-        until = time.monotonic() + END_PATIENCE
-        while program.running and time.monotonic() < until:
+        deadline = time.monotonic() + END_TIMEOUT
+        while program.running and time.monotonic() < deadline:
             self._forget_callers()
             if session.over:
                 program.ends_within(_LOOK)
@@ -223,20 +223,20 @@ class FrontEndRunner(CaseRunner):
 
     def _accept(self) -> Wire:
         # One that has failed to connect once is not waited for as long again.
-        patience = self._patience * (1 if self._gone else BOOT)
-        sock = self._await_caller(patience)
+        timeout = self._timeout * (1 if self._gone else BOOT)
+        sock = self._await_caller(timeout)
         if sock is None:
             program = self._program
             if program is not None and not program.running:
                 raise PeerError(f"--exec: the program ended {program.exit_description}")
-            raise PeerError(f"no front-end connects to {self._path} within {patience:.3g} s")
-        return Wire(sock, NAMES, self._patience)
+            raise PeerError(f"no front-end connects to {self._path} within {timeout:.3g} s")
+        return Wire(sock, NAMES, self._timeout)
 
-    def _await_caller(self, patience: float) -> socket.socket | None:
+    def _await_caller(self, timeout: float) -> socket.socket | None:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
-        until = time.monotonic() + patience
-        while time.monotonic() < until:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
             if poll.poll(100):
                 return self._listener.accept()[0]
             if self._program is not None and not self._program.running:
@@ -266,12 +266,12 @@ class FrontEndRunner(CaseRunner):
         """A connection to the front-end's monitor, which served since before it connected."""
         if self._qmp_path is None:
             return None
-        until = time.monotonic() + ACT_PATIENCE
+        deadline = time.monotonic() + ACT_TIMEOUT
         while True:
             try:
                 return Qmp(self._qmp_path)
             except OSError as error:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise PeerError(f"{{qmp}}: {self._qmp_path}: {error.strerror}") from None
                 time.sleep(0.02)  # a name in a directory; nothing tells of it
 
@@ -287,23 +287,23 @@ class FrontEndRunner(CaseRunner):
         if qmp is None:
             return NO_QMP
         qmp.do(act)
-        if not session.pump(lambda: qmp.answered, ACT_PATIENCE, qmp):
+        if not session.pump(lambda: qmp.answered, ACT_TIMEOUT, qmp):
             if session.over:
                 return f"the front-end closed the connection at {act}"
-            return f"the front-end did not answer {act} within {ACT_PATIENCE:g} s"
+            return f"the front-end did not answer {act} within {ACT_TIMEOUT:g} s"
         if qmp.refusal:
             return f"the front-end refused to {act}: {qmp.refusal}"
         reached = {LOG: _logged, RESET: _restarted}.get(act, _answered)
         quiet = SETTLED if act == RESET else BRIEFLY
-        session.pump(lambda: session.quiet(quiet) and reached(session), ACT_PATIENCE, qmp)
+        session.pump(lambda: session.quiet(quiet) and reached(session), ACT_TIMEOUT, qmp)
         if act in (CONT, RESET) and self._program is not None and not session.over:
             session.recording.held.append(self._program.descriptors)
         return ""
 
     def _start(self, session: Session, qmp: Qmp | None) -> str:
         begin = time.monotonic()
-        patience = self._start_patience(session.script)
-        session.pump(lambda: self._said_all(session), patience, qmp)
+        timeout = self._start_timeout(session.script)
+        session.pump(lambda: self._said_all(session), timeout, qmp)
         if self._usual is None:
             took = time.monotonic() - begin
             count = len(session.recording.messages)
@@ -315,12 +315,12 @@ class FrontEndRunner(CaseRunner):
         waited = time.monotonic() - begin
         return f"no guest started a ring within {waited:.2g} s"
 
-    def _start_patience(self, script: Script) -> float:
+    def _start_timeout(self, script: Script) -> float:
         """Seconds for a ring to be started: many at first, and then as it has turned out."""
         if self._usual is None:
-            return self._patience * BOOT
+            return self._timeout * BOOT
         delays = script.delay * self._usual.messages
-        return min(self._usual.seconds * SLOWER, self._patience * BOOT) + SLOWER_BY + delays
+        return min(self._usual.seconds * SLOWER, self._timeout * BOOT) + SLOWER_BY + delays
 
     def _said_all(self, session: Session) -> bool:
         """Whether the front-end has said what it has to say at its start."""
@@ -330,7 +330,7 @@ class FrontEndRunner(CaseRunner):
             return session.quiet(BRIEFLY if as_usual else SETTLED)
         if session.recording.marks:
             # What it makes of it is over when it says nothing more.
-            return session.quiet(self._patience)
+            return session.quiet(self._timeout)
         if usual is None or usual.started:
             return False
         # Its guest starts no ring, whatever the back-end does.
@@ -340,9 +340,9 @@ class FrontEndRunner(CaseRunner):
         if self._program is None:
             return "the suite has not started the front-end, and does not end it: say --exec"
         self._program.ask_to_end()
-        until = time.monotonic() + ACT_PATIENCE
-        session.pump(lambda: False, ACT_PATIENCE, qmp)
-        self._program.ends_within(max(0.0, until - time.monotonic()))
+        deadline = time.monotonic() + ACT_TIMEOUT
+        session.pump(lambda: False, ACT_TIMEOUT, qmp)
+        self._program.ends_within(max(0.0, deadline - time.monotonic()))
         session.recording.left = False
         return ""
 
@@ -351,16 +351,16 @@ class FrontEndRunner(CaseRunner):
         program, recording = self._program, session.recording
         told = END in recording.acts
         if program is not None and not told and session.over:
-            program.ends_within(RETURN_PATIENCE)
+            program.ends_within(RETURN_TIMEOUT)
         if program is not None and not program.running:
             recording.crashed = program.crashed and not (told and program.terminated)
             recording.ended = program.exit_description
         elif session.over and not told:
             returns = session.script.returns
-            caller = self._await_caller(ACT_PATIENCE if returns else RETURN_PATIENCE)
+            caller = self._await_caller(ACT_TIMEOUT if returns else RETURN_TIMEOUT)
             recording.again = caller is not None
             if caller is not None and returns:
-                return Wire(caller, NAMES, self._patience)
+                return Wire(caller, NAMES, self._timeout)
             if caller is not None:
                 caller.close()
         return None

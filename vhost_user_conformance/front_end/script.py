@@ -42,7 +42,7 @@ class ScriptedSession(Protocol):
     def channel(self) -> Wire | None:
         """The back-end channel, if the front-end has given one."""
 
-    def pump(self, done: Callable[[], bool], patience: float) -> bool:
+    def pump(self, done: Callable[[], bool], timeout: float) -> bool:
         """Answer and serve until ``done()``; False: the time was over first."""
 
     def quiet(self, seconds: float) -> bool:

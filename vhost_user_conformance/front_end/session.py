@@ -88,13 +88,13 @@ class Session:
 
     # -- the loop
 
-    def pump(self, done: Callable[[], bool], patience: float, qmp: Qmp | None = None) -> bool:
+    def pump(self, done: Callable[[], bool], timeout: float, qmp: Qmp | None = None) -> bool:
         """Answer and serve until ``done()``; False: the time or the session was over first."""
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while not self.over:
             if done():
                 return True
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
                 return False
             self._step(min(left, _LOOK), qmp)
@@ -234,7 +234,7 @@ class Session:
         except OSError:  # not a socket, which the cases judge
             os.close(fd)
             return
-        self.channel = Wire(sock, CHANNEL_NAMES, self.wire.patience)
+        self.channel = Wire(sock, CHANNEL_NAMES, self.wire.timeout)
 
     def _answer(self, message: Message) -> None:
         reaction = self._reactions.get(message.id)

@@ -24,16 +24,16 @@ class FrontEnd:
 
     Args:
         device: class of device that the suite's back-end is, or "".
-        patience: seconds for each answer.
+        timeout: seconds for each answer.
         play: has the front-end started and plays a session.
 
     Attributes:
         shown: the transcript of the session that a case looked at last.
     """
 
-    def __init__(self, device: str, patience: float, play: Callable[[Script], Recording]) -> None:
+    def __init__(self, device: str, timeout: float, play: Callable[[Script], Recording]) -> None:
         self.device = device
-        self.patience = patience
+        self.timeout = timeout
         self.shown: list[str] = []
         self._play = play
         self._played: dict[Script, Recording] = {}

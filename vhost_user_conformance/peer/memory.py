@@ -192,13 +192,13 @@ class TestRing:
         """Signal the kick eventfd."""
         os.eventfd_write(self.kick_fd, 1)
 
-    def await_heard(self, patience: float) -> bool:
+    def await_heard(self, timeout: float) -> bool:
         """Whether the device reads the kick eventfd in time; a polling device never does."""
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         poll = select.poll()
         poll.register(self.kick_fd, select.POLLIN)
         while poll.poll(0):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return False
             os.sched_yield()  # no event tells that the counter is 0
         return True
@@ -215,34 +215,34 @@ class TestRing:
         except BlockingIOError:
             return 0
 
-    def await_call(self, patience: float) -> bool:
+    def await_call(self, timeout: float) -> bool:
         """Whether the call eventfd is signalled within this time; its counter is reset."""
         poll = select.poll()
         poll.register(self.call_fd, select.POLLIN)
-        return bool(poll.poll(patience * 1000)) and self.calls() > 0
+        return bool(poll.poll(timeout * 1000)) and self.calls() > 0
 
-    def await_used(self, index: int, patience: float) -> bool:
+    def await_used(self, index: int, timeout: float) -> bool:
         """Whether the device's index becomes ``index`` within this time.
 
         Most changes are signalled by a call, but calls may be suppressed.
         """
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         poll = select.poll()
         poll.register(self.call_fd, select.POLLIN)
         while self.used_index != index & 0xFFFF:
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
                 return False
             if poll.poll(min(left, 0.005) * 1000):
                 self.calls()
         return True
 
-    def await_progress(self, index: int, patience: float) -> bool:
+    def await_progress(self, index: int, timeout: float) -> bool:
         """Whether the device's index changes from ``index`` within this time."""
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         poll = select.poll()
         while self.used_index == index & 0xFFFF:
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
                 return False
             poll.poll(min(left, 0.001) * 1000)

@@ -24,7 +24,7 @@ class CaseRunner(ABC):
         program: what to start; None if it runs already.
         device: class of device, or "".
         dialect: which numbers the peer uses.
-        patience: seconds for each answer.
+        timeout: seconds for each answer.
         scratch: the contents of the disk that the peer serves may be overwritten.
 
     Attributes:
@@ -41,14 +41,14 @@ class CaseRunner(ABC):
         *,
         device: str,
         dialect: Dialect,
-        patience: float,
+        timeout: float,
         scratch: bool = False,
     ) -> None:
         self._path = path
         self._program = program
         self._device = device
         self._dialect = dialect
-        self._patience = patience
+        self._timeout = timeout
         self._scratch = scratch
         self._gone = ""
         self.offered = Offered(0, 0, 0)

@@ -71,15 +71,15 @@ class Wire:
     Args:
         sock: connected; owned from now on.
         names: of the messages, for the transcript.
-        patience: seconds for each answer.
+        timeout: seconds for each answer.
 
     Attributes:
         transcript: a line for each message sent (``>``) and received (``<``).
     """
 
-    def __init__(self, sock: socket.socket, names: Mapping[int, str], patience: float) -> None:
+    def __init__(self, sock: socket.socket, names: Mapping[int, str], timeout: float) -> None:
         sock.setblocking(False)  # noqa: FBT003  the name of the method says what it is
-        self.patience = patience
+        self.timeout = timeout
         self.transcript: list[str] = []
         self._sock = sock
         self._names = names
@@ -124,14 +124,14 @@ class Wire:
 
     def send_bytes(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send any bytes. Raises as `send`."""
-        until = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         left = memoryview(data)
         while left:
             try:
                 sent = socket.send_fds(self._sock, [left], fds) if fds else self._sock.send(left)
             except BlockingIOError:
-                if not self._ready(select.POLLOUT, until):
-                    raise Silent(f"read no more bytes within {self.patience:g} s") from None
+                if not self._ready(select.POLLOUT, deadline):
+                    raise Silent(f"read no more bytes within {self.timeout:g} s") from None
                 continue
             except OSError as error:
                 raise Closed(f"the connection is closed ({error.strerror})") from None
@@ -144,8 +144,8 @@ class Wire:
             self._await_taken()
 
     def _await_taken(self) -> None:
-        until = time.monotonic() + self.patience
-        while self._unread and time.monotonic() < until:
+        deadline = time.monotonic() + self.timeout
+        while self._unread and time.monotonic() < deadline:
             os.sched_yield()  # the kernel has the count of unread bytes, but no event for it
 
     @property
@@ -158,28 +158,28 @@ class Wire:
             return 0
         return count[0]
 
-    def receive(self, patience: float | None = None) -> Message:
+    def receive(self, timeout: float | None = None) -> Message:
         """The next message.
 
         Raises:
             Closed, Silent, Nonsense: no message was received.
         """
-        wait = self.patience if patience is None else patience
-        until = time.monotonic() + wait
-        number, flags, size = HEADER.unpack(self._exactly(HEADER.size, until, wait))
+        wait = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + wait
+        number, flags, size = HEADER.unpack(self._exactly(HEADER.size, deadline, wait))
         fds = tuple(self._came)
         self._came.clear()
         if size > LARGEST:
             nonsense = f"a header of {size} bytes of payload: id {number}, flags {flags:#x}"
             self.transcript.append(f"< {nonsense}")
             raise Nonsense(nonsense)
-        payload = self._exactly(size, until, wait) if size else b""
+        payload = self._exactly(size, deadline, wait) if size else b""
         message = Message(number, flags, payload, (*fds, *self._came))
         self._came.clear()
         self._note("<", number, flags, payload, len(message.fds))
         return message
 
-    def _exactly(self, count: int, until: float, wait: float) -> bytes:
+    def _exactly(self, count: int, deadline: float, wait: float) -> bytes:
         data = b""
         while len(data) < count:
             try:
@@ -187,7 +187,7 @@ class Wire:
                     self._sock, count - len(data), _FDS, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
-                if not self._ready(select.POLLIN, until):
+                if not self._ready(select.POLLIN, deadline):
                     self.transcript.append(f"  nothing within {wait:g} s")
                     raise Silent(f"no message within {wait:g} s") from None
                 continue
@@ -200,10 +200,10 @@ class Wire:
             data += part
         return data
 
-    def _ready(self, events: int, until: float) -> bool:
+    def _ready(self, events: int, deadline: float) -> bool:
         poll = select.poll()
         poll.register(self._sock, events)
-        return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     @property
     def waiting(self) -> bool:
@@ -213,17 +213,17 @@ class Wire:
     def _note(self, arrow: str, number: int, flags: int, payload: bytes, fds: int) -> None:
         self.transcript.append(f"{arrow} {message_text(number, flags, payload, fds, self._names)}")
 
-    def hangs_up(self, patience: float | None = None) -> bool:
+    def hangs_up(self, timeout: float | None = None) -> bool:
         """Whether the peer closes the connection in time; what it sends before is dropped."""
         try:
             while True:
-                self.receive(patience).close()
+                self.receive(timeout).close()
         except Silent:
             return False
         except WireError:
             return True
 
-    def leave(self, patience: float) -> None:
+    def leave(self, timeout: float) -> None:
         """Shut down, and close the connection when the peer has closed it, or after a time.
 
         Without that a peer may accept the next front-end before it knows that this one has
@@ -231,7 +231,7 @@ class Wire:
         """
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
-            self.hangs_up(patience)
+            self.hangs_up(timeout)
         self.close()
 
     def close(self) -> None:

@@ -67,9 +67,9 @@ def listener(tmp_path: Path) -> Iterator[MonitorListener]:
     assert not (tmp_path / "qmp").exists()
 
 
-def is_over(listener: MonitorListener, patience: float = TIMEOUT) -> bool:
+def is_over(listener: MonitorListener, timeout: float = TIMEOUT) -> bool:
     """Whether it says so in time."""
-    return bool(select.select([listener.over_fd], [], [], patience)[0])
+    return bool(select.select([listener.over_fd], [], [], timeout)[0])
 
 
 def test_one_client_after_the_other(listener: MonitorListener, tmp_path: Path) -> None:

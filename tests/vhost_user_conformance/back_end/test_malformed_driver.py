@@ -102,7 +102,7 @@ def test_what_is_spoilt(ring: TestRing) -> None:
 class Late:
     """Completes two requests when the driver waits for both, except in the last rounds."""
 
-    patience = 0.0
+    timeout = 0.0
 
     def __init__(self, ring: TestRing, turns: int) -> None:
         self._completing = Completing(ring, NO_NOTIFY)

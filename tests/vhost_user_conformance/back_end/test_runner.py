@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Seconds for each answer.
-PATIENCE = 1.0
+ANSWER_TIMEOUT = 1.0
 NET = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
 
 
@@ -55,7 +55,7 @@ def found(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], i
 def runner(folder: Path, program: PeerProgram | None) -> BackEndRunner:
     """A runner with a short time limit."""
     made = BackEndRunner(
-        folder / "s", program, device="net", dialect=DIALECTS["spec"], patience=PATIENCE
+        folder / "s", program, device="net", dialect=DIALECTS["spec"], timeout=ANSWER_TIMEOUT
     )
     made.probe()
     return made

@@ -198,7 +198,7 @@ def slow_ones_completed(be: BackEnd) -> None:
             be.disk.request(ring.memory, ring, BLK_FLUSH, 0)
         ring.kick()
         # The first completion shows that the ring is being served.
-        check(ring.await_progress(before, be.patience), "a completion", "none came")
+        check(ring.await_progress(before, be.timeout), "a completion", "none came")
         base = be.stop(ring)
         used = ring.used_index
         check(base == used, f"a used index of {base}, the base", f"the used index is {used}")

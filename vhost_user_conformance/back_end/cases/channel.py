@@ -21,18 +21,18 @@ _NAMES = {member.value: member.name for member in BackendRequest}
 def _channel(be: BackEnd) -> Wire:
     """Give the back-end a new channel; returns the suite's end."""
     ours, theirs = socket.socketpair()
-    wire = Wire(ours, _NAMES, be.patience)
+    wire = Wire(ours, _NAMES, be.timeout)
     be.own(wire.close)
     with theirs:
         be.accepted(F.SET_BACKEND_REQ_FD, fds=(theirs.fileno(),))
     return wire
 
 
-def _at_its_end(wire: Wire, patience: float) -> bool:
+def _at_its_end(wire: Wire, timeout: float) -> bool:
     """Whether the other end is closed in time."""
     poll = select.poll()
     poll.register(wire.fileno(), select.POLLHUP | select.POLLRDHUP)
-    return bool(poll.poll(patience * 1000))
+    return bool(poll.poll(timeout * 1000))
 
 
 @area.case(1301, "SET_BACKEND_REQ_FD is accepted")
@@ -64,8 +64,8 @@ def ends_with_it(be: BackEnd) -> None:
     be.agree()
     wire = _channel(be)
     be.barrier()
-    be.wire.leave(be.patience)
-    closed = _at_its_end(wire, be.patience)
+    be.wire.leave(be.timeout)
+    closed = _at_its_end(wire, be.timeout)
     check(closed, "the channel to end with the connection", "it is still open")
 
 
@@ -219,5 +219,5 @@ def next_connection(be: BackEnd) -> None:
     ring = other.working_ring()
     new = _channel(other)
     other.serve(ring)
-    check(_at_its_end(old, be.patience), "the old channel closed", "it is still open")
+    check(_at_its_end(old, be.timeout), "the old channel closed", "it is still open")
     check(not _at_its_end(new, QUIET), "the new channel open", "the back-end closed it")

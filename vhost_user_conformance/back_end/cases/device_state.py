@@ -296,8 +296,8 @@ def no_descriptor_left(be: BackEnd) -> None:
     before = be.program.descriptors
     for _ in range(20):
         save(be)
-    until = time.monotonic() + be.patience
-    while (after := be.program.descriptors) > before + 2 and time.monotonic() < until:
+    deadline = time.monotonic() + be.timeout
+    while (after := be.program.descriptors) > before + 2 and time.monotonic() < deadline:
         be.barrier()
     check(after <= before + 2, f"about {before} files open, as after the first", f"{after}")
 

@@ -247,8 +247,8 @@ def full_call(be: BackEnd) -> None:
 
 
 def _await(be: BackEnd, ring: TestRing, index: int) -> None:
-    until = time.monotonic() + be.patience / 2
-    while ring.used_index != index and time.monotonic() < until:
+    deadline = time.monotonic() + be.timeout / 2
+    while ring.used_index != index and time.monotonic() < deadline:
         be.barrier()
 
 

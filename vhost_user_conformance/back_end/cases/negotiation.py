@@ -173,7 +173,7 @@ def protocol_not_offered(be: BackEnd) -> None:
 def inband_alone(be: BackEnd) -> None:
     be.look()
     be.tell(F.SET_PROTOCOL_FEATURES, u64(int(ProtocolFeature.INBAND_NOTIFICATIONS)))
-    check(be.wire.hangs_up(be.patience), "the connection to be closed", "it stays open")
+    check(be.wire.hangs_up(be.timeout), "the connection to be closed", "it stays open")
 
 
 @area.case(230, "RESET_OWNER is survived", severity=Severity.SHOULD, spec="VHOST_USER_RESET_OWNER")

@@ -26,7 +26,7 @@ def calls(be: BackEnd) -> None:
     ring.calls()
     be.work.post(ring.memory, ring)
     ring.kick()
-    check(ring.await_call(be.patience), "a call", "none came")
+    check(ring.await_call(be.timeout), "a call", "none came")
     be.await_used(ring, 1)
 
 
@@ -37,7 +37,7 @@ def index_before_call(be: BackEnd) -> None:
         ring.calls()
         be.work.post(ring.memory, ring)
         ring.kick()
-        check(ring.await_call(be.patience), "a call", "none came")
+        check(ring.await_call(be.timeout), "a call", "none came")
         # A spurious call is allowed; the call for the completion must still come.
         be.await_used(ring, turn)
         ring.driver.pop()
@@ -116,7 +116,7 @@ def call_replaced(be: BackEnd) -> None:
     # The call follows the update of the index.
     poll = select.poll()
     poll.register(other, select.POLLIN)
-    check(poll.poll(be.patience * 1000), "a call on the new eventfd", "none came")
+    check(poll.poll(be.timeout * 1000), "a call on the new eventfd", "none came")
 
 
 @area.case(
@@ -194,7 +194,7 @@ def _serve_events(be: BackEnd, ring: TestRing, *, called: bool) -> None:
     be.work.post(ring.memory, ring)
     ring.kick()
     if called:
-        check(ring.await_call(be.patience), "a call at the event index", "none came")
+        check(ring.await_call(be.timeout), "a call at the event index", "none came")
         be.await_used(ring, index)
     else:
         came = ring.await_call(QUIET)

@@ -165,7 +165,7 @@ def fds_bound(be: BackEnd) -> None:
             other.calls()
         be.work.post(ring.memory, ring)
         ring.kick()
-        check(ring.await_call(be.patience), f"a call of ring {ring.index}", "none came")
+        check(ring.await_call(be.timeout), f"a call of ring {ring.index}", "none came")
         wrong = [other.index for other in working if other is not ring and other.calls()]
         check(not wrong, "no call of another ring", f"calls of rings {wrong}")
 
@@ -297,7 +297,7 @@ def last_call(be: BackEnd) -> None:
     ring.calls()
     be.work.post(ring.memory, ring)
     ring.kick()
-    check(ring.await_call(be.patience), "a call on the last descriptor", "none came")
+    check(ring.await_call(be.timeout), "a call on the last descriptor", "none came")
 
 
 @area.case(1919, "Several GET_CONFIG in flight are answered in order", needs=("CONFIG",))
@@ -406,7 +406,7 @@ def restart_in_flight(be: BackEnd) -> None:
             be.disk.request(ring.memory, ring, BLK_FLUSH, 0)
         ring.kick()
         # The first completion shows that the ring is being served.
-        check(ring.await_progress(before, be.patience), "a completion", "none came")
+        check(ring.await_progress(before, be.timeout), "a completion", "none came")
         be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
         be.set_up(ring, base=after)
         be.enable(ring)

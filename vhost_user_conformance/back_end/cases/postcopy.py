@@ -108,11 +108,11 @@ class Pages:
 
     def serve(self, ring: TestRing, index: int) -> None:
         """Place pages until the used index is reached. Raises `Failed` when it is not."""
-        until = time.monotonic() + self._be.patience
+        deadline = time.monotonic() + self._be.timeout
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         while ring.used_index != index & 0xFFFF:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise Failed(f"used index {index}", f"{ring.used_index}, pages {self.asked}")
             if poll.poll(5):
                 self._bring()

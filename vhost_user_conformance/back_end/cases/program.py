@@ -192,7 +192,7 @@ def _answers(be: BackEnd, theirs: socket.socket, connect: Callable[[], socket.so
     with (
         _started(command, [theirs.fileno()], stdin=pipe, stdout=nothing),
         # Connected while the socket is open here: a program may end before it listens.
-        contextlib.closing(Wire(connect(), {}, be.patience)) as wire,
+        contextlib.closing(Wire(connect(), {}, be.timeout)) as wire,
     ):
         theirs.close()
         try:

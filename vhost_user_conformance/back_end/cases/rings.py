@@ -222,9 +222,9 @@ def disabled_is_called_for(be: BackEnd) -> None:
         ring.calls()
         job = be.work.post(ring.memory, ring)
         ring.kick()
-        if not ring.await_progress(ring.avail_index - 1, be.patience):
+        if not ring.await_progress(ring.avail_index - 1, be.timeout):
             unsupported("it does not read a disabled ring: see VU-B-0414")
-        check(ring.await_call(be.patience), "a call for what was dropped", "none came")
+        check(ring.await_call(be.timeout), "a call for what was dropped", "none came")
         be.completed(ring, job)
 
 

@@ -157,7 +157,7 @@ def memory_after(be: BackEnd) -> None:
     another = _anew(be, ring, share=False)
     be.work.post(another.memory, another)
     another.kick()
-    kept = another.await_used(1, be.patience / 2)
+    kept = another.await_used(1, be.timeout / 2)
     observed(f"the table is {'kept' if kept else 'forgotten'}")
 
 

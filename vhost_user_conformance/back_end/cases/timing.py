@@ -1,6 +1,6 @@
 """VU-B-20xx: what must be answered in time, and what a back-end may not wait for.
 
-No rule names a time limit: the suite's is --patience.
+No rule names a time limit: the suite's is --timeout.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def half_a_message(be: BackEnd) -> None:
     before = ring.used_index
     be.work.post(ring.memory, ring)
     ring.kick()
-    if not ring.await_used(before + 1, be.patience):
+    if not ring.await_used(before + 1, be.timeout):
         observed("rings are not served until the rest of the message has arrived")
 
 

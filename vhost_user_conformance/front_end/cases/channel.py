@@ -102,7 +102,7 @@ class Questions:
             return over and session.quiet(0.3)
 
         session.restart_quiet()
-        session.pump(answered, session.wire.patience)
+        session.pump(answered, session.wire.timeout)
         for at, answer in enumerate(came):
             session.recording.channel[f"{self.name} {at}"] = GONE if answer.id < 0 else answer
 
@@ -122,7 +122,7 @@ def _exchange(session: ScriptedSession, number: int, payload: bytes, flags: int)
         return _look(channel, came) or (flags != ASKING and session.quiet(0.3))
 
     session.restart_quiet()
-    session.pump(answered, session.wire.patience)
+    session.pump(answered, session.wire.timeout)
     if not came:
         return NONE
     return GONE if came[0].id < 0 else came[0]
@@ -317,7 +317,7 @@ def nonsense(fe: FrontEnd) -> None:
             unsupported("the front-end gave no channel")
         session.channel.send_bytes(bytes(range(256)))
         session.restart_quiet()
-        session.pump(lambda: session.quiet(0.5), session.wire.patience)
+        session.pump(lambda: session.quiet(0.5), session.wire.timeout)
 
     recording = fe.session(Script("nonsense on the channel", (START, ASKED), asks=ask))
     recording.did(ASKED)
@@ -329,7 +329,7 @@ def closed(fe: FrontEnd) -> None:
     def ask(session: ScriptedSession) -> None:
         session.close_channel()
         session.restart_quiet()
-        session.pump(lambda: session.quiet(0.5), session.wire.patience)
+        session.pump(lambda: session.quiet(0.5), session.wire.timeout)
 
     recording = fe.session(Script("the channel is closed", (START, ASKED), asks=ask))
     recording.did(ASKED)

@@ -148,7 +148,7 @@ def kick_each(fe: FrontEnd) -> None:
 
 
 def _work_as_much(session: ScriptedSession) -> None:
-    session.pump(lambda: len(session.recording.chains) >= ENOUGH, session.wire.patience)
+    session.pump(lambda: len(session.recording.chains) >= ENOUGH, session.wire.timeout)
 
 
 @area.case(

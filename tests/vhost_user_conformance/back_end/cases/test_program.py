@@ -42,9 +42,9 @@ class Bench:
             be.program = program
             if start:
                 program.start()
-                until = time.monotonic() + TIMEOUT
+                deadline = time.monotonic() + TIMEOUT
                 while program.last_line != "ready":
-                    assert time.monotonic() < until
+                    assert time.monotonic() < deadline
                     time.sleep(0.01)  # a file that another program writes: there is no event for it
                 # An answer to GET_FEATURES, which the case waits for first.
                 theirs.send(bytes.fromhex("01000000 05000000 08000000") + bytes(8))

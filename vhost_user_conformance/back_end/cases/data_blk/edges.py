@@ -92,7 +92,7 @@ def called_in_batch(be: BackEnd) -> None:
         ring.memory.write(ring.avail + 4 + 2 * ring.size, struct.pack("<H", at))
         jobs = [read(be, ring, number) for number in range(8)]
         ring.kick()
-        check(ring.await_call(be.patience), "a call when used_event is passed", "none came")
+        check(ring.await_call(be.timeout), "a call when used_event is passed", "none came")
         finish(be, ring, jobs)
 
 

@@ -215,7 +215,7 @@ def called_for(be: BackEnd) -> None:
             ring.calls()
             job = be.disk.request(ring.memory, ring, kind, AT if data else 0, read=data, write=room)
             ring.kick()
-            check(ring.await_call(be.patience), f"a call for {name}", "none came")
+            check(ring.await_call(be.timeout), f"a call for {name}", "none came")
             be.await_used(ring, ring.avail_index)
             be.completed(ring, job._replace(written=None))
 

@@ -205,7 +205,7 @@ def called(be: BackEnd) -> None:
         nic.rx.calls()
         buffer = nic.offer(ROOM)
         nic.send(frame_of(60, number))
-        check(nic.rx.await_call(be.patience), "a call of the receive ring", "none came")
+        check(nic.rx.await_call(be.timeout), "a call of the receive ring", "none came")
         nic.checked(buffer, frame_of(60, number))
 
 

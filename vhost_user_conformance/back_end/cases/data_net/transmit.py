@@ -248,7 +248,7 @@ def called_in_batch(be: BackEnd) -> None:
         heads = [ring.driver.add(pieces, []) for _ in range(8)]
         ring.driver.publish()
         ring.kick()
-        check(ring.await_call(be.patience), "a call when used_event is passed", "none came")
+        check(ring.await_call(be.timeout), "a call when used_event is passed", "none came")
         be.await_used(ring, 8 * turn)
         for _ in heads:
             ring.driver.pop()
@@ -301,7 +301,7 @@ def strange(be: BackEnd, name: str) -> None:
     ring.driver.add(laid_out(ring.memory, _STRANGE[name], ()), [])
     ring.driver.publish()
     ring.kick()
-    alone = ring.await_used(1, be.patience / 2)
+    alone = ring.await_used(1, be.timeout / 2)
     head = ring.driver.add(laid_out(ring.memory, _whole(frame_of(60)), ()), [])
     ring.driver.publish()
     ring.kick()

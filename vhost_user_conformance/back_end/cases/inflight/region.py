@@ -241,8 +241,8 @@ def noted_meanwhile(be: BackEnd) -> None:
             ring.driver.add([(header, 16)], [(data, _LONG), (status, 1)])
         ring.driver.publish()
         ring.kick()
-        until = time.monotonic() + be.patience
-        while ring.used_index != turn * _LONG_ONES and time.monotonic() < until:
+        deadline = time.monotonic() + be.timeout
+        while ring.used_index != turn * _LONG_ONES and time.monotonic() < deadline:
             if region.taken():
                 return
         be.await_used(ring, turn * _LONG_ONES)

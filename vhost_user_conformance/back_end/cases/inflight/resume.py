@@ -257,7 +257,7 @@ def _refusal(be: BackEnd, message: Inflight, fds: tuple[int, ...]) -> None:
         be.start(ring)
         be.work.post(memory, ring)
         ring.kick()
-        served = ring.await_used(1, be.patience)
+        served = ring.await_used(1, be.timeout)
         be.barrier()
     except (Closed, Silent):
         observed(f"{how}, and the connection ended at the start")
@@ -322,7 +322,7 @@ def spoilt(be: BackEnd, name: str) -> None:
     region.view[at : at + len(data)] = data
     try:
         _resume(be, ring, region, 0)
-        served = ring.await_used(1, be.patience)
+        served = ring.await_used(1, be.timeout)
         be.barrier()
     except WireError:
         observed("it closed the connection")
@@ -337,7 +337,7 @@ def no_chain(be: BackEnd) -> None:
     region.note({63: 1})
     try:
         _resume(be, ring, region, 1)
-        served = ring.await_used(1, be.patience)
+        served = ring.await_used(1, be.timeout)
         be.barrier()
     except WireError:
         observed("it closed the connection")

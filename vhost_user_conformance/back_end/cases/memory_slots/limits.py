@@ -352,7 +352,7 @@ def whole_table(be: BackEnd) -> None:
         ring = ring_in(be, memory)
         be.work.post(memory, ring)
         ring.kick()
-        served = ring.await_used(1, be.patience / 2)
+        served = ring.await_used(1, be.timeout / 2)
     except Closed:
         observed("it closed the connection")
     observed("it is accepted" if served else "it is ignored")

@@ -222,7 +222,7 @@ def ring_region_back(be: BackEnd) -> None:
     try:
         be.barrier()
         ring.kick()
-        served = ring.await_used(2, be.patience / 2)
+        served = ring.await_used(2, be.timeout / 2)
     except Closed:
         observed("it closed the connection")
     observed("continues" if served else "stops until it is set up again")

@@ -46,8 +46,8 @@ def nothing_mapped(be: BackEnd) -> None:
     be.memory(MIB, MIB)
     be.barrier()
     other = be.again()
-    until = time.monotonic() + be.patience
-    while program.mappings and time.monotonic() < until:
+    deadline = time.monotonic() + be.timeout
+    while program.mappings and time.monotonic() < deadline:
         select.poll().poll(_INTERVAL_MS)
     other.barrier()
     check(
