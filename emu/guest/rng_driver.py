@@ -158,13 +158,7 @@ class RngRing:
             return
         slots[2 * slot + BUSY] = 0
         self._words[COMPLETED] += 1
-        data = self._data[slot]
-        rest = REQUEST_BYTES - written
-        if (
-            not 0 < written <= REQUEST_BYTES
-            or data[written:] != _PATTERN[:rest]
-            or (written == REQUEST_BYTES and data == _PATTERN)
-        ):
+        if not _is_random(self._data[slot], written):
             self._words[CORRUPTED] += 1
 
     def _submit(self) -> bool:
@@ -196,7 +190,7 @@ class RngRing:
         self._context.mark(self.place.rings[0].start, self.place.rings[0].length)
 
 
-def _random(data: memoryview, written: int) -> bool:
+def _is_random(data: memoryview, written: int) -> bool:
     """Whether a completed buffer is as it should be, of which the device wrote so many bytes."""
     if not 0 < written <= REQUEST_BYTES or data == _PATTERN:
         return False
