@@ -90,9 +90,9 @@ mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants --only "$(ONLY)" --json bench/results/mutants.json --document docs
 
 docs: $(STAMP)
-	$(BIN)/python -m vhost_user.tables docs
-	$(BIN)/python -m emu.strategies.document docs
-	$(BIN)/python -m emu.report.trace_document docs
+	$(BIN)/python -m vhost_user.tables docs/reference
+	$(BIN)/python -m emu.strategies.document docs/explanation
+	$(BIN)/python -m emu.report.trace_document docs/reference
 	$(BIN)/python -m vhost_user_conformance.report.cases_document docs
 	$(BIN)/python -m tests.peers.results --write-only
 

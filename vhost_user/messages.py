@@ -1,8 +1,8 @@
 """The message table: every message of both directions, one row each.
 
 A row is everything that the library knows of a message: the codec takes payloads and descriptors
-from it, the sessions take gates, replies and effects, and ``docs/messages.md`` is made from it.
-To add a message, add its row here and its payload's class, if that is a new one, to
+from it, the sessions take gates, replies and effects, and ``docs/reference/messages.md`` is made
+from it. To add a message, add its row here and its payload's class, if that is a new one, to
 `vhost_user.payloads`.
 
 Sources are sections of the vhost-user specification (QEMU ``docs/interop/vhost-user.rst``) or

@@ -6,7 +6,7 @@ have effects: a network device with a ring that is started and disabled takes wh
 and drops it. While a ring is stopped it keeps its enabled bit.
 
 An event sets bits or clears bits, whatever the state is. So `EFFECTS` is the whole state machine;
-`TRANSITIONS` and the diagram in ``docs/ring-states.md`` are made from it.
+`TRANSITIONS` and the diagram in ``docs/reference/ring-states.md`` are made from it.
 """
 
 from __future__ import annotations

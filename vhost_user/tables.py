@@ -1,9 +1,9 @@
 """Documents that are made from the protocol's data.
 
-    python -m vhost_user.tables docs
+    python -m vhost_user.tables docs/reference
 
-writes ``docs/messages.md`` from the message table and ``docs/ring-states.md`` from the ring
-states' effects. A test fails when the files in the repository are stale.
+writes ``messages.md`` there from the message table and ``ring-states.md`` from the ring states'
+effects. A test fails when the files in the repository are stale.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vhost_user.states import ALL_STATES, EFFECTS, TRANSITIONS, RingEvent, RingS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-_NOTE = "<!-- Made by `python -m vhost_user.tables docs` (`make docs`): edit the data instead. -->"
+_NOTE = "<!-- Made by `make docs` from vhost_user.tables: edit the data instead. -->"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -115,7 +115,7 @@ def _dialects() -> list[str]:
 
 
 def messages_document() -> str:
-    """The text of ``docs/messages.md``."""
+    """The text of ``docs/reference/messages.md``."""
     lines = [
         "# vhost-user messages",
         "",
@@ -191,7 +191,7 @@ def _transitions() -> list[str]:
 
 
 def ring_states_document() -> str:
-    """The text of ``docs/ring-states.md``."""
+    """The text of ``docs/reference/ring-states.md``."""
     lines = [
         "# The states of a vring",
         "",

@@ -72,7 +72,8 @@ Examples:
   emu migrate --network netns
 
 With --to the VM goes, once, to an `emu run --incoming` in another terminal or on another machine
-(docs/between-machines.md), and the destination checks the guest's request log when its run ends.
+(docs/how-to/between-machines.md), and the destination checks the guest's request log when its run
+ends.
 
 \b
   emu migrate --to tcp:127.0.0.1:4444 --images /tmp/images --vm small.toml

@@ -21,7 +21,7 @@ plugin_option = click.option(
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="A Python file that defines further strategies (docs/strategies.md). May be repeated.",
+    help="A Python file with further strategies (docs/explanation/strategies.md). May be repeated.",
 )
 
 _OPTIONS = (
@@ -62,7 +62,7 @@ _OPTIONS = (
         "--strict-downtime",
         is_flag=True,
         help="Fail when the gap in the guest's heartbeat is longer than the accounted downtime "
-        "explains (docs/migration.md); by default it is only reported.",
+        "explains (docs/explanation/migration.md); by default it is only reported.",
     ),
     click.option(
         "--downtime-limit",

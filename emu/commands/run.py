@@ -49,7 +49,8 @@ Examples:
   emu run --for 10s --json load.json
 
 With --incoming the VM is made ready, and waits for `emu migrate --to` of another terminal or
-machine (docs/between-machines.md). Shape, images and certificates must suit those of the source.
+machine (docs/how-to/between-machines.md). Shape, images and certificates must suit those of the
+source.
 
 \b
   emu run --incoming tcp:127.0.0.1:4444 --images /tmp/images --vm small.toml

@@ -60,7 +60,7 @@ class Precopied(NamedTuple):
         return 0 if self.decision is None else self.decision.outlook.downtime_ns
 
     def to_json(self) -> JsonObject:
-        """As it stands in ``precopy`` of docs/json.md."""
+        """As it stands in ``precopy`` of docs/reference/json.md."""
         answer: JsonObject = {"rounds": self.rounds, "bytes": self.bytes, "ms": self.ns / 1e6}
         if self.decision is not None:
             _, reason, outlook = self.decision

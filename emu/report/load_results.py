@@ -56,7 +56,7 @@ class Arrived:
         )
 
     def to_json(self) -> JsonObject:
-        """As it stands in ``arrival`` of docs/json.md."""
+        """As it stands in ``arrival`` of docs/reference/json.md."""
         return {
             "strategy": self.strategy,
             "downtime_ms": self.downtime_ms,
@@ -98,7 +98,7 @@ class LoadReport:
     arrival: Arrived | None = None
 
     def to_json(self) -> JsonObject:
-        """The document that docs/json.md describes."""
+        """The document that docs/reference/json.md describes."""
         return {
             **document_head(self.machine, self.accel),
             "seconds": round(self.seconds, 3),

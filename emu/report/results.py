@@ -1,4 +1,4 @@
-"""What a run found out, and its JSON (schema 1, described in docs/json.md)."""
+"""What a run found out, and its JSON (schema 1, described in docs/reference/json.md)."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def heartbeat_age_ms(marks: Mapping[str, int]) -> float | None:
 class Precopy:
     """What was sent while the VM ran, and what was expected of the blackout then.
 
-    docs/json.md says what each of them is; None where it is not known.
+    docs/reference/json.md says what each of them is; None where it is not known.
     """
 
     rounds: int = 0

@@ -1,4 +1,4 @@
-"""Writes ``docs/trace-events.md`` from the table of trace events: ``make docs``."""
+"""Writes ``docs/reference/trace-events.md`` from the table of trace events: ``make docs``."""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ class Strategy(ABC):
     Attributes:
         NAME: as ``--strategy`` takes it.
         HELP: one line for ``emu migrate --help``.
-        ASK, CHANGE, ORIGIN: for the table in docs/strategies.md: how an Ask and a Change are
-            answered, and where the strategy is from.
+        ASK, CHANGE, ORIGIN: for the table in docs/explanation/strategies.md: how an Ask and a
+            Change are answered, and where the strategy is from.
         prepares_ahead: the destination is prepared, and the source's notifiers are removed,
             outside of the blackout.
         hands_over: the devices are passed to the destination instead of being stopped

@@ -1,4 +1,4 @@
-"""Writes the table of strategies into ``docs/strategies.md``: ``make docs``."""
+"""Writes the table of strategies into ``docs/explanation/strategies.md``: ``make docs``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A strategy is one class in one file (`emu.strategies.base.Strategy`). One of this package has a row
 in `BUILT_IN`; one of another distribution is an entry point of the group ``vhost_emu.strategies``;
-one in a file is given to ``emu migrate --plugin FILE``. docs/strategies.md describes all three.
+one in a file is given to ``emu migrate --plugin FILE``. docs/explanation/strategies.md describes
+all three.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def help_lines() -> str:
 
 
 def table() -> str:
-    """The table of docs/strategies.md."""
+    """The table of docs/explanation/strategies.md."""
     rows = ["| strategy | Ask | Change | from |", "|---|---|---|---|"]
     rows += [f"| `{s.NAME}` | {s.ASK} | {s.CHANGE} | {s.ORIGIN} |" for s in BUILT_IN]
     return "\n".join(rows)

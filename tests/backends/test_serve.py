@@ -1,4 +1,4 @@
-"""``vhost-emu-serve``, with the example of docs/backends.md."""
+"""``vhost-emu-serve``, with the example of docs/tutorials/first-back-end.md."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vhost_user.virtio.blk import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "backends.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "tutorials" / "first-back-end.md"
 EMU = str(Path(sys.executable).with_name("emu"))
 SERVE = [sys.executable, "-m", "backends.serve"]
 SECTORS = 2048

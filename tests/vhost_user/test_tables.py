@@ -9,7 +9,7 @@ import pytest
 from vhost_user.messages import BACKEND_MESSAGES, FRONTEND_MESSAGES
 from vhost_user.tables import DOCUMENTS, main
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

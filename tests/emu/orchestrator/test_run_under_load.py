@@ -79,7 +79,7 @@ def test_a_vm_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_document_and_the_text_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The document is described in docs/json.md."""
+    """The document is described in docs/reference/json.md."""
     monkeypatch.setattr(run_under_load, "INTERVAL", 0.1)
     report = run(io.StringIO(), 0.3)
     document = json.loads(json.dumps(report.to_json()))

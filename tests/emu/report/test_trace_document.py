@@ -14,7 +14,7 @@ from emu.report import trace_document
 from tests.timeouts import PROGRAM_TIMEOUT
 from vhost_user.tracing import EVENTS
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
 SMALL = "migrate --net 1x2 --blk 1x1 --vcpus 2 --memory 256M --accel soft --strategy prewired -q"
 LINE = re.compile(r'(\d+\.\d{6}) (\S+) (\w+)((?: \w+=(?:"[^"]*(?:\\.[^"]*)*"|\S+))*)')
 

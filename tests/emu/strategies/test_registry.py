@@ -27,7 +27,7 @@ from tests.emu.sides import machine, nothing_left
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "explanation"
 EXAMPLES = re.findall(
     r"```python\n# (\w+\.py)\n(.*?)```", (DOCS / "strategies.md").read_text(), re.S
 )
