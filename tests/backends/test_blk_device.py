@@ -17,6 +17,7 @@ from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
 from tests.backends.rig import LOG_ALL, QEMU_ORDER, Rig, readable
+from tests.timeouts import TIMEOUT
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import Disconnected, Refused
 from vhost_user.messages import FrontendRequest as F
@@ -331,11 +332,7 @@ def test_stop_waits_for_requests_in_flight(make: Callable[..., Disk], pool: IoPo
     disk = make()
     rig = disk.rig.start()
     held = hold(pool, 2)
-    gpa, header = rig.alloc(16)
-    header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_FLUSH, 0, 0)
-    status_gpa, status = rig.alloc(1)
-    status[0] = 0xFF
-    rig.rings[0].add([(gpa, 16)], [(status_gpa, 1)])
+    status = flush(disk, 0)
     assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK, (
         "ring 1 is served"
     )
@@ -437,10 +434,7 @@ def test_front_end_vanishes_with_requests_in_flight(
     disk = make()
     rig = disk.rig.start()
     held = hold(pool, 2)
-    gpa, header = rig.alloc(16)
-    header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_FLUSH, 0, 0)
-    rig.rings[0].add([(gpa, 16)], [(gpa + 32, 1)])
-    assert disk.request(VIRTIO_BLK_T_IN, 0, room=512, ring=1)[0] == VIRTIO_BLK_S_OK
+    flush(disk, 0)
     rig.connection.close()
     on_loop(disk.device.loop)
     assert disk.rig.backend.memory.regions, "the request in flight still uses the memory"
@@ -537,14 +531,17 @@ def in_use(disk: Disk, ring: int) -> bool:
     return disk.rig.backend.rings[ring].queue is not None
 
 
-def flush(disk: Disk, ring: int) -> None:
-    """Have the device take a flush, which goes to the pool."""
+def flush(disk: Disk, ring: int) -> memoryview:
+    """Have the device take a flush, which goes to the pool; its status byte, 0xFF before it."""
     rig = disk.rig
     gpa, header = rig.alloc(16)
     header[:] = REQUEST_HEADER.pack(VIRTIO_BLK_T_FLUSH, 0, 0)
-    rig.rings[ring].add([(gpa, 16)], [(gpa + 32, 1)])
+    status_gpa, status = rig.alloc(1)
+    status[0] = 0xFF
+    rig.rings[ring].add([(gpa, 16)], [(status_gpa, 1)])
     on_loop(disk.device.loop)
     assert disk.rig.backend.rings[ring].in_flight == 1
+    return status
 
 
 def hold(pool: IoPool, threads: int) -> threading.Event:
@@ -556,8 +553,11 @@ def hold(pool: IoPool, threads: int) -> threading.Event:
 
 
 def on_loop(loop: Loop) -> None:
-    """Wait until the loop has run what was posted before, and one turn more."""
-    for _ in range(2):
-        done = threading.Event()
-        loop.post(done.set)
-        assert done.wait(5)
+    """Wait until the loop has handled all kicks and messages that were sent before.
+
+    The turn that runs the first callback may have begun before a kick. The next turn finds it, and
+    handles it after its own callbacks; the callback of the turn after that is the first behind it.
+    """
+    done = threading.Event()
+    loop.post(lambda: loop.again(lambda: loop.again(done.set)))
+    assert done.wait(TIMEOUT)
