@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ pytest_plugins = ("pytester",)
 ROOT = Path(__file__).parents[1]
 #: A directory and a process that stay, a test and a teardown that hang, and tests that are right.
 SESSION = """
-import subprocess, tempfile, threading, time
+import subprocess, sys, tempfile, threading, time
 import pytest
 
 def test_leaves_a_directory():
@@ -33,6 +34,11 @@ def hangs():
 @pytest.mark.timeout(1)
 def test_hangs_at_its_end(hangs):
     pass
+
+def test_signals_have_their_effect():
+    code = "import signal; print([int(signal.getsignal(n) is signal.SIG_IGN) for n in (1, 2, 3)])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[0, 0, 0]\\n"
 
 @pytest.mark.parametrize("n", range(5))
 def test_is_right(n, tmp_path):
@@ -92,3 +98,18 @@ def test_a_test_that_hangs_fails_alone(session: pytest.Pytester) -> None:
     assert "crashed while running" in text
     assert outcomes["failed"] == 2
     assert outcomes["passed"] >= 5
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_signals_that_a_shell_ignores_have_their_effect(
+    session: pytest.Pytester, workers: str
+) -> None:
+    """As for a job in the background of a script, and under nohup."""
+    signums = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    before = [signal.signal(signum, signal.SIG_IGN) for signum in signums]
+    try:
+        result = run(session, "-k", "signals", workers)
+    finally:
+        for signum, handler in zip(signums, before, strict=True):
+            signal.signal(signum, handler)
+    result.assert_outcomes(passed=1)
