@@ -42,9 +42,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for signum in (signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL)
-    # A shell has background jobs ignore it, and programs that tests start would inherit that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER", "") if _is_worker(config) else ""
     config.stash[_DIRECTORY] = directory = leftovers.TemporaryDirectory(worker)
     if not worker and config.option.basetemp is None:
