@@ -1,7 +1,7 @@
-"""The little of TCP/IP that a station needs to be found and pinged: ARP and ICMP echo.
+"""The part of TCP/IP that a station needs to be found and pinged: ARP and ICMP echo.
 
-Formats: RFC 826 (ARP), RFC 791 (IPv4), RFC 792 (ICMP). The addresses are those that RFC 5737 keeps
-for documentation, so they mean nothing outside of the networks that `emu` makes.
+Formats: RFC 826 (ARP), RFC 791 (IPv4), RFC 792 (ICMP). The addresses are those that RFC 5737
+reserves for documentation, so no host outside of the networks that `emu` makes has them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _ICMP_PROTOCOL = 1
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 _NO_OPTIONS = 0x45
 _TTL = 64
-#: More fragments, or an offset: neither is put together here.
+#: More fragments, or an offset: fragments are not reassembled.
 _FRAGMENT = 0x3FFF
 _HEADERS = ETHERNET_HEADER + _IPV4.size + _ICMP.size
-#: Bytes of data in an echo that fits into the shortest frame, which is all that is answered.
+#: Bytes of data in an echo that fits into the shortest frame; no longer echo is answered.
 ECHO_DATA = MIN_FRAME - _HEADERS
 
 
 def checksum(data: bytes | bytearray | memoryview) -> int:
-    """The Internet checksum (RFC 1071); 0 of data that holds its own."""
+    """The Internet checksum (RFC 1071); 0 for data that includes its checksum."""
     padded = bytes(data) + b"\0" * (len(data) % 2)
     total: int = sum(struct.unpack(f">{len(padded) // 2}H", padded))
     while total >> 16:
@@ -51,7 +51,7 @@ class Echo(NamedTuple):
         to, sender: IPv4 addresses.
         identifier, sequence: 16 bits each.
         data: up to `ECHO_DATA` bytes.
-        is_reply: it is the reply.
+        is_reply: whether it is the reply.
     """
 
     destination: bytes
@@ -77,7 +77,7 @@ class Echo(NamedTuple):
 
     @classmethod
     def parse(cls, frame: bytes | bytearray | memoryview) -> Echo | None:
-        """The echo in a frame, or None if it is none, or damaged, or longer than the shortest."""
+        """The echo in a frame; None if it has none, is damaged, or is longer than the shortest."""
         data = bytes(frame)
         if len(data) < _HEADERS or data[12:14] != IPV4_ETHERTYPE.to_bytes(2, "big"):
             return None
@@ -99,14 +99,14 @@ class Echo(NamedTuple):
         )
 
     def reply(self, source: bytes) -> Echo:
-        """The answer of the station with that MAC."""
+        """The reply of the station with that MAC."""
         return self._replace(
             destination=self.source, source=source, to=self.sender, sender=self.to, is_reply=True
         )
 
 
 def arp_request(mac: bytes, sender: bytes, wanted: bytes) -> bytes:
-    """Who has that address? Asked of everybody."""
+    """A broadcast request for the MAC of the station that has the address ``wanted``."""
     return _arp(BROADCAST, _ARP_REQUEST, mac, sender, bytes(6), wanted)
 
 
@@ -122,7 +122,7 @@ def arp_reply(frame: bytes | bytearray | memoryview) -> tuple[bytes, bytes] | No
 
 
 def answer(frame: bytes | bytearray | memoryview, mac: bytes, address: bytes) -> bytes | None:
-    """What a station with these addresses answers to a frame; None if nothing."""
+    """The reply of a station with these addresses to a frame; None if it sends none."""
     found = _parse_arp(frame)
     if found is not None:
         operation, asker, sender, wanted = found

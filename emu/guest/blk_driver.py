@@ -1,7 +1,7 @@
 """The guest's block driver: one ring of a disk, its four slots, and the blocks that they own.
 
 Each slot works on blocks of its own, one request at a time: what a block must hold is always
-known, and every read is checked. What the driver remembers is in `emu.guest.blk_state`.
+known, and every read is checked. The driver's state is in `emu.guest.blk_state`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from emu.guest.config import BlkFeatures
     from emu.guest.request_log import RequestLog
 
-# Read buffers are spoiled at the start of each sector, so a read that did nothing is seen.
+# Written to the start of each sector of a read buffer, so that a read that wrote nothing is seen.
 _POISON = array("Q", (0xDEAD_BEEF_DEAD_BEEF,)) * SECTORS_PER_BLOCK
 # Knuth's MMIX generator: two operations a step; only its high bits are used.
 _MULTIPLIER, _INCREMENT, _MASK64 = 6364136223846793005, 1442695040888963407, (1 << 64) - 1
@@ -99,7 +99,7 @@ class BlkRing:
         self._epoch = -1
 
     def boot(self) -> None:
-        """An empty ring, counters and generations at 0."""
+        """Write the initial state: an empty ring, counters and generations at 0."""
         self.state.clear()
         self._queue.reset()
         self._words[PRNG] = (self.number + 1) * _MULTIPLIER & _MASK64
@@ -109,18 +109,18 @@ class BlkRing:
         self._context.mark(self.place.rings[0].start, self.place.rings[0].length)
 
     def interrupt(self) -> None:
-        """The device has completed something."""
+        """The device has completed requests."""
         with self.lock:
             self._words[INTERRUPTS] += 1
             self._run()
 
     def service(self) -> None:
-        """Handle what the device has completed, without having been called."""
+        """Handle what the device has completed, without an interrupt."""
         with self.lock:
             self._run()
 
     def _refresh(self) -> None:
-        """Derives the state from guest memory again: another process may have written it."""
+        """Derive the state from guest memory again: another process may have written it."""
         self._by_head = self.state.busy_heads()
         self._epoch = self._context.epoch
 
@@ -139,7 +139,7 @@ class BlkRing:
                 if not queue.arm():
                     break
         except BackendError:
-            # It completed what was not in flight: such a ring cannot be used any further.
+            # The device completed what was not in flight: the ring cannot be used any further.
             self._words[DUPLICATED] += 1
             self._words[BROKEN] = 1
         self._mark_ring()
@@ -147,7 +147,7 @@ class BlkRing:
             context.idle.settle(self.number)
 
     def _drain(self) -> bool:
-        """Handles completions until there are none, or a pause comes; whether one has."""
+        """Handle completions until there are none, or the vCPUs are to pause; whether they are."""
         pop, platform = self._queue.pop, self._context.platform
         mode_of = self._context.control
         while (done := pop()) is not None:
@@ -159,7 +159,7 @@ class BlkRing:
         return False
 
     def _complete(self, head: int) -> int | None:
-        """Counts one completion; the slot that it frees, None if it was not outstanding."""
+        """Count one completion; returns the slot that it frees, None if it was not outstanding."""
         slot = self._by_head.pop(head, None)
         if slot is None:
             self._words[DUPLICATED] += 1
@@ -175,7 +175,7 @@ class BlkRing:
         elif op == Op.WRITE or op == Op.WRITE_ZEROES:
             self._generations[slots[base + INDEX]] = slots[base + GENERATION]
         elif op == Op.GET_ID:
-            self._keep_serial(slot)
+            self._store_serial(slot)
         return slot
 
     def _check(self, slot: int, index: int, generation: int) -> None:
@@ -185,7 +185,7 @@ class BlkRing:
         if not self._pattern.matches(self._data[slot], self.state.first_block + index, generation):
             self._words[CORRUPTED] += 1
 
-    def _keep_serial(self, slot: int) -> None:
+    def _store_serial(self, slot: int) -> None:
         gpa = self._context.layout.serials + SERIAL_BYTES * self.place.device
         self._context.platform.ram.view(gpa, VIRTIO_BLK_ID_BYTES)[:] = self._data[slot][
             :VIRTIO_BLK_ID_BYTES
@@ -193,7 +193,7 @@ class BlkRing:
         self._context.mark(gpa, VIRTIO_BLK_ID_BYTES)
 
     def _issue(self, slot: int, mode: int) -> bool:
-        """Adds the slot's next request; False when it has none to make (verify is through)."""
+        """Add the slot's next request; False when there is none (all blocks are verified)."""
         if mode == Mode.VERIFY:
             index = self.state.next_written(slot)
             if index is None:
@@ -223,7 +223,7 @@ class BlkRing:
         return Op.WRITE_ZEROES if features.write_zeroes else Op.WRITE
 
     def _submit(self, slot: int, op: int, index: int) -> None:
-        """Prepares header and data of a request and adds it to the ring."""
+        """Prepare header and data of a request and add it to the ring."""
         generation = self._generations[index]
         block = self.state.first_block + index
         sector = block * SECTORS_PER_BLOCK
@@ -254,7 +254,7 @@ class BlkRing:
         self._words[REQUESTS] += 1
 
     def prime(self) -> None:
-        """Fill every free slot and kick; for the loads that keep themselves going."""
+        """Fill every free slot and kick; for the loads in which completions submit requests."""
         with self.lock:
             mode = self._context.control[MODE]
             if mode < Mode.HEAVY or self._words[BROKEN]:
@@ -292,7 +292,7 @@ class BlkRing:
         self._context.platform.notify(self._notify_address, self.place.position)
 
     def begin_verify(self) -> None:
-        """Have the verify mode begin with the first block again."""
+        """Start the verify mode at the first block again."""
         with self.lock:
             self.state.rewind()
             self._mark_ring()
@@ -314,7 +314,7 @@ class BlkRing:
 
     @property
     def corrupted(self) -> int:
-        """Blocks that did not hold what they should."""
+        """Blocks whose contents differed from what the driver had written."""
         return self._words[CORRUPTED]
 
     def request_log(self) -> RequestLog:

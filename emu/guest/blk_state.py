@@ -1,7 +1,7 @@
-"""What the block driver keeps in guest memory for one ring, and its requests' formats.
+"""The block driver's state of one ring in guest memory, and the formats of its requests.
 
-Everything that the driver remembers lies beside the ring, so that a driver of another process
-goes on where this one was paused:
+All of it lies beside the ring, so that a driver in another process continues where this one was
+paused:
 
     0    driver queue state (16)     96   slots, 32 bytes each     304  indirect tables, 48 each
     16   words: PRNG, counters       224  request headers, 16 each 400  generations, u32 each
@@ -29,7 +29,7 @@ from vhost_user.virtio.blk import (
 if TYPE_CHECKING:
     from emu.guest.platform import Ram
 
-#: No device answers this, so a status that was never written is seen.
+#: No device returns this status, so one that was never written is seen.
 STATUS_UNSET = 0xFF
 
 
@@ -105,18 +105,18 @@ class BlkState:
         self.first_block = place.position * BLK_SLOTS * BLOCKS_PER_SLOT
 
     def clear(self) -> None:
-        """All counters and generations are 0."""
+        """Set all counters and generations to 0."""
         self._control[:] = bytes(CONTROL_BYTES)
 
     def write_header(self, slot: int, op: int, sector: int) -> None:
-        """Fill a slot's request header, and unset its status."""
+        """Write a slot's request header, and set its status to `STATUS_UNSET`."""
         REQUEST_HEADER.pack_into(
             self._control, _HEADERS_AT + slot * REQUEST_HEADER.size, op, 0, sector
         )
         self.status[slot] = STATUS_UNSET
 
     def buffers(self, slot: int) -> dict[int, Buffers]:
-        """What a slot's chain consists of, by request type: readable and writable extents."""
+        """The extents of a slot's chain, by request type: readable ones and writable ones."""
         header = (self._gpa + _HEADERS_AT + slot * REQUEST_HEADER.size, REQUEST_HEADER.size)
         status = (self._gpa + _STATUS_AT + slot, 1)
         data = self._data_gpa + slot * BLOCK
@@ -129,7 +129,7 @@ class BlkState:
         }
 
     def table(self, slot: int) -> tuple[int, memoryview] | None:
-        """A slot's indirect table. Even slots have none, so that both ways are in use."""
+        """A slot's indirect table. Even slots have none, so that both kinds of chain are used."""
         if not slot % 2:
             return None
         at = _TABLES_AT + slot // 2 * _TABLE_BYTES
@@ -145,12 +145,12 @@ class BlkState:
         }
 
     def rewind(self) -> None:
-        """Have the verify mode begin with the first block again."""
+        """Start the verify mode at the first block again."""
         for slot in range(BLK_SLOTS):
             self.slots[slot * SLOT_WORDS + CURSOR] = 0
 
     def next_written(self, slot: int) -> int | None:
-        """The slot's next block that was ever written; None when all have had their turn."""
+        """The slot's next block that was ever written; None when all have been read back."""
         at, first = slot * SLOT_WORDS + CURSOR, slot * BLOCKS_PER_SLOT
         for cursor in range(self.slots[at], BLOCKS_PER_SLOT):
             if self.generations[first + cursor]:
@@ -160,7 +160,7 @@ class BlkState:
         return None
 
     def all_verified(self) -> bool:
-        """Whether every block has had its turn."""
+        """Whether every block has been read back."""
         return all(cursor == BLOCKS_PER_SLOT for cursor in self.slots[CURSOR::SLOT_WORDS])
 
     def outstanding(self) -> int:

@@ -12,7 +12,7 @@ class BlkFeatures(NamedTuple):
     """What the guest's driver uses of a disk.
 
     Attributes:
-        capacity: sectors of 512 bytes, or None where the device was not asked.
+        capacity: sectors of 512 bytes, or None where it was not read from the device.
         read_only: VIRTIO_BLK_F_RO: only reads are sent.
         flush, write_zeroes: VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_WRITE_ZEROES.
     """
@@ -36,14 +36,14 @@ class ReaderConfig(NamedTuple):
 
 
 class GuestConfig(NamedTuple):
-    """The same on both sides of a migration.
+    """What the drivers negotiated; the same at source and destination of a migration.
 
     Attributes:
         event_idx, indirect: virtio ring features, negotiated for all devices.
         disks: features of each disk by its number; the default for a number that is not listed.
-        reader: what to do with ``blk0``, when it is a user's disk.
+        reader: how ``blk0`` is read, when it is a user's disk.
         switched: NICs send to each other in pairs (0 and 1, 2 and 3, ...) instead of to
-            themselves, for back-ends that are a switch.
+            themselves, for back-ends that work as a switch.
     """
 
     event_idx: bool = True

@@ -1,7 +1,7 @@
 """The guest's global state in guest memory, and what all drivers share.
 
-Words are u64. The control page is written by the host's side alone, and seldom; the cursors lie
-in the pulse page, beside the heartbeat, which is hot anyway.
+Words are u64. Only the host writes the control page, and seldom; the cursors lie in the pulse page,
+beside the heartbeat, which is hot anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Mode(IntEnum):
-    """What the guest does of its own accord."""
+    """The load that the guest runs."""
 
     QUIET = 0
     LIGHT = 1
@@ -30,18 +30,18 @@ class Mode(IntEnum):
     VERIFY = 3
 
 
-#: Words of the control page. EPOCH grows whenever rings have to be filled anew; LOAD is what
-#: `resume_load` returns to; OVERDUE is 1 after a quiesce whose timeout has expired. HOLD_READER
-#: also holds the dirty_memory, whose bytes a second DIRTY_RATE has.
+#: Words of the control page. EPOCH grows whenever rings have to be filled again; LOAD is the mode
+#: that `resume_load` returns to; OVERDUE is 1 after a quiesce whose timeout has expired.
+#: HOLD_READER also stops the dirty-memory load; DIRTY_RATE is that load's bytes a second.
 MODE, LOAD, EPOCH, LIGHT_REQUESTS, LIGHT_PACKETS, OVERDUE, HOLD_READER, DIRTY_RATE = range(8)
 
 #: Words of the pulse page, behind the heartbeat's. RESCAN: a driver left early because of a
 #: pause, so its ring has to be polled again.
 CURSORS = 256
 RESCAN, PRIMED, PRIME_AT, READER_SEEN = range(CURSORS, CURSORS + 4)
-#: And the dirty memory load's: pages written, time of the last write, pages found changed.
+#: The dirty-memory load's words: pages written, time of the last write, pages found changed.
 DIRTY_COUNT, DIRTY_AT, DIRTY_WRONG = range(CURSORS + 8, CURSORS + 11)
-#: And each driver's own, by the place of its kind among the kinds.
+#: Each driver's own words, by the index of its kind among the kinds.
 DRIVER_WORDS_AT, DRIVER_WORDS = CURSORS + 16, 8
 
 
@@ -52,7 +52,7 @@ class Unit(Protocol):
     lock: threading.Lock
 
     def boot(self) -> None:
-        """Write the beginning to guest memory."""
+        """Write the initial state to guest memory."""
 
     def service(self) -> None:
         """Handle what the device has completed."""
@@ -79,7 +79,7 @@ class QueueUnit(Unit, Protocol):
 
 
 class IdleWatch:
-    """Lets the host's side wait until all units are quiet; drivers report when they become so."""
+    """Lets the host wait until all units are quiet; drivers report when they become so."""
 
     def __init__(self) -> None:
         self.active = False
@@ -87,7 +87,7 @@ class IdleWatch:
         self._idle = threading.Event()
 
     def begin(self, units: Iterable[Unit]) -> None:
-        """Watch from now on. No unit may begin anything new by itself any more."""
+        """Watch from now on. No unit may submit anything new by itself any more."""
         units = list(units)
         self._waiting = {unit.number for unit in units}
         self._idle.clear()
@@ -96,12 +96,12 @@ class IdleWatch:
             with unit.lock:
                 if unit.quiet():
                     self._waiting.discard(unit.number)
-        self._note()
+        self._check()
 
     def settle(self, number: int) -> None:
         """A unit has become quiet."""
         self._waiting.discard(number)
-        self._note()
+        self._check()
 
     def wait(self, timeout: float) -> bool:
         """Whether all were quiet within ``timeout`` seconds; ends the watch."""
@@ -109,13 +109,13 @@ class IdleWatch:
         self.active = False
         return idle
 
-    def _note(self) -> None:
+    def _check(self) -> None:
         if not self._waiting:
             self._idle.set()
 
 
 class GuestContext:
-    """Guest memory's global words, and the few things of this process that drivers share.
+    """Guest memory's global words, and the objects of this process that drivers share.
 
     Attributes:
         epoch: grows with each `attach`: what a driver derived from guest memory before is stale.
@@ -138,12 +138,12 @@ class GuestContext:
         self.mark(self.layout.control, PAGE_SIZE)
 
     def rescan(self) -> None:
-        """Have the next tick look at all rings: one was left before it was empty."""
+        """Have the next tick poll all rings: a driver left one before it was empty."""
         self.pulse[RESCAN] = 1
         self.mark(self.layout.pulse, PAGE_SIZE)
 
     def close(self) -> None:
-        """Let go of guest memory."""
+        """Release guest memory."""
         self.control = self.pulse = memoryview(bytearray(PAGE_SIZE)).cast("Q")
 
 

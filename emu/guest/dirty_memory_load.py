@@ -1,7 +1,7 @@
 """A workload that writes memory at a given rate, and checks what it has written before.
 
 It writes its pages in turn, again and again. Each page holds the number of its last write, so that
-the next one finds an older copy of the page, or none, after a migration.
+the next write detects that a migration brought an older copy of the page, or none.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from emu.guest.control_page import GuestContext
 
 _WORDS = PAGE_SIZE // 8
-#: Time for which one tick writes at most, in nanoseconds: a guest that did not run does not catch
-#: up, so a throttled one writes less.
+#: Nanoseconds of missed writes that one tick makes up for at most: a guest that did not run does
+#: not catch up, so a throttled guest writes less.
 MAX_CATCH_UP_NS = 2_000_000
 #: Pages between two checks whether the vCPUs are to stop.
 BATCH = 64
@@ -43,7 +43,7 @@ class DirtyMemoryLoad:
         self._words = context.platform.ram.view(self._gpa, size).cast("Q")
 
     def shift_clock(self, ns: int) -> None:
-        """From now on the guest's clock is another one, ahead of the former by ``ns``."""
+        """The guest's clock is a different one from now on, ``ns`` ahead of the one before."""
         pulse = self._context.pulse
         pulse[DIRTY_AT] = max(0, pulse[DIRTY_AT] + ns)
 
@@ -65,7 +65,7 @@ class DirtyMemoryLoad:
             due -= self._write(min(due, BATCH))
 
     def _write(self, count: int) -> int:
-        """Write the next pages up to the end of the memory; how many they were."""
+        """Write the next pages up to the end of the memory; returns how many."""
         pulse, words = self._context.pulse, self._words
         done, pages = pulse[DIRTY_COUNT], self.pages
         first = done % pages

@@ -1,9 +1,9 @@
 """A guest program that reads its first disk in full, in order, and hashes what it reads.
 
 Chunks of 64 KiB are read through all rings of the disk at once and hashed in their order; the
-SHA-256 state, the slots and the position lie in the reader's page, so the hash goes on in another
-process in the middle of the disk. In write mode each chunk is written back unchanged once it has
-been hashed.
+SHA-256 state, the slots and the position lie in the reader's page, so that another process can
+continue the hash in the middle of the disk. In write mode each chunk is written back unchanged once
+it has been hashed.
 
     0    SHA-256 state (40)    256  slots, 16 bytes each    640  status bytes
     40   words                 512  request headers, 16 each
@@ -58,7 +58,7 @@ _FREE, _READING, _READ, _WRITING = range(4)
 
 
 class ReaderStatus(NamedTuple):
-    """How far the reader is.
+    """The reader's progress.
 
     Attributes:
         position: bytes hashed.
@@ -121,10 +121,10 @@ class DiskReader:
             context.platform.notify_address(place.device, place.position) for place in places
         ]
         self._progress = threading.Condition()
-        self._watched = 0
+        self._waiters = 0
 
     def boot(self) -> None:
-        """Empty rings; the reader is idle."""
+        """Write the initial state: empty rings, and an idle reader."""
         self._page[:] = bytes(PAGE_SIZE)
         self._words[LIMIT] = NO_LIMIT
         for queue, place in zip(self._queues, self._places, strict=True):
@@ -135,7 +135,7 @@ class DiskReader:
     def _mark(self) -> None:
         self._context.mark(self._context.layout.reader, PAGE_SIZE)
 
-    # -- the host's side
+    # -- called by the host
 
     def start(self, limit: int | None = None) -> None:
         """Read the disk from its beginning, once nothing of an earlier reading is outstanding.
@@ -159,13 +159,13 @@ class DiskReader:
         self.wake()
 
     def wake(self) -> None:
-        """Have the next tick look whether there is something to read."""
+        """Have the next tick check whether there is a chunk to read."""
         with self.lock:
             self._words[WOKEN] += 1
             self._mark()
 
     def status(self) -> ReaderStatus:
-        """How far the reader is."""
+        """The reader's progress."""
         with self.lock:
             position = min(self._words[NEXT_HASHED] * CHUNK, self.size)
             running, outstanding = self._words[RUNNING], self.outstanding()
@@ -173,7 +173,7 @@ class DiskReader:
             return ReaderStatus(position, self.size, done, self._sha.hexdigest() if done else None)
 
     def wait(self, position: int, timeout: float) -> ReaderStatus:
-        """Wait until so many bytes have been hashed; at the disk's size, until it is done.
+        """Wait until ``position`` bytes have been hashed; for the disk's size, until it is done.
 
         Returns:
             The status then, or after ``timeout`` seconds.
@@ -181,7 +181,7 @@ class DiskReader:
         until = time.monotonic_ns() + int(timeout * 1e9)
         position = min(position, self.size)
         with self._progress:
-            self._watched += 1
+            self._waiters += 1
             try:
                 while True:
                     status = self.status()
@@ -191,12 +191,12 @@ class DiskReader:
                         return status
                     self._progress.wait(left)
             finally:
-                self._watched -= 1
+                self._waiters -= 1
 
-    # -- the guest's side
+    # -- called by the guest
 
     def woken(self) -> bool:
-        """Whether the host's side has changed something since the last call (vCPU 0's tick)."""
+        """Whether the host has called `wake` since the last call (vCPU 0's tick)."""
         pulse, words = self._context.pulse, self._words
         if pulse[READER_SEEN] == words[WOKEN]:
             return False
@@ -204,22 +204,22 @@ class DiskReader:
         return True
 
     def interrupt(self, ring: int) -> None:
-        """A ring has completed something."""
+        """The device has completed requests of a ring."""
         with self.lock:
             self._words[INTERRUPTS] += 1
             self._run((ring,))
-        self._tell()
+        self._wake_waiters()
 
     def service(self) -> None:
-        """Look at all rings, and read on."""
+        """Poll all rings, and submit the next reads."""
         with self.lock:
             self._run(range(len(self._queues)))
-        self._tell()
+        self._wake_waiters()
 
     prime = service
 
-    def _tell(self) -> None:
-        if self._watched:
+    def _wake_waiters(self) -> None:
+        if self._waiters:
             with self._progress:
                 self._progress.notify_all()
 
@@ -237,7 +237,7 @@ class DiskReader:
                 if not any(self._queues[ring].arm() for ring in rings):
                     break
         except BackendError:
-            # It completed what was not in flight: such a ring cannot be used any further.
+            # The device completed what was not in flight: the ring cannot be used any further.
             self._words[DUPLICATED] += 1
             self._words[BROKEN] = 1
         for ring in {*rings, *touched}:
@@ -247,7 +247,7 @@ class DiskReader:
             context.idle.settle(self.number)
 
     def _drain(self, ring: int) -> bool:
-        """Takes a ring's completions; whether a pause has come."""
+        """Handle a ring's completions; returns whether the vCPUs are to pause."""
         pop, platform = self._queues[ring].pop, self._context.platform
         while (done := pop()) is not None:
             self._complete(ring, done[0])
@@ -270,7 +270,7 @@ class DiskReader:
         table[base] = _READ if table[base] == _READING else _FREE
 
     def _advance(self, touched: set[int]) -> bool:
-        """Hashes what has come in order and reads on; whether a pause has come."""
+        """Hash the chunks read, in order, and read the next; whether the vCPUs are to pause."""
         words, table, platform = self._words, self._table, self._context.platform
         while not platform.paused:
             chunk = words[NEXT_HASHED]
@@ -294,7 +294,7 @@ class DiskReader:
             touched.add(slot)
 
     def _read_next(self, touched: set[int]) -> bool:
-        """Submits the next chunk if it may be read already and its slot is free."""
+        """Submit the read of the next chunk if the limit allows it and its slot is free."""
         words = self._words
         chunk = words[NEXT_READ]
         slot = chunk % self._slots
@@ -312,13 +312,13 @@ class DiskReader:
         return True
 
     def _submit(self, slot: int, chunk: int, op: Op) -> None:
-        """Adds the request for a chunk to its slot's ring (slot and ring have the same number)."""
+        """Add the request for a chunk to its slot's ring (slot and ring have the same number)."""
         layout, context = self._context.layout, self._context
         header = _HEADERS_AT + slot * REQUEST_HEADER.size
         data = (layout.reader_buffers + slot * CHUNK, self._length(chunk))
         status = (layout.reader + _STATUS_AT + slot, 1)
         if op == Op.READ:
-            # a read that does nothing must not leave an earlier chunk to be hashed
+            # so that a read that wrote nothing does not leave an earlier chunk to be hashed
             self._data[slot][:8] = b"unread!!"
             context.mark(data[0], 8)
         REQUEST_HEADER.pack_into(self._page, header, op, 0, chunk * CHUNK // SECTOR_SIZE)

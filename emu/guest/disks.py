@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emu.guest.control_page import Unit
 
 #: This driver's words of the pulse page: the next ring to get a request, and how many rings before
-#: it have got requests but no kick yet.
+#: it have requests that were not kicked yet.
 _LIGHT, _PLUGGED = range(2)
 
 
@@ -81,7 +81,7 @@ class DiskDriver(Driver):
         )
 
     def handlers(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
-        """Of the stamped workload's rings, and of the reader's, which handles all of its disk's."""
+        """Those of the rings under the stamped workload, and of all rings of the reader's disk."""
         yield from super().handlers()
         if self.reader is not None:
             for place in self._places:
@@ -90,7 +90,7 @@ class DiskDriver(Driver):
                     yield place.device, place.position, handler
 
     def tick(self, now_ns: int) -> None:
-        """Kick what the last tick has submitted, submit more, let the reader go on."""
+        """Kick what the last tick has submitted, submit more, and have a woken reader read."""
         if self._context.pulse[self._word + _PLUGGED]:
             self._unplug()
         super().tick(now_ns)
@@ -115,19 +115,19 @@ class DiskDriver(Driver):
         pulse[self._word + _PLUGGED] = count
 
     def begin_verify(self) -> Sequence[Unit]:
-        """All rings under the stamped workload begin with their first block."""
+        """Start all rings under the stamped workload at their first block."""
         for ring in self.queues:
             ring.begin_verify()
         return self.queues
 
     def verified(self) -> tuple[int, int]:
-        """Of all rings under the stamped workload."""
+        """The sums over all rings under the stamped workload."""
         return sum(ring.checked for ring in self.queues), sum(
             ring.corrupted for ring in self.queues
         )
 
     def requests_in_flight(self) -> int:
-        """Of all rings, and of the reader."""
+        """The sum over all rings, and the reader's."""
         reader = 0 if self.reader is None else self.reader.outstanding()
         return reader + sum(ring.outstanding() for ring in self.queues)
 
@@ -148,7 +148,7 @@ class DiskDriver(Driver):
         return found
 
     def serial(self, disk: int) -> str:
-        """The answer of GET_ID of a disk; empty before that request has completed."""
+        """The result of GET_ID of a disk; empty before that request has completed."""
         for place in self._places:
             if place.number == disk:
                 gpa = self._context.layout.serials + SERIAL_BYTES * place.device

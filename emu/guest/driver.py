@@ -1,8 +1,8 @@
 """What the guest's driver for one kind of device provides; `GuestProgram` runs one for each kind.
 
-A driver is named in the row of its kind (`emu.config.device_kinds`). All that it remembers lies in
-guest memory: in the `CONTROL_BYTES` beside each ring, in the data buffers of its units, and in its
-words of the pulse page.
+A driver is named in the row of its kind (`emu.config.device_kinds`). All of its state lies in guest
+memory: in the `CONTROL_BYTES` beside each ring, in the data buffers of its units, and in its words
+of the pulse page.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Driver:
         config: what the drivers have negotiated.
 
     Attributes:
-        DATA_BYTES: data buffers of each unit.
+        DATA_BYTES: size of the data buffers of each unit.
         DATA_HIGH: the buffers lie above 4 GiB, in a VM that has memory there.
         queues: the units, in the order of ``places``; each handles its rings' interrupts.
 
@@ -55,7 +55,7 @@ class Driver:
 
     @property
     def units(self) -> Sequence[Unit]:
-        """All that is booted, primed and quiesced: the queues, and what else the driver runs."""
+        """The units that are booted, primed and quiesced: the queues, and others of the driver."""
         return self.queues
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Driver:
         self.queues = ()
 
     def handlers(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
-        """Device (by its index on the bus), ring, and what handles the ring's interrupt."""
+        """Device (by its index on the bus), ring, and the handler of the ring's interrupt."""
         for queue in self.queues:
             for ring in range(len(queue.place.rings)):
                 yield queue.place.device, queue.place.first_ring + ring, queue.interrupt
@@ -78,23 +78,23 @@ class Driver:
         """Another process may have written guest memory; the next use derives state from it."""
 
     def shift_clock(self, ns: int) -> None:
-        """Add so many nanoseconds to all times in memory: they are another machine's."""
+        """Add ``ns`` nanoseconds to all times in memory: they are of another machine's clock."""
 
     def tick(self, now_ns: int) -> None:  # noqa: ARG002  for drivers with timers
-        """One millisecond has passed; `light` and the driver's timers run from here."""
+        """Called every millisecond: runs `light` and the driver's timers."""
         context = self._context
         if context.control[MODE] == Mode.LIGHT and self.queues and not context.platform.paused:
             self.light()
 
     def light(self) -> None:
-        """Submit what the light load submits in one tick."""
+        """Submit the light load's requests of one tick."""
 
     def begin_verify(self) -> Sequence[Unit]:
-        """Begin to read back what was written; the units that are going to do so."""
+        """Begin to read back what was written; returns the units that do so."""
         return ()
 
     def verified(self) -> tuple[int, int]:
-        """Blocks compared, and those that were wrong, since the guest booted."""
+        """Number of blocks compared, and of those that were wrong, since the guest booted."""
         return 0, 0
 
     def requests_in_flight(self) -> int:

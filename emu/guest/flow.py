@@ -1,9 +1,9 @@
 """The counters of one flow of numbered packets, in guest memory.
 
-A flow knows three numbers: the next one to send, one past the highest that came back, and the
-floor, below which nothing is waited for any more. What lies between (the higher of the last two)
-and the first is on its way. A gap is a loss until the packet comes after all; only a number that
-was seen before is a duplicate, according to a bitmap of the last 64.
+A flow has three sequence numbers: the next to send, one above the highest received, and the floor,
+below which the driver waits for no packet any more. The packets from the higher of the last two up
+to the first are in flight. A gap is a loss until the packet arrives after all; only a number that
+was received before is a duplicate, according to a bitmap of the last 64.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Flow:
         self.words = words
 
     def outstanding(self) -> int:
-        """Packets that are waited for."""
+        """Packets in flight that the driver waits for."""
         words = self.words
         return words[NEXT] - max(words[HIGHEST], words[FLOOR])
 
     def arrived(self, sequence: int) -> None:
-        """A packet of this flow came in."""
+        """A packet of this flow was received."""
         words = self.words
         behind = words[HIGHEST] - 1 - sequence
         if behind < 0:
@@ -51,10 +51,10 @@ class Flow:
             words[REORDERED] += 1
 
     def give_up(self) -> None:
-        """Wait no longer for what is on its way; it still counts when it comes."""
+        """Wait no longer for the packets in flight; one that arrives later still counts."""
         self.words[FLOOR] = self.words[NEXT]
 
     def lost(self) -> int:
-        """Packets that did not come back and are not waited for."""
+        """Packets that were not received and are no longer waited for."""
         words = self.words
         return max(words[HIGHEST], words[FLOOR]) - words[RECEIVED]

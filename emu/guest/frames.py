@@ -1,7 +1,7 @@
-"""Ethernet frames: the guest's numbered packets, and probes from outside with their answers.
+"""Ethernet frames: the guest's numbered packets, and probes from outside with their replies.
 
-Every frame in a ring stands behind the virtio-net header of 12 bytes (virtio 1.2, 5.1.6), which
-is all zeroes here: no offload is negotiated.
+Every frame in a ring follows the virtio-net header of 12 bytes (virtio 1.2, 5.1.6), which is all
+zeroes here: no offload is negotiated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 PROBE_ETHERTYPE = 0x88B5
 FLOW_ETHERTYPE = 0x88B6
 ETHERNET_HEADER = 14
-#: The shortest frame without its check sequence.
+#: Bytes of the shortest frame, without its frame check sequence.
 MIN_FRAME = 60
 BROADCAST = b"\xff" * 6
 
@@ -36,18 +36,18 @@ def nic_mac(nic: int) -> bytes:
 
 
 def flow_check(flow: int, sequence: int) -> int:
-    """The bytes after the sequence number of a packet, by which a damaged packet is recognised."""
+    """The check value after a packet's sequence number, by which a damaged packet is recognised."""
     return (sequence + (flow << 40) + 1) * _CHECK & _MASK64
 
 
 class Probe(NamedTuple):
-    """A numbered frame from outside of the VM, or its answer.
+    """A numbered frame from outside of the VM, or the guest's reply.
 
     Attributes:
         destination, source: MACs.
         sequence: its number.
         sent_ns: when it was sent (CLOCK_MONOTONIC of its sender).
-        is_reply: the guest has answered it.
+        is_reply: whether it is the guest's reply.
     """
 
     destination: bytes
@@ -66,7 +66,7 @@ class Probe(NamedTuple):
 
     @classmethod
     def parse(cls, frame: bytes | bytearray | memoryview) -> Probe | None:
-        """The probe in a frame, or None if it is none."""
+        """The probe in a frame, or None if the frame is not a probe."""
         if len(frame) < _PROBE.size:
             return None
         destination, source, ethertype, magic, sequence, sent_ns = _PROBE.unpack_from(frame)
@@ -75,5 +75,5 @@ class Probe(NamedTuple):
         return cls(destination, source, sequence, sent_ns, magic == _REPLY_MAGIC)
 
     def reply(self, source: bytes) -> Probe:
-        """The answer of a station with that MAC."""
+        """The reply of a station with that MAC."""
         return Probe(self.source, source, self.sequence, self.sent_ns, is_reply=True)

@@ -1,8 +1,8 @@
 """The guest's heartbeat: for how long no guest code ran, as recorded in guest memory.
 
-Every entry to and exit from guest code beats, and so does the tick of vCPU 0. Gaps that are
-longer than a tick should be are kept with their times, so that the one that a blackout made can
-be told from one that a busy host made.
+Every entry to and exit from guest code is a beat, and so is the tick of vCPU 0. Gaps that are
+longer than a tick should be are recorded with their times, to distinguish the gap of a blackout
+from one that a busy host caused.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from vhost_user.memory import PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LAST, MAX_GAP, COUNT, NOTED = range(4)
+LAST, MAX_GAP, COUNT, RECORDED = range(4)
 _LOG = 8
 _LOG_ENTRIES = 64
-#: A gap is remembered with its times from here on: twice the tick's period.
-NOTED_GAP_NS = 2_000_000
+#: A gap longer than this is recorded with its times: twice the tick's period.
+LONG_GAP_NS = 2_000_000
 
 
 class Heartbeat:
-    """Words of the pulse page: last beat, largest gap, beats, and the last 64 noticeable gaps.
+    """Words of the pulse page: last beat, largest gap, beats, and the last 64 long gaps.
 
-    Beats come from many threads without a lock. Between the read of the last beat and the write
-    of the new one stands no call, so that CPython does not switch threads there; a beat that was
-    overtaken while it read the clock is dropped.
+    Many threads call `beat` without a lock. Between the read of the last beat and the write of the
+    new one there is no call, so that CPython does not switch threads there; a beat is dropped when
+    a later one was written while it read the clock.
 
     Args:
         words: the pulse page as u64.
         gpa: its guest physical address.
-        mark: to mark it dirty.
+        mark: marks guest memory as dirty: (address, length).
 
     Attributes:
         first_ns: the first beat since `attach`, 0 before it.
@@ -49,7 +49,7 @@ class Heartbeat:
         self._awaited: queue.SimpleQueue[int] | None = None
 
     def attach(self) -> None:
-        """The memory is another process's work: the first gap is noted, however short it is."""
+        """Another process has written the memory: record the first gap, however short it is."""
         self._fresh = True
         self.first_ns = 0
 
@@ -67,9 +67,9 @@ class Heartbeat:
         words[LAST] = now_ns
         words[COUNT] += 1
         gap = now_ns - last
-        if (gap > NOTED_GAP_NS or self._fresh) and last:
+        if (gap > LONG_GAP_NS or self._fresh) and last:
             # The log first: a thread that finds `first_ns` set asks the log for the gap before it.
-            self._note(last, now_ns)
+            self._record(last, now_ns)
             if self._fresh:
                 self._fresh = False
                 self.first_ns = now_ns
@@ -82,9 +82,9 @@ class Heartbeat:
             awaited.put(now_ns)
 
     def await_beat(self, timeout: float) -> int | None:
-        """Wait for the next beat: when it was, or None if there was none in ``timeout`` seconds.
+        """Wait for the next beat: its time, or None if there was none in ``timeout`` seconds.
 
-        The waiting thread may notice it late, as it competes with the guest's for the interpreter.
+        The waiting thread may return late, as it competes with the guest's for the interpreter.
         """
         awaited = queue.SimpleQueue[int]()
         self._awaited = awaited
@@ -95,20 +95,20 @@ class Heartbeat:
         finally:
             self._awaited = None
 
-    def _note(self, start: int, end: int) -> None:
+    def _record(self, start: int, end: int) -> None:
         words = self._words
         words[MAX_GAP] = max(words[MAX_GAP], end - start)
-        at = _LOG + 2 * (words[NOTED] % _LOG_ENTRIES)
+        at = _LOG + 2 * (words[RECORDED] % _LOG_ENTRIES)
         words[at] = start
         words[at + 1] = end
-        words[NOTED] += 1
+        words[RECORDED] += 1
 
     def shift(self, ns: int) -> None:
-        """From now on the guest's clock is another one, ahead of the former by ``ns``."""
+        """The guest's clock is a different one from now on, ``ns`` ahead of the one before."""
         words = self._words
-        kept = range(_LOG, _LOG + 2 * min(words[NOTED], _LOG_ENTRIES))
+        kept = range(_LOG, _LOG + 2 * min(words[RECORDED], _LOG_ENTRIES))
         for at in (LAST, *kept):
-            # A gap from before that clock began is not looked for.
+            # A time before that clock began becomes 1: 0 means that there was no beat.
             words[at] = max(1, words[at] + ns) if words[at] else 0
         self._mark(self._gpa, PAGE_SIZE)
 
@@ -128,19 +128,19 @@ class Heartbeat:
         return self._words[COUNT]
 
     def gaps(self) -> list[tuple[int, int]]:
-        """The last noticeable gaps: (last beat before, first beat after), oldest first."""
-        noted = self._words[NOTED]
-        first = max(0, noted - _LOG_ENTRIES)
-        places = [_LOG + 2 * (index % _LOG_ENTRIES) for index in range(first, noted)]
+        """The last long gaps: (last beat before, first beat after), oldest first."""
+        recorded = self._words[RECORDED]
+        first = max(0, recorded - _LOG_ENTRIES)
+        places = [_LOG + 2 * (index % _LOG_ENTRIES) for index in range(first, recorded)]
         return [(self._words[at], self._words[at + 1]) for at in places]
 
     def gap_between(self, start_ns: int, end_ns: int) -> int:
-        """The largest gap, in nanoseconds, that overlaps a span of time; 0 for none noticeable."""
+        """The largest recorded gap, in nanoseconds, that overlaps a span of time; 0 for none."""
         return max(
             (end - start for start, end in self.gaps() if start < end_ns and end > start_ns),
             default=0,
         )
 
     def gap_at(self, at_ns: int) -> int:
-        """The gap, in nanoseconds, around a moment in which no guest code had run yet."""
+        """The gap, in nanoseconds, around a time at which no guest code ran."""
         return self.gap_between(at_ns - 1, at_ns + 1)

@@ -1,7 +1,7 @@
-"""The disks' contents, seen from the host, against the generations in the guest's memory.
+"""Compares the disk images on the host with the generations in the guest's memory.
 
-The guest's own reads go through the rings; this looks at the image itself, so that an error that
-the rings would hide (data in a cache, a back-end that answers from memory) is seen too.
+The guest's own reads go through the rings; this reads the image itself, so that an error that the
+rings would hide (data in a cache, a back-end that serves reads from memory) is seen too.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class ImageCheck(NamedTuple):
-    """What an image holds.
+    """The result of `check_image`.
 
     Attributes:
-        checked: blocks that the guest has written at some time.
-        corrupted: those of them that hold anything else than they should, by index.
+        checked: number of blocks that the guest has written.
+        corrupted: indices of those of them that hold anything else than the guest has written.
     """
 
     checked: int

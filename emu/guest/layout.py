@@ -1,12 +1,12 @@
-"""The layout of guest memory. Both sides of a migration compute the same.
+"""The layout of guest memory. Source and destination of a migration compute the same.
 
 A hot page is sent in the blackout, so what a ring needs shares as few pages as possible: the
 split ring of 128 descriptors (3342 bytes) leaves room in its page for the driver's own state.
 
-    1 MiB    control page       the load's settings, written by the host's side, cold
+    1 MiB    control page       the load's settings, written by the host, cold
              pulse page         heartbeat and the cursors of the tick, written every millisecond
              disk reader page   its SHA-256 state, slots and counters
-             serials            what GET_ID answered, 32 bytes a device
+             serials            results of GET_ID, 32 bytes a device
              rings              one page a ring: desc, avail, used, driver state
              receive buffers    one page a queue pair
     4 GiB    block buffers      4 pages a disk's ring (after the receive buffers in a small VM)
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BASE = 1 << 20
 HIGH = 4 << 30
-#: What a driver may keep beside its ring.
+#: Size of a driver's state beside its ring.
 CONTROL_BYTES = 704
 
 BLK_SLOTS = 4
@@ -70,7 +70,7 @@ class DataBuffers(Protocol):
 
 
 class UnitPlace(NamedTuple):
-    """What a driver handles together: a queue pair of a NIC, a ring of a disk; with its buffers.
+    """Where a unit lies: the rings that a driver handles together, such as a queue pair of a NIC.
 
     Attributes:
         unit: numbers all units of the machine, kind by kind.
@@ -95,7 +95,7 @@ class UnitPlace(NamedTuple):
 
 
 def scratch_bytes(rings: int) -> int:
-    """The size of image that the block workload needs behind a disk with so many rings."""
+    """The size of the image that the block workload needs for a disk with so many rings."""
     return rings * BLK_SLOTS * BLOCKS_PER_SLOT * BLOCK
 
 
@@ -151,7 +151,7 @@ class GuestLayout:
     def _place(
         self, spec: VmSpec, drivers: Mapping[str, DataBuffers], first: Mapping[str, int], at: int
     ) -> int:
-        """Place the units of some kinds, with their data buffers from ``at`` on; their end."""
+        """Place the units of some kinds, with data buffers from ``at`` on; returns their end."""
         for kind, driver in drivers.items():
             units = self.units[kind] = []
             per_unit = KINDS[kind].rings_per_unit
@@ -167,17 +167,19 @@ class GuestLayout:
 
     @staticmethod
     def check(regions: Sequence[Region], low_end: int, data_end: int) -> None:
-        """Checks that both ends lie inside of memory.
+        """Check that both ends lie inside of memory.
 
         Raises:
             ShapeError: they do not.
         """
         for end in (low_end, data_end):
             if not any(part.gpa < end <= part.gpa + part.size for part in regions):
-                raise ShapeError("so many rings do not fit into the VM's memory: give it more")
+                raise ShapeError(
+                    "so many rings do not fit into the VM's memory: give it more memory"
+                )
 
     def ring_addresses(self, device: int) -> list[RingAddresses]:
-        """Of all rings of a device, for SET_VRING_ADDR."""
+        """The addresses of all rings of a device, for SET_VRING_ADDR."""
         return [place.addresses for place in self.rings[device]]
 
 
@@ -201,7 +203,7 @@ def _first_units(spec: VmSpec) -> dict[str, int]:
 def _data_base(
     spec: VmSpec, drivers: Mapping[str, DataBuffers], regions: Sequence[Region], low: int
 ) -> int:
-    """Block buffers go above the 4 GiB hole where there is room, so that both regions are used."""
+    """Block buffers lie above the hole below 4 GiB where there is room, to use both regions."""
     data = sum(_unit_count(spec, kind) * driver.DATA_BYTES for kind, driver in drivers.items())
     needed = BASE + data + (MAX_READER_SLOTS + 1) * CHUNK
     high = [part for part in regions if part.gpa >= HIGH and part.size >= needed]
@@ -210,7 +212,7 @@ def _data_base(
 
 def _place_dirty_memory(regions: Sequence[Region], at: int) -> tuple[int, int]:
     """Address and bytes of the dirty-memory load: at most half of what the region has left."""
-    home = next(part for part in regions if part.gpa < at <= part.gpa + part.size)
+    region = next(part for part in regions if part.gpa < at <= part.gpa + part.size)
     start = _round_up(at, PAGE_SIZE)
-    left = home.gpa + home.size - start
+    left = region.gpa + region.size - start
     return start, min(DIRTY_MEMORY_BYTES, left // 2 // PAGE_SIZE * PAGE_SIZE)

@@ -42,9 +42,9 @@ from emu.guest.transmit import TransmitRing
 from vhost_user.errors import BackendError
 from vhost_user.virtio.net import NET_HEADER_SIZE
 
-#: Packets of a flow that may be on their way.
+#: Packets of a flow that may be in flight.
 WINDOW = 4
-#: A packet that has not come back after this time is not waited for.
+#: The driver no longer waits for a packet that has not come back after this time.
 GIVE_UP_NS = 50_000_000
 
 _FLOW_AT, _COUNTERS_AT, _COUNTERS_END, _HEADS_AT = 16, 88, 128, 136
@@ -56,7 +56,7 @@ _VNET = bytes(NET_HEADER_SIZE)
 #: Where a received frame's ethertype ends; anything shorter is not a frame.
 _ETHERTYPE_END = NET_HEADER_SIZE + ETHERNET_HEADER
 
-#: Where a packet goes that came in on another pair than the one that sent it (a switch).
+#: Gets (flow, sequence) of a packet that was received on another pair than the one that sent it.
 FlowSink = Callable[[int, int], None]
 
 
@@ -67,7 +67,7 @@ class NetPair:
         context: guest memory and the machine.
         place: where the rings lie.
         peer: MAC that the pair's packets are sent to.
-        elsewhere: called with (flow, sequence) of packets that belong to another pair.
+        forward: called with (flow, sequence) of packets that belong to another pair (a switch).
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
     """
 
@@ -76,7 +76,7 @@ class NetPair:
         context: GuestContext,
         place: UnitPlace,
         peer: bytes,
-        elsewhere: FlowSink,
+        forward: FlowSink,
         *,
         event_idx: bool,
     ) -> None:
@@ -86,7 +86,7 @@ class NetPair:
         self._context = context
         self._peer = peer
         self._mac = nic_mac(place.number)
-        self._elsewhere = elsewhere
+        self._forward = forward
         ram, ring = context.platform.ram, place.first_ring
         self._rx, self._control = open_ring(ram, place.rings[0], ring, event_idx=event_idx)
         self._tx = TransmitRing(ram, place.rings[1], ring + 1, event_idx=event_idx)
@@ -106,10 +106,10 @@ class NetPair:
         self._announcements: list[int] = []
         self._announce_ns = 0
 
-    def arrive(self) -> None:
-        """The VM comes from another host: once it runs, the first NIC announces it.
+    def schedule_announcements(self) -> None:
+        """Have the first NIC announce the VM once it runs: it was migrated to this host.
 
-        The bridges still have its former port: packets to itself do not reach them.
+        The bridges still have its former port, and the NIC's packets to itself do not reach them.
         """
         if not self.place.number and not self.place.position:
             self._announcements = list(_ANNOUNCEMENTS_MS)
@@ -124,7 +124,10 @@ class NetPair:
             self._put(gratuitous_arp(self._mac, GUEST_ADDRESS))
 
     def boot(self) -> None:
-        """Empty rings, counters at 0; all receive buffers are posted, the device's start kicks."""
+        """Write the initial state: counters at 0, empty rings, all receive buffers posted.
+
+        The start of the device kicks the receive ring.
+        """
         self._control[:] = bytes(CONTROL_BYTES)
         self._rx.reset()
         self._tx.boot()
@@ -139,17 +142,17 @@ class NetPair:
             mark(ring.start, ring.length)
 
     def _refresh(self) -> None:
-        """Derives the state from guest memory again: another process may have written it."""
+        """Derive the state from guest memory again: another process may have written it."""
         self._by_head = {head: buffer for buffer, head in enumerate(self._heads)}
         self._tx.refresh()
         self._epoch = self._context.epoch
 
     def interrupt(self) -> None:
-        """The device has received or sent something."""
+        """The device has received or sent packets."""
         self._enter(interrupts=1)
 
     def service(self) -> None:
-        """The same, without having been called."""
+        """Handle what the device has completed, without an interrupt."""
         self._enter(interrupts=0)
 
     def _enter(self, interrupts: int) -> None:
@@ -162,7 +165,7 @@ class NetPair:
                 if not self._counters[BROKEN]:
                     self._run(foreign)
             except BackendError:
-                # It completed what was not in flight: such rings cannot be used any further.
+                # The device completed what was not in flight: the rings cannot be used any further.
                 self.flow.words[word.DUPLICATED] += 1
                 self._counters[BROKEN] = 1
             self._mark_rings()
@@ -170,7 +173,7 @@ class NetPair:
                 self._context.idle.settle(self.number)
         # Another pair's lock is never taken while this one's is held.
         for flow, sequence in foreign:
-            self._elsewhere(flow, sequence)
+            self._forward(flow, sequence)
 
     def _run(self, foreign: list[tuple[int, int]]) -> None:
         context, rx = self._context, self._rx
@@ -189,7 +192,11 @@ class NetPair:
                 return
 
     def _receive(self, foreign: list[tuple[int, int]]) -> bool:
-        """Handles received frames until there are none, or a pause comes; whether one has."""
+        """Handle received frames until there are none, or the vCPUs are to pause.
+
+        Returns:
+            Whether the vCPUs are to pause.
+        """
         rx, platform = self._rx, self._context.platform
         pop, add, by_head, buffers = rx.pop, rx.add, self._by_head, self._buffers
         arrived = paused = False
@@ -206,7 +213,7 @@ class NetPair:
         return paused
 
     def _frame(self, data: memoryview, length: int, foreign: list[tuple[int, int]]) -> bool:
-        """Takes one frame; whether it was a packet of this pair's flow."""
+        """Handle one frame; returns whether it was a packet of this pair's flow."""
         if length >= FLOW_BYTES:
             _, _, ethertype, magic, flow, sequence, check = FLOW.unpack_from(data)
             if ethertype == FLOW_ETHERTYPE:
@@ -228,7 +235,7 @@ class NetPair:
         return False
 
     def _answer(self, frame: memoryview) -> bool:
-        """Answers a probe, an ARP request or an ICMP echo; False if it was none for this guest."""
+        """Reply to a probe, an ARP request or an ICMP echo; False if it is not for this guest."""
         ethertype = int.from_bytes(frame[ETHERNET_HEADER - 2 : ETHERNET_HEADER], "big")
         reply: bytes | None = None
         if ethertype == PROBE_ETHERTYPE:
@@ -252,7 +259,7 @@ class NetPair:
         self._counters[PROBES] += 1
 
     def _put(self, frame: bytes) -> None:
-        """Makes a frame available; a slot is free."""
+        """Make a frame available; the caller has checked that a slot is free."""
         tx = self._tx
         slot = tx.free.pop()
         at = tx.offset(slot)
@@ -260,7 +267,7 @@ class NetPair:
         tx.send(slot)
 
     def _send_packet(self) -> None:
-        """The flow's next packet; a slot is free."""
+        """Make the flow's next packet available; the caller has checked that a slot is free."""
         words, tx = self.flow.words, self._tx
         sequence = words[word.NEXT]
         slot = tx.free.pop()
@@ -296,7 +303,7 @@ class NetPair:
             notify(self._tx_notify_address, ring + 1)
 
     def prime(self) -> None:
-        """Fill the window and kick; for the load that keeps itself going."""
+        """Fill the window and kick; for the load in which each packet received sends the next."""
         if self._context.control[MODE] == Mode.HEAVY:
             self.service()
         elif self._context.idle.active:
@@ -325,17 +332,17 @@ class NetPair:
         return True
 
     def overdue(self, now_ns: int) -> bool:
-        """Whether packets are waited for that should have come back long ago (takes no lock)."""
+        """Whether packets in flight have not come back within `GIVE_UP_NS` (takes no lock)."""
         words = self.flow.words
         return now_ns - words[word.LAST_NS] > GIVE_UP_NS and self.flow.outstanding() > 0
 
     def shift_clock(self, ns: int) -> None:
-        """The guest's clock is another one from now on, which is so far ahead of the one before."""
+        """The guest's clock is a different one from now on, ``ns`` ahead of the one before."""
         words = self.flow.words
         words[word.LAST_NS] = max(0, words[word.LAST_NS] + ns)
 
     def expire(self, now_ns: int) -> None:
-        """Give the window back when its packets do not return, and go on."""
+        """Wait no longer for overdue packets, so that the window has room for others."""
         with self.lock:
             if not self.overdue(now_ns):
                 return
@@ -343,24 +350,24 @@ class NetPair:
             self.flow.words[word.LAST_NS] = now_ns
         self.service()
 
-    def arrived_elsewhere(self, sequence: int) -> None:
-        """A packet of this flow came in on another pair."""
+    def arrived_on_other_pair(self, sequence: int) -> None:
+        """A packet of this flow was received on another pair."""
         with self.lock:
             self.flow.arrived(sequence)
             self.flow.words[word.LAST_NS] = time.monotonic_ns()
         self.service()
 
     def outstanding(self) -> int:
-        """Packets in the transmit ring, or sent and waited for."""
+        """Packets in the transmit ring, or in flight."""
         return max(self.flow.outstanding(), self._tx.queue.in_flight)
 
     def quiet(self) -> bool:
-        """Nothing is on its way; the caller holds the lock."""
+        """Nothing is in flight; the caller holds the lock."""
         if self._counters[BROKEN]:
             return False
         if self._epoch != self._context.epoch:
             self._refresh()
-        # packets that are dropped bring no other interrupt than the transmit ring's
+        # for packets that are dropped, only the transmit ring raises an interrupt
         empty = self._tx.empty()
         self._mark_rings()
         return empty and not self.flow.outstanding()

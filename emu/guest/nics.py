@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from emu.guest.config import GuestConfig
 
-#: Queue pairs that one tick looks at for packets that did not return.
+#: Queue pairs that one tick checks for packets that did not come back.
 EXPIRE_BATCH = 32
-#: This driver's words of the pulse page: the next pair to send, the next one to look at.
+#: This driver's words of the pulse page: the next pair to send, and the next to check.
 _LIGHT, _EXPIRE = range(2)
 
 
@@ -38,35 +38,35 @@ class NicDriver(Driver):
                 context,
                 place,
                 nic_mac(_peer(place.number, nics, switched=config.switched)),
-                self._arrived_elsewhere,
+                self._forward,
                 event_idx=config.event_idx,
             )
             for place in places
         ]
 
-    def _arrived_elsewhere(self, flow: int, sequence: int) -> None:
+    def _forward(self, flow: int, sequence: int) -> None:
         index = flow - self.queues[0].number
         if 0 <= index < len(self.queues):
-            self.queues[index].arrived_elsewhere(sequence)
+            self.queues[index].arrived_on_other_pair(sequence)
 
     def attach(self) -> None:
-        """The first NIC announces where the VM is now."""
+        """Have the first NIC announce where the VM is now."""
         for pair in self.queues:
-            pair.arrive()
+            pair.schedule_announcements()
 
     def shift_clock(self, ns: int) -> None:
-        """Of the flows' last packets."""
+        """Shift the times of the flows' last packets."""
         for pair in self.queues:
             pair.shift_clock(ns)
 
     def tick(self, now_ns: int) -> None:
-        """Packets of the light load; windows whose packets do not return."""
+        """Send the light load's packets, and expire windows whose packets do not come back."""
         super().tick(now_ns)
         if self.queues:
             self._expire(now_ns)
 
     def light(self) -> None:
-        """One packet of each of the next pairs in turn."""
+        """Send one packet on each of the next pairs in turn."""
         pulse, pairs, cursor = self._context.pulse, self.queues, self._word + _LIGHT
         for _ in range(self._context.control[LIGHT_PACKETS]):
             pairs[pulse[cursor] % len(pairs)].send_one()
@@ -82,7 +82,7 @@ class NicDriver(Driver):
         pulse[cursor] = (start + EXPIRE_BATCH) % len(pairs)
 
     def packets_in_flight(self) -> int:
-        """Of all pairs."""
+        """The sum over all pairs."""
         return sum(pair.outstanding() for pair in self.queues)
 
     def stats(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What the guest needs of its machine."""
+"""The interface of the machine that the guest uses."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
 
 class Region(Protocol):
-    """A piece of guest memory: its guest physical address and its bytes."""
+    """A contiguous part of guest memory."""
 
     @property
     def gpa(self) -> int:
-        """Where it begins."""
+        """Guest physical address of its first byte."""
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """Its size in bytes."""
 
 
 class Ram(Protocol):
@@ -25,13 +25,13 @@ class Ram(Protocol):
 
     @property
     def free_regions(self) -> Sequence[Region]:
-        """What the guest may use, by address."""
+        """The regions that the guest may use, in address order."""
 
     def view(self, gpa: int, length: int) -> memoryview:
         """The bytes [gpa, gpa + length), writable."""
 
     def mark(self, gpa: int, length: int) -> None:
-        """These bytes have been written (called after the write, so that no copy misses it)."""
+        """Record that these bytes were written (after the write, so that no copy misses it)."""
 
 
 class Platform(Protocol):
@@ -43,7 +43,7 @@ class Platform(Protocol):
 
     @property
     def paused(self) -> bool:
-        """The vCPUs are to pause; guest code returns before it begins another operation."""
+        """Whether the vCPUs are to pause; guest code then returns before its next operation."""
 
     def notify_address(self, device: int, ring: int) -> int:
         """The guest physical address whose write kicks a ring."""

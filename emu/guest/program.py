@@ -1,7 +1,7 @@
-"""The guest as the machine runs it: drivers, workloads, heartbeat, and the host's handle on them.
+"""The guest as the machine runs it: drivers, workloads and heartbeat; the host controls them here.
 
-A `GuestProgram` over memory that another one has written goes on exactly where that one was
-paused: `boot` writes the beginning, `attach` only looks.
+A `GuestProgram` over memory that another one has written continues exactly where that one was
+paused: `boot` writes the initial state, `attach` writes nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,13 @@ LOADS = {"none": Mode.QUIET, "light": Mode.LIGHT, "heavy": Mode.HEAVY}
 
 
 class Verified(NamedTuple):
-    """What `GuestProgram.verify` found: blocks read back, and those that were wrong."""
+    """The result of `GuestProgram.verify`.
+
+    Attributes:
+        checked: number of blocks read back and compared.
+        corrupted: number of those that were wrong.
+        finished: all blocks were read back within the timeout.
+    """
 
     checked: int
     corrupted: int
@@ -56,7 +62,7 @@ class Verified(NamedTuple):
 
 
 class GuestProgram:
-    """All guest code of a VM. The vCPUs call `interrupt`, `tick` and `beat`; the host the rest.
+    """All guest code of a VM. The vCPUs call `interrupt`, `tick` and `beat`, the host all others.
 
     Args:
         spec: the VM.
@@ -76,7 +82,7 @@ class GuestProgram:
         self.heartbeat = Heartbeat(self._context.pulse, self.layout.pulse, platform.ram.mark)
         self.beat = self.heartbeat.beat
         self.drivers = self._make_drivers()
-        # In the order in which a load begins. Disks first: they are the fewer and the slower.
+        # In the order in which a load begins. Disks first: there are fewer, and they are slower.
         self._units: list[Unit] = [
             unit for driver in reversed(self.drivers.values()) for unit in driver.units
         ]
@@ -125,7 +131,7 @@ class GuestProgram:
         """The reader of a user's disk, if there is one."""
         return self.disks.reader if "blk" in self.drivers else None
 
-    # -- life
+    # -- boot, attach, close
 
     def boot(self) -> None:
         """Write the initial state to memory: empty rings, counters at 0, no load."""
@@ -139,7 +145,7 @@ class GuestProgram:
         self.heartbeat.start(time.monotonic_ns())
 
     def boot_device(self, device: int) -> None:
-        """The driver of a device, by its index on the bus, starts again: empty rings, no counts.
+        """Write the initial state of one device's rings, by its index on the bus.
 
         The vCPUs are paused meanwhile.
         """
@@ -147,10 +153,10 @@ class GuestProgram:
             driver.boot_device(device)
 
     def attach(self) -> None:
-        """Take memory as it is, or as it is going to be when the vCPUs run.
+        """Use memory as it is, or as it will be when the vCPUs run.
 
-        Costs nothing: what a driver derives from memory it derives when it is first used. To be
-        called again whenever another process has written the memory in the meantime.
+        Takes no time: a driver derives its state from memory when it is first used. To be called
+        again whenever another process has written the memory in the meantime.
         """
         self._context.epoch += 1
         self.heartbeat.attach()
@@ -158,10 +164,10 @@ class GuestProgram:
             driver.attach()
 
     def shift_clock(self, ns: int) -> None:
-        """All times in memory are of another machine's clock: go on with this one's.
+        """Convert all times in memory from another machine's clock to this one's.
 
         Args:
-            ns: how far this machine's CLOCK_MONOTONIC is ahead of that one's.
+            ns: how far this machine's CLOCK_MONOTONIC is ahead of the other's.
         """
         self.heartbeat.shift(ns)
         self._workload.dirty_memory.shift_clock(ns)
@@ -189,26 +195,26 @@ class GuestProgram:
             handler()
 
     def tick(self, vcpu: int, now_ns: int) -> int | None:
-        """A vCPU's timer is due; when it is next (ns of CLOCK_MONOTONIC), None for never."""
+        """A vCPU's timer is due; returns when it is due next (ns of CLOCK_MONOTONIC), or None."""
         if vcpu:
             return None
         self._workload.tick(now_ns)
         return now_ns + TICK_NS
 
     def ring_addresses(self, device: int) -> list[RingAddresses]:
-        """Where the rings of a device are, by its index on the bus."""
+        """The addresses of a device's rings, by its index on the bus."""
         return self.layout.ring_addresses(device)
 
     # -- loads
 
     def set_dirty_rate(self, rate: int) -> None:
-        """Have the guest write so many bytes of memory a second besides, or none.
+        """Have the guest also write ``rate`` bytes of memory a second; 0 for none.
 
         Raises:
-            EmuError: its memory has no room for that.
+            EmuError: its memory has no room for that load.
         """
         if rate and not self._workload.dirty_memory.pages:
-            raise EmuError("--dirty-rate: the VM's memory has no room for that, give it more")
+            raise EmuError("--dirty-rate: the VM's memory has no room for it, give it more memory")
         self._context.set(DIRTY_RATE, rate)
 
     def start_load(self, load: str | None = None) -> None:
@@ -218,7 +224,7 @@ class GuestProgram:
             UsageError: unknown load.
         """
         if load is not None and load not in LOADS:
-            raise UsageError(f"no load {load!r}: it is one of {', '.join(LOADS)}")
+            raise UsageError(f"unknown load {load!r}: use {', '.join(LOADS)}")
         context = self._context
         if load is not None:
             context.set(LOAD, LOADS[load])
@@ -231,20 +237,20 @@ class GuestProgram:
     resume_load = start_load
 
     def _enter(self, mode: Mode) -> None:
-        """Change the mode; the next ticks fill the units anew."""
+        """Change the mode; the next ticks fill the units again."""
         context = self._context
         context.set(MODE, mode)
         if mode >= Mode.HEAVY:
             context.set(EPOCH, context.control[EPOCH] + 1)
 
     def quiesce(self, timeout: float) -> int:
-        """Begin nothing new, and wait until nothing is outstanding.
+        """Submit nothing new, and wait until nothing is outstanding.
 
         Args:
             timeout: in seconds.
 
         Returns:
-            What is outstanding nevertheless: 0, or what the request log now counts as lost.
+            How many are outstanding at the end: 0, or what the request log now counts as lost.
         """
         context = self._context
         context.set(HOLD_READER, 1)
@@ -256,7 +262,7 @@ class GuestProgram:
         return self.requests_in_flight() + self.packets_in_flight()
 
     def verify(self, timeout: float) -> Verified:
-        """Have the guest read back all that it has written. The load must be quiet, and stays so.
+        """Have the guest read back all that it has written. The load is quiet before and after.
 
         Args:
             timeout: in seconds.
@@ -278,7 +284,7 @@ class GuestProgram:
     # -- request log
 
     def request_log(self) -> RequestLog:
-        """The request log of all drivers, as memory has it now."""
+        """The sums over all drivers, as guest memory has them now."""
         totals = [unit.request_log() for unit in self._units]
         totals.append(self._workload.dirty_memory.request_log())
         return RequestLog(*map(sum, zip(RequestLog(), *totals, strict=True)))
@@ -292,5 +298,5 @@ class GuestProgram:
         return sum(driver.packets_in_flight() for driver in self.drivers.values())
 
     def stats(self) -> dict[str, dict[str, int]]:
-        """What the drivers have counted since the boot, by the kind's name."""
+        """The drivers' counters since the boot, by the kind's name."""
         return {kind: driver.stats() for kind, driver in self.drivers.items()}

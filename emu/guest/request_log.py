@@ -1,4 +1,4 @@
-"""The guest's log of requests: submitted, completed, and what went wrong."""
+"""The guest's request log: how many were submitted and completed, and the errors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class RequestLog(NamedTuple):
         completed: completions seen of requests that were outstanding.
         outstanding: requests submitted and not yet seen completed.
         lost: requests that are neither, and those overdue after a quiesce.
-        duplicated: completions of what was not outstanding.
+        duplicated: completions of requests that were not outstanding.
         corrupted: blocks and packets whose contents were not what they should be.
         errors: requests that the device answered with an error status.
         packets_sent, packets_received: numbered packets; each is received at most once.
         packets_lost: packets that were not received, and are no longer in flight.
-        packets_duplicated: packets that came more than once.
-        packets_reordered: packets that came after a later one of their flow.
+        packets_duplicated: packets that were received more than once.
+        packets_reordered: packets that were received after a later one of their flow.
         packets_corrupted: of ``corrupted``, those that were packets.
         probes_answered, probes_dropped: frames from outside that were, or could not be, answered.
         blk_interrupts, net_interrupts: interrupts that the drivers handled.
@@ -45,7 +45,7 @@ class RequestLog(NamedTuple):
 
     @property
     def intact(self) -> bool:
-        """Nothing was lost, duplicated or corrupted; packets may be lost, as on a wire."""
+        """Whether nothing was lost, duplicated or corrupted; packets may be lost, as on a wire."""
         return not (
             self.lost
             or self.duplicated

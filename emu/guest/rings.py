@@ -18,9 +18,9 @@ def open_ring(
     """The queue of a ring, and `CONTROL_BYTES` of state whose first 16 are the queue's.
 
     Args:
-        ram: guest memory; it is only looked at.
+        ram: guest memory; nothing is written to it.
         place: where the ring is.
-        ring: its index in the device, for errors.
+        ring: its index in the device, for error messages.
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
     """
     where = place.addresses

@@ -1,8 +1,8 @@
 """The guest's entropy driver: rings of requests for random bytes, each of which is checked.
 
-A request is one buffer, filled with a pattern before. A completion must have written at least one
-byte (virtio 1.2, section 5.4.6.1), only as many as it reports, and not the pattern again. All that
-the driver remembers lies beside the ring:
+A request is one buffer, which the driver fills with a pattern first. The device must have written
+at least one byte (virtio 1.2, section 5.4.6.1), no more than it reports, and not the pattern. The
+driver's state lies beside the ring:
 
     0    driver queue state (16)     16   words: counters     96   slots, 8 bytes each
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SLOTS = 4
 REQUEST_BYTES = 256
-#: 256 random bytes are these with a probability of 2^-2048.
+#: 256 random bytes equal this with a probability of 2^-2048.
 _PATTERN = b"\xa5" * REQUEST_BYTES
 
 #: Words (u64) of the state, and (u32) of a slot.
@@ -63,13 +63,13 @@ class RngRing:
         self._notify_address = context.platform.notify_address(place.device, place.position)
 
     def boot(self) -> None:
-        """An empty ring; all counters are 0."""
+        """Write the initial state: an empty ring, counters at 0."""
         self._control[:] = bytes(CONTROL_BYTES)
         self._queue.reset()
         self._mark()
 
     def interrupt(self) -> None:
-        """The device has completed something."""
+        """The device has completed requests."""
         with self.lock:
             self._words[INTERRUPTS] += 1
             self._run()
@@ -80,7 +80,7 @@ class RngRing:
             self._run()
 
     def prime(self) -> None:
-        """Submit a request in every free slot, if the load keeps itself going."""
+        """Submit a request in every free slot, if in this load completions submit requests."""
         with self.lock:
             if self._context.control[MODE] == Mode.HEAVY:
                 while self._submit():
@@ -131,14 +131,14 @@ class RngRing:
                 if not queue.arm():
                     break
         except BackendError:
-            # A completion of what was not in flight: the ring cannot be used any further.
+            # The device completed what was not in flight: the ring cannot be used any further.
             self._words[DUPLICATED] += 1
             self._words[BROKEN] = 1
         self._mark()
         self._settle()
 
     def _drain(self) -> bool:
-        """Handle completions until there are none, or a pause comes; whether one has."""
+        """Handle completions until there are none, or the vCPUs are to pause; whether they are."""
         context = self._context
         while (done := self._queue.pop()) is not None:
             self._complete(*done)
@@ -211,14 +211,14 @@ class RngDriver(Driver):
         self.queues = [RngRing(context, place, event_idx=config.event_idx) for place in places]
 
     def light(self) -> None:
-        """One request on each of the next rings in turn."""
+        """Submit one request on each of the next rings in turn."""
         pulse, cursor = self._context.pulse, self._word + _LIGHT
         for _ in range(min(self._context.control[LIGHT_REQUESTS], len(self.queues))):
             self.queues[pulse[cursor] % len(self.queues)].submit_one()
             pulse[cursor] += 1
 
     def requests_in_flight(self) -> int:
-        """Of all rings."""
+        """The sum over all rings."""
         return sum(ring.outstanding() for ring in self.queues)
 
     def stats(self) -> dict[str, int]:

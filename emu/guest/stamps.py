@@ -1,7 +1,7 @@
-"""A block of the workload: every sector has its disk, its sector number and its generation.
+"""A block of the workload: every sector holds its disk, its sector number and its generation.
 
-A stamp of 16 bytes (magic, disk, sector within the block, block, generation) fills its sector, so
-that a sector that is missing, misplaced, torn or of an older generation is seen.
+Copies of a stamp of 16 bytes (magic, disk, sector within the block, block, generation) fill each
+sector, so that a sector that is missing, misplaced, torn or of an older generation is seen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GENERATION_MASK = ZEROED - 1
 
 
 class BlockPattern:
-    """Makes blocks of one disk, in a buffer that is used again for each.
+    """Makes the contents of one disk's blocks, in one buffer for all of them.
 
     Args:
         disk: its number within the class.
@@ -45,11 +45,11 @@ class BlockPattern:
         self._varying = memoryview(self._image).cast("Q")[1::2]
 
     def image(self, block: int, generation: int) -> bytearray:
-        """The 4096 bytes of a block; valid until the next call, and not to be changed.
+        """The 4096 bytes of a block; valid until the next call; the caller must not change them.
 
         Args:
             block: its index on the disk, in units of 4096 bytes.
-            generation: with `ZEROED` it is all zeroes.
+            generation: with `ZEROED` set, the block is all zeroes.
         """
         if generation & ZEROED:
             return _ZEROES
@@ -57,7 +57,7 @@ class BlockPattern:
         return self._image
 
     def matches(self, data: memoryview | bytes, block: int, generation: int) -> bool:
-        """Whether these bytes are that block."""
-        # typeshed knows of no buffer but bytes that a bytearray compares with
+        """Whether these bytes are the contents of that block."""
+        # in typeshed a bytearray compares with bytes only
         expected: object = self.image(block, generation)
         return expected == data

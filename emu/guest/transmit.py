@@ -2,8 +2,8 @@
 
     0    driver queue state (16)    16   heads of the slots, u32 each    48   slots of 80 bytes
 
-Sent packets are collected when there is something else to do; the ring asks for an interrupt only
-when the driver has to wait for a slot.
+The driver collects sent packets when it runs for another reason; it enables the ring's interrupt
+only when it has to wait for a slot.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TransmitRing:
     Args:
         ram: guest memory.
         place: the ring.
-        ring: its index in the device, for errors.
+        ring: its index in the device, for error messages.
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
 
     Attributes:
@@ -48,14 +48,14 @@ class TransmitRing:
         self._by_head: dict[int, int] = {}
 
     def boot(self) -> None:
-        """An empty ring."""
+        """Write the initial state: an empty ring."""
         self.bytes[:] = bytes(CONTROL_BYTES)
         self.queue.reset()
         for slot in range(SLOTS):
             self._heads[slot] = _FREE
 
     def refresh(self) -> None:
-        """Derives the state from guest memory again."""
+        """Derive the state from guest memory again."""
         heads = list(self._heads)
         self._by_head = {head: slot for slot, head in enumerate(heads) if head != _FREE}
         self.free = [slot for slot, head in enumerate(heads) if head == _FREE]
@@ -66,13 +66,13 @@ class TransmitRing:
         return _SLOTS_AT + slot * STRIDE
 
     def send(self, slot: int) -> None:
-        """Makes a slot that was taken from `free` and filled in available, up to `publish`."""
+        """Add a filled slot, taken from `free`, to the ring; `publish` makes it available."""
         head = self.queue.add(self._extents[slot], ())
         self._heads[slot] = head
         self._by_head[head] = slot
 
     def reclaim(self) -> None:
-        """Collects the slots whose packets have been sent.
+        """Collect the slots whose packets have been sent.
 
         Raises:
             BackendError: the device completed what is not in flight.
@@ -84,13 +84,13 @@ class TransmitRing:
             self.free.append(slot)
 
     def await_slot(self) -> bool:
-        """Asks for an interrupt at the next completion; whether a slot is free already."""
+        """Enable the interrupt of the next completion; returns whether a slot is free already."""
         if self.queue.arm():
             self.reclaim()
         return bool(self.free)
 
     def empty(self) -> bool:
-        """Whether nothing is in the ring; else an interrupt will come."""
+        """Whether the ring is empty; otherwise the next completion raises an interrupt."""
         if self.queue.in_flight:
             self.reclaim()
             if self.queue.in_flight:

@@ -1,9 +1,9 @@
-"""What the guest does of its own accord: the tick of vCPU 0, which starts and paces the loads.
+"""The guest's loads: the tick of vCPU 0 starts and paces them.
 
-`heavy` keeps itself going: each completion submits the next request, and the tick only begins it.
-`light` is paced by the tick: each one makes a request available on the next ring in turn, and
-notifies the rings that the tick before has made available (a driver that plugs its
-queue), so that some request is in flight nearly all of the time.
+In `heavy` each completion submits the next request, and the tick submits only the first ones.
+`light` is paced by the tick: each tick makes a request available on the next ring in turn, and
+notifies the ring of the tick before (as a driver does that plugs its queue), so that a request is
+in flight nearly all of the time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from emu.guest.driver import Driver
 
 TICK_NS = 1_000_000
-#: Units that one tick fills at the most: a tick must not hold the heartbeat up.
+#: Units that one tick fills at the most: a tick must not delay the heartbeat.
 PRIME_BATCH = 32
 
 
@@ -50,7 +50,7 @@ class Workload:
         self.dirty_memory = DirtyMemoryLoad(context)
 
     def tick(self, now_ns: int) -> None:
-        """One step; returns early when the vCPUs are asked to stop."""
+        """Run one tick; returns early when the vCPUs are to pause."""
         context = self._context
         pulse, control = context.pulse, context.control
         if pulse[RESCAN]:
@@ -64,7 +64,7 @@ class Workload:
         context.mark(context.layout.pulse, PAGE_SIZE)
 
     def _rescan(self) -> None:
-        """Drivers that were paused in the middle have not asked for another interrupt."""
+        """Poll all units: a driver that a pause interrupted has not enabled its interrupt."""
         self._context.pulse[RESCAN] = 0
         for unit in self._units:
             if self._context.platform.paused:
@@ -73,9 +73,9 @@ class Workload:
             unit.service()
 
     def _prime(self) -> None:
-        """Fills some more units; the load has begun when all have had their turn."""
+        """Fill some more units; the load has begun when all have been filled."""
         pulse, epoch = self._context.pulse, self._context.control[EPOCH]
-        # the epoch that is being primed stands in the upper half of the cursor
+        # the upper half of the cursor is the epoch that is being primed
         at = pulse[PRIME_AT]
         index = at & 0xFFFF_FFFF if at >> 32 == epoch & 0xFFFF_FFFF else 0
         for _ in range(PRIME_BATCH):

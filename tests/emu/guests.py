@@ -1,5 +1,5 @@
 """Small guest programs that say what they do, and can be held inside of guest code."""
-# ruff: noqa: D102 - the name of a test, or of a part of one, says what it is
+# ruff: noqa: D102 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tests of the guest: on a small machine of their own, with real memory and real queues."""
+"""Tests of the guest: on a small machine, with real memory and real queues."""

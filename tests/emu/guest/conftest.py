@@ -1,5 +1,5 @@
 """Guests on small machines, ready to run."""
-# ruff: noqa: D102 - it says what it does
+# ruff: noqa: D102 - the names are the documentation
 
 from __future__ import annotations
 

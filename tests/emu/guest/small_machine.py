@@ -1,9 +1,9 @@
-"""A machine just large enough for guest code: real memory, and devices that are driven by hand.
+"""The smallest machine that guest code runs on: real memory, and devices that a test drives.
 
-Nothing runs by itself: a test passes the notifications on to the devices (`Devices.serve`) and
-carries the interrupts back (`SmallMachine.interrupts`), so that it can stop anywhere.
+Nothing runs by itself: a test passes the notifications on to the devices (`Devices.serve`) and the
+interrupts to the guest (`GuestProgram.interrupt`), so that it can stop at any point.
 """
-# ruff: noqa: D102 - it says what it does
+# ruff: noqa: D102 - the names are the documentation
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SmallMachine:
         self.spec = spec
         self.ram = ram or GuestRam(spec.memory_bytes)
         self.paused = False
-        self.rung: deque[tuple[int, int]] = deque()
+        self.notified: deque[tuple[int, int]] = deque()
 
     def notify_address(self, device: int, ring: int) -> int:
         return NOTIFY_BASE + 1024 * device + 4 * ring
@@ -56,7 +56,7 @@ class SmallMachine:
     def notify(self, address: int, value: int) -> None:
         device, offset = divmod(address - NOTIFY_BASE, 1024)
         assert offset == 4 * value
-        self.rung.append((device, value))
+        self.notified.append((device, value))
 
     def copy(self) -> SmallMachine:
         """Another machine with the same memory, as a migration leaves it."""
@@ -71,9 +71,9 @@ class Devices:
 
     Args:
         machine: whose memory the rings are in.
-        program: the guest, which says where they are.
-        disks: contents of the disks by number; shared by both sides of a migration.
-        bases: next available index of each (device, ring), as the other side handed it over.
+        program: the guest, which has their addresses.
+        disks: contents of the disks by number; source and destination of a migration share them.
+        bases: next available index of each (device, ring), from the source of a migration.
     """
 
     def __init__(
@@ -115,14 +115,14 @@ class Devices:
         return {key: queue.last_avail for key, queue in self.queues.items()}
 
     def serve(self, device: int, ring: int, most: int = 1 << 30) -> list[int]:
-        """Serves up to ``most`` requests of a ring; the vectors to raise."""
+        """Serve up to ``most`` requests of a ring; returns the vectors to raise."""
         if self.machine.spec.devices[device].device_class == "blk":
             return self._serve_blk(device, ring, most)
         return self._serve_net(device, ring, most)
 
     def serve_all(self, most: int = 1 << 30) -> list[int]:
-        """Serves every ring, kicked or not."""
-        self.machine.rung.clear()
+        """Serve every ring, kicked or not; returns the vectors to raise."""
+        self.machine.notified.clear()
         return [vector for key in self.queues for vector in self.serve(*key, most)]
 
     def _serve_blk(self, device: int, ring: int, most: int) -> list[int]:
@@ -182,7 +182,7 @@ class Devices:
         return vectors
 
     def deliver(self, device: int, ring: int, frame: bytes) -> list[int]:
-        """Puts a frame into a receive ring; the vectors to raise."""
+        """Put a frame into a receive ring; returns the vectors to raise."""
         queue = self.queues[device, ring]
         chain = queue.pop()
         if chain is None:
@@ -193,19 +193,19 @@ class Devices:
 
 
 def run(machine: SmallMachine, program: GuestProgram, devices: Devices, steps: int) -> None:
-    """Carries at most ``steps`` notifications to the devices, and interrupts to the guest."""
+    """Pass at most ``steps`` notifications to the devices, and their interrupts to the guest."""
     for _ in range(steps):
-        if not machine.rung:
+        if not machine.notified:
             return
-        for vector in devices.serve(*machine.rung.popleft()):
+        for vector in devices.serve(*machine.notified.popleft()):
             program.interrupt(0, vector)
 
 
 def settle(machine: SmallMachine, program: GuestProgram, devices: Devices) -> None:
-    """Serves until nothing moves any more."""
+    """Serve until the guest makes no request and the devices raise no interrupt."""
     while True:
         vectors = devices.serve_all()
         for vector in vectors:
             program.interrupt(0, vector)
-        if not vectors and not machine.rung:
+        if not vectors and not machine.notified:
             return

@@ -1,5 +1,5 @@
-"""ARP and ICMP echo, as codec and as the guest's driver answers them."""
-# ruff: noqa: D103 - the name of a test says what it is about
+"""ARP and ICMP echo: the codec, and the replies of the guest's driver."""
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_checksum_is_that_of_rfc_1071() -> None:
     assert checksum(b"\x01") == 0xFEFF
 
 
-def test_an_echo_survives_the_wire() -> None:
+def test_an_echo_round_trips() -> None:
     wire = PING.pack()
     assert len(wire) == MIN_FRAME
     assert len(PING.data) == ECHO_DATA

@@ -1,5 +1,5 @@
-"""The block driver: what it asks for, and what it notices."""
-# ruff: noqa: D103 - the name of a test says what it is about
+"""The block driver: which requests it submits, and which errors it detects."""
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_requests_come_directly_and_through_indirect_tables(make_guest: MakeGues
     assert served == {True: {0, 4}, False: {0}}
 
 
-def test_the_image_holds_what_the_generations_say(guest: Guest) -> None:
+def test_the_image_matches_the_generations(guest: Guest) -> None:
     guest.run(600)
     guest.program._context.control[1] = 0
     guest.settle()
@@ -77,7 +77,7 @@ def test_the_image_holds_what_the_generations_say(guest: Guest) -> None:
     assert zeroed > 0
 
 
-def test_a_block_that_holds_something_else_is_noticed(guest: Guest) -> None:
+def test_a_block_with_other_contents_is_corrupted(guest: Guest) -> None:
     guest.run(600)
     for data in guest.devices.disks.values():
         for at in range(0, len(data), 4096):
@@ -88,7 +88,7 @@ def test_a_block_that_holds_something_else_is_noticed(guest: Guest) -> None:
     assert not totals.intact
 
 
-def test_a_read_that_reads_nothing_is_noticed(
+def test_a_read_that_writes_nothing_to_its_buffer_is_corrupted(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guest.run(400)
@@ -137,7 +137,7 @@ def test_a_completion_that_comes_twice_is_a_duplicate_and_stops_the_ring(guest: 
 
 def test_a_pause_ends_a_batch_between_two_requests(guest: Guest) -> None:
     vectors = guest.devices.serve(0, 0)
-    guest.machine.rung.clear()
+    guest.machine.notified.clear()
     guest.machine.paused = True
     before = guest.program.request_log().completed
     for vector in vectors:
@@ -145,7 +145,7 @@ def test_a_pause_ends_a_batch_between_two_requests(guest: Guest) -> None:
     totals = guest.program.request_log()
     assert totals.completed == before + 1
     assert totals.outstanding == 16
-    # nothing is half done: the one that was handled has been followed by a request already
+    # the completion that was handled has submitted the next request already
     assert guest.devices.queues[0, 0].pop() is not None
     guest.machine.paused = False
     guest.ticks(1)

@@ -1,5 +1,5 @@
 """The guest program that dirties memory at a given rate."""
-# ruff: noqa: D103 - the name of a test says what it is about
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_writes_at_the_rate_whatever_the_ticks() -> None:
     assert written == pytest.approx(4 << 20, rel=0.1)
 
 
-def test_what_a_guest_misses_while_it_does_not_run_it_does_not_make_up_for() -> None:
+def test_a_guest_that_did_not_run_does_not_catch_up() -> None:
     machine, program = booted(40 << 20)
     for tick in range(1, 11):
         program.tick(0, tick * 10 * TICK)
@@ -63,7 +63,7 @@ def test_a_slow_rate_is_not_none_at_all() -> None:
     assert 40 <= len(written_pages(machine, program)) <= 50
 
 
-def test_finds_a_page_that_is_older_than_it_should_be() -> None:
+def test_a_page_with_an_older_copy_is_corrupted() -> None:
     machine, program = booted(1 << 30)
     start, size = program.layout.dirty_memory
     ticks = size // PAGE_SIZE // 250 + 5
@@ -85,7 +85,7 @@ def test_stops_in_the_middle_when_the_vcpus_are_to_pause() -> None:
     assert not written_pages(machine, program)
 
 
-def test_a_vm_without_room_says_so() -> None:
+def test_a_vm_without_room_for_the_load_is_an_error() -> None:
     _machine, program = booted(0)
     program._workload.dirty_memory.pages = 0
     with pytest.raises(EmuError, match="no room"):

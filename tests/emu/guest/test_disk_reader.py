@@ -1,5 +1,5 @@
-"""The disk reader: hashes a disk through its rings, stops where it is told to, and migrates."""
-# ruff: noqa: D103 - the name of a test says what it is about
+"""The disk reader: hashes a disk through its rings, stops at its limit, and migrates."""
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 

@@ -1,25 +1,25 @@
-"""The books of a flow."""
-# ruff: noqa: D103 - the name of a test says what it is about
+"""The counters of a flow."""
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
 import pytest
 
-from emu.guest import flow as books
+from emu.guest import flow as word
 from emu.guest.flow import Flow
 
 
 @pytest.fixture
 def flow() -> Flow:
     """A flow that has sent 100 packets."""
-    made = Flow(memoryview(bytearray(8 * books.WORDS)).cast("Q"))
-    made.words[books.NEXT] = 100
+    made = Flow(memoryview(bytearray(8 * word.WORDS)).cast("Q"))
+    made.words[word.NEXT] = 100
     return made
 
 
 def counts(flow: Flow) -> tuple[int, int, int, int]:
     words = flow.words
-    return words[books.RECEIVED], flow.lost(), words[books.DUPLICATED], words[books.REORDERED]
+    return words[word.RECEIVED], flow.lost(), words[word.DUPLICATED], words[word.REORDERED]
 
 
 def test_in_order(flow: Flow) -> None:
@@ -60,11 +60,11 @@ def test_given_up_packets_are_lost_until_they_come(flow: Flow) -> None:
     flow.arrived(98)
     flow.arrived(99)
     assert counts(flow) == (3, 97, 0, 0)
-    flow.words[books.NEXT] = 102
+    flow.words[word.NEXT] = 102
     assert flow.outstanding() == 2
 
 
 def test_a_packet_that_was_never_sent_is_damaged(flow: Flow) -> None:
     flow.arrived(100)
     assert counts(flow) == (0, 0, 0, 0)
-    assert flow.words[books.CORRUPTED] == 1
+    assert flow.words[word.CORRUPTED] == 1

@@ -1,5 +1,5 @@
-"""Frames of the guest and of the world outside."""
-# ruff: noqa: D103 - the name of a test says what it is about
+"""Frames of the guest, and probes from outside of the VM."""
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def test_a_probe_and_its_answer_round_trip() -> None:
 
 
 @pytest.mark.parametrize("at", range(12, 18))
-def test_any_other_ethertype_or_magic_is_no_probe(at: int) -> None:
+def test_a_frame_with_another_ethertype_or_magic_is_not_a_probe(at: int) -> None:
     frame = bytearray(PROBE.pack())
     frame[at] ^= 0x80
     assert Probe.parse(frame) is None
 
 
-def test_a_short_frame_is_no_probe() -> None:
+def test_a_short_frame_is_not_a_probe() -> None:
     for length in range(34):
         assert Probe.parse(PROBE.pack()[:length]) is None
 
@@ -39,10 +39,10 @@ def test_macs_are_unicast_local_and_different() -> None:
     assert all(len(mac) == 6 and mac[0] & 3 == 2 for mac in macs)
 
 
-def test_a_packet_is_the_shortest_frame_behind_the_virtio_net_header() -> None:
+def test_a_packet_is_the_virtio_net_header_and_the_shortest_frame() -> None:
     assert FLOW.size == NET_HEADER_SIZE + MIN_FRAME
 
 
-def test_checks_differ_between_neighbours() -> None:
+def test_check_values_of_neighbouring_packets_differ() -> None:
     checks = {flow_check(flow, sequence) for flow in range(30) for sequence in range(30)}
     assert len(checks) == 900

@@ -1,5 +1,5 @@
 """The heartbeat in guest memory."""
-# ruff: noqa: D103 - the name of a test says what it is about
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_gaps_are_measured_and_the_page_marked() -> None:
     assert marks == [(0x1000, PAGE_SIZE)] * 4
 
 
-def test_the_gap_of_a_blackout_is_told_from_others() -> None:
+def test_the_gap_of_a_blackout_is_found_among_others() -> None:
     heart, _, _ = make()
     heart.start(0 * MS + 1)
     for at in (1, 31, 32, 33, 43, 44):
@@ -42,7 +42,7 @@ def test_the_gap_of_a_blackout_is_told_from_others() -> None:
     assert heart.max_gap_ns == 30 * MS
 
 
-def test_a_beat_that_was_overtaken_moves_nothing_back() -> None:
+def test_a_beat_that_is_older_than_the_last_is_dropped() -> None:
     heart, _, _ = make()
     heart.start(10 * MS)
     heart.beat(12 * MS)
@@ -61,7 +61,7 @@ def test_only_the_latest_gaps_are_kept() -> None:
     assert gaps == sorted(gaps)
 
 
-def test_another_process_goes_on_from_memory_alone() -> None:
+def test_another_process_continues_from_memory_alone() -> None:
     heart, _, words = make()
     heart.start(1 * MS)
     heart.beat(2 * MS)
@@ -69,7 +69,7 @@ def test_another_process_goes_on_from_memory_alone() -> None:
     other = Heartbeat(copy, 0x1000, lambda _gpa, _length: None)
     other.attach()
     other.beat(2 * MS + 300)
-    assert other.gap_at(2 * MS + 100) == 300  # however short: it is the blackout's
+    assert other.gap_at(2 * MS + 100) == 300  # however short: it is the gap of the blackout
     other.beat(52 * MS)
     assert other.gap_between(3 * MS, 52 * MS) == 50 * MS - 300
     assert other.gap_at(30 * MS) == 50 * MS - 300
@@ -98,16 +98,16 @@ def test_beats_of_many_threads_never_lose_the_last() -> None:
     assert heart.last >= max(latest)
 
 
-def test_the_first_gap_can_be_asked_for_as_soon_as_the_first_beat_shows() -> None:
-    """The thread that beats may lose the processor in between, for as long as the host likes."""
+def test_the_first_gap_is_recorded_before_the_first_beat_is_visible() -> None:
+    """The thread that calls `beat` may be preempted in between, for any length of time."""
     heart, _, words = make()
     heart.start(1 * MS)
     seen: list[tuple[int, int]] = []
 
     class Interrupted(Heartbeat):
-        def _note(self, start: int, end: int) -> None:
+        def _record(self, start: int, end: int) -> None:
             seen.append((self.first_ns, self.gap_at(3 * MS)))
-            super()._note(start, end)
+            super()._record(start, end)
             seen.append((self.first_ns, self.gap_at(3 * MS)))
 
     there = Interrupted(words, 0x1000, lambda _gpa, _length: None)

@@ -1,5 +1,5 @@
-"""The image against the guest's generations."""
-# ruff: noqa: D103 - the name of a test says what it is about
+"""The comparison of an image with the guest's generations."""
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GENERATIONS = {
 }
 
 
-def test_an_image_that_is_as_it_should_be(image: Path) -> None:
+def test_an_intact_image(image: Path) -> None:
     assert check_image(str(image), 3, GENERATIONS) == (3, [])
 
 

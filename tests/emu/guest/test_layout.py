@@ -1,5 +1,5 @@
-"""Where the guest's things lie."""
-# ruff: noqa: D103 - the name of a test says what it is about
+"""The layout of guest memory."""
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The network driver: flows, losses, and probes from outside."""
-# ruff: noqa: D103 - the name of a test says what it is about
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def guest(request: pytest.FixtureRequest, make_guest: MakeGuest) -> Guest:
     return made
 
 
-def last_moves(guest: Guest) -> list[int]:
-    """When each flow has last sent or received."""
+def last_times(guest: Guest) -> list[int]:
+    """The time at which each flow last sent or received a packet."""
     return [pair.flow.words[LAST_NS] for pair in guest.program.nics.queues]
 
 
@@ -53,15 +53,15 @@ def test_lost_packets_are_counted_and_do_not_stall_the_flow(guest: Guest) -> Non
     assert totals.intact
 
 
-def test_a_window_that_was_lost_as_a_whole_is_given_back_after_a_while(guest: Guest) -> None:
+def test_a_window_that_was_lost_as_a_whole_expires(guest: Guest) -> None:
     guest.devices.drop = range(1 << 20)
     guest.run(50)
     assert guest.program.packets_in_flight() == 16
     guest.devices.drop = set()
-    guest.ticks(4, min(last_moves(guest)))
-    assert not guest.machine.rung  # too early
+    guest.ticks(4, min(last_times(guest)))
+    assert not guest.machine.notified  # too early
     sent = guest.program.request_log().packets_sent
-    guest.ticks(1, max(last_moves(guest)) + GIVE_UP_NS + 1)
+    guest.ticks(1, max(last_times(guest)) + GIVE_UP_NS + 1)
     assert guest.program.request_log().packets_lost == 16
     assert guest.program.request_log().packets_sent == sent + 16
     guest.run(100)
@@ -70,9 +70,9 @@ def test_a_window_that_was_lost_as_a_whole_is_given_back_after_a_while(guest: Gu
     assert totals.packets_received > 150
 
 
-def test_what_comes_after_it_was_given_up_is_not_lost_after_all(guest: Guest) -> None:
+def test_a_packet_received_after_it_was_given_up_is_not_lost(guest: Guest) -> None:
     guest.ticks(
-        1, max(last_moves(guest)) + GIVE_UP_NS + 1
+        1, max(last_times(guest)) + GIVE_UP_NS + 1
     )  # all 16 packets are still in the transmit rings
     assert guest.program.request_log().packets_lost == 16
     guest.run(300)
@@ -81,7 +81,7 @@ def test_what_comes_after_it_was_given_up_is_not_lost_after_all(guest: Guest) ->
     assert totals.packets_received > 500
 
 
-def test_a_packet_that_comes_twice_is_a_duplicate(guest: Guest) -> None:
+def test_a_packet_received_twice_is_a_duplicate(guest: Guest) -> None:
     guest.devices.twice = {30, 60}
     guest.run(300)
     totals = guest.program.request_log()
@@ -90,7 +90,7 @@ def test_a_packet_that_comes_twice_is_a_duplicate(guest: Guest) -> None:
     assert not totals.intact
 
 
-def test_a_damaged_packet_is_noticed(guest: Guest) -> None:
+def test_a_damaged_packet_is_corrupted(guest: Guest) -> None:
     guest.run(20)
     frame = bytearray(60)
     frame[12:14] = b"\x88\xb6"
@@ -111,7 +111,7 @@ def test_probes_from_outside_are_answered_by_the_first_nic(make_guest: MakeGuest
     assert guest.program.request_log().probes_answered == 1
 
 
-def test_more_probes_than_can_be_answered_are_dropped_and_leave_the_flow_alone(
+def test_probes_without_a_free_slot_are_dropped_and_do_not_disturb_the_flow(
     guest: Guest,
 ) -> None:
     probe = Probe(BROADCAST, OUTSIDE, sequence=1, sent_ns=2, is_reply=False).pack()
@@ -145,10 +145,10 @@ def test_nics_on_a_switch_send_to_each_other(
     assert totals.intact
 
 
-def test_the_window_goes_on_when_sent_packets_are_collected_late(
+def test_the_flow_continues_when_sent_packets_are_collected_late(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device may hand the looped packet in before it says that the packet was sent."""
+    """A device may deliver a looped packet before it completes the packet's transmission."""
     queue = guest.devices.queues[0, 1]
     publish = DeviceQueue.publish
 

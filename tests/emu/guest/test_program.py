@@ -1,5 +1,5 @@
-"""The guest as a whole: loads, rest, and going on in another process's copy of its memory."""
-# ruff: noqa: D103 - the name of a test says what it is about
+"""The guest as a whole: loads, quiescing, and migration to another copy of its memory."""
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def interrupt_all(guest: Guest) -> None:
-    """What the start of the devices does at the destination: every ring kicked and called once."""
+    """Kick every ring and raise every interrupt once, as the start of devices does."""
     for device, spec in enumerate(guest.machine.spec.devices):
         for ring in range(spec.rings):
             guest.program.interrupt(0, guest.machine.vector(device, ring))
@@ -29,16 +29,16 @@ def interrupt_all(guest: Guest) -> None:
         guest.program.interrupt(0, vector)
 
 
-def at_rest(guest: Guest) -> None:
-    """Stops the load and lets everything complete, as `quiesce` does with devices that run."""
+def quiesce(guest: Guest) -> None:
+    """Call `GuestProgram.quiesce` while the devices run, and check that nothing is outstanding."""
     done = threading.Event()
     left: list[int] = []
 
-    def quiesce() -> None:
+    def wait() -> None:
         left.append(guest.program.quiesce(10.0))
         done.set()
 
-    thread = threading.Thread(target=quiesce)
+    thread = threading.Thread(target=wait)
     thread.start()
     while not done.wait(0.001):
         guest.ticks(1)
@@ -50,7 +50,7 @@ def at_rest(guest: Guest) -> None:
 @pytest.mark.parametrize("event_idx", [True, False])
 @pytest.mark.parametrize("load", ["light", "heavy"])
 @pytest.mark.parametrize("steps", [1, 2, 5, 17, 100])
-def test_a_copy_of_memory_goes_on_with_nothing_lost(
+def test_a_guest_continues_in_a_copy_of_memory_without_loss(
     make_guest: MakeGuest, load: str, steps: int, *, event_idx: bool
 ) -> None:
     guest = make_guest(config=GuestConfig(event_idx=event_idx))
@@ -58,7 +58,7 @@ def test_a_copy_of_memory_goes_on_with_nothing_lost(
     for _ in range(steps):
         guest.ticks(1)
         guest.run(7)
-    guest.devices.serve_all(most=1)  # some are served and their completions not seen yet
+    guest.devices.serve_all(most=1)  # the driver has not seen these completions yet
     assert guest.program.requests_in_flight() > 0
     seen = guest.program.request_log()
     for _ in range(5):
@@ -68,7 +68,7 @@ def test_a_copy_of_memory_goes_on_with_nothing_lost(
         guest.ticks(3)
         guest.run(20)
         seen = guest.program.request_log()
-    at_rest(guest)
+    quiesce(guest)
     totals = guest.program.request_log()
     assert totals.intact
     assert totals.requests == totals.completed == guest.devices.served
@@ -88,19 +88,19 @@ def test_a_pause_in_the_middle_of_a_batch_migrates(make_guest: MakeGuest) -> Non
             guest.program.interrupt(0, vector)
         guest.ticks(1)
         guest = guest.move()
-        guest.ticks(1)  # no interrupt is raised again: the guest has kept in memory what was left
+        guest.ticks(1)  # no interrupt is raised again: guest memory records that rings were left
         guest.devices.serve_all()
-        guest.settle() if not guest.machine.rung else guest.run(30)
+        guest.settle() if not guest.machine.notified else guest.run(30)
     interrupt_all(guest)
-    at_rest(guest)
+    quiesce(guest)
     totals = guest.program.request_log()
     assert totals.requests == totals.completed == guest.devices.served
     assert totals.packets_sent == totals.packets_received
     assert totals.intact
 
 
-def test_memory_goes_back_to_the_first_program(make_guest: MakeGuest) -> None:
-    """Back and forth between two processes: what a driver derived from memory is stale then."""
+def test_memory_migrates_back_to_the_first_program(make_guest: MakeGuest) -> None:
+    """Back and forth between two processes: state that a driver derived before is stale."""
     first = make_guest()
     first.program.start_load("heavy")
     first.ticks(1)
@@ -116,7 +116,7 @@ def test_memory_goes_back_to_the_first_program(make_guest: MakeGuest) -> None:
     back = Guest(first.machine, first.program, devices)
     interrupt_all(back)
     back.run(50)
-    at_rest(back)
+    quiesce(back)
     totals = back.program.request_log()
     assert totals.requests == totals.completed == devices.served
     assert totals.intact
@@ -170,7 +170,7 @@ def _assert_changes_within(
     return after
 
 
-def test_the_hot_pages_of_a_ring_are_few(make_guest: MakeGuest) -> None:
+def test_a_ring_has_few_hot_pages(make_guest: MakeGuest) -> None:
     guest = make_guest()
     guest.program.start_load("heavy")
     guest.ticks(1)
@@ -206,16 +206,16 @@ def test_no_load_sends_nothing(make_guest: MakeGuest) -> None:
 
 
 def test_an_unknown_load(make_guest: MakeGuest) -> None:
-    with pytest.raises(UsageError, match="no load 'full'"):
+    with pytest.raises(UsageError, match="unknown load 'full'"):
         make_guest().program.start_load("full")
 
 
-def test_the_load_goes_on_after_a_rest(make_guest: MakeGuest) -> None:
+def test_the_load_resumes_after_quiesce(make_guest: MakeGuest) -> None:
     guest = make_guest()
     guest.program.start_load("heavy")
     guest.ticks(1)
     guest.run(100)
-    at_rest(guest)
+    quiesce(guest)
     before = guest.program.request_log()
     guest.ticks(20)
     assert guest.program.request_log().requests == before.requests
@@ -225,7 +225,7 @@ def test_the_load_goes_on_after_a_rest(make_guest: MakeGuest) -> None:
     assert guest.program.request_log().completed > before.completed + 100
 
 
-def test_what_does_not_come_to_rest_in_time_is_lost(make_guest: MakeGuest) -> None:
+def test_what_is_outstanding_after_the_timeout_of_quiesce_is_lost(make_guest: MakeGuest) -> None:
     guest = make_guest(small_spec(net=""))
     guest.program.start_load("heavy")
     guest.ticks(1)
@@ -245,7 +245,7 @@ def test_verify_reads_back_all_that_was_written(make_guest: MakeGuest, damage: i
     guest.program.start_load("heavy")
     guest.ticks(1)
     guest.run(300)
-    at_rest(guest)
+    quiesce(guest)
     written = [
         (disk, block)
         for disk in (0, 1)
@@ -267,13 +267,13 @@ def test_verify_reads_back_all_that_was_written(make_guest: MakeGuest, damage: i
     assert guest.program.request_log().requests == requests
 
 
-def test_ticks_are_vcpu_0s(make_guest: MakeGuest) -> None:
+def test_only_vcpu_0_has_ticks(make_guest: MakeGuest) -> None:
     program = make_guest().program
     assert program.tick(1, 5_000_000) is None
     assert program.tick(0, 5_000_000) == 6_000_000
 
 
-def test_a_stray_interrupt_does_no_harm(make_guest: MakeGuest) -> None:
+def test_an_interrupt_of_an_unknown_vector_is_ignored(make_guest: MakeGuest) -> None:
     guest = make_guest()
     before = guest.program.request_log()
     guest.program.interrupt(0, 9999)
@@ -285,7 +285,7 @@ def test_a_reader_needs_a_disk(make_guest: MakeGuest) -> None:
         make_guest(small_spec(blk=""), GuestConfig(reader=ReaderConfig(8)))
 
 
-def test_close_lets_go_of_memory() -> None:
+def test_close_releases_memory() -> None:
     spec = small_spec()
     machine = SmallMachine(spec)
     program = GuestProgram(spec, machine)
@@ -297,14 +297,14 @@ def test_close_lets_go_of_memory() -> None:
 
 
 def test_many_threads_share_the_units(make_guest: MakeGuest) -> None:
-    """Interrupts of all vCPUs, ticks and devices at once; then a rest, and nothing is missing."""
+    """Interrupts of all vCPUs, ticks and devices run at once, and no request is lost."""
     guest = make_guest(small_spec(net="2x4", blk="2x4"))
     stop = threading.Event()
     guard = threading.Lock()
 
     def vcpu(index: int) -> None:
         while not stop.is_set():
-            with guard:  # the devices of this test are not made for threads; the guest is
+            with guard:  # unlike the guest, the devices of this test are not thread-safe
                 vectors = guest.devices.serve_all(most=2)
             for vector in vectors:
                 guest.program.interrupt(index, vector)

@@ -1,5 +1,5 @@
-"""The guest's entropy driver: what it submits, what it checks, and that another process goes on."""
-# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+"""The guest's entropy driver: what it submits, what it checks, and that it migrates."""
+# ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emu.guest.program import GuestProgram
 from emu.guest.rng_driver import REQUEST_BYTES, SLOTS
 from tests.emu.guest.small_machine import Devices, SmallMachine
 
-#: What a device does with a buffer; how many bytes it reports.
+#: Fills a buffer as a device does; returns how many bytes the device reports.
 Serve = Callable[[memoryview], int]
 
 
@@ -36,7 +36,7 @@ class Guest(NamedTuple):
     devices: Devices
 
     def serve(self, serve: Serve = _random, most: int = 100, twice: int = 0) -> int:
-        """Serve up to so many requests of each ring; carry the interrupts to the guest."""
+        """Serve up to ``most`` requests of each ring, and raise the interrupts in the guest."""
         served = 0
         for (device, ring), queue in self.devices.queues.items():
             for _ in range(most):
@@ -123,14 +123,14 @@ def test_a_second_completion_is_counted(guest: Guest) -> None:
     assert guest.program.request_log().duplicated == 1
 
 
-def test_what_does_not_come_back_is_lost(guest: Guest) -> None:
+def test_a_request_that_does_not_complete_is_lost(guest: Guest) -> None:
     guest.program.start_load("light")
     guest.ticks(3)
     assert guest.program.quiesce(0.0) == 3
     assert guest.program.request_log().lost == 3
 
 
-def test_a_guest_at_rest_submits_nothing(guest: Guest) -> None:
+def test_a_quiesced_guest_submits_nothing(guest: Guest) -> None:
     guest.program.start_load("heavy")
     guest.ticks(2)
     guest.program.quiesce(0.0)
@@ -141,7 +141,7 @@ def test_a_guest_at_rest_submits_nothing(guest: Guest) -> None:
     assert guest.program.request_log().requests == len(guest.devices.queues) * SLOTS
 
 
-def test_another_process_goes_on_where_this_one_was_paused(guest: Guest) -> None:
+def test_another_process_continues_where_this_one_was_paused(guest: Guest) -> None:
     guest.program.start_load("heavy")
     guest.ticks(2)
     guest.serve(most=1)

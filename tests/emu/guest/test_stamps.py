@@ -1,5 +1,5 @@
 """Stamped blocks."""
-# ruff: noqa: D103 - the name of a test says what it is about
+# ruff: noqa: D103 - the name of a test is its documentation
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 from emu.guest.stamps import ZEROED, BlockPattern
 
 
-def test_every_sector_says_whose_it_is() -> None:
+def test_every_sector_has_the_stamp() -> None:
     image = bytes(BlockPattern(disk=7).image(block=300, generation=9))
     assert len(image) == 4096
     for sector in range(8):
@@ -27,7 +27,7 @@ def test_every_single_byte_counts() -> None:
     assert pattern.matches(memoryview(image), 5, 2)
 
 
-def test_other_generation_block_disk_and_order_are_told_apart() -> None:
+def test_another_generation_block_disk_or_order_does_not_match() -> None:
     pattern = BlockPattern(disk=1)
     image = bytes(pattern.image(5, 2))
     assert not pattern.matches(image, 5, 3)

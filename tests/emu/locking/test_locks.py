@@ -1,5 +1,5 @@
 """The big lock, the order of locks, and what a watchdog can see of them."""
-# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+# ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 

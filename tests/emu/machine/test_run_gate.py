@@ -1,5 +1,5 @@
 """The gate by itself, driven by hand: every order of events that two sides can meet in."""
-# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+# ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 

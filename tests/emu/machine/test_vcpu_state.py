@@ -1,5 +1,5 @@
 """vCPU states as bytes."""
-# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+# ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Every registered accelerator takes the contract tests; what they need of it is a `Bench`."""
-# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+# ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 

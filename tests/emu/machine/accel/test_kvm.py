@@ -1,5 +1,5 @@
 """What real vCPUs and notifiers do beside the contract: state, dirty pages, the kernel's limits."""
-# ruff: noqa: D103 - the name of a test, or of a part of one, says what it is
+# ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The echo client, against stations on real datagram sockets."""
-# ruff: noqa: D102, D103 - the name of a test says what it is about
+# ruff: noqa: D102, D103 - the name of a test is its documentation
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Two hosts, a switch and a client made of namespaces, and a VM that migrates between them."""
-# ruff: noqa: D102, D103 - the name of a test, or of a part of one, says what it is
+# ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 
