@@ -89,13 +89,13 @@ def test_a_program_that_listens_already(tmp_path: Path) -> None:
 
 
 def test_junit(tmp_path: Path) -> None:
-    """As CI systems read it."""
+    """The JUnit file, as CI systems read it."""
     path = tmp_path / "junit.xml"
     conform("--exec", disk(tmp_path), "--only", "rings", "--junitxml", str(path))
     suite = ET.parse(path).getroot()  # noqa: S314  our own file
     assert suite.get("failures") == "0"
     assert int(suite.get("tests", "0")) == len([c for c in cases() if c.area == "rings"])
-    # Without --device no case has it serve requests.
+    # Without --device cases about requests are skipped.
     assert suite.findall("testcase/skipped")
 
 
@@ -139,7 +139,7 @@ class Impostor:
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(12)])
-def test_somebody_else_s_socket(tmp_path: Path, answer: bytes) -> None:
+def test_a_socket_of_another_program(tmp_path: Path, answer: bytes) -> None:
     """It is reported as not a back-end, and the suite ends."""
     impostor = Impostor(tmp_path / "s", answer)
     try:

@@ -38,8 +38,8 @@ BOTH = [
         ),
     ],
 )
-def test_it_is_one_line(role: str, arguments: Sequence[str], status: int, text: str) -> None:
-    """Which says what to do."""
+def test_an_error_is_one_line(role: str, arguments: Sequence[str], status: int, text: str) -> None:
+    """The line states what is wrong."""
     argv = [sys.executable, "-m", "emu.cli", "conform", role, *arguments]
     done = subprocess.run(
         argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False

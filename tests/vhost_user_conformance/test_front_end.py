@@ -1,4 +1,4 @@
-"""The suite on our own front-end, and on ones that die, hang, say nonsense or are not there."""
+"""The suite on our own front-end, and on ones that end, hang, send random bytes or are absent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWN = {
     "blk": f"{ATTACH} --blk {{socket}} --rings 2 --scratch --qmp {{qmp}}",
     "net": f"{ATTACH} --net {{socket}} --qmp {{qmp}} --rings 4",
 }
-#: Features that it has not; whoever adds one finds its cases here.
+#: Features that it does not have. The test fails when one is added.
 ABSENT = {
     "BACKEND_REQ",
     "CONFIGURE_MEM_SLOTS",
@@ -57,7 +57,7 @@ def conform(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def program(folder: Path, text: str) -> str:
-    """The command of a front-end that does this; ``sock`` is not connected yet."""
+    """The command of a front-end with this code; ``sock`` is not connected yet."""
     path = folder / "front_end.py"
     path.write_text(
         f"import signal, socket, sys, time\nsock = socket.socket(socket.AF_UNIX)\n{text}\n"
@@ -74,7 +74,7 @@ GET_FEATURES = "sock.send((1).to_bytes(4, 'little') * 2 + bytes(4))\n"
 def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, Any]]]:
     """The whole suite on our own front-end: status and JSON for each device.
 
-    Both run at the same time, as they wait most of it.
+    Both run in parallel, as they wait most of the time.
     """
     folder = tmp_path_factory.mktemp("own")
     running = {
@@ -122,22 +122,22 @@ def test_our_front_end_keeps_every_rule(
 @pytest.mark.xdist_group("our front-end")
 @pytest.mark.timeout(LONGEST + 60)
 @pytest.mark.parametrize("device", OWN)
-def test_what_is_not_supported_is_what_our_front_end_has_not(
+def test_unsupported_cases_are_about_absent_features(
     device: str, own: dict[str, tuple[int, dict[str, Any]]]
 ) -> None:
-    """And nothing else: a case that has lost its occasion would test nothing."""
+    """A case that is UNSUPPORTED for another reason would test nothing."""
     absent = ABSENT | (ABSENT_OF_A_NIC if device == "net" else set())
     for case in own[device][1]["cases"]:
         if case["verdict"] != "UNSUPPORTED":
             continue
         seen = case["seen"]
         words = set(seen.replace(":", " ").replace(",", " ").split())
-        other = seen.startswith("is about ") or "asks for no acknowledgement of SET_VRING_" in seen
+        other = seen.startswith("is about ") or "requests no acknowledgement of SET_VRING_" in seen
         assert other or words & absent, f"{case['id']}: {seen}"
 
 
 def test_junit(tmp_path: Path) -> None:
-    """As CI systems read it."""
+    """The JUnit file, as CI systems read it."""
     path = tmp_path / "junit.xml"
     done = conform("--exec", OWN["blk"], "--only", "VU-F-0101", "--junitxml", str(path))
     assert done.returncode == 0, done.stderr
@@ -149,7 +149,7 @@ def test_junit(tmp_path: Path) -> None:
 
 
 def test_list() -> None:
-    """By eye, and as JSON."""
+    """As text and as JSON."""
     assert "VU-F-0401" in conform("--list").stdout
     listed = json.loads(conform("--list", "--json", "--only", "bases").stdout)
     assert {case["area"] for case in listed["cases"]} == {"bases"}
@@ -157,8 +157,8 @@ def test_list() -> None:
     assert "verdict" not in listed["cases"][0]
 
 
-def test_a_rule_that_is_broken(tmp_path: Path) -> None:
-    """Is told with the messages up to the one that breaks it, and by the status."""
+def test_a_violated_rule(tmp_path: Path) -> None:
+    """It is reported with the messages up to the violation, and by the exit status."""
     command = program(
         tmp_path,
         CONNECT + "sock.send(bytes([1,0,0,0, 0x11,0,0,0]) + bytes(4))\n"
@@ -166,18 +166,18 @@ def test_a_rule_that_is_broken(tmp_path: Path) -> None:
     )
     done = conform("--exec", command, "--only", "VU-F-0103", "--patience", "0.2")
     assert done.returncode == 1
-    assert "VU-F-0103 FAIL (must) No request has a flag set that is not defined" in done.stdout
+    assert "VU-F-0103 FAIL (must) No request has an undefined flag set" in done.stdout
     assert "\n      < GET_FEATURES flags 0x11\n" in done.stdout
     assert "\ncases: 1 failed (1 must), " in done.stdout
 
 
-def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
-    """--socket alone: it was started by somebody else, and runs on."""
+def test_a_front_end_that_reconnects(tmp_path: Path) -> None:
+    """--socket alone: the suite has not started it, and does not end it."""
     path = tmp_path / "s"
     argv = shlex.split(f"{ATTACH} --rings 2 --scratch --blk {shlex.quote(str(path))}")
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as vm:
         try:
-            # Its devices reconnect, whatever the session before was like.
+            # Its devices reconnect after each session.
             only = ("--only", "framing", "--only", "rings", "--only", "errors")
             done = conform("--socket", str(path), "--device", "blk", "--verbose", *only)
         finally:
@@ -185,50 +185,52 @@ def test_a_front_end_that_connects_anew_by_itself(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert " FAIL (" not in done.stdout
     assert "VU-F-1709 OBSERVED" in done.stdout
-    assert "it connects anew" in done.stdout
+    assert "it reconnects" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("does", "text"),
     [
         (WAIT, "no front-end connects to"),
-        (CONNECT + WAIT, "is no vhost-user front-end: it says nothing"),
-        (CONNECT, "is no vhost-user front-end: < end of the connection"),
+        (CONNECT + WAIT, "is not a vhost-user front-end: it sends nothing"),
+        (CONNECT, "is not a vhost-user front-end: < end of the connection"),
         (
             CONNECT + "sock.send(b'GET / HTTP/1.0\\r\\n\\r\\n')\n" + WAIT,
-            "is no vhost-user front-end: < a header of 825184340 bytes",
+            "is not a vhost-user front-end: < a header of 825184340 bytes",
         ),
         (
-            # It asks, and reads no answer: in the end the suite cannot send one.
+            # It reads no replies, until the suite cannot send one.
             CONNECT + "while True: sock.sendall(bytes([1,0,0,0,1,0,0,0])+bytes(4))\n",
-            "does not go on after GET_FEATURES",
+            "stops after GET_FEATURES",
         ),
-        (CONNECT + GET_FEATURES + WAIT, "does not go on after GET_FEATURES (message 1, at start)"),
+        (CONNECT + GET_FEATURES + WAIT, "stops after GET_FEATURES (message 1, at start)"),
         (
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + CONNECT + GET_FEATURES + WAIT,
-            "does not go on after GET_FEATURES",
+            "stops after GET_FEATURES",
         ),
         (CONNECT + "import os\nos.kill(os.getpid(), signal.SIGKILL)\n", "end of the connection"),
     ],
 )
-def test_what_is_no_front_end_is_one_line(tmp_path: Path, does: str, text: str) -> None:
-    """The suite ends by itself, also where the program does not."""
+def test_a_program_that_is_not_a_front_end_is_a_one_line_error(
+    tmp_path: Path, does: str, text: str
+) -> None:
+    """The suite ends also where the program does not."""
     done = conform("--exec", program(tmp_path, does), "--patience", "1")
     assert (done.returncode, done.stdout) == (1, "")
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_nobody_connects(tmp_path: Path) -> None:
-    """By itself."""
+def test_no_front_end_connects(tmp_path: Path) -> None:
+    """The suite ends after the time limit."""
     done = conform("--socket", str(tmp_path / "s"), "--patience", "0.1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"emu: no front-end connects to {tmp_path}/s within 1 s\n"
     assert not (tmp_path / "s").exists()
 
 
-def test_a_front_end_that_comes_once(tmp_path: Path) -> None:
-    """What was found out is kept, what was not is ERROR, and the last line says why."""
+def test_a_front_end_that_connects_once(tmp_path: Path) -> None:
+    """Verdicts so far are kept, further cases are ERROR, and the last line has the reason."""
     does = CONNECT + GET_FEATURES + "sock.recv(20)\nsock.send(bytes([3,0,0,0,1,0,0,0])+bytes(4))\n"
     argv = shlex.split(
         program(
@@ -253,7 +255,7 @@ def test_a_front_end_that_comes_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing_behind(tmp_path: Path, signum: int) -> None:
-    """No program, no directory, no socket; one line."""
+    """No program, no directory and no socket is left; the output is one line."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     argv = [*CONFORM, "--device", "blk", "--exec", OWN["blk"]]
     with subprocess.Popen(
@@ -261,17 +263,17 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, signum: int) -> None:
     ) as suite:
         children = await_children(suite)
         suite.send_signal(signum)
-        out, said = suite.communicate(timeout=TIMEOUT)
+        out, err = suite.communicate(timeout=TIMEOUT)
     assert suite.returncode == 128 + signum
-    assert (out, said) == ("", f"emu: ended by {signal.Signals(signum).name}\n")
+    assert (out, err) == ("", f"emu: ended by {signal.Signals(signum).name}\n")
     _, alive = psutil.wait_procs(children, TIMEOUT)
-    # Whoever has taken over an orphan may not have looked after it yet.
+    # The process that an orphan is reparented to may not have reaped it yet.
     assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_suite_that_is_killed_takes_the_program_along(tmp_path: Path) -> None:
-    """It had no chance to end it."""
+def test_the_program_ends_with_a_suite_that_is_killed(tmp_path: Path) -> None:
+    """The kernel ends it (PR_SET_PDEATHSIG)."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen([*CONFORM, "--exec", OWN["blk"]], env=environment) as suite:
         children = await_children(suite)
@@ -281,10 +283,10 @@ def test_a_suite_that_is_killed_takes_the_program_along(tmp_path: Path) -> None:
 
 
 def await_children(suite: subprocess.Popen[Any]) -> list[psutil.Process]:
-    """The programs that it has started, as soon as there is one."""
+    """Wait for a program that it has started, and return all of them."""
     end = time.monotonic() + TIMEOUT
     while not (children := psutil.Process(suite.pid).children(recursive=True)):
         assert suite.poll() is None
         assert time.monotonic() < end
-        time.sleep(0.01)  # nothing tells of it
+        time.sleep(0.01)  # no event tells of it
     return children

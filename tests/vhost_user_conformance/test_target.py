@@ -1,4 +1,4 @@
-"""The peer to test, as a user names it."""
+"""The peer under test, as the options specify it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NIC = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
 
 
 @pytest.mark.parametrize("length", [40, MAX_SOCKET_PATH - 25, MAX_SOCKET_PATH, 200])
-def test_any_temporary_directory_will_do(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_directories_of_any_length(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sockets have a path of 107 bytes at most; where TMPDIR is too long another one is used."""
     base = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     folder = base / ("x" * max(1, length - len(str(base)) - 1))
@@ -40,7 +40,7 @@ def test_any_temporary_directory_will_do(length: int, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_socket_s_path_that_is_too_long(role: str) -> None:
-    """Is an error before anything is started."""
+    """It is an error before anything is started."""
     with pytest.raises(OptionError, match="--socket: a socket's path has at most 107 bytes"):
         Target(role=role, socket=Path("/" + "x" * MAX_SOCKET_PATH)).check()
 

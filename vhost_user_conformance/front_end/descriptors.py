@@ -1,4 +1,4 @@
-"""What a descriptor is that came with a message."""
+"""File descriptors that came with a message: their kind, identity and size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ EVENTFD, MEMFD, SOCKET, PIPE, FILE = "eventfd", "memfd", "socket", "pipe", "file
 
 
 class Descriptor(NamedTuple):
-    """A descriptor, as it was when it came.
+    """A descriptor, as it was when it was received.
 
     Attributes:
         kind: one of the names above.
-        identity: two descriptors of one thing have the same.
-        size: bytes of the file, or 0.
+        identity: the same for two descriptors of one file.
+        size: of the file in bytes, or 0.
     """
 
     kind: str
@@ -25,8 +25,8 @@ class Descriptor(NamedTuple):
     size: int
 
 
-def look_at(fd: int) -> Descriptor:
-    """What it is. Descriptors of one eventfd are known by the number that the kernel gives it."""
+def describe(fd: int) -> Descriptor:
+    """Its description. The identity of an eventfd is the kernel's ``eventfd-id``."""
     found = os.fstat(fd)
     target = str(Path(f"/proc/self/fd/{fd}").readlink())
     if "[eventfd]" in target:
@@ -43,9 +43,9 @@ def look_at(fd: int) -> Descriptor:
 
 
 def map_shared(fd: int, size: int, offset: int) -> mmap.mmap | None:
-    """A shared, writable mapping of the file's beginning up to there, or None: there can be none.
+    """Map the file's first ``offset + size`` bytes, shared and writable; None if that fails.
 
-    ``offset`` need not be at a page's beginning, so all that is before it is mapped, too.
+    ``offset`` need not be page-aligned, so the bytes before it are mapped, too.
     """
     try:
         return mmap.mmap(fd, offset + size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)

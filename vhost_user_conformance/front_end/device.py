@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 SECTOR = 512
 DISK_BYTES = 1 << 20
-#: What a disk answers to GET_ID (virtio 1.3, 5.2.6: 20 bytes).
+#: The disk's response to GET_ID (virtio 1.3, 5.2.6: 20 bytes).
 _SERIAL = b"conformance".ljust(20, b"\0")
 
 
 class Device:
-    """What the suite's back-end is: a disk that stores what is written, or a sink for frames.
+    """A disk that stores the data written to it, or a NIC that discards frames.
 
-    Rings whose requests it does not know are not served: their requests wait.
+    Other rings are not served: their requests wait.
     """
 
     def __init__(self, kind: str) -> None:
@@ -39,7 +39,7 @@ class Device:
         return self._kind == "blk" or (self._kind == "net" and ring % 2 == 1)
 
     def do(self, memory: GuestMemory, chain: Chain) -> int:
-        """Carry a request out; the number of bytes written."""
+        """Carry out a request. Returns the number of bytes written to guest memory."""
         return self._disk(memory, chain) if self._kind == "blk" else 0
 
     def _disk(self, memory: GuestMemory, chain: Chain) -> int:

@@ -1,4 +1,4 @@
-"""Guest memory that a front-end has shared, as the suite's back-end maps it."""
+"""Guest memory that the front-end has shared, mapped by the suite's back-end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class Mapped(NamedTuple):
-    """A region of guest memory, and its mapping, if it can be mapped.
+    """A region of guest memory and its mapping.
 
     Attributes:
+        view: None if the region cannot be mapped.
         sized: the mapping's file has a size; a device file has none.
     """
 
@@ -25,12 +26,12 @@ class Mapped(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many of the region's bytes there are now.
+        """Number of bytes of the region that can be accessed now.
 
-        A front-end may truncate its file after it has shared it, and an access behind the end is
-        SIGBUS; so the file's size is read before each use. A front-end that truncates it between
-        that and the use still ends the suite: Python cannot handle SIGBUS, and a ring cannot be
-        served by pread and pwrite.
+        A front-end may truncate the file after sharing it, and an access beyond its end raises
+        SIGBUS; so the file's size is read before each access. A truncation between that and the
+        access still ends the suite: Python cannot handle SIGBUS, and a ring cannot be served by
+        pread and pwrite.
         """
         if self.view is None or not self.sized:
             return self.region.size
@@ -62,14 +63,14 @@ class GuestMemory:
         self.mapped.clear()
 
     def gpa(self, user: int, size: int) -> int | None:
-        """The guest address of this user address, or None if no region has all of the bytes."""
+        """The guest address of a user address; None if no region contains all ``size`` bytes."""
         for region, *_ in self.mapped:
             if region.user_addr <= user and user + size <= region.user_addr + region.size:
                 return user - region.user_addr + region.gpa
         return None
 
     def view(self, gpa: int, size: int) -> memoryview | None:
-        """These bytes, or None if no mapped region has them all. Not to be kept for long."""
+        """These bytes; None if no mapped region contains them all. Valid until memory changes."""
         for each in self.mapped:
             region = each.region
             if each.view and region.gpa <= gpa and gpa + size <= region.gpa + each.size:
@@ -78,7 +79,7 @@ class GuestMemory:
         return None
 
     def covers(self, gpa: int, size: int) -> bool:
-        """Whether all of these bytes are shared, maybe in several adjacent regions."""
+        """Whether all of these bytes are shared, possibly in several adjacent regions."""
         while size > 0:
             for each in self.mapped:
                 start, end = each.region.gpa, each.region.gpa + each.size

@@ -43,7 +43,7 @@ class Qmp:
 
     Attributes:
         refusal: description of the error that the last command returned, or "".
-        closed: the server has closed the connection, or has sent what is not QMP.
+        closed: the server has closed the connection, or has sent invalid QMP.
 
     Raises:
         OSError: no server listens there.
@@ -111,7 +111,7 @@ class Qmp:
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            self.refusal, self.closed = "it sends what is not QMP", True
+            self.refusal, self.closed = "its response is not QMP", True
             return
         if "return" in message or "error" in message:
             self._waiting -= 1

@@ -1,4 +1,4 @@
-"""What a front-end did in one session, for the cases to look at."""
+"""A recording of one session, which the cases judge."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Received(NamedTuple):
     """A message as the front-end sent it.
 
     Attributes:
-        at: its place in the session.
-        act: what was being done to the front-end.
+        at: index of the message in the session.
+        act: in whose course it came.
         id, flags, payload: of the message.
-        fds: what its descriptors were.
-        features: feature bits that it had acknowledged before, or None.
-        protocol: protocol features that it had acknowledged before.
-        followed: it wants a reply, and the next one came before it had that.
-        line: of the transcript, behind the one that shows it.
+        fds: its descriptors.
+        features: feature bits that were acknowledged before it, or None.
+        protocol: protocol features that were acknowledged before it.
+        followed: it requires a reply, and the next message came before the reply was sent.
+        line: number of transcript lines up to and including this message.
     """
 
     at: int
@@ -51,12 +51,12 @@ class Received(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the message."""
+        """Name of the message."""
         return F(self.id).name if self.id in F._value2member_map_ else f"id {self.id}"
 
     @property
     def need_reply(self) -> bool:
-        """An acknowledgement is asked for."""
+        """Whether an acknowledgement is requested."""
         return bool(self.flags & NEED_REPLY)
 
     @property
@@ -76,7 +76,7 @@ class Received(NamedTuple):
 
     @property
     def ring(self) -> int | None:
-        """The ring that it is about, if it is about one."""
+        """Index of the ring that it concerns, or None."""
         if self.id in RING_STATES:
             return self.state.ring
         if self.id == F.SET_VRING_ADDR:
@@ -87,19 +87,19 @@ class Received(NamedTuple):
         return f"{self.name} (message {self.at + 1}, at {self.act})"
 
 
-class Answered(NamedTuple):
-    """A base that the suite's back-end gave: at which message, for which ring, and which."""
+class ReturnedBase(NamedTuple):
+    """A base that the suite's back-end returned: index of the message, ring, and base."""
 
     at: int
     ring: int
     base: int
 
 
-class Begun(NamedTuple):
-    """Where a ring was to begin, and what lay in it when it was given its kick.
+class RingStart(NamedTuple):
+    """The base and the indices of a ring when its kick descriptor was set.
 
     Attributes:
-        at: the message.
+        at: index of the message.
         ring: index.
         base: of SET_VRING_BASE.
         used, available: the two indices in guest memory.
@@ -112,8 +112,8 @@ class Begun(NamedTuple):
     available: int
 
 
-class Table(NamedTuple):
-    """Guest memory as it was shared after a message, and which regions could be mapped."""
+class MemoryTable(NamedTuple):
+    """The regions that were shared after a message, and those of them that cannot be mapped."""
 
     at: int
     regions: tuple[MemoryRegion, ...]
@@ -125,28 +125,28 @@ class Recording:
     """One session.
 
     Attributes:
-        acts: what was done to the front-end, as far as it could be.
-        undone: why an act was not done.
-        messages: what it sent.
-        chains: requests that lay in its rings.
-        flag_faults: what was wrong with the flags of available rings when they were looked at.
-        offered: some of those that lie in rings on which the suite does no work.
+        acts: acts that were done.
+        undone: reason for each act that was not done.
+        messages: that the front-end sent.
+        chains: requests that were taken from its rings.
+        flag_faults: invalid flags of available rings.
+        offered: some of the requests in rings that the suite does not serve.
         bases: replies to GET_VRING_BASE.
-        begun: where rings began, and what lay in them.
+        ring_starts: base and indices of each ring when it was started.
         regions: replies to GET_INFLIGHT_FD, each with the region's file.
-        unmapped: messages that gave a log or a region which cannot be mapped as it is to be used.
-        tables: guest memory, each time that it changed.
+        unmapped: indices of messages with a log or an inflight region that cannot be mapped.
+        tables: guest memory after each change.
         kicks: (act, ring) of each kick.
-        unkicked: rings in which a request lay for which no kick came, though one was due.
-        left: it closed the connection before it was told to end.
-        ended: how its program ended while it had not been told to, or nothing.
-        crashed: a signal ended it that the suite did not send.
-        marks: what the script's reactions did: (place of the next message, what).
+        unkicked: rings with a request for which a kick was due and none came.
+        left: the front-end closed the connection before it was asked to end.
+        ended: exit description of a program that ended unasked, or "".
+        crashed: the program was ended by a signal that the suite did not send.
+        marks: what the script's reactions did: (index of the next message, what).
         channel: replies on the back-end channel.
-        again: it connected anew after that.
-        second: the session that then began, where the script asks for it.
-        held: its open files after each time that it was told to continue, or to reset.
-        transcript: of the wire.
+        reconnected: the front-end connected again after the connection was closed.
+        second: the session after the reconnection, where the script plays one.
+        open_files: number of files the program has open after each CONT and RESET.
+        transcript: of the connection.
     """
 
     acts: list[str] = field(default_factory=list)
@@ -155,10 +155,10 @@ class Recording:
     chains: list[Chain] = field(default_factory=list)
     flag_faults: set[str] = field(default_factory=set)
     offered: list[Chain] = field(default_factory=list)
-    bases: list[Answered] = field(default_factory=list)
-    begun: list[Begun] = field(default_factory=list)
+    bases: list[ReturnedBase] = field(default_factory=list)
+    ring_starts: list[RingStart] = field(default_factory=list)
     regions: list[tuple[Inflight, Descriptor]] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    tables: list[MemoryTable] = field(default_factory=list)
     unmapped: set[int] = field(default_factory=set)
     kicks: set[tuple[str, int]] = field(default_factory=set)
     unkicked: set[int] = field(default_factory=set)
@@ -167,19 +167,19 @@ class Recording:
     crashed: bool = False
     marks: list[tuple[int, str]] = field(default_factory=list)
     channel: dict[str, Message | str] = field(default_factory=dict)
-    again: bool = False
+    reconnected: bool = False
     second: Recording | None = None
-    held: list[int] = field(default_factory=list)
+    open_files: list[int] = field(default_factory=list)
     transcript: list[str] = field(default_factory=list)
 
     def of(self, *numbers: int, act: str = "") -> list[Received]:
-        """The messages with these ids, in order; of one act only if it is named."""
+        """The messages with these ids, in order; if ``act`` is given, of this act only."""
         return [
             each for each in self.messages if each.id in numbers and (not act or each.act == act)
         ]
 
     def some(self, *numbers: int, act: str = "") -> list[Received]:
-        """The same, of which there must be one.
+        """As `of`, but at least one message.
 
         Raises:
             Unsupported: there is none.
@@ -191,7 +191,7 @@ class Recording:
         return found
 
     def kicked(self, act: str = "") -> set[int]:
-        """Rings whose kick was signalled; at one act only if it is named."""
+        """Rings that were kicked; if ``act`` is given, in this act only."""
         return {ring for at, ring in self.kicks if not act or at == act}
 
     def first(self, number: int) -> Received:
@@ -199,14 +199,14 @@ class Recording:
         return self.some(number)[0]
 
     def after(self, message: Received) -> list[Received]:
-        """What came later."""
+        """The later messages."""
         return self.messages[message.at + 1 :]
 
     def since(self, mark: str) -> list[Received]:
-        """What came after a reaction did this.
+        """The messages after a reaction set this mark.
 
         Raises:
-            Unsupported: it had no occasion to.
+            Unsupported: no reaction set it.
         """
         places = [at for at, what in self.marks if what == mark]
         if not places:
@@ -214,20 +214,20 @@ class Recording:
         return self.messages[places[0] :]
 
     def did(self, act: str) -> None:
-        """Go on only if this has been done to the front-end.
+        """Require that this act was done.
 
         Raises:
-            Unsupported: it has not.
+            Unsupported: it was not.
         """
         if act not in self.acts:
-            unsupported(self.undone.get(act, f"the session did not come to {act!r}"))
+            unsupported(self.undone.get(act, f"the session did not reach {act!r}"))
 
     def started(self) -> None:
-        """Go on only if a ring was started. Raises as `did`."""
+        """Require that a ring was started. Raises as `did`."""
         self.did(START)
 
     def rings(self) -> dict[int, list[Received]]:
-        """The messages about each ring."""
+        """The messages that concern each ring."""
         found: dict[int, list[Received]] = {}
         for each in self.messages:
             if each.ring is not None:
@@ -247,10 +247,7 @@ class Recording:
         return rings
 
     def starts(self) -> Iterator[tuple[int, list[Received]]]:
-        """Each start of a ring: its messages since the one before was over, up to its kick.
-
-        A ring that has stopped begins anew with its next message.
-        """
+        """For each start of a ring: its index, and its messages since the last stop."""
         for ring, messages in self.rings().items():
             so_far: list[Received] = []
             for each in messages:
@@ -262,7 +259,7 @@ class Recording:
                     yield ring, list(so_far)
 
     def table_at(self, at: int) -> tuple[MemoryRegion, ...]:
-        """Guest memory as it was shared when a message came."""
+        """The regions that were shared when a message came."""
         found: tuple[MemoryRegion, ...] = ()
         for table in self.tables:
             if table.at <= at:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from vhost_user import inflight
 from vhost_user.payloads import U64, VRING_NO_FD, Inflight, VringState
-from vhost_user_conformance.front_end.descriptors import look_at
-from vhost_user_conformance.front_end.recording import Answered, F
+from vhost_user_conformance.front_end.descriptors import describe
+from vhost_user_conformance.front_end.recording import F, ReturnedBase
 from vhost_user_conformance.front_end.script import KINDS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Replies:
-    """What a correct back-end replies in one session.
+    """Builds the replies of a correct back-end in one session.
 
     Args:
         script: what the back-end offers.
@@ -65,23 +65,23 @@ class Replies:
         index = VringState.unpack(message.payload[:8].ljust(8, b"\0")).ring
         base = self._service.stop(index)
         recording = self._service.recording
-        recording.bases.append(Answered(len(recording.messages) - 1, index, base))
+        recording.bases.append(ReturnedBase(len(recording.messages) - 1, index, base))
         return VringState(index, base).pack()
 
-    def _config(self, asked: bytes) -> bytes:
-        offset, size = (int.from_bytes(asked[at : at + 4], "little") for at in (0, 4))
+    def _config(self, request: bytes) -> bytes:
+        offset, size = (int.from_bytes(request[at : at + 4], "little") for at in (0, 4))
         space = KINDS[self._device].config.ljust(256, b"\0")
         if offset + size > len(space):
             return b""
-        return asked[:12] + space[offset : offset + size]
+        return request[:12] + space[offset : offset + size]
 
-    def _inflight_fd(self, asked: bytes) -> tuple[bytes, tuple[int, ...]]:
-        wanted = Inflight.unpack(asked[:24].ljust(24, b"\0"))
+    def _inflight_fd(self, request: bytes) -> tuple[bytes, tuple[int, ...]]:
+        wanted = Inflight.unpack(request[:24].ljust(24, b"\0"))
         fd, size = inflight.create(max(wanted.num_queues, 1), max(wanted.queue_size, 1))
         self.close()
         self._inflight = (fd, size)
         given = Inflight(size, 0, wanted.num_queues, wanted.queue_size)
-        self._service.recording.regions.append((given, look_at(fd)))
+        self._service.recording.regions.append((given, describe(fd)))
         return given.pack(), (fd,)
 
     def close(self) -> None:

@@ -11,19 +11,20 @@ from vhost_user_conformance.front_end.script import Script
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.script import ScriptedSession
 
-#: So many requests are completed one at a time; seconds in which the driver makes a new one.
+#: Number of requests that are completed one at a time, and seconds in which the driver makes a new
+#: one.
 ROUNDS = 12
 _ROUND = 0.1
-#: So many requests, or as many as come in these seconds, tell whether a driver goes on.
+#: Number of requests, or seconds, after which a driver is known to continue.
 ENOUGH = 300
 _WHILE = 0.7
 
 
 def _one_at_a_time(session: ScriptedSession) -> None:
-    """Complete one request after the other; whether each new one is kicked for.
+    """Complete one request after the other, and check that each new one is kicked for.
 
-    Many requests at once hide a kick that comes one request too late: the next one brings it. When
-    all that a driver may have under way is held there is no next one.
+    Many requests at once hide a kick that is late by one request, as the next request brings it.
+    While the suite holds all requests that the driver may have in flight there is no next one.
     """
     for _ in range(ROUNDS):
         if _unkicked(session) or not session.complete_one():
@@ -32,7 +33,7 @@ def _one_at_a_time(session: ScriptedSession) -> None:
 
 
 def _unkicked(session: ScriptedSession) -> bool:
-    """Wait until the driver has done what it has to do; whether a request was not kicked for."""
+    """Wait until the driver has reacted. Returns whether a request was not kicked for."""
     begin, waits = time.monotonic(), dict[tuple[int, int], float]()
 
     def over() -> bool:

@@ -1,6 +1,6 @@
-"""The suite's back-end takes requests from rings and examines how they are built.
+"""Takes requests from rings, and records what is invalid in them.
 
-`vhost_user.virtqueue` is not used: it refuses what is wrong, and here that is recorded.
+`vhost_user.virtqueue` is not used, since it raises an error for an invalid request.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 DESCRIPTOR = struct.Struct("<QIHH")
-#: Bytes that are kept of what a request begins with: a disk's header.
+#: Number of bytes of a request that are recorded: the header of a disk request.
 HEADER = 16
 NO_INTERRUPT = 1
 
 
 class Part(NamedTuple):
-    """A descriptor of a chain: guest address, bytes, and whether the device may write there."""
+    """A descriptor of a chain: guest address, size in bytes, and whether it is device-writable."""
 
     gpa: int
     size: int
@@ -33,16 +33,16 @@ class Part(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """A request as it was in a ring.
+    """A request, as it was in the ring.
 
     Attributes:
         ring: index.
         head: of the chain.
         parts: its descriptors.
-        indirect: they were in an indirect table.
-        faults: what is wrong with it, as text.
-        used: the descriptors of the ring that it takes.
-        header: the first bytes that the device reads, as many as `HEADER`.
+        indirect: the descriptors were in an indirect table.
+        faults: descriptions of what is invalid in it.
+        used: indices of its descriptors in the ring's table.
+        header: the first `HEADER` device-readable bytes.
     """
 
     ring: int
@@ -58,11 +58,11 @@ class Ring:
     """A ring of the front-end, as its messages have configured it.
 
     Attributes:
-        size, next, address, kick, call, enabled: of the messages; None before they came.
-        served: how many chains were taken since it was started last.
+        size, next, address, kick, call, enabled: as the messages have set them.
+        served: number of chains that were taken since the last start.
         event_idx: VIRTIO_F_EVENT_IDX was acknowledged.
-        quiet: the driver is notified only if it asks for it.
-        in_flight: descriptors of chains that were taken and not given back, by the chain's head.
+        quiet: the driver is notified only if it requests it.
+        in_flight: descriptors of chains that are not completed, by the chain's head.
     """
 
     def __init__(self, index: int) -> None:
@@ -103,10 +103,10 @@ class Ring:
 
 
 class Walker:
-    """Takes requests from one ring.
+    """Takes requests from one ring, and completes them.
 
-    The two indices are read and written as numbers of 16 bits: byte by byte, a driver on another
-    CPU could read half of each.
+    The two indices are accessed as 16-bit numbers: of an access byte by byte a driver on another
+    CPU could see half.
     """
 
     def __init__(self, memory: GuestMemory, ring: Ring) -> None:
@@ -125,17 +125,17 @@ class Walker:
                 (address.used, more + 8 * size),
             )
         )
-        self._look()
+        self._map()
 
-    def _look(self) -> None:
-        """Look the ring's parts up again: their memory may have been unmapped."""
+    def _map(self) -> None:
+        """Map the ring's parts again, as their memory may have been unmapped."""
         self._desc, self._avail, self._used = (
             None if gpa is None else self._memory.view(gpa, size) for gpa, size in self._parts
         )
 
     @property
     def avail_index(self) -> int | None:
-        """The driver's index, or None if the ring is not in guest memory."""
+        """The driver's index; None if the ring is not in guest memory."""
         if self._avail is None or self._desc is None or self._used is None:
             return None
         return self._avail.cast("H")[1]
@@ -147,13 +147,13 @@ class Walker:
         return self._used.cast("H")[1]
 
     def take(self) -> Chain | None:
-        """The next request, if there is one."""
-        self._look()
+        """Take the next request; None if there is none."""
+        self._map()
         avail, ring = self.avail_index, self._ring
         if avail is None or avail == ring.next & 0xFFFF:
             return None
         waiting = avail - ring.next & 0xFFFF
-        faults = [f"{waiting} requests wait in a ring of {ring.size}"] * (waiting > ring.size)
+        faults = [f"{waiting} requests available in a ring of {ring.size}"] * (waiting > ring.size)
         faults += self.flag_faults()
         head = self._head(ring.next)
         ring.next = ring.next + 1 & 0xFFFF
@@ -163,8 +163,8 @@ class Walker:
         return chain
 
     def look_ahead(self, count: int) -> list[Chain]:
-        """The next requests, at most so many, without taking them."""
-        self._look()
+        """The next requests, at most ``count``, without taking them."""
+        self._map()
         avail, ring = self.avail_index, self._ring
         if avail is None:
             return []
@@ -235,30 +235,30 @@ class Walker:
     def _part_faults(self, part: Part, before: list[Part]) -> list[str]:
         faults = []
         if not self._memory.covers(part.gpa, part.size):
-            faults.append(f"{part.size} bytes at {part.gpa:#x} are in no region")
+            faults.append(f"{part.size} bytes at {part.gpa:#x} are not in a region")
         if before and before[-1].writable and not part.writable:
-            faults.append("a descriptor to read stands behind one to write")
+            faults.append("a device-readable descriptor follows a device-writable one")
         return faults
 
     @staticmethod
     def _indirect_faults(length: int, flags: int, nested: bool, inner: object) -> list[str]:  # noqa: FBT001
         faults = []
         if nested:
-            faults.append("an indirect table stands in an indirect table")
+            faults.append("an indirect table contains an indirect table")
         if not length or length % 16:
             faults.append(f"an indirect table of {length} bytes")
         if flags & NEXT:
             faults.append("a descriptor has both INDIRECT and NEXT")
         if inner is None:
-            faults.append("an indirect table is in no region")
+            faults.append("an indirect table is not in a region")
         return faults
 
     def give_back(self, chain: Chain, written: int) -> None:
-        """Complete a request, ask for a kick at the next one, and signal.
+        """Complete a request, request a kick for the next one, and notify the driver.
 
         Does nothing if the used ring has been unmapped.
         """
-        self._look()
+        self._map()
         used = self._used
         if used is None:
             return
@@ -273,7 +273,7 @@ class Walker:
             ring.notify()
 
     def _call_wanted(self, index: int) -> bool:
-        """Whether the driver asks for a notification of this entry of the used ring."""
+        """Whether the driver requests a notification for this entry of the used ring."""
         barrier()
         avail = self._avail
         if avail is None:
@@ -283,9 +283,9 @@ class Walker:
         return not avail.cast("H")[0] & NO_INTERRUPT
 
     def want_kick(self) -> None:
-        """With EVENT_IDX: ask for a kick at the next request.
+        """With EVENT_IDX: request a kick for the next request.
 
-        The caller then looks once more whether a request is there already.
+        The caller then checks again whether a request is available.
         """
         if self._used is not None and self._ring.event_idx:
             self._used.cast("H")[2 + 4 * self._ring.size] = self._ring.next & 0xFFFF

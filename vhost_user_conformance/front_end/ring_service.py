@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import MemTable, SingleRegion, VringState
 from vhost_user_conformance.front_end.guest_memory import GuestMemory
-from vhost_user_conformance.front_end.recording import Begun, F, Table
+from vhost_user_conformance.front_end.recording import F, MemoryTable, RingStart
 from vhost_user_conformance.front_end.ring import Ring, Walker
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from vhost_user_conformance.front_end.script import Script
     from vhost_user_conformance.peer.wire import Message
 
-#: Requests that are kept for the cases; there may be many.
+#: Maximum number of requests that are recorded.
 CHAINS_KEPT = 4000
-#: The same of a ring that is not served.
+#: The same for a ring that is not served.
 OFFERED_KEPT = 64
 PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 
@@ -36,7 +36,7 @@ class RingService:
         recording: of the session; it may be replaced by another.
 
     Attributes:
-        memory: what the front-end has shared.
+        memory: guest memory that the front-end has shared.
         rings: by index.
         features: feature bits that the front-end has acknowledged, or None.
     """
@@ -81,7 +81,7 @@ class RingService:
                 ring.enabled = True
 
     def share_memory(self, message: Message) -> None:
-        """A message about guest memory: apply it. Raises `PayloadError`."""
+        """Apply a message that changes guest memory. Raises `PayloadError`."""
         if message.id == F.SET_MEM_TABLE:
             self.memory.clear()
             for region, fd in zip(
@@ -96,7 +96,7 @@ class RingService:
                 self.memory.add(region, message.fds[0])
         mapped = self.memory.mapped
         self.recording.tables.append(
-            Table(
+            MemoryTable(
                 len(self.recording.messages) - 1,
                 tuple(each.region for each in mapped),
                 tuple(each.region for each in mapped if each.view is None),
@@ -104,7 +104,7 @@ class RingService:
         )
 
     def configure(self, message: Message) -> None:
-        """A message about a ring: apply it. Raises `PayloadError`."""
+        """Apply a message that configures a ring. Raises `PayloadError`."""
         if message.id in (F.SET_VRING_KICK, F.SET_VRING_CALL):
             ring = self.ring(message.u64 & 0xFF)
             fd = os.dup(message.fds[0]) if message.fds else None
@@ -130,13 +130,13 @@ class RingService:
                 self.serve(ring)
 
     def _begin(self, ring: Ring) -> None:
-        """A ring has its kick: record where it begins, and ask for kicks."""
+        """A kick descriptor was set: record base and indices, and request kicks."""
         walker = self._walker(ring)
         available = walker.avail_index
         if available is not None:
             at = len(self.recording.messages) - 1
             used = walker.used_index
-            self.recording.begun.append(Begun(at, ring.index, ring.next, used, available))
+            self.recording.ring_starts.append(RingStart(at, ring.index, ring.next, used, available))
         walker.want_kick()
 
     def _walker(self, ring: Ring) -> Walker:
@@ -144,8 +144,8 @@ class RingService:
         return Walker(self.memory, ring)
 
     def kicked(self, ring: Ring, fd: int, act: str) -> None:
-        """The kick of a ring is readable, in the course of this act."""
-        # Another process may have read it, or it is not an eventfd.
+        """The kick descriptor of a ring became readable during this act."""
+        # The front-end may have read it, or it is not an eventfd.
         with contextlib.suppress(OSError):
             os.read(fd, 8)
         ring.kicked = True
@@ -159,7 +159,7 @@ class RingService:
             self.serve(ring)
 
     def serve(self, ring: Ring) -> None:
-        """Take the available requests, and complete those that the script does not hold."""
+        """Take the available requests, and complete them unless the script holds them."""
         if self._script.idle or not (ring.ready and ring.enabled and ring.kicked):
             return
         walker = self._walker(ring)
@@ -168,7 +168,7 @@ class RingService:
             self.recording.offered += walker.look_ahead(room)
             return
         self.recording.flag_faults.update(walker.flag_faults())
-        # A driver may add requests as fast as they are taken: the other rings get their turn.
+        # A driver may add requests as fast as they are taken, so other rings are served in between.
         for _ in range(ring.size):
             chain = walker.take()
             if chain is None:
@@ -183,7 +183,7 @@ class RingService:
         self._busy.add(ring)
 
     def complete_one(self) -> bool:
-        """Complete the request that has been held longest; False: none is held."""
+        """Complete the request that has been held longest. Returns False if none is held."""
         if not self._held:
             return False
         ring, chain = self._held.popleft()
@@ -191,7 +191,7 @@ class RingService:
         return True
 
     def waiting(self) -> dict[int, int]:
-        """Rings with requests for which no kick has come, and the index where each one stands."""
+        """Rings with requests that have not been kicked for, and the index of the next request."""
         found = {}
         for ring in self.rings.values():
             if ring.ready and ring.enabled and self.device.handles(ring.index):
@@ -201,7 +201,7 @@ class RingService:
         return found
 
     def stop(self, index: int) -> int:
-        """GET_VRING_BASE: complete what is held, close the notifiers, and return the base."""
+        """GET_VRING_BASE: complete held requests, close the notifiers, and return the base."""
         ring = self.ring(index)
         self.serve(ring)
         while any(held is ring for held, _ in self._held):
@@ -211,10 +211,10 @@ class RingService:
         return ring.next
 
     def close(self) -> None:
-        """Unmap guest memory and close all notifiers, whatever fails.
+        """Unmap guest memory and close all notifiers; an error does not stop this.
 
         Raises:
-            OSError: a descriptor had been closed already.
+            OSError: a descriptor had been closed before.
         """
         with contextlib.ExitStack() as owned:
             owned.callback(self.memory.clear)

@@ -1,4 +1,4 @@
-"""How the suite's back-end behaves in one session with a front-end."""
+"""Scripts: the behaviour of the suite's back-end in one session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REPLY_FLAGS = VERSION | REPLY
 
 
 class ScriptedSession(Protocol):
-    """What a script may use of the session that it is played in (`session.Session`)."""
+    """The part of a session (`session.Session`) that scripts and reactions use."""
 
     @property
     def wire(self) -> Wire:
@@ -36,49 +36,49 @@ class ScriptedSession(Protocol):
 
     @property
     def recording(self) -> Recording:
-        """What the front-end has done so far."""
+        """The recording so far."""
 
     @property
     def channel(self) -> Wire | None:
-        """The back-end channel, if the front-end has given one."""
+        """The back-end channel, if the front-end has set one."""
 
     def pump(self, done: Callable[[], bool], timeout: float) -> bool:
-        """Answer and serve until ``done()``; False: the time was over first."""
+        """Answer messages and serve rings until ``done()``. Returns False after the timeout."""
 
     def quiet(self, seconds: float) -> bool:
-        """Whether no message has come for so long."""
+        """Whether no message has come for this time."""
 
     def restart_quiet(self) -> None:
-        """Count `quiet` from now on."""
+        """Start the time of `quiet` again."""
 
     def waiting(self) -> dict[int, int]:
-        """Rings with requests for which no kick has come, and the index where each one stands."""
+        """Rings with requests that have not been kicked for, and the index of the next request."""
 
     def complete_one(self) -> bool:
-        """Complete the request that has been held longest; False: none is held."""
+        """Complete the request that has been held longest. Returns False if none is held."""
 
     def mark(self, what: str) -> None:
-        """Note what the script has done at this place of the recording."""
+        """Record what the script has done before the next message."""
 
     def answer(self, message: Message) -> None:
-        """Answer as a correct back-end does."""
+        """Reply as a correct back-end does."""
 
     def reply(
         self, number: int, payload: bytes, fds: tuple[int, ...] = (), flags: int = REPLY_FLAGS
     ) -> None:
-        """Send a reply, correct or not."""
+        """Send a reply, valid or not."""
 
     def reply_to(self, message: Message) -> tuple[bytes, tuple[int, ...]]:
-        """The payload and the descriptors of a correct back-end's reply."""
+        """Payload and descriptors of a correct back-end's reply."""
 
     def hang_up(self) -> None:
-        """Close the connection, as a back-end that ends does."""
+        """Close the connection, as at the end of a back-end."""
 
     def close_channel(self) -> None:
         """Close the back-end channel."""
 
 
-#: Answers a message in place of the session.
+#: Replies to a message instead of the session.
 Reaction = Callable[[ScriptedSession, "Message"], None]
 
 COMMON_FEATURES = (
@@ -101,7 +101,7 @@ _FS_CONFIG = b"conformance".ljust(36, b"\0") + struct.pack("<I", 1)
 
 
 class Kind(NamedTuple):
-    """What a back-end of one class of device offers besides what all offer."""
+    """What a back-end of one device class offers in addition to the common features."""
 
     features: int
     protocol: ProtocolFeature
@@ -122,24 +122,24 @@ class Script(NamedTuple):
     """A session's script.
 
     Attributes:
-        name: of it, for people.
-        acts: what is done to the front-end, in this order.
+        name: human-readable name.
+        acts: that are done, in this order.
         without: mask of feature bits that are not offered.
-        offering: mask of feature bits that are offered besides.
-        protocol_without: protocol features that are not offered, as a mask.
-        protocol_offering: protocol features that are offered besides.
-        queues: the answer to GET_QUEUE_NUM.
-        slots: the answer to GET_MAX_MEM_SLOTS.
+        offering: mask of feature bits that are offered in addition.
+        protocol_without: mask of protocol features that are not offered.
+        protocol_offering: mask of protocol features that are offered in addition.
+        queues: reply to GET_QUEUE_NUM.
+        slots: reply to GET_MAX_MEM_SLOTS.
         refuses: id of the message that is acknowledged with 1, or 0.
-        reactions: (id, what answers it).
+        reactions: (message id, its reaction).
         delay: seconds before each reply.
-        idle: no ring is worked on.
-        holds: requests are taken when they are kicked for, and completed only when the script's
-            ``asks`` says so, or when their ring is stopped.
-        calls_as_asked: calls are made only where the driver wants them, not at each completion.
-        returns: the front-end may connect anew; that session is recorded, too.
-        second_without: mask of feature bits that are not offered in it.
-        asks: what the back-end does at `ASKED`.
+        idle: no ring is served.
+        holds: requests are taken when they are kicked for, and completed only by the script's
+            ``asks``, or when their ring is stopped.
+        calls_as_asked: the driver is called only if it requests it, not at each completion.
+        returns: the front-end may reconnect; that session is recorded, too.
+        second_without: mask of feature bits that are not offered in the second session.
+        asks: run at `ASKED`.
     """
 
     name: str
@@ -170,9 +170,9 @@ class Script(NamedTuple):
         return whole & ~self.protocol_without
 
 
-#: A back-end that does everything right.
+#: A correct back-end.
 PLAIN = Script("a plain session", EVERYTHING)
-#: The same with features that change a whole session, so that they are not in the plain one.
+#: Correct back-ends with features that change a whole session, so that PLAIN does not offer them.
 SLOTS = Script("memory slots", EVERYTHING, protocol_offering=int(P.CONFIGURE_MEM_SLOTS))
 STATUS = Script("status", EVERYTHING, protocol_offering=int(P.STATUS))
 RESETTING = Script("reset", EVERYTHING, protocol_offering=int(P.RESET_DEVICE))
@@ -187,10 +187,10 @@ _OCCASIONS = {
 
 
 def occasion(number: int) -> Script:
-    """The script of the session in which this message comes, if it comes at all."""
+    """The script of the session in which this message may be sent."""
     return _OCCASIONS.get(F(number), PLAIN)
 
 
 def refusing(number: int) -> Script:
-    """A back-end that refuses this message, where it is asked for an acknowledgement."""
+    """A back-end that acknowledges this message with 1, where need_reply is set."""
     return Script(f"message {number} is refused", refuses=number)

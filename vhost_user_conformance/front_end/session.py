@@ -1,4 +1,4 @@
-"""The suite's back-end in one session: it answers by its script, serves rings, and records."""
+"""The suite's back-end in one session: it replies by its script, serves rings, and records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vhost_user.message_spec import ReplyRule
 from vhost_user.messages import FRONTEND_MESSAGES, BackendRequest
 from vhost_user.payloads import PayloadError
 from vhost_user_conformance.front_end.acts import START
-from vhost_user_conformance.front_end.descriptors import look_at, map_shared
+from vhost_user_conformance.front_end.descriptors import describe, map_shared
 from vhost_user_conformance.front_end.device import Device
 from vhost_user_conformance.front_end.recording import F, Received, Recording
 from vhost_user_conformance.front_end.replies import Replies
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from vhost_user_conformance.front_end.qmp import Qmp
     from vhost_user_conformance.front_end.ring import Ring
 
-#: Of the messages of the back-end channel.
+#: Names of the messages of the back-end channel.
 CHANNEL_NAMES = {member.value: member.name for member in BackendRequest}
-#: Seconds between two calls of a condition that `Session.pump` waits for.
-_LOOK = 0.05
+#: Seconds between two checks of a condition that `Session.pump` waits for.
+_POLL = 0.05
 
 
 class Session:
@@ -47,21 +47,23 @@ class Session:
 
     Args:
         wire: connected.
-        script: how to behave.
-        device: device class, or "".
-        work: the device, if an earlier session has had it already.
+        script: the back-end's behaviour.
+        device_class: "blk", "net", "fs" or "".
+        device: the device of an earlier session that this one continues.
 
     Attributes:
-        recording: what the front-end has done so far.
-        act: what is being done to the front-end.
+        recording: of the session so far.
+        act: the current act.
         protocol: protocol features that the front-end has acknowledged.
-        channel: the back-end channel, if the front-end has given one.
-        work: the device, which carries requests out.
-        over: the connection is closed, or cannot be used any more.
-        longest_pause: seconds between two messages, at most.
+        channel: the back-end channel, if the front-end has set one.
+        device: carries out requests.
+        over: the connection is closed or unusable.
+        longest_pause: the longest time between two messages, in seconds.
     """
 
-    def __init__(self, wire: Wire, script: Script, device: str, work: Device | None = None) -> None:
+    def __init__(
+        self, wire: Wire, script: Script, device_class: str, device: Device | None = None
+    ) -> None:
         self.wire = wire
         self.script = script
         self.recording = Recording(transcript=wire.transcript)
@@ -70,15 +72,15 @@ class Session:
         self.channel: Wire | None = None
         self.over = False
         self.longest_pause = 0.0
-        self.work = Device(device) if work is None else work
+        self.device = Device(device_class) if device is None else device
         self._last = time.monotonic()
-        self._service = RingService(script, self.work, self.recording)
-        self._replies = Replies(script, device, self._service)
+        self._service = RingService(script, self.device, self.recording)
+        self._replies = Replies(script, device_class, self._service)
         self._reactions = dict(script.reactions)
 
     @property
     def rings(self) -> dict[int, Ring]:
-        """The rings that the front-end has named, by index."""
+        """The rings that the front-end has configured, by index."""
         return self._service.rings
 
     @property
@@ -89,7 +91,11 @@ class Session:
     # -- the loop
 
     def pump(self, done: Callable[[], bool], timeout: float, qmp: Qmp | None = None) -> bool:
-        """Answer and serve until ``done()``; False: the time or the session was over first."""
+        """Answer messages and serve rings until ``done()``.
+
+        Returns:
+            The last value of ``done()``; it is False after the timeout.
+        """
         deadline = time.monotonic() + timeout
         while not self.over:
             if done():
@@ -97,7 +103,7 @@ class Session:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            self._step(min(left, _LOOK), qmp)
+            self._step(min(left, _POLL), qmp)
         return done()
 
     def _step(self, wait: float, qmp: Qmp | None) -> None:
@@ -121,20 +127,20 @@ class Session:
             self._take()
 
     def quiet(self, seconds: float) -> bool:
-        """Whether no message has come for so long; kicks of a busy guest do not count."""
+        """Whether no message has come for this time; kicks do not count."""
         return time.monotonic() - self._last >= seconds
 
     def restart_quiet(self) -> None:
-        """Count `quiet` from now on."""
+        """Start the time of `quiet` again."""
         self._last = time.monotonic()
 
-    def leave_unrecorded(self) -> None:
-        """From now on messages are answered, and are not part of the recording any more."""
+    def stop_recording(self) -> None:
+        """Answer further messages without recording them."""
         self.recording.transcript = list(self.recording.transcript)
         self.recording = self._service.recording = Recording()
 
     def hang_up(self) -> None:
-        """Close the connection, as a back-end that ends does."""
+        """Close the connection, as at the end of a back-end."""
         self.wire.close()
         self.over = True
 
@@ -145,15 +151,15 @@ class Session:
             self.channel = None
 
     def complete_one(self) -> bool:
-        """Complete the request that has been held longest; False: none is held."""
+        """Complete the request that has been held longest. Returns False if none is held."""
         return self._service.complete_one()
 
     def waiting(self) -> dict[int, int]:
-        """Rings with requests for which no kick has come, and the index where each one stands."""
+        """Rings with requests that have not been kicked for, and the index of the next request."""
         return self._service.waiting()
 
     def mark(self, what: str) -> None:
-        """Note what the script has done: the next messages are the front-end's answer to it."""
+        """Record what the script has done: the next messages are the front-end's reaction."""
         self.recording.marks.append((len(self.recording.messages), what))
 
     # -- messages
@@ -168,12 +174,12 @@ class Session:
         if self.recording.messages:
             self.longest_pause = max(self.longest_pause, now - self._last)
         self._last = now
-        self._note(message)
+        self._record(message)
         try:
-            self._learn(message)
+            self._apply(message)
             self._answer(message)
         except (WireError, BrokenPipeError) as error:
-            # A front-end that takes no answer sends nothing that could be judged.
+            # The front-end reads no replies. It did not close the connection.
             self._end(clean=not isinstance(error, Silent))
         finally:
             message.close()
@@ -182,7 +188,7 @@ class Session:
         self.over = True
         self.recording.left = self.recording.left or clean
 
-    def _note(self, message: Message) -> None:
+    def _record(self, message: Message) -> None:
         self.recording.messages.append(
             Received(
                 len(self.recording.messages),
@@ -190,7 +196,7 @@ class Session:
                 message.id,
                 message.flags,
                 message.payload,
-                tuple(map(look_at, message.fds)),
+                tuple(map(describe, message.fds)),
                 self._service.features,
                 self.protocol,
                 self._wants_reply(message) and self.wire.waiting,
@@ -198,8 +204,8 @@ class Session:
             )
         )
 
-    def _learn(self, message: Message) -> None:
-        """Apply what a message configures; a payload that cannot be decoded is for the cases."""
+    def _apply(self, message: Message) -> None:
+        """Apply a message; the cases judge a payload that cannot be decoded."""
         service = self._service
         with contextlib.suppress(PayloadError, ValueError):
             if message.id == F.SET_FEATURES:
@@ -218,7 +224,7 @@ class Session:
                 service.configure(message)
 
     def _try_mapping(self, message: Message) -> None:
-        """Both payloads begin with the size and the offset of what is to be mapped."""
+        """Try to map a log or an inflight region; both payloads begin with size and offset."""
         size, offset = struct.unpack_from("<QQ", message.payload.ljust(16, b"\0"))
         view = map_shared(message.fds[0], size, offset)
         if view is None:
@@ -254,7 +260,7 @@ class Session:
         return bool(message.flags & NEED_REPLY and self.protocol & ProtocolFeature.REPLY_ACK)
 
     def answer(self, message: Message) -> None:
-        """Answer as a correct back-end does."""
+        """Reply as a correct back-end does."""
         if not self._wants_reply(message):
             return
         payload, fds = self.reply_to(message)
@@ -263,18 +269,18 @@ class Session:
     def reply(
         self, number: int, payload: bytes, fds: tuple[int, ...] = (), flags: int = REPLY_FLAGS
     ) -> None:
-        """Send a reply, correct or not."""
+        """Send a reply, valid or not."""
         self.wire.send(number, payload, flags=flags, fds=fds)
 
     def reply_to(self, message: Message) -> tuple[bytes, tuple[int, ...]]:
-        """The payload and the descriptors of a correct back-end's reply."""
+        """Payload and descriptors of a correct back-end's reply."""
         return self._replies.reply_to(message)
 
     def close(self) -> None:
-        """Close the connection, and everything that came over it, whatever fails.
+        """Close the connection and all received descriptors; an error does not stop this.
 
         Raises:
-            OSError: a descriptor had been closed already.
+            OSError: a descriptor had been closed before.
         """
         with contextlib.ExitStack() as owned:
             owned.callback(self._replies.close)

@@ -1,4 +1,4 @@
-"""The front-end under test, as a case sees it: recordings of sessions with it."""
+"""The front-end under test, as cases use it: recordings of sessions with it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 class FrontEnd:
     """The front-end under test.
 
-    A session is played once for each script, and all cases that name the script share what was
-    recorded: to start a VM takes its time.
+    A session is played once for each script, since starting a VM takes time. All cases with the
+    same script share the recording.
 
     Args:
-        device: class of device that the suite's back-end is, or "".
+        device: device class of the suite's back-end, or "".
         timeout: seconds for each answer.
-        play: has the front-end started and plays a session.
+        play: starts the front-end and plays a session.
 
     Attributes:
-        shown: the transcript of the session that a case looked at last.
+        shown: transcript of the session that a case read last.
     """
 
     def __init__(self, device: str, timeout: float, play: Callable[[Script], Recording]) -> None:
@@ -39,38 +39,38 @@ class FrontEnd:
         self._played: dict[Script, Recording] = {}
 
     def plain(self) -> Recording:
-        """The session in which the back-end does nothing wrong."""
+        """The session with a correct back-end."""
         return self.session(PLAIN)
 
     def session(self, script: Script) -> Recording:
         """The recording of a session by this script.
 
         Raises:
-            Failed: a signal ended the front-end in it.
+            Failed: the front-end crashed in it.
         """
         if script not in self._played:
             self._played[script] = self._play(script)
         recording = self._played[script]
         self.shown = recording.transcript
         if recording.crashed and script is not PLAIN:
-            raise Failed("the front-end to live", f"it ended {recording.ended}")
+            raise Failed("the front-end to continue", f"it ended {recording.ended}")
         return recording
 
     def reacting(self, name: str, number: int, reaction: Reaction) -> Recording:
-        """A session in which one message is answered by ``reaction``."""
+        """A session in which ``reaction`` replies to one message."""
         return self.session(Script(name, (START,), reactions=((number, reaction),)))
 
 
 def all_of(
-    messages: Iterable[Received], keeps: Callable[[Received], object], expected: str
+    messages: Iterable[Received], valid: Callable[[Received], object], expected: str
 ) -> None:
     """Check each message.
 
     Raises:
-        Failed: one does not keep it; it is named.
+        Failed: one is not valid; the error has its text.
     """
     for each in messages:
-        if not keeps(each):
+        if not valid(each):
             seen = f"{each}: flags {each.flags:#x}, {len(each.payload)} bytes, {len(each.fds)} fds"
             shown = payload_text(each.name, each.payload)
             raise Failed(expected, f"{seen}: {shown}" if shown else seen, line=each.line)

@@ -1,4 +1,4 @@
-"""Cases for front-ends on sessions that were written by hand, and sessions with odd descriptors."""
+"""Cases for front-ends on handwritten recordings, and sessions with unusual descriptors."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from vhost_user_conformance.front_end.descriptors import (
     MEMFD,
     SOCKET,
     Descriptor,
-    look_at,
+    describe,
 )
 from vhost_user_conformance.front_end.recording import (
-    Begun,
     F,
+    MemoryTable,
     Received,
     Recording,
-    Table,
+    RingStart,
 )
 from vhost_user_conformance.front_end.ring import Chain, Part, Ring
 from vhost_user_conformance.front_end.script import PLAIN, Script
@@ -116,7 +116,7 @@ def region(act: str, *fds: Descriptor) -> Sent:
 
 
 def recorded(*messages: Sent, protocol: int = int(ProtocolFeature.REPLY_ACK)) -> Recording:
-    """The session in which these came."""
+    """A recording of these messages."""
     recording = Recording(acts=list(dict.fromkeys(act for act, *_ in messages)))
     acked: int | None = None
     for at, (act, number, payload, fds) in enumerate(messages):
@@ -140,7 +140,7 @@ def judge(number: int, play: Recording | Callable[[Script], Recording]) -> Verdi
 
 BIT_30 = 1 << 30
 on, off = features(LOG_ALL, LOG), features(0, LOG)
-#: Ring 0 has no kick descriptor any more.
+#: Ring 0 loses its kick descriptor.
 POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
 
 
@@ -151,7 +151,7 @@ POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
         (273, (features(5), kick(0), features(5 | LOG_ALL), stop(0)), PASS),
         (273, (features(5), kick(0), features(7)), FAIL),
         (273, (features(5), kick(0), kick(1), stop(0), features(7)), FAIL),
-        # Another driver, when the one before has let go of all rings.
+        # Another driver, after the first one has stopped all rings.
         (273, (features(5), kick(0), stop(0), features(7), kick(0)), PASS),
         (273, (features(5), kick(0), sent(F.RESET_DEVICE), features(7)), PASS),
         (410, (features(BIT_30), enable(0, 1), kick(0)), PASS),
@@ -161,7 +161,7 @@ POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
         (410, (features(BIT_30), enable(0, 1), enable(1, 0), kick(0), kick(1)), OBSERVED),
         (510, (kick(0), kick(1)), PASS),
         (510, (kick(0), notifier(F.SET_VRING_KICK, 1, "kick 0")), FAIL),
-        # The number of one that is gone.
+        # The id of a closed eventfd.
         (510, (kick(0), kick(1), stop(0), stop(1), notifier(F.SET_VRING_KICK, 1, "kick 0")), PASS),
         (513, (kick(0), notifier(F.SET_VRING_CALL, 0, "call")), PASS),
         (513, (kick(0), notifier(F.SET_VRING_CALL, 0, "kick 0")), FAIL),
@@ -170,7 +170,7 @@ POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
         (607, (kick(0), sent(F.SET_VRING_BASE, VringState(0, 0).pack())), FAIL),
         (224, (features(1 << 32), kick(0)), PASS),
         (224, (features(0), kick(0)), FAIL),
-        # Where a legacy driver's ring of 4 lies.
+        # The layout of a legacy driver's ring of 4.
         (224, (features(0), size(4), parts(4096, 4160, 8192), kick(0)), OBSERVED),
         (224, (features(0), size(4), parts(4096, 4160, 4176), kick(0)), FAIL),
         (420, (kick(0), sent(F.SET_VRING_CALL, U64(VRING_NO_FD).pack())), PASS),
@@ -211,7 +211,7 @@ POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
     ],
 )
 def test_a_session(number: int, messages: tuple[Sent, ...], verdict: Verdict) -> None:
-    """Is judged so; no order of messages is too odd to be judged."""
+    """The verdict for these messages."""
     assert judge(number, recorded(*messages)) is verdict
 
 
@@ -228,18 +228,20 @@ def test_a_session(number: int, messages: tuple[Sent, ...], verdict: Verdict) ->
         (4, 0xFFFE, 3, FAIL),
     ],
 )
-def test_where_a_ring_begins(base: int, used: int, available: int, verdict: Verdict) -> None:
-    """Nothing is left out, and nothing begins that is not there, after a stop and a death."""
+def test_the_base_at_which_a_ring_starts(
+    base: int, used: int, available: int, verdict: Verdict
+) -> None:
+    """It lies between the indices, after a stop and after the end of a back-end."""
     recording = recorded(kick(0))
-    recording.begun.append(Begun(0, 0, base, used, available))
+    recording.ring_starts.append(RingStart(0, 0, base, used, available))
     assert judge(609, recording) is verdict
     first = recorded(kick(0), sent(F.SET_OWNER, act=ASKED))
     first.second = recording
     assert judge(1732, first) is verdict
 
 
-def test_what_is_said_anew() -> None:
-    """To a back-end that knows nothing; about each ring that the one before knew."""
+def test_messages_that_are_sent_again() -> None:
+    """After a reconnection, for each ring that the first session had."""
     first = recorded(sent(F.SET_OWNER), kick(0), kick(1), sent(F.GET_FEATURES, act=ASKED))
     assert judge(1720, first) is UNSUPPORTED
     first.second = recorded(sent(F.SET_OWNER), kick(0))
@@ -250,8 +252,8 @@ def test_what_is_said_anew() -> None:
     assert judge(1728, first) is PASS
 
 
-def test_the_region_of_before() -> None:
-    """Goes to the next back-end: the same file, and before its rings start."""
+def test_the_region_after_a_reconnection() -> None:
+    """It has the same file, and is sent before rings start."""
     file, another = Descriptor(MEMFD, "a", 4096), Descriptor(MEMFD, "b", 4096)
     first = recorded(region(START, file), kick(0), sent(F.GET_FEATURES, act=ASKED))
     for second, verdict in (
@@ -264,8 +266,8 @@ def test_the_region_of_before() -> None:
         assert judge(1731, first) is verdict
 
 
-def test_a_region_that_was_given() -> None:
-    """Comes back as it was: no other file, and no other size."""
+def test_a_region_is_sent_back_unchanged() -> None:
+    """A change of the file or the size is a failure."""
     file = Descriptor(MEMFD, "a", 4096)
     recording = recorded(asked(1, 64), region(START, file), kick(0))
     recording.regions.append((Inflight(4096, 0, 1, 64), file))
@@ -276,8 +278,8 @@ def test_a_region_that_was_given() -> None:
     assert judge(1208, recording) is FAIL
 
 
-def test_a_front_end_that_stops_half_way() -> None:
-    """It has shared its memory, and then says nothing, and closes nothing."""
+def test_a_front_end_that_starts_no_ring() -> None:
+    """It has shared its memory, and then sends nothing and keeps the connection."""
     table = sent(F.SET_MEM_TABLE)
     assert judge(1716, recorded(table, kick(0))) is PASS
     stuck = recorded(table)
@@ -319,7 +321,7 @@ HEADER = struct.Struct("<IIQ")
 def test_requests_of_a_disk(
     number: int, kind: int, sector: int, sizes: tuple[int, ...], verdict: Verdict
 ) -> None:
-    """The last part is the device's to write, and flushes are agreed on."""
+    """The last part is device-writable, and FLUSH is negotiated."""
     *readable, last = sizes
     parts = (*(Part(0, size, False) for size in readable), Part(0, last, True))
     recording = recorded(features(1 << 9), sent(F.GET_CONFIG), kick(0))
@@ -340,7 +342,7 @@ def test_requests_of_a_disk(
     ],
 )
 def test_frames(number: int, parts: tuple[Part, ...], header: bytes, verdict: Verdict) -> None:
-    """To send, and to receive into."""
+    """Transmitted frames, and receive buffers."""
     recording = recorded(kick(0))
     chain = Chain(0, 0, parts, False, (), (0,), header)
     recording.chains.append(chain)
@@ -349,7 +351,7 @@ def test_frames(number: int, parts: tuple[Part, ...], header: bytes, verdict: Ve
 
 
 def test_flags_of_an_available_ring() -> None:
-    """Are told of, whether there was a request or not."""
+    """They are reported whether there was a request or not."""
     recording = recorded(kick(0))
     assert judge(2108, recording) is PASS
     recording.flag_faults.add("the available ring has flags 0x1")
@@ -358,7 +360,7 @@ def test_flags_of_an_available_ring() -> None:
 
 @pytest.mark.parametrize("number", [514, 515])
 def test_a_request_without_a_kick(number: int) -> None:
-    """Is told; where none came nothing can be."""
+    """It is a failure; without any request the case is UNSUPPORTED."""
     recording = recorded(features(1 << 29), kick(0), sent(F.GET_FEATURES, act=ASKED))
     assert judge(number, recording) is UNSUPPORTED
     recording.chains.append(Chain(0, 0, (), False, ()))
@@ -367,12 +369,12 @@ def test_a_request_without_a_kick(number: int) -> None:
     assert judge(number, recording) is FAIL
 
 
-def test_a_driver_that_is_called_as_it_asks_to_be() -> None:
-    """Makes about as many requests as one that is called each time."""
+def test_a_driver_that_is_called_on_request() -> None:
+    """It makes about as many requests as with a call for each."""
 
-    def play(script: Script, came: int) -> Recording:
+    def play(script: Script, made: int) -> Recording:
         recording = recorded(kick(0), sent(F.GET_FEATURES, act=ASKED))
-        count = came if script.calls_as_asked else 100
+        count = made if script.calls_as_asked else 100
         recording.chains += [Chain(0, 0, (), False, ())] * count
         return recording
 
@@ -384,7 +386,7 @@ def test_a_driver_that_is_called_as_it_asks_to_be() -> None:
 
 @pytest.mark.parametrize(("indirect", "verdict"), [(False, UNSUPPORTED), (True, PASS)])
 def test_indirect_tables(indirect: bool, verdict: Verdict) -> None:
-    """One that uses none has not shown that it can."""
+    """The case is UNSUPPORTED for a driver that uses none."""
     recording = recorded(kick(0))
     recording.chains.append(Chain(0, 0, (Part(0, 16, False),), indirect, ()))
     assert judge(2105, recording) is verdict
@@ -410,7 +412,7 @@ CHANGE = int(BackendRequest.CONFIG_CHANGE_MSG)
 def test_several_requests_on_the_channel(
     number: int, name: str, answers: tuple[int, ...], verdict: Verdict
 ) -> None:
-    """Each is answered, once and in its turn."""
+    """Each is answered once and in order."""
     recording = recorded(kick(0), sent(F.GET_FEATURES, act=ASKED))
     for at, answer in enumerate(answers):
         message = Message(answer, 5, bytes(8))
@@ -418,17 +420,17 @@ def test_several_requests_on_the_channel(
     assert judge(number, recording) is verdict
 
 
-def test_memory_that_has_no_room_in_the_log() -> None:
-    """Is told; as much as fits is well."""
+def test_a_log_that_is_too_small() -> None:
+    """It is a failure if guest memory has one page more than the log has bits."""
     recording = recorded(log_base(1))
-    recording.tables.append(Table(-1, (MemoryRegion(0, 8 * 4096, 0, 0),), ()))
+    recording.tables.append(MemoryTable(-1, (MemoryRegion(0, 8 * 4096, 0, 0),), ()))
     assert judge(803, recording) is PASS
-    recording.tables.append(Table(0, (MemoryRegion(0, 9 * 4096, 0, 0),), ()))
+    recording.tables.append(MemoryTable(0, (MemoryRegion(0, 9 * 4096, 0, 0),), ()))
     assert judge(803, recording) is FAIL
 
 
-def test_a_chain_of_nothing() -> None:
-    """Has no status byte."""
+def test_an_empty_chain() -> None:
+    """It has no status byte."""
     recording = recorded(kick(0))
     recording.chains.append(Chain(0, 0, (), False, ()))
     assert judge(2111, recording) is FAIL
@@ -436,7 +438,7 @@ def test_a_chain_of_nothing() -> None:
 
 @pytest.mark.parametrize("on", [True, False])
 def test_a_reply_to_set_log_base_of_any_size(on: bool) -> None:
-    """The specification contradicts itself there: to refuse one is no failure."""
+    """The specification is contradictory, so a refusal is not a failure."""
 
     def play(script: Script) -> Recording:
         after = (features(LOG_ALL, LOG),) if on or script == PLAIN else ()
@@ -451,19 +453,17 @@ def test_a_reply_to_set_log_base_of_any_size(on: bool) -> None:
     ("number", "protocol", "answer", "verdict"),
     [
         (1303, ProtocolFeature.REPLY_ACK, "no answer", FAIL),
-        # What becomes of an unknown id is not specified, but that need_reply is answered.
+        # The reaction to an unknown id is not specified, but need_reply requires an answer.
         (1303, ProtocolFeature.REPLY_ACK, "closed", OBSERVED),
         (1304, ProtocolFeature.REPLY_ACK, "closed", FAIL),
-        # Nobody owes an answer that was not agreed on.
+        # Without REPLY_ACK no answer is required.
         (1303, ProtocolFeature.BACKEND_REQ, "no answer", UNSUPPORTED),
         (1320, ProtocolFeature.BACKEND_REQ, "no answer", UNSUPPORTED),
         (1322, ProtocolFeature.BACKEND_REQ, "no answer", UNSUPPORTED),
     ],
 )
-def test_what_is_answered_on_the_channel(
-    number: int, protocol: int, answer: str, verdict: Verdict
-) -> None:
-    """Is judged by what was agreed on."""
+def test_replies_on_the_channel(number: int, protocol: int, answer: str, verdict: Verdict) -> None:
+    """The verdict depends on the negotiated features."""
 
     def play(script: Script) -> Recording:
         recording = recorded(kick(0), sent(F.GET_FEATURES, act=ASKED), protocol=int(protocol))
@@ -473,8 +473,8 @@ def test_what_is_answered_on_the_channel(
     assert judge(number, play) is verdict
 
 
-def test_cases_that_ask_the_same_share_a_session() -> None:
-    """To start a VM takes its time."""
+def test_cases_with_the_same_request_share_a_session() -> None:
+    """Starting a VM takes time."""
     played: list[Script] = []
 
     def play(script: Script) -> Recording:
@@ -491,7 +491,7 @@ def test_cases_that_ask_the_same_share_a_session() -> None:
     assert len(played) == 1
 
 
-# -- what comes over the wire
+# -- messages on a connection
 
 
 def take(message: tuple[F, bytes], fd: int) -> Session:
@@ -506,20 +506,20 @@ def take(message: tuple[F, bytes], fd: int) -> Session:
     return session
 
 
-def test_a_channel_that_is_no_socket_is_recorded() -> None:
-    """It is a case that finds fault with it; the session goes on."""
+def test_a_channel_that_is_not_a_socket_is_recorded() -> None:
+    """A case fails on it; the session continues."""
     fd = os.eventfd(0)
     before = psutil.Process().num_fds()
     session = take((F.SET_BACKEND_REQ_FD, b""), fd)
     assert session.channel is None
-    assert session.recording.messages[0].fds == (look_at(fd),)
+    assert session.recording.messages[0].fds == (describe(fd),)
     session.close()
     assert psutil.Process().num_fds() == before
     os.close(fd)
 
 
-def test_a_session_gives_back_what_it_can() -> None:
-    """A descriptor that has gone already is told of, and keeps no other one from being closed."""
+def test_a_session_closes_all_its_descriptors() -> None:
+    """A descriptor that is closed already is an error, and the others are closed."""
     before = psutil.Process().num_fds()
     fd = os.eventfd(0)
     session = take((F.SET_VRING_KICK, U64(0).pack()), fd)
@@ -535,7 +535,7 @@ def test_a_session_gives_back_what_it_can() -> None:
 
 
 def test_a_kick_that_cannot_be_read_is_survived() -> None:
-    """A file that was opened for writing, which poll says is ready."""
+    """A file that was opened for writing, which poll reports as ready."""
     fd = os.open(os.devnull, os.O_WRONLY)
     session = take((F.SET_VRING_KICK, U64(0).pack()), fd)
     session.pump(lambda: session.rings[0].kicked, 1.0)

@@ -1,4 +1,4 @@
-"""The suite's back-end at work: what it takes from rings, and what it finds wrong with it."""
+"""Requests that the suite's back-end takes from rings, and the faults that it finds in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DESC, AVAIL, USED, TABLE, DATA = 0, 0x1000, 0x2000, 0x3000, 0x4000
 
 
 class Guest:
-    """A ring in shared memory, and a driver that may do it wrong."""
+    """A ring in shared memory, and a driver that may make mistakes."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("guest")
@@ -43,7 +43,7 @@ class Guest:
         view[:] = data
 
     def read(self, at: int, size: int) -> bytes:
-        """Read from it."""
+        """Read from guest memory, by offset."""
         view = self.memory.view(GPA + at, size)
         assert view is not None
         return bytes(view)
@@ -55,34 +55,34 @@ class Guest:
         self.write(at + 16 * index, struct.pack("<QIHH", gpa, length, flags, following))
 
     def offer(self, *heads: int) -> None:
-        """Make chains available, from the ring's beginning."""
+        """Make chains available, from the beginning of the ring."""
         for slot, head in enumerate(heads):
             self.write(AVAIL + 4 + 2 * slot, struct.pack("<H", head))
         self.write(AVAIL + 2, struct.pack("<H", len(heads)))
 
     def take(self) -> Chain:
-        """What the suite finds in the first chain."""
+        """Take the first chain."""
         self.offer(0)
         chain = self.walker.take()
         assert chain is not None
         return chain
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Unmap the memory."""
         self.memory.clear()
         os.close(self.fd)
 
 
 @pytest.fixture
 def guest() -> Iterator[Guest]:
-    """One."""
+    """A guest with a ring."""
     made = Guest()
     yield made
     made.close()
 
 
 def test_a_good_chain(guest: Guest) -> None:
-    """Has its parts in order, and no faults; then there is nothing more."""
+    """It has its parts in order and no faults, and no chain follows."""
     guest.describe(0, GPA + DATA, 16, NEXT, 2)
     guest.describe(2, GPA + DATA + 16, 1, WRITE)
     chain = guest.take()
@@ -92,7 +92,7 @@ def test_a_good_chain(guest: Guest) -> None:
 
 
 def test_an_indirect_chain(guest: Guest) -> None:
-    """Is walked in its own table."""
+    """It is read from its own table."""
     guest.describe(0, GPA + TABLE, 32, INDIRECT)
     guest.describe(0, GPA + DATA, 16, NEXT, 1, at=TABLE)
     guest.describe(1, GPA + DATA + 16, 1, WRITE, at=TABLE)
@@ -104,22 +104,25 @@ def test_an_indirect_chain(guest: Guest) -> None:
 @pytest.mark.parametrize(
     ("descriptors", "fault"),
     [
-        ([(GPA + BYTES - 8, 16, 0, 0)], "16 bytes at 0x1fff8 are in no region"),
-        ([(0, 16, 0, 0)], "16 bytes at 0x0 are in no region"),
+        ([(GPA + BYTES - 8, 16, 0, 0)], "16 bytes at 0x1fff8 are not in a region"),
+        ([(0, 16, 0, 0)], "16 bytes at 0x0 are not in a region"),
         ([(GPA, 16, NEXT, SIZE)], "descriptor 4 of a table of 4"),
         ([(GPA, 16, NEXT, 0)], "the chain has a loop"),
-        ([(GPA, 16, NEXT | WRITE, 1), (GPA, 16, 0, 0)], "to read stands behind one to write"),
+        (
+            [(GPA, 16, NEXT | WRITE, 1), (GPA, 16, 0, 0)],
+            "a device-readable descriptor follows a device-writable one",
+        ),
         ([(GPA + TABLE, 24, INDIRECT, 0)], "an indirect table of 24 bytes"),
         ([(GPA + TABLE, 0, INDIRECT, 0)], "an indirect table of 0 bytes"),
         ([(GPA + TABLE, 16, INDIRECT | NEXT, 1)], "both INDIRECT and NEXT"),
-        ([(0, 16, INDIRECT, 0)], "an indirect table is in no region"),
-        ([(GPA + DESC, 16, INDIRECT, 0)], "an indirect table stands in an indirect table"),
+        ([(0, 16, INDIRECT, 0)], "an indirect table is not in a region"),
+        ([(GPA + DESC, 16, INDIRECT, 0)], "an indirect table contains an indirect table"),
     ],
 )
-def test_what_is_wrong_is_told(
+def test_an_invalid_chain_has_a_fault(
     guest: Guest, descriptors: list[tuple[int, int, int, int]], fault: str
 ) -> None:
-    """And ends no walk in an endless loop, or in an error."""
+    """It causes no endless loop and no error."""
     for index, (gpa, length, flags, following) in enumerate(descriptors):
         guest.describe(index, gpa, length, flags, following)
     assert any(fault in found for found in guest.take().faults)
@@ -132,11 +135,11 @@ def test_more_requests_than_there_are_descriptors(guest: Guest) -> None:
     guest.write(AVAIL + 2, struct.pack("<H", SIZE + 1))
     chain = guest.walker.take()
     assert chain is not None
-    assert chain.faults == ("5 requests wait in a ring of 4",)
+    assert chain.faults == ("5 requests available in a ring of 4",)
 
 
-def test_what_is_given_back(guest: Guest) -> None:
-    """Head and length, then the index, a call, and the wish for a kick at the next request."""
+def test_completion(guest: Guest) -> None:
+    """Head and length are written, then the index and avail_event, and the driver is called."""
     guest.ring.call = os.eventfd(0, os.EFD_NONBLOCK)
     guest.ring.next, guest.ring.event_idx = 0xFFFF, True
     guest.walker = Walker(guest.memory, guest.ring)
@@ -179,7 +182,7 @@ def test_a_call_that_nobody_wants(guest: Guest) -> None:
 
 
 def test_flags_of_the_available_ring(guest: Guest) -> None:
-    """NO_INTERRUPT is for drivers without the event index."""
+    """NO_INTERRUPT is invalid with the event index."""
     guest.describe(0, GPA + DATA, 16)
     guest.write(AVAIL, struct.pack("<H", 1))
     assert guest.take().faults == ()
@@ -189,7 +192,7 @@ def test_flags_of_the_available_ring(guest: Guest) -> None:
 
 
 def test_a_descriptor_that_is_not_free(guest: Guest) -> None:
-    """Another chain that has it, while the first one has not come back."""
+    """Another chain uses it while the first one is not completed."""
     guest.describe(0, GPA + DATA, 16, NEXT, 2)
     guest.describe(1, GPA + DATA, 16, NEXT, 2)
     guest.describe(2, GPA + DATA, 1, WRITE)
@@ -206,8 +209,8 @@ def test_a_descriptor_that_is_not_free(guest: Guest) -> None:
     assert third.faults == ()
 
 
-def test_what_lies_ahead(guest: Guest) -> None:
-    """Is looked at and stays; not more of it than is wanted."""
+def test_look_ahead(guest: Guest) -> None:
+    """It returns at most the given number of requests, and takes none."""
     guest.write(DATA, b"header")
     for index in range(3):
         guest.describe(index, GPA + DATA + index, 6)
@@ -221,14 +224,14 @@ def test_what_lies_ahead(guest: Guest) -> None:
     assert (taken.head, taken.faults) == (0, ())
 
 
-def test_a_ring_that_is_nowhere(guest: Guest) -> None:
-    """Has no requests."""
+def test_a_ring_outside_guest_memory(guest: Guest) -> None:
+    """It has no requests."""
     guest.ring.address = VringAddr(0, 0, 0, 0, 0, 0)
     assert Walker(guest.memory, guest.ring).take() is None
 
 
-def test_the_disk_keeps_what_is_written(guest: Guest) -> None:
-    """And says so in the status byte."""
+def test_the_disk_stores_written_data(guest: Guest) -> None:
+    """The status byte reports success."""
     disk = Device("blk")
     guest.write(DATA, struct.pack("<IIQ", 1, 0, 2) + b"x" * 512 + b"\xff")
     out = (
@@ -244,7 +247,7 @@ def test_the_disk_keeps_what_is_written(guest: Guest) -> None:
     assert guest.read(DATA + 16, 513) == b"x" * 512 + b"\0"
 
 
-def test_regions_that_touch_are_one(guest: Guest) -> None:
+def test_adjacent_regions(guest: Guest) -> None:
     """A buffer may lie in two of them."""
     fd = os.memfd_create("more")
     os.truncate(fd, BYTES)
@@ -254,20 +257,20 @@ def test_regions_that_touch_are_one(guest: Guest) -> None:
     assert not guest.memory.covers(GPA + 2 * BYTES - 8, 16)
 
 
-def test_memory_that_is_cut_off(guest: Guest) -> None:
-    """Is in no region any more, and whoever looks for it is not killed."""
+def test_memory_that_is_truncated(guest: Guest) -> None:
+    """It is not in a region any more, and an access does not raise SIGBUS."""
     guest.describe(0, GPA + DATA, 16)
     guest.describe(1, GPA + TABLE, 16, INDIRECT)
     guest.offer(0, 1, 0)
     os.truncate(guest.fd, TABLE)
     chain = guest.walker.take()
     assert chain is not None
-    assert chain.faults == (f"16 bytes at {GPA + DATA:#x} are in no region",)
+    assert chain.faults == (f"16 bytes at {GPA + DATA:#x} are not in a region",)
     guest.walker.give_back(chain, Device("blk").do(guest.memory, chain))
     assert guest.read(USED + 2, 2) == b"\x01\x00"
     chain = guest.walker.take()
     assert chain is not None
-    assert "an indirect table is in no region" in chain.faults
+    assert "an indirect table is not in a region" in chain.faults
     os.truncate(guest.fd, USED)
     guest.walker.give_back(chain, 0)
     assert guest.walker.take() is None
@@ -277,8 +280,8 @@ def test_memory_that_is_cut_off(guest: Guest) -> None:
     assert not guest.memory.covers(GPA, 1)
 
 
-def test_memory_whose_size_nobody_knows() -> None:
-    """That of a device file: it is there as far as the front-end says."""
+def test_memory_of_a_device_file() -> None:
+    """The file has no size; the region has the size in the message."""
     memory, fd = GuestMemory(), os.open("/dev/zero", os.O_RDWR)
     memory.add(MemoryRegion(GPA, BYTES, USER, 0), fd)
     os.close(fd)

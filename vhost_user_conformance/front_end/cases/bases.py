@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.wire import Message
 
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vhost_user_conformance.front_end.script import ScriptedSession
-    from vhost_user_conformance.front_end.tester import FrontEnd
-
 area = Area("bases", FRONT_END, "VHOST_USER_GET_VRING_BASE")
 
 
@@ -42,8 +36,8 @@ def base_range(fe: FrontEnd) -> None:
     all_of(fe.plain().some(F.SET_VRING_BASE), lambda each: each.state.num < 1 << 16, "16 bits")
 
 
-@area.case(603, "A ring continues at the base that GET_VRING_BASE gave")
-def base_comes_back(fe: FrontEnd) -> None:
+@area.case(603, "A ring continues at the base that GET_VRING_BASE returned")
+def base_restored(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(CONT)
     compared = 0
@@ -52,15 +46,15 @@ def base_comes_back(fe: FrontEnd) -> None:
         if given:
             compared += 1
             check(each.state.num == given[-1].base, f"base {given[-1].base}", f"{each.state}")
-    check(compared, "SET_VRING_BASE of a ring that was stopped", "there was none")
+    check(compared, "SET_VRING_BASE of a ring that was stopped", "none came")
 
 
-@area.case(604, "A base that the back-end makes up comes back as it was given")
-def odd_base(fe: FrontEnd) -> None:
-    _comes_back(fe, "a base that is made up", 0x1230)
+@area.case(604, "An arbitrary base is sent back unchanged")
+def arbitrary_base(fe: FrontEnd) -> None:
+    _check_restored(fe, "an arbitrary base", 0x1230)
 
 
-def _comes_back(fe: FrontEnd, name: str, base: int) -> None:
+def _check_restored(fe: FrontEnd, name: str, base: int) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         session.reply_to(message)
         index = VringState.unpack(message.payload).ring
@@ -80,18 +74,18 @@ def _comes_back(fe: FrontEnd, name: str, base: int) -> None:
             check(each.state.num == wanted, f"base {wanted:#x}", f"{each.state.num:#x}")
 
 
-@area.case(608, "A base of 16 bits comes back as it was given, too")
+@area.case(608, "A base that uses all 16 bits is sent back unchanged")
 def large_base(fe: FrontEnd) -> None:
-    _comes_back(fe, "a base with all bits", 0xFFF0)
+    _check_restored(fe, "a 16-bit base", 0xFFF0)
 
 
-@area.case(609, "A ring begins between what was completed and what is available")
+@area.case(609, "A ring's base lies between its used and its available index")
 def begins_inside(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.started()
-    if not recording.begun:
-        unsupported("no ring lay in memory that was shared when it was started")
-    for each in recording.begun:
+    if not recording.ring_starts:
+        unsupported("no ring was in shared memory when it was started")
+    for each in recording.ring_starts:
         start = recording.messages[each.at]
         check(
             (each.base - each.used) & 0xFFFF <= (each.available - each.used) & 0xFFFF,
@@ -100,7 +94,7 @@ def begins_inside(fe: FrontEnd) -> None:
         )
 
 
-@area.case(605, "A base in a reply with another id is not taken", spec="Header")
+@area.case(605, "A base in a reply with another id is not accepted", spec="Header")
 def base_of_another(fe: FrontEnd) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         session.reply_to(message)
@@ -109,7 +103,7 @@ def base_of_another(fe: FrontEnd) -> None:
 
     recording = fe.session(
         Script(
-            "a base in another's reply",
+            "a base in a reply with another id",
             ("start", "stop", "cont"),
             reactions=((F.GET_VRING_BASE, react),),
         )
@@ -118,7 +112,7 @@ def base_of_another(fe: FrontEnd) -> None:
     all_of(
         recording.of(F.SET_VRING_BASE, act=CONT),
         lambda each: each.state.num != 0x1230,
-        "another base than that of a reply to something else",
+        "a base other than that of a reply with another id",
     )
 
 
@@ -131,7 +125,7 @@ def base_after_reset(fe: FrontEnd) -> None:
     )
 
 
-@area.case(607, "No SET_VRING_BASE comes for a ring that runs")
+@area.case(607, "No SET_VRING_BASE is sent for a running ring")
 def not_while_running(fe: FrontEnd) -> None:
     recording = fe.plain()
     for each in recording.some(F.SET_VRING_BASE):

@@ -1,4 +1,4 @@
-"""VU-F-13xx: the back-end channel, on which the suite's back-end asks things of the front-end."""
+"""VU-F-13xx: the back-end channel and the requests on it."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ ASKING = VERSION | NEED_REPLY
 HUGE = 1 << 20
 #: An IOTLB message's permission and type.
 _READ, _MISS = 1, 1
-#: An id that nobody has given a meaning: what becomes of such a request is not specified.
+#: An undefined id; the reaction to such a request is not specified.
 UNKNOWN = 99
 NONE = "no answer"
 GONE = "closed"
 
-#: Requests that a front-end has to refuse here, or may not know.
+#: Requests that a front-end refuses here, or does not know.
 REFUSED = {
-    "an id that does not exist": (UNKNOWN, b""),
+    "an undefined id": (UNKNOWN, b""),
     "the host notifier of a ring that does not exist": (
         B.VRING_HOST_NOTIFIER_MSG,
         VringArea(0xFF | 1 << 8, 4096, 0).pack(),
     ),
-    "SHMEM_UNMAP of what is not mapped": (B.SHMEM_UNMAP, Mmap(0, 0, 0, 4096, 0).pack()),
-    "SHARED_OBJECT_REMOVE of an object that is not there": (
+    "SHMEM_UNMAP of an unmapped range": (B.SHMEM_UNMAP, Mmap(0, 0, 0, 4096, 0).pack()),
+    "SHARED_OBJECT_REMOVE of an object that does not exist": (
         B.SHARED_OBJECT_REMOVE,
         SharedUuid(bytes(range(16))).pack(),
     ),
@@ -65,7 +65,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked on the channel; two that are equal are asked in one session."""
+    """A request on the channel; equal ones share a session."""
 
     name: str
     number: int
@@ -73,20 +73,20 @@ class Question:
     flags: int
 
     def __call__(self, session: ScriptedSession) -> None:
-        """Ask it, and keep the answer."""
+        """Send it, and record the reply."""
         answer = _exchange(session, self.number, self.payload, self.flags)
         session.recording.channel[self.name] = answer
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Requests without a payload, in one write."""
+    """Requests without a payload that are sent at once."""
 
     name: str
     numbers: tuple[int, ...]
 
     def __call__(self, session: ScriptedSession) -> None:
-        """Ask them, and keep all answers, of which there may be too many."""
+        """Send them, and record all replies, also excess ones."""
         channel, came = session.channel, list[Message]()
         if channel is None:
             return
@@ -95,7 +95,7 @@ class Questions:
 
         def answered() -> bool:
             some: list[Message] = []
-            if not (came and came[-1].id < 0) and _look(channel, some):
+            if not (came and came[-1].id < 0) and _poll(channel, some):
                 came.extend(some)
                 session.restart_quiet()
             over = len(came) >= len(self.numbers) or any(each.id < 0 for each in came)
@@ -108,10 +108,10 @@ class Questions:
 
 
 def _exchange(session: ScriptedSession, number: int, payload: bytes, flags: int) -> Message | str:
-    """Ask; what was answered, or that nothing was, or that the channel was closed."""
+    """Send a request. Returns the reply, or `NONE`, or `GONE`."""
     channel = session.channel
     if channel is None:
-        return "the front-end gave no channel"
+        return "the front-end sets no channel"
     try:
         channel.send(number, payload, flags=flags)
     except WireError:
@@ -119,7 +119,7 @@ def _exchange(session: ScriptedSession, number: int, payload: bytes, flags: int)
     came: list[Message] = []
 
     def answered() -> bool:
-        return _look(channel, came) or (flags != ASKING and session.quiet(0.3))
+        return _poll(channel, came) or (flags != ASKING and session.quiet(0.3))
 
     session.restart_quiet()
     session.pump(answered, session.wire.timeout)
@@ -128,8 +128,8 @@ def _exchange(session: ScriptedSession, number: int, payload: bytes, flags: int)
     return GONE if came[0].id < 0 else came[0]
 
 
-def _look(channel: Wire, came: list[Message]) -> bool:
-    """Take a message if there is one; one with id -1 stands for the end of the channel."""
+def _poll(channel: Wire, came: list[Message]) -> bool:
+    """Receive a message if there is one; id -1 stands for the end of the channel."""
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     if poll.poll(0) and not came:
@@ -143,7 +143,7 @@ def _look(channel: Wire, came: list[Message]) -> bool:
 def _asked(
     fe: FrontEnd, name: str, number: int, payload: bytes = b"", flags: int = ASKING
 ) -> tuple[Recording, Message | str]:
-    """A session in which this is asked on the channel, once rings run."""
+    """A session with this request on the channel, after rings have started."""
     question = Question(name, number, payload, flags)
     recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=question))
     recording.did(ASKED)
@@ -151,36 +151,37 @@ def _asked(
 
 
 def _asked_in_turn(fe: FrontEnd, name: str, numbers: tuple[int, ...]) -> list[Message | str]:
-    """Requests without a payload that are sent at once; all that is answered until it is quiet.
+    """The replies to requests without a payload that are sent at once.
 
     Raises:
-        Unsupported: no answer is due.
+        Unsupported: no reply is required.
     """
     recording = fe.session(Script(f"asks: {name}", (START, ASKED), asks=Questions(name, numbers)))
     recording.did(ASKED)
-    _answer_is_due(recording)
+    _require_reply_ack(recording)
     found: list[Message | str] = []
     while (answer := recording.channel.get(f"{name} {len(found)}")) is not None:
         found.append(answer)
     return found
 
 
-def _answer_is_due(recording: Recording) -> None:
-    """Raises `Unsupported` if none is, as REPLY_ACK was not agreed on."""
+def _require_reply_ack(recording: Recording) -> None:
+    """Raises `Unsupported` if no reply is required, as REPLY_ACK was not negotiated."""
     if not recording.messages[-1].protocol & ProtocolFeature.REPLY_ACK:
-        unsupported("the front-end does not acknowledge REPLY_ACK, so that no answer is due")
+        unsupported("the front-end does not acknowledge REPLY_ACK, so that no reply is required")
 
 
 def _reply(fe: FrontEnd, name: str, number: int, payload: bytes = b"") -> Message:
-    """The same; the answer that must have come.
+    """As `_asked`, but returns only the reply, which is required.
 
     Raises:
-        Failed: none came. Unsupported: none is due.
+        Failed: none came.
+        Unsupported: none is required.
     """
     recording, answer = _asked(fe, name, number, payload)
-    _answer_is_due(recording)
+    _require_reply_ack(recording)
     if answer == GONE and number == UNKNOWN:
-        observed("it closed the channel over an id that it does not know")
+        observed("it closed the channel after an unknown id")
     check(isinstance(answer, Message), "an acknowledgement, as need_reply is set", f"{answer}")
     assert isinstance(answer, Message)  # noqa: S101  checked
     return answer
@@ -198,22 +199,24 @@ def is_socket(fe: FrontEnd) -> None:
 @area.case(1302, "SET_BACKEND_REQ_FD comes before the first ring is started")
 def before_rings(fe: FrontEnd) -> None:
     recording = fe.plain()
-    told, first = recording.first(F.SET_BACKEND_REQ_FD), recording.first(F.SET_VRING_KICK)
-    check(told.at < first.at, "SET_BACKEND_REQ_FD before SET_VRING_KICK", f"{first}")
+    channel, first = recording.first(F.SET_BACKEND_REQ_FD), recording.first(F.SET_VRING_KICK)
+    check(channel.at < first.at, "SET_BACKEND_REQ_FD before SET_VRING_KICK", f"{first}")
 
 
-@area.each(1303, REFUSED, "On the channel {} is acknowledged, and not with 0")
+@area.each(1303, REFUSED, "On the channel {} is acknowledged with a value other than 0")
 def refuses(fe: FrontEnd, name: str) -> None:
     number, payload = REFUSED[name]
     answer = _reply(fe, name, number, payload)
     check(answer.u64 != 0, "a code other than 0", "acknowledged with 0")
 
 
-@area.each(1310, REFUSED, "The front-end goes on after {} on the channel")
+@area.each(1310, REFUSED, "The front-end continues after {} on the channel")
 def goes_on(fe: FrontEnd, name: str) -> None:
     number, payload = REFUSED[name]
     recording, _ = _asked(fe, name, number, payload)
-    check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+    check(
+        not recording.left and not recording.ended, "the connection to stay open", "it was closed"
+    )
 
 
 def _changed(fe: FrontEnd) -> Message:
@@ -233,36 +236,36 @@ def config_read(fe: FrontEnd) -> None:
     check(recording.of(F.GET_CONFIG, act=ASKED), "GET_CONFIG", "it did not come")
 
 
-@area.case(1322, "An acknowledgement on the channel has the reply bit and version 1, only")
+@area.case(1322, "An acknowledgement on the channel has flags 0x5: reply bit and version 1")
 def ack_flags(fe: FrontEnd) -> None:
-    answer = _reply(fe, "an id that does not exist", UNKNOWN)
+    answer = _reply(fe, "an undefined id", UNKNOWN)
     check(answer.flags == 5, "flags 0x5", f"{answer.flags:#x}")
 
 
-@area.case(1323, "An acknowledgement on the channel has the request's id, and 8 bytes")
+@area.case(1323, "An acknowledgement on the channel has the request's id and 8 bytes")
 def ack_form(fe: FrontEnd) -> None:
-    answer = _reply(fe, "an id that does not exist", UNKNOWN)
+    answer = _reply(fe, "an undefined id", UNKNOWN)
     check(
         (answer.id, len(answer.payload)) == (UNKNOWN, 8), f"id {UNKNOWN} and 8 bytes", f"{answer}"
     )
 
 
-@area.case(1324, "Without need_reply nothing is answered on the channel")
+@area.case(1324, "Without need_reply nothing is acknowledged on the channel")
 def not_asked(fe: FrontEnd) -> None:
-    name = "an id that does not exist, without need_reply"
+    name = "an undefined id, without need_reply"
     _, answer = _asked(fe, name, UNKNOWN, flags=VERSION)
-    check(not isinstance(answer, Message), "no answer", f"{answer}")
+    check(not isinstance(answer, Message), "no reply", f"{answer}")
 
 
-@area.case(1334, "CONFIG_CHANGE_MSG without need_reply is not answered", needs=("CONFIG",))
+@area.case(1334, "CONFIG_CHANGE_MSG without need_reply is not acknowledged", needs=("CONFIG",))
 def change_not_asked(fe: FrontEnd) -> None:
     name = "CONFIG_CHANGE_MSG, without need_reply"
     _, answer = _asked(fe, name, B.CONFIG_CHANGE_MSG, flags=VERSION)
-    check(not isinstance(answer, Message), "no answer", f"{answer}")
+    check(not isinstance(answer, Message), "no reply", f"{answer}")
 
 
 @area.case(
-    1335, "The answer to CONFIG_CHANGE_MSG has its id, 8 bytes and flags 0x5", needs=("CONFIG",)
+    1335, "The reply to CONFIG_CHANGE_MSG has its id, 8 bytes and flags 0x5", needs=("CONFIG",)
 )
 def change_form(fe: FrontEnd) -> None:
     answer = _changed(fe)
@@ -271,57 +274,61 @@ def change_form(fe: FrontEnd) -> None:
     check(form == wanted, f"{wanted} (id, flags, bytes)", f"{form}")
 
 
-@area.case(1336, "After an id that does not exist the channel goes on", needs=("CONFIG",))
+@area.case(1336, "The channel stays usable after an undefined id", needs=("CONFIG",))
 def channel_goes_on(fe: FrontEnd) -> None:
-    """What becomes of the channel over it is not specified; that each request is answered, is."""
+    """The reaction to an unknown id is not specified, but each request has to be answered."""
     answers = _asked_in_turn(fe, "an unknown id, and CONFIG_CHANGE_MSG", (UNKNOWN, _CHANGE))
     if GONE in answers:
-        observed("it closed the channel over an id that it does not know")
+        observed("it closed the channel after an unknown id")
     ids = [answer.id if isinstance(answer, Message) else answer for answer in answers]
-    check(ids == [UNKNOWN, _CHANGE], "both to be answered, in their order", f"{ids}")
+    check(ids == [UNKNOWN, _CHANGE], "replies to both, in their order", f"{ids}")
 
 
-@area.case(1333, "A request is answered once, and the next one after it", needs=("CONFIG",))
+@area.case(1333, "Each request is answered once and in order", needs=("CONFIG",))
 def once(fe: FrontEnd) -> None:
     answers = _asked_in_turn(fe, "CONFIG_CHANGE_MSG twice", (_CHANGE, _CHANGE))
     ids = [answer.id if isinstance(answer, Message) else answer for answer in answers]
-    check(ids == [_CHANGE, _CHANGE], "an answer for each of two", f"{ids}")
+    check(ids == [_CHANGE, _CHANGE], "one reply to each", f"{ids}")
 
 
 @area.case(1325, "SHARED_OBJECT_LOOKUP is always answered", needs=("SHARED_OBJECT",))
-def look_up(fe: FrontEnd) -> None:
-    name = "SHARED_OBJECT_LOOKUP of an object that is not there"
+def lookup(fe: FrontEnd) -> None:
+    name = "SHARED_OBJECT_LOOKUP of an object that does not exist"
     _, answer = _asked(fe, name, B.SHARED_OBJECT_LOOKUP, bytes(range(16)), VERSION)
-    check(isinstance(answer, Message), "an answer", f"{answer}")
+    check(isinstance(answer, Message), "a reply", f"{answer}")
 
 
 @area.each(
-    1326, (B.VRING_CALL, B.VRING_ERR), "What {0.name} is taken for without in-band notifications"
+    1326, (B.VRING_CALL, B.VRING_ERR), "The reaction to {0.name} without in-band notifications"
 )
 def in_band(fe: FrontEnd, number: BackendRequest) -> None:
     _, answer = _asked(fe, number.name, number, VringState(0, 0).pack())
     observed(f"acknowledged with {answer.u64}" if isinstance(answer, Message) else answer)
 
 
-@area.case(1330, "A message that is too large for the channel does not end the connection")
+@area.case(1330, "A message on the channel that is too large does not end the connection")
 def too_large(fe: FrontEnd) -> None:
     name = "1 MiB on the channel"
     recording, _ = _asked(fe, name, B.CONFIG_CHANGE_MSG, bytes(HUGE))
-    check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+    check(
+        not recording.left and not recording.ended, "the connection to stay open", "it was closed"
+    )
 
 
-@area.case(1331, "Nonsense on the channel does not end the connection")
-def nonsense(fe: FrontEnd) -> None:
+@area.case(1331, "Random bytes on the channel do not end the connection")
+def random_bytes(fe: FrontEnd) -> None:
     def ask(session: ScriptedSession) -> None:
         if session.channel is None:
-            unsupported("the front-end gave no channel")
+            unsupported("the front-end sets no channel")
         session.channel.send_bytes(bytes(range(256)))
         session.restart_quiet()
         session.pump(lambda: session.quiet(0.5), session.wire.timeout)
 
-    recording = fe.session(Script("nonsense on the channel", (START, ASKED), asks=ask))
+    recording = fe.session(Script("random bytes on the channel", (START, ASKED), asks=ask))
     recording.did(ASKED)
-    check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+    check(
+        not recording.left and not recording.ended, "the connection to stay open", "it was closed"
+    )
 
 
 @area.case(1332, "A channel that the back-end closes does not end the connection")
@@ -333,23 +340,25 @@ def closed(fe: FrontEnd) -> None:
 
     recording = fe.session(Script("the channel is closed", (START, ASKED), asks=ask))
     recording.did(ASKED)
-    check(not recording.left and not recording.ended, "the connection to go on", "it was closed")
+    check(
+        not recording.left and not recording.ended, "the connection to stay open", "it was closed"
+    )
 
 
-@area.case(1390, "What IOTLB_MSG is taken for without an IOMMU", severity=Severity.MAY)
+@area.case(1390, "The reaction to IOTLB_MSG without an IOMMU", severity=Severity.MAY)
 def iotlb_miss(fe: FrontEnd) -> None:
     payload = Iotlb(0, 4096, 0, _READ, _MISS).pack()
     _, answer = _asked(fe, "IOTLB_MSG of a miss", B.IOTLB_MSG, payload)
     observed(f"acknowledged with {answer.u64}" if isinstance(answer, Message) else answer)
 
 
-@area.case(1391, "SHMEM_MAP without a descriptor is acknowledged, and not with 0")
+@area.case(1391, "SHMEM_MAP without a descriptor is acknowledged with a value other than 0")
 def nothing_to_map(fe: FrontEnd) -> None:
     answer = _reply(fe, "SHMEM_MAP of nothing", B.SHMEM_MAP, Mmap(0, 0, 0, 4096, 0).pack())
     check(answer.u64 != 0, "a code other than 0", "acknowledged with 0")
 
 
-@area.case(1392, "SHARED_OBJECT_ADD is acknowledged with 0 where SHARED_OBJECT was agreed on")
+@area.case(1392, "SHARED_OBJECT_ADD is acknowledged with 0 where SHARED_OBJECT was negotiated")
 def shared(fe: FrontEnd) -> None:
     def ask(session: ScriptedSession) -> None:
         payload = SharedUuid(bytes(range(16))).pack()
@@ -366,6 +375,6 @@ def shared(fe: FrontEnd) -> None:
     recording.did(ASKED)
     if not recording.messages[-1].protocol & ProtocolFeature.SHARED_OBJECT:
         unsupported("the front-end does not acknowledge SHARED_OBJECT")
-    _answer_is_due(recording)
+    _require_reply_ack(recording)
     answer = recording.channel["added"]
     check(isinstance(answer, Message) and answer.u64 == 0, "acknowledged with 0", f"{answer}")

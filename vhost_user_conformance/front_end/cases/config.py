@@ -29,7 +29,7 @@ def _span(each: Received) -> tuple[int, int, int]:
     )
 
 
-@area.case(901, "What GET_CONFIG asks for lies in the first 256 bytes")
+@area.case(901, "GET_CONFIG requests a range of the first 256 bytes")
 def in_space(fe: FrontEnd) -> None:
     all_of(
         fe.plain().some(F.GET_CONFIG),
@@ -38,12 +38,12 @@ def in_space(fe: FrontEnd) -> None:
     )
 
 
-@area.case(902, "GET_CONFIG has room for the bytes that it asks for")
+@area.case(902, "The payload of GET_CONFIG is as large as the requested range")
 def room(fe: FrontEnd) -> None:
     all_of(
         fe.plain().some(F.GET_CONFIG),
         lambda each: len(each.payload) == 12 + _span(each)[1],
-        "12 bytes and as many as are asked for",
+        "12 bytes and the requested size",
     )
 
 
@@ -75,7 +75,7 @@ def empty_reply(fe: FrontEnd) -> None:
     check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
 
 
-@area.case(906, "A reply to GET_CONFIG that is larger than asked for is not taken")
+@area.case(906, "A reply to GET_CONFIG that is larger than requested is not accepted")
 def large_reply(fe: FrontEnd) -> None:
     name = "a configuration space of 1 KiB"
     since = _bad_config(fe, name, bytes(4) + (1012).to_bytes(4, "little") + bytes(1016)).since(name)
@@ -83,7 +83,7 @@ def large_reply(fe: FrontEnd) -> None:
     check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
 
 
-@area.case(907, "A reply to GET_CONFIG that is shorter than asked for is not taken")
+@area.case(907, "A reply to GET_CONFIG that is shorter than requested is not accepted")
 def short_reply(fe: FrontEnd) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         session.mark("half of the configuration space")
@@ -91,7 +91,7 @@ def short_reply(fe: FrontEnd) -> None:
         half = session.reply_to(message)[0][12 : 12 + size // 2]
         session.reply(message.id, struct.pack("<III", 0, len(half), flags) + half)
 
-    all_of(fe.plain().some(F.GET_CONFIG), lambda each: _span(each)[1] > 1, "two bytes at least")
+    all_of(fe.plain().some(F.GET_CONFIG), lambda each: _span(each)[1] > 1, "at least two bytes")
     name = "half of the configuration space"
     since = fe.reacting(name, F.GET_CONFIG, react).since(name)
     kicks = [each for each in since if each.id == F.SET_VRING_KICK]

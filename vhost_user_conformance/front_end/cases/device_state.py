@@ -1,4 +1,4 @@
-"""VU-F-15xx: the state of a device, which a front-end has saved when its VM is migrated."""
+"""VU-F-15xx: transfer of the device state during a migration."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ REFUSAL = "a transfer was refused"
 
 
 def _transfers(fe: FrontEnd) -> tuple[Recording, list[Received]]:
-    """A session in which there is one at least. Raises `Unsupported`."""
+    """A session with at least one transfer. Raises `Unsupported`."""
     recording = fe.session(OFFERED)
     return recording, recording.some(F.SET_DEVICE_STATE_FD)
 
 
 def _numbers(message: Received) -> tuple[int, int]:
-    """Direction and phase, whatever they are."""
+    """Direction and phase, valid or not."""
     direction, phase = struct.unpack("=II", message.payload[:8].ljust(8, b"\xff"))
     return direction, phase
 
@@ -48,7 +48,7 @@ def suspended(fe: FrontEnd) -> None:
     recording, transfers = _transfers(fe)
     for each in transfers:
         running = recording.running(each.at)
-        check(not running, "no ring that runs", f"{each}: rings {sorted(running)} run")
+        check(not running, "no running ring", f"{each}: rings {sorted(running)} run")
 
 
 @area.case(1502, "SET_DEVICE_STATE_FD has phase 0")
@@ -63,13 +63,13 @@ def direction(fe: FrontEnd) -> None:
     all_of(transfers, lambda each: _numbers(each)[0] in (0, 1), "direction 0 or 1")
 
 
-@area.case(1504, "SET_DEVICE_STATE_FD has an end of a pipe, or of a socket")
+@area.case(1504, "SET_DEVICE_STATE_FD has one end of a pipe or a socket")
 def descriptor(fe: FrontEnd) -> None:
     _, transfers = _transfers(fe)
     all_of(
         transfers,
         lambda each: len(each.fds) == 1 and each.fds[0].kind in (PIPE, SOCKET),
-        "one pipe, or socket",
+        "one pipe or socket",
     )
 
 
@@ -78,7 +78,7 @@ def checked(fe: FrontEnd) -> None:
     recording, _ = _transfers(fe)
     order = [each.id for each in recording.of(F.SET_DEVICE_STATE_FD, F.CHECK_DEVICE_STATE)]
     wanted = [F.SET_DEVICE_STATE_FD, F.CHECK_DEVICE_STATE] * (len(order) // 2)
-    check(order == wanted, "SET_DEVICE_STATE_FD and CHECK_DEVICE_STATE in turns", f"{order}")
+    check(order == wanted, "SET_DEVICE_STATE_FD and CHECK_DEVICE_STATE in alternation", f"{order}")
 
 
 def _refuse(session: ScriptedSession, message: Message) -> None:
@@ -86,7 +86,7 @@ def _refuse(session: ScriptedSession, message: Message) -> None:
     session.reply(message.id, U64(VRING_NO_FD | 1).pack())
 
 
-@area.case(1506, "A transfer that the back-end refuses does not take the front-end along")
+@area.case(1506, "The front-end continues after the back-end has refused a transfer")
 def refused(fe: FrontEnd) -> None:
     script = Script(
         REFUSAL,
@@ -97,4 +97,4 @@ def refused(fe: FrontEnd) -> None:
     recording = fe.session(script)
     recording.some(F.SET_DEVICE_STATE_FD)
     recording.since(REFUSAL)
-    check(not recording.ended, "the front-end to go on", f"it ended {recording.ended}")
+    check(not recording.ended, "the front-end to continue", f"it ended {recording.ended}")

@@ -1,4 +1,4 @@
-"""VU-F-08xx: how a front-end has dirty memory logged."""
+"""VU-F-08xx: the log of dirty memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _logged(fe: FrontEnd) -> Recording:
     recording = fe.plain()
     recording.did(LOG)
     if not recording.of(F.SET_LOG_BASE):
-        unsupported("the front-end has nothing logged")
+        unsupported("the front-end does not use the dirty log")
     return recording
 
 
@@ -47,16 +47,16 @@ def log_descriptor(fe: FrontEnd) -> None:
     all_of(
         _logged(fe).some(F.SET_LOG_BASE),
         lambda each: len(each.fds) == 1 and each.fds[0].kind in (MEMFD, FILE),
-        "a memfd, or another file that can be mapped",
+        "a memfd or another mappable file",
     )
 
 
-@area.case(802, "The log lies inside of its file", needs=("LOG_SHMFD",))
+@area.case(802, "The log lies inside its file", needs=("LOG_SHMFD",))
 def inside_file(fe: FrontEnd) -> None:
     all_of(
         _logged(fe).some(F.SET_LOG_BASE),
         lambda each: each.fds and _area(each).offset + _area(each).size <= each.fds[0].size,
-        "a file as large as offset and size together",
+        "a file of at least offset + size bytes",
     )
 
 
@@ -76,35 +76,39 @@ def base_first(fe: FrontEnd) -> None:
     recording = _logged(fe)
     base = recording.first(F.SET_LOG_BASE)
     early = [each for each in recording.of(F.SET_FEATURES) if each.u64 & LOG_ALL][:1]
-    check(early and early[0].at > base.at, "SET_LOG_BASE, and then LOG_ALL", f"{early}")
+    check(early and early[0].at > base.at, "SET_LOG_BASE before LOG_ALL", f"{early}")
 
 
 @area.case(805, "LOG_ALL is acknowledged while the VM is migrated, and not before")
 def features(fe: FrontEnd) -> None:
     recording = _logged(fe)
     on = [each for each in recording.of(F.SET_FEATURES) if each.u64 & LOG_ALL]
-    check(on and all(each.act == LOG for each in on), "LOG_ALL at that time only", f"{on[:1]}")
+    check(
+        on and all(each.act == LOG for each in on), "LOG_ALL during the migration only", f"{on[:1]}"
+    )
 
 
-@area.case(806, "Each ring that runs is given its log address, with F_LOG")
+@area.case(806, "Each running ring gets a log address with F_LOG")
 def ring_logged(fe: FrontEnd) -> None:
     recording = _logged(fe)
     running = {each.ring for each in recording.of(F.SET_VRING_KICK)}
-    told = {each.ring for each in recording.of(F.SET_VRING_ADDR, act=LOG) if each.address.flags & 1}
-    check(running <= told, f"SET_VRING_ADDR with F_LOG for rings {running}", f"for {told}")
+    logged = {
+        each.ring for each in recording.of(F.SET_VRING_ADDR, act=LOG) if each.address.flags & 1
+    }
+    check(running <= logged, f"SET_VRING_ADDR with F_LOG for rings {running}", f"for {logged}")
 
 
 def _log_addresses(fe: FrontEnd) -> list[tuple[Received, int]]:
-    """Messages with F_LOG, and the bytes of the ring's used part."""
+    """Messages with F_LOG, and the size of each ring's used part in bytes."""
     recording = _logged(fe)
     sizes = {each.state.ring: each.state.num for each in recording.of(F.SET_VRING_NUM)}
     found = [each for each in recording.of(F.SET_VRING_ADDR) if each.address.flags & 1]
     if not found:
-        unsupported("the front-end does not have used rings logged")
+        unsupported("the front-end does not set F_LOG")
     return [(each, 4 + 8 * sizes.get(each.address.ring, 0)) for each in found]
 
 
-@area.case(807, "A used ring's log address is where it lies in guest memory")
+@area.case(807, "A used ring's log address is its guest address")
 def log_address(fe: FrontEnd) -> None:
     recording = fe.plain()
     for each, _ in _log_addresses(fe):
@@ -129,7 +133,7 @@ def address_in_log(fe: FrontEnd) -> None:
         check(last < end, f"an address below {end:#x}", f"{each}: {last:#x}")
 
 
-@area.case(809, "When the VM continues nothing is logged any more")
+@area.case(809, "Logging is off when the VM continues")
 def off_again(fe: FrontEnd) -> None:
     recording = _logged(fe)
     base = recording.of(F.SET_LOG_BASE)[-1]
@@ -139,7 +143,7 @@ def off_again(fe: FrontEnd) -> None:
     check(not last.u64 & LOG_ALL, "SET_FEATURES without LOG_ALL", f"{last}: {last.u64:#x}")
 
 
-@area.case(815, "Where logging has been switched off, rings that run have no F_LOG any more")
+@area.case(815, "After logging was switched off running rings have no F_LOG")
 def ring_off_again(fe: FrontEnd) -> None:
     recording = _logged(fe)
     off = [
@@ -156,23 +160,23 @@ def ring_off_again(fe: FrontEnd) -> None:
     check(not on, "SET_VRING_ADDR without F_LOG", f"{on[:1]} of ring {on and on[0].ring}")
 
 
-@area.case(816, "The log can be mapped, shared and for writing", needs=("LOG_SHMFD",))
+@area.case(816, "The log can be mapped shared and writable", needs=("LOG_SHMFD",))
 def mappable(fe: FrontEnd) -> None:
     recording = _logged(fe)
     all_of(
         recording.some(F.SET_LOG_BASE),
         lambda each: each.at not in recording.unmapped,
-        "a file that the back-end can write the log into",
+        "a file that can be mapped writable",
     )
 
 
-@area.case(810, "Without LOG_ALL being offered it is not acknowledged")
+@area.case(810, "LOG_ALL is not acknowledged where it is not offered")
 def not_offered(fe: FrontEnd) -> None:
     recording = fe.session(Script("without LOG_ALL", (START, LOG), without=LOG_ALL))
     all_of(recording.some(F.SET_FEATURES), lambda each: not each.u64 & LOG_ALL, "bit 26 clear")
 
 
-@area.case(811, "Without LOG_SHMFD no descriptor goes with SET_LOG_BASE")
+@area.case(811, "Without LOG_SHMFD SET_LOG_BASE has no descriptor")
 def no_shmfd(fe: FrontEnd) -> None:
     without = int(ProtocolFeature.LOG_SHMFD)
     recording = fe.session(Script("without LOG_SHMFD", (START, LOG), protocol_without=without))
@@ -183,12 +187,12 @@ def no_shmfd(fe: FrontEnd) -> None:
 @area.each(
     812,
     (0, 8, 16),
-    "A reply to SET_LOG_BASE of {} bytes is taken",
+    "A reply to SET_LOG_BASE of {} bytes is accepted",
     severity=Severity.SHOULD,
     needs=("LOG_SHMFD",),
 )
 def reply_sizes(fe: FrontEnd, size: int) -> None:
-    """The specification contradicts itself, and back-ends do all three."""
+    """The specification is contradictory, and each size is used by a back-end."""
 
     def react(session: ScriptedSession, message: Message) -> None:
         session.mark("a reply to SET_LOG_BASE")

@@ -1,4 +1,4 @@
-"""VU-F-01xx: headers, sizes and descriptors of what a front-end sends."""
+"""VU-F-01xx: headers, sizes and descriptors of the front-end's messages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 area = Area("framing", FRONT_END, "Header")
 
-#: Bytes of each message's payload ("Front-end message types"); a memory table and a part of the
-#: configuration space say themselves how long they are.
+#: Bytes of each message's payload ("Front-end message types"); the payload
+#: of a memory table and of a part of the configuration space contains its size.
 SIZES = {
     **dict.fromkeys((F.GET_FEATURES, F.SET_OWNER, F.RESET_OWNER, F.GET_PROTOCOL_FEATURES), 0),
     **dict.fromkeys((F.GET_QUEUE_NUM, F.RESET_DEVICE, F.GET_MAX_MEM_SLOTS, F.GET_STATUS), 0),
@@ -41,8 +41,7 @@ WITH_DESCRIPTOR = (
     *(F.SET_BACKEND_REQ_FD, F.SET_INFLIGHT_FD, F.SET_DEVICE_STATE_FD, F.ADD_MEM_REG),
     F.GPU_SET_SOCKET,
 )
-#: A front-end that does not look at a reply's flags takes anything, so they are asked about one by
-#: one: what is wrong with them, and they.
+#: Invalid flags of a reply; one case each, as a front-end may check some of them only.
 WRONG_FLAGS = {
     "no reply bit": 0x1,
     "version 0": 0x4,
@@ -60,12 +59,12 @@ def reply_bit(fe: FrontEnd) -> None:
     all_of(fe.plain().messages, lambda each: not each.flags & 4, "flags without bit 2")
 
 
-@area.case(103, "No request has a flag set that is not defined (bits 4 to 31)")
+@area.case(103, "No request has an undefined flag set (bits 4 to 31)")
 def undefined_flags(fe: FrontEnd) -> None:
     all_of(fe.plain().messages, lambda each: not each.flags >> 4, "flags below 0x10")
 
 
-@area.case(104, "Each request has an id that is defined")
+@area.case(104, "Each request has a defined id")
 def known_id(fe: FrontEnd) -> None:
     known = F._value2member_map_
     all_of(fe.plain().messages, lambda each: each.id in known, "an id of the specification")
@@ -82,7 +81,7 @@ def _right_size(each: Received) -> bool:
     return wanted is None or len(each.payload) == wanted
 
 
-@area.each(110, list(F), "The payload of {0.name} has its size, wherever it is sent")
+@area.each(110, list(F), "The payload of {0.name} has the specified size")
 def payload_size(fe: FrontEnd, number: F) -> None:
     recording = fe.session(occasion(number))
     all_of(recording.some(number), _right_size, "a payload of the size that its type has")
@@ -98,9 +97,9 @@ def _right_descriptors(each: Received) -> bool:
     return len(each.fds) <= 1 if each.id in (F.SET_LOG_BASE, F.SET_LOG_FD) else not each.fds
 
 
-@area.case(105, "A message has as many descriptors as its type wants", spec="Ancillary data")
+@area.case(105, "A message has the number of descriptors of its type", spec="Ancillary data")
 def descriptors(fe: FrontEnd) -> None:
-    all_of(fe.plain().messages, _right_descriptors, "as many descriptors as its type wants")
+    all_of(fe.plain().messages, _right_descriptors, "the number of descriptors of its type")
 
 
 @area.case(106, "No message has more than 8 descriptors", spec="VHOST_MEMORY_BASELINE_NREGIONS")
@@ -108,54 +107,54 @@ def few_descriptors(fe: FrontEnd) -> None:
     all_of(fe.plain().messages, lambda each: len(each.fds) <= 8, "at most 8 descriptors")
 
 
-# -- replies that are wrong: none may be taken for an answer
+# -- invalid replies: none may be accepted
 
 
-def not_taken(fe: FrontEnd, number: F, name: str, payload: bytes | None, **wrong: int) -> None:
-    """A reply that is wrong: the front-end says nothing more, as it would with the answer."""
+def check_not_accepted(
+    fe: FrontEnd, number: F, name: str, payload: bytes | None, **invalid: int
+) -> None:
+    """Send an invalid reply: the front-end must send nothing more."""
 
     def react(session: ScriptedSession, message: Message) -> None:
         good, fds = session.reply_to(message)
         session.mark(name)
-        flags = wrong.get("flags", REPLY_FLAGS)
-        session.reply(wrong.get("id", number), good if payload is None else payload, fds, flags)
+        flags = invalid.get("flags", REPLY_FLAGS)
+        session.reply(invalid.get("id", number), good if payload is None else payload, fds, flags)
 
     recording = fe.reacting(f"{name} to {number.name}", number, react)
     since = [each for each in recording.since(name) if each.id != number]
-    seen = f"it went on with {since[0]}" if since else ""
+    seen = f"it continued with {since[0]}" if since else ""
     check(not since, "the reply to be refused, and the connection closed", seen)
 
 
 ASKED_FIRST = (F.GET_FEATURES, F.GET_PROTOCOL_FEATURES)
 
 
-@area.each(160, ASKED_FIRST, "A reply to {0.name} with another id is not taken for the answer")
+@area.each(160, ASKED_FIRST, "A reply to {0.name} with another id is not accepted")
 def wrong_id(fe: FrontEnd, number: F) -> None:
-    not_taken(fe, number, "another id", None, id=F.GET_QUEUE_NUM)
+    check_not_accepted(fe, number, "another id", None, id=F.GET_QUEUE_NUM)
 
 
-@area.each(163, WRONG_FLAGS, "A reply to GET_FEATURES with {} is not taken for the answer")
+@area.each(163, WRONG_FLAGS, "A reply to GET_FEATURES with {} is not accepted")
 def wrong_flags(fe: FrontEnd, name: str) -> None:
-    not_taken(fe, F.GET_FEATURES, name, None, flags=WRONG_FLAGS[name])
+    check_not_accepted(fe, F.GET_FEATURES, name, None, flags=WRONG_FLAGS[name])
 
 
-@area.each(
-    167, (0, 4, 16), "A reply to GET_FEATURES of {} bytes instead of 8 is not taken for the answer"
-)
+@area.each(167, (0, 4, 16), "A reply to GET_FEATURES of {} bytes instead of 8 is not accepted")
 def wrong_size(fe: FrontEnd, size: int) -> None:
-    not_taken(fe, F.GET_FEATURES, f"{size} bytes", b"\xff" * size)
+    check_not_accepted(fe, F.GET_FEATURES, f"{size} bytes", b"\xff" * size)
 
 
 @area.each(
     180,
     (F.GET_PROTOCOL_FEATURES, F.GET_QUEUE_NUM),
-    "A reply to {0.name} of 4 bytes instead of 8 is not taken for the answer",
+    "A reply to {0.name} of 4 bytes instead of 8 is not accepted",
 )
 def short_reply(fe: FrontEnd, number: F) -> None:
-    not_taken(fe, number, "4 bytes", b"\xff" * 4)
+    check_not_accepted(fe, number, "4 bytes", b"\xff" * 4)
 
 
-@area.case(170, "A reply that announces 4 GiB ends nothing but the connection")
+@area.case(170, "The front-end survives a reply that announces 4 GiB, and refuses it")
 def huge_reply(fe: FrontEnd) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         session.mark("a huge reply")
@@ -166,10 +165,10 @@ def huge_reply(fe: FrontEnd) -> None:
 
     recording = fe.reacting("a huge reply", F.GET_FEATURES, react)
     since = [each for each in recording.since("a huge reply") if each.id != F.GET_FEATURES]
-    check(not since, "the reply to be refused", f"it went on with {since[:1]}")
+    check(not since, "the reply to be refused", f"it continued with {since[:1]}")
 
 
-@area.case(171, "A reply that comes byte by byte is taken", spec="Header")
+@area.case(171, "A reply that comes byte by byte is accepted", spec="Header")
 def in_bytes(fe: FrontEnd) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         payload, _ = session.reply_to(message)
@@ -178,10 +177,10 @@ def in_bytes(fe: FrontEnd) -> None:
         session.wire.send_pieces(b"".join(each.to_bytes(4, "little") for each in header) + payload)
 
     recording = fe.reacting("a reply in bytes", F.GET_FEATURES, react)
-    check(recording.since("a reply in bytes"), "the front-end to go on", "it says nothing more")
+    check(recording.since("a reply in bytes"), "the front-end to continue", "it sends nothing more")
 
 
-@area.each(172, (1, 12, 13), "A reply that is cut after {} bytes is taken")
+@area.each(172, (1, 12, 13), "A reply that comes in two parts, the first of {} bytes, is accepted")
 def cut(fe: FrontEnd, count: int) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         payload, _ = session.reply_to(message)
@@ -192,4 +191,4 @@ def cut(fe: FrontEnd, count: int) -> None:
         session.wire.send_bytes(whole[count:])
 
     recording = fe.session(Script(f"cut after {count}", reactions=((F.GET_FEATURES, react),)))
-    check(recording.since("a cut reply"), "the front-end to go on", "it says nothing more")
+    check(recording.since("a cut reply"), "the front-end to continue", "it sends nothing more")

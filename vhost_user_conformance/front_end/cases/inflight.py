@@ -24,51 +24,53 @@ def _region(each: Received) -> Inflight:
     return Inflight.unpack(each.payload[:24].ljust(24, b"\0"))
 
 
-@area.case(1201, "GET_INFLIGHT_FD says how many rings there are, and how large")
+@area.case(1201, "GET_INFLIGHT_FD has the number of rings and their size")
 def asks(fe: FrontEnd) -> None:
     all_of(
         fe.plain().some(F.GET_INFLIGHT_FD),
         lambda each: _region(each).num_queues > 0 and _region(each).queue_size > 0,
-        "both above 0",
+        "both greater than 0",
     )
 
 
-@area.case(1202, "The region is given to the back-end before a ring is started")
+@area.case(1202, "SET_INFLIGHT_FD comes before a ring is started")
 def given(fe: FrontEnd) -> None:
     recording = fe.plain()
     first = recording.first(F.SET_VRING_KICK)
-    told = recording.first(F.SET_INFLIGHT_FD)
-    check(told.at < first.at, "SET_INFLIGHT_FD before SET_VRING_KICK", f"{first} came first")
+    given = recording.first(F.SET_INFLIGHT_FD)
+    check(given.at < first.at, "SET_INFLIGHT_FD before SET_VRING_KICK", f"{first} came first")
 
 
-@area.case(1207, "A region that was asked for, and given, is used: it comes back at the start")
+@area.case(
+    1207, "A region from GET_INFLIGHT_FD is sent with SET_INFLIGHT_FD before a ring is started"
+)
 def used(fe: FrontEnd) -> None:
     recording = fe.plain()
     asked = recording.first(F.GET_INFLIGHT_FD)
     kicks = [each for each in recording.after(asked) if each.id == F.SET_VRING_KICK]
     if not kicks:
-        unsupported("the front-end starts no ring after it")
-    told = [each for each in recording.of(F.SET_INFLIGHT_FD) if asked.at < each.at < kicks[0].at]
-    check(told, "SET_INFLIGHT_FD before the ring is started", f"{kicks[0]} without it")
+        unsupported("the front-end starts no ring after that")
+    given = [each for each in recording.of(F.SET_INFLIGHT_FD) if asked.at < each.at < kicks[0].at]
+    check(given, "SET_INFLIGHT_FD before the ring is started", f"{kicks[0]} without it")
 
 
-@area.case(1203, "SET_INFLIGHT_FD has a descriptor of a file that holds the region")
+@area.case(1203, "SET_INFLIGHT_FD has a descriptor of a file that contains the region")
 def has_descriptor(fe: FrontEnd) -> None:
     all_of(
         fe.plain().some(F.SET_INFLIGHT_FD),
         lambda each: (
             each.fds and _region(each).mmap_size + _region(each).mmap_offset <= each.fds[0].size
         ),
-        "a file as large as the region's offset and size together",
+        "a file of at least offset + size bytes",
     )
 
 
-@area.case(1204, "The region has the size and shape that the back-end gave it")
+@area.case(1204, "The region has the number and the size of rings that were requested")
 def same_shape(fe: FrontEnd) -> None:
     recording = fe.plain()
     asked = recording.first(F.GET_INFLIGHT_FD)
-    told = recording.first(F.SET_INFLIGHT_FD)
-    one, other = _region(asked), _region(told)
+    given = recording.first(F.SET_INFLIGHT_FD)
+    one, other = _region(asked), _region(given)
     check(
         (one.num_queues, one.queue_size) == (other.num_queues, other.queue_size),
         f"{one.num_queues} rings of {one.queue_size}",
@@ -76,7 +78,7 @@ def same_shape(fe: FrontEnd) -> None:
     )
 
 
-@area.case(1205, "When the VM continues the back-end is given the same region")
+@area.case(1205, "The same region is sent when the VM continues")
 def same_region(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(CONT)
@@ -87,12 +89,12 @@ def same_region(fe: FrontEnd) -> None:
     check(same, f"the file {files[0]}", f"{after}: {files[1]}")
 
 
-@area.case(1208, "The region is given back as the back-end gave it: file, size and offset")
+@area.case(1208, "The region is sent back unchanged: file, size and offset")
 def as_given(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.some(F.GET_INFLIGHT_FD)
     if not recording.regions:
-        unsupported("the suite gave none")
+        unsupported("the suite returned no region")
     given = {(area.mmap_size, area.mmap_offset, file.identity) for area, file in recording.regions}
     all_of(
         recording.some(F.SET_INFLIGHT_FD),
@@ -104,28 +106,28 @@ def as_given(fe: FrontEnd) -> None:
     )
 
 
-@area.case(1209, "The region has room for each ring that is used, and for all of it")
+@area.case(1209, "The region has room for all descriptors of all rings in use")
 def room_for_all(fe: FrontEnd) -> None:
     recording = fe.plain()
     asked = _region(recording.some(F.GET_INFLIGHT_FD)[-1])
     all_of(
         recording.some(F.SET_VRING_NUM),
         lambda each: each.state.ring < asked.num_queues and each.state.num <= asked.queue_size,
-        f"rings within {asked.num_queues} of {asked.queue_size}, as GET_INFLIGHT_FD said",
+        f"rings within {asked.num_queues} of {asked.queue_size}, as in GET_INFLIGHT_FD",
     )
 
 
-@area.case(1210, "The region that is given back can be mapped, shared and for writing")
+@area.case(1210, "The region that is sent back can be mapped shared and writable")
 def region_mappable(fe: FrontEnd) -> None:
     recording = fe.plain()
     all_of(
         recording.some(F.SET_INFLIGHT_FD),
         lambda each: each.at not in recording.unmapped,
-        "a file that the back-end can write its notes into",
+        "a file that can be mapped writable",
     )
 
 
-@area.case(1206, "A back-end that has no region to give is no reason to crash")
+@area.case(1206, "The front-end survives a back-end that returns no region")
 def no_region(fe: FrontEnd) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         session.mark("no region")

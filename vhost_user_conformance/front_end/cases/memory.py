@@ -48,7 +48,7 @@ def descriptor_each(fe: FrontEnd) -> None:
     )
 
 
-@area.case(303, "Each region lies inside of its descriptor's file")
+@area.case(303, "Each region lies inside its file")
 def inside_file(fe: FrontEnd) -> None:
     for message, regions in _tables(fe.plain()):
         for region, fd in zip(regions, message.fds, strict=False):
@@ -56,16 +56,16 @@ def inside_file(fe: FrontEnd) -> None:
             check(
                 end <= fd.size,
                 f"a file of at least {end:#x} bytes for the region at {region.gpa:#x}",
-                f"{message}: it has {fd.size:#x} ({fd.kind})",
+                f"{message}: {fd.size:#x} bytes ({fd.kind})",
             )
 
 
-@area.case(304, "Each region can be mapped, shared and for writing")
+@area.case(304, "Each region can be mapped shared and writable")
 def mappable(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.first(F.SET_MEM_TABLE)
     for table in recording.tables:
-        check(not table.unmapped, "all regions mapped", f"not these: {table.unmapped}")
+        check(not table.unmapped, "all regions mapped", f"unmapped: {table.unmapped}")
 
 
 @area.case(305, "Regions do not overlap in guest memory")
@@ -84,7 +84,7 @@ def user_disjoint(fe: FrontEnd) -> None:
             check(apart, "user addresses that do not overlap", f"{message}: {one} and {other}")
 
 
-@area.case(307, "No region is empty, or wraps around")
+@area.case(307, "No region is empty or wraps around")
 def not_empty(fe: FrontEnd) -> None:
     for message, regions in _tables(fe.plain()):
         for region in regions:
@@ -104,7 +104,7 @@ def before_rings(fe: FrontEnd, number: F) -> None:
     check(shared, f"guest memory before {number.name}", f"{first} came first")
 
 
-@area.each(310, ("desc", "avail", "used"), "A ring's {} part lies in guest memory, all of it")
+@area.each(310, ("desc", "avail", "used"), "A ring's {} part lies entirely in guest memory")
 def ring_inside(fe: FrontEnd, part: str) -> None:
     recording = fe.plain()
     sizes: dict[int, int] = {}
@@ -131,6 +131,6 @@ def refused(fe: FrontEnd) -> None:
     recording = fe.session(refusing(F.SET_MEM_TABLE))
     first = recording.first(F.SET_MEM_TABLE)
     if not first.need_reply:
-        unsupported("the front-end does not ask whether its memory was taken")
+        unsupported("the front-end requests no acknowledgement of its memory")
     kicks = [each for each in recording.after(first) if each.id == F.SET_VRING_KICK]
     check(not kicks, "no SET_VRING_KICK after the refusal", f"{kicks[:1]}")

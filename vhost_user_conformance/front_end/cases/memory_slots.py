@@ -1,4 +1,4 @@
-"""VU-F-10xx: memory that a front-end shares region by region."""
+"""VU-F-10xx: memory regions that are shared one by one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _single(each: Received) -> MemoryRegion:
     return SingleRegion.unpack(each.payload[:40].ljust(40, b"\0")).region
 
 
-@area.case(1001, "The number of slots is asked for before the first region is added")
+@area.case(1001, "GET_MAX_MEM_SLOTS comes before the first ADD_MEM_REG")
 def ask_slots(fe: FrontEnd) -> None:
     recording = _slots(fe)
     first = recording.first(F.ADD_MEM_REG)
@@ -54,7 +54,7 @@ def one_descriptor(fe: FrontEnd) -> None:
     all_of(_slots(fe).some(F.ADD_MEM_REG), lambda each: len(each.fds) == 1, "one descriptor")
 
 
-@area.case(1004, "A region that is added lies inside of its file, and can be mapped")
+@area.case(1004, "An added region lies inside its file and can be mapped")
 def added_mappable(fe: FrontEnd) -> None:
     recording = _slots(fe)
     for each in recording.some(F.ADD_MEM_REG):
@@ -62,20 +62,20 @@ def added_mappable(fe: FrontEnd) -> None:
         end = region.mmap_offset + region.size
         check(each.fds and end <= each.fds[0].size, f"a file of {end:#x} bytes", f"{each}")
     for table in recording.tables:
-        check(not table.unmapped, "all regions mapped", f"not these: {table.unmapped}")
+        check(not table.unmapped, "all regions mapped", f"unmapped: {table.unmapped}")
 
 
-@area.case(1005, "No region is added that overlaps one that is there, or is there already")
+@area.case(1005, "No region is added that overlaps another one or is present already")
 def added_disjoint(fe: FrontEnd) -> None:
     recording = _slots(fe)
     for each in recording.some(F.ADD_MEM_REG):
         new = _single(each)
         before = recording.table_at(each.at - 1)
         clash = [old for old in before if overlap((old.gpa, old.size), (new.gpa, new.size))]
-        check(not clash, "a region where none is", f"{each}: {new} overlaps {clash}")
+        check(not clash, "a region that overlaps no other", f"{each}: {new} overlaps {clash}")
 
 
-@area.case(1006, "A region that is removed is one that was added")
+@area.case(1006, "Only regions that were added are removed")
 def removed_known(fe: FrontEnd) -> None:
     recording = _slots(fe)
     for each in recording.some(F.REM_MEM_REG):
@@ -102,7 +102,7 @@ def few_regions(fe: FrontEnd) -> None:
     recording.some(F.GET_MAX_MEM_SLOTS)
     for table in recording.tables:
         count = len(table.regions)
-        check(count <= 1, "at most the 1 region that there is a slot for", f"{count} regions")
+        check(count <= 1, "at most 1 region, for 1 slot", f"{count} regions")
 
 
 @area.case(1010, "No ring is started on a region that the back-end has refused")
@@ -111,7 +111,7 @@ def refused_region(fe: FrontEnd) -> None:
     recording = fe.session(script)
     first = recording.first(F.ADD_MEM_REG)
     if not first.need_reply:
-        unsupported("the front-end does not ask whether its memory was taken")
+        unsupported("the front-end requests no acknowledgement of its memory")
     kicks = [each for each in recording.after(first) if each.id == F.SET_VRING_KICK]
     check(not kicks, "no SET_VRING_KICK after the refusal", f"{kicks[:1]}")
 
@@ -127,5 +127,5 @@ def not_again(fe: FrontEnd) -> None:
         if each.id == F.REM_MEM_REG:
             present.discard(key)
             continue
-        check(key not in present, "regions that are new", f"{each}: {region}")
+        check(key not in present, "new regions only", f"{each}: {region}")
         present.add(key)

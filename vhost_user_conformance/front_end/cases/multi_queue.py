@@ -18,7 +18,7 @@ area = Area("multi_queue", FRONT_END, "Multiple queue support", needs=("MQ",))
 
 @area.case(
     1101,
-    "The number of queues is asked for before a second one is used",
+    "GET_QUEUE_NUM comes before a second queue is used",
     severity=Severity.SHOULD,
 )
 def ask_first(fe: FrontEnd) -> None:
@@ -34,12 +34,12 @@ def ask_first(fe: FrontEnd) -> None:
 @area.each(
     1102,
     (1, 2),
-    "A back-end with {} queues is not asked for more",
+    "At most {0} queues are used where GET_QUEUE_NUM returns {0}",
     severity=Severity.SHOULD,
 )
 def few(fe: FrontEnd, count: int) -> None:
     recording = fe.session(Script(f"{count} queues", queues=count))
-    # The control queue of a NIC, behind all pairs, is the front-end's own affair.
+    # The control queue of a NIC follows its pairs, and is not counted by GET_QUEUE_NUM.
     limit = count * 2 if fe.device == "net" else count
     kicks = [each for each in recording.of(F.SET_VRING_KICK) if (each.ring or 0) >= limit]
     check(not kicks, f"rings below {limit} only", f"{kicks[:1]} of ring {kicks and kicks[0].ring}")
@@ -47,7 +47,7 @@ def few(fe: FrontEnd, count: int) -> None:
 
 @area.case(
     1104,
-    "A back-end with no queue at all is given no ring",
+    "No ring of a back-end with 0 queues is started",
     severity=Severity.SHOULD,
 )
 def none(fe: FrontEnd) -> None:
@@ -57,12 +57,12 @@ def none(fe: FrontEnd) -> None:
     check(not kicks, "no SET_VRING_KICK", f"{kicks[:1]}")
 
 
-@area.case(1105, "Without MQ a back-end has one queue, and no more are used")
+@area.case(1105, "Without MQ one queue is used")
 def without_mq(fe: FrontEnd) -> None:
     limits = {"blk": 1, "net": 2}
     if fe.device not in limits:
-        unsupported("how many rings one queue has is the device's own affair")
-    # A NIC's control queue stands behind its pair.
+        unsupported("the number of rings of one queue depends on the device")
+    # A NIC's control queue follows its pair.
     limit = limits[fe.device] + (fe.device == "net")
     script = Script("without MQ", protocol_without=int(ProtocolFeature.MQ))
     kicks = [each for each in fe.session(script).of(F.SET_VRING_KICK) if (each.ring or 0) >= limit]

@@ -1,4 +1,4 @@
-"""VU-F-02xx: features, protocol features, the owner, and what may not be sent without them."""
+"""VU-F-02xx: features, protocol features, the owner, and messages that require them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ P = ProtocolFeature
 LOG_ALL = 1 << VHOST_F_LOG_ALL
 _PAGE = 4096
 
-#: Messages that need a protocol feature; most are there once it was agreed on, and not before.
+#: Messages that require a protocol feature.
 GATES = {
     P.MQ: (F.GET_QUEUE_NUM,),
     P.RARP: (F.SEND_RARP,),
@@ -40,16 +40,16 @@ GATES = {
     P.DEVICE_STATE: (F.SET_DEVICE_STATE_FD, F.CHECK_DEVICE_STATE),
 }
 RING_MESSAGES = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ADDR, F.SET_VRING_KICK)
-#: Offered by no back-end: numbers that nobody has given a meaning.
+#: Undefined bits, which no back-end offers.
 UNKNOWN_PROTOCOL = 1 << 61 | 1 << 62
-NO_PROTOCOL = Script("no protocol features", without=PROTOCOL_BIT)
-NOTHING = Script("a back-end that offers no protocol feature", protocol_without=(1 << 64) - 1)
-UNKNOWN = Script("protocol features that do not exist", protocol_offering=UNKNOWN_PROTOCOL)
+NO_PROTOCOL = Script("without bit 30", without=PROTOCOL_BIT)
+NOTHING = Script("no protocol feature is offered", protocol_without=(1 << 64) - 1)
+UNKNOWN = Script("undefined protocol features", protocol_offering=UNKNOWN_PROTOCOL)
 
 
-def _talked(recording: Recording) -> Recording:
-    """Go on only if the front-end has said something."""
-    check(recording.messages, "the front-end to say something", "it connected, and said nothing")
+def _active(recording: Recording) -> Recording:
+    """Require that the front-end has sent a message."""
+    check(recording.messages, "a message", "the front-end connected and sent nothing")
     return recording
 
 
@@ -97,7 +97,7 @@ def features_offered(fe: FrontEnd) -> None:
     all_of(
         fe.plain().some(F.SET_FEATURES),
         lambda each: not each.u64 & ~offered,
-        f"bits out of {offered:#x}",
+        f"only bits of {offered:#x}",
     )
 
 
@@ -107,14 +107,14 @@ def protocol_offered(fe: FrontEnd) -> None:
     all_of(
         fe.plain().some(F.SET_PROTOCOL_FEATURES),
         lambda each: not each.u64 & ~offered,
-        f"bits out of {offered:#x}",
+        f"only bits of {offered:#x}",
     )
 
 
-@area.case(215, "Protocol features that do not exist are not acknowledged")
+@area.case(215, "Undefined protocol features are not acknowledged")
 def unknown_protocol(fe: FrontEnd) -> None:
     all_of(
-        _talked(fe.session(UNKNOWN)).some(F.SET_PROTOCOL_FEATURES),
+        _active(fe.session(UNKNOWN)).some(F.SET_PROTOCOL_FEATURES),
         lambda each: not each.u64 & UNKNOWN_PROTOCOL,
         "bits 61 and 62 clear",
     )
@@ -123,16 +123,16 @@ def unknown_protocol(fe: FrontEnd) -> None:
 @area.each(216, (12, 28, 29, 32), "Feature bit {} is not acknowledged when it is not offered")
 def feature_not_offered(fe: FrontEnd, bit: int) -> None:
     script = Script(f"without feature {bit}", without=1 << bit)
-    recording = _talked(fe.session(script))
+    recording = _active(fe.session(script))
     if bit == VIRTIO_F_VERSION_1 and not recording.of(F.SET_FEATURES):
-        unsupported("the front-end does not work with a back-end that lacks VERSION_1")
+        unsupported("the front-end requires VERSION_1")
     all_of(recording.some(F.SET_FEATURES), lambda each: not each.u64 >> bit & 1, f"bit {bit} clear")
 
 
-@area.case(220, "Without bit 30 nothing is asked or said of protocol features")
+@area.case(220, "Without bit 30 there are no messages about protocol features")
 def no_protocol(fe: FrontEnd) -> None:
     all_of(
-        _talked(fe.session(NO_PROTOCOL)).messages,
+        _active(fe.session(NO_PROTOCOL)).messages,
         lambda each: each.id not in (F.GET_PROTOCOL_FEATURES, F.SET_PROTOCOL_FEATURES),
         "no message about protocol features",
     )
@@ -141,7 +141,7 @@ def no_protocol(fe: FrontEnd) -> None:
 @area.case(221, "Without bit 30 there is no SET_VRING_ENABLE", spec="VHOST_USER_SET_VRING_ENABLE")
 def no_enable(fe: FrontEnd) -> None:
     all_of(
-        _talked(fe.session(NO_PROTOCOL)).messages,
+        _active(fe.session(NO_PROTOCOL)).messages,
         lambda each: each.id != F.SET_VRING_ENABLE,
         "no SET_VRING_ENABLE",
     )
@@ -155,17 +155,17 @@ def enable_negotiated(fe: FrontEnd) -> None:
     check(not bad, "bit 30 in SET_FEATURES", f"{bad[:1]}")
 
 
-@area.case(223, "No message that needs a protocol feature is sent where none is offered")
+@area.case(223, "No message that requires a protocol feature is sent where none is offered")
 def nothing_offered(fe: FrontEnd) -> None:
     gated = {number for numbers in GATES.values() for number in numbers}
     all_of(
-        _talked(fe.session(NOTHING)).messages,
+        _active(fe.session(NOTHING)).messages,
         lambda each: each.id not in gated,
-        "no message that needs a protocol feature",
+        "no message that requires a protocol feature",
     )
 
 
-@area.each(230, GATES, "Messages of {0.name} are sent only once that was acknowledged")
+@area.each(230, GATES, "Messages of {0.name} are sent only after it was acknowledged")
 def after_acknowledging(fe: FrontEnd, feature: ProtocolFeature) -> None:
     all_of(
         fe.session(occasion(GATES[feature][0])).some(*GATES[feature]),
@@ -174,7 +174,7 @@ def after_acknowledging(fe: FrontEnd, feature: ProtocolFeature) -> None:
     )
 
 
-@area.each(250, GATES, "Without {0.name} being offered none of its messages is sent")
+@area.each(250, GATES, "Messages of {0.name} are not sent where it is not offered")
 def not_offered(fe: FrontEnd, feature: ProtocolFeature) -> None:
     if not feature & Script("").protocol(fe.device):
         all_of(
@@ -185,7 +185,7 @@ def not_offered(fe: FrontEnd, feature: ProtocolFeature) -> None:
         return
     script = Script(f"without {feature.name}", protocol_without=int(feature))
     all_of(
-        _talked(fe.session(script)).messages,
+        _active(fe.session(script)).messages,
         lambda each: each.id not in GATES[feature] and not each.protocol & feature,
         f"no message of {feature.name}, and the feature not acknowledged",
     )
@@ -203,7 +203,7 @@ def in_band(fe: FrontEnd) -> None:
         protocol_without=int(P.BACKEND_REQ),
     )
     all_of(
-        _talked(fe.session(script)).some(F.SET_PROTOCOL_FEATURES),
+        _active(fe.session(script)).some(F.SET_PROTOCOL_FEATURES),
         lambda each: not each.u64 & P.INBAND_NOTIFICATIONS,
         "INBAND_NOTIFICATIONS not acknowledged without BACKEND_REQ",
     )
@@ -212,29 +212,29 @@ def in_band(fe: FrontEnd) -> None:
 @area.case(271, "GET_VRING_BASE_INFLIGHT is acknowledged only with INFLIGHT_SHMFD")
 def base_inflight(fe: FrontEnd) -> None:
     script = Script(
-        "bases in flight without a region for them",
+        "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD",
         protocol_offering=int(P.GET_VRING_BASE_INFLIGHT),
         protocol_without=int(P.INFLIGHT_SHMFD),
     )
     all_of(
-        _talked(fe.session(script)).some(F.SET_PROTOCOL_FEATURES),
+        _active(fe.session(script)).some(F.SET_PROTOCOL_FEATURES),
         lambda each: not each.u64 & P.GET_VRING_BASE_INFLIGHT,
         "GET_VRING_BASE_INFLIGHT not acknowledged without INFLIGHT_SHMFD",
     )
 
 
-@area.case(272, "Which message a front-end begins with", spec="no order is fixed")
+@area.case(272, "The first messages of a front-end", spec="no order is fixed")
 def begins_with(fe: FrontEnd) -> None:
-    names = [each.name for each in _talked(fe.plain()).messages[:5]]
+    names = [each.name for each in _active(fe.plain()).messages[:5]]
     observed(", ".join(names))
 
 
-@area.case(273, "No feature is acknowledged that was not, while a ring runs", spec="SET_FEATURES")
+@area.case(273, "Features do not change while a ring runs", spec="SET_FEATURES")
 def features_stay(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.started()
     for each in recording.some(F.SET_FEATURES):
-        # With no ring running it may be another driver that begins, as behind a boot loader.
+        # While no ring runs another driver may start, as after a boot loader.
         if each.features is None or not recording.running(each.at):
             continue
         check(
@@ -246,19 +246,19 @@ def features_stay(fe: FrontEnd) -> None:
 
 @area.case(224, "VERSION_1 is acknowledged where it is offered", spec="virtio 1.3, 6.1")
 def version_1(fe: FrontEnd) -> None:
-    """A driver from before virtio 1 does not know it; it is known by where its rings lie."""
+    """A legacy driver does not know it; the layout of its rings identifies it."""
     recording = fe.plain()
     recording.started()
     lacking = [
         each for each in recording.some(F.SET_FEATURES) if not each.u64 >> VIRTIO_F_VERSION_1 & 1
     ]
     if lacking and _legacy(recording):
-        observed(f"{lacking[0]} is without it, and its rings lie as those of legacy drivers")
+        observed(f"{lacking[0]} lacks it, and the rings have the legacy layout")
     all_of(lacking, lambda _: False, f"bit {VIRTIO_F_VERSION_1} set")
 
 
 def _legacy(recording: Recording) -> bool:
-    """Whether all rings lie as virtio 1.3, 2.7.2 has it for legacy drivers, in one piece."""
+    """Whether all rings have the legacy layout of virtio 1.3, 2.7.2."""
     sizes = {each.state.ring: each.state.num for each in recording.of(F.SET_VRING_NUM)}
     places = [each.address for each in recording.of(F.SET_VRING_ADDR)]
     return bool(places) and all(

@@ -1,4 +1,4 @@
-"""VU-F-05xx: descriptors of notifications, and when a driver kicks and is called."""
+"""VU-F-05xx: descriptors of notifications, and the times of kicks and calls."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ area = Area("notifications", FRONT_END, "VHOST_USER_SET_VRING_KICK")
 EVENT_IDX = 1 << VIRTIO_RING_F_EVENT_IDX
 
 
-@area.each(501, RING_FDS, "{0.name}'s descriptor is an eventfd, or a pipe")
+@area.each(501, RING_FDS, "{0.name}'s descriptor is an eventfd or a pipe")
 def notifier_kind(fe: FrontEnd, number: F) -> None:
     all_of(
         fe.plain().some(number),
@@ -49,7 +49,7 @@ def notifier_kind(fe: FrontEnd, number: F) -> None:
     )
 
 
-@area.each(504, RING_FDS, "Bit 8 of {0.name} says whether there is a descriptor")
+@area.each(504, RING_FDS, "Bit 8 of {0.name} is set if and only if there is no descriptor")
 def no_descriptor_bit(fe: FrontEnd, number: F) -> None:
     all_of(
         fe.plain().some(number),
@@ -60,7 +60,7 @@ def no_descriptor_bit(fe: FrontEnd, number: F) -> None:
 
 @area.each(507, RING_FDS, "Bits 9 to 63 of {0.name} are 0")
 def upper_bits(fe: FrontEnd, number: F) -> None:
-    all_of(fe.plain().some(number), lambda each: not each.u64 >> 9, "a number below 0x200")
+    all_of(fe.plain().some(number), lambda each: not each.u64 >> 9, "a value below 0x200")
 
 
 @area.case(510, "Each ring has a kick eventfd of its own")
@@ -79,10 +79,10 @@ def own_kick(fe: FrontEnd) -> None:
 def _notifiers(
     recording: Recording,
 ) -> Iterator[tuple[Received, dict[tuple[int, int | None], str]]]:
-    """Each message that gives a ring a notifier, and all that rings have then.
+    """Each message that sets a notifier, and all notifiers that are set then.
 
-    The kernel gives the number of an eventfd that is gone to another one, so that only those which
-    rings have at the same time can be told apart.
+    The kernel reuses the id of a closed eventfd, so only notifiers that are set at the same time
+    can be distinguished.
     """
     held: dict[tuple[int, int | None], str] = {}
     for each in recording.messages:
@@ -97,7 +97,7 @@ def _notifiers(
 
 
 @area.case(513, "A ring's kick and its call are two eventfds")
-def kick_is_no_call(fe: FrontEnd) -> None:
+def kick_is_not_call(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.first(F.SET_VRING_KICK)
     for each, held in _notifiers(recording):
@@ -111,11 +111,11 @@ def kicked(fe: FrontEnd) -> None:
     recording.started()
     taken = {chain.ring for chain in recording.chains}
     if not taken:
-        unsupported("no request came that the suite looks at")
+        unsupported("no request came in a ring that the suite serves")
     check(taken <= recording.kicked(), f"kicks of rings {taken}", f"of {recording.kicked()}")
 
 
-@area.case(512, "Requests that were available at the stop are kicked for at the start")
+@area.case(512, "Requests that were available at a stop are kicked for at the next start")
 def kick_at_start(fe: FrontEnd) -> None:
     recording = fe.session(Script("nothing is served", ("start", "stop", "cont"), idle=True))
     recording.did(CONT)
@@ -127,10 +127,10 @@ def kick_at_start(fe: FrontEnd) -> None:
 def _each_is_kicked_for(recording: Recording) -> None:
     recording.did(ASKED)
     if not recording.chains and not recording.unkicked:
-        unsupported("no request came that the suite looks at")
+        unsupported("no request came in a ring that the suite serves")
     late = sorted(recording.unkicked)
-    seen = f"a request lies in ring{'s' * (len(late) > 1)} {', '.join(map(str, late))} without one"
-    check(not late, "a kick for each request that the back-end wants to be kicked for", seen)
+    seen = f"none for a request in ring{'s' * (len(late) > 1)} {', '.join(map(str, late))}"
+    check(not late, "a kick for each request for which the back-end requests one", seen)
 
 
 @area.case(514, "The request at avail_event is kicked for", spec="virtio 1.3, 2.7.10.1 (EVENT_IDX)")
@@ -147,34 +147,36 @@ def kick_each(fe: FrontEnd) -> None:
     _each_is_kicked_for(fe.session(ONE_AT_A_TIME._replace(name=name, without=EVENT_IDX)))
 
 
-def _work_as_much(session: ScriptedSession) -> None:
+def _await_requests(session: ScriptedSession) -> None:
     session.pump(lambda: len(session.recording.chains) >= ENOUGH, session.wire.timeout)
 
 
-@area.case(
-    516, "A driver that is called only where it asks for it goes on", spec="virtio 1.3, 2.7.7.1"
-)
+@area.case(516, "A driver that is called only on request continues", spec="virtio 1.3, 2.7.7.1")
 def called_as_asked(fe: FrontEnd) -> None:
-    _goes_on(fe, "calls only where the driver asks for them", 0)
+    _check_continues(fe, "calls only where the driver asks for them", 0)
 
 
 @area.case(
-    517, "So does one without EVENT_IDX, by its flag NO_INTERRUPT", spec="virtio 1.3, 2.7.7.1"
+    517,
+    "A driver without EVENT_IDX that is called only without NO_INTERRUPT continues",
+    spec="virtio 1.3, 2.7.7.1",
 )
 def called_by_flag(fe: FrontEnd) -> None:
-    _goes_on(fe, "calls only where the driver asks for them, without EVENT_IDX", EVENT_IDX)
+    _check_continues(fe, "calls only where the driver asks for them, without EVENT_IDX", EVENT_IDX)
 
 
-def _goes_on(fe: FrontEnd, name: str, without: int) -> None:
-    """One that never asks again takes nothing more from its ring, and runs out of room there."""
+def _check_continues(fe: FrontEnd, name: str, without: int) -> None:
+    """A driver that requests no further call takes nothing more, and its ring becomes full."""
     fe.plain().started()
     usual = fe.session(FOR_A_WHILE)
     usual.did(ASKED)
-    script = Script(name, (START, ASKED), without=without, calls_as_asked=True, asks=_work_as_much)
+    script = Script(
+        name, (START, ASKED), without=without, calls_as_asked=True, asks=_await_requests
+    )
     recording = fe.session(script)
     recording.did(ASKED)
-    # One that is busy has made many more by the time that they are counted.
+    # A busy driver may have made many more requests than ENOUGH.
     wanted, came = min(len(usual.chains), ENOUGH), len(recording.chains)
     if not wanted:
-        unsupported("no request came that the suite looks at")
-    check(2 * came >= wanted, f"about {wanted} requests, as when it is called each time", f"{came}")
+        unsupported("no request came in a ring that the suite serves")
+    check(2 * came >= wanted, f"about {wanted} requests, as with a call for each", f"{came}")

@@ -1,4 +1,4 @@
-"""VU-F-07xx: when a front-end asks for acknowledgements, and what it makes of them."""
+"""VU-F-07xx: need_reply, and the reactions to acknowledgements."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 area = Area("reply_ack", FRONT_END, "VHOST_USER_PROTOCOL_F_REPLY_ACK")
 ACK = ProtocolFeature.REPLY_ACK
-#: These are answered whatever was agreed on, and QEMU asks for it whatever was agreed on.
+#: These always have a reply, and QEMU sets need_reply whether REPLY_ACK was negotiated or not.
 REGARDLESS = (F.IOTLB_MSG, F.POSTCOPY_LISTEN, F.POSTCOPY_END)
 WITHOUT = Script("without REPLY_ACK", protocol_without=int(ACK))
-#: What a front-end may ask to be acknowledged when a ring is started.
+#: Messages of a ring's start for which a front-end may request an acknowledgement.
 ACKED_AT_START = (F.SET_MEM_TABLE, F.SET_VRING_KICK, F.SET_VRING_CALL, F.SET_VRING_ENABLE)
 
 
 def _asking(recording: Recording) -> list[Received]:
     found = [each for each in recording.messages if each.need_reply]
     if not found:
-        unsupported("the front-end asks for no acknowledgement")
+        unsupported("the front-end requests no acknowledgement")
     return found
 
 
-@area.case(701, "need_reply is set only once REPLY_ACK was acknowledged")
+@area.case(701, "need_reply is set only after REPLY_ACK was acknowledged")
 def after_acknowledging(fe: FrontEnd) -> None:
     all_of(
         (each for each in _asking(fe.plain()) if each.id not in REGARDLESS),
@@ -45,7 +45,7 @@ def after_acknowledging(fe: FrontEnd) -> None:
     )
 
 
-@area.case(702, "Without REPLY_ACK being offered need_reply is never set")
+@area.case(702, "need_reply is not set where REPLY_ACK is not offered")
 def never_without(fe: FrontEnd) -> None:
     all_of(
         (each for each in fe.session(WITHOUT).messages if each.id not in REGARDLESS),
@@ -54,42 +54,42 @@ def never_without(fe: FrontEnd) -> None:
     )
 
 
-@area.case(703, "Without REPLY_ACK being offered rings are started all the same")
+@area.case(703, "Rings are started where REPLY_ACK is not offered")
 def starts_without(fe: FrontEnd) -> None:
     fe.plain().started()
     recording = fe.session(WITHOUT)
     check("start" in recording.acts, "a ring to be started", f"{recording.undone}")
 
 
-@area.case(704, "need_reply is not set in a message that has a reply of its own")
+@area.case(704, "need_reply is not set in a message that always has a reply")
 def own_reply(fe: FrontEnd) -> None:
-    odd = [
+    redundant = [
         each
         for each in _asking(fe.plain())
         if each.id in F._value2member_map_
         and FRONTEND_MESSAGES[F(each.id)].reply is ReplyRule.ALWAYS
         and each.id not in REGARDLESS
     ]
-    if odd:
-        observed(f"{odd[0]} has it, which changes nothing")
+    if redundant:
+        observed(f"{redundant[0]} has it, which changes nothing")
 
 
-@area.each(705, ACKED_AT_START, "An acknowledgement of {0.name} with 1 does not go unnoticed")
+@area.each(705, ACKED_AT_START, "The front-end reacts to an acknowledgement of {0.name} with 1")
 def refused(fe: FrontEnd, number: F) -> None:
     recording = fe.session(refusing(number))
     asking = [each for each in recording.some(number) if each.need_reply]
     if not asking:
-        unsupported(f"the front-end asks for no acknowledgement of {number.name}")
+        unsupported(f"the front-end requests no acknowledgement of {number.name}")
     first = asking[0]
     plain = [each.id for each in fe.plain().messages if each.act == START]
     usual = plain[first.at + 1 :]
     if recording.left or recording.ended:
         return
     if not usual:
-        unsupported("nothing comes after it, so that nobody outside can tell")
+        unsupported("no message follows, so the reaction cannot be observed")
     went_on = [each.id for each in recording.after(first)][: len(usual)]
     same = went_on and went_on == usual[: len(went_on)]
-    expected = "another course than after an acknowledgement with 0"
+    expected = "messages other than after an acknowledgement with 0"
     check(not same, expected, f"{recording.after(first)[:3]}")
 
 
@@ -100,15 +100,15 @@ def late(fe: FrontEnd) -> None:
     check("start" in recording.acts, "a ring to be started", f"{recording.undone}")
 
 
-@area.case(710, "An acknowledgement with another id is not taken for it", spec="Header")
+@area.case(710, "An acknowledgement with another id is not accepted", spec="Header")
 def ack_of_another(fe: FrontEnd) -> None:
     def react(session: ScriptedSession, message: Message) -> None:
         payload, _ = session.reply_to(message)
-        session.mark("an acknowledgement of something else")
+        session.mark("an acknowledgement with another id")
         session.reply(F.SET_OWNER, payload)
 
     asking = _asking(fe.plain())[0]
     recording = fe.reacting("an ack with another id", asking.id, react)
-    since = recording.since("an acknowledgement of something else")
+    since = recording.since("an acknowledgement with another id")
     again = [each.id for each in since[:1]] == [each.id for each in fe.plain().after(asking)[:1]]
-    check(not again or recording.left, "another course than after an acknowledgement", f"{since}")
+    check(not again or recording.left, "messages other than after an acknowledgement", f"{since}")

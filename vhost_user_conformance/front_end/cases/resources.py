@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.tester import FrontEnd
 
-area = Area("resources", FRONT_END, "what a VM that runs for years needs")
+area = Area("resources", FRONT_END, "long-running VMs")
 CYCLES = 8
 
 
@@ -27,23 +27,23 @@ def descriptors(fe: FrontEnd) -> None:
     acts = (START, *(STOP, CONT) * CYCLES)
     recording = fe.session(Script(f"stopped and continued {CYCLES} times", acts))
     recording.did(CONT)
-    held = recording.held
-    if not held:
-        unsupported("the suite has not started the front-end: say --exec")
-    check(held[-1] <= held[0], f"{held[0]} open files, as after the first time", f"{held}")
+    counts = recording.open_files
+    if not counts:
+        unsupported("the suite has not started the front-end: use --exec")
+    check(counts[-1] <= counts[0], f"{counts[0]} open files, as after the first cycle", f"{counts}")
 
 
 @area.case(1803, "Resetting does not leave files open", spec="")
 def descriptors_of_resets(fe: FrontEnd) -> None:
     recording = fe.session(Script("reset 4 times", (START, *(RESET,) * 4)))
     recording.did(RESET)
-    held = recording.held
-    if not held:
-        unsupported("the suite has not started the front-end: say --exec")
-    check(held[-1] <= held[0], f"{held[0]} open files, as after the first time", f"{held}")
+    counts = recording.open_files
+    if not counts:
+        unsupported("the suite has not started the front-end: use --exec")
+    check(counts[-1] <= counts[0], f"{counts[0]} open files, as after the first cycle", f"{counts}")
 
 
-@area.case(1802, "Each time that the VM continues the same messages are sent", spec="")
+@area.case(1802, "The same messages are sent each time that the VM continues", spec="")
 def same_messages(fe: FrontEnd) -> None:
     acts = (START, *(STOP, CONT) * CYCLES)
     recording = fe.session(Script(f"stopped and continued {CYCLES} times", acts))
@@ -57,5 +57,5 @@ def same_messages(fe: FrontEnd) -> None:
         if act == CONT:
             rounds[-1].append(each.id)
     lengths = [len(each) for each in rounds]
-    check(len(rounds) == CYCLES, f"messages at each of {CYCLES} times", f"{lengths}")
+    check(len(rounds) == CYCLES, f"messages in each of {CYCLES} cycles", f"{lengths}")
     check(lengths[-1] <= lengths[0], f"no more than {lengths[0]} messages", f"{lengths}")

@@ -1,4 +1,4 @@
-"""VU-F-04xx: how rings are set up, started and stopped."""
+"""VU-F-04xx: setup, start and stop of rings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ area = Area("rings", FRONT_END, "Ring states")
 
 PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 SET_UP = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ADDR)
-#: virtio 1.3, 2.7: no ring has more descriptors.
+#: virtio 1.3, 2.7: the maximum size of a ring.
 LARGEST_RING = 32768
 ALIGNMENT = {"desc": 16, "avail": 2, "used": 4}
 
@@ -43,8 +43,8 @@ def set_up_first(fe: FrontEnd, number: F) -> None:
     recording = fe.plain()
     recording.first(F.SET_VRING_KICK)
     for ring, messages in recording.starts():
-        said = [each.name for each in messages]
-        check(number.name in said, f"{number.name} of ring {ring}", f"only {', '.join(said)}")
+        names = [each.name for each in messages]
+        check(number.name in names, f"{number.name} of ring {ring}", f"only {', '.join(names)}")
 
 
 @area.case(404, "A ring's size is a power of 2 and at most 32768", spec="virtio 1.3, 2.7")
@@ -62,11 +62,13 @@ def alignment(fe: FrontEnd, part: str) -> None:
     all_of(
         fe.plain().some(F.SET_VRING_ADDR),
         lambda each: getattr(each.address, part) % step == 0,
-        f"an address that {step} divides",
+        f"a multiple of {step}",
     )
 
 
-@area.case(408, "SET_VRING_ADDR has no flag but bit 0 (F_LOG)", spec="A vring address description")
+@area.case(
+    408, "SET_VRING_ADDR has no flag except bit 0 (F_LOG)", spec="A vring address description"
+)
 def address_flags(fe: FrontEnd) -> None:
     all_of(fe.plain().some(F.SET_VRING_ADDR), lambda each: each.address.flags <= 1, "flags 0 or 1")
 
@@ -83,15 +85,15 @@ def enabled(fe: FrontEnd) -> None:
     kicks = recording.of(F.SET_VRING_KICK)
     if not (kicks[0].features or 0) & PROTOCOL_BIT:
         unsupported("the front-end does not acknowledge bit 30: its rings are always enabled")
-    told = recording.of(F.SET_VRING_ENABLE)
-    on = {each.state.ring for each in told if each.state.num}
-    off = {each.state.ring for each in told} - on
+    enables = recording.of(F.SET_VRING_ENABLE)
+    on = {each.state.ring for each in enables if each.state.num}
+    off = {each.state.ring for each in enables} - on
     for each in kicks:
         check(each.ring in on | off, f"SET_VRING_ENABLE for ring {each.ring}", f"{each} without it")
     unused = sorted({each.ring for each in kicks if each.ring is not None} & off)
     check(on, "SET_VRING_ENABLE 1 for a ring", f"only rings {unused}, which are disabled")
     if unused:
-        # As of a NIC whose guest does not use all pairs: such a ring runs without side effects.
+        # A NIC's guest may not use all pairs; such a ring runs without side effects.
         observed(f"rings {unused} are started and stay disabled")
 
 
@@ -106,23 +108,23 @@ def stopped(fe: FrontEnd) -> None:
 
 @area.case(
     412,
-    "Each ring that was started is stopped when the front-end is told to end",
+    "Each ring that was started is stopped when the front-end is asked to end",
     severity=Severity.SHOULD,
 )
 def stopped_at_end(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(END)
     running = recording.running(len(recording.messages))
-    check(not running, "no ring left running", f"rings {running} were not stopped")
+    check(not running, "no running ring", f"rings {running} were not stopped")
 
 
-@area.case(413, "GET_VRING_BASE is asked only of rings that were started")
+@area.case(413, "GET_VRING_BASE is sent only for rings that were started")
 def stop_started(fe: FrontEnd) -> None:
     recording = fe.plain()
     known = {each.ring for each in recording.some(F.SET_VRING_KICK)}
-    odd = [each for each in recording.some(F.GET_VRING_BASE) if each.state.ring not in known]
-    if odd:
-        observed(f"{odd[0]} of ring {odd[0].state.ring}, which was never started")
+    unstarted = [each for each in recording.some(F.GET_VRING_BASE) if each.state.ring not in known]
+    if unstarted:
+        observed(f"{unstarted[0]} of ring {unstarted[0].state.ring}, which was never started")
 
 
 @area.each(
@@ -156,23 +158,23 @@ def same_ring(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(CONT)
     for number in (F.SET_VRING_NUM, F.SET_VRING_ADDR):
-        before = {each.ring: _where(each) for each in recording.of(number, act="start")}
+        before = {each.ring: _layout(each) for each in recording.of(number, act="start")}
         for each in recording.of(number, act=CONT):
             check(
-                _where(each) == before.get(each.ring, _where(each)),
+                _layout(each) == before.get(each.ring, _layout(each)),
                 f"{number.name} of ring {each.ring} as before",
-                f"{each}: {_where(each)}, and before {before.get(each.ring)}",
+                f"{each}: {_layout(each)}, and before {before.get(each.ring)}",
             )
 
 
-def _where(each: Received) -> tuple[int, ...]:
+def _layout(each: Received) -> tuple[int, ...]:
     if each.id == F.SET_VRING_NUM:
         return (each.state.num,)
     address = each.address
     return (address.desc, address.avail, address.used)
 
 
-@area.case(418, "No SET_VRING_ENABLE comes for a ring that there is not")
+@area.case(418, "No SET_VRING_ENABLE is sent for a ring that does not exist")
 def enable_index(fe: FrontEnd) -> None:
     limit = _ring_limit(fe)
     all_of(
@@ -183,12 +185,12 @@ def enable_index(fe: FrontEnd) -> None:
 
 
 def _ring_limit(fe: FrontEnd) -> int:
-    """GET_QUEUE_NUM's answer, which is in pairs for a NIC; one more may be a control queue."""
+    """The reply to GET_QUEUE_NUM, in pairs for a NIC, which may also have a control queue."""
     queues = Script("").queues
     return queues * 2 + 1 if fe.device == "net" else queues
 
 
-@area.case(419, "No message is about a ring beyond those that the back-end says it has")
+@area.case(419, "No message is about a ring beyond the number that the back-end reports")
 def ring_index(fe: FrontEnd) -> None:
     limit = _ring_limit(fe)
     messages = [each for each in fe.plain().messages if each.ring is not None]
@@ -197,16 +199,16 @@ def ring_index(fe: FrontEnd) -> None:
 
 @area.case(
     420,
-    "A ring that is started is told of its call, with a descriptor or without",
-    spec="VHOST_USER_SET_VRING_CALL; DPDK's library starts no ring before",
+    "SET_VRING_CALL is sent for each started ring, with a descriptor or without",
+    spec="VHOST_USER_SET_VRING_CALL; DPDK's library starts no ring before it",
     severity=Severity.SHOULD,
 )
-def call_told(fe: FrontEnd) -> None:
+def call_set(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.started()
     kicked = {each.ring for each in recording.some(F.SET_VRING_KICK) if each.act == START}
-    told = {each.ring for each in recording.of(F.SET_VRING_CALL, act=START)}
-    check(kicked <= told, f"SET_VRING_CALL of rings {kicked}", f"of {told or 'none'}")
+    set_ = {each.ring for each in recording.of(F.SET_VRING_CALL, act=START)}
+    check(kicked <= set_, f"SET_VRING_CALL of rings {kicked}", f"of {set_ or 'none'}")
 
 
 @area.case(421, "A ring that was enabled is enabled when the VM continues")
@@ -228,15 +230,15 @@ def enabled_again(fe: FrontEnd) -> None:
     check(not off, f"rings {before} enabled, as before", f"rings {off} are started and disabled")
 
 
-@area.case(422, "The parts of a ring stay where they are while it runs")
+@area.case(422, "The addresses of a ring do not change while it runs")
 def stay(fe: FrontEnd) -> None:
     recording = fe.plain()
     places: dict[int | None, tuple[int, ...]] = {}
     for each in recording.some(F.SET_VRING_ADDR):
         if each.ring in recording.running(each.at):
-            before = places.get(each.ring, _where(each))
-            check(_where(each) == before, f"{before}, as it was started", f"{each}: {_where(each)}")
-        places[each.ring] = _where(each)
+            before = places.get(each.ring, _layout(each))
+            check(_layout(each) == before, f"{before}, as at the start", f"{each}: {_layout(each)}")
+        places[each.ring] = _layout(each)
 
 
 @area.case(423, "The parts of a ring do not overlap", spec="virtio 1.3, 2.7")
@@ -253,6 +255,6 @@ def apart(fe: FrontEnd) -> None:
         for (start, length), (following, _) in pairwise(parts):
             check(
                 start + length <= following,
-                f"parts that lie apart, in a ring of {size}",
+                f"parts that do not overlap, in a ring of {size}",
                 f"{each}: {length} bytes at {start:#x}, and another at {following:#x}",
             )

@@ -38,7 +38,7 @@ def _status(fe: FrontEnd) -> Recording:
     return recording
 
 
-@area.case(1401, "The status reaches DRIVER_OK, with all that goes before it")
+@area.case(1401, "The status reaches DRIVER_OK with all preceding bits")
 def driver_ok(fe: FrontEnd) -> None:
     recording = _status(fe)
     recording.started()
@@ -52,11 +52,15 @@ def one_byte(fe: FrontEnd) -> None:
     all_of(_status(fe).some(F.SET_STATUS), lambda each: each.u64 < 256, "below 256")
 
 
-@area.case(1403, "No bit of the status is taken back but all of them", spec="virtio 1.3, 2.1")
+@area.case(1403, "No bit of the status is cleared, except by a reset", spec="virtio 1.3, 2.1")
 def grows(fe: FrontEnd) -> None:
     before = 0
     for each in _status(fe).some(F.SET_STATUS):
-        check(not before & ~each.u64 or not each.u64, f"{before:#x} and more, or 0", f"{each.u64}")
+        check(
+            not before & ~each.u64 or not each.u64,
+            f"{before:#x} with further bits, or 0",
+            f"{each.u64}",
+        )
         before = each.u64
 
 
@@ -64,7 +68,7 @@ def grows(fe: FrontEnd) -> None:
 def features_ok(fe: FrontEnd) -> None:
     recording = _status(fe)
     good = [each for each in recording.some(F.SET_STATUS) if each.u64 & FEATURES_OK]
-    check(good, "a status with FEATURES_OK", "there is none")
+    check(good, "a status with FEATURES_OK", "none came")
     check(recording.first(F.SET_FEATURES).at < good[0].at, "SET_FEATURES before", f"{good[0]}")
 
 
@@ -73,7 +77,7 @@ def reset_to_zero(fe: FrontEnd) -> None:
     recording = _status(fe)
     recording.did(RESET)
     zeros = [each for each in recording.some(F.SET_STATUS, act=RESET) if each.u64 == 0]
-    check(zeros, "SET_STATUS 0", "there is none")
+    check(zeros, "SET_STATUS 0", "none came")
 
 
 @area.case(1406, "A device that is reset is stopped, by GET_VRING_BASE, RESET_DEVICE or status 0")
@@ -81,7 +85,7 @@ def reset_stops(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(RESET)
     ended = recording.of(F.GET_VRING_BASE, F.RESET_DEVICE, F.SET_STATUS, act=RESET)
-    check(ended, "one of them", "none came")
+    check(ended, "GET_VRING_BASE, RESET_DEVICE or SET_STATUS 0", "none came")
     during = [each for each in recording.messages if each.act == RESET]
     before = recording.running(during[0].at)
     whole = [
@@ -91,17 +95,19 @@ def reset_stops(fe: FrontEnd) -> None:
     ]
     stopped = {each.ring for each in ended if each.id == F.GET_VRING_BASE}
     left = before - (before if whole else stopped)
-    check(not left, f"each of rings {sorted(before)} to be stopped", f"rings {sorted(left)} run on")
+    check(
+        not left, f"each of rings {sorted(before)} to be stopped", f"rings {sorted(left)} still run"
+    )
 
 
-@area.case(1407, "RESET_DEVICE is sent only once rings are stopped, or to stop them all")
+@area.case(1407, "RESET_DEVICE is sent after rings are stopped, or to stop them all")
 def reset_device(fe: FrontEnd) -> None:
     recording = fe.session(RESETTING)
     for each in recording.some(F.RESET_DEVICE):
         check(each.protocol & P.RESET_DEVICE, "RESET_DEVICE acknowledged before", f"{each}")
         running = recording.running(each.at)
         if running:
-            observed(f"{each} stops rings {sorted(running)}, whose bases nobody has asked for")
+            observed(f"{each} stops rings {sorted(running)}, whose bases were not read")
 
 
 @area.case(1408, "RESET_OWNER is not sent", spec="deprecated; 22d2464f7e")

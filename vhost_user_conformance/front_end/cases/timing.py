@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.tester import FrontEnd
 
-area = Area("timing", FRONT_END, "a stream socket, and a back-end that takes its time")
+area = Area("timing", FRONT_END, "a stream socket and a slow back-end")
 
 
-@area.each(2001, (0.01, 0.2), "A back-end that takes {} s for each reply is waited for")
+@area.each(2001, (0.01, 0.2), "The front-end waits for a back-end that takes {} s for each reply")
 def slow(fe: FrontEnd, delay: float) -> None:
     fe.plain().started()
     recording = fe.session(Script(f"replies after {delay} s", delay=delay))
     check(START in recording.acts, "a ring to be started", f"{recording.undone}")
 
 
-@area.case(2003, "Whether more is sent before a reply has come", spec="nothing demands lock-step")
+@area.case(
+    2003, "Whether messages are sent before a reply has come", spec="nothing demands lock-step"
+)
 def pipelining(fe: FrontEnd) -> None:
     ahead = [each for each in fe.plain().messages if each.followed]
     observed(f"yes, after {ahead[0]}" if ahead else "no: it waits for each reply")
