@@ -10,6 +10,7 @@ import pytest
 from emu.config.vm_spec import ShapeError
 from emu.guest.blk_state import Op
 from emu.guest.config import BlkFeatures, GuestConfig
+from emu.guest.control_page import MODE, Mode
 from emu.guest.stamps import ZEROED
 from tests.emu.guest.small_machine import small_spec
 
@@ -58,7 +59,7 @@ def test_requests_come_directly_and_through_indirect_tables(make_guest: MakeGues
 
 def test_the_image_matches_the_generations(guest: Guest) -> None:
     guest.run(600)
-    guest.program._context.control[1] = 0
+    guest.program._context.set(MODE, Mode.QUIET)
     guest.settle()
     written = zeroed = 0
     for disk, data in guest.devices.disks.items():
@@ -126,7 +127,7 @@ def test_a_completion_that_comes_twice_is_a_duplicate_and_stops_the_ring(guest: 
     chain = queue.pop()
     assert chain is not None
     queue.push(chain.head, guest.devices._request(guest.devices.disks[0], chain))
-    guest.program._context.control[1] = 0
+    guest.program._context.set(MODE, Mode.QUIET)
     queue.push(chain.head, 1)
     queue.publish()
     guest.program.interrupt(0, guest.machine.vector(0, 0))
