@@ -95,6 +95,7 @@ docs: $(STAMP)
 	$(BIN)/python -m emu.report.trace_document docs/reference
 	$(BIN)/python -m vhost_user_conformance.report.cases_document docs
 	$(BIN)/python -m tests.peers.results --write-only
+	$(BIN)/python -m tests.mutants.document docs
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build *.egg-info bench/floor bench/results vhost_user/_native.c vhost_user/_native*.so emu/machine/accel/_kvm.c emu/machine/accel/_kvm*.so

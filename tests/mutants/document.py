@@ -1,14 +1,19 @@
-"""The list of mutants, as a document: the catalogue, and what caught each when all were tried."""
+"""The list of mutants as a document: the catalogue, and the cases that caught each mutant.
+
+``make mutants`` writes it from its trials. ``python -m tests.mutants.document DOCS``, a part of
+``make docs``, writes the texts of the catalogue again and keeps the recorded cases.
+"""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.mutants.catalogue import ROLES
+from tests.mutants.catalogue import ROLES, Mutant, mutants
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from tests.mutants.trial import Trial
 
@@ -28,39 +33,71 @@ The last run of all mutants: {counts}.
 *caught by* lists the cases that were run and failed. The cases of the catalogue entry are run
 first; if none of them fails, the other cases are run until one does.
 """
+#: In place of cases where none failed.
+_NOTHING = "**nothing**"
 _COLUMNS = "| mutant | the mistake | made in | caught by |\n|---|---|---|---|\n"
 
 
-def text(trials: Sequence[Trial]) -> str:
-    """The document."""
-    parts = [_HEAD.format(counts=_counts(trials))]
+def text(caught_by: Mapping[str, str]) -> str:
+    """The document.
+
+    Args:
+        caught_by: the cases that caught a mutant, by its name. Mutants without an entry are left
+            out: they have not been run.
+    """
+    parts = [_HEAD.format(counts=_counts(caught_by))]
     for role in ROLES:
-        of_role = [trial for trial in trials if trial.subject.role == role]
-        mutated = [trial for trial in of_role if trial.subject.mutant]
         parts.append(f"\n## Mistakes of a {role}\n\n{_COLUMNS}")
-        parts += [_row(trial) for trial in mutated]
+        parts += [_row(mutant, caught_by[mutant.name]) for mutant in _tried(role, caught_by)]
     return "".join(parts)
 
 
 def write(docs: Path, trials: Sequence[Trial]) -> None:
-    """Write the document."""
-    (docs / DOCUMENT).write_text(text(trials))
+    """Write the document after all mutants were run."""
+    caught_by = {
+        trial.subject.mutant.name: ", ".join(
+            dict.fromkeys(finding.case for finding in trial.findings)
+        )
+        for trial in trials
+        if trial.subject.mutant is not None
+    }
+    (docs / DOCUMENT).write_text(text(caught_by))
 
 
-def _counts(trials: Sequence[Trial]) -> str:
+def recorded(docs: Path) -> dict[str, str]:
+    """The cases that caught each mutant, as the document has them."""
+    found = {}
+    for line in (docs / DOCUMENT).read_text().splitlines():
+        if line.startswith("| ") and not line.startswith("| mutant "):
+            name, *_, cases = (cell.strip() for cell in line.strip("| ").split("|"))
+            found[name] = "" if cases == _NOTHING else cases
+    return found
+
+
+def _tried(role: str, caught_by: Mapping[str, str]) -> list[Mutant]:
+    return [each for each in mutants() if each.role == role and each.name in caught_by]
+
+
+def _counts(caught_by: Mapping[str, str]) -> str:
     parts = []
     for role in ROLES:
-        of_role = [trial for trial in trials if trial.subject.role == role]
-        mutated = [trial for trial in of_role if trial.subject.mutant]
-        caught = sum(bool(trial.findings) for trial in mutated)
-        parts.append(f"{caught} of {len(mutated)} mistakes of a {role}")
+        tried = _tried(role, caught_by)
+        caught = sum(bool(caught_by[mutant.name]) for mutant in tried)
+        parts.append(f"{caught} of {len(tried)} mistakes of a {role}")
     return f"{' and '.join(parts)} were caught"
 
 
-def _row(trial: Trial) -> str:
-    mutant = trial.subject.mutant
-    assert mutant is not None
-    by = ", ".join(dict.fromkeys(finding.case for finding in trial.findings))
+def _row(mutant: Mutant, by: str) -> str:
     device = "" if mutant.device == "blk" else f" ({mutant.device})"
-    cells = (mutant.name, mutant.mistake + device, f"`{mutant.module}`", by or "**nothing**")
+    cells = (mutant.name, mutant.mistake + device, f"`{mutant.module}`", by or _NOTHING)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the document again from the catalogue and the recorded cases."""
+    docs = Path(arguments[0])
+    (docs / DOCUMENT).write_text(text(recorded(docs)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
