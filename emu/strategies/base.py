@@ -1,4 +1,4 @@
-"""What every strategy is: a scheduler that drives tasks, in the blackout and around it."""
+"""The base class of strategies: schedulers that drive tasks, in the blackout and around it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 #: The type of the step at which a drive leaves its tasks, or None to drive them to their end.
 Halt = type[Step] | None
 
-
-#: Where many are in flight, so many messages without a reply take as long as one with a reply.
+#: While many are in flight, this many messages without a reply take as long as one with a reply.
 POSTED = 4
 
 
@@ -121,8 +120,8 @@ class Strategy(ABC):
         """Commits in which the notifiers of so many devices change, at a stop or at a start."""
         return devices
 
-    def missed(self, error: str | None) -> str:  # noqa: ARG002  for those that are exhibits
-        """What this strategy is there to show, if a migration did not show it; otherwise empty.
+    def missed(self, error: str | None) -> str:  # noqa: ARG002  most demonstrate nothing
+        """What this strategy is meant to demonstrate, if a migration did not; otherwise empty.
 
         Args:
             error: why the migration was rolled back; None: it completed.

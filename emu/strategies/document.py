@@ -7,13 +7,13 @@ from pathlib import Path
 
 from emu.strategies import registry
 
-BEGIN = "<!-- made of the strategies' classes by `make docs` -->"
+BEGIN = "<!-- generated from the strategies' classes by `make docs` -->"
 END = "<!-- end -->"
 DOCUMENT = "strategies.md"
 
 
 def document(text: str) -> str:
-    """The document with its table made anew.
+    """The document with its table generated again.
 
     Raises:
         ValueError: it has no place for the table.

@@ -16,17 +16,17 @@ class Handover(Prewired):
     """Memory, connections and eventfds go to the destination by SCM_RIGHTS.
 
     The back-ends are neither stopped nor reconnected, and no memory is copied
-    (`emu.migration.handover` has both sides of it). Only the notifiers of the two machines are
+    (`emu.migration.handover` implements both sides). Only the notifiers of the two machines are
     left to drive, and those outside of the blackout.
     """
 
     NAME = "handover"
     HELP = "memory, sockets and eventfds are passed on, no device stops (one host)"
-    ASK = "none: the back-ends are asked nothing"
+    ASK = "none: nothing is sent to the back-ends"
     CHANGE = "as `prewired`"
     ORIGIN = "this project; for two processes of one host"
     hands_over = True
 
     def estimate(self, costs: Sequence[DeviceCost]) -> int:  # noqa: ARG002
-        """No device is asked anything."""
+        """Nothing is sent to a device."""
         return 0

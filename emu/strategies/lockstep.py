@@ -1,4 +1,4 @@
-"""One request, one reply: the way in which every front-end talks today."""
+"""One request, one reply: as front-ends do today."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def answer_in_lockstep(
     task: Task, step: Ask, stage: Stage, *, units: int = 1
 ) -> list[Reply | None]:
-    """Send each message when the one before has been answered; the replies, in order.
+    """Send each message when the one before has been answered; return the replies, in order.
 
     Args:
-        task: whose step it is.
+        task: the task that waits at the step.
         step: the step.
-        stage: what to work with.
+        stage: timeline and timeout.
         units: what each message counts for in the timeline.
     """
     exchange = step.connection.exchange

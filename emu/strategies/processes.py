@@ -1,4 +1,4 @@
-"""The RFC's pool with processes instead of threads: no worker waits for the interpreter."""
+"""The RFC's pool with processes instead of threads: no worker waits for the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Processes(Strategy):
 
     The workers are processes, made when the migration begins. They get the devices' sockets by
     SCM_RIGHTS and move bytes; procedures, sessions and commits stay here, on one thread. Edits of
-    devices whose jobs have come back together share a commit.
+    devices whose results arrive together share a commit.
 
     Args:
         workers: size of the pool.
@@ -120,8 +120,8 @@ class Worker:
         number: of the worker, for errors.
 
     Attributes:
-        jobs: what it works on, in the order in which it will answer.
-        channel: where jobs go and results come from.
+        jobs: under way, in the order of their results.
+        channel: carries jobs and results.
     """
 
     def __init__(self, number: int) -> None:
@@ -152,7 +152,7 @@ class Worker:
             raise ProgramError(f"{self._title} does not start")
 
     def send(self, job: Job, timeout: float) -> None:
-        """Hand an job's next part over.
+        """Send a job's next part.
 
         Raises:
             ProgramError: the worker has ended.
@@ -180,7 +180,7 @@ class Worker:
             raise self._ended(error) from error
 
     def receive(self) -> tuple[Job, bytes, list[int]]:
-        """The next result, and what it is about.
+        """The next result: its job, its packet and the descriptors that came with it.
 
         Raises:
             ProgramError: the worker has ended.
@@ -197,7 +197,7 @@ class Worker:
         return self.jobs.popleft(), packet, wire.descriptors(ancillary)
 
     def _ended(self, error: OSError | None) -> ProgramError:
-        """Nobody knows what was sent on the sockets that it was at."""
+        """The error; the connections of its jobs are broken, as what was sent is unknown."""
         reason = f": {error.strerror}" if error is not None else ""
         text = f"{self._title} ended unexpectedly{reason}"
         for job in self.jobs:
@@ -220,7 +220,7 @@ class Worker:
 
 
 class Job:
-    """An Ask that workers are to carry out, in parts that fit into a packet each."""
+    """An Ask that workers execute, in parts that fit into one packet each."""
 
     def __init__(self, task: Task, step: Ask) -> None:
         self.task = task
@@ -252,10 +252,10 @@ def _parts(messages: Iterable[Message]) -> Iterable[Sequence[Message]]:
 
 
 class _Batch:
-    """What the pool does during one drive.
+    """The work of the pool during one drive.
 
     Attributes:
-        failures: what went wrong, in the order in which it did.
+        failures: errors, in the order in which they occurred.
     """
 
     def __init__(self, workers: Sequence[Worker], stage: Stage, halt: Halt) -> None:
@@ -289,11 +289,11 @@ class _Batch:
                 task.resume([])
 
     def work(self) -> bool:
-        """One round: hand out, wait for what comes back, commit what came; False at the end."""
-        self._hand_out()
+        """One round: send jobs, wait for results, commit edits; False when all is done."""
+        self._send_jobs()
         if self._busy:
             for worker in self._ready():
-                self._take(worker)
+                self._handle_result(worker)
         if self.failures:
             return False
         changing, self._changing = self._changing, []
@@ -307,7 +307,7 @@ class _Batch:
     def _busy(self) -> int:
         return sum(len(worker.jobs) for worker in self._workers)
 
-    def _hand_out(self) -> None:
+    def _send_jobs(self) -> None:
         for depth in range(_DEPTH):
             for worker in self._workers:
                 if self._queue and len(worker.jobs) <= depth:
@@ -321,7 +321,7 @@ class _Batch:
                 hang.
         """
         timeout = self._stage.timeout + _END_TIMEOUT
-        longest = max(len(e.part) for worker in self._workers for e in worker.jobs)
+        longest = max(len(job.part) for worker in self._workers for job in worker.jobs)
         events = self._poll.poll(timeout * longest * 1000)
         if not events:
             for worker in self._workers:
@@ -331,8 +331,8 @@ class _Batch:
             raise DeadlineError("a worker of the pool", timeout)
         return [self._by_fd[fd] for fd, _ in events]
 
-    def _take(self, worker: Worker) -> None:
-        """A result has come: resume the task with it, and go on unless something has failed."""
+    def _handle_result(self, worker: Worker) -> None:
+        """Resume the task of the next result, and advance it unless something has failed."""
         try:
             job, packet, fds = worker.receive()
         except ProgramError as error:
@@ -354,7 +354,7 @@ class _Batch:
                 self.advance(task)
 
     def _read(self, job: Job, packet: bytes, fds: list[int]) -> list[Reply]:
-        """The replies of a result; raises what went wrong, as the front-end's own calls would."""
+        """The replies of a result; raises the errors that the front-end's own calls would raise."""
         step, task = job.step, job.task
         outcome, count, number = wire.RESULT.unpack_from(packet)
         at = wire.RESULT.size
@@ -383,7 +383,7 @@ class _Batch:
             close_all(reply.fds)
         name = job.part[count].opened.name
         failure: VhostUserError
-        if outcome == wire.TOO_LATE:
+        if outcome == wire.TIMED_OUT:
             failure = DeadlineError(
                 "a reply", self._stage.timeout, device=task.device, message=name
             )
@@ -400,4 +400,4 @@ class _Batch:
         """Wait until no worker is at work: a roll-back must be the only user of the devices."""
         while self._busy:
             for worker in self._ready():
-                self._take(worker)
+                self._handle_result(worker)

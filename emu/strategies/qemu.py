@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from emu.strategies.task import Stage, Task
 
-
-#: What QEMU has acknowledged today, and had not in 2021.
+#: Messages for which QEMU requests an acknowledgement today, and did not in 2021.
 _ACKNOWLEDGED = frozenset(
     {
         FrontendRequest.SET_VRING_ENABLE,
@@ -30,7 +29,7 @@ _ACKNOWLEDGED = frozenset(
 class Qemu2021(Strategy):
     """QEMU of 2021: lock-step, and a commit of its own for every notifier.
 
-    Its "Original" column. The devices of a class take each step in turn before the next step
+    The RFC's "Original" column. The devices of a class take each step in turn before the next step
     begins. As everything is serial, the sum is the same as when each device takes all of its
     steps at once, and the wall time of a phase can be read off.
     """
@@ -55,7 +54,7 @@ class Qemu2021(Strategy):
                 running = [task for task in running if not _halted(task, halt)]
 
     def _take_step(self, tasks: Sequence[Task], stage: Stage) -> None:
-        """Answer the step of each, one after the other, and then let all go on.
+        """Answer the step of each, one after the other, and then resume all.
 
         Encoding a device's next step is not counted in this one. When one device fails, those
         that have been answered still get their answers.
@@ -144,7 +143,7 @@ class QemuNow(Qemu2021):
 
 
 def _disable_rings(task: Task, step: Ask, stage: Stage) -> None:
-    """SET_VRING_ENABLE 0 for each ring that is about to be stopped, and wait for each.
+    """Send SET_VRING_ENABLE 0 for each ring that is about to be stopped; wait for each reply.
 
     A roll-back does not enable rings that are disabled but not stopped: if this fails, the
     connection is marked broken.

@@ -40,7 +40,7 @@ BUILT_IN: tuple[type[Strategy], ...] = (
     Prewired,
     Handover,
 )
-#: All that are known so far; `load_installed` and `load_file` add to it.
+#: All known strategies; `load_installed` and `load_file` add to it.
 STRATEGIES: dict[str, type[Strategy]] = {strategy.NAME: strategy for strategy in BUILT_IN}
 DEFAULT_COMPARED = (Qemu2021.NAME, Threads.NAME, Prewired.NAME)
 
@@ -49,7 +49,7 @@ def find(name: str) -> type[Strategy]:
     """The strategy of that name.
 
     Raises:
-        ValueError: there is none; the text lists those there are.
+        ValueError: it is unknown; the text lists the known ones.
         PluginError: an installed one cannot be loaded.
     """
     if name not in STRATEGIES:
@@ -65,7 +65,7 @@ def make(name: str, options: StrategyOptions | None = None) -> Strategy:
     """A strategy for one migration.
 
     Raises:
-        ValueError: there is none of that name, or an option is invalid.
+        ValueError: the name is unknown, or an option is invalid.
         PluginError: an installed one cannot be loaded.
     """
     strategy, options = find(name), options or StrategyOptions()
@@ -82,7 +82,7 @@ def register(strategy: type[Strategy], origin: str) -> None:
         origin: where it is from, for errors.
 
     Raises:
-        PluginError: it is not a strategy, or there is another one of its name.
+        PluginError: it is not a strategy, or there is another strategy of its name.
     """
     if not (isinstance(strategy, type) and issubclass(strategy, Strategy)):
         raise PluginError(f"{origin}: {strategy!r} is not a subclass of Strategy")
@@ -96,7 +96,7 @@ def register(strategy: type[Strategy], origin: str) -> None:
 
 @cache
 def load_installed() -> None:
-    """Add the strategies of installed distributions; once for a process.
+    """Add the strategies of installed distributions; once per process.
 
     Raises:
         PluginError: one cannot be loaded.
@@ -112,7 +112,7 @@ def load_installed() -> None:
 
 @cache
 def load_file(path: Path) -> None:
-    """Add the strategies that a Python file defines; once for a path.
+    """Add the strategies that a Python file defines; once per path.
 
     Raises:
         PluginError: it cannot be run, or defines none.

@@ -1,8 +1,8 @@
-"""A worker of the strategy ``processes``: talks in lock-step on sockets that it was handed.
+"""A worker of the strategy ``processes``: exchanges messages in lock-step on sockets passed to it.
 
-It runs as a process of its own and imports as little as it can, so that a pool is up quickly. What
-it knows of vhost-user is a message's header: 12 bytes, of which the last four are the size of what
-follows. Everything else stays with the coordinator, whose session gets the replies as they came.
+It runs as a process of its own and imports as little as it can, so that a pool starts quickly. Of
+vhost-user it knows the header of a message only: 12 bytes, of which the last four are the size of
+the payload. The coordinator does all else; its session gets the replies unchanged.
 
 A job and its result are one packet each, on a unix socket (SOCK_SEQPACKET). All numbers are little
 endian.
@@ -11,8 +11,8 @@ endian.
             for each message: length u32, descriptors u8, whether a reply is due u8; then all bytes.
             Descriptors: the device's socket, if the worker does not have it under that key, and
             those of the messages, in order.
-    result  outcome u8, messages that were done u16, error number u32; then for each of these: start
-            and end u64 (CLOCK_MONOTONIC, ns), length of the reply u32; then all replies.
+    result  outcome u8, completed messages u16, error number u32; then for each of these: start and
+            end u64 (CLOCK_MONOTONIC, ns), length of the reply u32; then all replies.
             Descriptors: those that came with replies.
 """
 
@@ -33,7 +33,7 @@ DONE = struct.Struct("<QQI")
 #: The first packet of a worker.
 UP = b"up"
 #: Outcomes.
-FINISHED, TOO_LATE, GONE = range(3)
+FINISHED, TIMED_OUT, DISCONNECTED = range(3)
 #: The largest packet: a unix socket's buffers take no more by default.
 PACKET = 160 << 10
 #: Descriptors that one packet carries at most (SCM_MAX_FD of Linux).
@@ -42,11 +42,11 @@ _HEADER = struct.Struct("<III")
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
 
 
-class Gone(Exception):
-    """The back-end has gone."""
+class Disconnected(Exception):
+    """The back-end has closed the connection."""
 
 
-class TooLate(Exception):
+class TimedOut(Exception):
     """The back-end did not answer in time."""
 
 
@@ -64,32 +64,32 @@ def rights(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
 
 
-def _wait(sock: socket.socket, event: int, end: float) -> None:
+def _wait(sock: socket.socket, event: int, deadline: float) -> None:
     poll = select.poll()
     poll.register(sock, event)
-    if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
-        raise TooLate
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise TimedOut
 
 
-def _send(sock: socket.socket, data: bytes, fds: list[int], end: float) -> None:
+def _send(sock: socket.socket, data: bytes, fds: list[int], deadline: float) -> None:
     while data:
         try:
             flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
             sent = sock.sendmsg([data], rights(fds), flags)
         except BlockingIOError:
-            _wait(sock, select.POLLOUT, end)
+            _wait(sock, select.POLLOUT, deadline)
         except OSError as error:
-            raise Gone from error
+            raise Disconnected from error
         else:
             data, fds = data[sent:], []
 
 
-def _receive(sock: socket.socket, end: float) -> tuple[bytes, list[int]]:
-    """One reply, whole, and what came with it."""
+def _receive(sock: socket.socket, deadline: float) -> tuple[bytes, list[int]]:
+    """One complete reply, and the descriptors that came with it."""
     data, fds = b"", []
     wanted = _HEADER.size
     while len(data) < wanted:
-        _wait(sock, select.POLLIN, end)
+        _wait(sock, select.POLLIN, deadline)
         try:
             part, ancillary, _, _ = sock.recvmsg(
                 wanted - len(data), _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
@@ -97,13 +97,13 @@ def _receive(sock: socket.socket, end: float) -> tuple[bytes, list[int]]:
         except BlockingIOError:
             continue
         except OSError as error:
-            raise Gone from error
+            raise Disconnected from error
         if not part:
-            raise Gone
+            raise Disconnected
         data += part
         fds += descriptors(ancillary)
         if len(data) == _HEADER.size:
-            # A size that cannot be is the coordinator's to see: it gets what there is.
+            # The coordinator rejects an invalid size: here it only limits what is read.
             wanted += min(_HEADER.unpack(data)[2], PACKET // 2)
     return data, fds
 
@@ -116,7 +116,7 @@ class Worker:
         self._sockets: dict[int, socket.socket] = {}
 
     def serve(self) -> None:
-        """Say that it is up, and then do one job after the other."""
+        """Report that it is up, and then process one job after the other."""
         self._channel.send(UP)
         while True:
             packet, ancillary, _, _ = self._channel.recvmsg(
@@ -142,20 +142,20 @@ class Worker:
         try:
             for index in range(count):
                 length, carried, due = MESSAGE.unpack_from(packet, JOB.size + index * MESSAGE.size)
-                mine, fds = fds[:carried], fds[carried:]
+                message_fds, fds = fds[:carried], fds[carried:]
                 start = time.monotonic_ns()
-                end = time.monotonic() + milliseconds / 1000
+                deadline = time.monotonic() + milliseconds / 1000
                 sock = self._sockets[key]
-                _send(sock, packet[at : at + length], mine, end)
+                _send(sock, packet[at : at + length], message_fds, deadline)
                 at += length
-                reply, brought = _receive(sock, end) if due else (b"", [])
+                reply, brought = _receive(sock, deadline) if due else (b"", [])
                 times.append(DONE.pack(start, time.monotonic_ns(), len(reply)))
                 replies.append(reply)
                 came += brought
-        except TooLate:
-            outcome = TOO_LATE
-        except Gone as error:
-            outcome = GONE
+        except TimedOut:
+            outcome = TIMED_OUT
+        except Disconnected as error:
+            outcome = DISCONNECTED
             cause = error.__cause__
             number = cause.errno or 0 if isinstance(cause, OSError) else errno.ECONNRESET
         head = RESULT.pack(outcome, len(times), number)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Split(Strategy):
-    """Everything of every device in flight at once: one thread, one selector, one commit.
+    """All messages of all devices in flight at once: one thread, one selector, one commit.
 
     Args:
-        lenient: a device that fails does not hold up the others; it is in `failures`, and nothing
-            is raised.
+        lenient: a device that fails does not hold up the others; its error is in `failures`, and
+            `drive` raises nothing.
 
     Attributes:
         failures: errors of the last drive by device name, when lenient.
@@ -30,9 +30,9 @@ class Split(Strategy):
 
     NAME = "split"
     HELP = "all requests of all devices in flight, one commit"
-    ASK = "everything of all devices in flight, one thread, one selector"
+    ASK = "all messages of all devices in flight, one thread, one selector"
     CHANGE = "one commit for all"
-    ORIGIN = "the answer that the RFC got"
+    ORIGIN = "the maintainer's answer to the RFC"
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.failures: dict[str, VhostUserError] = {}
@@ -66,7 +66,7 @@ class Split(Strategy):
         return 1
 
     def estimate(self, costs: Sequence[DeviceCost]) -> int:
-        """The slowest device, and what handling the messages of all takes."""
+        """The slowest device, and the handling of all devices' messages."""
         slowest = max((cost.round_trip + cost.besides for cost in costs), default=0)
         return slowest + sum(cost.in_flight for cost in costs)
 

@@ -1,4 +1,4 @@
-"""A device's procedure under way, and where its steps' answers come from."""
+"""A device's procedure as a scheduler drives it, and what the scheduler works with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Stage(NamedTuple):
 
     Attributes:
         machine: commits edits. Only the thread that drives the strategy may call it.
-        timeline: where spans go.
+        timeline: collects the spans.
         timeout: seconds that one reply, or one phase, may take.
     """
 
@@ -40,9 +40,9 @@ class Task:
 
     Attributes:
         device: the device's name.
-        device_class: ``blk`` or ``net``.
-        step: what it has yielded and no scheduler has answered yet; None when it has ended. There
-            is none before `begin`.
+        device_class: ``blk``, ``net`` or ``rng``.
+        step: the last one that the procedure yielded, which no scheduler has answered yet; None
+            when the procedure has ended. Not set before `begin`.
         started: when the requests of the step were sent, CLOCK_MONOTONIC nanoseconds; for a
             scheduler that has several in flight.
         answered: the replies to them so far.
@@ -64,7 +64,7 @@ class Task:
         self.resume(None)
 
     def resume(self, answer: Answer) -> None:
-        """Give the answer to the step, and run on to the next one."""
+        """Send the answer to the procedure, and run it to its next step."""
         try:
             self.step = self._procedure.send(answer)
         except StopIteration:

@@ -27,9 +27,9 @@ _Outcome = tuple[Task, "Future[None]"]
 class Threads(Strategy):
     """One device per task, lock-step inside; edits go to the coordinator.
 
-    The coordinator commits whatever has arrived, so edits of several devices share a commit, as
-    the nested transactions of the RFC did. A worker never needs the big lock, and is marked so that
-    the lock refuses it.
+    The coordinator commits all edits that have arrived, so edits of several devices share a commit,
+    as the nested transactions of the RFC did. A worker never needs the big lock, and is marked so
+    that the lock refuses it.
 
     Args:
         workers: size of the pool.
@@ -38,7 +38,7 @@ class Threads(Strategy):
     NAME = "threads"
     HELP = "a pool of threads, a device each (the RFC's proposal)"
     ASK = "a pool of threads, a device each, in lock-step inside"
-    CHANGE = "by the coordinator: whatever has arrived, in one commit"
+    CHANGE = "by the coordinator: all edits that have arrived, in one commit"
     ORIGIN = "the RFC's proposal"
 
     def __init__(self, workers: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""What happened when: spans of the phases, and the marks between which the VM was down."""
+"""The timing of a migration: spans of the phases, and the marks that bound the downtime."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Span(NamedTuple):
         device_class: ``blk``, ``net``, or ``vm`` for what belongs to no device.
         device: its name, or the empty string.
         ring: index of the ring, or None for a whole device.
-        phase: what it belongs to.
+        phase: to which it belongs.
         start, end: CLOCK_MONOTONIC nanoseconds.
         units: how many (rings, edits) it covers.
         in_blackout: whether the VM was down meanwhile.
@@ -86,7 +86,7 @@ class Timeline:
         return {"spans": [span.to_json() for span in self.spans], "marks": dict(self.marks)}
 
     def mark(self, name: str) -> int:
-        """Record the time of something that happens now, and return it."""
+        """Record the current time under a name, and return it."""
         at = self.marks[name] = now()
         if MARK.enabled:
             MARK.emit(mark=name)
@@ -153,9 +153,9 @@ class Timeline:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Python's cycle collector does not run meanwhile: it may take as long as a whole blackout.
+    """Disable Python's cycle collector meanwhile: it may take as long as a whole blackout.
 
-    Nor does it run just before: it would stop the guest's threads as well.
+    It is not run just before either: it would stop the guest's threads as well.
     """
     was_enabled = gc.isenabled()
     gc.disable()

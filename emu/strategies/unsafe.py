@@ -1,4 +1,4 @@
-"""The RFC's first attempt, as an exhibit: it fails, and is rolled back."""
+"""The RFC's first attempt, as a demonstration: it fails, and is rolled back."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from emu.strategies.task import Stage, Task
 
 EITHER, DOUBLE_DISABLE, DEADLOCK = MODES = ("either", "double-disable", "deadlock")
-#: What an error's text has when the failure was met, and what that failure is called.
-_SIGNS = {
+#: What the error's text contains when the failure of a mode occurred.
+_ERROR_TEXTS = {
     DOUBLE_DISABLE: ("was disabled by two threads",),
     DEADLOCK: ("deadlock: ",),
     EITHER: ("was disabled by two threads", "deadlock: "),
 }
-_SHOWN = {
+#: What each mode is meant to demonstrate.
+_FAILURES = {
     DOUBLE_DISABLE: "a notifier disabled by two threads",
     DEADLOCK: "the deadlock",
     EITHER: "one of the RFC's two failures",
 }
-#: Seconds in which a second worker may come to where the first one waits for it.
+#: Seconds for which the first worker waits for a second one to reach the same point.
 RENDEZVOUS = 1.0
 
 
@@ -61,10 +62,10 @@ class UnsafeThreads(Threads):
         workers: size of the pool.
         mode: one of `MODES`. ``double-disable`` has two workers compare with the old list before
             either acts; ``deadlock`` has one worker commit at a time, as with the RFC's extra lock,
-            so that the first failure cannot occur; with ``either`` that is up to the scheduler.
+            so that the first failure cannot occur; with ``either`` the kernel's scheduler decides.
 
     Raises:
-        ValueError: there is no such mode.
+        ValueError: the mode is unknown.
     """
 
     def __init__(self, workers: int, mode: str) -> None:
@@ -81,9 +82,10 @@ class UnsafeThreads(Threads):
 
     def missed(self, error: str | None) -> str:
         """See `Strategy.missed`."""
-        if error is not None and any(sign in error for sign in _SIGNS[self._mode]):
+        if error is not None and any(text in error for text in _ERROR_TEXTS[self._mode]):
             return ""
-        return f"--unsafe {self._mode} is there to show {_SHOWN[self._mode]}, which did not occur"
+        failure = _FAILURES[self._mode]
+        return f"--unsafe {self._mode} is meant to demonstrate {failure}, which did not occur"
 
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
         """See `Strategy.drive`.
@@ -130,7 +132,7 @@ class UnsafeThreads(Threads):
 
 
 class _Globals:
-    """What the workers share without a lock: QEMU's regions, and its list in force."""
+    """What the workers share without a lock: QEMU's regions, and its list of ioeventfds."""
 
     def __init__(self, machine: Machine, mode: str, tasks: int) -> None:
         self._machine = machine
@@ -174,9 +176,9 @@ class _Globals:
             self._pair_over.wait(2 * RENDEZVOUS)
         old = self._in_force
         self._wanted -= gone
-        self._meet(paired=paired)
+        self._rendezvous(paired=paired)
         difference = sorted(old - self._wanted)
-        self._meet(paired=paired)
+        self._rendezvous(paired=paired)
         try:
             for entry in difference:
                 self._disable(entry)
@@ -193,15 +195,15 @@ class _Globals:
         for edit in edits:
             self._machine.write_without_ioeventfd(edit.ioeventfd.address, edit.ring)
 
-    def _meet(self, *, paired: bool) -> None:
-        """Wait for the other one of the pair at the same point, for a limited time."""
+    def _rendezvous(self, *, paired: bool) -> None:
+        """Wait for the other worker of the pair at the same point, for a limited time."""
         if self._pair is not None and paired:
             with suppress(threading.BrokenBarrierError):
                 self._pair.wait(RENDEZVOUS)
 
     def _disable(self, entry: Ioeventfd) -> None:
         site = call_site()
-        me = threading.current_thread().name
+        thread = threading.current_thread().name
         try:
             self._machine.accel.change_ioeventfds([entry], ())
         except NotifierError as error:
@@ -211,10 +213,10 @@ class _Globals:
             raise DoubleDisableError(
                 f"the host notifier of {entry.owner} was disabled by two threads:\n"
                 f"{first.thread} disabled it at {first.site}\n"
-                f"{me} disabled it again at {site}: {error}\n"
+                f"{thread} disabled it again at {site}: {error}\n"
                 "both compared with the same old list of ioeventfds"
             ) from error
-        self._disabled[entry] = _Disabled(me, site)
+        self._disabled[entry] = _Disabled(thread, site)
 
     def restore(self) -> None:
         """Assign again what was disabled without the address space. No worker runs.
@@ -225,7 +227,7 @@ class _Globals:
 
 
 def _work(task: Task, stage: Stage, shared: _Globals, halt: Halt) -> None:
-    """In a worker's thread, which is not marked as one, or the big lock would refuse it."""
+    """In a worker's thread. It is not marked as a worker: the big lock would refuse it."""
     while task.step is not None and not (halt is not None and isinstance(task.step, halt)):
         if isinstance(task.step, Ask):
             task.resume(answer_in_lockstep(task, task.step, stage))

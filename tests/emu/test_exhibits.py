@@ -64,7 +64,7 @@ def test_an_exhibit_that_does_not_show_fails_the_run(accel: str, tmp_path: Path)
     unsafe = ("--strategy", "threads", "--unsafe", DOUBLE_DISABLE, "--json", str(path))
     result = emu("migrate", *shape, *unsafe)
     assert result.returncode == 1
-    assert "threads, run 1: --unsafe double-disable is there to show " in result.stderr
+    assert "threads, run 1: --unsafe double-disable is meant to demonstrate " in result.stderr
     (run,) = json.loads(path.read_text())["runs"]
     assert run["outcome"] == "completed"
     assert "did not occur" in run["missed"]

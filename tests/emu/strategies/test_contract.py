@@ -1,5 +1,5 @@
-"""The contract of strategies: everything that is named in STRATEGIES keeps it."""
-# ruff: noqa: D103 - the names say what they do
+"""The contract of strategies: every strategy in STRATEGIES keeps it."""
+# ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=STRATEGIES)
 def strategy(request: pytest.FixtureRequest) -> Iterator[Strategy]:
-    """Each strategy there is."""
+    """Each strategy."""
     made = make(request.param, StrategyOptions(threads=3))
     made.open()
     yield made
@@ -77,7 +77,7 @@ def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
     check_books(vm)
 
 
-def test_stopping_twice_asks_for_nothing(vm: Vm, strategy: Strategy) -> None:
+def test_a_second_stop_does_nothing(vm: Vm, strategy: Strategy) -> None:
     """Procedures are idempotent, so a strategy has nothing to do the second time."""
     vm.pause_vcpus()
     stage = stage_of(vm)
@@ -92,8 +92,8 @@ def test_stopping_twice_asks_for_nothing(vm: Vm, strategy: Strategy) -> None:
     assert (vm.machine.commits, len(stage.timeline.spans)) == (commits, spans)
 
 
-def test_works_ahead_only_if_it_says_so(vm: Vm, strategy: Strategy) -> None:
-    """Who prepares ahead leaves the source's edits and the destination's rings parked."""
+def test_parks_tasks_only_if_it_prepares_ahead(vm: Vm, strategy: Strategy) -> None:
+    """A strategy that prepares ahead parks the source's edits and the destination's rings."""
     vm.pause_vcpus()
     stage = stage_of(vm)
     tasks = stops(vm)
@@ -144,10 +144,10 @@ def test_commits(vm: Vm, strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize("victim", ["net0", "blk1"])
-def test_a_back_end_that_has_gone_is_named(
+def test_a_back_end_that_has_disconnected_is_named(
     vm: Vm, sites: tuple[Site, Site], strategy: Strategy, victim: str
 ) -> None:
-    """The strategy raises, and nothing of it is still at work when it does."""
+    """The strategy raises the error of that device."""
     vm.pause_vcpus()
     sites[0].kill(victim)
     tasks = stops(vm)
@@ -156,26 +156,25 @@ def test_a_back_end_that_has_gone_is_named(
     assert caught.value.device == victim
 
 
-def dislikes_its_answer(device: VhostDevice) -> Procedure:
-    """What a device does that is answered by something that it cannot use."""
+def rejects_its_answer(device: VhostDevice) -> Procedure:
+    """A procedure that gets an answer which it cannot use."""
     yield Ask.of(Phase.GET_VRING_BASE, device.connection, [Request(FrontendRequest.GET_QUEUE_NUM)])
-    raise BackendError("gave nothing of use", device=device.name)
+    raise BackendError("sent an unusable answer", device=device.name)
 
 
 def test_an_answer_that_a_device_cannot_use_fails_that_device(vm: Vm, strategy: Strategy) -> None:
-    """By its own error; the other devices are stopped all the same, or not yet begun with."""
+    """By its own error; the other devices are stopped, or their stop has not begun."""
     vm.pause_vcpus()
     tasks = stops(vm)
     victim = vm.devices[1]
-    tasks[1] = Task(victim.name, victim.device_class, dislikes_its_answer(victim))
+    tasks[1] = Task(victim.name, victim.device_class, rejects_its_answer(victim))
     tasks[1].begin()
-    with pytest.raises(BackendError, match="gave nothing of use") as caught:
+    with pytest.raises(BackendError, match="sent an unusable answer") as caught:
         strategy.stop(tasks, stage_of(vm))
     assert caught.value.device == victim.name
 
 
-def test_unknown_strategy_lists_those_there_are() -> None:
-    """The user reads what he can write."""
+def test_the_error_of_an_unknown_strategy_lists_the_known_ones() -> None:
     with pytest.raises(
         ValueError, match=r"unknown strategy 'warp': use one of qemu-2021, .*prewired"
     ):

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def workers() -> list[psutil.Process]:
-    """The workers that this process has."""
-    mine = psutil.Process().children()
-    return [child for child in mine if "emu.strategies.socket_worker" in child.cmdline()]
+    """The workers of this process."""
+    children = psutil.Process().children()
+    return [child for child in children if "emu.strategies.socket_worker" in child.cmdline()]
 
 
 def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:
-    """Nobody knows what it had sent: the devices that it was at are connected anew."""
+    """What it had sent is unknown: the devices of its jobs are connected anew."""
     strategy = Processes(2)
     vm.reconnect.pause()
     vm.pause_vcpus()
@@ -59,11 +59,11 @@ def test_the_pool_leaves_nothing_behind(vm: Vm) -> None:
     strategy.close()
     strategy.close()
     assert not workers()
-    # The back-ends are in this process as well, and let go of what stopped rings had.
+    # The back-ends are in this process as well, and close the descriptors of stopped rings.
     assert psutil.Process().num_fds() <= before
 
 
-def test_what_does_not_fit_into_a_packet_goes_in_parts(vm: Vm) -> None:
+def test_messages_that_do_not_fit_into_one_packet_are_split(vm: Vm) -> None:
     """Descriptors as well as bytes; nothing is left out, and the order stays."""
     from vhost_user.messages import FrontendRequest, Request
     from vhost_user.payloads import U64, Config
@@ -81,7 +81,7 @@ def test_what_does_not_fit_into_a_packet_goes_in_parts(vm: Vm) -> None:
     assert [m for part in parts for m in part] == messages
 
 
-def test_a_back_end_that_dies_is_survived(
+def test_the_vm_survives_a_back_end_that_dies(
     vm: Vm, other: Vm, sites: tuple[Site, Site], tmp_path: Path
 ) -> None:
     """At the destination, so that the VM runs on at the source."""

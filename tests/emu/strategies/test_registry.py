@@ -1,5 +1,5 @@
 """Strategies by name, and those that plug-ins add."""
-# ruff: noqa: D103 - the names say what they do
+# ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXAMPLES = re.findall(
 
 @pytest.fixture(autouse=True)
 def only_built_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test adds is gone after it."""
+    """Strategies that a test adds are removed after it."""
     monkeypatch.setattr(registry, "STRATEGIES", dict(registry.STRATEGIES))
     registry.load_file.cache_clear()
     registry.load_installed.cache_clear()
@@ -64,7 +64,7 @@ def test_the_document_has_the_table_of_the_classes() -> None:
     """``make docs`` writes it again."""
     text = (DOCS / document.DOCUMENT).read_text()
     assert document.document(text) == text
-    with pytest.raises(ValueError, match=r"there is no .*<!-- made of"):
+    with pytest.raises(ValueError, match=r"there is no .*<!-- generated from"):
         document.document("# Strategies\n")
 
 
@@ -120,7 +120,9 @@ def test_the_documents_examples_migrate_a_vm(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_plugin_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
+def test_the_error_of_an_unusable_plugin_is_one_line(
+    tmp_path: Path, text: str, reason: str
+) -> None:
     path = plugin(tmp_path, text)
     with pytest.raises(PluginError) as caught:
         registry.load_file(path)
@@ -130,7 +132,7 @@ def test_a_plugin_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, rea
 
 
 @pytest.mark.parametrize("name", ["missing.py", "plugin.txt", "."])
-def test_a_file_that_is_not_there_or_not_python_is_one_line(tmp_path: Path, name: str) -> None:
+def test_the_error_of_a_missing_or_wrong_file_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "plugin.txt").write_text("")
     with pytest.raises(PluginError, match=r"^--plugin [^\n]*$"):
         registry.load_file(tmp_path / name)

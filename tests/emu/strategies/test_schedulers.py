@@ -1,4 +1,4 @@
-"""Procedures x schedulers: whatever is stopped, started or left half-way by whom, all agree.
+"""Procedures x schedulers: after any sequence of stops, starts and aborts, all parts agree.
 
 A hypothesis state machine drives the devices of one VM, on real back-ends, by any strategy in any
 order: whole stops and starts, some of the devices only, drives that are abandoned at a step of any
@@ -80,7 +80,7 @@ class Schedulers(RuleBasedStateMachine):
 
     @rule(name=NAMES, devices=DEVICES)
     def stop(self, name: str, devices: set[int]) -> None:
-        """As a source does it, the tidying included."""
+        """As at a source, including the steps after the blackout."""
         with self._strategy(name) as strategy:
             tasks = self._tasks(lifecycle.stop, devices)
             strategy.stop(tasks, self._stage())
@@ -91,7 +91,7 @@ class Schedulers(RuleBasedStateMachine):
 
     @rule(name=NAMES, devices=DEVICES)
     def start(self, name: str, devices: set[int]) -> None:
-        """As a destination does it, ahead of the blackout and in it."""
+        """As at a destination, ahead of the blackout and in it."""
         with self._strategy(name) as strategy:
             tasks = self._tasks(lifecycle.start_ahead, devices)
             strategy.prepare(tasks, self._stage())
@@ -120,7 +120,7 @@ class Schedulers(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, len(SPEC.devices) - 1))
     def reset_device(self, index: int) -> None:
-        """The guest's driver forgets what it had asked of it."""
+        """The guest's driver resets the device and drops its requests."""
         self.vm.reset_device(index)
         self.vm.guest.boot_device(index)
         self.reset.add(index)
@@ -135,7 +135,7 @@ class Schedulers(RuleBasedStateMachine):
 
     @rule()
     def let_run(self) -> None:
-        """Everything starts, whatever it is at, and the guest works for a while."""
+        """Every device starts, in whatever state it is, and the guest works for a while."""
         for index in sorted(self.reset):
             self.vm.activate_device(index)
         self.reset.clear()
@@ -145,7 +145,7 @@ class Schedulers(RuleBasedStateMachine):
         await_work(self.vm, WORK)
         self.vm.pause_vcpus()
 
-    # -- what must be
+    # -- the invariants
 
     @invariant()
     def all_agree(self) -> None:
@@ -161,17 +161,17 @@ class Schedulers(RuleBasedStateMachine):
         assert not self.vm.reconnect.lost
 
     @invariant()
-    def back_ends_look_at_what_is_started(self) -> None:
-        """A back-end has rings to look at exactly where the front-end has started them."""
+    def back_ends_poll_the_started_rings(self) -> None:
+        """A back-end polls rings exactly if the front-end has started them."""
         self.vm.signal_all_rings()
         for device in self.vm.devices:
             started = any(ring.started for ring in device.rings)
             assert self.site.active(device.name) is started
 
     def teardown(self) -> None:
-        """The VM runs on, and nothing is lost, comes twice or is wrong."""
+        """The VM runs on, and no request is lost, duplicated or corrupted."""
         with self._owned:
-            self.all_agree()  # or nothing would run, and hide what was wrong
+            self.all_agree()  # before `let_run`, which would hide a disagreement
             self.let_run()
             self.vm.resume_vcpus()
             check_books(self.vm)

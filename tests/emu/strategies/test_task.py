@@ -1,5 +1,5 @@
-"""Tasks: a procedure under way."""
-# ruff: noqa: D103 - the names say what they do
+"""Tasks: a procedure that a scheduler drives."""
+# ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def recording(answers: list[Answer]) -> Procedure:
-    """Two steps; what they are answered goes to a list."""
+    """Two steps, whose answers go to a list."""
     answers.append((yield AwaitSwitchover()))
     answers.append((yield Change(Phase.ENABLE_HOST_NOTIFY, ())))
 

@@ -1,5 +1,5 @@
 """Spans and their one form in JSON."""
-# ruff: noqa: D103 - the names say what they do
+# ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
 

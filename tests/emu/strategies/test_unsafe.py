@@ -1,4 +1,4 @@
-"""The RFC's two failures: met with `unsafe`, whatever the order, and never without."""
+"""The RFC's two failures: they occur with `unsafe`, in any order, and never without."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vhost_user.messages import Reply
     from vhost_user.session import Message
 
-#: No device is there, so a write comes out of the fast path and takes the big lock.
+#: The address of no device: a write leaves the fast path and takes the big lock.
 NOWHERE = 0x10
 
 
@@ -99,8 +99,8 @@ def check_deadlock(text: str) -> None:
     assert "waits for the big lock at machine.py" in text
 
 
-#: What each exhibit shows: one of these errors, which the check passes.
-SHOWN: dict[str, dict[type[Exception], Callable[[str], None]]] = {
+#: The errors that each mode may end with, and the check of each.
+FAILURES: dict[str, dict[type[Exception], Callable[[str], None]]] = {
     EITHER: {DoubleDisableError: check_double_disable, LockBrokenError: check_deadlock},
     DOUBLE_DISABLE: {DoubleDisableError: check_double_disable},
     DEADLOCK: {LockBrokenError: check_deadlock},
@@ -109,13 +109,13 @@ SHOWN: dict[str, dict[type[Exception], Callable[[str], None]]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("vm", ACCELERATORS, indirect=True)
-def test_each_exhibit_shows_with_each_accelerator(vm: Vm, mode: str) -> None:
-    """And after the roll-back the VM goes on, with nothing lost."""
+def test_each_failure_occurs_with_each_accelerator(vm: Vm, mode: str) -> None:
+    """After the roll-back the VM runs on, with nothing lost."""
     strategy = make("threads", StrategyOptions(threads=3, unsafe=mode))
-    with pytest.raises(tuple(SHOWN[mode])) as raised:
+    with pytest.raises(tuple(FAILURES[mode])) as raised:
         stop(vm, strategy, vm.machine)
     text = str(raised.value)
-    SHOWN[mode][type(raised.value)](text)
+    FAILURES[mode][type(raised.value)](text)
     assert not strategy.missed(text)
     assert_agree(vm)
     run_on(vm)
@@ -123,24 +123,24 @@ def test_each_exhibit_shows_with_each_accelerator(vm: Vm, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("error", [None, "the back-end hung up"])
-def test_an_exhibit_that_did_not_show_is_reported(mode: str, error: str | None) -> None:
-    """Whether the migration completed or failed of something else."""
+def test_a_failure_that_did_not_occur_is_reported(mode: str, error: str | None) -> None:
+    """Whether the migration completed or failed for another reason."""
     strategy = make("threads", StrategyOptions(unsafe=mode))
     assert f"--unsafe {mode} " in strategy.missed(error)
     assert "did not occur" in strategy.missed(error)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_no_other_strategy_is_an_exhibit(name: str) -> None:
-    """None has missed anything."""
+def test_no_other_strategy_demonstrates_a_failure(name: str) -> None:
+    """A migration that completes is what it is meant to show."""
     assert not make(name).missed(None)
 
 
 class Sequencer:
-    """The machine, in an order that is bad for unsafe strategies.
+    """The machine, with an order of events in which unsafe strategies fail.
 
-    Every commit is held until another thread, which is no worker, waits for the big lock at a
-    notify address without ioeventfd. That one is queued, and served when the commit is over.
+    Every commit is delayed until another thread, which is not a worker, waits for the big lock at a
+    notify address without ioeventfd. Its write is handled when the commit is over.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -179,7 +179,7 @@ def until_awaited(lock: BigLock) -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_safe_strategies_queue_instead(vm: Vm, name: str) -> None:
-    """Under a contended lock each notifier goes once, by the coordinator alone."""
+    """Under a contended lock the coordinator alone changes each notifier, once."""
     sequencer = Sequencer(vm.machine)
     stop(vm, make(name, StrategyOptions(threads=3)), sequencer)
     assert sequencer.committers == {threading.get_ident()}
@@ -191,15 +191,15 @@ def test_safe_strategies_queue_instead(vm: Vm, name: str) -> None:
 
 
 def test_a_safe_worker_is_refused_the_lock(vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker's MMIO is an error at once, not a deadlock now and then."""
+    """A worker's MMIO is always an error, not sometimes a deadlock."""
     connection = vm.devices[0].connection
     exchange = connection.exchange
 
-    def touch(message: Message, deadline: float) -> Reply | None:
+    def write_and_exchange(message: Message, timeout: float) -> Reply | None:
         vm.machine.accel.mmio_write(NOWHERE, 0)
-        return exchange(message, deadline)
+        return exchange(message, timeout)
 
-    monkeypatch.setattr(connection, "exchange", touch)
+    monkeypatch.setattr(connection, "exchange", write_and_exchange)
     with pytest.raises(LockOrderError, match="a worker since"):
         stop(vm, make("threads", StrategyOptions(threads=3)), vm.machine)
     monkeypatch.undo()
