@@ -121,7 +121,7 @@ def _endpoint(
     try:
         if credentials is not None:
             credentials.context(server=listens)
-        plain_is_safe = endpoint.stays_here(uri)
+        plain_is_safe = endpoint.is_local(uri)
     except MigrationError as error:
         raise OptionError(f"{option} {error}") from None
     if credentials is None and not plain_is_safe and not insecure:

@@ -1,4 +1,4 @@
-"""A limit on bytes a second: a bucket of tokens that fills with time."""
+"""A limit on bytes a second: a token bucket."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _NS = 1_000_000_000
-#: What may be sent at once, as a share of a second.
+#: The largest burst, in seconds of the rate.
 BURST = 0.01
-#: A page: there is no smaller piece.
+#: Bytes of the smallest piece: a page.
 MIN_PIECE = 4096
 
 
 class TokenBucket:
-    """Says how long to wait after bytes have been sent. It never waits by itself.
+    """Computes how long to wait after bytes have been sent. It never waits by itself.
 
     Args:
         rate: bytes a second; 0 is no limit.
@@ -31,15 +31,15 @@ class TokenBucket:
         self.rate = rate
         self.piece = max(MIN_PIECE, int(rate * BURST)) & -MIN_PIECE
         self._clock = clock
-        #: When all that was sent would have been sent at the rate.
-        self._paid_until = clock()
+        #: When all bytes so far would have been sent at the rate.
+        self._busy_until = clock()
 
-    def spend(self, count: int) -> int:
-        """These bytes were sent; nanoseconds to wait until the next may be."""
+    def consume(self, count: int) -> int:
+        """Account for bytes that were sent; return nanoseconds to wait before the next ones."""
         if not self.rate:
             return 0
         at = self._clock()
-        # Time in which nothing was sent buys no more than one piece at once.
+        # Idle time allows a burst of one piece at most.
         burst = self.piece * _NS // self.rate
-        self._paid_until = max(self._paid_until, at - burst) + count * _NS // self.rate
-        return max(0, self._paid_until - at)
+        self._busy_until = max(self._busy_until, at - burst) + count * _NS // self.rate
+        return max(0, self._busy_until - at)

@@ -1,4 +1,4 @@
-"""Two machines' clocks: whether they are the same one, and how far they lie apart if not.
+"""The clocks of two machines: whether they are the same one, and their offset if not.
 
 CLOCK_MONOTONIC counts from another moment on each machine. The offset is estimated as NTP does it
 (RFC 5905, section 8): a round trip that leaves at ``a``, is answered at the other clock's ``t``
@@ -28,9 +28,9 @@ _TIME = struct.Struct("<q")
 
 
 def identity() -> str:
-    """What names this clock: two processes with the same one read the same CLOCK_MONOTONIC.
+    """The identity of this clock: processes with equal ones read the same CLOCK_MONOTONIC.
 
-    It is one for each boot of a machine, and each time namespace in it.
+    Each boot of a machine, and each time namespace in it, has its own.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     space = Path("/proc/self/ns/time")
@@ -54,8 +54,8 @@ class Offset(NamedTuple):
     """How far the other clock is ahead, in nanoseconds, and how wrong that may be.
 
     Attributes:
-        ns: what to take off a time of the other clock.
-        error_ns: the truth lies no further off than this.
+        ns: to subtract from a time of the other clock.
+        error_ns: upper bound of the error.
         same: it is the same clock.
     """
 
@@ -72,21 +72,23 @@ def agree(stream: MigrationStream, probes: Sequence[RoundTrip]) -> int:
 
 
 def learn(stream: MigrationStream) -> int:
-    """What `agree` sends: how far this clock is ahead of the source's, nanoseconds.
+    """Receive what `agree` sends: how far this clock is ahead of the source's, nanoseconds.
 
     Raises:
         MigrationError: the source sends something else, or has gone.
     """
     kind, _count, payload = stream.receive()
     if kind is not Kind.PING or len(payload) != _TIME.size:
-        raise MigrationError("stream", f"{kind.name} came where the clocks' offset was due")
+        raise MigrationError(
+            "stream", f"received {kind.name}, expected PING with the clocks' offset"
+        )
     return int(_TIME.unpack(payload)[0])
 
 
 def probe(
     stream: MigrationStream, count: int = PROBES, clock: Callable[[], int] = now
 ) -> list[RoundTrip]:
-    """Ask the other side for its time, so often; `answer` is the other end.
+    """Ask the other side for its time, ``count`` times; it calls `answer`.
 
     Raises:
         MigrationError: it does not answer, or has gone.
@@ -100,13 +102,13 @@ def probe(
         if kind is Kind.FAILED:
             raise MigrationError("destination", payload.decode(errors="replace"))
         if kind is not Kind.PONG or len(payload) != _TIME.size:
-            raise MigrationError("stream", f"{kind.name} came where the time was due")
+            raise MigrationError("stream", f"received {kind.name}, expected PONG with the time")
         probes.append(RoundTrip(begin, _TIME.unpack(payload)[0], end))
     return probes
 
 
 def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int] = now) -> None:
-    """Answer so many requests for the time.
+    """Answer ``count`` requests for the time.
 
     Raises:
         MigrationError: the other side asks for something else, or has gone.
@@ -115,7 +117,7 @@ def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int
         kind, _count, _payload = stream.receive()
         at = clock()
         if kind is not Kind.PING:
-            raise MigrationError("stream", f"{kind.name} came where PING was due")
+            raise MigrationError("stream", f"received {kind.name}, expected PING")
         stream.send(Kind.PONG, _TIME.pack(at))
 
 

@@ -38,7 +38,7 @@ def receive(stream: MigrationStream) -> JsonObject:
     """
     kind, _, payload = stream.receive()
     if kind is not Kind.COMPLETION:
-        raise MigrationError("stream", f"{kind.name} came where COMPLETION was due")
+        raise MigrationError("stream", f"received {kind.name}, expected COMPLETION")
     try:
         report = json.loads(payload)
     except ValueError:

@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 from emu.machine.throttle import MAX_PERCENT
 
-#: Rounds after which memory is not going to converge.
+#: Rounds after which memory is taken not to converge.
 MAX_ROUNDS = 30
-#: A round gets somewhere when it leaves less than this share of what there was to send before it.
+#: A round makes progress when it leaves less than this share of what was to be sent before it.
 PROGRESS = 0.9
-#: Less than this is not worth a round of its own.
+#: Bytes; less than this is not worth a round of its own.
 SMALL = 1 << 20
-#: Bytes a second that a stream is taken for at the most before it has had that much to carry.
-ASSUMED = 1 << 30
-#: Rounds in a row that get nowhere, before something is done about it.
+#: Upper limit of the assumed bandwidth, bytes a second, until the stream has carried `SMALL`.
+ASSUMED_BANDWIDTH = 1 << 30
+#: Rounds in a row without progress before the guest is throttled, or the rounds end.
 STUCK_ROUNDS = 2
 #: Shares of its time that the guest is kept from running, in percent: as in QEMU
 #: (cpu-throttle-initial, cpu-throttle-increment); the most is `MAX_PERCENT`, as there.
@@ -121,7 +121,7 @@ class Convergence:
     Args:
         limit_ns: what the blackout may be expected to take.
         auto_converge: the guest may be slowed down.
-        abort: fail where the limit cannot be kept; otherwise switch over all the same.
+        abort: fail if the limit cannot be kept; otherwise switch over regardless.
     """
 
     def __init__(self, limit_ns: int, *, auto_converge: bool = False, abort: bool = False) -> None:
@@ -141,7 +141,7 @@ class Convergence:
 
         Args:
             done: its numbers.
-            devices: what is known by now of the rest of the blackout.
+            devices: the rest of the blackout, as far as it is known.
         """
         self.rounds += 1
         outlook = self._outlook(done, devices)
@@ -150,12 +150,12 @@ class Convergence:
             self._stuck = 0
             return Decision(Action.SWITCH, Reason.CONVERGED, outlook)
         if sum(devices) > self.limit_ns:
-            # No round makes that shorter. But what rounds can do, they do.
+            # No round makes that shorter; rounds go on as long as they shorten the rest.
             if progress and self.rounds < MAX_ROUNDS:
                 return Decision(Action.GO_ON, None, outlook)
-            return self._without(Reason.DEVICES, outlook)
+            return self._end_rounds(Reason.DEVICES, outlook)
         if self.rounds >= MAX_ROUNDS:
-            return self._without(Reason.ROUNDS, outlook)
+            return self._end_rounds(Reason.ROUNDS, outlook)
         allowed = 1 if self.throttle else STUCK_ROUNDS
         if progress or self._stuck < allowed:
             return Decision(Action.GO_ON, None, outlook)
@@ -165,15 +165,15 @@ class Convergence:
                 MAX_PERCENT, self.throttle + THROTTLE_STEP if self.throttle else FIRST_THROTTLE
             )
             return Decision(Action.THROTTLE, None, outlook._replace(throttle=self.throttle))
-        return self._without(Reason.NO_PROGRESS, outlook)
+        return self._end_rounds(Reason.NO_PROGRESS, outlook)
 
     def _outlook(self, done: Round, devices: Expected) -> Outlook:
         self._sent = self._sent // 2 + done.sent
         self._sending_ns = self._sending_ns // 2 + done.sending_ns
         bandwidth = self._sent * _NS // max(self._sending_ns, 1)
         if self._sent < SMALL:
-            # It went no further than into the socket's buffer.
-            bandwidth = min(bandwidth, ASSUMED)
+            # The socket's buffer may have taken all of it.
+            bandwidth = min(bandwidth, ASSUMED_BANDWIDTH)
         return Outlook(
             memory_ns=done.remaining * _NS // bandwidth if bandwidth else 0,
             devices=devices,
@@ -191,12 +191,12 @@ class Convergence:
         self._stuck = 0 if progress else self._stuck + 1
         return progress
 
-    def _without(self, reason: Reason, outlook: Outlook) -> Decision:
+    def _end_rounds(self, reason: Reason, outlook: Outlook) -> Decision:
         return Decision(Action.GIVE_UP if self._abort else Action.SWITCH, reason, outlook)
 
 
 def explain(decision: Decision, limit_ns: int) -> str:
-    """Why it does not converge, with the numbers, and what can be done; '' where it does."""
+    """Why it does not converge, with the numbers, and what to change; '' if it does."""
     outlook = decision.outlook
     devices = outlook.devices
     expected = (

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Destination(DestinationBase):
-    """Into a VM that is built, and connected to back-ends of its own, but does not run.
+    """Receives into a VM that is built and connected to its own back-ends, but does not run.
 
     Args:
         vm: this side's VM. When the migration fails its devices are disconnected, so that their
@@ -63,13 +63,13 @@ class Destination(DestinationBase):
         self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
         self._tasks: Sequence[Task] = ()
 
-    def _let_go(self) -> None:
+    def _release_devices(self) -> None:
         self.vm.pause_vcpus()
         self.vm.disconnect()
 
-    def _take_over(self, handshake: Handshake, stream: MigrationStream) -> None:
+    def _receive_vm(self, handshake: Handshake, stream: MigrationStream) -> None:
         with contextlib.closing(self._join(stream, handshake)) as channels:
-            self._take_over_by(channels, handshake.strategy, stream)
+            self._receive_over(channels, handshake.strategy, stream)
 
     def _join(self, stream: MigrationStream, handshake: Handshake) -> ReceivingChannels:
         """Wait for the further streams of this migration; refuse any other."""
@@ -81,13 +81,13 @@ class Destination(DestinationBase):
                 others.append(made.enter_context(contextlib.closing(self._accept())))
                 kind, _, payload = others[-1].receive()
                 if kind is not Kind.JOIN or payload != handshake.session.encode():
-                    raise MigrationError("stream", "a stream came that is not of this migration")
+                    raise MigrationError("stream", "a further stream is not of this migration")
             made.pop_all()
         channels = ReceivingChannels(stream, others, self.vm.machine.ram)
         channels.open()
         return channels
 
-    def _take_over_by(
+    def _receive_over(
         self, channels: ReceivingChannels, strategy: Strategy, stream: MigrationStream
     ) -> None:
         """Everything from WELCOME to RUNNING."""
@@ -95,7 +95,7 @@ class Destination(DestinationBase):
         self._prepare(strategy, stream)
         expects = prepared(self.vm, strategy, self._history, self._stage.timeout)
         stream.send(Kind.PREPARED, expects)
-        # The blackout begins at the source, so the collector must be silent before this side
+        # The blackout begins at the source, so the collector must be disabled before this side
         # learns of it.
         with without_collector():
             state = self._receive_memory(stream, channels)
@@ -106,11 +106,11 @@ class Destination(DestinationBase):
         """What a strategy does ahead of the blackout, with what is known of the devices."""
         kind, _, payload = stream.receive()
         if kind is not Kind.DEVICES:
-            raise MigrationError("stream", f"{kind.name} came where DEVICES was due")
+            raise MigrationError("stream", f"received {kind.name}, expected DEVICES")
         load_devices(payload, self.vm.devices)
         self._tasks = self._start_tasks()
         if strategy.prepares_ahead:
-            # Before any memory comes: it writes to some.
+            # Before memory arrives: it writes to guest memory.
             self.vm.machine.warm_up(self._stage.timeout)
         with self.vm.machine.charged("dst"):
             strategy.prepare(self._tasks, self._stage)
@@ -119,7 +119,7 @@ class Destination(DestinationBase):
         return begun(self.vm.devices, lifecycle.start_ahead)
 
     def _receive_memory(self, stream: MigrationStream, channels: ReceivingChannels) -> bytes:
-        """Take memory until the switch-over comes; its payload."""
+        """Receive memory until SWITCHOVER; return its payload."""
         try:
             return self._receive_rounds(stream, channels)
         except MigrationError:
@@ -138,7 +138,7 @@ class Destination(DestinationBase):
                 channels.finish()
                 return payload
             else:
-                raise MigrationError("stream", f"{kind.name} came where RAM was due")
+                raise MigrationError("stream", f"received {kind.name}, expected RAM")
 
     def _switch_over(self, strategy: Strategy, state: bytes, stream: MigrationStream) -> None:
         """The blackout, as this side sees it: from the last byte to running vCPUs."""
@@ -152,7 +152,7 @@ class Destination(DestinationBase):
                 if self._ahead_ns:
                     vm.guest.shift_clock(self._ahead_ns)
             if moved:
-                # The driver set a ring up anew after the preparation: begin again for all.
+                # The driver set a ring up anew after the preparation: begin again for all devices.
                 self._tasks = self._start_tasks()
             strategy.start(self._tasks, self._stage)
             self._await_go(stream)

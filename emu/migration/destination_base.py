@@ -1,4 +1,4 @@
-"""What every destination does: handshake, taking the VM once, and reporting how it ended."""
+"""The base class of destinations: handshake, taking the VM over once, and the reports."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class DestinationBase(MigrationSide):
     """One incoming migration.
 
     Args:
-        spec: of the VM that can come.
-        parameters: what it may take.
+        spec: of the VM that is expected.
+        parameters: the limits of the migration.
         observe: gets each event, by its name and data.
-        history: what earlier migrations of this VM took.
+        history: the last known costs of this VM.
         accel: the accelerator that this side's VM has, or will have.
         check_disks: returns the differences between the source's disks and this side's.
 
@@ -40,7 +40,7 @@ class DestinationBase(MigrationSide):
         source: the completion report of the source, if there was one.
     """
 
-    #: Whether it takes the source's own devices and memory (`Strategy.hands_over`).
+    #: Whether it receives the source's own devices and memory (`Strategy.hands_over`).
     takes_devices = False
 
     def __init__(
@@ -83,12 +83,12 @@ class DestinationBase(MigrationSide):
             reason = "the destination ended unexpectedly"
             running = False
             try:
-                handshake = self._shake_hands(stream)
+                handshake = self._handshake(stream)
                 with contextlib.closing(handshake.strategy):
-                    self._take_over(handshake, stream)
+                    self._receive_vm(handshake, stream)
                 running = True
                 if handshake.report:
-                    # It runs here, whether the source's report comes or not.
+                    # The VM runs here, whether the source's report arrives or not.
                     with contextlib.suppress(MigrationError):
                         self.source = self._exchange_reports(stream, handshake)
             except (VhostUserError, EmuError, OSError) as error:
@@ -97,7 +97,7 @@ class DestinationBase(MigrationSide):
             finally:
                 if not running and not self._committed:
                     # The back-ends must be the source's alone before it learns of this.
-                    self._let_go()
+                    self._release_devices()
                     stream.give_up(reason)
 
     def give_up(self) -> None:
@@ -110,17 +110,17 @@ class DestinationBase(MigrationSide):
             stream.interrupt_reading()
 
     @abstractmethod
-    def _take_over(self, handshake: Handshake, stream: MigrationStream) -> None:
+    def _receive_vm(self, handshake: Handshake, stream: MigrationStream) -> None:
         """Everything from WELCOME to RUNNING."""
 
     @abstractmethod
-    def _let_go(self) -> None:
-        """It has failed, and the VM is the source's: disconnect from its devices."""
+    def _release_devices(self) -> None:
+        """Disconnect from the devices: the migration has failed, and the VM is the source's."""
 
-    def _shake_hands(self, stream: MigrationStream) -> Handshake:
+    def _handshake(self, stream: MigrationStream) -> Handshake:
         kind, _, payload = stream.receive()
         if kind is not Kind.HELLO:
-            raise MigrationError("stream", f"{kind.name} came where HELLO was due")
+            raise MigrationError("stream", f"received {kind.name}, expected HELLO")
         handshake = Handshake.accept(payload, self._spec, self._accel, self.vm, self._check_disks)
         self._check_strategy(handshake.strategy)
         stream.send(Kind.WELCOME, welcome())
@@ -132,7 +132,7 @@ class DestinationBase(MigrationSide):
     def _check_strategy(self, strategy: Strategy) -> None:
         if strategy.hands_over and not self.takes_devices:
             raise MigrationError(
-                "handover", "this side has devices of its own: migrate-incoming with handover"
+                "handover", "this side has devices of its own: use migrate-incoming with handover"
             )
         if self.takes_devices and not strategy.hands_over:
             raise MigrationError(
@@ -151,7 +151,7 @@ class DestinationBase(MigrationSide):
         )
 
     def _await_go(self, stream: MigrationStream) -> None:
-        """Send READY; the VM is this side's when GO has come.
+        """Send READY, and wait for GO: then the VM is this side's.
 
         Raises:
             MigrationError: the source has given up, or does not answer: the VM runs on there.
@@ -159,7 +159,7 @@ class DestinationBase(MigrationSide):
         stream.send(Kind.READY)
         kind, _, _ = stream.receive()
         if kind is not Kind.GO:
-            raise MigrationError("stream", f"{kind.name} came where GO was due")
+            raise MigrationError("stream", f"received {kind.name}, expected GO")
         self._committed = True
 
     def _resume_vm(self, vm: Vm, stream: MigrationStream, *, signal: bool) -> None:
@@ -172,7 +172,7 @@ class DestinationBase(MigrationSide):
         """
         timeline = self.timeline
         start = timeline.begin(Phase.RESUME_VCPUS)
-        running = vm.resume_arrived(self._deadline)
+        running = vm.resume_incoming(self._deadline)
         timeline.add(Phase.RESUME_VCPUS, start, end=running)
         timeline.marks["running_ns"] = running
         timeline.in_blackout = False

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
-#: Passes over all devices; the smallest figures count. The VM runs, and is often in the way.
+#: Passes over all devices; the smallest figures count, as a VM that runs often delays a message.
 PASSES = 3
 #: Messages to each device when all are asked at once.
 MESSAGES = 8
@@ -48,7 +48,7 @@ MESSAGES = 8
 PASSES_NS, IDLE_PASSES_NS = 15_000_000, 60_000_000
 #: What a pause of the vCPUs is expected to take when none is known: one tick of the guest.
 PAUSE_NS = 1_000_000
-#: A device that has become so many times slower than the others is taken as slow.
+#: A device that has become this many times slower than the others counts as slow.
 _SLOWER = 3
 #: How often the notifiers of a device, and of one ring, are changed; the smallest figure counts.
 #: A change that KVM has to wait for takes ten times as long on a busy host, but not every time.
@@ -69,7 +69,7 @@ class DeviceProbe:
         timeout: seconds that a back-end may take for an answer.
 
     Raises:
-        VhostUserError: a back-end does not answer: better now than in the blackout.
+        VhostUserError: a back-end does not answer; it would not in the blackout either.
     """
 
     def __init__(self, devices: Sequence[VhostDevice], machine: Machine, timeout: float) -> None:
@@ -84,12 +84,12 @@ class DeviceProbe:
             if now() - begin > limit:
                 break
         begin = now()
-        # One figure in a hundred is of a thread that had no processor: not of a slow device.
+        # About one figure in a hundred is of a thread that had no processor, not of a slow device.
         while now() - begin < limit and (slow := self._slow()):
             self._one_by_one(slow)
 
     def _slow(self) -> list[VhostDevice]:
-        """The devices that are much slower than most, or were in the way of something."""
+        """The devices that are much slower than most, or whose message was delayed."""
         if not self._devices:
             return []
         usual = median(self._round_trips.values())
@@ -117,7 +117,7 @@ class DeviceProbe:
         return dict(self._round_trips), self._share
 
     def compare(self, idle: IdleCosts | None) -> None:
-        """Take away what the running guest adds: what most devices have in common."""
+        """Remove what the running guest adds: the factor that most devices have in common."""
         known = {} if idle is None else idle.round_trips
         ratios = [ns / known[name] for name, ns in self._round_trips.items() if known.get(name)]
         if idle is None or not ratios:
@@ -175,12 +175,14 @@ def _question(device: VhostDevice) -> Procedure:
 
 
 class Forecast:
-    """At the source: what is known of the blackout besides memory, from whomever.
+    """At the source: the expected blackout besides memory.
+
+    It combines the probes of both sides with the history of both sides.
 
     Args:
         vm: which runs.
         strategy: how its devices are going to be stopped and started.
-        history: last known costs; it learns what the destination knows.
+        history: last known costs; the destination's are added to it.
         timeout: seconds that a back-end may take for an answer.
     """
 
@@ -201,7 +203,7 @@ class Forecast:
             self._probe.compare(self._history.idle)
             # The destination's devices are taken to be like these until it has reported its own.
             self._probed = Expected(0, self._probe.start(self._strategy), self._vcpus())
-            self._expected = self._with_past()
+            self._expected = self._with_history()
         return self._expected
 
     def _vcpus(self) -> int:
@@ -213,8 +215,8 @@ class Forecast:
         pack_devices(self._vm.devices)
         return PAUSE_NS + 2 * (now() - start)
 
-    def _with_past(self) -> Expected:
-        """What was measured, and what is known from before."""
+    def _with_history(self) -> Expected:
+        """What was measured, combined with the history."""
         probe, history, strategy = self._probe, self._history, self._strategy
         assert probe is not None  # noqa: S101  `expected` has made it
         _, start, vcpus = self._probed
@@ -231,7 +233,7 @@ class Forecast:
         return self._history.idle is not None and bool(self._history.idle.state)
 
     def learn(self, payload: bytes) -> None:
-        """Take what the destination sent with PREPARED (`prepared`); it may be empty.
+        """Use what the destination sent with PREPARED (`prepared`); it may be empty.
 
         Raises:
             MigrationError: it is invalid.
@@ -245,11 +247,11 @@ class Forecast:
             self._history.learn(received["history"])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise MigrationError("stream", "the destination's PREPARED is invalid") from None
-        self._expected = self._with_past()
+        self._expected = self._with_history()
 
 
 def prepared(vm: Vm, strategy: Strategy, history: History, timeout: float) -> bytes:
-    """At the destination: what it expects of the start, and knows from before.
+    """At the destination: what it expects the start to take, and its history.
 
     Raises:
         VhostUserError: a back-end does not answer.
@@ -289,7 +291,7 @@ def _time_devices(vm: Vm, history: History, timeout: float) -> DeviceProbe:
 
 
 def _time_notifiers(machine: Machine, device: VhostDevice) -> NotifierCosts:
-    """Change a device's notifiers there and back: all together, and those of one ring alone."""
+    """Deassign and assign a device's notifiers: all together, and those of one ring alone."""
     rings = len(device.rings)
 
     def change(count: int, *, assign: bool) -> int:

@@ -25,7 +25,7 @@ class DirtyRate:
 
     def __init__(self) -> None:
         self._answer: JsonObject = {"status": "unstarted"}
-        self._enough = threading.Event()
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -34,14 +34,14 @@ class DirtyRate:
         return bool(self._answer["status"] == "measuring")
 
     def query(self) -> JsonObject:
-        """The answer."""
+        """What query-dirty-rate returns."""
         return self._answer
 
     def start(self, vm: Vm, seconds: int) -> None:
-        """Have all devices log for so long. Returns when they do.
+        """Enable the dirty log of all devices for that time. Returns when they log.
 
-        A back-end that goes meanwhile is reconnected only afterwards: the new one would be given no
-        log.
+        A back-end that disconnects meanwhile is reconnected only afterwards: the new one would have
+        no log.
 
         Raises:
             EmuError: it is being measured already.
@@ -50,7 +50,7 @@ class DirtyRate:
         """
         if self.measuring:
             raise EmuError("the dirty rate is being measured already")
-        self._enough.clear()
+        self._stop.clear()
         with ExitStack() as undo:
             log = DirtyLog.create(vm.log_pages)
             undo.callback(log.close)
@@ -72,7 +72,7 @@ class DirtyRate:
     def _measure(self, undo: ExitStack, sync: RamSync, seconds: int) -> None:
         rate = None
         with undo:
-            self._enough.wait(seconds)
+            self._stop.wait(seconds)
             # A back-end may have marked what is not memory; QMP has no status for that.
             with suppress(VhostUserError):
                 rate = total(sync.dirty()) // seconds // _MIB
@@ -82,7 +82,7 @@ class DirtyRate:
             self._answer = {**self._answer, "status": "measured", "dirty-rate": rate}
 
     def close(self) -> None:
-        """Stop logging, if it is going on."""
-        self._enough.set()
+        """End a measurement that runs, and wait until no device logs."""
+        self._stop.set()
         if self._thread is not None:
             self._thread.join()

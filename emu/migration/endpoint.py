@@ -1,6 +1,6 @@
-"""Where a migration stream begins and ends: ``unix:PATH`` or ``tcp:ADDRESS:PORT``.
+"""The address of a destination: ``unix:PATH`` or ``tcp:ADDRESS:PORT``.
 
-An IPv6 address stands in brackets: ``tcp:[::1]:4444``.
+An IPv6 address is in brackets: ``tcp:[::1]:4444``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
     """The family of an address, and its path or its host and port.
 
     Raises:
-        MigrationError: it is none.
+        MigrationError: it is not an address.
     """
     scheme, _, rest = uri.partition(":")
     if scheme == "unix" and rest:
@@ -38,8 +38,8 @@ def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
     )
 
 
-def stays_here(uri: str) -> bool:
-    """Whether what goes there does not leave this machine: a unix socket, or loopback.
+def is_local(uri: str) -> bool:
+    """Whether an address is on this machine: a unix socket, or loopback.
 
     Raises:
         MigrationError: it is not an address, or the host is unknown.
@@ -113,7 +113,7 @@ class Listener:
         credentials: for TLS; None for a plain stream.
 
     Attributes:
-        uri: what the source is to be given.
+        uri: the address for the source, with the port that was taken.
 
     Raises:
         MigrationError: it is not an address, or in use.
@@ -198,7 +198,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class MigrationEndpoint:
-    """Between two runs.
+    """The destination's address of a migration between two runs.
 
     Attributes:
         uri: where the destination listens.

@@ -1,9 +1,9 @@
 """Both sides of a handover: a migration to another process of the same host.
 
-Ahead of the blackout the destination gets descriptors for all that the VM is made of, and builds
-its own machine around them; in the blackout only the vCPUs' state goes over. From the moment the
-destination has the connections until GO only the source sends on them, and after GO only the
-destination: so a handover that fails has changed nothing.
+Ahead of the blackout the destination receives descriptors of the VM's memory, connections and
+eventfds, and builds its own machine with them; in the blackout only the vCPUs' state is sent. Until
+GO only the source sends on the connections, and after GO only the destination: so a handover that
+fails has changed nothing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
-#: How often a VM is handed over anew when the guest has changed a device meanwhile.
-TRIES = 3
+#: Attempts to hand a VM over, of which each fails if the guest changes a device meanwhile.
+ATTEMPTS = 3
 
 
 def _tasks(vm: Vm, procedure: Callable[[VhostDevice], Procedure]) -> list[Task]:
@@ -102,20 +102,20 @@ class HandoverSource(Source):
         owned: contextlib.ExitStack,  # noqa: ARG002  there is nothing to close
     ) -> list[Task]:
         self._begin()
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             state = self.vm.handover_state()
             send_state(stream, state)
             self._await_prepared(stream)
             tasks = self._switch_over_to(stream, state)
             if tasks is not None:
                 return tasks
-        raise MigrationError("handover", f"the guest changed its devices {TRIES} times meanwhile")
+        raise MigrationError("handover", f"the guest changed its devices {ATTEMPTS} times")
 
     def _switch_over_to(self, stream: MigrationStream, state: VmHandoverState) -> list[Task] | None:
-        """The blackout; None when the VM is no longer what was handed over, and runs on here."""
+        """The blackout; None when the guest has changed a device, and the VM runs on here."""
         vm = self.vm
-        calls = _tasks(vm, lifecycle.disable_guest_notify)
-        kicks = _tasks(vm, lifecycle.disable_host_notify)
+        guest_notifiers = _tasks(vm, lifecycle.disable_guest_notify)
+        host_notifiers = _tasks(vm, lifecycle.disable_host_notify)
         vm.machine.accel.mask_interrupts()
         with self._blackout():
             if not vm.still_matches(state):
@@ -124,24 +124,24 @@ class HandoverSource(Source):
             with self.timeline.span(Phase.DEVICE_STATE):
                 stream.send(Kind.SWITCHOVER, vm.machine.save_vcpus())
             self._commit(stream)
-        # Only descriptors are closed: the connections live on over there.
+        # Only descriptors are closed: the destination has the connections open.
         vm.disconnect()
-        return calls + kicks
+        return guest_notifiers + host_notifiers
 
     def _roll_back(self) -> None:
         self.vm.machine.accel.unmask_interrupts()
         super()._roll_back()
 
     def _stop_logging(self) -> None:
-        """It has never been switched on."""
+        """Nothing to do: the dirty log was never enabled."""
 
 
 class HandoverDestination(DestinationBase):
-    """The side that takes the VM over, and has none before.
+    """The side that receives the VM, and has none before.
 
     Args:
-        spec: of the VM that can come.
-        build: makes the VM of what was handed over.
+        spec: of the VM that is expected.
+        build: makes the VM from what was handed over.
         discard: closes the VM that was built last.
         parameters, observe, history, accel: see `DestinationBase`.
     """
@@ -163,10 +163,10 @@ class HandoverDestination(DestinationBase):
         self._build = build
         self._discard = discard
 
-    def _let_go(self) -> None:
+    def _release_devices(self) -> None:
         self._discard()
 
-    def _take_over(self, handshake: Handshake, stream: MigrationStream) -> None:
+    def _receive_vm(self, handshake: Handshake, stream: MigrationStream) -> None:
         strategy = handshake.strategy
         kind, _, payload = stream.receive()
         while kind is Kind.HANDOVER:
@@ -180,10 +180,10 @@ class HandoverDestination(DestinationBase):
                 if kind is Kind.SWITCHOVER:
                     self._switch_over(vm, payload, stream)
                     return
-        raise MigrationError("stream", f"{kind.name} came where HANDOVER was due")
+        raise MigrationError("stream", f"received {kind.name}, expected HANDOVER")
 
     def _prepare(self, vm: Vm, strategy: Strategy) -> None:
-        """Assign the notifiers ahead. Until the vCPUs run, the source takes the interrupts."""
+        """Assign the notifiers ahead. Until the vCPUs run, the source handles the interrupts."""
         vm.machine.warm_up(self._deadline)
         vm.machine.accel.mask_interrupts()
         tasks = _tasks(vm, lifecycle.enable_host_notify) + _tasks(vm, lifecycle.enable_guest_notify)
@@ -198,7 +198,7 @@ class HandoverDestination(DestinationBase):
             timeline.in_blackout = True
             with timeline.span(Phase.LOAD_STATE):
                 vm.machine.load_vcpus(state)
-                # Not before: until the source's vCPUs were paused its drivers changed memory.
+                # Only now: until the source's vCPUs were paused its drivers changed memory.
                 vm.guest.attach()
             self._await_go(stream)
             # What was pending in the eventfds is pending still: they are the same.

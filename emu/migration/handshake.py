@@ -1,6 +1,6 @@
-"""The handshake: HELLO of the source, and WELCOME or the reason of a refusal.
+"""The handshake: HELLO of the source, and WELCOME or FAILED of the destination.
 
-It comes before anything at the source is touched, so a refusal does not affect the VM.
+Nothing at the source is touched before it, so a refusal does not affect the VM.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DiskCheck(Protocol):
     """Compares the source's disks with this side's."""
 
     def __call__(self, hello: JsonObject) -> list[str]:
-        """What differs, in words."""
+        """The differences, as text."""
 
 
 def hello(
@@ -44,12 +44,12 @@ def hello(
     """The content of HELLO.
 
     Args:
-        vm: what is to migrate.
+        vm: to migrate.
         strategy: how its devices are to be started.
         options: of the strategy.
         streams: sockets that carry memory.
-        disks: what is behind its disks; None when both sides belong to one run, which makes sure
-            that they are the same.
+        disks: what is behind its disks; None when both sides belong to one run, which gives them
+            the same disks.
         report: both sides send a completion report when the VM has moved.
     """
     return {
@@ -103,24 +103,24 @@ class Handshake(NamedTuple):
         vm: Vm | None,
         check_disks: DiskCheck | None = None,
     ) -> Self:
-        """Accept a HELLO that is about this VM.
+        """Accept a HELLO that describes this VM.
 
         Args:
             payload: of the HELLO.
-            own: the VM that can come.
+            own: of the VM that is expected.
             accel: the accelerator that it has here.
-            vm: what has been built for it; None when it comes with devices of its own.
+            vm: built for it; None when devices and memory are handed over.
             check_disks: returns the differences between the source's disks and this side's.
 
         Raises:
-            MigrationError: it is invalid, or about another VM; the text names all differences.
+            MigrationError: it is invalid, or describes another VM; the text has all differences.
         """
         try:
             hello = json.loads(payload)
             version = hello["version"]
             if version != VERSION:
                 raise MigrationError(
-                    "handshake", f"the source speaks version {version}, not {VERSION}"
+                    "handshake", f"the source's stream has version {version}, not {VERSION}"
                 )
             differences = _differences(hello, own, accel)
             if vm is not None:
@@ -132,7 +132,7 @@ class Handshake(NamedTuple):
         except (KeyError, TypeError, ValueError, AttributeError):
             raise MigrationError("handshake", "the source's HELLO is invalid") from None
         if not 1 <= streams <= MAX_STREAMS:
-            differences.append(f"streams: {streams} are not 1 to {MAX_STREAMS}")
+            differences.append(f"streams: {streams} is not in 1 to {MAX_STREAMS}")
         if check_disks is not None:
             differences += check_disks(disks)
         if differences:

@@ -1,7 +1,7 @@
-"""What devices and vCPUs took in earlier migrations of a VM: the last known costs.
+"""The times of devices and vCPUs in earlier migrations of a VM: the last known costs.
 
-A slow back-end cannot be distinguished from a quick one before it is stopped. So what
-a migration took is kept, by strategy, and expected again of the next one. It goes with the VM: the
+A slow back-end cannot be distinguished from a quick one before it is stopped. So the times of a
+migration are kept, by strategy, and expected again of the next one. They move with the VM: the
 destination sends its own to the source before the last decision.
 """
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 #: A probe that takes so many times as long as before means that the devices have changed.
 WORSE = 3
-#: It is expected by what is dirty, not by what was.
+#: Estimated from what is dirty now, not from earlier migrations.
 _MEMORY = Phase.FINAL_RAM
-#: What no strategy can move out of the blackout.
+#: The phases that no strategy can move out of the blackout.
 _RINGS = (Phase.GET_VRING_BASE, Phase.START_VRINGS)
 
 
-class Taken(NamedTuple):
-    """What one side took in one blackout, in nanoseconds.
+class BlackoutTimes(NamedTuple):
+    """The times of one side in one blackout, in nanoseconds.
 
     Attributes:
-        number: migrations are counted, so that of two of them the later one is known.
+        number: of the migration; the larger one is the later one.
         devices: by device and phase, the sum of its spans. What is done for a whole class of
-            devices at once stands under the name of the class.
+            devices at once has the name of the class.
         wall: from the first device's first step to the last one's last.
-        vcpus: what belongs to no device, memory left out.
+        vcpus: all that is not of a device, without memory.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Taken(NamedTuple):
 
     @classmethod
     def of(cls, number: int, spans: Iterable[Span]) -> Self:
-        """What the spans of a blackout come to."""
+        """The times that the spans of a migration add up to."""
         devices: dict[str, dict[Phase, int]] = {}
         inside = [span for span in spans if span.in_blackout]
         own = [span for span in inside if span.device_class != "vm"]
@@ -62,7 +62,7 @@ class Taken(NamedTuple):
         return cls(number, devices, wall, vcpus)
 
     def costs(self, *, rings_only: bool) -> list[DeviceCost]:
-        """Of each device, in all phases or in those alone that are about its rings."""
+        """The cost of each device, in all phases or only in those of its rings."""
         return [
             DeviceCost(besides=sum(ns for p, ns in phases.items() if p in _RINGS or not rings_only))
             for phases in self.devices.values()
@@ -70,11 +70,11 @@ class Taken(NamedTuple):
 
 
 class NotifierCosts(NamedTuple):
-    """What notifiers take, in nanoseconds; host and guest notifier of a ring together.
+    """The times to change notifiers, in nanoseconds; host and guest notifier of a ring together.
 
     Attributes:
         assign, deassign: each ring, in a commit of many.
-        assign_commit, deassign_commit: each commit besides.
+        assign_commit, deassign_commit: each commit, in addition.
     """
 
     assign: int
@@ -84,7 +84,7 @@ class NotifierCosts(NamedTuple):
 
 
 class IdleCosts(NamedTuple):
-    """What was measured while the guest did not run, and so did not compete, as in a blackout.
+    """Measured while the guest did not run, and so did not compete, as in a blackout.
 
     Attributes:
         round_trips: of a message and its reply, by device; nanoseconds.
@@ -108,12 +108,12 @@ class History:
     def __init__(self) -> None:
         self.idle: IdleCosts | None = None
         self.notifiers: NotifierCosts | None = None
-        self._taken: dict[Side, dict[str, Taken]] = {"src": {}, "dst": {}}
+        self._kept: dict[Side, dict[str, BlackoutTimes]] = {"src": {}, "dst": {}}
 
     def note(self, side: Side, strategy: str, spans: Iterable[Span]) -> None:
-        """Keep what this side has taken in the migration that has just completed."""
-        numbers = [taken.number for kept in self._taken.values() for taken in kept.values()]
-        self._taken[side][strategy] = Taken.of(max(numbers, default=0) + 1, spans)
+        """Keep the times of this side in the migration that has just completed."""
+        numbers = [times.number for kept in self._kept.values() for times in kept.values()]
+        self._kept[side][strategy] = BlackoutTimes.of(max(numbers, default=0) + 1, spans)
 
     def devices(self, side: Side, strategy: Strategy, probed: int = 0, notifiers: int = 0) -> int:
         """Nanoseconds that the devices of a side are expected to take.
@@ -122,21 +122,21 @@ class History:
             side: of the migration.
             strategy: of the migration to come.
             probed: what a probe of the devices expects, in nanoseconds.
-            notifiers: what their notifiers are expected to take besides.
+            notifiers: what their notifiers are expected to take in addition, in nanoseconds.
 
-        What they took under the same strategy is believed before the probe, which a running
-        guest slows down, unless that takes `WORSE` times as long. What each of them took under
-        another strategy, combined in this one's way, counts if it is longer.
+        The times under the same strategy take precedence over the probe, which a running guest
+        slows down, unless the probe is `WORSE` times as long. The times of each device under
+        another strategy, combined as this one works, count if they are longer.
         """
-        kept = self._taken[side]
+        kept = self._kept[side]
         same = kept.get(strategy.NAME)
         if same is not None:
             return same.wall if probed < WORSE * same.wall else probed + notifiers
         other = min(
             (
-                strategy.estimate(taken.costs(rings_only=strategy.prepares_ahead))
-                for taken in kept.values()
-                if taken.devices
+                strategy.estimate(times.costs(rings_only=strategy.prepares_ahead))
+                for times in kept.values()
+                if times.devices
             ),
             default=0,
         )
@@ -145,26 +145,26 @@ class History:
     def vcpus(self, strategy: Strategy, measured: int = 0) -> int:
         """Nanoseconds of the vCPUs, both sides together.
 
-        What they took under the same strategy is believed first, then what was measured of this
-        VM. Another strategy may leave more to the blackout, or less.
+        The times under the same strategy take precedence, then what was measured of this VM.
+        Another strategy may do more in the blackout, or less.
         """
-        sides = [kept for kept in self._taken.values() if kept]
+        sides = [kept for kept in self._kept.values() if kept]
         if measured and not all(strategy.NAME in kept for kept in sides):
             return measured
         return sum(
-            kept.get(strategy.NAME, max(kept.values(), key=lambda taken: taken.number)).vcpus
+            kept.get(strategy.NAME, max(kept.values(), key=lambda times: times.number)).vcpus
             for kept in sides
         )
 
     def learn(self, received: JsonObject) -> None:
-        """Take over what the other side knows, where it is the later.
+        """Merge the history of the other side: of each strategy the later migration counts.
 
         Raises:
             TypeError, ValueError, AttributeError: it is not what `to_json` returns.
         """
-        for side, kept in self._taken.items():
+        for side, kept in self._kept.items():
             for strategy, (number, devices, wall, vcpus) in received.get(side, {}).items():
-                theirs = Taken(
+                theirs = BlackoutTimes(
                     int(number),
                     {
                         str(name): {Phase(phase): int(ns) for phase, ns in phases.items()}
@@ -183,8 +183,8 @@ class History:
     def to_json(self) -> JsonObject:
         """For the other side."""
         document: JsonObject = {
-            side: {strategy: list(taken) for strategy, taken in kept.items()}
-            for side, kept in self._taken.items()
+            side: {strategy: list(times) for strategy, times in kept.items()}
+            for side, kept in self._kept.items()
         }
         if self.notifiers is not None:
             document["notifiers"] = list(self.notifiers)

@@ -23,7 +23,7 @@ _MS = 1_000_000
 
 
 class Job:
-    """A migration, in a thread of its own from `start` on, and how it ends.
+    """A migration, in a thread of its own from `start` on, and its outcome.
 
     Args:
         emit: gets an event at every change of `status`, and the events of the migration itself.
@@ -56,10 +56,10 @@ class Job:
         cancel: Callable[[], bool],
         give_up: Callable[[], object] | None = None,
     ) -> None:
-        """Begin.
+        """Start the thread.
 
         Args:
-            side: whose migration it is.
+            side: the source or the destination.
             work: runs it.
             cancel: makes ``work`` end early; False when it is too late for that.
             give_up: the same, when the process ends; ``cancel`` by default.
@@ -74,7 +74,7 @@ class Job:
         self._thread.start()
 
     def observe(self, name: str, data: JsonObject) -> None:
-        """Pass an event of the migration on."""
+        """Forward an event of the migration."""
         if name == "MIGRATION":
             with self._lock:
                 # After a cancel only the end is reported.
@@ -125,7 +125,7 @@ class Job:
         self._report(data)
 
     def _report(self, data: JsonObject) -> None:
-        """The status has changed."""
+        """Emit a change of the status."""
         if STATUS.enabled:
             STATUS.emit(status=data["status"], error=data.get("error-desc"))
         self._emit("MIGRATION", data)

@@ -1,4 +1,4 @@
-"""Memory over several sockets side by side.
+"""Memory over several sockets in parallel.
 
 The first socket carries everything else as well. A round of memory ends with a BARRIER on every
 socket; a receiver that has read its own reads nothing more until all have. So no page of a later
@@ -59,8 +59,9 @@ class SendingChannels:
         self._others = others
         self._pending: list[SimpleQueue[Callable[[], None] | None]] = []
         self._done: SimpleQueue[Exception | None] = SimpleQueue()
-        # Pages of this round have gone by several sockets; of an earlier one, by the first alone.
-        self._uneven = self._owed = False
+        # Several sockets have sent pages of this round; since the last barrier, the first one alone
+        # has sent those of an earlier round.
+        self._parallel = self._barrier_due = False
         self._threads = []
         for number, _ in enumerate(others, 1):
             queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -85,9 +86,9 @@ class SendingChannels:
         if not self._others or sum(length for _, length in runs) < LITTLE:
             self._stream.send_ram(ram, runs)
             return
-        if self._owed:
+        if self._barrier_due:
             self._send_barrier()
-        self._uneven = True
+        self._parallel = True
         mine, *rest = shares(runs, 1 + len(self._others))
         for queue, other, share in zip(self._pending, self._others, rest, strict=True):
             queue.put(lambda other=other, share=share: other.send_ram(ram, share))  # type: ignore[misc]
@@ -107,18 +108,18 @@ class SendingChannels:
         return next((error for error in errors if error is not None), None)
 
     def end_round(self) -> None:
-        """What is sent from now on may be of the same pages.
+        """See `RamSender.end_round`.
 
         Raises:
             MigrationError: a socket has broken.
         """
-        if self._uneven:
+        if self._parallel:
             self._send_barrier()
         else:
-            self._owed = True
+            self._barrier_due = True
 
     def _send_barrier(self) -> None:
-        self._uneven = self._owed = False
+        self._parallel = self._barrier_due = False
         for stream in (self._stream, *self._others):
             stream.send(Kind.BARRIER)
 
@@ -176,7 +177,7 @@ class ReceivingChannels:
             thread.start()
 
     def await_barrier(self, timeout: float) -> None:
-        """The first socket has come to the end of a round: return when all have.
+        """The first socket has reached the end of a round: return when all have.
 
         Raises:
             MigrationError: one of them has broken, or is silent for ``timeout`` seconds.
@@ -186,7 +187,7 @@ class ReceivingChannels:
         except threading.BrokenBarrierError:
             self.check()
             raise MigrationError(
-                "stream", f"a stream has not come to the round's end within {timeout:g} s"
+                "stream", f"a stream has not reached the round's end within {timeout:g} s"
             ) from None
 
     def finish(self) -> None:
@@ -194,7 +195,7 @@ class ReceivingChannels:
         self._finished = True
 
     def check(self) -> None:
-        """Raise what has ended another socket."""
+        """Raise the error that has ended another socket, if one has."""
         if self._error is not None:
             raise self._error
 
@@ -208,7 +209,7 @@ class ReceivingChannels:
                 elif kind is Kind.BARRIER:
                     self._barrier.wait()
                 else:
-                    raise MigrationError("stream", f"{kind.name} came where RAM was due")
+                    raise MigrationError("stream", f"received {kind.name}, expected RAM")
         except MigrationError as error:
             if self._finished:
                 return

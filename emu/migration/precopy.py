@@ -1,4 +1,4 @@
-"""The memory that goes while the VM runs: rounds, until the blackout is expected to be short."""
+"""The memory that is sent while the VM runs, in rounds, until the expected blackout is short."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 #: Bytes between two checks for a cancel.
 PIECE = 64 << 20
-#: What is dirty when all is decided still goes before the clock starts if it goes in this time
-#: (nanoseconds), or if less is dirty afterwards.
+#: What is dirty after the last decision is still sent before the blackout if that takes no longer
+#: than this (nanoseconds), or if less is dirty afterwards.
 TOP_UP_NS = 50_000_000
 #: Nanoseconds between two events of a round that takes long.
 EVENT_PERIOD_NS = 5_000_000_000
@@ -41,7 +41,7 @@ Observer = Callable[[str, dict[str, object]], None]
 
 
 class Precopied(NamedTuple):
-    """What was sent while the VM ran: rounds, bytes, nanoseconds; and what came of it.
+    """What was sent while the VM ran: rounds, bytes, nanoseconds; and the last decision.
 
     Attributes:
         decision: the last one, once there is one.
@@ -60,7 +60,7 @@ class Precopied(NamedTuple):
         return 0 if self.decision is None else self.decision.outlook.downtime_ns
 
     def to_json(self) -> JsonObject:
-        """As it stands in ``precopy`` of docs/reference/json.md."""
+        """The member ``precopy`` of docs/reference/json.md."""
         answer: JsonObject = {"rounds": self.rounds, "bytes": self.bytes, "ms": self.ns / 1e6}
         if self.decision is not None:
             _, reason, outlook = self.decision
@@ -85,8 +85,8 @@ class Precopy:
     Args:
         ram: the guest's memory.
         sync: finds dirty memory.
-        stream: where it goes.
-        parameters: what it may take.
+        stream: to the destination.
+        parameters: the limits of the migration.
         observe: gets an event for every round.
         forecast: what the blackout is expected to take besides memory.
         throttle: keeps the guest from running for a share of its time, in percent.
@@ -138,7 +138,7 @@ class Precopy:
             await_prepared: returns the payload of PREPARED.
 
         Raises:
-            MigrationError: it does not converge, and that was to end it.
+            MigrationError: it does not converge, and on-no-converge is ``abort``.
         """
         runs = self._sync.everything()
         decided = prepared = False
@@ -178,8 +178,8 @@ class Precopy:
     def top_up(self) -> None:
         """The last step before the blackout: send what is dirty now, if that shortens it.
 
-        It does not where the guest writes faster than the limit lets memory go: more would be
-        dirty after it than before. What is not sent is left to the blackout.
+        It does not if the guest writes faster than the bandwidth limit: more would be dirty
+        after it than before. What is not sent is sent in the blackout.
         """
         decision = self.sent.decision
         assert decision is not None  # noqa: S101  `run` has decided
@@ -203,7 +203,7 @@ class Precopy:
         self.sent = Precopied(rounds, sent, now() - self._start, decision, note)
 
     def _send(self, runs: Sequence[Run]) -> tuple[int, int]:
-        """Send memory, no faster than the limit; the bytes, and what sending itself took in ns."""
+        """Send memory, no faster than the limit; return its bytes, and nanoseconds of sending."""
         sent = sending_ns = 0
         bucket = self._bucket
         for piece in pieces(runs, bucket.piece if bucket.rate else PIECE):
@@ -213,7 +213,7 @@ class Precopy:
             sending_ns += now() - began
             size = total(piece)
             sent += size
-            wait = bucket.spend(size)
+            wait = bucket.consume(size)
             if wait:
                 self._pause(wait / _NS)
             if now() - self._last_event > EVENT_PERIOD_NS:

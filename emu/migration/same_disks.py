@@ -23,7 +23,7 @@ def differences(mine: JsonObject, source: JsonObject) -> list[str]:
     if (mark is None) != (images is None):
         side = "destination" if mark is None else "source"
         found.append(f"disks: only the {side} has --images")
-    elif mark is not None and images is not None and not _sees(Path(images), str(mark)):
+    elif mark is not None and images is not None and not _has_mark(Path(images), str(mark)):
         found.append(f"disks: --images {images} of the destination is not the source's directory")
     theirs, ours = source.get("disk"), mine.get("disk")
     if (theirs is None) != (ours is None):
@@ -38,6 +38,6 @@ def differences(mine: JsonObject, source: JsonObject) -> list[str]:
     return found
 
 
-def _sees(images: Path, mark: str) -> bool:
-    # The name comes from the other side: nothing of it may lead elsewhere.
+def _has_mark(images: Path, mark: str) -> bool:
+    # The name is from the other side: it must not lead to another directory.
     return mark.isalnum() and (images / f"{_PREFIX}{mark}").exists()

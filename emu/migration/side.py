@@ -1,4 +1,4 @@
-"""What both sides of a migration have in common, for the monitor of the VM's process."""
+"""The base class of both sides of a migration, as the monitor of the VM's process uses it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class MigrationSide(ABC):
     Attributes:
         timeline: spans and marks of this side.
         commits_before: commits of the machine before this migration.
-        lost: after a failure, the devices that are left without a back-end, and why.
+        lost: after a failure, the devices without a back-end, and the error of each.
         guest_gap_ns: the gap that the blackout made in the guest's heartbeat, at the side at which
             the VM runs afterwards.
-        awaits_vm: the VM has not come yet.
+        awaits_vm: the VM has not arrived yet.
     """
 
     def __init__(self, commits_before: int) -> None:

@@ -365,7 +365,7 @@ class Source(MigrationSide):
         if kind is Kind.FAILED:
             raise MigrationError("destination", payload.decode(errors="replace"))
         if kind is not wanted:
-            raise MigrationError("stream", f"{kind.name} came where {wanted.name} was due")
+            raise MigrationError("stream", f"received {kind.name}, expected {wanted.name}")
         return payload
 
     def _roll_back(self) -> None:

@@ -36,10 +36,10 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
     """Set every device to what `pack_devices` packed.
 
     Returns:
-        The devices whose rings lie elsewhere, or have other sizes, than they knew before.
+        The devices whose rings have other addresses or sizes than before.
 
     Raises:
-        MigrationError: these are other devices than this side's.
+        MigrationError: the devices are not this side's.
         BackendError: this side's back-end lacks a feature that the guest uses.
     """
     at = 0
@@ -70,7 +70,7 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
 
 
 def _load_rings(device: VhostDevice, rings: Sequence[tuple[int, int, int, int, int]]) -> bool:
-    """Whether a ring lies elsewhere than before."""
+    """Whether a ring has another address or size than before."""
     moved = False
     for ring, (size, base, desc, avail, used) in zip(device.rings, rings, strict=False):
         addresses = RingAddresses(size, desc, avail, used)
@@ -96,7 +96,7 @@ def pack_switchover(vm: Vm) -> bytes:
 def load_switchover(data: bytes, vm: Vm) -> list[VhostDevice]:
     """The reverse of `pack_switchover`; raises and returns as `load_devices`."""
     if len(data) < _SWITCHOVER.size:
-        raise MigrationError(Phase.LOAD_STATE, "the device state is cut short")
+        raise MigrationError(Phase.LOAD_STATE, "the device state is truncated")
     devices, vcpus = _SWITCHOVER.unpack_from(data)
     if len(data) != _SWITCHOVER.size + devices + vcpus:
         raise MigrationError(Phase.LOAD_STATE, "the device state has the wrong length")

@@ -35,7 +35,7 @@ _TIMEVAL = struct.Struct("@ll")
 RUNS_PER_SECTION = 1000
 #: From this length on a run goes by sendfile; below it, one sendmsg for many runs costs less.
 SENDFILE_BYTES = 256 << 10
-#: No section that is not RAM comes near this.
+#: Bytes of the largest payload that is accepted; memory does not count.
 MAX_PAYLOAD = 64 << 20
 
 #: Descriptors in one message (SCM_MAX_FD of the kernel).
@@ -61,9 +61,9 @@ class Kind(IntEnum):
     JOIN = 7
     #: A round of memory ends; on every socket of a migration that has several.
     BARRIER = 8
-    #: What time is it?
+    #: A request for the time (`emu.migration.clocks`).
     PING = 9
-    #: From both sides, when the VM has moved: what the other one is to know of it.
+    #: From both sides, when the VM has moved (`emu.migration.completion`).
     COMPLETION = 10
     PREPARED = 16
     RUNNING = 17
@@ -129,7 +129,7 @@ class MigrationStream:
 
     @property
     def encrypted(self) -> bool:
-        """TLS is spoken."""
+        """Whether it uses TLS."""
         return isinstance(self._sock, ssl.SSLSocket)
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
@@ -159,7 +159,7 @@ class MigrationStream:
     def _send_file(self, ram: GuestRam, run: Run) -> None:
         fd, offset = ram.locate(*run)
         self._send_all([HEADER.pack(Kind.RAM, 1, _ENTRY.size) + _ENTRY.pack(*run)])
-        if self.encrypted:  # what the kernel does not see it cannot send
+        if self.encrypted:  # sendfile would send plain bytes
             self._send_all([ram.view(*run)])
             return
         end = offset + run[1]
@@ -206,7 +206,7 @@ class MigrationStream:
         return kind, count, bytes(payload)
 
     def receive_ram(self, ram: GuestRam, count: int, table: bytes) -> int:
-        """The memory of a RAM section, straight into guest memory; how many bytes it was.
+        """Receive the memory of a RAM section into guest memory; return the number of bytes.
 
         Raises:
             MigrationError: a piece lies outside of guest memory, or the other side has gone.
@@ -232,7 +232,7 @@ class MigrationStream:
             left = _after(left, got)
 
     def send_descriptors(self, fds: Sequence[int]) -> None:
-        """Pass open files on, some hundred with each byte; they stay open here.
+        """Send descriptors, up to `DESCRIPTORS_PER_MESSAGE` with each byte; they stay open here.
 
         Raises:
             MigrationError: the other side has gone, or is on another host.
@@ -246,11 +246,11 @@ class MigrationStream:
                 raise self._broken(error) from error
 
     def receive_descriptors(self, count: int) -> list[int]:
-        """As many open files as `send_descriptors` passed on; the caller's to close.
+        """The descriptors that `send_descriptors` sent; the caller closes them.
 
         Raises:
-            MigrationError: they did not all come, as the other side has gone, or this process may
-                not have so many.
+            MigrationError: some are missing: the other side has gone, or the limit of open files
+                is too low.
         """
         fds: list[int] = []
         try:
@@ -264,7 +264,8 @@ class MigrationStream:
                     raise MigrationError("stream", "the other side closed the connection")
                 if flags & socket.MSG_CTRUNC or len(came) != wanted:
                     raise MigrationError(
-                        "handover", f"only {len(fds)} of {count} descriptors came: see ulimit -n"
+                        "handover",
+                        f"got {len(fds)} of {count} descriptors only: see ulimit -n",
                     )
         except OSError as error:
             close_all(fds)
@@ -290,16 +291,16 @@ class MigrationStream:
         try:
             self.send(Kind.FAILED, reason.encode())
             self._sock.shutdown(socket.SHUT_WR)
-            until = time.monotonic() + FAILURE_TIMEOUT
-            while time.monotonic() < until and self._sock.recv(1 << 20):
+            deadline = time.monotonic() + FAILURE_TIMEOUT
+            while time.monotonic() < deadline and self._sock.recv(1 << 20):
                 pass
         except (MigrationError, OSError):
-            return  # it has gone, or does not listen: it will find the connection closed
+            return  # it has gone, or does not read: it gets the end of the connection
 
     def receive_failure(self) -> str:
         """At the source, when the stream broke: why the destination gave up, if it sent FAILED."""
         if self._silent:
-            return ""  # it has been listened to for long enough
+            return ""  # a timeout has passed already
         self.set_timeout(FAILURE_TIMEOUT)
         try:
             kind, _, payload = self.receive()
@@ -309,7 +310,7 @@ class MigrationStream:
 
     @property
     def hung_up(self) -> bool:
-        """The other side has closed its end. It may have sent something before it did."""
+        """Whether the other side has closed its end. It may have sent something before it did."""
         poll = select.poll()
         poll.register(self._sock, select.POLLRDHUP)
         return bool(poll.poll(0))
@@ -332,7 +333,7 @@ class MigrationStream:
 
     def interrupt(self) -> None:
         """From another thread: each send and receive fails at once, from now on."""
-        with contextlib.suppress(OSError):  # the other side was quicker
+        with contextlib.suppress(OSError):  # the other side has closed it
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -341,9 +342,9 @@ class MigrationStream:
 
 
 def _refuse_tls(head: bytes | bytearray) -> None:
-    """Say what it means when these bytes begin a TLS record: an alert or a handshake."""
+    """Raise an error if these bytes begin a TLS record: an alert or a handshake."""
     if head[0] in (0x15, 0x16) and head[1] == 0x03:
-        text = "the other side speaks TLS: give both sides certificates, or neither"
+        text = "the other side uses TLS: give both sides certificates, or neither"
         raise MigrationError("tls", text) from None
 
 

@@ -19,7 +19,7 @@ CHUNK = 1 << 20
 RECORD = 16 << 10
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
-#: What the other side's alerts say of this side's certificate (RFC 8446, section 6.2).
+#: The other side's alerts about this side's certificate (RFC 8446, section 6.2).
 _ALERTS = {
     "CERTIFICATE_EXPIRED": "it has expired",
     "UNKNOWN_CA": "its --tls-ca did not sign it",
@@ -36,7 +36,7 @@ class TlsSocket(ssl.SSLSocket):
     """A TLS connection with the calls that a stream makes of a plain socket."""
 
     def sendmsg(self, parts: Sequence[bytes | memoryview], *_: Any) -> int:  # type: ignore[override]
-        """Send some of the parts; how many bytes went."""
+        """Send some of the parts; return the number of bytes."""
         if len(parts[0]) >= RECORD:
             return self.send(memoryview(parts[0])[:CHUNK])
         gathered = bytearray()
@@ -49,19 +49,19 @@ class TlsSocket(ssl.SSLSocket):
     def recvmsg_into(  # type: ignore[override]
         self, views: Sequence[memoryview], *_: Any
     ) -> tuple[int, list[Any], int, None]:
-        """Fill the beginning of the first view; how many bytes came."""
+        """Fill the beginning of the first view; return the number of bytes first."""
         return self.recv_into(views[0]), [], 0, None
 
     def shutdown(self, how: int) -> None:
-        """Shut the connection down, but still use TLS for what is left of it.
+        """Shut the connection down, but still use TLS for what is received afterwards.
 
-        Python's own would read what comes afterwards as plain bytes.
+        Python's own would return it as plain bytes.
         """
         socket.socket.shutdown(self, how)
 
 
 class Credentials(NamedTuple):
-    """What a side shows of itself, and whom it believes.
+    """The certificate of a side, and the authorities that it trusts.
 
     Attributes:
         cert, key: PEM files of this side's certificate, with its chain, and of its private key.
@@ -75,7 +75,7 @@ class Credentials(NamedTuple):
     hostname: str = ""
 
     def context(self, *, server: bool) -> ssl.SSLContext:
-        """TLS 1.3 as a destination (``server``) or a source; both verify the other one.
+        """TLS 1.3 as a destination (``server``) or a source; both verify the peer.
 
         Raises:
             MigrationError: a file is missing, or is not what it should be.
@@ -85,7 +85,7 @@ class Credentials(NamedTuple):
         made.minimum_version = ssl.TLSVersion.TLSv1_3
         made.verify_mode = ssl.CERT_REQUIRED
         if server:
-            made.num_tickets = 0  # no session is resumed, and no one reads them
+            made.num_tickets = 0  # no session is resumed, and the source reads no tickets
         for option, path in zip(("cert", "key", "ca"), self[:3], strict=True):
             _check_readable(f"--tls-{option}", path)
         self._load(made)
@@ -112,7 +112,7 @@ class Credentials(NamedTuple):
             return f"--tls-key {self.key} is encrypted: give one that needs no passphrase"
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             return f"--tls-key {self.key} is not the key of --tls-cert {self.cert}"
-        return f"--tls-cert {self.cert} and --tls-key {self.key} are no certificate and key in PEM"
+        return f"--tls-cert {self.cert} and --tls-key {self.key} are not a PEM certificate and key"
 
 
 def _check_readable(option: str, path: str) -> None:
@@ -129,14 +129,14 @@ def secure(
     """Begin TLS on a connected socket, which is closed when that fails.
 
     Args:
-        sock: the socket; it is of no use afterwards.
+        sock: the socket; it must not be used afterwards.
         credentials: this side's.
         server: this is the destination.
         host: the address that was connected to; empty for a unix socket, which has no name.
         timeout: seconds for each message of the handshake.
 
     Raises:
-        MigrationError: the other side speaks no TLS, or one side does not accept the other.
+        MigrationError: the other side does not use TLS, or one side does not accept the other.
     """
     try:
         context = credentials.context(server=server)
@@ -156,13 +156,13 @@ def secure(
     try:
         encrypted.do_handshake()
     except OSError as error:
-        _let_hear(encrypted)
+        _close_after_alert(encrypted)
         raise MigrationError("tls", explain(error)) from None
     return encrypted
 
 
-def _let_hear(sock: ssl.SSLSocket) -> None:
-    """Close so that the other side reads the alert first: unread bytes would take it away."""
+def _close_after_alert(sock: ssl.SSLSocket) -> None:
+    """Close so that the other side reads the alert first: unread bytes would cause a reset."""
     with suppress(OSError):
         sock.settimeout(1.0)
         socket.socket.shutdown(sock, socket.SHUT_WR)
@@ -172,16 +172,16 @@ def _let_hear(sock: ssl.SSLSocket) -> None:
 
 
 def explain(error: OSError) -> str:
-    """What a TLS error means for the user, who chose the certificates."""
+    """A TLS error in terms of the certificates that the user chose."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the other side's certificate is refused: {error.verify_message}"
     if isinstance(error, TimeoutError):
-        return "the other side does not answer: does it speak TLS?"
+        return "the other side does not answer: does it use TLS?"
     reason = getattr(error, "reason", None)
     if not isinstance(reason, str):
-        return "the other side closed the connection in the handshake: does it speak TLS?"
+        return "the other side closed the connection in the handshake: does it use TLS?"
     if reason in _NO_TLS:
-        return "the other side does not speak TLS: give both sides certificates, or neither"
+        return "the other side does not use TLS: give both sides certificates, or neither"
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return "the other side has shown no certificate"
     _, alert, name = reason.partition("ALERT_")

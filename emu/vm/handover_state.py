@@ -22,8 +22,8 @@ class VmHandoverState(NamedTuple):
 
     Attributes:
         config: what the guest's drivers know of the devices.
-        backends: socket path of each device's back-end, for one that comes back.
-        devices: what is known of each device.
+        backends: socket path of each device's back-end, to reconnect.
+        devices: the state of each device.
         memory: descriptors of guest memory, region by region.
         descriptors: those of all devices, in order.
     """

@@ -40,19 +40,19 @@ if TYPE_CHECKING:
     from emu.config.costs import CostModel
     from emu.config.vm_spec import VmSpec
 
-#: Seconds that a device, or a vCPU, may take for anything.
+#: Seconds that one request to a device, or one change of the vCPUs, may take.
 TIMEOUT = 10.0
-#: Seconds for each answer of a back-end that has come back; until then the device is lost anyway.
+#: Seconds for each reply while a lost device is reconnected.
 REPLY_TIMEOUT = 2.0
 #: Seconds to wait for a heartbeat, which is due every millisecond.
 HEARTBEAT_TIMEOUT = 0.2
-#: A beat of which this thread learns later than this is not the last one; how often to try again.
+#: A beat that is older than this (nanoseconds) may not be the last one; attempts to see the last.
 HEARTBEAT_FRESH_NS = 300_000
 HEARTBEAT_TRIES = 5
 
 
-def _nobody(_name: str, _data: dict[str, object]) -> None:
-    """Nobody wants to know."""
+def _ignore(_name: str, _data: dict[str, object]) -> None:
+    """The observer of a VM whose events are not needed."""
 
 
 class DiskUse(NamedTuple):
@@ -67,23 +67,23 @@ class Vm:
     Args:
         spec: its shape.
         accel: ``auto``, ``soft`` or ``kvm``.
-        costs: what the machine's notifiers cost beyond what they cost anyway.
+        costs: latency injected into the machine's notifiers.
         backends: socket path of each device's back-end, by the device's name.
         disk: what the guest does with the user's file behind ``blk0``, if there is one.
-        timeout: seconds that a device may take for anything.
+        timeout: seconds that one request to a device may take.
         observe: gets an event for each device that is lost or reconnected.
-        handed_over: memory and running devices of the VM in another process.
-            Nothing is sent to a back-end, and no byte of memory is touched.
+        handed_over: memory and running devices of the VM in another process. Nothing is then sent
+            to a back-end, and no memory is written.
 
     Attributes:
-        backends: as given, or as they are inherited.
+        backends: as given, or as handed over.
         driving: held by the thread that uses the back-ends of a VM that runs; while the vCPUs
             are paused only the migration does.
         reconnect: reconnects devices that lost their back-ends; paused until the VM runs.
 
     Raises:
-        VhostUserError: a back-end is not there, or is not what the VM needs.
-        EmuError, ShapeError: there can be no such VM.
+        VhostUserError: a back-end cannot be reached, or lacks what the VM needs.
+        EmuError, ShapeError: the accelerator, or the shape of the VM, is not possible here.
         OSError: out of descriptors or memory.
     """
 
@@ -96,7 +96,7 @@ class Vm:
         backends: Mapping[str, str],
         disk: DiskUse | None = None,
         timeout: float = TIMEOUT,
-        observe: Observer = _nobody,
+        observe: Observer = _ignore,
         handed_over: VmHandoverState | None = None,
     ) -> None:
         self.spec = spec
@@ -115,7 +115,7 @@ class Vm:
             self.guest = GuestProgram(spec, self.machine, config)
             made.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
-            self.reconnect = ReconnectManager(self.devices, self._bring_back, observe)
+            self.reconnect = ReconnectManager(self.devices, self._reconnect_device, observe)
             made.callback(self.reconnect.close)
             self._owned = made.pop_all()
 
@@ -134,19 +134,19 @@ class Vm:
             self.machine.set_device_handler(index, device.kick)
 
     def _connect(self, disk: DiskUse | None) -> GuestConfig:
-        """Connect every device to its back-end; what the guest's drivers find out of them."""
+        """Connect every device to its back-end; return what the guest's drivers need to know."""
         for device in self.devices:
             device.connect(self.backends[device.name], timeout=self.timeout)
         return self._probe(disk)
 
     def _restore(self, handed_over: VmHandoverState) -> GuestConfig:
-        """The same of devices that are connected, and run, already."""
+        """Restore devices that are connected, and run, already; return the same."""
         for device, (known, fds) in zip(self.devices, handed_over.by_device(), strict=True):
             restore(device, known, fds)
         return handed_over.config
 
     def _probe(self, disk: DiskUse | None) -> GuestConfig:
-        """What the guest's drivers find out of the devices."""
+        """Read what the guest's drivers need to know of the devices."""
         disks = [device for device in self.devices if isinstance(device, VhostUserBlk)]
         features = [
             BlkFeatures(
@@ -170,7 +170,7 @@ class Vm:
         )
 
     def handover_state(self) -> VmHandoverState:
-        """What another process needs to go on with this VM; the descriptors stay this VM's own.
+        """What another process needs to continue this VM; this VM keeps its descriptors open.
 
         Raises:
             MigrationError: a device cannot be handed over.
@@ -188,7 +188,7 @@ class Vm:
             raise MigrationError("handover", str(error)) from error
 
     def still_matches(self, state: VmHandoverState) -> bool:
-        """Whether the guest has left all of its devices alone since `handover_state`."""
+        """Whether the guest has changed no device since `handover_state`."""
         with self.driving:
             return all(
                 known.still_matches(device)
@@ -231,7 +231,7 @@ class Vm:
         """Start every device again, whatever state it is in.
 
         One that cannot be started does not hold up the others. A device whose back-end has gone,
-        or cannot be trusted any more, is lost: it is reconnected when a back-end listens. Its
+        or whose connection is broken, is lost: it is reconnected when a back-end listens. Its
         requests stay in its rings.
         """
         kept: list[VhostDevice] = []
@@ -249,12 +249,12 @@ class Vm:
                 self.reconnect.lose(device, strategy.failures[device.name])
         self.signal_all_rings()
 
-    def _bring_back(self, device: VhostDevice) -> None:
+    def _reconnect_device(self, device: VhostDevice) -> None:
         """Connect a lost device anew, and start it.
 
-        Where its rings are to go on is not known. What has been completed stands in the used ring,
-        and a disk's back-end finds in the inflight region what has not; what a NIC had taken and
-        not completed it takes again.
+        The bases of its rings are unknown, so each starts at its used index. A disk's back-end
+        finds the requests that are not completed in the inflight region; a NIC's processes the
+        buffers again that it had taken and not completed.
         """
         acked = device.acked_features
         try:
@@ -291,9 +291,9 @@ class Vm:
         self._eventfds.signal(device.notifier_fds())
 
     def stop_logging(self) -> None:
-        """Switch the dirty log off wherever there is a back-end.
+        """Disable the dirty log of every device that has a back-end.
 
-        Where it stays on, the back-end goes on writing to the log, which is harmless.
+        A back-end for which that fails goes on writing to the log, which is harmless.
         """
         kept = [device for device in self.devices if device.connected]
         for device in self.devices:
@@ -303,7 +303,7 @@ class Vm:
         self._drive(kept, procedures, Split(lenient=True))
 
     def drive(self, procedures: Iterable[Procedure]) -> None:
-        """Run one procedure for each device, all in flight, outside of any comparison."""
+        """Run one procedure for each device, all in flight, with the strategy `Split`."""
         self._drive(self.devices, procedures)
 
     def drive_one(self, device: VhostDevice, procedure: Procedure) -> None:
@@ -316,7 +316,7 @@ class Vm:
         procedures: Iterable[Procedure],
         strategy: Split | None = None,
     ) -> None:
-        # The guest may reset a device while a migration switches the log on or probes the devices.
+        # The guest may reset a device while a migration enables the log or probes the devices.
         with self.driving:
             tasks = [
                 Task(device.name, device.device_class, procedure)
@@ -328,14 +328,14 @@ class Vm:
             (strategy or Split()).drive(tasks, stage)
 
     def signal_all_rings(self) -> None:
-        """Kick and call every started ring once, so that nothing that was pending is lost."""
+        """Kick and call every started ring once, so that no pending notification is lost."""
         self._eventfds.signal([fd for device in self.devices for fd in device.notifier_fds()])
 
     def await_heartbeat(self) -> None:
-        """Return just after a beat, or soon if there is none: the guest may hang.
+        """Return just after a heartbeat, or soon if there is none: the guest may hang.
 
-        The two ends of a blackout are beats. On a busy host the last one may be long ago, and the
-        guest would count that gap together with the one that the pause makes.
+        Heartbeats bound the gap that the guest measures. On a busy host the last one may be long
+        ago, and that delay would count as part of the blackout.
         """
         for _ in range(HEARTBEAT_TRIES):
             self.machine.vcpus.arm(0, time.monotonic_ns())
@@ -343,14 +343,15 @@ class Vm:
             if beat is None or time.monotonic_ns() - beat < HEARTBEAT_FRESH_NS:
                 return
 
-    def resume_arrived(self, timeout: float) -> int:
+    def resume_incoming(self, timeout: float) -> int:
         """Resume a VM that has arrived by migration, and wait until it runs.
 
-        The guest's threads then want the interpreter as well, so this one may learn of it late.
-        What counts is when it happened.
+        The guest's threads then compete for the interpreter, so this thread may learn of it late:
+        the time returned is that of the event.
 
         Returns:
-            When the last vCPU that had been running, and guest code at all, had run again.
+            CLOCK_MONOTONIC nanoseconds at which guest code, and each vCPU that had been running,
+            had run again.
         """
         heartbeat = self.guest.heartbeat
         self.machine.vcpus.arm(0, time.monotonic_ns())
@@ -361,11 +362,11 @@ class Vm:
         return max(ran, heartbeat.first_ns or time.monotonic_ns())
 
     def pause_vcpus(self, timeout: float = TIMEOUT) -> None:
-        """Stop all vCPUs; returns when none runs guest code."""
+        """Pause all vCPUs; returns when none runs guest code."""
         self.machine.pause(timeout)
 
     def resume_vcpus(self, timeout: float = TIMEOUT) -> None:
-        """Let all vCPUs run; returns when each one that had been running runs again."""
+        """Resume all vCPUs; returns when each one that had been running runs again."""
         self.machine.resume(timeout)
 
     @property

@@ -1,1 +1,1 @@
-"""The process of one VM, which serves a monitor and obeys it."""
+"""The process of one VM, controlled by its monitor."""

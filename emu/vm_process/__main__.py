@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -> None:
     """Serve the monitor on ``sock`` until its client has gone, then release everything."""
-    late: list[MonitorServer] = []
+    servers: list[MonitorServer] = []  # the control needs `emit` before there is a server
 
     def emit(name: str, data: JsonObject) -> None:
-        late[0].emit(name, data)
+        servers[0].emit(name, data)
 
     control = make_control(emit)
     server = MonitorServer(sock, commands(control))
-    late.append(server)
+    servers.append(server)
     try:
         server.serve()
     finally:

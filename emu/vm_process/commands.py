@@ -9,7 +9,7 @@ The methods of `VmControl` are the monitor's commands; their arguments and resul
 
 A VM process starts empty. ``x-create`` describes the VM; then either ``x-start`` boots it or
 ``migrate-incoming`` awaits it. After ``x-release`` it is empty again, so two such processes can
-pass one VM back and forth.
+migrate one VM back and forth.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class VmControl(Protocol):
         disk: JsonObject | None = None,
         dirty_rate: int = 0,
     ) -> JsonObject:
-        """Describe the VM of this process; nothing needs to be built yet.
+        """Describe the VM of this process; nothing is built yet.
 
         Args:
             name: of this side, ``A`` or ``B``: for threads, errors and traces.
@@ -57,7 +57,7 @@ class VmControl(Protocol):
             backends: socket path of each device's back-end, by the device's name.
             disk: what is behind ``blk0`` when the user gave a file: ``{"path", "size",
                 "writable"}``; without it, or for every other disk, a scratch image.
-            dirty_rate: bytes of memory a second that the guest writes besides.
+            dirty_rate: bytes of memory a second that the guest writes in addition to its load.
 
         Returns:
             ``{"accel": "soft"}`` or ``"kvm"``: the one that will be used.
@@ -79,13 +79,13 @@ class VmControl(Protocol):
         Args:
             uri: ``unix:PATH`` or ``tcp:ADDRESS:PORT``; port 0 takes a free one.
             tls: the fields of `emu.migration.tls.Credentials`, for TLS.
-            disks: what is behind the disks (`orchestrator.shared_disks`), which the source's are
-                to be compared with; nothing when the source is a side of the same run.
-            handover: the VM comes with memory and devices of its own (strategy ``handover``):
-                nothing is built before.
+            disks: what is behind the disks (`orchestrator.shared_disks`), to compare with the
+                source's; None when the source is a side of the same run.
+            handover: the VM's memory and devices are handed over (strategy ``handover``): nothing
+                is built before.
 
         Returns:
-            ``{"uri": ...}`` that the source is to be given.
+            ``{"uri": ...}``: the address for the source.
         """
 
     def migrate(
@@ -112,16 +112,16 @@ class VmControl(Protocol):
         """Set parameters of later migrations: `config.migration_parameters.Parameters`."""
 
     def query_parameters(self) -> JsonObject:
-        """All of them."""
+        """All parameters."""
 
     def cancel(self) -> None:
-        """Give a migration up; the VM stays where it is."""
+        """Cancel a migration; the VM stays where it is."""
 
     def stop(self) -> None:
         """Pause the VM, its devices included."""
 
     def cont(self) -> None:
-        """Let a paused VM run again."""
+        """Resume a paused VM, its devices included."""
 
     def reset(self) -> None:
         """Have the guest's drivers reset all devices and set them up again, as at a reboot."""
@@ -131,11 +131,11 @@ class VmControl(Protocol):
 
         Args:
             calc_time: seconds, 1 to 60.
-            mode: ``dirty-bitmap``, the only one that there is.
+            mode: ``dirty-bitmap``, the only one.
         """
 
     def query_dirty_rate(self) -> JsonObject:
-        """What was measured last: ``{"status", "dirty-rate": MiB/s, "calc-time": s, ...}``.
+        """The last measurement: ``{"status", "dirty-rate": MiB/s, "calc-time": s, ...}``.
 
         The status is ``unstarted``, ``measuring`` or ``measured``.
         """
@@ -160,7 +160,7 @@ class VmControl(Protocol):
         """
 
     def request_log(self) -> JsonObject:
-        """The guest's own books, since it booted.
+        """The guest's request log, since it booted.
 
         Returns:
             The fields of `emu.guest.request_log.RequestLog`, and ``guest_gap_ns``: the largest gap
@@ -178,11 +178,11 @@ class VmControl(Protocol):
 
         Returns:
             ``{"now_ns": ..., "classes": {"blk": {"requests", "interrupts"}, "net": {"packets",
-            "interrupts"}}}``; further counters of a class may stand beside them.
+            "interrupts"}}}``; a class may have further counters.
         """
 
     def verify(self, timeout: float, images: JsonObject) -> JsonObject:
-        """Have the guest read back all it wrote, and check the images. The load must be quiet.
+        """Have the guest read back all it wrote, and check the images. The load must be stopped.
 
         Args:
             timeout: seconds that it may take.
@@ -198,7 +198,7 @@ class VmControl(Protocol):
 
         Args:
             action: ``start`` (from the beginning), ``limit``, or ``status``.
-            limit: stop short of this offset until another limit comes; None is the disk's end.
+            limit: stop at this offset until there is another limit; None is the disk's end.
 
         Returns:
             ``{"position", "size", "done", "sha256"}``; the digest (hex) is null until done.

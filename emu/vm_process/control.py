@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from emu.qmp.protocol import EventSink, JsonObject
     from emu.vm.handover_state import VmHandoverState
 
-#: Seconds for which dirty memory may be measured, as in QEMU.
-LONGEST_MEASUREMENT = 60
+#: Seconds: the longest calc-time of calc-dirty-rate, as in QEMU.
+MAX_CALC_TIME = 60
 
 
 def _need_back_ends(vm: Vm) -> None:
@@ -100,13 +100,13 @@ class Control(VmControl):
         self._vm: Vm | None = None
         self._job: Job | None = None
         self._incoming: Listener | None = None
-        # Kept when the VM leaves, as it may come back.
+        # Kept after an outgoing migration, as the VM may come back.
         self._history = History()
         self._dirty_rate = DirtyRate()
 
     @property
     def vm(self) -> Vm:
-        """The VM that there is.
+        """The VM of this process.
 
         Raises:
             EmuError: there is none, or one of its vCPUs has crashed.
@@ -190,10 +190,10 @@ class Control(VmControl):
         self._refuse_while_migrating()
         listener = Listener(uri, None if tls is None else Credentials(*tls))
         job = Job(self._emit)
-        deadline = self._parameters.deadline
+        timeout = self._parameters.deadline
 
-        def accept(connect_timeout: float | None = deadline) -> MigrationStream:
-            stream = listener.accept(timeout=deadline, connect_timeout=connect_timeout)
+        def accept(connect_timeout: float | None = timeout) -> MigrationStream:
+            stream = listener.accept(timeout=timeout, connect_timeout=connect_timeout)
             if stream is None:
                 raise MigrationError("listen", "cancelled")
             return stream
@@ -233,7 +233,7 @@ class Control(VmControl):
         )
 
     def _await_handover(self, job: Job) -> DestinationBase:
-        """A destination that builds its VM of what is handed over."""
+        """A destination that builds its VM from what is handed over."""
         self._check_empty()
         return HandoverDestination(
             self._plan["spec"],
@@ -311,7 +311,7 @@ class Control(VmControl):
 
     def _refuse_while_measuring(self) -> None:
         if self._dirty_rate.measuring:
-            raise EmuError("the dirty rate is being measured: wait until it is")
+            raise EmuError("the dirty rate is being measured: wait for its end")
 
     def cancel(self) -> None:
         if self._job is not None:
@@ -357,8 +357,8 @@ class Control(VmControl):
         self._refuse_while_migrating()
         if mode != "dirty-bitmap":
             raise EmuError(f"Parameter 'mode' is {mode!r}: there is dirty-bitmap only")
-        if not 1 <= calc_time <= LONGEST_MEASUREMENT:
-            raise EmuError(f"Parameter 'calc-time' is {calc_time}: 1 to {LONGEST_MEASUREMENT} s")
+        if not 1 <= calc_time <= MAX_CALC_TIME:
+            raise EmuError(f"Parameter 'calc-time' is {calc_time}: 1 to {MAX_CALC_TIME} s")
         self._dirty_rate.start(self.vm, calc_time)
 
     def query_dirty_rate(self) -> JsonObject:
@@ -366,7 +366,7 @@ class Control(VmControl):
 
     @property
     def _side(self) -> MigrationSide | None:
-        """This side of the last migration, or of the one that runs."""
+        """This side of the migration that runs, or of the last one."""
         return None if self._job is None else self._job.side
 
     def query_migrate(self) -> JsonObject:
@@ -397,7 +397,7 @@ class Control(VmControl):
         return {**guest.request_log()._asdict(), "guest_gap_ns": self._guest_gap()}
 
     def _guest_gap(self) -> int:
-        """The heartbeat's gap over the blackout; without a migration, the largest there was."""
+        """The heartbeat's gap over the blackout; without a migration, its largest gap."""
         side = self._side
         if side is not None and side.guest_gap_ns:
             return side.guest_gap_ns
@@ -437,7 +437,7 @@ class Control(VmControl):
         elif action == "limit":
             reader.set_limit(limit)
         elif action != "status":
-            raise EmuError(f"{action!r} is none of start, limit, status")
+            raise EmuError(f"unknown action {action!r}: use start, limit or status")
         return reader.status()._asdict()
 
     def release(self) -> None:

@@ -66,7 +66,7 @@ class Saboteur:
     def lie_in_wait(self) -> None:
         """Put the points into the code of a destination."""
         receive, send = MigrationStream.receive, MigrationStream.send
-        resume_arrived = Vm.resume_arrived
+        resume_incoming = Vm.resume_incoming
 
         def received(stream: MigrationStream) -> tuple[Kind, int, bytes]:
             section = receive(stream)
@@ -80,10 +80,10 @@ class Saboteur:
 
         def taken_off(vm: Vm, *deadline: Any) -> int:
             self.pass_by("before resume")
-            return resume_arrived(vm, *deadline)
+            return resume_incoming(vm, *deadline)
 
         _replace(MigrationStream, receive=received, send=sent)
-        _replace(Vm, resume_arrived=taken_off)
+        _replace(Vm, resume_incoming=taken_off)
 
 
 def _replace(where: type, **methods: Callable[..., Any]) -> None:

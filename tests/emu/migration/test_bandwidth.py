@@ -22,7 +22,7 @@ class Clock:
 
 
 def test_without_a_limit_nothing_waits() -> None:
-    assert TokenBucket(0).spend(1 << 40) == 0
+    assert TokenBucket(0).consume(1 << 40) == 0
 
 
 @given(
@@ -38,7 +38,7 @@ def test_never_faster_than_the_rate_but_for_one_burst(
     sent = [(0, 0)]
     for pieces, idle in steps:
         clock.ns += idle
-        wait = bucket.spend(pieces * bucket.piece)
+        wait = bucket.consume(pieces * bucket.piece)
         sent.append((clock.ns, sent[-1][1] + pieces * bucket.piece))
         clock.ns += wait
     allowed = 6 * bucket.piece  # the burst, and what goes before the wait for it
@@ -51,6 +51,6 @@ def test_as_fast_as_the_rate_when_there_is_always_something() -> None:
     clock = Clock()
     bucket = TokenBucket(20 << 20, clock)
     for _ in range(1000):
-        clock.ns += bucket.spend(bucket.piece)
+        clock.ns += bucket.consume(bucket.piece)
     rate = 1000 * bucket.piece * S / clock.ns
     assert 0.99 * (20 << 20) < rate < 1.01 * (20 << 20)

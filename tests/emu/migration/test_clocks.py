@@ -99,11 +99,11 @@ def test_who_answers_something_else(ends: tuple[MigrationStream, MigrationStream
     """It is not taken for a time."""
     source, destination = ends
     destination.send(Kind.READY)
-    with pytest.raises(MigrationError, match="READY came where the time was due"):
+    with pytest.raises(MigrationError, match="received READY, expected PONG with the time"):
         clocks.probe(source)
     source.send(Kind.DEVICES)
     assert destination.receive()[0] is Kind.PING
-    with pytest.raises(MigrationError, match="DEVICES came where PING was due"):
+    with pytest.raises(MigrationError, match="received DEVICES, expected PING"):
         clocks.answer(destination)
 
 

@@ -33,7 +33,7 @@ def _shape(vm: Vm, **changes: Any) -> dict[str, Any]:
 
 
 _CASES: dict[str, tuple[Callable[[Vm], dict[str, Any]], str]] = {
-    "version": (lambda vm: {"version": 1}, f"the source speaks version 1, not {VERSION}"),
+    "version": (lambda vm: {"version": 1}, f"the source's stream has version 1, not {VERSION}"),
     "vcpus": (lambda vm: _shape(vm, vcpus=7), "vcpus: 7 at the source, 3 at the destination"),
     "memory": (lambda vm: _shape(vm, memory=4096), "memory: 4096 at the source"),
     "ring size": (lambda vm: _shape(vm, ring_size=1), "ring size: 1 at the source"),
@@ -49,7 +49,7 @@ _CASES: dict[str, tuple[Callable[[Vm], dict[str, Any]], str]] = {
         lambda vm: _shape(vm, accelerator="kvm"),
         "accelerator: kvm at the source, soft at the",
     ),
-    "streams": (lambda vm: {"streams": 99}, "streams: 99 are not 1 to 16"),
+    "streams": (lambda vm: {"streams": 99}, "streams: 99 is not in 1 to 16"),
     "strategy": (lambda vm: {"strategy": "magic"}, "magic"),
     "options": (lambda vm: {"options": {"magic": 1}}, "HELLO is invalid"),
     "nonsense": (lambda vm: {"spec": "x"}, "HELLO is invalid"),

@@ -195,7 +195,7 @@ def test_a_stranger_on_a_further_socket() -> None:
         made.start()
         made.sending._others[0].send(Kind.GO)
         made.join()
-        assert "GO came where RAM was due" in str(made.error)
+        assert "received GO, expected RAM" in str(made.error)
     finally:
         made.close()
 
@@ -210,7 +210,7 @@ def test_the_bandwidth_limit_holds_for_all_together(wires: Wires) -> None:
     rest = threading.Event()
     for piece in pieces([(0, SIZE)], 2 * MIB):
         wires.sending.send_ram(wires.source, piece)
-        rest.wait(bucket.spend(total(piece)) / 1e9)
+        rest.wait(bucket.consume(total(piece)) / 1e9)
     took = (now() - began) / 1e9
     wires.finish()
     assert SIZE / took <= limit * 1.1

@@ -10,7 +10,7 @@ import pytest
 
 from emu.errors import MigrationError
 from emu.machine.ram import GuestRam
-from emu.migration.endpoint import Listener, connect, stays_here
+from emu.migration.endpoint import Listener, connect, is_local
 from emu.migration.stream import SENDFILE_BYTES, Kind, MigrationStream
 from tests.emu.migration.certificates import Authority
 from tests.timeouts import TIMEOUT
@@ -163,15 +163,15 @@ def test_a_destination_without_tls(ca: Authority, pairs: list[Pair]) -> None:
     """One line on each side."""
     pair = Pair(ca.credentials("a"), None)
     pairs.append(pair)
-    assert "does not speak TLS" in pair.source_error
-    assert "the other side speaks TLS" in pair.destination_error
+    assert "does not use TLS" in pair.source_error
+    assert "the other side uses TLS" in pair.destination_error
 
 
 def test_a_source_without_tls(ca: Authority, pairs: list[Pair]) -> None:
     """The destination knows why, and accepts no connection."""
     pair = Pair(None, ca.credentials("a"))
     pairs.append(pair)
-    assert "does not speak TLS" in pair.destination_error
+    assert "does not use TLS" in pair.destination_error
     assert pair.source_error
 
 
@@ -184,7 +184,7 @@ def test_files_that_cannot_be_used(ca: Authority, tmp_path: Path) -> None:
         (good._replace(cert="/none.crt"), "--tls-cert /none.crt: No such file"),
         (good._replace(ca=str(empty)), f"--tls-ca {empty} holds no certificate"),
         (good._replace(key=ca.credentials("b").key), "is not the key of --tls-cert"),
-        (good._replace(key=str(empty)), "are no certificate and key in PEM"),
+        (good._replace(key=str(empty)), "are not a PEM certificate and key"),
     ):
         with pytest.raises(MigrationError, match=said):
             bad.context(server=True)
@@ -221,4 +221,4 @@ def test_a_key_with_a_passphrase_is_no_prompt(ca: Authority, tmp_path: Path) -> 
 )
 def test_what_leaves_this_machine(uri: str, here: bool) -> None:
     """All but loopback and unix sockets."""
-    assert stays_here(uri) is here
+    assert is_local(uri) is here
