@@ -1,4 +1,4 @@
-"""Why a FAIL on a real peer is the peer's fault: `explanations.toml`, as data.
+"""The explanations of FAILs on real peers, from `explanations.toml`.
 
 Each entry has its cases, peers and versions, what the peer does, and why that is wrong. Each FAIL
 needs one.
@@ -41,7 +41,7 @@ class Explanation(NamedTuple):
     sometimes: bool = False
 
     def about(self, record: Record) -> bool:
-        """Whether it applies to this peer in this version."""
+        """Whether it applies to this peer and version."""
         return record.peer in self.peers and _begins(record.version, self.versions)
 
 
@@ -52,7 +52,7 @@ def _begins(version: str, start: str) -> bool:
 
 
 def load(path: Path = FILE) -> list[Explanation]:
-    """All of them.
+    """Load all explanations.
 
     Raises:
         ValueError: an entry has missing or unknown keys, or an unknown peer or case.
@@ -76,9 +76,9 @@ def _checked(entry: dict[str, Any], number: int) -> Explanation:
         entry.get("sometimes", False),
     )
     ids = {case.id for role in ROLES for case in cases_of(role)}
-    strangers = set(made.cases) - ids | set(made.peers) - {peer.name for peer in PEERS}
-    if strangers:
-        raise ValueError(f"{where}: there is no {', '.join(sorted(strangers))}")
+    unknown_names = set(made.cases) - ids | set(made.peers) - {peer.name for peer in PEERS}
+    if unknown_names:
+        raise ValueError(f"{where}: unknown {', '.join(sorted(unknown_names))}")
     return made
 
 
@@ -94,7 +94,7 @@ def unexplained(record: Record, explanations: Sequence[Explanation]) -> list[str
 
 
 def stale(records: Sequence[Record], explanations: Iterable[Explanation]) -> list[str]:
-    """Entries whose cases do not fail any more, as lines."""
+    """A line for each entry with cases that do not fail any more."""
     lines = []
     for each in explanations:
         mine = [record for record in records if each.about(record)]

@@ -22,7 +22,7 @@ class InstallError(Exception):
 
 
 def wanted() -> list[str]:
-    """All packages, each once."""
+    """All packages, without duplicates."""
     named = [package for peer in PEERS for package in peer.packages.split()]
     return list(dict.fromkeys([*named, *GUEST_PACKAGES.values(), KERNEL_PACKAGE]))
 
@@ -34,14 +34,14 @@ def missing(packages: list[str]) -> list[str]:
         InstallError: the system is not Debian.
     """
     if shutil.which("dpkg-query") is None or shutil.which("apt-get") is None:
-        raise InstallError(f"the system is not Debian: install {' '.join(packages)} as you can")
+        raise InstallError(f"the system is not Debian: install {' '.join(packages)} in another way")
     return [package for package in packages if not _installed(package)]
 
 
 def _installed(package: str) -> bool:
     argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
-    said = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
-    return said == "installed"
+    status = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    return status == "installed"
 
 
 def install(packages: list[str]) -> None:
@@ -72,7 +72,7 @@ def _run(argv: list[str]) -> None:
 
 
 def main() -> int:
-    """Entry point; the status."""
+    """Entry point. Returns the exit status."""
     try:
         packages = missing(wanted())
         if packages:

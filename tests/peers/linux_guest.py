@@ -1,4 +1,4 @@
-"""A Linux guest in QEMU: a Debian kernel, and an initramfs with a job.
+"""A Linux guest in QEMU: a Debian kernel, and an initramfs that runs a job.
 
 It boots under TCG, without KVM, in some seconds. Its output is on its serial console; lines of the
 job begin with ``EMU``.
@@ -54,15 +54,15 @@ umount /mnt && echo EMU unmounted
 
 #: Wait until the disk has this number of sectors, and write the last one.
 GROW_JOB = """
-echo EMU it begins
+echo EMU job begins
 until [ $(cat /sys/block/vda/size) = {sectors} ]; do sleep 0.1; done
-echo EMU it has grown
+echo EMU disk has grown
 dd if=/dev/zero of=/dev/vda bs=512 seek=$(({sectors} - 1)) count=1 conv=fsync && echo EMU written
 """
 
 #: Read the whole disk several times.
 READ_JOB = """
-echo EMU it begins
+echo EMU job begins
 for turn in $(seq {turns}); do
     echo 1 >/proc/sys/vm/drop_caches
     [ "$(md5sum </dev/vda)" = "{digest}  -" ] || echo EMU failed md5sum
@@ -148,7 +148,7 @@ class Guest(Running):
     Args:
         folder: for its console, its monitor and its log.
         name: of this QEMU.
-        initramfs: what it boots.
+        initramfs: that it boots.
         devices: options for its devices.
         incoming: address of an incoming migration, or "".
     """
@@ -190,13 +190,13 @@ class Guest(Running):
         deadline = time.monotonic() + timeout
         while f"EMU {text}" not in self.console:
             assert "EMU failed" not in self.console, self.console
-            assert time.monotonic() < deadline, f"{self.console}\n{self.said}"
-            assert self.process.poll() is None, f"{self.console}\n{self.said}"
-            time.sleep(0.05)  # a file that another program writes: there is no event for it
+            assert time.monotonic() < deadline, f"{self.console}\n{self.output}"
+            assert self.process.poll() is None, f"{self.console}\n{self.output}"
+            time.sleep(0.05)  # no event tells that another program has written to a file
 
     def await_end(self) -> None:
         """Return when QEMU has ended by itself with status 0."""
-        assert self.process.wait(TIMEOUT) == 0, self.said
+        assert self.process.wait(TIMEOUT) == 0, self.output
 
     def command(self, name: str, **arguments: Any) -> Any:
         """Execute a QMP command; its return value."""
@@ -208,8 +208,8 @@ class Guest(Running):
                 for line in ({"execute": "qmp_capabilities"}, _command(name, arguments)):
                     stream.write(json.dumps(line) + "\n")
                     stream.flush()
-                    answered = _answer(stream)
-        return answered
+                    value = _answer(stream)
+        return value
 
     def await_migrated(self, *under_way: str) -> dict[str, Any]:
         """Return the result of query-migrate once the migration has completed.
@@ -241,7 +241,7 @@ def _answer(stream: Any) -> Any:
 
 
 class Client:
-    """A station at the NIC's uplink that answers ARP and pings, in a thread of its own."""
+    """A host at the NIC's uplink that answers ARP and ping, in its own thread."""
 
     def __init__(self, path: Path) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -257,12 +257,12 @@ class Client:
                 frame, uplink = self._sock.recvfrom(65536)
             except TimeoutError:
                 continue
-            said = answer(frame, _CLIENT_MAC, CLIENT_ADDRESS)
-            if said is not None and uplink:
-                self._sock.sendto(said, uplink)
+            reply = answer(frame, _CLIENT_MAC, CLIENT_ADDRESS)
+            if reply is not None and uplink:
+                self._sock.sendto(reply, uplink)
 
     def close(self) -> None:
-        """End."""
+        """End the thread, and close the socket."""
         self._over.set()
         self._thread.join(5)
         self._sock.close()

@@ -37,10 +37,10 @@ page has the reason why the peer is at fault and not the suite.
 
 Most UNSUPPORTED cases are about another class of device, or about protocol features that are not
 offered: none of these back-ends has DEVICE_STATE, CROSS_ENDIAN, INBAND_NOTIFICATIONS,
-SHARED_OBJECT or SHMEM. That the cases about those pass and fail correctly is tested by
+SHARED_OBJECT or SHMEM. The cases about those are tested by
 `tests/vhost_user_conformance/back_end/cases/test_optional.py`. libvhost-user acknowledges an
-invalid request first and closes the connection after that. That is OBSERVED: the front-end learns
-of the error, though not from the code."""
+invalid request with 0 and closes the connection after that. That is OBSERVED: the front-end detects
+the error by the closed connection, not by the code."""
 
 
 def write(folder: Path, records: Sequence[Record], entries: Sequence[Explanation]) -> None:
@@ -92,8 +92,8 @@ def page(record: Record, entries: Sequence[Explanation]) -> str:
     ]
     errors = [row for row in record.bad if row.verdict is Verdict.ERROR]
     if errors:
-        told = [_evidence(row) for row in errors]
-        parts += ["## ERROR: the suite could not find out", *told]
+        evidence = [_evidence(row) for row in errors]
+        parts += ["## ERROR: the suite has no verdict", *evidence]
     if record.flaky:
         lines = [f"- {row.id} ({row.rule}): {', '.join(row.verdicts)}" for row in record.flaky]
         parts += ["## Verdicts that differ between runs", "\n".join(lines)]
@@ -143,7 +143,7 @@ def _failures(record: Record, entries: Sequence[Explanation]) -> str:
         if entry is None:
             parts.append("**Not explained yet.**")
         else:
-            often = " Not each time." if entry.sometimes else ""
+            often = " This does not happen each time." if entry.sometimes else ""
             parts.append(f"What it does: {entry.does}.{often}\n\nWhy that is wrong: {entry.wrong}.")
         parts += [_evidence(row) for row in rows]
     return "\n\n".join(parts)

@@ -45,12 +45,12 @@ def need(program: str, package: str) -> str:
 
 
 def which(program: str) -> str:
-    """The path of a program, or nothing."""
+    """The path of a program, or ""."""
     return shutil.which(program, path=PATH) or ""
 
 
 def missing(peer: Peer) -> str:
-    """Why the peer cannot be run here and how to change that, or nothing."""
+    """Why the peer cannot be run here and which package it requires, or ""."""
     programs = {peer.program: peer.packages}
     if "{initramfs}" in peer.command:
         programs["busybox"] = GUEST_PACKAGES["busybox"]
@@ -73,7 +73,7 @@ def find_kernel() -> Path | None:
 
 
 def kernel() -> Path:
-    """As above; the test is skipped where there is none."""
+    """The same kernel; the test is skipped where there is none."""
     found = find_kernel()
     if found is None:
         pytest.skip(_why("a kernel for a guest", KERNEL_PACKAGE))
@@ -84,7 +84,7 @@ def fill(peer: Peer, folder: Path, **places: object) -> str:
     """Its command with all placeholders replaced but those of ``emu conform``.
 
     Args:
-        peer: which.
+        peer: the peer.
         folder: for a disk, a directory to share, or a guest.
         places: values of further placeholders, which also replace those made in the folder.
     """
@@ -171,12 +171,12 @@ def storage_daemon(image: Path, socket: Path | str, *, queues: int) -> list[str]
 
 
 def pmd_back_end(socket: Path | str, *, queues: int, prefix: str) -> list[str]:
-    """dpdk-testpmd as a back-end, which sends each frame back to where it came from."""
+    """dpdk-testpmd as a back-end, which sends each frame back to its sender."""
     return argv(PMD_BACK_END, socket, queues=queues, prefix=prefix)
 
 
 def pmd_front_end(socket: Path | str, *, queues: int, prefix: str) -> list[str]:
-    """dpdk-testpmd as a front-end, which needs no VM; it starts when it has connected."""
+    """dpdk-testpmd as a front-end, which needs no VM; it starts after it has connected."""
     return argv(PMD_FRONT_END, socket, queues=queues, prefix=prefix)
 
 
@@ -199,13 +199,13 @@ class Running:
         """Return when its socket exists."""
         deadline = time.monotonic() + START_TIMEOUT
         while not path.exists():
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.01)  # a new name in a directory: there is no event for it
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.01)  # no event tells that a socket was created
 
     @property
-    def said(self) -> str:
-        """Its output."""
+    def output(self) -> str:
+        """The output so far."""
         return self.log.read_text(errors="replace")
 
     def __enter__(self) -> Self:

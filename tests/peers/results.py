@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from tests.peers.table import Peer
 
 FOLDER = Path(__file__).parents[2] / "docs" / "conformance" / "results"
-#: Seconds for one run of the suite, more than twice of what a busy host needs, and for it to end
-#: after SIGINT.
+#: Seconds for one run of the suite, more than twice what a busy host needs, and for it to end after
+#: SIGINT.
 LIMIT = 600.0
 END_TIMEOUT = 20.0
 
@@ -76,17 +76,17 @@ def conform(peer: Peer, folder: Path, *arguments: str, limit: float = LIMIT) -> 
         preexec_fn=end_with_parent,  # noqa: PLW1509  there are no other threads here
     ) as process:
         try:
-            _, said = process.communicate(timeout=limit)
+            _, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             # SIGINT, so that it ends the peer, too.
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_TIMEOUT)
             process.kill()
-            raise PeerRunError(f"was not over after {limit:g} s") from None
+            raise PeerRunError(f"did not end within {limit:g} s") from None
     if not out.exists():
-        raise PeerRunError(f"ended with status {process.returncode}: {said.strip()}")
-    # Paths in the output of a peer differ between runs, and are of no use to a reader.
+        raise PeerRunError(f"ended with status {process.returncode}: {err.strip()}")
+    # Paths in the output of a peer differ between runs.
     whole: dict[str, Any] = json.loads(out.read_text().replace(str(folder), "DIR"))
     return whole
 
@@ -115,8 +115,8 @@ def examine(peer: Peer) -> Record:
 
 
 def examine_all(peers: Sequence[Peer], folder: Path) -> int:
-    """Test each peer and save its record; the number of peers that could not be tested."""
-    trouble = 0
+    """Test each peer and save its record. Returns the number of peers that could not be tested."""
+    failures = 0
     for peer in peers:
         why = missing(peer)
         try:
@@ -124,27 +124,27 @@ def examine_all(peers: Sequence[Peer], folder: Path) -> int:
                 raise PeerRunError(f"is not tested: {why}")
             record = examine(peer)
         except (PeerRunError, ValueError) as error:
-            trouble += 1
-            _say(f"{peer.name} {error}")
+            failures += 1
+            _print(f"{peer.name} {error}")
             continue
         for old in folder.glob(f"{peer.name}-{record.version}.json"):
             old.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         record.save(folder)
         counts = ", ".join(f"{record.total(verdict)} {verdict}" for verdict in Verdict)
-        _say(f"{record.peer} {record.version}: {counts}; {record.seconds:.0f} s")
-    return trouble
+        _print(f"{record.peer} {record.version}: {counts}; {record.seconds:.0f} s")
+    return failures
 
 
 def judge(records: Sequence[Record], entries: Sequence[explained.Explanation]) -> int:
-    """Report unexplained failures and stale explanations; the number of unexplained ones."""
+    """Report unexplained failures and stale explanations. Returns the number of the former."""
     count = 0
     for record in records:
         for case in explained.unexplained(record, entries):
             count += 1
-            _say(f"{record.peer} {record.version}: {case} is not explained ({explained.FILE})")
+            _print(f"{record.peer} {record.version}: {case} is not explained ({explained.FILE})")
     for line in explained.stale(records, entries):
-        _say(f"warning: a stale explanation: {line}")
+        _print(f"warning: a stale explanation: {line}")
     return count
 
 
@@ -165,14 +165,14 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"unknown {', '.join(sorted(unknown))}; the peers are {', '.join(names)}")
     peers = [peer for peer in PEERS if not options.names or peer.name in options.names]
     entries = explained.load()
-    trouble = 0 if options.write_only else examine_all(peers, options.folder)
+    failures = 0 if options.write_only else examine_all(peers, options.folder)
     records = load_all(options.folder)
     pages.write(options.folder, records, entries)
-    trouble += judge(records, entries)
-    return 1 if trouble and not options.write_only else 0
+    failures += judge(records, entries)
+    return 1 if failures and not options.write_only else 0
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

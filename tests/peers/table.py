@@ -1,8 +1,8 @@
 """The peers that the suite is run on, and their commands, as data.
 
 In a command ``emu conform`` replaces ``{socket}`` and ``{qmp}``; `tests.peers.programs.fill`
-replaces the others: ``{image}`` a disk image, ``{folder}`` a directory, ``{queues}`` their number,
-``{prefix}`` a unique name, ``{kernel}`` and ``{initramfs}`` of a guest.
+replaces the others: ``{image}`` is a disk image, ``{folder}`` a directory, ``{queues}`` the number
+of queues, ``{prefix}`` a unique name, ``{kernel}`` and ``{initramfs}`` are those of a guest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 
-#: Areas for a run of moderate length; see `Peer.quick`. Each session of a front-end starts a VM, so
+#: Areas for a short run; see `Peer.quick`. Each session of a front-end starts a VM, so
 #: the areas for front-ends are those whose cases share few sessions.
 _QUICK = ("negotiation", "rings", "bases", "errors")
 _QUICK_SESSIONS = ("rings", "bases", "data_path")
@@ -82,7 +82,7 @@ VIRTIOFSD = Peer(
     "/usr/lib/qemu/virtiofsd --socket-path={socket} -o source={folder} -o sandbox=chroot",
     ("/usr/lib/qemu/virtiofsd", "--version"),
 )
-#: It sends each frame back to where it came from.
+#: It sends each frame back to its sender.
 PMD_BACK_END = Peer(
     "dpdk-testpmd",
     BACK_END,

@@ -35,7 +35,7 @@ NIC = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4),))
 
 @pytest.fixture
 def owned() -> Iterator[ExitStack]:
-    """What a test makes and has to release."""
+    """Resources that are released at the end of the test."""
     with ExitStack() as stack:
         yield stack
 

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.peer
 
-#: Seconds for one peer, three times of what an idle host takes.
+#: Seconds for one peer, three times what an idle host takes.
 LIMIT = 50.0
 
 
 @pytest.mark.timeout(2 * LIMIT + 30)
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_every_failure_is_explained(peer: Peer, tmp_path: Path) -> None:
-    """In the areas of the table.
+    """In the areas `Peer.quick`.
 
     A case that is not explained is repeated with a longer --patience: on a host whose CPUs are
     busy, with testpmd for example, a peer may answer late.
@@ -61,5 +61,5 @@ def unexplained(peer: Peer, whole: dict[str, Any]) -> list[str]:
     record = distil(
         [whole], peer=peer.name, version=number(said), said=said, command="", seconds=0.0
     )
-    untold = [case["id"] for case in whole["cases"] if case["verdict"] == "ERROR"]
-    return [*explanations.unexplained(record, explanations.load()), *untold]
+    errors = [case["id"] for case in whole["cases"] if case["verdict"] == "ERROR"]
+    return [*explanations.unexplained(record, explanations.load()), *errors]

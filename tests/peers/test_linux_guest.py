@@ -38,7 +38,7 @@ PLACED = "vhost_user_set_mem_table_postcopy"
 
 @pytest.fixture
 def owned() -> Iterator[ExitStack]:
-    """What a test makes and has to release."""
+    """Resources that are released at the end of the test."""
     with ExitStack() as stack:
         yield stack
 
@@ -121,14 +121,14 @@ def test_disk_that_grows(tmp_path: Path, image: Path, owned: ExitStack) -> None:
     path = tmp_path / "disk.sock"
     disk = start_disk(path, image, owned)
     guest = owned.enter_context(Guest(tmp_path, "guest", initramfs, disk_options(path)))
-    guest.await_line("it begins")
-    assert "it has grown" not in guest.console
+    guest.await_line("job begins")
+    assert "disk has grown" not in guest.console
     os.truncate(image, 2 * IMAGE_BYTES)
     disk.process.send_signal(signal.SIGHUP)
-    for line in ("it has grown", "written", "done"):
+    for line in ("disk has grown", "written", "done"):
         guest.await_line(line)
     guest.await_end()
-    assert disk.said == ""
+    assert disk.output == ""
 
 
 def test_live_migration_between_two_qemus(tmp_path: Path, image: Path, owned: ExitStack) -> None:
@@ -140,16 +140,18 @@ def test_live_migration_between_two_qemus(tmp_path: Path, image: Path, owned: Ex
     source = owned.enter_context(Guest(tmp_path, "source", initramfs, options[0]))
     source.await_line("fio begins")
     stream = f"unix:{tmp_path / 'stream'}"
-    there = owned.enter_context(Guest(tmp_path, "there", initramfs, options[1], incoming=stream))
-    there.await_socket(tmp_path / "stream")
+    destination = owned.enter_context(
+        Guest(tmp_path, "destination", initramfs, options[1], incoming=stream)
+    )
+    destination.await_socket(tmp_path / "stream")
     source.command("migrate", uri=stream)
     state = source.await_migrated()
     assert state["downtime"] < 5_000
     assert "fio is clean" not in source.console
     source.command("quit")
     for line in ("fio is clean", "unmounted", "done"):
-        there.await_line(line)
-    there.await_end()
+        destination.await_line(line)
+    destination.await_end()
     check_file_system(image)
 
 
@@ -165,21 +167,23 @@ def test_postcopy_between_two_qemus(tmp_path: Path, image: Path, owned: ExitStac
     options = [serve_disk(side, image, owned) for side in ("a", "b")]
     options[1] += ["-trace", PLACED]
     source = owned.enter_context(Guest(tmp_path, "source", initramfs, options[0]))
-    source.await_line("it begins")
+    source.await_line("job begins")
     stream = f"unix:{tmp_path / 'stream'}"
-    there = owned.enter_context(Guest(tmp_path, "there", initramfs, options[1], incoming=stream))
-    there.await_socket(tmp_path / "stream")
-    for guest in (source, there):
+    destination = owned.enter_context(
+        Guest(tmp_path, "destination", initramfs, options[1], incoming=stream)
+    )
+    destination.await_socket(tmp_path / "stream")
+    for guest in (source, destination):
         capability = {"capability": "postcopy-ram", "state": True}
         guest.command("migrate-set-capabilities", capabilities=[capability])
-    # So slow that it does not complete before postcopy begins.
+    # The bandwidth is low, so that precopy does not complete before postcopy begins.
     source.command("migrate-set-parameters", **{"max-bandwidth": 8 << 20})
     source.command("migrate", uri=stream)
     source.command("migrate-start-postcopy")
     source.await_migrated("postcopy-active")
-    assert PLACED in there.said
-    assert "all was read" not in there.console
+    assert PLACED in destination.output
+    assert "all was read" not in destination.console
     source.command("quit")
     for line in ("all was read", "done"):
-        there.await_line(line)
-    there.await_end()
+        destination.await_line(line)
+    destination.await_end()

@@ -119,16 +119,16 @@ def test_stale() -> None:
     ("text", "why"),
     [
         ('peers = ["virtiofsd"]', "missing"),
-        ('peers = ["x"]\nversions = "1"\ncases = []\ndoes = ""\nwrong = ""', "there is no x"),
+        ('peers = ["x"]\nversions = "1"\ncases = []\ndoes = ""\nwrong = ""', "unknown x"),
         (
             'peers = []\nversions = "1"\ncases = ["VU-B-9999"]\ndoes = ""\nwrong = ""',
-            "there is no VU-B-9999",
+            "unknown VU-B-9999",
         ),
         ('peers = []\nversions = "1"\ncases = []\ndoes = ""\nwrong = ""\nmood = 1', "mood"),
     ],
 )
-def test_an_entry_that_is_wrong(tmp_path: Path, text: str, why: str) -> None:
-    """Is named."""
+def test_an_invalid_entry(tmp_path: Path, text: str, why: str) -> None:
+    """The error has its number and the reason."""
     path = tmp_path / "e.toml"
     path.write_text(f"[[explanation]]\n{text}\n")
     with pytest.raises(ValueError, match=f"explanation 1: .*{why}"):
@@ -155,12 +155,12 @@ def test_pages() -> None:
     assert "Why that is wrong: no program may." in page
     assert "### VU-B-0402\n\n**Not explained yet.**" in page
     assert "VU-B-0401 FAIL rule 0401 (Ring states)\n      expected: it to work" in page
-    assert "## ERROR: the suite could not find out\n\n    VU-B-0403" in page
+    assert "## ERROR: the suite has no verdict\n\n    VU-B-0403" in page
     assert "- VU-B-0402 (rule 0402): FAIL, PASS" in page
 
 
-def test_a_page_that_nobody_has_a_record_of_goes(tmp_path: Path) -> None:
-    """With the record."""
+def test_a_page_without_a_record_is_removed(tmp_path: Path) -> None:
+    """Pages of records stay."""
     (tmp_path / "old-1.0.md").write_text("x")
     pages.write(tmp_path, [record_of(document(_0401="PASS"))], [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "virtiofsd-7.2.22.md"]
@@ -172,7 +172,7 @@ def test_the_documents_are_up_to_date() -> None:
     assert written == pages.documents(load_all(results.FOLDER), explanations.load())
 
 
-def test_what_is_kept_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recorded_failures_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     """Each FAIL and ERROR in the records is explained, and no explanation is stale."""
     records = load_all(results.FOLDER)
     assert {record.peer for record in records} == {peer.name for peer in PEERS}
@@ -207,14 +207,14 @@ def test_fill(tmp_path: Path) -> None:
 
 
 def test_number() -> None:
-    """Of a version, in the output of programs."""
+    """A version number is found in the output of programs."""
     assert number("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)") == "7.2.22"
     assert number("EAL: RTE Version: 'DPDK 22.11.11'") == "22.11.11"
     assert number("Copyright (c) 2003") == ""
 
 
 def test_a_peer_that_is_missing() -> None:
-    """The text has what to do."""
+    """The text names the package to install."""
     peer = OURS._replace(program="no-such-program", packages="no-such-package")
     assert "no-such-program is not installed (Debian: apt-get install no-such-package" in missing(
         peer
@@ -226,15 +226,15 @@ def command_of(script: str) -> Peer:
     return OURS._replace(command=f"{sys.executable} -c '{script}' {{socket}}")
 
 
-def test_a_peer_that_does_not_come(tmp_path: Path) -> None:
-    """Is an error with its reason."""
+def test_a_peer_that_does_not_start(tmp_path: Path) -> None:
+    """It is an error with the reason."""
     with pytest.raises(results.PeerRunError, match=r"ended with status 1: emu: .*status 3"):
         results.conform(command_of("raise SystemExit(3)"), tmp_path)
 
 
 def test_a_run_that_takes_too_long(tmp_path: Path) -> None:
-    """Is ended after its time limit, and so is the peer."""
-    with pytest.raises(results.PeerRunError, match="was not over after 2 s"):
+    """It is ended after its time limit, and so is the peer."""
+    with pytest.raises(results.PeerRunError, match="did not end within 2 s"):
         results.conform(command_of("import time; time.sleep(30)"), tmp_path, limit=2)
 
 
@@ -256,7 +256,7 @@ def test_our_nic_from_the_command_to_the_page(
 
 
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each once; without apt-get there is one line."""
+    """There are no duplicates; without apt-get the error is one line."""
     packages = install.wanted()
     assert len(packages) == len(set(packages))
     assert {"qemu-system-x86", "dpdk-dev", "fio", "linux-image-cloud-amd64"} <= set(packages)
@@ -268,7 +268,7 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_installation_that_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Is one line, and a status."""
+    """It is one line and an exit status."""
     monkeypatch.setattr(install, "missing", lambda packages: packages)
     monkeypatch.setattr(install, "_run", _no_network)
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -78,14 +78,14 @@ def came(message: Received) -> Line:
 def settled(lines: Iterable[Line]) -> list[Line]:
     """Without repeated SET_VRING_ENABLE: their number depends on the guest of a NIC."""
     whole: list[Line] = []
-    told: set[Line] = set()
+    sent: set[Line] = set()
     for line in lines:
         if line.name != "SET_VRING_ENABLE":
-            told.clear()
-        elif line in told:
+            sent.clear()
+        elif line in sent:
             continue
         else:
-            told.add(line)
+            sent.add(line)
         whole.append(line)
     return whole
 
@@ -94,13 +94,13 @@ def check(
     recording: Recording, acts: Mapping[str, Sequence[Part]], rings: Mapping[str, Sequence[int]]
 ) -> None:
     """The messages of each act are those of the script; of a repeated act, the first time."""
-    agreed = P(recording.messages[-1].protocol)
+    negotiated = P(recording.messages[-1].protocol)
     messages = recording.messages
     for act, parts in acts.items():
         first = next(each.at for each in messages if each.act == act)
-        past = [each.at for each in messages if each.at > first and each.act != act]
-        seen = settled(came(each) for each in messages[first : min(past, default=None)])
-        wanted = settled(map(in_script, spoken(parts, rings, agreed=agreed, bit_30=True)))
+        later = [each.at for each in messages if each.at > first and each.act != act]
+        seen = settled(came(each) for each in messages[first : min(later, default=None)])
+        wanted = settled(map(in_script, spoken(parts, rings, agreed=negotiated, bit_30=True)))
         assert seen == wanted, act
 
 
@@ -181,20 +181,20 @@ def test_dpdk_virtio_user(tmp_path: Path, offering: P) -> None:
 
 
 def _drive(session: Session, program: Running) -> None:
-    """Start, change, close: each ends when no more messages arrive."""
+    """Start, reconfigure and close; each act ends when no more messages arrive."""
     stdin = program.process.stdin
     assert stdin is not None
 
     def enabled() -> bool:
         return len(session.recording.of(F.SET_VRING_ENABLE, act=session.act)) > 1
 
-    def told_to(act: str, *commands: str) -> None:
+    def perform(act: str, *commands: str) -> None:
         session.act = act
         stdin.write("".join(f"{each}\n" for each in commands).encode())
         stdin.flush()
         done = session.pump(lambda: enabled() and session.quiet(QUIET), TIMEOUT)
-        assert done or session.over, program.said
+        assert done or session.over, program.output
 
-    told_to(START)
-    told_to(CONT, "stop", "port stop 0", "port config 0 rx_offload udp_cksum on", "port start 0")
-    told_to(STOP, "port stop 0", "port close 0", "quit")
+    perform(START)
+    perform(CONT, "stop", "port stop 0", "port config 0 rx_offload udp_cksum on", "port start 0")
+    perform(STOP, "port stop 0", "port close 0", "quit")
