@@ -45,7 +45,7 @@ ADDRS = [
     Request(_F.SET_VRING_ADDR, VringAddr(ring, 1, ring << 12, ring << 13, ring << 14, ring << 13))
     for ring in range(RINGS)
 ]
-_NO_FD = -1  # nobody looks at it, and should something go wrong, nothing is closed
+_NO_FD = -1  # it is not read, and closing it by mistake has no effect
 _REGION = MemoryRegion(1 << 32, 177 * GIB, (1 << 52) + (1 << 32), 0)
 TABLES = [Request(_F.SET_MEM_TABLE, MemTable((_REGION,)), (_NO_FD,))] * RINGS
 MESSAGES = {"get-vring-base": BASES, "set-vring-addr": ADDRS, "set-mem-table": TABLES}

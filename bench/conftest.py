@@ -36,7 +36,7 @@ def pytest_benchmark_scale_unit(
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """Results are there to be passed on; whose machine it was is nobody's business."""
+    """Results may be published, so the host name is removed."""
     machine_info.pop("node", None)
 
 

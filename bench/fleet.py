@@ -117,7 +117,7 @@ class Fleet:
         while self._started() < wanted:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{wanted - self._started()} rings have not been started")
-            time.sleep(_POLL)  # counters in shared memory wake nobody up
+            time.sleep(_POLL)  # counters in shared memory cause no event
 
     def _started(self) -> int:
         return sum(counters["ring_starts"] for counters in self._fleet.totals().values())

@@ -35,7 +35,7 @@ def _run(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What became of the cheapest cases, by file; the other cases are collected only."""
+    """Outcomes of the cheapest cases, by file; the other cases are only collected."""
     folder = tmp_path_factory.mktemp("bench")
     report = folder / "report.xml"
     done = _run(folder, "-m", "smoke", "--benchmark-disable", f"--junitxml={report}")

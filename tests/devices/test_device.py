@@ -78,7 +78,7 @@ def test_without_a_listener(tmp_path: Path) -> None:
     """It takes no longer than the timeout, and the error names the device."""
     device = make("blk", 1)
     with pytest.raises(DeadlineError, match="blk0"):
-        device.connect(str(tmp_path / "nobody"), timeout=0.05)
+        device.connect(str(tmp_path / "absent"), timeout=0.05)
     device.close()
 
 

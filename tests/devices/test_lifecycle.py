@@ -213,8 +213,8 @@ def test_a_restarted_ring_gets_its_kick_after_its_base(device: VhostDevice) -> N
         {Ask: [Reply(F.GET_VRING_BASE, VringState(n, 7)) for n in range(RINGS)]},
     )
     steps = run(lifecycle.start_ahead(device))
-    wiring, activation = steps[3], steps[5]
-    assert "SET_VRING_KICK" not in names(wiring)
+    configuration, activation = steps[3], steps[5]
+    assert "SET_VRING_KICK" not in names(configuration)
     assert names(activation)[:4] == [
         "SET_VRING_BASE",
         "SET_VRING_ADDR",

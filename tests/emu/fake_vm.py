@@ -1,6 +1,6 @@
-"""A VM process without a VM: obeys the monitor, and moves its books over a real socket.
+"""A VM process without a VM: serves QMP, and sends its request log over a real socket.
 
-What it does wrong is said by the environment variable ``FAKE_VM``, a list of words:
+The environment variable ``FAKE_VM``, a list of words, selects its faults:
 
     refuse-create  die-at-start  die-in-migration  fail-migration  hang-migration  mute
     lose           other-disk    garbage-timeline
@@ -36,7 +36,7 @@ class FakeVm(VmControl):
         self._emit = emit
         self._side = ""
         self._disk: Any = None
-        self._books = RequestLog()
+        self._log = RequestLog()
         self._marks: dict[str, int] = {}
         self._position = 0
         self._limit = 0
@@ -97,7 +97,7 @@ class FakeVm(VmControl):
                 self._emit("MIGRATION", {"status": "failed", "error-desc": "nothing came"})
                 return
             state = json.loads(line)
-            self._books = RequestLog(**state["books"])
+            self._log = RequestLog(**state["log"])
             self._position, self._limit = state["reader"]
             self._marks = {"running_ns": time.monotonic_ns()}
             self._loaded = True
@@ -120,7 +120,7 @@ class FakeVm(VmControl):
         tls: list[str] | None = None,
         between: JsonObject | None = None,
     ) -> None:
-        """Send the books from a thread."""
+        """Send the request log from a thread."""
         if "die-in-migration" in WORDS:
             sys.stderr.write("Traceback\nKeyError: 'ring'\n")
             os._exit(1)
@@ -143,7 +143,7 @@ class FakeVm(VmControl):
             stream = socket.create_connection((host, int(port)))
         self._marks = {"pause_start_ns": time.monotonic_ns()}
         time.sleep(DOWNTIME)
-        state = {"books": self._books._asdict(), "reader": (self._position, self._limit)}
+        state = {"log": self._log._asdict(), "reader": (self._position, self._limit)}
         with stream:
             stream.sendall(json.dumps(state).encode() + b"\n")
             stream.recv(100)
@@ -199,10 +199,8 @@ class FakeVm(VmControl):
     def request_log(self) -> JsonObject:
         """Ten requests more each time, none of which ever needed a back-end."""
         lost = 1 if "lose" in WORDS else 0
-        self._books = self._books._replace(
-            requests=self._books.requests + 10, lost=self._books.lost + lost
-        )
-        return {**self._books._asdict(), "guest_gap_ns": 1_900_000}
+        self._log = self._log._replace(requests=self._log.requests + 10, lost=self._log.lost + lost)
+        return {**self._log._asdict(), "guest_gap_ns": 1_900_000}
 
     def quiesce(self, timeout: float) -> None:
         """No load any more."""

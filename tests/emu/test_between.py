@@ -169,7 +169,7 @@ def test_a_vm_goes_from_one_terminal_to_the_other(
     assert ended.status == 0, ended.err
     assert f"the VM runs at {uri}" in source.err
     assert "| prewired |" in source.out
-    assert "the destination checks the guest's books" in source.out
+    assert "the destination checks the guest's request log" in source.out
     assert "lost 0, duplicated 0, corrupted 0" in ended.out
     (run,) = json.loads(here.read_text())["runs"]
     assert run["integrity"] is None

@@ -228,7 +228,7 @@ class CellRun:
     # Afterwards
 
     def _repair(self) -> None:
-        """Somebody starts again what has died or hangs."""
+        """Restart the process that has died or hangs."""
         cell, pair = self._cell, self._pair
         if cell.phase.place == PROCESS:
             if cell.fault in ("die", "hang"):

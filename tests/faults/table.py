@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.faults.cell_run import CellResult
 
-#: Whoever reads it has a wide terminal, or a file.
+#: Columns of the table, for a wide terminal or a file.
 WIDTH = 132
 
 
@@ -89,7 +89,7 @@ def _shown(cell: Cell, entry: Entry | None) -> Text:
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """One line: how many cells, how they ended, and what became of the requests."""
+    """One line: the number of cells, their outcomes, and the outcomes of the requests."""
     results = [entry.result for entry in entries if entry.result is not None]
     outcomes = {
         name: sum(result.outcome == name for result in results)

@@ -70,4 +70,4 @@ def await_fault(fd: int) -> None:
     """Return when a thread waits for a page; copy none."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    assert poll.poll(5000), "nobody waits for a page"
+    assert poll.poll(5000), "no thread waits for a page"

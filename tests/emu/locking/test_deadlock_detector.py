@@ -40,7 +40,7 @@ def test_draws_and_ends_a_deadlock() -> None:
 
 
 def test_leaves_a_slow_holder_alone() -> None:
-    """Somebody who waits for a lock that will be given back is in no deadlock."""
+    """A thread that waits for a lock that will be released is not in a deadlock."""
     lock, over = BigLock(), threading.Event()
     taken: list[bool] = []
 

@@ -160,7 +160,7 @@ def test_close_gives_everything_back_and_may_come_twice() -> None:
     held = memory.view(0, 8)
     memory.close()
     memory.close()
-    held[:] = bytes(8)  # a view that somebody holds stays valid, and keeps its mapping
+    held[:] = bytes(8)  # a view that is in use stays valid, and keeps its mapping
     assert process.num_fds() == fds + 1
     del held
     assert process.num_fds() == fds

@@ -191,7 +191,7 @@ def test_files_that_cannot_be_used(ca: Authority, tmp_path: Path) -> None:
 
 
 def test_a_key_with_a_passphrase_is_no_prompt(ca: Authority, tmp_path: Path) -> None:
-    """Nobody would see it."""
+    """A prompt would not be visible."""
     from cryptography.hazmat.primitives import serialization
 
     good = ca.credentials("good")

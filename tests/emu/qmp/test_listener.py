@@ -1,4 +1,4 @@
-"""A monitor at a path: one client after the other, and an end that cuts nobody short."""
+"""A monitor at a path: one client after the other, and an end that interrupts no command."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_quit(listener: MonitorListener, tmp_path: Path) -> None:
 
 
 def test_a_bug_does_not_go_unnoticed(listener: MonitorListener, tmp_path: Path) -> None:
-    """Whoever waits for the end is given it."""
+    """A caller that waits for the end gets the exception."""
     client = greeted(tmp_path / "qmp")
     client.say("x-broken")
     assert is_over(listener)

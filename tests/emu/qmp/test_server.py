@@ -213,7 +213,7 @@ server.MonitorServer(socket.socket(fileno=int(sys.argv[1])), {"x-hang": hang}).s
 
 
 def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
-    """Nobody is left who could be told."""
+    """No client is left to report to."""
     ours, theirs = socket.socketpair()
     with theirs:
         argv = [sys.executable, "-c", STUCK, str(theirs.fileno())]
@@ -230,7 +230,7 @@ def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
 
 
 def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever sends an event has other work, which does not wait for it."""
+    """A thread that sends an event does not wait for the client."""
     monkeypatch.setattr("emu.qmp.server.SEND_DEADLINE", 1)
     ours, theirs = socket.socketpair()
     with theirs:

@@ -111,7 +111,7 @@ def _chosen(case: Case) -> bool:
 def test_selection(
     pytester: pytest.Pytester, words: Sequence[str], of: Callable[[Case], bool]
 ) -> None:
-    """By id, area and mark; nobody is talked to for a list."""
+    """By id, area and mark; a list needs no connection."""
     result = run(pytester, "--vhost-user-socket", "/no/such", "--collect-only", "-q", *words)
     assert ids(result) == {case.id for case in cases_of("back-end") if of(case)} != set()
 
@@ -277,7 +277,7 @@ def test_workers_that_nobody_keeps_apart(pytester: pytest.Pytester) -> None:
 
 
 def test_without_its_options_it_imports_nothing(pytester: pytest.Pytester) -> None:
-    """Whoever has this package installed pays nothing for it in other suites."""
+    """An installed package does not slow down other test suites."""
     pytester.makepyfile(
         """
         import sys

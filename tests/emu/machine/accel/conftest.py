@@ -94,8 +94,8 @@ class KvmBench(Bench):
     def __init__(self, name: str = KvmAccelerator.name, vcpus: int = VCPUS) -> None:
         super().__init__(name, vcpus)
         super().start()
-        # An eventfd that is signalled in the first moment after power-on has been seen to interrupt
-        # nobody, on a busy machine; why is not known. Drivers ask for nothing before they tick.
+        # On a busy host an eventfd that is signalled directly after power-on was seen to cause no
+        # interrupt, for an unknown reason. Drivers make no requests before the first tick.
         for _ in range(VCPUS):
             self.guest.ticks.get(timeout=TIMEOUT)
 

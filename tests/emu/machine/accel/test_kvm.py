@@ -190,7 +190,7 @@ def test_a_guest_goes_on_elsewhere(kvm: KvmBench, incoming: KvmBench) -> None:
         kvm.interrupt()
     kvm.vcpus.pause()
     had = ticks(kvm)
-    os.eventfd_write(fd, 1)  # nobody has taken it when the state is saved
+    os.eventfd_write(fd, 1)  # not delivered when the state is saved
     incoming.accel.set_routes({VECTOR: 2})
     copy(kvm, incoming)
     incoming.vcpus.resume()

@@ -125,7 +125,7 @@ def test_the_processor_is_inherited_from_one_that_crashes(rig: Rig) -> None:
     for vcpu in range(3):
         rig.call(vcpu)
         until(lambda: len(rig.vcpus.crashed) > vcpu)  # noqa: B023  it is called at once
-        rig.call(vcpu)  # nobody is there for it any more
+        rig.call(vcpu)  # its vCPU thread has ended
     rig.call(3)
     assert guest.next_interrupt() == (3, 3)
     rig.vcpus.pause()
@@ -167,7 +167,7 @@ def test_interrupts_during_a_pause_wake_no_vcpu(rig: Rig) -> None:
     for vcpu in range(4):
         rig.call(vcpu)
     assert guest.quiet()
-    assert len(rig.vcpus.gate.parked) <= 1  # whoever has the processor
+    assert len(rig.vcpus.gate.parked) <= 1  # the thread that runs
     rig.vcpus.resume()
     assert guest.next_interrupts(4) == [(vcpu, vcpu) for vcpu in range(4)]
 
