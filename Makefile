@@ -8,7 +8,7 @@ SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_us
 
 # Processes that run tests. Many tests wait, so a few more than processors are right.
 WORKERS ?= $(shell expr $$(nproc) + 1)
-PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST   = $(BIN)/python -m pytest -n $(WORKERS)
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c)
 
 .PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix mutants peers peers-install docs clean
@@ -54,7 +54,7 @@ test-lowest: $(STAMP)
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=$(LOWEST) $(BIN)/uv pip install --quiet --resolution lowest-direct -e '.[test]'
-	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not peer"
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not peer"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

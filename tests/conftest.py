@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import leftovers, timeouts
+from tests import leftovers, scheduling, timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -46,6 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_DIRECTORY] = directory = leftovers.TemporaryDirectory(worker)
     if not worker and config.option.basetemp is None:
         config.option.basetemp = str(directory.base)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share what is costly go to one worker, whatever ``--dist`` is."""
+    return scheduling.scheduler(config, log)
 
 
 # -- the time that a test may take

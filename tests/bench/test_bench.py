@@ -48,7 +48,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return by_file
 
 
-@pytest.mark.xdist_group("bench")
 @pytest.mark.timeout(LIMIT + 60)
 @pytest.mark.parametrize("name", FILES)
 def test_the_cheapest_case_of_each_file_runs(name: str, outcomes: dict[str, list[str]]) -> None:

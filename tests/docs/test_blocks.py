@@ -74,8 +74,7 @@ class Shell:
 
 
 def _parameter(block: Block) -> object:
-    # The blocks of a document follow one another, so one worker has all of them.
-    marks = [pytest.mark.xdist_group(str(block.document))]
+    marks = []
     if block.needs:
         marks.append(pytest.mark.peer)
     if block.skip:

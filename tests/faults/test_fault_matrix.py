@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("fault matrix")
 def test_cell(cell: Cell, bench: Bench) -> None:
     """`CellRun.run` raises what is not as it has to be."""
     result = bench.run(cell)

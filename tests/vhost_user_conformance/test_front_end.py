@@ -95,7 +95,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[s
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("our front-end")
 @pytest.mark.timeout(LONGEST + 60)
 @pytest.mark.parametrize("device", OWN)
 def test_our_front_end_keeps_every_rule(
@@ -119,7 +118,6 @@ def test_our_front_end_keeps_every_rule(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("our front-end")
 @pytest.mark.timeout(LONGEST + 60)
 @pytest.mark.parametrize("device", OWN)
 def test_unsupported_cases_are_about_absent_features(
