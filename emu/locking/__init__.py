@@ -1,1 +1,1 @@
-"""The big lock, the order of locks, and the detector of deadlocks."""
+"""The big lock, the check of the lock order, and the deadlock detector."""

@@ -1,4 +1,4 @@
-"""A thread that finds deadlocks while a migration runs, and breaks them off."""
+"""A thread that finds deadlocks while a migration runs, and ends their waits."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
     from emu.locking.lock_graph import Wait
 
-#: Seconds between two checks, and for which a cycle must exist: one may seem to exist while a lock
-#: passes from one thread to another.
+#: Seconds between two checks, and the age from which a cycle counts: while a lock passes from one
+#: thread to another there may seem to be one.
 INTERVAL = 0.1
 MIN_AGE = 0.3
 
 
 class Watchdog:
-    """Finds a cycle of waits, and breaks it off within a second; a context manager.
+    """Finds a cycle of waits, and ends it within a second; a context manager.
 
-    A thread that waits for a lock within the cycle gets a `LockBrokenError` that shows it.
+    A thread that waits for a lock within the cycle gets a `LockBrokenError` that describes it.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Watchdog:
 
 
 def break_cycle(cycle: Collection[Wait]) -> None:
-    """End every wait that closes a cycle with one of these threads and can be ended."""
+    """End each wait that is part of a cycle with one of these threads, where that is possible."""
     text = f"deadlock: {len(cycle)} threads wait for each other\n{describe_cycle(cycle)}"
     members = {wait.ident: wait for wait in cycle}
     for wait in waits():
@@ -56,5 +56,5 @@ def break_cycle(cycle: Collection[Wait]) -> None:
 
 
 def _seconds(cycle: Collection[Wait]) -> float:
-    """How long the cycle has existed: as long as its latest wait."""
+    """The age of the cycle: that of its latest wait."""
     return (time.monotonic_ns() - max(wait.since_ns for wait in cycle)) / 1e9

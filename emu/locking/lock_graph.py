@@ -1,7 +1,7 @@
-"""Which thread holds which lock, which waits for which, and where in the code.
+"""Which thread holds which lock, which thread waits for which, and where in the code.
 
-The locks of `emu.locking.locks` report here. A watchdog calls `find_cycle`, which finds a deadlock
-as a cycle of threads that wait for each other; a thread that waits for threads and not for a lock
+The locks of `emu.locking.locks` report here. A watchdog calls `find_cycle`: a deadlock is a cycle
+of threads that wait for each other. A thread that waits for other threads, and not for a lock,
 reports that with `waiting_for`.
 """
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class LockOrderError(EmuError):
-    """Two locks are, or one lock is, being taken in an order that can deadlock."""
+    """A lock was about to be taken in an order that can deadlock."""
 
 
 class LockBrokenError(EmuError):
-    """A wait for a lock was part of a deadlock, and was broken off."""
+    """A wait for a lock was part of a deadlock, and was ended."""
 
 
 class Site(NamedTuple):
@@ -70,8 +70,8 @@ class Wait(NamedTuple):
         ident: the thread's identifier.
         site: where it waits.
         since_ns: since when (CLOCK_MONOTONIC).
-        on: gives the identifiers of the threads that could end the wait.
-        break_off: ends the wait with `LockBrokenError`, or None where that cannot be done.
+        on: returns the identifiers of the threads that could end the wait.
+        break_off: ends the wait with `LockBrokenError`; None where that is not possible.
     """
 
     what: str
@@ -86,11 +86,11 @@ class Wait(NamedTuple):
         return f"{self.thread} waits for {self.what} at {self.site}"
 
 
-# One of each for the process: a thread is in one place at a time, whichever lock it is about. Each
-# list is changed by its own thread only.
+# For the whole process, by the thread's identifier: a thread waits in one place at a time. Only the
+# thread itself changes its entries.
 _held: dict[int, list[Held]] = {}
 _waits: dict[int, Wait] = {}
-#: Files whose frames are no call site. contextlib's stand between a context manager and its caller.
+#: Files whose frames are not call sites. contextlib's are between a context manager and its caller.
 inner_files = {__file__, contextlib.__file__}
 
 
@@ -106,12 +106,12 @@ def call_site() -> Site:
 
 
 def held_by_thread(ident: int | None = None) -> list[Held]:
-    """What a thread (by default this one) holds, in the order in which it was taken."""
+    """The locks that a thread (by default this one) holds, in the order of their acquisition."""
     return list(_held.get(threading.get_ident() if ident is None else ident, ()))
 
 
-def note_taken(lock: str, site: Site) -> Held:
-    """This thread has taken a lock."""
+def record_acquired(lock: str, site: Site) -> Held:
+    """Record that this thread has taken a lock."""
     ident = threading.get_ident()
     held = Held(lock, threading.current_thread().name, ident, site, time.monotonic_ns())
     mine = _held.get(ident)
@@ -122,8 +122,8 @@ def note_taken(lock: str, site: Site) -> Held:
     return held
 
 
-def note_released(held: Held) -> None:
-    """This thread has given it back."""
+def record_released(held: Held) -> None:
+    """Record that this thread has released it."""
     mine = _held[held.ident]
     if len(mine) == 1:
         del _held[held.ident]
@@ -139,13 +139,13 @@ def waiting_for(
     site: Site | None = None,
     break_off: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
-    """This thread waits for something that others are to do.
+    """Record, for the length of the block, that this thread waits for other threads.
 
     Args:
         what: human-readable, such as ``the workers``.
-        on: gives the identifiers of the threads that could do it (`threading.get_ident`).
+        on: returns the identifiers of the threads that could end the wait (`threading.get_ident`).
         site: where it waits; by default the caller.
-        break_off: ends the wait with an error of that text, from another thread.
+        break_off: called from another thread, ends the wait with an error of that text.
     """
     ident = threading.get_ident()
     name = threading.current_thread().name
@@ -162,14 +162,14 @@ def waiting_for(
 
 
 def waits() -> list[Wait]:
-    """Everything that waits now."""
+    """All threads that wait now."""
     return list(_waits.copy().values())
 
 
 def find_cycle() -> list[Wait]:
-    """A deadlock, or nothing.
+    """The waits of a deadlock; empty if there is none.
 
-    Each of the waits can only be ended by the thread of the next one, the last by the first's.
+    Only the thread of the next wait can end each of them, and the thread of the first the last.
     """
     now = _waits.copy()
     for start in now:
@@ -194,7 +194,7 @@ def _walk(now: dict[int, Wait], ident: int, path: list[Wait]) -> list[Wait]:
 
 
 def describe_cycle(cycle: Collection[Wait]) -> str:
-    """A line per thread: what it holds, and where it took it; for what it waits, and where."""
+    """A line per thread: what it waits for and where, the locks it holds and where it took them."""
     lines = []
     for wait in cycle:
         holds = ", ".join(str(held) for held in held_by_thread(wait.ident)) or "no lock"

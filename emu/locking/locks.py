@@ -1,9 +1,9 @@
 """The big lock, and locks whose order is checked.
 
 The machine has one big lock: a thread that changes the machine holds it, and so does a vCPU whose
-write left the fast path. A thread that is marked as a *worker* never takes it: its coordinator may
-hold the lock and wait for the worker, which would be a deadlock that happens now and then. Refused
-at the first try, it is an error that happens always, and names both threads.
+write no ioeventfd takes. A thread that is marked as a *worker* never takes it: its coordinator may
+hold the lock and wait for the worker, which would be an occasional deadlock. An attempt of a worker
+to take it is always an error, which names both threads.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from emu.locking.lock_graph import (
     call_site,
     held_by_thread,
     inner_files,
-    note_released,
-    note_taken,
+    record_acquired,
+    record_released,
     waiting_for,
 )
 from vhost_user.errors import DeadlineError
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 TIMEOUT = 30.0
-#: Seconds between two checks of a waiting thread whether its wait was broken off.
+#: Seconds between two checks of a waiting thread whether its wait was ended.
 POLL = 0.05
 
 
@@ -61,7 +61,7 @@ _after: dict[str, set[str]] = {}
 
 
 def enable_checking(enabled: bool) -> None:  # noqa: FBT001  it is a switch
-    """Check the order of locks from now on, or do not; what was seen so far is forgotten."""
+    """Enable or disable the check of the lock order; the orders seen so far are cleared."""
     global _checking
     _checking = enabled
     _order.clear()
@@ -70,7 +70,7 @@ def enable_checking(enabled: bool) -> None:  # noqa: FBT001  it is a switch
 
 @contextmanager
 def worker() -> Iterator[None]:
-    """This thread is a worker, for the length of the block."""
+    """Mark this thread as a worker, for the length of the block."""
     before = _mark.site
     _mark.site = call_site()
     try:
@@ -85,7 +85,7 @@ def is_worker() -> bool:
 
 
 class OrderedLock:
-    """A lock that takes part in the check of the order of locks.
+    """A lock whose order relative to other locks is checked.
 
     The check works as Linux's lockdep does: with every lock taken while another one is held, an
     edge is added to a graph of lock names; an edge that would close a cycle is an error, even if
@@ -110,8 +110,8 @@ class OrderedLock:
 
         Raises:
             LockOrderError: taking it here can deadlock, or this thread holds it already.
-            DeadlineError: names the holder, and where it took the lock.
-            LockBrokenError: the wait was part of a deadlock and was broken off.
+            DeadlineError: the timeout has expired; names the holder, and where it took the lock.
+            LockBrokenError: the wait was part of a deadlock and was ended.
         """
         self._acquire(timeout, call_site(), 1)
 
@@ -125,13 +125,13 @@ class OrderedLock:
             _check_order(self.name, site)
         if not self._lock.acquire(blocking=False):
             self._wait(timeout, site)
-        self._holder = note_taken(self.name, site)
+        self._holder = record_acquired(self.name, site)
         self._depth = depth
 
     def _wait(self, timeout: float, site: Site) -> None:
-        """Wait for the holder to go, and take the lock."""
+        """Wait for the holder to release the lock, and take it."""
         ident = threading.get_ident()
-        end = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         self._waiting[ident] = None
         try:
             with waiting_for(self.name, self._holders, site=site, break_off=self._breaker(ident)):
@@ -140,7 +140,7 @@ class OrderedLock:
                     reason = self._waiting[ident]
                     if reason is not None:
                         raise LockBrokenError(reason)
-                    left = end - time.monotonic()
+                    left = deadline - time.monotonic()
                     if left <= 0:
                         raise DeadlineError(f"{self.name}, {self.held_by()}", timeout)
         finally:
@@ -169,7 +169,7 @@ class OrderedLock:
     def _release(self) -> int:
         holder, depth = self._holder, self._depth
         assert holder is not None  # noqa: S101  the callers have checked
-        note_released(holder)
+        record_released(holder)
         self._holder = None
         self._depth = 0
         self._lock.release()
@@ -198,7 +198,7 @@ class OrderedLock:
         return holder is not None and holder.ident == threading.get_ident()
 
     def assert_held(self) -> None:
-        """Check `held`.
+        """Check that this thread holds it.
 
         Raises:
             LockOrderError: this thread does not hold it.
@@ -219,10 +219,10 @@ class OrderedLock:
 
 
 class BigLock(OrderedLock):
-    """The machine's one lock: re-entrant for its holder, refused to workers.
+    """The machine's one lock: re-entrant for its holder, an error for workers.
 
     Args:
-        enforce: refuse it to workers. Without it the deadlock can occur.
+        enforce: a worker that takes it is an error. Without that the deadlock can occur.
     """
 
     def __init__(self, name: str = "the big lock", *, enforce: bool = True) -> None:
@@ -237,18 +237,18 @@ class BigLock(OrderedLock):
 
         Raises:
             LockOrderError: this thread is a worker, or taking it here can deadlock.
-            DeadlineError: names the holder, and where it took the lock.
-            LockBrokenError: the wait was part of a deadlock and was broken off.
+            DeadlineError: the timeout has expired; names the holder, and where it took the lock.
+            LockBrokenError: the wait was part of a deadlock and was ended.
         """
         if self.held:
             self._depth += 1
             return
         site = call_site()
         if self.enforce and is_worker():
-            raise LockOrderError(self._refusal(site))
+            raise LockOrderError(self._describe_worker(site))
         self._acquire(timeout, site, 1)
 
-    def _refusal(self, site: Site) -> str:
+    def _describe_worker(self, site: Site) -> str:
         name = threading.current_thread().name
         mine = ", ".join(str(held) for held in held_by_thread()) or "no lock"
         text = (
@@ -275,9 +275,9 @@ class BigLock(OrderedLock):
 
     @contextmanager
     def released(self, timeout: float = TIMEOUT) -> Iterator[None]:
-        """Without the lock for the length of the block, however often this thread holds it.
+        """Release the lock for the length of the block, however often this thread holds it.
 
-        For a wait for threads that may need the lock: vCPUs on their way out of guest code.
+        For a wait for threads that may need the lock, such as vCPUs that leave guest code.
         """
         if not self.held:
             yield
@@ -291,7 +291,7 @@ class BigLock(OrderedLock):
 
 
 def _check_order(name: str, site: Site) -> None:
-    """Add an edge from every lock that this thread holds; refuse one that closes a cycle."""
+    """Add an edge from every lock that this thread holds; one that closes a cycle is an error."""
     for held in held_by_thread():
         if held.lock == name:
             raise LockOrderError(
@@ -311,7 +311,7 @@ def _check_order(name: str, site: Site) -> None:
 
 
 def _path(start: str, end: str) -> list[str]:
-    """Lock names from one to the other along the edges seen so far, or nothing."""
+    """Lock names from ``start`` to ``end`` along the edges seen so far; empty without a path."""
     paths = [[start]]
     seen = {start}
     while paths:

@@ -3,8 +3,9 @@
 A *region* is the page of a device's notify addresses. Changes are made between `begin` and
 `commit`, which nest; the outermost commit renders the list of **all** ioeventfds of the machine,
 compares it with the list in force, and passes the difference to the listener (the accelerator):
-what is removed, then what is added. So a commit takes time in proportion to all ioeventfds, however
-few have changed, and a commit for each of N notifiers takes N^2. The counters make that visible.
+first those removed, then those added. So the time of a commit is proportional to the number of all
+ioeventfds, however few have changed, and N commits of one notifier each take time proportional to
+N^2. The counters show that.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ REGION_SHIFT = 12
 
 
 class Listener(Protocol):
-    """Puts a commit's difference into effect."""
+    """Applies a commit's difference."""
 
     def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
-        """All or nothing. Raises `NotifierError`."""
+        """Deassign and assign all of these, or none. Raises `NotifierError`."""
 
 
 def _unguarded() -> None:
@@ -40,8 +41,8 @@ class AddressSpace:
 
     Args:
         listener: gets the difference at each commit.
-        guard: called before anything is changed; raises when the caller may not (it must hold the
-            big lock). Without one the caller ensures that one thread at a time makes changes.
+        guard: called before anything is changed; raises when the caller does not hold the big
+            lock. Without one the caller ensures that one thread at a time makes changes.
 
     Attributes:
         commits: outermost commits that had something to do.
@@ -65,7 +66,7 @@ class AddressSpace:
     # -- transactions
 
     def begin(self) -> None:
-        """Changes from here on are committed together."""
+        """Begin a transaction: the changes up to the outermost `commit` take effect together."""
         self._guard()
         self._depth += 1
 
@@ -115,7 +116,7 @@ class AddressSpace:
         """Assign an ioeventfd; a transaction of its own outside of one.
 
         Raises:
-            NotifierError: there is one for that address, size and datamatch already.
+            NotifierError: one is assigned already for that address, size and datamatch.
         """
         with self._own_transaction():
             if _match(ioeventfd) in self._assigned:
@@ -127,7 +128,7 @@ class AddressSpace:
         """Deassign an ioeventfd, whatever its owner; a transaction of its own outside of one.
 
         Raises:
-            NotifierError: it is not assigned, or with another eventfd.
+            NotifierError: it is not assigned, or is assigned with another eventfd.
         """
         with self._own_transaction():
             assigned = self._assigned.get(_match(ioeventfd))
@@ -184,14 +185,14 @@ class AddressSpace:
         self._in_force = new
 
     def __len__(self) -> int:
-        """The ioeventfds that are in force."""
+        """Number of ioeventfds in force."""
         return len(self._in_force)
 
     def ioeventfds(self) -> list[Ioeventfd]:
-        """Those that are in force, in address order."""
+        """The ioeventfds in force, in address order."""
         return sorted(self._in_force)
 
 
 def _match(ioeventfd: Ioeventfd) -> tuple[int, int, int]:
-    """Which writes it takes: of two ioeventfds no two may be the same."""
+    """Address, size and datamatch: which writes it takes. No two ioeventfds have the same."""
     return ioeventfd[:3]

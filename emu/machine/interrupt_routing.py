@@ -28,9 +28,9 @@ class InterruptRouting:
 
     Args:
         devices: all devices of the machine.
-        vcpus: how many vCPUs there are. The rings are distributed round-robin; rings that
-            belong together (a NIC's queue pair) go to the same one, so that a flow stays on one
-            vCPU. vCPU 0 has the timer and takes none, unless it is the only one.
+        vcpus: number of vCPUs. The rings are distributed round-robin; rings that belong together
+            (a NIC's queue pair) go to the same vCPU, so that a flow stays on one. vCPU 0 has the
+            timer and takes no ring, unless it is the only one.
 
     Raises:
         EmuError: there are more rings than vectors.
@@ -54,7 +54,7 @@ class InterruptRouting:
 
     @property
     def vectors(self) -> int:
-        """How many vectors there are: one for each ring, from 0."""
+        """Number of vectors: one for each ring, from 0."""
         return len(self._vcpu_of)
 
     def _check(self, device: int, ring: int) -> None:

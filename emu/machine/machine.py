@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
 
 _NS_PER_S = 1_000_000_000
-#: What is kept of past commits: more than the largest VM makes in one migration.
+#: Commits that are recorded: more than the largest VM makes in one migration.
 RECORDS = 8192
 
 
@@ -36,8 +36,8 @@ class CommitRecord(NamedTuple):
     Attributes:
         host: host notifiers that it assigned or deassigned.
         guest: guest notifiers that it assigned or deassigned.
-        list_work: what it added to `AddressSpace.list_work`.
-        ns: how long it took, injected latency included.
+        list_work: by how much it increased `AddressSpace.list_work`.
+        ns: its duration, injected latency included.
     """
 
     host: int
@@ -58,10 +58,10 @@ class Machine:
 
     Args:
         spec: its shape.
-        costs: latency injected into commits; only while `charging`.
+        costs: latency injected into commits; only while `injecting`.
         pacer: injects that latency.
         accel: the accelerator's name, or ``auto``.
-        memory_fds: memfds of guest memory that exists already; the caller keeps them open.
+        memory_fds: memfds of existing guest memory; the caller closes them.
 
     Attributes:
         ram: guest memory.
@@ -69,16 +69,16 @@ class Machine:
         address_space: the ioeventfds.
         accel: the accelerator.
         vcpus: the vCPUs.
-        routing: which notify address, vector and vCPU belong to which ring.
+        routing: the notify address, vector and vCPU of each ring.
         notify: makes a guest's write to a notify address: (address, value).
-        side: of a migration, whose latency is injected.
-        charging: whether latency is injected.
-        route_commits: how often the table of routes was committed.
-        stray_writes: writes of guest code to addresses without a device.
-        records: of the last `apply` calls, up to `RECORDS` of them.
+        side: the side of a migration whose latency is injected.
+        injecting: whether latency is injected.
+        route_commits: how often the routing table was committed.
+        stray_writes: number of writes of guest code to addresses without a device.
+        records: the last `apply` calls, up to `RECORDS` of them.
 
     Raises:
-        EmuError: this accelerator cannot run that machine.
+        EmuError: the accelerator cannot run that machine.
         OSError: out of descriptors or memory; everything is released.
     """
 
@@ -94,7 +94,7 @@ class Machine:
         self.spec = spec
         self.costs = costs
         self.side: Side = "src"
-        self.charging = False
+        self.injecting = False
         self.route_commits = 0
         self.stray_writes = 0
         self.records: deque[CommitRecord] = deque(maxlen=RECORDS)
@@ -120,11 +120,11 @@ class Machine:
         self.gate = self.vcpus.gate
         self.notify: Callable[[int, int], None] = self.accel.mmio_write
 
-    # -- what the guest and the devices ask
+    # -- called by the guest and the devices
 
     @property
     def paused(self) -> bool:
-        """Guest code reads this between its operations, and returns early when it is true."""
+        """Whether the vCPUs are to pause; guest code then returns before its next operation."""
         return self.gate.paused
 
     @property
@@ -134,7 +134,7 @@ class Machine:
 
     @property
     def crashed(self) -> list[Crash]:
-        """The vCPUs that ended with an error."""
+        """The errors that vCPUs ended with."""
         return self.vcpus.crashed
 
     def notify_address(self, device_index: int, ring: int) -> int:
@@ -146,16 +146,16 @@ class Machine:
         return self.routing.vector(device_index, ring)
 
     def set_device_handler(self, device_index: int, handler: Callable[[int], None]) -> None:
-        """Called, under the big lock, with the ring that was notified without ioeventfd.
+        """Set the function that is called with a ring that was notified without an ioeventfd.
 
-        That is the slow way: the vCPU's thread itself comes out of the fast path.
+        It is called under the big lock, on the thread of the vCPU that wrote: the slow path.
         """
         self._handlers[device_index] = handler
 
     def write_without_ioeventfd(self, address: int, value: int) -> None:  # noqa: ARG002  any value
         """Handle a write to a notify address that no ioeventfd takes, under the big lock.
 
-        A vCPU's thread comes here after an exit, and any other thread may, as in QEMU's
+        A vCPU's thread calls this after an exit, and any other thread may, as with QEMU's
         `address_space_write`.
         """
         with self.big_lock:
@@ -171,8 +171,8 @@ class Machine:
     def apply(self, edits: Sequence[Edit]) -> None:
         """Apply these edits, all or none of them, as one commit.
 
-        Host notifiers are one transaction of the address space; guest notifiers are their irqfds
-        and one commit of the table of routes.
+        Host notifiers are one transaction of the address space; guest notifiers are changes of
+        irqfds and one commit of the routing table.
 
         Raises:
             NotifierError: an edit is invalid; the machine is unchanged.
@@ -190,8 +190,8 @@ class Machine:
                 if guest:
                     self._apply_guest(guest, undo)
                 undo.pop_all()
-            if self.charging:
-                self._charge(start, host, guest)
+            if self.injecting:
+                self._inject(start, host, guest)
             work = self.address_space.list_work - work
             took = time.monotonic_ns() - start
             self.records.append(CommitRecord(len(host), len(guest), work, took))
@@ -221,7 +221,7 @@ class Machine:
             irqfds[vector] = fd
             routes[vector] = self.routing.vcpu_of(vector)
         accel = self.accel
-        # In this order no irqfd is assigned without its route.
+        # In this order an irqfd is assigned only while it has its route.
         accel.change_irqfds(remove, ())
         undo.callback(accel.change_irqfds, (), remove)
         accel.set_routes(routes)
@@ -231,7 +231,7 @@ class Machine:
         self.route_commits += 1
 
     def _plan_guest(self, edits: Iterable[GuestNotifier]) -> dict[int, int | None]:
-        """What each vector that is edited has afterwards: its eventfd, or None."""
+        """The eventfd, or None, of each edited vector after the edits."""
         planned: dict[int, int | None] = {}
         for edit in edits:
             vector, fd = edit.irqfd
@@ -243,7 +243,7 @@ class Machine:
             planned[vector] = fd if edit.assign else None
         return planned
 
-    def _charge(
+    def _inject(
         self, start: int, host: Sequence[HostNotifier], guest: Sequence[GuestNotifier]
     ) -> None:
         """Inject latency: per commit for host notifiers, per notifier for guest notifiers."""
@@ -255,13 +255,13 @@ class Machine:
             self._pacer.inject(start, int(cost * _NS_PER_S))
 
     @contextmanager
-    def charged(self, side: Side) -> Iterator[None]:
-        """For the length of the block, commits have the injected latency of that side."""
-        self.side, self.charging = side, True
+    def injected_latency(self, side: Side) -> Iterator[None]:
+        """Inject that side's latency into commits, for the length of the block."""
+        self.side, self.injecting = side, True
         try:
             yield
         finally:
-            self.charging = False
+            self.injecting = False
 
     # -- running
 
@@ -270,10 +270,10 @@ class Machine:
         self.vcpus.start(program)
 
     def pause(self, timeout: float = TIMEOUT) -> None:
-        """Wait until no vCPU runs guest code, and let none in. See `VcpuSet.pause`.
+        """Keep all vCPUs out of guest code, and wait until they have left. See `VcpuSet.pause`.
 
-        If this thread holds the big lock it does not during the wait: a vCPU on its way out may
-        need it.
+        If this thread holds the big lock, it is released during the wait: a vCPU that leaves guest
+        code may need it.
         """
         with self.big_lock.released():
             self.vcpus.pause(timeout)
@@ -281,14 +281,14 @@ class Machine:
             VCPUS.emit(state="paused")
 
     def resume(self, timeout: float = TIMEOUT) -> None:
-        """Let the vCPUs run, and wait until those that are not halted have. See `VcpuSet`."""
+        """Let the vCPUs run, and wait until those not halted have run. See `VcpuSet.resume`."""
         with self.big_lock.released():
             self.vcpus.resume(timeout)
         if VCPUS.enabled:
             VCPUS.emit(state="running")
 
     def warm_up(self, timeout: float = TIMEOUT) -> None:
-        """Ahead of a `load_vcpus`: see `Accelerator.warm_up`."""
+        """Prepare for `load_vcpus`: see `Accelerator.warm_up`."""
         with self.big_lock.released():
             self.accel.warm_up(timeout)
 
@@ -297,10 +297,10 @@ class Machine:
         return vcpu_state.pack(self.vcpus.save())
 
     def load_vcpus(self, data: bytes) -> None:
-        """Take what `save_vcpus` returned, of a machine with as many vCPUs.
+        """Set the state that `save_vcpus` returned on a machine with as many vCPUs.
 
         Raises:
-            VcpuStateError: it is not such a state.
+            VcpuStateError: the data is not such a state.
         """
         self.vcpus.load(vcpu_state.unpack(data, len(self.vcpus)))
 
@@ -313,7 +313,7 @@ class Machine:
         """Stop, and release everything. Idempotent.
 
         Raises:
-            DeadlineError: a vCPU's thread does not end; what it may use is not released.
+            DeadlineError: a vCPU's thread does not end; nothing is released, as it may be in use.
         """
         self.stop(timeout)
         self._owned.close()

@@ -1,7 +1,7 @@
-"""Guest memory: sparse, shared, as large as the guest likes.
+"""Guest memory: sparse and shared, of any size.
 
-Two regions around the hole below 4 GiB, where the notify addresses are. Each is a memfd, so that a
-back-end can map it, and costs only the pages that were touched.
+It is one region, or two around the hole below 4 GiB, where the notify addresses are. Each is a
+memfd, so that a back-end can map it, and uses memory only for the pages that were touched.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from vhost_user.memory import PAGE_SHIFT, PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-#: What lies below the hole at the most; the rest starts above the hole.
+#: Bytes below the hole at the most; all others are above it.
 LOW_BYTES = 3 << 30
 HIGH_START = 4 << 30
 
 
 class RamError(ValueError):
-    """An address range that is not, or not in one region, guest memory."""
+    """An address range that is not guest memory, or not within one region."""
 
 
 class RamRegion(NamedTuple):
-    """Guest memory that is contiguous.
+    """A contiguous part of guest memory.
 
     Attributes:
         gpa: its guest-physical address.
@@ -43,21 +43,20 @@ class RamRegion(NamedTuple):
 class GuestRam:
     """The memory of one machine.
 
-    The guest's own writes are noted by page (`mark`), for a migration; what back-ends write is
-    theirs to note in the dirty log.
+    The guest's own writes are recorded by page (`mark`), for a migration; back-ends record theirs
+    in the dirty log.
 
     Args:
         size: bytes, a multiple of 4096.
-        fds: the memfds of memory that is there already, one for each region; they
-            stay the caller's.
+        fds: the memfds of existing memory, one for each region; the caller closes them.
 
     Raises:
-        RamError: no such memory can be, or what was given is not of that size.
+        RamError: the size is invalid, or the memory of ``fds`` is not of that size.
         OSError: out of descriptors or memory.
 
     Attributes:
-        size: the same.
-        inherited: another process has it as well, and may be running its guest.
+        size: bytes.
+        inherited: it is the memory of ``fds``: another process may be running its guest.
         regions: one or two, in address order.
         pages: pages of the guest-physical address space up to the end of memory: how many bits a
             dirty log needs. The hole counts.
@@ -65,7 +64,7 @@ class GuestRam:
 
     def __init__(self, size: int, fds: Sequence[int] = ()) -> None:
         if size <= 0 or size % PAGE_SIZE:
-            raise RamError(f"{size} bytes are no whole number of pages")
+            raise RamError(f"{size} bytes is not a whole number of pages")
         self.size = size
         self.inherited = bool(fds)
         self.regions: list[RamRegion] = []
@@ -88,8 +87,8 @@ class GuestRam:
         self._reserved = 0
         self._writers: list[Callable[[], Iterable[int]]] = []
         self._dirty: set[int] = set()
-        # The set that was harvested last, and what was found in it.
-        self._retired: set[int] = set()
+        # The set that was harvested last, and the pages that were found in it.
+        self._harvested: set[int] = set()
         self._reported: set[int] = set()
 
     def _add_region(self, gpa: int, size: int, given: int | None) -> None:
@@ -100,19 +99,19 @@ class GuestRam:
         else:
             fd = os.dup(given)
             self.regions.append(RamRegion(gpa, size, fd))
-            there = os.fstat(fd).st_size
-            if there != size:
-                raise RamError(f"memory of {there} bytes was given where {size} are needed")
-        # A memfd's pages are accounted when they are touched, so a mapping reserves nothing.
+            existing = os.fstat(fd).st_size
+            if existing != size:
+                raise RamError(f"the existing memory has {existing} bytes, not {size}")
+        # The kernel accounts a memfd's pages when they are touched: a mapping reserves nothing.
         mapping = mmap.mmap(fd, size, mmap.MAP_SHARED)
         self._maps.append(mapping)
         self._views.append(memoryview(mapping))
 
     def view(self, gpa: int, length: int) -> memoryview:
-        """Guest memory itself, writable. Who writes also calls `mark`, afterwards.
+        """Guest memory itself, writable. After a write the caller calls `mark`.
 
         Raises:
-            RamError: not all of it is memory, or it would span the hole.
+            RamError: not all of it is memory, or it spans the hole.
         """
         end = gpa + length
         if 0 <= gpa <= end <= self._low_end:
@@ -122,13 +121,13 @@ class GuestRam:
         raise RamError(f"[{gpa:#x}, {end:#x}) is not guest memory")
 
     def mark(self, gpa: int, length: int) -> None:
-        """Note that the guest wrote there. After the write: see `harvest`."""
+        """Record that the guest has written there, after the write: see `harvest`."""
         first = gpa >> 12
         last = (gpa + length - 1) >> 12
         if first == last:
             self._dirty.add(first)
         else:
-            # Made first: between the look at the set and its update there must be no call.
+            # Made first: between the read of `_dirty` and the update there must be no other call.
             pages = range(first, last + 1)
             self._dirty.update(pages)
 
@@ -142,46 +141,46 @@ class GuestRam:
         self.mark(gpa, len(data))
 
     def reserve(self, size: int) -> None:
-        """Keep the last bytes of the first region for the accelerator's guest code.
+        """Reserve the last bytes of the first region for the accelerator's guest code.
 
         Raises:
-            RamError: it has not got so many.
+            RamError: the region is too small.
         """
         if size >= self.regions[0].size:
-            raise RamError(f"{self.size} bytes of memory are too few for so many vCPUs")
+            raise RamError(f"{self.size} bytes of memory are too little for so many vCPUs")
         self._reserved = size
 
     @property
     def free_regions(self) -> list[RamRegion]:
-        """What the guest's drivers may use."""
+        """The regions that the guest's drivers may use."""
         low, *high = self.regions
         return [low._replace(size=low.size - self._reserved), *high]
 
     def add_writer(self, dirty: Callable[[], Iterable[int]]) -> None:
-        """Add a function that returns, at each harvest, pages that were written for the guest."""
+        """Add a function that each harvest calls: it returns pages written by other guest code."""
         self._writers.append(dirty)
 
     def harvest(self) -> set[int]:
-        """Take the numbers of the pages that were marked since the last time.
+        """The numbers of the pages that were marked since the last harvest.
 
-        Vcpus may run. A mark that took hold of the old set just before it was exchanged lands there
-        after it was read; it is found at the next harvest, which reads that set once more. A page
+        vCPUs may run. A mark that read the old set just before the exchange may update it after
+        the harvest has read it; the next harvest finds it, as it reads that set once more. A page
         that was in the old set already needs no second report: the write came before its mark,
-        hence before the exchange, hence before the harvesting thread reads the page. When the vCPUs
-        are paused a harvest leaves nothing behind.
+        hence before the exchange, hence before the harvesting thread reads the page. While the
+        vCPUs are paused, one harvest finds all marks.
         """
         dirty, self._dirty = self._dirty, set()
-        late = self._retired.copy() - self._reported
+        late = self._harvested.copy() - self._reported
         found = dirty.copy()
-        self._retired, self._reported = dirty, found
+        self._harvested, self._reported = dirty, found
         return found.union(late, *[written() for written in self._writers])
 
     def extents(self) -> list[tuple[int, int]]:
-        """What was ever touched: (gpa, length) runs of whole pages, in address order."""
+        """All pages that were ever touched, as (gpa, length) runs, in address order."""
         return [run for region in self.regions for run in _data_of(region)]
 
     def locate(self, gpa: int, length: int) -> tuple[int, int]:
-        """The memfd that holds the range, and the offset in it, for sendfile and the like.
+        """The memfd that holds the range, and the offset in it, such as for sendfile.
 
         Raises:
             RamError: see `view`.
@@ -192,9 +191,9 @@ class GuestRam:
         raise RamError(f"[{gpa:#x}, {gpa + length:#x}) is not guest memory")
 
     def close(self) -> None:
-        """Give the memory back. Again is harmless.
+        """Release the memory. Idempotent.
 
-        A mapping with views left is released with the last view.
+        A mapping of which the caller has views is released with the last of them.
         """
         for view in self._views:
             with suppress(BufferError):
@@ -214,7 +213,7 @@ def _data_of(region: RamRegion) -> list[tuple[int, int]]:
         try:
             start = os.lseek(region.fd, end, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but hole up to the end
+            if error.errno == errno.ENXIO:  # a hole up to the end
                 break
             raise
         end = os.lseek(region.fd, start, os.SEEK_HOLE)

@@ -1,13 +1,13 @@
 """The gate between a vCPU thread and guest code: where a machine pauses.
 
-A vCPU passes the gate before it runs guest code and again when it leaves it. `RunGate.close` keeps
+A vCPU enters the gate before it runs guest code, and leaves it afterwards. `RunGate.close` keeps
 all vCPUs out; a pause then waits for those that are inside. A vCPU that is halted, or that waits
 for the gate, is at a safe point already.
 
-No lock guards the sets. Each side writes its own mark first and reads the other's afterwards
+No lock guards the sets. Each thread writes its own flag first and reads the other's afterwards
 (a vCPU: `inside`, then `paused`; a pause: `paused`, then `inside`), so that at least one of the two
-sees the other. The interpreter runs one bytecode at a time, which makes both the order and the
-single set operations atomic.
+sees the other's. The interpreter runs one bytecode at a time, so that the order is kept and a set
+operation is atomic.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 
 
 class RunGate:
-    """One gate for all vCPUs of a machine. It is closed when it is made.
+    """One gate for all vCPUs of a machine; closed at first.
 
     Attributes:
-        paused: the gate is closed. Guest code reads it between its operations and returns early.
+        paused: the gate is closed; guest code then returns before its next operation.
         stopping: the vCPUs' threads are to end.
         inside: the vCPUs that run guest code.
-        parked: the vCPUs that want to, and wait for the gate.
-        owed: the vCPUs that `wait_ran` waits for, as they have not run since the gate opened.
-        ran_ns: CLOCK_MONOTONIC when the last of them had run, or the gate opened if none was owed.
+        parked: the vCPUs that wait for the gate.
+        awaited: the vCPUs that `wait_ran` waits for: they have not run since the gate opened.
+        ran_ns: when the last of them had run (CLOCK_MONOTONIC), or when the gate opened if there
+            was none.
         throttle: how much of its time a vCPU stays out of the open gate.
     """
 
     __slots__ = (
-        "_emptied", "_ran", "inside", "owed", "parked", "paused", "ran_ns", "stopping", "throttle",
+        "_emptied", "_ran", "awaited", "inside", "parked", "paused", "ran_ns", "stopping",
+        "throttle",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -45,14 +47,14 @@ class RunGate:
         self.stopping = False
         self.inside: set[int] = set()
         self.parked: set[int] = set()
-        self.owed: set[int] = set()
+        self.awaited: set[int] = set()
         self.ran_ns = 0
         self.throttle = Throttle()
         self._emptied = threading.Event()
         self._ran = threading.Event()
 
     def enter(self, vcpu: int) -> bool:
-        """From the vCPU's thread: go in, unless the gate is closed."""
+        """From the vCPU's thread: enter; False if the gate is closed."""
         self.inside.add(vcpu)
         if self.paused:
             self.leave(vcpu)
@@ -60,23 +62,23 @@ class RunGate:
         return True
 
     def leave(self, vcpu: int) -> None:
-        """From the vCPU's thread: come out. Harmless for a vCPU that is not inside."""
+        """From the vCPU's thread: leave. No effect for a vCPU that is not inside."""
         self.inside.discard(vcpu)
         if self.paused and not self.inside:
             self._emptied.set()
 
     def ran(self, vcpu: int) -> None:
         """From the vCPU's thread: it runs guest code, for the first time since the gate opened."""
-        self.owed.discard(vcpu)
-        if not self.owed:
+        self.awaited.discard(vcpu)
+        if not self.awaited:
             self.ran_ns = time.monotonic_ns()
             self._ran.set()
 
     def park(self, vcpu: int) -> bool:
-        """From the vCPU's thread: it waits for the gate. False: no need, the gate is open.
+        """From the vCPU's thread: it waits for the gate; False if the gate is open.
 
-        While this is true, `open` returns the vCPU among those that must be woken. Once woken it
-        calls `unpark` and then checks again what it has to do.
+        A parked vCPU is among those that `open` returns, to be woken. Once woken it calls `unpark`
+        and reads the gate again.
         """
         self.parked.add(vcpu)
         if self.paused and not self.stopping:
@@ -89,14 +91,14 @@ class RunGate:
         self.parked.discard(vcpu)
 
     def close(self) -> list[int]:
-        """Keep all vCPUs out; returns those that are inside and may have to be kicked."""
+        """Keep all vCPUs out; returns those that are inside, which the caller may have to kick."""
         self._emptied.clear()
         self.paused = True
-        self.owed.clear()
+        self.awaited.clear()
         return list(self.inside)
 
     def wait_empty(self, timeout: float) -> None:
-        """Wait until no vCPU is inside of the closed gate.
+        """Wait until no vCPU is inside; the gate is closed.
 
         Args:
             timeout: seconds.
@@ -112,25 +114,25 @@ class RunGate:
             self._emptied.wait(left)
             self._emptied.clear()
 
-    def open(self, owed: Iterable[int] = ()) -> list[int]:
+    def open(self, awaited: Iterable[int] = ()) -> list[int]:
         """Let all vCPUs in.
 
         Args:
-            owed: the vCPUs that must run before `wait_ran` returns.
+            awaited: the vCPUs that must run before `wait_ran` returns.
 
         Returns:
-            The vCPUs that must be woken: those that are owed, and those that wait for the gate.
+            The vCPUs that must be woken: those awaited, and those that wait for the gate.
         """
         self._ran.clear()
-        # Before the gate opens: once it is open, one of them may have run before it is owed.
-        self.owed.update(owed)
+        # Before the gate opens: once it is open, one of them may run before it is awaited.
+        self.awaited.update(awaited)
         self.ran_ns = time.monotonic_ns()
         self.paused = False
         # A vCPU that parks from here on reads `paused` after that, and does not wait.
-        return list(self.owed | self.parked)
+        return list(self.awaited | self.parked)
 
     def wait_ran(self, timeout: float) -> None:
-        """Wait until each vCPU that is owed has run guest code.
+        """Wait until each awaited vCPU has run guest code.
 
         Args:
             timeout: seconds.
@@ -139,10 +141,10 @@ class RunGate:
             DeadlineError: names the vCPUs that have not. The gate stays open.
         """
         start = time.monotonic()
-        while self.owed:
+        while self.awaited:
             left = start + timeout - time.monotonic()
             if left <= 0:
-                raise DeadlineError(f"{_names(self.owed)} to run again", timeout)
+                raise DeadlineError(f"{_names(self.awaited)} to run again", timeout)
             self._ran.wait(left)
             self._ran.clear()
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-#: A vCPU runs for a part of each period and stays out for the rest; nanoseconds.
+#: Nanoseconds of a period: a vCPU runs at its start and stays out of guest code at its end.
 PERIOD_NS = 10_000_000
-#: A guest that never ran would complete nothing.
+#: At 100 the guest would never run, and complete nothing.
 MAX_PERCENT = 99
 
 
 class Throttle:
-    """When vCPUs stay out of guest code. They ask before they enter it.
+    """When vCPUs stay out of guest code. They read it before they enter guest code.
 
     Attributes:
-        percent: of each period that they stay out, 0 to 99; any thread may set it.
+        percent: the part of each period that they stay out, 0 to 99; any thread may set it.
     """
 
     __slots__ = ("percent",)
@@ -21,7 +21,7 @@ class Throttle:
         self.percent = 0
 
     def stay_out_ns(self, now_ns: int) -> int:
-        """Nanoseconds from now until a vCPU may go in; 0: now."""
+        """Nanoseconds from now until a vCPU may enter guest code; 0: now."""
         into = now_ns % PERIOD_NS
         running = PERIOD_NS * (100 - self.percent) // 100
         return PERIOD_NS - into if into >= running else 0

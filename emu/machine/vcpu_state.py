@@ -1,4 +1,4 @@
-"""The state of a paused vCPU, as plain data: it is sent when a VM migrates."""
+"""The state of a paused vCPU, as it is sent when a VM migrates."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _NS_PER_US = 1000
 
 
 class VcpuStateError(EmuError):
-    """Bytes that are not a state of these vCPUs."""
+    """The data is not a state of these vCPUs."""
 
 
 class VcpuState(NamedTuple):
     """A paused vCPU.
 
     Attributes:
-        halted: it waits for an interrupt; otherwise it was taken out of guest code, and runs again
-            first after a resume.
-        pending: interrupt vectors that were taken from their eventfds and are not handled.
+        halted: it waits for an interrupt; otherwise a pause interrupted its guest code, and it
+            runs first after a resume.
+        pending: interrupt vectors that were read from their eventfds and are not handled.
         timer_ns: nanoseconds until its timer is due (0: it is due), or None: it has no timer. A
-            difference, as another machine's clock is another clock.
-        raw: the processor's own state, for an accelerator whose guest is real code.
+            difference, as two machines have different clocks.
+        raw: the processor's own state, for an accelerator that runs machine code.
     """
 
     halted: bool = True
@@ -41,9 +41,9 @@ class VcpuState(NamedTuple):
     raw: bytes = b""
 
     def pack(self) -> bytes:
-        """8 bytes, 2 for each pending vector, and the raw state with its length where there is one.
+        """8 bytes, 2 for each pending vector, and the raw state with its length if there is one.
 
-        The timer is kept to the microsecond, rounded up.
+        The timer is rounded up to a microsecond.
         """
         if self == IDLE:
             return _IDLE_BYTES
@@ -61,17 +61,17 @@ def pack(states: Sequence[VcpuState]) -> bytes:
     return b"".join([state.pack() for state in states])
 
 
-#: A vCPU that waits for interrupts, as nearly all do; packed and unpacked as a whole.
+#: A vCPU that waits for interrupts, as nearly all do; packed and unpacked without its fields.
 IDLE = VcpuState()
 _IDLE_BYTES = _HEADER.pack(_HALTED, 0, _NO_TIMER)
 
 
 def unpack(data: bytes, count: int) -> list[VcpuState]:
-    """What `pack` made.
+    """The states of which `pack` made the data.
 
     Args:
-        data: nothing but the states.
-        count: how many there must be.
+        data: the states, and nothing else.
+        count: number of states.
 
     Raises:
         VcpuStateError: the data is too short, too long, or invalid.

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
     from emu.machine.accel.base import Accelerator, GuestProgram
 
-#: A vCPU's thread calls a few Python functions deep. The default of 8 MiB would be a gigabyte or
-#: more of address space for a large VM.
+#: A vCPU's thread has a shallow call stack. The default of 8 MiB would be a gigabyte or more of
+#: address space for a large VM.
 STACK_BYTES = 256 << 10
 TIMEOUT = 10.0
 
 _POWER_ON = VcpuState(halted=False, timer_ns=0)
-_stack_size_lock = threading.Lock()  # the stack size is one of the process
+_stack_size_lock = threading.Lock()  # the stack size is a setting of the process
 
 
 class Crash(NamedTuple):
-    """A vCPU whose guest code, or accelerator, raised. Its thread has ended.
+    """A vCPU whose guest code, or accelerator, raised an exception. Its thread has ended.
 
     Attributes:
-        vcpu: which one.
-        error: what it raised, with its traceback.
+        vcpu: its index.
+        error: the exception, with its traceback.
     """
 
     vcpu: int
@@ -46,11 +46,11 @@ class VcpuSet:
     """The vCPUs of one machine. They are paused until `resume`.
 
     Args:
-        count: how many.
+        count: number of vCPUs.
         accel: makes them, kicks them and wakes them.
 
     Attributes:
-        gate: what they pass to run guest code.
+        gate: they enter it to run guest code.
         crashed: those whose thread ended with an error; the machine runs without them.
     """
 
@@ -60,7 +60,7 @@ class VcpuSet:
         self._accel = accel
         self._vcpus = accel.create_vcpus(count, self.gate)
         self._threads: list[threading.Thread] = []
-        self._off = True
+        self._powered_off = True
 
     def __len__(self) -> int:
         return len(self._vcpus)
@@ -68,14 +68,14 @@ class VcpuSet:
     def start(self, program: GuestProgram | None) -> None:
         """Start the threads. No guest code runs before `resume`.
 
-        If nothing is loaded before that, the machine is powered on then: each vCPU runs its
+        If no state is loaded before `resume`, that powers the machine on: each vCPU runs its
         program's `tick` once.
 
         Args:
-            program: what emulated vCPUs run.
+            program: the guest code that emulated vCPUs run.
         """
         if self._threads:
-            raise EmuError("the vCPUs have been started before")
+            raise EmuError("the vCPUs were started before")
         self._threads = [
             threading.Thread(
                 target=self._run, args=(index, program), name=f"vcpu{index}", daemon=True
@@ -118,57 +118,57 @@ class VcpuSet:
         self._accel.pause(timeout)
 
     def resume(self, timeout: float = TIMEOUT) -> None:
-        """Open the gate, wake those that are not halted, and wait until each of them has run.
+        """Open the gate, wake the vCPUs that are not halted, and wait until each of them has run.
 
         Raises:
-            DeadlineError: one of them has not; the gate stays open.
+            DeadlineError: one of them has not run; the gate stays open.
         """
         if not self.gate.paused:
             return
         if not self._threads:
             raise EmuError("the vCPUs have not been started, or were stopped")
-        if self._off:
+        if self._powered_off:
             self.load([_POWER_ON] * len(self._vcpus))
         dead = {crash.vcpu for crash in self.crashed}
-        owed = [vcpu.index for vcpu in self._vcpus if vcpu.runnable and vcpu.index not in dead]
+        awaited = [vcpu.index for vcpu in self._vcpus if vcpu.runnable and vcpu.index not in dead]
         self._accel.resume(timeout)
-        self._accel.wake(self.gate.open(owed))
+        self._accel.wake(self.gate.open(awaited))
         self.gate.wait_ran(timeout)
 
     def save(self) -> list[VcpuState]:
-        """The state of each. They are paused.
+        """The state of each vCPU. They are paused.
 
         Raises:
-            EmuError: they are not.
+            EmuError: they are not paused.
         """
-        self._need_pause("saved")
+        self._require_paused("saved")
         return [vcpu.save() for vcpu in self._vcpus]
 
     def load(self, states: Sequence[VcpuState]) -> None:
-        """Give each its state. They are paused; those that are not halted run at resume.
+        """Set the state of each vCPU. They are paused; those that are not halted run at resume.
 
         Raises:
             VcpuStateError: there are more or fewer states than vCPUs.
         """
-        self._need_pause("loaded")
+        self._require_paused("loaded")
         if len(states) != len(self._vcpus):
             raise VcpuStateError(f"{len(states)} states for {len(self._vcpus)} vCPUs")
-        self._off = False
+        self._powered_off = False
         for vcpu, state in zip(self._vcpus, states, strict=True):
             vcpu.load(state)
 
-    def _need_pause(self, what: str) -> None:
+    def _require_paused(self, what: str) -> None:
         if not self.gate.paused or self.gate.inside:
             raise EmuError(f"vCPUs that run cannot be {what}: pause them first")
 
     def throttle(self, percent: int) -> None:
-        """Keep all vCPUs out of guest code for that much of their time; 0 ends it.
+        """Keep all vCPUs out of guest code for that part of their time; 0 ends the throttling.
 
         Raises:
-            EmuError: it is not within 0 to 99.
+            EmuError: ``percent`` is not within 0 to 99.
         """
         if not 0 <= percent <= MAX_PERCENT:
-            raise EmuError(f"a throttle of {percent}%: it is 0 to {MAX_PERCENT}")
+            raise EmuError(f"a throttle of {percent}% is not within 0 to {MAX_PERCENT}")
         self.gate.throttle.percent = percent
 
     def arm(self, vcpu: int, due_ns: int) -> None:
@@ -179,8 +179,8 @@ class VcpuSet:
         """End the threads. Idempotent.
 
         Raises:
-            DeadlineError: names the threads that do not end; they may still use descriptors, so
-                nothing is closed.
+            DeadlineError: names the threads that do not end; no descriptor is closed, as they may
+                use it.
         """
         gate = self.gate
         gate.stopping = True
@@ -188,9 +188,9 @@ class VcpuSet:
         if not self._threads:
             return
         self._accel.wake(range(len(self._vcpus)))
-        end = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
         alive = [thread.name for thread in self._threads if thread.is_alive()]
         if alive:
             raise DeadlineError(f"the thread of {', '.join(alive[:4])} to end", timeout)
@@ -214,10 +214,10 @@ class _CrashRecorder:
         traceback: TracebackType | None,
     ) -> bool:
         gate = self._vcpus.gate
-        kept = isinstance(error, Exception)
+        recorded = isinstance(error, Exception)
         if isinstance(error, Exception):
             self._vcpus.crashed.append(Crash(self._index, error))
         gate.unpark(self._index)
         gate.leave(self._index)
         gate.ran(self._index)
-        return kept
+        return recorded

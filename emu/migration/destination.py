@@ -112,7 +112,7 @@ class Destination(DestinationBase):
         if strategy.prepares_ahead:
             # Before memory arrives: it writes to guest memory.
             self.vm.machine.warm_up(self._stage.timeout)
-        with self.vm.machine.charged("dst"):
+        with self.vm.machine.injected_latency("dst"):
             strategy.prepare(self._tasks, self._stage)
 
     def _start_tasks(self) -> list[Task]:
@@ -144,7 +144,7 @@ class Destination(DestinationBase):
         """The blackout, as this side sees it: from the last byte to running vCPUs."""
         vm = self.vm
         timeline = self.timeline
-        with vm.machine.charged("dst"):
+        with vm.machine.injected_latency("dst"):
             timeline.mark("switchover_ns")
             timeline.in_blackout = True
             with timeline.span(Phase.LOAD_STATE):

@@ -187,13 +187,13 @@ class HandoverDestination(DestinationBase):
         vm.machine.warm_up(self._deadline)
         vm.machine.accel.mask_interrupts()
         tasks = _tasks(vm, lifecycle.enable_host_notify) + _tasks(vm, lifecycle.enable_guest_notify)
-        with vm.machine.charged("dst"):
+        with vm.machine.injected_latency("dst"):
             strategy.drive(tasks, Stage(vm.machine, self.timeline, self._deadline))
 
     def _switch_over(self, vm: Vm, state: bytes, stream: MigrationStream) -> None:
         """The blackout, as this side sees it: from the last byte to running vCPUs."""
         timeline = self.timeline
-        with vm.machine.charged("dst"):
+        with vm.machine.injected_latency("dst"):
             timeline.mark("switchover_ns")
             timeline.in_blackout = True
             with timeline.span(Phase.LOAD_STATE):

@@ -327,7 +327,7 @@ class Source(MigrationSide):
         """The vCPUs are paused, and for the length of the block the downtime is counted."""
         vm, timeline = self.vm, self.timeline
         self._observe("MIGRATION", {"status": "device"})
-        with without_collector(), vm.machine.charged("src"):
+        with without_collector(), vm.machine.injected_latency("src"):
             vm.await_heartbeat()
             timeline.mark("pause_start_ns")
             timeline.marks["last_beat_ns"] = vm.guest.heartbeat.last

@@ -1,1 +1,1 @@
-"""The monitor: a subset of QMP, over which one process drives a VM in another."""
+"""The monitor: a subset of QMP, over which one process controls a VM in another."""

@@ -1,4 +1,4 @@
-"""The client's end of a monitor: the process that drives a VM."""
+"""The client of a monitor: the process that controls a VM."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Event(NamedTuple):
-    """Something that happened in the VM's process."""
+    """An event of the VM's process: its name and its data."""
 
     name: str
     data: JsonObject
 
 
 class MonitorClient:
-    """Drives one VM over a connected stream socket, from one thread.
+    """Controls one VM over a connected stream socket, from one thread.
 
     Args:
         sock: connected; the client owns it from here on.
-        name: of the VM, as errors call it.
-        waiter: how to wait for answers.
+        name: the VM's name in error messages.
+        waiter: waits for responses.
     """
 
     def __init__(self, sock: socket.socket, name: str, waiter: Waiter) -> None:
@@ -39,7 +39,7 @@ class MonitorClient:
         self._sock = sock
         self._waiter = waiter
         self._buffer = protocol.MessageBuffer()
-        self._answers: dict[int, JsonObject] = {}
+        self._responses: dict[int, JsonObject] = {}
         self._greeted = False
         self._last_id = 0
 
@@ -48,10 +48,10 @@ class MonitorClient:
         return self._sock.fileno()
 
     def negotiate(self, timeout: float) -> None:
-        """Await the greeting and leave the negotiation.
+        """Wait for QMP's greeting, and complete the capabilities negotiation.
 
         Raises:
-            MonitorError: no greeting, or another one than QMP's.
+            MonitorError: no greeting, or not QMP's.
         """
         deadline = time.monotonic() + timeout
         while not self._greeted:
@@ -61,17 +61,17 @@ class MonitorClient:
     def execute(
         self, command: str, arguments: JsonObject | None = None, *, timeout: float
     ) -> JsonObject:
-        """Have a command carried out.
+        """Execute a command; returns its result.
 
         Raises:
-            CommandError: it was refused; the text is the peer's reason.
-            HangUpError: the peer has gone.
-            MonitorError: no answer within ``timeout`` seconds.
+            CommandError: the peer returned an error; the text is the peer's reason.
+            HangUpError: the peer has closed the connection.
+            MonitorError: no response within ``timeout`` seconds.
         """
         return self.result(self.submit(command, arguments), timeout=timeout)
 
     def submit(self, command: str, arguments: JsonObject | None = None) -> int:
-        """Send a command whose answer `result` will take."""
+        """Send a command; returns the identifier for `result`."""
         self._last_id += 1
         message: JsonObject = {"execute": command, "id": self._last_id}
         if arguments:
@@ -80,23 +80,23 @@ class MonitorClient:
         return self._last_id
 
     def result(self, request_id: int, *, timeout: float) -> JsonObject:
-        """The answer to a command that was submitted; raises what `execute` raises."""
+        """Wait for the response to a command that was submitted; raises as `execute`."""
         deadline = time.monotonic() + timeout
-        while request_id not in self._answers:
-            self._await_data("an answer", timeout, deadline)
-        answer = self._answers.pop(request_id)
-        if "error" in answer:
-            error = answer["error"]
+        while request_id not in self._responses:
+            self._await_data("a response", timeout, deadline)
+        response = self._responses.pop(request_id)
+        if "error" in response:
+            error = response["error"]
             raise CommandError(self.name, str(error.get("class")), str(error.get("desc")))
-        value: Any = answer["return"]
+        value: Any = response["return"]
         return value if isinstance(value, dict) else {"value": value}
 
     def receive(self) -> None:
-        """Take in what has come, without waiting: events go to `events`.
+        """Read what has arrived, without waiting; events are appended to `events`.
 
         Raises:
-            HangUpError: the peer has gone.
-            MonitorError: it sent something other than QMP.
+            HangUpError: the peer has closed the connection.
+            MonitorError: the peer sent something other than QMP.
         """
         try:
             data = self._sock.recv(1 << 20)
@@ -110,7 +110,7 @@ class MonitorClient:
             self._take(protocol.parse(message))
 
     def close(self) -> None:
-        """Hang up; a VM's process ends when it sees that."""
+        """Close the connection; a VM's process then ends."""
         self._sock.close()
 
     def _send(self, data: bytes) -> None:
@@ -133,7 +133,7 @@ class MonitorClient:
         elif "event" in message:
             self.events.append(Event(str(message["event"]), message.get("data", {})))
         elif "id" in message and ("return" in message or "error" in message):
-            self._answers[message["id"]] = message
+            self._responses[message["id"]] = message
         else:
             raise MonitorError(f"{self.name}: {message} is not a response to any command")
 
@@ -142,4 +142,4 @@ class Waiter(Protocol):
     """Waits until one of some descriptors is readable."""
 
     def wait(self, fds: Iterable[int], timeout: float) -> list[int]:
-        """The readable ones of ``fds``; empty when ``timeout`` seconds have passed."""
+        """Those of ``fds`` that are readable; empty when ``timeout`` seconds have passed."""

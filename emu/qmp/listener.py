@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class MonitorListener:
-    """Listens from the beginning, and serves since `start`.
+    """Listens from its construction on, and serves clients from `start` on.
 
-    A client that connects before that is served then. A VM outlives its clients here: one that
-    hangs up makes room for the next.
+    A client that connects before `start` is served then. The VM outlives its clients: when one
+    disconnects, the next is served.
 
     Args:
-        path: of the socket; a stale one is replaced, one in use is refused.
-        commands: of the clients.
+        path: of the socket; a stale one is replaced, one in use is an error.
+        commands: handlers by the command's name.
 
     Attributes:
         over_fd: becomes readable after a client's ``quit``, or when the monitor has failed.
-        failure: what it failed with: a bug, which is not to go unnoticed.
+        failure: the exception that the monitor failed with, which is a bug; None otherwise.
 
     Raises:
         PreflightError: no socket can be made there; the text has the reason.
@@ -51,7 +51,7 @@ class MonitorListener:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start the thread that serves clients."""
         self._thread = threading.Thread(target=self._run, name="monitors", daemon=True)
         self._thread.start()
 
@@ -62,7 +62,7 @@ class MonitorListener:
             server.emit(name, data)
 
     def close(self) -> None:
-        """Hang up, and listen no more. Returns when no command is being carried out."""
+        """Disconnect the client and stop listening. Returns when no command is being executed."""
         with self._lock:
             self._closed = True
             if self._server is not None:
@@ -84,7 +84,7 @@ class MonitorListener:
         os.eventfd_write(self.over_fd, 1)
 
     def _serve_next(self) -> bool:
-        """Serve one client; whether that was the last one."""
+        """Serve one client; returns whether that was the last one."""
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
@@ -100,7 +100,7 @@ class MonitorListener:
             with self._lock:
                 self._server = None
             server.close()
-        return server.told_to_quit
+        return server.quit_received
 
 
 def _listen(path: Path) -> socket.socket:

@@ -1,8 +1,8 @@
-"""What goes over a monitor: JSON objects (QEMU: docs/interop/qmp-spec.rst).
+"""The messages of a monitor: JSON objects (QEMU: docs/interop/qmp-spec.rst).
 
-Server first: a greeting, then the client's ``qmp_capabilities``; from then on commands, each
-answered by one ``return`` or ``error`` that carries the command's ``id`` when it had one. Events
-may stand between any two answers.
+The server sends a greeting, then the client sends ``qmp_capabilities``; from then on it sends
+commands. The response to each is one ``return`` or ``error``, with the command's ``id`` if it had
+one. Events may be sent between any two responses.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ JsonObject = dict[str, Any]
 #: Sends an event to the client of the monitor; any thread may call it.
 EventSink = Callable[[str, JsonObject], None]
 
-#: No command and no response is longer (a timeline of 608 rings takes about 1 MB).
+#: Bytes of the longest command or response (a timeline of 608 rings takes about 1 MB).
 MAX_MESSAGE = 64 << 20
 _TOKEN = re.compile(rb'\\.|["{}\[\]\n]', re.DOTALL)
-#: The version of QMP's shape that is spoken here; clients look at it, and no QEMU answers.
+#: The result of query-version, in QMP's form, as clients read it; the server is not QEMU.
 VERSION = {"qemu": {"major": 0, "minor": 1, "micro": 0}, "package": "vhost-emu"}
 
 GENERIC_ERROR = "GenericError"
@@ -30,7 +30,7 @@ COMMAND_NOT_FOUND = "CommandNotFound"
 
 
 def encode(message: JsonObject) -> bytes:
-    """One message as a line of its own."""
+    """One message as a line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\r\n"
 
 
@@ -40,17 +40,17 @@ def greeting() -> JsonObject:
 
 
 def success(value: object, request_id: object = None) -> JsonObject:
-    """The answer to a command that was carried out."""
+    """The response to a command that was executed."""
     return _with_id({"return": {} if value is None else value}, request_id)
 
 
 def failure(error_class: str, description: str, request_id: object = None) -> JsonObject:
-    """The answer to a command that was not."""
+    """The response to a command that failed."""
     return _with_id({"error": {"class": error_class, "desc": description}}, request_id)
 
 
 def event(name: str, data: JsonObject | None = None) -> JsonObject:
-    """Something that happened by itself, with the wall clock's time."""
+    """An event, with the time of the wall clock."""
     seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
     stamp = {"seconds": seconds, "microseconds": microseconds}
     message: JsonObject = {"event": name, "timestamp": stamp}
@@ -66,10 +66,10 @@ def _with_id(message: JsonObject, request_id: object) -> JsonObject:
 
 
 def parse(data: bytes) -> JsonObject:
-    """The object that a message is.
+    """The JSON object of a message.
 
     Raises:
-        MonitorError: it is not JSON, or not an object.
+        MonitorError: the message is not JSON, or not an object.
     """
     try:
         message = json.loads(data)
@@ -81,10 +81,10 @@ def parse(data: bytes) -> JsonObject:
 
 
 class MessageBuffer:
-    """Cuts a stream into messages.
+    """Splits a stream into messages.
 
-    A message ends with its outermost bracket: QEMU's clients send no line's end after it. Text
-    outside of brackets is cut at the line's end; `parse` then refuses it.
+    A message ends with its outermost bracket: QEMU's clients send no newline after it. Text outside
+    of brackets ends at the newline; `parse` then rejects it.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class MessageBuffer:
         self._in_string = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Complete messages, after these bytes came.
+        """Append bytes of the stream; returns the messages that are complete.
 
         Raises:
             MonitorError: a message is longer than `MAX_MESSAGE`.
@@ -109,9 +109,9 @@ class MessageBuffer:
                 start = end
                 if message:
                     messages.append(message)
-        # A backslash at the very end waits for what it escapes, unless it is escaped itself.
-        waits = self._data[-1:] == b"\\" and end < len(self._data)
-        self._seen = len(self._data) - start - waits
+        # A backslash at the end is read again with what it escapes, unless it is escaped itself.
+        escapes = self._data[-1:] == b"\\" and end < len(self._data)
+        self._seen = len(self._data) - start - escapes
         del self._data[:start]
         if len(self._data) > MAX_MESSAGE:
             raise MonitorError(f"a message is longer than {MAX_MESSAGE} bytes")

@@ -1,4 +1,4 @@
-"""The server's end of a monitor: the process that has the VM."""
+"""The server of a monitor: the process that runs the VM."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 Handler = Callable[..., object]
 
-#: How long a command that is being carried out may go on after the client has gone.
-HANG_UP_GRACE = 3.0
+#: Seconds for a command that is being executed to end after the client has disconnected.
+HANG_UP_TIMEOUT = 3.0
 
-#: How long a client may leave unread what it is sent: an event comes from a thread with other work.
-SEND_DEADLINE = 30
+#: Seconds for a client to read what it is sent: the thread that sends an event has other work.
+SEND_TIMEOUT = 30
 
-#: What an argument must be, by its annotation's text: (what JSON calls it, Python's types).
+#: The type of an argument, by its annotation's text: (its name in JSON, Python's types).
 _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "str": ("string", (str,)),
     "int": ("integer", (int,)),
@@ -44,7 +44,7 @@ _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
 class Command:
     """A handler, and the command's arguments according to its signature.
 
-    An argument ``reset_gap`` is called ``reset-gap`` on the wire.
+    A parameter ``reset_gap`` is the command's argument ``reset-gap``.
     """
 
     def __init__(self, handler: Handler) -> None:
@@ -52,7 +52,7 @@ class Command:
         self._parameters = inspect.signature(handler).parameters
 
     def __call__(self, arguments: JsonObject) -> object:
-        """Check the arguments and carry the command out.
+        """Check the arguments and execute the command.
 
         Raises:
             MonitorError: an argument is missing, unknown, or of another type.
@@ -80,27 +80,27 @@ def _check(parameter: inspect.Parameter, present: bool, value: object) -> None: 
 class MonitorServer:
     """Serves one client on a connected stream socket.
 
-    Commands are carried out one after the other, by the thread that calls `serve`; events may be
-    sent by any thread. A thread of its own reads, so that a client that has gone is noticed
-    while a command is being carried out: a VM without anybody who drives it must not stay.
+    The thread that calls `serve` executes commands one after the other; any thread may send events.
+    Another thread reads, so that it detects a disconnect while a command is being executed: a VM
+    that no client controls must not remain.
 
     Args:
         sock: connected; the server owns it from here on.
-        commands: of the client.
-        alone: no other client drives the VM, so that the process ends if a command hangs when the
-            client has gone.
+        commands: handlers by the command's name.
+        alone: no other client controls the VM, so that the process ends if a command hangs after
+            the client has disconnected.
 
     Attributes:
-        told_to_quit: the client has sent ``quit``.
+        quit_received: the client has sent ``quit``.
     """
 
     def __init__(
         self, sock: socket.socket, commands: Mapping[str, Handler], *, alone: bool = True
     ) -> None:
-        self.told_to_quit = False
+        self.quit_received = False
         self._sock = sock
-        # For what is sent only: a command may come at any time.
-        timeval = struct.pack("@ll", SEND_DEADLINE, 0)
+        # Only sends have a timeout: a command may arrive at any time.
+        timeval = struct.pack("@ll", SEND_TIMEOUT, 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         self._alone = alone
         self._commands = {name: Command(handler) for name, handler in commands.items()}
@@ -113,31 +113,31 @@ class MonitorServer:
         self._reader = threading.Thread(target=self._read, name="monitor", daemon=True)
 
     def serve(self) -> None:
-        """Answer commands until the client has hung up or sent ``quit``.
+        """Execute commands until the client has disconnected or sent ``quit``.
 
-        Raises whatever a handler raises that is none of `EmuError`, `VhostUserError` and
-        `OSError`: that is a bug, and the process should end with its traceback.
+        Raises any exception of a handler other than `EmuError`, `VhostUserError` and `OSError`:
+        that is a bug, and the process should end with its traceback.
         """
         self._reader.start()
         self._send(protocol.greeting())
         while (data := self._inbox.get()) is not None:
-            if not self._answer(data):
+            if not self._respond(data):
                 return
 
     def emit(self, name: str, data: JsonObject | None = None) -> None:
-        """Send an event. A client that has gone misses it."""
+        """Send an event, unless the client has disconnected or not negotiated yet."""
         if QMP_EVENT.enabled:
             QMP_EVENT.emit(name=name, data=json.dumps(data or {}, separators=(",", ":")))
         if self._negotiated:
             self._send(protocol.event(name, data))
 
     def hang_up(self) -> None:
-        """Have `serve` return when it has carried out what it has begun. From any thread."""
+        """Have `serve` return once no command is being executed. From any thread."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the reader, which a close would not
 
     def close(self) -> None:
-        """Hang up: what the process has to do before it ends has been done."""
+        """Disconnect; the process has done what it has to do before it ends."""
         self._finished.set()
         self.hang_up()
         self._reader.join()
@@ -150,29 +150,29 @@ class MonitorServer:
                 for message in buffer.feed(data):
                     self._inbox.put(message)
         except (OSError, MonitorError):
-            pass  # both mean that no further command will come
+            pass  # in either case no further command arrives
         self._inbox.put(None)
-        if self._alone and not self._finished.wait(HANG_UP_GRACE):
-            os._exit(1)  # a command hangs, and no client is left
+        if self._alone and not self._finished.wait(HANG_UP_TIMEOUT):
+            os._exit(1)  # a command hangs, and no client is connected
 
-    def _answer(self, data: bytes) -> bool:
+    def _respond(self, data: bytes) -> bool:
         try:
             message = protocol.parse(data)
         except MonitorError as error:
             self._send(protocol.failure(protocol.GENERIC_ERROR, str(error)))
             return True
         name = message.get("execute")
-        self._send(self._carry_out(name, message.get("arguments", {}), message.get("id")))
-        self.told_to_quit = name == "quit" and self._negotiated
-        return not self.told_to_quit
+        self._send(self._execute(name, message.get("arguments", {}), message.get("id")))
+        self.quit_received = name == "quit" and self._negotiated
+        return not self.quit_received
 
-    def _carry_out(self, name: object, arguments: object, request_id: Any) -> JsonObject:
+    def _execute(self, name: object, arguments: object, request_id: Any) -> JsonObject:
         if not isinstance(name, str) or not isinstance(arguments, dict):
             text = "QMP input lacks member 'execute', or 'arguments' is not an object"
             return protocol.failure(protocol.GENERIC_ERROR, text, request_id)
-        refusal = self._refusal(name)
-        if refusal is not None:
-            return protocol.failure(protocol.COMMAND_NOT_FOUND, refusal, request_id)
+        problem = self._problem_with(name)
+        if problem is not None:
+            return protocol.failure(protocol.COMMAND_NOT_FOUND, problem, request_id)
         if name in ("qmp_capabilities", "quit"):
             self._negotiated = True
             return protocol.success(None, request_id)
@@ -183,7 +183,7 @@ class MonitorServer:
         except (EmuError, VhostUserError, OSError) as error:
             return protocol.failure(protocol.GENERIC_ERROR, str(error), request_id)
 
-    def _refusal(self, name: str) -> str | None:
+    def _problem_with(self, name: str) -> str | None:
         if not self._negotiated and name != "qmp_capabilities":
             return f"Expecting capabilities negotiation with 'qmp_capabilities', not '{name}'"
         if self._negotiated and name == "qmp_capabilities":
@@ -203,5 +203,5 @@ class MonitorServer:
             try:
                 self._sock.sendall(data)
             except OSError:
-                # It has gone, or reads nothing: no further message is to wait for it.
+                # The client has disconnected or does not read: no further message waits for it.
                 self.hang_up()

@@ -1,1 +1,1 @@
-"""Accelerators: what runs guest code and carries notifiers."""
+"""Accelerators: they run guest code and implement notifiers."""

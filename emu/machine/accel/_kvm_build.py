@@ -7,7 +7,7 @@ from cffi import FFI
 HERE = Path(__file__).parent / "native"
 
 ffibuilder = FFI()
-#: Of linux/kvm.h.
+#: From linux/kvm.h.
 ffibuilder.cdef("""
 struct kvm_ioeventfd {
     uint64_t datamatch; uint64_t addr; uint32_t len; int32_t fd; uint32_t flags; ...;

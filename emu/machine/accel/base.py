@@ -1,9 +1,9 @@
-"""What runs guest code: the interface between the machine and an accelerator.
+"""The interface between the machine and an accelerator, which runs guest code.
 
-An accelerator does two things. It carries *notifiers*: an ioeventfd turns a guest's write into a
+An accelerator does two things. It implements *notifiers*: an ioeventfd turns a guest's write into a
 signal on an eventfd, an irqfd turns a signal on an eventfd into an interrupt vector, and a route
-gives the vCPU that takes that vector. And it makes *vCPUs*, which the machine runs on threads of
-their own.
+gives the vCPU that takes that vector. And it makes *vCPUs*; the machine runs each on its own
+thread.
 
 Notifiers are assigned and deassigned in batches: a batch is one call into compiled code, whatever
 its size.
@@ -50,33 +50,33 @@ class Limits(NamedTuple):
     max_ioeventfds: int
 
 
-#: What an accelerator calls for a write that has no ioeventfd: (address, value).
+#: An accelerator calls this for a write that no ioeventfd takes: (address, value).
 ExitHandler = Callable[[int, int], None]
 
 
 class GuestProgram(Protocol):
-    """What emulated vCPUs run.
+    """The guest code that emulated vCPUs run.
 
-    Each method runs on the thread of the vCPU that it names. It returns early once the gate is
-    paused; after the resume it is then called again first, with the same arguments.
+    Each method runs on the thread of the given vCPU. It returns early once the gate is closed;
+    after the resume it is then called again first, with the same arguments.
     """
 
     def interrupt(self, vcpu: int, vector: int) -> None:
-        """The vCPU takes an interrupt. It may be spurious: the driver polls its ring."""
+        """The vCPU takes an interrupt, which may be spurious: the driver polls its ring."""
 
     def tick(self, vcpu: int, now_ns: int) -> int | None:
         """The vCPU's timer is due, or the vCPU has just started.
 
         Returns:
-            When it is due next (CLOCK_MONOTONIC, ns), or None: no timer.
+            When it is due next (CLOCK_MONOTONIC, ns), or None for no timer.
         """
 
     def beat(self, now_ns: int) -> None:
-        """Guest code is entered or left now."""
+        """Guest code is entered or left at this time."""
 
 
 class Vcpu(abc.ABC):
-    """One vCPU. Its own thread calls `run`, other threads everything else."""
+    """One vCPU. Its own thread calls `run`, other threads all other methods."""
 
     __slots__ = ()
     index: int
@@ -91,7 +91,7 @@ class Vcpu(abc.ABC):
 
     @abc.abstractmethod
     def load(self, state: VcpuState) -> None:
-        """Take that state. The machine is paused; the vCPU is woken at resume if it has to run."""
+        """Set its state. The machine is paused; the vCPU is woken at resume if it has to run."""
 
     @abc.abstractmethod
     def arm(self, due_ns: int) -> None:
@@ -108,12 +108,12 @@ class Vcpu(abc.ABC):
 
 
 class Accelerator(abc.ABC):
-    """Carries notifiers and makes vCPUs. Notifiers change under the big lock only.
+    """Implements notifiers and makes vCPUs. Notifiers change only under the big lock.
 
     A change is all or nothing: when it raises, the old state is in force.
 
     Args:
-        on_exit: called with the address and the value of a write that has no ioeventfd, on the
+        on_exit: called with the address and the value of a write that no ioeventfd takes, on the
             thread of the vCPU that wrote.
 
     Raises:
@@ -128,7 +128,7 @@ class Accelerator(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def find_limits(cls, vcpus: int) -> Limits:
-        """What a machine with so many vCPUs may have on this host.
+        """The limits of a machine with so many vCPUs on this host.
 
         Raises:
             EmuError: the accelerator does not work on this host; the text has the reason and,
@@ -145,7 +145,7 @@ class Accelerator(abc.ABC):
 
     @abc.abstractmethod
     def change_irqfds(self, remove: Sequence[Irqfd], add: Sequence[Irqfd]) -> None:
-        """Deassign some, then assign others. On return those deassigned are not read any more.
+        """Deassign some, then assign others. After the return no deassigned eventfd is read.
 
         A signal that is pending on an eventfd when it is assigned raises its interrupt.
 
@@ -155,41 +155,41 @@ class Accelerator(abc.ABC):
 
     @abc.abstractmethod
     def set_routes(self, routes: Mapping[int, int]) -> None:
-        """Set the whole table, vector to vCPU, in one commit.
+        """Set the whole routing table, vector to vCPU, in one commit.
 
         Signals on an irqfd without a route stay pending.
 
         Raises:
-            NotifierError: a route leads to a vCPU that does not exist, or there are too many.
+            NotifierError: a route's vCPU does not exist, or there are too many routes.
         """
 
     @abc.abstractmethod
     def mmio_write(self, address: int, value: int) -> None:
-        """A write of guest code to a notify address: it signals the ioeventfd, or exits."""
+        """A write of guest code to a notify address: it signals its ioeventfd, or exits."""
 
     @abc.abstractmethod
     def set_memory(self, ram: GuestRam) -> None:
-        """Guest memory, for vCPUs that address it by themselves. Before the vCPUs are made."""
+        """Set guest memory, for vCPUs that address it themselves. Before `create_vcpus`."""
 
     @abc.abstractmethod
     def create_vcpus(self, count: int, gate: RunGate) -> Sequence[Vcpu]:
         """Make the machine's vCPUs; once.
 
         Raises:
-            EmuError: more than this accelerator has.
+            EmuError: more than the accelerator supports.
             OSError: out of descriptors; nothing was made.
         """
 
     @abc.abstractmethod
     def kick(self, vcpus: Sequence[int]) -> None:
-        """Have these leave guest code soon. The gate is closed already, and `Vcpu.run` reads it."""
+        """Have these leave guest code. The gate is closed already, and `Vcpu.run` reads it."""
 
     @abc.abstractmethod
     def wake(self, vcpus: Sequence[int]) -> None:
-        """Have these read the gate again; a halted one comes out of its halt."""
+        """Have these read the gate again; a halted one leaves its halt."""
 
     def pause(self, timeout: float) -> None:  # noqa: B027  emulated vCPUs are behind the gate
-        """Wait until vCPUs that run code of their own have left it. The gate is closed and empty.
+        """Wait until vCPUs that run machine code have left it. The gate is closed and empty.
 
         Idempotent.
 
@@ -197,45 +197,45 @@ class Accelerator(abc.ABC):
             timeout: seconds.
 
         Raises:
-            DeadlineError: one does not leave.
+            DeadlineError: a vCPU does not leave.
         """
 
     def resume(self, timeout: float) -> None:  # noqa: B027
-        """Let them run, and wait until each of them has. The gate is opened afterwards.
+        """Let them run, and wait until each has run. The gate is opened afterwards.
 
         Args:
             timeout: seconds.
 
         Raises:
-            DeadlineError: one has not; they may run from now on nevertheless.
+            DeadlineError: one has not run; all may run from now on nevertheless.
         """
 
     def mask_interrupts(self) -> None:  # noqa: B027
-        """From now on, signals on irqfds' eventfds stay pending there while the machine is paused.
+        """From now on, signals stay pending in the irqfds' eventfds while the machine is paused.
 
-        Then two machines, of which at most one runs, may have irqfds on the same eventfds.
-        Interrupts may take longer. The vCPUs may run. Idempotent.
+        So two machines, of which at most one runs, may have irqfds on the same eventfds. Interrupts
+        may take longer. The vCPUs may run. Idempotent.
         """
 
     def unmask_interrupts(self) -> None:  # noqa: B027
-        """The reverse of `mask_interrupts`, for irqfds that no other machine has any more.
+        """Undo `mask_interrupts`, once no other machine has the irqfds.
 
         As long as another machine has one of them, they stay masked.
         """
 
     def warm_up(self, timeout: float) -> None:  # noqa: B027
-        """At the destination of a migration: set as much of the state to come as can be known.
+        """At the destination of a migration: set the parts of the state that are known in advance.
 
-        The vCPUs' threads have been started, and the machine is paused, before and after. What
-        guest memory holds is overwritten, unless it was inherited.
+        The vCPUs' threads have been started, and the machine is paused, before and after. Guest
+        memory is overwritten, unless it was inherited.
 
         Args:
             timeout: seconds.
 
         Raises:
-            DeadlineError: a vCPU does not get there.
+            DeadlineError: a vCPU does not reach its halt.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Release what it holds. The vCPUs' threads have ended. Idempotent."""
+        """Release all resources. The vCPUs' threads have ended. Idempotent."""

@@ -1,8 +1,8 @@
-"""The accelerator with hardware: KVM's vCPUs, ioeventfds, irqfds and routes.
+"""The KVM accelerator: its vCPUs, ioeventfds, irqfds and routes are the kernel's.
 
-The vCPUs run a little code of their own (``native/guest.c``) which takes interrupts and writes to
-notify addresses; the guest's drivers are the same program as with the emulated vCPUs, on a thread
-of their own (`emu.machine.accel.kvm_driver_thread`).
+The vCPUs run machine code (``native/guest.c``) that takes interrupts and writes to notify
+addresses. The guest's drivers are the same program as with emulated vCPUs, and run on a separate
+thread (`emu.machine.accel.kvm_driver_thread`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from emu.machine.ram import GuestRam
     from emu.machine.run_gate import RunGate
 
-#: Memory slots: the guest's memory below 4 GiB, and the part of it that the vCPUs' code has.
+#: Memory slots: the guest's memory below 4 GiB, and the reserved part of it, for the vCPUs' code.
 _LOW, _OWN = range(2)
 
 
@@ -38,14 +38,14 @@ class KvmAccelerator(Accelerator):
     """Real vCPUs and notifiers.
 
     Args:
-        on_exit: called on the vCPU's thread when it writes to an address that has no ioeventfd.
+        on_exit: called on the vCPU's thread for a write that no ioeventfd takes.
 
     Attributes:
         kernel: the kernel's machine.
         drivers: the thread of the guest's drivers, once there are vCPUs.
 
     Raises:
-        KvmError: there is no KVM, or it lacks something.
+        KvmError: there is no KVM, or a capability is missing.
     """
 
     name = "kvm"
@@ -65,7 +65,7 @@ class KvmAccelerator(Accelerator):
         self._vcpus: list[KvmVcpu] = []
         self._gate: RunGate | None = None
         self._ram: GuestRam | None = None
-        # Where the memory of the vCPUs' own code is, and its bytes.
+        # Address and bytes of the reserved memory of the vCPUs' code.
         self._own = 0, memoryview(b"")
         self._closed = False
         self._lock = threading.Lock()
@@ -78,12 +78,12 @@ class KvmAccelerator(Accelerator):
             self._ioeventfds.change(remove, add)
 
     def mmio_write(self, address: int, value: int) -> None:
-        """See `Accelerator.mmio_write`. The vCPU that the driver runs for makes the write, soon."""
+        """See `Accelerator.mmio_write`. It is queued to the vCPU that the driver runs for."""
         ioeventfd = self._ioeventfds.find(address, value)
         where = address if ioeventfd is None else ioeventfd.address
         if self._started_drivers.queue_write(where, value):
             return
-        # The machine pauses before that vCPU has made room: the write is made here, as by KVM.
+        # The queue is full and the machine pauses: this thread makes the write, as KVM would.
         if ioeventfd is None:
             self._on_exit(address, value)
         else:
@@ -116,9 +116,9 @@ class KvmAccelerator(Accelerator):
         self._ram = ram
 
     def _map(self, ram: GuestRam, own: int) -> None:
-        """Give the guest its memory; the last ``own`` bytes of the low region are its code's.
+        """Map guest memory; the last ``own`` bytes of the low region are for the vCPUs' code.
 
-        Only the drivers use what lies above 4 GiB, so KVM does not map it: that would take 2.5 MiB
+        Only the drivers use the memory above 4 GiB, so KVM does not map it: that would take 2.5 MiB
         of the kernel's memory for each GiB.
         """
         kernel = self.kernel
@@ -138,9 +138,9 @@ class KvmAccelerator(Accelerator):
             raise EmuError("the vCPUs of this machine were made before")
         most = self._limits.max_vcpus
         if not 1 <= count <= most:
-            raise EmuError(f"{count} vCPUs: {self.name} has 1 to {most} on this host")
+            raise EmuError(f"{count} vCPUs: {self.name} supports 1 to {most} on this host")
         if self._ram is None:
-            raise EmuError("real vCPUs need guest memory first")
+            raise EmuError("real vCPUs need guest memory: call set_memory first")
         kernel, where = self.kernel, self._write_image(self._ram, count)
         kernel.create_vcpus(count)
         self._gate = gate
@@ -154,7 +154,7 @@ class KvmAccelerator(Accelerator):
         return self._vcpus
 
     def _write_image(self, ram: GuestRam, vcpus: int) -> image.Places:
-        """Map guest memory, with the vCPUs' code in it."""
+        """Map guest memory, and write the vCPUs' code to it."""
         own = image.reserved_bytes(vcpus)
         try:
             ram.reserve(own)
@@ -163,7 +163,7 @@ class KvmAccelerator(Accelerator):
             raise EmuError(text) from None
         self._map(ram, own)
         where = image.places(ram, vcpus)
-        if not ram.inherited:  # otherwise the code is there, and in use
+        if not ram.inherited:  # otherwise the code is there already, and in use
             image.write(ram, where, guest_code(), DRIVER_PORTS, vcpus)
         return where
 
@@ -187,7 +187,7 @@ class KvmAccelerator(Accelerator):
             drivers.poke()
 
     def pause(self, timeout: float) -> None:
-        """See `Accelerator.pause`: all are signalled first, and waited for afterwards."""
+        """See `Accelerator.pause`: all vCPUs are signalled before the first one is waited for."""
         self._interrupts.pause()
         if not self.kernel.pause(timeout):
             raise DeadlineError("the vCPUs to leave guest code", timeout)
@@ -204,9 +204,9 @@ class KvmAccelerator(Accelerator):
     def warm_up(self, timeout: float) -> None:
         """See `Accelerator.warm_up`: each vCPU begins, and halts.
 
-        Nearly all vCPUs of the source are halted there, too, when they are paused; a later load
-        sets only what differs. Inherited memory is in use by the source: then they begin and
-        halt in a copy.
+        Nearly all vCPUs of the source are halted at the same place when they are paused; a later
+        load sets only the parts that differ. The source may be using inherited memory: then the
+        vCPUs begin and halt in a copy of it.
         """
         if self._ram is None or not self._ram.inherited:
             self._begin_and_halt(timeout)
@@ -230,7 +230,7 @@ class KvmAccelerator(Accelerator):
         if not ready:
             raise DeadlineError("the vCPUs to be ready for interrupts", timeout)
         for vcpu in range(len(self._vcpus)):
-            kernel.save(vcpu)  # what is saved is known, and need not be set by a load
+            kernel.save(vcpu)  # a load need not set the parts that equal the saved ones
 
     def close(self) -> None:
         """See `Accelerator.close`."""

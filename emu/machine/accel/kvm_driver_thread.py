@@ -1,8 +1,8 @@
 """The drivers of a KVM machine's guest: one thread that handles the interrupts of all vCPUs.
 
-The guest's own code (``native/guest.c``) takes the interrupts and makes the drivers' writes to
-notify addresses. Both pass through the vCPUs' mailboxes; an eventfd for each vCPU signals that it
-has taken an interrupt. The thread always works on behalf of one vCPU, inside of the gate.
+The vCPUs' code (``native/guest.c``) takes the interrupts and makes the drivers' writes to notify
+addresses. Both pass through the vCPUs' mailboxes; an eventfd for each vCPU signals that it has
+taken an interrupt. The thread always runs drivers on behalf of one vCPU, inside of the gate.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from emu.machine.ram import GuestRam
     from emu.machine.run_gate import RunGate
 
-#: Seconds for a vCPU to make queued writes, and to come out of its first halt.
+#: Seconds for a vCPU to make queued writes, and to reach its first halt.
 TIMEOUT = 5.0
 _NS_PER_MS = 1_000_000
 
@@ -37,18 +37,18 @@ class DriverThread:
     """Runs a `GuestProgram` for real vCPUs.
 
     Args:
-        machine: whose vCPUs they are.
-        gate: the machine's.
-        ram: the guest's memory, with the image in it.
-        where: the mailboxes are.
-        vcpus: how many there are.
-        vectors_of: the machine's vectors behind a local APIC's vector of a vCPU.
+        machine: the kernel's VM with the vCPUs.
+        gate: the machine's gate.
+        ram: guest memory, with the image in it.
+        where: addresses of the image, and so of the mailboxes.
+        vcpus: number of vCPUs.
+        vectors_of: returns the machine's vectors for (vCPU, vector of its local APIC).
 
     Attributes:
-        interrupt_fds: eventfds, one for each vCPU: it has taken interrupts. They are never read;
-            each signal is an edge.
-        loaded: vCPUs have got state of another process; the drivers have to `_catch_up`.
-        errors: what the drivers of a vCPU raised; the vCPU has been ended.
+        interrupt_fds: an eventfd for each vCPU, signalled when it has taken interrupts. They are
+            not read; each signal is an edge.
+        loaded: vCPUs have loaded the state of another process: the thread has to `_catch_up`.
+        errors: the exception of a vCPU's drivers, which ended the vCPU, by its index.
 
     Raises:
         OSError: out of descriptors; those made before are closed.
@@ -137,7 +137,7 @@ class DriverThread:
             gate.unpark(0)
 
     def _catch_up(self) -> None:
-        """Handle what the vCPUs of another process have left in the mailboxes."""
+        """Handle the interrupts and writes that the vCPUs of another process left in mailboxes."""
         self.loaded = False
         for vcpu, mailbox in enumerate(self.mailboxes):
             if mailbox.waiting:
@@ -145,18 +145,18 @@ class DriverThread:
             self._send(vcpu)
 
     def _stay_out(self, ns: int) -> bool:
-        """The guest is throttled, and stays out for that long; whether it was poked meanwhile."""
+        """The guest is throttled: stay out for ``ns``; returns whether `poke` was called."""
         if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
             return False
         self._drain_poke()
         return True
 
     def _drain_poke(self) -> None:
-        with suppress(BlockingIOError):  # it was drained together with an earlier one
+        with suppress(BlockingIOError):  # it was drained together with an earlier call
             os.eventfd_read(self._poke_fd)
 
     def _slice(self, vcpu: int, program: GuestProgram) -> None:
-        """What the drivers do after a vCPU's interrupts."""
+        """Run the drivers for the interrupts that a vCPU has taken."""
         mailbox, gate = self.mailboxes[vcpu], self._gate
         self._vcpu = vcpu
         program.beat(monotonic_ns())
@@ -164,7 +164,7 @@ class DriverThread:
         for place, vector in enumerate(taken):
             self._interrupt(vcpu, vector, program)
             if gate.paused:
-                # It may have returned early: it runs again, first, after the resume.
+                # The driver may have returned early: it runs again, first, after the resume.
                 mailbox.put_back(taken[place:])
                 self._again.add(vcpu)
                 break
@@ -179,20 +179,20 @@ class DriverThread:
             program.interrupt(vcpu, ring)
 
     def crash(self, vcpu: int, error: Exception) -> None:
-        """The drivers of that vCPU have failed: it ends, and the others go on."""
+        """The drivers of that vCPU have failed: end it; the others continue."""
         self.errors[vcpu] = error
         self._machine.end(vcpu)
 
     # -- writes to notify addresses
 
     def queue_write(self, address: int, value: int) -> bool:
-        """A driver writes to a notify address: the vCPU that it runs on is to make the write.
+        """Queue a driver's write to a notify address to the vCPU that the driver runs for.
 
         Returns:
-            False: there is no room in the mailbox, and the machine pauses.
+            False: the mailbox is full, and the machine pauses.
 
         Raises:
-            DeadlineError: the vCPU does not make the writes that were queued before.
+            DeadlineError: the vCPU does not make the writes that are queued.
         """
         with self._queueing:
             vcpu = self._vcpu
@@ -207,13 +207,13 @@ class DriverThread:
     def _make_room(self, vcpu: int, mailbox: Mailbox) -> bool:
         """Wait until a vCPU has made some of its writes; False: the machine pauses."""
         self._send(vcpu)
-        end = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + TIMEOUT
         while mailbox.full:
             if self._gate.paused:
                 return False
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise DeadlineError(f"vcpu{vcpu} to write to its notify addresses", TIMEOUT)
-            os.sched_yield()  # the vCPU makes them: all it needs is a processor
+            os.sched_yield()  # the vCPU makes them as soon as it has a processor
         return True
 
     def _send(self, vcpu: int) -> None:
@@ -232,11 +232,11 @@ class DriverThread:
         for fd in self.interrupt_fds:
             poll.register(fd, select.POLLIN)
         left = len(self.interrupt_fds)
-        end = time.monotonic() + timeout
-        while left and (wait := end - time.monotonic()) > 0:
+        deadline = time.monotonic() + timeout
+        while left and (wait := deadline - time.monotonic()) > 0:
             for fd, _ in poll.poll(wait * 1000):
                 poll.unregister(fd)
-                os.eventfd_read(fd)  # it concerns no driver
+                os.eventfd_read(fd)  # no driver has to handle it
                 left -= 1
         return not left
 

@@ -1,8 +1,8 @@
 """The reserved memory of a KVM machine's guest: its code, its tables, and a mailbox for each vCPU.
 
-It lies at the end of the memory below 4 GiB, where no driver puts anything:
+It lies at the end of the memory below 4 GiB, which drivers do not use:
 
-    page tables     4 GiB mapped as they are, in pages of 2 MiB (6 pages)
+    page tables     4 GiB mapped one to one, in pages of 2 MiB (6 pages)
     descriptors     a page: 64-bit code, data
     interrupts      a page: 256 gates, each to the stub of its vector
     code            2 pages
@@ -28,8 +28,8 @@ _VECTORS = 256
 #: Page tables: present and writable; in a directory also: a page of 2 MiB.
 _PRESENT = 0x3
 _LARGE = 0x83
-# As vk_begin (native/kvm.c) loads them: a vCPU that returns from an interrupt reads them again,
-# and its segments are to stay the same.
+# As vk_begin (native/kvm.c) sets them: a vCPU that returns from an interrupt loads its segments
+# from these descriptors, and they must stay the same.
 _CODE_DESCRIPTOR = 0x00AF_9B00_0000_FFFF
 _DATA_DESCRIPTOR = 0x00CF_9300_0000_FFFF
 CODE_SELECTOR = 8
@@ -38,11 +38,11 @@ GDT_LIMIT = 3 * 8 - 1
 IDT_LIMIT = 256 * 16 - 1
 _INTERRUPT_GATE = 0x8E << 40
 
-#: Vectors of a local APIC: writes are queued; the timer; those that devices share.
+#: Vectors of a local APIC: for queued writes, for the timer, and those that devices share.
 WRITES_VECTOR, TIMER_VECTOR = 0x20, 0x21
 FIRST_VECTOR, LAST_VECTOR = 0x22, 0xFE
 
-# Offsets in a mailbox, as native/guest.c has them.
+# Offsets in a mailbox, as in native/guest.c.
 PORT = 0x08
 QUEUED = 0x10
 PENDING = 0x20
@@ -56,7 +56,7 @@ TIMER_MS = 1_000_000
 
 
 def reserved_bytes(vcpus: int) -> int:
-    """How much of the end of the memory below 4 GiB belongs to the guest's own code."""
+    """Bytes at the end of the memory below 4 GiB that are reserved for the vCPUs' code."""
     return (_FIXED_PAGES + vcpus) * PAGE_SIZE
 
 
@@ -70,12 +70,12 @@ class Places(NamedTuple):
     mailboxes: int
 
     def mailbox(self, vcpu: int) -> int:
-        """A vCPU's page."""
+        """The address of a vCPU's mailbox."""
         return self.mailboxes + vcpu * PAGE_SIZE
 
 
 def places(ram: GuestRam, vcpus: int) -> Places:
-    """Where everything is in a machine with that memory."""
+    """The addresses of the parts in a machine with that memory."""
     low = ram.regions[0]
     at = low.gpa + low.size - reserved_bytes(vcpus)
     descriptors = at + _TABLE_PAGES * PAGE_SIZE
@@ -84,17 +84,17 @@ def places(ram: GuestRam, vcpus: int) -> Places:
 
 
 class Memory(Protocol):
-    """Where the image goes: guest memory, or a copy of the part of it that is reserved."""
+    """Guest memory, or a copy of its reserved part."""
 
     def write(self, gpa: int, data: bytes | bytearray) -> None:
-        """Put bytes at a guest-physical address."""
+        """Write bytes at a guest-physical address."""
 
 
 class ReservedCopy:
     """Memory in place of the reserved part, for vCPUs that must not write to the guest's.
 
     Args:
-        gpa: where it is to be.
+        gpa: its guest-physical address.
         size: bytes.
     """
 
@@ -112,10 +112,10 @@ def write(ram: Memory, where: Places, code: bytes, first_port: int, vcpus: int) 
 
     Args:
         ram: guest memory, or a copy of the reserved part.
-        where: `places`.
-        code: the guest's code, stubs included.
-        first_port: of vCPU 0, by which it notifies the drivers; the next one's is two further.
-        vcpus: how many mailboxes there are.
+        where: the result of `places`.
+        code: the vCPUs' code, stubs included.
+        first_port: the port by which vCPU 0 notifies the drivers; vCPU N's is 2 * N above it.
+        vcpus: number of mailboxes.
     """
     ram.write(where.code, code)
     ram.write(where.descriptors, struct.pack("<3Q", 0, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR))

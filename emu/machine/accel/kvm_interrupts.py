@@ -1,4 +1,4 @@
-"""The interrupts of a KVM machine: irqfds and the table of routes."""
+"""The interrupts of a KVM machine: irqfds and the routing table."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class KvmInterrupts:
     An irqfd is assigned in the kernel only while its vector has a route.
 
     Args:
-        kernel: the machine.
-        max_routes: entries of the table of routes.
+        kernel: the kernel's VM.
+        max_routes: number of entries of the routing table.
     """
 
     def __init__(self, kernel: KernelMachine, max_routes: int) -> None:
@@ -36,7 +36,7 @@ class KvmInterrupts:
         self._table = kernel.make_routes(max_routes)
         self._table_used = 0
         self._sharing: dict[tuple[int, int], list[int]] = {}
-        # In place of the kernel's irqfds, while interrupts are masked during pauses.
+        # Replaces the kernel's irqfds from `mask` to `unmask`.
         self._polled: PolledIrqfds | None = None
 
     # -- irqfds
@@ -63,7 +63,7 @@ class KvmInterrupts:
             self._vector_of[fd] = vector
 
     def _check_free(self, remove: Sequence[Irqfd], add: Sequence[Irqfd]) -> None:
-        """Without those removed, the vectors and eventfds of the new ones have no irqfd."""
+        """Check that no vector and no eventfd of the new irqfds has one that is not removed."""
         vectors = {irqfd.vector: False for irqfd in remove}
         fds: dict[int, int | None] = {irqfd.fd: None for irqfd in remove}
         for vector, fd in add:
@@ -138,7 +138,7 @@ class KvmInterrupts:
         self._kernel.interrupt(self._routes[vector], _apic_vector(vector))
 
     def pause(self) -> None:
-        """The machine pauses: interrupts that are masked then stay in their eventfds."""
+        """The machine pauses: signals of masked interrupts stay in their eventfds."""
         if self._polled is not None:
             self._polled.pause()
 
@@ -148,7 +148,7 @@ class KvmInterrupts:
             self._polled.resume()
 
     def close(self) -> None:
-        """End the thread that polls, if there is one."""
+        """End the thread that polls eventfds, if there is one."""
         if self._polled is not None:
             self._polled.close()
 
@@ -161,7 +161,7 @@ class KvmInterrupts:
                 f"vector {max(routes)}: KVM has {self._max_routes} interrupt routes"
             )
         if routes and not 0 <= min(routes.values()) <= max(routes.values()) < vcpus:
-            raise NotifierError(f"a route leads to none of the {vcpus} vCPUs")
+            raise NotifierError(f"a route is to none of the {vcpus} vCPUs")
         old, new = self._routes, dict(routes)
         changed = {vector for vector, _ in old.items() ^ new.items()}
         fds = {vector: self._irqfds[vector] for vector in changed & self._irqfds.keys()}
@@ -192,13 +192,13 @@ class KvmInterrupts:
         self._table_used = max(self._table_used, 1 + max(changed, default=-1))
 
     def vectors_of(self, vcpu: int, apic_vector: int) -> Sequence[int]:
-        """The machine's vectors that a vector of a local APIC may stand for.
+        """The machine's vectors that are delivered as a vector of a vCPU's local APIC.
 
-        A vector that once was routed there is among them: its interrupt may still be pending.
+        They include vectors that were routed there before: their interrupts may still be pending.
         """
         return self._sharing.get((vcpu, apic_vector), ())
 
 
 def _apic_vector(vector: int) -> int:
-    """The vector of a local APIC that stands for one of the machine's; several may share it."""
+    """The local APIC's vector that one of the machine's is delivered as; several may share it."""
     return image.FIRST_VECTOR + vector % (image.LAST_VECTOR - image.FIRST_VECTOR + 1)

@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 
     from emu.machine.accel.kvm_vm import KernelMachine
 
-#: Ports: two bytes for each vCPU, by which it notifies the drivers, and four for an ioeventfd that
-#: has no room on the MMIO bus.
+#: Ports: two bytes for each vCPU, by which it notifies the drivers, and four for each ioeventfd for
+#: which the MMIO bus has no room.
 DRIVER_PORTS, _PORTS = 0x1000, 0x2000
 _DRIVER_PORT_BYTES, _PORT_BYTES = 2, 4
-#: The address, and the value that matches.
+#: The address and the value (datamatch).
 _Key = tuple[int, int]
 
 
 class KvmIoeventfds:
     """The rings' ioeventfds, on the MMIO bus as long as it has room, then on the port bus.
 
-    One on the port bus has a port in place of its address; the vCPUs write to that.
+    An ioeventfd on the port bus has a port in place of its address, to which the vCPUs write.
 
     Args:
-        kernel: the machine.
+        kernel: the kernel's VM.
     """
 
     def __init__(self, kernel: KernelMachine) -> None:
         self._kernel = kernel
         self._vcpus = 0
-        # As KVM has them.
+        # As they are assigned in KVM: with a port in place of the address, on the port bus.
         self._assigned: dict[_Key, Ioeventfd] = {}
         self._on_mmio = 0
         self._free_ports: list[int] = []
 
     def reserve_driver_ports(self, fds: Sequence[int]) -> None:
-        """Give each vCPU the port that signals its eventfd; the rings have what is left.
+        """Assign a port to each vCPU's eventfd; the rings have the rest of the port bus.
 
         Raises:
-            KvmError: there are too many.
+            KvmError: there are too many vCPUs.
         """
         ports = [
             Ioeventfd(DRIVER_PORTS + _DRIVER_PORT_BYTES * vcpu, _DRIVER_PORT_BYTES, ANY_VALUE, fd)
@@ -55,7 +55,7 @@ class KvmIoeventfds:
         self._free_ports = [_PORTS + _PORT_BYTES * n for n in reversed(range(room))]
 
     def find(self, address: int, value: int) -> Ioeventfd | None:
-        """The one that takes a write, as KVM has it."""
+        """The ioeventfd that takes a write, as it is assigned in KVM."""
         return self._assigned.get((address, ANY_VALUE)) or self._assigned.get((address, value))
 
     def change(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
@@ -70,7 +70,7 @@ class KvmIoeventfds:
         self._free_ports = free_ports
 
     def _assigned_of(self, remove: Sequence[Ioeventfd]) -> dict[_Key, Ioeventfd]:
-        """Those to be removed, as KVM has them."""
+        """The ioeventfds to be removed, as they are assigned in KVM."""
         removed: dict[_Key, Ioeventfd] = {}
         for one in remove:
             key = one.address, one.datamatch
@@ -83,7 +83,7 @@ class KvmIoeventfds:
     def _placed(
         self, add: Sequence[Ioeventfd], removed: Mapping[_Key, Ioeventfd]
     ) -> tuple[dict[_Key, Ioeventfd], list[int]]:
-        """The new ones, each on the bus that has room for it; and the ports that are left."""
+        """The new ioeventfds, each on a bus that has room, and the ports that stay free."""
         ports = self._free_ports + [one.address for one in removed.values() if is_port(one)]
         room = BUS_ROOM - self._on_mmio + _on_mmio(removed)
         added: dict[_Key, Ioeventfd] = {}
@@ -107,7 +107,7 @@ class KvmIoeventfds:
         added: Sequence[Ioeventfd],
         add: Sequence[Ioeventfd],
     ) -> None:
-        """Carry a change out; what the kernel did of it is undone if it fails."""
+        """Make a change in the kernel; if a part of it fails, the other parts are undone."""
         kernel = self._kernel
         try:
             if removed:

@@ -1,4 +1,4 @@
-"""What KVM has on this host, and what it lacks, as text."""
+"""KVM's limits on this host, and the capabilities that it lacks, as text."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _NEEDED = {
     129: "more than 255 local APICs (KVM_CAP_X2APIC_API)",
     136: "leaving a vCPU at once (KVM_CAP_IMMEDIATE_EXIT)",
 }
-#: NR_IOBUS_DEVS of linux/kvm_host.h: devices on the MMIO bus, and on the port bus. An ioeventfd is
-#: one.
+#: NR_IOBUS_DEVS of linux/kvm_host.h: devices on the MMIO bus, and on the port bus. An ioeventfd
+#: counts as a device.
 BUS_DEVICES = 1000
-#: The kernel's own devices, generously: interrupt controllers.
+#: An upper bound of the kernel's own devices, which are interrupt controllers.
 _KERNELS_OWN = 8
 BUS_ROOM = BUS_DEVICES - _KERNELS_OWN
 
 
 def missing() -> list[str]:
-    """What is needed of KVM and this host's lacks.
+    """The capabilities that are needed and that this host's KVM lacks.
 
     Raises:
         KvmError: there is no KVM at all.
@@ -41,16 +41,16 @@ def missing() -> list[str]:
 
 
 def limits(vcpus: int = 1) -> Limits:
-    """How large a VM with so many vCPUs may be on this host.
+    """The limits of a VM with so many vCPUs on this host.
 
     Raises:
-        KvmError: there is no KVM, or it lacks something.
+        KvmError: there is no KVM, or a capability is missing.
     """
     lacks = missing()
     if lacks:
         raise KvmError(f"this host's KVM is without {', '.join(lacks)}: use --accel soft")
     return Limits(
-        # Each takes an ioeventfd on the port bus, by which it notifies the drivers.
+        # Each vCPU needs an ioeventfd on the port bus, by which it notifies the drivers.
         max_vcpus=min(kvm_vm.capability(_MAX_VCPUS), BUS_ROOM),
         max_routes=kvm_vm.capability(_IRQ_ROUTING),
         max_ioeventfds=max_ioeventfds(vcpus),
@@ -58,7 +58,7 @@ def limits(vcpus: int = 1) -> Limits:
 
 
 def no_room(vcpus: int) -> str:
-    """Why KVM takes no more ioeventfds."""
+    """The error text when both buses are full."""
     return (
         f"KVM has room for {BUS_DEVICES} devices on the MMIO bus and as many on the port bus, and "
         f"with {vcpus} vCPUs that makes {max_ioeventfds(vcpus)} ioeventfds of rings"
@@ -66,5 +66,5 @@ def no_room(vcpus: int) -> str:
 
 
 def max_ioeventfds(vcpus: int) -> int:
-    """How many ioeventfds the rings may have: the MMIO bus, and what the vCPUs leave of ports."""
+    """Number of ioeventfds that rings may have: the MMIO bus, and the ports without the vCPUs'."""
     return BUS_ROOM + BUS_ROOM - vcpus

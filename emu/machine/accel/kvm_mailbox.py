@@ -1,4 +1,4 @@
-"""A vCPU's mailbox: where the drivers and the guest's own code meet (``native/guest.c``)."""
+"""A vCPU's mailbox, between the drivers and the vCPU's code (``native/guest.c``)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Mailbox:
     """One page of guest memory.
 
     Args:
-        machine: the kernel's.
+        machine: the kernel's VM.
         ram: guest memory; writes to the mailbox are marked there.
-        gpa: where it is.
+        gpa: guest-physical address of the page.
     """
 
     __slots__ = ("_counters", "_gpa", "_machine", "_page", "_pending", "_ram", "counts")
@@ -39,7 +39,7 @@ class Mailbox:
         self.counts = page[image.COUNTS : image.COUNTS + _COUNT_BYTES].cast("Q")
 
     def take(self) -> list[int]:
-        """The vectors that the vCPU has taken and the drivers have not; removes them."""
+        """Remove and return the vectors that the vCPU has taken and the drivers have not."""
         words = self._machine.take(self._pending)
         self._ram.mark(self._gpa, PAGE_SIZE)
         vectors = []
@@ -61,26 +61,26 @@ class Mailbox:
 
     @property
     def waiting(self) -> bool:
-        """There are vectors for `take`."""
+        """Whether there are vectors for `take`."""
         return any(self._pending)
 
     @property
     def queued_writes(self) -> int:
-        """How many writes the vCPU has not made yet."""
+        """Number of writes that the vCPU has not made yet."""
         queued, written = self._counters
         return (queued - written) & _U32
 
     @property
     def full(self) -> bool:
-        """There is no room for another write."""
+        """Whether there is no room for another write."""
         return self.queued_writes >= image.WRITE_SLOTS
 
     def queue_write(self, address: int, value: int) -> None:
-        """Queue a write to a notify address; there is room."""
+        """Queue a write to a notify address; the mailbox is not full."""
         queued = self._counters[0]
         at = image.WRITES + 8 * (queued % image.WRITE_SLOTS)
         _WRITE.pack_into(self._page, at, address, value & _U32)
-        # The guest's code reads the number first: x86 keeps the order of stores.
+        # After the entry, as the vCPU's code reads the number first: x86 keeps the order of stores.
         self._counters[0] = (queued + 1) & _U32
         self._ram.mark(self._gpa, PAGE_SIZE)
 

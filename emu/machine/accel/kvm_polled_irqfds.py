@@ -1,8 +1,8 @@
 """Interrupts that stay pending while the vCPUs are paused: irqfds polled by this process.
 
-The kernel's irqfds take a signal at any moment, so that no other machine sees it; and to deassign
-some hundred of them takes tens of milliseconds. So a machine that is about to hand its eventfds
-over deassigns them ahead of that: from then on a thread of this process raises the interrupts.
+The kernel's irqfds consume a signal at any time, so that no other machine sees it, and deassigning
+hundreds of them takes tens of milliseconds. So a machine that will hand over its eventfds deassigns
+them in advance: from then on a thread of this process raises the interrupts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Seconds for the thread to end.
 TIMEOUT = 5.0
-#: Signals that are taken in one iteration: a pause waits for the end of that.
+#: Signals that are taken in one iteration: a pause waits for the end of an iteration.
 BATCH = 16
 
 
@@ -28,9 +28,9 @@ class PolledIrqfds:
     """Eventfds that a thread polls.
 
     Args:
-        fds: the eventfds, which stay the caller's.
-        raise_interrupt: called with the eventfd that was signalled; the signal has been taken.
-        paused: the vCPUs are.
+        fds: the eventfds; the caller closes them.
+        raise_interrupt: called with an eventfd that was signalled, after the signal was read.
+        paused: whether the vCPUs are paused.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class PolledIrqfds:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self.add(fds)
-        # Held from taking a signal until its interrupt is raised: in between, the state of the
-        # vCPUs must not be saved.
+        # Held from the read of a signal until its interrupt is raised: in between, the state of
+        # the vCPUs must not be saved.
         self._turn = threading.Condition()
         self._paused = paused
         self._closing = False
@@ -50,12 +50,12 @@ class PolledIrqfds:
         self._thread.start()
 
     def add(self, fds: Iterable[int]) -> None:
-        """Poll these as well."""
+        """Poll these eventfds as well."""
         for fd in fds:
             self._epoll.register(fd, select.EPOLLIN)
 
     def remove(self, fds: Iterable[int]) -> None:
-        """Poll these no longer. One that was closed has left the epoll set by that."""
+        """Stop polling these eventfds. Closing one has removed it from the epoll set already."""
         for fd in fds:
             with suppress(OSError):
                 self._epoll.unregister(fd)
@@ -74,7 +74,7 @@ class PolledIrqfds:
                             self._raise(fd)
 
     def pause(self) -> None:
-        """Leave later signals in the eventfds. On return no interrupt is being raised."""
+        """Do not read later signals. After the return no interrupt is being raised."""
         with self._turn:
             self._paused = True
 
@@ -85,7 +85,7 @@ class PolledIrqfds:
             self._turn.notify_all()
 
     def close(self) -> None:
-        """End the thread; signals that it has not taken stay in the eventfds.
+        """End the thread; signals that it has not read stay in the eventfds.
 
         Raises:
             DeadlineError: the thread does not end.

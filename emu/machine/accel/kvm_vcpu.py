@@ -1,4 +1,4 @@
-"""A real vCPU: a thread that sits in KVM_RUN, and the state that migrates."""
+"""A real vCPU: a thread in KVM_RUN, and the state that migrates."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class KvmVcpu(Vcpu):
-    """One vCPU of KVM's.
+    """One vCPU of KVM.
 
     Args:
-        index: the vCPU's number.
-        machine: the kernel's machine.
-        drivers: runs the drivers on its behalf.
-        gate: the machine's.
+        index: its index in the machine.
+        machine: the kernel's VM.
+        drivers: the thread that runs the drivers on its behalf.
+        gate: the machine's gate.
         on_exit: called with a write that no ioeventfd takes.
     """
 
@@ -40,7 +40,7 @@ class KvmVcpu(Vcpu):
         on_exit: ExitHandler,
     ) -> None:
         self.index = index
-        #: Parts of its state that loads had to set, as the kernel did not have them already.
+        #: Number of parts of its state that loads had to set, as they differed from the kernel's.
         self.parts_set = 0
         self._machine = machine
         self._drivers = drivers
@@ -51,7 +51,7 @@ class KvmVcpu(Vcpu):
         """See `Vcpu.run`. vCPU 0's thread starts the drivers' thread, and the last one joins it."""
         if program is None:
             self._machine.thread_ends(self.index)
-            raise EmuError("the drivers of a KVM machine's guest are a program")
+            raise EmuError("the drivers of a KVM machine need a program")
         if not self.index:
             self._drivers.start(program)
         try:
@@ -71,18 +71,18 @@ class KvmVcpu(Vcpu):
         return False
 
     def save(self) -> VcpuState:
-        """See `Vcpu.save`. What is pending, and the timer, are in the local APIC's state."""
+        """See `Vcpu.save`. Pending interrupts and the timer are in the local APIC's state."""
         return VcpuState(raw=self._machine.save(self.index))
 
     def load(self, state: VcpuState) -> None:
-        """See `Vcpu.load`. A vCPU that is to be powered on has no state yet, and is so already.
+        """See `Vcpu.load`. The state for power-on is empty: nothing is set.
 
         Raises:
-            VcpuStateError: KVM does not take it.
+            VcpuStateError: KVM does not accept the state.
         """
         if not state.raw:
             if state.halted:
-                raise VcpuStateError(f"vcpu{self.index} comes from another accelerator")
+                raise VcpuStateError(f"the state of vcpu{self.index} is of another accelerator")
             return
         try:
             self.parts_set += self._machine.load(self.index, state.raw)
@@ -91,9 +91,9 @@ class KvmVcpu(Vcpu):
             raise VcpuStateError(str(error)) from error
 
     def arm(self, due_ns: int) -> None:
-        """See `Vcpu.arm`. Its own timer ticks anyway; what is due by now comes as an interrupt."""
+        """See `Vcpu.arm`. Its timer is periodic; if it is due now, its interrupt is raised."""
         if due_ns <= time.monotonic_ns():
             self._machine.interrupt(self.index, image.TIMER_VECTOR)
 
     def close(self) -> None:
-        """See `Vcpu.close`. The descriptors are the machine's."""
+        """See `Vcpu.close`. `KernelMachine` closes the descriptors."""

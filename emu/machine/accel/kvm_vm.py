@@ -1,4 +1,4 @@
-"""The kernel's virtual machine: the calls of `_kvm`, with errors that are exceptions."""
+"""The kernel's virtual machine: the functions of `_kvm`, with errors as exceptions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 try:
     from emu.machine.accel._kvm import ffi, lib
-except ImportError as error:  # it is built on x86-64 only, and needs the kernel's headers
+except ImportError as error:  # it is built on x86-64 only, with the kernel's headers
     ffi = lib = None
     NOT_BUILT = str(error)
 else:
     NOT_BUILT = ""
 
 DEVICE = "/dev/kvm"
-#: KVM_GET_API_VERSION since 2007; another one is another interface.
+#: KVM_GET_API_VERSION since 2007; any other version is a different interface.
 API_VERSION = 12
 _WORDS = 4
-#: Addresses below are of the port bus.
+#: Addresses below this are ports.
 _PORTS_END = 0x1_0000
-#: KVM_EXIT_* of linux/kvm.h that are likely to be seen.
+#: The more likely ones of KVM_EXIT_* of linux/kvm.h.
 _EXITS = {
     0: "unknown",
     2: "port I/O",
@@ -39,16 +39,16 @@ _REASONS = {
     errno.ENOENT: "is missing: load the module kvm_intel or kvm_amd, or run on a host that has it",
     errno.EACCES: "may not be opened by this user: join the group kvm, or ask for access to it",
     errno.EPERM: "may not be opened here: give the container access to it",
-    errno.ENODEV: "leads to no driver: virtualisation is switched off in the firmware, or missing",
+    errno.ENODEV: "has no driver: virtualisation is disabled in the firmware, or not supported",
 }
 
 
 class KvmError(EmuError):
-    """KVM failed, or is not there.
+    """KVM failed, or does not exist.
 
     Attributes:
-        errno: of the kernel, or 0.
-        done: how many entries of a batch were carried out before it.
+        errno: the kernel's, or 0.
+        done: number of entries of a batch that were completed before the error.
     """
 
     def __init__(self, text: str, number: int = 0, done: int = 0) -> None:
@@ -65,20 +65,20 @@ class Exit(NamedTuple):
 
 
 def is_port(ioeventfd: Ioeventfd) -> bool:
-    """Whether its address is one of the port bus, as ``native/guest.c`` decides it."""
+    """Whether its address is a port; ``native/guest.c`` distinguishes them in the same way."""
     return ioeventfd.address < _PORTS_END
 
 
 def why_not_open(number: int) -> str:
-    """What to do about an error of opening /dev/kvm."""
+    """The error text for a failure to open /dev/kvm, with advice."""
     return f"{DEVICE} {_REASONS.get(number, 'cannot be opened: ' + os.strerror(number))}"
 
 
 class KernelMachine:
-    """One VM of the kernel, paused. The vCPUs' threads call `run`; all else is for other threads.
+    """One VM of the kernel, paused at first. The vCPUs' threads call `run`, others all the rest.
 
     Raises:
-        KvmError: there is no KVM, or it has no room for another VM.
+        KvmError: there is no KVM, or it cannot make another VM.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class KernelMachine:
             number = -reason[0]
             if not os.access(DEVICE, os.R_OK | os.W_OK):
                 raise KvmError(why_not_open(number))
-            raise KvmError("KVM makes no virtual machine", number)
+            raise KvmError("KVM cannot make a virtual machine", number)
         self._state_size = int(lib.vk_state_size())
         self._state = ffi.new("char[]", self._state_size)
         self._set = ffi.new("uint32_t *")
@@ -99,25 +99,25 @@ class KernelMachine:
     # -- memory
 
     def map(self, slot: int, gpa: int, view: memoryview, *, log: bool = False) -> None:
-        """Give the guest memory; with ``log`` its writes are logged."""
+        """Map guest memory; with ``log`` the guest's writes are logged."""
         host = ffi.from_buffer("char[]", view)
         self._check(
             lib.vk_memory(self._machine, slot, gpa, len(view), host, log),
-            f"KVM does not take {len(view)} bytes of memory at {gpa:#x}",
+            f"KVM cannot map {len(view)} bytes of memory at {gpa:#x}",
         )
 
     def replace(self, slot: int, gpa: int, view: memoryview, *, log: bool = False) -> None:
-        """Give the guest other memory there; the vCPUs are paused."""
-        # KVM has to remove a slot before it takes one with another address in this process.
+        """Map other memory at the same address; the vCPUs are paused."""
+        # KVM cannot change the userspace address of a slot: it is removed first.
         self.map(slot, gpa, view[:0])
         self.map(slot, gpa, view, log=log)
 
     def dirty_pages(self, slot: int, pages: int) -> list[int]:
-        """The pages of a slot that the guest has written to since the last time, from 0."""
+        """The pages of a slot, from 0, that the guest has written since the last call."""
         words = -(-pages // 64)
         bitmap = ffi.new("uint64_t[]", words)
         self._check(
-            lib.vk_dirty_log(self._machine, slot, bitmap), "KVM does not return its dirty log"
+            lib.vk_dirty_log(self._machine, slot, bitmap), "KVM cannot return its dirty log"
         )
         return [
             64 * place + bit
@@ -133,7 +133,7 @@ class KernelMachine:
         """Assign or deassign ioeventfds.
 
         Raises:
-            KvmError: at the one with the index `done`; those before it are changed.
+            KvmError: the one with the index `done` failed; those before it are changed.
         """
         port, match = lib.KVM_IOEVENTFD_FLAG_PIO, lib.KVM_IOEVENTFD_FLAG_DATAMATCH
         entries = [
@@ -152,39 +152,39 @@ class KernelMachine:
         self._check(result, "the kernel refuses", done[0])
 
     def change_irqfds(self, irqfds: Sequence[tuple[int, int]], *, assign: bool) -> None:
-        """The same for irqfds: pairs of interrupt route and eventfd."""
+        """Assign or deassign irqfds: pairs of GSI and eventfd. Raises as `change_ioeventfds`."""
         array = ffi.new("vk_irqfd[]", irqfds)
         done = ffi.new("size_t *")
         result = lib.vk_irqfds(self._machine, array, len(irqfds), assign, done)
         self._check(result, "the kernel refuses", done[0])
 
     def make_routes(self, count: int) -> Any:
-        """A table of that many routes, none of which leads anywhere: entries (vCPU, vector)."""
+        """A table of ``count`` unused entries (vCPU, vector)."""
         return ffi.new("vk_route[]", count)
 
     def set_routes(self, table: Any, count: int) -> None:
-        """Put the first ``count`` entries of a table in force, as one commit."""
+        """Set the first ``count`` entries of a table as the routing table, in one commit."""
         result = lib.vk_routes(self._machine, table, count)
-        self._check(result, f"KVM does not take a table of {count} routes")
+        self._check(result, f"KVM cannot set a table of {count} routes")
 
     def interrupt(self, vcpu: int, vector: int) -> None:
         """Raise an interrupt, whether the machine is paused or not."""
         self._check(lib.vk_interrupt(self._machine, vcpu, vector), f"no interrupt for vcpu{vcpu}")
 
     def take(self, words: memoryview) -> list[int]:
-        """Four words of guest memory, and clear them; each in one step."""
+        """Read and clear four words of guest memory; each word atomically."""
         lib.vk_take(ffi.from_buffer(words), self._taken, _WORDS)
         return list(self._taken)
 
     def put_back(self, words: memoryview, bits: Sequence[int]) -> None:
-        """Set bits of four words of guest memory."""
+        """Set bits of four words of guest memory; each word atomically."""
         lib.vk_put_back(ffi.from_buffer(words), ffi.new("uint64_t[]", bits), _WORDS)
 
     # -- vCPUs
 
     def create_vcpus(self, count: int) -> None:
-        """Make them; once."""
-        self._check(lib.vk_vcpus(self._machine, count), f"KVM does not make {count} vCPUs")
+        """Make the vCPUs; once."""
+        self._check(lib.vk_vcpus(self._machine, count), f"KVM cannot make {count} vCPUs")
 
     def begin(self, vcpu: int, where: image.Places) -> None:
         """Power a vCPU on."""
@@ -202,13 +202,13 @@ class KernelMachine:
             "data": image.DATA_SELECTOR,
         }
         result = lib.vk_begin(self._machine, vcpu, ffi.new("vk_start *", start))
-        self._check(result, f"vcpu{vcpu} does not begin")
+        self._check(result, f"vcpu{vcpu} cannot be powered on")
 
     def run(self, vcpu: int) -> Exit | None:
         """Run guest code, and wait while the machine is paused; None: the thread is to end.
 
         Raises:
-            KvmError: the vCPU cannot go on.
+            KvmError: the vCPU cannot continue.
         """
         out = ffi.new("vk_exit *")
         lib.vk_run(self._machine, vcpu, out)
@@ -217,12 +217,12 @@ class KernelMachine:
         if out.reason == lib.VK_WRITE:
             return Exit(out.address, out.value)
         if not out.kernel_reason:
-            raise KvmError(f"KVM does not run it (at {out.rip:#x})", out.detail)
+            raise KvmError(f"KVM cannot run it (at {out.rip:#x})", out.detail)
         what = _EXITS.get(out.kernel_reason, f"exit {out.kernel_reason}")
         raise KvmError(f"the guest's code ended with {what} ({out.detail}) at {out.rip:#x}")
 
     def thread_ends(self, vcpu: int) -> None:
-        """From its thread: it will not call `run` again."""
+        """From the vCPU's thread: it will not call `run` again."""
         lib.vk_thread_ends(self._machine, vcpu)
 
     def end(self, vcpu: int) -> None:
@@ -230,11 +230,11 @@ class KernelMachine:
         lib.vk_end(self._machine, vcpu)
 
     def pause(self, timeout: float) -> bool:
-        """Stop all; whether none ran any more within ``timeout`` seconds."""
+        """Stop all vCPUs; returns whether all stopped within ``timeout`` seconds."""
         return self._in_time(lib.vk_pause(self._machine, int(timeout * 1e9)))
 
     def resume(self, timeout: float) -> bool:
-        """Let all run; whether each one did within ``timeout`` seconds."""
+        """Let all vCPUs run; returns whether each ran within ``timeout`` seconds."""
         return self._in_time(lib.vk_resume(self._machine, int(timeout * 1e9)))
 
     def _in_time(self, result: int) -> bool:
@@ -248,7 +248,7 @@ class KernelMachine:
         lib.vk_stop(self._machine)
 
     def save(self, vcpu: int) -> bytes:
-        """The state of a paused vCPU: registers, local APIC, whether it is halted."""
+        """The state of a paused vCPU: registers, local APIC, and whether it is halted."""
         result = lib.vk_save(self._machine, vcpu, self._state)
         self._check(result, f"the state of vcpu{vcpu} cannot be read")
         return bytes(ffi.buffer(self._state))
@@ -257,7 +257,7 @@ class KernelMachine:
         """Set the state of a paused vCPU; returns how many parts of it had to be set.
 
         Raises:
-            KvmError: it is not such a state.
+            KvmError: the data is not such a state.
         """
         if len(state) != self._state_size:
             raise KvmError(
@@ -265,11 +265,11 @@ class KernelMachine:
             )
         self._set[0] = 0
         result = lib.vk_load(self._machine, vcpu, state, self._set)
-        self._check(result, f"KVM does not take the state of vcpu{vcpu}")
+        self._check(result, f"KVM cannot set the state of vcpu{vcpu}")
         return int(self._set[0])
 
     def close(self) -> None:
-        """End the VM; the vCPUs' threads have ended. Idempotent."""
+        """Close the VM; the vCPUs' threads have ended. Idempotent."""
         lib.vk_close(self._machine)
         self._machine = ffi.NULL
 
@@ -280,7 +280,7 @@ class KernelMachine:
 
 
 def guest_code() -> bytes:
-    """The code that the vCPUs run."""
+    """The machine code that the vCPUs run."""
     return bytes(ffi.buffer(lib.vk_guest_code, lib.vk_guest_end - lib.vk_guest_code))
 
 

@@ -15,9 +15,9 @@ class Row(NamedTuple):
     """One accelerator.
 
     Attributes:
-        module: has its class; imported when the accelerator is asked for its limits, or made.
+        module: module of its class; imported when its limits are needed, or it is made.
         class_name: a subclass of `Accelerator`.
-        summary: what runs the vCPUs and carries the notifiers; for help texts.
+        summary: where vCPUs and notifiers are implemented; for help texts.
     """
 
     module: str
@@ -26,13 +26,13 @@ class Row(NamedTuple):
 
 
 AUTO = "auto"
-#: By name, in order of preference: ``auto`` is the first that works on this host and has room for
-#: the machine, and the last one otherwise.
+#: By name, in order of preference: ``auto`` is the first that works on this host and supports a
+#: machine of that size, or else the last.
 ACCELERATORS: dict[str, Row] = {
     "kvm": Row("emu.machine.accel.kvm", "KvmAccelerator", "the kernel, where /dev/kvm works"),
     "soft": Row("emu.machine.accel.soft", "SoftAccelerator", "threads of the VM's process"),
 }
-#: What ``--accel`` takes.
+#: The values of ``--accel``.
 CHOICES = (AUTO, *ACCELERATORS)
 
 
@@ -45,7 +45,7 @@ def _class_of(name: str) -> type[Accelerator]:
 
 
 def limits(name: str, *, vcpus: int = 1) -> Limits:
-    """What an accelerator has on this host for a machine with so many vCPUs.
+    """The limits of an accelerator on this host for a machine with so many vCPUs.
 
     Raises:
         EmuError: it is unknown, or does not work on this host; the text has the reason and, where
@@ -55,15 +55,15 @@ def limits(name: str, *, vcpus: int = 1) -> Limits:
 
 
 def check(name: str, *, vcpus: int, rings: int) -> None:
-    """Check that an accelerator works on this host and has room for a machine.
+    """Check that an accelerator works on this host and supports a machine of that size.
 
     Args:
         name: of a row.
-        vcpus: how many vCPUs the machine is to have.
-        rings: how many ioeventfds, and interrupt routes.
+        vcpus: number of vCPUs of the machine.
+        rings: number of ioeventfds, and of interrupt routes.
 
     Raises:
-        EmuError: see `limits`; or the machine is too large, with what to do about that.
+        EmuError: see `limits`; or the machine is too large, with advice.
     """
     problem = _shortage(name, vcpus, rings)
     if not problem:
@@ -74,7 +74,7 @@ def check(name: str, *, vcpus: int, rings: int) -> None:
 
 
 def _shortage(name: str, vcpus: int, rings: int) -> str:
-    """What the machine has too many of, with advice; empty if it fits."""
+    """The limit that the machine exceeds, with advice; empty if there is none."""
     most = limits(name, vcpus=vcpus)
     if vcpus > most.max_vcpus:
         return f"{vcpus} vCPUs: {name} has at most {most.max_vcpus} on this host: ask for fewer"
@@ -96,12 +96,12 @@ def _works(name: str, vcpus: int, rings: int) -> bool:
 
 
 def resolve(name: str, *, vcpus: int = 1, rings: int = 0) -> str:
-    """The accelerator that a name stands for.
+    """The name of the accelerator to use.
 
     Args:
-        name: of a row, which stands for itself, or ``auto``.
-        vcpus: how many vCPUs the machine is to have.
-        rings: how many ioeventfds, and interrupt routes.
+        name: of a row, which is returned, or ``auto``.
+        vcpus: number of vCPUs of the machine.
+        rings: number of ioeventfds, and of interrupt routes.
     """
     if name != AUTO:
         return name
@@ -114,10 +114,10 @@ def create(name: str, on_exit: ExitHandler) -> Accelerator:
 
     Args:
         name: of a row, or ``auto``, see `resolve`.
-        on_exit: called with the address and the value of a write that has no ioeventfd, on the
+        on_exit: called with the address and the value of a write that no ioeventfd takes, on the
             thread of the vCPU that wrote.
 
     Raises:
-        EmuError: it is unknown, or cannot work here.
+        EmuError: it is unknown, or does not work on this host.
     """
     return _class_of(resolve(name))(on_exit)

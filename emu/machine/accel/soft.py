@@ -1,7 +1,7 @@
-"""The accelerator without hardware: vCPUs are threads that run a `GuestProgram`.
+"""The accelerator in software: vCPUs are threads that run a `GuestProgram`.
 
-An ioeventfd is an entry of a dictionary; an irqfd is an eventfd in the epoll set of the one
-processor that the vCPUs share.
+An ioeventfd is an entry of a dictionary; an irqfd is an eventfd in the epoll set of the processor
+that the vCPUs share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from emu.machine.run_gate import RunGate
 
 _eventfd_write = os.eventfd_write
-#: The address alone where any value matches, or the address and the value that matches.
+#: The address if any value matches, or else the address and the value.
 _Key = int | tuple[int, int]
 LIMITS = Limits(max_vcpus=1024, max_routes=1 << 16, max_ioeventfds=1 << 16)
 
@@ -38,8 +38,7 @@ class SoftAccelerator(Accelerator):
     """Emulated vCPUs and notifiers.
 
     Args:
-        on_exit: called on the vCPU's thread when guest code writes to an address that has no
-            ioeventfd.
+        on_exit: called on the vCPU's thread for a write of guest code that no ioeventfd takes.
     """
 
     name = "soft"
@@ -97,7 +96,7 @@ class SoftAccelerator(Accelerator):
         try:
             _eventfd_write(fd, 1)
         except BlockingIOError:
-            pass  # the counter is full: the other side is signalled as much as it can be
+            pass  # the counter is at its maximum: the reader is signalled already
         except OSError as error:
             text = f"the ioeventfd at {address:#x}: {error.strerror}"
             raise NotifierError(text) from error
@@ -117,8 +116,8 @@ class SoftAccelerator(Accelerator):
                     done.append((True, irqfd))
             except NotifierError:
                 for added, irqfd in reversed(done):
-                    # Undoing a step fails only when its descriptor was closed meanwhile; the others
-                    # have to be undone all the same, and the first error is raised.
+                    # Undoing a step fails only if its descriptor was closed meanwhile; the other
+                    # steps are undone all the same, and the first error is raised.
                     with suppress(NotifierError):
                         (self._deassign if added else self._assign)(irqfd)
                 raise
@@ -158,10 +157,10 @@ class SoftAccelerator(Accelerator):
     def set_routes(self, routes: Mapping[int, int]) -> None:
         """See `Accelerator.set_routes`."""
         if len(routes) > LIMITS.max_routes:
-            raise NotifierError(f"{len(routes)} routes are more than fit in the table")
+            raise NotifierError(f"{len(routes)} routes are more than {LIMITS.max_routes}")
         vcpus = 0 if self._scheduler is None else len(self._scheduler.vcpus)
         if routes and not 0 <= min(routes.values()) <= max(routes.values()) < vcpus:
-            raise NotifierError(f"a route leads to none of the {vcpus} vCPUs")
+            raise NotifierError(f"a route is to none of the {vcpus} vCPUs")
         with self._lock:
             old = self._routes
             new = dict(routes)
@@ -175,14 +174,14 @@ class SoftAccelerator(Accelerator):
     # -- vCPUs
 
     def set_memory(self, ram: GuestRam) -> None:
-        """See `Accelerator.set_memory`. Emulated guest code goes through `GuestRam` itself."""
+        """See `Accelerator.set_memory`. Emulated guest code accesses `GuestRam` itself."""
 
     def create_vcpus(self, count: int, gate: RunGate) -> Sequence[Vcpu]:
         """See `Accelerator.create_vcpus`."""
         if self._scheduler is not None:
             raise EmuError("the vCPUs of this machine were made before")
         if not 1 <= count <= LIMITS.max_vcpus:
-            raise EmuError(f"{count} vCPUs: {self.name} has 1 to {LIMITS.max_vcpus}")
+            raise EmuError(f"{count} vCPUs: {self.name} supports 1 to {LIMITS.max_vcpus}")
         self._scheduler = SoftScheduler(count, gate)
         return self._scheduler.vcpus
 

@@ -1,13 +1,13 @@
 """The one processor on which emulated vCPUs take turns.
 
-The interpreter runs one thread at a time. 224 threads that each wake up by themselves, when their
-interrupts come, compete for it: the thread that pauses, resumes or migrates the machine then queues
-with all of them (measured: 10 ms for a pause, hundreds for a resume). So the processor is a token
-that a vCPU's thread holds or waits for. The thread that holds it runs guest code; when that halts
-the thread collects events for all vCPUs, and hands the processor to the next vCPU that has
-work. Only when no vCPU has any does it sleep, in epoll_wait, until an interrupt or a timer
-comes. So one thread competes for the interpreter on the guest's behalf, however many vCPUs
-are busy; and while the machine is paused none does.
+The interpreter runs one thread at a time. If each of 224 threads waited for its own interrupts,
+they would compete for it: the thread that pauses, resumes or migrates the machine would queue with
+all of them (measured: 10 ms for a pause, hundreds for a resume). So the processor is a token that a
+vCPU's thread holds or waits for. The thread that holds it runs guest code; when its vCPU halts, the
+thread collects events for all vCPUs, and hands the processor to the next vCPU that has work. It
+sleeps only when no vCPU has work, in epoll_wait, until an interrupt or a timer is due. So one
+thread competes for the interpreter on the guest's behalf, however many vCPUs are busy, and none
+while the machine is paused.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _EDGE = select.EPOLLIN | select.EPOLLET
 class SoftScheduler:
     """The vCPUs of a machine, the queue of those that are ready, and the processor.
 
-    An interrupt's eventfd is watched edge-triggered, and drained by the vCPU when it runs: behind
-    the gate. One that comes while the machine is paused stays in its eventfd.
+    An interrupt's eventfd is polled edge-triggered; the vCPU reads it when it runs, inside of the
+    gate. A signal that arrives while the machine is paused stays in its eventfd.
 
     Args:
-        count: vCPUs.
-        gate: the machine's.
+        count: number of vCPUs.
+        gate: the machine's gate.
 
     Raises:
         OSError: out of descriptors; nothing was made.
@@ -62,8 +62,8 @@ class SoftScheduler:
         self._ready: deque[SoftVcpu] = deque()
         self._timers: list[tuple[int, int]] = []
         self._irqs: dict[int, tuple[int, SoftVcpu]] = {}
-        # Held while an eventfd is looked up and drained, and while it is deassigned: once
-        # `detach` has returned, the descriptor may be closed and its number used for anything.
+        # Held while an eventfd is looked up and read, and while it is deassigned: once `detach`
+        # has returned, the descriptor may be closed and its number reused.
         self.irq_lock = threading.Lock()
         self.timer_lock = threading.Lock()
         self._processor = threading.Lock()
@@ -71,7 +71,7 @@ class SoftScheduler:
     # -- the processor; on the vCPUs' threads
 
     def first(self, vcpu: SoftVcpu) -> bool:
-        """A thread has started: the first one gets the processor, the others wait for it.
+        """A thread has started: the first thread gets the processor, the others wait for it.
 
         Returns:
             Whether this vCPU is to run now; False: the threads are to end.
@@ -81,7 +81,7 @@ class SoftScheduler:
         return self._wait(vcpu)
 
     def next(self, vcpu: SoftVcpu) -> bool:
-        """The vCPU that has the processor halts: another vCPU runs next, or the same one again.
+        """The vCPU that has the processor halts: another vCPU runs next, or the same again.
 
         Returns:
             As `first`.
@@ -98,17 +98,17 @@ class SoftScheduler:
         vcpu.turn.acquire()
         if self.gate.stopping:
             return False
-        if vcpu.leads:  # it was given the processor without work of its own
+        if vcpu.leads:  # it was given the processor without having work itself
             vcpu.leads = False
             return self.next(vcpu)
         return True
 
     def _hand_over(self, vcpu: SoftVcpu) -> None:
-        with suppress(RuntimeError):  # a stop has released it already
+        with suppress(RuntimeError):  # `wake` has released it already, for the threads' end
             vcpu.turn.release()
 
     def release(self, vcpu: SoftVcpu) -> None:
-        """A vCPU's thread ends with an error while it has the processor: another one gets it."""
+        """A vCPU's thread ends with an error while it has the processor: hand it to another."""
         vcpu.alive = False
         for other in self.vcpus:
             if other.alive:
@@ -139,13 +139,13 @@ class SoftScheduler:
         return None
 
     def _collect(self, events: Iterable[tuple[int, int]]) -> None:
-        """Queue interrupts to the vCPUs that they are for. The eventfds are not drained yet."""
+        """Queue interrupts to their vCPUs. The eventfds are not read yet."""
         for fd, _ in events:
             if fd == self._poke_fd:
                 self._drain_poke()
                 continue
             irq = self._irqs.get(fd)
-            if irq is not None:  # otherwise it was deassigned just now
+            if irq is not None:  # otherwise it was deassigned meanwhile
                 irq[1].signalled.append(fd)
                 self._enqueue(irq[1])
 
@@ -164,7 +164,7 @@ class SoftScheduler:
         timers, now = self._timers, monotonic_ns()
         while timers and timers[0][0] <= now:
             due, index = heappop(timers)
-            if self.vcpus[index].due == due:  # otherwise it was set anew meanwhile
+            if self.vcpus[index].due == due:  # otherwise the timer was changed meanwhile
                 self._enqueue(self.vcpus[index])
 
     def _wait_for_gate(self, index: int) -> None:
@@ -180,8 +180,8 @@ class SoftScheduler:
         """The guest is throttled: stay out of guest code for that long.
 
         Returns:
-            Whether it was poked, for a pause, an end, or a new throttle. If not, one vCPU runs
-            now in any case: the wait may have taken its whole share.
+            Whether `poke` was called meanwhile, for a pause, the threads' end, or a new throttle.
+            If not, one vCPU runs now in any case: the wait may have ended after its running time.
         """
         if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
             return False
@@ -189,18 +189,18 @@ class SoftScheduler:
         return True
 
     def _drain_poke(self) -> None:
-        with suppress(BlockingIOError):  # it was drained together with an earlier one
+        with suppress(BlockingIOError):  # it was drained together with an earlier call
             os.eventfd_read(self._poke_fd)
 
     # -- from any thread
 
     def again(self, vcpu: SoftVcpu) -> None:
-        """That vCPU is the next one."""
+        """Make that vCPU the next to run."""
         vcpu.queued = True
         self._ready.appendleft(vcpu)
 
     def wake(self, vcpus: Iterable[int]) -> None:
-        """Run these before all others; or end them, if the threads are to end."""
+        """Run these before all others, or end their threads if the gate is `stopping`."""
         for index in vcpus:
             if self.gate.stopping:
                 self._hand_over(self.vcpus[index])
@@ -213,7 +213,7 @@ class SoftScheduler:
         os.eventfd_write(self._poke_fd, 1)
 
     def set_timer(self, due_ns: int, index: int) -> None:
-        """A vCPU is to be ready at `due_ns`, if its `due` is still that then."""
+        """Make a vCPU ready at `due_ns` (CLOCK_MONOTONIC), if its `due` is still that then."""
         heappush(self._timers, (due_ns, index))
 
     def vector_of(self, fd: int, vcpu: SoftVcpu) -> int | None:
@@ -222,7 +222,7 @@ class SoftScheduler:
         return irq[0] if irq is not None and irq[1] is vcpu else None
 
     def attach(self, vector: int, fd: int, vcpu: int) -> None:
-        """Turn signals on `fd` into an interrupt from now on, pending ones included.
+        """Turn signals on `fd` into an interrupt from now on, including a pending one.
 
         Raises:
             OSError: `fd` is not an open eventfd.
@@ -236,10 +236,10 @@ class SoftScheduler:
                 raise
 
     def detach(self, fd: int) -> None:
-        """Ignore its signals from now on; after the return no thread reads it."""
+        """Ignore signals on `fd` from now on; after the return no thread reads it."""
         with self.irq_lock:
             del self._irqs[fd]
-            with suppress(OSError):  # its owner closed it first, which took it out of the set
+            with suppress(OSError):  # its owner has closed it, which removes it from the epoll set
                 self._epoll.unregister(fd)
 
     def close(self) -> None:

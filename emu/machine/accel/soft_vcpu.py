@@ -1,4 +1,4 @@
-"""A vCPU of the accelerator without hardware."""
+"""A vCPU of the accelerator in software."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Scheduler(Protocol):
     """Gives one vCPU at a time the right to run guest code, the *processor*.
 
     Attributes:
-        gate: the machine's.
-        irq_lock: held while a vCPU looks an eventfd up (`vector_of`) and drains it.
+        gate: the machine's gate.
+        irq_lock: held while a vCPU looks up an eventfd (`vector_of`) and reads it.
         timer_lock: held while a vCPU changes its `due`.
     """
 
@@ -39,7 +39,7 @@ class Scheduler(Protocol):
         """The vCPU halts; returns when it has the processor again. Returns as `first`."""
 
     def again(self, vcpu: SoftVcpu) -> None:
-        """The vCPU is the next one to run."""
+        """Make the vCPU the next to run."""
 
     def release(self, vcpu: SoftVcpu) -> None:
         """The vCPU's thread ends with an error while it has the processor."""
@@ -48,7 +48,7 @@ class Scheduler(Protocol):
         """The vector of an eventfd, if it is that vCPU's. The caller holds `irq_lock`."""
 
     def set_timer(self, due_ns: int, index: int) -> None:
-        """The vCPU is to run at `due_ns` (CLOCK_MONOTONIC), if its `due` is still that."""
+        """Make the vCPU ready at `due_ns` (CLOCK_MONOTONIC), if its `due` is still that then."""
 
     def poke(self) -> None:
         """Wake the thread that has the processor, if it sleeps."""
@@ -58,15 +58,15 @@ class SoftVcpu(Vcpu):
     """One emulated vCPU: a thread that runs the program whenever it has the processor.
 
     Args:
-        index: the vCPU's number.
-        scheduler: its machine's.
+        index: its index in the machine.
+        scheduler: the machine's scheduler.
 
     Attributes:
-        turn: its thread waits here for the processor.
+        turn: a lock that its thread acquires to wait for the processor.
         leads: it gets the processor next without having work itself.
-        queued: it is in the queue of those that are ready.
+        queued: it is in the queue of ready vCPUs.
         alive: its thread has not ended with an error.
-        signalled: eventfds of interrupts that have come, not drained.
+        signalled: eventfds of interrupts that were signalled and not read.
         due: when its timer is due (CLOCK_MONOTONIC, ns), or None.
         slices: how often it ran.
     """
@@ -88,7 +88,7 @@ class SoftVcpu(Vcpu):
         self.slices = 0
         self._scheduler = scheduler
         self._pending: list[int] = []
-        # It left guest code early, or its loaded state says so: it is not halted.
+        # It is not halted: it left guest code early, or its loaded state is so.
         self._rerun = False
 
     def run(self, program: GuestProgram | None) -> None:
@@ -103,7 +103,7 @@ class SoftVcpu(Vcpu):
             while runs:
                 if gate.enter(index):
                     beat(monotonic_ns())
-                    if gate.owed:
+                    if gate.awaited:
                         gate.ran(index)
                     self._rerun = False
                     self._slice(program)
@@ -118,13 +118,13 @@ class SoftVcpu(Vcpu):
                 scheduler.release(self)
 
     def _slice(self, program: GuestProgram) -> None:
-        """Guest code between two halts."""
+        """Run guest code from one halt to the next."""
         index, gate, pending = self.index, self._scheduler.gate, self._pending
         if self.signalled:
             self._acknowledge()
         while pending:
             program.interrupt(index, pending[0])
-            if gate.paused:  # it may have returned early: the vector comes again after the resume
+            if gate.paused:  # it may have returned early: it is called again after the resume
                 self._rerun = True
                 return
             del pending[0]
@@ -142,13 +142,13 @@ class SoftVcpu(Vcpu):
             self.arm(due)
 
     def _acknowledge(self) -> None:
-        """Drain the signalled eventfds, and queue their interrupts."""
+        """Read the signalled eventfds, and queue their interrupts."""
         scheduler, pending = self._scheduler, self._pending
         with scheduler.irq_lock:
             fds, self.signalled = self.signalled, []
             for fd in fds:
                 vector = scheduler.vector_of(fd, self)
-                if vector is None:  # deassigned between the signal and here
+                if vector is None:  # it was deassigned after the signal
                     continue
                 try:
                     os.eventfd_read(fd)

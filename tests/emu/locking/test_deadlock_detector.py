@@ -10,8 +10,8 @@ from emu.locking.locks import BigLock
 from tests.timeouts import TIMEOUT
 
 
-def test_draws_and_ends_a_deadlock() -> None:
-    """A thread that joins another one while it holds what that one needs."""
+def test_describes_and_ends_a_deadlock() -> None:
+    """A thread joins another one while it holds the lock that the other needs."""
     lock, ready = BigLock(), threading.Event()
     errors: list[str] = []
 
@@ -39,8 +39,8 @@ def test_draws_and_ends_a_deadlock() -> None:
     assert not lock.held_by().startswith(me)
 
 
-def test_leaves_a_slow_holder_alone() -> None:
-    """A thread that waits for a lock that will be released is not in a deadlock."""
+def test_a_slow_holder_is_not_a_deadlock() -> None:
+    """A thread may wait for any time for a lock that will be released."""
     lock, over = BigLock(), threading.Event()
     taken: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""The big lock, the order of locks, and what a watchdog can see of them."""
+"""The big lock, and the check of the lock order."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ Result = TypeVar("Result")
 
 
 class Call(Protocol):
-    """Runs a call somewhere else, and gives what it gives."""
+    """Runs a call on another thread, and returns its result."""
 
     def __call__(
         self, call: Callable[Args, Result], /, *args: Args.args, **kwargs: Args.kwargs
     ) -> Result:
-        """What it gives."""
+        """Run it; raises what the call raises."""
         ...
 
 
@@ -59,7 +59,7 @@ def checked() -> Iterator[None]:
 
 @contextmanager
 def other_thread(name: str = "other") -> Iterator[Call]:
-    """Runs one call after the other on a thread of that name."""
+    """A function that runs a call on a thread of that name, one call after the other."""
     with ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
 
         def run(call: Callable[Args, Result], /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
@@ -72,7 +72,7 @@ def other_thread(name: str = "other") -> Iterator[Call]:
 def waiter(
     lock: OrderedLock, name: str = "waiter"
 ) -> Iterator[tuple[threading.Thread, list[Exception]]]:
-    """A thread that waits for `lock`; gives a list that holds its error in the end."""
+    """A thread that waits for `lock`, and a list that has its error in the end."""
     errors: list[Exception] = []
 
     def wait() -> None:
@@ -131,7 +131,7 @@ def test_an_ordered_lock_is_not_re_entrant() -> None:
         lock.acquire()
 
 
-def test_the_holder_is_known_with_the_place() -> None:
+def test_the_holder_and_the_site_are_known() -> None:
     lock = BigLock()
     with other_thread("holder") as call:
         call(lock.acquire)
@@ -142,10 +142,10 @@ def test_the_holder_is_known_with_the_place() -> None:
     assert lock.holder is None
     assert lock.held_by() == "held by no thread"
     with lock:
-        assert _holder(lock).site.function == "test_the_holder_is_known_with_the_place"
+        assert _holder(lock).site.function == "test_the_holder_and_the_site_are_known"
 
 
-def test_a_wait_ends_at_its_deadline_and_names_the_holder() -> None:
+def test_a_wait_that_times_out_names_the_holder() -> None:
     lock = BigLock()
     with other_thread("holder") as call:
         call(lock.acquire)
@@ -163,7 +163,7 @@ def test_release_by_another_thread() -> None:
         call(lock.release)
 
 
-def test_released_gives_it_away_for_a_while_at_any_depth() -> None:
+def test_released_releases_it_for_the_block_at_any_depth() -> None:
     lock = BigLock()
     with other_thread() as call, lock, lock:
         with lock.released():
@@ -175,14 +175,14 @@ def test_released_gives_it_away_for_a_while_at_any_depth() -> None:
     assert lock.holder is None
 
 
-def test_released_without_the_lock_is_harmless() -> None:
+def test_released_without_the_lock_has_no_effect() -> None:
     lock = BigLock()
     with lock.released():
         assert not lock.held
     assert not lock.held
 
 
-def test_a_worker_is_refused_and_both_threads_are_named() -> None:
+def test_a_worker_that_takes_it_is_an_error_that_names_both_threads() -> None:
     lock, leaf = BigLock(), OrderedLock("the worker's own")
 
     def work() -> str:
@@ -201,7 +201,7 @@ def test_a_worker_is_refused_and_both_threads_are_named() -> None:
     assert "MainThread holds the big lock (taken at test_locks.py" in text
 
 
-def test_a_worker_is_refused_a_lock_that_is_free() -> None:
+def test_a_worker_that_takes_a_free_lock_is_an_error() -> None:
     lock = BigLock()
     with worker(), pytest.raises(LockOrderError, match="no thread holds it now"):
         lock.acquire()
@@ -279,14 +279,14 @@ def test_the_order_is_not_checked_by_default() -> None:
         pass
 
 
-def test_what_a_thread_holds() -> None:
+def test_held_by_thread_lists_the_locks_of_a_thread() -> None:
     lock, leaf = BigLock(), OrderedLock("leaf")
     with lock, leaf:
         assert [held.lock for held in held_by_thread()] == ["the big lock", "leaf"]
     assert held_by_thread() == []
 
 
-def test_who_waits_is_seen() -> None:
+def test_waiting_threads_are_listed() -> None:
     lock = BigLock()
     with lock, waiter(lock, "patient"):
         assert "awaited by patient" in lock.held_by()

@@ -301,12 +301,12 @@ class TestCosts:
                 kit.machine.apply([edit])
 
         due = 8 * RFC2021.host_commit("dst", {"net"}) + 4 * RFC2021.host_commit("dst", {"blk"})
-        with kit.machine.charged("dst"):
+        with kit.machine.injected_latency("dst"):
             assert charges.of(one_by_one) == pytest.approx(due)
 
     def test_one_commit_is_charged_once(self, kit: Kit, charges: Charges) -> None:
         due = RFC2021.host_commit("src", {"net", "blk"})
-        with kit.machine.charged("src"):
+        with kit.machine.injected_latency("src"):
             assert charges.of(lambda: kit.machine.apply(kit.host)) == pytest.approx(due)
 
     def test_guest_notifiers_are_charged_by_device_however_they_come(
@@ -317,14 +317,14 @@ class TestCosts:
                 kit.machine.apply([edit])
 
         due = 2 * RFC2021.guest_device("dst", "net") + 2 * RFC2021.guest_device("dst", "blk")
-        with kit.machine.charged("dst"):
+        with kit.machine.injected_latency("dst"):
             assert charges.of(lambda: kit.machine.apply(kit.guest)) == pytest.approx(due)
-            kit.machine.charging = False
+            kit.machine.injecting = False
             kit.machine.apply(away(kit.guest))
-            kit.machine.charging = True
+            kit.machine.injecting = True
             assert charges.of(one_by_one) == pytest.approx(due, rel=0.1)
 
     def test_the_block_ends_the_charging(self, kit: Kit) -> None:
-        with kit.machine.charged("dst"):
-            assert (kit.machine.side, kit.machine.charging) == ("dst", True)
-        assert not kit.machine.charging
+        with kit.machine.injected_latency("dst"):
+            assert (kit.machine.side, kit.machine.injecting) == ("dst", True)
+        assert not kit.machine.injecting

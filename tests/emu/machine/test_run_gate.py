@@ -62,7 +62,7 @@ def test_one_that_is_refused_does_not_count_as_inside(gate: RunGate) -> None:
 def test_open_wakes_who_is_owed_and_who_waits(gate: RunGate) -> None:
     gate.close()
     assert gate.park(1)
-    assert sorted(gate.open(owed=[4])) == [1, 4]
+    assert sorted(gate.open(awaited=[4])) == [1, 4]
 
 
 def test_nobody_parks_at_an_open_gate(gate: RunGate) -> None:
@@ -73,7 +73,7 @@ def test_nobody_parks_at_an_open_gate(gate: RunGate) -> None:
 def test_wait_ran_waits_for_those_owed_only(gate: RunGate) -> None:
     gate.close()
     gate.park(1)
-    gate.open(owed=[4])
+    gate.open(awaited=[4])
     running = threading.Timer(0.02, gate.ran, [4])
     running.start()
     gate.wait_ran(5)
@@ -82,14 +82,14 @@ def test_wait_ran_waits_for_those_owed_only(gate: RunGate) -> None:
 
 def test_wait_ran_names_who_did_not(gate: RunGate) -> None:
     gate.close()
-    gate.open(owed=[4])
+    gate.open(awaited=[4])
     with pytest.raises(DeadlineError, match="vcpu4 to run again"):
         gate.wait_ran(0.01)
 
 
 def test_a_second_pause_forgives_what_is_owed(gate: RunGate) -> None:
     gate.close()
-    gate.open(owed=[4])
+    gate.open(awaited=[4])
     gate.close()
     gate.open()
     gate.wait_ran(0)

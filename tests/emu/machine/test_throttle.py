@@ -1,4 +1,4 @@
-"""A guest that is kept from running for a share of its time."""
+"""A guest that is throttled: kept out of guest code for a part of its time."""
 # ruff: noqa: D102, D103 - the names say what they do
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @given(percent=st.integers(0, 99), start=st.integers(0, 1 << 60))
-def test_stays_out_for_the_share_that_was_asked_for(percent: int, start: int) -> None:
+def test_stays_out_for_the_given_part_of_a_period(percent: int, start: int) -> None:
     throttle = Throttle()
     throttle.percent = percent
     step = PERIOD_NS // 100
@@ -45,36 +45,36 @@ def running() -> Iterator[tuple[Machine, Recorder]]:
 
 
 class Counting(Throttle):
-    """A vCPU that is throttled at all stays out for 20 ms; counts how often one asks."""
+    """A throttled vCPU stays out for 20 ms; counts how often one reads that."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = 0
+        self.reads = 0
 
     def stay_out_ns(self, now_ns: int) -> int:
         assert now_ns > 0
-        self.asked += 1
+        self.reads += 1
         return 20_000_000
 
 
-def test_a_throttled_guest_stays_out_and_a_freed_one_runs_as_before(
+def test_a_throttled_guest_stays_out_until_the_throttling_ends(
     running: tuple[Machine, Recorder],
 ) -> None:
-    """It asks before it runs, and runs once for each time that it has stayed out."""
+    """It runs once for each time that it has stayed out."""
     machine, guest = running
     throttle = machine.vcpus.gate.throttle = Counting()
     until(lambda: guest.ticks.qsize() > 10)
     machine.vcpus.throttle(90)
-    until(lambda: throttle.asked)
-    asked, seen = throttle.asked, guest.ticks.qsize()
-    until(lambda: throttle.asked > asked + 5)
+    until(lambda: throttle.reads)
+    reads, seen = throttle.reads, guest.ticks.qsize()
+    until(lambda: throttle.reads > reads + 5)
     ran = guest.ticks.qsize() - seen
-    assert 0 < ran <= throttle.asked - asked + 1
+    assert 0 < ran <= throttle.reads - reads + 1
     machine.vcpus.throttle(0)
     until(lambda: guest.ticks.qsize() > seen + ran + 10)
 
 
-def test_a_throttled_guest_pauses_resumes_and_ends_as_quickly(
+def test_a_throttled_guest_pauses_resumes_and_ends(
     running: tuple[Machine, Recorder],
 ) -> None:
     machine, guest = running
@@ -92,8 +92,8 @@ def test_a_throttled_guest_pauses_resumes_and_ends_as_quickly(
 
 
 @pytest.mark.parametrize("percent", [-1, 100])
-def test_a_guest_cannot_be_stopped_that_way(
+def test_a_throttle_that_is_not_a_percentage_below_100_is_an_error(
     running: tuple[Machine, Recorder], percent: int
 ) -> None:
-    with pytest.raises(EmuError, match="it is 0 to 99"):
+    with pytest.raises(EmuError, match="not within 0 to 99"):
         running[0].vcpus.throttle(percent)

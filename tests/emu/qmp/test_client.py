@@ -1,4 +1,4 @@
-"""The client's end, against the real server and against peers that misbehave."""
+"""The client, against the real server and against peers that violate the protocol."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def watcher() -> Iterator[SignalWatcher]:
-    """What waits for the client."""
+    """The object that waits for the client's responses."""
     with SignalWatcher() as watch:
         yield watch
 
 
 def refuse() -> None:
-    """A handler that refuses."""
+    """A handler that fails."""
     raise OSError(28, "No space left on device")
 
 
-def test_it_drives_a_server(watcher: SignalWatcher) -> None:
-    """Answers may be taken in any order, and events wait beside them."""
+def test_it_controls_a_server(watcher: SignalWatcher) -> None:
+    """Responses may be read in any order; events are kept meanwhile."""
     ours, theirs = socket.socketpair()
     server = MonitorServer(theirs, {"x-one": lambda: {"n": 1}, "x-refuse": refuse})
     thread = threading.Thread(target=server.serve)
@@ -52,8 +52,8 @@ def test_it_drives_a_server(watcher: SignalWatcher) -> None:
     server.close()
 
 
-def test_silence_ends_with_the_deadline(watcher: SignalWatcher) -> None:
-    """Every wait has one."""
+def test_a_peer_that_sends_nothing_is_an_error_after_the_timeout(watcher: SignalWatcher) -> None:
+    """The error has the time that was waited."""
     ours, theirs = socket.socketpair()
     client = MonitorClient(ours, "VM A", watcher)
     with pytest.raises(MonitorError, match=r"VM A: waited 0\.05 s for its greeting"):
@@ -62,8 +62,8 @@ def test_silence_ends_with_the_deadline(watcher: SignalWatcher) -> None:
     client.close()
 
 
-def test_a_peer_that_goes_is_named(watcher: SignalWatcher) -> None:
-    """By the name that it has in the run."""
+def test_a_peer_that_disconnects_is_named(watcher: SignalWatcher) -> None:
+    """By the VM's name in the run."""
     ours, theirs = socket.socketpair()
     client = MonitorClient(ours, "VM B", watcher)
     request = client.submit("x-one")
@@ -73,8 +73,8 @@ def test_a_peer_that_goes_is_named(watcher: SignalWatcher) -> None:
     client.close()
 
 
-def test_what_is_no_answer_is_an_error(watcher: SignalWatcher) -> None:
-    """An answer without an id cannot be matched with a question."""
+def test_a_message_that_is_not_a_response_is_an_error(watcher: SignalWatcher) -> None:
+    """A response without an id belongs to no command."""
     ours, theirs = socket.socketpair()
     client = MonitorClient(ours, "VM B", watcher)
     theirs.sendall(protocol.encode({"return": {}}))

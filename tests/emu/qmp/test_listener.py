@@ -1,4 +1,4 @@
-"""A monitor at a path: one client after the other, and an end that interrupts no command."""
+"""A monitor at a path: one client after the other, and a close that ends no command early."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Says commands and reads lines."""
+    """Sends commands and reads lines."""
 
     def __init__(self, path: Path) -> None:
         self._sock = socket.socket(socket.AF_UNIX)
@@ -33,7 +33,7 @@ class Client:
         message: dict[str, Any] = json.loads(self._lines.readline() or b"{}")
         return message
 
-    def say(self, command: str) -> None:
+    def send(self, command: str) -> None:
         """Send a command."""
         self._sock.sendall(json.dumps({"execute": command}).encode() + b"\n")
 
@@ -43,11 +43,11 @@ class Client:
         self._sock.close()
 
 
-def greeted(path: Path) -> Client:
-    """One that has negotiated."""
+def negotiated(path: Path) -> Client:
+    """A client that has negotiated."""
     client = Client(path)
     assert "QMP" in client.read()
-    client.say("qmp_capabilities")
+    client.send("qmp_capabilities")
     assert client.read() == {"return": {}}
     return client
 
@@ -59,7 +59,7 @@ def broken() -> None:
 
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[MonitorListener]:
-    """One that serves."""
+    """A listener that serves."""
     made = MonitorListener(tmp_path / "qmp", {"x-broken": broken})
     made.start()
     yield made
@@ -68,15 +68,15 @@ def listener(tmp_path: Path) -> Iterator[MonitorListener]:
 
 
 def is_over(listener: MonitorListener, timeout: float = TIMEOUT) -> bool:
-    """Whether it says so in time."""
+    """Whether `over_fd` becomes readable in time."""
     return bool(select.select([listener.over_fd], [], [], timeout)[0])
 
 
 def test_one_client_after_the_other(listener: MonitorListener, tmp_path: Path) -> None:
-    """Each has a session of its own; events go to the one that is there."""
-    listener.emit("NOBODY_HEARS", {})
+    """Each has its own session; events go to the one that is connected."""
+    listener.emit("WITHOUT_CLIENT", {})
     for name in ("ONE", "TWO"):
-        client = greeted(tmp_path / "qmp")
+        client = negotiated(tmp_path / "qmp")
         listener.emit(name, {"n": 1})
         assert client.read()["event"] == name
         client.close()
@@ -84,26 +84,28 @@ def test_one_client_after_the_other(listener: MonitorListener, tmp_path: Path) -
 
 
 def test_quit(listener: MonitorListener, tmp_path: Path) -> None:
-    """Is answered, and then it is over."""
-    client = greeted(tmp_path / "qmp")
-    client.say("quit")
+    """It has a response, and then `over_fd` is readable."""
+    client = negotiated(tmp_path / "qmp")
+    client.send("quit")
     assert client.read() == {"return": {}}
     assert is_over(listener)
     assert listener.failure is None
     client.close()
 
 
-def test_a_bug_does_not_go_unnoticed(listener: MonitorListener, tmp_path: Path) -> None:
-    """A caller that waits for the end gets the exception."""
-    client = greeted(tmp_path / "qmp")
-    client.say("x-broken")
+def test_an_exception_of_a_handler_ends_the_monitor(
+    listener: MonitorListener, tmp_path: Path
+) -> None:
+    """The thread that waits for the end finds it in `failure`."""
+    client = negotiated(tmp_path / "qmp")
+    client.send("x-broken")
     assert is_over(listener)
     assert isinstance(listener.failure, KeyError)
     client.close()
 
 
-def test_a_client_that_came_early_is_served(tmp_path: Path) -> None:
-    """It may know of the VM before that runs."""
+def test_a_client_that_connects_before_start_is_served(tmp_path: Path) -> None:
+    """The socket exists before the VM runs."""
     listener = MonitorListener(tmp_path / "qmp", {})
     client = Client(tmp_path / "qmp")
     listener.start()
@@ -113,7 +115,7 @@ def test_a_client_that_came_early_is_served(tmp_path: Path) -> None:
 
 
 def test_close_waits_for_a_command_and_not_for_a_client(tmp_path: Path) -> None:
-    """What has begun is carried out."""
+    """A command that has begun is executed to its end."""
     began, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def slow() -> None:
@@ -123,8 +125,8 @@ def test_close_waits_for_a_command_and_not_for_a_client(tmp_path: Path) -> None:
 
     listener = MonitorListener(tmp_path / "qmp", {"x-slow": slow})
     listener.start()
-    client = greeted(tmp_path / "qmp")
-    client.say("x-slow")
+    client = negotiated(tmp_path / "qmp")
+    client.send("x-slow")
     assert began.wait(TIMEOUT)
     closing = threading.Thread(target=listener.close)
     closing.start()
@@ -136,7 +138,7 @@ def test_close_waits_for_a_command_and_not_for_a_client(tmp_path: Path) -> None:
     client.close()
 
 
-def test_a_socket_that_was_left_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
+def test_a_stale_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     """A file may be the user's."""
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(tmp_path / "left"))

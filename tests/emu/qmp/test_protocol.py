@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def test_a_message_is_one_line() -> None:
-    """Whatever is in its strings."""
+    """Also when its strings contain newlines."""
     line = protocol.encode({"execute": "x", "arguments": {"text": "two\nlines"}})
     assert line.endswith(b"\r\n")
     assert line.count(b"\n") == 1
     assert protocol.parse(line.strip())["arguments"]["text"] == "two\nlines"
 
 
-def test_answers_carry_the_id_only_when_there_was_one() -> None:
-    """As QMP has it."""
+def test_a_response_has_an_id_only_if_the_command_had_one() -> None:
+    """As QMP specifies."""
     assert protocol.success(None) == {"return": {}}
     assert protocol.success({"a": 1}, 7) == {"return": {"a": 1}, "id": 7}
     assert protocol.failure("GenericError", "no", "x") == {
@@ -44,8 +44,8 @@ def test_an_event_has_the_time_in_two_parts() -> None:
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b"7", b"\xff\xfe", b'"text"'])
-def test_what_is_no_object_is_refused(line: bytes) -> None:
-    """JSON or not."""
+def test_a_message_that_is_not_an_object_is_an_error(line: bytes) -> None:
+    """Valid JSON or not."""
     with pytest.raises(MonitorError):
         protocol.parse(line)
 
@@ -60,7 +60,7 @@ MESSAGES = st.lists(
 def test_messages_are_found_however_the_stream_is_cut(
     messages: list[JsonObject], between: bytes, data: st.DataObject
 ) -> None:
-    """With line's ends or without, with brackets and quotes in strings or without."""
+    """With newlines between them or without, with brackets and quotes in strings or without."""
     stream = b"".join(
         json.dumps(message, ensure_ascii=False).encode() + between for message in messages
     )
@@ -73,8 +73,8 @@ def test_messages_are_found_however_the_stream_is_cut(
 
 
 @given(st.binary(max_size=60), st.integers(1, 60))
-def test_garbage_gives_messages_that_parse_or_an_error_of_ours(garbage: bytes, cut: int) -> None:
-    """Whole and in pieces alike, and the same ones."""
+def test_garbage_is_messages_that_parse_or_a_monitor_error(garbage: bytes, cut: int) -> None:
+    """The messages are the same however the stream is cut."""
     whole = protocol.MessageBuffer().feed(garbage)
     buffer = protocol.MessageBuffer()
     pieces: list[bytes] = []
@@ -88,8 +88,8 @@ def test_garbage_gives_messages_that_parse_or_an_error_of_ours(garbage: bytes, c
             continue
 
 
-def test_a_message_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is not to be had for the asking."""
+def test_a_message_that_is_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer cannot make the process use unbounded memory."""
     monkeypatch.setattr(protocol, "MAX_MESSAGE", 100)
     buffer = protocol.MessageBuffer()
     buffer.feed(b'{"' + b"x" * 90)
@@ -97,8 +97,8 @@ def test_a_message_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
         buffer.feed(b"x" * 20)
 
 
-def test_a_cut_behind_an_escaped_backslash() -> None:
-    """It escapes nothing any more."""
+def test_a_cut_after_an_escaped_backslash() -> None:
+    """An escaped backslash escapes nothing itself."""
     buffer = protocol.MessageBuffer()
     assert buffer.feed(b'{"a": "x\\\\') == []
     assert buffer.feed(b'"}') == [b'{"a": "x\\\\"}']

@@ -1,4 +1,4 @@
-"""The server's end, spoken to by the client that QEMU's own tools use."""
+"""The server, with the client that QEMU's own tools use, and with raw lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def echo(text: str, times: int = 1) -> JsonObject:
 
 
 def fail() -> None:
-    """A handler that refuses."""
+    """A handler that fails."""
     raise EmuError("the machine has no such thing")
 
 
@@ -70,7 +70,7 @@ def lines() -> Iterator[tuple[Served, socket.socket]]:
 
 
 def ask(sock: socket.socket, text: str) -> JsonObject:
-    """Send a line; the next message that comes."""
+    """Send a line; returns the next message of the server."""
     sock.sendall(text.encode() + b"\n")
     return receive(sock)
 
@@ -84,13 +84,13 @@ def receive(sock: socket.socket) -> JsonObject:
     return message
 
 
-def greet(sock: socket.socket) -> None:
-    """Take the greeting and leave the negotiation."""
+def negotiate(sock: socket.socket) -> None:
+    """Read the greeting and complete the negotiation."""
     assert "QMP" in receive(sock)
     assert ask(sock, '{"execute": "qmp_capabilities"}') == {"return": {}}
 
 
-def test_the_client_of_qemu_talks_to_it(tmp_path: Path) -> None:
+def test_it_serves_the_client_of_qemu(tmp_path: Path) -> None:
     """Commands, errors, events and the end, over a unix socket."""
     path = tmp_path / "monitor.sock"
     listener = socket.socket(socket.AF_UNIX)
@@ -129,8 +129,8 @@ def test_the_client_of_qemu_talks_to_it(tmp_path: Path) -> None:
     listener.close()
 
 
-def test_nothing_is_carried_out_before_the_negotiation(lines: tuple[Served, socket.socket]) -> None:
-    """The refusal carries the id."""
+def test_no_command_is_executed_before_the_negotiation(lines: tuple[Served, socket.socket]) -> None:
+    """The error has the command's id."""
     _, sock = lines
     receive(sock)
     answer = ask(sock, '{"execute": "x-echo", "arguments": {"text": "a"}, "id": 1}')
@@ -139,7 +139,7 @@ def test_nothing_is_carried_out_before_the_negotiation(lines: tuple[Served, sock
 
 
 def test_no_event_is_sent_before_the_negotiation(lines: tuple[Served, socket.socket]) -> None:
-    """A client that has not greeted expects none."""
+    """A client that has not negotiated expects none."""
     served, sock = lines
     receive(sock)
     served.server.emit("STOP")
@@ -160,22 +160,22 @@ def test_no_event_is_sent_before_the_negotiation(lines: tuple[Served, socket.soc
         ("execute x-echo", "JSON parse error"),
     ],
 )
-def test_a_bad_command_is_refused_and_the_next_one_answered(
+def test_a_bad_command_is_an_error_and_the_next_one_is_executed(
     lines: tuple[Served, socket.socket], command: str, text: str
 ) -> None:
-    """What is wrong with it is said as QEMU says it."""
+    """The descriptions are QEMU's."""
     _, sock = lines
-    greet(sock)
+    negotiate(sock)
     assert text in ask(sock, command)["error"]["desc"]
     assert ask(sock, '{"execute": "x-reset", "arguments": {"reset-gap": true}}') == {
         "return": {"reset": True}
     }
 
 
-def test_commands_in_one_piece_are_answered_in_order(lines: tuple[Served, socket.socket]) -> None:
-    """Each by its own id."""
+def test_commands_in_one_packet_are_executed_in_order(lines: tuple[Served, socket.socket]) -> None:
+    """Each response has its command's id."""
     _, sock = lines
-    greet(sock)
+    negotiate(sock)
     sock.sendall(
         b"".join(
             b'{"execute": "x-echo", "arguments": {"text": "a"}, "id": %d}\r\n' % n
@@ -185,18 +185,18 @@ def test_commands_in_one_piece_are_answered_in_order(lines: tuple[Served, socket
     assert [receive(sock)["id"] for _ in range(50)] == list(range(50))
 
 
-def test_it_says_which_commands_it_has(lines: tuple[Served, socket.socket]) -> None:
-    """Its own among them."""
+def test_query_commands_lists_all_commands(lines: tuple[Served, socket.socket]) -> None:
+    """The server's own and the handlers."""
     _, sock = lines
-    greet(sock)
+    negotiate(sock)
     names = {entry["name"] for entry in ask(sock, '{"execute": "query-commands"}')["return"]}
     assert {"x-echo", "quit", "qmp_capabilities", "query-version"} <= names
 
 
 def test_quit_ends_it(lines: tuple[Served, socket.socket]) -> None:
-    """After it has been answered."""
+    """After its response."""
     served, sock = lines
-    greet(sock)
+    negotiate(sock)
     assert ask(sock, '{"execute": "quit"}') == {"return": {}}
     served.thread.join(TIMEOUT)
     assert not served.thread.is_alive()
@@ -205,7 +205,7 @@ def test_quit_ends_it(lines: tuple[Served, socket.socket]) -> None:
 STUCK = """
 import socket, sys, threading
 from emu.qmp import server
-server.HANG_UP_GRACE = 0.2
+server.HANG_UP_TIMEOUT = 0.2
 def hang() -> None:
     threading.Event().wait()
 server.MonitorServer(socket.socket(fileno=int(sys.argv[1])), {"x-hang": hang}).serve()
@@ -213,14 +213,14 @@ server.MonitorServer(socket.socket(fileno=int(sys.argv[1])), {"x-hang": hang}).s
 
 
 def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
-    """No client is left to report to."""
+    """No other client controls the VM."""
     ours, theirs = socket.socketpair()
     with theirs:
         argv = [sys.executable, "-c", STUCK, str(theirs.fileno())]
         process = subprocess.Popen(argv, pass_fds=(theirs.fileno(),))
     try:
         ours.settimeout(TIMEOUT)
-        greet(ours)
+        negotiate(ours)
         ours.sendall(b'{"execute": "x-hang"}\n')
         ours.close()
         assert process.wait(TIMEOUT) == 1
@@ -229,9 +229,9 @@ def test_a_process_whose_command_hangs_ends_with_its_client() -> None:
         process.wait()
 
 
-def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that sends an event does not wait for the client."""
-    monkeypatch.setattr("emu.qmp.server.SEND_DEADLINE", 1)
+def test_a_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that sends an event has other work, which does not wait for the client."""
+    monkeypatch.setattr("emu.qmp.server.SEND_TIMEOUT", 1)
     ours, theirs = socket.socketpair()
     with theirs:
         served = Served(ours)

@@ -1,29 +1,29 @@
-/* What runs on the vCPUs of a KVM machine: 64-bit code that only carries notifiers.
+/* The code of the vCPUs of a KVM machine: 64-bit code that only handles notifiers.
  *
  * The drivers run on the host. They queue their writes to notify addresses in a vCPU's mailbox and
- * interrupt it; it makes the writes, as plain stores that KVM turns into signals on ioeventfds. An
- * interrupt that an irqfd has raised is counted and marked in the mailbox, and the drivers are
- * notified by a write to a port, which has an ioeventfd as well. So the kernel carries the
- * notifiers of both directions, without an exit to user space.
+ * interrupt it; it makes the writes, as plain stores that KVM turns into signals on ioeventfds. For
+ * an interrupt that an irqfd has raised, the vCPU increments a counter and sets a bit in the
+ * mailbox, and notifies the drivers by a write to a port, which has an ioeventfd as well. So the
+ * kernel handles notifiers in both directions, without an exit to user space.
  *
  * A mailbox is a page; the base of %gs points to it:
  *
- *   0x000 u64       how often the vCPU came out of its halt
+ *   0x000 u64       how often the vCPU left its halt
  *   0x008 u64       the port that notifies the drivers
- *   0x010 u32, u32  writes queued by the host; made by the guest. Both only grow.
+ *   0x010 u32, u32  number of writes queued by the host, and made by the guest; both only grow
  *   0x018 u64       ticks of the timer
  *   0x020 u64 x 4   a bit for each vector that was taken and that the drivers have not seen
- *   0x040 u32       ticks of the APIC's clock between two of its timer, 0 for no timer
+ *   0x040 u32       ticks of the APIC's clock between two ticks of the timer, 0 for no timer
  *   0x100 u64 x 128 queue of writes: the address (below 0x10000: a port), and in the upper half the
  *                   value
  *   0x500           the vCPU's stack, from 0x800 downwards
  *   0x800 u64 x 256 interrupts taken, by vector
  *
- * Vectors: 0x20 writes are queued, 0x21 the timer, all others belong to devices.
+ * Vectors: 0x20 for queued writes, 0x21 for the timer, all others are of devices.
  *
  * A vCPU notifies the drivers once, without a vector, when it is ready for interrupts. A halted
- * vCPU always has the same registers, whatever it has done before. So at the destination of a
- * migration it has them already, and they need not be set.
+ * vCPU always has the same register values. So at the destination of a migration a halted vCPU has
+ * them already, and they need not be set.
  */
 #include <linux/kvm.h>
 #include <stddef.h>
@@ -99,7 +99,7 @@ __asm__(
     "  inc %ecx\n"
     "  mov %ecx, %gs:0x14\n"
     "  jmp 5b\n"
-    /* an exception, which this code never raises: the host sees it as a write to nowhere */
+    /* an exception, which this code never raises: a write that exits to the host */
     "8:\n"
     "  mov $0xdffff000, %edx\n"
     "  mov %eax, (%rdx)\n"

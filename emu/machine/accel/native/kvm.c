@@ -1,5 +1,5 @@
-/* See kvm.h. A vCPU's thread stays in vk_run, without the interpreter's lock; a pause signals all
- * threads first and waits for all of them afterwards.
+/* See kvm.h. A vCPU's thread runs in vk_run, without the interpreter's lock; a pause signals all
+ * threads before it waits for the first.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,7 +28,7 @@
 /* The minimum (kernel/sched/syscalls.c). */
 #define SLICE_NS 100000u
 #define SYNCED (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
-/* Of KVM's own pages: at the end of the hole below 4 GiB. */
+/* Address of KVM's TSS pages: at the end of the hole below 4 GiB. */
 #define TSS_ADDRESS 0xfffbd000ul
 #define X2APIC_BASE 0xfee00000ul
 #define APIC_ENABLED 0x800u
@@ -49,10 +49,10 @@ typedef struct {
     int fd;
     struct kvm_run *run;
     _Atomic int inside;
-    _Atomic unsigned round; /* the resume after which it entered last */
+    _Atomic unsigned round; /* `round` of the machine when it last entered */
     _Atomic pid_t thread;
     _Atomic int ended; /* its thread is to end, or has ended */
-    int counted; /* in ended_threads */
+    int counted; /* it is counted in ended_threads */
     int known;  /* `state` equals the kernel's */
     int synced; /* the run page has the registers of the last exit */
     vcpu_state state;
@@ -66,9 +66,9 @@ struct vk_machine {
     int sync; /* KVM leaves the registers in the run page at each exit */
     _Atomic int paused; /* a futex: vCPUs wait here */
     _Atomic int stopping;
-    _Atomic unsigned running; /* a futex: how many are inside */
-    _Atomic unsigned round;
-    _Atomic unsigned entered; /* a futex: how many entered since the last resume */
+    _Atomic unsigned running; /* a futex: number of vCPUs that are inside */
+    _Atomic unsigned round; /* number of resumes */
+    _Atomic unsigned entered; /* a futex: number of vCPUs that entered since the last resume */
     _Atomic unsigned ended_threads; /* vCPUs whose threads have ended: they count as entered */
 };
 
@@ -84,7 +84,7 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Wait until the word is `wanted`, or at least that; -ETIMEDOUT after the deadline. */
+/* Wait until the word is `wanted`, or with `at_least` not below; -ETIMEDOUT after the deadline. */
 static int await(_Atomic unsigned *word, unsigned wanted, int at_least, uint64_t deadline) {
     for (;;) {
         unsigned value = atomic_load(word);
@@ -243,7 +243,7 @@ int vk_routes(vk_machine *m, const vk_route *list, size_t count) {
         table->nr++;
         entry->gsi = (uint32_t)i;
         entry->type = KVM_IRQ_ROUTING_MSI;
-        /* Physical destination; bits 8 and up of an x2APIC identifier stand in the upper half. */
+        /* Physical destination; bits 8 and up of an x2APIC identifier are in address_hi. */
         entry->u.msi.address_lo = (uint32_t)X2APIC_BASE | (list[i].apic & 0xff) << 12;
         entry->u.msi.address_hi = list[i].apic & ~0xffu;
         entry->u.msi.data = list[i].vector;
@@ -308,7 +308,7 @@ static int set_cpuid(vk_machine *m) {
 int vk_vcpus(vk_machine *m, uint32_t count) {
     if (m == NULL)
         return -EBADF;
-    /* Identifiers above 254 need this. */
+    /* APIC identifiers above 254 need this. */
     struct kvm_enable_cap x2apic = {
         .cap = KVM_CAP_X2APIC_API,
         .args = {KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK},
@@ -394,7 +394,7 @@ static int enter(vk_machine *m, vcpu *v) {
         v->run->immediate_exit = 0;
         atomic_fetch_add(&m->running, 1);
         atomic_store(&v->inside, 1);
-        /* A pause writes `paused` first and reads `inside` afterwards: one sees the other. */
+        /* A pause writes `paused` before it reads `inside`: one of the two sees the other. */
         if (!atomic_load(&m->paused)) {
             count_entry(m, v);
             return 1;
@@ -430,8 +430,8 @@ static int describe_write(const struct kvm_run *run, vk_exit *out) {
     return 1;
 }
 
-/* A vCPU that was paused is to run again as soon as possible, for microseconds. The scheduler runs a
- * thread with short slices sooner (since Linux 6.12; older kernels ignore the request).
+/* After a pause a vCPU has to run soon, for microseconds. The scheduler runs a thread with short
+ * slices sooner (since Linux 6.12; older kernels ignore the request).
  */
 static void ask_for_short_slices(void) {
     struct {
@@ -537,7 +537,7 @@ void vk_stop(vk_machine *m) {
 
 size_t vk_state_size(void) { return sizeof(vcpu_state); }
 
-/* What changes only while the vCPU runs. */
+/* Read the registers, which change only while the vCPU runs. */
 static int read_registers(vcpu *v, vcpu_state *s) {
     if (v->synced) {
         s->regs = v->run->s.regs.regs;
@@ -549,7 +549,7 @@ static int read_registers(vcpu *v, vcpu_state *s) {
            ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) < 0;
 }
 
-/* An interrupt may come at any time, so the rest is read each time. */
+/* An interrupt may change the local APIC and the halted state at any time: they are always read. */
 int vk_save(vk_machine *m, uint32_t index, void *state) {
     if (m == NULL)
         return -EBADF;
@@ -572,7 +572,7 @@ int vk_save(vk_machine *m, uint32_t index, void *state) {
         ++*set;                                                                                    \
     }
 
-/* Set what the kernel does not have already. SREGS switches the x2APIC on, so it comes first. */
+/* Set the parts that differ from the kernel's. SREGS enables the x2APIC, so it is the first. */
 static int write_state(vcpu *v, vcpu_state *s, uint32_t *set) {
     v->synced = 0;
     SET(sregs, KVM_SET_SREGS)

@@ -1,7 +1,7 @@
 /* The kernel's virtual machine, in calls that each handle a batch. cffi reads this file.
  *
- * Every function that can fail returns 0 or a negative errno. Where a batch fails in the middle,
- * `*done` is how many of its entries were carried out.
+ * Every function that can fail returns 0 or a negative errno. When a batch fails, `*done` is the
+ * number of its entries that were completed.
  */
 
 typedef struct vk_machine vk_machine;
@@ -49,26 +49,26 @@ int vk_ioeventfds(vk_machine *m, const struct kvm_ioeventfd *list, size_t count,
 int vk_irqfds(vk_machine *m, const vk_irqfd *list, size_t count, int assign, size_t *done);
 /* The whole table: an entry's index is its GSI. */
 int vk_routes(vk_machine *m, const vk_route *list, size_t count);
-/* An interrupt of the machine itself, without a route. */
+/* Raise an interrupt without a route. */
 int vk_interrupt(vk_machine *m, uint32_t index, uint32_t vector);
-/* Words of guest memory in which its code sets bits: read and clear them, or set bits again. */
+/* Words of guest memory in which the vCPUs' code sets bits: read and clear them, or set bits. */
 void vk_take(void *words, uint64_t *taken, size_t count);
 void vk_put_back(void *words, const uint64_t *taken, size_t count);
 
 /* Its vCPUs. They are paused until vk_resume. */
 int vk_vcpus(vk_machine *m, uint32_t count);
 int vk_begin(vk_machine *m, uint32_t index, const vk_start *start);
-/* A vCPU's thread stays in here. After a write it is at a safe point only once it calls again. */
+/* A vCPU's thread runs in here. After a write it is at a safe point only once it calls again. */
 int vk_run(vk_machine *m, uint32_t index, vk_exit *exit);
 void vk_thread_ends(vk_machine *m,
-                    uint32_t index); /* by its thread: it will not call vk_run again */
+                    uint32_t index); /* from its thread: it will not call vk_run again */
 void vk_end(vk_machine *m, uint32_t index);    /* have vk_run return VK_STOPPED */
 int vk_pause(vk_machine *m, uint64_t timeout_ns);
 int vk_resume(vk_machine *m, uint64_t timeout_ns);
 void vk_stop(vk_machine *m);
 size_t vk_state_size(void);
 int vk_save(vk_machine *m, uint32_t index, void *state);
-/* Sets only what the kernel does not have already; adds the number of parts set to `set`. */
+/* Sets only the parts that differ from the kernel's; adds their number to `set`. */
 int vk_load(vk_machine *m, uint32_t index, const void *state, uint32_t *set);
 
 /* The guest's own code, see guest.c */
