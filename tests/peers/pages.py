@@ -111,7 +111,7 @@ def _facts(record: Record) -> str:
         (
             f"    {command}",
             "",
-            f"- version: `{record.said}`",
+            f"- version: `{record.version_output}`",
             f"- {runs} of up to {record.seconds:.0f} s",
             f"- {what} {record.features:#x}: {named or 'nothing'}",
             f"- protocol features {record.protocol:#x}: {protocol or 'none'}",

@@ -50,7 +50,7 @@ class Record(NamedTuple):
     Attributes:
         peer: its name in the table.
         version: its number.
-        said: its version output.
+        version_output: its version output.
         role: back-end or front-end.
         device: class of the device.
         command: that started it, with placeholders.
@@ -65,7 +65,7 @@ class Record(NamedTuple):
 
     peer: str
     version: str
-    said: str
+    version_output: str
     role: str
     device: str
     command: str
@@ -123,7 +123,7 @@ def distil(
     *,
     peer: str,
     version: str,
-    said: str,
+    version_output: str,
     command: str,
     seconds: float,
 ) -> Record:
@@ -143,7 +143,7 @@ def distil(
     return Record(
         peer,
         version,
-        said,
+        version_output,
         first["role"],
         first["peer"]["device"] or "",
         command,

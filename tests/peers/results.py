@@ -103,12 +103,12 @@ def examine(peer: Peer) -> Record:
             begin = time.monotonic()
             documents.append(conform(peer, Path(folder)))
             seconds = max(seconds, time.monotonic() - begin)
-    said = version(peer)
+    output = version(peer)
     return distil(
         documents,
         peer=peer.name,
-        version=number(said),
-        said=said,
+        version=number(output),
+        version_output=output,
         command=peer.command.replace("{queues}", str(peer.queues)),
         seconds=seconds,
     )

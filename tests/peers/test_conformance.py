@@ -57,9 +57,14 @@ def run(peer: Peer, folder: Path, only: Iterable[str], *arguments: str) -> dict[
 
 def unexplained(peer: Peer, whole: dict[str, Any]) -> list[str]:
     """The cases that failed without an explanation, and those that ended as ERROR."""
-    said = version(peer)
+    output = version(peer)
     record = distil(
-        [whole], peer=peer.name, version=number(said), said=said, command="", seconds=0.0
+        [whole],
+        peer=peer.name,
+        version=number(output),
+        version_output=output,
+        command="",
+        seconds=0.0,
     )
     errors = [case["id"] for case in whole["cases"] if case["verdict"] == "ERROR"]
     return [*explanations.unexplained(record, explanations.load()), *errors]

@@ -53,9 +53,14 @@ def record_of(
     *documents: dict[str, Any], peer: str = "virtiofsd", version: str = "7.2.22"
 ) -> Record:
     """A record of these runs."""
-    said = f"{peer} version {version}"
+    output = f"{peer} version {version}"
     return distil(
-        documents, peer=peer, version=version, said=said, command="x {socket}", seconds=3.04
+        documents,
+        peer=peer,
+        version=version,
+        version_output=output,
+        command="x {socket}",
+        seconds=3.04,
     )
 
 

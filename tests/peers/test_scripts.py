@@ -15,7 +15,7 @@ from vhost_user_conformance.back_end.script import (
     USED,
     F,
     P,
-    spoken,
+    messages_of,
 )
 from vhost_user_conformance.front_end.acts import CONT, LOG, START, STOP
 from vhost_user_conformance.front_end.runner import FrontEndRunner
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from vhost_user_conformance.back_end.script import Part, Said
+    from vhost_user_conformance.back_end.script import Part, ScriptMessage
     from vhost_user_conformance.front_end.recording import Received, Recording
     from vhost_user_conformance.front_end.script import Script as BackEndScript
 
@@ -58,9 +58,11 @@ class Line(NamedTuple):
     value: int
 
 
-def in_script(said: Said) -> Line:
+def in_script(planned: ScriptMessage) -> Line:
     """The messages of the script."""
-    return Line(said.step.id.name, said.ring, said.need_reply, said.step.num or said.step.log)
+    return Line(
+        planned.step.id.name, planned.ring, planned.need_reply, planned.step.num or planned.step.log
+    )
 
 
 def came(message: Received) -> Line:
@@ -100,7 +102,9 @@ def check(
         first = next(each.at for each in messages if each.act == act)
         later = [each.at for each in messages if each.at > first and each.act != act]
         seen = settled(came(each) for each in messages[first : min(later, default=None)])
-        wanted = settled(map(in_script, spoken(parts, rings, agreed=negotiated, bit_30=True)))
+        wanted = settled(
+            map(in_script, messages_of(parts, rings, negotiated=negotiated, bit_30=True))
+        )
         assert seen == wanted, act
 
 
@@ -131,7 +135,7 @@ def test_qemu_with_a_disk(tmp_path: Path, offering: P, without: P) -> None:
     command = DISK.replace("num-queues=2", "num-queues=1") if P.MQ in without else DISK
     recording = play(tmp_path, command, "blk", offers)
     acts = {
-        START: (*script.hello, *script.start),
+        START: (*script.setup, *script.start),
         STOP: script.stop,
         CONT: script.restart,
         # The migration stops the device at its end.
@@ -147,7 +151,7 @@ def test_qemu_with_a_nic(tmp_path: Path, offering: P, without: P) -> None:
     offers = PLAIN._replace(protocol_offering=int(offering), protocol_without=int(without))
     recording = play(tmp_path, NIC, "net", offers)
     acts = {
-        START: (*script.hello, *script.start),
+        START: (*script.setup, *script.start),
         STOP: script.stop,
         CONT: script.restart,
         LOG: (*script.log, *script.stop),
@@ -173,7 +177,7 @@ def test_dpdk_virtio_user(tmp_path: Path, offering: P) -> None:
             finally:
                 session.close()
     acts = {
-        START: (*script.hello, *script.start),
+        START: (*script.setup, *script.start),
         CONT: (*script.stop, *script.restart),
         STOP: script.stop,
     }

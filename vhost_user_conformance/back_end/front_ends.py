@@ -57,7 +57,7 @@ _LOG = (
 _UNLOG = (_FEATURES, _GET_STATUS, Rings((_ADDR,)))
 
 
-def _qemu_hello(call: Step, err: Step) -> tuple[Part, ...]:
+def _qemu_setup(call: Step, err: Step) -> tuple[Part, ...]:
     return (
         _GET_FEATURES,
         *_PROTOCOL,
@@ -82,7 +82,7 @@ def _qemu_disk(name: str, source: str, **differs: Step) -> Script:
         name,
         source,
         _DISK_KNOWS,
-        (*_qemu_hello(call, err), Step(F.GET_CONFIG)),
+        (*_qemu_setup(call, err), Step(F.GET_CONFIG)),
         (_FEATURES, *_FEATURES_OK, _INFLIGHT, *again, _REGIONS, *rings),
         (_FEATURES, *_FEATURES_OK, *again, *rings),
         (_STATUS_0, *stop) if on is _ON else (*stop, _STATUS_0),
@@ -102,7 +102,7 @@ def _qemu_nic(name: str, source: str, **differs: Step) -> Script:
         name,
         source,
         _NIC_KNOWS,
-        _qemu_hello(call, err),
+        _qemu_setup(call, err),
         (*begin, _REGIONS, *rings),
         (*begin, *rings),
         (_STATUS_0, *stop) if on is _ON else (*stop, _STATUS_0),
@@ -134,7 +134,7 @@ _QEMU_PAIRS = Script(
     _RECORDED + ", Linux 6.1 in it, which has the second pair enabled last",
     _NIC_KNOWS & ~P.STATUS,
     (
-        *_qemu_hello(_CALL, _ERR)[:-1],
+        *_qemu_setup(_CALL, _ERR)[:-1],
         Rings((_CALL, _ERR), (0, 1)),
         *(_GET_FEATURES, *_PROTOCOL, _GET_FEATURES),
         Rings((_CALL, _ERR), (2, 3)),

@@ -10,7 +10,7 @@ from vhost_user.dirty_log import DirtyLog
 from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import Config, Inflight, LogArea, SingleRegion, VringState
 from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, u64, vring
-from vhost_user_conformance.back_end.script import EVERY, NOTHING, USED, F, P, answered, spoken
+from vhost_user_conformance.back_end.script import EVERY, NOTHING, USED, F, P, answered, messages_of
 from vhost_user_conformance.model.verdict import check, unsupported
 from vhost_user_conformance.peer.device_work import WORKS
 from vhost_user_conformance.peer.memory import PAGE
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from vhost_user_conformance.back_end.script import (
         Part,
-        Said,
         Script,
+        ScriptMessage,
         Step,
     )
     from vhost_user_conformance.peer.memory import Memory, TestRing
@@ -71,7 +71,7 @@ class Replay:
             F.SET_INFLIGHT_FD: self._set_inflight,
             F.SET_STATUS: self._status,
         }
-        self._lessons: dict[F, Callable[[Message], None]] = {
+        self._on_reply: dict[F, Callable[[Message], None]] = {
             F.GET_FEATURES: self._learn_features,
             F.GET_PROTOCOL_FEATURES: self._learn_protocol,
             F.GET_QUEUE_NUM: self._learn_rings,
@@ -86,20 +86,20 @@ class Replay:
 
     # -- acts
 
-    def hello(self) -> None:
+    def setup(self) -> None:
         """Send the messages after a connect.
 
         Raises:
             Unsupported: the front-end would disconnect.
         """
-        self._say_all(self.script.hello)
+        self._send_all(self.script.setup)
         missing = self.script.requires & ~self.be.acked
         if missing:
             unsupported(f"{self.script.name} disconnects without {missing.name}")
 
     def start(self) -> None:
         """Start the rings for the first time on this connection."""
-        self._say_all(self.script.start)
+        self._send_all(self.script.start)
         self.be.barrier()
 
     def restart(self) -> None:
@@ -107,22 +107,22 @@ class Replay:
         if self.script.renews:
             self.bases.clear()
             self.rings = {index: self.be.ring(self.memory, index) for index in self.rings}
-        self._say_all(self.script.restart)
+        self._send_all(self.script.restart)
         self.be.barrier()
 
     def stop(self) -> int:
         """Stop all rings; the base of the one that takes requests."""
-        self._say_all(self.script.stop)
+        self._send_all(self.script.stop)
         return self.bases[self.be.work.ring]
 
     def log(self) -> None:
         """Start logging of dirty memory."""
-        self._say_all(self.script.log)
+        self._send_all(self.script.log)
         self.be.barrier()
 
     def unlog(self) -> None:
         """Stop logging."""
-        self._say_all(self.script.unlog)
+        self._send_all(self.script.unlog)
         self.be.barrier()
 
     # -- sending
@@ -134,7 +134,7 @@ class Replay:
         more = 0 if smallest > 1 else _MORE_RINGS
         return {USED: range(used), EVERY: range(max(used, min(used + more, self.be.rings)))}
 
-    def _say_all(self, parts: Sequence[Part]) -> None:
+    def _send_all(self, parts: Sequence[Part]) -> None:
         for part in parts:
             # Each part by itself: the possible messages depend on the replies before it.
             numbers = self._ring_numbers()
@@ -142,28 +142,30 @@ class Replay:
                 if index not in self.rings:
                     self.rings[index] = self.be.ring(self.memory, index)
             bit_30 = bool(self.be.features & PROTOCOL_BIT)
-            for said in list(spoken([part], numbers, agreed=self.be.acked, bit_30=bit_30)):
-                self._say(said)
+            for planned in list(
+                messages_of([part], numbers, negotiated=self.be.acked, bit_30=bit_30)
+            ):
+                self._send_planned(planned)
 
-    def _say(self, said: Said) -> None:
-        number = said.step.id
+    def _send_planned(self, planned: ScriptMessage) -> None:
+        number = planned.step.id
         if number is F.SET_INFLIGHT_FD and not (self._inflight and self._inflight.fds):
             return  # there is no region to pass back
         if number is F.ADD_MEM_REG:
             for region in self.memory.regions:
-                self._send(said, SingleRegion(region.on_wire).pack(), (region.fd,))
+                self._send(planned, SingleRegion(region.on_wire).pack(), (region.fd,))
             return
-        payload, fds = self._content(said.step, said.ring)
-        reply = self._send(said, payload, fds)
-        if reply is not None and number in self._lessons:
-            self._lessons[number](reply)
+        payload, fds = self._content(planned.step, planned.ring)
+        reply = self._send(planned, payload, fds)
+        if reply is not None and number in self._on_reply:
+            self._on_reply[number](reply)
 
-    def _send(self, said: Said, payload: bytes, fds: tuple[int, ...]) -> Message | None:
-        number = said.step.id
-        flags = VERSION | (NEED_REPLY if said.need_reply else 0)
+    def _send(self, planned: ScriptMessage, payload: bytes, fds: tuple[int, ...]) -> Message | None:
+        number = planned.step.id
+        flags = VERSION | (NEED_REPLY if planned.need_reply else 0)
         self.be.wire.send(number, payload, flags=flags, fds=fds)
-        own = answered(said, self.be.acked)
-        if not (own or said.need_reply):
+        own = answered(planned, self.be.acked)
+        if not (own or planned.need_reply):
             return None
         message = self._reply(number)
         if not own:
@@ -214,9 +216,9 @@ class Replay:
         return u64(be.driver_features | (LOG_ALL & be.features if step.log else 0)), ()
 
     def _protocol(self, _step: Step) -> Content:
-        agreed = self.be.protocol & self._knows
-        self.be.acked = agreed
-        return u64(int(agreed)), ()
+        negotiated = self.be.protocol & self._knows
+        self.be.acked = negotiated
+        return u64(int(negotiated)), ()
 
     def _table(self, _step: Step) -> Content:
         return self.memory.table, self.memory.fds

@@ -53,7 +53,7 @@ class Rings(NamedTuple):
 Part = Step | Rings
 
 
-class Said(NamedTuple):
+class ScriptMessage(NamedTuple):
     """A message to be sent: its step, the ring that it is about, and whether it asks for an ack."""
 
     step: Step
@@ -68,7 +68,7 @@ class Script(NamedTuple):
         name: of the program, with its device where that matters.
         source: of the order.
         knows: protocol features that it acknowledges when they are offered.
-        hello: messages after it has connected.
+        setup: messages after it has connected.
         start: messages that start a device.
         restart: messages that start it again on the same connection.
         stop: messages that stop it; empty if it only disconnects.
@@ -82,7 +82,7 @@ class Script(NamedTuple):
     name: str
     source: str
     knows: P
-    hello: tuple[Part, ...]
+    setup: tuple[Part, ...]
     start: tuple[Part, ...]
     restart: tuple[Part, ...] = ()
     stop: tuple[Part, ...] = ()
@@ -96,13 +96,13 @@ class Script(NamedTuple):
         return self.name
 
 
-def spoken(
+def messages_of(
     parts: Sequence[Part],
     rings: Mapping[str, Sequence[int]],
     *,
-    agreed: P,
+    negotiated: P,
     bit_30: bool,
-) -> Iterator[Said]:
+) -> Iterator[ScriptMessage]:
     """The messages of the parts.
 
     They are generated one by one: the negotiated features may change with a message.
@@ -110,7 +110,7 @@ def spoken(
     Args:
         parts: of a script.
         rings: the rings that the guest uses, and all rings.
-        agreed: negotiated protocol features.
+        negotiated: negotiated protocol features.
         bit_30: the back-end offers protocol features.
     """
     for part in parts:
@@ -120,25 +120,25 @@ def spoken(
             numbers = rings[part.which] if isinstance(part.which, str) else part.which
             about = [(step, ring) for ring in numbers for step in part.steps]
         for step, ring in about:
-            if step.unless & agreed or not possible(step.id, agreed, bit_30=bit_30):
+            if step.unless & negotiated or not possible(step.id, negotiated, bit_30=bit_30):
                 continue
-            can_ack = P.REPLY_ACK in agreed
-            yield Said(step, ring, step.ack and can_ack)
+            can_ack = P.REPLY_ACK in negotiated
+            yield ScriptMessage(step, ring, step.ack and can_ack)
             if step.barrier and not can_ack:
-                yield Said(Step(F.GET_FEATURES), None, need_reply=False)
+                yield ScriptMessage(Step(F.GET_FEATURES), None, need_reply=False)
 
 
-def possible(number: F, agreed: P, *, bit_30: bool) -> bool:
+def possible(number: F, negotiated: P, *, bit_30: bool) -> bool:
     """Whether a front-end may send this message with the negotiated features."""
     gate = FRONTEND_MESSAGES[number].gate
     if gate.protocol:
-        return ProtocolFeature[gate.protocol] in agreed
+        return ProtocolFeature[gate.protocol] in negotiated
     return bit_30 or gate.feature != VHOST_USER_F_PROTOCOL_FEATURES
 
 
-def answered(said: Said, agreed: P) -> bool:
+def answered(planned: ScriptMessage, negotiated: P) -> bool:
     """Whether a message has a reply of its own."""
-    reply = FRONTEND_MESSAGES[said.step.id].reply
+    reply = FRONTEND_MESSAGES[planned.step.id].reply
     if reply is ReplyRule.IF_LOG_SHMFD:
-        return P.LOG_SHMFD in agreed
+        return P.LOG_SHMFD in negotiated
     return reply is ReplyRule.ALWAYS

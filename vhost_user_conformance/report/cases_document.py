@@ -87,7 +87,7 @@ def _script(script: Script) -> str:
     knows = ", ".join(feature.name for feature in script.knows if feature.name)
     rows = {
         "negotiates": knows,
-        "connects": _order(script.hello),
+        "connects": _order(script.setup),
         "starts": _order(script.start),
         "stops": _order(script.stop),
         "starts again": _order(script.restart),

@@ -11,7 +11,7 @@ from vhost_user_conformance.back_end.script import (
     USED,
     F,
     Script,
-    spoken,
+    messages_of,
 )
 
 RINGS = {USED: [0, 1], EVERY: [0, 1, 2]}
@@ -40,15 +40,15 @@ def test_a_script_s_place_is_part_of_its_cases_numbers() -> None:
 def test_a_start_sets_each_ring_up_completely(script: Script) -> None:
     """After its memory, and with the features sent before it or in between."""
     rings = {USED: range(max(2, script.least)), EVERY: range(max(2, script.least))}
-    parts = (*script.hello, *script.start)
-    said = list(spoken(parts, rings, agreed=script.knows, bit_30=True))
-    names = [each.step.id for each in said]
+    parts = (*script.setup, *script.start)
+    planned = list(messages_of(parts, rings, negotiated=script.knows, bit_30=True))
+    names = [each.step.id for each in planned]
     memory = F.ADD_MEM_REG if F.ADD_MEM_REG in names else F.SET_MEM_TABLE
     needed = {F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ADDR, F.SET_VRING_KICK}
     assert names.index(memory) < names.index(F.SET_VRING_ADDR)
     assert F.SET_FEATURES in names
     for ring in rings[USED]:
-        about = {each.step.id for each in said if each.ring == ring}
+        about = {each.step.id for each in planned if each.ring == ring}
         assert needed | {F.SET_VRING_CALL, F.SET_VRING_ENABLE} <= about
     assert script.source.startswith(("recorded: ", "read: "))
 
@@ -57,5 +57,5 @@ def test_a_start_sets_each_ring_up_completely(script: Script) -> None:
 def test_a_stop_asks_for_each_base_once(script: Script) -> None:
     """The next start needs it."""
     rings = {USED: range(4), EVERY: range(4)}
-    said = spoken(script.stop, rings, agreed=script.knows, bit_30=True)
-    assert [each.ring for each in said if each.step.id is F.GET_VRING_BASE] == [0, 1, 2, 3]
+    planned = messages_of(script.stop, rings, negotiated=script.knows, bit_30=True)
+    assert [each.ring for each in planned if each.step.id is F.GET_VRING_BASE] == [0, 1, 2, 3]

@@ -156,8 +156,8 @@ def test_completion(guest: Guest) -> None:
     guest.ring.stop()
 
 
-def test_a_call_that_nobody_wants(guest: Guest) -> None:
-    """Is not made where the script has calls made as they are asked for."""
+def test_a_call_that_is_not_requested(guest: Guest) -> None:
+    """It is not made by a script with calls on request only."""
     ring, call = guest.ring, os.eventfd(0, os.EFD_NONBLOCK)
     ring.call, ring.quiet = call, True
     guest.describe(0, GPA + DATA, 1, WRITE)

@@ -37,7 +37,7 @@ def _each(
 
 def _started(be: BackEnd, script: Script, also: P = NOTHING) -> Replay:
     replay = Replay(be, script, also)
-    replay.hello()
+    replay.setup()
     replay.start()
     return replay
 
@@ -115,6 +115,6 @@ def arrives(be: BackEnd, script: Script) -> None:
         be.serve(left.working)
     _check_base(left, left.stop(), 3)
     arrived = Replay(be.again(), script, source=left)
-    arrived.hello()
+    arrived.setup()
     arrived.start()
     arrived.be.serve(arrived.working)

@@ -153,7 +153,7 @@ def _await_requests(session: ScriptedSession) -> None:
 
 @area.case(516, "A driver that is called only on request continues", spec="virtio 1.3, 2.7.7.1")
 def called_as_asked(fe: FrontEnd) -> None:
-    _check_continues(fe, "calls only where the driver asks for them", 0)
+    _check_continues(fe, "calls only on request of the driver", 0)
 
 
 @area.case(
@@ -162,7 +162,7 @@ def called_as_asked(fe: FrontEnd) -> None:
     spec="virtio 1.3, 2.7.7.1",
 )
 def called_by_flag(fe: FrontEnd) -> None:
-    _check_continues(fe, "calls only where the driver asks for them, without EVENT_IDX", EVENT_IDX)
+    _check_continues(fe, "calls only on request of the driver, without EVENT_IDX", EVENT_IDX)
 
 
 def _check_continues(fe: FrontEnd, name: str, without: int) -> None:
