@@ -18,7 +18,6 @@ from vhost_user.messages import FrontendRequest, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import ExitStack
 
     from devices.device import VhostDevice
     from devices.procedure import Procedure
@@ -179,10 +178,3 @@ def test_the_error_of_an_unknown_strategy_lists_the_known_ones() -> None:
         ValueError, match=r"unknown strategy 'warp': use one of qemu-2021, .*prewired"
     ):
         make("warp")
-
-
-def test_pool_must_be_open(vm: Vm, owned: ExitStack) -> None:
-    """A pool is made when the migration begins, never in the blackout."""
-    strategy = make("threads")
-    with pytest.raises(RuntimeError, match="open"):
-        strategy.drive(stops(vm), stage_of(vm))
