@@ -209,7 +209,7 @@ class MigrationSeries:
             f"round {precopy.rounds}: {precopy.bytes / (1 << 20):.1f} MiB sent, then switched over"
         )
         self._await_echo(end + MARGIN_NS)
-        _books, guest_gap = self._destination.request_log()
+        _request_log, guest_gap = self._destination.request_log()
         spans = _spans(source) + _spans(destination)
         return MigrationResult(
             strategy,

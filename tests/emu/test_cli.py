@@ -315,7 +315,7 @@ def test_the_guest_reads_the_disk_that_the_host_has(tmp_path: Path) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
 
-def test_a_stderr_that_nobody_reads_does_not_end_a_run() -> None:
+def test_a_stderr_that_is_not_read_does_not_end_a_run() -> None:
     """Nor one that is closed: what counts is on stdout."""
     for redirect in ("2>/dev/full", "2>&-"):
         command = " ".join([*EMU, "migrate", *SMALL, "--strategy", "split", redirect])

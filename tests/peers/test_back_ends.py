@@ -15,7 +15,7 @@ from tests.emu.migration.sites import (
     MOVES,
     Migration,
     await_work,
-    check_books,
+    check_request_log,
     wait_until,
 )
 from tests.peers.programs import Running, pmd_back_end, prefix, storage_daemon
@@ -88,7 +88,7 @@ def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: 
     Migration(vm, other, strategy, tmp_path).run()
     other.guest.resume_load()
     await_work(other, 500)
-    check_books(other)
+    check_request_log(other)
 
 
 def test_testpmd_to_testpmd(tmp_path: Path, owned: ExitStack) -> None:

@@ -65,7 +65,7 @@ def test_open_wakes_who_is_owed_and_who_waits(gate: RunGate) -> None:
     assert sorted(gate.open(awaited=[4])) == [1, 4]
 
 
-def test_nobody_parks_at_an_open_gate(gate: RunGate) -> None:
+def test_no_vcpu_parks_at_an_open_gate(gate: RunGate) -> None:
     assert not gate.park(1)
     assert not gate.parked
 

@@ -259,7 +259,7 @@ def await_disk(vm: Vm, disk: int, ring: int) -> None:
     wait_until(lambda: unit.request_log().completed >= enough)
 
 
-def check_books(vm: Vm) -> None:
+def check_request_log(vm: Vm) -> None:
     """At rest nothing is lost, nothing came twice, and every block reads back right."""
     assert vm.guest.quiesce(TIMEOUT) == 0
     totals = vm.guest.request_log()

@@ -10,7 +10,7 @@ import pytest
 from emu.errors import CancelledError, MigrationError
 from emu.migration.destination import Destination
 from emu.migration.stream import Kind, MigrationStream
-from tests.emu.migration.sites import MOVES, Migration, await_work, check_books
+from tests.emu.migration.sites import MOVES, Migration, await_work, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_the_vm_runs_on_at_the_source(
     assert other.machine.paused
     assert not migration.source.lost
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 @pytest.mark.parametrize("name", MOVES)
@@ -80,7 +80,7 @@ def test_every_strategy_can_be_cancelled_when_its_devices_have_stopped(
         migration.run()
     assert not vm.machine.paused
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_after_the_vm_was_given_away_it_is_too_late(
@@ -94,7 +94,7 @@ def test_after_the_vm_was_given_away_it_is_too_late(
     assert vm.machine.paused
     assert not other.machine.paused
     await_work(other)
-    check_books(other)
+    check_request_log(other)
 
 
 def test_a_cancel_wakes_who_waits_for_a_silent_destination(
@@ -138,4 +138,4 @@ def test_a_cancel_wakes_who_waits_for_a_silent_destination(
     runner.join(3 * TIMEOUT)
     assert ended.is_set()
     assert isinstance(failures[0], CancelledError)
-    check_books(vm)
+    check_request_log(vm)

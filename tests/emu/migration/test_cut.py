@@ -11,7 +11,7 @@ from emu.errors import MigrationError
 from emu.migration import multifd
 from emu.migration.stream import Kind, MigrationStream
 from tests.emu.migration.certificates import Authority
-from tests.emu.migration.sites import Migration, await_work, check_books
+from tests.emu.migration.sites import Migration, await_work, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def test_before_the_vm_is_given_away_it_stays(
     assert not vm.machine.paused
     assert other.machine.paused
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_afterwards_it_has_moved(
     assert migration.source.destination == {} or migration.destination.source == {}
     assert vm.machine.paused
     await_work(other)
-    check_books(other)
+    check_request_log(other)
 
 
 def test_uncut_both_sides_know_of_each_other(vm: Vm, other: Vm, tmp_path: Path) -> None:
@@ -126,4 +126,4 @@ def test_clocks_that_differ_are_compared(
     assert 0 < there["downtime_error_ns"] < 1_000_000_000
     assert migration.destination.source["downtime_ns"] == there["downtime_ns"]
     await_work(other)
-    check_books(other)
+    check_request_log(other)

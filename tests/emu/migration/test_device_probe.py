@@ -13,7 +13,7 @@ from emu.migration.device_probe import DeviceProbe, Forecast, calibrate, prepare
 from emu.migration.history import History, IdleCosts, NotifierCosts
 from emu.strategies.base import DeviceCost
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from tests.emu.migration.sites import SPEC, Site, await_work, check_books
+from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 
@@ -35,7 +35,7 @@ def test_disturbs_nothing(vm: Vm, sites: tuple[Site, Site]) -> None:
     assert rings == [(ring.started, ring.base) for d in vm.devices for ring in d.rings]
     assert commits == vm.machine.commits
     assert all(sites[0].active(device.name) for device in vm.devices)
-    check_books(vm)
+    check_request_log(vm)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -87,7 +87,7 @@ def test_a_calibration_measures_everything_and_changes_nothing(booted: tuple[Vm,
     assert history.notifiers.assign > 0
     assert history.notifiers.deassign > 0
     assert len(vm.machine.address_space) == SPEC.rings
-    check_books(vm)
+    check_request_log(vm)
 
 
 def probe_of(round_trips: dict[str, int], share: int) -> DeviceProbe:

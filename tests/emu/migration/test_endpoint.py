@@ -60,7 +60,7 @@ def test_no_address(uri: str) -> None:
         connect(uri, timeout=0.1)
 
 
-def test_in_use_and_nobody_there(tmp_path: Path) -> None:
+def test_an_address_in_use_and_one_without_a_listener(tmp_path: Path) -> None:
     """One line each, with the address."""
     uri = f"unix:{tmp_path / 's'}"
     with pytest.raises(MigrationError, match="No such file"):

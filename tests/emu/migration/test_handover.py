@@ -16,7 +16,7 @@ from tests.emu.migration.sites import (
     Site,
     await_disk,
     await_work,
-    check_books,
+    check_request_log,
     wait_until,
 )
 from tests.emu.migration.test_cancel import cancel_at
@@ -53,7 +53,7 @@ def test_the_back_ends_hear_nothing_of_it(
     precopy = migration.source.precopy
     assert (precopy.rounds, precopy.bytes) == (0, 0)
     await_work(migration.there)
-    check_books(migration.there)
+    check_request_log(migration.there)
 
 
 def test_what_is_in_flight_stays_so(vm: Vm, migration: Migration) -> None:
@@ -63,14 +63,14 @@ def test_what_is_in_flight_stays_so(vm: Vm, migration: Migration) -> None:
     assert migration.source.requests_in_flight > 0
     await_work(migration.there)
     assert migration.there.guest.request_log().requests > made
-    check_books(migration.there)
+    check_request_log(migration.there)
 
 
 def test_the_memory_is_the_same(vm: Vm, migration: Migration) -> None:
     """Not a copy: what the source still maps is what the guest writes."""
     migration.run()
     await_work(migration.there)
-    check_books(migration.there)
+    check_request_log(migration.there)
     assert vm.guest.request_log() == migration.there.guest.request_log()
 
 
@@ -89,7 +89,7 @@ def test_there_and_back_and_on(
         migration.run()
         here = migration.there
         await_work(here)
-    check_books(here)
+    check_request_log(here)
 
 
 @pytest.mark.parametrize("moment", ["active", "PREPARED", "device", "READY"])
@@ -105,7 +105,7 @@ def test_can_be_cancelled(
     assert not vm.machine.paused
     assert bases == [(ring.started, ring.base) for d in vm.devices for ring in d.rings]
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_after_a_failure_the_next_one_goes(
@@ -119,7 +119,7 @@ def test_after_a_failure_the_next_one_goes(
     second = Migration(vm, other, "handover", tmp_path, owned=owned)
     second.run()
     await_work(second.there)
-    check_books(second.there)
+    check_request_log(second.there)
 
 
 def test_the_destination_cannot_build_it(
@@ -134,7 +134,7 @@ def test_the_destination_cannot_build_it(
     with pytest.raises(MigrationError, match="no room for it"):
         migration.run()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_a_device_that_is_reset_meanwhile_is_handed_over_anew(
@@ -155,7 +155,7 @@ def test_a_device_that_is_reset_meanwhile_is_handed_over_anew(
     migration.run()
     assert not steps
     await_disk(migration.there, 1, 0)
-    check_books(migration.there)
+    check_request_log(migration.there)
 
 
 def test_a_guest_that_never_rests_is_given_up(
@@ -175,7 +175,7 @@ def test_a_guest_that_never_rests_is_given_up(
     with pytest.raises(MigrationError, match="changed its devices"):
         migration.run()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_a_back_end_that_dies_in_the_blackout_is_missed_over_there(
@@ -196,7 +196,7 @@ def test_a_back_end_that_dies_in_the_blackout_is_missed_over_there(
     sites[0].revive("blk1")
     wait_until(lambda: not there.reconnect.lost)
     await_disk(there, 1, 0)
-    check_books(there)
+    check_request_log(there)
 
 
 def test_a_side_with_devices_of_its_own_is_none_to_hand_over_to(
@@ -210,7 +210,7 @@ def test_a_side_with_devices_of_its_own_is_none_to_hand_over_to(
     with pytest.raises(MigrationError, match="until they are handed over: split"):
         migration.run(strategy="split")
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_descriptors_do_not_go_over_tcp(vm: Vm, migration: Migration) -> None:
@@ -220,7 +220,7 @@ def test_descriptors_do_not_go_over_tcp(vm: Vm, migration: Migration) -> None:
     with pytest.raises(MigrationError, match="same host"):
         migration.run()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_nonsense_is_refused(migration: Migration) -> None:

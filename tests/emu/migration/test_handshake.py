@@ -18,7 +18,7 @@ from emu.migration.handshake import (
     welcome,
 )
 from emu.strategies.registry import StrategyOptions
-from tests.emu.migration.sites import Migration, await_work, check_books
+from tests.emu.migration.sites import Migration, await_work, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def test_a_mismatch_is_refused_before_anything_is_touched(
     assert text in str(migration.received[0])
     assert touched == []
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_all_that_differs_is_named_at_once(vm: Vm, other: Vm) -> None:
@@ -99,7 +99,7 @@ def test_nonsense_from_a_stranger(other: Vm) -> None:
     assert same_clock(welcome())
 
 
-def test_a_further_stream_of_somebody_else_is_refused(
+def test_a_further_stream_of_another_peer_is_refused(
     vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who does not know the session is no stream of this migration."""
@@ -114,4 +114,4 @@ def test_a_further_stream_of_somebody_else_is_refused(
     with pytest.raises(MigrationError, match="not of this migration"):
         migration.run()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)

@@ -11,7 +11,7 @@ from emu.errors import CancelledError, EmuError, MigrationError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
 from emu.strategies.registry import STRATEGIES
-from tests.emu.migration.sites import Migration, Site, await_work, check_books, wait_until
+from tests.emu.migration.sites import Migration, Site, await_work, check_request_log, wait_until
 from tests.emu.migration.test_cancel import cancel_at
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def test_migrates_under_load(
     for had, has in zip(left, counts(there), strict=True):
         assert all(before <= after for before, after in zip(had, has, strict=True))
     all_run(there)
-    check_books(there)
+    check_request_log(there)
 
 
 def test_back_and_forth(vm: Vm, sites: tuple[Site, Site], owned: ExitStack, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_back_and_forth(vm: Vm, sites: tuple[Site, Site], owned: ExitStack, tmp_
         here.close()
         here = there
         all_run(here)
-    check_books(here)
+    check_request_log(here)
 
 
 @pytest.mark.parametrize("strategy", ["qemu-2021", "threads", "prewired"])
@@ -120,7 +120,7 @@ def test_the_source_runs_on_when_it_fails(
         Migration(vm, other, strategy, tmp_path).run()
     assert not vm.machine.paused
     all_run(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_the_source_runs_on_when_a_handover_is_cancelled(
@@ -132,7 +132,7 @@ def test_the_source_runs_on_when_a_handover_is_cancelled(
     with pytest.raises(CancelledError):
         migration.run()
     all_run(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_another_accelerator_is_refused(

@@ -17,7 +17,7 @@ from tests.emu.migration.sites import (
     Site,
     await_disk,
     await_work,
-    check_books,
+    check_request_log,
     wait_until,
 )
 from vhost_user.errors import VhostUserError
@@ -41,7 +41,7 @@ def test_migrates_under_load(
     assert not migration.there.machine.paused
     assert migration.source.requests_in_flight > 0
     await_work(migration.there)
-    check_books(migration.there)
+    check_request_log(migration.there)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -92,7 +92,7 @@ def test_another_shape_is_refused_by_name(vm: Vm, other: Vm, tmp_path: Path) -> 
         migration.run(spec={**shape(vm.spec, "soft"), "vcpus": 7})
     assert isinstance(migration.received[0], MigrationError)
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 @pytest.mark.parametrize("strategy", MOVES)
@@ -107,7 +107,7 @@ def test_destination_back_end_dies(
     assert isinstance(migration.received[0], VhostUserError)
     assert not vm.machine.paused
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
     assert not any(device.logging for device in vm.devices)
 
 
@@ -166,7 +166,7 @@ def test_no_failure_after_running_takes_the_vm_back(
     assert vm.machine.paused
     assert not migration.there.machine.paused
     await_work(migration.there)
-    check_books(migration.there)
+    check_request_log(migration.there)
 
 
 def test_cancel_before_the_switch_over(vm: Vm, other: Vm, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_cancel_before_the_switch_over(vm: Vm, other: Vm, tmp_path: Path) -> Non
         migration.run()
     assert isinstance(migration.received[0], MigrationError)
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_back_and_forth(vm: Vm, sites: tuple[Site, Site], tmp_path: Path) -> None:
@@ -191,6 +191,6 @@ def test_back_and_forth(vm: Vm, sites: tuple[Site, Site], tmp_path: Path) -> Non
         here = there
         await_work(here)
     try:
-        check_books(here)
+        check_request_log(here)
     finally:
         here.close()

@@ -20,7 +20,7 @@ from emu.migration.multifd import ReceivingChannels, SendingChannels, shares
 from emu.migration.ram_sync import pieces, total
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.timeline import now
-from tests.emu.migration.sites import Migration, await_work, check_books
+from tests.emu.migration.sites import Migration, await_work, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -227,5 +227,5 @@ def test_a_whole_migration_over_three_sockets(
     migration.run()
     assert migration.received == [None]
     await_work(other)
-    check_books(other)
+    check_request_log(other)
     assert not [t for t in threading.enumerate() if t.name.startswith("stream ")], threads

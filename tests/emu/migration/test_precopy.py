@@ -25,7 +25,7 @@ from tests.emu.migration.sites import (
     Events,
     Migration,
     await_work,
-    check_books,
+    check_request_log,
     wait_until,
 )
 from tests.timeouts import TIMEOUT
@@ -260,7 +260,7 @@ def test_switches_over_all_the_same(writing: Vm, other: Vm, tmp_path: Path) -> N
     wrote = other.guest.request_log()
     await_work(other, 20)
     assert wrote.corrupted == 0
-    check_books(other)
+    check_request_log(other)
 
 
 @pytest.mark.parametrize("auto_converge", [False, True])
@@ -277,7 +277,7 @@ def test_an_abort_leaves_the_vm_where_it_is(
     assert vm.machine.gate.throttle.percent == 0
     assert not vm.machine.paused
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_expects_about_what_it_takes(vm: Vm, other: Vm, tmp_path: Path) -> None:

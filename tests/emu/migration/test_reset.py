@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.emu.migration.sites import MOVES, Migration, await_disk, await_work, check_books
+from tests.emu.migration.sites import MOVES, Migration, await_disk, await_work, check_request_log
 from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_a_device_can_be_reset_and_set_up_while_the_vm_runs(vm: Vm, index: int) 
             vm.activate_device(index)
         await_work(vm)
     await_disk(vm, 1, 0)
-    check_books(vm)
+    check_request_log(vm)
 
 
 @pytest.mark.parametrize("name", MOVES)
@@ -81,7 +81,7 @@ def test_reset_during_precopy(
     await_disk(other, 0, 0)
     activate(other, BLK1)
     await_disk(other, 1, 0)
-    check_books(other)
+    check_request_log(other)
 
 
 @pytest.mark.parametrize("name", MOVES)
@@ -95,7 +95,7 @@ def test_set_up_during_precopy(
     migration.run()
     assert all(ring.started for ring in other.devices[BLK1].rings)
     await_disk(other, 1, 0)
-    check_books(other)
+    check_request_log(other)
 
 
 def test_reset_and_set_up_during_precopy(
@@ -107,4 +107,4 @@ def test_reset_and_set_up_during_precopy(
     migration.run()
     await_work(other)
     await_disk(other, 1, 0)
-    check_books(other)
+    check_request_log(other)

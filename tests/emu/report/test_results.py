@@ -75,7 +75,7 @@ def test_rows_are_in_the_order_of_the_blackout() -> None:
     ]
 
 
-def test_a_run_is_judged_by_its_own_share_of_the_books() -> None:
+def test_a_run_is_judged_by_its_own_share_of_the_request_log() -> None:
     """The log counts since the boot."""
     before = RequestLog(requests=100, lost=1, packets_sent=10)
     after = RequestLog(requests=150, lost=1, packets_sent=30, packets_lost=2)

@@ -12,7 +12,7 @@ from devices.procedure import Ask, AwaitSwitchover, Change, Phase
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import Timeline
-from tests.emu.migration.sites import SPEC, Site, await_work, check_books
+from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
 from vhost_user.errors import BackendError, VhostUserError
 from vhost_user.messages import FrontendRequest, Request
 
@@ -73,7 +73,7 @@ def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
     vm.signal_all_rings()
     vm.resume_vcpus()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_a_second_stop_does_nothing(vm: Vm, strategy: Strategy) -> None:

@@ -11,7 +11,7 @@ import pytest
 from emu.errors import ProgramError
 from emu.strategies import socket_worker as wire
 from emu.strategies.processes import Processes, _parts
-from tests.emu.migration.sites import Migration, Site, await_work, check_books
+from tests.emu.migration.sites import Migration, Site, await_work, check_request_log
 from tests.emu.strategies.test_contract import stage_of, stops
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:
     vm.reconnect.await_all(5.0)
     assert not vm.reconnect.lost
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_the_pool_leaves_nothing_behind(vm: Vm) -> None:
@@ -90,5 +90,5 @@ def test_the_vm_survives_a_back_end_that_dies(
     with pytest.raises(Exception, match="blk1"):
         migration.run()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
     assert not workers()

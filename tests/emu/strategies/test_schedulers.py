@@ -22,7 +22,7 @@ from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, Task, begun
 from emu.strategies.timeline import Timeline
-from tests.emu.migration.sites import SPEC, Site, await_work, check_books
+from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
 from tests.emu.strategies.test_unsafe import assert_agree
 from tests.timeouts import TIMEOUT
 
@@ -174,7 +174,7 @@ class Schedulers(RuleBasedStateMachine):
             self.all_agree()  # before `let_run`, which would hide a disagreement
             self.let_run()
             self.vm.resume_vcpus()
-            check_books(self.vm)
+            check_request_log(self.vm)
 
 
 TestSchedulers = Schedulers.TestCase

@@ -18,7 +18,7 @@ from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, begun
 from emu.strategies.timeline import Timeline
 from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, EITHER, MODES, DoubleDisableError
-from tests.emu.migration.sites import SPEC, await_work, check_books
+from tests.emu.migration.sites import SPEC, await_work, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run_on(vm: Vm) -> None:
     vm.signal_all_rings()
     vm.resume_vcpus()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def check_double_disable(text: str) -> None:

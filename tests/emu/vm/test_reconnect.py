@@ -15,7 +15,7 @@ from tests.emu.migration.sites import (
     Site,
     await_disk,
     await_work,
-    check_books,
+    check_request_log,
     wait_until,
 )
 from tests.timeouts import TIMEOUT
@@ -73,7 +73,7 @@ def test_a_device_comes_back_with_a_new_back_end(
         await_event(events, "DEVICE_BACK", victim)
         assert not vm.reconnect.lost
         await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_all_devices_come_back(vm: Vm, sites: tuple[Site, Site], events: Events) -> None:
@@ -87,7 +87,7 @@ def test_all_devices_come_back(vm: Vm, sites: tuple[Site, Site], events: Events)
     vm.reconnect.await_all(TIMEOUT)
     assert not vm.reconnect.lost
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_a_vm_that_is_without_a_back_end_does_not_migrate(
@@ -107,7 +107,7 @@ def test_a_vm_that_is_without_a_back_end_does_not_migrate(
     sites[0].revive("blk0")
     await_event(events, "DEVICE_BACK", "blk0")
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_a_keeper_that_rests_touches_nothing(
@@ -124,4 +124,4 @@ def test_a_keeper_that_rests_touches_nothing(
     await_event(events, "DEVICE_LOST", "blk1")
     await_event(events, "DEVICE_BACK", "blk1")
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)

@@ -11,7 +11,7 @@ from emu.config import vm_file
 from emu.errors import EmuError
 from emu.vm.vm import Vm
 from emu.vm_process.control import make_control
-from tests.emu.migration.sites import SPEC, Site, await_disk, await_work, check_books
+from tests.emu.migration.sites import SPEC, Site, await_disk, await_work, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_a_back_end_that_dies_during_a_reset(
     assert events.get(timeout=TIMEOUT) == ("DEVICE_BACK", {"device": "blk0"})
     await_disk(vm, 0, 0)
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
     monkeypatch.undo()
     control.reset()
     await_work(vm)
@@ -128,7 +128,7 @@ def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
     other.cont()
     assert other.query_status() == {"status": "running", "running": True}
     await_work(other.vm)
-    check_books(other.vm)
+    check_request_log(other.vm)
 
 
 def test_a_new_deadline_holds_for_the_vm_that_there_is(control: Control) -> None:

@@ -230,7 +230,7 @@ class TwoSides(RuleBasedStateMachine):
             self.pushed.append((chain.head, 0, self.read(self.sent[chain.head].writable)))
 
     @invariant()
-    def nobody_sleeps_through(self) -> None:
+    def no_notification_is_lost(self) -> None:
         if not hasattr(self, "ring"):
             return
         assert not (self.device_sleeps and self.available and not self.kicked)

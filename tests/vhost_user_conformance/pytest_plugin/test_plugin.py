@@ -266,7 +266,7 @@ def test_workers(pytester: pytest.Pytester, mode: str, nic: Path) -> None:
     assert len(ran) == len([case for case in cases_of("back-end") if case.area == "framing"])
 
 
-def test_workers_that_nobody_keeps_apart(pytester: pytest.Pytester) -> None:
+def test_workers_without_a_group(pytester: pytest.Pytester) -> None:
     """A peer that is said in a fixture: the second worker says so, and tests nothing."""
     pytester.makepyfile(OWN.format(command=NIC))
     spread = run(pytester, "-n2")

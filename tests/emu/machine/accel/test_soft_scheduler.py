@@ -91,7 +91,7 @@ def test_one_vcpu_at_a_time(rig: Rig) -> None:
     assert set(most) == {1}
 
 
-def test_a_vcpu_that_is_always_busy_starves_nobody(rig: Rig) -> None:
+def test_a_vcpu_that_is_always_busy_starves_no_other(rig: Rig) -> None:
     guest = Recorder()
     take = guest.interrupt
 
