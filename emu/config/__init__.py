@@ -1,1 +1,1 @@
-"""What a run is asked for: the VM, its plan, a migration's parameters, injected costs."""
+"""Settings of a run: the VM, its plan, migration parameters, cost models, device kinds."""

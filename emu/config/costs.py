@@ -1,8 +1,8 @@
-"""What the RFC's machine paid per step, to be paid again where this one is faster.
+"""Cost models: the latency to inject into each step, such as that of the RFC's machine.
 
 The RFC of 1 March 2021 ("migration: stop/start device at the end of live migration concurrently",
-qemu-devel) gives totals for 16 NICs with 32 rings and 24 disks with 4 rings. Divided by how often
-each step was taken, they are unit costs that can be laid upon a VM of any shape.
+qemu-devel) gives totals for 16 NICs with 32 rings and 24 disks with 4 rings. Divided by the number
+of steps, they are unit costs, which apply to a VM of any shape.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ RFC_TABLE = (
     RfcRow("blk", Phase.ENABLE_GUEST_NOTIFY, 32, 23),
     RfcRow("blk", Phase.SET_MEM_TABLE, 16, 10),
 )
-#: What the RFC gives as the whole downtime; the serial rows come to 5570, the others to 962.
+#: The whole downtime according to the RFC; the sum of the serial rows is 5570, of the others 962.
 RFC_TOTAL_SERIAL_MS = 5600.0
 RFC_TOTAL_CONCURRENT_MS = 962.0
-#: (devices, rings of each) of the RFC's VM.
+#: Number of devices, and of rings of each, of the RFC's VM.
 RFC_SHAPE: Mapping[str, tuple[int, int]] = {"net": (16, 32), "blk": (24, 4)}
 
 _HOST_PHASE = {"src": Phase.DISABLE_HOST_NOTIFY, "dst": Phase.ENABLE_HOST_NOTIFY}
 _GUEST_PHASE = {"src": Phase.DISABLE_GUEST_NOTIFY, "dst": Phase.ENABLE_GUEST_NOTIFY}
-#: Steps that are taken once for each ring; the others once for each device.
+#: Phases with one step for each ring; the others have one for each device.
 _PER_RING = frozenset({Phase.GET_VRING_BASE, *_HOST_PHASE.values()})
 _BACKEND_OPTIONS = {
     Phase.GET_VRING_BASE: "--cost-get-vring-base",
@@ -71,7 +71,7 @@ def unit_ms(row: RfcRow) -> float:
 
 
 class CostModel:
-    """What steps cost beyond what they take by themselves.
+    """The latency to inject into steps, in addition to the time that they take.
 
     Args:
         name: ``native`` or ``rfc2021``.
@@ -87,20 +87,20 @@ class CostModel:
 
     @property
     def free(self) -> bool:
-        """Whether nothing costs anything."""
+        """Whether no step has an injected latency."""
         return not self._units
 
     def unit(self, phase: Phase, device_class: str) -> float:
-        """Seconds of one step: of a ring, or of a device, as the phase has it."""
+        """Seconds of one step: for a ring or for a device, according to the phase."""
         return self._units.get((phase, device_class), 0.0) / 1e3
 
     def host_commit(self, side: Side, classes: Collection[str]) -> float:
-        """Seconds that a commit with host notifiers of these classes takes, however many."""
+        """Seconds of a commit with host notifiers of these classes, however many notifiers."""
         phase = _HOST_PHASE[side]
         return max((self.unit(phase, device_class) for device_class in classes), default=0.0)
 
     def guest_device(self, side: Side, device_class: str) -> float:
-        """Seconds that the guest notifiers of one device take, all of its rings together."""
+        """Seconds for the guest notifiers of one device, all of its rings together."""
         return self.unit(_GUEST_PHASE[side], device_class)
 
     def backend_options(self, device_class: str) -> dict[str, str]:
@@ -121,9 +121,9 @@ def by_name(name: str) -> CostModel:
     """The model of that name.
 
     Raises:
-        EmuError: there is none.
+        EmuError: the name is unknown.
     """
     try:
         return MODELS[name]
     except KeyError:
-        raise EmuError(f"no costs {name!r}: there is {', '.join(MODELS)}") from None
+        raise EmuError(f"unknown cost model {name!r}: use {', '.join(MODELS)}") from None

@@ -23,15 +23,15 @@ class DeviceKind:
     """One kind of vhost-user device.
 
     Attributes:
-        name: as options, tables and JSON name the kind; with a number it names a device.
-        title: of one device, for messages and help texts.
-        plural: of several.
+        name: its name in options, tables and JSON; with a number, the name of a device.
+        title: the term for one device, in messages and help texts.
+        plural: the term for several.
         front_end: class of the front-end's device, a `devices.device.VhostDevice`.
         back_end: module of the back-end program, run with ``python -m``.
         driver: class of the guest's driver, an `emu.guest.driver.Driver`.
-        counters: what is reported while a VM runs, from the guest (``stats`` of the driver) and
-            from the back-ends (`backends.stats.COUNTERS`). With ``requests`` among them, the
-            guest's completed requests are compared with those that the back-ends served.
+        counters: counters that are reported while a VM runs, from the guest (``stats`` of the
+            driver) and from the back-ends (`backends.stats.COUNTERS`). If ``requests`` is among
+            them, the guest's completed requests are compared with those that back-ends served.
         default: number of devices and rings of each in the default VM; None for no device.
         rings_per_unit: rings that belong together, such as a NIC's pair: their interrupts go to the
             same vCPU, and a device has a multiple of them.
@@ -53,11 +53,11 @@ class DeviceKind:
 
     @property
     def default_text(self) -> str:
-        """The default VM's devices of the kind, as an option gives them: ``16x32``, or ``0``."""
+        """The default VM's devices of the kind, in an option's format: ``16x32``, or ``0``."""
         return "0" if self.default is None else "{}x{}".format(*self.default)
 
 
-#: In the order in which devices sit on the bus.
+#: In the order of the devices on the bus.
 _ROWS = (
     DeviceKind(
         name="net",
@@ -97,10 +97,10 @@ GROUP = "vhost_emu.device_kinds"
 
 
 def _rows() -> dict[str, DeviceKind]:
-    """All rows, those of other distributions behind our own.
+    """All rows, with those of other distributions at the end.
 
     Raises:
-        EmuError: an entry point is not a row, or has the name of another one.
+        EmuError: an entry point is not a row, or its name exists already.
     """
     rows = {row.name: row for row in _ROWS}
     for point in entry_points(group=GROUP):
@@ -117,7 +117,7 @@ KINDS: Mapping[str, DeviceKind] = _rows()
 
 
 def load(dotted: str) -> Any:
-    """The object that a row names, such as a class: its module is imported."""
+    """Import the object that a row names, such as a class."""
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

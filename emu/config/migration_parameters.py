@@ -1,4 +1,4 @@
-"""What a migration may take: the settings that QMP calls migration parameters."""
+"""Migration parameters, as QMP's migrate-set-parameters sets them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emu.errors import EmuError
 if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
 
-#: What to do when pre-copy does not get below what the downtime limit allows.
+#: The actions when pre-copy does not reach the downtime limit.
 ON_NO_CONVERGE = ("switch", "abort")
 DEFAULT_DEADLINE = 10.0
 #: Sockets of one migration.
@@ -17,16 +17,16 @@ MAX_STREAMS = 16
 
 
 class Parameters(NamedTuple):
-    """Settings of one migration; both sides are given the same ones.
+    """Settings of one migration, the same at source and destination.
 
     Attributes:
         downtime_limit: milliseconds that the blackout may be expected to take.
         max_bandwidth: bytes a second that memory may take before the switch-over, 0 for no limit.
         auto_converge: slow the guest down when it writes faster than memory can be sent.
         on_no_converge: one of `ON_NO_CONVERGE`.
-        deadline: seconds that a device, or the other side, may take for one thing.
-        check_locks: check the order in which locks are taken.
-        streams: sockets that memory goes over, side by side.
+        deadline: the timeout of one step of a device or of the peer, in seconds.
+        check_locks: check the lock order.
+        streams: number of sockets over which memory is sent in parallel.
     """
 
     downtime_limit: int = 300
@@ -59,11 +59,11 @@ class Parameters(NamedTuple):
         if result.on_no_converge not in ON_NO_CONVERGE:
             raise EmuError(f"on-no-converge is one of {', '.join(ON_NO_CONVERGE)}")
         if min(result.downtime_limit, result.max_bandwidth) < 0:
-            raise EmuError("a limit is not negative")
+            raise EmuError("a limit must not be negative")
         if result.deadline <= 0:
-            raise EmuError("a deadline is more than 0 s")
+            raise EmuError("a deadline must be more than 0 s")
         if not 1 <= result.streams <= MAX_STREAMS:
-            raise EmuError(f"memory goes over 1 to {MAX_STREAMS} streams")
+            raise EmuError(f"the number of streams must be 1 to {MAX_STREAMS}")
         return result
 
     def to_json(self) -> JsonObject:

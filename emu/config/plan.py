@@ -1,4 +1,4 @@
-"""What a run has been asked to do, after everything about it has been checked."""
+"""The plan of a run: its settings, after all of them have been checked."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class MachinePlan:
     Attributes:
         spec: the shape.
         accel: a name of `emu.machine.accel.registry.CHOICES`.
-        costs: which costs are injected, one of `COSTS`.
+        costs: the cost model whose latency is injected, one of `COSTS`.
         control: the back-ends' control plane, one of `CONTROLS`.
         stop_time: nanoseconds that each back-end takes to stop.
         stop_policy: one of `STOP_POLICIES`.
         load: one of `LOADS`.
-        dirty_rate: bytes of memory a second that the guest writes besides.
-        disk: what is behind the first disk, when it is not a scratch image.
-        images: where the scratch images are kept; None for the run's own directory.
+        dirty_rate: bytes a second that the guest's dirty-memory load writes, 0 for none.
+        disk: the file behind the first disk, unless it is a scratch image.
+        images: directory of the scratch images; None for the run's own directory.
         plugins: absolute paths of Python files with further strategies, for the VM's process.
     """
 
@@ -75,12 +75,12 @@ class MigrationPlan:
         machine: the VM.
         strategies: in the order in which they run.
         handing_over: those of them that pass the devices to the destination.
-        strict_downtime: downtime figures that contradict each other make a run fail.
+        strict_downtime: a run fails if its downtime figures contradict each other.
         repeat: how often the whole sequence runs.
-        via: how the stream goes, one of `TRANSPORTS`.
-        network: what is between the VM and the client outside, one of `NETWORKS`.
+        via: transport of the stream, one of `TRANSPORTS`.
+        network: network between the VM and the client outside, one of `NETWORKS`.
         options: of the strategies, such as ``{"threads": 8}``.
-        parameters: what each migration may take.
+        parameters: of each migration.
     """
 
     machine: MachinePlan

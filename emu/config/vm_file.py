@@ -1,6 +1,6 @@
-"""A VM's shape in a file, and on a monitor.
+"""A VM's shape as a TOML file, and as JSON on a monitor.
 
-A file describes what ``--vcpus``, ``--memory`` and the options of the device kinds describe:
+A file has the settings of ``--vcpus``, ``--memory`` and the options of the device kinds:
 
     vcpus = 224
     memory = "180G"      # or a number of bytes
@@ -13,8 +13,8 @@ A file describes what ``--vcpus``, ``--memory`` and the options of the device ki
     count = 24
     rings = 4
 
-``net = "16x32"`` is the short form, and ``net = "0"`` means no NIC. What the file does not give is
-as in the default VM, as with the options.
+``net = "16x32"`` is the short form, and ``net = "0"`` means no NIC. A setting that the file lacks
+is that of the default VM, as with the options.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def read(path: Path) -> VmSpec:
     """The VM that a file describes.
 
     Raises:
-        PreflightError: it cannot be read, is not TOML, or describes no VM that can be.
+        PreflightError: the file cannot be read, is not TOML, or its VM is invalid.
     """
     try:
         if not path.is_file():
-            # Some other kinds of file can be read for ever, or make one wait for ever.
+            # The read of some other kinds of file never ends.
             path.stat()
             raise PreflightError(f"--vm {path} is not a regular file")
         with path.open("rb") as file:
@@ -100,7 +100,7 @@ def _group(device_class: str, value: object) -> DeviceGroup | None:
 
 
 def spec_to_json(spec: VmSpec) -> JsonObject:
-    """A shape as it goes over a monitor; `spec_from_json` is its inverse."""
+    """A shape as JSON for a monitor; `spec_from_json` is the inverse."""
     return {
         "vcpus": spec.vcpus,
         "memory_bytes": spec.memory_bytes,
@@ -113,10 +113,10 @@ def spec_to_json(spec: VmSpec) -> JsonObject:
 
 
 def spec_from_json(value: JsonObject) -> VmSpec:
-    """The shape that came over a monitor.
+    """The shape of JSON from a monitor.
 
     Raises:
-        ShapeError: it is none.
+        ShapeError: the value is not a shape.
     """
     try:
         groups = tuple(

@@ -1,4 +1,4 @@
-"""The shape of a VM: how many vCPUs, how much memory, which devices with how many rings."""
+"""The shape of a VM: its vCPUs, its memory, its devices and their rings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_VCPUS = 1024
-#: Devices of one class: more than any host has, and few enough to be counted.
+#: Devices of one class: more than any host has, and few enough to be listed.
 MAX_DEVICES = 1024
 RING_SIZE = 128
 
@@ -22,7 +22,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class ShapeError(ValueError):
-    """The VM that was asked for cannot be."""
+    """The requested shape is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class VmSpec:
 
     @property
     def devices(self) -> list[DeviceSpec]:
-        """All devices, in the order in which they sit on the bus."""
+        """All devices, in their order on the bus."""
         return [
             DeviceSpec(group.device_class, number, group.rings)
             for group in self.groups
@@ -97,9 +97,9 @@ def _check_group(group: DeviceGroup) -> None:
     if group.count < 1 or group.rings < 1:
         raise ShapeError(f"{shape}: a count must be 1 or more")
     if group.count > MAX_DEVICES:
-        raise ShapeError(f"{shape}: {MAX_DEVICES} devices of a class are the most")
+        raise ShapeError(f"{shape}: a VM has at most {MAX_DEVICES} devices of a class")
     if group.rings > MAX_RINGS:
-        raise ShapeError(f"{shape}: a vhost-user message can index {MAX_RINGS} rings at the most")
+        raise ShapeError(f"{shape}: a vhost-user message can index at most {MAX_RINGS} rings")
     if group.rings % kind.rings_per_unit:
         per_unit = "pairs" if kind.rings_per_unit == 2 else f"groups of {kind.rings_per_unit}"
         even = "even" if kind.rings_per_unit == 2 else f"a multiple of {kind.rings_per_unit}"
@@ -121,7 +121,7 @@ def parse_size(text: str) -> int:
 
 
 def groups_of(given: Mapping[str, DeviceGroup | None]) -> tuple[DeviceGroup, ...]:
-    """The devices of a VM of which some kinds were given; the others are as in the default VM.
+    """The devices of a VM with the given kinds; the others are as in the default VM.
 
     Args:
         given: by the kind's name; None for no device.
@@ -131,7 +131,7 @@ def groups_of(given: Mapping[str, DeviceGroup | None]) -> tuple[DeviceGroup, ...
 
 
 def parse_group(device_class: str, text: str) -> DeviceGroup | None:
-    """``16x32`` is 16 devices with 32 rings each; ``0`` or ``none`` is none at all.
+    """``16x32`` is 16 devices with 32 rings each; ``0`` or ``none`` is no device.
 
     Raises:
         ShapeError: it is not such a shape.

@@ -40,7 +40,7 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (("migrate", "--strategy", "magic"), 2, "unknown strategy 'magic'"),
         (("migrate", "--net", "16"), 2, "--net '16' is not a shape"),
-        (("migrate", "--blk", "2x300"), 2, "256 rings at the most"),
+        (("migrate", "--blk", "2x300"), 2, "at most 256 rings"),
         (("migrate", "--memory", "much"), 2, "'much' is not a size"),
         (("migrate", "--stop-time", "soon"), 2, "'soon' is not a duration"),
         (("migrate", "--costs", "free"), 2, "'free' is not one of"),

@@ -46,7 +46,7 @@ def test_the_default_is_the_vm_of_the_rfc() -> None:
     [
         ({"net": "16"}, "--net '16' is not a shape"),
         ({"net": "1x3"}, "come in pairs"),
-        ({"blk": "1x257"}, "256 rings at the most"),
+        ({"blk": "1x257"}, "at most 256 rings"),
         ({"blk": "0x4"}, "count must be 1"),
         ({"memory": "12Q"}, "--memory '12Q' is not a size"),
         ({"memory": "-1G"}, "is not a size"),

@@ -1,4 +1,4 @@
-"""The RFC's table and the unit costs made of it."""
+"""The RFC's table and the unit costs derived from it."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def test_every_row_is_of_a_phase_that_exists() -> None:
     assert {row.phase for row in RFC_TABLE} < set(Phase)
 
 
-def test_unit_costs_give_the_rows_again() -> None:
+def test_unit_costs_add_up_to_the_rows() -> None:
     for row in RFC_TABLE:
         devices, rings = RFC_SHAPE[row.device_class]
         steps = devices
@@ -45,19 +45,19 @@ def test_units_keep_full_precision() -> None:
     assert RFC2021.unit(Phase.GET_VRING_BASE, "blk") == pytest.approx(36 / 96 / 1e3, rel=1e-12)
 
 
-def test_a_commit_costs_as_its_dearest_class() -> None:
+def test_a_commit_has_the_latency_of_its_slowest_class() -> None:
     both = RFC2021.host_commit("dst", {"net", "blk"})
     assert both == RFC2021.host_commit("dst", {"net"}) == pytest.approx(2022 / 512 / 1e3)
     assert RFC2021.host_commit("src", {"blk"}) == pytest.approx(300 / 96 / 1e3)
     assert RFC2021.host_commit("src", ()) == 0
 
 
-def test_guest_notifiers_cost_by_device() -> None:
+def test_guest_notifiers_have_a_latency_for_each_device() -> None:
     assert RFC2021.guest_device("dst", "net") == pytest.approx(310 / 16 / 1e3)
     assert RFC2021.guest_device("src", "blk") == pytest.approx(0.002)
 
 
-def test_native_costs_nothing() -> None:
+def test_native_injects_no_latency() -> None:
     assert NATIVE.free
     assert not RFC2021.free
     assert NATIVE.host_commit("src", {"net"}) == NATIVE.guest_device("dst", "blk") == 0

@@ -32,7 +32,7 @@ EVERY_KIND = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 
 
 @EVERY_KIND
-def test_what_a_row_names_exists(kind: DeviceKind) -> None:
+def test_classes_and_modules_of_a_row_exist(kind: DeviceKind) -> None:
     """Front-end class, back-end program and guest driver."""
     front_end = load(kind.front_end)
     assert issubclass(front_end, VhostDevice)
@@ -42,7 +42,7 @@ def test_what_a_row_names_exists(kind: DeviceKind) -> None:
 
 
 @EVERY_KIND
-def test_counters_are_the_guest_s_or_the_back_end_s(kind: DeviceKind) -> None:
+def test_each_counter_is_of_the_guest_or_the_back_end(kind: DeviceKind) -> None:
     """Each one has a source."""
     guest = {"requests", "packets", "interrupts"}
     assert set(kind.counters) <= guest | set(stats.COUNTERS)
@@ -60,7 +60,7 @@ def test_a_vm_has_any_kind_alone(kind: DeviceKind) -> None:
 
 
 @EVERY_KIND
-def test_an_incomplete_unit_is_refused(kind: DeviceKind) -> None:
+def test_an_incomplete_unit_is_an_error(kind: DeviceKind) -> None:
     """Half a queue pair is not a NIC's."""
     if kind.rings_per_unit == 1:
         assert VmSpec(groups=(DeviceGroup(kind.name, 1, 3),)).rings == 3
@@ -69,7 +69,7 @@ def test_an_incomplete_unit_is_refused(kind: DeviceKind) -> None:
         VmSpec(groups=(DeviceGroup(kind.name, 1, kind.rings_per_unit + 1),))
 
 
-def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_kind_is_an_error_that_lists_the_known_ones() -> None:
     """The line lists all rows."""
     with pytest.raises(ShapeError, match=f"unknown device class 'gpu': use {one_of()}"):
         VmSpec(groups=(DeviceGroup("gpu", 1, 1),))
@@ -156,7 +156,7 @@ def test_a_kind_of_another_distribution_migrates(tmp_path: Path) -> None:
     ("name", "target", "text"),
     [("rng", "ROW", "'rng' exists already"), ("other", "PLUGIN", "is not a DeviceKind")],
 )
-def test_an_entry_point_that_is_no_new_row_is_one_line(
+def test_an_invalid_entry_point_is_an_error_of_one_line(
     tmp_path: Path, name: str, target: str, text: str
 ) -> None:
     """With its name; nothing is started."""

@@ -22,8 +22,8 @@ def read(tmp_path: Path, text: str) -> VmSpec:
     return vm_file.read(path)
 
 
-def test_everything_can_be_said(tmp_path: Path) -> None:
-    """In both ways of saying it."""
+def test_all_settings_in_both_forms(tmp_path: Path) -> None:
+    """The table and the short form."""
     spec = read(
         tmp_path,
         'vcpus = 4\nmemory = "1G"\nblk = "2x3"\n[net]\ncount = 2\nrings = 8\n',
@@ -31,7 +31,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     assert spec == VmSpec(4, 1 << 30, (DeviceGroup("net", 2, 8), DeviceGroup("blk", 2, 3)))
 
 
-def test_what_is_left_out_is_as_in_the_default(tmp_path: Path) -> None:
+def test_settings_that_are_missing_are_those_of_the_default(tmp_path: Path) -> None:
     """As with the options."""
     assert read(tmp_path, "") == VmSpec()
     assert read(tmp_path, 'net = "0"\nmemory = 1073741824\n') == VmSpec(
@@ -50,13 +50,13 @@ def test_what_is_left_out_is_as_in_the_default(tmp_path: Path) -> None:
         ("[net]\ncount = 2", "two keys, count and rings"),
         ('[net]\ncount = 2\nrings = "4"', "whole numbers"),
         ("[net]\ncount = 2\nrings = 3", "come in pairs"),
-        ("[blk]\ncount = 1\nrings = 257", "256 rings at the most"),
+        ("[blk]\ncount = 1\nrings = 257", "at most 256 rings"),
         ("[blk]\ncount = -1\nrings = 4", "not a shape"),
         ("vcpus = 0", "0 vCPUs"),
         ("vcpus = ", "is not TOML"),
     ],
 )
-def test_what_cannot_be_is_one_line_that_names_the_file(
+def test_an_invalid_file_is_an_error_of_one_line_that_names_it(
     tmp_path: Path, text: str, line: str
 ) -> None:
     """And has the status of a usage error."""
@@ -73,20 +73,20 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         vm_file.read(tmp_path / "none.toml")
 
 
-def test_json_goes_both_ways() -> None:
-    """What a monitor carries is the whole shape."""
+def test_json_round_trips() -> None:
+    """All fields of a shape are in its JSON."""
     spec = VmSpec(4, 1 << 30, (DeviceGroup("blk", 2, 3),), 64)
     assert vm_file.spec_from_json(vm_file.spec_to_json(spec)) == spec
 
 
 @pytest.mark.parametrize("value", [{}, {"vcpus": 1, "memory_bytes": 1, "groups": [3]}])
-def test_json_that_is_no_shape_is_refused(value: JsonObject) -> None:
+def test_json_that_is_not_a_shape_is_an_error(value: JsonObject) -> None:
     """A peer may send anything."""
     with pytest.raises(ShapeError):
         vm_file.spec_from_json(value)
 
 
-def test_what_is_no_file_is_not_read() -> None:
-    """A device can be read for ever."""
+def test_what_is_not_a_regular_file_is_not_read() -> None:
+    """The read of a device may never end."""
     with pytest.raises(PreflightError, match="/dev/zero is not a regular file"):
         vm_file.read(Path("/dev/zero"))

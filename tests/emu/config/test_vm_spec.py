@@ -1,4 +1,4 @@
-"""Shapes of VMs: what can be, and what cannot."""
+"""Shapes of VMs, valid and invalid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emu.config.vm_spec import (
 )
 
 
-def test_the_default_is_the_rfc_s() -> None:
+def test_the_default_is_the_vm_of_the_rfc() -> None:
     """224 vCPUs, 180 GiB, 16 NICs x 32 rings, 24 disks x 4 rings."""
     spec = VmSpec()
     assert (spec.vcpus, spec.memory_bytes, spec.rings) == (224, 180 << 30, 608)
@@ -31,15 +31,15 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "much", "1.5G", "-1G", "G", "1X", "9" * 30, "\uff11G"])
-def test_no_sizes(text: str) -> None:
-    """The text says how to write one."""
+def test_invalid_sizes(text: str) -> None:
+    """The text shows the format."""
     with pytest.raises(ShapeError, match="write it like 512M"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["0", "none", "0x0"])
 def test_no_devices(text: str) -> None:
-    """A class may be missing."""
+    """A VM may have no device of a class."""
     assert parse_group("net", text) is None
 
 
@@ -55,14 +55,14 @@ def test_a_group() -> None:
         ("net", "x2", "is not a shape"),
         ("blk", "\uff12x4", "is not a shape"),
         ("blk", "99999999999x2", "is not a shape"),
-        ("blk", "99999x2", "1024 devices of a class"),
-        ("blk", "1x257", "256 rings at the most"),
+        ("blk", "99999x2", "at most 1024 devices"),
+        ("blk", "1x257", "at most 256 rings"),
         ("net", "2x3", "come in pairs"),
         ("blk", "0x4", "1 or more"),
     ],
 )
-def test_no_shapes(kind: str, text: str, what: str) -> None:
-    """Told before anything of that size is made."""
+def test_invalid_shapes(kind: str, text: str, what: str) -> None:
+    """The error comes before anything of that size is made."""
     with pytest.raises(ShapeError, match=what):
         parse_group(kind, text)
 
@@ -71,7 +71,7 @@ def test_no_shapes(kind: str, text: str, what: str) -> None:
     ("vcpus", "memory", "what"),
     [(0, 1 << 30, "1 to 1024"), (1025, 1 << 30, "1 to 1024"), (1, 1 << 20, "at least 64M")],
 )
-def test_no_vms(vcpus: int, memory: int, what: str) -> None:
+def test_invalid_vms(vcpus: int, memory: int, what: str) -> None:
     """Bounds of the machine."""
     with pytest.raises(ShapeError, match=what):
         VmSpec(vcpus, memory)

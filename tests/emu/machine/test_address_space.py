@@ -1,4 +1,4 @@
-"""Transactions, against a listener that records what it gets."""
+"""Transactions, with a listener that records its calls."""
 # ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class Bus:
-    """Carries ioeventfds; refuses addresses in `bad`."""
+    """A listener that fails for addresses in `failing`."""
 
     def __init__(self) -> None:
-        self.there: set[Ioeventfd] = set()
+        self.assigned: set[Ioeventfd] = set()
         self.calls: list[tuple[list[int], list[int]]] = []
-        self.bad: set[int] = set()
+        self.failing: set[int] = set()
 
     def change_ioeventfds(self, remove: Sequence[Ioeventfd], add: Sequence[Ioeventfd]) -> None:
-        if any(entry.address in self.bad for entry in (*remove, *add)):
+        if any(entry.address in self.failing for entry in (*remove, *add)):
             raise NotifierError("no room on the bus")
         self.calls.append(([entry.fd for entry in remove], [entry.fd for entry in add]))
-        self.there -= set(remove)
-        self.there |= set(add)
+        self.assigned -= set(remove)
+        self.assigned |= set(add)
 
 
 @pytest.fixture
@@ -77,13 +77,13 @@ def test_only_the_outermost_commit_counts(space: AddressSpace, bus: Bus) -> None
     assert space.commits == len(bus.calls) == 1
 
 
-def test_an_empty_transaction_is_no_commit(space: AddressSpace, bus: Bus) -> None:
+def test_an_empty_transaction_is_not_a_commit(space: AddressSpace, bus: Bus) -> None:
     with space.transaction():
         pass
     assert space.commits == len(bus.calls) == 0
 
 
-def test_what_goes_goes_before_what_comes(space: AddressSpace, bus: Bus) -> None:
+def test_ioeventfds_are_removed_before_others_are_added(space: AddressSpace, bus: Bus) -> None:
     _add(space, 11)
     with space.transaction():
         _del(space, 11)
@@ -91,7 +91,9 @@ def test_what_goes_goes_before_what_comes(space: AddressSpace, bus: Bus) -> None
     assert bus.calls[-1] == ([11], [99])
 
 
-def test_gone_and_back_is_no_difference(space: AddressSpace, bus: Bus) -> None:
+def test_one_that_is_removed_and_added_again_is_no_difference(
+    space: AddressSpace, bus: Bus
+) -> None:
     _add(space, 11)
     with space.transaction():
         _del(space, 11)
@@ -116,24 +118,24 @@ def test_adding_twice_names_the_owner(space: AddressSpace) -> None:
         space.add(Ioeventfd(0x1004, 4, ANY_VALUE, 55, "mine"))
 
 
-def test_taking_away_twice_names_the_owner(space: AddressSpace) -> None:
+def test_removing_twice_names_the_owner(space: AddressSpace) -> None:
     _add(space, 11)
     _del(space, 11)
     with pytest.raises(NotifierError, match="ring 11: the ioeventfd at 0x1004 is not assigned"):
         _del(space, 11)
 
 
-def test_another_eventfd_is_another_ioeventfd(space: AddressSpace) -> None:
+def test_removing_with_another_eventfd_is_an_error(space: AddressSpace) -> None:
     _add(space, 11)
     with pytest.raises(NotifierError, match="not assigned"):
         space.remove(Ioeventfd(0x1004, 4, ANY_VALUE, 12))
 
 
-def test_values_that_match_share_an_address(space: AddressSpace, bus: Bus) -> None:
+def test_two_values_of_datamatch_share_an_address(space: AddressSpace, bus: Bus) -> None:
     with space.transaction():
         space.add(Ioeventfd(0x1000, 2, 0, 5))
         space.add(Ioeventfd(0x1000, 2, 1, 6))
-    assert {entry.datamatch for entry in bus.there} == {0, 1}
+    assert {entry.datamatch for entry in bus.assigned} == {0, 1}
 
 
 def test_an_edit_that_fails_undoes_its_transaction(space: AddressSpace, bus: Bus) -> None:
@@ -154,9 +156,9 @@ def test_an_edit_that_fails_undoes_its_transaction(space: AddressSpace, bus: Bus
     assert [entry.fd for entry in space.ioeventfds()] == [12]
 
 
-def test_a_listener_that_refuses_undoes_the_transaction(space: AddressSpace, bus: Bus) -> None:
+def test_a_listener_that_fails_undoes_the_transaction(space: AddressSpace, bus: Bus) -> None:
     _add(space, 11)
-    bus.bad.add(0x2000)
+    bus.failing.add(0x2000)
 
     def edit() -> None:
         with space.transaction():
@@ -166,10 +168,10 @@ def test_a_listener_that_refuses_undoes_the_transaction(space: AddressSpace, bus
     with pytest.raises(NotifierError, match="no room"):
         edit()
     assert [entry.fd for entry in space.ioeventfds()] == [11]
-    bus.bad.clear()
+    bus.failing.clear()
     _add(space, 20)
-    assert [entry.fd for entry in bus.there]
-    assert len(bus.there) == len(space) == 2
+    assert [entry.fd for entry in bus.assigned]
+    assert len(bus.assigned) == len(space) == 2
 
 
 def test_a_failure_inside_of_nested_transactions_undoes_all(space: AddressSpace, bus: Bus) -> None:
@@ -192,9 +194,9 @@ def test_commit_without_begin(space: AddressSpace) -> None:
         space.commit()
 
 
-def test_the_guard_is_asked_before_anything_changes(bus: Bus) -> None:
+def test_the_guard_is_called_before_anything_changes(bus: Bus) -> None:
     def guard() -> None:
-        raise PermissionError("not you")
+        raise PermissionError("not the holder")
 
     space = AddressSpace(bus, guard)
     for change in (space.begin, space.commit, space.rollback, lambda: _add(space, 11)):

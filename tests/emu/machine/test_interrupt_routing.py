@@ -26,14 +26,14 @@ def _rings() -> list[tuple[int, int]]:
     ]
 
 
-def test_notify_addresses_are_unique_and_lead_back(routing: InterruptRouting) -> None:
+def test_notify_addresses_are_unique_and_map_to_their_rings(routing: InterruptRouting) -> None:
     addresses = {routing.notify_address(*where): where for where in _rings()}
     assert len(addresses) == SPEC.rings
     assert all(LOW_BYTES <= address < HIGH_START for address in addresses)
     assert all(routing.ring_at(address) == where for address, where in addresses.items())
 
 
-def test_an_address_between_notify_addresses_is_none(routing: InterruptRouting) -> None:
+def test_other_addresses_belong_to_no_ring(routing: InterruptRouting) -> None:
     first = routing.notify_address(0, 0)
     last = routing.notify_address(39, 3)
     assert [routing.ring_at(at) for at in (first - 4, first + 2, last + 4, last + 0x1000)] == [
@@ -41,13 +41,13 @@ def test_an_address_between_notify_addresses_is_none(routing: InterruptRouting) 
     ] * 4
 
 
-def test_vectors_are_unique_and_lead_back(routing: InterruptRouting) -> None:
+def test_vectors_are_unique_and_map_to_their_rings(routing: InterruptRouting) -> None:
     vectors = [routing.vector(*where) for where in _rings()]
     assert sorted(vectors) == list(range(SPEC.rings)) == list(range(routing.vectors))
     assert [routing.ring_of(vector) for vector in vectors] == _rings()
 
 
-def test_vcpu_0_takes_none_and_the_others_share_evenly(routing: InterruptRouting) -> None:
+def test_vcpu_0_takes_no_ring_and_the_others_share_them_evenly(routing: InterruptRouting) -> None:
     taken = Counter(routing.vcpu_of(vector) for vector in range(SPEC.rings))
     shares = [taken[vcpu] for vcpu in range(SPEC.vcpus)]
     assert shares[0] == 0

@@ -1,4 +1,4 @@
-"""The machine: edits, exits, costs, vCPUs."""
+"""The machine: edits, exits, injected latency, vCPUs."""
 # ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SPEC = VmSpec(
 class Kit:
     """A machine with eventfds for every ring and the edits that assign them."""
 
-    def __init__(self, costs: CostModel = NATIVE, pacer: Charges | None = None) -> None:
+    def __init__(self, costs: CostModel = NATIVE, pacer: SummingPacer | None = None) -> None:
         self.machine = Machine(SPEC, costs, pacer=pacer or Pacer())
         self.batch = eventfd.default()
         self.kicks = self.batch.create(SPEC.rings)
-        self.calls = self.batch.create(SPEC.rings)
+        self.interrupt_fds = self.batch.create(SPEC.rings)
         self.host: list[HostNotifier] = []
         self.guest: list[GuestNotifier] = []
         for index, device in enumerate(SPEC.devices):
@@ -51,7 +51,7 @@ class Kit:
                 self.host.append(
                     HostNotifier(*named, Ioeventfd(address, 4, ANY_VALUE, self.kicks[at], owner))
                 )
-                self.guest.append(GuestNotifier(*named, Irqfd(vector, self.calls[at])))
+                self.guest.append(GuestNotifier(*named, Irqfd(vector, self.interrupt_fds[at])))
 
     @property
     def both(self) -> list[Edit]:
@@ -72,7 +72,7 @@ class Kit:
 
     def close(self) -> None:
         self.machine.close()
-        self.batch.close(self.kicks + self.calls)
+        self.batch.close(self.kicks + self.interrupt_fds)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def kit() -> Iterator[Kit]:
     made.close()
 
 
-def away(edits: Iterable[Edit]) -> list[Edit]:
+def deassigned(edits: Iterable[Edit]) -> list[Edit]:
     return [edit._replace(assign=False) for edit in edits]
 
 
@@ -101,20 +101,20 @@ def test_one_edit_at_a_time_is_a_commit_each(kit: Kit) -> None:
     assert sum(record.list_work for record in kit.machine.records) == 12 * 12
 
 
-def test_assigned_and_taken_away_is_as_before(kit: Kit) -> None:
+def test_assigning_and_deassigning_restores_the_state(kit: Kit) -> None:
     before = kit.state
     kit.machine.apply(kit.both)
     assert kit.state != before
-    kit.machine.apply(away(kit.both))
+    kit.machine.apply(deassigned(kit.both))
     assert kit.state == before
 
 
-def test_no_edits_are_no_commit(kit: Kit) -> None:
+def test_no_edits_make_no_commit(kit: Kit) -> None:
     kit.machine.apply([])
     assert (kit.machine.commits, kit.machine.route_commits) == (0, 0)
 
 
-def test_a_notification_kicks_and_a_call_interrupts(kit: Kit) -> None:
+def test_a_notification_is_a_kick_and_an_irqfd_raises_an_interrupt(kit: Kit) -> None:
     guest = Recorder()
     kit.machine.apply(kit.both)
     kit.machine.start_vcpus(guest)
@@ -122,7 +122,7 @@ def test_a_notification_kicks_and_a_call_interrupts(kit: Kit) -> None:
     kit.machine.notify(kit.machine.notify_address(2, 1), 0)
     kicked = kit.batch.drain(kit.kicks)
     assert [at for at, count in enumerate(kicked) if count] == [9]
-    kit.batch.signal(kit.calls)
+    kit.batch.signal(kit.interrupt_fds)
     taken = guest.next_interrupts(12)
     assert taken == sorted((kit.machine.routing.vcpu_of(vector), vector) for vector in range(12))
 
@@ -130,13 +130,13 @@ def test_a_notification_kicks_and_a_call_interrupts(kit: Kit) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        lambda kit: away(kit.host[:1]),
-        lambda kit: away(kit.guest[:1]),
+        lambda kit: deassigned(kit.host[:1]),
+        lambda kit: deassigned(kit.guest[:1]),
         lambda kit: kit.guest[11:],
         lambda kit: kit.host[11:],
-        lambda kit: [kit.guest[3]._replace(irqfd=Irqfd(3, kit.calls[11]))],
+        lambda kit: [kit.guest[3]._replace(irqfd=Irqfd(3, kit.interrupt_fds[11]))],
         lambda kit: [kit.guest[3]._replace(irqfd=Irqfd(3, 1 << 20))],
-        lambda kit: [kit.guest[3]._replace(irqfd=Irqfd(99, kit.calls[3]))],
+        lambda kit: [kit.guest[3]._replace(irqfd=Irqfd(99, kit.interrupt_fds[3]))],
     ],
 )
 def test_a_bad_edit_leaves_the_machine_as_it_was(
@@ -144,7 +144,7 @@ def test_a_bad_edit_leaves_the_machine_as_it_was(
 ) -> None:
     kit.machine.apply([kit.host[11], kit.guest[11], kit.host[10], kit.guest[10]])
     before, counts = kit.state, (kit.machine.route_commits, len(kit.machine.records))
-    good = [kit.host[5], kit.guest[5], *away([kit.host[10], kit.guest[10]])]
+    good = [kit.host[5], kit.guest[5], *deassigned([kit.host[10], kit.guest[10]])]
     with pytest.raises(EmuError):
         kit.machine.apply(good + bad(kit))
     assert kit.state == before
@@ -153,25 +153,25 @@ def test_a_bad_edit_leaves_the_machine_as_it_was(
     assert kit.state != before
 
 
-def test_taking_a_notifier_away_twice_names_it(kit: Kit) -> None:
+def test_deassigning_a_notifier_twice_names_it(kit: Kit) -> None:
     kit.machine.apply([*kit.host[:1], *kit.guest[:1]])
-    kit.machine.apply(away([*kit.host[:1], *kit.guest[:1]]))
+    kit.machine.apply(deassigned([*kit.host[:1], *kit.guest[:1]]))
     with pytest.raises(NotifierError, match=r"net0 ring 0: the ioeventfd at .* is not assigned"):
-        kit.machine.apply(away(kit.host[:1]))
+        kit.machine.apply(deassigned(kit.host[:1]))
     with pytest.raises(NotifierError, match="net0 ring 0: its irqfd is not assigned"):
-        kit.machine.apply(away(kit.guest[:1]))
+        kit.machine.apply(deassigned(kit.guest[:1]))
 
 
 def test_a_notifier_can_change_its_eventfd_in_one_commit(kit: Kit) -> None:
     kit.machine.apply([*kit.host[:1], *kit.guest[:1]])
     new: list[Edit] = [
         kit.host[0]._replace(ioeventfd=kit.host[0].ioeventfd._replace(fd=kit.kicks[1])),
-        kit.guest[0]._replace(irqfd=Irqfd(0, kit.calls[1])),
+        kit.guest[0]._replace(irqfd=Irqfd(0, kit.interrupt_fds[1])),
     ]
-    kit.machine.apply(away([*kit.host[:1], *kit.guest[:1]]) + new)
+    kit.machine.apply(deassigned([*kit.host[:1], *kit.guest[:1]]) + new)
     kit.machine.notify(kit.host[0].ioeventfd.address, 0)
     assert kit.batch.drain(kit.kicks[:2]) == [0, 1]
-    assert kit.machine._irqfds == {0: kit.calls[1]}
+    assert kit.machine._irqfds == {0: kit.interrupt_fds[1]}
 
 
 def test_a_worker_cannot_edit_the_machine(kit: Kit) -> None:
@@ -181,7 +181,7 @@ def test_a_worker_cannot_edit_the_machine(kit: Kit) -> None:
     assert kit.state == before
 
 
-def test_the_address_space_is_the_lock_holders(kit: Kit) -> None:
+def test_the_address_space_needs_the_big_lock(kit: Kit) -> None:
     with pytest.raises(LockOrderError, match="needs the big lock"):
         kit.machine.address_space.begin()
     with kit.machine.big_lock, kit.machine.address_space.transaction():
@@ -203,7 +203,7 @@ def test_a_notification_without_ioeventfd_reaches_the_device_under_the_lock(kit:
     assert kit.machine.stray_writes == 2
 
 
-def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit: Kit) -> None:
+def test_a_pause_under_the_big_lock_releases_it_for_a_vcpu_that_needs_it(kit: Kit) -> None:
     exited = threading.Event()
     guest = Holding(listens=lambda: True)
     kit.machine.set_device_handler(0, lambda ring: exited.set())
@@ -218,7 +218,7 @@ def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit: Kit) -> N
     kit.machine.start_vcpus(guest)
     kit.machine.resume()
     with kit.machine.big_lock:
-        kit.batch.signal(kit.calls[:1])
+        kit.batch.signal(kit.interrupt_fds[:1])
         guest.wait_entered()
         kit.machine.pause(TIMEOUT)
         assert exited.is_set()
@@ -226,7 +226,7 @@ def test_a_pause_under_the_big_lock_lets_a_vcpu_out_that_needs_it(kit: Kit) -> N
     assert kit.machine.paused
 
 
-def test_vcpu_state_crosses_as_bytes(kit: Kit) -> None:
+def test_vcpu_state_is_saved_and_loaded_as_bytes(kit: Kit) -> None:
     kit.machine.start_vcpus(Recorder())
     kit.machine.resume()
     kit.machine.pause()
@@ -237,13 +237,13 @@ def test_vcpu_state_crosses_as_bytes(kit: Kit) -> None:
         kit.machine.load_vcpus(data[:-1])
 
 
-def test_crashes_are_told(kit: Kit) -> None:
+def test_crashes_are_listed(kit: Kit) -> None:
     kit.machine.start_vcpus(None)
     kit.machine.close()
     assert len(kit.machine.crashed) == 4
 
 
-def test_close_gives_everything_back() -> None:
+def test_close_releases_everything() -> None:
     process = psutil.Process()
     before = (process.num_fds(), process.num_threads())
     for _ in range(3):
@@ -256,15 +256,15 @@ def test_close_gives_everything_back() -> None:
         until(lambda: (process.num_fds(), process.num_threads()) == before)
 
 
-def test_a_machine_that_cannot_be_leaves_nothing() -> None:
+def test_a_machine_that_cannot_be_made_releases_everything() -> None:
     before = psutil.Process().num_fds()
     with pytest.raises(EmuError):
         Machine(SPEC, pacer=Pacer(), accel="xen")
     assert psutil.Process().num_fds() == before
 
 
-class Charges:
-    """A pacer that takes no time, and adds up the latency that it is to inject."""
+class SummingPacer:
+    """A pacer that takes no time, and adds up the injected latency."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -273,44 +273,46 @@ class Charges:
         self.ns += latency
 
     def of(self, call: Callable[[], object]) -> float:
-        """Seconds that are charged for this."""
+        """Seconds of latency that the call injects."""
         before = self.ns
         call()
         return (self.ns - before) / 1e9
 
 
 class TestCosts:
-    """With the latencies of 2021."""
+    """With the cost model `rfc2021`."""
 
     @pytest.fixture
-    def charges(self) -> Charges:
-        return Charges()
+    def pacer(self) -> SummingPacer:
+        return SummingPacer()
 
     @pytest.fixture
-    def kit(self, charges: Charges) -> Iterator[Kit]:
-        made = Kit(RFC2021, charges)
+    def kit(self, pacer: SummingPacer) -> Iterator[Kit]:
+        made = Kit(RFC2021, pacer)
         yield made
         made.close()
 
-    def test_nothing_is_charged_by_default(self, kit: Kit, charges: Charges) -> None:
-        assert charges.of(lambda: kit.machine.apply(kit.both)) == 0
+    def test_no_latency_is_injected_by_default(self, kit: Kit, pacer: SummingPacer) -> None:
+        assert pacer.of(lambda: kit.machine.apply(kit.both)) == 0
 
-    def test_one_by_one_every_ring_is_charged(self, kit: Kit, charges: Charges) -> None:
+    def test_one_commit_for_each_ring_injects_the_latency_of_each(
+        self, kit: Kit, pacer: SummingPacer
+    ) -> None:
         def one_by_one() -> None:
             for edit in kit.host:
                 kit.machine.apply([edit])
 
         due = 8 * RFC2021.host_commit("dst", {"net"}) + 4 * RFC2021.host_commit("dst", {"blk"})
         with kit.machine.injected_latency("dst"):
-            assert charges.of(one_by_one) == pytest.approx(due)
+            assert pacer.of(one_by_one) == pytest.approx(due)
 
-    def test_one_commit_is_charged_once(self, kit: Kit, charges: Charges) -> None:
+    def test_one_commit_injects_latency_once(self, kit: Kit, pacer: SummingPacer) -> None:
         due = RFC2021.host_commit("src", {"net", "blk"})
         with kit.machine.injected_latency("src"):
-            assert charges.of(lambda: kit.machine.apply(kit.host)) == pytest.approx(due)
+            assert pacer.of(lambda: kit.machine.apply(kit.host)) == pytest.approx(due)
 
-    def test_guest_notifiers_are_charged_by_device_however_they_come(
-        self, kit: Kit, charges: Charges
+    def test_guest_notifiers_inject_latency_by_device_in_any_number_of_commits(
+        self, kit: Kit, pacer: SummingPacer
     ) -> None:
         def one_by_one() -> None:
             for edit in kit.guest:
@@ -318,13 +320,13 @@ class TestCosts:
 
         due = 2 * RFC2021.guest_device("dst", "net") + 2 * RFC2021.guest_device("dst", "blk")
         with kit.machine.injected_latency("dst"):
-            assert charges.of(lambda: kit.machine.apply(kit.guest)) == pytest.approx(due)
+            assert pacer.of(lambda: kit.machine.apply(kit.guest)) == pytest.approx(due)
             kit.machine.injecting = False
-            kit.machine.apply(away(kit.guest))
+            kit.machine.apply(deassigned(kit.guest))
             kit.machine.injecting = True
-            assert charges.of(one_by_one) == pytest.approx(due, rel=0.1)
+            assert pacer.of(one_by_one) == pytest.approx(due, rel=0.1)
 
-    def test_the_block_ends_the_charging(self, kit: Kit) -> None:
+    def test_the_end_of_the_block_ends_the_injection(self, kit: Kit) -> None:
         with kit.machine.injected_latency("dst"):
             assert (kit.machine.side, kit.machine.injecting) == ("dst", True)
         assert not kit.machine.injecting

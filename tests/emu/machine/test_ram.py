@@ -32,7 +32,7 @@ def ram() -> Iterator[GuestRam]:
     memory.close()
 
 
-def test_memory_goes_around_the_hole(ram: GuestRam) -> None:
+def test_memory_lies_around_the_hole(ram: GuestRam) -> None:
     assert [(region.gpa, region.size) for region in ram.regions] == [
         (0, 3 * GIB),
         (4 * GIB, GIB),
@@ -49,7 +49,7 @@ def test_a_small_machine_has_one_region() -> None:
     memory.close()
 
 
-def test_180_gib_cost_what_is_touched() -> None:
+def test_180_gib_use_memory_for_touched_pages_only() -> None:
     memory = GuestRam(180 * GIB)
     memory.write(0, b"low")
     memory.write(memory.pages * PAGE_SIZE - 4, b"high")
@@ -82,7 +82,7 @@ def test_a_view_is_the_memory_itself(ram: GuestRam, gpa: int) -> None:
         (1 << 64, 8),
     ],
 )
-def test_what_is_not_memory_cannot_be_seen(ram: GuestRam, gpa: int, length: int) -> None:
+def test_a_view_of_what_is_not_memory_is_an_error(ram: GuestRam, gpa: int, length: int) -> None:
     with pytest.raises(RamError):
         ram.view(gpa, length)
     with pytest.raises(RamError):
@@ -106,7 +106,7 @@ def test_write_marks(ram: GuestRam) -> None:
 
 def test_a_mark_that_raced_with_a_harvest_is_found_by_the_next(ram: GuestRam) -> None:
     ram.mark(0, 1)
-    held = ram._dirty  # what a `mark` has in hands when it is interrupted
+    held = ram._dirty  # the set that an interrupted `mark` updates
     assert ram.harvest() == {0}
     held.add(7)
     assert ram.harvest() == {7}
@@ -130,7 +130,7 @@ def test_no_mark_is_lost_between_threads(ram: GuestRam) -> None:
     assert found == set(range(pages))
 
 
-def test_a_harvest_belongs_to_the_caller(ram: GuestRam) -> None:
+def test_the_caller_may_change_the_result_of_a_harvest(ram: GuestRam) -> None:
     ram.mark(0, 1)
     ram.harvest().clear()
     assert ram.harvest() == set()
@@ -153,7 +153,7 @@ def test_another_mapping_sees_the_same(ram: GuestRam) -> None:
         assert other[:6] == b"shared"
 
 
-def test_close_gives_everything_back_and_may_come_twice() -> None:
+def test_close_releases_everything_and_is_idempotent() -> None:
     process = psutil.Process()
     fds = process.num_fds()
     memory = GuestRam(4 * GIB)
@@ -167,6 +167,6 @@ def test_close_gives_everything_back_and_may_come_twice() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -4096, 4097])
-def test_a_size_that_cannot_be(size: int) -> None:
+def test_an_invalid_size(size: int) -> None:
     with pytest.raises(RamError):
         GuestRam(size)

@@ -1,4 +1,4 @@
-"""The gate by itself, driven by hand: every order of events that two sides can meet in."""
+"""The gate by itself: the orders of events in which a vCPU and a pause can meet."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def test_a_new_gate_is_closed() -> None:
     assert not gate.inside
 
 
-def test_close_tells_who_is_inside(gate: RunGate) -> None:
+def test_close_returns_the_vcpus_inside(gate: RunGate) -> None:
     gate.enter(3)
     gate.enter(5)
     gate.leave(5)
@@ -44,7 +44,7 @@ def test_wait_empty_ends_when_the_last_one_leaves(gate: RunGate) -> None:
     leaving.join()
 
 
-def test_wait_empty_names_who_stays(gate: RunGate) -> None:
+def test_wait_empty_names_the_vcpus_inside(gate: RunGate) -> None:
     for vcpu in range(6):
         gate.enter(vcpu)
     gate.close()
@@ -53,13 +53,13 @@ def test_wait_empty_names_who_stays(gate: RunGate) -> None:
     assert gate.paused
 
 
-def test_one_that_is_refused_does_not_count_as_inside(gate: RunGate) -> None:
+def test_a_vcpu_that_cannot_enter_is_not_inside(gate: RunGate) -> None:
     gate.close()
     assert not gate.enter(0)
     gate.wait_empty(0)
 
 
-def test_open_wakes_who_is_owed_and_who_waits(gate: RunGate) -> None:
+def test_open_returns_the_awaited_and_the_parked_vcpus(gate: RunGate) -> None:
     gate.close()
     assert gate.park(1)
     assert sorted(gate.open(awaited=[4])) == [1, 4]
@@ -70,7 +70,7 @@ def test_no_vcpu_parks_at_an_open_gate(gate: RunGate) -> None:
     assert not gate.parked
 
 
-def test_wait_ran_waits_for_those_owed_only(gate: RunGate) -> None:
+def test_wait_ran_waits_for_awaited_vcpus_only(gate: RunGate) -> None:
     gate.close()
     gate.park(1)
     gate.open(awaited=[4])
@@ -80,14 +80,14 @@ def test_wait_ran_waits_for_those_owed_only(gate: RunGate) -> None:
     running.join()
 
 
-def test_wait_ran_names_who_did_not(gate: RunGate) -> None:
+def test_wait_ran_names_the_vcpus_that_did_not_run(gate: RunGate) -> None:
     gate.close()
     gate.open(awaited=[4])
     with pytest.raises(DeadlineError, match="vcpu4 to run again"):
         gate.wait_ran(0.01)
 
 
-def test_a_second_pause_forgives_what_is_owed(gate: RunGate) -> None:
+def test_a_second_pause_clears_the_awaited_vcpus(gate: RunGate) -> None:
     gate.close()
     gate.open(awaited=[4])
     gate.close()

@@ -48,11 +48,11 @@ def test_224_vcpus_with_interrupts_pending_fit_in_4_kib() -> None:
     assert len(pack(states)) < 4096
 
 
-def test_what_follows_is_not_ignored() -> None:
+def test_trailing_bytes_are_an_error() -> None:
     with pytest.raises(VcpuStateError, match="1 bytes follow"):
         unpack(pack([IDLE]) + b"\0", 1)
 
 
-def test_cut_short_says_where() -> None:
+def test_a_state_that_is_cut_short_names_the_vcpu() -> None:
     with pytest.raises(VcpuStateError, match="vcpu1 of 2"):
         unpack(pack([IDLE, VcpuState(raw=b"registers")])[:-1], 2)

@@ -42,7 +42,7 @@ class Rig:
         for index, fd in enumerate(self.fds):
             self.accel.change_irqfds((), [Irqfd(index, fd)])
 
-    def call(self, vcpu: int) -> None:
+    def signal(self, vcpu: int) -> None:
         os.eventfd_write(self.fds[vcpu], 1)
 
     def close(self) -> None:
@@ -73,14 +73,14 @@ def test_power_on_ticks_every_vcpu_once(rig: Rig) -> None:
     assert guest.ticks.empty()
 
 
-def test_guest_code_beats_when_entered_and_when_left(rig: Rig) -> None:
+def test_beat_is_called_when_guest_code_is_entered_and_left(rig: Rig) -> None:
     guest = Recorder()
     _run(rig, guest)
     rig.vcpus.pause()
     before = len(guest.beats)
     assert before == 8
     rig.vcpus.resume()
-    rig.call(2)
+    rig.signal(2)
     guest.next_interrupt()
     rig.vcpus.pause()
     more = guest.beats[before:]
@@ -92,7 +92,7 @@ def test_guest_code_beats_when_entered_and_when_left(rig: Rig) -> None:
 def test_pause_waits_for_guest_code(rig: Rig) -> None:
     guest = Holding()
     _run(rig, guest)
-    rig.call(1)
+    rig.signal(1)
     guest.wait_entered()
     with pytest.raises(DeadlineError, match="vcpu1 to leave guest code"):
         rig.vcpus.pause(0.02)
@@ -105,10 +105,10 @@ def test_pause_waits_for_guest_code(rig: Rig) -> None:
             misuse()
 
 
-def test_an_interrupt_that_a_pause_cut_short_is_taken_again_at_resume(rig: Rig) -> None:
+def test_an_interrupt_that_a_pause_ended_early_is_taken_again_after_resume(rig: Rig) -> None:
     guest = Holding(listens=lambda: rig.vcpus.gate.paused)
     _run(rig, guest)
-    rig.call(1)
+    rig.signal(1)
     guest.wait_entered()
     rig.vcpus.pause()
     assert rig.vcpus.save()[1] == VcpuState(halted=False, pending=(1,))
@@ -122,7 +122,7 @@ def test_an_interrupt_that_a_pause_cut_short_is_taken_again_at_resume(rig: Rig) 
 def test_state_moves_to_another_machine(rig: Rig) -> None:
     guest = Holding(listens=lambda: rig.vcpus.gate.paused)
     _run(rig, guest)
-    rig.call(3)
+    rig.signal(3)
     guest.wait_entered()
     rig.vcpus.pause()
     data = vcpu_state.pack(rig.vcpus.save())
@@ -146,19 +146,19 @@ def test_resume_returns_when_those_that_were_not_halted_have_run(rig: Rig) -> No
     assert len(guest.beats) == 4
 
 
-def test_resume_says_who_does_not_run(rig: Rig) -> None:
+def test_resume_names_a_vcpu_that_does_not_run(rig: Rig) -> None:
     guest = Recorder()
-    letgo = threading.Event()
+    release = threading.Event()
 
     def beat(now: int) -> None:
-        letgo.wait(TIMEOUT)
+        release.wait(TIMEOUT)
 
     guest.beat = beat
     rig.vcpus.start(guest)
     rig.vcpus.load([VcpuState()] * 3 + [VcpuState(halted=False)])
     with pytest.raises(DeadlineError, match="vcpu3 to run again"):
         rig.vcpus.resume(0.02)
-    letgo.set()
+    release.set()
 
 
 def test_a_timer_ticks_on_time_and_does_not_spin(rig: Rig) -> None:
@@ -227,11 +227,11 @@ def test_guest_code_may_arm_its_own_vcpu(rig: Rig) -> None:
     _run(rig, guest)
     for _ in range(4):
         guest.ticks.get(timeout=TIMEOUT)
-    rig.call(1)
+    rig.signal(1)
     assert guest.ticks.get(timeout=TIMEOUT)[0] == 1
 
 
-def test_a_crash_is_kept_and_the_others_go_on(rig: Rig) -> None:
+def test_a_crash_is_recorded_and_the_others_continue(rig: Rig) -> None:
     class Faulty(Recorder):
         def take_interrupt(self, vcpu: int, vector: int) -> None:
             super().take_interrupt(vcpu, vector)
@@ -240,7 +240,7 @@ def test_a_crash_is_kept_and_the_others_go_on(rig: Rig) -> None:
 
     guest = Faulty()
     _run(rig, guest)
-    rig.call(1)
+    rig.signal(1)
     assert guest.next_interrupt() == (1, 1)
     rig.vcpus._threads[1].join(TIMEOUT)
     (crash,) = rig.vcpus.crashed
@@ -248,22 +248,22 @@ def test_a_crash_is_kept_and_the_others_go_on(rig: Rig) -> None:
     assert crash.error.__traceback__ is not None
     rig.vcpus.pause()
     rig.vcpus.resume()
-    rig.call(2)
+    rig.signal(2)
     assert guest.next_interrupt() == (2, 2)
 
 
-def test_pause_and_resume_may_come_twice(rig: Rig) -> None:
+def test_pause_and_resume_are_idempotent(rig: Rig) -> None:
     guest = Recorder()
     _run(rig, guest)
     rig.vcpus.resume()
     rig.vcpus.pause()
     rig.vcpus.pause()
     rig.vcpus.resume()
-    rig.call(0)
+    rig.signal(0)
     assert guest.next_interrupt() == (0, 0)
 
 
-def test_interrupts_from_all_sides_during_pauses_are_all_taken(rig: Rig) -> None:
+def test_all_interrupts_during_pauses_are_taken(rig: Rig) -> None:
     counts = [0] * 4
     guest = Recorder()
     done = threading.Event()
@@ -271,14 +271,14 @@ def test_interrupts_from_all_sides_during_pauses_are_all_taken(rig: Rig) -> None
     def interrupt(vcpu: int, vector: int) -> None:
         counts[vcpu] += 1
         if counts[vcpu] < 300:
-            rig.call(vcpu)
+            rig.signal(vcpu)
         elif min(counts) >= 300:
             done.set()
 
     guest.interrupt = interrupt
     _run(rig, guest)
     for vcpu in range(4):
-        rig.call(vcpu)
+        rig.signal(vcpu)
     pauses = 0
     while not done.is_set():
         rig.vcpus.pause()
@@ -292,12 +292,12 @@ def test_interrupts_from_all_sides_during_pauses_are_all_taken(rig: Rig) -> None
     assert pauses > 1
 
 
-def test_loading_the_wrong_number(rig: Rig) -> None:
+def test_loading_the_wrong_number_of_states_is_an_error(rig: Rig) -> None:
     with pytest.raises(VcpuStateError, match="3 states for 4"):
         rig.vcpus.load([VcpuState()] * 3)
 
 
-def test_starting_twice_and_resuming_before(rig: Rig) -> None:
+def test_starting_twice_and_resuming_before_start_are_errors(rig: Rig) -> None:
     with pytest.raises(EmuError, match="not been started"):
         rig.vcpus.resume()
     rig.vcpus.start(Recorder())
@@ -313,7 +313,7 @@ def test_a_vcpu_without_program_crashes_alone(rig: Rig) -> None:
     rig.vcpus.resume()
 
 
-def test_stop_ends_threads_in_any_state_and_gives_everything_back() -> None:
+def test_stop_ends_threads_in_any_state_and_releases_everything() -> None:
     process = psutil.Process()
     threads, fds = process.num_threads(), process.num_fds()
     for state in ("new", "started", "running", "paused"):
@@ -322,7 +322,7 @@ def test_stop_ends_threads_in_any_state_and_gives_everything_back() -> None:
             rig.vcpus.start(Recorder({0: MS}))
         if state in ("running", "paused"):
             rig.vcpus.resume()
-            rig.call(5)
+            rig.signal(5)
         if state == "paused":
             rig.vcpus.pause()
         rig.close()
@@ -333,7 +333,7 @@ def test_stop_ends_threads_in_any_state_and_gives_everything_back() -> None:
 def test_stop_names_a_thread_that_does_not_end(rig: Rig) -> None:
     guest = Holding()
     _run(rig, guest)
-    rig.call(1)
+    rig.signal(1)
     guest.wait_entered()
     with pytest.raises(DeadlineError, match="the thread of vcpu1 to end"):
         rig.vcpus.stop(0.05)
@@ -341,7 +341,7 @@ def test_stop_names_a_thread_that_does_not_end(rig: Rig) -> None:
     rig.vcpus.stop()
 
 
-def test_the_stack_size_of_other_threads_is_left_alone(rig: Rig) -> None:
+def test_the_stack_size_of_other_threads_is_unchanged(rig: Rig) -> None:
     before = threading.stack_size()
     rig.vcpus.start(Recorder())
     assert threading.stack_size() == before

@@ -1,4 +1,4 @@
-"""Every registered accelerator takes the contract tests; what they need of it is a `Bench`."""
+"""The contract tests run with every registered accelerator, each in a `Bench`."""
 # ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MEMORY = 16 << 20
 
 
 def make(name: str, on_exit: ExitHandler = lambda *_: None) -> Accelerator:
-    """An accelerator; the test is skipped where this host has not got it."""
+    """An accelerator; the test is skipped where it does not work on this host."""
     try:
         return registry.create(name, on_exit)
     except EmuError as error:
@@ -37,13 +37,13 @@ def make(name: str, on_exit: ExitHandler = lambda *_: None) -> Accelerator:
 
 
 class Bench:
-    """An accelerator with vCPUs that run, and eventfds to try it with.
+    """An accelerator with vCPUs and eventfds.
 
-    This one is for accelerators whose guest is a program in Python. One that runs real code brings
-    its own in `BENCHES`.
+    For accelerators whose vCPUs run a program in Python. An accelerator that runs machine code has
+    its own class in `BENCHES`.
     """
 
-    #: The vCPUs run the program of the test themselves.
+    #: Whether the vCPUs run the program of the test themselves.
     emulated = True
 
     def __init__(self, name: str, vcpus: int = VCPUS) -> None:
@@ -57,7 +57,7 @@ class Bench:
         self._fds: list[int] = []
 
     def start(self) -> None:
-        """The vCPUs run."""
+        """Start and resume the vCPUs."""
         self.vcpus.start(self.guest)
         self.vcpus.resume()
 
@@ -67,7 +67,7 @@ class Bench:
         return fds
 
     def write(self, address: int, value: int = 0) -> None:
-        """Guest code writes to a notify address."""
+        """Make a write of guest code to a notify address."""
         self.accel.mmio_write(address, value)
 
     def interrupt(self) -> tuple[int, int]:
@@ -75,7 +75,7 @@ class Bench:
         return self.guest.next_interrupt()
 
     def quiet(self) -> bool:
-        """No interrupt comes."""
+        """Whether the guest takes no interrupt for a moment."""
         return self.guest.quiet()
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class Bench:
 
 
 class KvmBench(Bench):
-    """The guest's own code makes the writes, so it runs from the start."""
+    """The vCPUs' code makes the writes, so the vCPUs run from the beginning."""
 
     emulated = False
 
@@ -100,7 +100,7 @@ class KvmBench(Bench):
             self.guest.ticks.get(timeout=TIMEOUT)
 
     def start(self) -> None:
-        """They run."""
+        """The vCPUs run already."""
 
     @property
     def mailboxes(self) -> list[Mailbox]:
@@ -113,7 +113,7 @@ class KvmBench(Bench):
         self.await_writes()
 
     def await_writes(self) -> None:
-        """The queued writes have been made."""
+        """Wait until the vCPUs have made the queued writes."""
         until(lambda: not any(mailbox.queued_writes for mailbox in self.mailboxes))
 
 

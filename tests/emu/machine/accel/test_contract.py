@@ -1,4 +1,4 @@
-"""What every accelerator does."""
+"""The contract of all accelerators."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def test_a_write_whose_ioeventfd_was_deassigned_exits(bench: Bench) -> None:
     assert bench.exits == [(NOTIFY, 1)]
 
 
-def test_values_that_match(bench: Bench) -> None:
+def test_datamatch(bench: Bench) -> None:
     one, two = bench.eventfds(2)
     bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, 1, one)])
     bench.accel.change_ioeventfds((), [Ioeventfd(NOTIFY, 4, 2, two)])
@@ -136,7 +136,7 @@ def test_an_irqfd_without_route_waits_for_one(bench: Bench) -> None:
     assert bench.interrupt() == (2, 10)
 
 
-def test_a_route_that_moves_takes_the_irqfd_along(bench: Bench) -> None:
+def test_a_changed_route_applies_to_its_irqfd(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({10: 2})
@@ -149,7 +149,7 @@ def test_a_route_that_moves_takes_the_irqfd_along(bench: Bench) -> None:
     assert bench.quiet()
 
 
-def test_an_irqfd_that_was_taken_away_is_not_read(bench: Bench) -> None:
+def test_the_eventfd_of_a_deassigned_irqfd_is_not_read(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({10: 2})
@@ -179,7 +179,7 @@ def test_a_batch_of_irqfds_is_all_or_nothing(bench: Bench) -> None:
     assert bench.quiet()
 
 
-def test_an_eventfd_that_is_none_is_refused(bench: Bench) -> None:
+def test_a_descriptor_that_is_not_an_eventfd_is_an_error(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.accel.set_routes({10: 2})
     with pytest.raises(NotifierError, match="vector 10"):
@@ -187,7 +187,7 @@ def test_an_eventfd_that_is_none_is_refused(bench: Bench) -> None:
     bench.accel.change_irqfds((), [Irqfd(10, fd)])
 
 
-def test_a_route_to_no_vcpu_leaves_the_table_as_it_was(bench: Bench) -> None:
+def test_a_route_to_no_vcpu_is_an_error_and_changes_nothing(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({10: 2})
@@ -207,21 +207,21 @@ def test_an_interrupt_during_a_pause_is_taken_after_it(bench: Bench) -> None:
     bench.vcpus.pause()
     os.eventfd_write(fd, 1)
     assert bench.quiet()
-    if bench.emulated:  # the signal has stayed in its eventfd
+    if bench.emulated:  # the signal is still in its eventfd
         assert bench.vcpus.save() == [VcpuState()] * VCPUS
     bench.vcpus.resume()
     assert bench.interrupt() == (2, 10)
 
 
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
 def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(
-    bench: Bench, held: bool
+    bench: Bench, masked: bool
 ) -> None:
     fds = bench.eventfds(VCPUS)
     bench.start()
     bench.accel.set_routes({vector: vector for vector in range(VCPUS)})
     bench.accel.change_irqfds((), [Irqfd(vector, fd) for vector, fd in enumerate(fds)])
-    if held:
+    if masked:
         bench.accel.mask_interrupts()
 
     def signal() -> None:
@@ -230,18 +230,18 @@ def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(
                 os.eventfd_write(fd, 1)
             for _ in fds:
                 taken.append(bench.interrupt())
-                moved.set()
+                progress.set()
 
     taken: list[tuple[int, int]] = []
-    moved, over = threading.Event(), threading.Event()
+    progress, over = threading.Event(), threading.Event()
     signalling = threading.Thread(target=signal)
     signalling.start()
     for _ in range(1000):
         bench.vcpus.pause()
         bench.vcpus.resume()
         # A machine that is always about to pause may be kept from running for seconds.
-        moved.wait(0.001)
-        moved.clear()
+        progress.wait(0.001)
+        progress.clear()
     over.set()
     signalling.join()  # `interrupt` raises in there when one does not come
     assert len(taken) >= VCPUS
@@ -249,7 +249,7 @@ def test_no_interrupt_is_lost_while_the_machine_pauses_and_resumes(
     assert all(vcpu == vector for vcpu, vector in taken)
 
 
-def test_held_calls_wait_while_the_machine_is_paused(bench: Bench) -> None:
+def test_masked_interrupts_stay_pending_while_the_machine_is_paused(bench: Bench) -> None:
     (fd,) = bench.eventfds(1)
     bench.start()
     bench.accel.set_routes({0: 0})
@@ -269,9 +269,9 @@ def test_held_calls_wait_while_the_machine_is_paused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", registry.ACCELERATORS)
-def test_everything_is_given_back(name: str, memory: GuestRam) -> None:
+def test_close_releases_everything(name: str, memory: GuestRam) -> None:
     process = psutil.Process()
-    gc.collect()  # what other tests have left to it
+    gc.collect()  # garbage of other tests
     before = process.num_fds()
     made = make(name)
     made.set_memory(memory)
@@ -283,7 +283,7 @@ def test_everything_is_given_back(name: str, memory: GuestRam) -> None:
 
 
 @pytest.mark.parametrize("name", registry.ACCELERATORS)
-def test_numbers_of_vcpus_that_cannot_be(name: str, memory: GuestRam) -> None:
+def test_invalid_numbers_of_vcpus(name: str, memory: GuestRam) -> None:
     made = make(name)
     made.set_memory(memory)
     for count in (0, made.find_limits(1).max_vcpus + 1):

@@ -1,4 +1,4 @@
-"""What real vCPUs and notifiers do beside the contract: state, dirty pages, the kernel's limits."""
+"""Real vCPUs and notifiers beyond the contract: state, dirty pages, the limits of KVM."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def kvm() -> Iterator[KvmBench]:
 
 @pytest.fixture
 def incoming() -> Iterator[KvmBench]:
-    """A machine that waits for another one's state."""
+    """A machine whose vCPUs wait for a state to load."""
     made = KvmBench.__new__(KvmBench)
     super(KvmBench, made).__init__("kvm")
     made.vcpus.start(made.guest)
@@ -67,7 +67,7 @@ def ioeventfds(fds: Sequence[int], first: int = 0) -> list[Ioeventfd]:
 
 
 def copy(source: KvmBench, destination: KvmBench) -> None:
-    """What a migration carries over."""
+    """Copy what a migration transfers."""
     for gpa, length in source.ram.extents():
         destination.ram.view(gpa, length)[:] = source.ram.view(gpa, length)
     data = pack(source.vcpus.save())
@@ -78,7 +78,7 @@ def ticks(bench: KvmBench) -> int:
     return int(bench.mailboxes[0].counts[image.TIMER_VECTOR])
 
 
-def test_the_first_vcpu_keeps_the_time(kvm: KvmBench) -> None:
+def test_only_the_first_vcpu_has_ticks(kvm: KvmBench) -> None:
     before = ticks(kvm)
     until(lambda: ticks(kvm) > before + 20)
     assert {vcpu for vcpu, _ in (kvm.guest.ticks.get(timeout=5) for _ in range(20))} == {0}
@@ -142,7 +142,7 @@ def test_a_machine_with_more_rings_than_ioeventfds() -> None:
         Machine(spec, pacer=Pacer(), accel="kvm")
 
 
-def test_too_little_memory_for_its_own_code() -> None:
+def test_too_little_memory_for_the_code_of_the_vcpus() -> None:
     made = make("kvm")
     ram = GuestRam(4 << 12)
     made.set_memory(ram)
@@ -152,7 +152,7 @@ def test_too_little_memory_for_its_own_code() -> None:
     ram.close()
 
 
-def test_vectors_that_share_one_of_a_local_apic(kvm: KvmBench) -> None:
+def test_vectors_that_share_a_vector_of_a_local_apic(kvm: KvmBench) -> None:
     step = image.LAST_VECTOR - image.FIRST_VECTOR + 1
     one, two = kvm.eventfds(2)
     kvm.accel.set_routes({VECTOR: 2, VECTOR + step: 2, VECTOR + 2 * step: 3})
@@ -163,7 +163,7 @@ def test_vectors_that_share_one_of_a_local_apic(kvm: KvmBench) -> None:
     assert kvm.quiet()
 
 
-def test_what_the_guest_s_code_writes_is_dirty(kvm: KvmBench) -> None:
+def test_pages_that_the_vcpus_write_are_dirty(kvm: KvmBench) -> None:
     (fd,) = kvm.eventfds(1)
     kvm.accel.set_routes({VECTOR: 3})
     kvm.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
@@ -181,7 +181,7 @@ def test_what_the_guest_s_code_writes_is_dirty(kvm: KvmBench) -> None:
     assert kvm.ram.harvest() >= {mailboxes, mailboxes + 3}
 
 
-def test_a_guest_goes_on_elsewhere(kvm: KvmBench, incoming: KvmBench) -> None:
+def test_a_guest_continues_on_another_machine(kvm: KvmBench, incoming: KvmBench) -> None:
     (fd,) = kvm.eventfds(1)
     kvm.accel.set_routes({VECTOR: 2})
     kvm.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
@@ -200,8 +200,10 @@ def test_a_guest_goes_on_elsewhere(kvm: KvmBench, incoming: KvmBench) -> None:
     assert kvm.quiet()
 
 
-def test_what_was_noted_and_not_seen_is_seen_elsewhere(kvm: KvmBench, incoming: KvmBench) -> None:
-    """The vCPU took it, and the machine paused before its driver had a turn."""
+def test_an_interrupt_in_a_mailbox_is_handled_on_another_machine(
+    kvm: KvmBench, incoming: KvmBench
+) -> None:
+    """The vCPU took it, and the machine paused before its driver ran."""
     (fd,) = kvm.eventfds(1)
     kvm.accel.set_routes({VECTOR: 2})
     kvm.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
@@ -217,7 +219,7 @@ def test_what_was_noted_and_not_seen_is_seen_elsewhere(kvm: KvmBench, incoming: 
     assert kvm.interrupt() == (2, VECTOR)
 
 
-def test_a_warm_machine_has_nearly_all_of_the_state_already(
+def test_after_warm_up_a_load_sets_few_parts_of_the_state(
     kvm: KvmBench, incoming: KvmBench
 ) -> None:
     for vcpu in range(VCPUS):
@@ -263,7 +265,7 @@ def test_a_driver_that_fails_ends_its_vcpu_alone(kvm: KvmBench) -> None:
     assert kvm.interrupt() == (3, 3)
 
 
-def test_vcpus_that_were_never_started_are_given_back() -> None:
+def test_vcpus_that_were_never_started_are_released() -> None:
     made = make("kvm")
     ram = GuestRam(MEMORY)
     made.set_memory(ram)
@@ -292,19 +294,19 @@ def test_many_vcpus_pause_and_run_again() -> None:
     ("number", "advice"),
     [(errno.ENOENT, "kvm_intel"), (errno.EACCES, "group kvm"), (errno.EMFILE, "Too many open")],
 )
-def test_the_reason_why_there_is_no_kvm(number: int, advice: str) -> None:
+def test_the_error_text_without_kvm_has_advice(number: int, advice: str) -> None:
     assert why_not_open(number).startswith("/dev/kvm ")
     assert advice in why_not_open(number)
 
 
 def test_a_capability_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     make("kvm").close()
-    monkeypatch.setitem(kvm_limits._NEEDED, 1 << 20, "what no kernel has")
-    with pytest.raises(EmuError, match=r"is without what no kernel has: use --accel soft"):
+    monkeypatch.setitem(kvm_limits._NEEDED, 1 << 20, "an unknown capability")
+    with pytest.raises(EmuError, match=r"is without an unknown capability: use --accel soft"):
         registry.create("kvm", lambda *_: None)
 
 
-def test_a_machine_that_is_closed_does_nothing_any_more() -> None:
+def test_a_closed_machine_does_nothing() -> None:
     bench = KvmBench()
     bench.close()
     bench.accel.pause(1.0)

@@ -47,7 +47,7 @@ def others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", registry.ACCELERATORS)
-def test_a_row_leads_to_a_class_of_its_name(name: str) -> None:
+def test_a_row_names_a_class_with_the_same_name(name: str) -> None:
     assert registry._class_of(name).name == name
 
 
@@ -62,7 +62,7 @@ def test_the_option_offers_each_row_and_describes_it() -> None:
 
 
 @pytest.mark.parametrize("name", registry.ACCELERATORS)
-def test_what_it_has_no_room_for_is_refused_with_the_remedy(name: str) -> None:
+def test_a_machine_that_is_too_large_is_an_error_with_advice(name: str) -> None:
     try:
         most = registry.limits(name, vcpus=2)
     except EmuError as error:
@@ -82,13 +82,15 @@ def test_what_it_has_no_room_for_is_refused_with_the_remedy(name: str) -> None:
         (1, 1 << 20, "8 interrupt routes: ask for fewer rings$"),
     ],
 )
-def test_advice_names_an_accelerator_that_has_room(vcpus: int, rings: int, line: str) -> None:
+def test_advice_names_an_accelerator_that_supports_the_machine(
+    vcpus: int, rings: int, line: str
+) -> None:
     with pytest.raises(EmuError, match=line):
         registry.check("tiny", vcpus=vcpus, rings=rings)
 
 
 @pytest.mark.usefixtures("others")
-def test_auto_is_the_first_row_that_works_and_has_room() -> None:
+def test_auto_is_the_first_row_that_works_and_supports_the_machine() -> None:
     assert registry.resolve("auto", vcpus=1, rings=8) == "tiny"
     assert registry.resolve("auto", vcpus=2, rings=8) in ("kvm", "soft")
     assert registry.resolve("auto", vcpus=1 << 20) == "soft"

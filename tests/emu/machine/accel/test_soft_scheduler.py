@@ -1,4 +1,4 @@
-"""The processor that emulated vCPUs share: who gets it, and who inherits it."""
+"""The processor that emulated vCPUs share: which vCPU gets it, also after a crash."""
 # ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Rig:
         self.vcpus.start(guest)
         self.vcpus.resume()
 
-    def call(self, vcpu: int) -> None:
+    def signal(self, vcpu: int) -> None:
         os.eventfd_write(self.fds[vcpu], 1)
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ def test_guest_code_runs_on_the_thread_of_its_vcpu(rig: Rig) -> None:
     rig.run(guest)
     names.clear()
     for vcpu in (2, 1):
-        rig.call(vcpu)
+        rig.signal(vcpu)
         guest.next_interrupt()
     rig.vcpus.pause()
     assert names == ["vcpu2", "vcpu2", "vcpu1", "vcpu1"]
@@ -80,38 +80,38 @@ def test_one_vcpu_at_a_time(rig: Rig) -> None:
     def interrupt(vcpu: int, vector: int) -> None:
         most.append(len(rig.vcpus.gate.inside))
         if len(most) < 400:
-            rig.call(vcpu)
+            rig.signal(vcpu)
 
     guest.interrupt = interrupt
     rig.run(guest)
     for vcpu in range(4):
-        rig.call(vcpu)
+        rig.signal(vcpu)
     until(lambda: len(most) >= 400)
     rig.vcpus.pause()
     assert set(most) == {1}
 
 
-def test_a_vcpu_that_is_always_busy_starves_no_other(rig: Rig) -> None:
+def test_a_vcpu_that_is_always_busy_does_not_starve_the_others(rig: Rig) -> None:
     guest = Recorder()
     take = guest.interrupt
 
     def interrupt(vcpu: int, vector: int) -> None:
         if vcpu == 1:
-            rig.call(1)
+            rig.signal(1)
         else:
             take(vcpu, vector)
 
     guest.interrupt = interrupt
     rig.run(guest)
-    rig.call(1)
+    rig.signal(1)
     for vcpu in (2, 3, 2):
-        rig.call(vcpu)
+        rig.signal(vcpu)
         assert guest.next_interrupt() == (vcpu, vcpu)
     rig.vcpus.arm(0, time.monotonic_ns())
     until(lambda: not guest.ticks.empty())
 
 
-def test_the_processor_is_inherited_from_one_that_crashes(rig: Rig) -> None:
+def test_a_vcpu_that_crashes_hands_the_processor_over(rig: Rig) -> None:
     guest = Recorder()
     take = guest.interrupt
 
@@ -123,14 +123,14 @@ def test_the_processor_is_inherited_from_one_that_crashes(rig: Rig) -> None:
     guest.interrupt = interrupt
     rig.run(guest)
     for vcpu in range(3):
-        rig.call(vcpu)
+        rig.signal(vcpu)
         until(lambda: len(rig.vcpus.crashed) > vcpu)  # noqa: B023  it is called at once
-        rig.call(vcpu)  # its vCPU thread has ended
-    rig.call(3)
+        rig.signal(vcpu)  # its vCPU thread has ended
+    rig.signal(3)
     assert guest.next_interrupt() == (3, 3)
     rig.vcpus.pause()
     rig.vcpus.resume()
-    rig.call(3)
+    rig.signal(3)
     assert guest.next_interrupt() == (3, 3)
 
 
@@ -143,7 +143,7 @@ def test_all_may_crash(rig: Rig) -> None:
     guest.interrupt = interrupt
     rig.run(guest)
     for vcpu in range(4):
-        rig.call(vcpu)
+        rig.signal(vcpu)
     until(lambda: len(rig.vcpus.crashed) == 4)
     rig.vcpus.pause()
     rig.vcpus.resume()
@@ -154,7 +154,7 @@ def test_those_that_were_not_halted_run_before_all_others(rig: Rig) -> None:
     rig.vcpus.start(guest)
     rig.vcpus.load([VcpuState()] * 3 + [VcpuState(halted=False, pending=(3,))])
     for vcpu in (0, 1, 2):
-        rig.call(vcpu)
+        rig.signal(vcpu)
     rig.vcpus.resume()
     assert guest.next_interrupt() == (3, 3)
     assert guest.next_interrupts(3) == [(0, 0), (1, 1), (2, 2)]
@@ -165,7 +165,7 @@ def test_interrupts_during_a_pause_wake_no_vcpu(rig: Rig) -> None:
     rig.run(guest)
     rig.vcpus.pause()
     for vcpu in range(4):
-        rig.call(vcpu)
+        rig.signal(vcpu)
     assert guest.quiet()
     assert len(rig.vcpus.gate.parked) <= 1  # the thread that runs
     rig.vcpus.resume()
@@ -174,7 +174,7 @@ def test_interrupts_during_a_pause_wake_no_vcpu(rig: Rig) -> None:
 
 @pytest.mark.parametrize("rig", [224], indirect=True)
 def test_224_busy_vcpus_pause_and_resume(rig: Rig) -> None:
-    """Again and again; bench/bench_vcpus.py has what it takes."""
+    """Many times; bench/bench_vcpus.py measures the time."""
     guest = Recorder()
 
     count = itertools.count()
@@ -182,12 +182,12 @@ def test_224_busy_vcpus_pause_and_resume(rig: Rig) -> None:
     def interrupt(vcpu: int, vector: int) -> None:
         next(count)
         sum(range(200))
-        rig.call(vcpu)
+        rig.signal(vcpu)
 
     guest.interrupt = interrupt
     rig.run(guest)
     for vcpu in range(224):
-        rig.call(vcpu)
+        rig.signal(vcpu)
     for _ in range(20):
         before = next(count)
         rig.vcpus.pause(TIMEOUT)
