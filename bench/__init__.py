@@ -1,1 +1,1 @@
-"""Benchmarks: what the migration, the protocol, the rings and the notifiers cost."""
+"""Benchmarks of migration, protocol, rings and notifiers."""

@@ -92,7 +92,7 @@ def notifiers(nics: int) -> Iterator[Notifiers]:
 @_sizes
 @_ways
 def test_host(benchmark: Any, figure: Figure, notifiers: Notifiers, way: str) -> None:
-    """Assign all ioeventfds, then take them away."""
+    """Assign all ioeventfds, then deassign them."""
     space = notifiers.machine.address_space
     come, go = notifiers.host(assign=True), notifiers.host(assign=False)
     commits, work = space.commits, space.list_work
@@ -115,7 +115,7 @@ def test_host(benchmark: Any, figure: Figure, notifiers: Notifiers, way: str) ->
 @_sizes
 @_ways
 def test_guest(benchmark: Any, figure: Figure, notifiers: Notifiers, way: str) -> None:
-    """Assign all irqfds, each commit with the whole table of routes, then take them away."""
+    """Assign all irqfds, each commit with the whole routing table, then deassign them."""
     machine = notifiers.machine
     come, go = notifiers.guest(assign=True), notifiers.guest(assign=False)
     commits = machine.route_commits

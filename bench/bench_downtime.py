@@ -58,7 +58,7 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("small-native", MachinePlan(SMALL), 7),
     Setting("disks-native", MachinePlan(DISKS), 7),
-    # Back-ends that take their time, as those of a busy storage network do.
+    # Back-ends that take long to stop, as those of a busy storage network do.
     Setting("disks-stop20ms", MachinePlan(DISKS, stop_time=20_000_000), 3),
     Setting("rfc-native", MachinePlan(RFC), 7),
     Setting("rfc-rfc2021", MachinePlan(RFC, costs="rfc2021"), 2),
@@ -90,7 +90,7 @@ class Migrations:
 def migrations(
     request: pytest.FixtureRequest, floor: Callable[[Sequence[str]], Floor]
 ) -> Migrations:
-    """Migrate one setting's VM by each strategy that was asked for, in turn."""
+    """Migrate one setting's VM by each selected strategy, in turn."""
     setting: Setting = request.param
     measured = floor(shape_of(setting.machine.spec))
     timed = not request.config.getoption("benchmark_disable")
@@ -143,7 +143,7 @@ def test_downtime(benchmark: Any, figure: Figure, migrations: Migrations, strate
 def _facts(
     migrations: Migrations, strategy: str, runs: Sequence[MigrationResult]
 ) -> dict[str, Any]:
-    """What goes into the JSON; phases are those of the run in the middle."""
+    """The figures for the JSON; phases are those of the median run."""
     machine = migrations.setting.machine
     typical = sorted(runs, key=lambda run: run.downtime_ms or 0.0)[len(runs) // 2]
     return {

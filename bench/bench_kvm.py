@@ -1,4 +1,4 @@
-"""What KVM's notifiers and vCPUs cost: one by one, by the batch, and from several threads.
+"""The time of KVM's notifiers and vCPUs: one by one, in a batch, and from several threads.
 
 Each machine has vCPUs that are in KVM_RUN, halted, as an idle guest's are: deassigning a notifier
 waits until none of them can be using it any more.
@@ -32,7 +32,7 @@ MEMORY = 64 << 20
 VCPUS = (1, 16, 224)
 WORKERS = 4
 ROUNDS = 5
-DEADLINE = 10.0
+TIMEOUT = 10.0
 
 
 class Idle:
@@ -89,7 +89,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 
 class Kind(NamedTuple):
-    """A sort of notifier: all of a rig's, and how to change some."""
+    """A kind of notifier: all notifiers of a rig, and the function that changes some."""
 
     of: Callable[[Rig], Sequence[Any]]
     change: Callable[[Rig, Sequence[Any], bool], None]
@@ -155,7 +155,7 @@ def test_notifiers(
 
 
 def test_closing_an_irqfd_instead(benchmark: Any, figure: Figure, rig: Rig) -> None:
-    """The kernel takes an irqfd away by itself when its eventfd goes."""
+    """The kernel deassigns an irqfd when its eventfd is closed."""
     figure.unit, figure.units = "irqfd", RINGS
     benchmark.group = f"kvm: deassign irqfds, {rig.count} vCPUs"
     fds: list[int] = []
@@ -173,7 +173,7 @@ def test_closing_an_irqfd_instead(benchmark: Any, figure: Figure, rig: Rig) -> N
 
 @pytest.mark.parametrize("way", ["one by one", "batch"])
 def test_routes(benchmark: Any, figure: Figure, rig: Rig, way: str) -> None:
-    """The table grows by a route a commit, as QEMU 2021 has it, or all come in one."""
+    """One commit for each added route, as in QEMU of 2021, or one commit for all."""
     figure.unit, figure.units = "route", RINGS
     benchmark.group = f"kvm: routes, {rig.count} vCPUs"
 
@@ -193,20 +193,20 @@ def test_vcpus(benchmark: Any, figure: Figure, rig: Rig, step: str) -> None:
     figure.unit, figure.units = "vcpu", rig.count
     benchmark.group = f"kvm: vcpus, {rig.count} vCPUs"
     vcpus = rig.vcpus
-    vcpus.pause(DEADLINE)
+    vcpus.pause(TIMEOUT)
     states = vcpus.save()
 
     def ready() -> None:
         if step == "pause":
-            vcpus.resume(DEADLINE)
+            vcpus.resume(TIMEOUT)
         elif step == "resume":
-            vcpus.pause(DEADLINE)
+            vcpus.pause(TIMEOUT)
 
     steps: dict[str, Callable[[], object]] = {
-        "pause": lambda: vcpus.pause(DEADLINE),
+        "pause": lambda: vcpus.pause(TIMEOUT),
         "save": vcpus.save,
         "load the same": lambda: vcpus.load(states),
-        "resume": lambda: vcpus.resume(DEADLINE),
+        "resume": lambda: vcpus.resume(TIMEOUT),
     }
     benchmark.pedantic(steps[step], setup=ready, rounds=ROUNDS)
-    vcpus.resume(DEADLINE)
+    vcpus.resume(TIMEOUT)

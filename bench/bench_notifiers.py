@@ -1,4 +1,4 @@
-"""Eventfds: one at a time and by the batch, with the interpreter to oneself and with contenders.
+"""Eventfds: one at a time and in a batch, alone and with threads that compute.
 
 A call that gives up the interpreter lock must get it back. When a thread that computes has taken
 it meanwhile, that lasts a switch interval (5 ms) or several: so each call is a risk, and what a
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bench.figures import Figure
 
-#: Kick and call of each of the RFC's rings.
+#: The kick eventfd and the call eventfd of each of the RFC's rings.
 ALL = 2 * 608
 #: Where each call may last a switch interval.
 FEW = 64
@@ -102,7 +102,7 @@ def _eventfds(count: int) -> Iterator[list[int]]:
 
 @contextmanager
 def _computing() -> Iterator[None]:
-    """Threads that never give the interpreter up by themselves, as busy vCPUs' do not."""
+    """Threads that do not release the interpreter by themselves, as those of busy vCPUs."""
     stop = threading.Event()
 
     def compute() -> None:
@@ -123,7 +123,7 @@ def _computing() -> Iterator[None]:
 
 @_ways
 def test_signal(benchmark: Any, figure: Figure, way: str) -> None:
-    """All eventfds of the RFC's VM, by a thread that has the interpreter to itself."""
+    """All eventfds of the RFC's VM, without other threads."""
     figure.unit, figure.units = "eventfd", ALL
     with _eventfds(ALL) as fds:
         benchmark(WAYS[way](fds))
@@ -132,7 +132,7 @@ def test_signal(benchmark: Any, figure: Figure, way: str) -> None:
 @pytest.mark.benchmark(timer=recorded)
 @_ways
 def test_signal_beside_busy_threads(benchmark: Any, figure: Figure, way: str) -> None:
-    """A few, while other threads want the interpreter for themselves."""
+    """A few eventfds, while other threads compete for the interpreter."""
     figure.unit, figure.units = "eventfd", FEW
     figure.info["switch_interval_ms"] = sys.getswitchinterval() * 1e3
     with _eventfds(FEW) as fds, _computing():
@@ -157,7 +157,7 @@ def _timed_for(seconds: float, run: Callable[[], None]) -> list[float]:
 
 @_ways
 def test_signal_from_a_pool(benchmark: Any, figure: Figure, way: str) -> None:
-    """All, a part by each of some threads: the RFC's way."""
+    """All eventfds, a part by each thread of a pool, as in the RFC."""
     figure.unit, figure.units = "eventfd", ALL
     with _eventfds(ALL) as fds, ThreadPoolExecutor(WORKERS) as pool:
         parts = [WAYS[way](fds[n::WORKERS]) for n in range(WORKERS)]
@@ -171,7 +171,7 @@ def test_signal_from_a_pool(benchmark: Any, figure: Figure, way: str) -> None:
 
 @_batches
 def test_drain(benchmark: Any, figure: Figure, batch: str) -> None:
-    """Read what was signalled."""
+    """Read all eventfds, which were signalled."""
     figure.unit, figure.units = "eventfd", ALL
     with _eventfds(ALL) as fds:
         prepared = BATCHES[batch]().prepare(fds)
@@ -180,7 +180,7 @@ def test_drain(benchmark: Any, figure: Figure, batch: str) -> None:
 
 @_batches
 def test_create_and_close(benchmark: Any, figure: Figure, batch: str) -> None:
-    """What a VM's devices do when they are built."""
+    """As a VM's devices do when they are made."""
     figure.unit, figure.units = "eventfd", ALL
     eventfds = BATCHES[batch]()
     benchmark(lambda: eventfds.close(eventfds.create(ALL)))

@@ -56,7 +56,7 @@ _KINDS = [
 
 
 def sessions() -> tuple[FrontendSession, BackendSession]:
-    """Both ends of a connection, agreed on what a device of ours uses."""
+    """Both ends of a connection, with the features that devices of this project negotiate."""
     front = FrontendSession("bench", rings=RINGS)
     back = BackendSession(
         "bench",
@@ -78,7 +78,7 @@ def sessions() -> tuple[FrontendSession, BackendSession]:
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_encode(benchmark: Any, figure: Figure, kind: str) -> None:
-    """A request becomes bytes; the session checks it, and remembers what is due."""
+    """Encode requests; the session checks each, and records the reply that is due."""
     front, _back = sessions()
     requests, encode = MESSAGES[kind], front.encode
 
@@ -93,7 +93,7 @@ def test_encode(benchmark: Any, figure: Figure, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_decode(benchmark: Any, figure: Figure, kind: str) -> None:
-    """Bytes become requests; all that are in flight come with one read, descriptors apart."""
+    """Decode requests; one read has all of them, descriptors are passed separately."""
     front, back = sessions()
     requests = MESSAGES[kind]
     reads = [(front.encode(request), request.fds) for request in requests]
@@ -138,7 +138,7 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
 
 
 def _in_flight(connection: FrontendConnection, requests: Sequence[Request]) -> int:
-    """Send all, then take all the replies."""
+    """Send all requests, then receive all replies."""
     due = connection.submit(requests)
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
@@ -153,7 +153,7 @@ def _in_flight(connection: FrontendConnection, requests: Sequence[Request]) -> i
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[FrontendConnection]:
-    """A connection to one disk's back-end process, none of whose rings runs."""
+    """A connection to the back-end process of a disk all of whose rings are stopped."""
     with Fleet(ONE_DISK) as fleet:
         yield fleet.vm.devices[0].connection
 
@@ -165,7 +165,7 @@ def test_lock_step(
     connection: FrontendConnection,
     floor: Callable[[Sequence[str]], Floor],
 ) -> None:
-    """One GET_VRING_BASE after the other, there and back, with one back-end process."""
+    """One GET_VRING_BASE after the other, each with its reply, with one back-end process."""
 
     def run() -> None:
         call = connection.call

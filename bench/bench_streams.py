@@ -1,4 +1,4 @@
-"""Memory over one socket or several, plain or by TLS, to a process beside this one on loopback.
+"""Memory over one socket or several, plain or with TLS, to another process over loopback.
 
 A round is 256 MiB that have been sent and taken in, the barrier included.
 """
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZE = 256 << 20
-DEADLINE = 20.0
+TIMEOUT = 20.0
 
 
 def receive(arguments: list[str]) -> None:
-    """The other process: take memory in until there is no more, and say so after each round."""
+    """The other process: receive memory, and acknowledge each round."""
     streams = int(arguments[0])
     credentials = json.loads(arguments[1])
     listener = Listener(
@@ -36,7 +36,7 @@ def receive(arguments: list[str]) -> None:
     )
     print(listener.uri, flush=True)
     ram = GuestRam(SIZE)
-    made = [listener.accept(timeout=DEADLINE) for _ in range(streams)]
+    made = [listener.accept(timeout=TIMEOUT) for _ in range(streams)]
     first, *others = [stream for stream in made if stream is not None]
     lanes = ReceivingChannels(first, others, ram)
     lanes.open()
@@ -45,7 +45,7 @@ def receive(arguments: list[str]) -> None:
         if kind is Kind.RAM:
             first.receive_ram(ram, count, payload)
         elif kind is Kind.BARRIER:
-            lanes.await_barrier(DEADLINE)
+            lanes.await_barrier(TIMEOUT)
         elif kind is Kind.SWITCHOVER:
             first.send(Kind.READY)
         else:
@@ -85,7 +85,7 @@ def test_streams(
         uri = process.stdout.readline().strip()
         credentials = None if paths is None else Credentials(*paths)
         first, *others = [
-            connect(uri, timeout=DEADLINE, credentials=credentials) for _ in range(streams)
+            connect(uri, timeout=TIMEOUT, credentials=credentials) for _ in range(streams)
         ]
         lanes = SendingChannels(first, others)
 

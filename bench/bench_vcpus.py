@@ -37,7 +37,7 @@ class Guest:
         self._call = call
 
     def interrupt(self, vcpu: int, vector: int) -> None:  # noqa: ARG002  the accelerator's
-        """A little work, and the next interrupt."""
+        """Work for a short time, and raise the next interrupt."""
         if self._call is not None:
             sum(range(200))
             self._call(vcpu)
@@ -52,7 +52,7 @@ class Guest:
 
 @pytest.fixture(params=["halted", "busy"])
 def running(request: pytest.FixtureRequest) -> Iterator[tuple[str, VcpuSet]]:
-    """All vCPUs, and what they do."""
+    """The state of the vCPUs (halted or busy), and all of them."""
     accel = registry.create("soft", lambda *_: None)
     vcpus = VcpuSet(VCPUS, accel)
     fds = PythonEventfds().create(VCPUS)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SIZE = 256
 DEPTH = 64
 MEMORY = 1 << 20
-#: Where in memory things are: the ring at 0, then indirect tables, then buffers.
+#: The layout of memory: the ring at 0, then driver state, indirect tables and buffers.
 STATE = 0x4000
 TABLES = 0x8000
 BUFFERS = 0x10000
@@ -45,7 +45,7 @@ _kinds = pytest.mark.parametrize(
 
 
 class Ring:
-    """One ring in shared memory, and what is needed to drive its two sides."""
+    """One ring in shared memory, with its driver's side and its device's side."""
 
     def __init__(self, *, indirect: bool, event_idx: bool) -> None:
         fd = os.memfd_create("ring", os.MFD_CLOEXEC)
@@ -83,7 +83,7 @@ class Ring:
         return self.driver.publish()
 
     def serve(self) -> bool:
-        """Device: take and complete all that is there; whether to call."""
+        """Device: complete all available requests; returns whether to signal the call eventfd."""
         pop, push = self.device.pop, self.device.push
         while (chain := pop()) is not None:
             push(chain.head, DATA + STATUS)
@@ -91,7 +91,7 @@ class Ring:
         return self.device.publish()
 
     def reap(self) -> int:
-        """Driver: take all that is completed."""
+        """Driver: handle all completions."""
         done = 0
         while self.driver.pop() is not None:
             done += 1
@@ -99,7 +99,7 @@ class Ring:
         return done
 
     def one_by_one(self) -> int:
-        """Each request there and back before the next one, with all notifications looked at."""
+        """Complete each request before the next one is added, and check all notifications."""
         add, publish = self.driver.add, self.driver.publish
         done = 0
         for request in self.requests:
@@ -150,7 +150,7 @@ def test_device(benchmark: Any, figure: Figure, ring: Ring) -> None:
 
 @_kinds
 def test_driver_reap(benchmark: Any, figure: Figure, ring: Ring) -> None:
-    """Driver's side: take completions."""
+    """Driver's side: handle completions."""
 
     def complete() -> None:
         ring.add()
@@ -161,6 +161,6 @@ def test_driver_reap(benchmark: Any, figure: Figure, ring: Ring) -> None:
 
 @_kinds
 def test_one_by_one(benchmark: Any, figure: Figure, ring: Ring) -> None:
-    """Both sides, one request at a time: what a round trip costs without a wake-up."""
+    """Both sides, one request at a time: a round trip without a wake-up."""
     figure.unit, figure.units = "request", DEPTH
     assert benchmark(ring.one_by_one) == DEPTH

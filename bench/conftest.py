@@ -1,4 +1,4 @@
-"""What all benchmarks share: units, groups, the floor, and the summary at the end."""
+"""Hooks and fixtures of all benchmarks: units, groups, the floor, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_benchmark_scale_unit(
     config: pytest.Config, unit: str, benchmarks: Sequence[dict[str, Any]]
 ) -> tuple[str, float] | None:
-    """One unit for a whole kind of benchmarks, so that two runs can be compared by eye."""
+    """One unit for each kind of benchmark, so that runs can be compared at a glance."""
     if unit != "seconds" or config.getoption("benchmark_time_unit"):
         return None
     slow = any(str(bench["group"]).startswith(_SLOW_GROUPS) for bench in benchmarks)
@@ -42,7 +42,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Figure]:
-    """This benchmark's figure; what the test sets in it goes into the JSON and the summary.
+    """This benchmark's figure; the values that the test sets are in the JSON and the summary.
 
     A test that does not set ``benchmark.group`` before it is timed is in the group of its file.
     """

@@ -1,4 +1,4 @@
-"""What a benchmark says besides its time: per what it counts, and where the floor is."""
+"""The figures of a benchmark besides its time: its unit, and the ratio to the floor."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times the floor this is."""
+        """The ratio to the floor."""
         return self._times(self.floor_ns)
 
     @property
     def lockstep_ratio(self) -> float | None:
-        """How many times the lock-step floor this is."""
+        """The ratio to the lock-step floor."""
         return self._times(self.lockstep_floor_ns)
 
     def _times(self, floor_ns: int | None) -> float | None:
@@ -53,7 +53,7 @@ class Figure:
         return self.seconds * 1e9 / floor_ns
 
     def finish(self, seconds: float) -> None:
-        """The benchmark has been timed: work out what goes into the JSON."""
+        """After the benchmark was timed: compute the figures for the JSON."""
         self.seconds = seconds
         self.info["median_ms"] = seconds * 1e3
         if self.unit:
@@ -83,7 +83,7 @@ class Figure:
         return cells | self.notes
 
     def line(self) -> str:
-        """The same in a sentence, for while the benchmarks run."""
+        """The same as a sentence, to print while the benchmarks run."""
         text = f"{self.group}: {self.name}: {duration(self.seconds or 0.0)}"
         if self.ratio is not None:
             text += f", {self.ratio:.1f} times the floor of {duration((self.floor_ns or 0) / 1e9)}"

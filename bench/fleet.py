@@ -81,31 +81,31 @@ class Fleet:
         self._stack.close()
 
     def stage(self) -> Stage:
-        """To drive tasks on."""
+        """A stage on which tasks are driven."""
         return Stage(_NoMachine(), Timeline(), TIMEOUT)
 
     def stopping(self) -> list[Task]:
-        """The devices' stops, not begun."""
+        """The tasks that stop the devices."""
         return begun(self.vm.devices, lifecycle.stop)
 
     def starting(self) -> list[Task]:
-        """The devices' starts, on new connections, not begun."""
+        """The tasks that start the devices, on new connections."""
         sockets = self._fleet.sockets
         for device in self.vm.devices:
             device.disconnect()
             device.connect(sockets[device.name], timeout=TIMEOUT)
-            # The guest notifiers stay: only the protocol is of interest.
+            # The notifiers stay assigned: only the protocol is measured.
             device.host_notifiers = device.guest_notifiers = True
         return begun(self.vm.devices, lifecycle.start_ahead)
 
     def activating(self) -> list[Task]:
-        """The same, as far as they go ahead of the switch-over."""
+        """The same tasks, driven up to the point that waits for the switch-over."""
         tasks = self.starting()
         Split().drive(tasks, self.stage(), halt=AwaitSwitchover)
         return tasks
 
     def run(self) -> None:
-        """Start all devices, and have all rings running."""
+        """Start all devices, and wait until all rings run."""
         Split().drive(self.starting(), self.stage())
         self.kick()
 

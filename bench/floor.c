@@ -8,7 +8,8 @@
  *   inflight_ns  stops them with all requests in flight,
  *   activate_ns  hands them over: SET_VRING_BASE, SET_VRING_ADDR and SET_VRING_ENABLE of each, the
  *                last one of each socket acknowledged, all in flight,
- *   start_ns     starts them: SET_VRING_BASE and a kick each, until each ring has called back.
+ *   start_ns     starts them: SET_VRING_BASE and a kick each, until each ring's call eventfd is
+ *                signalled.
  * The medians of ROUNDS rounds are printed as one line of JSON. Status 1: it failed; 2: bad usage.
  */
 #define _GNU_SOURCE
@@ -30,7 +31,7 @@
 enum { SET_VRING_ADDR = 9, SET_VRING_BASE = 10, GET_VRING_BASE = 11, SET_VRING_ENABLE = 18 };
 enum { VERSION = 1, REPLY = 4, NEED_REPLY = 8 };
 enum { MAX_SOCKETS = 1024, MAX_RINGS = 256, BACKENDS = 2, ROUNDS = 21, EVENTS = 256 };
-enum { HEADER = 12, INBOX = 32768, DEADLINE_S = 60, RING_DEADLINE_MS = 5000 };
+enum { HEADER = 12, INBOX = 32768, TIMEOUT_S = 60, RING_TIMEOUT_MS = 5000 };
 
 /* Header and "vring state" payload (vhost-user, "Header" and "A vring state description"). An
    acknowledgement, a header and a u64, is as long. */
@@ -44,7 +45,7 @@ struct addr {
     uint64_t desc, used, avail, log;
 } __attribute__((packed));
 
-/* What hands one ring over. */
+/* The state that is transferred for one ring. */
 struct activation {
     struct state base;
     struct addr addr;
@@ -55,7 +56,7 @@ struct device {
     int front, back, rings;
     int kick[MAX_RINGS], call[MAX_RINGS];
     uint32_t base[MAX_RINGS];
-    size_t have; /* bytes of inbox that are no whole message yet */
+    size_t have; /* bytes of inbox that are not a complete message yet */
     char *inbox;
 };
 
@@ -99,7 +100,7 @@ static void watch(int epoll, int fd, uint64_t tag) {
         die("epoll_ctl");
 }
 
-/* Back-end: takes the whole messages of the inbox, with one write for all of their replies. */
+/* Back-end: handles the complete messages of the inbox, with one write for all replies. */
 static void answer(struct device *device) {
     struct state in, out[INBOX / sizeof(struct state)];
     size_t at = 0, replies = 0;
@@ -125,7 +126,7 @@ static void answer(struct device *device) {
         write_all(device->back, out, replies * sizeof *out);
 }
 
-/* Back-end: answers requests, and calls for every kick. Ends when the front-end has gone. */
+/* Back-end: replies to requests, and signals call for each kick, until the front-end disconnects. */
 static void serve(int which) {
     struct epoll_event events[EVENTS];
     int epoll = epoll_create1(0);
@@ -220,9 +221,9 @@ static uint64_t start_all(int epoll) {
         for (int r = 0; r < devices[d].rings; r++)
             signal_fd(devices[d].kick[r]);
     for (int called = 0; called < total_rings;) {
-        int n = epoll_wait(epoll, events, EVENTS, RING_DEADLINE_MS);
+        int n = epoll_wait(epoll, events, EVENTS, RING_TIMEOUT_MS);
         if (n <= 0)
-            die("a ring never called back");
+            die("the call eventfd of a ring was not signalled");
         for (int i = 0; i < n; i++, called++) {
             uint64_t count;
             if (read(events[i].data.fd, &count, sizeof count) < 0)
@@ -305,7 +306,7 @@ int main(int argc, char **argv) {
     }
     for (int i = 1; i < argc; i++)
         add_devices(argv[i]);
-    alarm(DEADLINE_S); /* whatever it waits for, it ends */
+    alarm(TIMEOUT_S); /* ends a wait that never returns */
     int backends = fork_backends();
     int epoll = epoll_create1(0);
     for (int d = 0; d < sockets; d++) {

@@ -21,7 +21,7 @@ RUN_SECONDS = 90
 
 
 class NoCompilerError(Exception):
-    """There is nothing to build the floor with."""
+    """There is no C compiler to build the floor program."""
 
 
 class Floor(NamedTuple):
@@ -33,7 +33,7 @@ class Floor(NamedTuple):
         lockstep_ns: GET_VRING_BASE of all rings, one after the other.
         inflight_ns: the same, all in flight.
         activate_ns: BASE, ADDR and ENABLE of all rings in flight, acknowledged once per socket.
-        start_ns: BASE and a kick of all rings, until each has called back.
+        start_ns: BASE and a kick of all rings, until each has signalled its call eventfd.
     """
 
     sockets: int
@@ -46,12 +46,12 @@ class Floor(NamedTuple):
 
     @property
     def downtime_ns(self) -> int:
-        """The least that a stop and a start of all rings can take."""
+        """The lower bound of the time for a stop and a start of all rings."""
         return self.inflight_ns + self.start_ns
 
     @property
     def lockstep_downtime_ns(self) -> int:
-        """The least for who stops one ring after the other."""
+        """The same lower bound if one ring after the other is stopped."""
         return self.lockstep_ns + self.start_ns
 
 

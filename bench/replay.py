@@ -1,4 +1,4 @@
-"""Times that were measured elsewhere, as pytest-benchmark's own rounds.
+"""Times that were measured outside of pytest-benchmark, as its rounds.
 
 Mark the benchmark with ``timer=recorded``, then `replay` what was measured.
 """
@@ -14,12 +14,12 @@ _elapsed = 0.0
 
 
 def recorded() -> float:
-    """A timer that stands still, but for what `replay` puts in."""
+    """A timer that advances only by the times that `replay` adds."""
     return _elapsed
 
 
 def replay(benchmark: Any, seconds: Sequence[float]) -> None:
-    """Make each of these times a round."""
+    """Record each of these times as a round."""
     left = iter(seconds)
 
     def tick() -> None:

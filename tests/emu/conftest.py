@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _checked_locks() -> Iterator[None]:
-    """The order of locks is checked."""
+    """Enable the check of the lock order."""
     enable_checking(True)
     yield
     enable_checking(False)
@@ -29,7 +29,7 @@ def _checked_locks() -> Iterator[None]:
 
 @pytest.fixture
 def owned() -> Iterator[ExitStack]:
-    """Closes what a test registers here."""
+    """Closes the objects that a test registers here."""
     with ExitStack() as stack:
         yield stack
 
@@ -47,9 +47,9 @@ def sites(tmp_path: Path, owned: ExitStack) -> tuple[Site, Site]:
 
 @pytest.fixture
 def vm(request: pytest.FixtureRequest, sites: tuple[Site, Site], owned: ExitStack) -> Vm:
-    """A VM on the first side, under heavy load; with an accelerator's name as the parameter, its.
+    """A VM on the first side, under heavy load, with the accelerator of the parameter, or soft.
 
-    The test is skipped where that one does not work.
+    The test is skipped where the accelerator does not work.
     """
     accel = getattr(request, "param", "soft")
     try:

@@ -1,4 +1,4 @@
-"""A back-end that listens as one should, and answers what no back-end should."""
+"""A back-end that listens correctly, and sends an invalid reply."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import struct
 import sys
 import threading
 
-#: A header that says "reply to GET_FEATURES", with a payload of the wrong size.
+#: The header of a reply to GET_FEATURES, with a payload of the wrong size.
 GARBAGE = struct.pack("<III", 1, 5, 3) + b"?!?"
 
 
 def serve(path: str) -> None:
-    """Answer garbage to whatever comes, on every connection."""
+    """Send the invalid reply to the first message on every connection."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen()
@@ -28,7 +28,7 @@ def serve(path: str) -> None:
 
 
 def main() -> None:
-    """Understands of a back-end's options what it needs."""
+    """Entry point; handles only ``--socket-path`` and ``--ready-fd``."""
     options = list(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
     for name, value in options:
         if name == "--socket-path":

@@ -1,4 +1,4 @@
-"""Small guest programs that say what they do, and can be held inside of guest code."""
+"""Small guest programs that record their calls, and can be held inside of guest code."""
 # ruff: noqa: D102 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def until(condition: Callable[[], object], deadline: float = TIMEOUT) -> None:
-    """Look again and again until a state that has no event of its own has come about."""
-    end = time.monotonic() + deadline
+def until(condition: Callable[[], object], timeout: float = TIMEOUT) -> None:
+    """Poll until a condition holds that has no event."""
+    deadline = time.monotonic() + timeout
     pause = threading.Event()
     while not condition():
-        assert time.monotonic() < end, "did not come about"
+        assert time.monotonic() < deadline, "the condition does not hold"
         pause.wait(0.001)
 
 
 class Recorder:
-    """Tells of every interrupt and tick. Timers are as `periods` says (ns), by vCPU.
+    """Records every interrupt, tick and beat.
+
+    Args:
+        periods: nanoseconds between ticks, by vCPU; a vCPU that is missing has no timer.
 
     Attributes:
-        interrupt: what the vCPUs call; a test may put something else there.
-        beat: the same.
+        interrupt, beat: functions that the vCPUs call; a test may replace them.
     """
 
     def __init__(self, periods: dict[int, int] | None = None) -> None:
@@ -66,10 +68,11 @@ class Recorder:
 
 
 class Holding(Recorder):
-    """Stays inside of an interrupt until it is let go; deaf to a pause unless it `listens` to one.
+    """Stays inside of an interrupt until `go` is set.
 
     Args:
-        listens: gives the gate's `paused`; guest code then returns early.
+        listens: returns the gate's `paused`; guest code then returns early. Without it guest code
+            ignores a pause.
     """
 
     def __init__(self, listens: Callable[[], bool] | None = None) -> None:

@@ -125,7 +125,7 @@ def in_a_shell(arguments: Sequence[str], redirections: str) -> subprocess.Comple
 def test_a_report_that_cannot_be_printed_is_a_failure(
     report: str, redirections: str, text: str
 ) -> None:
-    """One line says so, and the status is 1."""
+    """It is an error of one line, and the status is 1."""
     result = in_a_shell(REPORTS[report], redirections)
     assert (result.returncode, result.stdout) == (1, "")
     assert text in result.stderr.splitlines()[-1]
@@ -161,7 +161,7 @@ def test_a_reader_that_goes_is_no_error_message() -> None:
 
 
 def test_its_version_is_that_of_the_package() -> None:
-    """One place says it."""
+    """It is defined in one place."""
     from importlib.metadata import version
 
     assert version("vhost-emu") in emu("--version").stdout
@@ -282,8 +282,8 @@ def test_python_m_emu_is_the_command() -> None:
     assert done.stdout.startswith("emu, version ")
 
 
-def test_quiet_says_nothing() -> None:
-    """The status says it all."""
+def test_quiet_prints_nothing() -> None:
+    """The exit status is the result."""
     result = emu("run", *SMALL, "--for", "1s", "--quiet")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 

@@ -25,7 +25,7 @@ def migrate() -> None:
 
 
 def test_garbage_is_the_back_end_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line says which device and which message; nothing is left running."""
+    """The line names the device and the message; no process is left."""
     garbage = dataclasses.replace(KINDS["blk"], back_end="tests.emu.garbage_backend")
     monkeypatch.setitem(cast("dict[str, DeviceKind]", KINDS), "blk", garbage)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

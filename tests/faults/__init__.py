@@ -1,1 +1,1 @@
-"""The fault matrix: whatever fails, wherever and whenever, the VM runs on at one of both sides."""
+"""The fault matrix: after any fault, at any point, the VM runs at exactly one side."""

@@ -1,4 +1,4 @@
-"""Runs one cell on a pair of sides, and leaves the pair as good as new."""
+"""Runs one cell on a pair of sides, and repairs the pair afterwards."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from tests.faults.pair import FaultyVmHost, Pair
     from tests.faults.switch import FaultSwitch
 
-#: Seconds that a device or the other side has for one thing.
-DEADLINE = 2.0
-#: Seconds for a whole cell: the strike, and what a roll-back may wait for, are a deadline each.
-LIMIT = 3 * DEADLINE + TIMEOUT
-#: Requests that the guest has had completed before a fault strikes.
+#: Seconds for one step of a device or of the peer (the migration parameter ``deadline``).
+STEP_TIMEOUT = 2.0
+#: Seconds for a whole cell: the fault, and the waits of a roll-back, take a timeout each.
+LIMIT = 3 * STEP_TIMEOUT + TIMEOUT
+#: Requests that complete before a fault is injected.
 WORK = 100
 _ENDS = ("completed", "failed", "cancelled")
 
 
 class CellFailureError(AssertionError):
-    """The cell is not as it has to be; the text says in what."""
+    """A check of the cell failed; the text has the reason."""
 
 
 class CellResult(NamedTuple):
-    """What a cell came to.
+    """The result of a cell.
 
     Attributes:
         outcome: ``completed`` or ``rolled-back``.
-        seconds: from the migration's begin until the VM was known to run at one side.
+        seconds: from the beginning of the migration until the VM was known to run at one side.
         error: the reason of a roll-back.
-        again: requests that a back-end served a second time, as no side could know that the
-            first one had: the guest saw each of them complete once.
+        again: requests that a back-end served twice, as neither side could know that they had
+            been served: the guest saw each of them complete once.
     """
 
     outcome: str
@@ -56,8 +56,8 @@ class CellRun:
     """One cell.
 
     Args:
-        pair: with the VM under load at its source.
-        cell: what is to fail.
+        pair: both sides, with the VM under load at the source.
+        cell: the fault.
     """
 
     def __init__(self, pair: Pair, cell: Cell) -> None:
@@ -66,34 +66,34 @@ class CellRun:
         self._outcomes: dict[str, JsonObject] = {}
 
     def run(self) -> CellResult:
-        """The whole cell.
+        """Run the cell.
 
         Raises:
-            CellFailureError: something is not as it has to be.
-            EmuError: the run cannot go on.
+            CellFailureError: a check failed.
+            EmuError: the run cannot continue.
         """
         pair = self._pair
-        parameters = {"parameters": {"deadline": DEADLINE}}
+        parameters = {"parameters": {"deadline": STEP_TIMEOUT}}
         for side in pair.sides:
             side.execute("migrate-set-parameters", parameters)
             side.monitor.events.clear()
         self._await_work()
         self._expect_deaths()
         if self._cell.phase.any_strategy:
-            result = self._strike_before_migration()
+            result = self._inject_before_migration()
         else:
-            result = self._strike()
+            result = self._inject()
         self._disarm()
         if result.outcome == COMPLETED:
             pair.swap(fleets=self._cell.hands_over)
         self._repair()
         self._check_places()
-        integrity, again = self._balance()
-        self._tidy()
+        integrity, again = self._check_requests()
+        self._resume_load()
         return result._replace(integrity=integrity, again=again)
 
     def _await_work(self) -> None:
-        """Return when the guest has had requests completed: a fault without load proves little."""
+        """Return when requests of the guest have completed: a fault without load proves little."""
         pair = self._pair
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
@@ -101,12 +101,12 @@ class CellRun:
             if totals.completed >= pair.log.completed + WORK:
                 return
             pair.watcher.pause(POLL)
-        raise CellFailureError("the guest does not work any more")
+        raise CellFailureError("no request of the guest completes any more")
 
     # The fault
 
-    def _strike_before_migration(self) -> CellResult:
-        """The destination is built while its back-end fails; the source hears nothing of it."""
+    def _inject_before_migration(self) -> CellResult:
+        """The back-end fails while the destination is built, before the source is involved."""
         destination = self._pair.destination
         self._arm()
         begin = time.monotonic()
@@ -114,14 +114,14 @@ class CellRun:
         try:
             destination.begin_incoming(self._pair.next_uri(), release=True)
             destination.await_incoming()
-        except CommandError as refusal:
-            error = str(refusal)
+        except CommandError as failure:
+            error = str(failure)
         seconds = time.monotonic() - begin
         self._judge(ROLLED_BACK, error, seconds)
         self._outcomes = {"src": {"status": "failed"}, "dst": {"status": "failed"}}
         return CellResult(ROLLED_BACK, seconds, error, Integrity(), 0)
 
-    def _strike(self) -> CellResult:
+    def _inject(self) -> CellResult:
         pair, cell = self._pair, self._cell
         pair.destination.begin_incoming(pair.next_uri(), handover=cell.hands_over, release=True)
         uri = pair.destination.await_incoming()
@@ -131,7 +131,7 @@ class CellRun:
         while not self._over():
             left = LIMIT - (time.monotonic() - begin)
             if left <= 0:
-                raise CellFailureError(f"is not over after {LIMIT:g} s: {self._told()}")
+                raise CellFailureError(f"is not over after {LIMIT:g} s: {self._describe()}")
             self._listen(left)
         seconds = time.monotonic() - begin
         source = self._outcomes["src"]
@@ -158,7 +158,7 @@ class CellRun:
             raise CellFailureError(f"{cell.device} is not named: {error}")
 
     def _device_is_lost(self) -> bool:
-        """Whether the migration, or the roll-back, cannot but fail over the device.
+        """Whether the migration, or the roll-back, must fail because of the device.
 
         In a roll-back a device may be reconnected, and then there is nothing to report.
         """
@@ -192,7 +192,7 @@ class CellRun:
             if event.name == "MIGRATION" and event.data.get("status") in _ENDS:
                 self._outcomes[role] = event.data
 
-    def _told(self) -> str:
+    def _describe(self) -> str:
         ended = [f"{role} {data.get('status')}" for role, data in self._outcomes.items()]
         return ", ".join(ended) or "no side has reported an end"
 
@@ -228,7 +228,7 @@ class CellRun:
     # Afterwards
 
     def _repair(self) -> None:
-        """Restart the process that has died or hangs."""
+        """Restart the process that has ended or hangs."""
         cell, pair = self._cell, self._pair
         if cell.phase.place == PROCESS:
             if cell.fault in ("die", "hang"):
@@ -238,13 +238,13 @@ class CellRun:
             side.backends.restart(cell.device)
 
     def _side_of_fault_now(self) -> FaultyVmHost:
-        """The sides may have changed their roles since."""
+        """The faulty side; the sides may have changed their roles since the fault."""
         completed = self._outcomes["src"]["status"] == "completed"
         at_source = self._cell.phase.place == SOURCE
         return self._pair.destination if at_source is completed else self._pair.source
 
     def _check_places(self) -> None:
-        """The VM runs at the source (of this moment), and at no other side."""
+        """Check that the VM runs at the present source, and not at the other side."""
         pair = self._pair
         here = pair.source.execute("query-status")
         if not here["running"]:
@@ -256,7 +256,7 @@ class CellRun:
             if not side.await_childless(TIMEOUT):
                 raise CellFailureError(f"the process of VM {side.name} has left processes behind")
 
-    def _balance(self) -> tuple[Integrity, int]:
+    def _check_requests(self) -> tuple[Integrity, int]:
         """Stop the load and compare the request log, the images and what was served."""
         pair, side = self._pair, self._pair.source
         try:
@@ -274,13 +274,13 @@ class CellRun:
                 f"requests: {integrity.complaint()}; outstanding {after.outstanding}, again {again}"
             )
         if not integrity.requests:
-            raise CellFailureError("the guest asked for nothing")
+            raise CellFailureError("the guest has submitted no requests")
         if again and not self._may_repeat():
             raise CellFailureError(f"{again} requests were served twice")
         return integrity, again
 
     def _may_repeat(self) -> bool:
-        """Whether requests may be served anew that have been served, but not completed, before.
+        """Whether requests that were served, but not completed, may be served again.
 
         Either the back-end that knew of them has gone, or it is the destination's, whose memory
         has gone.
@@ -290,6 +290,6 @@ class CellRun:
             return True
         return phase.point in ("SET_VRING_ENABLE", "before READY", "SET_VRING_BASE")
 
-    def _tidy(self) -> None:
-        """Back to work."""
+    def _resume_load(self) -> None:
+        """Resume the load."""
         self._pair.source.execute("x-resume-load")

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCE, DESTINATION, PROCESS = "source back-end", "destination back-end", "destination process"
-#: Disks and NICs of the VM have one of each that fails; which one takes turns.
+#: The devices that fail, in turn: one disk and one NIC of the VM.
 FAULTY_DEVICES = ("blk1", "net0")
 RINGS = {"blk1": 2, "net0": 4}
-#: Passes the back-ends' sockets on, so that no back-end of the destination is asked anything, and
-#: those of the source are neither stopped nor started.
+#: This strategy passes on the back-ends' sockets: the destination sends no message to back-ends of
+#: its own, and those of the source are neither stopped nor started.
 HANDOVER = "handover"
-#: What it says in place of the devices' description.
+#: The section of its stream in place of the devices' description.
 _SECTIONS = {"after DEVICES": "after HANDOVER"}
 
 
 class Phase(NamedTuple):
-    """A moment of a migration, as one place sees it.
+    """A point of a migration at one place.
 
     Attributes:
         place: whose fault it is.
@@ -73,7 +73,7 @@ PHASES = (
 
 
 class Cell(NamedTuple):
-    """One cell: what fails, how, where, under which strategy."""
+    """One cell: the fault, its place and phase, and the strategy."""
 
     phase: Phase
     fault: str
@@ -81,18 +81,18 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What ``ONLY`` finds it by."""
+        """The name for ``ONLY``."""
         place, name = self.phase.place.replace(" ", "-"), self.phase.name.replace(" ", "-")
         return f"{self.strategy}:{place}:{name.replace(':', '')}:{self.fault}"
 
     @property
     def hands_over(self) -> bool:
-        """Whether the VM keeps its back-ends when it moves."""
+        """Whether the VM keeps its back-ends in the migration."""
         return self.strategy == HANDOVER
 
     @property
     def point(self) -> str:
-        """What the program that fails passes."""
+        """The point at which the program fails."""
         point = self.phase.point
         return _SECTIONS.get(point, point) if self.hands_over else point
 
@@ -104,17 +104,17 @@ class Cell(NamedTuple):
 
     @property
     def nth(self) -> int:
-        """At which of the messages it fails."""
+        """The number of the message at which it fails, from 1."""
         rings = RINGS[self.device]
         if self.phase.point == "SET_VRING_ENABLE" and self.phase.rolls_back:
-            # This one disables a disk's rings before it stops them, with the same message.
+            # This strategy disables a disk's rings before it stops them, with the same message.
             before = rings if self.strategy == "qemu-now" and self.device.startswith("blk") else 0
             return before + rings
         return rings if self.phase.each_ring else 1
 
     @property
     def impossible(self) -> str:
-        """Why there is no such cell, or nothing."""
+        """The reason why the cell is impossible, or an empty text."""
         phase = self.phase
         if phase.any_strategy and self.strategy != next(iter(STRATEGIES)):
             return "no strategy is at work yet: the first one stands for all"
@@ -133,7 +133,7 @@ class Cell(NamedTuple):
 
 
 def all_cells() -> Iterator[Cell]:
-    """Every cell, those that cannot be among them; a strategy's stand together."""
+    """All cells, also impossible ones, grouped by strategy."""
     for strategy in STRATEGIES:
         for phase in PHASES:
             for fault in FAULTS:

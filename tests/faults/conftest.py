@@ -1,4 +1,4 @@
-"""Which cells run, the pair that they run on, and the table in the end."""
+"""The selection of cells, the pair that they run on, and the table of results."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ FIXED = (
 
 
 class Bench:
-    """The pair of the session; one that a failed cell has left in disorder is replaced."""
+    """The pair of the session; it is replaced after a cell that failed."""
 
     def __init__(self) -> None:
         self.entries: list[table.Entry] = []
         self._pair: Pair | None = None
 
     def run(self, cell: Cell) -> CellResult:
-        """Run a cell; its outcome goes to the table, too."""
+        """Run a cell, and record its outcome for the table."""
         try:
             if self._pair is None:
                 self._pair = Pair().__enter__()
@@ -79,14 +79,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """Where cells run."""
+    """The pair that cells run on."""
     bench = request.config.stash[_BENCH] = Bench()
     yield bench
     bench.close()
 
 
 def pytest_terminal_summary(config: pytest.Config) -> None:
-    """Print the matrix, if it was asked for."""
+    """Print the matrix, if it is enabled."""
     bench = config.stash.get(_BENCH, None)
     if bench is not None and config.getoption("--fault-matrix"):
         table.show(bench.entries, sys.stdout)

@@ -1,4 +1,4 @@
-"""A back-end program of ours, whose device does one thing wrong on request.
+"""A back-end program of this project, whose device has one fault on request.
 
 ``faulty_backend.py blk|net --fault-file FILE ...`` takes all options of ``vhost-emu-blk`` or
 ``vhost-emu-net``. The fault and the message it strikes at come through the file
@@ -35,7 +35,7 @@ NO_MESSAGE = bytes(range(255, 191, -1))
 
 
 class FaultyControl(Control):
-    """A connection that is served as it should be, but for one message."""
+    """A connection that is served correctly, except for one message."""
 
     switch: FaultSwitch
 
@@ -47,18 +47,18 @@ class FaultyControl(Control):
         if fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault == "hang":
-            # The loop's thread: neither the control socket nor the rings are looked at again.
+            # The loop's thread: neither the control socket nor the rings are polled again.
             threading.Event().wait()
         self._device.close_later(request.fds)
         if fault == "refuse":
             self._refuse(request, FrontendError("is refused, as the test wants it"))
         elif fault == "garbage":
-            self._babble(request)
+            self._send_garbage(request)
         elif fault == "close":
             self._disconnect()
 
-    def _babble(self, request: Request) -> None:
-        """What is no message at all, or, in place of a reply, one that answers something else."""
+    def _send_garbage(self, request: Request) -> None:
+        """Send bytes that are not a message, or, in place of a reply, that of another request."""
         noise = WRONG_REPLY if not self._connection.session.can_refuse(request) else NO_MESSAGE
         self._connection._channel.queue(noise, ())
         self._flush()

@@ -1,4 +1,4 @@
-"""The process of a VM, which as a destination does one thing wrong on request.
+"""The process of a VM, which has one fault on request when it is a destination.
 
 ``faulty_vm.py --fault-file FILE --monitor-fd N``. A point is passed when a section of the stream
 has come (``after HELLO``), is about to be sent (``before PREPARED``), or has been
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 NOISE = bytes(range(255, 191, -1))
 
 
-class Saboteur:
-    """Passes the points, and does what is due there."""
+class FaultInjector:
+    """Called at each point; injects the fault that is due there."""
 
     def __init__(self, switch: FaultSwitch) -> None:
         self._switch = switch
         self._stream: MigrationStream | None = None
 
     def pass_by(self, point: str, stream: MigrationStream | None = None) -> None:
-        """Does nothing, or does not return, or raises, or spoils the stream."""
+        """Do nothing, do not return, raise, or corrupt the stream, as the switch selects."""
         if stream is not None:
             self._stream = stream
         fault = self._switch.passes(point)
@@ -48,23 +48,23 @@ class Saboteur:
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault == "hang":
             os.kill(os.getpid(), signal.SIGSTOP)
-            # The signal may stop another thread first; this one goes no step further.
+            # The signal may stop another thread first; this one does not continue.
             threading.Event().wait()
         elif fault == "refuse":
-            raise MigrationError("destination", f"{point}: refused, as the test wants it")
+            raise MigrationError("destination", f"{point}: an error that the test injects")
         elif self._stream is not None:
-            # The source may have hung up already, which is no failure of this side's.
+            # The source may have disconnected already, which is not a failure of this side.
             with contextlib.suppress(OSError):
-                self._spoil(self._stream._sock, fault)
+                self._corrupt(self._stream._sock, fault)
 
-    def _spoil(self, sock: socket.socket, fault: str) -> None:
+    def _corrupt(self, sock: socket.socket, fault: str) -> None:
         if fault == "garbage":
             sock.send(NOISE)
         elif fault == "close":
             sock.shutdown(socket.SHUT_RDWR)
 
-    def lie_in_wait(self) -> None:
-        """Put the points into the code of a destination."""
+    def install(self) -> None:
+        """Insert the points into the code of a destination."""
         receive, send = MigrationStream.receive, MigrationStream.send
         resume_incoming = Vm.resume_incoming
 
@@ -96,7 +96,7 @@ def main() -> None:
     option, path, *arguments = sys.argv[1:]
     if option != "--fault-file":
         raise SystemExit("usage: faulty_vm.py --fault-file FILE --monitor-fd N")
-    Saboteur(FaultSwitch(path)).lie_in_wait()
+    FaultInjector(FaultSwitch(path)).install()
     vm_process.main(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Two sides with faulty programs, and one VM that goes back and forth between them."""
+"""Two sides with faulty programs, and one VM that migrates back and forth between them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from emu.orchestrator.run_directory import RunDirectory
     from emu.orchestrator.signals import SignalWatcher
 
-#: Seconds between two polls of what has no event.
+#: Seconds between two polls of a state that has no event.
 POLL = 0.01
 HERE = Path(__file__).parent
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
 
 
 class FaultyBackends(BackendProcesses):
-    """Back-ends each of which has a switch, and that are started again when they have ended.
+    """Back-ends that each have a switch, and are started again when they have ended.
 
     A device has a program of its own, so what one does wrong is its own affair.
     """
@@ -51,11 +51,11 @@ class FaultyBackends(BackendProcesses):
         self.switches = {
             name: FaultSwitch(self._switch_file(spec)) for name, spec in self._spec_of.items()
         }
-        #: What programs that have ended had served: a new one counts from 0.
+        #: Requests that ended programs had served: a new program counts from 0.
         self._served_by_the_dead = 0
 
     def expect_death(self, device: str) -> None:
-        """From now on it is no error when the back-end of this device ends."""
+        """From now on the end of this device's back-end is not an error."""
         self._watcher.forget(self._program(device))
 
     def restart(self, device: str) -> None:
@@ -103,7 +103,7 @@ class FaultyBackends(BackendProcesses):
 
 
 class FaultyVmHost(VmHost):
-    """A side whose programs all have switches."""
+    """A side all of whose programs have switches."""
 
     backends: FaultyBackends
 
@@ -123,11 +123,11 @@ class FaultyVmHost(VmHost):
         return self._program
 
     def expect_death(self) -> None:
-        """From now on it is no error when the VM's process ends."""
+        """From now on the end of the VM's process is not an error."""
         self._watcher.forget(self.program)
 
     @property
-    def stands_still(self) -> bool:
+    def stopped_or_ended(self) -> bool:
         """Whether the VM's process has ended, or was stopped by a signal."""
         if not self.program.running:
             return True
@@ -135,7 +135,7 @@ class FaultyVmHost(VmHost):
         return stat.rpartition(")")[2].split()[0] == "T"
 
     def await_childless(self, timeout: float) -> bool:
-        """Whether the VM's process has no processes of its own, or soon has none any more."""
+        """Whether the VM's process has no child processes after at most ``timeout`` seconds."""
         process = psutil.Process(self.program.pid)
         deadline = time.monotonic() + timeout
         while process.children():
@@ -162,8 +162,8 @@ class FaultyVmHost(VmHost):
             self.backends = backends
 
     def stop(self) -> None:
-        """See `VmHost.stop`; a process that stands still is not waited for."""
-        if self._program is not None and self.stands_still:
+        """See `VmHost.stop`; it does not wait for a process that is stopped."""
+        if self._program is not None and self.stopped_or_ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._program.pid, signal.SIGKILL)
         super().stop()
@@ -174,7 +174,7 @@ class _NoBackends(FaultyBackends):
     """In place of a side's back-ends, where only its VM process is to be started."""
 
     def __init__(self) -> None:
-        """It has none."""
+        """There are no back-ends."""
 
     def start(self) -> None:
         """Nothing."""
@@ -223,7 +223,7 @@ class Pair(Supervisor):
         super().__exit__(kind, error, trace)
 
     def next_uri(self) -> str:
-        """Where the next destination is to listen."""
+        """The address at which the next destination listens."""
         self._streams += 1
         return f"unix:{self.directory.stream(self._streams)}"
 

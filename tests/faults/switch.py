@@ -1,4 +1,4 @@
-"""A switch in shared memory: the test arms a fault, and the program that has it trips over it."""
+"""A switch in shared memory: the test arms a fault, which the program injects into itself."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 #: In the order in which tables show them.
 FAULTS = ("die", "hang", "refuse", "garbage", "close")
 _SIZE = 64
-#: How often it has been tripped over, how many passages are still let through, fault, point.
+#: How often the fault was injected, calls of `passes` until it is, the fault, the point.
 _LAYOUT = struct.Struct("<IIB39s")
 _ARMED = 63
 
 
 class FaultSwitch:
-    """One program's fault: what it is to do wrong, and when.
+    """The fault of one program, and the point at which it is injected.
 
     Args:
-        path: the file that both processes map; it is made when it is not there.
+        path: the file that both processes map; it is created if it does not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,12 +40,12 @@ class FaultSwitch:
         self._map[_ARMED] = 1
 
     def disarm(self) -> None:
-        """Nothing happens any more."""
+        """Inject no fault any more."""
         self._map[_ARMED] = 0
 
     @property
     def fired(self) -> bool:
-        """Whether the program has done it since the switch was armed."""
+        """Whether the program has injected the fault since the switch was armed."""
         return bool(_LAYOUT.unpack_from(self._map)[0])
 
     def passes(self, point: str) -> str | None:
@@ -63,5 +63,5 @@ class FaultSwitch:
         return None if left else FAULTS[fault]
 
     def close(self) -> None:
-        """Let go of the mapping."""
+        """Release the mapping."""
         self._map.close()

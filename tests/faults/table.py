@@ -23,7 +23,7 @@ WIDTH = 132
 
 
 class Entry(NamedTuple):
-    """One cell that was run: what came of it, or why it failed, in one line."""
+    """One cell that was run: its result, or the reason of its failure, in one line."""
 
     cell: Cell
     result: CellResult | None
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 
 def show(entries: Sequence[Entry], stream: TextIO) -> None:
-    """Tables, what failed, what cannot be, and the sums."""
+    """Print the tables, the failures, the impossible cells, and the sums."""
     console = Console(file=stream, width=WIDTH, highlight=False)
     by_cell = {entry.cell: entry for entry in entries}
     strategies = list(dict.fromkeys(entry.cell.strategy for entry in entries))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.slow
 def test_cell(cell: Cell, bench: Bench) -> None:
-    """`CellRun.run` raises what is not as it has to be."""
+    """`CellRun.run` raises the check that failed."""
     result = bench.run(cell)
     assert result.outcome in ("completed", "rolled-back")
     assert result.seconds < LIMIT
@@ -31,7 +31,7 @@ def test_cell(cell: Cell, bench: Bench) -> None:
 
 
 def test_the_matrix_is_large_enough_and_holds_the_fixed_part() -> None:
-    """At least 300 cells that can be, and every one has a name of its own."""
+    """At least 300 possible cells, each with a unique name."""
     cells = list(all_cells())
     possible = {cell.name for cell in cells if not cell.impossible}
     assert len({cell.name for cell in cells}) == len(cells)
