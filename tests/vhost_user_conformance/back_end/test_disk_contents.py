@@ -1,4 +1,4 @@
-"""No command overwrites a disk that holds data unless it is told that it may."""
+"""No command overwrites a disk that holds data, except with an explicit option."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Command(Protocol):
     """The words of a command that writes to the disk behind a socket."""
 
     def __call__(self, path: Path, *arguments: str) -> list[str]:
-        """With these options besides."""
+        """The command with further options."""
 
 
 def need(program: str) -> str:
@@ -59,7 +59,7 @@ def need(program: str) -> str:
 
 
 def image(folder: Path, *data_at: int, size: int = SIZE) -> Path:
-    """A disk of zeroes, but for a byte at each of these places."""
+    """A disk of zeroes, except for a byte at each of these offsets."""
     path = folder / "disk.img"
     with path.open("wb") as file:
         file.truncate(size)
@@ -119,17 +119,17 @@ EACH_PROGRAM = pytest.mark.parametrize("program", sorted(PROGRAMS))
 def test_a_disk_with_data_stays_as_it_is(
     command: Command, program: str, at: int, tmp_path: Path
 ) -> None:
-    """Wherever the data is: one line says where, and what to do, and no byte is changed."""
+    """One line has the offset of the data and the option, and no byte is changed."""
     disk = image(tmp_path, at)
     before = disk.read_bytes()
     with served(need(program), disk) as path:
         done = run(command(path, "--only", WRITES), tmp_path)
     assert done.returncode not in (0, 5)
-    said = done.stderr.strip()
-    assert said.count("\n") == 0
-    assert f"the disk holds data, first at byte {at};" in said
+    error = done.stderr.strip()
+    assert error.count("\n") == 0
+    assert f"the disk holds data, first at byte {at};" in error
     option = "--vhost-user-scratch" if command is plugin else "--scratch"
-    assert f"give {option} if its contents may be overwritten" in said
+    assert f"give {option} if its contents may be overwritten" in error
     assert disk.read_bytes() == before
 
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_found_out_is_not_overwritten(
 
 
 def test_a_fixture_refuses_too(tmp_path: Path) -> None:
-    """A suite of one's own says ``Target(scratch=True)``."""
+    """A custom suite uses ``Target(scratch=True)``."""
     disk = image(tmp_path, 0)
     before = disk.read_bytes()
     for scratch in (False, True):

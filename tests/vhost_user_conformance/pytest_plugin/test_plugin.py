@@ -62,7 +62,7 @@ def nic(tmp_path: Path) -> Iterator[Path]:
 
 
 def listening(command: str, path: Path) -> Iterator[Path]:
-    """The socket of a back-end that runs until the test is over."""
+    """The socket of a back-end that runs until the end of the test."""
     argv = shlex.split(command.replace("{socket}", str(path)))
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
         try:
@@ -73,17 +73,17 @@ def listening(command: str, path: Path) -> Iterator[Path]:
 
 
 def run(pytester: pytest.Pytester, *arguments: str | Path) -> pytest.RunResult:
-    """Pytest, in a directory of its own, as a program of its own."""
+    """Run pytest as a subprocess in its own directory."""
     return pytester.runpytest_subprocess("--strict-markers", "--benchmark-disable", *arguments)
 
 
 def ids(result: pytest.RunResult) -> set[str]:
-    """The cases that are named in what it printed."""
+    """The ids of cases in its output."""
     return set(re.findall(r"\[(VU-[BF]-\d{4})\]", result.stdout.str()))
 
 
 def test_a_socket_in_an_empty_directory(pytester: pytest.Pytester, nic: Path) -> None:
-    """Everything is run, an item for each case; what is not offered is skipped, with the reason."""
+    """There is an item for each case; cases about absent features are skipped with the reason."""
     result = run(pytester, "--vhost-user-socket", nic, "--vhost-user-device", "net", "-rs")
     counts = result.parseoutcomes()
     assert result.ret == 0
@@ -130,7 +130,7 @@ def test_front_end(pytester: pytest.Pytester, nic: Path) -> None:
 
 
 def test_a_failure_is_a_report(pytester: pytest.Pytester) -> None:
-    """The rule, what was expected, what was seen, the messages; nothing of our code."""
+    """It has the rule, the expectation, the observation and the messages, and no traceback."""
     result = run(
         pytester,
         *("--vhost-user-exec", patched(WRONG_BASE), "--vhost-user-device", "net"),
@@ -152,20 +152,26 @@ def test_a_failure_is_a_report(pytester: pytest.Pytester) -> None:
 
 
 def test_junit(pytester: pytest.Pytester, nic: Path) -> None:
-    """With what the case is about as properties."""
+    """The properties describe the case."""
     run(pytester, "--vhost-user-socket", nic, "-k", "VU-B-0101", "--junitxml", "out.xml")
     case = ET.parse(pytester.path / "out.xml").getroot().find("testsuite/testcase")  # noqa: S314
     assert case is not None
     assert case.get("name") == "test_conformance[VU-B-0101]"
     assert case.get("classname") == "vhost-user-back-end.framing"
-    told = {node.get("name"): node.get("value") for node in case.findall("properties/property")}
-    assert (told["severity"], told["area"], told["verdict"]) == ("must", "framing", "PASS")
-    assert told["spec"]
-    assert told["rule"]
+    properties = {
+        node.get("name"): node.get("value") for node in case.findall("properties/property")
+    }
+    assert (properties["severity"], properties["area"], properties["verdict"]) == (
+        "must",
+        "framing",
+        "PASS",
+    )
+    assert properties["spec"]
+    assert properties["rule"]
 
 
-def test_a_peer_that_goes(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    """One failure says so; no other case waits for it."""
+def test_a_peer_that_ends(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """One failure reports it; no other case waits for the peer."""
     for path in listening(patched(DIES), tmp_path / "s"):
         options = ("--vhost-user-socket", path, "--vhost-user-device", "net")
         result = run(pytester, *options, "--vhost-user-only", "rings", "-rs")
@@ -200,7 +206,7 @@ def test_a_peer_that_goes(pytester: pytest.Pytester, tmp_path: Path) -> None:
 def test_bad_input_is_one_line(
     pytester: pytest.Pytester, arguments: Sequence[str], text: str
 ) -> None:
-    """With the names that the options have here, and the status of a usage error."""
+    """It has the option names of the plugin, and the status is that of a usage error."""
     result = run(pytester, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     lines = [line for line in result.stderr.lines if line]
@@ -208,8 +214,8 @@ def test_bad_input_is_one_line(
     assert text in lines[0]
 
 
-def test_a_suite_of_one_s_own(pytester: pytest.Pytester) -> None:
-    """The fixture runs a test for each case that its mark chooses, on a peer that is said there."""
+def test_a_custom_suite(pytester: pytest.Pytester) -> None:
+    """The fixture runs a test for each case that its mark selects, on the peer that it defines."""
     pytester.makepyfile(OWN.format(command=NIC))
     result = run(pytester, "-v")
     wanted = {case.id for case in cases_of("back-end") if _chosen(case)}
@@ -219,8 +225,8 @@ def test_a_suite_of_one_s_own(pytester: pytest.Pytester) -> None:
     assert not counts
 
 
-def test_a_suite_of_one_s_own_takes_the_options_peer(pytester: pytest.Pytester, nic: Path) -> None:
-    """And then the cases are not run a second time."""
+def test_a_custom_suite_uses_the_peer_of_the_options(pytester: pytest.Pytester, nic: Path) -> None:
+    """The cases are not run a second time."""
     pytester.makepyfile("def test_mine(vhost_user_case): vhost_user_case.check()")
     result = run(pytester, "--vhost-user-socket", nic, "--vhost-user-only", "framing", "-v")
     assert "test_mine[VU-B-0101]" in result.stdout.str()
@@ -228,8 +234,8 @@ def test_a_suite_of_one_s_own_takes_the_options_peer(pytester: pytest.Pytester, 
     assert result.ret == 0
 
 
-def test_a_suite_of_one_s_own_without_a_peer(pytester: pytest.Pytester) -> None:
-    """It skips, and says what to do."""
+def test_a_custom_suite_without_a_peer(pytester: pytest.Pytester) -> None:
+    """It is skipped, and the reason names the options."""
     pytester.makepyfile(
         "import pytest\n"
         "@pytest.mark.vhost_user_cases('VU-B-0101')\n"
@@ -241,7 +247,7 @@ def test_a_suite_of_one_s_own_without_a_peer(pytester: pytest.Pytester) -> None:
 
 
 def test_a_mark_that_names_no_case(pytester: pytest.Pytester) -> None:
-    """Says which areas there are."""
+    """The error lists the areas."""
     pytester.makepyfile(
         "import pytest\n"
         "@pytest.mark.vhost_user_cases('nothing')\n"
@@ -256,7 +262,7 @@ def test_a_mark_that_names_no_case(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("mode", ["load", "worksteal", "loadscope", "loadfile"])
 def test_workers(pytester: pytest.Pytester, mode: str, nic: Path) -> None:
-    """With pytest-xdist one worker tests the peer; other tests go where they like."""
+    """With pytest-xdist one worker tests the peer; other tests are distributed freely."""
     pytester.makepyfile("import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_x(n): 0")
     options = ("--vhost-user-socket", nic, "--vhost-user-only", "framing")
     result = run(pytester, *options, "-n2", "--dist", mode, "-v")
@@ -267,7 +273,7 @@ def test_workers(pytester: pytest.Pytester, mode: str, nic: Path) -> None:
 
 
 def test_workers_without_a_group(pytester: pytest.Pytester) -> None:
-    """A peer that is said in a fixture: the second worker says so, and tests nothing."""
+    """With a peer from a fixture the second worker reports an error and runs no case."""
     pytester.makepyfile(OWN.format(command=NIC))
     spread = run(pytester, "-n2")
     assert spread.parseoutcomes()["errors"] >= 1
