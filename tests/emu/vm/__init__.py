@@ -1,1 +1,1 @@
-"""Tests of `emu.vm.vm`."""
+"""Tests of `emu.vm`."""

@@ -1,0 +1,133 @@
+"""One migration of a VM's process, as query-migrate reports it."""
+# ruff: noqa: D102, D103 - the names describe them
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from emu.errors import CancelledError, EmuError, MigrationError
+from emu.migration.job import Job
+from emu.migration.side import MigrationSide
+from tests.timeouts import TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.qmp.protocol import JsonObject
+
+
+class Side(MigrationSide):
+    """A side without a VM."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def figures(self) -> JsonObject:
+        return {}
+
+    def query(self, status: str, remaining: int) -> JsonObject:
+        return {"seen": [status, remaining]}
+
+
+class Run:
+    """A job, its events, and the point at which its work waits."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+        self.goes, self.ended = threading.Event(), threading.Event()
+        self.side = Side()
+        self.job = Job(self._emit)
+
+    def _emit(self, name: str, data: JsonObject) -> None:
+        self.events.append((name, data))
+        if data.get("status") in ("completed", "failed", "cancelled"):
+            self.ended.set()
+
+    def start(self, work: Callable[[], None], *, cancel: Callable[[], bool] = bool) -> None:
+        def waits() -> None:
+            assert self.goes.wait(TIMEOUT)
+            work()
+
+        self.job.start(self.side, waits, cancel=cancel)
+
+    def end(self) -> None:
+        self.goes.set()
+        assert self.ended.wait(TIMEOUT)
+
+    @property
+    def statuses(self) -> list[str]:
+        return [data["status"] for name, data in self.events if name == "MIGRATION"]
+
+
+def fail(error: Exception) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+def test_a_migration_that_completes() -> None:
+    run = Run()
+    run.start(lambda: None)
+    assert run.job.running
+    run.job.observe("MIGRATION", {"status": "active"})
+    run.job.observe("MIGRATION_PASS", {"pass": 1, "remaining": 7, "bytes": 9})
+    run.end()
+    assert run.statuses == ["setup", "active", "completed"]
+    answer = run.job.describe()
+    assert answer["status"] == "completed"
+    assert answer["seen"] == ["completed", 7]
+    assert {"total-time", "setup-time"} <= set(answer)
+    assert "error-desc" not in answer
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MigrationError("stream", "broken"), "failed"),
+        (OSError(5, "an error"), "failed"),
+        (CancelledError(), "cancelled"),
+    ],
+)
+def test_a_migration_that_fails_has_a_reason(error: Exception, status: str) -> None:
+    run = Run()
+    run.start(fail(error))
+    run.side.lost = {"blk1": EmuError("gone")}
+    run.end()
+    assert run.statuses == ["setup", status]
+    text = f"{error}; blk1 is left without a back-end"
+    assert run.job.describe()["error-desc"] == run.events[-1][1]["error-desc"] == text
+
+
+def test_after_a_cancel_only_the_end_is_reported() -> None:
+    run = Run()
+    run.start(fail(CancelledError()), cancel=lambda: True)
+    run.job.cancel()
+    run.job.observe("MIGRATION", {"status": "device"})
+    run.end()
+    assert run.statuses == ["setup", "cancelling", "cancelled"]
+
+
+def test_a_cancel_that_is_too_late_changes_nothing() -> None:
+    run = Run()
+    run.start(lambda: None, cancel=lambda: False)
+    run.job.cancel()
+    run.end()
+    run.job.cancel()
+    assert run.statuses == ["setup", "completed"]
+
+
+def test_closing_a_job_ends_its_migration() -> None:
+    run = Run()
+
+    def give_up() -> bool:
+        run.goes.set()
+        return True
+
+    run.start(fail(CancelledError()), cancel=give_up)
+    run.job.close()
+    assert not run.job.running
+    assert run.statuses[-1] == "cancelled"

@@ -1,0 +1,86 @@
+"""A whole VM, from power-on to power-off."""
+# ruff: noqa: D103 - the names describe them
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.config.costs import NATIVE
+from emu.vm.vm import Vm
+from tests.emu.migration.sites import SPEC, Site, await_work, check_books
+from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+    from pathlib import Path
+
+
+def test_devices_start_before_the_vcpus_run(sites: tuple[Site, Site], owned: ExitStack) -> None:
+    vm = sites[0].vm()
+    owned.callback(vm.close)
+    observed: list[tuple[bool, bool]] = []
+
+    def look() -> None:
+        started = all(ring.started for device in vm.devices for ring in device.rings)
+        observed.append((started, vm.machine.paused))
+
+    assert not any(device.configured() for device in vm.devices)
+    vm.boot(look)
+    assert observed == [(True, True)]
+    assert not vm.machine.paused
+
+
+def test_the_dirty_log_covers_all_of_memory(vm: Vm) -> None:
+    assert vm.log_pages * 4096 == max(r.gpa + r.size for r in vm.machine.ram.regions)
+    assert vm.log_pages * 4096 >= SPEC.memory_bytes
+
+
+def test_stopped_devices_start_again_where_they_stopped(vm: Vm) -> None:
+    vm.pause_vcpus()
+    vm.stop_devices()
+    assert not any(ring.started for device in vm.devices for ring in device.rings)
+    vm.start_devices()
+    assert all(ring.started for device in vm.devices for ring in device.rings)
+    vm.resume_vcpus()
+    await_work(vm)
+    check_books(vm)
+
+
+@pytest.mark.parametrize("victim", ["net0", "blk0"])
+def test_recovery_loses_only_a_device_without_a_back_end(
+    vm: Vm, sites: tuple[Site, Site], victim: str
+) -> None:
+    vm.reconnect.pause()
+    vm.pause_vcpus()
+    sites[0].kill(victim)
+    with pytest.raises(VhostUserError, match=victim):
+        vm.stop_devices()
+    vm.recover_devices()
+    assert list(vm.reconnect.lost) == [victim]
+    assert all(r.started for d in vm.devices if d.name != victim for r in d.rings)
+
+
+@pytest.mark.parametrize("index", range(len(SPEC.devices)))
+def test_a_handover_state_matches_until_the_guest_changes_a_device(vm: Vm, index: int) -> None:
+    state = vm.handover_state()
+    assert vm.still_matches(state)
+    vm.reset_device(index)
+    assert not vm.still_matches(state)
+
+
+def test_a_vm_whose_back_end_is_missing_is_not_built(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    paths = {**sites[0].sockets, "blk1": str(tmp_path / "missing")}
+    with pytest.raises(VhostUserError, match="blk1"):
+        Vm(SPEC, accel="soft", costs=NATIVE, backends=paths)
+
+
+def test_power_off_twice_is_power_off(sites: tuple[Site, Site]) -> None:
+    vm = sites[0].vm()
+    vm.boot()
+    vm.close()
+    vm.close()
+    assert not any(device.connected for device in vm.devices)
