@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vhost_user.channel import MAX_SOCKET_PATH
 from vhost_user_conformance.errors import OptionError
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
+from vhost_user_conformance.model.device_class import DEVICE_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 #: Of the files in the directory of a run.
 LONGEST_NAME = "peer.sock"
 ROLES = (BACK_END, FRONT_END)
-DEVICES = ("blk", "net", "fs")
+DEVICES = tuple(DEVICE_CLASSES)
 DIALECTS = ("spec", "rust-vmm", "yc-libvhost")
 #: Seconds for each answer, by default.
 PATIENCE = 2.0

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 ROLES = {"back-end": "back_end.toml", "front-end": "front_end.toml"}
-DEVICES = ("blk", "net")
+DEVICES = ("blk", "net", "rng")
 #: In place of a mutant's name: the unmodified endpoint.
 UNMUTATED = "unmutated"
 

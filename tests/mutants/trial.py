@@ -29,8 +29,10 @@ NO_PEER = "no peer"
 _PROGRAMS = {
     ("back-end", "blk"): "backends.blk --socket-path {socket} --num-queues 4 --blk-file {disk}",
     ("back-end", "net"): "backends.net --socket-path {socket} --num-queues 4",
+    ("back-end", "rng"): "backends.rng --socket-path {socket}",
     ("front-end", "blk"): "emu.cli attach --blk {socket} --rings 2 --scratch --qmp {qmp} -q",
     ("front-end", "net"): "emu.cli attach --net {socket} --rings 2 --qmp {qmp} -q",
+    ("front-end", "rng"): "emu.cli attach --rng {socket} --rings 1 --qmp {qmp} -q",
 }
 
 

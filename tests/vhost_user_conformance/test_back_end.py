@@ -53,15 +53,20 @@ def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]
 @pytest.mark.timeout(LONGEST + 20)
 @pytest.mark.parametrize(
     ("device", "options", "passes"),
-    [("blk", "", 580), ("net", "", 480), ("net", "--mac 02:00:00:00:00:01", 550)],
-    ids=["blk", "net", "net-with-a-configuration-space"],
+    [
+        ("blk", "", 580),
+        ("net", "", 480),
+        ("net", "--mac 02:00:00:00:00:01", 550),
+        ("rng", "", 460),
+    ],
+    ids=["blk", "net", "net-with-a-configuration-space", "rng"],
 )
 def test_our_back_ends_keep_every_rule(
     device: str, options: str, passes: int, tmp_path: Path
 ) -> None:
     """No FAIL, no ERROR; UNSUPPORTED cases are about features that they do not have."""
-    net = f"{PYTHON} -m backends.net --socket-path {{socket}} --num-queues 4 {options}"
-    status, whole = run(disk(tmp_path) if device == "blk" else net, device, "--strict")
+    program = f"{PYTHON} -m backends.{device} --socket-path {{socket}} --num-queues 4 {options}"
+    status, whole = run(disk(tmp_path) if device == "blk" else program, device, "--strict")
     assert verdicts(whole, "FAIL", "ERROR") == []
     assert status == 0
     assert whole["schema"] == 1

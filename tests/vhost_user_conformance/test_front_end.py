@@ -29,6 +29,7 @@ ATTACH = f"{shlex.quote(sys.executable)} -m emu.cli attach -q"
 OWN = {
     "blk": f"{ATTACH} --blk {{socket}} --rings 2 --scratch --qmp {{qmp}}",
     "net": f"{ATTACH} --net {{socket}} --qmp {{qmp}} --rings 4",
+    "rng": f"{ATTACH} --rng {{socket}} --rings 1 --qmp {{qmp}}",
 }
 #: Features that it does not have. The test fails when one is added.
 ABSENT = {
@@ -42,9 +43,12 @@ ABSENT = {
     *("POSTCOPY_ADVISE", "POSTCOPY_LISTEN", "POSTCOPY_END", "SET_STATUS", "GET_STATUS"),
     *("SET_DEVICE_STATE_FD", "CHECK_DEVICE_STATE"),
 }
-ABSENT_OF_A_NIC = {
-    *("CONFIG", "INFLIGHT_SHMFD", "GET_CONFIG", "GET_INFLIGHT_FD", "SET_INFLIGHT_FD"),
-    "indirect",  # tables: its frames have one buffer each
+NO_CONFIG = {"CONFIG", "GET_CONFIG", "indirect"}  # tables: its requests have one buffer each
+#: What it has not for devices of a class.
+ABSENT_OF = {
+    "blk": set[str](),
+    "net": {*NO_CONFIG, "INFLIGHT_SHMFD", "GET_INFLIGHT_FD", "SET_INFLIGHT_FD"},
+    "rng": NO_CONFIG,
 }
 
 
@@ -112,7 +116,7 @@ def test_our_front_end_keeps_every_rule(
     assert whole["schema"] == 1
     assert whole["role"] == "front-end"
     assert whole["peer"]["device"] == device
-    assert whole["offered"]["rings"] == {"blk": 2, "net": 4}[device]
+    assert whole["offered"]["rings"] == {"blk": 2, "net": 4, "rng": 1}[device]
     assert len(whole["cases"]) == len(cases()) == sum(whole["summary"].values())
     assert whole["summary"]["PASS"] >= 150
 
@@ -124,7 +128,7 @@ def test_unsupported_cases_are_about_absent_features(
     device: str, own: dict[str, tuple[int, dict[str, Any]]]
 ) -> None:
     """A case that is UNSUPPORTED for another reason would test nothing."""
-    absent = ABSENT | (ABSENT_OF_A_NIC if device == "net" else set())
+    absent = ABSENT | ABSENT_OF[device]
     for case in own[device][1]["cases"]:
         if case["verdict"] != "UNSUPPORTED":
             continue

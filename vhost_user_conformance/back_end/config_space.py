@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 HEAD = struct.Struct("=III")
 #: Flags of SET_CONFIG: the guest writes, or a migration restores the space.
 GUEST, MIGRATION = 0, 1
-#: Bytes of the first version of each class of device (virtio 1.3: 5.2.4, 5.1.4, 5.11.4).
-_FIRST = {"blk": 36, "net": 10, "fs": 40}
 
 
 def asked(offset: int, size: int, *, flags: int = GUEST, data: bytes | None = None) -> bytes:
@@ -59,7 +57,7 @@ def read(be: BackEnd, offset: int, size: int) -> bytes:
 
 def whole_of(be: BackEnd) -> bytes:
     """The bytes that each device of its class has."""
-    return read(be, 0, _FIRST.get(be.device, 8))
+    return read(be, 0, be.device_class.config_first)
 
 
 def spoils_nothing(be: BackEnd, number: F, payload: bytes) -> None:

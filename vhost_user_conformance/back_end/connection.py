@@ -16,7 +16,15 @@ from vhost_user_conformance.back_end.negotiation import PROTOCOL_BIT, F, Negotia
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.verdict import Failed, check, unsupported
-from vhost_user_conformance.peer.device_work import WORKS, BlkWork, Job, Work
+from vhost_user_conformance.peer.device_work import (
+    BlkWork,
+    Job,
+    RngWork,
+    Work,
+    check_random,
+    least_rings,
+    work_of,
+)
 from vhost_user_conformance.peer.memory import PAGE, Memory, TestRing
 from vhost_user_conformance.peer.wire import WireError
 
@@ -149,7 +157,7 @@ class BackEnd(Negotiation):
         library): the other rings of the smallest set are started as well, empty.
         """
         self._started[ring.index] = ring
-        least = WORKS[self.device].rings if self.device else 1
+        least = least_rings(self.device)
         for index in range(min(least, self.rings)):
             if index not in self._started:
                 other = self.ring(ring.memory, index, ring.size, region=ring.region)
@@ -212,9 +220,10 @@ class BackEnd(Negotiation):
         Raises:
             Unsupported: the class of device is unknown.
         """
-        if not self.device:
+        work = work_of(self.device)
+        if work is None:
             unsupported("needs to know the device: use --device")
-        return WORKS[self.device]()
+        return work
 
     @property
     def disk(self) -> BlkWork:
@@ -222,6 +231,14 @@ class BackEnd(Negotiation):
         work = self.work
         if not isinstance(work, BlkWork):
             unsupported("is about a disk")
+        return work
+
+    @property
+    def entropy(self) -> RngWork:
+        """The same, of an entropy device."""
+        work = self.work
+        if not isinstance(work, RngWork):
+            unsupported("is about an entropy device")
         return work
 
     def working_ring(self, *names: str, size: int = 64, start: int = 0) -> TestRing:
@@ -268,6 +285,8 @@ class BackEnd(Negotiation):
                 f"{job.written} bytes written in the used element",
                 f"it has {written}",
             )
+        if job.buffers:
+            check_random(ring.memory, job, written)
         if job.status is not None:
             status = ring.memory.read(job.status, 1)[0]
             check(status == 0, "status 0 (VIRTIO_BLK_S_OK)", f"status {status}")

@@ -13,8 +13,9 @@ from vhost_user.features import (
 from vhost_user.messages import FrontendRequest
 from vhost_user.payloads import U64
 from vhost_user_conformance.back_end.requests import Requests
+from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.verdict import unsupported
-from vhost_user_conformance.peer.device_work import WORKS
+from vhost_user_conformance.peer.device_work import least_rings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,7 @@ class Negotiation(Requests):
         dialect: which numbers it uses.
 
     Attributes:
+        device_class: its row.
         features: feature bits that the back-end offers, once `look` has asked for them.
         protocol: protocol features that it offers.
         rings: the number of rings that it reports.
@@ -60,6 +62,7 @@ class Negotiation(Requests):
     def __init__(self, wire: Wire, device: str, dialect: Dialect) -> None:
         super().__init__(wire)
         self.device = device
+        self.device_class = row_of(device)
         self.dialect = dialect
         self.features = 0
         self.protocol = ProtocolFeature(0)
@@ -99,8 +102,8 @@ class Negotiation(Requests):
             self.acked = usual
         if ProtocolFeature.MQ in usual:
             self.rings = self._ring_count()
-        elif self.device:
-            self.rings = max(self.rings, WORKS[self.device].rings)
+        else:
+            self.rings = max(self.rings, least_rings(self.device))
         self.tell(F.SET_OWNER)
         wanted = (1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT) if features is None else features
         self.driver_features = wanted & self.features
@@ -139,7 +142,7 @@ class Negotiation(Requests):
     def _ring_count(self) -> int:
         queues = self.ask_u64(F.GET_QUEUE_NUM)
         # QEMU, DPDK and their back-ends count a NIC's queues in pairs of rings.
-        return queues * 2 if self.device == "net" else queues
+        return queues * self.device_class.rings_per_queue
 
     def mask(self, name: str) -> ProtocolFeature:
         """The mask of a protocol feature in this dialect."""

@@ -12,7 +12,6 @@ from vhost_user.payloads import Config, Inflight, LogArea, SingleRegion, VringSt
 from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, u64, vring
 from vhost_user_conformance.back_end.script import EVERY, NOTHING, USED, F, P, answered, messages_of
 from vhost_user_conformance.model.verdict import check, unsupported
-from vhost_user_conformance.peer.device_work import WORKS
 from vhost_user_conformance.peer.memory import PAGE
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 #: Payload and descriptors of a message.
 Content = tuple[bytes, tuple[int, ...]]
-#: Bytes of configuration space that a front-end asks for, by class of device.
-CONFIG_BYTES = {"blk": 60, "net": 12, "fs": 40}
 #: Rings of a device that its guest uses, and further rings, as far as the back-end has them.
 _USED_RINGS, _MORE_RINGS = 2, 1
 
@@ -128,7 +125,7 @@ class Replay:
     # -- sending
 
     def _ring_numbers(self) -> dict[str, Sequence[int]]:
-        smallest = WORKS[self.be.device].rings
+        smallest = self.be.work.rings
         used = max(smallest, self.script.least, min(_USED_RINGS, self.be.rings))
         # A device with pairs of rings has no single further one.
         more = 0 if smallest > 1 else _MORE_RINGS
@@ -224,7 +221,7 @@ class Replay:
         return self.memory.table, self.memory.fds
 
     def _config(self, _step: Step) -> Content:
-        return Config(0, 0, bytes(CONFIG_BYTES[self.be.device])).pack(), ()
+        return Config(0, 0, bytes(self.be.device_class.config_bytes)).pack(), ()
 
     def _channel(self, _step: Step) -> Content:
         ours, theirs = socket.socketpair()
@@ -258,7 +255,7 @@ class Replay:
 
     def _learn_rings(self, reply: Message) -> None:
         # QEMU, DPDK and their back-ends count a NIC's queues in pairs of rings.
-        self.be.rings = reply.u64 * (2 if self.be.device == "net" else 1)
+        self.be.rings = reply.u64 * self.be.device_class.rings_per_queue
         if self.be.rings < self.script.least:
             unsupported(f"is about {self.script.least} rings, and the back-end has {self.be.rings}")
 

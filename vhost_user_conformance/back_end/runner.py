@@ -11,9 +11,9 @@ from vhost_user.messages import FrontendRequest
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F
 from vhost_user_conformance.back_end.disk_contents import DiskContentsError, check_zeroes
 from vhost_user_conformance.errors import PeerError
+from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
-from vhost_user_conformance.peer.device_work import WORKS, BlkWork
 from vhost_user_conformance.peer.program import START_TIMEOUT, connect
 from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import Closed, Nonsense, Wire, WireError
@@ -93,7 +93,7 @@ class BackEndRunner(CaseRunner):
             DiskContentsError: they need a disk, which is not all zeroes, without ``scratch``.
             PeerError: no back-end answers.
         """
-        if self._scratch or self._zeroes or self._device != BlkWork.name:
+        if self._scratch or self._zeroes or not row_of(self._device).disk:
             return
         if any(case.works and not self._missing(case) for case in cases):
             with contextlib.closing(self._begin()) as be:
@@ -134,7 +134,7 @@ class BackEndRunner(CaseRunner):
 
     def _missing(self, case: Case) -> str:
         missing = super()._missing(case)
-        if not missing and case.works and self._device not in WORKS:
+        if not missing and case.works and not row_of(self._device).work:
             return "needs to know the device: use --device"
         return missing
 

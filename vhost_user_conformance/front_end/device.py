@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING
 
@@ -25,24 +26,58 @@ _SERIAL = b"conformance".ljust(20, b"\0")
 
 
 class Device:
-    """A disk that stores the data written to it, or a NIC that discards frames.
+    """The device of the suite's back-end, of a class whose requests it does not know.
 
     Other rings are not served: their requests wait.
     """
 
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-        self._bytes = bytearray(DISK_BYTES)
+    def handles(self, ring: int) -> bool:  # noqa: ARG002
+        """Whether it completes this ring's requests."""
+        return False
+
+    def do(self, memory: GuestMemory, chain: Chain) -> int:  # noqa: ARG002
+        """Carry a request out; the number of bytes written."""
+        return 0
+
+
+class FrameSink(Device):
+    """A NIC: frames that it is given to send are completed, and it receives none."""
 
     def handles(self, ring: int) -> bool:
-        """Whether it completes this ring's requests."""
-        return self._kind == "blk" or (self._kind == "net" and ring % 2 == 1)
+        """See `Device.handles`."""
+        return ring % 2 == 1
+
+
+class Entropy(Device):
+    """An entropy device: its buffers are filled."""
+
+    def handles(self, ring: int) -> bool:  # noqa: ARG002
+        """See `Device.handles`."""
+        return True
 
     def do(self, memory: GuestMemory, chain: Chain) -> int:
-        """Carry out a request. Returns the number of bytes written to guest memory."""
-        return self._disk(memory, chain) if self._kind == "blk" else 0
+        """See `Device.do`."""
+        written = 0
+        for part in chain.parts:
+            view = memory.view(part.gpa, part.size)
+            if part.writable and view is not None:
+                view[:] = os.urandom(part.size)
+                written += part.size
+        return written
 
-    def _disk(self, memory: GuestMemory, chain: Chain) -> int:
+
+class Disk(Device):
+    """A disk that stores what is written."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(DISK_BYTES)
+
+    def handles(self, ring: int) -> bool:  # noqa: ARG002
+        """See `Device.handles`."""
+        return True
+
+    def do(self, memory: GuestMemory, chain: Chain) -> int:
+        """See `Device.do`."""
         views = [(memory.view(part.gpa, part.size), part.writable) for part in chain.parts]
         readable = b"".join(view for view, writable in views if view is not None and not writable)
         room = [view for view, writable in views if view is not None and writable]

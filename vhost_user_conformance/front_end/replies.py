@@ -9,11 +9,11 @@ from vhost_user import inflight
 from vhost_user.payloads import U64, VRING_NO_FD, Inflight, VringState
 from vhost_user_conformance.front_end.descriptors import describe
 from vhost_user_conformance.front_end.recording import F, ReturnedBase
-from vhost_user_conformance.front_end.script import KINDS
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.ring_service import RingService
     from vhost_user_conformance.front_end.script import Script
+    from vhost_user_conformance.model.device_class import DeviceClass
     from vhost_user_conformance.peer.wire import Message
 
 
@@ -22,14 +22,14 @@ class Replies:
 
     Args:
         script: what the back-end offers.
-        device: device class, or "".
+        device: class of the device.
         service: its rings, and the recording.
 
     Attributes:
         status: of the device, as SET_STATUS has set it.
     """
 
-    def __init__(self, script: Script, device: str, service: RingService) -> None:
+    def __init__(self, script: Script, device: DeviceClass, service: RingService) -> None:
         self.status = 0
         self._script = script
         self._device = device
@@ -70,7 +70,7 @@ class Replies:
 
     def _config(self, request: bytes) -> bytes:
         offset, size = (int.from_bytes(request[at : at + 4], "little") for at in (0, 4))
-        space = KINDS[self._device].config.ljust(256, b"\0")
+        space = self._device.config.ljust(256, b"\0")
         if offset + size > len(space):
             return b""
         return request[:12] + space[offset : offset + size]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -20,6 +19,7 @@ from vhost_user_conformance.front_end.acts import EVERYTHING, START
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
+    from vhost_user_conformance.model.device_class import DeviceClass
     from vhost_user_conformance.peer.wire import Message, Wire
 
 P = ProtocolFeature
@@ -89,33 +89,6 @@ COMMON_FEATURES = (
     | 1 << VIRTIO_F_VERSION_1
 )
 COMMON_PROTOCOL = P.MQ | P.LOG_SHMFD | P.REPLY_ACK | P.BACKEND_REQ | P.BACKEND_SEND_FD
-#: virtio 1.3, 5.2.4: a disk of 1 MiB with blocks of 512 bytes and 4 rings.
-_BLK_CONFIG = (
-    struct.pack("<QII", 2048, 0, 126)
-    + struct.pack("<HBBI", 2, 16, 63, 512)
-    + bytes(10)
-    + struct.pack("<H", 4)
-    + bytes(24)
-)
-_FS_CONFIG = b"conformance".ljust(36, b"\0") + struct.pack("<I", 1)
-
-
-class Kind(NamedTuple):
-    """What a back-end of one device class offers in addition to the common features."""
-
-    features: int
-    protocol: ProtocolFeature
-    config: bytes
-
-
-KINDS = {
-    # SEG_MAX, BLK_SIZE, FLUSH, MQ
-    "blk": Kind(1 << 2 | 1 << 6 | 1 << 9 | 1 << 12, P.CONFIG | P.INFLIGHT_SHMFD, _BLK_CONFIG),
-    # MTU, MRG_RXBUF, CTRL_VQ, MQ, GUEST_ANNOUNCE
-    "net": Kind(1 << 3 | 1 << 15 | 1 << 17 | 1 << 22 | 1 << 21, P.NET_MTU | P.RARP, b""),
-    "fs": Kind(0, P.CONFIG, _FS_CONFIG),
-    "": Kind(0, P.CONFIG, bytes(64)),
-}
 
 
 class Script(NamedTuple):
@@ -160,14 +133,14 @@ class Script(NamedTuple):
     second_without: int = 0
     asks: Callable[[ScriptedSession], None] | None = None
 
-    def features(self, device: str) -> int:
+    def features(self, device: DeviceClass) -> int:
         """The feature bits that are offered."""
-        return (COMMON_FEATURES | KINDS[device].features | self.offering) & ~self.without
+        return (COMMON_FEATURES | device.feature_mask | self.offering) & ~self.without
 
-    def protocol(self, device: str) -> int:
+    def protocol(self, device: DeviceClass) -> int:
         """The protocol features that are offered."""
-        whole = int(COMMON_PROTOCOL | KINDS[device].protocol) | self.protocol_offering
-        return whole & ~self.protocol_without
+        own = P(sum(ProtocolFeature[each] for each in device.protocol_features))
+        return int(COMMON_PROTOCOL | own | self.protocol_offering) & ~self.protocol_without
 
 
 #: A correct back-end.

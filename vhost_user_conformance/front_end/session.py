@@ -17,11 +17,11 @@ from vhost_user.messages import FRONTEND_MESSAGES, BackendRequest
 from vhost_user.payloads import PayloadError
 from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.descriptors import describe, map_shared
-from vhost_user_conformance.front_end.device import Device
 from vhost_user_conformance.front_end.recording import F, Received, Recording
 from vhost_user_conformance.front_end.replies import Replies
 from vhost_user_conformance.front_end.ring_service import RingService
 from vhost_user_conformance.front_end.script import REPLY_FLAGS, Script
+from vhost_user_conformance.model.device_class import load, row_of
 from vhost_user_conformance.peer.wire import (
     Closed,
     Message,
@@ -33,6 +33,7 @@ from vhost_user_conformance.peer.wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vhost_user_conformance.front_end.device import Device
     from vhost_user_conformance.front_end.qmp import Qmp
     from vhost_user_conformance.front_end.ring import Ring
 
@@ -72,10 +73,11 @@ class Session:
         self.channel: Wire | None = None
         self.over = False
         self.longest_pause = 0.0
-        self.device = Device(device_class) if device is None else device
+        row = row_of(device_class)
+        self.device: Device = load(row.played)() if device is None else device
         self._last = time.monotonic()
         self._service = RingService(script, self.device, self.recording)
-        self._replies = Replies(script, device_class, self._service)
+        self._replies = Replies(script, row, self._service)
         self._reactions = dict(script.reactions)
 
     @property

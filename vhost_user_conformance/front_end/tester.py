@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.script import PLAIN, Script
+from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.verdict import Failed
 from vhost_user_conformance.peer.message_text import payload_text
 
@@ -28,11 +29,12 @@ class FrontEnd:
         play: starts the front-end and plays a session.
 
     Attributes:
+    device_class: its row.
         shown: transcript of the session that a case read last.
     """
 
     def __init__(self, device: str, timeout: float, play: Callable[[Script], Recording]) -> None:
-        self.device = device
+        self.device_class = row_of(device)
         self.timeout = timeout
         self.shown: list[str] = []
         self._play = play

@@ -6,7 +6,12 @@ import struct
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user_conformance.model.device_class import load, row_of
+from vhost_user_conformance.model.verdict import check
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vhost_user_conformance.peer.memory import Memory, TestRing
 
 # The suite has its own definitions of virtio, not those of `vhost_user.virtio`: our endpoints use
@@ -28,6 +33,9 @@ FRAME = bytes.fromhex("ffffffffffff02c04f4d000188b5") + bytes(46)
 #: fuse.h: FUSE_INIT, and the protocol version that is asked for.
 _FUSE_IN_HEADER = struct.Struct("<IIQQIIIHH")
 _FUSE_INIT = 26
+#: An entropy device's buffers contain this byte before; size of the smallest request.
+MARK = 0xEE
+RANDOM_BYTES = 64
 
 
 class Job(NamedTuple):
@@ -37,17 +45,18 @@ class Job(NamedTuple):
         head: descriptor index.
         written: bytes that the used element should report as written, or None for any.
         status: guest address of a byte that must become 0, or None.
+        buffers: address and size of those that the device fills with random bytes, at least one.
     """
 
     head: int
     written: int | None
     status: int | None
+    buffers: tuple[tuple[int, int], ...] = ()
 
 
 class Work(ABC):
     """One class of device."""
 
-    name = ""
     #: The ring for requests, and the smallest number of rings that the device needs.
     ring = 0
     rings = 1
@@ -59,8 +68,6 @@ class Work(ABC):
 
 class BlkWork(Work):
     """A disk: read its first sector."""
-
-    name = "blk"
 
     def post(self, memory: Memory, ring: TestRing) -> Job:
         """See `Work.post`."""
@@ -111,7 +118,6 @@ class BlkWork(Work):
 class NetWork(Work):
     """A NIC: send a frame of an EtherType for experiments."""
 
-    name = "net"
     ring = 1
     rings = 2
 
@@ -133,7 +139,6 @@ class NetWork(Work):
 class FsWork(Work):
     """A file system: FUSE_INIT on its first request queue."""
 
-    name = "fs"
     ring = 1
     rings = 2
 
@@ -149,4 +154,76 @@ class FsWork(Work):
         return Job(chain, None, None)
 
 
-WORKS: dict[str, type[Work]] = {work.name: work for work in (BlkWork, NetWork, FsWork)}
+class RngWork(Work):
+    """An entropy device: fill a buffer."""
+
+    def post(self, memory: Memory, ring: TestRing) -> Job:
+        """See `Work.post`."""
+        return self.request(memory, ring, (RANDOM_BYTES,))
+
+    def request(
+        self,
+        memory: Memory,
+        ring: TestRing,
+        sizes: Sequence[int],
+        *,
+        regions: Sequence[int] = (0,),
+        indirect: bool = False,
+    ) -> Job:
+        """A request of buffers of these sizes, in these regions in turn; all bytes are `MARK`."""
+        pieces = []
+        for number, size in enumerate(sizes):
+            gpa = memory.allocate(size, region=regions[number % len(regions)])
+            memory.write(gpa, bytes([MARK]) * size)
+            pieces.append((gpa, size))
+        table = None
+        if indirect:
+            gpa = memory.allocate(16 * len(pieces))
+            table = gpa, memory.view(gpa, 16 * len(pieces))
+        head = ring.driver.add([], pieces, table)
+        ring.driver.publish()
+        return Job(head, None, None, tuple(pieces))
+
+    @staticmethod
+    def data_of(memory: Memory, job: Job) -> bytes:
+        """All bytes of a request's buffers."""
+        return b"".join(memory.read(*piece) for piece in job.buffers)
+
+
+def check_random(memory: Memory, job: Job, written: int) -> bytes:
+    """Check the buffers of a completed request for random bytes (virtio 1.3, 5.4.6.1).
+
+    Args:
+        memory: of the guest.
+        job: the request.
+        written: the length in its used element.
+
+    Returns:
+        The random bytes.
+
+    Raises:
+        Failed: none was written, or others than the used element reports.
+    """
+    data = RngWork.data_of(memory, job)
+    check(0 < written <= len(data), f"1 to {len(data)} bytes written", f"{written} bytes")
+    filled, rest = data[:written], data[written:]
+    # 16 random bytes are all equal with a probability of 2^-120.
+    for at in range(0, written - 15, 16):
+        block = filled[at : at + 16]
+        check(len(set(block)) > 1, f"{written} random bytes", f"byte {at} on: {block.hex()}")
+    same = rest == bytes([MARK]) * len(rest)
+    check(same, f"nothing written behind {written} bytes", "bytes were written there")
+    return filled
+
+
+def work_of(name: str) -> Work | None:
+    """The requests for a class of device; None where the class is unknown."""
+    row = row_of(name)
+    work: Work | None = load(row.work)() if row.work else None
+    return work
+
+
+def least_rings(name: str) -> int:
+    """The smallest number of rings that a device of this class needs; 1 of an unknown one."""
+    work = work_of(name)
+    return 1 if work is None else work.rings

@@ -1,11 +1,13 @@
 """The options of the plugin: those of ``emu conform``, with a prefix.
 
-This module imports pytest alone, and only for its types.
+This module imports the table of device classes alone.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from vhost_user_conformance.model.device_class import one_of
 
 if TYPE_CHECKING:
     import pytest
@@ -20,10 +22,7 @@ _WITH_A_VALUE = {
     "exec": ("COMMAND", "Test this program, and start it when needed; {socket} is the path."),
     "device": (
         "CLASS",
-        (
-            "Device class: blk (its disk is OVERWRITTEN), net or fs. Without it no case has the "
-            "peer serve requests."
-        ),
+        f"Device class: {one_of()}. Without it no case has the peer serve requests.",
     ),
     "role": ("ROLE", "What is tested: back-end (default) or front-end."),
     "dialect": (

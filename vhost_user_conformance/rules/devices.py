@@ -131,3 +131,29 @@ rule(
     front="2104",
 )
 rule(6, "Durations are reported; no rule limits them", back="2009 2010", front="1709")
+rule(
+    7,
+    "A request for random bytes gets at least one, and as many as its used element has",
+    source="virtio 1.3, 5.4.6.1",
+    back="2601..2613",
+)
+rule(
+    8,
+    "Random bytes are not given twice",
+    source="virtio 1.3, 5.4",
+    back="2614 2615",
+)
+rule(
+    9,
+    "Requests for random bytes that are under way are completed when their ring stops or restarts",
+    source="virtio 1.3, 5.4; Ring states",
+    back="2616 2617",
+)
+rule(
+    10,
+    "A driver's request for random bytes has buffers that the device writes, and no others",
+    source="virtio 1.3, 5.4.6.1",
+    back="2620..2627",
+    front="2120",
+)
+rule(11, "An entropy device has one queue", source="virtio 1.3, 5.4.2", front="2121")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vhost_user.payloads import MemoryRegion, VringAddr
-from vhost_user_conformance.front_end.device import Device
+from vhost_user_conformance.front_end.device import Disk
 from vhost_user_conformance.front_end.guest_memory import GuestMemory
 from vhost_user_conformance.front_end.ring import INDIRECT, NEXT, WRITE, Chain, Part, Ring, Walker
 
@@ -232,7 +232,7 @@ def test_a_ring_outside_guest_memory(guest: Guest) -> None:
 
 def test_the_disk_stores_written_data(guest: Guest) -> None:
     """The status byte reports success."""
-    disk = Device("blk")
+    disk = Disk()
     guest.write(DATA, struct.pack("<IIQ", 1, 0, 2) + b"x" * 512 + b"\xff")
     out = (
         Part(GPA + DATA, 16, False),
@@ -266,7 +266,7 @@ def test_memory_that_is_truncated(guest: Guest) -> None:
     chain = guest.walker.take()
     assert chain is not None
     assert chain.faults == (f"16 bytes at {GPA + DATA:#x} are not in a region",)
-    guest.walker.give_back(chain, Device("blk").do(guest.memory, chain))
+    guest.walker.give_back(chain, Disk().do(guest.memory, chain))
     assert guest.read(USED + 2, 2) == b"\x01\x00"
     chain = guest.walker.take()
     assert chain is not None

@@ -293,8 +293,10 @@ def test_without_its_options_it_imports_nothing(pytester: pytest.Pytester) -> No
             ours = ("emu", "vhost_user", "vhost_user_conformance", "backends")
             mine = {m for m in sys.modules if m.split(".")[0] in ours}
             plugin = "vhost_user_conformance.pytest_plugin"
+            model = "vhost_user_conformance.model"
             assert mine == {
-                "vhost_user_conformance", plugin, f"{plugin}.plugin", f"{plugin}.options"
+                "vhost_user_conformance", plugin, f"{plugin}.plugin", f"{plugin}.options",
+                model, f"{model}.device_class",
             }
             assert not {"rich", "click", "cffi"} & set(sys.modules)
         """

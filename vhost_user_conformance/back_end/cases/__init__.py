@@ -25,6 +25,7 @@ ORDER = (
     "inflight",
     "data_blk",
     "data_net",
+    "data_rng",
     "channel",
     "status",
     "device_state",

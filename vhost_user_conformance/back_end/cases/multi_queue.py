@@ -20,7 +20,7 @@ def _rings(be: BackEnd, count: int) -> list[TestRing]:
     """This many rings that take requests, all started."""
     work = be.work
     be.agree()
-    step = 2 if be.device == "net" else 1
+    step = be.device_class.rings_per_queue
     indexes = list(range(work.ring, be.rings, step))[:count]
     if len(indexes) < count:
         unsupported(f"it has fewer than {count} rings that take requests")
@@ -149,7 +149,7 @@ def beyond(be: BackEnd) -> None:
 def set_up_together(be: BackEnd) -> None:
     work = be.work
     be.agree()
-    step = 2 if be.device == "net" else 1
+    step = be.device_class.rings_per_queue
     indexes = list(range(work.ring, be.rings, step))[:2]
     if len(indexes) < 2:
         unsupported("it has fewer than 2 rings that take requests")

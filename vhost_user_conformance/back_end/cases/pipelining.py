@@ -77,7 +77,8 @@ def _started(be: BackEnd) -> list[TestRing]:
 
 def _working(be: BackEnd, rings: Sequence[TestRing]) -> list[TestRing]:
     """Those that take requests."""
-    step = 2 if be.device == "net" else len(rings) if be.device == "fs" else 1
+    row = be.device_class
+    step = row.rings_per_queue if row.joint else len(rings)
     return [ring for ring in rings if ring.index >= be.work.ring][::step]
 
 

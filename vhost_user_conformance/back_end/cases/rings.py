@@ -249,7 +249,7 @@ def served_once_enabled(be: BackEnd) -> None:
 
 @area.each(420, (2, 4, 16, 128, 256, 512, 1024), "A ring of {} descriptors serves", works=True)
 def sizes(be: BackEnd, size: int) -> None:
-    if be.device == "blk" and size < 4:
+    if size < be.device_class.smallest_ring:
         ring = be.working_ring(size=size)
         be.barrier()
         check(ring.used_index == 0, "nothing served where no request fits", str(ring.used_index))

@@ -266,3 +266,26 @@ def receive_buffers(fe: FrontEnd) -> None:
             "at least 12 bytes, device-writable",
             f"ring {chain.ring}, chain {chain.head}: {chain}",
         )
+
+
+@area.case(
+    2120,
+    "A request for random bytes has buffers that the device writes, and no others",
+    spec="virtio 1.3, 5.4.6.1",
+    device="rng",
+)
+def rng_buffers(fe: FrontEnd) -> None:
+    for chain in _chains(fe.plain()):
+        right = chain.parts and all(part.writable for part in chain.parts)
+        check(right, "descriptors that the device writes, and no others", f"{chain.parts}")
+
+
+@area.case(
+    2121,
+    "A driver of an entropy device uses its request queue, and no other",
+    spec="virtio 1.3, 5.4.2",
+    device="rng",
+)
+def rng_queue(fe: FrontEnd) -> None:
+    others = sorted({chain.ring for chain in _chains(fe.plain())} - {0})
+    check(not others, "requests in ring 0 only", f"in rings {others}")

@@ -23,7 +23,7 @@ area = Area("multi_queue", FRONT_END, "Multiple queue support", needs=("MQ",))
 )
 def ask_first(fe: FrontEnd) -> None:
     recording = fe.plain()
-    single = 2 if fe.device == "net" else 1
+    single = fe.device_class.rings_per_queue
     many = [each for each in recording.messages if each.ring is not None and each.ring >= single]
     if not many:
         unsupported("the front-end has no more than one queue")
@@ -40,7 +40,7 @@ def ask_first(fe: FrontEnd) -> None:
 def few(fe: FrontEnd, count: int) -> None:
     recording = fe.session(Script(f"{count} queues", queues=count))
     # The control queue of a NIC follows its pairs, and is not counted by GET_QUEUE_NUM.
-    limit = count * 2 if fe.device == "net" else count
+    limit = count * fe.device_class.rings_per_queue
     kicks = [each for each in recording.of(F.SET_VRING_KICK) if (each.ring or 0) >= limit]
     check(not kicks, f"rings below {limit} only", f"{kicks[:1]} of ring {kicks and kicks[0].ring}")
 
@@ -59,11 +59,10 @@ def none(fe: FrontEnd) -> None:
 
 @area.case(1105, "Without MQ one queue is used")
 def without_mq(fe: FrontEnd) -> None:
-    limits = {"blk": 1, "net": 2}
-    if fe.device not in limits:
+    if not fe.device_class.queue_without_mq:
         unsupported("the number of rings of one queue depends on the device")
     # A NIC's control queue follows its pair.
-    limit = limits[fe.device] + (fe.device == "net")
+    limit = fe.device_class.ring_limit(1)
     script = Script("without MQ", protocol_without=int(ProtocolFeature.MQ))
     kicks = [each for each in fe.session(script).of(F.SET_VRING_KICK) if (each.ring or 0) >= limit]
     check(not kicks, f"rings below {limit} only", f"{kicks[:1]} of ring {kicks and kicks[0].ring}")

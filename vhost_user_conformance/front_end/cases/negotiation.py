@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vhost_user.features import VHOST_F_LOG_ALL, VIRTIO_F_VERSION_1, ProtocolFeature
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.ring_service import PROTOCOL_BIT
-from vhost_user_conformance.front_end.script import COMMON_FEATURES, KINDS, Script, occasion
+from vhost_user_conformance.front_end.script import Script, occasion
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, observed, unsupported
@@ -93,7 +93,7 @@ def features_first(fe: FrontEnd, number: F) -> None:
 
 @area.case(213, "SET_FEATURES acknowledges nothing that was not offered")
 def features_offered(fe: FrontEnd) -> None:
-    offered = COMMON_FEATURES | KINDS[fe.device].features
+    offered = Script("").features(fe.device_class)
     all_of(
         fe.plain().some(F.SET_FEATURES),
         lambda each: not each.u64 & ~offered,
@@ -103,7 +103,7 @@ def features_offered(fe: FrontEnd) -> None:
 
 @area.case(214, "SET_PROTOCOL_FEATURES acknowledges nothing that was not offered")
 def protocol_offered(fe: FrontEnd) -> None:
-    offered = Script("").protocol(fe.device)
+    offered = Script("").protocol(fe.device_class)
     all_of(
         fe.plain().some(F.SET_PROTOCOL_FEATURES),
         lambda each: not each.u64 & ~offered,
@@ -176,7 +176,7 @@ def after_acknowledging(fe: FrontEnd, feature: ProtocolFeature) -> None:
 
 @area.each(250, GATES, "Messages of {0.name} are not sent where it is not offered")
 def not_offered(fe: FrontEnd, feature: ProtocolFeature) -> None:
-    if not feature & Script("").protocol(fe.device):
+    if not feature & Script("").protocol(fe.device_class):
         all_of(
             fe.plain().messages,
             lambda each: each.id not in GATES[feature],

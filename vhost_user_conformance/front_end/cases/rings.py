@@ -186,8 +186,7 @@ def enable_index(fe: FrontEnd) -> None:
 
 def _ring_limit(fe: FrontEnd) -> int:
     """The reply to GET_QUEUE_NUM, in pairs for a NIC, which may also have a control queue."""
-    queues = Script("").queues
-    return queues * 2 + 1 if fe.device == "net" else queues
+    return fe.device_class.ring_limit(Script("").queues)
 
 
 @area.case(419, "No message is about a ring beyond the number that the back-end reports")
