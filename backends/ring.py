@@ -1,4 +1,4 @@
-"""One vring of a back-end device: how it was set up, when it is served, and its completions.
+"""One vring of a back-end device: its set-up, when it is served, and its completions.
 
 Everything runs in the thread of the device's loop, messages and kicks alike, so a ring can be
 stopped between two requests without a lock.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("backends")
 
-#: Requests that are served in one poll of a ring. A driver that never stops adding requests
+#: Requests that one poll of a ring serves, so that a driver that never stops adding requests
 #: delays neither the other rings nor the control socket.
 BUDGET = 16
 #: Nanoseconds between two polls of a ring without a kick descriptor.
@@ -36,16 +36,16 @@ POLL_NS = 1_000_000
 
 
 class RingDevice(Protocol):
-    """What a ring asks its device; see `backends.virtio_device.VirtioDevice`."""
+    """What a ring calls of its device; see `backends.virtio_device.VirtioDevice`."""
 
     def process(self, ring: Ring, queue: DeviceQueue, /) -> bool:
         """Serve requests; True when there may be more."""
 
     def discard(self, ring: Ring, /) -> None:
-        """The ring was kicked while it is disabled."""
+        """Called when the ring is kicked while it is disabled."""
 
     def stopping(self, ring: Ring, /) -> None:
-        """The ring stops."""
+        """Called when the ring stops."""
 
 
 class RingContext(NamedTuple):
@@ -58,7 +58,7 @@ class RingContext(NamedTuple):
         device: serves the requests.
         guest: guest memory.
         active: the device's active rings.
-        closer: closes what is not needed any more.
+        closer: closes descriptors and queues later, outside of the data path.
         observer: receives the rings' events.
     """
 
@@ -82,15 +82,15 @@ class Ring:
     Attributes:
         index: its number in the device.
         memory: its size and addresses.
-        base: the available index to continue from; the queue's own once there is one.
-        started: a kick came since the last stop.
-        enabled: SET_VRING_ENABLE, or features without protocol features.
+        base: the available index to continue from; while the ring is active, the queue has it.
+        started: a kick arrived since the last stop.
+        enabled: by SET_VRING_ENABLE, or by SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES.
         queue: the device's side of the ring while it is active: started, enabled, configured.
         in_flight: requests popped and not completed yet.
         stopping: it takes no more requests; GET_VRING_BASE waits for those in flight.
         broken: the driver broke the ring's rules; it is not served until it is set up again.
-        unmapped: its memory was removed while requests are in flight: it takes no more requests,
-            and becomes inactive when they are done.
+        unmapped: its memory was removed with requests in flight: it takes no more requests,
+            and becomes inactive when they have completed.
         log_mark: marks guest memory (address, length) as written to; None while nothing is logged.
     """
 
@@ -139,10 +139,10 @@ class Ring:
         self._timer: Timer | None = None
         self.in_flight = 0
         self.log_mark: Callable[[int, int], None] | None = None
-        self._forget()
+        self._reset_state()
 
-    def _forget(self) -> None:
-        """The initial state, except for descriptors: stopped, disabled, not configured."""
+    def _reset_state(self) -> None:
+        """Set the initial state, except for descriptors: stopped, disabled, not configured."""
         self.memory.forget()
         self.base = 0
         self.queue: DeviceQueue | None = None
@@ -156,10 +156,10 @@ class Ring:
 
     @property
     def active(self) -> bool:
-        """It is in use: started, enabled and configured."""
+        """Whether it has a queue: it is started, enabled and configured."""
         return self.queue is not None
 
-    # As the front-end sets it up
+    # Set-up by the front-end
 
     def set_size(self, size: int) -> None:
         """SET_VRING_NUM; see `RingMemory.set_size`."""
@@ -169,7 +169,8 @@ class Ring:
         """SET_VRING_ADDR.
 
         Raises:
-            FrontendError: they are not in guest memory, or the used ring is not in the log.
+            FrontendError: the addresses are not in guest memory, or the log does not cover the
+                used ring.
         """
         self.memory.set_addr(addr)
         self.broken = False
@@ -186,10 +187,10 @@ class Ring:
             self._rebuild(base)
 
     def set_kick(self, fd: int) -> None:
-        """SET_VRING_KICK; -1 has the ring polled instead.
+        """SET_VRING_KICK; with -1 the ring is polled instead.
 
         Raises:
-            FrontendError: the descriptor cannot be waited for.
+            FrontendError: epoll does not accept the descriptor.
         """
         self._drop_kick()
         self._polled = fd < 0
@@ -206,45 +207,45 @@ class Ring:
         self._kick_fd = fd
 
     def set_call(self, fd: int) -> None:
-        """SET_VRING_CALL; -1: the driver polls."""
+        """SET_VRING_CALL; with -1 the driver polls."""
         if self._call_fd >= 0:
             self._closer.add_fds([self._call_fd])
         self._call_fd = fd
         if self.queue is not None:
-            # The driver was not interrupted for what was completed without a call descriptor.
+            # Requests that completed without a call descriptor did not interrupt the driver.
             _signal(fd)
 
     def set_err(self, fd: int) -> None:
-        """SET_VRING_ERR; -1: none."""
+        """SET_VRING_ERR; -1 removes the descriptor."""
         if self._err_fd >= 0:
             self._closer.add_fds([self._err_fd])
         self._err_fd = fd
 
     def enable(self, *, on: bool = True) -> None:
-        """SET_VRING_ENABLE, or features without protocol features."""
+        """SET_VRING_ENABLE, or SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES."""
         self.enabled = on
 
     def apply_log(self) -> None:
-        """The features or the log have changed."""
+        """Called when the features or the log have changed."""
         self.log_mark = self._guest.log_mark
         if self.queue is not None:
             self.memory.log_used_ring(self.queue)
 
     def remap(self) -> None:
-        """Guest memory has changed: find the ring there again, or become inactive without it."""
+        """Translate the addresses again in changed guest memory; become inactive if that fails."""
         if self.queue is None:
             return
         try:
             self._rebuild()
         except FrontendError:
-            # Requests in flight still hold the memory; it is released when they are done.
+            # Requests in flight still use the memory; it is released when they complete.
             if self.in_flight:
                 self.unmapped = True
             else:
                 self._deactivate()
 
     def forget_memory(self) -> None:
-        """Guest memory and the log are dropped."""
+        """Release the mappings of guest memory and of the log."""
         self.memory.unmap()
         self.log_mark = None
 
@@ -261,7 +262,7 @@ class Ring:
                 return
         process = self._device.process
         try:
-            # No base covers them, so they are taken before the ring can be stopped.
+            # A base does not include these requests, so all are taken before a stop is possible.
             while queue.to_resubmit:
                 process(self, queue)
             if process(self, queue):
@@ -270,7 +271,7 @@ class Ring:
             self.fail(error)
 
     def drain(self) -> None:
-        """Serve everything that the driver has made available up to now."""
+        """Serve all requests that the driver has made available so far."""
         queue = self.queue
         if queue is None or not self.enabled or self.broken or self.unmapped:
             return
@@ -282,11 +283,11 @@ class Ring:
             self.fail(error)
 
     def begin_async(self) -> None:
-        """A request that was popped is served elsewhere; `complete` or `abort` ends that."""
+        """Serve a popped request in another thread, until `complete` or `abort`."""
         self.in_flight += 1
 
     def complete(self, head: int, written: int) -> None:
-        """A request that was served elsewhere is done; belongs to the loop's thread."""
+        """Complete a request that another thread has served; call it in the loop's thread."""
         queue = self.queue
         try:
             if queue is not None:
@@ -298,7 +299,7 @@ class Ring:
         self._end_async()
 
     def abort(self, error: FrontendError) -> None:
-        """A request that was served elsewhere cannot be completed."""
+        """End a request of another thread that cannot be completed."""
         self.fail(error)
         self._end_async()
 
@@ -308,7 +309,7 @@ class Ring:
         _signal(self._call_fd)
 
     def fail(self, error: FrontendError) -> None:
-        """The driver broke the ring: signal that, and do not serve it any more."""
+        """Mark the ring as broken by the driver, and signal its error descriptor."""
         self.broken = True
         self._counters[stats.ERRORS] += 1
         self._observer.ring_failed(self.index, error)
@@ -319,7 +320,7 @@ class Ring:
         _signal(self._err_fd)
 
     def activate(self) -> DeviceQueue | None:
-        """Begin to use a ring that is started; None if that is not possible (yet)."""
+        """Make a started ring active; None if that is not possible, or not yet."""
         if not self.memory.configured or self.in_flight:
             return None
         if not self._active.enter(self):
@@ -337,7 +338,7 @@ class Ring:
     # Stopping
 
     def halt(self) -> None:
-        """Take no more requests; those in flight may still be completed."""
+        """Take no more requests; those in flight may still complete."""
         self._device.stopping(self)
         if self.started:
             self.started = self._polled = False
@@ -350,7 +351,7 @@ class Ring:
         self.stopping = True
 
     def stop(self) -> int:
-        """Stop with no request in flight; returns the base. Descriptors are closed later."""
+        """Stop; returns the base. No request may be in flight. Descriptors are closed later."""
         self.halt()
         self.stopping = False
         if self.queue is not None:
@@ -363,18 +364,18 @@ class Ring:
         return self.base
 
     def reset(self, *, keep_base: bool = False) -> None:
-        """Stop, and return to the initial state; no request may be in flight.
+        """Stop and set the initial state; no request may be in flight.
 
         Args:
-            keep_base: GET_VRING_BASE still returns where it was stopped.
+            keep_base: GET_VRING_BASE still returns the base of this stop.
         """
         base = self.stop()
         self.set_err(-1)
-        self._forget()
+        self._reset_state()
         if keep_base:
             self.base = base
 
-    # Inside
+    # Internal
 
     def _start(self) -> None:
         self.started = True
@@ -416,25 +417,25 @@ class Ring:
         if self.unmapped:
             self.unmapped = False
             self._deactivate()
-            self.poll()  # its memory is still missing: the ring reports that
+            self.poll()  # reports that its memory is not mapped
         if self.stopping:
             self._observer.ring_idle(self.index)
 
     def _build(self) -> DeviceQueue:
-        """Begin to use the ring's memory, from its base on.
+        """Make the queue, from the ring's base on.
 
         Raises:
-            FrontendError: it has no addresses, or they are not in guest memory.
+            FrontendError: the ring has no addresses, or they are not in guest memory.
         """
         self.queue = self.memory.queue(self.base, self.queue)
         self.unmapped = False
         return self.queue
 
     def _rebuild(self, base: int | None = None) -> None:
-        """Continue with an active ring where its addresses are now.
+        """Make the queue of an active ring again, with its present addresses.
 
         Raises:
-            FrontendError: they are not in guest memory.
+            FrontendError: the addresses are not in guest memory.
         """
         queue = self.queue
         if queue is not None:
@@ -445,7 +446,7 @@ class Ring:
             self._build()
 
     def _report_unmapped(self, error: FrontendError) -> None:
-        """The ring's memory is not mapped; it may be later, so the ring stays started."""
+        """Report once that the ring's memory is not mapped; the ring stays started."""
         generation = self._guest.generation
         if self._unmapped_generation != generation:
             self._unmapped_generation = generation
@@ -462,9 +463,9 @@ class Ring:
 
 
 def _signal(fd: int) -> None:
-    """Write to an eventfd, if there is one."""
+    """Signal an eventfd, if there is one."""
     if fd >= 0:
         try:
             os.eventfd_write(fd, 1)
         except BlockingIOError:
-            return  # its counter is full: the event is pending already
+            return  # its counter is at the maximum, so an event is pending already

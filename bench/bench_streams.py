@@ -38,19 +38,19 @@ def receive(arguments: list[str]) -> None:
     ram = GuestRam(SIZE)
     made = [listener.accept(timeout=TIMEOUT) for _ in range(streams)]
     first, *others = [stream for stream in made if stream is not None]
-    lanes = ReceivingChannels(first, others, ram)
-    lanes.open()
+    channels = ReceivingChannels(first, others, ram)
+    channels.open()
     while True:
         kind, count, payload = first.receive()
         if kind is Kind.RAM:
             first.receive_ram(ram, count, payload)
         elif kind is Kind.BARRIER:
-            lanes.await_barrier(TIMEOUT)
+            channels.await_barrier(TIMEOUT)
         elif kind is Kind.SWITCHOVER:
             first.send(Kind.READY)
         else:
             break
-    lanes.finish()
+    channels.finish()
 
 
 def _credentials(folder: Path) -> list[str]:
@@ -87,11 +87,11 @@ def test_streams(
         first, *others = [
             connect(uri, timeout=TIMEOUT, credentials=credentials) for _ in range(streams)
         ]
-        lanes = SendingChannels(first, others)
+        channels = SendingChannels(first, others)
 
         def send() -> None:
-            lanes.send_ram(ram, [(0, SIZE)])
-            lanes.end_round()
+            channels.send_ram(ram, [(0, SIZE)])
+            channels.end_round()
             first.send(Kind.SWITCHOVER)
             assert first.receive()[0] is Kind.READY
 
@@ -99,7 +99,7 @@ def test_streams(
         rate = SIZE / benchmark.stats.stats.min if benchmark.stats else 0
         benchmark.extra_info["best_mib_per_s"] = round(rate / (1 << 20))
         first.send(Kind.GO)
-        lanes.close()
+        channels.close()
         first.close()
 
 

@@ -20,7 +20,7 @@ from emu.orchestrator.backend_processes import BackendProcesses
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
 from emu.strategies.split import Split
-from emu.strategies.task import Stage, Task, begun
+from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import Timeline
 from emu.vm.vm import Vm
 
@@ -86,7 +86,7 @@ class Fleet:
 
     def stopping(self) -> list[Task]:
         """The tasks that stop the devices."""
-        return begun(self.vm.devices, lifecycle.stop)
+        return begin_tasks(self.vm.devices, lifecycle.stop)
 
     def starting(self) -> list[Task]:
         """The tasks that start the devices, on new connections."""
@@ -96,7 +96,7 @@ class Fleet:
             device.connect(sockets[device.name], timeout=TIMEOUT)
             # The notifiers stay assigned: only the protocol is measured.
             device.host_notifiers = device.guest_notifiers = True
-        return begun(self.vm.devices, lifecycle.start_ahead)
+        return begin_tasks(self.vm.devices, lifecycle.start_ahead)
 
     def activating(self) -> list[Task]:
         """The same tasks, driven up to the point that waits for the switch-over."""

@@ -38,7 +38,7 @@ class CommandError(MonitorError):
 
 
 class HangUpError(MonitorError):
-    """The other end of a monitor has gone."""
+    """The other end of a monitor has disconnected."""
 
 
 class ProgramError(EmuError):

@@ -75,7 +75,7 @@ def learn(stream: MigrationStream) -> int:
     """Receive what `agree` sends: how far this clock is ahead of the source's, nanoseconds.
 
     Raises:
-        MigrationError: the source sends something else, or has gone.
+        MigrationError: the source sends something else, or has disconnected.
     """
     kind, _count, payload = stream.receive()
     if kind is not Kind.PING or len(payload) != _TIME.size:
@@ -91,7 +91,7 @@ def probe(
     """Ask the other side for its time, ``count`` times; it calls `answer`.
 
     Raises:
-        MigrationError: it does not answer, or has gone.
+        MigrationError: it does not answer, or has disconnected.
     """
     probes = []
     for _ in range(count):
@@ -111,7 +111,7 @@ def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int
     """Answer ``count`` requests for the time.
 
     Raises:
-        MigrationError: the other side asks for something else, or has gone.
+        MigrationError: the other side asks for something else, or has disconnected.
     """
     for _ in range(count):
         kind, _count, _payload = stream.receive()

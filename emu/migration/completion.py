@@ -25,7 +25,7 @@ def send(stream: MigrationStream, report: JsonObject) -> None:
     """Send a report.
 
     Raises:
-        MigrationError: the other side has gone.
+        MigrationError: the other side has disconnected.
     """
     stream.send(Kind.COMPLETION, json.dumps(report).encode())
 
@@ -34,7 +34,7 @@ def receive(stream: MigrationStream) -> JsonObject:
     """The report of the other side.
 
     Raises:
-        MigrationError: it has gone, or its report is invalid.
+        MigrationError: it has disconnected, or its report is invalid.
     """
     kind, _, payload = stream.receive()
     if kind is not Kind.COMPLETION:
@@ -68,7 +68,7 @@ def exchange_at_source(
         and ``offset_ns``: how far its clock is ahead.
 
     Raises:
-        MigrationError: the destination has gone, or its report is invalid.
+        MigrationError: the destination has disconnected, or its report is invalid.
     """
     after = clocks.probe(stream) if before else []
     received = receive(stream)
@@ -96,7 +96,7 @@ def exchange_at_destination(
     """Send this side's report; the source's.
 
     Raises:
-        MigrationError: the source has gone, or its report is invalid.
+        MigrationError: the source has disconnected, or its report is invalid.
     """
     if not same_clock:
         clocks.answer(stream)

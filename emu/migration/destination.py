@@ -13,8 +13,8 @@ from emu.migration.device_probe import prepared
 from emu.migration.multifd import ReceivingChannels
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.stream import Kind, MigrationStream
-from emu.strategies.task import Stage, Task, begun
-from emu.strategies.timeline import without_collector
+from emu.strategies.task import Stage, Task, begin_tasks
+from emu.strategies.timeline import garbage_collector_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,7 +97,7 @@ class Destination(DestinationBase):
         stream.send(Kind.PREPARED, expects)
         # The blackout begins at the source, so the collector must be disabled before this side
         # learns of it.
-        with without_collector():
+        with garbage_collector_off():
             state = self._receive_memory(stream, channels)
             self._switch_over(strategy, state, stream)
         self._history.note("dst", strategy.NAME, self.timeline.spans)
@@ -116,7 +116,7 @@ class Destination(DestinationBase):
             strategy.prepare(self._tasks, self._stage)
 
     def _start_tasks(self) -> list[Task]:
-        return begun(self.vm.devices, lifecycle.start_ahead)
+        return begin_tasks(self.vm.devices, lifecycle.start_ahead)
 
     def _receive_memory(self, stream: MigrationStream, channels: ReceivingChannels) -> bytes:
         """Receive memory until SWITCHOVER; return its payload."""

@@ -25,7 +25,7 @@ from emu.migration.history import IdleCosts, NotifierCosts
 from emu.migration.state import pack_devices
 from emu.strategies.base import DeviceCost
 from emu.strategies.split import Split
-from emu.strategies.task import Stage, begun
+from emu.strategies.task import Stage, begin_tasks
 from emu.strategies.timeline import Timeline, now
 from vhost_user.messages import FrontendRequest, Request
 
@@ -105,7 +105,7 @@ class DeviceProbe:
             self._round_trips[device.name] = min(took, self._round_trips.get(device.name, took))
 
     def _all_at_once(self) -> None:
-        tasks = begun(self._devices, _question)
+        tasks = begin_tasks(self._devices, _question)
         start = now()
         Split().drive(tasks, self._stage)
         took = (now() - start) // max(1, MESSAGES * len(tasks))

@@ -19,8 +19,8 @@ from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
 from emu.migration.destination_base import DestinationBase
 from emu.migration.source import Source
 from emu.migration.stream import Kind
-from emu.strategies.task import Stage, Task, begun
-from emu.strategies.timeline import without_collector
+from emu.strategies.task import Stage, Task, begin_tasks
+from emu.strategies.timeline import garbage_collector_off
 from emu.vm.handover_state import VmHandoverState
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ ATTEMPTS = 3
 
 
 def _tasks(vm: Vm, procedure: Callable[[VhostDevice], Procedure]) -> list[Task]:
-    return begun(vm.devices, procedure)
+    return begin_tasks(vm.devices, procedure)
 
 
 def send_state(stream: MigrationStream, state: VmHandoverState) -> None:
     """Transfer a VM's state: a section of JSON, then the descriptors by SCM_RIGHTS.
 
     Raises:
-        MigrationError: the destination has gone, or is on another host.
+        MigrationError: the destination has disconnected, or is on another host.
     """
     known = json.dumps(
         [state.config, state.backends, state.devices, len(state.memory)], separators=(",", ":")
@@ -67,7 +67,7 @@ def receive_state(payload: bytes, stream: MigrationStream) -> VmHandoverState:
         stream: the descriptors follow on it.
 
     Raises:
-        MigrationError: the section is invalid, or the source has gone.
+        MigrationError: the section is invalid, or the source has disconnected.
     """
     try:
         config, backends, known, regions = json.loads(payload)
@@ -95,7 +95,7 @@ def _guest_config(fields: list[Any]) -> GuestConfig:
 class HandoverSource(Source):
     """The side that passes the VM on."""
 
-    def _move(
+    def _transfer(
         self,
         stream: MigrationStream,
         hello: dict[str, object],  # noqa: ARG002  it needs one stream only
@@ -175,7 +175,7 @@ class HandoverDestination(DestinationBase):
                 vm = self._build(state)
             self._prepare(vm, strategy)
             stream.send(Kind.PREPARED)
-            with without_collector():
+            with garbage_collector_off():
                 kind, _, payload = stream.receive()
                 if kind is Kind.SWITCHOVER:
                     self._switch_over(vm, payload, stream)

@@ -19,8 +19,8 @@ from emu.migration.ram_sync import RamSync
 from emu.migration.side import MigrationSide
 from emu.migration.state import pack_devices, pack_switchover
 from emu.migration.stream import Kind, MigrationStream
-from emu.strategies.task import Stage, Task, begun
-from emu.strategies.timeline import without_collector
+from emu.strategies.task import Stage, Task, begin_tasks
+from emu.strategies.timeline import garbage_collector_off
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.errors import VhostUserError
 
@@ -51,11 +51,11 @@ class Source(MigrationSide):
     Args:
         vm: the VM; it runs on when the migration fails.
         strategy: how its devices are stopped.
-        parameters: what it may take.
-        observe: gets each event, by its name and data.
-        history: what earlier migrations of this VM took.
-        reach: connects to the destination once more, for a further stream.
-        accounts: returns further fields of the completion report.
+        parameters: limits and timeouts.
+        observe: called with the name and the data of each event.
+        history: the phase times of earlier migrations of this VM.
+        connect: opens one more connection to the destination, for a further stream.
+        report_fields: returns further fields of the completion report.
 
     Attributes:
         destination: the completion report of the destination, with ``downtime_ns`` and
@@ -70,24 +70,24 @@ class Source(MigrationSide):
         parameters: Parameters,
         observe: Observer,
         history: History | None = None,
-        reach: Callable[[], MigrationStream] | None = None,
-        accounts: Callable[[], JsonObject] = dict,
+        connect: Callable[[], MigrationStream] | None = None,
+        report_fields: Callable[[], JsonObject] = dict,
     ) -> None:
         super().__init__(vm.machine.commits)
         self.vm = vm
         self.destination: JsonObject = {}
-        self._reach = reach
-        self._accounts = accounts
-        self._lanes: SendingChannels | None = None
-        self._probes: list[RoundTrip] = []
-        self._ahead_ns = 0
-        self._sending: Precopy | None = None
+        self._connect = connect
+        self._report_fields = report_fields
+        self._channels: SendingChannels | None = None
+        self._round_trips: list[RoundTrip] = []
+        self._clock_offset_ns = 0
+        self._precopy: Precopy | None = None
         self.requests_in_flight = 0
         self._cancelled = threading.Event()
-        self._gone = False
-        # Either a cancel or the GO wins.
-        self._giving = threading.Lock()
-        self._given = False
+        self._migrated = False
+        # Orders cancel() and the sending of GO: whichever takes the lock first wins.
+        self._commit_lock = threading.Lock()
+        self._committed = False
         self._stream: MigrationStream | None = None
         self._history = History() if history is None else history
         self._parameters = parameters
@@ -97,8 +97,8 @@ class Source(MigrationSide):
 
     @property
     def precopy(self) -> Precopied:
-        """What has been sent while the VM runs, and what is expected of the blackout by now."""
-        return Precopied() if self._sending is None else self._sending.sent
+        """What pre-copy has sent so far, and the current forecast of the blackout."""
+        return Precopied() if self._precopy is None else self._precopy.sent
 
     def figures(self) -> JsonObject:
         """See `MigrationSide.figures`."""
@@ -129,81 +129,85 @@ class Source(MigrationSide):
         return answer
 
     def cancel(self) -> bool:
-        """Have the migration fail at any point; False when the VM is the destination's already."""
-        with self._giving:
-            if self._given:
+        """Have the migration fail at any point; False when GO has been sent already."""
+        with self._commit_lock:
+            if self._committed:
                 return False
             self._cancelled.set()
-            for stream in (self._stream, self._lanes):
+            for stream in (self._stream, self._channels):
                 if stream is not None:
                     stream.interrupt()
         return True
 
     def run(self, stream: MigrationStream, hello: dict[str, object]) -> None:
-        """Migrate the VM over a connected stream. When it returns, the VM runs over there.
+        """Migrate the VM over a connected stream. When it returns, the VM runs at the destination.
 
         Raises:
-            EmuError, VhostUserError, OSError: it failed, and the VM runs on here.
+            EmuError, VhostUserError, OSError: it failed, and the VM runs on at the source.
         """
         with contextlib.ExitStack() as owned:
-            owned.callback(self._forget_stream)
+            owned.callback(self._close_stream)
             self._stream = stream
-            self._shake_hands(stream, hello)
+            self._perform_handshake(stream, hello)
             self.vm.reconnect.pause()
             owned.callback(self._resume_reconnect)
             owned.callback(self._strategy.close)
             try:
-                tasks = self._move(stream, hello, owned)
-                self._gone = True
+                tasks = self._transfer(stream, hello, owned)
+                self._migrated = True
             except FAILURES as error:
-                raise self._explained(error, stream) from error
+                raise self._root_cause(error, stream) from error
             finally:
-                # Whatever failed: until GO has been sent, the VM belongs here.
-                if not self._gone:
+                # Until GO has been sent the source owns the VM.
+                if not self._migrated:
                     self._roll_back()
             self._history.note("src", self._strategy.NAME, self.timeline.spans)
-            # From here on it runs over there, and nothing may start it here again.
+            # The destination owns the VM: nothing may start it here again.
             self._observe("STOP", {})
             self._strategy.finish(tasks, self._stage)
             if hello.get("report"):
-                # It runs over there, whether the report comes or not.
+                # The migration has completed, even if the report is missing.
                 with contextlib.suppress(*FAILURES, ValueError):
                     self._exchange_reports(stream)
 
-    def _shake_hands(self, stream: MigrationStream, hello: dict[str, object]) -> None:
-        """Ask whether the destination accepts the VM, before anything is touched.
+    def _perform_handshake(self, stream: MigrationStream, hello: dict[str, object]) -> None:
+        """Exchange HELLO and WELCOME, before anything of the VM changes.
 
         Raises:
-            MigrationError: it does not, and why.
+            MigrationError: the destination refuses the VM; has its reason.
         """
         try:
             self._check_cancelled()
             stream.send(Kind.HELLO, json.dumps(hello).encode())
             welcome = self._expect(stream, Kind.WELCOME)
             if not handshake.same_clock(welcome):
-                self._probes = clocks.probe(stream)
-                self._ahead_ns = clocks.agree(stream, self._probes)
+                self._round_trips = clocks.probe(stream)
+                self._clock_offset_ns = clocks.agree(stream, self._round_trips)
         except FAILURES as error:
-            reason = self._explained(error, stream)
+            reason = self._root_cause(error, stream)
             if hello.get("report") and getattr(reason, "phase", "") == "stream":
                 # A destination that expects TLS does not answer a plain stream.
-                hint = "" if stream.encrypted else ": does the destination want TLS (--tls-cert)?"
+                hint = (
+                    "" if stream.encrypted else ": does the destination require TLS (--tls-cert)?"
+                )
                 reason = MigrationError("handshake", f"{error}{hint}")
             raise reason from error
 
-    def _join(self, stream: MigrationStream, hello: dict[str, object]) -> SendingChannels:
+    def _open_channels(self, stream: MigrationStream, hello: dict[str, object]) -> SendingChannels:
         """Connect the further streams that HELLO promised."""
         others: list[MigrationStream] = []
         with contextlib.ExitStack() as made:
             for _ in range(1, self._parameters.streams):
-                if self._reach is None:
-                    raise MigrationError("connect", "further streams are not possible here")
-                others.append(made.enter_context(contextlib.closing(self._reach())))
+                if self._connect is None:
+                    raise MigrationError(
+                        "connect", "further streams are not possible for this migration"
+                    )
+                others.append(made.enter_context(contextlib.closing(self._connect())))
                 others[-1].send(Kind.JOIN, str(hello["session"]).encode())
             made.pop_all()
-        with self._giving:
-            self._lanes = SendingChannels(stream, others)
-        return self._lanes
+        with self._commit_lock:
+            self._channels = SendingChannels(stream, others)
+        return self._channels
 
     def _exchange_reports(self, stream: MigrationStream) -> None:
         start = self.timeline.marks["pause_start_ns"]
@@ -214,16 +218,16 @@ class Source(MigrationSide):
                 "downtime_ns": downtime,
                 "downtime_error_ns": None if offset.same else offset.error_ns,
                 "precopy": self.precopy.to_json(),
-                **self._accounts(),
+                **self._report_fields(),
             }
 
-        received = completion.exchange_at_source(stream, start, self._probes, report)
+        received = completion.exchange_at_source(stream, start, self._round_trips, report)
         # The guest's clock was shifted by the offset that was known before the blackout.
-        late = self._ahead_ns - int(received["offset_ns"])
-        self.destination = {**received, "guest_gap_ns": int(received["guest_gap_ns"]) + late}
+        error_ns = self._clock_offset_ns - int(received["offset_ns"])
+        self.destination = {**received, "guest_gap_ns": int(received["guest_gap_ns"]) + error_ns}
 
-    def _forget_stream(self) -> None:
-        with self._giving:
+    def _close_stream(self) -> None:
+        with self._commit_lock:
             if self._stream is not None:
                 self._stream.close()
                 self._stream = None
@@ -231,30 +235,30 @@ class Source(MigrationSide):
     def _resume_reconnect(self) -> None:
         """Resume reconnecting if the VM runs on here, and record the devices that are lost."""
         reconnect = self.vm.reconnect
-        if not self._gone:
+        if not self._migrated:
             reconnect.resume()
             reconnect.await_all(RECONNECT_TIMEOUT)
             self.lost = dict(reconnect.lost)
 
-    def _refuse_without_back_end(self) -> None:
+    def _check_back_ends(self) -> None:
         for name, reason in self.vm.reconnect.lost.items():
             raise MigrationError("precopy", f"{name} is without a back-end: {reason}")
 
     def _begin(self) -> None:
         self._check_cancelled()
-        self._refuse_without_back_end()
+        self._check_back_ends()
         self._observe("MIGRATION", {"status": "active"})
         self._strategy.open()
 
-    def _move(
+    def _transfer(
         self, stream: MigrationStream, hello: dict[str, object], owned: contextlib.ExitStack
     ) -> list[Task]:
-        """Everything up to RUNNING; the devices' tasks, which may have something left to do.
+        """From DEVICES to RUNNING; returns the devices' tasks, which may have steps left.
 
-        What has to be closed when all is over goes to ``owned``.
+        What has to be closed after the migration is registered with ``owned``.
         """
         self._begin()
-        channels = owned.enter_context(contextlib.closing(self._join(stream, hello)))
+        channels = owned.enter_context(contextlib.closing(self._open_channels(stream, hello)))
         log = DirtyLog.create(self.vm.log_pages)
         owned.callback(log.close)
         self._set_logging(log)
@@ -262,7 +266,7 @@ class Source(MigrationSide):
         with self.vm.driving:
             devices = pack_devices(self.vm.devices)
         stream.send(Kind.DEVICES, devices)
-        precopy = self._sending = self._make_precopy(channels, sync)
+        precopy = self._precopy = self._make_precopy(channels, sync)
         precopy.run(lambda: self._await_prepared(stream))
         return self._switch_over(stream, channels, sync, precopy)
 
@@ -286,8 +290,8 @@ class Source(MigrationSide):
         stream.set_timeout(self._parameters.deadline)
         return expects
 
-    def _explained(self, error: Exception, stream: MigrationStream) -> Exception:
-        """The error, or the reason that the destination sent when the stream broke."""
+    def _root_cause(self, error: Exception, stream: MigrationStream) -> Exception:
+        """The error, or the reason that the destination sent before the stream broke."""
         if self._cancelled.is_set():
             return CancelledError()
         if isinstance(error, MigrationError) and error.phase == "stream":
@@ -309,8 +313,8 @@ class Source(MigrationSide):
         """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
         vm = self.vm
         timeline = self.timeline
-        tasks = begun(vm.devices, lifecycle.stop)
-        # What is dirty by now is sent before the blackout, if that makes it shorter.
+        tasks = begin_tasks(vm.devices, lifecycle.stop)
+        # Pages that are dirty by now are sent before the blackout if that shortens it.
         precopy.top_up()
         with self._blackout():
             self._strategy.stop(tasks, self._stage)
@@ -324,10 +328,10 @@ class Source(MigrationSide):
 
     @contextlib.contextmanager
     def _blackout(self) -> Iterator[None]:
-        """The vCPUs are paused, and for the length of the block the downtime is counted."""
+        """Pause the vCPUs; the block is the source's part of the downtime."""
         vm, timeline = self.vm, self.timeline
         self._observe("MIGRATION", {"status": "device"})
-        with without_collector(), vm.machine.injected_latency("src"):
+        with garbage_collector_off(), vm.machine.injected_latency("src"):
             vm.await_heartbeat()
             timeline.mark("pause_start_ns")
             timeline.marks["last_beat_ns"] = vm.guest.heartbeat.last
@@ -342,18 +346,18 @@ class Source(MigrationSide):
     def _commit(self, stream: MigrationStream) -> None:
         """Transfer the ownership of the VM, once the destination's devices have been started.
 
-        Until GO has been sent the VM belongs here, and from then on there: a guest that may have
-        run over there must never run here again from older memory. A destination sends FAILED
-        after GO only if it gave up before it read GO; then the guest has not run there.
+        GO transfers the ownership: a guest that may have run at the destination must never run
+        here again from older memory. A destination sends FAILED after GO only if it gave up before
+        it read GO; then the guest has not run there.
         """
         stream.set_timeout(DESTINATION_DEADLINES * self._parameters.deadline)
         self._expect(stream, Kind.READY)
-        with self._giving:
+        with self._commit_lock:
             self._check_cancelled()
             if stream.hung_up:
-                raise MigrationError("stream", "the destination has given up")
+                raise MigrationError("stream", "the destination has closed the stream")
             stream.send(Kind.GO)
-            self._given = True
+            self._committed = True
         try:
             self._expect(stream, Kind.RUNNING)
         except MigrationError as error:
@@ -369,9 +373,9 @@ class Source(MigrationSide):
         return payload
 
     def _roll_back(self) -> None:
-        """The devices start again here, where they have stopped, and the vCPUs run on.
+        """Start the devices again from where they stopped, and resume the vCPUs.
 
-        A device that cannot be started does not hold up the others, nor the vCPUs.
+        A device that cannot be started delays neither the other devices nor the vCPUs.
         """
         self.timeline.in_blackout = False
         self.vm.machine.vcpus.throttle(0)

@@ -84,14 +84,14 @@ class RamSender(Protocol):
         """Send memory.
 
         Raises:
-            MigrationError: the other side has gone, or does not read.
+            MigrationError: the other side has disconnected, or does not read.
         """
 
     def end_round(self) -> None:
         """Keep the order: memory that is sent from now on may be of the same pages.
 
         Raises:
-            MigrationError: the other side has gone, or does not read.
+            MigrationError: the other side has disconnected, or does not read.
         """
 
 
@@ -136,7 +136,7 @@ class MigrationStream:
         """Send a section.
 
         Raises:
-            MigrationError: the other side has gone, or does not read any more.
+            MigrationError: the other side has disconnected, or does not read any more.
         """
         self._send_all([HEADER.pack(kind, 0, len(payload)), payload])
 
@@ -144,7 +144,7 @@ class MigrationStream:
         """Send memory.
 
         Raises:
-            MigrationError: the other side has gone, or does not read any more.
+            MigrationError: the other side has disconnected, or does not read any more.
         """
         small = [run for run in runs if run[1] < SENDFILE_BYTES]
         for first in range(0, len(small), RUNS_PER_SECTION):
@@ -185,7 +185,7 @@ class MigrationStream:
         """The next section: its kind, its count, its bytes (the table of a RAM section).
 
         Raises:
-            MigrationError: the other side has gone, is silent, or sent what is not a section.
+            MigrationError: the peer has disconnected, is silent, or sent an invalid section.
         """
         head = bytearray(HEADER.size)
         try:
@@ -209,7 +209,7 @@ class MigrationStream:
         """Receive the memory of a RAM section into guest memory; return the number of bytes.
 
         Raises:
-            MigrationError: a piece lies outside of guest memory, or the other side has gone.
+            MigrationError: a piece lies outside of guest memory, or the peer has disconnected.
         """
         if len(table) != count * _ENTRY.size or count > RUNS_PER_SECTION:
             raise MigrationError("stream", "a RAM section whose table has the wrong length")
@@ -235,7 +235,7 @@ class MigrationStream:
         """Send descriptors, up to `DESCRIPTORS_PER_MESSAGE` with each byte; they stay open here.
 
         Raises:
-            MigrationError: the other side has gone, or is on another host.
+            MigrationError: the other side has disconnected, or is on another host.
         """
         if self._sock.family != socket.AF_UNIX:
             raise MigrationError("handover", "descriptors go over a unix socket only: same host")

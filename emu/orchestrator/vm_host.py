@@ -1,4 +1,4 @@
-"""One side of a run: the process of a VM, and the back-end programs of its devices."""
+"""One side of a migration: a VM's process, and the back-end programs of its devices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
 
 VM_PROGRAM = (*PYTHON, "-m", "emu.vm_process")
-#: Seconds for what should be quick, and for building, booting or reading back a whole VM.
+#: Timeouts in seconds: of a short command, and of one that builds, boots or reads back a whole VM.
 QUICK = 20.0
 SLOW = 120.0
 
@@ -38,9 +38,9 @@ class VmHost:
 
     Args:
         name: ``A`` or ``B``.
-        plan: the VM.
-        directory: of the run.
-        watcher: what to notice meanwhile.
+        plan: the VM and its back-ends.
+        directory: where the run keeps its files.
+        watcher: raises when a signal arrives or a process ends during a wait.
         vm_program: the command that runs a VM's process.
     """
 
@@ -62,19 +62,23 @@ class VmHost:
         self._program: ManagedProcess | None = None
         self._monitor: MonitorClient | None = None
         self._awaited: list[int] = []
-        #: The accelerator of the VM that is awaited, once it is.
+        #: The accelerator of the incoming VM; set by `await_incoming`.
         self.accel = ""
 
     @property
     def monitor(self) -> MonitorClient:
-        """The monitor of the VM's process, once that has been started."""
+        """The monitor of the VM's process.
+
+        Raises:
+            ProgramError: the process has not been started.
+        """
         if self._monitor is None:
             raise ProgramError(f"VM process {self.name} has not been started")
         return self._monitor
 
     @property
     def pids(self) -> list[int]:
-        """Of all its programs."""
+        """The ids of the VM's process and the back-end programs."""
         vm = [] if self._program is None else [self._program.pid]
         return vm + self.backends.pids
 
@@ -96,7 +100,7 @@ class VmHost:
         """Return when the back-ends listen and the VM's process answers.
 
         Raises:
-            EmuError: one of them ended, or is not there in time.
+            EmuError: one of them ended, or is not ready in time.
         """
         self.backends.await_ready()
         try:
@@ -107,10 +111,10 @@ class VmHost:
     def execute(
         self, command: str, arguments: JsonObject | None = None, timeout: float = QUICK
     ) -> JsonObject:
-        """Have the VM's process carry a command out.
+        """Execute a command in the VM's process.
 
         Raises:
-            EmuError: it was refused, was not answered in time, or the process ended.
+            EmuError: the command failed, was not answered in time, or the process ended.
         """
         try:
             return self.monitor.execute(command, arguments, timeout=timeout)
@@ -132,32 +136,32 @@ class VmHost:
             yield events.popleft()
 
     def create(self) -> str:
-        """Say which VM it is; the name of the accelerator that it will have."""
-        return str(self.execute("x-create", self._creation())["accel"])
+        """Describe the VM to its process; returns the accelerator that it will use."""
+        return str(self.execute("x-create", self._vm_arguments())["accel"])
 
     def boot(self) -> None:
         """Boot the guest and put it under load."""
         self.execute("x-start", timeout=SLOW)
 
     def begin_incoming(
-        self, uri: str, *, handover: bool = False, release: bool = False, **between: Any
+        self, uri: str, *, handover: bool = False, release: bool = False, **arguments: Any
     ) -> None:
-        """Have the VM's process build the VM and await its migration; do not wait for that.
+        """Send the commands that build the VM and listen for its migration; do not wait.
 
         Args:
             uri: where to listen.
-            handover: the VM is to come as it is, with its memory and its devices.
-            release: first give up the VM that the process still has.
-            between: further arguments of ``migrate-incoming``, when the source is another run's.
+            handover: the source passes on its memory and its device connections.
+            release: first release the VM of the previous migration.
+            arguments: further arguments of ``migrate-incoming``, when the source is another run.
         """
         if release:
             self._awaited.append(self.monitor.submit("x-release"))
-        self._awaited.append(self.monitor.submit("x-create", self._creation()))
-        arguments = {"uri": uri, "handover": handover, **between}
-        self._awaited.append(self.monitor.submit("migrate-incoming", arguments))
+        self._awaited.append(self.monitor.submit("x-create", self._vm_arguments()))
+        incoming = {"uri": uri, "handover": handover, **arguments}
+        self._awaited.append(self.monitor.submit("migrate-incoming", incoming))
 
     def await_incoming(self) -> str:
-        """Return when it listens; the URI for the source."""
+        """Wait until it listens; returns the URI for the source."""
         answer: JsonObject = {}
         try:
             for request_id in self._awaited:
@@ -180,16 +184,16 @@ class VmHost:
         self.execute("x-quiesce", {"timeout": QUICK}, timeout=QUICK + 5)
 
     def verify(self) -> int:
-        """Blocks that are not as the guest wrote them, read back or looked at in the images."""
+        """How many blocks, read back and in the images, differ from what the guest wrote."""
         arguments = {"timeout": SLOW, "images": self._images()}
         return int(self.execute("x-verify", arguments, timeout=SLOW + 5)["corrupted"])
 
     def shortage(self) -> str:
-        """Where no space is left for the images and logs, or nothing."""
+        """An error text if no space is left for the images or logs, else an empty string."""
         return self._directory.shortage()
 
     def stop(self) -> None:
-        """End all of it: the VM's process by hanging up, then the back-ends."""
+        """End the VM's process by closing its monitor, then the back-ends."""
         if self._monitor is not None:
             self._monitor.close()
         if self._program is not None:
@@ -199,7 +203,7 @@ class VmHost:
             self._program = None
         self.backends.stop()
 
-    def _creation(self) -> JsonObject:
+    def _vm_arguments(self) -> JsonObject:
         plan = self._plan
         disk = plan.disk
         return {
@@ -216,7 +220,7 @@ class VmHost:
         }
 
     def _images(self) -> dict[str, str]:
-        """The scratch images by their disks' numbers."""
+        """Paths of the scratch images, by disk number."""
         own = self._plan.disk is not None
         return {
             str(device.number): str(self._directory.image(device.name))
@@ -226,5 +230,5 @@ class VmHost:
 
     def _ended(self) -> ProgramError:
         if self._program is None:
-            return ProgramError(f"VM process {self.name} is not there")
+            return ProgramError(f"VM process {self.name} has not been started")
         return ProgramError(self._program.exit_description())

@@ -1,4 +1,4 @@
-"""The maintainer's answer to the RFC: send to every back-end, then wait for them all."""
+"""The reply to the RFC on qemu-devel: send to every back-end, then wait for all of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from devices.procedure import AwaitSwitchover, Change, Phase
 from emu.strategies.base import DeviceCost, Halt, Strategy
-from emu.strategies.flight import Flight
+from emu.strategies.in_flight import InFlight
 from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
@@ -40,26 +40,26 @@ class Split(Strategy):
 
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
         """See `Strategy.drive`."""
-        flight = Flight(stage)
+        in_flight = InFlight(stage)
         ready = list(tasks)
         changing: list[Task] = []
         try:
             while ready:
                 for task in ready:
-                    if self._lenient or not flight.failures:
-                        self._launch(task, flight, halt)
+                    if self._lenient or not in_flight.failures:
+                        self._advance(task, in_flight, halt)
                     if isinstance(task.step, Change) and halt is not Change:
                         changing.append(task)
-                ready = flight.landed()
-                if not ready and (self._lenient or not flight.failures):
+                ready = in_flight.wait()
+                if not ready and (self._lenient or not in_flight.failures):
                     # No reply is awaited any more, so no further edit can join this commit.
                     ready, changing = changing, []
                     commit_together(ready, stage)
         finally:
-            flight.close()
-        self.failures = {task.device: error for task, error in flight.failures}
-        if flight.failures and not self._lenient:
-            raise flight.failures[0][1]
+            in_flight.close()
+        self.failures = {task.device: error for task, error in in_flight.failures}
+        if in_flight.failures and not self._lenient:
+            raise in_flight.failures[0][1]
 
     def commits(self, devices: int, rings: int) -> int:  # noqa: ARG002  see `Strategy.commits`
         """See `Strategy.commits`: all together."""
@@ -70,12 +70,12 @@ class Split(Strategy):
         slowest = max((cost.round_trip + cost.besides for cost in costs), default=0)
         return slowest + sum(cost.in_flight for cost in costs)
 
-    def _launch(self, task: Task, flight: Flight, halt: Halt) -> None:
-        """Run a task until it waits for replies, or for a commit, or is parked, or has ended."""
+    def _advance(self, task: Task, in_flight: InFlight, halt: Halt) -> None:
+        """Run a task until it waits for replies or a commit, or reaches ``halt``, or ends."""
         while task.step is not None and not (halt is not None and isinstance(task.step, halt)):
             if isinstance(task.step, AwaitSwitchover):
                 task.resume(None)
-            elif isinstance(task.step, Change) or flight.launch(task, task.step):
+            elif isinstance(task.step, Change) or in_flight.send(task, task.step):
                 return
 
 

@@ -22,7 +22,7 @@ class Committer(Protocol):
 
 
 class Stage(NamedTuple):
-    """What a scheduler works with.
+    """What a strategy works with.
 
     Attributes:
         machine: commits edits. Only the thread that drives the strategy may call it.
@@ -71,7 +71,7 @@ class Task:
             self.step = None
 
 
-def begun(
+def begin_tasks(
     devices: Iterable[VhostDevice], procedure: Callable[[VhostDevice], Procedure]
 ) -> list[Task]:
     """A task of this procedure for each device, at its first step."""

@@ -152,7 +152,7 @@ class Timeline:
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def garbage_collector_off() -> Iterator[None]:
     """Disable Python's cycle collector meanwhile: it may take as long as a whole blackout.
 
     It is not run just before either: it would stop the guest's threads as well.

@@ -1,8 +1,8 @@
-"""Reconnects devices: one whose back-end has gone is started again when a new back-end listens.
+"""Reconnects devices: a device that has lost its back-end is started on the next one.
 
 When a back-end closes its socket the device is *lost*: its rings are not served, and the guest's
-requests stay in them. From then on its socket path is tried until a back-end listens there. A
-migration or a stop drives the devices itself, and pauses the manager meanwhile.
+requests stay in them. The manager then tries its socket path until a back-end listens there. A
+migration or a stop drives the devices itself, and pauses the manager for that time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PERIOD = 0.05
 #: Seconds that `pause` waits for a device that is being reconnected.
 TIMEOUT = 30.0
 
-#: Gets the events ``DEVICE_LOST`` and ``DEVICE_BACK``, with ``{"device", "reason"}``.
+#: Called with the events ``DEVICE_LOST`` (``{"device", "reason"}``) and ``DEVICE_BACK``
+#: (``{"device"}``).
 Observer = Callable[[str, dict[str, object]], None]
 
 
@@ -35,10 +36,10 @@ class ReconnectManager:
     """Reconnects the devices of one VM. It is paused until `resume`.
 
     Args:
-        devices: all of them.
-        bring_back: connects a lost device to the back-end that listens, and starts it. If that
-            fails it raises a `VhostUserError` and leaves the device disconnected.
-        observe: gets an event for each device that is lost or reconnected.
+        devices: all devices of the VM.
+        reconnect_device: connects a lost device to the back-end that listens, and starts it. If
+            that fails it raises a `VhostUserError` and leaves the device disconnected.
+        observe: called for each device that is lost or reconnected.
 
     Attributes:
         lost: the devices without a back-end, by name, each with the reason.
@@ -47,12 +48,12 @@ class ReconnectManager:
     def __init__(
         self,
         devices: Sequence[VhostDevice],
-        bring_back: Callable[[VhostDevice], None],
+        reconnect_device: Callable[[VhostDevice], None],
         observe: Observer,
     ) -> None:
         self.lost: dict[str, VhostUserError] = {}
         self._devices = devices
-        self._bring_back = bring_back
+        self._reconnect_device = reconnect_device
         self._observe = observe
         self._changed = threading.Condition()
         self._paused = 1
@@ -60,49 +61,49 @@ class ReconnectManager:
         self._closed = False
         self._connectors: dict[str, threading.Thread] = {}
         self._watcher: threading.Thread | None = None
-        self._poke_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     # -- for the thread that drives the VM
 
     def resume(self) -> None:
-        """Begin, or go on after `pause`."""
+        """Start reconnecting, or continue after `pause`."""
         with self._changed:
             self._paused -= 1
             self._changed.notify_all()
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, name="reconnect", daemon=True)
             self._watcher.start()
-        self._poke()
+        self._wake()
 
     def pause(self) -> None:
-        """Return when no device is touched any more; none is until `resume`.
+        """Return when the manager uses no device; it uses none until `resume`.
 
         Raises:
-            DeadlineError: a device that is being reconnected does not answer.
+            DeadlineError: reconnecting a device takes longer than `TIMEOUT`.
         """
         with self._changed:
             self._paused += 1
-            self._poke()
+            self._wake()
             if not self._changed.wait_for(lambda: not self._busy, TIMEOUT):
                 self._paused -= 1
-                raise DeadlineError("a device to reconnect, or to fail", TIMEOUT)
+                raise DeadlineError("the attempt to reconnect a device", TIMEOUT)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Paused for the length of the block."""
+        """Pause the manager in the block."""
         self.pause()
         try:
             yield
         finally:
             self.resume()
 
-    def lose(self, device: VhostDevice, error: VhostUserError) -> None:
-        """The back-end of a device has gone: disconnect it, and begin to reconnect."""
+    def mark_lost(self, device: VhostDevice, error: VhostUserError) -> None:
+        """Disconnect a device that has lost its back-end, and start to reconnect it."""
         device.disconnect()
         with self._changed:
             self.lost[device.name] = error
         self._observe("DEVICE_LOST", {"device": device.name, "reason": str(error)})
-        self._poke()
+        self._wake()
 
     def await_all(self, timeout: float) -> None:
         """Return when no device is lost, or after ``timeout`` seconds."""
@@ -110,23 +111,23 @@ class ReconnectManager:
             self._changed.wait_for(lambda: not self.lost, timeout)
 
     def close(self) -> None:
-        """End its threads. May be called twice."""
+        """End the manager's threads; idempotent."""
         with self._changed:
             if self._closed:
                 return
             self._closed = True
             self._changed.notify_all()
-        self._poke()
+        self._wake()
         for thread in (self._watcher, *self._connectors.values()):
             if thread is not None:
                 thread.join(TIMEOUT)
-        os.close(self._poke_fd)
+        os.close(self._wake_fd)
 
     # -- the watcher
 
-    def _poke(self) -> None:
+    def _wake(self) -> None:
         with suppress(BlockingIOError):
-            os.eventfd_write(self._poke_fd, 1)
+            os.eventfd_write(self._wake_fd, 1)
 
     def _watch(self) -> None:
         while self._begin():
@@ -139,38 +140,40 @@ class ReconnectManager:
                 self._end()
             ready = poll.poll()
             with suppress(BlockingIOError):
-                os.eventfd_read(self._poke_fd)
+                os.eventfd_read(self._wake_fd)
             gone = [watched[fd] for fd, _ in ready if fd in watched]
             if gone and self._begin():
                 try:
-                    self._note_gone(gone)
+                    self._mark_gone(gone)
                 finally:
                     self._end()
 
     def _sockets(self) -> tuple[select.poll, dict[int, VhostDevice]]:
         poll = select.poll()
-        poll.register(self._poke_fd, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
         watched: dict[int, VhostDevice] = {}
         for device in self._devices:
-            # A lost one belongs to its own thread, whatever its connection looks like.
+            # A lost device belongs to its own thread, whatever the state of its connection.
             if device.connected and device.name not in self.lost:
                 fd = device.connection.fileno()
                 watched[fd] = device
                 poll.register(fd, select.POLLRDHUP)
         return poll, watched
 
-    def _note_gone(self, devices: Sequence[VhostDevice]) -> None:
-        """Lose these devices, unless they have been reconnected since they were polled."""
+    def _mark_gone(self, devices: Sequence[VhostDevice]) -> None:
+        """Mark these devices as lost, unless they have been reconnected since they were polled."""
         for device in devices:
             if not device.connected or device.name in self.lost:
                 continue
             poll = select.poll()
             poll.register(device.connection.fileno(), select.POLLRDHUP)
             if poll.poll(0):
-                self.lose(device, VhostUserError("its back-end has gone", device=device.name))
+                self.mark_lost(
+                    device, VhostUserError("its back-end has disconnected", device=device.name)
+                )
 
     def _begin(self) -> bool:
-        """Wait until devices may be touched; False when the manager has been closed."""
+        """Wait until devices may be used; False when the manager has been closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._paused)
             if self._closed:
@@ -183,7 +186,7 @@ class ReconnectManager:
             self._busy -= 1
             self._changed.notify_all()
 
-    # -- a thread for each lost device, so that none waits for another
+    # -- one thread for each lost device, so that no device waits for another
 
     def _start_connector(self, device: VhostDevice) -> None:
         running = self._connectors.get(device.name)
@@ -199,7 +202,7 @@ class ReconnectManager:
             try:
                 if device.name not in self.lost:
                     return
-                self._bring_back(device)
+                self._reconnect_device(device)
             except VhostUserError as error:
                 with self._changed:
                     self.lost[device.name] = error
@@ -208,7 +211,7 @@ class ReconnectManager:
                     del self.lost[device.name]
                     self._changed.notify_all()
                 self._observe("DEVICE_BACK", {"device": device.name})
-                self._poke()
+                self._wake()
                 return
             finally:
                 self._end()

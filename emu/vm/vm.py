@@ -241,12 +241,12 @@ class Vm:
             elif device.name not in self.reconnect.lost:
                 reason = device.connection.broken_reason if device.connected else "not connected"
                 gone = VhostUserError(f"its back-end is lost: {reason}", device=device.name)
-                self.reconnect.lose(device, gone)
+                self.reconnect.mark_lost(device, gone)
         strategy = Split(lenient=True)
         self._drive(kept, map(lifecycle.start, kept), strategy)
         for device in kept:
             if device.name in strategy.failures:
-                self.reconnect.lose(device, strategy.failures[device.name])
+                self.reconnect.mark_lost(device, strategy.failures[device.name])
         self.signal_all_rings()
 
     def _reconnect_device(self, device: VhostDevice) -> None:

@@ -67,7 +67,7 @@ def _reset_devices(vm: Vm) -> None:
         try:
             vm.reset_device(index)
         except VhostUserError as error:
-            vm.reconnect.lose(device, error)
+            vm.reconnect.mark_lost(device, error)
             device.forget_rings()
     try:
         vm.pause_vcpus()
@@ -82,7 +82,7 @@ def _reset_devices(vm: Vm) -> None:
         try:
             vm.activate_device(index)
         except VhostUserError as error:
-            vm.reconnect.lose(device, error)
+            vm.reconnect.mark_lost(device, error)
 
 
 def make_control(emit: EventSink) -> Control:
@@ -258,7 +258,7 @@ class Control(VmControl):
         self._refuse_while_migrating()
         self._refuse_while_measuring()
         job = Job(self._emit)
-        reach = partial(
+        open_stream = partial(
             connect,
             uri,
             timeout=parameters.deadline,
@@ -274,8 +274,8 @@ class Control(VmControl):
                 parameters=parameters,
                 observe=job.observe,
                 history=self._history,
-                reach=reach,
-                accounts=lambda: {"served": served(between_runs.get("stats", ()))},
+                connect=open_stream,
+                report_fields=lambda: {"served": served(between_runs.get("stats", ()))},
             )
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
@@ -289,7 +289,7 @@ class Control(VmControl):
                 disks=between_runs.get("disks"),
                 report=between is not None,
             )
-            side.run(reach(), content)
+            side.run(open_stream(), content)
 
         self._job = job
         job.start(side, send, cancel=side.cancel)

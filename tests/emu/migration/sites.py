@@ -164,8 +164,8 @@ class Migration:
             parameters=parameters,
             observe=self.events,
             history=history,
-            reach=self._reach,
-            accounts=lambda: {"served": 7},
+            connect=self._connect,
+            report_fields=lambda: {"served": 7},
         )
         self.destination: Destination | HandoverDestination
         self._built: list[Vm] = []
@@ -210,7 +210,7 @@ class Migration:
         else:
             self.received.append(None)
 
-    def _reach(self) -> MigrationStream:
+    def _connect(self) -> MigrationStream:
         return connect(self.listener.uri, timeout=TIMEOUT, credentials=self._credentials)
 
     def _accept(self) -> MigrationStream:
@@ -222,7 +222,7 @@ class Migration:
         """Migrate; raises what the source raises."""
         self._thread.start()
         try:
-            self.source.run(self._reach(), {**self._hello, **changes})
+            self.source.run(self._connect(), {**self._hello, **changes})
         finally:
             self._thread.join(3 * TIMEOUT)
             self.listener.close()

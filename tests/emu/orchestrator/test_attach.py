@@ -245,7 +245,7 @@ def test_a_vm_without_a_back_end_is_not_reset(programs: Programs, tmp_path: Path
     vm = programs.vm("--blk", blk, "--net", net, "--qmp", str(path))
     with monitor(path) as client:
         back_end.kill()
-        assert line(vm) == "blk0: its back-end has gone"
+        assert line(vm) == "blk0: its back-end has disconnected"
         with pytest.raises(CommandError, match="without a back-end: blk0"):
             say(client, "system_reset")
         programs.blk()
@@ -260,7 +260,7 @@ def test_a_back_end_that_dies_is_told_of(programs: Programs) -> None:
     blk, back_end = programs.blk()
     vm = programs.vm("--blk", blk)
     back_end.kill()
-    assert line(vm) == "blk0: its back-end has gone"
+    assert line(vm) == "blk0: its back-end has disconnected"
     vm.send_signal(signal.SIGINT)
     assert vm.wait(TIMEOUT) == 1
     rest = vm.stderr.read() if vm.stderr is not None else ""
@@ -274,7 +274,7 @@ def test_the_next_back_end_takes_its_place(programs: Programs, tmp_path: Path) -
     path = tmp_path / "qmp"
     vm = programs.vm("--blk", blk, "--net", net, "--qmp", str(path))
     back_end.kill()
-    assert line(vm) == "blk0: its back-end has gone"
+    assert line(vm) == "blk0: its back-end has disconnected"
     programs.blk()
     assert line(vm) == "blk0: has a back-end again"
     with monitor(path) as client:

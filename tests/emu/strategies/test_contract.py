@@ -10,7 +10,7 @@ import pytest
 from devices import lifecycle
 from devices.procedure import Ask, AwaitSwitchover, Change, Phase
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from emu.strategies.task import Stage, Task, begun
+from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import Timeline
 from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
 from vhost_user.errors import BackendError, VhostUserError
@@ -45,11 +45,11 @@ def stage_of(vm: Vm) -> Stage:
 
 
 def stops(vm: Vm) -> list[Task]:
-    return begun(vm.devices, lifecycle.stop)
+    return begin_tasks(vm.devices, lifecycle.stop)
 
 
 def starts(vm: Vm) -> list[Task]:
-    return begun(vm.devices, lifecycle.start_ahead)
+    return begin_tasks(vm.devices, lifecycle.start_ahead)
 
 
 def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:

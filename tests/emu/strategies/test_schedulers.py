@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from devices import lifecycle
 from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from emu.strategies.task import Stage, Task, begun
+from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import Timeline
 from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
 from tests.emu.strategies.test_unsafe import assert_agree
@@ -65,7 +65,7 @@ class Schedulers(RuleBasedStateMachine):
         self, procedure: Callable[[VhostDevice], Procedure], devices: set[int]
     ) -> list[Task]:
         chosen = [self.vm.devices[index] for index in sorted(devices)]
-        return begun(chosen, procedure)
+        return begin_tasks(chosen, procedure)
 
     @contextlib.contextmanager
     def _strategy(self, name: str) -> Iterator[Strategy]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from devices.procedure import AwaitSwitchover, Change, Phase
-from emu.strategies.task import Task, begun
+from emu.strategies.task import Task, begin_tasks
 
 if TYPE_CHECKING:
     from devices.device import VhostDevice
@@ -54,7 +54,7 @@ def test_answers_go_to_the_step_that_waits_and_the_last_ends_the_task() -> None:
 def test_begun_tasks_are_named_after_their_devices_and_at_their_first_step() -> None:
     names = {"net0": "net", "blk0": "blk"}
     devices = [SimpleNamespace(name=name, device_class=kind) for name, kind in names.items()]
-    tasks = begun(cast("list[VhostDevice]", devices), lambda _device: recording([]))
+    tasks = begin_tasks(cast("list[VhostDevice]", devices), lambda _device: recording([]))
     assert {task.device: task.device_class for task in tasks} == names
     assert all(isinstance(task.step, AwaitSwitchover) for task in tasks)
 

@@ -15,7 +15,7 @@ from emu.machine.accel.kvm import KvmAccelerator
 from emu.machine.accel.registry import ACCELERATORS
 from emu.machine.accel.soft import SoftAccelerator
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from emu.strategies.task import Stage, begun
+from emu.strategies.task import Stage, begin_tasks
 from emu.strategies.timeline import Timeline
 from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, EITHER, MODES, DoubleDisableError
 from tests.emu.migration.sites import SPEC, await_work, check_request_log
@@ -40,7 +40,7 @@ def stop(vm: Vm, strategy: Strategy, machine: Machine | Sequencer) -> None:
     """Stop all devices, with a watchdog."""
     vm.reconnect.pause()
     vm.pause_vcpus()
-    tasks = begun(vm.devices, lifecycle.stop)
+    tasks = begin_tasks(vm.devices, lifecycle.stop)
     strategy.open()
     try:
         with Watchdog():

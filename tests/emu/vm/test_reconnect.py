@@ -1,4 +1,4 @@
-"""A device whose back-end has gone comes back with the next one, and nothing is lost."""
+"""A device whose back-end has disconnected is started on the next one, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_vm_that_is_without_a_back_end_does_not_migrate(
     check_request_log(vm)
 
 
-def test_a_keeper_that_rests_touches_nothing(
+def test_a_paused_manager_uses_no_device(
     vm: Vm,
     sites: tuple[Site, Site],
     events: Events,

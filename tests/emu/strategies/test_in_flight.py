@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices.procedure import Ask, Phase
-from emu.strategies.flight import aligned
+from emu.strategies.in_flight import in_message_order
 from emu.strategies.split import Split
 from emu.strategies.task import Task
 from tests.emu.strategies.test_contract import stage_of, stops
@@ -60,7 +60,7 @@ def test_no_reply_is_missing_where_all_are_due(vm: Vm) -> None:
     step = Ask.of(Phase.PROBE, connection, [MIXED[0], MIXED[0]])
     replies = [connection.exchange(message, 5.0) for message in step.messages]
     got = [reply for reply in replies if reply is not None]
-    assert aligned(step, got) == got
+    assert in_message_order(step, got) == got
 
 
 def test_devices_that_fail_do_not_keep_others_from_their_replies(

@@ -1,4 +1,4 @@
-"""Many questions in flight at once, on one thread with one selector."""
+"""Requests of many devices in flight at once, in one thread with one epoll instance."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _READ_WRITE = select.EPOLLIN | select.EPOLLOUT
 
 
-class Flight:
-    """The tasks whose Ask is under way, by the descriptor of their connection.
+class InFlight:
+    """The tasks whose requests are in flight, by the descriptor of their connection.
 
-    A device that fails drops out, and the others are waited for all the same: their back-ends
-    have been asked already, and a roll-back needs their answers.
+    A task that fails is removed. The others are still waited for: their requests have been sent,
+    and a roll-back needs the replies.
 
     Attributes:
-        failures: what the tasks that dropped out failed with, in the order in which they did.
+        failures: the failed tasks and their errors, in the order of the failures.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -38,12 +38,13 @@ class Flight:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def launch(self, task: Task, step: Ask) -> bool:
-        """Send all of a task's messages as far as they go without waiting.
+    def send(self, task: Task, step: Ask) -> bool:
+        """Send as many of a task's messages as the socket takes without blocking.
 
         Returns:
-            False when the task waits for nothing: no reply is due and everything has been sent.
-            It has been resumed then, and has a new step; or it has failed, and has none.
+            True when the task waits: for replies, or to send the rest. False when all messages
+            have been sent and no reply is due, so the task has been resumed; or when it has failed,
+            so its step is None.
         """
         connection = step.connection
         task.started = self._stage.timeline.begin(
@@ -70,24 +71,24 @@ class Flight:
             self._epoll.modify(fd, events)
         self._registered[fd] = events
 
-    def landed(self) -> list[Task]:
-        """Wait until tasks have all of their replies; resume them and return them.
+    def wait(self) -> list[Task]:
+        """Wait until at least one task has all its replies; resume these tasks and return them.
 
-        Nothing comes back when all that were left have failed.
+        The list is empty when every task in flight has failed.
         """
         done: list[Task] = []
         while self._tasks and not done:
-            for fd, events in self._epoll.poll(self._patience()):
+            for fd, events in self._epoll.poll(self._remaining()):
                 task = self._tasks.get(fd)
-                if task is not None and self._serve(fd, task, events):
+                if task is not None and self._progress(fd, task, events):
                     done.append(task)
             self._drop_overdue()
         return done
 
-    def _serve(self, fd: int, task: Task, events: int) -> bool:
-        """Whether the task has landed. One that fails is dropped."""
+    def _progress(self, fd: int, task: Task, events: int) -> bool:
+        """Send and receive; True when the task has been resumed. A failed task is removed."""
         step = task.step
-        assert isinstance(step, Ask)  # noqa: S101  only asking tasks are in flight
+        assert isinstance(step, Ask)  # noqa: S101  only an Ask is in flight
         connection = step.connection
         try:
             if events & select.EPOLLOUT and connection.flush():
@@ -97,20 +98,20 @@ class Flight:
             if connection.outstanding or connection.wants_write:
                 return False
         except VhostUserError as error:
-            self._forget(fd)
+            self._remove(fd)
             self._fail(task, error)
             return False
-        self._forget(fd)
+        self._remove(fd)
         try:
             self._resume(task, step)
-        except VhostUserError as error:  # the procedure does not like what it was answered
+        except VhostUserError as error:  # the procedure rejects a reply
             self._fail(task, error)
             return False
         return True
 
-    def _forget(self, fd: int) -> None:
+    def _remove(self, fd: int) -> None:
         del self._tasks[fd]
-        # A connection that has hung up would be ready for ever.
+        # A connection that the peer has closed would always be ready.
         self._epoll.unregister(fd)
         del self._registered[fd]
 
@@ -119,7 +120,7 @@ class Flight:
         self.failures.append((task, error))
 
     def _drop_overdue(self) -> None:
-        """Tasks that have waited for longer than the stage's timeout fail."""
+        """Fail the tasks that have waited for longer than the stage's timeout."""
         limit = now() - int(self._stage.timeout * 1e9)
         for fd, task in list(self._tasks.items()):
             if task.started <= limit:
@@ -129,7 +130,7 @@ class Flight:
                 error = DeadlineError("replies", waited, device=task.device, message=phase)
                 if isinstance(step, Ask):
                     step.connection.mark_broken(error.text)
-                self._forget(fd)
+                self._remove(fd)
                 self._fail(task, error)
 
     def _resume(self, task: Task, step: Ask) -> None:
@@ -140,21 +141,21 @@ class Flight:
             device=task.device,
             units=len(step.messages),
         )
-        task.resume(aligned(step, task.answered))
+        task.resume(in_message_order(step, task.answered))
 
-    def _patience(self) -> float:
-        """Seconds until the first of the waiting tasks runs out of time."""
+    def _remaining(self) -> float:
+        """Seconds until the first task in flight times out."""
         oldest = min(task.started for task in self._tasks.values())
         return max(0.0, self._stage.timeout - (now() - oldest) / 1e9)
 
     def close(self) -> None:
-        """Give the selector back; the connections stay open."""
+        """Close the epoll instance; the connections stay open."""
         self._epoll.close()
 
 
-def aligned(step: Ask, replies: Sequence[Reply]) -> Sequence[Reply | None]:
-    """Replies at the places of their messages, None where no reply was due."""
+def in_message_order(step: Ask, replies: Sequence[Reply]) -> Sequence[Reply | None]:
+    """The reply to each message of the step, None where no reply was due."""
     if len(replies) == len(step.messages):
         return replies
-    source = iter(replies)
-    return [next(source) if message.answered else None for message in step.messages]
+    remaining = iter(replies)
+    return [next(remaining) if message.answered else None for message in step.messages]
