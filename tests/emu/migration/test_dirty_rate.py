@@ -9,7 +9,7 @@ import pytest
 
 from emu.errors import EmuError
 from emu.migration.dirty_rate import DirtyRate
-from tests.emu.migration.sites import await_work, check_books
+from tests.emu.migration.sites import await_work, check_request_log
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 
@@ -34,7 +34,7 @@ def test_devices_log_for_as_long_as_it_is_measured(vm: Vm) -> None:
     rate.close()
     assert rate.query()["status"] == "measured"
     assert not any(device.logging for device in vm.devices)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_the_rate_is_what_the_guest_writes(vm: Vm) -> None:

@@ -12,7 +12,7 @@ from emu.errors import CancelledError, MigrationError
 from emu.migration.source import Source
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.registry import make
-from tests.emu.migration.sites import PARAMETERS, Events, Migration, await_work, check_books
+from tests.emu.migration.sites import PARAMETERS, Events, Migration, await_work, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_a_handshake_that_fails_touches_nothing(
     assert destination.receive()[0] is Kind.HELLO
     destination.close()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 def test_a_cancel_before_the_start_sends_nothing(vm: Vm) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from emu.config.costs import NATIVE
 from emu.vm.vm import Vm
-from tests.emu.migration.sites import SPEC, Site, await_work, check_books
+from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_stopped_devices_start_again_where_they_stopped(vm: Vm) -> None:
     assert all(ring.started for device in vm.devices for ring in device.rings)
     vm.resume_vcpus()
     await_work(vm)
-    check_books(vm)
+    check_request_log(vm)
 
 
 @pytest.mark.parametrize("victim", ["net0", "blk0"])
