@@ -51,7 +51,7 @@ def _socket_options(command: Callable[..., Any]) -> Callable[..., Any]:
             f"--{kind.name}",
             multiple=True,
             metavar="PATH",
-            help=f"Socket of a {kind.title}'s back-end.",
+            help=f"Socket of a back-end: {kind.title}.",
         )(command)
     return command
 
