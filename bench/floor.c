@@ -265,7 +265,7 @@ static void add_devices(const char *shape) {
     if (sscanf(shape, "%dx%d%n", &count, &rings, &end) != 2 || shape[end] || rings < 1 ||
         rings > MAX_RINGS || count < 1 || count > MAX_SOCKETS - sockets) {
         fprintf(stderr,
-                "floor: %s is no shape: write SOCKETSxRINGS, %d sockets with %d rings at "
+                "floor: %s is not a shape: write SOCKETSxRINGS, %d sockets with %d rings at "
                 "the most\n",
                 shape, MAX_SOCKETS, MAX_RINGS);
         exit(2);

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from emu.config.device_kinds import KINDS, load
 from emu.errors import EmuError
+from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Seconds for a back-end to listen, and for each of its replies.
 TIMEOUT = 10.0
+#: Seconds for a back-end that listens already; then the user is told of the wait.
+AT_ONCE = 0.2
 #: Rings of a device whose back-end offers more, unless the user asks for them.
 USUAL_RINGS = 2
 
@@ -39,26 +41,17 @@ def usable_rings(kind: str, paths: Sequence[str], notice: Callable[[str], None])
 def _offered(kind: str, number: int, path: str, notice: Callable[[str], None]) -> int:
     row = KINDS[kind]
     device: VhostDevice = load(row.front_end)(f"{kind}{number}", [], [])
-    if not listens(path):
-        notice(f"{device.name}: waiting up to {TIMEOUT:g} s for a back-end at {path}")
     try:
-        device.connect(path, timeout=TIMEOUT)
+        try:
+            device.connect(path, timeout=TIMEOUT, connect_timeout=AT_ONCE)
+        except DeadlineError:
+            if device.connected:
+                raise
+            notice(f"{device.name}: waiting up to {TIMEOUT:g} s for a back-end at {path}")
+            device.connect(path, timeout=TIMEOUT)
         rings = device.queues_offered(TIMEOUT) * row.rings_per_unit
     finally:
         device.close()
     if not rings:
         raise EmuError(f"{device.name}: the back-end at {path} offers no queue")
     return rings
-
-
-def listens(path: str) -> bool:
-    """Whether a process listens at a path now, or would if it had room for a connection."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(0)
-        try:
-            sock.connect(path)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-    return True
