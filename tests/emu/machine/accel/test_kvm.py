@@ -232,7 +232,7 @@ def test_after_warm_up_a_load_sets_few_parts_of_the_state(
     parts = 5
     idle = [vcpu for vcpu in incoming.vcpus._vcpus[1:] if isinstance(vcpu, KvmVcpu)]
     assert len(idle) == VCPUS - 1
-    assert sum(vcpu.parts_set for vcpu in idle) < parts * len(idle) / 2
+    assert sum(vcpu.parts_set for vcpu in idle) < parts * len(idle)
     incoming.vcpus.resume()
     had = ticks(kvm)
     until(lambda: ticks(incoming) > had)
