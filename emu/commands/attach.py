@@ -144,7 +144,7 @@ def _plan(options: AttachOptions) -> AttachPlan:
     rings = options.rings
     for kind in given:
         if rings is not None and rings % kind.rings_per_unit:
-            raise OptionError(f"--rings {rings}: a {kind.title} has them in pairs")
+            raise OptionError(f"--rings {rings}: {kind.plural} have them in pairs")
     groups = [
         DeviceGroup(kind.name, len(options.sockets[kind.name]), rings or kind.rings_per_unit)
         for kind in given

@@ -306,7 +306,7 @@ def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
     [
         ((), 2, "--net PATH or --blk PATH"),
         (("--blk", "s", "--for", "soon"), 2, "'soon' is not a duration"),
-        (("--net", "s", "--rings", "3"), 2, "--rings 3: a NIC has them in pairs"),
+        (("--net", "s", "--rings", "3"), 2, "--rings 3: NICs have them in pairs"),
         (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),
         (("--blk", "s", "--vcpus", "0"), 2, "0 vCPUs"),
         (("--blk", "s", "--memory", "1M"), 2, "at least 64M"),
