@@ -139,8 +139,8 @@ def _plan(options: AttachOptions) -> AttachPlan:
 
     given = [kind for kind in KINDS.values() if options.sockets[kind.name]]
     if not given:
-        sockets = " or ".join(f"--{name} PATH" for name in KINDS)
-        raise OptionError(f"no back-end given: {sockets}")
+        sockets = ", ".join(f"--{name} PATH" for name in KINDS)
+        raise OptionError(f"no back-end is given: use one or more of {sockets}")
     rings = options.rings
     for kind in given:
         if rings is not None and rings % kind.rings_per_unit:

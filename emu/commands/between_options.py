@@ -35,7 +35,7 @@ _OPTIONS = (
         "--tls-ca",
         type=_FILE,
         metavar="FILE",
-        help="Who may have signed the other side's certificate, PEM; both sides verify.",
+        help="Authorities that sign the other side's certificate, PEM; both sides verify.",
     ),
     click.option(
         "--insecure",
@@ -121,9 +121,13 @@ def _endpoint(
     try:
         if credentials is not None:
             credentials.context(server=listens)
-        plain_is_safe = endpoint.is_local(uri)
     except MigrationError as error:
         raise OptionError(f"{option} {error}") from None
+    try:
+        plain_is_safe = endpoint.is_local(uri)
+    except MigrationError as error:
+        # The option names what was being done, so the phase is left out.
+        raise OptionError(f"{option} {str(error).removeprefix(f'{error.phase}: ')}") from None
     if credentials is None and not plain_is_safe and not insecure:
         raise PreflightError(
             f"{option} {uri} is not loopback, and the VM's memory would go over the network in the "

@@ -33,8 +33,8 @@ HELP = """Test a back-end or a front-end for conformance to the vhost-user proto
 
 \b
 Examples:
-  emu conform back-end --exec 'my-backend --socket-path {socket}'    the protocol only
-  emu conform back-end --device blk ...    also the device: OVERWRITES the disk, see its --help
+  emu conform back-end --exec 'my-backend {socket}'   the protocol only
+  emu conform back-end --device blk ...               OVERWRITES the disk
   emu conform front-end --device blk --exec 'my-vmm ... {socket}'
 """
 
@@ -49,8 +49,8 @@ The report begins with the cases that failed, MUST before SHOULD.
 \b
 Examples:
   truncate -s 64M scratch.img
-  emu conform back-end --device blk --exec 'my-backend --socket-path {socket} scratch.img'
-  emu conform back-end --socket /run/vhost.sock --only framing --only VU-B-0401
+  emu conform back-end --device blk --exec 'my-backend {socket} scratch.img'
+  emu conform back-end --socket vhost.sock --only framing --only VU-B-0401
   emu conform back-end --list
 
 The exit status is 0 when no case failed, 1 when a case failed or the back-end could not be
@@ -65,9 +65,11 @@ calc-dirty-rate). Until its guest has started a ring it may take ten times --pat
 
 \b
 Examples:
-  emu conform front-end --device blk --exec 'qemu-system-x86_64 -m 256 -nodefaults -nographic
-    -object memory-backend-memfd,id=m,size=256M,share=on -machine q35,memory-backend=m
-    -chardev socket,id=c,path={socket} -device vhost-user-blk-pci,chardev=c,bootindex=0
+  emu conform front-end --device blk --exec 'qemu-system-x86_64 -m 256
+    -nodefaults -nographic -machine q35,memory-backend=m
+    -object memory-backend-memfd,id=m,size=256M,share=on
+    -chardev socket,id=c,path={socket}
+    -device vhost-user-blk-pci,chardev=c,bootindex=0
     -qmp unix:{qmp},server=on,wait=off'
   emu conform front-end --socket /tmp/vhost.sock --only framing
   emu conform front-end --list
@@ -77,7 +79,12 @@ for an invalid option.
 """
 
 
-@click.group(help=HELP, context_settings=CONTEXT, invoke_without_command=True)
+@click.group(
+    help=HELP,
+    short_help="Test a back-end or a front-end for conformance.",
+    context_settings=CONTEXT,
+    invoke_without_command=True,
+)
 @click.pass_context
 def conform(context: click.Context) -> None:
     """Print the help, as a usage error, if no subcommand is given."""

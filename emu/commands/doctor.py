@@ -7,14 +7,15 @@ import click
 from emu.commands.options import CONTEXT
 from emu.errors import EmuError
 
-HELP = """Look at what this host has for a VM: KVM, limits, namespaces, memory.
+HELP = """Report what this host has for a VM: KVM, limits, namespaces, memory.
 
 Nothing is changed and no privileges are needed. What is missing is named with what it is
-needed for and what to do about it. The status is 0 unless nothing could run without it.
+needed for and what to do about it. The status is 1 if something is missing without which no VM
+can run.
 """
 
 
-@click.command(help=HELP, context_settings=CONTEXT, short_help="Say what this host can do.")
+@click.command(help=HELP, context_settings=CONTEXT, short_help="Report what this host can do.")
 def doctor() -> None:
     """Examine, and print."""
     from rich.console import Console

@@ -23,11 +23,11 @@ are real.
 
 \b
 Examples:
-  emu migrate                                 the RFC's VM, three strategies, one table
+  emu migrate           the RFC's VM, three strategies, one table
   emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
-  emu sweep                                   how the blackout grows with the rings
+  emu sweep             how the blackout grows with the number of rings
   emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --for 10s
-  emu doctor                                  what this host can do
+  emu doctor            what this host can do
 """
 
 

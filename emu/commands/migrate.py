@@ -65,7 +65,7 @@ The status is 0 only when every migration completed with nothing lost, duplicate
 \b
 Examples:
   emu migrate
-  emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --strategy split --repeat 10
+  emu migrate --net 2x4 --blk 2x2 --vcpus 4 --memory 1G --strategy split
   emu migrate --costs rfc2021 --strategy qemu-2021,prewired --json result.json
   emu migrate --stop-time 20ms --control shared
   emu migrate --disk debian.iso

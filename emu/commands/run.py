@@ -57,7 +57,9 @@ source.
 """
 
 
-@click.command(help=HELP, context_settings=CONTEXT, short_help="Run a VM under load and watch it.")
+@click.command(
+    help=HELP, context_settings=CONTEXT, short_help="Run a VM under load and report its requests."
+)
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option(
     "--incoming",
@@ -81,7 +83,7 @@ def run(**options: Any) -> None:
     text = own.duration
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     if seconds == 0:
-        raise OptionError("--for 0: there would be nothing to see")
+        raise OptionError("--for 0: give a time that is longer")
     endpoint = endpoint_of(
         "--incoming", own.incoming, values_of(BetweenOptions, options), listens=True
     )

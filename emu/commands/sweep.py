@@ -43,7 +43,7 @@ smallest VM they are.
 \b
 Examples:
   emu sweep
-  emu sweep --devices 2,8,32 --rings 4 --strategy split,prewired --json sweep.json
+  emu sweep --devices 2,8,32 --rings 4 --strategy split,prewired
   emu sweep --costs rfc2021 --control shared
 """
 
@@ -73,7 +73,7 @@ Examples:
     default="qemu-2021,prewired",
     show_default=True,
     metavar="NAME[,NAME...]",
-    help="Who stops and starts the devices, in turn.",
+    help="Schedulers that stop and start the devices, in turn.",
 )
 @click.option(
     "--repeat",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+import textwrap
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -148,8 +149,16 @@ def _reason(error: Exception) -> str:
 
 
 def help_lines() -> str:
-    """A line for each strategy: its name and its `Strategy.HELP`."""
-    return "\n".join(f"  {name:<11} {strategy.HELP}" for name, strategy in STRATEGIES.items())
+    """The name of each strategy and its `Strategy.HELP`, for a terminal of 80 columns."""
+    return "\n".join(
+        textwrap.fill(
+            strategy.HELP,
+            width=76,
+            initial_indent=f"  {name:<11} ",
+            subsequent_indent=" " * 14,
+        )
+        for name, strategy in STRATEGIES.items()
+    )
 
 
 def table() -> str:

@@ -17,6 +17,7 @@ The comment takes these words, in any order:
                     the mark ``peer``
 ``skip="REASON"``   the block is not run, for this reason
 ``root``            run in the repository, not in a directory of the document's own
+``file=PATH``       the block is not run but written to this file, for the blocks after it
 
 The blocks of a document run in order, in one temporary directory.
 """
@@ -71,6 +72,7 @@ class Block:
     needs: tuple[str, ...] = ()
     skip: str = ""
     in_root: bool = False
+    file: str = ""
 
     @property
     def name(self) -> str:
@@ -94,6 +96,8 @@ def _with(block: Block, word: str) -> Block:
             return replace(block, skip=value)
         case "root":
             return replace(block, in_root=True)
+        case "file" if value:
+            return replace(block, file=value)
     raise ValueError(f"unknown word {word!r}")
 
 

@@ -31,7 +31,10 @@ class Shell:
         self._background: list[subprocess.Popen[str]] = []
 
     def run(self, block: Block) -> None:
-        """Run a block; raises AssertionError with all that it wrote."""
+        """Run a block, or write its file; raises AssertionError with all that it wrote."""
+        if block.file:
+            (self.path / block.file).write_text(block.commands)
+            return
         log = self.path / f".log-{block.line}"
         with log.open("w") as out:
             process = subprocess.Popen(
@@ -112,9 +115,15 @@ EXAMPLE = """\
 
 Some text.
 
+<!-- run file=program.py -->
+```python
+print("hello")
+```
+
 <!-- run status=3 -->
 ```sh
 test -e ready
+test "$(cat program.py)" = 'print("hello")'
 exit 3
 ```
 
@@ -132,13 +141,15 @@ def test_blocks_are_found_and_run_in_order(tmp_path: Path) -> None:
     """With what their comments say; a comment in code is none."""
     document = tmp_path / "document.md"
     document.write_text(EXAMPLE)
-    first, second, third = blocks(document)
+    first, program, second, third = blocks(document)
     assert (first.line, first.commands) == (1, "touch ready\nsleep 1000\n")
-    assert (second.line, second.commands) == (8, "test -e ready\nexit 3\n")
+    assert (program.file, program.commands) == ("program.py", 'print("hello")\n')
+    assert (second.line, second.status) == (13, 3)
     assert (third.needs, third.skip, third.in_root) == (("no-such-program",), "two machines", True)
     shell = Shell()
     try:
         shell.run(first)
+        shell.run(program)
         shell.run(second)
         with pytest.raises(AssertionError, match="oh dear"):
             shell.run(Block(ROOT / "README.md", 1, "echo oh dear\nfalse\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 
@@ -107,6 +108,7 @@ def test_one_of_anything_wrong_is_enough(wrong: str) -> None:
         (12.5, 0.1, None, False),
         (12.5, 0.0, 2.6, True),
         (12.5, 1.5, 1.5, True),
+        (12.504, 2.499, None, True),
     ],
 )
 def test_a_gap_that_nothing_explains_is_reported_and_fails_only_when_asked_for(
@@ -239,3 +241,20 @@ def test_the_median_leaves_out_what_is_unknown() -> None:
     """A roll-back has no downtime."""
     assert median([3.0, None, 1.0]) == 2.0
     assert median([None]) is None
+
+
+@pytest.mark.parametrize("excess", [0.0, 0.001, 0.004, 0.006, 0.009, 0.011, 0.5])
+@pytest.mark.parametrize("downtime", [0.004, 164.0, 164.034, 164.0349])
+def test_a_reported_difference_shows_in_its_figures(downtime: float, excess: float) -> None:
+    """A report never states that a gap of 1.23 ms is longer than 1.23 ms."""
+    run = MigrationResult(
+        "split",
+        1,
+        "completed",
+        downtime_ms=downtime,
+        guest_gap_ms=downtime + excess,
+        heartbeat_age_ms=0.0,
+    )
+    figures = re.findall(r"[0-9.]+ ms", run.disagreement)
+    assert len(set(figures)) == len(figures) == (2 if figures else 0)
+    assert bool(figures) or excess <= 0.01
