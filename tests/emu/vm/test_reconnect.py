@@ -66,7 +66,7 @@ def test_a_device_comes_back_with_a_new_back_end(
     """Both are found without a message, and the other devices work on."""
     for _ in range(3):
         sites[0].kill(victim)
-        assert "gone" in str(await_event(events, "DEVICE_LOST", victim)["reason"])
+        assert "disconnected" in str(await_event(events, "DEVICE_LOST", victim)["reason"])
         assert list(vm.reconnect.lost) == [victim]
         await_disk(vm, 0, 0)
         sites[0].revive(victim)
