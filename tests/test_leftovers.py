@@ -88,6 +88,7 @@ def test_what_is_left_behind_fails_the_session_and_is_named(
     os.kill(int(process.split()[1].rstrip(":")), 9)
 
 
+@pytest.mark.slow  # a nested session that replaces a worker may take minutes
 def test_a_test_that_hangs_fails_alone(session: pytest.Pytester) -> None:
     """So does one whose teardown hangs: its worker is replaced."""
     result = run(session, "-k", "hangs or right", "-n2")
