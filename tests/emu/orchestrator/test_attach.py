@@ -304,7 +304,7 @@ def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        ((), 2, "--net PATH or --blk PATH"),
+        ((), 2, "--net PATH, --blk PATH, --rng PATH"),
         (("--blk", "s", "--for", "soon"), 2, "'soon' is not a duration"),
         (("--net", "s", "--rings", "3"), 2, "--rings 3: NICs have them in pairs"),
         (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),

@@ -49,7 +49,7 @@ def start(supervisor: Supervisor, error: CommandError | None = None) -> None:
         raise error
 
 
-@pytest.mark.parametrize("delay", [0.01, 0.1, 0.3])
+@pytest.mark.parametrize("delay", [0.2, 0.4, 0.8])
 def test_a_signal_at_any_moment_of_the_start(delay: float) -> None:
     """Half of the programs may be there."""
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
