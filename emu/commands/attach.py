@@ -13,7 +13,6 @@ import click
 from backends.trace_options import trace_options
 from emu.commands import validate
 from emu.commands.option_values import values_of
-from emu.commands.options import CONTEXT
 from emu.config.device_kinds import KINDS
 from emu.config.plan import LOADS
 from emu.errors import OptionError, SignalError
@@ -79,7 +78,6 @@ class AttachOptions:
 
 @click.command(
     help=HELP,
-    context_settings=CONTEXT,
     short_help="Run a VM on back-ends that you have started.",
 )
 @_socket_options

@@ -12,7 +12,6 @@ import click
 from emu.commands import validate
 from emu.commands.conform_options import conform_options
 from emu.commands.json_output import deliver, report_stream
-from emu.commands.options import CONTEXT
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user_conformance import errors as conformance
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
@@ -82,7 +81,6 @@ for an invalid option.
 @click.group(
     help=HELP,
     short_help="Test a back-end or a front-end for conformance.",
-    context_settings=CONTEXT,
     invoke_without_command=True,
 )
 @click.pass_context
@@ -93,18 +91,14 @@ def conform(context: click.Context) -> None:
         context.exit(2)
 
 
-@conform.command(
-    "back-end", help=BACK_END_HELP, short_help="Test a back-end.", context_settings=CONTEXT
-)
+@conform.command("back-end", help=BACK_END_HELP, short_help="Test a back-end.")
 @conform_options(BACK_END)
 def back_end(**options: Any) -> None:
     """Test a back-end."""
     _conform(BACK_END, options)
 
 
-@conform.command(
-    "front-end", help=FRONT_END_HELP, short_help="Test a front-end.", context_settings=CONTEXT
-)
+@conform.command("front-end", help=FRONT_END_HELP, short_help="Test a front-end.")
 @conform_options(FRONT_END)
 def front_end(**options: Any) -> None:
     """Test a front-end."""

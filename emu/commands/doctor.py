@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from emu.commands.options import CONTEXT
 from emu.errors import EmuError
 
 HELP = """Report what this host has for a VM: KVM, limits, namespaces, memory.
@@ -15,7 +14,7 @@ can run.
 """
 
 
-@click.command(help=HELP, context_settings=CONTEXT, short_help="Report what this host can do.")
+@click.command(help=HELP, short_help="Report what this host can do.")
 def doctor() -> None:
     """Examine, and print."""
     from rich.console import Console

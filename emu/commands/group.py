@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
-from typing import Any
+from typing import Any, cast
 
 import click
 
-from emu.commands.attach import attach
-from emu.commands.conform import conform
-from emu.commands.doctor import doctor
-from emu.commands.migrate import migrate
-from emu.commands.options import CONTEXT
-from emu.commands.run import run
-from emu.commands.sweep import sweep
 from emu.errors import SignalError
+
+#: Of `emu` and, as contexts inherit them, of all of its subcommands.
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+#: Each is the command of its name in the module of its name.
+SUBCOMMANDS = ("attach", "conform", "doctor", "migrate", "run", "sweep")
 
 HELP = """Run and live-migrate VMs whose devices are real vhost-user back-ends.
 
@@ -32,12 +32,20 @@ Examples:
 
 
 class _Emu(click.Group):
-    """Has Ctrl-C end in the same way before a VM is started as afterwards.
+    """Imports a subcommand when it is used: `emu conform` needs no module of the VM."""
 
-    Click itself would begin a new line first.
-    """
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(SUBCOMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module = importlib.import_module(f"emu.commands.{cmd_name}")
+        return cast("click.Command", getattr(module, cmd_name))
 
     def invoke(self, ctx: click.Context) -> Any:
+        # Ctrl-C ends the program in the same way before a VM is started as afterwards; click
+        # itself would begin a new line first.
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -52,11 +60,3 @@ def emu(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(2)
-
-
-emu.add_command(attach)
-emu.add_command(conform)
-emu.add_command(doctor)
-emu.add_command(migrate)
-emu.add_command(run)
-emu.add_command(sweep)

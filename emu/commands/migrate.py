@@ -21,7 +21,6 @@ from emu.commands.migration_options import (
 from emu.commands.network_options import network_options
 from emu.commands.option_values import values_of
 from emu.commands.options import (
-    CONTEXT,
     MachineOptions,
     device_options,
     machine_options,
@@ -94,7 +93,6 @@ class _Migrate(click.Command):
 @click.command(
     cls=_Migrate,
     help=HELP,
-    context_settings=CONTEXT,
     short_help="Migrate a VM live and compare strategies.",
 )
 @click.option(

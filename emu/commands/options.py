@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: How help is laid out.
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _FILE = click.Path(path_type=Path)
 _ACCELERATORS = ", ".join(f"{name} ({row.summary})" for name, row in registry.ACCELERATORS.items())
 

@@ -14,7 +14,6 @@ from emu.commands.json_output import deliver, report_stream
 from emu.commands.migration_options import plugin_option
 from emu.commands.option_values import values_of
 from emu.commands.options import (
-    CONTEXT,
     MachineOptions,
     device_options,
     machine_options,
@@ -57,9 +56,7 @@ source.
 """
 
 
-@click.command(
-    help=HELP, context_settings=CONTEXT, short_help="Run a VM under load and report its requests."
-)
+@click.command(help=HELP, short_help="Run a VM under load and report its requests.")
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option(
     "--incoming",

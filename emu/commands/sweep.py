@@ -18,7 +18,7 @@ from emu.commands.migration_options import (
     strategy_options,
 )
 from emu.commands.option_values import values_of
-from emu.commands.options import CONTEXT, MachineOptions, machine_options, machine_plan
+from emu.commands.options import MachineOptions, machine_options, machine_plan
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, OptionError
 from emu.report import progress
@@ -48,9 +48,7 @@ Examples:
 """
 
 
-@click.command(
-    help=HELP, context_settings=CONTEXT, short_help="Migrate VMs of several sizes and compare."
-)
+@click.command(help=HELP, short_help="Migrate VMs of several sizes and compare.")
 @click.option(
     "--devices",
     default="4,16,40,128",
