@@ -43,20 +43,20 @@ _OPTIONS = (
         type=click.Choice(MODES),
         is_flag=False,
         flag_value=EITHER,
-        help="Run 'threads' as the RFC first did, to see its two failures found and rolled back; "
-        "without a value, whichever comes first.",
+        help="Run 'threads' with one of the two failures that the RFC describes; it is "
+        "detected and rolled back. Without a value, either.",
     ),
     click.option(
         "--check-locks",
         is_flag=True,
-        help="Check the order in which locks are taken; an error names both places.",
+        help="Check the order in which locks are taken; an error names both lock sites.",
     ),
     click.option(
         "--deadline",
         default="10s",
         show_default=True,
         metavar="TIME",
-        help="How long a device, or the other side, may take for one thing.",
+        help="How long a device, or the other side, may take for one step.",
     ),
     click.option(
         "--strict-downtime",
@@ -75,7 +75,7 @@ _OPTIONS = (
         "--max-bandwidth",
         default="0",
         metavar="SIZE",
-        help="Bytes a second for memory before the switch-over, such as 100M; 0 is no limit.",
+        help="Limit of pre-copy in bytes per second, such as 100M; 0 is no limit.",
     ),
     click.option(
         "--streams",
@@ -83,7 +83,7 @@ _OPTIONS = (
         default=1,
         show_default=True,
         metavar="N",
-        help="Send memory over so many sockets side by side.",
+        help="Sockets that send memory in parallel (multifd in QEMU).",
     ),
     click.option(
         "--auto-converge",
@@ -95,7 +95,7 @@ _OPTIONS = (
         type=click.Choice(ON_NO_CONVERGE),
         default="switch",
         show_default=True,
-        help="What to do when the downtime limit cannot be kept.",
+        help="What to do when the downtime limit cannot be met.",
     ),
 )
 

@@ -13,7 +13,8 @@ _OPTIONS = (
         type=click.Choice(NETWORKS),
         default="loopback",
         show_default=True,
-        help="A socket to the first NIC's back-end, or hosts, bridges and a client of namespaces.",
+        help="What the NICs reach: a socket of the first NIC's back-end, or "
+        "bridges and a client in network namespaces.",
     ),
 )
 
