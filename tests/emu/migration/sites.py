@@ -222,12 +222,16 @@ class Migration:
         """Migrate; raises what the source raises."""
         self._thread.start()
         try:
-            self.source.run(self._connect(), {**self._hello, **changes})
+            self.run_source(**changes)
         finally:
             self._thread.join(3 * TIMEOUT)
             self.listener.close()
             assert not self._thread.is_alive()
         self._check_figures()
+
+    def run_source(self, **changes: object) -> None:
+        """Migrate to the listener, whether the destination accepts there or not."""
+        self.source.run(self._connect(), {**self._hello, **changes})
 
     def _check_figures(self) -> None:
         """The blackout has a length on each of the three clocks; a host that is busy adds to it."""

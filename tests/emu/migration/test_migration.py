@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from devices.procedure import Phase
-from emu.errors import MigrationError
+from emu.errors import CancelledError, MigrationError
 from emu.migration.handshake import shape
 from emu.strategies.registry import STRATEGIES, make
 from tests.emu.migration.sites import (
@@ -20,6 +21,7 @@ from tests.emu.migration.sites import (
     check_request_log,
     wait_until,
 )
+from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -169,13 +171,15 @@ def test_no_failure_after_running_takes_the_vm_back(
     check_request_log(migration.there)
 
 
-def test_cancel_before_the_switch_over(vm: Vm, other: Vm, tmp_path: Path) -> None:
-    """The VM runs on here, and the other side learns of it."""
+def test_cancel_before_the_handshake(vm: Vm, other: Vm, tmp_path: Path) -> None:
+    """The VM runs on here, and the destination goes on waiting for a source."""
     migration = Migration(vm, other, "prewired", tmp_path)
     migration.source.cancel()
-    with pytest.raises(MigrationError, match="cancelled"):
-        migration.run()
-    assert isinstance(migration.received[0], MigrationError)
+    with contextlib.closing(migration.listener) as listener:
+        with pytest.raises(CancelledError):
+            migration.run_source()
+        with pytest.raises(MigrationError, match="no source has connected"):
+            listener.accept(timeout=TIMEOUT, connect_timeout=0)
     await_work(vm)
     check_request_log(vm)
 
