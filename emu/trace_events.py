@@ -12,17 +12,17 @@ PHASE_BEGIN = event(
 PHASE_END = event(
     "migration_phase_end",
     *("side", "phase", "device_class", "device", "ring", "in_blackout", "units", "us"),
-    help="It ends; `units` are the rings or notifiers that it covered, `us` microseconds.",
+    help="The phase ends; `units` are its rings or notifiers, `us` its microseconds.",
 )
 MARK = event(
     "migration_mark",
     *("mark",),
-    help="A point in time that the downtime is computed from, such as `pause_start_ns`.",
+    help="A point in time from which the downtime is computed, such as `pause_start_ns`.",
 )
 STATUS = event(
     "migration_status",
     *("status", "error"),
-    help="A migration changes its status, as in QMP's event MIGRATION.",
+    help="The status of a migration changes, as in QMP's event MIGRATION.",
 )
 ROUND = event(
     "migration_round",
@@ -38,7 +38,7 @@ COMMIT = event(
 VCPUS = event(
     "vcpus_state",
     *("state",),
-    help="All vCPUs have been paused, or run again.",
+    help="All vCPUs have been paused, or have been resumed.",
 )
-QMP_COMMAND = event("qmp_command", *("name",), help="A monitor carries a command out.")
-QMP_EVENT = event("qmp_event", *("name", "data"), help="A monitor sends an event.")
+QMP_COMMAND = event("qmp_command", *("name",), help="A QMP server executes a command.")
+QMP_EVENT = event("qmp_event", *("name", "data"), help="A QMP server sends an event.")

@@ -17,25 +17,26 @@ _HEAD = """# Trace events
 
 <!-- Made by `make docs`: edit vhost_user/trace_events.py or emu/trace_events.py instead. -->
 
-`emu migrate`, `emu run`, `emu attach`, `emu sweep` and the back-end programs trace what they do,
-one line per event, in the manner of QEMU's `-trace`:
+`emu migrate`, `emu run`, `emu attach`, `emu sweep` and the back-end programs print trace events,
+one line each, similar to QEMU's `-trace`:
 
 <!-- run -->
 
     emu migrate --net 1x2 --blk 1x1 --vcpus 2 --memory 1G --strategy prewired \\
         --trace-events 'vhost_user_*,migration_*' --trace-file trace.log
 
-The option takes patterns, separated by commas; `help` lists the events. The environment variable
-`EMU_TRACE` does the same. Without `--trace-file` the lines go to standard error. The processes that
-a command starts (VM processes, back-end programs) write to the same file. An event that is off
-costs next to nothing.
+`--trace-events` takes patterns, separated by commas; with `help` it lists the events. The
+environment variable `EMU_TRACE` takes the same patterns. Without `--trace-file` the lines go to
+standard error. The processes that a command starts (VM processes, back-end programs) write to the
+same place.
 
     7277.413164 VM-process-A vhost_user_write device=net0 ring=0 message=GET_VRING_BASE payload=...
     7277.413302 back-end-net-0-of-side-A vhost_user_backend_read device=A-net0 ring=0 message=...
 
-A line has the time (CLOCK_MONOTONIC in seconds, the same clock in all processes of a host, so that
-`sort -n` puts the lines of all processes in order), the process, the event, and its fields. A field
-that does not apply is left out. A value that contains white space is quoted as in JSON.
+A line has the time, the process, the event and its fields. The time is CLOCK_MONOTONIC in
+seconds, which is the same clock in all processes of a host: `sort -n trace.log` orders the lines
+of all processes. A field that does not apply is left out. A value that contains white space is
+quoted as in JSON.
 
 | event | when | fields |
 |---|---|---|

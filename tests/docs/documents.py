@@ -15,6 +15,7 @@ The comment takes these words, in any order:
 ``await=PATH``      wait until that file is there, before the next block
 ``needs=PROGRAM``   another program; where it is not installed, the block is skipped. The test has
                     the mark ``peer``
+``slow``            it takes long: the test has the mark ``slow``
 ``skip="REASON"``   the block is not run, for this reason
 ``root``            run in the repository, not in a directory of the document's own
 ``file=PATH``       the block is not run but written to this file, for the blocks after it
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
+#: The first words of commands.
+_COMMAND = re.compile(
+    r"(emu|vhost-emu-\w+|make|pytest|pip|python|mkdir|truncate|kill|openssl|qemu-system-\w+|\. |"
+    r"\.venv/bin/[\w-]+)( |$)"
+)
 #: What is installed or made, and no document of ours.
 _NOT_OURS = {".venv", "build", "node_modules", ".git"}
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
@@ -70,6 +76,7 @@ class Block:
     background: bool = False
     awaits: str = ""
     needs: tuple[str, ...] = ()
+    slow: bool = False
     skip: str = ""
     in_root: bool = False
     file: str = ""
@@ -92,6 +99,8 @@ def _with(block: Block, word: str) -> Block:
             return replace(block, awaits=value)
         case "needs" if value:
             return replace(block, needs=(*block.needs, value))
+        case "slow":
+            return replace(block, slow=True)
         case "skip" if value:
             return replace(block, skip=value)
         case "root":
@@ -120,6 +129,25 @@ def blocks(document: Path) -> list[Block]:
         except ValueError as error:
             raise DocumentError(f"{document}:{number}: {error}") from None
         found.append(block)
+    return found
+
+
+def unmarked(document: Path) -> list[int]:
+    """The lines, from 1, of blocks of commands whose comment does not say how they are run."""
+    lines = document.read_text().splitlines()
+    found, number, before = [], 0, ""
+    while number < len(lines):
+        line = lines[number]
+        fence = _FENCE.match(line)
+        if fence is None and not line.startswith("    "):
+            before = line if line.strip() else before
+            number += 1
+            continue
+        code = _code_after(lines, number)
+        if not _COMMENT.match(before) and any(map(_COMMAND.match, code.splitlines())):
+            found.append(number + 1)
+        number += code.count("\n") + (2 if fence else 0)
+        before = ""
     return found
 
 

@@ -2,84 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docs.documents import ROOT, Block, DocumentError, blocks, documents
-from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.docs.documents import ROOT, Block, DocumentError, blocks, documents, unmarked
+from tests.docs.shell import SLOW_TIMEOUT, Shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class Shell:
-    """Runs the blocks of one document, in a directory of its own."""
-
-    def __init__(self) -> None:
-        # Sockets are made in it, whose paths must be short.
-        self._directory = tempfile.TemporaryDirectory(prefix="docs-")
-        self.path = Path(self._directory.name)
-        self._background: list[subprocess.Popen[str]] = []
-
-    def run(self, block: Block) -> None:
-        """Run a block, or write its file; raises AssertionError with all that it wrote."""
-        if block.file:
-            (self.path / block.file).write_text(block.commands)
-            return
-        log = self.path / f".log-{block.line}"
-        with log.open("w") as out:
-            process = subprocess.Popen(
-                ["bash", "-euo", "pipefail", "-c", block.commands],
-                cwd=ROOT if block.in_root else self.path,
-                env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                text=True,
-                start_new_session=True,
-            )
-        self._background.append(process)
-        if block.awaits:
-            self._await(block, process, log)
-        if not block.background:
-            status = process.wait(PROGRAM_TIMEOUT)
-            assert status == block.status, f"{block.name}: {status}\n{log.read_text()}"
-
-    def _await(self, block: Block, process: subprocess.Popen[str], log: Path) -> None:
-        end = time.monotonic() + TIMEOUT
-        while not (self.path / block.awaits).exists():
-            assert process.poll() is None, f"{block.name}: it ended\n{log.read_text()}"
-            assert time.monotonic() < end, f"{block.name}: no {block.awaits}\n{log.read_text()}"
-            time.sleep(0.02)  # a name that appears in a directory has no event
-
-    def close(self) -> None:
-        """End what goes on in the background."""
-        for process in reversed(self._background):
-            for signum in (signal.SIGTERM, signal.SIGKILL):
-                try:
-                    os.killpg(process.pid, signum)
-                    process.wait(TIMEOUT / 4)
-                except ProcessLookupError:
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-            process.wait(TIMEOUT)
-        self._directory.cleanup()
+    from pathlib import Path
 
 
 def _parameter(block: Block) -> object:
     marks = []
     if block.needs:
         marks.append(pytest.mark.peer)
+    if block.slow:
+        marks += [pytest.mark.slow, pytest.mark.timeout(SLOW_TIMEOUT + 30)]
     if block.skip:
         marks.append(pytest.mark.skip(reason=block.skip))
     return pytest.param(block, id=block.name, marks=marks)
@@ -105,6 +46,20 @@ def test_a_block_runs(block: Block, shells: dict[Path, Shell]) -> None:
     if block.document not in shells:
         shells[block.document] = Shell()
     shells[block.document].run(block)
+
+
+#: Recorded by `make peers`, which runs the command on the page.
+_RECORDED = ROOT / "docs" / "conformance" / "results"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [path for path in documents() if _RECORDED not in path.parents],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_each_block_of_commands_is_marked(document: Path) -> None:
+    """So it is run, or its comment has the reason why it is not."""
+    assert unmarked(document) == []
 
 
 EXAMPLE = """\
@@ -134,6 +89,20 @@ exit 3
 ```
 <!-- run -->
 ```
+
+    no command
+
+    make one
+
+<!-- run slow -->
+
+    emu one
+
+    emu two
+
+```sh
+emu three
+```
 """
 
 
@@ -141,11 +110,12 @@ def test_blocks_are_found_and_run_in_order(tmp_path: Path) -> None:
     """With what their comments say; a comment in code is none."""
     document = tmp_path / "document.md"
     document.write_text(EXAMPLE)
-    first, program, second, third = blocks(document)
+    first, program, second, third, fourth = blocks(document)
     assert (first.line, first.commands) == (1, "touch ready\nsleep 1000\n")
     assert (program.file, program.commands) == ("program.py", 'print("hello")\n')
     assert (second.line, second.status) == (13, 3)
     assert (third.needs, third.skip, third.in_root) == (("no-such-program",), "two machines", True)
+    assert (fourth.slow, fourth.commands) == (True, "emu one\n\nemu two\n")
     shell = Shell()
     try:
         shell.run(first)
@@ -156,6 +126,16 @@ def test_blocks_are_found_and_run_in_order(tmp_path: Path) -> None:
     finally:
         shell.close()
     assert not shell.path.exists()
+
+
+def test_a_block_of_commands_without_a_comment_is_found(tmp_path: Path) -> None:
+    """By its line; one that prints something only needs none."""
+    document = tmp_path / "document.md"
+    document.write_text(EXAMPLE)
+    assert [document.read_text().splitlines()[line - 1] for line in unmarked(document)] == [
+        "    no command",
+        "```sh",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 DOCUMENT = "conformance/mutants.md"
 _HEAD = """# Mutants: mistakes that the suite finds
 
-Written by `make mutants`. A suite whose cases never fail would look like a good one. So one-line
-protocol mistakes are made in this project's endpoints, one at a time
-(`tests/mutants/back_end.toml`, `tests/mutants/front_end.toml`), and a case has to find each; the
-unmodified endpoints have to pass. The code of the endpoints is not prepared for this: a launcher
-compiles one module with one text replaced.
+Written by `make mutants`. A suite whose cases cannot fail would pass on every program. So one-line
+mistakes are made in this project's endpoints, one at a time (`tests/mutants/back_end.toml`,
+`tests/mutants/front_end.toml`); at least one case has to fail for each, and all have to pass on the
+unmodified endpoints. The code of the endpoints has no hooks for this: a launcher compiles one
+module with one text replaced.
+
+<!-- run skip="hours; make test-all runs a part of them" -->
 
     make mutants                          # all of them
     make mutants ONLY="dirty_log leak"    # areas, names, or parts of names

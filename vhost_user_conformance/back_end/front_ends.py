@@ -131,7 +131,7 @@ _BASE_RING = (_NUM, _BASE, _ADDR, _KICK, _CALL)
 #: Without STATUS, which it does not send for the first of its pairs.
 _QEMU_PAIRS = Script(
     "QEMU 7.2 with a NIC of two pairs",
-    _RECORDED + ", Linux 6.1 in it, which has the second pair enabled last",
+    _RECORDED + ", with Linux 6.1 as its guest, which enables the second pair last",
     _NIC_KNOWS & ~P.STATUS,
     (
         *_qemu_setup(_CALL, _ERR)[:-1],
@@ -164,7 +164,7 @@ _READ_11 = "read: the same with 1ba9a52203 (2025-11)"
 
 _SEEN_CLOUD_HYPERVISOR = (
     "read: virtio-devices/src/vhost_user/vu_common_ctrl.rs and blk.rs at ae44c2971c (2026-08); "
-    "for need_reply in all messages behind the negotiation: rust-vmm vhost, frontend.rs at 4e217d99"
+    "for need_reply in all messages after the negotiation: rust-vmm vhost, frontend.rs at 4e217d99"
 )
 _CLOUD_HYPERVISOR_START: tuple[Part, ...] = (
     *_acked(_FEATURES, _MEMORY),
@@ -256,7 +256,8 @@ _FIRECRACKER = Script(
 )
 _LIBBLKIO = Script(
     "libblkio",
-    "read: virtio-driver, src/transports/vhost_user.rs at 05cb17d39b. It stops nothing, but leaves",
+    "read: virtio-driver, src/transports/vhost_user.rs at 05cb17d39b. It does not stop the rings, "
+    "but disconnects",
     P.REPLY_ACK | P.CONFIG | P.CONFIGURE_MEM_SLOTS | P.MQ,
     (
         Step(F.SET_OWNER),

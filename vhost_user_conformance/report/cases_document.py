@@ -23,18 +23,18 @@ FRONT_ENDS = "conformance/front-ends.md"
 _COLUMNS = "| id | rule | source | severity | needs |\n|---|---|---|---|---|\n"
 _HEAD = """# The cases
 
-Written by `make docs` from the cases themselves (`vhost_user_conformance/`): {back} for back-ends,
-{front} for front-ends. *needs* are protocol features, or the class of device; *work* means that the
-device is asked to serve requests, so that its class must be given with `--device`.
-[matrix.md](matrix.md) has the rules of the protocol that each case is about.
+Written by `make docs` from the cases themselves (`vhost_user_conformance/`): {back} for
+back-ends, {front} for front-ends. *needs* lists the protocol features, or the device class,
+without which a case is UNSUPPORTED; *work* means that the case has the device serve requests, so
+that it needs `--device`. [The matrix](matrix.md) has the rule of each case.
 """
 _FRONT_ENDS_HEAD = """# How front-ends order their messages
 
 Written by `make docs` from `vhost_user_conformance/back_end/front_ends.py`. The area `scripts`
 replays these orders against a back-end. `(A B)` is sent for one ring after the other, `(A B) of
-every ring` also for rings that the guest does not use; `A!` asks for an acknowledgement where
-REPLY_ACK was negotiated; `A+log` switches logging on. What needs a feature is left out where it was
-not negotiated.
+every ring` also for rings that the guest does not use. `A!` requests an acknowledgement if
+REPLY_ACK was negotiated. `A+log` enables the dirty log. A message that needs a feature is left
+out if the feature was not negotiated.
 """
 
 

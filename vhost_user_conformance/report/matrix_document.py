@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 MATRIX = "conformance/matrix.md"
 _HEAD = """# Rules and cases
 
-Written by `make docs` from `vhost_user_conformance/rules/`: each rule of the protocol in a
-sentence, its source (a text, or a peer that does so), and the cases ([cases.md](cases.md)) that
-test whether it is kept, `B-` by back-ends and `F-` by front-ends. `0101..0108` are all cases with a
-number in this range.
-"-" is a role that is not bound by the rule. Where no case can test the rule, the reason is given.
+Written by `make docs` from `vhost_user_conformance/rules/`: each rule of the protocol in one
+sentence, its source (a section of the specification, a commit, or a program that does so), and
+the [cases](cases.md) that test it: `B-` for back-ends and `F-` for front-ends. `0101..0108` are
+all cases with a number in this range. "-" means that the rule does not apply to this role. If no
+case can test the rule, the table has the reason.
 
 | | rules | covered by cases | not testable from outside | cases |
 |---|---|---|---|---|
