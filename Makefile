@@ -9,6 +9,8 @@ SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_us
 # Processes that run tests. Many tests wait, so a few more than processors are right.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS)
+# What `make test` leaves to `make test-all` and, the documents' commands, to `make check`.
+QUICK   := not slow and not peer and not document
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c)
 
 .PHONY: help migrate sweep test test-all test-lowest check format bench fault-matrix mutants peers peers-install docs clean
@@ -19,7 +21,7 @@ help:
 	@echo "make test     the tests that need nothing but this package"
 	@echo "make test-all all tests: long ones, and those with QEMU and DPDK, too (make peers-install)"
 	@echo "make test-lowest  the same as make test, with the lowest versions of what is depended on"
-	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links of documents"
+	@echo "make check    ruff, mypy --strict, import-linter, vulture, clang-format, links and commands of documents"
 	@echo "make bench    benchmarks, JSON in bench/results/"
 	@echo "make fault-matrix  every fault, in every phase, at every place, under every strategy"
 	@echo "make peers    conformance of QEMU, DPDK, virtiofsd and ours; results in docs/conformance/results/"
@@ -43,7 +45,7 @@ sweep: $(STAMP)
 	$(BIN)/emu sweep --vcpus 8 --memory 4G
 
 test: $(STAMP)
-	$(PYTEST) -m "not slow and not peer"
+	$(PYTEST) -m "$(QUICK)"
 
 test-all: $(STAMP)
 	$(PYTEST)
@@ -54,7 +56,7 @@ test-lowest: $(STAMP)
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=$(LOWEST) $(BIN)/uv pip install --quiet --resolution lowest-direct -e '.[test]'
-	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not peer"
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "$(QUICK)"
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -63,7 +65,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
-	$(BIN)/python -m pytest tests/docs/test_links.py
+	$(PYTEST) tests/docs -m "not slow and not peer"
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _parameter(block: Block) -> object:
-    marks = []
+    marks = [pytest.mark.document]
     if block.needs:
         marks.append(pytest.mark.peer)
     if block.slow:

@@ -90,7 +90,9 @@ ROWS = dict(_rows())
 
 def _parameter(purpose: str) -> object:
     use = USES[purpose]
-    marks = [pytest.mark.slow, pytest.mark.timeout(2 * SLOW_TIMEOUT)] if use.slow else []
+    marks = [pytest.mark.document]
+    if use.slow:
+        marks += [pytest.mark.slow, pytest.mark.timeout(2 * SLOW_TIMEOUT)]
     return pytest.param(purpose, id=purpose, marks=marks)
 
 
