@@ -52,6 +52,18 @@ COMMON_PROTOCOL_FEATURES = (
 )
 
 
+class BackEnd(NamedTuple):
+    """A back-end that has been connected and asked what it offers; no device uses it yet.
+
+    Attributes:
+        connection: features and protocol features are negotiated.
+        queues: how many it has, as GET_QUEUE_NUM counts them.
+    """
+
+    connection: FrontendConnection
+    queues: int
+
+
 class InflightFile(NamedTuple):
     """The inflight region: its file, which the device closes, and its description."""
 
@@ -191,10 +203,33 @@ class VhostDevice:
         """There is a connection, usable or broken."""
         return self._connection is not None
 
+    @classmethod
+    def negotiate(cls, connection: FrontendConnection, timeout: float) -> BackEnd:
+        """Negotiate what a device of this class uses, and ask what the back-end offers.
+
+        Args:
+            connection: nothing was sent on it yet; it is closed if this fails.
+            timeout: seconds for each reply.
+
+        Raises:
+            BackendError: the back-end broke the protocol.
+            DeadlineError: it does not answer in time.
+        """
+        try:
+            connection.negotiate(
+                features=cls.wanted_features,
+                protocol_features=cls.wanted_protocol_features,
+                timeout=timeout,
+            )
+            return BackEnd(connection, _queues_offered(connection, timeout))
+        except BaseException:
+            connection.close()
+            raise
+
     def connect(
         self, path: str, *, timeout: float = 10.0, connect_timeout: float | None = None
     ) -> None:
-        """Connect to the back-end that listens at ``path`` and negotiate.
+        """Connect to the back-end that listens at ``path``, `negotiate`, and `use` it.
 
         Args:
             path: its socket.
@@ -207,14 +242,22 @@ class VhostDevice:
         """
         wait = timeout if connect_timeout is None else connect_timeout
         connection = FrontendConnection.connect(path, name=self.name, timeout=wait)
-        self._connection = connection
-        connection.negotiate(
-            features=self.wanted_features,
-            protocol_features=self.wanted_protocol_features,
-            timeout=timeout,
-        )
-        self._check_back_end(timeout)
-        self.acked_features = connection.features & ~_LOG_ALL
+        self.use(self.negotiate(connection, timeout))
+
+    def use(self, back_end: BackEnd) -> None:
+        """Use a back-end, as `negotiate` of this class returned it; the device owns it from now on.
+
+        Raises:
+            BackendError: it has too few queues.
+        """
+        self._connection = back_end.connection
+        if back_end.queues < self.queues:
+            raise BackendError(
+                f"the back-end has too few {self.queue_unit}: {back_end.queues}, and the device "
+                f"has {self.queues}",
+                device=self.name,
+            )
+        self.acked_features = back_end.connection.features & ~_LOG_ALL
 
     def restore(
         self,
@@ -226,30 +269,6 @@ class VhostDevice:
         self._connection = connection
         self.acked_features = acked_features
         self.inflight = inflight
-
-    def _check_back_end(self, timeout: float) -> None:
-        queues = self.queues_offered(timeout)
-        if queues < self.queues:
-            raise BackendError(
-                f"the back-end has {queues} {self.queue_unit}, the device {self.queues}",
-                device=self.name,
-            )
-
-    def queues_offered(self, timeout: float) -> int:
-        """How many queues the back-end has, as GET_QUEUE_NUM counts them.
-
-        A back-end without MQ has one ("Multiple queue support").
-
-        Raises:
-            BackendError: it gives no number.
-            DeadlineError: it does not answer in time.
-        """
-        if ProtocolFeature.MQ not in self.connection.protocol_features:
-            return 1
-        reply = self.connection.call(Request(FrontendRequest.GET_QUEUE_NUM), timeout)
-        if reply is None or not isinstance(reply.payload, U64):
-            raise BackendError("sent no number of queues", device=self.name)
-        return reply.payload.value
 
     def require_dirty_log(self) -> None:
         """Check that the back-end can log its writes to guest memory.
@@ -370,3 +389,13 @@ class VhostDevice:
         self._eventfds.close(fds)
         for ring in self.rings:
             ring.kick_fd = ring.call_fd = -1
+
+
+def _queues_offered(connection: FrontendConnection, timeout: float) -> int:
+    """How many queues the back-end has; one without MQ ("Multiple queue support")."""
+    if ProtocolFeature.MQ not in connection.protocol_features:
+        return 1
+    reply = connection.call(Request(FrontendRequest.GET_QUEUE_NUM), timeout)
+    if reply is None or not isinstance(reply.payload, U64):
+        raise BackendError("sent no number of queues", device=connection.name)
+    return reply.payload.value

@@ -28,7 +28,7 @@ HELP = """Run a VM whose devices are served by back-ends that you have started, 
 
 --blk, --net and their like name the sockets of devices; each may be given several times. The guest
 OVERWRITES THE DISKS (except with --load none). They are refused unless they are all zeroes (they
-are read first, up to 1 GiB, on a connection of their own), or --scratch is given.
+are read first, up to 1 GiB), or --scratch is given.
 
 With --qmp the VM obeys QMP's stop, cont, system_reset, calc-dirty-rate, query-status, quit and
 others (query-commands lists them).
@@ -116,7 +116,8 @@ def attach(**options: Any) -> None:
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     plan = _plan(own)
     quiet = own.quiet
-    with SignalWatcher() as watcher, AttachedVm(plan, _say) as vm:
+    waiting = _ignore if quiet else _say
+    with SignalWatcher() as watcher, AttachedVm(plan, _say, waiting) as vm:
         vm.start(watcher)
         if not quiet:
             names = ", ".join(f"{name} on {path}" for name, path in plan.backends.items())
@@ -131,6 +132,10 @@ def _say(line: str) -> None:
     click.echo(line, file=sys.stderr)
 
 
+def _ignore(_line: str) -> None:
+    """Not printed with --quiet."""
+
+
 def _plan(options: AttachOptions) -> AttachPlan:
     from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
     from emu.orchestrator.attach import AttachPlan
@@ -141,8 +146,8 @@ def _plan(options: AttachOptions) -> AttachPlan:
         raise OptionError(f"no back-end is given: use one or more of {sockets}")
     rings = options.rings
     for kind in given:
-        if rings is not None and rings % kind.rings_per_unit:
-            raise OptionError(f"--rings {rings}: {kind.plural} have them in pairs")
+        if rings is not None and (why_not := kind.why_not(rings)):
+            raise OptionError(f"--rings {rings}: {why_not}")
     groups = [
         DeviceGroup(kind.name, len(options.sockets[kind.name]), rings or kind.rings_per_unit)
         for kind in given

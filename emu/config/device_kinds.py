@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from emu.errors import EmuError
+from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,8 @@ class DeviceKind:
         default: number of devices and rings of each in the default VM; None for no device.
         rings_per_unit: rings that belong together, such as a NIC's pair: their interrupts go to the
             same vCPU, and a device has a multiple of them.
+        max_rings: most rings of one device: by the specification of its kind, or else what a
+            vhost-user message can index.
         has_image: the back-end serves a disk image for each device.
         has_uplink: the back-end is connected to the network outside of the VM.
     """
@@ -48,6 +51,7 @@ class DeviceKind:
     counters: tuple[str, ...]
     default: tuple[int, int] | None = None
     rings_per_unit: int = 1
+    max_rings: int = MAX_RINGS
     has_image: bool = False
     has_uplink: bool = False
 
@@ -55,6 +59,18 @@ class DeviceKind:
     def default_text(self) -> str:
         """The default VM's devices of the kind, in an option's format: ``16x32``, or ``0``."""
         return "0" if self.default is None else "{}x{}".format(*self.default)
+
+    def why_not(self, rings: int) -> str:
+        """Why a device of the kind cannot have so many rings; empty if it can."""
+        if rings > self.max_rings:
+            most = "1 ring" if self.max_rings == 1 else f"at most {self.max_rings} rings"
+            return f"{self.plural} have {most} each"
+        if rings % self.rings_per_unit:
+            pairs = self.rings_per_unit == 2
+            units = "pairs" if pairs else f"groups of {self.rings_per_unit}"
+            number = "even" if pairs else f"a multiple of {self.rings_per_unit}"
+            return f"rings of {self.plural} come in {units}, so their number must be {number}"
+        return ""
 
 
 #: In the order of the devices on the bus.
@@ -90,6 +106,7 @@ _ROWS = (
         back_end="backends.rng",
         driver="emu.guest.rng_driver.RngDriver",
         counters=("requests", "interrupts", "kicks", "calls", "bytes_written"),
+        max_rings=1,  # virtio 1.3, 5.4.2: requestq is the only virtqueue
     ),
 )
 #: Entry points of this group are rows of other distributions: a `DeviceKind` each.

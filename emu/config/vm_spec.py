@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from emu.config.device_kinds import KINDS, one_of
 from vhost_user.memory import PAGE_SIZE
-from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,14 +97,8 @@ def _check_group(group: DeviceGroup) -> None:
         raise ShapeError(f"{shape}: a count must be 1 or more")
     if group.count > MAX_DEVICES:
         raise ShapeError(f"{shape}: a VM has at most {MAX_DEVICES} devices of a class")
-    if group.rings > MAX_RINGS:
-        raise ShapeError(f"{shape}: a vhost-user message can index at most {MAX_RINGS} rings")
-    if group.rings % kind.rings_per_unit:
-        per_unit = "pairs" if kind.rings_per_unit == 2 else f"groups of {kind.rings_per_unit}"
-        even = "even" if kind.rings_per_unit == 2 else f"a multiple of {kind.rings_per_unit}"
-        raise ShapeError(
-            f"{shape}: a {kind.title}'s rings come in {per_unit}, so their number must be {even}"
-        )
+    if why_not := kind.why_not(group.rings):
+        raise ShapeError(f"{shape}: {why_not}")
 
 
 def parse_size(text: str) -> int:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from emu.config import vm_file
+from devices.blk import VhostUserBlk
+from emu.config.costs import NATIVE
+from emu.config.vm_spec import ShapeError
 from emu.errors import EmuError
-from emu.orchestrator.attach_probe import usable_rings
+from emu.orchestrator.attach_connect import TIMEOUT, connect, with_offered_rings
+from emu.orchestrator.attach_disk import check_zeroes
 from emu.qmp.listener import MonitorListener
+from emu.vm.vm import Vm
 from emu.vm_process.commands import commands
 from emu.vm_process.control import make_control
-from vhost_user.channel import check_path
-from vhost_user.features import SPEC
-from vhost_user_conformance.back_end.connection import BackEnd
-from vhost_user_conformance.back_end.disk_contents import CapacityError, check_zeroes
-from vhost_user_conformance.errors import PeerError
-from vhost_user_conformance.peer.program import connect
-from vhost_user_conformance.peer.wire import Wire
+from vhost_user.virtio.blk import VIRTIO_BLK_F_RO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
+    from devices.device import VhostDevice
     from emu.config.vm_spec import VmSpec
     from emu.guest.request_log import RequestLog
     from emu.orchestrator.signals import SignalWatcher
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Commands that only the run of a VM process sends to it.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
-#: Seconds for a back-end to listen, and for each answer while its disk is read.
-_CONNECT = 10.0
 #: Seconds between two signs of life while the VM starts; its devices have deadlines of their own.
 _LOOK = 60.0
 
@@ -43,14 +39,15 @@ class AttachPlan(NamedTuple):
     """What `emu attach` is asked for.
 
     Attributes:
-        spec: shape of the VM; without ``rings_given`` the number of rings is a placeholder.
+        spec: shape of the VM.
         backends: socket path of each device's back-end, by the device's name.
         accel: ``auto``, ``soft`` or ``kvm``.
         load: ``none``, ``light`` or ``heavy``.
         monitor: where its monitor listens, or None for none.
         scratch: the contents of the disks may be overwritten. Without it a disk that the guest
             writes to must be all zeroes.
-        rings_given: the devices have as many rings as ``spec`` has, not as the back-ends offer.
+        rings_given: the devices have as many rings as ``spec`` has; otherwise that number is a
+            placeholder, and they have as many as their back-ends offer.
     """
 
     spec: VmSpec
@@ -61,32 +58,14 @@ class AttachPlan(NamedTuple):
     scratch: bool = False
     rings_given: bool = True
 
-    def spec_on(self, notice: Callable[[str], None]) -> VmSpec:
-        """The VM's shape, with the rings that the back-ends offer if none were given.
-
-        Args:
-            notice: called with a line when a back-end does not listen yet.
-
-        Raises:
-            EmuError, VhostUserError: a back-end is not there, or is not what the VM needs.
-        """
-        if self.rings_given:
-            return self.spec
-        groups = []
-        for group in self.spec.groups:
-            names = [f"{group.device_class}{number}" for number in range(group.count)]
-            paths = [self.backends[name] for name in names]
-            rings = usable_rings(group.device_class, paths, notice)
-            groups.append(dataclasses.replace(group, rings=rings))
-        return dataclasses.replace(self.spec, groups=tuple(groups))
-
 
 class AttachedVm:
     """The VM and its monitor. A context manager: at its end the devices are stopped, too.
 
     Args:
         plan: which VM.
-        notice: is told, a line each, of devices that lose their back-end and that have one again.
+        notice: called with a line when a device loses its back-end, and when it has one again.
+        waiting: called with a line when a back-end does not listen yet.
 
     Attributes:
         accel: ``soft`` or ``kvm``, once the VM has started.
@@ -95,9 +74,15 @@ class AttachedVm:
         EmuError, OSError: there can be no such VM, or no such monitor.
     """
 
-    def __init__(self, plan: AttachPlan, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        plan: AttachPlan,
+        notice: Callable[[str], None],
+        waiting: Callable[[str], None],
+    ) -> None:
         self._plan = plan
         self._notice = notice
+        self._waiting = waiting
         self._monitor: MonitorListener | None = None
         self._starter: threading.Thread | None = None
         self._control = make_control(self._emit)
@@ -136,9 +121,9 @@ class AttachedVm:
 
         def boot() -> None:
             try:
-                self._create()
-                self._check_disks()
-                self._control.start()
+                self._boot()
+            except ShapeError as error:
+                failures.append(EmuError(str(error)))
             except BaseException as error:  # noqa: BLE001  raised below
                 failures.append(error)
             os.eventfd_write(ended, 1)
@@ -154,26 +139,40 @@ class AttachedVm:
         if self._monitor is not None:
             self._monitor.start()
 
-    def _check_disks(self) -> None:
-        """Read each disk on a connection of its own, which ends before the VM connects."""
+    def _boot(self) -> None:
+        """Connect the back-ends, make the VM that they can serve, and boot it."""
         plan = self._plan
-        if plan.scratch or plan.load == "none":
-            return  # the guest writes nothing without a load
-        for device in plan.spec.devices:
-            if device.device_class == "blk":
-                _check_zeroes(device.name, Path(plan.backends[device.name]))
+        with contextlib.ExitStack() as connected:
+            back_ends = {}
+            for device in plan.spec.devices:
+                made = connect(device, plan.backends[device.name], self._waiting)
+                connected.callback(made.connection.close)
+                back_ends[device.name] = made
+            spec = plan.spec if plan.rings_given else with_offered_rings(plan.spec, back_ends)
+            vm = Vm(
+                spec,
+                accel=plan.accel,
+                costs=NATIVE,
+                backends=plan.backends,
+                connected=back_ends,
+                observe=self._emit,
+            )
+            connected.pop_all()
+        self.accel = vm.machine.accel.name
+        try:
+            self._check_disks(vm.devices)
+        except BaseException:
+            vm.close()
+            raise
+        self._control.boot(vm, plan.load)
 
-    def _create(self) -> None:
-        plan = self._plan
-        created = self._control.create(
-            name="A",
-            spec=vm_file.spec_to_json(plan.spec_on(self._notice)),
-            accel=plan.accel,
-            costs="native",
-            load=plan.load,
-            backends=dict(plan.backends),
-        )
-        self.accel = str(created["accel"])
+    def _check_disks(self, devices: Sequence[VhostDevice]) -> None:
+        """Check that the guest may overwrite the disks; it writes nothing without a load."""
+        if self._plan.scratch or self._plan.load == "none":
+            return
+        for device in devices:
+            if isinstance(device, VhostUserBlk) and not device.has_feature(VIRTIO_BLK_F_RO):
+                check_zeroes(device, TIMEOUT)
 
     def run(self, watcher: SignalWatcher, seconds: float | None) -> None:
         """Return when the time is over, or when a client of the monitor has said ``quit``.
@@ -212,19 +211,6 @@ class AttachedVm:
             self._notice(str(data["reason"]))
         elif name == "DEVICE_BACK":
             self._notice(f"{data['device']}: has a back-end again")
-
-
-def _check_zeroes(name: str, path: Path) -> None:
-    """Raises `EmuError` if the disk of this back-end holds data, or may hold data."""
-    check_path(str(path), name)
-    try:
-        wire = Wire(connect(path, timeout=_CONNECT, gone=str), {}, _CONNECT)
-        with contextlib.closing(BackEnd(wire, "blk", SPEC)) as back_end:
-            check_zeroes(back_end)
-    except CapacityError:
-        return  # the VM refuses it, too, and says what the back-end lacks
-    except PeerError as error:
-        raise EmuError(f"{name}: {error}") from None
 
 
 def _complaint(log: RequestLog) -> str:

@@ -36,6 +36,7 @@ from vhost_user.virtio.blk import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from devices.device import BackEnd
     from devices.procedure import Procedure
     from emu.config.costs import CostModel
     from emu.config.vm_spec import VmSpec
@@ -69,6 +70,8 @@ class Vm:
         accel: ``auto``, ``soft`` or ``kvm``.
         costs: latency injected into the machine's notifiers.
         backends: socket path of each device's back-end, by the device's name.
+        connected: back-ends that are connected already, by the device's name; the VM owns them
+            from now on, and connects to the others.
         disk: what the guest does with the user's file behind ``blk0``, if there is one.
         timeout: seconds that one request to a device may take.
         observe: gets an event for each device that is lost or reconnected.
@@ -94,6 +97,7 @@ class Vm:
         accel: str,
         costs: CostModel,
         backends: Mapping[str, str],
+        connected: Mapping[str, BackEnd] | None = None,
         disk: DiskUse | None = None,
         timeout: float = TIMEOUT,
         observe: Observer = _ignore,
@@ -111,7 +115,11 @@ class Vm:
             made.callback(self.machine.close)
             made.callback(self._close_devices)
             self._add_devices()
-            config = self._connect(disk) if handed_over is None else self._restore(handed_over)
+            if handed_over is None:
+                self._connect(connected or {})
+                config = self._probe(disk)
+            else:
+                config = self._restore(handed_over)
             self.guest = GuestProgram(spec, self.machine, config)
             made.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
@@ -133,14 +141,15 @@ class Vm:
             self.devices.append(device)
             self.machine.set_device_handler(index, device.kick)
 
-    def _connect(self, disk: DiskUse | None) -> GuestConfig:
-        """Connect every device to its back-end; return what the guest's drivers need to know."""
+    def _connect(self, connected: Mapping[str, BackEnd]) -> None:
         for device in self.devices:
-            device.connect(self.backends[device.name], timeout=self.timeout)
-        return self._probe(disk)
+            if device.name in connected:
+                device.use(connected[device.name])
+            else:
+                device.connect(self.backends[device.name], timeout=self.timeout)
 
     def _restore(self, handed_over: VmHandoverState) -> GuestConfig:
-        """Restore devices that are connected, and run, already; return the same."""
+        """Restore devices that are connected, and run, already; return the guest's config."""
         for device, (known, fds) in zip(self.devices, handed_over.by_device(), strict=True):
             restore(device, known, fds)
         return handed_over.config

@@ -99,7 +99,6 @@ class Control(VmControl):
         self._parameters = Parameters()
         self._vm: Vm | None = None
         self._job: Job | None = None
-        self._incoming: Listener | None = None
         # Kept after an outgoing migration, as the VM may come back.
         self._history = History()
         self._dirty_rate = DirtyRate()
@@ -174,10 +173,30 @@ class Control(VmControl):
 
     def start(self) -> None:
         self._job = None
-        vm = self._build()
+        self._build()
+        self._boot(self._plan["load"], self._plan["dirty_rate"])
+
+    def boot(self, vm: Vm, load: str) -> None:
+        """Take over a VM that has been built in this process, and boot it.
+
+        Args:
+            vm: closed by `release`.
+            load: ``none``, ``light`` or ``heavy``.
+
+        Raises:
+            EmuError: there is a VM already.
+            VhostUserError: a device cannot be started.
+        """
+        if self._vm is not None:
+            raise EmuError("there is a VM here already")
+        self._vm = vm
+        self._boot(load)
+
+    def _boot(self, load: str, dirty_rate: int = 0) -> None:
+        vm = self.vm
         vm.boot(lambda: calibrate(vm, self._history, self._parameters.deadline))
-        vm.guest.set_dirty_rate(self._plan["dirty_rate"])
-        vm.guest.start_load(self._plan["load"])
+        vm.guest.set_dirty_rate(dirty_rate)
+        vm.guest.start_load(load)
 
     def incoming(
         self,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import psutil
@@ -13,14 +14,21 @@ from backends.control import ControlOptions
 from devices.blk import VhostUserBlk
 from devices.device import SharedMemory, VhostDevice
 from devices.net import VhostUserNet
+from devices.rng import VhostUserRng
 from tests.backends.served import KINDS, Served
-from vhost_user.errors import BackendError, DeadlineError
+from tests.timeouts import TIMEOUT
+from vhost_user.errors import BackendError, DeadlineError, Disconnected
+from vhost_user.frontend import FrontendConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-DEVICES: dict[str, Callable[..., VhostDevice]] = {"blk": VhostUserBlk, "net": VhostUserNet}
+DEVICES: dict[str, type[VhostDevice]] = {
+    "blk": VhostUserBlk,
+    "net": VhostUserNet,
+    "rng": VhostUserRng,
+}
 
 
 @pytest.fixture(params=DEVICES)
@@ -43,7 +51,7 @@ def make(kind: str, rings: int) -> VhostDevice:
 
 def test_connects_and_negotiates(kind: str, served: Served) -> None:
     """Only features of both sides are acked, and the log is off."""
-    device = make(kind, 4)
+    device = make(kind, KINDS[kind].rings)
     device.connect(served.path)
     assert device.acked_features & ~served.device.features == 0
     assert device.has_feature(32)
@@ -55,16 +63,39 @@ def test_connects_and_negotiates(kind: str, served: Served) -> None:
 
 def test_too_few_queues(kind: str, served: Served) -> None:
     """In the unit in which the class counts them."""
-    device = make(kind, 6)
-    unit = {"blk": "4 rings, the device 6", "net": "2 queue pairs, the device 3"}[kind]
-    with pytest.raises(BackendError, match=f"{kind}0: the back-end has {unit}"):
+    offered = KINDS[kind].rings
+    device = make(kind, offered + 2)
+    counts = (offered // 2, device.queues) if kind == "net" else (offered, offered + 2)
+    unit = "queue pairs" if kind == "net" else "rings"
+    text = "{}: {}, and the device has {}".format(unit, *counts)
+    with pytest.raises(BackendError, match=f"{kind}0: the back-end has too few {text}"):
         device.connect(served.path)
     device.close()
 
 
+def test_a_back_end_is_asked_before_there_is_a_device(kind: str, served: Served) -> None:
+    """The device is made for what the back-end offers, and uses the same connection."""
+    back_end = DEVICES[kind].negotiate(served.connect(), TIMEOUT)
+    device = make(kind, KINDS[kind].rings)
+    device.use(back_end)
+    assert device.connection is back_end.connection
+    assert device.queues == back_end.queues
+    device.close()
+
+
+def test_a_failed_negotiation_closes_the_connection(kind: str) -> None:
+    """There is no device that would do it."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    connection = FrontendConnection(ours, name=f"{kind}0")
+    with pytest.raises(Disconnected):
+        DEVICES[kind].negotiate(connection, TIMEOUT)
+    assert connection.fileno() == -1
+
+
 def test_features_of_the_source_must_be_there(kind: str, served: Served) -> None:
     """A guest cannot lose a feature that it uses."""
-    device = make(kind, 2)
+    device = make(kind, KINDS[kind].rings)
     device.connect(served.path)
     fewer = device.acked_features & ~(1 << 29)
     device.use_features(fewer)
@@ -86,7 +117,7 @@ def test_closing_gives_everything_back(kind: str, served: Served) -> None:
     """Eventfds and the socket, also when it is closed twice."""
     make(kind, 2).close()
     before = psutil.Process().num_fds()
-    device = make(kind, 2)
+    device = make(kind, KINDS[kind].rings)
     device.connect(served.path)
     assert psutil.Process().num_fds() > before
     device.close()

@@ -39,10 +39,6 @@ class DiskContentsError(PeerError):
         super().__init__(f"{why}; {_WHAT_TO_DO}")
 
 
-class CapacityError(DiskContentsError):
-    """The back-end does not tell how large the disk is."""
-
-
 def check_zeroes(be: BackEnd) -> None:
     """Read the whole disk on this connection, and return if each byte is zero.
 
@@ -51,30 +47,47 @@ def check_zeroes(be: BackEnd) -> None:
 
     Raises:
         DiskContentsError: a byte is not zero, the disk is larger than `LARGEST`, or it cannot be
-            read. CapacityError: its size is unknown.
+            read.
     """
     try:
         ring = be.working_ring()
-        size = _capacity(be)
-        if size <= LARGEST:
-            _read_all(be, ring, size)
+        check_disk(ring, _capacity(be), be.timeout)
         be.stop_all()
     except (CaseEnd, WireError, BackendError) as error:
-        raise DiskContentsError(f"cannot find out whether the disk holds data ({error})") from None
+        raise _unknown(error) from None
+
+
+def check_disk(ring: TestRing, size: int, timeout: float) -> None:
+    """Read the whole disk through a ring, and return if each byte is zero.
+
+    Args:
+        ring: it is started, in memory that has room for a few MiB more.
+        size: bytes of the disk.
+        timeout: seconds for the reads that are in flight at once.
+
+    Raises:
+        DiskContentsError: as `check_zeroes`.
+        BackendError: the device has completed what was not in flight.
+    """
     if size > LARGEST:
         raise DiskContentsError(
             f"the disk has {size / MIB:.6g} MiB, and whether it holds data is only found out up to "
             f"{LARGEST // MIB} MiB"
         )
+    _read_all(ring, size, timeout)
+
+
+def _unknown(why: object) -> DiskContentsError:
+    return DiskContentsError(f"cannot find out whether the disk holds data ({why})")
 
 
 def _capacity(be: BackEnd) -> int:
     """Bytes of the disk: virtio 1.3, 5.2.4, begins with the number of sectors."""
     if ProtocolFeature.CONFIG not in be.acked:
-        raise CapacityError("cannot find out whether the disk holds data (CONFIG is not offered)")
+        raise _unknown("CONFIG is not offered")
     reply = be.ask(F.GET_CONFIG, struct.pack("<III", 0, 8, 0) + bytes(8))
     if len(reply.payload) < 20:
-        raise CapacityError("cannot find out whether the disk holds data (no capacity)")
+        raise _unknown("no capacity")
     sectors: int = struct.unpack_from("<Q", reply.payload, 12)[0]
     return sectors * SECTOR
 
@@ -102,15 +115,14 @@ class _Read:
         """Raises `DiskContentsError` if it failed, or has brought other bytes than zeroes."""
         status = self._memory.read(self._status, 1)[0]
         if status:
-            where = f"status {status} of a read at sector {self._at // SECTOR}"
-            raise DiskContentsError(f"cannot find out whether the disk holds data ({where})")
+            raise _unknown(f"status {status} of a read at sector {self._at // SECTOR}")
         data = self._view[: self._length]
         if data != _ZEROES[: self._length]:
             first = next(n for n, byte in enumerate(data) if byte)
             raise DiskContentsError(f"the disk holds data, first at byte {self._at + first}")
 
 
-def _read_all(be: BackEnd, ring: TestRing, size: int) -> None:
+def _read_all(ring: TestRing, size: int, timeout: float) -> None:
     reads = [_Read(ring.memory) for _ in range(_AT_ONCE)]
     places = [(at, min(_STEP, size - at)) for at in range(0, size, _STEP)]
     for first in range(0, len(places), _AT_ONCE):
@@ -119,7 +131,8 @@ def _read_all(be: BackEnd, ring: TestRing, size: int) -> None:
             read.post(ring, at, length)
         ring.driver.publish()
         ring.kick()
-        be.await_used(ring, ring.avail_index)
+        if not ring.await_used(ring.avail_index, timeout):
+            raise _unknown(f"a read has not completed after {timeout:g} s")
         while ring.driver.pop() is not None:
             pass
         for read, _ in batch:

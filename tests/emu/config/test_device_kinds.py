@@ -19,6 +19,7 @@ from emu.commands import validate
 from emu.commands.group import emu
 from emu.config.device_kinds import GROUP, KINDS, DeviceKind, load, one_of
 from emu.config.vm_spec import DeviceGroup, ShapeError, VmSpec
+from emu.errors import OptionError
 from emu.guest.driver import Driver
 from emu.guest.layout import GuestLayout
 from emu.machine.ram import RamRegion
@@ -51,22 +52,37 @@ def test_each_counter_is_of_the_guest_or_the_back_end(kind: DeviceKind) -> None:
 @EVERY_KIND
 def test_a_vm_has_any_kind_alone(kind: DeviceKind) -> None:
     """Also one that the default VM lacks; the other kinds are left out with 0."""
-    rings = 2 * kind.rings_per_unit
+    units = min(2, kind.max_rings // kind.rings_per_unit)
+    rings = units * kind.rings_per_unit
     given = dict.fromkeys(KINDS, "0") | {kind.name: f"3x{rings}"}
     spec = validate.shape(given, memory="64M")
     assert spec.groups == (DeviceGroup(kind.name, 3, rings),)
     layout = GuestLayout(spec, [RamRegion(0, 64 << 20, -1)])
-    assert [unit.unit for unit in layout.units[kind.name]] == list(range(6))
+    assert [unit.unit for unit in layout.units[kind.name]] == list(range(3 * units))
 
 
 @EVERY_KIND
-def test_an_incomplete_unit_is_an_error(kind: DeviceKind) -> None:
-    """Half a queue pair is not a NIC's."""
-    if kind.rings_per_unit == 1:
-        assert VmSpec(groups=(DeviceGroup(kind.name, 1, 3),)).rings == 3
+@pytest.mark.parametrize("rings", range(1, 6))
+def test_a_device_has_whole_units_of_rings(kind: DeviceKind, rings: int) -> None:
+    """Half a queue pair is not a NIC's, and an entropy device has one queue."""
+    group = DeviceGroup(kind.name, 1, rings)
+    if rings <= kind.max_rings and rings % kind.rings_per_unit == 0:
+        assert VmSpec(groups=(group,)).rings == rings
         return
-    with pytest.raises(ShapeError, match=f"a {kind.title}'s rings come in"):
-        VmSpec(groups=(DeviceGroup(kind.name, 1, kind.rings_per_unit + 1),))
+    with pytest.raises(ShapeError, match=f"^--{kind.name} 1x{rings}: .*{kind.plural} "):
+        VmSpec(groups=(group,))
+
+
+@pytest.mark.parametrize("command", ["migrate", "run"])
+@EVERY_KIND
+def test_more_rings_than_a_kind_has_are_refused(command: str, kind: DeviceKind) -> None:
+    """Before anything is started, in one line."""
+    shape = f"3x{kind.max_rings + kind.rings_per_unit}"
+    made = emu.get_command(click.Context(emu), command)
+    assert made is not None
+    done = CliRunner().invoke(made, [f"--{kind.name}", shape])
+    assert isinstance(done.exception, OptionError)
+    assert str(done.exception).startswith(f"--{kind.name} {shape}: {kind.plural} have ")
 
 
 def test_an_unknown_kind_is_an_error_that_lists_the_known_ones() -> None:

@@ -58,6 +58,7 @@ def test_a_group() -> None:
         ("blk", "99999x2", "at most 1024 devices"),
         ("blk", "1x257", "at most 256 rings"),
         ("net", "2x3", "come in pairs"),
+        ("rng", "3x2", "entropy devices have 1 ring each"),
         ("blk", "0x4", "1 or more"),
     ],
 )

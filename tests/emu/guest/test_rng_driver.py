@@ -64,7 +64,7 @@ def _on(machine: SmallMachine, program: GuestProgram, bases: object = None) -> G
 
 @pytest.fixture
 def guest() -> Guest:
-    spec = VmSpec(vcpus=1, memory_bytes=64 << 20, groups=(DeviceGroup("rng", 2, 2),))
+    spec = VmSpec(vcpus=1, memory_bytes=64 << 20, groups=(DeviceGroup("rng", 4, 1),))
     machine = SmallMachine(spec)
     program = GuestProgram(spec, machine)
     program.boot()

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.config.vm_spec import DeviceGroup, VmSpec
+from emu.config.device_kinds import KINDS
 from emu.errors import CommandError
-from emu.orchestrator.attach import AttachPlan
 from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
@@ -45,21 +44,38 @@ class Programs:
         self._folder = folder
         self._owned = contextlib.ExitStack()
 
-    def start(self, *argv: str, stderr: int | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *argv: str, stderr: int | None = None, pass_fds: tuple[int, ...] = ()
+    ) -> subprocess.Popen[str]:
         """Start one, which ends with the test."""
-        process = subprocess.Popen([sys.executable, "-m", *argv], text=True, stderr=stderr)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *argv], text=True, stderr=stderr, pass_fds=pass_fds
+        )
         self._owned.callback(process.communicate)
         self._owned.callback(process.kill)
         return process
 
     def blk(self, name: str = "blk.sock", rings: int = 2) -> tuple[str, subprocess.Popen[str]]:
         """A disk's; its socket."""
-        image, path = self._folder / "disk.img", self._folder / name
+        path = self._folder / name
+        options = ("--num-queues", str(rings), *self._extras("blk"))
+        return str(path), self._listening(path, "backends.blk", *options)
+
+    def on(self, connection: socket.socket, kind: str) -> subprocess.Popen[str]:
+        """One that serves the front-end of a connection, and ends with it."""
+        fd = connection.fileno()
+        options = ("--fd", str(fd), *self._extras(kind))
+        return self.start(KINDS[kind].back_end, *options, pass_fds=(fd,))
+
+    def _extras(self, kind: str) -> tuple[str, ...]:
+        """The options that a back-end of that kind needs."""
+        if kind != "blk":
+            return ()
+        image = self._folder / "disk.img"
         if not image.exists():  # another back-end of the same disk serves what was written
             with image.open("wb") as file:
                 file.truncate(16 << 20)
-        options = ("--num-queues", str(rings), "--blk-file", str(image))
-        return str(path), self._listening(path, "backends.blk", *options)
+        return ("--blk-file", str(image))
 
     def net(self, rings: int = 2) -> tuple[str, subprocess.Popen[str]]:
         """A NIC's, which sends everything back; its socket."""
@@ -306,7 +322,8 @@ def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
     [
         ((), 2, "--net PATH, --blk PATH, --rng PATH"),
         (("--blk", "s", "--for", "soon"), 2, "'soon' is not a duration"),
-        (("--net", "s", "--rings", "3"), 2, "--rings 3: NICs have them in pairs"),
+        (("--net", "s", "--rings", "3"), 2, "--rings 3: rings of NICs come in pairs"),
+        (("--rng", "s", "--rings", "2"), 2, "--rings 2: entropy devices have 1 ring each"),
         (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),
         (("--blk", "s", "--vcpus", "0"), 2, "0 vCPUs"),
         (("--blk", "s", "--memory", "1M"), 2, "at least 64M"),
@@ -325,41 +342,53 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, text: st
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "offered", "used"),
-    [("blk", 1, 1), ("blk", 2, 2), ("blk", 4, 2), ("net", 2, 2), ("net", 8, 2)],
-)
-def test_a_device_has_the_rings_that_its_back_end_offers(
-    programs: Programs, kind: str, offered: int, used: int
+RINGS = pytest.mark.parametrize("rings", [(), ("--rings", "2")], ids=["offered", "given"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_back_end_may_serve_one_connection_only(
+    programs: Programs, tmp_path: Path, kind: str
 ) -> None:
-    """Two at most, and those of a NIC are a pair."""
-    path, _ = getattr(programs, kind)(rings=offered)
-    spec = VmSpec(1, 1 << 30, (DeviceGroup(kind, 1, 2),))
-    plan = AttachPlan(spec, {f"{kind}0": path}, "soft", "light", None, rings_given=False)
-    assert plan.spec_on(print).groups == (DeviceGroup(kind, 1, used),)
-    assert attach(f"--{kind}", path, "--scratch", "--for", "200ms").returncode == 0
+    """It is asked what it offers, a disk is read, and the VM runs, all on that connection."""
+    path = tmp_path / "one.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        listener.settimeout(TIMEOUT)
+        arguments = (f"--{kind}", str(path), "--for", "300ms")
+        vm = programs.start("emu.cli", "attach", *arguments, stderr=subprocess.PIPE)
+        connection, _ = listener.accept()
+    with connection:
+        back_end = programs.on(connection, kind)
+    assert line(vm) == f"running (soft): {kind}0 on {path}"
+    assert line(vm).startswith(f"{kind}: ")
+    assert vm.wait(TIMEOUT) == 0
+    assert back_end.wait(TIMEOUT) == 0
 
 
+@RINGS
 @pytest.mark.parametrize("kind", ["blk", "net"])
-def test_what_is_not_a_socket_is_refused_at_once(kind: str, tmp_path: Path) -> None:
-    """No process will ever listen there."""
+def test_what_is_not_a_socket_is_refused_at_once(
+    kind: str, rings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """No process will ever listen there, so there is nothing to wait for."""
     file = tmp_path / "file"
     file.touch()
-    started = time.monotonic()
     for path in ("/etc/passwd", str(file), str(tmp_path)):
-        done = attach(f"--{kind}", path, "--scratch")
+        done = attach(f"--{kind}", path, *rings)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.splitlines() == [f"emu: {kind}0: {path}: is not a socket"]
-    assert time.monotonic() - started < 3 * TIMEOUT
 
 
-def test_a_wait_for_a_back_end_is_reported(programs: Programs, tmp_path: Path) -> None:
+@RINGS
+def test_a_wait_for_a_back_end_is_reported(
+    programs: Programs, tmp_path: Path, rings: tuple[str, ...]
+) -> None:
     """Which device, and where; the VM runs when the back-end has come."""
     path = tmp_path / "blk.sock"
-    vm = programs.start(
-        "emu.cli", "attach", "--blk", str(path), "--scratch", stderr=subprocess.PIPE
-    )
-    assert line(vm) == f"blk0: waiting up to 10 s for a back-end at {path}"
+    arguments = ("--blk", str(path), *rings)
+    vm = programs.start("emu.cli", "attach", *arguments, stderr=subprocess.PIPE)
+    assert line(vm) == f"blk0: waiting for a back-end at {path} (10 s)"
     programs.blk()
     assert line(vm).startswith("running (soft): ")
     vm.send_signal(signal.SIGINT)
@@ -372,7 +401,7 @@ def test_the_wrong_back_end_is_one_line(programs: Programs) -> None:
     net, _ = programs.net()
     for arguments, text in (
         (("--blk", net, "--rings", "1"), "blk0: the back-end does not offer CONFIG"),
-        (("--blk", blk, "--rings", "9"), "the back-end has 2 rings, the device 9"),
+        (("--blk", blk, "--rings", "9"), "too few rings: 2, and the device has 9"),
     ):
         done = attach(*arguments)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)

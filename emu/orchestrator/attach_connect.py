@@ -1,0 +1,70 @@
+"""Connects the back-ends of `emu attach`, before there is a VM: its devices depend on them.
+
+Each back-end gets one connection, which the device then uses: many programs end with their first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from emu.config.device_kinds import KINDS, load
+from emu.errors import EmuError
+from vhost_user.errors import DeadlineError
+from vhost_user.frontend import FrontendConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from devices.device import BackEnd, VhostDevice
+    from emu.config.vm_spec import DeviceGroup, DeviceSpec, VmSpec
+
+#: Seconds for a back-end to listen, and for each of its replies.
+TIMEOUT = 10.0
+#: Seconds for a back-end that was started with this command; then the user is told of the wait.
+AT_ONCE = 0.2
+#: Rings of a device whose back-end offers more, unless the user asks for them.
+USUAL_RINGS = 2
+
+
+def connect(device: DeviceSpec, path: str, waiting: Callable[[str], None]) -> BackEnd:
+    """Connect a device's back-end, and ask what it offers.
+
+    Args:
+        device: of the VM that is to be made; its rings do not matter.
+        path: the back-end's socket.
+        waiting: called with a line when no back-end listens there yet.
+
+    Raises:
+        EmuError: the back-end offers no queue.
+        VhostUserError: none listens in time, the path is no socket, or it breaks the protocol.
+    """
+    name = device.name
+    try:
+        connection = FrontendConnection.connect(path, name=name, timeout=AT_ONCE)
+    except DeadlineError:
+        waiting(f"{name}: waiting for a back-end at {path} ({TIMEOUT:g} s)")
+        connection = FrontendConnection.connect(path, name=name, timeout=TIMEOUT)
+    front_end: type[VhostDevice] = load(KINDS[device.device_class].front_end)
+    made = front_end.negotiate(connection, TIMEOUT)
+    if not made.queues:
+        connection.close()
+        raise EmuError(f"{name}: the back-end at {path} offers no queue")
+    return made
+
+
+def with_offered_rings(spec: VmSpec, back_ends: Mapping[str, BackEnd]) -> VmSpec:
+    """The shape with `USUAL_RINGS` for each device, or as many as its back-end offers if fewer.
+
+    Args:
+        spec: its rings are placeholders.
+        back_ends: of each device, by its name.
+    """
+
+    def usable(group: DeviceGroup) -> DeviceGroup:
+        kind = KINDS[group.device_class]
+        names = [device.name for device in spec.devices if device.device_class == kind.name]
+        offered = min(back_ends[name].queues for name in names) * kind.rings_per_unit
+        return dataclasses.replace(group, rings=min(USUAL_RINGS, offered, kind.max_rings))
+
+    return dataclasses.replace(spec, groups=tuple(map(usable, spec.groups)))
