@@ -17,8 +17,8 @@ from vhost_user.messages import BACKEND_MESSAGES, BackendRequest, FrontendReques
 if TYPE_CHECKING:
     from backends.device import BackendDevice
     from backends.handlers import Handler
+    from vhost_user.backend_session import BackendSession
     from vhost_user.messages import Request
-    from vhost_user.session import BackendSession
 
 log = logging.getLogger("backends")
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from backends.device import BackendDevice
     from backends.ring import Ring
     from vhost_user.backend import BackendConnection
-    from vhost_user.payloads import MemoryRegion, Payload
+    from vhost_user.payload_layout import Payload
+    from vhost_user.payloads import MemoryRegion
 
 _F = FrontendRequest
 Handler = Callable[[Request], bool | None]

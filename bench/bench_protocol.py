@@ -14,9 +14,10 @@ from devices.procedure import Change
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError
 from emu.strategies.registry import make
+from vhost_user.backend_session import BackendSession
+from vhost_user.frontend_session import FrontendSession
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import U64, MemoryRegion, MemTable, VringAddr, VringState
-from vhost_user.session import BackendSession, FrontendSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -11,10 +11,10 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from devices.device import InflightFile, VhostDevice
-from vhost_user.agreement import Agreed
 from vhost_user.errors import UsageError
 from vhost_user.frontend import FrontendConnection
 from vhost_user.payloads import Inflight
+from vhost_user.session import Agreed
 from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vhost_user.dirty_log import DirtyLog
+    from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply
-    from vhost_user.session import Message
     from vhost_user.virtqueue import RingAddresses
 
 VHOST_VRING_F_LOG = 1

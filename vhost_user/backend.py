@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from vhost_user.backend_session import BackendSession
 from vhost_user.codec import close_all
 from vhost_user.connection import Connection
 from vhost_user.errors import Disconnected, FrontendError, UsageError
 from vhost_user.features import SPEC, Dialect, ProtocolFeature
-from vhost_user.session import BackendSession
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
     from vhost_user.messages import Request
-    from vhost_user.payloads import Payload
+    from vhost_user.payload_layout import Payload
 
 
 class _Answer(NamedTuple):

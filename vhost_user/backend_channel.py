@@ -27,8 +27,9 @@ from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BACKEND_MESSAGES, BackendRequest
 
 if TYPE_CHECKING:
-    from vhost_user.payloads import U64, Payload
-    from vhost_user.session import BackendSession
+    from vhost_user.backend_session import BackendSession
+    from vhost_user.payload_layout import Payload
+    from vhost_user.payloads import U64
 
 _FORMS = reply_forms(BACKEND_MESSAGES)
 

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 from vhost_user.errors import ProtocolError
 from vhost_user.message_spec import FdRule, MessageSpec
-from vhost_user.payloads import SHAPES, U64, VRING_NO_FD, MemTable, Payload, PayloadError
+from vhost_user.payload_layout import SHAPES, Payload, PayloadError
+from vhost_user.payloads import U64, VRING_NO_FD, MemTable
 
 HEADER = struct.Struct("=III")
 VERSION = 1

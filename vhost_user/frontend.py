@@ -22,16 +22,16 @@ from vhost_user.features import (
     ProtocolFeature,
     missing_dependencies,
 )
+from vhost_user.frontend_session import FrontendSession
 from vhost_user.messages import FrontendRequest, Reply, Request
 from vhost_user.payloads import U64
-from vhost_user.session import FrontendSession
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Sequence
 
-    from vhost_user.agreement import Agreed
-    from vhost_user.session import Message
+    from vhost_user.frontend_session import Message
+    from vhost_user.session import Agreed
 
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 

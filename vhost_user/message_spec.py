@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from vhost_user.payloads import Payload
+    from vhost_user.payload_layout import Payload
 
 
 class FdRule(Enum):
@@ -36,7 +36,7 @@ class Effect(Enum):
     """What a message changes in the session of either end.
 
     The value describes it for the documentation. The sessions have a method for each member,
-    called as it is: `vhost_user.agreement.Session.effect_method`.
+    called as it is: `vhost_user.session.Session.effect_method`.
     """
 
     OFFER_FEATURES = "features offered"

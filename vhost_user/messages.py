@@ -13,7 +13,7 @@ names them.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vhost_user.features import (
     SPEC,
@@ -33,7 +33,6 @@ from vhost_user.payloads import (
     LogArea,
     MemTable,
     Mmap,
-    Payload,
     SharedUuid,
     ShmemConfig,
     SingleRegion,
@@ -41,6 +40,9 @@ from vhost_user.payloads import (
     VringArea,
     VringState,
 )
+
+if TYPE_CHECKING:
+    from vhost_user.payload_layout import Payload
 
 #: Descriptors in one message: 8 in the specification, 16 in QEMU's socket layer.
 MAX_FDS = 16

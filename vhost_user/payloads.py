@@ -1,6 +1,6 @@
 """Payloads of vhost-user messages: one NamedTuple each, in host byte order.
 
-Each class registers its layout with `payload`; `SHAPES` has them all. Sizes are those on the wire:
+Each class registers its layout, see `vhost_user.payload_layout`. Sizes are those on the wire:
 where the specification leaves out a structure's padding (IOTLB, inflight description), peers
 send it, and so does this library.
 """
@@ -8,10 +8,9 @@ send it, and so does this library.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, cast
+from typing import NamedTuple, Self
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from vhost_user.payload_layout import PayloadError, layout_of, pack_fields, payload, unpack_fields
 
 #: Regions that one SET_MEM_TABLE may carry (spec, "Memory region description").
 MAX_REGIONS = 8
@@ -35,103 +34,6 @@ _CRYPTO_SESSION_SIZE = 1072
 _SHMEM_CONFIG_HEAD = struct.Struct("=I4x")
 
 
-class PayloadError(ValueError):
-    """A payload has a size or a content that its message cannot have."""
-
-
-class Payload(Protocol):
-    """A payload: a tuple of its fields that can be packed."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-    def pack(self) -> bytes:
-        """The payload's bytes on the wire.
-
-        Raises:
-            PayloadError: a field has a value that the message cannot carry.
-        """
-        ...
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Self:
-        """The payload that these bytes are.
-
-        Raises:
-            PayloadError: the message cannot have this size or these contents.
-        """
-        ...
-
-
-class Shape(NamedTuple):
-    """What codec and documentation need of a payload's class.
-
-    Attributes:
-        smallest: bytes at least.
-        largest: bytes at most (the same for a fixed size).
-        fields: names, in order.
-        layout: the struct of a fixed size, or None.
-        plain: the values of ``layout`` are the fields one by one, and nothing else is checked.
-    """
-
-    smallest: int
-    largest: int
-    fields: tuple[str, ...]
-    layout: struct.Struct | None
-    plain: bool
-
-
-#: The shape of every payload class.
-SHAPES: dict[type[Payload], Shape] = {}
-
-P = TypeVar("P", bound=Payload)
-
-
-def payload(
-    layout: str | None = None,
-    *,
-    sizes: tuple[int, int] | None = None,
-    plain: bool = True,
-) -> Callable[[type[P]], type[P]]:
-    """Register a payload's class and its shape.
-
-    Args:
-        layout: `struct` format of a payload of a fixed size.
-        sizes: least and most bytes of any other.
-        plain: the values of ``layout`` are the fields one by one, any of them valid. Otherwise
-            the codec calls the class's own ``pack`` and ``unpack``.
-    """
-
-    def register(kind: type[P]) -> type[P]:
-        fields = cast("tuple[str, ...]", cast("Any", kind)._fields)
-        if layout is not None:
-            made = struct.Struct(layout)
-            SHAPES[kind] = Shape(made.size, made.size, fields, made, plain)
-        elif sizes is not None:
-            SHAPES[kind] = Shape(*sizes, fields, None, plain=False)
-        else:
-            raise TypeError(f"{kind.__name__}: give a layout or sizes")
-        return kind
-
-    return register
-
-
-def _layout(kind: type[Payload]) -> struct.Struct:
-    return cast("struct.Struct", SHAPES[kind].layout)
-
-
-def _pack(payload: Payload) -> bytes:
-    """The bytes of a payload whose class has a layout."""
-    return _layout(payload.__class__).pack(*payload)
-
-
-def _values(kind: type[Payload], data: bytes) -> tuple[Any, ...]:
-    """The values of a layout; `PayloadError` unless there are exactly as many bytes."""
-    layout = _layout(kind)
-    if len(data) != layout.size:
-        raise PayloadError(f"{kind.__name__} has {layout.size} bytes, not {len(data)}")
-    return layout.unpack(data)
-
-
 @payload("=Q")
 class U64(NamedTuple):
     """A 64-bit value: features, an acknowledgement (0 is success), a vring index with flags."""
@@ -140,12 +42,12 @@ class U64(NamedTuple):
 
     def pack(self) -> bytes:
         """8 bytes."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 8 bytes, else `PayloadError`."""
-        return cls._make(_values(cls, data))
+        return cls._make(unpack_fields(cls, data))
 
 
 @payload("=II")
@@ -157,12 +59,12 @@ class VringState(NamedTuple):
 
     def pack(self) -> bytes:
         """8 bytes."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 8 bytes, else `PayloadError`."""
-        return cls._make(_values(cls, data))
+        return cls._make(unpack_fields(cls, data))
 
 
 @payload("=IIQQQQ")
@@ -187,12 +89,12 @@ class VringAddr(NamedTuple):
 
     def pack(self) -> bytes:
         """40 bytes."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 40 bytes, else `PayloadError`."""
-        return cls._make(_values(cls, data))
+        return cls._make(unpack_fields(cls, data))
 
 
 class MemoryRegion(NamedTuple):
@@ -251,12 +153,12 @@ class SingleRegion(NamedTuple):
 
     def pack(self) -> bytes:
         """40 bytes."""
-        return _layout(SingleRegion).pack(*self.region)
+        return layout_of(SingleRegion).pack(*self.region)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 40 bytes, else `PayloadError`."""
-        return cls(MemoryRegion._make(_values(cls, data)))
+        return cls(MemoryRegion._make(unpack_fields(cls, data)))
 
 
 @payload("=QQ")
@@ -268,12 +170,12 @@ class LogArea(NamedTuple):
 
     def pack(self) -> bytes:
         """16 bytes."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 16 bytes, else `PayloadError`."""
-        return cls._make(_values(cls, data))
+        return cls._make(unpack_fields(cls, data))
 
 
 @payload("=QQQBB6x", plain=False)
@@ -288,12 +190,12 @@ class Iotlb(NamedTuple):
 
     def pack(self) -> bytes:
         """32 bytes, with the padding that the kernel's structure has."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 32 bytes with a known permission and type, else `PayloadError`."""
-        made = cls._make(_values(cls, data))
+        made = cls._make(unpack_fields(cls, data))
         if made.perm > 3 or not 1 <= made.type <= 4:
             raise PayloadError(f"IOTLB permission {made.perm}, type {made.type}")
         return made
@@ -345,12 +247,12 @@ class VringArea(NamedTuple):
 
     def pack(self) -> bytes:
         """24 bytes."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 24 bytes, else `PayloadError`."""
-        return cls._make(_values(cls, data))
+        return cls._make(unpack_fields(cls, data))
 
 
 @payload("=QQHH4x")
@@ -364,12 +266,12 @@ class Inflight(NamedTuple):
 
     def pack(self) -> bytes:
         """24 bytes, with the padding of the C structure."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 24 bytes, else `PayloadError`."""
-        return cls._make(_values(cls, data))
+        return cls._make(unpack_fields(cls, data))
 
 
 @payload(sizes=(_SHARED_UUID_SIZE, _SHARED_UUID_SIZE))
@@ -401,12 +303,12 @@ class DeviceState(NamedTuple):
 
     def pack(self) -> bytes:
         """8 bytes."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 8 bytes with a known direction and phase, else `PayloadError`."""
-        made = cls._make(_values(cls, data))
+        made = cls._make(unpack_fields(cls, data))
         if made.direction > 1 or made.phase != 0:
             raise PayloadError(f"device state direction {made.direction}, phase {made.phase}")
         return made
@@ -448,12 +350,12 @@ class Mmap(NamedTuple):
 
     def pack(self) -> bytes:
         """40 bytes."""
-        return _pack(self)
+        return pack_fields(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """From exactly 40 bytes, else `PayloadError`."""
-        return cls._make(_values(cls, data))
+        return cls._make(unpack_fields(cls, data))
 
 
 @payload(sizes=(8, 8 + 8 * MAX_SHMEM_REGIONS))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vhost_user.features import DEPENDENCIES, DIALECTS, ProtocolFeature
 from vhost_user.message_spec import FdRule, MessageSpec, ReplyRule
 from vhost_user.messages import BACKEND_MESSAGES, DIALECT_ROWS, FRONTEND_MESSAGES
-from vhost_user.payloads import SHAPES, Payload
+from vhost_user.payload_layout import SHAPES, Payload
 from vhost_user.states import ALL_STATES, EFFECTS, TRANSITIONS, RingEvent, RingState, state_name
 
 if TYPE_CHECKING:

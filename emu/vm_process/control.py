@@ -30,9 +30,9 @@ from emu.migration.tls import Credentials
 from emu.strategies import registry
 from emu.strategies.base import StrategyOptions
 from emu.strategies.timeline import now
+from emu.vm.reset import reset_devices
 from emu.vm.vm import DiskUse, Vm
 from emu.vm_process.commands import VmControl
-from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,34 +55,6 @@ def _need_back_ends(vm: Vm) -> None:
     """
     if vm.reconnect.lost:
         raise EmuError(f"without a back-end: {', '.join(map(str, vm.reconnect.lost.values()))}")
-
-
-def _reset_devices(vm: Vm) -> None:
-    """The guest's drivers reset all devices and set them up anew, while reconnecting is paused.
-
-    A device whose back-end fails meanwhile is lost and does not hold up the others: its rings are
-    set up as well, so that it can be started when it has reconnected.
-    """
-    for index, device in enumerate(vm.devices):
-        try:
-            vm.reset_device(index)
-        except VhostUserError as error:
-            vm.reconnect.mark_lost(device, error)
-            device.forget_rings()
-    try:
-        vm.pause_vcpus()
-        for index in range(len(vm.devices)):
-            vm.guest.boot_device(index)
-    finally:
-        vm.resume_vcpus()
-    for index, device in enumerate(vm.devices):
-        if device.name in vm.reconnect.lost:
-            device.set_up_rings(vm.guest.ring_addresses(index))
-            continue
-        try:
-            vm.activate_device(index)
-        except VhostUserError as error:
-            vm.reconnect.mark_lost(device, error)
 
 
 def make_control(emit: EventSink) -> Control:
@@ -366,7 +338,7 @@ class Control(VmControl):
         # No other thread may start a device between its reset and its activation.
         with vm.reconnect.paused():
             _need_back_ends(vm)
-            _reset_devices(vm)
+            reset_devices(vm)
         vm.guest.resume_load()
         self._emit("RESET", {"guest": False})
         vm.reconnect.await_all(RECONNECT_TIMEOUT)

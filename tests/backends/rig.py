@@ -25,7 +25,6 @@ from vhost_user.payloads import (
     LogArea,
     MemoryRegion,
     MemTable,
-    Payload,
     SingleRegion,
     VringAddr,
     VringState,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from backends.device import BackendDevice
     from vhost_user.frontend import FrontendConnection
+    from vhost_user.payload_layout import Payload
 
 RING_SIZE = 64
 ALL_FEATURES = (1 << 64) - 1

@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 from vhost_user.features import ProtocolFeature
 from vhost_user.message_spec import FdRule
 from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest, Request
+from vhost_user.payload_layout import SHAPES, Payload
 from vhost_user.payloads import (
-    SHAPES,
     Config,
     CryptoSession,
     DeviceState,
     Iotlb,
     MemoryRegion,
     MemTable,
-    Payload,
     SharedUuid,
     ShmemConfig,
     SingleRegion,

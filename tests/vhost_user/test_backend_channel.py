@@ -12,12 +12,12 @@ import pytest
 
 from tests.timeouts import TIMEOUT
 from vhost_user.backend_channel import Answer, BackendChannel
+from vhost_user.backend_session import BackendSession
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import Disconnected, FrontendError, UsageError
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BackendRequest, FrontendRequest
 from vhost_user.payloads import U64
-from vhost_user.session import BackendSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,15 +24,8 @@ from vhost_user.codec import (
 from vhost_user.errors import FrontendError, ProtocolError
 from vhost_user.message_spec import FdRule, MessageSpec
 from vhost_user.messages import FRONTEND_MESSAGES, FrontendRequest
-from vhost_user.payloads import (
-    U64,
-    LogArea,
-    MemoryRegion,
-    MemTable,
-    PayloadError,
-    SingleRegion,
-    VringState,
-)
+from vhost_user.payload_layout import PayloadError
+from vhost_user.payloads import U64, LogArea, MemoryRegion, MemTable, SingleRegion, VringState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

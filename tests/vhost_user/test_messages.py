@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from vhost_user.backend_session import BackendSession
 from vhost_user.features import DIALECTS, SPEC, YC_LIBVHOST, ProtocolFeature
+from vhost_user.frontend_session import FrontendSession
 from vhost_user.message_spec import Effect, FdRule, MessageSpec, ReplyRule
 from vhost_user.messages import (
     BACKEND_MESSAGES,
@@ -14,8 +16,7 @@ from vhost_user.messages import (
     frontend_messages,
     wire_name,
 )
-from vhost_user.payloads import SHAPES
-from vhost_user.session import BackendSession, FrontendSession
+from vhost_user.payload_layout import SHAPES
 
 EVERY_ROW = [*FRONTEND_MESSAGES.values(), *BACKEND_MESSAGES.values()]
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vhost_user.payload_strategies import PAYLOADS, payloads
+from vhost_user.payload_layout import SHAPES, Payload, PayloadError
 from vhost_user.payloads import (
-    SHAPES,
     U64,
     Config,
     DeviceState,
@@ -16,8 +16,6 @@ from vhost_user.payloads import (
     Iotlb,
     MemoryRegion,
     MemTable,
-    Payload,
-    PayloadError,
     SharedUuid,
     VringAddr,
     VringState,

@@ -14,7 +14,7 @@ from vhost_user.codec import NEED_REPLY
 from vhost_user.features import ProtocolFeature
 from vhost_user.message_spec import ReplyRule
 from vhost_user.messages import FRONTEND_MESSAGES, BackendRequest
-from vhost_user.payloads import PayloadError
+from vhost_user.payload_layout import PayloadError
 from vhost_user_conformance.front_end.acts import START
 from vhost_user_conformance.front_end.descriptors import describe, map_shared
 from vhost_user_conformance.front_end.recording import F, Received, Recording

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BACKEND_MESSAGES, FRONTEND_MESSAGES
-from vhost_user.payloads import VRING_NO_FD, PayloadError
+from vhost_user.payload_layout import PayloadError
+from vhost_user.payloads import VRING_NO_FD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

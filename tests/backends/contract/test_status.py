@@ -14,13 +14,14 @@ from tests.backends.contract.given import MakeRig, Serve, status
 from vhost_user.errors import Refused
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
-from vhost_user.payloads import U64, Payload, VringState
+from vhost_user.payloads import U64, VringState
 
 if TYPE_CHECKING:
     from tests.backends.rig import (
         Rig,
     )
     from tests.backends.served import Kind, Served
+    from vhost_user.payload_layout import Payload
 
 
 def test_status_is_what_was_set(rig: Rig) -> None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from emu.machine.machine import Machine
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
+    from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply
-    from vhost_user.session import Message
 
 #: The address of no device: a write leaves the fast path and takes the big lock.
 NOWHERE = 0x10

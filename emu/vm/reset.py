@@ -1,0 +1,38 @@
+"""A system reset: the guest's drivers reset all devices and set them up anew, as at a reboot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vhost_user.errors import VhostUserError
+
+if TYPE_CHECKING:
+    from emu.vm.vm import Vm
+
+
+def reset_devices(vm: Vm) -> None:
+    """Reset all devices and set them up anew, while reconnecting is paused and the vCPUs run.
+
+    A device whose back-end fails meanwhile is lost and does not hold up the others: its rings are
+    set up as well, so that it can be started when it has reconnected.
+    """
+    for index, device in enumerate(vm.devices):
+        try:
+            vm.reset_device(index)
+        except VhostUserError as error:
+            vm.reconnect.mark_lost(device, error)
+            device.forget_rings()
+    try:
+        vm.pause_vcpus()
+        for index in range(len(vm.devices)):
+            vm.guest.boot_device(index)
+    finally:
+        vm.resume_vcpus()
+    for index, device in enumerate(vm.devices):
+        if device.name in vm.reconnect.lost:
+            device.set_up_rings(vm.guest.ring_addresses(index))
+            continue
+        try:
+            vm.activate_device(index)
+        except VhostUserError as error:
+            vm.reconnect.mark_lost(device, error)

@@ -1,0 +1,194 @@
+"""The back-end's session: bytes to requests, answers to bytes. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from vhost_user.codec import NEED_REPLY, REPLY, REQUEST_FLAGS, VERSION, Decoder, encode, fd_range
+from vhost_user.errors import FrontendError, UsageError
+from vhost_user.features import SPEC, Dialect, ProtocolFeature, missing_dependencies
+from vhost_user.messages import FrontendRequest, Request
+from vhost_user.payload_layout import Payload, PayloadError
+from vhost_user.payloads import U64, VringState
+from vhost_user.session import SUCCESS, Opened, Session, discard, ring_of, trace_message
+from vhost_user.states import RingEvent
+from vhost_user.trace_events import BACKEND_READ, BACKEND_WRITE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vhost_user.message_spec import Gate, MessageSpec
+
+_F = FrontendRequest
+
+
+class BackendSession(Session):
+    """The back-end's session: bytes to requests, answers to bytes.
+
+    Args:
+        name: name of the device, for errors.
+        features: feature bits that the device offers.
+        protocol_features: protocol features that it offers.
+        num_queues: rings that it has.
+        dialect: how it numbers features and messages that are not settled.
+
+    Raises:
+        UsageError: a protocol feature is offered without one that it needs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        features: int,
+        protocol_features: ProtocolFeature,
+        num_queues: int,
+        dialect: Dialect = SPEC,
+    ) -> None:
+        super().__init__(name, num_queues, dialect)
+        for feature, lacks in missing_dependencies(protocol_features).items():
+            raise UsageError(f"offers {feature!r} without {lacks!r}", device=name)
+        self.offered_features: int = features
+        self.offered_protocol_features = protocol_features
+        self._decoder = Decoder(self._tables.requests, REQUEST_FLAGS, FrontendError, name)
+
+    @property
+    def partial(self) -> bool:
+        """The stream is in the middle of a request."""
+        return self._decoder.partial
+
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Request]:
+        """The requests that are complete now, each allowed by what was negotiated before it.
+
+        Their effects on the session (features, ring states) have taken place when this returns.
+        `Request.need_reply` is set when an answer is due, its own or an acknowledgement. The
+        descriptors are the caller's to close.
+
+        Raises:
+            FrontendError: the front-end broke the protocol.
+        """
+        frames = self._decoder.feed(data, fds)
+        requests: list[Request] = []
+        make: Callable[[type[Request], tuple[object, ...]], Request] = tuple.__new__
+        try:
+            for number, flags, payload, came in frames:
+                opened = self._open.get(number) or self._admit(number)
+                if BACKEND_READ.enabled:
+                    trace_message(BACKEND_READ, self.name, opened, payload, came)
+                if opened.indexed:
+                    self._check_ring(opened, payload)
+                own = opened.own and payload.__class__ is not opened.mute
+                due = own or (self._acks and flags & NEED_REPLY != 0)
+                if opened.effect is not None:
+                    opened.effect(payload)
+                requests.append(make(Request, (opened.id, payload, came, due)))
+        except FrontendError:
+            self.abandon()
+            discard(frames)
+            raise
+        return requests
+
+    def abandon(self) -> None:
+        """Do not read from the peer any more."""
+        self._decoder.abandon()
+
+    def answer_from_state(self, request: Request) -> U64 | None:
+        """The answer if the session itself has it: features, protocol features, number of rings."""
+        if request.id == _F.GET_FEATURES:
+            return U64(self.offered_features)
+        if request.id == _F.GET_PROTOCOL_FEATURES:
+            return U64(int(self.offered_protocol_features))
+        if request.id == _F.GET_QUEUE_NUM:
+            return U64(len(self.rings))
+        return None
+
+    def can_refuse(self, request: Request) -> bool:
+        """Whether a non-zero acknowledgement can answer it: it has no reply of its own."""
+        opened = self._open.get(request.id) or self._opened(self._tables.rows[request.id])
+        return not opened.own or opened.mute is not None
+
+    def answer(
+        self, request: Request, payload: Payload | None = None, fds: Sequence[int] = ()
+    ) -> bytes:
+        """The bytes of a request's own reply; the caller sends ``fds`` with them.
+
+        Raises:
+            UsageError: no reply is due, or the message has no such reply.
+        """
+        opened = self._open.get(request.id) or self._opened(self._tables.rows[request.id])
+        if not request.need_reply:
+            self._misuse(opened, "has no reply due")
+        if payload.__class__ not in opened.reply:
+            self._misuse(opened, f"is not answered by a {payload.__class__.__name__}")
+        if fds:
+            most = fd_range(opened.reply_fds, payload)[1]
+            if len(fds) > most:
+                self._misuse(opened, f"is answered with {most} descriptors, not {len(fds)}")
+        if BACKEND_WRITE.enabled:
+            trace_message(BACKEND_WRITE, self.name, opened, payload, fds)
+        try:
+            return encode(request.id, VERSION | REPLY, payload)
+        except PayloadError as error:
+            self._misuse(opened, str(error))
+
+    def ack(self, request: Request, code: int = 0) -> bytes:
+        """The bytes of an acknowledgement, 0 for success; empty when none is due.
+
+        Raises:
+            UsageError: the message has a reply of its own that is not a U64.
+        """
+        if not request.need_reply:
+            return b""
+        return self.answer(request, U64(code) if code else SUCCESS)
+
+    def _bind_effects(self, opened: Opened, row: MessageSpec) -> None:
+        super()._bind_effects(opened, row)
+        if row.reply_effect is not None:
+            opened.effect = self.effect_method(row.reply_effect)
+
+    def _admit(self, number: int) -> Opened:
+        row = self._tables.rows[number]
+        why = self.why_not_allowed(row)
+        if why:
+            raise FrontendError(why, device=self.name, message=row.name)
+        return self._opened(row)
+
+    def _gate_features(self, gate: Gate) -> int:
+        # QEMU's virtio-net enables rings before SET_FEATURES: until then what is offered counts
+        acked = self.offered_features if self.features is None else self.features
+        return self.offered_features if gate.offered else acked
+
+    def _check_ring(self, opened: Opened, payload: Payload | None) -> None:
+        ring = ring_of(payload, opened.fds)
+        if ring is None or ring >= len(self.rings):
+            self._blame(opened.name, f"there are {len(self.rings)} rings", ring)
+
+    def _ack_features(self, payload: Payload | None) -> None:
+        beyond = cast("U64", payload).value & ~self.offered_features
+        if beyond:
+            self._blame("SET_FEATURES", f"feature bits {beyond:#x} were not offered")
+        super()._ack_features(payload)
+
+    def _ack_protocol_features(self, payload: Payload | None) -> None:
+        asked = ProtocolFeature(cast("U64", payload).value)
+        beyond = asked & ~self.offered_protocol_features
+        if beyond:
+            self._blame("SET_PROTOCOL_FEATURES", f"bits {int(beyond):#x} were not offered")
+        for feature, lacks in missing_dependencies(asked).items():
+            self._blame("SET_PROTOCOL_FEATURES", f"{feature!r} without {lacks!r}")
+        super()._ack_protocol_features(payload)
+
+    def _offer_features(self, _payload: Payload | None) -> None:
+        """The constructor was given what the device offers."""
+
+    def _offer_protocol_features(self, _payload: Payload | None) -> None:
+        """As `_offer_features`."""
+
+    def _stop_ring(self, payload: Payload | None) -> None:
+        self.rings[cast("VringState", payload).ring].apply(RingEvent.GET_VRING_BASE)
+
+    def _blame(self, message: str, text: str, ring: int | None = None) -> NoReturn:
+        raise FrontendError(text, device=self.name, ring=ring, message=message)
+
+    def _misuse(self, opened: Opened, text: str) -> NoReturn:
+        raise UsageError(text, device=self.name, message=opened.name)

@@ -1,0 +1,261 @@
+"""The front-end's session: requests to bytes, bytes to replies. No I/O."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
+
+from vhost_user.codec import NEED_REPLY, REPLY_FLAGS, VERSION, Decoder, Frame, encode, fd_range
+from vhost_user.errors import BackendError, Refused, UsageError
+from vhost_user.features import SPEC, Dialect, ProtocolFeature
+from vhost_user.message_spec import FdRule
+from vhost_user.messages import Reply, Request
+from vhost_user.payload_layout import Payload, PayloadError
+from vhost_user.payloads import MAX_RINGS, VringState
+from vhost_user.session import SUCCESS, Opened, Session, discard, ring_of, trace_message
+from vhost_user.states import RingEvent
+from vhost_user.trace_events import READ, WRITE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from vhost_user.message_spec import MessageSpec
+    from vhost_user.payloads import U64
+
+_U32 = struct.Struct("<I")
+
+
+class Message(NamedTuple):
+    """An encoded request.
+
+    Attributes:
+        request: the request; its descriptors must stay open until it has been sent.
+        data: its bytes.
+        opened: what the session has of the message's row.
+        answered: a reply, or an acknowledgement, is due for it.
+    """
+
+    request: Request
+    data: bytes
+    opened: Opened
+    answered: bool
+
+    def with_num(self, num: int) -> Message:
+        """The same message with another number in its vring state, which is the payload's end.
+
+        A base that is known late costs a copy, and not all the checks again.
+
+        Raises:
+            struct.error: the number has more than 32 bits.
+        """
+        request, data, opened, answered = self
+        number, payload, fds, need_reply = request
+        state = VringState(cast("VringState", payload).ring, num)
+        changed = Request(number, state, fds, need_reply)
+        return Message(changed, data[: -_U32.size] + _U32.pack(num), opened, answered)
+
+
+class FrontendSession(Session):
+    """The front-end's session: requests to bytes, bytes to replies.
+
+    Args:
+        name: name of the device, for errors.
+        rings: how many rings it may have.
+        dialect: how it numbers features and messages that are not settled.
+        refusals_raise: a non-zero acknowledgement is raised as `Refused`; else it is returned.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        rings: int = MAX_RINGS,
+        dialect: Dialect = SPEC,
+        refusals_raise: bool = True,
+    ) -> None:
+        super().__init__(name, rings, dialect)
+        self._refusals_raise = refusals_raise
+        self._expected: deque[tuple[Opened, Request]] = deque()
+        self._decoder = Decoder(self._tables.replies, REPLY_FLAGS, BackendError, name)
+
+    @property
+    def outstanding(self) -> int:
+        """Replies that are due and have not arrived."""
+        return len(self._expected)
+
+    @property
+    def awaited(self) -> Request | None:
+        """The request whose reply is due next, or None."""
+        return self._expected[0][1] if self._expected else None
+
+    @property
+    def partial(self) -> bool:
+        """The stream is in the middle of a reply."""
+        return self._decoder.partial
+
+    def prepare(self, request: Request) -> Message:
+        """Encode a request. This changes nothing in the session: `begin` does, when it is sent.
+
+        ``need_reply`` is dropped where REPLY_ACK was not negotiated, and where the message has a
+        reply of its own.
+
+        Raises:
+            UsageError: the session does not allow the message, or payload or descriptors do not
+                fit it.
+        """
+        number, payload, fds, need_reply = request
+        opened = self._open.get(number) or self._admit(number)
+        answered = opened.own and payload.__class__ is not opened.mute
+        flags = VERSION
+        if need_reply and not answered and self._acks:
+            answered = True
+            flags = VERSION | NEED_REPLY
+        if payload.__class__ not in opened.kinds:
+            self._misuse(opened, f"takes no {payload.__class__.__name__} as its payload")
+        try:
+            data = encode(number, flags, payload)
+        except PayloadError as error:
+            self._misuse(opened, str(error))
+        if opened.indexed:
+            self._check_ring(opened, payload)
+        if fds or opened.fds is not FdRule.NONE:
+            least, most = fd_range(opened.fds, payload)
+            if not least <= len(fds) <= most:
+                self._misuse(opened, f"takes {opened.fds.value} descriptors, not {len(fds)}")
+        return Message(request, data, opened, answered)
+
+    def begin(self, messages: Iterable[Message]) -> list[tuple[bytes, tuple[int, ...]]]:
+        """The messages are being sent: from now on their replies are due.
+
+        Returns:
+            The writes that send them: bytes and descriptors. Descriptors belong to the first byte
+            of a write, so a message with descriptors begins a new write.
+        """
+        if WRITE.enabled:
+            messages = list(messages)
+            for request, _, opened, _ in messages:
+                trace_message(WRITE, self.name, opened, request.payload, request.fds)
+        expect = self._expected.append
+        writes: list[tuple[bytes, tuple[int, ...]]] = []
+        parts: list[bytes] = []
+        fds: tuple[int, ...] = ()
+        for request, data, opened, answered in messages:
+            if opened.effect is not None:
+                opened.effect(request.payload)
+            if answered:
+                expect((opened, request))
+            if request.fds:
+                if parts:
+                    writes.append((b"".join(parts), fds))
+                parts, fds = [], request.fds
+            parts.append(data)
+        if parts:
+            writes.append((b"".join(parts), fds))
+        return writes
+
+    def encode(self, request: Request) -> bytes:
+        """`prepare` and `begin`: the bytes of a request that is sent now."""
+        message = self.prepare(request)
+        self.begin([message])
+        return message.data
+
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:
+        """The replies that are complete now, in order. Their descriptors are the caller's to close.
+
+        Raises:
+            BackendError: the back-end broke the protocol; `Refused`: it acknowledged a request
+                with a non-zero code (the stream stays usable; replies of the same call are lost).
+        """
+        frames = self._decoder.feed(data, fds)
+        refusal: Refused | None = None
+        replies: list[Reply] = []
+        make: Callable[[type[Reply], tuple[object, ...]], Reply] = tuple.__new__
+        try:
+            expected = self._expected
+            for frame in frames:
+                number, _, payload, came = frame
+                if not expected:
+                    self._unasked(frame)
+                opened, request = expected.popleft()
+                if READ.enabled:
+                    trace_message(READ, self.name, opened, payload, came)
+                if number != opened.id or payload.__class__ not in opened.reply:
+                    self._mismatch(frame, opened)
+                if opened.own and request.payload.__class__ is not opened.mute:
+                    if opened.reply_effect is not None:
+                        opened.reply_effect(request, payload)
+                else:
+                    if came:
+                        self._blame("acknowledged with descriptors", opened.name)
+                    if payload != SUCCESS and self._refusals_raise:
+                        refusal = refusal or self._refused(request, payload)
+                replies.append(make(Reply, (opened.id, payload, came)))
+            if refusal:
+                raise refusal
+        except BackendError as error:
+            if error is not refusal:
+                self.abandon()
+            discard(frames)
+            raise
+        return replies
+
+    def abandon(self) -> None:
+        """Do not read from the peer any more."""
+        self._decoder.abandon()
+        self._expected.clear()
+
+    def _unasked(self, frame: Frame) -> NoReturn:
+        name = self._tables.rows[frame.id].name
+        self._blame("answered without a request", name)
+
+    def _mismatch(self, frame: Frame, opened: Opened) -> NoReturn:
+        """Raise: the frame is not the reply that is due."""
+        name = self._tables.rows[frame.id].name
+        if frame.id != opened.id:
+            self._blame(f"answered where the reply to {opened.name} is due", name)
+        self._blame(f"answered with {frame.payload!r}", name)
+
+    def _stop_ring(self, request: Request, payload: Payload | None) -> None:
+        asked, answered = cast("VringState", request.payload), cast("VringState", payload)
+        if asked.ring != answered.ring:
+            self._blame(f"answered for ring {answered.ring}", "GET_VRING_BASE", asked.ring)
+        self.rings[asked.ring].apply(RingEvent.GET_VRING_BASE)
+
+    def _offer_features(self, _request: Request, payload: Payload | None) -> None:
+        self.offered_features = cast("U64", payload).value
+        self._open.clear()
+
+    def _offer_protocol_features(self, _request: Request, payload: Payload | None) -> None:
+        self.offered_protocol_features = ProtocolFeature(cast("U64", payload).value)
+
+    def _refused(self, request: Request, payload: Payload | None) -> Refused:
+        name = self._tables.rows[request.id].name
+        error = Refused(cast("U64", payload).value, device=self.name, message=name)
+        error.ring = ring_of(request.payload, self._tables.rows[request.id].fds)
+        return error
+
+    def _bind_effects(self, opened: Opened, row: MessageSpec) -> None:
+        super()._bind_effects(opened, row)
+        if row.reply_effect is not None:
+            opened.reply_effect = self.effect_method(row.reply_effect)
+
+    def _admit(self, number: int) -> Opened:
+        row = self._tables.rows.get(number)
+        if row is None:
+            raise UsageError(f"there is no message with id {number}", device=self.name)
+        why = self.why_not_allowed(row)
+        if why:
+            raise UsageError(why, device=self.name, message=row.name)
+        return self._opened(row)
+
+    def _check_ring(self, opened: Opened, payload: Payload | None) -> None:
+        ring = ring_of(payload, opened.fds)
+        if ring is None or ring >= len(self.rings):
+            self._misuse(opened, f"there are {len(self.rings)} rings", ring)
+
+    def _misuse(self, opened: Opened, text: str, ring: int | None = None) -> NoReturn:
+        raise UsageError(text, device=self.name, ring=ring, message=opened.name)
+
+    def _blame(self, text: str, message: str, ring: int | None = None) -> NoReturn:
+        raise BackendError(text, device=self.name, ring=ring, message=message)
