@@ -163,6 +163,18 @@ PEERS = (
         runs=1,
         quick=_QUICK_SESSIONS,
     ),
+    Peer(
+        "emu-attach-rng",
+        FRONT_END,
+        "rng",
+        "emu",
+        "",
+        "emu attach --rng {socket} --rings 1 --qmp {qmp} -q",
+        _EMU_VERSION,
+        queues=1,
+        runs=1,
+        quick=_QUICK_SESSIONS,
+    ),
     # The guest of these two is the BIOS, with its network boot; -icount skips its waits.
     Peer(
         "qemu-blk",
