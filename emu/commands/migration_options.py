@@ -133,7 +133,7 @@ def parameters(options: MigrationOptions) -> Parameters:
         max_bandwidth=validate.size("--max-bandwidth", options.max_bandwidth),
         auto_converge=options.auto_converge,
         on_no_converge=options.on_no_converge,
-        deadline=validate.deadline(options.deadline),
+        timeout=validate.deadline(options.deadline),
         check_locks=options.check_locks,
         streams=options.streams,
     )

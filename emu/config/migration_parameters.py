@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 #: The actions when pre-copy does not reach the downtime limit.
 ON_NO_CONVERGE = ("switch", "abort")
-DEFAULT_DEADLINE = 10.0
+DEFAULT_TIMEOUT = 10.0
+#: QMP's names of the fields that do not follow from the field's own.
+_QMP_NAMES = {"timeout": "deadline"}
 #: Sockets of one migration.
 MAX_STREAMS = 16
 
@@ -21,10 +23,10 @@ class Parameters(NamedTuple):
 
     Attributes:
         downtime_limit: milliseconds that the blackout may be expected to take.
-        max_bandwidth: bytes a second that memory may take before the switch-over, 0 for no limit.
+        max_bandwidth: bytes a second that memory may take before the switchover, 0 for no limit.
         auto_converge: slow the guest down when it writes faster than memory can be sent.
         on_no_converge: one of `ON_NO_CONVERGE`.
-        deadline: the timeout of one step of a device or of the peer, in seconds.
+        timeout: seconds that one step of a device or of the peer may take; ``deadline`` in QMP.
         check_locks: check the lock order.
         streams: number of sockets over which memory is sent in parallel.
     """
@@ -33,7 +35,7 @@ class Parameters(NamedTuple):
     max_bandwidth: int = 0
     auto_converge: bool = False
     on_no_converge: str = "switch"
-    deadline: float = DEFAULT_DEADLINE
+    timeout: float = DEFAULT_TIMEOUT
     check_locks: bool = False
     streams: int = 1
 
@@ -45,13 +47,14 @@ class Parameters(NamedTuple):
             EmuError: a name is unknown, or a value is of another type or invalid.
         """
         current = (base or cls())._asdict()
+        fields = {_qmp_name(field): field for field in current}
         for name, value in values.items():
-            field = name.replace("-", "_")
-            if field not in current:
+            field = fields.get(name.replace("_", "-"), "")
+            if not field:
                 raise EmuError(f"Parameter '{name}' is unexpected")
             wanted = type(current[field])
             if wanted is float and type(value) is int:
-                value = float(value)  # noqa: PLW2901  JSON does not tell them apart
+                value = float(value)  # noqa: PLW2901  JSON has one type for both
             if type(value) is not wanted:
                 raise EmuError(f"Invalid parameter type for '{name}', expected: {wanted.__name__}")
             current[field] = value
@@ -60,7 +63,7 @@ class Parameters(NamedTuple):
             raise EmuError(f"on-no-converge is one of {', '.join(ON_NO_CONVERGE)}")
         if min(result.downtime_limit, result.max_bandwidth) < 0:
             raise EmuError("a limit must not be negative")
-        if result.deadline <= 0:
+        if result.timeout <= 0:
             raise EmuError("a deadline must be more than 0 s")
         if not 1 <= result.streams <= MAX_STREAMS:
             raise EmuError(f"the number of streams must be 1 to {MAX_STREAMS}")
@@ -68,4 +71,8 @@ class Parameters(NamedTuple):
 
     def to_json(self) -> JsonObject:
         """In QMP's spelling."""
-        return {name.replace("_", "-"): value for name, value in self._asdict().items()}
+        return {_qmp_name(field): value for field, value in self._asdict().items()}
+
+
+def _qmp_name(field: str) -> str:
+    return _QMP_NAMES.get(field, field.replace("_", "-"))

@@ -1,4 +1,4 @@
-"""A limit on bytes a second: a token bucket."""
+"""The bandwidth limit: a token bucket."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 _NS = 1_000_000_000
 #: The largest burst, in seconds of the rate.
 BURST = 0.01
-#: Bytes of the smallest piece: a page.
-MIN_PIECE = 4096
+#: Bytes of the smallest chunk: a page.
+MIN_CHUNK = 4096
 
 
 class TokenBucket:
-    """Computes how long to wait after bytes have been sent. It never waits by itself.
+    """Computes how long to wait after bytes have been sent. It does not wait itself.
 
     Args:
-        rate: bytes a second; 0 is no limit.
+        rate: bytes a second; 0 for no limit.
         clock: CLOCK_MONOTONIC nanoseconds, or another clock in a test.
 
     Attributes:
@@ -29,7 +29,7 @@ class TokenBucket:
 
     def __init__(self, rate: int, clock: Callable[[], int] = now) -> None:
         self.rate = rate
-        self.piece = max(MIN_PIECE, int(rate * BURST)) & -MIN_PIECE
+        self.chunk = max(MIN_CHUNK, int(rate * BURST)) & -MIN_CHUNK
         self._clock = clock
         #: When all bytes so far would have been sent at the rate.
         self._busy_until = clock()
@@ -39,7 +39,7 @@ class TokenBucket:
         if not self.rate:
             return 0
         at = self._clock()
-        # Idle time allows a burst of one piece at most.
-        burst = self.piece * _NS // self.rate
+        # Idle time allows a burst of one chunk at most.
+        burst = self.chunk * _NS // self.rate
         self._busy_until = max(self._busy_until, at - burst) + count * _NS // self.rate
         return max(0, self._busy_until - at)

@@ -1,10 +1,10 @@
-"""The clocks of two machines: whether they are the same one, and their offset if not.
+"""The clocks of two hosts: whether they are the same one, and their offset if not.
 
-CLOCK_MONOTONIC counts from another moment on each machine. The offset is estimated as NTP does it
+CLOCK_MONOTONIC starts at another moment on each host. The offset is estimated as in NTP
 (RFC 5905, section 8): a round trip that leaves at ``a``, is answered at the other clock's ``t``
 and is back at ``b`` shows that the offset lies between ``t - b`` and ``t - a``. The shortest
 round trip has the smallest error. Two clocks also drift apart, so the error grows with the time
-between.
+between the round trip and the moment of interest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Round trips of one estimate.
 PROBES = 32
-#: Two clocks drift by this share at the most: the kernel slews each by up to 500 ppm (adjtimex).
+#: The largest drift between two clocks: the kernel slews each by up to 500 ppm (adjtimex).
 DRIFT = 1e-3
 _TIME = struct.Struct("<q")
 
@@ -51,12 +51,12 @@ class RoundTrip(NamedTuple):
 
 
 class Offset(NamedTuple):
-    """How far the other clock is ahead, in nanoseconds, and how wrong that may be.
+    """How far the other clock is ahead, in nanoseconds, and the error bound.
 
     Attributes:
         ns: to subtract from a time of the other clock.
         error_ns: upper bound of the error.
-        same: it is the same clock.
+        same: both sides read the same clock.
     """
 
     ns: int = 0
@@ -64,18 +64,18 @@ class Offset(NamedTuple):
     same: bool = True
 
 
-def agree(stream: MigrationStream, probes: Sequence[RoundTrip]) -> int:
-    """Send the destination how far its clock is ahead, and return that, nanoseconds."""
+def send_offset(stream: MigrationStream, probes: Sequence[RoundTrip]) -> int:
+    """Send the destination how far its clock is ahead; return that, in nanoseconds."""
     offset = estimate(probes, probes[-1].end).ns
     stream.send(Kind.PING, _TIME.pack(offset))
     return offset
 
 
-def learn(stream: MigrationStream) -> int:
-    """Receive what `agree` sends: how far this clock is ahead of the source's, nanoseconds.
+def receive_offset(stream: MigrationStream) -> int:
+    """Receive what `send_offset` sends: nanoseconds that this clock is ahead of the source's.
 
     Raises:
-        MigrationError: the source sends something else, or has disconnected.
+        MigrationError: another section arrived, or the source has disconnected.
     """
     kind, _count, payload = stream.receive()
     if kind is not Kind.PING or len(payload) != _TIME.size:
@@ -88,7 +88,7 @@ def learn(stream: MigrationStream) -> int:
 def probe(
     stream: MigrationStream, count: int = PROBES, clock: Callable[[], int] = now
 ) -> list[RoundTrip]:
-    """Ask the other side for its time, ``count`` times; it calls `answer`.
+    """Request the time of the other side, ``count`` times; the other side calls `answer`.
 
     Raises:
         MigrationError: it does not answer, or has disconnected.
@@ -111,7 +111,7 @@ def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int
     """Answer ``count`` requests for the time.
 
     Raises:
-        MigrationError: the other side asks for something else, or has disconnected.
+        MigrationError: another section arrived, or the other side has disconnected.
     """
     for _ in range(count):
         kind, _count, _payload = stream.receive()
@@ -122,11 +122,11 @@ def answer(stream: MigrationStream, count: int = PROBES, clock: Callable[[], int
 
 
 def estimate(probes: Iterable[RoundTrip], at: int) -> Offset:
-    """The offset at a moment, of round trips that were made around it.
+    """The offset of the clocks at a moment, estimated from round trips around it.
 
     Args:
-        probes: at least one.
-        at: nanoseconds of this side's clock.
+        probes: at least one round trip.
+        at: the moment, in nanoseconds of this side's clock.
     """
 
     def error(sample: RoundTrip) -> float:

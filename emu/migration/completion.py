@@ -1,7 +1,7 @@
-"""The completion reports: what each side sends to the other when the VM has moved.
+"""The completion reports, which both sides exchange after the migration has completed.
 
-The source then has the phases of both sides, and the destination what the back-ends of the source
-had served. The VM is the destination's by then: a report that is lost affects figures only.
+The source receives the phases of the destination, and the destination the request counters of the
+source's back-ends. The VM already runs at the destination: a lost report affects figures only.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def exchange_at_source(
 
     Args:
         stream: to the destination.
-        start_ns: when the blackout began, by this clock.
-        before: round trips that were made before it; empty when both read the same clock.
-        report: makes this side's report of the downtime in nanoseconds and the offset of the
+        start_ns: when the blackout began, by this side's clock.
+        before: round trips that were made before it; empty when both sides read the same clock.
+        report: makes this side's report from the downtime, in nanoseconds, and the offset of the
             clocks.
 
     Returns:
@@ -93,7 +93,7 @@ def exchange_at_source(
 def exchange_at_destination(
     stream: MigrationStream, *, same_clock: bool, report: JsonObject
 ) -> JsonObject:
-    """Send this side's report; the source's.
+    """Send this side's report and return the source's.
 
     Raises:
         MigrationError: the source has disconnected, or its report is invalid.

@@ -1,11 +1,11 @@
-"""When to switch over: the expected blackout, and whether another round makes it shorter.
+"""When to switch over: the expected downtime, and whether another round makes it shorter.
 
-Nothing here sends, waits or reads a clock: `Convergence` gets the numbers of each round and
-returns what to do next, so that it can be tested with numbers alone.
+`Convergence` takes the numbers of each round and returns what to do next. It does not send, wait or
+read a clock, so it can be tested with numbers alone.
 
-QEMU compares what is dirty with bandwidth x downtime-limit (migration/migration.c,
-`migration_iteration_run`); the time that devices take to stop and to start is not in it. Here it
-is: on a VM with many rings it is most of the blackout.
+QEMU compares the dirty bytes with bandwidth x downtime-limit (migration/migration.c,
+`migration_iteration_run`), without the time that devices take to stop and to start. Here that time
+is included: on a VM with many rings it is most of the blackout.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import NamedTuple
 
 from emu.machine.throttle import MAX_PERCENT
 
-#: Rounds after which memory is taken not to converge.
+#: After this many rounds, memory is considered not to converge.
 MAX_ROUNDS = 30
-#: A round makes progress when it leaves less than this share of what was to be sent before it.
+#: A round makes progress when fewer bytes are dirty after it than this share of those before it.
 PROGRESS = 0.9
-#: Bytes; less than this is not worth a round of its own.
+#: Bytes; a further round for less than this does not count as progress.
 SMALL = 1 << 20
 #: Upper limit of the assumed bandwidth, bytes a second, until the stream has carried `SMALL`.
 ASSUMED_BANDWIDTH = 1 << 30
-#: Rounds in a row without progress before the guest is throttled, or the rounds end.
-STUCK_ROUNDS = 2
-#: Shares of its time that the guest is kept from running, in percent: as in QEMU
-#: (cpu-throttle-initial, cpu-throttle-increment); the most is `MAX_PERCENT`, as there.
+#: Rounds without progress, in succession, before the guest is throttled or the rounds end.
+STALLED_ROUNDS = 2
+#: Percent of its time that the guest does not run: defaults of QEMU's cpu-throttle-initial and
+#: cpu-throttle-increment. The maximum is `MAX_PERCENT`.
 FIRST_THROTTLE = 20
 THROTTLE_STEP = 10
 _NS = 1_000_000_000
 
 
 class Action(Enum):
-    """What comes next."""
+    """What to do after a round."""
 
-    GO_ON = "another round"
+    CONTINUE = "another round"
     THROTTLE = "slow the guest down, and another round"
     SWITCH = "switch over"
-    GIVE_UP = "give up"
+    FAIL = "fail the migration"
 
 
 class Reason(Enum):
@@ -50,12 +50,12 @@ class Reason(Enum):
     ROUNDS = "rounds"
 
 
-class Expected(NamedTuple):
-    """What the blackout is expected to take besides memory, in nanoseconds.
+class DeviceDowntime(NamedTuple):
+    """The expected downtime besides memory, in nanoseconds.
 
     Attributes:
-        stop: of the devices, at the source.
-        start: of the devices, at the destination.
+        stop: to stop the devices, at the source.
+        start: to start the devices, at the destination.
         vcpus: to pause, save, load and resume the vCPUs, and to send the devices' state.
     """
 
@@ -65,14 +65,15 @@ class Expected(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What one round did.
+    """The numbers of one round.
 
     Attributes:
         sent: bytes.
-        remaining: bytes that are dirty now.
-        ns: from the harvest of dirty pages before it to the one after it.
-        paced_ns: what of that went by until the last byte was sent.
-        sending_ns: what of that was sending; the rest was waiting for the bandwidth's limit.
+        remaining: bytes that are dirty afterwards.
+        ns: nanoseconds from the dirty bitmap sync before the round to the one after it.
+        paced_ns: the part of ``ns`` until the last byte was sent.
+        sending_ns: the part of ``paced_ns`` spent sending; the rest is waits for the bandwidth
+            limit.
     """
 
     sent: int
@@ -82,20 +83,20 @@ class Round(NamedTuple):
     sending_ns: int
 
 
-class Outlook(NamedTuple):
-    """What is expected of a switch-over now.
+class SwitchoverEstimate(NamedTuple):
+    """The downtime that is expected if the switchover begins now.
 
     Attributes:
-        memory_ns: to send what is dirty. The switch-over's memory is not held back by a limit.
+        memory_ns: to send the dirty memory. The bandwidth limit does not apply to the switchover.
         devices: the rest.
         dirty_rate: bytes a second that become dirty.
-        rate: bytes a second that rounds send, any limit included.
-        bandwidth: bytes a second that the stream takes.
-        throttle: percent of its time that the guest is kept from running.
+        rate: bytes a second that rounds send, including waits for the bandwidth limit.
+        bandwidth: bytes a second that the stream carries without the limit.
+        throttle: percent of its time that the guest does not run.
     """
 
     memory_ns: int = 0
-    devices: Expected = Expected()
+    devices: DeviceDowntime = DeviceDowntime()
     dirty_rate: int = 0
     rate: int = 0
     bandwidth: int = 0
@@ -103,24 +104,24 @@ class Outlook(NamedTuple):
 
     @property
     def downtime_ns(self) -> int:
-        """The whole blackout."""
+        """The whole downtime, in nanoseconds."""
         return self.memory_ns + sum(self.devices)
 
 
 class Decision(NamedTuple):
-    """What to do next, and why there is no further round (None while there is)."""
+    """What to do next, and why there is no further round (None if there is one)."""
 
     action: Action
     reason: Reason | None
-    outlook: Outlook
+    estimate: SwitchoverEstimate
 
 
 class Convergence:
     """Decides after each round. It keeps numbers only.
 
     Args:
-        limit_ns: what the blackout may be expected to take.
-        auto_converge: the guest may be slowed down.
+        limit_ns: the largest expected downtime at which it switches over, in nanoseconds.
+        auto_converge: throttle the guest when memory does not converge.
         abort: fail if the limit cannot be kept; otherwise switch over regardless.
     """
 
@@ -131,50 +132,50 @@ class Convergence:
         self._auto_converge = auto_converge
         self._abort = abort
         self._before: int | None = None
-        self._stuck = 0
-        # Bytes and nanoseconds of sending; older rounds count for less and less.
+        self._stalled = 0
+        # Bytes and nanoseconds of sending; the weight of a round halves with each later one.
         self._sent = 0
         self._sending_ns = 0
 
-    def decide(self, done: Round, devices: Expected) -> Decision:
+    def decide(self, done: Round, devices: DeviceDowntime) -> Decision:
         """What to do after a round.
 
         Args:
-            done: its numbers.
-            devices: the rest of the blackout, as far as it is known.
+            done: the numbers of the round.
+            devices: the expected downtime besides memory.
         """
         self.rounds += 1
-        outlook = self._outlook(done, devices)
+        estimate = self._estimate(done, devices)
         progress = self._progress(done)
-        if outlook.downtime_ns <= self.limit_ns:
-            self._stuck = 0
-            return Decision(Action.SWITCH, Reason.CONVERGED, outlook)
+        if estimate.downtime_ns <= self.limit_ns:
+            self._stalled = 0
+            return Decision(Action.SWITCH, Reason.CONVERGED, estimate)
         if sum(devices) > self.limit_ns:
-            # No round makes that shorter; rounds go on as long as they shorten the rest.
+            # No round makes that shorter; rounds continue while they shorten the rest.
             if progress and self.rounds < MAX_ROUNDS:
-                return Decision(Action.GO_ON, None, outlook)
-            return self._end_rounds(Reason.DEVICES, outlook)
+                return Decision(Action.CONTINUE, None, estimate)
+            return self._end_rounds(Reason.DEVICES, estimate)
         if self.rounds >= MAX_ROUNDS:
-            return self._end_rounds(Reason.ROUNDS, outlook)
-        allowed = 1 if self.throttle else STUCK_ROUNDS
-        if progress or self._stuck < allowed:
-            return Decision(Action.GO_ON, None, outlook)
+            return self._end_rounds(Reason.ROUNDS, estimate)
+        allowed = 1 if self.throttle else STALLED_ROUNDS
+        if progress or self._stalled < allowed:
+            return Decision(Action.CONTINUE, None, estimate)
         if self._auto_converge and self.throttle < MAX_PERCENT:
-            self._stuck = 0
+            self._stalled = 0
             self.throttle = min(
                 MAX_PERCENT, self.throttle + THROTTLE_STEP if self.throttle else FIRST_THROTTLE
             )
-            return Decision(Action.THROTTLE, None, outlook._replace(throttle=self.throttle))
-        return self._end_rounds(Reason.NO_PROGRESS, outlook)
+            return Decision(Action.THROTTLE, None, estimate._replace(throttle=self.throttle))
+        return self._end_rounds(Reason.NO_PROGRESS, estimate)
 
-    def _outlook(self, done: Round, devices: Expected) -> Outlook:
+    def _estimate(self, done: Round, devices: DeviceDowntime) -> SwitchoverEstimate:
         self._sent = self._sent // 2 + done.sent
         self._sending_ns = self._sending_ns // 2 + done.sending_ns
         bandwidth = self._sent * _NS // max(self._sending_ns, 1)
         if self._sent < SMALL:
-            # The socket's buffer may have taken all of it.
+            # All bytes may still be in the socket's buffer.
             bandwidth = min(bandwidth, ASSUMED_BANDWIDTH)
-        return Outlook(
+        return SwitchoverEstimate(
             memory_ns=done.remaining * _NS // bandwidth if bandwidth else 0,
             devices=devices,
             dirty_rate=done.remaining * _NS // max(done.ns, 1),
@@ -184,23 +185,23 @@ class Convergence:
         )
 
     def _progress(self, done: Round) -> bool:
-        """Whether this round left clearly less than the one before; counts those that did not."""
+        """Whether clearly less is dirty than before this round; counts the rounds without that."""
         before = done.sent if self._before is None else self._before
         self._before = done.remaining
         progress = done.remaining >= SMALL and done.remaining < before * PROGRESS
-        self._stuck = 0 if progress else self._stuck + 1
+        self._stalled = 0 if progress else self._stalled + 1
         return progress
 
-    def _end_rounds(self, reason: Reason, outlook: Outlook) -> Decision:
-        return Decision(Action.GIVE_UP if self._abort else Action.SWITCH, reason, outlook)
+    def _end_rounds(self, reason: Reason, estimate: SwitchoverEstimate) -> Decision:
+        return Decision(Action.FAIL if self._abort else Action.SWITCH, reason, estimate)
 
 
 def explain(decision: Decision, limit_ns: int) -> str:
-    """Why it does not converge, with the numbers, and what to change; '' if it does."""
-    outlook = decision.outlook
-    devices = outlook.devices
+    """Why memory does not converge, with the numbers and advice; '' if it does."""
+    estimate = decision.estimate
+    devices = estimate.devices
     expected = (
-        f"a downtime of {_ms(outlook.downtime_ns)} is expected (memory {_ms(outlook.memory_ns)}, "
+        f"a downtime of {_ms(estimate.downtime_ns)} is expected (memory {_ms(estimate.memory_ns)}, "
         f"devices {_ms(devices.stop + devices.start)}, vCPUs {_ms(devices.vcpus)}), "
         f"the limit is {_ms(limit_ns)}"
     )
@@ -210,11 +211,11 @@ def explain(decision: Decision, limit_ns: int) -> str:
             "it. Raise --downtime-limit, or use another --strategy"
         )
     if decision.reason in (Reason.NO_PROGRESS, Reason.ROUNDS):
-        throttled = f" at a throttle of {outlook.throttle}%" if outlook.throttle else ""
-        advice = "" if outlook.throttle else ", let --auto-converge slow the guest down"
+        throttled = f" at a throttle of {estimate.throttle}%" if estimate.throttle else ""
+        advice = "" if estimate.throttle else ", let --auto-converge slow the guest down"
         return (
-            f"memory does not converge: {_mib(outlook.dirty_rate)} become dirty{throttled}, "
-            f"{_mib(outlook.rate)} are sent; {expected}. Raise --downtime-limit or "
+            f"memory does not converge: {_mib(estimate.dirty_rate)} become dirty{throttled}, "
+            f"{_mib(estimate.rate)} are sent; {expected}. Raise --downtime-limit or "
             f"--max-bandwidth{advice}"
         )
     return ""

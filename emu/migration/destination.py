@@ -1,4 +1,4 @@
-"""The destination's side of a live migration."""
+"""The destination of a live migration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from devices import lifecycle
 from devices.procedure import Phase
 from emu.errors import MigrationError
 from emu.migration.destination_base import DestinationBase
-from emu.migration.device_probe import prepared
+from emu.migration.device_probe import prepared_payload
 from emu.migration.multifd import ReceivingChannels
 from emu.migration.state import load_devices, load_switchover
 from emu.migration.stream import Kind, MigrationStream
@@ -32,9 +32,9 @@ class Destination(DestinationBase):
 
     Args:
         vm: this side's VM. When the migration fails its devices are disconnected, so that their
-            back-ends release what the source's need.
+            back-ends unlock the disk images, which the source's back-ends need.
         parameters, observe, history, check_disks: see `DestinationBase`.
-        accept: waits for a further stream of the same source.
+        accept: waits for a further multifd channel of the same source.
     """
 
     vm: Vm
@@ -60,7 +60,7 @@ class Destination(DestinationBase):
         self.vm = vm
         self._accept = accept
         self.commits_before = vm.machine.commits
-        self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
+        self._stage = Stage(vm.machine, self.timeline, parameters.timeout)
         self._tasks: Sequence[Task] = ()
 
     def _release_devices(self) -> None:
@@ -68,21 +68,21 @@ class Destination(DestinationBase):
         self.vm.disconnect()
 
     def _receive_vm(self, handshake: Handshake, stream: MigrationStream) -> None:
-        with contextlib.closing(self._join(stream, handshake)) as channels:
+        with contextlib.closing(self._accept_channels(stream, handshake)) as channels:
             self._receive_over(channels, handshake.strategy, stream)
 
-    def _join(self, stream: MigrationStream, handshake: Handshake) -> ReceivingChannels:
-        """Wait for the further streams of this migration; refuse any other."""
+    def _accept_channels(self, stream: MigrationStream, handshake: Handshake) -> ReceivingChannels:
+        """Wait for the further multifd channels of this migration; refuse any other connection."""
         others: list[MigrationStream] = []
-        with contextlib.ExitStack() as made:
+        with contextlib.ExitStack() as opened:
             for _ in range(1, handshake.streams):
                 if self._accept is None:
                     raise MigrationError("listen", "further streams are not possible here")
-                others.append(made.enter_context(contextlib.closing(self._accept())))
+                others.append(opened.enter_context(contextlib.closing(self._accept())))
                 kind, _, payload = others[-1].receive()
                 if kind is not Kind.JOIN or payload != handshake.session.encode():
                     raise MigrationError("stream", "a further stream is not of this migration")
-            made.pop_all()
+            opened.pop_all()
         channels = ReceivingChannels(stream, others, self.vm.machine.ram)
         channels.open()
         return channels
@@ -93,17 +93,17 @@ class Destination(DestinationBase):
         """Everything from WELCOME to RUNNING."""
         strategy.open()
         self._prepare(strategy, stream)
-        expects = prepared(self.vm, strategy, self._history, self._stage.timeout)
-        stream.send(Kind.PREPARED, expects)
-        # The blackout begins at the source, so the collector must be disabled before this side
-        # learns of it.
+        payload = prepared_payload(self.vm, strategy, self._history, self._stage.timeout)
+        stream.send(Kind.PREPARED, payload)
+        # The blackout begins at the source, and no message announces it: the collector must be
+        # disabled from here on.
         with garbage_collector_off():
             state = self._receive_memory(stream, channels)
-            self._switch_over(strategy, state, stream)
-        self._history.note("dst", strategy.NAME, self.timeline.spans)
+            self._switchover(strategy, state, stream)
+        self._history.record("dst", strategy.NAME, self.timeline.spans)
 
     def _prepare(self, strategy: Strategy, stream: MigrationStream) -> None:
-        """What a strategy does ahead of the blackout, with what is known of the devices."""
+        """Load the state of the devices in DEVICES, and do the steps ahead of the blackout."""
         kind, _, payload = stream.receive()
         if kind is not Kind.DEVICES:
             raise MigrationError("stream", f"received {kind.name}, expected DEVICES")
@@ -140,18 +140,18 @@ class Destination(DestinationBase):
             else:
                 raise MigrationError("stream", f"received {kind.name}, expected RAM")
 
-    def _switch_over(self, strategy: Strategy, state: bytes, stream: MigrationStream) -> None:
-        """The blackout, as this side sees it: from the last byte to running vCPUs."""
+    def _switchover(self, strategy: Strategy, state: bytes, stream: MigrationStream) -> None:
+        """The destination's part of the blackout: from the last byte to running vCPUs."""
         vm = self.vm
         timeline = self.timeline
         with vm.machine.injected_latency("dst"):
             timeline.mark("switchover_ns")
             timeline.in_blackout = True
             with timeline.span(Phase.LOAD_STATE):
-                moved = load_switchover(state, vm)
-                if self._ahead_ns:
-                    vm.guest.shift_clock(self._ahead_ns)
-            if moved:
+                changed = load_switchover(state, vm)
+                if self._clock_offset_ns:
+                    vm.guest.shift_clock(self._clock_offset_ns)
+            if changed:
                 # The driver set a ring up anew after the preparation: begin again for all devices.
                 self._tasks = self._start_tasks()
             strategy.start(self._tasks, self._stage)

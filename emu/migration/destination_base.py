@@ -1,4 +1,4 @@
-"""The base class of destinations: handshake, taking the VM over once, and the reports."""
+"""The base class of destinations: handshake, the switchover, and the completion reports."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class DestinationBase(MigrationSide):
     Args:
         spec: of the VM that is expected.
         parameters: the limits of the migration.
-        observe: gets each event, by its name and data.
+        observe: called with the name and the data of each event.
         history: the last known costs of this VM.
         accel: the accelerator that this side's VM has, or will have.
         check_disks: returns the differences between the source's disks and this side's.
 
     Attributes:
         vm: this side's VM, once there is one.
-        source: the completion report of the source, if there was one.
+        source: the completion report of the source; empty if it sent none.
     """
 
     #: Whether it receives the source's own devices and memory (`Strategy.hands_over`).
-    takes_devices = False
+    receives_devices = False
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class DestinationBase(MigrationSide):
         self.source: JsonObject = {}
         self._spec = spec
         self._accel = accel
-        self._deadline = parameters.deadline
+        self._timeout = parameters.timeout
         self._observe = observe
         self._history = History() if history is None else history
         self._committed = False
         self._stream: MigrationStream | None = None
         self._check_disks = check_disks
-        # How far this side's clock is ahead of the source's.
-        self._ahead_ns = 0
+        #: How far this side's clock is ahead of the source's.
+        self._clock_offset_ns = 0
 
     def figures(self) -> JsonObject:
         """See `MigrationSide.figures`."""
@@ -76,7 +76,7 @@ class DestinationBase(MigrationSide):
         """Receive the VM over a connected stream. When it returns, the VM runs here.
 
         Raises:
-            EmuError, VhostUserError, OSError: it failed; FAILED was sent if possible.
+            EmuError, VhostUserError, OSError: the migration failed; FAILED was sent if possible.
         """
         self._stream = stream
         with contextlib.closing(stream):
@@ -96,14 +96,15 @@ class DestinationBase(MigrationSide):
                 raise
             finally:
                 if not running and not self._committed:
-                    # The back-ends must be the source's alone before it learns of this.
+                    # The source starts its devices again when it reads FAILED: by then this side
+                    # must not use the disks any more.
                     self._release_devices()
-                    stream.give_up(reason)
+                    stream.send_failure(reason)
 
-    def give_up(self) -> None:
-        """From another thread: give up, unless GO has come; the VM stays at the source.
+    def abort(self) -> None:
+        """From another thread: fail unless GO has arrived; the VM stays at the source.
 
-        What has been received is read first, as GO may be in it, and FAILED is still sent.
+        Bytes that have arrived are read first, as GO may be among them, and FAILED is still sent.
         """
         stream = self._stream
         if stream is not None:
@@ -115,7 +116,7 @@ class DestinationBase(MigrationSide):
 
     @abstractmethod
     def _release_devices(self) -> None:
-        """Disconnect from the devices: the migration has failed, and the VM is the source's."""
+        """Disconnect the devices: the migration has failed, and the VM stays at the source."""
 
     def _handshake(self, stream: MigrationStream) -> Handshake:
         kind, _, payload = stream.receive()
@@ -126,15 +127,15 @@ class DestinationBase(MigrationSide):
         stream.send(Kind.WELCOME, welcome())
         if not handshake.same_clock:
             clocks.answer(stream)
-            self._ahead_ns = clocks.learn(stream)
+            self._clock_offset_ns = clocks.receive_offset(stream)
         return handshake
 
     def _check_strategy(self, strategy: Strategy) -> None:
-        if strategy.hands_over and not self.takes_devices:
+        if strategy.hands_over and not self.receives_devices:
             raise MigrationError(
                 "handover", "this side has devices of its own: use migrate-incoming with handover"
             )
-        if self.takes_devices and not strategy.hands_over:
+        if self.receives_devices and not strategy.hands_over:
             raise MigrationError(
                 "handover", f"this side has no devices until they are handed over: {strategy.NAME}"
             )
@@ -151,10 +152,10 @@ class DestinationBase(MigrationSide):
         )
 
     def _await_go(self, stream: MigrationStream) -> None:
-        """Send READY, and wait for GO: then the VM is this side's.
+        """Send READY and wait for GO, which transfers the ownership of the VM.
 
         Raises:
-            MigrationError: the source has given up, or does not answer: the VM runs on there.
+            MigrationError: the source has failed, or does not answer: the VM runs on there.
         """
         stream.send(Kind.READY)
         kind, _, _ = stream.receive()
@@ -168,20 +169,21 @@ class DestinationBase(MigrationSide):
         Args:
             vm: this side's VM.
             stream: to the source.
-            signal: kick and call every ring, as what was pending at the source is not known here.
+            signal: kick and call every ring: kicks and calls that were pending at the source are
+                not transferred.
         """
         timeline = self.timeline
         start = timeline.begin(Phase.RESUME_VCPUS)
-        running = vm.resume_incoming(self._deadline)
+        running = vm.resume_incoming(self._timeout)
         timeline.add(Phase.RESUME_VCPUS, start, end=running)
         timeline.marks["running_ns"] = running
         timeline.in_blackout = False
         self.awaits_vm = False
-        # After the vCPUs: an interrupt for every ring would have all of them compete with those
-        # that are waited for.
+        # After the vCPUs have resumed: their threads would compete with the handlers of these
+        # interrupts.
         if signal:
             vm.signal_all_rings()
-        # The VM is this side's, whether RUNNING reaches the source or not.
+        # The VM runs here, whether RUNNING reaches the source or not.
         with contextlib.suppress(MigrationError):
             stream.send(Kind.RUNNING)
         self.guest_gap_ns = vm.guest.heartbeat.gap_at(timeline.marks["switchover_ns"])

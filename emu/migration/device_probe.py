@@ -1,15 +1,15 @@
-"""What devices are expected to take for a stop and a start, measured while the VM runs.
+"""The expected time to stop and to start the devices, measured while the VM runs.
 
-GET_FEATURES is the probe: it goes through each device's connection and its back-end's control
-plane, and changes nothing. Sent to one device after the other it gives the round trip
-that lock-step takes for each message; with all devices in flight, the time that a message takes
-among many. Not included is what a back-end does only when it is stopped (completing requests,
-``--stop-time``): `emu.migration.history` has that.
+The probe sends GET_FEATURES, which goes through the device's connection and its back-end's control
+plane and changes no state. Sent to one device after the other, it measures the round trip that
+lock-step takes for each message; sent to all devices at once, the time that a message takes among
+many. It does not measure what a back-end does only when it is stopped (completing requests,
+``--stop-time``): `emu.migration.history` covers that.
 
-A running guest competes with the probe for processors and for the interpreter: a round trip takes
-three to twenty times as long as in the blackout. So the devices are also timed while the guest does
-not run, once: before it boots, or before it arrives (`calibrate`). The probe of the running VM then
-finds the devices that have become slower than the others.
+A running guest competes with the probe for CPUs and for the interpreter: a round trip takes three
+to twenty times as long as in the blackout. So the devices are also timed once while the guest does
+not run: before it boots, or before the incoming migration (`calibrate`). The probe of the running
+VM then finds the devices that have become slower than the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from devices.procedure import Ask, Phase
 from emu.errors import MigrationError
-from emu.migration.convergence import Expected
+from emu.migration.convergence import DeviceDowntime
 from emu.migration.history import IdleCosts, NotifierCosts
 from emu.migration.state import pack_devices
 from emu.strategies.base import DeviceCost
@@ -42,16 +42,17 @@ if TYPE_CHECKING:
 
 #: Passes over all devices; the smallest figures count, as a VM that runs often delays a message.
 PASSES = 3
-#: Messages to each device when all are asked at once.
+#: Messages to each device when all are probed at once.
 MESSAGES = 8
 #: Nanoseconds after which no further pass begins: while the VM runs, and while it does not.
 PASSES_NS, IDLE_PASSES_NS = 15_000_000, 60_000_000
-#: What a pause of the vCPUs is expected to take when none is known: one tick of the guest.
+#: Nanoseconds that a pause of the vCPUs is expected to take when none was measured: one tick of the
+#: guest.
 PAUSE_NS = 1_000_000
 #: A device that has become this many times slower than the others counts as slow.
 _SLOWER = 3
 #: How often the notifiers of a device, and of one ring, are changed; the smallest figure counts.
-#: A change that KVM has to wait for takes ten times as long on a busy host, but not every time.
+#: On a busy host some changes take ten times as long, because KVM waits for a grace period.
 _CHANGES, _SINGLE_CHANGES = 3, 10
 #: Nanoseconds: a round trip that takes longer is not explained by a guest that runs.
 _CONTENDED_NS = 50_000_000
@@ -65,11 +66,11 @@ class DeviceProbe:
 
     Args:
         devices: connected, and used by no other thread meanwhile.
-        machine: whose notifiers they have.
-        timeout: seconds that a back-end may take for an answer.
+        machine: has their notifiers.
+        timeout: seconds that a back-end may take to reply.
 
     Raises:
-        VhostUserError: a back-end does not answer; it would not in the blackout either.
+        VhostUserError: a back-end does not reply.
     """
 
     def __init__(self, devices: Sequence[VhostDevice], machine: Machine, timeout: float) -> None:
@@ -84,7 +85,8 @@ class DeviceProbe:
             if now() - begin > limit:
                 break
         begin = now()
-        # About one figure in a hundred is of a thread that had no processor, not of a slow device.
+        # About one figure in a hundred is large because the thread got no CPU, not because the
+        # device is slow.
         while now() - begin < limit and (slow := self._slow()):
             self._one_by_one(slow)
 
@@ -105,7 +107,7 @@ class DeviceProbe:
             self._round_trips[device.name] = min(took, self._round_trips.get(device.name, took))
 
     def _all_at_once(self) -> None:
-        tasks = begin_tasks(self._devices, _question)
+        tasks = begin_tasks(self._devices, _probe_messages)
         start = now()
         Split().drive(tasks, self._stage)
         took = (now() - start) // max(1, MESSAGES * len(tasks))
@@ -113,11 +115,11 @@ class DeviceProbe:
 
     @property
     def idle(self) -> tuple[dict[str, int], int]:
-        """Round trips by device, and the share: of a probe that was made while no guest ran."""
+        """Round trips by device, and the share (`IdleCosts`), of a probe while no guest ran."""
         return dict(self._round_trips), self._share
 
     def compare(self, idle: IdleCosts | None) -> None:
-        """Remove what the running guest adds: the factor that most devices have in common."""
+        """Remove the slowdown by the running guest: the factor that most devices have in common."""
         known = {} if idle is None else idle.round_trips
         ratios = [ns / known[name] for name, ns in self._round_trips.items() if known.get(name)]
         if idle is None or not ratios:
@@ -131,7 +133,7 @@ class DeviceProbe:
         self._share = min(self._share, idle.share)
 
     def stop(self, strategy: Strategy) -> int:
-        """Nanoseconds that this strategy should need to stop them: a GET_VRING_BASE a ring."""
+        """Nanoseconds that the strategy is expected to take for a GET_VRING_BASE of each ring."""
         costs = [
             self._cost(device, asked=sum(ring.started for ring in device.rings))
             for device in self._devices
@@ -139,7 +141,7 @@ class DeviceProbe:
         return strategy.estimate(costs)
 
     def start(self, strategy: Strategy) -> int:
-        """The same of a start, of which only the last message, and the table, are waited for."""
+        """Nanoseconds to start them; only the last message and SET_MEM_TABLE have a reply."""
         costs = []
         for device in self._devices:
             rings = len(device.configured())
@@ -169,21 +171,21 @@ class DeviceProbe:
         )
 
 
-def _question(device: VhostDevice) -> Procedure:
-    questions = [Request(FrontendRequest.GET_FEATURES)] * MESSAGES
-    yield Ask.of(Phase.PROBE, device.connection, questions)
+def _probe_messages(device: VhostDevice) -> Procedure:
+    messages = [Request(FrontendRequest.GET_FEATURES)] * MESSAGES
+    yield Ask.of(Phase.PROBE, device.connection, messages)
 
 
-class Forecast:
-    """At the source: the expected blackout besides memory.
+class DowntimeForecast:
+    """At the source: predicts the downtime besides memory.
 
     It combines the probes of both sides with the history of both sides.
 
     Args:
-        vm: which runs.
-        strategy: how its devices are going to be stopped and started.
-        history: last known costs; the destination's are added to it.
-        timeout: seconds that a back-end may take for an answer.
+        vm: a running VM.
+        strategy: stops and starts its devices.
+        history: last known costs; the destination's are merged into it.
+        timeout: seconds that a back-end may take to reply.
     """
 
     def __init__(self, vm: Vm, strategy: Strategy, history: History, timeout: float) -> None:
@@ -191,23 +193,23 @@ class Forecast:
         self._strategy = strategy
         self._history = history
         self._timeout = timeout
-        self._expected: Expected | None = None
-        self._probed = Expected()
+        self._expected: DeviceDowntime | None = None
+        self._probed = DeviceDowntime()
         self._probe: DeviceProbe | None = None
 
-    def expected(self) -> Expected:
-        """The rest of the blackout; the first call probes."""
+    def expected(self) -> DeviceDowntime:
+        """The expected downtime besides memory; the first call probes the devices."""
         if self._expected is None:
             with self._vm.driving:
                 self._probe = DeviceProbe(self._vm.devices, self._vm.machine, self._timeout)
             self._probe.compare(self._history.idle)
-            # The destination's devices are taken to be like these until it has reported its own.
-            self._probed = Expected(0, self._probe.start(self._strategy), self._vcpus())
+            # Until PREPARED, the destination's devices are assumed to be like the source's.
+            self._probed = DeviceDowntime(0, self._probe.start(self._strategy), self._vcpus())
             self._expected = self._with_history()
         return self._expected
 
     def _vcpus(self) -> int:
-        """To pause, to load and to resume takes about as long each as to save the state."""
+        """Nanoseconds of the vCPUs: to load and to resume take about as long as to save."""
         idle = self._history.idle
         if idle is not None and self._measured:
             return PAUSE_NS + 4 * idle.state
@@ -215,13 +217,13 @@ class Forecast:
         pack_devices(self._vm.devices)
         return PAUSE_NS + 2 * (now() - start)
 
-    def _with_history(self) -> Expected:
-        """What was measured, combined with the history."""
+    def _with_history(self) -> DeviceDowntime:
+        """The measured figures, combined with the history."""
         probe, history, strategy = self._probe, self._history, self._strategy
         assert probe is not None  # noqa: S101  `expected` has made it
         _, start, vcpus = self._probed
         deassign, assign = probe.notifiers(strategy, history.notifiers)
-        return Expected(
+        return DeviceDowntime(
             history.devices("src", strategy, probe.stop(strategy), deassign),
             history.devices("dst", strategy, start, assign),
             history.vcpus(strategy, vcpus if self._measured else 0) or vcpus,
@@ -229,14 +231,17 @@ class Forecast:
 
     @property
     def _measured(self) -> bool:
-        """Whether the vCPUs of this VM were timed while it did not run."""
+        """Whether the vCPUs of this VM were timed before it ran."""
         return self._history.idle is not None and bool(self._history.idle.state)
 
-    def learn(self, payload: bytes) -> None:
-        """Use what the destination sent with PREPARED (`prepared`); it may be empty.
+    def use_destination(self, payload: bytes) -> None:
+        """Use the destination's figures, the payload of PREPARED (`prepared_payload`).
+
+        Args:
+            payload: may be empty: then the figures stay as they are.
 
         Raises:
-            MigrationError: it is invalid.
+            MigrationError: the payload is invalid.
         """
         self.expected()
         if not payload:
@@ -244,32 +249,32 @@ class Forecast:
         try:
             received = json.loads(payload)
             self._probed = self._probed._replace(start=int(received["start_ns"]))
-            self._history.learn(received["history"])
+            self._history.merge(received["history"])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise MigrationError("stream", "the destination's PREPARED is invalid") from None
         self._expected = self._with_history()
 
 
-def prepared(vm: Vm, strategy: Strategy, history: History, timeout: float) -> bytes:
-    """At the destination: what it expects the start to take, and its history.
+def prepared_payload(vm: Vm, strategy: Strategy, history: History, timeout: float) -> bytes:
+    """The payload of PREPARED: the expected time to start the devices, and the history.
 
     Raises:
-        VhostUserError: a back-end does not answer.
+        VhostUserError: a back-end does not reply.
     """
     start = _time_devices(vm, history, timeout).start(strategy)
     return json.dumps({"start_ns": start, "history": history.to_json()}).encode()
 
 
 def calibrate(vm: Vm, history: History, timeout: float) -> None:
-    """Measure devices, vCPUs and notifiers of a VM whose devices have started and which is paused.
+    """Measure devices, vCPUs and notifiers of a paused VM whose devices have started.
 
     Args:
-        vm: it has not run yet.
+        vm: has not run yet.
         history: keeps the figures.
-        timeout: seconds that a back-end may take for an answer.
+        timeout: seconds that a back-end may take to reply.
 
     Raises:
-        VhostUserError: a back-end does not answer.
+        VhostUserError: a back-end does not reply.
     """
     _time_devices(vm, history, timeout)
     start = now()

@@ -21,7 +21,7 @@ _MIB = 1 << 20
 
 
 class DirtyRate:
-    """Measures one VM's rate, in the background, for QMP's calc-dirty-rate and query-dirty-rate."""
+    """Measures the dirty rate of a VM in the background: calc-dirty-rate and query-dirty-rate."""
 
     def __init__(self) -> None:
         self._answer: JsonObject = {"status": "unstarted"}
@@ -30,7 +30,7 @@ class DirtyRate:
 
     @property
     def measuring(self) -> bool:
-        """Whether devices log for it at this time."""
+        """Whether a measurement runs."""
         return bool(self._answer["status"] == "measuring")
 
     def query(self) -> JsonObject:
@@ -38,13 +38,17 @@ class DirtyRate:
         return self._answer
 
     def start(self, vm: Vm, seconds: int) -> None:
-        """Enable the dirty log of all devices for that time. Returns when they log.
+        """Enable the dirty log of all devices, and begin to measure; returns when they log.
 
         A back-end that disconnects meanwhile is reconnected only afterwards: the new one would have
         no log.
 
+        Args:
+            vm: the VM to measure.
+            seconds: how long.
+
         Raises:
-            EmuError: it is being measured already.
+            EmuError: a measurement runs already.
             VhostUserError: a back-end does not log.
             OSError: there is no memory for the log.
         """
@@ -73,7 +77,7 @@ class DirtyRate:
         rate = None
         with undo:
             self._stop.wait(seconds)
-            # A back-end may have marked what is not memory; QMP has no status for that.
+            # A back-end may have marked an address that is not memory; QMP has no status for that.
             with suppress(VhostUserError):
                 rate = total(sync.dirty()) // seconds // _MIB
         if rate is None:
@@ -82,7 +86,7 @@ class DirtyRate:
             self._answer = {**self._answer, "status": "measured", "dirty-rate": rate}
 
     def close(self) -> None:
-        """End a measurement that runs, and wait until no device logs."""
+        """End the measurement, if one runs, and wait until no device logs."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

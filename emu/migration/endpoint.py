@@ -22,7 +22,7 @@ def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
     """The family of an address, and its path or its host and port.
 
     Raises:
-        MigrationError: it is not an address.
+        MigrationError: the address is invalid.
     """
     scheme, _, rest = uri.partition(":")
     if scheme == "unix" and rest:
@@ -39,10 +39,10 @@ def parse(uri: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
 
 
 def is_local(uri: str) -> bool:
-    """Whether an address is on this machine: a unix socket, or loopback.
+    """Whether an address is on this host: a unix socket, or loopback.
 
     Raises:
-        MigrationError: it is not an address, or the host is unknown.
+        MigrationError: the address is invalid, or the host name is unknown.
     """
     family, address = parse(uri)
     if isinstance(address, str):
@@ -58,7 +58,7 @@ def probe(uri: str, *, timeout: float) -> None:
     """Check that a destination listens, by a connection that is closed again at once.
 
     Raises:
-        MigrationError: it does not, or the address is invalid.
+        MigrationError: no destination listens, or the address is invalid.
     """
     family, address = parse(uri)
     with socket.socket(family, socket.SOCK_STREAM) as sock:
@@ -70,10 +70,11 @@ def probe(uri: str, *, timeout: float) -> None:
 
 
 def connect(uri: str, *, timeout: float, credentials: Credentials | None = None) -> MigrationStream:
-    """Connect to a destination that listens; with credentials, by TLS.
+    """Connect to a destination; with credentials, by TLS.
 
     Raises:
-        MigrationError: it does not, its certificate is not accepted, or the address is invalid.
+        MigrationError: no destination listens, its certificate is not accepted, or the address is
+            invalid.
     """
     family, address = parse(uri)
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -106,23 +107,23 @@ def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> soc
 
 
 class Listener:
-    """A destination's socket, for one source.
+    """A destination's listening socket, for one source.
 
     Args:
-        uri: where to listen; port 0 takes a free one.
+        uri: where to listen; port 0 selects a free port.
         credentials: for TLS; None for a plain stream.
 
     Attributes:
-        uri: the address for the source, with the port that was taken.
+        uri: the address for the source, with the actual port.
 
     Raises:
-        MigrationError: it is not an address, or in use.
+        MigrationError: the address is invalid or in use.
     """
 
     def __init__(self, uri: str, credentials: Credentials | None = None) -> None:
         family, address = parse(uri)
         self._credentials = credentials
-        self._taken = False
+        self._accepted = False
         self._path = address if isinstance(address, str) else ""
         try:
             self._sock = _listen(family, address)
@@ -136,15 +137,15 @@ class Listener:
     def accept(
         self, *, timeout: float, connect_timeout: float | None = None
     ) -> MigrationStream | None:
-        """The source's connection, or None when `cancel` was called instead.
+        """The source's connection, or None if `cancel` was called first.
 
         Args:
             timeout: seconds for which one system call on it may wait.
-            connect_timeout: seconds to wait for a connection; unlimited by default. One that is
-                closed before anything was sent on it does not count.
+            connect_timeout: seconds to wait for a connection; unlimited by default. A connection
+                that is closed before a byte was sent on it does not count (`probe`).
 
         Raises:
-            MigrationError: there was none, or its certificate is not accepted.
+            MigrationError: no source has connected, or its certificate is not accepted.
         """
         while True:
             ready = self._poll(self._sock, connect_timeout)
@@ -157,13 +158,13 @@ class Listener:
             sock, _ = self._sock.accept()
             ready = self._poll(sock, timeout)
             if ready and not sock.recv(1, socket.MSG_PEEK):
-                sock.close()  # a probe (`probe`), or another program that has nothing to send
+                sock.close()  # a probe (`probe`), or another program
                 continue
             if ready is None:
                 sock.close()
                 return None
             break
-        self._taken = True
+        self._accepted = True
         if self._credentials is not None:
             sock = secure(sock, self._credentials, server=True, host="", timeout=timeout)
         return MigrationStream(sock, timeout=timeout)
@@ -177,8 +178,8 @@ class Listener:
         return None if self._wake in ready else bool(ready)
 
     def cancel(self) -> bool:
-        """From another thread: end the wait. False when a source has connected already."""
-        if self._sock.fileno() < 0 or self._taken:
+        """From another thread: end `accept`. False if a source has connected already."""
+        if self._sock.fileno() < 0 or self._accepted:
             return False
         with suppress(OSError):  # it may have been closed just now
             os.write(self._cancel, b"x")
@@ -198,7 +199,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class MigrationEndpoint:
-    """The destination's address of a migration between two runs.
+    """The destination's address in a migration between two emu processes.
 
     Attributes:
         uri: where the destination listens.
@@ -215,5 +216,5 @@ class MigrationEndpoint:
 
     @property
     def tls(self) -> list[str] | None:
-        """The credentials as a monitor takes them."""
+        """The credentials as QMP's arguments have them."""
         return None if self.credentials is None else list(self.credentials)

@@ -2,8 +2,8 @@
 
 Ahead of the blackout the destination receives descriptors of the VM's memory, connections and
 eventfds, and builds its own machine with them; in the blackout only the vCPUs' state is sent. Until
-GO only the source sends on the connections, and after GO only the destination: so a handover that
-fails has changed nothing.
+GO only the source sends on the connections, and after GO only the destination: a handover that
+fails leaves the devices as they were.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
-#: Attempts to hand a VM over, of which each fails if the guest changes a device meanwhile.
+#: Attempts to hand a VM over; an attempt fails if the guest changes a device meanwhile.
 ATTEMPTS = 3
 
 
@@ -93,26 +93,26 @@ def _guest_config(fields: list[Any]) -> GuestConfig:
 
 
 class HandoverSource(Source):
-    """The side that passes the VM on."""
+    """The source of a handover."""
 
     def _transfer(
         self,
         stream: MigrationStream,
-        hello: dict[str, object],  # noqa: ARG002  it needs one stream only
-        owned: contextlib.ExitStack,  # noqa: ARG002  there is nothing to close
+        hello: dict[str, object],  # noqa: ARG002  a handover has one channel
+        cleanup: contextlib.ExitStack,  # noqa: ARG002  a handover opens no resources
     ) -> list[Task]:
         self._begin()
         for _ in range(ATTEMPTS):
             state = self.vm.handover_state()
             send_state(stream, state)
             self._await_prepared(stream)
-            tasks = self._switch_over_to(stream, state)
+            tasks = self._switchover_to(stream, state)
             if tasks is not None:
                 return tasks
         raise MigrationError("handover", f"the guest changed its devices {ATTEMPTS} times")
 
-    def _switch_over_to(self, stream: MigrationStream, state: VmHandoverState) -> list[Task] | None:
-        """The blackout; None when the guest has changed a device, and the VM runs on here."""
+    def _switchover_to(self, stream: MigrationStream, state: VmHandoverState) -> list[Task] | None:
+        """The blackout; None if the guest has changed a device, and so the VM runs on here."""
         vm = self.vm
         guest_notifiers = _tasks(vm, lifecycle.disable_guest_notify)
         host_notifiers = _tasks(vm, lifecycle.disable_host_notify)
@@ -124,7 +124,7 @@ class HandoverSource(Source):
             with self.timeline.span(Phase.DEVICE_STATE):
                 stream.send(Kind.SWITCHOVER, vm.machine.save_vcpus())
             self._commit(stream)
-        # Only descriptors are closed: the destination has the connections open.
+        # This closes descriptors only: the destination keeps the connections open.
         vm.disconnect()
         return guest_notifiers + host_notifiers
 
@@ -133,20 +133,20 @@ class HandoverSource(Source):
         super()._roll_back()
 
     def _stop_logging(self) -> None:
-        """Nothing to do: the dirty log was never enabled."""
+        """Do nothing: a handover does not enable the dirty log."""
 
 
 class HandoverDestination(DestinationBase):
-    """The side that receives the VM, and has none before.
+    """The destination of a handover; it has no VM until it receives one.
 
     Args:
         spec: of the VM that is expected.
-        build: makes the VM from what was handed over.
+        build: makes the VM from the state that was handed over.
         discard: closes the VM that was built last.
         parameters, observe, history, accel: see `DestinationBase`.
     """
 
-    takes_devices = True
+    receives_devices = True
 
     def __init__(
         self,
@@ -178,29 +178,29 @@ class HandoverDestination(DestinationBase):
             with garbage_collector_off():
                 kind, _, payload = stream.receive()
                 if kind is Kind.SWITCHOVER:
-                    self._switch_over(vm, payload, stream)
+                    self._switchover(vm, payload, stream)
                     return
         raise MigrationError("stream", f"received {kind.name}, expected HANDOVER")
 
     def _prepare(self, vm: Vm, strategy: Strategy) -> None:
-        """Assign the notifiers ahead. Until the vCPUs run, the source handles the interrupts."""
-        vm.machine.warm_up(self._deadline)
+        """Assign the notifiers ahead. Until the vCPUs run, the source injects the interrupts."""
+        vm.machine.warm_up(self._timeout)
         vm.machine.accel.mask_interrupts()
         tasks = _tasks(vm, lifecycle.enable_host_notify) + _tasks(vm, lifecycle.enable_guest_notify)
         with vm.machine.injected_latency("dst"):
-            strategy.drive(tasks, Stage(vm.machine, self.timeline, self._deadline))
+            strategy.drive(tasks, Stage(vm.machine, self.timeline, self._timeout))
 
-    def _switch_over(self, vm: Vm, state: bytes, stream: MigrationStream) -> None:
-        """The blackout, as this side sees it: from the last byte to running vCPUs."""
+    def _switchover(self, vm: Vm, state: bytes, stream: MigrationStream) -> None:
+        """The destination's part of the blackout: from the last byte to running vCPUs."""
         timeline = self.timeline
         with vm.machine.injected_latency("dst"):
             timeline.mark("switchover_ns")
             timeline.in_blackout = True
             with timeline.span(Phase.LOAD_STATE):
                 vm.machine.load_vcpus(state)
-                # Only now: until the source's vCPUs were paused its drivers changed memory.
+                # Not earlier: the drivers changed memory until the source's vCPUs were paused.
                 vm.guest.attach()
             self._await_go(stream)
-            # What was pending in the eventfds is pending still: they are the same.
+            # Kicks and calls that are pending in the eventfds stay so: both sides share them.
             self._resume_vm(vm, stream, signal=False)
         vm.machine.accel.unmask_interrupts()

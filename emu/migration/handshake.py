@@ -1,6 +1,6 @@
 """The handshake: HELLO of the source, and WELCOME or FAILED of the destination.
 
-Nothing at the source is touched before it, so a refusal does not affect the VM.
+The source changes no state before it, so a refusal does not affect the VM.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.vm.vm import Vm
 
-#: Of the stream; a source with another version is refused.
+#: The version of the stream; a source with another version is refused.
 VERSION = 3
 
 
@@ -29,7 +29,7 @@ class DiskCheck(Protocol):
     """Compares the source's disks with this side's."""
 
     def __call__(self, hello: JsonObject) -> list[str]:
-        """The differences, as text."""
+        """The differences, as text; empty if there are none."""
 
 
 def hello(
@@ -44,17 +44,17 @@ def hello(
     """The content of HELLO.
 
     Args:
-        vm: to migrate.
-        strategy: how its devices are to be started.
+        vm: the VM to migrate.
+        strategy: the name of the strategy that starts its devices.
         options: of the strategy.
-        streams: sockets that carry memory.
-        disks: what is behind its disks; None when both sides belong to one run, which gives them
-            the same disks.
-        report: both sides send a completion report when the VM has moved.
+        streams: number of multifd channels, 1 for none besides the stream.
+        disks: identifies its disk images; None when both sides belong to one run, and so have the
+            same images.
+        report: both sides send a completion report at the end.
     """
     return {
         "version": VERSION,
-        "spec": shape(vm.spec, vm.machine.accel.name),
+        "spec": required_match(vm.spec, vm.machine.accel.name),
         "features": {device.name: device.acked_features for device in vm.devices},
         "disks": disks,
         "strategy": strategy,
@@ -66,8 +66,11 @@ def hello(
     }
 
 
-def shape(spec: VmSpec, accel: str) -> dict[str, object]:
-    """What must be the same on both sides of a migration: the vCPUs' state is the accelerator's."""
+def required_match(spec: VmSpec, accel: str) -> dict[str, object]:
+    """The properties that source and destination must have in common.
+
+    The accelerator is one of them: the format of the vCPUs' state depends on it.
+    """
     return {
         "accelerator": accel,
         "vcpus": spec.vcpus,
@@ -81,9 +84,9 @@ class Handshake(NamedTuple):
     """A HELLO that has been accepted.
 
     Attributes:
-        strategy: that starts the devices.
-        streams: sockets that carry memory.
-        session: identifies the migration on the further sockets.
+        strategy: starts the devices.
+        streams: number of multifd channels.
+        session: identifies the migration on the further channels.
         report: the source sends a completion report, and expects one.
         same_clock: both sides read the same CLOCK_MONOTONIC.
     """
@@ -103,17 +106,18 @@ class Handshake(NamedTuple):
         vm: Vm | None,
         check_disks: DiskCheck | None = None,
     ) -> Self:
-        """Accept a HELLO that describes this VM.
+        """Accept a HELLO that describes this side's VM.
 
         Args:
             payload: of the HELLO.
-            own: of the VM that is expected.
-            accel: the accelerator that it has here.
-            vm: built for it; None when devices and memory are handed over.
+            own: the configuration of this side's VM.
+            accel: the accelerator of this side's VM.
+            vm: this side's VM; None when devices and memory are handed over.
             check_disks: returns the differences between the source's disks and this side's.
 
         Raises:
-            MigrationError: it is invalid, or describes another VM; the text has all differences.
+            MigrationError: the HELLO is invalid, or describes another VM; the text has all
+                differences.
         """
         try:
             hello = json.loads(payload)
@@ -124,7 +128,7 @@ class Handshake(NamedTuple):
                 )
             differences = _differences(hello, own, accel)
             if vm is not None:
-                differences += _lacking(hello, vm)
+                differences += _missing_features(hello, vm)
             name, options = str(hello["strategy"]), StrategyOptions(**hello["options"])
             streams, session = int(hello["streams"]), str(hello["session"])
             report, same = bool(hello["report"]), hello["clock"] == clocks.identity()
@@ -145,7 +149,7 @@ class Handshake(NamedTuple):
 
 
 def welcome() -> bytes:
-    """The answer of a destination that accepts the VM."""
+    """The payload of WELCOME, with which a destination accepts the VM."""
     return json.dumps({"version": VERSION, "clock": clocks.identity()}).encode()
 
 
@@ -162,21 +166,21 @@ def same_clock(welcome: bytes) -> bool:
 
 
 def _differences(hello: Any, own: VmSpec, accel: str) -> list[str]:
-    """What differs between the sides and must not."""
+    """The differences in `required_match`, as text."""
     found = []
-    theirs, ours = dict(hello["spec"]), shape(own, accel)
+    theirs, ours = dict(hello["spec"]), required_match(own, accel)
     for name in ("vcpus", "memory", "ring_size", "accelerator"):
         if theirs[name] != ours[name]:
             title = name.replace("_", " ")
             found.append(f"{title}: {theirs[name]} at the source, {ours[name]} at the destination")
     if theirs["devices"] != ours["devices"]:
         names = [f"{device.name}x{device.rings}" for device in own.devices]
-        found.append(_devices(theirs["devices"], names))
+        found.append(_device_differences(theirs["devices"], names))
     return found
 
 
-def _lacking(hello: Any, vm: Vm) -> list[str]:
-    """Features that the guest uses and the destination's back-ends do not have."""
+def _missing_features(hello: Any, vm: Vm) -> list[str]:
+    """Features that the guest uses and the destination's back-ends lack."""
     found = []
     for device in vm.devices:
         lacking = int(hello["features"].get(device.name, 0)) & ~device.connection.features
@@ -189,8 +193,8 @@ def _lacking(hello: Any, vm: Vm) -> list[str]:
     return found
 
 
-def _devices(theirs: list[str], ours: list[str]) -> str:
-    """``net0x4`` is a device of a name and its rings; the first few that only one side has."""
+def _device_differences(theirs: list[str], ours: list[str]) -> str:
+    """The first few devices that only one side has; ``net0x4`` is net0 with 4 rings."""
     parts = []
     for where, names in (
         ("source", [name for name in theirs if name not in ours]),

@@ -1,7 +1,7 @@
 """The times of devices and vCPUs in earlier migrations of a VM: the last known costs.
 
-A slow back-end cannot be distinguished from a quick one before it is stopped. So the times of a
-migration are kept, by strategy, and expected again of the next one. They move with the VM: the
+A back-end that is slow to stop cannot be recognised before it is stopped. So the times of a
+migration are kept, by strategy, as the expectation for the next one. Each side has a history; the
 destination sends its own to the source before the last decision.
 """
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from emu.strategies.base import Strategy
     from emu.strategies.timeline import Span
 
-#: A probe that takes so many times as long as before means that the devices have changed.
-WORSE = 3
-#: Estimated from what is dirty now, not from earlier migrations.
+#: If a probe takes this many times as long as the recorded time, the devices have changed.
+CHANGED_FACTOR = 3
+#: Estimated from the memory that is dirty now, not from earlier migrations.
 _MEMORY = Phase.FINAL_RAM
 #: The phases that no strategy can move out of the blackout.
 _RINGS = (Phase.GET_VRING_BASE, Phase.START_VRINGS)
@@ -33,10 +33,10 @@ class BlackoutTimes(NamedTuple):
 
     Attributes:
         number: of the migration; the larger one is the later one.
-        devices: by device and phase, the sum of its spans. What is done for a whole class of
-            devices at once has the name of the class.
-        wall: from the first device's first step to the last one's last.
-        vcpus: all that is not of a device, without memory.
+        devices: by device and phase, the sum of its spans. A span of a whole class of devices has
+            the name of the class.
+        wall: from the beginning of the first device's first span to the end of the last span.
+        vcpus: the spans that belong to no device, without memory.
     """
 
     number: int
@@ -46,7 +46,7 @@ class BlackoutTimes(NamedTuple):
 
     @classmethod
     def of(cls, number: int, spans: Iterable[Span]) -> Self:
-        """The times that the spans of a migration add up to."""
+        """The times of a migration, summed up from its spans."""
         devices: dict[str, dict[Phase, int]] = {}
         inside = [span for span in spans if span.in_blackout]
         own = [span for span in inside if span.device_class != "vm"]
@@ -73,8 +73,8 @@ class NotifierCosts(NamedTuple):
     """The times to change notifiers, in nanoseconds; host and guest notifier of a ring together.
 
     Attributes:
-        assign, deassign: each ring, in a commit of many.
-        assign_commit, deassign_commit: each commit, in addition.
+        assign, deassign: for each ring, in a commit of many.
+        assign_commit, deassign_commit: for each commit, in addition.
     """
 
     assign: int
@@ -84,10 +84,10 @@ class NotifierCosts(NamedTuple):
 
 
 class IdleCosts(NamedTuple):
-    """Measured while the guest did not run, and so did not compete, as in a blackout.
+    """Costs that were measured while the guest did not run, as in a blackout.
 
     Attributes:
-        round_trips: of a message and its reply, by device; nanoseconds.
+        round_trips: nanoseconds from a message to its reply, by device.
         share: nanoseconds of a message while many are in flight.
         state: nanoseconds to save the state of vCPUs and devices.
     """
@@ -101,8 +101,9 @@ class History:
     """The last known costs of a VM, by side and strategy.
 
     Attributes:
-        idle: of the devices that this process has, once they were measured.
-        notifiers: of this process's machine, or of the other side's if that is all that is known.
+        idle: costs of this process's devices; None until they are measured.
+        notifiers: costs of this process's machine, or else the other side's; None if neither is
+            known.
     """
 
     def __init__(self) -> None:
@@ -110,7 +111,7 @@ class History:
         self.notifiers: NotifierCosts | None = None
         self._kept: dict[Side, dict[str, BlackoutTimes]] = {"src": {}, "dst": {}}
 
-    def note(self, side: Side, strategy: str, spans: Iterable[Span]) -> None:
+    def record(self, side: Side, strategy: str, spans: Iterable[Span]) -> None:
         """Keep the times of this side in the migration that has just completed."""
         numbers = [times.number for kept in self._kept.values() for times in kept.values()]
         self._kept[side][strategy] = BlackoutTimes.of(max(numbers, default=0) + 1, spans)
@@ -120,18 +121,18 @@ class History:
 
         Args:
             side: of the migration.
-            strategy: of the migration to come.
-            probed: what a probe of the devices expects, in nanoseconds.
-            notifiers: what their notifiers are expected to take in addition, in nanoseconds.
+            strategy: of the next migration.
+            probed: nanoseconds that a probe of the devices predicts.
+            notifiers: nanoseconds that their notifiers are expected to take in addition.
 
         The times under the same strategy take precedence over the probe, which a running guest
-        slows down, unless the probe is `WORSE` times as long. The times of each device under
-        another strategy, combined as this one works, count if they are longer.
+        slows down, unless the probe is `CHANGED_FACTOR` times as long. Without them, the result is
+        the longer of the probe and the estimate from the devices' times under another strategy.
         """
         kept = self._kept[side]
         same = kept.get(strategy.NAME)
         if same is not None:
-            return same.wall if probed < WORSE * same.wall else probed + notifiers
+            return same.wall if probed < CHANGED_FACTOR * same.wall else probed + notifiers
         other = min(
             (
                 strategy.estimate(times.costs(rings_only=strategy.prepares_ahead))
@@ -143,10 +144,10 @@ class History:
         return max(probed + notifiers, other)
 
     def vcpus(self, strategy: Strategy, measured: int = 0) -> int:
-        """Nanoseconds of the vCPUs, both sides together.
+        """Nanoseconds that the vCPUs are expected to take, both sides together.
 
-        The times under the same strategy take precedence, then what was measured of this VM.
-        Another strategy may do more in the blackout, or less.
+        The times under the same strategy take precedence, then ``measured``, then the times under
+        another strategy, which may do more or less in the blackout.
         """
         sides = [kept for kept in self._kept.values() if kept]
         if measured and not all(strategy.NAME in kept for kept in sides):
@@ -156,11 +157,11 @@ class History:
             for kept in sides
         )
 
-    def learn(self, received: JsonObject) -> None:
-        """Merge the history of the other side: of each strategy the later migration counts.
+    def merge(self, received: JsonObject) -> None:
+        """Merge the history of the other side: the later migration with each strategy counts.
 
         Raises:
-            TypeError, ValueError, AttributeError: it is not what `to_json` returns.
+            TypeError, ValueError, AttributeError: ``received`` is not a result of `to_json`.
         """
         for side, kept in self._kept.items():
             for strategy, (number, devices, wall, vcpus) in received.get(side, {}).items():
@@ -181,7 +182,7 @@ class History:
             self.notifiers = NotifierCosts(*map(int, notifiers))
 
     def to_json(self) -> JsonObject:
-        """For the other side."""
+        """The history as sent to the other side."""
         document: JsonObject = {
             side: {strategy: list(times) for strategy, times in kept.items()}
             for side, kept in self._kept.items()

@@ -23,10 +23,10 @@ _MS = 1_000_000
 
 
 class Job:
-    """A migration, in a thread of its own from `start` on, and its outcome.
+    """A migration, which `start` runs in a thread of its own, and its outcome.
 
     Args:
-        emit: gets an event at every change of `status`, and the events of the migration itself.
+        emit: called at every change of `status`, and with the events of the migration itself.
 
     Attributes:
         status: QMP's: ``setup``, ``active``, ``device``, ``cancelling``; then ``completed``,
@@ -44,7 +44,7 @@ class Job:
         self._active = 0
         self._remaining = 0
         self._cancel: Callable[[], bool] = bool
-        self._give_up: Callable[[], object] = bool
+        self._abort: Callable[[], object] = bool
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -54,19 +54,19 @@ class Job:
         work: Callable[[], None],
         *,
         cancel: Callable[[], bool],
-        give_up: Callable[[], object] | None = None,
+        abort: Callable[[], object] | None = None,
     ) -> None:
         """Start the thread.
 
         Args:
             side: the source or the destination.
-            work: runs it.
+            work: runs the migration.
             cancel: makes ``work`` end early; False when it is too late for that.
-            give_up: the same, when the process ends; ``cancel`` by default.
+            abort: the same, when the process ends; ``cancel`` by default.
         """
         self.side = side
         self._cancel = cancel
-        self._give_up = give_up or cancel
+        self._abort = abort or cancel
         self._report({"status": self.status})
         self._thread = threading.Thread(
             target=self._run, args=(work,), name="migration", daemon=True
@@ -77,7 +77,7 @@ class Job:
         """Forward an event of the migration."""
         if name == "MIGRATION":
             with self._lock:
-                # After a cancel only the end is reported.
+                # After a cancel only the final status is reported.
                 if self.status == "cancelling":
                     return
                 self.status = str(data["status"])
@@ -92,7 +92,7 @@ class Job:
         self._emit(name, data)
 
     def cancel(self) -> None:
-        """Cancel it if it is not too late; the VM stays where it is."""
+        """Cancel the migration if it is not too late; the VM stays where it is."""
         if not self.running or not self._cancel():
             return
         with self._lock:
@@ -132,7 +132,7 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Whether it is still under way."""
+        """Whether the migration still runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def describe(self) -> JsonObject:
@@ -150,7 +150,7 @@ class Job:
         return answer
 
     def close(self) -> None:
-        """Cancel it if it still runs, and wait for its end."""
+        """Abort the migration if it still runs, and wait for its end."""
         if self._thread is not None and self._thread.is_alive():
-            self._give_up()
+            self._abort()
             self._thread.join(TIMEOUT)

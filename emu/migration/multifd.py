@@ -1,9 +1,9 @@
-"""Memory over several sockets in parallel.
+"""Memory over several sockets in parallel, as QEMU's multifd capability.
 
-The first socket carries everything else as well. A round of memory ends with a BARRIER on every
-socket; a receiver that has read its own reads nothing more until all have. So no page of a later
-round can be overwritten by an earlier one. Little memory is sent by the first socket alone, and
-needs no barrier: in a blackout there is nothing to wait for.
+The first channel is the migration stream itself. A round of memory ends with a BARRIER on every
+channel; a receiver that has read its BARRIER reads nothing more until all have. So no page of a
+later round can be overwritten by an earlier one. Less memory than `MIN_PARALLEL_BYTES` is sent over
+the first channel alone and needs no barrier, so that a blackout does not wait for threads.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ if TYPE_CHECKING:
     from emu.machine.ram import GuestRam
     from emu.migration.stream import Run
 
-#: Less memory than this is not worth waking the threads for.
-LITTLE = 1 << 20
+#: Bytes; to send less memory than this in parallel is slower, as threads have to be woken.
+MIN_PARALLEL_BYTES = 1 << 20
 #: Seconds for a thread to end when its socket has been shut down.
 TIMEOUT = 5.0
 
 
-def shares(runs: Sequence[Run], count: int) -> list[list[Run]]:
-    """The runs cut into so many shares of nearly the same size, in whole pages."""
-    whole = sum(length for _, length in runs)
-    size = max(4096, -(-whole // count) + 4095 & -4096)
-    found: list[list[Run]] = [[] for _ in range(count)]
+def split_evenly(runs: Sequence[Run], count: int) -> list[list[Run]]:
+    """The runs split into ``count`` shares of nearly the same size, in whole pages."""
+    total = sum(length for _, length in runs)
+    size = max(4096, -(-total // count) + 4095 & -4096)
+    shares: list[list[Run]] = [[] for _ in range(count)]
     number, room = 0, size
     for gpa, length in runs:
         at, end = gpa, gpa + length
         while at < end:
             part = min(end - at, room)
-            found[number].append((at, part))
+            shares[number].append((at, part))
             at += part
             room -= part
             if not room:
                 number, room = number + 1, size
-    return found
+    return shares
 
 
 class SendingChannels:
-    """The source's sockets: the stream itself, and further ones with a thread each.
+    """The source's channels: the migration stream, and further sockets with a thread each.
 
     Args:
-        stream: the first one, which carries all else.
-        others: the further ones, which are closed with this.
+        stream: the first channel, which also carries all other sections.
+        others: the further channels, which `close` closes.
     """
 
     def __init__(self, stream: MigrationStream, others: Sequence[MigrationStream] = ()) -> None:
@@ -59,9 +59,10 @@ class SendingChannels:
         self._others = others
         self._pending: list[SimpleQueue[Callable[[], None] | None]] = []
         self._done: SimpleQueue[Exception | None] = SimpleQueue()
-        # Several sockets have sent pages of this round; since the last barrier, the first one alone
-        # has sent those of an earlier round.
-        self._parallel = self._barrier_due = False
+        #: Several channels have sent pages of this round.
+        self._parallel = False
+        #: The first channel alone has sent pages of an earlier round since the last barrier.
+        self._barrier_due = False
         self._threads = []
         for number, _ in enumerate(others, 1):
             queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -74,22 +75,22 @@ class SendingChannels:
 
     @property
     def bytes_sent(self) -> int:
-        """By all sockets together."""
+        """Bytes of all channels together."""
         return self._stream.bytes_sent + sum(other.bytes_sent for other in self._others)
 
     def send_ram(self, ram: GuestRam, runs: Sequence[Run]) -> None:
-        """Send memory, and return when all sockets have taken it.
+        """Send memory, and return when all channels have sent it.
 
         Raises:
-            MigrationError: one of them has broken.
+            MigrationError: the connection of a channel broke.
         """
-        if not self._others or sum(length for _, length in runs) < LITTLE:
+        if not self._others or sum(length for _, length in runs) < MIN_PARALLEL_BYTES:
             self._stream.send_ram(ram, runs)
             return
         if self._barrier_due:
             self._send_barrier()
         self._parallel = True
-        mine, *rest = shares(runs, 1 + len(self._others))
+        mine, *rest = split_evenly(runs, 1 + len(self._others))
         for queue, other, share in zip(self._pending, self._others, rest, strict=True):
             queue.put(lambda other=other, share=share: other.send_ram(ram, share))  # type: ignore[misc]
         try:
@@ -103,7 +104,7 @@ class SendingChannels:
             raise error
 
     def _await_others(self) -> Exception | None:
-        """Return when every thread has done its share; the first error, if there was one."""
+        """Wait until every thread has sent its share; return the first error, if there was one."""
         errors = [self._done.get() for _ in self._others]
         return next((error for error in errors if error is not None), None)
 
@@ -111,7 +112,7 @@ class SendingChannels:
         """See `RamSender.end_round`.
 
         Raises:
-            MigrationError: a socket has broken.
+            MigrationError: the connection of a channel broke.
         """
         if self._parallel:
             self._send_barrier()
@@ -133,12 +134,12 @@ class SendingChannels:
                 self._done.put(None)
 
     def interrupt(self) -> None:
-        """From any thread: each send fails at once."""
+        """From any thread: make each send on a further channel fail at once."""
         for other in self._others:
             other.interrupt()
 
     def close(self) -> None:
-        """End the threads and close the further sockets."""
+        """End the threads and close the further channels."""
         self.interrupt()
         for queue in self._pending:
             queue.put(None)
@@ -149,12 +150,12 @@ class SendingChannels:
 
 
 class ReceivingChannels:
-    """The destination's sockets. The further ones are read by a thread each, from `open` on.
+    """The destination's channels. From `open` on, a thread each reads the further ones.
 
     Args:
-        stream: the first one; its reader calls `await_barrier` when it receives a BARRIER.
-        others: the further ones, which are closed with this.
-        ram: where memory goes.
+        stream: the first channel; its reader calls `await_barrier` when it receives a BARRIER.
+        others: the further channels, which `close` closes.
+        ram: the memory of this side's VM.
     """
 
     def __init__(
@@ -172,15 +173,15 @@ class ReceivingChannels:
         ]
 
     def open(self) -> None:
-        """Begin to read."""
+        """Start the threads that read the further channels."""
         for thread in self._threads:
             thread.start()
 
     def await_barrier(self, timeout: float) -> None:
-        """The first socket has reached the end of a round: return when all have.
+        """Return when all channels have reached the end of the round, as the first one has.
 
         Raises:
-            MigrationError: one of them has broken, or is silent for ``timeout`` seconds.
+            MigrationError: a connection broke, or the end did not come within ``timeout`` seconds.
         """
         try:
             self._barrier.wait(timeout)
@@ -191,11 +192,11 @@ class ReceivingChannels:
             ) from None
 
     def finish(self) -> None:
-        """All memory has arrived: errors of the further sockets no longer matter."""
+        """Ignore later errors of the further channels: all memory has arrived."""
         self._finished = True
 
     def check(self) -> None:
-        """Raise the error that has ended another socket, if one has."""
+        """Raise the error of a further channel, if there was one."""
         if self._error is not None:
             raise self._error
 
@@ -213,7 +214,7 @@ class ReceivingChannels:
         except MigrationError as error:
             if self._finished:
                 return
-            # The reader of the first socket must learn of it at once.
+            # The reader of the first channel fails at once, and calls `check`.
             self._error = self._error or error
             self._stream.interrupt_reading()
             self._barrier.abort()
@@ -221,7 +222,7 @@ class ReceivingChannels:
             return
 
     def close(self) -> None:
-        """End the threads and close the further sockets."""
+        """End the threads and close the further channels."""
         self._barrier.abort()
         for other in self._others:
             other.interrupt()

@@ -1,4 +1,4 @@
-"""The memory that is sent while the VM runs, in rounds, until the expected blackout is short."""
+"""Pre-copy: memory is sent in rounds while the VM runs, until the expected downtime is short."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emu.migration.convergence import (
     Round,
     explain,
 )
-from emu.migration.ram_sync import RamSync, pieces, total
+from emu.migration.ram_sync import RamSync, chunks, total
 from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
     from emu.config.migration_parameters import Parameters
     from emu.machine.ram import GuestRam
-    from emu.migration.device_probe import Forecast
+    from emu.migration.device_probe import DowntimeForecast
     from emu.migration.stream import RamSender, Run
     from emu.qmp.protocol import JsonObject
 
 #: Bytes between two checks for a cancel.
-PIECE = 64 << 20
-#: What is dirty after the last decision is still sent before the blackout if that takes no longer
-#: than this (nanoseconds), or if less is dirty afterwards.
-TOP_UP_NS = 50_000_000
-#: Nanoseconds between two events of a round that takes long.
+CHUNK = 64 << 20
+#: Nanoseconds: pages that become dirty after the last decision are still sent before the blackout
+#: if that takes no longer than this, or if fewer are dirty afterwards.
+LAST_ROUND_NS = 50_000_000
+#: Nanoseconds between two MIGRATION events during a long round.
 EVENT_PERIOD_NS = 5_000_000_000
 _NS = 1_000_000_000
 
@@ -40,12 +40,15 @@ _NS = 1_000_000_000
 Observer = Callable[[str, dict[str, object]], None]
 
 
-class Precopied(NamedTuple):
-    """What was sent while the VM ran: rounds, bytes, nanoseconds; and the last decision.
+class PrecopyProgress(NamedTuple):
+    """What pre-copy has sent, and its last decision.
 
     Attributes:
-        decision: the last one, once there is one.
-        note: why it did not converge, if it did not.
+        rounds: how many have been sent.
+        bytes: of all of them.
+        ns: nanoseconds since the first round began.
+        decision: the last one; None before the end of the first round.
+        note: why memory did not converge; empty if it did.
     """
 
     rounds: int = 0
@@ -56,24 +59,24 @@ class Precopied(NamedTuple):
 
     @property
     def expected_ns(self) -> int:
-        """The blackout that the last decision expected, in nanoseconds."""
-        return 0 if self.decision is None else self.decision.outlook.downtime_ns
+        """The downtime that the last decision expected, in nanoseconds."""
+        return 0 if self.decision is None else self.decision.estimate.downtime_ns
 
     def to_json(self) -> JsonObject:
         """The member ``precopy`` of docs/reference/json.md."""
         answer: JsonObject = {"rounds": self.rounds, "bytes": self.bytes, "ms": self.ns / 1e6}
         if self.decision is not None:
-            _, reason, outlook = self.decision
+            _, reason, estimate = self.decision
             answer |= {
                 "reason": None if reason is None else reason.value,
-                "expected_downtime_ms": round(outlook.downtime_ns / 1e6, 4),
-                "expected_memory_ms": round(outlook.memory_ns / 1e6, 4),
-                "expected_stop_ms": round(outlook.devices.stop / 1e6, 4),
-                "expected_start_ms": round(outlook.devices.start / 1e6, 4),
-                "expected_vcpus_ms": round(outlook.devices.vcpus / 1e6, 4),
-                "dirty_bytes_per_s": outlook.dirty_rate,
-                "bytes_per_s": outlook.rate,
-                "throttle_percent": outlook.throttle,
+                "expected_downtime_ms": round(estimate.downtime_ns / 1e6, 4),
+                "expected_memory_ms": round(estimate.memory_ns / 1e6, 4),
+                "expected_stop_ms": round(estimate.devices.stop / 1e6, 4),
+                "expected_start_ms": round(estimate.devices.start / 1e6, 4),
+                "expected_vcpus_ms": round(estimate.devices.vcpus / 1e6, 4),
+                "dirty_bytes_per_s": estimate.dirty_rate,
+                "bytes_per_s": estimate.rate,
+                "throttle_percent": estimate.throttle,
                 "note": self.note or None,
             }
         return answer
@@ -87,10 +90,10 @@ class Precopy:
         sync: finds dirty memory.
         stream: to the destination.
         parameters: the limits of the migration.
-        observe: gets an event for every round.
-        forecast: what the blackout is expected to take besides memory.
-        throttle: keeps the guest from running for a share of its time, in percent.
-        pause: waits for so many seconds, or until a cancel.
+        observe: called with an event for every round.
+        forecast: predicts the downtime besides memory.
+        throttle: sets the share of its time that the guest does not run, in percent.
+        pause: waits for a number of seconds, or until a cancel.
         check: raises after a cancel.
 
     Attributes:
@@ -105,12 +108,12 @@ class Precopy:
         parameters: Parameters,
         observe: Observer,
         *,
-        forecast: Forecast,
+        forecast: DowntimeForecast,
         throttle: Callable[[int], None],
         pause: Callable[[float], object],
         check: Callable[[], None],
     ) -> None:
-        self.sent = Precopied()
+        self.sent = PrecopyProgress()
         self._ram = ram
         self._sync = sync
         self._stream = stream
@@ -129,89 +132,91 @@ class Precopy:
         self._start = self._last_event = now()
 
     def run(self, await_prepared: Callable[[], bytes]) -> None:
-        """All rounds, until it is time to switch over. Then `top_up`, and the blackout.
+        """Send rounds until the switchover; `send_last_round` and the blackout follow.
 
-        While the destination prepares the guest writes on, so what is decided before PREPARED
-        is decided again afterwards.
+        While the destination prepares, the guest writes on, so a decision from before PREPARED is
+        made again afterwards.
 
         Args:
             await_prepared: returns the payload of PREPARED.
 
         Raises:
-            MigrationError: it does not converge, and on-no-converge is ``abort``.
+            MigrationError: memory does not converge, and on-no-converge is ``abort``.
         """
-        runs = self._sync.everything()
+        runs = self._sync.all_pages()
         decided = prepared = False
         while not (decided and prepared):
             began = now()
             sent, sending_ns = self._send(runs)
             paced_ns = now() - began
             if decided:
-                self._forecast.learn(await_prepared())
+                self._forecast.use_destination(await_prepared())
                 prepared = True
             runs = self._sync.dirty()
             done = Round(sent, total(runs), now() - began, paced_ns, sending_ns)
             decided = self._decide(done)
-        # `top_up` or the blackout sends them.
+        # `send_last_round` or the blackout sends them.
         self._sync.put_back(runs)
 
     def _decide(self, done: Round) -> bool:
-        """Whether to switch over; slows the guest down if need be."""
+        """Whether to switch over; throttles the guest if auto-converge needs it."""
         decision = self._convergence.decide(done, self._forecast.expected())
         note = explain(decision, self._limit_ns)
-        self._note(decision, note)
+        self._record(decision, note)
         self._observe(
             "MIGRATION_PASS",
             {
                 "pass": self.sent.rounds,
                 "remaining": done.remaining,
                 "bytes": self._stream.bytes_sent,
-                "expected-downtime": decision.outlook.downtime_ns // 1_000_000,
+                "expected-downtime": decision.estimate.downtime_ns // 1_000_000,
             },
         )
-        if decision.action is Action.GIVE_UP:
+        if decision.action is Action.FAIL:
             raise MigrationError("pre-copy", note)
         if decision.action is Action.THROTTLE:
-            self._throttle(decision.outlook.throttle)
+            self._throttle(decision.estimate.throttle)
         return decision.action is Action.SWITCH
 
-    def top_up(self) -> None:
-        """The last step before the blackout: send what is dirty now, if that shortens it.
+    def send_last_round(self) -> None:
+        """Send the pages that are dirty now, directly before the blackout, if that shortens it.
 
-        It does not if the guest writes faster than the bandwidth limit: more would be dirty
-        after it than before. What is not sent is sent in the blackout.
+        It does not if the guest writes faster than the bandwidth limit: more pages would be dirty
+        afterwards than before. Pages that are not sent here are sent in the blackout.
         """
         decision = self.sent.decision
         assert decision is not None  # noqa: S101  `run` has decided
         runs = self._sync.dirty()
         size = total(runs)
-        outlook = decision.outlook
-        rate = self._bucket.rate or outlook.bandwidth
-        if size * _NS <= TOP_UP_NS * rate or outlook.dirty_rate < PROGRESS * outlook.rate:
+        estimate = decision.estimate
+        rate = self._bucket.rate or estimate.bandwidth
+        if size * _NS <= LAST_ROUND_NS * rate or estimate.dirty_rate < PROGRESS * estimate.rate:
             began = now()
             self._send(runs)
-            size = min(size, outlook.dirty_rate * (now() - began) // _NS)
+            size = min(size, estimate.dirty_rate * (now() - began) // _NS)
         else:
             self._sync.put_back(runs)
         self._throttle(0)
-        memory_ns = size * _NS // max(outlook.bandwidth, 1)
-        self._note(decision._replace(outlook=outlook._replace(memory_ns=memory_ns)), self.sent.note)
+        memory_ns = size * _NS // max(estimate.bandwidth, 1)
+        self._record(
+            decision._replace(estimate=estimate._replace(memory_ns=memory_ns)), self.sent.note
+        )
 
-    def _note(self, decision: Decision, note: str) -> None:
+    def _record(self, decision: Decision, note: str) -> None:
         sent = self._stream.bytes_sent
         rounds = self._convergence.rounds
-        self.sent = Precopied(rounds, sent, now() - self._start, decision, note)
+        self.sent = PrecopyProgress(rounds, sent, now() - self._start, decision, note)
 
     def _send(self, runs: Sequence[Run]) -> tuple[int, int]:
-        """Send memory, no faster than the limit; return its bytes, and nanoseconds of sending."""
+        """Send memory within the bandwidth limit; return bytes, and nanoseconds of sending."""
         sent = sending_ns = 0
         bucket = self._bucket
-        for piece in pieces(runs, bucket.piece if bucket.rate else PIECE):
+        for chunk in chunks(runs, bucket.chunk if bucket.rate else CHUNK):
             self._check()
             began = now()
-            self._stream.send_ram(self._ram, piece)
+            self._stream.send_ram(self._ram, chunk)
             sending_ns += now() - began
-            size = total(piece)
+            size = total(chunk)
             sent += size
             wait = bucket.consume(size)
             if wait:

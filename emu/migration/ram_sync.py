@@ -1,4 +1,4 @@
-"""Which memory is dirty: what the guest wrote, joined with what the back-ends logged."""
+"""The dirty memory of a VM: pages that the guest wrote, and pages that the back-ends logged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RamSync:
 
     Args:
         ram: guest memory; it tracks the guest's own writes.
-        log: the log that all back-ends write to.
+        log: the dirty log of all back-ends.
     """
 
     def __init__(self, ram: GuestRam, log: DirtyLog) -> None:
@@ -32,15 +32,15 @@ class RamSync:
         ram.harvest()
         ram.harvest()
 
-    def everything(self) -> list[Run]:
-        """All memory that was ever touched: the first round."""
+    def all_pages(self) -> list[Run]:
+        """All memory that was ever written: the first round."""
         return self._ram.extents()
 
     def dirty(self) -> list[Run]:
-        """What has been written since the last call, as runs of whole pages in address order.
+        """The pages that were written since the last call, as runs in address order.
 
         Raises:
-            BackendError: a back-end has marked what is not memory.
+            BackendError: a back-end has marked an address that is not memory.
         """
         pages = self._ram.harvest() | self._unsent
         self._unsent = set()
@@ -55,14 +55,14 @@ class RamSync:
         return runs_of(pages)
 
     def put_back(self, runs: Iterable[Run]) -> None:
-        """Return these to the dirty pages: they were not sent."""
+        """Make `dirty` return these runs again: they were not sent."""
         for gpa, length in runs:
             first = gpa // PAGE_SIZE
             self._unsent.update(range(first, first + length // PAGE_SIZE))
 
 
 def runs_of(pages: Iterable[int]) -> list[Run]:
-    """Neighbouring pages joined to runs of (address, length)."""
+    """The pages as runs of (address, length); adjacent pages are one run."""
     runs: list[Run] = []
     start = previous = -2
     for page in sorted(pages):
@@ -81,7 +81,7 @@ def total(runs: Iterable[Run]) -> int:
     return sum(length for _, length in runs)
 
 
-def pieces(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
+def chunks(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
     """The runs in groups of ``size`` bytes, a whole number of pages; the last may be smaller."""
     group: list[Run] = []
     room = size

@@ -1,4 +1,4 @@
-"""Whether the disks of a migration's two ends are the same."""
+"""Whether source and destination of a migration have the same disks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def differences(mine: JsonObject, source: JsonObject) -> list[str]:
 
     Args:
         mine: ``{"images": directory or None, "disk": of_file()}``.
-        source: ``{"mark": of marked(), "disk": of_file()}``, by the source.
+        source: ``{"mark": of marked(), "disk": of_file()}``, from the source's HELLO.
     """
     found = []
     mark, images = source.get("mark"), mine.get("images")
@@ -39,5 +39,5 @@ def differences(mine: JsonObject, source: JsonObject) -> list[str]:
 
 
 def _has_mark(images: Path, mark: str) -> bool:
-    # The name is from the other side: it must not lead to another directory.
+    # The name comes from the other side: it must not contain a path to another directory.
     return mark.isalnum() and (images / f"{_PREFIX}{mark}").exists()

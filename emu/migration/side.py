@@ -1,4 +1,4 @@
-"""The base class of both sides of a migration, as the monitor of the VM's process uses it."""
+"""The base class of source and destination, as the monitor of the VM's process uses it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MigrationSide(ABC):
         timeline: spans and marks of this side.
         commits_before: commits of the machine before this migration.
         lost: after a failure, the devices without a back-end, and the error of each.
-        guest_gap_ns: the gap that the blackout made in the guest's heartbeat, at the side at which
-            the VM runs afterwards.
+        guest_gap_ns: the gap that the blackout made in the guest's heartbeat, at the side where the
+            VM runs afterwards.
         awaits_vm: the VM has not arrived yet.
     """
 

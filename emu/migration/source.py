@@ -11,10 +11,10 @@ from devices import lifecycle
 from devices.procedure import Phase
 from emu.errors import CancelledError, EmuError, MigrationError
 from emu.migration import clocks, completion, handshake
-from emu.migration.device_probe import Forecast
+from emu.migration.device_probe import DowntimeForecast
 from emu.migration.history import History
 from emu.migration.multifd import SendingChannels
-from emu.migration.precopy import Precopied, Precopy
+from emu.migration.precopy import Precopy, PrecopyProgress
 from emu.migration.ram_sync import RamSync
 from emu.migration.side import MigrationSide
 from emu.migration.state import pack_devices, pack_switchover
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 _MS = 1_000_000
 #: Seconds in which devices may reconnect to their back-ends before they are reported as lost.
 RECONNECT_TIMEOUT = 1.0
-#: How many deadlines the destination has to send PREPARED, or READY: one of its devices may use up
-#: one, and it disconnects its devices before it reports that.
-DESTINATION_DEADLINES = 2
+#: The destination has this many times `Parameters.timeout` to send PREPARED, or READY: one of its
+#: devices may take one timeout, and it disconnects its devices before it sends FAILED.
+DESTINATION_TIMEOUTS = 2
 
 #: Errors of a migration that are answered by a roll-back.
 FAILURES = (VhostUserError, EmuError, OSError)
@@ -54,12 +54,12 @@ class Source(MigrationSide):
         parameters: limits and timeouts.
         observe: called with the name and the data of each event.
         history: the phase times of earlier migrations of this VM.
-        connect: opens one more connection to the destination, for a further stream.
+        connect: opens one more connection to the destination, for a further multifd channel.
         report_fields: returns further fields of the completion report.
 
     Attributes:
         destination: the completion report of the destination, with ``downtime_ns`` and
-            ``downtime_error_ns``; empty unless completion reports were agreed on.
+            ``downtime_error_ns``; empty if HELLO did not ask for completion reports.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class Source(MigrationSide):
         self._parameters = parameters
         self._strategy = strategy
         self._observe = observe
-        self._stage = Stage(vm.machine, self.timeline, parameters.deadline)
+        self._stage = Stage(vm.machine, self.timeline, parameters.timeout)
 
     @property
-    def precopy(self) -> Precopied:
-        """What pre-copy has sent so far, and the current forecast of the blackout."""
-        return Precopied() if self._precopy is None else self._precopy.sent
+    def precopy(self) -> PrecopyProgress:
+        """What pre-copy has sent so far, and the downtime that is expected now."""
+        return PrecopyProgress() if self._precopy is None else self._precopy.sent
 
     def figures(self) -> JsonObject:
         """See `MigrationSide.figures`."""
@@ -121,7 +121,7 @@ class Source(MigrationSide):
         }
         if sent.decision is not None:
             answer["expected-downtime"] = sent.expected_ns // _MS
-            answer["cpu-throttle-percentage"] = sent.decision.outlook.throttle
+            answer["cpu-throttle-percentage"] = sent.decision.estimate.throttle
         marks = self.timeline.marks
         if status == "completed" and "running_ns" in marks:
             # Until RUNNING has been received: a little longer than the VM was down.
@@ -129,7 +129,7 @@ class Source(MigrationSide):
         return answer
 
     def cancel(self) -> bool:
-        """Have the migration fail at any point; False when GO has been sent already."""
+        """Make the migration fail at any point; False when GO has been sent already."""
         with self._commit_lock:
             if self._committed:
                 return False
@@ -145,15 +145,15 @@ class Source(MigrationSide):
         Raises:
             EmuError, VhostUserError, OSError: it failed, and the VM runs on at the source.
         """
-        with contextlib.ExitStack() as owned:
-            owned.callback(self._close_stream)
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self._close_stream)
             self._stream = stream
             self._perform_handshake(stream, hello)
             self.vm.reconnect.pause()
-            owned.callback(self._resume_reconnect)
-            owned.callback(self._strategy.close)
+            cleanup.callback(self._resume_reconnect)
+            cleanup.callback(self._strategy.close)
             try:
-                tasks = self._transfer(stream, hello, owned)
+                tasks = self._transfer(stream, hello, cleanup)
                 self._migrated = True
             except FAILURES as error:
                 raise self._root_cause(error, stream) from error
@@ -161,7 +161,7 @@ class Source(MigrationSide):
                 # Until GO has been sent the source owns the VM.
                 if not self._migrated:
                     self._roll_back()
-            self._history.note("src", self._strategy.NAME, self.timeline.spans)
+            self._history.record("src", self._strategy.NAME, self.timeline.spans)
             # The destination owns the VM: nothing may start it here again.
             self._observe("STOP", {})
             self._strategy.finish(tasks, self._stage)
@@ -171,18 +171,18 @@ class Source(MigrationSide):
                     self._exchange_reports(stream)
 
     def _perform_handshake(self, stream: MigrationStream, hello: dict[str, object]) -> None:
-        """Exchange HELLO and WELCOME, before anything of the VM changes.
+        """Exchange HELLO and WELCOME, before the state of the VM changes.
 
         Raises:
-            MigrationError: the destination refuses the VM; has its reason.
+            MigrationError: the destination refuses the VM; the text is its reason.
         """
         try:
             self._check_cancelled()
             stream.send(Kind.HELLO, json.dumps(hello).encode())
-            welcome = self._expect(stream, Kind.WELCOME)
+            welcome = self._receive_expected(stream, Kind.WELCOME)
             if not handshake.same_clock(welcome):
                 self._round_trips = clocks.probe(stream)
-                self._clock_offset_ns = clocks.agree(stream, self._round_trips)
+                self._clock_offset_ns = clocks.send_offset(stream, self._round_trips)
         except FAILURES as error:
             reason = self._root_cause(error, stream)
             if hello.get("report") and getattr(reason, "phase", "") == "stream":
@@ -194,17 +194,17 @@ class Source(MigrationSide):
             raise reason from error
 
     def _open_channels(self, stream: MigrationStream, hello: dict[str, object]) -> SendingChannels:
-        """Connect the further streams that HELLO promised."""
+        """Connect the further multifd channels that HELLO announced."""
         others: list[MigrationStream] = []
-        with contextlib.ExitStack() as made:
+        with contextlib.ExitStack() as opened:
             for _ in range(1, self._parameters.streams):
                 if self._connect is None:
                     raise MigrationError(
                         "connect", "further streams are not possible for this migration"
                     )
-                others.append(made.enter_context(contextlib.closing(self._connect())))
+                others.append(opened.enter_context(contextlib.closing(self._connect())))
                 others[-1].send(Kind.JOIN, str(hello["session"]).encode())
-            made.pop_all()
+            opened.pop_all()
         with self._commit_lock:
             self._channels = SendingChannels(stream, others)
         return self._channels
@@ -233,7 +233,7 @@ class Source(MigrationSide):
                 self._stream = None
 
     def _resume_reconnect(self) -> None:
-        """Resume reconnecting if the VM runs on here, and record the devices that are lost."""
+        """Resume reconnecting if the VM runs on here, and record the devices without a back-end."""
         reconnect = self.vm.reconnect
         if not self._migrated:
             reconnect.resume()
@@ -242,7 +242,7 @@ class Source(MigrationSide):
 
     def _check_back_ends(self) -> None:
         for name, reason in self.vm.reconnect.lost.items():
-            raise MigrationError("precopy", f"{name} is without a back-end: {reason}")
+            raise MigrationError("precopy", f"{name} has no back-end: {reason}")
 
     def _begin(self) -> None:
         self._check_cancelled()
@@ -251,16 +251,16 @@ class Source(MigrationSide):
         self._strategy.open()
 
     def _transfer(
-        self, stream: MigrationStream, hello: dict[str, object], owned: contextlib.ExitStack
+        self, stream: MigrationStream, hello: dict[str, object], cleanup: contextlib.ExitStack
     ) -> list[Task]:
         """From DEVICES to RUNNING; returns the devices' tasks, which may have steps left.
 
-        What has to be closed after the migration is registered with ``owned``.
+        Resources that outlive this call are registered with ``cleanup``.
         """
         self._begin()
-        channels = owned.enter_context(contextlib.closing(self._open_channels(stream, hello)))
+        channels = cleanup.enter_context(contextlib.closing(self._open_channels(stream, hello)))
         log = DirtyLog.create(self.vm.log_pages)
-        owned.callback(log.close)
+        cleanup.callback(log.close)
         self._set_logging(log)
         sync = RamSync(self.vm.machine.ram, log)
         with self.vm.driving:
@@ -268,7 +268,7 @@ class Source(MigrationSide):
         stream.send(Kind.DEVICES, devices)
         precopy = self._precopy = self._make_precopy(channels, sync)
         precopy.run(lambda: self._await_prepared(stream))
-        return self._switch_over(stream, channels, sync, precopy)
+        return self._switchover(stream, channels, sync, precopy)
 
     def _make_precopy(self, channels: SendingChannels, sync: RamSync) -> Precopy:
         vm = self.vm
@@ -278,20 +278,20 @@ class Source(MigrationSide):
             channels,
             self._parameters,
             self._observe,
-            forecast=Forecast(vm, self._strategy, self._history, self._parameters.deadline),
+            forecast=DowntimeForecast(vm, self._strategy, self._history, self._parameters.timeout),
             throttle=vm.machine.vcpus.throttle,
             pause=self._cancelled.wait,
             check=self._check_cancelled,
         )
 
     def _await_prepared(self, stream: MigrationStream) -> bytes:
-        stream.set_timeout(DESTINATION_DEADLINES * self._parameters.deadline)
-        expects = self._expect(stream, Kind.PREPARED)
-        stream.set_timeout(self._parameters.deadline)
-        return expects
+        stream.set_timeout(DESTINATION_TIMEOUTS * self._parameters.timeout)
+        payload = self._receive_expected(stream, Kind.PREPARED)
+        stream.set_timeout(self._parameters.timeout)
+        return payload
 
     def _root_cause(self, error: Exception, stream: MigrationStream) -> Exception:
-        """The error, or the reason that the destination sent before the stream broke."""
+        """The error, or the reason that the destination sent before it disconnected."""
         if self._cancelled.is_set():
             return CancelledError()
         if isinstance(error, MigrationError) and error.phase == "stream":
@@ -307,15 +307,15 @@ class Source(MigrationSide):
         if self._cancelled.is_set():
             raise CancelledError
 
-    def _switch_over(
+    def _switchover(
         self, stream: MigrationStream, channels: SendingChannels, sync: RamSync, precopy: Precopy
     ) -> list[Task]:
-        """The blackout, as this side sees it: from the first vCPU's pause to RUNNING."""
+        """The source's part of the blackout: from the first vCPU's pause to RUNNING."""
         vm = self.vm
         timeline = self.timeline
         tasks = begin_tasks(vm.devices, lifecycle.stop)
-        # Pages that are dirty by now are sent before the blackout if that shortens it.
-        precopy.top_up()
+        # Pages that have become dirty are sent before the blackout if that shortens it.
+        precopy.send_last_round()
         with self._blackout():
             self._strategy.stop(tasks, self._stage)
             with timeline.span(Phase.FINAL_RAM):
@@ -328,7 +328,7 @@ class Source(MigrationSide):
 
     @contextlib.contextmanager
     def _blackout(self) -> Iterator[None]:
-        """Pause the vCPUs; the block is the source's part of the downtime."""
+        """Pause the vCPUs; the ``with`` block is the source's part of the downtime."""
         vm, timeline = self.vm, self.timeline
         self._observe("MIGRATION", {"status": "device"})
         with garbage_collector_off(), vm.machine.injected_latency("src"):
@@ -347,11 +347,11 @@ class Source(MigrationSide):
         """Transfer the ownership of the VM, once the destination's devices have been started.
 
         GO transfers the ownership: a guest that may have run at the destination must never run
-        here again from older memory. A destination sends FAILED after GO only if it gave up before
+        here again from older memory. A destination sends FAILED after GO only if it failed before
         it read GO; then the guest has not run there.
         """
-        stream.set_timeout(DESTINATION_DEADLINES * self._parameters.deadline)
-        self._expect(stream, Kind.READY)
+        stream.set_timeout(DESTINATION_TIMEOUTS * self._parameters.timeout)
+        self._receive_expected(stream, Kind.READY)
         with self._commit_lock:
             self._check_cancelled()
             if stream.hung_up:
@@ -359,12 +359,12 @@ class Source(MigrationSide):
             stream.send(Kind.GO)
             self._committed = True
         try:
-            self._expect(stream, Kind.RUNNING)
+            self._receive_expected(stream, Kind.RUNNING)
         except MigrationError as error:
             if error.phase == "destination":
                 raise
 
-    def _expect(self, stream: MigrationStream, wanted: Kind) -> bytes:
+    def _receive_expected(self, stream: MigrationStream, wanted: Kind) -> bytes:
         kind, _, payload = stream.receive()
         if kind is Kind.FAILED:
             raise MigrationError("destination", payload.decode(errors="replace"))

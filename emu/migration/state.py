@@ -1,4 +1,4 @@
-"""The state of devices and vCPUs, as bytes of the stream."""
+"""The state of devices and vCPUs, as sent over the migration stream."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def pack_devices(devices: Iterable[VhostDevice]) -> bytes:
 
 
 def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevice]:
-    """Set every device to what `pack_devices` packed.
+    """Load the state that `pack_devices` packed into the devices.
 
     Returns:
         The devices whose rings have other addresses or sizes than before.
 
     Raises:
-        MigrationError: the devices are not this side's.
+        MigrationError: the state is of other devices.
         BackendError: this side's back-end lacks a feature that the guest uses.
     """
     at = 0
-    moved: list[VhostDevice] = []
+    changed: list[VhostDevice] = []
     for device in devices:
         try:
             raw, features, count = _DEVICE.unpack_from(data, at)
@@ -63,31 +63,31 @@ def load_devices(data: bytes, devices: Sequence[VhostDevice]) -> list[VhostDevic
             )
         device.use_features(features)
         if _load_rings(device, rings):
-            moved.append(device)
+            changed.append(device)
     if at != len(data):
         raise MigrationError(Phase.LOAD_STATE, "the source has more devices than this side")
-    return moved
+    return changed
 
 
 def _load_rings(device: VhostDevice, rings: Sequence[tuple[int, int, int, int, int]]) -> bool:
-    """Whether a ring has another address or size than before."""
-    moved = False
+    """Load the rings; return whether one has another address or size than before."""
+    changed = False
     for ring, (size, base, desc, avail, used) in zip(device.rings, rings, strict=False):
         addresses = RingAddresses(size, desc, avail, used)
-        moved = moved or ring.addresses != addresses
+        changed = changed or ring.addresses != addresses
         ring.set_up(addresses, base)
     for ring in device.rings[len(rings) :]:
         # The driver has reset the device since the source sent DEVICES.
-        moved = moved or ring.addresses is not None
+        changed = changed or ring.addresses is not None
         ring.set_up(None)
-    return moved
+    return changed
 
 
 _SWITCHOVER = struct.Struct("<II")
 
 
 def pack_switchover(vm: Vm) -> bytes:
-    """What the destination needs besides memory: all devices, all vCPUs."""
+    """The state besides memory: all devices, all vCPUs."""
     devices = pack_devices(vm.devices)
     vcpus = vm.machine.save_vcpus()
     return _SWITCHOVER.pack(len(devices), len(vcpus)) + devices + vcpus

@@ -35,21 +35,21 @@ _TIMEVAL = struct.Struct("@ll")
 RUNS_PER_SECTION = 1000
 #: From this length on a run goes by sendfile; below it, one sendmsg for many runs costs less.
 SENDFILE_BYTES = 256 << 10
-#: Bytes of the largest payload that is accepted; memory does not count.
+#: Bytes of the largest payload that is accepted, not counting memory.
 MAX_PAYLOAD = 64 << 20
 
 #: Descriptors in one message (SCM_MAX_FD of the kernel).
 DESCRIPTORS_PER_MESSAGE = 253
 
-#: Seconds in which a side that gives up sends, and its peer receives, the reason.
+#: Seconds for a destination that fails to send the reason, and for the source to receive it.
 FAILURE_TIMEOUT = 1.0
 Buffer = bytes | memoryview
-#: Guest physical address and length of a piece of memory.
+#: Guest physical address and length of a range of memory.
 Run = tuple[int, int]
 
 
 class Kind(IntEnum):
-    """Kinds of sections; the second half goes from the destination to the source."""
+    """Kinds of sections; those from PREPARED on are sent by the destination."""
 
     HELLO = 1
     DEVICES = 2
@@ -57,13 +57,13 @@ class Kind(IntEnum):
     SWITCHOVER = 4
     GO = 5
     HANDOVER = 6
-    #: First on every further socket of a migration: which migration it belongs to.
+    #: The first section on every further multifd channel: which migration it belongs to.
     JOIN = 7
-    #: A round of memory ends; on every socket of a migration that has several.
+    #: The end of a round of memory, on every channel of a migration with multifd.
     BARRIER = 8
-    #: A request for the time (`emu.migration.clocks`).
+    #: A request for the other side's time (`emu.migration.clocks`).
     PING = 9
-    #: From both sides, when the VM has moved (`emu.migration.completion`).
+    #: From both sides, after the migration has completed (`emu.migration.completion`).
     COMPLETION = 10
     PREPARED = 16
     RUNNING = 17
@@ -88,7 +88,7 @@ class RamSender(Protocol):
         """
 
     def end_round(self) -> None:
-        """Keep the order: memory that is sent from now on may be of the same pages.
+        """End a round: pages of the next one must arrive after those of this one.
 
         Raises:
             MigrationError: the other side has disconnected, or does not read.
@@ -99,7 +99,7 @@ class MigrationStream:
     """One end of the stream.
 
     Args:
-        sock: a connected stream socket, which the stream owns from now on.
+        sock: a connected stream socket; the stream closes it.
         timeout: seconds for which one system call may wait for the peer.
     """
 
@@ -113,7 +113,7 @@ class MigrationStream:
         self._silent = False
 
     def set_timeout(self, seconds: float) -> None:
-        """How long one system call may wait from now on."""
+        """Set how long one system call may wait from now on, in seconds."""
         self._timeout = seconds
         if self.encrypted:
             self._sock.settimeout(seconds)
@@ -179,7 +179,7 @@ class MigrationStream:
             except OSError as error:
                 raise self._broken(error) from error
             self._bytes_sent += sent
-            left = _after(left, sent)
+            left = _remaining(left, sent)
 
     def receive(self) -> tuple[Kind, int, bytes]:
         """The next section: its kind, its count, its bytes (the table of a RAM section).
@@ -209,7 +209,7 @@ class MigrationStream:
         """Receive the memory of a RAM section into guest memory; return the number of bytes.
 
         Raises:
-            MigrationError: a piece lies outside of guest memory, or the peer has disconnected.
+            MigrationError: a range lies outside of guest memory, or the peer has disconnected.
         """
         if len(table) != count * _ENTRY.size or count > RUNS_PER_SECTION:
             raise MigrationError("stream", "a RAM section whose table has the wrong length")
@@ -224,12 +224,12 @@ class MigrationStream:
         left = [view for view in views if len(view)]
         while left:
             try:
-                got, _, _, _ = self._sock.recvmsg_into(left)
+                received, _, _, _ = self._sock.recvmsg_into(left)
             except OSError as error:
                 raise self._broken(error) from error
-            if not got:
+            if not received:
                 raise MigrationError("stream", "the other side closed the connection")
-            left = _after(left, got)
+            left = _remaining(left, received)
 
     def send_descriptors(self, fds: Sequence[int]) -> None:
         """Send descriptors, up to `DESCRIPTORS_PER_MESSAGE` with each byte; they stay open here.
@@ -238,7 +238,7 @@ class MigrationStream:
             MigrationError: the other side has disconnected, or is on another host.
         """
         if self._sock.family != socket.AF_UNIX:
-            raise MigrationError("handover", "descriptors go over a unix socket only: same host")
+            raise MigrationError("handover", "descriptors need a unix socket: same host")
         for first in range(0, len(fds), DESCRIPTORS_PER_MESSAGE):
             try:
                 socket.send_fds(self._sock, [b"\0"], fds[first : first + DESCRIPTORS_PER_MESSAGE])
@@ -249,23 +249,23 @@ class MigrationStream:
         """The descriptors that `send_descriptors` sent; the caller closes them.
 
         Raises:
-            MigrationError: some are missing: the other side has gone, or the limit of open files
-                is too low.
+            MigrationError: some are missing: the other side has disconnected, or the limit of open
+                files is too low.
         """
         fds: list[int] = []
         try:
             while len(fds) < count:
                 wanted = min(DESCRIPTORS_PER_MESSAGE, count - len(fds))
-                data, came, flags, _ = socket.recv_fds(
+                data, received, flags, _ = socket.recv_fds(
                     self._sock, 1, wanted, socket.MSG_CMSG_CLOEXEC
                 )
-                fds += came
+                fds += received
                 if not data:
                     raise MigrationError("stream", "the other side closed the connection")
-                if flags & socket.MSG_CTRUNC or len(came) != wanted:
+                if flags & socket.MSG_CTRUNC or len(received) != wanted:
                     raise MigrationError(
                         "handover",
-                        f"got {len(fds)} of {count} descriptors only: see ulimit -n",
+                        f"received {len(fds)} of {count} descriptors only: see ulimit -n",
                     )
         except OSError as error:
             close_all(fds)
@@ -285,7 +285,7 @@ class MigrationStream:
             return MigrationError("tls", tls.explain(error))
         return MigrationError("stream", f"the connection broke: {error.strerror}")
 
-    def give_up(self, reason: str) -> None:
+    def send_failure(self, reason: str) -> None:
         """At the destination: send FAILED, and discard what the source still sends."""
         self.set_timeout(FAILURE_TIMEOUT)
         try:
@@ -295,12 +295,12 @@ class MigrationStream:
             while time.monotonic() < deadline and self._sock.recv(1 << 20):
                 pass
         except (MigrationError, OSError):
-            return  # it has gone, or does not read: it gets the end of the connection
+            return  # the source has disconnected, or does not read
 
     def receive_failure(self) -> str:
-        """At the source, when the stream broke: why the destination gave up, if it sent FAILED."""
+        """At the source, after an error of the stream: the reason in FAILED, or ''."""
         if self._silent:
-            return ""  # a timeout has passed already
+            return ""  # the destination had a whole timeout to send it
         self.set_timeout(FAILURE_TIMEOUT)
         try:
             kind, _, payload = self.receive()
@@ -310,7 +310,7 @@ class MigrationStream:
 
     @property
     def hung_up(self) -> bool:
-        """Whether the other side has closed its end. It may have sent something before it did."""
+        """Whether the other side has closed its end. Unread sections may precede the end."""
         poll = select.poll()
         poll.register(self._sock, select.POLLRDHUP)
         return bool(poll.poll(0))
@@ -319,7 +319,7 @@ class MigrationStream:
         """See `RamSender.end_round`: one socket keeps the order."""
 
     def await_section(self) -> None:
-        """Return when there is something to be received, however long that takes."""
+        """Return when there are bytes to receive; there is no timeout."""
         if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
             return
         poll = select.poll()
@@ -327,12 +327,12 @@ class MigrationStream:
         poll.poll()
 
     def interrupt_reading(self) -> None:
-        """From another thread: a receive fails when all that has arrived has been read."""
+        """From another thread: make receives fail once all that has arrived has been read."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RD)
 
     def interrupt(self) -> None:
-        """From another thread: each send and receive fails at once, from now on."""
+        """From another thread: make each send and receive fail at once."""
         with contextlib.suppress(OSError):  # the other side has closed it
             self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -344,12 +344,12 @@ class MigrationStream:
 def _refuse_tls(head: bytes | bytearray) -> None:
     """Raise an error if these bytes begin a TLS record: an alert or a handshake."""
     if head[0] in (0x15, 0x16) and head[1] == 0x03:
-        text = "the other side uses TLS: give both sides certificates, or neither"
+        text = "the other side uses TLS: both sides need certificates, or neither"
         raise MigrationError("tls", text) from None
 
 
-def _after(parts: Sequence[Buffer], done: int) -> list[memoryview]:
-    """What is left of the parts when the first ``done`` bytes have been transferred."""
+def _remaining(parts: Sequence[Buffer], done: int) -> list[memoryview]:
+    """The rest of the parts after the first ``done`` bytes have been transferred."""
     for index, part in enumerate(parts):
         size = len(part)
         if done < size:

@@ -1,4 +1,4 @@
-"""TLS with mutual certificates under the migration stream."""
+"""TLS with mutual certificates for the migration stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ALERTS = {
 
 
 class TlsSocket(ssl.SSLSocket):
-    """A TLS connection with the calls that a stream makes of a plain socket."""
+    """A TLS connection with the methods of a plain socket that the migration stream uses."""
 
     def sendmsg(self, parts: Sequence[bytes | memoryview], *_: Any) -> int:  # type: ignore[override]
         """Send some of the parts; return the number of bytes."""
@@ -78,38 +78,39 @@ class Credentials(NamedTuple):
         """TLS 1.3 as a destination (``server``) or a source; both verify the peer.
 
         Raises:
-            MigrationError: a file is missing, or is not what it should be.
+            MigrationError: a file is missing or invalid.
         """
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-        made.sslsocket_class = TlsSocket
-        made.minimum_version = ssl.TLSVersion.TLSv1_3
-        made.verify_mode = ssl.CERT_REQUIRED
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = TlsSocket
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
         if server:
-            made.num_tickets = 0  # no session is resumed, and the source reads no tickets
+            context.num_tickets = 0  # no session is resumed, and the source reads no tickets
         for option, path in zip(("cert", "key", "ca"), self[:3], strict=True):
             _check_readable(f"--tls-{option}", path)
-        self._load(made)
-        return made
+        self._load(context)
+        return context
 
     def _load(self, context: ssl.SSLContext) -> None:
         try:
             context.load_verify_locations(self.ca)
         except (OSError, ValueError):
             raise MigrationError("tls", f"--tls-ca {self.ca} holds no certificate") from None
-        asked = []
+        passphrase_requests = []
 
         def no_passphrase() -> str:
-            asked.append(True)
+            passphrase_requests.append(True)
             return ""
 
         try:
             context.load_cert_chain(self.cert, self.key, no_passphrase)
         except (OSError, ValueError) as error:
-            raise MigrationError("tls", self._reason(error, encrypted=bool(asked))) from None
+            encrypted = bool(passphrase_requests)
+            raise MigrationError("tls", self._reason(error, encrypted=encrypted)) from None
 
     def _reason(self, error: Exception, *, encrypted: bool) -> str:
         if encrypted:
-            return f"--tls-key {self.key} is encrypted: give one that needs no passphrase"
+            return f"--tls-key {self.key} is encrypted: use one without a passphrase"
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             return f"--tls-key {self.key} is not the key of --tls-cert {self.cert}"
         return f"--tls-cert {self.cert} and --tls-key {self.key} are not a PEM certificate and key"
@@ -172,7 +173,7 @@ def _close_after_alert(sock: ssl.SSLSocket) -> None:
 
 
 def explain(error: OSError) -> str:
-    """A TLS error in terms of the certificates that the user chose."""
+    """A TLS error in terms of the --tls options."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the other side's certificate is refused: {error.verify_message}"
     if isinstance(error, TimeoutError):
@@ -181,9 +182,9 @@ def explain(error: OSError) -> str:
     if not isinstance(reason, str):
         return "the other side closed the connection in the handshake: does it use TLS?"
     if reason in _NO_TLS:
-        return "the other side does not use TLS: give both sides certificates, or neither"
+        return "the other side does not use TLS: both sides need certificates, or neither"
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return "the other side has shown no certificate"
+        return "the other side has sent no certificate"
     _, alert, name = reason.partition("ALERT_")
     if alert and name in _ALERTS:
         return f"the other side refuses this side's certificate: {_ALERTS[name]}"

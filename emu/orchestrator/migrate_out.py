@@ -57,7 +57,7 @@ class OutgoingMigration:
         begin = time.monotonic()
         machine = self._plan.machine
         # Before anything is started: booting a large VM takes long.
-        probe(self._endpoint.uri, timeout=self._plan.parameters.deadline)
+        probe(self._endpoint.uri, timeout=self._plan.parameters.timeout)
         self._supervisor.start_programs()
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")

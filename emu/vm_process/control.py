@@ -126,7 +126,7 @@ class Control(VmControl):
             costs=plan["costs"],
             backends=plan["backends"],
             disk=None if disk is None else DiskUse(write=disk["writable"]),
-            timeout=self._parameters.deadline,
+            timeout=self._parameters.timeout,
             observe=self._emit,
             handed_over=handed_over,
         )
@@ -166,7 +166,7 @@ class Control(VmControl):
 
     def _boot(self, load: str, dirty_rate: int = 0) -> None:
         vm = self.vm
-        vm.boot(lambda: calibrate(vm, self._history, self._parameters.deadline))
+        vm.boot(lambda: calibrate(vm, self._history, self._parameters.timeout))
         vm.guest.set_dirty_rate(dirty_rate)
         vm.guest.start_load(load)
 
@@ -181,7 +181,7 @@ class Control(VmControl):
         self._refuse_while_migrating()
         listener = Listener(uri, None if tls is None else Credentials(*tls))
         job = Job(self._emit)
-        timeout = self._parameters.deadline
+        timeout = self._parameters.timeout
 
         def accept(connect_timeout: float | None = timeout) -> MigrationStream:
             stream = listener.accept(timeout=timeout, connect_timeout=connect_timeout)
@@ -201,11 +201,11 @@ class Control(VmControl):
 
         self._job = job
 
-        def give_up() -> None:
+        def abort() -> None:
             if not listener.cancel():
-                side.give_up()
+                side.abort()
 
-        job.start(side, receive, cancel=listener.cancel, give_up=give_up)
+        job.start(side, receive, cancel=listener.cancel, abort=abort)
         return {"uri": listener.uri}
 
     def _await_copy(
@@ -252,7 +252,7 @@ class Control(VmControl):
         open_stream = partial(
             connect,
             uri,
-            timeout=parameters.deadline,
+            timeout=parameters.timeout,
             credentials=None if tls is None else Credentials(*tls),
         )
         between_runs = between or {}
@@ -289,7 +289,7 @@ class Control(VmControl):
         before = self._parameters
         self._parameters = Parameters.from_json(parameters, before)
         if self._vm is not None:
-            self._vm.timeout = self._parameters.deadline
+            self._vm.timeout = self._parameters.timeout
         if self._parameters.check_locks != before.check_locks:
             enable_checking(self._parameters.check_locks)
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests of the machine: two sides in the test's process, and a VM under load."""
+"""Fixtures of VM tests: two hosts in the test's process, and a VM under load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from emu.errors import EmuError
 from emu.locking.locks import enable_checking
 from emu.machine.accel import registry
-from tests.emu.migration.sites import Site, await_work
+from tests.emu.migration.hosts import Host, await_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,19 +35,17 @@ def owned() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def sites(tmp_path: Path, owned: ExitStack) -> tuple[Site, Site]:
-    """The back-ends of both sides, on the same images."""
-    made = []
-    for name in "ab":
-        site = Site(name, tmp_path)
-        owned.callback(site.close)
-        made.append(site)
-    return made[0], made[1]
+def hosts(tmp_path: Path, owned: ExitStack) -> tuple[Host, Host]:
+    """The source and the destination host, whose back-ends serve the same images."""
+    source, destination = Host("a", tmp_path), Host("b", tmp_path)
+    owned.callback(source.close)
+    owned.callback(destination.close)
+    return source, destination
 
 
 @pytest.fixture
-def vm(request: pytest.FixtureRequest, sites: tuple[Site, Site], owned: ExitStack) -> Vm:
-    """A VM on the first side, under heavy load, with the accelerator of the parameter, or soft.
+def vm(request: pytest.FixtureRequest, hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
+    """A VM on the source host, under heavy load, with the accelerator of the parameter, or soft.
 
     The test is skipped where the accelerator does not work.
     """
@@ -56,17 +54,17 @@ def vm(request: pytest.FixtureRequest, sites: tuple[Site, Site], owned: ExitStac
         registry.limits(accel)
     except EmuError as error:
         pytest.skip(str(error))
-    made = sites[0].vm(accel=accel)
+    made = hosts[0].vm(accel=accel)
     owned.callback(made.close)
     made.boot()
     made.guest.start_load("heavy")
-    await_work(made)
+    await_requests(made)
     return made
 
 
 @pytest.fixture
-def other(sites: tuple[Site, Site], owned: ExitStack) -> Vm:
-    """A VM on the second side, which waits for the migration."""
-    made = sites[1].vm()
+def other(hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
+    """A VM on the destination host, which waits for the migration."""
+    made = hosts[1].vm()
     owned.callback(made.close)
     return made

@@ -14,14 +14,14 @@ from emu.errors import EmuError
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import SilentProgress
-from tests.emu.sides import machine, nothing_left
+from tests.emu.fake_runs import machine_plan, no_leftovers
 
 
 def migrate() -> None:
     """A run of the small VM, from start to end."""
-    with nothing_left() as pids, Supervisor(machine(), SilentProgress()) as supervisor:
+    with no_leftovers() as pids, Supervisor(machine_plan(), SilentProgress()) as supervisor:
         pids.extend(pid for side in supervisor.sides for pid in side.pids)
-        MigrationSeries(MigrationPlan(machine(), ("split",)), supervisor).run()
+        MigrationSeries(MigrationPlan(machine_plan(), ("split",)), supervisor).run()
 
 
 def test_garbage_is_the_back_end_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from emu.orchestrator.supervisor import Supervisor
 from emu.orchestrator.vm_host import VmHost
 from emu.report.progress import SilentProgress
 from emu.strategies.registry import STRATEGIES
-from tests.emu.sides import nothing_left
+from tests.emu.fake_runs import no_leftovers
 from tests.timeouts import TIMEOUT
 
 SPEC = VmSpec(4, 1 << 30, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2)))
@@ -90,7 +90,7 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
         repeat=4,
         handing_over=[name for name, strategy in STRATEGIES.items() if strategy.hands_over],
     )
-    with nothing_left() as pids:
+    with no_leftovers() as pids:
         supervisor = Supervisor(plan.machine, SilentProgress())
         with supervisor:
             report = MigrationSeries(plan, supervisor).run()

@@ -10,11 +10,11 @@ import pytest
 from emu.config.costs import NATIVE
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.vm.vm import Vm
-from tests.emu.migration.sites import (
+from tests.emu.migration.hosts import (
     IMAGE_BYTES,
-    MOVES,
+    RING_STOPPING_STRATEGIES,
     Migration,
-    await_work,
+    await_requests,
     check_request_log,
     wait_until,
 )
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.peer
 
 DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
 #: Seconds for each answer: two polling testpmds use most of two cores.
-PEER_DEADLINE = 20.0
+PEER_TIMEOUT = 20.0
 NIC = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4),))
 
 
@@ -66,12 +66,12 @@ def serve_nic(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:
 
 def make_vm(spec: VmSpec, backends: dict[str, str], owned: ExitStack) -> Vm:
     """A VM on these back-ends."""
-    vm = Vm(spec, accel="soft", costs=NATIVE, backends=backends, timeout=PEER_DEADLINE)
+    vm = Vm(spec, accel="soft", costs=NATIVE, backends=backends, timeout=PEER_TIMEOUT)
     owned.callback(vm.close)
     return vm
 
 
-@pytest.mark.parametrize("strategy", MOVES)
+@pytest.mark.parametrize("strategy", RING_STOPPING_STRATEGIES)
 def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: ExitStack) -> None:
     """By each strategy, with no request in flight at the stop; each block is read back at the end.
 
@@ -83,11 +83,11 @@ def test_storage_daemon_to_storage_daemon(strategy: str, tmp_path: Path, owned: 
     other = make_vm(DISKS, serve_disks("b", tmp_path, owned), owned)
     vm.boot()
     vm.guest.start_load("heavy")
-    await_work(vm, 500)
+    await_requests(vm, 500)
     assert vm.guest.quiesce(TIMEOUT) == 0
     Migration(vm, other, strategy, tmp_path).run()
     other.guest.resume_load()
-    await_work(other, 500)
+    await_requests(other, 500)
     check_request_log(other)
 
 

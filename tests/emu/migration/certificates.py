@@ -1,4 +1,4 @@
-"""Certificates for a test: an authority, and what it, or another one, has signed."""
+"""Certificates for tests: authorities, and certificates that they have signed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Authority:
     def credentials(
         self, name: str, *identities: str, expired: bool = False, trusts: Authority | None = None
     ) -> Credentials:
-        """A certificate for these addresses, or for 127.0.0.1, and whom its owner believes."""
+        """A certificate for these addresses, or for 127.0.0.1, with the authority it trusts."""
         issued = self._ca.issue_cert(
             *(identities or ("127.0.0.1",)), not_after=LONG_AGO if expired else None
         )

@@ -1,5 +1,5 @@
-"""The limit on bytes a second, in virtual time."""
-# ruff: noqa: D102, D103 - the names say what they do
+"""The bandwidth limit, in virtual time."""
+# ruff: noqa: D102, D103 - the names describe them
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ S = 1_000_000_000
 
 
 class Clock:
-    """Time that passes on request."""
+    """Time that the test advances."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -21,7 +21,7 @@ class Clock:
         return self.ns
 
 
-def test_without_a_limit_nothing_waits() -> None:
+def test_without_a_limit_there_is_no_wait() -> None:
     assert TokenBucket(0).consume(1 << 40) == 0
 
 
@@ -29,28 +29,26 @@ def test_without_a_limit_nothing_waits() -> None:
     rate=st.integers(1000, 1 << 34),
     steps=st.lists(st.tuples(st.integers(0, 4), st.integers(0, S)), max_size=40),
 )
-def test_never_faster_than_the_rate_but_for_one_burst(
-    rate: int, steps: list[tuple[int, int]]
-) -> None:
+def test_the_rate_is_exceeded_by_one_burst_at_most(rate: int, steps: list[tuple[int, int]]) -> None:
     """A sender that waits as returned stays below the rate, over any interval."""
     clock = Clock()
     bucket = TokenBucket(rate, clock)
     sent = [(0, 0)]
-    for pieces, idle in steps:
+    for chunks, idle in steps:
         clock.ns += idle
-        wait = bucket.consume(pieces * bucket.piece)
-        sent.append((clock.ns, sent[-1][1] + pieces * bucket.piece))
+        wait = bucket.consume(chunks * bucket.chunk)
+        sent.append((clock.ns, sent[-1][1] + chunks * bucket.chunk))
         clock.ns += wait
-    allowed = 6 * bucket.piece  # the burst, and what goes before the wait for it
+    allowed = 6 * bucket.chunk  # the burst, and the bytes that are sent before the wait
     for index, (start, before) in enumerate(sent):
         for at, total in sent[index:]:
             assert total - before <= rate * (at - start) // S + allowed
 
 
-def test_as_fast_as_the_rate_when_there_is_always_something() -> None:
+def test_a_sender_that_never_idles_reaches_the_rate() -> None:
     clock = Clock()
     bucket = TokenBucket(20 << 20, clock)
     for _ in range(1000):
-        clock.ns += bucket.consume(bucket.piece)
-    rate = 1000 * bucket.piece * S / clock.ns
+        clock.ns += bucket.consume(bucket.chunk)
+    rate = 1000 * bucket.chunk * S / clock.ns
     assert 0.99 * (20 << 20) < rate < 1.01 * (20 << 20)

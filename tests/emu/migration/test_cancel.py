@@ -1,4 +1,4 @@
-"""migrate_cancel at any moment: the VM runs on where it was, or it is too late."""
+"""migrate_cancel at any moment: the VM runs on at the source, or it is too late."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import pytest
 from emu.errors import CancelledError, MigrationError
 from emu.migration.destination import Destination
 from emu.migration.stream import Kind, MigrationStream
-from tests.emu.migration.sites import MOVES, Migration, await_work, check_request_log
+from tests.emu.migration.hosts import (
+    RING_STOPPING_STRATEGIES,
+    Migration,
+    await_requests,
+    check_request_log,
+)
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -23,15 +28,15 @@ if TYPE_CHECKING:
 
 
 def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the source cancelled at that moment of its own run."""
+    """Cancel the migration at that moment, from the source's own thread."""
     source = migration.source
     observe, strategy = source._observe, source._strategy
-    stop, receive = strategy.stop, source._expect
+    stop, receive = strategy.stop, source._receive_expected
 
     def watch(name: str, data: dict[str, object]) -> None:
         observe(name, data)
-        told = name if name == "MIGRATION_PASS" else data.get("status", "")
-        if told == moment:
+        reached = name if name == "MIGRATION_PASS" else data.get("status", "")
+        if reached == moment:
             assert source.cancel()
 
     def stop_and_cancel(tasks: Sequence[Task], stage: Stage) -> None:
@@ -39,13 +44,13 @@ def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch
         assert source.cancel()
 
     def expect(stream: MigrationStream, kind: Kind) -> bytes:
-        got = receive(stream, kind)
+        payload = receive(stream, kind)
         if kind.name == moment:
             assert source.cancel() is (kind is not Kind.RUNNING)
-        return got
+        return payload
 
     monkeypatch.setattr(source, "_observe", watch)
-    monkeypatch.setattr(source, "_expect", expect)
+    monkeypatch.setattr(source, "_receive_expected", expect)
     if moment == "stopped":
         monkeypatch.setattr(strategy, "stop", stop_and_cancel)
 
@@ -56,7 +61,7 @@ def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch
 def test_the_vm_runs_on_at_the_source(
     vm: Vm, other: Vm, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the migration was at; nothing is lost, and the next one goes."""
+    """At any moment of the migration; no request is lost."""
     migration = Migration(vm, other, "prewired", tmp_path)
     cancel_at(migration, moment, monkeypatch)
     with pytest.raises(CancelledError):
@@ -65,57 +70,57 @@ def test_the_vm_runs_on_at_the_source(
     assert not vm.machine.paused
     assert other.machine.paused
     assert not migration.source.lost
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
-@pytest.mark.parametrize("name", MOVES)
-def test_every_strategy_can_be_cancelled_when_its_devices_have_stopped(
+@pytest.mark.parametrize("name", RING_STOPPING_STRATEGIES)
+def test_every_strategy_can_be_cancelled_after_its_devices_have_stopped(
     vm: Vm, other: Vm, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They start again."""
+    """The devices start again."""
     migration = Migration(vm, other, name, tmp_path)
     cancel_at(migration, "stopped", monkeypatch)
     with pytest.raises(CancelledError):
         migration.run()
     assert not vm.machine.paused
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
-def test_after_the_vm_was_given_away_it_is_too_late(
+def test_a_cancel_after_go_is_too_late(
     vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The migration completes, and the VM runs at one side only."""
+    """The migration completes, and the VM runs at the destination only."""
     migration = Migration(vm, other, "prewired", tmp_path)
     cancel_at(migration, "RUNNING", monkeypatch)
     migration.run()
     assert not migration.source.cancel()
     assert vm.machine.paused
     assert not other.machine.paused
-    await_work(other)
+    await_requests(other)
     check_request_log(other)
 
 
-def test_a_cancel_wakes_who_waits_for_a_silent_destination(
+def test_a_cancel_ends_the_wait_for_a_silent_destination(
     vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not take the deadline for that."""
+    """It does not take the whole timeout."""
     migration = Migration(vm, other, "split", tmp_path)
-    waits, goes = threading.Event(), threading.Event()
+    prepared, proceed = threading.Event(), threading.Event()
     destination = migration.destination
     assert isinstance(destination, Destination)
     prepare = destination._prepare
 
-    def dawdle(strategy: Strategy, stream: MigrationStream) -> None:
+    def prepare_and_wait(strategy: Strategy, stream: MigrationStream) -> None:
         prepare(strategy, stream)
-        waits.set()
-        assert goes.wait(TIMEOUT)
+        prepared.set()
+        assert proceed.wait(TIMEOUT)
 
-    monkeypatch.setattr(destination, "_prepare", dawdle)
+    monkeypatch.setattr(destination, "_prepare", prepare_and_wait)
 
     def cancel() -> None:
-        assert waits.wait(TIMEOUT)
+        assert prepared.wait(TIMEOUT)
         assert migration.source.cancel()
 
     canceller = threading.Thread(target=cancel)
@@ -133,8 +138,8 @@ def test_a_cancel_wakes_who_waits_for_a_silent_destination(
     runner = threading.Thread(target=run)
     runner.start()
     canceller.join(TIMEOUT)
-    await_work(vm)
-    goes.set()
+    await_requests(vm)
+    proceed.set()
     runner.join(3 * TIMEOUT)
     assert ended.is_set()
     assert isinstance(failures[0], CancelledError)

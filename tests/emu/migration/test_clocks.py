@@ -1,4 +1,4 @@
-"""The offset of two clocks, and how wrong it may be."""
+"""The offset of two clocks, and its error bound."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ways = st.integers(1, 50_000_000)
 
 @pytest.fixture
 def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
-    """A stream."""
+    """Both ends of a stream."""
     a, b = (MigrationStream(sock, timeout=TIMEOUT) for sock in socket.socketpair())
     yield a, b
     a.close()
@@ -39,10 +39,10 @@ def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
     st.lists(st.tuples(_ways, _ways, st.integers(0, SECOND)), min_size=1, max_size=8),
     st.integers(0, 60 * SECOND),
 )
-def test_the_truth_is_within_the_bound(
+def test_the_true_offset_is_within_the_error_bound(
     offset: int, ppm: int, trips: list[tuple[int, int, int]], at: int
 ) -> None:
-    """Whatever each way of each round trip took, and while the clocks drift."""
+    """For any time of each way of each round trip, while the clocks drift."""
 
     def other(ns: int) -> int:
         return ns + offset + ns * ppm // 1_000_000
@@ -60,7 +60,7 @@ def test_the_truth_is_within_the_bound(
 
 
 def test_the_shortest_round_trip_counts() -> None:
-    """And a longer one that lies far nearer may be better."""
+    """A longer one that is much nearer to the moment may be better."""
     probes = [
         RoundTrip(0, 1_000_600, 1000),
         RoundTrip(2000, 1_002_050, 2100),
@@ -73,30 +73,30 @@ def test_the_shortest_round_trip_counts() -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 7_200 * SECOND, -86_400 * SECOND])
-def test_a_shifted_clock_is_found_out(
+def test_the_offset_of_a_shifted_clock_is_measured(
     ends: tuple[MigrationStream, MigrationStream], shift: int
 ) -> None:
-    """By round trips on a real stream; both sides then know of it."""
+    """By round trips on a real stream; the destination receives the result."""
     source, destination = ends
-    learned: list[int] = []
+    received: list[int] = []
 
     def answer() -> None:
         clocks.answer(destination, clock=lambda: now() + shift)
-        learned.append(clocks.learn(destination))
+        received.append(clocks.receive_offset(destination))
 
     thread = threading.Thread(target=answer)
     thread.start()
     probes = clocks.probe(source)
     found = estimate(probes, now())
-    sent = clocks.agree(source, probes)
+    sent = clocks.send_offset(source, probes)
     thread.join(5)
-    assert learned == [sent]
+    assert received == [sent]
     assert abs(found.ns - shift) <= found.error_ns < SECOND
     assert not found.same
 
 
-def test_who_answers_something_else(ends: tuple[MigrationStream, MigrationStream]) -> None:
-    """It is not taken for a time."""
+def test_an_unexpected_section_is_an_error(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """On both sides; the error names both kinds."""
     source, destination = ends
     destination.send(Kind.READY)
     with pytest.raises(MigrationError, match="received READY, expected PONG with the time"):
@@ -108,5 +108,5 @@ def test_who_answers_something_else(ends: tuple[MigrationStream, MigrationStream
 
 
 def test_one_clock_has_one_identity() -> None:
-    """And says which boot it is of."""
+    """The identity is the same for each call, and not empty."""
     assert clocks.identity() == clocks.identity() != ""

@@ -1,4 +1,4 @@
-"""What a user sees of convergence: whole runs of `emu migrate`."""
+"""Output and exit status of `emu migrate` when memory does not converge."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tests.emu.test_cli import SMALL, emu
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: The guest writes faster than memory is sent; and where the host is too busy for that, the
-#: devices alone, with the latencies of 2021, take longer than the limit.
+#: The guest writes faster than memory is sent. On a host too busy for that, the devices alone, with
+#: the latencies of 2021, take longer than the limit.
 TOO_FAST = (
     *("--dirty-rate", "100M", "--max-bandwidth", "20M", "--downtime-limit", "1ms"),
     *("--costs", "rfc2021"),
 )
 
 
-def test_a_migration_that_does_not_converge_is_given_up_with_its_reason() -> None:
-    """One line says what is too fast, what is expected, and what to do about it."""
+def test_a_migration_that_does_not_converge_fails_with_its_reason() -> None:
+    """One line has the rates, the expected downtime, and advice."""
     result = emu("migrate", *SMALL, "-s", "prewired", *TOO_FAST, "--on-no-converge", "abort")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "emu: prewired, run 1 was rolled-back"
@@ -30,8 +30,8 @@ def test_a_migration_that_does_not_converge_is_given_up_with_its_reason() -> Non
     assert "lost 0, duplicated 0, corrupted 0" in result.stdout
 
 
-def test_or_switches_over_and_says_that_it_did(tmp_path: Path) -> None:
-    """In the report and in the document."""
+def test_a_switchover_without_convergence_is_reported(tmp_path: Path) -> None:
+    """In the report and in the JSON document."""
     path = tmp_path / "out.json"
     result = emu("migrate", *SMALL, "-s", "prewired", *TOO_FAST, "--json", str(path))
     assert result.returncode == 0, result.stderr
@@ -46,8 +46,8 @@ def test_or_switches_over_and_says_that_it_did(tmp_path: Path) -> None:
     assert run["integrity"]["corrupted"] == 0
 
 
-def test_a_slow_stop_is_expected_the_second_time(tmp_path: Path) -> None:
-    """No probe sees it; what it took goes with the VM, to the side that stops it next."""
+def test_a_slow_stop_is_expected_in_the_second_migration(tmp_path: Path) -> None:
+    """No probe measures it; the time of the first migration is in the history of both sides."""
     path = tmp_path / "out.json"
     slow = ("--stop-time", "100ms", "-s", "prewired,qemu-2021", "--json", str(path))
     result = emu("migrate", *SMALL, *slow)
@@ -58,8 +58,8 @@ def test_a_slow_stop_is_expected_the_second_time(tmp_path: Path) -> None:
     assert 100 * devices * 0.9 < second["expected_stop_ms"]
 
 
-def test_a_rate_that_cannot_be_is_refused() -> None:
-    """Before anything has been started."""
+def test_a_dirty_rate_above_the_maximum_is_refused() -> None:
+    """Before a process has been started."""
     result = emu("migrate", "--dirty-rate", "9999T")
     assert (result.returncode, result.stdout) == (2, "")
     assert "--dirty-rate 9999T: 64G a second is the most" in result.stderr

@@ -1,4 +1,4 @@
-"""Between two machines the connection may be cut at any moment: the VM runs on at one side."""
+"""A migration stream that breaks at any moment: the VM runs on at exactly one side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emu.errors import MigrationError
 from emu.migration import multifd
 from emu.migration.stream import Kind, MigrationStream
 from tests.emu.migration.certificates import Authority
-from tests.emu.migration.sites import Migration, await_work, check_request_log
+from tests.emu.migration.hosts import Migration, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
     from emu.vm.vm import Vm
 
-PARAMETERS = Parameters(deadline=TIMEOUT, streams=2)
+PARAMETERS = Parameters(timeout=TIMEOUT, streams=2)
 
 
 def _migration(vm: Vm, other: Vm, folder: Path) -> Migration:
-    """By TLS, with two streams and completion reports."""
+    """With TLS, two channels and completion reports."""
     ca = Authority(folder)
     tls = ca.credentials("source"), ca.credentials("destination")
     return Migration(vm, other, "prewired", folder, PARAMETERS, tls=tls, report=True)
 
 
 def _cut(monkeypatch: pytest.MonkeyPatch, when: Kind) -> list[Kind]:
-    """Cut the socket by which a section of this kind comes, just as it has come."""
+    """Shut down the socket of the first section of this kind, as soon as it is received."""
     receive = MigrationStream.receive
     cut: list[Kind] = []
 
@@ -42,7 +42,7 @@ def _cut(monkeypatch: pytest.MonkeyPatch, when: Kind) -> list[Kind]:
         return section
 
     monkeypatch.setattr(MigrationStream, "receive", received)
-    monkeypatch.setattr(multifd, "LITTLE", 1)
+    monkeypatch.setattr(multifd, "MIN_PARALLEL_BYTES", 1)
     return cut
 
 
@@ -61,10 +61,10 @@ def _cut(monkeypatch: pytest.MonkeyPatch, when: Kind) -> list[Kind]:
     ],
     ids=lambda kind: kind.name,
 )
-def test_before_the_vm_is_given_away_it_stays(
+def test_before_go_the_vm_stays_at_the_source(
     vm: Vm, other: Vm, tmp_path: Path, when: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And misses nothing."""
+    """It loses no request."""
     migration = _migration(vm, other, tmp_path)
     cut = _cut(monkeypatch, when)
     with pytest.raises(MigrationError):
@@ -73,14 +73,14 @@ def test_before_the_vm_is_given_away_it_stays(
     assert isinstance(migration.received[0], MigrationError)
     assert not vm.machine.paused
     assert other.machine.paused
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
 @pytest.mark.parametrize(
     "when", [Kind.GO, Kind.RUNNING, Kind.COMPLETION], ids=lambda kind: kind.name
 )
-def test_afterwards_it_has_moved(
+def test_from_go_on_the_vm_runs_at_the_destination(
     vm: Vm, other: Vm, tmp_path: Path, when: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only figures are lost."""
@@ -91,12 +91,14 @@ def test_afterwards_it_has_moved(
     assert migration.received == [None]
     assert migration.source.destination == {} or migration.destination.source == {}
     assert vm.machine.paused
-    await_work(other)
+    await_requests(other)
     check_request_log(other)
 
 
-def test_uncut_both_sides_know_of_each_other(vm: Vm, other: Vm, tmp_path: Path) -> None:
-    """The figures of the whole migration, and what the guest had been served."""
+def test_without_a_cut_both_sides_have_the_other_ones_report(
+    vm: Vm, other: Vm, tmp_path: Path
+) -> None:
+    """The figures of the whole migration, and the source's request counters."""
     migration = _migration(vm, other, tmp_path)
     migration.run()
     there: dict[str, Any] = migration.source.destination
@@ -111,10 +113,10 @@ def test_uncut_both_sides_know_of_each_other(vm: Vm, other: Vm, tmp_path: Path) 
     assert here["precopy"]["bytes"] > 0
 
 
-def test_clocks_that_differ_are_compared(
+def test_the_offset_of_different_clocks_is_estimated(
     vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here both sides only believe that they do: what is estimated must be nearly nothing."""
+    """The clock is the same one here, so the estimated offset must be within its error bound."""
     migration = _migration(vm, other, tmp_path)
     migration._hello["clock"] = "another machine's"
     monkeypatch.setattr("emu.migration.handshake.same_clock", lambda _welcome: False)
@@ -125,5 +127,5 @@ def test_clocks_that_differ_are_compared(
     assert abs(there["downtime_ns"] - truth) <= there["downtime_error_ns"]
     assert 0 < there["downtime_error_ns"] < 1_000_000_000
     assert migration.destination.source["downtime_ns"] == there["downtime_ns"]
-    await_work(other)
+    await_requests(other)
     check_request_log(other)

@@ -1,4 +1,4 @@
-"""A destination that gets something else than it expects releases its devices and reports why."""
+"""A destination that receives an unexpected section releases its devices and sends the reason."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from emu.migration.destination import Destination
 from emu.migration.handshake import hello
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.base import StrategyOptions
-from tests.emu.migration.sites import PARAMETERS, Events
+from tests.emu.migration.hosts import PARAMETERS, Events
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_wrong_section_is_refused(vm: Vm, other: Vm, case: str) -> None:
+def test_an_unexpected_section_is_refused(vm: Vm, other: Vm, case: str) -> None:
     before, text = CASES[case]
     ours, theirs = socket.socketpair()
     source = MigrationStream(ours, timeout=TIMEOUT)

@@ -1,5 +1,5 @@
-"""Devices are timed while the VM runs, and the VM does not notice."""
-# ruff: noqa: D103 - the names say what they do
+"""The probe times devices of a running VM without changing its state."""
+# ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.errors import MigrationError
-from emu.migration.device_probe import DeviceProbe, Forecast, calibrate, prepared
+from emu.migration.device_probe import DeviceProbe, DowntimeForecast, calibrate, prepared_payload
 from emu.migration.history import History, IdleCosts, NotifierCosts
 from emu.strategies.base import DeviceCost
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
-from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
+from tests.emu.migration.hosts import SPEC, Host, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 
@@ -26,57 +26,57 @@ MS = 1_000_000
 SLOW = 0.02
 
 
-def test_disturbs_nothing(vm: Vm, sites: tuple[Site, Site]) -> None:
+def test_a_probe_changes_no_state(vm: Vm, hosts: tuple[Host, Host]) -> None:
     rings = [(ring.started, ring.base) for device in vm.devices for ring in device.rings]
     commits = vm.machine.commits
     for _ in range(5):
         DeviceProbe(vm.devices, vm.machine, TIMEOUT)
-        await_work(vm)
+        await_requests(vm)
     assert rings == [(ring.started, ring.base) for d in vm.devices for ring in d.rings]
     assert commits == vm.machine.commits
-    assert all(sites[0].active(device.name) for device in vm.devices)
+    assert all(hosts[0].active(device.name) for device in vm.devices)
     check_request_log(vm)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_expects_something_of_every_strategy(vm: Vm, name: str) -> None:
+def test_every_strategy_has_an_estimate(vm: Vm, name: str) -> None:
     probe = DeviceProbe(vm.devices, vm.machine, TIMEOUT)
     strategy = make(name, StrategyOptions(threads=3))
     assert 0 <= probe.stop(strategy) < 5_000 * MS
     assert 0 <= probe.start(strategy) < 5_000 * MS
 
 
-def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, sites: tuple[Site, Site]) -> None:
-    """One device after the other pays for each of its messages, in flight for the slowest once."""
-    loop = sites[0].loops["blk1"]
-    over = threading.Event()
+def test_a_slow_control_plane_is_seen_before_the_blackout(vm: Vm, hosts: tuple[Host, Host]) -> None:
+    """In sequence its delay counts for each message, in parallel only once."""
+    loop = hosts[0].loops["blk1"]
+    done = threading.Event()
 
     def busy() -> None:
-        if not over.wait(SLOW):
+        if not done.wait(SLOW):
             loop.again(busy)
 
     loop.post(busy)
     try:
         probe = DeviceProbe(vm.devices, vm.machine, TIMEOUT)
     finally:
-        over.set()
-    serial, at_once = probe.stop(make("qemu-2021")), probe.stop(make("split"))
+        done.set()
+    serial, parallel = probe.stop(make("qemu-2021")), probe.stop(make("split"))
     assert serial > SLOW / 2 * 1e9
-    assert at_once > SLOW / 4 * 1e9
+    assert parallel > SLOW / 4 * 1e9
 
 
 @pytest.fixture
-def booted(sites: tuple[Site, Site], owned: ExitStack) -> tuple[Vm, History]:
-    """A VM that was measured before it ran."""
-    made, history = sites[0].vm(), History()
+def booted(hosts: tuple[Host, Host], owned: ExitStack) -> tuple[Vm, History]:
+    """A VM that was calibrated before it ran."""
+    made, history = hosts[0].vm(), History()
     owned.callback(made.close)
     made.boot(lambda: calibrate(made, history, TIMEOUT))
     made.guest.start_load("heavy")
-    await_work(made)
+    await_requests(made)
     return made, history
 
 
-def test_a_calibration_measures_everything_and_changes_nothing(booted: tuple[Vm, History]) -> None:
+def test_a_calibration_measures_all_costs_and_changes_no_state(booted: tuple[Vm, History]) -> None:
     vm, history = booted
     assert history.idle is not None
     assert history.idle.round_trips.keys() == {device.name for device in vm.devices}
@@ -99,10 +99,8 @@ def probe_of(round_trips: dict[str, int], share: int) -> DeviceProbe:
 
 @pytest.mark.parametrize("contention", [1, 3, 20])
 @pytest.mark.parametrize("slow", [1, 2, 50])
-def test_what_a_running_guest_adds_is_not_expected_of_a_blackout(
-    contention: int, slow: int
-) -> None:
-    """One device that has become slower than the others is expected to be."""
+def test_the_slowdown_by_a_running_guest_is_removed(contention: int, slow: int) -> None:
+    """The figure of a device that has become much slower than the others is kept."""
     idle = IdleCosts({f"blk{n}": 40_000 + n for n in range(5)}, 9_000, 1)
     live = {name: ns * contention for name, ns in idle.round_trips.items()}
     live["blk4"] *= slow
@@ -118,14 +116,14 @@ def test_what_a_running_guest_adds_is_not_expected_of_a_blackout(
         assert round_trips["blk4"] >= slow * 40_000
 
 
-def test_a_round_trip_that_no_guest_explains_is_believed() -> None:
-    """Even of the only device."""
+def test_a_round_trip_too_long_for_contention_is_kept() -> None:
+    """Even that of the only device."""
     probe = probe_of({"blk0": 200 * MS}, 5)
     probe.compare(IdleCosts({"blk0": 40_000}, 9, 1))
     assert probe.idle == ({"blk0": 200 * MS}, 5)
 
 
-def test_without_a_calibration_the_probe_is_believed() -> None:
+def test_without_a_calibration_the_probe_counts() -> None:
     probe = probe_of({"blk0": 70_000}, 5)
     probe.compare(None)
     assert probe.idle == ({"blk0": 70_000}, 5)
@@ -143,7 +141,7 @@ def test_without_a_calibration_the_probe_is_believed() -> None:
 def test_notifiers_count_by_ring_and_by_the_strategys_commits(
     booted: tuple[Vm, History], name: str, stop: int, start: int
 ) -> None:
-    """Where they change in the blackout."""
+    """If they change in the blackout."""
     vm, _ = booted
     probe = DeviceProbe(vm.devices, vm.machine, TIMEOUT)
     strategy = make(name)
@@ -151,14 +149,14 @@ def test_notifiers_count_by_ring_and_by_the_strategys_commits(
     assert probe.notifiers(strategy, None) == (0, 0)
 
 
-def test_a_back_end_that_has_gone_is_found_now(vm: Vm, sites: tuple[Site, Site]) -> None:
-    sites[0].kill("blk1")
+def test_a_probe_finds_a_back_end_that_has_disconnected(vm: Vm, hosts: tuple[Host, Host]) -> None:
+    hosts[0].kill("blk1")
     with pytest.raises(VhostUserError) as caught:
         DeviceProbe(vm.devices, vm.machine, TIMEOUT)
     assert caught.value.device == "blk1"
 
 
-def test_who_waits_for_one_after_the_other_expects_the_sum() -> None:
+def test_a_sequential_strategy_expects_the_sum_of_the_devices() -> None:
     costs = [DeviceCost(asked=4, round_trip=2, share=1, besides=20)] * 24
     assert make("qemu-2021").estimate(costs) == 24 * 28
     assert make("threads", StrategyOptions(threads=8)).estimate(costs) == 3 * 28
@@ -167,16 +165,16 @@ def test_who_waits_for_one_after_the_other_expects_the_sum() -> None:
     assert make("split").estimate([]) == 0
 
 
-def test_the_destination_says_what_it_expects(vm: Vm, other: Vm) -> None:
-    """And what it knows from before counts as well."""
+def test_the_forecast_uses_the_destinations_figures(vm: Vm, other: Vm) -> None:
+    """Its probe and its history."""
     strategy = make("qemu-2021")
     theirs = History()
-    theirs.learn({"dst": {"qemu-2021": [3, {}, 700 * MS, 5 * MS]}})
-    payload = prepared(other, strategy, theirs, TIMEOUT)
+    theirs.merge({"dst": {"qemu-2021": [3, {}, 700 * MS, 5 * MS]}})
+    payload = prepared_payload(other, strategy, theirs, TIMEOUT)
     mine = History()
-    forecast = Forecast(vm, strategy, mine, TIMEOUT)
+    forecast = DowntimeForecast(vm, strategy, mine, TIMEOUT)
     before = forecast.expected()
-    forecast.learn(payload)
+    forecast.use_destination(payload)
     after = forecast.expected()
     assert before.start < 700 * MS
     assert after.start == 700 * MS
@@ -185,11 +183,11 @@ def test_the_destination_says_what_it_expects(vm: Vm, other: Vm) -> None:
     assert mine.devices("dst", strategy) == 700 * MS
 
 
-def test_a_destination_may_say_nothing_but_no_nonsense(vm: Vm) -> None:
-    forecast = Forecast(vm, make("split"), History(), TIMEOUT)
+def test_an_empty_payload_of_prepared_is_valid_and_an_invalid_one_an_error(vm: Vm) -> None:
+    forecast = DowntimeForecast(vm, make("split"), History(), TIMEOUT)
     before = forecast.expected()
-    forecast.learn(b"")
+    forecast.use_destination(b"")
     assert forecast.expected() == before
     for payload in (b"\xff", b"[]", b"{}", b'{"start_ns": 1, "history": {"src": 7}}'):
         with pytest.raises(MigrationError, match="PREPARED is invalid"):
-            forecast.learn(payload)
+            forecast.use_destination(payload)

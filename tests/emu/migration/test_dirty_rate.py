@@ -9,19 +9,19 @@ import pytest
 
 from emu.errors import EmuError
 from emu.migration.dirty_rate import DirtyRate
-from tests.emu.migration.sites import await_work, check_request_log
+from tests.emu.migration.hosts import await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from emu.vm.vm import Vm
-    from tests.emu.migration.sites import Site
+    from tests.emu.migration.hosts import Host
 
 LONG = 60
 
 
-def test_devices_log_for_as_long_as_it_is_measured(vm: Vm) -> None:
-    """Its end is forced here, long before the time that was asked for."""
+def test_devices_log_while_the_dirty_rate_is_measured(vm: Vm) -> None:
+    """`close` ends the measurement here, long before the requested time."""
     rate = DirtyRate()
     assert rate.query() == {"status": "unstarted"}
     rate.start(vm, LONG)
@@ -30,15 +30,15 @@ def test_devices_log_for_as_long_as_it_is_measured(vm: Vm) -> None:
     assert all(device.logging for device in vm.devices)
     with pytest.raises(EmuError, match="being measured already"):
         rate.start(vm, LONG)
-    await_work(vm)
+    await_requests(vm)
     rate.close()
     assert rate.query()["status"] == "measured"
     assert not any(device.logging for device in vm.devices)
     check_request_log(vm)
 
 
-def test_the_rate_is_what_the_guest_writes(vm: Vm) -> None:
-    """Each page counts once, so it is less than the bytes that are written; but not nothing."""
+def test_the_dirty_rate_of_a_writing_guest_is_not_zero(vm: Vm) -> None:
+    """Each page counts once, so the rate is below the bytes that are written."""
     vm.guest.set_dirty_rate(64 << 20)
     rate = DirtyRate()
     rate.start(vm, 1)
@@ -51,9 +51,9 @@ def test_the_rate_is_what_the_guest_writes(vm: Vm) -> None:
     assert answer["dirty-rate"] > 0
 
 
-def test_a_back_end_that_is_gone_leaves_no_device_logging(vm: Vm, sites: tuple[Site, Site]) -> None:
+def test_a_start_that_fails_leaves_no_device_logging(vm: Vm, hosts: tuple[Host, Host]) -> None:
     vm.reconnect.pause()
-    sites[0].kill("blk1")
+    hosts[0].kill("blk1")
     rate = DirtyRate()
     with pytest.raises(VhostUserError, match="blk1"):
         rate.start(vm, LONG)

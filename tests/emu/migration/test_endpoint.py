@@ -1,4 +1,4 @@
-"""Addresses of a stream, and who listens at them."""
+"""Addresses of a migration stream, and the listener at one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("transport", ["unix", "tcp"])
-def test_connects(transport: str, tmp_path: Path) -> None:
-    """By a unix socket, or by TCP on a port that was free."""
+def test_a_source_connects(transport: str, tmp_path: Path) -> None:
+    """Over a unix socket, or over TCP on a free port."""
     listener = Listener("tcp:127.0.0.1:0" if transport == "tcp" else f"unix:{tmp_path / 's'}")
     assert not listener.uri.endswith(":0")
     accepted: list[MigrationStream | None] = []
@@ -37,8 +37,8 @@ def test_connects(transport: str, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_cancel_ends_the_wait(tmp_path: Path) -> None:
-    """A destination can stop waiting for a source."""
+def test_cancel_ends_accept(tmp_path: Path) -> None:
+    """No descriptor is left."""
     before = psutil.Process().num_fds()
     listener = Listener(f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []
@@ -52,8 +52,8 @@ def test_cancel_ends_the_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["", "unix:", "tcp:1", "tcp:127.0.0.1:99999", "rdma:x", "tcp::5x"])
-def test_no_address(uri: str) -> None:
-    """The text says what one looks like."""
+def test_an_invalid_address_is_refused(uri: str) -> None:
+    """The text shows the valid forms."""
     with pytest.raises(MigrationError, match="write unix:PATH or tcp:ADDRESS:PORT"):
         Listener(uri)
     with pytest.raises(MigrationError, match="write unix:PATH or tcp:ADDRESS:PORT"):
@@ -61,19 +61,19 @@ def test_no_address(uri: str) -> None:
 
 
 def test_an_address_in_use_and_one_without_a_listener(tmp_path: Path) -> None:
-    """One line each, with the address."""
+    """The error is one line with the address."""
     uri = f"unix:{tmp_path / 's'}"
     with pytest.raises(MigrationError, match="No such file"):
         connect(uri, timeout=0.1)
     listener = Listener(uri)
     with pytest.raises(MigrationError, match="in use"):
         Listener(uri)
-    assert (tmp_path / "s").exists(), "the second one must not take the first one's name away"
+    assert (tmp_path / "s").exists(), "the second one must not remove the first one's path"
     listener.close()
 
 
 @pytest.mark.parametrize("transport", ["unix", "tcp"])
-def test_a_probe_does_not_take_the_sources_place(transport: str, tmp_path: Path) -> None:
+def test_a_probe_is_not_accepted_as_the_source(transport: str, tmp_path: Path) -> None:
     """A connection that is closed before anything was sent on it does not count."""
     listener = Listener("tcp:127.0.0.1:0" if transport == "tcp" else f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []
@@ -92,7 +92,7 @@ def test_a_probe_does_not_take_the_sources_place(transport: str, tmp_path: Path)
 
 
 def test_a_wait_for_a_silent_connection_can_be_cancelled(tmp_path: Path) -> None:
-    """No source has identified itself yet."""
+    """A connection on which no byte was sent is not a source."""
     listener = Listener(f"unix:{tmp_path / 's'}")
     accepted: list[MigrationStream | None] = []
     thread = threading.Thread(target=lambda: accepted.append(listener.accept(timeout=TIMEOUT)))
@@ -106,10 +106,10 @@ def test_a_wait_for_a_silent_connection_can_be_cancelled(tmp_path: Path) -> None
 
 
 def test_a_stale_path_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
-    """A socket on which no process listens is what a killed run leaves."""
+    """A killed run leaves a socket on which no process listens."""
     path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
     listener = Listener(f"unix:{path}")
     probe(listener.uri, timeout=TIMEOUT)
     listener.close()

@@ -1,4 +1,4 @@
-"""A VM that does not fit is refused by name, before anything at the source is touched."""
+"""A destination refuses a VM that differs from its own, before the source changes any state."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from emu.migration.handshake import (
     VERSION,
     Handshake,
     hello,
+    required_match,
     same_clock,
-    shape,
     welcome,
 )
 from emu.strategies.registry import StrategyOptions
-from tests.emu.migration.sites import Migration, await_work, check_request_log
+from tests.emu.migration.hosts import Migration, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def _shape(vm: Vm, **changes: Any) -> dict[str, Any]:
-    return {"spec": {**shape(vm.spec, "soft"), **changes}}
+    return {"spec": {**required_match(vm.spec, "soft"), **changes}}
 
 
 _CASES: dict[str, tuple[Callable[[Vm], dict[str, Any]], str]] = {
@@ -52,15 +52,15 @@ _CASES: dict[str, tuple[Callable[[Vm], dict[str, Any]], str]] = {
     "streams": (lambda vm: {"streams": 99}, "streams: 99 is not in 1 to 16"),
     "strategy": (lambda vm: {"strategy": "magic"}, "magic"),
     "options": (lambda vm: {"options": {"magic": 1}}, "HELLO is invalid"),
-    "nonsense": (lambda vm: {"spec": "x"}, "HELLO is invalid"),
+    "a spec that is not an object": (lambda vm: {"spec": "x"}, "HELLO is invalid"),
 }
 
 
 @pytest.mark.parametrize("case", _CASES)
-def test_a_mismatch_is_refused_before_anything_is_touched(
+def test_a_mismatch_is_refused_before_any_state_changes(
     vm: Vm, other: Vm, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No dirty log, no message to a back-end, no vCPU: the guest never learns of it."""
+    """No dirty log is enabled, no message is sent to a back-end, no vCPU is paused."""
     change, text = _CASES[case]
     touched: list[object] = []
     monkeypatch.setattr(lifecycle, "set_logging", touched.append)
@@ -72,12 +72,12 @@ def test_a_mismatch_is_refused_before_anything_is_touched(
     assert text in str(refused.value)
     assert text in str(migration.received[0])
     assert touched == []
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
-def test_all_that_differs_is_named_at_once(vm: Vm, other: Vm) -> None:
-    """So that one attempt shows all reasons."""
+def test_one_refusal_names_all_differences(vm: Vm, other: Vm) -> None:
+    """The spec's and the disks'."""
     import json
 
     content = hello(vm, "prewired", StrategyOptions())
@@ -88,8 +88,8 @@ def test_all_that_differs_is_named_at_once(vm: Vm, other: Vm) -> None:
         )
 
 
-def test_nonsense_from_a_stranger(other: Vm) -> None:
-    """Is one line, whatever it is."""
+def test_an_invalid_hello_or_welcome_is_an_error(other: Vm) -> None:
+    """Not JSON, or JSON with other contents."""
     for payload in (b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"version": 3}'):
         with pytest.raises(MigrationError, match="is invalid"):
             Handshake.accept(payload, other.spec, "soft", other)
@@ -102,8 +102,8 @@ def test_nonsense_from_a_stranger(other: Vm) -> None:
 def test_a_further_stream_of_another_peer_is_refused(
     vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who does not know the session is no stream of this migration."""
-    parameters = Parameters(deadline=TIMEOUT, streams=2)
+    """JOIN must have the session of this migration."""
+    parameters = Parameters(timeout=TIMEOUT, streams=2)
     migration = Migration(vm, other, "prewired", tmp_path, parameters)
     accept = Handshake.accept
 
@@ -113,5 +113,5 @@ def test_a_further_stream_of_another_peer_is_refused(
     monkeypatch.setattr(Handshake, "accept", another)
     with pytest.raises(MigrationError, match="not of this migration"):
         migration.run()
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)

@@ -33,11 +33,11 @@ class Side(MigrationSide):
 
 
 class Run:
-    """A job, its events, and the point at which its work waits."""
+    """A job whose work waits until `end`, and its events."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
-        self.goes, self.ended = threading.Event(), threading.Event()
+        self.proceed, self.ended = threading.Event(), threading.Event()
         self.side = Side()
         self.job = Job(self._emit)
 
@@ -48,13 +48,13 @@ class Run:
 
     def start(self, work: Callable[[], None], *, cancel: Callable[[], bool] = bool) -> None:
         def waits() -> None:
-            assert self.goes.wait(TIMEOUT)
+            assert self.proceed.wait(TIMEOUT)
             work()
 
         self.job.start(self.side, waits, cancel=cancel)
 
     def end(self) -> None:
-        self.goes.set()
+        self.proceed.set()
         assert self.ended.wait(TIMEOUT)
 
     @property
@@ -123,11 +123,11 @@ def test_a_cancel_that_is_too_late_changes_nothing() -> None:
 def test_closing_a_job_ends_its_migration() -> None:
     run = Run()
 
-    def give_up() -> bool:
-        run.goes.set()
+    def cancel() -> bool:
+        run.proceed.set()
         return True
 
-    run.start(fail(CancelledError()), cancel=give_up)
+    run.start(fail(CancelledError()), cancel=cancel)
     run.job.close()
     assert not run.job.running
     assert run.statuses[-1] == "cancelled"

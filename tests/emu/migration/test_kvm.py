@@ -1,4 +1,4 @@
-"""Whole migrations of a VM with real vCPUs and notifiers, and the way back from one that fails."""
+"""Migrations of a VM with KVM vCPUs, ioeventfds and irqfds, and the roll-back of a failed one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emu.errors import CancelledError, EmuError, MigrationError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
 from emu.strategies.registry import STRATEGIES
-from tests.emu.migration.sites import Migration, Site, await_work, check_request_log, wait_until
+from tests.emu.migration.hosts import Host, Migration, await_requests, check_request_log, wait_until
 from tests.emu.migration.test_cancel import cancel_at
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from emu.vm.vm import Vm
 
 
-def make(site: Site, owned: ExitStack) -> Vm:
-    """A VM on KVM; the test is skipped where there is none."""
+def make(host: Host, owned: ExitStack) -> Vm:
+    """A VM with KVM; the test is skipped where /dev/kvm does not work."""
     try:
-        made = site.vm(accel="kvm")
+        made = host.vm(accel="kvm")
     except EmuError as error:
         pytest.skip(str(error))
     owned.callback(made.close)
@@ -32,19 +32,19 @@ def make(site: Site, owned: ExitStack) -> Vm:
 
 
 @pytest.fixture
-def vm(sites: tuple[Site, Site], owned: ExitStack) -> Vm:
-    """A VM on the first side, under heavy load."""
-    made = make(sites[0], owned)
+def vm(hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
+    """A VM on the source host, under heavy load."""
+    made = make(hosts[0], owned)
     made.boot()
     made.guest.start_load("heavy")
-    await_work(made)
+    await_requests(made)
     return made
 
 
 @pytest.fixture
-def other(sites: tuple[Site, Site], owned: ExitStack) -> Vm:
-    """A VM on the second side, which waits."""
-    return make(sites[1], owned)
+def other(hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
+    """A VM on the destination host, which waits."""
+    return make(hosts[1], owned)
 
 
 def counts(vm: Vm) -> list[list[int]]:
@@ -55,11 +55,11 @@ def counts(vm: Vm) -> list[list[int]]:
     return [list(mailbox.counts) for mailbox in accel.drivers.mailboxes]
 
 
-def all_run(vm: Vm) -> None:
-    """The timer ticks, and interrupts of every device reach the guest."""
+def await_interrupts(vm: Vm) -> None:
+    """Return when the timer has ticked, and interrupts of disks and NICs have reached the guest."""
     before = counts(vm)
     interrupts = vm.guest.request_log().net_interrupts
-    await_work(vm)
+    await_requests(vm)
     wait_until(lambda: vm.guest.request_log().net_interrupts > interrupts)
     wait_until(lambda: counts(vm)[0][image.TIMER_VECTOR] > before[0][image.TIMER_VECTOR])
 
@@ -73,74 +73,74 @@ def test_migrates_under_load(
     owned: ExitStack,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is lost, and what the vCPUs count goes on where it stood."""
+    """No request is lost, and the interrupt counters of the vCPUs continue."""
     migration = Migration(vm, other, strategy, tmp_path, owned=owned)
     left: list[list[int]] = []
     pause = vm.pause_vcpus
 
-    def pause_and_look(deadline: float) -> None:
-        pause(deadline)
+    def pause_and_count(timeout: float) -> None:
+        pause(timeout)
         left[:] = counts(vm)
 
-    monkeypatch.setattr(vm, "pause_vcpus", pause_and_look)
+    monkeypatch.setattr(vm, "pause_vcpus", pause_and_count)
     migration.run()
     assert migration.received == [None]
     assert migration.source.requests_in_flight > 0
-    there = migration.there
+    there = migration.destination_vm
     for had, has in zip(left, counts(there), strict=True):
         assert all(before <= after for before, after in zip(had, has, strict=True))
-    all_run(there)
+    await_interrupts(there)
     check_request_log(there)
 
 
-def test_back_and_forth(vm: Vm, sites: tuple[Site, Site], owned: ExitStack, tmp_path: Path) -> None:
-    """Each side more than once, and the counters never go back."""
-    here, place = vm, 0
+def test_back_and_forth(vm: Vm, hosts: tuple[Host, Host], owned: ExitStack, tmp_path: Path) -> None:
+    """Each host runs the VM more than once."""
+    here, turn = vm, 0
     for _ in range(4):
-        place = 1 - place
-        there = make(sites[place], owned)
+        turn = 1 - turn
+        there = make(hosts[turn], owned)
         Migration(here, there, "prewired", tmp_path).run()
         here.close()
         here = there
-        all_run(here)
+        await_interrupts(here)
     check_request_log(here)
 
 
 @pytest.mark.parametrize("strategy", ["qemu-2021", "threads", "prewired"])
-def test_the_source_runs_on_when_it_fails(
+def test_the_vm_runs_on_at_the_source_when_the_migration_fails(
     vm: Vm, other: Vm, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of the blackout: the vCPUs run again here, with all of their interrupts."""
+    """It fails in the blackout; the vCPUs resume at the source, with all of their interrupts."""
 
     def fail(_state: bytes) -> None:
-        raise MigrationError(Phase.LOAD_STATE, "nothing is loaded today")
+        raise MigrationError(Phase.LOAD_STATE, "on purpose")
 
     monkeypatch.setattr(other.machine, "load_vcpus", fail)
-    with pytest.raises(MigrationError, match="nothing is loaded today"):
+    with pytest.raises(MigrationError, match="on purpose"):
         Migration(vm, other, strategy, tmp_path).run()
     assert not vm.machine.paused
-    all_run(vm)
+    await_interrupts(vm)
     check_request_log(vm)
 
 
-def test_the_source_runs_on_when_a_handover_is_cancelled(
+def test_the_vm_runs_on_at_the_source_when_a_handover_is_cancelled(
     vm: Vm, other: Vm, tmp_path: Path, owned: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel has its irqfds back, and those of the other side are gone."""
+    """KVM has the source's irqfds again."""
     migration = Migration(vm, other, "handover", tmp_path, owned=owned)
     cancel_at(migration, "READY", monkeypatch)
     with pytest.raises(CancelledError):
         migration.run()
-    all_run(vm)
+    await_interrupts(vm)
     check_request_log(vm)
 
 
 def test_another_accelerator_is_refused(
-    vm: Vm, sites: tuple[Site, Site], owned: ExitStack, tmp_path: Path
+    vm: Vm, hosts: tuple[Host, Host], owned: ExitStack, tmp_path: Path
 ) -> None:
-    """Real vCPUs cannot go on as emulated ones."""
-    soft = sites[1].vm()
+    """The state of KVM vCPUs cannot be loaded into emulated ones."""
+    soft = hosts[1].vm()
     owned.callback(soft.close)
     with pytest.raises(MigrationError, match="accelerator: kvm at the source, soft at"):
         Migration(vm, soft, "split", tmp_path).run()
-    all_run(vm)
+    await_interrupts(vm)

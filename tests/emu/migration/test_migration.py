@@ -1,4 +1,4 @@
-"""Whole migrations between two VMs, and the way back from those that fail."""
+"""Migrations between two VMs, and the roll-back of those that fail."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from devices.procedure import Phase
 from emu.errors import CancelledError, MigrationError
-from emu.migration.handshake import shape
+from emu.migration.handshake import required_match
 from emu.strategies.registry import STRATEGIES, make
-from tests.emu.migration.sites import (
-    MOVES,
+from tests.emu.migration.hosts import (
+    RING_STOPPING_STRATEGIES,
+    Host,
     Migration,
-    Site,
     await_disk,
-    await_work,
+    await_requests,
     check_request_log,
     wait_until,
 )
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 def test_migrates_under_load(
     vm: Vm, other: Vm, strategy: str, tmp_path: Path, owned: ExitStack
 ) -> None:
-    """The guest goes on over there, and misses nothing."""
+    """The guest runs on at the destination and loses no request."""
     migration = Migration(vm, other, strategy, tmp_path, owned=owned)
     migration.run()
     assert migration.received == [None]
     assert vm.machine.paused
-    assert not migration.there.machine.paused
+    assert not migration.destination_vm.machine.paused
     assert migration.source.requests_in_flight > 0
-    await_work(migration.there)
-    check_request_log(migration.there)
+    await_requests(migration.destination_vm)
+    check_request_log(migration.destination_vm)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -56,9 +56,9 @@ def test_downtimes_agree(
     start = migration.source.timeline.marks["pause_start_ns"]
     end = migration.destination.timeline.marks["running_ns"]
     assert start < end
-    await_work(migration.there)
+    await_requests(migration.destination_vm)
     age = start - migration.source.timeline.marks["last_beat_ns"]
-    # A busy host may let either clock be read late; a figure that is wrong is off by more.
+    # On a busy host either clock may be read late; a wrong figure is off by more.
     assert 0 < migration.destination.guest_gap_ns <= end - start + max(0, age) + 500_000_000
     spans = migration.source.timeline.spans + migration.destination.timeline.spans
     phases = {span.phase for span in spans if span.in_blackout}
@@ -69,68 +69,68 @@ def test_downtimes_agree(
     assert bool(moved_out & phases) is not make(strategy).prepares_ahead
 
 
-def test_rings_are_never_started_on_both_sides(vm: Vm, other: Vm, sites: tuple[Site, Site]) -> None:
-    """While the VM runs here, the image's lock keeps the other side's disks from starting."""
+def test_rings_are_never_started_on_both_sides(vm: Vm, other: Vm, hosts: tuple[Host, Host]) -> None:
+    """While the VM runs at the source, the lock of the image stops the destination's rings."""
     other.guest.attach()
     for index, device in enumerate(other.devices):
         device.set_up_rings(other.guest.ring_addresses(index))
     other.start_devices()
     for disk in ("blk0", "blk1"):
-        assert sites[0].active(disk)
-        assert not sites[1].active(disk)
-    await_work(vm)
+        assert hosts[0].active(disk)
+        assert not hosts[1].active(disk)
+    await_requests(vm)
     vm.pause_vcpus()
     vm.stop_devices()
     other.signal_all_rings()
     for disk in ("blk0", "blk1"):
-        assert not sites[0].active(disk)
-        wait_until(partial(sites[1].active, disk))
+        assert not hosts[0].active(disk)
+        wait_until(partial(hosts[1].active, disk))
 
 
-def test_another_shape_is_refused_by_name(vm: Vm, other: Vm, tmp_path: Path) -> None:
-    """Nothing is touched, and the source runs on."""
+def test_another_number_of_vcpus_is_refused(vm: Vm, other: Vm, tmp_path: Path) -> None:
+    """The VM runs on at the source."""
     migration = Migration(vm, other, "split", tmp_path)
     with pytest.raises(MigrationError, match="vcpus: 7 at the source, 3 at"):
-        migration.run(spec={**shape(vm.spec, "soft"), "vcpus": 7})
+        migration.run(spec={**required_match(vm.spec, "soft"), "vcpus": 7})
     assert isinstance(migration.received[0], MigrationError)
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
-@pytest.mark.parametrize("strategy", MOVES)
-def test_destination_back_end_dies(
-    vm: Vm, other: Vm, sites: tuple[Site, Site], strategy: str, tmp_path: Path
+@pytest.mark.parametrize("strategy", RING_STOPPING_STRATEGIES)
+def test_the_migration_rolls_back_when_a_back_end_of_the_destination_ends(
+    vm: Vm, other: Vm, hosts: tuple[Host, Host], strategy: str, tmp_path: Path
 ) -> None:
-    """The source takes the VM back, and nothing is lost."""
-    sites[1].kill("blk1")
+    """The VM runs on at the source, and no request is lost."""
+    hosts[1].kill("blk1")
     migration = Migration(vm, other, strategy, tmp_path)
     with pytest.raises(MigrationError, match="blk1"):
         migration.run()
     assert isinstance(migration.received[0], VhostUserError)
     assert not vm.machine.paused
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
     assert not any(device.logging for device in vm.devices)
 
 
-@pytest.mark.parametrize("strategy", MOVES)
+@pytest.mark.parametrize("strategy", RING_STOPPING_STRATEGIES)
 @pytest.mark.parametrize("victim", ["net0", "blk1"])
-def test_source_back_end_dies_at_the_stop(
+def test_a_back_end_of_the_source_that_ends_at_the_stop_is_lost(
     vm: Vm,
     other: Vm,
-    sites: tuple[Site, Site],
+    hosts: tuple[Host, Host],
     strategy: str,
     victim: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It costs its own device; the others go on, and its requests stay where they are."""
+    """The other devices continue; the lost one's requests stay outstanding."""
     migration = Migration(vm, other, strategy, tmp_path)
     pause = vm.pause_vcpus
 
-    def pause_and_kill(deadline: float) -> None:
-        pause(deadline)
-        sites[0].kill(victim)
+    def pause_and_kill(timeout: float) -> None:
+        pause(timeout)
+        hosts[0].kill(victim)
 
     monkeypatch.setattr(vm, "pause_vcpus", pause_and_kill)
     with pytest.raises((VhostUserError, MigrationError), match=victim):
@@ -148,7 +148,7 @@ def test_source_back_end_dies_at_the_stop(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_no_failure_after_running_takes_the_vm_back(
+def test_no_failure_after_running_resumes_the_vm_at_the_source(
     vm: Vm,
     other: Vm,
     strategy: str,
@@ -156,7 +156,7 @@ def test_no_failure_after_running_takes_the_vm_back(
     monkeypatch: pytest.MonkeyPatch,
     owned: ExitStack,
 ) -> None:
-    """Once it runs over there, nothing may start it here again."""
+    """The VM runs at the destination, so it must not run at the source again."""
     migration = Migration(vm, other, strategy, tmp_path, owned=owned)
 
     def fail(_tasks: object, _stage: object) -> None:
@@ -166,13 +166,13 @@ def test_no_failure_after_running_takes_the_vm_back(
     with pytest.raises(MigrationError, match="on purpose"):
         migration.run()
     assert vm.machine.paused
-    assert not migration.there.machine.paused
-    await_work(migration.there)
-    check_request_log(migration.there)
+    assert not migration.destination_vm.machine.paused
+    await_requests(migration.destination_vm)
+    check_request_log(migration.destination_vm)
 
 
 def test_cancel_before_the_handshake(vm: Vm, other: Vm, tmp_path: Path) -> None:
-    """The VM runs on here, and the destination goes on waiting for a source."""
+    """The VM runs on at the source, and the destination still waits for a source."""
     migration = Migration(vm, other, "prewired", tmp_path)
     migration.source.cancel()
     with contextlib.closing(migration.listener) as listener:
@@ -180,20 +180,20 @@ def test_cancel_before_the_handshake(vm: Vm, other: Vm, tmp_path: Path) -> None:
             migration.run_source()
         with pytest.raises(MigrationError, match="no source has connected"):
             listener.accept(timeout=TIMEOUT, connect_timeout=0)
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
-def test_back_and_forth(vm: Vm, sites: tuple[Site, Site], tmp_path: Path) -> None:
+def test_back_and_forth(vm: Vm, hosts: tuple[Host, Host], tmp_path: Path) -> None:
     """A VM that has been migrated can be migrated again."""
     here, turn = vm, 0
     for strategy in ("prewired", "split", "prewired"):
         turn = 1 - turn
-        there = sites[turn].vm()
+        there = hosts[turn].vm()
         Migration(here, there, strategy, tmp_path).run()
         here.close()
         here = there
-        await_work(here)
+        await_requests(here)
     try:
         check_request_log(here)
     finally:

@@ -1,5 +1,5 @@
-"""Memory over several sockets: every page, in the right order, or an error on both sides."""
-# ruff: noqa: D102, D103 - the names say what they do
+"""Memory over several channels: every page, in the right order, or an error on both sides."""
+# ruff: noqa: D102, D103 - the names describe them
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from emu.errors import MigrationError
 from emu.machine.ram import GuestRam
 from emu.migration import multifd
 from emu.migration.bandwidth import TokenBucket
-from emu.migration.multifd import ReceivingChannels, SendingChannels, shares
-from emu.migration.ram_sync import pieces, total
+from emu.migration.multifd import ReceivingChannels, SendingChannels, split_evenly
+from emu.migration.ram_sync import chunks, total
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.timeline import now
-from tests.emu.migration.sites import Migration, await_work, check_request_log
+from tests.emu.migration.hosts import Migration, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ SIZE = 32 * MIB
 CHUNK = 32 << 10
 
 
-class Wires:
-    """Sockets from one memory to another."""
+class Channels:
+    """Multifd channels from one memory to another."""
 
     def __init__(self, count: int) -> None:
         pairs = [socket.socketpair() for _ in range(count)]
@@ -98,9 +98,9 @@ class Wires:
 
 
 @pytest.fixture(params=[1, 2, 4])
-def wires(request: pytest.FixtureRequest) -> Iterator[Wires]:
-    """With so many sockets."""
-    made = Wires(request.param)
+def channels(request: pytest.FixtureRequest) -> Iterator[Channels]:
+    """As many channels as the parameter."""
+    made = Channels(request.param)
     yield made
     made.close()
 
@@ -114,13 +114,13 @@ _runs = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 300)), max_size=20
 
 
 @given(_runs, st.integers(1, 16))
-def test_shares_are_everything_once_and_even(runs: list[tuple[int, int]], count: int) -> None:
-    found = shares(runs, count)
-    assert len(found) == count
-    assert [page for share in found for run in share for page in _pages(run)] == [
+def test_shares_are_even_and_have_each_page_once(runs: list[tuple[int, int]], count: int) -> None:
+    shares = split_evenly(runs, count)
+    assert len(shares) == count
+    assert [page for share in shares for run in share for page in _pages(run)] == [
         page for run in runs for page in _pages(run)
     ]
-    sizes = [total(share) for share in found]
+    sizes = [total(share) for share in shares]
     assert max(sizes) <= -(-total(runs) // count) + 4095
 
 
@@ -129,51 +129,51 @@ def _pages(run: tuple[int, int]) -> range:
 
 
 @pytest.mark.parametrize("slow", [0, -1])
-def test_a_later_round_is_never_overtaken(
-    wires: Wires, monkeypatch: pytest.MonkeyPatch, slow: int
+def test_a_later_round_is_not_overwritten_by_an_earlier_one(
+    channels: Channels, monkeypatch: pytest.MonkeyPatch, slow: int
 ) -> None:
-    """Although one socket is read late, and the next round says more of its pages by another."""
-    monkeypatch.setattr(multifd, "LITTLE", CHUNK + 1)
+    """One channel is read late, and the next round sends its pages over another channel."""
+    monkeypatch.setattr(multifd, "MIN_PARALLEL_BYTES", CHUNK + 1)
     late = threading.Event()
     receive_ram = MigrationStream.receive_ram
 
-    def dawdle(stream: MigrationStream, ram: GuestRam, count: int, table: bytes) -> int:
-        if stream is wires.theirs[slow]:
+    def receive_late(stream: MigrationStream, ram: GuestRam, count: int, table: bytes) -> int:
+        if stream is channels.theirs[slow]:
             late.wait(0.02)
         return receive_ram(stream, ram, count, table)
 
-    monkeypatch.setattr(MigrationStream, "receive_ram", dawdle)
-    wires.start()
+    monkeypatch.setattr(MigrationStream, "receive_ram", receive_late)
+    channels.start()
     # A chunk for each socket, so few that the sockets' buffers take the whole round.
-    runs = [(number * CHUNK, CHUNK) for number in range(len(wires.theirs))]
-    whole = wires.source.view(0, len(runs) * CHUNK)
+    runs = [(number * CHUNK, CHUNK) for number in range(len(channels.theirs))]
+    whole = channels.source.view(0, len(runs) * CHUNK)
     for number in range(1, 8):
         whole[:] = bytes([number]) * len(whole)
         turn = number % len(runs)
-        wires.sending.send_ram(wires.source, runs[turn:] + runs[:turn])
-        wires.sending.end_round()
-        if number % 3 == 0:  # what goes by the first socket alone is no exception
+        channels.sending.send_ram(channels.source, runs[turn:] + runs[:turn])
+        channels.sending.end_round()
+        if number % 3 == 0:  # a round over the first channel alone
             whole[:CHUNK] = bytes([100 + number]) * CHUNK
-            wires.sending.send_ram(wires.source, runs[:1])
-            wires.sending.end_round()
-    wires.finish()
-    assert wires.error is None
-    assert wires.destination.view(0, len(whole)) == whole
+            channels.sending.send_ram(channels.source, runs[:1])
+            channels.sending.end_round()
+    channels.finish()
+    assert channels.error is None
+    assert channels.destination.view(0, len(whole)) == whole
 
 
-def test_what_is_little_goes_by_the_first_socket_alone(wires: Wires) -> None:
-    """In a blackout no thread is waited for."""
-    wires.start()
-    wires.source.view(0, 4096)[:] = b"x" * 4096
-    wires.sending.send_ram(wires.source, [(0, 4096)])
-    wires.finish()
-    assert wires.destination.view(0, 4096) == b"x" * 4096
-    assert all(stream.bytes_sent == 0 for stream in wires.sending._others)
+def test_little_memory_is_sent_over_the_first_channel_alone(channels: Channels) -> None:
+    """So a blackout does not wait for threads."""
+    channels.start()
+    channels.source.view(0, 4096)[:] = b"x" * 4096
+    channels.sending.send_ram(channels.source, [(0, 4096)])
+    channels.finish()
+    assert channels.destination.view(0, 4096) == b"x" * 4096
+    assert all(stream.bytes_sent == 0 for stream in channels.sending._others)
 
 
 @pytest.mark.parametrize("broken", [0, 1, 3])
 def test_an_error_on_any_socket_ends_both_sides(broken: int) -> None:
-    made = Wires(4)
+    made = Channels(4)
     try:
         made.start()
         view = made.source.view(0, SIZE)
@@ -181,16 +181,16 @@ def test_an_error_on_any_socket_ends_both_sides(broken: int) -> None:
         made.theirs[broken].interrupt()
         with pytest.raises(MigrationError):
             made.send_rounds(100)
-        made._first.interrupt()  # as a source that gives up does
+        made._first.interrupt()  # as a source that fails does
         made.join()
         assert made.error is not None
     finally:
         made.close()
 
 
-def test_a_stranger_on_a_further_socket() -> None:
-    """What is no memory ends the migration."""
-    made = Wires(2)
+def test_a_section_other_than_ram_on_a_further_channel_is_an_error() -> None:
+    """The error names both kinds."""
+    made = Channels(2)
     try:
         made.start()
         made.sending._others[0].send(Kind.GO)
@@ -200,32 +200,32 @@ def test_a_stranger_on_a_further_socket() -> None:
         made.close()
 
 
-def test_the_bandwidth_limit_holds_for_all_together(wires: Wires) -> None:
-    """The bucket counts what goes, whichever way."""
-    wires.start()
+def test_the_bandwidth_limit_holds_for_all_channels_together(channels: Channels) -> None:
+    """The bucket counts the bytes of all channels."""
+    channels.start()
     limit = 64 * MIB
     bucket = TokenBucket(limit)
-    wires.source.view(0, SIZE)[:] = b"z" * SIZE
+    channels.source.view(0, SIZE)[:] = b"z" * SIZE
     began = now()
-    rest = threading.Event()
-    for piece in pieces([(0, SIZE)], 2 * MIB):
-        wires.sending.send_ram(wires.source, piece)
-        rest.wait(bucket.consume(total(piece)) / 1e9)
+    never = threading.Event()
+    for chunk in chunks([(0, SIZE)], 2 * MIB):
+        channels.sending.send_ram(channels.source, chunk)
+        never.wait(bucket.consume(total(chunk)) / 1e9)
     took = (now() - began) / 1e9
-    wires.finish()
+    channels.finish()
     assert SIZE / took <= limit * 1.1
 
 
 @pytest.mark.parametrize("strategy", ["qemu-2021", "prewired"])
-def test_a_whole_migration_over_three_sockets(
+def test_a_migration_over_three_channels(
     vm: Vm, other: Vm, tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every socket used for what there is, be it little."""
-    monkeypatch.setattr(multifd, "LITTLE", 1)
+    """Every channel carries memory, however little."""
+    monkeypatch.setattr(multifd, "MIN_PARALLEL_BYTES", 1)
     threads = threading.active_count()
-    migration = Migration(vm, other, strategy, tmp_path, Parameters(deadline=TIMEOUT, streams=3))
+    migration = Migration(vm, other, strategy, tmp_path, Parameters(timeout=TIMEOUT, streams=3))
     migration.run()
     assert migration.received == [None]
-    await_work(other)
+    await_requests(other)
     check_request_log(other)
     assert not [t for t in threading.enumerate() if t.name.startswith("stream ")], threads

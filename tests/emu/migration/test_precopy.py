@@ -1,4 +1,4 @@
-"""Pre-copy of a VM that runs: limits, a guest that writes too fast, and failures."""
+"""Pre-copy of a running VM: limits, a guest that writes too fast, and failures."""
 # ruff: noqa: D102, D103 - the names describe them
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from emu.errors import MigrationError
 from emu.guest import layout
 from emu.machine.ram import GuestRam
 from emu.machine.throttle import MAX_PERCENT
-from emu.migration.convergence import FIRST_THROTTLE, THROTTLE_STEP, Expected, Reason
-from emu.migration.device_probe import Forecast
+from emu.migration.convergence import FIRST_THROTTLE, THROTTLE_STEP, DeviceDowntime, Reason
+from emu.migration.device_probe import DowntimeForecast
 from emu.migration.precopy import Precopy
-from emu.migration.ram_sync import RamSync, pieces, total
+from emu.migration.ram_sync import RamSync, chunks, total
 from emu.migration.stream import Kind, MigrationStream
-from tests.emu.migration.sites import (
+from tests.emu.migration.hosts import (
     Events,
     Migration,
-    await_work,
+    await_requests,
     check_request_log,
     wait_until,
 )
@@ -38,48 +38,48 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.vm.vm import Vm
-    from tests.emu.migration.sites import Site
+    from tests.emu.migration.hosts import Host
 
 MIB = 1 << 20
 WORKING_SET = 16 * MIB
-#: Bytes a second of memory, and of what may be sent: far below what a busy machine manages.
+#: Bytes a second that the guest writes, and that may be sent: far below what a busy host can do.
 FAST, SLOW = 100 * MIB, 40 * MIB
-#: Milliseconds of downtime. A stream of 0.2 to 8 GiB/s carries less than the working set in them,
-#: and more than a guest writes between two looks that has been slowed down as far as it can be.
+#: Milliseconds of downtime. In this time a stream of 0.2 to 8 GiB/s carries less than the working
+#: set, and more than a guest at the maximum throttle writes between two dirty bitmap syncs.
 LIMIT = 2
 
 
-class Known(Forecast):
-    """A forecast of no time besides memory, without a VM to probe."""
+class ZeroForecast(DowntimeForecast):
+    """Predicts no downtime besides memory, and probes no VM."""
 
     def __init__(self) -> None:
-        self.learned: list[bytes] = []
+        self.payloads: list[bytes] = []
 
-    def expected(self) -> Expected:
-        return Expected()
+    def expected(self) -> DeviceDowntime:
+        return DeviceDowntime()
 
-    def learn(self, payload: bytes) -> None:
-        self.learned.append(payload)
+    def use_destination(self, payload: bytes) -> None:
+        self.payloads.append(payload)
 
 
 class Wire:
-    """A stream into another memory, which must be the same in the end."""
+    """A stream into another memory, which must be equal in the end."""
 
     def __init__(self, size: int) -> None:
         ours, theirs = socket.socketpair()
         self.stream = MigrationStream(ours, timeout=TIMEOUT)
         self.ram = GuestRam(size)
-        self._far = MigrationStream(theirs, timeout=TIMEOUT)
+        self._destination = MigrationStream(theirs, timeout=TIMEOUT)
         self._thread = threading.Thread(target=self._receive)
         self._thread.start()
 
     def _receive(self) -> None:
         with contextlib.suppress(MigrationError):  # a test may close the stream at any point
             while True:
-                kind, count, payload = self._far.receive()
+                kind, count, payload = self._destination.receive()
                 if kind is not Kind.RAM:
                     return
-                self._far.receive_ram(self.ram, count, payload)
+                self._destination.receive_ram(self.ram, count, payload)
 
     def finish(self) -> None:
         """Return when all memory has been received."""
@@ -90,7 +90,7 @@ class Wire:
     def close(self) -> None:
         self.stream.close()
         self._thread.join(TIMEOUT)
-        self._far.close()
+        self._destination.close()
         self.ram.close()
 
 
@@ -101,7 +101,7 @@ class Rig:
         self.vm = vm
         self.wire = wire
         self.events = Events()
-        self.known = Known()
+        self.forecast = ZeroForecast()
         self.throttles: list[int] = []
         self.cancelled = threading.Event()
         self.sync = RamSync(vm.machine.ram, log)
@@ -113,7 +113,7 @@ class Rig:
             self.wire.stream,
             parameters,
             self.events,
-            forecast=self.known,
+            forecast=self.forecast,
             throttle=self._throttle,
             pause=self.cancelled.wait,
             check=self._check,
@@ -129,15 +129,15 @@ class Rig:
 
     @property
     def remaining(self) -> list[int]:
-        """What each round has left."""
+        """The dirty bytes after each round."""
         return [int(str(d["remaining"])) for name, d in self.events.seen if name.endswith("PASS")]
 
 
 @pytest.fixture
-def writing(sites: tuple[Site, Site], owned: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Vm:
-    """A VM that does nothing but write its memory."""
+def writing(hosts: tuple[Host, Host], owned: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Vm:
+    """A VM whose guest writes its memory and makes no requests."""
     monkeypatch.setattr(layout, "DIRTY_MEMORY_BYTES", WORKING_SET)
-    vm = sites[0].vm()
+    vm = hosts[0].vm()
     owned.callback(vm.close)
     vm.boot()
     vm.guest.set_dirty_rate(FAST)
@@ -158,10 +158,10 @@ def prepared() -> bytes:
     return b""
 
 
-def test_slows_a_guest_down_that_writes_faster_than_it_is_sent(rig: Rig) -> None:
-    """Step by step, until it converges or no further throttle is possible; then it runs freely.
+def test_a_guest_that_writes_faster_than_memory_is_sent_is_throttled(rig: Rig) -> None:
+    """Step by step until memory converges or the throttle is at its maximum; afterwards by 0%.
 
-    How far the throttle has to go depends on the machine, so only the order of events is checked.
+    The final throttle depends on the host's speed, so only the order of events is checked.
     """
     wait_until(lambda: total(rig.vm.machine.ram.extents()) > WORKING_SET)
     precopy = rig.precopy(Parameters(downtime_limit=LIMIT, max_bandwidth=SLOW, auto_converge=True))
@@ -171,14 +171,14 @@ def test_slows_a_guest_down_that_writes_faster_than_it_is_sent(rig: Rig) -> None
     steps = [*range(FIRST_THROTTLE, MAX_PERCENT, THROTTLE_STEP), MAX_PERCENT]
     assert rig.throttles
     assert rig.throttles == steps[: len(rig.throttles)]
-    assert decision.outlook.throttle == rig.throttles[-1]
+    assert decision.estimate.throttle == rig.throttles[-1]
     assert rig.vm.machine.gate.throttle.percent == rig.throttles[-1]
     if decision.reason is Reason.CONVERGED:
-        allowed = decision.outlook.bandwidth * LIMIT // 1000
+        allowed = decision.estimate.bandwidth * LIMIT // 1000
         assert rig.remaining[-1] <= allowed < max(rig.remaining)
     else:
         assert decision.reason is Reason.ROUNDS or rig.throttles[-1] == MAX_PERCENT
-    precopy.top_up()
+    precopy.send_last_round()
     assert rig.throttles[-1] == rig.vm.machine.gate.throttle.percent == 0
     rig.vm.pause_vcpus()
     rig.wire.stream.send_ram(rig.vm.machine.ram, rig.sync.dirty())
@@ -196,21 +196,21 @@ def test_a_pre_copy_that_does_not_converge_is_reported(rig: Rig) -> None:
     assert "--auto-converge" in str(caught.value)
     assert precopy.sent.to_json()["reason"] == "no-progress"
     assert not rig.throttles
-    assert not rig.known.learned
+    assert not rig.forecast.payloads
 
 
-def test_top_up_sends_nothing_where_more_would_be_dirty_afterwards(rig: Rig) -> None:
+def test_send_last_round_sends_nothing_if_more_would_be_dirty_afterwards(rig: Rig) -> None:
     wait_until(lambda: total(rig.vm.machine.ram.extents()) > WORKING_SET)
     precopy = rig.precopy(Parameters(downtime_limit=LIMIT, max_bandwidth=SLOW))
     precopy.run(prepared)
     sent = rig.wire.stream.bytes_sent
-    precopy.top_up()
+    precopy.send_last_round()
     assert rig.wire.stream.bytes_sent == sent
     assert precopy.sent.note
     assert total(rig.sync.dirty()) >= rig.remaining[-1] > MIB
 
 
-def test_the_limit_holds_and_a_cancel_ends_the_wait_for_it(rig: Rig) -> None:
+def test_a_cancel_ends_the_wait_for_the_bandwidth_limit(rig: Rig) -> None:
     precopy = rig.precopy(Parameters(max_bandwidth=8 << 10))
     failed: list[MigrationError] = []
 
@@ -223,7 +223,7 @@ def test_the_limit_holds_and_a_cancel_ends_the_wait_for_it(rig: Rig) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     wait_until(lambda: rig.wire.stream.bytes_sent > 2 << 10)
-    # The limit alone would make it wait for minutes; the cancel ends that.
+    # Without the cancel it would wait for minutes.
     rig.cancelled.set()
     thread.join(TIMEOUT)
     assert not thread.is_alive()
@@ -231,8 +231,8 @@ def test_the_limit_holds_and_a_cancel_ends_the_wait_for_it(rig: Rig) -> None:
     assert rig.wire.stream.bytes_sent < 64 << 10
 
 
-def test_the_last_decision_is_taken_when_the_destination_is_prepared(rig: Rig) -> None:
-    """What became dirty meanwhile takes another round if it is too much."""
+def test_the_last_decision_is_made_when_the_destination_is_prepared(rig: Rig) -> None:
+    """Too many pages that became dirty meanwhile need another round."""
     rig.vm.guest.set_dirty_rate(0)
     start, _ = rig.vm.guest.layout.dirty_memory
     much = 96 * MIB
@@ -243,7 +243,7 @@ def test_the_last_decision_is_taken_when_the_destination_is_prepared(rig: Rig) -
 
     precopy = rig.precopy(Parameters(downtime_limit=4))
     precopy.run(prepare)
-    assert rig.known.learned == [b"costs"]
+    assert rig.forecast.payloads == [b"costs"]
     first, meanwhile, last = rig.remaining
     assert first < MIB
     assert meanwhile >= much
@@ -252,20 +252,22 @@ def test_the_last_decision_is_taken_when_the_destination_is_prepared(rig: Rig) -
     assert precopy.sent.to_json()["reason"] == "converged"
 
 
-def test_switches_over_regardless_by_default(writing: Vm, other: Vm, tmp_path: Path) -> None:
-    """The VM runs over there with every page as the guest left it."""
+def test_a_migration_without_convergence_switches_over_by_default(
+    writing: Vm, other: Vm, tmp_path: Path
+) -> None:
+    """The VM runs at the destination with every page as the guest wrote it."""
     wait_until(lambda: total(writing.machine.ram.extents()) > WORKING_SET)
     writing.guest.start_load("light")
-    limits = Parameters(deadline=TIMEOUT, downtime_limit=0, max_bandwidth=SLOW)
+    limits = Parameters(timeout=TIMEOUT, downtime_limit=0, max_bandwidth=SLOW)
     migration = Migration(writing, other, "prewired", tmp_path, limits)
     migration.run()
     report = migration.source.precopy.to_json()
     assert report["reason"] in ("no-progress", "devices")
     assert report["expected_downtime_ms"] > 0
     assert "Raise --downtime-limit" in report["note"]
-    wrote = other.guest.request_log()
-    await_work(other, 20)
-    assert wrote.corrupted == 0
+    log = other.guest.request_log()
+    await_requests(other, 20)
+    assert log.corrupted == 0
     check_request_log(other)
 
 
@@ -274,7 +276,7 @@ def test_an_abort_leaves_the_vm_where_it_is(
     vm: Vm, other: Vm, tmp_path: Path, *, auto_converge: bool
 ) -> None:
     limits = Parameters(
-        deadline=TIMEOUT, downtime_limit=0, on_no_converge="abort", auto_converge=auto_converge
+        timeout=TIMEOUT, downtime_limit=0, on_no_converge="abort", auto_converge=auto_converge
     )
     migration = Migration(vm, other, "split", tmp_path, limits)
     with pytest.raises(MigrationError, match=r"a downtime of .* the limit is 0\.0 ms"):
@@ -282,13 +284,13 @@ def test_an_abort_leaves_the_vm_where_it_is(
     assert isinstance(migration.received[0], MigrationError)
     assert vm.machine.gate.throttle.percent == 0
     assert not vm.machine.paused
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
-def test_reports_what_it_expects(vm: Vm, other: Vm, tmp_path: Path) -> None:
-    """How near that is to what the migration takes depends on the machine's other load."""
-    migration = Migration(vm, other, "qemu-2021", tmp_path, Parameters(deadline=TIMEOUT))
+def test_each_round_reports_the_expected_downtime(vm: Vm, other: Vm, tmp_path: Path) -> None:
+    """How exact that is depends on the host's other load."""
+    migration = Migration(vm, other, "qemu-2021", tmp_path, Parameters(timeout=TIMEOUT))
     migration.run()
     assert migration.source.precopy.expected_ns > 0
     passes = [data for name, data in migration.events.seen if name == "MIGRATION_PASS"]
@@ -300,7 +302,7 @@ RUNS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=20)
 
 
 @given(lengths=RUNS, size=st.integers(1, 30))
-def test_pieces_are_the_same_memory_in_the_same_order(
+def test_chunks_are_the_same_memory_in_the_same_order(
     lengths: list[tuple[int, int]], size: int
 ) -> None:
     runs, at = [], 0
@@ -308,11 +310,11 @@ def test_pieces_are_the_same_memory_in_the_same_order(
         at += gap + 1
         runs.append((at * 4096, length * 4096))
         at += length
-    groups = list(pieces(runs, size * 4096))
+    groups = list(chunks(runs, size * 4096))
     assert all(total(group) == size * 4096 for group in groups[:-1])
     assert all(0 < total(group) <= size * 4096 for group in groups[-1:])
 
-    def flat(some: list[tuple[int, int]]) -> list[int]:
-        return [page for gpa, length in some for page in range(gpa, gpa + length, 4096)]
+    def pages(runs: list[tuple[int, int]]) -> list[int]:
+        return [page for gpa, length in runs for page in range(gpa, gpa + length, 4096)]
 
-    assert flat([run for group in groups for run in group]) == flat(runs)
+    assert pages([run for group in groups for run in group]) == pages(runs)

@@ -1,4 +1,4 @@
-"""What is dirty, from both writers."""
+"""Dirty pages of guest and back-ends, joined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vhost_user.memory import PAGE_SIZE
 
 @given(st.sets(st.integers(0, 200)))
 def test_runs_are_the_pages(pages: set[int]) -> None:
-    """Sorted, whole, and no two of them touch."""
+    """Sorted, in whole pages, and no two runs are adjacent."""
     runs = runs_of(pages)
     assert total(runs) == len(pages) * PAGE_SIZE
     covered = {
@@ -29,14 +29,14 @@ def test_runs_are_the_pages(pages: set[int]) -> None:
     assert all(a + length < b for (a, length), (b, _) in itertools.pairwise(runs))
 
 
-def test_joins_the_guest_s_writes_with_the_log() -> None:
-    """Each is reported once, whatever wrote it; neighbours are one run."""
+def test_writes_of_the_guest_are_joined_with_the_dirty_log() -> None:
+    """Each page is returned once; adjacent pages are one run."""
     ram = GuestRam(64 << 20)
     log = DirtyLog.create(ram.pages)
     try:
         ram.write(5 * PAGE_SIZE, b"before")
         sync = RamSync(ram, log)
-        assert sync.everything() == [(5 * PAGE_SIZE, PAGE_SIZE)]
+        assert sync.all_pages() == [(5 * PAGE_SIZE, PAGE_SIZE)]
         assert sync.dirty() == []
         ram.write(7 * PAGE_SIZE, b"guest")
         log.mark(8 * PAGE_SIZE + 5, 1)
@@ -49,8 +49,8 @@ def test_joins_the_guest_s_writes_with_the_log() -> None:
 
 
 @pytest.mark.parametrize("gpa", [3 << 30, 6 << 30])
-def test_a_mark_where_no_memory_is(gpa: int) -> None:
-    """In the hole, or beyond the end: a back-end is to blame, by address."""
+def test_a_mark_outside_of_memory_is_an_error_of_the_back_end(gpa: int) -> None:
+    """In the hole, or beyond the end; the error has the address."""
     ram = GuestRam(4 << 30)
     log = DirtyLog.create(2 << 20)
     try:
@@ -63,13 +63,13 @@ def test_a_mark_where_no_memory_is(gpa: int) -> None:
         ram.close()
 
 
-def test_runs_of_nothing() -> None:
-    """An idle VM has nothing to send."""
+def test_no_pages_are_no_runs() -> None:
+    """As of an idle VM."""
     assert runs_of([]) == []
     assert total([]) == 0
 
 
 @pytest.mark.parametrize("pages", [{0}, {0, 1}, {3, 5}])
 def test_page_zero_is_a_page(pages: set[int]) -> None:
-    """As any other."""
+    """Alone, with its neighbour, or absent."""
     assert total(runs_of(pages)) == len(pages) * PAGE_SIZE

@@ -1,4 +1,4 @@
-"""The guest's driver resets a device, or sets it up, in the middle of a migration."""
+"""The guest's driver resets a device, or sets it up, during a migration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.emu.migration.sites import MOVES, Migration, await_disk, await_work, check_request_log
+from tests.emu.migration.hosts import (
+    RING_STOPPING_STRATEGIES,
+    Migration,
+    await_disk,
+    await_requests,
+    check_request_log,
+)
 from vhost_user.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +26,7 @@ NET0, BLK0, BLK1 = range(3)
 
 
 def reset(vm: Vm, index: int) -> None:
-    """The driver resets a device that it has used, and forgets what it had asked of it."""
+    """The driver resets a device in use, and drops its outstanding requests."""
     vm.reset_device(index)
     paused = vm.machine.paused
     vm.pause_vcpus()
@@ -30,7 +36,7 @@ def reset(vm: Vm, index: int) -> None:
 
 
 def activate(vm: Vm, index: int) -> None:
-    """The driver sets the device up again, and uses it as before."""
+    """The driver sets the device up again, and sends requests as before."""
     vm.activate_device(index)
     vm.guest.resume_load()
 
@@ -38,22 +44,22 @@ def activate(vm: Vm, index: int) -> None:
 def during_precopy(
     migration: Migration, monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]
 ) -> None:
-    """Have the steps run when the destination has been prepared with what it knew before."""
+    """Run the steps after the destination has been prepared with the earlier device state."""
     source = migration.source
     expect = source._await_prepared
 
     def prepared(stream: MigrationStream) -> bytes:
-        got = expect(stream)
+        payload = expect(stream)
         for step in steps:
             step()
-        return got
+        return payload
 
     monkeypatch.setattr(source, "_await_prepared", prepared)
 
 
 @pytest.mark.parametrize("index", [NET0, BLK1])
 def test_a_device_can_be_reset_and_set_up_while_the_vm_runs(vm: Vm, index: int) -> None:
-    """As often as the driver likes; twice is once."""
+    """Repeatedly; a second reset has no effect."""
     for _ in range(2):
         reset(vm, index)
         reset(vm, index)
@@ -63,16 +69,16 @@ def test_a_device_can_be_reset_and_set_up_while_the_vm_runs(vm: Vm, index: int) 
         activate(vm, index)
         with pytest.raises(UsageError, match="reset it before"):
             vm.activate_device(index)
-        await_work(vm)
+        await_requests(vm)
     await_disk(vm, 1, 0)
     check_request_log(vm)
 
 
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("name", RING_STOPPING_STRATEGIES)
 def test_reset_during_precopy(
     vm: Vm, other: Vm, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The destination, which had prepared it, leaves it alone; there it can be set up."""
+    """The destination had prepared the device and does not start it; it can be set up there."""
     migration = Migration(vm, other, name, tmp_path)
     during_precopy(migration, monkeypatch, lambda: reset(vm, BLK1))
     migration.run()
@@ -84,11 +90,11 @@ def test_reset_during_precopy(
     check_request_log(other)
 
 
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("name", RING_STOPPING_STRATEGIES)
 def test_set_up_during_precopy(
     vm: Vm, other: Vm, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The destination learns of its rings with the switch-over; what it wrote has been logged."""
+    """The destination receives its rings with SWITCHOVER; its writes have been logged."""
     reset(vm, BLK1)
     migration = Migration(vm, other, name, tmp_path)
     during_precopy(migration, monkeypatch, lambda: activate(vm, BLK1), lambda: await_disk(vm, 1, 0))
@@ -101,10 +107,10 @@ def test_set_up_during_precopy(
 def test_reset_and_set_up_during_precopy(
     vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rings are where they were, and begin anew."""
+    """The rings have the same addresses, and start from index 0."""
     migration = Migration(vm, other, "prewired", tmp_path)
     during_precopy(migration, monkeypatch, lambda: reset(vm, BLK1), lambda: activate(vm, BLK1))
     migration.run()
-    await_work(other)
+    await_requests(other)
     await_disk(other, 1, 0)
     check_request_log(other)

@@ -1,5 +1,5 @@
-"""Whether the disks of a migration's two ends are the same."""
-# ruff: noqa: D103 - the names say what they do
+"""Whether source and destination of a migration have the same disks."""
+# ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_each_difference_is_named(mine: dict[str, Any], source: dict[str, Any], 
 
 
 @pytest.mark.parametrize("mark", ["../x", "a/b", "", "."])
-def test_a_mark_of_the_source_leads_to_no_other_file(tmp_path: Path, mark: str) -> None:
-    """It comes from the other side."""
+def test_a_mark_of_the_source_cannot_name_another_directory(tmp_path: Path, mark: str) -> None:
+    """The mark is a file name from the other side."""
     (tmp_path / "x").touch()
     folder = tmp_path / "images"
     folder.mkdir()

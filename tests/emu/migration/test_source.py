@@ -1,4 +1,4 @@
-"""The source's side: a refusal touches nothing, and what it reports of itself."""
+"""The source: a refusal changes no state; the figures that it reports."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from emu.errors import CancelledError, MigrationError
 from emu.migration.source import Source
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.registry import make
-from tests.emu.migration.sites import PARAMETERS, Events, Migration, await_work, check_request_log
+from tests.emu.migration.hosts import (
+    PARAMETERS,
+    Events,
+    Migration,
+    await_requests,
+    check_request_log,
+)
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -33,7 +39,7 @@ def source_of(vm: Vm, events: Events) -> Source:
         (Kind.WELCOME, b"[]", "WELCOME is invalid"),
     ],
 )
-def test_a_handshake_that_fails_touches_nothing(
+def test_a_handshake_that_fails_changes_no_state(
     vm: Vm, kind: Kind, payload: bytes, text: str
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -49,7 +55,7 @@ def test_a_handshake_that_fails_touches_nothing(
     assert not any(device.logging for device in vm.devices)
     assert destination.receive()[0] is Kind.HELLO
     destination.close()
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
@@ -63,7 +69,9 @@ def test_a_cancel_before_the_start_sends_nothing(vm: Vm) -> None:
         assert not theirs.recv(1)
 
 
-def test_what_is_reported_before_and_after(vm: Vm, other: Vm, tmp_path: Path) -> None:
+def test_query_and_figures_before_and_after_the_migration(
+    vm: Vm, other: Vm, tmp_path: Path
+) -> None:
     source = source_of(vm, Events())
     ram = source.query("setup", 5)["ram"]
     assert (ram["transferred"], ram["remaining"], ram["dirty-sync-count"]) == (0, 5, 0)

@@ -1,5 +1,5 @@
-"""Device state as bytes: round trip, and what does not fit."""
-# ruff: noqa: D103 - the names say what they do
+"""Device state in the stream: round trip, and state that does not fit."""
+# ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Offline(VhostUserBlk):
     """A disk whose back-end has every feature."""
 
     def use_features(self, features: int) -> None:
-        """Anything goes."""
+        """Accept all features."""
         self.acked_features = features
 
 
@@ -32,7 +32,7 @@ def make(rings: int = 2, name: str = "blk0") -> VhostDevice:
 
 
 def test_round_trip() -> None:
-    """Features, sizes, addresses and bases; what has moved is reported."""
+    """Features, sizes, addresses and bases; devices with changed rings are returned."""
     source, target = make(), make()
     source.set_up_rings([RingAddresses(128, n, n + 1, n + 2) for n in (0x10000, 0x20000)])
     source.rings[1].base = 0xFFFF
@@ -49,27 +49,27 @@ def test_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mangle", "what"),
+    ("mangle", "text"),
     [
         (lambda data: data[:-1], "ends before blk0"),
         (lambda data: b"", "ends before blk0"),
         (lambda data: data + b"\0", "more devices"),
     ],
 )
-def test_cut_or_long(mangle: object, what: str) -> None:
-    """Nothing is read beyond the end, and nothing is left over."""
+def test_state_of_the_wrong_length_is_refused(mangle: object, text: str) -> None:
+    """Truncated, empty, or with trailing bytes."""
     source, target = make(), make()
     source.set_up_rings([RingAddresses(8, 0, 0, 0)] * 2)
     assert callable(mangle)
-    with pytest.raises(MigrationError, match=what):
+    with pytest.raises(MigrationError, match=text):
         load_devices(mangle(pack_devices([source])), [target])
     for device in (source, target):
         device.close()
 
 
 @pytest.mark.parametrize(("rings", "name"), [(1, "blk0"), (2, "blk1")])
-def test_other_devices_are_named(rings: int, name: str) -> None:
-    """Both sides' devices stand in the error."""
+def test_state_of_other_devices_is_refused(rings: int, name: str) -> None:
+    """The error names the devices of both sides."""
     source, target = make(), make(rings, name)
     source.set_up_rings([RingAddresses(8, 0, 0, 0)] * 2)
     with pytest.raises(MigrationError, match=f"blk0 with 2 rings where this side has {name}"):
@@ -79,7 +79,7 @@ def test_other_devices_are_named(rings: int, name: str) -> None:
 
 
 def test_switchover_has_the_vcpus_too(vm: Vm, other: Vm) -> None:
-    """Of a paused VM; and its length is checked before anything is loaded."""
+    """The length is checked before any state is loaded."""
     vm.pause_vcpus()
     vm.stop_devices()
     data = pack_switchover(vm)

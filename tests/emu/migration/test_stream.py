@@ -1,4 +1,4 @@
-"""The stream: sections and memory over real sockets, and what a broken peer looks like."""
+"""The stream: sections and memory over real sockets, and errors of the peer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from emu.migration.stream import (
     SENDFILE_BYTES,
     Kind,
     MigrationStream,
-    _after,
+    _remaining,
 )
 from tests.timeouts import TIMEOUT
 from vhost_user.memory import PAGE_SIZE
@@ -74,7 +74,7 @@ def test_memory_arrives(
     rams: tuple[GuestRam, GuestRam],
     runs: list[tuple[int, int]],
 ) -> None:
-    """Every byte, where it was, and nothing beside it."""
+    """Every byte at its address, and no other bytes."""
     here, there = rams
     for gpa, length in runs:
         here.view(gpa, length)[:] = os.urandom(length)
@@ -102,25 +102,27 @@ def test_memory_arrives(
     sizes=st.lists(st.integers(0, 9), max_size=6),
     data=st.data(),
 )
-def test_after_is_what_is_left(sizes: list[int], data: st.DataObject) -> None:
-    """However a transfer is cut, the rest is the rest."""
+def test_remaining_returns_the_bytes_after_the_first_ones(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    """For any number of transferred bytes."""
     parts = [os.urandom(size) for size in sizes]
     whole = b"".join(parts)
     done = data.draw(st.integers(0, len(whole)))
-    assert b"".join(_after(parts, done)) == whole[done:]
+    assert b"".join(_remaining(parts, done)) == whole[done:]
 
 
-def test_silence_is_told(ends: tuple[MigrationStream, MigrationStream]) -> None:
-    """A peer that says nothing does not keep a migration for ever."""
+def test_a_silent_peer_is_an_error(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """After the timeout."""
     ends[0].set_timeout(0.05)
     with pytest.raises(MigrationError, match=r"silent for 0\.05 s"):
         ends[0].receive()
 
 
-def test_full_pipe_is_told(
+def test_a_peer_that_does_not_read_is_an_error(
     ends: tuple[MigrationStream, MigrationStream], rams: tuple[GuestRam, GuestRam]
 ) -> None:
-    """Nor does one that takes nothing."""
+    """After the timeout, by sendfile and by sendmsg."""
     ends[0].set_timeout(0.05)
     for run in ((0, 8 << 20), (4 << 30, 64 << 10)):
         rams[0].view(*run)[:] = bytes([7]) * run[1]
@@ -128,8 +130,8 @@ def test_full_pipe_is_told(
             ends[0].send_ram(rams[0], [run] * 100)
 
 
-def test_end_is_told(ends: tuple[MigrationStream, MigrationStream]) -> None:
-    """A peer that goes away in the middle of a section."""
+def test_a_peer_that_disconnects_is_an_error(ends: tuple[MigrationStream, MigrationStream]) -> None:
+    """In the middle of a section."""
     raw = ends[0]._sock
     raw.sendall(HEADER.pack(Kind.HELLO, 0, 100) + b"short")
     raw.shutdown(socket.SHUT_RDWR)
@@ -138,23 +140,23 @@ def test_end_is_told(ends: tuple[MigrationStream, MigrationStream]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "what"),
+    ("head", "text"),
     [
         (HEADER.pack(99, 0, 0), "unknown kind 99"),
         (HEADER.pack(Kind.HELLO, 0, 1 << 40), "a HELLO section of 1099511627776 bytes"),
     ],
 )
-def test_garbage_is_told(
-    ends: tuple[MigrationStream, MigrationStream], head: bytes, what: str
+def test_an_invalid_header_is_an_error(
+    ends: tuple[MigrationStream, MigrationStream], head: bytes, text: str
 ) -> None:
-    """Before anything of its size is allocated."""
+    """Before memory of its size is allocated."""
     ends[0]._sock.sendall(head)
-    with pytest.raises(MigrationError, match=what):
+    with pytest.raises(MigrationError, match=text):
         ends[1].receive()
 
 
 @pytest.mark.parametrize(
-    ("count", "table", "what"),
+    ("count", "table", "text"),
     [
         (2, struct.pack("<QQ", 0, PAGE_SIZE), "wrong length"),
         (RUNS_PER_SECTION + 1, bytes(16 * (RUNS_PER_SECTION + 1)), "wrong length"),
@@ -167,30 +169,34 @@ def test_memory_outside_is_refused(
     rams: tuple[GuestRam, GuestRam],
     count: int,
     table: bytes,
-    what: str,
+    text: str,
 ) -> None:
-    """The source cannot write where the VM has no memory."""
-    with pytest.raises(MigrationError, match=what):
+    """The source cannot write to addresses where the VM has no memory."""
+    with pytest.raises(MigrationError, match=text):
         ends[1].receive_ram(rams[1], count, table)
 
 
-def test_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
-    """A destination that gives up says why, and the source hears it through what it still sends."""
-    words: list[str] = []
+def test_a_failing_destination_sends_its_reason(
+    ends: tuple[MigrationStream, MigrationStream],
+) -> None:
+    """The source receives it although it still sends."""
+    reasons: list[str] = []
 
     def source() -> None:
         ends[0].send(Kind.DEVICES, bytes(1 << 20))
-        words.append(ends[0].receive_failure())
+        reasons.append(ends[0].receive_failure())
         ends[0].close()
 
     thread = threading.Thread(target=source)
     thread.start()
-    ends[1].give_up("no such disk")
+    ends[1].send_failure("no such disk")
     thread.join(5)
-    assert words == ["no such disk"]
+    assert reasons == ["no such disk"]
 
 
-def test_no_last_words(ends: tuple[MigrationStream, MigrationStream]) -> None:
-    """One that died sent nothing."""
+def test_a_destination_that_disconnects_leaves_no_reason(
+    ends: tuple[MigrationStream, MigrationStream],
+) -> None:
+    """The reason is empty."""
     ends[1].close()
     assert ends[0].receive_failure() == ""

@@ -1,4 +1,4 @@
-"""Both sides verify the other one, and say in one line what is wrong."""
+"""TLS: both sides verify the other one, and report errors in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Pair:
-    """Both ends of a connection, or what each of them has against the other."""
+    """Both ends of a connection, and the error of each, if there was one."""
 
     def __init__(self, source: Credentials | None, destination: Credentials | None) -> None:
         self._listener = Listener("tcp:127.0.0.1:0", destination)
@@ -49,10 +49,10 @@ class Pair:
         except MigrationError as error:
             self.destination_error = str(error)
             if self.destination is not None:
-                self.destination.give_up(str(error))
+                self.destination.send_failure(str(error))
 
     def close(self) -> None:
-        """Close what there is."""
+        """Close both ends and the listener."""
         for end in (self.source, self.destination, self._listener):
             if end is not None:
                 end.close()
@@ -60,21 +60,21 @@ class Pair:
 
 @pytest.fixture
 def ca(tmp_path: Path) -> Authority:
-    """Whom both sides believe."""
+    """The authority that both sides trust."""
     return Authority(tmp_path)
 
 
 @pytest.fixture
 def pairs() -> Iterator[list[Pair]]:
-    """Pairs to be closed."""
+    """Pairs that are closed after the test."""
     made: list[Pair] = []
     yield made
     for pair in made:
         pair.close()
 
 
-def test_sections_and_memory_go_through(ca: Authority, pairs: list[Pair]) -> None:
-    """As over a plain socket, whether a piece of memory is small or large."""
+def test_sections_and_memory_arrive(ca: Authority, pairs: list[Pair]) -> None:
+    """As over a plain socket, small and large ranges of memory."""
     pair = Pair(ca.credentials("a"), ca.credentials("b"))
     pairs.append(pair)
     source, destination = pair.source, pair.destination
@@ -100,8 +100,8 @@ def test_sections_and_memory_go_through(ca: Authority, pairs: list[Pair]) -> Non
         theirs.close()
 
 
-def test_a_silent_peer_is_given_up(ca: Authority, pairs: list[Pair]) -> None:
-    """The deadline holds under TLS as well."""
+def test_a_silent_peer_is_an_error(ca: Authority, pairs: list[Pair]) -> None:
+    """The timeout holds with TLS as well."""
     pair = Pair(ca.credentials("a"), ca.credentials("b"))
     pairs.append(pair)
     assert pair.source is not None
@@ -110,8 +110,8 @@ def test_a_silent_peer_is_given_up(ca: Authority, pairs: list[Pair]) -> None:
         pair.source.receive()
 
 
-def test_interrupt_ends_a_wait(ca: Authority, pairs: list[Pair]) -> None:
-    """From another thread, as a cancel does it."""
+def test_interrupt_ends_a_receive(ca: Authority, pairs: list[Pair]) -> None:
+    """From another thread, as a cancel does."""
     pair = Pair(ca.credentials("a"), ca.credentials("b"))
     pairs.append(pair)
     assert pair.source is not None
@@ -127,13 +127,13 @@ def test_interrupt_ends_a_wait(ca: Authority, pairs: list[Pair]) -> None:
     ("kind", "own", "other"),
     [
         ("expired", "it has expired", "certificate has expired"),
-        ("stranger", "its --tls-ca did not sign it", "issuer certificate"),
+        ("untrusted", "its --tls-ca did not sign it", "issuer certificate"),
     ],
 )
 def test_a_bad_certificate_is_named_on_both_sides(
     ca: Authority, tmp_path: Path, pairs: list[Pair], side: str, kind: str, own: str, other: str
 ) -> None:
-    """By whom it belongs to, and by whom it was shown to."""
+    """By its owner and by the side that verified it."""
     if kind == "expired":
         bad = ca.credentials("bad", expired=True)
     else:
@@ -148,8 +148,10 @@ def test_a_bad_certificate_is_named_on_both_sides(
     assert other in yours
 
 
-def test_the_destination_must_be_who_was_asked_for(ca: Authority, pairs: list[Pair]) -> None:
-    """By its address, or by the name that was given."""
+def test_the_destination_must_have_the_name_of_the_address(
+    ca: Authority, pairs: list[Pair]
+) -> None:
+    """Or the name in --tls-hostname."""
     destination = ca.credentials("elsewhere", "elsewhere.example")
     source = ca.credentials("good")
     wrong = Pair(source, destination)
@@ -160,7 +162,7 @@ def test_the_destination_must_be_who_was_asked_for(ca: Authority, pairs: list[Pa
 
 
 def test_a_destination_without_tls(ca: Authority, pairs: list[Pair]) -> None:
-    """One line on each side."""
+    """Each side reports it in one line."""
     pair = Pair(ca.credentials("a"), None)
     pairs.append(pair)
     assert "does not use TLS" in pair.source_error
@@ -168,7 +170,7 @@ def test_a_destination_without_tls(ca: Authority, pairs: list[Pair]) -> None:
 
 
 def test_a_source_without_tls(ca: Authority, pairs: list[Pair]) -> None:
-    """The destination knows why, and accepts no connection."""
+    """The destination reports it, and accepts no connection."""
     pair = Pair(None, ca.credentials("a"))
     pairs.append(pair)
     assert "does not use TLS" in pair.destination_error
@@ -176,22 +178,22 @@ def test_a_source_without_tls(ca: Authority, pairs: list[Pair]) -> None:
 
 
 def test_files_that_cannot_be_used(ca: Authority, tmp_path: Path) -> None:
-    """Each by the option that named it."""
+    """The error names the option."""
     good = ca.credentials("good")
     empty = tmp_path / "empty.pem"
     empty.touch()
-    for bad, said in (
+    for bad, text in (
         (good._replace(cert="/none.crt"), "--tls-cert /none.crt: No such file"),
         (good._replace(ca=str(empty)), f"--tls-ca {empty} holds no certificate"),
         (good._replace(key=ca.credentials("b").key), "is not the key of --tls-cert"),
         (good._replace(key=str(empty)), "are not a PEM certificate and key"),
     ):
-        with pytest.raises(MigrationError, match=said):
+        with pytest.raises(MigrationError, match=text):
             bad.context(server=True)
 
 
-def test_a_key_with_a_passphrase_is_no_prompt(ca: Authority, tmp_path: Path) -> None:
-    """A prompt would not be visible."""
+def test_a_key_with_a_passphrase_is_refused(ca: Authority, tmp_path: Path) -> None:
+    """Without a prompt, which would not be visible."""
     from cryptography.hazmat.primitives import serialization
 
     good = ca.credentials("good")
@@ -219,6 +221,6 @@ def test_a_key_with_a_passphrase_is_no_prompt(ca: Authority, tmp_path: Path) -> 
         ("tcp:192.0.2.1:1", False),
     ],
 )
-def test_what_leaves_this_machine(uri: str, here: bool) -> None:
-    """All but loopback and unix sockets."""
+def test_only_loopback_and_unix_sockets_are_local(uri: str, here: bool) -> None:
+    """Other addresses leave the host."""
     assert is_local(uri) is here

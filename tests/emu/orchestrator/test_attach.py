@@ -141,7 +141,7 @@ def counters(client: MonitorClient) -> tuple[int, int]:
     return classes["blk"]["requests"], classes["net"]["packets"]
 
 
-def await_work(client: MonitorClient) -> None:
+def await_requests(client: MonitorClient) -> None:
     """More requests, and more packets, come to be served."""
     requests, packets = counters(client)
     end = time.monotonic() + TIMEOUT
@@ -180,14 +180,14 @@ def test_qmp(programs: Programs, tmp_path: Path) -> None:
     path = tmp_path / "qmp"
     vm = programs.vm("--blk", blk, "--net", net, "--qmp", str(path))
     with monitor(path) as client:
-        await_work(client)
+        await_requests(client)
         say(client, "stop")
         assert say(client, "query-status")["status"] == "paused"
         assert counters(client) == counters(client)
         say(client, "cont")
-        await_work(client)
+        await_requests(client)
         say(client, "system_reset")
-        await_work(client)
+        await_requests(client)
         say(client, "calc-dirty-rate", calc_time=1)
         with pytest.raises(CommandError, match="measured already"):
             say(client, "calc-dirty-rate", calc_time=1)
@@ -199,10 +199,10 @@ def test_qmp(programs: Programs, tmp_path: Path) -> None:
             time.sleep(0.02)
         assert told["status"] == "measured"
         assert told["calc-time"] == 1
-        await_work(client)
+        await_requests(client)
     # One that hangs up makes room for the next.
     with monitor(path) as client:
-        await_work(client)
+        await_requests(client)
         say(client, "quit")
         assert vm.wait(TIMEOUT) == 0
     assert line(vm).startswith("net: ")
@@ -266,9 +266,9 @@ def test_a_vm_without_a_back_end_is_not_reset(programs: Programs, tmp_path: Path
             say(client, "system_reset")
         programs.blk()
         assert line(vm) == "blk0: has a back-end again"
-        await_work(client)
+        await_requests(client)
         say(client, "system_reset")
-        await_work(client)
+        await_requests(client)
 
 
 def test_a_back_end_that_dies_is_told_of(programs: Programs) -> None:
@@ -294,7 +294,7 @@ def test_the_next_back_end_takes_its_place(programs: Programs, tmp_path: Path) -
     programs.blk()
     assert line(vm) == "blk0: has a back-end again"
     with monitor(path) as client:
-        await_work(client)
+        await_requests(client)
     vm.send_signal(signal.SIGINT)
     assert vm.wait(TIMEOUT) == 0
 

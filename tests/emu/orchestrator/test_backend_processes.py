@@ -15,13 +15,13 @@ from emu.errors import ProgramError
 from emu.orchestrator.backend_processes import BackendProcesses, program_specs
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
-from tests.emu.sides import disk_file, machine, nothing_left
+from tests.emu.fake_runs import disk_file, machine_plan, no_leftovers
 
 
 def test_they_all_listen_when_they_are_ready() -> None:
     """And nothing of them is left when they have been stopped."""
-    with nothing_left() as pids, RunDirectory() as directory, SignalWatcher() as watcher:
-        backends = BackendProcesses("A", machine(stop_time=20_000_000), directory, watcher)
+    with no_leftovers() as pids, RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", machine_plan(stop_time=20_000_000), directory, watcher)
         try:
             backends.start()
             backends.await_ready()
@@ -42,8 +42,8 @@ def test_they_all_listen_when_they_are_ready() -> None:
 
 def test_a_socket_in_use_is_told_by_the_program_that_wanted_it() -> None:
     """Its last line on stderr is the news."""
-    with nothing_left(), RunDirectory() as directory, SignalWatcher() as watcher:
-        backends = BackendProcesses("A", machine(), directory, watcher)
+    with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("A", machine_plan(), directory, watcher)
         try:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.bind(backends.sockets["blk1"])
@@ -57,8 +57,8 @@ def test_a_socket_in_use_is_told_by_the_program_that_wanted_it() -> None:
 
 def test_one_that_dies_later_is_noticed_at_the_next_wait() -> None:
     """Whatever is being waited for."""
-    with nothing_left(), RunDirectory() as directory, SignalWatcher() as watcher:
-        backends = BackendProcesses("B", machine(), directory, watcher)
+    with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
+        backends = BackendProcesses("B", machine_plan(), directory, watcher)
         try:
             backends.start()
             backends.await_ready()
@@ -88,7 +88,7 @@ def test_a_disk_that_is_only_read_has_a_read_only_program(tmp_path: Path) -> Non
     with RunDirectory() as directory:
         for writable in (False, True):
             disk = disk_file(tmp_path / "disk.img", bytes(512), writable=writable)
-            specs = program_specs(machine(disk=disk), directory)
+            specs = program_specs(machine_plan(disk=disk), directory)
             disks = [spec for spec in specs if spec.device_class == "blk"]
             owner = next(spec for spec in disks if str(disk.path) in spec.arguments)
             assert owner.devices[0].name == "blk0"

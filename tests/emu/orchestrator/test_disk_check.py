@@ -21,7 +21,7 @@ from emu.orchestrator.disk_check import (
 )
 from emu.orchestrator.signals import SignalWatcher
 from emu.report.progress import LineProgress
-from tests.emu.sides import disk_file
+from tests.emu.fake_runs import disk_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, MigrationError, ProgramError
 from emu.orchestrator import migrate_local, migration_outcome
-from tests.emu.sides import disk_file, machine, run_series
+from tests.emu.fake_runs import disk_file, machine_plan, run_series
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ def _no_echo(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_strategies_run_in_turn_back_and_forth() -> None:
     """Each run has its figures, and its own share of the request log."""
     out = io.StringIO()
-    plan = MigrationPlan(machine(), ("qemu-2021", "split"), repeat=2)
+    plan = MigrationPlan(machine_plan(), ("qemu-2021", "split"), repeat=2)
     report = run_series(plan, out)
     assert report.ok
     assert [(run.strategy, run.repeat) for run in report.runs] == plan.sequence
@@ -47,7 +47,7 @@ def test_strategies_run_in_turn_back_and_forth() -> None:
 
 def test_over_tcp_the_port_is_the_one_that_was_taken() -> None:
     """The source is given what the destination listens on."""
-    report = run_series(MigrationPlan(machine(), ("split",), via="tcp"), io.StringIO())
+    report = run_series(MigrationPlan(machine_plan(), ("split",), via="tcp"), io.StringIO())
     assert report.ok
     assert report.to_json()["via"] == "tcp"
 
@@ -56,7 +56,7 @@ def test_a_roll_back_is_a_result_and_the_series_goes_on(monkeypatch: pytest.Monk
     """The VM stays where it is, and the next strategy starts from there."""
     monkeypatch.setenv("FAKE_VM", "fail-migration")
     out = io.StringIO()
-    report = run_series(MigrationPlan(machine(), ("split", "prewired")), out)
+    report = run_series(MigrationPlan(machine_plan(), ("split", "prewired")), out)
     assert [run.outcome for run in report.runs] == ["rolled-back"] * 2
     assert not report.ok
     assert report.failure() == "split, run 1 was rolled-back: net0: refused"
@@ -66,7 +66,7 @@ def test_a_roll_back_is_a_result_and_the_series_goes_on(monkeypatch: pytest.Monk
 def test_a_lost_request_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """One is enough."""
     monkeypatch.setenv("FAKE_VM", "lose")
-    report = run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
+    report = run_series(MigrationPlan(machine_plan(), ("split",)), io.StringIO())
     assert not report.ok
     assert "lost" in report.failure()
 
@@ -75,7 +75,7 @@ def test_silence_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A migration that emits no event is cancelled."""
     monkeypatch.setenv("FAKE_VM", "hang-migration")
     monkeypatch.setattr(migration_outcome, "SILENCE", 0.5)
-    report = run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
+    report = run_series(MigrationPlan(machine_plan(), ("split",)), io.StringIO())
     assert report.runs[0].outcome == "rolled-back"
     assert report.runs[0].error == "cancelled"
 
@@ -85,7 +85,7 @@ def test_silence_after_that_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_VM", "hang-migration mute")
     monkeypatch.setattr(migration_outcome, "SILENCE", 0.5)
     with pytest.raises(MigrationError, match=r"no event for 0\.5 s, twice"):
-        run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
+        run_series(MigrationPlan(machine_plan(), ("split",)), io.StringIO())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, word: str,
     """And nothing is left behind, which `run_series` checks."""
     monkeypatch.setenv("FAKE_VM", word)
     with pytest.raises(EmuError) as caught:
-        run_series(MigrationPlan(machine(), ("split",)), io.StringIO())
+        run_series(MigrationPlan(machine_plan(), ("split",)), io.StringIO())
     assert line in str(caught.value)
 
 
@@ -110,14 +110,14 @@ def test_a_back_end_that_dies_at_start_is_named(tmp_path: Path) -> None:
     disk = disk_file(tmp_path / "disk.img", bytes(1 << 20))
     disk.path.unlink()
     with pytest.raises(ProgramError, match=r"back-end blk-ro of side [AB] ended .*disk\.img"):
-        run_series(MigrationPlan(machine(disk=disk), ("split",)), io.StringIO())
+        run_series(MigrationPlan(machine_plan(disk=disk), ("split",)), io.StringIO())
 
 
 def test_the_disk_is_read_across_the_blackout(tmp_path: Path) -> None:
     """The digest of the guest is that of the host."""
     content = bytes(range(256)) * 4096
     disk = disk_file(tmp_path / "disk.img", content)
-    report = run_series(MigrationPlan(machine(disk=disk), ("split", "split")), io.StringIO())
+    report = run_series(MigrationPlan(machine_plan(disk=disk), ("split", "split")), io.StringIO())
     assert report.ok
     assert [run.disk_sha256 for run in report.runs] == [hashlib.sha256(content).hexdigest()] * 2
 
@@ -126,6 +126,6 @@ def test_another_disk_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Even when nothing else is wrong."""
     monkeypatch.setenv("FAKE_VM", "other-disk")
     disk = disk_file(tmp_path / "disk.img", bytes(1 << 20))
-    report = run_series(MigrationPlan(machine(disk=disk), ("split",)), io.StringIO())
+    report = run_series(MigrationPlan(machine_plan(disk=disk), ("split",)), io.StringIO())
     assert not report.ok
     assert "read another disk" in report.failure()

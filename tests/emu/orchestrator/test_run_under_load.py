@@ -16,7 +16,7 @@ from emu.orchestrator.run_under_load import LoadRun
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.live_view import LineView, show_report
 from emu.report.progress import SilentProgress
-from tests.emu.sides import FAKE_VM, machine, nothing_left
+from tests.emu.fake_runs import FAKE_VM, machine_plan, no_leftovers
 
 if TYPE_CHECKING:
     from emu.report.load_results import LoadReport
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 def run(out: io.StringIO, seconds: float | None) -> LoadReport:
     """A run that leaves nothing behind."""
-    supervisor = Supervisor(machine(), SilentProgress(), sides=1, vm_program=FAKE_VM)
-    with nothing_left(), supervisor:
+    supervisor = Supervisor(machine_plan(), SilentProgress(), sides=1, vm_program=FAKE_VM)
+    with no_leftovers(), supervisor:
         return LoadRun(supervisor, LineView(out), seconds).run()
 
 

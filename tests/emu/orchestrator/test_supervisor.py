@@ -12,12 +12,12 @@ import pytest
 from emu.errors import CommandError, ProgramError, SignalError
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import LineProgress
-from tests.emu.sides import FAKE_VM, machine, nothing_left
+from tests.emu.fake_runs import FAKE_VM, machine_plan, no_leftovers
 
 
 def supervise(*, sides: int = 2) -> Supervisor:
     """Fakes with real back-ends."""
-    return Supervisor(machine(), LineProgress(io.StringIO()), sides=sides, vm_program=FAKE_VM)
+    return Supervisor(machine_plan(), LineProgress(io.StringIO()), sides=sides, vm_program=FAKE_VM)
 
 
 def interrupt(pids: list[int], supervisor: Supervisor) -> None:
@@ -32,7 +32,7 @@ def interrupt(pids: list[int], supervisor: Supervisor) -> None:
 def test_a_signal_ends_everything_and_a_second_run_starts_at_once() -> None:
     """Twice in a row, with nothing left between."""
     for _ in range(2):
-        with nothing_left() as pids, pytest.raises(SignalError):
+        with no_leftovers() as pids, pytest.raises(SignalError):
             interrupt(pids, supervise())
         assert len(pids) == 10
 
@@ -55,7 +55,7 @@ def test_a_signal_at_any_moment_of_the_start(delay: float) -> None:
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
     supervisor = supervise()
     timer.start()
-    with nothing_left(), pytest.raises(SignalError):
+    with no_leftovers(), pytest.raises(SignalError):
         start(supervisor)
     timer.join()
     assert not supervisor.directory.path.exists()
@@ -64,12 +64,12 @@ def test_a_signal_at_any_moment_of_the_start(delay: float) -> None:
 def test_a_command_that_failed_because_a_back_end_died_is_told_so() -> None:
     """The death is the news; what the VM said of it stands behind."""
     error = CommandError("VM A", "GenericError", "net0: the peer has gone")
-    with nothing_left(), pytest.raises(ProgramError, match=r"by SIGKILL.*net0: the peer has gone"):
+    with no_leftovers(), pytest.raises(ProgramError, match=r"by SIGKILL.*net0: the peer has gone"):
         start(supervise(sides=1), error)
 
 
 def test_a_command_that_failed_by_itself_stays_what_it_is() -> None:
     """Nothing died."""
     error = CommandError("VM A", "GenericError", "no")
-    with nothing_left(), pytest.raises(CommandError, match="VM A: no"):
+    with no_leftovers(), pytest.raises(CommandError, match="VM A: no"):
         start(supervise(sides=1), error)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from emu.report import live_view
 from emu.report.load_results import LoadReport, Sample
-from tests.emu.sides import machine
+from tests.emu.fake_runs import machine_plan
 
 SAMPLE = Sample(
     3.0,
@@ -45,7 +45,7 @@ def test_totals_are_in_the_units_of_the_table() -> None:
     """Bytes as sizes, the rest as numbers."""
     out = io.StringIO()
     totals = {"blk": {"requests": 12, "bytes_read": 3 << 20}, "net": {"packets_dropped": 2048}}
-    live_view.show_report(LoadReport(machine(), "soft", totals=totals), out)
+    live_view.show_report(LoadReport(machine_plan(), "soft", totals=totals), out)
     assert "blk: 12 requests, 3 MiB read\n" in out.getvalue()
     assert "net: 2048 packets dropped\n" in out.getvalue()
 

@@ -23,7 +23,7 @@ from emu.report.results import (
 )
 from emu.report.tables import show
 from emu.strategies.timeline import Span
-from tests.emu.sides import machine
+from tests.emu.fake_runs import machine_plan
 
 MS = 1_000_000
 
@@ -126,12 +126,12 @@ def test_a_gap_that_nothing_explains_is_reported_and_fails_only_when_asked_for(
     )
     assert run.ok
     assert ("12.50 ms" in run.disagreement) is not agrees
-    assert MigrationReport(machine(), "soft", [run]).ok
-    strict = MigrationReport(machine(), "soft", [run], strict_downtime=True)
+    assert MigrationReport(machine_plan(), "soft", [run]).ok
+    strict = MigrationReport(machine_plan(), "soft", [run], strict_downtime=True)
     assert strict.ok is agrees
     assert ("12.50 ms" in strict.failure()) is not agrees
     out = io.StringIO()
-    show(MigrationReport(machine(), "soft", [run]), out)
+    show(MigrationReport(machine_plan(), "soft", [run]), out)
     assert ("a gap of 12.50 ms" in out.getvalue()) is not agrees
 
 
@@ -150,7 +150,7 @@ def test_a_run_that_is_not_ok_has_a_reason(run: MigrationResult) -> None:
     """An assertion or a message that shows it is never empty."""
     assert not run.ok
     assert run.failure.strip(" :")
-    assert run.failure in MigrationReport(machine(), "soft", [run]).failure()
+    assert run.failure in MigrationReport(machine_plan(), "soft", [run]).failure()
 
 
 def test_the_age_of_the_last_beat_is_not_negative() -> None:
@@ -162,7 +162,7 @@ def test_the_age_of_the_last_beat_is_not_negative() -> None:
 
 def test_nothing_migrated_is_no_success() -> None:
     """An empty report proves nothing."""
-    assert not MigrationReport(machine(), "soft").ok
+    assert not MigrationReport(machine_plan(), "soft").ok
 
 
 def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
@@ -175,7 +175,7 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
         phases=(PhaseRow(Phase.FINAL_RAM, "vm", 1.5, 1.5, 1, True),),
         precopy=Precopy(2, 4096, 1.5),
     )
-    asked = machine(control="shared", stop_time=1_500_000)
+    asked = machine_plan(control="shared", stop_time=1_500_000)
     document = json.loads(json.dumps(MigrationReport(asked, "soft", [run]).to_json()))
     plan = ("load", "dirty_rate", "control", "stop_policy", "stop_time_ms", "via", "network")
     assert set(document) == {"schema", "host", "vm", "accel", "costs", "runs", *plan}

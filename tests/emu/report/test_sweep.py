@@ -25,7 +25,7 @@ from emu.report.sweep import (
     sizes,
     table,
 )
-from tests.emu.sides import machine
+from tests.emu.fake_runs import machine_plan
 from tests.emu.test_cli import emu
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def report(devices: int, stop_ms: float) -> MigrationReport:
     """Three runs, of which one was rolled back."""
-    plan = dataclasses.replace(machine(), spec=shape_of(devices, 8, VmSpec()))
+    plan = dataclasses.replace(machine_plan(), spec=shape_of(devices, 8, VmSpec()))
     made = MigrationReport(plan, "soft")
     for number, extra in enumerate((0.0, 2.0), 1):
         made.runs.append(

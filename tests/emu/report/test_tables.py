@@ -21,7 +21,7 @@ from emu.report.results import (
     PhaseRow,
     Precopy,
 )
-from tests.emu.sides import machine
+from tests.emu.fake_runs import machine_plan
 
 
 def run(strategy: str, downtime: float, *rows: PhaseRow, repeat: int = 1) -> MigrationResult:
@@ -64,7 +64,9 @@ def cells(output: str, *words: str) -> list[str]:
 
 def test_each_strategy_has_a_column_and_is_compared_with_the_first() -> None:
     """Wall, sum and speed-up, phase by phase and in all."""
-    output = render(MigrationReport(machine(), "soft", [run("a", 200, BASE), run("b", 20, FAST)]))
+    output = render(
+        MigrationReport(machine_plan(), "soft", [run("a", 200, BASE), run("b", 20, FAST)])
+    )
     assert cells(output, "src", "net", "get vring base") == [
         *("100.0", "99.00"),
         *("10.00", "40.00", "10.0x"),
@@ -74,17 +76,19 @@ def test_each_strategy_has_a_column_and_is_compared_with_the_first() -> None:
 
 def test_what_ran_outside_of_the_blackout_is_apart() -> None:
     """With a table of its own, and none when there is nothing to show."""
-    output = render(MigrationReport(machine(), "soft", [run("a", 200, BASE), run("b", 20, AHEAD)]))
+    output = render(
+        MigrationReport(machine_plan(), "soft", [run("a", 200, BASE), run("b", 20, AHEAD)])
+    )
     before, _, after = output.partition("outside of the blackout")
     assert "set mem table" not in before
     assert cells(after, "dst", "blk", "set mem table") == ["5.00", "6.00"]
-    assert "outside" not in render(MigrationReport(machine(), "soft", [run("a", 200, BASE)]))
+    assert "outside" not in render(MigrationReport(machine_plan(), "soft", [run("a", 200, BASE)]))
 
 
 def test_downtime_has_three_figures_and_the_median_of_the_runs() -> None:
     """What is not known is a dash."""
     runs = [run("a", 10, BASE), run("a", 30, BASE, repeat=2), run("a", 20, BASE, repeat=3)]
-    output = render(MigrationReport(machine(), "soft", runs))
+    output = render(MigrationReport(machine_plan(), "soft", runs))
     assert cells(output, "a")[:3] == ["20.00", "21.00", "-"]
     assert "a: last run: pre-copy 3 rounds, 5 MiB; downtime 10.00 to 30.00 ms in 3 runs\n" in output
     assert cells(output, "a")[-1] == "3/3"
@@ -92,7 +96,7 @@ def test_downtime_has_three_figures_and_the_median_of_the_runs() -> None:
 
 def test_integrity_is_one_line() -> None:
     """Of all runs together."""
-    output = render(MigrationReport(machine(), "soft", [run("a", 1), run("b", 1)]))
+    output = render(MigrationReport(machine_plan(), "soft", [run("a", 1), run("b", 1)]))
     (line,) = [line for line in output.splitlines() if line.startswith("integrity")]
     assert "2000 requests, lost 0, duplicated 0, corrupted 0" in line
     assert line.endswith("packets: 0 sent, 0 dropped, 0 duplicated, 0 reordered")
@@ -101,7 +105,7 @@ def test_integrity_is_one_line() -> None:
 def test_dropped_packets_are_said_to_be_allowed() -> None:
     """They are not lost requests, and not every run has a blackout."""
     integrity = Integrity(packets=11088, packets_lost=256)
-    report = MigrationReport(machine(), "soft", [MigrationResult("a", 1, "completed")])
+    report = MigrationReport(machine_plan(), "soft", [MigrationResult("a", 1, "completed")])
     report.runs[0] = dataclasses.replace(report.runs[0], integrity=integrity)
     text_of_all = "11088 sent, 256 dropped while the VM was down (as on a wire), 0 duplicated"
     assert text_of_all in render(report)
@@ -111,7 +115,7 @@ def test_dropped_packets_are_said_to_be_allowed() -> None:
 def test_a_roll_back_is_told_with_its_reason() -> None:
     """Even when no run completed."""
     failed = MigrationResult("a", 1, "rolled-back", error="net0: refused")
-    output = render(MigrationReport(machine(), "soft", [failed]))
+    output = render(MigrationReport(machine_plan(), "soft", [failed]))
     assert "a, run 1: rolled-back: net0: refused" in output
     assert cells(output, "a")[0] == "-"
 
@@ -123,7 +127,7 @@ def test_advice_is_printed_once_for_each_reason() -> None:
         MigrationResult("a", n, "completed", precopy=Precopy(reason=reason, note=notes[reason]))
         for n, reason in enumerate(["devices", "rounds", *["devices"] * 6], 1)
     ]
-    output = render(MigrationReport(machine(), "soft", runs))
+    output = render(MigrationReport(machine_plan(), "soft", runs))
     for note in notes.values():
         assert output.count(note) == 1
     flat = " ".join(output.split())
@@ -132,16 +136,16 @@ def test_advice_is_printed_once_for_each_reason() -> None:
 
 def test_the_rfcs_own_figures_stand_beside_its_own_vm() -> None:
     """Only under its costs and on its shape."""
-    plan = dataclasses.replace(machine(), spec=VmSpec(), costs="rfc2021")
+    plan = dataclasses.replace(machine_plan(), spec=VmSpec(), costs="rfc2021")
     output = render(MigrationReport(plan, "soft", [run("a", 200, BASE)]))
     assert cells(output, "src", "net", "get vring base") == ["1376.0", "100.0", "99.00"]
     assert "costs of rfc2021 injected" in output
-    assert "RFC" not in render(MigrationReport(machine(), "soft", [run("a", 200, BASE)]))
+    assert "RFC" not in render(MigrationReport(machine_plan(), "soft", [run("a", 200, BASE)]))
 
 
 def test_the_disk_is_told_with_its_digest() -> None:
     """How many of the migrations read what the host has."""
-    plan = machine(disk=DiskFile(Path("/a/disk.img"), 512, writable=False))
+    plan = machine_plan(disk=DiskFile(Path("/a/disk.img"), 512, writable=False))
     right = dataclasses.replace(run("a", 1), disk_sha256="ab12")
     wrong = dataclasses.replace(run("a", 1), disk_sha256="cd34")
     output = render(MigrationReport(plan, "soft", [right, wrong], disk_sha256="ab12"))
@@ -164,7 +168,7 @@ def big_report(count: int) -> MigrationReport:
         for in_blackout in (True, False)
     ]
     return MigrationReport(
-        machine(), "soft", [run(name, 5600, *rows) for name in STRATEGIES[:count]]
+        machine_plan(), "soft", [run(name, 5600, *rows) for name in STRATEGIES[:count]]
     )
 
 
@@ -178,7 +182,7 @@ def on_terminal(report: MigrationReport, width: int) -> str:
 
 def test_a_narrow_terminal_gets_no_sums() -> None:
     """A table that does not fit has fewer columns, and the report says how to see them."""
-    report = MigrationReport(machine(), "soft", [run("a", 200, BASE), run("b", 20, FAST)])
+    report = MigrationReport(machine_plan(), "soft", [run("a", 200, BASE), run("b", 20, FAST)])
     for width, expected in ((60, False), (150, True)):
         output = on_terminal(report, width)
         assert (" sum " in output) == expected
@@ -236,7 +240,7 @@ def test_titles_tell_medians_from_single_runs(repeats: tuple[int, int], note: st
         for name, count in zip("ab", repeats, strict=True)
         for n in range(1, count + 1)
     ]
-    output = render(MigrationReport(machine(), "soft", runs))
+    output = render(MigrationReport(machine_plan(), "soft", runs))
     assert f"in the blackout, ms ({note})" in output
     assert f"downtime, ms ({note})" in output
     assert output.count("last run: ") == sum(count > 1 for count in repeats)
@@ -248,17 +252,19 @@ def test_a_commit_for_two_classes_is_marked() -> None:
         PhaseRow(Phase.DISABLE_HOST_NOTIFY, kind, 3.0, 3.0, 8, True, shared=True)
         for kind in ("net", "blk")
     ]
-    output = render(MigrationReport(machine(), "soft", [run("a", 9, BASE, *both)]))
+    output = render(MigrationReport(machine_plan(), "soft", [run("a", 9, BASE, *both)]))
     for kind in ("net", "blk"):
         assert cells(output, "src", kind, "disable host notify")[0] == "3.00*"
     assert cells(output, "src", "net", "get vring base")[0] == "100.0"
     assert "* one commit for several classes" in output
-    assert "* one commit" not in render(MigrationReport(machine(), "soft", [run("a", 9, BASE)]))
+    assert "* one commit" not in render(
+        MigrationReport(machine_plan(), "soft", [run("a", 9, BASE)])
+    )
 
 
 def test_the_downtime_fits_an_ordinary_terminal() -> None:
     """No cell of it is cut off or broken; what pre-copy sent stands below."""
-    report = MigrationReport(machine(), "soft")
+    report = MigrationReport(machine_plan(), "soft")
     for name in ("qemu-2021", "threads", "prewired"):
         report.runs += [run(name, 1234, BASE), run(name, 1300, BASE, repeat=2)]
     console = Console(file=io.StringIO(), width=80)
@@ -279,7 +285,7 @@ def test_slower_is_not_green_and_noise_is_not_compared() -> None:
     short = [PhaseRow(Phase.FINAL_RAM, "vm", ms, ms, 1, True) for ms in (0.1, 0.4)]
     slow = [PhaseRow(Phase.GET_VRING_BASE, "net", ms, ms, 1, True) for ms in (100.0, 196.0)]
     runs = [run("a", 100, short[0], slow[0]), run("b", 110, short[1], slow[1])]
-    report = MigrationReport(machine(), "soft", runs)
+    report = MigrationReport(machine_plan(), "soft", runs)
     assert cells(render(report), "src", "net", "get vring base")[-1] == "0.51x"
     assert cells(render(report), "src", "vm", "final ram")[-1] == "~"
     console = Console(file=io.StringIO(), width=150, force_terminal=True, color_system="standard")

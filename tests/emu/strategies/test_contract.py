@@ -12,7 +12,7 @@ from devices.procedure import Ask, AwaitSwitchover, Change, Phase
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import Timeline
-from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
+from tests.emu.migration.hosts import SPEC, Host, await_requests, check_request_log
 from vhost_user.errors import BackendError, VhostUserError
 from vhost_user.messages import FrontendRequest, Request
 
@@ -72,7 +72,7 @@ def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
 
     vm.signal_all_rings()
     vm.resume_vcpus()
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
@@ -144,11 +144,11 @@ def test_commits(vm: Vm, strategy: Strategy) -> None:
 
 @pytest.mark.parametrize("victim", ["net0", "blk1"])
 def test_a_back_end_that_has_disconnected_is_named(
-    vm: Vm, sites: tuple[Site, Site], strategy: Strategy, victim: str
+    vm: Vm, hosts: tuple[Host, Host], strategy: Strategy, victim: str
 ) -> None:
     """The strategy raises the error of that device."""
     vm.pause_vcpus()
-    sites[0].kill(victim)
+    hosts[0].kill(victim)
     tasks = stops(vm)
     with pytest.raises(VhostUserError) as caught:
         strategy.stop(tasks, stage_of(vm))

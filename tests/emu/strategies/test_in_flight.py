@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from devices.device import VhostDevice
     from devices.procedure import Procedure
     from emu.vm.vm import Vm
-    from tests.emu.migration.sites import Site
+    from tests.emu.migration.hosts import Host
     from vhost_user.messages import Reply
 
 MIXED = [
@@ -64,9 +64,9 @@ def test_no_reply_is_missing_where_all_are_due(vm: Vm) -> None:
 
 
 def test_devices_that_fail_do_not_keep_others_from_their_replies(
-    vm: Vm, sites: tuple[Site, Site]
+    vm: Vm, hosts: tuple[Host, Host]
 ) -> None:
-    sites[0].kill("blk0")
+    hosts[0].kill("blk0")
     strategy = Split(lenient=True)
     tasks = stops(vm)
     strategy.drive(tasks, stage_of(vm))

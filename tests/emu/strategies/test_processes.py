@@ -11,7 +11,7 @@ import pytest
 from emu.errors import ProgramError
 from emu.strategies import socket_worker as wire
 from emu.strategies.processes import Processes, _parts
-from tests.emu.migration.sites import Migration, Site, await_work, check_request_log
+from tests.emu.migration.hosts import Host, Migration, await_requests, check_request_log
 from tests.emu.strategies.test_contract import stage_of, stops
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:
     vm.reconnect.resume()
     vm.reconnect.await_all(5.0)
     assert not vm.reconnect.lost
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
@@ -82,13 +82,13 @@ def test_messages_that_do_not_fit_into_one_packet_are_split(vm: Vm) -> None:
 
 
 def test_the_vm_survives_a_back_end_that_dies(
-    vm: Vm, other: Vm, sites: tuple[Site, Site], tmp_path: Path
+    vm: Vm, other: Vm, hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
     """At the destination, so that the VM runs on at the source."""
-    sites[1].kill("blk1")
+    hosts[1].kill("blk1")
     migration = Migration(vm, other, "processes", tmp_path)
     with pytest.raises(Exception, match="blk1"):
         migration.run()
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
     assert not workers()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.strategies.qemu import Qemu2021, QemuNow
-from tests.emu.migration.sites import SPEC
+from tests.emu.migration.hosts import SPEC
 from tests.emu.strategies.test_contract import stage_of, starts, stops
 from vhost_user.messages import FrontendRequest
 

@@ -22,7 +22,7 @@ from emu.strategies import document, registry
 from emu.strategies.base import Strategy, StrategyOptions
 from emu.strategies.split import Split
 from emu.strategies.unsafe import MODES, UnsafeThreads
-from tests.emu.sides import machine, nothing_left
+from tests.emu.fake_runs import machine_plan, no_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,9 +84,9 @@ def test_the_documents_examples_migrate_a_vm(tmp_path: Path) -> None:
         name for name in registry.STRATEGIES if registry.STRATEGIES[name] not in registry.BUILT_IN
     ]
     assert names == ["by-class", "one-by-one"]
-    plan = MigrationPlan(machine(plugins=tuple(paths)), tuple(names), repeat=2)
+    plan = MigrationPlan(machine_plan(plugins=tuple(paths)), tuple(names), repeat=2)
     out = io.StringIO()
-    with nothing_left() as pids, Supervisor(plan.machine, LineProgress(out)) as supervisor:
+    with no_leftovers() as pids, Supervisor(plan.machine, LineProgress(out)) as supervisor:
         report = MigrationSeries(plan, supervisor).run()
         pids.extend(pid for side in supervisor.sides for pid in side.pids)
     assert report.ok, report.failure()

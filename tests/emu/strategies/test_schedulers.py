@@ -22,7 +22,7 @@ from devices.procedure import Ask, AwaitSwitchover, Change
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import Timeline
-from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
+from tests.emu.migration.hosts import SPEC, Host, await_requests, check_request_log
 from tests.emu.strategies.test_unsafe import assert_agree
 from tests.timeouts import TIMEOUT
 
@@ -46,13 +46,13 @@ class Schedulers(RuleBasedStateMachine):
         super().__init__()
         self._owned = contextlib.ExitStack()
         folder = Path(self._owned.enter_context(tempfile.TemporaryDirectory()))
-        self.site = Site("a", folder)
-        self._owned.callback(self.site.close)
-        self.vm = self.site.vm()
+        self.host = Host("a", folder)
+        self._owned.callback(self.host.close)
+        self.vm = self.host.vm()
         self._owned.callback(self.vm.close)
         self.vm.boot()
         self.vm.guest.start_load("heavy")
-        await_work(self.vm, WORK)
+        await_requests(self.vm, WORK)
         self.vm.reconnect.pause()
         self.vm.pause_vcpus()
         #: The devices that the driver has reset, by index.
@@ -142,7 +142,7 @@ class Schedulers(RuleBasedStateMachine):
         self.vm.recover_devices()
         self.vm.resume_vcpus()
         self.vm.guest.resume_load()
-        await_work(self.vm, WORK)
+        await_requests(self.vm, WORK)
         self.vm.pause_vcpus()
 
     # -- the invariants
@@ -166,7 +166,7 @@ class Schedulers(RuleBasedStateMachine):
         self.vm.signal_all_rings()
         for device in self.vm.devices:
             started = any(ring.started for ring in device.rings)
-            assert self.site.active(device.name) is started
+            assert self.host.active(device.name) is started
 
     def teardown(self) -> None:
         """The VM runs on, and no request is lost, duplicated or corrupted."""

@@ -10,13 +10,13 @@ import pytest
 from devices.procedure import Phase
 from emu.strategies.base import DeviceCost
 from emu.strategies.split import Split
-from tests.emu.migration.sites import SPEC
+from tests.emu.migration.hosts import SPEC
 from tests.emu.strategies.test_contract import stage_of, stops
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from emu.vm.vm import Vm
-    from tests.emu.migration.sites import Site
+    from tests.emu.migration.hosts import Host
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +41,9 @@ def test_one_commit_for_all_devices_and_a_span_for_each_class(vm: Vm) -> None:
 
 @pytest.mark.parametrize("lenient", [False, True])
 def test_a_device_that_fails_ends_the_drive_unless_it_is_lenient(
-    vm: Vm, sites: tuple[Site, Site], *, lenient: bool
+    vm: Vm, hosts: tuple[Host, Host], *, lenient: bool
 ) -> None:
-    sites[0].kill("net0")
+    hosts[0].kill("net0")
     strategy = Split(lenient=lenient)
     tasks = stops(vm)
     if lenient:

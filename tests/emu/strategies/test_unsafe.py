@@ -18,7 +18,7 @@ from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.strategies.task import Stage, begin_tasks
 from emu.strategies.timeline import Timeline
 from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, EITHER, MODES, DoubleDisableError
-from tests.emu.migration.sites import SPEC, await_work, check_request_log
+from tests.emu.migration.hosts import SPEC, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run_on(vm: Vm) -> None:
     assert len(vm.machine.address_space) == SPEC.rings
     vm.signal_all_rings()
     vm.resume_vcpus()
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 

@@ -10,11 +10,11 @@ import pytest
 from emu.config.costs import NATIVE
 from emu.errors import MigrationError
 from emu.vm.vm import Vm
-from tests.emu.migration.sites import (
+from tests.emu.migration.hosts import (
+    Host,
     Migration,
-    Site,
     await_disk,
-    await_work,
+    await_requests,
     check_request_log,
     wait_until,
 )
@@ -34,18 +34,18 @@ def events() -> Events:
 
 
 @pytest.fixture
-def vm(sites: tuple[Site, Site], owned: ExitStack, events: Events) -> Vm:
+def vm(hosts: tuple[Host, Host], owned: ExitStack, events: Events) -> Vm:
     """A VM under load."""
-    site = sites[0]
+    host = hosts[0]
 
     def observe(name: str, data: dict[str, object]) -> None:
         events.put((name, data))
 
-    made = Vm(site.spec, accel="soft", costs=NATIVE, backends=site.sockets, observe=observe)
+    made = Vm(host.spec, accel="soft", costs=NATIVE, backends=host.sockets, observe=observe)
     owned.callback(made.close)
     made.boot()
     made.guest.start_load("heavy")
-    await_work(made)
+    await_requests(made)
     return made
 
 
@@ -59,69 +59,69 @@ def await_event(events: Events, name: str, device: str) -> dict[str, object]:
 @pytest.mark.parametrize("victim", ["blk1", "net0"])
 def test_a_device_comes_back_with_a_new_back_end(
     vm: Vm,
-    sites: tuple[Site, Site],
+    hosts: tuple[Host, Host],
     events: Events,
     victim: str,
 ) -> None:
     """Both are found without a message, and the other devices work on."""
     for _ in range(3):
-        sites[0].kill(victim)
+        hosts[0].kill(victim)
         assert "disconnected" in str(await_event(events, "DEVICE_LOST", victim)["reason"])
         assert list(vm.reconnect.lost) == [victim]
         await_disk(vm, 0, 0)
-        sites[0].revive(victim)
+        hosts[0].restart(victim)
         await_event(events, "DEVICE_BACK", victim)
         assert not vm.reconnect.lost
-        await_work(vm)
+        await_requests(vm)
     check_request_log(vm)
 
 
-def test_all_devices_come_back(vm: Vm, sites: tuple[Site, Site], events: Events) -> None:
+def test_all_devices_come_back(vm: Vm, hosts: tuple[Host, Host], events: Events) -> None:
     """Whatever the order."""
     names = [device.name for device in vm.devices]
     for name in names:
-        sites[0].kill(name)
+        hosts[0].kill(name)
     wait_until(lambda: sorted(vm.reconnect.lost) == sorted(names))
     for name in reversed(names):
-        sites[0].revive(name)
+        hosts[0].restart(name)
     vm.reconnect.await_all(TIMEOUT)
     assert not vm.reconnect.lost
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
 def test_a_vm_that_is_without_a_back_end_does_not_migrate(
     vm: Vm,
     other: Vm,
-    sites: tuple[Site, Site],
+    hosts: tuple[Host, Host],
     events: Events,
     tmp_path: Path,
 ) -> None:
     """The refusal names the device; with the back-end it goes."""
-    sites[0].kill("blk0")
+    hosts[0].kill("blk0")
     await_event(events, "DEVICE_LOST", "blk0")
     migration = Migration(vm, other, "prewired", tmp_path)
     with pytest.raises(MigrationError, match="blk0 is without a back-end"):
         migration.run()
     assert not vm.machine.paused
-    sites[0].revive("blk0")
+    hosts[0].restart("blk0")
     await_event(events, "DEVICE_BACK", "blk0")
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
 def test_a_paused_manager_uses_no_device(
     vm: Vm,
-    sites: tuple[Site, Site],
+    hosts: tuple[Host, Host],
     events: Events,
 ) -> None:
     """It makes up for it when it goes on."""
     with vm.reconnect.paused():
-        sites[0].kill("blk1")
-        sites[0].revive("blk1")
+        hosts[0].kill("blk1")
+        hosts[0].restart("blk1")
         with pytest.raises(queue.Empty):
             events.get(timeout=0.2)
     await_event(events, "DEVICE_LOST", "blk1")
     await_event(events, "DEVICE_BACK", "blk1")
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)

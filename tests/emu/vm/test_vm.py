@@ -9,7 +9,7 @@ import pytest
 
 from emu.config.costs import NATIVE
 from emu.vm.vm import Vm
-from tests.emu.migration.sites import SPEC, Site, await_work, check_request_log
+from tests.emu.migration.hosts import SPEC, Host, await_requests, check_request_log
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_devices_start_before_the_vcpus_run(sites: tuple[Site, Site], owned: ExitStack) -> None:
-    vm = sites[0].vm()
+def test_devices_start_before_the_vcpus_run(hosts: tuple[Host, Host], owned: ExitStack) -> None:
+    vm = hosts[0].vm()
     owned.callback(vm.close)
     observed: list[tuple[bool, bool]] = []
 
@@ -44,17 +44,17 @@ def test_stopped_devices_start_again_where_they_stopped(vm: Vm) -> None:
     vm.start_devices()
     assert all(ring.started for device in vm.devices for ring in device.rings)
     vm.resume_vcpus()
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
 
 
 @pytest.mark.parametrize("victim", ["net0", "blk0"])
 def test_recovery_loses_only_a_device_without_a_back_end(
-    vm: Vm, sites: tuple[Site, Site], victim: str
+    vm: Vm, hosts: tuple[Host, Host], victim: str
 ) -> None:
     vm.reconnect.pause()
     vm.pause_vcpus()
-    sites[0].kill(victim)
+    hosts[0].kill(victim)
     with pytest.raises(VhostUserError, match=victim):
         vm.stop_devices()
     vm.recover_devices()
@@ -71,15 +71,15 @@ def test_a_handover_state_matches_until_the_guest_changes_a_device(vm: Vm, index
 
 
 def test_a_vm_whose_back_end_is_missing_is_not_built(
-    sites: tuple[Site, Site], tmp_path: Path
+    hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
-    paths = {**sites[0].sockets, "blk1": str(tmp_path / "missing")}
+    paths = {**hosts[0].sockets, "blk1": str(tmp_path / "missing")}
     with pytest.raises(VhostUserError, match="blk1"):
         Vm(SPEC, accel="soft", costs=NATIVE, backends=paths)
 
 
-def test_power_off_twice_is_power_off(sites: tuple[Site, Site]) -> None:
-    vm = sites[0].vm()
+def test_power_off_twice_is_power_off(hosts: tuple[Host, Host]) -> None:
+    vm = hosts[0].vm()
     vm.boot()
     vm.close()
     vm.close()

@@ -14,8 +14,8 @@ from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
 from emu.vm_process.commands import VmControl, commands
 from emu.vm_process.control import Control
+from tests.emu.fake_runs import FAKE_VM
 from tests.emu.fake_vm import FakeVm
-from tests.emu.sides import FAKE_VM
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:

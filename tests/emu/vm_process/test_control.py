@@ -11,7 +11,7 @@ from emu.config import vm_file
 from emu.errors import EmuError
 from emu.vm.vm import Vm
 from emu.vm_process.control import make_control
-from tests.emu.migration.sites import SPEC, Site, await_disk, await_work, check_request_log
+from tests.emu.migration.hosts import SPEC, Host, await_disk, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def events() -> Events:
 
 
 @pytest.fixture
-def control(sites: tuple[Site, Site], owned: ExitStack, events: Events) -> Control:
+def control(hosts: tuple[Host, Host], owned: ExitStack, events: Events) -> Control:
     """The control of a VM under load."""
     made = make_control(lambda name, data: events.put((name, data)))
     made.create(
@@ -41,28 +41,28 @@ def control(sites: tuple[Site, Site], owned: ExitStack, events: Events) -> Contr
         accel="soft",
         costs="native",
         load="heavy",
-        backends=sites[0].sockets,
+        backends=hosts[0].sockets,
     )
     owned.callback(made.close)
     made.start()
-    await_work(made.vm)
+    await_requests(made.vm)
     return made
 
 
 @pytest.mark.parametrize("step", ["reset_device", "activate_device"])
 def test_a_back_end_that_dies_during_a_reset(
-    sites: tuple[Site, Site],
+    hosts: tuple[Host, Host],
     control: Control,
     events: Events,
     step: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its device is lost, with an event; the others are reset and work, and it does when it can."""
-    site, vm, do = sites[0], control.vm, getattr(Vm, step)
+    host, vm, do = hosts[0], control.vm, getattr(Vm, step)
 
     def dies(vm: Vm, index: int) -> None:
         if index == BLK0:
-            site.kill("blk0")
+            host.kill("blk0")
         do(vm, index)
 
     monkeypatch.setattr(Vm, step, dies)
@@ -71,14 +71,14 @@ def test_a_back_end_that_dies_during_a_reset(
     assert [events.get(timeout=TIMEOUT)[0] for _ in range(2)] == ["DEVICE_LOST", "RESET"]
     assert control.query_status() == {"status": "running", "running": True}
     await_disk(vm, 1, 0)
-    site.revive("blk0")
+    host.restart("blk0")
     assert events.get(timeout=TIMEOUT) == ("DEVICE_BACK", {"device": "blk0"})
     await_disk(vm, 0, 0)
-    await_work(vm)
+    await_requests(vm)
     check_request_log(vm)
     monkeypatch.undo()
     control.reset()
-    await_work(vm)
+    await_requests(vm)
 
 
 def await_end(events: Events) -> str:
@@ -91,7 +91,7 @@ def await_end(events: Events) -> str:
 
 @pytest.mark.parametrize("handover", [False, True])
 def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
-    sites: tuple[Site, Site],
+    hosts: tuple[Host, Host],
     control: Control,
     events: Events,
     owned: ExitStack,
@@ -110,7 +110,7 @@ def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
         accel="soft",
         costs="native",
         load="heavy",
-        backends=sites[1].sockets,
+        backends=hosts[1].sockets,
     )
     uri = other.incoming(f"unix:{tmp_path / 'stream'}", handover=handover)["uri"]
     awaiting = "prelaunch" if handover else "inmigrate"
@@ -127,7 +127,7 @@ def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
     assert other.query_status() == {"status": "paused", "running": False}
     other.cont()
     assert other.query_status() == {"status": "running", "running": True}
-    await_work(other.vm)
+    await_requests(other.vm)
     check_request_log(other.vm)
 
 

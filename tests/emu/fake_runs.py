@@ -1,4 +1,4 @@
-"""Runs whose VM processes are fakes and whose back-ends are real."""
+"""Runs with fake VM processes and real back-end processes."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ FAKE_VM = (sys.executable, str(Path(__file__).with_name("fake_vm.py")))
 SMALL = VmSpec(2, 256 << 20, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2)))
 
 
-def machine(**changes: Any) -> MachinePlan:
+def machine_plan(**changes: Any) -> MachinePlan:
     """A small VM."""
     return MachinePlan(**{"spec": SMALL, **changes})
 
 
 def disk_file(path: Path, content: bytes, *, writable: bool = False) -> DiskFile:
-    """A file to put behind the first disk."""
+    """An image file for the first disk."""
     path.write_bytes(content)
     return DiskFile(path, len(content), writable)
 
 
 @contextmanager
-def nothing_left() -> Iterator[list[int]]:
-    """Inside of the block a list takes pids; afterwards none of them may be there any more.
+def no_leftovers() -> Iterator[list[int]]:
+    """The block appends pids to the list; after it, none of these processes may exist.
 
-    Nor may this process have more descriptors or children than before.
+    This process must not have more descriptors or children than before either.
     """
     me = psutil.Process()
     before = me.num_fds()
@@ -54,9 +54,9 @@ def nothing_left() -> Iterator[list[int]]:
 
 
 def run_series(plan: MigrationPlan, out: io.StringIO) -> MigrationReport:
-    """Migrate fakes; leaves nothing behind."""
+    """Migrate between fake VMs, and check that no process or file is left."""
     directory = None
-    with nothing_left() as pids:
+    with no_leftovers() as pids:
         try:
             supervisor = Supervisor(plan.machine, LineProgress(out), vm_program=FAKE_VM)
             with supervisor:

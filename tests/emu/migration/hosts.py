@@ -1,5 +1,5 @@
-"""Sides of a migration inside of the test process: real back-ends in threads, real VMs."""
-# ruff: noqa: D102 - the names say what they do
+"""Source and destination hosts inside the test process: real back-ends in threads, real VMs."""
+# ruff: noqa: D102 - the names describe them
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ if TYPE_CHECKING:
     from emu.migration.tls import Credentials
     from emu.vm.handover_state import VmHandoverState
 
-#: The strategies that need back-ends at the destination, and stop those of the source.
-MOVES = [name for name in STRATEGIES if not make(name).hands_over]
+#: The strategies that stop the rings at the source and start them at the destination.
+RING_STOPPING_STRATEGIES = [name for name in STRATEGIES if not make(name).hands_over]
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
 IMAGE_BYTES = 16 << 20
-PARAMETERS = Parameters(deadline=TIMEOUT)
-#: One thread, so that a job that was submitted last is also the last to be done.
-POOL = 1
+PARAMETERS = Parameters(timeout=TIMEOUT)
+#: One thread, so that jobs are done in the order of their submission.
+POOL_THREADS = 1
 
 
-class Site:
-    """The back-ends of one side, each device on a loop of its own."""
+class Host:
+    """The back-ends of one host, each device on an event loop of its own."""
 
     def __init__(self, name: str, folder: Path, spec: VmSpec = SPEC) -> None:
         self.spec = spec
         self.loops: dict[str, Loop] = {}
         self.sockets: dict[str, str] = {}
         self._servers: dict[str, DeviceServer] = {}
-        self._pool = IoPool(POOL)
+        self._pool = IoPool(POOL_THREADS)
         self._folder = folder
         self._fabric = Fabric(switch=False)
-        self._dead: list[Loop] = []
+        self._replaced_loops: list[Loop] = []
         for device in spec.devices:
             self.sockets[device.name] = str(folder / f"{name}-{device.name}.sock")
             self._serve(device)
@@ -72,29 +72,31 @@ class Site:
             if not image.exists():
                 with image.open("wb") as file:
                     file.truncate(IMAGE_BYTES)
-            served: BlkDevice | NetDevice = BlkDevice(
+            backend: BlkDevice | NetDevice = BlkDevice(
                 device.name, loop, Image(str(image)), device.rings, self._pool
             )
         else:
-            served = NetDevice(device.name, loop, device.rings, self._fabric)
-        self._servers[device.name] = DeviceServer(served, listen(path), ControlOptions(), path=path)
+            backend = NetDevice(device.name, loop, device.rings, self._fabric)
+        self._servers[device.name] = DeviceServer(
+            backend, listen(path), ControlOptions(), path=path
+        )
         loop.start()
 
-    def revive(self, device: str) -> None:
-        """A new back-end listens where the one that was killed did."""
-        self._dead.append(self.loops[device])
+    def restart(self, device: str) -> None:
+        """Start a new back-end on the socket path of the one that was killed."""
+        self._replaced_loops.append(self.loops[device])
         self._serve(next(spec for spec in self.spec.devices if spec.name == device))
 
     def vm(self, costs: CostModel = NATIVE, accel: str = "soft") -> Vm:
         return Vm(self.spec, accel=accel, costs=costs, backends=self.sockets)
 
     def ring_events(self, device: str) -> tuple[int, int]:
-        """How many rings of the device its back-end has started, and has stopped."""
+        """How many rings the device's back-end has started, and stopped."""
         counters = self._servers[device].device.counters
         return counters[stats.RING_STARTS], counters[stats.RING_STOPS]
 
     def active(self, device: str) -> bool:
-        """Whether the back-end looks at any of the device's rings, after all that came before."""
+        """Whether the back-end serves a ring of the device, after all pending events."""
         answer = queue.SimpleQueue[bool]()
         rings = self._servers[device].device.rings
         self.loops[device].post(
@@ -105,11 +107,11 @@ class Site:
         return answer.get(timeout=TIMEOUT)
 
     def kill(self, device: str) -> None:
-        """The device's back-end goes away in the middle of everything."""
+        """End the device's back-end at an arbitrary moment, with requests in flight."""
         assert self.loops[device].stop()
-        rested = threading.Event()
-        self._pool.submit(rested.set)
-        assert rested.wait(TIMEOUT)
+        drained = threading.Event()
+        self._pool.submit(drained.set)
+        assert drained.wait(TIMEOUT)
         self._servers.pop(device).close()
 
     def close(self) -> None:
@@ -118,12 +120,12 @@ class Site:
         self._pool.close()
         for server in self._servers.values():
             server.close()
-        for loop in (*self.loops.values(), *self._dead):
+        for loop in (*self.loops.values(), *self._replaced_loops):
             loop.close()
 
 
 class Events:
-    """The events of a side, and a way to wait for one."""
+    """Records the events of a migration."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, object]]] = []
@@ -133,7 +135,7 @@ class Events:
 
 
 class Migration:
-    """One migration from a running VM to one that waits, both in this process."""
+    """One migration from a running VM to a waiting one, both in this process."""
 
     def __init__(
         self,
@@ -149,11 +151,11 @@ class Migration:
         report: bool = False,
     ) -> None:
         self.events = Events()
-        #: Where the VM arrives: `destination`, or what it inherited when it was handed over.
-        self.there = destination
+        #: The VM that runs afterwards: `destination`, or the one built for a handover.
+        self.destination_vm = destination
         options = StrategyOptions(threads=3)
         chosen = make(strategy, options)
-        # With credentials (the source's, the destination's) as between two machines.
+        # The credentials of source and destination.
         ours, theirs = (None, None) if tls is None else tls
         uri = f"unix:{folder / 'stream'}" if tls is None else "tcp:127.0.0.1:0"
         self.listener = Listener(uri, theirs)
@@ -171,7 +173,7 @@ class Migration:
         self._built: list[Vm] = []
         if chosen.hands_over:
             if owned is None:
-                raise ValueError("what is handed over has to be given back")
+                raise ValueError("a handover needs a stack that closes the new VM")
             owned.callback(self._discard)
             self.destination = HandoverDestination(
                 source.spec,
@@ -191,10 +193,16 @@ class Migration:
         self._thread = threading.Thread(target=self._receive)
 
     def _build(self, handed_over: VmHandoverState) -> Vm:
-        accel = self.there.machine.accel.name
-        vm = Vm(self.there.spec, accel=accel, costs=NATIVE, backends={}, handed_over=handed_over)
+        accel = self.destination_vm.machine.accel.name
+        vm = Vm(
+            self.destination_vm.spec,
+            accel=accel,
+            costs=NATIVE,
+            backends={},
+            handed_over=handed_over,
+        )
         self._built.append(vm)
-        self.there = vm
+        self.destination_vm = vm
         return vm
 
     def _discard(self) -> None:
@@ -205,7 +213,7 @@ class Migration:
     def _receive(self) -> None:
         try:
             self.destination.run(self._accept())
-        except Exception as error:  # noqa: BLE001  the test looks at it
+        except Exception as error:  # noqa: BLE001  the test checks it
             self.received.append(error)
         else:
             self.received.append(None)
@@ -219,7 +227,11 @@ class Migration:
         return stream
 
     def run(self, **changes: object) -> None:
-        """Migrate; raises what the source raises."""
+        """Migrate; raises the source's error.
+
+        Args:
+            changes: members of HELLO to replace.
+        """
         self._thread.start()
         try:
             self.run_source(**changes)
@@ -227,36 +239,36 @@ class Migration:
             self._thread.join(3 * TIMEOUT)
             self.listener.close()
             assert not self._thread.is_alive()
-        self._check_figures()
+        self._check_downtimes()
 
     def run_source(self, **changes: object) -> None:
-        """Migrate to the listener, whether the destination accepts there or not."""
+        """Migrate to the listener, without a destination that accepts the connection."""
         self.source.run(self._connect(), {**self._hello, **changes})
 
-    def _check_figures(self) -> None:
-        """The blackout has a length on each of the three clocks; a host that is busy adds to it."""
+    def _check_downtimes(self) -> None:
+        """Each of the three measurements of the downtime is positive."""
         start = self.source.timeline.marks["pause_start_ns"]
         assert start < self.destination.timeline.marks["running_ns"]
         assert self.destination.guest_gap_ns > 0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when it is true; guest memory has no event to wait for."""
+    """Return when the condition holds; guest memory has no event to wait for."""
     tick = threading.Event()
-    end = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < end, f"it did not come true within {TIMEOUT} s"
+        assert time.monotonic() < deadline, f"the condition does not hold after {TIMEOUT} s"
         tick.wait(0.01)
 
 
-def await_work(vm: Vm, requests: int = 50) -> None:
-    """Return when the guest has had that many more requests completed."""
+def await_requests(vm: Vm, requests: int = 50) -> None:
+    """Return when that many more requests of the guest have completed."""
     enough = vm.guest.request_log().completed + requests
     wait_until(lambda: vm.guest.request_log().completed >= enough)
 
 
 def await_disk(vm: Vm, disk: int, ring: int) -> None:
-    """Return when this very ring has had requests completed."""
+    """Return when 20 more requests of this ring have completed."""
     queues = vm.guest.disks.queues
     unit = next(u for u in queues if (u.place.number, u.place.position) == (disk, ring))
     enough = unit.request_log().completed + 20
@@ -264,7 +276,7 @@ def await_disk(vm: Vm, disk: int, ring: int) -> None:
 
 
 def check_request_log(vm: Vm) -> None:
-    """At rest nothing is lost, nothing came twice, and every block reads back right."""
+    """No request is lost, duplicated or corrupted, and every block reads back as written."""
     assert vm.guest.quiesce(TIMEOUT) == 0
     totals = vm.guest.request_log()
     assert totals.intact, totals
