@@ -1,6 +1,6 @@
 """The state of a VM that one process transfers to another on the same host.
 
-A VM's guest memory and its devices' connections and eventfds are passed on as descriptors.
+A VM's guest memory and its devices' connections and eventfds are transferred as descriptors.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 class VmHandoverState(NamedTuple):
-    """What the destination's process needs; a context manager that closes what was received.
+    """The state that the destination's process needs.
+
+    As a context manager, it closes the descriptors that were received.
 
     Attributes:
-        config: what the guest's drivers know of the devices.
+        config: the properties of the devices that the guest's drivers use.
         backends: socket path of each device's back-end, to reconnect.
         devices: the state of each device.
         memory: descriptors of guest memory, region by region.

@@ -1,8 +1,8 @@
 """Reconnects devices: a device that has lost its back-end is started on the next one.
 
 When a back-end closes its socket the device is *lost*: its rings are not served, and the guest's
-requests stay in them. The manager then tries its socket path until a back-end listens there. A
-migration or a stop drives the devices itself, and pauses the manager for that time.
+requests stay in them. The manager then tries the socket path until a back-end listens there. A
+migration or a stop uses the devices itself, and pauses the manager for that time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -76,7 +75,7 @@ class ReconnectManager:
         self._wake()
 
     def pause(self) -> None:
-        """Return when the manager uses no device; it uses none until `resume`.
+        """Return when the manager uses no device; from then on it uses none until `resume`.
 
         Raises:
             DeadlineError: reconnecting a device takes longer than `TIMEOUT`.
@@ -90,7 +89,7 @@ class ReconnectManager:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Pause the manager in the block."""
+        """Pause the manager during the ``with`` block."""
         self.pause()
         try:
             yield
@@ -141,10 +140,10 @@ class ReconnectManager:
             ready = poll.poll()
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake_fd)
-            gone = [watched[fd] for fd, _ in ready if fd in watched]
-            if gone and self._begin():
+            disconnected = [watched[fd] for fd, _ in ready if fd in watched]
+            if disconnected and self._begin():
                 try:
-                    self._mark_gone(gone)
+                    self._mark_disconnected(disconnected)
                 finally:
                     self._end()
 
@@ -153,14 +152,14 @@ class ReconnectManager:
         poll.register(self._wake_fd, select.POLLIN)
         watched: dict[int, VhostDevice] = {}
         for device in self._devices:
-            # A lost device belongs to its own thread, whatever the state of its connection.
+            # A lost device belongs to its connector thread.
             if device.connected and device.name not in self.lost:
                 fd = device.connection.fileno()
                 watched[fd] = device
                 poll.register(fd, select.POLLRDHUP)
         return poll, watched
 
-    def _mark_gone(self, devices: Sequence[VhostDevice]) -> None:
+    def _mark_disconnected(self, devices: Sequence[VhostDevice]) -> None:
         """Mark these devices as lost, unless they have been reconnected since they were polled."""
         for device in devices:
             if not device.connected or device.name in self.lost:
@@ -186,7 +185,7 @@ class ReconnectManager:
             self._busy -= 1
             self._changed.notify_all()
 
-    # -- one thread for each lost device, so that no device waits for another
+    # -- a connector thread for each lost device, so that no device waits for another
 
     def _start_connector(self, device: VhostDevice) -> None:
         running = self._connectors.get(device.name)
@@ -215,6 +214,5 @@ class ReconnectManager:
                 return
             finally:
                 self._end()
-            end = time.monotonic() + PERIOD
             with self._changed:
-                self._changed.wait_for(lambda: self._closed, max(0.0, end - time.monotonic()))
+                self._changed.wait_for(lambda: self._closed, PERIOD)

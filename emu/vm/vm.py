@@ -47,17 +47,18 @@ TIMEOUT = 10.0
 REPLY_TIMEOUT = 2.0
 #: Seconds to wait for a heartbeat, which is due every millisecond.
 HEARTBEAT_TIMEOUT = 0.2
-#: A beat that is older than this (nanoseconds) may not be the last one; attempts to see the last.
+#: Nanoseconds: after a heartbeat that is older than this a later one may have followed.
 HEARTBEAT_FRESH_NS = 300_000
+#: Attempts to observe a fresh heartbeat.
 HEARTBEAT_TRIES = 5
 
 
 def _ignore(_name: str, _data: dict[str, object]) -> None:
-    """The observer of a VM whose events are not needed."""
+    """Ignore an event: the default observer."""
 
 
 class DiskUse(NamedTuple):
-    """The user's file behind ``blk0``: read in full, and written back unchanged if ``write``."""
+    """The guest reads the image of ``blk0`` in full, and writes it back unchanged if ``write``."""
 
     write: bool
 
@@ -66,27 +67,27 @@ class Vm:
     """A VM and its vhost-user devices, connected to their back-ends.
 
     Args:
-        spec: its shape.
+        spec: vCPUs, memory and devices.
         accel: ``auto``, ``soft`` or ``kvm``.
         costs: latency injected into the machine's notifiers.
         backends: socket path of each device's back-end, by the device's name.
-        connected: back-ends that are connected already, by the device's name; the VM owns them
-            from now on, and connects to the others.
-        disk: what the guest does with the user's file behind ``blk0``, if there is one.
+        connected: connected back-ends, by the device's name, which the VM closes; it connects to
+            the others.
+        disk: how the guest uses the image file of ``blk0``; None if that is a scratch image.
         timeout: seconds that one request to a device may take.
-        observe: gets an event for each device that is lost or reconnected.
-        handed_over: memory and running devices of the VM in another process. Nothing is then sent
-            to a back-end, and no memory is written.
+        observe: called for each device that is lost or reconnected.
+        handed_over: memory and running devices of the VM in another process. No message is then
+            sent to a back-end, and no memory is written.
 
     Attributes:
-        backends: as given, or as handed over.
-        driving: held by the thread that uses the back-ends of a VM that runs; while the vCPUs
-            are paused only the migration does.
+        backends: the argument, or the paths in ``handed_over``.
+        driving: held by the thread that uses the back-ends of a running VM; while the vCPUs are
+            paused only the migration uses them.
         reconnect: reconnects devices that lost their back-ends; paused until the VM runs.
 
     Raises:
-        VhostUserError: a back-end cannot be reached, or lacks what the VM needs.
-        EmuError, ShapeError: the accelerator, or the shape of the VM, is not possible here.
+        VhostUserError: a back-end cannot be reached, or lacks a feature that the VM needs.
+        EmuError, ShapeError: the host does not support the accelerator or so large a VM.
         OSError: out of descriptors or memory.
     """
 
@@ -109,11 +110,11 @@ class Vm:
         self.devices: list[VhostDevice] = []
         self.driving = OrderedLock("the devices")
         self._eventfds = eventfd.default()
-        with ExitStack() as made:
+        with ExitStack() as cleanup:
             memory = () if handed_over is None else handed_over.memory
             self.machine = Machine(spec, costs, pacer=Pacer(), accel=accel, memory_fds=memory)
-            made.callback(self.machine.close)
-            made.callback(self._close_devices)
+            cleanup.callback(self.machine.close)
+            cleanup.callback(self._close_devices)
             self._add_devices()
             if handed_over is None:
                 self._connect(connected or {})
@@ -121,11 +122,11 @@ class Vm:
             else:
                 config = self._restore(handed_over)
             self.guest = GuestProgram(spec, self.machine, config)
-            made.callback(self._close_guest)
+            cleanup.callback(self._close_guest)
             self.machine.start_vcpus(self.guest)
             self.reconnect = ReconnectManager(self.devices, self._reconnect_device, observe)
-            made.callback(self.reconnect.close)
-            self._owned = made.pop_all()
+            cleanup.callback(self.reconnect.close)
+            self._cleanup = cleanup.pop_all()
 
     def _add_devices(self) -> None:
         memory = [SharedMemory(part.gpa, part.size, part.fd) for part in self.machine.ram.regions]
@@ -149,13 +150,13 @@ class Vm:
                 device.connect(self.backends[device.name], timeout=self.timeout)
 
     def _restore(self, handed_over: VmHandoverState) -> GuestConfig:
-        """Restore devices that are connected, and run, already; return the guest's config."""
+        """Restore devices whose rings already run; return the guest configuration."""
         for device, (known, fds) in zip(self.devices, handed_over.by_device(), strict=True):
             restore(device, known, fds)
         return handed_over.config
 
     def _probe(self, disk: DiskUse | None) -> GuestConfig:
-        """Read what the guest's drivers need to know of the devices."""
+        """Read the configuration for the guest's drivers from the devices."""
         disks = [device for device in self.devices if isinstance(device, VhostUserBlk)]
         features = [
             BlkFeatures(
@@ -179,7 +180,7 @@ class Vm:
         )
 
     def handover_state(self) -> VmHandoverState:
-        """What another process needs to continue this VM; this VM keeps its descriptors open.
+        """The state that another process needs to run this VM; this VM keeps its descriptors open.
 
         Raises:
             MigrationError: a device cannot be handed over.
@@ -205,7 +206,7 @@ class Vm:
             )
 
     def boot(self, before_running: Callable[[], None] | None = None) -> None:
-        """Power on: the guest's drivers set their rings up, the devices start, the vCPUs run.
+        """Power on: the guest's drivers set their rings up, the devices and then the vCPUs start.
 
         Args:
             before_running: called when the devices have started and the vCPUs do not run yet.
@@ -223,7 +224,7 @@ class Vm:
         """Start every device that is stopped.
 
         Raises:
-            VhostUserError: one cannot; the others have been started.
+            VhostUserError: a device cannot be started; the others have been.
         """
         self.drive(lifecycle.start(device) for device in self.devices)
         self.signal_all_rings()
@@ -232,16 +233,16 @@ class Vm:
         """Stop every device that runs.
 
         Raises:
-            VhostUserError: one cannot; the others have been stopped.
+            VhostUserError: a device cannot be stopped; the others have been.
         """
         self.drive(lifecycle.stop(device) for device in self.devices)
 
     def recover_devices(self) -> None:
-        """Start every device again, whatever state it is in.
+        """Start every device again, from any state.
 
-        One that cannot be started does not hold up the others. A device whose back-end has gone,
-        or whose connection is broken, is lost: it is reconnected when a back-end listens. Its
-        requests stay in its rings.
+        A device that cannot be started does not delay the others. A device whose back-end has
+        disconnected, or whose connection is broken, is lost: it is reconnected when a back-end
+        listens. Its requests stay in its rings.
         """
         kept: list[VhostDevice] = []
         for device in self.devices:
@@ -249,8 +250,8 @@ class Vm:
                 kept.append(device)
             elif device.name not in self.reconnect.lost:
                 reason = device.connection.broken_reason if device.connected else "not connected"
-                gone = VhostUserError(f"its back-end is lost: {reason}", device=device.name)
-                self.reconnect.mark_lost(device, gone)
+                error = VhostUserError(f"its back-end is lost: {reason}", device=device.name)
+                self.reconnect.mark_lost(device, error)
         strategy = Split(lenient=True)
         self._drive(kept, map(lifecycle.start, kept), strategy)
         for device in kept:
@@ -259,11 +260,11 @@ class Vm:
         self.signal_all_rings()
 
     def _reconnect_device(self, device: VhostDevice) -> None:
-        """Connect a lost device anew, and start it.
+        """Connect a lost device again, and start it.
 
         The bases of its rings are unknown, so each starts at its used index. A disk's back-end
-        finds the requests that are not completed in the inflight region; a NIC's processes the
-        buffers again that it had taken and not completed.
+        finds the requests that are not completed in the inflight region; a NIC's processes again
+        the buffers that it had popped and not completed.
         """
         acked = device.acked_features
         try:
@@ -281,7 +282,7 @@ class Vm:
         self._eventfds.signal(device.notifier_fds())
 
     def reset_device(self, index: int) -> None:
-        """The guest's driver resets a device, by its index on the bus; at any moment.
+        """Reset a device, by its index on the bus, as its driver does at any moment.
 
         Raises:
             VhostUserError: its back-end has failed.
@@ -290,7 +291,7 @@ class Vm:
         self.drive_one(device, lifecycle.reset(device))
 
     def activate_device(self, index: int) -> None:
-        """The guest's driver has set a device's rings up anew, and starts it.
+        """Start a device whose driver has set its rings up anew.
 
         Raises:
             VhostUserError: its back-end has failed, or its rings run.
@@ -302,7 +303,7 @@ class Vm:
     def stop_logging(self) -> None:
         """Disable the dirty log of every device that has a back-end.
 
-        A back-end for which that fails goes on writing to the log, which is harmless.
+        A back-end for which that fails continues to write to the log, which is harmless.
         """
         kept = [device for device in self.devices if device.connected]
         for device in self.devices:
@@ -341,10 +342,10 @@ class Vm:
         self._eventfds.signal([fd for device in self.devices for fd in device.notifier_fds()])
 
     def await_heartbeat(self) -> None:
-        """Return just after a heartbeat, or soon if there is none: the guest may hang.
+        """Return just after a heartbeat, or after `HEARTBEAT_TIMEOUT`: the guest may hang.
 
-        Heartbeats bound the gap that the guest measures. On a busy host the last one may be long
-        ago, and that delay would count as part of the blackout.
+        The guest measures the blackout between two heartbeats. On a busy host the last one may be
+        long ago, and that delay would count as part of the blackout.
         """
         for _ in range(HEARTBEAT_TRIES):
             self.machine.vcpus.arm(0, time.monotonic_ns())
@@ -353,10 +354,10 @@ class Vm:
                 return
 
     def resume_incoming(self, timeout: float) -> int:
-        """Resume a VM that has arrived by migration, and wait until it runs.
+        """Resume a VM after its incoming migration, and wait until it runs.
 
-        The guest's threads then compete for the interpreter, so this thread may learn of it late:
-        the time returned is that of the event.
+        The guest's threads compete for the interpreter, so this thread may return late: the
+        returned time is that of the event.
 
         Returns:
             CLOCK_MONOTONIC nanoseconds at which guest code, and each vCPU that had been running,
@@ -384,7 +385,7 @@ class Vm:
         return max(part.gpa + part.size for part in self.machine.ram.regions) // PAGE_SIZE
 
     def disconnect(self) -> None:
-        """Close all connections; the back-ends drop their rings."""
+        """Close all connections; the back-ends then stop their rings."""
         for device in self.devices:
             device.disconnect()
 
@@ -397,5 +398,5 @@ class Vm:
         self.guest.close()
 
     def close(self) -> None:
-        """Power off, in any state. May be called twice."""
-        self._owned.close()
+        """Power off, in any state; idempotent."""
+        self._cleanup.close()

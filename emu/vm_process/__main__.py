@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -> None:
-    """Serve the monitor on ``sock`` until its client has gone, then release everything."""
-    servers: list[MonitorServer] = []  # the control needs `emit` before there is a server
+    """Serve the monitor on ``sock`` until its client disconnects, then release all resources."""
+    servers: list[MonitorServer] = []  # the control needs `emit` before the server exists
 
     def emit(name: str, data: JsonObject) -> None:
         servers[0].emit(name, data)

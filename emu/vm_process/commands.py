@@ -7,9 +7,9 @@ The methods of `VmControl` are the monitor's commands; their arguments and resul
     query-dirty-rate x-timeline x-ledger x-quiesce x-resume-load x-stats x-verify x-disk-reader
     x-release quit
 
-A VM process starts empty. ``x-create`` describes the VM; then either ``x-start`` boots it or
-``migrate-incoming`` awaits it. After ``x-release`` it is empty again, so two such processes can
-migrate one VM back and forth.
+A VM process starts without a VM. ``x-create`` configures one; then ``x-start`` boots it, or
+``migrate-incoming`` waits for it. After ``x-release`` the process has no VM again, so two such
+processes can migrate one VM back and forth.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class VmControl(Protocol):
-    """What the monitor's commands do. All times are nanoseconds of CLOCK_MONOTONIC.
+    """The monitor's commands. All times are nanoseconds of CLOCK_MONOTONIC.
 
-    A method that fails raises `EmuError`, `VhostUserError` or `OSError`; the text of the error
-    is what the user reads. Anything else ends the process.
+    A method that fails raises `EmuError`, `VhostUserError` or `OSError`; the error's text is shown
+    to the user. Any other exception ends the process.
 
-    Events, through the `EventSink` that the control was made with: ``MIGRATION {"status"}`` on
-    each change (``setup``, ``active``, ``device``, then ``completed``, ``failed`` or
-    ``cancelled``, with ``"error-desc"`` when it failed), ``MIGRATION_PASS {"pass", "remaining",
-    "bytes"}`` at the source, ``STOP`` and ``RESUME``. The source reports ``failed`` when the VM
-    runs on there, and the destination ``completed`` when it runs here.
+    Events, through the `EventSink` of the control: ``MIGRATION {"status"}`` on each change
+    (``setup``, ``active``, ``device``, then ``completed``, ``failed`` or ``cancelled``, with
+    ``"error-desc"`` when it failed), ``MIGRATION_PASS {"pass", "remaining", "bytes"}`` at the
+    source, ``STOP`` and ``RESUME``. The source reports ``failed`` when the VM runs on there, and
+    the destination ``completed`` when the VM runs there.
     """
 
     def create(
@@ -46,7 +46,7 @@ class VmControl(Protocol):
         disk: JsonObject | None = None,
         dirty_rate: int = 0,
     ) -> JsonObject:
-        """Describe the VM of this process; nothing is built yet.
+        """Configure the VM of this process; `start` or `incoming` builds it.
 
         Args:
             name: of this side, ``A`` or ``B``: for threads, errors and traces.
@@ -55,16 +55,16 @@ class VmControl(Protocol):
             costs: ``native`` or ``rfc2021``.
             load: ``none``, ``light`` or ``heavy``.
             backends: socket path of each device's back-end, by the device's name.
-            disk: what is behind ``blk0`` when the user gave a file: ``{"path", "size",
-                "writable"}``; without it, or for every other disk, a scratch image.
+            disk: the user's image file of ``blk0``: ``{"path", "size", "writable"}``; None for a
+                scratch image, as every other disk has.
             dirty_rate: bytes of memory a second that the guest writes in addition to its load.
 
         Returns:
-            ``{"accel": "soft"}`` or ``"kvm"``: the one that will be used.
+            ``{"accel": "soft"}`` or ``"kvm"``: the accelerator that ``auto`` selects.
         """
 
     def start(self) -> JsonObject | None:
-        """Build the machine, connect the devices, boot the guest and put it under load."""
+        """Build the machine, connect the devices, boot the guest and start its load."""
 
     def incoming(
         self,
@@ -77,12 +77,12 @@ class VmControl(Protocol):
         """Build the machine, connect the devices, and listen; returns when it listens.
 
         Args:
-            uri: ``unix:PATH`` or ``tcp:ADDRESS:PORT``; port 0 takes a free one.
+            uri: ``unix:PATH`` or ``tcp:ADDRESS:PORT``; port 0 selects a free port.
             tls: the fields of `emu.migration.tls.Credentials`, for TLS.
-            disks: what is behind the disks (`orchestrator.shared_disks`), to compare with the
+            disks: identifies the disk images (`orchestrator.shared_disks`), to compare with the
                 source's; None when the source is a side of the same run.
-            handover: the VM's memory and devices are handed over (strategy ``handover``): nothing
-                is built before.
+            handover: the source hands its memory and devices over (strategy ``handover``): the
+                machine is built from them later.
 
         Returns:
             ``{"uri": ...}``: the address for the source.
@@ -96,16 +96,16 @@ class VmControl(Protocol):
         tls: list[str] | None = None,
         between: JsonObject | None = None,
     ) -> None:
-        """Begin to migrate, in a thread of its own, and return at once.
+        """Start a migration in a thread of its own, and return at once.
 
         Args:
-            uri: as `incoming` returned it.
-            strategy: name of the scheduler.
+            uri: the result of `incoming` at the destination.
+            strategy: name of the strategy.
             options: fields of `emu.strategies.base.StrategyOptions`; others have their defaults.
-            tls: as `incoming` takes it.
-            between: when the destination belongs to another run: ``{"disks": what is behind
-                the disks (`orchestrator.shared_disks`), "stats": [path of the counters of each
-                program that serves disks]}``. Both sides then exchange completion reports.
+            tls: see `incoming`.
+            between: for a destination of another run: ``{"disks": identifies the disk images
+                (`orchestrator.shared_disks`), "stats": [path of the counters of each program that
+                serves disks]}``. Both sides then exchange completion reports.
         """
 
     def set_parameters(self, parameters: JsonObject) -> None:
@@ -124,10 +124,10 @@ class VmControl(Protocol):
         """Resume a paused VM, its devices included."""
 
     def reset(self) -> None:
-        """Have the guest's drivers reset all devices and set them up again, as at a reboot."""
+        """Reset all devices and set them up again, as the guest's drivers do at a reboot."""
 
     def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
-        """Begin to measure how fast memory becomes dirty; all devices log for that time.
+        """Start to measure how fast memory becomes dirty; all devices log for that time.
 
         Args:
             calc_time: seconds, 1 to 60.
@@ -153,8 +153,8 @@ class VmControl(Protocol):
             ``{"spans": [...], "marks": {name: ns}, "commits": N}``, each span being the list of
             the fields of an `emu.strategies.timeline.Span`; at the source also
             ``"requests_in_flight_at_stop"``, ``"precopy": {"rounds", "bytes", "ms"}`` and
-            ``"destination"``, its completion report between two runs; at the destination
-            ``"source"``, likewise.
+            ``"destination"``, the destination's completion report if it belongs to another run; at
+            the destination ``"source"``, likewise.
             Of the marks, ``pause_start_ns`` at the source and ``running_ns`` at the destination
             bound the downtime. ``commits`` are those of this side's blackout and preparation.
         """
@@ -171,7 +171,7 @@ class VmControl(Protocol):
         """Stop the load; returns when no request is outstanding, or raises after ``timeout`` s."""
 
     def resume_load(self) -> JsonObject | None:
-        """Put the guest under load again."""
+        """Start the guest's load again."""
 
     def stats(self) -> JsonObject:
         """Counters since the guest booted, for a live view.
@@ -182,10 +182,12 @@ class VmControl(Protocol):
         """
 
     def verify(self, timeout: float, images: JsonObject) -> JsonObject:
-        """Have the guest read back all it wrote, and check the images. The load must be stopped.
+        """Check all blocks that the guest wrote, read by the guest and read from the images.
+
+        The load must be stopped.
 
         Args:
-            timeout: seconds that it may take.
+            timeout: seconds that the guest may take.
             images: path of the image of each scratch disk, by the disk's number.
 
         Returns:
@@ -194,21 +196,21 @@ class VmControl(Protocol):
         """
 
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
-        """Drive the guest program that reads ``blk0`` in full through its rings.
+        """Control the guest program that reads ``blk0`` in full through its rings.
 
         Args:
             action: ``start`` (from the beginning), ``limit``, or ``status``.
-            limit: stop at this offset until there is another limit; None is the disk's end.
+            limit: stop at this offset until another limit is set; None for the disk's end.
 
         Returns:
             ``{"position", "size", "done", "sha256"}``; the digest (hex) is null until done.
         """
 
     def release(self) -> JsonObject | None:
-        """Close the VM; the process is empty then. Does nothing in an empty process."""
+        """Close the VM, if there is one."""
 
     def close(self) -> None:
-        """The process ends: release everything, within a second or two."""
+        """Release all resources, within a second or two: the process ends."""
 
 
 def commands(control: VmControl) -> dict[str, Handler]:

@@ -51,14 +51,14 @@ def _need_back_ends(vm: Vm) -> None:
     """Check that no device has lost its back-end.
 
     Raises:
-        EmuError: one has.
+        EmuError: a device has lost its back-end.
     """
     if vm.reconnect.lost:
         raise EmuError(f"without a back-end: {', '.join(map(str, vm.reconnect.lost.values()))}")
 
 
 def make_control(emit: EventSink) -> Control:
-    """The control of a VM process that starts empty."""
+    """The control of a VM process, without a VM."""
     return Control(emit)
 
 
@@ -71,7 +71,7 @@ class Control(VmControl):
         self._parameters = Parameters()
         self._vm: Vm | None = None
         self._job: Job | None = None
-        # Kept after an outgoing migration, as the VM may come back.
+        # Kept after an outgoing migration, as the VM may migrate back.
         self._history = History()
         self._dirty_rate = DirtyRate()
 
@@ -80,10 +80,10 @@ class Control(VmControl):
         """The VM of this process.
 
         Raises:
-            EmuError: there is none, or one of its vCPUs has crashed.
+            EmuError: the process has no VM, or one of its vCPUs has crashed.
         """
         if self._vm is None:
-            raise EmuError("there is no VM here: x-start or migrate-incoming makes it")
+            raise EmuError("this process has no VM: use x-start or migrate-incoming")
         for crash in self._vm.machine.crashed:
             raise EmuError(f"guest code failed on {crash}")
         return self._vm
@@ -101,7 +101,7 @@ class Control(VmControl):
         dirty_rate: int = 0,
     ) -> JsonObject:
         if self._vm is not None:
-            raise EmuError("there is a VM here already")
+            raise EmuError("this process has a VM already")
         shape = vm_file.spec_from_json(spec)
         accel = resolve(accel, vcpus=shape.vcpus, rings=shape.rings)
         self._plan = {
@@ -136,7 +136,7 @@ class Control(VmControl):
         if not self._plan:
             raise EmuError("x-create must come first")
         if self._vm is not None:
-            raise EmuError("there is a VM here already")
+            raise EmuError("this process has a VM already")
 
     def _discard(self) -> None:
         if self._vm is not None:
@@ -190,7 +190,11 @@ class Control(VmControl):
             return stream
 
         try:
-            side = self._await_handover(job) if handover else self._await_copy(job, accept, disks)
+            side = (
+                self._handover_destination(job)
+                if handover
+                else self._destination(job, accept, disks)
+            )
         except (*FAILURES, ValueError):
             listener.close()
             raise
@@ -208,10 +212,10 @@ class Control(VmControl):
         job.start(side, receive, cancel=listener.cancel, abort=abort)
         return {"uri": listener.uri}
 
-    def _await_copy(
+    def _destination(
         self, job: Job, accept: Callable[[], MigrationStream], disks: JsonObject | None
     ) -> DestinationBase:
-        """A destination that builds its VM beforehand."""
+        """A destination whose VM is built in advance."""
         vm = self._build()
         vm.guest.attach()
         return Destination(
@@ -223,8 +227,8 @@ class Control(VmControl):
             accept=accept,
         )
 
-    def _await_handover(self, job: Job) -> DestinationBase:
-        """A destination that builds its VM from what is handed over."""
+    def _handover_destination(self, job: Job) -> DestinationBase:
+        """A destination that builds its VM from the source's memory and devices."""
         self._check_empty()
         return HandoverDestination(
             self._plan["spec"],
@@ -298,7 +302,7 @@ class Control(VmControl):
 
     def _refuse_while_migrating(self) -> None:
         if self._job is not None and self._job.running:
-            raise EmuError("a migration is under way")
+            raise EmuError("a migration is in progress")
 
     def _refuse_while_measuring(self) -> None:
         if self._dirty_rate.measuring:
@@ -357,7 +361,7 @@ class Control(VmControl):
 
     @property
     def _side(self) -> MigrationSide | None:
-        """This side of the migration that runs, or of the last one."""
+        """This process's side of the current migration, or of the last one."""
         return None if self._job is None else self._job.side
 
     def query_migrate(self) -> JsonObject:
@@ -369,14 +373,14 @@ class Control(VmControl):
             return {"status": "prelaunch", "running": False}
         if vm.machine.vcpus.paused:
             side = self._side
-            awaited = side is not None and side.awaits_vm
-            return {"status": "inmigrate" if awaited else "paused", "running": False}
+            incoming = side is not None and side.awaits_vm
+            return {"status": "inmigrate" if incoming else "paused", "running": False}
         return {"status": "running", "running": True}
 
     def timeline(self) -> JsonObject:
         side = self._side
         if side is None:
-            raise EmuError("there has been no migration here")
+            raise EmuError("this process has not taken part in a migration")
         return {
             **side.timeline.to_json(),
             "commits": self.vm.machine.commits - side.commits_before,
@@ -422,7 +426,7 @@ class Control(VmControl):
     def disk_reader(self, action: str, limit: int | None = None) -> JsonObject:
         reader = self.vm.guest.reader
         if reader is None:
-            raise EmuError("the guest reads no disk: blk0 has no file of the user's")
+            raise EmuError("the guest reads no disk: blk0 has a scratch image")
         if action == "start":
             reader.start(limit)
         elif action == "limit":

@@ -1,4 +1,4 @@
-"""The state that one process transfers to another: its descriptors have an owner and an order."""
+"""The state that one process transfers to another: order and closing of its descriptors."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def test_each_device_has_its_own_descriptors_in_order(vm: Vm) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_was_received_is_closed_at_the_end(vm: Vm, *, fails: bool) -> None:
+def test_received_descriptors_are_closed_at_the_end(vm: Vm, *, fails: bool) -> None:
     state = vm.handover_state()
     received = state._replace(
         memory=tuple(map(os.dup, state.memory)),

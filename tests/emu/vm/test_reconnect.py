@@ -1,4 +1,4 @@
-"""A device whose back-end has disconnected is started on the next one, and nothing is lost."""
+"""A device whose back-end has disconnected is started on the next one, and loses no request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Events = queue.SimpleQueue[tuple[str, dict[str, object]]]
 
 @pytest.fixture
 def events() -> Events:
-    """The events that were observed."""
+    """The events of the VM."""
     return queue.SimpleQueue()
 
 
@@ -50,20 +50,20 @@ def vm(hosts: tuple[Host, Host], owned: ExitStack, events: Events) -> Vm:
 
 
 def await_event(events: Events, name: str, device: str) -> dict[str, object]:
-    """The next event is this one."""
-    got, data = events.get(timeout=TIMEOUT)
-    assert (got, data["device"]) == (name, device)
+    """Wait for the next event, and check that it is this one."""
+    received, data = events.get(timeout=TIMEOUT)
+    assert (received, data["device"]) == (name, device)
     return data
 
 
 @pytest.mark.parametrize("victim", ["blk1", "net0"])
-def test_a_device_comes_back_with_a_new_back_end(
+def test_a_lost_device_is_reconnected_to_a_new_back_end(
     vm: Vm,
     hosts: tuple[Host, Host],
     events: Events,
     victim: str,
 ) -> None:
-    """Both are found without a message, and the other devices work on."""
+    """The other devices continue meanwhile."""
     for _ in range(3):
         hosts[0].kill(victim)
         assert "disconnected" in str(await_event(events, "DEVICE_LOST", victim)["reason"])
@@ -76,8 +76,8 @@ def test_a_device_comes_back_with_a_new_back_end(
     check_request_log(vm)
 
 
-def test_all_devices_come_back(vm: Vm, hosts: tuple[Host, Host], events: Events) -> None:
-    """Whatever the order."""
+def test_all_devices_are_reconnected(vm: Vm, hosts: tuple[Host, Host], events: Events) -> None:
+    """In another order than they were lost."""
     names = [device.name for device in vm.devices]
     for name in names:
         hosts[0].kill(name)
@@ -97,11 +97,11 @@ def test_a_vm_that_is_without_a_back_end_does_not_migrate(
     events: Events,
     tmp_path: Path,
 ) -> None:
-    """The refusal names the device; with the back-end it goes."""
+    """The error names the device, and the VM runs on."""
     hosts[0].kill("blk0")
     await_event(events, "DEVICE_LOST", "blk0")
     migration = Migration(vm, other, "prewired", tmp_path)
-    with pytest.raises(MigrationError, match="blk0 is without a back-end"):
+    with pytest.raises(MigrationError, match="blk0 has no back-end"):
         migration.run()
     assert not vm.machine.paused
     hosts[0].restart("blk0")
@@ -115,7 +115,7 @@ def test_a_paused_manager_uses_no_device(
     hosts: tuple[Host, Host],
     events: Events,
 ) -> None:
-    """It makes up for it when it goes on."""
+    """It reconnects the device after it has resumed."""
     with vm.reconnect.paused():
         hosts[0].kill("blk1")
         hosts[0].restart("blk1")

@@ -22,12 +22,12 @@ def test_devices_start_before_the_vcpus_run(hosts: tuple[Host, Host], owned: Exi
     owned.callback(vm.close)
     observed: list[tuple[bool, bool]] = []
 
-    def look() -> None:
+    def observe() -> None:
         started = all(ring.started for device in vm.devices for ring in device.rings)
         observed.append((started, vm.machine.paused))
 
     assert not any(device.configured() for device in vm.devices)
-    vm.boot(look)
+    vm.boot(observe)
     assert observed == [(True, True)]
     assert not vm.machine.paused
 
@@ -78,7 +78,7 @@ def test_a_vm_whose_back_end_is_missing_is_not_built(
         Vm(SPEC, accel="soft", costs=NATIVE, backends=paths)
 
 
-def test_power_off_twice_is_power_off(hosts: tuple[Host, Host]) -> None:
+def test_power_off_is_idempotent(hosts: tuple[Host, Host]) -> None:
     vm = hosts[0].vm()
     vm.boot()
     vm.close()

@@ -1,4 +1,4 @@
-"""The process of a VM, driven as the supervisor drives it."""
+"""The VM process and its monitor's commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def vm() -> Iterator[tuple[MonitorClient, subprocess.Popen[bytes]]]:
-    """A process and its monitor; it ends when the monitor is hung up."""
+    """A process and its monitor; the process ends when the monitor is disconnected."""
     ours, theirs = socket.socketpair()
     with theirs:
         argv = [*FAKE_VM, "--monitor-fd", str(theirs.fileno())]
@@ -37,10 +37,10 @@ def vm() -> Iterator[tuple[MonitorClient, subprocess.Popen[bytes]]]:
     assert process.wait(10) == 0
 
 
-def test_every_command_of_the_protocol_is_there(
+def test_every_method_of_the_protocol_is_a_command(
     vm: tuple[MonitorClient, subprocess.Popen[bytes]],
 ) -> None:
-    """Each public method of `VmControl` and of the control is one, except for its process's own."""
+    """And of its implementations each public method, except for those of their own process."""
     client, _ = vm
     of_the_process = {"boot", "close"}
     methods = {name for name in vars(VmControl) if not name.startswith("_")} - of_the_process
@@ -55,7 +55,7 @@ def test_every_command_of_the_protocol_is_there(
 def test_arguments_are_checked_against_the_protocol(
     vm: tuple[MonitorClient, subprocess.Popen[bytes]],
 ) -> None:
-    """Before the control sees them."""
+    """Before the control is called."""
     client, _ = vm
     with pytest.raises(CommandError, match="'uri', expected: string"):
         client.execute("migrate-incoming", {"uri": 7}, timeout=TIMEOUT)
@@ -67,7 +67,7 @@ def test_arguments_are_checked_against_the_protocol(
         )
 
 
-def test_it_ends_when_it_is_told_to(vm: tuple[MonitorClient, subprocess.Popen[bytes]]) -> None:
+def test_quit_ends_the_process(vm: tuple[MonitorClient, subprocess.Popen[bytes]]) -> None:
     """As QEMU does."""
     client, process = vm
     client.execute("quit", timeout=TIMEOUT)

@@ -1,4 +1,4 @@
-"""What a VM's monitor can ask for, when a back-end fails in the middle of it."""
+"""The monitor's commands, also when a back-end fails during one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Events = queue.SimpleQueue[tuple[str, "JsonObject"]]
 
 @pytest.fixture
 def events() -> Events:
-    """What the control has events."""
+    """The events of the control."""
     return queue.SimpleQueue()
 
 
@@ -50,22 +50,22 @@ def control(hosts: tuple[Host, Host], owned: ExitStack, events: Events) -> Contr
 
 
 @pytest.mark.parametrize("step", ["reset_device", "activate_device"])
-def test_a_back_end_that_dies_during_a_reset(
+def test_a_device_whose_back_end_ends_during_a_reset_is_lost(
     hosts: tuple[Host, Host],
     control: Control,
     events: Events,
     step: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its device is lost, with an event; the others are reset and work, and it does when it can."""
-    host, vm, do = hosts[0], control.vm, getattr(Vm, step)
+    """With an event; the other devices are reset, and the lost one works after its reconnection."""
+    host, vm, original = hosts[0], control.vm, getattr(Vm, step)
 
-    def dies(vm: Vm, index: int) -> None:
+    def kill_and_do(vm: Vm, index: int) -> None:
         if index == BLK0:
             host.kill("blk0")
-        do(vm, index)
+        original(vm, index)
 
-    monkeypatch.setattr(Vm, step, dies)
+    monkeypatch.setattr(Vm, step, kill_and_do)
     with pytest.raises(EmuError, match="without a back-end: blk0"):
         control.reset()
     assert [events.get(timeout=TIMEOUT)[0] for _ in range(2)] == ["DEVICE_LOST", "RESET"]
@@ -82,7 +82,7 @@ def test_a_back_end_that_dies_during_a_reset(
 
 
 def await_end(events: Events) -> str:
-    """The status with which a migration ends."""
+    """Wait for the end of the migration; return its status."""
     while True:
         name, data = events.get(timeout=TIMEOUT)
         if name == "MIGRATION" and data["status"] in ("completed", "failed", "cancelled"):
@@ -90,7 +90,7 @@ def await_end(events: Events) -> str:
 
 
 @pytest.mark.parametrize("handover", [False, True])
-def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
+def test_the_status_before_and_after_an_incoming_migration(
     hosts: tuple[Host, Host],
     control: Control,
     events: Events,
@@ -99,9 +99,9 @@ def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
     *,
     handover: bool,
 ) -> None:
-    """As QEMU's: inmigrate only until it has come, and paused whenever it is stopped after that."""
-    others: Events = queue.SimpleQueue()
-    other = make_control(lambda name, data: others.put((name, data)))
+    """As in QEMU: inmigrate until the migration has completed, and paused after a later stop."""
+    other_events: Events = queue.SimpleQueue()
+    other = make_control(lambda name, data: other_events.put((name, data)))
     owned.callback(other.close)
     assert other.query_status() == {"status": "prelaunch", "running": False}
     other.create(
@@ -116,7 +116,7 @@ def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
     awaiting = "prelaunch" if handover else "inmigrate"
     assert other.query_status() == {"status": awaiting, "running": False}
     control.migrate(uri, "handover" if handover else "split", {})
-    assert [await_end(events), await_end(others)] == ["completed", "completed"]
+    assert [await_end(events), await_end(other_events)] == ["completed", "completed"]
     assert control.query_status() == {"status": "paused", "running": False}
     assert other.query_status() == {"status": "running", "running": True}
     assert "precopy" in control.timeline()
@@ -131,7 +131,7 @@ def test_the_status_of_a_vm_that_arrives_is_stopped_and_runs_on(
     check_request_log(other.vm)
 
 
-def test_a_new_deadline_holds_for_the_vm_that_there_is(control: Control) -> None:
-    """It drives the dirty log and a roll-back by itself."""
+def test_a_new_deadline_holds_for_a_running_vm(control: Control) -> None:
+    """The VM itself uses it for the dirty log and a roll-back."""
     control.set_parameters({"deadline": 3.5})
     assert control.vm.timeout == 3.5
