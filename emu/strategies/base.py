@@ -1,4 +1,4 @@
-"""The base class of strategies: schedulers that drive tasks, in the blackout and around it."""
+"""The base class of strategies, which schedule the steps of stopping and starting devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: The type of the step at which a drive leaves its tasks, or None to drive them to their end.
 Halt = type[Step] | None
 
-#: While many are in flight, this many messages without a reply take as long as one with a reply.
+#: While many messages are in flight, this many without a reply take as long as one with a reply.
 POSTED = 4
 
 
@@ -23,9 +23,9 @@ class StrategyOptions(NamedTuple):
     """Options that some strategies take.
 
     Attributes:
-        threads: workers of a pool of threads.
-        processes: workers of a pool of processes.
-        unsafe: run `threads` as the RFC first tried it; one of `unsafe.MODES`, or empty.
+        threads: size of the pool of `threads`.
+        processes: size of the pool of `processes`.
+        unsafe: run `threads` as in the RFC's first attempt; one of `unsafe.MODES`, or empty.
     """
 
     threads: int = 8
@@ -34,14 +34,14 @@ class StrategyOptions(NamedTuple):
 
 
 class DeviceCost(NamedTuple):
-    """What a device's stop, or its start, consists of. Times are nanoseconds.
+    """The cost of a device's stop, or of its start. Times are nanoseconds.
 
     Attributes:
-        asked: messages whose reply is waited for.
-        posted: messages that have no reply.
-        round_trip: one message and its reply, while nothing else is in flight.
+        asked: number of messages with a reply.
+        posted: number of messages without a reply.
+        round_trip: one message and its reply, while no other message is in flight.
         share: one message, while those of many devices are in flight.
-        besides: what the device takes once, as it did before.
+        besides: time in addition to messages, known from an earlier migration.
     """
 
     asked: int = 0
@@ -52,29 +52,29 @@ class DeviceCost(NamedTuple):
 
     @property
     def in_lockstep(self) -> int:
-        """The device alone, one message after the other."""
+        """The time of the device, one message after the other."""
         return self.asked * self.round_trip + self.posted * self.share + self.besides
 
     @property
     def in_flight(self) -> int:
-        """What its messages take while many are in flight."""
+        """The time of its messages while many are in flight."""
         return self.asked * self.share + self.posted * self.share // POSTED
 
 
 class Strategy(ABC):
     """A scheduler of procedures.
 
-    One object serves one migration on one side. `open` and `close` bracket it: what a pool needs
-    is made when the migration begins, not in the blackout.
+    One object serves one migration on one side. `open` is called when the migration begins, so that
+    a pool is not started in the blackout, and `close` at its end.
 
     Attributes:
-        NAME: as ``--strategy`` takes it.
+        NAME: the value of ``--strategy``.
         HELP: one line for ``emu migrate --help``.
-        ASK, CHANGE, ORIGIN: for the table in docs/explanation/strategies.md: how an Ask and a
-            Change are answered, and where the strategy is from.
-        prepares_ahead: the destination is prepared, and the source's notifiers are removed,
+        ASK, CHANGE, ORIGIN: for the table in docs/explanation/strategies.md: how the strategy
+            executes an Ask and a Change, and its origin.
+        prepares_ahead: the destination is prepared, and the source's notifiers are deassigned,
             outside of the blackout.
-        hands_over: the devices are passed to the destination instead of being stopped
+        hands_over: the devices are handed over to the destination instead of being stopped
             (`emu.migration.handover`).
     """
 
@@ -96,10 +96,10 @@ class Strategy(ABC):
         return cls()
 
     def open(self) -> None:  # noqa: B027  most strategies need nothing
-        """Make what the blackout will need."""
+        """Allocate the resources that the blackout needs."""
 
     def close(self) -> None:  # noqa: B027
-        """Release what `open` has made. May be called twice."""
+        """Release the resources of `open`; idempotent."""
 
     @abstractmethod
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
@@ -113,34 +113,34 @@ class Strategy(ABC):
         """
 
     def estimate(self, costs: Sequence[DeviceCost]) -> int:
-        """Nanoseconds that devices of these costs should take, one after the other by default."""
+        """Nanoseconds that these devices are expected to take; by default one after the other."""
         return sum(cost.in_lockstep for cost in costs)
 
     def commits(self, devices: int, rings: int) -> int:  # noqa: ARG002  for those that need it
-        """Commits in which the notifiers of so many devices change, at a stop or at a start."""
+        """The number of commits in which all notifiers change, at a stop or at a start."""
         return devices
 
     def missed(self, error: str | None) -> str:  # noqa: ARG002  most demonstrate nothing
-        """What this strategy is meant to demonstrate, if a migration did not; otherwise empty.
+        """A text if the strategy demonstrates a failure that did not occur; otherwise empty.
 
         Args:
-            error: why the migration was rolled back; None: it completed.
+            error: why the migration was rolled back; None if it completed.
         """
         return ""
 
     def stop(self, tasks: Sequence[Task], stage: Stage) -> None:
-        """At the source, in the blackout."""
+        """Stop the devices, at the source, in the blackout."""
         self.drive(tasks, stage, halt=Change if self.prepares_ahead else None)
 
     def finish(self, tasks: Sequence[Task], stage: Stage) -> None:
-        """At the source, when the destination runs: the steps that `stop` has left."""
+        """Do the steps that `stop` has left, at the source, when the destination runs."""
         self.drive(tasks, stage)
 
     def prepare(self, tasks: Sequence[Task], stage: Stage) -> None:
-        """At the destination, while the source still runs."""
+        """Do the first steps of the start, at the destination, while the source still runs."""
         if self.prepares_ahead:
             self.drive(tasks, stage, halt=AwaitSwitchover)
 
     def start(self, tasks: Sequence[Task], stage: Stage) -> None:
-        """At the destination, in the blackout."""
+        """Start the devices, at the destination, in the blackout."""
         self.drive(tasks, stage)

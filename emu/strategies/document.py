@@ -16,7 +16,7 @@ def document(text: str) -> str:
     """The document with its table generated again.
 
     Raises:
-        ValueError: it has no place for the table.
+        ValueError: the marks around the table are missing.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -26,7 +26,7 @@ def document(text: str) -> str:
 
 
 def main(directory: Path) -> None:
-    """Write the document of this directory again."""
+    """Generate the table of the document in this directory again."""
     path = directory / DOCUMENT
     path.write_text(document(path.read_text(encoding="utf-8")), encoding="utf-8")
     sys.stdout.write(f"{path}\n")

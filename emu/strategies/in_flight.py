@@ -21,7 +21,7 @@ _READ_WRITE = select.EPOLLIN | select.EPOLLOUT
 class InFlight:
     """The tasks whose requests are in flight, by the descriptor of their connection.
 
-    A task that fails is removed. The others are still waited for: their requests have been sent,
+    A task that fails is removed. `wait` still waits for the others: their requests have been sent,
     and a roll-back needs the replies.
 
     Attributes:
@@ -42,9 +42,9 @@ class InFlight:
         """Send as many of a task's messages as the socket takes without blocking.
 
         Returns:
-            True when the task waits: for replies, or to send the rest. False when all messages
-            have been sent and no reply is due, so the task has been resumed; or when it has failed,
-            so its step is None.
+            True if the task waits for replies, or to send the rest. False if all messages have been
+            sent and no reply is due, so the task has been resumed; also if the task has failed, so
+            its step is None.
         """
         connection = step.connection
         task.started = self._stage.timeline.begin(
@@ -111,7 +111,7 @@ class InFlight:
 
     def _remove(self, fd: int) -> None:
         del self._tasks[fd]
-        # A connection that the peer has closed would always be ready.
+        # epoll always reports a connection that the peer has closed.
         self._epoll.unregister(fd)
         del self._registered[fd]
 
@@ -154,7 +154,7 @@ class InFlight:
 
 
 def in_message_order(step: Ask, replies: Sequence[Reply]) -> Sequence[Reply | None]:
-    """The reply to each message of the step, None where no reply was due."""
+    """The reply to each message of the step, None if no reply was due."""
     if len(replies) == len(step.messages):
         return replies
     remaining = iter(replies)

@@ -1,4 +1,4 @@
-"""One request, one reply: as front-ends do today."""
+"""Lock-step: each message is sent after the reply to the one before, as front-ends do today."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def answer_in_lockstep(
     task: Task, step: Ask, stage: Stage, *, units: int = 1
 ) -> list[Reply | None]:
-    """Send each message when the one before has been answered; return the replies, in order.
+    """Send each message after the reply to the one before; return the replies, in order.
 
     Args:
         task: the task that waits at the step.
         step: the step.
         stage: timeline and timeout.
-        units: what each message counts for in the timeline.
+        units: the units of each message's span.
     """
     exchange = step.connection.exchange
     timeline, device_class, device = stage.timeline, task.device_class, task.device

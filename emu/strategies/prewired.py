@@ -1,4 +1,4 @@
-"""As `split`, with everything that is not the ring itself moved out of the blackout."""
+"""As `split`, with all steps but those of the rings moved out of the blackout."""
 
 from __future__ import annotations
 

@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from vhost_user.messages import Reply
 
 _COMMAND = (sys.executable, "-P", "-m", "emu.strategies.socket_worker")
-#: Jobs that a worker has at one time, so that it need not wait for the coordinator between two.
+#: Jobs that a worker has at one time, so that it does not wait for the coordinator between two.
 _DEPTH = 2
 #: Descriptors in one job, besides the device's socket; and bytes of messages.
 _MAX_FDS = wire.MAX_FDS - 1
 _MAX_BYTES = wire.PACKET // 2
 #: Seconds for a worker to start.
 _START_TIMEOUT = 30.0
-#: Seconds for a worker to end when its coordinator has hung up, and beyond a back-end's timeout.
+#: Seconds for a worker to end after its channel was closed; also added to a back-end's timeout.
 _END_TIMEOUT = 5.0
 
 
 class Processes(Strategy):
-    """One device per job, lock-step inside; edits come back to the coordinator.
+    """One device per job, lock-step within a job; the coordinator commits the edits.
 
-    The workers are processes, made when the migration begins. They get the devices' sockets by
-    SCM_RIGHTS and move bytes; procedures, sessions and commits stay here, on one thread. Edits of
-    devices whose results arrive together share a commit.
+    The workers are processes that `open` starts. They get the devices' sockets by SCM_RIGHTS, and
+    send and receive bytes; procedures, sessions and commits stay in this process, on one thread.
+    Edits of devices whose results arrive together share a commit.
 
     Args:
         workers: size of the pool.
@@ -70,7 +70,7 @@ class Processes(Strategy):
         return cls(options.processes)
 
     def open(self) -> None:
-        """Start the processes, and wait until all are up; a blackout is too short for that.
+        """Start the processes, and wait until all are ready; a blackout is too short for that.
 
         Raises:
             OSError, ProgramError: they cannot be started.
@@ -78,18 +78,18 @@ class Processes(Strategy):
         for number in range(self._size):
             self._workers.append(Worker(number))
         for worker in self._workers:
-            worker.await_up()
+            worker.await_ready()
 
     def close(self) -> None:
         """End the pool."""
         for worker in self._workers:
-            worker.hang_up()
+            worker.close_channel()
         for worker in self._workers:
             worker.close()
         self._workers = []
 
     def estimate(self, costs: Sequence[DeviceCost]) -> int:
-        """Shared among the workers; no device takes less than it takes alone."""
+        """The sum shared among the workers, but at least the time of the slowest device."""
         alone = [cost.in_lockstep for cost in costs]
         return max(max(alone, default=0), sum(alone) // self._size)
 
@@ -100,7 +100,7 @@ class Processes(Strategy):
             ProgramError: a worker has ended.
         """
         if not self._workers:
-            raise RuntimeError("open() makes the pool, and has not been called")
+            raise RuntimeError("open() has not been called: there is no pool")
         batch = _Batch(self._workers, stage, halt)
         try:
             for task in tasks:
@@ -114,13 +114,13 @@ class Processes(Strategy):
 
 
 class Worker:
-    """A worker process, as its coordinator sees it.
+    """A worker process, seen from the coordinator.
 
     Args:
         number: of the worker, for errors.
 
     Attributes:
-        jobs: under way, in the order of their results.
+        jobs: sent and without a result yet, in the order of their results.
         channel: carries jobs and results.
     """
 
@@ -140,15 +140,15 @@ class Worker:
                 self.channel.close()
                 raise
 
-    def await_up(self) -> None:
-        """Return when it is ready for work.
+    def await_ready(self) -> None:
+        """Return when the worker is ready.
 
         Raises:
-            ProgramError: it is not, or has ended.
+            ProgramError: it does not start, or has ended.
         """
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
-        if not poll.poll(_START_TIMEOUT * 1000) or self.channel.recv(wire.PACKET) != wire.UP:
+        if not poll.poll(_START_TIMEOUT * 1000) or self.channel.recv(wire.PACKET) != wire.READY:
             raise ProgramError(f"{self._title} does not start")
 
     def send(self, job: Job, timeout: float) -> None:
@@ -197,7 +197,7 @@ class Worker:
         return self.jobs.popleft(), packet, wire.descriptors(ancillary)
 
     def _ended(self, error: OSError | None) -> ProgramError:
-        """The error; the connections of its jobs are broken, as what was sent is unknown."""
+        """The error; marks the connections of its jobs broken, as some bytes may have been sent."""
         reason = f": {error.strerror}" if error is not None else ""
         text = f"{self._title} ended unexpectedly{reason}"
         for job in self.jobs:
@@ -205,12 +205,12 @@ class Worker:
         self.jobs.clear()
         return ProgramError(text)
 
-    def hang_up(self) -> None:
+    def close_channel(self) -> None:
         """Close the channel, so that the worker ends."""
         self.channel.close()
 
     def close(self) -> None:
-        """Wait for its end, and kill it if it does not end."""
+        """Wait for the process to end, and kill it if it does not."""
         try:
             self._process.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -230,7 +230,7 @@ class Job:
         self.part: Sequence[Message] = ()
 
     def next_part(self) -> bool:
-        """Go on to the next part; False when there is none."""
+        """Select the next part; False if there is none."""
         if not self._parts:
             return False
         self.part = self._parts.popleft()
@@ -271,7 +271,7 @@ class _Batch:
             self._poll.register(fd, select.POLLIN)
 
     def advance(self, task: Task) -> None:
-        """Run a task until it needs a worker, or a commit, or is parked, or has ended."""
+        """Run a task until it needs a worker or a commit, reaches ``halt``, or ends."""
         while task.step is not None and not (
             self._halt is not None and isinstance(task.step, self._halt)
         ):
@@ -289,7 +289,7 @@ class _Batch:
                 task.resume([])
 
     def work(self) -> bool:
-        """One round: send jobs, wait for results, commit edits; False when all is done."""
+        """One round: send jobs, wait for results, commit edits; False when no work is left."""
         self._send_jobs()
         if self._busy:
             for worker in self._ready():
@@ -317,8 +317,8 @@ class _Batch:
         """The workers that have a result; at least one.
 
         Raises:
-            DeadlineError: no worker has answered. Each of their messages has a timeout, so they
-                hang.
+            DeadlineError: no worker has sent a result. Each of their messages has a timeout, so the
+                workers hang.
         """
         timeout = self._stage.timeout + _END_TIMEOUT
         longest = max(len(job.part) for worker in self._workers for job in worker.jobs)
@@ -332,7 +332,7 @@ class _Batch:
         return [self._by_fd[fd] for fd, _ in events]
 
     def _handle_result(self, worker: Worker) -> None:
-        """Resume the task of the next result, and advance it unless something has failed."""
+        """Resume the task of the next result, and advance it unless there was a failure."""
         try:
             job, packet, fds = worker.receive()
         except ProgramError as error:
@@ -397,7 +397,7 @@ class _Batch:
         raise failure
 
     def drain(self) -> None:
-        """Wait until no worker is at work: a roll-back must be the only user of the devices."""
+        """Wait until all workers are idle: a roll-back must be the only user of the devices."""
         while self._busy:
             for worker in self._ready():
                 self._handle_result(worker)

@@ -1,4 +1,4 @@
-"""What QEMU does: one device after the other, one request after the other."""
+"""The strategies of QEMU: one device after the other, one request after the other."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _ACKNOWLEDGED = frozenset(
 class Qemu2021(Strategy):
     """QEMU of 2021: lock-step, and a commit of its own for every notifier.
 
-    The RFC's "Original" column. The devices of a class take each step in turn before the next step
-    begins. As everything is serial, the sum is the same as when each device takes all of its
-    steps at once, and the wall time of a phase can be read off.
+    The RFC's "Original" column. All devices of a class do one step before the first does the next
+    one. As every step is serial, the sum is the same as when each device does all of its steps in a
+    row, and the timeline shows the wall time of each phase.
     """
 
     NAME = "qemu-2021"
@@ -54,10 +54,10 @@ class Qemu2021(Strategy):
                 running = [task for task in running if not _halted(task, halt)]
 
     def _take_step(self, tasks: Sequence[Task], stage: Stage) -> None:
-        """Answer the step of each, one after the other, and then resume all.
+        """Execute the step of each task, one after the other, and then resume all.
 
-        Encoding a device's next step is not counted in this one. When one device fails, those
-        that have been answered still get their answers.
+        So the time to encode a device's next step is not part of this step. If a device fails, the
+        tasks whose steps were executed are still resumed.
         """
         answers: list[tuple[Task, Answer]] = []
         try:
@@ -96,7 +96,7 @@ class Qemu2021(Strategy):
 class QemuNow(Qemu2021):
     """QEMU of 2026: one commit for each device, and more round trips for each ring.
 
-    Since the RFC it has put the host notifiers of a device into one transaction (d0267da614,
+    Since the RFC, QEMU changes the host notifiers of a device in one transaction (d0267da614,
     0fdc6b8509, 6166799f69), disables a disk's rings before it stops them, and waits for the
     acknowledgements of SET_VRING_ENABLE (d7dc0682f5), SET_VRING_KICK and SET_VRING_CALL
     (1ba9a52203).

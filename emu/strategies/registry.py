@@ -1,9 +1,9 @@
-"""The strategies by name: those of this package, and those that plug-ins add.
+"""The strategies by name: those of this package, and those of plug-ins.
 
 A strategy is one class in one file (`emu.strategies.base.Strategy`). One of this package has a row
 in `BUILT_IN`; one of another distribution is an entry point of the group ``vhost_emu.strategies``;
-one in a file is given to ``emu migrate --plugin FILE``. docs/explanation/strategies.md describes
-all three.
+``emu migrate --plugin FILE`` loads one from a file. docs/explanation/strategies.md describes all
+three.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def register(strategy: type[Strategy], origin: str) -> None:
 
     Args:
         strategy: the class.
-        origin: where it is from, for errors.
+        origin: the plug-in that defines it, for errors.
 
     Raises:
         PluginError: it is not a strategy, or there is another strategy of its name.

@@ -1,8 +1,8 @@
 """A worker of the strategy ``processes``: exchanges messages in lock-step on sockets passed to it.
 
-It runs as a process of its own and imports as little as it can, so that a pool starts quickly. Of
-vhost-user it knows the header of a message only: 12 bytes, of which the last four are the size of
-the payload. The coordinator does all else; its session gets the replies unchanged.
+It runs as a process of its own and imports as little as possible, so that a pool starts quickly. It
+parses only the header of a vhost-user message: 12 bytes, of which the last four are the size of the
+payload. The coordinator's session parses the replies.
 
 A job and its result are one packet each, on a unix socket (SOCK_SEQPACKET). All numbers are little
 endian.
@@ -13,7 +13,7 @@ endian.
             those of the messages, in order.
     result  outcome u8, completed messages u16, error number u32; then for each of these: start and
             end u64 (CLOCK_MONOTONIC, ns), length of the reply u32; then all replies.
-            Descriptors: those that came with replies.
+            Descriptors: those of the replies.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MESSAGE = struct.Struct("<IBB")
 RESULT = struct.Struct("<BHI")
 DONE = struct.Struct("<QQI")
 #: The first packet of a worker.
-UP = b"up"
+READY = b"ready"
 #: Outcomes.
 FINISHED, TIMED_OUT, DISCONNECTED = range(3)
-#: The largest packet: a unix socket's buffers take no more by default.
+#: The largest packet that fits into a unix socket's buffers by default.
 PACKET = 160 << 10
-#: Descriptors that one packet carries at most (SCM_MAX_FD of Linux).
+#: The most descriptors in one packet (SCM_MAX_FD of Linux).
 MAX_FDS = 253
 _HEADER = struct.Struct("<III")
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
@@ -51,7 +51,7 @@ class TimedOut(Exception):
 
 
 def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors that came with a packet."""
+    """The descriptors in a packet's ancillary data."""
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -85,7 +85,7 @@ def _send(sock: socket.socket, data: bytes, fds: list[int], deadline: float) -> 
 
 
 def _receive(sock: socket.socket, deadline: float) -> tuple[bytes, list[int]]:
-    """One complete reply, and the descriptors that came with it."""
+    """One complete reply, and its descriptors."""
     data, fds = b"", []
     wanted = _HEADER.size
     while len(data) < wanted:
@@ -103,21 +103,21 @@ def _receive(sock: socket.socket, deadline: float) -> tuple[bytes, list[int]]:
         data += part
         fds += descriptors(ancillary)
         if len(data) == _HEADER.size:
-            # The coordinator rejects an invalid size: here it only limits what is read.
+            # The coordinator rejects an invalid size: this only limits the bytes that are read.
             wanted += min(_HEADER.unpack(data)[2], PACKET // 2)
     return data, fds
 
 
 class Worker:
-    """Serves jobs until the coordinator hangs up."""
+    """Executes jobs until the coordinator closes the channel."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._sockets: dict[int, socket.socket] = {}
 
     def serve(self) -> None:
-        """Report that it is up, and then process one job after the other."""
-        self._channel.send(UP)
+        """Send READY, and then execute one job after the other."""
+        self._channel.send(READY)
         while True:
             packet, ancillary, _, _ = self._channel.recvmsg(
                 PACKET, _ANCILLARY, socket.MSG_CMSG_CLOEXEC
@@ -127,8 +127,8 @@ class Worker:
             self._work(packet, descriptors(ancillary))
 
     def _work(self, packet: bytes, fds: list[int]) -> None:
-        key, milliseconds, brings, count = JOB.unpack_from(packet)
-        if brings:
+        key, milliseconds, has_socket, count = JOB.unpack_from(packet)
+        if has_socket:
             old = self._sockets.pop(key, None)
             if old is not None:
                 old.close()
@@ -137,7 +137,7 @@ class Worker:
         outcome, number = FINISHED, 0
         times: list[bytes] = []
         replies: list[bytes] = []
-        came: list[int] = []
+        received: list[int] = []
         sent = list(fds)
         try:
             for index in range(count):
@@ -148,10 +148,10 @@ class Worker:
                 sock = self._sockets[key]
                 _send(sock, packet[at : at + length], message_fds, deadline)
                 at += length
-                reply, brought = _receive(sock, deadline) if due else (b"", [])
+                reply, reply_fds = _receive(sock, deadline) if due else (b"", [])
                 times.append(DONE.pack(start, time.monotonic_ns(), len(reply)))
                 replies.append(reply)
-                came += brought
+                received += reply_fds
         except TimedOut:
             outcome = TIMED_OUT
         except Disconnected as error:
@@ -159,8 +159,8 @@ class Worker:
             cause = error.__cause__
             number = cause.errno or 0 if isinstance(cause, OSError) else errno.ECONNRESET
         head = RESULT.pack(outcome, len(times), number)
-        self._channel.sendmsg([b"".join((head, *times, *replies))], rights(came))
-        for fd in (*sent, *came):
+        self._channel.sendmsg([b"".join((head, *times, *replies))], rights(received))
+        for fd in (*sent, *received):
             socket.close(fd)
 
 

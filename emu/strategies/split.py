@@ -21,8 +21,8 @@ class Split(Strategy):
     """All messages of all devices in flight at once: one thread, one selector, one commit.
 
     Args:
-        lenient: a device that fails does not hold up the others; its error is in `failures`, and
-            `drive` raises nothing.
+        lenient: a device that fails does not stop the others; its error is in `failures`, and
+            `drive` does not raise it.
 
     Attributes:
         failures: errors of the last drive by device name, when lenient.
@@ -52,7 +52,7 @@ class Split(Strategy):
                         changing.append(task)
                 ready = in_flight.wait()
                 if not ready and (self._lenient or not in_flight.failures):
-                    # No reply is awaited any more, so no further edit can join this commit.
+                    # No reply is outstanding, so no further edit can join this commit.
                     ready, changing = changing, []
                     commit_together(ready, stage)
         finally:
@@ -62,11 +62,11 @@ class Split(Strategy):
             raise in_flight.failures[0][1]
 
     def commits(self, devices: int, rings: int) -> int:  # noqa: ARG002  see `Strategy.commits`
-        """See `Strategy.commits`: all together."""
+        """See `Strategy.commits`: one for all devices."""
         return 1
 
     def estimate(self, costs: Sequence[DeviceCost]) -> int:
-        """The slowest device, and the handling of all devices' messages."""
+        """The round trip of the slowest device, and the handling of all devices' messages."""
         slowest = max((cost.round_trip + cost.besides for cost in costs), default=0)
         return slowest + sum(cost.in_flight for cost in costs)
 

@@ -1,4 +1,4 @@
-"""A device's procedure as a scheduler drives it, and what the scheduler works with."""
+"""Tasks: the procedures of devices, as a strategy schedules them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Committer(Protocol):
 
 
 class Stage(NamedTuple):
-    """What a strategy works with.
+    """The machine, timeline and timeout that a strategy uses.
 
     Attributes:
         machine: commits edits. Only the thread that drives the strategy may call it.
@@ -36,15 +36,15 @@ class Stage(NamedTuple):
 
 
 class Task:
-    """One procedure, and the step that it waits for.
+    """One procedure of one device, and its current step.
 
     Attributes:
         device: the device's name.
         device_class: ``blk``, ``net`` or ``rng``.
-        step: the last one that the procedure yielded, which no scheduler has answered yet; None
-            when the procedure has ended. Not set before `begin`.
+        step: the step that the strategy has to execute next; None when the procedure has ended. Not
+            set before `begin`.
         started: when the requests of the step were sent, CLOCK_MONOTONIC nanoseconds; for a
-            scheduler that has several in flight.
+            strategy that has several in flight.
         answered: the replies to them so far.
     """
 
@@ -74,7 +74,7 @@ class Task:
 def begin_tasks(
     devices: Iterable[VhostDevice], procedure: Callable[[VhostDevice], Procedure]
 ) -> list[Task]:
-    """A task of this procedure for each device, at its first step."""
+    """A task of this procedure for each device, which has begun."""
     tasks = [Task(device.name, device.device_class, procedure(device)) for device in devices]
     for task in tasks:
         task.begin()

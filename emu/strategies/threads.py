@@ -1,4 +1,4 @@
-"""What the RFC proposed: a thread pool, made when the migration begins."""
+"""The RFC's proposal: a thread pool that is started when the migration begins."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _Outcome = tuple[Task, "Future[None]"]
 
 
 class Threads(Strategy):
-    """One device per task, lock-step inside; edits go to the coordinator.
+    """One device per worker at a time, in lock-step; the coordinator commits the edits.
 
     The coordinator commits all edits that have arrived, so edits of several devices share a commit,
-    as the nested transactions of the RFC did. A worker never needs the big lock, and is marked so
-    that the lock refuses it.
+    as in the nested transactions of the RFC. A worker never needs the big lock, and is marked as a
+    worker: acquiring the lock then raises an error.
 
     Args:
         workers: size of the pool.
@@ -51,7 +51,7 @@ class Threads(Strategy):
         return cls(options.threads)
 
     def open(self) -> None:
-        """Start all of the pool's threads, before there is work for them."""
+        """Start all of the pool's threads."""
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="migration-worker")
         all_started = threading.Barrier(self._workers)
         for started in [self._pool.submit(all_started.wait, 10.0) for _ in range(self._workers)]:
@@ -64,14 +64,14 @@ class Threads(Strategy):
             self._pool = None
 
     def estimate(self, costs: Sequence[DeviceCost]) -> int:
-        """Shared among the workers; no device takes less than it takes alone."""
+        """The sum shared among the workers, but at least the time of the slowest device."""
         alone = [cost.in_lockstep for cost in costs]
         return max(max(alone, default=0), sum(alone) // self._workers)
 
     def drive(self, tasks: Sequence[Task], stage: Stage, *, halt: Halt = None) -> None:
         """See `Strategy.drive`."""
         if self._pool is None:
-            raise RuntimeError("open() makes the pool, and has not been called")
+            raise RuntimeError("open() has not been called: there is no pool")
         batch = _Batch(self._pool, stage, halt)
         batch.submit(tasks)
         try:
@@ -96,7 +96,7 @@ class _Batch:
         self.pending = 0
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """Hand tasks to the pool."""
+        """Submit tasks to the pool."""
         for task in tasks:
             future = self._pool.submit(_work, task, self._stage, self._halt)
             self.pending += 1
@@ -106,7 +106,7 @@ class _Batch:
         self._returned.put((task, future))
 
     def gather(self) -> list[Task]:
-        """Wait for a task to return, and take all others that have returned as well.
+        """Wait for a task to return; return it and all others that have returned as well.
 
         Raises:
             VhostUserError: a device failed.
@@ -119,13 +119,13 @@ class _Batch:
         return [task for task, _ in outcomes]
 
     def drain(self) -> None:
-        """Wait until no worker is at work: a roll-back must be the only user of the devices."""
+        """Wait until all workers are idle: a roll-back must be the only user of the devices."""
         while self.pending:
             self._next()
 
     def _next(self) -> _Outcome:
-        # Each request that a worker sends has the stage's timeout, and a device has many: this
-        # longer one only ends a wait for a worker that hangs for another reason.
+        # Each request of a worker has the stage's timeout, and a device has many requests: this
+        # longer timeout is for a worker that hangs for another reason.
         timeout = self._stage.timeout * 300
         try:
             outcome = self._returned.get(timeout=timeout)
@@ -136,7 +136,7 @@ class _Batch:
 
 
 def _work(task: Task, stage: Stage, halt: Halt) -> None:
-    """In a worker: run a task until it needs the coordinator, is parked, or has ended."""
+    """In a worker: run a task until it needs a commit, reaches ``halt``, or ends."""
     with worker():
         while task.step is not None and not isinstance(task.step, Change):
             if halt is not None and isinstance(task.step, halt):

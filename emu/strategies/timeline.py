@@ -19,15 +19,15 @@ now = time.monotonic_ns
 
 
 class Span(NamedTuple):
-    """One piece of work.
+    """An interval of work on a device or on the VM.
 
     Attributes:
-        device_class: ``blk``, ``net``, or ``vm`` for what belongs to no device.
+        device_class: ``blk``, ``net``, or ``vm`` if the work belongs to no device.
         device: its name, or the empty string.
         ring: index of the ring, or None for a whole device.
-        phase: to which it belongs.
+        phase: the phase of the migration.
         start, end: CLOCK_MONOTONIC nanoseconds.
-        units: how many (rings, edits) it covers.
+        units: the number of rings or edits that it covers.
         in_blackout: whether the VM was down meanwhile.
     """
 
@@ -42,11 +42,11 @@ class Span(NamedTuple):
 
     @property
     def side(self) -> str:
-        """The side of the migration on which it was done, ``src`` or ``dst``."""
+        """The side of the migration, ``src`` or ``dst``."""
         return self.phase.side
 
     def to_json(self) -> list[str | int | None]:
-        """As a monitor and the migration stream transfer it: the side, then the fields."""
+        """The row in QMP responses and in the migration stream: the side, then the fields."""
         return [self.side, *self]
 
     @classmethod
@@ -54,7 +54,7 @@ class Span(NamedTuple):
         """The reverse of `to_json`.
 
         Raises:
-            ValueError, TypeError: it is not a span.
+            ValueError, TypeError: the row is invalid.
         """
         _side, device_class, device, ring, phase, start, end, units, in_blackout = row
         return cls(
@@ -73,7 +73,7 @@ class Timeline:
     """Collects spans and marks of one process. Several threads may add to it at once.
 
     Attributes:
-        in_blackout: set by the migration; every span is stamped with it.
+        in_blackout: set by the migration; copied into every span.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class Timeline:
 
     @contextmanager
     def span(self, phase: Phase) -> Iterator[None]:
-        """A span of the whole VM around a block."""
+        """Add a span of the whole VM for the ``with`` block."""
         start = self.begin(phase)
         try:
             yield
@@ -155,7 +155,7 @@ class Timeline:
 def garbage_collector_off() -> Iterator[None]:
     """Disable Python's cycle collector meanwhile: it may take as long as a whole blackout.
 
-    It is not run just before either: it would stop the guest's threads as well.
+    The collector does not run just before either, as it would stop the guest's threads as well.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""The RFC's first attempt, as a demonstration: it fails, and is rolled back."""
+"""The RFC's first attempt, as a demonstration: the migration fails and is rolled back."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ class UnsafeThreads(Threads):
 
     Args:
         workers: size of the pool.
-        mode: one of `MODES`. ``double-disable`` has two workers compare with the old list before
-            either acts; ``deadlock`` has one worker commit at a time, as with the RFC's extra lock,
-            so that the first failure cannot occur; with ``either`` the kernel's scheduler decides.
+        mode: one of `MODES`. With ``double-disable`` two workers compare with the old list before
+            either changes it; with ``deadlock`` one worker commits at a time, as with the RFC's
+            extra lock, so that the first failure cannot occur; with ``either`` the failure depends
+            on the kernel's scheduler.
 
     Raises:
         ValueError: the mode is unknown.
@@ -71,7 +72,7 @@ class UnsafeThreads(Threads):
     def __init__(self, workers: int, mode: str) -> None:
         if mode not in MODES:
             raise ValueError(f"unsafe is one of {', '.join(MODES)}, not {mode!r}")
-        # Two threads have to work at the same time.
+        # The failures need two threads at the same time.
         super().__init__(max(workers, 2))
         self._mode = mode
 
@@ -96,7 +97,7 @@ class UnsafeThreads(Threads):
         """
         machine = stage.machine
         if self._pool is None or not isinstance(machine, Machine):
-            raise UsageError("this strategy needs its pool, and a whole machine")
+            raise UsageError("this strategy needs its pool and a Machine")
         running = list(tasks)
         with machine.big_lock:
             while running:
@@ -111,18 +112,18 @@ class UnsafeThreads(Threads):
                 commit_together(running, stage)
 
     def _join(self, futures: list[Future[None]]) -> None:
-        """Wait for all workers. The big lock is held meanwhile: this is the mistake."""
+        """Wait for all workers while holding the big lock: this is the RFC's mistake."""
         workers = self._idents
         timeout = 300.0
         with waiting_for("the workers, to join them", workers):
-            done, late = wait(futures, timeout=timeout, return_when=FIRST_EXCEPTION)
-            for future in late:
+            done, pending = wait(futures, timeout=timeout, return_when=FIRST_EXCEPTION)
+            for future in pending:
                 future.cancel()
-            _, still = wait(late, timeout=timeout)
-        if still:
+            _, hanging = wait(pending, timeout=timeout)
+        if hanging:
             raise DeadlineError("a worker of the pool", timeout)
-        # The error of the first one is the cause; later ones may result from it.
-        for future in [*done, *late]:
+        # The first error is the cause; later ones may result from it.
+        for future in [*done, *pending]:
             if not future.cancelled():
                 future.result()
 
@@ -132,13 +133,13 @@ class UnsafeThreads(Threads):
 
 
 class _Globals:
-    """What the workers share without a lock: QEMU's regions, and its list of ioeventfds."""
+    """State that the workers share without a lock, as QEMU's regions and list of ioeventfds."""
 
     def __init__(self, machine: Machine, mode: str, tasks: int) -> None:
         self._machine = machine
         self._mode = mode
-        self._in_force = frozenset(machine.address_space.ioeventfds())
-        self._wanted = self._in_force
+        self._assigned = frozenset(machine.address_space.ioeventfds())
+        self._wanted = self._assigned
         self._disabled: dict[Ioeventfd, _Disabled] = {}
         self._extra: threading.Lock | nullcontext[None] = (
             threading.Lock() if mode == DEADLOCK else nullcontext()
@@ -166,31 +167,31 @@ class _Globals:
             self._failed = True
             raise
 
-    def _commit(self, gone: set[Ioeventfd]) -> None:
-        """Compare what is wanted with the old list, and act.
+    def _commit(self, removed: set[Ioeventfd]) -> None:
+        """Compare the wanted ioeventfds with the old list, and deassign the difference.
 
         With ``double-disable`` the first two workers do it at the same time, the others later.
         """
         paired = self._pair is not None and next(self._arrivals) < 2
         if self._pair is not None and not paired:
             self._pair_over.wait(2 * RENDEZVOUS)
-        old = self._in_force
-        self._wanted -= gone
+        old = self._assigned
+        self._wanted -= removed
         self._rendezvous(paired=paired)
         difference = sorted(old - self._wanted)
         self._rendezvous(paired=paired)
         try:
             for entry in difference:
                 self._disable(entry)
-            self._in_force = self._wanted
+            self._assigned = self._wanted
         finally:
             self._pair_over.set()
 
     def _kick(self, edits: Sequence[HostNotifier]) -> None:
-        """Notify each ring: a kick that came just before must not be lost.
+        """Kick each ring, so that a kick from just before the commit is not lost.
 
-        Without ioeventfds the writes need the big lock. They are made by this thread, not by
-        a vCPU: those are paused.
+        Without ioeventfds the writes need the big lock. This thread makes them, as the vCPUs are
+        paused.
         """
         for edit in edits:
             self._machine.write_without_ioeventfd(edit.ioeventfd.address, edit.ring)
@@ -219,15 +220,16 @@ class _Globals:
         self._disabled[entry] = _Disabled(thread, site)
 
     def restore(self) -> None:
-        """Assign again what was disabled without the address space. No worker runs.
+        """Assign the ioeventfds again that workers deassigned; no worker runs.
 
-        The coordinator commits what is to go afterwards, so that machine and devices agree.
+        The coordinator then commits the edits to the address space, so that machine and devices
+        agree.
         """
         self._machine.accel.change_ioeventfds((), sorted(self._disabled))
 
 
 def _work(task: Task, stage: Stage, shared: _Globals, halt: Halt) -> None:
-    """In a worker's thread. It is not marked as a worker: the big lock would refuse it."""
+    """In a thread of the pool, which is not marked as a worker: it acquires the big lock."""
     while task.step is not None and not (halt is not None and isinstance(task.step, halt)):
         if isinstance(task.step, Ask):
             task.resume(answer_in_lockstep(task, task.step, stage))

@@ -1,4 +1,4 @@
-"""The contract of strategies: every strategy in STRATEGIES keeps it."""
+"""The contract of strategies, tested with every strategy in STRATEGIES."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def strategy(request: pytest.FixtureRequest) -> Iterator[Strategy]:
 
 @pytest.fixture(autouse=True)
 def alone(vm: Vm) -> None:
-    """These tests drive the devices themselves."""
+    """The reconnect manager is paused: the tests use the devices."""
     vm.reconnect.pause()
 
 
@@ -52,7 +52,7 @@ def starts(vm: Vm) -> list[Task]:
     return begin_tasks(vm.devices, lifecycle.start_ahead)
 
 
-def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
+def test_a_strategy_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
     """After a stop no ring is started and no notifier assigned; after a start all are."""
     vm.pause_vcpus()
     stage = stage_of(vm)
@@ -77,7 +77,7 @@ def test_stops_and_starts_all_devices(vm: Vm, strategy: Strategy) -> None:
 
 
 def test_a_second_stop_does_nothing(vm: Vm, strategy: Strategy) -> None:
-    """Procedures are idempotent, so a strategy has nothing to do the second time."""
+    """Procedures are idempotent: the second time they have no steps."""
     vm.pause_vcpus()
     stage = stage_of(vm)
     tasks = stops(vm)
@@ -91,14 +91,16 @@ def test_a_second_stop_does_nothing(vm: Vm, strategy: Strategy) -> None:
     assert (vm.machine.commits, len(stage.timeline.spans)) == (commits, spans)
 
 
-def test_parks_tasks_only_if_it_prepares_ahead(vm: Vm, strategy: Strategy) -> None:
-    """A strategy that prepares ahead parks the source's edits and the destination's rings."""
+def test_steps_are_left_for_later_only_by_a_strategy_that_prepares_ahead(
+    vm: Vm, strategy: Strategy
+) -> None:
+    """The source's edits after the blackout, and the destination's rings until the blackout."""
     vm.pause_vcpus()
     stage = stage_of(vm)
     tasks = stops(vm)
     strategy.stop(tasks, stage)
-    parked = [isinstance(task.step, Change) for task in tasks]
-    assert parked == [strategy.prepares_ahead] * len(tasks)
+    left = [isinstance(task.step, Change) for task in tasks]
+    assert left == [strategy.prepares_ahead] * len(tasks)
     strategy.finish(tasks, stage)
     tasks = starts(vm)
     before = vm.machine.commits
@@ -125,8 +127,8 @@ def test_spans_name_phase_device_and_class(vm: Vm, strategy: Strategy) -> None:
         assert units[phase, "blk"] == 4
 
 
-def test_commits(vm: Vm, strategy: Strategy) -> None:
-    """QEMU's way commits once for each notifier; in flight, once for all of them."""
+def test_the_number_of_commits(vm: Vm, strategy: Strategy) -> None:
+    """`qemu-2021` commits once for each notifier, `split` once for all of them."""
     vm.pause_vcpus()
     before = vm.machine.commits
     tasks = stops(vm)
@@ -155,20 +157,20 @@ def test_a_back_end_that_has_disconnected_is_named(
     assert caught.value.device == victim
 
 
-def rejects_its_answer(device: VhostDevice) -> Procedure:
-    """A procedure that gets an answer which it cannot use."""
+def rejects_its_reply(device: VhostDevice) -> Procedure:
+    """A procedure that rejects the reply to its message."""
     yield Ask.of(Phase.GET_VRING_BASE, device.connection, [Request(FrontendRequest.GET_QUEUE_NUM)])
-    raise BackendError("sent an unusable answer", device=device.name)
+    raise BackendError("sent an invalid reply", device=device.name)
 
 
-def test_an_answer_that_a_device_cannot_use_fails_that_device(vm: Vm, strategy: Strategy) -> None:
-    """By its own error; the other devices are stopped, or their stop has not begun."""
+def test_an_invalid_reply_fails_its_device(vm: Vm, strategy: Strategy) -> None:
+    """The strategy raises the error of that device."""
     vm.pause_vcpus()
     tasks = stops(vm)
     victim = vm.devices[1]
-    tasks[1] = Task(victim.name, victim.device_class, rejects_its_answer(victim))
+    tasks[1] = Task(victim.name, victim.device_class, rejects_its_reply(victim))
     tasks[1].begin()
-    with pytest.raises(BackendError, match="sent an unusable answer") as caught:
+    with pytest.raises(BackendError, match="sent an invalid reply") as caught:
         strategy.stop(tasks, stage_of(vm))
     assert caught.value.device == victim.name
 

@@ -36,7 +36,7 @@ def paused(vm: Vm) -> None:
     vm.pause_vcpus()
 
 
-def test_each_message_gets_its_own_reply_or_none(vm: Vm) -> None:
+def test_each_message_has_its_own_reply_or_none(vm: Vm) -> None:
     answers: list[list[Reply | None]] = []
 
     def ask(device: VhostDevice) -> Procedure:
@@ -55,17 +55,15 @@ def test_each_message_gets_its_own_reply_or_none(vm: Vm) -> None:
         assert isinstance(rings.payload, U64)
 
 
-def test_no_reply_is_missing_where_all_are_due(vm: Vm) -> None:
+def test_replies_keep_their_order_if_all_are_due(vm: Vm) -> None:
     connection = vm.devices[0].connection
     step = Ask.of(Phase.PROBE, connection, [MIXED[0], MIXED[0]])
     replies = [connection.exchange(message, 5.0) for message in step.messages]
-    got = [reply for reply in replies if reply is not None]
-    assert in_message_order(step, got) == got
+    received = [reply for reply in replies if reply is not None]
+    assert in_message_order(step, received) == received
 
 
-def test_devices_that_fail_do_not_keep_others_from_their_replies(
-    vm: Vm, hosts: tuple[Host, Host]
-) -> None:
+def test_a_device_that_fails_does_not_stop_the_others(vm: Vm, hosts: tuple[Host, Host]) -> None:
     hosts[0].kill("blk0")
     strategy = Split(lenient=True)
     tasks = stops(vm)

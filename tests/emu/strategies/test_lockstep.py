@@ -1,4 +1,4 @@
-"""One request, one reply."""
+"""Lock-step: each message is sent after the reply to the one before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def test_each_message_is_sent_after_the_reply_to_the_one_before(
     vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a span for each, which names the ring if the message is about one."""
+    """Each message has a span, with the ring if the message has one."""
     vm.reconnect.pause()
     vm.pause_vcpus()
     device = vm.devices[1]

@@ -1,4 +1,4 @@
-"""What does not depend on guest memory is done outside of the blackout."""
+"""`prewired` does all steps but those of the rings outside of the blackout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def test_the_blackout_has_the_rings_only(vm: Vm) -> None:
-    """Notifiers and the memory table come after it at the source, before it at the destination."""
+    """Notifiers and memory table change after it at the source, before it at the destination."""
     vm.reconnect.pause()
     vm.pause_vcpus()
     strategy, stage = Prewired(), stage_of(vm)

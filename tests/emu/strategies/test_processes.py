@@ -1,4 +1,4 @@
-"""The pool of processes: what is special about workers that are processes."""
+"""The pool of processes: workers that end, packets, and descriptors."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def workers() -> list[psutil.Process]:
     return [child for child in children if "emu.strategies.socket_worker" in child.cmdline()]
 
 
-def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:
-    """What it had sent is unknown: the devices of its jobs are connected anew."""
+def test_a_worker_that_ends_is_named_and_its_devices_are_reconnected(vm: Vm) -> None:
+    """It may have sent a part of a message, so the connections of its jobs are broken."""
     strategy = Processes(2)
     vm.reconnect.pause()
     vm.pause_vcpus()
@@ -47,8 +47,8 @@ def test_a_worker_that_ends_is_named_and_the_devices_come_back(vm: Vm) -> None:
     check_request_log(vm)
 
 
-def test_the_pool_leaves_nothing_behind(vm: Vm) -> None:
-    """Neither processes nor descriptors."""
+def test_close_ends_the_processes_and_closes_the_descriptors(vm: Vm) -> None:
+    """A second close has no effect."""
     before = psutil.Process().num_fds()
     strategy = Processes(3)
     strategy.open()
@@ -64,7 +64,7 @@ def test_the_pool_leaves_nothing_behind(vm: Vm) -> None:
 
 
 def test_messages_that_do_not_fit_into_one_packet_are_split(vm: Vm) -> None:
-    """Descriptors as well as bytes; nothing is left out, and the order stays."""
+    """By the number of descriptors and of bytes; each message is in one part, in order."""
     from vhost_user.messages import FrontendRequest, Request
     from vhost_user.payloads import U64, Config
 
@@ -81,10 +81,10 @@ def test_messages_that_do_not_fit_into_one_packet_are_split(vm: Vm) -> None:
     assert [m for part in parts for m in part] == messages
 
 
-def test_the_vm_survives_a_back_end_that_dies(
+def test_the_vm_runs_on_if_a_back_end_of_the_destination_ends(
     vm: Vm, other: Vm, hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
-    """At the destination, so that the VM runs on at the source."""
+    """The migration fails, and the VM runs on at the source."""
     hosts[1].kill("blk1")
     migration = Migration(vm, other, "processes", tmp_path)
     with pytest.raises(Exception, match="blk1"):

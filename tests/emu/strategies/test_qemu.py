@@ -1,4 +1,4 @@
-"""QEMU's two ways: one request at a time, and a commit for each notifier or for each device."""
+"""QEMU's strategies: one request at a time, and a commit for each notifier or for each device."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_one_device_after_the_other(vm: Vm, sent: Sent) -> None:
     ]
 
 
-def test_today_a_disks_rings_are_disabled_before_they_are_stopped(vm: Vm, sent: Sent) -> None:
+def test_qemu_now_disables_a_disks_rings_before_it_stops_them(vm: Vm, sent: Sent) -> None:
     QemuNow().drive(stops(vm), stage_of(vm))
     disable, stop = FrontendRequest.SET_VRING_ENABLE, FrontendRequest.GET_VRING_BASE
     for device in vm.devices:
@@ -61,7 +61,7 @@ def test_today_a_disks_rings_are_disabled_before_they_are_stopped(vm: Vm, sent: 
 
 
 @pytest.mark.parametrize(("strategy", "acknowledged"), [(Qemu2021, False), (QemuNow, True)])
-def test_today_a_rings_kick_call_and_enable_are_acknowledged(
+def test_qemu_now_has_a_rings_kick_and_call_acknowledged(
     vm: Vm, sent: Sent, strategy: type[Qemu2021], *, acknowledged: bool
 ) -> None:
     vm.stop_devices()

@@ -1,4 +1,4 @@
-"""Strategies by name, and those that plug-ins add."""
+"""Strategies by name, and those of plug-ins."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_each_strategy_describes_itself(strategy: type[Strategy]) -> None:
 
 
 def test_the_document_has_the_table_of_the_classes() -> None:
-    """``make docs`` writes it again."""
+    """``make docs`` generates it."""
     text = (DOCS / document.DOCUMENT).read_text()
     assert document.document(text) == text
     with pytest.raises(ValueError, match=r"there is no .*<!-- generated from"):

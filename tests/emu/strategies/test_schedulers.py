@@ -1,9 +1,9 @@
-"""Procedures x schedulers: after any sequence of stops, starts and aborts, all parts agree.
+"""Procedures x strategies: consistent state after any sequence of stops, starts and aborts.
 
-A hypothesis state machine drives the devices of one VM, on real back-ends, by any strategy in any
-order: whole stops and starts, some of the devices only, drives that are abandoned at a step of any
-kind, and resets by the guest's driver. After each rule the devices, the machine, the accelerator
-and the back-ends must agree. In the end the VM runs on, and its requests must be accounted for.
+A hypothesis state machine stops and starts the devices of one VM, on real back-ends, with any
+strategy in any order: all devices or some of them, completely or up to a step of some kind, with
+resets by the guest's driver between. After each rule the devices, the machine, the accelerator and
+the back-ends must agree. At the end the VM runs on, and no request may be lost.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure, Step
     from emu.strategies.base import Strategy
 
-WORK = 20
+REQUESTS = 20
 NAMES = st.sampled_from(sorted(STRATEGIES))
 DEVICES = st.sets(st.integers(0, len(SPEC.devices) - 1), min_size=1)
 HALTS = st.sampled_from([Change, AwaitSwitchover])
 
 
 class Schedulers(RuleBasedStateMachine):
-    """One VM, whose vCPUs are paused while its devices are driven."""
+    """One VM, whose vCPUs are paused while its devices are stopped and started."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Schedulers(RuleBasedStateMachine):
         self._owned.callback(self.vm.close)
         self.vm.boot()
         self.vm.guest.start_load("heavy")
-        await_requests(self.vm, WORK)
+        await_requests(self.vm, REQUESTS)
         self.vm.reconnect.pause()
         self.vm.pause_vcpus()
         #: The devices that the driver has reset, by index.
@@ -80,7 +80,7 @@ class Schedulers(RuleBasedStateMachine):
 
     @rule(name=NAMES, devices=DEVICES)
     def stop(self, name: str, devices: set[int]) -> None:
-        """As at a source, including the steps after the blackout."""
+        """Stop the devices as at a source, including the steps after the blackout."""
         with self._strategy(name) as strategy:
             tasks = self._tasks(lifecycle.stop, devices)
             strategy.stop(tasks, self._stage())
@@ -91,7 +91,7 @@ class Schedulers(RuleBasedStateMachine):
 
     @rule(name=NAMES, devices=DEVICES)
     def start(self, name: str, devices: set[int]) -> None:
-        """As at a destination, ahead of the blackout and in it."""
+        """Start the devices as at a destination, ahead of the blackout and in it."""
         with self._strategy(name) as strategy:
             tasks = self._tasks(lifecycle.start_ahead, devices)
             strategy.prepare(tasks, self._stage())
@@ -112,7 +112,7 @@ class Schedulers(RuleBasedStateMachine):
         halt: type[Step],
         procedure: Callable[[VhostDevice], Procedure],
     ) -> None:
-        """A migration that fails: parked tasks are never resumed."""
+        """Leave tasks at a step, as a migration that fails: they are never resumed."""
         with self._strategy(name) as strategy:
             tasks = self._tasks(procedure, devices)
             strategy.drive(tasks, self._stage(), halt=halt)
@@ -120,7 +120,7 @@ class Schedulers(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, len(SPEC.devices) - 1))
     def reset_device(self, index: int) -> None:
-        """The guest's driver resets the device and drops its requests."""
+        """Reset a device as its driver does, and drop its requests."""
         self.vm.reset_device(index)
         self.vm.guest.boot_device(index)
         self.reset.add(index)
@@ -128,28 +128,28 @@ class Schedulers(RuleBasedStateMachine):
     @precondition(lambda self: self.reset)
     @rule(data=st.data())
     def activate_device(self, data: st.DataObject) -> None:
-        """The driver sets it up anew."""
+        """Set a device up anew, as its driver does."""
         index = data.draw(st.sampled_from(sorted(self.reset)))
         self.vm.activate_device(index)
         self.reset.discard(index)
 
     @rule()
     def let_run(self) -> None:
-        """Every device starts, in whatever state it is, and the guest works for a while."""
+        """Start every device, from any state, and run the guest until requests have completed."""
         for index in sorted(self.reset):
             self.vm.activate_device(index)
         self.reset.clear()
         self.vm.recover_devices()
         self.vm.resume_vcpus()
         self.vm.guest.resume_load()
-        await_requests(self.vm, WORK)
+        await_requests(self.vm, REQUESTS)
         self.vm.pause_vcpus()
 
     # -- the invariants
 
     @invariant()
     def all_agree(self) -> None:
-        """Devices, address space, accelerator; no thread holds a lock, and no device is lost."""
+        """Devices, address space and accelerator agree; no lock is held, and no device is lost."""
         assert_agree(self.vm)
         wanted = {
             edit.irqfd.fd
@@ -169,7 +169,7 @@ class Schedulers(RuleBasedStateMachine):
             assert self.host.active(device.name) is started
 
     def teardown(self) -> None:
-        """The VM runs on, and no request is lost, duplicated or corrupted."""
+        """Check that the VM runs on, and no request is lost, duplicated or corrupted."""
         with self._owned:
             self.all_agree()  # before `let_run`, which would hide a disagreement
             self.let_run()

@@ -1,4 +1,4 @@
-"""All devices in flight, and one commit."""
+"""`split`: all devices in flight, and one commit."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tasks: a procedure that a scheduler drives."""
+"""Tasks: procedures that a strategy schedules."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def recording(answers: list[Answer]) -> Procedure:
     answers.append((yield Change(Phase.ENABLE_HOST_NOTIFY, ())))
 
 
-def test_a_task_runs_nothing_before_it_begins() -> None:
-    """Its first step encodes messages, which takes time: the caller decides when."""
+def test_a_procedure_does_not_run_before_its_task_begins() -> None:
+    """The first step encodes messages, which takes time: the caller decides when."""
     ran: list[int] = []
 
     def procedure() -> Procedure:
@@ -39,7 +39,7 @@ def test_a_task_runs_nothing_before_it_begins() -> None:
     assert isinstance(task.step, AwaitSwitchover)
 
 
-def test_answers_go_to_the_step_that_waits_and_the_last_ends_the_task() -> None:
+def test_each_answer_resumes_the_procedure_and_the_last_one_ends_the_task() -> None:
     answers: list[Answer] = []
     task = Task("net0", "net", recording(answers))
     task.begin()
@@ -51,7 +51,7 @@ def test_answers_go_to_the_step_that_waits_and_the_last_ends_the_task() -> None:
     assert answers == [[None], None]
 
 
-def test_begun_tasks_are_named_after_their_devices_and_at_their_first_step() -> None:
+def test_begin_tasks_runs_each_devices_task_to_its_first_step() -> None:
     names = {"net0": "net", "blk0": "blk"}
     devices = [SimpleNamespace(name=name, device_class=kind) for name, kind in names.items()]
     tasks = begin_tasks(cast("list[VhostDevice]", devices), lambda _device: recording([]))
@@ -59,7 +59,7 @@ def test_begun_tasks_are_named_after_their_devices_and_at_their_first_step() -> 
     assert all(isinstance(task.step, AwaitSwitchover) for task in tasks)
 
 
-def test_a_procedure_without_steps_has_ended_when_it_has_begun() -> None:
+def test_a_task_without_steps_ends_when_it_begins() -> None:
     def nothing() -> Procedure:
         yield from ()
 

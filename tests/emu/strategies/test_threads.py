@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def pool() -> list[threading.Thread]:
-    """The threads of pools that this process has."""
+    """The threads of all pools in this process."""
     return [t for t in threading.enumerate() if t.name.startswith("migration-worker")]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_all_threads_run_before_there_is_work_and_end_with_the_pool(workers: int) -> None:
+def test_open_starts_all_threads_and_close_ends_them(workers: int) -> None:
     strategy = Threads.from_options(StrategyOptions(threads=workers))
     assert not pool()
     strategy.open()
@@ -36,13 +36,13 @@ def test_all_threads_run_before_there_is_work_and_end_with_the_pool(workers: int
 
 
 def test_a_pool_must_be_open(vm: Vm) -> None:
-    """It is made when the migration begins, never in the blackout."""
+    """`drive` does not start it: that would take place in the blackout."""
     vm.reconnect.pause()
     with pytest.raises(RuntimeError, match="open"):
         Threads().drive(stops(vm), stage_of(vm))
 
 
-def test_the_coordinator_commits_and_workers_exchange_the_messages(
+def test_the_coordinator_commits_and_the_workers_exchange_messages(
     vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vm.reconnect.pause()

@@ -1,4 +1,4 @@
-"""Spans and their one form in JSON."""
+"""Spans, marks and their form in JSON."""
 # ruff: noqa: D103 - the names describe them
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_an_invalid_row_is_refused(row: list[Any]) -> None:
         Span.from_json(row)
 
 
-def test_a_timeline_stamps_its_spans_with_the_blackout() -> None:
+def test_each_span_has_the_timelines_in_blackout() -> None:
     timeline = Timeline()
     with timeline.span(Phase.PAUSE_VCPUS):
         timeline.in_blackout = True

@@ -1,4 +1,4 @@
-"""The RFC's two failures: they occur with `unsafe`, in any order, and never without."""
+"""The RFC's two failures: they occur with `unsafe`, and never without."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply
 
-#: The address of no device: a write leaves the fast path and takes the big lock.
+#: The address of no device: a write has no ioeventfd and takes the big lock.
 NOWHERE = 0x10
 
 
@@ -74,7 +74,7 @@ def assert_agree(vm: Vm) -> None:
 
 
 def run_on(vm: Vm) -> None:
-    """The roll-back, and proof that nothing is lost."""
+    """Roll back, and check that no request is lost."""
     vm.recover_devices()
     assert_agree(vm)
     assert len(vm.machine.address_space) == SPEC.rings
@@ -85,7 +85,7 @@ def run_on(vm: Vm) -> None:
 
 
 def check_double_disable(text: str) -> None:
-    """Both threads and both places are named."""
+    """Both threads and both call sites are named."""
     assert text.startswith("the host notifier of ")
     threads = {line.split()[0] for line in text.splitlines() if " disabled it " in line}
     assert len(threads) == 2
@@ -110,7 +110,7 @@ FAILURES: dict[str, dict[type[Exception], Callable[[str], None]]] = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("vm", ACCELERATORS, indirect=True)
 def test_each_failure_occurs_with_each_accelerator(vm: Vm, mode: str) -> None:
-    """After the roll-back the VM runs on, with nothing lost."""
+    """After the roll-back the VM runs on and has lost no request."""
     strategy = make("threads", StrategyOptions(threads=3, unsafe=mode))
     with pytest.raises(tuple(FAILURES[mode])) as raised:
         stop(vm, strategy, vm.machine)
@@ -132,12 +132,12 @@ def test_a_failure_that_did_not_occur_is_reported(mode: str, error: str | None) 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_no_other_strategy_demonstrates_a_failure(name: str) -> None:
-    """A migration that completes is what it is meant to show."""
+    """So a migration that completes is a success."""
     assert not make(name).missed(None)
 
 
 class Sequencer:
-    """The machine, with an order of events in which unsafe strategies fail.
+    """The machine, with an order of events in which the unsafe strategy fails.
 
     Every commit is delayed until another thread, which is not a worker, waits for the big lock at a
     notify address without ioeventfd. Its write is handled when the commit is over.
@@ -146,13 +146,13 @@ class Sequencer:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self.committers: set[int] = set()
-        self.taken: list[Edit] = []
-        self.served = 0
+        self.edits: list[Edit] = []
+        self.writes_handled = 0
 
     def apply(self, edits: Sequence[Edit]) -> None:
         """Commit while another thread waits for the lock."""
         self.committers.add(threading.get_ident())
-        self.taken += edits
+        self.edits += edits
         lock = self._machine.big_lock
         guest = threading.Thread(target=self._ring)
         with lock:
@@ -164,7 +164,7 @@ class Sequencer:
 
     def _ring(self) -> None:
         self._machine.accel.mmio_write(NOWHERE, 0)
-        self.served += 1
+        self.writes_handled += 1
 
 
 def until_awaited(lock: BigLock) -> None:
@@ -178,20 +178,22 @@ def until_awaited(lock: BigLock) -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_safe_strategies_queue_instead(vm: Vm, name: str) -> None:
+def test_a_safe_strategy_commits_from_one_thread(vm: Vm, name: str) -> None:
     """Under a contended lock the coordinator alone changes each notifier, once."""
     sequencer = Sequencer(vm.machine)
     stop(vm, make(name, StrategyOptions(threads=3)), sequencer)
     assert sequencer.committers == {threading.get_ident()}
-    assert len(sequencer.taken) == len(set(sequencer.taken)) == 2 * SPEC.rings
-    assert sequencer.served > 0
+    assert len(sequencer.edits) == len(set(sequencer.edits)) == 2 * SPEC.rings
+    assert sequencer.writes_handled > 0
     assert_agree(vm)
     assert len(vm.machine.address_space) == 0
     run_on(vm)
 
 
-def test_a_safe_worker_is_refused_the_lock(vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker's MMIO is always an error, not sometimes a deadlock."""
+def test_a_worker_that_acquires_the_big_lock_is_an_error(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a worker's MMIO is always an error, not sometimes a deadlock."""
     connection = vm.devices[0].connection
     exchange = connection.exchange
 
