@@ -2,7 +2,8 @@
 
 A *region* is the page of a device's notify addresses. Changes are made between `begin` and
 `commit`, which nest; the outermost commit renders the list of **all** ioeventfds of the machine,
-compares it with the list in force, and passes the difference to the listener (the accelerator):
+compares it with the list of assigned ones, and passes the difference to the listener (the
+accelerator):
 first those removed, then those added. So the time of a commit is proportional to the number of all
 ioeventfds, however few have changed, and N commits of one notifier each take time proportional to
 N^2. The counters show that.
@@ -40,13 +41,13 @@ class AddressSpace:
     """The ioeventfds of one machine.
 
     Args:
-        listener: gets the difference at each commit.
+        listener: called with the difference at each commit.
         guard: called before anything is changed; raises when the caller does not hold the big
             lock. Without one the caller ensures that one thread at a time makes changes.
 
     Attributes:
-        commits: outermost commits that had something to do.
-        list_work: list entries that those commits rendered and compared, all together.
+        commits: outermost commits of transactions with at least one change.
+        list_work: list entries that those commits rendered and compared, in total.
     """
 
     def __init__(self, listener: Listener, guard: Callable[[], None] = _unguarded) -> None:
@@ -61,7 +62,7 @@ class AddressSpace:
         self._regions: dict[int, list[Ioeventfd]] = {}
         self._assigned: dict[tuple[int, int, int], Ioeventfd] = {}
         self._undo: list[tuple[bool, Ioeventfd]] = []
-        self._in_force: set[Ioeventfd] = set()
+        self._current: set[Ioeventfd] = set()
 
     # -- transactions
 
@@ -101,7 +102,7 @@ class AddressSpace:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """`begin` and `commit` around a block; `rollback` when it raises."""
+        """`begin` and `commit` around a ``with`` block; `rollback` if the block raises."""
         self.begin()
         try:
             yield
@@ -125,7 +126,7 @@ class AddressSpace:
             self._undo.append((True, ioeventfd))
 
     def remove(self, ioeventfd: Ioeventfd) -> None:
-        """Deassign an ioeventfd, whatever its owner; a transaction of its own outside of one.
+        """Deassign an ioeventfd of any owner; a transaction of its own outside of one.
 
         Raises:
             NotifierError: it is not assigned, or is assigned with another eventfd.
@@ -178,19 +179,19 @@ class AddressSpace:
 
     def _update(self) -> None:
         ioeventfds = self._render()
-        old, new = self._in_force, set(ioeventfds)
+        old, new = self._current, set(ioeventfds)
         self.commits += 1
         self.list_work += len(ioeventfds) + len(old)
         self._listener.change_ioeventfds(sorted(old - new), sorted(new - old))
-        self._in_force = new
+        self._current = new
 
     def __len__(self) -> int:
-        """Number of ioeventfds in force."""
-        return len(self._in_force)
+        """Number of ioeventfds that the listener has assigned."""
+        return len(self._current)
 
     def ioeventfds(self) -> list[Ioeventfd]:
-        """The ioeventfds in force, in address order."""
-        return sorted(self._in_force)
+        """The ioeventfds that the listener has assigned, in address order."""
+        return sorted(self._current)
 
 
 def _match(ioeventfd: Ioeventfd) -> tuple[int, int, int]:

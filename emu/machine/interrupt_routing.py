@@ -24,13 +24,13 @@ MAX_VECTORS = 1 << 16
 class InterruptRouting:
     """Notify addresses, vectors and vCPUs of a machine's rings.
 
-    A device is given by its index in `devices`, a ring by its index in the device.
+    Devices are identified by their index in `devices`, rings by their index in the device.
 
     Args:
         devices: all devices of the machine.
         vcpus: number of vCPUs. The rings are distributed round-robin; rings that belong together
-            (a NIC's queue pair) go to the same vCPU, so that a flow stays on one. vCPU 0 has the
-            timer and takes no ring, unless it is the only one.
+            (a NIC's queue pair) interrupt the same vCPU, so that a flow stays on one. vCPU 0 has
+            the timer and no ring, unless it is the only vCPU.
 
     Raises:
         EmuError: there are more rings than vectors.
@@ -98,7 +98,7 @@ class InterruptRouting:
         return device, vector - self._first_vector[device]
 
     def vcpu_of(self, vector: int) -> int:
-        """The vCPU that takes a vector.
+        """The vCPU that a vector interrupts.
 
         Raises:
             EmuError: there is no such vector.

@@ -57,7 +57,7 @@ class Machine:
     """One VM without its devices.
 
     Args:
-        spec: its shape.
+        spec: vCPUs, memory and devices.
         costs: latency injected into commits; only while `injecting`.
         pacer: injects that latency.
         accel: the accelerator's name, or ``auto``.
@@ -71,15 +71,15 @@ class Machine:
         vcpus: the vCPUs.
         routing: the notify address, vector and vCPU of each ring.
         notify: makes a guest's write to a notify address: (address, value).
-        side: the side of a migration whose latency is injected.
+        side: the side of a migration, source or destination, whose latency is injected.
         injecting: whether latency is injected.
         route_commits: how often the routing table was committed.
         stray_writes: number of writes of guest code to addresses without a device.
         records: the last `apply` calls, up to `RECORDS` of them.
 
     Raises:
-        EmuError: the accelerator cannot run that machine.
-        OSError: out of descriptors or memory; everything is released.
+        EmuError: the accelerator does not support so large a machine.
+        OSError: out of descriptors or memory; all resources are released.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ class Machine:
         self._irqfds: dict[int, int] = {}
         self._routes: dict[int, int] = {}
         self._pacer = pacer
-        with ExitStack() as made:
+        with ExitStack() as cleanup:
             self.ram = GuestRam(spec.memory_bytes, memory_fds)
-            made.callback(self.ram.close)
+            cleanup.callback(self.ram.close)
             vcpus, rings = spec.vcpus, self.routing.vectors
             name = registry.resolve(accel, vcpus=vcpus, rings=rings)
             registry.check(name, vcpus=vcpus, rings=rings)
             self.accel = registry.create(name, self.write_without_ioeventfd)
-            made.callback(self.accel.close)
+            cleanup.callback(self.accel.close)
             self.accel.set_memory(self.ram)
             self.vcpus = VcpuSet(spec.vcpus, self.accel)
-            self._owned = made.pop_all()
+            self._cleanup = cleanup.pop_all()
         self.address_space = AddressSpace(self.accel, self.big_lock.assert_held)
         self.gate = self.vcpus.gate
         self.notify: Callable[[int, int], None] = self.accel.mmio_write
@@ -124,7 +124,7 @@ class Machine:
 
     @property
     def paused(self) -> bool:
-        """Whether the vCPUs are to pause; guest code then returns before its next operation."""
+        """Whether the vCPUs have to pause; guest code then returns before its next operation."""
         return self.gate.paused
 
     @property
@@ -159,12 +159,12 @@ class Machine:
         `address_space_write`.
         """
         with self.big_lock:
-            where = self.routing.ring_at(address)
-            handler = None if where is None else self._handlers.get(where[0])
-            if where is None or handler is None:
+            found = self.routing.ring_at(address)
+            handler = None if found is None else self._handlers.get(found[0])
+            if found is None or handler is None:
                 self.stray_writes += 1
             else:
-                handler(where[1])
+                handler(found[1])
 
     # -- edits
 
@@ -256,7 +256,7 @@ class Machine:
 
     @contextmanager
     def injected_latency(self, side: Side) -> Iterator[None]:
-        """Inject that side's latency into commits, for the length of the block."""
+        """Inject that side's latency into commits during the ``with`` block."""
         self.side, self.injecting = side, True
         try:
             yield
@@ -281,7 +281,7 @@ class Machine:
             VCPUS.emit(state="paused")
 
     def resume(self, timeout: float = TIMEOUT) -> None:
-        """Let the vCPUs run, and wait until those not halted have run. See `VcpuSet.resume`."""
+        """Resume the vCPUs, and wait until those not halted have run. See `VcpuSet.resume`."""
         with self.big_lock.released():
             self.vcpus.resume(timeout)
         if VCPUS.enabled:
@@ -297,10 +297,10 @@ class Machine:
         return vcpu_state.pack(self.vcpus.save())
 
     def load_vcpus(self, data: bytes) -> None:
-        """Set the state that `save_vcpus` returned on a machine with as many vCPUs.
+        """Load the state that `save_vcpus` returned on a machine with as many vCPUs.
 
         Raises:
-            VcpuStateError: the data is not such a state.
+            VcpuStateError: the data is invalid.
         """
         self.vcpus.load(vcpu_state.unpack(data, len(self.vcpus)))
 
@@ -310,13 +310,14 @@ class Machine:
             self.vcpus.stop(timeout)
 
     def close(self, timeout: float = TIMEOUT) -> None:
-        """Stop, and release everything. Idempotent.
+        """Stop the vCPUs, and release all resources. Idempotent.
 
         Raises:
-            DeadlineError: a vCPU's thread does not end; nothing is released, as it may be in use.
+            DeadlineError: a vCPU's thread does not end; as it may use them, no resource is
+                released.
         """
         self.stop(timeout)
-        self._owned.close()
+        self._cleanup.close()
 
 
 def _inverse(edits: Sequence[HostNotifier]) -> list[HostNotifier]:

@@ -17,7 +17,7 @@ from vhost_user.memory import PAGE_SHIFT, PAGE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-#: Bytes below the hole at the most; all others are above it.
+#: The most bytes below the hole; the rest is above it.
 LOW_BYTES = 3 << 30
 HIGH_START = 4 << 30
 
@@ -58,8 +58,8 @@ class GuestRam:
         size: bytes.
         inherited: it is the memory of ``fds``: another process may be running its guest.
         regions: one or two, in address order.
-        pages: pages of the guest-physical address space up to the end of memory: how many bits a
-            dirty log needs. The hole counts.
+        pages: pages of the guest-physical address space up to the end of memory, including the
+            hole: the number of bits of a dirty log.
     """
 
     def __init__(self, size: int, fds: Sequence[int] = ()) -> None:
@@ -91,17 +91,17 @@ class GuestRam:
         self._harvested: set[int] = set()
         self._reported: set[int] = set()
 
-    def _add_region(self, gpa: int, size: int, given: int | None) -> None:
-        if given is None:
+    def _add_region(self, gpa: int, size: int, existing_fd: int | None) -> None:
+        if existing_fd is None:
             fd = os.memfd_create(f"guest-ram-{gpa:#x}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             self.regions.append(RamRegion(gpa, size, fd))
             os.ftruncate(fd, size)
         else:
-            fd = os.dup(given)
+            fd = os.dup(existing_fd)
             self.regions.append(RamRegion(gpa, size, fd))
-            existing = os.fstat(fd).st_size
-            if existing != size:
-                raise RamError(f"the existing memory has {existing} bytes, not {size}")
+            existing_size = os.fstat(fd).st_size
+            if existing_size != size:
+                raise RamError(f"the existing memory has {existing_size} bytes, not {size}")
         # The kernel accounts a memfd's pages when they are touched: a mapping reserves nothing.
         mapping = mmap.mmap(fd, size, mmap.MAP_SHARED)
         self._maps.append(mapping)
@@ -157,7 +157,7 @@ class GuestRam:
         return [low._replace(size=low.size - self._reserved), *high]
 
     def add_writer(self, dirty: Callable[[], Iterable[int]]) -> None:
-        """Add a function that each harvest calls: it returns pages written by other guest code."""
+        """Add a function for each harvest to call: it returns pages written by other guest code."""
         self._writers.append(dirty)
 
     def harvest(self) -> set[int]:

@@ -1,8 +1,8 @@
-"""The gate between a vCPU thread and guest code: where a machine pauses.
+"""The gate that a vCPU thread enters to run guest code; closing it pauses the machine.
 
 A vCPU enters the gate before it runs guest code, and leaves it afterwards. `RunGate.close` keeps
 all vCPUs out; a pause then waits for those that are inside. A vCPU that is halted, or that waits
-for the gate, is at a safe point already.
+for the gate, is outside already.
 
 No lock guards the sets. Each thread writes its own flag first and reads the other's afterwards
 (a vCPU: `inside`, then `paused`; a pause: `paused`, then `inside`), so that at least one of the two
@@ -28,13 +28,13 @@ class RunGate:
 
     Attributes:
         paused: the gate is closed; guest code then returns before its next operation.
-        stopping: the vCPUs' threads are to end.
+        stopping: the vCPUs' threads have to end.
         inside: the vCPUs that run guest code.
         parked: the vCPUs that wait for the gate.
         awaited: the vCPUs that `wait_ran` waits for: they have not run since the gate opened.
         ran_ns: when the last of them had run (CLOCK_MONOTONIC), or when the gate opened if there
             was none.
-        throttle: how much of its time a vCPU stays out of the open gate.
+        throttle: the share of its time that a vCPU stays out of the open gate.
     """
 
     __slots__ = (
@@ -68,17 +68,17 @@ class RunGate:
             self._emptied.set()
 
     def ran(self, vcpu: int) -> None:
-        """From the vCPU's thread: it runs guest code, for the first time since the gate opened."""
+        """From the vCPU's thread: record its first guest code since the gate opened."""
         self.awaited.discard(vcpu)
         if not self.awaited:
             self.ran_ns = time.monotonic_ns()
             self._ran.set()
 
     def park(self, vcpu: int) -> bool:
-        """From the vCPU's thread: it waits for the gate; False if the gate is open.
+        """From the vCPU's thread: begin to wait for the gate; False if the gate is open.
 
-        A parked vCPU is among those that `open` returns, to be woken. Once woken it calls `unpark`
-        and reads the gate again.
+        `open` returns parked vCPUs, for the caller to wake. A woken vCPU calls `unpark` and reads
+        the gate again.
         """
         self.parked.add(vcpu)
         if self.paused and not self.stopping:
@@ -87,11 +87,11 @@ class RunGate:
         return False
 
     def unpark(self, vcpu: int) -> None:
-        """From the vCPU's thread: it no longer waits."""
+        """From the vCPU's thread: end the wait for the gate."""
         self.parked.discard(vcpu)
 
     def close(self) -> list[int]:
-        """Keep all vCPUs out; returns those that are inside, which the caller may have to kick."""
+        """Keep all vCPUs out; return those that are inside, which the caller may have to kick."""
         self._emptied.clear()
         self.paused = True
         self.awaited.clear()
@@ -115,7 +115,7 @@ class RunGate:
             self._emptied.clear()
 
     def open(self, awaited: Iterable[int] = ()) -> list[int]:
-        """Let all vCPUs in.
+        """Open the gate for all vCPUs.
 
         Args:
             awaited: the vCPUs that must run before `wait_ran` returns.
@@ -124,7 +124,7 @@ class RunGate:
             The vCPUs that must be woken: those awaited, and those that wait for the gate.
         """
         self._ran.clear()
-        # Before the gate opens: once it is open, one of them may run before it is awaited.
+        # Before the gate opens: from then on one of them may run.
         self.awaited.update(awaited)
         self.ran_ns = time.monotonic_ns()
         self.paused = False
@@ -150,6 +150,6 @@ class RunGate:
 
 
 def _names(vcpus: set[int]) -> str:
-    some = sorted(vcpus.copy())
-    listed = ", ".join(f"vcpu{index}" for index in some[:4])
-    return f"{listed} and {len(some) - 4} more" if len(some) > 4 else listed
+    indices = sorted(vcpus.copy())
+    listed = ", ".join(f"vcpu{index}" for index in indices[:4])
+    return f"{listed} and {len(indices) - 4} more" if len(indices) > 4 else listed

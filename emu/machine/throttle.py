@@ -1,15 +1,15 @@
-"""Keeping a guest from running for a share of its time, so that it writes less memory."""
+"""Throttling: the guest does not run for a share of its time, and so writes less memory."""
 
 from __future__ import annotations
 
 #: Nanoseconds of a period: a vCPU runs at its start and stays out of guest code at its end.
 PERIOD_NS = 10_000_000
-#: At 100 the guest would never run, and complete nothing.
+#: At 100 the guest would not run at all.
 MAX_PERCENT = 99
 
 
 class Throttle:
-    """When vCPUs stay out of guest code. They read it before they enter guest code.
+    """Computes when vCPUs stay out of guest code. They read it before they enter guest code.
 
     Attributes:
         percent: the part of each period that they stay out, 0 to 99; any thread may set it.

@@ -1,4 +1,4 @@
-"""The state of a paused vCPU, as it is sent when a VM migrates."""
+"""The state of a paused vCPU, as sent by a migration."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class VcpuStateError(EmuError):
 
 
 class VcpuState(NamedTuple):
-    """A paused vCPU.
+    """The state of a paused vCPU.
 
     Attributes:
         halted: it waits for an interrupt; otherwise a pause interrupted its guest code, and it
             runs first after a resume.
-        pending: interrupt vectors that were read from their eventfds and are not handled.
-        timer_ns: nanoseconds until its timer is due (0: it is due), or None: it has no timer. A
-            difference, as two machines have different clocks.
-        raw: the processor's own state, for an accelerator that runs machine code.
+        pending: interrupt vectors that were read from their eventfds and are not handled yet.
+        timer_ns: nanoseconds until its timer is due, 0 if it is due; None for no timer. It is a
+            duration, as two hosts have different clocks.
+        raw: registers and local APIC, for an accelerator that runs machine code.
     """
 
     halted: bool = True
@@ -67,7 +67,7 @@ _IDLE_BYTES = _HEADER.pack(_HALTED, 0, _NO_TIMER)
 
 
 def unpack(data: bytes, count: int) -> list[VcpuState]:
-    """The states of which `pack` made the data.
+    """The states that `pack` packed.
 
     Args:
         data: the states, and nothing else.
@@ -83,7 +83,7 @@ def unpack(data: bytes, count: int) -> list[VcpuState]:
             state, at = _unpack_one(data, at)
             states.append(state)
     except struct.error:
-        raise VcpuStateError(f"the state of vcpu{len(states)} of {count} is cut short") from None
+        raise VcpuStateError(f"the state of vcpu{len(states)} of {count} is truncated") from None
     if at != len(data):
         raise VcpuStateError(f"{len(data) - at} bytes follow the state of {count} vCPUs")
     return states

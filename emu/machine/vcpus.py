@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from emu.machine.accel.base import Accelerator, GuestProgram
 
-#: A vCPU's thread has a shallow call stack. The default of 8 MiB would be a gigabyte or more of
-#: address space for a large VM.
+#: A vCPU's thread has a shallow call stack. With the default of 8 MiB a large VM would need a
+#: gigabyte or more of address space.
 STACK_BYTES = 256 << 10
 TIMEOUT = 10.0
 
@@ -47,7 +47,7 @@ class VcpuSet:
 
     Args:
         count: number of vCPUs.
-        accel: makes them, kicks them and wakes them.
+        accel: creates, kicks and wakes them.
 
     Attributes:
         gate: they enter it to run guest code.
@@ -129,8 +129,9 @@ class VcpuSet:
             raise EmuError("the vCPUs have not been started, or were stopped")
         if self._powered_off:
             self.load([_POWER_ON] * len(self._vcpus))
-        dead = {crash.vcpu for crash in self.crashed}
-        awaited = [vcpu.index for vcpu in self._vcpus if vcpu.runnable and vcpu.index not in dead]
+        crashed = {crash.vcpu for crash in self.crashed}
+        runnable = [vcpu.index for vcpu in self._vcpus if vcpu.runnable]
+        awaited = [index for index in runnable if index not in crashed]
         self._accel.resume(timeout)
         self._accel.wake(self.gate.open(awaited))
         self.gate.wait_ran(timeout)
@@ -157,9 +158,9 @@ class VcpuSet:
         for vcpu, state in zip(self._vcpus, states, strict=True):
             vcpu.load(state)
 
-    def _require_paused(self, what: str) -> None:
+    def _require_paused(self, action: str) -> None:
         if not self.gate.paused or self.gate.inside:
-            raise EmuError(f"vCPUs that run cannot be {what}: pause them first")
+            raise EmuError(f"running vCPUs cannot be {action}: pause them first")
 
     def throttle(self, percent: int) -> None:
         """Keep all vCPUs out of guest code for that part of their time; 0 ends the throttling.
@@ -191,14 +192,14 @@ class VcpuSet:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        alive = [thread.name for thread in self._threads if thread.is_alive()]
-        if alive:
-            raise DeadlineError(f"the thread of {', '.join(alive[:4])} to end", timeout)
+        running = [thread.name for thread in self._threads if thread.is_alive()]
+        if running:
+            raise DeadlineError(f"the thread of {', '.join(running[:4])} to end", timeout)
         self._threads.clear()
 
 
 class _CrashRecorder:
-    """Records the error that a vCPU's thread ends with, and ends all waits for that vCPU."""
+    """Records the error that ends a vCPU's thread, and ends all waits for that vCPU."""
 
     def __init__(self, vcpus: VcpuSet, index: int) -> None:
         self._vcpus = vcpus

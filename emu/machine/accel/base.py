@@ -1,9 +1,8 @@
 """The interface between the machine and an accelerator, which runs guest code.
 
-An accelerator does two things. It implements *notifiers*: an ioeventfd turns a guest's write into a
-signal on an eventfd, an irqfd turns a signal on an eventfd into an interrupt vector, and a route
-gives the vCPU that takes that vector. And it makes *vCPUs*; the machine runs each on its own
-thread.
+An accelerator implements *notifiers*: an ioeventfd turns a guest's write into a signal on an
+eventfd, an irqfd turns a signal on an eventfd into an interrupt vector, and a route maps the vector
+to a vCPU. It also creates the *vCPUs*; the machine runs each on its own thread.
 
 Notifiers are assigned and deassigned in batches: a batch is one call into compiled code, whatever
 its size.
@@ -37,7 +36,7 @@ class NotifierError(EmuError):
 
 
 class Limits(NamedTuple):
-    """How large one machine may be.
+    """The limits of one machine.
 
     Attributes:
         max_vcpus: vCPUs.
@@ -62,17 +61,17 @@ class GuestProgram(Protocol):
     """
 
     def interrupt(self, vcpu: int, vector: int) -> None:
-        """The vCPU takes an interrupt, which may be spurious: the driver polls its ring."""
+        """Handle an interrupt of the vCPU, which may be spurious: the driver polls its ring."""
 
     def tick(self, vcpu: int, now_ns: int) -> int | None:
-        """The vCPU's timer is due, or the vCPU has just started.
+        """Handle the vCPU's timer, or the vCPU's start.
 
         Returns:
-            When it is due next (CLOCK_MONOTONIC, ns), or None for no timer.
+            When the timer is due next (CLOCK_MONOTONIC, ns), or None for no timer.
         """
 
     def beat(self, now_ns: int) -> None:
-        """Guest code is entered or left at this time."""
+        """Record that guest code is entered or left at this time."""
 
 
 class Vcpu(abc.ABC):
@@ -108,16 +107,16 @@ class Vcpu(abc.ABC):
 
 
 class Accelerator(abc.ABC):
-    """Implements notifiers and makes vCPUs. Notifiers change only under the big lock.
+    """Implements notifiers and creates vCPUs. Notifiers change only under the big lock.
 
-    A change is all or nothing: when it raises, the old state is in force.
+    A change is all or nothing: when it raises, the state is as before.
 
     Args:
         on_exit: called with the address and the value of a write that no ioeventfd takes, on the
             thread of the vCPU that wrote.
 
     Raises:
-        EmuError: it does not work on this host.
+        EmuError: the accelerator does not work on this host.
     """
 
     name: str
@@ -132,7 +131,7 @@ class Accelerator(abc.ABC):
 
         Raises:
             EmuError: the accelerator does not work on this host; the text has the reason and,
-                where there is one, the remedy.
+                if there is one, the remedy.
         """
 
     @abc.abstractmethod
@@ -165,28 +164,28 @@ class Accelerator(abc.ABC):
 
     @abc.abstractmethod
     def mmio_write(self, address: int, value: int) -> None:
-        """A write of guest code to a notify address: it signals its ioeventfd, or exits."""
+        """Make a write of guest code to a notify address: it signals its ioeventfd, or exits."""
 
     @abc.abstractmethod
     def set_memory(self, ram: GuestRam) -> None:
-        """Set guest memory, for vCPUs that address it themselves. Before `create_vcpus`."""
+        """Set guest memory, before `create_vcpus`, for vCPUs that access it themselves."""
 
     @abc.abstractmethod
     def create_vcpus(self, count: int, gate: RunGate) -> Sequence[Vcpu]:
-        """Make the machine's vCPUs; once.
+        """Create the machine's vCPUs; once.
 
         Raises:
             EmuError: more than the accelerator supports.
-            OSError: out of descriptors; nothing was made.
+            OSError: out of descriptors; no vCPU was created.
         """
 
     @abc.abstractmethod
     def kick(self, vcpus: Sequence[int]) -> None:
-        """Have these leave guest code. The gate is closed already, and `Vcpu.run` reads it."""
+        """Make these vCPUs leave guest code. The gate is closed, and `Vcpu.run` reads it."""
 
     @abc.abstractmethod
     def wake(self, vcpus: Sequence[int]) -> None:
-        """Have these read the gate again; a halted one leaves its halt."""
+        """Make these vCPUs read the gate again; a halted one leaves its halt."""
 
     def pause(self, timeout: float) -> None:  # noqa: B027  emulated vCPUs are behind the gate
         """Wait until vCPUs that run machine code have left it. The gate is closed and empty.
@@ -201,30 +200,27 @@ class Accelerator(abc.ABC):
         """
 
     def resume(self, timeout: float) -> None:  # noqa: B027
-        """Let them run, and wait until each has run. The gate is opened afterwards.
+        """Resume the vCPUs, and wait until each has run. The gate is opened afterwards.
 
         Args:
             timeout: seconds.
 
         Raises:
-            DeadlineError: one has not run; all may run from now on nevertheless.
+            DeadlineError: a vCPU has not run; all may run from now on nevertheless.
         """
 
     def mask_interrupts(self) -> None:  # noqa: B027
-        """From now on, signals stay pending in the irqfds' eventfds while the machine is paused.
+        """Leave signals pending in the irqfds' eventfds while the machine is paused.
 
         So two machines, of which at most one runs, may have irqfds on the same eventfds. Interrupts
-        may take longer. The vCPUs may run. Idempotent.
+        take longer. The vCPUs may run. Idempotent.
         """
 
     def unmask_interrupts(self) -> None:  # noqa: B027
-        """Undo `mask_interrupts`, once no other machine has the irqfds.
-
-        As long as another machine has one of them, they stay masked.
-        """
+        """Undo `mask_interrupts`; no effect while another machine has one of the irqfds."""
 
     def warm_up(self, timeout: float) -> None:  # noqa: B027
-        """At the destination of a migration: set the parts of the state that are known in advance.
+        """Set the parts of the vCPUs' state that a destination knows before the blackout.
 
         The vCPUs' threads have been started, and the machine is paused, before and after. Guest
         memory is overwritten, unless it was inherited.

@@ -1,8 +1,8 @@
-"""The KVM accelerator: its vCPUs, ioeventfds, irqfds and routes are the kernel's.
+"""The KVM accelerator: vCPUs, ioeventfds, irqfds and routes of the kernel.
 
 The vCPUs run machine code (``native/guest.c``) that takes interrupts and writes to notify
-addresses. The guest's drivers are the same program as with emulated vCPUs, and run on a separate
-thread (`emu.machine.accel.kvm_driver_thread`).
+addresses. The guest's drivers are the same Python program as with emulated vCPUs, and run on a
+thread of their own (`emu.machine.accel.kvm_driver_thread`).
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from emu.machine.run_gate import RunGate
 
 #: Memory slots: the guest's memory below 4 GiB, and the reserved part of it, for the vCPUs' code.
-_LOW, _OWN = range(2)
+_LOW, _RESERVED = range(2)
 
 
 class KvmAccelerator(Accelerator):
-    """Real vCPUs and notifiers.
+    """vCPUs and notifiers of KVM.
 
     Args:
         on_exit: called on the vCPU's thread for a write that no ioeventfd takes.
 
     Attributes:
-        kernel: the kernel's machine.
-        drivers: the thread of the guest's drivers, once there are vCPUs.
+        kernel: the kernel's VM.
+        drivers: the thread of the guest's drivers; None before `create_vcpus`.
 
     Raises:
-        KvmError: there is no KVM, or a capability is missing.
+        KvmError: KVM does not work, or a capability is missing.
     """
 
     name = "kvm"
@@ -65,8 +65,8 @@ class KvmAccelerator(Accelerator):
         self._vcpus: list[KvmVcpu] = []
         self._gate: RunGate | None = None
         self._ram: GuestRam | None = None
-        # Address and bytes of the reserved memory of the vCPUs' code.
-        self._own = 0, memoryview(b"")
+        #: Address and bytes of the reserved memory of the vCPUs' code.
+        self._reserved = 0, memoryview(b"")
         self._closed = False
         self._lock = threading.Lock()
 
@@ -80,8 +80,8 @@ class KvmAccelerator(Accelerator):
     def mmio_write(self, address: int, value: int) -> None:
         """See `Accelerator.mmio_write`. It is queued to the vCPU that the driver runs for."""
         ioeventfd = self._ioeventfds.find(address, value)
-        where = address if ioeventfd is None else ioeventfd.address
-        if self._started_drivers.queue_write(where, value):
+        target = address if ioeventfd is None else ioeventfd.address
+        if self._started_drivers.queue_write(target, value):
             return
         # The queue is full and the machine pauses: this thread makes the write, as KVM would.
         if ioeventfd is None:
@@ -115,57 +115,57 @@ class KvmAccelerator(Accelerator):
         """See `Accelerator.set_memory`."""
         self._ram = ram
 
-    def _map(self, ram: GuestRam, own: int) -> None:
-        """Map guest memory; the last ``own`` bytes of the low region are for the vCPUs' code.
+    def _map(self, ram: GuestRam, reserved: int) -> None:
+        """Map guest memory; the last ``reserved`` bytes of the low region are for vCPU code.
 
         Only the drivers use the memory above 4 GiB, so KVM does not map it: that would take 2.5 MiB
         of the kernel's memory for each GiB.
         """
         kernel = self.kernel
         low = ram.regions[0]
-        free = low.size - own
+        free = low.size - reserved
         kernel.map(_LOW, low.gpa, ram.view(low.gpa, free))
-        self._own = low.gpa + free, ram.view(low.gpa + free, own)
-        kernel.map(_OWN, *self._own, log=True)
-        first, pages = (low.gpa + free) >> 12, own >> 12
-        ram.add_writer(lambda: [first + page for page in kernel.dirty_pages(_OWN, pages)])
+        self._reserved = low.gpa + free, ram.view(low.gpa + free, reserved)
+        kernel.map(_RESERVED, *self._reserved, log=True)
+        first, pages = (low.gpa + free) >> 12, reserved >> 12
+        ram.add_writer(lambda: [first + page for page in kernel.dirty_pages(_RESERVED, pages)])
 
     # -- vCPUs
 
     def create_vcpus(self, count: int, gate: RunGate) -> Sequence[Vcpu]:
         """See `Accelerator.create_vcpus`."""
         if self.drivers is not None:
-            raise EmuError("the vCPUs of this machine were made before")
+            raise EmuError("the vCPUs of this machine were created before")
         most = self._limits.max_vcpus
         if not 1 <= count <= most:
             raise EmuError(f"{count} vCPUs: {self.name} supports 1 to {most} on this host")
         if self._ram is None:
-            raise EmuError("real vCPUs need guest memory: call set_memory first")
-        kernel, where = self.kernel, self._write_image(self._ram, count)
+            raise EmuError("KVM's vCPUs need guest memory: call set_memory first")
+        kernel, layout = self.kernel, self._write_image(self._ram, count)
         kernel.create_vcpus(count)
         self._gate = gate
         self.drivers = drivers = DriverThread(
-            kernel, gate, self._ram, where, count, self._interrupts.vectors_of
+            kernel, gate, self._ram, layout, count, self._interrupts.vectors_of
         )
         self._ioeventfds.reserve_driver_ports(drivers.interrupt_fds)
         for vcpu in range(count):
-            kernel.begin(vcpu, where)
+            kernel.begin(vcpu, layout)
         self._vcpus = [KvmVcpu(vcpu, kernel, drivers, gate, self._on_exit) for vcpu in range(count)]
         return self._vcpus
 
-    def _write_image(self, ram: GuestRam, vcpus: int) -> image.Places:
+    def _write_image(self, ram: GuestRam, vcpus: int) -> image.ImageLayout:
         """Map guest memory, and write the vCPUs' code to it."""
-        own = image.reserved_bytes(vcpus)
+        reserved = image.reserved_bytes(vcpus)
         try:
-            ram.reserve(own)
+            ram.reserve(reserved)
         except RamError:
             text = f"{ram.size} bytes of memory are too little for the code of {vcpus} vCPUs"
             raise EmuError(text) from None
-        self._map(ram, own)
-        where = image.places(ram, vcpus)
-        if not ram.inherited:  # otherwise the code is there already, and in use
-            image.write(ram, where, guest_code(), DRIVER_PORTS, vcpus)
-        return where
+        self._map(ram, reserved)
+        layout = image.layout_of(ram, vcpus)
+        if not ram.inherited:  # otherwise the memory has the code already, and it is in use
+            image.write(ram, layout, guest_code(), DRIVER_PORTS, vcpus)
+        return layout
 
     @property
     def _started_drivers(self) -> DriverThread:
@@ -174,7 +174,7 @@ class KvmAccelerator(Accelerator):
         return self.drivers
 
     def kick(self, vcpus: Sequence[int]) -> None:
-        """See `Accelerator.kick`. The drivers read `RunGate.paused` by themselves."""
+        """See `Accelerator.kick`. The drivers read `RunGate.paused` themselves."""
 
     def wake(self, vcpus: Sequence[int]) -> None:
         """See `Accelerator.wake`."""
@@ -187,7 +187,7 @@ class KvmAccelerator(Accelerator):
             drivers.poke()
 
     def pause(self, timeout: float) -> None:
-        """See `Accelerator.pause`: all vCPUs are signalled before the first one is waited for."""
+        """See `Accelerator.pause`: it signals all vCPUs before it waits for the first one."""
         self._interrupts.pause()
         if not self.kernel.pause(timeout):
             raise DeadlineError("the vCPUs to leave guest code", timeout)
@@ -202,24 +202,24 @@ class KvmAccelerator(Accelerator):
             drivers.poke()
 
     def warm_up(self, timeout: float) -> None:
-        """See `Accelerator.warm_up`: each vCPU begins, and halts.
+        """See `Accelerator.warm_up`: each vCPU runs from power-on to its first halt.
 
-        Nearly all vCPUs of the source are halted at the same place when they are paused; a later
-        load sets only the parts that differ. The source may be using inherited memory: then the
-        vCPUs begin and halt in a copy of it.
+        Nearly all vCPUs of the source are halted at the same instruction when they are paused; a
+        later load sets only the parts that differ. The source may be using inherited memory: then
+        the vCPUs run in a copy of it.
         """
         if self._ram is None or not self._ram.inherited:
             self._begin_and_halt(timeout)
             return
-        gpa, own = self._own
-        copy = image.ReservedCopy(gpa, len(own))
+        gpa, reserved = self._reserved
+        copy = image.ReservedCopy(gpa, len(reserved))
         count = len(self._vcpus)
-        image.write(copy, image.places(self._ram, count), guest_code(), DRIVER_PORTS, count)
-        self.kernel.replace(_OWN, gpa, copy.view)
+        image.write(copy, image.layout_of(self._ram, count), guest_code(), DRIVER_PORTS, count)
+        self.kernel.replace(_RESERVED, gpa, copy.view)
         try:
             self._begin_and_halt(timeout)
         finally:
-            self.kernel.replace(_OWN, gpa, own, log=True)
+            self.kernel.replace(_RESERVED, gpa, reserved, log=True)
 
     def _begin_and_halt(self, timeout: float) -> None:
         drivers, kernel = self._started_drivers, self.kernel
@@ -230,7 +230,7 @@ class KvmAccelerator(Accelerator):
         if not ready:
             raise DeadlineError("the vCPUs to be ready for interrupts", timeout)
         for vcpu in range(len(self._vcpus)):
-            kernel.save(vcpu)  # a load need not set the parts that equal the saved ones
+            kernel.save(vcpu)  # a load then skips the parts that equal the saved ones
 
     def close(self) -> None:
         """See `Accelerator.close`."""

@@ -1,8 +1,8 @@
-"""The drivers of a KVM machine's guest: one thread that handles the interrupts of all vCPUs.
+"""The guest's drivers in a KVM machine: one thread that handles the interrupts of all vCPUs.
 
-The vCPUs' code (``native/guest.c``) takes the interrupts and makes the drivers' writes to notify
-addresses. Both pass through the vCPUs' mailboxes; an eventfd for each vCPU signals that it has
-taken an interrupt. The thread always runs drivers on behalf of one vCPU, inside of the gate.
+The vCPUs' code (``native/guest.c``) receives the interrupts and makes the drivers' writes to notify
+addresses. Mailboxes in guest memory carry both; each vCPU signals an eventfd when it has received
+an interrupt. The thread runs drivers for one vCPU at a time, inside of the gate.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _NS_PER_MS = 1_000_000
 
 
 class DriverThread:
-    """Runs a `GuestProgram` for real vCPUs.
+    """Runs a `GuestProgram` for KVM's vCPUs.
 
     Args:
         machine: the kernel's VM with the vCPUs.
         gate: the machine's gate.
         ram: guest memory, with the image in it.
-        where: addresses of the image, and so of the mailboxes.
+        layout: addresses of the image, and so of the mailboxes.
         vcpus: number of vCPUs.
         vectors_of: returns the machine's vectors for (vCPU, vector of its local APIC).
 
     Attributes:
-        interrupt_fds: an eventfd for each vCPU, signalled when it has taken interrupts. They are
-            not read; each signal is an edge.
+        interrupt_fds: an eventfd for each vCPU, signalled when it has received interrupts. They
+            are polled edge-triggered and not read.
         loaded: vCPUs have loaded the state of another process: the thread has to `_catch_up`.
         errors: the exception of a vCPU's drivers, which ended the vCPU, by its index.
 
     Raises:
-        OSError: out of descriptors; those made before are closed.
+        OSError: out of descriptors; all are closed.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DriverThread:
         machine: KernelMachine,
         gate: RunGate,
         ram: GuestRam,
-        where: image.Places,
+        layout: image.ImageLayout,
         vcpus: int,
         vectors_of: Callable[[int, int], Sequence[int]],
     ) -> None:
@@ -84,7 +84,7 @@ class DriverThread:
         self._vcpu_of = {fd: vcpu for vcpu, fd in enumerate(self.interrupt_fds)}
         self._poke_poll = select.poll()
         self._poke_poll.register(self._poke_fd, select.POLLIN)
-        self.mailboxes = [Mailbox(machine, ram, where.mailbox(vcpu)) for vcpu in range(vcpus)]
+        self.mailboxes = [Mailbox(machine, ram, layout.mailbox(vcpu)) for vcpu in range(vcpus)]
         self._vcpu = 0
         self._again: set[int] = set()
         self._queueing = threading.Lock()
@@ -145,7 +145,7 @@ class DriverThread:
             self._send(vcpu)
 
     def _stay_out(self, ns: int) -> bool:
-        """The guest is throttled: stay out for ``ns``; returns whether `poke` was called."""
+        """Stay out of guest code for ``ns`` (throttling); True if `poke` was called."""
         if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
             return False
         self._drain_poke()
@@ -156,16 +156,16 @@ class DriverThread:
             os.eventfd_read(self._poke_fd)
 
     def _slice(self, vcpu: int, program: GuestProgram) -> None:
-        """Run the drivers for the interrupts that a vCPU has taken."""
+        """Run the drivers for the interrupts that a vCPU has received."""
         mailbox, gate = self.mailboxes[vcpu], self._gate
         self._vcpu = vcpu
         program.beat(monotonic_ns())
-        taken = mailbox.take()
-        for place, vector in enumerate(taken):
+        vectors = mailbox.take()
+        for index, vector in enumerate(vectors):
             self._interrupt(vcpu, vector, program)
             if gate.paused:
                 # The driver may have returned early: it runs again, first, after the resume.
-                mailbox.put_back(taken[place:])
+                mailbox.put_back(vectors[index:])
                 self._again.add(vcpu)
                 break
         program.beat(monotonic_ns())
@@ -179,7 +179,7 @@ class DriverThread:
             program.interrupt(vcpu, ring)
 
     def crash(self, vcpu: int, error: Exception) -> None:
-        """The drivers of that vCPU have failed: end it; the others continue."""
+        """End a vCPU whose drivers have failed; the others continue."""
         self.errors[vcpu] = error
         self._machine.end(vcpu)
 
@@ -213,7 +213,7 @@ class DriverThread:
                 return False
             if time.monotonic() > deadline:
                 raise DeadlineError(f"vcpu{vcpu} to write to its notify addresses", TIMEOUT)
-            os.sched_yield()  # the vCPU makes them as soon as it has a processor
+            os.sched_yield()  # the vCPU makes them as soon as it has a CPU
         return True
 
     def _send(self, vcpu: int) -> None:
@@ -223,7 +223,7 @@ class DriverThread:
     # -- from other threads
 
     def poke(self) -> None:
-        """Have the thread read the gate."""
+        """Make the thread read the gate."""
         os.eventfd_write(self._poke_fd, 1)
 
     def await_ready(self, timeout: float) -> bool:
@@ -236,7 +236,7 @@ class DriverThread:
         while left and (wait := deadline - time.monotonic()) > 0:
             for fd, _ in poll.poll(wait * 1000):
                 poll.unregister(fd)
-                os.eventfd_read(fd)  # no driver has to handle it
+                os.eventfd_read(fd)  # not for the drivers
                 left -= 1
         return not left
 
@@ -244,7 +244,7 @@ class DriverThread:
         """Wait for the thread's end; `RunGate.stopping` is set.
 
         Raises:
-            DeadlineError: it does not end.
+            DeadlineError: the thread does not end.
         """
         thread = self._thread
         if thread is None:
@@ -267,8 +267,8 @@ class DriverThread:
 class _CrashRecorder:
     """Records an error of the drivers with the vCPU that they ran for."""
 
-    def __init__(self, host: DriverThread, vcpu: int) -> None:
-        self._drivers = host
+    def __init__(self, drivers: DriverThread, vcpu: int) -> None:
+        self._drivers = drivers
         self._vcpu = vcpu
 
     def __enter__(self) -> None:

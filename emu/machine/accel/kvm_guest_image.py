@@ -1,6 +1,6 @@
-"""The reserved memory of a KVM machine's guest: its code, its tables, and a mailbox for each vCPU.
+"""The guest's image in a KVM machine: vCPU code, tables, and a mailbox for each vCPU.
 
-It lies at the end of the memory below 4 GiB, which drivers do not use:
+It occupies the end of the memory below 4 GiB, which drivers do not use:
 
     page tables     4 GiB mapped one to one, in pages of 2 MiB (6 pages)
     descriptors     a page: 64-bit code, data
@@ -60,8 +60,8 @@ def reserved_bytes(vcpus: int) -> int:
     return (_FIXED_PAGES + vcpus) * PAGE_SIZE
 
 
-class Places(NamedTuple):
-    """Guest-physical addresses of the parts."""
+class ImageLayout(NamedTuple):
+    """Guest-physical addresses of the parts of the image."""
 
     tables: int
     descriptors: int
@@ -74,13 +74,14 @@ class Places(NamedTuple):
         return self.mailboxes + vcpu * PAGE_SIZE
 
 
-def places(ram: GuestRam, vcpus: int) -> Places:
-    """The addresses of the parts in a machine with that memory."""
+def layout_of(ram: GuestRam, vcpus: int) -> ImageLayout:
+    """The addresses of the image in a machine with that memory."""
     low = ram.regions[0]
     at = low.gpa + low.size - reserved_bytes(vcpus)
     descriptors = at + _TABLE_PAGES * PAGE_SIZE
     code = descriptors + 2 * PAGE_SIZE
-    return Places(at, descriptors, descriptors + PAGE_SIZE, code, code + _CODE_PAGES * PAGE_SIZE)
+    mailboxes = code + _CODE_PAGES * PAGE_SIZE
+    return ImageLayout(at, descriptors, descriptors + PAGE_SIZE, code, mailboxes)
 
 
 class Memory(Protocol):
@@ -91,7 +92,7 @@ class Memory(Protocol):
 
 
 class ReservedCopy:
-    """Memory in place of the reserved part, for vCPUs that must not write to the guest's.
+    """Memory to map instead of the reserved part, for vCPUs that must not write to the guest's.
 
     Args:
         gpa: its guest-physical address.
@@ -107,27 +108,27 @@ class ReservedCopy:
         self.view[gpa - self.gpa : gpa - self.gpa + len(data)] = data
 
 
-def write(ram: Memory, where: Places, code: bytes, first_port: int, vcpus: int) -> None:
+def write(ram: Memory, layout: ImageLayout, code: bytes, first_port: int, vcpus: int) -> None:
     """Write the image; vCPU 0 has the timer.
 
     Args:
         ram: guest memory, or a copy of the reserved part.
-        where: the result of `places`.
+        layout: the result of `layout_of`.
         code: the vCPUs' code, stubs included.
-        first_port: the port by which vCPU 0 notifies the drivers; vCPU N's is 2 * N above it.
+        first_port: the port by which vCPU 0 notifies the drivers; vCPU N's is 2 * N higher.
         vcpus: number of mailboxes.
     """
-    ram.write(where.code, code)
-    ram.write(where.descriptors, struct.pack("<3Q", 0, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR))
-    stubs = where.code + _STUB_BYTES
+    ram.write(layout.code, code)
+    ram.write(layout.descriptors, struct.pack("<3Q", 0, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR))
+    stubs = layout.code + _STUB_BYTES
     gates = [_gate(stubs + _STUB_BYTES * vector) for vector in range(_VECTORS)]
-    ram.write(where.gates, b"".join(gates))
-    ram.write(where.tables, _page_tables(where.tables))
+    ram.write(layout.gates, b"".join(gates))
+    ram.write(layout.tables, _page_tables(layout.tables))
     for vcpu in range(vcpus):
         page = bytearray(PAGE_SIZE)
         struct.pack_into("<Q", page, PORT, first_port + 2 * vcpu)
         struct.pack_into("<I", page, TIMER, 0 if vcpu else TIMER_MS)
-        ram.write(where.mailbox(vcpu), page)
+        ram.write(layout.mailbox(vcpu), page)
 
 
 def _gate(address: int) -> bytes:

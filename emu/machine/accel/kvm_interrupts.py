@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class KvmInterrupts:
-    """Which eventfd raises which vector, and on which vCPU.
+    """Maps eventfds to vectors, and vectors to vCPUs.
 
     An irqfd is assigned in the kernel only while its vector has a route.
 
@@ -36,7 +36,7 @@ class KvmInterrupts:
         self._table = kernel.make_routes(max_routes)
         self._table_used = 0
         self._sharing: dict[tuple[int, int], list[int]] = {}
-        # Replaces the kernel's irqfds from `mask` to `unmask`.
+        #: Replaces the kernel's irqfds from `mask` to `unmask`.
         self._polled: PolledIrqfds | None = None
 
     # -- irqfds
@@ -138,12 +138,12 @@ class KvmInterrupts:
         self._kernel.interrupt(self._routes[vector], _apic_vector(vector))
 
     def pause(self) -> None:
-        """The machine pauses: signals of masked interrupts stay in their eventfds."""
+        """Leave signals of masked interrupts in their eventfds: the machine pauses."""
         if self._polled is not None:
             self._polled.pause()
 
     def resume(self) -> None:
-        """The machine runs again."""
+        """Raise masked interrupts again: the machine resumes."""
         if self._polled is not None:
             self._polled.resume()
 
@@ -194,11 +194,11 @@ class KvmInterrupts:
     def vectors_of(self, vcpu: int, apic_vector: int) -> Sequence[int]:
         """The machine's vectors that are delivered as a vector of a vCPU's local APIC.
 
-        They include vectors that were routed there before: their interrupts may still be pending.
+        They include vectors of earlier routes: their interrupts may still be pending.
         """
         return self._sharing.get((vcpu, apic_vector), ())
 
 
 def _apic_vector(vector: int) -> int:
-    """The local APIC's vector that one of the machine's is delivered as; several may share it."""
+    """The vector of the local APIC for one of the machine's vectors; several may share it."""
     return image.FIRST_VECTOR + vector % (image.LAST_VECTOR - image.FIRST_VECTOR + 1)

@@ -1,4 +1,4 @@
-"""The ioeventfds of a KVM machine: which of the kernel's two I/O buses each is on."""
+"""The ioeventfds of a KVM machine, on the kernel's two I/O buses."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _Key = tuple[int, int]
 
 
 class KvmIoeventfds:
-    """The rings' ioeventfds, on the MMIO bus as long as it has room, then on the port bus.
+    """The rings' ioeventfds, on the MMIO bus until that is full, then on the port bus.
 
-    An ioeventfd on the port bus has a port in place of its address, to which the vCPUs write.
+    An ioeventfd on the port bus has a port instead of its address, to which the vCPUs write.
 
     Args:
         kernel: the kernel's VM.
@@ -34,7 +34,7 @@ class KvmIoeventfds:
     def __init__(self, kernel: KernelMachine) -> None:
         self._kernel = kernel
         self._vcpus = 0
-        # As they are assigned in KVM: with a port in place of the address, on the port bus.
+        #: As they are assigned in KVM: on the port bus with a port instead of the address.
         self._assigned: dict[_Key, Ioeventfd] = {}
         self._on_mmio = 0
         self._free_ports: list[int] = []

@@ -1,4 +1,4 @@
-"""KVM's limits on this host, and the capabilities that it lacks, as text."""
+"""KVM's limits on this host, and its missing capabilities."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _NEEDED = {
 #: NR_IOBUS_DEVS of linux/kvm_host.h: devices on the MMIO bus, and on the port bus. An ioeventfd
 #: counts as a device.
 BUS_DEVICES = 1000
-#: An upper bound of the kernel's own devices, which are interrupt controllers.
-_KERNELS_OWN = 8
-BUS_ROOM = BUS_DEVICES - _KERNELS_OWN
+#: The most devices of the kernel itself, which are interrupt controllers.
+_KERNEL_DEVICES = 8
+#: The most ioeventfds on one bus.
+BUS_ROOM = BUS_DEVICES - _KERNEL_DEVICES
 
 
 def missing() -> list[str]:
     """The capabilities that are needed and that this host's KVM lacks.
 
     Raises:
-        KvmError: there is no KVM at all.
+        KvmError: KVM does not work on this host.
     """
     version = kvm_vm.api_version()
     if version != kvm_vm.API_VERSION:
@@ -48,7 +49,7 @@ def limits(vcpus: int = 1) -> Limits:
     """
     lacks = missing()
     if lacks:
-        raise KvmError(f"this host's KVM is without {', '.join(lacks)}: use --accel soft")
+        raise KvmError(f"this host's KVM lacks {', '.join(lacks)}: use --accel soft")
     return Limits(
         # Each vCPU needs an ioeventfd on the port bus, by which it notifies the drivers.
         max_vcpus=min(kvm_vm.capability(_MAX_VCPUS), BUS_ROOM),

@@ -1,4 +1,4 @@
-"""A vCPU's mailbox, between the drivers and the vCPU's code (``native/guest.c``)."""
+"""A vCPU's mailbox: memory that the drivers and the vCPU's code (``native/guest.c``) share."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Mailbox:
         self.counts = page[image.COUNTS : image.COUNTS + _COUNT_BYTES].cast("Q")
 
     def take(self) -> list[int]:
-        """Remove and return the vectors that the vCPU has taken and the drivers have not."""
+        """Remove and return the vectors that the vCPU has received since the last call."""
         words = self._machine.take(self._pending)
         self._ram.mark(self._gpa, PAGE_SIZE)
         vectors = []
-        for place, bits in enumerate(words):
+        for index, bits in enumerate(words):
             left = bits
             while left:
                 lowest = left & -left
-                vectors.append(64 * place + lowest.bit_length() - 1)
+                vectors.append(64 * index + lowest.bit_length() - 1)
                 left ^= lowest
         return vectors
 
     def put_back(self, vectors: list[int]) -> None:
-        """Undo `take` for these."""
+        """Undo `take` for these vectors."""
         words = [0] * 4
         for vector in vectors:
             words[vector >> 6] |= 1 << (vector & 63)
@@ -61,7 +61,7 @@ class Mailbox:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are vectors for `take`."""
+        """Whether `take` would return vectors."""
         return any(self._pending)
 
     @property
@@ -80,7 +80,7 @@ class Mailbox:
         queued = self._counters[0]
         at = image.WRITES + 8 * (queued % image.WRITE_SLOTS)
         _WRITE.pack_into(self._page, at, address, value & _U32)
-        # After the entry, as the vCPU's code reads the number first: x86 keeps the order of stores.
+        # After the entry: the vCPU's code reads the counter first, and x86 keeps the order of stores.
         self._counters[0] = (queued + 1) & _U32
         self._ram.mark(self._gpa, PAGE_SIZE)
 

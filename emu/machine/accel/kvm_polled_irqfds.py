@@ -1,6 +1,6 @@
-"""Interrupts that stay pending while the vCPUs are paused: irqfds polled by this process.
+"""Masked interrupts: a thread of this process polls the eventfds of irqfds.
 
-The kernel's irqfds consume a signal at any time, so that no other machine sees it, and deassigning
+The kernel's irqfds consume a signal at any time, also while the vCPUs are paused, and deassigning
 hundreds of them takes tens of milliseconds. So a machine that will hand over its eventfds deassigns
 them in advance: from then on a thread of this process raises the interrupts.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Seconds for the thread to end.
 TIMEOUT = 5.0
-#: Signals that are taken in one iteration: a pause waits for the end of an iteration.
+#: Signals that one iteration reads: a pause waits for the end of an iteration.
 BATCH = 16
 
 
@@ -43,7 +43,7 @@ class PolledIrqfds:
         self.add(fds)
         # Held from the read of a signal until its interrupt is raised: in between, the state of
         # the vCPUs must not be saved.
-        self._turn = threading.Condition()
+        self._changed = threading.Condition()
         self._paused = paused
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="irqfds", daemon=True)
@@ -63,8 +63,8 @@ class PolledIrqfds:
     def _run(self) -> None:
         while True:
             ready = self._epoll.poll(maxevents=BATCH)
-            with self._turn:
-                self._turn.wait_for(lambda: self._closing or not self._paused)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or not self._paused)
                 if self._closing:
                     return
                 for fd, _ in ready:
@@ -74,15 +74,15 @@ class PolledIrqfds:
                             self._raise(fd)
 
     def pause(self) -> None:
-        """Do not read later signals. After the return no interrupt is being raised."""
-        with self._turn:
+        """Do not read later signals; when it returns, no interrupt is being raised."""
+        with self._changed:
             self._paused = True
 
     def resume(self) -> None:
-        """Raise interrupts again, first for the signals that came during the pause."""
-        with self._turn:
+        """Raise interrupts again, first for the signals during the pause."""
+        with self._changed:
             self._paused = False
-            self._turn.notify_all()
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End the thread; signals that it has not read stay in the eventfds.
@@ -90,9 +90,9 @@ class PolledIrqfds:
         Raises:
             DeadlineError: the thread does not end.
         """
-        with self._turn:
+        with self._changed:
             self._closing = True
-            self._turn.notify_all()
+            self._changed.notify_all()
         os.eventfd_write(self._wake_fd, 1)
         self._thread.join(TIMEOUT)
         if self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""A real vCPU: a thread in KVM_RUN, and the state that migrates."""
+"""A vCPU of KVM: a thread in KVM_RUN, and the state that migrates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KvmVcpu(Vcpu):
     Args:
         index: its index in the machine.
         machine: the kernel's VM.
-        drivers: the thread that runs the drivers on its behalf.
+        drivers: the thread of the guest's drivers.
         gate: the machine's gate.
         on_exit: called with a write that no ioeventfd takes.
     """
@@ -40,7 +40,7 @@ class KvmVcpu(Vcpu):
         on_exit: ExitHandler,
     ) -> None:
         self.index = index
-        #: Number of parts of its state that loads had to set, as they differed from the kernel's.
+        #: Number of parts of its state that loads have set, as they differed from the kernel's.
         self.parts_set = 0
         self._machine = machine
         self._drivers = drivers
@@ -67,7 +67,7 @@ class KvmVcpu(Vcpu):
 
     @property
     def runnable(self) -> bool:
-        """See `Vcpu.runnable`. All real vCPUs are resumed, by `KvmAccelerator.resume`."""
+        """See `Vcpu.runnable`. `KvmAccelerator.resume` resumes all vCPUs."""
         return False
 
     def save(self) -> VcpuState:
@@ -75,7 +75,7 @@ class KvmVcpu(Vcpu):
         return VcpuState(raw=self._machine.save(self.index))
 
     def load(self, state: VcpuState) -> None:
-        """See `Vcpu.load`. The state for power-on is empty: nothing is set.
+        """See `Vcpu.load`. The state for power-on is empty, and not loaded.
 
         Raises:
             VcpuStateError: KVM does not accept the state.

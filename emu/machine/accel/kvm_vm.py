@@ -1,4 +1,4 @@
-"""The kernel's virtual machine: the functions of `_kvm`, with errors as exceptions."""
+"""The kernel's VM: a wrapper of `_kvm` that raises exceptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ API_VERSION = 12
 _WORDS = 4
 #: Addresses below this are ports.
 _PORTS_END = 0x1_0000
-#: The more likely ones of KVM_EXIT_* of linux/kvm.h.
+#: The more likely values of KVM_EXIT_* of linux/kvm.h.
 _EXITS = {
     0: "unknown",
     2: "port I/O",
@@ -38,13 +38,13 @@ _EXITS = {
 _REASONS = {
     errno.ENOENT: "is missing: load the module kvm_intel or kvm_amd, or run on a host that has it",
     errno.EACCES: "may not be opened by this user: join the group kvm, or ask for access to it",
-    errno.EPERM: "may not be opened here: give the container access to it",
+    errno.EPERM: "may not be opened here: allow the container to access it",
     errno.ENODEV: "has no driver: virtualisation is disabled in the firmware, or not supported",
 }
 
 
 class KvmError(EmuError):
-    """KVM failed, or does not exist.
+    """An error of KVM, or KVM does not work on this host.
 
     Attributes:
         errno: the kernel's, or 0.
@@ -69,16 +69,16 @@ def is_port(ioeventfd: Ioeventfd) -> bool:
     return ioeventfd.address < _PORTS_END
 
 
-def why_not_open(number: int) -> str:
+def open_error(number: int) -> str:
     """The error text for a failure to open /dev/kvm, with advice."""
     return f"{DEVICE} {_REASONS.get(number, 'cannot be opened: ' + os.strerror(number))}"
 
 
 class KernelMachine:
-    """One VM of the kernel, paused at first. The vCPUs' threads call `run`, others all the rest.
+    """One VM of the kernel, paused at first. Only the vCPUs' threads call `run`.
 
     Raises:
-        KvmError: there is no KVM, or it cannot make another VM.
+        KvmError: KVM does not work, or cannot create another VM.
     """
 
     def __init__(self) -> None:
@@ -89,8 +89,8 @@ class KernelMachine:
         if not self._machine:
             number = -reason[0]
             if not os.access(DEVICE, os.R_OK | os.W_OK):
-                raise KvmError(why_not_open(number))
-            raise KvmError("KVM cannot make a virtual machine", number)
+                raise KvmError(open_error(number))
+            raise KvmError("KVM cannot create a virtual machine", number)
         self._state_size = int(lib.vk_state_size())
         self._state = ffi.new("char[]", self._state_size)
         self._set = ffi.new("uint32_t *")
@@ -120,11 +120,11 @@ class KernelMachine:
             lib.vk_dirty_log(self._machine, slot, bitmap), "KVM cannot return its dirty log"
         )
         return [
-            64 * place + bit
-            for place in range(words)
-            if bitmap[place]
+            64 * word + bit
+            for word in range(words)
+            if bitmap[word]
             for bit in range(64)
-            if bitmap[place] >> bit & 1
+            if bitmap[word] >> bit & 1
         ]
 
     # -- notifiers
@@ -183,18 +183,18 @@ class KernelMachine:
     # -- vCPUs
 
     def create_vcpus(self, count: int) -> None:
-        """Make the vCPUs; once."""
-        self._check(lib.vk_vcpus(self._machine, count), f"KVM cannot make {count} vCPUs")
+        """Create the vCPUs; once."""
+        self._check(lib.vk_vcpus(self._machine, count), f"KVM cannot create {count} vCPUs")
 
-    def begin(self, vcpu: int, where: image.Places) -> None:
+    def begin(self, vcpu: int, layout: image.ImageLayout) -> None:
         """Power a vCPU on."""
-        mailbox = where.mailbox(vcpu)
+        mailbox = layout.mailbox(vcpu)
         start = {
-            "rip": where.code,
+            "rip": layout.code,
             "rsp": mailbox + image.STACK_TOP,
-            "cr3": where.tables,
-            "gdt": where.descriptors,
-            "idt": where.gates,
+            "cr3": layout.tables,
+            "gdt": layout.descriptors,
+            "idt": layout.gates,
             "gs": mailbox,
             "gdt_limit": image.GDT_LIMIT,
             "idt_limit": image.IDT_LIMIT,
@@ -205,7 +205,7 @@ class KernelMachine:
         self._check(result, f"vcpu{vcpu} cannot be powered on")
 
     def run(self, vcpu: int) -> Exit | None:
-        """Run guest code, and wait while the machine is paused; None: the thread is to end.
+        """Run guest code, and wait while the machine is paused; None if the thread has to end.
 
         Raises:
             KvmError: the vCPU cannot continue.
@@ -218,15 +218,15 @@ class KernelMachine:
             return Exit(out.address, out.value)
         if not out.kernel_reason:
             raise KvmError(f"KVM cannot run it (at {out.rip:#x})", out.detail)
-        what = _EXITS.get(out.kernel_reason, f"exit {out.kernel_reason}")
-        raise KvmError(f"the guest's code ended with {what} ({out.detail}) at {out.rip:#x}")
+        reason = _EXITS.get(out.kernel_reason, f"exit {out.kernel_reason}")
+        raise KvmError(f"the guest's code ended with {reason} ({out.detail}) at {out.rip:#x}")
 
     def thread_ends(self, vcpu: int) -> None:
         """From the vCPU's thread: it will not call `run` again."""
         lib.vk_thread_ends(self._machine, vcpu)
 
     def end(self, vcpu: int) -> None:
-        """Have its `run` return."""
+        """Make its `run` return."""
         lib.vk_end(self._machine, vcpu)
 
     def pause(self, timeout: float) -> bool:
@@ -234,7 +234,7 @@ class KernelMachine:
         return self._in_time(lib.vk_pause(self._machine, int(timeout * 1e9)))
 
     def resume(self, timeout: float) -> bool:
-        """Let all vCPUs run; returns whether each ran within ``timeout`` seconds."""
+        """Resume all vCPUs; returns whether each ran within ``timeout`` seconds."""
         return self._in_time(lib.vk_resume(self._machine, int(timeout * 1e9)))
 
     def _in_time(self, result: int) -> bool:
@@ -244,7 +244,7 @@ class KernelMachine:
         return True
 
     def stop(self) -> None:
-        """Have every `run` return, now and from now on."""
+        """Make every `run` return, now and from now on."""
         lib.vk_stop(self._machine)
 
     def save(self, vcpu: int) -> bytes:
@@ -254,10 +254,10 @@ class KernelMachine:
         return bytes(ffi.buffer(self._state))
 
     def load(self, vcpu: int, state: bytes) -> int:
-        """Set the state of a paused vCPU; returns how many parts of it had to be set.
+        """Set the state of a paused vCPU; returns how many parts of it differed and were set.
 
         Raises:
-            KvmError: the data is not such a state.
+            KvmError: the state is invalid.
         """
         if len(state) != self._state_size:
             raise KvmError(
@@ -285,16 +285,16 @@ def guest_code() -> bytes:
 
 
 def capability(number: int) -> int:
-    """The result of KVM_CHECK_EXTENSION; 0: not supported.
+    """The result of KVM_CHECK_EXTENSION; 0 if it is not supported.
 
     Raises:
-        KvmError: there is no KVM.
+        KvmError: KVM does not work on this host.
     """
     if NOT_BUILT:
         raise KvmError(f"this build is without KVM ({NOT_BUILT})")
     value = int(lib.vk_capability(number))
     if value < 0:
-        raise KvmError(why_not_open(-value))
+        raise KvmError(open_error(-value))
     return value
 
 
@@ -302,11 +302,11 @@ def api_version() -> int:
     """The result of KVM_GET_API_VERSION.
 
     Raises:
-        KvmError: there is no KVM.
+        KvmError: KVM does not work on this host.
     """
     if NOT_BUILT:
         raise KvmError(f"this build is without KVM ({NOT_BUILT})")
     value = int(lib.vk_api())
     if value < 0:
-        raise KvmError(why_not_open(-value))
+        raise KvmError(open_error(-value))
     return value

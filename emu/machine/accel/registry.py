@@ -1,4 +1,4 @@
-"""The table of accelerators. A new one is a file and a row in `ACCELERATORS`."""
+"""The table of accelerators. A new accelerator is a file and a row in `ACCELERATORS`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Row(NamedTuple):
     """One accelerator.
 
     Attributes:
-        module: module of its class; imported when its limits are needed, or it is made.
+        module: module of its class; imported when the accelerator or its limits are needed.
         class_name: a subclass of `Accelerator`.
-        summary: where vCPUs and notifiers are implemented; for help texts.
+        summary: what implements vCPUs and notifiers; for help texts.
     """
 
     module: str
@@ -110,7 +110,7 @@ def resolve(name: str, *, vcpus: int = 1, rings: int = 0) -> str:
 
 
 def create(name: str, on_exit: ExitHandler) -> Accelerator:
-    """Make an accelerator.
+    """Create an accelerator.
 
     Args:
         name: of a row, or ``auto``, see `resolve`.

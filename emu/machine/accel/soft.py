@@ -1,7 +1,6 @@
-"""The accelerator in software: vCPUs are threads that run a `GuestProgram`.
+"""The soft accelerator: vCPUs are threads that run a `GuestProgram`.
 
-An ioeventfd is an entry of a dictionary; an irqfd is an eventfd in the epoll set of the processor
-that the vCPUs share.
+An ioeventfd is an entry of a dictionary; an irqfd is an eventfd in the scheduler's epoll set.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ class SoftAccelerator(Accelerator):
             except NotifierError:
                 for added, irqfd in reversed(done):
                     # Undoing a step fails only if its descriptor was closed meanwhile; the other
-                    # steps are undone all the same, and the first error is raised.
+                    # steps are undone nevertheless, and the first error is raised.
                     with suppress(NotifierError):
                         (self._deassign if added else self._assign)(irqfd)
                 raise
@@ -179,7 +178,7 @@ class SoftAccelerator(Accelerator):
     def create_vcpus(self, count: int, gate: RunGate) -> Sequence[Vcpu]:
         """See `Accelerator.create_vcpus`."""
         if self._scheduler is not None:
-            raise EmuError("the vCPUs of this machine were made before")
+            raise EmuError("the vCPUs of this machine were created before")
         if not 1 <= count <= LIMITS.max_vcpus:
             raise EmuError(f"{count} vCPUs: {self.name} supports 1 to {LIMITS.max_vcpus}")
         self._scheduler = SoftScheduler(count, gate)

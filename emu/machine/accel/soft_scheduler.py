@@ -1,13 +1,13 @@
-"""The one processor on which emulated vCPUs take turns.
+"""The scheduler of emulated vCPUs, of which one runs at a time.
 
 The interpreter runs one thread at a time. If each of 224 threads waited for its own interrupts,
 they would compete for it: the thread that pauses, resumes or migrates the machine would queue with
-all of them (measured: 10 ms for a pause, hundreds for a resume). So the processor is a token that a
-vCPU's thread holds or waits for. The thread that holds it runs guest code; when its vCPU halts, the
-thread collects events for all vCPUs, and hands the processor to the next vCPU that has work. It
-sleeps only when no vCPU has work, in epoll_wait, until an interrupt or a timer is due. So one
-thread competes for the interpreter on the guest's behalf, however many vCPUs are busy, and none
-while the machine is paused.
+all of them (measured: 10 ms for a pause, hundreds for a resume). So the right to run guest code,
+the *processor*, is a token that one vCPU's thread holds and the others wait for. When its vCPU
+halts, the thread collects events for all vCPUs, and passes the processor to the next vCPU that has
+work. It sleeps in epoll_wait only if no vCPU has work, until an interrupt or a timer is due. So one
+guest thread competes for the interpreter, however many vCPUs are busy, and none while the machine
+is paused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EDGE = select.EPOLLIN | select.EPOLLET
 
 
 class SoftScheduler:
-    """The vCPUs of a machine, the queue of those that are ready, and the processor.
+    """Schedules the vCPUs of one machine.
 
     An interrupt's eventfd is polled edge-triggered; the vCPU reads it when it runs, inside of the
     gate. A signal that arrives while the machine is paused stays in its eventfd.
@@ -44,7 +44,7 @@ class SoftScheduler:
         gate: the machine's gate.
 
     Raises:
-        OSError: out of descriptors; nothing was made.
+        OSError: out of descriptors; all are closed.
     """
 
     def __init__(self, count: int, gate: RunGate) -> None:
@@ -70,54 +70,46 @@ class SoftScheduler:
 
     # -- the processor; on the vCPUs' threads
 
-    def first(self, vcpu: SoftVcpu) -> bool:
-        """A thread has started: the first thread gets the processor, the others wait for it.
-
-        Returns:
-            Whether this vCPU is to run now; False: the threads are to end.
-        """
+    def await_first_turn(self, vcpu: SoftVcpu) -> bool:
+        """See `Scheduler.await_first_turn`: the first thread gets the processor."""
         if self._processor.acquire(blocking=False):
-            return self.next(vcpu)
+            return self.await_next_turn(vcpu)
         return self._wait(vcpu)
 
-    def next(self, vcpu: SoftVcpu) -> bool:
-        """The vCPU that has the processor halts: another vCPU runs next, or the same again.
-
-        Returns:
-            As `first`.
-        """
+    def await_next_turn(self, vcpu: SoftVcpu) -> bool:
+        """See `Scheduler.await_next_turn`."""
         chosen = self._choose(vcpu)
         if chosen is vcpu:
             return True
         if chosen is None:
             return False
-        self._hand_over(chosen)
+        self._pass_to(chosen)
         return self._wait(vcpu)
 
     def _wait(self, vcpu: SoftVcpu) -> bool:
         vcpu.turn.acquire()
         if self.gate.stopping:
             return False
-        if vcpu.leads:  # it was given the processor without having work itself
-            vcpu.leads = False
-            return self.next(vcpu)
+        if vcpu.dispatches:
+            vcpu.dispatches = False
+            return self.await_next_turn(vcpu)
         return True
 
-    def _hand_over(self, vcpu: SoftVcpu) -> None:
+    def _pass_to(self, vcpu: SoftVcpu) -> None:
         with suppress(RuntimeError):  # `wake` has released it already, for the threads' end
             vcpu.turn.release()
 
     def release(self, vcpu: SoftVcpu) -> None:
-        """A vCPU's thread ends with an error while it has the processor: hand it to another."""
-        vcpu.alive = False
+        """See `Scheduler.release`: another vCPU's thread selects the next vCPU to run."""
+        vcpu.crashed = True
         for other in self.vcpus:
-            if other.alive:
-                other.leads = True
-                self._hand_over(other)
+            if not other.crashed:
+                other.dispatches = True
+                self._pass_to(other)
                 return
 
     def _choose(self, vcpu: SoftVcpu) -> SoftVcpu | None:
-        """The next vCPU to run; sleeps while none is ready. None: the threads are to end."""
+        """The next vCPU to run; sleeps while none is ready. None if the threads have to end."""
         gate, ready, poll = self.gate, self._ready, self._epoll.poll
         throttle = gate.throttle
         while not gate.stopping:
@@ -134,7 +126,7 @@ class SoftScheduler:
             while ready:
                 chosen = ready.popleft()
                 chosen.queued = False
-                if chosen.alive:
+                if not chosen.crashed:
                     return chosen
         return None
 
@@ -177,7 +169,7 @@ class SoftScheduler:
         gate.unpark(index)
 
     def _stay_out(self, ns: int) -> bool:
-        """The guest is throttled: stay out of guest code for that long.
+        """Stay out of guest code for that long, as the guest is throttled.
 
         Returns:
             Whether `poke` was called meanwhile, for a pause, the threads' end, or a new throttle.
@@ -194,8 +186,8 @@ class SoftScheduler:
 
     # -- from any thread
 
-    def again(self, vcpu: SoftVcpu) -> None:
-        """Make that vCPU the next to run."""
+    def run_next(self, vcpu: SoftVcpu) -> None:
+        """See `Scheduler.run_next`."""
         vcpu.queued = True
         self._ready.appendleft(vcpu)
 
@@ -203,9 +195,9 @@ class SoftScheduler:
         """Run these before all others, or end their threads if the gate is `stopping`."""
         for index in vcpus:
             if self.gate.stopping:
-                self._hand_over(self.vcpus[index])
+                self._pass_to(self.vcpus[index])
             else:
-                self.again(self.vcpus[index])
+                self.run_next(self.vcpus[index])
         self.poke()
 
     def poke(self) -> None:

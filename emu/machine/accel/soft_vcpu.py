@@ -1,4 +1,4 @@
-"""A vCPU of the accelerator in software."""
+"""A vCPU of the soft accelerator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Scheduler(Protocol):
-    """Gives one vCPU at a time the right to run guest code, the *processor*.
+    """Passes the right to run guest code, the *processor*, to one vCPU at a time.
 
     Attributes:
         gate: the machine's gate.
@@ -28,21 +28,25 @@ class Scheduler(Protocol):
     irq_lock: threading.Lock
     timer_lock: threading.Lock
 
-    def first(self, vcpu: SoftVcpu) -> bool:
-        """The vCPU's thread starts; returns when it has the processor.
+    def await_first_turn(self, vcpu: SoftVcpu) -> bool:
+        """Called when the vCPU's thread starts; returns when the thread has the processor.
 
         Returns:
-            Whether the vCPU is to run; False: its thread is to end.
+            True if the vCPU has to run, False if its thread has to end.
         """
 
-    def next(self, vcpu: SoftVcpu) -> bool:
-        """The vCPU halts; returns when it has the processor again. Returns as `first`."""
+    def await_next_turn(self, vcpu: SoftVcpu) -> bool:
+        """Called when the vCPU halts; returns when its thread has the processor again.
 
-    def again(self, vcpu: SoftVcpu) -> None:
+        Returns:
+            True if the vCPU has to run, False if its thread has to end.
+        """
+
+    def run_next(self, vcpu: SoftVcpu) -> None:
         """Make the vCPU the next to run."""
 
     def release(self, vcpu: SoftVcpu) -> None:
-        """The vCPU's thread ends with an error while it has the processor."""
+        """Called when the vCPU's thread ends with an error while it has the processor."""
 
     def vector_of(self, fd: int, vcpu: SoftVcpu) -> int | None:
         """The vector of an eventfd, if it is that vCPU's. The caller holds `irq_lock`."""
@@ -55,7 +59,7 @@ class Scheduler(Protocol):
 
 
 class SoftVcpu(Vcpu):
-    """One emulated vCPU: a thread that runs the program whenever it has the processor.
+    """One emulated vCPU: a thread that runs the program while it has the processor.
 
     Args:
         index: its index in the machine.
@@ -63,42 +67,42 @@ class SoftVcpu(Vcpu):
 
     Attributes:
         turn: a lock that its thread acquires to wait for the processor.
-        leads: it gets the processor next without having work itself.
+        dispatches: its thread gets the processor only to select the next vCPU to run.
         queued: it is in the queue of ready vCPUs.
-        alive: its thread has not ended with an error.
+        crashed: its thread has ended with an error.
         signalled: eventfds of interrupts that were signalled and not read.
         due: when its timer is due (CLOCK_MONOTONIC, ns), or None.
         slices: how often it ran.
     """
 
     __slots__ = (
-        "_pending", "_rerun", "_scheduler", "alive", "due", "index", "leads", "queued", "signalled",
-        "slices", "turn",
+        "_pending", "_rerun", "_scheduler", "crashed", "dispatches", "due", "index", "queued",
+        "signalled", "slices", "turn",
     )  # fmt: skip
 
     def __init__(self, index: int, scheduler: Scheduler) -> None:
         self.index = index
         self.turn = threading.Lock()
         self.turn.acquire()
-        self.leads = False
+        self.dispatches = False
         self.queued = False
-        self.alive = True
+        self.crashed = False
         self.signalled: list[int] = []
         self.due: int | None = None
         self.slices = 0
         self._scheduler = scheduler
         self._pending: list[int] = []
-        # It is not halted: it left guest code early, or its loaded state is so.
+        #: It is not halted: it left guest code early, or the loaded state is not halted.
         self._rerun = False
 
     def run(self, program: GuestProgram | None) -> None:
         """See `Vcpu.run`."""
         if program is None:
-            self.alive = False
+            self.crashed = True
             raise EmuError("an emulated vCPU needs a program")
         scheduler, index, beat = self._scheduler, self.index, program.beat
         gate = scheduler.gate
-        runs = scheduler.first(self)
+        runs = scheduler.await_first_turn(self)
         try:
             while runs:
                 if gate.enter(index):
@@ -111,8 +115,8 @@ class SoftVcpu(Vcpu):
                     beat(monotonic_ns())
                     gate.leave(index)
                 else:
-                    scheduler.again(self)
-                runs = scheduler.next(self)
+                    scheduler.run_next(self)
+                runs = scheduler.await_next_turn(self)
         finally:
             if runs:
                 scheduler.release(self)

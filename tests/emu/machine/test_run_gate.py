@@ -1,4 +1,4 @@
-"""The gate by itself: the orders of events in which a vCPU and a pause can meet."""
+"""The run gate alone: the possible orders of events between a vCPU and a pause."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A guest that is throttled: kept out of guest code for a part of its time."""
-# ruff: noqa: D102, D103 - the names say what they do
+"""A throttled guest stays out of guest code for a part of its time."""
+# ruff: noqa: D102, D103 - the names describe them
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @given(percent=st.integers(0, 99), start=st.integers(0, 1 << 60))
-def test_stays_out_for_the_given_part_of_a_period(percent: int, start: int) -> None:
+def test_a_vcpu_stays_out_for_its_percentage_of_a_period(percent: int, start: int) -> None:
     throttle = Throttle()
     throttle.percent = percent
     step = PERIOD_NS // 100
@@ -60,7 +60,7 @@ class Counting(Throttle):
 def test_a_throttled_guest_stays_out_until_the_throttling_ends(
     running: tuple[Machine, Recorder],
 ) -> None:
-    """It runs once for each time that it has stayed out."""
+    """It runs once after each interval outside."""
     machine, guest = running
     throttle = machine.vcpus.gate.throttle = Counting()
     until(lambda: guest.ticks.qsize() > 10)

@@ -30,7 +30,7 @@ def test_round_trip(states: list[VcpuState]) -> None:
 
 
 @given(st.binary(max_size=60), st.integers(0, 4))
-def test_garbage_is_an_error_or_states(data: bytes, count: int) -> None:
+def test_random_bytes_are_an_error_or_states(data: bytes, count: int) -> None:
     try:
         states = unpack(data, count)
     except VcpuStateError:
@@ -53,6 +53,6 @@ def test_trailing_bytes_are_an_error() -> None:
         unpack(pack([IDLE]) + b"\0", 1)
 
 
-def test_a_state_that_is_cut_short_names_the_vcpu() -> None:
+def test_the_error_of_a_truncated_state_names_the_vcpu() -> None:
     with pytest.raises(VcpuStateError, match="vcpu1 of 2"):
         unpack(pack([IDLE, VcpuState(raw=b"registers")])[:-1], 2)

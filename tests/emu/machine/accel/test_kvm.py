@@ -1,4 +1,4 @@
-"""Real vCPUs and notifiers beyond the contract: state, dirty pages, the limits of KVM."""
+"""vCPUs and notifiers of KVM beyond the contract: state, dirty pages, limits."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from emu.machine.accel import kvm_limits, registry
 from emu.machine.accel.base import NotifierError
 from emu.machine.accel.kvm_limits import BUS_ROOM
 from emu.machine.accel.kvm_vcpu import KvmVcpu
-from emu.machine.accel.kvm_vm import why_not_open
+from emu.machine.accel.kvm_vm import open_error
 from emu.machine.machine import Machine
 from emu.machine.ram import GuestRam
 from emu.machine.run_gate import RunGate
@@ -177,7 +177,7 @@ def test_pages_that_the_vcpus_write_are_dirty(kvm: KvmBench) -> None:
     assert kvm.interrupt() == (3, VECTOR)
     until(lambda: ticks(kvm) > had)
     kvm.vcpus.pause()
-    mailboxes = image.places(kvm.ram, VCPUS).mailboxes >> 12
+    mailboxes = image.layout_of(kvm.ram, VCPUS).mailboxes >> 12
     assert kvm.ram.harvest() >= {mailboxes, mailboxes + 3}
 
 
@@ -203,7 +203,7 @@ def test_a_guest_continues_on_another_machine(kvm: KvmBench, incoming: KvmBench)
 def test_an_interrupt_in_a_mailbox_is_handled_on_another_machine(
     kvm: KvmBench, incoming: KvmBench
 ) -> None:
-    """The vCPU took it, and the machine paused before its driver ran."""
+    """The vCPU received it, and the machine paused before its driver ran."""
     (fd,) = kvm.eventfds(1)
     kvm.accel.set_routes({VECTOR: 2})
     kvm.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
@@ -295,8 +295,8 @@ def test_many_vcpus_pause_and_run_again() -> None:
     [(errno.ENOENT, "kvm_intel"), (errno.EACCES, "group kvm"), (errno.EMFILE, "Too many open")],
 )
 def test_the_error_text_without_kvm_has_advice(number: int, advice: str) -> None:
-    assert why_not_open(number).startswith("/dev/kvm ")
-    assert advice in why_not_open(number)
+    assert open_error(number).startswith("/dev/kvm ")
+    assert advice in open_error(number)
 
 
 def test_a_capability_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

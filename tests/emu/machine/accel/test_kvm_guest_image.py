@@ -15,25 +15,25 @@ MEMORY = 16 << 20
 
 @pytest.mark.parametrize("vcpus", [1, 4, 224])
 def test_the_image_fills_the_reserved_memory(vcpus: int) -> None:
-    """Its last mailbox ends where the memory below 4 GiB ends."""
+    """Its last mailbox ends at the end of the memory below 4 GiB."""
     ram = GuestRam(MEMORY)
-    where = image.places(ram, vcpus)
-    assert where.tables == MEMORY - image.reserved_bytes(vcpus)
-    assert where.mailbox(vcpus - 1) + PAGE_SIZE == MEMORY
-    assert list(where) == sorted(where)
+    layout = image.layout_of(ram, vcpus)
+    assert layout.tables == MEMORY - image.reserved_bytes(vcpus)
+    assert layout.mailbox(vcpus - 1) + PAGE_SIZE == MEMORY
+    assert list(layout) == sorted(layout)
     ram.close()
 
 
 def test_each_mailbox_has_its_port_and_only_the_first_the_timer() -> None:
     """In guest memory and in a copy of the reserved part alike."""
     ram, vcpus, first_port = GuestRam(MEMORY), 3, 0x1000
-    where = image.places(ram, vcpus)
-    copy = image.ReservedCopy(where.tables, image.reserved_bytes(vcpus))
+    layout = image.layout_of(ram, vcpus)
+    copy = image.ReservedCopy(layout.tables, image.reserved_bytes(vcpus))
     for memory in (ram, copy):
-        image.write(memory, where, b"code", first_port, vcpus)
-    assert ram.view(where.tables, len(copy.view)) == copy.view
+        image.write(memory, layout, b"code", first_port, vcpus)
+    assert ram.view(layout.tables, len(copy.view)) == copy.view
     for vcpu in range(vcpus):
-        page = ram.view(where.mailbox(vcpu), PAGE_SIZE)
+        page = ram.view(layout.mailbox(vcpu), PAGE_SIZE)
         assert struct.unpack_from("<Q", page, image.PORT) == (first_port + 2 * vcpu,)
         assert struct.unpack_from("<I", page, image.TIMER) == (0 if vcpu else image.TIMER_MS,)
-    assert bytes(ram.view(where.code, 4)) == b"code"
+    assert bytes(ram.view(layout.code, 4)) == b"code"

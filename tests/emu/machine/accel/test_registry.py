@@ -1,4 +1,4 @@
-"""An accelerator is a file and a row: whatever depends on which there are asks the table."""
+"""An accelerator is a file and a row: options, checks and `emu doctor` use the table."""
 # ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SMALL = VmSpec(2, 1 << 30, (DeviceGroup("blk", 1, 1),))
 
 
 class Tiny(SoftAccelerator):
-    """Has room for next to nothing."""
+    """Supports one vCPU and eight rings."""
 
     name = "tiny"
 
@@ -39,7 +39,7 @@ class Absent(SoftAccelerator):
 
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table has two rows more, and they come first."""
+    """Two more rows, at the beginning of the table."""
     ours = {
         made.name: registry.Row(__name__, made.__name__, "of a test") for made in (Absent, Tiny)
     }
@@ -98,7 +98,7 @@ def test_auto_is_the_first_row_that_works_and_supports_the_machine() -> None:
 
 
 @pytest.mark.usefixtures("others")
-def test_the_checks_before_a_run_ask_the_row() -> None:
+def test_the_checks_before_a_run_use_the_rows_limits() -> None:
     validate.accelerator("auto", SMALL)
     with pytest.raises(PreflightError, match="--accel absent: its device is missing"):
         validate.accelerator("absent", SMALL)

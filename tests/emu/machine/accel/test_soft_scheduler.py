@@ -1,4 +1,4 @@
-"""The processor that emulated vCPUs share: which vCPU gets it, also after a crash."""
+"""The scheduler of emulated vCPUs: which vCPU runs next, also after a crash."""
 # ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Rig:
-    """Vector N is vCPU N's."""
+    """Emulated vCPUs; vector N interrupts vCPU N."""
 
     def __init__(self, count: int) -> None:
         self.accel = registry.create("soft", lambda *_: None)
@@ -111,7 +111,7 @@ def test_a_vcpu_that_is_always_busy_does_not_starve_the_others(rig: Rig) -> None
     until(lambda: not guest.ticks.empty())
 
 
-def test_a_vcpu_that_crashes_hands_the_processor_over(rig: Rig) -> None:
+def test_the_other_vcpus_run_on_after_a_crash(rig: Rig) -> None:
     guest = Recorder()
     take = guest.interrupt
 
@@ -134,7 +134,7 @@ def test_a_vcpu_that_crashes_hands_the_processor_over(rig: Rig) -> None:
     assert guest.next_interrupt() == (3, 3)
 
 
-def test_all_may_crash(rig: Rig) -> None:
+def test_all_vcpus_may_crash(rig: Rig) -> None:
     guest = Recorder()
 
     def interrupt(vcpu: int, vector: int) -> None:
@@ -149,7 +149,7 @@ def test_all_may_crash(rig: Rig) -> None:
     rig.vcpus.resume()
 
 
-def test_those_that_were_not_halted_run_before_all_others(rig: Rig) -> None:
+def test_vcpus_that_were_not_halted_run_before_all_others(rig: Rig) -> None:
     guest = Recorder()
     rig.vcpus.start(guest)
     rig.vcpus.load([VcpuState()] * 3 + [VcpuState(halted=False, pending=(3,))])
