@@ -80,7 +80,7 @@ class Mailbox:
         queued = self._counters[0]
         at = image.WRITES + 8 * (queued % image.WRITE_SLOTS)
         _WRITE.pack_into(self._page, at, address, value & _U32)
-        # After the entry: the vCPU's code reads the counter first, and x86 keeps the order of stores.
+        # After the entry: the vCPU's code reads the counter first. x86 keeps the order of stores.
         self._counters[0] = (queued + 1) & _U32
         self._ram.mark(self._gpa, PAGE_SIZE)
 
