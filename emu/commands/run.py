@@ -102,4 +102,4 @@ def run(**options: Any) -> None:
 def _deliver(report: LoadReport, path: Path | None) -> None:
     deliver(path, report.to_json())
     if not report.integrity.clean:
-        raise EmuError(report.integrity.complaint())
+        raise EmuError(report.integrity.failures())

@@ -1,4 +1,4 @@
-"""The guest's request log against the back-ends' counters and what is on the disks."""
+"""Compares the guest's request log with the back-ends' counters and the disk images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class RequestAccounting:
-    """Compares what the guest saw with what the back-ends of all sides did.
+    """Compares the guest's request log with the counters of the back-ends of all sides.
 
     Each `compare` covers the time since the one before, or since the guest booted.
 
     Args:
-        sides: of this run.
-        elsewhere: requests that back-ends of another run had served when the VM came from there;
-            None when that is not known, and then only the guest's own log is compared.
+        sides: all sides of this run.
+        elsewhere: requests that back-ends of another run had served before the VM migrated from
+            there; None if unknown: then only the guest's own log is checked.
     """
 
     def __init__(self, sides: Sequence[VmHost], elsewhere: int | None = 0) -> None:
@@ -33,14 +33,14 @@ class RequestAccounting:
         self._served_before = 0
 
     def compare(self, side: VmHost) -> Integrity:
-        """Bring the load of the VM on ``side`` to rest, and compare.
+        """Stop the load of the VM on ``side``, wait for its requests, and compare.
 
-        A request that a back-end served and no guest saw completed, or the other way round, is
-        as bad as one that the guest itself found missing.
+        A request that a back-end served and the guest did not see completed counts as duplicated,
+        and a request that the guest saw completed and no back-end served as lost.
 
         Raises:
-            EmuError: the load does not come to rest, the guest cannot read back its disks, or
-                requests failed because no space is left for the images.
+            EmuError: requests stay outstanding, the guest cannot read back its disks, or requests
+                failed because no space is left for the images.
         """
         side.quiesce()
         after, _gap = side.request_log()

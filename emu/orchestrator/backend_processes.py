@@ -1,4 +1,4 @@
-"""The back-end programs of one side: started together, awaited together, ended together."""
+"""The back-end programs of one side, which are started and ended together."""
 
 from __future__ import annotations
 
@@ -23,13 +23,20 @@ if TYPE_CHECKING:
     from emu.orchestrator.run_directory import RunDirectory
     from emu.orchestrator.signals import SignalWatcher
 
-#: The devices of a class are dealt to this many programs, as those of a host are.
+#: The devices of a class are distributed to this many programs.
 PROGRAMS = 2
 READY_TIMEOUT = 30.0
 
 
 class ProgramSpec(NamedTuple):
-    """One program to be started: its name, its class, its devices, and their images."""
+    """One program to start.
+
+    Attributes:
+        name: in errors and file names.
+        device_class: of all its devices.
+        devices: that it serves.
+        arguments: further options, such as the disk images.
+    """
 
     name: str
     device_class: str
@@ -44,7 +51,7 @@ class BackendProcesses:
         side: ``A`` or ``B``.
         plan: the VM.
         directory: where sockets, images and logs go.
-        watcher: told of the programs, so that a run notices when one ends.
+        watcher: watches the programs, so that a wait raises when one ends.
     """
 
     def __init__(
@@ -68,7 +75,7 @@ class BackendProcesses:
 
     @property
     def uplinks(self) -> list[str]:
-        """Paths of the datagram sockets that reach the VM's NICs from outside."""
+        """Paths of the datagram sockets that connect the VM's NICs to the outside."""
         return [
             str(self._directory.uplink(self.side, spec.name))
             for spec in self._specs
@@ -77,7 +84,7 @@ class BackendProcesses:
 
     @property
     def pids(self) -> list[int]:
-        """Of the programs that have been started."""
+        """The process ids of the programs that have been started."""
         return [program.pid for program in self._programs]
 
     def start(self) -> None:
@@ -103,9 +110,9 @@ class BackendProcesses:
                 raise ProgramError(f"{late.title} was not ready within {timeout:g} s")
             for fd in ready:
                 program = self._unready.pop(fd)
-                said = os.read(fd, 1)
+                ready_byte = os.read(fd, 1)
                 os.close(fd)
-                if not said:  # it closed its end without a word: it is ending
+                if not ready_byte:  # the program has closed its end, as it ends
                     raise ProgramError(program.exit_description())
 
     def served(self) -> int:
@@ -114,7 +121,7 @@ class BackendProcesses:
 
     @property
     def disk_stats(self) -> list[str]:
-        """Paths of the counters of the programs that serve requests, which the guest counts too."""
+        """Paths of the counters of the programs whose requests the guest's log counts, too."""
         kinds = [name for name, kind in KINDS.items() if "requests" in kind.counters]
         names = [spec.name for spec in self._specs if spec.device_class in kinds]
         return [str(self._directory.stats(self.side, name)) for name in names]
@@ -131,7 +138,7 @@ class BackendProcesses:
         return result
 
     def stop(self) -> None:
-        """End all programs and remove what they leave behind."""
+        """End all programs and remove their sockets."""
         for program in self._programs:
             self._watcher.forget(program)
         end(self._programs)
@@ -202,14 +209,16 @@ def _images(
 ) -> tuple[str, ...]:
     arguments: list[str] = []
     for device in disks:
-        mine = plan.disk is not None and device.number == 0
-        image = plan.disk.path if plan.disk is not None and mine else directory.image(device.name)
+        if plan.disk is not None and device.number == 0:
+            image = plan.disk.path
+        else:
+            image = directory.image(device.name)
         arguments += ["--blk-file", str(image)]
     return tuple(arguments)
 
 
 def _split(devices: list[DeviceSpec], parts: int) -> list[list[DeviceSpec]]:
-    """The devices in up to ``parts`` runs of nearly the same length, none of them empty."""
+    """The devices in up to ``parts`` groups of nearly the same size, none of them empty."""
     count = min(parts, len(devices))
     bounds = [len(devices) * n // count for n in range(count + 1)] if count else [0]
     return [devices[first:last] for first, last in itertools.pairwise(bounds)]

@@ -1,4 +1,4 @@
-"""The user's file behind the first disk: read by the guest across a migration, and by the host."""
+"""The user's image file of the first disk: its digest as the guest and as the host read it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from emu.orchestrator.vm_host import VmHost
     from emu.report.progress import Progress
 
-#: The reader is let on by this share of the disk at each step, and no further than the last
-#: share before the VM has moved: so it reads before, during and after the blackout.
+#: Each step allows the guest to read a further ``1 / STEPS`` of the disk, but not the last
+#: `HELD_BACK` steps before the VM has migrated: so it reads before, during and after the blackout.
 STEPS = 40
 STEP_SECONDS = 0.05
 HELD_BACK = 4
 _BLOCK = 64 << 10
 #: Bytes between two reports of how far the host has read.
 _REPORT = 64 << 20
-#: A guest that reads slower than this has stopped reading.
+#: Bytes a second: a guest that reads slower than this is considered to hang.
 _SLOWEST = 2 << 20
 _POLL = 0.1
 
 
 def host_digest(disk: DiskFile, watcher: SignalWatcher, progress: Progress | None = None) -> str:
-    """The SHA-256 of the file, in hex; ``progress`` is told how far the read is.
+    """The SHA-256 of the file, in hex; ``progress`` shows how far the read is.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
     with disk.path.open("rb", buffering=0) as file:
@@ -45,7 +45,7 @@ def host_digest(disk: DiskFile, watcher: SignalWatcher, progress: Progress | Non
 
 
 class DiskReader:
-    """Has the guest read the whole disk, from before the blackout until after it."""
+    """Makes the guest read the whole disk, from before the blackout until after it."""
 
     def __init__(self, disk: DiskFile, source: VmHost) -> None:
         self._size = disk.size
@@ -54,29 +54,29 @@ class DiskReader:
         self._source = source
         source.execute("x-disk-reader", {"action": "start", "limit": self._next_limit()})
 
-    def let_on(self) -> None:
-        """Let the reader go on a little; the VM is still at the source."""
+    def advance(self) -> None:
+        """Allow the guest to read one step further; the VM is still at the source."""
         before = self._limit
         if self._next_limit() != before:
             self._source.execute("x-disk-reader", {"action": "limit", "limit": self._limit})
 
     def finish(self, side: VmHost, watcher: SignalWatcher, progress: Progress) -> str:
-        """Let the reader read to the end, where the VM is now; the digest that it computed.
+        """Let the guest read to the end, on the side where the VM runs now; return the digest.
 
         Raises:
-            EmuError: it does not get there.
+            EmuError: the guest does not reach the end in time.
         """
         deadline = time.monotonic() + 20.0 + self._size / _SLOWEST
         state = side.execute("x-disk-reader", {"action": "limit"})
         while not state["done"]:
             if time.monotonic() > deadline:
-                raise EmuError(f"the guest's read of blk0 stands at {state['position']} bytes")
-            progress.advance(self._told(state["position"]), state["position"], self._size)
+                raise EmuError(f"the guest's read of blk0 stopped at {state['position']} bytes")
+            progress.advance(self._text(state["position"]), state["position"], self._size)
             watcher.pause(_POLL)
             state = side.execute("x-disk-reader", {"action": "status"})
         return str(state["sha256"])
 
-    def _told(self, position: int) -> str:
+    def _text(self, position: int) -> str:
         shift, unit = (20, "MiB") if self._size >= 1 << 20 else (10, "KiB")
         return f"the guest has read {position >> shift} of {self._size >> shift} {unit} of blk0"
 

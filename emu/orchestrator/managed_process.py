@@ -1,4 +1,4 @@
-"""Programs that a run starts: each by its pid, with the last line of its stderr."""
+"""The processes that a run starts: their end, and the last line of their stderr."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-#: This interpreter, with nothing of the current directory on its path.
+#: This interpreter, without the current directory on its module path.
 PYTHON = (sys.executable, "-P")
-#: Seconds that a program has to end by itself after SIGTERM.
+#: Seconds for a program to end after SIGTERM.
 TIMEOUT = 3.0
 _TAIL = 4096
 _LIBC = ctypes.CDLL(None)
@@ -28,25 +28,24 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """In the child: the kernel sends SIGTERM should the run be killed without a chance to."""
+    """In the child: make the kernel send it SIGTERM when the parent ends, even by SIGKILL."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class ManagedProcess:
     """A program that has been started.
 
-    It gets a process group of its own, so that Ctrl-C on the terminal reaches the run alone,
-    which then ends its programs in order. What it writes on stderr goes to a file, so that
-    no process has to read it.
+    It has a process group of its own, so that Ctrl-C on the terminal interrupts the run alone,
+    which then ends its programs in order. Its stdout and stderr are redirected to a file.
 
     Args:
-        title: how errors call it, such as ``back-end blk of side A``.
+        title: its name in errors, such as ``back-end blk of side A``.
         argv: the command.
-        log: file for its stderr.
+        log: file for its output.
         pass_fds: descriptors that it inherits under the same numbers.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the program cannot be started.
     """
 
     def __init__(
@@ -71,20 +70,20 @@ class ManagedProcess:
 
     @property
     def running(self) -> bool:
-        """True until it has ended."""
+        """Whether the program has not ended yet."""
         return self._process.poll() is None
 
     def exit_description(self) -> str:
-        """One line on how it ended and what it said last."""
+        """One line with its exit status and the last line of its output."""
         if not await_end([self], 1.0):
             return f"{self.title} does not answer"
         status = self._process.wait()
-        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        cause = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         last = self.last_line()
-        return f"{self.title} ended {how}" + (f": {last}" if last else "")
+        return f"{self.title} ended {cause}" + (f": {last}" if last else "")
 
     def last_line(self) -> str:
-        """The last line that it wrote, or nothing."""
+        """The last line of its output, or an empty string."""
         try:
             with self._log.open("rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL))
@@ -95,20 +94,20 @@ class ManagedProcess:
         return lines[-1] if lines else ""
 
     def send(self, signum: int) -> None:
-        """Send it a signal; nothing happens when it has ended."""
+        """Send a signal to the program; no effect if it has ended."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signum)
 
     def reap(self) -> None:
-        """It has ended, or is about to: take its status and let go of it."""
-        # A busy host may take longer than that to end a process that was killed.
+        """Read the exit status of the program, which has ended or is ending; close its pidfd."""
+        # A busy host may take longer than `TIMEOUT` to end a process that was killed.
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(TIMEOUT)
         os.close(self.pidfd)
 
 
 def await_end(programs: Iterable[ManagedProcess], timeout: float) -> bool:
-    """True when all have ended within ``timeout`` seconds."""
+    """Whether all of them ended within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     waiting = {program.pidfd for program in programs}
     poll = select.poll()
@@ -125,7 +124,7 @@ def await_end(programs: Iterable[ManagedProcess], timeout: float) -> bool:
 
 
 def end(programs: Sequence[ManagedProcess], timeout: float = TIMEOUT) -> None:
-    """End all of them, first with SIGTERM, then with SIGKILL, and reap them."""
+    """End all of them with SIGTERM, or SIGKILL after ``timeout`` seconds, and reap them."""
     for program in programs:
         program.send(signal.SIGTERM)
     if not await_end(programs, timeout):

@@ -1,4 +1,4 @@
-"""A VM that comes from another run: `emu run --incoming`."""
+"""The destination of a migration from another run: `emu run --incoming`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from emu.errors import MigrationError
 from emu.orchestrator import shared_disks
 from emu.orchestrator.migration_outcome import MigrationOutcome, completed, reason
-from emu.report.load_results import Arrived
+from emu.report.load_results import IncomingReport
 
 if TYPE_CHECKING:
     from emu.migration.endpoint import MigrationEndpoint
@@ -18,35 +18,40 @@ if TYPE_CHECKING:
 
 
 class IncomingMigration:
-    """Makes the one side of a supervisor ready for a VM, and waits for it."""
+    """Prepares the one side of a supervisor for an incoming migration, and waits for its end."""
 
     def __init__(self, supervisor: Supervisor, endpoint: MigrationEndpoint) -> None:
         self._supervisor = supervisor
         self._endpoint = endpoint
         (self._side,) = supervisor.sides
 
-    def await_source(self, what: str) -> None:
-        """Build the VM and listen."""
+    def listen(self, description: str) -> None:
+        """Build the VM and listen for the source.
+
+        Args:
+            description: of the VM, for the progress line.
+        """
         supervisor, plan = self._supervisor, self._supervisor.plan
         if plan.disk is not None:
             supervisor.progress.step(f"read {plan.disk.path} on the host")
         disk = shared_disks.of_file(plan, supervisor.watcher, supervisor.progress)
-        supervisor.progress.step(f"make ready: {what}")
+        supervisor.progress.step(f"prepare: {description}")
         images = None if plan.images is None else str(plan.images)
         disks: JsonObject = {"images": images, "disk": disk}
         self._side.begin_incoming(self._endpoint.uri, tls=self._endpoint.tls, disks=disks)
         uri = self._side.await_incoming()
         supervisor.progress.done(f"waiting for a VM at {uri}")
 
-    def await_vm(self) -> Arrived:
+    def await_vm(self) -> IncomingReport:
         """Return when the VM runs here.
 
         Raises:
-            MigrationError: it does not; it runs on where it was.
+            MigrationError: the migration failed; the VM runs on at the source.
         """
         sides: dict[Role, VmHost] = {"destination": self._side}
         outcome = MigrationOutcome(sides, self._supervisor.watcher, may_be_silent=True).wait()
         if not completed(outcome["destination"]):
-            raise MigrationError("incoming", f"no VM has come: {reason(outcome['destination'])}")
+            why = reason(outcome["destination"])
+            raise MigrationError("incoming", f"the migration failed: {why}")
         timeline = self._side.execute("x-timeline")
-        return Arrived.told(timeline["source"])
+        return IncomingReport.from_json(timeline["source"])

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from emu.orchestrator.supervisor import Supervisor
     from emu.qmp.protocol import JsonObject
 
-#: What the network's gap is looked for in, before and after the blackout.
+#: Nanoseconds before and after the blackout in which the network's gap may begin and end.
 MARGIN_NS = 50_000_000
-#: How long an answer from the VM is awaited after it has moved, and how often it is looked for.
+#: Seconds to wait for an echo reply after the migration, and between two checks for it.
 ECHO_TIMEOUT = 2.0
 ECHO_POLL = 0.01
 
@@ -54,10 +54,10 @@ class MigrationSeries:
         self._echo: EchoClient | None = None
 
     def run(self) -> MigrationReport:
-        """Start everything, migrate, and return what was found out.
+        """Start all programs, run all migrations, and return the report.
 
         Raises:
-            EmuError: the run cannot go on; a migration that was rolled back does not raise.
+            EmuError: the run cannot continue; a migration that was rolled back does not raise.
         """
         begin = time.monotonic()
         network = self._open_network()
@@ -68,7 +68,7 @@ class MigrationSeries:
                 network.close()
 
     def _open_network(self) -> NamespaceNetwork | None:
-        """The network of namespaces, where one is wanted and can be had."""
+        """The network of namespaces, if it was selected and can be created."""
         if self._plan.network != "netns" or not self._source.backends.uplinks:
             return None
         from emu.orchestrator.network.namespaces import NamespaceNetwork, NetworkUnavailableError
@@ -113,18 +113,18 @@ class MigrationSeries:
         return report
 
     def _boot(self) -> str:
-        """Boot the guest at the first side, while the second gets ready for it."""
+        """Boot the guest at the first side, while the second prepares for the migration."""
         spec = self._plan.machine.spec
         self._progress.step(
             f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
         )
-        self._expect(self._plan.sequence[0][0])
+        self._begin_incoming(self._plan.sequence[0][0])
         accel = self._source.create()
         self._source.boot()
         return accel
 
-    def _expect(self, strategy: str, *, release: bool = False) -> None:
-        """Have the destination await the VM as this strategy will send it."""
+    def _begin_incoming(self, strategy: str, *, release: bool = False) -> None:
+        """Make the destination prepare for a migration with this strategy."""
         handover = strategy in self._plan.handing_over
         self._destination.begin_incoming(self._uri(), handover=handover, release=release)
 
@@ -157,19 +157,19 @@ class MigrationSeries:
             side.execute("migrate-set-parameters", {"parameters": parameters})
         arguments = {"uri": uri, "strategy": strategy, "options": dict(self._plan.options)}
         source.execute("migrate", arguments)
-        error = self._verdict(self._outcome(reader).wait())
+        error = self._failure_of(self._outcome(reader).wait())
         if error is None:
             result = self._measure(strategy, repeat)
             self._source, self._destination = destination, source
             if strategy in self._plan.handing_over:
-                # The VM has kept its back-ends, whichever process it is in now.
+                # The VM has kept its back-ends in its new process.
                 source.backends, destination.backends = destination.backends, source.backends
         else:
             result = MigrationResult(strategy, repeat, ROLLED_BACK, error=error)
         chosen = registry.make(strategy, registry.StrategyOptions(**self._plan.options))
         result = dataclasses.replace(result, missed=chosen.missed(error))
         if following is not None:
-            self._expect(following, release=True)
+            self._begin_incoming(following, release=True)
         return self._check(result, reader, last=following is None)
 
     def _outcome(self, reader: DiskReader | None) -> MigrationOutcome:
@@ -177,7 +177,7 @@ class MigrationSeries:
             {"source": self._source, "destination": self._destination},
             self._watcher,
             on_pass=self._show_pass,
-            idle=None if reader is None else reader.let_on,
+            idle=None if reader is None else reader.advance,
             step=STEP_SECONDS,
         )
 
@@ -187,24 +187,28 @@ class MigrationSeries:
             f"{data.get('remaining', 0) / (1 << 20):.1f} MiB dirty"
         )
 
-    def _verdict(self, ended: dict[Role, JsonObject]) -> str | None:
-        """None when the VM has moved; why not, when it runs on at the source."""
+    def _failure_of(self, ended: dict[Role, JsonObject]) -> str | None:
+        """Why the VM runs on at the source; None if the migration has completed.
+
+        Raises:
+            MigrationError: the VM was lost in the switchover.
+        """
         source, destination = ended["source"], ended.get("destination")
         if not completed(source):
             return reason({**(destination or {}), **source})
         if destination is not None and not completed(destination):
-            why = destination.get("error-desc", "no reason is given")
-            raise MigrationError("switch-over", f"the VM is lost at the destination: {why}")
+            why = destination.get("error-desc", "unknown reason")
+            raise MigrationError("switchover", f"the VM is lost at the destination: {why}")
         return None
 
     def _measure(self, strategy: str, repeat: int) -> MigrationResult:
-        """What both sides recorded of the migration that has just completed."""
+        """The result of the migration that has just completed, from both sides' timelines."""
         source = self._source.execute("x-timeline")
         destination = self._destination.execute("x-timeline")
         start = int(dict(source["marks"])["pause_start_ns"])
         end = int(dict(destination["marks"])["running_ns"])
         precopy = Precopy(**source["precopy"])
-        # Said when it is over: drawing in the blackout would take processor time from it.
+        # Printed afterwards: output during the blackout would take CPU time from it.
         self._progress.detail(
             f"round {precopy.rounds}: {precopy.bytes / (1 << 20):.1f} MiB sent, then switched over"
         )
@@ -230,10 +234,10 @@ class MigrationSeries:
         )
 
     def _await_echo(self, until_ns: int) -> None:
-        """Return when the margin is over and the network has heard of the VM again.
+        """Return after ``until_ns``, when the VM has answered an echo request again.
 
-        An answer that has come since the VM runs ends the network's gap; without one the gap
-        would be cut off at the margin.
+        A reply after the blackout ends the network's gap; without one the gap would end at the
+        margin.
         """
         before = None if self._echo is None else self._echo.counts().answered
         self._watcher.pause((until_ns - time.monotonic_ns()) / 1e9)
@@ -246,7 +250,7 @@ class MigrationSeries:
     def _check(
         self, result: MigrationResult, reader: DiskReader | None, *, last: bool
     ) -> MigrationResult:
-        """Have the disk read to its end, the load come to rest, and the request log compared."""
+        """Let the guest read its disk to the end, stop the load, and compare the request log."""
         here = self._source
         digest = None
         if reader is not None:

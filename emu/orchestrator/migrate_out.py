@@ -1,4 +1,4 @@
-"""A VM that goes to another run: `emu migrate --to`."""
+"""The source of a migration to another run: `emu migrate --to`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from emu.orchestrator.supervisor import Supervisor
     from emu.qmp.protocol import JsonObject
 
-#: Seconds for which the guest works before it is migrated.
+#: Seconds of load before the migration.
 WARM_UP = 0.5
 
 
@@ -48,15 +48,15 @@ class OutgoingMigration:
         self._accounting = RequestAccounting(supervisor.sides)
 
     def run(self) -> MigrationReport:
-        """Boot the VM, send it away, and return what was found out.
+        """Boot the VM, migrate it, and return the report.
 
         Raises:
-            EmuError: nothing listens at the destination, or the run cannot go on. A migration that
-                is rolled back raises nothing.
+            EmuError: no process listens at the destination, or the run cannot continue. A migration
+                that is rolled back does not raise.
         """
         begin = time.monotonic()
         machine = self._plan.machine
-        # Before anything is started: booting a large VM takes long.
+        # Before any process is started: booting a large VM takes long.
         probe(self._endpoint.uri, timeout=self._plan.parameters.timeout)
         self._supervisor.start_programs()
         if machine.disk is not None:
@@ -76,14 +76,14 @@ class OutgoingMigration:
         self._supervisor.watcher.pause(WARM_UP)
         with shared_disks.marked(machine.images) as mark:
             error = self._migrate({"mark": mark, "disk": disk})
-        run = self._measure() if error is None else self._stay(error)
+        run = self._measure() if error is None else self._rolled_back(error)
         chosen = registry.make(run.strategy, registry.StrategyOptions(**self._plan.options))
         report.runs.append(dataclasses.replace(run, missed=chosen.missed(error)))
         report.seconds = time.monotonic() - begin
         return report
 
     def _migrate(self, disks: JsonObject) -> str | None:
-        """None when the VM has gone; why not, when it runs on here."""
+        """Why the VM runs on here; None if the migration has completed."""
         side, endpoint = self._side, self._endpoint
         self._progress.step(f"migrate, {self._plan.strategies[0]}, to {endpoint.uri}")
         parameters = self._plan.parameters.to_json()
@@ -104,15 +104,15 @@ class OutgoingMigration:
         sent = data.get("bytes", 0) / (1 << 20)
         self._progress.detail(f"round {data.get('pass')}: {sent:.1f} MiB sent")
 
-    def _stay(self, error: str) -> MigrationResult:
-        """The VM runs on here: show that it has lost nothing by it."""
+    def _rolled_back(self, error: str) -> MigrationResult:
+        """The result of a failed migration: check that the VM, which runs on, lost no request."""
         self._progress.step("the VM runs on here: check its request log")
         integrity = self._accounting.compare(self._side)
         strategy = self._plan.strategies[0]
         return MigrationResult(strategy, 1, ROLLED_BACK, error=error, integrity=integrity)
 
     def _measure(self) -> MigrationResult:
-        """What both sides recorded; of the destination, what it told."""
+        """The result, from this side's timeline and the destination's completion report."""
         here = self._side.execute("x-timeline")
         there = dict(here["destination"])
         error = there.get("downtime_error_ns")
@@ -126,8 +126,8 @@ class OutgoingMigration:
             **_figures(here, there) if there else {},
             downtime_error_ms=None if error is None else int(error) / 1e6,
         )
-        told = "" if there else ", and has told nothing of it"
-        self._progress.done(f"the VM runs at {self._endpoint.uri}{told}")
+        missing = "" if there else ", but its completion report is missing"
+        self._progress.done(f"the VM runs at {self._endpoint.uri}{missing}")
         return result
 
 

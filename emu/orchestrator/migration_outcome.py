@@ -1,4 +1,4 @@
-"""How a migration ends: the one place that waits for it, at the source, the destination or both."""
+"""Waits for the end of a migration, at the source, the destination or both."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Role = Literal["source", "destination"]
 #: QMP's states of a migration that has ended.
 ENDED = ("completed", "failed", "cancelled")
-#: Seconds without an event after which a migration is cancelled, and after as many more given up.
+#: Seconds without an event after which a migration is cancelled; after as many more the wait fails.
 SILENCE = 60.0
-#: Seconds of one wait where there is nothing to do meanwhile.
+#: Seconds of one wait without an ``idle`` function.
 _LONG = 3600.0
 
 
@@ -29,10 +29,10 @@ class MigrationOutcome:
     Args:
         sides: the processes of this run that take part in it.
         watcher: interrupts the wait for signals and for programs that end.
-        on_pass: gets the data of each MIGRATION_PASS event of the source.
-        may_be_silent: wait for as long as it takes; by default the source is asked to cancel after
-            `SILENCE` seconds without an event.
-        idle: called after every ``step`` seconds in which nothing has happened.
+        on_pass: called with the data of each MIGRATION_PASS event of the source.
+        may_be_silent: wait without a limit; by default `wait` sends migrate_cancel to the source
+            after `SILENCE` seconds without an event.
+        idle: called after each ``step`` seconds without an event.
         step: see ``idle``.
 
     Attributes:
@@ -64,10 +64,10 @@ class MigrationOutcome:
 
         Raises:
             ProgramError: a process has ended.
-            SignalError: the user has ended the run.
+            SignalError: a signal arrived.
             MigrationError: there was no event for `SILENCE` seconds, twice.
         """
-        # It may have ended before the command that began it was answered.
+        # The migration may have ended before the response to its command.
         self._take_events()
         while not self._over:
             fds = [side.monitor.fileno() for side in self._sides.values()]
@@ -115,10 +115,10 @@ class MigrationOutcome:
 
 
 def completed(outcome: JsonObject | None) -> bool:
-    """Whether a side has ended its part with the VM at the destination."""
+    """Whether the migration has completed, by the last event of one side."""
     return outcome is not None and outcome.get("status") == "completed"
 
 
 def reason(outcome: JsonObject) -> str:
-    """Why it has not completed."""
+    """Why the migration has not completed."""
     return str(outcome.get("error-desc") or outcome["status"])

@@ -1,4 +1,4 @@
-"""The directory of one run: sockets, scratch images, logs. It goes when the run ends."""
+"""The temporary directory of one run: sockets, scratch images, logs."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ SCRATCH_BYTES = 64 << 20
 class RunDirectory:
     """A new directory under ``TMPDIR``, as a context manager.
 
-    A lock is held on it until the run ends, however that ends: the next run removes the directory
-    of a run that was killed.
+    The directory is removed when the run ends. The run holds a lock on it: the next run removes the
+    directory of a run that was killed, whose lock no process holds.
 
     Args:
-        images: where scratch images are kept instead, beyond the run.
-        awaits_vm: the images are another run's until its VM has arrived; see `own_images`.
+        images: directory for the scratch images instead, which stay after the run.
+        awaits_vm: another run uses the images until its VM has migrated; see `own_images`.
 
     Raises:
-        PreflightError: it cannot be made, or another run uses the images.
+        PreflightError: it cannot be created, or another run uses the images.
     """
 
     def __init__(self, images: Path | None = None, *, awaits_vm: bool = False) -> None:
@@ -45,7 +45,7 @@ class RunDirectory:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
             self._lock = _make_lock(self.path)
         except OSError as error:
-            raise PreflightError(f"no directory for sockets can be made: {error}") from None
+            raise PreflightError(f"the directory for sockets cannot be created: {error}") from None
         if images is not None and not awaits_vm and not self.own_images():
             self.__exit__()
             raise PreflightError(f"--images {images}: another run uses these images")
@@ -78,37 +78,37 @@ class RunDirectory:
         return True
 
     def shortage(self) -> str:
-        """Where no space is left for what the run writes, or nothing."""
+        """An error text if no space is left for the run's files, else an empty string."""
         for path in (self._images, self.path):
             if path is not None and not os.statvfs(path).f_bavail:
                 return f"no space left on device in {path}"
         return ""
 
     def socket(self, side: str, device: str) -> Path:
-        """Where the back-end of a device listens."""
+        """Path of the socket of a device's back-end."""
         return self.path / socket_name(side, device)
 
     def stream(self, number: int) -> Path:
-        """Where the destination of the migration with this number listens."""
+        """Path of the destination's socket, by the number of the migration."""
         return self.path / f"migrate-{number}.sock"
 
     def uplink(self, side: str, program: str) -> Path:
-        """The datagram socket by which a net program reaches the world outside of the VM."""
+        """Path of the datagram socket that connects a net program's NICs to the outside."""
         return self.path / f"{side}-{program}.uplink"
 
     def stats(self, side: str, program: str) -> Path:
-        """Where a back-end program keeps its counters."""
+        """Path of a back-end program's counters."""
         return self.path / f"{side}-{program}.stats"
 
     def log(self, side: str, program: str) -> Path:
-        """Where the stderr of a program goes."""
+        """Path of a program's output."""
         return self.path / f"{side}-{program}.log"
 
     def image(self, device: str) -> Path:
-        """The scratch image of a disk: sparse, made when it is asked for first.
+        """Path of the scratch image of a disk; the first call creates it, sparse.
 
         Raises:
-            PreflightError: it cannot be made, or there is something else of that name.
+            PreflightError: it cannot be created, or another file has its path.
         """
         path = (self._images or self.path) / f"{device}.img"
         try:
@@ -129,11 +129,11 @@ def remove_stale() -> None:
         try:
             fd = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            continue  # another user's, or it has gone meanwhile
+            continue  # another user's, or removed meanwhile
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            continue  # its run goes on
+            continue  # its run has not ended
         else:
             shutil.rmtree(lock.parent, ignore_errors=True)
         finally:
@@ -141,7 +141,7 @@ def remove_stale() -> None:
 
 
 def _make_lock(directory: Path) -> int:
-    """A locked file: its name appears when it is locked, so `remove_stale` never sees it free."""
+    """Create a locked file: it gets its name after it is locked, so `remove_stale` skips it."""
     fd = os.open(directory / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
     (directory / f"{_LOCK}.new").rename(directory / _LOCK)
@@ -149,12 +149,12 @@ def _make_lock(directory: Path) -> int:
 
 
 def _make_image(path: Path) -> None:
-    """Make it whole or not at all: another run may look for it at the same time."""
+    """Create an image atomically: another run may open it at the same time."""
     fd, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     os.close(fd)
     try:
         os.truncate(part, SCRATCH_BYTES)
-        with suppress(FileExistsError):  # the other one was quicker
+        with suppress(FileExistsError):  # the other run has created it
             os.link(part, path)
     finally:
         Path(part).unlink()
@@ -166,6 +166,6 @@ def socket_name(side: str, device: str) -> str:
 
 
 def longest_name(spec: VmSpec) -> str:
-    """The longest name of a socket that a run of this VM makes."""
+    """The longest socket name in a run of this VM."""
     names = [socket_name(side, device.name) for side in SIDES for device in spec.devices]
     return max([*names, "migrate-1000000.sock"], key=len)

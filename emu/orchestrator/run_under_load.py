@@ -1,4 +1,4 @@
-"""A VM under load on one side, watched: what `emu run` does."""
+"""A VM under load on one side, and samples of its counters: `emu run`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
     from emu.orchestrator.supervisor import Supervisor
 
     class Viewer(Protocol):
-        """Shows samples as they come."""
+        """Shows samples during the run."""
 
         def show(self, sample: Sample) -> None:
-            """The newest one."""
+            """Show a new sample."""
 
 
+#: Seconds between two samples.
 INTERVAL = 1.0
 
 
 class LoadRun:
-    """Boots a VM, watches it until the user or the clock ends it, and checks its request log.
+    """Boots a VM, samples its counters until the end of the run, and checks its request log.
 
     Args:
         supervisor: of one side.
         viewer: shows samples.
-        seconds: how long to watch; until Ctrl-C when None.
-        endpoint: do not boot the VM, but wait for it there.
+        seconds: length of the run; until Ctrl-C if None.
+        endpoint: wait for a migration there instead of booting the VM.
     """
 
     def __init__(
@@ -53,51 +54,52 @@ class LoadRun:
         self._first = 0
 
     def run(self) -> LoadReport:
-        """The whole run.
+        """Run, and return the report.
 
         Raises:
-            EmuError: it cannot go on.
+            EmuError: the run cannot continue.
         """
         supervisor = self._supervisor
         spec = supervisor.plan.spec
         accounting = RequestAccounting([self._side])
         supervisor.start_programs()
-        what = f"{spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
+        description = f"{spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
         if self._endpoint is None:
-            supervisor.progress.step(f"boot: {what}")
+            supervisor.progress.step(f"boot: {description}")
             report = LoadReport(supervisor.plan, self._side.create())
             self._side.boot()
         else:
             report = LoadReport(supervisor.plan, "")
-            accounting = self._await_vm(self._endpoint, what, report)
+            accounting = self._await_vm(self._endpoint, description, report)
         supervisor.progress.step("run")
-        self._watch(report)
+        self._sample(report)
         supervisor.progress.step("check the guest's request log, the images and the counters")
-        # At rest and before the check reads the disks back, so that both count the same requests.
+        # Without load, and before the check reads the disks back: guest and back-ends then have
+        # counted the same requests.
         self._side.quiesce()
         _now, report.totals = self._counts()
         report.integrity = accounting.compare(self._side)
         return report
 
     def _await_vm(
-        self, endpoint: MigrationEndpoint, what: str, report: LoadReport
+        self, endpoint: MigrationEndpoint, description: str, report: LoadReport
     ) -> RequestAccounting:
-        """Build the VM, wait until it has arrived, and continue the source's request accounting."""
+        """Build the VM, wait for the migration, and continue the source's request accounting."""
         incoming = IncomingMigration(self._supervisor, endpoint)
-        incoming.await_source(what)
+        incoming.listen(description)
         report.accel = self._side.accel
         report.arrival = incoming.await_vm()
         self._supervisor.progress.done(str(report.arrival))
         return RequestAccounting([self._side], report.arrival.served)
 
-    def _watch(self, report: LoadReport) -> None:
-        """Sample until the time is over; Ctrl-C is the ordinary way to end it."""
+    def _sample(self, report: LoadReport) -> None:
+        """Sample the counters until the end of the run, or Ctrl-C."""
         before, counts = self._counts()
         begin = before
         try:
             while (wait := self._until_next(begin)) > 0:
                 self._supervisor.watcher.pause(wait)
-                # The source's run has the images of a VM that has arrived until it ends.
+                # After a migration the source's run holds the lock of the images until it ends.
                 self._supervisor.directory.own_images()
                 now, new = self._counts()
                 rates = _rates(counts, new, (now - before) / 1e9)
@@ -115,11 +117,11 @@ class LoadRun:
         if self._length is None:
             return INTERVAL
         left = self._length - (time.monotonic_ns() - begin) / 1e9
-        # A rest too short for rates of its own goes with the last interval.
+        # A remainder too short for rates of its own is part of the last interval.
         return left if left < 1.5 * INTERVAL else INTERVAL
 
     def _counts(self) -> tuple[int, Counts]:
-        """When it was, and the guest's and the back-ends' counters of each class."""
+        """The time, and the guest's and the back-ends' counters of each class."""
         answer = self._side.execute("x-stats")
         served = self._side.backends.totals()
         counts = {

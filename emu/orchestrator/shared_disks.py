@@ -1,8 +1,8 @@
-"""Whether two runs, perhaps on two machines, have the same images behind a VM's disks.
+"""Checks that two runs, perhaps on two hosts, have the same disk images.
 
-The scratch images are in a directory that both see. To show that it is the same one, and not one
-of the same name, the source puts a file there whose name cannot be guessed, and the destination
-looks whether it sees it. The user's file behind the first disk is only read: it may be a copy,
+The scratch images are in a directory that both hosts share. To distinguish it from another
+directory of the same name, the source creates a file with a random name there, and the destination
+checks that the file exists. The user's image file of the first disk is only read: it may be a copy
 with the same digest.
 """
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 def of_file(
     plan: MachinePlan, watcher: SignalWatcher, progress: Progress | None = None
 ) -> JsonObject | None:
-    """Size and digest of the user's file behind the first disk, if there is one.
+    """Size and digest of the user's image file of the first disk, if there is one.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if plan.disk is None:
         return None
@@ -41,10 +41,10 @@ def of_file(
 
 @contextmanager
 def marked(images: Path | None) -> Iterator[str | None]:
-    """Mark the directory for as long as the block runs; the mark, for the destination.
+    """Mark the directory during the ``with`` block; yields the mark, for the destination.
 
     Raises:
-        PreflightError: nothing can be written there.
+        PreflightError: the directory is not writable.
     """
     if images is None:
         yield None

@@ -1,4 +1,4 @@
-"""What ends a run's waits: signals, and programs that end."""
+"""Waits that signals and the end of programs interrupt."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class SignalWatcher:
-    """Turns signals and the end of programs into errors, at the places where a run waits.
+    """Makes a run's waits raise errors for signals and for the end of programs.
 
-    A signal is not raised wherever the interpreter happens to be: it is noted, and raised by the
-    next `wait` (which it ends). So nothing is ever half started when the run is given up, and
-    what gives it up again runs undisturbed. Use it as a context manager, in the main thread;
-    outside of the main thread it watches programs only.
+    The signal handler only records a signal; the current or next `wait` raises it. So a run is
+    never interrupted while it starts or ends a program. Use it as a context manager, in the main
+    thread; in another thread it watches programs only.
     """
 
     def __init__(self) -> None:
-        # Written to by the interpreter's own handler, in whatever thread a signal comes: one that
-        # comes in another thread does not interrupt the main one's poll.
+        # The interpreter's own handler writes to this pipe: a signal in another thread does not
+        # interrupt the main thread's poll.
         self._awake, self._wake = -1, -1
         self._before = -1
         self._signum: int | None = None
@@ -43,8 +42,8 @@ class SignalWatcher:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
             for signum in _SIGNALS:
-                if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup means it
-                    self._previous[signum] = signal.signal(signum, self._note)
+                if signal.getsignal(signum) is not signal.SIG_IGN:  # as with nohup
+                    self._previous[signum] = signal.signal(signum, self._record)
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -57,27 +56,27 @@ class SignalWatcher:
         os.close(self._awake)
 
     def watch(self, program: ManagedProcess) -> None:
-        """From now on the end of this program is an error."""
+        """Make waits raise an error when this program ends."""
         self._programs[program.pidfd] = program
 
     def forget(self, program: ManagedProcess) -> None:
-        """This program may end now."""
+        """Stop watching this program: it may end."""
         self._programs.pop(program.pidfd, None)
 
     def check(self) -> None:
-        """Raise what has been noted.
+        """Raise an error if there is a reason for one.
 
         Raises:
-            SignalError: the user wants this to end.
+            SignalError: a signal arrived.
             ProgramError: a watched program has ended.
         """
         self.wait((), 0.0)
 
     def wait(self, fds: Iterable[int], timeout: float) -> list[int]:
-        """The readable ones of ``fds``; empty when ``timeout`` seconds have passed.
+        """Wait for ``fds``; return the readable ones, or an empty list after ``timeout`` seconds.
 
         Raises:
-            SignalError: the user wants this to end.
+            SignalError: a signal arrived.
             ProgramError: a watched program has ended.
         """
         self._raise_signal()
@@ -90,29 +89,29 @@ class SignalWatcher:
             left = max(0.0, deadline - time.monotonic())
             ready = [fd for fd, _events in poll.poll(left * 1000)]
             if self._awake in ready:
-                os.read(self._awake, 4096)  # the handler of whatever it was runs here at the latest
+                os.read(self._awake, 4096)  # Python runs the signal's handler here at the latest
                 self._raise_signal()
             if ready != [self._awake]:
-                break  # else it was a signal that another handler serves
+                break  # otherwise it was a signal that another handler handles
         for fd in ready:
             if fd in self._programs:
                 raise ProgramError(self._programs[fd].exit_description())
         return [fd for fd in ready if fd in wanted]
 
     def pause(self, seconds: float) -> None:
-        """Let time pass, watchfully."""
+        """Sleep; raises as `check`."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self.wait((), left)
 
     def rearm(self) -> None:
-        """The signal that was raised has been dealt with: the next one counts anew."""
+        """Forget the signal that was raised, so that the next one is raised again."""
         self._signum = None
 
     def _raise_signal(self) -> None:
         if self._signum is not None:
             raise SignalError(self._signum, signal.Signals(self._signum).name)
 
-    def _note(self, signum: int, _frame: FrameType | None) -> None:
+    def _record(self, signum: int, _frame: FrameType | None) -> None:
         if self._signum is None:
             self._signum = signum

@@ -1,4 +1,4 @@
-"""What a run is made of: its directory, its signals, its sides; and that all of it ends."""
+"""Starts and ends the parts of a run: its directory, its signal handling and its sides."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """Starts the programs of a run and answers for their end, whatever happens.
+    """Starts the programs of a run, and ends them in any case.
 
     Use it as a context manager. A signal, a program that ends by itself and a command that fails
-    all surface as one `EmuError` with one line; every program has ended and every file is gone
-    when the block has been left.
+    each raise one `EmuError` with one line. When the block has been left, every program has ended
+    and every temporary file is removed.
 
     Args:
         plan: the VM.
-        progress: told of what happens.
+        progress: shows the steps.
         sides: how many sides the run has: 2 to migrate, 1 to run only.
-        awaits_vm: the VM comes from another run, whose images these are until then.
+        awaits_vm: the VM migrates from another run, which uses the images until then.
         vm_program: the command that runs a VM's process.
     """
 
@@ -72,15 +72,15 @@ class Supervisor:
     ) -> None:
         try:
             if isinstance(error, CommandError):
-                self._blame(error)
+                self._find_cause(error)
         finally:
             self._stack.close()
 
     def start_programs(self) -> None:
-        """Start everything at once and return when all of it is ready.
+        """Start all programs at once, and return when all are ready.
 
         Raises:
-            EmuError: something ended, or did not get ready in time.
+            EmuError: a program ended, or was not ready in time.
         """
         count = 0
         for side in self.sides:
@@ -90,9 +90,9 @@ class Supervisor:
         for side in self.sides:
             side.await_programs()
 
-    def _blame(self, error: CommandError) -> None:
-        """A VM that failed may have failed because a back-end died: then that is the news."""
+    def _find_cause(self, error: CommandError) -> None:
+        """Raise the error of a back-end that has ended, as it may be why the command failed."""
         try:
             self.watcher.wait((), 0.2)
-        except ProgramError as death:
-            raise ProgramError(f"{death} ({error})") from error
+        except ProgramError as ended:
+            raise ProgramError(f"{ended} ({error})") from error

@@ -34,7 +34,7 @@ SLOW = 120.0
 
 
 class VmHost:
-    """A VM's process, driven over its monitor, with its back-ends.
+    """A VM's process and its back-ends; commands go to the process over its monitor.
 
     Args:
         name: ``A`` or ``B``.
@@ -100,7 +100,7 @@ class VmHost:
         """Return when the back-ends listen and the VM's process answers.
 
         Raises:
-            EmuError: one of them ended, or is not ready in time.
+            EmuError: a program ended, or is not ready in time.
         """
         self.backends.await_ready()
         try:
@@ -122,7 +122,7 @@ class VmHost:
             raise self._ended() from None
 
     def take_events(self) -> Iterator[Event]:
-        """The events that have come since the last call; does not wait.
+        """The events since the last call; does not wait.
 
         Raises:
             ProgramError: the VM's process has ended.
@@ -136,11 +136,11 @@ class VmHost:
             yield events.popleft()
 
     def create(self) -> str:
-        """Describe the VM to its process; returns the accelerator that it will use."""
+        """Configure the VM in its process; returns the accelerator that it will use."""
         return str(self.execute("x-create", self._vm_arguments())["accel"])
 
     def boot(self) -> None:
-        """Boot the guest and put it under load."""
+        """Boot the guest and start its load."""
         self.execute("x-start", timeout=SLOW)
 
     def begin_incoming(
@@ -150,7 +150,7 @@ class VmHost:
 
         Args:
             uri: where to listen.
-            handover: the source passes on its memory and its device connections.
+            handover: the source hands over its memory and its device connections.
             release: first release the VM of the previous migration.
             arguments: further arguments of ``migrate-incoming``, when the source is another run.
         """
@@ -161,7 +161,7 @@ class VmHost:
         self._awaited.append(self.monitor.submit("migrate-incoming", incoming))
 
     def await_incoming(self) -> str:
-        """Wait until it listens; returns the URI for the source."""
+        """Wait until the VM's process listens; returns the URI for the source."""
         answer: JsonObject = {}
         try:
             for request_id in self._awaited:
@@ -180,11 +180,11 @@ class VmHost:
         return RequestLog(**totals), answer.get("guest_gap_ns", 0) / 1e6
 
     def quiesce(self) -> None:
-        """Stop the load and wait until nothing is outstanding."""
+        """Stop the load and wait until no request is outstanding."""
         self.execute("x-quiesce", {"timeout": QUICK}, timeout=QUICK + 5)
 
     def verify(self) -> int:
-        """How many blocks, read back and in the images, differ from what the guest wrote."""
+        """The number of blocks, read back and in the images, that are not as the guest wrote."""
         arguments = {"timeout": SLOW, "images": self._images()}
         return int(self.execute("x-verify", arguments, timeout=SLOW + 5)["corrupted"])
 

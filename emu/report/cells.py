@@ -1,4 +1,4 @@
-"""Figures as the tables of all reports show them."""
+"""Cells of the reports' tables: units, digits and colours."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.text import Text
 
 from emu.report.results import MigrationReport, median
 
-#: Columns where the output is not a terminal: no line is as long, so none is broken or cut.
+#: Columns if the output is not a terminal: no line is as long, so none is broken or cut.
 PLAIN_WIDTH = 4000
-#: Less than this times as fast as the first strategy is red, and no longer yellow.
-NOTED = 0.8
+#: Ratios below 1 are yellow, and below this red.
+RED_BELOW = 0.8
 
 
 def size(count: int) -> str:
-    """``180 GiB`` of a number of bytes."""
+    """A number of bytes with its unit, such as ``180 GiB``."""
     for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if count >= 1 << shift:
             return f"{count / (1 << shift):.4g} {unit}"
@@ -27,29 +27,29 @@ def size(count: int) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """``12.34``, ``123.4``, or ``-`` for what is not known."""
+    """``12.34``, ``123.4``, or ``-`` if it is unknown."""
     if value is None:
         return "-"
     return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
 
 
 def count(value: float | None) -> str:
-    """A whole number, or ``-`` for what is not known."""
+    """A whole number, or ``-`` if it is unknown."""
     return "-" if value is None else f"{value:.0f}"
 
 
 def ratio(first: float | None, other: float | None) -> Text:
-    """How many times faster the other is than the first, coloured by whether it is."""
+    """How many times faster the other is than the first: green, yellow or red."""
     if not first or not other:
         return Text("-")
     factor = round(first / other, 2)
     if factor >= 1:
         return Text(f"{factor:.1f}x", style="green")
-    return Text(f"{factor:.2f}x", style="yellow" if factor >= NOTED else "red")
+    return Text(f"{factor:.2f}x", style="yellow" if factor >= RED_BELOW else "red")
 
 
 def new_table(title: str, *, plain: bool) -> Table:
-    """An empty table, as all tables of the reports look."""
+    """An empty table in the style of all reports."""
     return Table(
         title=title,
         title_justify="left",
@@ -60,7 +60,7 @@ def new_table(title: str, *, plain: bool) -> Table:
 
 
 def width_of(table: Table) -> int:
-    """Columns that a table needs to show all cells whole."""
+    """The width, in columns, at which a table shows all cells in full."""
     console = Console(width=PLAIN_WIDTH, file=io.StringIO())
     return Measurement.get(console, console.options, table).maximum
 
@@ -71,7 +71,7 @@ def median_downtime(report: MigrationReport, strategy: str) -> float | None:
 
 
 def runs_note(report: MigrationReport) -> str:
-    """Whether figures are medians or of one run, for a title; nothing when none completed."""
+    """For a title: whether figures are medians or of one run; empty if no run completed."""
     counts = {len(report.completed(name)) for name in report.strategies} - {0}
     if not counts:
         return ""

@@ -1,4 +1,4 @@
-"""What `emu run` shows while the VM runs, and when it has ended."""
+"""The output of `emu run`: samples while the VM runs, and totals at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TableView:
-    """A table that changes in its place, on a terminal."""
+    """A table on a terminal, which each sample redraws."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -32,7 +32,7 @@ class TableView:
         self._live.stop()
 
     def show(self, sample: Sample) -> None:
-        """Draw the table anew."""
+        """Draw the table again, with this sample."""
         self._live.start()
         table = Table(box=box.SIMPLE_HEAD, title=f"{sample.seconds:.0f} s", title_justify="left")
         table.add_column("class")
@@ -44,7 +44,7 @@ class TableView:
 
 
 class LineView:
-    """A line for each sample, where no terminal is."""
+    """A line for each sample, if the output is not a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -66,7 +66,7 @@ class LineView:
 
 
 class NoView:
-    """Shows nothing."""
+    """Prints no samples: `--quiet`."""
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +75,7 @@ class NoView:
         pass
 
     def show(self, sample: Sample) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def _cells(rates: dict[str, float]) -> list[str]:
@@ -93,7 +93,7 @@ def _total(key: str, count: int) -> str:
 
 
 def make(stream: TextIO, *, quiet: bool) -> TableView | LineView | NoView:
-    """What suits where the output goes."""
+    """The view for this output: a terminal, a file or pipe, or none."""
     if quiet:
         return NoView()
     console = console_for(stream)

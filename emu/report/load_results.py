@@ -1,4 +1,4 @@
-"""What a VM that ran under load reports, and what is known of one that came from elsewhere."""
+"""The results of `emu run`: samples, totals, and the source's report of an incoming migration."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """What is known of a VM that has come.
+class IncomingReport:
+    """The source's completion report of an incoming migration.
 
     Attributes:
-        strategy: that moved it; None when the source went before it could tell.
-        downtime_ms, downtime_error_ms: as the source figures them; the latter None on one clock.
-        bytes, rounds: of memory that was sent while it ran.
+        strategy: of the migration; None if the source disconnected before it sent its report.
+        downtime_ms, downtime_error_ms: measured by the source; the error is None on one clock.
+        bytes, rounds: of pre-copy.
         served: requests that the source's back-ends had completed.
     """
 
@@ -31,24 +31,24 @@ class Arrived:
     served: int | None = None
 
     @classmethod
-    def told(cls, news: JsonObject) -> Arrived:
-        """Of what the source told; of nothing, if it told nothing that makes sense."""
+    def from_json(cls, report: JsonObject) -> IncomingReport:
+        """Parse a completion report; a missing or invalid one has no figures."""
         try:
-            error = news["downtime_error_ns"]
+            error = report["downtime_error_ns"]
             return cls(
-                strategy=str(news["strategy"]),
-                downtime_ms=int(news["downtime_ns"]) / 1e6,
+                strategy=str(report["strategy"]),
+                downtime_ms=int(report["downtime_ns"]) / 1e6,
                 downtime_error_ms=None if error is None else int(error) / 1e6,
-                bytes=int(news["precopy"]["bytes"]),
-                rounds=int(news["precopy"]["rounds"]),
-                served=int(news["served"]),
+                bytes=int(report["precopy"]["bytes"]),
+                rounds=int(report["precopy"]["rounds"]),
+                served=int(report["served"]),
             )
         except (KeyError, TypeError, ValueError):
             return cls()
 
     def __str__(self) -> str:
         if self.strategy is None or self.downtime_ms is None:
-            return "the VM has arrived; the source has gone without a word on how"
+            return "the VM has arrived; the source sent no completion report"
         bound = "" if self.downtime_error_ms is None else f" ±{self.downtime_error_ms:.2f}"
         return (
             f"the VM has arrived: {self.strategy}, downtime {self.downtime_ms:.2f}{bound} ms, "
@@ -56,7 +56,7 @@ class Arrived:
         )
 
     def to_json(self) -> JsonObject:
-        """As it stands in ``arrival`` of docs/reference/json.md."""
+        """The member ``arrival`` of docs/reference/json.md."""
         return {
             "strategy": self.strategy,
             "downtime_ms": self.downtime_ms,
@@ -72,12 +72,12 @@ Counts = dict[str, dict[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Counters at one moment, and how fast they grew since the sample before.
+    """Counters at one moment, and their rates since the sample before.
 
     Attributes:
         seconds: since the first sample.
         totals: by class of devices and counter, since the guest booted.
-        rates: the same, for each second.
+        rates: the same, per second.
     """
 
     seconds: float
@@ -87,7 +87,7 @@ class Sample:
 
 @dataclass(slots=True)
 class LoadReport:
-    """What came of a run."""
+    """The results of one `emu run`."""
 
     machine: MachinePlan
     accel: str
@@ -95,7 +95,7 @@ class LoadReport:
     samples: list[Sample] = field(default_factory=list)
     totals: Counts = field(default_factory=dict)
     integrity: Integrity = field(default_factory=Integrity)
-    arrival: Arrived | None = None
+    arrival: IncomingReport | None = None
 
     def to_json(self) -> JsonObject:
         """The document that docs/reference/json.md describes."""

@@ -1,4 +1,4 @@
-"""The table of phases of `emu migrate`: a row for each phase and class, a column each strategy."""
+"""The table of phases of `emu migrate`: a row for each phase and class, a column per strategy."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 #: Milliseconds; two phases that are both shorter differ by noise, and are not compared.
 NOISE_MS = 0.5
-#: In place of such a comparison; and behind a time that two classes share.
+#: Marks: instead of such a comparison, and after a time that two classes share.
 NOISE, SHARED = "~", "*"
 _LEGEND = {
     NOISE: f"{NOISE} both are shorter than {NOISE_MS} ms, and not compared",
-    SHARED: f"{SHARED} one commit for several classes: the same time stands in a row of each",
+    SHARED: f"{SHARED} one commit for several classes: the row of each has the same time",
 }
 Key = tuple[Phase, str]
 
 
 class PhaseTable:
-    """Phases by strategy: a row for each phase and class, a cell of milliseconds each."""
+    """Phases by strategy, in milliseconds: a row for each phase and class."""
 
     def __init__(self, report: MigrationReport, *, in_blackout: bool) -> None:
         self._report = report
@@ -47,15 +47,15 @@ class PhaseTable:
         return any(self._cells.values())
 
     def legend(self) -> list[str]:
-        """What the marks in the tables that were made mean."""
+        """The meaning of each mark in the tables."""
         return [text for mark, text in _LEGEND.items() if mark in self._marks]
 
     def tables(self, *, plain: bool, width: int | None) -> tuple[list[Table], bool]:
-        """The table, or several of them below each other where ``width`` is too small for one.
+        """The table, or several of them below each other if ``width`` is too small for one.
 
         Args:
             plain: without box-drawing characters and styles.
-            width: None for as wide as the table is.
+            width: columns; None for no limit.
 
         Returns:
             The tables, and whether they have the sums of the spans.
@@ -67,7 +67,7 @@ class PhaseTable:
         return [self.table(group, sums=False, plain=plain) for group in groups], False
 
     def _groups(self, *, plain: bool, width: int) -> list[list[str]]:
-        """The strategies in groups that fit; in the blackout each begins with the first one."""
+        """The strategies in groups that fit; in the blackout each has the first strategy."""
         base = [self._first] if self._in_blackout else []
         groups: list[list[str]] = [[]]
         for name in self._columns:
@@ -80,7 +80,7 @@ class PhaseTable:
         return groups
 
     def table(self, columns: Sequence[str], *, sums: bool, plain: bool) -> Table:
-        """One table; with ``sums``, the sum of the spans stands beside each wall time."""
+        """One table; with ``sums``, also the sum of the spans beside each wall time."""
         title = "in the blackout" if self._in_blackout else "outside of the blackout"
         table = new_table(f"{title}, ms{runs_note(self._report)}", plain=plain)
         for name in ("side", "class", "step"):
@@ -130,7 +130,7 @@ class PhaseTable:
         return cells
 
     def _compared(self, first: float | None, other: float | None) -> str | Text:
-        """The ratio of two walls; a mark where both are so short that it would be noise."""
+        """The ratio of two wall times, or a mark if both are shorter than `NOISE_MS`."""
         if first is None or other is None or max(first, other) >= NOISE_MS:
             return ratio(first, other)
         self._marks.add(NOISE)
@@ -153,7 +153,7 @@ class PhaseTable:
         return cells
 
     def _rfc_column(self) -> dict[Key, float]:
-        """The RFC's own figures, where they can be compared with these."""
+        """The RFC's own figures, if the VM and its costs are the RFC's."""
         machine = self._report.machine
         same = machine.spec == VmSpec() and machine.costs == "rfc2021" and self._in_blackout
         return {(row.phase, row.device_class): row.serial_ms for row in RFC_TABLE} if same else {}

@@ -1,4 +1,4 @@
-"""What a run says while it works, on stderr."""
+"""The progress of a run, on stderr."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
-#: Seconds between two lines of a step that goes on, where lines stay.
+#: Seconds between two lines of a long step, if the output is not a terminal.
 _LINE_SECONDS = 10.0
 
 
 class Progress(Protocol):
-    """Told of what a run does; a context manager."""
+    """Shows the steps of a run; a context manager."""
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start the display."""
 
     def __exit__(self, *exception: object) -> None:
-        """Leave the terminal as it was."""
+        """End the display, and restore the terminal."""
 
     def step(self, text: str) -> None:
-        """The run goes on to something else."""
+        """Show the next step."""
 
     def detail(self, text: str) -> None:
-        """The same step goes on; this is how far it is."""
+        """Show a detail of the current step."""
 
     def advance(self, text: str, done: int, whole: int) -> None:
-        """The same step goes on, and so much of it is done; for what is told often."""
+        """Show that ``done`` of ``whole`` is completed; for frequent calls."""
 
     def done(self, text: str) -> None:
-        """A result that stays."""
+        """Show a result, permanently."""
 
 
 class SilentProgress:
-    """Says nothing."""
+    """Prints nothing: `--quiet`."""
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +81,7 @@ class LineProgress(SilentProgress):
         self._line(f"  {text}")
 
     def advance(self, text: str, done: int, whole: int) -> None:
-        """A line for each quarter of the whole, and every `_LINE_SECONDS` of a long step."""
+        """Print a line for each quarter of the whole, and each `_LINE_SECONDS` of a long step."""
         quarters, now = 4 * done // whole, time.monotonic()
         if quarters > self._quarters or now >= self._due:
             self._quarters = quarters
@@ -97,14 +97,14 @@ class LineProgress(SilentProgress):
             self._stream.write(text + "\n")
             self._stream.flush()
         except OSError:
-            return  # the reader has gone: the run goes on
+            return  # the reader has closed the pipe: the run continues
 
 
 class TerminalProgress:
     """One line that changes, and results above it.
 
-    The line is drawn when something happens and at no other time: a thread that redraws would
-    take processor time from what is being measured.
+    The line is drawn by each call and at no other time: a thread that redraws it would take CPU
+    time from what is measured.
     """
 
     def __init__(self, console: Console) -> None:
@@ -120,7 +120,7 @@ class TerminalProgress:
         self._live.stop()
 
     def step(self, text: str) -> None:
-        """The line becomes this."""
+        """Replace the line."""
         self._step = text
         self._draw(text)
 
@@ -133,7 +133,7 @@ class TerminalProgress:
         self.detail(text)
 
     def done(self, text: str) -> None:
-        """A line that stays, above the one that changes."""
+        """Print a line above the one that changes."""
         self._console.print(Text(text))
         self._draw(self._step)
 
@@ -143,9 +143,9 @@ class TerminalProgress:
 
 
 def make(*, quiet: bool, stream: TextIO | None = None) -> Progress:
-    """What suits where stderr goes: a terminal, a file or pipe, or nowhere."""
+    """The progress for stderr: a terminal, a file or pipe, or none."""
     target = sys.stderr if stream is None else stream
-    if quiet or target is None:  # the latter when the program was started with stderr closed
+    if quiet or target is None:  # None if the program was started with stderr closed
         return SilentProgress()
     console = Console(file=target)
     changes = console.is_terminal and not console.is_dumb_terminal

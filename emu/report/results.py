@@ -1,4 +1,4 @@
-"""What a run found out, and its JSON (schema 1, described in docs/reference/json.md)."""
+"""The results of migrations, and their JSON (schema 1, described in docs/reference/json.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 COMPLETED = "completed"
 ROLLED_BACK = "rolled-back"
-#: Between two beats of a guest that runs.
+#: Milliseconds between two heartbeats of a running guest.
 HEARTBEAT_MS = TICK_NS / 1e6
 _CLASS_ORDER = ("vm", *KINDS)
 
@@ -36,12 +36,12 @@ class PhaseRow:
     """One phase for one class of devices, in or outside of the blackout.
 
     Attributes:
-        device_class: a name of `KINDS`, or ``vm`` for what belongs to no device.
+        device_class: a name of `KINDS`, or ``vm`` if the phase belongs to no device.
         wall_ms: from the first start to the last end.
         busy_ms: sum of the spans.
         count: units (rings, devices) that the spans cover.
         in_blackout: whether the VM was down meanwhile.
-        shared: the row has spans that are another class's too: one commit served both.
+        shared: another class's row has the same spans: one commit served both.
     """
 
     phase: Phase
@@ -54,13 +54,13 @@ class PhaseRow:
 
     @property
     def order(self) -> tuple[int, int, bool]:
-        """Where it stands among others: by phase, then class, the blackout first."""
+        """The sort key: by phase, then class, the blackout first."""
         known_class = self.device_class in _CLASS_ORDER
         kind = _CLASS_ORDER.index(self.device_class) if known_class else len(_CLASS_ORDER)
         return self.phase.order, kind, not self.in_blackout
 
     def to_json(self) -> JsonObject:
-        """As it stands in ``phases``."""
+        """An element of ``phases``."""
         return {
             "phase": self.phase.value,
             "class": self.device_class,
@@ -95,7 +95,7 @@ def phase_rows(spans: Iterable[Span]) -> list[PhaseRow]:
 
 
 def devices_ms(spans: Iterable[Span], side: Side) -> float:
-    """From the first device's first step in the blackout to the last one's last, on one side."""
+    """From the first step of the first device in the blackout to the last step of the last one."""
     own = [
         span
         for span in spans
@@ -105,7 +105,7 @@ def devices_ms(spans: Iterable[Span], side: Side) -> float:
 
 
 def heartbeat_age_ms(marks: Mapping[str, int]) -> float | None:
-    """How old the guest's last heartbeat was when the pause began, by the source's marks."""
+    """The age of the guest's last heartbeat when the pause began, by the source's marks."""
     if "last_beat_ns" not in marks:
         return None
     return max(0, marks["pause_start_ns"] - marks["last_beat_ns"]) / 1e6
@@ -113,9 +113,9 @@ def heartbeat_age_ms(marks: Mapping[str, int]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Precopy:
-    """What was sent while the VM ran, and what was expected of the blackout then.
+    """What pre-copy sent, and the downtime that its last decision expected.
 
-    docs/reference/json.md says what each of them is; None where it is not known.
+    docs/reference/json.md describes the members; None if unknown.
     """
 
     rounds: int = 0
@@ -137,7 +137,7 @@ class Precopy:
 class Integrity:
     """Outcome of the guest's requests and packets between two points at which none is in flight.
 
-    ``errors`` and ``packets`` are no part of the JSON; a run in which requests failed says so.
+    ``errors`` and ``packets`` are not part of the JSON; the error of a run has failed requests.
     """
 
     requests: int = 0
@@ -152,24 +152,24 @@ class Integrity:
 
     @property
     def clean(self) -> bool:
-        """Nothing that may not happen did; packets may be lost, as on a wire."""
+        """Whether all counters of failures are 0; packets may be lost, as on a network."""
         wrong = (self.lost, self.duplicated, self.corrupted, self.errors)
         return not any((*wrong, self.packets_duplicated, self.packets_reordered))
 
-    def complaint(self) -> str:
-        """What is not 0 and should be."""
+    def failures(self) -> str:
+        """The counters of failures that are not 0, as text."""
         wrong = ("lost", "duplicated", "corrupted", "errors")
         names = (*wrong, "packets_duplicated", "packets_reordered")
         found = [f"{name.replace('_', ' ')} {n}" for name in names if (n := getattr(self, name))]
         return ", ".join(found)
 
     def __add__(self, other: Integrity) -> Integrity:
-        """Of two stretches of time together."""
+        """The sum of two intervals."""
         mine, yours = asdict(self), asdict(other)
         return Integrity(**{name: mine[name] + yours[name] for name in mine})
 
     def to_json(self) -> JsonObject:
-        """As it stands in ``integrity``."""
+        """The member ``integrity``."""
         value = asdict(self)
         for extra in ("packets", "errors"):
             del value[extra]
@@ -180,9 +180,9 @@ def integrity_between(before: RequestLog, after: RequestLog, unverified: int = 0
     """Differences between two readings of the guest's request log.
 
     Args:
-        before: at the first look.
-        after: at the second.
-        unverified: blocks that read back wrong at the second look, and are in no book.
+        before: the first reading.
+        after: the second reading.
+        unverified: blocks that read back wrong afterwards, which the request log does not count.
     """
     return Integrity(
         requests=after.requests - before.requests,
@@ -199,14 +199,13 @@ def integrity_between(before: RequestLog, after: RequestLog, unverified: int = 0
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """One migration. Figures of a downtime are None when it was rolled back.
+    """One migration. The figures of the downtime are None if it was rolled back.
 
     Attributes:
-        heartbeat_age_ms: how old the guest's last heartbeat was when the pause began; None when
-            that is not known.
-        downtime_error_ms: how wrong the downtime may be; None when both ends are of one clock.
-        missed: what a strategy that is an exhibit was to show and did not; otherwise empty.
-        checked_elsewhere: the VM has left this run, which cannot read its request log any more.
+        heartbeat_age_ms: age of the guest's last heartbeat when the pause began; None if unknown.
+        downtime_error_ms: error bound of the downtime; None if both ends are of one clock.
+        missed: the failure that the strategy demonstrates and that did not occur; else empty.
+        checked_elsewhere: the VM runs in another run, which checks its request log.
     """
 
     strategy: str
@@ -231,27 +230,27 @@ class MigrationResult:
 
     @property
     def ok(self) -> bool:
-        """It completed, and nothing was lost, duplicated or corrupted."""
+        """Whether it completed and no request was lost, duplicated or corrupted."""
         return not self.failure
 
     @property
     def failure(self) -> str:
-        """Why it is not `ok`, or nothing."""
+        """Why it is not `ok`; empty if it is."""
         if self.missed:
             return self.missed
         if self.outcome != COMPLETED:
-            return f"{self.outcome}: {self.error or 'no reason is given'}"
-        return "" if self.integrity.clean else self.integrity.complaint()
+            return f"{self.outcome}: {self.error or 'unknown reason'}"
+        return "" if self.integrity.clean else self.integrity.failures()
 
     @property
     def disagreement(self) -> str:
-        """How the downtime figures contradict each other, or nothing.
+        """How the downtime figures contradict each other; empty if they do not.
 
         The gap in the guest's heartbeat begins with its last beat, which is older than the pause,
-        and the clocks of two machines are known to `downtime_error_ms` only. The rest of the gap
-        cannot be longer than the accounted downtime. Where the age of the last beat is not known
-        it is taken to be one period. A difference that does not show in the figures as they are
-        printed, in hundredths of a millisecond, is none.
+        and the offset of two hosts' clocks is known up to `downtime_error_ms`. The rest of the gap
+        cannot be longer than the accounted downtime. An unknown age of the last beat is assumed to
+        be one period. Differences below a hundredth of a millisecond, the precision of the report,
+        are ignored.
         """
         accounted, guest = self.downtime_ms, self.guest_gap_ms
         if accounted is None or guest is None:
@@ -266,7 +265,7 @@ class MigrationResult:
         )
 
     def to_json(self) -> JsonObject:
-        """As it stands in ``runs``."""
+        """An element of ``runs``."""
         value: JsonObject = {
             "strategy": self.strategy,
             "repeat": self.repeat,
@@ -299,13 +298,13 @@ class MigrationReport:
     """All migrations of one `emu migrate`.
 
     Attributes:
-        machine: what was migrated.
+        machine: the VM and its back-ends.
         accel: the accelerator that was used.
-        runs: in the order in which they ran.
-        disk_sha256: of the file behind the first disk, as the host reads it.
-        seconds: what everything took.
-        via: how the stream went.
-        network: what was between the VM and the client outside: ``loopback`` or ``netns``.
+        runs: the migrations, in order.
+        disk_sha256: digest of the first disk's image file, as the host reads it.
+        seconds: duration of the whole run.
+        via: transport of the migration stream.
+        network: between the VM and the client outside: ``loopback`` or ``netns``.
         strict_downtime: a run whose downtime figures contradict each other fails.
     """
 
@@ -320,7 +319,7 @@ class MigrationReport:
 
     @property
     def ok(self) -> bool:
-        """Every run is, and the guest read the host's disk."""
+        """Whether every run is `ok`, and the guest read the same disk as the host."""
         return bool(self.runs) and all(map(self._run_ok, self.runs))
 
     def _run_ok(self, run: MigrationResult) -> bool:
@@ -328,14 +327,14 @@ class MigrationReport:
         return run.ok and agrees and self.disk_matches(run)
 
     def disk_matches(self, run: MigrationResult) -> bool:
-        """False when the guest read another disk than the host has."""
+        """Whether the digest of the disk that the guest read is the host's."""
         return run.outcome != COMPLETED or run.disk_sha256 == self.disk_sha256
 
     def failure(self, *, shown: bool = False) -> str:
-        """What keeps this from being `ok`: the first run that is not.
+        """The first run that is not `ok`, with its error.
 
         Args:
-            shown: the user has the errors already, with the report: which run, and no more.
+            shown: the report was printed with the errors: name only the run.
         """
         for run in self.runs:
             where = f"{run.strategy}, run {run.repeat}"
@@ -362,7 +361,7 @@ class MigrationReport:
 
     @property
     def integrity(self) -> Integrity:
-        """Of all runs together."""
+        """The sum of all runs."""
         return sum((run.integrity for run in self.runs), start=Integrity())
 
     def to_json(self) -> JsonObject:
@@ -376,7 +375,7 @@ class MigrationReport:
 
 
 def document_head(machine: MachinePlan, accel: str) -> JsonObject:
-    """What every JSON document of this project begins with."""
+    """The members that all JSON documents of this project have in common."""
     return {
         "schema": SCHEMA,
         "host": host_facts(),
@@ -399,7 +398,7 @@ def document_head(machine: MachinePlan, accel: str) -> JsonObject:
 
 
 def host_facts() -> JsonObject:
-    """What of this machine bears on the figures; nothing that names it."""
+    """Properties of the host that affect the figures, without its name."""
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": psutil.virtual_memory().total,
@@ -411,7 +410,7 @@ def host_facts() -> JsonObject:
 
 
 def median(values: Sequence[float | None]) -> float | None:
-    """The median of those that are known, or None."""
+    """The median of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 

@@ -1,4 +1,4 @@
-"""The same migration on VMs of several sizes: how the blackout grows with the rings."""
+"""The results of `emu sweep`: how the blackout grows with the number of rings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
     from emu.report.results import MigrationReport
 
-#: More cannot be, whatever the size of a device: a VM's descriptors would not do.
+#: The most devices of a VM: the limit of open files does not allow for more.
 MAX_DEVICES = 1000
 
 
@@ -31,7 +31,7 @@ def sizes(text: str) -> tuple[int, ...]:
     """Numbers of devices, as ``4,16,40,128``.
 
     Raises:
-        OptionError: it is not such a list.
+        OptionError: the text is invalid.
     """
     try:
         numbers = tuple(int(part) for part in text.split(","))
@@ -45,10 +45,10 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def shape_of(devices: int, rings: int, base: VmSpec) -> VmSpec:
-    """A VM with that many devices, the default VM's kinds in equal parts, with so many rings each.
+    """A VM with that many devices, the default VM's kinds in equal parts, with ``rings`` each.
 
     Raises:
-        ShapeError: there can be no such devices.
+        ShapeError: a kind does not support that number of rings.
     """
     kinds = [group.device_class for group in default_groups()]
     bounds = [devices * part // len(kinds) for part in range(len(kinds) + 1)]
@@ -60,14 +60,14 @@ def shape_of(devices: int, rings: int, base: VmSpec) -> VmSpec:
 
 
 class Point(NamedTuple):
-    """What one strategy needed for one VM: medians in milliseconds.
+    """The times of one strategy with one VM: medians in milliseconds.
 
     Attributes:
-        devices, rings: of the VM, all together.
+        devices, rings: of the VM, in total.
         strategy: its name.
-        downtime_ms: as accounted.
-        stop_ms, start_ms: from the first device's first step in the blackout to the last one's
-            last, at the source and at the destination.
+        downtime_ms: by the timelines of both sides.
+        stop_ms, start_ms: from the beginning of the first device's first step in the blackout to
+            the end of the last step, at the source and at the destination.
     """
 
     devices: int
@@ -79,7 +79,7 @@ class Point(NamedTuple):
 
 
 def points_of(report: MigrationReport) -> list[Point]:
-    """One for each strategy that completed."""
+    """A point for each strategy with completed runs."""
     spec = report.machine.spec
     points = []
     for name in report.strategies:
@@ -95,7 +95,7 @@ def points_of(report: MigrationReport) -> list[Point]:
 
 
 def table(points: Sequence[Point], *, plain: bool) -> Table:
-    """A row for each VM and strategy; growth is against the strategy's first row."""
+    """A row for each VM and strategy; growth is relative to the strategy's first row."""
     result = new_table("medians, ms; growth since the smallest VM", plain=plain)
     for name in ("devices", "rings", "x", "strategy", "downtime", "stop", "x", "start", "x"):
         result.add_column(name, justify="left" if name == "strategy" else "right")
@@ -122,19 +122,19 @@ def table(points: Sequence[Point], *, plain: bool) -> Table:
 
 
 def _growth(factor: float, rings: float) -> Text:
-    """Green where it grew less than the rings did."""
+    """Green if the time grew less than the number of rings, red if more."""
     style = "green" if factor < rings else "red" if factor > rings else ""
     return Text(f"{factor:.1f}x", style=style)
 
 
 def heading(plan: MigrationPlan, accel: str) -> str:
-    """What all of the VMs have in common."""
+    """The settings that all VMs have in common."""
     line = vm_line(plan.machine, accel)
     return line.partition("; ")[2]
 
 
 def document(plan: MigrationPlan, reports: Iterable[MigrationReport]) -> JsonObject:
-    """Everything, as JSON: the points, and the runs they are from."""
+    """The JSON document: the points, and the migrations that they summarise."""
     kept = list(reports)
     head = document_head(plan.machine, kept[0].accel if kept else plan.machine.accel)
     del head["vm"]

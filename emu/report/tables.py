@@ -1,4 +1,4 @@
-"""What a user reads when the migrations are over: the RFC's table, the downtime, the integrity."""
+"""The report of `emu migrate`: the RFC's table, the downtime, the integrity."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def vm_line(plan: MachinePlan, accel: str) -> str:
-    """One line on what was run, and which costs were injected."""
+    """One line with the VM, its load, and the injected costs."""
     spec = plan.spec
     devices = ", ".join(f"{g.count} {g.device_class} x {g.rings} rings" for g in spec.groups)
     costs = "native costs" if plan.costs == "native" else f"costs of {plan.costs} injected"
@@ -47,7 +47,7 @@ def integrity_line(integrity: Integrity, when: str = "") -> str:
 
     Args:
         integrity: their outcome.
-        when: packets were dropped, such as ``while the VM was down``.
+        when: when packets were dropped, such as ``while the VM was down``.
     """
     allowed = f" {when} (as on a wire)".replace("  ", " ") if integrity.packets_lost else ""
     text = (
@@ -60,7 +60,7 @@ def integrity_line(integrity: Integrity, when: str = "") -> str:
 
 
 def downtime_table(report: MigrationReport, *, plain: bool) -> Table:
-    """The three downtime figures of each strategy, and what they came with, in 80 columns."""
+    """The three downtime figures of each strategy, with commits and requests, in 80 columns."""
     table = new_table(f"downtime, ms{runs_note(report)}", plain=plain)
     table.add_column("strategy")
     names = ("accounted", "guest", "network", "x", "commits", "in flight", "runs")
@@ -98,7 +98,7 @@ def _spread(runs: list[MigrationResult]) -> str:
 
 
 def _beside(report: MigrationReport) -> Iterable[str]:
-    """What each strategy's last run sent while the VM ran, and the range of its downtimes."""
+    """Lines with each strategy's last pre-copy and the range of its downtimes."""
     for name in report.strategies:
         runs = report.completed(name)
         if runs:
@@ -109,7 +109,7 @@ def _beside(report: MigrationReport) -> Iterable[str]:
 
 
 def _expectation(run: MigrationResult) -> str:
-    """What was expected of the blackout when it was decided on, beside what it was."""
+    """The downtime that the last decision expected, and the actual one."""
     expected = run.precopy.expected_downtime_ms
     if expected is None:
         return ""
@@ -120,7 +120,7 @@ def _expectation(run: MigrationResult) -> str:
 
 
 def _not_converged(runs: Iterable[MigrationResult]) -> Iterable[str]:
-    """Why runs did not keep the downtime limit: each reason once, with its runs."""
+    """Lines with the reasons why runs exceeded the downtime limit, each once, with its runs."""
     by_reason: dict[str | None, list[MigrationResult]] = {}
     for run in runs:
         if run.precopy.note:
@@ -154,8 +154,8 @@ def _lines(report: MigrationReport) -> Iterable[str]:
     for run in report.runs:
         if run.downtime_error_ms is not None:
             yield (
-                f"{run.strategy}, run {run.repeat}: the clocks of both machines are compared by "
-                f"round trips: the downtime is right to {run.downtime_error_ms:.3f} ms"
+                f"{run.strategy}, run {run.repeat}: the offset of the hosts' clocks is measured by "
+                f"round trips: the error of the downtime is below {run.downtime_error_ms:.3f} ms"
             )
     if any(run.checked_elsewhere for run in report.runs):
         yield "integrity: the destination checks the guest's request log when its run ends"
@@ -167,9 +167,9 @@ def render(report: MigrationReport, *, plain: bool, width: int | None) -> Render
     """The whole report.
 
     Args:
-        report: what was measured.
+        report: the results.
         plain: without box-drawing characters and styles.
-        width: columns that tables may have; None for as many as they need.
+        width: the most columns of a table; None for no limit.
     """
     parts: list[RenderableType] = [Text(vm_line(report.machine, report.accel)), Text()]
     notes: list[str] = []
@@ -193,7 +193,7 @@ def render(report: MigrationReport, *, plain: bool, width: int | None) -> Render
 
 
 def console_for(stream: TextIO) -> Console:
-    """A console that breaks no line and draws no colour where the output is not a terminal."""
+    """A console; if the output is not a terminal, one that breaks no lines and has no colours."""
     console = Console(file=stream, highlight=False)
     if console.is_terminal:
         return console
@@ -204,9 +204,9 @@ def show(report: MigrationReport, stream: TextIO, *, wide: bool = False) -> None
     """Print the report.
 
     Args:
-        report: what was measured.
-        stream: where to.
-        wide: print all columns, whatever the width of the terminal is.
+        report: the results.
+        stream: the output.
+        wide: print all columns, regardless of the terminal's width.
     """
     console = console_for(stream)
     plain = not console.is_terminal

@@ -271,7 +271,7 @@ class CellRun:
         pair.served = sum(each.backends.served() for each in pair.sides)
         if not integrity.clean or after.outstanding or again < 0:
             raise CellFailureError(
-                f"requests: {integrity.complaint()}; outstanding {after.outstanding}, again {again}"
+                f"requests: {integrity.failures()}; outstanding {after.outstanding}, again {again}"
             )
         if not integrity.requests:
             raise CellFailureError("the guest has submitted no requests")

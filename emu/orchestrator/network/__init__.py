@@ -1,1 +1,1 @@
-"""What stands between the sides of a migration and a client outside of the VM."""
+"""The network between a migrating VM and an echo client outside of it."""

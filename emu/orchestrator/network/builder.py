@@ -1,13 +1,13 @@
-"""Builds two hosts, a switch and a client out of network namespaces, and hands them over.
+"""Builds two hosts, a switch and a client from network namespaces, and sends their descriptors.
 
     client ---- switch ---- host A: bridge with a TAP
                   |
                   +-------- host B: bridge with a TAP
 
-Run as a program of its own: it enters namespaces, which only a process without other threads can
-do in full, and it takes pyroute2 along, which takes long to import. Nothing has a name outside:
-the namespaces are held by the descriptors that are sent back over the inherited socket, and go,
-with everything in them, when the last process that has one ends, however it does.
+It runs as a program of its own: entering a user namespace needs a process with one thread, and
+importing pyroute2 takes long. The namespaces have no names: the descriptors that are sent over the
+inherited socket keep them, and the kernel removes them, with all devices, when the last of these
+descriptors is closed.
 """
 
 from __future__ import annotations
@@ -33,63 +33,63 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class BuildError(Exception):
-    """The network cannot be had; the text says what is missing."""
+    """The network cannot be created; the text has the reason."""
 
 
-def _check(result: int, what: str) -> None:
+def _check(result: int, problem: str) -> None:
     if result:
-        raise BuildError(f"{what}: {os.strerror(ctypes.get_errno())}")
+        raise BuildError(f"{problem}: {os.strerror(ctypes.get_errno())}")
 
 
 def gain_privilege() -> None:
-    """Become root of a user namespace where this user is not root of the host."""
+    """Become root of a user namespace, unless this user is root of the host."""
     if os.geteuid() == 0:
         return
     uid, gid = os.geteuid(), os.getegid()
-    _check(_LIBC.unshare(_CLONE_NEWUSER), "neither root nor a user namespace can be had")
+    _check(_LIBC.unshare(_CLONE_NEWUSER), "this user is not root, and cannot have a user namespace")
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         Path("/proc/self", name).write_text(text)
 
 
 def new_namespace() -> int:
-    """Enter a new network namespace; a descriptor of it."""
-    _check(_LIBC.unshare(_CLONE_NEWNET), "no network namespace can be had (CAP_SYS_ADMIN)")
-    with suppress(OSError):  # neighbours that look for routers would only be noise
+    """Create and enter a network namespace; return a descriptor of it."""
+    _check(_LIBC.unshare(_CLONE_NEWNET), "a network namespace cannot be created (CAP_SYS_ADMIN)")
+    with suppress(OSError):  # no IPv6 router solicitations
         Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
     return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def enter(namespace: int) -> None:
-    """Go back to a namespace."""
+    """Enter an existing namespace."""
     _check(_LIBC.setns(namespace, _CLONE_NEWNET), "a network namespace cannot be entered")
 
 
 def build(client_mac: str) -> list[int]:
-    """Make everything.
+    """Build the network.
 
     Returns:
-        Descriptors: the TAPs of host A and B, the client's sockets for IPv4 and for ARP, and four
-        that hold the namespaces.
+        Descriptors: the TAPs of host A and B, the client's sockets for IPv4 and for ARP, and the
+        four namespaces.
     """
     switch = new_namespace()
     _bridge([])
-    taps, held = [], [switch]
+    taps, namespaces = [], [switch]
     for host in HOSTS:
         namespace = new_namespace()
-        held.append(namespace)
+        namespaces.append(namespace)
         enter(switch)
-        _cable(host, namespace, UPLINK)
+        _add_veth(host, namespace, UPLINK)
         enter(namespace)
         taps += open_tap(TAP, 1)
         _bridge([TAP, UPLINK])
     namespace = new_namespace()
-    held.append(namespace)
+    namespaces.append(namespace)
     enter(switch)
-    _cable(CLIENT, namespace, CLIENT)
+    _add_veth(CLIENT, namespace, CLIENT)
     _attach([*HOSTS, CLIENT])
     enter(namespace)
     _up(CLIENT, address=client_mac)
-    return [*taps, _listen(IPV4_ETHERTYPE), _listen(ARP_ETHERTYPE), *held]
+    return [*taps, _listen(IPV4_ETHERTYPE), _listen(ARP_ETHERTYPE), *namespaces]
 
 
 def _listen(ethertype: int) -> int:
@@ -99,10 +99,10 @@ def _listen(ethertype: int) -> int:
     return sock.detach()
 
 
-def _cable(name: str, namespace: int, far: str) -> None:
-    """A veth whose far end is in another namespace."""
+def _add_veth(name: str, namespace: int, peer_name: str) -> None:
+    """Add a veth whose peer is in another namespace."""
     with _routes() as ip:
-        peer = {"ifname": far, "net_ns_fd": namespace}
+        peer = {"ifname": peer_name, "net_ns_fd": namespace}
         ip.link("add", ifname=name, kind="veth", peer=peer)
 
 
@@ -128,14 +128,14 @@ def _up(name: str, **attributes: str) -> None:
 
 
 def _routes() -> Any:
-    """Netlink of the namespace that this process is in."""
+    """A netlink socket of the current namespace."""
     from pyroute2 import IPRoute
 
     return IPRoute()
 
 
 def main() -> None:
-    """Build, and send what was built; or say why it cannot be."""
+    """Build the network and send its descriptors, or send the reason why that fails."""
     sock = socket.socket(fileno=int(sys.argv[1]))
     try:
         gain_privilege()

@@ -1,8 +1,8 @@
-"""An echo client outside of the VM: the network's view of a downtime.
+"""An echo client outside of the VM, which measures the downtime that the network sees.
 
 It sends numbered frames to the uplinks of both sides' net back-ends, in the format of QEMU's
-``-netdev dgram`` (one raw Ethernet frame for each datagram), and notes when the guest's answers
-come back. Only the side on which the VM runs answers.
+``-netdev dgram`` (one raw Ethernet frame for each datagram), and records when the guest's replies
+arrive. Only the side on which the VM runs replies.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PERIOD_NS = 1_000_000
-#: Locally administered, and no NIC of the guest's.
+#: Locally administered, and not the address of a NIC of the guest.
 CLIENT_MAC = b"\x02\x45\x43\x48\x4f\x01"
 _LARGEST_FRAME = 65550
-_STOP_DEADLINE = 5.0
+_STOP_TIMEOUT = 5.0
 
 
 class EchoCounts(NamedTuple):
-    """The outcome of the probes.
+    """Counters of requests and replies.
 
     Attributes:
-        sent: numbers that were sent (to every side).
-        answered: numbers that were answered at least once.
-        duplicated: answers to what had been answered before.
+        sent: requests that were sent (to every side).
+        answered: requests with at least one reply.
+        duplicated: further replies to the same requests.
     """
 
     sent: int
@@ -50,7 +50,7 @@ class EchoClient:
     """Sends requests from a thread of its own, one a millisecond, until it is stopped.
 
     Args:
-        sock: what answers come in on; it does not block, and is closed in the end.
+        sock: receives the replies; non-blocking; `stop` closes it.
         period_ns: time between two requests.
     """
 
@@ -69,10 +69,10 @@ class EchoClient:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop sending and remove the socket; what was measured stays. Again is harmless."""
+        """Stop sending and close the socket; the measurements stay. Idempotent."""
         self._stopper.close()
         if self._thread.ident is not None:
-            self._thread.join(_STOP_DEADLINE)
+            self._thread.join(_STOP_TIMEOUT)
         if not self._thread.is_alive():
             self._wake.close()
             self._close()
@@ -85,13 +85,13 @@ class EchoClient:
         return EchoCounts(self._sent, len(self._answered), self._duplicated)
 
     def max_gap_ms(self, start_ns: int, end_ns: int) -> float | None:
-        """The longest time without an answer that touches a span of CLOCK_MONOTONIC.
+        """The longest time without a reply that overlaps an interval of CLOCK_MONOTONIC.
 
-        A gap counts in full, from the answer before the span, or the start of the span if there
-        was none, to the answer after it, or the end of the span if none has come yet.
+        A gap counts in full, from the last reply before the interval, or its start if there was
+        none, to the first reply after it, or its end if there was none yet.
 
         Returns:
-            Milliseconds; None when no answer ever came.
+            Milliseconds; None if there was no reply at all.
         """
         times = self._times[:]
         if not times:
@@ -117,7 +117,7 @@ class EchoClient:
             now = time.monotonic_ns()
             if now >= due:
                 self._send(now)
-                # a client that was held up does not make up for it with a burst
+                # after a delay there is no burst of requests
                 due = max(due + self._period_ns, now)
 
     def _send(self, now: int) -> None:
@@ -149,12 +149,12 @@ class ProbeClient(EchoClient):
     """Sends probes to the uplinks of net back-ends.
 
     Args:
-        uplinks: paths of the back-ends' datagram sockets; they need not be there yet, and may go.
-        path: of its own socket, which the answers are sent to.
+        uplinks: paths of the back-ends' datagram sockets, which may appear and disappear.
+        path: of its own socket, which receives the replies.
         period_ns: time between two probes.
 
     Raises:
-        EmuError: its socket cannot be had.
+        EmuError: its socket cannot be created.
     """
 
     def __init__(self, uplinks: Sequence[str], path: str, *, period_ns: int = PERIOD_NS) -> None:
@@ -163,7 +163,7 @@ class ProbeClient(EchoClient):
         try:
             sock = unix_socket.bind(path, socket.SOCK_DGRAM)
         except OSError as error:
-            raise EmuError(f"{path}: cannot be the echo client's socket: {error}") from error
+            raise EmuError(f"the echo client cannot bind {path}: {error}") from error
         sock.setblocking(False)  # noqa: FBT003
         super().__init__(sock, period_ns=period_ns)
 
@@ -175,7 +175,7 @@ class ProbeClient(EchoClient):
         frame = Probe(BROADCAST, CLIENT_MAC, self._sent, now, is_reply=False).pack()
         self._sent += 1
         for uplink in self._uplinks:
-            # A side that is not there, or whose queue is full, loses the frame, as a wire would.
+            # The frame is lost if the socket does not exist or its queue is full, as on a network.
             with contextlib.suppress(OSError):
                 self._sock.sendto(frame, uplink)
 

@@ -1,4 +1,4 @@
-"""The run's handle on a network of namespaces: descriptors that keep it, and use it."""
+"""A network of namespaces: the descriptors that use it and keep it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from emu.errors import EmuError
 from emu.orchestrator.managed_process import PYTHON
 from emu.orchestrator.network.echo import CLIENT_MAC
 
-#: Seconds that making it may take; on a busy machine most of it goes to starting Python.
-BUILD_DEADLINE = 20.0
+#: Seconds for the builder program, which on a busy host takes long to start.
+BUILD_TIMEOUT = 20.0
 _FDS = 8
 
 
 class NetworkUnavailableError(EmuError):
-    """There can be no such network here; the text says what is missing."""
+    """The network cannot be created on this host; the text has the reason."""
 
 
 class NamespaceNetwork:
     """Two hosts with a TAP device each, and a client.
 
-    It vanishes when `close` is called or this process ends: nothing in it has a name.
+    The kernel removes it when `close` is called or this process ends: it has no names.
 
     Attributes:
-        taps: descriptors of the TAP of host A and of host B; each goes to a back-end program.
+        taps: descriptors of the TAPs of host A and host B, one for each side's back-end program.
         ipv4, arp: descriptors of the client's sockets, which receive one ethertype each.
     """
 
@@ -38,10 +38,10 @@ class NamespaceNetwork:
 
     @classmethod
     def build(cls) -> Self:
-        """Have a program make it.
+        """Build the network, in a program of its own (`emu.orchestrator.network.builder`).
 
         Raises:
-            NetworkUnavailableError: this user, or this host, cannot.
+            NetworkUnavailableError: the user lacks the privilege, or the host a feature.
         """
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -53,24 +53,24 @@ class NamespaceNetwork:
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
-                    timeout=BUILD_DEADLINE,
+                    timeout=BUILD_TIMEOUT,
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                raise NetworkUnavailableError(f"not made within {BUILD_DEADLINE:g} s") from None
+                raise NetworkUnavailableError(f"not built within {BUILD_TIMEOUT:g} s") from None
             ours.setblocking(False)  # noqa: FBT003  it has no keyword
             try:
-                said, fds, _, _ = socket.recv_fds(ours, 65536, _FDS)
+                answer, fds, _, _ = socket.recv_fds(ours, 65536, _FDS)
             except BlockingIOError:
                 last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-                raise NetworkUnavailableError(f"the builder ended without a word: {last}") from None
-        error = json.loads(said).get("error")
+                raise NetworkUnavailableError(f"the builder ended unexpectedly: {last}") from None
+        error = json.loads(answer).get("error")
         if error is not None:
             raise NetworkUnavailableError(error)
         return cls(fds)
 
     def close(self) -> None:
-        """Let go of all of it. Again is harmless."""
+        """Close all descriptors; idempotent."""
         for fd in self._fds:
             os.close(fd)
         self._fds = []

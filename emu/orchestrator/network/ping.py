@@ -1,7 +1,7 @@
-"""A client outside of the VM that pings it: ICMP echo through real bridges.
+"""A client outside of the VM that pings the guest: ICMP echo through bridges.
 
-It finds the guest by ARP, sends an echo request each millisecond to the MAC that it has learned,
-and asks again when nothing has been heard for a second, as a neighbour cache does in the end.
+It resolves the guest's MAC by ARP, sends an ICMP echo request each millisecond, and resolves the
+MAC again when there was no reply for a second, as the entry of a neighbour cache expires.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from emu.orchestrator.network.echo import CLIENT_MAC, PERIOD_NS, EchoClient
 if TYPE_CHECKING:
     from emu.orchestrator.network.namespaces import NamespaceNetwork
 
-#: Time without an answer after which the guest's MAC is asked for anew.
-FORGET_NS = 1_000_000_000
-#: Time between two questions.
-ASK_NS = 100_000_000
+#: Nanoseconds without a reply after which the guest's MAC is resolved again.
+EXPIRE_NS = 1_000_000_000
+#: Nanoseconds between two ARP requests while the MAC is unknown.
+ARP_PERIOD_NS = 100_000_000
 _IDENTIFIER = 0x564D
 _NUMBER = struct.Struct(">Q10x")
 
@@ -36,13 +36,13 @@ class PingClient(EchoClient):
     """An `EchoClient` on the network of a `NamespaceNetwork`.
 
     Args:
-        network: whose client it is.
+        network: has the client's sockets.
         period_ns: time between two requests.
     """
 
     def __init__(self, network: NamespaceNetwork, *, period_ns: int = PERIOD_NS) -> None:
         self._mac: bytes | None = None
-        self._asked_ns = 0
+        self._arp_request_ns = 0
         self._arp = _duplicate(network.arp)
         super().__init__(_duplicate(network.ipv4), period_ns=period_ns)
 
@@ -51,10 +51,11 @@ class PingClient(EchoClient):
         self._arp.close()
 
     def _send(self, now: int) -> None:
-        self._learn()
-        heard = self._times[-1] if self._times else 0
-        if now - max(heard, self._asked_ns) > (ASK_NS if self._mac is None else FORGET_NS):
-            self._asked_ns = now
+        self._read_arp_replies()
+        last_reply = self._times[-1] if self._times else 0
+        limit = ARP_PERIOD_NS if self._mac is None else EXPIRE_NS
+        if now - max(last_reply, self._arp_request_ns) > limit:
+            self._arp_request_ns = now
             self._put(self._arp, arp_request(CLIENT_MAC, CLIENT_ADDRESS, GUEST_ADDRESS))
         if self._mac is None:
             return
@@ -68,10 +69,10 @@ class PingClient(EchoClient):
 
     @staticmethod
     def _put(sock: socket.socket, frame: bytes) -> None:
-        with contextlib.suppress(OSError):  # a full queue loses the frame, as a wire would
+        with contextlib.suppress(OSError):  # a full queue drops the frame, as on a network
             sock.send(frame)
 
-    def _learn(self) -> None:
+    def _read_arp_replies(self) -> None:
         while select.select([self._arp], [], [], 0)[0]:
             found = arp_reply(self._arp.recv(2048))
             if found is not None and found[0] == GUEST_ADDRESS:

@@ -63,7 +63,7 @@ def test_the_reader_is_let_on_step_by_step_and_held_back_in_the_end(tmp_path: Pa
     disk = DiskFile(tmp_path / "disk", 40 * MIB, writable=False)
     reader = DiskReader(disk, cast("VmHost", side))
     for _ in range(3 * STEPS):
-        reader.let_on()
+        reader.advance()
     assert side.limits[0] == MIB
     assert side.limits == sorted(side.limits)
     assert side.limits[-1] == (40 - HELD_BACK) * MIB
@@ -73,7 +73,7 @@ def test_the_reader_is_let_on_step_by_step_and_held_back_in_the_end(tmp_path: Pa
 def test_a_disk_smaller_than_a_step_waits_for_the_end_of_the_blackout(tmp_path: Path) -> None:
     """A limit never lies beyond the disk, nor below 0."""
     side = Told()
-    DiskReader(DiskFile(tmp_path / "disk", 512, writable=False), cast("VmHost", side)).let_on()
+    DiskReader(DiskFile(tmp_path / "disk", 512, writable=False), cast("VmHost", side)).advance()
     assert side.limits == [0]
 
 

@@ -59,7 +59,7 @@ def test_no_socket_has_a_longer_name_than_was_checked() -> None:
 def test_no_place_for_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """A temporary directory that has gone meanwhile."""
     monkeypatch.setattr(tempfile, "tempdir", str(Path("/nonexistent")))
-    with pytest.raises(PreflightError, match="no directory for sockets"):
+    with pytest.raises(PreflightError, match="directory for sockets cannot be created"):
         RunDirectory()
 
 

@@ -95,7 +95,7 @@ def test_one_of_anything_wrong_is_enough(wrong: str) -> None:
     """And it is named."""
     integrity = Integrity(**{wrong: 1})
     assert not integrity.clean
-    assert integrity.complaint() == f"{wrong.replace('_', ' ')} 1"
+    assert integrity.failures() == f"{wrong.replace('_', ' ')} 1"
 
 
 @pytest.mark.parametrize(

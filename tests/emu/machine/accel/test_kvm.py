@@ -302,7 +302,7 @@ def test_the_error_text_without_kvm_has_advice(number: int, advice: str) -> None
 def test_a_capability_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     make("kvm").close()
     monkeypatch.setitem(kvm_limits._NEEDED, 1 << 20, "an unknown capability")
-    with pytest.raises(EmuError, match=r"is without an unknown capability: use --accel soft"):
+    with pytest.raises(EmuError, match=r"lacks an unknown capability: use --accel soft"):
         registry.create("kvm", lambda *_: None)
 
 

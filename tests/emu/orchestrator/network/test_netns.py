@@ -206,7 +206,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     silent.write_text("#!/bin/sh\necho no such module >&2\n")
     silent.chmod(0o755)
     monkeypatch.setattr(namespaces, "PYTHON", (str(silent),))
-    with pytest.raises(NetworkUnavailableError, match="ended without a word: no such module"):
+    with pytest.raises(NetworkUnavailableError, match="ended unexpectedly: no such module"):
         NamespaceNetwork.build()
 
 
