@@ -45,13 +45,13 @@ class Counted:
 
 
 def totals(requests: int, completed: int) -> RequestLog:
-    """A log in which nothing is wrong."""
+    """A log without failures."""
     return RequestLog(requests=requests, completed=completed)
 
 
 @pytest.mark.parametrize(("served", "lost", "duplicated"), [(10, 0, 0), (12, 0, 2), (9, 1, 0)])
-def test_served_and_seen_must_agree(served: int, lost: int, duplicated: int) -> None:
-    """More served than seen were served twice; fewer were never served."""
+def test_served_and_completed_requests_must_agree(served: int, lost: int, duplicated: int) -> None:
+    """Further served requests are duplicated, missing ones lost."""
     side = Counted()
     side.logs = [totals(10, 10), totals(15, 15)]
     side.counters = [served, 15]
@@ -59,8 +59,8 @@ def test_served_and_seen_must_agree(served: int, lost: int, duplicated: int) -> 
     assert (integrity.requests, integrity.lost, integrity.duplicated) == (10, lost, duplicated)
 
 
-def test_reading_back_is_no_part_of_the_next_stretch() -> None:
-    """Its requests are in the log and in the counters, or in one of them: it does not matter."""
+def test_requests_of_reading_back_do_not_count_in_the_next_interval() -> None:
+    """Whether they are in the log, the counters or both."""
     side = Counted()
     side.logs = [totals(10, 10), totals(14, 14), totals(30, 30), totals(34, 34)]
     side.counters = [10, 99, 115, 120]
@@ -71,8 +71,8 @@ def test_reading_back_is_no_part_of_the_next_stretch() -> None:
     assert second.requests == 16
 
 
-def test_what_is_outstanding_at_rest_is_lost_and_what_reads_back_wrong_is_corrupted() -> None:
-    """Neither may be passed over."""
+def test_outstanding_requests_are_lost_and_wrong_blocks_corrupted() -> None:
+    """After the load has been stopped."""
     side = Counted()
     side.logs = [RequestLog(requests=10, completed=9, outstanding=1), totals(10, 9)]
     side.counters = [9, 9]
@@ -82,7 +82,7 @@ def test_what_is_outstanding_at_rest_is_lost_and_what_reads_back_wrong_is_corrup
 
 
 def test_failed_requests_on_a_full_file_system_have_a_reason() -> None:
-    """Not only their number."""
+    """The error has their number and the reason."""
     side = Counted()
     side.logs = [totals(10, 10)._replace(errors=7)]
     side.counters = [10]

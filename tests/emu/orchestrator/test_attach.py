@@ -1,4 +1,4 @@
-"""`emu attach` on back-end programs that this test has started, as a user starts them."""
+"""`emu attach` on running back-end programs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def attach(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Programs:
-    """Back-ends of a test, and the VM on them."""
+    """The back-ends of a test, and the VM that uses them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ class Programs:
     def start(
         self, *argv: str, stderr: int | None = None, pass_fds: tuple[int, ...] = ()
     ) -> subprocess.Popen[str]:
-        """Start one, which ends with the test."""
+        """Start a program; `close` ends it."""
         process = subprocess.Popen(
             [sys.executable, "-m", *argv], text=True, stderr=stderr, pass_fds=pass_fds
         )
@@ -56,19 +56,19 @@ class Programs:
         return process
 
     def blk(self, name: str = "blk.sock", rings: int = 2) -> tuple[str, subprocess.Popen[str]]:
-        """A disk's; its socket."""
+        """Start the back-end of a disk; return its socket and its process."""
         path = self._folder / name
         options = ("--num-queues", str(rings), *self._extras("blk"))
         return str(path), self._listening(path, "backends.blk", *options)
 
     def on(self, connection: socket.socket, kind: str) -> subprocess.Popen[str]:
-        """One that serves the front-end of a connection, and ends with it."""
+        """Start a back-end that serves an open connection, and ends with it."""
         fd = connection.fileno()
         options = ("--fd", str(fd), *self._extras(kind))
         return self.start(KINDS[kind].back_end, *options, pass_fds=(fd,))
 
     def _extras(self, kind: str) -> tuple[str, ...]:
-        """The options that a back-end of that kind needs."""
+        """The further options of a back-end of that kind."""
         if kind != "blk":
             return ()
         image = self._folder / "disk.img"
@@ -78,7 +78,7 @@ class Programs:
         return ("--blk-file", str(image))
 
     def net(self, rings: int = 2) -> tuple[str, subprocess.Popen[str]]:
-        """A NIC's, which sends everything back; its socket."""
+        """Start the back-end of a NIC, which loops frames back; return its socket and process."""
         path = self._folder / "net.sock"
         return str(path), self._listening(path, "backends.net", "--num-queues", str(rings))
 
@@ -88,22 +88,22 @@ class Programs:
         while not path.is_socket():
             assert program.poll() is None
             assert time.monotonic() < end
-            time.sleep(0.01)  # a name in a directory; nothing tells of it
+            time.sleep(0.01)  # there is no event when a socket is bound
         return program
 
     def vm(self, *arguments: str) -> subprocess.Popen[str]:
-        """`emu attach`, which runs when this returns."""
+        """Start `emu attach`; the VM runs when this returns."""
         process = self.start("emu.cli", "attach", *arguments, stderr=subprocess.PIPE)
         assert line(process).startswith("running (soft): ")
         return process
 
     def close(self) -> None:
-        """End them all."""
+        """End all programs."""
         self._owned.close()
 
 
 def line(process: subprocess.Popen[str]) -> str:
-    """The next line that it says."""
+    """The next line on its stderr."""
     assert process.stderr is not None
     assert select.select([process.stderr], [], [], TIMEOUT)[0], "it says nothing"
     return process.stderr.readline().rstrip()
@@ -111,7 +111,7 @@ def line(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Iterator[Programs]:
-    """What a test starts."""
+    """The programs of a test."""
     made = Programs(tmp_path)
     yield made
     made.close()
@@ -129,20 +129,20 @@ def monitor(path: Path) -> Iterator[MonitorClient]:
         client.close()
 
 
-def say(client: MonitorClient, command: str, **arguments: object) -> dict[str, object]:
-    """Have a command carried out."""
+def execute(client: MonitorClient, command: str, **arguments: object) -> dict[str, object]:
+    """Execute a command."""
     given = {name.replace("_", "-"): value for name, value in arguments.items()}
     return client.execute(command, given, timeout=TIMEOUT)
 
 
 def counters(client: MonitorClient) -> tuple[int, int]:
-    """Requests and packets."""
+    """The counters of requests and packets."""
     classes = client.execute("x-stats", timeout=TIMEOUT)["classes"]
     return classes["blk"]["requests"], classes["net"]["packets"]
 
 
 def await_requests(client: MonitorClient) -> None:
-    """More requests, and more packets, come to be served."""
+    """Return when more requests and packets have been completed."""
     requests, packets = counters(client)
     end = time.monotonic() + TIMEOUT
     while True:
@@ -153,8 +153,8 @@ def await_requests(client: MonitorClient) -> None:
         time.sleep(0.02)
 
 
-def test_for_a_time(programs: Programs) -> None:
-    """It says what runs where, and at the end what went through."""
+def test_a_run_with_a_duration(programs: Programs) -> None:
+    """It prints the VM and its back-ends, and totals at the end."""
     blk, _ = programs.blk()
     net, _ = programs.net()
     done = attach("--blk", blk, "--net", net, "--for", "300ms")
@@ -166,44 +166,44 @@ def test_for_a_time(programs: Programs) -> None:
     assert ": 0 packets" not in summary
 
 
-def test_quiet(programs: Programs) -> None:
-    """Nothing but errors."""
+def test_quiet_prints_only_errors(programs: Programs) -> None:
+    """The output of a successful run is empty."""
     blk, _ = programs.blk()
     done = attach("--blk", blk, "--for", "100ms", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_qmp(programs: Programs, tmp_path: Path) -> None:
-    """The VM is stopped, continued, reset and measured, and works on after each."""
+def test_monitor_commands(programs: Programs, tmp_path: Path) -> None:
+    """The VM is stopped, continued, reset and measured, and completes requests after each."""
     blk, _ = programs.blk()
     net, _ = programs.net()
     path = tmp_path / "qmp"
     vm = programs.vm("--blk", blk, "--net", net, "--qmp", str(path))
     with monitor(path) as client:
         await_requests(client)
-        say(client, "stop")
-        assert say(client, "query-status")["status"] == "paused"
+        execute(client, "stop")
+        assert execute(client, "query-status")["status"] == "paused"
         assert counters(client) == counters(client)
-        say(client, "cont")
+        execute(client, "cont")
         await_requests(client)
-        say(client, "system_reset")
+        execute(client, "system_reset")
         await_requests(client)
-        say(client, "calc-dirty-rate", calc_time=1)
+        execute(client, "calc-dirty-rate", calc_time=1)
         with pytest.raises(CommandError, match="measured already"):
-            say(client, "calc-dirty-rate", calc_time=1)
+            execute(client, "calc-dirty-rate", calc_time=1)
         with pytest.raises(CommandError, match="the dirty rate is being measured: wait"):
-            say(client, "migrate", uri="unix:/none", strategy="split", options={})
+            execute(client, "migrate", uri="unix:/none", strategy="split", options={})
         end = time.monotonic() + TIMEOUT
-        while (told := say(client, "query-dirty-rate"))["status"] == "measuring":
+        while (rate := execute(client, "query-dirty-rate"))["status"] == "measuring":
             assert time.monotonic() < end
             time.sleep(0.02)
-        assert told["status"] == "measured"
-        assert told["calc-time"] == 1
+        assert rate["status"] == "measured"
+        assert rate["calc-time"] == 1
         await_requests(client)
-    # One that hangs up makes room for the next.
+    # After a client has disconnected, the next one can connect.
     with monitor(path) as client:
         await_requests(client)
-        say(client, "quit")
+        execute(client, "quit")
         assert vm.wait(TIMEOUT) == 0
     assert line(vm).startswith("net: ")
     assert not path.exists()
@@ -217,31 +217,31 @@ def test_qmp(programs: Programs, tmp_path: Path) -> None:
         ("migrate-incoming", "has not been found"),
     ],
 )
-def test_what_the_monitor_does_not_offer(
+def test_internal_commands_are_unknown(
     programs: Programs, tmp_path: Path, command: str, text: str
 ) -> None:
-    """The VM is made by the command line, and by no client."""
+    """A client cannot create or release the VM."""
     blk, _ = programs.blk()
     programs.vm("--blk", blk, "--qmp", str(tmp_path / "qmp"))
     with monitor(tmp_path / "qmp") as client, pytest.raises(CommandError, match=text):
-        say(client, command)
+        execute(client, command)
 
 
-def test_a_measurement_does_not_hold_up_the_end(programs: Programs, tmp_path: Path) -> None:
-    """Nor does a client that has gone in the middle of it take the VM along."""
+def test_a_measurement_does_not_delay_the_end(programs: Programs, tmp_path: Path) -> None:
+    """The VM also survives a client that disconnects during a measurement."""
     blk, _ = programs.blk()
     vm = programs.vm("--blk", blk, "--qmp", str(tmp_path / "qmp"))
     with monitor(tmp_path / "qmp") as client:
-        say(client, "calc-dirty-rate", calc_time=60)
+        execute(client, "calc-dirty-rate", calc_time=60)
     with monitor(tmp_path / "qmp") as client:
-        assert say(client, "query-dirty-rate")["status"] == "measuring"
+        assert execute(client, "query-dirty-rate")["status"] == "measuring"
         vm.send_signal(signal.SIGINT)
         assert vm.wait(10) == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_well(programs: Programs, tmp_path: Path, signum: int) -> None:
-    """The rings are stopped, and the back-end serves the next one."""
+def test_a_signal_stops_the_rings(programs: Programs, tmp_path: Path, signum: int) -> None:
+    """The back-end serves the next VM."""
     blk, back_end = programs.blk()
     path = tmp_path / "qmp"
     vm = programs.vm("--blk", blk, "--qmp", str(path))
@@ -254,7 +254,7 @@ def test_a_signal_ends_it_well(programs: Programs, tmp_path: Path, signum: int) 
 
 
 def test_a_vm_without_a_back_end_is_not_reset(programs: Programs, tmp_path: Path) -> None:
-    """Its other devices would be left without rings; when the back-end is back, it can be."""
+    """The reset is refused until the back-end has been reconnected."""
     blk, back_end = programs.blk()
     net, _ = programs.net()
     path = tmp_path / "qmp"
@@ -263,16 +263,16 @@ def test_a_vm_without_a_back_end_is_not_reset(programs: Programs, tmp_path: Path
         back_end.kill()
         assert line(vm) == "blk0: its back-end has disconnected"
         with pytest.raises(CommandError, match="without a back-end: blk0"):
-            say(client, "system_reset")
+            execute(client, "system_reset")
         programs.blk()
         assert line(vm) == "blk0: has a back-end again"
         await_requests(client)
-        say(client, "system_reset")
+        execute(client, "system_reset")
         await_requests(client)
 
 
-def test_a_back_end_that_dies_is_told_of(programs: Programs) -> None:
-    """At once, and by the status at the end."""
+def test_a_back_end_that_ends_is_reported(programs: Programs) -> None:
+    """At once, and by the exit status."""
     blk, back_end = programs.blk()
     vm = programs.vm("--blk", blk)
     back_end.kill()
@@ -283,8 +283,8 @@ def test_a_back_end_that_dies_is_told_of(programs: Programs) -> None:
     assert rest.splitlines()[-1].startswith("emu: blk0")
 
 
-def test_the_next_back_end_takes_its_place(programs: Programs, tmp_path: Path) -> None:
-    """What was asked of the dead one is asked of it, and completes once."""
+def test_the_device_is_reconnected_to_the_next_back_end(programs: Programs, tmp_path: Path) -> None:
+    """Requests that the ended back-end had not completed complete once."""
     blk, back_end = programs.blk()
     net, _ = programs.net()
     path = tmp_path / "qmp"
@@ -299,8 +299,8 @@ def test_the_next_back_end_takes_its_place(programs: Programs, tmp_path: Path) -
     assert vm.wait(TIMEOUT) == 0
 
 
-def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
-    """Ctrl-C is not kept waiting for it."""
+def test_ctrl_c_ends_the_wait_for_a_silent_back_end(tmp_path: Path) -> None:
+    """At once."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -311,9 +311,9 @@ def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
             caller, _ = listener.accept()
             assert caller.recv(12)
             vm.send_signal(signal.SIGINT)
-            _, said = vm.communicate(timeout=TIMEOUT)
+            _, errors = vm.communicate(timeout=TIMEOUT)
             caller.close()
-    assert (vm.returncode, said) == (130, "emu: ended by SIGINT\n")
+    assert (vm.returncode, errors) == (130, "emu: ended by SIGINT\n")
     assert not (tmp_path / "qmp").exists()
 
 
@@ -334,7 +334,7 @@ def test_a_back_end_that_never_answers_can_be_left(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, text: str) -> None:
-    """That says what to do."""
+    """The line has advice."""
     done = attach(*arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert text in done.stderr
@@ -349,7 +349,7 @@ RINGS = pytest.mark.parametrize("rings", [(), ("--rings", "2")], ids=["offered",
 def test_a_back_end_may_serve_one_connection_only(
     programs: Programs, tmp_path: Path, kind: str
 ) -> None:
-    """It is asked what it offers, a disk is read, and the VM runs, all on that connection."""
+    """`emu attach` queries its offer, reads a disk and runs the VM on that connection."""
     path = tmp_path / "one.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -371,7 +371,7 @@ def test_a_back_end_may_serve_one_connection_only(
 def test_what_is_not_a_socket_is_refused_at_once(
     kind: str, rings: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """No process will ever listen there, so there is nothing to wait for."""
+    """Without waiting for a process that listens there."""
     file = tmp_path / "file"
     file.touch()
     for path in ("/etc/passwd", str(file), str(tmp_path)):
@@ -384,7 +384,7 @@ def test_what_is_not_a_socket_is_refused_at_once(
 def test_a_wait_for_a_back_end_is_reported(
     programs: Programs, tmp_path: Path, rings: tuple[str, ...]
 ) -> None:
-    """Which device, and where; the VM runs when the back-end has come."""
+    """With the device and the path; the VM runs when the back-end listens."""
     path = tmp_path / "blk.sock"
     arguments = ("--blk", str(path), *rings)
     vm = programs.start("emu.cli", "attach", *arguments, stderr=subprocess.PIPE)
@@ -396,7 +396,7 @@ def test_a_wait_for_a_back_end_is_reported(
 
 
 def test_the_wrong_back_end_is_one_line(programs: Programs) -> None:
-    """Which says what it lacks."""
+    """The line names the missing feature."""
     blk, _ = programs.blk()
     net, _ = programs.net()
     for arguments, text in (

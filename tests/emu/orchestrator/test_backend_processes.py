@@ -1,4 +1,4 @@
-"""Back-end programs of one side: the real ones."""
+"""The back-end programs of one side, with the real programs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from emu.orchestrator.signals import SignalWatcher
 from tests.emu.fake_runs import disk_file, machine_plan, no_leftovers
 
 
-def test_they_all_listen_when_they_are_ready() -> None:
-    """And nothing of them is left when they have been stopped."""
+def test_all_programs_listen_when_they_are_ready() -> None:
+    """After the stop no process and no socket is left."""
     with no_leftovers() as pids, RunDirectory() as directory, SignalWatcher() as watcher:
         backends = BackendProcesses("A", machine_plan(stop_time=20_000_000), directory, watcher)
         try:
@@ -40,8 +40,8 @@ def test_they_all_listen_when_they_are_ready() -> None:
         )
 
 
-def test_a_socket_in_use_is_told_by_the_program_that_wanted_it() -> None:
-    """Its last line on stderr is the news."""
+def test_a_socket_in_use_is_an_error_of_the_program_that_binds_it() -> None:
+    """The error has the last line of its stderr."""
     with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
         backends = BackendProcesses("A", machine_plan(), directory, watcher)
         try:
@@ -55,8 +55,8 @@ def test_a_socket_in_use_is_told_by_the_program_that_wanted_it() -> None:
             backends.stop()
 
 
-def test_one_that_dies_later_is_noticed_at_the_next_wait() -> None:
-    """Whatever is being waited for."""
+def test_the_next_wait_raises_the_end_of_a_program() -> None:
+    """Any wait of the run."""
     with no_leftovers(), RunDirectory() as directory, SignalWatcher() as watcher:
         backends = BackendProcesses("B", machine_plan(), directory, watcher)
         try:
@@ -71,7 +71,7 @@ def test_one_that_dies_later_is_noticed_at_the_next_wait() -> None:
 
 @pytest.mark.parametrize("kind", ["net", "blk"])
 def test_devices_are_split_between_two_programs(kind: str) -> None:
-    """As evenly as they go; a single one has one program."""
+    """As evenly as possible; a single device has one program."""
     with RunDirectory() as directory:
 
         def programs(devices: int) -> list[list[str]]:
@@ -84,7 +84,7 @@ def test_devices_are_split_between_two_programs(kind: str) -> None:
 
 
 def test_a_disk_that_is_only_read_has_a_read_only_program(tmp_path: Path) -> None:
-    """The others may be written, and one that may be written is among them."""
+    """The programs of the other disks are writable, also that of a writable image file."""
     with RunDirectory() as directory:
         for writable in (False, True):
             disk = disk_file(tmp_path / "disk.img", bytes(512), writable=writable)

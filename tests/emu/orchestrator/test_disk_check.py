@@ -1,4 +1,4 @@
-"""How far the guest's reader is let, and when."""
+"""How far the guest's disk reader may read, and when."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ MIB = 1 << 20
 
 
 class Reading:
-    """A side whose guest reads a little between two looks."""
+    """A side whose guest reads an eighth of the disk between two queries."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._position = 0
 
     def execute(self, _command: str, _arguments: dict[str, Any]) -> dict[str, Any]:
-        """An eighth more."""
+        """Advance the position."""
         self._position = min(self._position + self._size // 8, self._size)
         done = self._position == self._size
         return {"position": self._position, "done": done, "sha256": "ab12"}
 
 
-class Told:
-    """A side that remembers what it was told."""
+class LimitRecorder:
+    """A side that records the limits."""
 
     def __init__(self) -> None:
         self.limits: list[int] = []
 
     def execute(self, _command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Note the limit."""
+        """Record the limit."""
         self.limits.append(arguments["limit"])
         return {}
 
 
-def test_the_reader_is_let_on_step_by_step_and_held_back_in_the_end(tmp_path: Path) -> None:
-    """So it reads when the blackout comes, whenever that is, and after it."""
-    side = Told()
+def test_the_limit_advances_step_by_step_but_not_to_the_end(tmp_path: Path) -> None:
+    """So the guest reads before, during and after the blackout."""
+    side = LimitRecorder()
     disk = DiskFile(tmp_path / "disk", 40 * MIB, writable=False)
     reader = DiskReader(disk, cast("VmHost", side))
     for _ in range(3 * STEPS):
@@ -71,13 +71,13 @@ def test_the_reader_is_let_on_step_by_step_and_held_back_in_the_end(tmp_path: Pa
 
 
 def test_a_disk_smaller_than_a_step_waits_for_the_end_of_the_blackout(tmp_path: Path) -> None:
-    """A limit never lies beyond the disk, nor below 0."""
-    side = Told()
+    """A limit is not beyond the disk, nor below 0."""
+    side = LimitRecorder()
     DiskReader(DiskFile(tmp_path / "disk", 512, writable=False), cast("VmHost", side)).advance()
     assert side.limits == [0]
 
 
-def test_how_far_the_reader_is_is_told_with_the_total_and_not_twice(
+def test_the_position_of_the_reader_is_shown_with_the_total_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line for each quarter of the disk."""
@@ -87,12 +87,12 @@ def test_how_far_the_reader_is_is_told_with_the_total_and_not_twice(
     out = io.StringIO()
     with SignalWatcher() as watcher:
         assert reader.finish(side, watcher, LineProgress(out)) == "ab12"
-    told = [f"  the guest has read {done} of 64 MiB of blk0" for done in (16, 32, 48)]
-    assert out.getvalue().splitlines() == told
+    expected = [f"  the guest has read {done} of 64 MiB of blk0" for done in (16, 32, 48)]
+    assert out.getvalue().splitlines() == expected
 
 
 def test_the_hosts_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
-    """Of more than one piece."""
+    """Of a file that needs more than one read."""
     content = os.urandom(3 * MIB + 512)
     disk = disk_file(tmp_path / "disk", content)
     with SignalWatcher() as watcher:
@@ -100,7 +100,7 @@ def test_the_hosts_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
 
 
 def test_a_long_digest_can_be_interrupted(tmp_path: Path) -> None:
-    """It looks for signals between its pieces."""
+    """It checks for signals between two reads."""
     disk = disk_file(tmp_path / "disk", bytes(4 * MIB))
     with SignalWatcher() as watcher:
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Programs start in a group of their own, and end by their pid."""
+"""Programs of a run: process group, end, and exit description."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def start(code: str, log: Path) -> ManagedProcess:
     return program
 
 
-def test_it_has_a_process_group_of_its_own(tmp_path: Path) -> None:
+def test_a_program_has_a_process_group_of_its_own(tmp_path: Path) -> None:
     program = start(PATIENT, tmp_path / "log")
     assert os.getpgid(program.pid) == program.pid != os.getpgrp()
     end([program])
 
 
-def test_the_end_takes_programs_and_descriptors(tmp_path: Path) -> None:
+def test_end_reaps_programs_and_closes_descriptors(tmp_path: Path) -> None:
     before = psutil.Process().num_fds()
     programs = [start(PATIENT, tmp_path / f"log{n}") for n in range(3)]
     end(programs)
@@ -49,20 +49,20 @@ def test_the_end_takes_programs_and_descriptors(tmp_path: Path) -> None:
     assert psutil.Process().num_fds() == before
 
 
-def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     program = start(DEAF, tmp_path / "log")
     end([program], timeout=0.2)
     assert not psutil.pid_exists(program.pid)
 
 
-def test_the_obituary_of_one_that_was_killed(tmp_path: Path) -> None:
+def test_the_exit_description_of_a_killed_program(tmp_path: Path) -> None:
     program = start(PATIENT, tmp_path / "log")
     os.kill(program.pid, signal.SIGKILL)
     assert program.exit_description() == "a program ended by SIGKILL: here"
     end([program])
 
 
-def test_one_that_lives_on_is_not_awaited_for_ever(tmp_path: Path) -> None:
+def test_the_wait_for_the_end_has_a_timeout(tmp_path: Path) -> None:
     program = start(PATIENT, tmp_path / "log")
     assert not await_end([program], 0.05)
     end([program])
@@ -79,8 +79,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_one_whose_run_was_killed_ends_too(tmp_path: Path) -> None:
-    """No process was left that could have ended it."""
+def test_a_program_ends_when_its_run_is_killed(tmp_path: Path) -> None:
+    """The kernel sends it SIGTERM."""
     argv = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
     pid = int(subprocess.run(argv, capture_output=True, check=False).stdout)
     deadline = time.monotonic() + TIMEOUT

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _no_echo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fake VM answers no probe: there is nothing to wait for."""
+    """Do not wait for an echo reply: a fake VM sends none."""
     monkeypatch.setattr(migrate_local, "ECHO_TIMEOUT", 0.0)
 
 
@@ -45,15 +45,15 @@ def test_strategies_run_in_turn_back_and_forth() -> None:
     assert text.count("round 2: 1.0 MiB sent, then switched over") == 4
 
 
-def test_over_tcp_the_port_is_the_one_that_was_taken() -> None:
-    """The source is given what the destination listens on."""
+def test_over_tcp_the_source_connects_to_the_destinations_port() -> None:
+    """The kernel selects a free port."""
     report = run_series(MigrationPlan(machine_plan(), ("split",), via="tcp"), io.StringIO())
     assert report.ok
     assert report.to_json()["via"] == "tcp"
 
 
-def test_a_roll_back_is_a_result_and_the_series_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The VM stays where it is, and the next strategy starts from there."""
+def test_a_roll_back_is_a_result_and_the_series_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next strategy starts from the same side."""
     monkeypatch.setenv("FAKE_VM", "fail-migration")
     out = io.StringIO()
     report = run_series(MigrationPlan(machine_plan(), ("split", "prewired")), out)
@@ -64,7 +64,7 @@ def test_a_roll_back_is_a_result_and_the_series_goes_on(monkeypatch: pytest.Monk
 
 
 def test_a_lost_request_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One is enough."""
+    """One lost request."""
     monkeypatch.setenv("FAKE_VM", "lose")
     report = run_series(MigrationPlan(machine_plan(), ("split",)), io.StringIO())
     assert not report.ok
@@ -80,8 +80,8 @@ def test_silence_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.runs[0].error == "cancelled"
 
 
-def test_silence_after_that_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not wait for ever for the cancellation either."""
+def test_silence_after_the_cancel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the same time."""
     monkeypatch.setenv("FAKE_VM", "hang-migration mute")
     monkeypatch.setattr(migration_outcome, "SILENCE", 0.5)
     with pytest.raises(MigrationError, match=r"no event for 0\.5 s, twice"):
@@ -97,15 +97,15 @@ def test_silence_after_that_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
         ("garbage-timeline", "an invalid timeline"),
     ],
 )
-def test_what_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, word: str, line: str) -> None:
-    """And nothing is left behind, which `run_series` checks."""
+def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, word: str, line: str) -> None:
+    """No process and no file is left, which `run_series` checks."""
     monkeypatch.setenv("FAKE_VM", word)
     with pytest.raises(EmuError) as caught:
         run_series(MigrationPlan(machine_plan(), ("split",)), io.StringIO())
     assert line in str(caught.value)
 
 
-def test_a_back_end_that_dies_at_start_is_named(tmp_path: Path) -> None:
+def test_a_back_end_that_ends_at_the_start_is_named(tmp_path: Path) -> None:
     """With the last line of its stderr."""
     disk = disk_file(tmp_path / "disk.img", bytes(1 << 20))
     disk.path.unlink()
@@ -114,7 +114,7 @@ def test_a_back_end_that_dies_at_start_is_named(tmp_path: Path) -> None:
 
 
 def test_the_disk_is_read_across_the_blackout(tmp_path: Path) -> None:
-    """The digest of the guest is that of the host."""
+    """The digests of guest and host are equal."""
     content = bytes(range(256)) * 4096
     disk = disk_file(tmp_path / "disk.img", content)
     report = run_series(MigrationPlan(machine_plan(disk=disk), ("split", "split")), io.StringIO())
@@ -123,7 +123,7 @@ def test_the_disk_is_read_across_the_blackout(tmp_path: Path) -> None:
 
 
 def test_another_disk_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even when nothing else is wrong."""
+    """Even without another failure."""
     monkeypatch.setenv("FAKE_VM", "other-disk")
     disk = disk_file(tmp_path / "disk.img", bytes(1 << 20))
     report = run_series(MigrationPlan(machine_plan(disk=disk), ("split",)), io.StringIO())

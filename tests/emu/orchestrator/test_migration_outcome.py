@@ -1,5 +1,5 @@
-"""The one wait for a migration's end, with sides that are scripted."""
-# ruff: noqa: D102, D103 - the names say what they do
+"""The wait for a migration's end, with scripted sides."""
+# ruff: noqa: D102, D103 - the names describe them
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """A side whose events are written beforehand; None among them is the end of its process."""
+    """A side with scripted events; None is the end of its process."""
 
     def __init__(self, *events: Event | None) -> None:
         self.monitor = self
@@ -79,23 +79,23 @@ def wait(source: Scripted | None, destination: Scripted | None, **options: Any) 
 
 
 @pytest.mark.parametrize("status", ENDED)
-def test_every_end_is_one_at_either_side(status: str) -> None:
+def test_each_final_status_ends_the_wait_for_its_side(status: str) -> None:
     assert wait(Scripted(ended("active"), ended(status)), None)["source"]["status"] == status
     assert wait(None, Scripted(ended(status)))["destination"]["status"] == status
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-def test_the_destination_is_not_awaited_where_the_source_has_failed(status: str) -> None:
+def test_the_destination_is_not_awaited_if_the_source_has_failed(status: str) -> None:
     assert list(wait(Scripted(ended(status)), Scripted())) == ["source"]
 
 
-def test_both_are_awaited_where_the_vm_has_moved() -> None:
+def test_both_sides_are_awaited_if_the_migration_has_completed() -> None:
     outcome = wait(Scripted(ended("completed")), Scripted(ended("completed")))
     assert set(outcome) == {"source", "destination"}
     assert all(completed(data) for data in outcome.values())
 
 
-def test_passes_of_the_source_are_shown() -> None:
+def test_pass_events_of_the_source_are_passed_on() -> None:
     seen: list[JsonObject] = []
     source = Scripted(Event("MIGRATION_PASS", {"pass": 1}), Event("STOP", {}), ended("completed"))
     wait(source, None, on_pass=seen.append)
@@ -122,7 +122,7 @@ def test_silence_cancels_once_and_then_is_an_error(monkeypatch: pytest.MonkeyPat
     assert mute.executed == ["migrate_cancel"]
 
 
-def test_idle_is_called_until_something_has_ended() -> None:
+def test_idle_is_called_until_a_side_has_ended() -> None:
     source = Scripted()
     calls = []
 

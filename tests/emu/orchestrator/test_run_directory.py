@@ -1,4 +1,4 @@
-"""The directory of a run."""
+"""The temporary directory of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emu.errors import PreflightError
 from emu.orchestrator.run_directory import SCRATCH_BYTES, RunDirectory, longest_name
 
 
-def test_it_goes_with_all_that_is_in_it() -> None:
+def test_the_directory_is_removed_with_its_contents() -> None:
     """Sockets, images, logs."""
     with RunDirectory() as directory:
         directory.log("A", "blk").write_text("x")
@@ -25,8 +25,8 @@ def test_it_goes_with_all_that_is_in_it() -> None:
     assert not directory.path.exists()
 
 
-def test_an_image_is_sparse_and_made_once() -> None:
-    """Both sides open the same one."""
+def test_an_image_is_sparse_and_created_once() -> None:
+    """Both sides open the same image."""
     with RunDirectory() as directory:
         image = directory.image("blk0")
         image.write_bytes(b"x" * 512)
@@ -36,8 +36,8 @@ def test_an_image_is_sparse_and_made_once() -> None:
         assert (other.st_size, other.st_blocks) == (SCRATCH_BYTES, 0)
 
 
-def test_images_elsewhere_stay_and_nothing_else_is_taken_for_one(tmp_path: Path) -> None:
-    """The user's directory may hold other files of that name."""
+def test_images_in_the_users_directory_stay(tmp_path: Path) -> None:
+    """A file of that name with another size is refused."""
     with RunDirectory(tmp_path) as directory:
         assert directory.image("blk0") == tmp_path / "blk0.img"
         (tmp_path / "blk1.img").write_bytes(b"precious")
@@ -47,8 +47,8 @@ def test_images_elsewhere_stay_and_nothing_else_is_taken_for_one(tmp_path: Path)
     assert (tmp_path / "blk1.img").read_bytes() == b"precious"
 
 
-def test_no_socket_has_a_longer_name_than_was_checked() -> None:
-    """What preflight looks at is the longest."""
+def test_longest_name_is_the_longest_socket_name_of_a_run() -> None:
+    """The validation of options uses it."""
     spec = VmSpec()
     with RunDirectory() as directory:
         paths = [directory.socket(side, d.name) for side in "AB" for d in spec.devices]
@@ -56,8 +56,8 @@ def test_no_socket_has_a_longer_name_than_was_checked() -> None:
         assert max(len(path.name) for path in paths) <= len(longest_name(spec))
 
 
-def test_no_place_for_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A temporary directory that has gone meanwhile."""
+def test_a_missing_temporary_directory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was removed after Python had found it."""
     monkeypatch.setattr(tempfile, "tempdir", str(Path("/nonexistent")))
     with pytest.raises(PreflightError, match="directory for sockets cannot be created"):
         RunDirectory()
@@ -66,7 +66,7 @@ def test_no_place_for_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_directory_of_a_killed_run_is_removed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By any way of ending; those of runs that go on, and the user's own, stay."""
+    """Directories of current runs and other directories stay."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
         "import os, signal\n"
@@ -96,7 +96,7 @@ def test_the_directory_of_a_killed_run_is_removed_by_the_next(
 
 
 def test_two_runs_do_not_share_images(tmp_path: Path) -> None:
-    """The second one is refused, until the first one has ended."""
+    """The second run is refused until the first one has ended."""
     with RunDirectory(tmp_path), pytest.raises(PreflightError, match="another run uses"):
         RunDirectory(tmp_path)
     with RunDirectory(tmp_path):
@@ -104,7 +104,7 @@ def test_two_runs_do_not_share_images(tmp_path: Path) -> None:
 
 
 def test_a_run_that_awaits_a_vm_has_the_images_when_the_source_has_ended(tmp_path: Path) -> None:
-    """A migration between runs needs them at both ends."""
+    """Source and destination use the same images."""
     with RunDirectory(tmp_path, awaits_vm=True) as destination:
         with RunDirectory(tmp_path):
             assert not destination.own_images()

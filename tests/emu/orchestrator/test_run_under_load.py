@@ -1,4 +1,4 @@
-"""A VM under load, watched: a fake VM, with real back-ends."""
+"""`emu run`: samples of a fake VM with real back-ends."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def run(out: io.StringIO, seconds: float | None) -> LoadReport:
-    """A run that leaves nothing behind."""
+    """Run, and check that no process and no file is left."""
     supervisor = Supervisor(machine_plan(), SilentProgress(), sides=1, vm_program=FAKE_VM)
     with no_leftovers(), supervisor:
         return LoadRun(supervisor, LineView(out), seconds).run()
 
 
 def test_rates_are_for_a_second_and_totals_since_the_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake makes 1000 requests and 2000 packets a second."""
+    """The fake VM counts 1000 requests and 2000 packets a second."""
     monkeypatch.setattr(run_under_load, "INTERVAL", 0.1)
     out = io.StringIO()
     report = run(out, 0.5)
@@ -45,7 +45,7 @@ def test_rates_are_for_a_second_and_totals_since_the_boot(monkeypatch: pytest.Mo
 
 
 class SignalAtFirstSample(io.StringIO):
-    """Where the samples go; the first one has the signal sent to this process."""
+    """The output; the first sample sends the signal to this process."""
 
     def __init__(self, signum: signal.Signals) -> None:
         super().__init__()
@@ -58,27 +58,27 @@ class SignalAtFirstSample(io.StringIO):
         return super().write(text)
 
 
-def test_ctrl_c_is_an_ordinary_end() -> None:
+def test_ctrl_c_ends_the_run_without_an_error() -> None:
     """The run still reports the totals and compares the counters."""
     report = run(SignalAtFirstSample(signal.SIGINT), None)
     assert report.totals["blk"]["requests"] > 0
     assert report.integrity.requests == 10
 
 
-def test_sigterm_is_not() -> None:
-    """The run ends at once."""
+def test_sigterm_ends_the_run_with_an_error() -> None:
+    """At once."""
     with pytest.raises(SignalError, match="SIGTERM"):
         run(SignalAtFirstSample(signal.SIGTERM), None)
 
 
-def test_a_vm_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_vm_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the last line of its stderr."""
     monkeypatch.setenv("FAKE_VM", "die-at-start")
     with pytest.raises(ProgramError, match="caught fire"):
         run(io.StringIO(), 1)
 
 
-def test_the_document_and_the_text_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_document_and_the_text_have_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The document is described in docs/reference/json.md."""
     monkeypatch.setattr(run_under_load, "INTERVAL", 0.1)
     report = run(io.StringIO(), 0.3)

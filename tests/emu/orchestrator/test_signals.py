@@ -1,4 +1,4 @@
-"""Signals and deaths become errors where a run waits, and nowhere else."""
+"""Waits, and only waits, raise errors for signals and ended programs."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def test_a_signal_is_raised_by_the_next_wait(signum: signal.Signals) -> None:
     with SignalWatcher() as watcher:
         os.kill(os.getpid(), signum)
-        time.sleep(0)  # a handler runs here at the latest, and raises nothing
+        time.sleep(0)  # the handler runs here at the latest, and does not raise
         with pytest.raises(SignalError) as caught:
             watcher.wait((), TIMEOUT)
     assert caught.value.signum == signum
@@ -43,15 +43,15 @@ def test_a_signal_ends_a_wait_at_once() -> None:
         timer.join()
 
 
-def test_a_signal_that_comes_in_another_thread_ends_a_wait_at_once() -> None:
-    """The kernel gives it to any thread; the main one's poll is not interrupted by that."""
+def test_a_signal_in_another_thread_ends_a_wait_at_once() -> None:
+    """The kernel may deliver it to any thread, without interrupting the main thread's poll."""
 
-    def strike() -> None:
-        time.sleep(0.1)  # the main thread is to wait by then
+    def send() -> None:
+        time.sleep(0.1)  # so that the main thread waits
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
     with SignalWatcher() as watcher:
-        striker = threading.Thread(target=strike)
+        striker = threading.Thread(target=send)
         striker.start()
         with pytest.raises(SignalError):
             watcher.pause(TIMEOUT)
@@ -72,7 +72,7 @@ def test_after_rearming_only_a_new_signal_counts() -> None:
             watcher.check()
 
 
-def test_handlers_are_as_before_afterwards() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with SignalWatcher():
         assert signal.getsignal(signal.SIGINT) != before[0]
@@ -89,7 +89,7 @@ def test_an_ignored_hang_up_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_only_what_is_readable_is_returned() -> None:
+def test_only_readable_descriptors_are_returned() -> None:
     read_end, write_end = os.pipe()
     with SignalWatcher() as watcher:
         assert watcher.wait((read_end,), 0.01) == []

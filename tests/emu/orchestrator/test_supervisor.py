@@ -1,4 +1,4 @@
-"""Whatever happens, everything that was started ends."""
+"""The supervisor ends all programs in any case."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.emu.fake_runs import FAKE_VM, machine_plan, no_leftovers
 
 
 def supervise(*, sides: int = 2) -> Supervisor:
-    """Fakes with real back-ends."""
+    """Fake VMs with real back-ends."""
     return Supervisor(machine_plan(), LineProgress(io.StringIO()), sides=sides, vm_program=FAKE_VM)
 
 
 def interrupt(pids: list[int], supervisor: Supervisor) -> None:
-    """What `supervise` is given up by."""
+    """Start all programs, and send a signal to this process."""
     with supervisor:
         supervisor.start_programs()
         pids += [pid for side in supervisor.sides for pid in side.pids]
@@ -29,8 +29,8 @@ def interrupt(pids: list[int], supervisor: Supervisor) -> None:
         supervisor.watcher.pause(20)
 
 
-def test_a_signal_ends_everything_and_a_second_run_starts_at_once() -> None:
-    """Twice in a row, with nothing left between."""
+def test_a_signal_ends_all_programs_and_a_second_run_starts_at_once() -> None:
+    """No process and no file is left in between."""
     for _ in range(2):
         with no_leftovers() as pids, pytest.raises(SignalError):
             interrupt(pids, supervise())
@@ -51,7 +51,7 @@ def start(supervisor: Supervisor, error: CommandError | None = None) -> None:
 
 @pytest.mark.parametrize("delay", [0.2, 0.4, 0.8])
 def test_a_signal_at_any_moment_of_the_start(delay: float) -> None:
-    """Half of the programs may be there."""
+    """Also when a part of the programs has been started."""
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
     supervisor = supervise()
     timer.start()
@@ -61,15 +61,15 @@ def test_a_signal_at_any_moment_of_the_start(delay: float) -> None:
     assert not supervisor.directory.path.exists()
 
 
-def test_a_command_that_failed_because_a_back_end_died_is_told_so() -> None:
-    """The death is the news; what the VM said of it stands behind."""
+def test_the_error_of_a_command_names_a_back_end_that_has_ended() -> None:
+    """The error of the command follows in parentheses."""
     error = CommandError("VM A", "GenericError", "net0: the peer has gone")
     with no_leftovers(), pytest.raises(ProgramError, match=r"by SIGKILL.*net0: the peer has gone"):
         start(supervise(sides=1), error)
 
 
-def test_a_command_that_failed_by_itself_stays_what_it_is() -> None:
-    """Nothing died."""
+def test_the_error_of_a_command_is_unchanged_without_an_ended_program() -> None:
+    """All back-ends run."""
     error = CommandError("VM A", "GenericError", "no")
     with no_leftovers(), pytest.raises(CommandError, match="VM A: no"):
         start(supervise(sides=1), error)

@@ -1,4 +1,4 @@
-"""The live table."""
+"""The output of `emu run`: a table, lines, or none."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SAMPLE = Sample(
 )
 
 
-def test_a_terminal_gets_a_table() -> None:
-    """A row for each class; what a class has not is a dash."""
+def test_a_terminal_shows_a_table() -> None:
+    """A row for each class; a counter that a class lacks is a dash."""
     out = io.StringIO()
     with live_view.TableView(Console(file=out, force_terminal=True, width=120)) as view:
         view.show(SAMPLE)
@@ -31,8 +31,8 @@ def test_a_terminal_gets_a_table() -> None:
     assert "packets/s" in text
 
 
-def test_a_pipe_gets_a_line() -> None:
-    """With what matters of each class."""
+def test_a_pipe_receives_a_line_per_sample() -> None:
+    """With the main counters of each class."""
     out = io.StringIO()
     with live_view.make(out, quiet=False) as view:
         view.show(SAMPLE)
@@ -50,8 +50,8 @@ def test_totals_are_in_the_units_of_the_table() -> None:
     assert "net: 2048 packets dropped\n" in out.getvalue()
 
 
-def test_quiet_is_quiet() -> None:
-    """Nothing at all."""
+def test_quiet_prints_no_samples() -> None:
+    """The output is empty."""
     out = io.StringIO()
     with live_view.make(out, quiet=True) as view:
         view.show(SAMPLE)

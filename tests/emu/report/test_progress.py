@@ -1,4 +1,4 @@
-"""What a run says while it works."""
+"""The progress of a run on stderr."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     import pytest
 
 
-def tell(show: progress.Progress) -> None:
-    """A short run."""
+def show_run(show: progress.Progress) -> None:
+    """Show the steps of a short run."""
     with show:
         show.step("boot")
         show.detail("round 1")
         show.done("downtime 1 ms")
 
 
-def test_a_pipe_gets_lines() -> None:
-    """One for each thing that happens, at once."""
+def test_a_pipe_receives_a_line_for_each_call() -> None:
+    """At once."""
     out = io.StringIO()
-    tell(progress.make(quiet=False, stream=out))
+    show_run(progress.make(quiet=False, stream=out))
     assert out.getvalue() == "boot\n  round 1\ndowntime 1 ms\n"
 
 
-def test_a_log_is_not_flooded() -> None:
-    """A line for each quarter, and again from the first one in the next step."""
+def test_frequent_calls_print_a_line_for_each_quarter() -> None:
+    """In each step."""
     out = io.StringIO()
     with progress.make(quiet=False, stream=out) as show:
         for name in ("a", "b"):
@@ -41,8 +41,8 @@ def test_a_log_is_not_flooded() -> None:
     assert out.getvalue().splitlines() == ["a", *lines, "b", *lines]
 
 
-def test_a_long_step_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of some TiB takes long for a quarter: a line comes all the same, but not often."""
+def test_a_long_step_prints_a_line_at_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of a large file takes long."""
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     out = io.StringIO()
@@ -54,26 +54,28 @@ def test_a_long_step_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(out.getvalue().splitlines()) == 1 + 6
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_that_cannot_move_its_cursor_shows_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """TERM=dumb, as in an editor's shell."""
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = io.StringIO()
-    tell(progress.make(quiet=False, stream=out))
+    show_run(progress.make(quiet=False, stream=out))
     assert out.getvalue() == "boot\n  round 1\ndowntime 1 ms\n"
 
 
-def test_quiet_is_quiet() -> None:
+def test_quiet_prints_no_progress() -> None:
     """On a terminal or elsewhere."""
     out = io.StringIO()
-    tell(progress.make(quiet=True, stream=out))
+    show_run(progress.make(quiet=True, stream=out))
     assert out.getvalue() == ""
 
 
-def test_a_terminal_keeps_results_only() -> None:
-    """The line that changes is gone in the end, and the cursor is back."""
+def test_only_results_stay_on_a_terminal() -> None:
+    """The line that changes is removed at the end, and the cursor is visible."""
     out = io.StringIO()
-    tell(progress.TerminalProgress(Console(file=out, force_terminal=True, width=80)))
+    show_run(progress.TerminalProgress(Console(file=out, force_terminal=True, width=80)))
     text = out.getvalue()
     assert "downtime 1 ms" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")

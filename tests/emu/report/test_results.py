@@ -1,4 +1,4 @@
-"""Spans become rows, runs become a document."""
+"""Rows from spans, documents from runs, and their verdicts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def span(phase: Phase, device_class: str, start: int, end: int, *, down: bool = 
 
 
 def test_wall_is_from_first_to_last_and_busy_is_the_sum() -> None:
-    """Spans that overlap count twice in the one and once in the other."""
+    """Overlapping spans count twice in the sum."""
     rows = phase_rows(
         [
             span(Phase.GET_VRING_BASE, "net", 10, 20),
@@ -65,7 +65,7 @@ def test_a_span_of_two_classes_makes_shared_rows() -> None:
 
 
 def test_rows_are_in_the_order_of_the_blackout() -> None:
-    """Phases that are never part of one come last."""
+    """Phases that are never part of the blackout are last."""
     names = [Phase.START_VRINGS, Phase.FINAL_RAM, Phase.PAUSE_VCPUS, Phase.DIRTY_LOG]
     rows = phase_rows([span(name, "vm", 1, 2) for name in names])
     assert [row.phase for row in rows] == [
@@ -76,8 +76,8 @@ def test_rows_are_in_the_order_of_the_blackout() -> None:
     ]
 
 
-def test_a_run_is_judged_by_its_own_share_of_the_request_log() -> None:
-    """The log counts since the boot."""
+def test_the_integrity_of_a_run_is_the_difference_of_two_request_logs() -> None:
+    """The log counts from the boot on."""
     before = RequestLog(requests=100, lost=1, packets_sent=10)
     after = RequestLog(requests=150, lost=1, packets_sent=30, packets_lost=2)
     integrity = integrity_between(before, after)
@@ -91,8 +91,8 @@ def test_a_run_is_judged_by_its_own_share_of_the_request_log() -> None:
     "wrong",
     ["lost", "duplicated", "corrupted", "errors", "packets_duplicated", "packets_reordered"],
 )
-def test_one_of_anything_wrong_is_enough(wrong: str) -> None:
-    """And it is named."""
+def test_one_failure_of_any_counter_is_not_clean(wrong: str) -> None:
+    """The text names the counter."""
     integrity = Integrity(**{wrong: 1})
     assert not integrity.clean
     assert integrity.failures() == f"{wrong.replace('_', ' ')} 1"
@@ -111,10 +111,10 @@ def test_one_of_anything_wrong_is_enough(wrong: str) -> None:
         (12.504, 2.499, None, True),
     ],
 )
-def test_a_gap_that_nothing_explains_is_reported_and_fails_only_when_asked_for(
+def test_an_unexplained_gap_is_reported_and_fails_only_with_strict_downtime(
     guest: float, age: float | None, error: float | None, *, agrees: bool
 ) -> None:
-    """The age of the last beat, and the error of the clocks, explain a part of it."""
+    """The age of the last heartbeat and the error of the clocks explain a part of the gap."""
     run = MigrationResult(
         "split",
         1,
@@ -153,20 +153,20 @@ def test_a_run_that_is_not_ok_has_a_reason(run: MigrationResult) -> None:
     assert run.failure in MigrationReport(machine_plan(), "soft", [run]).failure()
 
 
-def test_the_age_of_the_last_beat_is_not_negative() -> None:
-    """A beat that came after the pause was asked for explains nothing."""
+def test_the_age_of_the_last_heartbeat_is_not_negative() -> None:
+    """A heartbeat after the beginning of the pause has age 0."""
     assert heartbeat_age_ms({"pause_start_ns": 5 * MS, "last_beat_ns": 3 * MS}) == 2.0
     assert heartbeat_age_ms({"pause_start_ns": 3 * MS, "last_beat_ns": 5 * MS}) == 0.0
     assert heartbeat_age_ms({"pause_start_ns": 3 * MS}) is None
 
 
-def test_nothing_migrated_is_no_success() -> None:
-    """An empty report proves nothing."""
+def test_a_report_without_migrations_is_not_ok() -> None:
+    """Its failure is not empty."""
     assert not MigrationReport(machine_plan(), "soft").ok
 
 
 def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
-    """Other tools read it."""
+    """Other programs parse it."""
     run = MigrationResult(
         "split",
         1,
@@ -237,8 +237,8 @@ def test_the_document_has_exactly_the_keys_of_schema_1() -> None:
     }
 
 
-def test_the_median_leaves_out_what_is_unknown() -> None:
-    """A roll-back has no downtime."""
+def test_the_median_ignores_unknown_values() -> None:
+    """Such as the downtime of a roll-back."""
     assert median([3.0, None, 1.0]) == 2.0
     assert median([None]) is None
 
@@ -246,7 +246,7 @@ def test_the_median_leaves_out_what_is_unknown() -> None:
 @pytest.mark.parametrize("excess", [0.0, 0.001, 0.004, 0.006, 0.009, 0.011, 0.5])
 @pytest.mark.parametrize("downtime", [0.004, 164.0, 164.034, 164.0349])
 def test_a_reported_difference_shows_in_its_figures(downtime: float, excess: float) -> None:
-    """A report never states that a gap of 1.23 ms is longer than 1.23 ms."""
+    """A report does not state that a gap of 1.23 ms is longer than 1.23 ms."""
     run = MigrationResult(
         "split",
         1,

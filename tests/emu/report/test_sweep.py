@@ -1,4 +1,4 @@
-"""VMs of several sizes: what is made of their migrations."""
+"""`emu sweep`: VMs of several sizes and the table of their migrations."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def report(devices: int, stop_ms: float) -> MigrationReport:
 
 
 @pytest.mark.parametrize("text", ["", "4,", "4,x", "0", "1001", "-4"])
-def test_what_is_no_list_of_sizes_is_refused(text: str) -> None:
-    """In one line that shows how it is written."""
+def test_an_invalid_list_of_sizes_is_refused(text: str) -> None:
+    """The error is one line with an example."""
     with pytest.raises(OptionError, match=r"4,16,40,128"):
         sizes(text)
 
 
 def test_half_of_the_devices_are_nics() -> None:
-    """And an odd one is a disk."""
+    """Of an odd number one more is a disk."""
     assert sizes("4,16") == (4, 16)
     groups = shape_of(5, 8, VmSpec()).groups
     assert [(g.device_class, g.count, g.rings) for g in groups] == [("net", 2, 8), ("blk", 3, 8)]
@@ -62,7 +62,7 @@ def test_half_of_the_devices_are_nics() -> None:
 
 
 def test_growth_is_against_the_smallest_vm_of_the_strategy() -> None:
-    """In medians of what completed."""
+    """By the medians of the completed runs."""
     points = [point for made in (report(4, 2.0), report(40, 6.0)) for point in points_of(made)]
     assert [point.downtime_ms for point in points] == [10.0, 10.0]
     out = io.StringIO()
@@ -73,7 +73,7 @@ def test_growth_is_against_the_smallest_vm_of_the_strategy() -> None:
 
 
 def test_a_sweep_end_to_end(tmp_path: Path) -> None:
-    """Two small VMs; everything is in the JSON."""
+    """Two small VMs; the JSON has their points and migrations."""
     path = tmp_path / "sweep.json"
     small = ("--vcpus", "2", "--memory", "256M", "--repeat", "1", "--load", "light",
              "--accel", "soft")  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", [*(f"--{name}" for name in KINDS), "--vm"])
-def test_a_sweep_makes_its_own_devices(option: str) -> None:
-    """So they cannot be given, and the help does not list them."""
+def test_a_sweep_has_no_options_for_devices(option: str) -> None:
+    """They are refused, and the help does not list them."""
     assert emu("sweep", option, "2x2").returncode == 2
     assert option not in emu("sweep", "--help").stdout.split()

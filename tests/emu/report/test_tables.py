@@ -1,4 +1,4 @@
-"""The report, as text."""
+"""The report of `emu migrate` as text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(strategy: str, downtime: float, *rows: PhaseRow, repeat: int = 1) -> Mig
 
 
 def render(report: MigrationReport) -> str:
-    """The report as a pipe sees it."""
+    """The report as printed to a pipe."""
     out = io.StringIO()
     text.show(report, out)
     return out.getvalue()
@@ -63,7 +63,7 @@ def cells(output: str, *words: str) -> list[str]:
 
 
 def test_each_strategy_has_a_column_and_is_compared_with_the_first() -> None:
-    """Wall, sum and speed-up, phase by phase and in all."""
+    """Wall time, sum and speed-up of each phase and of the downtime."""
     output = render(
         MigrationReport(machine_plan(), "soft", [run("a", 200, BASE), run("b", 20, FAST)])
     )
@@ -74,8 +74,8 @@ def test_each_strategy_has_a_column_and_is_compared_with_the_first() -> None:
     assert cells(output, "", "", "downtime") == ["200.0", "", "20.00", "", "10.0x"]
 
 
-def test_what_ran_outside_of_the_blackout_is_apart() -> None:
-    """With a table of its own, and none when there is nothing to show."""
+def test_phases_outside_of_the_blackout_have_a_table_of_their_own() -> None:
+    """If there are any."""
     output = render(
         MigrationReport(machine_plan(), "soft", [run("a", 200, BASE), run("b", 20, AHEAD)])
     )
@@ -86,7 +86,7 @@ def test_what_ran_outside_of_the_blackout_is_apart() -> None:
 
 
 def test_downtime_has_three_figures_and_the_median_of_the_runs() -> None:
-    """What is not known is a dash."""
+    """An unknown figure is a dash."""
     runs = [run("a", 10, BASE), run("a", 30, BASE, repeat=2), run("a", 20, BASE, repeat=3)]
     output = render(MigrationReport(machine_plan(), "soft", runs))
     assert cells(output, "a")[:3] == ["20.00", "21.00", "-"]
@@ -102,8 +102,8 @@ def test_integrity_is_one_line() -> None:
     assert line.endswith("packets: 0 sent, 0 dropped, 0 duplicated, 0 reordered")
 
 
-def test_dropped_packets_are_said_to_be_allowed() -> None:
-    """They are not lost requests, and not every run has a blackout."""
+def test_the_integrity_line_marks_dropped_packets_as_allowed() -> None:
+    """With and without a blackout."""
     integrity = Integrity(packets=11088, packets_lost=256)
     report = MigrationReport(machine_plan(), "soft", [MigrationResult("a", 1, "completed")])
     report.runs[0] = dataclasses.replace(report.runs[0], integrity=integrity)
@@ -112,8 +112,8 @@ def test_dropped_packets_are_said_to_be_allowed() -> None:
     assert "256 dropped (as on a wire), 0 duplicated" in text.integrity_line(integrity)
 
 
-def test_a_roll_back_is_told_with_its_reason() -> None:
-    """Even when no run completed."""
+def test_a_roll_back_is_reported_with_its_reason() -> None:
+    """Even if no run completed."""
     failed = MigrationResult("a", 1, "rolled-back", error="net0: refused")
     output = render(MigrationReport(machine_plan(), "soft", [failed]))
     assert "a, run 1: rolled-back: net0: refused" in output
@@ -121,7 +121,7 @@ def test_a_roll_back_is_told_with_its_reason() -> None:
 
 
 def test_advice_is_printed_once_for_each_reason() -> None:
-    """With the runs that it holds for."""
+    """With the runs that have the reason."""
     notes = {"devices": "the devices take too long. Raise it", "rounds": "memory is too fast"}
     runs = [
         MigrationResult("a", n, "completed", precopy=Precopy(reason=reason, note=notes[reason]))
@@ -134,8 +134,8 @@ def test_advice_is_printed_once_for_each_reason() -> None:
     assert "the same reason holds for a run 3, a run 4, a run 5, a run 6, a run 7, a run 8" in flat
 
 
-def test_the_rfcs_own_figures_stand_beside_its_own_vm() -> None:
-    """Only under its costs and on its shape."""
+def test_the_rfcs_own_figures_are_a_column_for_the_rfcs_vm() -> None:
+    """Only with its costs and its devices."""
     plan = dataclasses.replace(machine_plan(), spec=VmSpec(), costs="rfc2021")
     output = render(MigrationReport(plan, "soft", [run("a", 200, BASE)]))
     assert cells(output, "src", "net", "get vring base") == ["1376.0", "100.0", "99.00"]
@@ -143,8 +143,8 @@ def test_the_rfcs_own_figures_stand_beside_its_own_vm() -> None:
     assert "RFC" not in render(MigrationReport(machine_plan(), "soft", [run("a", 200, BASE)]))
 
 
-def test_the_disk_is_told_with_its_digest() -> None:
-    """How many of the migrations read what the host has."""
+def test_the_report_has_the_digest_of_the_disk() -> None:
+    """And the number of migrations across which the guest read the same disk."""
     plan = machine_plan(disk=DiskFile(Path("/a/disk.img"), 512, writable=False))
     right = dataclasses.replace(run("a", 1), disk_sha256="ab12")
     wrong = dataclasses.replace(run("a", 1), disk_sha256="cd34")
@@ -173,15 +173,15 @@ def big_report(count: int) -> MigrationReport:
 
 
 def on_terminal(report: MigrationReport, width: int) -> str:
-    """The report as a terminal of that width shows it."""
+    """The report as printed to a terminal of that width."""
     console = Console(file=io.StringIO(), width=width)
     with console.capture() as capture:
         console.print(text.render(report, plain=False, width=width))
     return capture.get()
 
 
-def test_a_narrow_terminal_gets_no_sums() -> None:
-    """A table that does not fit has fewer columns, and the report says how to see them."""
+def test_a_narrow_terminal_shows_no_sums() -> None:
+    """A table that does not fit has fewer columns, and a note names `--wide`."""
     report = MigrationReport(machine_plan(), "soft", [run("a", 200, BASE), run("b", 20, FAST)])
     for width, expected in ((60, False), (150, True)):
         output = on_terminal(report, width)
@@ -192,7 +192,7 @@ def test_a_narrow_terminal_gets_no_sums() -> None:
 @pytest.mark.parametrize("width", [80, 100, 132])
 @pytest.mark.parametrize("count", range(1, len(STRATEGIES) + 1))
 def test_no_table_is_cut_or_broken_on_a_terminal(count: int, width: int) -> None:
-    """Strategies that do not fit stand in a table below, beside the first one again."""
+    """Strategies that do not fit are in a further table, again with the first one."""
     output = on_terminal(big_report(count), width)
     lines = output.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width
@@ -205,10 +205,10 @@ def test_no_table_is_cut_or_broken_on_a_terminal(count: int, width: int) -> None
 
 
 @pytest.mark.parametrize("columns", ["20", "80", ""])
-def test_nothing_is_cut_where_the_output_is_not_a_terminal(
+def test_no_cell_is_cut_if_the_output_is_not_a_terminal(
     columns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All columns and sums, a line for each row, whatever COLUMNS and TERM say."""
+    """All columns and sums, a line for each row, regardless of COLUMNS and TERM."""
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "dumb")
     output = render(big_report(len(STRATEGIES)))
@@ -233,8 +233,8 @@ def test_wide_prints_all_columns_on_a_narrow_terminal(monkeypatch: pytest.Monkey
     ("repeats", "note"),
     [((1, 1), "one run each"), ((3, 3), "medians of 3 runs"), ((2, 3), "medians of 2 to 3 runs")],
 )
-def test_titles_tell_medians_from_single_runs(repeats: tuple[int, int], note: str) -> None:
-    """Of the phases and of the downtime."""
+def test_titles_distinguish_medians_and_single_runs(repeats: tuple[int, int], note: str) -> None:
+    """In the tables of phases and of the downtime."""
     runs = [
         run(name, 10 * n, BASE, repeat=n)
         for name, count in zip("ab", repeats, strict=True)
@@ -247,7 +247,7 @@ def test_titles_tell_medians_from_single_runs(repeats: tuple[int, int], note: st
 
 
 def test_a_commit_for_two_classes_is_marked() -> None:
-    """In both rows, and the mark is explained."""
+    """In both rows, with a legend for the mark."""
     both = [
         PhaseRow(Phase.DISABLE_HOST_NOTIFY, kind, 3.0, 3.0, 8, True, shared=True)
         for kind in ("net", "blk")
@@ -263,7 +263,7 @@ def test_a_commit_for_two_classes_is_marked() -> None:
 
 
 def test_the_downtime_fits_an_ordinary_terminal() -> None:
-    """No cell of it is cut off or broken; what pre-copy sent stands below."""
+    """No cell is cut off or broken; the lines on pre-copy are below it."""
     report = MigrationReport(machine_plan(), "soft")
     for name in ("qemu-2021", "threads", "prewired"):
         report.runs += [run(name, 1234, BASE), run(name, 1300, BASE, repeat=2)]
@@ -296,7 +296,7 @@ def test_slower_is_not_green_and_noise_is_not_compared() -> None:
 
 
 def test_sizes() -> None:
-    """In the largest unit that leaves a whole."""
+    """In the largest unit of which there is at least one."""
     assert size(180 << 30) == "180 GiB"
     assert size(1536) == "1.5 KiB"
     assert size(12) == "12 B"

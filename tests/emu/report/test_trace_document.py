@@ -1,4 +1,4 @@
-"""The page on trace events, and that a traced migration emits every kind of event."""
+"""The document on trace events, and a migration that emits every kind of event."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ SMALL = "migrate --net 1x2 --blk 1x1 --vcpus 2 --memory 256M --accel soft --stra
 LINE = re.compile(r'(\d+\.\d{6}) (\S+) (\w+)((?: \w+=(?:"[^"]*(?:\\.[^"]*)*"|\S+))*)')
 
 
-def test_the_page_is_up_to_date() -> None:
-    """``make docs`` writes it again."""
+def test_the_document_is_up_to_date() -> None:
+    """``make docs`` generates it."""
     assert (DOCS / trace_document.DOCUMENT).read_text() == trace_document.text()
 
 
@@ -53,12 +53,12 @@ def _defined() -> list[object]:
     return [value for source in trace_document.SOURCES for value in vars(source).values()]
 
 
-def test_nothing_is_traced_unless_asked_for() -> None:
+def test_no_event_is_traced_by_default() -> None:
     done = _emu(*SMALL.split())
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_environment_asks_for_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_enables_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMU_TRACE", "migration_status")
     done = _emu(*SMALL.split())
     assert done.returncode == 0

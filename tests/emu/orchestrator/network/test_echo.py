@@ -1,4 +1,4 @@
-"""The echo client, against stations on real datagram sockets."""
+"""The echo client, with stations on datagram sockets."""
 # ruff: noqa: D102, D103 - the name of a test is its documentation
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MS = 1_000_000
 
 
 class Station:
-    """Answers probes at a path while it is on, as a guest behind an uplink does."""
+    """Replies to probes at a path while it is on, as a guest does through an uplink."""
 
     def __init__(self, path: Path, *, twice: bool = False) -> None:
         self.on = True
@@ -58,7 +58,7 @@ class Station:
         self.replies += 1
 
     def off(self) -> int:
-        """Reply no more; how often it has."""
+        """Stop replying; return the number of replies."""
         with self._lock:
             self.on = False
             return self.replies
@@ -98,12 +98,14 @@ def test_the_gap_is_the_time_between_the_sides(tmp_path: Path, stations: list[St
     client.stop()
     gap = client.max_gap_ms(begin, end)
     assert gap is not None
-    # No answer was under way when the silence began.
+    # No reply was in flight when the silence began.
     assert gap >= (end - begin) / 1e6
     assert client.counts().duplicated == 0
 
 
-def test_it_sends_about_one_a_millisecond(tmp_path: Path, stations: list[Station]) -> None:
+def test_the_client_sends_about_one_probe_a_millisecond(
+    tmp_path: Path, stations: list[Station]
+) -> None:
     begin = time.monotonic_ns()
     client = run_client(tmp_path)
     until(lambda: client.counts().answered > 100)
@@ -112,7 +114,7 @@ def test_it_sends_about_one_a_millisecond(tmp_path: Path, stations: list[Station
     assert 100 < client.counts().sent <= took + 20
 
 
-def test_without_an_answer_there_is_no_gap(tmp_path: Path) -> None:
+def test_without_a_reply_there_is_no_gap(tmp_path: Path) -> None:
     client = run_client(tmp_path)
     until(lambda: client.counts().sent)
     client.stop()
@@ -121,7 +123,7 @@ def test_without_an_answer_there_is_no_gap(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-def test_answers_that_come_twice_are_counted(tmp_path: Path) -> None:
+def test_duplicate_replies_are_counted(tmp_path: Path) -> None:
     station = Station(tmp_path / "a", twice=True)
     try:
         client = run_client(tmp_path)
@@ -131,7 +133,7 @@ def test_answers_that_come_twice_are_counted(tmp_path: Path) -> None:
         station.close()
 
 
-def test_gaps_count_in_full_where_they_touch_the_span(tmp_path: Path) -> None:
+def test_gaps_that_overlap_the_interval_count_in_full(tmp_path: Path) -> None:
     client = ProbeClient([], str(tmp_path / "c"))
     client._times.extend([10 * MS, 11 * MS, 12 * MS, 40 * MS, 41 * MS, 100 * MS])
     assert client.max_gap_ms(20 * MS, 30 * MS) == 28.0
@@ -143,12 +145,12 @@ def test_gaps_count_in_full_where_they_touch_the_span(tmp_path: Path) -> None:
     client.stop()
 
 
-def test_a_path_that_cannot_be_had(tmp_path: Path) -> None:
+def test_a_socket_path_that_cannot_be_bound_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EmuError, match="echo client"):
         ProbeClient([], str(tmp_path / "missing" / "c"))
 
 
-def test_frames_that_are_no_answers_are_ignored(tmp_path: Path) -> None:
+def test_frames_that_are_not_replies_are_ignored(tmp_path: Path) -> None:
     client = ProbeClient([], str(tmp_path / "c"))
     client.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

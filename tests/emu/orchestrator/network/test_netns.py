@@ -1,4 +1,4 @@
-"""Two hosts, a switch and a client made of namespaces, and a VM that migrates between them."""
+"""Two hosts, a switch and a client in network namespaces, and a VM that migrates between them."""
 # ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def network() -> Iterator[NamespaceNetwork]:
 
 @pytest.fixture
 def directory() -> Iterator[str]:
-    """For the files of a run that is killed; the sockets in it have short paths only."""
+    """A directory with a short path, for the sockets of a run that is killed."""
     with tempfile.TemporaryDirectory(prefix="k-") as made:
         yield made
 
@@ -75,7 +75,7 @@ def holders() -> set[str]:
     return {name for name in found if name.startswith("net:[")}
 
 
-def test_nothing_of_it_shows_outside(network: NamespaceNetwork) -> None:
+def test_the_network_is_invisible_outside_of_its_namespaces(network: NamespaceNetwork) -> None:
     before = interfaces()
     assert len(network.taps) == 2
     assert not {"uplink", "bridge", "client", "tap0"} & before
@@ -88,7 +88,7 @@ def test_nothing_of_it_shows_outside(network: NamespaceNetwork) -> None:
 
 
 class Station:
-    """Has the guest's addresses at the TAP of one host.
+    """Has the guest's addresses, at the TAP of one host.
 
     Attributes:
         on: whether it answers.
@@ -111,7 +111,7 @@ class Station:
             frame = os.read(self._tap, 2048)
             if not self.on:
                 continue
-            if frame[6:12] == CLIENT_MAC:  # bridges send multicasts of their own
+            if frame[6:12] == CLIENT_MAC:  # not the bridges' own multicasts
                 self.seen.append(int.from_bytes(frame[12:14], "big"))
             reply = answer(frame, nic_mac(0), GUEST_ADDRESS)
             if reply is not None:
@@ -135,7 +135,7 @@ def await_answers(client: PingClient, count: int) -> None:
 def test_without_an_announcement_the_bridges_send_to_the_old_host(
     network: NamespaceNetwork, announced: bool
 ) -> None:
-    """Then the client's packets come only when it has asked for the address again."""
+    """The client's packets arrive only after its next ARP request."""
     client = PingClient(network)
     before, after = (
         Station(tap, on=on) for tap, on in zip(network.taps, (True, False), strict=True)
@@ -166,11 +166,11 @@ def test_a_vm_migrates_and_answers_pings_before_and_after(
     assert document["network"] == "netns"
     for run in document["runs"]:
         assert run["outcome"] == "completed"
-        assert run["network_gap_ms"] > 0  # the client has had answers again
+        assert run["network_gap_ms"] > 0  # the client has received replies again
         assert run["integrity"]["lost"] == run["integrity"]["corrupted"] == 0
 
 
-def test_a_run_that_is_killed_leaves_nothing(network: NamespaceNetwork, directory: str) -> None:
+def test_a_killed_run_leaves_no_namespace(network: NamespaceNetwork, directory: str) -> None:
     network.close()
     before, names = interfaces(), named()
     argv = [*MIGRATE, "--repeat", "100"]
@@ -201,7 +201,9 @@ def test_a_run_that_is_killed_leaves_nothing(network: NamespaceNetwork, director
     assert named() == names
 
 
-def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_reason_is_printed_if_the_network_cannot_be_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     silent = tmp_path / "python"
     silent.write_text("#!/bin/sh\necho no such module >&2\n")
     silent.chmod(0o755)
