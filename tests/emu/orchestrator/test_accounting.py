@@ -25,22 +25,22 @@ class Counted:
         self.lacking = ""
 
     def shortage(self) -> str:
-        """As the test says."""
+        """The text that the test has set."""
         return self.lacking
 
     def quiesce(self) -> None:
-        """At rest."""
+        """Do nothing: no request is outstanding."""
 
     def request_log(self) -> tuple[RequestLog, float]:
-        """The next one."""
+        """The next log."""
         return self.logs.pop(0), 0.0
 
     def served(self) -> int:
-        """The next one."""
+        """The next counter."""
         return self.counters.pop(0)
 
     def verify(self) -> int:
-        """As the test says."""
+        """The number of wrong blocks that the test has set."""
         return self.wrong
 
 
