@@ -160,7 +160,7 @@ class Control(VmControl):
             VhostUserError: a device cannot be started.
         """
         if self._vm is not None:
-            raise EmuError("there is a VM here already")
+            raise EmuError("this process has a VM already")
         self._vm = vm
         self._boot(load)
 
