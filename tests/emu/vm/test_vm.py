@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from devices.blk import VhostUserBlk
 from emu.config.costs import NATIVE
 from emu.vm.vm import Vm
 from tests.emu.migration.hosts import SPEC, Host, await_requests, check_request_log
+from tests.timeouts import TIMEOUT
 from vhost_user.errors import VhostUserError
+from vhost_user.frontend import FrontendConnection
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -76,6 +79,26 @@ def test_a_vm_whose_back_end_is_missing_is_not_built(
     paths = {**hosts[0].sockets, "blk1": str(tmp_path / "missing")}
     with pytest.raises(VhostUserError, match="blk1"):
         Vm(SPEC, accel="soft", costs=NATIVE, backends=paths)
+
+
+def test_back_ends_that_are_connected_already_are_used(
+    hosts: tuple[Host, Host], owned: ExitStack
+) -> None:
+    name, path = "blk0", hosts[0].sockets["blk0"]
+    connection = FrontendConnection.connect(path, name=name, timeout=TIMEOUT)
+    back_end = VhostUserBlk.negotiate(connection, TIMEOUT)
+    vm = Vm(
+        SPEC,
+        accel="soft",
+        costs=NATIVE,
+        backends=hosts[0].sockets,
+        connected={name: back_end},
+    )
+    owned.callback(vm.close)
+    assert [d.name for d in vm.devices if d.connection is connection] == [name]
+    vm.boot()
+    vm.guest.start_load("heavy")
+    await_requests(vm)
 
 
 def test_power_off_is_idempotent(hosts: tuple[Host, Host]) -> None:
