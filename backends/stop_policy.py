@@ -24,7 +24,7 @@ import enum
 from typing import NamedTuple
 
 TICK_NS = 1_000_000
-#: The connection is closed when a request in flight takes longer than this.
+#: By default the connection is closed when a request in flight takes longer than this.
 DRAIN_LIMIT_NS = 4_000_000_000
 
 
@@ -37,10 +37,17 @@ class StopKind(enum.Enum):
 
 
 class StopPolicy(NamedTuple):
-    """A kind and a stop time in nanoseconds."""
+    """What a stop waits for, and how long.
+
+    Attributes:
+        kind: which requests are served before the reply.
+        stop_time: nanoseconds that a stop takes at least.
+        drain_limit: nanoseconds for the requests in flight, after which the connection is closed.
+    """
 
     kind: StopKind = StopKind.IMMEDIATE
     stop_time: int = 0
+    drain_limit: int = DRAIN_LIMIT_NS
 
     @property
     def instant(self) -> bool:

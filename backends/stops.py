@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from backends import stats
-from backends.stop_policy import DRAIN_LIMIT_NS, StopKind, StopPolicy
+from backends.stop_policy import StopKind, StopPolicy
 from vhost_user.errors import FrontendError
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payloads import VringState
@@ -170,7 +170,9 @@ class Stops:
             request, rings, since = self.pending[0]
             if any(ring.in_flight for ring in rings):
                 if now > self._limit(since):
-                    self._close_with(FrontendError("requests in flight did not end in time"))
+                    # Requests may have completed while the loop was kept from running: those
+                    # completions have been posted, and are handled first.
+                    self._device.loop.post(self._give_up)
                     return
                 break
             self.pending.popleft()
@@ -180,12 +182,22 @@ class Stops:
         elif self._holder is not None:
             self._device.loop.give_control(self._holder)
 
+    def _give_up(self) -> None:
+        """Close the connection if requests are still in flight beyond the limit."""
+        if not self.pending:
+            return
+        _, rings, since = self.pending[0]
+        if any(ring.in_flight for ring in rings) and time.monotonic_ns() > self._limit(since):
+            self._close_with(FrontendError("requests in flight did not end in time"))
+        else:
+            self._check()
+
     def _limit(self, since: int) -> int:
         """The latest time at which the requests in flight of a stop may complete.
 
         An episode may have begun long before: other rings of the device ran on meanwhile.
         """
-        return max(self._policy.ready_at(self._begun), since) + DRAIN_LIMIT_NS
+        return max(self._policy.ready_at(self._begun), since) + self._policy.drain_limit
 
     def _answer(self, request: Request, rings: Sequence[Ring]) -> None:
         if request.id == FrontendRequest.GET_VRING_BASE:

@@ -10,6 +10,7 @@ import pytest
 
 from backends.control import ControlOptions
 from backends.stop_policy import StopKind, StopPolicy
+from backends.stops import Stops
 from tests.backends.contract.given import MakeRig, Serve, status, stop_all
 from tests.backends.rig import QEMU_ORDER, Rig
 from vhost_user.messages import FrontendRequest as F
@@ -17,6 +18,7 @@ from vhost_user.messages import Request
 from vhost_user.payloads import U64, VringState
 
 if TYPE_CHECKING:
+    from backends.loop import Callback, Timer
     from tests.backends.served import Kind
 
 
@@ -90,21 +92,32 @@ def test_stop_policies(
     assert rig.get_base(0) >= 0
 
 
-def test_a_device_takes_its_stop_time_once(kind: Kind, serve: Serve, make_rig: MakeRig) -> None:
+def test_a_device_takes_its_stop_time_once(
+    kind: Kind, serve: Serve, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not once for each ring, nor for a ring that is stopped already."""
-    seconds, again = 0.5, 4
-    served = serve(ControlOptions(StopPolicy(StopKind.IMMEDIATE, round(seconds * 1e9))))
+    stop_time = 50_000_000
+    served = serve(ControlOptions(StopPolicy(StopKind.IMMEDIATE, stop_time)))
     rig = make_rig(served.connect())
     rig.start()
     kind.prepare(rig)
     kind.work(rig, 0)
-    begin = time.monotonic()
+    waits: list[int] = []
+    at = served.loop.at
+
+    def recorded(due: int, callback: Callback) -> Timer:
+        if isinstance(getattr(callback, "__self__", None), Stops):
+            waits.append(due)
+        return at(due, callback)
+
+    monkeypatch.setattr(served.loop, "at", recorded)
+    begin = time.monotonic_ns()
     bases = [ring.stop() for ring in rig.rings]
-    for _ in range(again):
+    assert time.monotonic_ns() - begin >= stop_time
+    for _ in range(4):
         assert rig.get_base(kind.ring) == bases[kind.ring]
-    took = time.monotonic() - begin
     assert bases[kind.ring] == 1
-    assert seconds <= took < seconds * (kind.rings + again), "the sum of a stop time for each"
+    assert len(waits) == 1, "one wait for all rings"
 
 
 def test_replies_keep_their_order_behind_a_slow_stop(

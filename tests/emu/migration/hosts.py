@@ -17,6 +17,7 @@ from backends.io_pool import IoPool
 from backends.loop import Loop
 from backends.net_device import NetDevice
 from backends.server import DeviceServer, listen
+from backends.stop_policy import StopPolicy
 from emu.config.costs import NATIVE, CostModel
 from emu.config.migration_parameters import Parameters
 from emu.config.vm_spec import DeviceGroup, DeviceSpec, VmSpec
@@ -44,6 +45,8 @@ RING_STOPPING_STRATEGIES = [name for name in STRATEGIES if not make(name).hands_
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))
 IMAGE_BYTES = 16 << 20
 PARAMETERS = Parameters(timeout=TIMEOUT)
+#: Both disks have one thread for real flushes: on a busy disk a request waits for those of others.
+CONTROL = ControlOptions(StopPolicy(drain_limit=int(TIMEOUT * 1e9)))
 #: One thread, so that jobs are done in the order of their submission.
 POOL_THREADS = 1
 
@@ -77,9 +80,7 @@ class Host:
             )
         else:
             backend = NetDevice(device.name, loop, device.rings, self._fabric)
-        self._servers[device.name] = DeviceServer(
-            backend, listen(path), ControlOptions(), path=path
-        )
+        self._servers[device.name] = DeviceServer(backend, listen(path), CONTROL, path=path)
         loop.start()
 
     def restart(self, device: str) -> None:
@@ -88,7 +89,7 @@ class Host:
         self._serve(next(spec for spec in self.spec.devices if spec.name == device))
 
     def vm(self, costs: CostModel = NATIVE, accel: str = "soft") -> Vm:
-        return Vm(self.spec, accel=accel, costs=costs, backends=self.sockets)
+        return Vm(self.spec, accel=accel, costs=costs, backends=self.sockets, timeout=TIMEOUT)
 
     def ring_events(self, device: str) -> tuple[int, int]:
         """How many rings the device's back-end has started, and stopped."""
