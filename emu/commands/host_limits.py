@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import resource
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from emu.errors import PreflightError
-from emu.orchestrator.run_directory import PREFIX, RANDOM_LENGTH, longest_name
+from emu.orchestrator.run_directory import (
+    PREFIX,
+    RANDOM_LENGTH,
+    longest_name,
+    temporary_directory,
+)
 from vhost_user.channel import MAX_SOCKET_PATH
 
 if TYPE_CHECKING:
@@ -93,7 +97,7 @@ def _check_memory(spec: VmSpec) -> None:
 
 
 def _check_socket_paths(spec: VmSpec) -> None:
-    directory = tempfile.gettempdir()
+    directory = temporary_directory()
     path = Path(directory, PREFIX + "x" * RANDOM_LENGTH, longest_name(spec))
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH:

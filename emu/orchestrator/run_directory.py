@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from emu.errors import PreflightError
+from emu.orchestrator import signals
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
@@ -123,9 +124,19 @@ class RunDirectory:
         return path
 
 
+def temporary_directory() -> str:
+    """Where temporary files go: ``TMPDIR``, or what `tempfile` finds without it.
+
+    `tempfile` tests the directory, once in a process, with a file that it makes and removes. Ctrl-C
+    between the two would leave the file, so it has to wait.
+    """
+    with signals.held():
+        return tempfile.gettempdir()
+
+
 def remove_stale() -> None:
     """Remove the directories of runs that were killed: those whose lock no process holds."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}{'?' * RANDOM_LENGTH}/{_LOCK}"):
+    for lock in Path(temporary_directory()).glob(f"{PREFIX}{'?' * RANDOM_LENGTH}/{_LOCK}"):
         try:
             fd = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
