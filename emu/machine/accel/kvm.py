@@ -8,6 +8,7 @@ thread of their own (`emu.machine.accel.kvm_driver_thread`).
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
@@ -18,7 +19,7 @@ from emu.machine.accel.kvm_driver_thread import DriverThread
 from emu.machine.accel.kvm_interrupts import KvmInterrupts
 from emu.machine.accel.kvm_ioeventfds import DRIVER_PORTS, KvmIoeventfds
 from emu.machine.accel.kvm_vcpu import KvmVcpu
-from emu.machine.accel.kvm_vm import KernelMachine, guest_code
+from emu.machine.accel.kvm_vm import KernelMachine, guest_code, halted
 from emu.machine.ram import RamError
 from vhost_user import eventfd
 from vhost_user.errors import DeadlineError
@@ -223,14 +224,21 @@ class KvmAccelerator(Accelerator):
 
     def _begin_and_halt(self, timeout: float) -> None:
         drivers, kernel = self._started_drivers, self.kernel
+        deadline = time.monotonic() + timeout
         if not kernel.resume(timeout):
             raise DeadlineError("the vCPUs to run", timeout)
         ready = drivers.await_ready(timeout)
         self.pause(timeout)
         if not ready:
             raise DeadlineError("the vCPUs to be ready for interrupts", timeout)
-        for vcpu in range(len(self._vcpus)):
-            kernel.save(vcpu)  # a load then skips the parts that equal the saved ones
+        # A load need not set the parts that equal the saved ones. A vCPU that is ready halts a few
+        # instructions later: on a busy host it may not have come so far when it is paused.
+        while not all(halted(kernel.save(vcpu)) for vcpu in range(len(self._vcpus))):
+            if time.monotonic() > deadline:
+                raise DeadlineError("the vCPUs to halt", timeout)
+            if not kernel.resume(timeout):
+                raise DeadlineError("the vCPUs to run", timeout)
+            self.pause(timeout)
 
     def close(self) -> None:
         """See `Accelerator.close`."""

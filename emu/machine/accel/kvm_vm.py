@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devices.notifiers import ANY_VALUE, Ioeventfd
@@ -25,6 +26,8 @@ DEVICE = "/dev/kvm"
 #: KVM_GET_API_VERSION since 2007; any other version is a different interface.
 API_VERSION = 12
 _WORDS = 4
+#: KVM_MP_STATE_HALTED of linux/kvm.h.
+_MP_STATE_HALTED = 3
 #: Addresses below this are ports.
 _PORTS_END = 0x1_0000
 #: The more likely values of KVM_EXIT_* of linux/kvm.h.
@@ -277,6 +280,15 @@ class KernelMachine:
     def _check(result: int, text: str, done: int = 0) -> None:
         if result < 0:
             raise KvmError(text, -result, done)
+
+
+def halted(state: bytes) -> bool:
+    """Whether the vCPU with this state (`KernelMachine.save`) waits for an interrupt.
+
+    ``vcpu_state`` in native/kvm.c ends with ``struct kvm_mp_state`` and a reserved u32.
+    """
+    (mp_state,) = struct.unpack_from("<I", state, len(state) - 8)
+    return bool(mp_state == _MP_STATE_HALTED)
 
 
 def guest_code() -> bytes:
