@@ -15,6 +15,7 @@ from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
 from tests.backends.rig import ALL_PROTOCOL_FEATURES, Rig, readable
+from tests.timeouts import TIMEOUT
 from vhost_user.codec import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhost_user.errors import Refused
 from vhost_user.features import ProtocolFeature
@@ -67,7 +68,7 @@ def silent(channel: socket.socket) -> bool:
 
 
 def received(channel: socket.socket) -> bytes:
-    assert readable(channel.fileno(), 5), "nothing was sent"
+    assert readable(channel.fileno(), TIMEOUT), "nothing was sent"
     return channel.recv(1000)
 
 

@@ -8,6 +8,7 @@ import weakref
 from functools import partial
 
 from backends.io_pool import IoPool
+from tests.timeouts import TIMEOUT
 
 
 def test_a_job_that_blocks_does_not_delay_others() -> None:
@@ -15,7 +16,7 @@ def test_a_job_that_blocks_does_not_delay_others() -> None:
     gate, passed = threading.Event(), threading.Event()
     pool.submit(partial(gate.wait, 5))
     pool.submit(passed.set)
-    assert passed.wait(5)
+    assert passed.wait(TIMEOUT)
     gate.set()
     pool.close()
 
@@ -34,9 +35,9 @@ def test_a_finished_job_is_released() -> None:
     gone = threading.Event()
     weakref.finalize(held, gone.set)
     pool.submit(partial(held.work, done))
-    assert done.wait(5)
+    assert done.wait(TIMEOUT)
     del held
-    assert gone.wait(5), "an idle thread holds an object of its last job"
+    assert gone.wait(TIMEOUT), "an idle thread holds an object of its last job"
     pool.close()
 
 
@@ -62,5 +63,5 @@ def test_arguments_of_a_finished_job_are_released() -> None:
     weakref.finalize(buffer, dropped.set)
     pool.submit(partial(id, buffer))
     del buffer
-    assert dropped.wait(5), "the thread still holds the argument"
+    assert dropped.wait(TIMEOUT), "the thread still holds the argument"
     pool.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends.loop import Loop
+from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ def on_loop(loop: Loop, function: Callable[[], object]) -> None:
         done.set()
 
     loop.post(run)
-    assert done.wait(5)
+    assert done.wait(TIMEOUT)
 
 
 def test_kick_is_delivered_until_it_is_unwatched(loop: Loop) -> None:
@@ -46,7 +47,7 @@ def test_kick_is_delivered_until_it_is_unwatched(loop: Loop) -> None:
 
     on_loop(loop, lambda: loop.watch_kick(fd, on_kick))
     os.eventfd_write(fd, 1)
-    assert seen.wait(5)
+    assert seen.wait(TIMEOUT)
     on_loop(loop, lambda: loop.unwatch_kick(fd))
     os.eventfd_write(fd, 1)
     on_loop(loop, lambda: None)
@@ -118,9 +119,9 @@ def test_timers_come_in_order_and_not_early(loop: Loop) -> None:
         loop.at(begin + 20_000_000, lambda: fire("never")).cancel()
 
     on_loop(loop, set_up)
-    assert done.wait(5)
+    assert done.wait(TIMEOUT)
     assert [name for name, _ in fired] == ["early", "late"]
-    assert 10_300_000 <= fired[0][1] < 60_000_000
+    assert fired[0][1] >= 10_300_000
     assert fired[1][1] >= 30_000_000
 
 
@@ -138,7 +139,7 @@ def test_again_and_finally(loop: Loop) -> None:
         order.append("this turn")
 
     loop.post(turn)
-    assert done.wait(5)
+    assert done.wait(TIMEOUT)
     assert order == ["this turn", "end of this turn", "next turn"]
 
 

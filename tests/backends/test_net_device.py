@@ -17,6 +17,7 @@ from backends.net_device import NetDevice
 from backends.stop_policy import StopKind, StopPolicy
 from tests.backends.nic import RX_HEADER, Attach, Nic, frame, mac, nics
 from tests.backends.rig import readable
+from tests.timeouts import TIMEOUT
 from vhost_user.codec import HEADER, NEED_REPLY, VERSION
 from vhost_user.errors import Refused
 from vhost_user.features import ProtocolFeature
@@ -127,7 +128,7 @@ def test_unpublished_frames_survive_new_addresses(nic: Nic, loop: Loop) -> None:
         done.set()
 
     loop.post(deliver_and_rebuild)
-    assert done.wait(5)
+    assert done.wait(TIMEOUT)
     assert b"held back" in nic.receive()
     assert b"after" in nic.receive()
 
@@ -146,7 +147,7 @@ def test_receive_ring_takes_no_frames_while_its_stop_waits(
     nic.send(frame(mac(1), mac(2), b"meanwhile"))
     assert nic.silent()
     assert nic.count(stats.PACKETS_DROPPED) == 1
-    assert readable(nic.rig.connection.fileno(), 5)
+    assert readable(nic.rig.connection.fileno(), TIMEOUT)
     assert nic.rig.connection.receive()[0].payload == VringState(0, 1)
 
 
@@ -216,7 +217,7 @@ def test_link_that_goes_down_is_reported(loop: Loop, attach: Attach) -> None:
         nic.rig.ack(F.SET_BACKEND_REQ_FD, None, (theirs.fileno(),))
         for _ in range(2):
             loop.post(nic.device.set_link_down)
-        assert readable(ours.fileno(), 5)
+        assert readable(ours.fileno(), TIMEOUT)
         expected = HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | NEED_REPLY, 0)
         assert ours.recv(100) == expected
         assert config(nic, 8)[6:] == b"\0\0"

@@ -15,7 +15,6 @@ from backends.rng_device import MAX_REQUEST, RandomSource, RngDevice, SourceErro
 from backends.server import DeviceServer, listen
 from tests.backends.contract.given import NATIVE
 from tests.backends.rig import Rig, readable
-from tests.backends.served import program
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 from vhost_user.frontend import FrontendConnection
 
@@ -118,14 +117,3 @@ def test_what_is_not_a_source_is_one_line(tmp_path: Path, kind: str) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert f"--rng-source {path}" in done.stderr
-
-
-def test_the_program_serves_requests(tmp_path: Path) -> None:
-    path = str(tmp_path / "rng.sock")
-    with program([sys.executable, "-m", "backends.rng", "--socket-path", path]):
-        rig = Rig(FrontendConnection.connect(path, name="rng"), rings=1)
-        rig.start()
-        written, (data,) = _fill(rig, 64)
-        assert written == 64
-        assert data != bytes(64)
-        rig.close()

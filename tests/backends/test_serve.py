@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.backends.programs import fails
 from tests.backends.rig import Rig
 from tests.backends.served import program
-from tests.backends.test_program import fails
 from tests.timeouts import PROGRAM_TIMEOUT
 from vhost_user.frontend import FrontendConnection
 from vhost_user.messages import FrontendRequest as F

@@ -10,6 +10,7 @@ import pytest
 from tests.backends.contract.given import MakeRig, stop_all
 from tests.backends.rig import RING_SIZE
 from tests.backends.served import Kind, program
+from tests.timeouts import TIMEOUT
 from vhost_user.frontend import FrontendConnection
 from vhost_user.payloads import VringState
 
@@ -28,7 +29,7 @@ def test_program_serves(kind: Kind, tmp_path: Path, make_rig: MakeRig, control: 
             assert replies[kind.ring].payload == VringState(kind.ring, 5)
             rig.connection.close()
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(TIMEOUT) == 0
     assert not Path(path).exists()
 
 
@@ -41,5 +42,5 @@ def test_program_ends_at_sigterm_under_load(kind: Kind, tmp_path: Path, make_rig
         for number in range(RING_SIZE // 8):
             kind.submit(rig, number)
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(TIMEOUT) == 0
     assert not Path(path).exists()
