@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user.codec import REPLY, VERSION
 from vhost_user.features import SPEC
 from vhost_user_conformance.back_end.connection import BackEnd, F, vring
@@ -98,7 +99,7 @@ def test_a_stop_with_a_kick_in_its_midst(ring: Ring) -> None:
 
     with theirs:
         assert be.stop(ring, amid=kick) == 7
-        peer.join(5.0)
+        peer.join(TIMEOUT)
     be.wire.close()
     assert order == [HEADER.size, True, 8]
     assert be.wire.transcript[0] == f"> id {F.GET_VRING_BASE} 8 bytes 00000000 00000000"

@@ -1,4 +1,4 @@
-"""The cases as a catalogue: ids, areas, and the document that lists them."""
+"""The cases as a catalogue: ids and areas."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from vhost_user_conformance.model.case import (
     Case,
 )
 from vhost_user_conformance.model.catalogue import CatalogueError, cases_of, collect_areas
-from vhost_user_conformance.report.cases_document import DOCUMENT, listing
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-DOCS = Path(__file__).parents[3] / "docs"
 AREAS = {BACK_END: back_end.AREAS, FRONT_END: front_end.AREAS}
 CASES: dict[str, list[Case]] = {BACK_END: back_end.cases(), FRONT_END: front_end.cases()}
 FORMS = {BACK_END: r"VU-B-\d{4}", FRONT_END: r"VU-F-\d{4}"}
@@ -108,8 +106,3 @@ def test_an_id_that_is_given_twice_is_an_error() -> None:
     area.case(1, "two")(lambda _be: None)
     with pytest.raises(CatalogueError, match="VU-B-0001 is the id of two cases"):
         cases_of([area])
-
-
-def test_the_list_of_cases_is_up_to_date() -> None:
-    """`make docs` writes it."""
-    assert (DOCS / DOCUMENT).read_text() == listing()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from vhost_user.features import SPEC, ProtocolFeature
 from vhost_user.messages import BACKEND_MESSAGES, FRONTEND_MESSAGES
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
-from vhost_user_conformance.report.cases_document import DOCUMENTS
 from vhost_user_conformance.report.matrix import (
     KNOWN,
     cases_of,
@@ -27,8 +25,6 @@ from vhost_user_conformance.rules.rule import (
     RuleError,
 )
 from vhost_user_conformance.target import ROLES
-
-DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_rules_have_ids_of_one_form_and_each_its_own() -> None:
@@ -99,9 +95,3 @@ def test_a_rule_without_its_cases_is_an_error_that_names_it() -> None:
     with pytest.raises(RuleError, match=r"chapter-01: no case of the back-end is in 9999\.\.9999"):
         cases_of(rule, BACK_END)
     assert cases_of(rule, FRONT_END) == []
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_documents_are_up_to_date(name: str) -> None:
-    """`make docs` writes them."""
-    assert (DOCS / name).read_text() == DOCUMENTS[name]()

@@ -1,0 +1,100 @@
+"""The script of a front-end, replayed to our own back-ends."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.timeouts import TIMEOUT
+from tests.vhost_user_conformance.puppet import Puppet
+from vhost_user.features import SPEC
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd
+from vhost_user_conformance.back_end.front_ends import SCRIPTS
+from vhost_user_conformance.back_end.replay import Replay
+from vhost_user_conformance.back_end.script import F, P, Script, Step
+from vhost_user_conformance.model.verdict import Failed, Unsupported
+from vhost_user_conformance.peer.program import PeerProgram, connect
+from vhost_user_conformance.peer.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OF_A_DISK = [script for script in SCRIPTS if "NIC" not in script.name]
+TINY = Script("tiny", "read: nothing", P.REPLY_ACK, (Step(F.GET_FEATURES),), ())
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[BackEnd]:
+    """A disk of ours."""
+    image, path = tmp_path / "disk.img", tmp_path / "s"
+    image.write_bytes(bytes(1 << 20))
+    words = [sys.executable, "-m", "backends.blk", "--num-queues", "4", "--blk-file", str(image)]
+    program = PeerProgram(f"{shlex.join(words)} --socket-path {{socket}}", path, tmp_path / "log")
+    program.start()
+    wire = Wire(connect(path, timeout=TIMEOUT, gone=lambda: ""), {}, TIMEOUT)
+    with closing(BackEnd(wire, "blk", SPEC)) as made:
+        yield made
+    program.stop()
+
+
+@pytest.mark.parametrize("script", OF_A_DISK, ids=str)
+def test_a_disk_works_as_each_front_end_starts_it(disk: BackEnd, script: Script) -> None:
+    """And after a stop, where the front-end stops it; the base counts its requests."""
+    replay = Replay(disk, script)
+    replay.setup()
+    replay.start()
+    disk.serve(replay.working)
+    if not script.stop:
+        return
+    assert replay.stop() == 1
+    if script.restart:
+        replay.restart()
+        disk.serve(replay.working)
+        assert replay.stop() == (1 if script.renews else 2)
+
+
+def scripted(features: int, protocol: int, script: Script) -> BackEnd:
+    """A back-end that offers these."""
+    puppet = Puppet(features, protocol, {})
+    return BackEnd(Wire(puppet.ours, {}, 2.0), "blk", SPEC)
+
+
+def test_what_the_back_end_offers_is_learned_from_its_replies() -> None:
+    """And only what the front-end knows is negotiated."""
+    setup = (
+        *(Step(F.GET_FEATURES), Step(F.GET_PROTOCOL_FEATURES)),
+        Step(F.SET_PROTOCOL_FEATURES),
+    )
+    script = TINY._replace(setup=setup)
+    with closing(scripted(PROTOCOL_BIT, int(P.REPLY_ACK | P.MQ), script)) as be:
+        Replay(be, script).setup()
+        assert (be.features, be.protocol, be.acked) == (
+            PROTOCOL_BIT,
+            P.REPLY_ACK | P.MQ,
+            P.REPLY_ACK,
+        )
+
+
+def test_without_what_a_front_end_requires_the_case_is_unsupported() -> None:
+    """The front-end would disconnect."""
+    script = TINY._replace(requires=P.CONFIG)
+    with (
+        closing(scripted(PROTOCOL_BIT, 0, script)) as be,
+        pytest.raises(Unsupported, match="tiny disconnects without CONFIG"),
+    ):
+        Replay(be, script).setup()
+
+
+def test_an_acknowledgement_that_is_not_0_fails() -> None:
+    """Of a message that has no reply of its own."""
+    puppet = Puppet(0, 0, {F.SET_OWNER: lambda _: ((3).to_bytes(8, "little"), ())})
+    script = TINY._replace(setup=(Step(F.SET_OWNER, ack=True),))
+    with closing(BackEnd(Wire(puppet.ours, {}, 2.0), "blk", SPEC)) as be:
+        be.acked = P.REPLY_ACK
+        with pytest.raises(Failed, match="acknowledged with 3"):
+            Replay(be, script).setup()

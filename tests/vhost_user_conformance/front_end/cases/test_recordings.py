@@ -1,0 +1,404 @@
+"""Cases for front-ends on handwritten recordings: what is a failure, and what is none."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.vhost_user_conformance.front_end.recordings import (
+    LOG_ALL,
+    Sent,
+    asked,
+    enable,
+    features,
+    kick,
+    log_base,
+    logged_ring,
+    notifier,
+    parts,
+    recorded,
+    region,
+    sent,
+    size,
+    stop,
+)
+from vhost_user.features import ProtocolFeature
+from vhost_user.messages import BackendRequest
+from vhost_user.payloads import (
+    U64,
+    VRING_NO_FD,
+    Inflight,
+    MemoryRegion,
+    VringState,
+)
+from vhost_user_conformance.front_end.acts import ASKED, CONT, LOG, RESET, START
+from vhost_user_conformance.front_end.cases import cases
+from vhost_user_conformance.front_end.descriptors import (
+    MEMFD,
+    SOCKET,
+    Descriptor,
+)
+from vhost_user_conformance.front_end.recording import (
+    F,
+    MemoryTable,
+    Recording,
+    RingStart,
+)
+from vhost_user_conformance.front_end.ring import Chain, Part
+from vhost_user_conformance.front_end.script import PLAIN, Script
+from vhost_user_conformance.front_end.tester import FrontEnd
+from vhost_user_conformance.model.verdict import CaseEnd, Verdict
+from vhost_user_conformance.peer.wire import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PASS, FAIL, UNSUPPORTED = Verdict.PASS, Verdict.FAIL, Verdict.UNSUPPORTED
+OBSERVED = Verdict.OBSERVED
+
+
+def judge(number: int, play: Recording | Callable[[Script], Recording]) -> Verdict:
+    """The case's verdict."""
+    (case,) = [case for case in cases() if case.id == f"VU-F-{number:04}"]
+    try:
+        case.run(FrontEnd("blk", 1.0, play if callable(play) else lambda _script: play))
+    except CaseEnd as end:
+        return end.verdict
+    return PASS
+
+
+BIT_30 = 1 << 30
+on, off = features(LOG_ALL, LOG), features(0, LOG)
+#: Ring 0 loses its kick descriptor.
+POLLED = sent(F.SET_VRING_KICK, U64(VRING_NO_FD).pack())
+
+
+@pytest.mark.parametrize(
+    ("number", "messages", "verdict"),
+    [
+        # The same, with logging switched on.
+        (273, (features(5), kick(0), features(5 | LOG_ALL), stop(0)), PASS),
+        (273, (features(5), kick(0), features(7)), FAIL),
+        (273, (features(5), kick(0), kick(1), stop(0), features(7)), FAIL),
+        # Another driver, after the first one has stopped all rings.
+        (273, (features(5), kick(0), stop(0), features(7), kick(0)), PASS),
+        (273, (features(5), kick(0), sent(F.RESET_DEVICE), features(7)), PASS),
+        (410, (features(BIT_30), enable(0, 1), kick(0)), PASS),
+        (410, (features(BIT_30), enable(0, 1), kick(0), kick(1)), FAIL),
+        (410, (features(BIT_30), enable(0, 0), kick(0)), FAIL),
+        # A pair that the guest does not use.
+        (410, (features(BIT_30), enable(0, 1), enable(1, 0), kick(0), kick(1)), OBSERVED),
+        (510, (kick(0), kick(1)), PASS),
+        (510, (kick(0), notifier(F.SET_VRING_KICK, 1, "kick 0")), FAIL),
+        # The id of a closed eventfd.
+        (510, (kick(0), kick(1), stop(0), stop(1), notifier(F.SET_VRING_KICK, 1, "kick 0")), PASS),
+        (513, (kick(0), notifier(F.SET_VRING_CALL, 0, "call")), PASS),
+        (513, (kick(0), notifier(F.SET_VRING_CALL, 0, "kick 0")), FAIL),
+        (513, (kick(0), POLLED, notifier(F.SET_VRING_CALL, 0, "kick 0")), PASS),
+        (607, (kick(0), stop(0), sent(F.SET_VRING_BASE, VringState(0, 0).pack())), PASS),
+        (607, (kick(0), sent(F.SET_VRING_BASE, VringState(0, 0).pack())), FAIL),
+        (224, (features(1 << 32), kick(0)), PASS),
+        (224, (features(0), kick(0)), FAIL),
+        # The layout of a legacy driver's ring of 4.
+        (224, (features(0), size(4), parts(4096, 4160, 8192), kick(0)), OBSERVED),
+        (224, (features(0), size(4), parts(4096, 4160, 4176), kick(0)), FAIL),
+        (420, (kick(0), sent(F.SET_VRING_CALL, U64(VRING_NO_FD).pack())), PASS),
+        (420, (notifier(F.SET_VRING_CALL, 0, "call"), kick(0), kick(1)), FAIL),
+        (421, (enable(0, 1), kick(0), kick(0, CONT)), PASS),
+        (421, (enable(0, 1), kick(0), enable(0, 0, CONT), kick(0, CONT)), FAIL),
+        # It is not started again.
+        (421, (enable(0, 1), kick(0), enable(0, 0, CONT)), PASS),
+        (421, (enable(0, 0), enable(1, 1), kick(0), enable(0, 0, CONT), kick(0, CONT)), PASS),
+        (422, (parts(0, 64, 128), kick(0), parts(0, 64, 128)), PASS),
+        (422, (parts(0, 64, 128), kick(0), parts(64, 64, 128)), FAIL),
+        (422, (parts(0, 64, 128), kick(0), stop(0), parts(64, 64, 128), kick(0)), PASS),
+        (423, (size(4), parts(0, 64, 76)), PASS),
+        (423, (size(4), parts(0, 64, 74)), FAIL),
+        (423, (size(8), parts(0, 64, 128)), FAIL),
+        (423, (size(4), parts(64, 64, 128)), FAIL),
+        (803, (log_base(1),), FAIL),
+        (808, (logged_ring(), log_base(1)), FAIL),
+        (808, (log_base(1), logged_ring()), PASS),
+        (809, (log_base(1), features(LOG_ALL, LOG)), FAIL),
+        (809, (log_base(1), features(LOG_ALL, LOG), features(0, LOG)), PASS),
+        (809, (features(0), log_base(1)), FAIL),
+        (815, (kick(0), log_base(1), logged_ring(), on, off), FAIL),
+        (815, (kick(0), log_base(1), on, logged_ring(), off, parts(0, 0, 0, LOG)), PASS),
+        # Rings that were stopped for a migration.
+        (815, (kick(0), log_base(1), logged_ring(), on, stop(0), off), UNSUPPORTED),
+        (1406, (kick(0), kick(1), stop(0, RESET), stop(1, RESET)), PASS),
+        (1406, (kick(0), kick(1), stop(0, RESET)), FAIL),
+        (1406, (kick(0), kick(1), sent(F.RESET_DEVICE, act=RESET)), PASS),
+        (1406, (kick(0), sent(F.SET_STATUS, U64(0).pack(), act=RESET)), PASS),
+        (1406, (kick(0), sent(F.SET_STATUS, U64(1).pack(), act=RESET)), FAIL),
+        (1209, (asked(2, 4), size(4), size(4, 1)), PASS),
+        (1209, (asked(2, 4), size(8)), FAIL),
+        (1209, (asked(1, 4), size(4), size(4, 1)), FAIL),
+        (1205, (region(START, Descriptor(MEMFD, "a", 4096)), region(CONT)), FAIL),
+        (105, (sent(F.GPU_SET_SOCKET, b"", Descriptor(SOCKET, "s", 0)),), PASS),
+        (105, (sent(F.GPU_SET_SOCKET),), FAIL),
+    ],
+)
+def test_a_session(number: int, messages: tuple[Sent, ...], verdict: Verdict) -> None:
+    """The verdict for these messages."""
+    assert judge(number, recorded(*messages)) is verdict
+
+
+@pytest.mark.parametrize(
+    ("base", "used", "available", "verdict"),
+    [
+        (5, 5, 5, PASS),
+        (5, 5, 9, PASS),
+        (9, 5, 9, PASS),
+        (4, 5, 9, FAIL),
+        (10, 5, 9, FAIL),
+        # Across the wrap of the indices.
+        (1, 0xFFFE, 3, PASS),
+        (4, 0xFFFE, 3, FAIL),
+    ],
+)
+def test_the_base_at_which_a_ring_starts(
+    base: int, used: int, available: int, verdict: Verdict
+) -> None:
+    """It lies between the indices, after a stop and after the end of a back-end."""
+    recording = recorded(kick(0))
+    recording.ring_starts.append(RingStart(0, 0, base, used, available))
+    assert judge(609, recording) is verdict
+    first = recorded(kick(0), sent(F.SET_OWNER, act=ASKED))
+    first.second = recording
+    assert judge(1732, first) is verdict
+
+
+def test_messages_that_are_sent_again() -> None:
+    """After a reconnection, for each ring that the first session had."""
+    first = recorded(sent(F.SET_OWNER), kick(0), kick(1), sent(F.GET_FEATURES, act=ASKED))
+    assert judge(1720, first) is UNSUPPORTED
+    first.second = recorded(sent(F.SET_OWNER), kick(0))
+    assert judge(1720, first) is PASS
+    assert judge(1728, first) is FAIL
+    first.second = recorded(kick(0), kick(1))
+    assert judge(1720, first) is FAIL
+    assert judge(1728, first) is PASS
+
+
+def test_the_region_after_a_reconnection() -> None:
+    """It has the same file, and is sent before rings start."""
+    file, another = Descriptor(MEMFD, "a", 4096), Descriptor(MEMFD, "b", 4096)
+    first = recorded(region(START, file), kick(0), sent(F.GET_FEATURES, act=ASKED))
+    for second, verdict in (
+        ((region(START, file), kick(0)), PASS),
+        ((region(START, another), kick(0)), FAIL),
+        ((kick(0), region(START, file)), FAIL),
+        ((kick(0),), FAIL),
+    ):
+        first.second = recorded(*second)
+        assert judge(1731, first) is verdict
+
+
+def test_a_region_is_sent_back_unchanged() -> None:
+    """A change of the file or the size is a failure."""
+    file = Descriptor(MEMFD, "a", 4096)
+    recording = recorded(asked(1, 64), region(START, file), kick(0))
+    recording.regions.append((Inflight(4096, 0, 1, 64), file))
+    assert judge(1208, recording) is PASS
+    recording.regions[0] = (Inflight(8192, 0, 1, 64), file)
+    assert judge(1208, recording) is FAIL
+    recording.regions[0] = (Inflight(4096, 0, 1, 64), Descriptor(MEMFD, "b", 4096))
+    assert judge(1208, recording) is FAIL
+
+
+def test_a_front_end_that_starts_no_ring() -> None:
+    """It has shared its memory, and then sends nothing and keeps the connection."""
+    table = sent(F.SET_MEM_TABLE)
+    assert judge(1716, recorded(table, kick(0))) is PASS
+    stuck = recorded(table)
+    stuck.acts.clear()
+    stuck.undone[START] = "no guest started a ring"
+    assert judge(1716, stuck) is FAIL
+    idle = recorded(sent(F.SET_OWNER))
+    assert judge(1716, idle) is UNSUPPORTED
+
+
+HEADER = struct.Struct("<IIQ")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "sector", "sizes", "verdict"),
+    [
+        (2113, 0, 2047, (16, 513), PASS),
+        (2113, 0, 2048, (16, 513), FAIL),
+        (2113, 1, 2047, (16, 1024, 1), FAIL),
+        (2113, 8, 1 << 40, (16, 21), PASS),
+        (2114, 0, 0, (16, 513), PASS),
+        (2114, 0, 0, (16, 512), FAIL),
+        (2114, 0, 0, (16, 1), FAIL),
+        (2114, 1, 0, (16, 512, 1), PASS),
+        (2114, 1, 0, (16, 1), FAIL),
+        (2114, 8, 0, (16, 21), PASS),
+        (2115, 0, 0, (16, 513), PASS),
+        (2115, 4, 0, (16, 1), PASS),
+        (2115, 11, 0, (16, 16, 1), FAIL),
+        (2115, 13, 0, (16, 16, 1), FAIL),
+        (2115, 99, 0, (16, 1), FAIL),
+        (2116, 4, 0, (16, 1), PASS),
+        (2116, 4, 1, (16, 1), FAIL),
+        (2116, 0, 1, (16, 513), PASS),
+        (2119, 4, 0, (16, 1), FAIL),
+        (2119, 0, 0, (16, 513), PASS),
+    ],
+)
+def test_requests_of_a_disk(
+    number: int, kind: int, sector: int, sizes: tuple[int, ...], verdict: Verdict
+) -> None:
+    """The last part is device-writable, and FLUSH is negotiated."""
+    *readable, last = sizes
+    parts = (*(Part(0, size, False) for size in readable), Part(0, last, True))
+    recording = recorded(features(1 << 9), sent(F.GET_CONFIG), kick(0))
+    header = HEADER.pack(kind, 0, sector)
+    recording.chains.append(Chain(0, 0, parts, False, (), (0,), header))
+    assert judge(number, recording) is verdict
+
+
+@pytest.mark.parametrize(
+    ("number", "parts", "header", "verdict"),
+    [
+        (2117, (Part(0, 76, False),), bytes(16), PASS),
+        (2117, (Part(0, 76, False),), b"\1" + bytes(15), FAIL),
+        (2117, (Part(0, 76, False),), b"\0\1" + bytes(14), FAIL),
+        (2118, (Part(0, 12, True), Part(0, 1500, True)), b"", PASS),
+        (2118, (Part(0, 1500, False),), b"", FAIL),
+        (2118, (Part(0, 8, True),), b"", FAIL),
+    ],
+)
+def test_frames(number: int, parts: tuple[Part, ...], header: bytes, verdict: Verdict) -> None:
+    """Transmitted frames, and receive buffers."""
+    recording = recorded(kick(0))
+    chain = Chain(0, 0, parts, False, (), (0,), header)
+    recording.chains.append(chain)
+    recording.offered.append(chain)
+    assert judge(number, recording) is verdict
+
+
+def test_flags_of_an_available_ring() -> None:
+    """They are reported whether there was a request or not."""
+    recording = recorded(kick(0))
+    assert judge(2108, recording) is PASS
+    recording.flag_faults.add("the available ring has flags 0x1")
+    assert judge(2108, recording) is FAIL
+
+
+@pytest.mark.parametrize("number", [514, 515])
+def test_a_request_without_a_kick(number: int) -> None:
+    """It is a failure; without any request the case is UNSUPPORTED."""
+    recording = recorded(features(1 << 29), kick(0), sent(F.GET_FEATURES, act=ASKED))
+    assert judge(number, recording) is UNSUPPORTED
+    recording.chains.append(Chain(0, 0, (), False, ()))
+    assert judge(number, recording) is PASS
+    recording.unkicked.add(0)
+    assert judge(number, recording) is FAIL
+
+
+def test_a_driver_that_is_called_on_request() -> None:
+    """It makes about as many requests as with a call for each."""
+
+    def play(script: Script, made: int) -> Recording:
+        recording = recorded(kick(0), sent(F.GET_FEATURES, act=ASKED))
+        count = made if script.calls_as_asked else 100
+        recording.chains += [Chain(0, 0, (), False, ())] * count
+        return recording
+
+    for number in (516, 517):
+        assert judge(number, lambda script: play(script, 100)) is PASS
+        assert judge(number, lambda script: play(script, 50)) is PASS
+        assert judge(number, lambda script: play(script, 8)) is FAIL
+
+
+@pytest.mark.parametrize(("indirect", "verdict"), [(False, UNSUPPORTED), (True, PASS)])
+def test_indirect_tables(indirect: bool, verdict: Verdict) -> None:
+    """The case is UNSUPPORTED for a driver that uses none."""
+    recording = recorded(kick(0))
+    recording.chains.append(Chain(0, 0, (Part(0, 16, False),), indirect, ()))
+    assert judge(2105, recording) is verdict
+    recording.chains.append(Chain(0, 0, (), False, ("an indirect table of 24 bytes",)))
+    assert judge(2105, recording) is FAIL
+
+
+CHANGE = int(BackendRequest.CONFIG_CHANGE_MSG)
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "answers", "verdict"),
+    [
+        (1333, "CONFIG_CHANGE_MSG twice", (CHANGE, CHANGE), PASS),
+        (1333, "CONFIG_CHANGE_MSG twice", (CHANGE,), FAIL),
+        (1333, "CONFIG_CHANGE_MSG twice", (CHANGE, CHANGE, CHANGE), FAIL),
+        (1336, "an unknown id, and CONFIG_CHANGE_MSG", (99, CHANGE), PASS),
+        (1336, "an unknown id, and CONFIG_CHANGE_MSG", (CHANGE, 99), FAIL),
+        (1336, "an unknown id, and CONFIG_CHANGE_MSG", (99,), FAIL),
+        (1336, "an unknown id, and CONFIG_CHANGE_MSG", (-1,), OBSERVED),
+    ],
+)
+def test_several_requests_on_the_channel(
+    number: int, name: str, answers: tuple[int, ...], verdict: Verdict
+) -> None:
+    """Each is answered once and in order."""
+    recording = recorded(kick(0), sent(F.GET_FEATURES, act=ASKED))
+    for at, answer in enumerate(answers):
+        message = Message(answer, 5, bytes(8))
+        recording.channel[f"{name} {at}"] = "closed" if answer < 0 else message
+    assert judge(number, recording) is verdict
+
+
+def test_a_log_that_is_too_small() -> None:
+    """It is a failure if guest memory has one page more than the log has bits."""
+    recording = recorded(log_base(1))
+    recording.tables.append(MemoryTable(-1, (MemoryRegion(0, 8 * 4096, 0, 0),), ()))
+    assert judge(803, recording) is PASS
+    recording.tables.append(MemoryTable(0, (MemoryRegion(0, 9 * 4096, 0, 0),), ()))
+    assert judge(803, recording) is FAIL
+
+
+def test_an_empty_chain() -> None:
+    """It has no status byte."""
+    recording = recorded(kick(0))
+    recording.chains.append(Chain(0, 0, (), False, ()))
+    assert judge(2111, recording) is FAIL
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_reply_to_set_log_base_of_any_size(on: bool) -> None:
+    """The specification is contradictory, so a refusal is not a failure."""
+
+    def play(script: Script) -> Recording:
+        after = (features(LOG_ALL, LOG),) if on or script == PLAIN else ()
+        recording = recorded(kick(0), log_base(1), *after)
+        recording.marks.append((2, "a reply to SET_LOG_BASE"))
+        return recording
+
+    assert judge(812, play) is (PASS if on else OBSERVED)
+
+
+@pytest.mark.parametrize(
+    ("number", "protocol", "answer", "verdict"),
+    [
+        (1303, ProtocolFeature.REPLY_ACK, "no answer", FAIL),
+        # The reaction to an unknown id is not specified, but need_reply requires an answer.
+        (1303, ProtocolFeature.REPLY_ACK, "closed", OBSERVED),
+        (1304, ProtocolFeature.REPLY_ACK, "closed", FAIL),
+        # Without REPLY_ACK no answer is required.
+        (1303, ProtocolFeature.BACKEND_REQ, "no answer", UNSUPPORTED),
+        (1320, ProtocolFeature.BACKEND_REQ, "no answer", UNSUPPORTED),
+        (1322, ProtocolFeature.BACKEND_REQ, "no answer", UNSUPPORTED),
+    ],
+)
+def test_replies_on_the_channel(number: int, protocol: int, answer: str, verdict: Verdict) -> None:
+    """The verdict depends on the negotiated features."""
+
+    def play(script: Script) -> Recording:
+        recording = recorded(kick(0), sent(F.GET_FEATURES, act=ASKED), protocol=int(protocol))
+        recording.channel[script.name.removeprefix("asks: ")] = answer
+        return recording
+
+    assert judge(number, play) is verdict
