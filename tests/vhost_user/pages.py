@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user import postcopy
 from vhost_user.memory import PAGE_SIZE
 
@@ -61,7 +62,7 @@ class Pages:
 
     def close(self) -> None:
         os.eventfd_write(self._end, 1)
-        self._thread.join(5)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
         os.close(self._end)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user.channel import MAX_SOCKET_PATH, READ_FDS, Channel, check_path, connect
 from vhost_user.errors import BackendError, DeadlineError, Disconnected, UsageError
 
@@ -148,7 +149,7 @@ def test_a_long_message_arrives_whole_while_the_peer_reads(ends: tuple[Channel, 
     taker.start()
     sent = bytes(range(256)) * (1 << 13)
     one.send(sent, (), 5.0, "x")
-    taker.join(10)
+    taker.join(TIMEOUT)
     assert bytes(got) == sent
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from vhost_user.backend import BackendConnection
 from vhost_user.codec import REPLY, VERSION, encode
 from vhost_user.errors import (
@@ -77,7 +78,7 @@ def front() -> Iterator[FrontendConnection]:
     with FrontendConnection(mine, name="blk0") as connection:
         connection.negotiate(features=1 << 32, protocol_features=P.REPLY_ACK | P.CONFIG)
         yield connection
-    server.join(10)
+    server.join(TIMEOUT)
     assert not server.is_alive()
 
 

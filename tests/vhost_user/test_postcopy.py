@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.timeouts import TIMEOUT
 from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd
 from tests.vhost_user.rings import USER_BASE
 from vhost_user.errors import FrontendError
@@ -105,7 +106,7 @@ def test_giving_up_wakes_who_waits(table: FaultingTable, faults: Userfault, ram:
     await_fault(faults.fd)
     assert not seen
     faults.give_up()
-    waiting.join(5)
+    waiting.join(TIMEOUT)
     assert seen == [bytes(4)]
     table.propose([OTHER], [os.dup(ram)], replace=False)
     table.commit()

@@ -94,12 +94,19 @@ def test_an_unknown_kind_is_an_error_that_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("command", ["migrate", "run", "attach"])
 @EVERY_KIND
 def test_commands_have_an_option_for_each_kind(command: str, kind: DeviceKind) -> None:
-    """With a help text that is made from the row."""
+    """With a help text that is made from the row, and that `--help` prints."""
     made = emu.get_command(click.Context(emu), command)
     assert made is not None
-    assert any(f"--{kind.name}" in parameter.opts for parameter in made.params)
+    (option,) = (found for found in made.params if f"--{kind.name}" in found.opts)
+    assert isinstance(option, click.Option)
+    expected = (
+        f"Socket of a back-end: {kind.title}."
+        if command == "attach"
+        else f"N {kind.plural} with R rings each, or 0. [default: {kind.default_text}]"
+    )
+    assert option.help == expected
     text = CliRunner().invoke(made, ["--help"]).output
-    assert kind.plural in text or kind.title in text
+    assert expected in " ".join(text.split())
 
 
 def test_a_sweep_splits_devices_among_the_default_kinds() -> None:

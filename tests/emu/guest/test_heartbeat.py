@@ -7,6 +7,7 @@ import threading
 import time
 
 from emu.guest.heartbeat import Heartbeat
+from tests.timeouts import TIMEOUT
 from vhost_user.memory import PAGE_SIZE
 
 MS = 1_000_000
@@ -124,4 +125,4 @@ def test_awaits_the_next_beat() -> None:
     timer = threading.Timer(0.02, heart.beat, [6])
     timer.start()
     assert heart.await_beat(5) == 6
-    timer.join(5)
+    timer.join(TIMEOUT)

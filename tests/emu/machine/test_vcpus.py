@@ -208,6 +208,7 @@ def test_a_timer_that_expires_during_a_pause_ticks_after_it(rig: Rig) -> None:
 
 
 def test_arm_ticks_a_vcpu_that_had_no_timer(rig: Rig) -> None:
+    """A later due time does not replace an earlier one."""
     guest = Recorder()
     _run(rig, guest)
     rig.vcpus.pause()
@@ -215,10 +216,8 @@ def test_arm_ticks_a_vcpu_that_had_no_timer(rig: Rig) -> None:
         guest.ticks.get()
     rig.vcpus.resume()
     rig.vcpus.arm(3, time.monotonic_ns() + 5 * MS)
-    rig.vcpus.arm(3, time.monotonic_ns() + 500 * MS)
-    start = time.monotonic_ns()
+    rig.vcpus.arm(3, time.monotonic_ns() + round(3 * TIMEOUT * 1000) * MS)
     assert guest.ticks.get(timeout=TIMEOUT)[0] == 3
-    assert time.monotonic_ns() - start < 400 * MS
 
 
 def test_guest_code_may_arm_its_own_vcpu(rig: Rig) -> None:

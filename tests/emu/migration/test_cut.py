@@ -125,7 +125,7 @@ def test_the_offset_of_different_clocks_is_estimated(
     start = migration.source.timeline.marks["pause_start_ns"]
     truth = migration.destination.timeline.marks["running_ns"] - start
     assert abs(there["downtime_ns"] - truth) <= there["downtime_error_ns"]
-    assert 0 < there["downtime_error_ns"] < 1_000_000_000
+    assert there["downtime_error_ns"] > 0
     assert migration.destination.source["downtime_ns"] == there["downtime_ns"]
     await_requests(other)
     check_request_log(other)

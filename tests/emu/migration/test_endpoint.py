@@ -45,7 +45,7 @@ def test_cancel_ends_accept(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: accepted.append(listener.accept(timeout=TIMEOUT)))
     thread.start()
     listener.cancel()
-    thread.join(5)
+    thread.join(TIMEOUT)
     assert accepted == [None]
     listener.close()
     assert psutil.Process().num_fds() == before

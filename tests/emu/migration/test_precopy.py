@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tests.emu.migration.hosts import Host
 
 MIB = 1 << 20
+MS = 1_000_000
 WORKING_SET = 16 * MIB
 #: Bytes a second that the guest writes, and that may be sent: far below what a busy host can do.
 FAST, SLOW = 100 * MIB, 40 * MIB
@@ -49,14 +50,15 @@ FAST, SLOW = 100 * MIB, 40 * MIB
 LIMIT = 2
 
 
-class ZeroForecast(DowntimeForecast):
-    """Predicts no downtime besides memory, and probes no VM."""
+class GivenForecast(DowntimeForecast):
+    """Predicts what a test sets, by default no downtime besides memory, and probes no VM."""
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
+        self.besides = DeviceDowntime()
 
     def expected(self) -> DeviceDowntime:
-        return DeviceDowntime()
+        return self.besides
 
     def use_destination(self, payload: bytes) -> None:
         self.payloads.append(payload)
@@ -101,7 +103,7 @@ class Rig:
         self.vm = vm
         self.wire = wire
         self.events = Events()
-        self.forecast = ZeroForecast()
+        self.forecast = GivenForecast()
         self.throttles: list[int] = []
         self.cancelled = threading.Event()
         self.sync = RamSync(vm.machine.ram, log)
@@ -288,13 +290,36 @@ def test_an_abort_leaves_the_vm_where_it_is(
     check_request_log(vm)
 
 
+def test_the_expected_downtime_is_that_of_memory_and_of_the_forecast(rig: Rig) -> None:
+    """Memory takes what is left, at the bandwidth that was measured."""
+    rig.forecast.besides = DeviceDowntime(stop=30 * MS, start=40 * MS, vcpus=5 * MS)
+    precopy = rig.precopy(Parameters(downtime_limit=10**6))
+    precopy.run(prepared)
+    decision = precopy.sent.decision
+    assert decision is not None
+    estimate = decision.estimate
+    assert estimate.devices == rig.forecast.besides
+    assert estimate.memory_ns == rig.remaining[-1] * 10**9 // estimate.bandwidth
+    assert precopy.sent.expected_ns == estimate.memory_ns + 75 * MS
+    last = [data for name, data in rig.events.seen if name == "MIGRATION_PASS"][-1]
+    assert last["expected-downtime"] == precopy.sent.expected_ns // MS
+    report = precopy.sent.to_json()
+    figures = ["memory", "stop", "start", "vcpus"]
+    parts = [report[f"expected_{figure}_ms"] for figure in figures]
+    assert parts[1:] == [30, 40, 5]
+    assert report["expected_downtime_ms"] == pytest.approx(sum(parts), abs=0.001)
+
+
 def test_each_round_reports_the_expected_downtime(vm: Vm, other: Vm, tmp_path: Path) -> None:
-    """How exact that is depends on the host's other load."""
+    """How exact that is depends on the host's other load: bench/ measures it."""
     migration = Migration(vm, other, "qemu-2021", tmp_path, Parameters(timeout=TIMEOUT))
     migration.run()
-    assert migration.source.precopy.expected_ns > 0
+    decision = migration.source.precopy.decision
+    assert decision is not None
+    assert min(decision.estimate.devices) > 0
+    assert migration.source.precopy.expected_ns == decision.estimate.downtime_ns
     passes = [data for name, data in migration.events.seen if name == "MIGRATION_PASS"]
-    assert passes
+    assert len(passes) == migration.source.precopy.rounds
     assert all("expected-downtime" in data for data in passes)
 
 

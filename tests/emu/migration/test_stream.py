@@ -91,7 +91,7 @@ def test_memory_arrives(
         if kind is Kind.SWITCHOVER:
             break
         received += ends[1].receive_ram(there, count, payload)
-    sender.join(5)
+    sender.join(TIMEOUT)
     assert received == sum(length for _, length in runs)
     assert all(here.view(*run) == there.view(*run) for run in runs)
     touched = sum(length for _, length in there.extents())
@@ -190,7 +190,7 @@ def test_a_failing_destination_sends_its_reason(
     thread = threading.Thread(target=source)
     thread.start()
     ends[1].send_failure("no such disk")
-    thread.join(5)
+    thread.join(TIMEOUT)
     assert reasons == ["no such disk"]
 
 

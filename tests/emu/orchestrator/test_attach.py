@@ -236,7 +236,7 @@ def test_a_measurement_does_not_delay_the_end(programs: Programs, tmp_path: Path
     with monitor(tmp_path / "qmp") as client:
         assert execute(client, "query-dirty-rate")["status"] == "measuring"
         vm.send_signal(signal.SIGINT)
-        assert vm.wait(10) == 0
+        assert vm.wait(TIMEOUT) == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -16,6 +16,7 @@ from emu.orchestrator.backend_processes import BackendProcesses, program_specs
 from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
 from tests.emu.fake_runs import disk_file, machine_plan, no_leftovers
+from tests.timeouts import TIMEOUT
 
 
 def test_all_programs_listen_when_they_are_ready() -> None:
@@ -64,7 +65,7 @@ def test_the_next_wait_raises_the_end_of_a_program() -> None:
             backends.await_ready()
             os.kill(backends.pids[0], signal.SIGKILL)
             with pytest.raises(ProgramError, match="back-end net-0 of side B ended by SIGKILL"):
-                watcher.pause(10)
+                watcher.pause(TIMEOUT)
         finally:
             backends.stop()
 

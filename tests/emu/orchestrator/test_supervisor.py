@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,10 @@ from emu.errors import CommandError, ProgramError, SignalError
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import LineProgress
 from tests.emu.fake_runs import FAKE_VM, machine_plan, no_leftovers
+from tests.timeouts import TIMEOUT
+
+if TYPE_CHECKING:
+    from emu.orchestrator.managed_process import ManagedProcess
 
 
 def supervise(*, sides: int = 2) -> Supervisor:
@@ -26,7 +30,7 @@ def interrupt(pids: list[int], supervisor: Supervisor) -> None:
         supervisor.start_programs()
         pids += [pid for side in supervisor.sides for pid in side.pids]
         os.kill(os.getpid(), signal.SIGINT)
-        supervisor.watcher.pause(20)
+        supervisor.watcher.pause(TIMEOUT)
 
 
 def test_a_signal_ends_all_programs_and_a_second_run_starts_at_once() -> None:
@@ -42,22 +46,29 @@ def start(supervisor: Supervisor, error: CommandError | None = None) -> None:
     with supervisor:
         supervisor.start_programs()
         if error is None:
-            supervisor.watcher.pause(20)
+            supervisor.watcher.pause(TIMEOUT)
             return
         if "gone" in str(error):
             os.kill(supervisor.sides[0].backends.pids[0], signal.SIGKILL)
         raise error
 
 
-@pytest.mark.parametrize("delay", [0.2, 0.4, 0.8])
-def test_a_signal_at_any_moment_of_the_start(delay: float) -> None:
-    """Also when a part of the programs has been started."""
-    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize("program", [1, 3, 6, 10])
+def test_a_signal_at_any_moment_of_the_start(program: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when so many of the ten programs have been started."""
     supervisor = supervise()
-    timer.start()
-    with no_leftovers(), pytest.raises(SignalError):
+    watch = supervisor.watcher.watch
+
+    def watch_and_signal(started: ManagedProcess) -> None:
+        watch(started)
+        pids.append(started.pid)
+        if len(pids) == program:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(supervisor.watcher, "watch", watch_and_signal)
+    with no_leftovers() as pids, pytest.raises(SignalError):
         start(supervisor)
-    timer.join()
+    assert len(pids) >= program
     assert not supervisor.directory.path.exists()
 
 

@@ -47,7 +47,7 @@ def test_it_controls_a_server(watcher: SignalWatcher) -> None:
         client.execute("x-refuse", timeout=TIMEOUT)
     assert [event.name for event in client.events] == ["STOP"]
     client.close()
-    thread.join(5)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
     server.close()
 

@@ -34,7 +34,7 @@ def vm() -> Iterator[tuple[MonitorClient, subprocess.Popen[bytes]]]:
         client.negotiate(20)
         yield client, process
         client.close()
-    assert process.wait(10) == 0
+    assert process.wait(TIMEOUT) == 0
 
 
 def test_every_method_of_the_protocol_is_a_command(
@@ -71,4 +71,4 @@ def test_quit_ends_the_process(vm: tuple[MonitorClient, subprocess.Popen[bytes]]
     """As QEMU does."""
     client, process = vm
     client.execute("quit", timeout=TIMEOUT)
-    assert process.wait(10) == 0
+    assert process.wait(TIMEOUT) == 0

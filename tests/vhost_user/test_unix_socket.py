@@ -1,0 +1,72 @@
+"""Unix sockets with a path: why one is not bound, and that nothing of others is removed.
+
+`tests/test_unix_sockets.py` has what all users of this module keep.
+"""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vhost_user import unix_socket
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_socket_of_its_kind_that_programs_do_not_inherit(
+    kind: socket.SocketKind, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "s")
+    with unix_socket.bind(path, kind) as sock:
+        assert (sock.type, sock.getsockname()) == (kind, path)
+        assert not os.get_inheritable(sock.fileno())
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "text"),
+    [
+        ("file", errno.EEXIST, "exists and is not a socket"),
+        ("directory", errno.EEXIST, "exists and is not a socket"),
+        ("link", errno.EEXIST, "exists and is not a socket"),
+        ("listening", errno.EADDRINUSE, "is in use"),
+        ("another kind", errno.EADDRINUSE, "is in use"),
+    ],
+)
+def test_what_is_there_stays(kind: str, number: int, text: str, tmp_path: Path) -> None:
+    """With the reason in the error."""
+    path = tmp_path / "s"
+    with socket.socket(
+        socket.AF_UNIX, socket.SOCK_DGRAM if kind == "another kind" else socket.SOCK_STREAM
+    ) as other:
+        if kind == "file":
+            path.write_text("precious")
+        elif kind == "directory":
+            path.mkdir()
+        elif kind == "link":
+            path.symlink_to(tmp_path / "nothing")
+        else:
+            other.bind(str(path))
+            if kind == "listening":
+                other.listen()
+        before = path.lstat().st_ino
+        with pytest.raises(unix_socket.PathTakenError) as caught:
+            unix_socket.bind(str(path))
+        assert (caught.value.errno, caught.value.strerror) == (number, text)
+        assert caught.value.filename == str(path)
+        assert path.lstat().st_ino == before
+
+
+@pytest.mark.parametrize(("name", "text"), [("none/s", "No such file"), ("x" * 200, "too long")])
+def test_a_path_that_cannot_be_bound_is_the_systems_error(
+    name: str, text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match=text) as caught:
+        unix_socket.bind(str(tmp_path / name))
+    assert not isinstance(caught.value, unix_socket.PathTakenError)
