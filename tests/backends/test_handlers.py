@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from backends.loop import Loop
     from tests.backends.rig import Rig
-    from vhost_user.payloads import Payload
+    from vhost_user.payload_layout import Payload
 
 RINGS = 3
 PROTOCOL = 1 << VHOST_USER_F_PROTOCOL_FEATURES
