@@ -107,7 +107,7 @@ class AttachOptions:
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @trace_options
 def attach(**options: Any) -> None:
-    """Check what was asked for, run, and say what was done."""
+    """Check the options, run the VM, and report its counters."""
     from emu.orchestrator.attach import AttachedVm
     from emu.orchestrator.signals import SignalWatcher
 
@@ -116,19 +116,19 @@ def attach(**options: Any) -> None:
     seconds = None if text is None else validate.duration("--for", text) / 1e9
     plan = _plan(own)
     quiet = own.quiet
-    waiting = _ignore if quiet else _say
-    with SignalWatcher() as watcher, AttachedVm(plan, _say, waiting) as vm:
+    waiting = _ignore if quiet else _report
+    with SignalWatcher() as watcher, AttachedVm(plan, _report, waiting) as vm:
         vm.start(watcher)
         if not quiet:
             names = ", ".join(f"{name} on {path}" for name, path in plan.backends.items())
-            _say(f"running ({vm.accel}): {names}")
+            _report(f"running ({vm.accel}): {names}")
         _run(vm, watcher, seconds)
         if not quiet:
-            _say(_summary(vm))
+            _report(_summary(vm))
         vm.check()
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     click.echo(line, file=sys.stderr)
 
 
@@ -171,7 +171,7 @@ def _plan(options: AttachOptions) -> AttachPlan:
 
 
 def _run(vm: AttachedVm, watcher: SignalWatcher, seconds: float | None) -> None:
-    """Until Ctrl-C, SIGTERM, ``quit``, or until the time is over."""
+    """Run until Ctrl-C, SIGTERM, ``quit``, or the end of the time."""
     try:
         vm.run(watcher, seconds)
     except SignalError as end:

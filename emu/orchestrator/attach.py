@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Commands that only the run of a VM process sends to it.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
-#: Seconds between two signs of life while the VM starts; its devices have deadlines of their own.
+#: Seconds of one wait, which is repeated; connecting and booting have timeouts of their own.
 _LOOK = 60.0
 
 
@@ -93,7 +93,8 @@ class AttachedVm:
                 for name, handler in commands(self._control).items()
                 if name not in _INTERNAL
             }
-            # It listens before the VM starts: who knows of the VM by its devices can connect.
+            # It listens before the VM starts: a client that waits for the back-ends' connections
+            # can connect at once.
             self._monitor = MonitorListener(plan.monitor, offered)
 
     def __enter__(self) -> Self:
@@ -104,7 +105,7 @@ class AttachedVm:
             self._monitor.close()
         if self._starter is not None and self._starter.is_alive():
             return  # it waits for a back-end, and ends with the process
-        with contextlib.suppress(Exception):  # the user wants this to end, whatever a device says
+        with contextlib.suppress(Exception):  # the command ends, whatever error a device reports
             self._control.stop()
         self._control.close()
 
@@ -112,7 +113,7 @@ class AttachedVm:
         """Connect the devices and boot.
 
         Raises:
-            SignalError: the user wants this to end; a back-end may never answer.
+            SignalError: a signal ends the command, also while a back-end does not answer.
             VhostUserError: a back-end is not there, or is not what the VM needs.
             EmuError: a disk holds data, and the plan does not allow it to be overwritten.
         """
@@ -175,10 +176,10 @@ class AttachedVm:
                 check_zeroes(device, TIMEOUT)
 
     def run(self, watcher: SignalWatcher, seconds: float | None) -> None:
-        """Return when the time is over, or when a client of the monitor has said ``quit``.
+        """Return when the time is over, or after a monitor client's ``quit``.
 
         Raises:
-            SignalError: the user wants this to end.
+            SignalError: a signal ends the command.
         """
         fds = () if self._monitor is None else (self._monitor.over_fd,)
         while not watcher.wait(fds, _LOOK if seconds is None else seconds):
@@ -192,10 +193,10 @@ class AttachedVm:
         return self._control.stats()
 
     def check(self) -> None:
-        """Return if all is well: each device has a back-end, and each request its answer.
+        """Check that each device has a back-end, and that each request completed correctly.
 
         Raises:
-            EmuError: it is not; the text says what.
+            EmuError: one has none, or did not; the text names all of them.
         """
         lost = self._control.vm.reconnect.lost
         if lost:

@@ -1,6 +1,7 @@
-"""Connects the back-ends of `emu attach`, before there is a VM: its devices depend on them.
+"""Connects the back-ends of `emu attach` before the VM is made: its shape depends on them.
 
-Each back-end gets one connection, which the device then uses: many programs end with their first.
+Each back-end gets one connection, which the VM's device then uses: many back-ends end when their
+first front-end disconnects.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 #: Seconds for a back-end to listen, and for each of its replies.
 TIMEOUT = 10.0
-#: Seconds for a back-end that was started with this command; then the user is told of the wait.
+#: Seconds for a back-end that is just starting; after these the wait is reported.
 AT_ONCE = 0.2
 #: Rings of a device whose back-end offers more, unless the user asks for them.
 USUAL_RINGS = 2
 
 
 def connect(device: DeviceSpec, path: str, waiting: Callable[[str], None]) -> BackEnd:
-    """Connect a device's back-end, and ask what it offers.
+    """Connect to a device's back-end, and ask what it offers.
 
     Args:
         device: of the VM that is to be made; its rings do not matter.

@@ -44,7 +44,7 @@ def check_zeroes(disk: VhostUserBlk, timeout: float) -> None:
         timeout: seconds for each reply, and for the reads that are in flight at once.
 
     Raises:
-        EmuError: the disk holds data, or may hold data; the text says what to do.
+        EmuError: the disk holds data, or may hold data; the text names the remedy.
         VhostUserError: the back-end has failed.
     """
     size = disk.capacity(timeout=timeout) * SECTOR_SIZE
