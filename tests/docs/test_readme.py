@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -113,6 +114,20 @@ def test_the_commands_of_a_row_run(purpose: str) -> None:
     try:
         for block in _blocks(use, ROWS[purpose]):
             shell.run(block)
+    finally:
+        shell.close()
+
+
+@pytest.mark.document
+@pytest.mark.slow
+@pytest.mark.timeout(SLOW_TIMEOUT + 30)
+def test_make_migrate() -> None:
+    """In the repository, whose environment is installed: it is not installed by a test."""
+    if subprocess.run(["make", "--question", ".venv/.installed"], cwd=ROOT, check=False).returncode:
+        pytest.skip("make would install .venv anew")
+    shell = Shell()
+    try:
+        shell.run(Block(README, 1, "make migrate", in_root=True, slow=True))
     finally:
         shell.close()
 
