@@ -143,7 +143,7 @@ def messages_document() -> str:
         "",
         "## Dialects",
         "",
-        "Numbers that are not settled between specifications and releases; each session has one.",
+        "Specifications and implementations disagree on these numbers; a session uses one dialect.",
         "",
         *_dialects(),
         "",

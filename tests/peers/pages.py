@@ -32,8 +32,8 @@ _WRITTEN = (
     "[tests/peers/explanations.toml](../../../tests/peers/explanations.toml)."
 )
 _COUNTED = """Each of these programs is from Debian 12 or from this project, and ran on 2 cores;
-*time* is that of the longest run. A case counts as FAIL if it failed in one run. For each FAIL its
-page has the reason why the peer is at fault and not the suite.
+*time* is that of the longest run. A case counts as FAIL if it failed in at least one run. For
+each FAIL its page has the reason why the peer is at fault and not the suite.
 
 Most UNSUPPORTED cases are about another class of device, or about protocol features that are not
 offered: none of these back-ends has DEVICE_STATE, CROSS_ENDIAN, INBAND_NOTIFICATIONS,
