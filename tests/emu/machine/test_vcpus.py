@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import queue
 import threading
@@ -17,7 +16,6 @@ from devices.notifiers import Irqfd
 from emu.errors import EmuError
 from emu.machine import vcpu_state
 from emu.machine.accel import registry
-from emu.machine.accel.soft_vcpu import SoftVcpu
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
 from emu.machine.vcpus import VcpuSet
 from tests.emu.guests import Holding, Recorder, until
@@ -105,20 +103,6 @@ def test_pause_waits_for_guest_code(rig: Rig) -> None:
             misuse()
 
 
-def test_an_interrupt_that_a_pause_ended_early_is_taken_again_after_resume(rig: Rig) -> None:
-    guest = Holding(listens=lambda: rig.vcpus.gate.paused)
-    _run(rig, guest)
-    rig.signal(1)
-    guest.wait_entered()
-    rig.vcpus.pause()
-    assert rig.vcpus.save()[1] == VcpuState(halted=False, pending=(1,))
-    assert guest.interrupts.empty()
-    guest.go.set()
-    rig.vcpus.resume()
-    assert guest.next_interrupt() == (1, 1)
-    assert guest.quiet()
-
-
 def test_state_moves_to_another_machine(rig: Rig) -> None:
     guest = Holding(listens=lambda: rig.vcpus.gate.paused)
     _run(rig, guest)
@@ -161,21 +145,6 @@ def test_resume_names_a_vcpu_that_does_not_run(rig: Rig) -> None:
     release.set()
 
 
-def test_a_timer_ticks_on_time_and_does_not_spin(rig: Rig) -> None:
-    guest = Recorder({2: 5 * MS})
-    _run(rig, guest)
-    times: list[int] = []
-    while len(times) < 6:
-        vcpu, now = guest.ticks.get(timeout=TIMEOUT)
-        if vcpu == 2:
-            times.append(now)
-    gaps = [late - early for early, late in itertools.pairwise(times)]
-    assert min(gaps) >= 5 * MS
-    vcpu_of_the_timer = rig.vcpus._vcpus[2]
-    assert isinstance(vcpu_of_the_timer, SoftVcpu)
-    assert vcpu_of_the_timer.slices <= len(times) + guest.ticks.qsize() + 1
-
-
 def test_a_timer_survives_the_move_to_another_machine(rig: Rig) -> None:
     guest = Recorder({0: 40 * MS})
     _run(rig, guest)
@@ -205,29 +174,6 @@ def test_a_timer_that_expires_during_a_pause_ticks_after_it(rig: Rig) -> None:
         guest.ticks.get(timeout=0.02)
     rig.vcpus.resume()
     assert guest.ticks.get(timeout=TIMEOUT)[0] == 0
-
-
-def test_arm_ticks_a_vcpu_that_had_no_timer(rig: Rig) -> None:
-    """A later due time does not replace an earlier one."""
-    guest = Recorder()
-    _run(rig, guest)
-    rig.vcpus.pause()
-    while not guest.ticks.empty():
-        guest.ticks.get()
-    rig.vcpus.resume()
-    rig.vcpus.arm(3, time.monotonic_ns() + 5 * MS)
-    rig.vcpus.arm(3, time.monotonic_ns() + round(3 * TIMEOUT * 1000) * MS)
-    assert guest.ticks.get(timeout=TIMEOUT)[0] == 3
-
-
-def test_guest_code_may_arm_its_own_vcpu(rig: Rig) -> None:
-    guest = Recorder()
-    guest.interrupt = lambda vcpu, vector: rig.vcpus.arm(vcpu, time.monotonic_ns())
-    _run(rig, guest)
-    for _ in range(4):
-        guest.ticks.get(timeout=TIMEOUT)
-    rig.signal(1)
-    assert guest.ticks.get(timeout=TIMEOUT)[0] == 1
 
 
 def test_a_crash_is_recorded_and_the_others_continue(rig: Rig) -> None:
@@ -302,14 +248,6 @@ def test_starting_twice_and_resuming_before_start_are_errors(rig: Rig) -> None:
     rig.vcpus.start(Recorder())
     with pytest.raises(EmuError, match="before"):
         rig.vcpus.start(Recorder())
-
-
-def test_a_vcpu_without_program_crashes_alone(rig: Rig) -> None:
-    rig.vcpus.start(None)
-    for thread in rig.vcpus._threads:
-        thread.join(TIMEOUT)
-    assert len(rig.vcpus.crashed) == 4
-    rig.vcpus.resume()
 
 
 def test_stop_ends_threads_in_any_state_and_releases_everything() -> None:

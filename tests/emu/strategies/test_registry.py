@@ -18,7 +18,7 @@ from emu.errors import PluginError
 from emu.orchestrator.migrate_local import MigrationSeries
 from emu.orchestrator.supervisor import Supervisor
 from emu.report.progress import LineProgress
-from emu.strategies import document, registry
+from emu.strategies import registry
 from emu.strategies.base import Strategy, StrategyOptions
 from emu.strategies.split import Split
 from emu.strategies.unsafe import MODES, UnsafeThreads
@@ -57,14 +57,6 @@ def test_each_strategy_describes_itself(strategy: type[Strategy]) -> None:
     assert all((strategy.HELP, strategy.ASK, strategy.CHANGE, strategy.ORIGIN))
     output = CliRunner().invoke(migrate, ["--help"]).output
     assert f"{strategy.NAME} {strategy.HELP}" in " ".join(output.split())
-
-
-def test_the_document_has_the_table_of_the_classes() -> None:
-    """``make docs`` generates it."""
-    text = (DOCS / document.DOCUMENT).read_text()
-    assert document.document(text) == text
-    with pytest.raises(ValueError, match=r"there is no .*<!-- generated from"):
-        document.document("# Strategies\n")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -132,3 +132,20 @@ def memory() -> Iterator[GuestRam]:
     made = GuestRam(MEMORY)
     yield made
     made.close()
+
+
+@pytest.fixture
+def kvm() -> Iterator[KvmBench]:
+    made = KvmBench()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def incoming() -> Iterator[KvmBench]:
+    """A machine whose vCPUs wait for a state to load."""
+    made = KvmBench.__new__(KvmBench)
+    super(KvmBench, made).__init__("kvm")
+    made.vcpus.start(made.guest)
+    yield made
+    made.close()

@@ -1,0 +1,90 @@
+"""Cells of the reports' tables: units, digits, colours."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import pytest
+
+from emu.report.cells import (
+    RED_BELOW,
+    count,
+    median_downtime,
+    milliseconds,
+    new_table,
+    ratio,
+    runs_note,
+    size,
+    width_of,
+)
+from emu.report.results import MigrationReport, MigrationResult
+from tests.emu.fake_runs import machine_plan
+from tests.emu.report.printed import run
+
+
+def test_sizes() -> None:
+    """In the largest unit of which there is at least one."""
+    assert size(180 << 30) == "180 GiB"
+    assert size(1536) == "1.5 KiB"
+    assert size(12) == "12 B"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.0, "0.00"), (12.345, "12.35"), (99.994, "99.99"), (100, "100.0")],
+)
+def test_milliseconds_have_three_or_four_digits(value: float | None, text: str) -> None:
+    assert milliseconds(value) == text
+
+
+def test_a_count_is_whole() -> None:
+    assert (count(None), count(3.0), count(2.5)) == ("-", "3", "2")
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "text", "style"),
+    [
+        (100, 10, "10.0x", "green"),
+        (10, 10, "1.0x", "green"),
+        (9.99, 10, "1.0x", "green"),
+        (9, 10, "0.90x", "yellow"),
+        (RED_BELOW * 10, 10, "0.80x", "yellow"),
+        (7.9, 10, "0.79x", "red"),
+        (None, 10, "-", ""),
+        (10, None, "-", ""),
+        (0, 10, "-", ""),
+    ],
+)
+def test_a_ratio_is_green_only_if_the_other_is_not_slower(
+    first: float | None, other: float | None, text: str, style: str
+) -> None:
+    found = ratio(first, other)
+    assert (found.plain, str(found.style)) == (text, style)
+
+
+def test_the_width_of_a_table_shows_all_cells_in_full() -> None:
+    """A plain one has borders of ASCII characters."""
+    table = new_table("title", plain=True)
+    table.add_column("a")
+    table.add_row("x" * 50)
+    assert width_of(table) == 50 + 4
+
+
+def test_medians_are_of_the_runs_that_completed() -> None:
+    failed = MigrationResult("a", 3, "rolled-back")
+    report = MigrationReport(machine_plan(), "soft", [run("a", 10), run("a", 30, repeat=2), failed])
+    assert median_downtime(report, "a") == 20
+    assert median_downtime(report, "b") is None
+
+
+@pytest.mark.parametrize(
+    ("runs", "note"),
+    [
+        ([], ""),
+        ([MigrationResult("a", 1, "rolled-back")], ""),
+        ([run("a", 1), run("b", 1)], " (one run each)"),
+        ([run("a", 1), run("a", 1, repeat=2)], " (medians of 2 runs)"),
+        ([run("a", 1), run("b", 1), run("b", 1, repeat=2)], " (medians of 1 to 2 runs)"),
+    ],
+)
+def test_a_note_says_how_many_runs_a_figure_is_of(runs: list[MigrationResult], note: str) -> None:
+    assert runs_note(MigrationReport(machine_plan(), "soft", runs)) == note
