@@ -6,8 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/machine/accel/_kvm_build.py emu/machine/accel/native/*.[ch]) pyproject.toml setup.py
 
-# Processes that run tests. Many tests wait, so a few more than processors are right.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+# Processes that run tests. Many tests wait, so more of them than processors are right.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS)
 # What `make test` leaves to `make test-all` and, the documents' commands, to `make check`.
 QUICK   := not slow and not peer and not document

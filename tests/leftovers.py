@@ -77,7 +77,8 @@ class TemporaryDirectory:
         lines = seen.read_text().splitlines() if seen.exists() else []
         tests = {path: test for path, _, test in (line.partition("\t") for line in lines)}
         found = []
-        for entry in sorted(self.session.iterdir()):
+        entries = sorted(self.session.iterdir()) if self.session.exists() else []
+        for entry in entries:
             if entry.name not in (BASE, SEEN):
                 found += list(entry.iterdir()) if entry.name.startswith("gw") else [entry]
         return [Leftover(str(path), tests.get(str(path), "")) for path in found]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import slow
+
 pytest_plugins = ("pytester",)
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +74,7 @@ def test_a_session_that_leaves_nothing_passes(session: pytest.Pytester) -> None:
     assert not list(session.path.glob("vhost-test-*"))
 
 
-@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+@pytest.mark.parametrize("workers", slow.all_but({"-n2"}, ["-n0", "-n2"]))
 def test_what_is_left_behind_fails_the_session_and_is_named(
     session: pytest.Pytester, workers: str
 ) -> None:
@@ -101,7 +103,7 @@ def test_a_test_that_hangs_fails_alone(session: pytest.Pytester) -> None:
     assert outcomes["passed"] >= 5
 
 
-@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+@pytest.mark.parametrize("workers", slow.all_but({"-n2"}, ["-n0", "-n2"]))
 def test_signals_that_a_shell_ignores_have_their_effect(
     session: pytest.Pytester, workers: str
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_request_that_breaks_the_rules_breaks_the_ring_alone(rig: Rig) -> None
     assert rig.rings[0].stop() == 1
 
 
+@pytest.mark.slow
 def test_it_passes_the_conformance_suite(example: str) -> None:
     """The areas to which its own code matters."""
     serve = [*SERVE, "--plugin", example, "--socket-path", "{socket}"]

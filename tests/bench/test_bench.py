@@ -48,6 +48,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return by_file
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LIMIT + 60)
 @pytest.mark.parametrize("name", FILES)
 def test_the_cheapest_case_of_each_file_runs(name: str, outcomes: dict[str, list[str]]) -> None:
@@ -57,6 +58,7 @@ def test_the_cheapest_case_of_each_file_runs(name: str, outcomes: dict[str, list
     assert set(outcomes[name]) == {"passed"}
 
 
+@pytest.mark.slow
 def test_without_a_compiler_what_needs_the_floor_is_skipped(tmp_path: Path) -> None:
     """And the reason says so; what does not need it runs."""
     done = _run(

@@ -104,7 +104,7 @@ def test_each_row_has_a_command_and_a_use() -> None:
     )
 
 
-@pytest.mark.parametrize("purpose", map(_parameter, USES))
+@pytest.mark.parametrize("purpose", [_parameter(purpose) for purpose in USES])
 def test_the_commands_of_a_row_run(purpose: str) -> None:
     """With files and sockets in place of the words in capitals."""
     use = USES[purpose]

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from emu.report.cells import milliseconds
+from tests import slow
 from tests.emu.migration.certificates import Authority
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
@@ -145,7 +146,7 @@ def _tls(credentials: Credentials) -> tuple[str, ...]:
     return ("--tls-cert", cert, "--tls-key", key, "--tls-ca", ca)
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+@pytest.mark.parametrize("kind", slow.all_but({"tls"}, ["tcp", "unix", "tls"]))
 def test_a_vm_goes_from_one_terminal_to_the_other(
     terminals: Terminals, tmp_path: Path, kind: str
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_vm_goes_from_one_terminal_to_the_other(
     assert not (tmp_path / "stream").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", ["source", "destination"])
 def test_the_downtime_across_two_clocks_has_a_bound(
     terminals: Terminals, tmp_path: Path, ahead: str
@@ -231,6 +233,7 @@ def test_another_vm_is_refused_by_name_on_both_sides(terminals: Terminals) -> No
     assert source.err.count("emu: ") == ended.err.count("emu: ") == 1
 
 
+@pytest.mark.slow
 def test_other_images_are_refused(terminals: Terminals, tmp_path: Path) -> None:
     """A directory of the same name on another machine is another one."""
     other = tmp_path / "elsewhere"
@@ -244,6 +247,7 @@ def test_other_images_are_refused(terminals: Terminals, tmp_path: Path) -> None:
     assert sorted(path.name for path in other.iterdir()) == ["blk0.img", "blk1.img"]
 
 
+@pytest.mark.slow
 def test_another_disk_is_refused(terminals: Terminals, tmp_path: Path) -> None:
     """A copy will do, and nothing else."""
     disks = []
@@ -258,6 +262,7 @@ def test_another_disk_is_refused(terminals: Terminals, tmp_path: Path) -> None:
         assert "blk0: --disk differs, sha256 " in text
 
 
+@pytest.mark.slow
 def test_a_wrong_certificate_is_one_line_on_both_sides(
     terminals: Terminals, tmp_path: Path
 ) -> None:
@@ -279,6 +284,7 @@ def test_ctrl_c_at_a_destination_that_waits_leaves_nothing(terminals: Terminals)
     assert (ended.status, ended.last) == (130, "emu: ended by SIGINT")
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_the_destination_leaves_the_vm_at_the_source(terminals: Terminals) -> None:
     """In the middle of memory."""
     destination, uri = terminals.incoming()

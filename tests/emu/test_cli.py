@@ -16,6 +16,7 @@ import pytest
 
 from emu import cli
 from emu.commands import validate
+from tests import slow
 from tests.emu.guests import until
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
@@ -116,7 +117,7 @@ def in_a_shell(arguments: Sequence[str], redirections: str) -> subprocess.Comple
     )
 
 
-@pytest.mark.parametrize("report", REPORTS)
+@pytest.mark.parametrize("report", slow.all_but(set(REPORTS) - {"migrate-json", "run"}, REPORTS))
 @pytest.mark.parametrize(
     ("redirections", "text"),
     [(">&-", "emu: standard output is closed"), (">/dev/full", "No space left on device")],
@@ -212,7 +213,7 @@ MOMENTS: dict[str, Callable[[psutil.Process, Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", slow.all_but({"all programs started"}, MOMENTS))
 def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_migration_ends_in_a_document_and_a_table(tmp_path: Path) -> None:
         assert {row["class"] for row in run["phases"]} == {"vm", "net", "blk"}
 
 
+@pytest.mark.slow
 def test_real_vcpus_where_there_are_some(tmp_path: Path) -> None:
     """The same with the accelerator that is chosen, and with the kernel's by name."""
     for accel in ("auto", "kvm"):
@@ -302,6 +304,7 @@ def test_a_run_ends_with_totals(tmp_path: Path) -> None:
     assert totals["net"]["kicks"] > 0
 
 
+@pytest.mark.slow
 def test_the_guest_reads_the_disk_that_the_host_has(tmp_path: Path) -> None:
     """A file of odd contents, read only and written back."""
     path = tmp_path / "disk.img"
@@ -315,6 +318,7 @@ def test_the_guest_reads_the_disk_that_the_host_has(tmp_path: Path) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_a_stderr_that_is_not_read_does_not_end_a_run() -> None:
     """Nor one that is closed: what counts is on stdout."""
     for redirect in ("2>/dev/full", "2>&-"):
@@ -331,6 +335,7 @@ def test_a_stderr_that_is_not_read_does_not_end_a_run() -> None:
         assert "lost 0, duplicated 0, corrupted 0" in result.stdout
 
 
+@pytest.mark.slow
 def test_sigquit_leaves_nothing_either(tmp_path: Path) -> None:
     """Whatever ends a run, its directory goes with it."""
     process = subprocess.Popen(

@@ -10,6 +10,7 @@ import pytest
 from emu.errors import EmuError
 from emu.machine.accel import registry
 from emu.strategies.unsafe import DEADLOCK, DOUBLE_DISABLE, EITHER, MODES
+from tests import slow
 from tests.emu.test_cli import emu
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def accel(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", slow.all_but({"deadlock"}, MODES))
 def test_the_error_is_printed_once_and_the_next_migration_completes(accel: str, mode: str) -> None:
     """Over both streams, and with the status of a run that was rolled back."""
     unsafe = ("--strategy", "threads,prewired", "--unsafe", mode, "--accel", accel)

@@ -37,6 +37,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [False, True], ids=["read-only", "written back"])
 def test_the_guest_s_digest_is_the_host_s(image: Path, tmp_path: Path, *, write: bool) -> None:
     """Reading starts before the blackout and ends after it, in both directions."""

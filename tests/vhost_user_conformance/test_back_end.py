@@ -55,9 +55,9 @@ def run(command: str, device: str, *arguments: str) -> tuple[int, dict[str, Any]
     ("device", "options", "passes"),
     [
         ("blk", "", 580),
-        ("net", "", 480),
-        ("net", "--mac 02:00:00:00:00:01", 550),
-        ("rng", "", 460),
+        pytest.param("net", "", 480, marks=pytest.mark.slow),
+        pytest.param("net", "--mac 02:00:00:00:00:01", 550, marks=pytest.mark.slow),
+        pytest.param("rng", "", 460, marks=pytest.mark.slow),
     ],
     ids=["blk", "net", "net-with-a-configuration-space", "rng"],
 )

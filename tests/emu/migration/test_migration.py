@@ -12,6 +12,7 @@ from devices.procedure import Phase
 from emu.errors import CancelledError, MigrationError
 from emu.migration.handshake import required_match
 from emu.strategies.registry import STRATEGIES, make
+from tests import slow
 from tests.emu.migration.hosts import (
     RING_STOPPING_STRATEGIES,
     Host,
@@ -117,7 +118,7 @@ def test_the_migration_rolls_back_when_a_back_end_of_the_destination_ends(
 
 
 @pytest.mark.parametrize("strategy", RING_STOPPING_STRATEGIES)
-@pytest.mark.parametrize("victim", ["net0", "blk1"])
+@pytest.mark.parametrize("victim", slow.all_but({"blk1"}, ["net0", "blk1"]))
 def test_a_back_end_of_the_source_that_ends_at_the_stop_is_lost(
     vm: Vm,
     other: Vm,

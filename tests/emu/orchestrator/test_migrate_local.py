@@ -45,6 +45,7 @@ def test_strategies_run_in_turn_back_and_forth() -> None:
     assert text.count("round 2: 1.0 MiB sent, then switched over") == 4
 
 
+@pytest.mark.slow
 def test_over_tcp_the_source_connects_to_the_destinations_port() -> None:
     """The kernel selects a free port."""
     report = run_series(MigrationPlan(machine_plan(), ("split",), via="tcp"), io.StringIO())
@@ -52,6 +53,7 @@ def test_over_tcp_the_source_connects_to_the_destinations_port() -> None:
     assert report.to_json()["via"] == "tcp"
 
 
+@pytest.mark.slow
 def test_a_roll_back_is_a_result_and_the_series_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next strategy starts from the same side."""
     monkeypatch.setenv("FAKE_VM", "fail-migration")
@@ -80,6 +82,7 @@ def test_silence_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.runs[0].error == "cancelled"
 
 
+@pytest.mark.slow
 def test_silence_after_the_cancel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the same time."""
     monkeypatch.setenv("FAKE_VM", "hang-migration mute")

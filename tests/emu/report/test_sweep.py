@@ -25,6 +25,7 @@ from emu.report.sweep import (
     sizes,
     table,
 )
+from tests import slow
 from tests.emu.fake_runs import machine_plan
 from tests.emu.test_cli import emu
 
@@ -86,7 +87,9 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
     assert "prewired" in result.stdout
 
 
-@pytest.mark.parametrize("option", [*(f"--{name}" for name in KINDS), "--vm"])
+@pytest.mark.parametrize(
+    "option", slow.all_but({"--vm"}, [*(f"--{name}" for name in KINDS), "--vm"])
+)
 def test_a_sweep_has_no_options_for_devices(option: str) -> None:
     """They are refused, and the help does not list them."""
     assert emu("sweep", option, "2x2").returncode == 2

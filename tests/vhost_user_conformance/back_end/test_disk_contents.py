@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from tests import slow
 from vhost_user_conformance.back_end.disk_contents import LARGEST
 from vhost_user_conformance.peer.program import connect
 
@@ -109,7 +110,9 @@ def run(argv: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-COMMANDS = pytest.mark.parametrize("command", [conform, plugin, attach])
+COMMANDS = pytest.mark.parametrize(
+    "command", slow.all_but({conform, attach}, [conform, plugin, attach])
+)
 EACH_PROGRAM = pytest.mark.parametrize("program", sorted(PROGRAMS))
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("pytester",)
 
 
+@pytest.mark.slow
 def test_a_socket_in_an_empty_directory(pytester: pytest.Pytester, nic: Path) -> None:
     """There is an item for each case; cases about absent features are skipped with the reason."""
     result = run(pytester, "--vhost-user-socket", nic, "--vhost-user-device", "net", "-rs")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import slow
 from tests.vhost_user_conformance.pytest_plugin.sessions import (
     NIC,
     OWN,
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 pytest_plugins = ("pytester",)
 
 
-@pytest.mark.parametrize("mode", ["load", "worksteal", "loadscope", "loadfile"])
+@pytest.mark.parametrize(
+    "mode", slow.all_but({"load"}, ["load", "worksteal", "loadscope", "loadfile"])
+)
 def test_workers(pytester: pytest.Pytester, mode: str, nic: Path) -> None:
     """With pytest-xdist one worker tests the peer; other tests are distributed freely."""
     pytester.makepyfile("import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_x(n): 0")
@@ -33,6 +36,7 @@ def test_workers(pytester: pytest.Pytester, mode: str, nic: Path) -> None:
     assert len(ran) == len([case for case in cases_of("back-end") if case.area == "framing"])
 
 
+@pytest.mark.slow
 def test_workers_without_a_group(pytester: pytest.Pytester) -> None:
     """With a peer from a fixture the second worker reports an error and runs no case."""
     pytester.makepyfile(OWN.format(command=NIC))
