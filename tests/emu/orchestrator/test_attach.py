@@ -324,6 +324,8 @@ def test_ctrl_c_ends_the_wait_for_a_silent_back_end(tmp_path: Path) -> None:
         (("--blk", "s", "--for", "soon"), 2, "'soon' is not a duration"),
         (("--net", "s", "--rings", "3"), 2, "--rings 3: rings of NICs come in pairs"),
         (("--rng", "s", "--rings", "2"), 2, "--rings 2: entropy devices have 1 ring each"),
+        (("--blk", "s", "--blk", "s"), 2, "s is given twice: each device needs its own back-end"),
+        (("--blk", "s", "--rng", "s"), 2, "s is given twice"),
         (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),
         (("--blk", "s", "--vcpus", "0"), 2, "0 vCPUs"),
         (("--blk", "s", "--memory", "1M"), 2, "at least 64M"),
