@@ -1,11 +1,9 @@
-"""The block driver's state of one ring in guest memory, and the formats of its requests.
+"""The block driver's own state of one ring in guest memory, and the formats of its requests.
 
-All of it lies beside the ring, so that a driver in another process continues where this one was
-paused:
+It lies behind what each ring of requests has (`emu.guest.request_ring`):
 
-    0    driver queue state (16)     96   slots, 32 bytes each     304  indirect tables, 48 each
-    16   words: PRNG, counters       224  request headers, 16 each 400  generations, u32 each
-                                     288  status bytes
+    96   words                       224  request headers, 16 each   304  indirect tables, 48 each
+    128  slots, 16 bytes each        288  status bytes               400  generations, u32 each
 """
 
 from __future__ import annotations
@@ -13,8 +11,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.guest.layout import BLK_SLOTS, BLOCK, BLOCKS_PER_SLOT, CONTROL_BYTES, UnitPlace
-from emu.guest.request_log import RequestLog
+from emu.guest.layout import BLK_SLOTS, BLOCK, BLOCKS_PER_SLOT, UnitPlace
+from emu.guest.request_ring import OWN_STATE_AT
 from vhost_user.virtio.blk import (
     REQUEST_HEADER,
     SEGMENT,
@@ -27,6 +25,8 @@ from vhost_user.virtio.blk import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from emu.guest.platform import Ram
 
 #: No device returns this status, so one that was never written is seen.
@@ -55,23 +55,13 @@ class Generation(NamedTuple):
     pending: int | None
 
 
-(
-    PRNG,
-    REQUESTS,
-    COMPLETED,
-    DUPLICATED,
-    CORRUPTED,
-    ERRORS,
-    INTERRUPTS,
-    CHECKED,
-    IDENTIFIED,
-    BROKEN,
-) = range(2, 12)
-_SLOTS_AT, _HEADERS_AT, _STATUS_AT, _TABLES_AT, _GENERATIONS_AT, _END = 96, 224, 288, 304, 400, 656
+#: Words (u64): the state of the random numbers, blocks compared, whether the serial was read.
+PRNG, CHECKED, IDENTIFIED = range(3)
+_SLOTS_AT, _HEADERS_AT, _STATUS_AT, _TABLES_AT, _GENERATIONS_AT, _END = 128, 224, 288, 304, 400, 656
 _TABLE_BYTES = 48
 #: Words (u32) of a slot, from its number times `SLOT_WORDS`.
-SLOT_WORDS = 8
-BUSY, HEAD, OP, INDEX, GENERATION, CURSOR = range(6)
+SLOT_WORDS = 4
+OP, INDEX, GENERATION, CURSOR = range(SLOT_WORDS)
 
 Buffers = tuple[list[tuple[int, int]], list[tuple[int, int]]]
 
@@ -85,7 +75,7 @@ class BlkState:
         control: the driver's bytes beside it.
 
     Attributes:
-        words: PRNG and counters, u64, at the indices above.
+        words: u64, at the indices above.
         slots: `SLOT_WORDS` u32 a slot.
         status: the status byte of each slot.
         generations: of each block that the ring owns, u32.
@@ -97,16 +87,12 @@ class BlkState:
         self._control = control
         self._gpa = place.rings[0].control
         self._data_gpa = place.data
-        self.words = control[:_SLOTS_AT].cast("Q")
+        self.words = control[OWN_STATE_AT:_SLOTS_AT].cast("Q")
         self.slots = control[_SLOTS_AT:_HEADERS_AT].cast("I")
         self.status = control[_STATUS_AT:_TABLES_AT]
         self.generations = control[_GENERATIONS_AT:_END].cast("I")
         self.data = [ram.view(place.data + slot * BLOCK, BLOCK) for slot in range(BLK_SLOTS)]
         self.first_block = place.position * BLK_SLOTS * BLOCKS_PER_SLOT
-
-    def clear(self) -> None:
-        """Set all counters and generations to 0."""
-        self._control[:] = bytes(CONTROL_BYTES)
 
     def write_header(self, slot: int, op: int, sector: int) -> None:
         """Write a slot's request header, and set its status to `STATUS_UNSET`."""
@@ -135,15 +121,6 @@ class BlkState:
         at = _TABLES_AT + slot // 2 * _TABLE_BYTES
         return self._gpa + at, self._control[at : at + _TABLE_BYTES]
 
-    def busy_heads(self) -> dict[int, int]:
-        """The slots with a request outstanding, by the head of its chain."""
-        slots = self.slots
-        return {
-            slots[base + HEAD]: base // SLOT_WORDS
-            for base in range(0, BLK_SLOTS * SLOT_WORDS, SLOT_WORDS)
-            if slots[base + BUSY]
-        }
-
     def rewind(self) -> None:
         """Start the verify mode at the first block again."""
         for slot in range(BLK_SLOTS):
@@ -161,34 +138,21 @@ class BlkState:
 
     def all_verified(self) -> bool:
         """Whether every block has been read back."""
-        return all(cursor == BLOCKS_PER_SLOT for cursor in self.slots[CURSOR::SLOT_WORDS])
-
-    def outstanding(self) -> int:
-        """Requests submitted and not yet seen completed."""
-        return self.words[REQUESTS] - self.words[COMPLETED]
-
-    def request_log(self, *, overdue: bool) -> RequestLog:
-        """This ring's part of the request log; when ``overdue``, what is outstanding is lost."""
-        words = self.words
-        outstanding = self.outstanding()
-        return RequestLog(
-            requests=words[REQUESTS],
-            completed=words[COMPLETED],
-            outstanding=outstanding,
-            lost=outstanding if overdue else 0,
-            duplicated=words[DUPLICATED],
-            corrupted=words[CORRUPTED],
-            errors=words[ERRORS],
-            blk_interrupts=words[INTERRUPTS],
+        return all(
+            self.slots[slot * SLOT_WORDS + CURSOR] == BLOCKS_PER_SLOT for slot in range(BLK_SLOTS)
         )
 
-    def contents(self) -> dict[int, Generation]:
-        """What each of the ring's blocks holds, by its index on the disk."""
+    def contents(self, busy: Iterable[int]) -> dict[int, Generation]:
+        """What each of the ring's blocks holds, by its index on the disk.
+
+        Args:
+            busy: the slots whose requests are outstanding.
+        """
         slots = self.slots
         pending = {
-            slots[base + INDEX]: slots[base + GENERATION]
-            for base in range(0, BLK_SLOTS * SLOT_WORDS, SLOT_WORDS)
-            if slots[base + BUSY] and slots[base + OP] in (Op.WRITE, Op.WRITE_ZEROES)
+            slots[slot * SLOT_WORDS + INDEX]: slots[slot * SLOT_WORDS + GENERATION]
+            for slot in busy
+            if slots[slot * SLOT_WORDS + OP] in (Op.WRITE, Op.WRITE_ZEROES)
         }
         return {
             self.first_block + index: Generation(value, pending.get(index))

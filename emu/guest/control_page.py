@@ -98,6 +98,11 @@ class IdleWatch:
                     self._waiting.discard(unit.number)
         self._check()
 
+    def check(self, unit: Unit) -> None:
+        """Settle a unit that has become quiet; the caller holds its lock."""
+        if self.active and unit.quiet():
+            self.settle(unit.number)
+
     def settle(self, number: int) -> None:
         """A unit has become quiet."""
         self._waiting.discard(number)

@@ -1,59 +1,41 @@
 """A guest program that reads its first disk in full, in order, and hashes what it reads.
 
 Chunks of 64 KiB are read through all rings of the disk at once and hashed in their order; the
-SHA-256 state, the slots and the position lie in the reader's page, so that another process can
+SHA-256 state, the chunks and the position lie in the reader's page, so that another process can
 continue the hash in the middle of the disk. In write mode each chunk is written back unchanged once
 it has been hashed.
 
-    0    SHA-256 state (40)    256  slots, 16 bytes each    640  status bytes
+    0    SHA-256 state (40)    256  chunks, 8 bytes each    640  status bytes
     40   words                 512  request headers, 16 each
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.guest.blk_state import STATUS_UNSET, Op
-from emu.guest.control_page import (
-    HOLD_READER,
-    OVERDUE,
-    READER_SEEN,
-    GuestContext,
-    remaining,
-)
+from emu.guest.control_page import HOLD_READER, READER_SEEN, GuestContext, remaining
 from emu.guest.layout import CHUNK, MAX_READER_SLOTS, UnitPlace
 from emu.guest.request_log import RequestLog
-from emu.guest.rings import open_ring
-from vhost_user.errors import BackendError
+from emu.guest.request_ring import ERRORS, INTERRUPTS, RequestRing
 from vhost_user.memory import PAGE_SIZE
 from vhost_user.native import SHA256_STATE_SIZE, Sha256State
 from vhost_user.virtio.blk import REQUEST_HEADER, SECTOR_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vhost_user.virtqueue import DriverQueue
+    from collections.abc import Iterable, Sequence
 
 NO_LIMIT = (1 << 64) - 1
 
-_WORDS_AT, _SLOTS_AT, _HEADERS_AT, _STATUS_AT = 40, 256, 512, 640
-(
-    RUNNING,
-    NEXT_READ,
-    NEXT_HASHED,
-    LIMIT,
-    REQUESTS,
-    COMPLETED,
-    DUPLICATED,
-    ERRORS,
-    INTERRUPTS,
-    WOKEN,
-    BROKEN,
-) = range(11)
-_SLOT_WORDS = 4
-_STATE, _HEAD, _CHUNK = range(3)
+_WORDS_AT, _CHUNKS_AT, _HEADERS_AT, _STATUS_AT = 40, 256, 512, 640
+#: Words (u64).
+RUNNING, NEXT_READ, NEXT_HASHED, LIMIT, WOKEN = range(5)
+#: Words (u32) of a chunk that is being read or written, one a ring.
+_CHUNK_WORDS = 2
+_STATE, _CHUNK = range(_CHUNK_WORDS)
 _FREE, _READING, _READ, _WRITING = range(4)
 
 
@@ -81,7 +63,7 @@ class DiskReader:
 
     Args:
         context: guest memory and the machine.
-        places: the disk's rings; each has one slot, up to 8.
+        places: the disk's rings; each of the first 8 reads or writes a chunk at a time.
         capacity: of the disk, in sectors of 512 bytes.
         write: write every chunk back.
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
@@ -100,25 +82,19 @@ class DiskReader:
         self.size = capacity * SECTOR_SIZE
         self.lock = threading.Lock()
         self._context = context
-        self._places = places
         self._write = write
-        self._slots = min(len(places), MAX_READER_SLOTS)
+        self._rings = [RequestRing(context, place, 1, event_idx=event_idx) for place in places]
+        # Chunks that are read or written at a time: each of the first rings has one.
+        self._ahead = min(len(places), MAX_READER_SLOTS)
         self._chunks = -(-self.size // CHUNK)
         ram, layout = context.platform.ram, context.layout
-        self._queues: list[DriverQueue] = [
-            open_ring(ram, place.rings[0], place.position, event_idx=event_idx)[0]
-            for place in places
-        ]
         self._page = ram.view(layout.reader, PAGE_SIZE)
         self._sha = Sha256State(self._page[:SHA256_STATE_SIZE])
-        self._words = self._page[_WORDS_AT:_SLOTS_AT].cast("Q")
-        self._table = self._page[_SLOTS_AT:_HEADERS_AT].cast("I")
+        self._words = self._page[_WORDS_AT:_CHUNKS_AT].cast("Q")
+        self._table = self._page[_CHUNKS_AT:_HEADERS_AT].cast("I")
         self._status = self._page[_STATUS_AT : _STATUS_AT + MAX_READER_SLOTS]
         self._data = [
-            ram.view(layout.reader_buffers + slot * CHUNK, CHUNK) for slot in range(self._slots)
-        ]
-        self._notify_addresses = [
-            context.platform.notify_address(place.device, place.position) for place in places
+            ram.view(layout.reader_buffers + ring * CHUNK, CHUNK) for ring in range(self._ahead)
         ]
         self._progress = threading.Condition()
         self._waiters = 0
@@ -127,9 +103,8 @@ class DiskReader:
         """Write the initial state: empty rings, and an idle reader."""
         self._page[:] = bytes(PAGE_SIZE)
         self._words[LIMIT] = NO_LIMIT
-        for queue, place in zip(self._queues, self._places, strict=True):
-            queue.reset()
-            self._context.mark(place.rings[0].start, place.rings[0].length)
+        for ring in self._rings:
+            ring.boot()
         self._mark()
 
     def _mark(self) -> None:
@@ -206,14 +181,14 @@ class DiskReader:
     def interrupt(self, ring: int) -> None:
         """The device has completed requests of a ring."""
         with self.lock:
-            self._words[INTERRUPTS] += 1
+            self._rings[ring].counters[INTERRUPTS] += 1
             self._run((ring,))
         self._wake_waiters()
 
     def service(self) -> None:
         """Poll all rings, and submit the next reads."""
         with self.lock:
-            self._run(range(len(self._queues)))
+            self._run(range(len(self._rings)))
         self._wake_waiters()
 
     prime = service
@@ -223,125 +198,86 @@ class DiskReader:
             with self._progress:
                 self._progress.notify_all()
 
-    def _run(self, rings: Sequence[int]) -> None:
-        context = self._context
-        touched: set[int] = set()
-        try:
-            while not self._words[BROKEN]:
-                paused = any(self._drain(ring) for ring in rings)
-                paused = self._advance(touched) or paused
-                self._publish(touched)
-                if paused:
-                    context.rescan()
-                    break
-                if not any(self._queues[ring].arm() for ring in rings):
-                    break
-        except BackendError:
-            # The device completed what was not in flight: the ring cannot be used any further.
-            self._words[DUPLICATED] += 1
-            self._words[BROKEN] = 1
-        for ring in {*rings, *touched}:
-            context.mark(self._places[ring].rings[0].start, self._places[ring].rings[0].length)
+    def _run(self, rings: Iterable[int]) -> None:
+        """Handle the completions of some rings, and go on with the chunks."""
+        for ring in rings:
+            self._rings[ring].run(functools.partial(self._completed, ring))
+        self._advance()
         self._mark()
-        if context.idle.active and self.quiet():
-            context.idle.settle(self.number)
+        self._context.idle.check(self)
 
-    def _drain(self, ring: int) -> bool:
-        """Handle a ring's completions; returns whether the vCPUs are to pause."""
-        pop, platform = self._queues[ring].pop, self._context.platform
-        while (done := pop()) is not None:
-            self._complete(ring, done[0])
-            if platform.paused:
-                return True
-        return False
+    def _completed(self, ring: int, _slot: int, _written: int) -> None:
+        if self._status[ring]:
+            self._rings[ring].counters[ERRORS] += 1
+        state = ring * _CHUNK_WORDS + _STATE
+        self._table[state] = _READ if self._table[state] == _READING else _FREE
 
-    def _complete(self, ring: int, head: int) -> None:
-        table = self._table
-        for slot in range(ring, self._slots, len(self._queues)):
-            base = slot * _SLOT_WORDS
-            if table[base + _HEAD] == head and table[base] in (_READING, _WRITING):
-                break
-        else:
-            self._words[DUPLICATED] += 1
-            return
-        self._words[COMPLETED] += 1
-        if self._status[slot]:
-            self._words[ERRORS] += 1
-        table[base] = _READ if table[base] == _READING else _FREE
-
-    def _advance(self, touched: set[int]) -> bool:
-        """Hash the chunks read, in order, and read the next; whether the vCPUs are to pause."""
-        words, table, platform = self._words, self._table, self._context.platform
-        while not platform.paused:
+    def _advance(self) -> None:
+        """Hash the chunks read, in order, and read the next, until the vCPUs are to pause."""
+        words, table = self._words, self._table
+        while not self._context.platform.paused:
             chunk = words[NEXT_HASHED]
-            slot = chunk % self._slots
-            base = slot * _SLOT_WORDS
-            if table[base] == _READ and table[base + _CHUNK] == chunk:
-                self._hash(slot, chunk, touched)
-            elif not self._read_next(touched):
-                return False
-        return True
+            ring = chunk % self._ahead
+            base = ring * _CHUNK_WORDS
+            if table[base + _STATE] == _READ and table[base + _CHUNK] == chunk:
+                self._hash(ring, chunk)
+            elif not self._read_next():
+                return
+        self._context.rescan()
 
     def _length(self, chunk: int) -> int:
         return min(CHUNK, self.size - chunk * CHUNK)
 
-    def _hash(self, slot: int, chunk: int, touched: set[int]) -> None:
-        self._sha.update(self._data[slot][: self._length(chunk)])
+    def _hash(self, ring: int, chunk: int) -> None:
+        self._sha.update(self._data[ring][: self._length(chunk)])
         self._words[NEXT_HASHED] = chunk + 1
-        self._table[slot * _SLOT_WORDS] = _FREE
+        self._table[ring * _CHUNK_WORDS + _STATE] = _FREE
         if self._write:
-            self._submit(slot, chunk, Op.WRITE)
-            touched.add(slot)
+            self._submit(ring, chunk, Op.WRITE)
 
-    def _read_next(self, touched: set[int]) -> bool:
-        """Submit the read of the next chunk if the limit allows it and its slot is free."""
+    def _read_next(self) -> bool:
+        """Submit the read of the next chunk if the limit allows it and its ring is free."""
         words = self._words
         chunk = words[NEXT_READ]
-        slot = chunk % self._slots
+        ring = chunk % self._ahead
         if (
             not words[RUNNING]
             or chunk >= self._chunks
             or chunk * CHUNK + self._length(chunk) > words[LIMIT]
             or self._context.control[HOLD_READER]
-            or self._table[slot * _SLOT_WORDS] != _FREE
+            or self._table[ring * _CHUNK_WORDS + _STATE] != _FREE
+            or not self._rings[ring].free_slots()
         ):
             return False
-        self._submit(slot, chunk, Op.READ)
         words[NEXT_READ] = chunk + 1
-        touched.add(slot)
+        self._submit(ring, chunk, Op.READ)
         return True
 
-    def _submit(self, slot: int, chunk: int, op: Op) -> None:
-        """Add the request for a chunk to its slot's ring (slot and ring have the same number)."""
+    def _submit(self, ring: int, chunk: int, op: Op) -> None:
+        """Add the request for a chunk to its ring, and kick the ring."""
         layout, context = self._context.layout, self._context
-        header = _HEADERS_AT + slot * REQUEST_HEADER.size
-        data = (layout.reader_buffers + slot * CHUNK, self._length(chunk))
-        status = (layout.reader + _STATUS_AT + slot, 1)
+        header = _HEADERS_AT + ring * REQUEST_HEADER.size
+        data = (layout.reader_buffers + ring * CHUNK, self._length(chunk))
+        status = (layout.reader + _STATUS_AT + ring, 1)
         if op == Op.READ:
             # so that a read that wrote nothing does not leave an earlier chunk to be hashed
-            self._data[slot][:8] = b"unread!!"
+            self._data[ring][:8] = b"unread!!"
             context.mark(data[0], 8)
         REQUEST_HEADER.pack_into(self._page, header, op, 0, chunk * CHUNK // SECTOR_SIZE)
-        self._status[slot] = STATUS_UNSET
+        self._status[ring] = STATUS_UNSET
+        base = ring * _CHUNK_WORDS
+        self._table[base + _CHUNK] = chunk
+        self._table[base + _STATE] = _READING if op == Op.READ else _WRITING
         extent = (layout.reader + header, REQUEST_HEADER.size)
         if op == Op.READ:
-            head = self._queues[slot].add([extent], [data, status])
+            self._rings[ring].add(0, [extent], [data, status])
         else:
-            head = self._queues[slot].add([extent, data], [status])
-        base = slot * _SLOT_WORDS
-        self._table[base + _HEAD] = head
-        self._table[base + _CHUNK] = chunk
-        self._table[base] = _READING if op == Op.READ else _WRITING
-        self._words[REQUESTS] += 1
-
-    def _publish(self, touched: set[int]) -> None:
-        for ring in touched:
-            if self._queues[ring].publish():
-                self._context.platform.notify(self._notify_addresses[ring], ring)
+            self._rings[ring].add(0, [extent, data], [status])
+        self._rings[ring].kick()
 
     def outstanding(self) -> int:
         """Requests submitted and not yet seen completed."""
-        return self._words[REQUESTS] - self._words[COMPLETED]
+        return sum(ring.outstanding() for ring in self._rings)
 
     def quiet(self) -> bool:
         """Nothing is outstanding (the load's hold is on); the caller holds the lock."""
@@ -349,13 +285,6 @@ class DiskReader:
 
     def request_log(self) -> RequestLog:
         """The reader's part of the request log."""
-        words, outstanding = self._words, self.outstanding()
-        return RequestLog(
-            requests=words[REQUESTS],
-            completed=words[COMPLETED],
-            outstanding=outstanding,
-            lost=outstanding if self._context.control[OVERDUE] else 0,
-            duplicated=words[DUPLICATED],
-            errors=words[ERRORS],
-            blk_interrupts=words[INTERRUPTS],
-        )
+        interrupts = sum(ring.counters[INTERRUPTS] for ring in self._rings)
+        log = RequestLog.total(ring.request_log() for ring in self._rings)
+        return log._replace(blk_interrupts=interrupts)

@@ -169,8 +169,7 @@ class NetPair:
                 self.flow.words[word.DUPLICATED] += 1
                 self._counters[BROKEN] = 1
             self._mark_rings()
-            if self._context.idle.active and self.quiet():
-                self._context.idle.settle(self.number)
+            self._context.idle.check(self)
         # Another pair's lock is never taken while this one's is held.
         for flow, sequence in foreign:
             self._forward(flow, sequence)
@@ -308,8 +307,7 @@ class NetPair:
             self.service()
         elif self._context.idle.active:
             with self.lock:
-                if self.quiet():
-                    self._context.idle.settle(self.number)
+                self._context.idle.check(self)
 
     def send_one(self) -> bool:
         """Send one packet if the window allows it.

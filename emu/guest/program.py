@@ -287,7 +287,7 @@ class GuestProgram:
         """The sums over all drivers, as guest memory has them now."""
         totals = [unit.request_log() for unit in self._units]
         totals.append(self._workload.dirty_memory.request_log())
-        return RequestLog(*map(sum, zip(RequestLog(), *totals, strict=True)))
+        return RequestLog.total(totals)
 
     def requests_in_flight(self) -> int:
         """Requests submitted and not yet seen completed."""

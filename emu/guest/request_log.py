@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class RequestLog(NamedTuple):
@@ -42,6 +45,11 @@ class RequestLog(NamedTuple):
     probes_dropped: int = 0
     blk_interrupts: int = 0
     net_interrupts: int = 0
+
+    @classmethod
+    def total(cls, parts: Iterable[RequestLog]) -> RequestLog:
+        """The sums over the drivers' parts."""
+        return cls(*map(sum, zip(cls(), *parts, strict=True)))
 
     @property
     def intact(self) -> bool:

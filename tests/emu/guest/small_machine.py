@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 NOTIFY_BASE = 0xF000_0000
 
 
-def small_spec(
-    net: str = "2x4", blk: str = "2x2", vcpus: int = 3, memory: int = 64 << 20
-) -> VmSpec:
+def small_spec(net: str = "2x4", blk: str = "2x2") -> VmSpec:
     """A VM of the given shape; an empty text leaves a class out."""
     groups = tuple(
         DeviceGroup(name, *map(int, shape.split("x")))
