@@ -173,9 +173,9 @@ class DestinationBase(MigrationSide):
                 not transferred.
         """
         timeline = self.timeline
-        start = timeline.begin(Phase.RESUME_VCPUS)
+        begun = timeline.begin(Phase.RESUME_VCPUS)
         running = vm.resume_incoming(self._timeout)
-        timeline.add(Phase.RESUME_VCPUS, start, end=running)
+        timeline.end(begun, at=running)
         timeline.marks["running_ns"] = running
         timeline.in_blackout = False
         self.awaits_vm = False

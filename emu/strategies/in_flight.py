@@ -47,7 +47,7 @@ class InFlight:
             its step is None.
         """
         connection = step.connection
-        task.started = self._stage.timeline.begin(
+        task.begun = self._stage.timeline.begin(
             step.phase, device_class=task.device_class, device=task.device
         )
         task.answered = []
@@ -123,10 +123,10 @@ class InFlight:
         """Fail the tasks that have waited for longer than the stage's timeout."""
         limit = now() - int(self._stage.timeout * 1e9)
         for fd, task in list(self._tasks.items()):
-            if task.started <= limit:
+            if task.begun.start <= limit:
                 step = task.step
                 phase = step.phase if isinstance(step, Ask) else None
-                waited = (now() - task.started) / 1e9
+                waited = (now() - task.begun.start) / 1e9
                 error = DeadlineError("replies", waited, device=task.device, message=phase)
                 if isinstance(step, Ask):
                     step.connection.mark_broken(error.text)
@@ -134,18 +134,12 @@ class InFlight:
                 self._fail(task, error)
 
     def _resume(self, task: Task, step: Ask) -> None:
-        self._stage.timeline.add(
-            step.phase,
-            task.started,
-            device_class=task.device_class,
-            device=task.device,
-            units=len(step.messages),
-        )
+        self._stage.timeline.end(task.begun, units=len(step.messages))
         task.resume(in_message_order(step, task.answered))
 
     def _remaining(self) -> float:
         """Seconds until the first task in flight times out."""
-        oldest = min(task.started for task in self._tasks.values())
+        oldest = min(task.begun.start for task in self._tasks.values())
         return max(0.0, self._stage.timeout - (now() - oldest) / 1e9)
 
     def close(self) -> None:

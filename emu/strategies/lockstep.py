@@ -29,9 +29,7 @@ def answer_in_lockstep(
     for message in step.messages:
         payload = message.request.payload
         ring = payload.ring if isinstance(payload, VringState) else None
-        start = timeline.begin(step.phase, device_class=device_class, device=device, ring=ring)
+        begun = timeline.begin(step.phase, device_class=device_class, device=device, ring=ring)
         replies.append(exchange(message, stage.timeout))
-        timeline.add(
-            step.phase, start, device_class=device_class, device=device, ring=ring, units=units
-        )
+        timeline.end(begun, units=units)
     return replies

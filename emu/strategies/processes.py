@@ -16,6 +16,7 @@ from emu.strategies import socket_worker as wire
 from emu.strategies.base import DeviceCost, Halt, Strategy, StrategyOptions
 from emu.strategies.in_flight import in_message_order
 from emu.strategies.split import commit_together
+from emu.strategies.timeline import OpenSpan
 from vhost_user.codec import close_all
 from vhost_user.errors import DeadlineError, Disconnected, VhostUserError
 from vhost_user.payloads import VringState
@@ -362,14 +363,9 @@ class _Batch:
             start, end, _ = wire.DONE.unpack_from(packet, at)
             at += wire.DONE.size
             payload = message.request.payload
-            self._stage.timeline.add(
-                step.phase,
-                start,
-                end=end,
-                device_class=task.device_class,
-                device=task.device,
-                ring=payload.ring if isinstance(payload, VringState) else None,
-            )
+            ring = payload.ring if isinstance(payload, VringState) else None
+            begun = OpenSpan(step.phase, task.device_class, task.device, ring, start)
+            self._stage.timeline.end(begun, at=end)
         data = packet[at:]
         try:
             replies = step.connection.feed(data, fds) if data else []

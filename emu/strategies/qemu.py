@@ -77,20 +77,14 @@ class Qemu2021(Strategy):
 
     def _commit(self, task: Task, step: Change, stage: Stage) -> None:
         for edit in step.edits:
-            start = stage.timeline.begin(
+            begun = stage.timeline.begin(
                 step.phase,
                 device_class=task.device_class,
                 device=task.device,
                 ring=edit.ring,
             )
             stage.machine.apply([edit])
-            stage.timeline.add(
-                step.phase,
-                start,
-                device_class=task.device_class,
-                device=task.device,
-                ring=edit.ring,
-            )
+            stage.timeline.end(begun)
 
 
 class QemuNow(Qemu2021):
@@ -131,15 +125,9 @@ class QemuNow(Qemu2021):
         return answer_in_lockstep(task, step._replace(messages=messages), stage)
 
     def _commit(self, task: Task, step: Change, stage: Stage) -> None:
-        start = stage.timeline.begin(step.phase, device_class=task.device_class, device=task.device)
+        begun = stage.timeline.begin(step.phase, device_class=task.device_class, device=task.device)
         stage.machine.apply(step.edits)
-        stage.timeline.add(
-            step.phase,
-            start,
-            device_class=task.device_class,
-            device=task.device,
-            units=len(step.edits),
-        )
+        stage.timeline.end(begun, units=len(step.edits))
 
 
 def _disable_rings(task: Task, step: Ask, stage: Stage) -> None:

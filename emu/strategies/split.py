@@ -96,12 +96,10 @@ def commit_together(tasks: Sequence[Task], stage: Stage) -> None:
             if isinstance(step, Change):
                 edits += step.edits
                 classes[task.device_class] = classes.get(task.device_class, 0) + len(step.edits)
-        (start, *_) = [
-            stage.timeline.begin(phase, device_class=device_class) for device_class in classes
-        ]
+        begun = [stage.timeline.begin(phase, device_class=each) for each in classes]
         stage.machine.apply(edits)
         end = now()
-        for device_class, count in classes.items():
-            stage.timeline.add(phase, start, device_class=device_class, units=count, end=end)
+        for span, count in zip(begun, classes.values(), strict=True):
+            stage.timeline.end(span._replace(start=begun[0].start), units=count, at=end)
         for task in members:
             task.resume(None)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from devices.device import VhostDevice
     from devices.notifiers import Edit
     from devices.procedure import Answer, Procedure, Step
-    from emu.strategies.timeline import Timeline
+    from emu.strategies.timeline import OpenSpan, Timeline
     from vhost_user.messages import Reply
 
 
@@ -43,20 +43,20 @@ class Task:
         device_class: ``blk``, ``net`` or ``rng``.
         step: the step that the strategy has to execute next; None when the procedure has ended. Not
             set before `begin`.
-        started: when the requests of the step were sent, CLOCK_MONOTONIC nanoseconds; for a
-            strategy that has several in flight.
+        begun: the span of the step, since its requests were sent; only for a strategy that has
+            several tasks in flight.
         answered: the replies to them so far.
     """
 
-    __slots__ = ("_procedure", "answered", "device", "device_class", "started", "step")
+    __slots__ = ("_procedure", "answered", "begun", "device", "device_class", "step")
 
+    begun: OpenSpan
     step: Step | None
 
     def __init__(self, device: str, device_class: str, procedure: Procedure) -> None:
         self.device = device
         self.device_class = device_class
         self._procedure = procedure
-        self.started = 0
         self.answered: list[Reply] = []
 
     def begin(self) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from emu.qmp.protocol import JsonObject
+    from vhost_user.tracing import TraceEvent
 
 now = time.monotonic_ns
 
@@ -69,6 +70,16 @@ class Span(NamedTuple):
         )
 
 
+class OpenSpan(NamedTuple):
+    """A piece of work that has begun; the fields are as of `Span`."""
+
+    phase: Phase
+    device_class: str
+    device: str
+    ring: int | None
+    start: int
+
+
 class Timeline:
     """Collects spans and marks of one process. Several threads may add to it at once.
 
@@ -99,56 +110,47 @@ class Timeline:
         device_class: str = "vm",
         device: str = "",
         ring: int | None = None,
-    ) -> int:
-        """The time at which a span begins, for `add`."""
+    ) -> OpenSpan:
+        """Begin a span now, for `end`."""
         if PHASE_BEGIN.enabled:
-            PHASE_BEGIN.emit(
-                side=phase.side,
-                phase=phase.value,
-                device_class=device_class,
-                device=device or None,
-                ring=ring,
-                in_blackout=self.in_blackout,
-            )
-        return now()
+            self._trace(PHASE_BEGIN, OpenSpan(phase, device_class, device, ring, 0))
+        return OpenSpan(phase, device_class, device, ring, now())
 
-    def add(
-        self,
-        phase: Phase,
-        start: int,
-        *,
-        device_class: str = "vm",
-        device: str = "",
-        ring: int | None = None,
-        units: int = 1,
-        end: int | None = None,
-    ) -> int:
-        """Add a span that ends now, or at another time, and return its end."""
-        end = now() if end is None else end
+    def end(self, begun: OpenSpan, *, units: int = 1, at: int | None = None) -> None:
+        """Add a span that ends now, or at another time.
+
+        Args:
+            begun: result of `begin`; or the same of work that another process has measured.
+            units: how many rings or edits it covers.
+            at: CLOCK_MONOTONIC nanoseconds.
+        """
+        at = now() if at is None else at
+        phase, device_class, device, ring, start = begun
         self.spans.append(
-            Span(device_class, device, ring, phase, start, end, units, self.in_blackout)
+            Span(device_class, device, ring, phase, start, at, units, self.in_blackout)
         )
         if PHASE_END.enabled:
-            PHASE_END.emit(
-                side=phase.side,
-                phase=phase.value,
-                device_class=device_class,
-                device=device or None,
-                ring=ring,
-                in_blackout=self.in_blackout,
-                units=units,
-                us=(end - start) // 1000,
-            )
-        return end
+            self._trace(PHASE_END, begun, units=units, us=(at - start) // 1000)
+
+    def _trace(self, event: TraceEvent, span: OpenSpan, **more: int) -> None:
+        event.emit(
+            side=span.phase.side,
+            phase=span.phase.value,
+            device_class=span.device_class,
+            device=span.device or None,
+            ring=span.ring,
+            in_blackout=self.in_blackout,
+            **more,
+        )
 
     @contextmanager
     def span(self, phase: Phase) -> Iterator[None]:
         """Add a span of the whole VM for the ``with`` block."""
-        start = self.begin(phase)
+        begun = self.begin(phase)
         try:
             yield
         finally:
-            self.add(phase, start)
+            self.end(begun)
 
 
 @contextmanager

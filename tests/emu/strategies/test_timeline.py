@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from devices.procedure import Phase
-from emu.strategies.timeline import Span, Timeline
+from emu.strategies.timeline import OpenSpan, Span, Timeline
 
 ROW = ["src", "blk", "blk0", 3, "src.get_vring_base", 10, 20, 1, True]
 
@@ -47,7 +47,7 @@ def test_each_span_has_the_timelines_in_blackout() -> None:
     timeline = Timeline()
     with timeline.span(Phase.PAUSE_VCPUS):
         timeline.in_blackout = True
-    timeline.add(Phase.START_VRINGS, 1, end=2, device_class="blk", device="blk0", units=4)
+    timeline.end(OpenSpan(Phase.START_VRINGS, "blk", "blk0", None, 1), units=4, at=2)
     at = timeline.mark("running_ns")
     inside = [span.in_blackout for span in timeline.spans]
     assert inside == [True, True]
