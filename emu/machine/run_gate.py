@@ -106,13 +106,7 @@ class RunGate:
         Raises:
             DeadlineError: names the vCPUs that are still inside. The gate stays closed.
         """
-        start = time.monotonic()
-        while self.inside:
-            left = start + timeout - time.monotonic()
-            if left <= 0:
-                raise DeadlineError(f"{_names(self.inside)} to leave guest code", timeout)
-            self._emptied.wait(left)
-            self._emptied.clear()
+        _wait_empty(self.inside, self._emptied, timeout, "to leave guest code")
 
     def open(self, awaited: Iterable[int] = ()) -> list[int]:
         """Open the gate for all vCPUs.
@@ -140,13 +134,22 @@ class RunGate:
         Raises:
             DeadlineError: names the vCPUs that have not. The gate stays open.
         """
-        start = time.monotonic()
-        while self.awaited:
-            left = start + timeout - time.monotonic()
-            if left <= 0:
-                raise DeadlineError(f"{_names(self.awaited)} to run again", timeout)
-            self._ran.wait(left)
-            self._ran.clear()
+        _wait_empty(self.awaited, self._ran, timeout, "to run again")
+
+
+def _wait_empty(vcpus: set[int], emptied: threading.Event, timeout: float, what: str) -> None:
+    """Wait until no vCPU is in a set.
+
+    Raises:
+        DeadlineError: some still are after ``timeout`` seconds; it names them, and ``what``.
+    """
+    start = time.monotonic()
+    while vcpus:
+        left = start + timeout - time.monotonic()
+        if left <= 0:
+            raise DeadlineError(f"{_names(vcpus)} {what}", timeout)
+        emptied.wait(left)
+        emptied.clear()
 
 
 def _names(vcpus: set[int]) -> str:

@@ -14,7 +14,6 @@ from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from emu.machine.accel.base import Accelerator, GuestProgram
 
@@ -91,8 +90,15 @@ class VcpuSet:
                 threading.stack_size(before)
 
     def _run(self, index: int, program: GuestProgram | None) -> None:
-        with _CrashRecorder(self, index):
+        try:
             self._vcpus[index].run(program)
+        except Exception as error:  # noqa: BLE001  `crashed` has it
+            self.crashed.append(Crash(index, error))
+        finally:
+            # Nothing may wait for this vCPU any more.
+            self.gate.unpark(index)
+            self.gate.leave(index)
+            self.gate.ran(index)
 
     @property
     def paused(self) -> bool:
@@ -196,29 +202,3 @@ class VcpuSet:
         if running:
             raise DeadlineError(f"the thread of {', '.join(running[:4])} to end", timeout)
         self._threads.clear()
-
-
-class _CrashRecorder:
-    """Records the error that ends a vCPU's thread, and ends all waits for that vCPU."""
-
-    def __init__(self, vcpus: VcpuSet, index: int) -> None:
-        self._vcpus = vcpus
-        self._index = index
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        gate = self._vcpus.gate
-        recorded = isinstance(error, Exception)
-        if isinstance(error, Exception):
-            self._vcpus.crashed.append(Crash(self._index, error))
-        gate.unpark(self._index)
-        gate.leave(self._index)
-        gate.ran(self._index)
-        return recorded

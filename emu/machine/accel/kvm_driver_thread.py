@@ -11,17 +11,16 @@ import os
 import select
 import threading
 import time
-from contextlib import suppress
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm_mailbox import Mailbox
+from emu.machine.accel.poke import Poke
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from types import TracebackType
 
     from emu.machine.accel.base import GuestProgram
     from emu.machine.accel.kvm_vm import KernelMachine
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 #: Seconds for a vCPU to make queued writes, and to reach its first halt.
 TIMEOUT = 5.0
-_NS_PER_MS = 1_000_000
 
 
 class DriverThread:
@@ -70,20 +68,21 @@ class DriverThread:
         self.loaded = False
         self.interrupt_fds: list[int] = []
         self.mailboxes: list[Mailbox] = []
-        self._epoll = select.epoll()
-        self._poke_fd = -1
+        self._poke = Poke()
         try:
-            self._poke_fd = _eventfd()
-            self._epoll.register(self._poke_fd, select.EPOLLIN)
+            self._epoll = select.epoll()
+        except OSError:
+            self._poke.close()
+            raise
+        try:
+            self._epoll.register(self._poke.fd, select.EPOLLIN)
             for _ in range(vcpus):
-                self.interrupt_fds.append(_eventfd())
+                self.interrupt_fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
                 self._epoll.register(self.interrupt_fds[-1], select.EPOLLIN | select.EPOLLET)
         except OSError:
             self.close()
             raise
         self._vcpu_of = {fd: vcpu for vcpu, fd in enumerate(self.interrupt_fds)}
-        self._poke_poll = select.poll()
-        self._poke_poll.register(self._poke_fd, select.POLLIN)
         self.mailboxes = [Mailbox(machine, ram, layout.mailbox(vcpu)) for vcpu in range(vcpus)]
         self._vcpu = 0
         self._again: set[int] = set()
@@ -104,16 +103,18 @@ class DriverThread:
         throttle = gate.throttle
         while not gate.stopping:
             if gate.paused:
-                self._wait_for_gate()
+                self._poke.wait_for_gate(gate, 0)
                 continue
             if self.loaded:
                 self._catch_up()
-            if throttle.percent and self._stay_out(throttle.stay_out_ns(monotonic_ns())):
+            if throttle.percent and self._poke.wait(throttle.stay_out_ns(monotonic_ns())):
                 continue
             for vcpu in self._ready():
                 if gate.enter(vcpu):
-                    with _CrashRecorder(self, vcpu):
+                    try:
                         self._slice(vcpu, program)
+                    except Exception as error:  # noqa: BLE001  the vCPU raises it
+                        self._end_vcpu(vcpu, error)
                     gate.leave(vcpu)
                 else:
                     self._again.add(vcpu)
@@ -122,19 +123,11 @@ class DriverThread:
         """The vCPUs whose drivers have work; waits until there is one."""
         ready, self._again = self._again, set()
         for fd, _ in self._epoll.poll(0 if ready else -1):
-            if fd == self._poke_fd:
-                self._drain_poke()
+            if fd == self._poke.fd:
+                self._poke.drain()
             else:
                 ready.add(self._vcpu_of[fd])
         return ready - self.errors.keys()
-
-    def _wait_for_gate(self) -> None:
-        gate = self._gate
-        if gate.park(0):
-            while gate.paused and not gate.stopping:
-                self._poke_poll.poll()
-                self._drain_poke()
-            gate.unpark(0)
 
     def _catch_up(self) -> None:
         """Handle the interrupts and writes that the vCPUs of another process left in mailboxes."""
@@ -143,17 +136,6 @@ class DriverThread:
             if mailbox.waiting:
                 self._again.add(vcpu)
             self._send(vcpu)
-
-    def _stay_out(self, ns: int) -> bool:
-        """Stay out of guest code for ``ns`` (throttling); True if `poke` was called."""
-        if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
-            return False
-        self._drain_poke()
-        return True
-
-    def _drain_poke(self) -> None:
-        with suppress(BlockingIOError):  # it was drained together with an earlier call
-            os.eventfd_read(self._poke_fd)
 
     def _slice(self, vcpu: int, program: GuestProgram) -> None:
         """Run the drivers for the interrupts that a vCPU has received."""
@@ -178,7 +160,7 @@ class DriverThread:
         for ring in self._vectors_of(vcpu, vector):
             program.interrupt(vcpu, ring)
 
-    def crash(self, vcpu: int, error: Exception) -> None:
+    def _end_vcpu(self, vcpu: int, error: Exception) -> None:
         """End a vCPU whose drivers have failed; the others continue."""
         self.errors[vcpu] = error
         self._machine.end(vcpu)
@@ -224,7 +206,7 @@ class DriverThread:
 
     def poke(self) -> None:
         """Make the thread read the gate."""
-        os.eventfd_write(self._poke_fd, 1)
+        self._poke.signal()
 
     def await_ready(self, timeout: float) -> bool:
         """Whether every vCPU was ready for interrupts within ``timeout`` seconds."""
@@ -259,32 +241,6 @@ class DriverThread:
         for mailbox in self.mailboxes:
             mailbox.release()
         self._epoll.close()
-        for fd in (self._poke_fd, *self.interrupt_fds):
-            if fd >= 0:
-                os.close(fd)
-
-
-class _CrashRecorder:
-    """Records an error of the drivers with the vCPU that they ran for."""
-
-    def __init__(self, drivers: DriverThread, vcpu: int) -> None:
-        self._drivers = drivers
-        self._vcpu = vcpu
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        self._drivers.crash(self._vcpu, error)
-        return True
-
-
-def _eventfd() -> int:
-    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poke.close()
+        for fd in self.interrupt_fds:
+            os.close(fd)

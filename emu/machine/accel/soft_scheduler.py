@@ -12,7 +12,6 @@ is paused.
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from collections import deque
@@ -21,6 +20,7 @@ from heapq import heappop, heappush
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
+from emu.machine.accel.poke import Poke
 from emu.machine.accel.soft_vcpu import SoftVcpu
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from emu.machine.run_gate import RunGate
 
 _SECONDS_PER_NS = 1e-9
-_NS_PER_MS = 1_000_000
 _EDGE = select.EPOLLIN | select.EPOLLET
 
 
@@ -50,15 +49,13 @@ class SoftScheduler:
     def __init__(self, count: int, gate: RunGate) -> None:
         self.gate = gate
         self.vcpus: Sequence[SoftVcpu] = [SoftVcpu(index, self) for index in range(count)]
-        self._poke_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poke = Poke()
         try:
             self._epoll = select.epoll()
         except OSError:
-            os.close(self._poke_fd)
+            self._poke.close()
             raise
-        self._epoll.register(self._poke_fd, select.EPOLLIN)
-        self._poke_poll = select.poll()
-        self._poke_poll.register(self._poke_fd, select.POLLIN)
+        self._epoll.register(self._poke.fd, select.EPOLLIN)
         self._ready: deque[SoftVcpu] = deque()
         self._timers: list[tuple[int, int]] = []
         self._irqs: dict[int, tuple[int, SoftVcpu]] = {}
@@ -114,9 +111,11 @@ class SoftScheduler:
         throttle = gate.throttle
         while not gate.stopping:
             if gate.paused:
-                self._wait_for_gate(vcpu.index)
+                self._poke.wait_for_gate(gate, vcpu.index)
                 continue
-            if throttle.percent and self._stay_out(throttle.stay_out_ns(monotonic_ns())):
+            # A throttled guest stays out of guest code for that long. Then one vCPU runs in any
+            # case, as the wait may have ended after its running time.
+            if throttle.percent and self._poke.wait(throttle.stay_out_ns(monotonic_ns())):
                 continue
             events = poll(0 if ready else self._halt_timeout())
             if events:
@@ -133,8 +132,8 @@ class SoftScheduler:
     def _collect(self, events: Iterable[tuple[int, int]]) -> None:
         """Queue interrupts to their vCPUs. The eventfds are not read yet."""
         for fd, _ in events:
-            if fd == self._poke_fd:
-                self._drain_poke()
+            if fd == self._poke.fd:
+                self._poke.drain()
                 continue
             irq = self._irqs.get(fd)
             if irq is not None:  # otherwise it was deassigned meanwhile
@@ -159,31 +158,6 @@ class SoftScheduler:
             if self.vcpus[index].due == due:  # otherwise the timer was changed meanwhile
                 self._enqueue(self.vcpus[index])
 
-    def _wait_for_gate(self, index: int) -> None:
-        gate = self.gate
-        if not gate.park(index):
-            return
-        while gate.paused and not gate.stopping:
-            self._poke_poll.poll()
-            self._drain_poke()
-        gate.unpark(index)
-
-    def _stay_out(self, ns: int) -> bool:
-        """Stay out of guest code for that long, as the guest is throttled.
-
-        Returns:
-            Whether `poke` was called meanwhile, for a pause, the threads' end, or a new throttle.
-            If not, one vCPU runs now in any case: the wait may have ended after its running time.
-        """
-        if not ns or not self._poke_poll.poll(-(-ns // _NS_PER_MS)):
-            return False
-        self._drain_poke()
-        return True
-
-    def _drain_poke(self) -> None:
-        with suppress(BlockingIOError):  # it was drained together with an earlier call
-            os.eventfd_read(self._poke_fd)
-
     # -- from any thread
 
     def run_next(self, vcpu: SoftVcpu) -> None:
@@ -202,7 +176,7 @@ class SoftScheduler:
 
     def poke(self) -> None:
         """Wake the thread that has the processor, if it sleeps in epoll_wait."""
-        os.eventfd_write(self._poke_fd, 1)
+        self._poke.signal()
 
     def set_timer(self, due_ns: int, index: int) -> None:
         """Make a vCPU ready at `due_ns` (CLOCK_MONOTONIC), if its `due` is still that then."""
@@ -238,4 +212,4 @@ class SoftScheduler:
         """Close the descriptors. Idempotent."""
         if not self._epoll.closed:
             self._epoll.close()
-            os.close(self._poke_fd)
+            self._poke.close()
