@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.commands import validate
-from emu.commands.conform_options import conform_options
+from emu.commands.conform_options import ConformOptions, conform_options
 from emu.commands.json_output import deliver, report_stream
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user_conformance import errors as conformance
@@ -95,14 +95,14 @@ def conform(context: click.Context) -> None:
 @conform_options(BACK_END)
 def back_end(**options: Any) -> None:
     """Test a back-end."""
-    _conform(BACK_END, options)
+    _conform(BACK_END, ConformOptions(**options))
 
 
 @conform.command("front-end", help=FRONT_END_HELP, short_help="Test a front-end.")
 @conform_options(FRONT_END)
 def front_end(**options: Any) -> None:
     """Test a front-end."""
-    _conform(FRONT_END, options)
+    _conform(FRONT_END, ConformOptions(**options))
 
 
 @contextmanager
@@ -117,21 +117,21 @@ def _errors_as_emu_errors() -> Iterator[None]:
 
 
 @_errors_as_emu_errors()
-def _conform(role: str, options: dict[str, Any]) -> None:
-    chosen = select(cases_of(role), options["only"])
-    if options["listed"]:
+def _conform(role: str, options: ConformOptions) -> None:
+    chosen = select(cases_of(role), options.only)
+    if options.listed:
         _list(chosen, role, options)
         return
     target = Target(
         role,
-        options["path"],
-        options["command"],
-        options["device"] or "",
-        options["dialect"],
-        options["patience"],
-        scratch=options.get("scratch", False),
+        options.path,
+        options.command,
+        options.device or "",
+        options.dialect,
+        options.patience,
+        scratch=options.scratch,
     )
-    validate.json_file(options["json_file"])
+    validate.json_file(options.json_file)
     with _Signals() as signals, target.opened() as runner:
         try:
             signals.watch()
@@ -198,19 +198,19 @@ class _Signals:
             raise _Interrupted(signum)
 
 
-def _list(cases: Sequence[Case], role: str, options: dict[str, Any]) -> None:
+def _list(cases: Sequence[Case], role: str, options: ConformOptions) -> None:
     from vhost_user_conformance.model.result import SCHEMA, described
     from vhost_user_conformance.report import terminal
 
-    if options["json_file"] is None:
+    if options.json_file is None:
         terminal.print_cases(terminal.console(sys.stdout), cases)
         return
     whole = {"schema": SCHEMA, "role": role, "cases": [described(case) for case in cases]}
-    deliver(options["json_file"], whole)
+    deliver(options.json_file, whole)
 
 
 def _run(
-    runner: CaseRunner, cases: Sequence[Case], role: str, options: dict[str, Any], signals: _Signals
+    runner: CaseRunner, cases: Sequence[Case], role: str, options: ConformOptions, signals: _Signals
 ) -> None:
     from vhost_user_conformance.model.result import document
     from vhost_user_conformance.model.verdict import Verdict
@@ -230,21 +230,21 @@ def _run(
     try:
         _print(role, results, options)
     finally:
-        deliver(options["json_file"], document(role, runner.describe(), offered.to_json(), results))
-        _write_junit(role, results, options["junitxml"])
-    bad = {Verdict.FAIL, Verdict.ERROR} if options["strict"] else {Verdict.FAIL}
+        deliver(options.json_file, document(role, runner.describe(), offered.to_json(), results))
+        _write_junit(role, results, options.junitxml)
+    bad = {Verdict.FAIL, Verdict.ERROR} if options.strict else {Verdict.FAIL}
     if any(result.verdict in bad for result in results):
         raise click.exceptions.Exit(1)
 
 
-def _print(role: str, results: Sequence[CaseResult], options: dict[str, Any]) -> None:
+def _print(role: str, results: Sequence[CaseResult], options: ConformOptions) -> None:
     from vhost_user_conformance.report import terminal
 
-    out = terminal.console(report_stream(options["json_file"]))
-    if options["quiet"]:
+    out = terminal.console(report_stream(options.json_file))
+    if options.quiet:
         terminal.print_failures(out, results)
     else:
-        terminal.print_report(out, role, results, verbose=options["verbose"])
+        terminal.print_report(out, role, results, verbose=options.verbose)
 
 
 def _write_junit(role: str, results: Sequence[CaseResult], path: Path | None) -> None:

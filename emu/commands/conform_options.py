@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from backends.options import option_group
 from emu.commands.json_output import json_option
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.target import (
@@ -20,6 +22,25 @@ from vhost_user_conformance.target import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConformOptions:
+    """The values of `conform_options`; ``scratch`` is an option for back-ends only."""
+
+    path: Path | None
+    command: str | None
+    device: str | None
+    only: tuple[str, ...]
+    listed: bool
+    json_file: Path | None
+    junitxml: Path | None
+    strict: bool
+    dialect: str
+    patience: float
+    verbose: bool
+    quiet: bool
+    scratch: bool = False
 
 
 class _Seconds(click.FloatRange):
@@ -93,7 +114,7 @@ _SCRATCH = click.option(
 
 def conform_options(role: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the options of `emu conform` for this role, ``back-end`` or ``front-end``."""
-    options = (
+    return option_group(
         click.option(
             "--socket",
             "path",
@@ -106,10 +127,3 @@ def conform_options(role: str) -> Callable[[Callable[..., None]], Callable[..., 
         *((_SCRATCH,) if role == BACK_END else ()),
         *_COMMON,
     )
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
