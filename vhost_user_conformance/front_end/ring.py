@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from enum import Enum, auto
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,26 @@ DESCRIPTOR = struct.Struct("<QIHH")
 #: Number of bytes of a request that are recorded: the header of a disk request.
 HEADER = 16
 NO_INTERRUPT = 1
+
+
+class FaultKind(Enum):
+    """What may be invalid in a request."""
+
+    BUFFER_OUTSIDE = auto()
+    TABLE_OUTSIDE = auto()
+    ORDER = auto()
+    INDEX = auto()
+    LOOP = auto()
+    AVAILABLE = auto()
+    INDIRECT = auto()
+    IN_FLIGHT = auto()
+
+
+class Fault(NamedTuple):
+    """Something invalid in a request, and its description."""
+
+    kind: FaultKind
+    text: str
 
 
 class Part(NamedTuple):
@@ -40,7 +61,7 @@ class Chain(NamedTuple):
         head: of the chain.
         parts: its descriptors.
         indirect: the descriptors were in an indirect table.
-        faults: descriptions of what is invalid in it.
+        faults: what is invalid in it.
         used: indices of its descriptors in the ring's table.
         header: the first `HEADER` device-readable bytes.
     """
@@ -49,7 +70,7 @@ class Chain(NamedTuple):
     head: int
     parts: tuple[Part, ...]
     indirect: bool
-    faults: tuple[str, ...]
+    faults: tuple[Fault, ...]
     used: tuple[int, ...] = ()
     header: bytes = b""
 
@@ -153,8 +174,10 @@ class Walker:
         if avail is None or avail == ring.next & 0xFFFF:
             return None
         waiting = avail - ring.next & 0xFFFF
-        faults = [f"{waiting} requests available in a ring of {ring.size}"] * (waiting > ring.size)
-        faults += self.flag_faults()
+        faults: list[Fault] = []
+        if waiting > ring.size:
+            text = f"{waiting} requests available in a ring of {ring.size}"
+            faults.append(Fault(FaultKind.AVAILABLE, text))
         head = self._head(ring.next)
         ring.next = ring.next + 1 & 0xFFFF
         ring.served += 1
@@ -187,7 +210,7 @@ class Walker:
         most = 0 if self._ring.event_idx else NO_INTERRUPT
         return [f"the available ring has flags {flags:#x}"] * (flags > most)
 
-    def _walk(self, head: int, faults: list[str]) -> Chain:
+    def _walk(self, head: int, faults: list[Fault]) -> Chain:
         table, size = self._desc, self._ring.size
         assert table is not None  # noqa: S101
         parts: list[Part] = []
@@ -196,12 +219,13 @@ class Walker:
         index, indirect, seen = head, False, 0
         while True:
             if index >= size:
-                faults.append(f"descriptor {index} of a table of {size}")
+                faults.append(Fault(FaultKind.INDEX, f"descriptor {index} of a table of {size}"))
                 break
             if not indirect:
                 used.append(index)
                 if index in taken:
-                    faults.append(f"descriptor {index} belongs to a request in flight")
+                    text = f"descriptor {index} belongs to a request in flight"
+                    faults.append(Fault(FaultKind.IN_FLIGHT, text))
             gpa, length, flags, following = DESCRIPTOR.unpack_from(table, 16 * index)
             seen += 1
             if flags & INDIRECT:
@@ -217,7 +241,7 @@ class Walker:
             if not flags & NEXT:
                 break
             if seen >= size:
-                faults.append("the chain has a loop")
+                faults.append(Fault(FaultKind.LOOP, "the chain has a loop"))
                 break
             index = following
         ring, header = self._ring.index, self._header(parts)
@@ -232,25 +256,29 @@ class Walker:
             found += self._memory.view(part.gpa, min(part.size, missing)) or b""
         return found
 
-    def _part_faults(self, part: Part, before: list[Part]) -> list[str]:
+    def _part_faults(self, part: Part, before: list[Part]) -> list[Fault]:
         faults = []
         if not self._memory.covers(part.gpa, part.size):
-            faults.append(f"{part.size} bytes at {part.gpa:#x} are not in a region")
+            text = f"{part.size} bytes at {part.gpa:#x} are not in a region"
+            faults.append(Fault(FaultKind.BUFFER_OUTSIDE, text))
         if before and before[-1].writable and not part.writable:
-            faults.append("a device-readable descriptor follows a device-writable one")
+            text = "a device-readable descriptor follows a device-writable one"
+            faults.append(Fault(FaultKind.ORDER, text))
         return faults
 
     @staticmethod
-    def _indirect_faults(length: int, flags: int, nested: bool, inner: object) -> list[str]:  # noqa: FBT001
-        faults = []
+    def _indirect_faults(length: int, flags: int, nested: bool, inner: object) -> list[Fault]:  # noqa: FBT001
+        texts = []
         if nested:
-            faults.append("an indirect table contains an indirect table")
+            texts.append("an indirect table contains an indirect table")
         if not length or length % 16:
-            faults.append(f"an indirect table of {length} bytes")
+            texts.append(f"an indirect table of {length} bytes")
         if flags & NEXT:
-            faults.append("a descriptor has both INDIRECT and NEXT")
+            texts.append("a descriptor has both INDIRECT and NEXT")
+        faults = [Fault(FaultKind.INDIRECT, text) for text in texts]
         if inner is None:
-            faults.append("an indirect table is not in a region")
+            text = "an indirect table is not in a region"
+            faults.append(Fault(FaultKind.TABLE_OUTSIDE, text))
         return faults
 
     def give_back(self, chain: Chain, written: int) -> None:

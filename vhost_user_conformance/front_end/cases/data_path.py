@@ -9,6 +9,7 @@ from vhost_user.features import VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.front_end.device import DISK_BYTES
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.request_scripts import FOR_A_WHILE, ONE_AT_A_TIME
+from vhost_user_conformance.front_end.ring import FaultKind
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported
 from vhost_user_conformance.peer.device_work import (
@@ -49,33 +50,36 @@ def _chains(recording: Recording) -> list[Chain]:
     return recording.chains
 
 
-def _faultless(fe: FrontEnd, word: str, expected: str) -> None:
+def _check_chain(chain: Chain, expected: str, *kinds: FaultKind) -> None:
+    bad = [fault.text for fault in chain.faults if fault.kind in kinds]
+    check(not bad, expected, f"ring {chain.ring}, chain {chain.head}: {', '.join(bad)}")
+
+
+def _check_chains(fe: FrontEnd, expected: str, *kinds: FaultKind) -> None:
     for chain in _chains(fe.plain()):
-        bad = [fault for fault in chain.faults if word in fault]
-        check(not bad, expected, f"ring {chain.ring}, chain {chain.head}: {', '.join(bad)}")
+        _check_chain(chain, expected, *kinds)
 
 
 @area.case(2101, "All buffers lie in shared guest memory")
 def in_memory(fe: FrontEnd) -> None:
-    _faultless(fe, "not in a region", "buffers and tables in a region")
+    expected = "buffers and tables in a region"
+    _check_chains(fe, expected, FaultKind.BUFFER_OUTSIDE, FaultKind.TABLE_OUTSIDE)
 
 
 @area.case(2102, "In a chain device-readable descriptors come before device-writable ones")
 def order(fe: FrontEnd) -> None:
-    _faultless(fe, "follows a device-writable", "device-readable descriptors first")
+    _check_chains(fe, "device-readable descriptors first", FaultKind.ORDER)
 
 
 @area.case(2103, "The indices of a chain are within its table, and it has no loop")
 def table(fe: FrontEnd) -> None:
-    _faultless(fe, "of a table of", "indices below the table's size")
-    _faultless(fe, "loop", "a chain that ends")
+    _check_chains(fe, "indices below the table's size", FaultKind.INDEX)
+    _check_chains(fe, "a chain that ends", FaultKind.LOOP)
 
 
 @area.case(2104, "There are never more available requests than the ring has descriptors")
 def available(fe: FrontEnd) -> None:
-    _faultless(
-        fe, "requests available in a ring", "at most as many available requests as descriptors"
-    )
+    _check_chains(fe, "at most as many available requests as descriptors", FaultKind.AVAILABLE)
 
 
 @area.case(2105, "Indirect tables are well formed")
@@ -83,10 +87,9 @@ def indirect(fe: FrontEnd) -> None:
     """A driver may use them for some requests only, so it is made to have many in flight."""
     used = False
     for chain in (*_chains(fe.plain()), *_chains(fe.session(ONE_AT_A_TIME))):
-        bad = [fault for fault in chain.faults if "indirect" in fault.lower()]
-        used = used or chain.indirect or bool(bad)
         expected = "one table of whole descriptors, not chained further"
-        check(not bad, expected, f"ring {chain.ring}, chain {chain.head}: {', '.join(bad)}")
+        _check_chain(chain, expected, FaultKind.INDIRECT, FaultKind.TABLE_OUTSIDE)
+        used = used or chain.indirect
     if not used:
         unsupported("the front-end uses no indirect tables")
 
@@ -128,8 +131,7 @@ def available_flags(fe: FrontEnd) -> None:
 def free_descriptors(fe: FrontEnd) -> None:
     for recording in (fe.plain(), fe.session(ONE_AT_A_TIME)):
         for chain in _chains(recording):
-            bad = [fault for fault in chain.faults if "in flight" in fault]
-            check(not bad, "free descriptors", f"ring {chain.ring}, chain {chain.head}: {bad[:1]}")
+            _check_chain(chain, "free descriptors", FaultKind.IN_FLIGHT)
 
 
 @area.case(2110, "A disk request begins with 16 device-readable bytes", device="blk")
