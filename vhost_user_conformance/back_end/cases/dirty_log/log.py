@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.features import VIRTIO_F_VERSION_1
@@ -14,6 +15,9 @@ from vhost_user_conformance.model.verdict import Severity, check, observed, unsu
 from vhost_user_conformance.peer.device_work import SECTOR
 from vhost_user_conformance.peer.memory import PAGE
 from vhost_user_conformance.peer.wire import Closed
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.peer.memory import TestRing
 
 
 @area.case(801, "SET_LOG_BASE with a descriptor has a reply", spec="VHOST_USER_SET_LOG_BASE")
@@ -30,18 +34,23 @@ def used_ring(be: BackEnd) -> None:
     check(dirty & used_pages(ring), f"page {ring.used >> 12} in the log", f"pages {sorted(dirty)}")
 
 
-@area.case(803, "Data that a disk writes into guest memory is logged", device="blk")
-def data(be: BackEnd) -> None:
-    ring, log = ready(be)
-    memory = ring.memory
-    where = memory.allocate(PAGE, align=PAGE)
-    header, status = memory.allocate(16), memory.allocate(1, align=PAGE)
-    memory.write(header, bytes(16))
+def _read_sector(be: BackEnd, ring: TestRing, where: int, status: int) -> None:
+    """Have a disk read its first sector to these guest addresses."""
+    header = ring.memory.allocate(16)
+    ring.memory.write(header, bytes(16))
     ring.driver.add([(header, 16)], [(where, SECTOR), (status, 1)])
     ring.driver.publish()
     index = ring.used_index + 1
     ring.kick()
     be.await_used(ring, index)
+
+
+@area.case(803, "Data that a disk writes into guest memory is logged", device="blk")
+def data(be: BackEnd) -> None:
+    ring, log = ready(be)
+    memory = ring.memory
+    where, status = memory.allocate(PAGE, align=PAGE), memory.allocate(1, align=PAGE)
+    _read_sector(be, ring, where, status)
     dirty = pages_of(log)
     for what, gpa in (("the data's", where), ("the status byte's", status)):
         check(gpa >> 12 in dirty, f"{what} page {gpa >> 12} in the log", f"pages {sorted(dirty)}")
@@ -52,13 +61,7 @@ def two_pages(be: BackEnd) -> None:
     ring, log = ready(be)
     memory = ring.memory
     where = memory.allocate(2 * PAGE, align=PAGE) + PAGE - SECTOR // 2
-    header, status = memory.allocate(16), memory.allocate(1)
-    memory.write(header, bytes(16))
-    ring.driver.add([(header, 16)], [(where, SECTOR), (status, 1)])
-    ring.driver.publish()
-    index = ring.used_index + 1
-    ring.kick()
-    be.await_used(ring, index)
+    _read_sector(be, ring, where, memory.allocate(1))
     dirty = pages_of(log)
     wanted = {where >> 12, (where >> 12) + 1}
     check(wanted <= dirty, f"pages {sorted(wanted)} in the log", f"pages {sorted(dirty)}")

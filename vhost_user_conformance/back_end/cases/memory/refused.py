@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import TYPE_CHECKING
 
 from vhost_user_conformance.back_end.cases.memory import area
 from vhost_user_conformance.back_end.connection import BackEnd, F
 from vhost_user_conformance.model.verdict import Severity, check, unsupported
 from vhost_user_conformance.peer.memory import MIB, Memory
 from vhost_user_conformance.peer.wire import Closed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vhost_user_conformance.peer.program import PeerProgram
 
 _HEAD = struct.Struct("<II")
 
@@ -81,31 +87,26 @@ def cut_short(be: BackEnd) -> None:
         return
 
 
-@area.case(350, "The descriptors of a table are closed when it is replaced", spec="SET_MEM_TABLE")
-def descriptors_closed(be: BackEnd) -> None:
+def _replace_tables(be: BackEnd, count: Callable[[PeerProgram], int], what: str) -> None:
+    """Replace the table often, and check that what the program has for it does not grow."""
     be.agree()
     if be.program is None:
-        unsupported("open files can only be counted of a program that --exec started")
+        unsupported(f"{what} can only be counted of a program that --exec started")
     be.memory(MIB, MIB)
     be.barrier()
-    before = be.program.descriptors
+    before = count(be.program)
     for _ in range(8):
         be.memory(MIB, MIB)
     be.barrier()
-    after = be.program.descriptors
-    check(after <= before, f"{before} files open, as before", f"{after}")
+    after = count(be.program)
+    check(after <= before, f"{before} {what}, as before", f"{after}")
+
+
+@area.case(350, "The descriptors of a table are closed when it is replaced", spec="SET_MEM_TABLE")
+def descriptors_closed(be: BackEnd) -> None:
+    _replace_tables(be, lambda program: program.descriptors, "open files")
 
 
 @area.case(351, "The regions of a table are unmapped when it is replaced", spec="SET_MEM_TABLE")
 def mappings_gone(be: BackEnd) -> None:
-    be.agree()
-    if be.program is None:
-        unsupported("mappings can only be counted of a program that --exec started")
-    be.memory(MIB, MIB)
-    be.barrier()
-    before = be.program.mappings
-    for _ in range(8):
-        be.memory(MIB, MIB)
-    be.barrier()
-    after = be.program.mappings
-    check(after <= before, f"{before} mappings, as before", f"{after}")
+    _replace_tables(be, lambda program: program.mappings, "mappings")
