@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vhost_user.channel import MAX_SOCKET_PATH
 from vhost_user_conformance.errors import OptionError
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
+from vhost_user_conformance.model.catalogue import cases_in
 from vhost_user_conformance.model.device_class import DEVICE_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vhost_user_conformance.model.case import Case
+    from vhost_user_conformance.model.case import Area, Case
     from vhost_user_conformance.peer.program import PeerProgram
     from vhost_user_conformance.peer.runner import CaseRunner
 
@@ -137,15 +138,20 @@ def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
     return made
 
 
+def areas_of(role: str) -> tuple[Area, ...]:
+    """The areas of the cases for this role, in the order in which they run."""
+    if role == FRONT_END:
+        from vhost_user_conformance.front_end.cases import AREAS as FRONT_END_AREAS
+
+        return FRONT_END_AREAS
+    from vhost_user_conformance.back_end.cases import AREAS as BACK_END_AREAS
+
+    return BACK_END_AREAS
+
+
 def cases_of(role: str) -> list[Case]:
     """All cases for this role, by id."""
-    if role == FRONT_END:
-        from vhost_user_conformance.front_end.cases import cases as front_end_cases
-
-        return front_end_cases()
-    from vhost_user_conformance.back_end.cases import cases as back_end_cases
-
-    return back_end_cases()
+    return cases_in(areas_of(role))
 
 
 def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:

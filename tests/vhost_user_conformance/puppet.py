@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.features import SPEC
 from vhost_user.messages import FrontendRequest as F
-from vhost_user_conformance.back_end.cases import cases
 from vhost_user_conformance.back_end.connection import BackEnd
+from vhost_user_conformance.model.case import BACK_END
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
 from vhost_user_conformance.peer.wire import HEADER, Wire, WireError
+from vhost_user_conformance.target import cases_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +70,7 @@ class Puppet:
 
     def judge(self, number: int, device: str) -> tuple[Verdict, str]:
         """The verdict of the case with this number, and its evidence."""
-        case = next(case for case in cases() if case.id == f"VU-B-{number:04}")
+        case = next(case for case in cases_of(BACK_END) if case.id == f"VU-B-{number:04}")
         be = BackEnd(Wire(self.ours, {}, TIMEOUT), device, SPEC)
         try:
             case.run(be)

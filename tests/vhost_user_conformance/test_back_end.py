@@ -14,7 +14,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.timeouts import PROGRAM_TIMEOUT
-from vhost_user_conformance.back_end.cases import cases
+from vhost_user_conformance.model.case import BACK_END
+from vhost_user_conformance.target import cases_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,7 @@ def test_our_back_ends_keep_every_rule(
     assert whole["schema"] == 1
     assert whole["role"] == "back-end"
     assert whole["peer"]["device"] == device
-    assert len(whole["cases"]) == len(cases()) == sum(whole["summary"].values())
+    assert len(whole["cases"]) == len(cases_of(BACK_END)) == sum(whole["summary"].values())
     assert whole["summary"]["PASS"] >= passes
     unsupported = [case for case in whole["cases"] if case["verdict"] == "UNSUPPORTED"]
     reasons = ("is not offered", "is about", "without", "has fewer")
@@ -99,7 +100,7 @@ def test_junit(tmp_path: Path) -> None:
     conform("--exec", disk(tmp_path), "--only", "rings", "--junitxml", str(path))
     suite = ET.parse(path).getroot()  # noqa: S314  our own file
     assert suite.get("failures") == "0"
-    assert int(suite.get("tests", "0")) == len([c for c in cases() if c.area == "rings"])
+    assert int(suite.get("tests", "0")) == len([c for c in cases_of(BACK_END) if c.area == "rings"])
     # Without --device cases about requests are skipped.
     assert suite.findall("testcase/skipped")
 
@@ -108,7 +109,7 @@ def test_list() -> None:
     """As text, and as JSON."""
     shown = conform("--list").stdout
     assert "VU-B-0401" in shown
-    assert f"cases: {len(cases())}," in shown
+    assert f"cases: {len(cases_of(BACK_END))}," in shown
     listed = json.loads(conform("--list", "--json", "--only", "bases").stdout)
     assert {case["area"] for case in listed["cases"]} == {"bases"}
     assert "verdict" not in listed["cases"][0]

@@ -49,7 +49,7 @@ def _area(package: str, name: str) -> Area:
     return area
 
 
-def cases_of(areas: Iterable[Area]) -> list[Case]:
+def cases_in(areas: Iterable[Area]) -> list[Case]:
     """The cases of these areas, by id.
 
     Raises:

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhost_user_conformance.back_end import cases as back_end
 from vhost_user_conformance.back_end.front_ends import SCRIPTS
 from vhost_user_conformance.back_end.script import EVERY, Step
-from vhost_user_conformance.front_end import cases as front_end
+from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.report.matrix_document import MATRIX, matrix
+from vhost_user_conformance.target import ROLES, areas_of, cases_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from vhost_user_conformance.back_end.script import Part, Script
     from vhost_user_conformance.model.case import Area
@@ -40,15 +40,11 @@ out if the feature was not negotiated.
 
 def listing() -> str:
     """The document of the cases."""
-    parts = [_HEAD.format(back=_count(back_end.AREAS), front=_count(front_end.AREAS))]
-    for role, areas in (("back-ends", back_end.AREAS), ("front-ends", front_end.AREAS)):
-        parts.append(f"\n## Cases for {role}\n")
-        parts += [_table(area) for area in areas]
+    parts = [_HEAD.format(back=len(cases_of(BACK_END)), front=len(cases_of(FRONT_END)))]
+    for role in ROLES:
+        parts.append(f"\n## Cases for {role}s\n")
+        parts += [_table(area) for area in areas_of(role)]
     return "".join(parts)
-
-
-def _count(areas: Sequence[Area]) -> int:
-    return sum(len(area.cases) for area in areas)
 
 
 def _table(area: Area) -> str:

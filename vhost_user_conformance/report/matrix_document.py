@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vhost_user_conformance.back_end import cases as back_end
-from vhost_user_conformance.front_end import cases as front_end
-from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.report.matrix import count, rules_by_case
 from vhost_user_conformance.rules import CHAPTERS
 from vhost_user_conformance.rules.rule import Covered
-from vhost_user_conformance.target import ROLES
+from vhost_user_conformance.target import ROLES, areas_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vhost_user_conformance.model.case import Area
     from vhost_user_conformance.rules.rule import Chapter, Cover
 
 MATRIX = "conformance/matrix.md"
@@ -30,7 +24,6 @@ case can test the rule, the table has the reason.
 | | rules | covered by cases | not testable from outside | cases |
 |---|---|---|---|---|
 """
-_AREAS: dict[str, Sequence[Area]] = {BACK_END: back_end.AREAS, FRONT_END: front_end.AREAS}
 
 
 def _cell(text: str) -> str:
@@ -63,7 +56,7 @@ def _cases(role: str) -> str:
     """The rules of each case."""
     found = rules_by_case(role)
     lines = [f"\n## The rules of each case for {role}s\n", "| case | rules |", "|---|---|"]
-    for area in _AREAS[role]:
+    for area in areas_of(role):
         lines += [f"| {case.id} | {' '.join(found[case.id])} |" for case in area.cases]
     return "\n".join(lines) + "\n"
 

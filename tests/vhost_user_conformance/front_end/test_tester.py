@@ -9,11 +9,12 @@ import pytest
 from tests.vhost_user_conformance.front_end.recordings import kick, recorded, sent
 from vhost_user.codec import VERSION
 from vhost_user_conformance.front_end.acts import ASKED, START
-from vhost_user_conformance.front_end.cases import cases
 from vhost_user_conformance.front_end.recording import F, Recording
 from vhost_user_conformance.front_end.script import PLAIN, Script
 from vhost_user_conformance.front_end.tester import FrontEnd, all_of
+from vhost_user_conformance.model.case import FRONT_END
 from vhost_user_conformance.model.verdict import CaseEnd, Failed
+from vhost_user_conformance.target import cases_of
 
 
 def test_cases_with_the_same_request_share_a_session() -> None:
@@ -27,7 +28,7 @@ def test_cases_with_the_same_request_share_a_session() -> None:
         return recording
 
     front_end = FrontEnd("blk", 1.0, play)
-    for case in cases():
+    for case in cases_of(FRONT_END):
         if case.id in ("VU-F-1303", "VU-F-1310", "VU-F-1322", "VU-F-1323"):
             with contextlib.suppress(CaseEnd):
                 case.run(front_end)

@@ -14,19 +14,15 @@ import pytest
 
 from vhost_user_conformance.back_end import cases as back_end
 from vhost_user_conformance.front_end import cases as front_end
-from vhost_user_conformance.model.case import (
-    BACK_END,
-    FRONT_END,
-    Area,
-    Case,
-)
-from vhost_user_conformance.model.catalogue import CatalogueError, cases_of, collect_areas
+from vhost_user_conformance.model.case import BACK_END, FRONT_END, Area
+from vhost_user_conformance.model.catalogue import CatalogueError, cases_in, collect_areas
+from vhost_user_conformance.target import ROLES, areas_of, cases_of
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-AREAS = {BACK_END: back_end.AREAS, FRONT_END: front_end.AREAS}
-CASES: dict[str, list[Case]] = {BACK_END: back_end.cases(), FRONT_END: front_end.cases()}
+AREAS = {role: areas_of(role) for role in ROLES}
+CASES = {role: cases_of(role) for role in ROLES}
 FORMS = {BACK_END: r"VU-B-\d{4}", FRONT_END: r"VU-F-\d{4}"}
 LEAST = {BACK_END: 170, FRONT_END: 80}
 
@@ -93,7 +89,7 @@ def test_each_module_has_cases_and_lends_nothing(module: str) -> None:
 
 def test_an_area_that_is_not_declared_or_not_there_is_an_error() -> None:
     """It would not run, or run at no known place."""
-    path, order = list(front_end.__path__), list(front_end.ORDER)
+    path, order = list(front_end.__path__), [area.name for area in front_end.AREAS]
     for wrong, name in ((order[1:], order[0]), ([*order, "nothing"], "nothing")):
         with pytest.raises(CatalogueError, match=f"differ in {name}$"):
             collect_areas(front_end.__name__, path, wrong)
@@ -105,4 +101,4 @@ def test_an_id_that_is_given_twice_is_an_error() -> None:
     area.case(1, "one")(lambda _be: None)
     area.case(1, "two")(lambda _be: None)
     with pytest.raises(CatalogueError, match="VU-B-0001 is the id of two cases"):
-        cases_of([area])
+        cases_in([area])

@@ -34,7 +34,6 @@ from vhost_user.payloads import (
     VringState,
 )
 from vhost_user_conformance.front_end.acts import ASKED, CONT, LOG, RESET, START
-from vhost_user_conformance.front_end.cases import cases
 from vhost_user_conformance.front_end.descriptors import (
     MEMFD,
     SOCKET,
@@ -46,11 +45,13 @@ from vhost_user_conformance.front_end.recording import (
     Recording,
     RingStart,
 )
-from vhost_user_conformance.front_end.ring import Chain, Part
+from vhost_user_conformance.front_end.ring import Chain, Fault, FaultKind, Part
 from vhost_user_conformance.front_end.script import PLAIN, Script
 from vhost_user_conformance.front_end.tester import FrontEnd
+from vhost_user_conformance.model.case import FRONT_END
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
 from vhost_user_conformance.peer.wire import Message
+from vhost_user_conformance.target import cases_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ OBSERVED = Verdict.OBSERVED
 
 def judge(number: int, play: Recording | Callable[[Script], Recording]) -> Verdict:
     """The case's verdict."""
-    (case,) = [case for case in cases() if case.id == f"VU-F-{number:04}"]
+    (case,) = [case for case in cases_of(FRONT_END) if case.id == f"VU-F-{number:04}"]
     try:
         case.run(FrontEnd("blk", 1.0, play if callable(play) else lambda _script: play))
     except CaseEnd as end:
@@ -321,8 +322,33 @@ def test_indirect_tables(indirect: bool, verdict: Verdict) -> None:
     recording = recorded(kick(0))
     recording.chains.append(Chain(0, 0, (Part(0, 16, False),), indirect, ()))
     assert judge(2105, recording) is verdict
-    recording.chains.append(Chain(0, 0, (), False, ("an indirect table of 24 bytes",)))
+    fault = Fault(FaultKind.INDIRECT, "an indirect table of 24 bytes")
+    recording.chains.append(Chain(0, 0, (), False, (fault,)))
     assert judge(2105, recording) is FAIL
+
+
+#: The cases that find each fault of a chain.
+FOUND_BY = {
+    FaultKind.BUFFER_OUTSIDE: {2101},
+    FaultKind.TABLE_OUTSIDE: {2101, 2105},
+    FaultKind.ORDER: {2102},
+    FaultKind.INDEX: {2103},
+    FaultKind.LOOP: {2103},
+    FaultKind.AVAILABLE: {2104},
+    FaultKind.INDIRECT: {2105},
+    FaultKind.IN_FLIGHT: {2109},
+}
+
+
+@pytest.mark.parametrize("kind", FaultKind)
+def test_each_fault_of_a_chain_is_found(kind: FaultKind) -> None:
+    """By its cases, and by no other."""
+    recording = recorded(kick(0))
+    sound = Chain(0, 0, (Part(0, 16, False),), True, ())
+    recording.chains += [sound, sound._replace(faults=(Fault(kind, "as the ring has it"),))]
+    verdicts = {number: judge(number, recording) for found in FOUND_BY.values() for number in found}
+    assert {number for number, verdict in verdicts.items() if verdict is FAIL} == FOUND_BY[kind]
+    assert set(verdicts.values()) == {PASS, FAIL}
 
 
 CHANGE = int(BackendRequest.CONFIG_CHANGE_MSG)
