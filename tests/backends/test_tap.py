@@ -24,6 +24,7 @@ from backends.server import ServerError
 from backends.tap import DEVICE, TapPort, inherit_tap, open_tap
 from tests.backends.nic import BROADCAST, OUTSIDE, Attach, Nic, frame, mac
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64
 
@@ -132,9 +133,7 @@ class World:
         fcntl.ioctl(self.control, SIOCSIFFLAGS, struct.pack("16sH22x", NAME.encode(), flags))
 
     def await_count(self, counter: int, least: int) -> None:
-        end = time.monotonic() + TIMEOUT
-        while self.nic.count(counter) < least:
-            assert time.monotonic() < end
+        wait_until(lambda: self.nic.count(counter) >= least, f"the counter reaches {least}")
 
     def close(self) -> None:
         self.sock.close()
@@ -169,10 +168,9 @@ def test_frames_go_both_ways(world: World) -> None:
     assert world.receive() == out
     coming = frame(mac(1), OUTSIDE, b"in")
     world.sock.send(coming)
-    end = time.monotonic() + TIMEOUT
     # With more than one queue the kernel selects the pair by the flow.
-    while not any(bytes(each[12:]).startswith(coming) for each in world.nic._buffers.values()):
-        assert time.monotonic() < end
+    buffers = world.nic._buffers
+    wait_until(lambda: any(bytes(b[12:]).startswith(coming) for b in buffers.values()))
 
 
 def test_a_frame_to_the_sender_comes_back(world: World) -> None:

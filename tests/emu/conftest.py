@@ -44,18 +44,26 @@ def hosts(tmp_path: Path, owned: ExitStack) -> tuple[Host, Host]:
 
 
 @pytest.fixture
-def vm(request: pytest.FixtureRequest, hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
-    """A VM on the source host, under heavy load, with the accelerator of the parameter, or soft.
+def accel(request: pytest.FixtureRequest) -> str:
+    """The accelerator of both VMs: that of the parameter, or soft."""
+    return str(getattr(request, "param", "soft"))
 
-    The test is skipped where the accelerator does not work.
-    """
-    accel = getattr(request, "param", "soft")
+
+def _make(host: Host, accel: str, owned: ExitStack) -> Vm:
+    """A VM; the test is skipped where the accelerator does not work."""
     try:
         registry.limits(accel)
     except EmuError as error:
         pytest.skip(str(error))
-    made = hosts[0].vm(accel=accel)
+    made = host.vm(accel=accel)
     owned.callback(made.close)
+    return made
+
+
+@pytest.fixture
+def vm(accel: str, hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
+    """A VM on the source host, under heavy load."""
+    made = _make(hosts[0], accel, owned)
     made.boot()
     made.guest.start_load("heavy")
     await_requests(made)
@@ -63,8 +71,6 @@ def vm(request: pytest.FixtureRequest, hosts: tuple[Host, Host], owned: ExitStac
 
 
 @pytest.fixture
-def other(hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
+def other(accel: str, hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
     """A VM on the destination host, which waits for the migration."""
-    made = hosts[1].vm()
-    owned.callback(made.close)
-    return made
+    return _make(hosts[1], accel, owned)

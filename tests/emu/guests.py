@@ -5,22 +5,12 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def until(condition: Callable[[], object], timeout: float = TIMEOUT) -> None:
-    """Poll until a condition holds that has no event."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "the condition does not hold"
-        pause.wait(0.001)
 
 
 class Recorder:

@@ -17,8 +17,8 @@ import pytest
 from emu import cli
 from emu.commands import validate
 from tests import slow
-from tests.emu.guests import until
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -223,7 +223,7 @@ def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         watched = psutil.Process(process.pid)
-        until(lambda: MOMENTS[moment](watched, tmp_path))
+        wait_until(lambda: MOMENTS[moment](watched, tmp_path))
         family = watched.children(recursive=True)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=TIMEOUT)

@@ -16,10 +16,10 @@ from tests.emu.migration.hosts import (
     Migration,
     await_requests,
     check_request_log,
-    wait_until,
 )
 from tests.peers.programs import Running, pmd_back_end, prefix, storage_daemon
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,17 +6,18 @@ import os
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.timeouts import TIMEOUT
+from tests.waiting import open_fds
 from vhost_user.channel import MAX_SOCKET_PATH, READ_FDS, Channel, check_path, connect
 from vhost_user.errors import BackendError, DeadlineError, Disconnected, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -36,11 +37,6 @@ def descriptors() -> Iterator[list[int]]:
     yield fds
     for fd in fds:
         os.close(fd)
-
-
-def open_fds() -> int:
-    """How many descriptors this process has."""
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def close_fds(fds: Iterable[int]) -> None:

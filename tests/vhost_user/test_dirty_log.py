@@ -9,19 +9,15 @@ import subprocess
 import sys
 import threading
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.waiting import open_fds
 from vhost_user.dirty_log import DirtyLog, log_size
 from vhost_user.errors import FrontendError, UsageError
 from vhost_user.memory import PAGE_SIZE
-
-
-def open_fds() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def pages_of(runs: list[tuple[int, int]]) -> set[int]:

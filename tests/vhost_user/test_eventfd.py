@@ -7,11 +7,11 @@ import errno
 import os
 import resource
 import select
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.waiting import open_fds
 from vhost_user import eventfd, native
 from vhost_user.eventfd import EventfdBatch, NativeEventfds, PythonEventfds
 
@@ -32,10 +32,6 @@ def fds(batch: EventfdBatch) -> Iterator[list[int]]:
     made = batch.create(70)
     yield made
     batch.close(made)
-
-
-def open_fds() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def test_creates_distinct_nonblocking_private_descriptors(fds: list[int]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vhost_user.rings import USER_BASE, guest_memory
+from tests.waiting import open_fds
 from vhost_user.errors import FrontendError
 from vhost_user.memory import MemoryTable, MemoryTableError, TranslationError
 from vhost_user.payloads import MemoryRegion
@@ -48,11 +49,6 @@ def guest_file(size: int) -> Iterator[int]:
     os.ftruncate(fd, size)
     yield fd
     os.close(fd)
-
-
-def open_fds() -> set[str]:
-    gc.collect()
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def mappings_of(name: str) -> int:

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from tests.timeouts import TIMEOUT
 from tests.vhost_user.pages import Pages, await_fault, needs_userfaultfd
 from tests.vhost_user.rings import USER_BASE
+from tests.waiting import open_fds
 from vhost_user.errors import FrontendError
 from vhost_user.memory import PAGE_SIZE, MemoryTable, MemoryTableError, TranslationError
 from vhost_user.payloads import MemoryRegion
@@ -21,6 +20,7 @@ from vhost_user.postcopy import FaultingTable, Userfault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = needs_userfaultfd
 
@@ -49,11 +49,6 @@ def table(faults: Userfault) -> Iterator[FaultingTable]:
     made = FaultingTable(faults)
     yield made
     made.close()
-
-
-def open_fds() -> int:
-    gc.collect()
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_who_looks_waits_and_gets_what_was_brought(
@@ -129,7 +124,7 @@ def test_regions_one_by_one(table: FaultingTable, ram: int) -> None:
 def test_a_table_replaces_what_was_there_and_what_was_proposed(
     table: FaultingTable, faults: Userfault, ram: int
 ) -> None:
-    before = open_fds()
+    before = len(open_fds())
     table.propose([REGION], [os.dup(ram)], replace=True)
     table.commit()
     table.propose([REGION], [os.dup(ram)], replace=True)
@@ -138,13 +133,13 @@ def test_a_table_replaces_what_was_there_and_what_was_proposed(
     assert table.regions == [OTHER]
     assert table.slots == 1
     faults.give_up()
-    assert open_fds() == before + 2, "its own, and Python's of its mapping"
+    assert len(open_fds()) == before + 2, "its own, and Python's of its mapping"
 
 
 def test_settled_memory_is_the_same_without_a_watch(
     table: FaultingTable, faults: Userfault, ram: int
 ) -> None:
-    before = open_fds()
+    before = len(open_fds())
     table.propose([REGION, OTHER], [os.dup(ram), os.dup(ram)], replace=True)
     table.commit()
     detached = table.detach()
@@ -157,18 +152,18 @@ def test_settled_memory_is_the_same_without_a_watch(
     usual.close()
     table.close()
     faults.give_up()
-    assert open_fds() == before
+    assert len(open_fds()) == before
 
 
 @pytest.mark.parametrize("size", [0, 4 * MIB])
 def test_invalid_regions_are_rejected(table: FaultingTable, ram: int, size: int) -> None:
-    before = open_fds()
+    before = len(open_fds())
     wrong = REGION._replace(size=size)
     with pytest.raises(MemoryTableError):
         table.propose([OTHER, wrong], [os.dup(ram), os.dup(ram)], replace=True)
     with pytest.raises(MemoryTableError, match="1 regions came with 0"):
         table.propose([OTHER], [], replace=True)
-    assert open_fds() == before
+    assert len(open_fds()) == before
     assert table.slots == 0
 
 

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from backends.control import ControlOptions
 from tests.backends.rig import Rig
 from tests.backends.served import Served
-from tests.timeouts import TIMEOUT
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Reply, Request
 from vhost_user.payloads import U64, VringState
@@ -21,14 +19,6 @@ NATIVE = ControlOptions()
 
 def stop_all(rig: Rig) -> list[Reply]:
     return rig.pipeline([Request(F.GET_VRING_BASE, VringState(r.index, 0)) for r in rig.rings])
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that the back-end does without a reply."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end, f"not within {TIMEOUT} s: {what}"
-        time.sleep(0.002)
 
 
 def status(rig: Rig) -> int:

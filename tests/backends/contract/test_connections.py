@@ -13,9 +13,9 @@ import psutil
 
 from backends.control import ControlOptions
 from backends.pacing import InjectedLatency
-from tests.backends.contract.given import MakeRig, Serve, wait_until
 from tests.backends.rig import Rig, readable
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.messages import Request
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from tests.backends.contract.given import MakeRig, Serve
     from tests.backends.served import Kind, Served
 
 

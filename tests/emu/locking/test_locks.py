@@ -29,8 +29,8 @@ from emu.locking.locks import (
     is_worker,
     worker,
 )
-from tests.emu.guests import until
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.errors import DeadlineError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def waiter(
 
     thread = threading.Thread(target=wait, name=name)
     thread.start()
-    until(lambda: lock._waiting)
+    wait_until(lambda: lock._waiting)
     yield thread, errors
     thread.join(TIMEOUT)
     assert not thread.is_alive()
@@ -293,7 +293,7 @@ def test_waiting_threads_are_listed() -> None:
         (wait,) = lock_graph.waits()
         assert (wait.what, wait.thread) == ("the big lock", "patient")
         lock.release()
-        until(lambda: not lock_graph.waits())
+        wait_until(lambda: not lock_graph.waits())
         lock.acquire()
 
 

@@ -19,8 +19,9 @@ from emu.machine.accel.base import NotifierError
 from emu.machine.accel.soft import SoftAccelerator
 from emu.machine.machine import Machine
 from emu.machine.vcpu_state import VcpuStateError
-from tests.emu.guests import Holding, Recorder, until
+from tests.emu.guests import Holding, Recorder
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def test_close_releases_everything() -> None:
         kit.machine.resume()
         kit.close()
         kit.machine.close()
-        until(lambda: (process.num_fds(), process.num_threads()) == before)
+        wait_until(lambda: (process.num_fds(), process.num_threads()) == before)
 
 
 def test_a_machine_that_cannot_be_made_releases_everything() -> None:

@@ -15,8 +15,9 @@ from emu.config.vm_spec import VmSpec
 from emu.errors import EmuError
 from emu.machine.machine import Machine
 from emu.machine.throttle import PERIOD_NS, Throttle
-from tests.emu.guests import Recorder, until
+from tests.emu.guests import Recorder
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,15 +64,15 @@ def test_a_throttled_guest_stays_out_until_the_throttling_ends(
     """It runs once after each interval outside."""
     machine, guest = running
     throttle = machine.vcpus.gate.throttle = Counting()
-    until(lambda: guest.ticks.qsize() > 10)
+    wait_until(lambda: guest.ticks.qsize() > 10)
     machine.vcpus.throttle(90)
-    until(lambda: throttle.reads)
+    wait_until(lambda: throttle.reads)
     reads, seen = throttle.reads, guest.ticks.qsize()
-    until(lambda: throttle.reads > reads + 5)
+    wait_until(lambda: throttle.reads > reads + 5)
     ran = guest.ticks.qsize() - seen
     assert 0 < ran <= throttle.reads - reads + 1
     machine.vcpus.throttle(0)
-    until(lambda: guest.ticks.qsize() > seen + ran + 10)
+    wait_until(lambda: guest.ticks.qsize() > seen + ran + 10)
 
 
 def test_a_throttled_guest_pauses_resumes_and_ends(
@@ -87,7 +88,7 @@ def test_a_throttled_guest_pauses_resumes_and_ends(
         machine.pause(TIMEOUT)
         seen = guest.ticks.qsize()
         machine.resume(TIMEOUT)
-        until(partial(more_ticks_than, seen))
+        wait_until(partial(more_ticks_than, seen))
     machine.stop(TIMEOUT)
 
 

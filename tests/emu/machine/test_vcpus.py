@@ -1,67 +1,28 @@
 """vCPU threads: pausing, saving, resuming, timers, crashes."""
-# ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
+# ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from devices.notifiers import Irqfd
 from emu.errors import EmuError
 from emu.machine import vcpu_state
-from emu.machine.accel import registry
 from emu.machine.vcpu_state import VcpuState, VcpuStateError
-from emu.machine.vcpus import VcpuSet
-from tests.emu.guests import Holding, Recorder, until
+from tests.emu.guests import Holding, Recorder
+from tests.emu.machine.soft_vcpus import SoftVcpus
 from tests.timeouts import TIMEOUT
-from vhost_user import eventfd
+from tests.waiting import wait_until
 from vhost_user.errors import DeadlineError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MS = 1_000_000
 
 
-class Rig:
-    """vCPUs of the soft accelerator with one eventfd each: vector N is vCPU N's."""
-
-    def __init__(self, count: int) -> None:
-        self.accel = registry.create("soft", lambda *_: None)
-        self.vcpus = VcpuSet(count, self.accel)
-        self.fds = eventfd.default().create(count)
-        self.accel.set_routes({index: index for index in range(count)})
-        for index, fd in enumerate(self.fds):
-            self.accel.change_irqfds((), [Irqfd(index, fd)])
-
-    def signal(self, vcpu: int) -> None:
-        os.eventfd_write(self.fds[vcpu], 1)
-
-    def close(self) -> None:
-        self.vcpus.stop()
-        self.accel.close()
-        eventfd.default().close(self.fds)
-
-
-@pytest.fixture
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    made = Rig(getattr(request, "param", 4))
-    yield made
-    made.close()
-
-
-def _run(rig: Rig, guest: Recorder) -> None:
-    rig.vcpus.start(guest)
-    rig.vcpus.resume()
-
-
-def test_power_on_ticks_every_vcpu_once(rig: Rig) -> None:
+def test_power_on_ticks_every_vcpu_once(rig: SoftVcpus) -> None:
     guest = Recorder()
     rig.vcpus.start(guest)
     assert guest.ticks.empty()
@@ -71,9 +32,9 @@ def test_power_on_ticks_every_vcpu_once(rig: Rig) -> None:
     assert guest.ticks.empty()
 
 
-def test_beat_is_called_when_guest_code_is_entered_and_left(rig: Rig) -> None:
+def test_beat_is_called_when_guest_code_is_entered_and_left(rig: SoftVcpus) -> None:
     guest = Recorder()
-    _run(rig, guest)
+    rig.run(guest)
     rig.vcpus.pause()
     before = len(guest.beats)
     assert before == 8
@@ -87,9 +48,9 @@ def test_beat_is_called_when_guest_code_is_entered_and_left(rig: Rig) -> None:
     assert more == sorted(more)
 
 
-def test_pause_waits_for_guest_code(rig: Rig) -> None:
+def test_pause_waits_for_guest_code(rig: SoftVcpus) -> None:
     guest = Holding()
-    _run(rig, guest)
+    rig.run(guest)
     rig.signal(1)
     guest.wait_entered()
     with pytest.raises(DeadlineError, match="vcpu1 to leave guest code"):
@@ -103,14 +64,14 @@ def test_pause_waits_for_guest_code(rig: Rig) -> None:
             misuse()
 
 
-def test_state_moves_to_another_machine(rig: Rig) -> None:
+def test_state_moves_to_another_machine(rig: SoftVcpus) -> None:
     guest = Holding(listens=lambda: rig.vcpus.gate.paused)
-    _run(rig, guest)
+    rig.run(guest)
     rig.signal(3)
     guest.wait_entered()
     rig.vcpus.pause()
     data = vcpu_state.pack(rig.vcpus.save())
-    there, other = Recorder(), Rig(4)
+    there, other = Recorder(), SoftVcpus(4)
     other.vcpus.start(there)
     other.vcpus.load(vcpu_state.unpack(data, 4))
     other.vcpus.resume()
@@ -120,7 +81,7 @@ def test_state_moves_to_another_machine(rig: Rig) -> None:
     guest.go.set()
 
 
-def test_resume_returns_when_those_that_were_not_halted_have_run(rig: Rig) -> None:
+def test_resume_returns_when_those_that_were_not_halted_have_run(rig: SoftVcpus) -> None:
     guest = Recorder()
     rig.vcpus.start(guest)
     rig.vcpus.load([VcpuState(halted=False)] * 2 + [VcpuState()] * 2)
@@ -130,7 +91,7 @@ def test_resume_returns_when_those_that_were_not_halted_have_run(rig: Rig) -> No
     assert len(guest.beats) == 4
 
 
-def test_resume_names_a_vcpu_that_does_not_run(rig: Rig) -> None:
+def test_resume_names_a_vcpu_that_does_not_run(rig: SoftVcpus) -> None:
     guest = Recorder()
     release = threading.Event()
 
@@ -145,15 +106,15 @@ def test_resume_names_a_vcpu_that_does_not_run(rig: Rig) -> None:
     release.set()
 
 
-def test_a_timer_survives_the_move_to_another_machine(rig: Rig) -> None:
+def test_a_timer_survives_the_move_to_another_machine(rig: SoftVcpus) -> None:
     guest = Recorder({0: 40 * MS})
-    _run(rig, guest)
+    rig.run(guest)
     rig.vcpus.pause()
     states = rig.vcpus.save()
     left = states[0].timer_ns
     assert left is not None
     assert 0 < left <= 40 * MS
-    there, other = Recorder(), Rig(4)
+    there, other = Recorder(), SoftVcpus(4)
     other.vcpus.start(there)
     loaded = time.monotonic_ns()
     other.vcpus.load(states)
@@ -164,9 +125,9 @@ def test_a_timer_survives_the_move_to_another_machine(rig: Rig) -> None:
     other.close()
 
 
-def test_a_timer_that_expires_during_a_pause_ticks_after_it(rig: Rig) -> None:
+def test_a_timer_that_expires_during_a_pause_ticks_after_it(rig: SoftVcpus) -> None:
     guest = Recorder({0: 2 * MS})
-    _run(rig, guest)
+    rig.run(guest)
     rig.vcpus.pause()
     while not guest.ticks.empty():
         guest.ticks.get()
@@ -176,7 +137,7 @@ def test_a_timer_that_expires_during_a_pause_ticks_after_it(rig: Rig) -> None:
     assert guest.ticks.get(timeout=TIMEOUT)[0] == 0
 
 
-def test_a_crash_is_recorded_and_the_others_continue(rig: Rig) -> None:
+def test_a_crash_is_recorded_and_the_others_continue(rig: SoftVcpus) -> None:
     class Faulty(Recorder):
         def take_interrupt(self, vcpu: int, vector: int) -> None:
             super().take_interrupt(vcpu, vector)
@@ -184,7 +145,7 @@ def test_a_crash_is_recorded_and_the_others_continue(rig: Rig) -> None:
                 raise KeyError("driver")
 
     guest = Faulty()
-    _run(rig, guest)
+    rig.run(guest)
     rig.signal(1)
     assert guest.next_interrupt() == (1, 1)
     rig.vcpus._threads[1].join(TIMEOUT)
@@ -197,9 +158,9 @@ def test_a_crash_is_recorded_and_the_others_continue(rig: Rig) -> None:
     assert guest.next_interrupt() == (2, 2)
 
 
-def test_pause_and_resume_are_idempotent(rig: Rig) -> None:
+def test_pause_and_resume_are_idempotent(rig: SoftVcpus) -> None:
     guest = Recorder()
-    _run(rig, guest)
+    rig.run(guest)
     rig.vcpus.resume()
     rig.vcpus.pause()
     rig.vcpus.pause()
@@ -208,7 +169,7 @@ def test_pause_and_resume_are_idempotent(rig: Rig) -> None:
     assert guest.next_interrupt() == (0, 0)
 
 
-def test_all_interrupts_during_pauses_are_taken(rig: Rig) -> None:
+def test_all_interrupts_during_pauses_are_taken(rig: SoftVcpus) -> None:
     counts = [0] * 4
     guest = Recorder()
     done = threading.Event()
@@ -221,7 +182,7 @@ def test_all_interrupts_during_pauses_are_taken(rig: Rig) -> None:
             done.set()
 
     guest.interrupt = interrupt
-    _run(rig, guest)
+    rig.run(guest)
     for vcpu in range(4):
         rig.signal(vcpu)
     pauses = 0
@@ -237,12 +198,12 @@ def test_all_interrupts_during_pauses_are_taken(rig: Rig) -> None:
     assert pauses > 1
 
 
-def test_loading_the_wrong_number_of_states_is_an_error(rig: Rig) -> None:
+def test_loading_the_wrong_number_of_states_is_an_error(rig: SoftVcpus) -> None:
     with pytest.raises(VcpuStateError, match="3 states for 4"):
         rig.vcpus.load([VcpuState()] * 3)
 
 
-def test_starting_twice_and_resuming_before_start_are_errors(rig: Rig) -> None:
+def test_starting_twice_and_resuming_before_start_are_errors(rig: SoftVcpus) -> None:
     with pytest.raises(EmuError, match="not been started"):
         rig.vcpus.resume()
     rig.vcpus.start(Recorder())
@@ -254,7 +215,7 @@ def test_stop_ends_threads_in_any_state_and_releases_everything() -> None:
     process = psutil.Process()
     threads, fds = process.num_threads(), process.num_fds()
     for state in ("new", "started", "running", "paused"):
-        rig = Rig(8)
+        rig = SoftVcpus(8)
         if state != "new":
             rig.vcpus.start(Recorder({0: MS}))
         if state in ("running", "paused"):
@@ -264,12 +225,12 @@ def test_stop_ends_threads_in_any_state_and_releases_everything() -> None:
             rig.vcpus.pause()
         rig.close()
         rig.vcpus.stop()
-        until(lambda: (process.num_threads(), process.num_fds()) == (threads, fds))
+        wait_until(lambda: (process.num_threads(), process.num_fds()) == (threads, fds))
 
 
-def test_stop_names_a_thread_that_does_not_end(rig: Rig) -> None:
+def test_stop_names_a_thread_that_does_not_end(rig: SoftVcpus) -> None:
     guest = Holding()
-    _run(rig, guest)
+    rig.run(guest)
     rig.signal(1)
     guest.wait_entered()
     with pytest.raises(DeadlineError, match="the thread of vcpu1 to end"):
@@ -278,7 +239,7 @@ def test_stop_names_a_thread_that_does_not_end(rig: Rig) -> None:
     rig.vcpus.stop()
 
 
-def test_the_stack_size_of_other_threads_is_unchanged(rig: Rig) -> None:
+def test_the_stack_size_of_other_threads_is_unchanged(rig: SoftVcpus) -> None:
     before = threading.stack_size()
     rig.vcpus.start(Recorder())
     assert threading.stack_size() == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from backends import stats
@@ -29,9 +28,9 @@ from emu.migration.source import Source
 from emu.strategies.registry import STRATEGIES, StrategyOptions, make
 from emu.vm.vm import Vm
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -251,15 +250,6 @@ class Migration:
         start = self.source.timeline.marks["pause_start_ns"]
         assert start < self.destination.timeline.marks["running_ns"]
         assert self.destination.guest_gap_ns > 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds; guest memory has no event to wait for."""
-    tick = threading.Event()
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, f"the condition does not hold after {TIMEOUT} s"
-        tick.wait(0.01)
 
 
 def await_requests(vm: Vm, requests: int = 50) -> None:

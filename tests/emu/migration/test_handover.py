@@ -17,11 +17,11 @@ from tests.emu.migration.hosts import (
     await_disk,
     await_requests,
     check_request_log,
-    wait_until,
 )
 from tests.emu.migration.test_cancel import cancel_at
 from tests.emu.migration.test_reset import BLK1, activate, reset
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

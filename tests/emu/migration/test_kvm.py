@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devices.procedure import Phase
-from emu.errors import CancelledError, EmuError, MigrationError
+from emu.errors import CancelledError, MigrationError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
 from emu.strategies.registry import STRATEGIES
-from tests.emu.migration.hosts import Host, Migration, await_requests, check_request_log, wait_until
+from tests.emu.migration.hosts import Host, Migration, await_requests, check_request_log
 from tests.emu.migration.test_cancel import cancel_at
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -21,30 +22,10 @@ if TYPE_CHECKING:
     from emu.vm.vm import Vm
 
 
-def make(host: Host, owned: ExitStack) -> Vm:
-    """A VM with KVM; the test is skipped where /dev/kvm does not work."""
-    try:
-        made = host.vm(accel="kvm")
-    except EmuError as error:
-        pytest.skip(str(error))
-    owned.callback(made.close)
-    return made
-
-
 @pytest.fixture
-def vm(hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
-    """A VM on the source host, under heavy load."""
-    made = make(hosts[0], owned)
-    made.boot()
-    made.guest.start_load("heavy")
-    await_requests(made)
-    return made
-
-
-@pytest.fixture
-def other(hosts: tuple[Host, Host], owned: ExitStack) -> Vm:
-    """A VM on the destination host, which waits."""
-    return make(hosts[1], owned)
+def accel() -> str:
+    """The tests of this module are about KVM."""
+    return "kvm"
 
 
 def counts(vm: Vm) -> list[list[int]]:
@@ -98,7 +79,8 @@ def test_back_and_forth(vm: Vm, hosts: tuple[Host, Host], owned: ExitStack, tmp_
     here, turn = vm, 0
     for _ in range(4):
         turn = 1 - turn
-        there = make(hosts[turn], owned)
+        there = hosts[turn].vm(accel="kvm")
+        owned.callback(there.close)
         Migration(here, there, "prewired", tmp_path).run()
         here.close()
         here = there

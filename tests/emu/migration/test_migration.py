@@ -20,9 +20,9 @@ from tests.emu.migration.hosts import (
     await_disk,
     await_requests,
     check_request_log,
-    wait_until,
 )
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from tests.emu.migration.hosts import (
     Migration,
     await_requests,
     check_request_log,
-    wait_until,
 )
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.dirty_log import DirtyLog
 
 if TYPE_CHECKING:

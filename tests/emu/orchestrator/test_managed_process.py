@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from emu.orchestrator.managed_process import ManagedProcess, await_end, end
-from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +27,7 @@ DEAF = (
 
 def start(code: str, log: Path) -> ManagedProcess:
     program = ManagedProcess("a program", [sys.executable, "-c", code], log=log)
-    deadline = time.monotonic() + TIMEOUT
-    while not program.last_line() and program.running:
-        assert time.monotonic() < deadline
-        os.sched_yield()
+    wait_until(lambda: program.last_line() or not program.running, "it prints, or ends")
     return program
 
 
@@ -83,10 +79,10 @@ def test_a_program_ends_when_its_run_is_killed(tmp_path: Path) -> None:
     """The kernel sends it SIGTERM."""
     argv = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
     pid = int(subprocess.run(argv, capture_output=True, check=False).stdout)
-    deadline = time.monotonic() + TIMEOUT
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        os.sched_yield()
+    wait_until(
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
+        "the program ends",
+    )
 
 
 def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:

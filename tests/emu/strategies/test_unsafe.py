@@ -108,7 +108,7 @@ FAILURES: dict[str, dict[type[Exception], Callable[[str], None]]] = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("vm", ACCELERATORS, indirect=True)
+@pytest.mark.parametrize("accel", ACCELERATORS, indirect=True)
 def test_each_failure_occurs_with_each_accelerator(vm: Vm, mode: str) -> None:
     """After the roll-back the VM runs on and has lost no request."""
     strategy = make("threads", StrategyOptions(threads=3, unsafe=mode))

@@ -16,9 +16,9 @@ from tests.emu.migration.hosts import (
     await_disk,
     await_requests,
     check_request_log,
-    wait_until,
 )
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

@@ -13,8 +13,9 @@ from emu.machine.accel import registry
 from emu.machine.accel.kvm import KvmAccelerator
 from emu.machine.ram import GuestRam
 from emu.machine.vcpus import VcpuSet
-from tests.emu.guests import Recorder, until
+from tests.emu.guests import Recorder
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class KvmBench(Bench):
 
     def await_writes(self) -> None:
         """Wait until the vCPUs have made the queued writes."""
-        until(lambda: not any(mailbox.queued_writes for mailbox in self.mailboxes))
+        wait_until(lambda: not any(mailbox.queued_writes for mailbox in self.mailboxes))
 
 
 BENCHES: dict[str, Callable[[], Bench]] = {KvmAccelerator.name: KvmBench}

@@ -12,12 +12,12 @@ from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.ram import GuestRam
 from emu.machine.run_gate import RunGate
-from tests.emu.guests import until
 from tests.emu.machine.accel.conftest import (
     KvmBench,
     make,
 )
 from tests.emu.machine.accel.kvm_bench import VECTOR, copy, ticks
+from tests.waiting import wait_until
 
 
 def test_too_little_memory_for_the_code_of_the_vcpus() -> None:
@@ -45,5 +45,5 @@ def test_a_guest_continues_on_another_machine(kvm: KvmBench, incoming: KvmBench)
     incoming.vcpus.resume()
     assert incoming.interrupt() == (2, VECTOR)
     assert incoming.mailboxes[2].counts[image.FIRST_VECTOR + VECTOR] == 4
-    until(lambda: ticks(incoming) > had + 10)
+    wait_until(lambda: ticks(incoming) > had + 10)
     assert kvm.quiet()

@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 
 from devices.notifiers import Irqfd
-from tests.emu.guests import until
 from tests.emu.machine.accel.conftest import (
     VCPUS,
     KvmBench,
 )
 from tests.emu.machine.accel.kvm_bench import VECTOR, copy
+from tests.waiting import wait_until
 
 
 def test_a_driver_that_fails_ends_its_vcpu_alone(kvm: KvmBench) -> None:
@@ -28,7 +28,7 @@ def test_a_driver_that_fails_ends_its_vcpu_alone(kvm: KvmBench) -> None:
 
     kvm.guest.interrupt = interrupt
     os.eventfd_write(fds[2], 1)
-    until(lambda: [crash.vcpu for crash in kvm.vcpus.crashed] == [2])
+    wait_until(lambda: [crash.vcpu for crash in kvm.vcpus.crashed] == [2])
     kvm.vcpus.pause()
     kvm.vcpus.resume()
     os.eventfd_write(fds[3], 1)
@@ -44,7 +44,7 @@ def test_an_interrupt_in_a_mailbox_is_handled_on_another_machine(
     kvm.accel.change_irqfds((), [Irqfd(VECTOR, fd)])
     kvm.gate.close()
     os.eventfd_write(fd, 1)
-    until(lambda: kvm.mailboxes[2].waiting)
+    wait_until(lambda: kvm.mailboxes[2].waiting)
     kvm.vcpus.pause()
     incoming.accel.set_routes({VECTOR: 2})
     copy(kvm, incoming)

@@ -11,12 +11,12 @@ import pytest
 from devices.notifiers import Irqfd
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
-from tests.emu.guests import until
 from tests.emu.machine.accel.conftest import (
     VCPUS,
     KvmBench,
 )
 from tests.emu.machine.accel.kvm_bench import NOTIFY, VECTOR, ioeventfds, ticks
+from tests.waiting import wait_until
 from vhost_user import eventfd
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_pages_that_the_vcpus_write_are_dirty(kvm: KvmBench) -> None:
     had = ticks(kvm)
     kvm.vcpus.resume()
     assert kvm.interrupt() == (3, VECTOR)
-    until(lambda: ticks(kvm) > had)
+    wait_until(lambda: ticks(kvm) > had)
     kvm.vcpus.pause()
     mailboxes = image.layout_of(kvm.ram, VCPUS).mailboxes >> 12
     assert kvm.ram.harvest() >= {mailboxes, mailboxes + 3}

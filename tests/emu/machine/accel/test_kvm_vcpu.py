@@ -17,7 +17,6 @@ from emu.machine.vcpu_state import (
     VcpuStateError,
 )
 from emu.machine.vcpus import VcpuSet
-from tests.emu.guests import until
 from tests.emu.machine.accel.conftest import (
     MEMORY,
     VCPUS,
@@ -26,11 +25,12 @@ from tests.emu.machine.accel.conftest import (
 )
 from tests.emu.machine.accel.kvm_bench import VECTOR, copy, ticks
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 
 def test_only_the_first_vcpu_has_ticks(kvm: KvmBench) -> None:
     before = ticks(kvm)
-    until(lambda: ticks(kvm) > before + 20)
+    wait_until(lambda: ticks(kvm) > before + 20)
     assert {vcpu for vcpu, _ in (kvm.guest.ticks.get(timeout=TIMEOUT) for _ in range(20))} == {0}
 
 
@@ -41,7 +41,7 @@ def test_no_code_runs_while_the_machine_is_paused(kvm: KvmBench) -> None:
     assert bytes(kvm.ram.view(0, MEMORY)) == before
     kvm.vcpus.resume()
     stood = ticks(kvm)
-    until(lambda: ticks(kvm) > stood)
+    wait_until(lambda: ticks(kvm) > stood)
 
 
 def pause_halted(bench: KvmBench) -> None:
@@ -54,7 +54,7 @@ def pause_halted(bench: KvmBench) -> None:
         bench.vcpus.resume()
         return False
 
-    until(caught)
+    wait_until(caught)
 
 
 def test_after_warm_up_a_load_sets_few_parts_of_the_state(
@@ -63,7 +63,7 @@ def test_after_warm_up_a_load_sets_few_parts_of_the_state(
     """A halted vCPU has the registers that it had before: only its last interrupt differs."""
     for vcpu in range(VCPUS):
         kvm.vcpus.arm(vcpu, 0)
-    until(lambda: all(box.counts[image.TIMER_VECTOR] for box in kvm.mailboxes))
+    wait_until(lambda: all(box.counts[image.TIMER_VECTOR] for box in kvm.mailboxes))
     pause_halted(kvm)
     incoming.accel.warm_up(TIMEOUT)
     assert incoming.guest.quiet()
@@ -72,7 +72,7 @@ def test_after_warm_up_a_load_sets_few_parts_of_the_state(
     assert [vcpu.parts_set for vcpu in idle] == [1] * (VCPUS - 1)
     incoming.vcpus.resume()
     had = ticks(kvm)
-    until(lambda: ticks(incoming) > had)
+    wait_until(lambda: ticks(incoming) > had)
 
 
 def test_the_state_of_another_accelerator(incoming: KvmBench) -> None:

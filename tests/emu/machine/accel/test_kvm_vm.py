@@ -11,12 +11,12 @@ from emu.errors import EmuError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
 from emu.machine.accel.kvm_vm import KvmError, halted, open_error
-from tests.emu.guests import until
 from tests.emu.machine.accel.conftest import (
     MEMORY,
     VCPUS,
     KvmBench,
 )
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_only_pages_that_the_guest_wrote_since_the_last_call_are_dirty(kvm: KvmB
     assert kernel.dirty_pages(1, own) == []
     kvm.vcpus.arm(2, 0)
     kvm.vcpus.resume()
-    until(lambda: kvm.mailboxes[2].counts[image.TIMER_VECTOR])
+    wait_until(lambda: kvm.mailboxes[2].counts[image.TIMER_VECTOR])
     kvm.vcpus.pause()
     first = MEMORY - image.reserved_bytes(VCPUS) >> 12
     mailbox = (image.layout_of(kvm.ram, VCPUS).mailbox(2) >> 12) - first
@@ -76,7 +76,7 @@ def test_a_vcpu_that_waits_for_an_interrupt_is_halted(kvm: KvmBench) -> None:
         kvm.vcpus.resume()
         return found
 
-    until(halts)
+    wait_until(halts)
 
 
 def test_memory_that_cannot_be_mapped_is_an_error(kvm: KvmBench) -> None:

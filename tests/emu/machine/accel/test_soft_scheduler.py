@@ -1,60 +1,25 @@
 """The scheduler of emulated vCPUs: which vCPU runs next, also after a crash."""
-# ruff: noqa: D102, D103 - the name of a test, or of a part of one, is its documentation
+# ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from devices.notifiers import Irqfd
-from emu.machine.accel import registry
 from emu.machine.vcpu_state import VcpuState
-from emu.machine.vcpus import VcpuSet
-from tests.emu.guests import Recorder, until
+from tests.emu.guests import Recorder
 from tests.timeouts import TIMEOUT
-from vhost_user import eventfd
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.emu.machine.soft_vcpus import SoftVcpus
 
 
-class Rig:
-    """Emulated vCPUs; vector N interrupts vCPU N."""
-
-    def __init__(self, count: int) -> None:
-        self.accel = registry.create("soft", lambda *_: None)
-        self.vcpus = VcpuSet(count, self.accel)
-        self.fds = eventfd.default().create(count)
-        self.accel.set_routes({index: index for index in range(count)})
-        for index, fd in enumerate(self.fds):
-            self.accel.change_irqfds((), [Irqfd(index, fd)])
-
-    def run(self, guest: Recorder) -> None:
-        self.vcpus.start(guest)
-        self.vcpus.resume()
-
-    def signal(self, vcpu: int) -> None:
-        os.eventfd_write(self.fds[vcpu], 1)
-
-    def close(self) -> None:
-        self.vcpus.stop()
-        self.accel.close()
-        eventfd.default().close(self.fds)
-
-
-@pytest.fixture
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    made = Rig(getattr(request, "param", 4))
-    yield made
-    made.close()
-
-
-def test_guest_code_runs_on_the_thread_of_its_vcpu(rig: Rig) -> None:
+def test_guest_code_runs_on_the_thread_of_its_vcpu(rig: SoftVcpus) -> None:
     names: list[str] = []
     guest = Recorder()
     take = guest.beat
@@ -73,7 +38,7 @@ def test_guest_code_runs_on_the_thread_of_its_vcpu(rig: Rig) -> None:
     assert names == ["vcpu2", "vcpu2", "vcpu1", "vcpu1"]
 
 
-def test_one_vcpu_at_a_time(rig: Rig) -> None:
+def test_one_vcpu_at_a_time(rig: SoftVcpus) -> None:
     guest = Recorder()
     most = []
 
@@ -86,12 +51,12 @@ def test_one_vcpu_at_a_time(rig: Rig) -> None:
     rig.run(guest)
     for vcpu in range(4):
         rig.signal(vcpu)
-    until(lambda: len(most) >= 400)
+    wait_until(lambda: len(most) >= 400)
     rig.vcpus.pause()
     assert set(most) == {1}
 
 
-def test_a_vcpu_that_is_always_busy_does_not_starve_the_others(rig: Rig) -> None:
+def test_a_vcpu_that_is_always_busy_does_not_starve_the_others(rig: SoftVcpus) -> None:
     guest = Recorder()
     take = guest.interrupt
 
@@ -108,10 +73,10 @@ def test_a_vcpu_that_is_always_busy_does_not_starve_the_others(rig: Rig) -> None
         rig.signal(vcpu)
         assert guest.next_interrupt() == (vcpu, vcpu)
     rig.vcpus.arm(0, time.monotonic_ns())
-    until(lambda: not guest.ticks.empty())
+    wait_until(lambda: not guest.ticks.empty())
 
 
-def test_the_other_vcpus_run_on_after_a_crash(rig: Rig) -> None:
+def test_the_other_vcpus_run_on_after_a_crash(rig: SoftVcpus) -> None:
     guest = Recorder()
     take = guest.interrupt
 
@@ -124,7 +89,7 @@ def test_the_other_vcpus_run_on_after_a_crash(rig: Rig) -> None:
     rig.run(guest)
     for vcpu in range(3):
         rig.signal(vcpu)
-        until(lambda: len(rig.vcpus.crashed) > vcpu)  # noqa: B023  it is called at once
+        wait_until(lambda: len(rig.vcpus.crashed) > vcpu)  # noqa: B023  it is called at once
         rig.signal(vcpu)  # its vCPU thread has ended
     rig.signal(3)
     assert guest.next_interrupt() == (3, 3)
@@ -134,7 +99,7 @@ def test_the_other_vcpus_run_on_after_a_crash(rig: Rig) -> None:
     assert guest.next_interrupt() == (3, 3)
 
 
-def test_all_vcpus_may_crash(rig: Rig) -> None:
+def test_all_vcpus_may_crash(rig: SoftVcpus) -> None:
     guest = Recorder()
 
     def interrupt(vcpu: int, vector: int) -> None:
@@ -144,12 +109,12 @@ def test_all_vcpus_may_crash(rig: Rig) -> None:
     rig.run(guest)
     for vcpu in range(4):
         rig.signal(vcpu)
-    until(lambda: len(rig.vcpus.crashed) == 4)
+    wait_until(lambda: len(rig.vcpus.crashed) == 4)
     rig.vcpus.pause()
     rig.vcpus.resume()
 
 
-def test_vcpus_that_were_not_halted_run_before_all_others(rig: Rig) -> None:
+def test_vcpus_that_were_not_halted_run_before_all_others(rig: SoftVcpus) -> None:
     guest = Recorder()
     rig.vcpus.start(guest)
     rig.vcpus.load([VcpuState()] * 3 + [VcpuState(halted=False, pending=(3,))])
@@ -160,7 +125,7 @@ def test_vcpus_that_were_not_halted_run_before_all_others(rig: Rig) -> None:
     assert guest.next_interrupts(3) == [(0, 0), (1, 1), (2, 2)]
 
 
-def test_interrupts_during_a_pause_wake_no_vcpu(rig: Rig) -> None:
+def test_interrupts_during_a_pause_wake_no_vcpu(rig: SoftVcpus) -> None:
     guest = Recorder()
     rig.run(guest)
     rig.vcpus.pause()
@@ -173,7 +138,7 @@ def test_interrupts_during_a_pause_wake_no_vcpu(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("rig", [224], indirect=True)
-def test_224_busy_vcpus_pause_and_resume(rig: Rig) -> None:
+def test_224_busy_vcpus_pause_and_resume(rig: SoftVcpus) -> None:
     """Many times; bench/bench_vcpus.py measures the time."""
     guest = Recorder()
 
@@ -193,4 +158,4 @@ def test_224_busy_vcpus_pause_and_resume(rig: Rig) -> None:
         rig.vcpus.pause(TIMEOUT)
         assert not rig.vcpus.gate.inside
         rig.vcpus.resume(TIMEOUT)
-        until(lambda: next(count) > before + 10)  # noqa: B023  it is called at once
+        wait_until(lambda: next(count) > before + 10)  # noqa: B023  it is called at once

@@ -14,8 +14,8 @@ import pytest
 from emu.errors import EmuError
 from emu.guest.frames import Probe, nic_mac
 from emu.orchestrator.network.echo import CLIENT_MAC, ProbeClient
-from tests.emu.guests import until
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,14 +87,14 @@ def run_client(tmp_path: Path) -> ProbeClient:
 
 def test_the_gap_is_the_time_between_the_sides(tmp_path: Path, stations: list[Station]) -> None:
     client = run_client(tmp_path)
-    until(lambda: client.counts().answered > 20)
+    wait_until(lambda: client.counts().answered > 20)
     answered = stations[0].off()
-    until(lambda: client.counts().answered == answered)
+    wait_until(lambda: client.counts().answered == answered)
     begin = time.monotonic_ns()
     threading.Event().wait(0.12)
     end = time.monotonic_ns()
     stations[1].on = True
-    until(lambda: client.counts().answered > answered + 20)
+    wait_until(lambda: client.counts().answered > answered + 20)
     client.stop()
     gap = client.max_gap_ms(begin, end)
     assert gap is not None
@@ -108,7 +108,7 @@ def test_the_client_sends_about_one_probe_a_millisecond(
 ) -> None:
     begin = time.monotonic_ns()
     client = run_client(tmp_path)
-    until(lambda: client.counts().answered > 100)
+    wait_until(lambda: client.counts().answered > 100)
     client.stop()
     took = (time.monotonic_ns() - begin) / 1e6
     assert 100 < client.counts().sent <= took + 20
@@ -116,7 +116,7 @@ def test_the_client_sends_about_one_probe_a_millisecond(
 
 def test_without_a_reply_there_is_no_gap(tmp_path: Path) -> None:
     client = run_client(tmp_path)
-    until(lambda: client.counts().sent)
+    wait_until(lambda: client.counts().sent)
     client.stop()
     assert client.max_gap_ms(0, time.monotonic_ns()) is None
     assert client.counts().sent > 0
@@ -127,7 +127,7 @@ def test_duplicate_replies_are_counted(tmp_path: Path) -> None:
     station = Station(tmp_path / "a", twice=True)
     try:
         client = run_client(tmp_path)
-        until(lambda: client.counts().duplicated > 10)
+        wait_until(lambda: client.counts().duplicated > 10)
         client.stop()
     finally:
         station.close()

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from emu.orchestrator.network.echo import CLIENT_MAC
 from emu.orchestrator.network.namespaces import NamespaceNetwork, NetworkUnavailableError
 from emu.orchestrator.network.ping import PingClient
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,10 +125,7 @@ class Station:
 
 def await_answers(client: PingClient, count: int) -> None:
     least = client.counts().answered + count
-    deadline = time.monotonic() + TIMEOUT
-    while client.counts().answered < least:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: client.counts().answered >= least, "pings are answered")
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -193,10 +190,7 @@ def test_a_killed_run_leaves_no_namespace(network: NamespaceNetwork, directory: 
     run.wait(TIMEOUT)
     run.stderr.close()
     assert not psutil.wait_procs(started, timeout=TIMEOUT)[1]
-    deadline = time.monotonic() + TIMEOUT
-    while made & holders():
-        assert time.monotonic() < deadline
-        os.sched_yield()
+    wait_until(lambda: not made & holders(), "the namespaces are gone")
     assert interfaces() == before
     assert named() == names
 

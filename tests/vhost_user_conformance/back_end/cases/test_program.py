@@ -6,13 +6,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from tests.timeouts import TIMEOUT
+from tests.waiting import wait_until
 from vhost_user.features import SPEC
 from vhost_user_conformance.back_end.cases.program import _answers, area
 from vhost_user_conformance.back_end.connection import BackEnd
@@ -42,10 +42,7 @@ class Bench:
             be.program = program
             if start:
                 program.start()
-                deadline = time.monotonic() + TIMEOUT
-                while program.last_line != "ready":
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)  # a file that another program writes: there is no event for it
+                wait_until(lambda: program.last_line == "ready", "the program is ready")
                 # An answer to GET_FEATURES, which the case waits for first.
                 theirs.send(bytes.fromhex("01000000 05000000 08000000") + bytes(8))
             (case,) = [case for case in area.cases if case.id == f"VU-B-{number}"]

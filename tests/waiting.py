@@ -1,0 +1,35 @@
+"""Waiting for what has no event, and counting what a process holds."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.timeouts import TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds between two looks.
+_INTERVAL = 0.002
+
+
+def wait_until(condition: Callable[[], object], what: str = "the condition holds") -> None:
+    """Return when a condition holds of memory, of a file, or of another process.
+
+    Args:
+        condition: is called again and again; it may assert that it can still come to hold.
+        what: it stands for, for the error.
+    """
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, f"not within {TIMEOUT:g} s: {what}"
+        time.sleep(_INTERVAL)
+
+
+def open_fds() -> set[str]:
+    """The descriptors of this process, after garbage was collected."""
+    gc.collect()
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
