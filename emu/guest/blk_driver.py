@@ -43,8 +43,11 @@ if TYPE_CHECKING:
 _POISON = array("Q", (0xDEAD_BEEF_DEAD_BEEF,)) * SECTORS_PER_BLOCK
 # Knuth's MMIX generator: two operations a step; only its high bits are used.
 _MULTIPLIER, _INCREMENT, _MASK64 = 6364136223846793005, 1442695040888963407, (1 << 64) - 1
+# Requests are compared with these: to look up a member of an enumeration takes as long as a call.
+_READ, _WRITE, _ZEROES, _GET_ID = map(int, (Op.READ, Op.WRITE, Op.WRITE_ZEROES, Op.GET_ID))
+_HEAVY, _VERIFY = int(Mode.HEAVY), int(Mode.VERIFY)
 # Of 256 requests: 120 reads, 120 writes, 8 flushes, 8 times zeroes.
-_READS, _WRITES, _FLUSHES = 120, 240, 248
+_READS_BELOW, _WRITES_BELOW, _FLUSHES_BELOW = 120, 240, 248
 
 
 class BlkRing:
@@ -107,14 +110,14 @@ class BlkRing:
         op = slots[base + OP]
         if self._status[slot]:
             self._counters[ERRORS] += 1
-        elif op == Op.READ:
+        elif op == _READ:
             self._check(slot, slots[base + INDEX], slots[base + GENERATION])
-        elif op == Op.WRITE or op == Op.WRITE_ZEROES:
+        elif op in (_WRITE, _ZEROES):
             self._generations[slots[base + INDEX]] = slots[base + GENERATION]
-        elif op == Op.GET_ID:
+        elif op == _GET_ID:
             self._store_serial(slot)
         mode = self._context.control[MODE]
-        if mode >= Mode.HEAVY:
+        if mode >= _HEAVY:
             self._issue(slot, mode)
 
     def _check(self, slot: int, index: int, generation: int) -> None:
@@ -133,7 +136,7 @@ class BlkRing:
 
     def _issue(self, slot: int, mode: int) -> bool:
         """Add the slot's next request; False when there is none (all blocks are verified)."""
-        if mode == Mode.VERIFY:
+        if mode == _VERIFY:
             index = self.state.next_written(slot)
             if index is None:
                 return False
@@ -152,12 +155,12 @@ class BlkRing:
             return Op.GET_ID
         if features.read_only:
             return Op.READ
-        if pick < _READS:
+        if pick < _READS_BELOW:
             # a block that was never written holds nothing to check
             return Op.READ if self._generations[index] else Op.WRITE
-        if pick < _WRITES:
+        if pick < _WRITES_BELOW:
             return Op.WRITE
-        if pick < _FLUSHES:
+        if pick < _FLUSHES_BELOW:
             return Op.FLUSH if features.flush else Op.WRITE
         return Op.WRITE_ZEROES if features.write_zeroes else Op.WRITE
 
@@ -166,14 +169,14 @@ class BlkRing:
         generation = self._generations[index]
         block = self.state.first_block + index
         sector = block * SECTORS_PER_BLOCK
-        if op == Op.READ:
+        if op == _READ:
             self._poisoned[slot][:] = _POISON
             self._context.mark(self.place.data + slot * BLOCK, BLOCK)
-        elif op == Op.WRITE:
+        elif op == _WRITE:
             generation = (generation & GENERATION_MASK) + 1
             self._data[slot][:] = self._pattern.image(block, generation)
             self._context.mark(self.place.data + slot * BLOCK, BLOCK)
-        elif op == Op.WRITE_ZEROES:
+        elif op == _ZEROES:
             generation = (generation & GENERATION_MASK) + 1 | ZEROED
             SEGMENT.pack_into(self._data[slot], 0, sector, SECTORS_PER_BLOCK, 0)
             self._context.mark(self.place.data + slot * BLOCK, BLOCK)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 #: The counters (u64). BROKEN is 1 once the device has completed what was not in flight.
 REQUESTS, COMPLETED, DUPLICATED, CORRUPTED, ERRORS, INTERRUPTS, BROKEN = range(7)
-MAX_SLOTS = 4
 #: Where the driver's own state begins.
 OWN_STATE_AT = 96
 _COUNTERS_AT, _HEADS_AT = 16, 72
@@ -38,7 +37,7 @@ class RequestRing:
     Args:
         context: guest memory and the machine.
         place: where the ring lies; of a unit of one ring.
-        slots: how many there are, at most `MAX_SLOTS`.
+        slots: how many there are, at most 6.
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
 
     Attributes:
@@ -73,10 +72,6 @@ class RequestRing:
     def mark(self) -> None:
         """Record that the ring's pages were written."""
         self._context.mark(*self._pages)
-
-    def is_free(self, slot: int) -> bool:
-        """Whether a slot has no request."""
-        return self._heads[slot] == _FREE
 
     def free_slots(self) -> list[int]:
         """The slots that a request can be added in: none when the ring is broken."""

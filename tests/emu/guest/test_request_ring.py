@@ -9,7 +9,8 @@ import pytest
 
 from emu.guest.config import GuestConfig
 from emu.guest.control_page import OVERDUE, RESCAN
-from emu.guest.request_ring import BROKEN, DUPLICATED, MAX_SLOTS, RequestRing
+from emu.guest.layout import BLK_SLOTS
+from emu.guest.request_ring import BROKEN, DUPLICATED, RequestRing
 from tests.emu.guest.small_machine import small_spec
 from vhost_user.memory import PAGE_SHIFT
 
@@ -49,7 +50,7 @@ class Rig(NamedTuple):
 
 def _on(guest: Guest) -> Rig:
     context, place = guest.program._context, guest.program.layout.units["blk"][0]
-    ring = RequestRing(context, place, MAX_SLOTS, event_idx=guest.program.config.event_idx)
+    ring = RequestRing(context, place, BLK_SLOTS, event_idx=guest.program.config.event_idx)
     return Rig(guest, ring, guest.devices.queues[0, 0])
 
 
