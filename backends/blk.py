@@ -9,10 +9,9 @@ import click
 from backends.blk_device import BlkDevice
 from backends.image import Image
 from backends.io_pool import IoPool
-from backends.options import CONTEXT, Settings, backend_options, settings_from
+from backends.options import CONTEXT, Settings, backend_options, rings_option, settings_from
 from backends.program import Program, run_command
 from backends.trace_options import trace_options
-from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
     from backends.loop import Loop
@@ -79,13 +78,7 @@ The program ends at SIGTERM, at SIGINT, and when the terminal that it was starte
     help="The disk's contents; once for each socket.",
 )
 @click.option("--read-only", is_flag=True, help="Refuse requests that would change the file.")
-@click.option(
-    "--num-queues",
-    type=click.IntRange(1, MAX_RINGS),
-    default=1,
-    show_default=True,
-    help="Request queues of each disk.",
-)
+@rings_option("Request queues of each disk.")
 @click.option(
     "--serial",
     "serials",

@@ -9,11 +9,10 @@ import click
 from backends.fabric import Fabric, Uplink
 from backends.net_config import DEFAULT_MTU, parse_mac
 from backends.net_device import NetDevice, Network
-from backends.options import CONTEXT, Settings, backend_options, settings_from
+from backends.options import CONTEXT, Settings, backend_options, rings_option, settings_from
 from backends.program import Program, run_command
 from backends.tap import TapPort, inherit_tap, open_tap
 from backends.trace_options import trace_options
-from vhost_user.payloads import MAX_RINGS
 from vhost_user.virtio.net import MTU_RANGE
 
 if TYPE_CHECKING:
@@ -137,13 +136,7 @@ def _addresses(
     type=click.IntRange(MTU_RANGE[0], MTU_RANGE[-1]),
     help=f"The largest packet of a NIC.  [default: {DEFAULT_MTU} with --mac, else the front-end's]",
 )
-@click.option(
-    "--num-queues",
-    type=click.IntRange(2, MAX_RINGS),
-    default=2,
-    show_default=True,
-    help="Rings of each NIC, two for each pair.",
-)
+@rings_option("Rings of each NIC, two for each pair.", least=2)
 @trace_options
 def command(
     mode: str,

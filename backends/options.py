@@ -11,6 +11,7 @@ from backends.control import ControlOptions
 from backends.durations import DurationError, parse_duration
 from backends.pacing import InjectedLatency
 from backends.stop_policy import StopKind, StopPolicy
+from vhost_user.payloads import MAX_RINGS
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Settings of every command: how help is asked for, and laid out.
@@ -58,6 +59,17 @@ def _nanoseconds(_context: click.Context, _option: click.Parameter, text: str) -
 def _time_option(name: str, help_text: str) -> Callable[[F], F]:
     return click.option(
         name, callback=_nanoseconds, metavar="TIME", default="0", show_default=True, help=help_text
+    )
+
+
+def rings_option(help_text: str, *, least: int = 1) -> Callable[[F], F]:
+    """The option ``--num-queues``: rings of each device, ``least`` by default."""
+    return click.option(
+        "--num-queues",
+        type=click.IntRange(least, MAX_RINGS),
+        default=least,
+        show_default=True,
+        help=help_text,
     )
 
 

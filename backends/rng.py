@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backends.options import CONTEXT, Settings, backend_options, settings_from
+from backends.options import CONTEXT, Settings, backend_options, rings_option, settings_from
 from backends.program import Program, ProgramError, run_command
 from backends.rng_device import RandomSource, RngDevice, SourceError
 from backends.trace_options import trace_options
-from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
     from backends.loop import Loop
@@ -52,13 +51,7 @@ HELP = """Serve entropy devices (virtio-rng) to vhost-user front-ends."""
     show_default=True,
     help="Where the random bytes come from; a regular file is read again when it ends.",
 )
-@click.option(
-    "--num-queues",
-    type=click.IntRange(1, MAX_RINGS),
-    default=1,
-    show_default=True,
-    help="Request queues of each device; virtio-rng has one.",
-)
+@rings_option("Request queues of each device; virtio-rng has one.")
 @trace_options
 def command(source: str, num_queues: int, **options: Any) -> None:
     """The command line."""

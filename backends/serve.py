@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backends.options import CONTEXT, Settings, backend_options, settings_from
+from backends.options import CONTEXT, Settings, backend_options, rings_option, settings_from
 from backends.plugin import GROUP, PluginError, check, from_entry_point, from_file
 from backends.program import Program, ProgramError, run_command
 from backends.trace_options import trace_options
-from vhost_user.payloads import MAX_RINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,13 +88,7 @@ terminal that it was started from closes.
     callback=_pairs,
     help="A keyword argument of the device class, as a string.",
 )
-@click.option(
-    "--num-queues",
-    type=click.IntRange(1, MAX_RINGS),
-    default=1,
-    show_default=True,
-    help="Rings of each device.",
-)
+@rings_option("Rings of each device.")
 @trace_options
 def command(
     plugin: str | None,
