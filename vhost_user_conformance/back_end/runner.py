@@ -14,7 +14,7 @@ from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
-from vhost_user_conformance.peer.program import START_TIMEOUT, connect
+from vhost_user_conformance.peer.program import START_FACTOR, connect
 from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import Closed, Nonsense, Wire, WireError
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NAMES = {member.value: member.name for member in FrontendRequest}
 #: Seconds for a back-end to detect that its front-end has disconnected, and to end if it does so.
 SETTLE = 0.5
+#: Seconds for a program to listen, at the least, however short the time limit for an answer is.
+START_TIMEOUT = 15.0
 #: Number of attempts to start a program.
 TRIES = 2
 #: Of a number.
@@ -224,7 +226,7 @@ class BackEndRunner(CaseRunner):
         if not program.running:
             program.stop()
             program.start()
-        return self._dial(START_TIMEOUT)
+        return self._dial(max(START_TIMEOUT, START_FACTOR * self._timeout))
 
     def _dial(self, timeout: float | None = None) -> Wire:
         """One more connection to the running program; it is not started again."""

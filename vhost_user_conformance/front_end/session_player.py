@@ -13,6 +13,7 @@ from vhost_user_conformance.front_end.act_performer import ACT_TIMEOUT, ActPerfo
 from vhost_user_conformance.front_end.acts import END, START
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.session import Session
+from vhost_user_conformance.peer.program import START_FACTOR
 from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.program import PeerProgram
 
 NAMES = {member.value: member.name for member in F}
-#: A front-end may connect within this many times the time limit for an answer, since it boots.
-CONNECT_FACTOR = 10
 #: Seconds for the program to end after it was asked to, where the script does not record that.
 END_TIMEOUT = 3.0
 #: Seconds within which a front-end reconnects or ends after the connection was closed.
@@ -145,7 +144,7 @@ class SessionPlayer:
 
     def _accept(self) -> Wire:
         # After one failure to connect the wait is short: many cases may follow.
-        timeout = self._timeout * (1 if self.gone else CONNECT_FACTOR)
+        timeout = self._timeout * (1 if self.gone else START_FACTOR)
         sock = self._await_connection(timeout)
         if sock is None:
             program = self._program

@@ -20,8 +20,10 @@ from vhost_user_conformance.peer.spawn import end_with_parent, signal_session, s
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds for a program to listen, and to end after SIGTERM.
-START_TIMEOUT = 15.0
+#: A program may take this many times the time limit for an answer until it listens or connects: it
+#: starts, and the host may be busy.
+START_FACTOR = 30
+#: Seconds for a program to end after SIGTERM.
 END_TIMEOUT = 3.0
 _RETRY = 0.01
 _TAIL = 4096
