@@ -11,13 +11,12 @@ import pytest
 
 from tests.mutants import document
 from tests.mutants.catalogue import DEVICES, ROOT, CatalogueError, Mutant, find, mutants
-from vhost_user_conformance.back_end import cases as back_end
-from vhost_user_conformance.front_end import cases as front_end
+from vhost_user_conformance.target import ROLES, cases_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CASES = {case.id: case for case in (*back_end.cases(), *front_end.cases())}
+CASES = {case.id: case for role in ROLES for case in cases_of(role)}
 #: Modules that only one role uses.
 OTHER_END = {
     "back-end": ("devices.", "emu.", "vhost_user.frontend", "vhost_user.virtqueue.split_driver"),
