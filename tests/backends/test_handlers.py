@@ -11,8 +11,8 @@ import pytest
 
 from backends.handlers import MAX_MEM_SLOTS
 from backends.virtio_device import VirtioDevice
-from tests.backends.contract.given import wait_until
 from tests.backends.rig import MIB, RamRegion, no_fd
+from tests.waiting import wait_until
 from vhost_user.errors import Disconnected, Refused, VhostUserError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
