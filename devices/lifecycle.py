@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from devices.device import USER_ADDRESS_BASE, InflightFile, VhostDevice, Vring
+from devices.device import USER_ADDRESS_BASE, InflightFile, VhostDevice
 from devices.procedure import Ask, AwaitSwitchover, Change, Phase, Procedure
 from vhost_user.errors import BackendError, UsageError
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, ProtocolFeature
@@ -19,6 +19,7 @@ from vhost_user.payloads import U64, Inflight, LogArea, VringAddr, VringState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from devices.vring import Vring
     from vhost_user.dirty_log import DirtyLog
     from vhost_user.frontend_session import Message
     from vhost_user.messages import Reply

@@ -5,33 +5,26 @@ from __future__ import annotations
 import struct
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from backends.pacing import Pacer
 from devices import lifecycle
-from devices.blk import VhostUserBlk
 from devices.device import SharedMemory, VhostDevice
 from devices.handover_state import DeviceHandoverState, descriptors_of, restore
 from emu.config.device_kinds import KINDS, load
 from emu.errors import MigrationError
-from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
 from emu.guest.program import GuestProgram
 from emu.locking.locks import OrderedLock
 from emu.machine.machine import Machine
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, Task
 from emu.strategies.timeline import Timeline
+from emu.vm.guest_config import guest_config
 from emu.vm.handover_state import VmHandoverState
 from emu.vm.reconnect import Observer, ReconnectManager
 from vhost_user import eventfd
 from vhost_user.errors import UsageError, VhostUserError
-from vhost_user.features import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user.memory import PAGE_SIZE
-from vhost_user.virtio.blk import (
-    VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_RO,
-    VIRTIO_BLK_F_WRITE_ZEROES,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,6 +33,8 @@ if TYPE_CHECKING:
     from devices.procedure import Procedure
     from emu.config.costs import CostModel
     from emu.config.vm_spec import VmSpec
+    from emu.guest.config import GuestConfig
+    from emu.vm.guest_config import DiskUse
 
 #: Seconds that one request to a device, or one change of the vCPUs, may take.
 TIMEOUT = 10.0
@@ -55,12 +50,6 @@ HEARTBEAT_TRIES = 5
 
 def _ignore(_name: str, _data: dict[str, object]) -> None:
     """Ignore an event: the default observer."""
-
-
-class DiskUse(NamedTuple):
-    """The guest reads the image of ``blk0`` in full, and writes it back unchanged if ``write``."""
-
-    write: bool
 
 
 class Vm:
@@ -118,7 +107,7 @@ class Vm:
             self._add_devices()
             if handed_over is None:
                 self._connect(connected or {})
-                config = self._probe(disk)
+                config = guest_config(self.devices, disk, self.timeout)
             else:
                 config = self._restore(handed_over)
             self.guest = GuestProgram(spec, self.machine, config)
@@ -154,30 +143,6 @@ class Vm:
         for device, (known, fds) in zip(self.devices, handed_over.by_device(), strict=True):
             restore(device, known, fds)
         return handed_over.config
-
-    def _probe(self, disk: DiskUse | None) -> GuestConfig:
-        """Read the configuration for the guest's drivers from the devices."""
-        disks = [device for device in self.devices if isinstance(device, VhostUserBlk)]
-        features = [
-            BlkFeatures(
-                capacity=blk.capacity(timeout=self.timeout),
-                read_only=blk.has_feature(VIRTIO_BLK_F_RO),
-                flush=blk.has_feature(VIRTIO_BLK_F_FLUSH),
-                write_zeroes=blk.has_feature(VIRTIO_BLK_F_WRITE_ZEROES),
-            )
-            for blk in disks
-        ]
-        reader = None
-        if disk is not None and features:
-            reader = ReaderConfig(capacity=features[0].capacity or 0, write=disk.write)
-        return GuestConfig(
-            event_idx=all(device.has_feature(VIRTIO_RING_F_EVENT_IDX) for device in self.devices),
-            indirect=all(
-                device.has_feature(VIRTIO_RING_F_INDIRECT_DESC) for device in self.devices
-            ),
-            disks=features,
-            reader=reader,
-        )
 
     def handover_state(self) -> VmHandoverState:
         """The state that another process needs to run this VM; this VM keeps its descriptors open.

@@ -30,8 +30,9 @@ from emu.migration.tls import Credentials
 from emu.strategies import registry
 from emu.strategies.base import StrategyOptions
 from emu.strategies.timeline import now
+from emu.vm.guest_config import DiskUse
 from emu.vm.reset import reset_devices
-from emu.vm.vm import DiskUse, Vm
+from emu.vm.vm import Vm
 from emu.vm_process.commands import VmControl
 
 if TYPE_CHECKING:

@@ -1,0 +1,59 @@
+"""One ring of a virtio device at its front-end: where it is, its eventfds, and its state."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vhost_user.virtqueue import RingAddresses
+
+
+@dataclass(slots=True)
+class Vring:
+    """One ring of a device.
+
+    Attributes:
+        index: its number within the device.
+        notify_address: guest physical address; a write to it kicks the ring.
+        vector: the interrupt vector that its call eventfd raises.
+        kick_fd, call_fd: the two eventfds.
+        addresses: where it is; None until the driver has set it up.
+        base: the next available index to process (vring base); valid while the ring is stopped.
+        started: the back-end processes it.
+        ran: it has been started before, so a kick may be pending in its eventfd.
+    """
+
+    index: int
+    notify_address: int
+    vector: int
+    kick_fd: int
+    call_fd: int
+    addresses: RingAddresses | None = None
+    base: int = 0
+    started: bool = False
+    ran: bool = False
+
+    def mark_started(self) -> None:
+        """The back-end has it, from now on."""
+        self.started = self.ran = True
+
+    def mark_stopped(self, base: int) -> None:
+        """The back-end has stopped it at this base."""
+        self.started = False
+        self.base = base
+
+    def set_up(self, addresses: RingAddresses | None, base: int = 0) -> None:
+        """The driver has set it up, or reset it (None); it starts at ``base``."""
+        self.addresses = addresses
+        self.base = base
+
+    def take_eventfds(self, kick_fd: int, call_fd: int) -> None:
+        """Replace both eventfds by copies of these; the numbers of the descriptors stay.
+
+        Raises:
+            OSError: out of descriptors.
+        """
+        os.dup2(kick_fd, self.kick_fd, inheritable=False)
+        os.dup2(call_fd, self.call_fd, inheritable=False)
