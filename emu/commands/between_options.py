@@ -1,4 +1,4 @@
-"""Options of a migration between two runs, which both ends of it share."""
+"""Options of a migration between two runs, which source and destination share."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ between_options = option_group(*_OPTIONS)
 
 @dataclass(frozen=True, slots=True)
 class BetweenOptions:
-    """The values of `between_options`, and the name that the source alone may give."""
+    """The values of `between_options`, and of ``--tls-hostname``, which only the source has."""
 
     images: Path | None
     tls_cert: Path | None
@@ -64,7 +64,7 @@ class BetweenOptions:
 def endpoint_of(
     option: str, uri: str | None, options: BetweenOptions, *, listens: bool
 ) -> MigrationEndpoint | None:
-    """Where the migration comes from or goes to; None when neither was asked for.
+    """The address of the migration, from the options; None without ``--to`` or ``--incoming``.
 
     Args:
         option: ``--to`` or ``--incoming``.
@@ -73,7 +73,7 @@ def endpoint_of(
         listens: this is the destination.
 
     Raises:
-        PreflightError: it cannot be.
+        PreflightError: an option is missing or invalid.
     """
     cert, key, ca = files = (options.tls_cert, options.tls_key, options.tls_ca)
     hostname = options.tls_hostname or ""
@@ -98,10 +98,10 @@ def endpoint_of(
 
 
 def check_machine(option: str, machine: MachinePlan, endpoint: MigrationEndpoint | None) -> None:
-    """Check what both ends must have in common.
+    """Check the directory of the images, which source and destination share.
 
     Raises:
-        PreflightError: they cannot have it.
+        PreflightError: it is missing or does not exist.
     """
     if endpoint is not None:
         _check_images(option, machine.images, machine.spec, machine.disk)
@@ -112,11 +112,11 @@ def check_machine(option: str, machine: MachinePlan, endpoint: MigrationEndpoint
 def _endpoint(
     option: str, uri: str, credentials: Credentials | None, *, insecure: bool, listens: bool
 ) -> MigrationEndpoint:
-    """Check where a migration is to go, before anything is started.
+    """Check the address and the certificates of a migration, before a process is started.
 
     Raises:
-        PreflightError: it is no address, a certificate cannot be used, or the VM's memory would
-            cross a network in the clear.
+        PreflightError: the address is invalid, a certificate cannot be used, or the VM's memory
+            would cross a network in the clear.
     """
     try:
         if credentials is not None:
@@ -126,7 +126,7 @@ def _endpoint(
     try:
         plain_is_safe = endpoint.is_local(uri)
     except MigrationError as error:
-        # The option names what was being done, so the phase is left out.
+        # The option already names the operation, so the phase is left out.
         raise OptionError(f"{option} {str(error).removeprefix(f'{error.phase}: ')}") from None
     if credentials is None and not plain_is_safe and not insecure:
         raise PreflightError(
@@ -137,7 +137,7 @@ def _endpoint(
 
 
 def _check_images(option: str, images: Path | None, spec: VmSpec, disk: DiskFile | None) -> None:
-    """Check that both sides can have the same disks.
+    """Check that source and destination can use the same disk images.
 
     Raises:
         PreflightError: they cannot.

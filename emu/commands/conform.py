@@ -1,4 +1,4 @@
-"""`emu conform`: tests whether a back-end, or a front-end, keeps the rules of vhost-user."""
+"""`emu conform`: tests a back-end or a front-end for conformance to vhost-user."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def front_end(**options: Any) -> None:
 
 @contextmanager
 def _errors_as_emu_errors() -> Iterator[None]:
-    """The suite has errors of its own; the command reports them as other commands do."""
+    """Convert the suite's errors to those of the other commands."""
     try:
         yield
     except conformance.OptionError as error:
@@ -153,47 +153,47 @@ class _Interrupted(BaseException):
 class _Signals:
     """SIGINT, SIGTERM and SIGHUP end the run, and the program under test with it.
 
-    An exception that a handler raises may be lost, in a callback of the interpreter; so `check` is
+    An exception that a handler raises may be lost in a callback of the interpreter; so `check` is
     called after each case. During the clean-up, which takes a few seconds at most, a signal is only
     recorded.
 
     Raises:
-        SignalError: at the end of the context, if a signal has come.
+        SignalError: at the end of the context, if a signal arrived.
     """
 
     def __init__(self) -> None:
-        self._came = 0
+        self._signum = 0
         self._raises = True
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self._raises = False  # until all handlers are installed, and the exception is caught
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[each] = signal.signal(each, self._take)
+            self._before[each] = signal.signal(each, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
         for each, handler in self._before.items():
             signal.signal(each, handler)
-        if self._came and (kind is None or issubclass(kind, _Interrupted)):
-            raise SignalError(self._came, signal.Signals(self._came).name) from None
+        if self._signum and (kind is None or issubclass(kind, _Interrupted)):
+            raise SignalError(self._signum, signal.Signals(self._signum).name) from None
 
     def watch(self) -> None:
-        """From now on a signal interrupts what is being done."""
+        """Let signals interrupt the run from now on."""
         self._raises = True
         self.check()
 
     def check(self) -> None:
-        """End the run if a signal has come."""
-        if self._came:
-            raise _Interrupted(self._came)
+        """End the run if a signal arrived."""
+        if self._signum:
+            raise _Interrupted(self._signum)
 
     def clean_up(self) -> None:
-        """From now on a signal is only recorded."""
+        """Only record signals from now on."""
         self._raises = False
 
-    def _take(self, signum: int, _frame: FrameType | None) -> None:
-        self._came = self._came or signum
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        self._signum = self._signum or signum
         if self._raises:
             raise _Interrupted(signum)
 
@@ -226,7 +226,8 @@ def _run(
             signals.check()
 
         results = runner.run(cases, finished)
-    # The report comes before the files, as a disk may be full; the files are written even so.
+    # The report is printed before the files are written, as the disk may be full; the files are
+    # also written if the report cannot be printed.
     try:
         _print(role, results, options)
     finally:

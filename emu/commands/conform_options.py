@@ -44,7 +44,7 @@ class ConformOptions:
 
 
 class _Seconds(click.FloatRange):
-    """A range of numbers that NaN is not in."""
+    """A range of numbers without NaN."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -1,4 +1,4 @@
-"""`emu doctor`: what this host can do, and what to do about what it cannot."""
+"""`emu doctor`: features and limits of this host, with advice on what is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ can run.
 
 @click.command(help=HELP, short_help="Report what this host can do.")
 def doctor() -> None:
-    """Examine, and print."""
+    """Check the host, and print the findings."""
     from rich.console import Console
     from rich.table import Table
 

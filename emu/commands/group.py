@@ -10,10 +10,10 @@ import click
 
 from emu.errors import SignalError
 
-#: Of `emu` and, as contexts inherit them, of all of its subcommands.
+#: Settings of `emu`, which all of its subcommands inherit.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-#: Each is the command of its name in the module of its name.
+#: Each is a command in the module of the same name.
 SUBCOMMANDS = ("attach", "conform", "doctor", "migrate", "run", "sweep")
 
 HELP = """Run and live-migrate VMs whose devices are real vhost-user back-ends.
@@ -56,7 +56,7 @@ class _Emu(click.Group):
 @click.version_option(package_name="vhost-emu", prog_name="emu")
 @click.pass_context
 def emu(context: click.Context) -> None:
-    """The command; without a subcommand it is a usage error that the whole help answers."""
+    """Print the help, as a usage error, if no subcommand is given."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(2)

@@ -1,4 +1,4 @@
-"""What this host can do for a VM, and what to do about each thing that it cannot."""
+"""The checks of `emu doctor`: features and limits of this host."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from emu.orchestrator.network.namespaces import NamespaceNetwork
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds for a program that is asked.
+#: Seconds for a program that a check runs.
 _TIMEOUT = 10.0
-#: userfaultfd(2): no wrapper in the C library; the number by machine, and the flag (of Linux 5.11)
-#: by which a user without privileges may have it.
+#: userfaultfd(2) has no wrapper in the C library: its number by machine, and the flag (of Linux
+#: 5.11) with which a user without privileges may call it.
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 _USER_MODE_ONLY = 1
 _GIB = 1 << 30
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: its name.
-        good: whether it is as it should be.
-        here: what was found.
-        advice: what to do about it, if it is not good.
-        needed: nothing works without it; otherwise only what `advice` names.
+        what: the feature or limit.
+        good: whether it is sufficient.
+        here: its value on this host.
+        advice: what to do if it is not good.
+        needed: without it no VM runs; otherwise only the feature that `advice` names is missing.
     """
 
     what: str
@@ -53,7 +53,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> list[Finding]:
-    """Look at everything; no privileges are needed, and nothing remains."""
+    """Run all checks; they need no privileges and leave no files."""
     return [check() for check in _CHECKS]
 
 
@@ -65,7 +65,7 @@ def _packages() -> Finding:
 
 def _cores() -> Finding:
     count = len(os.sched_getaffinity(0))
-    advice = "the VM and its back-ends share one core, so every figure is a worst case: give it two"
+    advice = "the VM and its back-ends share one core, so every figure is a worst case: use two"
     return Finding("cores", count > 1, f"{count}, {platform.machine()}", advice)
 
 
@@ -142,7 +142,7 @@ def _tap() -> Finding:
 
 
 def _userfaultfd() -> Finding:
-    advice = "memory that comes after the switch-over would need it: vm.unprivileged_userfaultfd=1"
+    advice = "postcopy migration would need it: vm.unprivileged_userfaultfd=1"
     number = _USERFAULTFD.get(platform.machine())
     if number is None:
         return Finding("userfaultfd", good=False, here="unknown on this machine", advice=advice)

@@ -1,4 +1,4 @@
-"""What a VM needs of the host, and whether the host has it."""
+"""Checks that the host has the descriptors, memory and path lengths that a VM needs."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     )
 
 
-# What one process holds open, generously: the VM's has a kick and a call for each ring, a socket,
-# a log and what a strategy needs for each device, and an epoll set, a wake-up and a timer for each
-# vCPU; a back-end program has for each ring a kick, a call and an error eventfd.
+# Upper bounds of the descriptors of one process: the VM's has a kick and a call for each ring; a
+# socket, a log and those of a strategy for each device; an epoll set, a wake-up eventfd and a timer
+# for each vCPU. A back-end program has a kick, a call and an error eventfd for each ring.
 _FDS_PER_RING = 3
 _FDS_PER_DEVICE = 6
 _FDS_PER_VCPU = 4
 _FDS_BESIDES = 128
-# What a ring touches on one side: a page of ring, a page of driver state, and its buffers; with
-# what the processes themselves take.
+# Memory that a ring uses on one side: a page of ring, a page of driver state, and its buffers; and
+# memory of the processes themselves.
 _BYTES_PER_RING = 256 << 10
 _BYTES_PER_VCPU = 256 << 10
 _BYTES_BESIDES = 512 << 20
 
 
 def check(spec: VmSpec) -> None:
-    """Check what this machine gives: descriptors, memory, length of socket paths.
+    """Check this host's limits: descriptors, memory, length of socket paths.
 
-    The descriptor limit is raised as far as this process may.
+    The soft limit of descriptors is raised to the hard limit.
 
     Raises:
-        PreflightError: it is not enough for a VM of this shape.
+        PreflightError: a limit is too low for this VM.
     """
     _check_descriptors(spec)
     _check_memory(spec)
@@ -52,7 +52,7 @@ def check(spec: VmSpec) -> None:
 
 
 def descriptors_needed(spec: VmSpec) -> int:
-    """Descriptors that the process which needs most of them holds open."""
+    """The most descriptors that one process of a run has open."""
     return (
         spec.rings * _FDS_PER_RING
         + len(spec.devices) * _FDS_PER_DEVICE
@@ -74,7 +74,7 @@ def _check_descriptors(spec: VmSpec) -> None:
 
 
 def memory_needed(spec: VmSpec) -> int:
-    """Bytes that all processes of a migration take at the most."""
+    """The most bytes of memory that all processes of a migration use."""
     sides = 2
     rings = min(spec.rings * _BYTES_PER_RING, spec.memory_bytes)
     return sides * (rings + spec.vcpus * _BYTES_PER_VCPU) + _BYTES_BESIDES

@@ -1,4 +1,4 @@
-"""The option ``--json`` of all commands that have one, and where their documents go."""
+"""The option ``--json``, and writing the documents of all commands that have it."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def is_stdout(path: Path | None) -> bool:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether it is written to in place, such as a FIFO, ``/dev/null`` or ``>(command)``."""
+    """Whether it cannot be replaced by a new file: a FIFO, ``/dev/null`` or ``>(command)``."""
     mode = path.stat().st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: ``--json``, as ``json_file``. Without a file it stands for stdout.
+    """Decorator: ``--json``, as ``json_file``. Without a file it is stdout.
 
     Args:
-        what: is written there.
+        what: the contents of the document, for the help text.
     """
     return click.option(
         "--json",
@@ -50,7 +50,7 @@ def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def report_stream(path: Path | None) -> TextIO:
-    """Where the human-readable report goes: to stderr if the document goes to stdout.
+    """The stream of the human-readable report: stderr if the document is written to stdout.
 
     Args:
         path: the option's value.
@@ -59,14 +59,14 @@ def report_stream(path: Path | None) -> TextIO:
 
 
 def deliver(path: Path | None, document: Mapping[str, Any]) -> None:
-    """Write a document where it is to go; into a file whole or not at all.
+    """Write a document; a file is replaced atomically.
 
     Args:
-        path: the option's value; None for nowhere.
-        document: what `json` can write.
+        path: the option's value; None if the option is not given.
+        document: serialisable as JSON.
 
     Raises:
-        EmuError: it cannot be written.
+        EmuError: the document cannot be written.
     """
     if path is None:
         return

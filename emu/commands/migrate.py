@@ -1,4 +1,4 @@
-"""`emu migrate`: the VM migrates live, by several strategies, and the RFC's table comes out."""
+"""`emu migrate`: migrates a VM live with several strategies, and prints the RFC's table."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ ends.
 
 
 class _Migrate(click.Command):
-    """Lists the strategies that there are, those of plug-ins included."""
+    """Lists all strategies in its help, including those of plug-ins."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help, with a line for each strategy."""
-        with contextlib.suppress(PluginError):  # it is reported where the strategy is asked for
+        with contextlib.suppress(PluginError):  # reported when the strategy is used
             registry.load_installed()
         self.help = HELP.format(strategies=registry.help_lines())
         super().format_help_text(ctx, formatter)
@@ -141,7 +141,7 @@ class _Migrate(click.Command):
 @machine_options
 @trace_options
 def migrate(**options: Any) -> None:
-    """Check what was asked for, migrate, and report."""
+    """Validate the options, migrate, and print the report."""
     from emu.orchestrator.migrate_local import MigrationSeries
     from emu.orchestrator.migrate_out import OutgoingMigration
     from emu.orchestrator.supervisor import Supervisor
@@ -183,7 +183,7 @@ def migrate(**options: Any) -> None:
 
 
 def _check_single(options: MigrateOptions, names: tuple[str, ...], handing_over: list[str]) -> None:
-    """A VM that goes away goes once, and to back-ends of the other run."""
+    """Check that the plan is one migration, to back-ends of the other run."""
     for name in handing_over:
         raise OptionError(f"{name} keeps the VM's back-ends, and those end with --to")
     if len(names) > 1:

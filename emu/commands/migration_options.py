@@ -123,7 +123,7 @@ class MigrationOptions:
 
 
 def parameters(options: MigrationOptions) -> Parameters:
-    """What each migration may take.
+    """The parameters of each migration.
 
     Raises:
         PreflightError: a value is invalid.
@@ -140,7 +140,7 @@ def parameters(options: MigrationOptions) -> Parameters:
 
 
 def strategy_options(options: MigrationOptions) -> dict[str, int | str]:
-    """The options of strategies that were given."""
+    """The options of strategies that the user has set."""
     chosen = {
         "threads": options.threads,
         "processes": options.processes,

@@ -1,4 +1,4 @@
-"""Options of `emu migrate` that say what is between the VM and the client outside of it."""
+"""The option ``--network``: the network between the VM and the client outside of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values of a group of options, typed, from what click hands a command."""
+"""Converts a command's click options to typed groups of values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def values_of(group: type[T], options: Mapping[str, Any]) -> T:
     Args:
         group: a dataclass with a field for each option of the group; a field of an option that not
             every command has needs a default.
-        options: of the command, by the names of its parameters.
+        options: of the command, by parameter name.
 
     Raises:
         TypeError: the command lacks an option whose field has no default.

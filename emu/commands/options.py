@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 _ACCELERATORS = ", ".join(f"{name} ({row.summary})" for name, row in registry.ACCELERATORS.items())
 
-#: The devices of each kind, and the file that describes them and the rest of the VM.
+#: The options for the devices of each kind, and for a file that describes the whole VM.
 _DEVICE_OPTIONS = (
     *(
         click.option(
@@ -126,7 +126,7 @@ machine_options = option_group(*_OPTIONS)
 
 @dataclass(frozen=True, slots=True)
 class MachineOptions:
-    """The values of `device_options` and `machine_options`, and of what else describes a VM."""
+    """The values of `device_options` and `machine_options`, and of further options of the VM."""
 
     vcpus: int | None
     memory: str | None
@@ -148,16 +148,16 @@ class MachineOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
-        """From the options of a command; one without `device_options` has no devices yet."""
+        """From the options of a command; without `device_options` there are no devices yet."""
         devices = {name: options.get(name) for name in KINDS}
         return values_of(cls, {**options, "devices": devices})
 
 
 def machine_plan(options: MachineOptions) -> MachinePlan:
-    """The VM that the options describe, after everything about it has been checked.
+    """The VM that the options describe, after all checks.
 
     Raises:
-        PreflightError: it cannot be, or not here.
+        PreflightError: an option is invalid, or the host's limits are too low.
     """
     spec = validate.shape(
         options.devices,

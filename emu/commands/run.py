@@ -1,4 +1,4 @@
-"""`emu run`: the VM under load, watched, until Ctrl-C."""
+"""`emu run`: runs a VM under load until Ctrl-C, and shows its counters."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ source.
 @machine_options
 @trace_options
 def run(**options: Any) -> None:
-    """Check what was asked for, run, and report."""
+    """Validate the options, run, and print the report."""
     from emu.orchestrator.run_under_load import LoadRun
     from emu.orchestrator.supervisor import Supervisor
     from emu.report import live_view

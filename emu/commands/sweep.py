@@ -1,4 +1,4 @@
-"""`emu sweep`: the same migration on VMs of several sizes, and how the blackout grows."""
+"""`emu sweep`: migrates VMs of several sizes, to show how the blackout grows."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ Examples:
 @machine_options
 @trace_options
 def sweep(**options: Any) -> None:
-    """Check what was asked for, migrate every VM, and report."""
+    """Validate the options, migrate every VM, and print the report."""
     from emu.report import sweep as sweeping
     from emu.report.tables import console_for
 

@@ -1,6 +1,6 @@
-"""Everything that can be known to be wrong before anything is started.
+"""Validates the options before a process is started.
 
-Each check raises `PreflightError` with one line that says what is wrong and what to do.
+Each check raises `PreflightError`, whose text is one line with the error and advice.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from emu.strategies.base import Strategy
 
-#: Guest memory is one mapping in every process; more than this fits into no address space.
+#: Bytes: guest memory is one mapping in every process, and the address space has no room for more.
 MAX_MEMORY = 16 << 40
 MAX_REPEAT = 1000
-#: Bytes a second; no guest here comes near it.
+#: Bytes a second; far above the rate that a guest reaches.
 MAX_DIRTY_RATE = 64 << 30
-#: Seconds. A machine that is busy may well let a healthy device wait for some tenths of one.
+#: Seconds. On a busy host a correct device may take some tenths of a second.
 MIN_DEADLINE = 0.05
 
 
@@ -47,16 +47,16 @@ def shape(
     memory: str | None = None,
     file: Path | None = None,
 ) -> VmSpec:
-    """The VM that the options describe; what is None was not given.
+    """The VM that the options describe. A value of None means that the option is not set.
 
     Args:
         devices: ``NxR`` of each kind of device, by its name.
-        vcpus: as given.
-        memory: as given, such as ``512M``.
+        vcpus: the option's value.
+        memory: the option's value, such as ``512M``.
         file: a TOML file that describes the whole VM.
 
     Raises:
-        PreflightError: there can be no such VM.
+        PreflightError: a value is invalid, or options contradict each other.
     """
     given: dict[str, object] = {f"--{name}": text for name, text in devices.items()}
     given |= {"--vcpus": vcpus, "--memory": memory}
@@ -103,11 +103,11 @@ def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy],
     """The strategies of ``NAME[,NAME...]``, in order.
 
     Args:
-        text: of the option.
+        text: the option's value.
         plugins: Python files that define further strategies.
 
     Raises:
-        PreflightError: one of them is unknown, or a plug-in cannot be used.
+        PreflightError: a strategy is unknown, or a plug-in cannot be used.
     """
     from emu.strategies import registry
 
@@ -120,21 +120,21 @@ def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy],
 
 
 def exhibit(unsafe: str | None, names: Collection[str]) -> None:
-    """A strategy that ``--unsafe`` changes is among those to run.
+    """Check that the strategy that ``--unsafe`` changes is selected.
 
     Raises:
-        OptionError: none is.
+        OptionError: it is not.
     """
     if unsafe is not None and "threads" not in names:
         raise OptionError("--unsafe changes the strategy threads: name it with --strategy")
 
 
 def transport(via: str, handing_over: Collection[str]) -> None:
-    """The stream can carry what the strategies send.
+    """Check that the migration stream can carry descriptors if a strategy sends them.
 
     Args:
-        via: how it goes, one of `emu.config.plan.TRANSPORTS`.
-        handing_over: the strategies that pass descriptors on.
+        via: the transport, one of `emu.config.plan.TRANSPORTS`.
+        handing_over: the strategies that send descriptors.
 
     Raises:
         OptionError: it cannot.
@@ -145,7 +145,7 @@ def transport(via: str, handing_over: Collection[str]) -> None:
 
 
 def duration(option: str, text: str) -> int:
-    """Nanoseconds of ``20ms``.
+    """Parse a duration such as ``20ms``; returns nanoseconds.
 
     Raises:
         PreflightError: it is not a duration.
@@ -157,10 +157,10 @@ def duration(option: str, text: str) -> int:
 
 
 def deadline(text: str) -> float:
-    """Seconds of ``--deadline``.
+    """Parse ``--deadline``; returns seconds.
 
     Raises:
-        PreflightError: it is not a duration, or one that leaves no time.
+        PreflightError: it is not a duration, or shorter than `MIN_DEADLINE`.
     """
     seconds = duration("--deadline", text) / 1e9
     if seconds < MIN_DEADLINE:
@@ -169,7 +169,7 @@ def deadline(text: str) -> float:
 
 
 def size(option: str, text: str) -> int:
-    """Bytes of ``100M``.
+    """Parse a size such as ``100M``; returns bytes.
 
     Raises:
         PreflightError: it is not a size.
@@ -181,10 +181,10 @@ def size(option: str, text: str) -> int:
 
 
 def dirty_rate(text: str) -> int:
-    """Bytes a second of ``--dirty-rate``.
+    """Parse ``--dirty-rate``; returns bytes a second.
 
     Raises:
-        PreflightError: it is not a size, or more than any memory takes.
+        PreflightError: it is not a size, or above `MAX_DIRTY_RATE`.
     """
     rate = size("--dirty-rate", text)
     if rate > MAX_DIRTY_RATE:
@@ -193,10 +193,11 @@ def dirty_rate(text: str) -> int:
 
 
 def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:
-    """The file behind the first disk.
+    """The image file of the first disk, ``--disk``.
 
     Raises:
-        PreflightError: it cannot be there.
+        PreflightError: it cannot be opened, is empty, or has an invalid size; or the VM has no
+            disk.
     """
     if path is None:
         if write:
@@ -229,10 +230,10 @@ def _disk_size(path: Path, *, write: bool) -> int:
 
 
 def accelerator(name: str, spec: VmSpec) -> None:
-    """Check that this accelerator works on this host and has room for that VM.
+    """Check that this accelerator works on this host and supports so large a VM.
 
     Raises:
-        PreflightError: it does not, or has not.
+        PreflightError: it does not.
     """
     size = {"vcpus": spec.vcpus, "rings": spec.rings}
     try:
@@ -242,7 +243,7 @@ def accelerator(name: str, spec: VmSpec) -> None:
 
 
 def json_file(path: Path | None) -> None:
-    """Check that the results can be written where they are to go (``-`` is stdout).
+    """Check that the results can be written to ``--json``; ``-`` is stdout.
 
     Raises:
         PreflightError: they cannot.

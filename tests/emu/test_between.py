@@ -1,4 +1,4 @@
-"""Two runs, started as a user starts them, and a VM that goes from one to the other."""
+"""A migration from `emu migrate --to` to `emu run --incoming`, as two commands."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 EMU = (sys.executable, "-m", "emu.cli")
 SMALL = ("--net", "1x2", "--blk", "2x2", "--vcpus", "2", "--memory", "256M")
-#: A clock of its own for the programs that follow.
+#: Runs a command in a time namespace of its own.
 OTHER_CLOCK = ("unshare", "-Ur", "--time", "--monotonic")
-#: Seconds by which it is ahead: longer than any test runs.
+#: Seconds by which its clock is ahead: longer than any test runs.
 AHEAD = 5000
 
 
 class Ended(NamedTuple):
-    """What a run said."""
+    """The exit status and the output of a run."""
 
     status: int
     out: str
@@ -51,7 +51,7 @@ class Ended(NamedTuple):
 
 
 class Run:
-    """One `emu`, whose stderr goes to a file as it comes."""
+    """One `emu` command, whose stderr is written to a file."""
 
     def __init__(self, folder: Path, name: str, argv: Sequence[str], before: Sequence[str]) -> None:
         self._log = folder / f"{name}.err"
@@ -67,7 +67,7 @@ class Run:
             )
 
     def await_line(self, words: str) -> str:
-        """The first line on stderr with these words in it."""
+        """Wait for a line on stderr with these words; return it."""
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             for line in self._log.read_text().splitlines():
@@ -75,30 +75,30 @@ class Run:
                     return line
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.02)
-                raise AssertionError(f"it ended: {self._log.read_text()}")
-        raise AssertionError(f"{words!r} was never said: {self._log.read_text()}")
+                raise AssertionError(f"the run ended: {self._log.read_text()}")
+        raise AssertionError(f"{words!r} was not printed: {self._log.read_text()}")
 
     def interrupt(self) -> None:
-        """Ctrl-C; every program of the run must have ended when it has."""
+        """Send SIGINT, as Ctrl-C does."""
         self.process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
-        """Whatever a test has left of it."""
+        """Close the pipe and remove the temporary directory."""
         assert self.process.stdout is not None
         self.process.stdout.close()
         shutil.rmtree(self._tmp, ignore_errors=True)
 
     def end(self) -> Ended:
-        """How it ended by itself; nothing of it may be left."""
+        """Wait for its end, and check that no process and no file is left."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         out, _ = self.process.communicate(timeout=PROGRAM_TIMEOUT)
         assert not [child for child in family if child.is_running()]
-        self._tmp.rmdir()  # which fails if anything is left in it
+        self._tmp.rmdir()  # which fails if the directory is not empty
         return Ended(self.process.returncode, out, self._log.read_text())
 
 
 class Terminals:
-    """Two of them, with a directory of images that both see."""
+    """Starts a source and a destination, with a common directory of images."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -109,12 +109,12 @@ class Terminals:
     def incoming(
         self, *arguments: str, uri: str = "tcp:127.0.0.1:0", before: Sequence[str] = ()
     ) -> tuple[Run, str]:
-        """A destination that waits, and where."""
+        """Start a destination; return it and the address where it listens."""
         run = self._start("destination", ("run", "--incoming", uri, *arguments), before)
         return run, run.await_line("waiting for a VM at ").rpartition(" ")[2]
 
     def to(self, uri: str, *arguments: str, before: Sequence[str] = ()) -> Run:
-        """A source that migrates there."""
+        """Start a source that migrates to that address."""
         return self._start("source", ("migrate", "--to", uri, *arguments), before)
 
     def _start(self, name: str, argv: Sequence[str], before: Sequence[str]) -> Run:
@@ -125,7 +125,7 @@ class Terminals:
         return run
 
     def close(self) -> None:
-        """End what a test that failed has left."""
+        """End the runs that a failed test has left."""
         for run in self._runs:
             if run.process.poll() is None:
                 run.process.terminate()
@@ -135,7 +135,7 @@ class Terminals:
 
 @pytest.fixture
 def terminals(tmp_path: Path) -> Iterator[Terminals]:
-    """Two of them."""
+    """A source and a destination."""
     made = Terminals(tmp_path)
     yield made
     made.close()
@@ -147,10 +147,10 @@ def _tls(credentials: Credentials) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("kind", slow.all_but({"tls"}, ["tcp", "unix", "tls"]))
-def test_a_vm_goes_from_one_terminal_to_the_other(
+def test_a_vm_migrates_from_one_run_to_the_other(
     terminals: Terminals, tmp_path: Path, kind: str
 ) -> None:
-    """Table at the source, arrival and integrity at the destination."""
+    """The source prints the table, the destination the migration and the integrity."""
     uri = f"unix:{tmp_path / 'stream'}" if kind == "unix" else "tcp:127.0.0.1:0"
     source_tls: tuple[str, ...] = ()
     destination_tls: tuple[str, ...] = ()
@@ -190,7 +190,7 @@ def test_a_vm_goes_from_one_terminal_to_the_other(
 def test_the_downtime_across_two_clocks_has_a_bound(
     terminals: Terminals, tmp_path: Path, ahead: str
 ) -> None:
-    """One side's programs live in the future, as on a machine that booted earlier."""
+    """The clock of one side's programs is ahead, as on a host that booted earlier."""
     before = (*OTHER_CLOCK, str(AHEAD))
     if subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a time namespace may not be made here")
@@ -206,7 +206,7 @@ def test_the_downtime_across_two_clocks_has_a_bound(
     (result,) = json.loads(path.read_text())["runs"]
     bound = result["downtime_error_ms"]
     assert 0 < bound < AHEAD * 1000
-    # The guest's own clock has been shifted with it, and saw the same blackout.
+    # The guest's clock was shifted by the same offset, so its gap is the same.
     assert 0 < result["guest_gap_ms"] < AHEAD * 1000
     assert 0 < result["downtime_ms"] < AHEAD * 1000
     assert f"{milliseconds(result['downtime_ms'])} ±" in source.out
@@ -216,7 +216,7 @@ def test_the_downtime_across_two_clocks_has_a_bound(
 
 
 def test_another_vm_is_refused_by_name_on_both_sides(terminals: Terminals) -> None:
-    """One line each; the source's VM runs on and has lost nothing."""
+    """One line each; the source's VM runs on and has lost no request."""
     destination, uri = terminals.incoming()
     other = ("--net", "1x4", "--blk", "2x2", "--vcpus", "3", "--memory", "256M")
     source = terminals.to(uri, *other).end()
@@ -235,7 +235,7 @@ def test_another_vm_is_refused_by_name_on_both_sides(terminals: Terminals) -> No
 
 @pytest.mark.slow
 def test_other_images_are_refused(terminals: Terminals, tmp_path: Path) -> None:
-    """A directory of the same name on another machine is another one."""
+    """A directory of the same name on another host is a different one."""
     other = tmp_path / "elsewhere"
     other.mkdir()
     destination, uri = terminals.incoming()
@@ -249,7 +249,7 @@ def test_other_images_are_refused(terminals: Terminals, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_another_disk_is_refused(terminals: Terminals, tmp_path: Path) -> None:
-    """A copy will do, and nothing else."""
+    """A copy is accepted, other contents are not."""
     disks = []
     for name, content in (("a", b"a" * 4096), ("b", b"b" * 4096)):
         disks.append(tmp_path / f"{name}.img")
@@ -286,7 +286,7 @@ def test_ctrl_c_at_a_destination_that_waits_leaves_nothing(terminals: Terminals)
 
 @pytest.mark.slow
 def test_ctrl_c_at_the_destination_leaves_the_vm_at_the_source(terminals: Terminals) -> None:
-    """In the middle of memory."""
+    """During pre-copy."""
     destination, uri = terminals.incoming()
     slow = ("--dirty-rate", "4M", "--max-bandwidth", "1M")
     source = terminals.to(uri, *slow)
@@ -300,7 +300,7 @@ def test_ctrl_c_at_the_destination_leaves_the_vm_at_the_source(terminals: Termin
 
 
 def test_ctrl_c_at_the_source_ends_both(terminals: Terminals) -> None:
-    """In the middle of memory; what the source has marked in the directory of images is gone."""
+    """During pre-copy; the source removes its mark from the directory of images."""
     destination, uri = terminals.incoming()
     source = terminals.to(uri, "--dirty-rate", "4M", "--max-bandwidth", "1M")
     source.await_line("round 1: ")
@@ -330,7 +330,7 @@ def test_ctrl_c_at_the_source_ends_both(terminals: Terminals) -> None:
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, line: str) -> None:
-    """Before anything is started."""
+    """Before a process is started."""
     done = subprocess.run(
         [*EMU, *arguments, *SMALL],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The command line: what a user sees when something is wrong, and how it ends."""
+"""The command line: error lines, exit statuses, and the end of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = (*SHAPE, "--accel", "soft")
 
 
 def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `emu` to its end."""
+    """Run `emu`, and wait for its end."""
     return subprocess.run(
         [*EMU, *arguments], capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
     )
@@ -65,7 +65,7 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_bad_input_is_one_line_and_a_status(
     arguments: tuple[str, ...], status: int, line: str
 ) -> None:
-    """And nothing on stdout."""
+    """Stdout is empty."""
     result = emu(*arguments)
     assert result.returncode == status
     assert line in result.stderr
@@ -82,8 +82,8 @@ def test_help_has_examples() -> None:
         assert "Examples:\n" in result.stdout
 
 
-def test_no_command_is_the_help_as_it_is_laid_out() -> None:
-    """With its lines, and the status of a usage error."""
+def test_without_a_command_the_help_is_printed() -> None:
+    """With its line breaks, and the status of a usage error."""
     result = emu()
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == emu("--help").stdout
@@ -123,10 +123,10 @@ def in_a_shell(arguments: Sequence[str], redirections: str) -> subprocess.Comple
     [(">&-", "emu: standard output is closed"), (">/dev/full", "No space left on device")],
     ids=["closed", "full"],
 )
-def test_a_report_that_cannot_be_printed_is_a_failure(
+def test_a_report_that_cannot_be_printed_is_an_error(
     report: str, redirections: str, text: str
 ) -> None:
-    """It is an error of one line, and the status is 1."""
+    """Of one line, with status 1."""
     result = in_a_shell(REPORTS[report], redirections)
     assert (result.returncode, result.stdout) == (1, "")
     assert text in result.stderr.splitlines()[-1]
@@ -143,26 +143,26 @@ def test_other_closed_streams_change_nothing(redirections: str) -> None:
 
 
 def test_verdicts_are_written_to_files_though_stdout_is_closed(tmp_path: Path) -> None:
-    """A run of minutes is not lost."""
+    """So the results of a long run are not lost."""
     out, junit = tmp_path / "out.json", tmp_path / "out.xml"
     files = ("--json", str(out), "--junitxml", str(junit))
     result = in_a_shell((*REPORTS["conform"], *files), ">&-")
     assert result.returncode == 1
     assert json.loads(out.read_text())["summary"]["PASS"] == 1
     assert junit.exists()
-    # Nothing is to be printed: nothing is missing.
+    # With --quiet there is no output.
     assert in_a_shell((*REPORTS["conform"], *files, "--quiet"), ">&-").returncode == 0
 
 
-def test_a_reader_that_goes_is_no_error_message() -> None:
+def test_a_closed_pipe_is_not_an_error_message() -> None:
     """As with ``emu ... | head``."""
     result = in_a_shell(REPORTS["list"], "| head -n 1")
     assert result.stdout.count("\n") == 1
     assert result.stderr == ""
 
 
-def test_its_version_is_that_of_the_package() -> None:
-    """It is defined in one place."""
+def test_the_version_is_that_of_the_package() -> None:
+    """`emu --version` prints it."""
     from importlib.metadata import version
 
     assert version("vhost-emu") in emu("--version").stdout
@@ -171,7 +171,7 @@ def test_its_version_is_that_of_the_package() -> None:
 def test_a_long_temporary_directory_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing was started in it."""
+    """No process was started."""
     long = tmp_path / ("x" * 90)
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
@@ -199,11 +199,11 @@ def test_ctrl_c_before_a_vm_is_started_is_the_same_one_line(
 
 
 def _loading(process: psutil.Process, _directory: Path) -> bool:
-    """It imports modules of ours: the first extension is there."""
+    """Whether the process has loaded the first extension module of this project."""
     return any("_native" in mapped.path for mapped in process.memory_maps())
 
 
-#: Moments of a run, and how they are seen.
+#: Moments of a run, and the functions that detect them.
 MOMENTS: dict[str, Callable[[psutil.Process, Path], bool]] = {
     "loading": _loading,
     "directory made": lambda _, directory: any(directory.iterdir()),
@@ -217,7 +217,7 @@ MOMENTS: dict[str, Callable[[psutil.Process, Path], bool]] = {
 def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one's programs, sockets and files are gone."""
+    """The first run's programs have ended, and its sockets and files are removed."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     command = (*EMU, "migrate", *SMALL, "--repeat", "1000", "--quiet")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -237,8 +237,8 @@ def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
     assert emu("migrate", *SMALL, "--strategy", "split", "--quiet").returncode == 0
 
 
-def test_a_migration_ends_in_a_document_and_a_table(tmp_path: Path) -> None:
-    """The whole of it, on a small VM."""
+def test_a_migration_writes_a_document_and_prints_a_table(tmp_path: Path) -> None:
+    """With a small VM."""
     path = tmp_path / "out.json"
     result = emu("migrate", *SMALL, "--strategy", "qemu-2021,prewired", "--json", str(path))
     assert result.returncode == 0, result.stderr
@@ -254,8 +254,8 @@ def test_a_migration_ends_in_a_document_and_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_vcpus_where_there_are_some(tmp_path: Path) -> None:
-    """The same with the accelerator that is chosen, and with the kernel's by name."""
+def test_a_migration_with_kvm(tmp_path: Path) -> None:
+    """With `--accel auto`, and with `--accel kvm` where KVM works."""
     for accel in ("auto", "kvm"):
         path = tmp_path / f"{accel}.json"
         command = ("migrate", *SHAPE, "--accel", accel, "--strategy", "qemu-2021,prewired")
@@ -269,15 +269,15 @@ def test_real_vcpus_where_there_are_some(tmp_path: Path) -> None:
     assert document["accel"] == "kvm"
 
 
-def test_json_to_stdout_is_all_that_is_there() -> None:
-    """So that it can be piped; the report goes to stderr."""
+def test_with_json_on_stdout_the_report_is_on_stderr() -> None:
+    """So that the document can be piped."""
     result = emu("migrate", *SMALL, "--strategy", "split", "--json", "-")
     assert json.loads(result.stdout)["schema"] == 1
     assert "integrity:" in result.stderr
 
 
 def test_python_m_emu_is_the_command() -> None:
-    """Without the scripts of the installation."""
+    """Without the installed scripts."""
     done = subprocess.run(
         [sys.executable, "-m", "emu", "--version"], capture_output=True, text=True, check=True
     )
@@ -285,13 +285,13 @@ def test_python_m_emu_is_the_command() -> None:
 
 
 def test_quiet_prints_nothing() -> None:
-    """The exit status is the result."""
+    """The result is the exit status."""
     result = emu("run", *SMALL, "--for", "1s", "--quiet")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_a_run_ends_with_totals(tmp_path: Path) -> None:
-    """As text and as a document."""
+def test_a_run_reports_totals(tmp_path: Path) -> None:
+    """As text and as a JSON document."""
     path = tmp_path / "out.json"
     result = emu("run", *SMALL, "--for", "2s", "--json", str(path))
     assert result.returncode == 0, result.stderr
@@ -305,8 +305,8 @@ def test_a_run_ends_with_totals(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_guest_reads_the_disk_that_the_host_has(tmp_path: Path) -> None:
-    """A file of odd contents, read only and written back."""
+def test_the_digests_of_guest_and_host_are_equal(tmp_path: Path) -> None:
+    """For a disk that is only read, and for one that is written back."""
     path = tmp_path / "disk.img"
     path.write_bytes(os.urandom(3 << 20) + bytes(5 << 20) + os.urandom(512))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -320,7 +320,7 @@ def test_the_guest_reads_the_disk_that_the_host_has(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stderr_that_is_not_read_does_not_end_a_run() -> None:
-    """Nor one that is closed: what counts is on stdout."""
+    """A closed one does not either: the report is on stdout."""
     for redirect in ("2>/dev/full", "2>&-"):
         command = " ".join([*EMU, "migrate", *SMALL, "--strategy", "split", redirect])
         result = subprocess.run(  # noqa: S602  redirections are the shell's
@@ -336,8 +336,8 @@ def test_a_stderr_that_is_not_read_does_not_end_a_run() -> None:
 
 
 @pytest.mark.slow
-def test_sigquit_leaves_nothing_either(tmp_path: Path) -> None:
-    """Whatever ends a run, its directory goes with it."""
+def test_sigquit_ends_a_run_without_leftovers(tmp_path: Path) -> None:
+    """The temporary directory is removed."""
     process = subprocess.Popen(
         [*EMU, "migrate", *SMALL, "--repeat", "50"],
         stdout=subprocess.DEVNULL,

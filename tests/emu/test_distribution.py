@@ -1,4 +1,4 @@
-"""Another distribution with one of our import names is named, and nothing is run."""
+"""A distribution with the same import names is an error that names it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_this_installation_has_no_conflict() -> None:
-    """Or no other test would mean much."""
+    """The other tests depend on it."""
     assert distribution.conflict() == ""
 
 

@@ -1,4 +1,4 @@
-"""`emu migrate --unsafe` as a user runs it: the failure shows once, or the run fails by that."""
+"""`emu migrate --unsafe`: the failure occurs once, or the run fails because it did not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHAPE = ("--net", "1x4", "--blk", "2x2", "--vcpus", "3", "--memory", "256M")
-#: What the error of each exhibit has; of `EITHER` it may be any.
+#: The text in the error of each mode; with `EITHER` one of them.
 SIGNS = {
     DOUBLE_DISABLE: ["was disabled by two threads"],
     DEADLOCK: ["deadlock: 2 threads wait for each other"],
@@ -27,7 +27,7 @@ SIGNS[EITHER] = SIGNS[DOUBLE_DISABLE] + SIGNS[DEADLOCK]
 
 @pytest.fixture(params=registry.ACCELERATORS)
 def accel(request: pytest.FixtureRequest) -> str:
-    """Each accelerator that works here."""
+    """Each accelerator that works on this host."""
     name = str(request.param)
     try:
         registry.limits(name)
@@ -38,7 +38,7 @@ def accel(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("mode", slow.all_but({"deadlock"}, MODES))
 def test_the_error_is_printed_once_and_the_next_migration_completes(accel: str, mode: str) -> None:
-    """Over both streams, and with the status of a run that was rolled back."""
+    """On stdout and stderr together; the status is that of a roll-back."""
     unsafe = ("--strategy", "threads,prewired", "--unsafe", mode, "--accel", accel)
     result = emu("migrate", *SHAPE, *unsafe)
     assert result.returncode == 1
@@ -58,7 +58,7 @@ def test_without_a_report_the_error_is_in_the_last_line() -> None:
     assert line.count(SIGNS[DEADLOCK][0]) == 1
 
 
-def test_an_exhibit_that_does_not_show_fails_the_run(accel: str, tmp_path: Path) -> None:
+def test_a_failure_that_does_not_occur_fails_the_run(accel: str, tmp_path: Path) -> None:
     """One device has no second worker that could disable its notifiers again."""
     path = tmp_path / "out.json"
     shape = ("--net", "0", "--blk", "1x2", "--vcpus", "2", "--memory", "256M", "--accel", accel)
@@ -72,7 +72,7 @@ def test_an_exhibit_that_does_not_show_fails_the_run(accel: str, tmp_path: Path)
 
 
 def test_unsafe_without_the_strategy_that_it_changes_is_refused() -> None:
-    """Before anything has been started."""
+    """Before a process has been started."""
     result = emu("migrate", "--strategy", "prewired", "--unsafe", DEADLOCK)
     assert (result.returncode, result.stdout) == (2, "")
     assert "--unsafe changes the strategy threads" in result.stderr

@@ -1,4 +1,4 @@
-"""A real file system behind the first disk, read in full by the guest while it migrates."""
+"""An ext4 image as the first disk, which the guest reads in full while it migrates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = 64 << 20
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ext4 image with files in it, as Debian's e2fsprogs makes it."""
+    """An ext4 image with files, made by e2fsprogs."""
     if MKE2FS is None:
         pytest.skip("mke2fs is not installed (Debian: apt-get install e2fsprogs)")
     folder = tmp_path_factory.mktemp("ext4")
@@ -39,8 +39,10 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [False, True], ids=["read-only", "written back"])
-def test_the_guest_s_digest_is_the_host_s(image: Path, tmp_path: Path, *, write: bool) -> None:
-    """Reading starts before the blackout and ends after it, in both directions."""
+def test_the_digests_of_guest_and_host_are_equal(
+    image: Path, tmp_path: Path, *, write: bool
+) -> None:
+    """The guest begins to read before the blackout and ends after it, in both directions."""
     before = hashlib.sha256(image.read_bytes()).hexdigest()
     out = tmp_path / "out.json"
     result = emu(

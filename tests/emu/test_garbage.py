@@ -1,4 +1,4 @@
-"""A back-end program that answers garbage ends a run with one line that names it."""
+"""A back-end that sends invalid replies ends a run with one line that names it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.emu.fake_runs import machine_plan, no_leftovers
 
 
 def migrate() -> None:
-    """A run of the small VM, from start to end."""
+    """Migrate a small VM."""
     with no_leftovers() as pids, Supervisor(machine_plan(), SilentProgress()) as supervisor:
         pids.extend(pid for side in supervisor.sides for pid in side.pids)
         MigrationSeries(MigrationPlan(machine_plan(), ("split",)), supervisor).run()
 
 
-def test_garbage_is_the_back_end_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line names the device and the message; no process is left."""
+def test_an_invalid_reply_is_an_error_of_the_back_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the device and the message; no process is left."""
     garbage = dataclasses.replace(KINDS["blk"], back_end="tests.emu.garbage_backend")
     monkeypatch.setitem(cast("dict[str, DeviceKind]", KINDS), "blk", garbage)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

@@ -1,4 +1,4 @@
-"""Twenty migrations in a row leave nothing behind, in none of the processes."""
+"""Twenty migrations in a row leak no descriptors and no threads in any process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPEC = VmSpec(4, 1 << 30, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 2, 2)))
 
 
 class Held(NamedTuple):
-    """What a process holds: descriptors, memfds among them, threads."""
+    """The resources of a process: descriptors, memfds among them, threads."""
 
     fds: int
     memfds: int
@@ -33,7 +33,7 @@ class Held(NamedTuple):
 
 
 def held(pid: int) -> Held:
-    """What it holds now."""
+    """The current resources of a process."""
     process = psutil.Process(pid)
     links = []
     for fd in Path(f"/proc/{pid}/fd").iterdir():
@@ -45,7 +45,7 @@ def held(pid: int) -> Held:
 
 
 def census(sides: list[VmHost]) -> list[Held]:
-    """What all processes hold, once that has come to rest."""
+    """The resources of all processes, once they no longer change."""
     pids = [pid for side in sides for pid in side.pids] + [os.getpid()]
     deadline = time.monotonic() + TIMEOUT
     before: list[Held] = []
@@ -55,13 +55,13 @@ def census(sides: list[VmHost]) -> list[Held]:
     return counts
 
 
-#: After so many migrations everything is as it was: an even number, as the VM goes back and forth.
+#: Migrations between two counts: an even number, after which the VM is on the same side again.
 PERIOD = len(STRATEGIES)
 
 
 @pytest.mark.slow
-def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What every process holds is the same whenever the VM is on the same side.
+def test_twenty_migrations_leak_no_resources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resources of every process are the same whenever the VM is on the same side.
 
     It is looked at before each migration: the destination has been built and listens, the guest
     is under load at the source.
@@ -73,7 +73,7 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
         uri = await_incoming(side)
         number = len(counts)
         if number in range(PERIOD, 2 * PERIOD):
-            # What stopped rings leave is tidied up by the clock.
+            # The back-ends close descriptors of stopped rings after a delay.
             time.sleep(1.5 * DELAY_NS / 1e9)
         counts.append(census(supervisor.sides))
         if number in range(3 * PERIOD, 4 * PERIOD):
@@ -97,6 +97,6 @@ def test_twenty_migrations_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
             pids.extend(pid for side in supervisor.sides for pid in side.pids)
     assert report.ok, report.failure()
     assert len(counts) == 4 * PERIOD
-    # In the first rounds some things are made that stay, such as the threads of a pool.
+    # The first migrations create resources that stay, such as the threads of a pool.
     for early, late in zip(counts[PERIOD : 2 * PERIOD], counts[3 * PERIOD :], strict=True):
         assert late == early

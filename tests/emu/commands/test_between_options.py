@@ -1,4 +1,4 @@
-"""Options of a migration between two runs, as a user gets them wrong."""
+"""Invalid options of a migration between two runs."""
 
 from __future__ import annotations
 

@@ -14,19 +14,19 @@ from tests import timeouts
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_a_subcommand_has_the_name_of_its_module(name: str) -> None:
-    """It is imported by that name."""
+    """`emu` imports it by that name."""
     command = emu.get_command(click.Context(emu), name)
     assert command is not None
     assert command.name == name
 
 
-def test_a_name_that_is_no_subcommand() -> None:
-    """The other modules of the package are no commands."""
+def test_other_modules_are_not_subcommands() -> None:
+    """Although they are in the same package."""
     assert emu.get_command(click.Context(emu), "group") is None
 
 
 def test_the_suite_starts_without_the_vm() -> None:
-    """Those who test a back-end start it often."""
+    """So that `emu conform` starts quickly."""
     program = """
 import sys
 from emu.commands.group import emu

@@ -52,6 +52,6 @@ def test_the_help_text_fits_and_is_not_cut(name: str, command: click.Command) ->
 
 @pytest.mark.parametrize(("name", "command"), ALL, ids=[name for name, _ in ALL])
 def test_articles_fit_the_words_that_are_put_in(name: str, command: click.Command) -> None:
-    """Names of device kinds are put into texts: "a entropy device" is not English."""
+    """Names of device kinds are inserted into texts: "a entropy device" is not English."""
     text = command.get_help(click.Context(command, info_name=name))
     assert re.findall(r"\b[Aa] [aeio]\w*", text) == []

@@ -1,4 +1,4 @@
-"""What a host can do is said, with what to do about the rest."""
+"""`emu doctor`: features and limits of the host, with advice."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.emu.test_cli import emu
 from tests.timeouts import PROGRAM_TIMEOUT
 
 
-def test_this_host_is_described() -> None:
-    """What is missing has an explanation; what is needed is there, or no test would run."""
+def test_the_findings_on_this_host() -> None:
+    """A missing feature has advice; needed features exist, as the other tests depend on them."""
     findings = {finding.what: finding for finding in host_checks.examine()}
     assert {
         "packages", "cores", "memory", "memfd", "open files", "user namespaces", "TAP",
@@ -30,8 +30,8 @@ def test_this_host_is_described() -> None:
     assert all(what in result.stdout for what in findings)
 
 
-def test_too_few_descriptors_are_no_success() -> None:
-    """The status says so, and the line what to do."""
+def test_too_few_descriptors_are_an_error() -> None:
+    """With status 1 and advice."""
     program = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (512, 512)); "
     program += "import sys; sys.argv[1:] = ['doctor']; from emu.cli import main; main()"
     result = subprocess.run(
@@ -48,7 +48,7 @@ def test_too_few_descriptors_are_no_success() -> None:
 
 
 def test_a_host_without_devices() -> None:
-    """Neither KVM nor TAP: both are told of, and a VM can run all the same."""
+    """Without KVM and TAP: both are reported, and the status is 0."""
     hidden = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if subprocess.run([*hidden, "mount -t tmpfs none /dev"], check=False).returncode:
         pytest.skip("no user namespaces here")

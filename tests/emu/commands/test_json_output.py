@@ -1,4 +1,4 @@
-"""One option, and where what it asks for goes."""
+"""The option `--json`, and writing documents."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from emu.errors import EmuError
 @json_option("it")
 @click.option("--list", "listed", is_flag=True)
 def command(json_file: Path | None, *, listed: bool) -> None:
-    """Write what was asked for."""
+    """Write the document."""
     deliver(json_file, {"listed": listed})
 
 
 @pytest.mark.parametrize("arguments", [("--json",), ("--json", "-"), ("--json=-",)])
 def test_without_a_file_it_is_stdout(arguments: tuple[str, ...]) -> None:
-    """Wherever another option stands."""
+    """Before and after another option."""
     for order in ((*arguments, "--list"), ("--list", *arguments)):
         result = CliRunner().invoke(command, order)
         assert (result.exit_code, json.loads(result.stdout)) == (0, {"listed": True})
 
 
 def test_a_file(tmp_path: Path) -> None:
-    """Then stdout has nothing of it."""
+    """Stdout is empty."""
     path = tmp_path / "out.json"
     result = CliRunner().invoke(command, ("--json", str(path)))
     assert (result.exit_code, result.stdout) == (0, "")
     assert json.loads(path.read_text()) == {"listed": False}
 
 
-def test_nothing_is_asked_for() -> None:
-    """No option, no document."""
+def test_without_the_option_there_is_no_document() -> None:
+    """Stdout is empty."""
     assert CliRunner().invoke(command).stdout == ""
 
 
-def test_the_report_makes_way() -> None:
-    """A program that reads the document finds nothing else."""
+def test_with_the_document_on_stdout_the_report_is_on_stderr() -> None:
+    """So a program that reads stdout parses the document alone."""
     assert report_stream(Path("-")) is sys.stderr
     assert report_stream(Path("out.json")) is sys.stdout
     assert report_stream(None) is sys.stdout
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """Nothing else stays in the directory."""
+    """No temporary file is left in the directory."""
     path = tmp_path / "out.json"
     path.write_text("old")
     deliver(path, {"a": 1})
@@ -64,7 +64,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """What cannot be written as JSON is not half written."""
+    """No part of the document is written."""
     path = tmp_path / "out.json"
     path.write_text("old")
     broken: dict[str, Any] = {"a": object()}
@@ -73,13 +73,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
-def test_where_it_cannot_be_written_is_said(tmp_path: Path) -> None:
-    """In one line, as of all errors."""
+def test_an_unwritable_path_is_an_error(tmp_path: Path) -> None:
+    """Of one line with the path."""
     with pytest.raises(EmuError, match=r"--json .*none/out.json: No such file or directory"):
         deliver(tmp_path / "none" / "out.json", {})
 
 
-def test_a_fifo_gets_the_document(tmp_path: Path) -> None:
+def test_a_fifo_receives_the_document(tmp_path: Path) -> None:
     """As with ``--json >(jq .)``; it stays a FIFO."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -93,7 +93,7 @@ def test_a_fifo_gets_the_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_every_name_of_stdout_is_stdout(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The report goes to stderr, so the document is all that is there."""
+    """The report is printed on stderr."""
     validate.json_file(Path(name))
     assert report_stream(Path(name)) is sys.stderr
     deliver(Path(name), {"a": 1})
@@ -101,7 +101,7 @@ def test_every_name_of_stdout_is_stdout(name: str, capsys: pytest.CaptureFixture
 
 
 def test_a_full_device_is_one_line() -> None:
-    """The reason, and where."""
+    """With the reason and the path."""
     validate.json_file(Path("/dev/full"))
     with pytest.raises(EmuError, match="--json /dev/full: No space left on device"):
         deliver(Path("/dev/full"), {"a": 1})

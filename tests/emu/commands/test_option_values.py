@@ -27,7 +27,7 @@ ELSEWHERE = {"help", "trace_events", "trace_file"}
 
 
 def parameters(name: str) -> dict[str, object]:
-    """The values of a command that is given no option, by parameter."""
+    """The default values of a command's options, by parameter."""
     command = emu.get_command(click.Context(emu), name)
     assert command is not None
     return command.make_context(name, []).params
@@ -35,7 +35,7 @@ def parameters(name: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_values_come_from_the_options(name: str) -> None:
-    """Every group can be read, and no option is in none of them."""
+    """Every option is in a group."""
     given = parameters(name)
     known = {field.name for group in GROUPS[name] for field in fields(group)} | {*KINDS}
     assert given.keys() - ELSEWHERE <= known

@@ -1,4 +1,4 @@
-"""What is wrong is known before anything is started."""
+"""Validation of options before a process is started."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SMALL = VmSpec(2, 256 << 20, (DeviceGroup("blk", 1, 1),))
 
 
 def shape(**options: Any) -> VmSpec:
-    """The VM of some options."""
+    """The VM that options describe."""
     devices = {name: options.pop(name, None) for name in KINDS}
     return validate.shape(devices, **options)
 
 
 def test_the_default_is_the_vm_of_the_rfc() -> None:
-    """And an option changes its own part only."""
+    """An option changes one property only."""
     assert shape() == VmSpec()
     assert shape(net="2x4", memory="1G") == VmSpec(
         224, 1 << 30, (DeviceGroup("net", 2, 4), DeviceGroup("blk", 24, 4))
@@ -56,7 +56,7 @@ def test_the_default_is_the_vm_of_the_rfc() -> None:
         ({"net": "0", "blk": "0"}, "at least one device"),
     ],
 )
-def test_a_vm_that_cannot_be_is_one_line(options: dict[str, Any], line: str) -> None:
+def test_an_invalid_vm_is_one_line(options: dict[str, Any], line: str) -> None:
     """With the status of a usage error."""
     with pytest.raises(OptionError) as caught:
         shape(**options)
@@ -64,33 +64,33 @@ def test_a_vm_that_cannot_be_is_one_line(options: dict[str, Any], line: str) -> 
 
 
 def test_a_file_and_options_exclude_each_other(tmp_path: Path) -> None:
-    """Which of them should count?"""
+    """The error names the option."""
     with pytest.raises(OptionError, match="leave --blk out"):
         shape(file=tmp_path / "vm.toml", blk="1x1")
 
 
 def test_strategies_keep_their_order() -> None:
-    """And may be named more than once."""
+    """A strategy may be repeated."""
     names = [strategy.NAME for strategy in validate.strategies("split, threads,split")]
     assert names == ["split", "threads", "split"]
 
 
 @pytest.mark.parametrize("text", ["c", "", "split,,threads", "split,", " "])
-def test_an_unknown_strategy_is_refused_with_those_there_are(text: str) -> None:
+def test_an_unknown_strategy_is_refused_with_the_known_ones(text: str) -> None:
     """An empty name is unknown too."""
     with pytest.raises(OptionError, match="use one of qemu-2021, "):
         validate.strategies(text)
 
 
-def test_a_duration_names_its_option() -> None:
-    """So that one knows where to look."""
+def test_the_error_of_a_duration_names_its_option() -> None:
+    """And the invalid text."""
     assert validate.duration("--stop-time", "20ms") == 20_000_000
     with pytest.raises(OptionError, match="--stop-time '20' is not a duration"):
         validate.duration("--stop-time", "20")
 
 
-def test_a_disk_is_looked_at(tmp_path: Path) -> None:
-    """Its size is that of the file."""
+def test_the_size_of_a_disk_is_that_of_its_file(tmp_path: Path) -> None:
+    """The path is absolute."""
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(1024))
     disk = validate.disk(path, SMALL, write=True)
@@ -99,8 +99,8 @@ def test_a_disk_is_looked_at(tmp_path: Path) -> None:
     assert validate.disk(None, SMALL, write=False) is None
 
 
-def test_a_disk_that_cannot_be_is_one_line(tmp_path: Path) -> None:
-    """Whatever it is that is wrong with it."""
+def test_an_invalid_disk_is_one_line(tmp_path: Path) -> None:
+    """With the reason."""
     odd, empty, fifo = tmp_path / "odd", tmp_path / "empty", tmp_path / "fifo"
     odd.write_bytes(bytes(1000))
     empty.touch()
@@ -121,7 +121,7 @@ def test_a_disk_that_cannot_be_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_disk_is_one_line(tmp_path: Path) -> None:
-    """With the system's reason."""
+    """With the text of the errno."""
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(512))
     path.chmod(0)
@@ -130,7 +130,7 @@ def test_an_unreadable_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_disk_needs_a_disk_and_write_needs_a_file(tmp_path: Path) -> None:
-    """Options that go together are missed together."""
+    """The error names the missing option."""
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(512))
     with pytest.raises(PreflightError, match="no disk to put it behind"):
@@ -139,8 +139,8 @@ def test_a_disk_needs_a_disk_and_write_needs_a_file(tmp_path: Path) -> None:
         validate.disk(None, SMALL, write=True)
 
 
-def test_results_must_have_where_to_go(tmp_path: Path) -> None:
-    """That is known before the run, not after it."""
+def test_an_unwritable_path_of_the_results_is_refused(tmp_path: Path) -> None:
+    """Before the run, not after it."""
     validate.json_file(tmp_path / "new.json")
     validate.json_file(None)
     with pytest.raises(PreflightError, match="is neither a file nor a pipe"):
@@ -173,13 +173,13 @@ def limited(name: str, limits: str) -> list[str]:
 
 
 def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
-    """Then the RFC's VM fits."""
+    """Which suffices for the RFC's VM."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert limited("NOFILE", f"(256, {hard})") == [str(hard)]
 
 
 def test_a_descriptor_limit_that_is_too_low_is_one_line() -> None:
-    """With the number that is needed."""
+    """With the number of descriptors that the VM needs."""
     line, _limit = limited("NOFILE", "(256, 1024)")
     assert f"needs {host_limits.descriptors_needed(VmSpec())} open files" in line
     assert "the hard limit is 1024" in line
@@ -193,7 +193,7 @@ def test_an_address_space_that_is_too_small_is_one_line() -> None:
 def test_too_many_rings_for_this_machines_memory_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each ring touches some memory on each side."""
+    """Each ring uses memory on each side."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
     with pytest.raises(PreflightError, match="1 MiB are available"):
         host_limits._check_memory(VmSpec(1, 1 << 40, (DeviceGroup("blk", 1000, 256),)))
@@ -214,8 +214,8 @@ def test_a_temporary_directory_with_too_long_a_name_is_one_line(
     ("vcpus", "rings", "line"),
     [(1000, 4, "vCPUs: kvm has at most"), (4, 64, "1980 ioeventfds: ask for fewer rings")],
 )
-def test_what_kvm_has_no_room_for_is_one_line(vcpus: int, rings: int, line: str) -> None:
-    """And another accelerator, or the one that is chosen, has it."""
+def test_a_vm_that_is_too_large_for_kvm_is_one_line(vcpus: int, rings: int, line: str) -> None:
+    """With another accelerator as advice; `auto` selects it."""
     spec = VmSpec(vcpus, 1 << 30, (DeviceGroup("blk", 32, rings),))
     try:
         validate.accelerator("kvm", SMALL)
@@ -227,8 +227,8 @@ def test_what_kvm_has_no_room_for_is_one_line(vcpus: int, rings: int, line: str)
     assert resolve("auto", vcpus=SMALL.vcpus, rings=SMALL.rings) == "kvm"
 
 
-def test_a_host_without_kvm_is_one_line_and_loses_nothing_else() -> None:
-    """``auto`` is then the accelerator that works everywhere."""
+def test_a_host_without_kvm_is_one_line_and_auto_still_works() -> None:
+    """``auto`` is then the soft accelerator."""
     hidden = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     program = "mount -t tmpfs none /dev && exec \"$0\" -c '{}'"
     line = "import sys; from emu.machine.accel.registry import resolve; from emu.cli import main; "
