@@ -1,4 +1,4 @@
-"""The features that every back-end device offers, whatever its class."""
+"""The features that back-end devices of all classes offer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a back-end sends on the back-end channel, which SET_BACKEND_REQ_FD gave it.
+"""The messages that a back-end sends on the channel of SET_BACKEND_REQ_FD.
 
 There is one such message: the configuration space has changed. Nothing ever waits for the reply;
 while one is due no message is sent, and changes that come meanwhile are reported once then.
@@ -39,7 +39,7 @@ class ConfigChanges:
         self._changed = False
 
     def handlers(self) -> dict[int, Handler]:
-        """The message that gives the channel."""
+        """Handle SET_BACKEND_REQ_FD, which sets the channel."""
         return {FrontendRequest.SET_BACKEND_REQ_FD: self._set_channel}
 
     def config_changed(self) -> None:

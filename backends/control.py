@@ -183,7 +183,7 @@ class Control:
         for number, request in enumerate(requests, 1):
             self._serve(request)
             if self._stops.pending or self._disconnecting:
-                # What comes after a stop that waits, waits as well.
+                # Messages after a stop that waits are handled after it.
                 self._inbox.extend(requests[number:])
                 break
         self._work()

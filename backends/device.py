@@ -34,7 +34,7 @@ class BackendDevice:
         observer: receives the device's events.
 
     Attributes:
-        virtio: as given.
+        virtio: the argument.
         name, loop, counters, features, protocol_features: of `virtio`.
         rings: its rings.
         guest: guest memory.

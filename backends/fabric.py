@@ -178,7 +178,7 @@ class Uplink:
 
 
 def rarp(mac: bytes) -> bytes:
-    """A RARP request (RFC 903): the frame from which bridges learn where an address is."""
+    """A RARP request (RFC 903): bridges learn the port of an address from its source."""
     return _RARP.pack(BROADCAST, mac, 0x8035, 1, 0x0800, 6, 4, 3, mac, bytes(4), mac, bytes(4))
 
 

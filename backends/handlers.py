@@ -102,7 +102,7 @@ class Handlers:
     # Between two messages
 
     def poll_rings(self) -> None:
-        """Poll the rings that may have something to do since they were set up."""
+        """Poll the rings that may have requests since they were set up."""
         rings, self.to_poll = self.to_poll, {}
         for ring in rings:
             ring.poll()
@@ -230,12 +230,16 @@ class Handlers:
         return self.reply_with_fd(request, Inflight(length, 0, rings, size), fd)
 
     def _set_inflight_fd(self, request: Request) -> None:
-        given = cast("Inflight", request.payload)
+        wanted = cast("Inflight", request.payload)
         self._device.close_later(request.fds)
-        if not valid_size(given.queue_size):
-            raise FrontendError(f"an inflight region for rings of {given.queue_size} descriptors")
+        if not valid_size(wanted.queue_size):
+            raise FrontendError(f"an inflight region for rings of {wanted.queue_size} descriptors")
         region = InflightRegion(
-            request.fds[0], given.mmap_size, given.mmap_offset, given.num_queues, given.queue_size
+            request.fds[0],
+            wanted.mmap_size,
+            wanted.mmap_offset,
+            wanted.num_queues,
+            wanted.queue_size,
         )
         self._device.set_inflight(region)
 

@@ -156,7 +156,7 @@ def command(
     if uplink_peer and not uplink:
         raise click.UsageError("--uplink-peer needs an --uplink")
     if taps and tap_fds:
-        raise click.UsageError("give either --tap or --tap-fd")
+        raise click.UsageError("use either --tap or --tap-fd")
     if max(len(taps), len(tap_fds)) > settings.devices:
         raise click.UsageError("each --tap belongs to a --socket-path: there are more of them")
     if len(set(taps)) != len(taps):

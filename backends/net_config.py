@@ -29,7 +29,7 @@ def parse_mac(text: str) -> bytes:
     """
     parts = text.split(":")
     if len(parts) != MAC_BYTES or any(len(part) != len("00") for part in parts):
-        raise ValueError(f"{text}: give six bytes, as in 02:00:00:00:00:01")
+        raise ValueError(f"{text}: write six bytes, as in 02:00:00:00:00:01")
     try:
         mac = bytes.fromhex("".join(parts))
     except ValueError:

@@ -19,7 +19,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def option_group(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """A decorator that gives a click command these options, in this order."""
+    """A decorator that adds these options to a click command, in this order."""
 
     def add(command: F) -> F:
         for option in reversed(options):
@@ -122,7 +122,7 @@ def settings_from(options: dict[str, Any]) -> Settings:
     options.pop("print_capabilities")
     paths, fd = options.pop("socket_paths"), options.pop("fd")
     if bool(paths) == (fd is not None):
-        raise click.UsageError("give either --socket-path or --fd")
+        raise click.UsageError("use either --socket-path or --fd")
     if len(set(paths)) != len(paths):
         raise click.UsageError("each device needs a --socket-path of its own")
     policy = StopPolicy(StopKind(options.pop("stop_policy")), options.pop("stop_time"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A longer gap is the front-end doing something else, and is not credited.
+#: In a longer gap the front-end was not sending, so the gap is not credited.
 LONGEST_GAP_NS = 1_000_000
 #: What takes longer than this was more than a round trip.
 LONGEST_ROUND_TRIP_NS = 300_000

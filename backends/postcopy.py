@@ -170,7 +170,7 @@ class Postcopy:
     # A front-end that dies
 
     def _watch_front_end(self, faults: Userfault) -> None:
-        """The loop may wait for a page when the front-end dies, so a thread watches the socket."""
+        """Watch the socket in a thread: the loop may wait for a page when the front-end ends."""
         self._end_fd = os.eventfd(0, os.EFD_CLOEXEC)
         socket_fd = os.dup(self._connection.fileno())
         self._watcher = threading.Thread(

@@ -158,7 +158,7 @@ class Program:
                 raise ProgramError(f"--ready-fd {fd}: {error.strerror}") from error
 
     def _on_crash(self, crash: threading.ExceptHookArgs) -> None:
-        """A thread has died: end the program, rather than leave front-ends without replies."""
+        """End the program because a thread failed: front-ends would wait for replies."""
         error = crash.exc_value
         log.critical("%s", error, exc_info=error)
         self._crashed = True

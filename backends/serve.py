@@ -56,7 +56,7 @@ def _pairs(
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
-            raise click.BadParameter(f"{text}: give KEY=VALUE")
+            raise click.BadParameter(f"{text}: write KEY=VALUE")
         pairs[key] = value
     return pairs
 
@@ -114,7 +114,7 @@ def _device_class(plugin: str | None, device: str | None) -> type[VirtioDevice]:
     if plugin is not None:
         return from_file(plugin, device)
     if device is None:
-        raise click.UsageError("give --plugin FILE or --device NAME")
+        raise click.UsageError("use --plugin FILE or --device NAME")
     return from_entry_point(device)
 
 

@@ -51,7 +51,7 @@ class Stops:
     """The stops of one connection.
 
     A device takes its stop time once in an *episode*, which begins when a ring is to stop and
-    ends when a ring is started again, whatever number of rings is stopped in it.
+    ends when a ring is started again, for any number of rings that are stopped in it.
 
     Args:
         device: the device whose rings are stopped.

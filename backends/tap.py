@@ -104,12 +104,12 @@ def inherit_tap(fd: int) -> str:
         raise ServerError(f"--tap-fd {fd}: is not a TAP device: {error.strerror}") from error
     name, flags = _IFREQ.unpack(answer)
     if not flags & _IFF_TAP or not flags & _IFF_NO_PI or flags & _IFF_VNET_HDR:
-        raise ServerError(f"--tap-fd {fd}: give a TAP device with IFF_NO_PI, without IFF_VNET_HDR")
+        raise ServerError(f"--tap-fd {fd}: use a TAP device with IFF_NO_PI, without IFF_VNET_HDR")
     return os.fsdecode(name.rstrip(b"\0"))
 
 
 class TapPort:
-    """Connects one NIC to its TAP device, in the place of a `Fabric`.
+    """Connects one NIC to its TAP device, instead of a `Fabric`.
 
     What the NIC sends goes out, except for what it sends to itself, which comes back: no bridge
     would return that to the port it came from. What is read from a queue goes to the pair of that

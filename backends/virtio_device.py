@@ -1,4 +1,4 @@
-"""What a device class owes: its features, its configuration space, and what a request does.
+"""The interface of a device class: its features, its configuration space, and its requests.
 
 `backends.device.BackendDevice` is given such a device and does everything else: messages, rings,
 memory, dirty log, inflight region, stops. All methods run in the thread of the device's loop.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vhost_user.virtqueue import RingAddresses
 
 #: User addresses are guest addresses plus this. No process maps anything there, so a back-end that
-#: does not translate an address fails at once instead of reading something else.
+#: does not translate an address fails at once instead of reading other memory.
 USER_ADDRESS_BASE = 1 << 52
 
 #: The features that all devices support.

@@ -72,7 +72,7 @@ class DeviceHandoverState(NamedTuple):
 
     @classmethod
     def from_json(cls, fields: Sequence[Any]) -> Self:
-        """The state of parsed JSON, which has lists in place of tuples.
+        """The state from parsed JSON, which has lists instead of tuples.
 
         Raises:
             TypeError, ValueError: the fields are invalid.
@@ -116,7 +116,7 @@ def descriptors_of(device: VhostDevice) -> list[int]:
 
 
 def restore(device: VhostDevice, state: DeviceHandoverState, fds: Sequence[int]) -> None:
-    """Give a device that is not connected the state of one in another process.
+    """Restore the state of a device in another process, in a device that is not connected.
 
     The descriptors of its eventfds keep their numbers but become those of the other process, so
     this must come before any notifier is assigned.

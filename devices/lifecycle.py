@@ -106,9 +106,9 @@ def activate(device: VhostDevice, addresses: Sequence[RingAddresses]) -> Procedu
 def _base_of(device: VhostDevice, ring: Vring, payload: object) -> int:
     if isinstance(payload, VringState) and payload.num <= MAX_BASE:
         return payload.num
-    given = f"{payload.num:#x}" if isinstance(payload, VringState) else "nothing"
+    base = f"{payload.num:#x}" if isinstance(payload, VringState) else "no value"
     error = BackendError(
-        f"sent {given} as the base of a split ring",
+        f"sent {base} as the base of a split ring",
         device=device.name,
         ring=ring.index,
         message="GET_VRING_BASE",
@@ -189,7 +189,7 @@ def _send_memory(device: VhostDevice, rings: list[Vring]) -> Procedure:
 
 
 def _ask_inflight(device: VhostDevice, rings: list[Vring]) -> list[Request]:
-    """In QEMU's order: the features, then the region; once in the life of a back-end process."""
+    """In QEMU's order: the features, then the region; once for each back-end process."""
     size = max(_addresses(ring).size for ring in rings)
     return [
         Request(FrontendRequest.SET_FEATURES, U64(device.features)),

@@ -1,4 +1,4 @@
-"""Notifiers: eventfds in place of a guest's write, and of an interrupt; and edits of them.
+"""Notifiers: eventfds for a guest's notifications and for interrupts; and edits of them.
 
 A *host notifier* is an ioeventfd: a guest's write to a ring's notify address becomes a signal on
 the ring's kick eventfd. A *guest notifier* is an irqfd: a signal on the ring's call eventfd becomes

@@ -29,7 +29,7 @@ class _Answer(NamedTuple):
 
 
 class ReplySlot:
-    """The place of one request's reply among the replies.
+    """The position of one request's reply among the replies.
 
     Attributes:
         request: the request.
@@ -43,7 +43,7 @@ class ReplySlot:
 
     @property
     def due(self) -> bool:
-        """An answer is due, and has not been given."""
+        """Whether a reply is due and has not been queued."""
         return self._connection.due(self.request)
 
     def reply(self, payload: Payload | None = None, fds: Sequence[int] = ()) -> None:
@@ -123,11 +123,11 @@ class BackendConnection(Connection):
         return requests
 
     def slot(self, request: Request) -> ReplySlot:
-        """The place of a request's answer, for a device that answers later."""
+        """The position of a request's reply, for a device that replies later."""
         return ReplySlot(self, request)
 
     def due(self, request: Request) -> bool:
-        """An answer to this very request is due, and has not been given."""
+        """Whether the reply to this request is due and has not been queued."""
         return (
             request.need_reply
             and id(request) not in self._early

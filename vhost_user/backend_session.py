@@ -179,7 +179,7 @@ class BackendSession(Session):
         super()._ack_protocol_features(payload)
 
     def _offer_features(self, _payload: Payload | None) -> None:
-        """The constructor was given what the device offers."""
+        """The constructor's arguments are the device's offer."""
 
     def _offer_protocol_features(self, _payload: Payload | None) -> None:
         """As `_offer_features`."""

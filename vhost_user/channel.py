@@ -240,7 +240,7 @@ def check_path(path: str, name: str) -> None:
 
 
 def _is_other_file(path: str) -> bool:
-    """Whether there is something at the path that no process can listen at."""
+    """Whether the path exists and is not a socket."""
     try:
         return not stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116  a socket's name
     except OSError:

@@ -175,7 +175,7 @@ class _Batch(NamedTuple):
 class Decoder:
     """Turns what was read into whole messages, checked against their rows of the table.
 
-    It owns the descriptors that it is given until it returns them with a frame. On an error it
+    It owns the descriptors of its input until it returns them with a frame. On an error it
     closes all of them, including those of the frames of the same call.
 
     Args:
@@ -283,7 +283,7 @@ class Decoder:
         return self._batches.popleft().fds
 
     def _settle(self, frames: list[Frame]) -> None:
-        """Give descriptors that no message claimed to the one that may have some; else fail."""
+        """Assign descriptors that no message claimed to the one that may have some; else fail."""
         while self._batches:
             batch = self._batches[0]
             if batch.stop > self._base and (self._optional is None or self._may_claim_later()):

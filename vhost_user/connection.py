@@ -36,7 +36,7 @@ class Connection(ABC):
 
     @property
     def wants_write(self) -> bool:
-        """`flush` has something left to send."""
+        """Whether `flush` has bytes left to send."""
         return self._channel.wants_write
 
     def fileno(self) -> int:

@@ -70,7 +70,7 @@ class DirtyLog:
         """Map the log of SET_LOG_BASE; `fd` stays the caller's.
 
         Raises:
-            FrontendError: the file is smaller than the message says, or cannot be mapped.
+            FrontendError: the file is smaller than in the message, or cannot be mapped.
         """
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:

@@ -1,7 +1,7 @@
 """Errors by fault.
 
     VhostUserError            base class
-     +- UsageError            the caller of this library asked for something that is not allowed
+     +- UsageError            the caller of this library requested an invalid operation
      +- ProtocolError         a peer broke the protocol (never raised as such)
      |   +- FrontendError     ... the front-end did (or the guest's driver behind it)
      |   +- BackendError      ... the back-end did

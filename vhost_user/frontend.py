@@ -112,7 +112,7 @@ class FrontendConnection(Connection):
 
     @property
     def broken_reason(self) -> str | None:
-        """The first reason that `mark_broken` was given, or None."""
+        """The reason of the first `mark_broken`, or None."""
         return self._broken_reason
 
     def mark_broken(self, reason: str) -> None:
@@ -205,7 +205,7 @@ class FrontendConnection(Connection):
             channel.send(data, request.fds, timeout, name)
             replies = session.feed(*channel.read(timeout, name))
             while not replies:
-                # A reply in pieces: wait for the rest of the timeout, which must not become 0.
+                # A partial reply: wait for the rest of the timeout, which must not become 0.
                 waited = time.monotonic() - started
                 left = max(timeout - waited, 1e-6)
                 replies = session.feed(*channel.read(left, name, waited))
@@ -237,7 +237,7 @@ class FrontendConnection(Connection):
         return self.session.outstanding
 
     def mark_sent(self, messages: Iterable[Message]) -> None:
-        """Another process sends these messages; `feed` has to be given the replies."""
+        """Record that another process sends these messages; `feed` takes the replies."""
         self.session.begin(messages)
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Reply]:

@@ -89,7 +89,7 @@ class InflightRing:
         return waiting
 
     def _settle(self, used_idx: int) -> None:
-        """Mark the last batch as completed, if the back-end died before it could."""
+        """Mark the last batch as completed, if the back-end ended before it could."""
         words = self._words
         missing = (used_idx - words[_AT_USED]) & 0xFFFF
         head = words[_AT_BATCH]
@@ -122,7 +122,7 @@ class InflightRing:
         self._batch.append(head)
 
     def published(self, used_idx: int) -> None:
-        """The driver sees everything that was given back; this is the used index now."""
+        """Record the used index: the driver sees all requests that were completed."""
         barrier()  # the used index before the marks that depend on it
         for head in self._batch:
             self._bytes[16 + 16 * head] = 0

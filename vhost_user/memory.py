@@ -155,7 +155,7 @@ class MemoryTable:
 
     @property
     def regions(self) -> list[MemoryRegion]:
-        """The regions as the front-end gave them, by guest-physical address."""
+        """The regions that the front-end sent, by guest-physical address."""
         return [mapped.region for mapped in self._regions]
 
     @property

@@ -22,7 +22,7 @@ class FdRule(Enum):
 class ReplyRule(Enum):
     """When a message is answered.
 
-    Whatever the rule, with REPLY_ACK a sender may ask for an acknowledgement of a message that
+    With any rule, with REPLY_ACK a sender may ask for an acknowledgement of a message that
     has no reply of its own; a message that has one gets that one and no other.
     """
 

@@ -83,7 +83,7 @@ def payload(
         elif sizes is not None:
             SHAPES[kind] = Shape(*sizes, fields, None, plain=False)
         else:
-            raise TypeError(f"{kind.__name__}: give a layout or sizes")
+            raise TypeError(f"{kind.__name__} needs a layout or sizes")
         return kind
 
     return register

@@ -80,7 +80,7 @@ class Userfault:
                 native.lib.vu_uffd_unwatch(self.fd, start, length)
 
     def close(self) -> None:
-        """Give up, and close the descriptor."""
+        """Close the descriptor; no page can be requested any more."""
         self.give_up()
         os.close(self.fd)
 

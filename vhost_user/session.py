@@ -145,7 +145,7 @@ class Session:
         self._tables = _tables(dialect)
         self._acks = False
         self._postcopy = False
-        # Messages that are allowed; cleared whenever something is negotiated.
+        # Messages that are allowed; cleared by each negotiation.
         self._open: dict[int, Opened] = {}
 
     def kicked(self, ring: int) -> None:

@@ -5,7 +5,8 @@ A ring has two independent bits: *started* (a kick starts it, GET_VRING_BASE sto
 have effects: a network device with a ring that is started and disabled takes what the guest sends
 and drops it. While a ring is stopped it keeps its enabled bit.
 
-An event sets bits or clears bits, whatever the state is. So `EFFECTS` is the whole state machine;
+An event sets or clears bits, independently of the state. So `EFFECTS` is the whole state machine;
+---
 `TRANSITIONS` and the diagram in ``docs/reference/ring-states.md`` are made from it.
 """
 

@@ -105,7 +105,7 @@ def enable(patterns: str, *, fd: int = _STDERR, process: str = "-") -> None:
 
 
 def configure_from_environment(process: str) -> None:
-    """`enable` what the environment names, if it names anything.
+    """`enable` the events that the environment variable names, if it is set.
 
     Args:
         process: name of this process, unless the environment has one.
@@ -136,7 +136,7 @@ def environment(process: str) -> Mapping[str, str]:
 
 
 def inherited_fds() -> tuple[int, ...]:
-    """Descriptors that a process which is given `environment` has to inherit."""
+    """Descriptors that a process with `environment` has to inherit."""
     return (_output.fd,) if _patterns else ()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class PathTakenError(OSError):
-    """There is something at the path that is not replaced; ``strerror`` has the reason."""
+    """The path is in use, or is not a socket; ``strerror`` has the reason."""
 
 
 def bind(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:

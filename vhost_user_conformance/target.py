@@ -1,6 +1,6 @@
 """The peer to test, and how: the same for the command and for the pytest plugin.
 
-`Target` is what a user specifies. `Target.opened` gives a runner for it, as a context.
+`Target` is what a user specifies. `Target.opened` yields a runner for it, as a context manager.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEVICES = tuple(DEVICE_CLASSES)
 DIALECTS = ("spec", "rust-vmm", "yc-libvhost")
 #: Seconds for each answer, by default.
 PATIENCE = 2.0
-#: The limits of what may be given.
+#: The limits of options.
 SHORTEST_PATIENCE, LONGEST_PATIENCE = 0.1, 60.0
 
 

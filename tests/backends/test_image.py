@@ -106,8 +106,8 @@ def test_zeroes_where_the_file_system_cannot(path: str, monkeypatch: pytest.Monk
 
 def test_reads_and_writes_in_pieces(path: str) -> None:
     image = Image(path)
-    pieces = [memoryview(bytearray(b"a" * 700)), memoryview(bytearray(b"b" * 324))]
-    image.write(pieces, 512)
+    segments = [memoryview(bytearray(b"a" * 700)), memoryview(bytearray(b"b" * 324))]
+    image.write(segments, 512)
     back = [memoryview(bytearray(n)) for n in (1, 1000, 23)]
     image.read(back, 512)
     assert b"".join(back) == b"a" * 700 + b"b" * 324

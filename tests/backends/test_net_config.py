@@ -13,8 +13,8 @@ MAC = bytes.fromhex("02deadbeef01")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("02:00:00:00:00", "give six bytes"),
-        ("2:0:0:0:0:1", "give six bytes"),
+        ("02:00:00:00:00", "write six bytes"),
+        ("2:0:0:0:0:1", "write six bytes"),
         ("02:00:00:00:00:0x", "not hexadecimal"),
         ("01:00:5e:00:00:01", "not a unicast address"),
         ("00:00:00:00:00:00", "not a unicast address"),

@@ -139,11 +139,11 @@ def test_it_passes_the_conformance_suite(example: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give --plugin FILE or --device NAME"),
+        ([], "use --plugin FILE or --device NAME"),
         (["--device", "nothing"], "no such entry point"),
         (["--plugin", "/no/such/file.py"], "not a Python file"),
         (["--plugin", "{example}", "-o", "weight=1"], "unexpected keyword argument 'weight'"),
-        (["--plugin", "{example}", "-o", "mib"], "give KEY=VALUE"),
+        (["--plugin", "{example}", "-o", "mib"], "write KEY=VALUE"),
         (["--plugin", "{example}", "-o", "mib=many"], "RamDisk: invalid literal"),
     ],
 )

@@ -264,7 +264,7 @@ def test_a_descriptor_that_is_not_a_tap_device() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--tap", "a", "--tap-fd", "3"], "give either --tap or --tap-fd"),
+        (["--tap", "a", "--tap-fd", "3"], "use either --tap or --tap-fd"),
         (["--tap", "a", "--tap", "b"], "each --tap belongs to a --socket-path"),
     ],
 )

@@ -108,22 +108,22 @@ def test_slices_cross_regions_that_adjoin(cuts: list[int], start: int, length: i
     table = guest_memory(10_000, cuts)
     pattern = bytes(i * 7 & 0xFF for i in range(10_000))
     at = 0
-    for piece in table.slices(0, 10_000):
-        piece[:] = pattern[at : at + len(piece)]
-        at += len(piece)
+    for segment in table.slices(0, 10_000):
+        segment[:] = pattern[at : at + len(segment)]
+        at += len(segment)
     if start + length > 10_000:
         with pytest.raises(TranslationError):
             table.slices(start, length)
         return
-    pieces = table.slices(start, length)
-    assert b"".join(pieces) == pattern[start : start + length]
+    segments = table.slices(start, length)
+    assert b"".join(segments) == pattern[start : start + length]
     crossed = any(start < cut < start + length for cut in cuts)
-    assert (len(pieces) > 1) == crossed
+    assert (len(segments) > 1) == crossed
     if crossed:
         with pytest.raises(TranslationError):
             table.view(start, length)
     else:
-        assert table.view(start, length) == pieces[0]
+        assert table.view(start, length) == segments[0]
     table.close()
 
 

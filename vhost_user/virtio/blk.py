@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple, Self
 
-#: Unit of capacities and offsets, whatever the logical block size (5.2.4).
+#: Unit of capacities and offsets, independent of the logical block size (5.2.4).
 SECTOR_SIZE = 512
 
 # 5.2.3 "Feature bits"

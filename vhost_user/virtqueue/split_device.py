@@ -74,7 +74,7 @@ class DeviceQueue:
         log: called with (guest-physical address, length) of each write to the used ring.
         used_log_gpa: the address to log the used ring at (SET_VRING_ADDR); None: it is not logged.
         inflight: tracks the requests that are being served; those that an earlier back-end has
-            taken and not completed come first, whatever `last_avail` is.
+            taken and not completed come first, for any value of `last_avail`.
         ring: index of this ring, for errors.
 
     `log` and `used_log_gpa` may be set at any time. The caller logs what it writes to buffers: see

@@ -64,6 +64,6 @@ def spoils_nothing(be: BackEnd, number: F, payload: bytes) -> None:
     """Send this and disconnect: the next front-end reads the same configuration."""
     be.agree()
     whole = whole_of(be)
-    be.tell(number, payload)
+    be.send(number, payload)
     again = whole_of(be.again().agree())
     check(again == whole, whole.hex(), again.hex())

@@ -46,7 +46,7 @@ def vring(index: int, num: int) -> bytes:
 
 
 class BackEnd(Negotiation):
-    """One connection to the back-end under test: what a case is given.
+    """One connection to the back-end under test, the argument of a case.
 
     Args:
         wire: connected.
@@ -118,13 +118,13 @@ class BackEnd(Negotiation):
             amid: called before CALL is sent.
         """
         start = ring.start if base is None else base
-        self.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
-        self.tell(F.SET_VRING_BASE, vring(ring.index, start))
-        self.tell(F.SET_VRING_ADDR, self.address(ring, log=log))
-        self.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+        self.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
+        self.send(F.SET_VRING_BASE, vring(ring.index, start))
+        self.send(F.SET_VRING_ADDR, self.address(ring, log=log))
+        self.send(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
         if amid is not None:
             amid()
-        self.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+        self.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
 
     @staticmethod
     def address(ring: TestRing, *, log: bool = False) -> bytes:
@@ -141,7 +141,7 @@ class BackEnd(Negotiation):
     def enable(self, ring: TestRing, *, on: bool = True) -> None:
         """SET_VRING_ENABLE where bit 30 is acknowledged; else rings are enabled at their start."""
         if self.driver_features & PROTOCOL_BIT:
-            self.tell(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
+            self.send(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
 
     def start(
         self,
@@ -327,8 +327,8 @@ class BackEnd(Negotiation):
         self.ask(F.SET_LOG_BASE, LogArea(log.size, offset).pack(), fds=(log.fd,))
         return log
 
-    def alive(self, why: str) -> None:
-        """Check that the back-end still answers.
+    def check_responds(self, why: str) -> None:
+        """Check that the back-end still replies.
 
         Raises:
             Failed: it does not.

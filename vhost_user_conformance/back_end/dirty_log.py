@@ -30,9 +30,9 @@ def switched_on(be: BackEnd, *rings: TestRing, flag: bool = True) -> DirtyLog:
     if not be.features & LOG_ALL:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
     log = be.log(rings[0].memory)
-    be.tell(F.SET_FEATURES, u64(be.driver_features | LOG_ALL))
+    be.send(F.SET_FEATURES, u64(be.driver_features | LOG_ALL))
     for ring in rings:
-        be.tell(F.SET_VRING_ADDR, be.address(ring, log=flag))
+        be.send(F.SET_VRING_ADDR, be.address(ring, log=flag))
     be.barrier()
     log.harvest()
     return log

@@ -88,19 +88,19 @@ def read(be: BackEnd, ring: TestRing, sector: int, *, indirect: bool = False) ->
 def in_batches(ring: TestRing, heads: Sequence[int]) -> None:
     """Check that the used ring has these chains in their order, from its beginning.
 
-    A device may write the element of the last chain of a batch only, at the place of the first, and
+    A device may write the element of the last chain of a batch only, at the index of the first, and
     skip the other elements.
 
     Raises:
         Failed: an element has a chain that was completed already, or is unknown.
     """
-    told = 0
-    while told < len(heads):
-        element = ring.memory.read(ring.used + 4 + 8 * told, 4)
+    index = 0
+    while index < len(heads):
+        element = ring.memory.read(ring.used + 4 + 8 * index, 4)
         head = int.from_bytes(element, "little")
-        wanted = heads[told:]
-        check(head in wanted, f"one of the chains {wanted} in used element {told}", f"{head}")
-        told += wanted.index(head) + 1
+        wanted = heads[index:]
+        check(head in wanted, f"one of the chains {wanted} in used element {index}", f"{head}")
+        index += wanted.index(head) + 1
 
 
 # -- buffers

@@ -1,7 +1,7 @@
 """Whether a disk may be overwritten: it is read through the device, and must be all zeroes.
 
 The cases write to the disk that the back-end serves, and so does the guest of ``emu attach``. Both
-refuse a disk that holds data unless the user has given ``--scratch``.
+refuse a disk that holds data unless ``--scratch`` is given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WHAT_TO_DO = "serve a zeroed disk, or give --scratch if its contents may be ove
 
 
 class DiskContentsError(PeerError):
-    """The disk holds data, or may hold data; the text says what to do."""
+    """The disk holds data, or may hold data; the text has advice."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}; {_WHAT_TO_DO}")
@@ -124,9 +124,9 @@ class _Read:
 
 def _read_all(ring: TestRing, size: int, timeout: float) -> None:
     reads = [_Read(ring.memory) for _ in range(_AT_ONCE)]
-    places = [(at, min(_STEP, size - at)) for at in range(0, size, _STEP)]
-    for first in range(0, len(places), _AT_ONCE):
-        batch = list(zip(reads, places[first : first + _AT_ONCE], strict=False))
+    ranges = [(at, min(_STEP, size - at)) for at in range(0, size, _STEP)]
+    for first in range(0, len(ranges), _AT_ONCE):
+        batch = list(zip(reads, ranges[first : first + _AT_ONCE], strict=False))
         for read, (at, length) in batch:
             read.post(ring, at, length)
         ring.driver.publish()

@@ -98,17 +98,17 @@ class Negotiation(Requests):
         self.look()
         usual = self._usual(names, without)
         if self.features & PROTOCOL_BIT:
-            self.tell(F.SET_PROTOCOL_FEATURES, u64(int(usual)))
+            self.send(F.SET_PROTOCOL_FEATURES, u64(int(usual)))
             self.acked = usual
         if ProtocolFeature.MQ in usual:
             self.rings = self._ring_count()
         else:
             self.rings = max(self.rings, least_rings(self.device))
-        self.tell(F.SET_OWNER)
+        self.send(F.SET_OWNER)
         wanted = (1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT) if features is None else features
         self.driver_features = wanted & self.features
         if set_features:
-            self.tell(F.SET_FEATURES, u64(self.driver_features))
+            self.send(F.SET_FEATURES, u64(self.driver_features))
         return self
 
     def _usual(self, names: Sequence[str], without: Sequence[str]) -> ProtocolFeature:

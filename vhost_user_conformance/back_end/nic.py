@@ -1,4 +1,4 @@
-"""Frames, the rings of a NIC, and a NIC that sends back the frames that it is given."""
+"""Frames, the rings of a NIC, and a NIC that loops frames back."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Requests:
         )
         return message.u64
 
-    def tell(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> None:
+    def send(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> None:
         """Send a request without asking for an acknowledgement."""
         self.wire.send(number, payload, fds=fds)
 
@@ -117,7 +117,7 @@ class Requests:
             code = self.acked_with(number, payload, fds=fds)
             check(code == 0, f"{F(number).name} acknowledged with 0", f"acknowledged with {code}")
         else:
-            self.tell(number, payload, fds=fds)
+            self.send(number, payload, fds=fds)
             self.barrier()
 
     def refused(self, number: int, payload: bytes = b"", *, fds: Sequence[int] = ()) -> str:
@@ -131,7 +131,7 @@ class Requests:
         name = F(number).name if number in F._value2member_map_ else f"id {number}"
         try:
             if ProtocolFeature.REPLY_ACK not in self.acked:
-                self.tell(number, payload, fds=fds)
+                self.send(number, payload, fds=fds)
                 self.barrier()
                 return "ignored"
             code = self.acked_with(number, payload, fds=fds)

@@ -57,7 +57,7 @@ def no_more_descriptors(be: BackEnd, do: Callable[[], None]) -> None:
 
 
 def repeated(be: BackEnd, visit: Callable[[BackEnd], None]) -> Callable[[], None]:
-    """A front-end that connects, does something, and disconnects."""
+    """A front-end that connects, sends messages, and disconnects."""
     last = [be]
 
     def come_and_go() -> None:

@@ -119,7 +119,7 @@ class BackEndRunner(CaseRunner):
             )
         try:
             verdict, expected, seen = self._judge(case, be)
-            said = list(be.wire.transcript)
+            transcript = list(be.wire.transcript)
         finally:
             left_over = self._clean_up(be)
         if left_over:
@@ -128,7 +128,7 @@ class BackEndRunner(CaseRunner):
                 verdict, expected = Verdict.ERROR, ""
             seen = f"{seen}\n{left_over}".lstrip()
         if verdict in (Verdict.FAIL, Verdict.ERROR):
-            seen = evidence(seen, said)
+            seen = evidence(seen, transcript)
         trouble = self._look_after(case)
         if trouble:
             verdict, expected, seen = Verdict.FAIL, "the back-end to survive", f"{trouble}\n{seen}"
@@ -152,7 +152,7 @@ class BackEndRunner(CaseRunner):
             return Verdict.FAIL, "a used ring of available chains", str(error)
         except WireError as error:
             return Verdict.FAIL, f"an answer within {be.timeout:g} s", str(error)
-        except Exception as error:  # noqa: BLE001  whatever it is, it says nothing of the peer
+        except Exception as error:  # noqa: BLE001  an error of the suite, not of the peer
             return Verdict.ERROR, "", f"{type(error).__name__}: {error}"
         return Verdict.PASS, "", ""
 
@@ -161,7 +161,7 @@ class BackEndRunner(CaseRunner):
         """Release what a case made; what failed in that, or nothing."""
         try:
             be.close()
-        except Exception as error:  # noqa: BLE001  whatever it is, other cases have to be run
+        except Exception as error:  # noqa: BLE001  the other cases have to be run
             return f"its clean-up: {type(error).__name__}: {error}"
         return ""
 
@@ -293,7 +293,7 @@ def _number_of(be: BackEnd, number: int) -> int:
     Raises:
         WireError: the message is not an answer to it.
     """
-    be.tell(number)
+    be.send(number)
     answer = be.wire.receive()
     answer.close()
     if answer.id != number or len(answer.payload) != ANSWER_BYTES:

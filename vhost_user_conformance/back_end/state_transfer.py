@@ -44,10 +44,10 @@ def answer(reply: Message) -> int:
     check(len(reply.payload) == 8, "8 bytes in the reply", f"{len(reply.payload)} bytes")
     error, count = reply.u64 & _ERROR, len(reply.fds)
     wanted = 0 if reply.u64 & VRING_NO_FD else 1
-    told = f"bit 8 {'set' if not wanted else 'clear'}"
+    flag = f"bit 8 {'set' if not wanted else 'clear'}"
     check(not (error and count), "no descriptor with an error", f"error {error} and a descriptor")
     if not error:
-        check(count == wanted, f"{wanted} descriptors with {told}", f"{count}")
+        check(count == wanted, f"{wanted} descriptors with {flag}", f"{count}")
     return error
 
 
@@ -63,7 +63,7 @@ def begin(be: BackEnd, direction: int) -> FileIO:
 
 
 def _better(be: BackEnd, given: int, ours: FileIO) -> FileIO:
-    """The descriptor that the back-end sends in place of the suite's end."""
+    """The descriptor that the back-end sends instead of the suite's end."""
     mode = "r" if ours.readable() else "w"
     ours.close()
     end = FileIO(os.dup(given), mode)

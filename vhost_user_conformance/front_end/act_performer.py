@@ -107,7 +107,7 @@ class ActPerformer:
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise PeerError(f"{{qmp}}: {self._qmp_path}: {error.strerror}") from None
-                time.sleep(_CONNECT_INTERVAL)  # no event tells that a server listens
+                time.sleep(_CONNECT_INTERVAL)  # there is no event when a server listens
 
     def _perform(self, act: str, session: Session, qmp: Qmp | None) -> str:
         """Carry out one act. Returns the reason why it was not done, or ""."""

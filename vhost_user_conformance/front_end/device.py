@@ -41,7 +41,7 @@ class Device:
 
 
 class FrameSink(Device):
-    """A NIC: frames that it is given to send are completed, and it receives none."""
+    """A NIC: frames that the driver sends are completed, and it receives none."""
 
     def handles(self, ring: int) -> bool:
         """See `Device.handles`."""

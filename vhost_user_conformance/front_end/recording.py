@@ -173,7 +173,7 @@ class Recording:
     transcript: list[str] = field(default_factory=list)
 
     def of(self, *numbers: int, act: str = "") -> list[Received]:
-        """The messages with these ids, in order; if ``act`` is given, of this act only."""
+        """The messages with these ids, in order; with ``act``, of this act only."""
         return [
             each for each in self.messages if each.id in numbers and (not act or each.act == act)
         ]
@@ -191,7 +191,7 @@ class Recording:
         return found
 
     def kicked(self, act: str = "") -> set[int]:
-        """Rings that were kicked; if ``act`` is given, in this act only."""
+        """Rings that were kicked; with ``act``, in this act only."""
         return {ring for at, ring in self.kicks if not act or at == act}
 
     def first(self, number: int) -> Received:
@@ -208,10 +208,10 @@ class Recording:
         Raises:
             Unsupported: no reaction set it.
         """
-        places = [at for at, what in self.marks if what == mark]
-        if not places:
+        indices = [at for at, what in self.marks if what == mark]
+        if not indices:
             unsupported(f"there was no occasion for it: {mark}")
-        return self.messages[places[0] :]
+        return self.messages[indices[0] :]
 
     def did(self, act: str) -> None:
         """Require that this act was done.

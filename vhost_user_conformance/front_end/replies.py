@@ -80,9 +80,9 @@ class Replies:
         fd, size = inflight.create(max(wanted.num_queues, 1), max(wanted.queue_size, 1))
         self.close()
         self._inflight = (fd, size)
-        given = Inflight(size, 0, wanted.num_queues, wanted.queue_size)
-        self._service.recording.regions.append((given, describe(fd)))
-        return given.pack(), (fd,)
+        region = Inflight(size, 0, wanted.num_queues, wanted.queue_size)
+        self._service.recording.regions.append((region, describe(fd)))
+        return region.pack(), (fd,)
 
     def close(self) -> None:
         """Close the inflight region, if there is one."""

@@ -25,7 +25,7 @@ class DeviceClass(NamedTuple):
         played: the device of the suite's back-end, a `front_end.device.Device`.
         rings_per_queue: rings of one queue as GET_QUEUE_NUM counts them.
         control_ring: a further ring may follow those of the queues.
-        queue_without_mq: without MQ a device has one queue; False where virtio does not tell.
+        queue_without_mq: without MQ a device has one queue; False if virtio does not specify it.
         joint: the rings of several queues take requests at the same time; of others only those of
             the first queue do.
         writes: the smallest request has the device write to guest memory.

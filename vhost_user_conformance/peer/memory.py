@@ -25,7 +25,7 @@ USER_OFFSET = 0x7F00_0000_0000
 
 
 class Region(NamedTuple):
-    """A piece of guest memory: ``offset`` into the file of ``fd``."""
+    """A region of guest memory: ``offset`` into the file of ``fd``."""
 
     gpa: int
     size: int
@@ -200,7 +200,7 @@ class TestRing:
         while poll.poll(0):
             if time.monotonic() > deadline:
                 return False
-            os.sched_yield()  # no event tells that the counter is 0
+            os.sched_yield()  # there is no event when the counter is 0
         return True
 
     def unkick(self) -> None:

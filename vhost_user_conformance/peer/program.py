@@ -55,11 +55,11 @@ class PeerProgram:
             raise OptionError(f"--exec {command!r}: {error}") from None
         if not any("{socket}" in word for word in words):
             raise OptionError("--exec: write {socket} where the program takes the socket's path")
-        #: The words of the command as it was given.
+        #: The words of the command, without replacements.
         self.words = tuple(words)
-        places = {"{socket}": str(path), "{qmp}": str(qmp)}
-        for place, value in places.items():
-            words = [word.replace(place, value) for word in words]
+        values = {"{socket}": str(path), "{qmp}": str(qmp)}
+        for placeholder, value in values.items():
+            words = [word.replace(placeholder, value) for word in words]
         self._argv = words
         self._made_by_it = [made for made in (path if listens else None, qmp) if made is not None]
         self._log = log

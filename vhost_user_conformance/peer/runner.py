@@ -82,7 +82,7 @@ class CaseRunner(ABC):
         `run` asks before each case; a caller that asks before the first one loses no verdict.
 
         Raises:
-            PeerError: they may overwrite data; the text says what to do.
+            PeerError: they may overwrite data; the text has advice.
         """
 
     def run(self, cases: Iterable[Case], report: Callable[[CaseResult], None]) -> list[CaseResult]:

@@ -1,6 +1,6 @@
 """The pytest plugin: the conformance cases as test items. ``pytest --vhost-user-socket PATH``.
 
-pytest imports this module in each run, wherever this package is installed; so it imports only
+pytest imports this module in each run if this package is installed; so it imports only
 pytest and the options. `suite` is imported when there is a peer to test.
 """
 

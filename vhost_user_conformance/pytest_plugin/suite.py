@@ -78,7 +78,7 @@ class Suite:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """A scheduler that gives all cases to one worker."""
+        """A scheduler that assigns all cases to one worker."""
         return scheduler(config, log)
 
     @pytest.hookimpl(tryfirst=True)
@@ -156,7 +156,7 @@ class CaseItem(pytest.Item):
 
 
 class CaseRun:
-    """One case, ready to run against a peer: what the fixture `vhost_user_case` gives.
+    """One case, ready to run against a peer: the value of the fixture `vhost_user_case`.
 
     Args:
         item: the test that runs it; its properties get the case's attributes, for JUnit's XML.
@@ -179,7 +179,7 @@ class CaseRun:
         return cls(request.node, case, _trial(request.config, target))
 
     def run(self) -> CaseResult:
-        """The verdict, whatever it is."""
+        """Any verdict."""
         result = self._trial.run(self.case)
         self._set(verdict=str(result.verdict))
         return result

@@ -1,8 +1,8 @@
 """pytest-xdist: one peer is tested by one worker at a time.
 
 Two workers at once would disturb each other, and both would report wrong verdicts. So the
-scheduler gives all cases to one worker. Where only a fixture names the peer, and the scheduler does
-not know of it, the second worker reports an error instead of testing.
+scheduler assigns all cases to one worker. If only a fixture names the peer, the scheduler does not
+know it, and the second worker reports an error instead of testing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def is_worker(config: pytest.Config) -> bool:
 
 
 def check_mode(config: pytest.Config) -> None:
-    """Check that the cases can be given to one worker.
+    """Check that the cases can be assigned to one worker.
 
     Raises:
         pytest.UsageError: not with this ``--dist``.
@@ -54,7 +54,7 @@ def check_mode(config: pytest.Config) -> None:
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:
-    """A scheduler that gives all cases to one worker, and other tests as ``--dist`` has it."""
+    """A scheduler that assigns all cases to one worker, and other tests as ``--dist`` has it."""
     from xdist import scheduler as xdist_scheduler
 
     base: Any = getattr(xdist_scheduler, _SCHEDULERS[config.getvalue("dist")])

@@ -15,7 +15,7 @@ _PREFIX = {BACK_END: "VU-B-", FRONT_END: "VU-F-"}
 
 
 class RuleError(ValueError):
-    """A rule is invalid; the text has its place."""
+    """A rule is invalid; the text has its location."""
 
 
 class Covered(NamedTuple):

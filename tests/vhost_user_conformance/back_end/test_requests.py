@@ -31,7 +31,7 @@ def test_a_reply_must_have_the_id_of_its_request() -> None:
     puppet = Puppet(0x55, 0, {})
     with closing(connected(puppet)) as requests:
         assert requests.ask_u64(F.GET_FEATURES) == 0x55
-        requests.tell(F.GET_FEATURES)
+        requests.send(F.GET_FEATURES)
         with pytest.raises(Failed, match="the id of GET_QUEUE_NUM"):
             requests.reply_to(F.GET_QUEUE_NUM)
 
@@ -61,7 +61,7 @@ def test_how_a_request_is_refused() -> None:
     with closing(connected(Puppet(0, 0, {}))) as requests, pytest.raises(Failed, match="with 0"):
         requests.refused(F.SET_VRING_NUM, bytes(8))
     with closing(connected(Puppet(0, 0, silent, last=F.SET_OWNER))) as requests:
-        requests.tell(F.SET_OWNER)
+        requests.send(F.SET_OWNER)
         requests.reply_to(F.SET_OWNER)
         assert requests.refused(F.SET_VRING_NUM, bytes(8)) == "closed"
 

@@ -70,8 +70,8 @@ def nothing_in_flight(be: BackEnd) -> None:
         be.work.post(ring.memory, ring)
 
     def kick() -> None:
-        # The hardest moment to tell which requests were taken: a back-end with a thread for rings
-        # sees the kick, and receives the stop before it has read the requests.
+        # The moment at which it is hardest to know which requests were taken: a back-end with a
+        # thread for rings sees the kick, and receives the stop before it has read the requests.
         ring.kick()
         ring.await_heard(QUIET)
 
@@ -178,7 +178,7 @@ def need_reply(be: BackEnd) -> None:
     be.agree()
     reply = be.ask(F.GET_VRING_BASE, vring(0, 0), need_reply=True)
     check(len(reply.payload) == 8, "a vring state", f"{len(reply.payload)} bytes")
-    be.alive("with no second reply")
+    be.check_responds("with no second reply")
 
 
 @area.case(

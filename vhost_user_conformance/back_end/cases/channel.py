@@ -19,7 +19,7 @@ _NAMES = {member.value: member.name for member in BackendRequest}
 
 
 def _channel(be: BackEnd) -> Wire:
-    """Give the back-end a new channel; returns the suite's end."""
+    """Send the back-end a new channel; returns the suite's end."""
     ours, theirs = socket.socketpair()
     wire = Wire(ours, _NAMES, be.timeout)
     be.own(wire.close)
@@ -79,7 +79,7 @@ def closed_by_us(be: BackEnd) -> None:
     wire.close()
     for _ in range(3):
         be.serve(ring)
-    be.alive("without its channel")
+    be.check_responds("without its channel")
 
 
 @area.case(1306, "A channel may be replaced after the front-end has closed it", works=True)
@@ -186,7 +186,7 @@ def no_descriptor(be: BackEnd) -> None:
 def no_socket(be: BackEnd) -> None:
     ring = be.working_ring()
     try:
-        be.tell(F.SET_BACKEND_REQ_FD, fds=(be.spare_fd(),))
+        be.send(F.SET_BACKEND_REQ_FD, fds=(be.spare_fd(),))
         be.barrier()
     except Closed:
         observed("it closed the connection")
@@ -199,7 +199,7 @@ def nonsense(be: BackEnd) -> None:
     wire = _channel(be)
     wire.send_bytes(b"\xff" * 64)
     be.serve(ring)
-    be.alive("after random bytes on its channel")
+    be.check_responds("after random bytes on its channel")
 
 
 @area.case(1316, "An unsolicited reply on the channel is survived", works=True)
@@ -208,7 +208,7 @@ def stray_reply(be: BackEnd) -> None:
     wire = _channel(be)
     wire.send_bytes(HEADER.pack(BackendRequest.CONFIG_CHANGE_MSG, VERSION | REPLY, 8) + bytes(8))
     be.serve(ring)
-    be.alive("after an unsolicited reply on its channel")
+    be.check_responds("after an unsolicited reply on its channel")
 
 
 @area.case(1317, "Each connection has a channel of its own", works=True)

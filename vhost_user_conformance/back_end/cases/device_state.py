@@ -138,7 +138,7 @@ def cut_short(be: BackEnd) -> None:
 def garbage(be: BackEnd, size: int) -> None:
     be.agree("DEVICE_STATE")
     code = load(be, b"\xa5" * size)
-    be.alive("after an unknown state")
+    be.check_responds("after an unknown state")
     observed(f"CHECK_DEVICE_STATE returns {code}")
 
 
@@ -176,7 +176,7 @@ def unknown(be: BackEnd, name: str) -> None:
     except Closed:
         return
     check(error, "an error", "none")
-    be.alive("after a refusal")
+    be.check_responds("after a refusal")
 
 
 @area.each(1521, (0, 2), "A transfer with {} descriptors instead of one is refused")
@@ -216,7 +216,7 @@ def own_reply(be: BackEnd, name: str) -> None:
     theirs = writing if _DIRECTIONS[name] == SAVE else reading
     asked = request(_DIRECTIONS[name])
     answer(be.ask(F.SET_DEVICE_STATE_FD, asked, fds=(theirs.fileno(),), need_reply=True))
-    be.alive("with no acknowledgement in addition to the reply")
+    be.check_responds("with no acknowledgement in addition to the reply")
 
 
 @area.case(
@@ -227,7 +227,7 @@ def check_own_reply(be: BackEnd) -> None:
     read_all(be, begin(be, SAVE))
     reply = be.ask(F.CHECK_DEVICE_STATE, need_reply=True)
     check(len(reply.payload) == 8 and not reply.fds, "8 bytes", f"{len(reply.payload)} bytes")
-    be.alive("with no acknowledgement in addition to the reply")
+    be.check_responds("with no acknowledgement in addition to the reply")
 
 
 @area.case(1528, "CHECK_DEVICE_STATE without a transfer", spec=_CHECK, severity=Severity.MAY)
@@ -321,7 +321,7 @@ def not_agreed(be: BackEnd) -> None:
     be.agree(without=("DEVICE_STATE",))
     _, writing = pipe_of(be)
     try:
-        be.tell(F.SET_DEVICE_STATE_FD, request(SAVE), fds=(writing.fileno(),))
+        be.send(F.SET_DEVICE_STATE_FD, request(SAVE), fds=(writing.fileno(),))
         reply = be.wire.receive(QUIET)
     except (Closed, Silent) as error:
         observed(str(error))

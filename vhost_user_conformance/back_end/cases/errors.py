@@ -112,7 +112,7 @@ def next_connection(be: BackEnd, name: str) -> None:
     ring = be.working_ring()
     be.serve(ring)
     wrong = _IMPOSSIBLE[name]
-    be.tell(wrong.number, wrong.payload, fds=_fds(be, wrong))
+    be.send(wrong.number, wrong.payload, fds=_fds(be, wrong))
     other = be.again()
     other.serve(other.working_ring())
 
@@ -142,7 +142,7 @@ def beside(be: BackEnd) -> None:
         how = "the second one is disconnected"
     for _ in range(3):
         be.serve(ring)
-    be.alive("with a second front-end")
+    be.check_responds("with a second front-end")
     observed(how)
 
 
@@ -186,7 +186,7 @@ def shut_down(be: BackEnd) -> None:
 def unread(be: BackEnd) -> None:
     be.agree()
     for _ in range(100):
-        be.tell(F.GET_FEATURES)
+        be.send(F.GET_FEATURES)
     be.wire.close()
     other = be.again()
     other.serve(other.working_ring())
@@ -218,9 +218,9 @@ def strange_kick(be: BackEnd, kind: str) -> None:
         (F.SET_VRING_BASE, vring(ring.index, 0)),
         (F.SET_VRING_ADDR, be.address(ring)),
     ):
-        be.tell(number, payload)
+        be.send(number, payload)
     try:
-        be.tell(F.SET_VRING_KICK, u64(ring.index), fds=(_strange_fd(be, kind),))
+        be.send(F.SET_VRING_KICK, u64(ring.index), fds=(_strange_fd(be, kind),))
         be.barrier()
     except Closed:
         observed("it closed the connection")
@@ -270,7 +270,7 @@ def kicked_too_soon(be: BackEnd, lacks: str) -> None:
     try:
         for what, (number, payload, fds) in steps.items():
             if what != lacks and (lacks != "anything" or what == "a kick"):
-                be.tell(number, payload, fds=fds)
+                be.send(number, payload, fds=fds)
         be.enable(ring)
         ring.kick()
         be.barrier()
@@ -286,7 +286,7 @@ def memory_gone(be: BackEnd) -> None:
     region = other.regions[0]
     other.regions[0] = region._replace(gpa=1 << 40)
     try:
-        be.tell(F.SET_MEM_TABLE, other.table, fds=other.fds)
+        be.send(F.SET_MEM_TABLE, other.table, fds=other.fds)
         ring.kick()
         be.barrier()
     except Closed:
@@ -324,7 +324,7 @@ def reported(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     fd = be.spare_fd()
-    be.tell(F.SET_VRING_ERR, u64(ring.index), fds=(fd,))
+    be.send(F.SET_VRING_ERR, u64(ring.index), fds=(fd,))
     be.barrier()
     _break(ring)
     ring.await_used(ring.used_index + 1, QUIET)

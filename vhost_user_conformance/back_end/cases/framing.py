@@ -29,7 +29,7 @@ def reply_size(be: BackEnd) -> None:
 
 @area.case(103, "A request that has no reply is not answered unless need_reply is set")
 def no_answer_unasked(be: BackEnd) -> None:
-    be.tell(F.SET_OWNER)
+    be.send(F.SET_OWNER)
     reply = be.ask(F.GET_FEATURES)
     check(reply.id == F.GET_FEATURES, "nothing before the reply to GET_FEATURES", f"id {reply.id}")
 
@@ -45,7 +45,7 @@ def payload_later(be: BackEnd) -> None:
     be.agree()
     be.wire.send_bytes(HEADER.pack(F.SET_VRING_NUM, VERSION, 8))
     be.wire.send_pieces(vring(0, 64))
-    be.alive("after a message in pieces")
+    be.check_responds("after a message in pieces")
 
 
 @area.case(106, "Messages that arrive in one write are handled one after the other")
@@ -132,13 +132,13 @@ def unknown_refused(be: BackEnd) -> None:
 @area.case(113, "An unknown request without need_reply", severity=Severity.MAY)
 def unknown_unanswered(be: BackEnd) -> None:
     be.agree()
-    be.tell(UNKNOWN)
+    be.send(UNKNOWN)
     _outcome(be, "an unknown request")
 
 
 @area.case(114, "Request 0 is not answered", severity=Severity.MAY)
 def request_zero(be: BackEnd) -> None:
-    be.tell(0)
+    be.send(0)
     _outcome(be, "request 0")
 
 
@@ -205,7 +205,7 @@ def stray_descriptor(be: BackEnd) -> None:
     be.agree()
     fd = be.spare_fd()
     try:
-        be.tell(F.SET_VRING_NUM, vring(0, 64), fds=(fd,))
+        be.send(F.SET_VRING_NUM, vring(0, 64), fds=(fd,))
         be.barrier()
     except Closed:
         return

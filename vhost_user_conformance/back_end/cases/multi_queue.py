@@ -53,8 +53,8 @@ def stable(be: BackEnd) -> None:
 def last_ring(be: BackEnd) -> None:
     be.agree()
     last = min(be.rings, 256) - 1
-    be.tell(F.SET_VRING_NUM, vring(last, 64))
-    be.alive(f"after SET_VRING_NUM of ring {last}")
+    be.send(F.SET_VRING_NUM, vring(last, 64))
+    be.check_responds(f"after SET_VRING_NUM of ring {last}")
 
 
 @area.case(1104, "Two rings serve side by side", works=True)
@@ -124,7 +124,7 @@ def pipelined_stop(be: BackEnd) -> None:
     for ring in rings:
         be.serve(ring)
     for ring in rings:
-        be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
+        be.send(F.GET_VRING_BASE, vring(ring.index, 0))
     for ring in rings:
         reply = be.reply_to(F.GET_VRING_BASE)
         wanted = vring(ring.index, 1)
@@ -168,10 +168,10 @@ def set_up_together(be: BackEnd) -> None:
         (F.SET_VRING_ADDR, be.address),
     ):
         for ring in everyone:
-            be.tell(number, payload(ring))
+            be.send(number, payload(ring))
     for ring in everyone:
-        be.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
-        be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+        be.send(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+        be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
         be.enable(ring)
     be.barrier()
     for ring in rings:

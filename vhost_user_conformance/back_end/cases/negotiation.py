@@ -84,13 +84,13 @@ def log_features_together(be: BackEnd) -> None:
 @area.case(221, "SET_OWNER is accepted", spec="VHOST_USER_SET_OWNER")
 def owner(be: BackEnd) -> None:
     be.agree(set_features=False)
-    be.alive("after SET_OWNER")
+    be.check_responds("after SET_OWNER")
 
 
 @area.case(222, "SET_OWNER a second time", severity=Severity.MAY)
 def owner_twice(be: BackEnd) -> None:
     be.agree()
-    be.tell(F.SET_OWNER)
+    be.send(F.SET_OWNER)
     try:
         be.barrier()
     except Closed:
@@ -111,16 +111,16 @@ def bit_30_alone(be: BackEnd) -> None:
 def everything(be: BackEnd) -> None:
     be.look()
     be.agree(features=be.features & ~(1 << VIRTIO_F_RING_PACKED) & ~LOG_ALL & ~(1 << 33))
-    be.alive("with all features")
+    be.check_responds("with all features")
 
 
 @area.case(225, "SET_FEATURES again with other bits is accepted while no ring runs")
 def features_again(be: BackEnd) -> None:
     be.agree()
     more = be.driver_features | 1 << VIRTIO_RING_F_INDIRECT_DESC
-    be.tell(F.SET_FEATURES, u64(more & be.features))
-    be.tell(F.SET_FEATURES, u64(be.driver_features))
-    be.alive("after SET_FEATURES twice")
+    be.send(F.SET_FEATURES, u64(more & be.features))
+    be.send(F.SET_FEATURES, u64(be.driver_features))
+    be.check_responds("after SET_FEATURES twice")
 
 
 @area.case(
@@ -145,9 +145,9 @@ def no_protocol_features(be: BackEnd) -> None:
     be.look()
     if not be.features & PROTOCOL_BIT:
         unsupported("bit 30 is not offered")
-    be.tell(F.SET_PROTOCOL_FEATURES, u64(0))
-    be.tell(F.SET_OWNER)
-    be.alive("without any protocol feature")
+    be.send(F.SET_PROTOCOL_FEATURES, u64(0))
+    be.send(F.SET_OWNER)
+    be.check_responds("without any protocol feature")
 
 
 @area.case(228, "SET_PROTOCOL_FEATURES with a feature that was not offered", severity=Severity.MAY)
@@ -155,7 +155,7 @@ def protocol_not_offered(be: BackEnd) -> None:
     be.look()
     if not be.features & PROTOCOL_BIT:
         unsupported("bit 30 is not offered")
-    be.tell(F.SET_PROTOCOL_FEATURES, u64(int(be.protocol) | 1 << 50))
+    be.send(F.SET_PROTOCOL_FEATURES, u64(int(be.protocol) | 1 << 50))
     try:
         be.barrier()
     except Closed:
@@ -172,15 +172,15 @@ def protocol_not_offered(be: BackEnd) -> None:
 )
 def inband_alone(be: BackEnd) -> None:
     be.look()
-    be.tell(F.SET_PROTOCOL_FEATURES, u64(int(ProtocolFeature.INBAND_NOTIFICATIONS)))
+    be.send(F.SET_PROTOCOL_FEATURES, u64(int(ProtocolFeature.INBAND_NOTIFICATIONS)))
     check(be.wire.hangs_up(be.timeout), "the connection to be closed", "it stays open")
 
 
 @area.case(230, "RESET_OWNER is survived", severity=Severity.SHOULD, spec="VHOST_USER_RESET_OWNER")
 def reset_owner(be: BackEnd) -> None:
     be.agree()
-    be.tell(F.RESET_OWNER)
-    be.alive("after RESET_OWNER")
+    be.send(F.RESET_OWNER)
+    be.check_responds("after RESET_OWNER")
 
 
 @area.case(231, "A front-end that reads the features and disconnects does not affect later ones")
@@ -199,7 +199,7 @@ def not_acknowledged(be: BackEnd) -> None:
     be.look()
     if not be.features & PROTOCOL_BIT:
         unsupported("bit 30 is not offered")
-    be.tell(F.SET_OWNER)
-    be.tell(F.SET_FEATURES, u64(be.features & 1 << VIRTIO_F_VERSION_1))
+    be.send(F.SET_OWNER)
+    be.send(F.SET_FEATURES, u64(be.features & 1 << VIRTIO_F_VERSION_1))
     offered = be.ask_u64(F.GET_PROTOCOL_FEATURES)
     check(offered == int(be.protocol), f"{int(be.protocol):#x}, as before", f"{offered:#x}")

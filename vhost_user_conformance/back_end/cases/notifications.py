@@ -107,7 +107,7 @@ def call_replaced(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     other = _other_eventfd(be)
-    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(other,))
+    be.send(F.SET_VRING_CALL, u64(ring.index), fds=(other,))
     be.barrier()
     be.work.post(ring.memory, ring)
     ring.calls()
@@ -137,26 +137,26 @@ def kick_replaced(be: BackEnd) -> None:
 @area.case(510, "SET_VRING_CALL without a descriptor is accepted: the driver polls", works=True)
 def call_without_fd(be: BackEnd) -> None:
     ring = be.working_ring()
-    be.tell(F.SET_VRING_CALL, u64(ring.index | VRING_NO_FD))
+    be.send(F.SET_VRING_CALL, u64(ring.index | VRING_NO_FD))
     be.barrier()
     be.serve(ring)
     be.serve(ring)
-    be.alive("after a completion without a call")
+    be.check_responds("after a completion without a call")
 
 
 @area.case(511, "SET_VRING_ERR is accepted, with a descriptor and without")
 def err(be: BackEnd) -> None:
     be.agree()
-    be.tell(F.SET_VRING_ERR, u64(0), fds=(be.spare_fd(),))
-    be.tell(F.SET_VRING_ERR, u64(0 | VRING_NO_FD))
-    be.alive("after SET_VRING_ERR")
+    be.send(F.SET_VRING_ERR, u64(0), fds=(be.spare_fd(),))
+    be.send(F.SET_VRING_ERR, u64(0 | VRING_NO_FD))
+    be.check_responds("after SET_VRING_ERR")
 
 
 @area.case(512, "SET_VRING_CALL before the ring has a size or an address is accepted")
 def call_first(be: BackEnd) -> None:
     be.agree()
-    be.tell(F.SET_VRING_CALL, u64(0), fds=(be.spare_fd(),))
-    be.alive("after SET_VRING_CALL alone")
+    be.send(F.SET_VRING_CALL, u64(0), fds=(be.spare_fd(),))
+    be.check_responds("after SET_VRING_CALL alone")
 
 
 @area.case(513, "CALL and KICK may come in either order", works=True)
@@ -166,11 +166,11 @@ def call_before_kick(be: BackEnd) -> None:
     ring = be.ring(memory, be.work.ring)
     be.start(ring)
     be.stop(ring)
-    be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
-    be.tell(F.SET_VRING_BASE, vring(ring.index, 0))
-    be.tell(F.SET_VRING_ADDR, be.address(ring))
-    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
-    be.tell(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
+    be.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
+    be.send(F.SET_VRING_BASE, vring(ring.index, 0))
+    be.send(F.SET_VRING_ADDR, be.address(ring))
+    be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+    be.send(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
     be.enable(ring)
     be.barrier()
     be.serve(ring)

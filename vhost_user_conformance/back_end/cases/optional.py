@@ -195,7 +195,7 @@ def _not_specified(be: BackEnd, number: F, payload: bytes) -> None:
         code = be.acked_with(number, payload)
     except Closed:
         return
-    be.alive(f"after {number.name}")
+    be.check_responds(f"after {number.name}")
     if not code:
         observed("acknowledged with 0")
 
@@ -302,11 +302,11 @@ def in_band(be: BackEnd) -> None:
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     be.stop(ring)
-    be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
-    be.tell(F.SET_VRING_BASE, vring(ring.index, 0))
-    be.tell(F.SET_VRING_ADDR, be.address(ring))
-    be.tell(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
-    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+    be.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
+    be.send(F.SET_VRING_BASE, vring(ring.index, 0))
+    be.send(F.SET_VRING_ADDR, be.address(ring))
+    be.send(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
+    be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
     be.enable(ring)
     job = be.work.post(ring.memory, ring)
     be.accepted(F.VRING_KICK, vring(ring.index, 0))
@@ -351,8 +351,8 @@ def shmem_config(be: BackEnd) -> None:
 )
 def gpu_socket(be: BackEnd) -> None:
     be.agree(without=("REPLY_ACK",))
-    be.tell(F.GPU_SET_SOCKET, fds=(be.spare_fd(),))
+    be.send(F.GPU_SET_SOCKET, fds=(be.spare_fd(),))
     if be.wire.hangs_up(QUIET):
         observed("it closed the connection")
-    be.alive("after GPU_SET_SOCKET")
+    be.check_responds("after GPU_SET_SOCKET")
     observed("it ignored it")

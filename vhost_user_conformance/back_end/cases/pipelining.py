@@ -125,7 +125,7 @@ def bases_in_flight(be: BackEnd) -> None:
     for ring in _working(be, rings)[:1]:
         be.serve(ring)
     for ring in rings:
-        be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
+        be.send(F.GET_VRING_BASE, vring(ring.index, 0))
     served = {ring.index: ring.used_index for ring in rings}
     for ring in rings:
         state = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload)
@@ -151,12 +151,12 @@ def fds_bound(be: BackEnd) -> None:
     rings = _rings(be, be.memory())
     for ring in rings:
         for number, payload, fds in _parts(be, ring)[:3]:
-            be.tell(number, payload, fds=fds)
+            be.send(number, payload, fds=fds)
     # All of one kind in a row: only their order distinguishes them.
     for kind in (3, 4):
         for ring in rings:
             number, payload, fds = _parts(be, ring)[kind]
-            be.tell(number, payload, fds=fds)
+            be.send(number, payload, fds=fds)
     for ring in rings:
         be.enable(ring)
     be.barrier()
@@ -179,8 +179,8 @@ def between(be: BackEnd) -> None:
     be.stop(ring)
     asked = 0
     for number, payload, fds in _parts(be, ring):
-        be.tell(number, payload, fds=fds)
-        be.tell(F.GET_FEATURES)
+        be.send(number, payload, fds=fds)
+        be.send(F.GET_FEATURES)
         asked += 1
     for _ in range(asked):
         features = be.reply_to(F.GET_FEATURES).u64
@@ -244,7 +244,7 @@ def restart(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     be.serve(ring)
-    be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
+    be.send(F.GET_VRING_BASE, vring(ring.index, 0))
     # Nothing is in flight, so that the base is known.
     be.set_up(ring, base=2)
     be.enable(ring)
@@ -260,7 +260,7 @@ def restart(be: BackEnd) -> None:
 def behind_a_table(be: BackEnd) -> None:
     be.agree()
     memory = be.memory(share=False)
-    be.tell(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+    be.send(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
     ring = be.ring(memory, be.work.ring)
     be.start(ring)
     be.serve(ring)
@@ -271,7 +271,7 @@ def two_tables(be: BackEnd) -> None:
     be.agree()
     first, last = be.memory(share=False), be.memory(8 << 20, share=False)
     for memory in (first, last):
-        be.tell(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+        be.send(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
     ring = be.ring(last, be.work.ring)
     be.start(ring)
     be.serve(ring)
@@ -293,7 +293,7 @@ def last_call(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     for fd in (be.spare_fd(), be.spare_fd(), ring.call_fd):
-        be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(fd,))
+        be.send(F.SET_VRING_CALL, u64(ring.index), fds=(fd,))
     be.barrier()
     ring.calls()
     be.work.post(ring.memory, ring)
@@ -306,7 +306,7 @@ def configs(be: BackEnd) -> None:
     be.agree()
     offsets = (0, 8, 4, 16)
     for offset in offsets:
-        be.tell(F.GET_CONFIG, Config(offset, 0, bytes(4)).pack())
+        be.send(F.GET_CONFIG, Config(offset, 0, bytes(4)).pack())
     for offset in offsets:
         reply = be.reply_to(F.GET_CONFIG)
         at = struct.unpack_from("<I", reply.payload)[0] if reply.payload else None
@@ -324,7 +324,7 @@ def ack_behind_base(be: BackEnd) -> None:
     for _ in range(4):
         be.work.post(ring.memory, ring)
     ring.kick()
-    be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
+    be.send(F.GET_VRING_BASE, vring(ring.index, 0))
     payload = vring(ring.index, ring.size)
     be.wire.send(F.SET_VRING_NUM, payload, flags=VERSION | NEED_REPLY)
     be.reply_to(F.GET_VRING_BASE)
@@ -365,8 +365,8 @@ def last_address(be: BackEnd) -> None:
     other = be.ring(ring.memory, ring.index)
     be.set_up(ring, base=base)
     # The first ring is expected to be used: the place of the other one is empty and stays empty.
-    be.tell(F.SET_VRING_ADDR, be.address(other))
-    be.tell(F.SET_VRING_ADDR, be.address(ring))
+    be.send(F.SET_VRING_ADDR, be.address(other))
+    be.send(F.SET_VRING_ADDR, be.address(ring))
     be.enable(ring)
     be.barrier()
     be.serve(ring)
@@ -408,7 +408,7 @@ def restart_in_flight(be: BackEnd) -> None:
         ring.kick()
         # The first completion shows that the ring is being served.
         check(ring.await_progress(before, be.timeout), "a completion", "none came")
-        be.tell(F.GET_VRING_BASE, vring(ring.index, 0))
+        be.send(F.GET_VRING_BASE, vring(ring.index, 0))
         be.set_up(ring, base=after)
         be.enable(ring)
         base = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload).num

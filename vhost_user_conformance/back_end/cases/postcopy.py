@@ -82,7 +82,7 @@ def _table(be: BackEnd, memory: Memory) -> MemTable:
         f"a table of {len(memory.table)} bytes",
         f"{len(reply.payload)} bytes",
     )
-    be.tell(F.SET_MEM_TABLE, u64(0))
+    be.send(F.SET_MEM_TABLE, u64(0))
     be.barrier()
     return MemTable.unpack(reply.payload)
 
@@ -180,15 +180,15 @@ def bases(be: BackEnd) -> None:
     _listen(be)
     memory = be.memory(1 << 20, 2 << 20, share=False)
     table = _table(be, memory)
-    told = [(region.gpa, region.size) for region in table.regions]
+    received = [(region.gpa, region.size) for region in table.regions]
     wanted = [(region.gpa, region.size) for region in memory.regions]
-    check(told == wanted, f"regions {wanted}", f"{told}")
-    places = sorted((region.user_addr, region.size) for region in table.regions)
-    check(all(place and not place % PAGE for place, _ in places), "pages' addresses", f"{places}")
-    apart = places[0][0] + places[0][1] <= places[1][0]
-    check(apart, "regions that do not overlap", f"{places}")
+    check(received == wanted, f"regions {wanted}", f"{received}")
+    ranges = sorted((region.user_addr, region.size) for region in table.regions)
+    check(all(at and not at % PAGE for at, _ in ranges), "pages' addresses", f"{ranges}")
+    apart = ranges[0][0] + ranges[0][1] <= ranges[1][0]
+    check(apart, "regions that do not overlap", f"{ranges}")
     ours = {region.gpa + USER_OFFSET for region in memory.regions}
-    check(not ours & {place for place, _ in places}, "the back-end's own", "the front-end's")
+    check(not ours & {at for at, _ in ranges}, "the back-end's own", "the front-end's")
 
 
 @area.case(1605, "POSTCOPY_END is answered with 0", spec="VHOST_USER_POSTCOPY_END")
@@ -244,7 +244,7 @@ def _request(
     writable: list[tuple[int, int]],
     pages: Pages,
 ) -> None:
-    """A disk's request with its data at this place; the page of the header is present."""
+    """A disk's request with its data at this address; the page of the header is present."""
     memory = ring.memory
     header, status = memory.allocate(16), memory.allocate(1)
     memory.write(header, struct.pack("<IIQ", kind, 0, 8))
@@ -351,11 +351,11 @@ def added_bases(be: BackEnd) -> None:
         asked = region.on_wire
         reply = be.ask(F.ADD_MEM_REG, SingleRegion(asked).pack(), fds=(region.fd,))
         check(len(reply.payload) == 40, "a region of 40 bytes", f"{len(reply.payload)} bytes")
-        told = SingleRegion.unpack(reply.payload).region
-        check(told[:2] == asked[:2], f"guest address and size {asked[:2]}", f"{told[:2]}")
-        place = told.user_addr
-        check(place and not place % PAGE, "a page's address", f"{place:#x}")
-        check(place != asked.user_addr, "the back-end's own", "the front-end's")
+        received = SingleRegion.unpack(reply.payload).region
+        check(received[:2] == asked[:2], f"guest address and size {asked[:2]}", f"{received[:2]}")
+        address = received.user_addr
+        check(address and not address % PAGE, "a page's address", f"{address:#x}")
+        check(address != asked.user_addr, "the back-end's own", "the front-end's")
 
 
 @area.case(1617, "After POSTCOPY_END a memory table has no reply any more")
@@ -366,5 +366,5 @@ def not_answered_after(be: BackEnd) -> None:
     memory = be.memory(share=False)
     _table(be, memory)
     _end(be)
-    be.tell(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
-    be.alive("with no reply to a table")
+    be.send(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+    be.check_responds("with no reply to a table")

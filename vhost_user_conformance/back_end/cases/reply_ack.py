@@ -44,7 +44,7 @@ def _base(_be: BackEnd) -> Request:
 
 def _addr(be: BackEnd) -> Request:
     ring = be.ring(be.memory(), RING)
-    be.tell(F.SET_VRING_NUM, vring(RING, ring.size))
+    be.send(F.SET_VRING_NUM, vring(RING, ring.size))
     return F.SET_VRING_ADDR, be.address(ring), ()
 
 
@@ -88,15 +88,15 @@ def acknowledged(be: BackEnd, name: str) -> None:
     number, payload, fds = _PLAIN[name](be)
     code = be.acked_with(number, payload, fds=fds)
     check(code == 0, "code 0", f"code {code}")
-    be.alive("with no second acknowledgement")
+    be.check_responds("with no second acknowledgement")
 
 
 @area.each(721, _PLAIN, "{} without need_reply is not acknowledged")
 def not_acknowledged(be: BackEnd, name: str) -> None:
     be.agree()
     number, payload, fds = _PLAIN[name](be)
-    be.tell(number, payload, fds=fds)
-    be.alive("with no unsolicited acknowledgement")
+    be.send(number, payload, fds=fds)
+    be.check_responds("with no unsolicited acknowledgement")
 
 
 def _optional(be: BackEnd, name: str) -> Request:
@@ -143,14 +143,14 @@ def optional_acknowledged(be: BackEnd, name: str) -> None:
     number, payload, fds = _optional(be, name)
     code = be.acked_with(number, payload, fds=fds)
     check(code == 0, "code 0", f"code {code}")
-    be.alive("with no second acknowledgement")
+    be.check_responds("with no second acknowledgement")
 
 
 @area.each(771, _NEEDS, "{} without need_reply is not acknowledged")
 def optional_not_acknowledged(be: BackEnd, name: str) -> None:
     number, payload, fds = _optional(be, name)
-    be.tell(number, payload, fds=fds)
-    be.alive("with no unsolicited acknowledgement")
+    be.send(number, payload, fds=fds)
+    be.check_responds("with no unsolicited acknowledgement")
 
 
 @area.each(
@@ -168,7 +168,7 @@ def _answered_once(
     be: BackEnd, number: F, payload: bytes = b"", *, fds: tuple[int, ...] = ()
 ) -> None:
     be.ask(number, payload, fds=fds, need_reply=True)
-    be.alive("with no acknowledgement in addition to the reply")
+    be.check_responds("with no acknowledgement in addition to the reply")
 
 
 @area.case(
@@ -212,14 +212,14 @@ def alternating(be: BackEnd) -> None:
         be.wire.send(F.SET_VRING_BASE, vring(0, turn), flags=flags)
         if wanted:
             be.reply_to(F.SET_VRING_BASE)
-    be.alive("with each reply to its request")
+    be.check_responds("with each reply to its request")
 
 
 @area.case(752, "need_reply where REPLY_ACK was not negotiated", severity=Severity.MAY)
 def not_negotiated(be: BackEnd) -> None:
     be.agree(without=("REPLY_ACK",))
     be.wire.send(F.SET_VRING_BASE, vring(0, 0), flags=VERSION | NEED_REPLY)
-    be.tell(F.GET_FEATURES)
+    be.send(F.GET_FEATURES)
     try:
         first = be.wire.receive()
     except (Closed, Silent) as error:
@@ -243,11 +243,11 @@ def bad_table(be: BackEnd) -> None:
 def bad_address(be: BackEnd) -> None:
     be.agree()
     be.memory()
-    be.tell(F.SET_VRING_NUM, vring(0, 64))
+    be.send(F.SET_VRING_NUM, vring(0, 64))
     where = VringAddr(0, 0, 1 << 40, 1 << 40, 1 << 40, 0).pack()
     try:
         be.acked_with(F.SET_VRING_ADDR, where)
-        be.tell(F.SET_VRING_KICK, u64(0), fds=(be.spare_fd(),))
+        be.send(F.SET_VRING_KICK, u64(0), fds=(be.spare_fd(),))
         be.enable(be.ring(be.memory(), 0))
         be.barrier()
     except Closed:

@@ -185,11 +185,11 @@ def polled(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     base = be.stop(ring)
-    be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
-    be.tell(F.SET_VRING_BASE, vring(ring.index, base))
-    be.tell(F.SET_VRING_ADDR, be.address(ring))
-    be.tell(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
-    be.tell(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
+    be.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
+    be.send(F.SET_VRING_BASE, vring(ring.index, base))
+    be.send(F.SET_VRING_ADDR, be.address(ring))
+    be.send(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
+    be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
     be.enable(ring)
     for _ in range(3):
         # It may poll right after a reply or a call: these barriers come after that.

@@ -34,7 +34,7 @@ def _served(be: BackEnd) -> TestRing:
 
 def _anew(be: BackEnd, ring: TestRing, *, share: bool = True) -> TestRing:
     """A ring as after a driver's reset: features and memory are set again, indices begin at 0."""
-    be.tell(F.SET_FEATURES, u64(be.driver_features))
+    be.send(F.SET_FEATURES, u64(be.driver_features))
     if share:
         be.share(ring.memory)
     be.forget_rings()
@@ -135,7 +135,7 @@ def after_a_stop(be: BackEnd) -> None:
 def disables(be: BackEnd) -> None:
     ring = _served(be)
     _reset(be)
-    be.tell(F.SET_FEATURES, u64(be.driver_features))
+    be.send(F.SET_FEATURES, u64(be.driver_features))
     be.share(ring.memory)
     another = be.ring(ring.memory, ring.index)
     be.set_up(another)
@@ -180,7 +180,7 @@ def right_behind(be: BackEnd) -> None:
     for _ in range(4):
         be.work.post(ring.memory, ring)
     ring.kick()
-    be.tell(F.RESET_DEVICE)
+    be.send(F.RESET_DEVICE)
     be.serve(_anew(be, ring))
 
 
@@ -195,7 +195,7 @@ def reset_owner(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     try:
-        be.tell(F.RESET_OWNER)
+        be.send(F.RESET_OWNER)
         be.barrier()
     except Closed:
         observed("it closed the connection")
@@ -207,7 +207,7 @@ def reset_owner(be: BackEnd) -> None:
 
 def _set(be: BackEnd, status: int) -> int:
     """Send SET_STATUS, and return the reply to GET_STATUS; QEMU reads, then sets one more bit."""
-    be.tell(F.SET_STATUS, u64(status))
+    be.send(F.SET_STATUS, u64(status))
     return be.ask_u64(F.GET_STATUS)
 
 
@@ -339,7 +339,7 @@ def too_many_bits(be: BackEnd) -> None:
 def ends_with_it(be: BackEnd) -> None:
     be.agree("STATUS")
     for status in (1, 3, 11, 15):
-        be.tell(F.SET_STATUS, u64(status))
+        be.send(F.SET_STATUS, u64(status))
     be.barrier()
     other = be.again().agree("STATUS")
     status = other.ask_u64(F.GET_STATUS)
@@ -352,6 +352,6 @@ def ends_with_it(be: BackEnd) -> None:
 def before_features(be: BackEnd) -> None:
     be.agree("STATUS", set_features=False)
     for status in (_ACKNOWLEDGE, _ACKNOWLEDGE | _DRIVER):
-        be.tell(F.SET_STATUS, u64(status))
+        be.send(F.SET_STATUS, u64(status))
         seen = be.ask_u64(F.GET_STATUS)
         check(seen == status, f"status {status}", f"status {seen:#x}")

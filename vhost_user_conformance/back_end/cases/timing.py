@@ -106,7 +106,7 @@ def waits(be: BackEnd) -> None:
     be.agree()
     be.barrier()
     check(not be.wire.hangs_up(4 * QUIET), "the connection to stay", "it was closed")
-    be.alive("after a pause")
+    be.check_responds("after a pause")
 
 
 @area.case(2008, "Half a message does not block the rings", works=True)

@@ -42,10 +42,10 @@ def base_restored(fe: FrontEnd) -> None:
     recording.did(CONT)
     compared = 0
     for each in recording.of(F.SET_VRING_BASE, act=CONT):
-        given = [one for one in recording.bases if one.ring == each.ring and one.at < each.at]
-        if given:
+        earlier = [one for one in recording.bases if one.ring == each.ring and one.at < each.at]
+        if earlier:
             compared += 1
-            check(each.state.num == given[-1].base, f"base {given[-1].base}", f"{each.state}")
+            check(each.state.num == earlier[-1].base, f"base {earlier[-1].base}", f"{each.state}")
     check(compared, "SET_VRING_BASE of a ring that was stopped", "none came")
 
 

@@ -112,13 +112,13 @@ def _log_addresses(fe: FrontEnd) -> list[tuple[Received, int]]:
 def log_address(fe: FrontEnd) -> None:
     recording = fe.plain()
     for each, _ in _log_addresses(fe):
-        places = [
+        addresses = [
             each.address.used - region.user_addr + region.gpa
             for region in recording.table_at(each.at)
             if region.user_addr <= each.address.used < region.user_addr + region.size
         ]
-        check(places, "a used ring in guest memory", f"{each}: {each.address.used:#x}")
-        gpa = places[0]
+        check(addresses, "a used ring in guest memory", f"{each}: {each.address.used:#x}")
+        gpa = addresses[0]
         check(each.address.log == gpa, f"{gpa:#x}", f"{each}: {each.address.log:#x}")
 
 

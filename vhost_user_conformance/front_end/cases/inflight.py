@@ -37,8 +37,8 @@ def asks(fe: FrontEnd) -> None:
 def given(fe: FrontEnd) -> None:
     recording = fe.plain()
     first = recording.first(F.SET_VRING_KICK)
-    given = recording.first(F.SET_INFLIGHT_FD)
-    check(given.at < first.at, "SET_INFLIGHT_FD before SET_VRING_KICK", f"{first} came first")
+    sent = recording.first(F.SET_INFLIGHT_FD)
+    check(sent.at < first.at, "SET_INFLIGHT_FD before SET_VRING_KICK", f"{first} came first")
 
 
 @area.case(
@@ -50,8 +50,8 @@ def used(fe: FrontEnd) -> None:
     kicks = [each for each in recording.after(asked) if each.id == F.SET_VRING_KICK]
     if not kicks:
         unsupported("the front-end starts no ring after that")
-    given = [each for each in recording.of(F.SET_INFLIGHT_FD) if asked.at < each.at < kicks[0].at]
-    check(given, "SET_INFLIGHT_FD before the ring is started", f"{kicks[0]} without it")
+    sent = [each for each in recording.of(F.SET_INFLIGHT_FD) if asked.at < each.at < kicks[0].at]
+    check(sent, "SET_INFLIGHT_FD before the ring is started", f"{kicks[0]} without it")
 
 
 @area.case(1203, "SET_INFLIGHT_FD has a descriptor of a file that contains the region")
@@ -69,8 +69,8 @@ def has_descriptor(fe: FrontEnd) -> None:
 def same_shape(fe: FrontEnd) -> None:
     recording = fe.plain()
     asked = recording.first(F.GET_INFLIGHT_FD)
-    given = recording.first(F.SET_INFLIGHT_FD)
-    one, other = _region(asked), _region(given)
+    sent = recording.first(F.SET_INFLIGHT_FD)
+    one, other = _region(asked), _region(sent)
     check(
         (one.num_queues, one.queue_size) == (other.num_queues, other.queue_size),
         f"{one.num_queues} rings of {one.queue_size}",
@@ -95,14 +95,14 @@ def as_given(fe: FrontEnd) -> None:
     recording.some(F.GET_INFLIGHT_FD)
     if not recording.regions:
         unsupported("the suite returned no region")
-    given = {(area.mmap_size, area.mmap_offset, file.identity) for area, file in recording.regions}
+    known = {(area.mmap_size, area.mmap_offset, file.identity) for area, file in recording.regions}
     all_of(
         recording.some(F.SET_INFLIGHT_FD),
         lambda each: (
             (_region(each).mmap_size, _region(each).mmap_offset, each.fds and each.fds[0].identity)
-            in given
+            in known
         ),
-        f"one of {sorted(given)} (size, offset, file)",
+        f"one of {sorted(known)} (size, offset, file)",
     )
 
 

@@ -260,9 +260,9 @@ def version_1(fe: FrontEnd) -> None:
 def _legacy(recording: Recording) -> bool:
     """Whether all rings have the legacy layout of virtio 1.3, 2.7.2."""
     sizes = {each.state.ring: each.state.num for each in recording.of(F.SET_VRING_NUM)}
-    places = [each.address for each in recording.of(F.SET_VRING_ADDR)]
-    return bool(places) and all(
+    addresses = [each.address for each in recording.of(F.SET_VRING_ADDR)]
+    return bool(addresses) and all(
         at.avail == at.desc + 16 * sizes.get(at.ring, 0)
         and at.used == -(-(at.avail + 6 + 2 * sizes.get(at.ring, 0)) // _PAGE) * _PAGE
-        for at in places
+        for at in addresses
     )

@@ -232,12 +232,12 @@ def enabled_again(fe: FrontEnd) -> None:
 @area.case(422, "The addresses of a ring do not change while it runs")
 def stay(fe: FrontEnd) -> None:
     recording = fe.plain()
-    places: dict[int | None, tuple[int, ...]] = {}
+    layouts: dict[int | None, tuple[int, ...]] = {}
     for each in recording.some(F.SET_VRING_ADDR):
         if each.ring in recording.running(each.at):
-            before = places.get(each.ring, _layout(each))
+            before = layouts.get(each.ring, _layout(each))
             check(_layout(each) == before, f"{before}, as at the start", f"{each}: {_layout(each)}")
-        places[each.ring] = _layout(each)
+        layouts[each.ring] = _layout(each)
 
 
 @area.case(423, "The parts of a ring do not overlap", spec="virtio 1.3, 2.7")

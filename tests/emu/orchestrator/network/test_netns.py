@@ -215,6 +215,6 @@ def test_without_the_privilege_loopback_is_used(tmp_path: Path) -> None:
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert ended.returncode == 0
     (line,) = ended.stderr.splitlines()
-    assert "no network namespace can be had (CAP_SYS_ADMIN)" in line
+    assert "a network namespace cannot be created (CAP_SYS_ADMIN)" in line
     assert line.endswith("loopback is used")
     assert json.loads(result.read_text())["network"] == "loopback"

@@ -178,7 +178,7 @@ def write_cache_kept(be: BackEnd) -> None:
         check(after[:_WRITEBACK] == before[:_WRITEBACK], "all other fields unchanged", after.hex())
         check(after[_WRITEBACK] in (0, 1), "writeback 0 or 1", f"{after[_WRITEBACK]}")
     finally:
-        other.tell(F.SET_CONFIG, asked(_WRITEBACK, 1, data=before[_WRITEBACK:]))
+        other.send(F.SET_CONFIG, asked(_WRITEBACK, 1, data=before[_WRITEBACK:]))
         other.barrier()
 
 

@@ -127,7 +127,7 @@ def beyond(be: BackEnd, name: str) -> None:
     if data and not any(data):
         observed(f"it answers with {size} bytes that are all 0")
     check(not data, "an empty reply", f"{size} bytes: {data[:16].hex()}")
-    be.alive("after an empty reply")
+    be.check_responds("after an empty reply")
 
 
 @area.case(926, "GET_CONFIG of no bytes is answered, or the connection closed")
@@ -162,7 +162,7 @@ def misshapen(be: BackEnd, name: str) -> None:
         return
     except Silent as error:
         raise Failed("an answer, or the connection closed", str(error)) from None
-    be.alive(f"after GET_CONFIG with {name}")
+    be.check_responds(f"after GET_CONFIG with {name}")
     check(
         len(reply.payload) <= HEAD.size + MAX_CONFIG,
         f"{MAX_CONFIG} bytes of configuration at most",
@@ -199,7 +199,7 @@ def other_flags(be: BackEnd, flags: int) -> None:
 def own_reply(be: BackEnd) -> None:
     be.agree()
     contents(be.ask(F.GET_CONFIG, asked(0, 8), need_reply=True), 0, 8)
-    be.alive("with no acknowledgement in addition to the reply")
+    be.check_responds("with no acknowledgement in addition to the reply")
 
 
 @area.case(952, "Several GET_CONFIG in flight are answered in their order")
@@ -208,7 +208,7 @@ def in_flight(be: BackEnd) -> None:
     whole = whole_of(be)
     sizes = [1 + turn % len(whole) for turn in range(24)]
     for size in sizes:
-        be.tell(F.GET_CONFIG, asked(0, size))
+        be.send(F.GET_CONFIG, asked(0, size))
     for size in sizes:
         data = contents(be.reply_to(F.GET_CONFIG), 0, size)
         check(data == whole[:size], whole[:size].hex(), data.hex() or "an empty reply")
@@ -217,7 +217,7 @@ def in_flight(be: BackEnd) -> None:
 @area.case(953, "GET_CONFIG is answered before SET_OWNER and SET_FEATURES", severity=Severity.MAY)
 def early(be: BackEnd) -> None:
     be.look()
-    be.tell(F.SET_PROTOCOL_FEATURES, int(be.mask("CONFIG")).to_bytes(8, "little"))
+    be.send(F.SET_PROTOCOL_FEATURES, int(be.mask("CONFIG")).to_bytes(8, "little"))
     try:
         whole_of(be)
     except Closed:

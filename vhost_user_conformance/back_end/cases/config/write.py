@@ -39,7 +39,7 @@ def unchanged(be: BackEnd) -> None:
     _needs_device(be)
     be.agree(without=("REPLY_ACK",))
     whole = whole_of(be)
-    be.tell(F.SET_CONFIG, asked(0, 8, data=bytes(byte ^ 0xFF for byte in whole[:8])))
+    be.send(F.SET_CONFIG, asked(0, 8, data=bytes(byte ^ 0xFF for byte in whole[:8])))
     try:
         be.barrier()
     except Closed:
@@ -123,10 +123,10 @@ def write_in_flight(be: BackEnd) -> None:
     be.agree()
     whole = whole_of(be)
     write = asked(0, 1, flags=MIGRATION, data=whole[:1])
-    be.tell(F.GET_CONFIG, asked(0, 8))
+    be.send(F.GET_CONFIG, asked(0, 8))
     try:
         be.wire.send(F.SET_CONFIG, write, flags=VERSION | NEED_REPLY)
-        be.tell(F.GET_CONFIG, asked(0, 8))
+        be.send(F.GET_CONFIG, asked(0, 8))
         first = contents(be.reply_to(F.GET_CONFIG), 0, 8)
         check(first == whole[:8], whole[:8].hex(), first.hex())
         be.reply_to(F.SET_CONFIG)

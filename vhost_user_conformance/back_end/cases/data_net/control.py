@@ -34,7 +34,7 @@ def _agreed(be: BackEnd) -> None:
 def mtu(be: BackEnd, value: int) -> None:
     _agreed(be)
     code = be.acked_with(F.NET_SET_MTU, u64(value))
-    be.alive("after its MTU was set")
+    be.check_responds("after its MTU was set")
     check(not code or value != 1500, "an MTU of 1500 to be accepted", f"refused with {code}")
     if code:
         observed(f"it is refused with {code}")
@@ -73,8 +73,8 @@ def mtu_while_running(be: BackEnd) -> None:
 )
 def mtu_unanswered(be: BackEnd) -> None:
     _agreed(be)
-    be.tell(F.NET_SET_MTU, u64(1500))
-    be.alive("with no unsolicited acknowledgement")
+    be.send(F.NET_SET_MTU, u64(1500))
+    be.check_responds("with no unsolicited acknowledgement")
 
 
 @area.case(
@@ -93,8 +93,8 @@ def rarp(be: BackEnd) -> None:
 )
 def rarp_unanswered(be: BackEnd) -> None:
     be.working_ring("RARP")
-    be.tell(F.SEND_RARP, u64(_MAC))
-    be.alive("with no unsolicited acknowledgement")
+    be.send(F.SEND_RARP, u64(_MAC))
+    be.check_responds("with no unsolicited acknowledgement")
 
 
 @area.case(
@@ -139,7 +139,7 @@ def rarp_suspended(be: BackEnd) -> None:
 def rarp_of_any_address(be: BackEnd, value: int) -> None:
     ring = be.working_ring("RARP")
     try:
-        be.tell(F.SEND_RARP, u64(value))
+        be.send(F.SEND_RARP, u64(value))
         be.barrier()
     except Closed:
         observed("it closed the connection")

@@ -164,7 +164,7 @@ def too_small(be: BackEnd) -> None:
     check(around == bytes([MARK]) * len(around), "nothing outside of the buffer", "bytes are")
     done = nic.rx.driver.pop() if came else None
     check(done is None or done[1] <= 64, "64 bytes at most", f"{done}")
-    be.alive("after a frame that exceeds the buffer")
+    be.check_responds("after a frame that exceeds the buffer")
     if done is None:
         observed("the buffer is left for a smaller frame")
     observed(f"the buffer is consumed, with {done[1]} bytes in it")
@@ -186,8 +186,8 @@ def mergeable(be: BackEnd, room: int) -> None:
     nic.send(frame)
     be.await_used(nic.rx, before + count)
     data = b"".join(nic.take(buffer) for buffer in buffers[:count])
-    told: int = struct.unpack_from("<H", data, 10)[0]
-    check(told == count, f"num_buffers {count}", f"{told}")
+    num_buffers: int = struct.unpack_from("<H", data, 10)[0]
+    check(num_buffers == count, f"num_buffers {count}", f"{num_buffers}")
     check(data[NET_HEADER:] == frame, "the frame, from buffer to buffer", "something else")
 
 

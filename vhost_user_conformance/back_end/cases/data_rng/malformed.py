@@ -31,7 +31,7 @@ _WRONG = {
     spec="virtio 1.3, 5.4.6.1",
 )
 def wrong_direction(be: BackEnd, name: str) -> None:
-    """The driver must not do that; no rule tells what the device does then."""
+    """The driver must not do that; no rule defines what the device does then."""
     ring = be.working_ring()
     pieces = [(ring.memory.allocate(64), 64) for _ in _WRONG[name]]
     by_direction: dict[bool, list[tuple[int, int]]] = {False: [], True: []}

@@ -123,7 +123,7 @@ def regions(be: BackEnd) -> None:
 
 
 def _distinct(parts: Iterable[bytes]) -> None:
-    """Raises `Failed` where two begin alike; those that are too short to tell are left out."""
+    """Raises `Failed` if two begin alike; those that are too short to compare are ignored."""
     heads = [part[:_DISTINCT] for part in parts if len(part) >= _DISTINCT]
     check(len(set(heads)) == len(heads), "different bytes in each request", "two begin alike")
 

@@ -106,8 +106,8 @@ def no_flag(be: BackEnd) -> None:
 def off_again(be: BackEnd) -> None:
     ring, log = ready(be)
     be.serve(ring)
-    be.tell(F.SET_FEATURES, u64(be.driver_features))
-    be.tell(F.SET_VRING_ADDR, be.address(ring))
+    be.send(F.SET_FEATURES, u64(be.driver_features))
+    be.send(F.SET_VRING_ADDR, be.address(ring))
     be.barrier()
     log.harvest()
     be.serve(ring)
@@ -145,7 +145,7 @@ def elsewhere(be: BackEnd) -> None:
     other = memory.allocate(PAGE, align=PAGE)
     address = bytearray(be.address(ring, log=True))
     address[32:40] = u64(other)
-    be.tell(F.SET_VRING_ADDR, bytes(address))
+    be.send(F.SET_VRING_ADDR, bytes(address))
     be.barrier()
     log.harvest()
     be.serve(ring)
@@ -182,8 +182,8 @@ def closed_descriptor(be: BackEnd) -> None:
 @area.case(815, "SET_LOG_FD is accepted", spec="VHOST_USER_SET_LOG_FD")
 def log_fd(be: BackEnd) -> None:
     be.agree()
-    be.tell(F.SET_LOG_FD, fds=(be.spare_fd(),))
-    be.alive("after SET_LOG_FD")
+    be.send(F.SET_LOG_FD, fds=(be.spare_fd(),))
+    be.check_responds("after SET_LOG_FD")
 
 
 @area.case(816, "A log that is smaller than memory is survived, or refused")

@@ -43,7 +43,7 @@ def _resume(be: BackEnd, ring: TestRing, region: Region, base: int) -> None:
 
 
 def _use(ring: TestRing, *jobs: Job) -> None:
-    """Complete requests in place of the device."""
+    """Complete requests instead of the device."""
     for at, job in enumerate(jobs):
         ring.memory.write(ring.used + 4 + 8 * at, struct.pack("<II", job.head, 1))
     ring.memory.write(ring.used + 2, struct.pack("<H", len(jobs)))
@@ -110,7 +110,7 @@ def both(be: BackEnd) -> None:
 )
 def completed_and_noted(be: BackEnd) -> None:
     ring, region, jobs = _left_over(be, 2)
-    # It died after the used index and before the region was updated: the ring has the last batch.
+    # It ended after the used index and before the region was updated: the ring has the last batch.
     _use(ring, jobs[0])
     region.note({job.head: count for count, job in enumerate(jobs)}, batch=jobs[0].head)
     _resume(be, ring, region, 2)

@@ -81,7 +81,7 @@ def not_mappable(be: BackEnd) -> None:
 def cut_short(be: BackEnd) -> None:
     memory = _refusing(be)
     try:
-        be.tell(F.SET_MEM_TABLE, memory.table[:-8], fds=memory.fds)
+        be.send(F.SET_MEM_TABLE, memory.table[:-8], fds=memory.fds)
         be.barrier()
     except Closed:
         return

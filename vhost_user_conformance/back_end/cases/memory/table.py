@@ -36,7 +36,7 @@ def _read_into(memory: Memory, ring: TestRing, gpa: int, size: int) -> Job:
 def regions(be: BackEnd, count: int) -> None:
     be.agree()
     be.memory(*[MIB] * count)
-    be.alive(f"with {count} regions")
+    be.check_responds(f"with {count} regions")
 
 
 @area.each(

@@ -189,7 +189,7 @@ def without_padding(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]
     try:
-        be.tell(F.ADD_MEM_REG, region.on_wire.pack(), fds=(region.fd,))
+        be.send(F.ADD_MEM_REG, region.on_wire.pack(), fds=(region.fd,))
         be.barrier()
     except Closed:
         observed("it closed the connection")
@@ -218,10 +218,10 @@ def _full(be: BackEnd, keep: int = 0) -> tuple[_Slices, int]:
         unsupported(f"it has {count} slots, and this case fills {_MOST} at most")
     slices = _Slices(be, count + 1)
     for number in range(count):
-        be.tell(F.ADD_MEM_REG, slices.payload(number), fds=(slices.fd,))
+        be.send(F.ADD_MEM_REG, slices.payload(number), fds=(slices.fd,))
         if number % 16 == 15:
             be.barrier()  # the kernel limits the number of descriptors in flight
-    be.alive(f"with {count} regions")
+    be.check_responds(f"with {count} regions")
     return slices, count
 
 
@@ -263,7 +263,7 @@ def in_flight(be: BackEnd) -> None:
 def bound(be: BackEnd) -> None:
     memory = slotted(be, *[MIB] * 8, added=False)
     for region in memory.regions:
-        be.tell(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
+        be.send(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
     for number in (6, 3):
         ring = ring_in(be, memory, number)
         be.serve(ring)
@@ -277,9 +277,9 @@ def back_and_forth(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]
     payload, fds = packed(region.on_wire), (region.fd,)
-    be.tell(F.ADD_MEM_REG, payload, fds=fds)
-    be.tell(F.REM_MEM_REG, payload)
-    be.tell(F.ADD_MEM_REG, payload, fds=fds)
+    be.send(F.ADD_MEM_REG, payload, fds=fds)
+    be.send(F.REM_MEM_REG, payload)
+    be.send(F.ADD_MEM_REG, payload, fds=fds)
     be.serve(ring_in(be, memory))
 
 
@@ -347,7 +347,7 @@ def stay(be: BackEnd) -> None:
 def whole_table(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     try:
-        be.tell(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
+        be.send(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
         be.barrier()
         ring = ring_in(be, memory)
         be.work.post(memory, ring)
@@ -378,8 +378,8 @@ def too_soon(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     ring = be.ring(memory, be.work.ring)
     try:
-        be.tell(F.SET_VRING_NUM, vring(ring.index, ring.size))
-        be.tell(F.SET_VRING_ADDR, be.address(ring))
+        be.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
+        be.send(F.SET_VRING_ADDR, be.address(ring))
         be.barrier()
     except Closed:
         observed("it closed the connection")

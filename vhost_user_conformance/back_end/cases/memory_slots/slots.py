@@ -49,25 +49,25 @@ def own_reply(be: BackEnd) -> None:
     be.agree(FEATURE)
     reply = be.ask(F.GET_MAX_MEM_SLOTS, need_reply=True)
     check(len(reply.payload) == 8, "8 bytes", f"{len(reply.payload)} bytes")
-    be.alive("with no acknowledgement in addition to the reply")
+    be.check_responds("with no acknowledgement in addition to the reply")
 
 
 @area.case(1004, "A region can be added and removed", needs=("REPLY_ACK",))
 def acknowledged(be: BackEnd) -> None:
     memory = slotted(be)
-    be.alive("with no second acknowledgement")
+    be.check_responds("with no second acknowledgement")
     remove(be, memory.regions[0])
-    be.alive("with no second acknowledgement")
+    be.check_responds("with no second acknowledgement")
 
 
 @area.case(1005, "ADD_MEM_REG and REM_MEM_REG without need_reply are not answered")
 def unanswered(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     region = memory.regions[0]
-    be.tell(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
-    be.alive("with no unsolicited reply")
-    be.tell(F.REM_MEM_REG, packed(region.on_wire))
-    be.alive("with no unsolicited reply")
+    be.send(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
+    be.check_responds("with no unsolicited reply")
+    be.send(F.REM_MEM_REG, packed(region.on_wire))
+    be.check_responds("with no unsolicited reply")
 
 
 @area.each(1006, (1, 2, 8, 32), "A ring in the last of {} regions is served", works=True)
@@ -196,7 +196,7 @@ def ring_region_gone(be: BackEnd) -> None:
     ring = ring_in(be, memory, 1)
     be.serve(ring)
     try:
-        be.tell(F.REM_MEM_REG, packed(memory.regions[1].on_wire))
+        be.send(F.REM_MEM_REG, packed(memory.regions[1].on_wire))
         be.barrier()
         ring.kick()
         be.barrier()
@@ -215,9 +215,9 @@ def ring_region_back(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB)
     ring = ring_in(be, memory, 1)
     be.serve(ring)
-    be.tell(F.REM_MEM_REG, packed(memory.regions[1].on_wire))
+    be.send(F.REM_MEM_REG, packed(memory.regions[1].on_wire))
     region = memory.regions[1]
-    be.tell(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
+    be.send(F.ADD_MEM_REG, packed(region.on_wire), fds=(region.fd,))
     be.work.post(memory, ring)
     try:
         be.barrier()

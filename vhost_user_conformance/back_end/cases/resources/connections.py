@@ -97,7 +97,7 @@ def connection_errors(be: BackEnd) -> None:
     def visit(other: BackEnd) -> None:
         other.agree()
         for index in range(other.rings):
-            other.tell(F.SET_VRING_ERR, u64(index), fds=(fd,))
+            other.send(F.SET_VRING_ERR, u64(index), fds=(fd,))
 
     no_more_descriptors(be, repeated(be, visit))
 

@@ -62,7 +62,7 @@ def log_fds(be: BackEnd) -> None:
     fd = be.spare_fd()
 
     def again() -> None:
-        be.tell(F.SET_LOG_FD, fds=(fd,))
+        be.send(F.SET_LOG_FD, fds=(fd,))
         be.barrier()
 
     no_more_descriptors(be, again)
@@ -158,11 +158,11 @@ def migrations(be: BackEnd) -> None:
 
     def once() -> None:
         be.log(ring.memory)
-        be.tell(F.SET_FEATURES, u64(be.driver_features | LOG_ALL))
-        be.tell(F.SET_VRING_ADDR, be.address(ring, log=True))
+        be.send(F.SET_FEATURES, u64(be.driver_features | LOG_ALL))
+        be.send(F.SET_VRING_ADDR, be.address(ring, log=True))
         be.serve(ring)
-        be.tell(F.SET_VRING_ADDR, be.address(ring))
-        be.tell(F.SET_FEATURES, u64(be.driver_features))
+        be.send(F.SET_VRING_ADDR, be.address(ring))
+        be.send(F.SET_FEATURES, u64(be.driver_features))
         be.barrier()
 
     no_more_descriptors(be, once)

@@ -39,13 +39,13 @@ def _refusals(be: BackEnd, offend: Callable[[BackEnd], object]) -> None:
 @area.case(1821, "Descriptors of an unknown request are closed", spec="Header")
 def unknown(be: BackEnd) -> None:
     fd = be.spare_fd()
-    _refusals(be, lambda other: other.tell(199, u64(0), fds=(fd, fd)))
+    _refusals(be, lambda other: other.send(199, u64(0), fds=(fd, fd)))
 
 
 @area.case(1822, "Descriptors with a request that takes none are closed", spec="Header")
 def stray(be: BackEnd) -> None:
     fd = be.spare_fd()
-    _refusals(be, lambda other: other.tell(F.SET_VRING_NUM, vring(0, 64), fds=(fd, fd)))
+    _refusals(be, lambda other: other.send(F.SET_VRING_NUM, vring(0, 64), fds=(fd, fd)))
 
 
 @area.case(1823, "Descriptors of an invalid table are closed")
@@ -53,7 +53,7 @@ def bad_tables(be: BackEnd) -> None:
     memory = be.memory(MIB, share=False)
     region = memory.regions[0].on_wire._replace(size=1 << 62)
     table = MemTable((region,)).pack()
-    _refusals(be, lambda other: other.tell(F.SET_MEM_TABLE, table, fds=memory.fds))
+    _refusals(be, lambda other: other.send(F.SET_MEM_TABLE, table, fds=memory.fds))
 
 
 @area.case(1824, "Descriptors of a log that cannot be mapped are closed", needs=("LOG_SHMFD",))
