@@ -146,7 +146,7 @@ def start(device: VhostDevice) -> Procedure:
 
 
 def start_ahead(device: VhostDevice) -> Procedure:
-    """`start` at a migration's destination, as much of it as possible before the switch-over.
+    """`start` at a migration's destination, as much of it as possible before the switchover.
 
     The messages before `AwaitSwitchover` do not depend on the contents of guest memory: memory
     table, ring sizes, call and kick descriptors. A back-end may read the used index when it gets
@@ -217,7 +217,7 @@ def _memory(device: VhostDevice) -> list[Request]:
 
 
 def _early_setup(device: VhostDevice, rings: list[Vring]) -> list[Request]:
-    """NUM, CALL, ADDR and KICK of each ring: what can be sent before the switch-over.
+    """NUM, CALL, ADDR and KICK of each ring: what can be sent before the switchover.
 
     The addresses are sent again after it, for back-ends that read the used index then. They are
     sent here as well because DPDK's vhost library translates them when it gets the KICK, and only
@@ -256,7 +256,7 @@ def _enable(device: VhostDevice, ring: Vring) -> list[Request]:
 def _late_setup(device: VhostDevice, rings: list[Vring]) -> list[list[Message]]:
     """BASE, ADDR and ENABLE of each ring, and its KICK if that was not sent before.
 
-    They are encoded before the switch-over and sent after it, when the bases are known.
+    They are encoded before the switchover and sent after it, when the bases are known.
     """
     prepared = []
     for ring in rings:

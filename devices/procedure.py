@@ -91,7 +91,7 @@ class AwaitSwitchover(NamedTuple):
     """The next steps depend on the contents of guest memory; resume when these are final.
 
     A strategy that prepares the destination drives procedures up to this step while the source
-    still runs. The others start procedures after the switch-over, and resume this step at once.
+    still runs. The others start procedures after the switchover, and resume this step at once.
     """
 
 

@@ -201,7 +201,7 @@ def disk(path: Path | None, spec: VmSpec, *, write: bool) -> DiskFile | None:
     """
     if path is None:
         if write:
-            raise OptionError("--write says what may be done with --disk FILE, which is missing")
+            raise OptionError("--write goes with --disk FILE, which is missing")
         return None
     if not any(KINDS[group.device_class].has_image for group in spec.groups):
         raise PreflightError(f"--disk {path}: the VM has no disk to put it behind; see --blk")

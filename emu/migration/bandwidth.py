@@ -24,7 +24,7 @@ class TokenBucket:
         clock: CLOCK_MONOTONIC nanoseconds, or another clock in a test.
 
     Attributes:
-        piece: bytes to send at once, so that the waits stay short and even.
+        chunk: bytes to send at once, so that the waits stay short and even.
     """
 
     def __init__(self, rate: int, clock: Callable[[], int] = now) -> None:

@@ -378,19 +378,19 @@ class _Batch:
         for reply in replies:
             close_all(reply.fds)
         name = job.part[count].opened.name
-        failure: VhostUserError
-        if outcome == wire.TIMED_OUT:
-            failure = DeadlineError(
-                "a reply", self._stage.timeout, device=task.device, message=name
-            )
-        else:
-            failure = Disconnected(
-                f"the peer has closed the connection (errno {number})",
-                device=task.device,
-                message=name,
-            )
+        failure = self._failure(outcome, number, task.device, name)
         step.connection.mark_broken(failure.text)
         raise failure
+
+    def _failure(self, outcome: int, number: int, device: str, message: str) -> VhostUserError:
+        """The error of a job that did not finish; ``number`` is the errno of the worker."""
+        if outcome == wire.TIMED_OUT:
+            return DeadlineError("a reply", self._stage.timeout, device=device, message=message)
+        return Disconnected(
+            f"the peer has closed the connection (errno {number})",
+            device=device,
+            message=message,
+        )
 
     def drain(self) -> None:
         """Wait until all workers are idle: a roll-back must be the only user of the devices."""

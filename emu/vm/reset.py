@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def reset_devices(vm: Vm) -> None:
     """Reset all devices and set them up anew, while reconnecting is paused and the vCPUs run.
 
-    A device whose back-end fails meanwhile is lost and does not hold up the others: its rings are
-    set up as well, so that it can be started when it has reconnected.
+    A device whose back-end fails meanwhile is lost and does not delay the others: its rings are set
+    up as well, so that it can be started when it has reconnected.
     """
     for index, device in enumerate(vm.devices):
         try:

@@ -36,12 +36,13 @@ from emu.vm.vm import Vm
 from emu.vm_process.commands import VmControl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from emu.migration.destination_base import DestinationBase
     from emu.migration.side import MigrationSide
     from emu.migration.stream import MigrationStream
     from emu.qmp.protocol import EventSink, JsonObject
+    from emu.strategies.base import Strategy
     from emu.vm.handover_state import VmHandoverState
 
 #: Seconds: the longest calc-time of calc-dirty-rate, as in QEMU.
@@ -56,6 +57,27 @@ def _need_back_ends(vm: Vm) -> None:
     """
     if vm.reconnect.lost:
         raise EmuError(f"without a back-end: {', '.join(map(str, vm.reconnect.lost.values()))}")
+
+
+def _credentials(tls: list[str] | None) -> Credentials | None:
+    return None if tls is None else Credentials(*tls)
+
+
+def _accept(listener: Listener, *, timeout: float, wait: bool = False) -> MigrationStream:
+    """A connection of the source.
+
+    Args:
+        listener: of the incoming migration.
+        timeout: seconds for the connection, and for each system call on it.
+        wait: wait for the connection without a limit.
+
+    Raises:
+        MigrationError: the incoming migration was cancelled, or no source has connected in time.
+    """
+    stream = listener.accept(timeout=timeout, connect_timeout=None if wait else timeout)
+    if stream is None:
+        raise MigrationError("listen", "cancelled")
+    return stream
 
 
 def make_control(emit: EventSink) -> Control:
@@ -180,16 +202,9 @@ class Control(VmControl):
         disks: JsonObject | None = None,
     ) -> JsonObject:
         self._refuse_while_migrating()
-        listener = Listener(uri, None if tls is None else Credentials(*tls))
+        listener = Listener(uri, _credentials(tls))
         job = Job(self._emit)
-        timeout = self._parameters.timeout
-
-        def accept(connect_timeout: float | None = timeout) -> MigrationStream:
-            stream = listener.accept(timeout=timeout, connect_timeout=connect_timeout)
-            if stream is None:
-                raise MigrationError("listen", "cancelled")
-            return stream
-
+        accept = partial(_accept, listener, timeout=self._parameters.timeout)
         try:
             side = (
                 self._handover_destination(job)
@@ -202,14 +217,13 @@ class Control(VmControl):
 
         def receive() -> None:
             with closing(listener):
-                side.run(accept(connect_timeout=None))
-
-        self._job = job
+                side.run(accept(wait=True))
 
         def abort() -> None:
             if not listener.cancel():
                 side.abort()
 
+        self._job = job
         job.start(side, receive, cancel=listener.cancel, abort=abort)
         return {"uri": listener.uri}
 
@@ -255,24 +269,13 @@ class Control(VmControl):
         self._refuse_while_measuring()
         job = Job(self._emit)
         open_stream = partial(
-            connect,
-            uri,
-            timeout=parameters.timeout,
-            credentials=None if tls is None else Credentials(*tls),
+            connect, uri, timeout=parameters.timeout, credentials=_credentials(tls)
         )
         between_runs = between or {}
         try:
             chosen = StrategyOptions(**options)
             scheduler = registry.make(strategy, chosen)
-            side = (HandoverSource if scheduler.hands_over else Source)(
-                vm,
-                scheduler,
-                parameters=parameters,
-                observe=job.observe,
-                history=self._history,
-                connect=open_stream,
-                report_fields=lambda: {"served": served(between_runs.get("stats", ()))},
-            )
+            side = self._source(scheduler, job, open_stream, between_runs.get("stats", ()))
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
 
@@ -289,6 +292,23 @@ class Control(VmControl):
 
         self._job = job
         job.start(side, send, cancel=side.cancel)
+
+    def _source(
+        self,
+        strategy: Strategy,
+        job: Job,
+        open_stream: Callable[[], MigrationStream],
+        stats: Sequence[str],
+    ) -> Source:
+        return (HandoverSource if strategy.hands_over else Source)(
+            self.vm,
+            strategy,
+            parameters=self._parameters,
+            observe=job.observe,
+            history=self._history,
+            connect=open_stream,
+            report_fields=lambda: {"served": served(stats)},
+        )
 
     def set_parameters(self, parameters: JsonObject) -> None:
         before = self._parameters

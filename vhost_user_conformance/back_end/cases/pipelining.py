@@ -1,7 +1,7 @@
 """VU-B-19xx: requests that are sent before earlier ones are answered.
 
 The specification does not require lock-step, and a stream socket preserves the order: a back-end
-sees the same messages, only sooner. A front-end saves the round trips of a switch-over. Descriptors
+sees the same messages, only sooner. A front-end saves the round trips of a switchover. Descriptors
 belong to the message whose first byte they are sent with, so that each message with descriptors is
 a write of its own.
 """
