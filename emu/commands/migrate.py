@@ -158,7 +158,7 @@ def migrate(**options: Any) -> None:
     names = tuple(strategy.NAME for strategy in strategies)
     handing_over = [strategy.NAME for strategy in strategies if strategy.hands_over]
     validate.transport(own.via, handing_over)
-    validate.exhibit(migration.unsafe, names)
+    validate.unsafe_strategy(migration.unsafe, names)
     if endpoint is not None:
         _check_single(own, names, handing_over)
     plan = MigrationPlan(

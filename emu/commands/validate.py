@@ -119,7 +119,7 @@ def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy],
         raise OptionError(str(error)) from None
 
 
-def exhibit(unsafe: str | None, names: Collection[str]) -> None:
+def unsafe_strategy(unsafe: str | None, names: Collection[str]) -> None:
     """Check that the strategy that ``--unsafe`` changes is selected.
 
     Raises:

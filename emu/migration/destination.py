@@ -11,8 +11,8 @@ from emu.errors import MigrationError
 from emu.migration.destination_base import DestinationBase
 from emu.migration.device_probe import prepared_payload
 from emu.migration.multifd import ReceivingChannels
-from emu.migration.state import load_devices, load_switchover
 from emu.migration.stream import Kind, MigrationStream
+from emu.migration.vmstate import load_devices, load_switchover
 from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import garbage_collector_off
 

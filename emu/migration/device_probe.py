@@ -22,7 +22,7 @@ from devices.procedure import Ask, Phase
 from emu.errors import MigrationError
 from emu.migration.convergence import DeviceDowntime
 from emu.migration.history import IdleCosts, NotifierCosts
-from emu.migration.state import pack_devices
+from emu.migration.vmstate import pack_devices
 from emu.strategies.base import DeviceCost
 from emu.strategies.split import Split
 from emu.strategies.task import Stage, begin_tasks

@@ -17,8 +17,8 @@ from emu.migration.multifd import SendingChannels
 from emu.migration.precopy import Precopy, PrecopyProgress
 from emu.migration.ram_sync import RamSync
 from emu.migration.side import MigrationSide
-from emu.migration.state import pack_devices, pack_switchover
 from emu.migration.stream import Kind, MigrationStream
+from emu.migration.vmstate import pack_devices, pack_switchover
 from emu.strategies.task import Stage, Task, begin_tasks
 from emu.strategies.timeline import garbage_collector_off
 from vhost_user.dirty_log import DirtyLog

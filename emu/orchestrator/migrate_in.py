@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.errors import MigrationError
-from emu.orchestrator import shared_disks
+from emu.orchestrator import disk_identity
 from emu.orchestrator.migration_outcome import MigrationOutcome, completed, reason
 from emu.report.load_results import IncomingReport
 
@@ -34,7 +34,7 @@ class IncomingMigration:
         supervisor, plan = self._supervisor, self._supervisor.plan
         if plan.disk is not None:
             supervisor.progress.step(f"read {plan.disk.path} on the host")
-        disk = shared_disks.of_file(plan, supervisor.watcher, supervisor.progress)
+        disk = disk_identity.file_identity(plan, supervisor.watcher, supervisor.progress)
         supervisor.progress.step(f"prepare: {description}")
         images = None if plan.images is None else str(plan.images)
         disks: JsonObject = {"images": images, "disk": disk}

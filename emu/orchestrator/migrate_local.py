@@ -10,7 +10,7 @@ import click
 
 from emu.errors import EmuError, MigrationError
 from emu.orchestrator.accounting import RequestAccounting
-from emu.orchestrator.disk_check import STEP_SECONDS, DiskReader, host_digest
+from emu.orchestrator.disk_digests import STEP_SECONDS, DiskReader, host_digest
 from emu.orchestrator.migration_outcome import MigrationOutcome, Role, completed, reason
 from emu.orchestrator.network.echo import EchoClient, ProbeClient
 from emu.orchestrator.vm_host import SLOW

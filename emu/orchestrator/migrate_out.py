@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.errors import MigrationError
 from emu.migration.endpoint import probe
-from emu.orchestrator import shared_disks
+from emu.orchestrator import disk_identity
 from emu.orchestrator.accounting import RequestAccounting
 from emu.orchestrator.migration_outcome import MigrationOutcome, completed, reason
 from emu.report.results import (
@@ -61,7 +61,7 @@ class OutgoingMigration:
         self._supervisor.start_programs()
         if machine.disk is not None:
             self._progress.step(f"read {machine.disk.path} on the host")
-        disk = shared_disks.of_file(machine, self._supervisor.watcher, self._progress)
+        disk = disk_identity.file_identity(machine, self._supervisor.watcher, self._progress)
         spec = machine.spec
         self._progress.step(
             f"boot: {spec.vcpus} vCPUs, {len(spec.devices)} devices, {spec.rings} rings"
@@ -74,7 +74,7 @@ class OutgoingMigration:
         )
         self._side.boot()
         self._supervisor.watcher.pause(WARM_UP)
-        with shared_disks.marked(machine.images) as mark:
+        with disk_identity.marked(machine.images) as mark:
             error = self._migrate({"mark": mark, "disk": disk})
         run = self._measure() if error is None else self._rolled_back(error)
         chosen = registry.make(run.strategy, registry.StrategyOptions(**self._plan.options))

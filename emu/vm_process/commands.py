@@ -79,7 +79,7 @@ class VmControl(Protocol):
         Args:
             uri: ``unix:PATH`` or ``tcp:ADDRESS:PORT``; port 0 selects a free port.
             tls: the fields of `emu.migration.tls.Credentials`, for TLS.
-            disks: identifies the disk images (`orchestrator.shared_disks`), to compare with the
+            disks: identifies the disk images (`orchestrator.disk_identity`), to compare with the
                 source's; None when the source is a side of the same run.
             handover: the source hands its memory and devices over (strategy ``handover``): the
                 machine is built from them later.
@@ -104,7 +104,7 @@ class VmControl(Protocol):
             options: fields of `emu.strategies.base.StrategyOptions`; others have their defaults.
             tls: see `incoming`.
             between: for a destination of another run: ``{"disks": identifies the disk images
-                (`orchestrator.shared_disks`), "stats": [path of the counters of each program that
+                (`orchestrator.disk_identity`), "stats": [path of the counters of each program that
                 serves disks]}``. Both sides then exchange completion reports.
         """
 

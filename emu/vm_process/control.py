@@ -16,7 +16,7 @@ from emu.errors import EmuError, MigrationError
 from emu.guest.image_check import check_image
 from emu.locking.locks import enable_checking
 from emu.machine.accel.registry import resolve
-from emu.migration import same_disks
+from emu.migration import disk_comparison
 from emu.migration.destination import Destination
 from emu.migration.device_probe import calibrate
 from emu.migration.dirty_rate import DirtyRate
@@ -238,7 +238,7 @@ class Control(VmControl):
             parameters=self._parameters,
             observe=job.observe,
             history=self._history,
-            check_disks=None if disks is None else partial(same_disks.differences, disks),
+            check_disks=None if disks is None else partial(disk_comparison.differences, disks),
             accept=accept,
         )
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emu.qmp.protocol import JsonObject
 
-_PREFIX = ".emu-migration-"
+#: Of the name of the file with which a source marks the directory of images.
+MARK_PREFIX = ".emu-migration-"
 
 
 def differences(mine: JsonObject, source: JsonObject) -> list[str]:
     """The differences between the source's disks and this side's, as text.
 
     Args:
-        mine: ``{"images": directory or None, "disk": of_file()}``.
-        source: ``{"mark": of marked(), "disk": of_file()}``, from the source's HELLO.
+        mine: ``{"images": directory or None, "disk": file_identity()}``.
+        source: ``{"mark": of marked(), "disk": file_identity()}``, from the source's HELLO.
     """
     found = []
     mark, images = source.get("mark"), mine.get("images")
@@ -40,4 +41,4 @@ def differences(mine: JsonObject, source: JsonObject) -> list[str]:
 
 def _has_mark(images: Path, mark: str) -> bool:
     # The name comes from the other side: it must not contain a path to another directory.
-    return mark.isalnum() and (images / f"{_PREFIX}{mark}").exists()
+    return mark.isalnum() and (images / f"{MARK_PREFIX}{mark}").exists()

@@ -12,8 +12,8 @@ import pytest
 
 from emu.config.plan import DiskFile
 from emu.errors import SignalError
-from emu.orchestrator import disk_check
-from emu.orchestrator.disk_check import (
+from emu.orchestrator import disk_digests
+from emu.orchestrator.disk_digests import (
     HELD_BACK,
     STEPS,
     DiskReader,
@@ -81,7 +81,7 @@ def test_the_position_of_the_reader_is_shown_with_the_total_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line for each quarter of the disk."""
-    monkeypatch.setattr(disk_check, "_POLL", 0.001)
+    monkeypatch.setattr(disk_digests, "_POLL", 0.001)
     side = cast("VmHost", Reading(64 * MIB))
     reader = DiskReader(DiskFile(tmp_path / "disk", 64 * MIB, writable=False), side)
     out = io.StringIO()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.migration.same_disks import differences
+from emu.migration.disk_comparison import differences
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from emu.errors import PreflightError
-from emu.migration.same_disks import _PREFIX
-from emu.orchestrator.disk_check import host_digest
+from emu.migration.disk_comparison import MARK_PREFIX
+from emu.orchestrator.disk_digests import host_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from emu.report.progress import Progress
 
 
-def of_file(
+def file_identity(
     plan: MachinePlan, watcher: SignalWatcher, progress: Progress | None = None
 ) -> JsonObject | None:
     """Size and digest of the user's image file of the first disk, if there is one.
@@ -50,7 +50,7 @@ def marked(images: Path | None) -> Iterator[str | None]:
         yield None
         return
     mark = secrets.token_hex(16)
-    path = images / f"{_PREFIX}{mark}"
+    path = images / f"{MARK_PREFIX}{mark}"
     try:
         path.touch(exist_ok=False)
     except OSError as error:

@@ -9,7 +9,7 @@ import pytest
 
 from devices.blk import VhostUserBlk
 from emu.errors import MigrationError
-from emu.migration.state import load_devices, load_switchover, pack_devices, pack_switchover
+from emu.migration.vmstate import load_devices, load_switchover, pack_devices, pack_switchover
 from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
