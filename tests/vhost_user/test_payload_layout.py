@@ -41,7 +41,7 @@ def test_a_class_without_a_layout_and_sizes_is_an_error() -> None:
 
         value: int
 
-    with pytest.raises(TypeError, match="Empty: give a layout or sizes"):
+    with pytest.raises(TypeError, match="Empty needs a layout or sizes"):
         payload()(Empty)  # type: ignore[type-var]
     assert "Empty" not in {kind.__name__ for kind in SHAPES}
 
