@@ -72,7 +72,7 @@ class Stopped:
         for ring in rings:
             gpa, _ = self.rig.alloc(1)
             self.rig.rings[ring].add([], [(gpa, 1)])
-        self.settle()
+            self.settle()  # after each, so that the device takes them in this order
         assert len(self.device.taken) == had + len(rings)
 
     def stop(self, *rings: int) -> None:
