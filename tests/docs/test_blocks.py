@@ -45,6 +45,9 @@ def test_a_block_runs(block: Block, shells: dict[Path, Shell]) -> None:
             pytest.skip(f"{program} is not installed")
     if block.document not in shells:
         shells[block.document] = Shell()
+        for other in blocks(block.document):
+            if other.file:  # its own test is deselected where only `slow` ones run
+                shells[block.document].run(other)
     shells[block.document].run(block)
 
 
