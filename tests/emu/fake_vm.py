@@ -3,7 +3,7 @@
 The environment variable ``FAKE_VM``, a list of words, selects its faults:
 
     refuse-create  die-at-start  die-in-migration  fail-migration  hang-migration  mute
-    lose           other-disk    garbage-timeline
+    lose           other-disk    garbage-timeline  refuse-migration  no-report
 """
 
 from __future__ import annotations
@@ -27,6 +27,21 @@ if TYPE_CHECKING:
 
 WORDS = set(os.environ.get("FAKE_VM", "").split())
 DOWNTIME = 0.002
+#: The completion reports.
+REPORT_OF_DESTINATION = {
+    "downtime_ns": 4_000_000,
+    "downtime_error_ns": 250_000,
+    "guest_gap_ns": 5_000_000,
+    "commits": 2,
+    "spans": [["dst", "blk", "blk0", None, "dst.set_mem_table", 1_000_000, 3_000_000, 2, False]],
+}
+REPORT_OF_SOURCE = {
+    "strategy": "split",
+    "downtime_ns": 4_000_000,
+    "downtime_error_ns": 250_000,
+    "precopy": {"bytes": 1 << 20, "rounds": 2},
+    "served": 10,
+}
 
 
 class FakeVm(VmControl):
@@ -91,12 +106,19 @@ class FakeVm(VmControl):
         return {"uri": uri}
 
     def _receive(self, listener: socket.socket) -> None:
-        with listener, listener.accept()[0] as stream, stream.makefile("rb") as lines:
+        with listener:
+            while not self._receive_from(listener.accept()[0]):
+                """A probe: it has disconnected without a migration."""
+
+    def _receive_from(self, stream: socket.socket) -> bool:
+        with stream, stream.makefile("rb") as lines:
             line = lines.readline()
             if not line:
-                self._emit("MIGRATION", {"status": "failed", "error-desc": "nothing came"})
-                return
+                return False
             state = json.loads(line)
+            if "refuse-migration" in WORDS:
+                self._emit("MIGRATION", {"status": "failed", "error-desc": "no such disk"})
+                return True
             self._log = RequestLog(**state["log"])
             self._position, self._limit = state["reader"]
             self._marks = {"running_ns": time.monotonic_ns()}
@@ -104,6 +126,7 @@ class FakeVm(VmControl):
             self._emit("RESUME", {})
             self._emit("MIGRATION", {"status": "completed"})
             stream.sendall(b"running\n")
+        return True
 
     def set_parameters(self, parameters: JsonObject) -> None:
         """They change nothing here."""
@@ -194,6 +217,9 @@ class FakeVm(VmControl):
         if start:
             answer["requests_in_flight_at_stop"] = 5
             answer["precopy"] = {"rounds": 2, "bytes": 1 << 20, "ms": 1.5}
+            answer["destination"] = {} if "no-report" in WORDS else REPORT_OF_DESTINATION
+        else:
+            answer["source"] = {} if "no-report" in WORDS else REPORT_OF_SOURCE
         return answer
 
     def request_log(self) -> JsonObject:

@@ -1,0 +1,135 @@
+"""The completion reports: what each side sends, and the downtime that follows from both."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from emu.errors import MigrationError
+from emu.migration import clocks, completion
+from emu.migration.stream import Kind, MigrationStream
+from tests.timeouts import TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.migration.clocks import Offset
+
+MS = 1_000_000
+SECOND = 1000 * MS
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
+    """Of the source and of the destination."""
+    one, other = socket.socketpair()
+    streams = MigrationStream(one, timeout=TIMEOUT), MigrationStream(other, timeout=TIMEOUT)
+    yield streams
+    for stream in streams:
+        stream.close()
+
+
+class Destination:
+    """A destination in a thread whose clock is ahead by so many nanoseconds."""
+
+    def __init__(self, stream: MigrationStream, report: dict[str, Any], *, ahead: int = 0) -> None:
+        self.received: dict[str, Any] = {}
+        self._stream = stream
+        self._report = report
+        self._ahead = ahead
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        if self._ahead:
+            clocks.answer(self._stream, clock=lambda: clocks.now() + self._ahead)
+            completion.send(self._stream, self._report)
+            self.received = completion.receive(self._stream)
+        else:
+            self.received = completion.exchange_at_destination(
+                self._stream, same_clock=True, report=self._report
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """What it has received."""
+        self._thread.join(TIMEOUT)
+        assert not self._thread.is_alive()
+        return self.received
+
+
+def described(downtime: int, offset: Offset) -> dict[str, Any]:
+    return {"downtime_ns": downtime, "same": offset.same}
+
+
+def test_on_one_clock_the_downtime_is_the_difference(
+    ends: tuple[MigrationStream, MigrationStream],
+) -> None:
+    destination = Destination(ends[1], {"marks": {"running_ns": 150 * MS}, "commits": 3})
+    found = completion.exchange_at_source(ends[0], 100 * MS, [], described)
+    assert found == {
+        "marks": {"running_ns": 150 * MS},
+        "commits": 3,
+        "downtime_ns": 50 * MS,
+        "offset_ns": 0,
+        "downtime_error_ns": None,
+    }
+    assert destination.finish() == {"downtime_ns": 50 * MS, "same": True}
+
+
+@pytest.mark.parametrize("ahead", [3600 * SECOND, -3600 * SECOND])
+def test_between_two_clocks_the_offset_is_subtracted(
+    ends: tuple[MigrationStream, MigrationStream], ahead: int
+) -> None:
+    """And the error is what the round trips leave open."""
+    answering = threading.Thread(
+        target=clocks.answer, args=(ends[1],), kwargs={"clock": lambda: clocks.now() + ahead}
+    )
+    answering.start()
+    before = clocks.probe(ends[0])
+    answering.join(TIMEOUT)
+    start = clocks.now()
+    end = start + 70 * MS
+    destination = Destination(ends[1], {"marks": {"running_ns": end + ahead}}, ahead=ahead)
+    found = completion.exchange_at_source(ends[0], start, before, described)
+    assert abs(found["downtime_ns"] - 70 * MS) <= found["downtime_error_ns"]
+    assert abs(found["offset_ns"] - ahead) <= found["downtime_error_ns"]
+    assert destination.finish() == {"downtime_ns": found["downtime_ns"], "same": False}
+
+
+@pytest.mark.parametrize(
+    "report", [{}, {"marks": {}}, {"marks": {"running_ns": "soon"}}, {"marks": 1}]
+)
+def test_a_report_without_the_end_of_the_blackout_is_invalid(
+    ends: tuple[MigrationStream, MigrationStream], report: dict[str, Any]
+) -> None:
+    completion.send(ends[1], report)
+    with pytest.raises(MigrationError, match="without the end of the blackout"):
+        completion.exchange_at_source(ends[0], 0, [], described)
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "text"),
+    [
+        (Kind.RUNNING, b"", "received RUNNING, expected COMPLETION"),
+        (Kind.COMPLETION, b"no JSON", "an invalid COMPLETION"),
+        (Kind.COMPLETION, b"[1]", "an invalid COMPLETION"),
+    ],
+)
+def test_another_section_is_no_report(
+    ends: tuple[MigrationStream, MigrationStream], kind: Kind, payload: bytes, text: str
+) -> None:
+    ends[1].send(kind, payload)
+    with pytest.raises(MigrationError, match=text):
+        completion.receive(ends[0])
+
+
+def test_a_side_that_has_disconnected_sends_none(
+    ends: tuple[MigrationStream, MigrationStream],
+) -> None:
+    ends[1].close()
+    with pytest.raises(MigrationError):
+        completion.receive(ends[0])
