@@ -12,6 +12,7 @@ import pytest
 from emu.errors import MigrationError
 from emu.migration import clocks, completion
 from emu.migration.stream import Kind, MigrationStream
+from emu.strategies.timeline import now
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Destination:
 
     def _run(self) -> None:
         if self._ahead:
-            clocks.answer(self._stream, clock=lambda: clocks.now() + self._ahead)
+            clocks.answer(self._stream, clock=lambda: now() + self._ahead)
             completion.send(self._stream, self._report)
             self.received = completion.receive(self._stream)
         else:
@@ -86,12 +87,12 @@ def test_between_two_clocks_the_offset_is_subtracted(
 ) -> None:
     """And the error is what the round trips leave open."""
     answering = threading.Thread(
-        target=clocks.answer, args=(ends[1],), kwargs={"clock": lambda: clocks.now() + ahead}
+        target=clocks.answer, args=(ends[1],), kwargs={"clock": lambda: now() + ahead}
     )
     answering.start()
     before = clocks.probe(ends[0])
     answering.join(TIMEOUT)
-    start = clocks.now()
+    start = now()
     end = start + 70 * MS
     destination = Destination(ends[1], {"marks": {"running_ns": end + ahead}}, ahead=ahead)
     found = completion.exchange_at_source(ends[0], start, before, described)

@@ -7,9 +7,9 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
+from emu.migration.same_disks import differences
 
 from emu.errors import PreflightError
-from emu.migration.same_disks import differences
 from emu.orchestrator import shared_disks
 from emu.orchestrator.signals import SignalWatcher
 from tests.emu.fake_runs import disk_file, machine_plan

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
-from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
-from emu.config.device_kinds import KINDS
 from emu.config.vm_spec import VmSpec
 from emu.errors import OptionError
 from emu.report.results import (
@@ -25,12 +22,7 @@ from emu.report.sweep import (
     sizes,
     table,
 )
-from tests import slow
 from tests.emu.fake_runs import machine_plan
-from tests.emu.test_cli import emu
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def report(devices: int, stop_ms: float) -> MigrationReport:
@@ -71,26 +63,3 @@ def test_growth_is_against_the_smallest_vm_of_the_strategy() -> None:
     console.print(table(points, plain=True))
     lines = out.getvalue().splitlines()
     assert any("320 | 10x" in line and " 6.00 | 3.0x |" in line for line in lines)
-
-
-def test_a_sweep_end_to_end(tmp_path: Path) -> None:
-    """Two small VMs; the JSON has their points and migrations."""
-    path = tmp_path / "sweep.json"
-    small = ("--vcpus", "2", "--memory", "256M", "--repeat", "1", "--load", "light",
-             "--accel", "soft")  # fmt: skip
-    result = emu("sweep", "--devices", "2,4", "--rings", "2", "-s", "prewired", *small,
-                 "--json", str(path))  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    points = json.loads(path.read_text())["points"]
-    assert [(point["devices"], point["rings"]) for point in points] == [(2, 4), (4, 8)]
-    assert all(0 < p["stop_ms"] < p["downtime_ms"] for p in points)
-    assert "prewired" in result.stdout
-
-
-@pytest.mark.parametrize(
-    "option", slow.all_but({"--vm"}, [*(f"--{name}" for name in KINDS), "--vm"])
-)
-def test_a_sweep_has_no_options_for_devices(option: str) -> None:
-    """They are refused, and the help does not list them."""
-    assert emu("sweep", option, "2x2").returncode == 2
-    assert option not in emu("sweep", "--help").stdout.split()

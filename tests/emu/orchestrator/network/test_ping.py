@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest

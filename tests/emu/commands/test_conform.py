@@ -1,0 +1,83 @@
+"""`emu conform`: its errors for both roles, and its lists."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.commands.conform import conform
+from tests.timeouts import PROGRAM_TIMEOUT
+from tests.vhost_user_conformance.pytest_plugin.sessions import WRONG_BASE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+BOTH = [
+    ((), 2, "--socket PATH or --exec COMMAND"),
+    (("--exec", "true"), 2, "write {socket} where"),
+    (("--socket", "x", "--patience", "nan"), 2, "nan is not a number"),
+    (("--socket", "x", "--json", "/none/x"), 1, "--json /none/x: there is no directory"),
+    (("--exec", "/no/such {socket}"), 1, "No such file"),
+    (("--exec", "false {socket}"), 1, "the program ended with status 1"),
+    (("--socket", "x", "--only", "nothing"), 2, "the areas are framing"),
+    (("--exec", "'"), 2, "No closing quotation"),
+]
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments", "status", "text"),
+    [
+        *((role, *row) for role in ("back-end", "front-end") for row in BOTH),
+        ("back-end", ("--socket", "/no/such"), 1, "no program listens"),
+        (
+            "front-end",
+            ("--socket", "/no/such/s"),
+            1,
+            "/no/such/s: cannot listen there: No such file",
+        ),
+    ],
+)
+def test_an_error_is_one_line(role: str, arguments: Sequence[str], status: int, text: str) -> None:
+    """The line states what is wrong."""
+    argv = [sys.executable, "-m", "emu.cli", "conform", role, *arguments]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert text in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("role", ["back-end", "front-end"])
+def test_a_list_has_the_chosen_cases_only(role: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As text, and as a document; no peer is needed."""
+    letter = "B" if role == "back-end" else "F"
+    arguments = [role, "--list", "--only", "framing", "--only", f"VU-{letter}-0401"]
+    conform.main(arguments, standalone_mode=False)
+    lines = capsys.readouterr().out
+    conform.main([*arguments, "--json", "-"], standalone_mode=False)
+    document = json.loads(capsys.readouterr().out)
+    assert document["role"] == role
+    areas = {case["area"] for case in document["cases"]}
+    assert areas == {"framing", "rings"}
+    for case in document["cases"]:
+        assert case["id"] in lines
+
+
+def test_a_case_that_fails_is_the_status(tmp_path: Path) -> None:
+    """The files are written before; an ERROR counts with --strict only."""
+    out = tmp_path / "out.json"
+    program = f"{shlex.quote(sys.executable)} -c {shlex.quote(WRONG_BASE)} --socket-path {{socket}}"
+    arguments = ["back-end", "--device", "net", "--only", "bases", "--json", str(out)]
+    argv = [sys.executable, "-m", "emu.cli", "conform", *arguments, "--exec", program, "--quiet"]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT, check=False
+    )
+    assert done.returncode == 1
+    assert json.loads(out.read_text())["summary"]["FAIL"] >= 1

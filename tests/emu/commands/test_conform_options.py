@@ -1,0 +1,60 @@
+"""The options of `emu conform`: the same for both roles, but for what only a back-end has."""
+# ruff: noqa: D103 - the names say what they are about
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from emu.commands.conform import conform
+from vhost_user.features import DIALECTS
+from vhost_user_conformance.model.device_class import DEVICE_CLASSES
+
+ROLES = ("back-end", "front-end")
+
+
+def options(role: str) -> dict[str, click.Option]:
+    command = conform.get_command(click.Context(conform), role)
+    assert command is not None
+    return {
+        name: option
+        for option in command.params
+        if isinstance(option, click.Option)
+        for name in option.opts
+    }
+
+
+def parsed(role: str, *arguments: str) -> dict[str, object]:
+    command = conform.get_command(click.Context(conform), role)
+    assert command is not None
+    return command.make_context(role, list(arguments)).params
+
+
+def test_only_a_back_end_has_a_disk_that_is_overwritten() -> None:
+    back, front = (set(options(role)) for role in ROLES)
+    assert back - front == {"--scratch"}
+    assert front - back == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_devices_and_dialects_are_those_that_the_suite_knows(role: str) -> None:
+    found = options(role)
+    for name, known in (("--device", DEVICE_CLASSES), ("--dialect", DIALECTS)):
+        kind = found[name].type
+        assert isinstance(kind, click.Choice)
+        assert set(kind.choices) == set(known)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_without_options_nothing_is_chosen(role: str) -> None:
+    values = parsed(role)
+    assert (values["path"], values["command"], values["device"]) == (None, None, None)
+    assert (values["only"], values["json_file"], values["junitxml"]) == ((), None, None)
+    assert (values["strict"], values["listed"], values["quiet"]) == (False, False, False)
+
+
+@pytest.mark.parametrize("text", ["0", "61", "nan", "soon"])
+def test_the_time_for_an_answer_has_limits(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        parsed("back-end", "--patience", text)
+    assert parsed("back-end", "--patience", "0.5")["patience"] == 0.5

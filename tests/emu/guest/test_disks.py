@@ -1,0 +1,83 @@
+"""The disks' driver: its rings, its paced load, and the reader of a user's disk."""
+# ruff: noqa: D103 - the name of a test is its documentation
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from emu.config.vm_spec import ShapeError
+from emu.guest.config import BlkFeatures, GuestConfig, ReaderConfig
+from emu.guest.layout import scratch_bytes
+from tests.emu.guest.small_machine import small_spec
+from vhost_user.virtio.blk import SECTOR_SIZE
+
+if TYPE_CHECKING:
+    from tests.emu.guest.conftest import MakeGuest
+
+SECTORS = scratch_bytes(2) // SECTOR_SIZE
+
+
+def test_each_ring_of_each_disk_is_a_unit(make_guest: MakeGuest) -> None:
+    disks = make_guest(small_spec(blk="2x2")).program.disks
+    places = [(queue.place.number, queue.place.position) for queue in disks.queues]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert disks.units == disks.queues
+    assert disks.reader is None
+
+
+def test_a_users_disk_is_read_and_not_written_to(make_guest: MakeGuest) -> None:
+    """Its rings are the reader's, and interrupt it."""
+    config = GuestConfig(reader=ReaderConfig(SECTORS))
+    guest = make_guest(small_spec(net="", blk="2x2"), config)
+    disks = guest.program.disks
+    assert disks.reader is not None
+    assert {queue.place.number for queue in disks.queues} == {1}
+    assert disks.units[-1] is disks.reader
+    assert len(list(disks.handlers())) == 4
+    guest.program.start_load("none")
+    disks.reader.start(None)
+    for _ in range(200):
+        guest.ticks(1)
+        guest.settle()
+    assert disks.reader.status().done
+    assert {sector for _, sector, _ in guest.devices.log} != set()
+
+
+@pytest.mark.parametrize("room", [-1, 0])
+def test_a_disk_has_room_for_the_workload_of_its_rings(make_guest: MakeGuest, room: int) -> None:
+    features = [BlkFeatures(capacity=SECTORS + room)] * 2
+    if room < 0:
+        with pytest.raises(ShapeError, match=f"blk0 has {SECTORS - 1} sectors; the workload of 2"):
+            make_guest(small_spec(blk="2x2"), GuestConfig(disks=features))
+    else:
+        make_guest(small_spec(blk="2x2"), GuestConfig(disks=features))
+
+
+def test_a_light_load_kicks_at_the_next_tick(make_guest: MakeGuest) -> None:
+    """One request on the next ring in turn."""
+    guest = make_guest(small_spec(net="", blk="2x2"))
+    guest.program.start_load("light")
+    kicked = []
+    for _ in range(6):
+        guest.ticks(1)
+        kicked.append(list(guest.machine.notified))
+        guest.settle()
+    assert kicked[0] == []
+    assert [tick[0] for tick in kicked[1:]] == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0)]
+
+
+def test_counters_and_serial_numbers_are_those_of_the_rings(make_guest: MakeGuest) -> None:
+    guest = make_guest(small_spec(net="", blk="2x2"))
+    disks = guest.program.disks
+    assert disks.serial(1) == ""
+    guest.program.start_load("heavy")
+    guest.ticks(4)
+    guest.run(100)
+    assert disks.serial(1) == "small-disk"
+    assert disks.stats()["requests"] == guest.program.request_log().completed > 0
+    assert disks.requests_in_flight() == guest.program.requests_in_flight() > 0
+    written = disks.generations(0)
+    assert written
+    assert disks.generations(7) == {}
