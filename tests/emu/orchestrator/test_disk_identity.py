@@ -7,10 +7,10 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
-from emu.migration.same_disks import differences
 
 from emu.errors import PreflightError
-from emu.orchestrator import shared_disks
+from emu.migration.disk_comparison import differences
+from emu.orchestrator import disk_identity
 from emu.orchestrator.signals import SignalWatcher
 from tests.emu.fake_runs import disk_file, machine_plan
 
@@ -22,7 +22,7 @@ def test_a_mark_is_in_the_directory_during_the_block_only(tmp_path: Path) -> Non
     """The destination finds it there, and not in another directory."""
     other = tmp_path / "other"
     other.mkdir()
-    with shared_disks.marked(tmp_path) as mark:
+    with disk_identity.marked(tmp_path) as mark:
         source = {"mark": mark, "disk": None}
         assert differences({"images": str(tmp_path), "disk": None}, source) == []
         assert len(differences({"images": str(other), "disk": None}, source)) == 1
@@ -31,25 +31,25 @@ def test_a_mark_is_in_the_directory_during_the_block_only(tmp_path: Path) -> Non
 
 
 def test_each_migration_has_a_mark_of_its_own(tmp_path: Path) -> None:
-    with shared_disks.marked(tmp_path) as one, shared_disks.marked(tmp_path) as other:
+    with disk_identity.marked(tmp_path) as one, disk_identity.marked(tmp_path) as other:
         assert one != other
 
 
 def test_without_a_directory_there_is_no_mark() -> None:
-    with shared_disks.marked(None) as mark:
+    with disk_identity.marked(None) as mark:
         assert mark is None
 
 
 def test_a_directory_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     with (
         pytest.raises(PreflightError, match=r"--images .*none: No such file or directory"),
-        shared_disks.marked(tmp_path / "none"),
+        disk_identity.marked(tmp_path / "none"),
     ):
         pass
 
 
 def test_a_mark_that_has_gone_meanwhile_is_no_error(tmp_path: Path) -> None:
-    with shared_disks.marked(tmp_path):
+    with disk_identity.marked(tmp_path):
         (file,) = tmp_path.iterdir()
         file.unlink()
 
@@ -59,8 +59,8 @@ def test_the_users_file_is_described_by_size_and_digest(tmp_path: Path) -> None:
     content = bytes(range(256)) * 16
     plan = machine_plan(disk=disk_file(tmp_path / "disk", content))
     with SignalWatcher() as watcher:
-        assert shared_disks.of_file(plan, watcher) == {
+        assert disk_identity.file_identity(plan, watcher) == {
             "size": 4096,
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        assert shared_disks.of_file(machine_plan(), watcher) is None
+        assert disk_identity.file_identity(machine_plan(), watcher) is None
