@@ -12,6 +12,7 @@ import click
 from emu.commands import validate
 from emu.commands.conform_options import ConformOptions, conform_options
 from emu.commands.json_output import deliver, report_stream
+from emu.commands.option_values import values_of
 from emu.errors import EmuError, OptionError, PreflightError, SignalError
 from vhost_user_conformance import errors as conformance
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
@@ -95,14 +96,14 @@ def conform(context: click.Context) -> None:
 @conform_options(BACK_END)
 def back_end(**options: Any) -> None:
     """Test a back-end."""
-    _conform(BACK_END, ConformOptions(**options))
+    _conform(BACK_END, values_of(ConformOptions, options))
 
 
 @conform.command("front-end", help=FRONT_END_HELP, short_help="Test a front-end.")
 @conform_options(FRONT_END)
 def front_end(**options: Any) -> None:
     """Test a front-end."""
-    _conform(FRONT_END, ConformOptions(**options))
+    _conform(FRONT_END, values_of(ConformOptions, options))
 
 
 @contextmanager

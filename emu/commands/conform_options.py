@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ConformOptions:
     """The values of `conform_options`; ``scratch`` is an option for back-ends only."""
 

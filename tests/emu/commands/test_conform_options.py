@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import click
 import pytest
 
 from emu.commands.conform import conform
+from emu.commands.conform_options import ConformOptions
+from emu.commands.option_values import values_of
 from vhost_user.features import DIALECTS
 from vhost_user_conformance.model.device_class import DEVICE_CLASSES
 
@@ -58,3 +62,12 @@ def test_the_time_for_an_answer_has_limits(text: str) -> None:
     with pytest.raises(click.BadParameter):
         parsed("back-end", "--patience", text)
     assert parsed("back-end", "--patience", "0.5")["patience"] == 0.5
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_option_is_a_field_of_the_record(role: str) -> None:
+    names = {field.name for field in fields(ConformOptions)}
+    assert {option.name for option in options(role).values()} == names - (
+        set() if role == "back-end" else {"scratch"}
+    )
+    assert not values_of(ConformOptions, parsed(role)).scratch

@@ -31,18 +31,23 @@ def events() -> Events:
     return queue.SimpleQueue()
 
 
-@pytest.fixture
-def control(hosts: tuple[Host, Host], owned: ExitStack, events: Events) -> Control:
-    """The control of a VM under load."""
-    made = make_control(lambda name, data: events.put((name, data)))
-    made.create(
-        name="A",
+def _create(control: Control, name: str, host: Host) -> None:
+    """Describe the VM to a control that has none."""
+    control.create(
+        name=name,
         spec=vm_file.spec_to_json(SPEC),
         accel="soft",
         costs="native",
         load="heavy",
-        backends=hosts[0].sockets,
+        backends=host.sockets,
     )
+
+
+@pytest.fixture
+def control(hosts: tuple[Host, Host], owned: ExitStack, events: Events) -> Control:
+    """The control of a VM under load."""
+    made = make_control(lambda name, data: events.put((name, data)))
+    _create(made, "A", hosts[0])
     owned.callback(made.close)
     made.start()
     await_requests(made.vm)
@@ -104,14 +109,7 @@ def test_the_status_before_and_after_an_incoming_migration(
     other = make_control(lambda name, data: other_events.put((name, data)))
     owned.callback(other.close)
     assert other.query_status() == {"status": "prelaunch", "running": False}
-    other.create(
-        name="B",
-        spec=vm_file.spec_to_json(SPEC),
-        accel="soft",
-        costs="native",
-        load="heavy",
-        backends=hosts[1].sockets,
-    )
+    _create(other, "B", hosts[1])
     uri = other.incoming(f"unix:{tmp_path / 'stream'}", handover=handover)["uri"]
     awaiting = "prelaunch" if handover else "inmigrate"
     assert other.query_status() == {"status": awaiting, "running": False}

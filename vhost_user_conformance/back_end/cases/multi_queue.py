@@ -97,6 +97,9 @@ def own_kicks(be: BackEnd) -> None:
     one, other = _rings(be, 2)
     be.serve(one)
     be.serve(other)
+    # Until it has looked at the ring once more, it serves what it finds there without a kick.
+    be.barrier()
+    be.barrier()
     be.work.post(other.memory, other)
     one.kick()
     polled = other.await_used(2, QUIET)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import VRING_NO_FD
-from vhost_user_conformance.front_end.acts import CONT, START
+from vhost_user_conformance.front_end.acts import ASKED, CONT, START
 from vhost_user_conformance.front_end.descriptors import EVENTFD, PIPE
 from vhost_user_conformance.front_end.recording import RING_FDS, F
 from vhost_user_conformance.front_end.request_scripts import ENOUGH, FOR_A_WHILE, ONE_AT_A_TIME
@@ -21,17 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vhost_user_conformance.front_end.recording import Received, Recording
-    from vhost_user_conformance.front_end.script import ScriptedSession
-    from vhost_user_conformance.front_end.tester import FrontEnd
-
-
-from typing import TYPE_CHECKING
-
-from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
-from vhost_user_conformance.front_end.acts import ASKED
-
-if TYPE_CHECKING:
-    from vhost_user_conformance.front_end.recording import Recording
     from vhost_user_conformance.front_end.script import ScriptedSession
     from vhost_user_conformance.front_end.tester import FrontEnd
 

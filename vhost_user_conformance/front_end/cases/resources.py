@@ -10,16 +10,18 @@ from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported
 
 if TYPE_CHECKING:
-    from vhost_user_conformance.front_end.tester import FrontEnd
-
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
+    from vhost_user_conformance.front_end.recording import Recording
     from vhost_user_conformance.front_end.tester import FrontEnd
 
 area = Area("resources", FRONT_END, "long-running VMs")
 CYCLES = 8
+
+
+def _check_open_files(recording: Recording) -> None:
+    counts = recording.open_files
+    if not counts:
+        unsupported("the suite has not started the front-end: use --exec")
+    check(counts[-1] <= counts[0], f"{counts[0]} open files, as after the first cycle", f"{counts}")
 
 
 @area.case(1801, "Stopping and continuing does not leave files open", spec="")
@@ -27,20 +29,14 @@ def descriptors(fe: FrontEnd) -> None:
     acts = (START, *(STOP, CONT) * CYCLES)
     recording = fe.session(Script(f"stopped and continued {CYCLES} times", acts))
     recording.did(CONT)
-    counts = recording.open_files
-    if not counts:
-        unsupported("the suite has not started the front-end: use --exec")
-    check(counts[-1] <= counts[0], f"{counts[0]} open files, as after the first cycle", f"{counts}")
+    _check_open_files(recording)
 
 
 @area.case(1803, "Resetting does not leave files open", spec="")
 def descriptors_of_resets(fe: FrontEnd) -> None:
     recording = fe.session(Script("reset 4 times", (START, *(RESET,) * 4)))
     recording.did(RESET)
-    counts = recording.open_files
-    if not counts:
-        unsupported("the suite has not started the front-end: use --exec")
-    check(counts[-1] <= counts[0], f"{counts[0]} open files, as after the first cycle", f"{counts}")
+    _check_open_files(recording)
 
 
 @area.case(1802, "The same messages are sent each time that the VM continues", spec="")

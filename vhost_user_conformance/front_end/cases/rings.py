@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Received
     from vhost_user_conformance.front_end.tester import FrontEnd
 
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vhost_user_conformance.front_end.tester import FrontEnd
-
-
 area = Area("rings", FRONT_END, "Ring states")
 
 PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES

@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
     from vhost_user_conformance.front_end.tester import FrontEnd
 
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vhost_user_conformance.front_end.recording import Recording
-    from vhost_user_conformance.front_end.tester import FrontEnd
-
-
 area = Area("status", FRONT_END, "VHOST_USER_SET_STATUS")
 
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, FAILED = 1, 2, 4, 8, 128

@@ -12,12 +12,6 @@ from vhost_user_conformance.model.verdict import check, observed
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.tester import FrontEnd
 
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vhost_user_conformance.front_end.tester import FrontEnd
-
 area = Area("timing", FRONT_END, "a stream socket and a slow back-end")
 
 
