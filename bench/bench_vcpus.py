@@ -6,21 +6,18 @@ do not compete for the interpreter with the thread that pauses them.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from devices.notifiers import Irqfd
-from emu.machine.accel import registry
-from emu.machine.vcpus import VcpuSet
-from vhost_user.eventfd import PythonEventfds
+from tests.emu.machine.soft_vcpus import SoftVcpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench.figures import Figure
+    from emu.machine.vcpus import VcpuSet
 
 #: The vCPUs of the RFC's VM.
 VCPUS = 224
@@ -53,26 +50,14 @@ class Guest:
 @pytest.fixture(params=["halted", "busy"])
 def running(request: pytest.FixtureRequest) -> Iterator[tuple[str, VcpuSet]]:
     """The state of the vCPUs (halted or busy), and all of them."""
-    accel = registry.create("soft", lambda *_: None)
-    vcpus = VcpuSet(VCPUS, accel)
-    fds = PythonEventfds().create(VCPUS)
-    accel.set_routes({index: index for index in range(VCPUS)})
-    for index, fd in enumerate(fds):
-        accel.change_irqfds((), [Irqfd(index, fd)])
-
-    def call(vcpu: int) -> None:
-        os.eventfd_write(fds[vcpu], 1)
-
+    made = SoftVcpus(VCPUS)
     busy = request.param == "busy"
-    vcpus.start(Guest(call if busy else None))
-    vcpus.resume(TIMEOUT)
+    made.run(Guest(made.signal if busy else None))
     for vcpu in range(VCPUS):
         if busy:
-            call(vcpu)
-    yield request.param, vcpus
-    vcpus.stop()
-    accel.close()
-    PythonEventfds().close(fds)
+            made.signal(vcpu)
+    yield request.param, made.vcpus
+    made.close()
 
 
 @pytest.mark.parametrize("step", [pytest.param("pause", marks=pytest.mark.smoke), "resume"])

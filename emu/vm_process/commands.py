@@ -1,11 +1,7 @@
 """The commands of a VM's monitor.
 
-The methods of `VmControl` are the monitor's commands; their arguments and results are JSON:
-
-    x-create x-start migrate-incoming migrate migrate_cancel migrate-set-parameters
-    query-migrate-parameters query-migrate query-status stop cont system_reset calc-dirty-rate
-    query-dirty-rate x-timeline x-ledger x-quiesce x-resume-load x-stats x-verify x-disk-reader
-    x-release quit
+The methods of `VmControl` are the monitor's commands, by the names in `commands`; their arguments
+and results are JSON. The monitor itself has ``quit``.
 
 A VM process starts without a VM. ``x-create`` configures one; then ``x-start`` boots it, or
 ``migrate-incoming`` waits for it. After ``x-release`` the process has no VM again, so two such
