@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from typing import TYPE_CHECKING
 
 from emu.errors import CancelledError
@@ -112,6 +113,9 @@ class Job:
             lost = {} if self.side is None else self.side.lost
             parts = [str(error), *(f"{name} is left without a back-end" for name in lost)]
             self._error = "; ".join(parts)
+        except Exception as error:  # noqa: BLE001  a strategy of a plug-in may raise anything
+            traceback.print_exc()  # for the log of the process
+            self._error = f"{type(error).__name__}: {error}"
         finally:
             self._end(status)
 

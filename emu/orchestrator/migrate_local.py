@@ -258,7 +258,12 @@ class MigrationSeries:
         self._progress.detail(
             "check the guest's request log, the images and the back-ends' counters"
         )
-        integrity = self._accounting.compare(here)
+        try:
+            integrity = self._accounting.compare(here)
+        except EmuError as error:
+            if result.error is None:
+                raise
+            raise EmuError(f"{result.error}; then {error}") from error
         if not last:
             here.execute("x-resume-load", timeout=SLOW)
         return dataclasses.replace(result, integrity=integrity, disk_sha256=digest)

@@ -3,7 +3,7 @@
 The environment variable ``FAKE_VM``, a list of words, selects its faults:
 
     refuse-create  die-at-start  die-in-migration  fail-migration  hang-migration  mute
-    lose           other-disk    garbage-timeline  refuse-migration  no-report
+    lose           other-disk    garbage-timeline  refuse-migration  no-report  busy
 """
 
 from __future__ import annotations
@@ -230,6 +230,8 @@ class FakeVm(VmControl):
 
     def quiesce(self, timeout: float) -> None:
         """No load any more."""
+        if "busy" in WORDS:
+            raise EmuError("3 requests are in flight")
         self._loaded = False
 
     def resume_load(self) -> None:

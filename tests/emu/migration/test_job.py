@@ -102,6 +102,15 @@ def test_a_migration_that_fails_has_a_reason(error: Exception, status: str) -> N
     assert run.job.describe()["error-desc"] == run.events[-1][1]["error-desc"] == text
 
 
+def test_an_error_that_is_not_of_emu_is_the_reason_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a plug-in's strategy; its traceback is in the log of the process."""
+    run = Run()
+    run.start(fail(AttributeError("no such thing")))
+    run.end()
+    assert run.events[-1][1]["error-desc"] == "AttributeError: no such thing"
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
 def test_after_a_cancel_only_the_end_is_reported() -> None:
     run = Run()
     run.start(fail(CancelledError()), cancel=lambda: True)

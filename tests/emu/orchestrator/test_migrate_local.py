@@ -98,6 +98,7 @@ def test_silence_after_the_cancel_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         ("die-at-start", "VM process A ended with status 7: the fake machine caught fire"),
         ("die-in-migration", "VM process A ended with status 1: KeyError: 'ring'"),
         ("garbage-timeline", "an invalid timeline"),
+        ("fail-migration busy", "net0: refused; then VM A: 3 requests are in flight"),
     ],
 )
 def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, word: str, line: str) -> None:
