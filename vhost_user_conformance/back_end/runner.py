@@ -14,7 +14,7 @@ from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.device_class import row_of
 from vhost_user_conformance.model.result import CaseResult, Offered, evidence
 from vhost_user_conformance.model.verdict import CaseEnd, Verdict
-from vhost_user_conformance.peer.program import START_FACTOR, connect
+from vhost_user_conformance.peer.program import CONNECT_FACTOR, connect
 from vhost_user_conformance.peer.runner import CaseRunner
 from vhost_user_conformance.peer.wire import Closed, Nonsense, Wire, WireError
 
@@ -226,7 +226,7 @@ class BackEndRunner(CaseRunner):
         if not program.running:
             program.stop()
             program.start()
-        return self._dial(max(START_TIMEOUT, START_FACTOR * self._timeout))
+        return self._dial(max(START_TIMEOUT, CONNECT_FACTOR * self._timeout))
 
     def _dial(self, timeout: float | None = None) -> Wire:
         """One more connection to the running program; it is not started again."""

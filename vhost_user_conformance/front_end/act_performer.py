@@ -11,6 +11,7 @@ from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.front_end.acts import ASKED, CONT, END, LOG, RESET, START
 from vhost_user_conformance.front_end.qmp import Qmp
 from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.peer.program import CONNECT_FACTOR
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +101,7 @@ class ActPerformer:
         """Connect to the QMP server, which may start later than the vhost-user device."""
         if self._qmp_path is None:
             return None
-        deadline = time.monotonic() + ACT_TIMEOUT
+        deadline = time.monotonic() + CONNECT_FACTOR * self._timeout
         while True:
             try:
                 return Qmp(self._qmp_path)
@@ -121,10 +122,11 @@ class ActPerformer:
         if qmp is None:
             return NO_QMP
         qmp.do(act)
-        if not session.pump(lambda: qmp.answered, ACT_TIMEOUT, qmp):
+        limit = max(ACT_TIMEOUT, BOOT_FACTOR * self._timeout)  # a host may be busy
+        if not session.pump(lambda: qmp.answered, limit, qmp):
             if session.over:
                 return f"the front-end closed the connection at {act}"
-            return f"the front-end did not answer {act} within {ACT_TIMEOUT:g} s"
+            return f"the front-end did not answer {act} within {limit:g} s"
         if qmp.refusal:
             return f"the front-end refused to {act}: {qmp.refusal}"
         reached = {LOG: _logged, RESET: _restarted}.get(act, _answered)

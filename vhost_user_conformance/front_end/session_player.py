@@ -13,7 +13,7 @@ from vhost_user_conformance.front_end.act_performer import ACT_TIMEOUT, ActPerfo
 from vhost_user_conformance.front_end.acts import END, START
 from vhost_user_conformance.front_end.recording import F
 from vhost_user_conformance.front_end.session import Session
-from vhost_user_conformance.peer.program import START_FACTOR
+from vhost_user_conformance.peer.program import CONNECT_FACTOR
 from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class SessionPlayer:
 
     def _accept(self) -> Wire:
         # After one failure to connect the wait is short: many cases may follow.
-        timeout = self._timeout * (1 if self.gone else START_FACTOR)
+        timeout = self._timeout * (1 if self.gone else CONNECT_FACTOR)
         sock = self._await_connection(timeout)
         if sock is None:
             program = self._program

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: A program may take this many times the time limit for an answer until it listens or connects: it
 #: starts, and the host may be busy.
-START_FACTOR = 30
+CONNECT_FACTOR = 30
 #: Seconds for a program to end after SIGTERM.
 END_TIMEOUT = 3.0
 _RETRY = 0.01
