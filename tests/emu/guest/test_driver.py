@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.guest.config import GuestConfig
-from emu.guest.control_page import Mode
+from emu.guest.control_page import MODE, Mode
 from emu.guest.driver import Driver
-from tests.emu.guest.small_machine import small_spec
+from tests.emu.guest.small_machine import SmallMachine, small_spec
 
 if TYPE_CHECKING:
     from emu.guest.control_page import GuestContext
@@ -68,9 +68,6 @@ def test_a_device_is_booted_alone(make_guest: MakeGuest) -> None:
 def test_a_tick_makes_the_light_load_only(
     make_guest: MakeGuest, mode: Mode, paused: bool, lights: int
 ) -> None:
-    from emu.guest.control_page import MODE
-    from tests.emu.guest.small_machine import SmallMachine
-
     driver, context = make(Paced, make_guest)
     assert isinstance(driver, Paced)
     context.set(MODE, mode)

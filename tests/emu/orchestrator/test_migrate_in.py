@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -62,9 +64,6 @@ def test_the_users_disk_is_read_before_the_vm_is_built(owned: ExitStack, tmp_pat
 
 
 def test_the_end_of_the_vms_process_ends_the_wait(owned: ExitStack, tmp_path: Path) -> None:
-    import os
-    import signal
-
     runs = TwoRuns(tmp_path, owned)
     os.kill(runs.incoming._side.pids[0], signal.SIGKILL)
     with pytest.raises(ProgramError, match="VM process A ended by SIGKILL"):

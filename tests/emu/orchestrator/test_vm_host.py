@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from emu.orchestrator.run_directory import RunDirectory
 from emu.orchestrator.signals import SignalWatcher
 from emu.orchestrator.vm_host import VmHost
 from tests.emu.fake_runs import FAKE_VM, disk_file, machine_plan, no_leftovers
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +106,9 @@ def test_a_process_that_ends_during_a_command_is_an_error_with_its_last_line(
 def test_the_end_of_any_program_ends_a_wait(owned: ExitStack, which: int) -> None:
     """Of the VM's process, or of a back-end."""
     side = host(owned)
-    os.kill(side.pids[which], signal.SIGKILL)
+    program = psutil.Process(side.pids[which])
+    program.kill()
+    wait_until(lambda: program.status() == psutil.STATUS_ZOMBIE, "the program has ended")
     with pytest.raises(ProgramError, match="by SIGKILL"):
         side.execute("query-commands", timeout=vm_host.QUICK)
 

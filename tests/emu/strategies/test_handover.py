@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from devices import lifecycle
 from devices.procedure import Phase
 from emu.strategies.base import DeviceCost
 from emu.strategies.handover import Handover
 from emu.strategies.prewired import Prewired
+from emu.strategies.task import begin_tasks
 from tests.emu.strategies.test_contract import stage_of
 
 if TYPE_CHECKING:
@@ -30,9 +32,6 @@ def test_it_keeps_the_devices_and_changes_notifiers_outside_of_the_blackout() ->
 
 def test_all_notifiers_change_in_one_commit(vm: Vm) -> None:
     """The rings stay started."""
-    from devices import lifecycle
-    from emu.strategies.task import begin_tasks
-
     vm.reconnect.pause()
     vm.pause_vcpus()
     stage, before = stage_of(vm), vm.machine.commits
