@@ -161,7 +161,7 @@ def _hugepages() -> Finding:
         count = int((folder / "nr_hugepages").read_text())
         if count:
             sizes.append(f"{count} of {folder.name.removeprefix('hugepages-')}")
-    advice = "a DPDK back-end wants them: sysctl vm.nr_hugepages=512 (2 MiB each)"
+    advice = "a DPDK back-end needs them: sysctl vm.nr_hugepages=512 (2 MiB each)"
     return Finding("hugepages", bool(sizes), ", ".join(sizes) or "none reserved", advice)
 
 

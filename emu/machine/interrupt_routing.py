@@ -1,4 +1,4 @@
-"""Notify addresses and interrupt vectors of all rings, and the vCPU that each vector goes to."""
+"""Notify addresses and interrupt vectors of all rings, and the vCPU of each vector."""
 
 from __future__ import annotations
 

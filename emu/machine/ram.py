@@ -111,7 +111,7 @@ class GuestRam:
         """Guest memory itself, writable. After a write the caller calls `mark`.
 
         Raises:
-            RamError: not all of it is memory, or it spans the hole.
+            RamError: a part of the range is not memory, or it spans the hole.
         """
         end = gpa + length
         if 0 <= gpa <= end <= self._low_end:

@@ -28,7 +28,7 @@ _TIME = struct.Struct("<q")
 
 
 def identity() -> str:
-    """The identity of this clock: processes with equal ones read the same CLOCK_MONOTONIC.
+    """The identity of this clock: processes with the same identity read the same CLOCK_MONOTONIC.
 
     Each boot of a machine, and each time namespace in it, has its own.
     """

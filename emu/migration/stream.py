@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 HEADER = struct.Struct("<IIQ")
 _ENTRY = struct.Struct("<QQ")
 _TIMEVAL = struct.Struct("@ll")
-#: Runs in one RAM section: with the table, one sendmsg takes them all (IOV_MAX is 1024).
+#: Runs in one RAM section: with the table, one sendmsg can send them (IOV_MAX is 1024).
 RUNS_PER_SECTION = 1000
-#: From this length on a run goes by sendfile; below it, one sendmsg for many runs costs less.
+#: Bytes: runs of this length or more are sent by sendfile; one sendmsg for many shorter runs is
+#: faster.
 SENDFILE_BYTES = 256 << 10
 #: Bytes of the largest payload that is accepted, not counting memory.
 MAX_PAYLOAD = 64 << 20

@@ -53,9 +53,9 @@ class TlsSocket(ssl.SSLSocket):
         return self.recv_into(views[0]), [], 0, None
 
     def shutdown(self, how: int) -> None:
-        """Shut the connection down, but still use TLS for what is received afterwards.
+        """Shut the connection down, but still decrypt the bytes that are received afterwards.
 
-        Python's own would return it as plain bytes.
+        Python's own `shutdown` would return the encrypted bytes.
         """
         socket.socket.shutdown(self, how)
 

@@ -29,25 +29,24 @@ if TYPE_CHECKING:
     from emu.orchestrator.signals import SignalWatcher
     from emu.qmp.protocol import JsonObject
 
-#: Commands that only the run of a VM process sends to it.
+#: Commands that are not for the user: `emu run` and `emu migrate` send them to their VM processes.
 _INTERNAL = {"x-create", "x-start", "x-release", "migrate-incoming"}
 #: Seconds of one wait, which is repeated; connecting and booting have timeouts of their own.
-_LOOK = 60.0
+_WAIT = 60.0
 
 
 class AttachPlan(NamedTuple):
-    """What `emu attach` is asked for.
+    """The options of `emu attach`.
 
     Attributes:
-        spec: shape of the VM.
+        spec: vCPUs, memory and devices of the VM.
         backends: socket path of each device's back-end, by the device's name.
         accel: ``auto``, ``soft`` or ``kvm``.
         load: ``none``, ``light`` or ``heavy``.
-        monitor: where its monitor listens, or None for none.
+        monitor: socket path of its monitor, or None.
         scratch: the contents of the disks may be overwritten. Without it a disk that the guest
             writes to must be all zeroes.
-        rings_given: the devices have as many rings as ``spec`` has; otherwise that number is a
-            placeholder, and they have as many as their back-ends offer.
+        rings_given: the number of rings is that of ``spec``; otherwise the back-ends' offer.
     """
 
     spec: VmSpec
@@ -60,18 +59,18 @@ class AttachPlan(NamedTuple):
 
 
 class AttachedVm:
-    """The VM and its monitor. A context manager: at its end the devices are stopped, too.
+    """The VM and its monitor, as a context manager: its exit stops the devices and closes both.
 
     Args:
-        plan: which VM.
-        notice: called with a line when a device loses its back-end, and when it has one again.
-        waiting: called with a line when a back-end does not listen yet.
+        plan: the options.
+        notice: called with a line of text when a device loses its back-end or is reconnected.
+        waiting: called with a line of text when a back-end does not listen yet.
 
     Attributes:
         accel: ``soft`` or ``kvm``, once the VM has started.
 
     Raises:
-        EmuError, OSError: there can be no such VM, or no such monitor.
+        EmuError, OSError: the monitor's socket cannot be created.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class AttachedVm:
         if self._monitor is not None:
             self._monitor.close()
         if self._starter is not None and self._starter.is_alive():
-            return  # it waits for a back-end, and ends with the process
+            return  # the thread waits for a back-end; it ends with the process
         with contextlib.suppress(Exception):  # the command ends, whatever error a device reports
             self._control.stop()
         self._control.close()
@@ -114,7 +113,7 @@ class AttachedVm:
 
         Raises:
             SignalError: a signal ends the command, also while a back-end does not answer.
-            VhostUserError: a back-end is not there, or is not what the VM needs.
+            VhostUserError: a back-end does not listen, or lacks a feature that the VM needs.
             EmuError: a disk holds data, and the plan does not allow it to be overwritten.
         """
         ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -131,7 +130,7 @@ class AttachedVm:
 
         self._starter = threading.Thread(target=boot, name="boot", daemon=True)
         self._starter.start()
-        while not watcher.wait((ended,), _LOOK):
+        while not watcher.wait((ended,), _WAIT):
             pass
         self._starter.join()
         os.close(ended)
@@ -141,14 +140,14 @@ class AttachedVm:
             self._monitor.start()
 
     def _boot(self) -> None:
-        """Connect the back-ends, make the VM that they can serve, and boot it."""
+        """Connect the back-ends, create the VM with the rings that they offer, and boot it."""
         plan = self._plan
         with contextlib.ExitStack() as connected:
             back_ends = {}
             for device in plan.spec.devices:
-                made = connect(device, plan.backends[device.name], self._waiting)
-                connected.callback(made.connection.close)
-                back_ends[device.name] = made
+                back_end = connect(device, plan.backends[device.name], self._waiting)
+                connected.callback(back_end.connection.close)
+                back_ends[device.name] = back_end
             spec = plan.spec if plan.rings_given else with_offered_rings(plan.spec, back_ends)
             vm = Vm(
                 spec,
@@ -168,7 +167,7 @@ class AttachedVm:
         self._control.boot(vm, plan.load)
 
     def _check_disks(self, devices: Sequence[VhostDevice]) -> None:
-        """Check that the guest may overwrite the disks; it writes nothing without a load."""
+        """Check that the guest may overwrite the disks; without a load it does not write."""
         if self._plan.scratch or self._plan.load == "none":
             return
         for device in devices:
@@ -176,13 +175,13 @@ class AttachedVm:
                 check_zeroes(device, TIMEOUT)
 
     def run(self, watcher: SignalWatcher, seconds: float | None) -> None:
-        """Return when the time is over, or after a monitor client's ``quit``.
+        """Return after ``seconds``, or when a client of the monitor has sent ``quit``.
 
         Raises:
             SignalError: a signal ends the command.
         """
         fds = () if self._monitor is None else (self._monitor.over_fd,)
-        while not watcher.wait(fds, _LOOK if seconds is None else seconds):
+        while not watcher.wait(fds, _WAIT if seconds is None else seconds):
             if seconds is not None:
                 return
         if self._monitor is not None and self._monitor.failure is not None:
@@ -196,14 +195,14 @@ class AttachedVm:
         """Check that each device has a back-end, and that each request completed correctly.
 
         Raises:
-            EmuError: one has none, or did not; the text names all of them.
+            EmuError: names the lost devices, or the counters of the requests that failed.
         """
         lost = self._control.vm.reconnect.lost
         if lost:
             raise EmuError("; ".join(map(str, lost.values())))
         log = self._control.vm.guest.request_log()
         if not log.intact:
-            raise EmuError(_complaint(log))
+            raise EmuError(_failed_requests(log))
 
     def _emit(self, name: str, data: JsonObject) -> None:
         if self._monitor is not None:
@@ -214,8 +213,8 @@ class AttachedVm:
             self._notice(f"{data['device']}: has a back-end again")
 
 
-def _complaint(log: RequestLog) -> str:
+def _failed_requests(log: RequestLog) -> str:
     counters = ("lost", "duplicated", "corrupted", "errors", "packets_duplicated")
     found = [(getattr(log, name), name) for name in (*counters, "packets_reordered")]
-    what = ", ".join(f"{count} {name.replace('_', ' ')}" for count, name in found if count)
-    return f"of {log.requests} requests and {log.packets_sent} packets: {what}"
+    failed = ", ".join(f"{count} {name.replace('_', ' ')}" for count, name in found if count)
+    return f"of {log.requests} requests and {log.packets_sent} packets: {failed}"

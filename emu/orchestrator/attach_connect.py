@@ -1,4 +1,4 @@
-"""Connects the back-ends of `emu attach` before the VM is made: its shape depends on them.
+"""Connects the back-ends of `emu attach` before the VM is created: they determine its rings.
 
 Each back-end gets one connection, which the VM's device then uses: many back-ends end when their
 first front-end disconnects.
@@ -22,40 +22,41 @@ if TYPE_CHECKING:
 
 #: Seconds for a back-end to listen, and for each of its replies.
 TIMEOUT = 10.0
-#: Seconds for a back-end that is just starting; after these the wait is reported.
-AT_ONCE = 0.2
-#: Rings of a device whose back-end offers more, unless the user asks for them.
-USUAL_RINGS = 2
+#: Seconds to wait for a back-end before a line about the wait is printed.
+QUIET_TIMEOUT = 0.2
+#: Rings of a device whose back-end offers more, unless the user sets their number.
+DEFAULT_RINGS = 2
 
 
 def connect(device: DeviceSpec, path: str, waiting: Callable[[str], None]) -> BackEnd:
-    """Connect to a device's back-end, and ask what it offers.
+    """Connect to a device's back-end, and negotiate features.
 
     Args:
-        device: of the VM that is to be made; its rings do not matter.
+        device: of the future VM; its number of rings is not used.
         path: the back-end's socket.
-        waiting: called with a line when no back-end listens there yet.
+        waiting: called with a line of text when no back-end listens there yet.
 
     Raises:
         EmuError: the back-end offers no queue.
-        VhostUserError: none listens in time, the path is no socket, or it breaks the protocol.
+        VhostUserError: no back-end listens in time, the path is not a socket, or the back-end
+            breaks the protocol.
     """
     name = device.name
     try:
-        connection = FrontendConnection.connect(path, name=name, timeout=AT_ONCE)
+        connection = FrontendConnection.connect(path, name=name, timeout=QUIET_TIMEOUT)
     except DeadlineError:
         waiting(f"{name}: waiting for a back-end at {path} ({TIMEOUT:g} s)")
         connection = FrontendConnection.connect(path, name=name, timeout=TIMEOUT)
     front_end: type[VhostDevice] = load(KINDS[device.device_class].front_end)
-    made = front_end.negotiate(connection, TIMEOUT)
-    if not made.queues:
+    back_end = front_end.negotiate(connection, TIMEOUT)
+    if not back_end.queues:
         connection.close()
         raise EmuError(f"{name}: the back-end at {path} offers no queue")
-    return made
+    return back_end
 
 
 def with_offered_rings(spec: VmSpec, back_ends: Mapping[str, BackEnd]) -> VmSpec:
-    """The shape with `USUAL_RINGS` for each device, or as many as its back-end offers if fewer.
+    """The spec with `DEFAULT_RINGS` for each device, or fewer if its back-end offers fewer.
 
     Args:
         spec: its rings are placeholders.
@@ -66,6 +67,6 @@ def with_offered_rings(spec: VmSpec, back_ends: Mapping[str, BackEnd]) -> VmSpec
         kind = KINDS[group.device_class]
         names = [device.name for device in spec.devices if device.device_class == kind.name]
         offered = min(back_ends[name].queues for name in names) * kind.rings_per_unit
-        return dataclasses.replace(group, rings=min(USUAL_RINGS, offered, kind.max_rings))
+        return dataclasses.replace(group, rings=min(DEFAULT_RINGS, offered, kind.max_rings))
 
     return dataclasses.replace(spec, groups=tuple(map(usable, spec.groups)))

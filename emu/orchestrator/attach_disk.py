@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class _NoGuest:
-    """The ring's eventfds are used by this process, and by no vCPU: nothing is to be assigned."""
+    """Ignores edits: this process uses the ring's eventfds, so no notifiers are assigned."""
 
     def apply(self, edits: Sequence[Edit]) -> None:
         """See `emu.strategies.task.Committer`."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Handover(Prewired):
-    """Memory, connections and eventfds go to the destination by SCM_RIGHTS.
+    """Memory, connections and eventfds are sent to the destination by SCM_RIGHTS.
 
     The back-ends are neither stopped nor reconnected, and no memory is copied
     (`emu.migration.handover` implements both sides). This strategy changes only the notifiers of

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from emu.strategies.task import Stage, Task
 
 EITHER, DOUBLE_DISABLE, DEADLOCK = MODES = ("either", "double-disable", "deadlock")
-#: What the error's text contains when the failure of a mode occurred.
+#: A part of the error's text if the failure of a mode occurred.
 _ERROR_TEXTS = {
     DOUBLE_DISABLE: ("was disabled by two threads",),
     DEADLOCK: ("deadlock: ",),
     EITHER: ("was disabled by two threads", "deadlock: "),
 }
-#: What each mode is meant to demonstrate.
+#: The failure that each mode demonstrates.
 _FAILURES = {
     DOUBLE_DISABLE: "a notifier disabled by two threads",
     DEADLOCK: "the deadlock",
@@ -56,7 +56,7 @@ class _Disabled(NamedTuple):
 class UnsafeThreads(Threads):
     """Workers disable host notifiers themselves; the coordinator joins them under the big lock.
 
-    The edits that assign, and those of guest notifiers, go to the coordinator as in `Threads`.
+    The coordinator commits edits that assign, and those of guest notifiers, as in `Threads`.
 
     Args:
         workers: size of the pool.

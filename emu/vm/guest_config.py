@@ -32,7 +32,7 @@ def guest_config(
 
     Args:
         devices: all devices of the VM, connected.
-        disk: what the guest does with the image of ``blk0``; None for the usual workload.
+        disk: how the guest uses the image of ``blk0``; None for the usual workload.
         timeout: seconds for each reply.
 
     Raises:

@@ -127,7 +127,7 @@ class Accelerator(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def find_limits(cls, vcpus: int) -> Limits:
-        """The limits of a machine with so many vCPUs on this host.
+        """The limits of a machine with ``vcpus`` vCPUs on this host.
 
         Raises:
             EmuError: the accelerator does not work on this host; the text has the reason and,

@@ -42,7 +42,7 @@ def missing() -> list[str]:
 
 
 def limits(vcpus: int = 1) -> Limits:
-    """The limits of a VM with so many vCPUs on this host.
+    """The limits of a VM with ``vcpus`` vCPUs on this host.
 
     Raises:
         KvmError: there is no KVM, or a capability is missing.

@@ -45,7 +45,7 @@ def _class_of(name: str) -> type[Accelerator]:
 
 
 def limits(name: str, *, vcpus: int = 1) -> Limits:
-    """The limits of an accelerator on this host for a machine with so many vCPUs.
+    """The limits of an accelerator on this host for a machine with ``vcpus`` vCPUs.
 
     Raises:
         EmuError: it is unknown, or does not work on this host; the text has the reason and, where

@@ -185,7 +185,7 @@ class SoftAccelerator(Accelerator):
         return self._scheduler.vcpus
 
     def kick(self, vcpus: Sequence[int]) -> None:
-        """See `Accelerator.kick`. Emulated guest code reads `RunGate.paused` by itself."""
+        """See `Accelerator.kick`. Emulated guest code reads `RunGate.paused` itself."""
 
     def wake(self, vcpus: Sequence[int]) -> None:
         """See `Accelerator.wake`."""
