@@ -41,7 +41,7 @@ def test_rings_are_the_back_ends_choice_unless_they_are_given() -> None:
         (("--blk", "b", "--for", "soon"), "--for 'soon' is not a duration"),
     ],
 )
-def test_options_that_make_no_vm(arguments: tuple[str, ...], text: str) -> None:
-    """No connection is made."""
+def test_options_without_a_valid_vm_are_refused(arguments: tuple[str, ...], text: str) -> None:
+    """Before a connection is opened."""
     with pytest.raises(OptionError, match=text):
         attach.main(list(arguments), standalone_mode=False)

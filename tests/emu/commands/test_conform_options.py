@@ -1,4 +1,4 @@
-"""The options of `emu conform`: the same for both roles, but for what only a back-end has."""
+"""The options of `emu conform`: common ones, and those of back-ends only."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_devices_and_dialects_are_those_that_the_suite_knows(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_without_options_nothing_is_chosen(role: str) -> None:
+def test_the_defaults_select_all_cases(role: str) -> None:
     values = parsed(role)
     assert (values["path"], values["command"], values["device"]) == (None, None, None)
     assert (values["only"], values["json_file"], values["junitxml"]) == ((), None, None)

@@ -48,7 +48,7 @@ def test_a_host_without_devices() -> None:
 
 
 def test_each_finding_is_a_line_with_its_mark(capsys: pytest.CaptureFixture[str]) -> None:
-    """One that is missing and not needed has a dash, and advice below it."""
+    """A missing feature that is not needed has a dash, and advice below it."""
     doctor.main([], standalone_mode=False)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     findings = host_checks.examine()

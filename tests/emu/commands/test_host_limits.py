@@ -1,4 +1,4 @@
-"""What a VM needs of the host is checked before anything is started."""
+"""Checks of the host's limits before a process is started."""
 
 from __future__ import annotations
 

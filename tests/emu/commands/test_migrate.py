@@ -82,15 +82,17 @@ def test_the_digests_of_guest_and_host_are_equal(tmp_path: Path) -> None:
         (("--via", "tcp"), "--via does not go with --to"),
     ],
 )
-def test_a_vm_that_goes_to_another_run_goes_once(arguments: tuple[str, ...], text: str) -> None:
-    """Before anything is started."""
+def test_options_that_exclude_a_migration_to_another_run(
+    arguments: tuple[str, ...], text: str
+) -> None:
+    """Before a process is started."""
     to = ("--to", "tcp:127.0.0.1:4444", "--net", "1x2", "--blk", "0")
     with pytest.raises(OptionError, match=text):
         migrate.main([*to, *arguments], standalone_mode=False)
 
 
 def test_the_help_lists_each_strategy() -> None:
-    """With its line."""
+    """With its one-line description."""
     text = CliRunner().invoke(migrate, ["--help"]).output
     for name, strategy in registry.STRATEGIES.items():
         assert f"  {name} " in text

@@ -37,8 +37,8 @@ def test_each_option_is_a_parameter() -> None:
     assert (found.auto_converge, found.on_no_converge, found.check_locks) == (True, "abort", True)
 
 
-def test_options_of_strategies_are_passed_on_where_they_are_given() -> None:
-    """Without a value --unsafe shows either failure."""
+def test_options_of_strategies_are_passed_on_if_the_user_sets_them() -> None:
+    """--unsafe without a value is `either`."""
     own = options("--threads", "3", "--processes", "4", "--unsafe")
     assert strategy_options(own) == {"threads": 3, "processes": 4, "unsafe": EITHER}
 
@@ -50,7 +50,7 @@ def test_plugins_may_be_repeated() -> None:
 @pytest.mark.parametrize(
     ("name", "text"), [("--downtime-limit", "soon"), ("--max-bandwidth", "fast")]
 )
-def test_a_value_that_is_none_names_its_option(name: str, text: str) -> None:
+def test_the_error_of_an_invalid_value_names_its_option(name: str, text: str) -> None:
     with pytest.raises(PreflightError, match=f"{name} '{text}' is not a"):
         parameters(options(name, text))
 

@@ -26,6 +26,6 @@ def test_loopback_is_the_default_and_each_network_can_be_chosen() -> None:
     assert [chosen("--network", name) for name in NETWORKS] == list(NETWORKS)
 
 
-def test_another_one_is_refused() -> None:
+def test_an_unknown_network_is_refused() -> None:
     with pytest.raises(click.BadParameter, match="'internet' is not one of"):
         chosen("--network", "internet")

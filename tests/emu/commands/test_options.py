@@ -1,4 +1,4 @@
-"""Options that describe a VM, and the plan that is made of them."""
+"""Options that describe a VM, and the plan from them."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def options(*arguments: str) -> MachineOptions:
 
 
 def test_the_defaults_are_those_of_the_plan() -> None:
-    """But for the accelerator, which is given here."""
+    """Except for the accelerator, which the test sets."""
     spec = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 2),))
     assert machine_plan(options(*SMALL)) == MachinePlan(spec=spec, accel="soft")
 
 
-def test_each_option_has_its_place_in_the_plan() -> None:
+def test_each_option_is_in_the_plan() -> None:
     plan = machine_plan(
         options(
             *SMALL,
@@ -51,8 +51,8 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (plan.images, plan.plugins) == (tmp_path / "images", (tmp_path / "own.py",))
 
 
-def test_a_command_without_devices_has_none_yet() -> None:
-    """`emu sweep` makes them."""
+def test_a_command_without_device_options_has_no_devices_yet() -> None:
+    """`emu sweep` adds them."""
     own = MachineOptions.of(sweep.make_context("sweep", []).params)
     assert own.devices == dict.fromkeys(KINDS)
     assert (own.vm_file, own.images) == (None, None)
@@ -68,7 +68,7 @@ def test_a_command_without_devices_has_none_yet() -> None:
         (("--vm", "/none.toml"), "--vm describes the whole VM: leave --net out"),
     ],
 )
-def test_what_cannot_be_is_known_before_anything_is_started(
+def test_an_invalid_option_is_refused_before_a_process_is_started(
     arguments: tuple[str, ...], text: str
 ) -> None:
     with pytest.raises(PreflightError, match=text):

@@ -45,7 +45,7 @@ def test_a_run_reports_totals(tmp_path: Path) -> None:
         (("--incoming", "nowhere"), "--incoming 'nowhere' is not an address"),
     ],
 )
-def test_options_that_do_not_fit(arguments: tuple[str, ...], text: str) -> None:
-    """Before anything is started."""
+def test_options_that_exclude_each_other(arguments: tuple[str, ...], text: str) -> None:
+    """Before a process is started."""
     with pytest.raises(OptionError, match=text):
         command.main([*SMALL, *arguments], standalone_mode=False)

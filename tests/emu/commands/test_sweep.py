@@ -49,7 +49,7 @@ def test_a_sweep_has_no_options_for_devices(option: str) -> None:
         (("--strategy", "magic"), "unknown strategy 'magic'"),
     ],
 )
-def test_an_option_that_makes_no_vm_is_refused(arguments: tuple[str, ...], text: str) -> None:
-    """Before anything is started."""
+def test_an_invalid_option_is_refused(arguments: tuple[str, ...], text: str) -> None:
+    """Before a process is started."""
     with pytest.raises(OptionError, match=text):
         command.main(list(arguments), standalone_mode=False)

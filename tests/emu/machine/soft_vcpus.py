@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SoftVcpus:
-    """So many vCPUs with one eventfd each: vector N is vCPU N's."""
+    """vCPUs with one eventfd each; vector N interrupts vCPU N."""
 
     def __init__(self, count: int) -> None:
         self.accel = registry.create("soft", lambda *_: None)
@@ -26,7 +26,7 @@ class SoftVcpus:
             self.accel.change_irqfds((), [Irqfd(index, fd)])
 
     def run(self, guest: GuestProgram) -> None:
-        """Start their threads, and let them run."""
+        """Start the threads, and resume the vCPUs."""
         self.vcpus.start(guest)
         self.vcpus.resume()
 
@@ -35,7 +35,7 @@ class SoftVcpus:
         os.eventfd_write(self.fds[vcpu], 1)
 
     def close(self) -> None:
-        """End the threads and close everything."""
+        """End the threads, and close the accelerator and the eventfds."""
         self.vcpus.stop()
         self.accel.close()
         eventfd.default().close(self.fds)

@@ -1,4 +1,4 @@
-"""The completion reports: what each side sends, and the downtime that follows from both."""
+"""The completion reports of both sides, and the downtime that is computed from them."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECOND = 1000 * MS
 
 @pytest.fixture
 def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
-    """Of the source and of the destination."""
+    """The streams of the source and of the destination."""
     one, other = socket.socketpair()
     streams = MigrationStream(one, timeout=TIMEOUT), MigrationStream(other, timeout=TIMEOUT)
     yield streams
@@ -35,7 +35,7 @@ def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
 
 
 class Destination:
-    """A destination in a thread whose clock is ahead by so many nanoseconds."""
+    """A destination in a thread, with a clock that is ahead by some nanoseconds."""
 
     def __init__(self, stream: MigrationStream, report: dict[str, Any], *, ahead: int = 0) -> None:
         self.received: dict[str, Any] = {}
@@ -56,7 +56,7 @@ class Destination:
             )
 
     def finish(self) -> dict[str, Any]:
-        """What it has received."""
+        """The report that it has received."""
         self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
         return self.received
@@ -85,7 +85,7 @@ def test_on_one_clock_the_downtime_is_the_difference(
 def test_between_two_clocks_the_offset_is_subtracted(
     ends: tuple[MigrationStream, MigrationStream], ahead: int
 ) -> None:
-    """And the error is what the round trips leave open."""
+    """The error bound follows from the round trips."""
     answering = threading.Thread(
         target=clocks.answer, args=(ends[1],), kwargs={"clock": lambda: now() + ahead}
     )
@@ -120,7 +120,7 @@ def test_a_report_without_the_end_of_the_blackout_is_invalid(
         (Kind.COMPLETION, b"[1]", "an invalid COMPLETION"),
     ],
 )
-def test_another_section_is_no_report(
+def test_another_section_is_an_error(
     ends: tuple[MigrationStream, MigrationStream], kind: Kind, payload: bytes, text: str
 ) -> None:
     ends[1].send(kind, payload)
@@ -128,7 +128,7 @@ def test_another_section_is_no_report(
         completion.receive(ends[0])
 
 
-def test_a_side_that_has_disconnected_sends_none(
+def test_a_side_that_has_disconnected_is_an_error(
     ends: tuple[MigrationStream, MigrationStream],
 ) -> None:
     ends[1].close()

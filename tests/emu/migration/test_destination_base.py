@@ -1,4 +1,4 @@
-"""What both destinations do: handshake, reports, and the end of a migration that fails."""
+"""Both destinations: handshake, reports, and the end of a migration that fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def handover_destination(vm: Vm) -> HandoverDestination:
-    """One that is never given a VM."""
+    """A destination that receives no VM."""
 
     def build(_state: object) -> Vm:
         raise AssertionError("no VM is handed over")
@@ -48,7 +48,7 @@ def handover_destination(vm: Vm) -> HandoverDestination:
 
 
 def refused(destination: DestinationBase, vm: Vm, strategy: str) -> str:
-    """The reason that the source gets for a HELLO with this strategy."""
+    """The reason that the source receives after a HELLO with this strategy."""
     ours, theirs = socket.socketpair()
     source = MigrationStream(ours, timeout=TIMEOUT)
     source.send(Kind.HELLO, json.dumps(hello(vm, strategy, StrategyOptions())).encode())
@@ -63,7 +63,7 @@ def refused(destination: DestinationBase, vm: Vm, strategy: str) -> str:
 
 
 def test_the_strategy_must_suit_the_destination(vm: Vm, other: Vm) -> None:
-    """Nothing is released or changed before the handshake is over."""
+    """No device is released or changed before the end of the handshake."""
     ordinary = Destination(other, parameters=PARAMETERS, observe=Events())
     assert "has devices of its own" in refused(ordinary, vm, "handover")
     assert "until they are handed over: split" in refused(handover_destination(vm), vm, "split")
@@ -87,7 +87,7 @@ def test_a_source_that_does_not_send_go_keeps_the_vm(vm: Vm, other: Vm, kind: Ki
 
 
 def test_abort_fails_a_migration_that_has_not_received_go(vm: Vm, other: Vm) -> None:
-    """From another thread; the source gets FAILED, and keeps the VM."""
+    """From another thread; the source receives FAILED, and keeps the VM."""
     ours, theirs = socket.socketpair()
     source = MigrationStream(ours, timeout=TIMEOUT)
     destination = Destination(other, parameters=PARAMETERS, observe=Events())
@@ -113,10 +113,8 @@ def test_abort_fails_a_migration_that_has_not_received_go(vm: Vm, other: Vm) -> 
     source.close()
 
 
-def test_reports_are_exchanged_where_the_source_asks_for_it(
-    vm: Vm, other: Vm, tmp_path: Path
-) -> None:
-    """The destination's has its phases and commits, the source's its own figures."""
+def test_reports_are_exchanged_if_hello_asks_for_them(vm: Vm, other: Vm, tmp_path: Path) -> None:
+    """The destination's report has its phases and commits, the source's its figures."""
     migration = Migration(vm, other, "split", tmp_path, report=True)
     migration.run()
     assert migration.received == [None]

@@ -1,4 +1,4 @@
-"""What the monitor asks of either side of a migration."""
+"""The interface of both sides of a migration for the monitor."""
 # ruff: noqa: D102, D103 - the names say what they are about
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Side(MigrationSide):
 
 
 def test_a_side_begins_without_figures() -> None:
-    """Only a destination awaits a VM, and only the source has more for query-migrate."""
+    """It does not await a VM, and adds no members to query-migrate."""
     side = Side(7)
     assert (side.commits_before, side.guest_gap_ns, side.awaits_vm) == (7, 0, False)
     assert dict(side.lost) == {}
@@ -36,6 +36,6 @@ def test_each_side_has_a_timeline_of_its_own() -> None:
     assert not other.timeline.marks
 
 
-def test_a_side_has_to_describe_itself() -> None:
+def test_the_base_class_is_abstract() -> None:
     with pytest.raises(TypeError, match="figures"):
         MigrationSide(0)  # type: ignore[abstract]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_a_mark_is_in_the_directory_during_the_block_only(tmp_path: Path) -> None:
-    """The destination finds it there, and not in another directory."""
+    """The destination finds the mark there, and not in another directory."""
     other = tmp_path / "other"
     other.mkdir()
     with disk_identity.marked(tmp_path) as mark:
@@ -48,14 +48,14 @@ def test_a_directory_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> No
         pass
 
 
-def test_a_mark_that_has_gone_meanwhile_is_no_error(tmp_path: Path) -> None:
+def test_a_mark_that_was_removed_meanwhile_is_not_an_error(tmp_path: Path) -> None:
     with disk_identity.marked(tmp_path):
         (file,) = tmp_path.iterdir()
         file.unlink()
 
 
 def test_the_users_file_is_described_by_size_and_digest(tmp_path: Path) -> None:
-    """A VM without one has none."""
+    """A VM without a user's file has no description."""
     content = bytes(range(256)) * 16
     plan = machine_plan(disk=disk_file(tmp_path / "disk", content))
     with SignalWatcher() as watcher:

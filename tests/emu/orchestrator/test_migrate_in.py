@@ -25,8 +25,8 @@ def owned() -> Iterator[ExitStack]:
         yield stack
 
 
-def test_a_vm_that_has_arrived_has_the_sources_report(owned: ExitStack, tmp_path: Path) -> None:
-    """The socket is printed before: the source's command needs it."""
+def test_the_destination_receives_the_sources_report(owned: ExitStack, tmp_path: Path) -> None:
+    """The socket's path is printed before: the source's command needs it."""
     runs = TwoRuns(tmp_path, owned)
     assert f"waiting for a VM at {runs.endpoint.uri}" in runs.there.getvalue()
     assert "prepare: a small VM" in runs.there.getvalue()
@@ -35,7 +35,7 @@ def test_a_vm_that_has_arrived_has_the_sources_report(owned: ExitStack, tmp_path
     assert (report.strategy, report.downtime_ms, report.served) == ("split", 4.0, 10)
 
 
-def test_without_a_report_the_vm_has_arrived_all_the_same(
+def test_a_migration_completes_without_the_sources_report(
     owned: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VM", "no-report")
@@ -56,7 +56,7 @@ def test_a_migration_that_fails_is_an_error_with_the_reason(
 
 
 def test_the_users_disk_is_read_before_the_vm_is_built(owned: ExitStack, tmp_path: Path) -> None:
-    """Its digest is compared with the source's."""
+    """The digest is compared with the source's."""
     disk = disk_file(tmp_path / "disk", b"x" * 1024)
     runs = TwoRuns(tmp_path, owned, disk=disk)
     text = runs.there.getvalue()

@@ -1,4 +1,4 @@
-"""The source of a migration to another run: its report, and a VM that stays."""
+"""The source of a migration to another run: its report, and roll-backs."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def test_the_report_has_the_figures_of_both_sides(owned: ExitStack, tmp_path: Pa
 def test_without_the_destinations_report_there_are_no_figures(
     owned: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The migration has completed all the same."""
+    """The migration has completed nevertheless."""
     monkeypatch.setenv("FAKE_VM", "no-report")
     runs = TwoRuns(tmp_path, owned)
     (run,) = runs.migrate().runs
@@ -63,7 +63,7 @@ def test_without_the_destinations_report_there_are_no_figures(
     assert "but its completion report is missing" in runs.here.getvalue()
 
 
-def test_a_vm_that_stays_is_checked_here(
+def test_after_a_roll_back_the_request_log_is_checked(
     owned: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VM", "fail-migration")
@@ -84,7 +84,7 @@ def test_a_timeline_that_cannot_be_read_is_an_error(
         TwoRuns(tmp_path, owned).migrate()
 
 
-def test_where_no_process_listens_nothing_is_started(tmp_path: Path) -> None:
+def test_without_a_listening_destination_no_program_is_started(tmp_path: Path) -> None:
     """Booting a large VM takes long."""
     machine = machine_plan()
     out = io.StringIO()

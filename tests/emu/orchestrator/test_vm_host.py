@@ -1,4 +1,4 @@
-"""One side of a migration: its programs, its commands, and what the end of a program becomes."""
+"""One side of a migration: its programs, its commands, and the error when a program ends."""
 # ruff: noqa: D103 - the names say what they are about
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def owned() -> Iterator[ExitStack]:
 
 
 def host(owned: ExitStack, **changes: Any) -> VmHost:
-    """A side whose programs run."""
+    """A side with running programs."""
     watcher = owned.enter_context(SignalWatcher())
     directory = owned.enter_context(RunDirectory())
     made = VmHost("A", machine_plan(**changes), directory, watcher, FAKE_VM)
@@ -39,7 +39,7 @@ def host(owned: ExitStack, **changes: Any) -> VmHost:
     return made
 
 
-def test_all_its_programs_end_with_it() -> None:
+def test_stop_ends_all_programs_of_the_side() -> None:
     """The VM's process ends when its monitor is closed."""
     with no_leftovers() as pids, ExitStack() as stack:
         side = host(stack)
@@ -50,8 +50,8 @@ def test_all_its_programs_end_with_it() -> None:
         assert side.pids == []
 
 
-def test_a_vm_is_described_to_its_process(owned: ExitStack) -> None:
-    """With the sockets of its back-ends, which listen."""
+def test_x_create_describes_the_vm(owned: ExitStack) -> None:
+    """With the sockets of its back-ends."""
     side = host(owned, accel="auto")
     assert side.create() == "soft"
     side.boot()
@@ -73,7 +73,7 @@ def test_images_are_those_of_disks_without_a_users_file(owned: ExitStack, tmp_pa
 def test_commands_of_an_incoming_migration_are_answered_together(
     owned: ExitStack, tmp_path: Path
 ) -> None:
-    """They are sent without waiting; the URI is that of the last."""
+    """They are sent without waiting; the URI is in the last response."""
     side = host(owned)
     uri = f"unix:{tmp_path / 'stream'}"
     side.begin_incoming(uri)
@@ -104,7 +104,7 @@ def test_a_process_that_ends_during_a_command_is_an_error_with_its_last_line(
 
 @pytest.mark.parametrize("which", [0, -1])
 def test_the_end_of_any_program_ends_a_wait(owned: ExitStack, which: int) -> None:
-    """Of the VM's process, or of a back-end."""
+    """The VM's process, or a back-end."""
     side = host(owned)
     program = psutil.Process(side.pids[which])
     program.kill()
@@ -114,7 +114,7 @@ def test_the_end_of_any_program_ends_a_wait(owned: ExitStack, which: int) -> Non
 
 
 def test_events_are_taken_once(owned: ExitStack, tmp_path: Path) -> None:
-    """Without waiting for any."""
+    """Without waiting for further events."""
     side = host(owned)
     side.create()
     side.boot()

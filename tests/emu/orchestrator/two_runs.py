@@ -54,7 +54,7 @@ class TwoRuns:
         return incoming
 
     def migrate(self, strategy: str = "split") -> MigrationReport:
-        """The source's run."""
+        """Run the source's command."""
         supervisor = self._supervisor(self.here, awaits_vm=False)
         plan = MigrationPlan(self._plan, (strategy,))
         return OutgoingMigration(plan, supervisor, self.endpoint).run()

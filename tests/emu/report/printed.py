@@ -1,4 +1,4 @@
-"""Reports as they are printed."""
+"""Renders reports as printed to a pipe or a terminal."""
 
 from __future__ import annotations
 

@@ -62,14 +62,14 @@ def test_a_ratio_is_green_only_if_the_other_is_not_slower(
 
 
 def test_the_width_of_a_table_shows_all_cells_in_full() -> None:
-    """A plain one has borders of ASCII characters."""
+    """The borders of a plain table are ASCII characters."""
     table = new_table("title", plain=True)
     table.add_column("a")
     table.add_row("x" * 50)
     assert width_of(table) == 50 + 4
 
 
-def test_medians_are_of_the_runs_that_completed() -> None:
+def test_the_median_is_that_of_the_completed_runs() -> None:
     failed = MigrationResult("a", 3, "rolled-back")
     report = MigrationReport(machine_plan(), "soft", [run("a", 10), run("a", 30, repeat=2), failed])
     assert median_downtime(report, "a") == 20
@@ -86,5 +86,5 @@ def test_medians_are_of_the_runs_that_completed() -> None:
         ([run("a", 1), run("b", 1), run("b", 1, repeat=2)], " (medians of 1 to 2 runs)"),
     ],
 )
-def test_a_note_says_how_many_runs_a_figure_is_of(runs: list[MigrationResult], note: str) -> None:
+def test_the_note_of_a_title_has_the_number_of_runs(runs: list[MigrationResult], note: str) -> None:
     assert runs_note(MigrationReport(machine_plan(), "soft", runs)) == note

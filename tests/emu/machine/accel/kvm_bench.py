@@ -1,4 +1,4 @@
-"""What the tests of KVM share."""
+"""Fixtures and functions of the tests of KVM."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def ioeventfds(fds: Sequence[int], first: int = 0) -> list[Ioeventfd]:
 
 
 def copy(source: KvmBench, destination: KvmBench) -> None:
-    """Copy what a migration transfers."""
+    """Copy the memory and the vCPU state that a migration transfers."""
     for gpa, length in source.ram.extents():
         destination.ram.view(gpa, length)[:] = source.ram.view(gpa, length)
     data = pack(source.vcpus.save())

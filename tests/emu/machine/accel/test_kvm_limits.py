@@ -39,7 +39,7 @@ def test_each_vcpu_takes_the_room_of_an_ioeventfd() -> None:
 
 
 def test_the_limits_are_those_of_the_host() -> None:
-    """A machine with them can be made."""
+    """A machine with these limits can be created."""
     bench = KvmBench()
     limits = kvm_limits.limits(VCPUS)
     assert limits == bench.accel.find_limits(VCPUS)

@@ -1,4 +1,4 @@
-"""The mailbox between the drivers and a vCPU's code."""
+"""The mailbox that the drivers and a vCPU's code share."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def test_pages_that_the_vcpus_write_are_dirty(kvm: KvmBench) -> None:
 
 @pytest.fixture
 def mailbox(kvm: KvmBench) -> Mailbox:
-    """That of vCPU 1, while the machine is paused."""
+    """The mailbox of vCPU 1, while the machine is paused."""
     kvm.vcpus.pause()
     return kvm.mailboxes[1]
 
 
 def test_taken_vectors_may_be_put_back(mailbox: Mailbox) -> None:
-    """Those of all four words."""
+    """Vectors in all four words."""
     waiting = [mailbox.waiting]
     mailbox.put_back([0, 63, 64, 255])
     waiting.append(mailbox.waiting)
@@ -69,7 +69,7 @@ def test_taken_vectors_may_be_put_back(mailbox: Mailbox) -> None:
 
 
 def test_queued_writes_are_counted_until_it_is_full(kvm: KvmBench, mailbox: Mailbox) -> None:
-    """The vCPU makes them when it runs."""
+    """The vCPU makes the writes when it runs."""
     (fd,) = kvm.eventfds(1)
     (entry,) = ioeventfds([fd])
     kvm.accel.change_ioeventfds((), [entry])
@@ -85,7 +85,7 @@ def test_queued_writes_are_counted_until_it_is_full(kvm: KvmBench, mailbox: Mail
 
 
 def test_writes_to_the_page_are_marked_as_dirty(kvm: KvmBench, mailbox: Mailbox) -> None:
-    """A migration sends it."""
+    """So a migration sends the page."""
     page = image.layout_of(kvm.ram, VCPUS).mailbox(1) >> 12
     while page in kvm.ram.harvest():
         pass

@@ -1,4 +1,4 @@
-"""Eventfds that a thread polls: which signals it reads, and which stay."""
+"""Eventfds that a thread polls: which signals it reads, and which stay pending."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def polled(fds: list[int], raised: queue.SimpleQueue[int]) -> Iterator[PolledIrq
 def test_each_signal_raises_one_interrupt(
     polled: PolledIrqfds, fds: list[int], raised: queue.SimpleQueue[int]
 ) -> None:
-    """More than one batch of them at once."""
+    """More signals than one batch at once."""
     polled.pause()
     for fd in fds[:-1]:
         os.eventfd_write(fd, 2)
@@ -65,7 +65,7 @@ def test_signals_stay_in_their_eventfds_while_it_is_paused(
 
 
 def test_after_a_pause_no_interrupt_is_being_raised(fds: list[int]) -> None:
-    """The pause waits for the one that is."""
+    """The pause waits for the interrupt that is being raised."""
     entered: queue.SimpleQueue[int] = queue.SimpleQueue()
     go_on: queue.SimpleQueue[None] = queue.SimpleQueue()
     done: list[int] = []
@@ -84,10 +84,10 @@ def test_after_a_pause_no_interrupt_is_being_raised(fds: list[int]) -> None:
     polled.close()
 
 
-def test_eventfds_come_and_go(
+def test_eventfds_can_be_added_and_removed(
     polled: PolledIrqfds, fds: list[int], raised: queue.SimpleQueue[int]
 ) -> None:
-    """One that was closed meanwhile is no error."""
+    """Removing a closed eventfd is not an error."""
     polled.remove([fds[0]])
     polled.add([fds[-1]])
     os.eventfd_write(fds[0], 1)
@@ -100,7 +100,7 @@ def test_eventfds_come_and_go(
     polled.remove([gone])
 
 
-def test_what_was_not_read_stays_at_the_end(fds: list[int]) -> None:
+def test_signals_that_were_not_read_stay_pending_after_close(fds: list[int]) -> None:
     polled = PolledIrqfds(fds[:1], lambda fd: None, paused=True)
     os.eventfd_write(fds[0], 5)
     polled.close()

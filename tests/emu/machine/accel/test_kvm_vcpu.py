@@ -1,4 +1,4 @@
-"""Real vCPUs: their timer, their state, and what a load has to set."""
+"""vCPUs of KVM: timer, state, and the parts that a load sets."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations

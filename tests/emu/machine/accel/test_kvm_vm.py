@@ -38,7 +38,7 @@ def test_a_closed_machine_does_nothing() -> None:
 
 
 def test_only_pages_that_the_guest_wrote_since_the_last_call_are_dirty(kvm: KvmBench) -> None:
-    """The mailbox of each vCPU that took an interrupt."""
+    """The mailbox of each vCPU that has received an interrupt."""
     kvm.vcpus.pause()
     own = image.reserved_bytes(VCPUS) >> 12
     kernel = accelerator(kvm).kernel
@@ -54,7 +54,7 @@ def test_only_pages_that_the_guest_wrote_since_the_last_call_are_dirty(kvm: KvmB
 
 
 def test_a_state_of_another_size_is_refused(kvm: KvmBench) -> None:
-    """And a saved one is set without any part, as it equals the kernel's."""
+    """Loading a state that was just saved sets no part, as all parts equal the kernel's."""
     kvm.vcpus.pause()
     kernel = accelerator(kvm).kernel
     state = kernel.save(1)
@@ -64,7 +64,7 @@ def test_a_state_of_another_size_is_refused(kvm: KvmBench) -> None:
 
 
 def test_a_vcpu_that_waits_for_an_interrupt_is_halted(kvm: KvmBench) -> None:
-    """One that was only powered on has not come so far."""
+    """A vCPU that was only powered on is not."""
     fresh = KvmBench.__new__(KvmBench)
     super(KvmBench, fresh).__init__("kvm")
     assert not any(halted(accelerator(fresh).kernel.save(vcpu)) for vcpu in range(VCPUS))

@@ -1,4 +1,4 @@
-"""The soft accelerator beyond the contract: its limits, and ioeventfds that are broken."""
+"""The soft accelerator beyond the contract: its limits, and closed eventfds."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vhost_user import eventfd
 ADDRESS = 0xE000_0000
 
 
-def test_its_limits_do_not_depend_on_the_machine() -> None:
+def test_the_limits_do_not_depend_on_the_machine() -> None:
     assert SoftAccelerator.find_limits(1) == SoftAccelerator.find_limits(1024) == LIMITS
 
 
@@ -28,7 +28,7 @@ def test_more_routes_than_there_are_vectors() -> None:
 
 
 def test_a_write_to_an_ioeventfd_that_was_closed_is_an_error() -> None:
-    """It names the address."""
+    """The error names the address."""
     accel = SoftAccelerator(lambda *_: None)
     (fd,) = eventfd.default().create(1)
     accel.change_ioeventfds((), [Ioeventfd(ADDRESS, 4, ANY_VALUE, fd)])
@@ -54,7 +54,7 @@ def test_an_ioeventfd_for_any_value_comes_before_one_with_a_datamatch() -> None:
 
 
 def test_an_irqfd_that_cannot_be_polled_is_undone() -> None:
-    """The one before it in the batch is not assigned either."""
+    """The irqfd before it in the batch is not assigned either."""
     accel = SoftAccelerator(lambda *_: None)
     gate = RunGate()
     vcpus = accel.create_vcpus(2, gate)

@@ -1,4 +1,4 @@
-"""What of a network of namespaces can be seen from outside."""
+"""The network namespaces that processes of this host use."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The program that builds the network: what it sends, and its reasons for sending nothing."""
+"""The program that builds the network: its descriptors, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITHOUT = (
 
 
 def built(*argv: str) -> tuple[dict[str, Any], list[int]]:
-    """The program's answer, and its descriptors."""
+    """The program's message and its descriptors."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         arguments = [sys.executable, *argv, str(theirs.fileno()), CLIENT_MAC.hex(":")]
@@ -59,7 +59,7 @@ def test_the_descriptors_are_two_taps_two_sockets_and_four_namespaces() -> None:
 
 
 def test_a_reason_is_sent_if_the_package_is_missing() -> None:
-    """Or the privilege, which is needed first."""
+    """Or if the user lacks the privilege, which is needed first."""
     answer, fds = built(*WITHOUT)
     assert fds == []
     if os.geteuid() == 0 and "namespace" not in answer["error"]:

@@ -1,4 +1,4 @@
-"""A network of namespaces: the descriptors that keep it, and why there may be none."""
+"""A network of namespaces: the descriptors that keep it, and the error without one."""
 # ruff: noqa: D103 - the name of a test, or of a part of one, is its documentation
 
 from __future__ import annotations
