@@ -6,6 +6,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from tests.timeouts import TIMEOUT
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.features import SPEC
 from vhost_user.messages import FrontendRequest as F
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 #: The answer to a message: payload and descriptors.
 Answer = tuple[bytes, tuple[int, ...]]
-TIMEOUT = 2.0
+#: Seconds for each answer that a case may wait for in vain.
+PATIENCE = 2.0
 
 
 class Puppet:
@@ -68,10 +70,14 @@ class Puppet:
         data = HEADER.pack(number, VERSION | REPLY, len(payload)) + payload
         socket.send_fds(self._theirs, [data], fds)
 
+    def back_end(self, device: str = "blk", patience: float = TIMEOUT) -> BackEnd:
+        """It, as cases see it."""
+        return BackEnd(Wire(self.ours, {}, patience), device, SPEC)
+
     def judge(self, number: int, device: str) -> tuple[Verdict, str]:
         """The verdict of the case with this number, and its evidence."""
         case = next(case for case in cases_of(BACK_END) if case.id == f"VU-B-{number:04}")
-        be = BackEnd(Wire(self.ours, {}, TIMEOUT), device, SPEC)
+        be = self.back_end(device, PATIENCE)
         try:
             case.run(be)
         except CaseEnd as end:

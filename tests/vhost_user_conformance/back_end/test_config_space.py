@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.vhost_user_conformance.puppet import Answer, Puppet
-from vhost_user.features import SPEC
 from vhost_user.messages import FrontendRequest as F
 from vhost_user_conformance.back_end.config_space import asked, read, whole_of
-from vhost_user_conformance.back_end.connection import BackEnd
 from vhost_user_conformance.model.verdict import Failed
-from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from vhost_user_conformance.back_end.connection import BackEnd
 
 
 def back_end(answer: Callable[[bytes], bytes]) -> BackEnd:
@@ -27,7 +26,7 @@ def back_end(answer: Callable[[bytes], bytes]) -> BackEnd:
         return answer(payload), ()
 
     puppet = Puppet(0, 0, {F.GET_CONFIG: reply})
-    return BackEnd(Wire(puppet.ours, {}, 2.0), "blk", SPEC)
+    return puppet.back_end()
 
 
 def test_a_request_has_as_many_zeroes_as_bytes_are_requested() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.vhost_user_conformance.puppet import Answer, Puppet
-from vhost_user.features import SPEC
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import Inflight
-from vhost_user_conformance.back_end.connection import BackEnd
 from vhost_user_conformance.back_end.inflight_region import (
     HEADER,
     STATE,
@@ -19,7 +18,9 @@ from vhost_user_conformance.back_end.inflight_region import (
     get_region,
 )
 from vhost_user_conformance.model.verdict import Failed, Unsupported
-from vhost_user_conformance.peer.wire import Wire
+
+if TYPE_CHECKING:
+    from vhost_user_conformance.back_end.connection import BackEnd
 
 PART = HEADER.size + STATE.size * 4
 
@@ -33,7 +34,7 @@ def back_end(message: Inflight, size: int) -> BackEnd:
         return message.pack(), (fd,)
 
     puppet = Puppet(0, 0, {F.GET_INFLIGHT_FD: answer})
-    return BackEnd(Wire(puppet.ours, {}, 2.0), "blk", SPEC)
+    return puppet.back_end()
 
 
 def test_parts_of_rings_are_separate() -> None:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.vhost_user_conformance.puppet import Answer, Puppet
-from vhost_user.features import SPEC, ProtocolFeature
+from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest as F
 from vhost_user.payloads import U64, SingleRegion
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd
 from vhost_user_conformance.back_end.memory_slots import add, remove, slots, slotted
 from vhost_user_conformance.model.verdict import Failed, Unsupported
 from vhost_user_conformance.peer.memory import MIB
-from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +27,7 @@ def back_end(
 ) -> BackEnd:
     """A back-end that accepts everything but what is answered otherwise."""
     puppet = Puppet(PROTOCOL_BIT, protocol, answers or {})
-    return BackEnd(Wire(puppet.ours, {}, 2.0), "blk", SPEC)
+    return puppet.back_end()
 
 
 def test_each_region_is_added_with_its_file() -> None:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.timeouts import TIMEOUT
-from vhost_user.features import SPEC, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
-from vhost_user_conformance.back_end.connection import BackEnd
+from tests.vhost_user_conformance.connected import connected
+from vhost_user.features import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from vhost_user_conformance.back_end.nic import ROOM, back, frame_of, laid_out, looped, send, sender
 from vhost_user_conformance.model.verdict import Failed
 from vhost_user_conformance.peer.device_work import NET_HEADER
 from vhost_user_conformance.peer.memory import Memory
-from vhost_user_conformance.peer.program import PeerProgram, connect
-from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from vhost_user_conformance.back_end.connection import BackEnd
+
 
 @pytest.fixture
 def be(tmp_path: Path) -> Iterator[BackEnd]:
     """A NIC that sends frames back."""
-    command = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
-    path = tmp_path / "s"
-    program = PeerProgram(f"{command} --num-queues 2", path, tmp_path / "log")
-    program.start()
-    wire = Wire(connect(path, timeout=TIMEOUT, gone=lambda: ""), {}, TIMEOUT)
-    with closing(BackEnd(wire, "net", SPEC)) as made:
+    with connected(tmp_path, "net", "--num-queues", "2") as made:
         yield made
-    program.stop()
 
 
 def test_a_frame_has_its_size_and_its_number() -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.timeouts import TIMEOUT
+from tests.vhost_user_conformance.connected import connected
 from tests.vhost_user_conformance.puppet import Puppet
-from vhost_user.features import SPEC
 from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd
 from vhost_user_conformance.back_end.front_ends import SCRIPTS
 from vhost_user_conformance.back_end.replay import Replay
 from vhost_user_conformance.back_end.script import F, P, Script, Step
 from vhost_user_conformance.model.verdict import Failed, Unsupported
-from vhost_user_conformance.peer.program import PeerProgram, connect
-from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,15 +26,10 @@ TINY = Script("tiny", "read: nothing", P.REPLY_ACK, (Step(F.GET_FEATURES),), ())
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[BackEnd]:
     """A disk of ours."""
-    image, path = tmp_path / "disk.img", tmp_path / "s"
+    image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))
-    words = [sys.executable, "-m", "backends.blk", "--num-queues", "4", "--blk-file", str(image)]
-    program = PeerProgram(f"{shlex.join(words)} --socket-path {{socket}}", path, tmp_path / "log")
-    program.start()
-    wire = Wire(connect(path, timeout=TIMEOUT, gone=lambda: ""), {}, TIMEOUT)
-    with closing(BackEnd(wire, "blk", SPEC)) as made:
+    with connected(tmp_path, "blk", "--num-queues", "4", "--blk-file", str(image)) as made:
         yield made
-    program.stop()
 
 
 @pytest.mark.parametrize("script", OF_A_DISK, ids=str)
@@ -61,7 +51,7 @@ def test_a_disk_works_as_each_front_end_starts_it(disk: BackEnd, script: Script)
 def scripted(features: int, protocol: int, script: Script) -> BackEnd:
     """A back-end that offers these."""
     puppet = Puppet(features, protocol, {})
-    return BackEnd(Wire(puppet.ours, {}, 2.0), "blk", SPEC)
+    return puppet.back_end()
 
 
 def test_what_the_back_end_offers_is_learned_from_its_replies() -> None:
@@ -94,7 +84,7 @@ def test_an_acknowledgement_that_is_not_0_fails() -> None:
     """Of a message that has no reply of its own."""
     puppet = Puppet(0, 0, {F.SET_OWNER: lambda _: ((3).to_bytes(8, "little"), ())})
     script = TINY._replace(setup=(Step(F.SET_OWNER, ack=True),))
-    with closing(BackEnd(Wire(puppet.ours, {}, 2.0), "blk", SPEC)) as be:
+    with closing(puppet.back_end()) as be:
         be.acked = P.REPLY_ACK
         with pytest.raises(Failed, match="acknowledged with 3"):
             Replay(be, script).setup()

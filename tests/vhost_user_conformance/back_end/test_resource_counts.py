@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.timeouts import TIMEOUT
+from tests.vhost_user_conformance.connected import connected
 from tests.vhost_user_conformance.puppet import Puppet
 from vhost_user.features import SPEC
 from vhost_user_conformance.back_end.connection import BackEnd
@@ -22,7 +20,6 @@ from vhost_user_conformance.back_end.resource_counts import (
     settled,
 )
 from vhost_user_conformance.model.verdict import Failed, Unsupported
-from vhost_user_conformance.peer.program import PeerProgram, connect
 from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
@@ -68,19 +65,10 @@ def test_resources_are_counted_of_a_program_of_the_suite_only(be: BackEnd) -> No
 
 def test_descriptors_of_a_real_program(tmp_path: Path) -> None:
     """A front-end that comes and goes leaves none in our NIC."""
-    command = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
-    path = tmp_path / "s"
-    program = PeerProgram(command, path, tmp_path / "log")
-    program.start()
-    try:
-
-        def dial() -> Wire:
-            return Wire(connect(path, timeout=TIMEOUT, gone=lambda: ""), {}, TIMEOUT)
-
-        with closing(BackEnd(dial(), "net", SPEC)) as be:
-            be.program, be.dial = program, dial
-            assert program_of(be) is program
-            no_more_descriptors(be, repeated(be, BackEnd.barrier))
-    finally:
-        program.stop()
-    assert not os.path.exists(f"/proc/{program.pid}/fd")  # noqa: PTH110
+    with connected(tmp_path, "net") as be:
+        program = program_of(be)
+        pid = program.pid
+        assert program is be.program
+        no_more_descriptors(be, repeated(be, BackEnd.barrier))
+    assert pid
+    assert not os.path.exists(f"/proc/{pid}/fd")  # noqa: PTH110
