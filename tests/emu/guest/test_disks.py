@@ -56,7 +56,7 @@ def test_a_disk_has_room_for_the_workload_of_its_rings(make_guest: MakeGuest, ro
 
 
 def test_a_light_load_kicks_at_the_next_tick(make_guest: MakeGuest) -> None:
-    """One request on the next ring in turn."""
+    """One request on the next ring in turn; after the end of the load the last one is kicked."""
     guest = make_guest(small_spec(net="", blk="2x2"))
     guest.program.start_load("light")
     kicked = []
@@ -66,6 +66,11 @@ def test_a_light_load_kicks_at_the_next_tick(make_guest: MakeGuest) -> None:
         guest.settle()
     assert kicked[0] == []
     assert [tick[0] for tick in kicked[1:]] == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0)]
+    guest.program.start_load("none")
+    for expected in ([(0, 1)], []):
+        guest.ticks(1)
+        assert list(guest.machine.notified) == expected
+        guest.settle()
 
 
 def test_counters_and_serial_numbers_are_those_of_the_rings(make_guest: MakeGuest) -> None:

@@ -58,6 +58,8 @@ def test_signals_stay_in_their_eventfds_while_it_is_paused(
     polled.pause()
     os.eventfd_write(fds[0], 3)
     os.eventfd_write(fds[1], 1)
+    with pytest.raises(queue.Empty):
+        raised.get(timeout=0.05)
     assert os.eventfd_read(fds[0]) == 3
     polled.resume()
     assert raised.get(timeout=TIMEOUT) == fds[1]
