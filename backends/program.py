@@ -18,10 +18,11 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from backends import console_script
 from backends.image import ImageError
 from backends.loop import Loop
 from backends.server import DeviceServer, ServerError, inherit, listen
@@ -87,13 +88,15 @@ class Program:
     def run(self) -> None:
         """Serve until a signal ends that, or the front-end of ``--fd`` has disconnected.
 
-        SIGTERM and SIGINT end it, and so does SIGHUP where the terminal has closed.
+        SIGTERM and SIGINT end it, and so does SIGHUP where the terminal has closed. A SIGINT that
+        the program was started to ignore, as a job in the background of a script, stays ignored.
         """
         terminal = Terminal()
         # The descriptor is written to at once, in whichever thread the signal is delivered.
         signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, _noted)
+        signal.signal(signal.SIGTERM, _noted)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job
+            signal.signal(signal.SIGINT, _noted)
         if self.refreshes or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, _noted)
         threading.excepthook = self._on_crash
@@ -208,7 +211,7 @@ def run_command(
     name: str,
     capabilities: dict[str, object] | None,
     arguments: Sequence[str] | None = None,
-) -> None:
+) -> NoReturn:
     """Runs a program to its end and exits with its status; errors are one line on stderr.
 
     Args:
@@ -218,19 +221,28 @@ def run_command(
             command prints them itself.
         arguments: those of the command line by default.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    console_script.run(name, lambda: _status(command, name, capabilities, given))
+
+
+def _status(
+    command: click.Command,
+    name: str,
+    capabilities: dict[str, object] | None,
+    arguments: list[str],
+) -> int:
     if capabilities is not None and "--print-capabilities" in arguments:
         # The other options are not even checked.
         click.echo(json.dumps(capabilities))
-        sys.exit(0)
+        return 0
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)
     try:
-        command.main(list(arguments), prog_name=name, standalone_mode=False)
+        status = command.main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
-        click.echo(f"{name}: {error.format_message()}", err=True)
-        sys.exit(error.exit_code)
+        return console_script.complain(name, error.format_message(), error.exit_code)
     except click.Abort:
-        sys.exit(130)
+        return console_script.complain(name, "ended by SIGINT", console_script.INTERRUPTED)
+    return status if isinstance(status, int) else 0
 
 
 def _threads(settings: Settings) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from emu.errors import EmuError
@@ -17,10 +19,10 @@ can run.
 @click.command(help=HELP, short_help="Report what this host can do.")
 def doctor() -> None:
     """Check the host, and print the findings."""
-    from rich.console import Console
     from rich.table import Table
 
     from emu.commands.host_checks import examine
+    from emu.report.tables import console_for
 
     findings = examine()
     table = Table(show_edge=False, pad_edge=False, box=None)
@@ -32,7 +34,7 @@ def doctor() -> None:
         table.add_row(mark, finding.what, finding.here)
         if not finding.good and finding.advice:
             table.add_row("", "", f"-> {finding.advice}")
-    Console(highlight=False, markup=False).print(table)
+    console_for(sys.stdout).print(table, markup=False)
     lacking = [finding.what for finding in findings if finding.needed and not finding.good]
     if lacking:
         raise EmuError(f"no VM can run here without {', '.join(lacking)}")

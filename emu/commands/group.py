@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import click
 
-from emu.errors import SignalError
+from backends import console_script
+from emu.commands.command_group import CommandGroup, need_subcommand
+from emu.errors import EmuError, SignalError
 
 #: Settings of `emu`, which all of its subcommands inherit.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -31,8 +33,12 @@ Examples:
 """
 
 
-class _Emu(click.Group):
-    """Imports a subcommand when it is used: `emu conform` needs no module of the VM."""
+class _Emu(CommandGroup):
+    """Imports a subcommand when it is used: `emu conform` needs no module of the VM.
+
+    Ctrl-C and errors of the operating system are reported as all others; click itself would begin a
+    new line at Ctrl-C, and end without a line at a broken pipe, whichever it is.
+    """
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)
@@ -44,12 +50,12 @@ class _Emu(click.Group):
         return cast("click.Command", getattr(module, cmd_name))
 
     def invoke(self, ctx: click.Context) -> Any:
-        # Ctrl-C ends the program in the same way before a VM is started as afterwards; click
-        # itself would begin a new line first.
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise SignalError(signal.SIGINT, "SIGINT") from None
+        except OSError as error:
+            raise EmuError(console_script.describe(error)) from error
 
 
 @click.group(cls=_Emu, help=HELP, context_settings=CONTEXT, invoke_without_command=True)
@@ -57,6 +63,4 @@ class _Emu(click.Group):
 @click.pass_context
 def emu(context: click.Context) -> None:
     """Print the help, as a usage error, if no subcommand is given."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
-        context.exit(2)
+    need_subcommand(context)
