@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from backends.options import option_group
 from vhost_user import trace_events, tracing
@@ -17,7 +19,7 @@ def _keep_file(context: click.Context, _option: click.Parameter, value: Path | N
     context.meta[_FILE] = value
 
 
-def _enable(context: click.Context, _option: click.Parameter, patterns: str | None) -> None:
+def _enable(context: click.Context, option: click.Parameter, patterns: str | None) -> None:
     """Switch the events on before the command runs; ``help`` lists them instead."""
     file: Path | None = context.meta[_FILE]
     if patterns is None:
@@ -28,18 +30,54 @@ def _enable(context: click.Context, _option: click.Parameter, patterns: str | No
         for name, event in sorted(tracing.EVENTS.items()):
             click.echo(f"{name}: {event.help}")
         context.exit()
+    name = context.info_name or "-"
     if file is not None:
-        try:
-            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise click.UsageError(f"--trace-file {file}: {error.strerror}") from None
-        tracing.enable(patterns, fd=fd, process=context.info_name or "-")
+        _open(context, file, patterns)
     elif tracing.FD_VARIABLE in os.environ:  # this program was started by one that is traced
-        tracing.configure_from_environment(context.info_name or "-")
+        tracing.configure_from_environment(name)
+        return
     else:
-        tracing.enable(patterns, fd=os.dup(2), process=context.info_name or "-")
+        tracing.enable(patterns, fd=os.dup(2), process=name)
+    _check_patterns(context, option)
+
+
+def _open(context: click.Context, file: Path, patterns: str) -> None:
+    """Trace to a file. That it can be written is seen at once, and again at the end.
+
+    The processes that this one starts write to the same file: if one of them found it full, it
+    still is at the end.
+    """
+    option = f"--trace-file {file}"
+    try:
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise click.UsageError(f"{option}: {error.strerror}") from None
+    tracing.enable(patterns, fd=fd, process=context.info_name or "-")
+    trace_events.TRACE_BEGIN.emit(patterns=patterns)
+    if unwritten := tracing.failure():
+        raise click.UsageError(f"{option}: {unwritten.strerror}")
+
+    def end() -> None:
+        trace_events.TRACE_END.emit()
+        failure = tracing.failure()
+        if failure is None:
+            return
+        line = f"{option}: {failure.strerror}: the trace is incomplete"
+        if sys.exception() is None:
+            raise click.ClickException(line)
+        click.echo(line, err=True)  # the exception has the exit status
+
+    context.call_on_close(end)
+
+
+def _check_patterns(context: click.Context, option: click.Parameter) -> None:
+    """A pattern that matches nothing is a typing error, or was meant for other programs, too."""
     for pattern in tracing.unmatched():
-        click.echo(f"no trace event matches {pattern!r}: see --trace-events help", err=True)
+        if context.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT:
+            click.echo(f"no trace event matches {pattern!r}: see --trace-events help", err=True)
+        else:
+            names = ", ".join(sorted(tracing.EVENTS))
+            raise click.UsageError(f"--trace-events {pattern}: no such event; there are {names}")
 
 
 #: Only importing `vhost_user.trace_events` puts the protocol's events into the table.

@@ -23,3 +23,9 @@ RING_STATE = event(
     *("device", "ring", "event", "state"),
     help="A ring is started, stopped, enabled or disabled, as this end of the connection sees it.",
 )
+TRACE_BEGIN = event(
+    "trace_begin",
+    *("patterns",),
+    help="A command that was given `--trace-file` begins to append to it, whatever the patterns.",
+)
+TRACE_END = event("trace_end", help="The same command ends.")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -61,14 +60,17 @@ class TraceEvent:
         ]
         seconds, rest = divmod(time.monotonic_ns(), 1_000_000_000)
         line = f"{seconds}.{rest // 1000:06d} {_output.process} {self.name}{''.join(parts)}\n"
-        with suppress(OSError):  # a reader that has gone does not end the program
+        try:
             os.write(_output.fd, line.encode())
+        except OSError as error:  # a full disk, or a reader that has gone, does not end the program
+            _output.failure = _output.failure or error
 
 
 @dataclass(slots=True)
 class _Output:
     fd: int = _STDERR
     process: str = "-"
+    failure: OSError | None = None
 
 
 #: All events of the modules that were imported, by name.
@@ -99,7 +101,7 @@ def enable(patterns: str, *, fd: int = _STDERR, process: str = "-") -> None:
         process: name of this process in each line.
     """
     _patterns[:] = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    _output.fd, _output.process = fd, process
+    _output.fd, _output.process, _output.failure = fd, process, None
     for made in EVENTS.values():
         made.enabled = _is_named(made.name)
 
@@ -138,6 +140,11 @@ def environment(process: str) -> Mapping[str, str]:
 def inherited_fds() -> tuple[int, ...]:
     """Descriptors that a process with `environment` has to inherit."""
     return (_output.fd,) if _patterns else ()
+
+
+def failure() -> OSError | None:
+    """Why the first line that this process could not write is missing, or None."""
+    return _output.failure
 
 
 def unmatched() -> list[str]:
