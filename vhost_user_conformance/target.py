@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhost_user.channel import MAX_SOCKET_PATH
+from vhost_user.temporary_directory import RANDOM_LENGTH, TemporaryDirectory
 from vhost_user_conformance.errors import OptionError
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.model.catalogue import cases_in
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.program import PeerProgram
     from vhost_user_conformance.peer.runner import CaseRunner
 
+PREFIX = "emu-conform-"
 #: Of the files in the directory of a run.
 LONGEST_NAME = "peer.sock"
 ROLES = (BACK_END, FRONT_END)
@@ -79,11 +81,12 @@ class Target(NamedTuple):
 
         Raises:
             OptionError: no peer is given, or the command is invalid.
+            OSError: no temporary directory can be made.
             PeerError: the suite cannot listen on the socket.
         """
         self.check()
         with ExitStack() as owned:
-            folder = Path(owned.enter_context(_temporary_directory()))
+            folder = owned.enter_context(_temporary_directory())
             make = self._back_end if self.role == BACK_END else self._front_end
             yield make(folder, owned)
 
@@ -129,13 +132,12 @@ class Target(NamedTuple):
         }
 
 
-def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
+def _temporary_directory() -> TemporaryDirectory:
     """A directory whose sockets' paths are not too long, also where ``TMPDIR`` is."""
-    made = tempfile.TemporaryDirectory(prefix="emu-conform-")
-    if len(os.fsencode(Path(made.name) / LONGEST_NAME)) > MAX_SOCKET_PATH:
-        made.cleanup()
-        made = tempfile.TemporaryDirectory(prefix="emu-conform-", dir="/tmp")
-    return made
+    folder = Path(tempfile.gettempdir())
+    path = folder / (PREFIX + "x" * RANDOM_LENGTH) / LONGEST_NAME
+    short = len(os.fsencode(path)) <= MAX_SOCKET_PATH
+    return TemporaryDirectory(PREFIX, folder if short else Path("/tmp"))  # noqa: S108  mkdtemp
 
 
 def areas_of(role: str) -> tuple[Area, ...]:

@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING
 import psutil
 
 from emu.errors import PreflightError
-from emu.orchestrator.run_directory import (
-    PREFIX,
-    RANDOM_LENGTH,
-    longest_name,
-    temporary_directory,
-)
+from emu.orchestrator.run_directory import PREFIX, longest_name, temporary_directory
 from vhost_user.channel import MAX_SOCKET_PATH
+from vhost_user.temporary_directory import RANDOM_LENGTH
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import (

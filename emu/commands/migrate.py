@@ -142,6 +142,7 @@ class _Migrate(click.Command):
 @trace_options
 def migrate(**options: Any) -> None:
     """Validate the options, migrate, and print the report."""
+    from emu.orchestrator.images_lock import Role
     from emu.orchestrator.migrate_local import MigrationSeries
     from emu.orchestrator.migrate_out import OutgoingMigration
     from emu.orchestrator.supervisor import Supervisor
@@ -174,7 +175,8 @@ def migrate(**options: Any) -> None:
     )
     check_machine("--to", plan.machine, endpoint)
     show = progress.make(quiet=machine.quiet)
-    with show, Supervisor(plan.machine, show, sides=1 if endpoint else 2) as supervisor:
+    sides, role = (2, Role.ALONE) if endpoint is None else (1, Role.SOURCE)
+    with show, Supervisor(plan.machine, show, sides=sides, role=role) as supervisor:
         if endpoint is None:
             report = MigrationSeries(plan, supervisor).run()
         else:

@@ -70,6 +70,7 @@ source.
 @trace_options
 def run(**options: Any) -> None:
     """Validate the options, run, and print the report."""
+    from emu.orchestrator.images_lock import Role
     from emu.orchestrator.run_under_load import LoadRun
     from emu.orchestrator.supervisor import Supervisor
     from emu.report import live_view
@@ -92,7 +93,8 @@ def run(**options: Any) -> None:
     stream = report_stream(machine.json_file)
     show = progress.make(quiet=quiet)
     view = live_view.make(stream, quiet=quiet)
-    with show, Supervisor(plan, show, sides=1, awaits_vm=endpoint is not None) as supervisor, view:
+    role = Role.ALONE if endpoint is None else Role.DESTINATION
+    with show, Supervisor(plan, show, sides=1, role=role) as supervisor, view:
         report = LoadRun(supervisor, view, seconds, endpoint).run()
     if not quiet:
         live_view.show_report(report, stream)

@@ -2,81 +2,58 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from emu.errors import PreflightError
 from emu.orchestrator import signals
+from emu.orchestrator.images_lock import ImagesLock, Role
+from vhost_user.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
 
 PREFIX = "emu-"
-#: Characters that mkdtemp appends.
-RANDOM_LENGTH = 8
 SIDES = ("A", "B")
-_LOCK = "run.lock"
 SCRATCH_BYTES = 64 << 20
 
 
 class RunDirectory:
     """A new directory under ``TMPDIR``, as a context manager.
 
-    The directory is removed when the run ends. The run holds a lock on it: the next run removes the
-    directory of a run that was killed, whose lock no process holds.
+    The directories of runs that were killed are removed first.
 
     Args:
         images: directory for the scratch images instead, which stay after the run.
-        awaits_vm: another run uses the images until its VM has migrated; see `own_images`.
+        role: the use that the run makes of these images.
 
     Raises:
         PreflightError: it cannot be created, or another run uses the images.
     """
 
-    def __init__(self, images: Path | None = None, *, awaits_vm: bool = False) -> None:
+    def __init__(self, images: Path | None = None, *, role: Role = Role.ALONE) -> None:
         self._images = images
-        self._images_lock = -1
-        remove_stale()
-        try:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-            self._lock = _make_lock(self.path)
-        except OSError as error:
-            raise PreflightError(f"the directory for sockets cannot be created: {error}") from None
-        if images is not None and not awaits_vm and not self.own_images():
-            self.__exit__()
-            raise PreflightError(f"--images {images}: another run uses these images")
+        with ExitStack() as stack:
+            try:
+                folder = Path(temporary_directory())
+                self.path = stack.enter_context(TemporaryDirectory(PREFIX, folder))
+            except OSError as error:
+                raise PreflightError(f"the directory for sockets cannot be created: {error}") from None
+            self._lock = stack.enter_context(ImagesLock(images, role))
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-        if self._images_lock >= 0:
-            os.close(self._images_lock)
+        self._stack.close()
 
     def own_images(self) -> bool:
-        """Reserve the images' directory until the run ends; False if another run has it."""
-        if self._images is None or self._images_lock >= 0:
-            return True
-        fd = -1
-        try:
-            fd = os.open(self._images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        except OSError:  # a file system without locks, or no directory, which is reported elsewhere
-            if fd >= 0:
-                os.close(fd)
-            return True
-        self._images_lock = fd
-        return True
+        """The VM has arrived here: use the images alone. False while the source has them."""
+        return self._lock.own()
 
     def shortage(self) -> str:
         """An error text if no space is left for the run's files, else an empty string."""
@@ -132,31 +109,6 @@ def temporary_directory() -> str:
     """
     with signals.held():
         return tempfile.gettempdir()
-
-
-def remove_stale() -> None:
-    """Remove the directories of runs that were killed: those whose lock no process holds."""
-    for lock in Path(temporary_directory()).glob(f"{PREFIX}{'?' * RANDOM_LENGTH}/{_LOCK}"):
-        try:
-            fd = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue  # another user's, or removed meanwhile
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # its run has not ended
-        else:
-            shutil.rmtree(lock.parent, ignore_errors=True)
-        finally:
-            os.close(fd)
-
-
-def _make_lock(directory: Path) -> int:
-    """Create a locked file: it gets its name after it is locked, so `remove_stale` skips it."""
-    fd = os.open(directory / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    (directory / f"{_LOCK}.new").rename(directory / _LOCK)
-    return fd
 
 
 def _make_image(path: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from emu.errors import CommandError, ProgramError
+from emu.orchestrator.images_lock import Role
 from emu.orchestrator.run_directory import SIDES, RunDirectory
 from emu.orchestrator.signals import SignalWatcher
 from emu.orchestrator.vm_host import VM_PROGRAM, VmHost
@@ -29,7 +30,7 @@ class Supervisor:
         plan: the VM.
         progress: shows the steps.
         sides: how many sides the run has: 2 to migrate, 1 to run only.
-        awaits_vm: the VM migrates from another run, which uses the images until then.
+        role: the use that the run makes of the plan's images.
         vm_program: the command that runs a VM's process.
     """
 
@@ -39,7 +40,7 @@ class Supervisor:
         progress: Progress,
         *,
         sides: int = 2,
-        awaits_vm: bool = False,
+        role: Role = Role.ALONE,
         vm_program: Sequence[str] = VM_PROGRAM,
     ) -> None:
         self.plan = plan
@@ -47,16 +48,14 @@ class Supervisor:
         self.watcher = SignalWatcher()
         self.sides: list[VmHost] = []
         self._names = SIDES[:sides]
-        self._awaits_vm = awaits_vm
+        self._role = role
         self._vm_program = vm_program
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self.watcher)
-            self.directory = stack.enter_context(
-                RunDirectory(self.plan.images, awaits_vm=self._awaits_vm)
-            )
+            self.directory = stack.enter_context(RunDirectory(self.plan.images, role=self._role))
             for name in self._names:
                 side = VmHost(name, self.plan, self.directory, self.watcher, self._vm_program)
                 stack.callback(side.stop)

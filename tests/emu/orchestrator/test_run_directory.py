@@ -128,24 +128,6 @@ def test_the_directory_of_a_killed_run_is_removed_by_the_next(
     assert list(tmp_path.iterdir()) == [own]
 
 
-def test_two_runs_do_not_share_images(tmp_path: Path) -> None:
-    """The second run is refused until the first one has ended."""
-    with RunDirectory(tmp_path), pytest.raises(PreflightError, match="another run uses"):
-        RunDirectory(tmp_path)
-    with RunDirectory(tmp_path):
-        pass
-
-
-def test_a_run_that_awaits_a_vm_has_the_images_when_the_source_has_ended(tmp_path: Path) -> None:
-    """Source and destination use the same images."""
-    with RunDirectory(tmp_path, awaits_vm=True) as destination:
-        with RunDirectory(tmp_path):
-            assert not destination.own_images()
-        assert destination.own_images()
-        with pytest.raises(PreflightError, match="another run uses"):
-            RunDirectory(tmp_path)
-
-
 def test_a_full_file_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The images' directory, or the run's own."""
     with RunDirectory() as directory:
