@@ -27,7 +27,9 @@ def parse_duration(text: str) -> int:
 
 
 def format_duration(nanoseconds: int) -> str:
-    """The shortest form: ``20ms``, ``0.375ms``, ``1.5s``."""
+    """The shortest form: ``20ms``, ``0.375ms``, ``1.5s``, ``2m``."""
+    if nanoseconds and nanoseconds % (NANOSECONDS["m"] // 2) == 0:
+        return f"{nanoseconds / NANOSECONDS['m']:.12g}m"
     for unit in ("s", "ms", "us"):
         if nanoseconds >= NANOSECONDS[unit]:
             return f"{nanoseconds / NANOSECONDS[unit]:.12g}{unit}"

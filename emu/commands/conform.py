@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emu.commands import validate
+from emu.commands.command_group import CommandGroup, need_subcommand
 from emu.commands.conform_options import ConformOptions, conform_options
 from emu.commands.json_output import deliver, report_stream
 from emu.commands.option_values import values_of
@@ -80,16 +81,15 @@ for an invalid option.
 
 
 @click.group(
+    cls=CommandGroup,
     help=HELP,
     short_help="Test a back-end or a front-end for conformance.",
     invoke_without_command=True,
 )
 @click.pass_context
 def conform(context: click.Context) -> None:
-    """Print the help, as a usage error, if no subcommand is given."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
-        context.exit(2)
+    """The command."""
+    need_subcommand(context)
 
 
 @conform.command("back-end", help=BACK_END_HELP, short_help="Test a back-end.")
@@ -120,6 +120,8 @@ def _errors_as_emu_errors() -> Iterator[None]:
 @_errors_as_emu_errors()
 def _conform(role: str, options: ConformOptions) -> None:
     chosen = select(cases_of(role), options.only)
+    validate.output_file("--json", options.json_file)
+    validate.output_file("--junitxml", options.junitxml)
     if options.listed:
         _list(chosen, role, options)
         return
@@ -132,7 +134,6 @@ def _conform(role: str, options: ConformOptions) -> None:
         options.patience,
         scratch=options.scratch,
     )
-    validate.json_file(options.json_file)
     with _Signals() as signals, target.opened() as runner:
         try:
             signals.watch()
@@ -170,7 +171,8 @@ class _Signals:
     def __enter__(self) -> Self:
         self._raises = False  # until all handlers are installed, and the exception is caught
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[each] = signal.signal(each, self._handle)
+            if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup, or a shell, has set it
+                self._before[each] = signal.signal(each, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:

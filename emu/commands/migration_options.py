@@ -10,6 +10,7 @@ import click
 from backends.options import option_group
 from emu.commands import validate
 from emu.config.migration_parameters import MAX_STREAMS, ON_NO_CONVERGE, Parameters
+from emu.errors import OptionError
 from emu.strategies.unsafe import EITHER, MODES
 
 MAX_THREADS = 256
@@ -128,7 +129,7 @@ def parameters(options: MigrationOptions) -> Parameters:
     Raises:
         PreflightError: a value is invalid.
     """
-    return Parameters(
+    chosen = Parameters(
         downtime_limit=validate.duration("--downtime-limit", options.downtime_limit) // 1_000_000,
         max_bandwidth=validate.size("--max-bandwidth", options.max_bandwidth),
         auto_converge=options.auto_converge,
@@ -137,6 +138,13 @@ def parameters(options: MigrationOptions) -> Parameters:
         check_locks=options.check_locks,
         streams=options.streams,
     )
+    if 0 < chosen.max_bandwidth < chosen.least_bandwidth:
+        raise OptionError(
+            f"--max-bandwidth {options.max_bandwidth}: a page would take longer than the "
+            f"destination waits for it; with --deadline {options.deadline} the least is "
+            f"{chosen.least_bandwidth} bytes a second"
+        )
+    return chosen
 
 
 def strategy_options(options: MigrationOptions) -> dict[str, int | str]:

@@ -168,7 +168,7 @@ def machine_plan(options: MachineOptions) -> MachinePlan:
     disk = validate.disk(options.disk_file, spec, write=options.write)
     stop_time = validate.duration("--stop-time", options.stop_time)
     validate.accelerator(options.accel, spec)
-    validate.json_file(options.json_file)
+    validate.output_file("--json", options.json_file)
     host_limits.check(spec)
     return MachinePlan(
         spec=spec,

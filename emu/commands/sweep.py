@@ -111,8 +111,9 @@ def sweep(**options: Any) -> None:
     if not machine.quiet:
         console = console_for(report_stream(path))
         points = [point for report in reports for point in sweeping.points_of(report)]
-        console.print(sweeping.heading(plan, reports[0].accel), soft_wrap=True)
-        console.print(sweeping.table(points, plain=not console.is_terminal))
+        plain = not console.is_terminal
+        console.print(sweeping.heading(plan, reports[0].accel), markup=False, soft_wrap=plain)
+        console.print(sweeping.table(points, plain=plain))
     deliver(path, sweeping.document(plan, reports))
     for report in reports:
         if not report.ok:

@@ -107,14 +107,18 @@ def strategies(text: str, plugins: Iterable[Path] = ()) -> tuple[type[Strategy],
         plugins: Python files that define further strategies.
 
     Raises:
-        PreflightError: a strategy is unknown, or a plug-in cannot be used.
+        PreflightError: a strategy is unknown or named twice, or a plug-in cannot be used.
     """
     from emu.strategies import registry
 
     for plugin in plugins:
         registry.load_file(plugin.absolute())
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"--strategy {text}: {name} is there twice; see --repeat")
     try:
-        return tuple(registry.find(name.strip()) for name in text.split(","))
+        return tuple(registry.find(name) for name in names)
     except ValueError as error:
         raise OptionError(str(error)) from None
 
@@ -242,8 +246,8 @@ def accelerator(name: str, spec: VmSpec) -> None:
         raise PreflightError(f"--accel {name}: {error}") from None
 
 
-def json_file(path: Path | None) -> None:
-    """Check that the results can be written to ``--json``; ``-`` is stdout.
+def output_file(option: str, path: Path | None) -> None:
+    """Check that the results can be written to the path of an option; ``-`` is stdout.
 
     Raises:
         PreflightError: they cannot.
@@ -253,13 +257,13 @@ def json_file(path: Path | None) -> None:
     try:
         there = path.exists()
     except OSError as error:
-        raise PreflightError(f"--json {path}: {error.strerror}") from None
+        raise PreflightError(f"{option} {path}: {error.strerror}") from None
     if there and is_stream(path):
         return
     if there and not path.is_file():
-        raise PreflightError(f"--json {path} is neither a file nor a pipe; - is stdout")
+        raise PreflightError(f"{option} {path} is neither a file nor a pipe")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise PreflightError(f"--json {path}: there is no directory {folder}")
+        raise PreflightError(f"{option} {path}: there is no directory {folder}")
     if not os.access(folder, os.W_OK) or (there and not os.access(path, os.W_OK)):
-        raise PreflightError(f"--json {path}: may not be written")
+        raise PreflightError(f"{option} {path}: may not be written")

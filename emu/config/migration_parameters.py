@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from emu.errors import EmuError
@@ -16,6 +17,8 @@ DEFAULT_TIMEOUT = 10.0
 _QMP_NAMES = {"timeout": "deadline"}
 #: Sockets of one migration.
 MAX_STREAMS = 16
+#: Bytes that are sent at once, at the least: a page.
+MIN_CHUNK = 4096
 
 
 class Parameters(NamedTuple):
@@ -65,9 +68,19 @@ class Parameters(NamedTuple):
             raise EmuError("a limit must not be negative")
         if result.timeout <= 0:
             raise EmuError("a deadline must be more than 0 s")
+        if 0 < result.max_bandwidth < (least := result.least_bandwidth):
+            raise EmuError(
+                f"max-bandwidth {result.max_bandwidth}: with a deadline of {result.timeout:g} s "
+                f"the least is {least}"
+            )
         if not 1 <= result.streams <= MAX_STREAMS:
             raise EmuError(f"the number of streams must be 1 to {MAX_STREAMS}")
         return result
+
+    @property
+    def least_bandwidth(self) -> int:
+        """Bytes a second; with a lower limit a page takes longer than the peer waits for it."""
+        return math.ceil(2 * MIN_CHUNK / self.timeout)
 
     def to_json(self) -> JsonObject:
         """In QMP's spelling."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.config.migration_parameters import MIN_CHUNK
 from emu.strategies.timeline import now
 
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
 _NS = 1_000_000_000
 #: The largest burst, in seconds of the rate.
 BURST = 0.01
-#: Bytes of the smallest chunk: a page.
-MIN_CHUNK = 4096
 
 
 class TokenBucket:

@@ -210,7 +210,9 @@ class Precopy:
     def _send(self, runs: Sequence[Run]) -> tuple[int, int]:
         """Send memory within the bandwidth limit; return bytes, and nanoseconds of sending."""
         sent = sending_ns = 0
-        bucket = self._bucket
+        bucket, whole = self._bucket, total(runs)
+        if bucket.rate and whole * _NS > EVENT_PERIOD_NS * bucket.rate:
+            self._report_progress(sent, whole)
         for chunk in chunks(runs, bucket.chunk if bucket.rate else CHUNK):
             self._check()
             began = now()
@@ -218,12 +220,31 @@ class Precopy:
             sending_ns += now() - began
             size = total(chunk)
             sent += size
-            wait = bucket.consume(size)
-            if wait:
-                self._pause(wait / _NS)
-            if now() - self._last_event > EVENT_PERIOD_NS:
-                self._last_event = now()
-                self._observe("MIGRATION", {"status": "active"})
+            self._wait(bucket.consume(size), sent, whole)
         self._stream.end_round()
         self._check()
         return sent, sending_ns
+
+    def _wait(self, left: int, sent: int, whole: int) -> None:
+        """Let so many nanoseconds pass, and report the round when an event is due."""
+        while True:
+            if now() - self._last_event > EVENT_PERIOD_NS:
+                self._report_progress(sent, whole)
+            if left <= 0:
+                return
+            self._pause(min(left, EVENT_PERIOD_NS) / _NS)
+            self._check()
+            left -= EVENT_PERIOD_NS
+
+    def _report_progress(self, sent: int, whole: int) -> None:
+        """An event about the bytes of a round that takes long, and the limit on its bandwidth."""
+        self._last_event = now()
+        self._observe(
+            "MIGRATION_ROUND",
+            {
+                "round": self._convergence.rounds + 1,
+                "sent": sent,
+                "size": whole,
+                "max-bandwidth": self._bucket.rate,
+            },
+        )

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from emu.errors import EmuError
-from emu.report.cells import size
+from emu.report.cells import rough_time, size
 
 if TYPE_CHECKING:
     from emu.config.plan import DiskFile
@@ -28,19 +28,23 @@ _SLOWEST = 2 << 20
 _POLL = 0.1
 
 
-def host_digest(disk: DiskFile, watcher: SignalWatcher, progress: Progress | None = None) -> str:
-    """The SHA-256 of the file, in hex; ``progress`` shows how far the read is.
+def host_digest(disk: DiskFile, watcher: SignalWatcher, progress: Progress) -> str:
+    """The SHA-256 of the file, in hex; a step of the run, with its progress.
 
     Raises:
         OSError: the file cannot be read.
+        SignalError: the user has ended the run.
     """
+    progress.step(f"read {disk.path} on the host, {size(disk.size)}")
+    begin = time.monotonic()
     digest = hashlib.sha256()
     with disk.path.open("rb", buffering=0) as file:
         while data := file.read(1 << 20):
             digest.update(data)
             watcher.check()
-            if progress is not None and not (at := file.tell()) % _REPORT:
-                progress.advance(f"{size(at)} of {size(disk.size)}", at, disk.size)
+            if not (at := file.tell()) % _REPORT:
+                left = rough_time((time.monotonic() - begin) * (disk.size - at) / at)
+                progress.advance(f"{size(at)} of {size(disk.size)}, {left} left", at, disk.size)
     return digest.hexdigest()
 
 

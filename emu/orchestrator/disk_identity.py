@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def file_identity(
-    plan: MachinePlan, watcher: SignalWatcher, progress: Progress | None = None
+    plan: MachinePlan, watcher: SignalWatcher, progress: Progress
 ) -> JsonObject | None:
     """Size and digest of the user's image file of the first disk, if there is one.
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from vhost_user import tracing
@@ -94,16 +94,18 @@ class ManagedProcess:
         return lines[-1] if lines else ""
 
     def send(self, signum: int) -> None:
-        """Send a signal to the program; no effect if it has ended."""
-        with suppress(ProcessLookupError):
+        """Send a signal to the program; no effect if it has ended, or runs as another user."""
+        with suppress(ProcessLookupError, PermissionError):
             self._process.send_signal(signum)
 
     def reap(self) -> None:
         """Read the exit status of the program, which has ended or is ending; close its pidfd."""
-        # A busy host may take longer than `TIMEOUT` to end a process that was killed.
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(TIMEOUT)
-        os.close(self.pidfd)
+        try:
+            # A busy host may take longer than `TIMEOUT` to end a process that was killed.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(TIMEOUT)
+        finally:
+            os.close(self.pidfd)
 
 
 def await_end(programs: Iterable[ManagedProcess], timeout: float) -> bool:
@@ -125,10 +127,11 @@ def await_end(programs: Iterable[ManagedProcess], timeout: float) -> bool:
 
 def end(programs: Sequence[ManagedProcess], timeout: float = TIMEOUT) -> None:
     """End all of them with SIGTERM, or SIGKILL after ``timeout`` seconds, and reap them."""
-    for program in programs:
-        program.send(signal.SIGTERM)
-    if not await_end(programs, timeout):
+    with ExitStack() as stack:
         for program in programs:
-            program.send(signal.SIGKILL)
-    for program in programs:
-        program.reap()
+            stack.callback(program.reap)  # also if another one cannot be reaped
+        for program in programs:
+            program.send(signal.SIGTERM)
+        if not await_end(programs, timeout):
+            for program in programs:
+                program.send(signal.SIGKILL)

@@ -32,8 +32,6 @@ class IncomingMigration:
             description: of the VM, for the progress line.
         """
         supervisor, plan = self._supervisor, self._supervisor.plan
-        if plan.disk is not None:
-            supervisor.progress.step(f"read {plan.disk.path} on the host")
         disk = disk_identity.file_identity(plan, supervisor.watcher, supervisor.progress)
         supervisor.progress.step(f"prepare: {description}")
         images = None if plan.images is None else str(plan.images)

@@ -89,7 +89,6 @@ class MigrationSeries:
             machine, self._boot(), via=self._plan.via, strict_downtime=self._plan.strict_downtime
         )
         if machine.disk is not None:
-            self._progress.step(f"read {machine.disk.path} on the host")
             report.disk_sha256 = host_digest(machine.disk, self._watcher, self._progress)
         uplinks = [
             side.backends.uplinks[0] for side in self._supervisor.sides if side.backends.uplinks
@@ -176,15 +175,9 @@ class MigrationSeries:
         return MigrationOutcome(
             {"source": self._source, "destination": self._destination},
             self._watcher,
-            on_pass=self._show_pass,
+            progress=self._progress,
             idle=None if reader is None else reader.advance,
             step=STEP_SECONDS,
-        )
-
-    def _show_pass(self, data: JsonObject) -> None:
-        self._progress.detail(
-            f"round {data.get('pass')}: {data.get('bytes', 0) / (1 << 20):.1f} MiB sent, "
-            f"{data.get('remaining', 0) / (1 << 20):.1f} MiB dirty"
         )
 
     def _failure_of(self, ended: dict[Role, JsonObject]) -> str | None:

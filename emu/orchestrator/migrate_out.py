@@ -59,8 +59,6 @@ class OutgoingMigration:
         # Before any process is started: booting a large VM takes long.
         probe(self._endpoint.uri, timeout=self._plan.parameters.timeout)
         self._supervisor.start_programs()
-        if machine.disk is not None:
-            self._progress.step(f"read {machine.disk.path} on the host")
         disk = disk_identity.file_identity(machine, self._supervisor.watcher, self._progress)
         spec = machine.spec
         self._progress.step(
@@ -97,12 +95,8 @@ class OutgoingMigration:
         }
         side.execute("migrate", arguments)
         watcher = self._supervisor.watcher
-        outcome = MigrationOutcome({"source": side}, watcher, on_pass=self._show_pass).wait()
+        outcome = MigrationOutcome({"source": side}, watcher, progress=self._progress).wait()
         return None if completed(outcome["source"]) else reason(outcome["source"])
-
-    def _show_pass(self, data: JsonObject) -> None:
-        sent = data.get("bytes", 0) / (1 << 20)
-        self._progress.detail(f"round {data.get('pass')}: {sent:.1f} MiB sent")
 
     def _rolled_back(self, error: str) -> MigrationResult:
         """The result of a failed migration: check that the VM, which runs on, lost no request."""

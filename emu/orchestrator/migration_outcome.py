@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from emu.errors import MigrationError
+from emu.report.cells import rough_time, size
+from emu.report.progress import SilentProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from emu.orchestrator.signals import SignalWatcher
     from emu.orchestrator.vm_host import VmHost
     from emu.qmp.protocol import JsonObject
+    from emu.report.progress import Progress
 
 Role = Literal["source", "destination"]
 #: QMP's states of a migration that has ended.
@@ -29,7 +32,7 @@ class MigrationOutcome:
     Args:
         sides: the processes of this run that take part in it.
         watcher: interrupts the wait for signals and for programs that end.
-        on_pass: called with the data of each MIGRATION_PASS event of the source.
+        progress: shows the rounds of the source.
         may_be_silent: wait without a limit; by default `wait` sends migrate_cancel to the source
             after `SILENCE` seconds without an event.
         idle: called after each ``step`` seconds without an event.
@@ -44,7 +47,7 @@ class MigrationOutcome:
         sides: Mapping[Role, VmHost],
         watcher: SignalWatcher,
         *,
-        on_pass: Callable[[JsonObject], None] = lambda _data: None,
+        progress: Progress | None = None,
         may_be_silent: bool = False,
         idle: Callable[[], None] | None = None,
         step: float = 1.0,
@@ -52,7 +55,7 @@ class MigrationOutcome:
         self.ended: dict[Role, JsonObject] = {}
         self._sides = sides
         self._watcher = watcher
-        self._on_pass = on_pass
+        self._progress = SilentProgress() if progress is None else progress
         self._limit = None if may_be_silent else SILENCE
         self._idle = idle
         self._step = _LONG if idle is None else step
@@ -109,9 +112,28 @@ class MigrationOutcome:
         for role, side in self._sides.items():
             for event in side.take_events():
                 if event.name == "MIGRATION_PASS" and role == "source":
-                    self._on_pass(event.data)
+                    self._progress.detail(_after_round(event.data))
+                elif event.name == "MIGRATION_ROUND" and role == "source":
+                    self._show_round(event.data)
                 elif event.name == "MIGRATION" and event.data.get("status") in ENDED:
                     self.ended[role] = event.data
+
+    def _show_round(self, data: JsonObject) -> None:
+        """How far a round is, and how long the limit on the bandwidth makes it take."""
+        sent, whole, rate = int(data["sent"]), int(data["size"]), int(data["max-bandwidth"])
+        text = f"round {data['round']}: {size(sent)} of {size(whole)} sent"
+        if rate:
+            text += f", {rough_time((whole - sent) / rate)} left at {size(rate)} a second"
+        if sent:
+            self._progress.advance(text, sent, whole)
+        else:
+            self._progress.detail(text)
+
+
+def _after_round(data: JsonObject) -> str:
+    """MIGRATION_PASS as text."""
+    sent, dirty = data.get("bytes", 0) / (1 << 20), data.get("remaining", 0) / (1 << 20)
+    return f"round {data.get('pass')}: {sent:.1f} MiB sent, {dirty:.1f} MiB dirty"
 
 
 def completed(outcome: JsonObject | None) -> bool:

@@ -41,7 +41,9 @@ class RunDirectory:
                 folder = Path(temporary_directory())
                 self.path = stack.enter_context(TemporaryDirectory(PREFIX, folder))
             except OSError as error:
-                raise PreflightError(f"the directory for sockets cannot be created: {error}") from None
+                raise PreflightError(
+                    f"the directory for sockets cannot be created: {error}"
+                ) from None
             self._lock = stack.enter_context(ImagesLock(images, role))
             self._stack = stack.pop_all()
 

@@ -26,6 +26,14 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def rough_time(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h`` or ``109 days``: how long something will take."""
+    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def milliseconds(value: float | None) -> str:
     """``12.34``, ``123.4``, or ``-`` if it is unknown."""
     if value is None:

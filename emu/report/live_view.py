@@ -109,4 +109,4 @@ def show_report(report: LoadReport, stream: TextIO) -> None:
     lines.append(integrity_line(report.integrity))
     console = console_for(stream)
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)

@@ -41,6 +41,8 @@ def sizes(text: str) -> tuple[int, ...]:
         raise OptionError(
             f"--devices {text!r}: write numbers from 1 to {MAX_DEVICES}, such as 4,16,40,128"
         )
+    if len(set(numbers)) < len(numbers):
+        raise OptionError(f"--devices {text}: a number is there twice; see --repeat")
     return numbers
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from backends.durations import format_duration
 from emu.report.cells import (
     PLAIN_WIDTH,
     count,
@@ -35,7 +36,7 @@ def vm_line(plan: MachinePlan, accel: str) -> str:
     spec = plan.spec
     devices = ", ".join(f"{g.count} {g.device_class} x {g.rings} rings" for g in spec.groups)
     costs = "native costs" if plan.costs == "native" else f"costs of {plan.costs} injected"
-    extra = f", back-ends stop in {plan.stop_time / 1e6:g} ms" if plan.stop_time else ""
+    extra = f", back-ends stop in {format_duration(plan.stop_time)}" if plan.stop_time else ""
     return (
         f"{spec.vcpus} vCPUs, {size(spec.memory_bytes)}, {devices}; accelerator {accel}, {costs}, "
         f"load {plan.load}, control {plan.control}, stop policy {plan.stop_policy}{extra}"

@@ -25,9 +25,10 @@ class VmControl(Protocol):
 
     Events, through the `EventSink` of the control: ``MIGRATION {"status"}`` on each change
     (``setup``, ``active``, ``device``, then ``completed``, ``failed`` or ``cancelled``, with
-    ``"error-desc"`` when it failed), ``MIGRATION_PASS {"pass", "remaining", "bytes"}`` at the
-    source, ``STOP`` and ``RESUME``. The source reports ``failed`` when the VM runs on there, and
-    the destination ``completed`` when the VM runs there.
+    ``"error-desc"`` when it failed), ``STOP`` and ``RESUME``; at the source ``MIGRATION_PASS
+    {"pass", "remaining", "bytes"}`` after each round of pre-copy, and ``MIGRATION_ROUND {"round",
+    "sent", "size", "max-bandwidth"}`` within a round that takes long. The source reports
+    ``failed`` when the VM runs on there, and the destination ``completed`` when the VM runs there.
     """
 
     def create(

@@ -52,6 +52,11 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("migrate", "--json", "/dev"), 1, "/dev is neither a file nor a pipe"),
         (("migrate", "--strategy", ""), 2, "unknown strategy ''"),
         (("sweep", "--strategy", ""), 2, "unknown strategy ''"),
+        (("migrate", "--strategy", "split,threads,split"), 2, "split is there twice"),
+        (("sweep", "--strategy", "split, split"), 2, "split is there twice"),
+        (("sweep", "--devices", "2,4,2"), 2, "a number is there twice"),
+        (("migrate", "--max-bandwidth", "1"), 2, "the least is 820 bytes a second"),
+        (("sweep", "--max-bandwidth", "100", "--deadline", "1m"), 2, "the least is 137 bytes"),
         (("migrate", "--json", "x" * 300), 1, "File name too long"),
         (("migrate", "--net", "99999999999x2"), 2, "is not a shape"),
         (("migrate", "--vm", "/dev/zero"), 1, "/dev/zero is not a regular file"),
@@ -59,6 +64,8 @@ def emu(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("run", "--for", "0"), 2, "--for 0"),
         (("run", "--load", "much"), 2, "'much' is not one of"),
         (("fly",), 2, "No such command 'fly'"),
+        (("conform", "fly"), 2, "No such command 'fly'"),
+        (("--nonsense",), 2, "No such option '--nonsense'"),
     ],
 )
 def test_bad_input_is_one_line_and_a_status(
@@ -71,6 +78,28 @@ def test_bad_input_is_one_line_and_a_status(
     assert result.stderr.startswith("emu: ")
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "owners"),
+    [
+        (("conform", "--list"), "emu conform back-end or emu conform front-end"),
+        (("conform", "--scratch"), "emu conform back-end"),
+        (("--junitxml", "x"), "emu conform back-end or emu conform front-end"),
+        (("--repeat", "3", "migrate"), "emu migrate or emu sweep"),
+        (("-s", "split"), "emu migrate or emu sweep"),
+    ],
+)
+def test_an_option_of_a_subcommand_is_not_called_unknown(
+    arguments: tuple[str, ...], owners: str
+) -> None:
+    """It is written too early; the line names the commands that have it."""
+    result = emu(*arguments)
+    option = next(word for word in arguments if word.startswith("-"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"emu: {option} is an option of a subcommand: write it after {owners}\n"
+    )
 
 
 def test_help_has_examples() -> None:
@@ -167,14 +196,44 @@ def test_the_version_is_that_of_the_package() -> None:
     assert version("vhost-emu") in emu("--version").stdout
 
 
-def test_a_long_temporary_directory_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No process was started."""
+#: Commands that make sockets in the temporary directory, and of their own accord nowhere else.
+MAKE_SOCKETS = {
+    "migrate": ("migrate", *SMALL),
+    "migrate --to": ("migrate", *SMALL, "--to", "tcp:127.0.0.1:1", "--images", "."),
+    "migrate --network": ("migrate", *SMALL, "--network", "netns"),
+    "run": ("run", *SMALL),
+    "run --incoming": ("run", *SMALL, "--incoming", "tcp:127.0.0.1:0", "--images", "."),
+    "sweep": ("sweep", "--devices", "2", "--rings", "2", "--accel", "soft"),
+}
+
+
+@pytest.fixture
+def long_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary directory, of all programs that a test starts, with a long name."""
     long = tmp_path / ("x" * 90)
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
-    result = emu("migrate", *SMALL)
+    return long
+
+
+@pytest.mark.parametrize("role", ["back-end", "front-end"])
+def test_conform_has_its_sockets_elsewhere(role: str, long_directory: Path) -> None:
+    """In /tmp, as it has no sockets that several processes have to find."""
+    commands = {
+        "back-end": f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}",
+        "front-end": f"{shlex.quote(sys.executable)} -m emu.cli attach --net {{socket}}",
+    }
+    case = {"back-end": "VU-B-0101", "front-end": "VU-F-0101"}[role]
+    result = emu("conform", role, "--only", case, "--exec", commands[role])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert list(long_directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", MAKE_SOCKETS)
+def test_a_long_temporary_directory_is_one_line(command: str, long_directory: Path) -> None:
+    """Nothing was started in it."""
+    long = long_directory
+    result = emu(*MAKE_SOCKETS[command])
     assert result.returncode == 1
     assert "at most 107" in result.stderr
     assert result.stderr.count("\n") == 1

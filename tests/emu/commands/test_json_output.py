@@ -83,7 +83,7 @@ def test_a_fifo_receives_the_document(tmp_path: Path) -> None:
     """As with ``--json >(jq .)``; it stays a FIFO."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    validate.json_file(fifo)
+    validate.output_file("--json", fifo)
     with ThreadPoolExecutor() as pool:
         text = pool.submit(fifo.read_text)
         deliver(fifo, {"a": 1})
@@ -94,7 +94,7 @@ def test_a_fifo_receives_the_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_every_name_of_stdout_is_stdout(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The report is printed on stderr."""
-    validate.json_file(Path(name))
+    validate.output_file("--json", Path(name))
     assert report_stream(Path(name)) is sys.stderr
     deliver(Path(name), {"a": 1})
     assert json.loads(capsys.readouterr().out) == {"a": 1}
@@ -102,6 +102,6 @@ def test_every_name_of_stdout_is_stdout(name: str, capsys: pytest.CaptureFixture
 
 def test_a_full_device_is_one_line() -> None:
     """With the reason and the path."""
-    validate.json_file(Path("/dev/full"))
+    validate.output_file("--json", Path("/dev/full"))
     with pytest.raises(EmuError, match="--json /dev/full: No space left on device"):
         deliver(Path("/dev/full"), {"a": 1})

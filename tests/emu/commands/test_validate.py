@@ -66,9 +66,11 @@ def test_a_file_and_options_exclude_each_other(tmp_path: Path) -> None:
 
 
 def test_strategies_keep_their_order() -> None:
-    """A strategy may be repeated."""
-    names = [strategy.NAME for strategy in validate.strategies("split, threads,split")]
-    assert names == ["split", "threads", "split"]
+    """And none is named twice; more runs are what --repeat is for."""
+    names = [strategy.NAME for strategy in validate.strategies("split, threads")]
+    assert names == ["split", "threads"]
+    with pytest.raises(OptionError, match="split is there twice; see --repeat"):
+        validate.strategies("split, threads,split")
 
 
 @pytest.mark.parametrize("text", ["c", "", "split,,threads", "split,", " "])
@@ -137,12 +139,12 @@ def test_a_disk_needs_a_disk_and_write_needs_a_file(tmp_path: Path) -> None:
 
 def test_an_unwritable_path_of_the_results_is_refused(tmp_path: Path) -> None:
     """Before the run, not after it."""
-    validate.json_file(tmp_path / "new.json")
-    validate.json_file(None)
+    validate.output_file("--json", tmp_path / "new.json")
+    validate.output_file("--json", None)
     with pytest.raises(PreflightError, match="is neither a file nor a pipe"):
-        validate.json_file(tmp_path)
+        validate.output_file("--json", tmp_path)
     with pytest.raises(PreflightError, match="there is no directory"):
-        validate.json_file(tmp_path / "no" / "new.json")
+        validate.output_file("--json", tmp_path / "no" / "new.json")
 
 
 @pytest.mark.parametrize(

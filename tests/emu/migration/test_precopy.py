@@ -17,6 +17,7 @@ from emu.errors import MigrationError
 from emu.guest import layout
 from emu.machine.ram import GuestRam
 from emu.machine.throttle import MAX_PERCENT
+from emu.migration import precopy as precopy_module
 from emu.migration.convergence import FIRST_THROTTLE, THROTTLE_STEP, DeviceDowntime, Reason
 from emu.migration.device_probe import DowntimeForecast
 from emu.migration.precopy import Precopy
@@ -187,6 +188,35 @@ def test_a_guest_that_writes_faster_than_memory_is_sent_is_throttled(rig: Rig) -
     rig.wire.finish()
     start, size = rig.vm.guest.layout.dirty_memory
     assert rig.wire.ram.view(start, size) == rig.vm.machine.ram.view(start, size)
+
+
+def test_a_round_that_takes_long_reports_how_far_it_is(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, with the limit that makes it long, and then again and again; also while it waits."""
+    monkeypatch.setattr(precopy_module, "EVENT_PERIOD_NS", 1_000_000)
+    wait_until(lambda: total(rig.vm.machine.ram.extents()) > WORKING_SET)
+    limited = rig.precopy(Parameters(max_bandwidth=40 << 10))
+
+    def run() -> None:
+        with contextlib.suppress(MigrationError):
+            limited.run(prepared)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: len(rig.events.seen) >= 100)
+    rig.cancelled.set()
+    thread.join(TIMEOUT)
+    rounds = [data for name, data in rig.events.seen if name == "MIGRATION_ROUND"]
+    assert len(rounds) == len(rig.events.seen)
+    assert rounds[0]["sent"] == 0
+    assert all(data["round"] == 1 and data["max-bandwidth"] == 40 << 10 for data in rounds)
+    sizes = {int(str(data["size"])) for data in rounds}
+    assert len(sizes) == 1
+    assert sizes.pop() > WORKING_SET
+    sent = [int(str(data["sent"])) for data in rounds]
+    assert sent == sorted(sent)
+    assert len(set(sent)) < len(sent), "a page takes 100 ms, and an event comes after one"
 
 
 def test_a_pre_copy_that_does_not_converge_is_reported(rig: Rig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import signal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from emu.orchestrator.disk_digests import (
     host_digest,
 )
 from emu.orchestrator.signals import SignalWatcher
-from emu.report.progress import LineProgress
+from emu.report.progress import LineProgress, SilentProgress
 from tests.emu.fake_runs import disk_file
 
 if TYPE_CHECKING:
@@ -95,8 +96,23 @@ def test_the_hosts_digest_is_that_of_sha256sum(tmp_path: Path) -> None:
     """Of a file that needs more than one read."""
     content = os.urandom(3 * MIB + 512)
     disk = disk_file(tmp_path / "disk", content)
+    out = io.StringIO()
     with SignalWatcher() as watcher:
-        assert host_digest(disk, watcher) == hashlib.sha256(content).hexdigest()
+        assert host_digest(disk, watcher, LineProgress(out)) == hashlib.sha256(content).hexdigest()
+    assert out.getvalue() == f"read {tmp_path / 'disk'} on the host, 3 MiB\n"
+
+
+def test_a_long_digest_reports_how_long_it_will_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first piece on, not only when it is nearly done."""
+    monkeypatch.setattr(disk_check, "_REPORT", MIB)
+    disk = disk_file(tmp_path / "disk", bytes(4 * MIB))
+    out = io.StringIO()
+    with SignalWatcher() as watcher:
+        host_digest(disk, watcher, LineProgress(out))
+    lines = [re.sub(r"\d+ s left", "x left", line) for line in out.getvalue().splitlines()[1:]]
+    assert lines == [f"  {done} MiB of 4 MiB, x left" for done in (1, 2, 3, 4)]
 
 
 def test_a_long_digest_can_be_interrupted(tmp_path: Path) -> None:
@@ -105,4 +121,4 @@ def test_a_long_digest_can_be_interrupted(tmp_path: Path) -> None:
     with SignalWatcher() as watcher:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(SignalError):
-            host_digest(disk, watcher)
+            host_digest(disk, watcher, SilentProgress())

@@ -16,6 +16,7 @@ from emu.orchestrator.managed_process import ManagedProcess, await_end, end
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PATIENT = "import time, sys; sys.stderr.write('here\\n'); sys.stderr.flush(); time.sleep(1000)"
@@ -43,6 +44,57 @@ def test_end_reaps_programs_and_closes_descriptors(tmp_path: Path) -> None:
     end(programs)
     assert not any(psutil.pid_exists(program.pid) for program in programs)
     assert psutil.Process().num_fds() == before
+
+
+def _wait_for_end(program: ManagedProcess) -> None:
+    assert await_end([program], TIMEOUT)
+
+
+def _kill(program: ManagedProcess) -> None:
+    os.kill(program.pid, signal.SIGKILL)
+    _wait_for_end(program)
+
+
+def _take_status(program: ManagedProcess) -> None:
+    os.kill(program.pid, signal.SIGKILL)
+    os.waitpid(program.pid, 0)
+
+
+#: What one of several programs is, and what happens to it before their end.
+BEHAVIOURS: dict[str, tuple[str, Callable[[ManagedProcess], object]]] = {
+    "obeys": (PATIENT, lambda _program: None),
+    "ignores SIGTERM": (DEAF, lambda _program: None),
+    "has ended": ("import sys; sys.exit('over')", _wait_for_end),
+    "was killed": (PATIENT, _kill),
+    "is stopped": (PATIENT, lambda program: os.kill(program.pid, signal.SIGSTOP)),
+    "has lost its status": (PATIENT, _take_status),
+}
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_each_program_is_reaped_whatever_one_of_them_does(
+    behaviour: str, place: int, tmp_path: Path
+) -> None:
+    before = psutil.Process().num_fds()
+    code, happens = BEHAVIOURS[behaviour]
+    codes = [PATIENT] * 3
+    codes[place] = code
+    programs = [start(each, tmp_path / f"log{n}") for n, each in enumerate(codes)]
+    happens(programs[place])
+    end(programs, timeout=0.5 if behaviour in ("ignores SIGTERM", "is stopped") else TIMEOUT)
+    assert not any(psutil.pid_exists(program.pid) for program in programs)
+    assert psutil.Process().num_fds() == before
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_error_at_one_program_leaves_no_other_one(place: int, tmp_path: Path) -> None:
+    """A descriptor that is not there any more is an error, which is raised at the end."""
+    programs = [start(PATIENT, tmp_path / f"log{n}") for n in range(3)]
+    os.close(programs[place].pidfd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        end(programs)
+    assert not any(psutil.pid_exists(program.pid) for program in programs)
 
 
 def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ from emu.orchestrator import migration_outcome
 from emu.orchestrator.migration_outcome import ENDED, MigrationOutcome, Role, completed, reason
 from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import Event
+from emu.report.progress import LineProgress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,11 +97,21 @@ def test_both_sides_are_awaited_if_the_migration_has_completed() -> None:
     assert all(completed(data) for data in outcome.values())
 
 
-def test_pass_events_of_the_source_are_passed_on() -> None:
-    seen: list[JsonObject] = []
-    source = Scripted(Event("MIGRATION_PASS", {"pass": 1}), Event("STOP", {}), ended("completed"))
-    wait(source, None, on_pass=seen.append)
-    assert seen == [{"pass": 1}]
+def test_rounds_of_the_source_are_shown() -> None:
+    out = io.StringIO()
+    events = [
+        Event("MIGRATION_ROUND", {"round": 1, "sent": sent, "size": 8 << 20, "max-bandwidth": rate})
+        for sent, rate in ((0, 1 << 10), (4 << 20, 1 << 20), (6 << 20, 0))
+    ]
+    passed = Event("MIGRATION_PASS", {"pass": 1, "remaining": 1 << 20, "bytes": 8 << 20})
+    source = Scripted(*events, passed, Event("STOP", {}), ended("completed"))
+    wait(source, None, progress=LineProgress(out))
+    assert out.getvalue().splitlines() == [
+        "  round 1: 0 B of 8 MiB sent, 2.28 h left at 1 KiB a second",
+        "  round 1: 4 MiB of 8 MiB sent, 4 s left at 1 MiB a second",
+        "  round 1: 6 MiB of 8 MiB sent",
+        "  round 1: 8.0 MiB sent, 1.0 MiB dirty",
+    ]
 
 
 @pytest.mark.parametrize("role", ["source", "destination"])
