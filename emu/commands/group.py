@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from backends import console_script
+from emu import trace_events as _trace_events  # noqa: F401  --trace-events of all commands has them
 from emu.commands.command_group import CommandGroup, need_subcommand
 from emu.errors import EmuError, SignalError
 
