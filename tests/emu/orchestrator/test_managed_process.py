@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from emu.orchestrator.managed_process import ManagedProcess, await_end, end
+from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
