@@ -106,7 +106,7 @@ def test_a_long_digest_reports_how_long_it_will_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the first piece on, not only when it is nearly done."""
-    monkeypatch.setattr(disk_check, "_REPORT", MIB)
+    monkeypatch.setattr(disk_digests, "_REPORT", MIB)
     disk = disk_file(tmp_path / "disk", bytes(4 * MIB))
     out = io.StringIO()
     with SignalWatcher() as watcher:
