@@ -123,16 +123,16 @@ class RigRing:
             self.kick()
         return head
 
-    def wait(self, deadline: float = TIMEOUT) -> Done:
+    def wait(self, timeout: float = TIMEOUT) -> Done:
         """The next completion; enables interrupts and waits for one if there is none yet."""
-        end = time.monotonic() + deadline
+        deadline = time.monotonic() + timeout
         while True:
             done = self.driver.pop()
             if done is not None:
                 return Done(*done)
             if self.driver.arm():
                 continue
-            left = end - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0 or not readable(self.call_fd, left):
                 raise TimeoutError(f"ring {self.index}: no completion")
             os.eventfd_read(self.call_fd)
