@@ -18,13 +18,13 @@ LOCK_NAME = ".emu-incoming.lock"
 
 
 class Role(Enum):
-    """What a run does with the images."""
+    """The role of a run that uses the images."""
 
-    #: Its VM uses them, and goes nowhere.
+    #: Its VM uses the images, and does not migrate to another run.
     ALONE = "alone"
-    #: Its VM uses them, and goes to another run.
+    #: Its VM uses the images, and migrates to another run.
     SOURCE = "source"
-    #: A VM comes from another run, which uses them until then.
+    #: A VM migrates from another run, which uses the images until then.
     DESTINATION = "destination"
 
 

@@ -12,6 +12,7 @@ from emu.errors import PreflightError
 from emu.migration.disk_comparison import differences
 from emu.orchestrator import disk_identity
 from emu.orchestrator.signals import SignalWatcher
+from emu.report.progress import SilentProgress
 from tests.emu.fake_runs import disk_file, machine_plan
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def test_the_users_file_is_described_by_size_and_digest(tmp_path: Path) -> None:
     content = bytes(range(256)) * 16
     plan = machine_plan(disk=disk_file(tmp_path / "disk", content))
     with SignalWatcher() as watcher:
-        assert disk_identity.file_identity(plan, watcher) == {
+        assert disk_identity.file_identity(plan, watcher, SilentProgress()) == {
             "size": 4096,
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        assert disk_identity.file_identity(machine_plan(), watcher) is None
+        assert disk_identity.file_identity(machine_plan(), watcher, SilentProgress()) is None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.config.plan import MigrationPlan
 from emu.migration.endpoint import MigrationEndpoint
+from emu.orchestrator.images_lock import Role
 from emu.orchestrator.migrate_in import IncomingMigration
 from emu.orchestrator.migrate_out import OutgoingMigration
 from emu.orchestrator.supervisor import Supervisor
@@ -40,14 +41,12 @@ class TwoRuns:
         self.endpoint = MigrationEndpoint(f"unix:{folder / 'migration'}", None)
         self.incoming = self._destination()
 
-    def _supervisor(self, out: io.StringIO, *, awaits_vm: bool) -> Supervisor:
-        made = Supervisor(
-            self._plan, LineProgress(out), sides=1, awaits_vm=awaits_vm, vm_program=FAKE_VM
-        )
+    def _supervisor(self, out: io.StringIO, role: Role) -> Supervisor:
+        made = Supervisor(self._plan, LineProgress(out), sides=1, role=role, vm_program=FAKE_VM)
         return self._owned.enter_context(made)
 
     def _destination(self) -> IncomingMigration:
-        supervisor = self._supervisor(self.there, awaits_vm=True)
+        supervisor = self._supervisor(self.there, Role.DESTINATION)
         supervisor.start_programs()
         incoming = IncomingMigration(supervisor, self.endpoint)
         incoming.listen("a small VM")
@@ -55,6 +54,6 @@ class TwoRuns:
 
     def migrate(self, strategy: str = "split") -> MigrationReport:
         """Run the source's command."""
-        supervisor = self._supervisor(self.here, awaits_vm=False)
+        supervisor = self._supervisor(self.here, Role.SOURCE)
         plan = MigrationPlan(self._plan, (strategy,))
         return OutgoingMigration(plan, supervisor, self.endpoint).run()
