@@ -59,7 +59,7 @@ class ImagesLock:
     def __exit__(self, *_exception: object) -> None:
         if self._incoming >= 0:
             assert self._images is not None  # noqa: S101  there is no lock without a directory
-            # While it is locked: what another process finds there afterwards is its own.
+            # Before the lock is released: afterwards another process may create its own file.
             with suppress(OSError):
                 (self._images / LOCK_NAME).unlink()
             os.close(self._incoming)
@@ -67,7 +67,7 @@ class ImagesLock:
             os.close(self._used)
 
     def own(self) -> bool:
-        """The VM is here: use the images until the end; False while another run uses them."""
+        """Lock the images until the end of the run; False while another run uses them."""
         if self._images is None or self._used >= 0:
             return True
         try:
@@ -79,7 +79,7 @@ class ImagesLock:
         return True
 
     def _await_vm(self, images: Path) -> bool:
-        """Be the only run that a VM may come to; False if there is another one."""
+        """Lock the images as their only destination; False if there is another one."""
         path = images / LOCK_NAME
         while True:
             try:
