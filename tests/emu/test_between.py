@@ -4,97 +4,29 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import socket
 import subprocess
-import sys
-import tempfile
-import time
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from emu.report.cells import milliseconds
 from tests import slow
 from tests.emu.migration.certificates import Authority
-from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+from tests.emu.runs import EMU, Run
+from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from emu.migration.tls import Credentials
 
-EMU = (sys.executable, "-m", "emu.cli")
 SMALL = ("--net", "1x2", "--blk", "2x2", "--vcpus", "2", "--memory", "256M")
 #: Runs a command in a time namespace of its own.
 OTHER_CLOCK = ("unshare", "-Ur", "--time", "--monotonic")
 #: Seconds by which its clock is ahead: longer than any test runs.
 AHEAD = 5000
-
-
-class Ended(NamedTuple):
-    """The exit status and the output of a run."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def last(self) -> str:
-        """The last line on stderr."""
-        return self.err.strip().splitlines()[-1]
-
-
-class Run:
-    """One `emu` command, whose stderr is written to a file."""
-
-    def __init__(self, folder: Path, name: str, argv: Sequence[str], before: Sequence[str]) -> None:
-        self._log = folder / f"{name}.err"
-        # A socket's path must be short.
-        self._tmp = Path(tempfile.mkdtemp(prefix="emu-test-"))
-        with self._log.open("wb") as err:
-            self.process = subprocess.Popen(
-                [*before, *EMU, *argv],
-                stdout=subprocess.PIPE,
-                stderr=err,
-                text=True,
-                env={**os.environ, "TMPDIR": str(self._tmp)},
-            )
-
-    def await_line(self, words: str) -> str:
-        """Wait for a line on stderr with these words; return it."""
-        deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            for line in self._log.read_text().splitlines():
-                if words in line:
-                    return line
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.02)
-                raise AssertionError(f"the run ended: {self._log.read_text()}")
-        raise AssertionError(f"{words!r} was not printed: {self._log.read_text()}")
-
-    def interrupt(self) -> None:
-        """Send SIGINT, as Ctrl-C does."""
-        self.process.send_signal(signal.SIGINT)
-
-    def close(self) -> None:
-        """Close the pipe and remove the temporary directory."""
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        shutil.rmtree(self._tmp, ignore_errors=True)
-
-    def end(self) -> Ended:
-        """Wait for its end, and check that no process and no file is left."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        out, _ = self.process.communicate(timeout=PROGRAM_TIMEOUT)
-        assert not [child for child in family if child.is_running()]
-        self._tmp.rmdir()  # which fails if the directory is not empty
-        return Ended(self.process.returncode, out, self._log.read_text())
 
 
 class Terminals:
@@ -120,16 +52,13 @@ class Terminals:
     def _start(self, name: str, argv: Sequence[str], before: Sequence[str]) -> Run:
         shape = () if "--net" in argv else SMALL
         images = () if "--images" in argv else ("--images", str(self.images))
-        run = Run(self._folder, name, (*argv, *shape, *images), before)
+        run = Run(self._folder / f"{name}.err", (*argv, *shape, *images), before=before)
         self._runs.append(run)
         return run
 
     def close(self) -> None:
         """End the runs that a failed test has left."""
         for run in self._runs:
-            if run.process.poll() is None:
-                run.process.terminate()
-                run.process.wait(TIMEOUT)
             run.close()
 
 

@@ -1,0 +1,95 @@
+"""An `emu` that runs, as a user started it: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+
+from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EMU = (sys.executable, "-m", "emu.cli")
+
+
+class Ended(NamedTuple):
+    """The exit status of a run, and what it has printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line on stderr."""
+        return self.err.strip().splitlines()[-1]
+
+
+class Run:
+    """One `emu`, whose stderr goes to a file as it comes.
+
+    Args:
+        log: the file.
+        argv: the arguments of `emu`.
+        before: words before the command itself.
+
+    Attributes:
+        tmp: its ``TMPDIR``, where nothing may be left.
+    """
+
+    def __init__(self, log: Path, argv: Sequence[str], *, before: Sequence[str] = ()) -> None:
+        self._log = log
+        # A socket's path must be short.
+        self.tmp = Path(tempfile.mkdtemp(prefix="emu-test-"))
+        with self._log.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*before, *EMU, *argv],
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
+                env={**os.environ, "TMPDIR": str(self.tmp)},
+            )
+
+    def await_line(self, words: str, *, count: int = 1) -> str:
+        """The line on stderr with these words in it; of several the one with this number."""
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            found = [line for line in self._log.read_text().splitlines() if words in line]
+            if len(found) >= count:
+                return found[count - 1]
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.02)
+                raise AssertionError(f"it has ended: {self._log.read_text()}")
+        raise AssertionError(f"{words!r} has not come: {self._log.read_text()}")
+
+    def interrupt(self) -> None:
+        """Ctrl-C; every program of the run must have ended when it has."""
+        self.process.send_signal(signal.SIGINT)
+
+    def close(self) -> None:
+        """End what a test that failed has left, and remove its directory."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(TIMEOUT)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        shutil.rmtree(self.tmp, ignore_errors=True)
+
+    def end(self) -> Ended:
+        """The end that it comes to by itself; nothing of it may be left."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        out, _ = self.process.communicate(timeout=PROGRAM_TIMEOUT)
+        assert not [child for child in family if child.is_running()]
+        self.tmp.rmdir()  # which fails if anything is left in it
+        return Ended(self.process.returncode, out, self._log.read_text())
