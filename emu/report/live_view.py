@@ -33,7 +33,9 @@ class TableView:
 
     def show(self, sample: Sample) -> None:
         """Draw the table again, with this sample."""
-        self._live.start()
+        if not self._live.is_started:
+            self._live.console.line()  # below the line of the progress on the same terminal
+            self._live.start()
         table = Table(box=box.SIMPLE_HEAD, title=f"{sample.seconds:.0f} s", title_justify="left")
         table.add_column("class")
         for name in ("requests/s", "packets/s", "interrupts/s", "kicks/s", "calls/s", "bytes/s"):
