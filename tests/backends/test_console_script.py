@@ -13,7 +13,7 @@ import pytest
 
 from tests.timeouts import PROGRAM_TIMEOUT
 
-PROJECT = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())
+PROJECT = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
 SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]
 #: What a command is asked to print on stdout.
 PRINTED = {
