@@ -1,61 +1,107 @@
-"""Temporary directories: removed at the end of the block, or after a kill by the next one."""
-# ruff: noqa: D103 - the names say what they are about
+"""Temporary directories, of processes that end and of those that are killed."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from tests.timeouts import PROGRAM_TIMEOUT
-from vhost_user.temporary_directory import RANDOM_LENGTH, TemporaryDirectory
+from vhost_user.temporary_directory import RANDOM_LENGTH, TemporaryDirectory, remove_stale
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-KILLED = """
+#: Makes a directory below the first argument, prints its path, and waits for the end of its stdin.
+HOLDER = """
 import os, signal, sys
 from pathlib import Path
 from vhost_user.temporary_directory import TemporaryDirectory
-TemporaryDirectory(sys.argv[1], Path(sys.argv[2])).path.joinpath("file").write_text("x")
+
+directory = TemporaryDirectory("run-", Path(sys.argv[1]))
+(directory.path / "socket").touch()
+print(directory.path, flush=True)
+sys.stdin.read()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def _kill_one(prefix: str, folder: Path) -> None:
-    argv = [sys.executable, "-c", KILLED, prefix, str(folder)]
-    assert subprocess.run(argv, timeout=PROGRAM_TIMEOUT, check=False).returncode < 0
+def held(folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A process that has a directory in this one, and its path."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
 
 
 def test_it_is_removed_with_its_contents(tmp_path: Path) -> None:
-    with TemporaryDirectory("some-", tmp_path) as path:
+    """At the end of the block."""
+    with TemporaryDirectory("run-", tmp_path) as path:
+        (path / "below").mkdir()
+        (path / "below" / "file").touch()
         assert path.parent == tmp_path
-        assert len(path.name) == len("some-") + RANDOM_LENGTH
-        (path / "folder").mkdir()
+        assert path.name.startswith("run-")
+        assert len(path.name) == len("run-") + RANDOM_LENGTH
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_next_one_of_its_prefix_removes_that_of_a_killed_process(tmp_path: Path) -> None:
-    _kill_one("some-", tmp_path)
-    (stale,) = tmp_path.iterdir()
-    with TemporaryDirectory("other-", tmp_path):
-        assert stale.is_dir()
-    with TemporaryDirectory("some-", tmp_path):
-        assert not stale.exists()
+def test_by_default_it_is_in_the_directory_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of Python, which is ``TMPDIR``."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with TemporaryDirectory("run-") as path:
+        assert path.parent == tmp_path
 
 
-def test_one_in_use_and_one_without_a_lock_stay(tmp_path: Path) -> None:
-    own = tmp_path / "some-12345678"
-    own.mkdir()
-    with TemporaryDirectory("some-", tmp_path) as first:
-        with TemporaryDirectory("some-", tmp_path):
-            assert first.is_dir()
-        assert first.is_dir()
-    assert list(tmp_path.iterdir()) == [own]
+def test_only_the_owner_can_use_it(tmp_path: Path) -> None:
+    """Sockets are in it."""
+    with TemporaryDirectory("run-", tmp_path) as path:
+        assert path.stat().st_mode & 0o777 == 0o700
 
 
-def test_no_parent_is_an_error(tmp_path: Path) -> None:
+def test_that_of_a_killed_process_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """That of a process that goes on stays, whatever else is removed."""
+    process, path = held(tmp_path)
+    with process:
+        with TemporaryDirectory("run-", tmp_path):
+            assert (path / "socket").exists()
+        assert (path / "socket").exists()
+        process.communicate(timeout=PROGRAM_TIMEOUT)
+    assert path.exists()
+    with TemporaryDirectory("run-", tmp_path):
+        assert not path.exists()
+
+
+def test_other_names_and_directories_without_a_lock_stay(tmp_path: Path) -> None:
+    """They may be the user's."""
+    process, path = held(tmp_path)
+    with process:
+        process.communicate(timeout=PROGRAM_TIMEOUT)
+    longer = path.rename(tmp_path / f"{path.name}x")
+    (tmp_path / f"run-{'a' * RANDOM_LENGTH}").mkdir()
+    remove_stale("run-", tmp_path)
+    remove_stale("other-", tmp_path)
+    assert (longer / "socket").exists()
+    assert (tmp_path / f"run-{'a' * RANDOM_LENGTH}").exists()
+
+
+def test_a_lock_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    """Another user may have made it, in a directory that all users share."""
+    own = tmp_path / "own"
+    own.touch()
+    foreign = tmp_path / f"run-{'a' * RANDOM_LENGTH}"
+    foreign.mkdir()
+    (foreign / "run.lock").symlink_to(own)
+    remove_stale("run-", tmp_path)
+    assert foreign.exists()
+
+
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    """It is not made."""
     with pytest.raises(FileNotFoundError):
-        TemporaryDirectory("some-", tmp_path / "none")
+        TemporaryDirectory("run-", tmp_path / "none")

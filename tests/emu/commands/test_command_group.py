@@ -1,61 +1,92 @@
-"""Options that are written before the subcommand that has them."""
-# ruff: noqa: D103 - the names say what they are about
+"""Commands that consist of subcommands."""
 
 from __future__ import annotations
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from emu.commands.command_group import CommandGroup, need_subcommand
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True)
-@click.option("--own", is_flag=True)
+@click.group("tool", cls=CommandGroup, invoke_without_command=True)
+@click.option("--level", type=int, default=0)
 @click.pass_context
-def group(context: click.Context, *, own: bool) -> None:
-    """A group with an option of its own."""
+def tool(context: click.Context, level: int) -> None:
+    """Have subcommands, one of which has subcommands itself."""
+    need_subcommand(context)
+    click.echo(f"level {level}")
+
+
+@tool.command("copy")
+@click.option("--force", "-f", is_flag=True)
+def copy(*, force: bool) -> None:
+    """Copy."""
+    click.echo(f"copy {force}")
+
+
+@tool.group("remote", cls=CommandGroup, invoke_without_command=True)
+@click.pass_context
+def remote(context: click.Context) -> None:
+    """Have a subcommand."""
     need_subcommand(context)
 
 
-@group.command()
-@click.option("--deep", "-d", is_flag=True)
-def first(*, deep: bool) -> None:
-    """A command."""
+@remote.command("push")
+@click.option("--force", "-f", is_flag=True)
+@click.option("--depth", type=int)
+def push(*, force: bool, depth: int) -> None:
+    """Push."""
+    click.echo(f"push {force} {depth}")
 
 
-@group.group(cls=CommandGroup)
-def nested() -> None:
-    """A group in a group."""
+def run(*arguments: str) -> Result:
+    """Run the command as a user does."""
+    return CliRunner().invoke(tool, arguments, prog_name="tool")
 
 
-@nested.command()
-@click.option("--deep", is_flag=True)
-@click.option("--deeper", is_flag=True)
-def second(*, deep: bool, deeper: bool) -> None:
-    """Another command."""
+def test_options_are_written_after_the_command_that_has_them() -> None:
+    """The group's before the subcommand, which has its own."""
+    assert run("--level", "2", "copy", "-f").output == "level 2\ncopy True\n"
+    assert run("remote", "push", "--depth", "3").output == "level 0\npush False 3\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "context", "option", "owners"),
     [
-        (("--deep",), "after group first or group nested second"),
-        (("-d", "first"), "after group first"),
-        (("nested", "--deeper"), "after group nested second"),
-        (("--none",), "No such option"),
-        (("first", "--own"), "No such option"),
+        (("--force", "copy"), "tool", "--force", "tool copy or tool remote push"),
+        (("-f", "copy"), "tool", "-f", "tool copy or tool remote push"),
+        (("--depth", "3"), "tool", "--depth", "tool remote push"),
+        (("remote", "--depth", "3", "push"), "tool remote", "--depth", "tool remote push"),
     ],
 )
-def test_the_subcommands_that_have_an_option_are_named(
-    arguments: tuple[str, ...], text: str
+def test_the_option_of_a_subcommand_is_reported_with_its_commands(
+    arguments: tuple[str, ...], context: str, option: str, owners: str
 ) -> None:
-    result = CliRunner().invoke(group, arguments)
+    """All of them that are below the group, in the order of the help."""
+    result = run(*arguments)
     assert result.exit_code == 2
-    assert text in result.output.replace("\n", " ")
+    assert result.stderr.startswith(f"Usage: {context} [OPTIONS]")
+    expected = f"Error: {option} is an option of a subcommand: write it after {owners}\n"
+    assert result.stderr.endswith(expected)
 
 
-def test_without_a_subcommand_the_help_is_a_usage_error() -> None:
-    result = CliRunner().invoke(group, ["--own"])
+def test_an_option_of_no_command_is_unknown() -> None:
+    """As with any command."""
+    result = run("--nonsense", "copy")
     assert result.exit_code == 2
-    assert "Usage: group" in result.output
-    assert CliRunner().invoke(group, ["--own", "first"]).exit_code == 0
+    assert result.stderr.endswith("Error: No such option '--nonsense'.\n")
+
+
+def test_an_option_of_another_group_is_unknown_in_a_group_below() -> None:
+    """Only the commands below a group are searched."""
+    assert "No such option '--level'" in run("remote", "--level", "3", "push").stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("remote",)])
+def test_without_a_subcommand_the_help_is_printed_on_stderr(arguments: tuple[str, ...]) -> None:
+    """It is a usage error: nothing is printed that was asked for."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+    assert result.stderr.startswith(f"Usage: {' '.join(('tool', *arguments))} [OPTIONS]")
