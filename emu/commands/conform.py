@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from contextlib import contextmanager
@@ -215,17 +216,25 @@ def _list(cases: Sequence[Case], role: str, options: ConformOptions) -> None:
 def _run(
     runner: CaseRunner, cases: Sequence[Case], role: str, options: ConformOptions, signals: _Signals
 ) -> None:
+    from emu.report.progress import LineProgress, SilentProgress
     from vhost_user_conformance.model.result import document
     from vhost_user_conformance.model.verdict import Verdict
     from vhost_user_conformance.report import terminal
 
     offered = runner.probe()
     runner.guard(cases)
-    with terminal.progress(terminal.console(sys.stderr)) as live:
+    console = terminal.console(sys.stderr)
+    # A dumb terminal gets a line now and then; a pipe or a file gets errors only.
+    lines = LineProgress(sys.stderr) if console.is_dumb_terminal else SilentProgress()
+    lines.step(f"{role}: {len(cases)} cases")
+    done = itertools.count(1)
+    with terminal.progress(console) as live:
         task = live.add_task(role, total=len(cases), last="")
 
         def finished(result: CaseResult) -> None:
-            live.update(task, advance=1, last=f"{result.case.id} {result.verdict}")
+            number, last = next(done), f"{result.case.id} {result.verdict}"
+            live.update(task, advance=1, last=last)
+            lines.advance(f"{number} of {len(cases)}, {last}", number, len(cases))
             signals.check()
 
         results = runner.run(cases, finished)

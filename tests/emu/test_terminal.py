@@ -92,3 +92,6 @@ def test_a_dumb_terminal_gets_plain_lines(command: str) -> None:
     if command in ("migrate", "sweep", "run"):
         assert "start: " in text
         assert "boot: " in text
+    if command == "conform":
+        assert re.search(r"back-end: \d+ cases\r?\n", text)
+        assert "VU-B-" in text

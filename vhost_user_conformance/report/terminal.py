@@ -54,7 +54,7 @@ def progress(target: Console) -> Progress:
         TextColumn("{task.fields[last]}"),
         console=target,
         transient=True,
-        disable=not target.is_terminal,
+        disable=not target.is_terminal or target.is_dumb_terminal,
     )
 
 
