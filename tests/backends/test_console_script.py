@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT
 
 PROJECT = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
 SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]
+EVERY_SCRIPT = pytest.mark.parametrize(
+    "script", slow.all_but({"emu", "vhost-emu-blk", "vhost-emu-serve"}, SCRIPTS)
+)
 #: What a command is asked to print on stdout.
 PRINTED = {
     "version": ("--version",),
@@ -65,7 +69,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@EVERY_SCRIPT
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("redirection", BROKEN)
 def test_what_cannot_be_printed_is_one_line_and_a_failure(
@@ -78,7 +82,7 @@ def test_what_cannot_be_printed_is_one_line_and_a_failure(
     assert done.stderr == f"{script}: {BROKEN[redirection]}\n"
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@EVERY_SCRIPT
 @pytest.mark.parametrize("printed", [name for name in PRINTED if name != "version"])
 def test_that_holds_for_all_that_is_printed(script: str, printed: str, tmp_path: Path) -> None:
     """Each is printed by other code."""
@@ -87,7 +91,7 @@ def test_that_holds_for_all_that_is_printed(script: str, printed: str, tmp_path:
     assert done.stderr == f"{script}: {BROKEN['>/dev/full']}\n"
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@EVERY_SCRIPT
 def test_a_reader_that_goes_is_no_error_message(script: str) -> None:
     """As with ``| head``; the status is that of a failure."""
     ours, theirs = os.pipe()
@@ -105,7 +109,7 @@ def test_a_reader_that_goes_is_no_error_message(script: str) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@EVERY_SCRIPT
 @pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full", "<&- 2>&-"])
 def test_other_streams_change_nothing(script: str, redirections: str) -> None:
     """What is asked for is printed."""
@@ -114,7 +118,7 @@ def test_other_streams_change_nothing(script: str, redirections: str) -> None:
     assert done.stdout.startswith(f"{script}, version ")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@EVERY_SCRIPT
 @pytest.mark.parametrize("redirections", ["", "2>/dev/full", "<&- >&- 2>&-"])
 def test_a_usage_error_has_its_status_whatever_the_streams_are(
     script: str, redirections: str

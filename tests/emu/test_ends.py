@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 import pytest
 
+from tests import slow
 from tests.emu.runs import Run
 from tests.waiting import wait_until
 
@@ -123,7 +124,9 @@ def _quick(name: str) -> bool:
     return name in ("migrate: memory", "conform: case")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum", slow.all_but({signal.SIGINT}, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if _quick(name) else pytest.mark.slow) for name in STAGES],
@@ -156,7 +159,7 @@ KILLED = {
 }
 
 
-@pytest.mark.parametrize("command", KILLED)
+@pytest.mark.parametrize("command", slow.all_but({"migrate", "conform"}, KILLED))
 def test_the_next_run_removes_what_a_killed_one_has_left(
     command: str, tmp_path: Path, runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +201,7 @@ IGNORING = {
 }
 
 
-@pytest.mark.parametrize("command", IGNORING)
+@pytest.mark.parametrize("command", slow.all_but({"migrate"}, IGNORING))
 def test_sigint_stays_ignored_where_a_shell_has_it_ignored(
     command: str, tmp_path: Path, runs: list[Run]
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import slow
 from tests.emu.runs import EMU
 from tests.timeouts import PROGRAM_TIMEOUT
 
@@ -37,7 +38,7 @@ COMMANDS = {
     "list": (("conform", "back-end", "--list"), "--json"),
     "list-front-end": (("conform", "front-end", "--list"), "--json"),
 }
-EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS)
+EVERY_COMMAND = pytest.mark.parametrize("command", slow.all_but({"migrate", "conform"}, COMMANDS))
 
 
 def _run(command: str, target: object) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 import pytest
 from rich.cells import cell_len
 
+from tests import slow
 from tests.emu.runs import EMU
 from tests.timeouts import PROGRAM_TIMEOUT
 
@@ -39,7 +40,9 @@ COMMANDS = {
     "conform help": ("conform", "back-end", "--help"),
     "migrate help": ("migrate", "--help"),
 }
-EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS)
+EVERY_COMMAND = pytest.mark.parametrize(
+    "command", slow.all_but({"migrate", "run", "conform"}, COMMANDS)
+)
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
