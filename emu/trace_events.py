@@ -12,7 +12,7 @@ PHASE_BEGIN = event(
 PHASE_END = event(
     "migration_phase_end",
     *("side", "phase", "device_class", "device", "ring", "in_blackout", "units", "us"),
-    help="The phase ends; `units` are its rings or notifiers, `us` its microseconds.",
+    help="The phase ends; `units` are its messages or notifiers, `us` its microseconds.",
 )
 MARK = event(
     "migration_mark",

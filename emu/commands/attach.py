@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 HELP = """Run a VM whose devices are served by back-ends that you have started, until Ctrl-C.
 
---blk, --net and their like name the sockets of devices; each may be given several times. The guest
-OVERWRITES THE DISKS (except with --load none). They are refused unless they are all zeroes (they
-are read first, up to 1 GiB), or --scratch is given.
+--blk, --net and so on take the socket of a device; each may be given several times. The guest
+OVERWRITES THE DISKS (except with --load none). The command first reads the disks, and refuses them
+unless they are all zeroes and have at most 1 GiB, or --scratch is given.
 
-With --qmp the VM obeys QMP's stop, cont, system_reset, calc-dirty-rate, query-status, quit and
-others (query-commands lists them).
+With --qmp the command serves QMP: stop, cont, system_reset, calc-dirty-rate, query-status, quit
+and others (query-commands lists them).
 
 The loss of a back-end is reported, and the next back-end that listens on its socket takes over. The
 exit status is 0 when at the end each device has a back-end and each request was completed once,

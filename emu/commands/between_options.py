@@ -25,22 +25,25 @@ _OPTIONS = (
         "--images",
         type=_FILE,
         metavar="DIR",
-        help="Keep the disks' scratch images there (blk0.img and so on), for both ends to see.",
+        help="Directory of the disks' images (blk0.img and so on), which both sides use; they "
+        "are kept.",
     ),
     click.option(
         "--tls-cert", type=_FILE, metavar="FILE", help="This side's certificate and chain, PEM."
     ),
-    click.option("--tls-key", type=_FILE, metavar="FILE", help="Its private key, PEM."),
+    click.option(
+        "--tls-key", type=_FILE, metavar="FILE", help="The private key of --tls-cert, PEM."
+    ),
     click.option(
         "--tls-ca",
         type=_FILE,
         metavar="FILE",
-        help="Authorities that sign the other side's certificate, PEM; both sides verify.",
+        help="Authorities, one of which has signed the other side's certificate, PEM.",
     ),
     click.option(
         "--insecure",
         is_flag=True,
-        help="Let the VM's memory cross a network without TLS.",
+        help="Permit the VM's memory to be sent over a network without TLS.",
     ),
 )
 

@@ -44,7 +44,7 @@ BACK_END_HELP = """Test a back-end that listens at --socket, or that --exec star
 
 With --device blk the cases OVERWRITE THE DISK that the back-end serves. The command first reads
 the disk through the device; it refuses a disk that is not all zeroes or has more than 1 GiB,
-unless --scratch is given. Without --device no case has the back-end serve requests.
+unless --scratch is given. Without --device no case sends requests in a ring.
 
 The report begins with the cases that failed, MUST before SHOULD.
 
@@ -59,7 +59,7 @@ The exit status is 0 when no case failed, 1 when a case failed or the back-end c
 reached, and 2 for an invalid option.
 """
 
-FRONT_END_HELP = """Test a front-end: the suite listens on a socket and plays the back-end.
+FRONT_END_HELP = """Test a front-end: the suite listens on a socket and acts as the back-end.
 
 With --exec the program is started anew for each session. If it serves QMP at {qmp}, it is also
 stopped, continued, reset, and has its dirty memory logged (stop, cont, system_reset, migrate or

@@ -65,7 +65,7 @@ _EXEC = {
     "where it is to serve QMP.",
 }
 _DEVICE = {
-    BACK_END: "Device class. Without it no case has the back-end serve requests.",
+    BACK_END: "Device class. Without it no case sends requests in a ring.",
     FRONT_END: "Device class that the suite's back-end has. Without it no ring is served.",
 }
 _COMMON = (

@@ -10,9 +10,8 @@ from emu.errors import EmuError
 
 HELP = """Report what this host has for a VM: KVM, limits, namespaces, memory.
 
-Nothing is changed and no privileges are needed. What is missing is named with what it is
-needed for and what to do about it. The status is 1 if something is missing without which no VM
-can run.
+The command changes nothing and needs no privileges. If something is missing, it prints what needs
+it and how to get it. The status is 1 if no VM can run without it.
 """
 
 

@@ -51,9 +51,9 @@ HELP = """Migrate a VM live between two processes, and compare how its devices s
 
 The VM (by default that of the RFC of March 2021: 224 vCPUs, 180 GiB, 16 NICs with 32 rings,
 24 disks with 4 rings) is under load and migrates once for each strategy, back and forth. Each
-side has vhost-user back-end programs of its own. The result is the time of each phase by
-strategy, the downtime as the host, the guest and the network saw it, and the outcome of the
-guest's requests.
+side has vhost-user back-end programs of its own. The report has the time of each phase by
+strategy, the downtime as measured by the VM processes, in the guest and from the network, and
+whether the guest's requests were lost, duplicated or corrupted.
 
 \b
 Strategies:
@@ -70,8 +70,8 @@ Examples:
   emu migrate --disk debian.iso
   emu migrate --network netns
 
-With --to the VM goes, once, to an `emu run --incoming` in another terminal or on another machine
-(docs/how-to/between-machines.md), and the destination checks the guest's request log when its run
+With --to the VM migrates once, to an `emu run --incoming` in another terminal or on another
+machine (docs/how-to/between-machines.md). The destination checks the guest's request log when it
 ends.
 
 \b
@@ -117,22 +117,22 @@ class _Migrate(click.Command):
     type=click.Choice(TRANSPORTS),
     default="unix",
     show_default=True,
-    help="How memory and state travel; tcp goes over loopback.",
+    help="Socket of the migration stream; tcp is on loopback.",
 )
 @click.option(
     "--to",
     metavar="URI",
-    help="Migrate once, to the run that waits at tcp:ADDRESS:PORT or unix:PATH.",
+    help="Migrate once, to an `emu run --incoming` at tcp:ADDRESS:PORT or unix:PATH.",
 )
 @click.option(
     "--tls-hostname",
     metavar="NAME",
-    help="The name that the destination's certificate must be for. [default: its address]",
+    help="The name that the destination's certificate must have. [default: the host in --to]",
 )
 @click.option(
     "--wide",
     is_flag=True,
-    help="Print all columns of the tables, also those that a narrow terminal has no room for.",
+    help="Print all columns of the tables, even if the terminal is too narrow for them.",
 )
 @between_options
 @network_options

@@ -44,13 +44,13 @@ _OPTIONS = (
         type=click.Choice(MODES),
         is_flag=False,
         flag_value=EITHER,
-        help="Run 'threads' with one of the two failures that the RFC describes; it is "
-        "detected and rolled back. Without a value, either.",
+        help="Run 'threads' with one of the two failures that the RFC describes; the failure is "
+        "detected and the migration rolled back. Without a value, either.",
     ),
     click.option(
         "--check-locks",
         is_flag=True,
-        help="Check the order in which locks are taken; an error names both lock sites.",
+        help="Check the order in which locks are taken; an error names both places in the code.",
     ),
     click.option(
         "--deadline",
@@ -70,7 +70,7 @@ _OPTIONS = (
         default="300ms",
         show_default=True,
         metavar="TIME",
-        help="Switch over when the blackout is expected to take no longer.",
+        help="Switch over when the expected downtime is not longer than this.",
     ),
     click.option(
         "--max-bandwidth",
@@ -89,7 +89,7 @@ _OPTIONS = (
     click.option(
         "--auto-converge",
         is_flag=True,
-        help="Slow the guest down when it writes faster than memory can be sent.",
+        help="Throttle the guest when it writes faster than memory can be sent.",
     ),
     click.option(
         "--on-no-converge",

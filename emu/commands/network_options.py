@@ -13,8 +13,8 @@ _OPTIONS = (
         type=click.Choice(NETWORKS),
         default="loopback",
         show_default=True,
-        help="What the NICs reach: a socket of the first NIC's back-end, or "
-        "bridges and a client in network namespaces.",
+        help="The network between the first NIC and the client that measures the downtime: a "
+        "socket of the NIC's back-end, or TAP devices and bridges in network namespaces.",
     ),
 )
 

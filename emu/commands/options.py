@@ -89,15 +89,15 @@ _OPTIONS = (
         default="0",
         show_default=True,
         metavar="TIME",
-        help="How long each back-end takes to stop, such as 20ms.",
+        help="How long each device's back-end takes to stop, such as 20ms.",
     ),
     click.option(
         "--accel",
         type=click.Choice(registry.CHOICES),
         default="auto",
         show_default=True,
-        help="What runs the vCPUs and carries the notifiers. auto is the first of these that works "
-        f"here and has room for the VM: {_ACCELERATORS}.",
+        help="What runs the vCPUs and implements the notifiers. auto is the first of these that "
+        f"works here and has room for the VM: {_ACCELERATORS}.",
     ),
     click.option(
         "--disk",

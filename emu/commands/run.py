@@ -38,18 +38,18 @@ class RunOptions:
 
 HELP = """Run a VM with its back-ends under load, with a live table, until Ctrl-C.
 
-At the end come the totals, and the outcome of the guest's requests: the guest's request log is
-compared with the back-ends' counters and with what is on the disks. The status is 0 only when
-nothing was lost, duplicated or corrupted.
+At the end the command prints the totals, and compares the guest's request log with the back-ends'
+counters and the disks' contents. The status is 0 only when nothing was lost, duplicated or
+corrupted.
 
 \b
 Examples:
   emu run --net 2x4 --blk 2x2 --vcpus 4 --memory 1G
   emu run --for 10s --json load.json
 
-With --incoming the VM is made ready, and waits for `emu migrate --to` of another terminal or
-machine (docs/how-to/between-machines.md). Shape, images and certificates must suit those of the
-source.
+With --incoming the command waits for a VM that `emu migrate --to` sends from another terminal or
+machine (docs/how-to/between-machines.md). Both commands must describe the same VM and use the same
+images.
 
 \b
   emu run --incoming tcp:127.0.0.1:4444 --images /tmp/images --vm small.toml
@@ -61,7 +61,7 @@ source.
 @click.option(
     "--incoming",
     metavar="URI",
-    help="Boot nothing: wait for a VM at tcp:ADDRESS:PORT or unix:PATH, and run that.",
+    help="Boot no guest: wait at tcp:ADDRESS:PORT or unix:PATH for a VM, and run it.",
 )
 @between_options
 @plugin_option

@@ -37,8 +37,8 @@ class SweepOptions:
 HELP = """Migrate VMs of several sizes, and show how stop and start grow with the rings.
 
 Half of a VM's devices are NICs and half are disks, with --rings rings each. Every VM migrates
---repeat times by each strategy; the table has the medians, and how often those of the
-smallest VM they are.
+--repeat times with each strategy; the table has the medians, and their ratios to those of the
+smallest VM.
 
 \b
 Examples:
@@ -54,7 +54,7 @@ Examples:
     default="4,16,40,128",
     show_default=True,
     metavar="N[,N...]",
-    help="How many devices the VMs have.",
+    help="Numbers of devices, one for each VM.",
 )
 @click.option(
     "--rings",
@@ -79,7 +79,7 @@ Examples:
     default=5,
     show_default=True,
     metavar="N",
-    help="Migrations of each VM by each strategy.",
+    help="Migrations of each VM with each strategy.",
 )
 @migration_options
 @machine_options

@@ -39,7 +39,7 @@ class PhaseRow:
         device_class: a name of `KINDS`, or ``vm`` if the phase belongs to no device.
         wall_ms: from the first start to the last end.
         busy_ms: sum of the spans.
-        count: units (rings, devices) that the spans cover.
+        count: messages or notifiers that the spans cover.
         in_blackout: whether the VM was down meanwhile.
         shared: another class's row has the same spans: one commit served both.
     """

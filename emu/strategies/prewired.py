@@ -13,7 +13,7 @@ class Prewired(Split):
     """
 
     NAME = "prewired"
-    HELP = "as split, with what does not depend on memory moved out of the blackout"
+    HELP = "as split, and what does not depend on memory is done while the vCPUs run"
     ASK = "as `split`"
     CHANGE = "before the blackout at the destination, after it at the source"
     ORIGIN = "this project"

@@ -53,12 +53,12 @@ class Processes(Strategy):
     """
 
     NAME = "processes"
-    HELP = "the same with processes, which are handed the devices' sockets"
+    HELP = "as threads, with processes that receive the devices' sockets"
     ASK = (
-        "a pool of processes, which are handed the devices' sockets (SCM_RIGHTS), in lock-step "
-        "inside"
+        "a pool of processes, which receive the devices' sockets by SCM_RIGHTS, each with one "
+        "device at a time, in lock-step"
     )
-    CHANGE = "handed back to the coordinator, as above"
+    CHANGE = "as `threads`"
     ORIGIN = "the RFC's proposal, without the interpreter's lock"
 
     def __init__(self, workers: int = 2) -> None:

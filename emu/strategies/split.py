@@ -32,7 +32,7 @@ class Split(Strategy):
     HELP = "all requests of all devices in flight, one commit"
     ASK = "all messages of all devices in flight, one thread, one selector"
     CHANGE = "one commit for all"
-    ORIGIN = "the maintainer's answer to the RFC"
+    ORIGIN = "a reply to the RFC on qemu-devel"
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.failures: dict[str, VhostUserError] = {}

@@ -36,8 +36,8 @@ class Threads(Strategy):
     """
 
     NAME = "threads"
-    HELP = "a pool of threads, a device each (the RFC's proposal)"
-    ASK = "a pool of threads, a device each, in lock-step inside"
+    HELP = "a pool of threads, each with one device at a time (the RFC's proposal)"
+    ASK = "a pool of threads, each with one device at a time, in lock-step"
     CHANGE = "by the coordinator: all edits that have arrived, in one commit"
     ORIGIN = "the RFC's proposal"
 
