@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from emu.qmp.server import MonitorServer
 from emu.strategies import registry
@@ -38,21 +37,24 @@ def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -
         server.close()
 
 
-@click.command()
-@click.option("--monitor-fd", type=int, required=True, help="A connected stream socket.")
-@click.option(
-    "--plugin",
-    "plugins",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="A Python file that defines strategies.",
-)
-def main(monitor_fd: int, plugins: tuple[Path, ...]) -> None:
+def main() -> None:
     """Run one VM, controlled by the monitor on the inherited socket."""
+    # Each migration starts two of these processes: argparse is imported faster than click.
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--monitor-fd", type=int, required=True, help="A connected stream socket.")
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        type=Path,
+        action="append",
+        default=[],
+        help="A Python file that defines strategies.",
+    )
+    options = parser.parse_args()
     tracing.configure_from_environment("vm")
-    for plugin in plugins:
+    for plugin in options.plugins:
         registry.load_file(plugin)
-    serve(socket.socket(fileno=monitor_fd), make_control)
+    serve(socket.socket(fileno=options.monitor_fd), make_control)
 
 
 if __name__ == "__main__":
