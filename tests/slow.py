@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Sequence
 
 
 def all_but(quick: Container[object], values: Iterable[object]) -> list[object]:
@@ -15,3 +15,9 @@ def all_but(quick: Container[object], values: Iterable[object]) -> list[object]:
     return [
         value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values
     ]
+
+
+def after(count: int, values: Sequence[tuple[object, ...]]) -> list[object]:
+    """The same for several arguments: those after the first ``count`` values are slow."""
+    rest = (pytest.param(*value, marks=pytest.mark.slow) for value in values[count:])
+    return [*values[:count], *rest]

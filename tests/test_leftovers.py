@@ -65,6 +65,7 @@ def run(session: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return session.runpytest_subprocess(*options, "--timeout-method=signal", *arguments)
 
 
+@pytest.mark.slow
 def test_a_session_that_leaves_nothing_passes(session: pytest.Pytester) -> None:
     """And its directory is removed."""
     result = run(session, "-k", "right", "-n2")
@@ -103,7 +104,8 @@ def test_a_test_that_hangs_fails_alone(session: pytest.Pytester) -> None:
     assert outcomes["passed"] >= 5
 
 
-@pytest.mark.parametrize("workers", slow.all_but({"-n2"}, ["-n0", "-n2"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
 def test_signals_that_a_shell_ignores_have_their_effect(
     session: pytest.Pytester, workers: str
 ) -> None:

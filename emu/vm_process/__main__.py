@@ -14,7 +14,7 @@ from emu.vm_process.control import make_control
 from vhost_user import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from emu.qmp.protocol import EventSink, JsonObject
     from emu.vm_process.commands import VmControl
@@ -37,7 +37,7 @@ def serve(sock: socket.socket, make_control: Callable[[EventSink], VmControl]) -
         server.close()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run one VM, controlled by the monitor on the inherited socket."""
     # Each migration starts two of these processes: argparse is imported faster than click.
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -50,7 +50,7 @@ def main() -> None:
         default=[],
         help="A Python file that defines strategies.",
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     tracing.configure_from_environment("vm")
     for plugin in options.plugins:
         registry.load_file(plugin)

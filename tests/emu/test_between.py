@@ -228,6 +228,7 @@ def test_ctrl_c_at_the_destination_leaves_the_vm_at_the_source(terminals: Termin
     assert "lost 0, duplicated 0, corrupted 0" in stayed.out
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_the_source_ends_both(terminals: Terminals) -> None:
     """During pre-copy; the source removes its mark from the directory of images."""
     destination, uri = terminals.incoming()

@@ -145,7 +145,7 @@ def in_a_shell(arguments: Sequence[str], redirections: str) -> subprocess.Comple
     )
 
 
-@pytest.mark.parametrize("report", slow.all_but(set(REPORTS) - {"migrate-json", "run"}, REPORTS))
+@pytest.mark.parametrize("report", slow.all_but({"version", "list", "conform"}, REPORTS))
 @pytest.mark.parametrize(
     ("redirections", "text"),
     [(">&-", "emu: standard output is closed"), (">/dev/full", "No space left on device")],

@@ -159,7 +159,7 @@ KILLED = {
 }
 
 
-@pytest.mark.parametrize("command", slow.all_but({"migrate", "conform"}, KILLED))
+@pytest.mark.parametrize("command", slow.all_but({"conform"}, KILLED))
 def test_the_next_run_removes_what_a_killed_one_has_left(
     command: str, tmp_path: Path, runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +201,7 @@ IGNORING = {
 }
 
 
-@pytest.mark.parametrize("command", slow.all_but({"migrate"}, IGNORING))
+@pytest.mark.parametrize("command", slow.all_but({"conform"}, IGNORING))
 def test_sigint_stays_ignored_where_a_shell_has_it_ignored(
     command: str, tmp_path: Path, runs: list[Run]
 ) -> None:

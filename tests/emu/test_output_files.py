@@ -38,7 +38,7 @@ COMMANDS = {
     "list": (("conform", "back-end", "--list"), "--json"),
     "list-front-end": (("conform", "front-end", "--list"), "--json"),
 }
-EVERY_COMMAND = pytest.mark.parametrize("command", slow.all_but({"migrate", "conform"}, COMMANDS))
+EVERY_COMMAND = pytest.mark.parametrize("command", slow.all_but({"conform"}, COMMANDS))
 
 
 def _run(command: str, target: object) -> subprocess.CompletedProcess[str]:

@@ -51,6 +51,7 @@ def test_a_migration_with_kvm(tmp_path: Path) -> None:
     assert document["accel"] == "kvm"
 
 
+@pytest.mark.slow
 def test_with_json_on_stdout_the_report_is_on_stderr() -> None:
     """So that the document can be piped."""
     result = emu("migrate", *SMALL, "--strategy", "split", "--json", "-")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing() -> None:
     """The result is the exit status."""
     result = emu("run", *SMALL, "--for", "1s", "--quiet")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.emu.test_cli import SMALL, emu
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def test_a_migration_that_does_not_converge_fails_with_its_reason() -> None:
     assert "lost 0, duplicated 0, corrupted 0" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_switchover_without_convergence_is_reported(tmp_path: Path) -> None:
     """In the report and in the JSON document."""
     path = tmp_path / "out.json"
@@ -46,6 +49,7 @@ def test_a_switchover_without_convergence_is_reported(tmp_path: Path) -> None:
     assert run["integrity"]["corrupted"] == 0
 
 
+@pytest.mark.slow
 def test_a_slow_stop_is_expected_in_the_second_migration(tmp_path: Path) -> None:
     """No probe measures it; the time of the first migration is in the history of both sides."""
     path = tmp_path / "out.json"

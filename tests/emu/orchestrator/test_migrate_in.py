@@ -35,6 +35,7 @@ def test_the_destination_receives_the_sources_report(owned: ExitStack, tmp_path:
     assert (report.strategy, report.downtime_ms, report.served) == ("split", 4.0, 10)
 
 
+@pytest.mark.slow
 def test_a_migration_completes_without_the_sources_report(
     owned: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +46,7 @@ def test_a_migration_completes_without_the_sources_report(
     assert (report.strategy, report.downtime_ms) == (None, None)
 
 
+@pytest.mark.slow
 def test_a_migration_that_fails_is_an_error_with_the_reason(
     owned: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from emu.config.plan import MigrationPlan
 from emu.errors import EmuError, MigrationError, ProgramError
 from emu.orchestrator import migrate_local, migration_outcome
+from tests import slow
 from tests.emu.fake_runs import disk_file, machine_plan, run_series
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def test_a_lost_request_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "lost" in report.failure()
 
 
+@pytest.mark.slow
 def test_silence_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A migration that emits no event is cancelled."""
     monkeypatch.setenv("FAKE_VM", "hang-migration")
@@ -93,13 +95,16 @@ def test_silence_after_the_cancel_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("word", "line"),
-    [
-        ("refuse-create", "VM A: this host cannot have such a VM"),
-        ("die-at-start", "VM process A ended with status 7: the fake machine caught fire"),
-        ("die-in-migration", "VM process A ended with status 1: KeyError: 'ring'"),
-        ("garbage-timeline", "an invalid timeline"),
-        ("fail-migration busy", "net0: refused; then VM A: 3 requests are in flight"),
-    ],
+    slow.after(
+        2,
+        [
+            ("refuse-create", "VM A: this host cannot have such a VM"),
+            ("die-at-start", "VM process A ended with status 7: the fake machine caught fire"),
+            ("die-in-migration", "VM process A ended with status 1: KeyError: 'ring'"),
+            ("garbage-timeline", "an invalid timeline"),
+            ("fail-migration busy", "net0: refused; then VM A: 3 requests are in flight"),
+        ],
+    ),
 )
 def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, word: str, line: str) -> None:
     """No process and no file is left, which `run_series` checks."""
@@ -117,6 +122,7 @@ def test_a_back_end_that_ends_at_the_start_is_named(tmp_path: Path) -> None:
         run_series(MigrationPlan(machine_plan(disk=disk), ("split",)), io.StringIO())
 
 
+@pytest.mark.slow
 def test_the_disk_is_read_across_the_blackout(tmp_path: Path) -> None:
     """The digests of guest and host are equal."""
     content = bytes(range(256)) * 4096
@@ -126,6 +132,7 @@ def test_the_disk_is_read_across_the_blackout(tmp_path: Path) -> None:
     assert [run.disk_sha256 for run in report.runs] == [hashlib.sha256(content).hexdigest()] * 2
 
 
+@pytest.mark.slow
 def test_another_disk_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even without another failure."""
     monkeypatch.setenv("FAKE_VM", "other-disk")

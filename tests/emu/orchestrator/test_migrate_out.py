@@ -52,6 +52,7 @@ def test_the_report_has_the_figures_of_both_sides(owned: ExitStack, tmp_path: Pa
     assert f"the VM runs at {runs.endpoint.uri}" in text
 
 
+@pytest.mark.slow
 def test_without_the_destinations_report_there_are_no_figures(
     owned: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +77,7 @@ def test_after_a_roll_back_the_request_log_is_checked(
     assert "the VM runs on here: check its request log" in runs.here.getvalue()
 
 
+@pytest.mark.slow
 def test_a_timeline_that_cannot_be_read_is_an_error(
     owned: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

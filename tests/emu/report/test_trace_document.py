@@ -53,11 +53,13 @@ def _defined() -> list[object]:
     return [value for source in trace_document.SOURCES for value in vars(source).values()]
 
 
+@pytest.mark.slow
 def test_no_event_is_traced_by_default() -> None:
     done = _emu(*SMALL.split())
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_the_environment_variable_enables_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMU_TRACE", "migration_status")
     done = _emu(*SMALL.split())

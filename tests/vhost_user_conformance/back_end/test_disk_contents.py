@@ -118,7 +118,7 @@ EACH_PROGRAM = pytest.mark.parametrize("program", sorted(PROGRAMS))
 
 @COMMANDS
 @EACH_PROGRAM
-@pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("at", slow.all_but({SIZE - 1}, [0, SIZE // 2, SIZE - 1]))
 def test_a_disk_with_data_stays_as_it_is(
     command: Command, program: str, at: int, tmp_path: Path
 ) -> None:
@@ -151,6 +151,7 @@ def test_what_may_be_overwritten_is(
     assert disk.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_cases_that_write_nothing_need_no_zeroes(tmp_path: Path) -> None:
     """The protocol can be tested on any disk."""
     disk = image(tmp_path, 0)
@@ -184,6 +185,7 @@ def test_what_cannot_be_found_out_is_not_overwritten(
         assert file.read(1 << 20) == bytes(1 << 20)
 
 
+@pytest.mark.slow
 def test_a_fixture_refuses_too(tmp_path: Path) -> None:
     """A custom suite uses ``Target(scratch=True)``."""
     disk = image(tmp_path, 0)

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests import slow
 from tests.vhost_user_conformance.pytest_plugin.sessions import (
     DIES,
     NIC,
@@ -49,13 +50,19 @@ def _chosen(case: Case) -> bool:
 
 @pytest.mark.parametrize(
     ("words", "of"),
-    [
-        (("-k", "VU-B-040"), lambda case: case.id.startswith("VU-B-040")),
-        (("-k", "rings"), lambda case: case.area == "rings"),
-        (("-k", "rings and not 0401"), lambda case: case.area == "rings" and "0401" not in case.id),
-        (("-m", "vhost_user(severity='should')"), lambda case: case.severity == "should"),
-        (("--vhost-user-only=rings", "--vhost-user-only=VU-B-0101"), _chosen),
-    ],
+    slow.after(
+        1,
+        [
+            (("-k", "VU-B-040"), lambda case: case.id.startswith("VU-B-040")),
+            (("-k", "rings"), lambda case: case.area == "rings"),
+            (
+                ("-k", "rings and not 0401"),
+                lambda case: case.area == "rings" and "0401" not in case.id,
+            ),
+            (("-m", "vhost_user(severity='should')"), lambda case: case.severity == "should"),
+            (("--vhost-user-only=rings", "--vhost-user-only=VU-B-0101"), _chosen),
+        ],
+    ),
 )
 def test_selection(
     pytester: pytest.Pytester, words: Sequence[str], of: Callable[[Case], bool]
@@ -65,6 +72,7 @@ def test_selection(
     assert ids(result) == {case.id for case in cases_of("back-end") if of(case)} != set()
 
 
+@pytest.mark.slow
 def test_front_end(pytester: pytest.Pytester, nic: Path) -> None:
     """The other role: `emu attach` connects to the suite."""
     command = f"{PYTHON} -m emu.cli attach --net {{socket}} --rings 2 --qmp {{qmp}} -q"
@@ -100,6 +108,7 @@ def test_a_failure_is_a_report(pytester: pytest.Pytester) -> None:
     assert ".py:" not in text
 
 
+@pytest.mark.slow
 def test_junit(pytester: pytest.Pytester, nic: Path) -> None:
     """The properties describe the case."""
     run(pytester, "--vhost-user-socket", nic, "-k", "VU-B-0101", "--junitxml", "out.xml")
@@ -119,6 +128,7 @@ def test_junit(pytester: pytest.Pytester, nic: Path) -> None:
     assert properties["rule"]
 
 
+@pytest.mark.slow
 def test_a_peer_that_ends(pytester: pytest.Pytester, tmp_path: Path) -> None:
     """One failure reports it; no other case waits for the peer."""
     for path in listening(patched(DIES), tmp_path / "s"):
@@ -133,24 +143,36 @@ def test_a_peer_that_ends(pytester: pytest.Pytester, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [
-        (("--vhost-user-device", "blk"), "--vhost-user-socket PATH or --vhost-user-exec COMMAND"),
-        (("--vhost-user-socket", "s", "--vhost-user-device", "tape"), "tape: not one of blk"),
-        (("--vhost-user-socket", "s", "--vhost-user-role", "x"), "x: not one of back-end"),
-        (
-            ("--vhost-user-socket", "s", "--vhost-user-patience", "0"),
-            "not in the range of 0.1 to 60 seconds",
-        ),
-        (
-            ("--vhost-user-socket", "s", "--vhost-user-patience", "x"),
-            "not in the range of 0.1 to 60 seconds",
-        ),
-        (("--vhost-user-socket", "s", "--vhost-user-only", "x"), "--vhost-user-only x: no such"),
-        (("--vhost-user-exec", "true"), "--vhost-user-exec: write {socket} where"),
-        (("--vhost-user-exec", "false {socket}"), "the program ended with status 1"),
-        (("--vhost-user-exec", "/no/such {socket}"), "--vhost-user-exec /no/such: No such file"),
-        (("--vhost-user-socket", "s", "-n2", "--dist=each"), "--dist each: only one worker"),
-    ],
+    slow.after(
+        2,
+        [
+            (
+                ("--vhost-user-device", "blk"),
+                "--vhost-user-socket PATH or --vhost-user-exec COMMAND",
+            ),
+            (("--vhost-user-socket", "s", "--vhost-user-device", "tape"), "tape: not one of blk"),
+            (("--vhost-user-socket", "s", "--vhost-user-role", "x"), "x: not one of back-end"),
+            (
+                ("--vhost-user-socket", "s", "--vhost-user-patience", "0"),
+                "not in the range of 0.1 to 60 seconds",
+            ),
+            (
+                ("--vhost-user-socket", "s", "--vhost-user-patience", "x"),
+                "not in the range of 0.1 to 60 seconds",
+            ),
+            (
+                ("--vhost-user-socket", "s", "--vhost-user-only", "x"),
+                "--vhost-user-only x: no such",
+            ),
+            (("--vhost-user-exec", "true"), "--vhost-user-exec: write {socket} where"),
+            (("--vhost-user-exec", "false {socket}"), "the program ended with status 1"),
+            (
+                ("--vhost-user-exec", "/no/such {socket}"),
+                "--vhost-user-exec /no/such: No such file",
+            ),
+            (("--vhost-user-socket", "s", "-n2", "--dist=each"), "--dist each: only one worker"),
+        ],
+    ),
 )
 def test_bad_input_is_one_line(
     pytester: pytest.Pytester, arguments: Sequence[str], text: str
@@ -174,6 +196,7 @@ def test_a_custom_suite(pytester: pytest.Pytester) -> None:
     assert not counts
 
 
+@pytest.mark.slow
 def test_a_custom_suite_uses_the_peer_of_the_options(pytester: pytest.Pytester, nic: Path) -> None:
     """The cases are not run a second time."""
     pytester.makepyfile("def test_mine(vhost_user_case): vhost_user_case.check()")
@@ -183,6 +206,7 @@ def test_a_custom_suite_uses_the_peer_of_the_options(pytester: pytest.Pytester, 
     assert result.ret == 0
 
 
+@pytest.mark.slow
 def test_a_custom_suite_without_a_peer(pytester: pytest.Pytester) -> None:
     """It is skipped, and the reason names the options."""
     pytester.makepyfile(
@@ -195,6 +219,7 @@ def test_a_custom_suite_without_a_peer(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*no peer to test: give --vhost-user-socket PATH or*"])
 
 
+@pytest.mark.slow
 def test_a_mark_that_names_no_case(pytester: pytest.Pytester) -> None:
     """The error lists the areas."""
     pytester.makepyfile(

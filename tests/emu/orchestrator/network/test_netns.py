@@ -58,6 +58,7 @@ def test_a_vm_migrates_and_answers_pings_before_and_after(
         assert run["integrity"]["lost"] == run["integrity"]["corrupted"] == 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_namespace(network: NamespaceNetwork, directory: str) -> None:
     network.close()
     before, names = interfaces(), named()
@@ -86,6 +87,7 @@ def test_a_killed_run_leaves_no_namespace(network: NamespaceNetwork, directory: 
     assert named() == names
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv takes privileges away")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to drop")
 def test_without_the_privilege_loopback_is_used(tmp_path: Path) -> None:
