@@ -87,7 +87,7 @@ class AttachOptions:
     metavar="N",
     help="Rings of each device. [default: as many as its back-end offers, 2 at most]",
 )
-@click.option("--vcpus", type=int, default=2, show_default=True, help="vCPUs.")
+@click.option("--vcpus", type=int, default=2, show_default=True, help="Number of vCPUs.")
 @click.option("--memory", default="256M", show_default=True, metavar="SIZE", help="Guest memory.")
 @click.option(
     "--load",

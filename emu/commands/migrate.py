@@ -110,7 +110,7 @@ class _Migrate(click.Command):
     default=1,
     show_default=True,
     metavar="N",
-    help="Run the whole sequence N times.",
+    help="Migrate N times with each strategy.",
 )
 @click.option(
     "--via",

@@ -48,7 +48,7 @@ _DEVICE_OPTIONS = (
     ),
 )
 _OPTIONS = (
-    click.option("--vcpus", type=int, metavar="N", help="vCPUs. [default: 224]"),
+    click.option("--vcpus", type=int, metavar="N", help="Number of vCPUs. [default: 224]"),
     click.option("--memory", metavar="SIZE", help="Guest memory, such as 512M. [default: 180G]"),
     click.option(
         "--load",
