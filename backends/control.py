@@ -1,8 +1,8 @@
-"""One front-end's connection to a device: requests in, replies out, and how it ends.
+"""One front-end's connection to a device: receives requests, sends replies, ends the connection.
 
-Messages are handled and answered in the order in which they come. A stop that has to wait (for
-requests in flight, or because of the stop policy) holds back its own reply and everything that
-comes after it, except further stops, which so wait together.
+Messages are handled and replied to in the order in which they arrive. While a stop waits (for
+requests in flight, or because of the stop policy), later messages wait too, except further
+GET_VRING_BASE: the stops of several rings wait at the same time.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("backends")
 
 _F = FrontendRequest
+#: The acknowledgement of a request that is refused; any code but 0 is one.
 REFUSED = 1
 
 
 class ControlOptions(NamedTuple):
-    """How a control plane behaves.
+    """How the control plane of a device behaves.
 
     Attributes:
-        policy: how rings are stopped.
-        latency: the latency that is injected.
+        policy: what GET_VRING_BASE waits for.
+        latency: the latency that is injected into messages.
         shared: the loop serves other devices as well, and a stop that waits keeps their control
             sockets waiting, as it does in DPDK, SPDK, VPP and passt.
     """
@@ -58,7 +59,7 @@ class Control:
         device: the device that is served.
         sock: the connection; it is closed when the front-end has disconnected.
         options: how the control plane behaves.
-        on_disconnect: called when the device is ready for another front-end.
+        on_disconnect: called when the front-end has disconnected and the device has been reset.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Control:
             num_queues=len(device.rings),
         )
         self._fd = self._connection.fileno()
+        # Requests that wait until a stop has been replied to.
         self._inbox: deque[Request] = deque()
+        # When the messages that are handled now arrived; monotonic nanoseconds.
         self._arrival = 0
         self._paced = any(options.latency)
         self._disconnecting = False
@@ -90,7 +93,7 @@ class Control:
             self._connection,
             options.policy,
             holder=self if options.shared else None,
-            answered=self._work,
+            answered=self._serve_inbox,
             close_with=self._close_with,
             inject=partial(self._inject, latency) if latency else None,
         )
@@ -99,7 +102,7 @@ class Control:
         )
         self._postcopy = Postcopy(device, self._connection, self._handlers)
         self._config_changes = ConfigChanges(device, self._connection.session)
-        # The postcopy handlers replace two of the first.
+        # In this order: `Postcopy` replaces SET_MEM_TABLE and ADD_MEM_REG of `Handlers`.
         self._table: dict[int, Handler] = (
             self._handlers.handlers()
             | device.virtio.handlers()
@@ -108,6 +111,7 @@ class Control:
             | self._postcopy.handlers()
         )
         self._watched = False
+        # Some replies have not been sent: nothing is read until they are.
         self._writing = False
         self._watch(select.EPOLLIN)
 
@@ -138,7 +142,7 @@ class Control:
         self._connection.close()
 
     def stop_waiting(self) -> None:
-        """From any thread: the loop is to end, so it does not wait for pages any more."""
+        """From any thread: the loop is about to end; stop waiting for pages of postcopy."""
         self._postcopy.give_up()
 
     # Requests in, replies out
@@ -162,9 +166,9 @@ class Control:
             return
         if self._inbox or self._stops.pending:
             self._inbox.extend(requests)
-            self._work()
+            self._serve_inbox()
         else:
-            self._serve_all(requests)
+            self._serve_received(requests)
 
     def _resume_reading(self) -> None:
         if not self._disconnecting:
@@ -179,17 +183,17 @@ class Control:
             self._watched = False
             self._loop.unwatch(self._fd)
 
-    def _serve_all(self, requests: Sequence[Request]) -> None:
+    def _serve_received(self, requests: Sequence[Request]) -> None:
         for number, request in enumerate(requests, 1):
             self._serve(request)
             if self._stops.pending or self._disconnecting:
                 # Messages after a stop that waits are handled after it.
                 self._inbox.extend(requests[number:])
                 break
-        self._work()
+        self._serve_inbox()
 
-    def _work(self) -> None:
-        """Serve what is queued, as far as pending stops allow; then reply, then poll the rings."""
+    def _serve_inbox(self) -> None:
+        """Handle the inbox, as far as pending stops allow; then send replies and poll rings."""
         inbox = self._inbox
         while inbox and not self._disconnecting:
             if self._stops.pending and inbox[0].id != _F.GET_VRING_BASE:
@@ -214,10 +218,10 @@ class Control:
             error.message = error.message or wire_name(request.id)
             self._refuse(request, error)
         except Disconnected:
-            return  # while latency was injected; the handler owned the descriptors
+            return  # raised by `_inject`; the handler has the descriptors
 
     def _refuse(self, request: Request, error: FrontendError) -> None:
-        """Acknowledge with an error if that was asked for; else the connection is closed."""
+        """Acknowledge with an error if the front-end asked for that; else close the connection."""
         error.device = self._device.name
         if request.need_reply and self._connection.session.can_refuse(request):
             log.warning("%s", error)
@@ -231,14 +235,14 @@ class Control:
         self._disconnect()
 
     def _flush(self) -> bool:
-        """Send the replies; until all are sent, nothing more is read."""
-        replies = self._paced and self._connection.wants_write
+        """Send the replies; False if some remain, or the front-end has disconnected."""
+        had_replies = self._paced and self._connection.wants_write
         try:
             done = self._connection.flush()
         except Disconnected:
             self._disconnect()
             return False
-        if replies:
+        if had_replies:
             self._loop.pacer.replied()
         if done and self._handlers.sending:
             self._handlers.close_sent()
@@ -249,7 +253,11 @@ class Control:
         return done
 
     def _inject(self, latency: int) -> None:
-        """Take as long as a unit's latency; replies that are queued are sent before."""
+        """Send the queued replies, then let the latency of one message pass.
+
+        Raises:
+            Disconnected: the front-end has disconnected.
+        """
         self._flush()
         if self._disconnecting:
             raise Disconnected("the front-end has disconnected", device=self._device.name)

@@ -36,7 +36,7 @@ POLL_NS = 1_000_000
 
 
 class RingDevice(Protocol):
-    """What a ring calls of its device; see `backends.virtio_device.VirtioDevice`."""
+    """The methods of a device that its rings call; see `backends.virtio_device.VirtioDevice`."""
 
     def process(self, ring: Ring, queue: DeviceQueue, /) -> bool:
         """Serve requests; True when there may be more."""
@@ -57,8 +57,8 @@ class RingContext(NamedTuple):
         counters: the device's counters.
         device: serves the requests.
         guest: guest memory.
-        active: the device's active rings.
-        closer: closes descriptors and queues later, outside of the data path.
+        active: counts the active rings; acquires and releases the device's resource.
+        closer: closes descriptors and releases queues when no reply is waited for any more.
         observer: receives the rings' events.
     """
 
@@ -76,14 +76,15 @@ class Ring:
     """One vring of a back-end device.
 
     Started and enabled are independent (vhost-user specification, "Ring states"): a kick starts
-    a ring, GET_VRING_BASE stops it. Besides it must be *configured*, with a size and addresses,
-    before it can be served; these may come before or after its kick descriptor.
+    a ring, GET_VRING_BASE stops it. A ring is served once it is also *configured*: it has a size
+    and addresses, which may come before or after its kick descriptor.
 
     Attributes:
         index: its number in the device.
         memory: its size and addresses.
-        base: the available index to continue from; while the ring is active, the queue has it.
-        started: a kick arrived since the last stop.
+        base: the available index to continue from; outdated while the ring is active, when it is
+            the queue's `DeviceQueue.last_avail`.
+        started: a kick arrived since the last stop, or the ring is polled.
         enabled: by SET_VRING_ENABLE, or by SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES.
         queue: the device's side of the ring while it is active: started, enabled, configured.
         in_flight: requests popped and not completed yet.
@@ -107,8 +108,8 @@ class Ring:
         "_name",
         "_observer",
         "_polled",
+        "_reported_generation",
         "_timer",
-        "_unmapped_generation",
         "base",
         "broken",
         "enabled",
@@ -142,7 +143,7 @@ class Ring:
         self._reset_state()
 
     def _reset_state(self) -> None:
-        """Set the initial state, except for descriptors: stopped, disabled, not configured."""
+        """Make the ring stopped, disabled and not configured; its descriptors stay as they are."""
         self.memory.forget()
         self.base = 0
         self.queue: DeviceQueue | None = None
@@ -152,7 +153,8 @@ class Ring:
         self.broken = False
         self.unmapped = False
         self._polled = False
-        self._unmapped_generation: tuple[int, int] | None = None
+        # The generation of guest memory in which `_report_unmapped` has reported the ring.
+        self._reported_generation: tuple[int, int] | None = None
 
     @property
     def active(self) -> bool:
@@ -226,7 +228,7 @@ class Ring:
         self.enabled = on
 
     def apply_log(self) -> None:
-        """Called when the features or the log have changed."""
+        """Log writes as the features and the log now require; called when one of them changes."""
         self.log_mark = self._guest.log_mark
         if self.queue is not None:
             self.memory.log_used_ring(self.queue)
@@ -262,7 +264,8 @@ class Ring:
                 return
         process = self._device.process
         try:
-            # A base does not include these requests, so all are taken before a stop is possible.
+            # Requests from the inflight region. The driver made them available before the base, so
+            # a stop between two of them would lose the rest: its reply has the base only.
             while queue.to_resubmit:
                 process(self, queue)
             if process(self, queue):
@@ -283,7 +286,7 @@ class Ring:
             self.fail(error)
 
     def begin_async(self) -> None:
-        """Serve a popped request in another thread, until `complete` or `abort`."""
+        """Count a popped request that another thread serves, until `complete` or `abort`."""
         self.in_flight += 1
 
     def complete(self, head: int, written: int) -> None:
@@ -299,7 +302,7 @@ class Ring:
         self._end_async()
 
     def abort(self, error: FrontendError) -> None:
-        """End a request of another thread that cannot be completed."""
+        """End a request that another thread could not serve; call it in the loop's thread."""
         self.fail(error)
         self._end_async()
 
@@ -386,7 +389,7 @@ class Ring:
         try:
             os.read(self._kick_fd, 8)
         except BlockingIOError:
-            return  # the front-end has read it itself
+            return  # the front-end has read the eventfd itself
         self._counters[stats.KICKS] += 1
         if not self.started:
             self._start()
@@ -396,6 +399,7 @@ class Ring:
             self._device.discard(self)
 
     def _drop_kick(self) -> None:
+        """Ignore the kick descriptor from now on, and close it later."""
         if self._kick_fd >= 0:
             self._closer.add_kick(self._kick_fd)
             self._kick_fd = -1
@@ -432,7 +436,10 @@ class Ring:
         return self.queue
 
     def _rebuild(self, base: int | None = None) -> None:
-        """Make the queue of an active ring again, with its present addresses.
+        """Make the queue of an active ring again, with its current addresses.
+
+        Args:
+            base: the available index to continue from; by default the one that was reached.
 
         Raises:
             FrontendError: the addresses are not in guest memory.
@@ -448,12 +455,13 @@ class Ring:
     def _report_unmapped(self, error: FrontendError) -> None:
         """Report once that the ring's memory is not mapped; the ring stays started."""
         generation = self._guest.generation
-        if self._unmapped_generation != generation:
-            self._unmapped_generation = generation
+        if self._reported_generation != generation:
+            self._reported_generation = generation
             log.warning("%s: ring %d is not served: %s", self._name, self.index, error.text)
             _signal(self._err_fd)
 
     def _deactivate(self) -> None:
+        """Make the ring inactive; its base is where the queue has arrived."""
         queue = self.queue
         if queue is not None:
             self.base = queue.last_avail

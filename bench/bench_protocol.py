@@ -9,7 +9,7 @@ import pytest
 
 from bench.fleet import Fleet
 from bench.floor_program import shape_of
-from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES
+from devices.device import COMMON_FEATURES, COMMON_PROTOCOL_FEATURES
 from devices.procedure import Change
 from emu.config.vm_spec import DeviceGroup, VmSpec
 from emu.errors import PreflightError
@@ -61,7 +61,7 @@ def sessions() -> tuple[FrontendSession, BackendSession]:
     front = FrontendSession("bench", rings=RINGS)
     back = BackendSession(
         "bench",
-        features=RING_FEATURES,
+        features=COMMON_FEATURES,
         protocol_features=COMMON_PROTOCOL_FEATURES,
         num_queues=RINGS,
     )
@@ -69,7 +69,7 @@ def sessions() -> tuple[FrontendSession, BackendSession]:
         Request(_F.GET_FEATURES),
         Request(_F.GET_PROTOCOL_FEATURES),
         Request(_F.SET_PROTOCOL_FEATURES, U64(int(COMMON_PROTOCOL_FEATURES))),
-        Request(_F.SET_FEATURES, U64(RING_FEATURES)),
+        Request(_F.SET_FEATURES, U64(COMMON_FEATURES)),
     ):
         for heard in back.feed(front.encode(request)):
             if heard.need_reply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
+from devices.device import COMMON_FEATURES, COMMON_PROTOCOL_FEATURES, VhostDevice
 from vhost_user.errors import BackendError
 from vhost_user.features import ProtocolFeature
 from vhost_user.messages import FrontendRequest, Request
@@ -24,7 +24,7 @@ class VhostUserBlk(VhostDevice):
     """A disk whose back-end is another process."""
 
     device_class = "blk"
-    wanted_features = RING_FEATURES | sum(
+    wanted_features = COMMON_FEATURES | sum(
         1 << bit
         for bit in (
             VIRTIO_BLK_F_SEG_MAX,

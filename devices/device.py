@@ -1,4 +1,4 @@
-"""A virtio device at its front-end: the connection, the rings, and their state."""
+"""The front-end's side of a vhost-user device: its connection, its rings, and their state."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 #: does not translate an address fails at once instead of reading other memory.
 USER_ADDRESS_BASE = 1 << 52
 
-#: The features that all devices support.
-RING_FEATURES = (
+#: The feature bits that all devices use where they are offered.
+COMMON_FEATURES = (
     (1 << VIRTIO_F_VERSION_1)
     | (1 << VIRTIO_RING_F_INDIRECT_DESC)
     | (1 << VIRTIO_RING_F_EVENT_IDX)
@@ -53,11 +53,11 @@ COMMON_PROTOCOL_FEATURES = (
 
 
 class BackEnd(NamedTuple):
-    """A back-end that has been connected and asked what it offers; no device uses it yet.
+    """A connected back-end that no device uses yet.
 
     Attributes:
-        connection: features and protocol features are negotiated.
-        queues: how many it has, as GET_QUEUE_NUM counts them.
+        connection: features and protocol features are negotiated on it.
+        queues: how many queues the back-end has, as GET_QUEUE_NUM counts them.
     """
 
     connection: FrontendConnection
@@ -65,7 +65,7 @@ class BackEnd(NamedTuple):
 
 
 class InflightFile(NamedTuple):
-    """The inflight region: its file, which the device closes, and its description."""
+    """The inflight region: its file, which the device closes, and the payload that describes it."""
 
     fd: int
     area: Inflight
@@ -84,12 +84,24 @@ class VhostDevice:
 
     Args:
         name: ``net0``, ``blk3``; also in tables, errors and socket names.
-        notify_addresses: guest physical address of each ring's notification.
+        notify_addresses: guest physical notify address of each ring.
         vectors: interrupt vector of each ring.
+
+    Attributes:
+        device_class: ``blk``, ``net`` or ``rng``.
+        wanted_features, wanted_protocol_features: what `negotiate` asks for.
+        queue_unit: what GET_QUEUE_NUM counts, for error messages.
+        rings: its rings, whether the driver has set them up or not.
+        memory: the machine's memory, for SET_MEM_TABLE.
+        host_notifiers, guest_notifiers: whether the ioeventfds, and the irqfds, are assigned.
+        logging: whether the back-end logs its writes to guest memory.
+        setups: how often the driver has set up its rings, or reset the device.
+        acked_features: feature bits that the guest's driver has acked.
+        inflight: the inflight region, once the back-end has sent it.
     """
 
     device_class = ""
-    wanted_features = RING_FEATURES
+    wanted_features = COMMON_FEATURES
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES
     queue_unit = "rings"
 
@@ -101,7 +113,7 @@ class VhostDevice:
             Vring(index, address, vector, fds[2 * index], fds[2 * index + 1])
             for index, (address, vector) in enumerate(zip(notify_addresses, vectors, strict=True))
         ]
-        # They never change, so they are made here and not in a blackout.
+        # The edits never change, so they are made here and not in a blackout.
         kicks = [
             Ioeventfd(
                 ring.notify_address, NOTIFY_BYTES, ANY_VALUE, ring.kick_fd, f"{name} ring {index}"
@@ -127,7 +139,6 @@ class VhostDevice:
         self.host_notifiers = False
         self.guest_notifiers = False
         self.logging = False
-        #: How often the driver has set up its rings, or reset the device.
         self.setups = 0
         self.acked_features = 0
         self.inflight: InflightFile | None = None
@@ -216,7 +227,7 @@ class VhostDevice:
         acked_features: int,
         inflight: InflightFile | None,
     ) -> None:
-        """Continue with connection, acked features and inflight region of another process."""
+        """Continue with the connection, acked features and inflight region of another process."""
         self._connection = connection
         self.acked_features = acked_features
         self.inflight = inflight
@@ -266,8 +277,8 @@ class VhostDevice:
         """The guest's driver has set up its rings: they start at index 0."""
         self.forget_inflight()
         self.setups += 1
-        for ring, where in zip(self.rings, addresses, strict=True):
-            ring.set_up(where)
+        for ring, ring_addresses in zip(self.rings, addresses, strict=True):
+            ring.set_up(ring_addresses)
 
     def forget_rings(self) -> None:
         """The guest's driver has reset the device: it has no rings until it sets them up again."""
@@ -286,7 +297,7 @@ class VhostDevice:
 
     @property
     def needs_inflight(self) -> bool:
-        """The back-end tracks its requests in an inflight region, and has not sent that yet."""
+        """The back-end tracks its requests in an inflight region, and has not sent it yet."""
         return self.tracks_inflight and self.inflight is None
 
     @property
@@ -321,11 +332,11 @@ class VhostDevice:
         return [fd for ring in self.rings if ring.started for fd in (ring.kick_fd, ring.call_fd)]
 
     def kick(self, ring: int) -> None:
-        """Kick a ring whose guest notification had no ioeventfd."""
+        """Kick a ring, by its index, for a guest's write that no ioeventfd took."""
         self._eventfds.signal([self.rings[ring].kick_fd])
 
     def disconnect(self) -> None:
-        """Close the connection; the back-end forgets all rings."""
+        """Close the connection; the back-end then stops and forgets all rings."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -343,7 +354,7 @@ class VhostDevice:
 
 
 def _queues_offered(connection: FrontendConnection, timeout: float) -> int:
-    """How many queues the back-end has; one without MQ ("Multiple queue support")."""
+    """How many queues the back-end has; without MQ it is one ("Multiple queue support")."""
     if ProtocolFeature.MQ not in connection.protocol_features:
         return 1
     reply = connection.call(Request(FrontendRequest.GET_QUEUE_NUM), timeout)

@@ -14,7 +14,7 @@ from devices.device import InflightFile, VhostDevice
 from vhost_user.errors import UsageError
 from vhost_user.frontend import FrontendConnection
 from vhost_user.payloads import Inflight
-from vhost_user.session import Agreed
+from vhost_user.session import SessionState
 from vhost_user.virtqueue import RingAddresses
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class DeviceHandoverState(NamedTuple):
         name: of the device.
         acked_features: feature bits that the guest's driver has acked.
         features: feature bits that both ends can use (`FrontendConnection.features`).
-        agreed: what its connection has negotiated.
+        session: the state of its connection's session.
         rings: each of its rings.
         inflight: the description of its inflight region, if it has one.
         setups: how often its driver has set up its rings, or reset it.
@@ -47,7 +47,7 @@ class DeviceHandoverState(NamedTuple):
     name: str
     acked_features: int
     features: int
-    agreed: Agreed
+    session: SessionState
     rings: tuple[RingHandoverState, ...]
     inflight: Inflight | None
     setups: int
@@ -64,7 +64,7 @@ class DeviceHandoverState(NamedTuple):
             device.name,
             device.acked_features,
             connection.features,
-            connection.agreed,
+            connection.session_state,
             tuple(RingHandoverState(r.addresses, r.base, r.started, r.ran) for r in device.rings),
             None if device.inflight is None else device.inflight.area,
             device.setups,
@@ -77,13 +77,13 @@ class DeviceHandoverState(NamedTuple):
         Raises:
             TypeError, ValueError: the fields are invalid.
         """
-        name, acked, features, agreed, rings, inflight, setups = fields
-        offered, driver, offered_protocol, protocol, states = agreed
+        name, acked, features, session, rings, inflight, setups = fields
+        offered, driver, offered_protocol, protocol, states = session
         return cls(
             str(name),
             int(acked),
             int(features),
-            Agreed(offered, driver, offered_protocol, protocol, tuple(states)),
+            SessionState(offered, driver, offered_protocol, protocol, tuple(states)),
             tuple(
                 RingHandoverState(None if where is None else RingAddresses(*where), *rest)
                 for where, *rest in rings
@@ -144,7 +144,7 @@ def restore(device: VhostDevice, state: DeviceHandoverState, fds: Sequence[int])
         socket.socket(fileno=os.dup(sock)),
         name=device.name,
         features=state.features,
-        agreed=state.agreed,
+        state=state.session,
     )
     device.restore(connection, state.acked_features, inflight)
     for index, (ring, known) in enumerate(zip(device.rings, state.rings, strict=True)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
+from devices.device import COMMON_FEATURES, COMMON_PROTOCOL_FEATURES, VhostDevice
 from vhost_user.features import ProtocolFeature
 from vhost_user.virtio.net import VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ
 
@@ -11,7 +11,7 @@ class VhostUserNet(VhostDevice):
     """A NIC whose back-end is another process. Ring 2n receives, ring 2n+1 transmits."""
 
     device_class = "net"
-    wanted_features = RING_FEATURES | (1 << VIRTIO_NET_F_MAC) | (1 << VIRTIO_NET_F_MQ)
+    wanted_features = COMMON_FEATURES | (1 << VIRTIO_NET_F_MAC) | (1 << VIRTIO_NET_F_MQ)
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES | ProtocolFeature.NET_MTU
     queue_unit = "queue pairs"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devices.device import COMMON_PROTOCOL_FEATURES, RING_FEATURES, VhostDevice
+from devices.device import COMMON_FEATURES, COMMON_PROTOCOL_FEATURES, VhostDevice
 from vhost_user.features import ProtocolFeature
 
 
@@ -10,5 +10,5 @@ class VhostUserRng(VhostDevice):
     """An entropy device whose back-end is another process: no configuration space, no features."""
 
     device_class = "rng"
-    wanted_features = RING_FEATURES
+    wanted_features = COMMON_FEATURES
     wanted_protocol_features = COMMON_PROTOCOL_FEATURES | ProtocolFeature.INFLIGHT_SHMFD

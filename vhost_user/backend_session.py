@@ -10,7 +10,7 @@ from vhost_user.features import SPEC, Dialect, ProtocolFeature, missing_dependen
 from vhost_user.messages import FrontendRequest, Request
 from vhost_user.payload_layout import Payload, PayloadError
 from vhost_user.payloads import U64, VringState
-from vhost_user.session import SUCCESS, Opened, Session, discard, ring_of, trace_message
+from vhost_user.session import SUCCESS, AllowedMessage, Session, discard, ring_of, trace_message
 from vhost_user.states import RingEvent
 from vhost_user.trace_events import BACKEND_READ, BACKEND_WRITE
 
@@ -72,16 +72,16 @@ class BackendSession(Session):
         make: Callable[[type[Request], tuple[object, ...]], Request] = tuple.__new__
         try:
             for number, flags, payload, came in frames:
-                opened = self._open.get(number) or self._admit(number)
+                allowed = self._allowed.get(number) or self._admit(number)
                 if BACKEND_READ.enabled:
-                    trace_message(BACKEND_READ, self.name, opened, payload, came)
-                if opened.indexed:
-                    self._check_ring(opened, payload)
-                own = opened.own and payload.__class__ is not opened.mute
-                due = own or (self._acks and flags & NEED_REPLY != 0)
-                if opened.effect is not None:
-                    opened.effect(payload)
-                requests.append(make(Request, (opened.id, payload, came, due)))
+                    trace_message(BACKEND_READ, self.name, allowed, payload, came)
+                if allowed.names_ring:
+                    self._check_ring(allowed, payload)
+                own_reply = allowed.own_reply and payload.__class__ is not allowed.no_reply_payload
+                due = own_reply or (self._acks and flags & NEED_REPLY != 0)
+                if allowed.effect is not None:
+                    allowed.effect(payload)
+                requests.append(make(Request, (allowed.id, payload, came, due)))
         except FrontendError:
             self.abandon()
             discard(frames)
@@ -104,8 +104,8 @@ class BackendSession(Session):
 
     def can_refuse(self, request: Request) -> bool:
         """Whether a non-zero acknowledgement can answer it: it has no reply of its own."""
-        opened = self._open.get(request.id) or self._opened(self._tables.rows[request.id])
-        return not opened.own or opened.mute is not None
+        allowed = self._allowed.get(request.id) or self._allow(self._tables.rows[request.id])
+        return not allowed.own_reply or allowed.no_reply_payload is not None
 
     def answer(
         self, request: Request, payload: Payload | None = None, fds: Sequence[int] = ()
@@ -115,21 +115,21 @@ class BackendSession(Session):
         Raises:
             UsageError: no reply is due, or the message has no such reply.
         """
-        opened = self._open.get(request.id) or self._opened(self._tables.rows[request.id])
+        allowed = self._allowed.get(request.id) or self._allow(self._tables.rows[request.id])
         if not request.need_reply:
-            self._misuse(opened, "has no reply due")
-        if payload.__class__ not in opened.reply:
-            self._misuse(opened, f"is not answered by a {payload.__class__.__name__}")
+            self._misuse(allowed, "has no reply due")
+        if payload.__class__ not in allowed.reply_types:
+            self._misuse(allowed, f"is not answered by a {payload.__class__.__name__}")
         if fds:
-            most = fd_range(opened.reply_fds, payload)[1]
+            most = fd_range(allowed.reply_fds, payload)[1]
             if len(fds) > most:
-                self._misuse(opened, f"is answered with {most} descriptors, not {len(fds)}")
+                self._misuse(allowed, f"is answered with {most} descriptors, not {len(fds)}")
         if BACKEND_WRITE.enabled:
-            trace_message(BACKEND_WRITE, self.name, opened, payload, fds)
+            trace_message(BACKEND_WRITE, self.name, allowed, payload, fds)
         try:
             return encode(request.id, VERSION | REPLY, payload)
         except PayloadError as error:
-            self._misuse(opened, str(error))
+            self._misuse(allowed, str(error))
 
     def ack(self, request: Request, code: int = 0) -> bytes:
         """The bytes of an acknowledgement, 0 for success; empty when none is due.
@@ -141,27 +141,27 @@ class BackendSession(Session):
             return b""
         return self.answer(request, U64(code) if code else SUCCESS)
 
-    def _bind_effects(self, opened: Opened, row: MessageSpec) -> None:
-        super()._bind_effects(opened, row)
+    def _bind_effects(self, allowed: AllowedMessage, row: MessageSpec) -> None:
+        super()._bind_effects(allowed, row)
         if row.reply_effect is not None:
-            opened.effect = self.effect_method(row.reply_effect)
+            allowed.effect = self.effect_method(row.reply_effect)
 
-    def _admit(self, number: int) -> Opened:
+    def _admit(self, number: int) -> AllowedMessage:
         row = self._tables.rows[number]
         why = self.why_not_allowed(row)
         if why:
             raise FrontendError(why, device=self.name, message=row.name)
-        return self._opened(row)
+        return self._allow(row)
 
     def _gate_features(self, gate: Gate) -> int:
         # QEMU's virtio-net enables rings before SET_FEATURES: until then what is offered counts
         acked = self.offered_features if self.features is None else self.features
         return self.offered_features if gate.offered else acked
 
-    def _check_ring(self, opened: Opened, payload: Payload | None) -> None:
-        ring = ring_of(payload, opened.fds)
+    def _check_ring(self, allowed: AllowedMessage, payload: Payload | None) -> None:
+        ring = ring_of(payload, allowed.fds)
         if ring is None or ring >= len(self.rings):
-            self._blame(opened.name, f"there are {len(self.rings)} rings", ring)
+            self._blame(allowed.name, f"there are {len(self.rings)} rings", ring)
 
     def _ack_features(self, payload: Payload | None) -> None:
         beyond = cast("U64", payload).value & ~self.offered_features
@@ -190,5 +190,5 @@ class BackendSession(Session):
     def _blame(self, message: str, text: str, ring: int | None = None) -> NoReturn:
         raise FrontendError(text, device=self.name, ring=ring, message=message)
 
-    def _misuse(self, opened: Opened, text: str) -> NoReturn:
-        raise UsageError(text, device=self.name, message=opened.name)
+    def _misuse(self, allowed: AllowedMessage, text: str) -> NoReturn:
+        raise UsageError(text, device=self.name, message=allowed.name)

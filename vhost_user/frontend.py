@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vhost_user.frontend_session import Message
-    from vhost_user.session import Agreed
+    from vhost_user.session import SessionState
 
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
 
@@ -69,7 +69,7 @@ class FrontendConnection(Connection):
         return cls(connect(path, name, timeout), name=name)
 
     @classmethod
-    def restore(cls, sock: socket.socket, *, name: str, features: int, agreed: Agreed) -> Self:
+    def restore(cls, sock: socket.socket, *, name: str, features: int, state: SessionState) -> Self:
         """A connection that another process has negotiated, and does not use any more.
 
         Nothing is sent: the back-end does not notice.
@@ -78,19 +78,19 @@ class FrontendConnection(Connection):
             sock: the connected socket; owned by the connection from now on.
             name: name of the device.
             features: `FrontendConnection.features` of the other process.
-            agreed: `FrontendConnection.agreed` of the other process.
+            state: `FrontendConnection.session_state` of the other process.
 
         Raises:
-            UsageError: ``agreed`` has more rings than a connection.
+            UsageError: ``state`` has more rings than a connection.
         """
         connection = cls(sock, name=name)
-        connection.session.restore(agreed)
-        connection.offered_features = agreed.offered_features or 0
+        connection.session.restore(state)
+        connection.offered_features = state.offered_features or 0
         connection.features = features
         return connection
 
     @property
-    def agreed(self) -> Agreed:
+    def session_state(self) -> SessionState:
         """What another process needs to `restore` the connection.
 
         Raises:
@@ -100,7 +100,7 @@ class FrontendConnection(Connection):
             raise UsageError(f"its connection is broken: {self._broken_reason}", device=self.name)
         if self.outstanding or self.wants_write or self.session.partial:
             raise UsageError("messages are in flight on its connection", device=self.name)
-        return self.session.agreed
+        return self.session.state
 
     @property
     def broken(self) -> bool:
@@ -188,8 +188,8 @@ class FrontendConnection(Connection):
             Disconnected: it has closed the connection.
         """
         session, channel = self.session, self._channel
-        request, data, opened, answered = message
-        name = opened.name
+        request, data, allowed, answered = message
+        name = allowed.name
         if session.outstanding or channel.wants_write:
             raise UsageError(
                 f"{session.outstanding} replies are outstanding: receive them first",

@@ -13,7 +13,7 @@ from vhost_user.message_spec import FdRule
 from vhost_user.messages import Reply, Request
 from vhost_user.payload_layout import Payload, PayloadError
 from vhost_user.payloads import MAX_RINGS, VringState
-from vhost_user.session import SUCCESS, Opened, Session, discard, ring_of, trace_message
+from vhost_user.session import SUCCESS, AllowedMessage, Session, discard, ring_of, trace_message
 from vhost_user.states import RingEvent
 from vhost_user.trace_events import READ, WRITE
 
@@ -32,13 +32,13 @@ class Message(NamedTuple):
     Attributes:
         request: the request; its descriptors must stay open until it has been sent.
         data: its bytes.
-        opened: what the session has of the message's row.
+        allowed: the row of the message, as the session allows it.
         answered: a reply, or an acknowledgement, is due for it.
     """
 
     request: Request
     data: bytes
-    opened: Opened
+    allowed: AllowedMessage
     answered: bool
 
     def with_num(self, num: int) -> Message:
@@ -49,11 +49,11 @@ class Message(NamedTuple):
         Raises:
             struct.error: the number has more than 32 bits.
         """
-        request, data, opened, answered = self
+        request, data, allowed, answered = self
         number, payload, fds, need_reply = request
         state = VringState(cast("VringState", payload).ring, num)
         changed = Request(number, state, fds, need_reply)
-        return Message(changed, data[: -_U32.size] + _U32.pack(num), opened, answered)
+        return Message(changed, data[: -_U32.size] + _U32.pack(num), allowed, answered)
 
 
 class FrontendSession(Session):
@@ -76,7 +76,7 @@ class FrontendSession(Session):
     ) -> None:
         super().__init__(name, rings, dialect)
         self._refusals_raise = refusals_raise
-        self._expected: deque[tuple[Opened, Request]] = deque()
+        self._expected: deque[tuple[AllowedMessage, Request]] = deque()
         self._decoder = Decoder(self._tables.replies, REPLY_FLAGS, BackendError, name)
 
     @property
@@ -105,25 +105,25 @@ class FrontendSession(Session):
                 fit it.
         """
         number, payload, fds, need_reply = request
-        opened = self._open.get(number) or self._admit(number)
-        answered = opened.own and payload.__class__ is not opened.mute
+        allowed = self._allowed.get(number) or self._admit(number)
+        answered = allowed.own_reply and payload.__class__ is not allowed.no_reply_payload
         flags = VERSION
         if need_reply and not answered and self._acks:
             answered = True
             flags = VERSION | NEED_REPLY
-        if payload.__class__ not in opened.kinds:
-            self._misuse(opened, f"takes no {payload.__class__.__name__} as its payload")
+        if payload.__class__ not in allowed.payload_types:
+            self._misuse(allowed, f"takes no {payload.__class__.__name__} as its payload")
         try:
             data = encode(number, flags, payload)
         except PayloadError as error:
-            self._misuse(opened, str(error))
-        if opened.indexed:
-            self._check_ring(opened, payload)
-        if fds or opened.fds is not FdRule.NONE:
-            least, most = fd_range(opened.fds, payload)
+            self._misuse(allowed, str(error))
+        if allowed.names_ring:
+            self._check_ring(allowed, payload)
+        if fds or allowed.fds is not FdRule.NONE:
+            least, most = fd_range(allowed.fds, payload)
             if not least <= len(fds) <= most:
-                self._misuse(opened, f"takes {opened.fds.value} descriptors, not {len(fds)}")
-        return Message(request, data, opened, answered)
+                self._misuse(allowed, f"takes {allowed.fds.value} descriptors, not {len(fds)}")
+        return Message(request, data, allowed, answered)
 
     def begin(self, messages: Iterable[Message]) -> list[tuple[bytes, tuple[int, ...]]]:
         """The messages are being sent: from now on their replies are due.
@@ -134,17 +134,17 @@ class FrontendSession(Session):
         """
         if WRITE.enabled:
             messages = list(messages)
-            for request, _, opened, _ in messages:
-                trace_message(WRITE, self.name, opened, request.payload, request.fds)
+            for request, _, allowed, _ in messages:
+                trace_message(WRITE, self.name, allowed, request.payload, request.fds)
         expect = self._expected.append
         writes: list[tuple[bytes, tuple[int, ...]]] = []
         parts: list[bytes] = []
         fds: tuple[int, ...] = ()
-        for request, data, opened, answered in messages:
-            if opened.effect is not None:
-                opened.effect(request.payload)
+        for request, data, allowed, answered in messages:
+            if allowed.effect is not None:
+                allowed.effect(request.payload)
             if answered:
-                expect((opened, request))
+                expect((allowed, request))
             if request.fds:
                 if parts:
                     writes.append((b"".join(parts), fds))
@@ -177,20 +177,20 @@ class FrontendSession(Session):
                 number, _, payload, came = frame
                 if not expected:
                     self._unasked(frame)
-                opened, request = expected.popleft()
+                allowed, request = expected.popleft()
                 if READ.enabled:
-                    trace_message(READ, self.name, opened, payload, came)
-                if number != opened.id or payload.__class__ not in opened.reply:
-                    self._mismatch(frame, opened)
-                if opened.own and request.payload.__class__ is not opened.mute:
-                    if opened.reply_effect is not None:
-                        opened.reply_effect(request, payload)
+                    trace_message(READ, self.name, allowed, payload, came)
+                if number != allowed.id or payload.__class__ not in allowed.reply_types:
+                    self._mismatch(frame, allowed)
+                if allowed.own_reply and request.payload.__class__ is not allowed.no_reply_payload:
+                    if allowed.reply_effect is not None:
+                        allowed.reply_effect(request, payload)
                 else:
                     if came:
-                        self._blame("acknowledged with descriptors", opened.name)
+                        self._blame("acknowledged with descriptors", allowed.name)
                     if payload != SUCCESS and self._refusals_raise:
                         refusal = refusal or self._refused(request, payload)
-                replies.append(make(Reply, (opened.id, payload, came)))
+                replies.append(make(Reply, (allowed.id, payload, came)))
             if refusal:
                 raise refusal
         except BackendError as error:
@@ -209,11 +209,11 @@ class FrontendSession(Session):
         name = self._tables.rows[frame.id].name
         self._blame("answered without a request", name)
 
-    def _mismatch(self, frame: Frame, opened: Opened) -> NoReturn:
+    def _mismatch(self, frame: Frame, allowed: AllowedMessage) -> NoReturn:
         """Raise: the frame is not the reply that is due."""
         name = self._tables.rows[frame.id].name
-        if frame.id != opened.id:
-            self._blame(f"answered where the reply to {opened.name} is due", name)
+        if frame.id != allowed.id:
+            self._blame(f"answered where the reply to {allowed.name} is due", name)
         self._blame(f"answered with {frame.payload!r}", name)
 
     def _stop_ring(self, request: Request, payload: Payload | None) -> None:
@@ -224,7 +224,7 @@ class FrontendSession(Session):
 
     def _offer_features(self, _request: Request, payload: Payload | None) -> None:
         self.offered_features = cast("U64", payload).value
-        self._open.clear()
+        self._allowed.clear()
 
     def _offer_protocol_features(self, _request: Request, payload: Payload | None) -> None:
         self.offered_protocol_features = ProtocolFeature(cast("U64", payload).value)
@@ -235,27 +235,27 @@ class FrontendSession(Session):
         error.ring = ring_of(request.payload, self._tables.rows[request.id].fds)
         return error
 
-    def _bind_effects(self, opened: Opened, row: MessageSpec) -> None:
-        super()._bind_effects(opened, row)
+    def _bind_effects(self, allowed: AllowedMessage, row: MessageSpec) -> None:
+        super()._bind_effects(allowed, row)
         if row.reply_effect is not None:
-            opened.reply_effect = self.effect_method(row.reply_effect)
+            allowed.reply_effect = self.effect_method(row.reply_effect)
 
-    def _admit(self, number: int) -> Opened:
+    def _admit(self, number: int) -> AllowedMessage:
         row = self._tables.rows.get(number)
         if row is None:
             raise UsageError(f"there is no message with id {number}", device=self.name)
         why = self.why_not_allowed(row)
         if why:
             raise UsageError(why, device=self.name, message=row.name)
-        return self._opened(row)
+        return self._allow(row)
 
-    def _check_ring(self, opened: Opened, payload: Payload | None) -> None:
-        ring = ring_of(payload, opened.fds)
+    def _check_ring(self, allowed: AllowedMessage, payload: Payload | None) -> None:
+        ring = ring_of(payload, allowed.fds)
         if ring is None or ring >= len(self.rings):
-            self._misuse(opened, f"there are {len(self.rings)} rings", ring)
+            self._misuse(allowed, f"there are {len(self.rings)} rings", ring)
 
-    def _misuse(self, opened: Opened, text: str, ring: int | None = None) -> NoReturn:
-        raise UsageError(text, device=self.name, ring=ring, message=opened.name)
+    def _misuse(self, allowed: AllowedMessage, text: str, ring: int | None = None) -> NoReturn:
+        raise UsageError(text, device=self.name, ring=ring, message=allowed.name)
 
     def _blame(self, text: str, message: str, ring: int | None = None) -> NoReturn:
         raise BackendError(text, device=self.name, ring=ring, message=message)

@@ -1,9 +1,9 @@
 """The protocol's state machine, for both ends. No I/O.
 
-A session tracks what has been negotiated, which messages that allows, which answers are due, and
-the state of each ring. `vhost_user.frontend_session` turns requests into bytes and bytes into
-replies; `vhost_user.backend_session` turns bytes into requests and answers into bytes. Here is what
-both have in common. The caller transfers bytes and descriptors between them.
+A session tracks what has been negotiated, which messages that allows, which replies are due, and
+the state of each ring. `vhost_user.frontend_session` encodes requests and decodes replies;
+`vhost_user.backend_session` decodes requests and encodes replies. This module has what both need.
+The caller transfers bytes and descriptors between a session and its socket.
 """
 
 from __future__ import annotations
@@ -32,13 +32,19 @@ _F = FrontendRequest
 
 
 class _Tables(NamedTuple):
-    """What the sessions need of a dialect's table; made once for all of them."""
+    """The message table of a dialect, in the forms that sessions use.
+
+    Attributes:
+        rows: the table's rows, by message id.
+        requests, replies: how requests and replies are decoded, by message id.
+    """
 
     rows: dict[int, MessageSpec]
     requests: dict[int, Form]
     replies: dict[int, Form]
 
 
+#: By the dialect's name: all sessions of a dialect share its tables.
 _TABLES: dict[str, _Tables] = {}
 
 
@@ -49,67 +55,70 @@ def _tables(dialect: Dialect) -> _Tables:
     return _TABLES[dialect.name]
 
 
-def ring_of(payload: Payload | None, fds: FdRule) -> int | None:
-    """The ring that a message is about, or None."""
+def ring_of(payload: Payload | None, fd_rule: FdRule) -> int | None:
+    """The index of the ring that a message's payload names, or None."""
     if isinstance(payload, VringState | VringAddr):
         return payload.ring
-    if fds is FdRule.UNLESS_NO_FD and isinstance(payload, U64):
+    if fd_rule is FdRule.UNLESS_NO_FD and isinstance(payload, U64):
         return payload.value & VRING_INDEX_MASK
     return None
 
 
-class Opened:
-    """A message that may be sent in the negotiated state, with what the hot paths need of its row.
+class AllowedMessage:
+    """A message that the session allows in its current state: its row, evaluated in that state.
+
+    A session makes one when the message first occurs, so that the data path evaluates no rules.
 
     Attributes:
-        kinds: classes that its payload may have.
-        own: it has a reply of its own in this state.
-        mute: the class of the payload with which it has none after all, or None.
-        reply: classes that the payload of its answer may have.
-        indexed: its payload names a ring.
-        effect: what the request changes in the session, or None.
-        reply_effect: what its reply changes in the session, or None.
+        payload_types: classes that the request's payload may have.
+        own_reply: the message has a reply of its own, not only an acknowledgement.
+        no_reply_payload: a request with a payload of this class has no reply of its own after all.
+        reply_types: classes that the payload of the reply or acknowledgement may have.
+        names_ring: the payload names a ring.
+        effect: applies the request's effect to the session, or None.
+        reply_effect: applies the effect of the reply to the session, or None.
     """
 
     __slots__ = (
         "effect",
         "fds",
         "id",
-        "indexed",
-        "kinds",
-        "mute",
         "name",
-        "own",
-        "reply",
+        "names_ring",
+        "no_reply_payload",
+        "own_reply",
+        "payload_types",
         "reply_effect",
         "reply_fds",
+        "reply_types",
     )
 
-    def __init__(self, row: MessageSpec, *, own: bool) -> None:
+    def __init__(self, row: MessageSpec, *, own_reply: bool) -> None:
         self.effect: Callable[[Payload | None], None] | None = None
         self.reply_effect: Callable[[Request, Payload | None], None] | None = None
         self.id = cast("FrontendRequest", row.id)
         self.name = row.name
         self.fds = row.fds
-        self.own = own
-        self.mute = U64 if own and row.reply is ReplyRule.IF_POSTCOPY else None
-        self.kinds: frozenset[type] = frozenset(row.payload or (type(None),))
-        self.reply: frozenset[type] = frozenset(
-            (kind or type(None)) for kind in (row.reply_payload if own else (U64,))
+        self.own_reply = own_reply
+        self.no_reply_payload = U64 if own_reply and row.reply is ReplyRule.IF_POSTCOPY else None
+        self.payload_types: frozenset[type] = frozenset(row.payload or (type(None),))
+        self.reply_types: frozenset[type] = frozenset(
+            (kind or type(None)) for kind in (row.reply_payload if own_reply else (U64,))
         )
-        self.reply_fds = row.reply_fds if own else FdRule.NONE
-        self.indexed = bool(self.kinds & {VringState, VringAddr}) or (
+        self.reply_fds = row.reply_fds if own_reply else FdRule.NONE
+        self.names_ring = bool(self.payload_types & {VringState, VringAddr}) or (
             row.fds is FdRule.UNLESS_NO_FD
         )
 
 
-class Agreed(NamedTuple):
-    """What a session has negotiated: all that another process needs to use the same socket.
+class SessionState(NamedTuple):
+    """The state of a session, with which another process can continue on the same socket.
 
     Attributes:
-        offered_features, features: as the session's.
-        offered_protocol_features, protocol_features: the same, as numbers.
-        rings: the state of each ring, as a number; rings at the end without any bit are left out.
+        offered_features, features: the attributes of `Session`.
+        offered_protocol_features, protocol_features: likewise, as integers.
+        rings: the `RingState` of each ring, as an integer, up to the last ring that is started or
+            enabled.
     """
 
     offered_features: int | None
@@ -120,14 +129,14 @@ class Agreed(NamedTuple):
 
 
 class Session:
-    """The session of either end: the negotiated features, the gates, the rings.
+    """What the sessions of both ends have in common: features, allowed messages, ring states.
 
     Attributes:
         name: name of the device.
-        dialect: how it numbers features and messages that are not settled.
-        offered_features: feature bits of the back-end, or None while they are not known.
+        dialect: numbers the features and messages that the specification does not number yet.
+        offered_features: feature bits that the back-end offers, or None while they are not known.
         features: feature bits that SET_FEATURES acknowledged, or None before it.
-        offered_protocol_features: the back-end's.
+        offered_protocol_features: protocol features that the back-end offers.
         protocol_features: those that SET_PROTOCOL_FEATURES acknowledged.
         rings: the state of each ring, by index.
     """
@@ -143,22 +152,24 @@ class Session:
         self.protocol_features = ProtocolFeature(0)
         self.rings = [Ring(index, name) for index in range(rings)]
         self._tables = _tables(dialect)
+        # REPLY_ACK is negotiated.
         self._acks = False
+        # Between POSTCOPY_LISTEN and POSTCOPY_END.
         self._postcopy = False
-        # Messages that are allowed; cleared by each negotiation.
-        self._open: dict[int, Opened] = {}
+        # By message id; cleared when a message changes what is allowed, or what is replied to.
+        self._allowed: dict[int, AllowedMessage] = {}
 
     def kicked(self, ring: int) -> None:
         """A kick on the ring's eventfd has started it: no message reports that."""
         self.rings[ring].apply(RingEvent.KICK)
 
     @property
-    def agreed(self) -> Agreed:
-        """What has been negotiated so far."""
+    def state(self) -> SessionState:
+        """The current state, for `restore` in another process."""
         states = [int(ring.state) for ring in self.rings]
         while states and not states[-1]:
             states.pop()
-        return Agreed(
+        return SessionState(
             self.offered_features,
             self.features,
             int(self.offered_protocol_features),
@@ -166,31 +177,31 @@ class Session:
             tuple(states),
         )
 
-    def restore(self, agreed: Agreed) -> None:
+    def restore(self, state: SessionState) -> None:
         """Continue with the state of another session with the same peer.
 
         Raises:
-            UsageError: it has more rings than this one.
+            UsageError: the state has more rings than this session.
         """
-        if len(agreed.rings) > len(self.rings):
-            raise UsageError(f"{len(agreed.rings)} rings, not {len(self.rings)}", device=self.name)
-        self.offered_features, self.features = agreed.offered_features, agreed.features
-        self.offered_protocol_features = ProtocolFeature(agreed.offered_protocol_features)
-        self.protocol_features = ProtocolFeature(agreed.protocol_features)
+        if len(state.rings) > len(self.rings):
+            raise UsageError(f"{len(state.rings)} rings, not {len(self.rings)}", device=self.name)
+        self.offered_features, self.features = state.offered_features, state.features
+        self.offered_protocol_features = ProtocolFeature(state.offered_protocol_features)
+        self.protocol_features = ProtocolFeature(state.protocol_features)
         self._acks = ProtocolFeature.REPLY_ACK in self.protocol_features
-        self._open.clear()
-        for ring, state in zip(self.rings, agreed.rings, strict=False):
-            ring.state = RingState(state)
+        self._allowed.clear()
+        for ring, bits in zip(self.rings, state.rings, strict=False):
+            ring.state = RingState(bits)
 
     def why_not_allowed(self, row: MessageSpec) -> str:
-        """Why a message may not be sent, or ""."""
+        """The reason for which the message may not be sent; "" if it may be."""
         if row.unsupported:
             return row.unsupported
         gate = row.gate
         if gate.protocol:
             mask = self.dialect.protocol_feature(gate.protocol)
-            agreed = mask is not None and mask in self.protocol_features
-            return "" if agreed else f"needs protocol feature {gate.protocol}, not negotiated"
+            negotiated = mask is not None and mask in self.protocol_features
+            return "" if negotiated else f"needs protocol feature {gate.protocol}, not negotiated"
         if gate.feature is None or (self._gate_features(gate) >> gate.feature) & 1:
             return ""
         return f"needs {gate}"
@@ -199,39 +210,40 @@ class Session:
         bits = self.offered_features if gate.offered else self.features
         return bits or 0
 
-    def _opened(self, row: MessageSpec) -> Opened:
-        own = row.reply is ReplyRule.ALWAYS or (
+    def _allow(self, row: MessageSpec) -> AllowedMessage:
+        """Evaluate a row in the current state, without the check of its gate."""
+        own_reply = row.reply is ReplyRule.ALWAYS or (
             row.reply is ReplyRule.IF_LOG_SHMFD
             and ProtocolFeature.LOG_SHMFD in self.protocol_features
         )
-        own = own or (row.reply is ReplyRule.IF_POSTCOPY and self._postcopy)
-        opened = self._open[row.id] = Opened(row, own=own)
-        self._bind_effects(opened, row)
-        return opened
+        own_reply = own_reply or (row.reply is ReplyRule.IF_POSTCOPY and self._postcopy)
+        allowed = self._allowed[row.id] = AllowedMessage(row, own_reply=own_reply)
+        self._bind_effects(allowed, row)
+        return allowed
 
-    def _bind_effects(self, opened: Opened, row: MessageSpec) -> None:
+    def _bind_effects(self, allowed: AllowedMessage, row: MessageSpec) -> None:
         if row.effect is not None:
-            opened.effect = self.effect_method(row.effect)
+            allowed.effect = self.effect_method(row.effect)
 
     def effect_method(self, effect: Effect) -> Callable[..., None]:
         """The method that an effect names: ``_kick_ring`` for `Effect.KICK_RING`."""
         method: Callable[..., None] = getattr(self, f"_{effect.name.lower()}")
         return method
 
-    def _apply(self, event: RingEvent) -> None:
+    def _apply_to_all_rings(self, event: RingEvent) -> None:
         for ring in self.rings:
             ring.apply(event)
 
     def _ack_features(self, payload: Payload | None) -> None:
         self.features = cast("U64", payload).value
-        self._open.clear()
+        self._allowed.clear()
         if not self.features & _PROTOCOL_BIT:
-            self._apply(RingEvent.PLAIN_FEATURES)
+            self._apply_to_all_rings(RingEvent.PLAIN_FEATURES)
 
     def _ack_protocol_features(self, payload: Payload | None) -> None:
         self.protocol_features = ProtocolFeature(cast("U64", payload).value)
         self._acks = ProtocolFeature.REPLY_ACK in self.protocol_features
-        self._open.clear()
+        self._allowed.clear()
 
     def _enable_ring(self, payload: Payload | None) -> None:
         ring, num = cast("VringState", payload)
@@ -242,31 +254,35 @@ class Session:
 
     def _begin_postcopy(self, _payload: Payload | None) -> None:
         self._postcopy = True
-        self._open.clear()
+        self._allowed.clear()
 
     def _end_postcopy(self, _payload: Payload | None) -> None:
         self._postcopy = False
-        self._open.clear()
+        self._allowed.clear()
 
     def _reset_owner(self, _payload: Payload | None) -> None:
-        self._apply(RingEvent.RESET_OWNER)
+        self._apply_to_all_rings(RingEvent.RESET_OWNER)
 
     def _reset_device(self, _payload: Payload | None) -> None:
-        self._apply(RingEvent.RESET_DEVICE)
+        self._apply_to_all_rings(RingEvent.RESET_DEVICE)
 
     def _reset_by_status(self, payload: Payload | None) -> None:
         if not cast("U64", payload).value:
-            self._apply(RingEvent.STATUS_ZERO)
+            self._apply_to_all_rings(RingEvent.STATUS_ZERO)
 
 
 def trace_message(
-    event: TraceEvent, device: str, opened: Opened, payload: Payload | None, fds: Sequence[int]
+    event: TraceEvent,
+    device: str,
+    allowed: AllowedMessage,
+    payload: Payload | None,
+    fds: Sequence[int],
 ) -> None:
     """Emit the trace event of a message that this end sends or receives."""
     event.emit(
         device=device,
-        ring=ring_of(payload, opened.fds),
-        message=opened.name,
+        ring=ring_of(payload, allowed.fds),
+        message=allowed.name,
         payload=None if payload is None else repr(payload).replace(", ", ","),
         fds=len(fds) or None,
     )

@@ -6,7 +6,6 @@ have effects: a network device with a ring that is started and disabled takes wh
 and drops it. While a ring is stopped it keeps its enabled bit.
 
 An event sets or clears bits, independently of the state. So `EFFECTS` is the whole state machine;
----
 `TRANSITIONS` and the diagram in ``docs/reference/ring-states.md`` are made from it.
 """
 

@@ -101,7 +101,7 @@ class BlkRing:
             self._run()
 
     def _run(self) -> None:
-        self._ring.run(self._completed)
+        self._ring.handle_completions(self._completed)
         self._context.idle.check(self)
 
     def _completed(self, slot: int, _written: int) -> None:

@@ -201,7 +201,7 @@ class DiskReader:
     def _run(self, rings: Iterable[int]) -> None:
         """Handle the completions of some rings, and go on with the chunks."""
         for ring in rings:
-            self._rings[ring].run(functools.partial(self._completed, ring))
+            self._rings[ring].handle_completions(functools.partial(self._completed, ring))
         self._advance()
         self._mark()
         self._context.idle.check(self)

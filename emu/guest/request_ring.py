@@ -1,9 +1,12 @@
-"""A ring of a driver that makes requests: slots, counters, and the handling of completions.
+"""The ring of a driver that makes requests: slots, counters, and the handling of completions.
 
-A request has a slot, numbered from 0, until the device has completed it. What a driver keeps lies
-beside the ring, so that a driver in another process continues where this one was paused:
+A request occupies a slot, numbered from 0, until the device has completed it. The state of the ring
+and of its driver is in guest memory, next to the ring, so that after a migration the driver in
+another process continues from it. At these offsets (bytes) there are:
 
-    0    driver queue state (16)     16   counters, 7 words     72   heads of the slots, u32 each
+    0    the state of the `DriverQueue` (16 bytes)
+    16   the counters, 7 words of u64
+    72   the head of the request in each slot, u32
     96   the driver's own state
 """
 
@@ -20,36 +23,39 @@ from vhost_user.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    #: Buffers: guest physical address and length of each.
     Extents = Sequence[tuple[int, int]]
 
-#: The counters (u64). BROKEN is 1 once the device has completed what was not in flight.
+#: Indices of the counters. BROKEN is 1 once the device has made the used ring invalid, as by
+#: completing a request twice.
 REQUESTS, COMPLETED, DUPLICATED, CORRUPTED, ERRORS, INTERRUPTS, BROKEN = range(7)
-#: Where the driver's own state begins.
+#: The offset of the driver's own state.
 OWN_STATE_AT = 96
 _COUNTERS_AT, _HEADS_AT = 16, 72
-#: A slot without a request has this in place of a head.
+#: The head of a slot without a request.
 _FREE = 0xFFFF_FFFF
 
 
 class RequestRing:
-    """One ring. Its driver holds a lock whenever it calls a method.
+    """One ring. A driver calls the methods under the lock of its unit.
 
     Args:
         context: guest memory and the machine.
-        place: where the ring lies; of a unit of one ring.
-        slots: how many there are, at most 6.
+        place: where the ring is; its unit has this ring only.
+        slots: how many requests can be in flight, at most 6.
         event_idx: VIRTIO_F_EVENT_IDX was negotiated.
 
     Attributes:
-        control: the `CONTROL_BYTES` beside the ring.
-        counters: the words of this module, u64.
+        control: the `CONTROL_BYTES` next to the ring: see the module.
+        counters: u64 words, with the indices REQUESTS to BROKEN.
+        publish: makes what was added available; True if the device wants to be notified.
     """
 
     def __init__(
         self, context: GuestContext, place: UnitPlace, slots: int, *, event_idx: bool
     ) -> None:
         self._context = context
-        self._number = place.position
+        self._ring_index = place.position
         self._pages = place.rings[0].start, place.rings[0].length
         self._queue, self.control = open_ring(
             context.platform.ram, place.rings[0], place.position, event_idx=event_idx
@@ -62,7 +68,7 @@ class RequestRing:
         self._epoch = -1
 
     def boot(self) -> None:
-        """Write the initial state: an empty ring, free slots; all else beside the ring is 0."""
+        """Write the initial state: an empty ring, free slots, and zeroes for all else."""
         self.control[:] = bytes(CONTROL_BYTES)
         self._queue.reset()
         for slot in range(len(self._heads)):
@@ -70,17 +76,17 @@ class RequestRing:
         self.mark()
 
     def mark(self) -> None:
-        """Record that the ring's pages were written."""
+        """Mark the pages of the ring and its state as dirty."""
         self._context.mark(*self._pages)
 
     def free_slots(self) -> list[int]:
-        """The slots that a request can be added in: none when the ring is broken."""
+        """The slots without a request; none if the ring is broken."""
         if self.counters[BROKEN]:
             return []
         return [slot for slot, head in enumerate(self._heads) if head == _FREE]
 
     def busy_slots(self) -> list[int]:
-        """The slots whose requests are outstanding."""
+        """The slots whose requests are in flight."""
         return [slot for slot, head in enumerate(self._heads) if head != _FREE]
 
     def add(
@@ -90,13 +96,13 @@ class RequestRing:
         writable: Extents,
         indirect: tuple[int, memoryview] | None = None,
     ) -> None:
-        """Add the request of a free slot; the device sees it after `publish` or `kick`.
+        """Add a request in a free slot; `publish` or `kick` makes it available to the device.
 
         Args:
-            slot: its slot.
-            readable: the buffers that the device reads, as of `DriverQueue.add`.
+            slot: the slot.
+            readable: the buffers that the device reads.
             writable: the buffers that the device writes.
-            indirect: a table to describe the buffers in.
+            indirect: guest physical address and memory of an indirect table to use.
         """
         head = self._queue.add(readable, writable, indirect)
         self._heads[slot] = head
@@ -105,20 +111,21 @@ class RequestRing:
 
     def notify(self) -> None:
         """Notify the device."""
-        self._context.platform.notify(self._notify_address, self._number)
+        self._context.platform.notify(self._notify_address, self._ring_index)
 
     def kick(self) -> None:
-        """Make what was added available, and notify the device if it wants that."""
+        """Make the added requests available, and notify the device if it wants that."""
         if self.publish():
             self.notify()
         self.mark()
 
-    def run(self, completed: Callable[[int, int], None]) -> None:
+    def handle_completions(self, completed: Callable[[int, int], None]) -> None:
         """Handle completions until there are none, or the vCPUs are to pause.
 
         Args:
-            completed: gets the slot of each request that was completed, which is free then, and the
-                bytes that the device has written. What it adds is made available.
+            completed: called for each completed request with its slot, which is free again, and
+                the number of bytes that the device has written. It may add requests, which are
+                made available afterwards.
         """
         context, queue, counters = self._context, self._queue, self.counters
         if self._epoch != context.epoch:
@@ -134,18 +141,18 @@ class RequestRing:
                 if not queue.arm():
                     break
         except BackendError:
-            # The device completed what was not in flight: the ring cannot be used any further.
+            # The used ring is invalid; nearly always a request has been completed twice.
             counters[DUPLICATED] += 1
             counters[BROKEN] = 1
         self.mark()
 
     def _refresh(self) -> None:
-        """Derive the state from guest memory again: another process may have written it."""
+        """Read the slots from guest memory again: the driver ran in another process."""
         self._slots_by_head = {self._heads[slot]: slot for slot in self.busy_slots()}
         self._epoch = self._context.epoch
 
     def _drain(self, completed: Callable[[int, int], None]) -> bool:
-        """Handle completions until there are none, or the vCPUs are to pause; whether they are."""
+        """Handle completions until there are none; True if the vCPUs have to pause before."""
         pop, platform, slot_of = self._queue.pop, self._context.platform, self._slots_by_head.pop
         heads, counters = self._heads, self.counters
         while (done := pop()) is not None:
@@ -161,11 +168,11 @@ class RequestRing:
         return False
 
     def outstanding(self) -> int:
-        """Requests submitted and not yet seen completed."""
+        """The number of requests in flight."""
         return self.counters[REQUESTS] - self.counters[COMPLETED]
 
     def request_log(self) -> RequestLog:
-        """This ring's part of the request log, but for interrupts."""
+        """This ring's part of the request log, without interrupts."""
         counters, outstanding = self.counters, self.outstanding()
         return RequestLog(
             requests=counters[REQUESTS],

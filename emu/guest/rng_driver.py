@@ -99,7 +99,7 @@ class RngRing:
         return self._counters[INTERRUPTS]
 
     def _run(self) -> None:
-        self._ring.run(self._completed)
+        self._ring.handle_completions(self._completed)
         self._context.idle.check(self)
 
     def _completed(self, slot: int, written: int) -> None:

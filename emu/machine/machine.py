@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from emu.config.vm_spec import VmSpec
 
 _NS_PER_S = 1_000_000_000
-#: Commits that are recorded: more than the largest VM makes in one migration.
-RECORDS = 8192
+#: Calls of `Machine.apply` that are recorded: more than the largest VM needs for one migration.
+MAX_RECORDS = 8192
 
 
 class CommitRecord(NamedTuple):
     """One call of `Machine.apply`.
 
     Attributes:
-        host: host notifiers that it assigned or deassigned.
-        guest: guest notifiers that it assigned or deassigned.
+        host: number of host notifiers that it assigned or deassigned.
+        guest: number of guest notifiers that it assigned or deassigned.
         list_work: by how much it increased `AddressSpace.list_work`.
-        ns: its duration, injected latency included.
+        ns: its duration in nanoseconds, injected latency included.
     """
 
     host: int
@@ -54,11 +54,11 @@ class Pacer(Protocol):
 
 
 class Machine:
-    """One VM without its devices.
+    """The machine of one VM, without the VM's devices.
 
     Args:
-        spec: vCPUs, memory and devices.
-        costs: latency injected into commits; only while `injecting`.
+        spec: vCPUs, memory, and the devices that addresses and vectors are allocated for.
+        costs: latency to inject into commits within `injected_latency`.
         pacer: injects that latency.
         accel: the accelerator's name, or ``auto``.
         memory_fds: memfds of existing guest memory; the caller closes them.
@@ -69,13 +69,14 @@ class Machine:
         address_space: the ioeventfds.
         accel: the accelerator.
         vcpus: the vCPUs.
+        gate: the gate of the vCPUs (`VcpuSet.gate`).
         routing: the notify address, vector and vCPU of each ring.
-        notify: makes a guest's write to a notify address: (address, value).
+        notify: performs a guest's write to a notify address: (address, value).
         side: the side of a migration, source or destination, whose latency is injected.
         injecting: whether latency is injected.
         route_commits: how often the routing table was committed.
-        stray_writes: number of writes of guest code to addresses without a device.
-        records: the last `apply` calls, up to `RECORDS` of them.
+        stray_writes: writes that no ioeventfd took and that are to no ring of a device.
+        records: the last `apply` calls, up to `MAX_RECORDS` of them.
 
     Raises:
         EmuError: the accelerator does not support so large a machine.
@@ -97,7 +98,7 @@ class Machine:
         self.injecting = False
         self.route_commits = 0
         self.stray_writes = 0
-        self.records: deque[CommitRecord] = deque(maxlen=RECORDS)
+        self.records: deque[CommitRecord] = deque(maxlen=MAX_RECORDS)
         self.big_lock = BigLock()
         self.routing = InterruptRouting(spec.devices, spec.vcpus)
         self._rings = {device.name: device.rings for device in spec.devices}
@@ -146,33 +147,34 @@ class Machine:
         return self.routing.vector(device_index, ring)
 
     def set_device_handler(self, device_index: int, handler: Callable[[int], None]) -> None:
-        """Set the function that is called with a ring that was notified without an ioeventfd.
+        """Set a device's handler of writes to its notify addresses that no ioeventfd takes.
 
-        It is called under the big lock, on the thread of the vCPU that wrote: the slow path.
+        It is called with the index of the ring, under the big lock, on the thread that wrote. This
+        is the slow path: the vCPU leaves guest code for it.
         """
         self._handlers[device_index] = handler
 
     def write_without_ioeventfd(self, address: int, value: int) -> None:  # noqa: ARG002  any value
         """Handle a write to a notify address that no ioeventfd takes, under the big lock.
 
-        A vCPU's thread calls this after an exit, and any other thread may, as with QEMU's
-        `address_space_write`.
+        The thread of a vCPU calls this after an exit. As with QEMU's `address_space_write`, any
+        other thread may call it too.
         """
         with self.big_lock:
-            found = self.routing.ring_at(address)
-            handler = None if found is None else self._handlers.get(found[0])
-            if found is None or handler is None:
+            device_and_ring = self.routing.ring_at(address)
+            handler = None if device_and_ring is None else self._handlers.get(device_and_ring[0])
+            if device_and_ring is None or handler is None:
                 self.stray_writes += 1
             else:
-                handler(found[1])
+                handler(device_and_ring[1])
 
-    # -- edits
+    # -- notifiers
 
     def apply(self, edits: Sequence[Edit]) -> None:
         """Apply these edits, all or none of them, as one commit.
 
-        Host notifiers are one transaction of the address space; guest notifiers are changes of
-        irqfds and one commit of the routing table.
+        The host notifiers are changed in one transaction of the address space, the guest notifiers
+        by the accelerator, with one commit of the routing table.
 
         Raises:
             NotifierError: an edit is invalid; the machine is unchanged.
@@ -231,12 +233,12 @@ class Machine:
         self.route_commits += 1
 
     def _plan_guest(self, edits: Iterable[GuestNotifier]) -> dict[int, int | None]:
-        """The eventfd, or None, of each edited vector after the edits."""
+        """The eventfd of each edited vector after the edits, or None if it then has none."""
         planned: dict[int, int | None] = {}
         for edit in edits:
             vector, fd = edit.irqfd
-            has = planned.get(vector, self._irqfds.get(vector))
-            if has != (None if edit.assign else fd):
+            assigned = planned.get(vector, self._irqfds.get(vector))
+            if assigned != (None if edit.assign else fd):
                 state = "assigned already" if edit.assign else "not assigned"
                 owner = f"{edit.device} ring {edit.ring}"
                 raise NotifierError(f"its irqfd is {state}", owner=owner)
@@ -246,17 +248,17 @@ class Machine:
     def _inject(
         self, start: int, host: Sequence[HostNotifier], guest: Sequence[GuestNotifier]
     ) -> None:
-        """Inject latency: per commit for host notifiers, per notifier for guest notifiers."""
+        """Inject what this commit costs: see `CostModel.host_commit`, `CostModel.guest_device`."""
         cost = self.costs.host_commit(self.side, {edit.device_class for edit in host})
         for edit in guest:
-            whole = self.costs.guest_device(self.side, edit.device_class)
-            cost += whole / self._rings.get(edit.device, 1)
+            device_cost = self.costs.guest_device(self.side, edit.device_class)
+            cost += device_cost / self._rings.get(edit.device, 1)
         if cost:
             self._pacer.inject(start, int(cost * _NS_PER_S))
 
     @contextmanager
     def injected_latency(self, side: Side) -> Iterator[None]:
-        """Inject that side's latency into commits during the ``with`` block."""
+        """Inject the latency of a migration's side into commits during the ``with`` block."""
         self.side, self.injecting = side, True
         try:
             yield
@@ -293,7 +295,11 @@ class Machine:
             self.accel.warm_up(timeout)
 
     def save_vcpus(self) -> bytes:
-        """The state of all vCPUs, which are paused."""
+        """The state of all vCPUs.
+
+        Raises:
+            EmuError: the vCPUs are not paused.
+        """
         return vcpu_state.pack(self.vcpus.save())
 
     def load_vcpus(self, data: bytes) -> None:
@@ -313,8 +319,8 @@ class Machine:
         """Stop the vCPUs, and release all resources. Idempotent.
 
         Raises:
-            DeadlineError: a vCPU's thread does not end; as it may use them, no resource is
-                released.
+            DeadlineError: a vCPU's thread does not end; no resource is released then, as the
+                thread may use it.
         """
         self.stop(timeout)
         self._cleanup.close()

@@ -37,7 +37,7 @@ class DestinationBase(MigrationSide):
 
     Attributes:
         vm: this side's VM, once there is one.
-        source: the completion report of the source; empty if it sent none.
+        source_report: the completion report of the source; empty if it sent none.
     """
 
     #: Whether it receives the source's own devices and memory (`Strategy.hands_over`).
@@ -56,7 +56,7 @@ class DestinationBase(MigrationSide):
         super().__init__(0)
         self.awaits_vm = True
         self.vm: Vm | None = None
-        self.source: JsonObject = {}
+        self.source_report: JsonObject = {}
         self._spec = spec
         self._accel = accel
         self._timeout = parameters.timeout
@@ -70,7 +70,7 @@ class DestinationBase(MigrationSide):
 
     def figures(self) -> JsonObject:
         """See `MigrationSide.figures`."""
-        return {"source": self.source}
+        return {"source": self.source_report}
 
     def run(self, stream: MigrationStream) -> None:
         """Receive the VM over a connected stream. When it returns, the VM runs here.
@@ -90,7 +90,7 @@ class DestinationBase(MigrationSide):
                 if handshake.report:
                     # The VM runs here, whether the source's report arrives or not.
                     with contextlib.suppress(MigrationError):
-                        self.source = self._exchange_reports(stream, handshake)
+                        self.source_report = self._exchange_reports(stream, handshake)
             except (VhostUserError, EmuError, OSError) as error:
                 reason = str(error)
                 raise

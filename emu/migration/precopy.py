@@ -97,7 +97,7 @@ class Precopy:
         check: raises after a cancel.
 
     Attributes:
-        sent: what has been sent so far.
+        progress: what has been sent so far, and the last decision.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Precopy:
         pause: Callable[[float], object],
         check: Callable[[], None],
     ) -> None:
-        self.sent = PrecopyProgress()
+        self.progress = PrecopyProgress()
         self._ram = ram
         self._sync = sync
         self._stream = stream
@@ -166,7 +166,7 @@ class Precopy:
         self._observe(
             "MIGRATION_PASS",
             {
-                "pass": self.sent.rounds,
+                "pass": self.progress.rounds,
                 "remaining": done.remaining,
                 "bytes": self._stream.bytes_sent,
                 "expected-downtime": decision.estimate.downtime_ns // 1_000_000,
@@ -184,7 +184,7 @@ class Precopy:
         It does not if the guest writes faster than the bandwidth limit: more pages would be dirty
         afterwards than before. Pages that are not sent here are sent in the blackout.
         """
-        decision = self.sent.decision
+        decision = self.progress.decision
         assert decision is not None  # noqa: S101  `run` has decided
         runs = self._sync.dirty()
         size = total(runs)
@@ -199,13 +199,13 @@ class Precopy:
         self._throttle(0)
         memory_ns = size * _NS // max(estimate.bandwidth, 1)
         self._record(
-            decision._replace(estimate=estimate._replace(memory_ns=memory_ns)), self.sent.note
+            decision._replace(estimate=estimate._replace(memory_ns=memory_ns)), self.progress.note
         )
 
     def _record(self, decision: Decision, note: str) -> None:
         sent = self._stream.bytes_sent
         rounds = self._convergence.rounds
-        self.sent = PrecopyProgress(rounds, sent, now() - self._start, decision, note)
+        self.progress = PrecopyProgress(rounds, sent, now() - self._start, decision, note)
 
     def _send(self, runs: Sequence[Run]) -> tuple[int, int]:
         """Send memory within the bandwidth limit; return bytes, and nanoseconds of sending."""

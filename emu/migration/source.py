@@ -1,4 +1,4 @@
-"""The source's side of a live migration."""
+"""The source of a live migration."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 _MS = 1_000_000
 #: Seconds in which devices may reconnect to their back-ends before they are reported as lost.
 RECONNECT_TIMEOUT = 1.0
-#: The destination has this many times `Parameters.timeout` to send PREPARED, or READY: one of its
-#: devices may take one timeout, and it disconnects its devices before it sends FAILED.
+#: The source waits this many times `Parameters.timeout` for PREPARED, READY and RUNNING: a device
+#: of the destination may use up one timeout, and the destination disconnects all devices before
+#: it sends FAILED.
 DESTINATION_TIMEOUTS = 2
 
-#: Errors of a migration that are answered by a roll-back.
+#: The errors with which a migration fails; the source then rolls back.
 FAILURES = (VhostUserError, EmuError, OSError)
 
 
@@ -49,17 +50,18 @@ class Source(MigrationSide):
     """One outgoing migration of a running VM.
 
     Args:
-        vm: the VM; it runs on when the migration fails.
-        strategy: how its devices are stopped.
+        vm: the VM; it runs on here if the migration fails.
+        strategy: stops its devices.
         parameters: limits and timeouts.
         observe: called with the name and the data of each event.
         history: the phase times of earlier migrations of this VM.
         connect: opens one more connection to the destination, for a further multifd channel.
-        report_fields: returns further fields of the completion report.
+        report_fields: returns further fields of this side's completion report.
 
     Attributes:
-        destination: the completion report of the destination, with ``downtime_ns`` and
+        destination_report: the completion report of the destination, with ``downtime_ns`` and
             ``downtime_error_ns``; empty if HELLO did not ask for completion reports.
+        requests_in_flight: block requests that were in flight when the vCPUs had been paused.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Source(MigrationSide):
     ) -> None:
         super().__init__(vm.machine.commits)
         self.vm = vm
-        self.destination: JsonObject = {}
+        self.destination_report: JsonObject = {}
         self._connect = connect
         self._report_fields = report_fields
         self._channels: SendingChannels | None = None
@@ -85,7 +87,8 @@ class Source(MigrationSide):
         self.requests_in_flight = 0
         self._cancelled = threading.Event()
         self._migrated = False
-        # Orders cancel() and the sending of GO: whichever takes the lock first wins.
+        # GO is sent, or the migration is cancelled, but not both. The lock also guards the streams,
+        # which cancel() interrupts from another thread.
         self._commit_lock = threading.Lock()
         self._committed = False
         self._stream: MigrationStream | None = None
@@ -96,40 +99,40 @@ class Source(MigrationSide):
         self._stage = Stage(vm.machine, self.timeline, parameters.timeout)
 
     @property
-    def precopy(self) -> PrecopyProgress:
+    def precopy_progress(self) -> PrecopyProgress:
         """What pre-copy has sent so far, and the downtime that is expected now."""
-        return PrecopyProgress() if self._precopy is None else self._precopy.sent
+        return PrecopyProgress() if self._precopy is None else self._precopy.progress
 
     def figures(self) -> JsonObject:
         """See `MigrationSide.figures`."""
         return {
             "requests_in_flight_at_stop": self.requests_in_flight,
-            "precopy": self.precopy.to_json(),
-            "destination": self.destination,
+            "precopy": self.precopy_progress.to_json(),
+            "destination": self.destination_report,
         }
 
     def query(self, status: str, remaining: int) -> JsonObject:
         """See `MigrationSide.query`."""
-        sent = self.precopy
+        progress = self.precopy_progress
         answer: JsonObject = {
             "ram": {
-                "transferred": sent.bytes,
+                "transferred": progress.bytes,
                 "remaining": 0 if status == "completed" else remaining,
                 "total": self.vm.machine.ram.size,
-                "dirty-sync-count": sent.rounds,
+                "dirty-sync-count": progress.rounds,
             }
         }
-        if sent.decision is not None:
-            answer["expected-downtime"] = sent.expected_ns // _MS
-            answer["cpu-throttle-percentage"] = sent.decision.estimate.throttle
+        if progress.decision is not None:
+            answer["expected-downtime"] = progress.expected_ns // _MS
+            answer["cpu-throttle-percentage"] = progress.decision.estimate.throttle
         marks = self.timeline.marks
         if status == "completed" and "running_ns" in marks:
-            # Until RUNNING has been received: a little longer than the VM was down.
+            # Slightly longer than the downtime: RUNNING arrives when the VM runs already.
             answer["downtime"] = (marks["running_ns"] - marks["pause_start_ns"]) // _MS
         return answer
 
     def cancel(self) -> bool:
-        """Make the migration fail at any point; False when GO has been sent already."""
+        """Cancel the migration, from any thread; returns False if GO has been sent already."""
         with self._commit_lock:
             if self._committed:
                 return False
@@ -140,10 +143,14 @@ class Source(MigrationSide):
         return True
 
     def run(self, stream: MigrationStream, hello: dict[str, object]) -> None:
-        """Migrate the VM over a connected stream. When it returns, the VM runs at the destination.
+        """Migrate the VM over a connected stream. When it returns, the destination owns the VM.
+
+        Args:
+            stream: to the destination; closed at the end.
+            hello: the content of HELLO (`handshake.hello`).
 
         Raises:
-            EmuError, VhostUserError, OSError: it failed, and the VM runs on at the source.
+            EmuError, VhostUserError, OSError: the migration failed, and the VM runs on here.
         """
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(self._close_stream)
@@ -158,20 +165,20 @@ class Source(MigrationSide):
             except FAILURES as error:
                 raise self._root_cause(error, stream) from error
             finally:
-                # Until GO has been sent the source owns the VM.
+                # Before GO the source owns the VM; after GO only if the destination sent FAILED.
                 if not self._migrated:
                     self._roll_back()
             self._history.record("src", self._strategy.NAME, self.timeline.spans)
-            # The destination owns the VM: nothing may start it here again.
+            # The vCPUs stay paused: the destination owns the VM.
             self._observe("STOP", {})
             self._strategy.finish(tasks, self._stage)
             if hello.get("report"):
-                # The migration has completed, even if the report is missing.
+                # A report that is lost or invalid does not undo the migration.
                 with contextlib.suppress(*FAILURES, ValueError):
                     self._exchange_reports(stream)
 
     def _perform_handshake(self, stream: MigrationStream, hello: dict[str, object]) -> None:
-        """Exchange HELLO and WELCOME, before the state of the VM changes.
+        """Exchange HELLO and WELCOME, and measure the clock offset of another host.
 
         Raises:
             MigrationError: the destination refuses the VM; the text is its reason.
@@ -186,7 +193,7 @@ class Source(MigrationSide):
         except FAILURES as error:
             reason = self._root_cause(error, stream)
             if hello.get("report") and getattr(reason, "phase", "") == "stream":
-                # A destination that expects TLS does not answer a plain stream.
+                # A destination that requires TLS sends no FAILED on a stream without TLS.
                 hint = (
                     "" if stream.encrypted else ": does the destination require TLS (--tls-cert)?"
                 )
@@ -210,6 +217,7 @@ class Source(MigrationSide):
         return self._channels
 
     def _exchange_reports(self, stream: MigrationStream) -> None:
+        """Exchange the completion reports; set `destination_report`."""
         start = self.timeline.marks["pause_start_ns"]
 
         def report(downtime: int, offset: Offset) -> JsonObject:
@@ -217,14 +225,16 @@ class Source(MigrationSide):
                 "strategy": self._strategy.NAME,
                 "downtime_ns": downtime,
                 "downtime_error_ns": None if offset.same else offset.error_ns,
-                "precopy": self.precopy.to_json(),
+                "precopy": self.precopy_progress.to_json(),
                 **self._report_fields(),
             }
 
         received = completion.exchange_at_source(stream, start, self._round_trips, report)
-        # The guest's clock was shifted by the offset that was known before the blackout.
-        error_ns = self._clock_offset_ns - int(received["offset_ns"])
-        self.destination = {**received, "guest_gap_ns": int(received["guest_gap_ns"]) + error_ns}
+        # The destination shifted the guest's clock by the offset that was measured before the
+        # blackout. The offset measured afterwards is more exact: the gap contains the difference.
+        correction_ns = self._clock_offset_ns - int(received["offset_ns"])
+        gap_ns = int(received["guest_gap_ns"]) + correction_ns
+        self.destination_report = {**received, "guest_gap_ns": gap_ns}
 
     def _close_stream(self) -> None:
         with self._commit_lock:
@@ -242,9 +252,10 @@ class Source(MigrationSide):
 
     def _check_back_ends(self) -> None:
         for name, reason in self.vm.reconnect.lost.items():
-            raise MigrationError("precopy", f"{name} has no back-end: {reason}")
+            raise MigrationError("pre-copy", f"{name} has no back-end: {reason}")
 
     def _begin(self) -> None:
+        """Report the status ``active``, and allocate what the strategy needs in the blackout."""
         self._check_cancelled()
         self._check_back_ends()
         self._observe("MIGRATION", {"status": "active"})
@@ -253,15 +264,21 @@ class Source(MigrationSide):
     def _transfer(
         self, stream: MigrationStream, hello: dict[str, object], cleanup: contextlib.ExitStack
     ) -> list[Task]:
-        """From DEVICES to RUNNING; returns the devices' tasks, which may have steps left.
+        """Send the VM, from DEVICES to RUNNING.
 
-        Resources that outlive this call are registered with ``cleanup``.
+        Args:
+            stream: to the destination.
+            hello: the content of HELLO.
+            cleanup: releases, at the end of the migration, the resources that this call allocates.
+
+        Returns:
+            The tasks that stop the devices, for `Strategy.finish`.
         """
         self._begin()
         channels = cleanup.enter_context(contextlib.closing(self._open_channels(stream, hello)))
         log = DirtyLog.create(self.vm.log_pages)
         cleanup.callback(log.close)
-        self._set_logging(log)
+        self.vm.drive(lifecycle.set_logging(device, log) for device in self.vm.devices)
         sync = RamSync(self.vm.machine.ram, log)
         with self.vm.driving:
             devices = pack_devices(self.vm.devices)
@@ -285,13 +302,14 @@ class Source(MigrationSide):
         )
 
     def _await_prepared(self, stream: MigrationStream) -> bytes:
+        """Wait for PREPARED; return its payload."""
         stream.set_timeout(DESTINATION_TIMEOUTS * self._parameters.timeout)
         payload = self._receive_expected(stream, Kind.PREPARED)
         stream.set_timeout(self._parameters.timeout)
         return payload
 
     def _root_cause(self, error: Exception, stream: MigrationStream) -> Exception:
-        """The error, or the reason that the destination sent before it disconnected."""
+        """The error to report: a cancel, or the reason that the destination sent, or ``error``."""
         if self._cancelled.is_set():
             return CancelledError()
         if isinstance(error, MigrationError) and error.phase == "stream":
@@ -300,9 +318,6 @@ class Source(MigrationSide):
                 return MigrationError("destination", reason)
         return error
 
-    def _set_logging(self, log: DirtyLog | None) -> None:
-        self.vm.drive(lifecycle.set_logging(device, log) for device in self.vm.devices)
-
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise CancelledError
@@ -310,11 +325,11 @@ class Source(MigrationSide):
     def _switchover(
         self, stream: MigrationStream, channels: SendingChannels, sync: RamSync, precopy: Precopy
     ) -> list[Task]:
-        """The source's part of the blackout: from the first vCPU's pause to RUNNING."""
+        """Send the last round, then pause the VM and transfer it; return the devices' tasks."""
         vm = self.vm
         timeline = self.timeline
+        # Before the blackout, as this encodes the messages.
         tasks = begin_tasks(vm.devices, lifecycle.stop)
-        # Pages that have become dirty are sent before the blackout if that shortens it.
         precopy.send_last_round()
         with self._blackout():
             self._strategy.stop(tasks, self._stage)
@@ -328,7 +343,7 @@ class Source(MigrationSide):
 
     @contextlib.contextmanager
     def _blackout(self) -> Iterator[None]:
-        """Pause the vCPUs; the ``with`` block is the source's part of the downtime."""
+        """Pause the vCPUs, and time the ``with`` block, at whose end RUNNING has been received."""
         vm, timeline = self.vm, self.timeline
         self._observe("MIGRATION", {"status": "device"})
         with garbage_collector_off(), vm.machine.injected_latency("src"):
@@ -344,11 +359,14 @@ class Source(MigrationSide):
             timeline.in_blackout = False
 
     def _commit(self, stream: MigrationStream) -> None:
-        """Transfer the ownership of the VM, once the destination's devices have been started.
+        """Await READY, send GO, and await RUNNING.
 
-        GO transfers the ownership: a guest that may have run at the destination must never run
-        here again from older memory. A destination sends FAILED after GO only if it failed before
-        it read GO; then the guest has not run there.
+        GO transfers the ownership of the VM: once the guest may have run at the destination, it
+        must never run here again, from older memory. A destination that sends FAILED after GO
+        failed before it read GO, so the guest has not run there.
+
+        Raises:
+            MigrationError, OSError: the migration failed, and this side owns the VM.
         """
         stream.set_timeout(DESTINATION_TIMEOUTS * self._parameters.timeout)
         self._receive_expected(stream, Kind.READY)
@@ -361,10 +379,16 @@ class Source(MigrationSide):
         try:
             self._receive_expected(stream, Kind.RUNNING)
         except MigrationError as error:
+            # Without FAILED the VM may run at the destination, although RUNNING did not arrive.
             if error.phase == "destination":
                 raise
 
     def _receive_expected(self, stream: MigrationStream, wanted: Kind) -> bytes:
+        """The payload of the next section.
+
+        Raises:
+            MigrationError: it is FAILED (phase ``destination``) or another one (phase ``stream``).
+        """
         kind, _, payload = stream.receive()
         if kind is Kind.FAILED:
             raise MigrationError("destination", payload.decode(errors="replace"))
@@ -386,4 +410,5 @@ class Source(MigrationSide):
         self._stop_logging()
 
     def _stop_logging(self) -> None:
+        """Disable the dirty log."""
         self.vm.stop_logging()

@@ -16,7 +16,7 @@ from emu.orchestrator.attach_disk import check_zeroes
 from emu.qmp.listener import MonitorListener
 from emu.vm.vm import Vm
 from emu.vm_process.commands import commands
-from emu.vm_process.control import make_control
+from emu.vm_process.control import Control
 from vhost_user.virtio.blk import VIRTIO_BLK_F_RO
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class AttachedVm:
         self._waiting = waiting
         self._monitor: MonitorListener | None = None
         self._starter: threading.Thread | None = None
-        self._control = make_control(self._emit)
+        self._control = Control(self._emit)
         self.accel = ""
         if plan.monitor is not None:
             offered = {

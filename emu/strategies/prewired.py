@@ -1,4 +1,4 @@
-"""As `split`, with all steps but those of the rings moved out of the blackout."""
+"""As `split`, with the steps that do not depend on guest memory moved out of the blackout."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from emu.strategies.split import Split
 
 
 class Prewired(Split):
-    """Notifiers, memory table, sizes and descriptors are sent before the blackout.
+    """Prepares the destination's devices before the blackout; inside it, only rings stop and start.
 
-    The source's notifiers stay until the destination runs: a paused vCPU sends no kick, and the
-    back-end of a stopped ring sends no call.
+    Before the blackout, the destination assigns its notifiers and sends the memory table and what
+    `devices.lifecycle.start_ahead` sends of the rings. The source deassigns its notifiers after the
+    blackout. They are not used until then: a paused vCPU sends no kick, and the back-end of a
+    stopped ring sends no call.
     """
 
     NAME = "prewired"

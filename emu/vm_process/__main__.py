@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from emu.qmp.server import MonitorServer
 from emu.strategies import registry
 from emu.vm_process.commands import commands
-from emu.vm_process.control import make_control
+from emu.vm_process.control import Control
 from vhost_user import tracing
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tracing.configure_from_environment("vm")
     for plugin in options.plugins:
         registry.load_file(plugin)
-    serve(socket.socket(fileno=options.monitor_fd), make_control)
+    serve(socket.socket(fileno=options.monitor_fd), Control)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The control of a VM process: one VM, and its migrations, outgoing and incoming."""
+"""The monitor's commands of one process: its VM, and the migrations of this VM."""
 
 # ruff: noqa: D102 - the methods are documented in VmControl
 
@@ -49,12 +49,8 @@ if TYPE_CHECKING:
 MAX_CALC_TIME = 60
 
 
-def _need_back_ends(vm: Vm) -> None:
-    """Check that no device has lost its back-end.
-
-    Raises:
-        EmuError: a device has lost its back-end.
-    """
+def _require_back_ends(vm: Vm) -> None:
+    """Raise `EmuError` if a device has lost its back-end."""
     if vm.reconnect.lost:
         raise EmuError(f"without a back-end: {', '.join(map(str, vm.reconnect.lost.values()))}")
 
@@ -64,15 +60,16 @@ def _credentials(tls: list[str] | None) -> Credentials | None:
 
 
 def _accept(listener: Listener, *, timeout: float, wait: bool = False) -> MigrationStream:
-    """A connection of the source.
+    """Accept the next connection of the source.
 
     Args:
         listener: of the incoming migration.
-        timeout: seconds for the connection, and for each system call on it.
-        wait: wait for the connection without a limit.
+        timeout: seconds until the source connects, and for each system call on the connection.
+        wait: wait for the source to connect without a limit.
 
     Raises:
-        MigrationError: the incoming migration was cancelled, or no source has connected in time.
+        MigrationError: the incoming migration was cancelled, or the source has not connected in
+            time.
     """
     stream = listener.accept(timeout=timeout, connect_timeout=None if wait else timeout)
     if stream is None:
@@ -80,21 +77,23 @@ def _accept(listener: Listener, *, timeout: float, wait: bool = False) -> Migrat
     return stream
 
 
-def make_control(emit: EventSink) -> Control:
-    """The control of a VM process, without a VM."""
-    return Control(emit)
-
-
 class Control(VmControl):
-    """The VM of one process. The methods are documented in `VmControl`."""
+    """The commands of a process that runs one VM at a time; at first it has none.
+
+    The methods are documented in `VmControl`.
+
+    Args:
+        emit: emits the monitor's events.
+    """
 
     def __init__(self, emit: EventSink) -> None:
         self._emit = emit
-        self._plan: JsonObject = {}
+        # The arguments of `create`, which `start` or `incoming` uses.
+        self._config: JsonObject = {}
         self._parameters = Parameters()
         self._vm: Vm | None = None
         self._job: Job | None = None
-        # Kept after an outgoing migration, as the VM may migrate back.
+        # `release` keeps it: it helps when the VM migrates back to this process.
         self._history = History()
         self._dirty_rate = DirtyRate()
 
@@ -127,7 +126,7 @@ class Control(VmControl):
             raise EmuError("this process has a VM already")
         shape = vm_file.spec_from_json(spec)
         accel = resolve(accel, vcpus=shape.vcpus, rings=shape.rings)
-        self._plan = {
+        self._config = {
             "name": name,
             "spec": shape,
             "accel": accel,
@@ -140,14 +139,14 @@ class Control(VmControl):
         return {"accel": accel}
 
     def _build(self, handed_over: VmHandoverState | None = None) -> Vm:
-        self._check_empty()
-        plan = self._plan
-        disk = plan["disk"]
+        self._require_configured()
+        config = self._config
+        disk = config["disk"]
         self._vm = Vm(
-            plan["spec"],
-            accel=plan["accel"],
-            costs=plan["costs"],
-            backends=plan["backends"],
+            config["spec"],
+            accel=config["accel"],
+            costs=config["costs"],
+            backends=config["backends"],
             disk=None if disk is None else DiskUse(write=disk["writable"]),
             timeout=self._parameters.timeout,
             observe=self._emit,
@@ -155,8 +154,9 @@ class Control(VmControl):
         )
         return self._vm
 
-    def _check_empty(self) -> None:
-        if not self._plan:
+    def _require_configured(self) -> None:
+        """Raise `EmuError` unless a VM has been configured and not been built."""
+        if not self._config:
             raise EmuError("x-create must come first")
         if self._vm is not None:
             raise EmuError("this process has a VM already")
@@ -169,13 +169,13 @@ class Control(VmControl):
     def start(self) -> None:
         self._job = None
         self._build()
-        self._boot(self._plan["load"], self._plan["dirty_rate"])
+        self._boot(self._config["load"], self._config["dirty_rate"])
 
     def boot(self, vm: Vm, load: str) -> None:
-        """Take over a VM that has been built in this process, and boot it.
+        """Boot a VM that the caller has built, instead of one that `create` has configured.
 
         Args:
-            vm: closed by `release`.
+            vm: this object owns it from now on; `release` closes it.
             load: ``none``, ``light`` or ``heavy``.
 
         Raises:
@@ -220,6 +220,7 @@ class Control(VmControl):
                 side.run(accept(wait=True))
 
         def abort() -> None:
+            # Once the source has connected, only its connection can be interrupted.
             if not listener.cancel():
                 side.abort()
 
@@ -230,7 +231,7 @@ class Control(VmControl):
     def _destination(
         self, job: Job, accept: Callable[[], MigrationStream], disks: JsonObject | None
     ) -> DestinationBase:
-        """A destination whose VM is built in advance."""
+        """A destination with a VM that is built and connected to back-ends of its own."""
         vm = self._build()
         vm.guest.attach()
         return Destination(
@@ -243,16 +244,16 @@ class Control(VmControl):
         )
 
     def _handover_destination(self, job: Job) -> DestinationBase:
-        """A destination that builds its VM from the source's memory and devices."""
-        self._check_empty()
+        """A destination that builds its VM from the source's memory and connections."""
+        self._require_configured()
         return HandoverDestination(
-            self._plan["spec"],
+            self._config["spec"],
             self._build,
             self._discard,
             parameters=self._parameters,
             observe=job.observe,
             history=self._history,
-            accel=self._plan["accel"],
+            accel=self._config["accel"],
         )
 
     def migrate(
@@ -271,10 +272,11 @@ class Control(VmControl):
         open_stream = partial(
             connect, uri, timeout=parameters.timeout, credentials=_credentials(tls)
         )
+        # The destination belongs to another run only if ``between`` is given, even if it is empty.
         between_runs = between or {}
         try:
-            chosen = StrategyOptions(**options)
-            scheduler = registry.make(strategy, chosen)
+            strategy_options = StrategyOptions(**options)
+            scheduler = registry.make(strategy, strategy_options)
             side = self._source(scheduler, job, open_stream, between_runs.get("stats", ()))
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
@@ -283,7 +285,7 @@ class Control(VmControl):
             content = hello(
                 vm,
                 strategy,
-                chosen,
+                strategy_options,
                 streams=parameters.streams,
                 disks=between_runs.get("disks"),
                 report=between is not None,
@@ -352,7 +354,7 @@ class Control(VmControl):
         vm.resume_vcpus()
         vm.reconnect.resume()
         vm.reconnect.await_all(RECONNECT_TIMEOUT)
-        _need_back_ends(vm)
+        _require_back_ends(vm)
         self._emit("RESUME", {})
 
     def reset(self) -> None:
@@ -362,12 +364,12 @@ class Control(VmControl):
             raise EmuError("the VM is paused: cont first")
         # No other thread may start a device between its reset and its activation.
         with vm.reconnect.paused():
-            _need_back_ends(vm)
+            _require_back_ends(vm)
             reset_devices(vm)
         vm.guest.resume_load()
         self._emit("RESET", {"guest": False})
         vm.reconnect.await_all(RECONNECT_TIMEOUT)
-        _need_back_ends(vm)
+        _require_back_ends(vm)
 
     def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
         self._refuse_while_migrating()
@@ -413,7 +415,7 @@ class Control(VmControl):
         return {**guest.request_log()._asdict(), "guest_gap_ns": self._guest_gap()}
 
     def _guest_gap(self) -> int:
-        """The heartbeat's gap over the blackout; without a migration, its largest gap."""
+        """The gap that the blackout made in the guest's heartbeat; without one, the largest gap."""
         side = self._side
         if side is not None and side.guest_gap_ns:
             return side.guest_gap_ns
@@ -463,7 +465,7 @@ class Control(VmControl):
         if self._vm is not None:
             self._vm.close()
         self._vm = self._job = None
-        self._plan = {}
+        self._config = {}
 
     def close(self) -> None:
         self.release()

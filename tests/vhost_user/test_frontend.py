@@ -346,7 +346,7 @@ def test_every_way_to_use_a_connection_tells_why_it_broke(
     assert front.broken
     assert front.broken_reason == caught.value.text
     with pytest.raises(UsageError, match="its connection is broken: "):
-        _ = front.agreed
+        _ = front.session_state
 
 
 def test_descriptors_of_replies(raw: tuple[FrontendConnection, socket.socket]) -> None:

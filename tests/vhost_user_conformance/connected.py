@@ -32,12 +32,12 @@ def connected(folder: Path, device: str, *options: str) -> Iterator[BackEnd]:
     program = PeerProgram(f"{words} --socket-path {{socket}}", path, folder / "log")
     program.start()
 
-    def dial() -> Wire:
+    def open_wire() -> Wire:
         return Wire(connect(path, timeout=TIMEOUT, gone=lambda: ""), {}, TIMEOUT)
 
     try:
-        with closing(BackEnd(dial(), device, SPEC)) as made:
-            made.program, made.dial = program, dial
+        with closing(BackEnd(open_wire(), device, SPEC)) as made:
+            made.program, made.open_wire = program, open_wire
             yield made
     finally:
         program.stop()

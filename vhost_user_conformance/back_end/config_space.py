@@ -62,8 +62,8 @@ def whole_of(be: BackEnd) -> bytes:
 
 def spoils_nothing(be: BackEnd, number: F, payload: bytes) -> None:
     """Send this and disconnect: the next front-end reads the same configuration."""
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     be.send(number, payload)
-    again = whole_of(be.again().agree())
+    again = whole_of(be.reconnect().negotiate())
     check(again == whole, whole.hex(), again.hex())

@@ -1,7 +1,7 @@
-"""The back-end under test, as a case sees it: one connection, memory and rings.
+"""The interface of a case to the back-end under test: one connection, memory and rings.
 
-A case may keep the rules (`ask`, `agree`, `start`) or break them (`wire`). All that it makes is
-released when it ends.
+A case that keeps the protocol uses the methods (`negotiate`, `start`, `ask`); one that breaks it
+sends bytes with `wire`. Memory, rings and descriptors that a case makes are released when it ends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LOG_ALL = 1 << VHOST_F_LOG_ALL
 
 
 def vring(index: int, num: int) -> bytes:
-    """A vring state's bytes."""
+    """The payload of a message with a ring's index and a number (struct vhost_vring_state)."""
     return VringState(index, num).pack()
 
 
@@ -56,16 +56,23 @@ class BackEnd(Negotiation):
 
     def __init__(self, wire: Wire, device: str, dialect: Dialect) -> None:
         super().__init__(wire, device, dialect)
-        #: The program under test, where the suite has started it.
+        #: The program under test; None if the suite has not started it.
         self.program: PeerProgram | None = None
-        #: Makes another connection to the same back-end, where the runner can.
-        self.dial: Callable[[], Wire] | None = None
+        #: Opens another connection to the same back-end; None if that is not possible.
+        self.open_wire: Callable[[], Wire] | None = None
+        #: By index: the rings that `start` has started.
         self._started: dict[int, TestRing] = {}
 
     # -- memory and rings
 
     def memory(self, *sizes: int, offset: int = 0, share: bool = True) -> Memory:
-        """Guest memory of these regions (4 MiB by default), shared by SET_MEM_TABLE."""
+        """New guest memory with regions of these sizes, by default one of 4 MiB.
+
+        Args:
+            sizes: bytes of each region.
+            offset: where each region begins in its file.
+            share: send SET_MEM_TABLE.
+        """
         memory = Memory(sizes, offset=offset) if sizes else Memory(offset=offset)
         self.own(memory.close)
         if share:
@@ -107,23 +114,23 @@ class BackEnd(Negotiation):
         *,
         base: int | None = None,
         log: bool = False,
-        amid: Callable[[], object] | None = None,
+        before_call: Callable[[], object] | None = None,
     ) -> None:
-        """NUM, BASE, ADDR, KICK and CALL, in QEMU's order, without ENABLE.
+        """Send NUM, BASE, ADDR, KICK and CALL, in QEMU's order, without ENABLE.
 
         Args:
-            ring: which.
-            base: where it begins; its start by default.
+            ring: the ring.
+            base: the payload of SET_VRING_BASE; by default the initial index of the ring.
             log: writes to the used ring are to be logged.
-            amid: called before CALL is sent.
+            before_call: called between KICK and CALL.
         """
         start = ring.start if base is None else base
         self.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
         self.send(F.SET_VRING_BASE, vring(ring.index, start))
         self.send(F.SET_VRING_ADDR, self.address(ring, log=log))
         self.send(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
-        if amid is not None:
-            amid()
+        if before_call is not None:
+            before_call()
         self.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
 
     @staticmethod
@@ -139,7 +146,7 @@ class BackEnd(Negotiation):
         ).pack()
 
     def enable(self, ring: TestRing, *, on: bool = True) -> None:
-        """SET_VRING_ENABLE where bit 30 is acknowledged; else rings are enabled at their start."""
+        """Send SET_VRING_ENABLE if bit 30 is acknowledged; without it all rings are enabled."""
         if self.driver_features & PROTOCOL_BIT:
             self.send(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
 
@@ -149,12 +156,13 @@ class BackEnd(Negotiation):
         *,
         base: int | None = None,
         log: bool = False,
-        amid: Callable[[], object] | None = None,
+        before_call: Callable[[], object] | None = None,
     ) -> None:
-        """Set a ring up, enable it, and wait for a barrier. Arguments: `set_up`.
+        """Set a ring up, enable it, and await a `barrier`. The arguments are those of `set_up`.
 
-        A device with pairs of rings may not start before both are set up (as DPDK's vhost
-        library): the other rings of the smallest set are started as well, empty.
+        A back-end may wait until all rings that its class of device needs are set up, as DPDK's
+        vhost library does with the two rings of a NIC. So those that are missing are started too,
+        without requests.
         """
         self._started[ring.index] = ring
         least = least_rings(self.device)
@@ -163,7 +171,7 @@ class BackEnd(Negotiation):
                 other = self.ring(ring.memory, index, ring.size, region=ring.region)
                 other.user_offset = ring.user_offset
                 self.start(other)
-        self.set_up(ring, base=base, log=log, amid=amid)
+        self.set_up(ring, base=base, log=log, before_call=before_call)
         self.enable(ring)
         self.barrier()
 
@@ -175,20 +183,21 @@ class BackEnd(Negotiation):
         self._started.clear()
 
     def forget_rings(self) -> None:
-        """All rings are in their initial state again: `start` begins with none."""
+        """Call it when the back-end has been reset: no ring is started any more."""
         self._started.clear()
 
-    def stop(self, ring: TestRing, *, amid: Callable[[], object] | None = None) -> int:
-        """Send GET_VRING_BASE; the base.
+    def stop(self, ring: TestRing, *, after_header: Callable[[], object] | None = None) -> int:
+        """Stop a ring by GET_VRING_BASE; return the base.
 
         Args:
-            ring: which.
-            amid: called when the back-end has read the header of the message only.
+            ring: the ring.
+            after_header: called when the back-end has read the message's header, before the
+                payload is sent.
 
         Raises:
             Failed: the reply is about another ring, or has another size.
         """
-        self.wire.send(F.GET_VRING_BASE, vring(ring.index, 0), amid=amid)
+        self.wire.send(F.GET_VRING_BASE, vring(ring.index, 0), after_header=after_header)
         reply = self.reply_to(F.GET_VRING_BASE)
         check(
             len(reply.payload) == 8,
@@ -200,10 +209,8 @@ class BackEnd(Negotiation):
         return state.num
 
     def resume(self, ring: TestRing, base: int) -> None:
-        """Start a ring that was stopped, and wait until its remaining requests are served.
-
-        An unread kick from before the stop would start the ring before its call is set again.
-        """
+        """Start a stopped ring from ``base``, and wait until all its requests are completed."""
+        # A kick that the back-end has not read would start the ring before CALL is set.
         ring.unkick()
         self.start(ring, base=base)
         ring.kick()
@@ -215,7 +222,7 @@ class BackEnd(Negotiation):
 
     @property
     def work(self) -> Work:
-        """Requests for this class of device.
+        """Makes requests for this class of device.
 
         Raises:
             Unsupported: the class of device is unknown.
@@ -227,7 +234,7 @@ class BackEnd(Negotiation):
 
     @property
     def disk(self) -> BlkWork:
-        """The same, of a disk."""
+        """`work`, for a disk. Raises `Unsupported` for another class of device."""
         work = self.work
         if not isinstance(work, BlkWork):
             unsupported("is about a disk")
@@ -235,16 +242,22 @@ class BackEnd(Negotiation):
 
     @property
     def entropy(self) -> RngWork:
-        """The same, of an entropy device."""
+        """`work`, for an entropy device. Raises `Unsupported` for another class of device."""
         work = self.work
         if not isinstance(work, RngWork):
             unsupported("is about an entropy device")
         return work
 
     def working_ring(self, *names: str, size: int = 64, start: int = 0) -> TestRing:
-        """Negotiate, share memory, and start the ring that takes requests."""
+        """Negotiate, share memory, and start the ring that takes requests.
+
+        Args:
+            names: protocol features to negotiate, as of `negotiate`.
+            size: descriptors of the ring.
+            start: the initial index of the ring.
+        """
         work = self.work
-        self.agree(*names)
+        self.negotiate(*names)
         ring = self.ring(self.memory(), work.ring, size, start=start)
         self.start(ring)
         return ring
@@ -260,11 +273,11 @@ class BackEnd(Negotiation):
         if kick:
             ring.kick()
         self.await_used(ring, before + 1)
-        self.completed(ring, job)
+        self.check_completed(ring, job)
         return job
 
     def await_used(self, ring: TestRing, index: int) -> None:
-        """Wait for the used index. Raises `Failed` when it does not become ``index``."""
+        """Wait until the used index is ``index``. Raises `Failed` if it does not become so."""
         if not ring.await_used(index, self.timeout):
             raise Failed(
                 f"ring {ring.index}'s used index to become {index & 0xFFFF}",
@@ -272,8 +285,8 @@ class BackEnd(Negotiation):
             )
 
     @staticmethod
-    def completed(ring: TestRing, job: Job) -> None:
-        """Take the completion, and check that it is that of the job. Raises `Failed`."""
+    def check_completed(ring: TestRing, job: Job) -> None:
+        """Check that the next used element completes this job. Raises `Failed` if not."""
         done = ring.driver.pop()
         if done is None:
             raise Failed("a completion in the used ring", "there is none")
@@ -291,13 +304,14 @@ class BackEnd(Negotiation):
             status = ring.memory.read(job.status, 1)[0]
             check(status == 0, "status 0 (VIRTIO_BLK_S_OK)", f"status {status}")
 
-    def idle(self, ring: TestRing, *, index: int | None = None) -> None:
-        """Check that the device does nothing on this ring for a while.
+    def check_idle(self, ring: TestRing, *, index: int | None = None) -> None:
+        """Check that the device completes no request of this ring within `QUIET` seconds.
 
         Args:
-            ring: which.
-            index: its used index before requests were made available, as one that is completed at
-                once would not be seen; by default the current one.
+            ring: the ring.
+            index: the used index that is to stay; by default the current one. A caller that has
+                made requests available passes the index from before that: one of them may have
+                been completed already.
 
         Raises:
             Failed: the used index changes.
@@ -309,7 +323,7 @@ class BackEnd(Negotiation):
                 f"it became {ring.used_index}",
             )
 
-    def ignored(self, ring: TestRing) -> None:
+    def check_ignored(self, ring: TestRing) -> None:
         """Make a request on a stopped ring, and check that the device does not serve it.
 
         Raises:
@@ -318,10 +332,15 @@ class BackEnd(Negotiation):
         before = ring.used_index
         self.work.post(ring.memory, ring)
         ring.kick()
-        self.idle(ring, index=before)
+        self.check_idle(ring, index=before)
 
     def log(self, memory: Memory, *, offset: int = 0) -> DirtyLog:
-        """Set a dirty log for all guest memory."""
+        """Send SET_LOG_BASE with a new dirty log for all guest memory.
+
+        Args:
+            memory: the guest memory.
+            offset: the log's offset in the payload of SET_LOG_BASE.
+        """
         log = DirtyLog.create(-(-memory.end // PAGE))
         self.own(log.close)
         self.ask(F.SET_LOG_BASE, LogArea(log.size, offset).pack(), fds=(log.fd,))
@@ -329,6 +348,9 @@ class BackEnd(Negotiation):
 
     def check_responds(self, why: str) -> None:
         """Check that the back-end still replies.
+
+        Args:
+            why: ends the expectation "the connection to continue ..." of the failure.
 
         Raises:
             Failed: it does not.
@@ -344,29 +366,29 @@ class BackEnd(Negotiation):
         self.own(lambda: os.close(fd))
         return fd
 
-    def beside(self) -> BackEnd:
-        """Another connection to the same back-end, which may not answer on it.
+    def connect_another(self) -> BackEnd:
+        """Open another connection to the same back-end, which may not reply on it.
 
         Raises:
             Unsupported: another connection is not possible.
         """
-        if self.dial is None:
+        if self.open_wire is None:
             unsupported("is about several connections, and only this one is possible")
-        other = BackEnd(self.dial(), self.device, self.dialect)
-        other.program, other.dial = self.program, self.dial
+        other = BackEnd(self.open_wire(), self.device, self.dialect)
+        other.program, other.open_wire = self.program, self.open_wire
         self.own(other.close)
         return other
 
-    def again(self) -> BackEnd:
-        """Disconnect; a new connection, on which the back-end has answered.
+    def reconnect(self) -> BackEnd:
+        """Disconnect, and return a new connection on which the back-end has replied.
 
         Raises:
-            Unsupported: the program ended with its front-end, which is allowed.
-            Failed: it runs, and does not answer.
+            Unsupported: the program has ended with the connection, which is allowed.
+            Failed: the program runs and does not reply.
         """
         self.wire.leave(self.timeout)
         try:
-            other = self.beside()
+            other = self.connect_another()
             other.barrier()
         except (WireError, PeerError) as error:
             if self.program is not None and self.program.ends_within(QUIET):

@@ -33,7 +33,7 @@ def disk_ring(
         Unsupported: one of them is not offered.
     """
     events = VIRTIO_RING_F_EVENT_IDX in bits
-    memory = be.agree_bits(*bits).shared(memory)
+    memory = be.negotiate_bits(*bits).shared(memory)
     ring = be.ring(memory, 0, size, start=start, event_idx=events, region=region)
     be.start(ring)
     return ring

@@ -90,7 +90,7 @@ def set_region(be: BackEnd, region: Region) -> None:
 
 def noted_ring(be: BackEnd) -> tuple[TestRing, Region]:
     """A running ring that is recorded in a region."""
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     region = get_region(be)
     set_region(be, region)

@@ -38,7 +38,7 @@ def remove(be: BackEnd, region: Region) -> None:
 
 def slotted(be: BackEnd, *sizes: int, added: bool = True, offset: int = 0) -> Memory:
     """Negotiate, and share memory of these regions, each in a slot."""
-    be.agree(FEATURE)
+    be.negotiate(FEATURE)
     memory = be.memory(*sizes, share=False, offset=offset)
     if added:
         for region in memory.regions:

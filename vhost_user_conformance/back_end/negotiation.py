@@ -53,7 +53,7 @@ class Negotiation(Requests):
 
     Attributes:
         device_class: its row.
-        features: feature bits that the back-end offers, once `look` has asked for them.
+        features: feature bits that the back-end offers, once `read_features` has asked for them.
         protocol: protocol features that it offers.
         rings: the number of rings that it reports.
         driver_features: feature bits that SET_FEATURES acknowledges.
@@ -69,14 +69,14 @@ class Negotiation(Requests):
         self.rings = ASSUMED_RINGS
         self.driver_features = 0
 
-    def look(self) -> Self:
+    def read_features(self) -> Self:
         """Read what it offers, without negotiating."""
         self.features = self.ask_u64(F.GET_FEATURES)
         if self.features & PROTOCOL_BIT:
             self.protocol = ProtocolFeature(self.ask_u64(F.GET_PROTOCOL_FEATURES))
         return self
 
-    def agree(
+    def negotiate(
         self,
         *names: str,
         without: tuple[str, ...] = (),
@@ -95,7 +95,7 @@ class Negotiation(Requests):
         Raises:
             Unsupported: it does not offer one of ``names``.
         """
-        self.look()
+        self.read_features()
         usual = self._usual(names, without)
         if self.features & PROTOCOL_BIT:
             self.send(F.SET_PROTOCOL_FEATURES, u64(int(usual)))
@@ -125,17 +125,17 @@ class Negotiation(Requests):
             usual &= ~(ProtocolFeature.BACKEND_SEND_FD | ProtocolFeature.HOST_NOTIFIER)
         return usual
 
-    def agree_bits(self, *bits: int) -> Self:
-        """`agree` on the usual features and on these feature bits.
+    def negotiate_bits(self, *bits: int) -> Self:
+        """Negotiate the usual features and these feature bits.
 
         Raises:
             Unsupported: it does not offer one of them.
         """
-        self.look()
+        self.read_features()
         for bit in bits:
             if not self.features >> bit & 1:
                 unsupported(f"feature bit {bit} is not offered")
-        return self.agree(
+        return self.negotiate(
             features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | sum(1 << bit for bit in bits)
         )
 

@@ -37,7 +37,7 @@ def sender(
         Unsupported: one of them is not offered.
     """
     events = VIRTIO_RING_F_EVENT_IDX in bits
-    memory = be.agree_bits(*bits).shared(memory)
+    memory = be.negotiate_bits(*bits).shared(memory)
     ring = be.ring(memory, TX, size, start=start, event_idx=events)
     be.start(ring)
     return ring
@@ -175,7 +175,7 @@ def set_up_nic(
 ) -> Nic:
     """Set both rings up with these feature bits, without enabling them."""
     events = VIRTIO_RING_F_EVENT_IDX in bits
-    memory = be.agree_bits(*bits).shared(memory)
+    memory = be.negotiate_bits(*bits).shared(memory)
     rx = be.ring(memory, RX, size, start=start, event_idx=events)
     tx = be.ring(memory, TX, 64, event_idx=events)
     for ring in (rx, tx):

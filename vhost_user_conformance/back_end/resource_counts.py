@@ -61,7 +61,7 @@ def repeated(be: BackEnd, visit: Callable[[BackEnd], None]) -> Callable[[], None
     last = [be]
 
     def come_and_go() -> None:
-        other = last[0].again()
+        other = last[0].reconnect()
         visit(other)
         other.barrier()
         last[0] = other

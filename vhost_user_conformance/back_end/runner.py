@@ -63,10 +63,10 @@ class BackEndRunner(CaseRunner):
                 raise PeerError(f"{self._path} is not a vhost-user back-end: {error}") from None
             # Other faults are for the cases to find.
             with contextlib.suppress(CaseEnd, WireError):
-                be.agree(set_features=False)
+                be.negotiate(set_features=False)
             self.offered = Offered(features, protocol, be.rings)
         with contextlib.suppress(WireError, PeerError):
-            self._ready = self._answered(self._dial)
+            self._ready = self._answered(self._open_wire)
             self._serves_on = True
         return self.offered
 
@@ -170,7 +170,7 @@ class BackEndRunner(CaseRunner):
         be = BackEnd(self._connect(), self._device, self._dialect)
         # Some cases count the resources of the program.
         be.program = self._program
-        be.dial = self._dial
+        be.open_wire = self._open_wire
         return be
 
     def _connect(self) -> Wire:
@@ -202,13 +202,13 @@ class BackEndRunner(CaseRunner):
         raise PeerError(why)
 
     @staticmethod
-    def _answered(dial: Callable[[], Wire]) -> Wire:
+    def _answered(open_wire: Callable[[], Wire]) -> Wire:
         """A connection, and an answer on it.
 
         Raises:
             PeerError, WireError: it is not answered.
         """
-        wire = dial()
+        wire = open_wire()
         try:
             wire.send(F.GET_FEATURES)
             wire.receive().close()
@@ -222,13 +222,13 @@ class BackEndRunner(CaseRunner):
         """A connection to the program, which is started where it does not run."""
         program = self._program
         if program is None:
-            return self._dial()  # it listens already, or never
+            return self._open_wire()  # it listens already, or never
         if not program.running:
             program.stop()
             program.start()
-        return self._dial(max(START_TIMEOUT, CONNECT_FACTOR * self._timeout))
+        return self._open_wire(max(START_TIMEOUT, CONNECT_FACTOR * self._timeout))
 
-    def _dial(self, timeout: float | None = None) -> Wire:
+    def _open_wire(self, timeout: float | None = None) -> Wire:
         """One more connection to the running program; it is not started again."""
         sock = connect(
             self._path,
@@ -254,7 +254,7 @@ class BackEndRunner(CaseRunner):
         for _ in range(TRIES):
             try:
                 # A program that has just ended is not started again here: a new one would serve.
-                self._ready = self._answered(self._dial)
+                self._ready = self._answered(self._open_wire)
             except (WireError, PeerError) as error:
                 why = str(error)
             else:

@@ -97,7 +97,7 @@ class Wire:
         flags: int = VERSION,
         fds: Sequence[int] = (),
         size: int | None = None,
-        amid: Callable[[], object] | None = None,
+        after_header: Callable[[], object] | None = None,
     ) -> None:
         """Send one message.
 
@@ -107,7 +107,7 @@ class Wire:
             flags: of the header.
             fds: descriptors that go with its first byte.
             size: the payload's size in the header, if it is to differ.
-            amid: called when the peer has read the header, before the payload is sent.
+            after_header: called when the peer has read the header, before the payload is sent.
 
         Raises:
             Closed: the peer has closed the connection. Silent: it reads nothing.
@@ -115,10 +115,10 @@ class Wire:
         length = len(payload) if size is None else size
         self._note(">", number, flags, payload, len(fds))
         data = HEADER.pack(number, flags, length) + payload
-        if amid is not None:
+        if after_header is not None:
             self.send_bytes(data[: HEADER.size], fds)
             self._await_taken()
-            amid()
+            after_header()
             data, fds = data[HEADER.size :], ()
         self.send_bytes(data, fds)
 

@@ -44,7 +44,7 @@ class Rig(NamedTuple):
     def run(self) -> list[tuple[int, int]]:
         """Handle completions; returns them."""
         seen: list[tuple[int, int]] = []
-        self.ring.run(lambda slot, written: seen.append((slot, written)))
+        self.ring.handle_completions(lambda slot, written: seen.append((slot, written)))
         return seen
 
 
@@ -81,7 +81,7 @@ def test_what_a_completion_adds_is_made_available_and_notified(rig: Rig) -> None
     rig.complete()
     rig.device.arm()
     rig.guest.machine.notified.clear()
-    rig.ring.run(lambda slot, _written: rig.add(slot))
+    rig.ring.handle_completions(lambda slot, _written: rig.add(slot))
     assert list(rig.guest.machine.notified) == [(0, 0)]
     rig.complete()
     assert rig.run() == [(0, 5)]

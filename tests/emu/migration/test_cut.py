@@ -89,7 +89,7 @@ def test_from_go_on_the_vm_runs_at_the_destination(
     migration.run()
     assert cut
     assert migration.received == [None]
-    assert migration.source.destination == {} or migration.destination.source == {}
+    assert migration.source.destination_report == {} or migration.destination.source_report == {}
     assert vm.machine.paused
     await_requests(other)
     check_request_log(other)
@@ -101,8 +101,8 @@ def test_without_a_cut_both_sides_have_the_other_ones_report(
     """The figures of the whole migration, and the source's request counters."""
     migration = _migration(vm, other, tmp_path)
     migration.run()
-    there: dict[str, Any] = migration.source.destination
-    here = migration.destination.source
+    there: dict[str, Any] = migration.source.destination_report
+    here = migration.destination.source_report
     start = migration.source.timeline.marks["pause_start_ns"]
     end = migration.destination.timeline.marks["running_ns"]
     assert there["downtime_ns"] == here["downtime_ns"] == end - start
@@ -121,11 +121,11 @@ def test_the_offset_of_different_clocks_is_estimated(
     migration._hello["clock"] = "another machine's"
     monkeypatch.setattr("emu.migration.handshake.same_clock", lambda _welcome: False)
     migration.run()
-    there = migration.source.destination
+    there = migration.source.destination_report
     start = migration.source.timeline.marks["pause_start_ns"]
     truth = migration.destination.timeline.marks["running_ns"] - start
     assert abs(there["downtime_ns"] - truth) <= there["downtime_error_ns"]
     assert there["downtime_error_ns"] > 0
-    assert migration.destination.source["downtime_ns"] == there["downtime_ns"]
+    assert migration.destination.source_report["downtime_ns"] == there["downtime_ns"]
     await_requests(other)
     check_request_log(other)

@@ -118,9 +118,9 @@ def test_reports_are_exchanged_if_hello_asks_for_them(vm: Vm, other: Vm, tmp_pat
     migration = Migration(vm, other, "split", tmp_path, report=True)
     migration.run()
     assert migration.received == [None]
-    there = migration.source.destination
+    there = migration.source.destination_report
     assert there["commits"] > 0
     assert there["marks"]["running_ns"] == migration.destination.timeline.marks["running_ns"]
-    assert migration.destination.source["served"] == 7
-    assert migration.destination.figures() == {"source": migration.destination.source}
+    assert migration.destination.source_report["served"] == 7
+    assert migration.destination.figures() == {"source": migration.destination.source_report}
     assert not migration.destination.awaits_vm

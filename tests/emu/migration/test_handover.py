@@ -50,7 +50,7 @@ def test_no_ring_is_stopped_or_started(
     migration.run()
     assert (ring_events(hosts[0]), ring_events(hosts[1])) == before
     assert all(hosts[0].active(device.name) for device in vm.devices)
-    precopy = migration.source.precopy
+    precopy = migration.source.precopy_progress
     assert (precopy.rounds, precopy.bytes) == (0, 0)
     await_requests(migration.destination_vm)
     check_request_log(migration.destination_vm)

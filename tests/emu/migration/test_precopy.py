@@ -169,7 +169,7 @@ def test_a_guest_that_writes_faster_than_memory_is_sent_is_throttled(rig: Rig) -
     wait_until(lambda: total(rig.vm.machine.ram.extents()) > WORKING_SET)
     precopy = rig.precopy(Parameters(downtime_limit=LIMIT, max_bandwidth=SLOW, auto_converge=True))
     precopy.run(prepared)
-    decision = precopy.sent.decision
+    decision = precopy.progress.decision
     assert decision is not None
     steps = [*range(FIRST_THROTTLE, MAX_PERCENT, THROTTLE_STEP), MAX_PERCENT]
     assert rig.throttles
@@ -226,7 +226,7 @@ def test_a_pre_copy_that_does_not_converge_is_reported(rig: Rig) -> None:
     with pytest.raises(MigrationError, match=r"does not converge: .* become dirty") as caught:
         precopy.run(prepared)
     assert "--auto-converge" in str(caught.value)
-    assert precopy.sent.to_json()["reason"] == "no-progress"
+    assert precopy.progress.to_json()["reason"] == "no-progress"
     assert not rig.throttles
     assert not rig.forecast.payloads
 
@@ -238,7 +238,7 @@ def test_send_last_round_sends_nothing_if_more_would_be_dirty_afterwards(rig: Ri
     sent = rig.wire.stream.bytes_sent
     precopy.send_last_round()
     assert rig.wire.stream.bytes_sent == sent
-    assert precopy.sent.note
+    assert precopy.progress.note
     assert total(rig.sync.dirty()) >= rig.remaining[-1] > MIB
 
 
@@ -280,8 +280,8 @@ def test_the_last_decision_is_made_when_the_destination_is_prepared(rig: Rig) ->
     assert first < MIB
     assert meanwhile >= much
     assert last < MIB
-    assert precopy.sent.rounds == 3
-    assert precopy.sent.to_json()["reason"] == "converged"
+    assert precopy.progress.rounds == 3
+    assert precopy.progress.to_json()["reason"] == "converged"
 
 
 def test_a_migration_without_convergence_switches_over_by_default(
@@ -293,7 +293,7 @@ def test_a_migration_without_convergence_switches_over_by_default(
     limits = Parameters(timeout=TIMEOUT, downtime_limit=0, max_bandwidth=SLOW)
     migration = Migration(writing, other, "prewired", tmp_path, limits)
     migration.run()
-    report = migration.source.precopy.to_json()
+    report = migration.source.precopy_progress.to_json()
     assert report["reason"] in ("no-progress", "devices")
     assert report["expected_downtime_ms"] > 0
     assert "Raise --downtime-limit" in report["note"]
@@ -325,15 +325,15 @@ def test_the_expected_downtime_is_that_of_memory_and_of_the_forecast(rig: Rig) -
     rig.forecast.besides = DeviceDowntime(stop=30 * MS, start=40 * MS, vcpus=5 * MS)
     precopy = rig.precopy(Parameters(downtime_limit=10**6))
     precopy.run(prepared)
-    decision = precopy.sent.decision
+    decision = precopy.progress.decision
     assert decision is not None
     estimate = decision.estimate
     assert estimate.devices == rig.forecast.besides
     assert estimate.memory_ns == rig.remaining[-1] * 10**9 // estimate.bandwidth
-    assert precopy.sent.expected_ns == estimate.memory_ns + 75 * MS
+    assert precopy.progress.expected_ns == estimate.memory_ns + 75 * MS
     last = [data for name, data in rig.events.seen if name == "MIGRATION_PASS"][-1]
-    assert last["expected-downtime"] == precopy.sent.expected_ns // MS
-    report = precopy.sent.to_json()
+    assert last["expected-downtime"] == precopy.progress.expected_ns // MS
+    report = precopy.progress.to_json()
     figures = ["memory", "stop", "start", "vcpus"]
     parts = [report[f"expected_{figure}_ms"] for figure in figures]
     assert parts[1:] == [30, 40, 5]
@@ -344,12 +344,12 @@ def test_each_round_reports_the_expected_downtime(vm: Vm, other: Vm, tmp_path: P
     """How exact that is depends on the host's other load: bench/ measures it."""
     migration = Migration(vm, other, "qemu-2021", tmp_path, Parameters(timeout=TIMEOUT))
     migration.run()
-    decision = migration.source.precopy.decision
+    decision = migration.source.precopy_progress.decision
     assert decision is not None
     assert min(decision.estimate.devices) > 0
-    assert migration.source.precopy.expected_ns == decision.estimate.downtime_ns
+    assert migration.source.precopy_progress.expected_ns == decision.estimate.downtime_ns
     passes = [data for name, data in migration.events.seen if name == "MIGRATION_PASS"]
-    assert len(passes) == migration.source.precopy.rounds
+    assert len(passes) == migration.source.precopy_progress.rounds
     assert all("expected-downtime" in data for data in passes)
 
 

@@ -10,7 +10,7 @@ import pytest
 from emu.config import vm_file
 from emu.errors import EmuError
 from emu.vm.vm import Vm
-from emu.vm_process.control import make_control
+from emu.vm_process.control import Control
 from tests.emu.migration.hosts import SPEC, Host, await_disk, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from emu.qmp.protocol import JsonObject
-    from emu.vm_process.control import Control
 
 BLK0 = 1
 Events = queue.SimpleQueue[tuple[str, "JsonObject"]]
@@ -46,7 +45,7 @@ def _create(control: Control, name: str, host: Host) -> None:
 @pytest.fixture
 def control(hosts: tuple[Host, Host], owned: ExitStack, events: Events) -> Control:
     """The control of a VM under load."""
-    made = make_control(lambda name, data: events.put((name, data)))
+    made = Control(lambda name, data: events.put((name, data)))
     _create(made, "A", hosts[0])
     owned.callback(made.close)
     made.start()
@@ -106,7 +105,7 @@ def test_the_status_before_and_after_an_incoming_migration(
 ) -> None:
     """As in QEMU: inmigrate until the migration has completed, and paused after a later stop."""
     other_events: Events = queue.SimpleQueue()
-    other = make_control(lambda name, data: other_events.put((name, data)))
+    other = Control(lambda name, data: other_events.put((name, data)))
     owned.callback(other.close)
     assert other.query_status() == {"status": "prelaunch", "running": False}
     _create(other, "B", hosts[1])

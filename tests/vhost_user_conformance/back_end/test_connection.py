@@ -55,8 +55,8 @@ def ring() -> Iterator[Ring]:
 
 def test_a_ring_that_is_not_served(be: BackEnd, ring: Ring) -> None:
     """It passes."""
-    be.idle(ring)
-    be.ignored(ring)
+    be.check_idle(ring)
+    be.check_ignored(ring)
     assert ring.avail_index == 1
 
 
@@ -64,7 +64,7 @@ def test_what_is_done_at_once_is_seen(be: BackEnd, ring: Ring) -> None:
     """A polling device may serve a request before the case reads the index."""
     ring.at_once = 1
     with pytest.raises(Failed, match="became 1"):
-        be.ignored(ring)
+        be.check_ignored(ring)
 
 
 def test_an_index_that_jumps_is_seen(be: BackEnd, ring: Ring) -> None:
@@ -72,7 +72,7 @@ def test_an_index_that_jumps_is_seen(be: BackEnd, ring: Ring) -> None:
     ring.at_once = 24
     ring.kick()
     with pytest.raises(Failed, match="became 24"):
-        be.idle(ring, index=0)
+        be.check_idle(ring, index=0)
 
 
 def test_a_stop_with_a_kick_in_its_midst(ring: Ring) -> None:
@@ -98,7 +98,7 @@ def test_a_stop_with_a_kick_in_its_midst(ring: Ring) -> None:
         order.append(ring.await_heard(5.0))
 
     with theirs:
-        assert be.stop(ring, amid=kick) == 7
+        assert be.stop(ring, after_header=kick) == 7
         peer.join(TIMEOUT)
     be.wire.close()
     assert order == [HEADER.size, True, 8]

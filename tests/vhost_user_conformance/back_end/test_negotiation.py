@@ -34,7 +34,7 @@ def negotiation(offered: ProtocolFeature, device: str = "blk", features: int = B
 def test_looking_negotiates_nothing() -> None:
     """It only reads."""
     with closing(negotiation(USUAL)) as connection:
-        connection.look()
+        connection.read_features()
         assert (connection.features, connection.protocol) == (BITS, USUAL)
         assert (connection.acked, connection.driver_features) == (P(0), 0)
 
@@ -42,7 +42,7 @@ def test_looking_negotiates_nothing() -> None:
 def test_usual_features_are_negotiated_and_intrusive_ones_on_demand() -> None:
     """And usual ones can be omitted."""
     with closing(negotiation(USUAL | INTRUSIVE)) as connection:
-        connection.agree("CONFIGURE_MEM_SLOTS", without=("CONFIG",))
+        connection.negotiate("CONFIGURE_MEM_SLOTS", without=("CONFIG",))
         assert connection.acked == P.MQ | P.REPLY_ACK | P.CONFIGURE_MEM_SLOTS
         assert connection.driver_features == PROTOCOL_BIT | 1 << VIRTIO_F_VERSION_1
 
@@ -50,35 +50,35 @@ def test_usual_features_are_negotiated_and_intrusive_ones_on_demand() -> None:
 def test_features_of_the_channel_need_the_channel() -> None:
     """HOST_NOTIFIER is not negotiated without BACKEND_REQ."""
     with closing(negotiation(USUAL | P.HOST_NOTIFIER)) as connection:
-        assert P.HOST_NOTIFIER not in connection.agree().acked
+        assert P.HOST_NOTIFIER not in connection.negotiate().acked
     with closing(negotiation(USUAL | P.HOST_NOTIFIER | P.BACKEND_REQ)) as connection:
-        assert P.HOST_NOTIFIER in connection.agree().acked
+        assert P.HOST_NOTIFIER in connection.negotiate().acked
 
 
 @pytest.mark.parametrize(("device", "rings"), [("blk", 4), ("net", 8)])
 def test_the_number_of_rings(device: str, rings: int) -> None:
     """A NIC reports pairs."""
     with closing(negotiation(USUAL, device)) as connection:
-        assert connection.agree().rings == rings
+        assert connection.negotiate().rings == rings
 
 
 def test_without_mq_the_device_has_its_smallest_number_of_rings() -> None:
     """Two, for a NIC."""
     with closing(negotiation(P.REPLY_ACK, "net")) as connection:
-        assert connection.agree().rings == 2
+        assert connection.negotiate().rings == 2
 
 
 def test_what_is_not_offered_is_unsupported() -> None:
     """A protocol feature, and a feature bit."""
     with closing(negotiation(USUAL)) as connection:
         with pytest.raises(Unsupported, match="STATUS is not offered"):
-            connection.agree("STATUS")
+            connection.negotiate("STATUS")
         with pytest.raises(Unsupported, match="feature bit 29 is not offered"):
-            connection.agree_bits(28, 29)
+            connection.negotiate_bits(28, 29)
 
 
 def test_without_bit_30_there_are_no_protocol_features() -> None:
     """None is read or set."""
     with closing(negotiation(USUAL, features=1 << VIRTIO_F_VERSION_1)) as connection:
-        connection.agree()
+        connection.negotiate()
         assert connection.protocol == connection.acked == P(0)

@@ -71,9 +71,9 @@ def verdicts(made: BackEndRunner, pid: Callable[[], int], signum: int) -> list[t
         # The signal takes effect when the process is scheduled.
         os.waitid(os.P_PID, pid(), os.WEXITED | os.WSTOPPED | os.WNOWAIT)
 
-    area.case(1, "one")(BackEnd.look)
+    area.case(1, "one")(BackEnd.read_features)
     area.case(2, "strikes")(strikes)
-    area.case(3, "another")(BackEnd.look)
+    area.case(3, "another")(BackEnd.read_features)
     return [(one.verdict, one.seen) for one in made.run(area.cases, lambda _result: None)]
 
 
@@ -129,7 +129,7 @@ def test_a_program_that_ends_with_its_front_end(tmp_path: Path, owned: ExitStack
     owned.callback(program.stop)
     area = Area("a", BACK_END, "s")
     for number in range(4):
-        area.case(number, "looks")(BackEnd.look)
+        area.case(number, "looks")(BackEnd.read_features)
     results = runner(tmp_path, program).run(area.cases, lambda _result: None)
     assert [one.verdict for one in results] == [Verdict.PASS] * 4
 
@@ -148,7 +148,7 @@ def test_a_clean_up_that_fails(
         check(holds, "what holds", "what does not")
 
     area.case(1, "spoils")(spoils)
-    area.case(2, "looks")(BackEnd.look)
+    area.case(2, "looks")(BackEnd.read_features)
     made, _ = started(tmp_path, owned)
     spoilt, other = made.run(area.cases, lambda _result: None)
     assert spoilt.verdict is verdict

@@ -75,7 +75,7 @@ def nothing_in_flight(be: BackEnd) -> None:
         ring.kick()
         ring.await_heard(QUIET)
 
-    base = be.stop(ring, amid=kick)
+    base = be.stop(ring, after_header=kick)
     used = ring.used_index
     check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
 
@@ -87,7 +87,7 @@ def nothing_completed_after(be: BackEnd) -> None:
         be.work.post(ring.memory, ring)
     ring.kick()
     be.stop(ring)
-    be.idle(ring)
+    be.check_idle(ring)
 
 
 @area.case(615, "After the reply the used ring is not written any more", works=True)
@@ -175,7 +175,7 @@ def reserved_number(be: BackEnd) -> None:
     spec="VHOST_USER_PROTOCOL_F_REPLY_ACK",
 )
 def need_reply(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     reply = be.ask(F.GET_VRING_BASE, vring(0, 0), need_reply=True)
     check(len(reply.payload) == 8, "a vring state", f"{len(reply.payload)} bytes")
     be.check_responds("with no second reply")
@@ -204,7 +204,7 @@ def slow_ones_completed(be: BackEnd) -> None:
         check(base == used, f"a used index of {base}, the base", f"the used index is {used}")
         be.resume(ring, base)
     be.stop(ring)
-    be.idle(ring)
+    be.check_idle(ring)
 
 
 #: Bits 0 to 14 next available, 15 its wrap counter, 16 to 30 next used, 31 its wrap counter.
@@ -219,10 +219,10 @@ _PACKED_BASES = {"at the beginning": 0x8000_8000, "in the second round": 0x0005_
     spec="Vring descriptor indices for packed virtqueues; c7f2181661",
 )
 def packed(be: BackEnd, when: str) -> None:
-    be.look()
+    be.read_features()
     if not be.features >> VIRTIO_F_RING_PACKED & 1:
         unsupported("VIRTIO_F_RING_PACKED is not offered")
-    be.agree(features=1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_F_RING_PACKED | PROTOCOL_BIT)
+    be.negotiate(features=1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_F_RING_PACKED | PROTOCOL_BIT)
     wanted = _PACKED_BASES[when]
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring, base=wanted)

@@ -37,13 +37,13 @@ def _at_its_end(wire: Wire, timeout: float) -> bool:
 
 @area.case(1301, "SET_BACKEND_REQ_FD is accepted")
 def accepted(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     _channel(be)
 
 
 @area.case(1302, "The channel stays open as long as the connection does")
 def held(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     wire = _channel(be)
     be.barrier()
     check(not _at_its_end(wire, QUIET), "the channel to stay open", "the back-end closed it")
@@ -61,7 +61,7 @@ def replaced(be: BackEnd) -> None:
 
 @area.case(1304, "The channel is closed when its connection has ended")
 def ends_with_it(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     wire = _channel(be)
     be.barrier()
     be.wire.leave(be.timeout)
@@ -107,7 +107,7 @@ def unread(be: BackEnd) -> None:
 
 @area.case(1309, "A channel may be given while rings run, and before rings are set up", works=True)
 def at_any_time(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     _channel(be)
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
@@ -162,7 +162,7 @@ def suspended(be: BackEnd) -> None:
 
 @area.case(1312, "SET_BACKEND_REQ_FD with need_reply is acknowledged once", needs=("REPLY_ACK",))
 def acknowledged(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     ours, theirs = socket.socketpair()
     with ours, theirs:
         code = be.acked_with(F.SET_BACKEND_REQ_FD, fds=(theirs.fileno(),))
@@ -172,7 +172,7 @@ def acknowledged(be: BackEnd) -> None:
 
 @area.case(1313, "SET_BACKEND_REQ_FD without a descriptor is survived", needs=("REPLY_ACK",))
 def no_descriptor(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     try:
         code = be.acked_with(F.SET_BACKEND_REQ_FD)
         be.barrier()
@@ -213,9 +213,9 @@ def stray_reply(be: BackEnd) -> None:
 
 @area.case(1317, "Each connection has a channel of its own", works=True)
 def next_connection(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     old = _channel(be)
-    other = be.again()
+    other = be.reconnect()
     ring = other.working_ring()
     new = _channel(other)
     other.serve(ring)

@@ -50,31 +50,31 @@ def _served(be: BackEnd) -> TestRing:
     1501, _DIRECTIONS, "A request to {} is answered with 8 bytes, and with one descriptor or none"
 )
 def answered(be: BackEnd, name: str) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     begin(be, _DIRECTIONS[name])
 
 
 @area.case(1503, "The back-end closes the descriptor at the end of a save")
 def ends(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     read_all(be, begin(be, SAVE))
 
 
 @area.case(1504, "After a save CHECK_DEVICE_STATE returns 0", spec=_CHECK)
 def checked(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     save(be)
 
 
 @area.case(1505, "A state that was saved can be loaded")
 def round_trip(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     loaded(be, save(be))
 
 
 @area.case(1506, "A state can be saved twice", severity=Severity.SHOULD)
 def twice(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     first, again = save(be), save(be)
     if first != again:
         observed(f"{len(first)} bytes and {len(again)} bytes, which are not the same")
@@ -94,7 +94,7 @@ def goes_on(be: BackEnd) -> None:
 def moves(be: BackEnd) -> None:
     ring = _served(be)
     state = save(be)
-    other = be.again().agree("DEVICE_STATE")
+    other = be.reconnect().negotiate("DEVICE_STATE")
     other.share(ring.memory)
     loaded(other, state)
     other.start(ring, base=ring.used_index)
@@ -105,7 +105,7 @@ def moves(be: BackEnd) -> None:
 def the_same(be: BackEnd) -> None:
     _served(be)
     state = save(be)
-    other = be.again().agree("DEVICE_STATE")
+    other = be.reconnect().negotiate("DEVICE_STATE")
     loaded(other, state)
     again = save(other)
     if again != state:
@@ -114,7 +114,7 @@ def the_same(be: BackEnd) -> None:
 
 @area.case(1510, "A state may be loaded byte by byte")
 def in_pieces(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     state = save(be)
     if len(state) < 2:
         unsupported("is about a state of several bytes, and it has fewer")
@@ -126,7 +126,7 @@ def in_pieces(be: BackEnd) -> None:
 
 @area.case(1511, "Loading a truncated state does not succeed", severity=Severity.SHOULD)
 def cut_short(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     state = save(be)
     if len(state) < 2:
         unsupported("is about a state of several bytes, and it has fewer")
@@ -136,7 +136,7 @@ def cut_short(be: BackEnd) -> None:
 
 @area.each(1512, (0, 1, 100_000), "Loading {} arbitrary bytes as a state", severity=Severity.MAY)
 def garbage(be: BackEnd, size: int) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     code = load(be, b"\xa5" * size)
     be.check_responds("after an unknown state")
     observed(f"CHECK_DEVICE_STATE returns {code}")
@@ -169,7 +169,7 @@ _UNKNOWN = {
     severity=Severity.SHOULD,
 )
 def unknown(be: BackEnd, name: str) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     _, writing = pipe_of(be)
     try:
         error = answer(be.ask(F.SET_DEVICE_STATE_FD, _UNKNOWN[name], fds=(writing.fileno(),)))
@@ -181,7 +181,7 @@ def unknown(be: BackEnd, name: str) -> None:
 
 @area.each(1521, (0, 2), "A transfer with {} descriptors instead of one is refused")
 def descriptors(be: BackEnd, count: int) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     ends = [pipe_of(be)[1] for _ in range(count)]
     fds = [end.fileno() for end in ends]
     try:
@@ -211,7 +211,7 @@ def while_running(be: BackEnd, name: str) -> None:
 
 @area.each(1525, _DIRECTIONS, "A request to {} with need_reply is answered once, by its own reply")
 def own_reply(be: BackEnd, name: str) -> None:
-    be.agree("DEVICE_STATE", "REPLY_ACK")
+    be.negotiate("DEVICE_STATE", "REPLY_ACK")
     reading, writing = pipe_of(be)
     theirs = writing if _DIRECTIONS[name] == SAVE else reading
     asked = request(_DIRECTIONS[name])
@@ -223,7 +223,7 @@ def own_reply(be: BackEnd, name: str) -> None:
     1527, "CHECK_DEVICE_STATE with need_reply is answered once, by its own reply", spec=_CHECK
 )
 def check_own_reply(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE", "REPLY_ACK")
+    be.negotiate("DEVICE_STATE", "REPLY_ACK")
     read_all(be, begin(be, SAVE))
     reply = be.ask(F.CHECK_DEVICE_STATE, need_reply=True)
     check(len(reply.payload) == 8 and not reply.fds, "8 bytes", f"{len(reply.payload)} bytes")
@@ -232,7 +232,7 @@ def check_own_reply(be: BackEnd) -> None:
 
 @area.case(1528, "CHECK_DEVICE_STATE without a transfer", spec=_CHECK, severity=Severity.MAY)
 def check_alone(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     try:
         code = check_state(be)
     except Closed:
@@ -242,7 +242,7 @@ def check_alone(be: BackEnd) -> None:
 
 @area.case(1529, "A reader that closes the descriptor before the end of the state is survived")
 def reader_goes(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     begin(be, SAVE).close()
     try:
         be.barrier()
@@ -256,7 +256,7 @@ def reader_goes(be: BackEnd) -> None:
     1530, "Requests are answered while a load waits for its writer", severity=Severity.SHOULD
 )
 def load_waits(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     writing = begin(be, LOAD)
     try:
         be.barrier()
@@ -270,10 +270,10 @@ def load_waits(be: BackEnd) -> None:
     1531, "A front-end that disconnects during a load does not affect later ones", works=True
 )
 def goes_in_load(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     writing = begin(be, LOAD)
     writing.write(b"\xa5" * 8)
-    other = be.again()
+    other = be.reconnect()
     other.serve(other.working_ring())
 
 
@@ -281,9 +281,9 @@ def goes_in_load(be: BackEnd) -> None:
     1532, "A front-end that disconnects during a save does not affect later ones", works=True
 )
 def goes_in_save(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     begin(be, SAVE)
-    other = be.again()
+    other = be.reconnect()
     other.serve(other.working_ring())
 
 
@@ -291,7 +291,7 @@ def goes_in_save(be: BackEnd) -> None:
 def no_descriptor_left(be: BackEnd) -> None:
     if be.program is None:
         unsupported("descriptors can only be counted of a program that --exec started")
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     save(be)
     before = be.program.descriptors
     for _ in range(20):
@@ -304,7 +304,7 @@ def no_descriptor_left(be: BackEnd) -> None:
 
 @area.case(1534, "A second transfer while the first is in progress", severity=Severity.MAY)
 def second(be: BackEnd) -> None:
-    be.agree("DEVICE_STATE")
+    be.negotiate("DEVICE_STATE")
     begin(be, LOAD)
     _, writing = pipe_of(be)
     try:
@@ -318,7 +318,7 @@ def second(be: BackEnd) -> None:
     1535, "A transfer is refused where DEVICE_STATE was not negotiated", severity=Severity.MAY
 )
 def not_agreed(be: BackEnd) -> None:
-    be.agree(without=("DEVICE_STATE",))
+    be.negotiate(without=("DEVICE_STATE",))
     _, writing = pipe_of(be)
     try:
         be.send(F.SET_DEVICE_STATE_FD, request(SAVE), fds=(writing.fileno(),))

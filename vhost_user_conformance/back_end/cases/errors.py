@@ -83,7 +83,7 @@ def _fds(be: BackEnd, wrong: Wrong) -> tuple[int, ...]:
     works=True,
 )
 def impossible(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     ring = be.ring(be.memory(), be.work.ring)
     wrong = _IMPOSSIBLE[name]
     how = be.not_done(wrong.number, wrong.payload, fds=_fds(be, wrong))
@@ -94,7 +94,7 @@ def impossible(be: BackEnd, name: str) -> None:
 
 @area.each(1710, _DOUBTFUL, "{} is survived", severity=Severity.SHOULD, needs=("REPLY_ACK",))
 def doubtful(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     be.memory()
     wrong = _DOUBTFUL[name]
     how = "the connection was closed"
@@ -113,17 +113,17 @@ def next_connection(be: BackEnd, name: str) -> None:
     be.serve(ring)
     wrong = _IMPOSSIBLE[name]
     be.send(wrong.number, wrong.payload, fds=_fds(be, wrong))
-    other = be.again()
+    other = be.reconnect()
     other.serve(other.working_ring())
 
 
 @area.case(1740, "Front-ends that connect and send nothing do not affect later ones", works=True)
 def say_nothing(be: BackEnd) -> None:
-    last = be.again()
+    last = be.reconnect()
     for _ in range(20):
         last.wire.close()
-        last = last.beside()
-    last = last.again()
+        last = last.connect_another()
+    last = last.reconnect()
     last.serve(last.working_ring())
 
 
@@ -132,7 +132,7 @@ def beside(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     try:
-        other = be.beside()
+        other = be.connect_another()
         other.wire.send(F.GET_FEATURES)
         other.wire.receive(QUIET).close()
         how = "the second one is answered"
@@ -156,7 +156,7 @@ def goes_with_requests(be: BackEnd) -> None:
     for _ in range(16):
         be.work.post(ring.memory, ring)
     ring.kick()
-    other = be.again()
+    other = be.reconnect()
     other.serve(other.working_ring())
 
 
@@ -164,9 +164,9 @@ def goes_with_requests(be: BackEnd) -> None:
 def completed_afterwards(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
-    other = be.again()
+    other = be.reconnect()
     other.working_ring()
-    be.ignored(ring)
+    be.check_ignored(ring)
 
 
 @area.case(1745, "A connection that is shut down for writing is closed", works=True)
@@ -184,11 +184,11 @@ def shut_down(be: BackEnd) -> None:
     works=True,
 )
 def unread(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     for _ in range(100):
         be.send(F.GET_FEATURES)
     be.wire.close()
-    other = be.again()
+    other = be.reconnect()
     other.serve(other.working_ring())
 
 
@@ -211,7 +211,7 @@ def _strange_fd(be: BackEnd, kind: str) -> int:
     1750, _STRANGE, "A kick descriptor that is {} instead of an eventfd is survived", works=True
 )
 def strange_kick(be: BackEnd, kind: str) -> None:
-    be.agree()
+    be.negotiate()
     ring = be.ring(be.memory(), be.work.ring)
     for number, payload in (
         (F.SET_VRING_NUM, vring(ring.index, ring.size)),
@@ -258,7 +258,7 @@ def _await(be: BackEnd, ring: TestRing, index: int) -> None:
     "A ring that is kicked before it has {} is survived",
 )
 def kicked_too_soon(be: BackEnd, lacks: str) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(share=lacks not in ("memory", "anything"))
     ring = be.ring(memory, 0)
     steps = {
@@ -355,13 +355,13 @@ def broken_and_gone(be: BackEnd) -> None:
     be.serve(ring)
     _break(ring)
     ring.await_used(ring.used_index + 1, QUIET)
-    other = be.again()
+    other = be.reconnect()
     other.serve(other.working_ring())
 
 
 @area.case(1780, "SET_LOG_BASE without its descriptor is survived", needs=("LOG_SHMFD",))
 def log_without_fd(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     try:
         reply = be.ask(F.SET_LOG_BASE, LogArea(4096, 0).pack())
     except Closed:

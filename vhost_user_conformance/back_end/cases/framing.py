@@ -42,7 +42,7 @@ def byte_by_byte(be: BackEnd) -> None:
 
 @area.case(105, "The back-end waits for a payload that arrives later than its header")
 def payload_later(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.wire.send_bytes(HEADER.pack(F.SET_VRING_NUM, VERSION, 8))
     be.wire.send_pieces(vring(0, 64))
     be.check_responds("after a message in pieces")
@@ -57,7 +57,7 @@ def many_in_one_write(be: BackEnd) -> None:
 
 @area.case(107, "Replies come in the order of the requests", spec="Communication")
 def order(be: BackEnd) -> None:
-    be.look()
+    be.read_features()
     if not be.protocol:
         unsupported("it answers one request only")
     asked = [F.GET_FEATURES, F.GET_PROTOCOL_FEATURES] * (MANY // 2)
@@ -125,13 +125,13 @@ def _acknowledged(be: BackEnd, number: int, payload: bytes, what: str) -> None:
     112, "An unknown request that asks for an acknowledgement is answered", needs=("REPLY_ACK",)
 )
 def unknown_refused(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     _acknowledged(be, UNKNOWN, b"", "an unknown request")
 
 
 @area.case(113, "An unknown request without need_reply", severity=Severity.MAY)
 def unknown_unanswered(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.send(UNKNOWN)
     _outcome(be, "an unknown request")
 
@@ -158,7 +158,7 @@ _FIXED = {
     needs=("REPLY_ACK",),
 )
 def short_payload(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     number, payload = _FIXED[name]
     _acknowledged(be, number, payload[:-4], "a payload that is 4 bytes short")
 
@@ -171,7 +171,7 @@ def short_payload(be: BackEnd, name: str) -> None:
     severity=Severity.MAY,
 )
 def long_payload(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     number, payload = _FIXED[name]
     be.wire.send(number, payload + bytes(8), flags=VERSION | NEED_REPLY)
     try:
@@ -202,7 +202,7 @@ def half_payload(be: BackEnd) -> None:
 
 @area.case(143, "A descriptor with a request that takes none is closed, or the request is refused")
 def stray_descriptor(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     fd = be.spare_fd()
     try:
         be.send(F.SET_VRING_NUM, vring(0, 64), fds=(fd,))

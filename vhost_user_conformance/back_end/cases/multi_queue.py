@@ -19,7 +19,7 @@ area = Area("multi_queue", BACK_END, "Multiple queue support", needs=("MQ",))
 def _rings(be: BackEnd, count: int) -> list[TestRing]:
     """This many rings that take requests, all started."""
     work = be.work
-    be.agree()
+    be.negotiate()
     step = be.device_class.rings_per_queue
     indexes = list(range(work.ring, be.rings, step))[:count]
     if len(indexes) < count:
@@ -37,21 +37,21 @@ def _rings(be: BackEnd, count: int) -> list[TestRing]:
 
 @area.case(1101, "GET_QUEUE_NUM is answered with at least one queue")
 def at_least_one(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     queues = be.ask_u64(F.GET_QUEUE_NUM)
     check(queues >= 1, "one queue or more", str(queues))
 
 
 @area.case(1102, "GET_QUEUE_NUM gives the same answer each time")
 def stable(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     first, again = be.ask_u64(F.GET_QUEUE_NUM), be.ask_u64(F.GET_QUEUE_NUM)
     check(first == again, f"{first} again", str(again))
 
 
 @area.case(1103, "The last ring that the back-end reports can be set up", spec="GET_QUEUE_NUM")
 def last_ring(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     last = min(be.rings, 256) - 1
     be.send(F.SET_VRING_NUM, vring(last, 64))
     be.check_responds(f"after SET_VRING_NUM of ring {last}")
@@ -70,7 +70,7 @@ def others_go_on(be: BackEnd) -> None:
     be.serve(one)
     be.stop(one)
     be.serve(other)
-    be.ignored(one)
+    be.check_ignored(one)
 
 
 @area.case(1106, "Each ring has a base of its own", works=True)
@@ -136,7 +136,7 @@ def pipelined_stop(be: BackEnd) -> None:
 
 @area.case(1111, "A ring index beyond the reported number is refused", needs=("REPLY_ACK",))
 def beyond(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     if be.rings >= 256:
         unsupported("it offers as many rings as an index can address")
     try:
@@ -151,7 +151,7 @@ def beyond(be: BackEnd) -> None:
 @area.case(1112, "Rings that are set up together have sizes and bases of their own", works=True)
 def set_up_together(be: BackEnd) -> None:
     work = be.work
-    be.agree()
+    be.negotiate()
     step = be.device_class.rings_per_queue
     indexes = list(range(work.ring, be.rings, step))[:2]
     if len(indexes) < 2:

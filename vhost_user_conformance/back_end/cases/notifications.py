@@ -63,15 +63,15 @@ def several_kicks(be: BackEnd) -> None:
     job = be.work.post(ring.memory, ring)
     os.eventfd_write(ring.kick_fd, 9)
     be.await_used(ring, 1)
-    be.completed(ring, job)
-    be.idle(ring)
+    be.check_completed(ring, job)
+    be.check_idle(ring)
 
 
 @area.case(505, "A kick without a request does nothing", works=True)
 def empty_kick(be: BackEnd) -> None:
     ring = be.working_ring()
     ring.kick()
-    be.idle(ring)
+    be.check_idle(ring)
     be.serve(ring)
 
 
@@ -91,15 +91,15 @@ def one_kick_for_many(be: BackEnd) -> None:
     spec="Ring states",
 )
 def pending_kick(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     ring = be.ring(memory, be.work.ring)
     job = be.work.post(memory, ring)
     ring.kick()
     # A back-end that serves it at once has a completion before it has received SET_VRING_CALL.
-    be.start(ring, amid=lambda: ring.await_used(1, QUIET))
+    be.start(ring, before_call=lambda: ring.await_used(1, QUIET))
     be.await_used(ring, 1)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.case(508, "A call eventfd may be replaced while the ring runs", works=True)
@@ -146,7 +146,7 @@ def call_without_fd(be: BackEnd) -> None:
 
 @area.case(511, "SET_VRING_ERR is accepted, with a descriptor and without")
 def err(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.send(F.SET_VRING_ERR, u64(0), fds=(be.spare_fd(),))
     be.send(F.SET_VRING_ERR, u64(0 | VRING_NO_FD))
     be.check_responds("after SET_VRING_ERR")
@@ -154,14 +154,14 @@ def err(be: BackEnd) -> None:
 
 @area.case(512, "SET_VRING_CALL before the ring has a size or an address is accepted")
 def call_first(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.send(F.SET_VRING_CALL, u64(0), fds=(be.spare_fd(),))
     be.check_responds("after SET_VRING_CALL alone")
 
 
 @area.case(513, "CALL and KICK may come in either order", works=True)
 def call_before_kick(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     ring = be.ring(memory, be.work.ring)
     be.start(ring)
@@ -178,10 +178,10 @@ def call_before_kick(be: BackEnd) -> None:
 
 def _event_ring(be: BackEnd, *, start: int = 0) -> TestRing:
     """A ring on which both sides use the event index."""
-    be.look()
+    be.read_features()
     if not be.features >> VIRTIO_RING_F_EVENT_IDX & 1:
         unsupported("VIRTIO_F_EVENT_IDX is not offered")
-    be.agree(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_RING_F_EVENT_IDX)
+    be.negotiate(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_RING_F_EVENT_IDX)
     ring = be.ring(be.memory(), be.work.ring, start=start, event_idx=True)
     be.start(ring)
     return ring
@@ -270,7 +270,7 @@ def kick_replaced_running(be: BackEnd) -> None:
     job = be.work.post(ring.memory, ring)
     os.eventfd_write(other, 1)
     be.await_used(ring, 2)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.case(

@@ -111,13 +111,13 @@ _ANSWERED = {
 def _next_serves(be: BackEnd) -> None:
     """A later front-end is served, unless the program ends with its first connection."""
     try:
-        other = be.again()
+        other = be.reconnect()
     except Unsupported:
         return
     if be.device:
         other.serve(other.working_ring())
     else:
-        other.agree().barrier()
+        other.negotiate().barrier()
 
 
 def _answer(be: BackEnd, ungated: Ungated) -> str:
@@ -159,7 +159,7 @@ def _described(ungated: Ungated, reply: Message) -> str:
 )
 def ungated(be: BackEnd, name: str) -> None:
     message = _UNGATED[name]
-    be.agree(without=(message.feature,) if message.feature else ())
+    be.negotiate(without=(message.feature,) if message.feature else ())
     be.memory()
     how = _answer(be, message)
     _next_serves(be)
@@ -176,7 +176,7 @@ def ungated(be: BackEnd, name: str) -> None:
 )
 def beside_a_ring(be: BackEnd, name: str) -> None:
     message = _UNGATED[name]
-    if be.look().protocol & be.mask(message.feature):
+    if be.read_features().protocol & be.mask(message.feature):
         unsupported("is about a device without this message")
     ring = be.working_ring()
     be.serve(ring)
@@ -208,7 +208,7 @@ def _not_specified(be: BackEnd, number: F, payload: bytes) -> None:
     needs=("CROSS_ENDIAN",),
 )
 def endian(be: BackEnd, order: int) -> None:
-    be.agree("CROSS_ENDIAN")
+    be.negotiate("CROSS_ENDIAN")
     be.accepted(F.SET_VRING_ENDIAN, vring(0, order))
 
 
@@ -220,7 +220,7 @@ def endian(be: BackEnd, order: int) -> None:
     severity=Severity.SHOULD,
 )
 def no_endian(be: BackEnd) -> None:
-    be.agree("CROSS_ENDIAN")
+    be.negotiate("CROSS_ENDIAN")
     _not_specified(be, F.SET_VRING_ENDIAN, vring(0, 2))
 
 
@@ -232,7 +232,7 @@ def no_endian(be: BackEnd) -> None:
     works=True,
 )
 def little_endian(be: BackEnd) -> None:
-    be.agree("CROSS_ENDIAN")
+    be.negotiate("CROSS_ENDIAN")
     ring = be.ring(be.memory(), be.work.ring)
     be.accepted(F.SET_VRING_ENDIAN, vring(ring.index, 0))
     be.start(ring)
@@ -240,10 +240,10 @@ def little_endian(be: BackEnd) -> None:
 
 
 def _with_iommu(be: BackEnd) -> None:
-    be.look()
+    be.read_features()
     if not be.features >> VIRTIO_F_IOMMU_PLATFORM & 1:
         unsupported("VIRTIO_F_IOMMU_PLATFORM is not offered")
-    be.agree(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_F_IOMMU_PLATFORM)
+    be.negotiate(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_F_IOMMU_PLATFORM)
 
 
 @area.each(
@@ -269,7 +269,7 @@ def iotlb(be: BackEnd, name: str) -> None:
     needs=("CRYPTO_SESSION",),
 )
 def crypto_session(be: BackEnd) -> None:
-    be.agree("CRYPTO_SESSION")
+    be.negotiate("CRYPTO_SESSION")
     try:
         reply = be.ask(F.CREATE_CRYPTO_SESSION, bytes(_CRYPTO_SESSION))
     except Closed:
@@ -286,7 +286,7 @@ def crypto_session(be: BackEnd) -> None:
     needs=("CRYPTO_SESSION", "REPLY_ACK"),
 )
 def no_crypto_session(be: BackEnd) -> None:
-    be.agree("CRYPTO_SESSION")
+    be.negotiate("CRYPTO_SESSION")
     _not_specified(be, F.CLOSE_CRYPTO_SESSION, u64(12345))
 
 
@@ -298,7 +298,7 @@ def no_crypto_session(be: BackEnd) -> None:
     works=True,
 )
 def in_band(be: BackEnd) -> None:
-    be.agree("INBAND_NOTIFICATIONS", "BACKEND_REQ", "REPLY_ACK")
+    be.negotiate("INBAND_NOTIFICATIONS", "BACKEND_REQ", "REPLY_ACK")
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     be.stop(ring)
@@ -311,7 +311,7 @@ def in_band(be: BackEnd) -> None:
     job = be.work.post(ring.memory, ring)
     be.accepted(F.VRING_KICK, vring(ring.index, 0))
     be.await_used(ring, 1)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.case(
@@ -321,7 +321,7 @@ def in_band(be: BackEnd) -> None:
     needs=("SHARED_OBJECT",),
 )
 def no_shared_object(be: BackEnd) -> None:
-    be.agree("SHARED_OBJECT")
+    be.negotiate("SHARED_OBJECT")
     reply = be.ask(F.GET_SHARED_OBJECT, SharedUuid(os.urandom(16)).pack())
     check(not reply.fds, "no descriptor", f"{len(reply.fds)}")
 
@@ -333,7 +333,7 @@ def no_shared_object(be: BackEnd) -> None:
     needs=("SHMEM",),
 )
 def shmem_config(be: BackEnd) -> None:
-    be.agree("SHMEM")
+    be.negotiate("SHMEM")
     reply = be.ask(F.GET_SHMEM_CONFIG)
     size = len(reply.payload)
     check(size >= 8 and not size % 8, "8 bytes and 8 for each region", f"{size} bytes")
@@ -350,7 +350,7 @@ def shmem_config(be: BackEnd) -> None:
     severity=Severity.SHOULD,
 )
 def gpu_socket(be: BackEnd) -> None:
-    be.agree(without=("REPLY_ACK",))
+    be.negotiate(without=("REPLY_ACK",))
     be.send(F.GPU_SET_SOCKET, fds=(be.spare_fd(),))
     if be.wire.hangs_up(QUIET):
         observed("it closed the connection")

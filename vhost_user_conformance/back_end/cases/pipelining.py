@@ -84,7 +84,7 @@ def _working(be: BackEnd, rings: Sequence[TestRing]) -> list[TestRing]:
 
 @area.case(1901, "Rings that are set up without waiting for replies serve", works=True)
 def start_all(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     rings = _started(be)
     for ring in _working(be, rings):
         be.serve(ring)
@@ -94,7 +94,7 @@ def start_all(be: BackEnd) -> None:
     1902, "Each of many pipelined requests with need_reply is acknowledged", needs=("REPLY_ACK",)
 )
 def many_acknowledgements(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     parts = [part for ring in _rings(be, be.memory()) for part in _parts(be, ring)]
     for number, payload, fds in parts:
         be.wire.send(number, payload, flags=VERSION | NEED_REPLY, fds=fds)
@@ -105,7 +105,7 @@ def many_acknowledgements(be: BackEnd) -> None:
 
 @area.case(1903, "Rings serve that were set up with all acknowledgements in flight", works=True)
 def serves_after_many_acknowledgements(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     rings = _rings(be, be.memory())
     if not be.mask("REPLY_ACK") & be.acked:
         unsupported("REPLY_ACK is not offered")
@@ -120,7 +120,7 @@ def serves_after_many_acknowledgements(be: BackEnd) -> None:
 
 @area.case(1904, "Each of several GET_VRING_BASE in flight is answered, in order", works=True)
 def bases_in_flight(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     rings = _started(be)
     for ring in _working(be, rings)[:1]:
         be.serve(ring)
@@ -137,7 +137,7 @@ def bases_in_flight(be: BackEnd) -> None:
 
 @area.case(1905, "Several GET_VRING_BASE in one write are each answered, in order", works=True)
 def bases_in_one_write(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     rings = _started(be)
     be.wire.send_bytes(b"".join(_bytes(F.GET_VRING_BASE, vring(r.index, 0)) for r in rings))
     for ring in rings:
@@ -147,7 +147,7 @@ def bases_in_one_write(be: BackEnd) -> None:
 
 @area.case(1906, "Descriptors that are sent one after the other go to their own rings", works=True)
 def fds_bound(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     rings = _rings(be, be.memory())
     for ring in rings:
         for number, payload, fds in _parts(be, ring)[:3]:
@@ -173,7 +173,7 @@ def fds_bound(be: BackEnd) -> None:
 
 @area.case(1907, "A message between two that have descriptors changes nothing", works=True)
 def between(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     be.stop(ring)
@@ -190,7 +190,7 @@ def between(be: BackEnd) -> None:
 
 @area.each(1908, (2, 16, 200), "{} requests in one write get as many replies")
 def many_in_one_write(be: BackEnd, count: int) -> None:
-    be.look()
+    be.read_features()
     be.wire.send_bytes(_bytes(F.GET_FEATURES) * count)
     for _ in range(count):
         features = be.reply_to(F.GET_FEATURES).u64
@@ -199,7 +199,7 @@ def many_in_one_write(be: BackEnd, count: int) -> None:
 
 @area.case(1911, "Different requests in one write are answered in their order")
 def different(be: BackEnd) -> None:
-    be.look()
+    be.read_features()
     if not be.features & PROTOCOL_BIT:
         unsupported("protocol features are not offered")
     asked = [F.GET_FEATURES, F.GET_PROTOCOL_FEATURES, F.GET_FEATURES, F.GET_PROTOCOL_FEATURES]
@@ -212,8 +212,8 @@ def different(be: BackEnd) -> None:
 
 @area.case(1912, "A whole negotiation in one write is accepted", works=True)
 def negotiation(be: BackEnd) -> None:
-    be.agree(set_features=False)
-    other = be.again()
+    be.negotiate(set_features=False)
+    other = be.reconnect()
     acked = u64(int(be.acked))
     features = be.features & (1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT)
     messages = [_bytes(F.GET_FEATURES)]
@@ -232,7 +232,7 @@ def negotiation(be: BackEnd) -> None:
 
 @area.case(1913, "No reply is lost while the front-end does not read")
 def unread(be: BackEnd) -> None:
-    be.look()
+    be.read_features()
     be.wire.send_bytes(_bytes(F.GET_FEATURES) * _UNREAD)
     for _ in range(_UNREAD):
         features = be.reply_to(F.GET_FEATURES).u64
@@ -258,7 +258,7 @@ def restart(be: BackEnd) -> None:
     1915, "Rings may be set up right after a memory table, without its acknowledgement", works=True
 )
 def behind_a_table(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(share=False)
     be.send(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
     ring = be.ring(memory, be.work.ring)
@@ -268,7 +268,7 @@ def behind_a_table(be: BackEnd) -> None:
 
 @area.case(1916, "Of two memory tables in a row the last one applies", works=True)
 def two_tables(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     first, last = be.memory(share=False), be.memory(8 << 20, share=False)
     for memory in (first, last):
         be.send(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
@@ -303,7 +303,7 @@ def last_call(be: BackEnd) -> None:
 
 @area.case(1919, "Several GET_CONFIG in flight are answered in order", needs=("CONFIG",))
 def configs(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     offsets = (0, 8, 4, 16)
     for offset in offsets:
         be.send(F.GET_CONFIG, Config(offset, 0, bytes(4)).pack())
@@ -339,7 +339,7 @@ def kick_between(be: BackEnd) -> None:
     be.wire.send_bytes(_bytes(F.GET_FEATURES) * 50)
     ring.kick()
     be.await_used(ring, 1)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
     for _ in range(50):
         be.reply_to(F.GET_FEATURES)
 
@@ -353,7 +353,7 @@ def leaves(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     be.wire.send_bytes(_bytes(F.GET_FEATURES) * 50 + _bytes(F.GET_VRING_BASE, vring(0, 0)))
-    other = be.again()
+    other = be.reconnect()
     other.serve(other.working_ring())
 
 
@@ -380,7 +380,7 @@ def last_address(be: BackEnd) -> None:
     needs=("INFLIGHT_SHMFD",),
 )
 def descriptor_of_a_reply(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     asked = (F.GET_FEATURES, F.GET_INFLIGHT_FD, F.GET_FEATURES)
     payloads = (b"", Inflight(0, 0, 1, 64).pack(), b"")
     be.wire.send_bytes(b"".join(map(_bytes, asked, payloads)))

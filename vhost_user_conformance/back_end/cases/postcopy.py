@@ -135,7 +135,7 @@ class Pages:
 
 def _incoming(be: BackEnd) -> tuple[TestRing, Pages]:
     """A ring that runs while the pages of its buffers are missing."""
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     fd = _advise(be)
     _listen(be)
     memory = be.memory(share=False)
@@ -151,20 +151,20 @@ def _incoming(be: BackEnd) -> tuple[TestRing, Pages]:
     spec="VHOST_USER_POSTCOPY_ADVISE",
 )
 def advised(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _advise(be)
 
 
 @area.case(1602, "The descriptor of the reply is a userfaultfd", spec="VHOST_USER_POSTCOPY_ADVISE")
 def descriptor(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     name = str(Path(f"/proc/self/fd/{_advise(be)}").readlink())
     check("userfaultfd" in name, "a userfaultfd", name)
 
 
 @area.case(1603, "POSTCOPY_LISTEN is answered with 0", spec="VHOST_USER_POSTCOPY_LISTEN")
 def listens(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _advise(be)
     _listen(be)
 
@@ -175,7 +175,7 @@ def listens(be: BackEnd) -> None:
     spec="VHOST_USER_SET_MEM_TABLE",
 )
 def bases(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _advise(be)
     _listen(be)
     memory = be.memory(1 << 20, 2 << 20, share=False)
@@ -193,7 +193,7 @@ def bases(be: BackEnd) -> None:
 
 @area.case(1605, "POSTCOPY_END is answered with 0", spec="VHOST_USER_POSTCOPY_END")
 def ends(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _advise(be)
     _listen(be)
     _table(be, be.memory(share=False))
@@ -289,7 +289,7 @@ def restarted(be: BackEnd) -> None:
 
 @area.case(1611, "A device serves as before after POSTCOPY_ADVISE alone", works=True)
 def only_advised(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _advise(be)
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
@@ -298,22 +298,22 @@ def only_advised(be: BackEnd) -> None:
 
 @area.case(1612, "The next connection begins without postcopy", works=True)
 def next_connection(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _advise(be)
     _listen(be)
-    other = be.again()
+    other = be.reconnect()
     other.serve(other.working_ring())
 
 
 @area.case(1613, "POSTCOPY_LISTEN without POSTCOPY_ADVISE", severity=Severity.MAY)
 def listen_first(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _observe(be, F.POSTCOPY_LISTEN)
 
 
 @area.case(1614, "POSTCOPY_LISTEN when memory was already shared", severity=Severity.MAY)
 def listen_late(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _advise(be)
     be.memory()
     _observe(be, F.POSTCOPY_LISTEN)
@@ -321,7 +321,7 @@ def listen_late(be: BackEnd) -> None:
 
 @area.case(1615, "POSTCOPY_END without POSTCOPY_LISTEN", severity=Severity.MAY)
 def end_first(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _observe(be, F.POSTCOPY_END)
 
 
@@ -343,7 +343,7 @@ def _observe(be: BackEnd, number: F) -> None:
     needs=("CONFIGURE_MEM_SLOTS",),
 )
 def added_bases(be: BackEnd) -> None:
-    be.agree("PAGEFAULT", "CONFIGURE_MEM_SLOTS")
+    be.negotiate("PAGEFAULT", "CONFIGURE_MEM_SLOTS")
     _advise(be)
     _listen(be)
     memory = be.memory(1 << 20, 2 << 20, share=False)
@@ -360,7 +360,7 @@ def added_bases(be: BackEnd) -> None:
 
 @area.case(1617, "After POSTCOPY_END a memory table has no reply any more")
 def not_answered_after(be: BackEnd) -> None:
-    be.agree("PAGEFAULT")
+    be.negotiate("PAGEFAULT")
     _advise(be)
     _listen(be)
     memory = be.memory(share=False)

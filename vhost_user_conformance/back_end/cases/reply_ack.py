@@ -84,7 +84,7 @@ _PLAIN: dict[str, Callable[[BackEnd], Request]] = {
 
 @area.each(701, _PLAIN, "{} with need_reply is acknowledged with 0, once")
 def acknowledged(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     number, payload, fds = _PLAIN[name](be)
     code = be.acked_with(number, payload, fds=fds)
     check(code == 0, "code 0", f"code {code}")
@@ -93,7 +93,7 @@ def acknowledged(be: BackEnd, name: str) -> None:
 
 @area.each(721, _PLAIN, "{} without need_reply is not acknowledged")
 def not_acknowledged(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     number, payload, fds = _PLAIN[name](be)
     be.send(number, payload, fds=fds)
     be.check_responds("with no unsolicited acknowledgement")
@@ -106,9 +106,9 @@ def _optional(be: BackEnd, name: str) -> Request:
         Unsupported: a feature that it depends on is not offered.
     """
     feature, *names = _NEEDS[name]
-    if feature and be.mask(feature) not in be.look().protocol:
+    if feature and be.mask(feature) not in be.read_features().protocol:
         unsupported(f"{feature} is not offered")
-    be.agree(*names)
+    be.negotiate(*names)
     if name == "SET_PROTOCOL_FEATURES":
         return F.SET_PROTOCOL_FEATURES, u64(int(be.acked)), ()
     if name == "SET_BACKEND_REQ_FD":
@@ -159,7 +159,7 @@ def optional_not_acknowledged(be: BackEnd, name: str) -> None:
     "{} with need_reply has its own reply, and no acknowledgement in addition",
 )
 def own_reply_only(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     payload = vring(0, 0) if name == "GET_VRING_BASE" else b""
     _answered_once(be, F.__members__[name], payload)
 
@@ -177,7 +177,7 @@ def _answered_once(
     needs=("MQ",),
 )
 def queue_num_only(be: BackEnd) -> None:
-    _answered_once(be.agree(), F.GET_QUEUE_NUM)
+    _answered_once(be.negotiate(), F.GET_QUEUE_NUM)
 
 
 @area.case(
@@ -186,7 +186,7 @@ def queue_num_only(be: BackEnd) -> None:
     needs=("LOG_SHMFD",),
 )
 def log_base_only(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     log = DirtyLog.create(-(-be.memory().end // PAGE))
     be.own(log.close)
     _answered_once(be, F.SET_LOG_BASE, LogArea(log.size, 0).pack(), fds=(log.fd,))
@@ -194,7 +194,7 @@ def log_base_only(be: BackEnd) -> None:
 
 @area.case(750, "Acknowledgements come in the order of the requests")
 def in_order(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     asked = [(F.SET_VRING_NUM, vring(0, 64)), (F.SET_VRING_BASE, vring(0, 3))] * 8
     for number, payload in asked:
         be.wire.send(number, payload, flags=VERSION | NEED_REPLY)
@@ -205,7 +205,7 @@ def in_order(be: BackEnd) -> None:
 
 @area.case(751, "Requests with and without need_reply may alternate")
 def alternating(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     for turn in range(16):
         wanted = turn % 2 == 0
         flags = VERSION | (NEED_REPLY if wanted else 0)
@@ -217,7 +217,7 @@ def alternating(be: BackEnd) -> None:
 
 @area.case(752, "need_reply where REPLY_ACK was not negotiated", severity=Severity.MAY)
 def not_negotiated(be: BackEnd) -> None:
-    be.agree(without=("REPLY_ACK",))
+    be.negotiate(without=("REPLY_ACK",))
     be.wire.send(F.SET_VRING_BASE, vring(0, 0), flags=VERSION | NEED_REPLY)
     be.send(F.GET_FEATURES)
     try:
@@ -234,14 +234,14 @@ def not_negotiated(be: BackEnd) -> None:
     753, "SET_MEM_TABLE that cannot be mapped is refused with a code, or by closing the connection"
 )
 def bad_table(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(share=False)
     be.not_done(F.SET_MEM_TABLE, memory.table, fds=(be.spare_fd(),))
 
 
 @area.case(754, "SET_VRING_ADDR outside of memory is refused, at once or at the first kick")
 def bad_address(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.memory()
     be.send(F.SET_VRING_NUM, vring(0, 64))
     where = VringAddr(0, 0, 1 << 40, 1 << 40, 1 << 40, 0).pack()

@@ -31,14 +31,14 @@ def runs_on(be: BackEnd) -> None:
     works=True,
 )
 def made_before(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     ring = be.ring(memory, be.work.ring)
     job = be.work.post(memory, ring)
     be.start(ring)
     ring.kick()
     be.await_used(ring, 1)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.case(404, "GET_VRING_BASE stops the ring: a later request is not served", works=True)
@@ -46,7 +46,7 @@ def stops(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     be.stop(ring)
-    be.ignored(ring)
+    be.check_ignored(ring)
 
 
 @area.case(405, "A stopped ring continues at its base when it is set up again", works=True)
@@ -74,7 +74,7 @@ def made_while_stopped(be: BackEnd) -> None:
     be.start(ring, base=base)
     ring.kick()
     be.await_used(ring, 2)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.case(
@@ -83,7 +83,7 @@ def made_while_stopped(be: BackEnd) -> None:
     spec="Communication; VHOST_USER_GET_VRING_BASE",
 )
 def stop_of_nothing(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     reply = be.ask(F.GET_VRING_BASE, vring(0, 0))
     check(len(reply.payload) == 8, "a vring state of 8 bytes", f"{len(reply.payload)} bytes")
 
@@ -107,7 +107,7 @@ def stop_unkicked(be: BackEnd) -> None:
     410, "A disabled disk ring may serve or not, but serves once it is enabled", device="blk"
 )
 def enable_later(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     ring = be.ring(memory)
     be.set_up(ring)
@@ -116,7 +116,7 @@ def enable_later(be: BackEnd) -> None:
     be.barrier()
     ring.kick()
     be.await_used(ring, 1)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.case(
@@ -149,7 +149,7 @@ def enable_is_no_start(be: BackEnd) -> None:
     be.enable(ring, on=False)
     be.enable(ring)
     be.barrier()
-    be.idle(ring, index=1)
+    be.check_idle(ring, index=1)
 
 
 @area.case(
@@ -168,7 +168,7 @@ def disabled_is_read(be: BackEnd) -> None:
 
 @area.case(415, "Without bit 30 a ring is enabled from its start", works=True)
 def enabled_by_itself(be: BackEnd) -> None:
-    be.agree(features=1 << VIRTIO_F_VERSION_1)
+    be.negotiate(features=1 << VIRTIO_F_VERSION_1)
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     be.serve(ring)
@@ -225,7 +225,7 @@ def disabled_is_called_for(be: BackEnd) -> None:
         if not ring.await_progress(ring.avail_index - 1, be.timeout):
             unsupported("it does not read a disabled ring: see VU-B-0414")
         check(ring.await_call(be.timeout), "a call for what was dropped", "none came")
-        be.completed(ring, job)
+        be.check_completed(ring, job)
 
 
 @area.case(
@@ -244,7 +244,7 @@ def served_once_enabled(be: BackEnd) -> None:
     be.enable(ring)
     be.barrier()
     be.await_used(ring, 2)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.each(420, (2, 4, 16, 128, 256, 512, 1024), "A ring of {} descriptors serves", works=True)
@@ -279,7 +279,7 @@ def left_alone(be: BackEnd) -> None:
     be.serve(ring)
     be.wire.close()
     ring.await_used(2, QUIET)  # it detects the end
-    be.ignored(ring)
+    be.check_ignored(ring)
 
 
 @area.case(
@@ -288,8 +288,8 @@ def left_alone(be: BackEnd) -> None:
 def begins_anew(be: BackEnd) -> None:
     ring = be.working_ring(start=77)
     be.serve(ring)
-    other = be.again()
-    other.agree()
+    other = be.reconnect()
+    other.negotiate()
     base = other.stop(ring)
     check(base == 0, "base 0 of a ring that was never set up", f"base {base}")
 
@@ -301,7 +301,7 @@ def begins_anew(be: BackEnd) -> None:
 )
 def begins_disabled(be: BackEnd) -> None:
     looped(be)
-    nic = set_up_nic(be.again())
+    nic = set_up_nic(be.reconnect())
     nic.be.enable(nic.tx)
     frame = frame_of(60, 9)
     buffer = nic.offer(2048)
@@ -312,7 +312,7 @@ def begins_disabled(be: BackEnd) -> None:
         nic.send(frame)
     except Failed:
         unsupported("it starts rings only when both are enabled")
-    nic.be.idle(nic.rx, index=0)
+    nic.be.check_idle(nic.rx, index=0)
     nic.be.enable(nic.rx)
     nic.be.barrier()
     nic.send(frame)

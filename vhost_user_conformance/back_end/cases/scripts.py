@@ -114,7 +114,7 @@ def arrives(be: BackEnd, script: Script) -> None:
     for _ in range(3):
         be.serve(left.working)
     _check_base(left, left.stop(), 3)
-    arrived = Replay(be.again(), script, source=left)
+    arrived = Replay(be.reconnect(), script, source=left)
     arrived.setup()
     arrived.start()
     arrived.be.serve(arrived.working)

@@ -45,7 +45,7 @@ def _anew(be: BackEnd, ring: TestRing, *, share: bool = True) -> TestRing:
 
 @area.case(1401, "RESET_DEVICE is accepted by a device that is idle", needs=_RESET)
 def idle(be: BackEnd) -> None:
-    be.agree("RESET_DEVICE")
+    be.negotiate("RESET_DEVICE")
     _reset(be)
 
 
@@ -55,7 +55,7 @@ def idle(be: BackEnd) -> None:
 def stops(be: BackEnd) -> None:
     ring = _served(be)
     _reset(be)
-    be.ignored(ring)
+    be.check_ignored(ring)
 
 
 @area.case(
@@ -113,7 +113,7 @@ def with_requests(be: BackEnd) -> None:
         be.work.post(ring.memory, ring)
     ring.kick()
     _reset(be)
-    be.idle(ring)
+    be.check_idle(ring)
     ring.calls()
     check(not ring.await_call(QUIET), "no call after the reset", "the call was signalled")
 
@@ -213,21 +213,21 @@ def _set(be: BackEnd, status: int) -> int:
 
 @area.case(1430, "GET_STATUS is answered with 8 bytes, of which 8 bits are used", needs=_STATUS)
 def asked(be: BackEnd) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     status = be.ask_u64(F.GET_STATUS)
     check(status < 256, "a status of 8 bits", f"{status:#x}")
 
 
 @area.case(1431, "The initial status of a device is 0", needs=_STATUS)
 def begins(be: BackEnd) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     status = be.ask_u64(F.GET_STATUS)
     check(status == 0, "status 0", f"status {status:#x}")
 
 
 @area.each(1432, (1, 3, 11, 15), "GET_STATUS returns status {} after it was set", needs=_STATUS)
 def said(be: BackEnd, status: int) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     for bits in (1, 3, 11, 15):
         seen = _set(be, bits)
         check(seen == bits, f"status {bits}", f"status {seen}")
@@ -237,7 +237,7 @@ def said(be: BackEnd, status: int) -> None:
 
 @area.case(1436, "GET_STATUS returns 0 after status 0 was set, also after DRIVER_OK", needs=_STATUS)
 def zero(be: BackEnd) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     for bits in (1, 3, 11, 15):
         _set(be, bits)
     seen = _set(be, 0)
@@ -250,7 +250,7 @@ def zero(be: BackEnd) -> None:
     needs=(*_STATUS, "REPLY_ACK"),
 )
 def own_reply(be: BackEnd) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     reply = be.ask(F.GET_STATUS, need_reply=True)
     check(len(reply.payload) == 8, "8 bytes", f"{len(reply.payload)} bytes")
     be.barrier()
@@ -258,13 +258,13 @@ def own_reply(be: BackEnd) -> None:
 
 @area.case(1438, "SET_STATUS is acknowledged with 0", needs=(*_STATUS, "REPLY_ACK"))
 def acknowledged(be: BackEnd) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     be.accepted(F.SET_STATUS, u64(_ACKNOWLEDGE))
 
 
 def _with_status(be: BackEnd) -> TestRing:
     """A ring that runs, started as QEMU does with STATUS: the status comes last."""
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     _set(be, _ACKNOWLEDGE)
     _set(be, _ACKNOWLEDGE | _DRIVER)
     _set(be, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK)
@@ -292,7 +292,7 @@ def reset_by_status(be: BackEnd) -> None:
     ring = _with_status(be)
     be.serve(ring)
     _set(be, 0)
-    be.ignored(ring)
+    be.check_ignored(ring)
 
 
 @area.case(
@@ -315,7 +315,7 @@ def begins_again(be: BackEnd) -> None:
     1443, "Whether rings serve before DRIVER_OK", needs=_STATUS, works=True, severity=Severity.MAY
 )
 def before_driver_ok(be: BackEnd) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     be.work.post(ring.memory, ring)
@@ -326,7 +326,7 @@ def before_driver_ok(be: BackEnd) -> None:
 
 @area.case(1444, "A status of more than 8 bits is survived", needs=(*_STATUS, "REPLY_ACK"))
 def too_many_bits(be: BackEnd) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     try:
         code = be.acked_with(F.SET_STATUS, u64(0x10F))
         be.barrier()
@@ -337,11 +337,11 @@ def too_many_bits(be: BackEnd) -> None:
 
 @area.case(1445, "The status ends with the connection: the next one begins with 0", needs=_STATUS)
 def ends_with_it(be: BackEnd) -> None:
-    be.agree("STATUS")
+    be.negotiate("STATUS")
     for status in (1, 3, 11, 15):
         be.send(F.SET_STATUS, u64(status))
     be.barrier()
-    other = be.again().agree("STATUS")
+    other = be.reconnect().negotiate("STATUS")
     status = other.ask_u64(F.GET_STATUS)
     check(status == 0, "status 0", f"status {status:#x}")
 
@@ -350,7 +350,7 @@ def ends_with_it(be: BackEnd) -> None:
     1446, "A driver may set ACKNOWLEDGE and DRIVER before it acknowledges features", needs=_STATUS
 )
 def before_features(be: BackEnd) -> None:
-    be.agree("STATUS", set_features=False)
+    be.negotiate("STATUS", set_features=False)
     for status in (_ACKNOWLEDGE, _ACKNOWLEDGE | _DRIVER):
         be.send(F.SET_STATUS, u64(status))
         seen = be.ask_u64(F.GET_STATUS)

@@ -57,7 +57,7 @@ def taken_is_completed(be: BackEnd) -> None:
         for _ in range(8):
             be.work.post(ring.memory, ring)
         if turn % 2:
-            base = be.stop(ring, amid=ring.kick)
+            base = be.stop(ring, after_header=ring.kick)
         else:
             ring.kick()
             base = be.stop(ring)
@@ -73,7 +73,7 @@ def nothing_later(be: BackEnd) -> None:
         be.work.post(ring.memory, ring)
     ring.kick()
     be.stop(ring)
-    be.idle(ring)
+    be.check_idle(ring)
 
 
 @area.case(2005, "No call comes after all rings have stopped", works=True)
@@ -103,7 +103,7 @@ def nothing_unsolicited(be: BackEnd) -> None:
 
 @area.case(2007, "A front-end may be silent", spec="Communication")
 def waits(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.barrier()
     check(not be.wire.hangs_up(4 * QUIET), "the connection to stay", "it was closed")
     be.check_responds("after a pause")
@@ -123,7 +123,7 @@ def half_a_message(be: BackEnd) -> None:
 
 @area.case(2009, "How long a request and its reply take", severity=Severity.MAY)
 def round_trip(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     started = time.monotonic()
     for _ in range(_ROUNDS):
         be.ask_u64(F.GET_FEATURES)
@@ -161,7 +161,7 @@ def again_and_again(be: BackEnd) -> None:
     device="net",
 )
 def enabled_in_time(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     for on in (0, 1):

@@ -76,7 +76,7 @@ def _status(be: BackEnd, sector: int) -> int:
 
 @area.case(985, "The last sector of a disk's capacity can be read", device="blk")
 def last_sector(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     capacity = _value(be, _CAPACITY)
     check(capacity > 0, "a capacity", "0 sectors")
     status = _status(be, capacity - 1)
@@ -85,7 +85,7 @@ def last_sector(be: BackEnd) -> None:
 
 @area.case(986, "A read beyond a disk's capacity fails", device="blk", spec=_DISK)
 def capacity(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     sectors = _value(be, _CAPACITY)
     status = _status(be, sectors)
     check(status not in (0, 0xFF), f"an error of sector {sectors}", f"status {status}")
@@ -93,7 +93,7 @@ def capacity(be: BackEnd) -> None:
 
 @area.case(987, "A disk's num_queues is at most the number of queues", device="blk", spec=_DISK)
 def num_queues(be: BackEnd) -> None:
-    be.agree("MQ")
+    be.negotiate("MQ")
     queues = _value(be, _NUM_QUEUES)
     there = be.ask_u64(F.GET_QUEUE_NUM)
     check(1 <= queues <= there, f"1 to {there} queues, as by GET_QUEUE_NUM", f"{queues}")
@@ -107,14 +107,14 @@ def num_queues(be: BackEnd) -> None:
     spec=_DISK,
 )
 def block_size(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     size = _value(be, _BLK_SIZE)
     check(size >= SECTOR and not size & (size - 1), "512, 1024, 2048, ...", f"{size}")
 
 
 @area.case(989, "A request of seg_max segments is served", device="blk", spec=_DISK)
 def seg_max(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     segments = _value(be, _SEG_MAX)
     check(segments >= 1, "a segment or more", f"{segments}")
     count = min(segments, 254)
@@ -140,10 +140,10 @@ def seg_max(be: BackEnd) -> None:
     needs=("REPLY_ACK",),
 )
 def write_cache(be: BackEnd) -> None:
-    be.look()
+    be.read_features()
     if not be.features >> BLK_F_CONFIG_WCE & 1:
         unsupported("VIRTIO_BLK_F_CONFIG_WCE is not offered")
-    be.agree(
+    be.negotiate(
         features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << BLK_F_CONFIG_WCE | 1 << BLK_F_FLUSH
     )
     ring = be.ring(be.memory(), 0)
@@ -157,7 +157,7 @@ def write_cache(be: BackEnd) -> None:
         job = be.disk.request(ring.memory, ring, BLK_FLUSH, 0)
         ring.kick()
         be.await_used(ring, ring.avail_index)
-        be.completed(ring, job)
+        be.check_completed(ring, job)
 
 
 @area.case(
@@ -167,12 +167,12 @@ def write_cache(be: BackEnd) -> None:
     spec="VHOST_USER_SET_CONFIG",
 )
 def write_cache_kept(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     if not be.features >> BLK_F_CONFIG_WCE & 1:
         unsupported("VIRTIO_BLK_F_CONFIG_WCE is not offered")
     before = read(be, 0, _WRITEBACK + 1)
     be.accepted(F.SET_CONFIG, asked(_WRITEBACK, 1, data=bytes([1 - before[_WRITEBACK]])))
-    other = be.again().agree()
+    other = be.reconnect().negotiate()
     try:
         after = read(other, 0, _WRITEBACK + 1)
         check(after[:_WRITEBACK] == before[:_WRITEBACK], "all other fields unchanged", after.hex())
@@ -184,7 +184,7 @@ def write_cache_kept(be: BackEnd) -> None:
 
 @area.case(995, "A NIC's MAC address is a unicast address other than 0", device="net", spec=_NIC)
 def mac(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     if not be.features >> NET_F_MAC & 1:
         unsupported("VIRTIO_NET_F_MAC is not offered")
     address = read(be, 0, _MAC_BYTES)
@@ -196,7 +196,7 @@ def mac(be: BackEnd) -> None:
     996, "A NIC's max_virtqueue_pairs is at most the number of queue pairs", device="net", spec=_NIC
 )
 def pairs(be: BackEnd) -> None:
-    be.agree("MQ")
+    be.negotiate("MQ")
     count = _value(be, _PAIRS)
     there = be.ask_u64(F.GET_QUEUE_NUM)
     check(1 <= count <= there, f"1 to {there} pairs, as by GET_QUEUE_NUM", f"{count}")
@@ -204,7 +204,7 @@ def pairs(be: BackEnd) -> None:
 
 @area.case(997, "A NIC's MTU is from 68 to 65535", device="net", spec=_NIC)
 def mtu(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     value = _value(be, _MTU)
     check(68 <= value <= 65535, "68 to 65535", f"{value}")
 
@@ -213,7 +213,7 @@ def mtu(be: BackEnd) -> None:
     998, "A file system has a tag, and request queues", device="fs", spec="virtio 1.3, 5.11.4"
 )
 def file_system(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     try:
         space = contents(be.ask(F.GET_CONFIG, asked(0, 40)), 0, 40)
     except Closed as error:

@@ -29,20 +29,20 @@ from vhost_user_conformance.peer.wire import Closed, Silent
 
 @area.case(901, "GET_CONFIG is answered with as many bytes as were asked for")
 def answered(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     whole_of(be)
 
 
 @area.case(902, "The reply to GET_CONFIG has no descriptor")
 def no_descriptor(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     reply = be.ask(F.GET_CONFIG, asked(0, 8))
     check(not reply.fds, "no descriptor with the reply", f"{len(reply.fds)}")
 
 
 @area.case(903, "GET_CONFIG gives the same bytes each time")
 def stable(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     first, again = whole_of(be), whole_of(be)
     check(first == again, first.hex(), again.hex())
 
@@ -51,7 +51,7 @@ def stable(be: BackEnd) -> None:
     904, (1, 2, 4, 8), "A read of the first {} bytes gives the same as a read of the whole space"
 )
 def first_bytes(be: BackEnd, size: int) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     part = read(be, 0, size)
     check(part == whole[:size], whole[:size].hex(), part.hex())
@@ -59,7 +59,7 @@ def first_bytes(be: BackEnd, size: int) -> None:
 
 @area.each(910, (1, 2, 4), "A part of {} bytes is read from its offset, not from the beginning")
 def at_offset(be: BackEnd, size: int) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     offset = _telling(whole, size)
     part, wanted = read(be, offset, size), whole[offset : offset + size]
@@ -78,7 +78,7 @@ def _telling(whole: bytes, size: int) -> int:
 
 @area.case(913, "A read byte by byte gives the same as a read of the whole space")
 def byte_by_byte(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     parts = b"".join(read(be, offset, 1) for offset in range(len(whole)))
     check(parts == whole, whole.hex(), parts.hex())
@@ -86,14 +86,14 @@ def byte_by_byte(be: BackEnd) -> None:
 
 @area.case(914, "GET_CONFIG of all 256 bytes", severity=Severity.MAY)
 def all_of_it(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     data = contents(be.ask(F.GET_CONFIG, asked(0, MAX_CONFIG)), 0, MAX_CONFIG)
     observed(f"it gives {len(data)} bytes" if data else "it does not have that many")
 
 
 @area.case(915, "For each number of bytes the reply has this number of bytes, or none")
 def any_size(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     for size in range(1, MAX_CONFIG + 1):
         data = contents(be.ask(F.GET_CONFIG, asked(0, size)), 0, size)
@@ -118,7 +118,7 @@ _BEYOND = {
     spec="VHOST_USER_GET_CONFIG",
 )
 def beyond(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     offset, size = _BEYOND[name]
     try:
         data = contents(be.ask(F.GET_CONFIG, asked(offset, size)), offset, size)
@@ -132,7 +132,7 @@ def beyond(be: BackEnd, name: str) -> None:
 
 @area.case(926, "GET_CONFIG of no bytes is answered, or the connection closed")
 def no_bytes(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     try:
         reply = be.ask(F.GET_CONFIG, asked(0, 0))
     except Closed:
@@ -154,7 +154,7 @@ _MISSHAPEN = {
 
 @area.each(930, _MISSHAPEN, "GET_CONFIG with {} is survived", severity=Severity.SHOULD)
 def misshapen(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     payload = _MISSHAPEN[name]
     try:
         reply = be.ask(F.GET_CONFIG, payload)
@@ -179,7 +179,7 @@ def next_connection(be: BackEnd, name: str) -> None:
 
 @area.each(948, (1, 2, 0xFFFFFFFF), "GET_CONFIG with flags {}", severity=Severity.MAY)
 def other_flags(be: BackEnd, flags: int) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     try:
         reply = be.ask(F.GET_CONFIG, asked(0, len(whole), flags=flags))
@@ -197,14 +197,14 @@ def other_flags(be: BackEnd, flags: int) -> None:
     spec="VHOST_USER_PROTOCOL_F_REPLY_ACK",
 )
 def own_reply(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     contents(be.ask(F.GET_CONFIG, asked(0, 8), need_reply=True), 0, 8)
     be.check_responds("with no acknowledgement in addition to the reply")
 
 
 @area.case(952, "Several GET_CONFIG in flight are answered in their order")
 def in_flight(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     sizes = [1 + turn % len(whole) for turn in range(24)]
     for size in sizes:
@@ -216,7 +216,7 @@ def in_flight(be: BackEnd) -> None:
 
 @area.case(953, "GET_CONFIG is answered before SET_OWNER and SET_FEATURES", severity=Severity.MAY)
 def early(be: BackEnd) -> None:
-    be.look()
+    be.read_features()
     be.send(F.SET_PROTOCOL_FEATURES, int(be.mask("CONFIG")).to_bytes(8, "little"))
     try:
         whole_of(be)
@@ -249,7 +249,7 @@ def suspended(be: BackEnd) -> None:
 
 @area.case(956, "GET_CONFIG where CONFIG was not negotiated", severity=Severity.MAY)
 def not_agreed(be: BackEnd) -> None:
-    be.agree(without=("CONFIG",))
+    be.negotiate(without=("CONFIG",))
     try:
         reply = be.ask(F.GET_CONFIG, asked(0, 8))
     except (Closed, Silent) as error:

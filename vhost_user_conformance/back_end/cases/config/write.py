@@ -28,7 +28,7 @@ def _needs_device(be: BackEnd) -> None:
 @area.case(960, "SET_CONFIG of a read-only field is refused", spec=_SET, needs=("REPLY_ACK",))
 def read_only(be: BackEnd) -> None:
     _needs_device(be)
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     changed = bytes(byte ^ 0xFF for byte in whole[:8])
     be.not_done(F.SET_CONFIG, asked(0, 8, data=changed))
@@ -37,13 +37,13 @@ def read_only(be: BackEnd) -> None:
 @area.case(961, "SET_CONFIG does not change a read-only field", spec=_SET)
 def unchanged(be: BackEnd) -> None:
     _needs_device(be)
-    be.agree(without=("REPLY_ACK",))
+    be.negotiate(without=("REPLY_ACK",))
     whole = whole_of(be)
     be.send(F.SET_CONFIG, asked(0, 8, data=bytes(byte ^ 0xFF for byte in whole[:8])))
     try:
         be.barrier()
     except Closed:
-        be = be.again().agree()
+        be = be.reconnect().negotiate()
     again = whole_of(be)
     check(again == whole, whole.hex(), again.hex())
 
@@ -56,7 +56,7 @@ def unchanged(be: BackEnd) -> None:
     needs=("REPLY_ACK",),
 )
 def written_back(be: BackEnd, flags: int) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     try:
         code = be.acked_with(F.SET_CONFIG, asked(0, len(whole), flags=flags, data=whole))
@@ -64,7 +64,7 @@ def written_back(be: BackEnd, flags: int) -> None:
         be.barrier()
     except Closed:
         how = "it closed the connection"
-        be = be.again().agree()
+        be = be.reconnect().negotiate()
     again = whole_of(be)
     check(again == whole, whole.hex(), again.hex())
     observed(how)
@@ -82,7 +82,7 @@ _WRONG_WRITES = {
 
 @area.each(965, _WRONG_WRITES, "SET_CONFIG {} is refused", spec=_SET, needs=("REPLY_ACK",))
 def wrong_write(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     be.not_done(F.SET_CONFIG, _WRONG_WRITES[name])
 
 
@@ -93,7 +93,7 @@ def wrong_write_then(be: BackEnd, name: str) -> None:
 
 @area.case(979, "SET_CONFIG of no bytes", spec=_SET, severity=Severity.MAY, needs=("REPLY_ACK",))
 def write_nothing(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     try:
         code = be.acked_with(F.SET_CONFIG, asked(0, 0))
         be.barrier()
@@ -104,7 +104,7 @@ def write_nothing(be: BackEnd) -> None:
 
 @area.case(980, "SET_CONFIG without need_reply is not answered", spec=_SET)
 def not_answered(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     be.wire.send(F.SET_CONFIG, asked(0, 1, data=whole[:1]), flags=VERSION)
     try:
@@ -120,7 +120,7 @@ def not_answered(be: BackEnd) -> None:
     needs=("REPLY_ACK",),
 )
 def write_in_flight(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     whole = whole_of(be)
     write = asked(0, 1, flags=MIGRATION, data=whole[:1])
     be.send(F.GET_CONFIG, asked(0, 8))

@@ -203,7 +203,7 @@ def _kinds(be: BackEnd) -> dict[str, tuple[int, bytes, int]]:
 
 
 def _all_kinds(be: BackEnd) -> TestRing:
-    flush = be.look().features >> BLK_F_FLUSH & 1
+    flush = be.read_features().features >> BLK_F_FLUSH & 1
     return disk_ring(be, *([BLK_F_FLUSH] if flush else []))
 
 
@@ -217,7 +217,7 @@ def called_for(be: BackEnd) -> None:
             ring.kick()
             check(ring.await_call(be.timeout), f"a call for {name}", "none came")
             be.await_used(ring, ring.avail_index)
-            be.completed(ring, job._replace(written=None))
+            be.check_completed(ring, job._replace(written=None))
 
 
 @area.case(

@@ -165,10 +165,10 @@ def shared_status(be: BackEnd) -> None:
 
 @area.case(2142, "Requests in indirect tables are served", device="blk", spec="virtio 1.3, 2.7.5.3")
 def indirect(be: BackEnd) -> None:
-    be.look()
+    be.read_features()
     if not be.features >> VIRTIO_RING_F_INDIRECT_DESC & 1:
         unsupported("VIRTIO_F_INDIRECT_DESC is not offered")
-    be.agree(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_RING_F_INDIRECT_DESC)
+    be.negotiate(features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << VIRTIO_RING_F_INDIRECT_DESC)
     ring = be.ring(be.memory(), 0)
     be.start(ring)
     for _ in range(70):

@@ -98,7 +98,7 @@ def wraps(be: BackEnd) -> None:
 
 @area.case(2153, "Completions in any order each have the head of their own request", device="blk")
 def any_order(be: BackEnd) -> None:
-    flush = be.look().features >> BLK_F_FLUSH & 1
+    flush = be.read_features().features >> BLK_F_FLUSH & 1
     ring = disk_ring(be, *([BLK_F_FLUSH] if flush else []), size=256)
     fill(be, ring, 24)
     jobs, reads = [], []

@@ -17,10 +17,10 @@ _MAC = 0x0100_4F4D_C002  # 02:c0:4d:4f:00:01, its first byte lowest
 
 def _agreed(be: BackEnd) -> None:
     """Negotiate, with VIRTIO_NET_F_MTU."""
-    be.look()
+    be.read_features()
     if not be.features >> NET_F_MTU & 1:
         unsupported("VIRTIO_NET_F_MTU is not offered")
-    be.agree("NET_MTU", features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << NET_F_MTU)
+    be.negotiate("NET_MTU", features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | 1 << NET_F_MTU)
 
 
 @area.each(
@@ -101,7 +101,7 @@ def rarp_unanswered(be: BackEnd) -> None:
     2292, "SEND_RARP before a ring is set up is survived", device="net", spec=_RARP, needs=("RARP",)
 )
 def rarp_early(be: BackEnd) -> None:
-    be.agree("RARP")
+    be.negotiate("RARP")
     be.accepted(F.SEND_RARP, u64(_MAC))
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
@@ -122,7 +122,7 @@ def rarp_suspended(be: BackEnd) -> None:
     region = ring.memory.regions[0]
     before = ring.memory.read(region.gpa, region.size)
     be.accepted(F.SEND_RARP, u64(_MAC))
-    be.idle(ring)
+    be.check_idle(ring)
     after = ring.memory.read(region.gpa, region.size)
     check(after == before, "guest memory as it was", "it was written to")
 
@@ -158,7 +158,7 @@ def disabled(be: BackEnd) -> None:
     ring.kick()
     be.await_used(ring, 1 + len(jobs))
     for job in jobs:
-        be.completed(ring, job)
+        be.check_completed(ring, job)
 
 
 @area.case(
@@ -180,5 +180,5 @@ def disabled_and_enabled(be: BackEnd) -> None:
     ring.kick()
     be.await_used(ring, 5)
     for job in jobs:
-        be.completed(ring, job)
+        be.check_completed(ring, job)
     be.serve(ring)

@@ -135,7 +135,7 @@ def no_room(be: BackEnd) -> None:
     nic = looped(be)
     for number in range(10):
         nic.send(frame_of(60, 100 + number))
-    be.idle(nic.rx)
+    be.check_idle(nic.rx)
     buffers = [nic.offer(256) for _ in range(12)]
     nic.rx.await_used(nic.rx.used_index + 1, QUIET)
     nic.send(frame_of(60, 7))
@@ -225,7 +225,7 @@ def disabled(be: BackEnd) -> None:
         nic.tx.driver.add(laid_out(nic.memory, bytes(NET_HEADER) + frame_of(60, number), ()), [])
         nic.tx.driver.publish()
         nic.tx.kick()
-    be.idle(nic.rx, index=used)
+    be.check_idle(nic.rx, index=used)
     be.enable(nic.rx)
     be.barrier()
     # A frame that was sent meanwhile may have been queued, and arrive now.
@@ -243,7 +243,7 @@ def stopped(be: BackEnd) -> None:
     nic.tx.driver.add(laid_out(nic.memory, bytes(NET_HEADER) + frame_of(60, 1), ()), [])
     nic.tx.driver.publish()
     nic.tx.kick()
-    be.idle(nic.rx, index=used)
+    be.check_idle(nic.rx, index=used)
     check(nic.bytes_of(buffer) == before, "the buffer as it was", "it was written to")
 
 

@@ -47,7 +47,7 @@ def wrong_direction(be: BackEnd, name: str) -> None:
     except WireError:
         seen = "closed the connection"
     try:
-        other = be.again()
+        other = be.reconnect()
     except Unsupported:
         observed(f"it {seen}, and ended with its front-end")
     other.serve(other.working_ring())

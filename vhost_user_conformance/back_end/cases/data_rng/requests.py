@@ -101,7 +101,7 @@ def around(be: BackEnd) -> None:
 )
 def indirect(be: BackEnd) -> None:
     work = be.entropy
-    be.agree_bits(VIRTIO_RING_F_INDIRECT_DESC)
+    be.negotiate_bits(VIRTIO_RING_F_INDIRECT_DESC)
     ring = be.ring(be.memory(), work.ring)
     be.start(ring)
     for count in (1, 2, 5):
@@ -113,7 +113,7 @@ def indirect(be: BackEnd) -> None:
 @area.case(2613, "The buffers of a request may lie in different regions", device="rng")
 def regions(be: BackEnd) -> None:
     work = be.entropy
-    be.agree()
+    be.negotiate()
     memory = be.memory(MIB, MIB, MIB)
     ring = be.ring(memory, work.ring)
     be.start(ring)
@@ -144,7 +144,7 @@ def distinct(be: BackEnd) -> None:
 def distinct_connections(be: BackEnd) -> None:
     ring = be.working_ring()
     before = [_random(be, ring, 64) for _ in range(4)]
-    other = be.again()
+    other = be.reconnect()
     ring = other.working_ring()
     _distinct((*before, *(_random(other, ring, 64) for _ in range(4))))
 
@@ -174,7 +174,7 @@ def stopped(be: BackEnd) -> None:
         check(before <= base <= 32 * turn, f"a base of {before} to {32 * turn}", f"{base}")
         used = ring.used_index
         check(used == base, f"{base} completions, as the base", f"{used}")
-        be.idle(ring, index=used)
+        be.check_idle(ring, index=used)
         ring.unkick()
         be.start(ring, base=base)
         ring.kick()

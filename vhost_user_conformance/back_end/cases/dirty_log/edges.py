@@ -82,7 +82,7 @@ def element_across(be: BackEnd) -> None:
     severity=Severity.SHOULD,
 )
 def avail_event(be: BackEnd) -> None:
-    be.agree_bits(VIRTIO_RING_F_EVENT_IDX)
+    be.negotiate_bits(VIRTIO_RING_F_EVENT_IDX)
     ring = be.ring(be.memory(), be.work.ring, _LARGE, event_idx=True)
     be.start(ring)
     be.serve(ring)
@@ -138,7 +138,7 @@ def named(be: BackEnd) -> None:
 
 @area.case(827, "A ring above 4 GiB is logged at its address", works=True)
 def above_4g(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = Memory((4 * MIB, 4 * MIB), gap=1 << 32)
     be.own(memory.close)
     be.share(memory)
@@ -158,7 +158,7 @@ def above_4g(be: BackEnd) -> None:
 def ends_with_it(be: BackEnd) -> None:
     ring, log = ready(be)
     be.serve(ring)
-    other = be.again().agree(features=be.driver_features | LOG_ALL)
+    other = be.reconnect().negotiate(features=be.driver_features | LOG_ALL)
     log.harvest()
     again = other.ring(other.memory(), other.work.ring)
     other.start(again, log=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @area.case(801, "SET_LOG_BASE with a descriptor has a reply", spec="VHOST_USER_SET_LOG_BASE")
 def answered(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.log(be.memory())
 
 
@@ -181,14 +181,14 @@ def closed_descriptor(be: BackEnd) -> None:
 
 @area.case(815, "SET_LOG_FD is accepted", spec="VHOST_USER_SET_LOG_FD")
 def log_fd(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.send(F.SET_LOG_FD, fds=(be.spare_fd(),))
     be.check_responds("after SET_LOG_FD")
 
 
 @area.case(816, "A log that is smaller than memory is survived, or refused")
 def small(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.memory()
     log = DirtyLog.create(8)
     be.own(log.close)
@@ -201,7 +201,7 @@ def small(be: BackEnd) -> None:
 
 @area.case(817, "Logging needs no other features than VERSION_1 and LOG_ALL", works=True)
 def few_features(be: BackEnd) -> None:
-    be.look()
+    be.read_features()
     wanted = 1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | LOG_ALL
     if be.features & wanted != wanted:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")

@@ -37,13 +37,13 @@ _LONG, _LONG_ONES, _LOOKS = 4 * MIB, 16, 30
     1201, "GET_INFLIGHT_FD is answered with 24 bytes and a descriptor of a file of that size"
 )
 def answered(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     get_region(be)
 
 
 @area.case(1202, "The reply has the requested number of queues and their size")
 def repeated(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     asked = (min(be.rings, 2), 128)
     message = get_region(be, *asked).message
     seen = (message.num_queues, message.queue_size)
@@ -52,7 +52,7 @@ def repeated(be: BackEnd) -> None:
 
 @area.each(1203, (2, 64, 256, 1024), "The region holds the states of {} descriptors")
 def large_enough(be: BackEnd, size: int) -> None:
-    be.agree()
+    be.negotiate()
     message = get_region(be, 1, size).message
     least = HEADER.size + STATE.size * size
     check(message.mmap_size >= least, f"{least} bytes or more", f"{message.mmap_size} bytes")
@@ -60,7 +60,7 @@ def large_enough(be: BackEnd, size: int) -> None:
 
 @area.case(1207, "The region holds the states of all requested rings")
 def all_rings(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     if be.rings < 2:
         unsupported("it has fewer than 2 rings")
     least = 2 * (HEADER.size + STATE.size * SIZE)
@@ -70,7 +70,7 @@ def all_rings(be: BackEnd) -> None:
 
 @area.case(1208, "No descriptor is in flight in a new region, and its version is 0 or 1")
 def fresh(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     region = get_region(be)
     check(region.header()[1] in (0, 1), "version 0 or 1", f"version {region.header()[1]}")
     check(not region.taken(), "nothing in flight", f"heads {region.taken()}")
@@ -78,7 +78,7 @@ def fresh(be: BackEnd) -> None:
 
 @area.case(1209, "Each GET_INFLIGHT_FD gives a new region", severity=Severity.MAY)
 def each_new(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     one, other = get_region(be), get_region(be)
     one.view[8] = 77
     if other.view[8] == 77:
@@ -89,7 +89,7 @@ def each_new(be: BackEnd) -> None:
     1210, "GET_INFLIGHT_FD with need_reply is answered once, by its own reply", needs=("REPLY_ACK",)
 )
 def need_reply(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     payload = Inflight(0, 0, 1, SIZE).pack()
     reply = be.ask(F.GET_INFLIGHT_FD, payload, need_reply=True)
     check(len(reply.payload) == 24, "24 bytes in the reply", f"{len(reply.payload)} bytes")
@@ -98,7 +98,7 @@ def need_reply(be: BackEnd) -> None:
 
 @area.case(1211, "SET_INFLIGHT_FD is acknowledged with 0", needs=("REPLY_ACK",))
 def set_accepted(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     set_region(be, get_region(be))
 
 
@@ -154,7 +154,7 @@ def batch_head(be: BackEnd) -> None:
 
 @area.case(1217, "A ring with a used index other than 0 is recorded with it", device="blk")
 def from_elsewhere(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     region = get_region(be)
     set_region(be, region)
@@ -169,7 +169,7 @@ def from_elsewhere(be: BackEnd) -> None:
 
 @area.case(1218, "Each ring has a part of the region of its own", device="blk")
 def own_part(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     if be.rings < 2:
         unsupported("it has fewer than 2 rings")
     memory = be.memory()
@@ -186,7 +186,7 @@ def own_part(be: BackEnd) -> None:
 
 @area.case(1219, "The region begins at its offset in the file", device="blk")
 def at_offset(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     size = get_region(be).message.mmap_size
     message = Inflight(size, PAGE, 1, SIZE)
@@ -228,7 +228,7 @@ def set_again(be: BackEnd) -> None:
 
 @area.case(1222, "A request that is being served is recorded as in flight", device="blk")
 def noted_meanwhile(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(8 * MIB)
     region = get_region(be)
     set_region(be, region)
@@ -259,7 +259,7 @@ def noted_meanwhile(be: BackEnd) -> None:
     device="blk",
 )
 def used_idx_at_start(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     region = get_region(be)
     region.note({}, used=98)

@@ -29,7 +29,7 @@ _COUNTERS, _ROUNDS = (7, 3, 9, 5, 4), 4
 
 def _left_over(be: BackEnd, requests: int) -> tuple[TestRing, Region, list[Job]]:
     """Requests that a former back-end may have taken: the ring does not show it."""
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     region = get_region(be)
     ring = be.ring(memory, 0, SIZE)
@@ -83,7 +83,7 @@ def out_of_order(be: BackEnd) -> None:
     region.note({jobs[1].head: 5}, used=2, batch=jobs[2].head)
     _resume(be, ring, region, 3)
     be.await_used(ring, 3)
-    be.idle(ring)
+    be.check_idle(ring)
     heads = _completed(ring)
     wanted = [jobs[0].head, jobs[2].head, jobs[1].head]
     check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")
@@ -115,7 +115,7 @@ def completed_and_noted(be: BackEnd) -> None:
     region.note({job.head: count for count, job in enumerate(jobs)}, batch=jobs[0].head)
     _resume(be, ring, region, 2)
     be.await_used(ring, 2)
-    be.idle(ring)
+    be.check_idle(ring)
     heads = _completed(ring)
     wanted = [job.head for job in jobs]
     check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")
@@ -123,7 +123,7 @@ def completed_and_noted(be: BackEnd) -> None:
 
 @area.case(1234, "Requests in flight are served again in the order of their counters", device="blk")
 def by_counter(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory, region = be.memory(), get_region(be)
     orders: list[tuple[int, ...]] = []
     for _ in range(_ROUNDS):
@@ -172,7 +172,7 @@ def base_from_used(be: BackEnd) -> None:
     region.note({job.head: count for count, job in enumerate(jobs)})
     _resume(be, ring, region, 0)
     be.await_used(ring, 3)
-    be.idle(ring)
+    be.check_idle(ring)
     heads = sorted(_completed(ring))
     wanted = sorted(job.head for job in jobs)
     check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")
@@ -193,7 +193,7 @@ def whole_batch(be: BackEnd) -> None:
     be.await_used(ring, 4)
     served = _completed(ring)
     check(served == heads[3:], f"chain {heads[3]} alone served again", f"chains {served}")
-    be.idle(ring)
+    be.check_idle(ring)
 
 
 @area.case(1240, "A region outlives its connection: the next one continues with it", device="blk")
@@ -201,8 +201,8 @@ def next_connection(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     for _ in range(3):
         be.serve(ring)
-    other = be.again()
-    other.agree()
+    other = be.reconnect()
+    other.negotiate()
     other.share(ring.memory)
     set_region(other, region)
     other.start(ring, base=ring.used_index)
@@ -220,15 +220,15 @@ def next_connection(be: BackEnd) -> None:
 def asked_meanwhile(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     be.serve(ring)
-    other = be.again()
+    other = be.reconnect()
     job = other.work.post(ring.memory, ring)
-    other.agree()
+    other.negotiate()
     other.share(ring.memory)
     set_region(other, region)
     other.start(ring, base=ring.used_index)
     ring.kick()
     other.await_used(ring, 2)
-    other.completed(ring, job)
+    other.check_completed(ring, job)
 
 
 @area.case(1242, "The next connection does not use the region of an earlier one", device="blk")
@@ -236,7 +236,7 @@ def not_remembered(be: BackEnd) -> None:
     ring, region = noted_ring(be)
     be.serve(ring)
     before = bytes(region.view)
-    other = be.again()
+    other = be.reconnect()
     another = other.working_ring()
     other.serve(another)
     other.stop(another)
@@ -279,7 +279,7 @@ _WRONG = {
 
 @area.each(1250, _WRONG, "A region with {} is refused, or survived", device="blk")
 def wrong_regions(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     fd = os.memfd_create("conformance", os.MFD_CLOEXEC)
     be.own(lambda: os.close(fd))
     os.ftruncate(fd, 2048)
@@ -288,7 +288,7 @@ def wrong_regions(be: BackEnd, name: str) -> None:
 
 @area.case(1260, "SET_INFLIGHT_FD without a descriptor is refused", needs=("REPLY_ACK",))
 def no_descriptor(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.refused(F.SET_INFLIGHT_FD, Inflight(2048, 0, 1, SIZE).pack())
 
 
@@ -297,7 +297,7 @@ _ASKED = {"no queue": (0, 64), "queues of no descriptors": (1, 0), "65535 queues
 
 @area.each(1261, _ASKED, "GET_INFLIGHT_FD for {} is answered, or the connection closed")
 def wrong_sizes(be: BackEnd, name: str) -> None:
-    be.agree()
+    be.negotiate()
     try:
         reply = be.ask(F.GET_INFLIGHT_FD, Inflight(0, 0, *_ASKED[name]).pack())
     except Closed:
@@ -352,7 +352,7 @@ def no_chain(be: BackEnd) -> None:
     device="blk",
 )
 def left_at_the_stop(be: BackEnd) -> None:
-    be.agree("GET_VRING_BASE_INFLIGHT")
+    be.negotiate("GET_VRING_BASE_INFLIGHT")
     memory = be.memory()
     region = get_region(be)
     set_region(be, region)
@@ -369,6 +369,6 @@ def left_at_the_stop(be: BackEnd) -> None:
     )
     _resume(be, ring, region, base)
     be.await_used(ring, len(jobs))
-    be.idle(ring)
+    be.check_idle(ring)
     heads, wanted = sorted(_completed(ring)), sorted(job.head for job in jobs)
     check(heads == wanted, f"chains {wanted}, each once", f"chains {heads}")

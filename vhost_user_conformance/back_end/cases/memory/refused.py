@@ -21,7 +21,7 @@ _HEAD = struct.Struct("<II")
 
 
 def _refusing(be: BackEnd) -> Memory:
-    be.agree()
+    be.negotiate()
     return be.memory(MIB, MIB, share=False)
 
 
@@ -64,7 +64,7 @@ def nine(be: BackEnd) -> None:
     spec="VHOST_USER_SET_MEM_TABLE",
 )
 def not_mappable(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(MIB, share=False)
     reading, writing = os.pipe()
     be.own(lambda: os.close(reading))
@@ -89,7 +89,7 @@ def cut_short(be: BackEnd) -> None:
 
 def _replace_tables(be: BackEnd, count: Callable[[PeerProgram], int], what: str) -> None:
     """Replace the table often, and check that what the program has for it does not grow."""
-    be.agree()
+    be.negotiate()
     if be.program is None:
         unsupported(f"{what} can only be counted of a program that --exec started")
     be.memory(MIB, MIB)

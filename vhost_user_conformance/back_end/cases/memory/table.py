@@ -34,7 +34,7 @@ def _read_into(memory: Memory, ring: TestRing, gpa: int, size: int) -> Job:
 
 @area.each(301, range(1, 9), "A table of {} regions is accepted")
 def regions(be: BackEnd, count: int) -> None:
-    be.agree()
+    be.negotiate()
     be.memory(*[MIB] * count)
     be.check_responds(f"with {count} regions")
 
@@ -46,7 +46,7 @@ def regions(be: BackEnd, count: int) -> None:
     works=True,
 )
 def ring_in_region(be: BackEnd, region: int) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(*[MIB] * 8)
     _work_in(be, memory, region)
 
@@ -58,14 +58,14 @@ def ring_in_region(be: BackEnd, region: int) -> None:
     works=True,
 )
 def offsets(be: BackEnd, offset: int) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(4 * MIB, offset=offset)
     _work_in(be, memory, 0)
 
 
 @area.case(320, "Sending the same table again changes nothing", works=True)
 def same_again(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     be.share(memory)
     _work_in(be, memory, 0)
@@ -73,7 +73,7 @@ def same_again(be: BackEnd) -> None:
 
 @area.case(321, "A table replaces the one before as a whole", works=True)
 def replaced(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     be.memory(MIB, MIB)
     memory = be.memory()
     _work_in(be, memory, 0)
@@ -122,7 +122,7 @@ def addresses(be: BackEnd) -> None:
 
 @area.case(326, "Two regions of one file are both mapped", works=True)
 def one_file(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(4 * MIB, share=False)
     whole = memory.regions[0]
     half = whole.size // 2
@@ -136,7 +136,7 @@ def one_file(be: BackEnd) -> None:
 
 @area.case(327, "A region may be at guest address 0")
 def at_zero(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(share=False)
     region = memory.regions[0].on_wire
     table = MemTable((region._replace(gpa=0),)).pack()
@@ -145,7 +145,7 @@ def at_zero(be: BackEnd) -> None:
 
 @area.case(328, "A region may be above 4 GiB")
 def above_4g(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(share=False)
     region = memory.regions[0].on_wire
     table = MemTable((region._replace(gpa=1 << 40),)).pack()
@@ -154,7 +154,7 @@ def above_4g(be: BackEnd) -> None:
 
 @area.case(329, "The second region of a file is mapped from its offset", works=True)
 def second_half(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(4 * MIB, share=False)
     whole = memory.regions[0]
     half = whole.size // 2
@@ -170,7 +170,7 @@ def second_half(be: BackEnd) -> None:
 
 @area.case(330, "A buffer may end where its region does", device="blk")
 def at_the_end(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(MIB, MIB)
     ring = be.ring(memory, be.work.ring)
     be.start(ring)
@@ -178,7 +178,7 @@ def at_the_end(be: BackEnd) -> None:
     job = _read_into(memory, ring, end - SECTOR, SECTOR)
     ring.kick()
     be.await_used(ring, 1)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.each(
@@ -188,19 +188,19 @@ def at_the_end(be: BackEnd) -> None:
     device="blk",
 )
 def buffer_in_region(be: BackEnd, region: int) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(*[MIB] * 8)
     ring = be.ring(memory, be.work.ring)
     be.start(ring)
     job = be.disk.request(memory, ring, BLK_IN, 0, write=SECTOR, region=region)
     ring.kick()
     be.await_used(ring, 1)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
 
 
 @area.case(334, "A buffer may span two adjacent regions", severity=Severity.SHOULD, device="blk")
 def across_regions(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = Memory((MIB, MIB), gap=0)
     be.own(memory.close)
     be.share(memory)
@@ -212,14 +212,14 @@ def across_regions(be: BackEnd) -> None:
     job = _read_into(memory, ring, border - SECTOR, 2 * SECTOR)
     ring.kick()
     be.await_used(ring, 1)
-    be.completed(ring, job)
+    be.check_completed(ring, job)
     parts = [memory.read(gpa, SECTOR) for gpa in (border - SECTOR, border)]
     check(b"\xa5" * SECTOR not in parts, "both sectors in memory", "one was not written")
 
 
 @area.case(335, "A buffer above 4 GiB is used, with its ring below", device="blk")
 def buffer_above_4g(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = Memory((4 * MIB, MIB), gap=1 << 32)
     be.own(memory.close)
     be.share(memory)
@@ -230,12 +230,12 @@ def buffer_above_4g(be: BackEnd) -> None:
         job = be.disk.request(memory, ring, BLK_IN, 0, write=SECTOR, region=region)
         ring.kick()
         be.await_used(ring, index)
-        be.completed(ring, job)
+        be.check_completed(ring, job)
 
 
 @area.case(336, "A ring may end where its region does", works=True)
 def ring_at_the_end(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
     ring = be.ring(memory, be.work.ring, at_end=True)
     be.start(ring)
@@ -245,7 +245,7 @@ def ring_at_the_end(be: BackEnd) -> None:
 
 @area.case(337, "A buffer may begin where its region does", device="blk")
 def at_the_start(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(MIB, MIB, MIB)
     ring = be.ring(memory, be.work.ring)
     be.start(ring)
@@ -253,7 +253,7 @@ def at_the_start(be: BackEnd) -> None:
         job = _read_into(memory, ring, memory.regions[region].gpa, SECTOR)
         ring.kick()
         be.await_used(ring, turn)
-        be.completed(ring, job)
+        be.check_completed(ring, job)
 
 
 @area.case(338, "A running ring continues in the memory that replaces its own", works=True)
@@ -281,7 +281,7 @@ def moved_while_running(be: BackEnd) -> None:
     works=True,
 )
 def other_order(be: BackEnd, region: int) -> None:
-    be.agree()
+    be.negotiate()
     memory = be.memory(MIB, MIB, MIB, share=False)
     on_wire = [each.on_wire for each in memory.regions]
     users = [on_wire[at].user_addr for at in (2, 0, 1)]

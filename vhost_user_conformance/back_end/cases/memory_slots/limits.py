@@ -212,7 +212,7 @@ class _Slices:
 
 def _full(be: BackEnd, keep: int = 0) -> tuple[_Slices, int]:
     """Fill all slots but ``keep``; the regions and their number."""
-    be.agree(FEATURE)
+    be.negotiate(FEATURE)
     count = slots(be) - keep
     if count > _MOST:
         unsupported(f"it has {count} slots, and this case fills {_MOST} at most")
@@ -291,7 +291,7 @@ def back_and_forth(be: BackEnd) -> None:
     needs=("LOG_SHMFD",),
 )
 def logged(be: BackEnd) -> None:
-    be.agree(FEATURE, features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | LOG_ALL)
+    be.negotiate(FEATURE, features=1 << VIRTIO_F_VERSION_1 | PROTOCOL_BIT | LOG_ALL)
     if not be.features & LOG_ALL:
         unsupported("feature bit 26 (VHOST_F_LOG_ALL) is not offered")
     memory = be.memory(MIB, MIB, share=False)
@@ -314,7 +314,7 @@ def gone(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB)
     ring = ring_in(be, memory)
     be.serve(ring)
-    other = be.again().agree(FEATURE)
+    other = be.reconnect().negotiate(FEATURE)
     _is_gone(other, memory.regions[0].on_wire)
 
 
@@ -322,7 +322,7 @@ def gone(be: BackEnd) -> None:
 def next_connection(be: BackEnd) -> None:
     memory = slotted(be, MIB, MIB)
     be.serve(ring_in(be, memory))
-    other = be.again().agree(FEATURE)
+    other = be.reconnect().negotiate(FEATURE)
     for region in memory.regions:
         add(other, region)
     other.serve(ring_in(other, memory, 1))
@@ -365,7 +365,7 @@ def whole_table(be: BackEnd) -> None:
     spec=MAX,
 )
 def not_agreed(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     try:
         reply = be.ask(F.GET_MAX_MEM_SLOTS)
     except (Closed, Silent) as error:

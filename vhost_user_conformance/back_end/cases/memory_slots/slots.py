@@ -24,13 +24,13 @@ from vhost_user_conformance.peer.wire import Closed
 
 @area.case(1001, "GET_MAX_MEM_SLOTS is answered with 8 bytes: one slot or more", spec=MAX)
 def max_slots(be: BackEnd) -> None:
-    be.agree(FEATURE)
+    be.negotiate(FEATURE)
     slots(be)
 
 
 @area.case(1002, "GET_MAX_MEM_SLOTS returns the same while slots are in use", spec=MAX)
 def same_number(be: BackEnd) -> None:
-    be.agree(FEATURE)
+    be.negotiate(FEATURE)
     first = slots(be)
     memory = be.memory(MIB, MIB, share=False)
     for region in memory.regions:
@@ -46,7 +46,7 @@ def same_number(be: BackEnd) -> None:
     needs=("REPLY_ACK",),
 )
 def own_reply(be: BackEnd) -> None:
-    be.agree(FEATURE)
+    be.negotiate(FEATURE)
     reply = be.ask(F.GET_MAX_MEM_SLOTS, need_reply=True)
     check(len(reply.payload) == 8, "8 bytes", f"{len(reply.payload)} bytes")
     be.check_responds("with no acknowledgement in addition to the reply")
@@ -72,7 +72,7 @@ def unanswered(be: BackEnd) -> None:
 
 @area.each(1006, (1, 2, 8, 32), "A ring in the last of {} regions is served", works=True)
 def many_regions(be: BackEnd, count: int) -> None:
-    be.agree(FEATURE)
+    be.negotiate(FEATURE)
     if slots(be) < count:
         unsupported(f"it has fewer than {count} slots")
     memory = be.memory(*[MIB] * count, share=False)

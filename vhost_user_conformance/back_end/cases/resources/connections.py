@@ -42,10 +42,10 @@ def connection_threads(be: BackEnd) -> None:
 @area.case(1804, "After its front-end has disconnected a back-end maps none of its memory")
 def nothing_mapped(be: BackEnd) -> None:
     program = program_of(be)
-    be.agree()
+    be.negotiate()
     be.memory(MIB, MIB)
     be.barrier()
-    other = be.again()
+    other = be.reconnect()
     deadline = time.monotonic() + be.timeout
     while program.mappings and time.monotonic() < deadline:
         select.poll().poll(_INTERVAL_MS)
@@ -63,7 +63,7 @@ def cut_connections(be: BackEnd) -> None:
     last = [be]
 
     def cut_off() -> None:
-        last[0] = last[0].again().agree()
+        last[0] = last[0].reconnect().negotiate()
         last[0].barrier()
         head = HEADER.pack(F.SET_MEM_TABLE, VERSION, len(memory.table))
         last[0].wire.send_bytes(head + memory.table[:20], memory.fds)
@@ -78,7 +78,7 @@ def cut_connections(be: BackEnd) -> None:
     spec="VHOST_USER_SET_BACKEND_REQ_FD",
 )
 def channels(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     fd = _socket(be)
     no_more_descriptors(be, lambda: be.accepted(F.SET_BACKEND_REQ_FD, fds=(fd,)))
 
@@ -95,7 +95,7 @@ def connection_errors(be: BackEnd) -> None:
     fd = be.spare_fd()
 
     def visit(other: BackEnd) -> None:
-        other.agree()
+        other.negotiate()
         for index in range(other.rings):
             other.send(F.SET_VRING_ERR, u64(index), fds=(fd,))
 
@@ -110,6 +110,6 @@ def connection_errors(be: BackEnd) -> None:
 )
 def advised(be: BackEnd) -> None:
     def visit(other: BackEnd) -> None:
-        other.agree("PAGEFAULT").ask(F.POSTCOPY_ADVISE)
+        other.negotiate("PAGEFAULT").ask(F.POSTCOPY_ADVISE)
 
     no_more_descriptors(be, repeated(be, visit))

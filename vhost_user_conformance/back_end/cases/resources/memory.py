@@ -36,7 +36,7 @@ def table_mappings(be: BackEnd) -> None:
 
 
 def _logs(be: BackEnd) -> Callable[[], None]:
-    be.agree()
+    be.negotiate()
     memory = be.memory()
 
     def replace() -> None:
@@ -58,7 +58,7 @@ def log_mappings(be: BackEnd) -> None:
 
 @area.case(1814, "Repeated SET_LOG_FD leaves no open descriptors", spec="VHOST_USER_SET_LOG_FD")
 def log_fds(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     fd = be.spare_fd()
 
     def again() -> None:
@@ -70,7 +70,7 @@ def log_fds(be: BackEnd) -> None:
 
 @area.case(1815, "Repeated GET_INFLIGHT_FD leaves no open descriptors", needs=("INFLIGHT_SHMFD",))
 def inflight(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
 
     def ask() -> None:
         be.ask(F.GET_INFLIGHT_FD, Inflight(0, 0, 1, 64).pack())
@@ -79,7 +79,7 @@ def inflight(be: BackEnd) -> None:
 
 
 def _inflight_region(be: BackEnd) -> Callable[[], None]:
-    be.agree()
+    be.negotiate()
     fd = os.memfd_create("conformance-inflight", os.MFD_CLOEXEC)
     be.own(lambda: os.close(fd))
     os.ftruncate(fd, 4096)
@@ -100,7 +100,7 @@ def inflight_mappings(be: BackEnd) -> None:
 
 
 def _slots(be: BackEnd) -> Callable[[], None]:
-    be.agree("CONFIGURE_MEM_SLOTS")
+    be.negotiate("CONFIGURE_MEM_SLOTS")
     memory = be.memory(MIB, share=False)
     payload = SingleRegion(memory.regions[0].on_wire).pack()
 
@@ -139,7 +139,7 @@ def slot_mappings(be: BackEnd) -> None:
     spec="VHOST_USER_REM_MEM_REG",
 )
 def removal_with_fd(be: BackEnd) -> None:
-    be.agree("CONFIGURE_MEM_SLOTS")
+    be.negotiate("CONFIGURE_MEM_SLOTS")
     memory = be.memory(MIB, share=False)
     payload = SingleRegion(memory.regions[0].on_wire).pack()
 

@@ -21,14 +21,14 @@ def _refusals(be: BackEnd, offend: Callable[[BackEnd], object]) -> None:
 
     The specification says only of REM_MEM_REG that unexpected descriptors are closed.
     """
-    last = [be.agree()]
+    last = [be.negotiate()]
 
     def refuse() -> None:
         try:
             offend(last[0])
             last[0].barrier()
         except Closed:
-            last[0] = last[0].again().agree()
+            last[0] = last[0].reconnect().negotiate()
 
     try:
         no_more_descriptors(be, refuse)

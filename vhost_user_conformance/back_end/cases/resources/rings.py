@@ -40,7 +40,7 @@ def restarts(be: BackEnd) -> None:
 
 @area.case(1809, "Kick descriptors of a ring that was never started are closed", works=True)
 def kicks(be: BackEnd) -> None:
-    be.agree()
+    be.negotiate()
     ring = be.ring(be.memory(), be.work.ring)
     be.set_up(ring)
     be.barrier()
