@@ -16,7 +16,7 @@ class Prewired(Split):
 
     NAME = "prewired"
     HELP = "as split, and what does not depend on memory is done while the vCPUs run"
-    ASK = "as `split`, but what does not depend on guest memory before the blackout"
+    ASK = "as `split`; messages that do not depend on guest memory are sent before the blackout"
     CHANGE = "before the blackout at the destination, after it at the source"
     ORIGIN = "this project"
     prepares_ahead = True
