@@ -99,7 +99,7 @@ class AttachOptions:
 @click.option(
     "--scratch",
     is_flag=True,
-    help="The contents of the disks may be overwritten: do not read them.",
+    help="Permit the guest to overwrite the disks' contents, and do not read them first.",
 )
 @click.option("--accel", type=click.Choice(registry.CHOICES), default="soft", show_default=True)
 @click.option("--qmp", type=click.Path(path_type=Path), metavar="PATH", help="Serve QMP there.")

@@ -61,9 +61,9 @@ reached, and 2 for an invalid option.
 
 FRONT_END_HELP = """Test a front-end: the suite listens on a socket and acts as the back-end.
 
-With --exec the program is started anew for each session. If it serves QMP at {qmp}, it is also
-stopped, continued, reset, and has its dirty memory logged (stop, cont, system_reset, migrate or
-calc-dirty-rate). Until its guest has started a ring it may take ten times --patience.
+With --exec the program is started again for each session. If it serves QMP at {qmp}, the suite also
+stops, continues and resets its VM, and logs its dirty memory (stop, cont, system_reset, migrate or
+calc-dirty-rate). Its guest may take ten times --patience to start a ring.
 
 \b
 Examples:
