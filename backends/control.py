@@ -268,6 +268,7 @@ class Control:
     def _disconnect(self) -> None:
         if self._disconnecting:
             return
+        # The device may be reset only when no request is in flight: see `ring_idle`.
         self._disconnecting = True
         self._unwatch()
         self._device.begin_stop()
@@ -287,6 +288,7 @@ class Control:
         self._on_disconnect()
 
     def _drop_requests(self) -> None:
+        """Close the descriptors of requests that wait, and of replies that were not sent."""
         for request in self._inbox:
             self._device.close_later(request.fds)
         self._inbox.clear()

@@ -57,8 +57,8 @@ class RingContext(NamedTuple):
         counters: the device's counters.
         device: serves the requests.
         guest: guest memory.
-        active: counts the active rings; acquires and releases the device's resource.
-        closer: closes descriptors and releases queues when no reply is waited for any more.
+        active_rings: counts the active rings; acquires and releases the device's resource.
+        closer: closes descriptors and releases queues after a delay, not in a blackout.
         observer: receives the rings' events.
     """
 
@@ -67,7 +67,7 @@ class RingContext(NamedTuple):
     counters: memoryview
     device: RingDevice
     guest: GuestMemory
-    active: ActiveRings
+    active_rings: ActiveRings
     closer: DeferredClose
     observer: DeviceObserver
 
@@ -96,7 +96,7 @@ class Ring:
     """
 
     __slots__ = (
-        "_active",
+        "_active_rings",
         "_call_fd",
         "_closer",
         "_counters",
@@ -131,7 +131,7 @@ class Ring:
         self._device = context.device
         self._guest = context.guest
         self.memory = RingMemory(index, context.guest)
-        self._active = context.active
+        self._active_rings = context.active_rings
         self._closer = context.closer
         self._observer = context.observer
         self._kick_fd = -1
@@ -153,7 +153,7 @@ class Ring:
         self.broken = False
         self.unmapped = False
         self._polled = False
-        # The generation of guest memory in which `_report_unmapped` has reported the ring.
+        # The generation of guest memory in which `_report_not_served` has reported the ring.
         self._reported_generation: tuple[int, int] | None = None
 
     @property
@@ -326,21 +326,21 @@ class Ring:
         """Make a started ring active; None if that is not possible, or not yet."""
         if not self.memory.configured or self.in_flight:
             return None
-        if not self._active.enter(self):
+        if not self._active_rings.enter(self):
             return None
         try:
             queue = self._build()
             queue.resume()
         except FrontendError as error:
             self.queue = None
-            self._active.leave()
-            self._report_unmapped(error)
+            self._active_rings.leave()
+            self._report_not_served(error)
             return None
         return queue
 
     # Stopping
 
-    def halt(self) -> None:
+    def _halt(self) -> None:
         """Take no more requests; those in flight may still complete."""
         self._device.stopping(self)
         if self.started:
@@ -350,17 +350,17 @@ class Ring:
 
     def begin_stop(self) -> None:
         """Take no more requests; `stop` follows when none is in flight."""
-        self.halt()
+        self._halt()
         self.stopping = True
 
     def stop(self) -> int:
         """Stop; returns the base. No request may be in flight. Descriptors are closed later."""
-        self.halt()
+        self._halt()
         self.stopping = False
         if self.queue is not None:
             self._deactivate()
         else:
-            self._active.forget(self)
+            self._active_rings.forget(self)
         if self._call_fd >= 0:
             self._closer.add_fds([self._call_fd])
             self._call_fd = -1
@@ -381,6 +381,7 @@ class Ring:
     # Internal
 
     def _start(self) -> None:
+        """Mark the ring as started, by its first kick or because it is polled."""
         self.started = True
         self._counters[stats.RING_STARTS] += 1
         self._observer.ring_started(self.index)
@@ -421,7 +422,7 @@ class Ring:
         if self.unmapped:
             self.unmapped = False
             self._deactivate()
-            self.poll()  # reports that its memory is not mapped
+            self.poll()  # tries to serve it in the current memory, or logs why it cannot be served
         if self.stopping:
             self._observer.ring_idle(self.index)
 
@@ -452,8 +453,11 @@ class Ring:
             self.base = queue.last_avail if base is None else base
             self._build()
 
-    def _report_unmapped(self, error: FrontendError) -> None:
-        """Report once that the ring's memory is not mapped; the ring stays started."""
+    def _report_not_served(self, error: FrontendError) -> None:
+        """Log why the ring cannot be served, once for each change of guest memory.
+
+        The ring stays started, and is tried again when it is polled.
+        """
         generation = self._guest.generation
         if self._reported_generation != generation:
             self._reported_generation = generation
@@ -461,13 +465,13 @@ class Ring:
             _signal(self._err_fd)
 
     def _deactivate(self) -> None:
-        """Make the ring inactive; its base is where the queue has arrived."""
+        """Make the ring inactive; its base is the next available index of the queue."""
         queue = self.queue
         if queue is not None:
             self.base = queue.last_avail
             self.queue = None
             self._closer.add_queue(queue)
-            self._active.leave()
+            self._active_rings.leave()
 
 
 def _signal(fd: int) -> None:

@@ -80,7 +80,7 @@ class SharedMemory(NamedTuple):
 
 
 class VhostDevice:
-    """A vhost-user device of a machine. Subclasses define class and features.
+    """A vhost-user device of a machine. A subclass defines its device class and its features.
 
     Args:
         name: ``net0``, ``blk3``; also in tables, errors and socket names.
@@ -114,24 +114,24 @@ class VhostDevice:
             for index, (address, vector) in enumerate(zip(notify_addresses, vectors, strict=True))
         ]
         # The edits never change, so they are made here and not in a blackout.
-        kicks = [
+        ioeventfds = [
             Ioeventfd(
                 ring.notify_address, NOTIFY_BYTES, ANY_VALUE, ring.kick_fd, f"{name} ring {index}"
             )
             for index, ring in enumerate(self.rings)
         ]
-        calls = [Irqfd(ring.vector, ring.call_fd) for ring in self.rings]
+        irqfds = [Irqfd(ring.vector, ring.call_fd) for ring in self.rings]
         self._host_edits = {
             assign: [
-                HostNotifier(assign, name, self.device_class, index, kick)
-                for index, kick in enumerate(kicks)
+                HostNotifier(assign, name, self.device_class, index, ioeventfd)
+                for index, ioeventfd in enumerate(ioeventfds)
             ]
             for assign in (False, True)
         }
         self._guest_edits = {
             assign: [
-                GuestNotifier(assign, name, self.device_class, index, call)
-                for index, call in enumerate(calls)
+                GuestNotifier(assign, name, self.device_class, index, irqfd)
+                for index, irqfd in enumerate(irqfds)
             ]
             for assign in (False, True)
         }

@@ -50,7 +50,7 @@ class HostNotifier(NamedTuple):
     Attributes:
         assign: True to assign it, False to deassign it.
         device: name of the device.
-        device_class: ``blk`` or ``net``.
+        device_class: ``blk``, ``net`` or ``rng``.
         ring: index of the vring.
         ioeventfd: from the ring's notify address to its kick eventfd.
     """
@@ -68,7 +68,7 @@ class GuestNotifier(NamedTuple):
     Attributes:
         assign: True to assign it, False to deassign it.
         device: name of the device.
-        device_class: ``blk`` or ``net``.
+        device_class: ``blk``, ``net`` or ``rng``.
         ring: index of the vring.
         irqfd: from the ring's call eventfd to its interrupt vector.
     """

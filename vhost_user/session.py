@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 #: The acknowledgement of success.
 SUCCESS = U64(0)
 _PROTOCOL_BIT = 1 << VHOST_USER_F_PROTOCOL_FEATURES
-_F = FrontendRequest
 
 
 class _Tables(NamedTuple):
@@ -67,13 +66,15 @@ def ring_of(payload: Payload | None, fd_rule: FdRule) -> int | None:
 class AllowedMessage:
     """A message that the session allows in its current state: its row, evaluated in that state.
 
-    A session makes one when the message first occurs, so that the data path evaluates no rules.
+    A session makes one when the message first occurs, and uses it until its state changes.
 
     Attributes:
+        id, name, fds: of the row.
         payload_types: classes that the request's payload may have.
         own_reply: the message has a reply of its own, not only an acknowledgement.
         no_reply_payload: a request with a payload of this class has no reply of its own after all.
         reply_types: classes that the payload of the reply or acknowledgement may have.
+        reply_fds: how many descriptors the reply or acknowledgement carries.
         names_ring: the payload names a ring.
         effect: applies the request's effect to the session, or None.
         reply_effect: applies the effect of the reply to the session, or None.

@@ -12,7 +12,7 @@ class RequestLog(NamedTuple):
     """Totals of all drivers since the boot, as guest memory has them.
 
     Attributes:
-        requests: block requests submitted, of every kind.
+        requests: requests of all drivers that were submitted, without packets.
         completed: completions seen of requests that were outstanding.
         outstanding: requests submitted and not yet seen completed.
         lost: requests that are neither, and those overdue after a quiesce.

@@ -152,7 +152,7 @@ class RequestRing:
         self._epoch = self._context.epoch
 
     def _drain(self, completed: Callable[[int, int], None]) -> bool:
-        """Handle completions until there are none; True if the vCPUs have to pause before."""
+        """Handle completions: False when there are no more, True if the vCPUs have to pause."""
         pop, platform, slot_of = self._queue.pop, self._context.platform, self._slots_by_head.pop
         heads, counters = self._heads, self.counters
         while (done := pop()) is not None:

@@ -73,9 +73,9 @@ class Machine:
         routing: the notify address, vector and vCPU of each ring.
         notify: performs a guest's write to a notify address: (address, value).
         side: the side of a migration, source or destination, whose latency is injected.
-        injecting: whether latency is injected.
+        injecting: whether latency is injected: within `injected_latency`.
         route_commits: how often the routing table was committed.
-        stray_writes: writes that no ioeventfd took and that are to no ring of a device.
+        stray_writes: number of writes that neither an ioeventfd nor a device's handler takes.
         records: the last `apply` calls, up to `MAX_RECORDS` of them.
 
     Raises:

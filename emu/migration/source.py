@@ -61,7 +61,8 @@ class Source(MigrationSide):
     Attributes:
         destination_report: the completion report of the destination, with ``downtime_ns`` and
             ``downtime_error_ns``; empty if HELLO did not ask for completion reports.
-        requests_in_flight: block requests that were in flight when the vCPUs had been paused.
+        requests_in_flight: requests that were in flight when the vCPUs had been paused, without
+            packets.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Source(MigrationSide):
         self._precopy: Precopy | None = None
         self.requests_in_flight = 0
         self._cancelled = threading.Event()
+        # The VM was transferred: GO was sent, and not answered by FAILED.
         self._migrated = False
         # GO is sent, or the migration is cancelled, but not both. The lock also guards the streams,
         # which cancel() interrupts from another thread.
@@ -178,7 +180,7 @@ class Source(MigrationSide):
                     self._exchange_reports(stream)
 
     def _perform_handshake(self, stream: MigrationStream, hello: dict[str, object]) -> None:
-        """Exchange HELLO and WELCOME, and measure the clock offset of another host.
+        """Exchange HELLO and WELCOME; measure the clock offset of a destination on another host.
 
         Raises:
             MigrationError: the destination refuses the VM; the text is its reason.
@@ -343,7 +345,7 @@ class Source(MigrationSide):
 
     @contextlib.contextmanager
     def _blackout(self) -> Iterator[None]:
-        """Pause the vCPUs, and time the ``with`` block, at whose end RUNNING has been received."""
+        """Pause the vCPUs and record the blackout, which lasts until the ``with`` block ends."""
         vm, timeline = self.vm, self.timeline
         self._observe("MIGRATION", {"status": "device"})
         with garbage_collector_off(), vm.machine.injected_latency("src"):
@@ -366,7 +368,7 @@ class Source(MigrationSide):
         failed before it read GO, so the guest has not run there.
 
         Raises:
-            MigrationError, OSError: the migration failed, and this side owns the VM.
+            MigrationError: the migration failed, and this side still owns the VM.
         """
         stream.set_timeout(DESTINATION_TIMEOUTS * self._parameters.timeout)
         self._receive_expected(stream, Kind.READY)

@@ -6,12 +6,12 @@ from emu.strategies.split import Split
 
 
 class Prewired(Split):
-    """Prepares the destination's devices before the blackout; inside it, only rings stop and start.
+    """Prepares the destination's devices before the blackout; within it, only rings stop and start.
 
-    Before the blackout, the destination assigns its notifiers and sends the memory table and what
-    `devices.lifecycle.start_ahead` sends of the rings. The source deassigns its notifiers after the
-    blackout. They are not used until then: a paused vCPU sends no kick, and the back-end of a
-    stopped ring sends no call.
+    Before the blackout, the destination assigns its notifiers, and sends the memory table and those
+    messages of the rings that `devices.lifecycle.start_ahead` can send then. The source deassigns
+    its notifiers after the blackout. Until then they have no effect: a paused vCPU sends no kick,
+    and the back-end of a stopped ring sends no call.
     """
 
     NAME = "prewired"

@@ -23,7 +23,7 @@ class Span(NamedTuple):
     """An interval of work on a device or on the VM.
 
     Attributes:
-        device_class: ``blk``, ``net``, or ``vm`` if the work belongs to no device.
+        device_class: ``blk``, ``net``, ``rng``, or ``vm`` if the work belongs to no device.
         device: its name, or the empty string.
         ring: index of the ring, or None for a whole device.
         phase: the phase of the migration.

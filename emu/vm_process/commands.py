@@ -46,7 +46,7 @@ class VmControl(Protocol):
         """Configure the VM of this process; `start` or `incoming` builds it.
 
         Args:
-            name: of this side, ``A`` or ``B``: for threads, errors and traces.
+            name: of this side, ``A`` or ``B``; it has no effect.
             spec: `emu.config.vm_file.spec_to_json`.
             accel: ``auto``, ``soft`` or ``kvm``.
             costs: ``native`` or ``rfc2021``.

@@ -124,11 +124,11 @@ class Control(VmControl):
     ) -> JsonObject:
         if self._vm is not None:
             raise EmuError("this process has a VM already")
-        shape = vm_file.spec_from_json(spec)
-        accel = resolve(accel, vcpus=shape.vcpus, rings=shape.rings)
+        vm_spec = vm_file.spec_from_json(spec)
+        accel = resolve(accel, vcpus=vm_spec.vcpus, rings=vm_spec.rings)
         self._config = {
             "name": name,
-            "spec": shape,
+            "spec": vm_spec,
             "accel": accel,
             "costs": by_name(costs),
             "load": load,
@@ -162,6 +162,7 @@ class Control(VmControl):
             raise EmuError("this process has a VM already")
 
     def _discard(self) -> None:
+        """Close the VM, if there is one, and keep its configuration."""
         if self._vm is not None:
             self._vm.close()
             self._vm = None
@@ -272,12 +273,12 @@ class Control(VmControl):
         open_stream = partial(
             connect, uri, timeout=parameters.timeout, credentials=_credentials(tls)
         )
-        # The destination belongs to another run only if ``between`` is given, even if it is empty.
-        between_runs = between or {}
+        # None: the destination is the other side of this run.
+        other_run = between or {}
         try:
             strategy_options = StrategyOptions(**options)
             scheduler = registry.make(strategy, strategy_options)
-            side = self._source(scheduler, job, open_stream, between_runs.get("stats", ()))
+            side = self._source(scheduler, job, open_stream, other_run.get("stats", ()))
         except (ValueError, TypeError) as error:
             raise EmuError(str(error)) from None
 
@@ -287,7 +288,7 @@ class Control(VmControl):
                 strategy,
                 strategy_options,
                 streams=parameters.streams,
-                disks=between_runs.get("disks"),
+                disks=other_run.get("disks"),
                 report=between is not None,
             )
             side.run(open_stream(), content)

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.program import PeerProgram
     from vhost_user_conformance.peer.wire import Wire
 
-__all__ = ["LOG_ALL", "PROTOCOL_BIT", "BackEnd", "F", "u64", "vring"]
+__all__ = ["LOG_ALL", "PROTOCOL_BIT", "BackEnd", "F", "u64", "vring_state"]
 
 LOG_ALL = 1 << VHOST_F_LOG_ALL
 
 
-def vring(index: int, num: int) -> bytes:
+def vring_state(index: int, num: int) -> bytes:
     """The payload of a message with a ring's index and a number (struct vhost_vring_state)."""
     return VringState(index, num).pack()
 
@@ -80,11 +80,11 @@ class BackEnd(Negotiation):
         return memory
 
     def share(self, memory: Memory) -> None:
-        """SET_MEM_TABLE, which must be accepted."""
+        """Send SET_MEM_TABLE, and check that it is accepted."""
         self.accepted(F.SET_MEM_TABLE, memory.table, fds=memory.fds)
 
     def shared(self, memory: Memory | None) -> Memory:
-        """This memory, or new memory by default, shared by SET_MEM_TABLE."""
+        """Share this memory, or new memory if it is None, by SET_MEM_TABLE; return it."""
         if memory is None:
             return self.memory()
         self.share(memory)
@@ -101,7 +101,7 @@ class BackEnd(Negotiation):
         region: int = 0,
         at_end: bool = False,
     ) -> TestRing:
-        """A ring in memory, which the back-end does not know yet."""
+        """Make a ring in memory; nothing is sent. The arguments are those of `TestRing`."""
         ring = TestRing(
             memory, index, size, start=start, event_idx=event_idx, region=region, at_end=at_end
         )
@@ -125,8 +125,8 @@ class BackEnd(Negotiation):
             before_call: called between KICK and CALL.
         """
         start = ring.start if base is None else base
-        self.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
-        self.send(F.SET_VRING_BASE, vring(ring.index, start))
+        self.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
+        self.send(F.SET_VRING_BASE, vring_state(ring.index, start))
         self.send(F.SET_VRING_ADDR, self.address(ring, log=log))
         self.send(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
         if before_call is not None:
@@ -135,7 +135,7 @@ class BackEnd(Negotiation):
 
     @staticmethod
     def address(ring: TestRing, *, log: bool = False) -> bytes:
-        """SET_VRING_ADDR's payload."""
+        """The payload of SET_VRING_ADDR."""
         return VringAddr(
             ring=ring.index,
             flags=int(log),
@@ -148,7 +148,7 @@ class BackEnd(Negotiation):
     def enable(self, ring: TestRing, *, on: bool = True) -> None:
         """Send SET_VRING_ENABLE if bit 30 is acknowledged; without it all rings are enabled."""
         if self.driver_features & PROTOCOL_BIT:
-            self.send(F.SET_VRING_ENABLE, vring(ring.index, int(on)))
+            self.send(F.SET_VRING_ENABLE, vring_state(ring.index, int(on)))
 
     def start(
         self,
@@ -197,7 +197,7 @@ class BackEnd(Negotiation):
         Raises:
             Failed: the reply is about another ring, or has another size.
         """
-        self.wire.send(F.GET_VRING_BASE, vring(ring.index, 0), after_header=after_header)
+        self.wire.send(F.GET_VRING_BASE, vring_state(ring.index, 0), after_header=after_header)
         reply = self.reply_to(F.GET_VRING_BASE)
         check(
             len(reply.payload) == 8,

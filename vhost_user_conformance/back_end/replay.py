@@ -9,7 +9,13 @@ from vhost_user.codec import NEED_REPLY, REPLY, VERSION
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import Config, Inflight, LogArea, SingleRegion, VringState
-from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, u64, vring
+from vhost_user_conformance.back_end.connection import (
+    LOG_ALL,
+    PROTOCOL_BIT,
+    BackEnd,
+    u64,
+    vring_state,
+)
 from vhost_user_conformance.back_end.script import EVERY, NOTHING, USED, F, P, answered, messages_of
 from vhost_user_conformance.model.verdict import check, unsupported
 from vhost_user_conformance.peer.memory import PAGE
@@ -193,15 +199,15 @@ class Replay:
     def _ring_content(self, step: Step, index: int) -> Content:
         ring = self.rings.get(index)
         if step.id in (F.SET_VRING_ENABLE, F.GET_VRING_BASE):
-            return vring(index, step.num), ()
+            return vring_state(index, step.num), ()
         if ring is None or step.id is F.SET_VRING_ERR:
             return u64(index), (self.be.spare_fd(),)
         if step.id is F.SET_VRING_ADDR:
             return self.be.address(ring, log=step.log), ()
         if step.id is F.SET_VRING_NUM:
-            return vring(index, ring.size), ()
+            return vring_state(index, ring.size), ()
         if step.id is F.SET_VRING_BASE:
-            return vring(index, self.bases.get(index, 0)), ()
+            return vring_state(index, self.bases.get(index, 0)), ()
         fd = ring.kick_fd if step.id is F.SET_VRING_KICK else ring.call_fd
         return u64(index), (fd,)
 

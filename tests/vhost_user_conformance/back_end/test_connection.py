@@ -13,7 +13,7 @@ import pytest
 from tests.timeouts import TIMEOUT
 from vhost_user.codec import REPLY, VERSION
 from vhost_user.features import SPEC
-from vhost_user_conformance.back_end.connection import BackEnd, F, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, vring_state
 from vhost_user_conformance.model.verdict import Failed
 from vhost_user_conformance.peer.memory import MIB, Memory, TestRing
 from vhost_user_conformance.peer.wire import HEADER, Wire
@@ -85,7 +85,7 @@ def test_a_stop_with_a_kick_in_its_midst(ring: Ring) -> None:
         order.append(len(header))
         os.eventfd_read(ring.kick_fd)
         order.append(len(theirs.recv(64)))
-        payload = vring(ring.index, 7)
+        payload = vring_state(ring.index, 7)
         theirs.sendall(HEADER.pack(F.GET_VRING_BASE, VERSION | REPLY, len(payload)) + payload)
 
     os.set_blocking(ring.kick_fd, True)

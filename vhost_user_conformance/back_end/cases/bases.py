@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vhost_user.features import VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1
 from vhost_user.payloads import VringState
-from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, vring
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, unsupported
@@ -35,7 +35,7 @@ def base_counts(be: BackEnd, count: int) -> None:
 @area.case(610, "The reply has the index of the requested ring", works=True)
 def base_names_ring(be: BackEnd) -> None:
     ring = be.working_ring()
-    reply = be.ask(F.GET_VRING_BASE, vring(ring.index, 0))
+    reply = be.ask(F.GET_VRING_BASE, vring_state(ring.index, 0))
     state = VringState.unpack(reply.payload)
     check(state.ring == ring.index, f"index {ring.index}", f"index {state.ring}")
 
@@ -163,7 +163,7 @@ def from_zero_again(be: BackEnd) -> None:
 def reserved_number(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
-    reply = be.ask(F.GET_VRING_BASE, vring(ring.index, 77))
+    reply = be.ask(F.GET_VRING_BASE, vring_state(ring.index, 77))
     state = VringState.unpack(reply.payload)
     check(state.num == 1, "base 1", f"base {state.num}")
 
@@ -176,7 +176,7 @@ def reserved_number(be: BackEnd) -> None:
 )
 def need_reply(be: BackEnd) -> None:
     be.negotiate()
-    reply = be.ask(F.GET_VRING_BASE, vring(0, 0), need_reply=True)
+    reply = be.ask(F.GET_VRING_BASE, vring_state(0, 0), need_reply=True)
     check(len(reply.payload) == 8, "a vring state", f"{len(reply.payload)} bytes")
     be.check_responds("with no second reply")
 

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vhost_user.payloads import VRING_NO_FD, LogArea, VringAddr
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.model.case import BACK_END, Area
@@ -50,11 +50,11 @@ _IMPOSSIBLE = {
 #: Requests that are invalid too, but no rule says when the back-end has to detect that.
 _DOUBTFUL = {
     "an unknown request": Wrong(200, u64(0)),
-    "SET_VRING_NUM of 0": Wrong(F.SET_VRING_NUM, vring(0, 0)),
-    "SET_VRING_NUM of 3": Wrong(F.SET_VRING_NUM, vring(0, 3)),
-    "SET_VRING_NUM of 65536": Wrong(F.SET_VRING_NUM, vring(0, 65536)),
-    "SET_VRING_NUM of 2^32 - 1": Wrong(F.SET_VRING_NUM, vring(0, 0xFFFFFFFF)),
-    "SET_VRING_BASE of 2^32 - 1": Wrong(F.SET_VRING_BASE, vring(0, 0xFFFFFFFF)),
+    "SET_VRING_NUM of 0": Wrong(F.SET_VRING_NUM, vring_state(0, 0)),
+    "SET_VRING_NUM of 3": Wrong(F.SET_VRING_NUM, vring_state(0, 3)),
+    "SET_VRING_NUM of 65536": Wrong(F.SET_VRING_NUM, vring_state(0, 65536)),
+    "SET_VRING_NUM of 2^32 - 1": Wrong(F.SET_VRING_NUM, vring_state(0, 0xFFFFFFFF)),
+    "SET_VRING_BASE of 2^32 - 1": Wrong(F.SET_VRING_BASE, vring_state(0, 0xFFFFFFFF)),
     "SET_VRING_ADDR with a table that is not aligned": Wrong(
         F.SET_VRING_ADDR, _address(desc=MIB + 1)
     ),
@@ -64,7 +64,7 @@ _DOUBTFUL = {
     "SET_VRING_ADDR at the end of the address space": Wrong(
         F.SET_VRING_ADDR, _address(avail=(1 << 64) - 16 - USER_OFFSET)
     ),
-    "SET_VRING_ENABLE of 2": Wrong(F.SET_VRING_ENABLE, vring(0, 2)),
+    "SET_VRING_ENABLE of 2": Wrong(F.SET_VRING_ENABLE, vring_state(0, 2)),
     "SET_MEM_TABLE of no region": Wrong(F.SET_MEM_TABLE, bytes(8)),
     "SET_VRING_KICK with two descriptors": Wrong(F.SET_VRING_KICK, u64(0), 2),
     "SET_VRING_CALL with no-fd and a descriptor": Wrong(F.SET_VRING_CALL, u64(VRING_NO_FD), 1),
@@ -214,8 +214,8 @@ def strange_kick(be: BackEnd, kind: str) -> None:
     be.negotiate()
     ring = be.ring(be.memory(), be.work.ring)
     for number, payload in (
-        (F.SET_VRING_NUM, vring(ring.index, ring.size)),
-        (F.SET_VRING_BASE, vring(ring.index, 0)),
+        (F.SET_VRING_NUM, vring_state(ring.index, ring.size)),
+        (F.SET_VRING_BASE, vring_state(ring.index, 0)),
         (F.SET_VRING_ADDR, be.address(ring)),
     ):
         be.send(number, payload)
@@ -262,7 +262,7 @@ def kicked_too_soon(be: BackEnd, lacks: str) -> None:
     memory = be.memory(share=lacks not in ("memory", "anything"))
     ring = be.ring(memory, 0)
     steps = {
-        "a size": (F.SET_VRING_NUM, vring(0, ring.size), ()),
+        "a size": (F.SET_VRING_NUM, vring_state(0, ring.size), ()),
         "an address": (F.SET_VRING_ADDR, be.address(ring), ()),
         "a kick": (F.SET_VRING_KICK, u64(0), (ring.kick_fd,)),
         "a call": (F.SET_VRING_CALL, u64(0), (ring.call_fd,)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vhost_user.codec import NEED_REPLY, REPLY, VERSION
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.wire import HEADER, Closed, Silent
@@ -44,7 +44,7 @@ def byte_by_byte(be: BackEnd) -> None:
 def payload_later(be: BackEnd) -> None:
     be.negotiate()
     be.wire.send_bytes(HEADER.pack(F.SET_VRING_NUM, VERSION, 8))
-    be.wire.send_pieces(vring(0, 64))
+    be.wire.send_pieces(vring_state(0, 64))
     be.check_responds("after a message in pieces")
 
 
@@ -144,10 +144,10 @@ def request_zero(be: BackEnd) -> None:
 
 _FIXED = {
     "SET_FEATURES": (F.SET_FEATURES, u64(0)),
-    "SET_VRING_NUM": (F.SET_VRING_NUM, vring(0, 64)),
-    "SET_VRING_BASE": (F.SET_VRING_BASE, vring(0, 0)),
+    "SET_VRING_NUM": (F.SET_VRING_NUM, vring_state(0, 64)),
+    "SET_VRING_BASE": (F.SET_VRING_BASE, vring_state(0, 0)),
     "SET_VRING_ADDR": (F.SET_VRING_ADDR, bytes(40)),
-    "SET_VRING_ENABLE": (F.SET_VRING_ENABLE, vring(0, 0)),
+    "SET_VRING_ENABLE": (F.SET_VRING_ENABLE, vring_state(0, 0)),
 }
 
 
@@ -205,7 +205,7 @@ def stray_descriptor(be: BackEnd) -> None:
     be.negotiate()
     fd = be.spare_fd()
     try:
-        be.send(F.SET_VRING_NUM, vring(0, 64), fds=(fd,))
+        be.send(F.SET_VRING_NUM, vring_state(0, 64), fds=(fd,))
         be.barrier()
     except Closed:
         return

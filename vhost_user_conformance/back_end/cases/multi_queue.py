@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import check, observed, unsupported
@@ -53,7 +53,7 @@ def stable(be: BackEnd) -> None:
 def last_ring(be: BackEnd) -> None:
     be.negotiate()
     last = min(be.rings, 256) - 1
-    be.send(F.SET_VRING_NUM, vring(last, 64))
+    be.send(F.SET_VRING_NUM, vring_state(last, 64))
     be.check_responds(f"after SET_VRING_NUM of ring {last}")
 
 
@@ -127,10 +127,10 @@ def pipelined_stop(be: BackEnd) -> None:
     for ring in rings:
         be.serve(ring)
     for ring in rings:
-        be.send(F.GET_VRING_BASE, vring(ring.index, 0))
+        be.send(F.GET_VRING_BASE, vring_state(ring.index, 0))
     for ring in rings:
         reply = be.reply_to(F.GET_VRING_BASE)
-        wanted = vring(ring.index, 1)
+        wanted = vring_state(ring.index, 1)
         check(reply.payload == wanted, f"base 1 of ring {ring.index}", reply.payload.hex())
 
 
@@ -140,7 +140,7 @@ def beyond(be: BackEnd) -> None:
     if be.rings >= 256:
         unsupported("it offers as many rings as an index can address")
     try:
-        code = be.acked_with(F.SET_VRING_NUM, vring(1 << 20, 64))
+        code = be.acked_with(F.SET_VRING_NUM, vring_state(1 << 20, 64))
         be.barrier()
     except Closed:
         return
@@ -166,8 +166,8 @@ def set_up_together(be: BackEnd) -> None:
         *(be.ring(memory, index) for index in range(indexes[-1]) if index not in indexes),
     ]
     for number, payload in (
-        (F.SET_VRING_NUM, lambda ring: vring(ring.index, ring.size)),
-        (F.SET_VRING_BASE, lambda ring: vring(ring.index, ring.start)),
+        (F.SET_VRING_NUM, lambda ring: vring_state(ring.index, ring.size)),
+        (F.SET_VRING_BASE, lambda ring: vring_state(ring.index, ring.start)),
         (F.SET_VRING_ADDR, be.address),
     ):
         for ring in everyone:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import VRING_NO_FD
-from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, unsupported
@@ -166,8 +166,8 @@ def call_before_kick(be: BackEnd) -> None:
     ring = be.ring(memory, be.work.ring)
     be.start(ring)
     be.stop(ring)
-    be.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
-    be.send(F.SET_VRING_BASE, vring(ring.index, 0))
+    be.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
+    be.send(F.SET_VRING_BASE, vring_state(ring.index, 0))
     be.send(F.SET_VRING_ADDR, be.address(ring))
     be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
     be.send(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))

@@ -20,7 +20,7 @@ from vhost_user.payloads import (
     SharedUuid,
     SingleRegion,
 )
-from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -62,7 +62,7 @@ _UNGATED = {
     "NET_SET_MTU": Ungated(F.NET_SET_MTU, "NET_MTU", u64(1500)),
     "SET_BACKEND_REQ_FD": Ungated(F.SET_BACKEND_REQ_FD, "BACKEND_REQ", b"", 1),
     "IOTLB_MSG": Ungated(F.IOTLB_MSG, "", _IOTLB),
-    "SET_VRING_ENDIAN": Ungated(F.SET_VRING_ENDIAN, "CROSS_ENDIAN", vring(0, 0)),
+    "SET_VRING_ENDIAN": Ungated(F.SET_VRING_ENDIAN, "CROSS_ENDIAN", vring_state(0, 0)),
     "GET_CONFIG": Ungated(F.GET_CONFIG, "CONFIG", struct.pack("=III", 0, 8, 0) + bytes(8)),
     "SET_CONFIG": Ungated(F.SET_CONFIG, "CONFIG", struct.pack("=III", 0, 8, 0) + bytes(8)),
     "CREATE_CRYPTO_SESSION": Ungated(
@@ -78,7 +78,7 @@ _UNGATED = {
     ),
     "GPU_SET_SOCKET": Ungated(F.GPU_SET_SOCKET, "", b"", 1),
     "RESET_DEVICE": Ungated(F.RESET_DEVICE, "RESET_DEVICE"),
-    "VRING_KICK": Ungated(F.VRING_KICK, "INBAND_NOTIFICATIONS", vring(0, 0)),
+    "VRING_KICK": Ungated(F.VRING_KICK, "INBAND_NOTIFICATIONS", vring_state(0, 0)),
     "GET_MAX_MEM_SLOTS": Ungated(F.GET_MAX_MEM_SLOTS, "CONFIGURE_MEM_SLOTS"),
     "ADD_MEM_REG": Ungated(F.ADD_MEM_REG, "CONFIGURE_MEM_SLOTS", _REGION, 1),
     "REM_MEM_REG": Ungated(F.REM_MEM_REG, "CONFIGURE_MEM_SLOTS", _REGION),
@@ -209,7 +209,7 @@ def _not_specified(be: BackEnd, number: F, payload: bytes) -> None:
 )
 def endian(be: BackEnd, order: int) -> None:
     be.negotiate("CROSS_ENDIAN")
-    be.accepted(F.SET_VRING_ENDIAN, vring(0, order))
+    be.accepted(F.SET_VRING_ENDIAN, vring_state(0, order))
 
 
 @area.case(
@@ -221,7 +221,7 @@ def endian(be: BackEnd, order: int) -> None:
 )
 def no_endian(be: BackEnd) -> None:
     be.negotiate("CROSS_ENDIAN")
-    _not_specified(be, F.SET_VRING_ENDIAN, vring(0, 2))
+    _not_specified(be, F.SET_VRING_ENDIAN, vring_state(0, 2))
 
 
 @area.case(
@@ -234,7 +234,7 @@ def no_endian(be: BackEnd) -> None:
 def little_endian(be: BackEnd) -> None:
     be.negotiate("CROSS_ENDIAN")
     ring = be.ring(be.memory(), be.work.ring)
-    be.accepted(F.SET_VRING_ENDIAN, vring(ring.index, 0))
+    be.accepted(F.SET_VRING_ENDIAN, vring_state(ring.index, 0))
     be.start(ring)
     be.serve(ring)
 
@@ -302,14 +302,14 @@ def in_band(be: BackEnd) -> None:
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     be.stop(ring)
-    be.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
-    be.send(F.SET_VRING_BASE, vring(ring.index, 0))
+    be.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
+    be.send(F.SET_VRING_BASE, vring_state(ring.index, 0))
     be.send(F.SET_VRING_ADDR, be.address(ring))
     be.send(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
     be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))
     be.enable(ring)
     job = be.work.post(ring.memory, ring)
-    be.accepted(F.VRING_KICK, vring(ring.index, 0))
+    be.accepted(F.VRING_KICK, vring_state(ring.index, 0))
     be.await_used(ring, 1)
     be.check_completed(ring, job)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import Config, Inflight, VringState
-from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import PROTOCOL_BIT, BackEnd, F, u64, vring_state
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported
 from vhost_user_conformance.peer.device_work import (
@@ -49,14 +49,14 @@ def _parts(be: BackEnd, ring: TestRing) -> list[_Part]:
     """The messages that start a ring: id, payload and descriptors of each."""
     index = ring.index
     parts: list[_Part] = [
-        (F.SET_VRING_NUM, vring(index, ring.size), ()),
-        (F.SET_VRING_BASE, vring(index, ring.start), ()),
+        (F.SET_VRING_NUM, vring_state(index, ring.size), ()),
+        (F.SET_VRING_BASE, vring_state(index, ring.start), ()),
         (F.SET_VRING_ADDR, be.address(ring), ()),
         (F.SET_VRING_KICK, u64(index), (ring.kick_fd,)),
         (F.SET_VRING_CALL, u64(index), (ring.call_fd,)),
     ]
     if be.driver_features & PROTOCOL_BIT:
-        parts.append((F.SET_VRING_ENABLE, vring(index, 1), ()))
+        parts.append((F.SET_VRING_ENABLE, vring_state(index, 1), ()))
     return parts
 
 
@@ -125,7 +125,7 @@ def bases_in_flight(be: BackEnd) -> None:
     for ring in _working(be, rings)[:1]:
         be.serve(ring)
     for ring in rings:
-        be.send(F.GET_VRING_BASE, vring(ring.index, 0))
+        be.send(F.GET_VRING_BASE, vring_state(ring.index, 0))
     served = {ring.index: ring.used_index for ring in rings}
     for ring in rings:
         state = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload)
@@ -139,7 +139,7 @@ def bases_in_flight(be: BackEnd) -> None:
 def bases_in_one_write(be: BackEnd) -> None:
     be.negotiate()
     rings = _started(be)
-    be.wire.send_bytes(b"".join(_bytes(F.GET_VRING_BASE, vring(r.index, 0)) for r in rings))
+    be.wire.send_bytes(b"".join(_bytes(F.GET_VRING_BASE, vring_state(r.index, 0)) for r in rings))
     for ring in rings:
         state = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload)
         check(state.ring == ring.index, f"ring {ring.index}", f"ring {state.ring}")
@@ -244,7 +244,7 @@ def restart(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     be.serve(ring)
-    be.send(F.GET_VRING_BASE, vring(ring.index, 0))
+    be.send(F.GET_VRING_BASE, vring_state(ring.index, 0))
     # Nothing is in flight, so that the base is known.
     be.set_up(ring, base=2)
     be.enable(ring)
@@ -283,7 +283,9 @@ def last_enable(be: BackEnd) -> None:
     if not be.driver_features & PROTOCOL_BIT:
         unsupported("protocol features are not offered")
     states = (0, 1, 0, 1, 0, 1)
-    be.wire.send_bytes(b"".join(_bytes(F.SET_VRING_ENABLE, vring(ring.index, s)) for s in states))
+    be.wire.send_bytes(
+        b"".join(_bytes(F.SET_VRING_ENABLE, vring_state(ring.index, s)) for s in states)
+    )
     be.barrier()
     be.serve(ring)
 
@@ -324,8 +326,8 @@ def ack_behind_base(be: BackEnd) -> None:
     for _ in range(4):
         be.work.post(ring.memory, ring)
     ring.kick()
-    be.send(F.GET_VRING_BASE, vring(ring.index, 0))
-    payload = vring(ring.index, ring.size)
+    be.send(F.GET_VRING_BASE, vring_state(ring.index, 0))
+    payload = vring_state(ring.index, ring.size)
     be.wire.send(F.SET_VRING_NUM, payload, flags=VERSION | NEED_REPLY)
     be.reply_to(F.GET_VRING_BASE)
     code = be.reply_to(F.SET_VRING_NUM).u64
@@ -352,7 +354,7 @@ def kick_between(be: BackEnd) -> None:
 def leaves(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
-    be.wire.send_bytes(_bytes(F.GET_FEATURES) * 50 + _bytes(F.GET_VRING_BASE, vring(0, 0)))
+    be.wire.send_bytes(_bytes(F.GET_FEATURES) * 50 + _bytes(F.GET_VRING_BASE, vring_state(0, 0)))
     other = be.reconnect()
     other.serve(other.working_ring())
 
@@ -408,7 +410,7 @@ def restart_in_flight(be: BackEnd) -> None:
         ring.kick()
         # The first completion shows that the ring is being served.
         check(ring.await_progress(before, be.timeout), "a completion", "none came")
-        be.send(F.GET_VRING_BASE, vring(ring.index, 0))
+        be.send(F.GET_VRING_BASE, vring_state(ring.index, 0))
         be.set_up(ring, base=after)
         be.enable(ring)
         base = VringState.unpack(be.reply_to(F.GET_VRING_BASE).payload).num

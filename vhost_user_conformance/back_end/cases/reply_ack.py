@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.dirty_log import DirtyLog
 from vhost_user.payloads import Inflight, LogArea, VringAddr
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, observed, unsupported
 from vhost_user_conformance.peer.memory import PAGE
@@ -35,16 +35,16 @@ def _mem_table(be: BackEnd) -> Request:
 
 
 def _num(_be: BackEnd) -> Request:
-    return F.SET_VRING_NUM, vring(RING, 64), ()
+    return F.SET_VRING_NUM, vring_state(RING, 64), ()
 
 
 def _base(_be: BackEnd) -> Request:
-    return F.SET_VRING_BASE, vring(RING, 0), ()
+    return F.SET_VRING_BASE, vring_state(RING, 0), ()
 
 
 def _addr(be: BackEnd) -> Request:
     ring = be.ring(be.memory(), RING)
-    be.send(F.SET_VRING_NUM, vring(RING, ring.size))
+    be.send(F.SET_VRING_NUM, vring_state(RING, ring.size))
     return F.SET_VRING_ADDR, be.address(ring), ()
 
 
@@ -61,7 +61,7 @@ def _err(be: BackEnd) -> Request:
 
 
 def _enable(_be: BackEnd) -> Request:
-    return F.SET_VRING_ENABLE, vring(RING, 0), ()
+    return F.SET_VRING_ENABLE, vring_state(RING, 0), ()
 
 
 def _owner(_be: BackEnd) -> Request:
@@ -160,7 +160,7 @@ def optional_not_acknowledged(be: BackEnd, name: str) -> None:
 )
 def own_reply_only(be: BackEnd, name: str) -> None:
     be.negotiate()
-    payload = vring(0, 0) if name == "GET_VRING_BASE" else b""
+    payload = vring_state(0, 0) if name == "GET_VRING_BASE" else b""
     _answered_once(be, F.__members__[name], payload)
 
 
@@ -195,7 +195,7 @@ def log_base_only(be: BackEnd) -> None:
 @area.case(750, "Acknowledgements come in the order of the requests")
 def in_order(be: BackEnd) -> None:
     be.negotiate()
-    asked = [(F.SET_VRING_NUM, vring(0, 64)), (F.SET_VRING_BASE, vring(0, 3))] * 8
+    asked = [(F.SET_VRING_NUM, vring_state(0, 64)), (F.SET_VRING_BASE, vring_state(0, 3))] * 8
     for number, payload in asked:
         be.wire.send(number, payload, flags=VERSION | NEED_REPLY)
     for number, _ in asked:
@@ -209,7 +209,7 @@ def alternating(be: BackEnd) -> None:
     for turn in range(16):
         wanted = turn % 2 == 0
         flags = VERSION | (NEED_REPLY if wanted else 0)
-        be.wire.send(F.SET_VRING_BASE, vring(0, turn), flags=flags)
+        be.wire.send(F.SET_VRING_BASE, vring_state(0, turn), flags=flags)
         if wanted:
             be.reply_to(F.SET_VRING_BASE)
     be.check_responds("with each reply to its request")
@@ -218,7 +218,7 @@ def alternating(be: BackEnd) -> None:
 @area.case(752, "need_reply where REPLY_ACK was not negotiated", severity=Severity.MAY)
 def not_negotiated(be: BackEnd) -> None:
     be.negotiate(without=("REPLY_ACK",))
-    be.wire.send(F.SET_VRING_BASE, vring(0, 0), flags=VERSION | NEED_REPLY)
+    be.wire.send(F.SET_VRING_BASE, vring_state(0, 0), flags=VERSION | NEED_REPLY)
     be.send(F.GET_FEATURES)
     try:
         first = be.wire.receive()
@@ -243,7 +243,7 @@ def bad_table(be: BackEnd) -> None:
 def bad_address(be: BackEnd) -> None:
     be.negotiate()
     be.memory()
-    be.send(F.SET_VRING_NUM, vring(0, 64))
+    be.send(F.SET_VRING_NUM, vring_state(0, 64))
     where = VringAddr(0, 0, 1 << 40, 1 << 40, 1 << 40, 0).pack()
     try:
         be.acked_with(F.SET_VRING_ADDR, where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import VRING_NO_FD
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.nic import frame_of, looped, set_up_nic
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
@@ -84,7 +84,7 @@ def made_while_stopped(be: BackEnd) -> None:
 )
 def stop_of_nothing(be: BackEnd) -> None:
     be.negotiate()
-    reply = be.ask(F.GET_VRING_BASE, vring(0, 0))
+    reply = be.ask(F.GET_VRING_BASE, vring_state(0, 0))
     check(len(reply.payload) == 8, "a vring state of 8 bytes", f"{len(reply.payload)} bytes")
 
 
@@ -185,8 +185,8 @@ def polled(be: BackEnd) -> None:
     ring = be.working_ring()
     be.serve(ring)
     base = be.stop(ring)
-    be.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
-    be.send(F.SET_VRING_BASE, vring(ring.index, base))
+    be.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
+    be.send(F.SET_VRING_BASE, vring_state(ring.index, base))
     be.send(F.SET_VRING_ADDR, be.address(ring))
     be.send(F.SET_VRING_KICK, u64(ring.index | VRING_NO_FD))
     be.send(F.SET_VRING_CALL, u64(ring.index), fds=(ring.call_fd,))

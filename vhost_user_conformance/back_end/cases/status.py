@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, observed
@@ -73,7 +73,7 @@ def anew(be: BackEnd) -> None:
 def keeps(be: BackEnd) -> None:
     ring = _served(be)
     _reset(be)
-    be.accepted(F.SET_VRING_NUM, vring(ring.index, ring.size))
+    be.accepted(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
     offered = be.ask_u64(F.GET_PROTOCOL_FEATURES)
     check(offered == int(be.protocol), f"{int(be.protocol):#x} still offered", f"{offered:#x}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.requests import QUIET
 from vhost_user_conformance.model.case import BACK_END, Area
 from vhost_user_conformance.model.verdict import Severity, check, observed
@@ -165,7 +165,7 @@ def enabled_in_time(be: BackEnd) -> None:
     ring = be.ring(be.memory(), be.work.ring)
     be.start(ring)
     for on in (0, 1):
-        code = be.acked_with(F.SET_VRING_ENABLE, vring(ring.index, on))
+        code = be.acked_with(F.SET_VRING_ENABLE, vring_state(ring.index, on))
         check(code == 0, "acknowledged with 0", f"acknowledged with {code}")
     be.serve(ring)
 

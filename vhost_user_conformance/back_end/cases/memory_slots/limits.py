@@ -9,7 +9,13 @@ from vhost_user.codec import NEED_REPLY, VERSION
 from vhost_user.features import VIRTIO_F_VERSION_1
 from vhost_user.payloads import MemoryRegion
 from vhost_user_conformance.back_end.cases.memory_slots import area
-from vhost_user_conformance.back_end.connection import LOG_ALL, PROTOCOL_BIT, BackEnd, F, vring
+from vhost_user_conformance.back_end.connection import (
+    LOG_ALL,
+    PROTOCOL_BIT,
+    BackEnd,
+    F,
+    vring_state,
+)
 from vhost_user_conformance.back_end.memory_slots import (
     FEATURE,
     MAX,
@@ -378,7 +384,7 @@ def too_soon(be: BackEnd) -> None:
     memory = slotted(be, added=False)
     ring = be.ring(memory, be.work.ring)
     try:
-        be.send(F.SET_VRING_NUM, vring(ring.index, ring.size))
+        be.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
         be.send(F.SET_VRING_ADDR, be.address(ring))
         be.barrier()
     except Closed:

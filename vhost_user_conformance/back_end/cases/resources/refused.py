@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.payloads import LogArea, MemTable
 from vhost_user_conformance.back_end.cases.resources import area
-from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring
+from vhost_user_conformance.back_end.connection import BackEnd, F, u64, vring_state
 from vhost_user_conformance.back_end.resource_counts import no_more_descriptors
 from vhost_user_conformance.model.verdict import Failed, observed
 from vhost_user_conformance.peer.memory import MIB
@@ -45,7 +45,7 @@ def unknown(be: BackEnd) -> None:
 @area.case(1822, "Descriptors with a request that takes none are closed", spec="Header")
 def stray(be: BackEnd) -> None:
     fd = be.spare_fd()
-    _refusals(be, lambda other: other.send(F.SET_VRING_NUM, vring(0, 64), fds=(fd, fd)))
+    _refusals(be, lambda other: other.send(F.SET_VRING_NUM, vring_state(0, 64), fds=(fd, fd)))
 
 
 @area.case(1823, "Descriptors of an invalid table are closed")
