@@ -218,7 +218,7 @@ class Control:
             error.message = error.message or wire_name(request.id)
             self._refuse(request, error)
         except Disconnected:
-            return  # raised by `_inject`; the handler has the descriptors
+            return  # raised by `_inject`; the handler owns the descriptors
 
     def _refuse(self, request: Request, error: FrontendError) -> None:
         """Acknowledge with an error if the front-end asked for that; else close the connection."""

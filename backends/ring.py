@@ -370,7 +370,7 @@ class Ring:
         """Stop and set the initial state; no request may be in flight.
 
         Args:
-            keep_base: GET_VRING_BASE still returns the base of this stop.
+            keep_base: keep the base of this stop for a later GET_VRING_BASE.
         """
         base = self.stop()
         self.set_err(-1)
@@ -440,7 +440,7 @@ class Ring:
         """Make the queue of an active ring again, with its current addresses.
 
         Args:
-            base: the available index to continue from; by default the one that was reached.
+            base: the available index to continue from; by default the queue's.
 
         Raises:
             FrontendError: the addresses are not in guest memory.

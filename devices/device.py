@@ -291,7 +291,7 @@ class VhostDevice:
         """The next start is without the dirty log; nothing is sent now."""
         self.logging = False
 
-    def configured(self) -> list[Vring]:
+    def configured_rings(self) -> list[Vring]:
         """The rings that the driver has set up."""
         return [ring for ring in self.rings if ring.addresses is not None]
 

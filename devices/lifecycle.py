@@ -126,7 +126,7 @@ def start(device: VhostDevice) -> Procedure:
     """
     yield from enable_host_notify(device)
     yield from enable_guest_notify(device)
-    rings = [ring for ring in device.configured() if not ring.started]
+    rings = [ring for ring in device.configured_rings() if not ring.started]
     if not rings:
         return
     yield from _send_memory(device, rings)
@@ -154,7 +154,7 @@ def start_ahead(device: VhostDevice) -> Procedure:
     """
     yield from enable_host_notify(device)
     yield from enable_guest_notify(device)
-    rings = [ring for ring in device.configured() if not ring.started]
+    rings = [ring for ring in device.configured_rings() if not ring.started]
     if not rings:
         yield AwaitSwitchover()
         return

@@ -195,7 +195,7 @@ class Session:
             ring.state = RingState(bits)
 
     def why_not_allowed(self, row: MessageSpec) -> str:
-        """The reason for which the message may not be sent; "" if it may be."""
+        """Why the message may not be sent, or "" if it may."""
         if row.unsupported:
             return row.unsupported
         gate = row.gate

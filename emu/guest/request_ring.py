@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     #: Buffers: guest physical address and length of each.
     Extents = Sequence[tuple[int, int]]
 
-#: Indices of the counters. BROKEN is 1 once the device has made the used ring invalid, as by
-#: completing a request twice.
+#: Indices of the counters: those of `RequestLog`; interrupts; and BROKEN, which is 1 once the
+#: device has made the used ring invalid, as by completing a request twice.
 REQUESTS, COMPLETED, DUPLICATED, CORRUPTED, ERRORS, INTERRUPTS, BROKEN = range(7)
 #: The offset of the driver's own state.
 OWN_STATE_AT = 96

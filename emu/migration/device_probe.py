@@ -144,7 +144,7 @@ class DeviceProbe:
         """Nanoseconds to start them; only the last message and SET_MEM_TABLE have a reply."""
         costs = []
         for device in self._devices:
-            rings = len(device.configured())
+            rings = len(device.configured_rings())
             asked, posted = 1, _PLACEMENT * rings - 1
             if not strategy.prepares_ahead:
                 asked, posted = 2, posted + 1 + _AHEAD * rings

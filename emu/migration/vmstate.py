@@ -23,7 +23,7 @@ def pack_devices(devices: Iterable[VhostDevice]) -> bytes:
     """Name, acked features and rings (size, base, addresses) of every device."""
     parts: list[bytes] = []
     for device in devices:
-        rings = device.configured()
+        rings = device.configured_rings()
         parts.append(_DEVICE.pack(device.name.encode(), device.acked_features, len(rings)))
         for ring in rings:
             where = ring.addresses

@@ -235,7 +235,7 @@ class Vm:
         try:
             device.connect(self.backends[device.name], timeout=REPLY_TIMEOUT, connect_timeout=0)
             device.use_features(acked)
-            for ring in device.configured():
+            for ring in device.configured_rings():
                 where = ring.addresses
                 if where is not None:
                     _, ring.base = struct.unpack("<HH", self.machine.ram.view(where.used, 4))

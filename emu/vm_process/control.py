@@ -1,4 +1,4 @@
-"""The monitor's commands of one process: its VM, and the migrations of this VM."""
+"""The monitor commands of a VM process, which control its VM and the VM's migrations."""
 
 # ruff: noqa: D102 - the methods are documented in VmControl
 
@@ -93,7 +93,7 @@ class Control(VmControl):
         self._parameters = Parameters()
         self._vm: Vm | None = None
         self._job: Job | None = None
-        # `release` keeps it: it helps when the VM migrates back to this process.
+        # `release` keeps it, for the next migration of the same VM.
         self._history = History()
         self._dirty_rate = DirtyRate()
 
@@ -273,7 +273,7 @@ class Control(VmControl):
         open_stream = partial(
             connect, uri, timeout=parameters.timeout, credentials=_credentials(tls)
         )
-        # None: the destination is the other side of this run.
+        # ``between`` is None if the destination belongs to this run.
         other_run = between or {}
         try:
             strategy_options = StrategyOptions(**options)
@@ -375,7 +375,7 @@ class Control(VmControl):
     def calc_dirty_rate(self, calc_time: int, mode: str = "dirty-bitmap") -> None:
         self._refuse_while_migrating()
         if mode != "dirty-bitmap":
-            raise EmuError(f"Parameter 'mode' is {mode!r}: there is dirty-bitmap only")
+            raise EmuError(f"Parameter 'mode' is {mode!r}: only dirty-bitmap is supported")
         if not 1 <= calc_time <= MAX_CALC_TIME:
             raise EmuError(f"Parameter 'calc-time' is {calc_time}: 1 to {MAX_CALC_TIME} s")
         self._dirty_rate.start(self.vm, calc_time)

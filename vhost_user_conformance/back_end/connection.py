@@ -51,7 +51,7 @@ class BackEnd(Negotiation):
     Args:
         wire: connected.
         device: class of the device, or "" if it is unknown.
-        dialect: which numbers it uses.
+        dialect: numbers the features and messages that the specification does not number yet.
     """
 
     def __init__(self, wire: Wire, device: str, dialect: Dialect) -> None:
@@ -222,7 +222,7 @@ class BackEnd(Negotiation):
 
     @property
     def work(self) -> Work:
-        """Makes requests for this class of device.
+        """The `Work` of this class of device, which makes requests.
 
         Raises:
             Unsupported: the class of device is unknown.
@@ -277,7 +277,7 @@ class BackEnd(Negotiation):
         return job
 
     def await_used(self, ring: TestRing, index: int) -> None:
-        """Wait until the used index is ``index``. Raises `Failed` if it does not become so."""
+        """Wait until the used index is ``index``. Raises `Failed` after the timeout."""
         if not ring.await_used(index, self.timeout):
             raise Failed(
                 f"ring {ring.index}'s used index to become {index & 0xFFFF}",

@@ -63,7 +63,7 @@ def test_a_device_can_be_reset_and_set_up_while_the_vm_runs(vm: Vm, index: int) 
     for _ in range(2):
         reset(vm, index)
         reset(vm, index)
-        assert not vm.devices[index].configured()
+        assert not vm.devices[index].configured_rings()
         assert not vm.devices[index].host_notifiers
         await_disk(vm, 0, 0)
         activate(vm, index)
@@ -82,7 +82,7 @@ def test_reset_during_precopy(
     migration = Migration(vm, other, name, tmp_path)
     during_precopy(migration, monkeypatch, lambda: reset(vm, BLK1))
     migration.run()
-    assert not other.devices[BLK1].configured()
+    assert not other.devices[BLK1].configured_rings()
     assert all(ring.started for ring in other.devices[BLK0].rings)
     await_disk(other, 0, 0)
     activate(other, BLK1)

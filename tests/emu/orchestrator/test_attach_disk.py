@@ -55,7 +55,7 @@ def test_zeroes_may_be_overwritten(disk: VhostUserBlk, tmp_path: Path) -> None:
         assert disk.connection is connection
         assert not connection.broken
         assert (disk.acked_features, disk.memory) == (features, GUEST_MEMORY)
-        assert not disk.configured()
+        assert not disk.configured_rings()
         assert not disk.host_notifiers
         assert not disk.guest_notifiers
         assert disk.inflight is None

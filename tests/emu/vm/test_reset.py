@@ -38,7 +38,7 @@ def test_a_device_without_a_back_end_is_lost_and_can_be_reconnected(
         reset_devices(vm)
         assert list(vm.reconnect.lost) == ["blk1"]
         (lost,) = (device for device in vm.devices if device.name == "blk1")
-        assert lost.configured()
+        assert lost.configured_rings()
         assert not any(ring.started for ring in lost.rings)
         others = [device for device in vm.devices if device is not lost]
         assert all(ring.started for device in others for ring in device.rings)

@@ -29,7 +29,7 @@ def test_devices_start_before_the_vcpus_run(hosts: tuple[Host, Host], owned: Exi
         started = all(ring.started for device in vm.devices for ring in device.rings)
         observed.append((started, vm.machine.paused))
 
-    assert not any(device.configured() for device in vm.devices)
+    assert not any(device.configured_rings() for device in vm.devices)
     vm.boot(observe)
     assert observed == [(True, True)]
     assert not vm.machine.paused
