@@ -101,7 +101,13 @@ class AttachOptions:
     is_flag=True,
     help="Permit the guest to overwrite the disks' contents, and do not read them first.",
 )
-@click.option("--accel", type=click.Choice(registry.CHOICES), default="soft", show_default=True)
+@click.option(
+    "--accel",
+    type=click.Choice(registry.CHOICES),
+    default="soft",
+    show_default=True,
+    help="What runs the vCPUs and implements the notifiers.",
+)
 @click.option("--qmp", type=click.Path(path_type=Path), metavar="PATH", help="Serve QMP there.")
 @click.option("--for", "duration", metavar="TIME", help="End after this time, such as 10s.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
