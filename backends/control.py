@@ -71,7 +71,6 @@ class Control:
     ) -> None:
         self._device = device
         self._loop = device.loop
-        self._options = options
         self._on_disconnect = on_disconnect
         self._connection = BackendConnection(
             sock,
@@ -103,7 +102,7 @@ class Control:
         self._postcopy = Postcopy(device, self._connection, self._handlers)
         self._config_changes = ConfigChanges(device, self._connection.session)
         # In this order: `Postcopy` replaces SET_MEM_TABLE and ADD_MEM_REG of `Handlers`.
-        self._table: dict[int, Handler] = (
+        self._handlers_by_id: dict[int, Handler] = (
             self._handlers.handlers()
             | device.virtio.handlers()
             | self._stops.handlers()
@@ -184,11 +183,11 @@ class Control:
             self._loop.unwatch(self._fd)
 
     def _serve_received(self, requests: Sequence[Request]) -> None:
-        for number, request in enumerate(requests, 1):
+        for served, request in enumerate(requests, 1):
             self._serve(request)
             if self._stops.pending or self._disconnecting:
                 # Messages after a stop that waits are handled after it.
-                self._inbox.extend(requests[number:])
+                self._inbox.extend(requests[served:])
                 break
         self._serve_inbox()
 
@@ -207,7 +206,7 @@ class Control:
             self._handlers.poll_rings()
 
     def _serve(self, request: Request) -> None:
-        handler = self._table.get(request.id)
+        handler = self._handlers_by_id.get(request.id)
         try:
             if handler is None:
                 self._device.close_later(request.fds)

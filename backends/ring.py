@@ -107,9 +107,9 @@ class Ring:
         "_loop",
         "_name",
         "_observer",
+        "_poll_timer",
         "_polled",
         "_reported_generation",
-        "_timer",
         "base",
         "broken",
         "enabled",
@@ -137,7 +137,7 @@ class Ring:
         self._kick_fd = -1
         self._call_fd = -1
         self._err_fd = -1
-        self._timer: Timer | None = None
+        self._poll_timer: Timer | None = None
         self.in_flight = 0
         self.log_mark: Callable[[int, int], None] | None = None
         self._reset_state()
@@ -406,11 +406,11 @@ class Ring:
             self._kick_fd = -1
 
     def _poll_later(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.at(time.monotonic_ns() + POLL_NS, self._poll_by_timer)
+        if self._poll_timer is None:
+            self._poll_timer = self._loop.at(time.monotonic_ns() + POLL_NS, self._poll_by_timer)
 
     def _poll_by_timer(self) -> None:
-        self._timer = None
+        self._poll_timer = None
         if self._polled:
             self.poll()
             self._poll_later()

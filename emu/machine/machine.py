@@ -101,8 +101,10 @@ class Machine:
         self.records: deque[CommitRecord] = deque(maxlen=MAX_RECORDS)
         self.big_lock = BigLock()
         self.routing = InterruptRouting(spec.devices, spec.vcpus)
-        self._rings = {device.name: device.rings for device in spec.devices}
+        self._ring_counts = {device.name: device.rings for device in spec.devices}
+        # By the device's index.
         self._handlers: dict[int, Callable[[int], None]] = {}
+        # By vector: the call eventfd, and the vCPU.
         self._irqfds: dict[int, int] = {}
         self._routes: dict[int, int] = {}
         self._pacer = pacer
@@ -182,7 +184,7 @@ class Machine:
         """
         with self.big_lock:
             start = time.monotonic_ns()
-            work = self.address_space.list_work
+            work_before = self.address_space.list_work
             host = [edit for edit in edits if isinstance(edit, HostNotifier)]
             guest = [edit for edit in edits if isinstance(edit, GuestNotifier)]
             with ExitStack() as undo:
@@ -194,7 +196,7 @@ class Machine:
                 undo.pop_all()
             if self.injecting:
                 self._inject(start, host, guest)
-            work = self.address_space.list_work - work
+            work = self.address_space.list_work - work_before
             took = time.monotonic_ns() - start
             self.records.append(CommitRecord(len(host), len(guest), work, took))
         if COMMIT.enabled:
@@ -252,7 +254,7 @@ class Machine:
         cost = self.costs.host_commit(self.side, {edit.device_class for edit in host})
         for edit in guest:
             device_cost = self.costs.guest_device(self.side, edit.device_class)
-            cost += device_cost / self._rings.get(edit.device, 1)
+            cost += device_cost / self._ring_counts.get(edit.device, 1)
         if cost:
             self._pacer.inject(start, int(cost * _NS_PER_S))
 

@@ -124,9 +124,9 @@ class BackEnd(Negotiation):
             log: writes to the used ring are to be logged.
             before_call: called between KICK and CALL.
         """
-        start = ring.start if base is None else base
+        base = ring.start if base is None else base
         self.send(F.SET_VRING_NUM, vring_state(ring.index, ring.size))
-        self.send(F.SET_VRING_BASE, vring_state(ring.index, start))
+        self.send(F.SET_VRING_BASE, vring_state(ring.index, base))
         self.send(F.SET_VRING_ADDR, self.address(ring, log=log))
         self.send(F.SET_VRING_KICK, u64(ring.index), fds=(ring.kick_fd,))
         if before_call is not None:
