@@ -377,7 +377,7 @@ class _Batch:
             return replies
         for reply in replies:
             close_all(reply.fds)
-        name = job.part[count].opened.name
+        name = job.part[count].allowed.name
         failure = self._failure(outcome, number, task.device, name)
         step.connection.mark_broken(failure.text)
         raise failure
