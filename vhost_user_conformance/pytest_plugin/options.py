@@ -22,7 +22,7 @@ _WITH_A_VALUE = {
     "exec": ("COMMAND", "Test this program, and start it when needed; {socket} is the path."),
     "device": (
         "CLASS",
-        f"Device class: {one_of()}. Without it no case has the peer serve requests.",
+        f"Device class: {one_of()}. Without it no case sends or serves requests in a ring.",
     ),
     "role": ("ROLE", "What is tested: back-end (default) or front-end."),
     "dialect": (
