@@ -139,7 +139,8 @@ class Session:
         features: feature bits that SET_FEATURES acknowledged, or None before it.
         offered_protocol_features: protocol features that the back-end offers.
         protocol_features: those that SET_PROTOCOL_FEATURES acknowledged.
-        rings: the state of each ring, by index.
+        rings: the state of each ring, by index. No message reports a kick on an eventfd: a ring is
+            started here only if the caller reports the kick (`kicked`).
     """
 
     def __init__(self, name: str, rings: int, dialect: Dialect) -> None:
@@ -161,7 +162,7 @@ class Session:
         self._allowed: dict[int, AllowedMessage] = {}
 
     def kicked(self, ring: int) -> None:
-        """A kick on the ring's eventfd has started it: no message reports that."""
+        """Record that a kick has started the ring."""
         self.rings[ring].apply(RingEvent.KICK)
 
     @property
