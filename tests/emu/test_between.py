@@ -244,20 +244,31 @@ def test_ctrl_c_at_the_source_ends_both(terminals: Terminals) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
-    [
-        (("migrate", "--to", "nowhere"), 2, "write unix:PATH or tcp:ADDRESS:PORT"),
-        (("migrate", "--to", "tcp:192.0.2.1:4444"), 1, "give --tls-cert, --tls-key and --tls-ca"),
-        (("run", "--incoming", "tcp:0.0.0.0:4444"), 1, "or --insecure"),
-        (("run", "--incoming", "unix:/tmp/x", "--tls-cert", "x"), 2, "TLS needs all three"),
-        (("run", "--tls-ca", "x"), 2, "--tls-ca goes with --incoming"),
-        (("run", "--insecure"), 2, "--insecure goes with --incoming"),
-        (("migrate", "--tls-hostname", "x"), 2, "--tls-hostname goes with --to"),
-        (("migrate", "--to", "unix:/tmp/x"), 2, "--to needs --images DIR"),
-        (("run", "--incoming", "unix:/tmp/x", "--images", "/none"), 1, "no such directory"),
-        (("migrate", "--to", "unix:/tmp/x", "--repeat", "2"), 2, "--repeat does not go with --to"),
-        (("migrate", "--to", "unix:/tmp/x", "-s", "split,threads"), 2, "goes only once"),
-        (("migrate", "--streams", "0"), 2, "0 is not in the range"),
-    ],
+    slow.after(
+        4,
+        [
+            (("migrate", "--to", "nowhere"), 2, "write unix:PATH or tcp:ADDRESS:PORT"),
+            (
+                ("migrate", "--to", "tcp:192.0.2.1:4444"),
+                1,
+                "give --tls-cert, --tls-key and --tls-ca",
+            ),
+            (("run", "--incoming", "tcp:0.0.0.0:4444"), 1, "or --insecure"),
+            (("run", "--incoming", "unix:/tmp/x", "--tls-cert", "x"), 2, "TLS needs all three"),
+            (("run", "--tls-ca", "x"), 2, "--tls-ca goes with --incoming"),
+            (("run", "--insecure"), 2, "--insecure goes with --incoming"),
+            (("migrate", "--tls-hostname", "x"), 2, "--tls-hostname goes with --to"),
+            (("migrate", "--to", "unix:/tmp/x"), 2, "--to needs --images DIR"),
+            (("run", "--incoming", "unix:/tmp/x", "--images", "/none"), 1, "no such directory"),
+            (
+                ("migrate", "--to", "unix:/tmp/x", "--repeat", "2"),
+                2,
+                "--repeat does not go with --to",
+            ),
+            (("migrate", "--to", "unix:/tmp/x", "-s", "split,threads"), 2, "goes only once"),
+            (("migrate", "--streams", "0"), 2, "0 is not in the range"),
+        ],
+    ),
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, line: str) -> None:
     """Before a process is started."""
@@ -273,7 +284,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, line: st
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", ["no path", "stale path", "no port"])
+@pytest.mark.parametrize("kind", slow.all_but({"no path"}, ["no path", "stale path", "no port"]))
 def test_a_destination_that_does_not_listen_is_one_line_before_the_boot(
     terminals: Terminals, tmp_path: Path, kind: str
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emu.commands.conform import conform
+from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT
 from tests.vhost_user_conformance.pytest_plugin.sessions import WRONG_BASE
 
@@ -32,16 +33,19 @@ BOTH = [
 
 @pytest.mark.parametrize(
     ("role", "arguments", "status", "text"),
-    [
-        *((role, *row) for role in ("back-end", "front-end") for row in BOTH),
-        ("back-end", ("--socket", "/no/such"), 1, "no program listens"),
-        (
-            "front-end",
-            ("--socket", "/no/such/s"),
-            1,
-            "/no/such/s: cannot listen there: No such file",
-        ),
-    ],
+    slow.after(
+        4,
+        [
+            *((role, *row) for role in ("back-end", "front-end") for row in BOTH),
+            ("back-end", ("--socket", "/no/such"), 1, "no program listens"),
+            (
+                "front-end",
+                ("--socket", "/no/such/s"),
+                1,
+                "/no/such/s: cannot listen there: No such file",
+            ),
+        ],
+    ),
 )
 def test_an_error_is_one_line(role: str, arguments: Sequence[str], status: int, text: str) -> None:
     """The line states what is wrong."""

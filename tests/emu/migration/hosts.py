@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from emu.migration.tls import Credentials
     from emu.vm.handover_state import VmHandoverState
 
+#: Those with which `make test` runs what `make test-all` runs with each strategy.
+QUICK = {"qemu-2021", "prewired", "handover"}
 #: The strategies that stop the rings at the source and start them at the destination.
 RING_STOPPING_STRATEGIES = [name for name in STRATEGIES if not make(name).hands_over]
 SPEC = VmSpec(3, 256 << 20, (DeviceGroup("net", 1, 4), DeviceGroup("blk", 2, 2)))

@@ -10,7 +10,9 @@ import pytest
 from emu.errors import CancelledError, MigrationError
 from emu.migration.destination import Destination
 from emu.migration.stream import Kind, MigrationStream
+from tests import slow
 from tests.emu.migration.hosts import (
+    QUICK,
     RING_STOPPING_STRATEGIES,
     Migration,
     await_requests,
@@ -56,7 +58,11 @@ def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "moment", ["active", "MIGRATION_PASS", "PREPARED", "device", "stopped", "READY"]
+    "moment",
+    slow.all_but(
+        {"active", "stopped", "READY"},
+        ["active", "MIGRATION_PASS", "PREPARED", "device", "stopped", "READY"],
+    ),
 )
 def test_the_vm_runs_on_at_the_source(
     vm: Vm, other: Vm, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
@@ -74,7 +80,7 @@ def test_the_vm_runs_on_at_the_source(
     check_request_log(vm)
 
 
-@pytest.mark.parametrize("name", RING_STOPPING_STRATEGIES)
+@pytest.mark.parametrize("name", slow.all_but(QUICK, RING_STOPPING_STRATEGIES))
 def test_every_strategy_can_be_cancelled_after_its_devices_have_stopped(
     vm: Vm, other: Vm, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

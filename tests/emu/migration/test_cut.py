@@ -10,6 +10,7 @@ from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
 from emu.migration import multifd
 from emu.migration.stream import Kind, MigrationStream
+from tests import slow
 from tests.emu.migration.certificates import Authority
 from tests.emu.migration.hosts import Migration, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
@@ -48,17 +49,20 @@ def _cut(monkeypatch: pytest.MonkeyPatch, when: Kind) -> list[Kind]:
 
 @pytest.mark.parametrize(
     "when",
-    [
-        Kind.HELLO,
-        Kind.WELCOME,
-        Kind.JOIN,
-        Kind.DEVICES,
-        Kind.RAM,
-        Kind.BARRIER,
-        Kind.PREPARED,
-        Kind.SWITCHOVER,
-        Kind.READY,
-    ],
+    slow.all_but(
+        {Kind.DEVICES, Kind.SWITCHOVER, Kind.READY},
+        [
+            Kind.HELLO,
+            Kind.WELCOME,
+            Kind.JOIN,
+            Kind.DEVICES,
+            Kind.RAM,
+            Kind.BARRIER,
+            Kind.PREPARED,
+            Kind.SWITCHOVER,
+            Kind.READY,
+        ],
+    ),
     ids=lambda kind: kind.name,
 )
 def test_before_go_the_vm_stays_at_the_source(

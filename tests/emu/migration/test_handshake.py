@@ -18,6 +18,7 @@ from emu.migration.handshake import (
     welcome,
 )
 from emu.strategies.registry import StrategyOptions
+from tests import slow
 from tests.emu.migration.hosts import Migration, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
 
@@ -56,7 +57,7 @@ _CASES: dict[str, tuple[Callable[[Vm], dict[str, Any]], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", _CASES)
+@pytest.mark.parametrize("case", slow.all_but(list(_CASES)[:4], _CASES))
 def test_a_mismatch_is_refused_before_any_state_changes(
     vm: Vm, other: Vm, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,8 @@ from emu.errors import CancelledError, MigrationError
 from emu.machine.accel import kvm_guest_image as image
 from emu.machine.accel.kvm import KvmAccelerator
 from emu.strategies.registry import STRATEGIES
-from tests.emu.migration.hosts import Host, Migration, await_requests, check_request_log
+from tests import slow
+from tests.emu.migration.hosts import QUICK, Host, Migration, await_requests, check_request_log
 from tests.emu.migration.test_cancel import cancel_at
 from tests.waiting import wait_until
 
@@ -45,7 +46,7 @@ def await_interrupts(vm: Vm) -> None:
     wait_until(lambda: counts(vm)[0][image.TIMER_VECTOR] > before[0][image.TIMER_VECTOR])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", slow.all_but(QUICK, STRATEGIES))
 def test_migrates_under_load(
     vm: Vm,
     other: Vm,
@@ -88,7 +89,9 @@ def test_back_and_forth(vm: Vm, hosts: tuple[Host, Host], owned: ExitStack, tmp_
     check_request_log(here)
 
 
-@pytest.mark.parametrize("strategy", ["qemu-2021", "threads", "prewired"])
+@pytest.mark.parametrize(
+    "strategy", slow.all_but({"prewired"}, ["qemu-2021", "threads", "prewired"])
+)
 def test_the_vm_runs_on_at_the_source_when_the_migration_fails(
     vm: Vm, other: Vm, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

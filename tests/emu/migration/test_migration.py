@@ -14,6 +14,7 @@ from emu.migration.handshake import required_match
 from emu.strategies.registry import STRATEGIES, make
 from tests import slow
 from tests.emu.migration.hosts import (
+    QUICK,
     RING_STOPPING_STRATEGIES,
     Host,
     Migration,
@@ -47,7 +48,7 @@ def test_migrates_under_load(
     check_request_log(migration.destination_vm)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", slow.all_but(QUICK, STRATEGIES))
 def test_downtimes_agree(
     vm: Vm, other: Vm, strategy: str, tmp_path: Path, owned: ExitStack
 ) -> None:
@@ -101,7 +102,7 @@ def test_another_number_of_vcpus_is_refused(vm: Vm, other: Vm, tmp_path: Path) -
     check_request_log(vm)
 
 
-@pytest.mark.parametrize("strategy", RING_STOPPING_STRATEGIES)
+@pytest.mark.parametrize("strategy", slow.all_but(QUICK, RING_STOPPING_STRATEGIES))
 def test_the_migration_rolls_back_when_a_back_end_of_the_destination_ends(
     vm: Vm, other: Vm, hosts: tuple[Host, Host], strategy: str, tmp_path: Path
 ) -> None:
@@ -117,7 +118,7 @@ def test_the_migration_rolls_back_when_a_back_end_of_the_destination_ends(
     assert not any(device.logging for device in vm.devices)
 
 
-@pytest.mark.parametrize("strategy", RING_STOPPING_STRATEGIES)
+@pytest.mark.parametrize("strategy", slow.all_but(QUICK, RING_STOPPING_STRATEGIES))
 @pytest.mark.parametrize("victim", slow.all_but({"blk1"}, ["net0", "blk1"]))
 def test_a_back_end_of_the_source_that_ends_at_the_stop_is_lost(
     vm: Vm,
@@ -151,7 +152,7 @@ def test_a_back_end_of_the_source_that_ends_at_the_stop_is_lost(
     assert totals.duplicated == totals.corrupted == totals.errors == 0
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", slow.all_but(QUICK, STRATEGIES))
 def test_no_failure_after_running_resumes_the_vm_at_the_source(
     vm: Vm,
     other: Vm,

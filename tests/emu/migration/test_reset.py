@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import slow
 from tests.emu.migration.hosts import (
+    QUICK,
     RING_STOPPING_STRATEGIES,
     Migration,
     await_disk,
@@ -74,7 +76,7 @@ def test_a_device_can_be_reset_and_set_up_while_the_vm_runs(vm: Vm, index: int) 
     check_request_log(vm)
 
 
-@pytest.mark.parametrize("name", RING_STOPPING_STRATEGIES)
+@pytest.mark.parametrize("name", slow.all_but(QUICK, RING_STOPPING_STRATEGIES))
 def test_reset_during_precopy(
     vm: Vm, other: Vm, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +92,7 @@ def test_reset_during_precopy(
     check_request_log(other)
 
 
-@pytest.mark.parametrize("name", RING_STOPPING_STRATEGIES)
+@pytest.mark.parametrize("name", slow.all_but(QUICK, RING_STOPPING_STRATEGIES))
 def test_set_up_during_precopy(
     vm: Vm, other: Vm, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from emu.config.device_kinds import KINDS
 from emu.errors import CommandError
 from emu.orchestrator.signals import SignalWatcher
 from emu.qmp.client import MonitorClient
+from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT, TIMEOUT
 
 if TYPE_CHECKING:
@@ -211,11 +212,14 @@ def test_monitor_commands(programs: Programs, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "text"),
-    [
-        ("x-create", "has not been found"),
-        ("x-release", "has not been found"),
-        ("migrate-incoming", "has not been found"),
-    ],
+    slow.after(
+        1,
+        [
+            ("x-create", "has not been found"),
+            ("x-release", "has not been found"),
+            ("migrate-incoming", "has not been found"),
+        ],
+    ),
 )
 def test_internal_commands_are_unknown(
     programs: Programs, tmp_path: Path, command: str, text: str
@@ -239,7 +243,7 @@ def test_a_measurement_does_not_delay_the_end(programs: Programs, tmp_path: Path
         assert vm.wait(TIMEOUT) == 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", slow.all_but({signal.SIGINT}, [signal.SIGINT, signal.SIGTERM]))
 def test_a_signal_stops_the_rings(programs: Programs, tmp_path: Path, signum: int) -> None:
     """The back-end serves the next VM."""
     blk, back_end = programs.blk()
@@ -319,21 +323,28 @@ def test_ctrl_c_ends_the_wait_for_a_silent_back_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
-    [
-        ((), 2, "--net PATH, --blk PATH, --rng PATH"),
-        (("--blk", "s", "--for", "soon"), 2, "'soon' is not a duration"),
-        (("--net", "s", "--rings", "3"), 2, "--rings 3: rings of NICs come in pairs"),
-        (("--rng", "s", "--rings", "2"), 2, "--rings 2: entropy devices have 1 ring each"),
-        (("--blk", "s", "--blk", "s"), 2, "s is given twice: each device needs its own back-end"),
-        (("--blk", "s", "--rng", "s"), 2, "s is given twice"),
-        (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),
-        (("--blk", "s", "--vcpus", "0"), 2, "0 vCPUs"),
-        (("--blk", "s", "--memory", "1M"), 2, "at least 64M"),
-        (("--blk", "s", "--memory", "much"), 2, "'much' is not a size"),
-        (("--blk", "s", "--load", "much"), 2, "'much' is not one of"),
-        (("--blk", "s", "--qmp", "/no/such/qmp"), 1, "--qmp /no/such/qmp: No such file"),
-        (("--blk", "/" + "x" * 120), 1, "107 bytes at most"),
-    ],
+    slow.after(
+        4,
+        [
+            ((), 2, "--net PATH, --blk PATH, --rng PATH"),
+            (("--blk", "s", "--for", "soon"), 2, "'soon' is not a duration"),
+            (("--net", "s", "--rings", "3"), 2, "--rings 3: rings of NICs come in pairs"),
+            (("--rng", "s", "--rings", "2"), 2, "--rings 2: entropy devices have 1 ring each"),
+            (
+                ("--blk", "s", "--blk", "s"),
+                2,
+                "s is given twice: each device needs its own back-end",
+            ),
+            (("--blk", "s", "--rng", "s"), 2, "s is given twice"),
+            (("--blk", "s", "--rings", "0"), 2, "0 is not in the range"),
+            (("--blk", "s", "--vcpus", "0"), 2, "0 vCPUs"),
+            (("--blk", "s", "--memory", "1M"), 2, "at least 64M"),
+            (("--blk", "s", "--memory", "much"), 2, "'much' is not a size"),
+            (("--blk", "s", "--load", "much"), 2, "'much' is not one of"),
+            (("--blk", "s", "--qmp", "/no/such/qmp"), 1, "--qmp /no/such/qmp: No such file"),
+            (("--blk", "/" + "x" * 120), 1, "107 bytes at most"),
+        ],
+    ),
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], status: int, text: str) -> None:
     """The line has advice."""
@@ -369,7 +380,7 @@ def test_a_back_end_may_serve_one_connection_only(
 
 
 @RINGS
-@pytest.mark.parametrize("kind", ["blk", "net"])
+@pytest.mark.parametrize("kind", slow.all_but({"blk"}, ["blk", "net"]))
 def test_what_is_not_a_socket_is_refused_at_once(
     kind: str, rings: tuple[str, ...], tmp_path: Path
 ) -> None:

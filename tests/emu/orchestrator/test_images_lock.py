@@ -13,6 +13,7 @@ import pytest
 from emu.errors import PreflightError
 from emu.orchestrator.images_lock import LOCK_NAME, ImagesLock, Role
 from emu.orchestrator.run_directory import RunDirectory
+from tests import slow
 from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("other", Role)
+@pytest.mark.parametrize("other", slow.all_but({Role.ALONE}, Role))
 def test_every_command_is_refused_before_it_starts_anything(
     command: str, other: Role, tmp_path: Path
 ) -> None:
