@@ -163,7 +163,6 @@ class Source(MigrationSide):
             cleanup.callback(self._strategy.close)
             try:
                 tasks = self._transfer(stream, hello, cleanup)
-                self._migrated = True
             except FAILURES as error:
                 raise self._root_cause(error, stream) from error
             finally:
@@ -377,12 +376,14 @@ class Source(MigrationSide):
             if stream.hung_up:
                 raise MigrationError("stream", "the destination has closed the stream")
             stream.send(Kind.GO)
-            self._committed = True
+            # Whatever fails here from now on, the guest may run at the destination.
+            self._committed = self._migrated = True
         try:
             self._receive_expected(stream, Kind.RUNNING)
         except MigrationError as error:
             # Without FAILED the VM may run at the destination, although RUNNING did not arrive.
             if error.phase == "destination":
+                self._migrated = False
                 raise
 
     def _receive_expected(self, stream: MigrationStream, wanted: Kind) -> bytes:

@@ -14,6 +14,7 @@ from tests import slow
 from tests.emu.migration.certificates import Authority
 from tests.emu.migration.hosts import Migration, await_requests, check_request_log
 from tests.timeouts import TIMEOUT
+from vhost_user.errors import VhostUserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +95,31 @@ def test_from_go_on_the_vm_runs_at_the_destination(
     assert cut
     assert migration.received == [None]
     assert migration.source.destination_report == {} or migration.destination.source_report == {}
+    assert vm.machine.paused
+    await_requests(other)
+    check_request_log(other)
+
+
+@pytest.mark.parametrize(
+    "error", [VhostUserError("unexpected"), RuntimeError("unexpected")], ids=["expected", "any"]
+)
+def test_no_error_after_go_starts_the_vm_at_the_source(
+    vm: Vm, other: Vm, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one of our own mistakes: the guest would run twice on the same disks."""
+    migration = _migration(vm, other, tmp_path)
+    receive = MigrationStream.receive
+
+    def fail_at_running(stream: MigrationStream) -> tuple[Kind, int, bytes]:
+        section = receive(stream)
+        if section[0] is Kind.RUNNING:
+            raise error
+        return section
+
+    monkeypatch.setattr(MigrationStream, "receive", fail_at_running)
+    with pytest.raises(type(error), match="unexpected"):
+        migration.run()
+    assert migration.received == [None]
     assert vm.machine.paused
     await_requests(other)
     check_request_log(other)
