@@ -18,7 +18,7 @@ GROUPS = (
     (r"tests/bench/test_bench\.py::test_the_cheapest_case_.*", "bench"),
     (r"tests/faults/test_fault_matrix\.py::test_cell\[.*", "fault matrix"),
     (
-        r"tests/vhost_user_conformance/test_front_end\.py::test_(our_front_end_keeps|what_is_not_su).*",
+        r"tests/vhost_user_conformance/test_front_end\.py::test_(our_front_end_keeps|unsupported_cases_are).*",
         "our front-end",
     ),
 )

@@ -22,9 +22,10 @@ def test_other_tests_are_alone() -> None:
 
 
 @pytest.mark.parametrize("pattern", [pattern for pattern, _ in GROUPS])
-def test_every_pattern_names_a_file_that_is_there(
-    pattern: str, pytestconfig: pytest.Config
-) -> None:
-    """A file that is renamed takes its pattern along."""
-    path = pattern.partition("::")[0].replace("\\", "")
-    assert (pytestconfig.rootpath / path).is_file()
+def test_every_pattern_names_tests_that_exist(pattern: str, pytestconfig: pytest.Config) -> None:
+    """And tests of it: those that are renamed take their pattern along."""
+    path, _, names = pattern.replace("\\", "").partition("::")
+    text = (pytestconfig.rootpath / path).read_text()
+    prefix, _, rest = names.partition("(")
+    for alternative in rest.partition(")")[0].split("|") if rest[:1] not in ("", "?") else [""]:
+        assert f"def {prefix.partition('[')[0].rstrip('.*')}{alternative}" in text

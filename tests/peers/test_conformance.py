@@ -14,6 +14,7 @@ from tests.peers.programs import missing, number, version
 from tests.peers.record import distil
 from tests.peers.results import conform
 from tests.peers.table import PEERS
+from tests.timeouts import PROGRAM_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.peer
 
-#: Seconds for one peer, three times what an idle host takes.
-LIMIT = 50.0
+#: Seconds for one peer: several times what an idle host takes.
+LIMIT = PROGRAM_TIMEOUT
 
 
 @pytest.mark.timeout(2 * LIMIT + 30)
