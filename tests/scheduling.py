@@ -7,9 +7,11 @@ not used: they have no effect with the node ids of pytest 9.2.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pytest
 
 #: Patterns of node ids, and the group of those that match.
@@ -38,9 +40,34 @@ def scheduler(config: pytest.Config, log: object) -> object:
     from xdist.scheduler import LoadScopeScheduling
 
     class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # no types
-        """A group is what xdist calls a scope."""
+        """A group is what xdist calls a scope.
+
+        Without the other two methods a test that ends its worker runs again, on the next worker,
+        and ends that, too; and the worker that replaces one gets no work (pytest-xdist 3.8), so
+        that the session waits for ever once all first workers have ended.
+        """
 
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid)
+
+        def remove_node(self, node: Any) -> str | None:
+            """The test that ended the worker is complete: it has failed."""
+            for tests in self.assigned_work[node].values():
+                for test, completed in tests.items():
+                    if not completed:
+                        tests[test] = True
+                        super().remove_node(node)
+                        return str(test)
+            removed: str | None = super().remove_node(node)
+            return removed
+
+        def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
+            """A worker that replaces another one takes over what waits."""
+            late = self.collection_is_completed
+            super().add_node_collection(node, collection)
+            if late and node in self.registered_collections:
+                # Two groups: a worker runs its last test when it knows what comes next.
+                self._reschedule(node)
+                self._reschedule(node)
 
     return GroupScheduling(config, log)
