@@ -273,15 +273,18 @@ MOMENTS: dict[str, Callable[[psutil.Process, Path], bool]] = {
 
 @pytest.mark.parametrize("moment", slow.all_but({"all programs started"}, MOMENTS))
 def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
-    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run's programs have ended, and its sockets and files are removed."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # Of a short name: sockets are made in it.
+    directory = tmp_path_factory.mktemp("c")
+    monkeypatch.setenv("TMPDIR", str(directory))
     command = (*EMU, "migrate", *SMALL, "--repeat", "1000", "--quiet")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         watched = psutil.Process(process.pid)
-        wait_until(lambda: MOMENTS[moment](watched, tmp_path))
+        wait_until(lambda: process.poll() is not None or MOMENTS[moment](watched, directory))
+        assert process.poll() is None, process.communicate()
         family = watched.children(recursive=True)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=TIMEOUT)
@@ -291,7 +294,7 @@ def test_ctrl_c_at_any_moment_is_one_line_and_a_second_vm_starts_at_once(
     assert errors == "emu: ended by SIGINT\n"
     assert process.returncode == 130
     assert not any(child.is_running() for child in family)
-    assert list(tmp_path.iterdir()) == []
+    assert list(directory.iterdir()) == []
     assert emu("migrate", *SMALL, "--strategy", "split", "--quiet").returncode == 0
 
 
