@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests import leftovers, scheduling, timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 _DIRECTORY = pytest.StashKey[leftovers.TemporaryDirectory]()
 _LIMIT = pytest.StashKey[Any]()
@@ -24,6 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="Run all cells of tests/faults and print them as a table, not only a few.",
     )
+
+
+@pytest.fixture
+def owned() -> Iterator[ExitStack]:
+    """Closes what a test registers here, in reverse order."""
+    with ExitStack() as stack:
+        yield stack
 
 
 def _is_worker(config: pytest.Config) -> bool:

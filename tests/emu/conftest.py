@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,7 @@ from tests.emu.migration.hosts import Host, await_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
 
     from emu.vm.vm import Vm
@@ -25,13 +25,6 @@ def _checked_locks() -> Iterator[None]:
     enable_checking(True)
     yield
     enable_checking(False)
-
-
-@pytest.fixture
-def owned() -> Iterator[ExitStack]:
-    """Closes the objects that a test registers here."""
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +21,7 @@ from tests.timeouts import TIMEOUT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
 
 pytestmark = pytest.mark.peer
@@ -31,13 +30,6 @@ DISKS = VmSpec(2, 256 << 20, (DeviceGroup("blk", 2, 2),))
 #: Seconds for each answer: two polling testpmds use most of two cores.
 PEER_TIMEOUT = 20.0
 NIC = VmSpec(2, 256 << 20, (DeviceGroup("net", 1, 4),))
-
-
-@pytest.fixture
-def owned() -> Iterator[ExitStack]:
-    """Resources that are released at the end of the test."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def serve_disks(side: str, folder: Path, owned: ExitStack) -> dict[str, str]:

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +25,7 @@ from tests.peers.programs import Running, need
 from vhost_user import postcopy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
 
 pytestmark = pytest.mark.peer
@@ -34,13 +33,6 @@ pytestmark = pytest.mark.peer
 IMAGE_BYTES = 48 << 20
 #: The trace event of QEMU for memory bases that a back-end reports in postcopy.
 PLACED = "vhost_user_set_mem_table_postcopy"
-
-
-@pytest.fixture
-def owned() -> Iterator[ExitStack]:
-    """Resources that are released at the end of the test."""
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

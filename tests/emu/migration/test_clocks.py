@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -17,20 +15,8 @@ from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.timeline import now
 from tests.timeouts import TIMEOUT
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SECOND = 1_000_000_000
 _ways = st.integers(1, 50_000_000)
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
-    """Both ends of a stream."""
-    a, b = (MigrationStream(sock, timeout=TIMEOUT) for sock in socket.socketpair())
-    yield a, b
-    a.close()
-    b.close()
 
 
 @given(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +15,10 @@ from emu.strategies.timeline import now
 from tests.timeouts import TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from emu.migration.clocks import Offset
 
 MS = 1_000_000
 SECOND = 1000 * MS
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
-    """The streams of the source and of the destination."""
-    one, other = socket.socketpair()
-    streams = MigrationStream(one, timeout=TIMEOUT), MigrationStream(other, timeout=TIMEOUT)
-    yield streams
-    for stream in streams:
-        stream.close()
 
 
 class Destination:

@@ -30,16 +30,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[MigrationStream, MigrationStream]]:
-    """Both ends of a stream."""
-    a, b = socket.socketpair()
-    made = MigrationStream(a, timeout=TIMEOUT), MigrationStream(b, timeout=TIMEOUT)
-    yield made
-    for end in made:
-        end.close()
-
-
-@pytest.fixture
 def rams() -> Iterator[tuple[GuestRam, GuestRam]]:
     """The memories of both sides: two regions, around the hole."""
     made = GuestRam(6 << 30), GuestRam(6 << 30)

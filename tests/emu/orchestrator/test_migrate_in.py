@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,14 +14,8 @@ from tests.emu.fake_runs import disk_file
 from tests.emu.orchestrator.two_runs import TwoRuns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
-
-
-@pytest.fixture
-def owned() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def test_the_destination_receives_the_sources_report(owned: ExitStack, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,14 +19,8 @@ from tests.emu.fake_runs import FAKE_VM, machine_plan
 from tests.emu.orchestrator.two_runs import TwoRuns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
-
-
-@pytest.fixture
-def owned() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def test_the_report_has_the_figures_of_both_sides(owned: ExitStack, tmp_path: Path) -> None:

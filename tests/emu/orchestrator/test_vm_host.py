@@ -18,14 +18,7 @@ from tests.emu.fake_runs import FAKE_VM, disk_file, machine_plan, no_leftovers
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def owned() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def host(owned: ExitStack, **changes: Any) -> VmHost:

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,19 +20,13 @@ from vhost_user_conformance.model.verdict import Verdict, check
 from vhost_user_conformance.peer.program import PeerProgram, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import ExitStack
     from pathlib import Path
 
 #: Seconds for each answer.
 ANSWER_TIMEOUT = 1.0
 NET = f"{shlex.quote(sys.executable)} -m backends.net --socket-path {{socket}}"
-
-
-@pytest.fixture
-def owned() -> Iterator[ExitStack]:
-    """What a test makes and has to release."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def started(folder: Path, owned: ExitStack) -> tuple[BackEndRunner, Callable[[], int]]:

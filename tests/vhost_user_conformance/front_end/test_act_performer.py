@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import threading
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,17 +31,10 @@ from vhost_user_conformance.front_end.session import Session
 from vhost_user_conformance.peer.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
 
     from vhost_user_conformance.front_end.script import ScriptedSession
-
-
-@pytest.fixture
-def owned() -> Iterator[ExitStack]:
-    """What a test makes and has to close."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def connected(guest: Guest, script: Script, owned: ExitStack) -> Session:
