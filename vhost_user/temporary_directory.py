@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 #: Characters that `tempfile.mkdtemp` appends to a prefix.
 RANDOM_LENGTH = 8
 _LOCK = "run.lock"
+#: Signals that end a program.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class TemporaryDirectory:
@@ -28,7 +31,7 @@ class TemporaryDirectory:
     """
 
     def __init__(self, prefix: str, parent: Path | None = None) -> None:
-        folder = Path(tempfile.gettempdir()) if parent is None else parent
+        folder = parent_directory() if parent is None else parent
         remove_stale(prefix, folder)
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
         self._lock = _make_lock(self.path)
@@ -39,6 +42,22 @@ class TemporaryDirectory:
     def __exit__(self, *_exception: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def parent_directory() -> Path:
+    """Where temporary files are made: ``TMPDIR``, or what `tempfile` finds without it.
+
+    `tempfile` tests the directory, once in a process, with a file that it makes and removes. Ctrl-C
+    between the two would leave the file, so signals have to wait (in a process of one thread).
+
+    Raises:
+        FileNotFoundError: no directory is usable.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        return Path(tempfile.gettempdir())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def remove_stale(prefix: str, folder: Path) -> None:

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhost_user.channel import MAX_SOCKET_PATH
-from vhost_user.temporary_directory import RANDOM_LENGTH, TemporaryDirectory
+from vhost_user.temporary_directory import RANDOM_LENGTH, TemporaryDirectory, parent_directory
 from vhost_user_conformance.errors import OptionError
 from vhost_user_conformance.model.case import BACK_END, FRONT_END
 from vhost_user_conformance.model.catalogue import cases_in
@@ -134,7 +133,7 @@ class Target(NamedTuple):
 
 def _temporary_directory() -> TemporaryDirectory:
     """A directory whose sockets' paths are not too long, also where ``TMPDIR`` is."""
-    folder = Path(tempfile.gettempdir())
+    folder = parent_directory()
     path = folder / (PREFIX + "x" * RANDOM_LENGTH) / LONGEST_NAME
     short = len(os.fsencode(path)) <= MAX_SOCKET_PATH
     return TemporaryDirectory(PREFIX, folder if short else Path("/tmp"))  # noqa: S108  mkdtemp

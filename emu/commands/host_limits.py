@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from emu.errors import PreflightError
-from emu.orchestrator.run_directory import PREFIX, longest_name, temporary_directory
+from emu.orchestrator.run_directory import PREFIX, longest_name
 from vhost_user.channel import MAX_SOCKET_PATH
-from vhost_user.temporary_directory import RANDOM_LENGTH
+from vhost_user.temporary_directory import RANDOM_LENGTH, parent_directory
 
 if TYPE_CHECKING:
     from emu.config.vm_spec import (
@@ -93,8 +92,8 @@ def _check_memory(spec: VmSpec) -> None:
 
 
 def _check_socket_paths(spec: VmSpec) -> None:
-    directory = temporary_directory()
-    path = Path(directory, PREFIX + "x" * RANDOM_LENGTH, longest_name(spec))
+    directory = parent_directory()
+    path = directory / (PREFIX + "x" * RANDOM_LENGTH) / longest_name(spec)
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH:
         raise PreflightError(

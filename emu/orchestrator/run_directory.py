@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from emu.errors import PreflightError
-from emu.orchestrator import signals
 from emu.orchestrator.images_lock import ImagesLock, Role
 from vhost_user.temporary_directory import TemporaryDirectory
 
@@ -38,8 +37,7 @@ class RunDirectory:
         self._images = images
         with ExitStack() as stack:
             try:
-                folder = Path(temporary_directory())
-                self.path = stack.enter_context(TemporaryDirectory(PREFIX, folder))
+                self.path = stack.enter_context(TemporaryDirectory(PREFIX))
             except OSError as error:
                 raise PreflightError(
                     f"the directory for sockets cannot be created: {error}"
@@ -101,16 +99,6 @@ class RunDirectory:
         except OSError as error:
             raise PreflightError(f"{path}: {error.strerror}") from None
         return path
-
-
-def temporary_directory() -> str:
-    """Where temporary files go: ``TMPDIR``, or what `tempfile` finds without it.
-
-    `tempfile` tests the directory, once in a process, with a file that it makes and removes. Ctrl-C
-    between the two would leave the file, so it has to wait.
-    """
-    with signals.held():
-        return tempfile.gettempdir()
 
 
 def _make_image(path: Path) -> None:

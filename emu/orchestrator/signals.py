@@ -7,32 +7,17 @@ import select
 import signal
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from emu.errors import ProgramError, SignalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from types import FrameType
 
     from emu.orchestrator.managed_process import ManagedProcess
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-
-@contextmanager
-def held() -> Iterator[None]:
-    """Signals that end a run come when the block has been left, in a process of one thread.
-
-    For what has to be done as a whole before there is a `SignalWatcher`: until then Python raises
-    KeyboardInterrupt wherever it is.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class SignalWatcher:

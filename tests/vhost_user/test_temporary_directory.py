@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,39 @@ print(directory.path, flush=True)
 sys.stdin.read()
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+#: Ctrl-C comes when `tempfile` has made the file with which it tests the directory.
+STRUCK = """
+import os, signal
+from vhost_user.temporary_directory import TemporaryDirectory
+
+make = os.open
+
+def make_and_strike(*arguments):
+    fd = make(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)
+    return fd
+
+os.open = make_and_strike
+try:
+    TemporaryDirectory("run-")
+except KeyboardInterrupt:
+    print("interrupted", os.listdir(os.environ["TMPDIR"]))
+"""
+
+
+def test_ctrl_c_leaves_nothing_in_the_temporary_directory(tmp_path: Path) -> None:
+    """It has its effect when the test of the directory is over."""
+    done = subprocess.run(
+        [sys.executable, "-c", STRUCK],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PROGRAM_TIMEOUT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert (done.stdout, done.stderr) == ("interrupted []\n", "")
 
 
 def held(folder: Path) -> tuple[subprocess.Popen[str], Path]:

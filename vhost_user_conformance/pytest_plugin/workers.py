@@ -10,12 +10,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import re
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vhost_user.temporary_directory import parent_directory
 from vhost_user_conformance.errors import ConformanceError
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def claim(target: Target, config: pytest.Config, owned: ExitStack) -> None:
         return
     uid = config.workerinput["testrunuid"]  # type: ignore[attr-defined]  # pytest-xdist's
     name = hashlib.sha256(repr(target).encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"vhost-user-{uid}-{name}.lock"
+    path = parent_directory() / f"vhost-user-{uid}-{name}.lock"
     file = owned.enter_context(path.open("w"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

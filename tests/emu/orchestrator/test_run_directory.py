@@ -14,39 +14,6 @@ import pytest
 from emu.config.vm_spec import VmSpec
 from emu.errors import PreflightError
 from emu.orchestrator.run_directory import SCRATCH_BYTES, RunDirectory, longest_name
-from tests.timeouts import PROGRAM_TIMEOUT
-
-#: Ctrl-C comes when `tempfile` has made the file with which it tests the directory.
-STRUCK = """
-import os, signal
-from emu.orchestrator.run_directory import temporary_directory
-
-make = os.open
-
-def make_and_strike(*arguments):
-    fd = make(*arguments)
-    os.kill(os.getpid(), signal.SIGINT)
-    return fd
-
-os.open = make_and_strike
-try:
-    temporary_directory()
-except KeyboardInterrupt:
-    print("interrupted", os.listdir(os.environ["TMPDIR"]))
-"""
-
-
-def test_ctrl_c_leaves_nothing_in_the_temporary_directory(tmp_path: Path) -> None:
-    """It has its effect when the test of the directory is over."""
-    done = subprocess.run(
-        [sys.executable, "-c", STRUCK],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PROGRAM_TIMEOUT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert (done.stdout, done.stderr) == ("interrupted []\n", "")
 
 
 def test_the_directory_is_removed_with_its_contents() -> None:
