@@ -4,11 +4,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TOOLS  := $(VENV)/.installed-tools
 SOURCES := $(wildcard vhost_user/_native_build.py vhost_user/native/*.c vhost_user/native/*.h emu/machine/accel/_kvm_build.py emu/machine/accel/native/*.[ch]) pyproject.toml setup.py
 
 # Processes that run tests. Many tests wait, so more of them than processors are right.
 WORKERS ?= $(shell expr 2 \* $$(nproc))
+PIP      = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS)
+
+# Programs that are started a thousand times must not compile their modules each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What `make test` leaves to `make test-all` and, the documents' commands, to `make check`.
 QUICK   := not slow and not peer and not document
 C_FILES := $(wildcard vhost_user/native/*.[ch] emu/machine/accel/native/*.[ch] bench/*.c)
@@ -35,7 +41,12 @@ $(STAMP): $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or later is needed" >&2; exit 1; }
 	@command -v $${CC:-cc} >/dev/null || { echo "no C compiler was found: install one (Debian: apt-get install gcc python3-dev) or set CC" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): is the venv module installed (Debian: apt-get install python3-venv)?" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+# What checks the sources, which neither a migration nor a test needs.
+$(TOOLS): $(STAMP)
+	@$(PIP) -e '.[test,dev]'
 	@touch $@
 
 migrate: $(STAMP)
@@ -54,11 +65,11 @@ test-all: $(STAMP)
 LOWEST := .venv-lowest
 test-lowest: $(STAMP)
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(PIP) uv
 	VIRTUAL_ENV=$(LOWEST) $(BIN)/uv pip install --quiet --resolution lowest-direct -e '.[test]'
 	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "$(QUICK)"
 
-check: $(STAMP)
+check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
@@ -67,7 +78,7 @@ check: $(STAMP)
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(PYTEST) tests/docs -m "not slow and not peer"
 
-format: $(STAMP)
+format: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
