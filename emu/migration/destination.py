@@ -128,6 +128,9 @@ class Destination(DestinationBase):
 
     def _receive_rounds(self, stream: MigrationStream, channels: ReceivingChannels) -> bytes:
         ram = self.vm.machine.ram
+        # The source may stop one device after the other, each in up to one timeout. The guest does
+        # not wait for this side's timeout: a source that has died closes the stream.
+        stream.set_timeout((1 + len(self.vm.devices)) * self._stage.timeout)
         while True:
             kind, count, payload = stream.receive()
             if kind is Kind.RAM:
@@ -135,6 +138,7 @@ class Destination(DestinationBase):
             elif kind is Kind.BARRIER:
                 channels.await_barrier(self._stage.timeout)
             elif kind is Kind.SWITCHOVER:
+                stream.set_timeout(self._stage.timeout)
                 channels.finish()
                 return payload
             else:

@@ -36,13 +36,13 @@ class BlackoutTimes(NamedTuple):
         devices: by device and phase, the sum of its spans. A span of a whole class of devices has
             the name of the class.
         wall: from the beginning of the first device's first span to the end of the last span.
-        vcpus: the spans that belong to no device, without memory.
+        vcpus: by phase, the spans that belong to no device, without memory.
     """
 
     number: int
     devices: dict[str, dict[Phase, int]]
     wall: int
-    vcpus: int
+    vcpus: dict[Phase, int]
 
     @classmethod
     def of(cls, number: int, spans: Iterable[Span]) -> Self:
@@ -54,11 +54,11 @@ class BlackoutTimes(NamedTuple):
             phases = devices.setdefault(span.device or span.device_class, {})
             phases[span.phase] = phases.get(span.phase, 0) + span.end - span.start
         wall = max(s.end for s in own) - min(s.start for s in own) if own else 0
-        vcpus = sum(
-            span.end - span.start
+        vcpus = {
+            span.phase: span.end - span.start
             for span in inside
             if span.device_class == "vm" and span.phase != _MEMORY
-        )
+        }
         return cls(number, devices, wall, vcpus)
 
     def costs(self, *, rings_only: bool) -> list[DeviceCost]:
@@ -74,7 +74,8 @@ class NotifierCosts(NamedTuple):
 
     Attributes:
         assign, deassign: for each ring, in a commit of many.
-        assign_commit, deassign_commit: for each commit, in addition.
+        assign_commit, deassign_commit: in addition, for each commit of host notifiers and the
+            commit of the same rings' guest notifiers.
     """
 
     assign: int
@@ -126,8 +127,9 @@ class History:
             notifiers: nanoseconds that their notifiers are expected to take in addition.
 
         The times under the same strategy take precedence over the probe, which a running guest
-        slows down, unless the probe is `CHANGED_FACTOR` times as long. Without them, the result is
-        the longer of the probe and the estimate from the devices' times under another strategy.
+        slows down, unless the probe is `CHANGED_FACTOR` times as long. If the strategy changes no
+        notifiers in the blackout, so does the estimate from the rings' times under another
+        strategy. Otherwise the longer of the probe and the estimate from the devices' times counts.
         """
         kept = self._kept[side]
         same = kept.get(strategy.NAME)
@@ -141,21 +143,29 @@ class History:
             ),
             default=0,
         )
+        if strategy.prepares_ahead and probed < CHANGED_FACTOR * other:
+            return other
         return max(probed + notifiers, other)
 
     def vcpus(self, strategy: Strategy, measured: int = 0) -> int:
         """Nanoseconds that the vCPUs are expected to take, both sides together.
 
-        The times under the same strategy take precedence, then ``measured``, then the times under
-        another strategy, which may do more or less in the blackout.
+        The times under the same strategy take precedence, then ``measured``, then the times of the
+        latest migration. A strategy that prepares the destination ahead loads the state of the
+        vCPUs into memory that is warm: that takes about as long as to save it.
         """
         sides = [kept for kept in self._kept.values() if kept]
-        if measured and not all(strategy.NAME in kept for kept in sides):
+        known = all(strategy.NAME in kept for kept in sides)
+        if measured and not known:
             return measured
-        return sum(
-            kept.get(strategy.NAME, max(kept.values(), key=lambda times: times.number)).vcpus
-            for kept in sides
-        )
+        phases: dict[Phase, int] = {}
+        for kept in sides:
+            latest = max(kept.values(), key=lambda times: times.number)
+            phases |= kept.get(strategy.NAME, latest).vcpus
+        if strategy.prepares_ahead and not known and Phase.DEVICE_STATE in phases:
+            load = phases.get(Phase.LOAD_STATE, 0)
+            phases[Phase.LOAD_STATE] = min(load, phases[Phase.DEVICE_STATE])
+        return sum(phases.values())
 
     def merge(self, received: JsonObject) -> None:
         """Merge the history of the other side: the later migration with each strategy counts.
@@ -172,7 +182,7 @@ class History:
                         for name, phases in devices.items()
                     },
                     int(wall),
-                    int(vcpus),
+                    {Phase(phase): int(ns) for phase, ns in vcpus.items()},
                 )
                 ours = kept.get(strategy)
                 if ours is None or ours.number < theirs.number:

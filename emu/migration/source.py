@@ -59,6 +59,7 @@ class Source(MigrationSide):
         report_fields: returns further fields of this side's completion report.
 
     Attributes:
+        strategy: schedules the steps that stop its devices.
         destination_report: the completion report of the destination, with ``downtime_ns`` and
             ``downtime_error_ns``; empty if HELLO did not ask for completion reports.
         requests_in_flight: requests that were in flight when the vCPUs had been paused, without
@@ -96,7 +97,7 @@ class Source(MigrationSide):
         self._stream: MigrationStream | None = None
         self._history = History() if history is None else history
         self._parameters = parameters
-        self._strategy = strategy
+        self.strategy = strategy
         self._observe = observe
         self._stage = Stage(vm.machine, self.timeline, parameters.timeout)
 
@@ -160,7 +161,7 @@ class Source(MigrationSide):
             self._perform_handshake(stream, hello)
             self.vm.reconnect.pause()
             cleanup.callback(self._resume_reconnect)
-            cleanup.callback(self._strategy.close)
+            cleanup.callback(self.strategy.close)
             try:
                 tasks = self._transfer(stream, hello, cleanup)
             except FAILURES as error:
@@ -169,10 +170,12 @@ class Source(MigrationSide):
                 # Before GO the source owns the VM; after GO only if the destination sent FAILED.
                 if not self._migrated:
                     self._roll_back()
-            self._history.record("src", self._strategy.NAME, self.timeline.spans)
+            self._history.record("src", self.strategy.NAME, self.timeline.spans)
             # The vCPUs stay paused: the destination owns the VM.
             self._observe("STOP", {})
-            self._strategy.finish(tasks, self._stage)
+            # The destination owns the VM, whether a device of this side finishes its stop or not.
+            with contextlib.suppress(*FAILURES):
+                self.strategy.finish(tasks, self._stage)
             if hello.get("report"):
                 # A report that is lost or invalid does not undo the migration.
                 with contextlib.suppress(*FAILURES, ValueError):
@@ -223,7 +226,7 @@ class Source(MigrationSide):
 
         def report(downtime: int, offset: Offset) -> JsonObject:
             return {
-                "strategy": self._strategy.NAME,
+                "strategy": self.strategy.NAME,
                 "downtime_ns": downtime,
                 "downtime_error_ns": None if offset.same else offset.error_ns,
                 "precopy": self.precopy_progress.to_json(),
@@ -260,7 +263,7 @@ class Source(MigrationSide):
         self._check_cancelled()
         self._check_back_ends()
         self._observe("MIGRATION", {"status": "active"})
-        self._strategy.open()
+        self.strategy.open()
 
     def _transfer(
         self, stream: MigrationStream, hello: dict[str, object], cleanup: contextlib.ExitStack
@@ -296,7 +299,7 @@ class Source(MigrationSide):
             channels,
             self._parameters,
             self._observe,
-            forecast=DowntimeForecast(vm, self._strategy, self._history, self._parameters.timeout),
+            forecast=DowntimeForecast(vm, self.strategy, self._history, self._parameters.timeout),
             throttle=vm.machine.vcpus.throttle,
             pause=self._cancelled.wait,
             check=self._check_cancelled,
@@ -333,7 +336,7 @@ class Source(MigrationSide):
         tasks = begin_tasks(vm.devices, lifecycle.stop)
         precopy.send_last_round()
         with self._blackout():
-            self._strategy.stop(tasks, self._stage)
+            self.strategy.stop(tasks, self._stage)
             with timeline.span(Phase.FINAL_RAM):
                 channels.send_ram(vm.machine.ram, sync.dirty())
                 channels.end_round()

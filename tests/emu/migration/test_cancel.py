@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def cancel_at(migration: Migration, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancel the migration at that moment, from the source's own thread."""
     source = migration.source
-    observe, strategy = source._observe, source._strategy
+    observe, strategy = source._observe, source.strategy
     stop, receive = strategy.stop, source._receive_expected
 
     def watch(name: str, data: dict[str, object]) -> None:

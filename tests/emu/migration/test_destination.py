@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from emu.config.migration_parameters import Parameters
 from emu.errors import MigrationError
 from emu.migration.destination import Destination
 from emu.migration.handshake import hello
 from emu.migration.stream import Kind, MigrationStream
 from emu.strategies.base import StrategyOptions
-from tests.emu.migration.hosts import PARAMETERS, Events
-from tests.timeouts import TIMEOUT
+from tests.emu.migration.hosts import PARAMETERS, Events, Migration, check_request_log
+from tests.timeouts import SCALE, TIMEOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from emu.strategies.task import Stage, Task
     from emu.vm.vm import Vm
 
 #: The sections before the unexpected one, and the text of the error.
@@ -62,3 +68,20 @@ def test_further_streams_need_a_listener(vm: Vm, other: Vm) -> None:
     with pytest.raises(MigrationError, match="further streams are not possible"):
         destination.run(MigrationStream(theirs, timeout=TIMEOUT))
     source.close()
+
+
+def test_a_source_may_need_a_timeout_for_each_device(
+    vm: Vm, other: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = Parameters(timeout=3 * SCALE)
+    migration = Migration(vm, other, "qemu-2021", tmp_path, parameters)
+    strategy = migration.source.strategy
+    stop = strategy.stop
+
+    def stop_slowly(tasks: Sequence[Task], stage: Stage) -> None:
+        time.sleep(1.3 * parameters.timeout)  # As several devices that take less than a timeout.
+        stop(tasks, stage)
+
+    monkeypatch.setattr(strategy, "stop", stop_slowly)
+    migration.run()
+    check_request_log(other)

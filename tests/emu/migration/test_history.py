@@ -84,7 +84,10 @@ def test_a_phase_that_a_strategy_moves_out_of_the_blackout_is_not_expected_in_it
     history = History()
     history.record("src", "qemu-2021", [*stops("blk0"), notify])
     assert history.devices("src", make("split")) == 90 * MS
-    assert history.devices("src", make("prewired")) == 20 * MS
+    prewired = make("prewired")
+    assert history.devices("src", prewired) == 20 * MS
+    assert history.devices("src", prewired, 50 * MS) == 20 * MS
+    assert history.devices("src", prewired, 70 * MS) == 70 * MS
 
 
 def test_spans_outside_of_the_blackout_and_memory_do_not_count() -> None:
@@ -106,6 +109,17 @@ def test_vcpu_times_of_the_same_strategy_take_precedence_over_measured_ones() ->
     assert history.vcpus(make("prewired"), 12 * MS) == 9 * MS
     assert history.vcpus(make("split"), 12 * MS) == 12 * MS
     assert history.vcpus(make("split")) == 9 * MS
+
+
+def test_a_strategy_that_prepares_ahead_loads_the_state_into_warm_memory() -> None:
+    history = History()
+    save = Span("vm", "", None, Phase.DEVICE_STATE, 0, 4 * MS, 1, True)
+    load = Span("vm", "", None, Phase.LOAD_STATE, 0, 20 * MS, 1, True)
+    history.record("src", "threads", [save])
+    history.record("dst", "threads", [load])
+    assert history.vcpus(make("threads")) == 24 * MS
+    assert history.vcpus(make("split")) == 24 * MS
+    assert history.vcpus(make("prewired")) == 8 * MS
 
 
 def test_notifier_costs_of_the_other_side_count_until_they_are_measured_here() -> None:

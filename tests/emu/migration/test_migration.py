@@ -167,9 +167,8 @@ def test_no_failure_after_running_resumes_the_vm_at_the_source(
     def fail(_tasks: object, _stage: object) -> None:
         raise MigrationError("finish", "on purpose")
 
-    monkeypatch.setattr(migration.source._strategy, "finish", fail)
-    with pytest.raises(MigrationError, match="on purpose"):
-        migration.run()
+    monkeypatch.setattr(migration.source.strategy, "finish", fail)
+    migration.run()
     assert vm.machine.paused
     assert not migration.destination_vm.machine.paused
     await_requests(migration.destination_vm)
