@@ -10,6 +10,7 @@ from functools import partial
 from typing import NoReturn
 
 from backends import console_script
+from vhost_user.deferred_signals import deferred_signals
 
 NAME = "emu"
 _complain = partial(console_script.complain, NAME)
@@ -36,7 +37,8 @@ def _run() -> int:
 
     try:
         # Options are made here, also of device kinds and strategies of other distributions.
-        from emu.commands.group import emu
+        with deferred_signals():
+            from emu.commands.group import emu
 
         status = emu.main(prog_name=NAME, standalone_mode=False)
     except click.exceptions.Exit as leave:

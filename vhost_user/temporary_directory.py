@@ -5,15 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import tempfile
 from pathlib import Path
+
+from vhost_user.deferred_signals import deferred_signals
 
 #: Characters that `tempfile.mkdtemp` appends to a prefix.
 RANDOM_LENGTH = 8
 _LOCK = "run.lock"
-#: Signals that end a program.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class TemporaryDirectory:
@@ -53,11 +52,8 @@ def parent_directory() -> Path:
     Raises:
         FileNotFoundError: no directory is usable.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
+    with deferred_signals():
         return Path(tempfile.gettempdir())
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def remove_stale(prefix: str, folder: Path) -> None:

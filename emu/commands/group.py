@@ -12,6 +12,7 @@ from backends import console_script
 from emu import trace_events as _trace_events  # noqa: F401  --trace-events of all commands has them
 from emu.commands.command_group import CommandGroup, need_subcommand
 from emu.errors import EmuError, SignalError
+from vhost_user.deferred_signals import deferred_signals
 
 #: Settings of `emu`, which all of its subcommands inherit.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -47,7 +48,8 @@ class _Emu(CommandGroup):
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in SUBCOMMANDS:
             return None
-        module = importlib.import_module(f"emu.commands.{cmd_name}")
+        with deferred_signals():
+            module = importlib.import_module(f"emu.commands.{cmd_name}")
         return cast("click.Command", getattr(module, cmd_name))
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -10,14 +10,13 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from emu.errors import ProgramError, SignalError
+from vhost_user.deferred_signals import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import FrameType
 
     from emu.orchestrator.managed_process import ManagedProcess
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class SignalWatcher:
@@ -41,7 +40,7 @@ class SignalWatcher:
         self._awake, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         if threading.current_thread() is threading.main_thread():
             self._before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-            for signum in _SIGNALS:
+            for signum in SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:  # as with nohup
                     self._previous[signum] = signal.signal(signum, self._record)
         return self
