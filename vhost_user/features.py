@@ -1,7 +1,7 @@
 """Feature bits: virtio's, vhost's, and vhost-user's own protocol features, as data.
 
-Numbers that differ between specifications and releases are not members of `ProtocolFeature`: they
-are those of a `Dialect`, and each session has one.
+Some releases number features and messages differently from the specification: a `Dialect` has their
+numbers, and each session has one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VHOST_USER_F_PROTOCOL_FEATURES = 30
 
 
 class ProtocolFeature(IntFlag):
-    """Protocol features whose numbers are settled, as masks (``MQ`` is bit 0)."""
+    """The protocol features as masks, as the specification numbers them (``MQ`` is bit 0)."""
 
     MQ = 1 << 0
     LOG_SHMFD = 1 << 1
@@ -42,6 +42,9 @@ class ProtocolFeature(IntFlag):
     SHARED_OBJECT = 1 << 18
     DEVICE_STATE = 1 << 19
     GET_VRING_BASE_INFLIGHT = 1 << 20
+    GPA_ADDRESSES = 1 << 21
+    SHMEM = 1 << 22
+    GET_VRING_BASE_SKIP_DRAIN = 1 << 23
 
 
 #: Protocol features that need others.
@@ -52,17 +55,24 @@ DEPENDENCIES: dict[ProtocolFeature, ProtocolFeature] = {
     ProtocolFeature.HOST_NOTIFIER: ProtocolFeature.BACKEND_REQ,
     # commit e0822e6085: aborted requests stay recorded in the inflight region
     ProtocolFeature.GET_VRING_BASE_INFLIGHT: ProtocolFeature.INFLIGHT_SHMFD,
+    # commit 1276e6c85d
+    ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN: (
+        ProtocolFeature.GET_VRING_BASE_INFLIGHT | ProtocolFeature.INFLIGHT_SHMFD
+    ),
 }
+#: The protocol features up to this bit, and the front-end's messages up to this id, have the same
+#: numbers in all dialects.
+LAST_COMMON_BIT, LAST_COMMON_MESSAGE = 20, 43
 
 
 class Dialect(NamedTuple):
-    """How a project numbers what is not settled.
+    """How a project numbers protocol features and messages.
 
     Attributes:
         name: of the project.
         source: where the numbers are documented.
-        bits: protocol features beyond bit 20: name to bit number.
-        messages: front-end ids beyond 43: id to its name in this dialect.
+        bits: its protocol features beyond `LAST_COMMON_BIT`: name to bit number.
+        messages: its front-end messages beyond `LAST_COMMON_MESSAGE`: id to name.
     """
 
     name: str
@@ -72,28 +82,27 @@ class Dialect(NamedTuple):
 
     def protocol_feature(self, name: str) -> ProtocolFeature | None:
         """The mask of a protocol feature, by name; None if this dialect does not have it."""
-        settled = ProtocolFeature.__members__.get(name)
-        if settled is not None:
-            return settled
-        bit = self.bits.get(name)
-        return None if bit is None else ProtocolFeature(1 << bit)
+        if name in self.bits:
+            return ProtocolFeature(1 << self.bits[name])
+        common = ProtocolFeature.__members__.get(name)
+        return common if common is not None and common <= 1 << LAST_COMMON_BIT else None
 
 
 SPEC = Dialect(
     "spec",
-    "QEMU docs/interop/vhost-user.rst, drafts of 2026-02",
-    {"GPA_ADDRESSES": 21, "SHMEM": 22},
-    {44: "GET_SHMEM_CONFIG"},
+    "QEMU docs/interop/vhost-user.rst, 1276e6c85d",
+    {"GPA_ADDRESSES": 21, "SHMEM": 22, "GET_VRING_BASE_SKIP_DRAIN": 23},
+    {44: "GET_SHMEM_CONFIG", 45: "GET_VRING_BASE_SKIP_DRAIN"},
 )
 RUST_VMM = Dialect(
     "rust-vmm",
-    "rust-vmm vhost 0.16, commit 4e217d99",
+    "rust-vmm vhost 0.16, commit 4e217d99; 0.17 has the specification's numbers",
     {"SHMEM": 21},
     {44: "GET_SHMEM_CONFIG"},
 )
 YC_LIBVHOST = Dialect(
     "yc-libvhost",
-    "yc-libvhost-server: a protocol feature of its own; the bit is in its header",
+    "yc-libvhost-server #48: a protocol feature of its own; the bit is in its header",
     {},
     {44: "GET_VRING_BASE_SKIP_DRAIN"},
 )

@@ -219,7 +219,8 @@ class FrontendSession(Session):
     def _stop_ring(self, request: Request, payload: Payload | None) -> None:
         asked, answered = cast("VringState", request.payload), cast("VringState", payload)
         if asked.ring != answered.ring:
-            self._blame(f"answered for ring {answered.ring}", "GET_VRING_BASE", asked.ring)
+            name = self._tables.rows[request.id].name
+            self._blame(f"answered for ring {answered.ring}", name, asked.ring)
         self.rings[asked.ring].apply(RingEvent.GET_VRING_BASE)
 
     def _offer_features(self, _request: Request, payload: Payload | None) -> None:

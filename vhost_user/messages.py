@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vhost_user.features import (
+    LAST_COMMON_MESSAGE,
     SPEC,
     VHOST_USER_F_PROTOCOL_FEATURES,
     VIRTIO_F_IOMMU_PLATFORM,
@@ -252,7 +253,18 @@ class FrontendRequest(_Message):
         44,
         gate=_SHMEM,
         reply_payload=(ShmemConfig,),
-        source="3d6e537a81 (pending), rust-vmm vhost 0.16",
+        source="3d6e537a81",
+    )
+    GET_VRING_BASE_SKIP_DRAIN = _row(
+        45,
+        VringState,
+        gate=Gate("GET_VRING_BASE_SKIP_DRAIN"),
+        reply_payload=(VringState,),
+        reply_effect=Effect.STOP_RING,
+        source=(
+            "1276e6c85d: as GET_VRING_BASE, but requests in flight are suspended, and recorded in "
+            "the inflight region"
+        ),
     )
 
 
@@ -279,9 +291,9 @@ class BackendRequest(_Message):
         unsupported=_NO_SENDER,
     )
     SHMEM_MAP = _row(
-        9, Mmap, gate=_SHMEM, fds=FdRule.ONE, source="ca77f68785 (pending)", unsupported=_NO_SENDER
+        9, Mmap, gate=_SHMEM, fds=FdRule.ONE, source="ca77f68785", unsupported=_NO_SENDER
     )
-    SHMEM_UNMAP = _row(10, Mmap, gate=_SHMEM, source="ca77f68785 (pending)", unsupported=_NO_SENDER)
+    SHMEM_UNMAP = _row(10, Mmap, gate=_SHMEM, source="ca77f68785", unsupported=_NO_SENDER)
 
 
 #: All front-end messages by id.
@@ -289,14 +301,14 @@ FRONTEND_MESSAGES: dict[int, MessageSpec] = {row: row.spec for row in FrontendRe
 #: All back-end messages by id.
 BACKEND_MESSAGES: dict[int, MessageSpec] = {row: row.spec for row in BackendRequest}
 
-#: Ids with another meaning in a dialect: (dialect, id) to the row there.
+#: Ids with another meaning than in the specification: (dialect, id) to the row there.
 DIALECT_ROWS: dict[tuple[str, int], MessageSpec] = {
     (YC_LIBVHOST.name, 44): FrontendRequest.GET_VRING_BASE.spec._replace(
         id=FrontendRequest.GET_SHMEM_CONFIG,
         name="GET_VRING_BASE_SKIP_DRAIN",
         gate=Gate("GET_VRING_BASE_SKIP_DRAIN"),
         source=YC_LIBVHOST.source,
-        unsupported="the protocol feature that announces it is not settled",
+        unsupported="its protocol feature has another number than in the specification",
     ),
 }
 
@@ -306,6 +318,7 @@ def frontend_messages(dialect: Dialect = SPEC) -> dict[int, MessageSpec]:
     return {
         number: DIALECT_ROWS.get((dialect.name, number), row)
         for number, row in FRONTEND_MESSAGES.items()
+        if number <= LAST_COMMON_MESSAGE or number in dialect.messages
     }
 
 

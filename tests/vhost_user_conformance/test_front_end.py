@@ -43,6 +43,7 @@ ABSENT = {
     *("CREATE_CRYPTO_SESSION", "CLOSE_CRYPTO_SESSION", "GPU_SET_SOCKET", "GET_SHMEM_CONFIG"),
     *("POSTCOPY_ADVISE", "POSTCOPY_LISTEN", "POSTCOPY_END", "SET_STATUS", "GET_STATUS"),
     *("SET_DEVICE_STATE_FD", "CHECK_DEVICE_STATE"),
+    *("GET_VRING_BASE_SKIP_DRAIN", "GPA_ADDRESSES"),
 }
 #: The same for a class of devices; with requests of one buffer there are no indirect tables.
 _NO_CONFIG = {"CONFIG", "GET_CONFIG", "indirect"}

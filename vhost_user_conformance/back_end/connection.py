@@ -186,22 +186,29 @@ class BackEnd(Negotiation):
         """Call it when the back-end has been reset: no ring is started any more."""
         self._started.clear()
 
-    def stop(self, ring: TestRing, *, after_header: Callable[[], object] | None = None) -> int:
-        """Stop a ring by GET_VRING_BASE; return the base.
+    def stop(
+        self,
+        ring: TestRing,
+        *,
+        by: F = F.GET_VRING_BASE,
+        after_header: Callable[[], object] | None = None,
+    ) -> int:
+        """Stop a ring; return the base.
 
         Args:
             ring: the ring.
+            by: GET_VRING_BASE, or GET_VRING_BASE_SKIP_DRAIN where it was negotiated.
             after_header: called when the back-end has read the message's header, before the
                 payload is sent.
 
         Raises:
             Failed: the reply is about another ring, or has another size.
         """
-        self.wire.send(F.GET_VRING_BASE, vring_state(ring.index, 0), after_header=after_header)
-        reply = self.reply_to(F.GET_VRING_BASE)
+        self.wire.send(by, vring_state(ring.index, 0), after_header=after_header)
+        reply = self.reply_to(by)
         check(
             len(reply.payload) == 8,
-            "8 bytes in the reply to GET_VRING_BASE",
+            f"8 bytes in the reply to {by.name}",
             f"{len(reply.payload)} bytes",
         )
         state = VringState.unpack(reply.payload)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from vhost_user.features import (
+    LAST_COMMON_BIT,
     VHOST_USER_F_PROTOCOL_FEATURES,
     VIRTIO_F_VERSION_1,
     Dialect,
@@ -35,7 +36,8 @@ INTRUSIVE = (
     | ProtocolFeature.PAGEFAULT
     | ProtocolFeature.STATUS
 )
-_SETTLED = ProtocolFeature((1 << 21) - 1)
+#: Those that have the same number in all dialects.
+_COMMON = ProtocolFeature((2 << LAST_COMMON_BIT) - 1)
 
 
 def u64(value: int) -> bytes:
@@ -113,7 +115,7 @@ class Negotiation(Requests):
 
     def _usual(self, names: Sequence[str], without: Sequence[str]) -> ProtocolFeature:
         """The protocol features to negotiate. Raises `Unsupported` where one is not offered."""
-        usual = self.protocol & _SETTLED & ~INTRUSIVE
+        usual = self.protocol & _COMMON & ~INTRUSIVE
         for name in without:
             usual &= ~self.mask(name)
         for name in names:

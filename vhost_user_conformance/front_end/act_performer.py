@@ -10,7 +10,7 @@ from vhost_user.features import VHOST_F_LOG_ALL
 from vhost_user_conformance.errors import PeerError
 from vhost_user_conformance.front_end.acts import ASKED, CONT, END, LOG, RESET, START
 from vhost_user_conformance.front_end.qmp import Qmp
-from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.recording import STOPS, F
 from vhost_user_conformance.peer.program import CONNECT_FACTOR
 
 if TYPE_CHECKING:
@@ -191,12 +191,12 @@ def _answered(_session: Session) -> bool:
 
 def _logged(session: Session) -> bool:
     """Logging was switched off again, or the rings were stopped as for a migration."""
-    changes = session.recording.of(F.SET_FEATURES, F.GET_VRING_BASE, act=LOG)
+    changes = session.recording.of(F.SET_FEATURES, *STOPS, act=LOG)
     last = changes[-1] if changes else None
-    if last is None or last.id == F.GET_VRING_BASE:
+    if last is None or last.id in STOPS:
         return last is not None
     return not last.u64 >> VHOST_F_LOG_ALL & 1
 
 
 def _restarted(session: Session) -> bool:
-    return bool(session.recording.of(F.GET_VRING_BASE, act=RESET)) and session.running
+    return bool(session.recording.of(*STOPS, act=RESET)) and session.running

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from vhost_user_conformance.peer.wire import Message
 
 F = FrontendRequest
-RING_STATES = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.GET_VRING_BASE, F.SET_VRING_ENABLE)
+#: The messages that stop a ring.
+STOPS = (F.GET_VRING_BASE, F.GET_VRING_BASE_SKIP_DRAIN)
+RING_STATES = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ENABLE, *STOPS)
 RING_FDS = (F.SET_VRING_KICK, F.SET_VRING_CALL, F.SET_VRING_ERR)
 
 
@@ -131,7 +133,7 @@ class Recording:
         chains: requests that were taken from its rings.
         flag_faults: invalid flags of available rings.
         offered: some of the requests in rings that the suite does not serve.
-        bases: replies to GET_VRING_BASE.
+        bases: replies to messages that stop a ring.
         ring_starts: base and indices of each ring when it was started.
         regions: replies to GET_INFLIGHT_FD, each with the region's file.
         unmapped: indices of messages with a log or an inflight region that cannot be mapped.
@@ -242,7 +244,7 @@ class Recording:
                 rings.clear()
             elif each.ring is not None and each.id == F.SET_VRING_KICK:
                 rings.add(each.ring)
-            elif each.ring is not None and each.id == F.GET_VRING_BASE:
+            elif each.ring is not None and each.id in STOPS:
                 rings.discard(each.ring)
         return rings
 
@@ -251,7 +253,7 @@ class Recording:
         for ring, messages in self.rings().items():
             so_far: list[Received] = []
             for each in messages:
-                if each.id == F.GET_VRING_BASE:
+                if each.id in STOPS:
                     so_far = []
                     continue
                 so_far.append(each)

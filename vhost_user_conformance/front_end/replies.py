@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vhost_user import inflight
 from vhost_user.payloads import U64, VRING_NO_FD, Inflight, VringState
 from vhost_user_conformance.front_end.descriptors import describe
-from vhost_user_conformance.front_end.recording import F, ReturnedBase
+from vhost_user_conformance.front_end.recording import STOPS, F, ReturnedBase
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.ring_service import RingService
@@ -38,7 +38,7 @@ class Replies:
 
     def reply_to(self, message: Message) -> tuple[bytes, tuple[int, ...]]:
         """The payload and the descriptors; GET_VRING_BASE stops its ring."""
-        if message.id == F.GET_VRING_BASE:
+        if message.id in STOPS:
             return self._stop_ring(message), ()
         if message.id == F.GET_CONFIG:
             return self._config(message.payload), ()

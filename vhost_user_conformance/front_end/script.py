@@ -15,7 +15,7 @@ from vhost_user.features import (
     ProtocolFeature,
 )
 from vhost_user.messages import FrontendRequest
-from vhost_user_conformance.front_end.acts import EVERYTHING, START
+from vhost_user_conformance.front_end.acts import CONT, EVERYTHING, START, STOP
 
 if TYPE_CHECKING:
     from vhost_user_conformance.front_end.recording import Recording
@@ -149,6 +149,14 @@ PLAIN = Script("a plain session", EVERYTHING)
 SLOTS = Script("memory slots", EVERYTHING, protocol_offering=int(P.CONFIGURE_MEM_SLOTS))
 STATUS = Script("status", EVERYTHING, protocol_offering=int(P.STATUS))
 RESETTING = Script("reset", EVERYTHING, protocol_offering=int(P.RESET_DEVICE))
+SHARING = Script("shared memory regions", protocol_offering=int(P.SHMEM))
+SUSPENDING = Script(
+    "requests may be suspended at a stop",
+    (START, STOP, CONT),
+    protocol_offering=int(
+        P.INFLIGHT_SHMFD | P.GET_VRING_BASE_INFLIGHT | P.GET_VRING_BASE_SKIP_DRAIN
+    ),
+)
 _OCCASIONS = {
     F.GET_MAX_MEM_SLOTS: SLOTS,
     F.ADD_MEM_REG: SLOTS,
@@ -156,6 +164,8 @@ _OCCASIONS = {
     F.SET_STATUS: STATUS,
     F.GET_STATUS: STATUS,
     F.RESET_DEVICE: RESETTING,
+    F.GET_SHMEM_CONFIG: SHARING,
+    F.GET_VRING_BASE_SKIP_DRAIN: SUSPENDING,
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vhost_user.features import SPEC, ProtocolFeature
+from vhost_user.features import ProtocolFeature
 from vhost_user.messages import BACKEND_MESSAGES, FRONTEND_MESSAGES
 from vhost_user_conformance.rules.rule import Chapter, NotFromOutside
 
@@ -79,7 +79,8 @@ FRONT_END_MESSAGES: dict[str, tuple[str, str]] = {
     "GET_SHARED_OBJECT": ("2424 2434 2449", "0243 0263"),
     "SET_DEVICE_STATE_FD": ("1501..1534 2425", "1501..1505"),
     "CHECK_DEVICE_STATE": ("1504 1511 1515 1527 1528 2426", "1505"),
-    "GET_SHMEM_CONFIG": ("2427 2450", ""),
+    "GET_SHMEM_CONFIG": ("2427 2450", "0245 0265"),
+    "GET_VRING_BASE_SKIP_DRAIN": ("2428 1281", "0246 0266 0610"),
 }
 #: By message: what covers it for back-ends, which send it, and for front-ends, which answer it.
 BACK_END_MESSAGES: dict[str, tuple[str | NotFromOutside, str | NotFromOutside]] = {
@@ -123,13 +124,9 @@ FEATURES: dict[str, tuple[str | NotFromOutside, str | NotFromOutside]] = {
     "SHARED_OBJECT": ("2449", "0243 0263 1325 1392"),
     "DEVICE_STATE": ("1501..1535", "0244 0264 1501..1506"),
     "GET_VRING_BASE_INFLIGHT": ("0213 1280", "0271"),
-    "GPA_ADDRESSES": (
-        NotFromOutside(
-            "its number is from a draft; the meaning of addresses with it is not settled"
-        ),
-        NotFromOutside("its number is from a draft; the suite does not offer it"),
-    ),
-    "SHMEM": ("2450", "1305 1312 1391"),
+    "GPA_ADDRESSES": ("2452", "0321..0324"),
+    "SHMEM": ("2427 2450", "0245 0265 1305 1312 1391"),
+    "GET_VRING_BASE_SKIP_DRAIN": ("0214 1281 1282 2428", "0246 0266 0274 0275 0610"),
 }
 
 front_end_messages = Chapter("front_end_message", "Messages of the front-end", "")
@@ -169,21 +166,21 @@ def _message_rules() -> None:
 
 
 def _feature_rules() -> None:
-    bits = {name: mask.bit_length() - 1 for name, mask in ProtocolFeature.__members__.items()}
-    for name, bit in (bits | SPEC.bits).items():
+    for name, mask in ProtocolFeature.__members__.items():
+        bit = mask.bit_length() - 1
         sender, receiver = FEATURES[name]
         features.rule(bit, f"Bit {bit} is {name}", back=sender, front=receiver)
     features.rule(
         90,
         "A feature that is not offered is not negotiated",
         back="0226 0228",
-        front="0213..0219 0223 0273 0230..0264",
+        front="0213..0219 0223 0273 0230..0266",
     )
     features.rule(
         91,
         "A feature is neither offered nor negotiated without those that it depends on",
-        back="0210..0213 0229",
-        front="0270 0271",
+        back="0210..0214 0229",
+        front="0270 0271 0274 0275",
     )
     features.rule(
         92,

@@ -179,9 +179,16 @@ rule(
 rule(
     6,
     "With GET_VRING_BASE_INFLIGHT they may be recorded in the in-flight region instead",
-    source="e0822e6085",
+    source="e0822e6085; since 1276e6c85d only at GET_VRING_BASE_SKIP_DRAIN",
     back="0213 1280",
     front="0271",
+)
+rule(
+    9,
+    "GET_VRING_BASE_SKIP_DRAIN waits for no request: those in flight are recorded",
+    source="VHOST_USER_GET_VRING_BASE_SKIP_DRAIN; 1276e6c85d",
+    back="0214 1281 1282",
+    front="0274 0275 0610",
 )
 rule(
     7,

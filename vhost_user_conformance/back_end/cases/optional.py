@@ -17,6 +17,7 @@ from vhost_user.payloads import (
     Inflight,
     Iotlb,
     MemoryRegion,
+    MemTable,
     SharedUuid,
     SingleRegion,
 )
@@ -88,6 +89,9 @@ _UNGATED = {
     "SET_DEVICE_STATE_FD": Ungated(F.SET_DEVICE_STATE_FD, "DEVICE_STATE", bytes(8), 1),
     "CHECK_DEVICE_STATE": Ungated(F.CHECK_DEVICE_STATE, "DEVICE_STATE"),
     "GET_SHMEM_CONFIG": Ungated(F.GET_SHMEM_CONFIG, "SHMEM"),
+    "GET_VRING_BASE_SKIP_DRAIN": Ungated(
+        F.GET_VRING_BASE_SKIP_DRAIN, "GET_VRING_BASE_SKIP_DRAIN", vring_state(0, 0)
+    ),
 }
 #: Those that have a reply of their own, with need_reply or without.
 _ANSWERED = {
@@ -105,6 +109,7 @@ _ANSWERED = {
     F.SET_DEVICE_STATE_FD,
     F.CHECK_DEVICE_STATE,
     F.GET_SHMEM_CONFIG,
+    F.GET_VRING_BASE_SKIP_DRAIN,
 }
 
 
@@ -341,6 +346,24 @@ def shmem_config(be: BackEnd) -> None:
     sizes = [one for (one,) in struct.iter_unpack("<Q", reply.payload[8:])]
     there = sum(1 for one in sizes if one)
     check(count <= 256 and there == count, f"{count} regions with a size", f"{there}")
+
+
+@area.case(
+    2452,
+    "With GPA_ADDRESSES a ring at guest addresses is served",
+    spec="A vring address description; Memory region description",
+    needs=("GPA_ADDRESSES",),
+    works=True,
+)
+def ring_at_guest_addresses(be: BackEnd) -> None:
+    be.negotiate("GPA_ADDRESSES")
+    memory = be.memory(share=False)
+    regions = [each.on_wire._replace(user_addr=each.gpa) for each in memory.regions]
+    be.accepted(F.SET_MEM_TABLE, MemTable(tuple(regions)).pack(), fds=memory.fds)
+    ring = be.ring(memory, be.work.ring, 64)
+    ring.user_offset = 0
+    be.start(ring)
+    be.serve(ring)
 
 
 @area.case(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vhost_user.payloads import VringState
 from vhost_user_conformance.front_end.acts import CONT
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import Script
+from vhost_user_conformance.front_end.script import SUSPENDING, Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import (
@@ -29,6 +29,16 @@ area = Area("bases", FRONT_END, "VHOST_USER_GET_VRING_BASE")
 )
 def reserved_zero(fe: FrontEnd) -> None:
     all_of(fe.plain().some(F.GET_VRING_BASE), lambda each: each.state.num == 0, "num 0")
+
+
+@area.case(
+    610,
+    "GET_VRING_BASE_SKIP_DRAIN has 0 in its reserved field",
+    spec="VHOST_USER_GET_VRING_BASE_SKIP_DRAIN",
+)
+def reserved_zero_skip_drain(fe: FrontEnd) -> None:
+    stops = fe.session(SUSPENDING).some(F.GET_VRING_BASE_SKIP_DRAIN)
+    all_of(stops, lambda each: each.state.num == 0, "num 0")
 
 
 @area.case(602, "A split ring's base has no bit above 15 set", spec="VHOST_USER_SET_VRING_BASE")

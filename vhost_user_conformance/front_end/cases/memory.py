@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from vhost_user.features import ProtocolFeature
 from vhost_user.payloads import MemTable
 from vhost_user_conformance.front_end.recording import F
-from vhost_user_conformance.front_end.script import refusing
+from vhost_user_conformance.front_end.script import Script, refusing
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
 from vhost_user_conformance.model.verdict import check, unsupported
@@ -124,6 +125,48 @@ def ring_inside(fe: FrontEnd, part: str) -> None:
             f"{length} bytes at user address {start:#x} inside of a region",
             f"{each}: the regions are {recording.table_at(each.at)}",
         )
+
+
+GUEST_ADDRESSES = Script(
+    "guest addresses for rings", protocol_offering=int(ProtocolFeature.GPA_ADDRESSES)
+)
+
+
+def _with_guest_addresses(fe: FrontEnd) -> Recording:
+    recording = fe.session(GUEST_ADDRESSES)
+    if not recording.messages or not (
+        recording.messages[-1].protocol & ProtocolFeature.GPA_ADDRESSES
+    ):
+        unsupported("the front-end does not acknowledge GPA_ADDRESSES")
+    return recording
+
+
+@area.case(
+    321,
+    "With GPA_ADDRESSES a region's user address is its guest address",
+    spec="Memory region description",
+)
+def user_is_guest(fe: FrontEnd) -> None:
+    recording = _with_guest_addresses(fe)
+    check(recording.tables, "a region", "no memory was shared")
+    for table in recording.tables:
+        for region in table.regions:
+            check(region.user_addr == region.gpa, f"{region.gpa:#x} as user address", f"{region}")
+
+
+@area.each(
+    322,
+    ("desc", "avail", "used"),
+    "With GPA_ADDRESSES a ring's {} part is at a guest address",
+    spec="A vring address description",
+)
+def ring_at_guest_address(fe: FrontEnd, part: str) -> None:
+    recording = _with_guest_addresses(fe)
+    for each in recording.some(F.SET_VRING_ADDR):
+        at = getattr(each.address, part)
+        regions = recording.table_at(each.at)
+        inside = any(region.gpa <= at < region.gpa + region.size for region in regions)
+        check(inside, "a guest address in a region", f"{each}: {at:#x}, with {regions}")
 
 
 @area.case(320, "No ring is started on memory that the back-end has refused", spec="REPLY_ACK")

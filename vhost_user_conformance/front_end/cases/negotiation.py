@@ -38,6 +38,8 @@ GATES = {
     P.STATUS: (F.SET_STATUS, F.GET_STATUS),
     P.SHARED_OBJECT: (F.GET_SHARED_OBJECT,),
     P.DEVICE_STATE: (F.SET_DEVICE_STATE_FD, F.CHECK_DEVICE_STATE),
+    P.SHMEM: (F.GET_SHMEM_CONFIG,),
+    P.GET_VRING_BASE_SKIP_DRAIN: (F.GET_VRING_BASE_SKIP_DRAIN,),
 }
 RING_MESSAGES = (F.SET_VRING_NUM, F.SET_VRING_BASE, F.SET_VRING_ADDR, F.SET_VRING_KICK)
 #: Undefined bits, which no back-end offers.
@@ -220,6 +222,26 @@ def base_inflight(fe: FrontEnd) -> None:
         _active(fe.session(script)).some(F.SET_PROTOCOL_FEATURES),
         lambda each: not each.u64 & P.GET_VRING_BASE_INFLIGHT,
         "GET_VRING_BASE_INFLIGHT not acknowledged without INFLIGHT_SHMFD",
+    )
+
+
+@area.each(
+    274,
+    (P.GET_VRING_BASE_INFLIGHT, P.INFLIGHT_SHMFD),
+    "GET_VRING_BASE_SKIP_DRAIN is not acknowledged without {0.name}",
+    spec="VHOST_USER_GET_VRING_BASE_SKIP_DRAIN",
+)
+def skip_drain(fe: FrontEnd, lacking: ProtocolFeature) -> None:
+    all_needed = P.GET_VRING_BASE_SKIP_DRAIN | P.GET_VRING_BASE_INFLIGHT | P.INFLIGHT_SHMFD
+    script = Script(
+        f"GET_VRING_BASE_SKIP_DRAIN without {lacking.name}",
+        protocol_offering=int(all_needed & ~lacking),
+        protocol_without=int(lacking),
+    )
+    all_of(
+        _active(fe.session(script)).some(F.SET_PROTOCOL_FEATURES),
+        lambda each: not each.u64 & P.GET_VRING_BASE_SKIP_DRAIN,
+        f"GET_VRING_BASE_SKIP_DRAIN not acknowledged without {lacking.name}",
     )
 
 

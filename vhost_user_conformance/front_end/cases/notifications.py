@@ -8,7 +8,7 @@ from vhost_user.features import VIRTIO_RING_F_EVENT_IDX
 from vhost_user.payloads import VRING_NO_FD
 from vhost_user_conformance.front_end.acts import ASKED, CONT, START
 from vhost_user_conformance.front_end.descriptors import EVENTFD, PIPE
-from vhost_user_conformance.front_end.recording import RING_FDS, F
+from vhost_user_conformance.front_end.recording import RING_FDS, STOPS, F
 from vhost_user_conformance.front_end.request_scripts import ENOUGH, FOR_A_WHILE, ONE_AT_A_TIME
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
@@ -76,7 +76,7 @@ def _notifiers(
     """
     held: dict[tuple[int, int | None], str] = {}
     for each in recording.messages:
-        if each.id == F.GET_VRING_BASE:
+        if each.id in STOPS:
             held.pop((F.SET_VRING_KICK, each.ring), None)
             held.pop((F.SET_VRING_CALL, each.ring), None)
         if each.id in (F.SET_VRING_KICK, F.SET_VRING_CALL):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES
 from vhost_user_conformance.front_end.acts import CONT, END, START, STOP
-from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.recording import STOPS, F
 from vhost_user_conformance.front_end.script import Script
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
@@ -95,7 +95,7 @@ def stopped(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(STOP)
     started = {each.ring for each in recording.of(F.SET_VRING_KICK, act="start")}
-    ended = {each.state.ring for each in recording.of(F.GET_VRING_BASE, act=STOP)}
+    ended = {each.state.ring for each in recording.of(*STOPS, act=STOP)}
     check(started <= ended, f"GET_VRING_BASE of rings {sorted(map(str, started))}", f"{ended}")
 
 
@@ -115,7 +115,7 @@ def stopped_at_end(fe: FrontEnd) -> None:
 def stop_started(fe: FrontEnd) -> None:
     recording = fe.plain()
     known = {each.ring for each in recording.some(F.SET_VRING_KICK)}
-    unstarted = [each for each in recording.some(F.GET_VRING_BASE) if each.state.ring not in known]
+    unstarted = [each for each in recording.some(*STOPS) if each.state.ring not in known]
     if unstarted:
         observed(f"{unstarted[0]} of ring {unstarted[0].state.ring}, which was never started")
 
@@ -130,7 +130,7 @@ def notifiers_again(fe: FrontEnd, number: F) -> None:
     recording.did(CONT)
     stops: set[int] = set()
     for each in recording.messages:
-        if each.id == F.GET_VRING_BASE:
+        if each.id in STOPS:
             stops.add(each.state.ring)
     again = {each.ring for each in recording.of(number, act=CONT)}
     restarted = {each.ring for each in recording.of(*SET_UP, act=CONT)} & stops

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vhost_user.features import ProtocolFeature
 from vhost_user_conformance.front_end.acts import RESET
-from vhost_user_conformance.front_end.recording import F
+from vhost_user_conformance.front_end.recording import STOPS, F
 from vhost_user_conformance.front_end.script import RESETTING, STATUS
 from vhost_user_conformance.front_end.tester import all_of
 from vhost_user_conformance.model.case import FRONT_END, Area
@@ -76,7 +76,7 @@ def reset_to_zero(fe: FrontEnd) -> None:
 def reset_stops(fe: FrontEnd) -> None:
     recording = fe.plain()
     recording.did(RESET)
-    ended = recording.of(F.GET_VRING_BASE, F.RESET_DEVICE, F.SET_STATUS, act=RESET)
+    ended = recording.of(*STOPS, F.RESET_DEVICE, F.SET_STATUS, act=RESET)
     check(ended, "GET_VRING_BASE, RESET_DEVICE or SET_STATUS 0", "none came")
     during = [each for each in recording.messages if each.act == RESET]
     before = recording.running(during[0].at)
@@ -85,7 +85,7 @@ def reset_stops(fe: FrontEnd) -> None:
         for each in ended
         if each.id == F.RESET_DEVICE or (each.id == F.SET_STATUS and not each.u64)
     ]
-    stopped = {each.ring for each in ended if each.id == F.GET_VRING_BASE}
+    stopped = {each.ring for each in ended if each.id in STOPS}
     left = before - (before if whole else stopped)
     check(
         not left, f"each of rings {sorted(before)} to be stopped", f"rings {sorted(left)} still run"

@@ -1,4 +1,7 @@
-"""A disk with features that ours does not have: device state, and rings with a byte order.
+"""A disk with features that ours does not have.
+
+They are device state, rings with a byte order, stops that do not wait for requests, and rings at
+guest addresses.
 
 Run as a program, it is ``vhost-emu-blk`` with these; ``MISTAKE`` in its environment selects a
 mistake.
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from backends.device import BackendDevice
     from vhost_user.backend import BackendConnection
-    from vhost_user.payloads import DeviceState
+    from vhost_user.payloads import DeviceState, MemTable
 
 _F = FrontendRequest
 MISTAKE = os.environ.get("MISTAKE", "")
@@ -51,7 +54,26 @@ class OptionalHandlers(Handlers):
             _F.SET_DEVICE_STATE_FD: self._set_device_state_fd,
             _F.CHECK_DEVICE_STATE: self._check_device_state,
             _F.SET_VRING_ENDIAN: self._set_vring_endian,
+            _F.GET_VRING_BASE_SKIP_DRAIN: self._get_vring_base_skip_drain,
         }
+
+    def _get_vring_base_skip_drain(self, request: Request) -> bool:
+        """This disk completes a request before it handles the next message."""
+        ring = self._device.rings[cast("VringState", request.payload).ring]
+        base = ring.stop()
+        if MISTAKE == "base forgotten":
+            base = 0
+        self._connection.reply(request, VringState(ring.index, base))
+        return True
+
+    def set_mem_table(self, request: Request) -> None:
+        """See `Handlers.set_mem_table`."""
+        table = cast("MemTable", request.payload)
+        if MISTAKE == "user addresses only" and any(
+            region.user_addr == region.gpa for region in table.regions
+        ):
+            raise FrontendError("a user address is needed")
+        super().set_mem_table(request)
 
     def _set_device_state_fd(self, request: Request) -> bool:
         asked = cast("DeviceState", request.payload)
@@ -113,7 +135,13 @@ class OptionalDisk(BlkDevice):
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
-        self.protocol_features |= ProtocolFeature.DEVICE_STATE | ProtocolFeature.CROSS_ENDIAN
+        self.protocol_features |= (
+            ProtocolFeature.DEVICE_STATE
+            | ProtocolFeature.CROSS_ENDIAN
+            | ProtocolFeature.GPA_ADDRESSES
+            | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+            | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+        )
 
 
 if __name__ == "__main__":

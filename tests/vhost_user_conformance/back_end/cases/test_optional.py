@@ -177,7 +177,7 @@ def test_a_table_that_cannot_be(case: int, code: int, last: F | None, verdict: V
 
 
 def state_verdicts(folder: Path, mistake: str) -> dict[str, str]:
-    """Verdicts on a disk that offers DEVICE_STATE and makes this mistake."""
+    """Verdicts on a disk that offers what ours does not, and makes this mistake."""
     image = folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(1 << 20)
@@ -185,7 +185,8 @@ def state_verdicts(folder: Path, mistake: str) -> dict[str, str]:
     command = f"{program} --num-queues 4 --blk-file {shlex.quote(str(image))}"
     argv = [sys.executable, "-m", "emu.cli", "conform", "back-end", "--device", "blk"]
     argv += ["--exec", command, "--only", "device_state", "--json", "-", "--patience", "1"]
-    argv += [word for n in range(2440, 2444) for word in ("--only", f"VU-B-{n}")]
+    numbers = ("0214", "1280", "1281", "1282", *range(2440, 2444), "2452")
+    argv += [word for number in numbers for word in ("--only", f"VU-B-{number}")]
     done = subprocess.run(
         argv,
         capture_output=True,
@@ -213,6 +214,8 @@ def test_a_device_whose_state_can_be_moved(tmp_path: Path) -> None:
         ("no end", 1503),
         ("loads a part", 1511),
         ("loads nothing", 1505),
+        ("base forgotten", 1281),
+        ("user addresses only", 2452),
     ],
 )
 def test_a_mistake_is_found(mistake: str, case: int, tmp_path: Path) -> None:

@@ -222,6 +222,55 @@ def test_a_front_end_that_starts_no_ring() -> None:
     assert judge(1716, idle) is UNSUPPORTED
 
 
+SKIP_DRAIN = ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+
+
+@pytest.mark.parametrize(
+    ("number", "protocol", "num", "verdict"),
+    [
+        (246, SKIP_DRAIN, 0, PASS),
+        (246, ProtocolFeature.GET_VRING_BASE_INFLIGHT, 0, FAIL),
+        (610, SKIP_DRAIN, 0, PASS),
+        (610, SKIP_DRAIN, 1, FAIL),
+    ],
+)
+def test_a_stop_that_suspends_requests(
+    number: int, protocol: ProtocolFeature, num: int, verdict: Verdict
+) -> None:
+    """GET_VRING_BASE_SKIP_DRAIN needs its feature, and its number is reserved."""
+    stop = sent(F.GET_VRING_BASE_SKIP_DRAIN, VringState(0, num).pack())
+    recording = recorded(kick(0), stop, protocol=int(protocol))
+    assert judge(number, recording) is verdict
+    assert not recording.running(2)
+
+
+def test_what_a_stop_that_suspends_requests_needs() -> None:
+    """Its feature is not acknowledged without the two others."""
+    acked = sent(F.SET_PROTOCOL_FEATURES, U64(int(SKIP_DRAIN)).pack())
+    for number in (274, 275):
+        assert judge(number, recorded(acked)) is FAIL
+        assert judge(number, recorded(sent(F.SET_PROTOCOL_FEATURES, U64(0).pack()))) is PASS
+
+
+@pytest.mark.parametrize(
+    ("number", "user", "desc", "verdict"),
+    [
+        (321, 4096, 4096, PASS),
+        (321, 0, 4096, FAIL),
+        (322, 0, 4096, PASS),
+        (322, 0, 0, FAIL),
+    ],
+)
+def test_guest_addresses(number: int, user: int, desc: int, verdict: Verdict) -> None:
+    """With GPA_ADDRESSES both addresses of a region are equal, and a ring has guest addresses."""
+    recording = recorded(
+        sent(F.SET_MEM_TABLE), parts(desc, 4096, 4096), protocol=int(ProtocolFeature.GPA_ADDRESSES)
+    )
+    recording.tables.append(MemoryTable(0, (MemoryRegion(4096, 4096, user, 0),), ()))
+    assert judge(number, recording) is verdict
+    assert judge(number, recorded(sent(F.SET_MEM_TABLE), parts(0, 0, 0))) is UNSUPPORTED
+
+
 HEADER = struct.Struct("<IIQ")
 
 

@@ -353,14 +353,58 @@ def no_chain(be: BackEnd) -> None:
 )
 def left_at_the_stop(be: BackEnd) -> None:
     be.negotiate("GET_VRING_BASE_INFLIGHT")
+    _check_left(be, F.GET_VRING_BASE)
+
+
+@area.case(
+    1281,
+    "At GET_VRING_BASE_SKIP_DRAIN a request taken is completed, or recorded and served later",
+    spec="VHOST_USER_GET_VRING_BASE_SKIP_DRAIN; 1276e6c85d",
+    needs=("GET_VRING_BASE_SKIP_DRAIN",),
+    device="blk",
+)
+def left_by_skip_drain(be: BackEnd) -> None:
+    be.negotiate("GET_VRING_BASE_INFLIGHT", "GET_VRING_BASE_SKIP_DRAIN")
+    _check_left(be, F.GET_VRING_BASE_SKIP_DRAIN)
+
+
+@area.case(
+    1282,
+    "Where GET_VRING_BASE_SKIP_DRAIN is negotiated, GET_VRING_BASE still completes all requests",
+    spec="VHOST_USER_GET_VRING_BASE; 1276e6c85d",
+    needs=("GET_VRING_BASE_SKIP_DRAIN",),
+    device="blk",
+)
+def completed_at_the_stop(be: BackEnd) -> None:
+    be.negotiate("GET_VRING_BASE_INFLIGHT", "GET_VRING_BASE_SKIP_DRAIN")
+    ring, region, _ = _busy_ring(be)
+    base = be.stop(ring)
+    used, noted = ring.used_index, len(region.taken())
+    check(
+        (used, noted) == (base, 0),
+        f"all {base} that were taken completed, and none recorded",
+        f"{used} completed, {noted} recorded",
+    )
+
+
+def _busy_ring(be: BackEnd) -> tuple[TestRing, Region, list[Job]]:
+    """A ring that has completed a request, and was just kicked for many; all of its requests."""
     memory = be.memory()
     region = get_region(be)
     set_region(be, region)
     ring = be.ring(memory, 0, SIZE)
     be.start(ring)
-    jobs = [be.work.post(memory, ring) for _ in range(SIZE // 3)]
+    jobs = [be.work.post(memory, ring)]
     ring.kick()
-    base = be.stop(ring)
+    be.await_used(ring, 1)
+    jobs += [be.work.post(memory, ring) for _ in range(SIZE // 3 - 1)]
+    ring.kick()
+    return ring, region, jobs
+
+
+def _check_left(be: BackEnd, by: F) -> None:
+    ring, region, jobs = _busy_ring(be)
+    base = be.stop(ring, by=by)
     used, noted = ring.used_index, len(region.taken())
     check(
         used + noted == base,
